@@ -1,0 +1,177 @@
+"""A mailbox, `local-part@domain`, by the grammar of RFC 5321 section 4.1.2 and RFC 6531 section 3.3."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass
+
+import idna
+
+MAX_LOCAL = 64  # octets, RFC 5321 section 4.5.3.1.1
+MAX_DOMAIN = 255  # octets, RFC 5321 section 4.5.3.1.2
+MAX_LABEL = 63  # octets, RFC 1035 section 2.3.4
+
+# atext of RFC 5322 section 3.2.3, widened to UTF-8 by RFC 6531 section 3.3
+_ATEXT = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\-\u0080-\U0010ffff]"
+# Dot-string = Atom *("." Atom)
+_DOT_STRING = re.compile(rf"{_ATEXT}+(?:\.{_ATEXT}+)*\Z")
+# Quoted-string = DQUOTE *(qtextSMTP / quoted-pairSMTP) DQUOTE
+_QUOTED_STRING = re.compile(
+    r'"((?:[\x20-\x21\x23-\x5b\x5d-\x7e\u0080-\U0010ffff]|\\[\x20-\x7e])*)"'
+)
+# sub-domain = Let-dig [Ldh-str]; the underscore is not in the book, but is met in the wild
+_SUB_DOMAIN = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_\-]*[A-Za-z0-9_])?\Z")
+_QUOTED_PAIR = re.compile(r"\\(.)")
+_TO_QUOTE = re.compile(r'(["\\])')
+
+
+class AddressError(ValueError):
+    """The text is no mailbox; `str(error)` says why in words fit for a reply."""
+
+
+def fold_domain(domain: str) -> str:
+    """The one spelling of a domain that comparisons use: lower-case A-labels (RFC 5890).
+
+    A domain that IDNA refuses raises AddressError.
+    """
+    folded = domain.lower()
+    if folded.isascii():
+        return folded
+    try:
+        return idna.encode(folded, uts46=True).decode("ascii")
+    except idna.IDNAError as error:
+        raise AddressError(f"domain is not a valid internationalized name: {error}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Mailbox:
+    """One addressee. `local` is unquoted and its case is kept; `domain` is as it was written.
+
+    An empty `domain` is only ever the bare `Postmaster` of RFC 5321 section 4.1.1.3.
+    """
+
+    local: str
+    domain: str
+
+    @classmethod
+    def parse(cls, text: str) -> Mailbox:
+        """Read the whole of `text` as `local-part@domain`; raises AddressError."""
+        mailbox, rest = cls.parse_prefix(text)
+        if rest:
+            raise AddressError(f"unexpected {rest[:20]!r} after the address")
+        return mailbox
+
+    @classmethod
+    def parse_prefix(cls, text: str) -> tuple[Mailbox, str]:
+        """Read a mailbox at the start of `text`, up to `>`; returns it and what is left."""
+        if text.startswith('"'):
+            match = _QUOTED_STRING.match(text)
+            if match is None:
+                raise AddressError("unterminated or malformed quoted local part")
+            local, at = _QUOTED_PAIR.sub(r"\1", match.group(1)), match.end()
+            if text[at : at + 1] != "@":
+                raise AddressError("no @ after the quoted local part")
+            quoted = True
+        else:
+            at = text.find("@")
+            if at < 0:
+                raise AddressError("no @ in the address")
+            local, quoted = text[:at], False
+        end = text.find(">", at)
+        domain, rest = (text[at + 1 :], "") if end < 0 else (text[at + 1 : end], text[end:])
+        check_local(local, quoted=quoted)
+        check_domain(domain)
+        return cls(local, domain), rest
+
+    @property
+    def key(self) -> str:
+        """What rules and tables compare: case-folded local part, folded domain."""
+        return f"{self.local.lower()}@{fold_domain(self.domain)}"
+
+    @property
+    def domain_key(self) -> str:
+        """The folded domain (see fold_domain)."""
+        return fold_domain(self.domain)
+
+    @property
+    def needs_smtputf8(self) -> bool:
+        """Whether only a SMTPUTF8 transaction can carry it (RFC 6531 section 3.2).
+
+        A domain in U-labels alone does not: it has an A-label spelling.
+        """
+        return not self.local.isascii()
+
+    @property
+    def ascii(self) -> str:
+        """The address with its domain in A-labels, for a peer without SMTPUTF8."""
+        return f"{self._local_text()}@{self.domain_key}" if self.domain else self._local_text()
+
+    def _local_text(self) -> str:
+        if _DOT_STRING.match(self.local):
+            return self.local
+        return '"' + _TO_QUOTE.sub(r"\\\1", self.local) + '"'
+
+    def __str__(self) -> str:
+        return f"{self._local_text()}@{self.domain}" if self.domain else self._local_text()
+
+
+ReversePath = Mailbox | None
+"""A reverse-path; None is the null one, `<>` (RFC 5321 section 4.5.5)."""
+
+
+def path_text(path: ReversePath) -> str:
+    """The mailbox without its angle brackets; empty for the null reverse-path."""
+    return "" if path is None else str(path)
+
+
+def parse_path_text(text: str) -> ReversePath:
+    """The inverse of path_text."""
+    if not text:
+        return None
+    return Mailbox.parse(text) if "@" in text else Mailbox(text, "")
+
+
+def check_local(local: str, *, quoted: bool) -> None:
+    """Raise AddressError unless `local` (already unquoted) may stand before an @."""
+    if not local and not quoted:
+        raise AddressError("empty local part")
+    if len(local.encode("utf-8", "surrogatepass")) > MAX_LOCAL:
+        raise AddressError(f"local part longer than {MAX_LOCAL} octets")
+    if not quoted and not _DOT_STRING.match(local):
+        raise AddressError("local part has a character that needs quoting")
+
+
+def check_domain(domain: str) -> None:
+    """Raise AddressError unless `domain` is a domain name or an address literal."""
+    if domain.startswith("["):
+        check_literal(domain)
+        return
+    if not domain:
+        raise AddressError("empty domain")
+    folded = fold_domain(domain)
+    if len(folded) > MAX_DOMAIN:
+        raise AddressError(f"domain longer than {MAX_DOMAIN} octets")
+    for label in folded.split("."):
+        if len(label) > MAX_LABEL:
+            raise AddressError(f"domain label longer than {MAX_LABEL} octets")
+        if not _SUB_DOMAIN.match(label):
+            raise AddressError("malformed domain")
+
+
+def check_literal(domain: str) -> None:
+    """Raise AddressError unless `domain` is an address literal (RFC 5321 section 4.1.3)."""
+    literal_address(domain)
+
+
+def literal_address(domain: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """The IP address inside `[192.0.2.1]` or `[IPv6:2001:db8::1]`; raises AddressError."""
+    if not (domain.startswith("[") and domain.endswith("]")):
+        raise AddressError("malformed address literal")
+    inside = domain[1:-1]
+    try:
+        if inside[:5].lower() == "ipv6:":
+            return ipaddress.IPv6Address(inside[5:])
+        return ipaddress.IPv4Address(inside)
+    except ValueError:
+        raise AddressError("malformed address literal") from None

@@ -1,0 +1,66 @@
+"""Message content: header section and body, kept byte for byte and read in chunks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+CHUNK = 65536  # octets; Twisted's own read size, and what a TCP send takes at most
+
+
+class Content(Protocol):
+    """Octets of a message, trace fields included; may be in memory or in a file."""
+
+    @property
+    def size(self) -> int:
+        """Length in octets."""
+
+    def chunks(self, start: int = 0) -> Iterator[bytes]:
+        """The octets from `start` on, in pieces of at most CHUNK; raises OSError."""
+
+
+class BytesContent:
+    """Content held in memory."""
+
+    __slots__ = ("data",)
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+    @property
+    def size(self) -> int:
+        """Length in octets."""
+        return len(self.data)
+
+    def chunks(self, start: int = 0) -> Iterator[bytes]:
+        """The octets from `start` on, in pieces of at most CHUNK."""
+        data = self.data
+        if start == 0 and len(data) <= CHUNK:
+            yield data
+            return
+        for offset in range(start, len(data), CHUNK):
+            yield data[offset : offset + CHUNK]
+
+
+class SplicedContent:
+    """Content whose first `header_size` octets are replaced by another header section."""
+
+    __slots__ = ("_content", "_header", "_header_size")
+
+    def __init__(self, header: bytes, content: Content, header_size: int) -> None:
+        self._header = header
+        self._content = content
+        self._header_size = header_size
+
+    @property
+    def size(self) -> int:
+        """Length in octets."""
+        return len(self._header) + self._content.size - self._header_size
+
+    def chunks(self, start: int = 0) -> Iterator[bytes]:
+        """The octets from `start` on, in pieces of at most CHUNK."""
+        header = len(self._header)
+        if start < header:
+            yield from BytesContent(self._header).chunks(start)
+            start = header
+        yield from self._content.chunks(self._header_size + start - header)

@@ -1,0 +1,27 @@
+"""One delivery: one message, one next hop, some of its recipients, one attempt."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from relayd.mail.address import ReversePath
+from relayd.mail.content import Content
+from relayd.mail.message import Message, Record
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """What a courier carries out. All records share reverse-path and header section."""
+
+    message: Message
+    records: tuple[Record, ...]
+
+    @property
+    def reverse_path(self) -> ReversePath:
+        """MAIL FROM at the next hop."""
+        return self.records[0].recipient.reverse_path
+
+    @property
+    def content(self) -> Content:
+        """The content as these recipients are to see it."""
+        return self.message.content_for(self.records[0].recipient.header)

@@ -1,0 +1,36 @@
+"""The vocabulary of the mail log, as an interface: who writes a line, and with what in it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from relayd.mail.client import Client
+from relayd.mail.message import Message, Record, Settlement
+
+
+class MailLog(Protocol):
+    """One call per event, one line per call; `relayd.ops.maillog` is the real one."""
+
+    def session(
+        self, client: Client, *, messages: int, refused: int, seconds: float, end: str
+    ) -> None:
+        """An SMTP session ended; `end` says how: quit, lost, timeout, "421 ...", ..."""
+
+    def refused(self, client: Client, command: str, reply: str, why: str = "") -> None:
+        """A command was refused; `command` is the peer's text, made safe by the log."""
+
+    def accepted(self, message: Message, records: Sequence[Record], seconds: float) -> None:
+        """A message is on stable storage."""
+
+    def attempt(self, message: Message, settlement: Settlement, seconds: float) -> None:
+        """One recipient's attempt: status=sent, deferred, bounced or expired, in Postfix's words."""
+
+    def report(self, about: Message, report: str, to: str, kind: str) -> None:
+        """A report was queued: kind is failed, delayed, delivered or relayed."""
+
+    def notice(self, event: str, **facts: object) -> None:
+        """Something an operator should know: started, reloaded, next hop down, ..."""
+
+    def trouble(self, event: str, **facts: object) -> None:
+        """Something an operator should look at: disk full, damaged entry, broken table, bug."""

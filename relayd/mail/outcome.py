@@ -1,0 +1,50 @@
+"""What became of one recipient in one attempt, in the standard's own fields (RFC 3464 section 2.3)."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, replace
+
+from relayd.mail.reply import Reply, Severity
+
+
+class Blame(enum.Enum):
+    """What an unsuccessful attempt speaks against, and so what backs off."""
+
+    RECIPIENT = "recipient"  # this recipient or this message
+    DESTINATION = "destination"  # the next hop as a whole: nobody answered, 421, DNS trouble
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The last word on one recipient: SUCCESS delivered, TRANSIENT try again, PERMANENT report."""
+
+    reply: Reply
+    remote_mta: str = ""  # host name that spoke; empty: nobody did, the reply is our own
+    remote_address: str = ""  # "198.51.100.7:25" or "unix:/run/dovecot/lmtp"
+    blame: Blame = Blame.RECIPIENT
+    passed_on: bool = False  # the next hop speaks DSN and took over the duty to report success
+    tls: str = ""  # what was negotiated with the next hop
+    why: str = ""  # private reason, for the log only
+
+    @property
+    def severity(self) -> Severity:
+        """SUCCESS, TRANSIENT or PERMANENT, never INTERMEDIATE."""
+        severity = self.reply.severity
+        return Severity.TRANSIENT if severity is Severity.INTERMEDIATE else severity
+
+    def but(self, **changes: object) -> Outcome:
+        """A copy with some fields changed."""
+        return replace(self, **changes)  # type: ignore[arg-type]  # names are checked by replace
+
+
+def postponed(
+    status: str, text: str, *, blame: Blame = Blame.DESTINATION, why: str = "", code: int = 451
+) -> Outcome:
+    """A transient outcome of our own making."""
+    return Outcome(Reply.of(code, status, text), blame=blame, why=why)
+
+
+def failed(status: str, text: str, *, code: int = 550, why: str = "") -> Outcome:
+    """A permanent outcome of our own making."""
+    return Outcome(Reply.of(code, status, text), blame=Blame.RECIPIENT, why=why)

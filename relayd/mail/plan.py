@@ -1,0 +1,48 @@
+"""What the rules decided for one recipient, and how they came to it."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from relayd.mail.address import Mailbox, ReversePath
+from relayd.mail.reply import Reply
+
+
+class Verdict(enum.Enum):
+    """The fate of one RCPT."""
+
+    ACCEPT = "accept"
+    HOLD = "hold"  # accepted, kept in the spool until the operator releases it
+    DISCARD = "discard"  # accepted, thrown away by a named rule
+    REFUSE = "refuse"  # the client hears `reply`, 4xx when the answer is unknown
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One rule that had a say: where it stands, its text, and what it said."""
+
+    stage: str  # "accept", "rewrite", "forward", "route", ...
+    place: str  # "rules.d/10-site.rules:14"; empty for a built-in default
+    rule: str  # the rule's own text
+    note: str = ""  # what it matched, what came out
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """One final recipient of a plan."""
+
+    mailbox: Mailbox
+    next_hop: str
+    reverse_path: ReversePath
+    header_rules: tuple[int, ...] = ()  # rules that change the header section, by their number
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The whole decision: `destinations` is empty unless the verdict is ACCEPT or HOLD."""
+
+    verdict: Verdict
+    reply: Reply
+    destinations: tuple[Destination, ...]
+    trail: tuple[Step, ...]
