@@ -24,7 +24,7 @@ def _as_deferred(
 class TestCase(unittest.TestCase):
     """Wraps coroutine tests: trial 22.4 passes a bare `async def test_*` without running it."""
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
+    def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
         for name, value in list(vars(cls).items()):
             if inspect.iscoroutinefunction(value) and (

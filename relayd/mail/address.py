@@ -1,4 +1,4 @@
-"""A mailbox, `local-part@domain`, by the grammar of RFC 5321 section 4.1.2 and RFC 6531 section 3.3."""
+"""A mailbox, `local-part@domain`, by RFC 5321 section 4.1.2 and RFC 6531 section 3.3."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The envelope: reverse-path, recipients and their parameters (RFC 5321 section 2.3.1, RFC 3461)."""
+"""The envelope: reverse-path, recipients, parameters (RFC 5321 section 2.3.1, RFC 3461)."""
 
 from __future__ import annotations
 

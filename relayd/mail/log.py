@@ -24,7 +24,7 @@ class MailLog(Protocol):
         """A message is on stable storage."""
 
     def attempt(self, message: Message, settlement: Settlement, seconds: float) -> None:
-        """One recipient's attempt: status=sent, deferred, bounced or expired, in Postfix's words."""
+        """One recipient: status=sent, deferred, bounced or expired, as Postfix says it."""
 
     def report(self, about: Message, report: str, to: str, kind: str) -> None:
         """A report was queued: kind is failed, delayed, delivered or relayed."""

@@ -1,4 +1,4 @@
-"""What became of one recipient in one attempt, in the standard's own fields (RFC 3464 section 2.3)."""
+"""What became of one recipient in one attempt, in the terms of RFC 3464 section 2.3."""
 
 from __future__ import annotations
 
