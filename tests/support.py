@@ -24,8 +24,8 @@ def _as_deferred(
 class TestCase(unittest.TestCase):
     """Wraps coroutine tests: trial 22.4 passes a bare `async def test_*` without running it."""
 
-    def __init_subclass__(cls, **kwargs: object) -> None:
-        super().__init_subclass__(**kwargs)
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
         for name, value in list(vars(cls).items()):
             if inspect.iscoroutinefunction(value) and (
                 name.startswith("test") or name in ("setUp", "tearDown")
