@@ -1,0 +1,165 @@
+"""Who may import whom: the house of five floors, read from the source with `ast`.
+
+An import may point down the house, never up, and never sideways to another package of the
+same floor. Only packages marked as the rim may import Twisted, and of those not the modules
+that decide without doing. Whatever stands here is the same picture as in README.md.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+import unittest
+from collections.abc import Iterator
+from pathlib import Path
+
+import relayd
+
+ROOT = Path(relayd.__file__).parent
+
+FLOORS = (
+    {"demo"},  # a reader's first five minutes; nothing of the product knows it
+    {"worker"},  # a process that runs an app of its own
+    {"app"},
+    {"supervisor"},
+    {"ops"},
+    {"intake", "relay", "config"},
+    {"smtp", "rules", "spool", "report", "tls"},
+    {"mail", "dns"},
+)
+FLOOR = {name: number for number, names in enumerate(reversed(FLOORS)) for name in names}
+
+RIM = {"app", "worker", "supervisor", "intake", "relay", "tls", "dns", "ops", "demo"}
+PURE_AT_THE_RIM = {
+    "relayd.intake.reception",  # awaits the spool, but knows no reactor
+    "relayd.intake.trace",
+    "relayd.relay.route",
+    "relayd.ops.relayctl",  # a command that must start in a blink
+}
+
+OUTSIDE = {
+    "twisted": RIM,
+    "zope": RIM,
+    "idna": {"mail"},
+    "dns": {"dns", "relay"},
+    "OpenSSL": {"tls"},
+    "service_identity": {"tls"},
+    "cryptography": {"tls"},
+}
+"""Every package from outside the standard library, and who may import it."""
+
+NOT_A_NAME = ("handler", "manager", "processor", "engine", "helper", "util", "base", "common")
+
+
+def modules() -> Iterator[tuple[str, ast.Module]]:
+    """Every module of relayd: its dotted name and its tree."""
+    for path in sorted(ROOT.rglob("*.py")):
+        parts = ("relayd", *path.relative_to(ROOT).with_suffix("").parts)
+        if parts[-1] in ("__init__", "__main__"):
+            parts = parts[:-1]
+        yield ".".join(parts), ast.parse(path.read_text("utf-8"), str(path))
+
+
+def imports(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Every imported module with its line, those inside functions too."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield node.lineno, alias.name
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: relative import; write the whole name"
+            module = node.module or ""
+            if module == "relayd":  # `from relayd import config` names a part of it
+                for alias in node.names:
+                    yield node.lineno, f"relayd.{alias.name}"
+            else:
+                yield node.lineno, module
+
+
+def part(module: str) -> str:
+    """The package (or single module) below `relayd` that a dotted name belongs to."""
+    return [*module.split("."), ""][1]
+
+
+class Layers(unittest.TestCase):
+    """Each test collects all complaints, so that one run shows the whole list."""
+
+    def test_every_part_stands_on_a_floor(self) -> None:
+        unknown = {name for name, _ in modules() if part(name) and part(name) not in FLOOR}
+        self.assertEqual(unknown, set(), "give it a floor in tests/test_layers.py and README.md")
+
+    def test_no_arrow_up_and_none_sideways(self) -> None:
+        wrong = []
+        for name, tree in modules():
+            here = part(name)
+            for line, target in imports(tree):
+                there = part(target) if target.startswith("relayd.") else ""
+                if here == there or there not in FLOOR or here not in FLOOR:
+                    continue
+                if FLOOR[there] >= FLOOR[here]:
+                    wrong.append(f"{name}:{line} imports {target}")
+        self.assertEqual(wrong, [])
+
+    def test_only_the_rim_imports_twisted(self) -> None:
+        wrong = [
+            f"{name}:{line} imports {target}"
+            for name, tree in modules()
+            for line, target in imports(tree)
+            if target.split(".")[0] == "twisted"
+            and (part(name) not in RIM or name in PURE_AT_THE_RIM)
+        ]
+        self.assertEqual(wrong, [])
+
+    def test_every_package_from_outside_is_declared(self) -> None:
+        wrong = []
+        for name, tree in modules():
+            for line, target in imports(tree):
+                top = target.split(".")[0]
+                if top == "relayd" or top in sys.stdlib_module_names:
+                    continue
+                if part(name) not in OUTSIDE.get(top, set()):
+                    wrong.append(f"{name}:{line} imports {target}")
+        self.assertEqual(wrong, [])
+
+    def test_nobody_takes_the_reactor_by_its_global_name(self) -> None:
+        """The reactor is an argument, except where the graph of objects is built."""
+        wrong = []
+        for name, tree in modules():
+            if part(name) in ("app", "worker", "demo"):
+                continue
+            for node in ast.walk(tree):
+                if isinstance(node, ast.ImportFrom) and node.module == "twisted.internet":
+                    wrong += [
+                        f"{name}:{node.lineno}" for alias in node.names if alias.name == "reactor"
+                    ]
+        self.assertEqual(wrong, [])
+
+    def test_names_say_what_a_thing_is(self) -> None:
+        """The house's vocabulary: no handlers, managers, helpers and the like."""
+        wrong = []
+        for name, tree in modules():
+            last = name.split(".")[-1].lower()
+            wrong += [f"module {name}" for word in NOT_A_NAME if word in last.split("_")]
+            for node in ast.walk(tree):
+                if isinstance(node, ast.ClassDef) and node.name.lower().endswith(NOT_A_NAME):
+                    wrong.append(f"{name}:{node.lineno} class {node.name}")
+        self.assertEqual(wrong, [])
+
+
+class CoroutineTests(unittest.TestCase):
+    """Trial 22.4 passes a bare `async def test_*` without running it."""
+
+    def test_coroutine_tests_derive_from_the_support_class(self) -> None:
+        wrong = []
+        for path in sorted((ROOT.parent / "tests").rglob("test_*.py")):
+            tree = ast.parse(path.read_text("utf-8"), str(path))
+            support = any(target == "tests.support" for _, target in imports(tree))
+            for node in ast.walk(tree):
+                if isinstance(node, ast.ClassDef) and not support:
+                    wrong += [
+                        f"{path.name}:{child.lineno} {node.name}.{child.name}"
+                        for child in node.body
+                        if isinstance(child, ast.AsyncFunctionDef)
+                        and (child.name.startswith("test") or child.name in ("setUp", "tearDown"))
+                    ]
+        self.assertEqual(wrong, [])
