@@ -83,6 +83,11 @@ class Submission:
     state: State = State.QUEUED  # or HELD, or DISCARDED (then only the ledger knows it)
     trail: tuple[Step, ...] = ()
     rules: str = ""  # hash of the rule set that decided
+    states: tuple[State, ...] = ()  # one per recipient where they differ; empty: all in `state`
+
+    def state_of(self, number: int) -> State:
+        """The state in which the recipient of this number (from 0) enters the spool."""
+        return self.states[number] if self.states else self.state
 
 
 @dataclass(frozen=True, slots=True)
