@@ -1,0 +1,41 @@
+"""A next hop: the named place where a recipient goes next, as the rules define it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+SMTP = "smtp"
+LMTP = "lmtp"
+
+
+@dataclass(frozen=True, slots=True)
+class HostPort:
+    """A host name or IP address (without brackets) and a port."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class NextHop:
+    """Hosts are tried in order, the next one when one is down; or it is a unix socket.
+
+    `mx` asks for the mail exchangers of each host's name instead of its addresses: what Postfix
+    means by a next hop without brackets. `options` are the words behind the hosts, in order.
+    """
+
+    name: str
+    protocol: str = SMTP  # SMTP or LMTP
+    hosts: tuple[HostPort, ...] = ()
+    unix: str = ""  # path of a unix socket, only for LMTP; then there are no hosts
+    mx: bool = False
+    options: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        """The statement that defines it."""
+        where = f"unix:{self.unix}" if self.unix else ", ".join(map(str, self.hosts))
+        words = ["next-hop", self.name, self.protocol, where, *(["mx"] if self.mx else [])]
+        return " ".join([*words, *self.options])
