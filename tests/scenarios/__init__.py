@@ -1,0 +1,1 @@
+"""Whole relayds between real mail servers, seen only from outside."""
