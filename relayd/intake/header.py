@@ -1,0 +1,95 @@
+"""The header section of a message on its way in: where it ends, what its trace fields say."""
+
+from __future__ import annotations
+
+from relayd.intake.trace import Hops, TraceField
+
+_WINDOW = 65536  # octets kept unread of a section that no rule will rewrite
+
+
+class HeaderSection:
+    """Watches content go by until the empty line that ends the header section.
+
+    A section that no rule rewrites is counted and let go, window by window; one that will be
+    rewritten is kept whole, up to the limit.
+    """
+
+    __slots__ = (
+        "_buffer",
+        "_keep",
+        "_limit",
+        "_trace",
+        "complete",
+        "eight_bit",
+        "hops",
+        "octets",
+        "size",
+    )
+
+    def __init__(self, trace: TraceField, limit: int, *, keep: bool) -> None:
+        self._trace = trace
+        self._limit = limit  # octets
+        self._keep = keep
+        self._buffer = bytearray()
+        self.octets = b""  # the section, empty line included, if it was to be kept
+        self.complete = False  # the empty line went by, or the limit
+        self.eight_bit = False
+        self.hops = Hops()
+        self.size = 0  # octets, the empty line included
+
+    @property
+    def oversize(self) -> bool:
+        """The section is longer than the limit; the rest of it was not looked at."""
+        return self.size > self._limit
+
+    def receive(self, chunk: bytes) -> None:
+        """Content as it comes, in any pieces; to be called until `complete`."""
+        if self.size == 0:
+            # nearly always the first piece holds the whole section: nothing is copied
+            # (and content that begins with the empty line has an empty section)
+            end = -2 if chunk.startswith(b"\r\n") else chunk.find(b"\r\n\r\n")
+            if end != -1:
+                self._close(chunk[: end + 4], end + 4)
+                return
+        buffer = self._buffer
+        before = len(buffer)
+        buffer += chunk
+        gone = self.size - before  # octets counted and let go
+        self.size += len(chunk)
+        if gone == 0 and buffer.startswith(b"\r\n"):
+            self._close(b"\r\n", 2)
+            return
+        end = buffer.find(b"\r\n\r\n", max(before - 3, 0))
+        if end >= 0:
+            self._close(bytes(buffer[: end + 4]), gone + end + 4)
+        elif self.oversize:
+            self._close(b"", self.size)
+        elif len(buffer) > _WINDOW and not self._keep:
+            self._let_go(before)
+
+    def end(self) -> None:
+        """The content is over: without an empty line all of it is header section."""
+        if not self.complete:
+            self._close(bytes(self._buffer), self.size)
+
+    def _close(self, rest: bytes, size: int) -> None:
+        self.size = size
+        self.complete = True
+        self._buffer.clear()
+        if not self.oversize:
+            self._count(rest)
+            if self._keep:
+                self.octets = rest
+
+    def _let_go(self, before: int) -> None:
+        # the CRLF before the next line stays: it may be half of the empty line, and a field's
+        # name is known by it
+        cut = self._buffer.rfind(b"\r\n", max(before - 1, 0), -2)
+        if cut > 0:
+            self._count(bytes(self._buffer[:cut]))
+            del self._buffer[:cut]
+
+    def _count(self, lines: bytes) -> None:
+        if not lines.isascii():
+            self.eight_bit = True
+        self.hops += self._trace.hops(lines)

@@ -1,0 +1,139 @@
+"""Who may open a session: how many there are, of whom, how fast they come; and stress mode."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from relayd.mail.reply import Reply
+
+_MINUTE = 60.0  # seconds, the window of the rate of new sessions
+_MOST_KEYS = 100_000  # clients remembered within a window; a flood of more empties it
+
+
+@dataclass(frozen=True, slots=True)
+class SessionLimits:
+    """Sessions at a time, and new ones in a minute. 0 means no limit."""
+
+    in_all: int = 12_000
+    per_client: int = 50  # one IPv4 address or one IPv6 /64
+    new_per_minute: int = 0  # per client
+    stress_at: float = 0.75  # of `in_all`: from here on deadlines are short
+    relax_at: float = 0.6  # of `in_all`: back to normal; lower, so that it does not flap
+
+
+@dataclass(frozen=True, slots=True)
+class Deadlines:
+    """How long each state of a session may last in all, in seconds.
+
+    RFC 5321 section 4.5.3.2.7 asks five minutes for the next command; the whole line counts,
+    so a client that drips octets gains nothing by it. Under load they are cut short: a slow
+    client is then told 421 so that others are served at all.
+    """
+
+    command: float = 300.0  # until the next whole command line
+    barren: float = 1800.0  # from greeting or last content to the next, whatever the commands
+    content: float = 300.0  # the window in which content must come at `content_rate`
+    content_rate: int = 1024  # octets a second
+    close: float = 10.0  # for the peer to take our last reply
+    handshake: float = 60.0  # STARTTLS to its end
+
+
+NORMAL = Deadlines()
+STRESSED = Deadlines(
+    command=20.0, barren=120.0, content=30.0, content_rate=4096, close=3.0, handshake=15.0
+)
+
+
+def client_key(address: str) -> str:
+    """What is counted as one client: an IPv4 address, or the /64 an IPv6 host chooses from."""
+    if ":" not in address:
+        return address
+    try:
+        whole = ipaddress.IPv6Address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if whole.ipv4_mapped is not None:
+        return str(whole.ipv4_mapped)
+    return str(ipaddress.IPv6Address(int(whole) >> 64 << 64)) + "/64"
+
+
+class Admission:
+    """Counts the sessions of this process and says who may come in.
+
+    With several workers each counts its own; `elsewhere` and `elsewhere_in_all` are what the
+    others told of theirs, and are added.
+    """
+
+    def __init__(self, limits: SessionLimits, now: Callable[[], float]) -> None:
+        self.limits = limits
+        self.in_all = 0
+        self.elsewhere_in_all = 0
+        self.elsewhere: Mapping[str, int] = {}
+        self.stressed = False
+        self.refused = 0
+        self._now = now
+        self._sessions: dict[str, int] = {}
+        self._window = 0.0
+        self._new: dict[str, int] = {}
+
+    def admit(self, address: str) -> Reply | None:
+        """Count a new session of this client in; or the reply to turn it away with.
+
+        Whoever was let in is to be counted out with leave().
+        """
+        key = client_key(address)
+        reply = self._verdict(key)
+        if reply is not None:
+            self.refused += 1
+            return reply
+        self.in_all += 1
+        self._sessions[key] = self._sessions.get(key, 0) + 1
+        self._weigh()
+        return None
+
+    def leave(self, address: str) -> None:
+        """A session of this client is over."""
+        key = client_key(address)
+        self.in_all -= 1
+        left = self._sessions.get(key, 0) - 1
+        if left > 0:
+            self._sessions[key] = left
+        else:
+            self._sessions.pop(key, None)
+        self._weigh()
+
+    def counts(self) -> Mapping[str, int]:
+        """Sessions by client, for the other workers."""
+        return self._sessions
+
+    def _verdict(self, key: str) -> Reply | None:
+        limits = self.limits
+        if limits.in_all and self.in_all + self.elsewhere_in_all >= limits.in_all:
+            return Reply.of(421, "4.3.2", "Too many sessions, try again later")
+        held = self._sessions.get(key, 0) + self.elsewhere.get(key, 0)
+        if limits.per_client and held >= limits.per_client:
+            return Reply.of(421, "4.7.0", "Too many sessions from your address")
+        if limits.new_per_minute and not self._slow_enough(key):
+            return Reply.of(421, "4.7.0", "Too many new sessions from your address")
+        return None
+
+    def _slow_enough(self, key: str) -> bool:
+        now = self._now()
+        if not 0 <= now - self._window < _MINUTE or len(self._new) >= _MOST_KEYS:
+            self._window = now
+            self._new = {}
+        count = self._new.get(key, 0) + 1
+        self._new[key] = count
+        return count <= self.limits.new_per_minute
+
+    def _weigh(self) -> None:
+        limits = self.limits
+        if not limits.in_all:
+            return
+        load = (self.in_all + self.elsewhere_in_all) / limits.in_all
+        if self.stressed:
+            self.stressed = load >= limits.relax_at
+        else:
+            self.stressed = load >= limits.stress_at

@@ -1,0 +1,337 @@
+"""The verdicts of one session: takes a message over only after the spool has committed it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from relayd.intake.header import HeaderSection
+from relayd.intake.trace import LoopLimits, TraceField, loop, protocol_keyword
+from relayd.intake.transaction import Addressee, ContentFacts, Transaction, merge_notify
+from relayd.mail.address import Mailbox, path_text
+from relayd.mail.client import Client
+from relayd.mail.envelope import Envelope
+from relayd.mail.ident import ident_text
+from relayd.mail.log import MailLog
+from relayd.mail.message import Message, Record, State, Submission
+from relayd.mail.plan import Plan, Verdict
+from relayd.mail.reply import Reply
+from relayd.rules.evaluate import Facts, edit_header, evaluate
+from relayd.rules.model import Ruleset
+from relayd.smtp import events
+from relayd.spool.errors import SpoolError, SpoolFull
+
+Accepted = tuple[Message, tuple[Record, ...]]
+
+_MAIL_OK = Reply.of(250, "2.1.0", "Ok")
+_RCPT_OK = Reply.of(250, "2.1.5", "Ok")
+_HELLO_OK = Reply.bare(250)
+_GO_AHEAD = Reply.bare(354, "End data with <CR><LF>.<CR><LF>")
+_TROUBLE = Reply.of(451, "4.3.0", "Local trouble, try again later")
+_FULL = Reply.of(452, "4.3.1", "Insufficient system storage, try again later")
+_TOO_MANY = Reply.of(452, "4.5.3", "Too many recipients")
+_NOT_VERIFIED = Reply.of(252, "2.5.0", "Cannot verify, but will take mail for it if the rules do")
+_NOT_OFFERED = Reply.of(502, "5.5.1", "Not offered")
+_HEADER_TOO_LARGE = Reply.of(552, "5.3.4", "Header section too large")
+
+
+class Draft(Protocol):
+    """A message on its way into the spool (relayd.spool.store.Draft)."""
+
+    ident: int
+
+    def write(self, data: bytes) -> None:
+        """Append content; raises SpoolError."""
+
+    def commit(self, submission: Submission) -> Awaitable[Accepted]:
+        """Durable when it fires; SpoolError otherwise."""
+
+    def rollback(self) -> None:
+        """Forget it; harmless when there is nothing left to forget."""
+
+
+class Spool(Protocol):
+    """What reception needs of the spool (relayd.spool.store.Spool)."""
+
+    @property
+    def healthy(self) -> bool:
+        """False while the store cannot record."""
+
+    def room(self, size: int) -> bool:
+        """Whether this many octets fit above the floor of free bytes and inodes."""
+
+    def create(self) -> Draft:
+        """Begin a message."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReceptionLimits:
+    """What one transaction may hold."""
+
+    recipients: int = 1000  # RCPTs accepted
+    destinations: int = 10_000  # final recipients after forwarding
+    header_size: int = 1 << 20  # octets of the header section
+    loop: LoopLimits = LoopLimits()
+
+
+@dataclass(frozen=True, slots=True)
+class Premises:
+    """What all receptions share: where mail goes, and what decides about it."""
+
+    trace: TraceField
+    rules: Callable[[], Ruleset]  # the snapshot now in force
+    spool: Spool
+    accept: Callable[[Message, tuple[Record, ...]], None]  # the dispatcher takes it from memory
+    log: MailLog
+    clock: Callable[[], float]  # seconds since the epoch
+    limits: ReceptionLimits = ReceptionLimits()
+
+
+class Reception:
+    """Answers the events of one session; holds at most one transaction and its draft.
+
+    Remember, then speak: the only coroutine is end_of_content(), because only the commit is
+    worth waiting for. Everything else is answered on the spot from snapshots.
+    """
+
+    def __init__(self, premises: Premises, client: Client) -> None:
+        self.client = client
+        self.messages = 0  # accepted in this session
+        self.refused = 0  # commands and contents refused
+        self._premises = premises
+        self._ruleset: Ruleset | None = None  # of the transaction: taken at MAIL
+        self._transaction: Transaction | None = None
+        self._draft: Draft | None = None
+        self._header: HeaderSection | None = None
+        self._trace = b""
+        self._eight_bit = False
+        self._failure: Reply | None = None  # known before the end of content
+
+    def receive(self, event: events.Event) -> Reply | None:
+        """The verdict on any event but EndOfContent; None where none is needed."""
+        return _VERDICTS[type(event)](self, event)
+
+    def content(self, data: bytes) -> None:
+        """A piece of content."""
+        header, draft = self._header, self._draft
+        if header is None or draft is None:
+            return  # refused already: the rest is swallowed
+        if not header.complete:
+            header.receive(data)
+            if header.oversize:
+                self._fail(_HEADER_TOO_LARGE)
+                return
+        if not self._eight_bit and not data.isascii():
+            self._eight_bit = True
+        try:
+            draft.write(data)
+        except SpoolError as error:
+            self._fail(self._spool_reply(error))
+
+    async def end_of_content(self) -> Reply:
+        """Commit the message, and only then say 250 (promise 1)."""
+        premises, transaction, draft = self._premises, self._transaction, self._draft
+        submission = self._submission()
+        self._draft = None
+        self.rollback()
+        if isinstance(submission, Reply):
+            if draft is not None:
+                draft.rollback()
+            return self._refuse("end of content", submission)
+        assert draft is not None
+        assert transaction is not None
+        try:
+            message, records = await draft.commit(submission)
+        except SpoolError as error:
+            return self._refuse("end of content", self._spool_reply(error), error.reason)
+        except Exception as error:  # a bug of ours must not bounce anybody's mail
+            premises.log.trouble("commit failed", error=repr(error))
+            return self._refuse("end of content", _TROUBLE, repr(error))
+        self.messages += 1
+        premises.log.accepted(message, records, max(premises.clock() - transaction.started, 0.0))
+        self._hand_over(message, records)
+        return Reply(250, 0, 0, (f"queued as {ident_text(message.ident)}",))
+
+    def rollback(self) -> None:
+        """The transaction, if there is one, ends without a message."""
+        if self._draft is not None:
+            self._draft.rollback()
+        self._draft = self._transaction = self._header = self._failure = None
+
+    def secured(self, tls: str) -> None:
+        """TLS is up: `tls` says how. All that was said before is forgotten (RFC 3207 4.2)."""
+        self.rollback()
+        self.client = self.client.with_(tls=tls, helo="", protocol="SMTP")
+
+    # -- verdicts --------------------------------------------------------------------------------
+
+    def _hello(self, event: events.Hello) -> Reply:
+        client = self.client
+        keyword = protocol_keyword(event.esmtp, bool(client.tls), bool(client.login), False)
+        self.client = client.with_(helo=event.name, protocol=keyword)
+        return _HELLO_OK
+
+    def _mail(self, event: events.Mail) -> Reply:
+        self.rollback()
+        premises, params, client = self._premises, event.params, self.client
+        if not premises.spool.healthy:
+            return self._refuse(_mail_text(event), _TROUBLE, "spool unhealthy")
+        if not premises.spool.room(params.size or 0):
+            return self._refuse(_mail_text(event), _FULL, "no room in the spool")
+        if params.smtputf8:
+            keyword = protocol_keyword(True, bool(client.tls), bool(client.login), True)
+            client = client.with_(protocol=keyword)
+        envelope = Envelope(
+            event.path, params.body, params.smtputf8, params.ret, params.envid, params.require_tls
+        )
+        self._ruleset = premises.rules()
+        self._transaction = Transaction(envelope, client, premises.clock())
+        return _MAIL_OK
+
+    def _rcpt(self, event: events.Rcpt) -> Reply:
+        transaction, limits = self._transaction, self._premises.limits
+        if transaction is None or self._ruleset is None:  # the core does not let it happen
+            return Reply.of(503, "5.5.1", "MAIL first")
+        mailbox, params = event.path, event.params
+        known = transaction.known(mailbox)
+        if known is not None:
+            known.notify = merge_notify(known.notify, params.notify)
+            return known.plan.reply
+        if transaction.recipients >= limits.recipients:
+            return self._refuse(_rcpt_text(mailbox), _TOO_MANY)
+        plan = evaluate(
+            self._ruleset,
+            Facts(
+                client=transaction.client,
+                sender=transaction.envelope.reverse_path,
+                recipient=mailbox,
+            ),
+        )
+        if plan.verdict is Verdict.REFUSE:
+            return self._refuse(_rcpt_text(mailbox), plan.reply, _why(plan))
+        total = transaction.destinations + len(plan.destinations)
+        if total > limits.destinations and transaction.recipients:
+            return self._refuse(_rcpt_text(mailbox), _TOO_MANY, f"{total} final recipients")
+        transaction.add(Addressee(mailbox, params.orcpt, params.notify, plan))
+        return _RCPT_OK
+
+    def _data(self, event: events.Data) -> Reply:
+        premises, transaction = self._premises, self._transaction
+        if transaction is None:  # the core does not let it happen
+            return Reply.of(503, "5.5.1", "MAIL first")
+        self._failure = None
+        self._eight_bit = False
+        try:
+            draft = self._draft = premises.spool.create()
+            self._trace = premises.trace.received(
+                transaction.client, draft.ident, transaction.sole_recipient, premises.clock()
+            )
+            draft.write(self._trace)
+        except SpoolError as error:
+            reply = self._spool_reply(error)
+            self._fail(reply)
+            return self._refuse("DATA", reply, error.reason)
+        self._header = HeaderSection(
+            premises.trace, premises.limits.header_size, keep=transaction.edits_header
+        )
+        return _GO_AHEAD
+
+    def _chunk(self, event: events.Chunk) -> None:
+        self.content(event.data)
+
+    def _content_refused(self, event: events.ContentRefused) -> None:
+        self.rollback()
+        self._refuse("content", event.reply)
+
+    def _rset(self, event: events.Rset) -> None:
+        self.rollback()
+
+    def _core_refused(self, event: events.Refused) -> None:
+        self._refuse(event.command, event.reply)
+
+    def _vrfy(self, event: events.Vrfy) -> Reply:
+        return _NOT_VERIFIED
+
+    def _not_offered(self, event: events.Event) -> Reply:
+        return _NOT_OFFERED
+
+    # -- the end of content ----------------------------------------------------------------------
+
+    def _submission(self) -> Submission | Reply:
+        """What to commit, or why not."""
+        transaction, header, ruleset = self._transaction, self._header, self._ruleset
+        if self._failure is not None:
+            return self._failure
+        if transaction is None or header is None or ruleset is None:
+            return _TROUBLE
+        header.end()
+        reason = loop(header.hops, self._premises.limits.loop, transaction.sole_recipient)
+        if reason:
+            return Reply.of(554, "5.4.6", reason)
+        facts = ContentFacts(
+            trace=self._trace,
+            section=header.octets,
+            header_size=len(self._trace) + header.size,
+            eight_bit=self._eight_bit,
+            utf8_header=header.eight_bit,
+        )
+        return transaction.submission(
+            facts, ruleset.hash, lambda rules, section: edit_header(ruleset, rules, section)
+        )
+
+    def _fail(self, reply: Reply) -> None:
+        """The content cannot be taken: forget it, swallow the rest, say so at its end."""
+        if self._draft is not None:
+            self._draft.rollback()
+        self._draft = self._header = None
+        self._failure = reply
+
+    def _hand_over(self, message: Message, records: Sequence[Record]) -> None:
+        waiting = tuple(record for record in records if record.state is State.QUEUED)
+        if not waiting:
+            return
+        try:
+            self._premises.accept(message, waiting)
+        except Exception as error:
+            # it is in the spool, and the queue finds it there: the client hears 250
+            self._premises.log.trouble("dispatch failed", id=str(message), error=repr(error))
+
+    def _spool_reply(self, error: SpoolError) -> Reply:
+        """Trouble of our own is never the sender's fault (promise 4): 4xx."""
+        return _FULL if isinstance(error, SpoolFull) else _TROUBLE
+
+    def _refuse(self, command: str, reply: Reply, why: str = "") -> Reply:
+        self.refused += 1
+        self._premises.log.refused(self.client, command, str(reply), why)
+        return reply
+
+
+_VERDICTS: Mapping[type, Callable[..., Reply | None]] = {
+    events.Hello: Reception._hello,
+    events.Mail: Reception._mail,
+    events.Rcpt: Reception._rcpt,
+    events.Data: Reception._data,
+    events.Chunk: Reception._chunk,
+    events.ContentRefused: Reception._content_refused,
+    events.Rset: Reception._rset,
+    events.Refused: Reception._core_refused,
+    events.Vrfy: Reception._vrfy,
+    events.StartTls: Reception._not_offered,
+    events.Auth: Reception._not_offered,
+    events.AuthResponse: Reception._not_offered,
+}
+
+
+def _mail_text(event: events.Mail) -> str:
+    return f"MAIL FROM:<{path_text(event.path)}>"
+
+
+def _rcpt_text(mailbox: Mailbox) -> str:
+    return f"RCPT TO:<{mailbox}>"
+
+
+def _why(plan: Plan) -> str:
+    """The rule that refused, for the log."""
+    step = plan.trail[-1] if plan.trail else None
+    return f"{step.place} {step.rule}".strip() if step else ""

@@ -1,0 +1,214 @@
+"""One mail transaction: what MAIL and RCPT gathered, and the submission it becomes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from relayd.mail.address import AddressError, Mailbox
+from relayd.mail.client import Client
+from relayd.mail.envelope import DIRECT, Envelope, Recipient
+from relayd.mail.message import State, Submission
+from relayd.mail.plan import Destination, Plan, Step, Verdict
+
+_STATE = {
+    Verdict.ACCEPT: State.QUEUED,
+    Verdict.HOLD: State.HELD,
+    Verdict.DISCARD: State.DISCARDED,
+}
+
+EditHeader = Callable[[tuple[int, ...], bytes], bytes]
+"""Applies header rules, by their numbers, to a header section."""
+
+
+@dataclass(slots=True)
+class Addressee:
+    """One RCPT that was answered with 250."""
+
+    original: Mailbox
+    orcpt: str
+    notify: frozenset[str]
+    plan: Plan
+
+
+@dataclass(frozen=True, slots=True)
+class ContentFacts:
+    """What was learnt about the content while it went by."""
+
+    trace: bytes  # the Received field written in front of it
+    section: bytes  # the header section as received; empty unless Transaction.edits_header
+    header_size: int  # octets of both, the empty line included
+    eight_bit: bool
+    utf8_header: bool
+
+
+class Transaction:
+    """From MAIL to the end of content; replaced whole, never field by field."""
+
+    __slots__ = ("_addressees", "client", "destinations", "envelope", "started")
+
+    def __init__(self, envelope: Envelope, client: Client, started: float) -> None:
+        self.envelope = envelope
+        self.client = client
+        self.started = started  # seconds since the epoch
+        self.destinations = 0  # final recipients so far, repetitions counted
+        self._addressees: dict[tuple[str, str], Addressee] = {}
+
+    @property
+    def recipients(self) -> int:
+        """How many different mailboxes RCPT has named with success."""
+        return len(self._addressees)
+
+    @property
+    def sole_recipient(self) -> Mailbox | None:
+        """The one mailbox RCPT named; None when there are several."""
+        if len(self._addressees) != 1:
+            return None
+        return next(iter(self._addressees.values())).original
+
+    @property
+    def edits_header(self) -> bool:
+        """Whether the rules will change the header section for anybody."""
+        return any(
+            destination.header_rules
+            for addressee in self._addressees.values()
+            for destination in addressee.plan.destinations
+        )
+
+    def known(self, mailbox: Mailbox) -> Addressee | None:
+        """The addressee of an earlier RCPT for the same mailbox."""
+        return self._addressees.get(_identity(mailbox))
+
+    def add(self, addressee: Addressee) -> None:
+        """Take in a RCPT that the rules accepted, held or discarded."""
+        self._addressees[_identity(addressee.original)] = addressee
+        self.destinations += len(addressee.plan.destinations)
+
+    def submission(self, facts: ContentFacts, rules: str, edit_header: EditHeader) -> Submission:
+        """All of it, as the spool is to keep it. `rules` is the hash of the rule set."""
+        found: dict[tuple[object, ...], int] = {}
+        recipients: list[Recipient] = []
+        states: list[State] = []
+        headers = _Headers(facts, edit_header)
+        for addressee in self._addressees.values():
+            state = _STATE[addressee.plan.verdict]
+            for destination in addressee.plan.destinations or (_nowhere(addressee),):
+                # the same mailbox at the same next hop is one delivery; what one recipient
+                # has on hold must not take the other's along
+                identity = (*_identity(destination.mailbox), destination.next_hop, state)
+                at = found.setdefault(identity, len(recipients))
+                recipient = _recipient(addressee, destination, headers)
+                if at < len(recipients):
+                    recipients[at] = _merge(recipients[at], recipient)
+                else:
+                    recipients.append(recipient)
+                    states.append(state)
+        alike = all(state is states[0] for state in states)
+        return Submission(
+            envelope=self.envelope,
+            client=self.client,
+            recipients=tuple(recipients),
+            header_size=facts.header_size,
+            eight_bit=facts.eight_bit,
+            utf8_header=facts.utf8_header,
+            headers=tuple(headers.sections),
+            state=states[0] if alike else State.QUEUED,
+            states=() if alike else tuple(states),
+            trail=self._trail(),
+            rules=rules,
+        )
+
+    def _trail(self) -> tuple[Step, ...]:
+        if len(self._addressees) == 1:
+            return next(iter(self._addressees.values())).plan.trail
+        steps: dict[Step, None] = {}
+        for addressee in self._addressees.values():
+            steps.update(dict.fromkeys(addressee.plan.trail))
+        return tuple(steps)
+
+
+class _Headers:
+    """The distinct header sections that the recipients of one message are to see."""
+
+    def __init__(self, facts: ContentFacts, edit_header: EditHeader) -> None:
+        self.sections: list[bytes] = []
+        self._facts = facts
+        self._edit = edit_header
+        self._numbers: dict[tuple[int, ...], int] = {(): 0}
+
+    def number(self, rules: tuple[int, ...]) -> int:
+        """Recipient.header for these rules; the trace field in front is never theirs to edit."""
+        number = self._numbers.get(rules)
+        if number is None:
+            edited = self._edit(rules, self._facts.section)
+            if edited == self._facts.section:
+                number = 0
+            else:
+                section = self._facts.trace + edited
+                if section not in self.sections:
+                    self.sections.append(section)
+                number = self.sections.index(section) + 1
+            self._numbers[rules] = number
+        return number
+
+
+def _recipient(addressee: Addressee, destination: Destination, headers: _Headers) -> Recipient:
+    orcpt = addressee.orcpt
+    if not orcpt and _identity(destination.mailbox) != _identity(addressee.original):
+        # RFC 3461 section 5.2.1: an ORCPT of our own names the RCPT that we were given
+        text = str(addressee.original)
+        orcpt = f"{'rfc822' if text.isascii() else 'utf-8'};{text}"
+    return Recipient(
+        mailbox=destination.mailbox,
+        original=addressee.original,
+        next_hop=destination.next_hop,
+        reverse_path=destination.reverse_path,
+        orcpt=orcpt,
+        notify=addressee.notify,
+        header=headers.number(destination.header_rules) if destination.header_rules else 0,
+    )
+
+
+def _nowhere(addressee: Addressee) -> Destination:
+    """Where a discarded recipient would have gone: the ledger keeps one line about it."""
+    return Destination(addressee.original, DIRECT, None)
+
+
+def _merge(first: Recipient, second: Recipient) -> Recipient:
+    """Two recipients that came out the same: one delivery, and reports as either asked."""
+    notify = merge_notify(first.notify, second.notify)
+    if notify == first.notify:
+        return first
+    return Recipient(
+        mailbox=first.mailbox,
+        original=first.original,
+        next_hop=first.next_hop,
+        reverse_path=first.reverse_path,
+        orcpt=first.orcpt,
+        notify=notify,
+        header=first.header,
+    )
+
+
+def merge_notify(first: frozenset[str], second: frozenset[str]) -> frozenset[str]:
+    """The NOTIFY (RFC 3461 section 4.1) that reports whatever either of the two asked for."""
+    if first == second:
+        return first
+    if not first or not second:
+        given = first or second
+        if given == {"NEVER"}:
+            return frozenset()
+        # not given means failure, and delay as we please (section 4.1)
+        return given | {"FAILURE", "DELAY"}
+    return (first | second) - {"NEVER"}
+
+
+def _identity(mailbox: Mailbox) -> tuple[str, str]:
+    """What makes two mailboxes the same: a relay must not fold local parts (RFC 5321 2.4)."""
+    domain = mailbox.domain
+    if domain.isascii():
+        return mailbox.local, domain.lower()
+    try:
+        return mailbox.local, mailbox.domain_key
+    except AddressError:
+        return mailbox.local, domain
