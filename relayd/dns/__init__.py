@@ -1,0 +1,1 @@
+"""Names to addresses: dnspython's resolver on Twisted, cached and coalesced."""
