@@ -1,0 +1,372 @@
+"""What every scenario stands on: a folder of its own, processes that end with it, a relayd.
+
+A scenario names the peers it `needs`. One that is missing skips the test with a reason, or
+fails it when RELAYD_REQUIRE_PEERS is set. RELAYD_KEEP=1 leaves the folders for inspection.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from twisted.trial import unittest
+
+from tests.scenarios import network
+
+T = TypeVar("T")
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+SBIN = ("/usr/sbin", "/sbin", "/usr/lib/relayd-peers/usr/sbin")
+_TWISTD = "import sys; sys.argv[0] = 'twistd'; from twisted.scripts.twistd import run; run()"
+
+PEERS = {  # the name a scenario uses -> the program to look for, Debian's package
+    "postfix": ("postfix", "postfix"),
+    "exim": ("exim4", "exim4-daemon-light"),
+    "swaks": ("swaks", "swaks"),
+    "curl": ("curl", "curl"),
+    "msmtp": ("msmtp", "msmtp"),
+    "dovecot": ("dovecot", "dovecot-imapd dovecot-pop3d dovecot-lmtpd"),
+    "nsd": ("nsd", "nsd"),
+    "unbound": ("unbound", "unbound"),
+}
+NEEDS_ROOT = {"postfix", "exim", "dovecot", "nsd", "unbound"}
+
+
+def program(name: str) -> str:
+    """The path of a program, also from the places an ordinary user's PATH leaves out."""
+    path = os.pathsep.join([os.environ.get("PATH", ""), *SBIN])
+    found = shutil.which(name, path=path)
+    if found is None:
+        raise FileNotFoundError(name)
+    return found
+
+
+def missing_peer(name: str) -> str:
+    """Why a peer cannot be used here, in words that say what to do; empty if it can."""
+    if name == "netns":
+        return network.missing()
+    command, package = PEERS[name]
+    try:
+        program(command)
+    except FileNotFoundError:
+        return f"{name} (apt-get install {package})"
+    if name in NEEDS_ROOT and os.geteuid() != 0:
+        return f"root, to run {name}"
+    return ""
+
+
+def port_is_open(address: tuple[str, int]) -> bool:
+    """Whether something accepts connections there."""
+    try:
+        socket.create_connection(address, timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+def free_port() -> int:
+    """A loopback port that nobody uses at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_until(condition: Callable[[], T], what: str, seconds: float = 20.0) -> T:
+    """Poll until the condition is true and return its value; AssertionError says `what`."""
+    deadline = time.monotonic() + seconds
+    pause = 0.01
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {seconds} s: {what}")
+        time.sleep(pause)
+        pause = min(pause * 1.5, 0.2)
+
+
+class Process:
+    """One program of ours, in a process group of its own, its output in a file."""
+
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        output: Path,
+        *,
+        cwd: Path | None = None,
+        environment: dict[str, str] | None = None,
+    ) -> None:
+        self.output = output
+        self.arguments = list(arguments)
+        with output.open("ab") as sink:
+            self.popen = subprocess.Popen(
+                self.arguments,
+                stdin=subprocess.DEVNULL,
+                stdout=sink,
+                stderr=subprocess.STDOUT,
+                cwd=cwd,
+                env={**os.environ, **(environment or {})},
+                start_new_session=True,
+            )
+
+    @property
+    def running(self) -> bool:
+        """Not ended yet."""
+        return self.popen.poll() is None
+
+    def log(self, lines: int = 40) -> str:
+        """The last lines of its output, for a failure's message."""
+        text = self.output.read_text("utf-8", "replace") if self.output.exists() else ""
+        return "\n".join(text.splitlines()[-lines:])
+
+    def stop(self, seconds: float = 15.0) -> int:
+        """SIGTERM, and wait; SIGKILL for the whole group if that was not enough."""
+        if self.running:
+            self.popen.terminate()
+        try:
+            code = self.popen.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise AssertionError(f"{self.arguments} ignored SIGTERM:\n{self.log()}") from None
+        self._kill_group()
+        return code
+
+    def kill(self) -> None:
+        """SIGKILL for the whole group."""
+        self._kill_group()
+        self.popen.wait(10)
+
+    def _kill_group(self) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.popen.pid, signal.SIGKILL)
+
+
+class Relayd:
+    """One `twistd -n relayd --config FILE`, and its relayctl."""
+
+    def __init__(
+        self, folder: Path, settings: str, *, port: int, address: str, enter: Sequence[str] = ()
+    ) -> None:
+        self.folder = folder
+        self.config = folder / "relayd.conf"
+        self.config.write_text(settings, "utf-8")
+        self.address = (address, port)
+        self.port = port
+        self.enter = list(enter)
+        self.process: Process | None = None
+
+    @property
+    def command(self) -> list[str]:
+        """The command line that starts it."""
+        return [
+            *self.enter,
+            *(sys.executable, "-c", _TWISTD, "-n", "--pidfile="),
+            *("relayd", "--config", str(self.config)),
+        ]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Finds this checkout before any installed relayd."""
+        return {"PYTHONPATH": str(CHECKOUT), "PYTHONDONTWRITEBYTECODE": ""}
+
+    def start(self, seconds: float = 30.0) -> Relayd:
+        """Start, and wait until it greets."""
+        self.process = process = Process(
+            self.command, self.folder / "log", cwd=self.folder, environment=self.environment
+        )
+
+        def greeted() -> bool:
+            if not process.running:
+                raise AssertionError(f"relayd ended at once:\n{process.log()}")
+            return self.greets()
+
+        wait_until(greeted, f"relayd greets\n{process.log()}", seconds)
+        return self
+
+    def greets(self) -> bool:
+        """Whether a client hears 220 now."""
+        if self.enter:
+            probe = f"import socket; print(socket.create_connection({self.address}).recv(3))"
+            done = subprocess.run(
+                [*self.enter, sys.executable, "-c", probe], capture_output=True, text=True
+            )
+            return "220" in done.stdout
+        try:
+            with socket.create_connection(self.address, timeout=2) as connection:
+                return connection.recv(4).startswith(b"220")
+        except OSError:
+            return False
+
+    @property
+    def pid(self) -> int:
+        """The process to signal."""
+        assert self.process is not None
+        return self.process.popen.pid
+
+    def signal(self, number: int) -> None:
+        """Send it a signal; inside a namespace `ip netns exec` has become relayd by exec."""
+        os.kill(self.pid, number)
+
+    def stop(self) -> int:
+        """SIGTERM; returns the exit status."""
+        assert self.process is not None
+        return self.process.stop()
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        assert self.process is not None
+        self.process.kill()
+
+    def log(self, lines: int = 40) -> str:
+        """The last lines of the log."""
+        return self.process.log(lines) if self.process else ""
+
+    def ctl(
+        self, *arguments: str, check: bool = True, seconds: float = 60.0
+    ) -> subprocess.CompletedProcess[str]:
+        """Run relayctl; AssertionError with both outputs if `check` and it failed."""
+        done = subprocess.run(
+            [
+                *(sys.executable, "-m", "relayd.ops.relayctl"),
+                *("--config", str(self.config), *arguments),
+            ],
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            env={**os.environ, **self.environment},
+        )
+        if check and done.returncode != 0:
+            raise AssertionError(
+                f"relayctl {' '.join(arguments)}: exit {done.returncode}\n"
+                f"{done.stdout}{done.stderr}\n{self.log()}"
+            )
+        return done
+
+    def queue(self, *filters: str) -> list[dict[str, Any]]:
+        """`relayctl queue --json`, one object a line."""
+        lines = self.ctl("queue", "--json", *filters).stdout.splitlines()
+        return [json.loads(line) for line in lines if line.strip()]
+
+    def wait_empty(self, seconds: float = 30.0) -> None:
+        """Until nothing waits in the spool."""
+        try:
+            wait_until(lambda: not self.queue(), "the spool is empty", seconds)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.log()}") from None
+
+    def memory(self) -> int:
+        """Resident memory in octets."""
+        for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
+            if line.startswith("VmRSS:"):
+                return int(line.split()[1]) * 1024
+        raise AssertionError("no VmRSS")
+
+
+class Scenario(unittest.SynchronousTestCase):
+    """One test: a folder of its own, everything started in it ended with it."""
+
+    needs: tuple[str, ...] = ()
+    folder: Path
+
+    def setUp(self) -> None:
+        missing = [reason for reason in map(missing_peer, self.needs) if reason]
+        if missing:
+            reason = "needs " + ", ".join(missing)
+            if os.environ.get("RELAYD_REQUIRE_PEERS"):
+                self.fail(reason)
+            raise unittest.SkipTest(reason)
+        # a short path: unix sockets have 107 octets; and one that other users may walk through
+        self.folder = Path(tempfile.mkdtemp(prefix="relayd-"))
+        self.folder.chmod(0o755)
+        if os.environ.get("RELAYD_KEEP"):
+            print(f"\n{self.id()}: {self.folder}", file=sys.stderr)
+        else:
+            self.addCleanup(shutil.rmtree, self.folder, ignore_errors=True)
+
+    def room(self, name: str) -> Path:
+        """A new folder below this test's own."""
+        folder = self.folder / name
+        folder.mkdir(parents=True)
+        return folder
+
+    def relayd(
+        self,
+        rules: str,
+        *,
+        name: str = "relayd",
+        hostname: str = "gw.example.com",
+        host: network.Host | None = None,
+        address: str = "127.0.0.1",
+        port: int = 0,
+        settings: str = "",
+        start: bool = True,
+    ) -> Relayd:
+        """A relayd with these rules, quick to retry; started and greeting unless told not to."""
+        folder = self.room(name)
+        port = port or free_port()
+        lines = [
+            f"hostname {hostname}",
+            f"spool {folder / 'spool'}",
+            f"control {folder / 'control'}",
+            f"listen {address}:{port}",
+        ]
+        if "retry" not in settings:
+            lines.append("retry 1s*10 2s")
+        relayd = Relayd(
+            folder,
+            "\n".join([*lines, settings, rules, ""]),
+            port=port,
+            address=address,
+            enter=host.enter if host else (),
+        )
+        self.addCleanup(self._end, relayd)
+        return relayd.start() if start else relayd
+
+    def _end(self, relayd: Relayd) -> None:
+        if relayd.process is not None and relayd.process.running:
+            relayd.kill()
+
+    def launch(self, arguments: Sequence[str], name: str) -> Process:
+        """Any program, its output in this test's folder, killed at the end."""
+        process = Process(arguments, self.folder / f"{name}.out")
+        self.addCleanup(process.kill)
+        return process
+
+
+def run(
+    arguments: Sequence[str],
+    *,
+    data: bytes | None = None,
+    enter: Sequence[str] = (),
+    seconds: float = 60.0,
+    check: bool = True,
+) -> subprocess.CompletedProcess[bytes]:
+    """Run a client program to its end; AssertionError with its output if it fails."""
+    done = subprocess.run(
+        [*enter, *arguments],
+        input=data if data is not None else b"",
+        capture_output=True,
+        timeout=seconds,
+    )
+    if check and done.returncode != 0:
+        output = (done.stdout + done.stderr).decode("utf-8", "replace")[-4000:]
+        raise AssertionError(f"{' '.join(arguments)}: exit {done.returncode}\n{output}")
+    return done
+
+
+def owner(name: str) -> tuple[int, int]:
+    """uid and gid of a user."""
+    entry = pwd.getpwnam(name)
+    return entry.pw_uid, entry.pw_gid

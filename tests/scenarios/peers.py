@@ -1,0 +1,471 @@
+"""Real mail servers and name servers of Debian, each with a private configuration."""
+
+from __future__ import annotations
+
+import contextlib
+import imaplib
+import mailbox
+import os
+import poplib
+import signal
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.scenarios.harness import (
+    Scenario,
+    free_port,
+    owner,
+    port_is_open,
+    program,
+    run,
+    wait_until,
+)
+
+_MAIN_CF = """
+compatibility_level = 3.6
+queue_directory = {folder}/queue
+data_directory = {folder}/data
+daemon_directory = /usr/lib/postfix/sbin
+command_directory = /usr/sbin
+mail_owner = postfix
+setgid_group = postdrop
+myhostname = {hostname}
+mydestination =
+mynetworks = 0.0.0.0/0 [::]/0
+inet_interfaces = {address}
+inet_protocols = {protocols}
+smtp_bind_address = {bind}
+smtpd_recipient_restrictions = permit_mynetworks, reject
+smtpd_relay_restrictions = permit_mynetworks, reject
+alias_maps =
+alias_database =
+local_recipient_maps =
+biff = no
+append_dot_mydomain = no
+message_size_limit = 0
+mailbox_size_limit = 0
+virtual_mailbox_limit = 0
+smtp_line_length_limit = 0
+smtputf8_enable = yes
+smtputf8_autodetect_classes = all
+maillog_file = {folder}/log
+maillog_file_prefixes = {folder}
+queue_run_delay = 3s
+minimal_backoff_time = 1s
+maximal_backoff_time = 3s
+smtp_connection_cache_on_demand = yes
+smtp_tls_security_level = none
+smtpd_tls_security_level = none
+virtual_mailbox_base = {folder}/mail
+virtual_uid_maps = static:{uid}
+virtual_gid_maps = static:{gid}
+"""
+
+_MASTER_CF = """
+{listen} inet n - n - - smtpd
+pickup unix n - n 1 1 pickup
+cleanup unix n - n - 0 cleanup
+qmgr unix n - n 3 1 qmgr
+tlsmgr unix - - n 1000? 1 tlsmgr
+rewrite unix - - n - - trivial-rewrite
+bounce unix - - n - 0 bounce
+defer unix - - n - 0 bounce
+trace unix - - n - 0 bounce
+verify unix - - n - 1 verify
+flush unix n - n 1000? 0 flush
+proxymap unix - - n - - proxymap
+proxywrite unix - - n - 1 proxymap
+smtp unix - - n - - smtp
+relay unix - - n - - smtp
+showq unix n - n - - showq
+error unix - - n - - error
+retry unix - - n - - error
+discard unix - - n - - discard
+local unix - n n - - local
+virtual unix - n n - - virtual
+lmtp unix - - n - - lmtp
+anvil unix - - n - 1 anvil
+scache unix - - n - 1 scache
+postlog unix-dgram n - n - 1 postlogd
+"""
+
+
+class Postfix:
+    """A whole Postfix: `sendmail` into it, or mail for `domains` into Maildirs."""
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        name: str = "postfix",
+        *,
+        relayhost: str = "",
+        domains: Sequence[str] = (),
+        extra: str = "",
+        address: str = "127.0.0.1",
+        port: int = 0,
+        enter: Sequence[str] = (),
+    ) -> None:
+        self.folder = folder = scenario.room(name)
+        self.address = address
+        self.port = port or free_port()
+        uid, gid = owner("nobody")
+        for part in ("queue", "data", "mail", "etc"):
+            (folder / part).mkdir()
+        os.chown(folder / "data", *owner("postfix"))
+        os.chown(folder / "mail", uid, gid)
+        six = ":" in address
+        settings = _MAIN_CF.format(
+            folder=folder,
+            hostname=f"{name}.example",
+            address=address,
+            bind="" if six else address if enter else "",
+            protocols="all" if enter else "ipv4",
+            uid=uid,
+            gid=gid,
+        )
+        if relayhost:
+            settings += f"relayhost = {relayhost}\n"
+        if domains:
+            settings += f"virtual_mailbox_domains = {' '.join(domains)}\n"
+            settings += "virtual_mailbox_maps = static:all/\n"
+        (folder / "etc/main.cf").write_text(settings + extra)
+        listen = f"[{address}]:{self.port}" if six else f"{address}:{self.port}"
+        (folder / "etc/master.cf").write_text(_MASTER_CF.format(listen=listen))
+        self.enter = list(enter)
+        scenario.addCleanup(self.stop)
+        self.start()
+
+    @property
+    def etc(self) -> str:
+        """Its configuration folder."""
+        return str(self.folder / "etc")
+
+    def start(self) -> None:
+        """Start it and wait until its master has written down who it is."""
+        run([program("postfix"), "-c", self.etc, "start"], enter=self.enter)
+        wait_until(lambda: self.master_pid, "Postfix's master runs")
+        if not self.enter:
+            wait_until(lambda: port_is_open((self.address, self.port)), "Postfix listens")
+
+    @property
+    def master_pid(self) -> int:
+        """Process ID of its master; 0 if it does not run."""
+        try:
+            return int((self.folder / "queue/pid/master.pid").read_text())
+        except (OSError, ValueError):
+            return 0
+
+    def stop(self) -> None:
+        """End the master; it ends its own children."""
+        pid = self.master_pid
+        with contextlib.suppress(ProcessLookupError):
+            if pid:
+                os.kill(pid, signal.SIGTERM)
+                wait_until(lambda: not Path(f"/proc/{pid}").exists(), "Postfix ends")
+        (self.folder / "queue/pid/master.pid").unlink(missing_ok=True)
+
+    def kill(self) -> None:
+        """SIGKILL to the master and all it started (they share its process group)."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(os.getpgid(self.master_pid), signal.SIGKILL)
+        (self.folder / "queue/pid/master.pid").unlink(missing_ok=True)
+
+    def submit(self, sender: str, recipients: Sequence[str], content: bytes) -> None:
+        """Local submission by its `sendmail`."""
+        run(
+            [
+                *(program("sendmail"), "-C", self.etc, "-i", "-G", "-f", sender, "--"),
+                *recipients,
+            ],
+            data=content.replace(b"\r\n", b"\n"),
+        )
+
+    def mailbox(self) -> list[bytes]:
+        """The messages in its Maildir, in CRLF form."""
+        folder = self.folder / "mail/all/new"
+        files = sorted(folder.iterdir()) if folder.is_dir() else []
+        return [file.read_bytes().replace(b"\n", b"\r\n") for file in files]
+
+    def log(self) -> str:
+        """Its whole log."""
+        path = self.folder / "log"
+        return path.read_text("utf-8", "replace") if path.exists() else ""
+
+
+_EXIM = """
+exim_path = {program}
+exim_user = Debian-exim
+exim_group = Debian-exim
+spool_directory = {folder}/spool
+log_file_path = {folder}/log-%slog
+pid_file_path = {folder}/pid
+primary_hostname = exim.example
+keep_environment =
+local_from_check = false
+untrusted_set_sender = *
+message_size_limit = 0
+trusted_users = root
+never_users =
+tls_advertise_hosts =
+acl_smtp_rcpt = accept
+begin routers
+smarthost:
+  driver = manualroute
+  transport = remote
+  route_list = * 127.0.0.1
+  self = send
+  host_find_failed = defer
+begin transports
+remote:
+  driver = smtp
+  port = {port}
+  message_linelength_limit = 1000000
+  hosts_try_chunking = {chunking}
+  hosts_try_fastopen =
+  hosts_avoid_tls = *
+begin retry
+* * F,1m,1s
+"""
+
+
+class Exim:
+    """An Exim that sends everything to one port; each submission delivers in the foreground."""
+
+    def __init__(self, scenario: Scenario, port: int, *, chunking: bool = False) -> None:
+        self.folder = scenario.room("exim-bdat" if chunking else "exim")
+        (self.folder / "spool").mkdir()
+        user = owner("Debian-exim")
+        os.chown(self.folder, *user)
+        os.chown(self.folder / "spool", *user)
+        self.config = self.folder / "exim.conf"
+        self.config.write_text(
+            _EXIM.format(
+                program=program("exim4"),
+                folder=self.folder,
+                port=port,
+                chunking="*" if chunking else "",
+            )
+        )
+
+    def submit(self, sender: str, recipients: Sequence[str], content: bytes) -> None:
+        """Inject and deliver at once."""
+        run(
+            [
+                *(program("exim4"), "-C", str(self.config), "-odf", "-oi", "-f", sender, "--"),
+                *recipients,
+            ],
+            data=content.replace(b"\r\n", b"\n"),
+        )
+
+    def log(self) -> str:
+        """What it did and what troubled it."""
+        return "".join(
+            path.read_text("utf-8", "replace") for path in sorted(self.folder.glob("log-*"))
+        )
+
+
+_DOVECOT = """
+protocols = imap pop3 lmtp
+base_dir = {folder}/run
+state_dir = {folder}/state
+log_path = {folder}/log
+ssl = no
+disable_plaintext_auth = no
+auth_mechanisms = plain
+first_valid_uid = 1
+mail_location = maildir:%h/Maildir
+postmaster_address = postmaster@example.com
+hostname = store.example.com
+lmtp_save_to_detail_mailbox = no
+default_internal_user = dovecot
+default_login_user = dovenull
+default_internal_group = dovecot
+passdb {{
+  driver = passwd-file
+  args = scheme=PLAIN username_format=%u {folder}/users
+}}
+userdb {{
+  driver = passwd-file
+  args = username_format=%u {folder}/users
+}}
+service imap-login {{
+  chroot =
+  inet_listener imap {{
+    address = 127.0.0.1
+    port = {imap}
+  }}
+  inet_listener imaps {{
+    port = 0
+  }}
+}}
+service pop3-login {{
+  chroot =
+  inet_listener pop3 {{
+    address = 127.0.0.1
+    port = {pop3}
+  }}
+  inet_listener pop3s {{
+    port = 0
+  }}
+}}
+service lmtp {{
+  unix_listener {folder}/lmtp {{
+    mode = 0666
+  }}
+  inet_listener lmtp {{
+    address = 127.0.0.1
+    port = {lmtp}
+  }}
+}}
+service anvil {{
+  chroot =
+}}
+"""
+
+PASSWORD = "correct horse"
+
+
+class Dovecot:
+    """A mail store: LMTP in (unix socket and TCP), IMAP and POP3 out."""
+
+    def __init__(self, scenario: Scenario, users: Sequence[str]) -> None:
+        self.folder = folder = scenario.room("dovecot")
+        self.imap_port, self.pop3_port, self.lmtp_port = free_port(), free_port(), free_port()
+        uid, gid = owner("mail")
+        (folder / "state").mkdir()
+        lines = []
+        for user in users:
+            home = scenario.room(f"dovecot/home/{user}")
+            os.chown(home, uid, gid)
+            lines.append(f"{user}:{{PLAIN}}{PASSWORD}:{uid}:{gid}::{home}::")
+        (folder / "users").write_text("\n".join(lines) + "\n")
+        self.config = folder / "dovecot.conf"
+        self.config.write_text(
+            _DOVECOT.format(
+                folder=folder, imap=self.imap_port, pop3=self.pop3_port, lmtp=self.lmtp_port
+            )
+        )
+        self.process = scenario.launch(
+            [program("dovecot"), "-F", "-c", str(self.config)], "dovecot"
+        )
+        self.socket = folder / "lmtp"
+        scenario.addCleanup(self.stop)
+        wait_until(
+            lambda: all(port_is_open(("127.0.0.1", p)) for p in (self.imap_port, self.pop3_port)),
+            "Dovecot listens",
+        )
+
+    def stop(self) -> None:
+        """SIGTERM to the master, which ends its children."""
+        if self.process.running:
+            self.process.stop()
+
+    def by_imap(self, user: str) -> list[bytes]:
+        """Every message of a mailbox, read by IMAP."""
+        with imaplib.IMAP4("127.0.0.1", self.imap_port) as client:
+            client.login(user, PASSWORD)
+            client.select("INBOX", readonly=True)
+            _, (found,) = client.search(None, "ALL")
+            messages = []
+            for number in found.split():
+                _, parts = client.fetch(number.decode(), "(BODY.PEEK[])")
+                messages.append(next(part[1] for part in parts if isinstance(part, tuple)))
+            return messages
+
+    def by_pop3(self, user: str) -> list[bytes]:
+        """Every message of a mailbox, read by POP3."""
+        poplib._MAXLINE = 1 << 20  # type: ignore[attr-defined]  # its 2,048 is for commands
+        client = poplib.POP3("127.0.0.1", self.pop3_port)
+        try:
+            client.user(user)
+            client.pass_(PASSWORD)
+            count = len(client.list()[1])
+            return [
+                b"".join(line + b"\r\n" for line in client.retr(number + 1)[1])
+                for number in range(count)
+            ]
+        finally:
+            client.quit()
+
+    def log(self) -> str:
+        """Its whole log."""
+        path = self.folder / "log"
+        return path.read_text("utf-8", "replace") if path.exists() else ""
+
+
+class NameServer:
+    """nsd with the zones, unbound in front of it as everyone's resolver on port 53."""
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        zones: dict[str, str | None],
+        *,
+        address: str,
+        enter: Sequence[str],
+    ) -> None:
+        """A zone is the text of its records; None makes a zone that answers SERVFAIL."""
+        self.folder = folder = scenario.room("dns")
+        server = [
+            *("server:", '  chroot: ""', '  username: ""', '  zonesdir: ""'),
+            *(f"  ip-address: {address}@5353", f"  pidfile: {folder}/nsd.pid", '  database: ""'),
+            *(f"  zonelistfile: {folder}/nsd.list", f"  xfrdfile: {folder}/nsd.xfrd"),
+            *(f"  xfrdir: {folder}", "  verbosity: 1", "  server-count: 1"),
+            *("remote-control:", "  control-enable: no"),
+        ]
+        forward = []
+        for zone, records in zones.items():
+            file = folder / f"{zone}.zone"
+            if records is not None:
+                head = (
+                    f"$ORIGIN {zone}.\n$TTL 60\n"
+                    "@ SOA ns.invalid. hostmaster.invalid. 1 3600 600 86400 5\n@ NS ns.invalid.\n"
+                )
+                file.write_text(head + records)
+            server += ["zone:", f"  name: {zone}", f"  zonefile: {file}"]
+            forward += ["stub-zone:", f"  name: {zone}", f"  stub-addr: {address}@5353"]
+            forward += ["  stub-prime: no"]
+        (folder / "nsd.conf").write_text("\n".join(server) + "\n")
+        (folder / "unbound.conf").write_text(
+            "\n".join(
+                [
+                    *("server:", '  chroot: ""', '  username: ""', '  directory: "/"'),
+                    *(f"  interface: {address}@53", "  access-control: 0.0.0.0/0 allow"),
+                    *(f"  pidfile: {folder}/unbound.pid", "  use-syslog: no", "  do-daemonize: no"),
+                    *('  module-config: "iterator"', "  do-not-query-localhost: no"),
+                    *("  num-threads: 1", f"  logfile: {folder}/unbound.log", "  verbosity: 1"),
+                    *('  root-hints: ""', "  qname-minimisation: no", "  do-ip6: no"),
+                    *('  local-zone: "168.192.in-addr.arpa" transparent',),
+                    *('  local-zone: "example." transparent', "remote-control:"),
+                    *("  control-enable: no", *forward),
+                ]
+            )
+            + "\n"
+        )
+        self.nsd = scenario.launch(
+            [*enter, program("nsd"), "-d", "-c", str(folder / "nsd.conf")], "nsd"
+        )
+        self.unbound = scenario.launch(
+            [*enter, program("unbound"), "-d", "-c", str(folder / "unbound.conf")], "unbound"
+        )
+        first = next(zone for zone, records in zones.items() if records is not None)
+        wait_until(lambda: self._answers(address, first, enter), "the name server answers")
+
+    @staticmethod
+    def _answers(address: str, zone: str, enter: Sequence[str]) -> bool:
+        # a plain query for the zone's SOA, with no library at all: header, name, type, class
+        name = b"".join(bytes([len(x)]) + x.encode() for x in zone.split(".")) + b"\0"
+        query = b"\x12\x34\x01\x00\x00\x01\0\0\0\0\0\0" + name + b"\0\x06\0\x01"
+        code = (
+            "import socket; s = socket.socket(type=socket.SOCK_DGRAM); s.settimeout(0.5);"
+            f"s.sendto({query!r}, ({address!r}, 53)); print(s.recv(512)[3] & 15)"
+        )
+        done = subprocess.run([*enter, "python3", "-c", code], capture_output=True, text=True)
+        return done.stdout.strip() == "0"
+
+
+def maildir(path: Path) -> list[bytes]:
+    """The messages of a Maildir in CRLF form."""
+    box = mailbox.Maildir(path, create=False)
+    return [box.get_bytes(key).replace(b"\n", b"\r\n") for key in sorted(box.keys())]
