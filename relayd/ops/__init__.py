@@ -1,0 +1,1 @@
+"""Seeing and steering a running relayd: the mail log, the control socket, relayctl."""

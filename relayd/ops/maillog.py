@@ -1,0 +1,237 @@
+r"""The mail log: one line per event, `key=value`, in Postfix's words for what became of mail.
+
+Whom a line is for decides its level, and where its event stands in the line:
+
+    info     support, who asks "where is this mail?": session, refused, accepted, attempt, report
+    notice   the operator, who asks "what has it been doing?": notice
+    warning  the operator, who is to do something: trouble
+
+A line is the event's word, then `key=value` with a space between. A value with a space, a quote
+or an equals sign in it stands in double quotes, with `\"` and `\\` inside. What is not printable
+(control characters, line ends, text direction marks) is shown as `\x1b` or `\u202e`, so that no
+peer can end a line, colour a terminal or write a line of its own. The exception is Postfix's:
+`status=sent (250 2.0.0 Ok)` ends an attempt's line, the remote server's words in parentheses.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+
+from relayd.mail.address import Mailbox
+from relayd.mail.client import Client
+from relayd.mail.content import Content
+from relayd.mail.ident import ident_text
+from relayd.mail.message import Message, Record, Settlement, State
+from relayd.mail.outcome import Outcome
+
+MAX_VALUE = 512  # characters of one value
+MAX_BUFFERED = 1000  # lines kept for one write
+
+_INFO, _NOTICE, _WARNING = "<6>", "<5>", "<4>"  # syslog's numbers, as sd-daemon(3) wants them
+
+_STATUS = {
+    State.QUEUED: "deferred",
+    State.HELD: "held",
+    State.DELIVERED: "sent",
+    State.FAILED: "bounced",
+    State.EXPIRED: "expired",
+    State.DISCARDED: "discarded",
+    State.REMOVED: "removed",
+}
+
+# Printable ASCII without space, quote, equals sign and backslash: needs no quotes.
+_bare = re.compile(r"[!#-<>-\[\]-~]+").fullmatch
+_plain = re.compile(r"[ -\[\]-~]*").fullmatch  # without backslash, which escapes start with
+_MESSAGE_ID = re.compile(rb"\nmessage-id:[ \t\r\n]*(<[!-=?-~]{1,250}>)", re.IGNORECASE)
+_USUAL_IDS = (b"\nMessage-ID: <", b"\nMessage-Id: <")
+
+
+class LineLog:
+    """Implements relayd.mail.log.MailLog. To be called in the reactor's thread only.
+
+    Lines are gathered and written at the end of the reactor's iteration: `later(flush)` is to
+    call `flush` then, e.g. `partial(reactor.callLater, 0)`. `write` takes whole lines in UTF-8.
+    `journal` leaves time stamps to journald and tells it the level instead.
+    """
+
+    def __init__(
+        self,
+        write: Callable[[bytes], object],
+        *,
+        clock: Callable[[], float],
+        later: Callable[[Callable[[], None]], object],
+        journal: bool = False,
+    ) -> None:
+        self._write = write
+        self._clock = clock
+        self._later = later
+        self._journal = journal
+        self._lines: list[str] = []
+        self._second = -1
+        self._stamp = ""
+
+    def session(
+        self, client: Client, *, messages: int, refused: int, seconds: float, end: str
+    ) -> None:
+        """An SMTP session ended."""
+        tls = f" tls={value(client.tls)}" if client.tls else ""
+        login = f" login={value(client.login)}" if client.login else ""
+        self._put(
+            _INFO,
+            f"session client={_client(client)} helo={value(client.helo)}"
+            f" proto={client.protocol}{tls}{login} messages={messages} refused={refused}"
+            f" seconds={seconds:.1f} end={value(end)}",
+        )
+
+    def refused(self, client: Client, command: str, reply: str, why: str = "") -> None:
+        """A command was refused."""
+        because = f" why={value(why)}" if why else ""
+        self._put(
+            _INFO,
+            f"refused client={_client(client)} helo={value(client.helo)}"
+            f" command={value(command)} reply={value(reply)}{because}",
+        )
+
+    def accepted(self, message: Message, records: Sequence[Record], seconds: float) -> None:
+        """A message is on stable storage."""
+        client = message.client
+        self._put(
+            _INFO,
+            f"accepted id={ident_text(message.ident)} from={_path(message.envelope.reverse_path)}"
+            f" size={message.content.size} nrcpt={len(records)}"
+            f" message-id={message_id(message.content, message.header_size)}"
+            f" client={_client(client)} helo={value(client.helo)} proto={client.protocol or 'own'}"
+            f" delay={seconds:.2f}",
+        )
+
+    def attempt(self, message: Message, settlement: Settlement, seconds: float) -> None:
+        """One recipient: what an attempt, the operator or age made of it."""
+        recipient = settlement.record.recipient
+        to, original = recipient.mailbox, recipient.original
+        orig_to = f" orig_to={_path(original)}" if original is not to and original != to else ""
+        delay = max(self._clock() - message.received_at, 0.0)
+        before = max(delay - seconds, 0.0)
+        outcome = settlement.outcome
+        if outcome is None:
+            story = f"status={_STATUS[settlement.state]} ({_safe(settlement.note)})"
+        else:
+            story = _outcome(outcome, _STATUS[settlement.state])
+        relay = _relay(outcome) if outcome is not None else "none"
+        self._put(
+            _INFO,
+            f"attempt id={ident_text(message.ident)} to={_path(to)}{orig_to} relay={relay}"
+            f" attempts={settlement.record.attempts + settlement.attempted}"
+            f" delay={delay:.2f} delays={before:.2f}/{seconds:.2f} {story}",
+        )
+
+    def report(self, about: Message, report: str, to: str, kind: str) -> None:
+        """A report was queued."""
+        self._put(
+            _INFO,
+            f"report id={ident_text(about.ident)} report={value(report)} to={value(f'<{to}>')}"
+            f" kind={value(kind)}",
+        )
+
+    def notice(self, event: str, **facts: object) -> None:
+        """Something an operator should know."""
+        self._put(_NOTICE, f"notice event={value(event)}{_facts(facts)}")
+
+    def trouble(self, event: str, **facts: object) -> None:
+        """Something an operator should look at; written at once."""
+        self._put(_WARNING, f"trouble event={value(event)}{_facts(facts)}")
+        self.flush()
+
+    def flush(self) -> None:
+        """Write what was gathered; app calls it once more at the very end."""
+        lines = self._lines
+        if lines:
+            self._lines = []
+            self._write("".join(lines).encode("utf-8", "backslashreplace"))
+
+    def _put(self, level: str, line: str) -> None:
+        lines = self._lines
+        if self._journal:
+            lines.append(f"{level}{line}\n")
+        else:
+            now = self._clock()
+            second = int(now)
+            if second != self._second:
+                self._second = second
+                self._stamp = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+            lines.append(f"{self._stamp}.{int((now - second) * 1000):03d}Z {line}\n")
+        if len(lines) == 1:
+            self._later(self.flush)
+        elif len(lines) > MAX_BUFFERED:
+            self.flush()
+
+
+def value(text: object) -> str:
+    """The text as a value: as it is where that is safe, else escaped and in double quotes."""
+    text = str(text)
+    if _bare(text) and len(text) <= MAX_VALUE:
+        return text
+    return '"' + _safe(text).replace('"', '\\"') + '"'
+
+
+def message_id(content: Content, header_size: int) -> str:
+    """The Message-ID field's value if it is a decent one, else `none`; costs about 1 us."""
+    try:
+        head = next(iter(content.chunks()), b"")[:header_size]
+    except OSError:
+        return "none"
+    for usual in _USUAL_IDS:
+        start = head.find(usual)
+        if start >= 0:
+            break
+    else:
+        start = 0
+    match = _MESSAGE_ID.search(head, start)
+    return value(match.group(1).decode("ascii")) if match else "none"
+
+
+def _safe(text: str) -> str:
+    """One printable line, bounded; what cannot be shown is escaped (not the double quote)."""
+    text = text[:MAX_VALUE]
+    if _plain(text):
+        return text
+    return "".join(
+        character
+        if character.isprintable() and character != "\\"
+        else character.encode("unicode_escape").decode("ascii")
+        for character in text
+    )
+
+
+def _path(path: Mailbox | None) -> str:
+    return "<>" if path is None else value(f"<{path}>")
+
+
+def _client(client: Client) -> str:
+    if not client.address:
+        return "local"
+    return f"[{value(client.address)}]:{client.port}"
+
+
+def _relay(outcome: Outcome) -> str:
+    """`host[address]:port` as Postfix has it; `none` if nobody was asked."""
+    host, address = outcome.remote_mta, outcome.remote_address
+    if not address:
+        return value(host) if host else "none"
+    if address.startswith("unix:"):
+        return value(f"{host}[{address[5:]}]")
+    number, _, port = address.rpartition(":")
+    number = number.strip("[]")
+    return value(f"{host or number}[{number}]:{port}")
+
+
+def _outcome(outcome: Outcome, status: str) -> str:
+    tls = f" tls={value(outcome.tls)}" if outcome.tls else ""
+    why = f" why={value(outcome.why)}" if outcome.why else ""
+    reply = outcome.reply
+    return f"dsn={reply.status}{tls}{why} status={status} ({_safe(str(reply))})"
+
+
+def _facts(facts: dict[str, object]) -> str:
+    return "".join(f" {name}={value(fact)}" for name, fact in facts.items())

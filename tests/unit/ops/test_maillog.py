@@ -1,0 +1,227 @@
+from __future__ import annotations
+
+import shlex
+import unittest
+from collections.abc import Callable
+from dataclasses import replace
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relayd.mail.address import Mailbox
+from relayd.mail.client import Client
+from relayd.mail.content import BytesContent
+from relayd.mail.envelope import Envelope, Recipient
+from relayd.mail.log import MailLog
+from relayd.mail.message import Message, Record, Settlement, State
+from relayd.mail.outcome import Outcome, postponed
+from relayd.mail.reply import Reply
+from relayd.ops.maillog import LineLog, message_id, value
+from relayd.ops.output import Output
+
+CLIENT = Client("192.0.2.9", 4711, "192.0.2.1:25", "client.example", "ESMTP")
+HEAD = b"Received: x\r\nSubject: y\r\nMessage-ID: <one@sender.example>\r\n\r\n"
+MESSAGE = Message(
+    1_767_600_000_000_000 << 8,
+    1_767_600_000.0,
+    Envelope(Mailbox.parse("alice@sender.example")),
+    CLIENT,
+    BytesContent(HEAD + b"body\r\n"),
+    len(HEAD),
+    eight_bit=False,
+    utf8_header=False,
+)
+BOB = Recipient(Mailbox("bob", "example.net"), Mailbox("info", "example.com"))
+SENT = Outcome(Reply.of(250, "2.0.0", "Ok: queued"), "mx1.example.net", "198.51.100.7:25")
+
+
+class LogTestCase(unittest.TestCase):
+    def setUp(self) -> None:
+        self.written = b""
+        self.waiting: list[Callable[[], None]] = []
+        self.now = 1_767_600_001.25
+
+    def log(self, *, journal: bool = False) -> LineLog:
+        def write(data: bytes) -> None:
+            self.written += data
+
+        return LineLog(write, clock=lambda: self.now, later=self.waiting.append, journal=journal)
+
+    def line(self, call: Callable[[MailLog], None]) -> str:
+        log = self.log(journal=True)
+        self.written = b""
+        call(log)
+        log.flush()
+        text = self.written.decode()
+        self.assertEqual(text.count("\n"), 1)
+        return text[:-1]
+
+
+class VocabularyTests(LogTestCase):
+    def test_accepted(self) -> None:
+        self.assertEqual(
+            self.line(lambda log: log.accepted(MESSAGE, [Record(MESSAGE.ident, 0, BOB)], 0.0123)),
+            "<6>accepted id=CHWZE8DE0000 from=<alice@sender.example> size=67 nrcpt=1"
+            " message-id=<one@sender.example> client=[192.0.2.9]:4711 helo=client.example"
+            " proto=ESMTP delay=0.01",
+        )
+
+    def test_our_own_report_is_accepted(self) -> None:
+        own = replace(MESSAGE, client=Client("", protocol=""), envelope=Envelope(None))
+        line = self.line(lambda log: log.accepted(own, [], 0))
+        self.assertIn(" from=<> ", line)
+        self.assertIn(" client=local ", line)
+        self.assertIn(" proto=own ", line)
+
+    def attempt(self, state: State, outcome: Outcome | None, **more: str) -> str:
+        settled = Settlement(Record(MESSAGE.ident, 0, BOB), state, outcome, **more)  # type: ignore[arg-type]
+        return self.line(lambda log: log.attempt(MESSAGE, settled, 0.25))
+
+    def test_attempt(self) -> None:
+        self.assertEqual(
+            self.attempt(State.DELIVERED, SENT),
+            "<6>attempt id=CHWZE8DE0000 to=<bob@example.net> orig_to=<info@example.com>"
+            " relay=mx1.example.net[198.51.100.7]:25 attempts=1 delay=1.25 delays=1.00/0.25"
+            " dsn=2.0.0 status=sent (250 2.0.0 Ok: queued)",
+        )
+
+    def test_status_words(self) -> None:
+        put_off = postponed("4.4.1", "Connection refused", why="ECONNREFUSED [198.51.100.7]:25")
+        line = self.attempt(State.QUEUED, put_off)
+        self.assertIn(" relay=none ", line)
+        self.assertTrue(
+            line.endswith(
+                ' dsn=4.4.1 why="ECONNREFUSED [198.51.100.7]:25"'
+                " status=deferred (451 4.4.1 Connection refused)"
+            ),
+            line,
+        )
+        self.assertIn("status=expired (", self.attempt(State.EXPIRED, put_off))
+        self.assertIn("status=bounced (", self.attempt(State.FAILED, SENT))
+        self.assertTrue(
+            self.attempt(State.REMOVED, None, note="spam").endswith("status=removed (spam)")
+        )
+
+    def test_relays(self) -> None:
+        for mta, address, expected in (
+            ("", "", "none"),
+            ("mx", "[2001:db8::1]:25", "mx[2001:db8::1]:25"),
+            ("", "192.0.2.1:25", "192.0.2.1[192.0.2.1]:25"),
+            ("store", "unix:/run/dovecot/lmtp", "store[/run/dovecot/lmtp]"),
+        ):
+            outcome = SENT.but(remote_mta=mta, remote_address=address)
+            self.assertIn(f" relay={expected} ", self.attempt(State.DELIVERED, outcome))
+
+    def test_the_rest(self) -> None:
+        for call, expected in (
+            (
+                lambda log: log.session(CLIENT, messages=2, refused=1, seconds=1.5, end="quit"),
+                "<6>session client=[192.0.2.9]:4711 helo=client.example proto=ESMTP messages=2"
+                " refused=1 seconds=1.5 end=quit",
+            ),
+            (
+                lambda log: log.refused(CLIENT, "RCPT TO:<x@y>", "550 5.7.1 Relaying denied"),
+                '<6>refused client=[192.0.2.9]:4711 helo=client.example command="RCPT TO:<x@y>"'
+                ' reply="550 5.7.1 Relaying denied"',
+            ),
+            (
+                lambda log: log.report(MESSAGE, "1K7QJ4V8Z0G0", "alice@sender.example", "failed"),
+                "<6>report id=CHWZE8DE0000 report=1K7QJ4V8Z0G0 to=<alice@sender.example>"
+                " kind=failed",
+            ),
+            (
+                lambda log: log.notice("next hop down", name="exchange", seconds=60),
+                '<5>notice event="next hop down" name=exchange seconds=60',
+            ),
+            (lambda log: log.trouble("disk full"), '<4>trouble event="disk full"'),
+        ):
+            self.assertEqual(self.line(call), expected)
+
+
+class WritingTests(LogTestCase):
+    def test_one_write_for_an_iteration(self) -> None:
+        log = self.log()
+        log.notice("one")
+        log.notice("two")
+        self.assertEqual(self.written, b"")
+        self.assertEqual(len(self.waiting), 1)
+        self.waiting.pop()()
+        self.assertEqual(
+            self.written,
+            b"2026-01-05T08:00:01.250Z notice event=one\n"
+            b"2026-01-05T08:00:01.250Z notice event=two\n",
+        )
+        log.notice("three")
+        self.assertEqual(len(self.waiting), 1)
+
+    def test_trouble_is_written_at_once(self) -> None:
+        self.log().trouble("damaged entry", id="1K7QJ4V8Z0G0")
+        self.assertIn(b"damaged entry", self.written)
+
+    def test_output_to_a_file_survives_rotation_and_a_full_disk(self) -> None:
+        import tempfile
+        from pathlib import Path
+
+        path = Path(tempfile.mkdtemp()) / "mail.log"
+        output = Output(path)
+        output.write(b"one\n")
+        path.rename(path.with_suffix(".1"))
+        output.reopen()
+        output.write(b"two\n")
+        self.assertEqual(path.read_bytes(), b"two\n")
+        output.close()
+        output.write(b"three\nfour\n")
+        self.assertEqual(output.lost, 2)
+        output.reopen()
+        output.write(b"five\n")
+        self.assertEqual(path.read_bytes(), b'two\ntrouble event="log lines lost" lines=2\nfive\n')
+        output.close()
+
+
+class SafetyTests(LogTestCase):
+    @given(st.text(), st.text(), st.text())
+    def test_no_peer_writes_a_line_or_a_key_of_its_own(
+        self, helo: str, command: str, reply: str
+    ) -> None:
+        """Whatever the text, one printable line, and splitting it by shell rules finds our keys."""
+        client = replace(CLIENT, helo=helo)
+        self.written = b""
+        log = self.log(journal=True)
+        log.refused(client, command, reply)
+        log.flush()
+        line = self.written.decode()
+        self.assertTrue(line.endswith("\n"))
+        self.assertTrue(line[:-1].isprintable())
+        words = shlex.split(line.replace("'", "-"))
+        self.assertEqual(
+            [word.split("=")[0] for word in words],
+            ["<6>refused", "client", "helo", "command", "reply"],
+        )
+
+    def test_values(self) -> None:
+        for text, expected in (
+            ("", '""'),
+            ("a b", '"a b"'),
+            ('say "x"', '"say \\"x\\""'),
+            ("a=b", '"a=b"'),
+            ("a\r\nstatus=sent", '"a\\r\\nstatus=sent"'),
+            ("\x1b[31m", '"\\x1b[31m"'),
+            ("\u202eabc", '"\\u202eabc"'),
+            ("back\\slash", '"back\\\\slash"'),
+            ("grün", '"grün"'),
+            ("x" * 600, '"' + "x" * 512 + '"'),
+        ):
+            self.assertEqual(value(text), expected)
+
+    def test_message_ids(self) -> None:
+        for field, expected in (
+            (b"Message-Id:\r\n <folded@x>", "<folded@x>"),
+            (b"MESSAGE-ID:<x@y>", "<x@y>"),
+            (b"Message-ID: nonsense", "none"),
+            (b"Message-ID: <a b>", "none"),
+            (b"Message-ID: <\xff@x>", "none"),
+            (b"Subject: Message-ID: <not@this>", "none"),
+        ):
+            head = b"Received: x\r\n" + field + b"\r\n\r\n"
+            body = b"\nMessage-ID: <body@x>\r\n"
+            self.assertEqual(message_id(BytesContent(head + body), len(head)), expected)
