@@ -5,6 +5,7 @@ from __future__ import annotations
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # Crockford's base 32: no I, L, O, U to misread
 _VALUE = {character: value for value, character in enumerate(_ALPHABET)}
 _VALUE |= {character.lower(): value for character, value in _VALUE.items()}
+_PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]  # ten bits at once
 _LENGTH = 12
 SHARD_BITS = 8
 MAX_SHARDS = 1 << SHARD_BITS
@@ -22,7 +23,11 @@ def shard_of(ident: int) -> int:
 
 def ident_text(ident: int) -> str:
     """Twelve characters, e.g. `1K7QJ4V8Z0G0`."""
-    return "".join(_ALPHABET[ident >> shift & 31] for shift in range(5 * (_LENGTH - 1), -1, -5))
+    pairs = _PAIRS
+    return (
+        f"{pairs[ident >> 50 & 1023]}{pairs[ident >> 40 & 1023]}{pairs[ident >> 30 & 1023]}"
+        f"{pairs[ident >> 20 & 1023]}{pairs[ident >> 10 & 1023]}{pairs[ident & 1023]}"
+    )
 
 
 def parse_ident(text: str) -> int:
