@@ -171,8 +171,10 @@ def plain(name: str, rdtype: str, response: dns.resolver.Answer) -> Answer[Any]:
 
 def negative_ttl(response: dns.message.QueryMessage) -> int:
     """How long the absence may be remembered (RFC 2308 section 5); 0 where no SOA says it."""
-    ttl: int = response.resolve_chaining().minimum_ttl
-    return ttl if ttl <= MAX_TTL else 0
+    for records in response.authority:
+        if records.rdtype == dns.rdatatype.SOA:
+            return min(records.ttl, int(records[0].minimum), MAX_TTL)
+    return 0
 
 
 def server_text(server: Server) -> str:

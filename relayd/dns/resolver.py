@@ -77,13 +77,23 @@ class Resolver:
         Cancelling it gives up waiting; the lookup itself ends with its last waiter.
         """
         key = (fold_name(name), rdtype)
+        known = self._known(key)
+        if known is None:
+            return await self._join(key)
+        if isinstance(known, DnsError):
+            raise _again(known)
+        return known
+
+    def known(self, name: str, rdtype: str) -> Answer[Any] | DnsError | None:
+        """What the cache has, without asking anybody: an answer, an error (not raised) or None."""
+        return self._known((fold_name(name), rdtype))
+
+    def _known(self, key: Key) -> Answer[Any] | DnsError | None:
         known = self._cache.get(key)
-        if known is not None and known.expires > self._clock():
-            self._cache.move_to_end(key)
-            if isinstance(known.result, DnsError):
-                raise _again(known.result)
-            return known.result
-        return await self._join(key)
+        if known is None or known.expires <= self._clock():
+            return None
+        self._cache.move_to_end(key)
+        return known.result
 
     def forget(self) -> None:
         """Empty the cache, for the operator who has just mended the DNS."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dns.version
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
@@ -24,6 +25,7 @@ alias.example.com.  30 CNAME mx1.example.com.
 null.example.com.      MX   0 .
 _25._tcp.mx1.example.com. TLSA 3 1 0 00ff
 """
+TAKES_GARBAGE = dns.version.MAJOR == 2 and dns.version.MINOR < 6
 BIG = "\n".join(f"big.example.com. A 10.0.{n // 256}.{n % 256}" for n in range(600))
 
 
@@ -123,7 +125,8 @@ class Wire(TestCase):
             ("wrong-question", "timed out"),
             ("query", "timed out"),
             ("short", "timed out"),
-            ("garbage", "sent no valid answer"),
+            # dnspython 2.3 takes it for the answer, 2.9 waits for a better one
+            ("garbage", "sent no valid answer" if TAKES_GARBAGE else "timed out"),
         ]:
             self.server.mend()
             self.server.fault(kind)
