@@ -1,0 +1,46 @@
+# make run     a relayd to play with: one message all the way, then yours
+# make test    every test; scenarios whose peers are missing say so (as root: make peers)
+# make lint    ruff
+# make types   mypy
+# make peers   install the scenarios' peers (Debian, as root)
+# make clean   remove what the above made
+
+PYTHON ?= python3
+VENV = .venv/bin/python
+JOBS ?= 2
+
+.PHONY: help run test lint types peers clean python
+.SILENT:
+
+help:
+	sed -n 's/^# //p' Makefile
+
+python:
+	command -v $(PYTHON) >/dev/null || { \
+	    echo "relayd: no $(PYTHON) here; Python 3.11 or later is needed (Debian: apt-get install python3)" >&2; \
+	    exit 1; }
+
+run: python
+	$(PYTHON) .ci/venv.py
+	exec $(VENV) -m relayd.demo $(if $(ONCE),--once)
+
+test: python
+	$(PYTHON) .ci/venv.py test
+	$(VENV) -m tests.runner --jobs $(JOBS) $(RUNNER) $(TESTS)
+
+lint: python
+	$(PYTHON) .ci/venv.py dev
+	$(VENV) -m ruff check .
+	$(VENV) -m ruff format --check .
+
+types: python
+	$(PYTHON) .ci/venv.py dev
+	$(VENV) -m mypy
+
+peers:
+	.ci/peers
+
+clean:
+	rm -rf .venv run build dist *.egg-info .mypy_cache .ruff_cache .hypothesis _trial_temp*
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	find . -name dropin.cache -delete

@@ -1,0 +1,105 @@
+"""Runs trial over suites one after another and closes with `N passed, N failed, N skipped`.
+
+    python -m tests.runner [--jobs N] [--no-skips] [--quiet] [SUITE ...]
+
+Errors count as failed. The exit status is not zero if anything failed, if nothing ran, or,
+with --no-skips, if anything was skipped. With --quiet only what went wrong is shown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+TESTS = CHECKOUT / "tests"
+
+# trial's last words: "PASSED (skips=1, successes=7)", "FAILED (failures=1, errors=2, ...)"
+_LAST = re.compile(r"^(PASSED|FAILED)(?: \((.*)\))?\s*$", re.MULTILINE)
+_FAILED = ("failures", "errors", "unexpectedSuccesses")
+_PASSED = ("successes", "expectedFailures")
+
+
+def suites() -> list[list[str]]:
+    """What to run by default: the quick tests together, then the scenarios."""
+    # tests/bench and tests/faults take long and are commands of their own
+    folders = sorted(path.parent.name for path in TESTS.glob("*/__init__.py"))
+    quick = [f"tests.{name}" for name in folders if name not in ("scenarios", "bench", "faults")]
+    quick += [f"tests.{path.stem}" for path in sorted(TESTS.glob("test_*.py"))]
+    return [quick, ["tests.scenarios"]]
+
+
+def run(targets: list[str], jobs: int, quiet: bool, temp: str) -> tuple[int, int, int]:
+    """One trial over these targets: passed, failed, skipped."""
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-W", "error::RuntimeWarning", "-m", "twisted.trial"),
+            *("--reporter=text", f"--temp-directory={temp}"),
+            *([f"--jobs={jobs}"] if jobs > 1 else []),
+            *targets,
+        ],
+        cwd=CHECKOUT,
+        env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    )
+    assert process.stdout is not None
+    output = []
+    while piece := process.stdout.read(1):  # dots are to appear one by one
+        output.append(piece)
+        if not quiet:
+            print(piece, end="", flush=True)
+    status = process.wait()
+    text = "".join(output)
+    passed, failed, skipped = counted(text)
+    if passed + failed + skipped == 0 or (status != 0 and failed == 0):
+        failed += 1  # trial itself did not come to its end
+    if quiet and (failed or skipped):
+        print(text[max(text.find("=" * 79), 0) :], flush=True)
+    return passed, failed, skipped
+
+
+def counted(text: str) -> tuple[int, int, int]:
+    """Passed, failed and skipped out of trial's last words."""
+    found = _LAST.findall(text)
+    if not found:
+        return 0, 0, 0
+    numbers = dict.fromkeys((*_PASSED, *_FAILED, "skips"), 0)
+    for pair in (found[-1][1] or "").split(", "):
+        name, _, value = pair.partition("=")
+        if name in numbers:
+            numbers[name] = int(value)
+    return (
+        sum(numbers[name] for name in _PASSED),
+        sum(numbers[name] for name in _FAILED),
+        numbers["skips"],
+    )
+
+
+def main() -> int:
+    """Run, sum up, say so in one line."""
+    parser = argparse.ArgumentParser(prog="python -m tests.runner")
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--no-skips", action="store_true")
+    parser.add_argument("--quiet", action="store_true")
+    parser.add_argument("targets", nargs="*")
+    options = parser.parse_args()
+    passed = failed = skipped = 0
+    for targets in [options.targets] if options.targets else suites():
+        with tempfile.TemporaryDirectory(prefix="trial-") as temp:
+            one = run(targets, options.jobs, options.quiet, f"{temp}/t")
+        passed, failed, skipped = passed + one[0], failed + one[1], skipped + one[2]
+    print(f"{passed} passed, {failed} failed, {skipped} skipped", flush=True)
+    return int(failed > 0 or passed == 0 or (options.no_skips and skipped > 0))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
