@@ -1,0 +1,45 @@
+"""The interface of a courier: it carries one delivery to its next hop, and says what came of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from twisted.internet.defer import Deferred
+from zope.interface import Interface
+
+from relayd.mail.delivery import Delivery
+from relayd.mail.nexthop import NextHop
+from relayd.mail.outcome import Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """Where one delivery goes: named next hops in order, or (none) the domain's exchangers."""
+
+    next_hops: tuple[NextHop, ...] = ()
+    domain: str = ""
+
+    @property
+    def final(self) -> bool:
+        """Whether the far side is a mail store, so that success is a delivery."""
+        return bool(self.next_hops) and all(hop.protocol == "lmtp" for hop in self.next_hops)
+
+
+class ICourier(Interface):
+    """Carries deliveries to next hops."""
+
+    def deliver(  # zope's interfaces have no self
+        delivery: Delivery,  # noqa: N805
+        hop: Hop,
+    ) -> Deferred[tuple[Outcome, ...]]:
+        """Try once. Fires with exactly one Outcome per record, in order.
+
+        Mail trouble is an Outcome, never an errback; an errback is a bug in the courier and is
+        settled as transient.
+        """
+
+    def close() -> None:
+        """Give back the connections that wait for more; the others as they end."""
+
+    def abort() -> None:
+        """Cut all connections now; what they carried fires with a transient Outcome."""

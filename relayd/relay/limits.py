@@ -1,0 +1,51 @@
+"""How much goes out at a time: the bounds of couriers and lanes, and how a lane's window moves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from relayd.spool.queue import Bounds
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Settings of the relay manager. Times are seconds."""
+
+    deliveries: int = 100  # at a time, over all destinations
+    window: int = 20  # at a time to one destination
+    first_window: int = 5  # ... before it has shown what it can take (as Postfix)
+    probes: int = 25  # of `deliveries`, how many may go to destinations that were in trouble
+    looks: int = 8  # looks at the spool's table at a time
+    bounds: Bounds = field(default_factory=Bounds)
+    connection_messages: int = 100  # after so many a connection is given back
+    connection_seconds: float = 300.0  # ... or when it is so old
+    idle_seconds: float = 5.0  # how long a connection waits for the next message
+    idle_connections: int = 100  # waiting so, over all destinations
+    connect: float = 30.0  # one address; as Postfix: the RFC names no limit
+
+
+@dataclass(frozen=True, slots=True)
+class Deadlines:
+    """Total seconds for each state of a session, by RFC 5321 section 4.5.3.2.
+
+    Total, not idle: a peer that sends an octet now and then gains nothing.
+    """
+
+    greeting: float = 300.0  # 4.5.3.2.1
+    hello: float = 300.0
+    envelope: float = 300.0  # 4.5.3.2.2 and .3: from the last command sent to its reply
+    data: float = 120.0  # 4.5.3.2.4
+    block: float = 180.0  # 4.5.3.2.5: until the peer has taken some of the content
+    content: float = 7200.0  # the whole content, so that a drip ends
+    end_of_data: float = 600.0  # 4.5.3.2.6
+    quit: float = 5.0
+
+
+def grown(window: int, limits: Limits) -> int:
+    """The window after a success."""
+    return min(window + 1, limits.window)
+
+
+def shrunk(window: int) -> int:
+    """The window after destination trouble."""
+    return max(window // 2, 1)

@@ -1,0 +1,142 @@
+"""Looks after mail that waits without being attempted: delay warnings, and expiry."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Protocol
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+from relayd.mail.log import MailLog
+from relayd.mail.message import Message, Record, Settlement, State
+from relayd.relay.settling import Shelf
+from relayd.relay.verdict import Patience, judge_waiting
+from relayd.spool.queue import Queue, Standing
+from relayd.spool.view import Accepted
+
+_PAGE = 50  # messages per step
+_PAUSE = 60.0  # seconds between two walks through what is old
+_BREATH = 0.5  # ... and between two steps that had nothing to do
+_SOON = 300.0  # a recipient whose attempt is that near is left to it
+
+
+class Settle(Protocol):
+    """Records settlements of one message; False: not recorded."""
+
+    def __call__(
+        self, message: Message, settlements: Sequence[Settlement], *, final: bool = False
+    ) -> Coroutine[Any, Any, bool]:
+        """See Dispatcher._settle."""
+
+
+class Sweep:
+    """Walks by ident over what is older than the lifetime, and over what nobody was warned of.
+
+    What is in memory, or near its attempt, is left to its attempt, so that mail is only given
+    up with a reason: also when the clock jumps ahead, every lane is tried first.
+    """
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        shelf: Shelf,
+        queue: Queue,
+        settle: Settle,
+        log: MailLog,
+        patience: Callable[[], Patience],
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._clock = clock
+        self._shelf = shelf
+        self._queue = queue
+        self._settle = settle
+        self._log = log
+        self._patience = patience
+        self._now = now
+        self._after = 0
+        self._warning = False  # which of the two walks
+        self._call: IDelayedCall | None = None
+        self._stopped = False
+
+    def start(self) -> None:
+        """Begin, not at once: a start has better things to do."""
+        self._later(_PAUSE)
+
+    def stop(self) -> None:
+        """Start no further step."""
+        self._stopped = True
+        if self._call is not None and self._call.active():
+            self._call.cancel()
+
+    def _later(self, delay: float) -> None:
+        if not self._stopped:
+            self._call = self._clock.callLater(delay, self._step)
+
+    def _step(self) -> None:
+        # a step that fails is taken again; nothing is skipped
+        Deferred.fromCoroutine(self._walk()).addCallbacks(
+            self._later, lambda _: self._later(_PAUSE)
+        )
+
+    async def _walk(self) -> float:
+        """One step; returns how long to pause."""
+        patience = self._patience()
+        age = patience.warn_after if self._warning else patience.give_up
+        page, owed = await self._claimed(patience, self._now() - age)
+        # together, so that they share a commit
+        steps = [Deferred.fromCoroutine(self._record(*each)) for each in owed]
+        for step in steps:
+            await step
+        if page:
+            self._after = page[-1][0].ident
+            return 0.0 if owed else _BREATH
+        self._after = 0
+        self._warning = not self._warning
+        return 0.0 if self._warning else _PAUSE
+
+    async def _claimed(
+        self, patience: Patience, before: float
+    ) -> tuple[Sequence[Accepted], list[tuple[Message, list[Settlement]]]]:
+        """The next page, and what there is to settle in it, now ours until recorded."""
+        queue = self._queue
+        gone = queue.begin_watch()
+        try:
+            page = await self._shelf.aged(before, self._after, _PAGE, unwarned=self._warning)
+            if self._stopped:
+                return [], []
+            owed = []
+            for message, records in page:
+                mine = [record for record in records if queue.free(record, gone)]
+                settlements = [
+                    settlement
+                    for settlement in (self._judged(message, each, patience) for each in mine)
+                    if settlement is not None
+                ]
+                if settlements:
+                    queue.claim(settlements)
+                    owed.append((message, settlements))
+            return page, owed
+        finally:
+            queue.end_watch()
+
+    def _judged(self, message: Message, record: Record, patience: Patience) -> Settlement | None:
+        if record.state is not State.QUEUED:
+            return None
+        now = self._now()
+        lane = self._queue.lanes.get(record.recipient.destination)
+        if lane is not None and lane.standing is Standing.DOWN:
+            if lane.probe_at <= now:
+                return None
+            return judge_waiting(message, record, lane.trouble, patience, now=now)
+        if record.next_attempt <= now + _SOON:
+            return None
+        return judge_waiting(message, record, None, patience, now=now)
+
+    async def _record(self, message: Message, settlements: list[Settlement]) -> None:
+        for settlement in settlements:
+            if settlement.state is State.EXPIRED:
+                self._log.attempt(message, settlement, 0.0)
+        if await self._settle(message, settlements):
+            self._queue.disclaim(settlements)

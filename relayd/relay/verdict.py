@@ -1,0 +1,107 @@
+"""What one outcome makes of one recipient: delivered, failed, expired, or another attempt."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from relayd.mail.message import Message, Record, Settlement, State
+from relayd.mail.outcome import Blame, Outcome
+from relayd.mail.reply import Severity
+from relayd.spool.schedule import DEFAULT, Schedule
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long we try. Times are seconds."""
+
+    schedule: Schedule = field(default_factory=lambda: Schedule.parse(DEFAULT))
+    warn_after: float = 4 * 3600.0
+    give_up: float = 5 * 86400.0
+    jitter: float = 0.1  # a delay is that part shorter or longer
+
+    def delay(self, attempts: int, chance: float) -> float:
+        """Seconds until the next attempt after so many; `chance` is in [0, 1)."""
+        return self.schedule.delay(attempts) * (1 + self.jitter * (2 * chance - 1))
+
+    def expired(self, message: Message, now: float) -> bool:
+        """Too old to try again."""
+        return now - message.received_at >= self.give_up
+
+    def worrying(self, message: Message, record: Record, now: float) -> bool:
+        """The sender should hear of the delay."""
+        return not record.warned and now - message.received_at >= self.warn_after
+
+
+def speaks_against_destination(outcome: Outcome) -> bool:
+    """The next hop as a whole is in trouble."""
+    return outcome.blame is Blame.DESTINATION and outcome.severity is Severity.TRANSIENT
+
+
+def judge(
+    message: Message,
+    record: Record,
+    outcome: Outcome,
+    patience: Patience,
+    *,
+    now: float,
+    retry_at: float,
+) -> Settlement:
+    """Settle one attempt; `retry_at` is when the next one would be."""
+    if outcome.severity is Severity.SUCCESS:
+        return Settlement(record, State.DELIVERED, outcome)
+    if outcome.severity is Severity.PERMANENT:
+        return Settlement(record, State.FAILED, outcome)
+    if patience.expired(message, now):
+        return Settlement(record, State.EXPIRED, outcome)
+    # the last attempt is made when the time is up, not up to four hours later
+    last = max(message.received_at + patience.give_up, now + 1.0)
+    return Settlement(
+        record,
+        State.QUEUED,
+        outcome,
+        next_attempt=min(retry_at, last),
+        warned=patience.worrying(message, record, now),
+    )
+
+
+def judge_waiting(
+    message: Message, record: Record, trouble: Outcome | None, patience: Patience, *, now: float
+) -> Settlement | None:
+    """Settle a recipient that waits and is not attempted; None: nothing to say.
+
+    `trouble` is the lane's, for who was never attempted because the lane is down.
+    """
+    outcome = record.last or trouble
+    if outcome is None:
+        return None  # never tried, and no reason not to: its attempt comes first
+    if patience.expired(message, now):
+        return Settlement(record, State.EXPIRED, outcome, attempted=False)
+    if patience.worrying(message, record, now):
+        return Settlement(
+            record,
+            State.QUEUED,
+            outcome,
+            next_attempt=record.next_attempt,
+            attempted=False,
+            warned=True,
+        )
+    return None
+
+
+def unreported(settlement: Settlement, *, now: float, delay: float) -> Settlement:
+    """The same without owing a report, for when that cannot be written: a bug loses no mail."""
+    if settlement.state in (State.FAILED, State.EXPIRED):
+        return Settlement(
+            settlement.record,
+            State.QUEUED,
+            settlement.outcome,
+            next_attempt=now + delay,
+            attempted=settlement.attempted,
+        )
+    return Settlement(
+        settlement.record,
+        settlement.state,
+        settlement.outcome,
+        settlement.next_attempt,
+        settlement.attempted,
+    )

@@ -1,0 +1,412 @@
+"""What is due when, in memory: one bounded lane per destination; the rest waits in the table.
+
+Theory of operation. The table in the spool is the truth; this is bookkeeping about it, with no
+I/O and no clock. A lane holds the few deliveries of its destination that are due and loaded.
+`more` says that the table may hold more that is due, `next_due` when the rest falls due. Every
+record in memory, from loading until its outcome is recorded, has its key in `Queue.keys`, so
+that a second look at the table cannot load it twice. A look takes time: what leaves memory while
+one is under way is noted in `Lane.gone`, because the look may still have seen it.
+"""
+
+from __future__ import annotations
+
+import enum
+import heapq
+import math
+from collections import deque
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from relayd.mail.content import CHUNK, BytesContent
+from relayd.mail.delivery import Delivery
+from relayd.mail.message import Message, Record, Settlement, State
+from relayd.mail.outcome import Outcome
+
+MOST_RECIPIENTS = 100  # in one transaction: what every server must take (RFC 5321, 4.5.3.1.8)
+NEVER = math.inf
+WHOLE = -1  # a key with this number stands for all records of the message
+
+Key = tuple[int, int]
+"""A record's place: message identifier and number."""
+
+Found = Sequence[tuple[Message, tuple[Record, ...]]]
+"""What a look at the table returns."""
+
+
+class Standing(enum.Enum):
+    """What is known of a destination."""
+
+    OPEN = "open"  # deliveries flow
+    DOWN = "down"  # nothing of the lane is touched until `probe_at`
+    PROBING = "probing"  # one message finds out
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """How much of the queue may be in memory."""
+
+    messages: int = 2000  # deliveries, over all lanes
+    octets: int = 32 * 1024 * 1024  # of their content
+    look: int = 100  # messages asked of the table at a time
+
+
+@dataclass(frozen=True, slots=True)
+class LaneView:
+    """A lane as the operator sees it. Times are seconds since the epoch; 0: not applicable."""
+
+    destination: str
+    standing: Standing
+    in_flight: int
+    loaded: int
+    window: int
+    failures: int
+    probe_at: float
+    next_due: float
+    trouble: Outcome | None
+
+
+class Lane:
+    """The queue of one destination. The dispatcher decides; the lane keeps count."""
+
+    __slots__ = (
+        "_loaded",
+        "alarm",
+        "destination",
+        "epoch",
+        "failures",
+        "gone",
+        "held",
+        "in_flight",
+        "more",
+        "next_due",
+        "probe_at",
+        "standing",
+        "trouble",
+        "waits",
+        "window",
+    )
+
+    def __init__(self, destination: str, window: int) -> None:
+        self.destination = destination
+        self.standing = Standing.OPEN
+        self.window = window  # deliveries at a time
+        self.in_flight = 0  # deliveries with a courier
+        self.held = 0  # deliveries in memory: loaded, in flight, or being settled
+        self.failures = 0  # probes in a row that met trouble
+        self.probe_at = 0.0  # when DOWN ends
+        self.trouble: Outcome | None = None
+        self.epoch = 0  # counts what was learnt about the destination
+        self.more = False  # the table may hold more that is due now
+        self.next_due = NEVER  # when something else in the table falls due, as far as known
+        self.gone: set[Key] | None = None  # not None: a look at the table is under way
+        self.alarm = NEVER  # the entry of Queue's heap that counts
+        self.waits = False  # the dispatcher has it in a line
+        self._loaded: deque[Delivery] | None = None  # 100,000 empty deques would be 76 MB
+
+    @property
+    def loaded(self) -> int:
+        """Deliveries that are due, in memory and not started."""
+        return len(self._loaded) if self._loaded else 0
+
+    @property
+    def head(self) -> Delivery | None:
+        """What comes next, if something is loaded."""
+        return self._loaded[0] if self._loaded else None
+
+    @property
+    def capacity(self) -> int:
+        """How many deliveries may be in flight at a time."""
+        if self.standing is Standing.OPEN:
+            return self.window
+        return 1 if self.standing is Standing.PROBING else 0
+
+    @property
+    def wake_at(self) -> float:
+        """When there may be something to do again, if nothing else happens."""
+        return self.probe_at if self.standing is Standing.DOWN else self.next_due
+
+    @property
+    def idle(self) -> bool:
+        """Nothing here, nothing in the table, nothing to remember."""
+        return (
+            not self.held
+            and not self.more
+            and not self.waits
+            and self.gone is None
+            and self.next_due == NEVER
+            and self.standing is Standing.OPEN
+        )
+
+    def view(self) -> LaneView:
+        """A snapshot for the operator."""
+        down = self.standing is not Standing.OPEN
+        return LaneView(
+            self.destination,
+            self.standing,
+            self.in_flight,
+            self.loaded,
+            self.window,
+            self.failures,
+            self.probe_at if down else 0.0,
+            0.0 if self.next_due == NEVER else self.next_due,
+            self.trouble if down else None,
+        )
+
+
+class Queue:
+    """All lanes, and how much of them is in memory."""
+
+    def __init__(self, bounds: Bounds) -> None:
+        self.bounds = bounds
+        self.lanes: dict[str, Lane] = {}
+        self.keys: set[Key] = set()
+        self.messages = 0  # deliveries in memory
+        self.octets = 0  # of their content
+        self._looking: set[Lane] = set()
+        self._watch: set[Key] | None = None
+        self._alarms: list[tuple[float, int, Lane]] = []
+        self._count = 0
+
+    # loading and unloading
+
+    def lane(self, destination: str, window: int) -> Lane:
+        """The lane of this destination, made now with this window if there is none."""
+        lane = self.lanes.get(destination)
+        if lane is None:
+            lane = self.lanes[destination] = Lane(destination, window)
+        return lane
+
+    def offer(self, lane: Lane, delivery: Delivery, slots: int) -> bool:
+        """Load a delivery that just became durable, or leave it to the table; says which.
+
+        `slots` is how many more deliveries could start now over all lanes.
+        """
+        if (
+            lane.standing is Standing.OPEN
+            and not lane.more
+            and self._room(lane, weight(delivery), slots)
+        ):
+            self._load(lane, delivery)
+            return True
+        lane.more = True
+        return False
+
+    def take(self, lane: Lane) -> Delivery | None:
+        """The next delivery of the lane, now in flight; None when nothing is loaded."""
+        if not lane._loaded:
+            return None
+        delivery = lane._loaded.popleft()
+        if not lane._loaded:
+            lane._loaded = None
+        lane.in_flight += 1
+        return delivery
+
+    def release(self, lane: Lane, delivery: Delivery) -> None:
+        """Out of memory: its outcome is recorded, or it was never started."""
+        message = delivery.message.ident
+        gone = lane.gone
+        for record in delivery.records:
+            key = message, record.number
+            self.keys.discard(key)
+            if gone is not None:
+                gone.add(key)
+            if self._watch is not None:
+                self._watch.add(key)
+        lane.held -= 1
+        self.messages -= 1
+        self.octets -= weight(delivery)
+
+    def unload(self, lane: Lane) -> None:
+        """Forget what is loaded and not started; it is in the table, as it was."""
+        while lane._loaded:
+            self.release(lane, lane._loaded.popleft())
+            lane.more = True
+        lane._loaded = None
+
+    def forget(self, idents: Collection[int] | None) -> None:
+        """The operator changed these messages (None: any): what is not started is read again."""
+        stale = {(WHOLE, WHOLE)} if idents is None else {(ident, WHOLE) for ident in idents}
+        if self._watch is not None:
+            self._watch |= stale
+        for lane in self._looking:
+            assert lane.gone is not None
+            lane.gone |= stale
+            lane.more = True
+        for lane in self.lanes.values():
+            if not lane._loaded:
+                continue
+            kept: deque[Delivery] = deque()
+            for delivery in lane._loaded:
+                if idents is None or delivery.message.ident in idents:
+                    self.release(lane, delivery)
+                    lane.more = True
+                else:
+                    kept.append(delivery)
+            lane._loaded = kept or None
+
+    def _load(self, lane: Lane, delivery: Delivery) -> None:
+        if lane._loaded is None:
+            lane._loaded = deque()
+        lane._loaded.append(delivery)
+        message = delivery.message.ident
+        for record in delivery.records:
+            self.keys.add((message, record.number))
+        lane.held += 1
+        self.messages += 1
+        self.octets += weight(delivery)
+
+    def _room(self, lane: Lane, octets: int, slots: int) -> bool:
+        """What can start at once always has room; beyond that a lane holds less than is free.
+
+        So one slow lane fills half of the memory, a few leave room for others, and with the
+        memory full every destination still moves.
+        """
+        if lane.loaded < min(lane.window - lane.in_flight, slots):
+            return True
+        if self.octets + octets > self.bounds.octets:
+            return False
+        return lane.held < self.bounds.messages - self.messages
+
+    # looking into the table
+
+    def begin_look(self, lane: Lane, slots: int) -> int:
+        """A look at what is due begins; returns how many messages to ask for, 0: no room."""
+        free = self.bounds.messages - self.messages - lane.held
+        if self.octets >= self.bounds.octets:
+            free = 0
+        wanted = 1 if lane.standing is Standing.PROBING else self.bounds.look
+        wanted = min(wanted, max(free, min(lane.window - lane.in_flight, slots)))
+        if wanted <= 0:
+            return 0
+        lane.gone = set()
+        lane.more = False
+        lane.next_due = NEVER
+        self._looking.add(lane)
+        return wanted + lane.held  # what is in memory is in the table too, and due
+
+    def end_look(self, lane: Lane, found: Found, asked: int, slots: int) -> bool:
+        """Load what the look found; returns whether the table holds nothing more that is due."""
+        gone = lane.gone or set()
+        lane.gone = None
+        self._looking.discard(lane)
+        if len(found) >= asked or lane.standing is Standing.DOWN:
+            lane.more = True
+        for message, records in found:
+            fresh = [
+                record
+                for record in records
+                if record.state is State.QUEUED and self.free(record, gone)
+            ]
+            for delivery in deliveries(message, fresh):
+                if lane.standing is Standing.DOWN or (
+                    (lane.standing is Standing.PROBING and lane.held)
+                    or not self._room(lane, weight(delivery), slots)
+                ):
+                    lane.more = True
+                    return False
+                self._load(lane, delivery)
+        return not lane.more
+
+    def abandon_look(self, lane: Lane) -> None:
+        """The look failed."""
+        lane.gone = None
+        lane.more = True
+        self._looking.discard(lane)
+
+    def free(self, record: Record, gone: set[Key]) -> bool:
+        """Whether a record that a look has seen is neither in memory nor seen too early."""
+        ident = record.message
+        key = ident, record.number
+        return key not in self.keys and not (
+            gone and (key in gone or (ident, WHOLE) in gone or (WHOLE, WHOLE) in gone)
+        )
+
+    # settling what waits without loading it (the sweep)
+
+    def begin_watch(self) -> set[Key]:
+        """Another look at the table begins, one at a time; the set fills as in Lane.gone."""
+        self._watch = set()
+        return self._watch
+
+    def end_watch(self) -> None:
+        """What was found has been claimed or left alone."""
+        self._watch = None
+
+    def claim(self, settlements: Iterable[Settlement]) -> None:
+        """These records are not to be loaded until they are disclaimed."""
+        self.keys.update((each.record.message, each.record.number) for each in settlements)
+
+    def disclaim(self, settlements: Iterable[Settlement]) -> None:
+        """Their outcome is recorded."""
+        for each in settlements:
+            key = each.record.message, each.record.number
+            self.keys.discard(key)
+            lane = self.lanes.get(each.record.recipient.destination)
+            if lane is not None and lane.gone is not None:
+                lane.gone.add(key)
+
+    # time
+
+    def due_at(self, lane: Lane, when: float) -> None:
+        """Something of the lane in the table falls due at `when`."""
+        if when < lane.next_due:
+            lane.next_due = when
+            self.arm(lane)
+
+    def arm(self, lane: Lane) -> None:
+        """See to it that the lane comes up in `ripe` when its time has come."""
+        when = lane.wake_at
+        if when < lane.alarm:
+            lane.alarm = when
+            self._count += 1
+            heapq.heappush(self._alarms, (when, self._count, lane))
+
+    def next_alarm(self) -> float:
+        """When the first lane wakes; NEVER if none does."""
+        alarms = self._alarms
+        while alarms and alarms[0][2].alarm != alarms[0][0]:
+            heapq.heappop(alarms)
+        return alarms[0][0] if alarms else NEVER
+
+    def ripe(self, now: float, most: int) -> list[Lane]:
+        """At most so many lanes whose time has come; each is handed out once."""
+        lanes: list[Lane] = []
+        while len(lanes) < most and self.next_alarm() <= now:
+            _, _, lane = heapq.heappop(self._alarms)
+            lane.alarm = NEVER
+            lanes.append(lane)
+        return lanes
+
+    def prune(self) -> None:
+        """Drop the lanes that there is nothing to say about."""
+        for lane in [lane for lane in self.lanes.values() if lane.idle]:
+            lane.alarm = NEVER
+            del self.lanes[lane.destination]
+
+    def views(self) -> Iterator[LaneView]:
+        """Snapshots of all lanes."""
+        for lane in list(self.lanes.values()):
+            yield lane.view()
+
+
+def weight(delivery: Delivery) -> int:
+    """Octets of memory its content takes; a file is read by the chunk."""
+    content = delivery.message.content
+    return len(content.data) if type(content) is BytesContent else CHUNK
+
+
+def deliveries(message: Message, records: Iterable[Record]) -> list[Delivery]:
+    """What one transaction each can carry: same destination, reverse-path and header section."""
+    parts = tuple(records)
+    if len(parts) == 1:
+        return [Delivery(message, parts)]
+    groups: dict[tuple[object, ...], list[Record]] = {}
+    for record in parts:
+        recipient = record.recipient
+        key = recipient.destination, recipient.reverse_path, recipient.header
+        groups.setdefault(key, []).append(record)
+    return [
+        Delivery(message, tuple(group[start : start + MOST_RECIPIENTS]))
+        for group in groups.values()
+        for start in range(0, len(group), MOST_RECIPIENTS)
+    ]
