@@ -1,0 +1,1 @@
+"""The SMTP and LMTP protocol core: bytes in, events and bytes out; no socket and no clock."""

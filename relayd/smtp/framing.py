@@ -1,0 +1,187 @@
+"""Where lines and content begin and end on the wire, in both directions."""
+
+from __future__ import annotations
+
+import re
+
+CRLF = b"\r\n"
+_END = b"\r\n.\r\n"
+_OFFENCE = re.compile(rb"\r(?!\n)|(?<!\r)\n|\0")
+_CR, _LF, _DOT = b"\r\n."
+
+
+class Lines:
+    """Cuts input into command lines, and holds what is not yet used.
+
+    Only CRLF ends a line. Two peers that disagree about a bare LF are how mail is smuggled.
+    """
+
+    __slots__ = ("_skipping", "at", "data")
+
+    def __init__(self) -> None:
+        self.data = b""
+        self.at = 0  # everything before is used up
+        self._skipping = False  # inside a line that was too long
+
+    def __len__(self) -> int:
+        return len(self.data) - self.at
+
+    def append(self, data: bytes) -> None:
+        """More input."""
+        held = self.data
+        self.data = data if self.at == len(held) else held[self.at :] + data
+        self.at = 0
+
+    def clear(self) -> None:
+        """Forget everything held."""
+        self.data, self.at, self._skipping = b"", 0, False
+
+    def line(self, limit: int) -> bytes | None:
+        """The next line without its CRLF; None: more is needed. ValueError: longer than `limit`.
+
+        A line too long is used up whole before it is reported, and never held whole.
+        """
+        data, at = self.data, self.at
+        end = data.find(b"\r\n", at)
+        if end >= 0:
+            self.at = end + 2
+            if self._skipping or end + 2 - at > limit:
+                self._skipping = False
+                raise ValueError
+            return data[at:end]
+        if len(data) - at > limit:
+            self._skipping = True
+        if self._skipping:
+            self.data = data[-1:] if data.endswith(b"\r") else b""
+            self.at = 0
+        return None
+
+    def take(self, limit: int = -1) -> bytes:
+        """What is held, at most `limit` octets of it."""
+        data, at = self.data, self.at
+        if limit < 0 or len(data) - at <= limit:
+            self.data, self.at = b"", 0
+            return data[at:] if at else data
+        self.at = at + limit
+        return data[at : self.at]
+
+    def give_back(self, data: bytes, left: int) -> None:
+        """Undo a `take` of everything in part: the last `left` octets of `data` are unused."""
+        self.data, self.at = data, len(data) - left
+
+
+class Purity:
+    """Watches a stream of octets for bare CR, bare LF and NUL (RFC 5321 section 2.3.8)."""
+
+    __slots__ = ("unfinished",)
+
+    def __init__(self) -> None:
+        self.unfinished = False  # the stream so far ends in a CR that lacks its LF
+
+    def offence(self, data: bytes) -> int | None:
+        """Offset of the first offence in `data`; -1: the CR before it was bare; None: clean."""
+        rest = data.replace(b"\r\n", b"")
+        if b"\r" not in rest and b"\n" not in rest and b"\0" not in rest and not self.unfinished:
+            return None
+        if not data:
+            return None
+        start = 0
+        if self.unfinished:
+            if data[0] != _LF:
+                return -1
+            start = 1
+        self.unfinished = data[-1] == _CR and len(data) > start
+        match = _OFFENCE.search(data[start : len(data) - self.unfinished])
+        return None if match is None else match.start() + start
+
+
+class Normaliser:
+    """Makes a stream clean instead of refusing it: every line end CRLF, no NUL."""
+
+    __slots__ = ("_cr",)
+
+    def __init__(self) -> None:
+        self._cr = b""  # a CR held back, for its LF may follow
+
+    def feed(self, data: bytes) -> bytes:
+        """The cleaned octets."""
+        data = self._cr + data
+        self._cr = data[-1:] if data.endswith(b"\r") else b""
+        if self._cr:
+            data = data[:-1]
+        clean = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\0", b"")
+        return clean.replace(b"\n", b"\r\n")
+
+    def finish(self) -> bytes:
+        """What the end of the stream releases."""
+        held, self._cr = self._cr, b""
+        return CRLF if held else b""
+
+
+class DataScanner:
+    """Finds the end of DATA, and undoes dot-stuffing (RFC 5321 section 4.5.2).
+
+    Only CRLF.CRLF ends it. It is searched for in whole chunks; what could be its beginning stays
+    behind for the next chunk, and with it every CRLF whose dot may still come.
+    """
+
+    __slots__ = ("_skip", "_tail")
+
+    def __init__(self) -> None:
+        self._tail = CRLF  # the line end of the DATA command: a dot may follow at once
+        self._skip = len(CRLF)  # ... which is no content
+
+    def feed(self, data: bytes) -> tuple[bytes, int | None]:
+        """The content in `data`, and how many octets after its end are left (None: no end)."""
+        if self._tail:
+            data = self._tail + data
+        end = data.find(_END)
+        if end >= 0:
+            left: int | None = len(data) - end - len(_END)
+            content = data[: end + len(CRLF)]
+        else:
+            left = None
+            keep = _partial_end(data)
+            content, self._tail = (data[:-keep], data[-keep:]) if keep else (data, b"")
+        if b"\r\n." in content:
+            content = content.replace(b"\r\n.", CRLF)
+        if self._skip and content:
+            content = content[self._skip :]
+            self._skip = 0
+        return content, left
+
+
+def _partial_end(data: bytes) -> int:
+    """How many octets at the end of `data` may be the beginning of CRLF.CRLF."""
+    if not data or data[-1] not in _END:
+        return 0
+    for length in (4, 3, 2, 1):
+        if data.endswith(_END[:length]):
+            return length
+    return 0
+
+
+class DotStuffer:
+    """The inverse of DataScanner: content to what DATA carries, right wherever chunks are cut."""
+
+    __slots__ = ("_last",)
+
+    def __init__(self) -> None:
+        self._last = CRLF  # the last two octets of the stream
+
+    def feed(self, data: bytes) -> bytes:
+        """The stuffed octets."""
+        if not data:
+            return data
+        last = self._last
+        self._last = data[-2:] if len(data) > 1 else last[-1:] + data
+        stuffed = data.replace(b"\r\n.", b"\r\n..")
+        if data[0] == _DOT:
+            return b"." + stuffed if last == CRLF else stuffed
+        if data[0] == _LF and last[-1] == _CR and data[1:2] == b".":
+            return b"\n.." + stuffed[2:]
+        return stuffed
+
+    def finish(self) -> bytes:
+        """The end of data; a CRLF is put before it where the content ends without one."""
+        return b".\r\n" if self._last == CRLF else _END

@@ -1,0 +1,293 @@
+"""The text of SMTP commands: paths, parameters, xtext (RFC 5321 section 4.1.2 and extensions)."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Callable, Collection, Mapping
+
+from relayd.mail.address import AddressError, Mailbox, ReversePath
+from relayd.mail.reply import Reply, printable
+from relayd.smtp.events import MailParams, RcptParams
+from relayd.smtp.xtext import XtextError, decode_orcpt, decode_xtext
+
+MAX_HELO = 255  # octets of a HELO argument that we keep; a domain has no more
+MAX_ENVID = 100  # octets, RFC 3461 section 4.4
+MAX_ORCPT = 500  # octets, RFC 3461 section 4.2
+
+# C0 and C1 controls, DEL, and what else str.splitlines() would take for the end of a line
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+# esmtp-keyword = (ALPHA / DIGIT) *(ALPHA / DIGIT / "-")
+_KEYWORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9\-]*\Z")
+# esmtp-value = 1*(%d33-60 / %d62-126); RFC 6531 section 3.3 adds UTF8-non-ascii
+_VALUE = re.compile(r"[\x21-\x3c\x3e-\x7e\u0080-\U0010ffff]+\Z")
+# size-value = 1*20DIGIT
+_SIZE = re.compile(r"[0-9]{1,20}\Z")
+# addr-type = atom
+_ADDRESS_TYPE = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\-]+\Z")
+
+EMPTY_MAIL_PARAMS = MailParams()
+EMPTY_RCPT_PARAMS = RcptParams()
+
+
+class RemoteProtocolError(Exception):
+    """The peer broke the protocol; `reply` is what it should hear."""
+
+    def __init__(self, reply: Reply) -> None:
+        super().__init__(str(reply))
+        self.reply = reply
+
+
+def _bad(status: str, text: str, code: int = 501) -> RemoteProtocolError:
+    return RemoteProtocolError(Reply.of(code, status, printable(text, 200)))
+
+
+def text_of(octets: bytes) -> str:
+    """A command's argument as text; RFC 6531 section 3.3 has it in UTF-8 and in nothing else."""
+    try:
+        text = octets.decode("ascii" if octets.isascii() else "utf-8")
+    except UnicodeDecodeError:
+        raise _bad("5.5.2", "Command is not valid UTF-8") from None
+    if not text.isprintable() and _CONTROL.search(text):
+        raise _bad("5.5.2", "Control character in command")
+    return text.rstrip(" ")  # RFC 5321 section 4.1.1: tolerate trailing white space
+
+
+# -- HELO, EHLO ------------------------------------------------------------------------------
+
+
+def parse_hello(argument: bytes) -> str:
+    """The name a client gives itself. Sloppy ones are common and harmless; none is refused."""
+    name = printable(text_of(argument), MAX_HELO)
+    if not name:
+        raise _bad("5.5.4", "HELO and EHLO need your host name")
+    return name
+
+
+# -- MAIL, RCPT ------------------------------------------------------------------------------
+
+
+def parse_mail(argument: bytes, keywords: Collection[str]) -> tuple[ReversePath, MailParams]:
+    """`FROM:<reverse-path> parameters`. `keywords` are the parameters on offer."""
+    text = _after(argument, b"FROM:", "MAIL FROM:<address>")
+    path: ReversePath
+    if text.startswith("<>"):
+        path, rest = None, text[2:]
+    else:
+        path, rest = _path(text, "5.1.7", "MAIL FROM:<address>")
+    if not rest:
+        params = EMPTY_MAIL_PARAMS
+    else:
+        params = MailParams(**_parameters(rest, keywords, _MAIL_PARAMETERS))  # type: ignore[arg-type]  # readers and fields are paired in the table
+    if path is not None and not params.smtputf8:
+        _require_ascii(path)
+    return path, params
+
+
+def parse_rcpt(
+    argument: bytes, keywords: Collection[str], smtputf8: bool
+) -> tuple[Mailbox, RcptParams]:
+    """`TO:<forward-path> parameters`; `smtputf8` says that MAIL asked for it."""
+    text = _after(argument, b"TO:", "RCPT TO:<address>")
+    if text[:12].lower() == "<postmaster>":  # RFC 5321 section 4.1.1.3
+        path, rest = Mailbox(text[1:11], ""), text[12:]
+    else:
+        path, rest = _path(text, "5.1.3", "RCPT TO:<address>")
+    if not smtputf8:
+        _require_ascii(path)
+    if not rest:
+        return path, EMPTY_RCPT_PARAMS
+    params = RcptParams(**_parameters(rest, keywords, _RCPT_PARAMETERS))  # type: ignore[arg-type]  # readers and fields are paired in the table
+    return path, params
+
+
+def _after(argument: bytes, keyword: bytes, usage: str) -> str:
+    """What follows `FROM:` or `TO:`; blanks there are against the book, and everywhere."""
+    if argument[: len(keyword)].upper() != keyword:
+        raise _bad("5.5.4", f"Syntax: {usage}")
+    text = text_of(argument[len(keyword) :]).lstrip(" ")
+    if not text.startswith("<"):
+        raise _bad("5.5.4", f"Syntax: {usage}, with angle brackets")
+    return text
+
+
+def _path(text: str, status: str, usage: str) -> tuple[Mailbox, str]:
+    """Read `<mailbox>`; returns it and the text behind it.
+
+    Path = "<" [ A-d-l ":" ] Mailbox ">"; the source route A-d-l is accepted and ignored
+    (RFC 5321 appendix C).
+    """
+    start = 1
+    if text[1:2] == "@":
+        start = text.find(":") + 1
+        if not start:
+            raise _bad(status, "Source route without a mailbox")
+    try:
+        mailbox, rest = Mailbox.parse_prefix(text[start:])
+    except AddressError as error:
+        raise _bad(status, f"Bad address: {error}") from None
+    if not rest:
+        raise _bad("5.5.4", f"Syntax: {usage}, closing angle bracket missing")
+    if rest[0] != ">" or rest[1:2] not in ("", " "):
+        raise _bad("5.5.4", f"Syntax: {usage}")
+    return mailbox, rest[1:]
+
+
+def _require_ascii(mailbox: Mailbox) -> None:
+    if not (mailbox.local.isascii() and mailbox.domain.isascii()):
+        # RFC 6531 section 3.5
+        raise _bad("5.6.7", "Non-ASCII address needs the SMTPUTF8 parameter", 553)
+
+
+_Reader = Callable[[str], object]
+
+
+def _parameters(
+    text: str, keywords: Collection[str], table: Mapping[str, tuple[str, _Reader | None]]
+) -> dict[str, object]:
+    """Read ` KEY=value KEY ...` into field values; each key once, and only known ones."""
+    values: dict[str, object] = {}
+    for word in text.split(" "):
+        if not word:
+            continue
+        key, equals, value = word.partition("=")
+        upper = key.upper()
+        if upper not in keywords:
+            if not _KEYWORD.match(key):
+                raise _bad("5.5.4", f"Malformed parameter {word[:40]}")
+            raise _bad("5.5.4", f"Parameter {key[:40]} is not supported", 555)
+        field, reader = table[upper]
+        if field in values:
+            raise _bad("5.5.4", f"Parameter {upper} given twice")
+        if reader is None:
+            if equals:
+                raise _bad("5.5.4", f"Parameter {upper} takes no value")
+            values[field] = True
+            continue
+        if not _VALUE.match(value):
+            raise _bad("5.5.4", f"Parameter {upper} needs a value")
+        values[field] = reader(value)
+    return values
+
+
+def _size(value: str) -> int:
+    if not _SIZE.match(value):
+        raise _bad("5.5.4", "SIZE needs a number of octets")
+    return int(value)
+
+
+def _body(value: str) -> str:
+    body = value.upper()
+    if body not in ("7BIT", "8BITMIME"):
+        raise _bad("5.5.4", "BODY must be 7BIT or 8BITMIME", 555)
+    return body
+
+
+def _ret(value: str) -> str:
+    ret = value.upper()
+    if ret not in ("FULL", "HDRS"):
+        raise _bad("5.5.4", "RET must be FULL or HDRS")
+    return ret
+
+
+def _envid(value: str) -> str:
+    envid = _xtext(value, "ENVID", MAX_ENVID)
+    # RFC 3461 section 4.4: graphic characters and blanks of US-ASCII once decoded
+    if not (envid.isascii() and envid.isprintable()):
+        raise _bad("5.5.4", "ENVID must be printable ASCII")
+    return envid
+
+
+def _auth(value: str) -> str:
+    if value == "<>":
+        return ""
+    address = _xtext(value, "AUTH", MAX_ORCPT)
+    if _CONTROL.search(address):
+        raise _bad("5.5.4", "Control character in AUTH")
+    return address
+
+
+def _xtext(value: str, key: str, limit: int) -> str:
+    if len(value) > limit:
+        raise _bad("5.5.4", f"{key} is too long")
+    try:
+        return decode_xtext(value)
+    except XtextError as error:
+        raise _bad("5.5.4", f"{key} is not xtext: {error}") from None
+
+
+def _notify(value: str) -> frozenset[str]:
+    words = value.upper().split(",")
+    notify = frozenset(words)
+    # notify-esmtp-value = "NEVER" / 1#notify-list-element
+    known = notify <= {"SUCCESS", "FAILURE", "DELAY"} or notify == {"NEVER"}
+    if not known or len(words) != len(notify):
+        raise _bad("5.5.4", "NOTIFY must be NEVER, or some of SUCCESS,FAILURE,DELAY")
+    return notify
+
+
+def _orcpt(value: str) -> str:
+    """`addr-type;address`, decoded: RFC 3461 section 4.2, for type utf-8 RFC 6533 section 3."""
+    kind, semicolon, encoded = value.partition(";")
+    if not (semicolon and encoded and _ADDRESS_TYPE.match(kind)):
+        raise _bad("5.5.4", "ORCPT must be type;address")
+    if len(value) > MAX_ORCPT:
+        raise _bad("5.5.4", "ORCPT is too long")
+    try:
+        orcpt = decode_orcpt(kind, encoded)
+    except XtextError as error:
+        raise _bad("5.5.4", f"ORCPT is not xtext: {error}") from None
+    if _CONTROL.search(orcpt):
+        raise _bad("5.5.4", "Control character in ORCPT")
+    return orcpt
+
+
+_MAIL_PARAMETERS: Mapping[str, tuple[str, _Reader | None]] = {
+    "SIZE": ("size", _size),
+    "BODY": ("body", _body),
+    "SMTPUTF8": ("smtputf8", None),
+    "RET": ("ret", _ret),
+    "ENVID": ("envid", _envid),
+    "AUTH": ("auth", _auth),
+    "REQUIRETLS": ("require_tls", None),
+}
+_RCPT_PARAMETERS: Mapping[str, tuple[str, _Reader | None]] = {
+    "NOTIFY": ("notify", _notify),
+    "ORCPT": ("orcpt", _orcpt),
+}
+
+
+# -- BDAT, AUTH ------------------------------------------------------------------------------
+
+
+def parse_bdat(argument: bytes) -> tuple[int, bool] | None:
+    """`chunk-size [ SP "LAST" ]` (RFC 3030 section 2); None: unreadable.
+
+    The number may be as large as the line allows: it must be counted down even when it is
+    far too large, for what follows is content and not commands.
+    """
+    words = argument.split()
+    if not words or not words[0].isdigit() or len(words) > 2:
+        return None
+    if len(words) == 2 and words[1].upper() != b"LAST":
+        return None
+    return int(words[0]), len(words) == 2
+
+
+def parse_auth(argument: bytes) -> tuple[str, bytes | None]:
+    """`mechanism [ SP initial-response ]` (RFC 4954 section 4)."""
+    words = text_of(argument).split(" ")
+    if not words[0] or len(words) > 2:
+        raise _bad("5.5.4", "Syntax: AUTH mechanism [initial-response]")
+    if len(words) == 1:
+        return words[0].upper(), None
+    return words[0].upper(), b"" if words[1] == "=" else parse_base64(words[1].encode())
+
+
+def parse_base64(line: bytes) -> bytes:
+    """A line of SASL."""
+    try:
+        return base64.b64decode(line, validate=True)
+    except binascii.Error:
+        raise _bad("5.5.2", "Not base64") from None

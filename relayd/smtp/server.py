@@ -1,0 +1,512 @@
+"""The server's side of SMTP as a machine without a socket: bytes in, events and bytes out."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from relayd.mail.reply import Reply, printable
+from relayd.smtp import grammar, replies
+from relayd.smtp.content import IncomingContent
+from relayd.smtp.events import (
+    Auth,
+    AuthResponse,
+    Chunk,
+    ContentRefused,
+    Data,
+    EndOfContent,
+    Event,
+    Hello,
+    Mail,
+    Quit,
+    Rcpt,
+    Refused,
+    Rset,
+    StartTls,
+    Vrfy,
+)
+from relayd.smtp.extensions import Offer, ehlo_lines, mail_keywords, rcpt_keywords
+from relayd.smtp.framing import Lines
+from relayd.smtp.grammar import RemoteProtocolError
+from relayd.smtp.state import ALLOWED, IN_TRANSACTION, MOVES, Command, State
+
+MAX_AUTH_LINE = 12288  # octets, RFC 4954 section 4
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one session may ask of us."""
+
+    line: int = 2048  # octets of a command line with its CRLF
+    recipients: int = 1000  # accepted ones of one transaction (RFC 5321 section 4.5.3.1.8)
+    errors: int = 20  # commands that the core refused; the next one hears 421
+    normalise: bool = False  # mend bare CR, bare LF and NUL in content instead of refusing it
+
+
+class Server:
+    """One SMTP session.
+
+    Call `receive_data`, then `next_event` until it returns None, and write `data_to_send`. After
+    an event that needs a verdict (see `NeedsVerdict`) nothing goes on, and pipelined input is
+    held back, until `answer`. Nothing a peer sends raises.
+    """
+
+    def __init__(self, hostname: str, limits: Limits, offer: Offer) -> None:
+        self.hostname = hostname
+        self.limits = limits
+        self.offer = offer
+        self.state = State.NEW
+        self.errors = 0  # commands refused by the core; the rim may count its own into it
+        self.tls = False
+        self.authenticated = False
+        self._input = Lines()
+        self._output: list[bytes] = []
+        self._asked: Event | None = None
+        self._asked_command = Command.GREET
+        self._events: deque[Event] = deque()
+        self._hungry = False  # nothing can be done before more input
+        self._read: Callable[[], Event | None] = self._read_command
+        self._smtputf8 = False  # the open transaction is a SMTPUTF8 one
+        self._recipients = 0  # accepted ones of the open transaction
+        self._content = IncomingContent(0, False)
+        self._octets = 0  # of the current BDAT still to come
+        self._bdat_size = 0  # of the current BDAT in all
+        self._bdat_command = Command.BDAT
+        self._swallow: Reply | None = None  # the answer to a BDAT whose octets are discarded
+
+    # -- the rim's side ----------------------------------------------------------------------
+
+    @property
+    def closed(self) -> bool:
+        """The session is over: write what there is to send, then close the connection."""
+        return self.state is State.CLOSED
+
+    @property
+    def awaiting_verdict(self) -> bool:
+        """An event waits for `answer`."""
+        return self._asked is not None
+
+    @property
+    def buffered(self) -> int:
+        """Octets of input held back."""
+        return len(self._input)
+
+    def greet(self, reply: Reply | None = None) -> None:
+        """Open the session with 220, or with a refusal: 421 closes it, 554 waits for QUIT."""
+        self._reply(reply or Reply.bare(220, f"{self.hostname} ESMTP relayd"), Command.GREET)
+
+    def receive_data(self, data: bytes) -> None:
+        """Take in what the client sent."""
+        if self.state is State.CLOSED or self.state is State.HANDSHAKE:
+            return  # RFC 3207: a byte in the clear behind STARTTLS is an attacker's
+        self._input.append(data)
+        self._hungry = False
+
+    def next_event(self) -> Event | None:
+        """The next event; None: more input or a verdict is needed first, or all is over."""
+        if self._events:
+            return self._next_queued()
+        while not self._hungry and self._asked is None and self.state not in _DEAF:
+            event = self._read()
+            if event is not None:
+                return event
+            if self._events:
+                return self._next_queued()
+        return None
+
+    def _next_queued(self) -> Event:
+        event = self._events.popleft()
+        if type(event) is EndOfContent:
+            self._asked = event
+        return event
+
+    def answer(self, reply: Reply) -> None:
+        """The verdict on the event last returned. Without one awaited, it is dropped."""
+        event = self._asked
+        if event is None:
+            return
+        self._asked = None
+        if type(event) is Rcpt:
+            if reply.code < 300:
+                self._recipients += 1
+            self._reply(reply, Command.RCPT)
+        elif type(event) is EndOfContent:
+            self._read = self._read_command
+            self._reply(reply, self._asked_command)
+            self._reset_transaction()
+        elif type(event) is Data:
+            self._answer_data(reply, event)
+        elif type(event) is Hello:
+            self._answer_hello(reply, event)
+        elif type(event) is Mail:
+            if reply.code < 300:
+                self._recipients = 0
+                self._smtputf8 = event.params.smtputf8
+            self._reply(reply, Command.MAIL)
+        elif type(event) is Vrfy:
+            self._write(reply)
+        elif type(event) is StartTls:
+            self._reply(reply, Command.STARTTLS)
+            if self.state is State.HANDSHAKE:
+                self._input.clear()
+        else:
+            self.authenticated = reply.code == 235
+            self._reply(reply, Command.AUTH)
+            self._read = self._read_login if self.state is State.LOGIN else self._read_command
+
+    def data_to_send(self) -> bytes:
+        """What is to be written to the client now; empty when there is nothing."""
+        output = self._output
+        if not output:
+            return b""
+        data = output[0] if len(output) == 1 else b"".join(output)
+        output.clear()
+        return data
+
+    def fail(self, reply: Reply) -> None:
+        """Close the session with an unsolicited 421 (timeout, shutdown), whatever it is at."""
+        if self.state is not State.CLOSED:
+            self._write(reply)
+            self._close()
+            self._events.clear()
+
+    def tls_established(self) -> None:
+        """TLS stands: what was known and what was buffered is void (RFC 3207 section 4.2).
+
+        Before `greet` for a listener that speaks TLS from the first byte.
+        """
+        self.tls = True
+        self.state = MOVES.get((self.state, Command.TLS, 2), State.GREETED)
+        self._input.clear()
+        self._events.clear()
+        self._asked = None
+        self._read = self._read_command
+        self._reset_transaction()
+
+    # -- replies and moves -------------------------------------------------------------------
+
+    def _write(self, reply: Reply) -> None:
+        self._output.append(replies.encode(reply, smtputf8=self._smtputf8))
+        if reply.code == 421:
+            self._close()
+
+    def _reply(self, reply: Reply, command: Command) -> None:
+        self._write(reply)
+        if self.state is not State.CLOSED:
+            self.state = MOVES.get((self.state, command, reply.code // 100), self.state)
+
+    def _close(self) -> None:
+        self.state = State.CLOSED
+        self._asked = None
+        self._input.clear()
+
+    def _answer_hello(self, reply: Reply, event: Hello) -> None:
+        if reply.code >= 300:
+            self._reply(reply, Command.HELO)
+            return
+        first = f"{self.hostname} {reply.text}".rstrip()
+        lines = ehlo_lines(self.offer, self.tls) if event.esmtp else ()
+        if self.state in IN_TRANSACTION:
+            self._events.append(Rset())
+        self._reset_transaction()
+        self._reply(Reply.bare(250, first, *lines), Command.HELO)
+
+    def _answer_data(self, reply: Reply, event: Data) -> None:
+        accepted = reply.code < 400
+        if event.bdat:
+            if accepted:
+                refused = self._begin_octets()
+                if refused is not None:
+                    self._events.append(refused)
+            else:
+                self._swallow = reply
+            return
+        self._reply(reply, Command.DATA)
+        if self.state is State.RECEIVING:
+            self._read = self._read_data
+
+    def _reset_transaction(self) -> None:
+        self._smtputf8 = False
+        self._recipients = 0
+
+    # -- commands ----------------------------------------------------------------------------
+
+    def _read_command(self) -> Event | None:
+        try:
+            line = self._input.line(self.limits.line)
+        except ValueError:
+            return self._refuse(b"", replies.LINE_TOO_LONG)
+        if line is None:
+            self._hungry = True
+            return None
+        verb, _, argument = line.partition(b" ")
+        read = _COMMANDS.get(verb) or _COMMANDS.get(verb.upper(), Server._unknown)
+        if b"\r" in line or b"\n" in line or b"\0" in line:
+            return self._refuse(line, replies.LINE_BROKEN)
+        if self.state is State.UNWELCOME and read is not Server._quit:
+            return self._refuse(line, replies.OUT_OF_ORDER)
+        try:
+            return read(self, argument)
+        except RemoteProtocolError as error:
+            return self._refuse(line, error.reply)
+
+    def _refuse(self, line: bytes, reply: Reply) -> Event:
+        """Answer a command that the core itself refuses, and count it."""
+        reply = self._counted(reply)
+        self._write(reply)
+        shown = b"AUTH" if line[:5].upper() == b"AUTH " else line[:200]
+        return Refused(printable(shown.decode("utf-8", "replace"), 200), reply)
+
+    def _counted(self, reply: Reply) -> Reply:
+        """The same reply, or 421 when there have been too many errors."""
+        if reply.code >= 500:
+            self.errors += 1
+            if self.errors > self.limits.errors:
+                return Reply.of(421, "4.7.0", f"{self.hostname} Too many errors")
+        return reply
+
+    def _require(self, command: Command) -> None:
+        if (self.state, command) not in ALLOWED:
+            raise RemoteProtocolError(_out_of_order(self.state, command))
+
+    def _ask(self, event: Event, command: Command) -> Event:
+        self._asked = event
+        self._asked_command = command
+        return event
+
+    def _helo(self, argument: bytes) -> Event:
+        return self._ask(Hello(grammar.parse_hello(argument), esmtp=False), Command.HELO)
+
+    def _ehlo(self, argument: bytes) -> Event:
+        return self._ask(Hello(grammar.parse_hello(argument), esmtp=True), Command.HELO)
+
+    def _mail(self, argument: bytes) -> Event:
+        self._require(Command.MAIL)
+        path, params = grammar.parse_mail(argument, mail_keywords(self.offer, self.tls))
+        if params.size and 0 < self.offer.size < params.size:
+            raise RemoteProtocolError(replies.TOO_BIG)
+        return self._ask(Mail(path, params), Command.MAIL)
+
+    def _rcpt(self, argument: bytes) -> Event:
+        self._require(Command.RCPT)
+        path, params = grammar.parse_rcpt(argument, rcpt_keywords(self.offer), self._smtputf8)
+        if self._recipients >= self.limits.recipients:
+            raise RemoteProtocolError(replies.TOO_MANY_RECIPIENTS)
+        return self._ask(Rcpt(path, params), Command.RCPT)
+
+    def _data(self, argument: bytes) -> Event:
+        _require_no_argument(argument)
+        self._require(Command.DATA)
+        self._content = IncomingContent(self.offer.size, self.limits.normalise)
+        return self._ask(Data(bdat=False), Command.DATA)
+
+    def _bdat(self, argument: bytes) -> Event | None:
+        parsed = grammar.parse_bdat(argument)
+        if parsed is None:
+            # how many octets of content follow is unknown, so nothing can be read any more
+            text = f"{self.hostname} BDAT without a readable size, cannot find the next command"
+            raise RemoteProtocolError(Reply.of(421, "4.5.4", text))
+        self._octets, last = parsed
+        self._bdat_command = Command.LAST if last else Command.BDAT
+        self._bdat_size = self._octets
+        self._swallow = None
+        self._read = self._read_octets
+        if not self.offer.chunking:
+            self._swallow = self._counted(replies.NOT_IMPLEMENTED)
+        elif self.state is State.ADDRESSED:
+            self._content = IncomingContent(self.offer.size, self.limits.normalise)
+            return self._ask(Data(bdat=True), Command.BDAT)
+        elif self.state is State.CHUNKING:
+            return self._begin_octets()
+        else:
+            self._swallow = self._counted(_out_of_order(self.state, self._bdat_command))
+        return None
+
+    def _rset(self, argument: bytes) -> Event:
+        _require_no_argument(argument)
+        self._reset_transaction()
+        self._reply(replies.OK, Command.RSET)
+        return Rset()
+
+    def _noop(self, argument: bytes) -> None:
+        self._write(replies.OK)
+
+    def _help(self, argument: bytes) -> None:
+        self._write(replies.HELP)
+
+    def _vrfy(self, argument: bytes) -> Event:
+        text = printable(grammar.text_of(argument))
+        if not text:
+            raise RemoteProtocolError(replies.NEEDS_ARGUMENT)
+        return self._ask(Vrfy(text), Command.HELO)
+
+    def _quit(self, argument: bytes) -> Event:
+        _require_no_argument(argument)
+        self._write(Reply.of(221, "2.0.0", f"{self.hostname} closing connection"))
+        self._close()
+        return Quit()
+
+    def _starttls(self, argument: bytes) -> Event:
+        if not self.offer.starttls or self.tls:
+            raise RemoteProtocolError(replies.NOT_IMPLEMENTED)
+        _require_no_argument(argument)
+        self._require(Command.STARTTLS)
+        return self._ask(StartTls(), Command.STARTTLS)
+
+    def _auth(self, argument: bytes) -> Event:
+        if not (self.offer.auth and self.tls):
+            raise RemoteProtocolError(replies.NOT_IMPLEMENTED)
+        self._require(Command.AUTH)
+        if self.authenticated:
+            raise RemoteProtocolError(replies.LOGGED_IN)
+        mechanism, initial = grammar.parse_auth(argument)
+        if mechanism not in self.offer.auth:
+            raise RemoteProtocolError(replies.NO_MECHANISM)
+        return self._ask(Auth(mechanism, initial), Command.AUTH)
+
+    def _not_implemented(self, argument: bytes) -> Event:
+        raise RemoteProtocolError(replies.NOT_IMPLEMENTED)
+
+    def _not_smtp(self, argument: bytes) -> Event:
+        text = f"{self.hostname} This is a mail server"
+        raise RemoteProtocolError(Reply.of(421, "4.7.0", text))
+
+    def _unknown(self, argument: bytes) -> Event:
+        raise RemoteProtocolError(replies.UNKNOWN)
+
+    # -- what is not commands ----------------------------------------------------------------
+
+    def _read_login(self) -> Event | None:
+        """A line of SASL after our 334 (RFC 4954 section 4)."""
+        self._read = self._read_command
+        try:
+            line = self._input.line(MAX_AUTH_LINE)
+            if line is None:
+                self._read = self._read_login
+                self._hungry = True
+                return None
+            response = None if line == b"*" else grammar.parse_base64(line)
+        except (ValueError, RemoteProtocolError) as error:
+            reply = getattr(error, "reply", replies.LINE_TOO_LONG)
+            self.state = State.READY
+            return self._refuse(b"AUTH ", reply)
+        return self._ask(AuthResponse(response), Command.AUTH)
+
+    def _read_data(self) -> Event | None:
+        if not self._input:
+            self._hungry = True
+            return None
+        content = self._content
+        refused = content.refusal
+        data, ended = content.take_data(self._input)
+        if content.refusal is None:
+            if not ended:
+                return Chunk(data) if data else None
+            if not data:
+                return self._ask(EndOfContent(), Command.END)
+            self._asked_command = Command.END
+            self._events.append(EndOfContent())
+            return Chunk(data)
+        if ended:
+            self._read = self._read_command
+            self._reset_transaction()
+            self._reply(content.refusal, Command.END)
+        return None if refused else ContentRefused(content.refusal)
+
+    def _begin_octets(self) -> Event | None:
+        """The octets of an accepted BDAT are about to come."""
+        content = self._content
+        if 0 < self.offer.size < content.size + self._octets:
+            return self._refuse_octets(replies.TOO_BIG)
+        return None
+
+    def _refuse_octets(self, reply: Reply) -> Event:
+        self._swallow = reply
+        return ContentRefused(reply)
+
+    def _read_octets(self) -> Event | None:
+        content = self._content
+        if self._octets:
+            data = self._input.take(self._octets)
+            if not data:
+                self._hungry = True
+                return None
+            self._octets -= len(data)
+            if self._swallow is not None:
+                return None
+            data = content.admit(data)
+        elif self._swallow is not None:
+            return self._end_swallowing(self._swallow)
+        elif self._bdat_command is Command.BDAT:
+            text = f"{self._bdat_size} octets received"
+            self._read = self._read_command
+            self._reply(Reply.of(250, "2.0.0", text), Command.BDAT)
+            return None
+        else:
+            data = content.finish()
+            if content.refusal is None:
+                if not data:
+                    return self._ask(EndOfContent(), Command.LAST)
+                self._asked_command = Command.LAST
+                self._events.append(EndOfContent())
+        if content.refusal is not None:
+            return self._refuse_octets(content.refusal)
+        return Chunk(data) if data else None
+
+    def _end_swallowing(self, reply: Reply) -> Event | None:
+        """The octets of a refused BDAT are gone: say why, and drop the transaction at LAST."""
+        self._read = self._read_command
+        before = self.state
+        self._reply(reply, self._bdat_command)
+        if before in IN_TRANSACTION and self.state is State.READY:
+            self._reset_transaction()
+            return Rset()
+        return None
+
+
+def _out_of_order(state: State, command: Command) -> Reply:
+    """Why `command` cannot come now, in words that help."""
+    if state is State.GREETED:
+        return replies.HELLO_FIRST
+    if state is State.READY and command is not Command.AUTH:
+        return replies.MAIL_FIRST
+    if state is State.OPENED and command in (Command.DATA, Command.BDAT, Command.LAST):
+        return replies.NO_RECIPIENTS  # RFC 5321 section 3.3
+    if state is State.CHUNKING and command is Command.DATA:
+        return replies.MIXED
+    if command is Command.MAIL:
+        return replies.NESTED_MAIL
+    return replies.OUT_OF_ORDER
+
+
+def _require_no_argument(argument: bytes) -> None:
+    if argument.strip(b" "):
+        raise RemoteProtocolError(replies.NO_ARGUMENT)
+
+
+_DEAF = frozenset({State.NEW, State.HANDSHAKE, State.CLOSED})
+
+_COMMANDS: Mapping[bytes, Callable[[Server, bytes], Event | None]] = {
+    b"HELO": Server._helo,
+    b"EHLO": Server._ehlo,
+    b"MAIL": Server._mail,
+    b"RCPT": Server._rcpt,
+    b"DATA": Server._data,
+    b"BDAT": Server._bdat,
+    b"RSET": Server._rset,
+    b"NOOP": Server._noop,
+    b"HELP": Server._help,
+    b"VRFY": Server._vrfy,
+    b"QUIT": Server._quit,
+    b"STARTTLS": Server._starttls,
+    b"AUTH": Server._auth,
+} | dict.fromkeys(
+    # of RFC 5321, RFC 1985 and RFC 821: known, and not for us
+    (b"EXPN", b"ETRN", b"TURN", b"SEND", b"SOML", b"SAML"),
+    Server._not_implemented,
+) | dict.fromkeys(
+    # a browser made to speak to us by a hostile page: its next lines are not ours to answer
+    (b"GET", b"POST", b"PUT", b"HEAD", b"OPTIONS", b"CONNECT", b"DELETE"),
+    Server._not_smtp,
+)
