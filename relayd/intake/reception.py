@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from relayd.intake.header import HeaderSection
@@ -16,13 +16,12 @@ from relayd.mail.ident import ident_text
 from relayd.mail.log import MailLog
 from relayd.mail.message import Message, Record, State, Submission
 from relayd.mail.plan import Plan, Verdict
-from relayd.mail.reply import Reply
+from relayd.mail.reply import Reply, Severity
 from relayd.rules.evaluate import Facts, edit_header, evaluate
 from relayd.rules.model import Ruleset
 from relayd.smtp import events
 from relayd.spool.errors import SpoolError, SpoolFull
-
-Accepted = tuple[Message, tuple[Record, ...]]
+from relayd.spool.interface import AnyDraft
 
 _MAIL_OK = Reply.of(250, "2.1.0", "Ok")
 _RCPT_OK = Reply.of(250, "2.1.5", "Ok")
@@ -33,26 +32,12 @@ _FULL = Reply.of(452, "4.3.1", "Insufficient system storage, try again later")
 _TOO_MANY = Reply.of(452, "4.5.3", "Too many recipients")
 _NOT_VERIFIED = Reply.of(252, "2.5.0", "Cannot verify, but will take mail for it if the rules do")
 _NOT_OFFERED = Reply.of(502, "5.5.1", "Not offered")
+_TOO_MANY_REFUSALS = Reply.of(421, "4.7.0", "Too many refused recipients")
 _HEADER_TOO_LARGE = Reply.of(552, "5.3.4", "Header section too large")
 
 
-class Draft(Protocol):
-    """A message on its way into the spool (relayd.spool.store.Draft)."""
-
-    ident: int
-
-    def write(self, data: bytes) -> None:
-        """Append content; raises SpoolError."""
-
-    def commit(self, submission: Submission) -> Awaitable[Accepted]:
-        """Durable when it fires; SpoolError otherwise."""
-
-    def rollback(self) -> None:
-        """Forget it; harmless when there is nothing left to forget."""
-
-
 class Spool(Protocol):
-    """What reception needs of the spool (relayd.spool.store.Spool)."""
+    """What reception needs of a relayd.spool.interface.Store."""
 
     @property
     def healthy(self) -> bool:
@@ -61,7 +46,7 @@ class Spool(Protocol):
     def room(self, size: int) -> bool:
         """Whether this many octets fit above the floor of free bytes and inodes."""
 
-    def create(self) -> Draft:
+    def create(self) -> AnyDraft:
         """Begin a message."""
 
 
@@ -72,7 +57,8 @@ class ReceptionLimits:
     recipients: int = 1000  # RCPTs accepted
     destinations: int = 10_000  # final recipients after forwarding
     header_size: int = 1 << 20  # octets of the header section
-    loop: LoopLimits = LoopLimits()
+    refusals: int = 100  # RCPTs refused for good between two messages, then 421
+    loop: LoopLimits = field(default_factory=LoopLimits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +85,11 @@ class Reception:
         self.client = client
         self.messages = 0  # accepted in this session
         self.refused = 0  # commands and contents refused
+        self._strikes = 0  # RCPTs refused for good since the last message
         self._premises = premises
         self._ruleset: Ruleset | None = None  # of the transaction: taken at MAIL
         self._transaction: Transaction | None = None
-        self._draft: Draft | None = None
+        self._draft: AnyDraft | None = None
         self._header: HeaderSection | None = None
         self._trace = b""
         self._eight_bit = False
@@ -149,6 +136,7 @@ class Reception:
             premises.log.trouble("commit failed", error=repr(error))
             return self._refuse("end of content", _TROUBLE, repr(error))
         self.messages += 1
+        self._strikes = 0
         premises.log.accepted(message, records, max(premises.clock() - transaction.started, 0.0))
         self._hand_over(message, records)
         return Reply(250, 0, 0, (f"queued as {ident_text(message.ident)}",))
@@ -209,7 +197,7 @@ class Reception:
             ),
         )
         if plan.verdict is Verdict.REFUSE:
-            return self._refuse(_rcpt_text(mailbox), plan.reply, _why(plan))
+            return self._strike(_rcpt_text(mailbox), plan.reply, _why(plan))
         total = transaction.destinations + len(plan.destinations)
         if total > limits.destinations and transaction.recipients:
             return self._refuse(_rcpt_text(mailbox), _TOO_MANY, f"{total} final recipients")
@@ -300,6 +288,14 @@ class Reception:
     def _spool_reply(self, error: SpoolError) -> Reply:
         """Trouble of our own is never the sender's fault (promise 4): 4xx."""
         return _FULL if isinstance(error, SpoolFull) else _TROUBLE
+
+    def _strike(self, command: str, reply: Reply, why: str) -> Reply:
+        """Refuse by rule. Whoever goes on and on is guessing mailboxes: 421 ends it."""
+        if reply.severity is Severity.PERMANENT:
+            self._strikes += 1
+            if self._strikes > self._premises.limits.refusals:
+                reply = _TOO_MANY_REFUSALS
+        return self._refuse(command, reply, why)
 
     def _refuse(self, command: str, reply: Reply, why: str = "") -> Reply:
         self.refused += 1

@@ -1,0 +1,54 @@
+"""Who is at the door: a session for those let in, a reason for the others."""
+
+from __future__ import annotations
+
+from twisted.internet.interfaces import IAddress
+from twisted.internet.protocol import Factory, Protocol
+
+from relayd.intake.house import House
+from relayd.intake.session import Session
+from relayd.intake.transport import Transport
+from relayd.mail.client import Client
+from relayd.mail.reply import Reply
+
+
+class Unwelcome(Protocol):
+    """A connection that is told why it cannot become a session."""
+
+    transport: Transport  # type: ignore[assignment]  # narrower than Twisted's
+
+    def __init__(self, reply: Reply) -> None:
+        self._reply = reply
+
+    def connectionMade(self) -> None:
+        """Say so, and go."""
+        self.transport.write(self._reply.wire())
+        self.transport.loseConnection()
+
+
+class SessionFactory(Factory):
+    """Makes the sessions of one listener."""
+
+    noisy = False
+
+    def __init__(self, house: House, listener: str) -> None:
+        self._house = house
+        self._listener = listener
+
+    def buildProtocol(self, addr: IAddress | None) -> Protocol:
+        """A session, or a refusal before the greeting."""
+        house = self._house
+        client = Client(
+            address=getattr(addr, "host", "").partition("%")[0],  # fe80::1%eth0
+            port=getattr(addr, "port", 0),
+            listener=self._listener,
+        )
+        stressed = house.admission.stressed
+        reply = house.admission.admit(client.address)
+        if reply is not None:
+            house.premises.log.refused(client, "connection", str(reply))
+            return Unwelcome(reply)
+        if house.admission.stressed and not stressed:
+            house.premises.log.notice("stress mode", sessions=house.admission.in_all)
+            house.tighten()
+        return Session(house, client)

@@ -1,0 +1,57 @@
+"""What all sessions of one process share, and what is done to all of them at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from twisted.internet.interfaces import IOpenSSLServerConnectionCreator, IReactorTime
+
+from relayd.intake.limits import NORMAL, STRESSED, Admission, Deadlines
+from relayd.intake.reception import Premises
+from relayd.smtp.server import Server
+
+
+class OpenSession(Protocol):
+    """A session as the house sees it."""
+
+    def tighten(self) -> None:
+        """Deadlines have become shorter."""
+
+    def shut_down(self) -> None:
+        """Say 421 and close: now, or after the reply to the commit under way."""
+
+    def abort(self) -> None:
+        """Close without another word."""
+
+
+@dataclass
+class House:
+    """What all sessions of this process share."""
+
+    reactor: IReactorTime
+    hostname: str
+    premises: Premises
+    admission: Admission
+    make_server: Callable[[], Server]
+    tls: IOpenSSLServerConnectionCreator | None = None  # offered by STARTTLS; replaced on reload
+    normal: Deadlines = NORMAL
+    stressed: Deadlines = STRESSED
+    sessions: set[OpenSession] = field(default_factory=set)
+    on_empty: Callable[[], None] = lambda: None  # the last session has ended
+
+    @property
+    def deadlines(self) -> Deadlines:
+        """Those now in force."""
+        return self.stressed if self.admission.stressed else self.normal
+
+    def tighten(self) -> None:
+        """Stress has begun: the shorter deadlines hold for sessions already open, too."""
+        for session in tuple(self.sessions):
+            session.tighten()
+
+    def close(self) -> None:
+        """Every session ends: at once, or as soon as its commit is done (promise 10)."""
+        for session in tuple(self.sessions):
+            session.shut_down()

@@ -1,0 +1,162 @@
+"""Listening sockets, and the service that opens them, serves them, and closes in good order."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from twisted.application.service import Service
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import (
+    IDelayedCall,
+    IListeningPort,
+    IReactorSocket,
+    IReactorTime,
+)
+
+from relayd.intake.factory import SessionFactory
+from relayd.intake.house import House
+
+BACKLOG = 1024  # Twisted's 50 is filled in an instant by a busy peer; the kernel caps it
+
+
+@dataclass(frozen=True, slots=True)
+class ListenAddress:
+    """Where to listen: an IP address without brackets, and a port (0: any free one)."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def listening_socket(
+    address: ListenAddress, *, reuse_port: bool = False, backlog: int = BACKLOG
+) -> socket.socket:
+    """A bound, listening, non-blocking TCP socket; raises OSError.
+
+    `reuse_port` lets several workers each have a socket of their own on the same port.
+    """
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listening.setblocking(False)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if reuse_port:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:
+            # IPv4 clients come through a socket of their own: no ::ffff: addresses in rules
+            listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listening.bind((address.host, address.port))
+        listening.listen(backlog)
+    except OSError:
+        listening.close()
+        raise
+    return listening
+
+
+class IntakeService(Service):
+    """Serves the listeners of one process.
+
+    The sockets are opened while the process may still have root's rights; or they come from
+    outside (the master, systemd), already open, one for each address. `reactor` has both time
+    and sockets.
+    """
+
+    def __init__(
+        self,
+        reactor: IReactorSocket,
+        house: House,
+        addresses: Sequence[ListenAddress],
+        sockets: Sequence[socket.socket] = (),
+        *,
+        reuse_port: bool = False,
+        grace: float = 5.0,
+    ) -> None:
+        self.house = house
+        self._reactor = reactor
+        self._addresses = tuple(addresses)
+        self._sockets = list(sockets)
+        self._reuse_port = reuse_port
+        self._grace = grace  # seconds for sessions to end when relayd stops
+        self._ports: list[IListeningPort] = []
+
+    @property
+    def bound(self) -> tuple[ListenAddress, ...]:
+        """Where it listens by now, with the ports that were free."""
+        hosts = [port.getHost() for port in self._ports]
+        return tuple(
+            ListenAddress(host.host, host.port)
+            for host in hosts
+            if isinstance(host, (IPv4Address, IPv6Address))
+        )
+
+    def privilegedStartService(self) -> None:
+        """Open the sockets; called as root when there is root. Raises OSError."""
+        if not self._sockets:
+            for address in self._addresses:
+                try:
+                    self._sockets.append(listening_socket(address, reuse_port=self._reuse_port))
+                except OSError as error:
+                    self._close_sockets()
+                    raise OSError(
+                        error.errno, f"cannot listen on {address}: {error.strerror}"
+                    ) from error
+        super().privilegedStartService()  # type: ignore[no-untyped-call]  # Twisted's own
+
+    def startService(self) -> None:
+        """Accept connections."""
+        if not self._sockets:
+            self.privilegedStartService()
+        super().startService()  # type: ignore[no-untyped-call]  # Twisted's own
+        for listening, address in zip(self._sockets, self._addresses, strict=True):
+            factory = SessionFactory(self.house, str(address))
+            self._ports.append(
+                self._reactor.adoptStreamPort(
+                    listening.fileno(),
+                    listening.family,
+                    factory,  # type: ignore[arg-type]  # generic in the protocol it makes
+                )
+            )
+        self._close_sockets()  # the reactor has its own descriptors now
+
+    async def _stop(self) -> None:
+        for port in self._ports:
+            stopped = port.stopListening()
+            if isinstance(stopped, Deferred):
+                await stopped
+        self._ports.clear()
+        self.house.close()
+        if self.house.sessions:
+            await self._empty()
+
+    def stopService(self) -> Deferred[None]:
+        """Accept no more, say 421, let commits under way finish; fires within the grace."""
+        super().stopService()  # type: ignore[no-untyped-call]  # Twisted's own
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _empty(self) -> None:
+        """Wait until the last session has ended, or the grace has."""
+        done: Deferred[None] = Deferred()
+        clock: IReactorTime = self.house.reactor
+        grace: IDelayedCall = clock.callLater(self._grace, done.callback, None)
+
+        def empty() -> None:
+            grace.cancel()
+            done.callback(None)
+
+        self.house.on_empty = empty
+        await done
+        self.house.on_empty = lambda: None
+        for session in tuple(self.house.sessions):
+            session.abort()
+
+    def _close_sockets(self) -> None:
+        for listening in self._sockets:
+            with contextlib.suppress(OSError):
+                listening.close()
+        self._sockets.clear()

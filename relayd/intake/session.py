@@ -1,0 +1,328 @@
+"""One SMTP session on a Twisted transport: the protocol core outside, the reception inside.
+
+What arrives in one piece is answered in one piece. While a commit runs, or while the peer does
+not take our replies, input waits; above a high-water mark the transport waits too. One timer a
+connection watches a deadline that belongs to the phase, not to the last octet.
+"""
+
+from __future__ import annotations
+
+import enum
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import (
+    IDelayedCall,
+    IHandshakeListener,
+    IOpenSSLServerConnectionCreator,
+    IPushProducer,
+    ITCPTransport,
+)
+from twisted.internet.protocol import Protocol
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from relayd.intake.house import House
+from relayd.intake.reception import Reception
+from relayd.intake.transport import Transport
+from relayd.mail.client import Client
+from relayd.mail.reply import Reply
+from relayd.smtp.events import Chunk, EndOfContent, Quit, StartTls
+from relayd.smtp.state import State
+
+HIGH_WATER = 65536  # octets of input held back: one read of Twisted's
+
+_READY_FOR_TLS = Reply.of(220, "2.0.0", "Ready to start TLS")
+_BUG = Reply.of(421, "4.3.0", "Local trouble, try again later")
+# between DATA or the first BDAT and the end of the content, or of what is swallowed instead
+_CONTENT = frozenset({State.RECEIVING, State.CHUNKING, State.SPOILED})
+
+
+class Phase(enum.Enum):
+    """What the session waits for."""
+
+    COMMAND = "command"  # the next command line
+    CONTENT = "content"
+    COMMIT = "commit"  # the spool: nothing a peer does shortens or prolongs it
+    HANDSHAKE = "handshake"  # STARTTLS was answered
+    CLOSING = "closing"  # for the peer to take the last reply
+
+
+@implementer(IPushProducer, IHandshakeListener)
+class Session(Protocol):
+    """One connection from greeting to close."""
+
+    transport: Transport  # type: ignore[assignment]  # narrower than Twisted's
+
+    def __init__(self, house: House, client: Client) -> None:
+        self._house = house
+        self._server = house.make_server()
+        self._reception = Reception(house.premises, client)
+        self._phase = Phase.COMMAND
+        self._end = "lost"  # how the session will have ended, for the log
+        self._last_reply: Reply | None = None  # a 421 to be said after the commit
+        self._pumping = False
+        self._unread = False  # our replies pile up: the peer does not take them
+        self._paused = False
+        self._octets = 0  # of content in this window
+        self._started = self._since = self._fruitful = house.reactor.seconds()
+        self._timer: IDelayedCall | None = None
+
+    # -- Twisted's side --------------------------------------------------------------------------
+
+    def connectionMade(self) -> None:
+        """Greet."""
+        if ITCPTransport.providedBy(self.transport):
+            self.transport.setTcpNoDelay(True)  # replies are small, and waited for
+        self._house.sessions.add(self)
+        self.transport.registerProducer(self, True)
+        self._timer = self._house.reactor.callLater(self._house.deadlines.command, self._tick)
+        self._server.greet()
+        self._flush()
+
+    def dataReceived(self, data: bytes) -> None:
+        """Octets from the peer, as many as there were."""
+        if self._phase is Phase.CLOSING:
+            return
+        self._octets += len(data)
+        self._server.receive_data(data)
+        if self._phase is not Phase.COMMIT and not self._unread:
+            self._pump()
+        self._regulate()
+
+    def connectionLost(self, reason: Failure | None = None) -> None:
+        """The session is over. A commit under way goes on: it may be durable already."""
+        self._phase = Phase.CLOSING
+        self._reception.rollback()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        house = self._house
+        house.sessions.discard(self)
+        client = self._reception.client
+        house.admission.leave(client.address)
+        house.premises.log.session(
+            client,
+            messages=self._reception.messages,
+            refused=self._reception.refused,
+            seconds=max(house.reactor.seconds() - self._started, 0.0),
+            end=self._end,
+        )
+        if not house.sessions:
+            house.on_empty()
+
+    def handshakeCompleted(self) -> None:
+        """TLS is up: all that was said in the clear is forgotten."""
+        if self._phase is not Phase.HANDSHAKE:
+            return
+        connection = self.transport.getHandle()
+        self._server.tls_established()
+        self._reception.secured(
+            f"{connection.get_protocol_version_name()} {connection.get_cipher_name()}"
+        )
+        self._enter(Phase.COMMAND)
+        self._pump()
+
+    def pauseProducing(self) -> None:
+        """Our replies pile up: do not make more of them."""
+        self._unread = True
+        self._regulate()
+
+    def resumeProducing(self) -> None:
+        """The peer has taken our replies."""
+        self._unread = False
+        if self._phase is not Phase.COMMIT and self._phase is not Phase.CLOSING:
+            self._pump()
+        self._regulate()
+
+    def stopProducing(self) -> None:
+        """The connection is going; connectionLost says the rest."""
+
+    # -- from outside ----------------------------------------------------------------------------
+
+    def tighten(self) -> None:
+        """Deadlines have become shorter."""
+        if self._timer is not None:
+            self._timer.reset(max(self._deadline() - self._house.reactor.seconds(), 0.0))
+
+    def shut_down(self) -> None:
+        """Say 421 and close: now, or after the reply to the commit under way."""
+        reply = Reply.of(421, "4.3.2", f"{self._house.hostname} is shutting down")
+        if self._phase is Phase.COMMIT:
+            self._last_reply = reply
+        else:
+            self._dismiss(reply, "shutdown")
+
+    def abort(self) -> None:
+        """Close without another word. A commit under way goes on, its reply is lost."""
+        self.transport.abortConnection()
+
+    # -- the loop --------------------------------------------------------------------------------
+
+    def _pump(self) -> None:
+        """Answer what has arrived, up to a commit, the end of input, or a peer that won't read."""
+        if self._pumping:
+            return
+        self._pumping = True
+        try:
+            self._answer_all()
+        except Exception as error:
+            self._house.premises.log.trouble("session failed", error=repr(error))
+            self._dismiss(_BUG, "bug")
+        finally:
+            self._pumping = False
+
+    def _answer_all(self) -> None:
+        server, reception = self._server, self._reception
+        while self._phase is not Phase.CLOSING:
+            event = server.next_event()
+            if event is None:
+                break
+            if type(event) is Chunk:
+                reception.content(event.data)
+            elif type(event) is EndOfContent:
+                self._commit()
+                if self._phase is Phase.COMMIT:
+                    break
+            elif type(event) is StartTls and self._house.tls is not None:
+                self._start_tls(self._house.tls)
+                break
+            else:
+                reply = reception.receive(event)
+                if reply is not None:
+                    server.answer(reply)
+                elif type(event) is Quit:
+                    self._end = "quit"
+        self._flush()
+
+    def _commit(self) -> None:
+        """The one thing worth waiting for."""
+        self._enter(Phase.COMMIT)
+        verdict = Deferred.fromCoroutine(self._reception.end_of_content())
+        verdict.addCallbacks(self._committed, self._commit_failed)
+
+    def _committed(self, reply: Reply) -> None:
+        if self._phase is not Phase.COMMIT:
+            return  # the peer has gone; the message stays
+        self._server.answer(reply)
+        self._fruitful = self._house.reactor.seconds()
+        self._enter(Phase.COMMAND)
+        if self._last_reply is not None:
+            self._dismiss(self._last_reply, "shutdown")
+        elif not self._pumping:
+            self._pump()
+            self._regulate()
+
+    def _commit_failed(self, failure: Failure) -> None:
+        self._house.premises.log.trouble("session failed", error=repr(failure.value))
+        if self._phase is Phase.COMMIT:
+            self._phase = Phase.COMMAND
+            self._dismiss(_BUG, "bug")
+
+    def _start_tls(self, creator: IOpenSSLServerConnectionCreator) -> None:
+        self._server.answer(_READY_FOR_TLS)
+        self._flush()
+        self._enter(Phase.HANDSHAKE)
+        self.transport.startTLS(creator)
+
+    def _flush(self) -> None:
+        """One write for all replies; they show that a command was complete."""
+        server = self._server
+        replies = server.data_to_send()
+        if replies:
+            self.transport.write(replies)
+        if server.closed:
+            self._close(self._end if self._end != "lost" else "421")
+        elif self._phase is Phase.COMMAND:
+            if server.state in _CONTENT:
+                self._enter(Phase.CONTENT)
+            elif replies:
+                self._since = self._house.reactor.seconds()
+        elif self._phase is Phase.CONTENT and server.state not in _CONTENT:
+            # the core refused it, and has swallowed it to its end
+            self._fruitful = self._house.reactor.seconds()
+            self._enter(Phase.COMMAND)
+
+    def _regulate(self) -> None:
+        """Stop reading while input waits for a commit, or our replies for the peer."""
+        pause = self._unread or self._server.buffered > HIGH_WATER
+        if pause is not self._paused and self._phase is not Phase.CLOSING:
+            self._paused = pause
+            if pause:
+                self.transport.pauseProducing()
+            else:
+                self.transport.resumeProducing()
+
+    # -- deadlines -------------------------------------------------------------------------------
+
+    def _enter(self, phase: Phase) -> None:
+        self._phase = phase
+        self._since = self._house.reactor.seconds()
+        self._octets = 0
+
+    def _deadline(self) -> float:
+        """When this phase has lasted too long, in the reactor's seconds."""
+        deadlines, since = self._house.deadlines, self._since
+        if self._phase is Phase.COMMAND:
+            return min(since + deadlines.command, self._fruitful + deadlines.barren)
+        if self._phase is Phase.CONTENT:
+            return since + deadlines.content
+        if self._phase is Phase.HANDSHAKE:
+            return since + deadlines.handshake
+        if self._phase is Phase.CLOSING:
+            return since + deadlines.close
+        return self._house.reactor.seconds() + deadlines.command  # COMMIT: only looks in
+
+    def _tick(self) -> None:
+        """The timer: most often too early, because the session has moved on since it was set."""
+        self._timer = None
+        if self._house.reactor.seconds() >= self._deadline():
+            deadlines = self._house.deadlines
+            enough = deadlines.content * deadlines.content_rate
+            if self._phase is Phase.CONTENT and self._octets >= enough:
+                self._enter(Phase.CONTENT)
+            elif self._phase is Phase.CLOSING:
+                self.transport.abortConnection()
+                return
+            else:
+                self._time_out()
+        self._watch()
+
+    def _watch(self) -> None:
+        """(Re-)arm the timer for the deadline in force."""
+        wait = max(self._deadline() - self._house.reactor.seconds(), 0.0)
+        if self._timer is None:
+            self._timer = self._house.reactor.callLater(wait, self._tick)
+        else:
+            self._timer.reset(wait)
+
+    # -- the end ---------------------------------------------------------------------------------
+
+    def _time_out(self) -> None:
+        if self._phase is Phase.HANDSHAKE:
+            self._close("timeout")  # there is no one to say 421 to yet
+            return
+        self._dismiss(
+            Reply.of(421, "4.4.2", f"{self._house.hostname} timed out waiting for you"), "timeout"
+        )
+
+    def _dismiss(self, reply: Reply, end: str) -> None:
+        """Say 421, whatever the peer is doing, and close."""
+        if self._phase is Phase.CLOSING:
+            return
+        self._reception.rollback()
+        self._server.fail(reply)
+        self._end = end
+        self._flush()
+        self._close(end)
+
+    def _close(self, end: str) -> None:
+        """Close when the last reply is out; at the latest when the peer has had its time."""
+        if self._phase is Phase.CLOSING:
+            return
+        self._end = end
+        self._enter(Phase.CLOSING)
+        # a producer left in place would keep a slow transport from ever closing
+        self.transport.unregisterProducer()
+        self.transport.loseConnection()
+        if self._timer is not None:
+            self._watch()

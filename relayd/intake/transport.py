@@ -1,0 +1,48 @@
+"""What a session uses of Twisted's transports, as types: Twisted leaves most of it untyped."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
+
+
+class TlsConnection(Protocol):
+    """What is asked of a pyOpenSSL connection."""
+
+    def get_protocol_version_name(self) -> str:
+        """As `TLSv1.3`."""
+
+    def get_cipher_name(self) -> str | None:
+        """As `TLS_AES_256_GCM_SHA384`."""
+
+
+class Transport(Protocol):
+    """What a session uses of Twisted's TCP and TLS transports."""
+
+    def write(self, data: bytes) -> None:
+        """Send, by and by."""
+
+    def loseConnection(self) -> None:
+        """Close when all is sent."""
+
+    def abortConnection(self) -> None:
+        """Close now."""
+
+    def pauseProducing(self) -> None:
+        """Read no more for now."""
+
+    def resumeProducing(self) -> None:
+        """Read again."""
+
+    def registerProducer(self, producer: object, streaming: bool) -> None:
+        """Tell the producer when too much is unsent."""
+
+    def unregisterProducer(self) -> None:
+        """Tell it no more."""
+
+    def startTLS(self, creator: IOpenSSLServerConnectionCreator) -> None:
+        """Speak TLS from the next octet on."""
+
+    def getHandle(self) -> TlsConnection:
+        """The connection under TLS."""
