@@ -1,0 +1,206 @@
+"""What an operator can ask of a running relayd, command by command, over all shards."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from relayd.mail.content import Content
+from relayd.mail.ident import ident_text, shard_of
+from relayd.mail.log import MailLog
+from relayd.ops.documents import (
+    COLUMNS,
+    Document,
+    Request,
+    RequestError,
+    filter_of,
+    ident_of,
+    idents_of,
+    lane_document,
+    number_of,
+    story,
+    text_of,
+    totals,
+)
+from relayd.spool.interface import Store
+from relayd.spool.queue import LaneView
+from relayd.spool.view import Accepted, QueueFilter
+
+PAGE = 500  # messages in one piece of a listing: some milliseconds of the reactor's time
+MAX_DESTINATIONS = 100  # lanes told by `status`, those in trouble first
+
+Explain = Callable[[Request], Awaitable[Document]]
+Complaint = Callable[[], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """One shard as the operator reaches it: here, or later in a worker of its own."""
+
+    shard: int
+    store: Store
+    lanes: Callable[[], Iterable[LaneView]]
+    figures: Callable[[], Mapping[str, object]]  # sessions, deliveries in flight, ...
+
+
+class Stream(Protocol):
+    """Where an answer goes, piece by piece; each call waits while the reader is slow."""
+
+    async def send(self, document: object) -> None:
+        """One line of JSON."""
+
+    async def send_text(self, line: str) -> None:
+        """One line of JSON, written already."""
+
+    async def send_content(self, content: Content) -> None:
+        """A line that tells the size, then these octets."""
+
+
+class Commands:
+    """Carries out requests. Anything a command needs beyond the spool is a plain callable.
+
+    `about` gives what `status` tells of the process; `explain` answers a request (see
+    relayd.ops.explain), `check` and `reload` give the complaint about the configuration on disk,
+    empty when it is good (then `reload` has put it in force).
+    """
+
+    def __init__(
+        self,
+        backends: Sequence[Backend],
+        *,
+        about: Callable[[], Mapping[str, object]],
+        explain: Explain,
+        check: Complaint,
+        reload: Complaint,
+        log: MailLog,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._backends = backends
+        self._about = about
+        self._explain = explain
+        self._complaints = {"check": check, "reload": reload}
+        self._log = log
+        self._clock = clock
+        self._commands: dict[str, Callable[[Request, Stream], Awaitable[None]]] = {
+            "status": self._status,
+            "queue": self._queue,
+            "show": self._show,
+            "why": self._show,
+            "content": self._content,
+            "explain": self._answer_explain,
+            "check": self._answer_complaint,
+            "reload": self._answer_complaint,
+            **dict.fromkeys(("retry", "hold", "release", "remove"), self._change),
+        }
+
+    async def run(self, request: Request, stream: Stream, who: str) -> None:
+        """Answer one request; raises RequestError. `who` is for the log."""
+        name = text_of(request, "command")
+        command = self._commands.get(name)
+        if command is None:
+            raise RequestError(f"no command {name!r}")
+        await command(request, stream)
+        if name in ("retry", "hold", "release", "remove", "reload"):
+            asked = {key: value for key, value in request.items() if key != "command" and value}
+            self._log.notice("operator", command=name, by=who, asked=json.dumps(asked))
+
+    async def _status(self, request: Request, stream: Stream) -> None:
+        counts = [await backend.store.counts() for backend in self._backends]
+        waiting = totals(counts)
+        destinations: dict[str, int] = waiting.pop("destinations")
+        lanes = [lane_document(view) for backend in self._backends for view in backend.lanes()]
+        for lane in lanes:
+            lane["waiting"] = destinations.pop(lane["destination"], 0)
+        lanes += [
+            {"destination": destination, "standing": "waiting", "waiting": count}
+            for destination, count in destinations.items()
+        ]
+        lanes.sort(key=lambda lane: (lane["standing"] == "open", -lane["waiting"]))
+        await stream.send(
+            {
+                "answer": {
+                    **self._about(),
+                    "waiting": waiting,
+                    "shards": [
+                        {
+                            "shard": backend.shard,
+                            "healthy": backend.store.healthy,
+                            **backend.figures(),
+                        }
+                        for backend in self._backends
+                    ],
+                    "destinations": lanes[:MAX_DESTINATIONS],
+                    "more_destinations": max(len(lanes) - MAX_DESTINATIONS, 0),
+                }
+            }
+        )
+
+    async def _queue(self, request: Request, stream: Stream) -> None:
+        wanted = filter_of(request, self._clock())
+        left = int(number_of(request, "limit")) or -1
+        await stream.send({"columns": COLUMNS})
+        for backend in self._backends:
+            after: int | None = 0
+            while after is not None and left:
+                limit = min(PAGE, left) if left > 0 else PAGE
+                page = await backend.store.listing(wanted, after, limit)
+                after = page.after
+                if page.summaries:
+                    left -= len(page.summaries) if left > 0 else 0
+                    await stream.send_text('{"rows":' + _dumps(page.summaries) + "}")
+
+    async def _show(self, request: Request, stream: Stream) -> None:
+        ident = ident_of(text_of(request, "id"))
+        accepted = history = None
+        for backend in self._holding(ident):
+            accepted = accepted or await backend.store.load(ident)
+            history = history or await backend.store.history(ident)
+        document = story(accepted, history)
+        if document is None:
+            raise RequestError(f"no message {ident_text(ident)}: not waiting, nor in the ledger")
+        await stream.send({"answer": document})
+
+    async def _content(self, request: Request, stream: Stream) -> None:
+        ident = ident_of(text_of(request, "id"))
+        found: Accepted | None = None
+        for backend in self._holding(ident):
+            found = found or await backend.store.load(ident)
+        if found is None:
+            raise RequestError(f"no message {ident_text(ident)} is waiting")
+        await stream.send_content(found[0].content)
+
+    async def _answer_explain(self, request: Request, stream: Stream) -> None:
+        await stream.send({"answer": await self._explain(request)})
+
+    async def _answer_complaint(self, request: Request, stream: Stream) -> None:
+        complaint = self._complaints[text_of(request, "command")]()
+        await stream.send({"answer": {"complaint": complaint}})
+
+    async def _change(self, request: Request, stream: Stream) -> None:
+        wanted = filter_of(request, self._clock())
+        idents = idents_of(request)
+        if not idents and wanted == QueueFilter() and request.get("all") is not True:
+            raise RequestError("nothing named: give message IDs, a filter, or --all")
+        count = 0
+        for ident in idents or [0]:
+            for backend in self._holding(ident) if ident else self._backends:
+                count += await self._change_in(backend.store, request, replace(wanted, ident=ident))
+        await stream.send({"answer": {"recipients": count}})
+
+    async def _change_in(self, store: Store, request: Request, wanted: QueueFilter) -> int:
+        name = text_of(request, "command")
+        if name == "remove":
+            return await store.remove(wanted, text_of(request, "note") or "by the operator")
+        change = {"retry": store.retry, "hold": store.hold, "release": store.release}[name]
+        return await change(wanted)
+
+    def _holding(self, ident: int) -> list[Backend]:
+        """The backends that may know a message: its shard's, or all when that one is gone."""
+        own = [backend for backend in self._backends if backend.shard == shard_of(ident)]
+        return own or list(self._backends)
+
+
+_dumps = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode

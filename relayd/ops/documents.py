@@ -1,0 +1,197 @@
+"""What the control socket shows, as JSON documents, and what a request's filters mean."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from relayd.mail.address import path_text
+from relayd.mail.client import Client
+from relayd.mail.envelope import Envelope
+from relayd.mail.ident import ident_text, parse_ident
+from relayd.mail.message import Record, State
+from relayd.mail.outcome import Outcome
+from relayd.mail.plan import Step
+from relayd.spool.queue import LaneView
+from relayd.spool.view import Accepted, Counts, Entry, History, QueueFilter, Summary
+
+Document = dict[str, Any]
+Request = Mapping[str, object]
+
+STATES = {state.name.lower(): state for state in State}
+
+# The columns of a row in a listing, and of a recipient inside it: Summary and RecipientSummary.
+COLUMNS = list(Summary._fields)
+
+
+class RequestError(Exception):
+    """The request makes no sense; `str(error)` is for the one who typed it."""
+
+
+def text_of(request: Request, name: str) -> str:
+    """A field that is text; empty when absent."""
+    found = request.get(name, "")
+    if not isinstance(found, str):
+        raise RequestError(f"{name}: text expected")
+    return found
+
+
+def number_of(request: Request, name: str) -> float:
+    """A field that is a number; 0 when absent."""
+    found = request.get(name, 0)
+    if isinstance(found, bool) or not isinstance(found, (int, float)):
+        raise RequestError(f"{name}: number expected")
+    return found
+
+
+def ident_of(text: object) -> int:
+    """A message ID."""
+    try:
+        return parse_ident(str(text))
+    except ValueError as error:
+        raise RequestError(str(error)) from None
+
+
+def idents_of(request: Request) -> list[int]:
+    """The message IDs that a request names."""
+    found = request.get("ids", [])
+    if not isinstance(found, list):
+        raise RequestError("ids: a list expected")
+    return [ident_of(each) for each in found]
+
+
+def filter_of(request: Request, now: float) -> QueueFilter:
+    """The filter that a request means; `now` in seconds since the epoch."""
+    state = text_of(request, "state")
+    if state and STATES.get(state, State.DELIVERED) not in (State.QUEUED, State.HELD):
+        raise RequestError(f"no state {state!r}: queued or held")
+    older_than = number_of(request, "older_than")
+    return QueueFilter(
+        state=STATES[state] if state else None,
+        destination=text_of(request, "destination"),
+        sender=text_of(request, "sender"),
+        recipient=text_of(request, "recipient"),
+        received_before=now - older_than if older_than else 0.0,
+    )
+
+
+def totals(counts: Iterable[Counts]) -> Document:
+    """The sums over all shards."""
+    total: Document = {"messages": 0, "octets": 0, "queued": 0, "held": 0, "damaged": 0}
+    destinations: dict[str, int] = {}
+    for count in counts:
+        for name in total:
+            total[name] += getattr(count, name)
+        for destination, recipients in count.destinations.items():
+            destinations[destination] = destinations.get(destination, 0) + recipients
+    return {**total, "destinations": destinations}
+
+
+def lane_document(view: LaneView) -> Document:
+    """One lane of the queue."""
+    return {
+        "destination": view.destination,
+        "standing": view.standing.name.lower(),
+        "in_flight": view.in_flight,
+        "window": view.window,
+        "failures": view.failures,
+        "probe_at": view.probe_at,
+        "trouble": str(view.trouble.reply) if view.trouble is not None else "",
+    }
+
+
+def story(accepted: Accepted | None, history: History | None) -> Document | None:
+    """All that is known of one message: from the spool while it waits, from the ledger for ever.
+
+    None: neither knows it.
+    """
+    if history is not None:
+        document = _message(history.ident, history.received_at, history.size)
+        document |= _envelope(history.envelope) | _client(history.client)
+        document["rules"] = history.rules
+        document["trail"] = [_step(step) for step in history.trail]
+        recipients = {entry.number: _entry(entry) for entry in history.entries}
+    elif accepted is not None:
+        message = accepted[0]
+        document = _message(message.ident, message.received_at, message.content.size)
+        document |= _envelope(message.envelope) | _client(message.client)
+        recipients = {}
+    else:
+        return None
+    for record in accepted[1] if accepted is not None else ():
+        recipients[record.number] = recipients.get(record.number, {}) | _record(record)
+    document["recipients"] = [recipients[number] for number in sorted(recipients)]
+    return document
+
+
+def _message(ident: int, received_at: float, size: int) -> Document:
+    return {"id": ident_text(ident), "received_at": received_at, "size": size}
+
+
+def _envelope(envelope: Envelope) -> Document:
+    return {
+        "sender": path_text(envelope.reverse_path),
+        "parameters": {
+            name: found
+            for name in ("body", "smtputf8", "ret", "envid", "require_tls")
+            if (found := getattr(envelope, name))
+        },
+    }
+
+
+def _client(client: Client) -> Document:
+    return {
+        "client": {
+            name: found
+            for name in ("address", "port", "listener", "helo", "protocol", "tls", "login")
+            if (found := getattr(client, name))
+        }
+    }
+
+
+def _step(step: Step) -> Document:
+    return {"stage": step.stage, "place": step.place, "rule": step.rule, "note": step.note}
+
+
+def _entry(entry: Entry) -> Document:
+    return {
+        "number": entry.number,
+        "mailbox": str(entry.mailbox),
+        "original": str(entry.original),
+        "next_hop": entry.next_hop,
+        "state": (entry.state or State.QUEUED).name.lower(),
+        "attempts": entry.attempts,
+        "ended_at": entry.ended_at,
+        "note": entry.note,
+        **_outcome(entry.outcome),
+    }
+
+
+def _record(record: Record) -> Document:
+    recipient = record.recipient
+    return {
+        "number": record.number,
+        "mailbox": str(recipient.mailbox),
+        "original": str(recipient.original),
+        "next_hop": recipient.next_hop,
+        "reverse_path": path_text(recipient.reverse_path),
+        "notify": sorted(recipient.notify),
+        "orcpt": recipient.orcpt,
+        "state": record.state.name.lower(),
+        "attempts": record.attempts,
+        "next_attempt": record.next_attempt,
+        "warned": record.warned,
+        **_outcome(record.last),
+    }
+
+
+def _outcome(outcome: Outcome | None) -> Document:
+    if outcome is None:
+        return {"reply": "", "remote_mta": "", "remote_address": "", "why": ""}
+    return {
+        "reply": str(outcome.reply),
+        "remote_mta": outcome.remote_mta,
+        "remote_address": outcome.remote_address,
+        "tls": outcome.tls,
+        "why": outcome.why,
+    }
