@@ -1,0 +1,1 @@
+"""The first five minutes: a relayd, a next hop that stores, and one message all the way."""
