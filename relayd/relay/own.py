@@ -42,7 +42,7 @@ class Own:
         *,
         local: Callable[[str], bool] = is_local,
     ) -> None:
-        self._names = {_folded(name) for name in names}
+        self._names = {_folded(name) for name in names} | {"localhost"}
         listening = set(listeners)
         self._wildcards = {WILDCARDS[address] for address in listening if address in WILDCARDS}
         self._addresses = {
@@ -55,7 +55,7 @@ class Own:
         return _folded(name) in self._names
 
     def address(self, address: str) -> bool:
-        """Whether we listen there, on whatever port: others may reach us by port 25 all the same."""
+        """Whether we listen there, on whatever port: some path may lead from port 25 to it."""
         parsed = _parsed(address)
         if parsed in self._addresses:
             return True
