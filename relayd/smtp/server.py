@@ -487,26 +487,30 @@ def _require_no_argument(argument: bytes) -> None:
 
 _DEAF = frozenset({State.NEW, State.HANDSHAKE, State.CLOSED})
 
-_COMMANDS: Mapping[bytes, Callable[[Server, bytes], Event | None]] = {
-    b"HELO": Server._helo,
-    b"EHLO": Server._ehlo,
-    b"MAIL": Server._mail,
-    b"RCPT": Server._rcpt,
-    b"DATA": Server._data,
-    b"BDAT": Server._bdat,
-    b"RSET": Server._rset,
-    b"NOOP": Server._noop,
-    b"HELP": Server._help,
-    b"VRFY": Server._vrfy,
-    b"QUIT": Server._quit,
-    b"STARTTLS": Server._starttls,
-    b"AUTH": Server._auth,
-} | dict.fromkeys(
-    # of RFC 5321, RFC 1985 and RFC 821: known, and not for us
-    (b"EXPN", b"ETRN", b"TURN", b"SEND", b"SOML", b"SAML"),
-    Server._not_implemented,
-) | dict.fromkeys(
-    # a browser made to speak to us by a hostile page: its next lines are not ours to answer
-    (b"GET", b"POST", b"PUT", b"HEAD", b"OPTIONS", b"CONNECT", b"DELETE"),
-    Server._not_smtp,
+_COMMANDS: Mapping[bytes, Callable[[Server, bytes], Event | None]] = (
+    {
+        b"HELO": Server._helo,
+        b"EHLO": Server._ehlo,
+        b"MAIL": Server._mail,
+        b"RCPT": Server._rcpt,
+        b"DATA": Server._data,
+        b"BDAT": Server._bdat,
+        b"RSET": Server._rset,
+        b"NOOP": Server._noop,
+        b"HELP": Server._help,
+        b"VRFY": Server._vrfy,
+        b"QUIT": Server._quit,
+        b"STARTTLS": Server._starttls,
+        b"AUTH": Server._auth,
+    }
+    | dict.fromkeys(
+        # of RFC 5321, RFC 1985 and RFC 821: known, and not for us
+        (b"EXPN", b"ETRN", b"TURN", b"SEND", b"SOML", b"SAML"),
+        Server._not_implemented,
+    )
+    | dict.fromkeys(
+        # a browser made to speak to us by a hostile page: its next lines are not ours to answer
+        (b"GET", b"POST", b"PUT", b"HEAD", b"OPTIONS", b"CONNECT", b"DELETE"),
+        Server._not_smtp,
+    )
 )

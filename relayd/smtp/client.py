@@ -1,0 +1,428 @@
+"""The client's side of SMTP and LMTP as a machine without a socket: bytes in, events out."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from relayd.mail.reply import Reply
+from relayd.smtp.events import (
+    ClientEvent,
+    ProtocolTrouble,
+    Ready,
+    SendContent,
+    Stage,
+    TlsReady,
+    TlsRefused,
+    TransactionDone,
+    Unwelcome,
+)
+from relayd.smtp.extensions import NONE_OFFERED, Extensions
+from relayd.smtp.framing import DotStuffer, Purity
+from relayd.smtp.replies import BARE, ReplyError, ReplyReader
+from relayd.smtp.transaction import Transaction, TransactionRecipient, commands_for
+
+__all__ = ["Client", "Transaction", "TransactionRecipient"]
+
+_UNASKED = "spoke without being asked"
+_EARLY = "answered before the end of the content"
+_MISCOUNTED = Reply.of(451, "4.3.0", "Content does not have the size it should have")
+
+
+@dataclass(slots=True)
+class _Progress:
+    """How far one transaction has come."""
+
+    replies: list[Reply | None]  # one per recipient
+    stages: list[Stage]
+    asked: list[int]  # the recipients that RCPT was sent for
+    bdat: bool
+    size: int
+    answered: int = 0  # how many of `asked` have their RCPT reply
+    accepted: list[int] = field(default_factory=list)
+    opened: bool = False  # MAIL was accepted, so a failure leaves a transaction at the server
+    ended: int = 0  # LMTP: how many of `accepted` have their reply after the dot
+
+
+class Client:
+    """One session with a next hop.
+
+    Call `receive_data`, then `next_event` until it returns None, and write `data_to_send`, also
+    after every other call. When `closed`, write what is left and drop the connection.
+    """
+
+    def __init__(self, hello: str, *, lmtp: bool = False) -> None:
+        self.closed = False
+        self.extensions = NONE_OFFERED
+        self._hello = hello.encode("ascii", "replace")
+        self._lmtp = lmtp
+        self._reader = ReplyReader()
+        self._output: list[bytes] = []
+        self._events: deque[ClientEvent] = deque()
+        self._expected: deque[Stage] = deque([Stage.GREETING])  # commands without a reply yet
+        self._unsent: deque[tuple[Stage, bytes]] = deque()  # ... and those that wait for one
+        self._helo = False  # EHLO was refused, HELO is tried
+        self._handshake = False  # TLS is being set up
+        self._progress: _Progress | None = None
+        self._sending: DotStuffer | int | None = None  # the content: DATA, or octets due by BDAT
+        self._purity = Purity()
+        self._reset_due = False  # the server still holds a failed transaction
+
+    # -- the rim's side ----------------------------------------------------------------------
+
+    @property
+    def waiting_for(self) -> Stage:
+        """What the rim's timer is for (RFC 5321 section 4.5.3.2)."""
+        if self._expected:
+            return self._expected[0]
+        if self._sending is not None:
+            return Stage.CONTENT
+        return Stage.STARTTLS if self._handshake else Stage.IDLE
+
+    def receive_data(self, data: bytes) -> None:
+        """Take in what the server sent."""
+        if self.closed:
+            return
+        self._reader.append(data)
+
+    def next_event(self) -> ClientEvent | None:
+        """The next event, or None: something must be received or done first."""
+        while not self._events:
+            if self.closed:
+                return None
+            if self._handshake:
+                if self._reader.pending:
+                    self._trouble("spoke in the clear after STARTTLS")
+                    continue
+                return None
+            try:
+                reply = self._reader.next()
+            except ReplyError as error:
+                self._trouble(str(error))
+                continue
+            if reply is None:
+                return None
+            self._take(reply)
+        return self._events.popleft()
+
+    def data_to_send(self) -> bytes:
+        """What is to be written to the server now; empty when there is nothing."""
+        output = self._output
+        if not output:
+            return b""
+        data = output[0] if len(output) == 1 else b"".join(output)
+        output.clear()
+        return data
+
+    def send(self, transaction: Transaction) -> None:
+        """Begin a transaction; only after Ready, TlsRefused or a reusable TransactionDone."""
+        commands = commands_for(transaction, self.extensions)
+        count = len(transaction.recipients)
+        progress = _Progress(
+            [None] * count,
+            [Stage.OFFER] * count,
+            commands.numbers,
+            commands.bdat,
+            transaction.size,
+        )
+        for number, reply in commands.refused.items():
+            progress.replies[number] = reply
+        self._progress = progress
+        if self._out_of_turn():
+            return
+        if not commands.rcpt:
+            self._finish()
+            return
+        queue = self._unsent
+        if self._reset_due:
+            self._reset_due = False
+            queue.append((Stage.RSET, b"RSET\r\n"))
+        queue.append((Stage.MAIL, commands.mail))
+        queue.extend([(Stage.RCPT, rcpt) for rcpt in commands.rcpt])
+        if not commands.bdat:
+            queue.append((Stage.DATA, b"DATA\r\n"))
+        self._send_queue()
+
+    def send_content(self, chunk: bytes) -> None:
+        """Content after SendContent; without effect once the transaction is over."""
+        sending = self._sending
+        if sending is None or not chunk:
+            return
+        if self._purity.offence(chunk) is not None:
+            self._abandon(BARE, "content of ours with a bare CR, a bare LF or a NUL")
+        elif isinstance(sending, int):
+            self._sending = sending - len(chunk)
+            if self._sending < 0:
+                self._abandon(_MISCOUNTED, "content of ours is longer than announced")
+            else:
+                self._output.append(chunk)
+        else:
+            self._output.append(sending.feed(chunk))
+
+    def end_content(self) -> None:
+        """The content is complete."""
+        sending = self._sending
+        # a reply that is here already cannot be the one to what we send now
+        if sending is None or self._out_of_turn():
+            return
+        progress = self._progress
+        assert progress is not None
+        if self._purity.unfinished:
+            self._abandon(BARE, "content of ours ends in a bare CR")
+            return
+        if not isinstance(sending, int):
+            self._output.append(sending.finish())
+        elif sending:
+            self._abandon(_MISCOUNTED, "content of ours is shorter than announced")
+            return
+        self._sending = None
+        self._expected.extend([Stage.END] * (len(progress.accepted) if self._lmtp else 1))
+
+    def quit(self) -> None:
+        """End the session politely; `closed` once the server has answered."""
+        if not self.closed:
+            self._command(Stage.QUIT, b"QUIT\r\n")
+
+    def starttls(self) -> None:
+        """Ask for TLS, after Ready."""
+        if not self._out_of_turn():
+            self._command(Stage.STARTTLS, b"STARTTLS\r\n")
+
+    def tls_established(self) -> None:
+        """TLS stands, after TlsReady: what is known of the server is void (RFC 3207 4.2)."""
+        self._handshake = False
+        self._reader.clear()
+        self._say_hello()
+
+    def fail(self, reply: Reply) -> None:
+        """The connection is lost or took too long: what is not answered gets this reply.
+
+        Outside a transaction it is reported as Unwelcome. Call `next_event` afterwards.
+        """
+        if self.closed:
+            return
+        if self._progress is not None:
+            self._abandon(reply, reply.text)
+        else:
+            stage = self.waiting_for
+            self._close()
+            if stage is not Stage.QUIT:
+                self._events.append(Unwelcome(reply, stage))
+
+    # -- sending -----------------------------------------------------------------------------
+
+    def _command(self, stage: Stage, line: bytes) -> None:
+        self._output.append(line)
+        self._expected.append(stage)
+
+    def _say_hello(self) -> None:
+        verb = b"LHLO " if self._lmtp else b"HELO " if self._helo else b"EHLO "
+        self._command(Stage.HELLO, verb + self._hello + b"\r\n")
+
+    def _send_queue(self) -> None:
+        """All that may go out now: everything by PIPELINING (RFC 2920), else one command."""
+        queue = self._unsent
+        if self.extensions.pipelining:
+            self._output.append(b"".join([line for _, line in queue]))
+            self._expected.extend([stage for stage, _ in queue])
+            queue.clear()
+        elif queue:
+            self._command(*queue.popleft())
+
+    def _out_of_turn(self) -> bool:
+        """The server has spoken before we did: what it said must not pass for an answer."""
+        if self.closed:
+            return True
+        if not self._expected and self._reader.pending:
+            self._trouble(_EARLY if self._sending is not None else _UNASKED)
+            return True
+        return False
+
+    # -- receiving ---------------------------------------------------------------------------
+
+    def _take(self, reply: Reply) -> None:
+        stage = self._expected.popleft() if self._expected else None
+        if stage is Stage.QUIT:
+            self._close()
+        elif reply.code == 421:
+            self._shut_down(reply, stage or self.waiting_for)
+        elif stage is None:
+            self._take_unasked(reply)
+        elif self._progress is not None:
+            self._take_in_transaction(self._progress, reply, stage)
+        elif stage is Stage.GREETING or stage is Stage.HELLO:
+            self._take_welcome(reply, stage)
+        elif reply.code == 220:  # to STARTTLS
+            self._handshake = True
+            if not self._reader.pending:
+                self._events.append(TlsReady())
+        else:
+            self._events.append(TlsRefused(reply))
+
+    def _take_welcome(self, reply: Reply, stage: Stage) -> None:
+        digit = reply.code // 100
+        if digit == 3:
+            self._trouble(f"said {reply.code} to {stage}")
+        elif digit == 2 and stage is Stage.GREETING:
+            self._say_hello()
+        elif digit == 2:
+            self.extensions = NONE_OFFERED if self._helo else Extensions.parse(reply.lines)
+            self._events.append(Ready(self.extensions))
+        elif digit == 5 and stage is Stage.HELLO and not self._helo and not self._lmtp:
+            self._helo = True  # RFC 5321 section 3.2
+            self._say_hello()
+        else:
+            self._output.append(b"QUIT\r\n")
+            self._close()
+            self._events.append(Unwelcome(reply, stage))
+
+    def _take_unasked(self, reply: Reply) -> None:
+        if self._sending is None:
+            self._trouble(_UNASKED)
+        elif reply.code >= 400 and not self._lmtp:
+            # against the book, but some servers refuse in mid-content; success is never believed
+            self._abandon(reply, _EARLY)
+        else:
+            self._trouble(_EARLY)
+
+    def _take_in_transaction(self, progress: _Progress, reply: Reply, stage: Stage) -> None:
+        digit = reply.code // 100
+        if digit == (2 if stage is Stage.DATA else 3):
+            self._trouble(f"said {reply.code} to {stage}")
+        elif stage is Stage.RCPT:
+            self._take_rcpt(progress, reply)
+        elif stage is Stage.END:
+            self._take_end(progress, reply)
+        elif stage is Stage.DATA:
+            self._take_data(progress, reply)
+        elif stage is Stage.MAIL:
+            self._take_mail(progress, reply)
+        elif digit != 2:
+            self._trouble(f"said {reply.code} to RSET")
+        else:
+            self._advance(progress)
+
+    def _advance(self, progress: _Progress) -> None:
+        """The envelope goes on: the next command, or the content, or nobody is left."""
+        if self._expected:
+            return
+        asking = self._unsent and self._unsent[0][0] is not Stage.DATA
+        if not asking and not progress.accepted:
+            self._unsent.clear()
+            self._finish()
+        elif self._unsent:
+            self._send_queue()
+        else:
+            self._begin_content(progress)
+
+    def _take_mail(self, progress: _Progress, reply: Reply) -> None:
+        progress.opened = reply.code < 300
+        if not progress.opened:
+            self._settle(progress, progress.asked, reply, Stage.MAIL)
+            self._unsent.clear()
+        self._advance(progress)
+
+    def _take_rcpt(self, progress: _Progress, reply: Reply) -> None:
+        number = progress.asked[progress.answered]
+        progress.answered += 1
+        if progress.opened:  # else it is an echo of MAIL's refusal
+            if reply.code < 300:
+                progress.accepted.append(number)
+            else:
+                self._settle(progress, (number,), reply, Stage.RCPT)
+        self._advance(progress)
+
+    def _take_data(self, progress: _Progress, reply: Reply) -> None:
+        if reply.code < 400:
+            self._begin_content(progress)
+        else:
+            self._settle(progress, progress.accepted, reply, Stage.DATA)
+            self._finish()
+
+    def _begin_content(self, progress: _Progress) -> None:
+        self._purity = Purity()
+        if progress.accepted:
+            if progress.bdat:
+                self._output.append(b"BDAT %d LAST\r\n" % progress.size)
+                self._sending = progress.size
+            else:
+                self._sending = DotStuffer()
+            self._events.append(SendContent())
+        elif self._lmtp:
+            # RFC 2033 section 4.2 wants 503 here, and has no reply to the dot of nobody
+            self._trouble("accepted DATA without recipients")
+        else:
+            # RFC 2920 section 3.1: all RCPT failed and yet DATA was accepted
+            self._command(Stage.END, b".\r\n")
+
+    def _take_end(self, progress: _Progress, reply: Reply) -> None:
+        """One reply for all, or by LMTP one for each accepted recipient (RFC 2033 section 4.2)."""
+        progress.opened = False
+        if not self._lmtp:
+            self._settle(progress, progress.accepted, reply, Stage.END)
+            self._finish()
+            return
+        self._settle(progress, (progress.accepted[progress.ended],), reply, Stage.END)
+        progress.ended += 1
+        if progress.ended == len(progress.accepted):
+            self._finish()
+
+    # -- the end of it -----------------------------------------------------------------------
+
+    def _settle(
+        self, progress: _Progress, numbers: Iterable[int], reply: Reply, stage: Stage
+    ) -> None:
+        """The word on these recipients, unless they have theirs."""
+        for number in numbers:
+            if progress.replies[number] is None:
+                progress.replies[number] = reply
+                progress.stages[number] = stage
+
+    def _finish(self, shutdown: Reply | None = None, trouble: str = "") -> None:
+        progress = self._progress
+        assert progress is not None
+        self._progress = None
+        self._sending = None
+        self._reset_due = progress.opened
+        if not self.closed and self._reader.pending:
+            trouble = _UNASKED
+            self._close()
+        replies = tuple([reply for reply in progress.replies if reply is not None])
+        self._events.append(
+            TransactionDone(replies, tuple(progress.stages), not self.closed, shutdown, trouble)
+        )
+
+    def _abandon(self, reply: Reply, trouble: str) -> None:
+        """Give up the transaction and the connection with it."""
+        self._end_session(reply, self.waiting_for, None, trouble)
+
+    def _shut_down(self, reply: Reply, stage: Stage) -> None:
+        """421: the server closes, whatever was going on (RFC 5321 section 3.8)."""
+        if self._progress is None:
+            self._close()
+            self._events.append(Unwelcome(reply, stage))
+        else:
+            self._end_session(reply, stage, reply, "")
+
+    def _end_session(self, reply: Reply, stage: Stage, shutdown: Reply | None, why: str) -> None:
+        progress = self._progress
+        assert progress is not None
+        self._settle(progress, range(len(progress.replies)), reply, stage)
+        self._close()
+        self._finish(shutdown, why)
+
+    def _trouble(self, reason: str) -> None:
+        """The server broke the protocol: nothing it says can be trusted any more."""
+        if self._progress is not None:
+            self._abandon(Reply.of(451, "4.5.0", f"Next hop {reason}"), reason)
+        else:
+            self._close()
+            self._events.append(ProtocolTrouble(reason))
+
+    def _close(self) -> None:
+        self.closed = True
+        self._reader.clear()
+        self._expected.clear()
+        self._unsent.clear()
+        self._sending = None
