@@ -1,0 +1,1 @@
+"""The spool: what is on disk, and so what relayd has promised."""

@@ -1,0 +1,135 @@
+"""Large content in files of its own: `content/<2 hex>/<ident>`, named by us, never by a peer."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from zlib import crc32
+
+from relayd.mail.content import CHUNK
+from relayd.mail.ident import SHARD_BITS, ident_text, parse_ident
+from relayd.spool.errors import SpoolError, SpoolFull
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def os_trouble(what: str, error: OSError) -> SpoolError:
+    """The error of a system call as ours."""
+    reason = f"{what}: {error.strerror or error}"
+    return SpoolFull(reason) if error.errno in _FULL else SpoolError(reason)
+
+
+class FileContent:
+    """Content in a file, opened only when read, and proved whole before its last piece leaves."""
+
+    __slots__ = ("_parity", "path", "size")
+
+    def __init__(self, path: Path, size: int, parity: int) -> None:
+        self.path = path
+        self.size = size
+        self._parity = parity
+
+    def chunks(self, start: int = 0) -> Iterator[bytes]:
+        """The octets from `start` on; raises OSError, before the end, if the file is damaged."""
+        with self.path.open("rb", buffering=0) as file:
+            at, parity, held = 0, 0, b""
+            while at < self.size:
+                data = file.read(min(CHUNK, self.size - at))
+                if not data:
+                    raise OSError(errno.EIO, "content file is truncated", str(self.path))
+                # all of it is read, also what is skipped: the parity is over the whole
+                parity = crc32(data, parity)
+                at += len(data)
+                if held:
+                    yield held
+                held = data if at - len(data) >= start else data[max(0, len(data) - (at - start)) :]
+                if at <= start:
+                    held = b""
+            if parity != self._parity:
+                raise OSError(errno.EIO, "content file is damaged", str(self.path))
+            if held:
+                yield held
+
+
+class ContentFiles:
+    """The directory of content files of one shard, and the one of what was set aside."""
+
+    def __init__(self, shard_directory: Path) -> None:
+        self.directory = shard_directory / "content"
+        self.damaged = shard_directory / "damaged"
+
+    def prepare(self) -> None:
+        """Make the directories; raises OSError."""
+        for directory in (self.directory, self.damaged):
+            directory.mkdir(mode=0o700, exist_ok=True)
+
+    def path(self, ident: int) -> Path:
+        """Where the content of this message is, if it is in a file."""
+        return self.directory / f"{ident >> SHARD_BITS & 0xFF:02x}" / ident_text(ident)
+
+    def create(self, ident: int) -> int:
+        """A descriptor of a new file for writing; raises OSError."""
+        path = self.path(ident)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+        try:
+            return os.open(path, flags, 0o600)
+        except FileNotFoundError:
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+            return os.open(path, flags, 0o600)
+
+    def sync_directories(self, ident: int) -> None:
+        """Make the entry of the file durable, and that of its directory; raises OSError."""
+        for directory in (self.path(ident).parent, self.directory):
+            sync_directory(directory)
+
+    def remove(self, idents: Iterable[int]) -> None:
+        """Remove files; what cannot be removed is an orphan that the next start finds."""
+        for ident in idents:
+            with contextlib.suppress(OSError):
+                self.path(ident).unlink()
+
+    def whole(self, ident: int, size: int) -> bool:
+        """The file is there and has this size (its octets are proved when they are read)."""
+        try:
+            return self.path(ident).stat().st_size == size
+        except OSError:
+            return False
+
+    def set_aside(self, ident: int) -> None:
+        """Move a file to where nothing touches it any more."""
+        with contextlib.suppress(FileNotFoundError):
+            self.path(ident).rename(self.damaged / ident_text(ident))
+            sync_directory(self.damaged)
+
+    def sets(self) -> Iterator[tuple[list[int], int]]:
+        """For each subdirectory the idents of its files, and how many entries are not ours."""
+        for directory in sorted(self.directory.iterdir()):
+            idents, foreign = [], 0
+            if directory.is_symlink() or not directory.is_dir():
+                yield [], 1
+                continue
+            with os.scandir(directory) as entries:
+                for entry in entries:
+                    try:
+                        ident = parse_ident(entry.name)
+                    except ValueError:
+                        foreign += 1
+                        continue
+                    ours = self.path(ident) == directory / entry.name
+                    if ours and entry.is_file(follow_symlinks=False):
+                        idents.append(ident)
+                    else:
+                        foreign += 1
+            yield idents, foreign
+
+
+def sync_directory(directory: Path) -> None:
+    """Fsync of a directory: its entries are durable; raises OSError."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

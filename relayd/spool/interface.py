@@ -1,0 +1,113 @@
+"""What a spool is to the rest of relayd; Spool and MemorySpool pass the same contract suite."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
+
+from relayd.mail.message import Settlement, Submission
+from relayd.spool.view import (
+    Accepted,
+    Audit,
+    Counts,
+    History,
+    NewMessage,
+    Page,
+    QueueFilter,
+)
+
+
+class AnyDraft(Protocol):
+    """A message on its way in."""
+
+    ident: int
+    size: int  # octets written so far
+
+    def write(self, data: bytes) -> None:
+        """More content; raises SpoolError (then commit would fail as well)."""
+
+    def commit(self, submission: Submission) -> Awaitable[Accepted]:
+        """Durable when it fires; SpoolError: nothing was accepted (promise 1 and 4)."""
+
+    def rollback(self) -> None:
+        """Forget it; harmless after commit."""
+
+
+class Store(Protocol):
+    """A spool. Methods are called in the owner's thread, and promises fire there."""
+
+    on_trouble: Callable[[str], None]  # it has just become unhealthy, and why
+    on_recovery: Callable[[], None]
+    on_change: Callable[[str, Sequence[tuple[int, int]]], None]
+    # ^ the operator's "retry", "hold", "release" or "remove" met these (message, number)s
+
+    @property
+    def healthy(self) -> bool:
+        """It can record; while not, everything that must be recorded fails at once."""
+
+    def room(self, size: int) -> bool:
+        """Space and inodes for a message of so many octets, above the floors (promise 5)."""
+
+    def new_ident(self) -> int:
+        """An identifier never given before, later than all others."""
+
+    def create(self) -> AnyDraft:
+        """Begin to take in a message."""
+
+    def settle(
+        self, settlements: Sequence[Settlement], reports: Sequence[NewMessage] = ()
+    ) -> Awaitable[list[Accepted]]:
+        """Record outcomes and the reports they owe in one transaction (promise 3).
+
+        Call it once per delivery. The first end state of a recipient wins; a postponement keeps
+        an operator's hold; reports are stored only if at least one settlement still had an
+        effect, so repeating a call that failed is safe. Gives the reports stored.
+        """
+
+    def destinations(self) -> Awaitable[list[tuple[str, float]]]:
+        """Every destination with queued mail, and its earliest next_attempt."""
+
+    def due(self, destination: str, now: float, limit: int) -> Awaitable[list[Accepted]]:
+        """Up to `limit` messages with their due records, the earliest next_attempt first."""
+
+    def aged(
+        self, received_before: float, after: int, limit: int, *, unwarned: bool = False
+    ) -> Awaitable[list[Accepted]]:
+        """Waiting messages by ident with all their waiting records, for warnings and expiry.
+
+        Go on with the last ident until the list is empty. `unwarned`: only messages with a
+        queued recipient whose sender was not warned yet.
+        """
+
+    def load(self, ident: int) -> Awaitable[Accepted | None]:
+        """One waiting message with all its waiting records."""
+
+    def history(self, ident: int) -> Awaitable[History | None]:
+        """What the ledger knows of a message, also after its end."""
+
+    def listing(self, wanted: QueueFilter, after: int, limit: int) -> Awaitable[Page]:
+        """Waiting messages by ident, at most `limit` and those after `after`."""
+
+    def counts(self) -> Awaitable[Counts]:
+        """Totals."""
+
+    def audit(self, after: int, limit: int) -> Awaitable[Audit]:
+        """Recipients in the ledger by ident, about `limit`, and those not accounted for."""
+
+    def retry(self, wanted: QueueFilter) -> Awaitable[int]:
+        """Make queued recipients due now; how many. In small steps, like the next three."""
+
+    def hold(self, wanted: QueueFilter) -> Awaitable[int]:
+        """Keep queued recipients out of the queue; how many."""
+
+    def release(self, wanted: QueueFilter) -> Awaitable[int]:
+        """Put held recipients back, due now; how many."""
+
+    def remove(self, wanted: QueueFilter, note: str = "") -> Awaitable[int]:
+        """End waiting recipients as REMOVED; how many."""
+
+    def set_aside(self, ident: int, reason: str) -> Awaitable[bool]:
+        """Take a damaged message out of the queue, kept for inspection (promise 8)."""
+
+    def close(self) -> Awaitable[None]:
+        """Finish what was asked for, then let go of the files."""

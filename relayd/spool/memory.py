@@ -1,0 +1,413 @@
+"""A spool that promises nothing past the end of the process: the model that tests compare with."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from itertools import islice
+from typing import Any
+
+from relayd.mail.content import BytesContent
+from relayd.mail.ident import SHARD_BITS, make_ident
+from relayd.mail.message import Message, Record, Settlement, State, Submission
+from relayd.spool.bridge import Bridge, Promise
+from relayd.spool.errors import SpoolError
+from relayd.spool.rows import raw, raw_path
+from relayd.spool.view import (
+    Accepted,
+    Audit,
+    Counts,
+    Entry,
+    History,
+    NewMessage,
+    Page,
+    QueueFilter,
+    RecipientSummary,
+    Summary,
+)
+
+
+class MemoryDraft:
+    """A draft of a MemorySpool."""
+
+    def __init__(self, ident: int, spool: MemorySpool) -> None:
+        self.ident = ident
+        self.size = 0
+        self._spool = spool
+        self._pieces: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        """More content."""
+        self._pieces.append(bytes(data))
+        self.size += len(data)
+
+    def commit(self, submission: Submission) -> Awaitable[Accepted]:
+        """Keep it."""
+        new = NewMessage(self.ident, b"".join(self._pieces), submission)
+        return self._spool.record(lambda: self._spool.accept(new))
+
+    def rollback(self) -> None:
+        """Forget it."""
+        self._pieces = []
+
+
+class MemorySpool:
+    """A Store in memory; the contract of each method is Store's. Tests may set `healthy`."""
+
+    def __init__(
+        self, bridge: Bridge, *, shard: int = 0, clock: Callable[[], float] = time.time
+    ) -> None:
+        self.on_trouble: Callable[[str], None] = lambda reason: None
+        self.on_recovery: Callable[[], None] = lambda: None
+        self.on_change: Callable[[str, Sequence[tuple[int, int]]], None] = lambda verb, met: None
+        self.healthy = False
+        self.full = False  # for tests: room() says no
+        self._bridge = bridge
+        self._shard = shard
+        self._clock = clock
+        self._last_us = 0
+        self._messages: dict[int, Message] = {}
+        self._records: dict[int, dict[int, Record]] = {}
+        self._histories: dict[int, History] = {}
+        self._damaged: set[int] = set()
+
+    def open(self) -> None:
+        """Begin."""
+        self.healthy = True
+
+    def close(self) -> Awaitable[None]:
+        """End; what is in it stays for another open."""
+        self.healthy = False
+        promise: Promise[None] = self._bridge.promise()
+        self._bridge.call(promise.callback, None)
+        return promise
+
+    def room(self, size: int) -> bool:
+        """Always, unless a test said otherwise."""
+        return not self.full
+
+    def new_ident(self) -> int:
+        """An identifier never given before."""
+        self._last_us = max(self._last_us + 1, int(self._clock() * 1e6))
+        return make_ident(self._last_us, self._shard)
+
+    def create(self) -> MemoryDraft:
+        """Begin to take in a message."""
+        return MemoryDraft(self.new_ident(), self)
+
+    def record(self, act: Callable[[], object]) -> Awaitable[Any]:
+        """Do it now, tell it later, as a real spool would."""
+        promise: Promise[Any] = self._bridge.promise()
+        if self.healthy:
+            self._bridge.call(promise.callback, act())
+        else:
+            self._bridge.call(promise.errback, SpoolError("the spool cannot record"))
+        return promise
+
+    def _ask(self, value: object) -> Awaitable[Any]:
+        promise: Promise[Any] = self._bridge.promise()
+        self._bridge.call(promise.callback, value)
+        return promise
+
+    def accept(self, new: NewMessage) -> Accepted:
+        """Store a message."""
+        now = float(self._clock())
+        submission, state = new.submission, new.submission.state
+        message = Message(
+            new.ident,
+            now,
+            submission.envelope,
+            submission.client,
+            BytesContent(new.content),
+            submission.header_size,
+            submission.eight_bit,
+            submission.utf8_header,
+            submission.headers,
+        )
+        records = tuple(
+            Record(new.ident, number, recipient, state, 0, now)
+            for number, recipient in enumerate(submission.recipients)
+        )
+        entries = []
+        for number, recipient in enumerate(submission.recipients):
+            entry = Entry(number, recipient.mailbox, recipient.original, recipient.next_hop, None)
+            if not state.waiting:
+                entry = replace(entry, state=state, ended_at=now)
+            entries.append(entry)
+        self._histories[new.ident] = History(
+            new.ident,
+            now,
+            len(new.content),
+            submission.envelope,
+            submission.client,
+            submission.rules,
+            submission.trail,
+            tuple(entries),
+        )
+        if state.waiting:
+            self._messages[new.ident] = message
+            self._records[new.ident] = {record.number: record for record in records}
+        return message, records
+
+    def settle(
+        self, settlements: Sequence[Settlement], reports: Sequence[NewMessage] = ()
+    ) -> Awaitable[list[Accepted]]:
+        """Record outcomes and reports."""
+        return self.record(lambda: self._settle(settlements, reports))
+
+    def _settle(
+        self, settlements: Sequence[Settlement], reports: Sequence[NewMessage]
+    ) -> list[Accepted]:
+        effects = [self._settle_one(settlement) for settlement in settlements]
+        if effects and not any(effects):
+            return []
+        return [self.accept(report) for report in reports]
+
+    def _settle_one(self, settlement: Settlement) -> bool:
+        ident, number = settlement.record.message, settlement.record.number
+        record = self._records.get(ident, {}).get(number)
+        if record is None:
+            return False
+        attempts = settlement.record.attempts + settlement.attempted
+        if not settlement.state.waiting:
+            self._end(record, settlement, attempts)
+            return True
+        self._records[ident][number] = replace(
+            record,
+            state=max(record.state, settlement.state),
+            attempts=attempts,
+            next_attempt=settlement.next_attempt,
+            last=settlement.outcome or record.last,
+            warned=record.warned or settlement.warned,
+        )
+        return not (settlement.warned and record.warned)
+
+    def _end(self, record: Record, settlement: Settlement, attempts: int) -> None:
+        ident = record.message
+        history = self._histories[ident]
+        entries = tuple(
+            replace(
+                entry,
+                state=settlement.state,
+                ended_at=float(self._clock()),
+                attempts=attempts,
+                outcome=settlement.outcome,
+                note=settlement.note,
+            )
+            if entry.number == record.number
+            else entry
+            for entry in history.entries
+        )
+        self._histories[ident] = replace(history, entries=entries)
+        del self._records[ident][record.number]
+        if not self._records[ident]:
+            del self._records[ident], self._messages[ident]
+
+    # questions
+
+    def _waiting(self) -> list[tuple[Message, Record]]:
+        return [
+            (self._messages[ident], record)
+            for ident in sorted(self._messages)
+            for _, record in sorted(self._records[ident].items())
+        ]
+
+    def destinations(self) -> Awaitable[list[tuple[str, float]]]:
+        """Every destination with queued mail, and its earliest next_attempt."""
+        found: dict[str, float] = {}
+        for _, record in self._waiting():
+            if record.state is State.QUEUED:
+                name, at = record.recipient.destination, record.next_attempt
+                found[name] = min(at, found.get(name, at))
+        return self._ask(sorted(found.items()))
+
+    def due(self, destination: str, now: float, limit: int) -> Awaitable[list[Accepted]]:
+        """Up to `limit` messages with their due records."""
+        due = [
+            record
+            for _, record in self._waiting()
+            if record.state is State.QUEUED
+            and record.recipient.destination == destination
+            and record.next_attempt <= now
+        ]
+        due.sort(key=lambda record: (record.next_attempt, record.message))
+        found: dict[int, list[Record]] = {}
+        for record in due:
+            if record.message not in found and len(found) == limit:
+                break
+            found.setdefault(record.message, []).append(record)
+        for records in found.values():
+            records.sort(key=lambda record: record.number)
+        return self._ask([(self._messages[i], tuple(each)) for i, each in found.items()])
+
+    def aged(
+        self, received_before: float, after: int, limit: int, *, unwarned: bool = False
+    ) -> Awaitable[list[Accepted]]:
+        """Waiting messages by ident with all their waiting records."""
+        found = (
+            (self._messages[ident], tuple(records.values()))
+            for ident, records in sorted(self._records.items())
+            if ident > after
+            and self._messages[ident].received_at <= received_before
+            and any(
+                not unwarned or (record.state is State.QUEUED and not record.warned)
+                for record in records.values()
+            )
+        )
+        return self._ask(list(islice(found, limit)))
+
+    def load(self, ident: int) -> Awaitable[Accepted | None]:
+        """One waiting message with all its waiting records."""
+        message = self._messages.get(ident)
+        if message is None:
+            return self._ask(None)
+        return self._ask((message, tuple(self._records[ident].values())))
+
+    def history(self, ident: int) -> Awaitable[History | None]:
+        """What the ledger knows of a message."""
+        return self._ask(self._histories.get(ident))
+
+    def listing(self, wanted: QueueFilter, after: int, limit: int) -> Awaitable[Page]:
+        """Waiting messages by ident."""
+        summaries: list[Summary] = []
+        for message, record in self._waiting():
+            if message.ident <= after or not matches(wanted, message, record):
+                continue
+            if not summaries or summaries[-1].ident != message.ident:
+                if len(summaries) == limit:
+                    return self._ask(Page(summaries, summaries[-1].ident))
+                summaries.append(_summary(message))
+            summaries[-1].recipients.append(_recipient_summary(record))
+        return self._ask(Page(summaries, None))
+
+    def counts(self) -> Awaitable[Counts]:
+        """Totals."""
+        records = [record for _, record in self._waiting()]
+        queued = [record for record in records if record.state is State.QUEUED]
+        return self._ask(
+            Counts(
+                len(self._messages),
+                sum(message.content.size for message in self._messages.values()),
+                len(queued),
+                len(records) - len(queued),
+                dict(Counter(record.recipient.destination for record in queued)),
+                len(self._damaged),
+            )
+        )
+
+    def audit(self, after: int, limit: int) -> Awaitable[Audit]:
+        """All is well by construction."""
+        accepted = sum(len(history.entries) for history in self._histories.values())
+        return self._ask(Audit(accepted if not after else 0, [], None))
+
+    # the operator
+
+    def retry(self, wanted: QueueFilter) -> Awaitable[int]:
+        """Make queued recipients due now."""
+        return self.record(lambda: self._put_back("retry", wanted, State.QUEUED))
+
+    def hold(self, wanted: QueueFilter) -> Awaitable[int]:
+        """Keep queued recipients out of the queue."""
+
+        def act() -> int:
+            met = [each for each in self._met(wanted) if each.state is State.QUEUED]
+            for record in met:
+                held = replace(record, state=State.HELD)
+                self._records[record.message][record.number] = held
+            return self._changed("hold", met)
+
+        return self.record(act)
+
+    def release(self, wanted: QueueFilter) -> Awaitable[int]:
+        """Put held recipients back, due now."""
+        return self.record(lambda: self._put_back("release", wanted, State.HELD))
+
+    def _put_back(self, verb: str, wanted: QueueFilter, state: State) -> int:
+        met = [each for each in self._met(wanted) if each.state is state]
+        for record in met:
+            self._records[record.message][record.number] = replace(
+                record, state=State.QUEUED, next_attempt=float(self._clock())
+            )
+        return self._changed(verb, met)
+
+    def remove(self, wanted: QueueFilter, note: str = "") -> Awaitable[int]:
+        """End waiting recipients as REMOVED."""
+
+        def act() -> int:
+            met = self._met(wanted)
+            for record in met:
+                removal = Settlement(record, State.REMOVED, note=note)
+                self._end(record, removal, record.attempts)
+            return self._changed("remove", met)
+
+        return self.record(act)
+
+    def set_aside(self, ident: int, reason: str) -> Awaitable[bool]:
+        """Take a damaged message out of the queue."""
+
+        def act() -> bool:
+            there = self._messages.pop(ident, None) is not None
+            self._records.pop(ident, None)
+            if there:
+                self._damaged.add(ident)
+            return there
+
+        return self.record(act)
+
+    def _met(self, wanted: QueueFilter) -> list[Record]:
+        return [each for message, each in self._waiting() if matches(wanted, message, each)]
+
+    def _changed(self, verb: str, met: list[Record]) -> int:
+        if met:
+            keys = [(record.message, record.number) for record in met]
+            self._bridge.call(lambda: self.on_change(verb, keys))
+        return len(met)
+
+
+def matches(wanted: QueueFilter, message: Message, record: Record) -> bool:
+    """Whether a waiting recipient is meant (see QueueFilter)."""
+    recipient = record.recipient
+    names = recipient.next_hop.replace(" ", "").split(",")
+    destinations = {recipient.destination, *names}
+    direct = f"direct {wanted.destination.lower()}"
+    sender = raw_path(message.envelope.reverse_path)
+    return (
+        (not wanted.ident or message.ident == wanted.ident)
+        and (wanted.state is None or record.state is wanted.state)
+        and (not wanted.destination or bool({wanted.destination, direct} & destinations))
+        and (sender == "" if wanted.sender == "<>" else _match(wanted.sender, sender))
+        and (
+            _match(wanted.recipient, raw(recipient.mailbox))
+            or _match(wanted.recipient, raw(recipient.original))
+        )
+        and (not wanted.received_before or message.received_at < wanted.received_before)
+    )
+
+
+def _match(pattern: str, text: str) -> bool:
+    local, at, domain = pattern.rpartition("@")
+    if at and local and domain:
+        return pattern.lower() == text.lower()
+    return pattern.lower() in text.lower()
+
+
+def _summary(message: Message) -> Summary:
+    sender = raw_path(message.envelope.reverse_path)
+    return Summary(message.ident, message.received_at, message.content.size, sender, [])
+
+
+def _recipient_summary(record: Record) -> RecipientSummary:
+    recipient = record.recipient
+    return RecipientSummary(
+        record.number,
+        raw(recipient.mailbox),
+        raw(recipient.original),
+        recipient.next_hop,
+        recipient.destination,
+        int(record.state),
+        record.attempts,
+        record.next_attempt,
+        "" if record.last is None else str(record.last.reply),
+    )

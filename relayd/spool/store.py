@@ -1,0 +1,351 @@
+"""The spool of one shard: mail on stable storage, its envelopes, and what became of them."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+from relayd.mail.content import BytesContent
+from relayd.mail.ident import SHARD_BITS, ident_text, make_ident
+from relayd.mail.log import MailLog
+from relayd.mail.message import Settlement, Submission
+from relayd.spool import orphans, schema
+from relayd.spool.bridge import Bridge, Promise
+from relayd.spool.content import ContentFiles, os_trouble
+from relayd.spool.draft import Draft
+from relayd.spool.errors import SpoolError, SpoolFull, SpoolLocked
+from relayd.spool.lock import Lock
+from relayd.spool.reader import Question, Reader
+from relayd.spool.rows import NewRows, accept_rows
+from relayd.spool.search import Search, newest_by
+from relayd.spool.syncer import Syncer
+from relayd.spool.view import (
+    Accepted,
+    Audit,
+    Counts,
+    History,
+    NewMessage,
+    Page,
+    QueueFilter,
+)
+from relayd.spool.writer import Writer
+from relayd.spool.writes import Acceptance, Change, SetAside, Settling, Write
+
+__all__ = ["Draft", "Spool", "SpoolError", "SpoolFull", "SpoolLocked"]
+
+MEMORY_THRESHOLD = 65536  # octets; larger content goes to a file while it arrives
+FLOOR_OCTETS = 64 << 20  # free space that acceptance leaves to the outcomes of what we have
+FLOOR_INODES = 1000
+LEDGER_DAYS = 7
+PRUNE_EVERY = 600  # seconds
+
+
+class Spool:
+    """A Store in a directory; the contract of each method is Store's."""
+
+    def __init__(
+        self,
+        directory: Path,
+        bridge: Bridge,
+        *,
+        shard: int = 0,
+        clock: Callable[[], float] = time.time,
+        log: MailLog | None = None,
+        memory_threshold: int = MEMORY_THRESHOLD,
+        floor_bytes: int = FLOOR_OCTETS,
+        floor_inodes: int = FLOOR_INODES,
+        ledger_days: float = LEDGER_DAYS,
+        lock: Path | None = None,
+    ) -> None:
+        self.on_trouble: Callable[[str], None] = lambda reason: None
+        self.on_recovery: Callable[[], None] = lambda: None
+        self.on_change: Callable[[str, Sequence[tuple[int, int]]], None] = lambda verb, met: None
+        self._directory = directory
+        self._bridge = bridge
+        self._shard = shard
+        self._clock = clock
+        self._log = log
+        self._threshold = memory_threshold
+        self._floor_bytes = floor_bytes
+        self._floor_inodes = floor_inodes
+        self._ledger_days = ledger_days
+        self._lock = Lock(lock or directory / "lock")
+        self._shard_directory = directory / f"shard-{shard}"
+        self._files = ContentFiles(self._shard_directory)
+        self._last_us = 0
+        self._trouble: SpoolError | None = None
+        self._open = False
+        self._free = (0, 0)
+        self._free_until = float("-inf")
+        self._pruned = float("-inf")
+        database = self._shard_directory / "queue.db"
+        self._reader = Reader(
+            database,
+            self._files,
+            bridge,
+            damaged=self._found_damaged,
+            corrupt=lambda error: self._writer.suspect(error),
+        )
+        self._writer = Writer(
+            database,
+            self._files,
+            bridge,
+            self._reader,
+            clock=clock,
+            room=self._room_to_grow,
+            health=lambda error: bridge.call(self._health, error),
+            remove_files=self._remove_files,
+            notice=self._notice,
+        )
+        self._syncer = Syncer(self._files, bridge, synced=self._writer.put)
+
+    # life
+
+    def open(self) -> None:
+        """Lock, check and recover; raises SpoolError. As quick with a million messages waiting."""
+        try:
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._shard_directory.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise os_trouble(f"cannot make {self._directory}", error) from error
+        self._lock.acquire()
+        old_mask = os.umask(0o077)  # the database and what SQLite puts beside it
+        try:
+            self._files.prepare()
+            connection = self._writer.open()
+            last = schema.last_ident(connection)
+        except OSError as error:
+            self._lock.release()
+            raise os_trouble(f"cannot open {self._directory}", error) from error
+        except BaseException:
+            self._lock.release()
+            raise
+        finally:
+            os.umask(old_mask)
+        self._last_us = last >> SHARD_BITS
+        newest = self.new_ident()
+        self._open = True
+        for thread in (self._writer, self._reader, self._syncer):
+            thread.start()
+        sweep = orphans.Orphans(self._files, newest, self._fates, self._notice)
+        self._syncer.work(sweep.step)
+
+    def close(self) -> Awaitable[None]:
+        """Finish what was asked for, then let go of files and lock."""
+        promise: Promise[None] = self._bridge.promise()
+        self._open = False
+
+        def ending() -> None:
+            self._reader.stop()
+            self._syncer.stop()
+            self._writer.stop()
+            self._lock.release()
+            self._bridge.call(promise.callback, None)
+
+        threading.Thread(target=ending, name="spool close", daemon=True).start()
+        return promise
+
+    @property
+    def healthy(self) -> bool:
+        """It can record."""
+        return self._open and self._trouble is None
+
+    def room(self, size: int) -> bool:
+        """Space and inodes for so many octets, above the floors; asks the disk once a second."""
+        octets, inodes = self._measured()
+        return octets - size >= self._floor_bytes and inodes >= self._floor_inodes
+
+    def _measured(self) -> tuple[int, int]:
+        now = time.monotonic()
+        if now >= self._free_until:
+            self._free = self._ask_free()
+            self._free_until = now + 1.0
+        return self._free
+
+    def _ask_free(self) -> tuple[int, int]:
+        try:
+            found = os.statvfs(self._shard_directory)
+        except OSError:
+            return 0, 0
+        # a file system without a table of inodes says 0 of 0
+        inodes = found.f_favail if found.f_files else self._floor_inodes
+        return found.f_bavail * found.f_frsize, inodes
+
+    def _room_to_grow(self) -> bool:
+        # the writer's thread: half the floor is for messages whose MAIL was let through before
+        octets, inodes = self._measured()
+        return octets >= self._floor_bytes // 2 and inodes >= self._floor_inodes // 2
+
+    # taking in
+
+    def new_ident(self) -> int:
+        """An identifier never given before, later than all others, whatever the clock does."""
+        self._last_us = max(self._last_us + 1, int(self._clock() * 1e6))
+        return make_ident(self._last_us, self._shard)
+
+    def create(self) -> Draft:
+        """Begin to take in a message."""
+        return Draft(self.new_ident(), self._files, self._threshold, self._commit)
+
+    def _commit(self, draft: Draft, submission: Submission) -> Awaitable[Accepted]:
+        promise: Promise[Accepted] = self._bridge.promise()
+        trouble = draft.trouble or self._unable()
+        if trouble is not None:
+            draft.discard_file()
+            promise.errback(trouble)
+            return promise
+        data = draft.data
+        content = draft.content(data)
+        now = float(self._clock())
+        rows = accept_rows(draft.ident, now, submission, content, draft.parity, data)
+        write = Acceptance(promise, rows, draft.size)
+        if data is not None:
+            self._writer.put(write)
+        elif rows.message is None:
+            draft.discard_file()
+            self._writer.put(write)
+        else:
+            self._syncer.sync(draft, write)
+        return promise
+
+    def _unable(self) -> SpoolError | None:
+        if not self._open:
+            return SpoolError("the spool is closed")
+        return self._trouble
+
+    # outcomes
+
+    def settle(
+        self, settlements: Sequence[Settlement], reports: Sequence[NewMessage] = ()
+    ) -> Awaitable[list[Accepted]]:
+        """Record outcomes and reports in one transaction."""
+        rows = [self._report_rows(report) for report in reports]
+        octets = sum(len(report.content) for report in reports)
+        return self._write(lambda promise: Settling(promise, settlements, rows, octets))
+
+    def _report_rows(self, report: NewMessage) -> NewRows:
+        data = report.content
+        now = float(self._clock())
+        content = BytesContent(data)
+        return accept_rows(report.ident, now, report.submission, content, crc32(data), data)
+
+    def set_aside(self, ident: int, reason: str) -> Awaitable[bool]:
+        """Take a damaged message out of the queue."""
+        return self._write(lambda promise: SetAside(promise, ident, reason, self._aside))
+
+    def retry(self, wanted: QueueFilter) -> Awaitable[int]:
+        """Make queued recipients due now."""
+        return self._change("retry", wanted)
+
+    def hold(self, wanted: QueueFilter) -> Awaitable[int]:
+        """Keep queued recipients out of the queue."""
+        return self._change("hold", wanted)
+
+    def release(self, wanted: QueueFilter) -> Awaitable[int]:
+        """Put held recipients back, due now."""
+        return self._change("release", wanted)
+
+    def remove(self, wanted: QueueFilter, note: str = "") -> Awaitable[int]:
+        """End waiting recipients as REMOVED."""
+        return self._change("remove", wanted, note)
+
+    def _change(self, verb: str, wanted: QueueFilter, note: str = "") -> Awaitable[int]:
+        return self._write(lambda promise: Change(promise, verb, wanted, note, self._changed))
+
+    def _changed(self, verb: str, met: list[tuple[int, int]]) -> None:
+        self._bridge.call(lambda: self.on_change(verb, met))
+
+    def _write(self, make: Callable[[Promise[Any]], Write]) -> Awaitable[Any]:
+        promise: Promise[Any] = self._bridge.promise()
+        trouble = self._unable()
+        if trouble is not None:
+            promise.errback(trouble)
+        else:
+            self._writer.put(make(promise))
+        return promise
+
+    # questions
+
+    def destinations(self) -> Awaitable[list[tuple[str, float]]]:
+        """Every destination with queued mail, and its earliest next_attempt."""
+        return self._ask(Search.destinations)
+
+    def due(self, destination: str, now: float, limit: int) -> Awaitable[list[Accepted]]:
+        """Up to `limit` messages with their due records."""
+        return self._ask(lambda search: search.due(destination, now, limit))
+
+    def aged(
+        self, received_before: float, after: int, limit: int, *, unwarned: bool = False
+    ) -> Awaitable[list[Accepted]]:
+        """Waiting messages by ident with all their waiting records."""
+        # idents run ahead of the clock after it was set back: then they bound nothing
+        ahead = self._last_us > self._clock() * 1e6 + 1e6
+        newest = 1 << 62 if ahead else newest_by(received_before)
+        return self._ask(
+            lambda search: search.aged(received_before, after, limit, newest, unwarned)
+        )
+
+    def load(self, ident: int) -> Awaitable[Accepted | None]:
+        """One waiting message with all its waiting records."""
+        return self._ask(lambda search: search.load(ident))
+
+    def history(self, ident: int) -> Awaitable[History | None]:
+        """What the ledger knows of a message."""
+        return self._ask(lambda search: search.history(ident))
+
+    def listing(self, wanted: QueueFilter, after: int, limit: int) -> Awaitable[Page]:
+        """Waiting messages by ident."""
+        return self._ask(lambda search: search.listing(wanted, after, limit))
+
+    def counts(self) -> Awaitable[Counts]:
+        """Totals."""
+        return self._ask(Search.counts)
+
+    def audit(self, after: int, limit: int) -> Awaitable[Audit]:
+        """Recipients in the ledger that are not accounted for."""
+        return self._ask(lambda search: search.audit(after, limit))
+
+    def _ask(self, question: Question) -> Awaitable[Any]:
+        promise: Promise[Any] = self._bridge.promise()
+        if self._open:
+            self._reader.ask(question, promise)
+        else:
+            promise.errback(SpoolError("the spool is closed"))
+        return promise
+
+    # what the threads tell; `_health` alone runs in the owner's thread
+
+    def _health(self, error: SpoolError | None) -> None:
+        was, self._trouble = self._trouble, error
+        if error is not None and was is None:
+            self._say("spool cannot record", reason=error.reason)
+            self.on_trouble(error.reason)
+        elif error is None and was is not None:
+            self._free_until = float("-inf")
+            self._say("spool records again")
+            self.on_recovery()
+
+    def _found_damaged(self, ident: int, reason: str) -> None:
+        self._writer.put(SetAside(None, ident, reason, self._aside))
+
+    def _aside(self, ident: int, reason: str) -> None:
+        self._files.set_aside(ident)
+        self._notice("damaged message set aside", message=ident_text(ident), reason=reason)
+
+    def _remove_files(self, idents: Sequence[int]) -> None:
+        self._syncer.remove(list(idents))
+
+    def _fates(self, idents: list[int]) -> dict[int, str]:
+        return self._reader.answer(lambda search: search.fates(idents))
+
+    def _notice(self, event: str, **facts: object) -> None:
+        self._bridge.call(lambda: self._say(event, **facts))
+
+    def _say(self, event: str, **facts: object) -> None:
+        if self._log is not None:
+            self._log.trouble(event, **facts)

@@ -1,0 +1,76 @@
+"""The syncer: one private thread for slow work on content files, so that no COMMIT waits for it."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Sequence
+
+from relayd.spool.bridge import Bridge
+from relayd.spool.content import ContentFiles, os_trouble
+from relayd.spool.draft import Draft
+from relayd.spool.writes import Write
+
+Chore = Callable[[], bool]
+"""A piece of work; True: there is more, after others had their turn."""
+
+
+class Syncer:
+    """Fsyncs the file of a draft before its rows go to the writer; removes files after them."""
+
+    def __init__(
+        self, files: ContentFiles, bridge: Bridge, *, synced: Callable[[Write], None]
+    ) -> None:
+        self._files = files
+        self._bridge = bridge
+        self._synced = synced
+        self._chores: queue.SimpleQueue[Chore | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="spool syncer", daemon=True)
+
+    def start(self) -> None:
+        """Begin to work."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Finish what was asked for, but for chores that go on and on; blocks."""
+        self._chores.put(None)
+        self._thread.join()
+
+    def sync(self, draft: Draft, write: Write) -> None:
+        """Make the file durable, then hand the rows to the writer."""
+        self._chores.put(lambda: self._sync(draft, write))
+
+    def remove(self, idents: Sequence[int]) -> None:
+        """Remove the files of messages that are gone."""
+        self._chores.put(lambda: self._remove(idents))
+
+    def work(self, chore: Chore) -> None:
+        """Do something of the caller's, step by step."""
+        self._chores.put(chore)
+
+    def _sync(self, draft: Draft, write: Write) -> bool:
+        try:
+            draft.sync()
+        except OSError as error:
+            draft.discard_file()
+            if write.promise is not None:
+                self._bridge.call(write.promise.errback, os_trouble("syncing content", error))
+        else:
+            self._synced(write)
+        return False
+
+    def _remove(self, idents: Sequence[int]) -> bool:
+        self._files.remove(idents)
+        return False
+
+    def _run(self) -> None:
+        ending = False
+        while True:
+            try:
+                chore = self._chores.get(block=not ending)
+            except queue.Empty:
+                return
+            if chore is None:
+                ending = True
+            elif chore() and not ending:
+                self._chores.put(chore)

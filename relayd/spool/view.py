@@ -1,0 +1,135 @@
+"""What the spool takes and shows besides messages: filters, summaries, totals, histories."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from relayd.mail.address import Mailbox, ReversePath
+from relayd.mail.client import Client
+from relayd.mail.envelope import Envelope
+from relayd.mail.message import Message, Record, State, Submission
+from relayd.mail.outcome import Outcome
+from relayd.mail.plan import Step
+
+Accepted = tuple[Message, tuple[Record, ...]]
+"""A message with records of its recipients (all, or those that were asked for)."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewMessage:
+    """A message of our own making (a report), stored by Spool.settle; ident by new_ident()."""
+
+    ident: int
+    content: bytes
+    submission: Submission
+
+
+@dataclass(frozen=True, slots=True)
+class QueueFilter:
+    """Which waiting recipients are meant; fields left at their default do not narrow.
+
+    `sender` and `recipient` match without regard to case: a whole mailbox (`a@b.example`) only
+    itself, anything else as a part (`@b.example`, `smith`). `recipient` looks at the mailbox and
+    at the original one; `sender` "<>" is the null reverse-path.
+    """
+
+    ident: int = 0
+    state: State | None = None
+    destination: str = ""  # Recipient.destination, a next hop's name, or a domain sent to directly
+    sender: str = ""
+    recipient: str = ""
+    received_before: float = 0.0  # seconds since the epoch
+
+
+class RecipientSummary(NamedTuple):
+    """One waiting recipient in a listing. Mailboxes are raw: local part unquoted."""
+
+    number: int
+    mailbox: str
+    original: str
+    next_hop: str
+    destination: str
+    state: int  # State.QUEUED or State.HELD
+    attempts: int
+    next_attempt: float
+    last_reply: str  # str(Reply), empty before the first attempt
+
+
+class Summary(NamedTuple):
+    """One waiting message in a listing, with those of its recipients that match."""
+
+    ident: int
+    received_at: float
+    size: int
+    sender: str  # empty: the null reverse-path
+    recipients: list[RecipientSummary]
+
+
+class Page(NamedTuple):
+    """A piece of a listing. Goes on at `after` until that is None; may be empty before."""
+
+    summaries: list[Summary]
+    after: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How much is waiting."""
+
+    messages: int
+    octets: int
+    queued: int  # recipients
+    held: int  # recipients
+    destinations: dict[str, int]  # queued recipients by destination
+    damaged: int  # messages set aside
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What the ledger knows of one recipient: its acceptance and, if there was one, its end."""
+
+    number: int
+    mailbox: Mailbox
+    original: Mailbox
+    next_hop: str
+    state: State | None  # the end state; None: not ended
+    ended_at: float = 0.0
+    attempts: int = 0
+    outcome: Outcome | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """What the ledger knows of one message; it outlives the message by some days."""
+
+    ident: int
+    received_at: float
+    size: int
+    envelope: Envelope
+    client: Client
+    rules: str
+    trail: tuple[Step, ...]
+    entries: tuple[Entry, ...]
+
+    @property
+    def reverse_path(self) -> ReversePath:
+        """MAIL FROM as the client gave it."""
+        return self.envelope.reverse_path
+
+
+class Discrepancy(NamedTuple):
+    """One recipient that the ledger cannot account for (see Spool.audit)."""
+
+    ident: int
+    number: int
+    problem: str
+
+
+class Audit(NamedTuple):
+    """A piece of an audit. Goes on at `after` until that is None."""
+
+    accepted: int  # recipients looked at
+    discrepancies: list[Discrepancy]
+    after: int | None
