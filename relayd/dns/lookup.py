@@ -9,6 +9,7 @@ from typing import Any
 import dns.asyncresolver
 import dns.exception
 import dns.flags
+import dns.inet
 import dns.message
 import dns.name
 import dns.rdatatype
@@ -49,7 +50,8 @@ def system_servers(path: Path = RESOLV_CONF) -> tuple[Server, ...]:
     except OSError:
         lines = []
     words = [line.split() for line in lines]
-    found = [word[1] for word in words if len(word) > 1 and word[0] == "nameserver"]
+    named = [word[1] for word in words if len(word) > 1 and word[0] == "nameserver"]
+    found = [address for address in named if dns.inet.is_address(address)]
     return tuple((address, 53) for address in found[:3]) or (("127.0.0.1", 53),)
 
 

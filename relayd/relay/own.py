@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+import time
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 
 from relayd.mail.address import AddressError, fold_domain
 
 WILDCARDS = {"": 4, "0.0.0.0": 4, "::": 6}
+KEPT = 10  # seconds; a new address of ours is noticed after that
 DISCARD_PORT = 9  # RFC 863; nothing is sent to it
 
 
@@ -41,6 +43,7 @@ class Own:
         listeners: Iterable[str] = (),
         *,
         local: Callable[[str], bool] = is_local,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._names = {_folded(name) for name in names} | {"localhost"}
         listening = set(listeners)
@@ -48,7 +51,9 @@ class Own:
         self._addresses = {
             ipaddress.ip_address(address) for address in listening if address not in WILDCARDS
         }
-        self._local = local
+        # asked for every message, and each time a socket: so what the kernel says is kept a while
+        self._local = lru_cache(maxsize=4096)(lambda address, _period: local(address))
+        self._clock = clock
 
     def host(self, name: str) -> bool:
         """Whether it is a name of ours."""
@@ -59,7 +64,10 @@ class Own:
         parsed = _parsed(address)
         if parsed in self._addresses:
             return True
-        return parsed.version in self._wildcards and self._local(address)
+        return parsed.version in self._wildcards and self._is_local(address)
+
+    def _is_local(self, address: str) -> bool:
+        return self._local(address, self._clock() // KEPT)
 
 
 @lru_cache(maxsize=4096)
