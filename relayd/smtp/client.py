@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
-from dataclasses import dataclass, field
 
 from relayd.mail.reply import Reply
 from relayd.smtp.events import (
@@ -15,11 +13,11 @@ from relayd.smtp.events import (
     Stage,
     TlsReady,
     TlsRefused,
-    TransactionDone,
     Unwelcome,
 )
 from relayd.smtp.extensions import NONE_OFFERED, Extensions
 from relayd.smtp.framing import DotStuffer, Purity
+from relayd.smtp.progress import Progress
 from relayd.smtp.replies import BARE, ReplyError, ReplyReader
 from relayd.smtp.transaction import Transaction, TransactionRecipient, commands_for
 
@@ -28,21 +26,6 @@ __all__ = ["Client", "Transaction", "TransactionRecipient"]
 _UNASKED = "spoke without being asked"
 _EARLY = "answered before the end of the content"
 _MISCOUNTED = Reply.of(451, "4.3.0", "Content does not have the size it should have")
-
-
-@dataclass(slots=True)
-class _Progress:
-    """How far one transaction has come."""
-
-    replies: list[Reply | None]  # one per recipient
-    stages: list[Stage]
-    asked: list[int]  # the recipients that RCPT was sent for
-    bdat: bool
-    size: int
-    answered: int = 0  # how many of `asked` have their RCPT reply
-    accepted: list[int] = field(default_factory=list)
-    opened: bool = False  # MAIL was accepted, so a failure leaves a transaction at the server
-    ended: int = 0  # LMTP: how many of `accepted` have their reply after the dot
 
 
 class Client:
@@ -64,7 +47,7 @@ class Client:
         self._unsent: deque[tuple[Stage, bytes]] = deque()  # ... and those that wait for one
         self._helo = False  # EHLO was refused, HELO is tried
         self._handshake = False  # TLS is being set up
-        self._progress: _Progress | None = None
+        self._progress: Progress | None = None
         self._sending: DotStuffer | int | None = None  # the content: DATA, or octets due by BDAT
         self._purity = Purity()
         self._reset_due = False  # the server still holds a failed transaction
@@ -118,21 +101,12 @@ class Client:
     def send(self, transaction: Transaction) -> None:
         """Begin a transaction; only after Ready, TlsRefused or a reusable TransactionDone."""
         commands = commands_for(transaction, self.extensions)
-        count = len(transaction.recipients)
-        progress = _Progress(
-            [None] * count,
-            [Stage.OFFER] * count,
-            commands.numbers,
-            commands.bdat,
-            transaction.size,
-        )
-        for number, reply in commands.refused.items():
-            progress.replies[number] = reply
+        progress = Progress(len(transaction.recipients), transaction.size, commands)
         self._progress = progress
         if self._out_of_turn():
             return
         if not commands.rcpt:
-            self._finish()
+            self._finish(progress)
             return
         queue = self._unsent
         if self._reset_due:
@@ -146,35 +120,32 @@ class Client:
 
     def send_content(self, chunk: bytes) -> None:
         """Content after SendContent; without effect once the transaction is over."""
-        sending = self._sending
-        if sending is None or not chunk:
+        progress, sending = self._progress, self._sending
+        if progress is None or sending is None or not chunk:
             return
         if self._purity.offence(chunk) is not None:
-            self._abandon(BARE, "content of ours with a bare CR, a bare LF or a NUL")
-        elif isinstance(sending, int):
-            self._sending = sending - len(chunk)
-            if self._sending < 0:
-                self._abandon(_MISCOUNTED, "content of ours is longer than announced")
-            else:
-                self._output.append(chunk)
-        else:
+            self._abandon(progress, BARE, "content of ours with a bare CR, a bare LF or a NUL")
+        elif isinstance(sending, DotStuffer):
             self._output.append(sending.feed(chunk))
+        elif len(chunk) <= sending:
+            self._sending = sending - len(chunk)
+            self._output.append(chunk)
+        else:
+            self._abandon(progress, _MISCOUNTED, "content of ours is longer than announced")
 
     def end_content(self) -> None:
-        """The content is complete."""
-        sending = self._sending
+        """The content is complete; without effect once the transaction is over."""
+        progress, sending = self._progress, self._sending
         # a reply that is here already cannot be the one to what we send now
-        if sending is None or self._out_of_turn():
+        if progress is None or sending is None or self._out_of_turn():
             return
-        progress = self._progress
-        assert progress is not None
         if self._purity.unfinished:
-            self._abandon(BARE, "content of ours ends in a bare CR")
+            self._abandon(progress, BARE, "content of ours ends in a bare CR")
             return
-        if not isinstance(sending, int):
+        if isinstance(sending, DotStuffer):
             self._output.append(sending.finish())
         elif sending:
-            self._abandon(_MISCOUNTED, "content of ours is shorter than announced")
+            self._abandon(progress, _MISCOUNTED, "content of ours is shorter than announced")
             return
         self._sending = None
         self._expected.extend([Stage.END] * (len(progress.accepted) if self._lmtp else 1))
@@ -203,7 +174,7 @@ class Client:
         if self.closed:
             return
         if self._progress is not None:
-            self._abandon(reply, reply.text)
+            self._abandon(self._progress, reply, reply.text)
         else:
             stage = self.waiting_for
             self._close()
@@ -280,67 +251,55 @@ class Client:
     def _take_unasked(self, reply: Reply) -> None:
         if self._sending is None:
             self._trouble(_UNASKED)
-        elif reply.code >= 400 and not self._lmtp:
+        elif reply.code >= 400 and not self._lmtp and self._progress is not None:
             # against the book, but some servers refuse in mid-content; success is never believed
-            self._abandon(reply, _EARLY)
+            self._abandon(self._progress, reply, _EARLY)
         else:
             self._trouble(_EARLY)
 
-    def _take_in_transaction(self, progress: _Progress, reply: Reply, stage: Stage) -> None:
+    def _take_in_transaction(self, progress: Progress, reply: Reply, stage: Stage) -> None:
         digit = reply.code // 100
         if digit == (2 if stage is Stage.DATA else 3):
             self._trouble(f"said {reply.code} to {stage}")
         elif stage is Stage.RCPT:
-            self._take_rcpt(progress, reply)
+            progress.take_rcpt(reply)
+            self._advance(progress)
         elif stage is Stage.END:
-            self._take_end(progress, reply)
+            if not self._lmtp:
+                progress.take_end(reply)
+                self._finish(progress)
+            elif progress.take_lmtp_end(reply):
+                self._finish(progress)
         elif stage is Stage.DATA:
-            self._take_data(progress, reply)
+            if digit == 3:
+                self._begin_content(progress)
+            else:
+                progress.refuse_data(reply)
+                self._finish(progress)
         elif stage is Stage.MAIL:
-            self._take_mail(progress, reply)
+            progress.take_mail(reply)
+            if not progress.opened:
+                self._unsent.clear()
+            self._advance(progress)
         elif digit != 2:
             self._trouble(f"said {reply.code} to RSET")
         else:
             self._advance(progress)
 
-    def _advance(self, progress: _Progress) -> None:
+    def _advance(self, progress: Progress) -> None:
         """The envelope goes on: the next command, or the content, or nobody is left."""
         if self._expected:
             return
         asking = self._unsent and self._unsent[0][0] is not Stage.DATA
         if not asking and not progress.accepted:
             self._unsent.clear()
-            self._finish()
+            self._finish(progress)
         elif self._unsent:
             self._send_queue()
         else:
             self._begin_content(progress)
 
-    def _take_mail(self, progress: _Progress, reply: Reply) -> None:
-        progress.opened = reply.code < 300
-        if not progress.opened:
-            self._settle(progress, progress.asked, reply, Stage.MAIL)
-            self._unsent.clear()
-        self._advance(progress)
-
-    def _take_rcpt(self, progress: _Progress, reply: Reply) -> None:
-        number = progress.asked[progress.answered]
-        progress.answered += 1
-        if progress.opened:  # else it is an echo of MAIL's refusal
-            if reply.code < 300:
-                progress.accepted.append(number)
-            else:
-                self._settle(progress, (number,), reply, Stage.RCPT)
-        self._advance(progress)
-
-    def _take_data(self, progress: _Progress, reply: Reply) -> None:
-        if reply.code < 400:
-            self._begin_content(progress)
-        else:
-            self._settle(progress, progress.accepted, reply, Stage.DATA)
-            self._finish()
-
-    def _begin_content(self, progress: _Progress) -> None:
+    def _begin_content(self, progress: Progress) -> None:
         self._purity = Purity()
         if progress.accepted:
             if progress.bdat:
@@ -356,66 +315,38 @@ class Client:
             # RFC 2920 section 3.1: all RCPT failed and yet DATA was accepted
             self._command(Stage.END, b".\r\n")
 
-    def _take_end(self, progress: _Progress, reply: Reply) -> None:
-        """One reply for all, or by LMTP one for each accepted recipient (RFC 2033 section 4.2)."""
-        progress.opened = False
-        if not self._lmtp:
-            self._settle(progress, progress.accepted, reply, Stage.END)
-            self._finish()
-            return
-        self._settle(progress, (progress.accepted[progress.ended],), reply, Stage.END)
-        progress.ended += 1
-        if progress.ended == len(progress.accepted):
-            self._finish()
-
     # -- the end of it -----------------------------------------------------------------------
 
-    def _settle(
-        self, progress: _Progress, numbers: Iterable[int], reply: Reply, stage: Stage
-    ) -> None:
-        """The word on these recipients, unless they have theirs."""
-        for number in numbers:
-            if progress.replies[number] is None:
-                progress.replies[number] = reply
-                progress.stages[number] = stage
-
-    def _finish(self, shutdown: Reply | None = None, trouble: str = "") -> None:
-        progress = self._progress
-        assert progress is not None
+    def _finish(self, progress: Progress, shutdown: Reply | None = None, trouble: str = "") -> None:
         self._progress = None
         self._sending = None
         self._reset_due = progress.opened
         if not self.closed and self._reader.pending:
             trouble = _UNASKED
             self._close()
-        replies = tuple([reply for reply in progress.replies if reply is not None])
-        self._events.append(
-            TransactionDone(replies, tuple(progress.stages), not self.closed, shutdown, trouble)
-        )
+        self._events.append(progress.done(not self.closed, shutdown, trouble))
 
-    def _abandon(self, reply: Reply, trouble: str) -> None:
-        """Give up the transaction and the connection with it."""
-        self._end_session(reply, self.waiting_for, None, trouble)
+    def _abandon(self, progress: Progress, reply: Reply, trouble: str) -> None:
+        """Give up the transaction, and the connection with it."""
+        progress.abandon(reply, self.waiting_for)
+        self._close()
+        self._finish(progress, trouble=trouble)
 
     def _shut_down(self, reply: Reply, stage: Stage) -> None:
         """421: the server closes, whatever was going on (RFC 5321 section 3.8)."""
-        if self._progress is None:
-            self._close()
+        self._close()
+        progress = self._progress
+        if progress is None:
             self._events.append(Unwelcome(reply, stage))
         else:
-            self._end_session(reply, stage, reply, "")
-
-    def _end_session(self, reply: Reply, stage: Stage, shutdown: Reply | None, why: str) -> None:
-        progress = self._progress
-        assert progress is not None
-        self._settle(progress, range(len(progress.replies)), reply, stage)
-        self._close()
-        self._finish(shutdown, why)
+            progress.abandon(reply, stage)
+            self._finish(progress, shutdown=reply)
 
     def _trouble(self, reason: str) -> None:
         """The server broke the protocol: nothing it says can be trusted any more."""
-        if self._progress is not None:
-            self._abandon(Reply.of(451, "4.5.0", f"Next hop {reason}"), reason)
+        progress = self._progress
+        if progress is not None:
+            self._abandon(progress, Reply.of(451, "4.5.0", f"Next hop {reason}"), reason)
         else:
             self._close()
             self._events.append(ProtocolTrouble(reason))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 from relayd.mail.reply import Reply, printable
 from relayd.smtp import grammar, replies
@@ -21,30 +19,21 @@ from relayd.smtp.events import (
     Mail,
     Quit,
     Rcpt,
-    Refused,
     Rset,
     StartTls,
     Vrfy,
 )
+from relayd.smtp.exchange import Exchange, Limits, out_of_order
 from relayd.smtp.extensions import Offer, ehlo_lines, mail_keywords, rcpt_keywords
-from relayd.smtp.framing import Lines
 from relayd.smtp.grammar import RemoteProtocolError
-from relayd.smtp.state import ALLOWED, IN_TRANSACTION, MOVES, Command, State
+from relayd.smtp.state import IN_TRANSACTION, MOVES, Command, State
+
+__all__ = ["Limits", "Offer", "Server"]
 
 MAX_AUTH_LINE = 12288  # octets, RFC 4954 section 4
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What one session may ask of us."""
-
-    line: int = 2048  # octets of a command line with its CRLF
-    recipients: int = 1000  # accepted ones of one transaction (RFC 5321 section 4.5.3.1.8)
-    errors: int = 20  # commands that the core refused; the next one hears 421
-    normalise: bool = False  # mend bare CR, bare LF and NUL in content instead of refusing it
-
-
-class Server:
+class Server(Exchange):
     """One SMTP session.
 
     Call `receive_data`, then `next_event` until it returns None, and write `data_to_send`. After
@@ -53,73 +42,13 @@ class Server:
     """
 
     def __init__(self, hostname: str, limits: Limits, offer: Offer) -> None:
-        self.hostname = hostname
-        self.limits = limits
-        self.offer = offer
-        self.state = State.NEW
-        self.errors = 0  # commands refused by the core; the rim may count its own into it
-        self.tls = False
-        self.authenticated = False
-        self._input = Lines()
-        self._output: list[bytes] = []
-        self._asked: Event | None = None
-        self._asked_command = Command.GREET
-        self._events: deque[Event] = deque()
-        self._hungry = False  # nothing can be done before more input
-        self._read: Callable[[], Event | None] = self._read_command
-        self._smtputf8 = False  # the open transaction is a SMTPUTF8 one
+        super().__init__(hostname, limits, offer)
         self._recipients = 0  # accepted ones of the open transaction
         self._content = IncomingContent(0, False)
         self._octets = 0  # of the current BDAT still to come
         self._bdat_size = 0  # of the current BDAT in all
         self._bdat_command = Command.BDAT
         self._swallow: Reply | None = None  # the answer to a BDAT whose octets are discarded
-
-    # -- the rim's side ----------------------------------------------------------------------
-
-    @property
-    def closed(self) -> bool:
-        """The session is over: write what there is to send, then close the connection."""
-        return self.state is State.CLOSED
-
-    @property
-    def awaiting_verdict(self) -> bool:
-        """An event waits for `answer`."""
-        return self._asked is not None
-
-    @property
-    def buffered(self) -> int:
-        """Octets of input held back."""
-        return len(self._input)
-
-    def greet(self, reply: Reply | None = None) -> None:
-        """Open the session with 220, or with a refusal: 421 closes it, 554 waits for QUIT."""
-        self._reply(reply or Reply.bare(220, f"{self.hostname} ESMTP relayd"), Command.GREET)
-
-    def receive_data(self, data: bytes) -> None:
-        """Take in what the client sent."""
-        if self.state is State.CLOSED or self.state is State.HANDSHAKE:
-            return  # RFC 3207: a byte in the clear behind STARTTLS is an attacker's
-        self._input.append(data)
-        self._hungry = False
-
-    def next_event(self) -> Event | None:
-        """The next event; None: more input or a verdict is needed first, or all is over."""
-        if self._events:
-            return self._next_queued()
-        while not self._hungry and self._asked is None and self.state not in _DEAF:
-            event = self._read()
-            if event is not None:
-                return event
-            if self._events:
-                return self._next_queued()
-        return None
-
-    def _next_queued(self) -> Event:
-        event = self._events.popleft()
-        if type(event) is EndOfContent:
-            self._asked = event
-        return event
 
     def answer(self, reply: Reply) -> None:
         """The verdict on the event last returned. Without one awaited, it is dropped."""
@@ -155,22 +84,6 @@ class Server:
             self._reply(reply, Command.AUTH)
             self._read = self._read_login if self.state is State.LOGIN else self._read_command
 
-    def data_to_send(self) -> bytes:
-        """What is to be written to the client now; empty when there is nothing."""
-        output = self._output
-        if not output:
-            return b""
-        data = output[0] if len(output) == 1 else b"".join(output)
-        output.clear()
-        return data
-
-    def fail(self, reply: Reply) -> None:
-        """Close the session with an unsolicited 421 (timeout, shutdown), whatever it is at."""
-        if self.state is not State.CLOSED:
-            self._write(reply)
-            self._close()
-            self._events.clear()
-
     def tls_established(self) -> None:
         """TLS stands: what was known and what was buffered is void (RFC 3207 section 4.2).
 
@@ -183,23 +96,6 @@ class Server:
         self._asked = None
         self._read = self._read_command
         self._reset_transaction()
-
-    # -- replies and moves -------------------------------------------------------------------
-
-    def _write(self, reply: Reply) -> None:
-        self._output.append(replies.encode(reply, smtputf8=self._smtputf8))
-        if reply.code == 421:
-            self._close()
-
-    def _reply(self, reply: Reply, command: Command) -> None:
-        self._write(reply)
-        if self.state is not State.CLOSED:
-            self.state = MOVES.get((self.state, command, reply.code // 100), self.state)
-
-    def _close(self) -> None:
-        self.state = State.CLOSED
-        self._asked = None
-        self._input.clear()
 
     def _answer_hello(self, reply: Reply, event: Hello) -> None:
         if reply.code >= 300:
@@ -251,30 +147,6 @@ class Server:
         except RemoteProtocolError as error:
             return self._refuse(line, error.reply)
 
-    def _refuse(self, line: bytes, reply: Reply) -> Event:
-        """Answer a command that the core itself refuses, and count it."""
-        reply = self._counted(reply)
-        self._write(reply)
-        shown = b"AUTH" if line[:5].upper() == b"AUTH " else line[:200]
-        return Refused(printable(shown.decode("utf-8", "replace"), 200), reply)
-
-    def _counted(self, reply: Reply) -> Reply:
-        """The same reply, or 421 when there have been too many errors."""
-        if reply.code >= 500:
-            self.errors += 1
-            if self.errors > self.limits.errors:
-                return Reply.of(421, "4.7.0", f"{self.hostname} Too many errors")
-        return reply
-
-    def _require(self, command: Command) -> None:
-        if (self.state, command) not in ALLOWED:
-            raise RemoteProtocolError(_out_of_order(self.state, command))
-
-    def _ask(self, event: Event, command: Command) -> Event:
-        self._asked = event
-        self._asked_command = command
-        return event
-
     def _helo(self, argument: bytes) -> Event:
         return self._ask(Hello(grammar.parse_hello(argument), esmtp=False), Command.HELO)
 
@@ -320,7 +192,7 @@ class Server:
         elif self.state is State.CHUNKING:
             return self._begin_octets()
         else:
-            self._swallow = self._counted(_out_of_order(self.state, self._bdat_command))
+            self._swallow = self._counted(out_of_order(self.state, self._bdat_command))
         return None
 
     def _rset(self, argument: bytes) -> Event:
@@ -465,27 +337,10 @@ class Server:
         return None
 
 
-def _out_of_order(state: State, command: Command) -> Reply:
-    """Why `command` cannot come now, in words that help."""
-    if state is State.GREETED:
-        return replies.HELLO_FIRST
-    if state is State.READY and command is not Command.AUTH:
-        return replies.MAIL_FIRST
-    if state is State.OPENED and command in (Command.DATA, Command.BDAT, Command.LAST):
-        return replies.NO_RECIPIENTS  # RFC 5321 section 3.3
-    if state is State.CHUNKING and command is Command.DATA:
-        return replies.MIXED
-    if command is Command.MAIL:
-        return replies.NESTED_MAIL
-    return replies.OUT_OF_ORDER
-
-
 def _require_no_argument(argument: bytes) -> None:
     if argument.strip(b" "):
         raise RemoteProtocolError(replies.NO_ARGUMENT)
 
-
-_DEAF = frozenset({State.NEW, State.HANDSHAKE, State.CLOSED})
 
 _COMMANDS: Mapping[bytes, Callable[[Server, bytes], Event | None]] = (
     {

@@ -1,0 +1,170 @@
+"""The turn-taking of an SMTP session, below its commands: one question, one answer, in order."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from relayd.mail.reply import Reply, printable
+from relayd.smtp import replies
+from relayd.smtp.events import EndOfContent, Event, Refused
+from relayd.smtp.extensions import Offer
+from relayd.smtp.framing import Lines
+from relayd.smtp.grammar import RemoteProtocolError
+from relayd.smtp.state import ALLOWED, MOVES, Command, State
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one session may ask of us."""
+
+    line: int = 2048  # octets of a command line with its CRLF
+    recipients: int = 1000  # accepted ones of one transaction (RFC 5321 section 4.5.3.1.8)
+    errors: int = 20  # commands that the core refused; the next one hears 421
+    normalise: bool = False  # mend bare CR, bare LF and NUL in content instead of refusing it
+
+
+_DEAF = frozenset({State.NEW, State.HANDSHAKE, State.CLOSED})
+
+
+class Exchange:
+    """Input and output of one session, and whose turn it is; `Server` adds the commands."""
+
+    def __init__(self, hostname: str, limits: Limits, offer: Offer) -> None:
+        self.hostname = hostname
+        self.limits = limits
+        self.offer = offer
+        self.state = State.NEW
+        self.errors = 0  # commands refused by the core; the rim may count its own into it
+        self.tls = False
+        self.authenticated = False
+        self._input = Lines()
+        self._output: list[bytes] = []
+        self._asked: Event | None = None
+        self._asked_command = Command.GREET
+        self._events: deque[Event] = deque()
+        self._hungry = False  # nothing can be done before more input
+        self._read: Callable[[], Event | None] = self._read_command  # what comes next
+        self._smtputf8 = False  # the open transaction is a SMTPUTF8 one
+
+    # -- the rim's side ----------------------------------------------------------------------
+
+    @property
+    def closed(self) -> bool:
+        """The session is over: write what there is to send, then close the connection."""
+        return self.state is State.CLOSED
+
+    @property
+    def awaiting_verdict(self) -> bool:
+        """An event waits for `answer`."""
+        return self._asked is not None
+
+    @property
+    def buffered(self) -> int:
+        """Octets of input held back."""
+        return len(self._input)
+
+    def greet(self, reply: Reply | None = None) -> None:
+        """Open the session with 220, or with a refusal: 421 closes it, 554 waits for QUIT."""
+        self._reply(reply or Reply.bare(220, f"{self.hostname} ESMTP relayd"), Command.GREET)
+
+    def receive_data(self, data: bytes) -> None:
+        """Take in what the client sent."""
+        if self.state is State.CLOSED or self.state is State.HANDSHAKE:
+            return  # RFC 3207: a byte in the clear behind STARTTLS is an attacker's
+        self._input.append(data)
+        self._hungry = False
+
+    def next_event(self) -> Event | None:
+        """The next event; None: more input or a verdict is needed first, or all is over."""
+        if self._events:
+            return self._next_queued()
+        while not self._hungry and self._asked is None and self.state not in _DEAF:
+            event = self._read()
+            if event is not None:
+                return event
+            if self._events:
+                return self._next_queued()
+        return None
+
+    def _next_queued(self) -> Event:
+        event = self._events.popleft()
+        if type(event) is EndOfContent:
+            self._asked = event
+        return event
+
+    def data_to_send(self) -> bytes:
+        """What is to be written to the client now; empty when there is nothing."""
+        output = self._output
+        if not output:
+            return b""
+        data = output[0] if len(output) == 1 else b"".join(output)
+        output.clear()
+        return data
+
+    def fail(self, reply: Reply) -> None:
+        """Close the session with an unsolicited 421 (timeout, shutdown), whatever it is at."""
+        if self.state is not State.CLOSED:
+            self._write(reply)
+            self._close()
+            self._events.clear()
+
+    # -- what `Server` builds on -----------------------------------------------------------------
+
+    def _read_command(self) -> Event | None:
+        raise NotImplementedError
+
+    def _write(self, reply: Reply) -> None:
+        self._output.append(replies.encode(reply, smtputf8=self._smtputf8))
+        if reply.code == 421:
+            self._close()
+
+    def _reply(self, reply: Reply, command: Command) -> None:
+        self._write(reply)
+        if self.state is not State.CLOSED:
+            self.state = MOVES.get((self.state, command, reply.code // 100), self.state)
+
+    def _close(self) -> None:
+        self.state = State.CLOSED
+        self._asked = None
+        self._input.clear()
+
+    def _refuse(self, line: bytes, reply: Reply) -> Event:
+        """Answer a command that the core itself refuses, and count it."""
+        reply = self._counted(reply)
+        self._write(reply)
+        shown = b"AUTH" if line[:5].upper() == b"AUTH " else line[:200]
+        return Refused(printable(shown.decode("utf-8", "replace"), 200), reply)
+
+    def _counted(self, reply: Reply) -> Reply:
+        """The same reply, or 421 when there have been too many errors."""
+        if reply.code >= 500:
+            self.errors += 1
+            if self.errors > self.limits.errors:
+                return Reply.of(421, "4.7.0", f"{self.hostname} Too many errors")
+        return reply
+
+    def _require(self, command: Command) -> None:
+        if (self.state, command) not in ALLOWED:
+            raise RemoteProtocolError(out_of_order(self.state, command))
+
+    def _ask(self, event: Event, command: Command) -> Event:
+        self._asked = event
+        self._asked_command = command
+        return event
+
+
+def out_of_order(state: State, command: Command) -> Reply:
+    """Why `command` cannot come now, in words that help."""
+    if state is State.GREETED:
+        return replies.HELLO_FIRST
+    if state is State.READY and command is not Command.AUTH:
+        return replies.MAIL_FIRST
+    if state is State.OPENED and command in (Command.DATA, Command.BDAT, Command.LAST):
+        return replies.NO_RECIPIENTS  # RFC 5321 section 3.3
+    if state is State.CHUNKING and command is Command.DATA:
+        return replies.MIXED
+    if command is Command.MAIL:
+        return replies.NESTED_MAIL
+    return replies.OUT_OF_ORDER

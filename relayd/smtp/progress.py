@@ -1,0 +1,89 @@
+"""How far one outgoing transaction has come: a reply and its stage for every recipient."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from relayd.mail.reply import Reply
+from relayd.smtp.events import Stage, TransactionDone
+from relayd.smtp.transaction import Commands
+
+
+class Progress:
+    """Replies find their recipients here. The first word on a recipient is the last."""
+
+    __slots__ = (
+        "_answered",
+        "_asked",
+        "_ended",
+        "_replies",
+        "_stages",
+        "accepted",
+        "bdat",
+        "opened",
+        "size",
+    )
+
+    def __init__(self, count: int, size: int, commands: Commands) -> None:
+        self.size = size  # octets of content
+        self.bdat = commands.bdat
+        self.opened = False  # the server holds a transaction of ours
+        self.accepted: list[int] = []  # recipients, by their number
+        self._asked = commands.numbers  # the recipients that RCPT is sent for
+        self._answered = 0  # how many of them have their reply to RCPT
+        self._ended = 0  # LMTP: how many of the accepted have their reply after the dot
+        self._replies: list[Reply | None] = [None] * count
+        self._stages = [Stage.OFFER] * count
+        for number, reply in commands.refused.items():
+            self._replies[number] = reply
+
+    def take_mail(self, reply: Reply) -> None:
+        """The reply to MAIL; a refusal is the word on everybody."""
+        self.opened = reply.code < 300
+        if not self.opened:
+            self._settle(self._asked, reply, Stage.MAIL)
+
+    def take_rcpt(self, reply: Reply) -> None:
+        """The next reply to RCPT."""
+        number = self._asked[self._answered]
+        self._answered += 1
+        if not self.opened:
+            return  # an echo of the refused MAIL
+        if reply.code < 300:
+            self.accepted.append(number)
+        else:
+            self._settle((number,), reply, Stage.RCPT)
+
+    def refuse_data(self, reply: Reply) -> None:
+        """DATA was refused."""
+        self._settle(self.accepted, reply, Stage.DATA)
+
+    def take_end(self, reply: Reply) -> None:
+        """The one reply to the end of the content."""
+        self.opened = False
+        self._settle(self.accepted, reply, Stage.END)
+
+    def take_lmtp_end(self, reply: Reply) -> bool:
+        """The next reply to the end of the content; returns whether it was the last one.
+
+        There is one for each accepted recipient, in order (RFC 2033 section 4.2).
+        """
+        self.opened = False
+        self._settle((self.accepted[self._ended],), reply, Stage.END)
+        self._ended += 1
+        return self._ended == len(self.accepted)
+
+    def abandon(self, reply: Reply, stage: Stage) -> None:
+        """Nothing more will come: the word on all who have none."""
+        self._settle(range(len(self._replies)), reply, stage)
+
+    def done(self, reusable: bool, shutdown: Reply | None, trouble: str) -> TransactionDone:
+        """What became of the transaction, every recipient having its reply."""
+        replies = tuple([reply for reply in self._replies if reply is not None])
+        return TransactionDone(replies, tuple(self._stages), reusable, shutdown, trouble)
+
+    def _settle(self, numbers: Iterable[int], reply: Reply, stage: Stage) -> None:
+        for number in numbers:
+            if self._replies[number] is None:
+                self._replies[number] = reply
+                self._stages[number] = stage
