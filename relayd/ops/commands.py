@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from relayd.mail.address import Mailbox
 from relayd.mail.content import Content
+from relayd.mail.envelope import DIRECT
 from relayd.mail.ident import ident_text, shard_of
 from relayd.mail.log import MailLog
+from relayd.mail.nexthop import NextHop
 from relayd.ops.documents import (
     COLUMNS,
     Document,
@@ -25,6 +28,8 @@ from relayd.ops.documents import (
     text_of,
     totals,
 )
+from relayd.ops.explain import Describe, QuestionError
+from relayd.relay.resolve import Directory
 from relayd.spool.interface import Store
 from relayd.spool.queue import LaneView
 from relayd.spool.view import Accepted, QueueFilter
@@ -57,6 +62,9 @@ class Stream(Protocol):
 
     async def send_content(self, content: Content) -> None:
         """A line that tells the size, then these octets."""
+
+    async def send_pieces(self, size: int, pieces: AsyncIterator[bytes]) -> None:
+        """The same for octets that are still on their way."""
 
 
 class Commands:
@@ -141,7 +149,7 @@ class Commands:
     async def _queue(self, request: Request, stream: Stream) -> None:
         wanted = filter_of(request, self._clock())
         left = int(number_of(request, "limit")) or -1
-        await stream.send({"columns": COLUMNS})
+        await stream.send(COLUMNS)
         for backend in self._backends:
             after: int | None = 0
             while after is not None and left:
@@ -173,7 +181,11 @@ class Commands:
         await stream.send_content(found[0].content)
 
     async def _answer_explain(self, request: Request, stream: Stream) -> None:
-        await stream.send({"answer": await self._explain(request)})
+        try:
+            answer = await self._explain(request)
+        except QuestionError as error:
+            raise RequestError(str(error)) from error
+        await stream.send({"answer": answer})
 
     async def _answer_complaint(self, request: Request, stream: Stream) -> None:
         complaint = self._complaints[text_of(request, "command")]()
@@ -201,6 +213,24 @@ class Commands:
         """The backends that may know a message: its shard's, or all when that one is gone."""
         own = [backend for backend in self._backends if backend.shard == shard_of(ident)]
         return own or list(self._backends)
+
+
+def describer(directory: Directory, next_hops: Callable[[], Mapping[str, NextHop]]) -> Describe:
+    """Says which hosts a destination of a plan leads to now, asking the DNS as a delivery would."""
+
+    async def describe(next_hop: str, mailbox: Mailbox) -> list[str]:
+        if next_hop == DIRECT:
+            return (await directory.survey(mailbox.domain_key)).lines()
+        lines = []
+        for name in (each.strip() for each in next_hop.split(",")):
+            hop = next_hops().get(name)
+            if hop is None:
+                lines.append(f"{name}: not defined")
+            else:
+                lines += [f"{name}: {line}" for line in (await directory.survey(hop)).lines()]
+        return lines
+
+    return describe
 
 
 _dumps = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode

@@ -8,7 +8,7 @@ import os
 import socket
 import stat
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 from twisted.internet.defer import Deferred
@@ -21,10 +21,10 @@ from twisted.internet.interfaces import (
     IReactorUNIX,
 )
 from twisted.internet.protocol import Factory, Protocol, connectionDone
-from twisted.internet.unix import Server
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from relayd.intake.transport import Transport
 from relayd.mail.content import Content
 from relayd.mail.log import MailLog
 from relayd.ops.commands import Commands, Stream
@@ -62,7 +62,7 @@ class ControlSession(Protocol):
         self._flow: Deferred[None] | None = None  # waited for while the reader is slow
         self._deadline: IDelayedCall | None = None
 
-    transport: Server  # type: ignore[assignment]  # there while it is used
+    transport: Transport  # type: ignore[assignment]  # narrower than Twisted's
 
     # the wire
 
@@ -142,6 +142,12 @@ class ControlSession(Protocol):
             self._log.trouble("content not readable", why=str(error))
             self.transport.abortConnection()
             raise HungUpError from error
+
+    async def send_pieces(self, size: int, pieces: AsyncIterator[bytes]) -> None:
+        """The same for octets that are still on their way."""
+        await self.send({"octets": size})
+        async for piece in pieces:
+            await self._write(piece)
 
     # the answer
 

@@ -1,0 +1,288 @@
+"""The master's side of the control socket: asks every worker, and makes one answer of theirs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorUNIX
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.python.failure import Failure
+
+from relayd.mail.content import CHUNK
+from relayd.mail.ident import shard_of
+from relayd.mail.log import MailLog
+from relayd.ops.commands import MAX_DESTINATIONS, Complaint, Explain, Stream
+from relayd.ops.documents import Document, Request, RequestError, ident_of, number_of, text_of
+
+CONNECT_TIME = 5.0  # seconds; a worker that is starting takes less
+_HIGH_WATER = 16 * CHUNK  # octets of an answer held back for a slow reader
+
+Workers = Callable[[], Mapping[Path, Sequence[int]]]
+"""The control sockets of the workers, and which shards each one holds."""
+
+
+class _Answer(Protocol):
+    """A worker's answer as it comes in; paused while nobody takes it."""
+
+    def __init__(self, request: Mapping[str, object]) -> None:
+        self._request = request
+        self._buffer = bytearray()
+        self._waiting: Deferred[None] | None = None
+        self._open = True
+
+    def connectionMade(self) -> None:
+        assert self.transport is not None
+        self.transport.write(json.dumps(self._request).encode() + b"\n")
+
+    def dataReceived(self, data: bytes) -> None:
+        self._buffer += data
+        if len(self._buffer) > _HIGH_WATER:
+            self.transport.pauseProducing()  # type: ignore[union-attr]  # a TCP-like transport
+        self._wake()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._open = False
+        self._wake()
+
+    def close(self) -> None:
+        if self._open and self.transport is not None:
+            self.transport.loseConnection()
+
+    async def line(self) -> bytes:
+        """The next line; raises RequestError when the worker has hung up."""
+        while (end := self._buffer.find(b"\n")) < 0:
+            await self._more()
+        return self._take(end + 1)
+
+    async def pieces(self, size: int) -> AsyncIterator[bytes]:
+        """So many octets, as they come in."""
+        while size:
+            while not self._buffer:
+                await self._more()
+            piece = self._take(min(size, len(self._buffer)))
+            size -= len(piece)
+            yield piece
+
+    def _take(self, size: int) -> bytes:
+        taken = bytes(self._buffer[:size])
+        del self._buffer[:size]
+        if self._open and len(self._buffer) <= _HIGH_WATER:
+            self.transport.resumeProducing()  # type: ignore[union-attr]
+        return taken
+
+    async def _more(self) -> None:
+        if not self._open:
+            raise RequestError("a worker hung up; it may be starting again, try once more")
+        self._waiting = Deferred()
+        await self._waiting
+
+    def _wake(self) -> None:
+        if self._waiting is not None:
+            waiting, self._waiting = self._waiting, None
+            waiting.callback(None)
+
+
+class _Asking(Factory):
+    noisy = False
+
+    def __init__(self, answer: _Answer, connected: Deferred[_Answer]) -> None:
+        self.answer = answer
+        self.connected = connected
+
+    def buildProtocol(self, addr: object) -> _Answer:
+        self.connected.callback(self.answer)
+        return self.answer
+
+    def doStart(self) -> None:
+        """Nothing to start."""
+
+    def doStop(self) -> None:
+        """Nothing to stop."""
+
+    def startedConnecting(self, connector: object) -> None:
+        """Nothing to note."""
+
+    def clientConnectionFailed(self, connector: object, reason: Failure) -> None:
+        self.connected.errback(RequestError("a worker does not answer; try once more"))
+
+    def clientConnectionLost(self, connector: object, reason: Failure) -> None:
+        """The answer itself has been told."""
+
+
+class ForwardedCommands:
+    """What Commands is to one process, over all workers; the same requests, the same answers."""
+
+    def __init__(
+        self,
+        reactor: IReactorUNIX,
+        workers: Workers,
+        *,
+        about: Callable[[], Mapping[str, object]],
+        explain: Explain,
+        check: Complaint,
+        reload: Callable[[], Awaitable[str]],
+        restart: Callable[[], Awaitable[None]],
+        log: MailLog,
+    ) -> None:
+        self._reactor = reactor
+        self._workers = workers
+        self._about = about
+        self._explain = explain
+        self._check = check
+        self._reload = reload
+        self._restart = restart
+        self._log = log
+
+    async def run(self, request: Request, stream: Stream, who: str) -> None:
+        """Answer one request; raises RequestError. `who` is for the log."""
+        name = text_of(request, "command")
+        if name == "queue":
+            await self._queue(request, stream)
+        elif name == "status":
+            await self._status(request, stream)
+        elif name in ("show", "why", "content"):
+            await self._one(request, stream)
+        elif name == "audit":
+            await self._audit(request, stream)
+        elif name == "explain":
+            await stream.send({"answer": await self._explain(request)})
+        elif name == "check":
+            await stream.send({"answer": {"complaint": self._check()}})
+        elif name == "reload":
+            self._log.notice("operator", command=name, by=who)
+            await stream.send({"answer": {"complaint": await self._reload()}})
+        elif name == "restart":
+            self._log.notice("operator", command=name, by=who)
+            await self._restart()
+            await stream.send({"answer": {}})
+        elif name in ("retry", "hold", "release", "remove"):
+            await self._change({**request, "by": who}, stream)
+        else:
+            raise RequestError(f"no command {name!r}")
+
+    async def reload_workers(self) -> str:
+        """Tell every worker to read the configuration again; the first complaint."""
+        complaints = [
+            str(document.get("answer", {}).get("complaint", ""))
+            for path in self._workers()
+            async for document in self._documents(path, {"command": "reload"})
+        ]
+        return next(filter(None, complaints), "")
+
+    async def _documents(self, path: Path, request: Request) -> AsyncIterator[dict[str, Any]]:
+        answer = await self._ask(path, request)
+        try:
+            while "done" not in (document := _parsed(await answer.line())):
+                yield document
+        finally:
+            answer.close()
+
+    async def _ask(self, path: Path, request: Request) -> _Answer:
+        connected: Deferred[_Answer] = Deferred()
+        factory = _Asking(_Answer(request), connected)
+        self._reactor.connectUNIX(str(path), factory, timeout=CONNECT_TIME)  # type: ignore[arg-type]
+        return await connected
+
+    async def _queue(self, request: Request, stream: Stream) -> None:
+        left = int(number_of(request, "limit")) or -1
+        told = False
+        for path in self._workers():
+            if not left:
+                return
+            async for document in self._documents(path, {**request, "limit": max(left, 0)}):
+                rows = document.get("rows")
+                if rows is None:
+                    if told:
+                        continue
+                    told = True
+                elif left > 0:
+                    left -= len(rows)
+                await stream.send_text(json.dumps(document, separators=(",", ":")))
+
+    async def _status(self, request: Request, stream: Stream) -> None:
+        answers = [
+            document["answer"]
+            for path in self._workers()
+            async for document in self._documents(path, request)
+        ]
+        await stream.send({"answer": {**_summed(answers), **self._about()}})
+
+    async def _one(self, request: Request, stream: Stream) -> None:
+        """About one message: ask the worker that holds its shard, then the others."""
+        shard = shard_of(ident_of(text_of(request, "id")))
+        order = sorted(self._workers().items(), key=lambda item: shard not in item[1])
+        complaint = RequestError("no worker is up; try once more")
+        for path, _ in order:
+            answer = await self._ask(path, request)
+            try:
+                first = _parsed(await answer.line())
+                if "octets" in first:
+                    size = int(first["octets"])
+                    await stream.send_pieces(size, answer.pieces(size))
+                    return
+                await stream.send(first)
+                return
+            except RequestError as error:
+                complaint = error
+            finally:
+                answer.close()
+        raise complaint
+
+    async def _audit(self, request: Request, stream: Stream) -> None:
+        for path in self._workers():
+            async for document in self._documents(path, request):
+                await stream.send(document)
+
+    async def _change(self, request: Request, stream: Stream) -> None:
+        count = 0
+        for path in self._workers():
+            async for document in self._documents(path, request):
+                count += int(document.get("answer", {}).get("recipients", 0))
+        await stream.send({"answer": {"recipients": count}})
+
+
+def _parsed(line: bytes) -> dict[str, Any]:
+    document = json.loads(line)
+    if "error" in document:
+        raise RequestError(str(document["error"]))
+    assert isinstance(document, dict)
+    return document
+
+
+def _summed(answers: Sequence[Document]) -> Document:
+    """One status of all workers': numbers added up, shards in a row, lanes of one name as one."""
+    total: Document = {}
+    waiting: dict[str, int] = {}
+    shards: list[Document] = []
+    lanes: dict[str, Document] = {}
+    more = 0
+    for answer in answers:
+        total |= answer
+        more += answer["more_destinations"]
+        shards += answer["shards"]
+        for name, number in answer["waiting"].items():
+            waiting[name] = waiting.get(name, 0) + number
+        for lane in answer["destinations"]:
+            known = lanes.setdefault(lane["destination"], lane)
+            if known is not lane:
+                _join(known, lane)
+    order = sorted(lanes.values(), key=lambda lane: (lane["standing"] == "open", -lane["waiting"]))
+    return {
+        **total,
+        "waiting": waiting,
+        "shards": shards,
+        "destinations": order[:MAX_DESTINATIONS],
+        "more_destinations": more + max(len(order) - MAX_DESTINATIONS, 0),
+    }
+
+
+def _join(known: Document, lane: Document) -> None:
+    for name in ("waiting", "in_flight"):
+        known[name] = known.get(name, 0) + lane.get(name, 0)
+    if known["standing"] in ("open", "waiting"):
+        for name in ("standing", "trouble", "probe_at", "failures"):
+            known[name] = lane.get(name, known.get(name))
