@@ -35,6 +35,7 @@ from relayd.spool.queue import LaneView
 from relayd.spool.view import Accepted, QueueFilter
 
 PAGE = 500  # messages in one piece of a listing: some milliseconds of the reactor's time
+AUDITED = 2000  # recipients in one piece of an audit
 MAX_DESTINATIONS = 100  # lanes told by `status`, those in trouble first
 
 Explain = Callable[[Request], Awaitable[Document]]
@@ -67,6 +68,13 @@ class Stream(Protocol):
         """The same for octets that are still on their way."""
 
 
+class Operations(Protocol):
+    """What the control socket hands its requests to."""
+
+    async def run(self, request: Request, stream: Stream, who: str) -> None:
+        """Answer one request; raises RequestError. `who` is for the log."""
+
+
 class Commands:
     """Carries out requests. Anything a command needs beyond the spool is a plain callable.
 
@@ -97,6 +105,7 @@ class Commands:
             "queue": self._queue,
             "show": self._show,
             "why": self._show,
+            "audit": self._audit,
             "content": self._content,
             "explain": self._answer_explain,
             "check": self._answer_complaint,
@@ -112,8 +121,9 @@ class Commands:
             raise RequestError(f"no command {name!r}")
         await command(request, stream)
         if name in ("retry", "hold", "release", "remove", "reload"):
-            asked = {key: value for key, value in request.items() if key != "command" and value}
-            self._log.notice("operator", command=name, by=who, asked=json.dumps(asked))
+            asked = {key: request[key] for key in request if request[key] and key not in _TOLD}
+            by = text_of(request, "by") or who  # the master asks for somebody
+            self._log.notice("operator", command=name, by=by, asked=json.dumps(asked))
 
     async def _status(self, request: Request, stream: Stream) -> None:
         counts = [await backend.store.counts() for backend in self._backends]
@@ -170,6 +180,15 @@ class Commands:
         if document is None:
             raise RequestError(f"no message {ident_text(ident)}: not waiting, nor in the ledger")
         await stream.send({"answer": document})
+
+    async def _audit(self, request: Request, stream: Stream) -> None:
+        for backend in self._backends:
+            after: int | None = 0
+            while after is not None:
+                audit = await backend.store.audit(after, AUDITED)
+                after = audit.after
+                found = [[ident_text(ident), *rest] for ident, *rest in audit.discrepancies]
+                await stream.send({"audited": audit.accepted, "discrepancies": found})
 
     async def _content(self, request: Request, stream: Stream) -> None:
         ident = ident_of(text_of(request, "id"))
@@ -233,4 +252,5 @@ def describer(directory: Directory, next_hops: Callable[[], Mapping[str, NextHop
     return describe
 
 
+_TOLD = ("command", "by")
 _dumps = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode

@@ -27,7 +27,7 @@ from zope.interface import implementer
 from relayd.intake.transport import Transport
 from relayd.mail.content import Content
 from relayd.mail.log import MailLog
-from relayd.ops.commands import Commands, Stream
+from relayd.ops.commands import Operations, Stream
 from relayd.ops.documents import RequestError
 from relayd.spool.errors import SpoolError
 
@@ -50,7 +50,7 @@ class ControlSession(Protocol):
     """One request and its answer."""
 
     def __init__(
-        self, clock: IReactorTime, commands: Commands, log: MailLog, end: Callable[[], None]
+        self, clock: IReactorTime, commands: Operations, log: MailLog, end: Callable[[], None]
     ) -> None:
         self._clock = clock
         self._commands = commands
@@ -149,6 +149,12 @@ class ControlSession(Protocol):
         async for piece in pieces:
             await self._write(piece)
 
+    async def send_pieces(self, size: int, pieces: AsyncIterator[bytes]) -> None:
+        """The same for octets that come by and by."""
+        await self._write(b'{"octets":%d}\n' % size)
+        async for piece in pieces:
+            await self._write(piece)
+
     # the answer
 
     async def _answer(self, line: bytes) -> None:
@@ -203,7 +209,7 @@ class ControlFactory(Factory):
 
     noisy = False
 
-    def __init__(self, clock: IReactorTime, commands: Commands, log: MailLog) -> None:
+    def __init__(self, clock: IReactorTime, commands: Operations, log: MailLog) -> None:
         self._clock = clock
         self._commands = commands
         self._log = log

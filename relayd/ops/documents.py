@@ -13,15 +13,23 @@ from relayd.mail.message import Record, State
 from relayd.mail.outcome import Outcome
 from relayd.mail.plan import Step
 from relayd.spool.queue import LaneView
-from relayd.spool.view import Accepted, Counts, Entry, History, QueueFilter, Summary
+from relayd.spool.view import (
+    Accepted,
+    Counts,
+    Entry,
+    History,
+    QueueFilter,
+    RecipientSummary,
+    Summary,
+)
 
 Document = dict[str, Any]
 Request = Mapping[str, object]
 
 STATES = {state.name.lower(): state for state in State}
 
-# The columns of a row in a listing, and of a recipient inside it: Summary and RecipientSummary.
-COLUMNS = list(Summary._fields)
+# What the places of a row in a listing mean, and those of a recipient inside it.
+COLUMNS = {"columns": Summary._fields, "recipient_columns": RecipientSummary._fields}
 
 
 class RequestError(Exception):

@@ -1,0 +1,177 @@
+"""`relayctl explain`: what the rules make of one recipient, told by the code that delivers."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from relayd.ops.text import safe
+
+if TYPE_CHECKING:  # relayctl starts without them where it can
+    from relayd.mail.address import Mailbox
+    from relayd.mail.plan import Plan
+    from relayd.rules.evaluate import Facts
+    from relayd.rules.ruleset import Ruleset
+
+# Somebody out there, when the question does not say who (addresses of RFC 5737).
+STRANGER = "203.0.113.1"
+STRANGER_SENDER = "someone@outside.invalid"
+
+ACCEPTED, REFUSED, UNKNOWN = 0, 1, 2  # exit statuses
+_STATUS = {"accept": ACCEPTED, "hold": ACCEPTED, "discard": ACCEPTED}
+
+_RULE_COLUMN = 30  # columns for the rule at least, so that short trails line up with each other
+_WIDE = 60  # a rule longer than this pushes its note out of line alone
+_INDENT = " " * 11
+_LINE = 100
+
+Question = Mapping[str, object]
+Describe = Callable[[str, "Mailbox"], Awaitable[Sequence[str]]]
+"""What a next hop's name leads to for a mailbox, a line for each host."""
+
+
+class QuestionError(Exception):
+    """The question makes no sense; `str(error)` is for the one who typed it."""
+
+
+async def explain(ruleset: Ruleset, question: Question, describe: Describe) -> dict[str, Any]:
+    """The answer with the hosts that each destination leads to."""
+    answer = decide(ruleset, question)
+    for destination in answer["destinations"]:
+        mailbox = _mailbox(destination["mailbox"])
+        destination["hosts"] = list(await describe(destination["next_hop"], mailbox))
+    return answer
+
+
+def decide(ruleset: Ruleset, question: Question) -> dict[str, Any]:
+    """The answer by the rules alone; next hops with names are shown as they are defined.
+
+    `question`: recipient, and optionally from (IP address), sender, helo, login, listener.
+    Raises QuestionError.
+    """
+    from relayd.rules.evaluate import evaluate
+
+    plan = evaluate(ruleset, facts(question))
+    answer = document(plan)
+    for destination in answer["destinations"]:
+        names = [name.strip() for name in destination["next_hop"].split(",")]
+        hops = [ruleset.next_hops[name] for name in names if name in ruleset.next_hops]
+        destination["hosts"] = [str(hop) for hop in hops]
+    return answer
+
+
+def facts(question: Question) -> Facts:
+    """The facts that a question describes; raises QuestionError."""
+    from relayd.mail.address import AddressError, Mailbox
+    from relayd.mail.client import Client
+    from relayd.rules.evaluate import Facts
+
+    address = str(question.get("from") or STRANGER)
+    try:
+        ipaddress.ip_address(address)
+    except ValueError:
+        raise QuestionError(f"{address!r} is no IP address") from None
+    client = Client(
+        address,
+        listener=str(question.get("listener") or ""),
+        helo=str(question.get("helo") or ""),
+        protocol="ESMTPA" if question.get("login") else "ESMTP",
+        login=str(question.get("login") or ""),
+    )
+    text = str(question.get("recipient") or "")
+    recipient = Mailbox(text, "") if text.lower() == "postmaster" else _mailbox(text)
+    sender = question.get("sender")
+    if sender is None:
+        sender = STRANGER_SENDER
+    if sender in ("", "<>", "null"):
+        return Facts(client, None, recipient)
+    try:
+        return Facts(client, Mailbox.parse(str(sender)), recipient)
+    except AddressError as error:
+        raise QuestionError(f"sender {sender!r}: {error}") from None
+
+
+def _mailbox(text: str) -> Mailbox:
+    from relayd.mail.address import AddressError, Mailbox
+
+    try:
+        return Mailbox.parse(text)
+    except AddressError as error:
+        raise QuestionError(f"recipient {text!r}: {error}") from None
+
+
+def document(plan: Plan) -> dict[str, Any]:
+    """A plan as JSON."""
+    from relayd.mail.address import path_text
+
+    return {
+        "verdict": plan.verdict.value,
+        "reply": str(plan.reply),
+        "trail": [
+            {"stage": step.stage, "place": step.place, "rule": step.rule, "note": step.note}
+            for step in plan.trail
+        ],
+        "destinations": [
+            {
+                "mailbox": str(destination.mailbox),
+                "next_hop": destination.next_hop,
+                "reverse_path": path_text(destination.reverse_path),
+                "hosts": [],
+            }
+            for destination in plan.destinations
+        ],
+    }
+
+
+def exit_status(answer: Mapping[str, Any]) -> int:
+    """0 accepted, 1 refused, 2 unknown now."""
+    if answer["verdict"] in _STATUS:
+        return _STATUS[answer["verdict"]]
+    unknown = any(step["stage"] == "unknown" for step in answer["trail"])
+    return UNKNOWN if unknown else REFUSED
+
+
+def lines(answer: Mapping[str, Any]) -> Iterator[str]:
+    """The answer for people: a line for each rule that had a say, hosts below their route."""
+    hosts = {each["mailbox"]: each["hosts"] for each in answer["destinations"]}
+    shown = trail_rows(answer["trail"])
+    for step, line in zip(answer["trail"], shown, strict=True):
+        yield line
+        if step["stage"] == "route":
+            yield from _host_lines(hosts.pop(step["note"].partition(";")[0], []))
+    for left in hosts.values():  # routes that left no step of their own
+        yield from _host_lines(left)
+    if answer["verdict"] == "refuse":
+        yield safe(f"refused: {answer['reply']}")
+    elif answer["verdict"] != "accept":
+        yield f"accepted, then: {answer['verdict']}"
+
+
+def trail_rows(trail: Sequence[Mapping[str, str]]) -> list[str]:
+    """The columns `stage  place  rule  note`, a line for each step."""
+    if not trail:
+        return []
+    stage = max(len(step["stage"]) for step in trail)
+    place = max(len(step["place"] or "(built in)") for step in trail)
+    noted = [len(step["rule"]) for step in trail if step["note"] and len(step["rule"]) <= _WIDE]
+    rule = max([_RULE_COLUMN, *noted])
+    return [
+        safe(
+            f"{step['stage']:{stage}}  {step['place'] or '(built in)':{place}}"
+            f"   {step['rule']:{rule}}   {step['note']}".rstrip()
+        )
+        for step in trail
+    ]
+
+
+def _host_lines(hosts: Sequence[str]) -> Iterator[str]:
+    """All on one line where they fit."""
+    joined = _INDENT + "   ".join(hosts)
+    if not hosts:
+        return
+    if len(joined) <= _LINE:
+        yield safe(joined)
+        return
+    for host in hosts:
+        yield safe(_INDENT + host)

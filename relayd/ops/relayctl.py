@@ -1,0 +1,370 @@
+"""relayctl: sees and steers a running relayd from the shell."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import signal
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from relayd import __version__
+from relayd.ops import explain as explaining
+from relayd.ops import text
+from relayd.ops.client import Daemon, DaemonError, NotRunningError
+
+if TYPE_CHECKING:
+    from relayd.config import Settings
+
+DEFAULT_CONFIG = Path("/etc/relayd/relayd.conf")
+SOCKET_NAME = "control"  # in the spool directory, unless the `control` setting says otherwise
+
+OK, FAILED, USAGE = 0, 1, 2
+
+# The two settings that say where the socket is; the whole language takes longer to load.
+_SETTING = re.compile(r'^(control|spool)[ \t]+(?:"((?:[^"\\]|\\.)*)"|([^\s#"]+))[ \t]*(?:#.*)?$')
+_DURATION = re.compile(r"(\d+)([smhdw]?)")
+_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+
+
+class FailureError(Exception):
+    """The command failed; `str(error)` goes to standard error."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    if arguments is None:
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `relayctl queue | head` ends quietly
+    options = parser().parse_args(arguments)
+    try:
+        status: int = options.run(options)
+        sys.stdout.flush()
+        return status
+    except (FailureError, DaemonError) as error:
+        print(f"relayctl: {error}", file=sys.stderr)
+        return explaining.UNKNOWN if options.command == "explain" else FAILED
+    except KeyboardInterrupt:
+        return 130
+
+
+# finding relayd
+
+
+def daemon(options: argparse.Namespace) -> Daemon:
+    """The daemon that the options mean; raises FailureError."""
+    return Daemon(options.socket or socket_of(options.config or DEFAULT_CONFIG))
+
+
+def socket_of(config: Path) -> Path:
+    """The control socket that a configuration names; raises FailureError."""
+    found: dict[str, str] = {}
+    try:
+        with config.open(encoding="utf-8", errors="surrogateescape") as lines:
+            for line in lines:
+                match = _SETTING.match(line.rstrip())
+                if match is not None:
+                    quoted = match.group(2)
+                    plain = match.group(3)
+                    found[match.group(1)] = plain or re.sub(r"\\(.)", r"\1", quoted)
+    except OSError as error:
+        raise FailureError(
+            f"{config}: {error.strerror}; say where relayd is with --config or --socket"
+        ) from None
+    if "control" in found:
+        return config.parent / found["control"]
+    if "spool" in found:
+        return config.parent / found["spool"] / SOCKET_NAME
+    raise FailureError(f"{config}: no `spool` and no `control` setting; use --socket")
+
+
+# the commands
+
+
+def status(options: argparse.Namespace) -> int:
+    """How the daemon is."""
+    answer = daemon(options).answer("status")
+    _show(options, answer, text.status_lines(answer, time.time()))
+    healthy = all(shard["healthy"] for shard in answer["shards"])
+    return OK if healthy else FAILED
+
+
+def queue(options: argparse.Namespace) -> int:
+    """What is waiting."""
+    documents = daemon(options).ask("queue", limit=options.limit, **_filter(options))
+    if options.json:
+        for piece in _json_rows(documents):
+            sys.stdout.write(piece)
+        return OK
+    pages = (document["rows"] for document in documents if "rows" in document)
+    for piece in text.queue_lines(pages, time.time()):
+        sys.stdout.write(piece)
+    return OK
+
+
+def _json_rows(documents: Iterator[dict[str, Any]]) -> Iterator[str]:
+    from relayd.mail.ident import ident_text
+
+    names = next(documents)
+    columns, recipient_columns = names["columns"], names["recipient_columns"]
+    encode = json.JSONEncoder(check_circular=False).encode
+    for document in documents:
+        lines = []
+        for row in document["rows"]:
+            message = dict(zip(columns, row, strict=True))
+            recipients = [
+                dict(zip(recipient_columns, each, strict=True)) for each in message["recipients"]
+            ]
+            for recipient in recipients:
+                recipient["state"] = text.STATES[recipient["state"]]
+            message["recipients"] = recipients
+            lines.append(encode({"id": ident_text(message.pop("ident")), **message}) + "\n")
+        yield "".join(lines)
+
+
+def show(options: argparse.Namespace) -> int:
+    """All about messages, waiting or finished."""
+    for number, ident in enumerate(options.ids):
+        answer = daemon(options).answer("show", id=ident)
+        if number and not options.json:
+            print()
+        _show(options, answer, text.show_lines(answer, time.time()))
+    return OK
+
+
+def why(options: argparse.Namespace) -> int:
+    """The rules that decided about a message when it came, and what became of it so far."""
+    answer = daemon(options).answer("why", id=options.id)
+    _show(options, answer, _why_lines(answer))
+    return OK
+
+
+def _why_lines(answer: dict[str, Any]) -> Iterator[str]:
+    now = time.time()
+    yield text.safe(
+        f"{answer['id']} from <{answer['sender']}>, received {text.moment(answer['received_at'])},"
+        f" decided by rule set {answer.get('rules') or '(unknown)'}:"
+    )
+    yield ""
+    yield from explaining.trail_rows(answer.get("trail", []))
+    for recipient in answer["recipients"]:
+        yield ""
+        yield from text.recipient_lines(recipient, now)
+
+
+def audit(options: argparse.Namespace) -> int:
+    """Whether every recipient ever accepted has ended in one way, or is waiting."""
+    audited = 0
+    problems: list[list[Any]] = []
+    for document in daemon(options).ask("audit"):
+        audited += document["audited"]
+        for ident, number, problem in document["discrepancies"]:
+            problems.append([ident, number, problem])
+            if not options.json:
+                print(text.safe(f"{ident}  recipient {number}: {problem}"))
+    if options.json:
+        print(json.dumps({"audited": audited, "discrepancies": problems}))
+    elif problems:
+        print(f"{len(problems):,} of {audited:,} recipients are not accounted for")
+    else:
+        print(f"clean: all {audited:,} recipients in the ledger are accounted for")
+    return FAILED if problems else OK
+
+
+def content(options: argparse.Namespace) -> int:
+    """The octets of a waiting message."""
+    for chunk in daemon(options).content(options.id):
+        sys.stdout.buffer.write(chunk)
+    sys.stdout.buffer.flush()
+    return OK
+
+
+def change(options: argparse.Namespace) -> int:
+    """Retry, hold, release, remove."""
+    chosen = _filter(options)
+    if not options.ids and not any(chosen.values()) and not options.all:
+        raise FailureError("nothing named: give message IDs, a filter, or --all")
+    answer = daemon(options).answer(
+        options.command, ids=options.ids, all=options.all, note=options.note, **chosen
+    )
+    count = answer["recipients"]
+    done = {"retry": "due now", "hold": "held", "release": "released", "remove": "removed"}
+    noun = "recipient" if count == 1 else "recipients"
+    _show(options, answer, [f"{count:,} {noun} {done[options.command]}"])
+    if count or options.all:
+        return OK
+    raise FailureError("no waiting recipient fits")
+
+
+def explain(options: argparse.Namespace) -> int:
+    """What the rules would do, from the code that delivers."""
+    worst = explaining.ACCEPTED
+    for number, recipient in enumerate(options.recipients):
+        question = {
+            "recipient": recipient,
+            "from": options.client,
+            "sender": options.sender,
+            "helo": options.helo,
+            "login": options.login,
+            "listener": options.listener,
+        }
+        if options.offline:
+            try:
+                answer = explaining.decide(_settings(options).ruleset, question)
+            except explaining.QuestionError as error:
+                raise FailureError(str(error)) from None
+        else:
+            answer = daemon(options).answer("explain", **question)
+        if number and not options.json:
+            print()
+        _show(options, answer, explaining.lines(answer))
+        worst = max(worst, explaining.exit_status(answer))
+    return worst
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    from relayd.config import ConfigErrors, load
+
+    try:
+        return load(options.config or DEFAULT_CONFIG)
+    except ConfigErrors as errors:
+        raise FailureError(f"the configuration has errors\n{errors}") from None
+
+
+def check(options: argparse.Namespace) -> int:
+    """Whether the configuration on disk is good."""
+    path = options.file or options.config
+    if path is None:
+        try:
+            return _complaint(options, daemon(options).answer("check"), "the configuration is good")
+        except NotRunningError:
+            path = DEFAULT_CONFIG
+    from relayd.config import ConfigErrors, load
+
+    try:
+        load(path)
+    except ConfigErrors as errors:
+        return _complaint(options, {"complaint": str(errors)}, "")
+    return _complaint(options, {"complaint": ""}, f"{path} is good")
+
+
+def reload(options: argparse.Namespace) -> int:
+    """Put the configuration on disk in force."""
+    answer = daemon(options).answer("reload")
+    return _complaint(options, answer, "the new configuration is in force")
+
+
+def _complaint(options: argparse.Namespace, answer: dict[str, Any], good: str) -> int:
+    complaint = answer["complaint"]
+    if options.json:
+        print(json.dumps(answer))
+    elif complaint:
+        print(complaint, file=sys.stderr)
+    else:
+        print(good)
+    return FAILED if complaint else OK
+
+
+def _show(options: argparse.Namespace, answer: dict[str, Any], lines: Iterable[str]) -> None:
+    if options.json:
+        print(json.dumps(answer, indent=2))
+        return
+    for line in lines:
+        print(line)
+
+
+def _filter(options: argparse.Namespace) -> dict[str, object]:
+    return {
+        "sender": options.sender,
+        "recipient": options.recipient,
+        "destination": options.destination,
+        "state": options.state,
+        "older_than": options.older_than,
+    }
+
+
+# the command line
+
+
+def span(written: str) -> int:
+    """Seconds of a time span such as `90`, `30m`, `1h30m`, `5d`."""
+    parts = _DURATION.findall(written)
+    if not parts or "".join(number + unit for number, unit in parts) != written:
+        raise argparse.ArgumentTypeError(f"{written!r} is no time span (like 90s, 30m, 1h30m, 5d)")
+    return sum(int(number) * _UNITS[unit] for number, unit in parts)
+
+
+def parser() -> argparse.ArgumentParser:
+    """All that may be said on the command line."""
+    everywhere = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
+    everywhere.add_argument("--config", type=Path, metavar="FILE", help="relayd's configuration")
+    everywhere.add_argument("--socket", type=Path, metavar="PATH", help="relayd's control socket")
+    everywhere.add_argument("--json", action="store_true", help="print JSON")
+    top = argparse.ArgumentParser(
+        prog="relayctl", description="See and steer a running relayd.", parents=[everywhere]
+    )
+    top.set_defaults(config=None, socket=None, json=False)
+    top.add_argument("--version", action="version", version=f"relayd {__version__}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, run: object, about: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=about, description=about, parents=[everywhere])
+        added.set_defaults(run=run)
+        return added
+
+    command("status", status, "how the daemon is, and what waits where")
+    listing = command("queue", queue, "list what is waiting")
+    _add_filter(listing)
+    listing.add_argument("--limit", type=int, default=0, metavar="N", help="at most N messages")
+    showing = command("show", show, "all about messages, waiting or finished")
+    showing.add_argument("ids", nargs="+", metavar="ID")
+    one = command("why", why, "the rules that decided about a message, and its fate so far")
+    one.add_argument("id", metavar="ID")
+    one = command("content", content, "print a waiting message, octet for octet")
+    one.add_argument("id", metavar="ID")
+    for name, about in (
+        ("retry", "make waiting recipients due now"),
+        ("hold", "keep waiting recipients in the spool until they are released"),
+        ("release", "put held recipients back in the queue"),
+        ("remove", "end waiting recipients; nobody is told"),
+    ):
+        changing = command(name, change, about)
+        changing.add_argument("ids", nargs="*", metavar="ID")
+        _add_filter(changing)
+        changing.add_argument("--all", action="store_true", help="all that is waiting")
+        changing.add_argument("--note", default="", help="why, for the ledger (with remove)")
+    asking = command("explain", explain, "what the rules do with a recipient, and why")
+    _add_question(asking)
+    command("audit", audit, "whether every recipient in the ledger is accounted for")
+    checking = command("check", check, "whether the configuration on disk is good")
+    checking.add_argument("file", nargs="?", type=Path, metavar="FILE")
+    command("reload", reload, "put the configuration on disk in force")
+    return top
+
+
+def _add_filter(to: argparse.ArgumentParser) -> None:
+    add = to.add_argument
+    add("--sender", default="", metavar="TEXT", help="mailbox, part of one, or <>")
+    add("--recipient", default="", metavar="TEXT", help="mailbox or part of one")
+    add("--next-hop", "--destination", dest="destination", default="", metavar="NAME",
+        help="a next hop's name, or a domain sent to directly")  # fmt: skip
+    add("--state", default="", choices=["", "queued", "held"], metavar="queued|held")
+    add("--older-than", type=span, default=0, metavar="TIME", help="such as 30m, 2h, 5d")
+
+
+def _add_question(to: argparse.ArgumentParser) -> None:
+    add = to.add_argument
+    add("recipients", nargs="+", metavar="RECIPIENT")
+    add("--from", dest="client", metavar="ADDRESS", help="the client's IP address")
+    add("--sender", metavar="MAILBOX", help="the reverse-path; <> is the null one")
+    add("--helo", metavar="NAME")
+    add("--login", metavar="NAME", help="the client has logged in as NAME")
+    add("--listener", metavar="HOST:PORT", help="the `listen` setting that took the connection")
+    add("--offline", action="store_true", help="from the files, without asking the daemon")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,207 @@
+"""How relayctl shows things to people: aligned, in words, with nothing a terminal would obey."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
+from typing import Any
+
+from relayd.mail.ident import ident_text
+
+STATES = ("queued", "held")  # State.QUEUED and State.HELD, the two that wait
+_QUEUE_HEAD = (
+    f"{'ID':12}  {'AGE':>6}  {'SIZE':>6}  {'STATE':6}  {'TRIES':>5}  {'NEXT TRY':8}"
+    f"  {'NEXT HOP':20}  SENDER -> RECIPIENT"
+)
+
+
+def safe(text: str) -> str:
+    """The text with what is not printable escaped."""
+    if text.isprintable():
+        return text
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in text
+    )
+
+
+@lru_cache(maxsize=4096)
+def duration(seconds: int) -> str:
+    """A time span in at most two units: `45s`, `10m`, `3h12m`, `4d2h`."""
+    if seconds < 60:
+        return f"{max(seconds, 0)}s"
+    minutes = seconds // 60
+    if minutes < 60:
+        return f"{minutes}m"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 24:
+        return f"{hours}h{minutes}m" if minutes else f"{hours}h"
+    days, hours = divmod(hours, 24)
+    return f"{days}d{hours}h" if hours else f"{days}d"
+
+
+def coarse(seconds: float) -> str:
+    """The same for columns: cut to what is shown, so that few different ones are made."""
+    whole = int(seconds)
+    return duration(whole if whole < 60 else whole - whole % 60)
+
+
+@lru_cache(maxsize=4096)
+def octets(count: int) -> str:
+    """A size: `512`, `5.2K`, `20M`."""
+    size = float(count)
+    for unit in ("", "K", "M", "G"):
+        if size < 1000 or unit == "G":
+            break
+        size /= 1024
+    return f"{size:.1f}{unit}" if unit and size < 10 else f"{size:.0f}{unit}"
+
+
+def moment(seconds: float) -> str:
+    """A point in time, in the reader's own zone."""
+    return time.strftime("%Y-%m-%d %H:%M:%S %Z", time.localtime(seconds))
+
+
+def queue_lines(pages: Iterable[Sequence[Any]], now: float) -> Iterator[str]:
+    """The listing, page by page: each piece is many lines, ended by a newline.
+
+    A page holds rows as relayd.spool.view.Summary has them, with RecipientSummary inside.
+    """
+    messages = recipients = 0
+    size_sum = 0
+    for rows in pages:
+        lines = [] if messages else [_QUEUE_HEAD]
+        for ident, received_at, size, sender, each in rows:
+            front = f"{ident_text(ident)}  {coarse(now - received_at):>6}  {octets(size):>6}  "
+            messages += 1
+            size_sum += size
+            recipients += len(each)
+            for _, mailbox, _, _, destination, state, attempts, next_attempt, reply in each:
+                if state:
+                    due = ""
+                elif next_attempt > now:
+                    due = "in " + coarse(next_attempt - now)
+                else:
+                    due = "now"
+                line = (
+                    f"{front}{STATES[state]:6}  {attempts:5}  {due:8}  {destination:20}"
+                    f"  <{sender}> -> <{mailbox}>"
+                )
+                lines.append(line if line.isprintable() else safe(line))
+                if reply:
+                    lines.append("    " + (reply if reply.isprintable() else safe(reply)))
+        lines.append("")
+        yield "\n".join(lines)
+    if messages:
+        total = f"{_many(messages, 'message')}, {_many(recipients, 'recipient')}"
+        yield f"{total}, {octets(size_sum)}\n"
+    else:
+        yield "Nothing is waiting.\n"
+
+
+def status_lines(status: dict[str, Any], now: float) -> Iterator[str]:
+    """The state of the whole daemon."""
+    waiting = status["waiting"]
+    name = f"relayd {status.get('version', '')}".strip()
+    up = f", up {duration(int(now - status['started_at']))}" if status.get("started_at") else ""
+    yield f"{name} at {status.get('hostname', '?')}{up}, pid {status.get('pid', '?')}"
+    known = {"version", "started_at", "hostname", "pid", "waiting", "shards"}
+    known |= {"destinations", "more_destinations"}
+    for key, fact in status.items():
+        if key not in known:
+            yield f"{key.replace('_', ' '):12}  {safe(str(fact))}"
+    yield (
+        f"{'waiting':12}  {_many(waiting['messages'], 'message')} ({octets(waiting['octets'])}),"
+        f" {_many(waiting['queued'], 'recipient')} queued, {waiting['held']} held"
+    )
+    if waiting["damaged"]:
+        yield f"{'damaged':12}  {_many(waiting['damaged'], 'message')} set aside"
+    for shard in status["shards"]:
+        facts = "  ".join(
+            f"{key.replace('_', ' ')} {fact}"
+            for key, fact in shard.items()
+            if key not in ("shard", "healthy")
+        )
+        health = "" if shard["healthy"] else "CANNOT RECORD: nothing is accepted or delivered  "
+        yield f"{'shard ' + str(shard['shard']):12}  {health}{facts}".rstrip()
+    if status["destinations"]:
+        yield ""
+        yield f"{'DESTINATION':32}  {'WAITING':>7}  {'NOW':>4}  STATE"
+    for lane in status["destinations"]:
+        yield safe(
+            f"{lane['destination']:32}  {lane['waiting']:7}  {lane.get('in_flight', 0):4}"
+            f"  {lane['standing']}{_trouble(lane, now)}"
+        )
+    if status["more_destinations"]:
+        yield f"... and {status['more_destinations']} more"
+
+
+def _trouble(lane: dict[str, Any], now: float) -> str:
+    if lane["standing"] == "open" or not lane.get("trouble"):
+        return ""
+    probe = lane.get("probe_at", 0)
+    again = f", next try in {coarse(probe - now)}" if probe > now else ""
+    return f" after {_many(lane['failures'], 'failure')}{again}: {lane['trouble']}"
+
+
+def show_lines(story: dict[str, Any], now: float) -> Iterator[str]:
+    """One message, with each recipient's fate."""
+    client = story["client"]
+    yield f"{'message':12}  {story['id']}"
+    yield safe(f"{'from':12}  <{story['sender']}>")
+    yield (
+        f"{'received':12}  {moment(story['received_at'])}"
+        f" ({duration(int(now - story['received_at']))} ago)"
+    )
+    yield safe(f"{'client':12}  {_client(client)}")
+    yield f"{'size':12}  {octets(story['size'])}"
+    if story["parameters"]:
+        yield safe(f"{'parameters':12}  {_pairs(story['parameters'])}")
+    if story.get("rules"):
+        yield safe(f"{'rules':12}  {story['rules']}")
+    for recipient in story["recipients"]:
+        yield ""
+        yield from recipient_lines(recipient, now)
+
+
+def recipient_lines(recipient: dict[str, Any], now: float) -> Iterator[str]:
+    """What became of one recipient so far."""
+    mailbox, original = recipient["mailbox"], recipient["original"]
+    was = f" (given as <{original}>)" if original != mailbox else ""
+    yield safe(f"<{mailbox}>{was} via {recipient['next_hop']}")
+    state, attempts = recipient["state"], recipient["attempts"]
+    after = f" after {_many(attempts, 'attempt')}" if attempts else ""
+    if state == "queued":
+        next_attempt = recipient.get("next_attempt", 0)
+        due = f"in {coarse(next_attempt - now)}" if next_attempt > now else "now"
+        yield f"    queued{after}, next try {due}"
+    else:
+        ended = recipient.get("ended_at", 0)
+        when = f", {moment(ended)}" if ended else ""
+        note = f": {recipient['note']}" if recipient.get("note") else ""
+        yield safe(f"    {state}{after}{when}{note}")
+    if recipient["reply"]:
+        host, address = recipient["remote_mta"], recipient["remote_address"]
+        said = f"{host} [{address}]" if host and address else host or address or "relayd"
+        yield safe(f"    {said} said: {recipient['reply']}")
+    if recipient["why"]:
+        yield safe(f"    because: {recipient['why']}")
+
+
+def _client(client: dict[str, Any]) -> str:
+    if not client.get("address"):
+        return "relayd itself"
+    parts = [f"{client.get('helo') or '?'} [{client['address']}]"]
+    for name, word in (("protocol", "by"), ("listener", "at"), ("login", "as"), ("tls", "with")):
+        if client.get(name):
+            parts.append(f"{word} {client[name]}")
+    return " ".join(parts)
+
+
+def _pairs(facts: dict[str, Any]) -> str:
+    return " ".join(f"{name}={fact}" for name, fact in facts.items())
+
+
+def _many(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count:,} {noun}s"
