@@ -10,7 +10,7 @@ from itertools import islice
 from typing import Any
 
 from relayd.mail.content import BytesContent
-from relayd.mail.ident import SHARD_BITS, make_ident
+from relayd.mail.ident import make_ident
 from relayd.mail.message import Message, Record, Settlement, State, Submission
 from relayd.spool.bridge import Bridge, Promise
 from relayd.spool.errors import SpoolError
@@ -114,7 +114,7 @@ class MemorySpool:
     def accept(self, new: NewMessage) -> Accepted:
         """Store a message."""
         now = float(self._clock())
-        submission, state = new.submission, new.submission.state
+        submission = new.submission
         message = Message(
             new.ident,
             now,
@@ -127,12 +127,13 @@ class MemorySpool:
             submission.headers,
         )
         records = tuple(
-            Record(new.ident, number, recipient, state, 0, now)
+            Record(new.ident, number, recipient, submission.state_of(number), 0, now)
             for number, recipient in enumerate(submission.recipients)
         )
         entries = []
         for number, recipient in enumerate(submission.recipients):
             entry = Entry(number, recipient.mailbox, recipient.original, recipient.next_hop, None)
+            state = submission.state_of(number)
             if not state.waiting:
                 entry = replace(entry, state=state, ended_at=now)
             entries.append(entry)
@@ -146,9 +147,10 @@ class MemorySpool:
             submission.trail,
             tuple(entries),
         )
-        if state.waiting:
+        waiting = {record.number: record for record in records if record.state.waiting}
+        if waiting:
             self._messages[new.ident] = message
-            self._records[new.ident] = {record.number: record for record in records}
+            self._records[new.ident] = waiting
         return message, records
 
     def settle(

@@ -163,7 +163,6 @@ def accept_rows(
     data: bytes | None,
 ) -> NewRows:
     """All rows of a submission, and the message and records it becomes. `data` None: in a file."""
-    state = submission.state
     size = content.size
     message = Message(
         ident,
@@ -181,9 +180,9 @@ def accept_rows(
     records = []
     recipients: list[Row] = []
     ledger: list[Row] = []
-    waiting = state.waiting
-    stored = int(state)
     for number, recipient in enumerate(submission.recipients):
+        state = submission.state_of(number)
+        stored = int(state)
         mailbox = raw(recipient.mailbox)
         original: str | None = raw(recipient.original)
         if original == mailbox:
@@ -194,7 +193,7 @@ def accept_rows(
              None, None, None)
         )  # fmt: skip
         records.append(Record(ident, number, recipient, state, 0, now))
-        if not waiting:
+        if not state.waiting:
             ledger.append((ident, number, 1, now, stored, *_NO_FACTS, 0, None, ""))
             continue
         own = raw_path(recipient.reverse_path)
@@ -212,7 +211,7 @@ def accept_rows(
         )
         recipients.append((*fixed, recipient_parity(fixed), stored, 0, now, 0, None, None))
     value = (message, tuple(records))
-    if not waiting:
+    if not recipients:
         return NewRows(ident, None, None, [], [], ledger, value)
     flags = (
         (EIGHT_BIT if submission.eight_bit else 0)
