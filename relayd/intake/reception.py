@@ -18,13 +18,12 @@ from relayd.mail.message import Message, Record, State, Submission
 from relayd.mail.plan import Plan, Verdict
 from relayd.mail.reply import Reply, Severity
 from relayd.rules.evaluate import Facts, edit_header, evaluate
-from relayd.rules.model import Ruleset
+from relayd.rules.ruleset import Ruleset
 from relayd.smtp import events
 from relayd.spool.errors import SpoolError, SpoolFull
 from relayd.spool.interface import AnyDraft
 
 _MAIL_OK = Reply.of(250, "2.1.0", "Ok")
-_RCPT_OK = Reply.of(250, "2.1.5", "Ok")
 _HELLO_OK = Reply.bare(250)
 _GO_AHEAD = Reply.bare(354, "End data with <CR><LF>.<CR><LF>")
 _TROUBLE = Reply.of(451, "4.3.0", "Local trouble, try again later")
@@ -71,7 +70,9 @@ class Premises:
     accept: Callable[[Message, tuple[Record, ...]], None]  # the dispatcher takes it from memory
     log: MailLog
     clock: Callable[[], float]  # seconds since the epoch
-    limits: ReceptionLimits = ReceptionLimits()
+    limits: ReceptionLimits = field(default_factory=ReceptionLimits)
+    decide: Callable[[Ruleset, Facts], Plan] = evaluate
+    edit: Callable[[Ruleset, tuple[int, ...], bytes], bytes] = edit_header
 
 
 class Reception:
@@ -188,7 +189,7 @@ class Reception:
             return known.plan.reply
         if transaction.recipients >= limits.recipients:
             return self._refuse(_rcpt_text(mailbox), _TOO_MANY)
-        plan = evaluate(
+        plan = self._premises.decide(
             self._ruleset,
             Facts(
                 client=transaction.client,
@@ -202,7 +203,7 @@ class Reception:
         if total > limits.destinations and transaction.recipients:
             return self._refuse(_rcpt_text(mailbox), _TOO_MANY, f"{total} final recipients")
         transaction.add(Addressee(mailbox, params.orcpt, params.notify, plan))
-        return _RCPT_OK
+        return plan.reply
 
     def _data(self, event: events.Data) -> Reply:
         premises, transaction = self._premises, self._transaction
@@ -232,7 +233,7 @@ class Reception:
         self.rollback()
         self._refuse("content", event.reply)
 
-    def _rset(self, event: events.Rset) -> None:
+    def _rset(self, event: events.Rset | events.Quit) -> None:
         self.rollback()
 
     def _core_refused(self, event: events.Refused) -> None:
@@ -249,6 +250,7 @@ class Reception:
     def _submission(self) -> Submission | Reply:
         """What to commit, or why not."""
         transaction, header, ruleset = self._transaction, self._header, self._ruleset
+        edit = self._premises.edit
         if self._failure is not None:
             return self._failure
         if transaction is None or header is None or ruleset is None:
@@ -265,7 +267,7 @@ class Reception:
             utf8_header=header.eight_bit,
         )
         return transaction.submission(
-            facts, ruleset.hash, lambda rules, section: edit_header(ruleset, rules, section)
+            facts, ruleset.hash, lambda rules, section: edit(ruleset, rules, section)
         )
 
     def _fail(self, reply: Reply) -> None:
@@ -311,6 +313,7 @@ _VERDICTS: Mapping[type, Callable[..., Reply | None]] = {
     events.Chunk: Reception._chunk,
     events.ContentRefused: Reception._content_refused,
     events.Rset: Reception._rset,
+    events.Quit: Reception._rset,
     events.Refused: Reception._core_refused,
     events.Vrfy: Reception._vrfy,
     events.StartTls: Reception._not_offered,

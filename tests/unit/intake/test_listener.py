@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import socket
+from dataclasses import replace
+
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.protocol import ClientCreator, Protocol
+from twisted.python.failure import Failure
+
+from relayd.intake.house import House
+from relayd.intake.listener import IntakeService, ListenAddress, listening_socket
+from tests.support import TestCase
+from tests.unit.intake.scene import CONTENT, HOST, Scene, message
+
+LOOPBACK = ListenAddress("127.0.0.1", 0)
+
+
+class Talker(Protocol):
+    """A client that waits for so many reply lines, or for the end."""
+
+    def __init__(self) -> None:
+        self.received = b""
+        self._wanted = 0
+        self._waiting: Deferred[list[str]] | None = None
+        self.gone: Deferred[None] = Deferred()
+
+    def lines(self, count: int) -> Deferred[list[str]]:
+        self._wanted, self._waiting = count, Deferred()
+        waiting = self._waiting
+        self._look()
+        return waiting
+
+    def dataReceived(self, data: bytes) -> None:
+        self.received += data
+        self._look()
+
+    def connectionLost(self, reason: Failure | None = None) -> None:
+        self.gone.callback(None)
+
+    def _look(self) -> None:
+        if self._waiting is not None and self.received.count(b"\r\n") >= self._wanted:
+            waiting, self._waiting = self._waiting, None
+            said, self.received = self.received.decode().splitlines(), b""
+            waiting.callback(said)
+
+
+class OverLoopback(TestCase):
+    def setUp(self) -> None:
+        self.scene = Scene()
+        house: House = replace(self.scene.house, reactor=reactor)
+        self.service = IntakeService(reactor, house, [LOOPBACK], grace=0.2)
+
+    async def connect(self) -> Talker:
+        creator = ClientCreator(reactor, Talker)
+        talker: Talker = await creator.connectTCP("127.0.0.1", self.service.bound[0].port)
+        return talker
+
+    async def test_a_whole_session_and_a_clean_stop(self) -> None:
+        self.service.privilegedStartService()
+        self.service.startService()
+        talker = await self.connect()
+        other = await self.connect()
+        self.assertEqual(await talker.lines(1), [f"220 {HOST} ESMTP relayd"])
+        self.assertEqual(await other.lines(1), [f"220 {HOST} ESMTP relayd"])
+        assert talker.transport is not None
+        talker.transport.write("\r\n".join(["HELO client.example", *message(), ""]).encode())
+        self.assertEqual([r[:3] for r in await talker.lines(4)], ["250", "250", "250", "354"])
+        talker.transport.write("\r\n".join([*CONTENT, "QUIT", ""]).encode())
+        self.assertEqual([r[:3] for r in await talker.lines(2)], ["250", "221"])
+        await talker.gone
+        ((stored, _),) = self.scene.spool.stored
+        self.assertIn(b"([127.0.0.1])", b"".join(stored.content.chunks()))
+        stopped = self.service.stopService()
+        self.assertEqual(await other.lines(1), [f"421 4.3.2 {HOST} is shutting down"])
+        await other.gone
+        await stopped
+        self.assertEqual(self.scene.admission.in_all, 0)
+        self.assertEqual(self.service.house.sessions, set())
+
+    async def test_stopping_does_not_wait_for_ever(self) -> None:
+        self.scene.spool.slow = True
+        self.service.startService()
+        talker = await self.connect()
+        await talker.lines(1)
+        assert talker.transport is not None
+        talker.transport.write("\r\n".join(["HELO client.example", *message(), ""]).encode())
+        await talker.lines(4)
+        talker.transport.write("\r\n".join([*CONTENT, ""]).encode())
+        while not self.scene.spool.waiting:
+            await self.turn()
+        await self.service.stopService()
+        await talker.gone
+        self.scene.spool.finish()  # too late to be told, but it is kept
+        self.assertEqual(len(self.scene.handed_over), 1)
+
+    async def test_refused_before_the_greeting(self) -> None:
+        self.scene.admission.limits = replace(self.scene.admission.limits, per_client=1)
+        self.service.startService()
+        first, second = await self.connect(), await self.connect()
+        said = [(await first.lines(1))[0][:3], (await second.lines(1))[0][:3]]
+        self.assertEqual(sorted(said), ["220", "421"])
+        await (second if said[1] == "421" else first).gone
+        stopped = self.service.stopService()
+        await stopped
+
+    async def turn(self) -> None:
+        done: Deferred[None] = Deferred()
+        reactor.callLater(0, done.callback, None)  # type: ignore[attr-defined]
+        await done
+
+
+class Sockets(TestCase):
+    def test_ready_for_the_reactor(self) -> None:
+        listening = listening_socket(LOOPBACK)
+        self.addCleanup(listening.close)
+        self.assertFalse(listening.getblocking())
+        self.assertEqual(listening.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN), 1)
+
+    def test_several_workers_on_one_port(self) -> None:
+        first = listening_socket(LOOPBACK, reuse_port=True)
+        self.addCleanup(first.close)
+        address = ListenAddress("127.0.0.1", first.getsockname()[1])
+        listening_socket(address, reuse_port=True).close()
+
+    def test_ipv6_is_ipv6_only(self) -> None:
+        try:
+            listening = listening_socket(ListenAddress("::1", 0))
+        except OSError as error:
+            self.skipTest(f"no IPv6 loopback here: {error}")
+        self.addCleanup(listening.close)
+        self.assertEqual(listening.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY), 1)
+
+    def test_a_port_that_is_taken(self) -> None:
+        first = listening_socket(LOOPBACK)
+        self.addCleanup(first.close)
+        address = ListenAddress("127.0.0.1", first.getsockname()[1])
+        scene = Scene()
+        service = IntakeService(reactor, scene.house, [LOOPBACK, address])
+        with self.assertRaisesRegex(OSError, f"cannot listen on {address}"):
+            service.privilegedStartService()
+
+    def test_names(self) -> None:
+        self.assertEqual(str(ListenAddress("::1", 25)), "[::1]:25")
+        self.assertEqual(str(ListenAddress("127.0.0.1", 25)), "127.0.0.1:25")

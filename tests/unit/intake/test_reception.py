@@ -1,0 +1,336 @@
+from __future__ import annotations
+
+import unittest
+
+from relayd.intake.limits import SessionLimits
+from relayd.intake.reception import ReceptionLimits
+from relayd.intake.trace import LoopLimits, TraceField
+from relayd.intake.transaction import merge_notify
+from relayd.mail.address import Mailbox
+from relayd.mail.message import State, Submission
+from tests.unit.intake.scene import CONTENT, HOST, RULES, STEP, Peer, Scene, message
+
+
+class Transactions(unittest.TestCase):
+    def setUp(self) -> None:
+        self.scene = Scene()
+        self.peer = self.scene.greeted()
+
+    def submit(self, *recipients: str, content: tuple[str, ...] = CONTENT) -> Submission:
+        replies = self.peer.say(*message(*recipients))
+        self.assertEqual(replies[-1][:3], "354", replies)
+        (reply,) = self.peer.say(*content)
+        self.assertEqual(reply[:3], "250", reply)
+        return self.scene.spool.stored[-1][1]
+
+    def test_all_that_the_spool_is_to_keep(self) -> None:
+        peer = self.scene.greeted(address="2001:db8::9")
+        peer.say(
+            "MAIL FROM:<s@example.org> BODY=8BITMIME RET=HDRS ENVID=q+2B1 SIZE=100",
+            "RCPT TO:<Alice@Example.com> NOTIFY=SUCCESS,DELAY ORCPT=rfc822;al@example.com",
+            "DATA",
+        )
+        peer.say(*CONTENT)
+        submission = self.scene.spool.stored[-1][1]
+        envelope = submission.envelope
+        self.assertEqual(str(envelope.reverse_path), "s@example.org")
+        self.assertEqual(
+            (envelope.body, envelope.ret, envelope.envid, envelope.smtputf8),
+            ("8BITMIME", "HDRS", "q+1", False),
+        )
+        (recipient,) = submission.recipients
+        self.assertEqual(str(recipient.mailbox), "Alice@Example.com")
+        self.assertEqual(str(recipient.original), "Alice@Example.com")
+        self.assertEqual(recipient.orcpt, "rfc822;al@example.com")
+        self.assertEqual(recipient.notify, {"SUCCESS", "DELAY"})
+        self.assertEqual(recipient.reverse_path, envelope.reverse_path)
+        client = submission.client
+        self.assertEqual(
+            (client.address, client.helo, client.protocol, client.listener),
+            ("2001:db8::9", "client.example", "ESMTP", "127.0.0.1:2525"),
+        )
+        self.assertEqual(submission.trail, (STEP,))
+        self.assertEqual(submission.rules, RULES.hash)
+        self.assertEqual((submission.state, submission.states), (State.QUEUED, ()))
+        self.assertEqual((submission.eight_bit, submission.utf8_header), (False, False))
+
+    def test_refused_recipients_do_not_spoil_the_others(self) -> None:
+        replies = self.peer.say(
+            "MAIL FROM:<>",
+            "RCPT TO:<refuse@example.com>",
+            "RCPT TO:<later@example.com>",
+            "RCPT TO:<alice@example.com>",
+            "DATA",
+        )
+        self.assertEqual([reply[:3] for reply in replies], ["250", "550", "451", "250", "354"])
+        self.peer.say(*CONTENT)
+        (recipient,) = self.scene.spool.stored[0][1].recipients
+        self.assertEqual(recipient.mailbox.local, "alice")
+        self.assertEqual(
+            self.scene.log.of("refused")[0],
+            "RCPT TO:<refuse@example.com> -> 550 5.7.1 Go away (test.rules:9 reject to refuse@)",
+        )
+
+    def test_rcpt_twice_is_one_recipient(self) -> None:
+        submission = self.submit("alice@example.com", "alice@EXAMPLE.com", "Alice@example.com")
+        self.assertEqual(
+            [str(recipient.mailbox) for recipient in submission.recipients],
+            ["alice@example.com", "Alice@example.com"],
+        )
+
+    def test_rcpt_twice_is_still_the_sole_recipient(self) -> None:
+        self.submit("alice@example.com", "alice@example.com")
+        stored = self.scene.spool.stored[0][0]
+        self.assertIn(b" for <alice@example.com>;", b"".join(stored.content.chunks()))
+
+    def test_forwarding_to_the_same_mailbox_is_one_delivery(self) -> None:
+        submission = self.submit("alias@example.com", "alice@example.net", "bob@example.net")
+        self.assertEqual(
+            [(str(r.mailbox), r.next_hop) for r in submission.recipients],
+            [
+                ("alice@example.net", "direct"),
+                ("bob@example.net", "store"),
+                ("bob@example.net", "direct"),
+            ],
+        )
+
+    def test_orcpt_of_our_own_when_forwarding_changed_the_mailbox(self) -> None:
+        submission = self.submit("alias@example.com")
+        self.assertEqual(
+            [recipient.orcpt for recipient in submission.recipients],
+            ["rfc822;alias@example.com"] * 2,
+        )
+        self.assertEqual(self.submit("carol@example.com").recipients[0].orcpt, "")
+
+    def test_held_and_discarded_beside_accepted(self) -> None:
+        submission = self.submit("alice@example.com", "hold@example.com", "discard@example.com")
+        self.assertEqual(
+            [submission.state_of(n) for n in range(3)],
+            [State.QUEUED, State.HELD, State.DISCARDED],
+        )
+        ((_, records),) = self.scene.handed_over
+        self.assertEqual([str(r.recipient.mailbox) for r in records], ["alice@example.com"])
+
+    def test_all_held_or_all_discarded(self) -> None:
+        submission = self.submit("hold@example.com")
+        self.assertEqual((submission.state, submission.states), (State.HELD, ()))
+        submission = self.submit("discard@example.com")
+        self.assertEqual((submission.state, submission.states), (State.DISCARDED, ()))
+        self.assertEqual(len(submission.recipients), 1)
+        self.assertEqual(self.scene.handed_over, [])
+
+    def test_too_many_recipients(self) -> None:
+        scene = Scene(limits=ReceptionLimits(recipients=2))
+        replies = scene.greeted().say(
+            *message("a@example.com", "b@example.com", "a@example.com", "c@example.com")
+        )
+        self.assertEqual([reply[:3] for reply in replies[1:]], ["250", "250", "250", "452", "354"])
+
+    def test_too_many_final_recipients(self) -> None:
+        scene = Scene(limits=ReceptionLimits(destinations=3))
+        replies = scene.greeted().say(
+            "MAIL FROM:<>",
+            "RCPT TO:<alias@example.com>",
+            "RCPT TO:<alias@example.org>",
+            "RCPT TO:<a@example.org>",
+        )
+        self.assertEqual([reply[:3] for reply in replies[1:]], ["250", "452", "250"])
+
+    def test_rset_and_ehlo_forget_the_transaction(self) -> None:
+        for command in ("RSET", "EHLO again.example"):
+            self.peer.say("MAIL FROM:<>", "RCPT TO:<a@example.com>", command)
+            self.assertEqual(self.peer.say("DATA")[0][:3], "503")
+
+    def test_one_snapshot_of_the_rules_for_each_transaction(self) -> None:
+        taken: list[int] = []
+
+        def rules() -> object:
+            taken.append(1)
+            return RULES
+
+        self.scene.change(rules=rules)
+        peer = self.scene.greeted()
+        peer.say(*message("a@example.com", "b@example.com"))
+        self.assertEqual(len(taken), 1)
+        peer.say(*CONTENT, *message())
+        self.assertEqual(len(taken), 2)
+
+    def test_size_of_the_trace_field_is_not_the_peers(self) -> None:
+        submission = self.submit(content=("", "body", "."))
+        stored = self.scene.spool.stored[0][0]
+        self.assertEqual(b"".join(stored.content.chunks(submission.header_size)), b"body\r\n")
+
+
+class Contents(unittest.TestCase):
+    def setUp(self) -> None:
+        self.scene = Scene(limits=ReceptionLimits(header_size=2000))
+        self.peer = self.scene.greeted()
+
+    def end(self, *lines: str, recipients: tuple[str, ...] = ()) -> str:
+        self.peer.say(*message(*recipients))
+        replies = self.peer.say(*lines, ".")
+        self.assertEqual(len(replies), 1)
+        return replies[0]
+
+    def test_eight_bit_and_utf8_header(self) -> None:
+        for lines, flags in (
+            (("Subject: x", "", "body"), (False, False)),
+            (("Subject: x", "", "bödy"), (True, False)),
+            (("Subject: ü", "", "body"), (True, True)),
+        ):
+            self.end(*lines)
+            submission = self.scene.spool.stored[-1][1]
+            self.assertEqual((submission.eight_bit, submission.utf8_header), flags)
+
+    def test_header_section_too_large(self) -> None:
+        reply = self.end(*(f"X-{n}: {'y' * 100}" for n in range(30)), "", "body")
+        self.assertEqual(reply[:9], "552 5.3.4")
+        self.assertTrue(self.scene.spool.drafts[0].rolled_back)
+        self.assertEqual(self.end("Subject: x", "", "body" * 1000)[:3], "250")
+
+    def test_too_many_hops(self) -> None:
+        scene = Scene()
+        peer = scene.greeted()
+        for hops, code in ((50, "250"), (51, "554")):
+            peer.say(*message())
+            (reply,) = peer.say(*["Received: by a; now"] * hops, "", ".")
+            self.assertEqual(reply[:3], code)
+        self.assertEqual(reply, "554 5.4.6 Too many hops")
+        self.assertIn("Too many hops", scene.log.of("refused")[0])
+
+    def test_a_message_that_comes_round_again_and_again(self) -> None:
+        scene = Scene(limits=ReceptionLimits(loop=LoopLimits(same_recipient=3)))
+        peer = scene.greeted()
+        content = b"Subject: x\r\n\r\nbody\r\n"
+        said = []
+        for _ in range(4):
+            peer.say(*message())
+            (reply,) = peer.send(content + b".\r\n")
+            said.append(reply[:9])
+            content = b"".join(scene.spool.stored[-1][0].content.chunks())
+        self.assertEqual(said, ["250 2.0.0"] * 3 + ["554 5.4.6"])
+
+    def test_received_in_the_body_is_no_hop(self) -> None:
+        self.assertEqual(self.end("Subject: x", "", *["Received: by a; now"] * 60)[:3], "250")
+
+    def test_core_refuses_the_content(self) -> None:
+        self.peer.say(*message())
+        self.assertEqual(self.peer.send(b"Subject: x\r\n\r\nbare\nlf\r\n"), [])
+        self.assertTrue(self.scene.spool.drafts[0].rolled_back)
+        (reply,) = self.peer.send(b".\r\n")
+        self.assertEqual(reply[:3], "554")
+        self.assertEqual(self.scene.spool.waiting, [])
+        self.assertIn("content -> 554", self.scene.log.of("refused")[0])
+
+
+class Rewriting(unittest.TestCase):
+    def setUp(self) -> None:
+        self.scene = Scene()
+        self.peer = self.scene.greeted()
+
+    def submit(self, *recipients: str, field: str = "Subject: x") -> Submission:
+        self.peer.say(*message(*recipients))
+        self.assertEqual(self.peer.say(field, "", "body", ".")[0][:3], "250")
+        return self.scene.spool.stored[-1][1]
+
+    def test_each_set_of_rules_makes_one_header_section(self) -> None:
+        submission = self.submit(
+            "alias@example.com", "rewritten@example.com", "rewritten@example.org"
+        )
+        self.assertEqual([r.header for r in submission.recipients], [0, 1, 2, 2])
+        stored = self.scene.spool.stored[0][0]
+        content = b"".join(stored.content_for(2).chunks())
+        trace, _, rest = content.partition(b"X-Rules")
+        self.assertEqual(rest, b": 1,2\r\nSubject: x\r\n\r\nbody\r\n")
+        self.assertTrue(trace.startswith(b"Received: from client.example"))
+        self.assertEqual(TraceField(HOST).hops(content).own, 1)
+        plain = b"".join(stored.content_for(0).chunks())
+        self.assertEqual(plain, trace + b"Subject: x\r\n\r\nbody\r\n")
+
+    def test_rules_that_change_nothing_keep_the_section_as_received(self) -> None:
+        submission = self.submit("rewritten@example.com", field="X-Keep: me")
+        self.assertEqual(submission.headers, ())
+        self.assertEqual(submission.recipients[0].header, 0)
+
+
+class Injections(unittest.TestCase):
+    """A peer's text never becomes a line of its own in the content, the log or a reply."""
+
+    def trace(self, peer: Peer, scene: Scene) -> bytes:
+        peer.say(*message())
+        peer.say("", ".")
+        return b"".join(scene.spool.stored[-1][0].content.chunks())
+
+    def test_helo(self) -> None:
+        for helo in (
+            "EHLO a b c",
+            "EHLO x) by evil.example (y",
+            "EHLO x\x0bX-Evil: yes",
+            "EHLO x\u2028X-Evil: yes",
+            "EHLO <script>",
+            'EHLO "quoted"',
+            "EHLO x;y",
+            "HELO [127.0.0.1",
+            "EHLO \x85evil",
+        ):
+            scene = Scene()
+            peer = scene.connect()
+            peer.replies()
+            replies = peer.say(helo)
+            self.assertTrue(all(reply[:1].isdigit() for reply in replies), replies)
+            if replies[0][:3] != "250":
+                continue  # the core would not have it: as good
+            content = self.trace(peer, scene)
+            self.assertTrue(content.isascii())
+            self.assertTrue(content.startswith(b"Received: from [192.0.2.1] ([192.0.2.1]) (HELO"))
+            self.assertEqual(TraceField(HOST).hops(content).own, 1)
+            self.assertNotIn(b"\nX-Evil", content)
+
+    def test_helo_over_tls_keyword(self) -> None:
+        scene = Scene()
+        peer = scene.greeted(helo="HELO old.example")
+        self.assertIn(b" with SMTP id ", self.trace(peer, scene))
+
+    def test_smtputf8_keyword(self) -> None:
+        scene = Scene()
+        peer = scene.greeted()
+        peer.say("MAIL FROM:<s@example.org> SMTPUTF8", "RCPT TO:<jürgen@example.com>", "DATA")
+        peer.say("", ".")
+        ((stored, submission),) = scene.spool.stored
+        content = b"".join(stored.content.chunks())
+        self.assertIn(b" with UTF8SMTP id ", content)
+        self.assertTrue(content.isascii())
+        self.assertEqual(submission.client.protocol, "UTF8SMTP")
+        self.assertEqual(submission.recipients[0].mailbox, Mailbox("jürgen", "example.com"))
+        self.assertFalse(submission.utf8_header)
+        peer.say(*message())  # the next transaction is an ordinary one
+        peer.say("", ".")
+        self.assertEqual(scene.spool.stored[1][1].client.protocol, "ESMTP")
+
+
+class Notify(unittest.TestCase):
+    def test_merging_reports_what_either_asked_for(self) -> None:
+        never, none = frozenset({"NEVER"}), frozenset[str]()
+        success, failure = frozenset({"SUCCESS"}), frozenset({"FAILURE"})
+        for first, second, merged in (
+            (none, none, none),
+            (never, never, never),
+            (none, never, none),
+            (never, success, success),
+            (success, failure, success | failure),
+            (none, success, {"SUCCESS", "FAILURE", "DELAY"}),
+        ):
+            self.assertEqual(merge_notify(first, second), merged)
+            self.assertEqual(merge_notify(second, first), merged)
+
+
+class Capacity(unittest.TestCase):
+    def test_a_session_leaves_nothing_behind(self) -> None:
+        scene = Scene(sessions=SessionLimits(in_all=10))
+        for _ in range(50):
+            peer = scene.greeted()
+            peer.say(*message())
+            peer.leave()
+        self.assertEqual(scene.admission.in_all, 0)
+        self.assertTrue(all(draft.rolled_back for draft in scene.spool.drafts))
+        self.assertEqual(scene.clock.getDelayedCalls(), [])
