@@ -1,0 +1,27 @@
+"""Reading a configuration's text files, and how their names are shown."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from relayd.rules.source import Complaint, Place, Source
+
+
+def read_text(path: Path, shown: str) -> str:
+    """A file's text; raises OSError, or Complaint where it is not UTF-8."""
+    data = path.read_bytes()
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        column = error.start - (data.rfind(b"\n", 0, error.start) + 1) + 1
+        source = Source.of(data.decode("latin-1"), shown)
+        what = f"octet 0x{data[error.start]:02x} is not UTF-8"
+        raise Complaint(Place(source, line, column), what, "expected a text in UTF-8") from None
+
+
+def short_name(path: Path, folder: Path) -> str:
+    """How trails name a file: relative to the configuration's folder where it lies below."""
+    relative = os.path.relpath(path, folder)
+    return str(path) if relative.startswith("..") else relative

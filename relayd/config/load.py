@@ -1,0 +1,210 @@
+"""Files to Settings: reads relayd.conf, what it includes and its tables; collects every error."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from relayd.config.files import read_text, short_name
+from relayd.config.settings import SPECS, Listener, Settings, Spec, cores, system_hostname
+from relayd.config.tables import TableLoader
+from relayd.rules.check import hop_problems, name_problems, table_problems
+from relayd.rules.expect import failures
+from relayd.rules.grammar import VERBS, Reader, read_statement
+from relayd.rules.lexer import statements
+from relayd.rules.model import HopDef, Include, Item
+from relayd.rules.ruleset import build
+from relayd.rules.source import Complaint, Place, Problem, Source
+from relayd.rules.words import Words
+
+MAX_FILES = 1000
+
+
+class ConfigErrors(Exception):  # noqa: N818 - many errors in one
+    """Everything that is wrong with a configuration; `str()` shows each with line and caret."""
+
+    def __init__(self, problems: list[Problem]) -> None:
+        super().__init__(f"{len(problems)} problems")
+        self.problems = tuple(problems)
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.problems))
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One settings statement, read."""
+
+    name: str
+    value: object
+    place: Place
+
+
+def load(path: Path | str) -> Settings:
+    """The settings that the file and all it names make; raises ConfigErrors."""
+    loader = _Loader(Path(path))
+    loader.read(Path(path), str(path), None)
+    return loader.settings(Path(path))
+
+
+def load_text(text: str, folder: Path, name: str = "(embedded)") -> Settings:
+    """The same from a text; relative paths in it start at `folder`; raises ConfigErrors."""
+    loader = _Loader(folder / name)
+    loader.take(Source.of(text, name), folder)
+    return loader.settings(None)
+
+
+class _Loader:
+    def __init__(self, path: Path) -> None:
+        self._folder = path.parent
+        self._items: list[Item] = []
+        self._settings: dict[str, list[Setting]] = {}
+        self._problems: list[Problem] = []
+        self._open: list[Path] = []  # files being read, for include loops
+        self._files: dict[Path, Place | None] = {}
+        self._verbs: Mapping[str, Reader[Item | Setting]] = {
+            **VERBS,
+            **{name: _reader(name, spec) for name, spec in SPECS.items()},
+        }
+
+    def read(self, path: Path, shown: str, place: Place | None) -> None:
+        """Read one file as if its text stood at `place`."""
+        real = Path(os.path.realpath(path))
+        if real in self._open:
+            chain = " -> ".join(each.name for each in [*self._open, real])
+            self._complain(place, shown, f"{shown} includes itself: {chain}")
+            return
+        if real in self._files:
+            first = self._files[real]
+            self._complain(place, shown, f"{shown} is included already" + _by(first))
+            return
+        if len(self._files) >= MAX_FILES:
+            self._complain(place, shown, f"more than {MAX_FILES} files")
+            return
+        self._files[real] = place
+        try:
+            text = read_text(path, shown)
+        except OSError as error:
+            self._complain(place, shown, f"cannot read {shown}: {error.strerror or error}")
+            return
+        except Complaint as complaint:
+            self._problems.append(complaint.problem)
+            return
+        self._open.append(real)
+        self.take(Source.of(text, shown, short_name(path, self._folder)), path.parent)
+        self._open.pop()
+
+    def take(self, source: Source, folder: Path) -> None:
+        """Read a text's statements, and what they include, in order."""
+        found, problems = statements(source)
+        self._problems += problems
+        for statement in found:
+            try:
+                value = read_statement(statement, self._verbs)
+            except Complaint as complaint:
+                self._problems.append(complaint.problem)
+                continue
+            if isinstance(value, Setting):
+                self._settings.setdefault(value.name, []).append(value)
+            elif isinstance(value, Include):
+                self._include(value, source, folder)
+            else:
+                self._items.append(value)
+
+    def _include(self, include: Include, source: Source, folder: Path) -> None:
+        pattern = os.path.join(folder, include.pattern)  # noqa: PTH118 - glob's own spelling
+        magic = glob.has_magic(include.pattern)
+        paths = sorted(glob.glob(pattern)) if magic else [pattern]  # noqa: PTH207
+        for each in paths:
+            shown = each
+            if not Path(include.pattern).is_absolute():
+                shown = str(Path(source.path).parent / os.path.relpath(each, folder))
+            self.read(Path(each), shown, include.place)
+
+    def _complain(self, place: Place | None, path: str, what: str) -> None:
+        where = place or Place(Source(path, path, ()), 1)
+        self._problems.append(Problem(where, what))
+
+    def settings(self, path: Path | None) -> Settings:
+        """Everything put together and checked; raises ConfigErrors."""
+        values = self._values()
+        problems = self._problems
+        problems += name_problems(self._items)
+        loader = TableLoader(self._folder, problems)
+        tables = loader.load_all(self._items)
+        if problems:
+            raise ConfigErrors(_sorted(problems))
+        hostname = str(values.setdefault("hostname", system_hostname()))
+        ruleset = build(self._items, tables, hostname)
+        problems += table_problems(self._items, tables)
+        places = {item.hop.name: item.place for item in self._items if isinstance(item, HopDef)}
+        listeners = [each.value for each in self._settings.get("listen", ())]
+        own = [(each.address, each.port) for each in listeners if isinstance(each, Listener)]
+        problems += hop_problems(ruleset.next_hops, places, own)
+        problems += failures(ruleset) if not problems else []
+        if problems:
+            raise ConfigErrors(_sorted(problems))
+        return Settings(
+            path=path,
+            ruleset=ruleset,
+            next_hops=ruleset.next_hops,
+            files=(*self._files, *loader.files),
+            **values,  # type: ignore[arg-type]  # each read by its own Spec
+        )
+
+    def _values(self) -> dict[str, object]:
+        values: dict[str, object] = {}
+        for name, given in self._settings.items():
+            spec = SPECS[name]
+            if spec.repeatable:
+                values[spec.attribute] = tuple(each.value for each in given)
+                self._repeats(name, given, all_of_them=False)
+            else:
+                values[spec.attribute] = given[0].value
+                self._repeats(name, given, all_of_them=True)
+        for name in ("spool", "control"):
+            if name in values:
+                values[name] = Path(os.path.abspath(self._folder / str(values[name])))  # noqa: PTH100 - symlinks stay
+        if "spool" in values:
+            values.setdefault("control", Path(str(values["spool"])) / "control")
+        if values.get("workers", 0) == 0:
+            values["workers"] = cores()
+        warn, give_up = self._settings.get("warn-after"), values.get("give_up", Settings.give_up)
+        if warn and isinstance(give_up, float) and float(str(warn[0].value)) >= give_up:
+            self._problems.append(
+                Problem(
+                    warn[0].place,
+                    "mail is given up before the warning is due",
+                    f'expected less than "give-up" ({give_up / 3600:g}h)',
+                )
+            )
+        return values
+
+    def _repeats(self, name: str, given: list[Setting], *, all_of_them: bool) -> None:
+        for number, each in enumerate(given):
+            for earlier in given[:number]:
+                if all_of_them or earlier.value == each.value:
+                    what = f'"{name}" is set already, at {earlier.place}'
+                    self._problems.append(Problem(each.place, what, "expected it once"))
+                    break
+
+
+def _reader(name: str, spec: Spec) -> Reader[Item | Setting]:
+    def read(words: Words) -> Setting:
+        return Setting(name, spec.read(words), words.verb.place)
+
+    return read
+
+
+def _by(place: Place | None) -> str:
+    return f", at {place}" if place is not None else " (it is where everything begins)"
+
+
+def _sorted(problems: list[Problem]) -> list[Problem]:
+    """As the files are read: by file in order of appearance, then by line; each once."""
+    order = {each.place.source.path: number for number, each in reversed(list(enumerate(problems)))}
+    unique = dict.fromkeys(problems)
+    return sorted(unique, key=lambda p: (order[p.place.source.path], p.place.line, p.place.column))

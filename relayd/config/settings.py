@@ -1,0 +1,152 @@
+"""The settings: their names, how each is read, and what it is when nothing is said."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from relayd.config.values import (
+    address_port,
+    choice,
+    domain,
+    duration,
+    listener,
+    number,
+    path,
+    schedule,
+    size,
+    workers,
+)
+from relayd.mail.nexthop import HostPort, NextHop
+from relayd.rules.ruleset import Ruleset
+from relayd.rules.source import Problem
+from relayd.rules.words import Words
+from relayd.spool.schedule import DEFAULT as DEFAULT_SCHEDULE
+from relayd.spool.schedule import Schedule
+
+_MIB = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """One `listen` statement."""
+
+    address: str  # an IP address
+    port: int  # 0: any free one
+    options: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        """As rules name it, and as Client.listener has it."""
+        return str(HostPort(self.address, self.port))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Everything an administrator decides. Times are seconds, sizes are octets."""
+
+    path: Path | None  # of relayd.conf; None: the embedded default
+    ruleset: Ruleset
+    next_hops: Mapping[str, NextHop]
+    files: tuple[Path, ...] = ()  # everything that was read, to see when it changes
+    warnings: tuple[Problem, ...] = ()
+
+    hostname: str
+    spool: Path = Path("/var/spool/relayd")
+    control: Path = Path("/var/spool/relayd/control")
+    workers: int = 1
+    listeners: tuple[Listener, ...] = (Listener("127.0.0.1", 2525),)
+    schedule: Schedule = field(default_factory=lambda: Schedule.parse(DEFAULT_SCHEDULE))
+    warn_after: float = 4 * 3600.0
+    give_up: float = 5 * 86400.0
+    resolver: tuple[HostPort, ...] = ()  # empty: the system's
+
+    message_size: int = 50 * _MIB
+    recipients: int = 1000
+    header_size: int = _MIB
+    hops: int = 50
+    command_length: int = 2048
+    errors_per_session: int = 20
+    sessions: int = 12_000
+    sessions_per_client: int = 50
+    new_sessions_per_minute: int = 0
+    bare_newlines: str = "reject"  # or normalise
+    command_timeout: float = 300.0
+    session_timeout: float = 1800.0
+    content_timeout: float = 300.0
+
+    relay_port: int = 25
+    deliveries: int = 100
+    deliveries_per_destination: int = 20
+    connection_messages: int = 100
+    connect_timeout: float = 30.0
+
+    content_in_memory: int = 64 * 1024
+    free_space: int = 100 * _MIB
+    free_inodes: int = 1000
+    ledger: float = 7 * 86400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """How one setting is read."""
+
+    attribute: str
+    read: Callable[[Words], object]
+    repeatable: bool = False
+
+
+def _listener(words: Words) -> Listener:
+    address, port, options = listener(words)
+    return Listener(address, port, options)
+
+
+SPECS: dict[str, Spec] = {
+    "hostname": Spec("hostname", domain),
+    "spool": Spec("spool", path),
+    "control": Spec("control", path),
+    "workers": Spec("workers", workers),
+    "listen": Spec("listeners", _listener, repeatable=True),
+    "retry": Spec("schedule", schedule),
+    "warn-after": Spec("warn_after", duration()),
+    "give-up": Spec("give_up", duration(60)),
+    "resolver": Spec("resolver", address_port, repeatable=True),
+    "message-size": Spec("message_size", size(1024)),
+    "recipients": Spec("recipients", number(1, 1_000_000)),
+    "header-size": Spec("header_size", size(1024)),
+    "hops": Spec("hops", number(1, 1000)),
+    "command-length": Spec("command_length", size(512)),
+    "errors-per-session": Spec("errors_per_session", number(1, 10_000)),
+    "sessions": Spec("sessions", number(0, 1_000_000)),
+    "sessions-per-client": Spec("sessions_per_client", number(0, 1_000_000)),
+    "new-sessions-per-minute": Spec("new_sessions_per_minute", number(0, 1_000_000)),
+    "bare-newlines": Spec("bare_newlines", choice("reject", "normalise")),
+    "command-timeout": Spec("command_timeout", duration(1)),
+    "session-timeout": Spec("session_timeout", duration(1)),
+    "content-timeout": Spec("content_timeout", duration(1)),
+    "relay-port": Spec("relay_port", number(1, 65535)),
+    "deliveries": Spec("deliveries", number(1, 100_000)),
+    "deliveries-per-destination": Spec("deliveries_per_destination", number(1, 10_000)),
+    "connection-messages": Spec("connection_messages", number(1, 1_000_000)),
+    "connect-timeout": Spec("connect_timeout", duration(1)),
+    "content-in-memory": Spec("content_in_memory", size(0)),
+    "free-space": Spec("free_space", size(0)),
+    "free-inodes": Spec("free_inodes", number(0, 1_000_000_000)),
+    "ledger": Spec("ledger", duration()),
+}
+"""Every setting by its name; etc/relayd/relayd.conf documents each (a test compares)."""
+
+
+def system_hostname() -> str:
+    """The host's own name, fully qualified where the system knows it."""
+    name = socket.gethostname()
+    if "." not in name:
+        name = socket.getfqdn(name)
+    return name if name and not name.startswith("localhost") else socket.gethostname()
+
+
+def cores() -> int:
+    """How many this process may use: `workers auto`."""
+    return max(1, len(os.sched_getaffinity(0)))

@@ -1,0 +1,155 @@
+"""The values of settings: durations, sizes, numbers, addresses, each with its own complaint."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from relayd.mail.nexthop import HostPort
+from relayd.rules.lexer import Kind
+from relayd.rules.source import Complaint, did_you_mean, one_of
+from relayd.rules.words import Words, host_port
+from relayd.spool.schedule import Schedule
+
+_DURATION = re.compile(r"(?:\d+[dhms])+\Z")
+_DURATION_PART = re.compile(r"(\d+)([dhms])")
+_SECONDS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
+_SIZE = re.compile(r"(\d+)([A-Za-z]*)\Z")
+_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9}
+_UNITS |= {"kib": 2**10, "mib": 2**20, "gib": 2**30}
+_MAX_DURATION = 366 * 86400
+MAX_WORKERS = 64
+LISTEN_OPTIONS: tuple[str, ...] = ()  # the words that may follow the address
+
+
+def duration(least: float = 0) -> Callable[[Words], float]:
+    """`90s`, `5m`, `4h`, `5d`, `1h30m` as seconds."""
+
+    def read(words: Words) -> float:
+        token = words.word("a duration such as 5m, 4h or 1h30m")
+        if not _DURATION.match(token.text):
+            hint = f'did you mean "{token.text}s"?' if token.text.isdecimal() else ""
+            raise words.complain(
+                f'"{token.text}" is no duration', hint or "expected e.g. 90s, 5m, 4h, 5d or 1h30m"
+            )
+        parts = _DURATION_PART.findall(token.text)
+        seconds = sum(int(count[:9]) * _SECONDS[unit] for count, unit in parts)
+        if not least <= seconds <= _MAX_DURATION:
+            raise words.complain(
+                f"{token.text} is out of range", f"expected {least:g} seconds to 366 days"
+            )
+        return float(seconds)
+
+    return read
+
+
+def size(least: int) -> Callable[[Words], int]:
+    """`50MiB`, `10MB`, `4096` as octets."""
+
+    def read(words: Words) -> int:
+        token = words.word("a size such as 50MiB")
+        match = _SIZE.match(token.text)
+        unit = None if match is None else _UNITS.get(match.group(2).lower())
+        if match is None or unit is None:
+            hint = "expected e.g. 50MiB, 10MB or 4096"
+            if match is not None and match.group(2).lower() in ("k", "m", "g"):
+                hint = f'did you mean "{token.text}iB"?'
+            raise words.complain(f'"{token.text}" is no size', hint)
+        octets = int(match.group(1)[:18]) * unit
+        if not least <= octets < 2**50:
+            raise words.complain(f"{token.text} is out of range", f"expected at least {least}")
+        return octets
+
+    return read
+
+
+def number(least: int, most: int) -> Callable[[Words], int]:
+    """A whole number."""
+
+    def read(words: Words) -> int:
+        token = words.word(f"a number from {least} to {most}")
+        if not re.fullmatch(r"[0-9]{1,12}", token.text):
+            raise words.complain(f'"{token.text}" is no number', f"expected {least} to {most}")
+        value = int(token.text)
+        if not least <= value <= most:
+            raise words.complain(f"{value} is out of range", f"expected {least} to {most}")
+        return value
+
+    return read
+
+
+def choice(*known: str) -> Callable[[Words], str]:
+    """One of these words."""
+    return lambda words: words.choice(known, one_of(known))
+
+
+def workers(words: Words) -> int:
+    """A number of processes, or `auto` (0): one per core."""
+    return 0 if words.skip_word("auto") else number(1, MAX_WORKERS)(words)
+
+
+def path(words: Words) -> Path:
+    """A path, as written."""
+    token = words.next("a path")
+    if not token.text:
+        raise words.complain("an empty path", "expected e.g. /var/spool/relayd")
+    return Path(token.text)
+
+
+def domain(words: Words) -> str:
+    """A host's own name."""
+    token = words.word("a host name, e.g. gw.example.com")
+    name = words.domain(token.text)
+    if name.startswith("["):
+        raise words.complain(f'"{name}" is no host name', "expected e.g. gw.example.com")
+    return name
+
+
+def schedule(words: Words) -> Schedule:
+    """`1m 5m*2 15m*3 1h*6 4h`."""
+    steps: list[int] = []
+    while words.peek() is not None or not steps:
+        token = words.word("a delay such as 5m or 15m*3")
+        try:
+            steps += Schedule.parse(token.text).delays
+        except ValueError as error:
+            raise words.complain(str(error), "expected e.g. 1m 5m*2 15m*3 1h*6 4h") from None
+    return Schedule(tuple(steps))
+
+
+def address_port(words: Words) -> HostPort:
+    """An IP address with a port, 53 by default."""
+    token = words.word("an address and port such as 127.0.0.1:53")
+    return _numeric(host_port(token.text, token.place, 53), words)
+
+
+def listener(words: Words) -> tuple[str, int, tuple[str, ...]]:
+    """Address, port (0: any) and the option words of a `listen` statement."""
+    token = words.word("ADDRESS:PORT, e.g. 127.0.0.1:2525 or [::1]:2525")
+    text = token.text
+    if text.isdecimal() or text.startswith(("*:", ":")):
+        port = text.rpartition(":")[2]
+        raise words.complain(
+            f'"{text}" names no address', f'did you mean "0.0.0.0:{port}" (and "[::]:{port}")?'
+        )
+    any_port = text.endswith(":0")
+    place = _numeric(host_port(text[:-1] + "1" if any_port else text, token.place), words)
+    options: list[str] = []
+    while (token_ := words.peek()) is not None and token_.kind is Kind.WORD:
+        if token_.text.lower() not in LISTEN_OPTIONS:
+            hint = did_you_mean(token_.text, LISTEN_OPTIONS) or "expected the end of the line"
+            raise Complaint(token_.place, f'"listen" knows no option "{token_.text}"', hint)
+        options.append(words.word("an option").text.lower())
+    return place.host, 0 if any_port else place.port, tuple(options)
+
+
+def _numeric(place: HostPort, words: Words) -> HostPort:
+    try:
+        ipaddress.ip_address(place.host)
+    except ValueError:
+        raise words.complain(
+            f'"{place.host}" is no IP address', "expected numbers, as in 127.0.0.1 or [::1]"
+        ) from None
+    return place

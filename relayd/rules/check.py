@@ -1,0 +1,166 @@
+"""What can be known to be wrong with rules before any mail comes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from relayd.mail.nexthop import NextHop
+from relayd.rules.model import (
+    Admission,
+    Condition,
+    Expect,
+    Forward,
+    HeaderRewrite,
+    HopDef,
+    Item,
+    Rewrite,
+    Route,
+    Rule,
+    TableDef,
+)
+from relayd.rules.pattern import InTable
+from relayd.rules.source import Place, Problem, did_you_mean
+from relayd.rules.table import ListTable, MapTable, Table, TransportTable
+
+
+def name_problems(items: Sequence[Item]) -> list[Problem]:
+    """Names given twice, and names used that nobody gave."""
+    problems: list[Problem] = []
+    tables = _names(
+        problems, "table", [(i.name, i.place) for i in items if isinstance(i, TableDef)]
+    )
+    hops = _names(
+        problems, "next hop", [(i.hop.name, i.place) for i in items if isinstance(i, HopDef)]
+    )
+    for item in items:
+        if not isinstance(item, Rule):
+            continue
+        for name in dict.fromkeys(used_tables(item)):
+            if name not in tables:
+                hint = did_you_mean(name, tables) or f'expected a statement "table {name} ..."'
+                problems.append(Problem(_at(item.place, name), f"there is no table {name}", hint))
+        for name in _used_hops(item):
+            if name not in hops:
+                hint = did_you_mean(name, hops) or f'expected a statement "next-hop {name} ..."'
+                problems.append(
+                    Problem(_at(item.place, name), f"there is no next hop {name}", hint)
+                )
+    return problems
+
+
+def _names(problems: list[Problem], what: str, given: list[tuple[str, Place]]) -> dict[str, Place]:
+    places: dict[str, Place] = {}
+    for name, place in given:
+        first = places.setdefault(name, place)
+        if first is not place:
+            problems.append(
+                Problem(place, f"{what} {name} is defined already, at {first}", "expected one")
+            )
+    return places
+
+
+def _at(place: Place, word: str) -> Place:
+    """Where a word stands in a rule's line, or the rule itself."""
+    line = place.source.line(place.line)
+    at = line.find(word, place.column + place.width - 1)
+    return place if at < 0 else Place(place.source, place.line, at + 1, len(word))
+
+
+def conditions_of(rule: Rule) -> tuple[Condition, ...]:
+    """Every condition of a rule, those of `when` included."""
+    leading = rule.conditions if isinstance(rule, Admission | Route) else ()
+    return leading + rule.when
+
+
+def used_tables(rule: Rule) -> Iterator[str]:
+    """The tables a rule names."""
+    operands: list[object] = [one for each in conditions_of(rule) for one in each.operands]
+    if isinstance(rule, Forward | Rewrite | HeaderRewrite):
+        operands += rule.patterns
+    if isinstance(rule, Route) and rule.table:
+        yield rule.table
+    for operand in operands:
+        if isinstance(operand, InTable):
+            yield operand.name
+
+
+def _used_hops(rule: Rule) -> Iterable[str]:
+    if isinstance(rule, Route):
+        return rule.hops
+    if isinstance(rule, Expect):
+        names = [name for goal in rule.destinations for name in goal.next_hop.split(",") if name]
+        # the name of a transport map's next hop is its text, with colons
+        return [name for name in names if name != "direct" and ":" not in name]
+    return ()
+
+
+def table_problems(items: Sequence[Item], tables: Mapping[str, Table]) -> list[Problem]:
+    """Tables asked for what they cannot hold."""
+    problems = []
+    for item in items:
+        if not isinstance(item, Rule):
+            continue
+        for name, wrong, hint in _misused(item, tables):
+            problems.append(Problem(_at(item.place, name), wrong, hint))
+    return problems
+
+
+def _misused(rule: Rule, tables: Mapping[str, Table]) -> Iterator[tuple[str, str, str]]:
+    for condition in conditions_of(rule):
+        for operand in condition.operands:
+            if isinstance(operand, InTable):
+                table = tables[operand.name]
+                if condition.kind == "from" and _has_no_network(table):
+                    yield (
+                        operand.name,
+                        f'table {operand.name} holds no network: "from" would never hold',
+                        'expected addresses or networks in it, or "to" or "sender" here',
+                    )
+    if isinstance(rule, Route) and rule.table and tables[rule.table].kind != "transport":
+        yield (
+            rule.table,
+            f"table {rule.table} says not where mail goes",
+            f'expected "route to <{rule.table}> via ..." or a transport table',
+        )
+    if isinstance(rule, Forward | Rewrite | HeaderRewrite):
+        targets = rule.targets if isinstance(rule, Forward) else (rule.replacement,)
+        if any(targets):
+            return
+        for pattern in rule.patterns:
+            if not isinstance(pattern, InTable):
+                continue
+            table = tables[pattern.name]
+            if isinstance(table, ListTable | TransportTable):
+                yield (
+                    pattern.name,
+                    f"table {pattern.name} says not what an address becomes",
+                    'expected "-> TARGET", or a table of kind aliases, virtual or canonical',
+                )
+            elif isinstance(table, MapTable) and table.bare and not rule.at:
+                yield (
+                    pattern.name,
+                    f"table {pattern.name} has names without a domain, which would never match",
+                    f'expected "<{pattern.name}> at @example.com"',
+                )
+
+
+def _has_no_network(table: Table) -> bool:
+    return isinstance(table, ListTable) and len(table) > 0 and not len(table.networks)
+
+
+def hop_problems(
+    hops: Mapping[str, NextHop], places: Mapping[str, Place], own: Sequence[tuple[str, int]]
+) -> list[Problem]:
+    """Next hops that are ourselves."""
+    problems = []
+    for name, hop in hops.items():
+        for host in hop.hosts:
+            if (host.host.lower(), host.port) in own and name in places:
+                problems.append(
+                    Problem(
+                        places[name],
+                        f"next hop {name} is this relay itself ({host})",
+                        "expected another host: mail would go in circles",
+                    )
+                )
+    return problems

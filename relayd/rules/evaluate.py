@@ -1,0 +1,178 @@
+"""The decision for one recipient: pure, total and three-valued, with the trail of how it came.
+
+`explain` prints what this very function returns, so it cannot differ from what happens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from relayd.mail.address import Mailbox, ReversePath, path_text
+from relayd.mail.client import Client
+from relayd.mail.envelope import DIRECT
+from relayd.mail.plan import Destination, Plan, Step, Verdict
+from relayd.mail.reply import Reply
+from relayd.rules.forward import Fanned, Loop, fan_out
+from relayd.rules.model import Admission, Rewrite
+from relayd.rules.replace import mapped, replace
+from relayd.rules.ruleset import Ruleset
+from relayd.rules.stage import Stage, View
+from relayd.rules.subject import Subject
+from relayd.rules.table import Unknown
+
+DENIED = Reply.of(550, "5.7.1", "Relaying denied")
+TROUBLE = Reply.of(451, "4.3.0", "Temporary local problem, please try again later")
+LOOPED = Reply.of(554, "5.4.6", "Forwarding loop detected")
+WELCOME = Reply.of(250, "2.1.5", "Recipient OK")
+_NOBODY = Step("reject", "", str(DENIED), "no rule accepts it")
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """Everything that rules may look at."""
+
+    client: Client
+    sender: ReversePath
+    recipient: Mailbox
+
+
+def evaluate(ruleset: Ruleset, facts: Facts) -> Plan:
+    """The plan for these facts. Never raises: unknown is refused with 451 4.3.0."""
+    trail: list[Step] = []
+    try:
+        return _decide(ruleset, facts, trail)
+    except Unknown as unknown:
+        trail.append(Step("unknown", "", str(TROUBLE), str(unknown)))
+    except Loop as loop:
+        trail.append(Step("forward", "", str(LOOPED), str(loop)))
+        return Plan(Verdict.REFUSE, LOOPED, (), tuple(trail))
+    except Exception as bug:  # a bug must neither bounce mail nor relay it
+        trail.append(Step("unknown", "", str(TROUBLE), f"bug: {bug!r}"))
+    return Plan(Verdict.REFUSE, TROUBLE, (), tuple(trail))
+
+
+def _decide(ruleset: Ruleset, facts: Facts, trail: list[Step]) -> Plan:
+    recipient = facts.recipient
+    if not recipient.domain:  # RFC 5321 section 4.1.1.3: the bare Postmaster is ours
+        recipient = Mailbox(recipient.local, ruleset.hostname)
+    sender = None if facts.sender is None else Subject(facts.sender)
+    view = View(facts.client, sender, Subject(recipient, ruleset.subaddress))
+    verdict, reply = _admit(ruleset.admission, view, trail)
+    if verdict in (Verdict.REFUSE, Verdict.DISCARD):
+        return Plan(verdict, reply, (), tuple(trail))
+    header_rules = _rewrite(ruleset, view, trail)
+    original = view.recipient
+    destinations: list[Destination] = []
+    for fanned in fan_out(ruleset, view, trail):
+        view.recipient = fanned.subject
+        routed = _route(ruleset, view, fanned, trail)
+        if isinstance(routed, Reply):
+            return Plan(Verdict.REFUSE, routed, (), tuple(trail))
+        if routed is not None:
+            path = None if view.sender is None else (fanned.owner or view.sender.mailbox)
+            destinations.append(Destination(fanned.subject.mailbox, routed, path, header_rules))
+    view.recipient = original
+    if not destinations:
+        return Plan(Verdict.DISCARD, WELCOME, (), tuple(trail))
+    return Plan(verdict, WELCOME, tuple(destinations), tuple(trail))
+
+
+def _admit(stage: Stage[Admission], view: View, trail: list[Step]) -> tuple[Verdict, Reply]:
+    """The first rule that says yes or no; a `hold` above it only marks what is then accepted."""
+    verdict = Verdict.ACCEPT
+    for entry in stage.candidates(view):
+        view.notes.clear()
+        if not entry.holds(view):
+            continue
+        rule = entry.rule
+        if rule.verb == "hold" and verdict is Verdict.HOLD:
+            continue
+        trail.append(entry.noted(*view.notes) if view.notes else entry.step)
+        if rule.verb == "accept":
+            return verdict, WELCOME
+        if rule.verb == "reject":
+            return Verdict.REFUSE, rule.reply or DENIED
+        if rule.verb == "discard":
+            return Verdict.DISCARD, WELCOME
+        verdict = Verdict.HOLD
+    trail.append(_NOBODY)
+    return Verdict.REFUSE, DENIED
+
+
+def _rewrite(ruleset: Ruleset, view: View, trail: list[Step]) -> tuple[int, ...]:
+    """Rewrite the envelope's addresses in the view; the header rules that apply."""
+    became = _rewritten(ruleset, ruleset.recipients, view, view.recipient, trail)
+    if became is not None and became[0] is not None:
+        view.recipient = Subject(became[0], ruleset.subaddress)
+    if view.sender is not None or ruleset.senders.entries:
+        became = _rewritten(ruleset, ruleset.senders, view, view.sender, trail)
+        if became is not None:
+            view.sender = None if became[0] is None else Subject(became[0])
+    entries = ruleset.headers.entries
+    if ruleset.header_always is not None:
+        return ruleset.header_always
+    # not in the trail: what they change is known only when the content is there
+    return tuple(entry.number for entry in entries if entry.holds(view))
+
+
+def _rewritten(
+    ruleset: Ruleset,
+    stage: Stage[Rewrite],
+    view: View,
+    subject: Subject | None,
+    trail: list[Step],
+) -> tuple[ReversePath] | None:
+    """What the first matching rule makes of a mailbox, in a tuple; None: no rule matches."""
+    if not stage.entries:
+        return None
+    for entry in stage.candidates(view):
+        rule = entry.rule
+        if not mapped(rule.patterns) and not entry.holds(view):
+            continue
+        targets = () if rule.replacement is None else (rule.replacement,)
+        if subject is None:
+            if mapped(rule.patterns):
+                continue  # a table holds no null reverse-path
+            new = _target_of_null(rule)
+            note = ""
+        else:
+            became = replace(rule.patterns, targets, subject, ruleset.tables, rule.folded_at)
+            if became is None or (mapped(rule.patterns) and not entry.holds(view)):
+                continue
+            target, note = became.targets[0], became.note
+            new = target if target is None or isinstance(target, Mailbox) else target.mailbox
+        old = path_text(subject.mailbox if subject else None) or "<>"
+        trail.append(entry.noted(f"{old} -> {path_text(new) or '<>'}", note))
+        return (new,)
+    return None
+
+
+def _target_of_null(rule: Rewrite) -> ReversePath:
+    """What `rewrite sender null` or `any` makes of the null reverse-path."""
+    replacement = rule.replacement
+    return getattr(replacement, "mailbox", None)
+
+
+def _route(ruleset: Ruleset, view: View, fanned: Fanned, trail: list[Step]) -> str | Reply | None:
+    """The next hop's name; a refusal; or None: thrown away."""
+    here = str(fanned.subject.mailbox)
+    for entry in ruleset.route.candidates(view):
+        view.notes.clear()
+        if not entry.holds(view):
+            continue
+        rule = entry.rule
+        if not rule.table:
+            trail.append(entry.noted(here, *view.notes))
+            return rule.next_hop
+        found = ruleset.tables[rule.table].transport(view.recipient)
+        if found is None:
+            continue
+        transport, note = found
+        trail.append(entry.noted(here, note))
+        if transport.reply is not None:
+            return transport.reply
+        if transport.discard:
+            return None
+        return DIRECT if transport.next_hop is None else transport.next_hop.name
+    trail.append(Step("route", "", "any direct", here))
+    return DIRECT

@@ -1,0 +1,94 @@
+"""Tests inside the rules: each `expect` is evaluated, and one that fails is a problem."""
+
+from __future__ import annotations
+
+from relayd.mail.address import Mailbox, ReversePath, path_text
+from relayd.mail.client import Client
+from relayd.mail.plan import Plan, Verdict
+from relayd.rules.evaluate import Facts, evaluate
+from relayd.rules.model import Expect
+from relayd.rules.ruleset import Ruleset
+from relayd.rules.source import Problem
+
+OUTSIDER = "192.0.2.1"  # who asks when an `expect` names no client (RFC 5737)
+SOMEBODY = Mailbox("somebody", "outside.invalid")
+_VERDICTS = {
+    Verdict.ACCEPT: "accept",
+    Verdict.HOLD: "hold",
+    Verdict.DISCARD: "discard",
+    Verdict.REFUSE: "reject",
+}
+
+
+def failures(ruleset: Ruleset) -> list[Problem]:
+    """A problem for each `expect` that fails: what comes out instead, and by which rules."""
+    problems = []
+    for expect in ruleset.expects:
+        plan = evaluate(ruleset, facts_of(expect))
+        if not met(expect, plan):
+            problems.append(
+                Problem(
+                    expect.place, f"the test fails: it comes out as {described(plan)}", _cause(plan)
+                )
+            )
+    return problems
+
+
+def facts_of(expect: Expect) -> Facts:
+    """The facts that the test stands for."""
+    client = Client(
+        expect.client or OUTSIDER,
+        listener=expect.listener,
+        helo=expect.helo or "outside.invalid",
+        login=expect.login,
+    )
+    sender: ReversePath = SOMEBODY if isinstance(expect.sender, str) else expect.sender
+    return Facts(client, sender, expect.recipient)
+
+
+def met(expect: Expect, plan: Plan) -> bool:
+    """Whether the plan is what the test expects."""
+    if _VERDICTS[plan.verdict] != expect.verdict:
+        return False
+    if expect.verdict == "reject":
+        code_fits = expect.code in (0, plan.reply.code)
+        return code_fits and expect.status in ("", plan.reply.status)
+    if expect.new_sender != "":
+        wanted = None if isinstance(expect.new_sender, str) else expect.new_sender
+        if any(_key(each.reverse_path) != _key(wanted) for each in plan.destinations):
+            return False
+    if not expect.destinations:
+        return True
+    hops = {each.mailbox.key: each.next_hop for each in plan.destinations}
+    wanted_hops = {goal.mailbox.key: goal.next_hop for goal in expect.destinations}
+    return hops.keys() == wanted_hops.keys() and all(
+        hop in ("", hops[key]) for key, hop in wanted_hops.items()
+    )
+
+
+def described(plan: Plan) -> str:
+    """The plan in the words of an `expect`."""
+    if plan.verdict is Verdict.REFUSE:
+        return f"reject {plan.reply}"
+    if plan.verdict is Verdict.DISCARD:
+        return "discard"
+    goals = ", ".join(
+        f"{each.mailbox} "
+        + (each.next_hop if each.next_hop == "direct" else f"via {each.next_hop}")
+        for each in plan.destinations
+    )
+    paths = {path_text(each.reverse_path) or "null" for each in plan.destinations}
+    paths.discard(str(SOMEBODY))
+    sender = f" sender {', '.join(sorted(paths))}" if paths else ""
+    return ("hold " if plan.verdict is Verdict.HOLD else "") + goals + sender
+
+
+def _cause(plan: Plan) -> str:
+    steps = [step for step in plan.trail if step.place]
+    if not steps:
+        return plan.trail[-1].note if plan.trail else ""
+    return "by " + ", ".join(dict.fromkeys(step.place for step in steps))
+
+
+def _key(path: ReversePath) -> str:
+    return "" if path is None else path.key

@@ -1,0 +1,334 @@
+"""Statements as values: what the parser makes, what prints itself as valid rule text again.
+
+Equality leaves the place out, so that `parse(str(rule)) == rule` can be a test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from relayd.mail.address import Mailbox, ReversePath, fold_domain
+from relayd.mail.envelope import DIRECT
+from relayd.mail.nexthop import NextHop
+from relayd.mail.reply import Reply
+from relayd.rules.lexer import quote, string
+from relayd.rules.pattern import (
+    ClientPattern,
+    Final,
+    MailboxPattern,
+    NamePattern,
+    Replacement,
+    mailbox_text,
+)
+from relayd.rules.source import Place, Source
+
+NOWHERE = Place(Source("", "", ()), 0)
+Operand = MailboxPattern | ClientPattern | NamePattern
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """One test of the facts; it holds when any of its operands fits."""
+
+    kind: str  # a key of relayd.rules.grammar.CONDITIONS
+    operands: tuple[Operand, ...] = ()
+    negated: bool = False
+
+    def __str__(self) -> str:
+        words = ("not " if self.negated else "") + self.kind
+        return f"{words} {commas(self.operands)}" if self.operands else words
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What all rules have in common."""
+
+    when: tuple[Condition, ...] = field(default=(), kw_only=True)
+    place: Place = field(default=NOWHERE, kw_only=True, compare=False)
+
+    @property
+    def body(self) -> str:
+        """The rule without its verb and `when`."""
+        raise NotImplementedError
+
+    @property
+    def stage(self) -> str:
+        """The verb, which names the stage."""
+        return type(self).__name__.lower()
+
+    @property
+    def text(self) -> str:
+        """What a trail shows beside the stage's name."""
+        return _when(self.body, self.when)
+
+    def __str__(self) -> str:
+        return f"{self.stage} {self.text}"
+
+
+@dataclass(frozen=True, slots=True)
+class Admission(Rule):
+    """`accept`, `reject`, `hold` or `discard`: whether the recipient is taken at all."""
+
+    verb: str
+    conditions: tuple[Condition, ...]
+    reply: Reply | None = None  # only with reject
+    reason: str = ""  # for the log, with hold and discard
+
+    @property
+    def stage(self) -> str:
+        return self.verb
+
+    @property
+    def body(self) -> str:
+        words = [spaces(self.conditions)]
+        if self.reply is not None:
+            words += [str(self.reply.code), self.reply.status, string(self.reply.text)]
+        elif self.reason:
+            words.append(string(self.reason))
+        return " ".join(words)
+
+    @property
+    def text(self) -> str:
+        return f"{self.verb} {_when(self.body, self.when)}"
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True, slots=True)
+class Rewrite(Rule):
+    """`rewrite sender` or `rewrite recipient`: the envelope's addresses, once, before forward."""
+
+    what: str  # "sender" or "recipient"
+    patterns: tuple[MailboxPattern, ...]
+    replacement: Replacement | None  # None: the table says
+    at: tuple[str, ...] = ()  # domains of the table's entries without one
+
+    @property
+    def folded_at(self) -> tuple[str, ...]:
+        """`at`, as tables compare it."""
+        return tuple(map(fold_domain, self.at))
+
+    @property
+    def body(self) -> str:
+        return f"{self.what} {_replaced(self.patterns, self.replacement, self.at)}"
+
+
+@dataclass(frozen=True, slots=True)
+class HeaderRewrite(Rule):
+    """`rewrite header`: addresses in the named fields of the content."""
+
+    fields: tuple[str, ...]
+    patterns: tuple[MailboxPattern, ...]
+    replacement: Replacement | None
+    at: tuple[str, ...] = ()
+
+    @property
+    def stage(self) -> str:
+        return "rewrite"
+
+    @property
+    def folded_at(self) -> tuple[str, ...]:
+        """`at`, as tables compare it."""
+        return tuple(map(fold_domain, self.at))
+
+    @property
+    def body(self) -> str:
+        what = _replaced(self.patterns, self.replacement, self.at)
+        return f"header {commas(self.fields)} {what}"
+
+
+@dataclass(frozen=True, slots=True)
+class HeaderEdit(Rule):
+    """`header add`, `header remove` or `header replace`: whole fields of the content."""
+
+    action: str
+    name: str
+    value: str = ""
+
+    @property
+    def stage(self) -> str:
+        return "header"
+
+    @property
+    def body(self) -> str:
+        words = f"{self.action} {self.name}"
+        return words if self.action == "remove" else f"{words} {string(self.value)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Forward(Rule):
+    """`forward`: one recipient becomes others."""
+
+    patterns: tuple[MailboxPattern, ...]
+    targets: tuple[Replacement | Final, ...]  # empty: the table says
+    at: tuple[str, ...] = ()  # domains of the table's entries without one
+
+    @property
+    def folded_at(self) -> tuple[str, ...]:
+        """`at`, as tables compare it."""
+        return tuple(map(fold_domain, self.at))
+
+    @property
+    def body(self) -> str:
+        return _replaced(self.patterns, commas(self.targets) or None, self.at)
+
+
+@dataclass(frozen=True, slots=True)
+class Route(Rule):
+    """`route`: where a final recipient goes next."""
+
+    conditions: tuple[Condition, ...]
+    hops: tuple[str, ...]  # names in order; empty: direct, or as the transport table says
+    table: str = ""  # a transport table
+
+    @property
+    def next_hop(self) -> str:
+        """What Recipient.next_hop is to be."""
+        return ",".join(self.hops) or DIRECT
+
+    @property
+    def body(self) -> str:
+        words = [f"<{self.table}>"] if self.table else []
+        words += [spaces(self.conditions)] if self.conditions else []
+        if self.hops:
+            words.append(f"via {commas(self.hops)}")
+        elif not self.table:
+            words.append(DIRECT)
+        return " ".join(words)
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """One destination that an `expect` names; an empty next hop is not looked at."""
+
+    mailbox: Mailbox
+    next_hop: str = ""
+
+    def __str__(self) -> str:
+        if self.next_hop in ("", DIRECT):
+            return f"{mailbox_text(self.mailbox)} {self.next_hop}".rstrip()
+        return f"{mailbox_text(self.mailbox)} via {commas(self.next_hop.split(','))}"
+
+
+@dataclass(frozen=True, slots=True)
+class Expect(Rule):
+    """`expect`: a test inside the rules; a set in which one fails never goes live."""
+
+    recipient: Mailbox
+    client: str = ""  # empty: OUTSIDER
+    sender: ReversePath | str = ""  # "": some sender of no domain that has a rule
+    login: str = ""
+    listener: str = ""
+    helo: str = ""
+    verdict: str = "accept"  # or reject, hold, discard
+    code: int = 0  # with reject; 0: any
+    status: str = ""
+    destinations: tuple[Expected, ...] = ()  # with accept and hold; empty: any
+    new_sender: ReversePath | str = ""  # reverse-path of all destinations; "": any
+
+    @property
+    def body(self) -> str:
+        words = []
+        for name, value in (("from", self.client), ("login", self.login), ("helo", self.helo)):
+            words += [name, quote(value)] if value else []
+        words += ["listener", self.listener] if self.listener else []
+        words += ["sender", _path(self.sender)] if self.sender != "" else []
+        words += ["to", mailbox_text(self.recipient), "->"]
+        if self.verdict == "reject":
+            words += ["reject", *([str(self.code)] if self.code else []), self.status]
+        elif self.verdict != "accept" or not self.destinations:
+            words += [self.verdict, commas(self.destinations)]
+        else:
+            words.append(commas(self.destinations))
+        words += ["sender", _path(self.new_sender)] if self.new_sender != "" else []
+        return " ".join(word for word in words if word)
+
+
+@dataclass(frozen=True, slots=True)
+class TableDef:
+    """`table NAME [KIND] { entries }` or `table NAME [KIND] file PATH`."""
+
+    name: str
+    kind: str  # a key of relayd.rules.tablefile.READERS
+    entries: tuple[str, ...] = ()
+    file: str = ""  # relative to the file it is written in
+    includes: str = ""  # folder below which aliases(5) may :include:
+    query: str = ""  # with sqlite
+    place: Place = field(default=NOWHERE, compare=False)
+    entry_places: tuple[Place, ...] = field(default=(), compare=False, repr=False)
+
+    def __str__(self) -> str:
+        words = ["table", self.name, *([self.kind] if self.kind != "list" else [])]
+        if self.file:
+            words += ["file", quote(self.file)]
+        else:
+            words.append(f"{{ {commas(map(quote, self.entries))} }}" if self.entries else "{ }")
+        words += ["include", quote(self.includes)] if self.includes else []
+        words += ["query", string(self.query)] if self.query else []
+        return " ".join(words)
+
+
+@dataclass(frozen=True, slots=True)
+class HopDef:
+    """`next-hop NAME smtp|lmtp WHERE`."""
+
+    hop: NextHop
+    place: Place = field(default=NOWHERE, compare=False)
+
+    def __str__(self) -> str:
+        return str(self.hop)
+
+
+@dataclass(frozen=True, slots=True)
+class Subaddress:
+    """`subaddress +`: what separates a local part from its tag."""
+
+    separators: str
+    place: Place = field(default=NOWHERE, compare=False)
+
+    def __str__(self) -> str:
+        return f"subaddress {quote(self.separators)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Include:
+    """`include PATTERN`: files read as if they stood here, in name order."""
+
+    pattern: str
+    place: Place = field(default=NOWHERE, compare=False)
+
+    def __str__(self) -> str:
+        return f"include {quote(self.pattern)}"
+
+
+Item = Rule | TableDef | HopDef | Subaddress | Include
+
+
+def commas(items: Iterable[object]) -> str:
+    """`a, b`."""
+    return ", ".join(map(str, items))
+
+
+def spaces(items: Iterable[object]) -> str:
+    """`a b`."""
+    return " ".join(map(str, items))
+
+
+def _when(body: str, when: tuple[Condition, ...]) -> str:
+    return f"{body} when {' and '.join(map(str, when))}" if when else body
+
+
+def _replaced(
+    patterns: tuple[MailboxPattern, ...], targets: object | None, at: tuple[str, ...]
+) -> str:
+    words = commas(patterns)
+    words += f" at {commas('@' + domain for domain in at)}" if at else ""
+    return words if targets is None else f"{words} -> {targets}"
+
+
+def _path(path: ReversePath | str) -> str:
+    if path is None:
+        return "null"
+    return path if isinstance(path, str) else mailbox_text(path)

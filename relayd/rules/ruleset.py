@@ -1,0 +1,110 @@
+"""A rule set: all statements, compiled into stages; immutable and swapped whole."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from relayd.mail.nexthop import NextHop
+from relayd.rules.model import (
+    Admission,
+    Condition,
+    Expect,
+    Forward,
+    HeaderEdit,
+    HeaderRewrite,
+    HopDef,
+    Item,
+    Rewrite,
+    Route,
+    Subaddress,
+    TableDef,
+)
+from relayd.rules.pattern import InTable, MailboxPattern
+from relayd.rules.replace import mapped
+from relayd.rules.stage import Stage
+from relayd.rules.table import Table, TransportTable
+
+T = TypeVar("T")
+HeaderRule = HeaderRewrite | HeaderEdit
+
+
+@dataclass(frozen=True, eq=False)
+class Ruleset:
+    """What evaluate() runs. Build it with build()."""
+
+    hostname: str
+    items: tuple[Item, ...]
+    tables: Mapping[str, Table]
+    next_hops: Mapping[str, NextHop]
+    subaddress: str
+    admission: Stage[Admission]
+    recipients: Stage[Rewrite]
+    senders: Stage[Rewrite]
+    headers: Stage[HeaderRule]
+    forward: Stage[Forward]
+    route: Stage[Route]
+    expects: tuple[Expect, ...]
+    hash: str
+    header_always: tuple[int, ...] | None = field(default=None)  # no header rule has a condition
+
+
+def build(items: Sequence[Item], tables: Mapping[str, Table], hostname: str) -> Ruleset:
+    """Compile statements that were found good (see relayd.rules.check)."""
+    rewrites = [item for item in items if isinstance(item, Rewrite)]
+    headers = [item for item in items if isinstance(item, HeaderRule)]
+    hops = {name: hop for table in tables.values() if isinstance(table, TransportTable)
+            for name, hop in table.next_hops.items()}  # fmt: skip
+    hops |= {item.hop.name: item.hop for item in items if isinstance(item, HopDef)}
+    unconditional = all(not rule.when for rule in headers)
+    return Ruleset(
+        hostname=hostname,
+        items=tuple(items),
+        tables=dict(tables),
+        next_hops=hops,
+        subaddress="".join(item.separators for item in items if isinstance(item, Subaddress)),
+        admission=Stage(_of(items, Admission), lambda rule: rule.conditions + rule.when, tables),
+        recipients=Stage(
+            [rule for rule in rewrites if rule.what == "recipient"], _recipient, tables
+        ),
+        senders=Stage([rule for rule in rewrites if rule.what == "sender"], _sender, tables),
+        headers=Stage(headers, lambda rule: rule.when, tables),
+        forward=Stage(_of(items, Forward), _recipient, tables),
+        route=Stage(_of(items, Route), _routed, tables),
+        expects=tuple(_of(items, Expect)),
+        hash=_hash(items, tables, hostname),
+        header_always=tuple(range(len(headers))) if unconditional else None,
+    )
+
+
+def _of(items: Sequence[Item], kind: type[T]) -> list[T]:
+    return [item for item in items if isinstance(item, kind)]
+
+
+def _recipient(rule: Forward | Rewrite) -> tuple[Condition, ...]:
+    return _patterns("to", rule.patterns) + rule.when
+
+
+def _sender(rule: Rewrite) -> tuple[Condition, ...]:
+    return _patterns("sender", rule.patterns) + rule.when
+
+
+def _patterns(kind: str, patterns: tuple[MailboxPattern, ...]) -> tuple[Condition, ...]:
+    # a table that says what an address becomes is asked once, when the rule is applied
+    return () if mapped(patterns) else (Condition(kind, patterns),)
+
+
+def _routed(rule: Route) -> tuple[Condition, ...]:
+    table = (Condition("to", (InTable(rule.table),)),) if rule.table else ()
+    return table + rule.conditions + rule.when
+
+
+def _hash(items: Sequence[Item], tables: Mapping[str, Table], hostname: str) -> str:
+    digest = hashlib.sha256(hostname.encode())
+    for item in items:
+        digest.update(f"\n{item}".encode("utf-8", "surrogateescape"))
+        if isinstance(item, TableDef) and item.name in tables:
+            digest.update(tables[item.name].digest.encode())
+    return digest.hexdigest()[:16]

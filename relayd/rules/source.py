@@ -1,0 +1,90 @@
+"""A text with a name, places in it, and what is wrong there, said so that a person can mend it."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+_UNSEEN = re.compile(r"[^\t\x20-\x7e\xa0-\U0010ffff]")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One file's text. `path` is how errors name it, `name` how trails do (shorter)."""
+
+    path: str
+    name: str
+    lines: tuple[str, ...] = field(repr=False)
+
+    @classmethod
+    def of(cls, text: str, path: str, name: str = "") -> Source:
+        """Split at line feeds only: Python's splitlines knows ten more line ends than an editor."""
+        lines = tuple(line.removesuffix("\r") for line in text.split("\n"))
+        return cls(path, name or path, lines)
+
+    def line(self, number: int) -> str:
+        """Line `number`, counted from 1; empty past the end."""
+        return self.lines[number - 1] if 0 < number <= len(self.lines) else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where something stands; `line` and `column` count from 1, `width` is in characters."""
+
+    source: Source = field(repr=False)
+    line: int
+    column: int = 1
+    width: int = 1
+
+    def __str__(self) -> str:
+        """As trails and notes show it: `rules.d/10-site.rules:14`."""
+        return f"{self.source.name}:{self.line}"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One complaint: what is wrong at a place, and what was expected there."""
+
+    place: Place
+    what: str
+    expected: str = ""
+
+    @property
+    def headline(self) -> str:
+        """`file:line:column: what is wrong; what was expected`."""
+        place = self.place
+        where = f"{place.source.path}:{place.line}:{place.column}"
+        if not place.source.lines:  # a file that cannot be read
+            where = place.source.path
+        return f"{where}: {self.what}" + (f"; {self.expected}" if self.expected else "")
+
+    def __str__(self) -> str:
+        if not self.place.source.lines:
+            return self.headline
+        line = _UNSEEN.sub("?", self.place.source.line(self.place.line))
+        # a tab under a tab, so that the caret stands where the terminal puts the word
+        lead = re.sub(r"[^\t]", " ", line[: self.place.column - 1])
+        caret = "^" * max(1, min(self.place.width, len(line) - self.place.column + 1))
+        return f"{self.headline}\n    {line}\n    {lead}{caret}"
+
+
+class Complaint(Exception):  # noqa: N818 - it is what a person reads, not a bug
+    """Raised while one statement is read; the reader of the file collects it and goes on."""
+
+    def __init__(self, place: Place, what: str, expected: str = "") -> None:
+        super().__init__(what)
+        self.problem = Problem(place, what, expected)
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`did you mean "forward"?` when something known is close, else nothing."""
+    names = {name.lower(): name for name in known}
+    close = difflib.get_close_matches(word.lower(), names, n=1, cutoff=0.6)
+    return f'did you mean "{names[close[0]]}"?' if close else ""
+
+
+def one_of(words: Sequence[str]) -> str:
+    """`a, b or c`."""
+    return words[0] if len(words) == 1 else ", ".join(words[:-1]) + " or " + words[-1]

@@ -1,0 +1,324 @@
+"""Table files to tables: lists, aliases(5), and Postfix's virtual, canonical and transport maps."""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from relayd.mail.address import AddressError, Mailbox, check_domain, fold_domain
+from relayd.rules.source import Complaint, Place, Problem, Source
+from relayd.rules.table import Entry, ListTable, MapTable, Table, is_domain
+from relayd.rules.transport import transport_table
+from relayd.rules.words import domain_of, local_of, network_of
+
+# what needs no second look; everything else is parsed by the book
+_PLAIN_MAILBOX = re.compile(r"[a-z0-9_+=\-]+(?:\.[a-z0-9_+=\-]+)*@[a-z0-9]+(?:[.\-][a-z0-9]+)*\Z")
+_PLAIN_DOMAIN = re.compile(r"[a-z0-9]+(?:[.\-][a-z0-9]+)*\Z")
+_PLAIN_NAME = re.compile(r"[a-z0-9_+=\-]+(?:\.[a-z0-9_+=\-]+)*\Z")
+_NUMERIC = re.compile(r"[0-9.]+(?:/[0-9.]+)?\Z|[0-9a-fA-F:.\[\]]*:[0-9a-fA-F:.\[\]]*(?:/\d+)?\Z")
+_COMMENT = re.compile(r"(?:^|\s)#.*")
+_QUOTED_ITEM = re.compile(r'\s*((?:"(?:[^"\\]|\\.)*"|[^",])+)(?:,|\Z)')
+MAX_INCLUDED = 8  # :include: files inside :include: files
+
+ReadFile = Callable[[str], Source]
+"""Reads a file named in a table, by its path; raises OSError or ValueError (not allowed)."""
+
+
+@dataclass
+class Reading:
+    """One table being read: where complaints go, and how further files are reached."""
+
+    source: Source
+    problems: list[Problem]
+    include: ReadFile | None = None
+
+    def place(self, line: int, text: str = "") -> Place:
+        """Where `text` stands in a line, or the line's first word."""
+        whole = self.source.line(line)
+        at = whole.find(text) if text else len(whole) - len(whole.lstrip())
+        width = len(text) or len(whole.strip())
+        return Place(self.source, line, max(at, 0) + 1, max(width, 1))
+
+    def complain(self, line: int, text: str, what: str, expected: str = "") -> None:
+        """Collect a problem."""
+        self.problems.append(Problem(self.place(line, text), what, expected))
+
+
+def list_table(
+    name: str,
+    place: str,
+    entries: Sequence[tuple[str, Place]],
+    problems: list[Problem],
+    *,
+    lines: bool = False,
+) -> ListTable:
+    """A table from entries and where each stands."""
+    table = ListTable(name, place, lines=lines)
+    for text, where in entries:
+        try:
+            _add(table, text, where, where.line)
+        except Complaint as complaint:
+            problems.append(complaint.problem)
+    table.digest = _digest(text for text, _ in entries)
+    return table
+
+
+def read_table(
+    name: str, kind: str, source: Source, problems: list[Problem], include: ReadFile | None = None
+) -> Table:
+    """The table that a file makes; complaints are collected."""
+    reading = Reading(source, problems, include)
+    table = READERS[kind](name, reading)
+    table.digest = _digest(source.lines)
+    return table
+
+
+def _digest(lines: Iterator[str] | Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+
+def _read_list(name: str, reading: Reading) -> ListTable:
+    table = ListTable(name, reading.source.name, lines=True)
+    for number, line in enumerate(reading.source.lines, 1):
+        text = (_COMMENT.sub("", line) if "#" in line else line).strip()
+        if not text:
+            continue
+        if _PLAIN_MAILBOX.match(text):  # the common case of long lists
+            table.probes.setdefault(text, number)
+            table.words.setdefault(text, number)
+            continue
+        try:
+            if len(text.split()) > 1 and not text.startswith('"'):
+                raise Complaint(
+                    reading.place(number, text.split()[1]),
+                    f'unexpected "{text.split()[1]}"',
+                    "expected one entry a line",
+                )
+            _add(table, text, reading.place(number, text), number)
+        except Complaint as complaint:
+            reading.problems.append(complaint.problem)
+    return table
+
+
+def _add(table: ListTable, text: str, place: Place, line: int) -> None:
+    """Understand one entry: a mailbox pattern, a network, a sub-domain mark or a domain."""
+    table.words.setdefault(text.lower(), line)
+    if "@" in text:
+        table.probes.setdefault(_probe(text, place), line)
+    elif _NUMERIC.match(text):
+        table.networks.add(network_of(text, place), line)
+    elif text.startswith("."):
+        table.probes.setdefault("@." + fold_domain(domain_of(text[1:], place)), line)
+    else:
+        table.probes.setdefault("@" + fold_domain(domain_of(text, place)), line)
+
+
+def _probe(text: str, place: Place) -> str:
+    if text.startswith("@."):
+        return "@." + fold_domain(domain_of(text[2:], place))
+    if text.startswith("@"):
+        return "@" + fold_domain(domain_of(text[1:], place))
+    if text.endswith("@"):
+        return local_of(text[:-1], place).lower() + "@"
+    try:
+        return Mailbox.parse(text).key
+    except AddressError as error:
+        raise Complaint(
+            place, f'"{text}" is no mailbox: {error}', "expected local@domain"
+        ) from None
+
+
+def logical_lines(source: Source, *, inline_comments: bool = False) -> Iterator[tuple[int, str]]:
+    """Lines with what continues them (a line that begins with space), comments left out."""
+    pending, start = "", 0
+    for number, line in enumerate(source.lines, 1):
+        if not line or line[0] == "#" or line.isspace():
+            continue
+        if line[0] in " \t":
+            stripped = line.strip()
+            if stripped[0] != "#" or not inline_comments:
+                pending += " " + stripped
+            continue
+        if start:
+            yield start, pending
+        pending, start = line.rstrip(), number
+    if start:
+        yield start, pending
+
+
+def _read_aliases(name: str, reading: Reading) -> MapTable:
+    table = MapTable(name, "aliases", reading.source.name)
+    for number, line in logical_lines(reading.source, inline_comments=True):
+        key, colon, value = _alias_key(line)
+        if not colon:
+            reading.complain(number, "", "an alias has no colon", 'expected "name: address, ..."')
+            continue
+        values = tuple(_alias_values(value, number, reading))
+        _put(table, key, values, number, reading)
+    return table
+
+
+def _alias_key(line: str) -> tuple[str, str, str]:
+    if line.startswith('"'):
+        match = re.match(r'("(?:[^"\\]|\\.)*"[^:\s]*)\s*(:)(.*)', line)
+        return (match.group(1), ":", match.group(3)) if match else (line, "", "")
+    key, colon, value = line.partition(":")
+    return key.rstrip(), colon, value
+
+
+def _items(value: str) -> list[str]:
+    if '"' not in value:
+        return [item for item in (part.strip() for part in value.split(",")) if item]
+    return [item.strip() for item in _QUOTED_ITEM.findall(value) if item.strip()]
+
+
+def _alias_values(value: str, line: int, reading: Reading, depth: int = 0) -> Iterator[str]:
+    for item in _items(value):
+        bare = item.strip('"')
+        if bare.startswith(("|", "/")):
+            what = "runs a command" if bare[0] == "|" else "writes to a file"
+            reading.complain(
+                line, item, f"this alias {what}: relayd only forwards", "expected addresses"
+            )
+        elif bare.startswith(":include:"):
+            yield from _included(bare[9:].strip(), line, item, reading, depth)
+        elif _PLAIN_MAILBOX.match(item) or _good_target(item, line, reading):
+            yield item
+
+
+def _included(path: str, line: int, item: str, reading: Reading, depth: int) -> Iterator[str]:
+    if reading.include is None:
+        reading.complain(
+            line,
+            item,
+            ":include: is not allowed in this table",
+            'expected "include FOLDER" in its table statement',
+        )
+        return
+    if depth >= MAX_INCLUDED:
+        reading.complain(line, item, "too many :include: files inside each other", "a loop?")
+        return
+    try:
+        source = reading.include(path)
+    except OSError as error:
+        reading.complain(line, item, f"cannot read {path}: {error.strerror or error}")
+        return
+    except ValueError as error:
+        reading.complain(line, item, str(error))
+        return
+    inner = Reading(source, reading.problems, reading.include)
+    for number, text in logical_lines(source):
+        yield from _alias_values(text, number, inner, depth + 1)
+
+
+def _good_target(item: str, line: int, reading: Reading) -> bool:
+    """Complain unless the item can stand behind a key."""
+    if _PLAIN_NAME.match(item):
+        return True
+    name = item.removeprefix("\\")
+    try:
+        if name.startswith("@"):
+            check_domain(name[1:])
+        elif "@" in name:
+            Mailbox.parse(name)
+        else:
+            local_of(name, reading.place(line, item))
+    except AddressError as error:
+        reading.complain(line, item, f'"{item}" is no address: {error}', "expected name@domain")
+        return False
+    except Complaint as complaint:
+        reading.problems.append(complaint.problem)
+        return False
+    return True
+
+
+def _put(table: MapTable, key: str, values: tuple[str, ...], line: int, reading: Reading) -> None:
+    if not values:
+        reading.complain(line, key, f'"{key}" has nothing behind it', "expected an address")
+        return
+    probe = key.lower()
+    if not _PLAIN_MAILBOX.match(probe):
+        if _PLAIN_NAME.match(probe):
+            table.bare = True
+            probe += "@"
+        else:
+            try:
+                place = reading.place(line, key)
+                if "@" in key:
+                    probe = _probe(key, place)
+                else:
+                    probe = local_of(key, place).lower() + "@"
+                    table.bare = True
+            except Complaint as complaint:
+                reading.problems.append(complaint.problem)
+                return
+    first = table.entries.setdefault(probe, Entry(line, values))
+    if first.line != line:
+        reading.complain(
+            line, key, f'"{key}" has an entry already, in line {first.line}', "expected one"
+        )
+
+
+def _read_postfix_map(name: str, reading: Reading, kind: str) -> MapTable:
+    table = MapTable(name, kind, reading.source.name)
+    for number, line in logical_lines(reading.source):
+        if line.startswith('"'):
+            match = re.match(r'("(?:[^"\\]|\\.)*"\S*)\s*(.*)', line)
+            key, value = (match.group(1), match.group(2)) if match else (line, "")
+        else:
+            key, value = [*line.split(None, 1), ""][:2]
+        if kind == "virtual" and _declares_domain(key, value):
+            table.domains.setdefault(fold_domain(key), number)
+            continue
+        values = tuple(_map_values(value, number, reading))
+        if kind == "canonical" and len(values) > 1:
+            reading.complain(number, value, "an address becomes one other", "expected one address")
+        _put(table, key, values, number, reading)
+    return table
+
+
+def _declares_domain(key: str, value: str) -> bool:
+    """`example.com anything`: virtual(5)'s way to say that a domain is ours."""
+    if "@" in key or "@" in value or "," in value or "." not in key or not is_domain(key):
+        return False
+    return len(value.split()) == 1
+
+
+def _map_values(value: str, line: int, reading: Reading) -> Iterator[str]:
+    items = _items(value) if '"' in value else value.replace(",", " ").split()
+    for item in items:
+        if _PLAIN_MAILBOX.match(item) or _good_target(item, line, reading):
+            yield item
+
+
+def _read_virtual(name: str, reading: Reading) -> MapTable:
+    return _read_postfix_map(name, reading, "virtual")
+
+
+def _read_canonical(name: str, reading: Reading) -> MapTable:
+    return _read_postfix_map(name, reading, "canonical")
+
+
+def _read_transport(name: str, reading: Reading) -> Table:
+    return transport_table(name, reading.source, reading.problems)
+
+
+READERS: dict[str, Callable[[str, Reading], Table]] = {
+    "list": _read_list,
+    "aliases": _read_aliases,
+    "virtual": _read_virtual,
+    "canonical": _read_canonical,
+    "transport": _read_transport,
+}
+
+
+def is_network(text: str) -> bool:
+    """Whether the text is an IP address or network."""
+    try:
+        ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        return False
+    return True

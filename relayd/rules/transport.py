@@ -1,0 +1,100 @@
+"""Postfix's transport(5) map as it stands, read into next hops."""
+
+from __future__ import annotations
+
+import re
+
+from relayd.mail.address import AddressError, Mailbox, fold_domain
+from relayd.mail.nexthop import LMTP, SMTP, NextHop
+from relayd.mail.reply import Reply
+from relayd.rules.source import Complaint, Place, Problem, Source
+from relayd.rules.table import Transport, TransportTable
+from relayd.rules.words import domain_of, host_port
+
+_STATUS = re.compile(r"([45]\.\d{1,3}\.\d{1,3})\s*(.*)")
+_SMTP = ("smtp", "relay", "esmtp")
+
+
+def transport_table(name: str, source: Source, problems: list[Problem]) -> TransportTable:
+    """The table that the file makes; complaints are collected."""
+    table = TransportTable(name, source.name)
+    for number, line in enumerate(source.lines, 1):
+        text = line.strip()
+        if not text or text[0] == "#":
+            continue
+        place = Place(source, number, len(line) - len(line.lstrip()) + 1, len(text))
+        key, value = [*text.split(None, 1), ""][:2]
+        try:
+            probe, transport = _probe(key, place), _transport(value.strip(), place)
+        except Complaint as complaint:
+            problems.append(complaint.problem)
+            continue
+        first = table.entries.setdefault(probe, (number, transport))
+        if first[0] != number:
+            what = f'"{key}" has an entry already, in line {first[0]}'
+            problems.append(Problem(place, what, "expected one"))
+    return table
+
+
+def _probe(key: str, place: Place) -> str:
+    if key == "*":
+        return key
+    if "@" in key:
+        try:
+            return Mailbox.parse(key).key
+        except AddressError as error:
+            raise Complaint(place, f'"{key}" is no mailbox: {error}') from None
+    if key.startswith("."):
+        return "@." + fold_domain(domain_of(key[1:], place))
+    return "@" + fold_domain(domain_of(key, place))
+
+
+def _transport(value: str, place: Place) -> Transport:
+    method, colon, where = value.partition(":")
+    if not colon:
+        raise Complaint(place, f'"{value}" is no transport', 'expected "method:nexthop"')
+    if method in ("error", "retry"):
+        return Transport(reply=_reply(method, where.strip()))
+    if method == "discard":
+        return Transport(discard=True)
+    if not where and method in ("", *_SMTP):
+        return Transport()
+    if method == LMTP:
+        return Transport(_lmtp(value, where, place))
+    if method not in ("", *_SMTP):
+        raise Complaint(
+            place, f'relayd has no transport "{method}"', "expected smtp, lmtp, error or discard"
+        )
+    # without brackets Postfix looks for the mail exchangers of the name
+    bracketed = where.startswith("[")
+    host, _, port = where[1:].partition("]") if bracketed else where.partition(":")
+    port = port.lstrip(":") or "25"
+    literal = f"[{host.removeprefix('IPv6:').removeprefix('ipv6:')}]"
+    text = literal if ":" in host else host
+    hop = host_port(f"{text}:{25 if port == 'smtp' else port}", place)
+    return Transport(NextHop(f"smtp:{where}", SMTP, (hop,), mx=not bracketed))
+
+
+def _lmtp(value: str, where: str, place: Place) -> NextHop:
+    name = re.sub(r"\s", "", value)
+    if where.startswith("unix:"):
+        path = where.removeprefix("unix:")
+        if not path.startswith("/"):
+            raise Complaint(
+                place, f'"{path}" is relative to Postfix\'s queue', "expected an absolute path"
+            )
+        return NextHop(name, LMTP, unix=path)
+    text = where.removeprefix("inet:")
+    if text.startswith("[") and not text.count(":") > 1:
+        text = text.replace("[", "").replace("]", "")
+    return NextHop(name, LMTP, (host_port(text, place, 24),))
+
+
+def _reply(method: str, text: str) -> Reply:
+    code = 550 if method == "error" else 451
+    match = _STATUS.match(text)
+    status, words = (match.group(1), match.group(2)) if match else (f"{code // 100}.0.0", text)
+    if status[0] == "4":
+        code = 451
+    words = words.encode("ascii", "replace").decode() or "Undeliverable"
+    return Reply.of(code, status, words)

@@ -1,0 +1,246 @@
+"""A statement read word by word: each reader says what it expects, and complains at the place."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+from relayd.mail.address import (
+    AddressError,
+    Mailbox,
+    check_domain,
+    check_local,
+)
+from relayd.mail.nexthop import HostPort
+from relayd.rules.lexer import Kind, Statement, Token
+from relayd.rules.pattern import Network
+from relayd.rules.source import Complaint, Place, did_you_mean
+
+T = TypeVar("T")
+_TABLE = re.compile(r"<(.*)>\Z")
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*\Z")
+
+
+class Words:
+    """The tokens behind the verb, consumed from left to right."""
+
+    def __init__(self, statement: Statement) -> None:
+        self._tokens = statement.tokens
+        self._at = 1
+        self.verb = statement.verb
+
+    @property
+    def place(self) -> Place:
+        """Where the next token stands, or the end of the last one."""
+        if self._at < len(self._tokens):
+            return self._tokens[self._at].place
+        last = self._tokens[-1].place
+        return Place(last.source, last.line, last.column + last.width)
+
+    @property
+    def last(self) -> Place:
+        """Where the token consumed last stands."""
+        return self._tokens[self._at - 1].place
+
+    def peek(self) -> Token | None:
+        """The next token, not consumed."""
+        return self._tokens[self._at] if self._at < len(self._tokens) else None
+
+    def complain(self, what: str, expected: str = "", place: Place | None = None) -> Complaint:
+        """An error to raise; by default at the token consumed last."""
+        return Complaint(place or self.last, what, expected)
+
+    def missing(self, expected: str) -> Complaint:
+        """An error to raise: the next token is not what is expected."""
+        token = self.peek()
+        if token is None:
+            return Complaint(self.place, "the statement ends too early", f"expected {expected}")
+        shown = f'"{token.text}"' if token.kind is not Kind.STRING else "a quoted text"
+        return Complaint(token.place, f"unexpected {shown}", f"expected {expected}")
+
+    def next(self, expected: str) -> Token:
+        """The next word or string."""
+        token = self.peek()
+        if token is None or token.kind is Kind.MARK:
+            raise self.missing(expected)
+        self._at += 1
+        return token
+
+    def word(self, expected: str) -> Token:
+        """The next word (no string)."""
+        token = self.peek()
+        if token is None or token.kind is not Kind.WORD:
+            raise self.missing(expected)
+        self._at += 1
+        return token
+
+    def string(self, expected: str) -> Token:
+        """The next quoted text."""
+        token = self.peek()
+        if token is None or token.kind is not Kind.STRING:
+            raise self.missing(expected)
+        self._at += 1
+        return token
+
+    def skip_mark(self, mark: str) -> bool:
+        """Consume the mark if it is next."""
+        token = self.peek()
+        if token is None or not token.is_mark(mark):
+            return False
+        self._at += 1
+        return True
+
+    def skip_word(self, word: str) -> bool:
+        """Consume the keyword if it is next."""
+        token = self.peek()
+        if token is None or not token.is_word(word):
+            return False
+        self._at += 1
+        return True
+
+    def at_word(self, *words: str) -> bool:
+        """Whether one of the keywords is next."""
+        token = self.peek()
+        return token is not None and any(token.is_word(word) for word in words)
+
+    def commas(self, item: Callable[[], T]) -> tuple[T, ...]:
+        """One or more items with commas between them."""
+        items = [item()]
+        while self.skip_mark(","):
+            items.append(item())
+        return tuple(items)
+
+    def end(self, expected: str = "the end of the line") -> None:
+        """Nothing may follow."""
+        if self.peek() is not None:
+            raise self.missing(expected)
+
+    def choice(self, known: Iterable[str], what: str) -> str:
+        """The next word, one of `known`; complains with a suggestion."""
+        names = list(known)
+        token = self.word(what)
+        if token.text.lower() not in names:
+            hint = did_you_mean(token.text, names) or f"expected {what}"
+            raise self.complain(f'unknown word "{token.text}"', hint)
+        return token.text.lower()
+
+    def name(self, what: str) -> str:
+        """A name that the admin gives or uses: letters, digits, `- _ .`"""
+        token = self.word(what)
+        if not _NAME.match(token.text):
+            raise self.complain(
+                f'"{token.text}" is no name', f"expected {what}: letters, digits, - _ ."
+            )
+        return token.text
+
+    def mailbox(self, what: str = "a mailbox, local@domain") -> Mailbox:
+        """A whole mailbox."""
+        return mailbox_of(self.next(what))
+
+    def domain(self, text: str) -> str:
+        """The text, checked to be a domain, at the token consumed last."""
+        return domain_of(text, self.last)
+
+
+def table_name(token: Token) -> str | None:
+    """`ours` of `<ours>`; None: the token is no table."""
+    match = _TABLE.match(token.text) if token.kind is Kind.WORD else None
+    if match is None:
+        return None
+    if not _NAME.match(match.group(1)):
+        raise Complaint(token.place, f'"{token.text}" is no table', "expected <name>")
+    return match.group(1)
+
+
+def mailbox_of(token: Token) -> Mailbox:
+    """The token as a mailbox."""
+    try:
+        return Mailbox.parse(token.text)
+    except AddressError as error:
+        raise Complaint(
+            token.place, f'"{token.text}" is no mailbox: {error}', "expected local@domain"
+        ) from None
+
+
+def domain_of(text: str, place: Place) -> str:
+    """The text, checked to be a domain."""
+    try:
+        check_domain(text)
+    except AddressError as error:
+        raise Complaint(place, f'"{text}" is no domain: {error}', "") from None
+    return text
+
+
+def local_of(text: str, place: Place) -> str:
+    """The text, checked to be a local part (quoted or not), without its quotes."""
+    try:
+        if text.startswith('"'):
+            return Mailbox.parse(text + "@x").local
+        check_local(text, quoted=False)
+    except AddressError as error:
+        raise Complaint(place, f'"{text}" is no local part: {error}', "") from None
+    return text
+
+
+def network_of(text: str, place: Place) -> Network:
+    """The text as an IP address or network."""
+    bare = text.strip("[]") if text.startswith("[") else text
+    try:
+        return ipaddress.ip_network(bare)
+    except ValueError:
+        pass
+    try:
+        loose = ipaddress.ip_network(bare, strict=False)
+    except ValueError:
+        raise Complaint(
+            place, f'"{text}" is no IP address or network', "expected e.g. 192.0.2.0/24 or ::1"
+        ) from None
+    raise Complaint(
+        place, f'"{text}" has bits set behind its prefix length', f'did you mean "{loose}"?'
+    )
+
+
+def host_port(text: str, place: Place, default: int = 0) -> HostPort:
+    """`HOST:PORT`, `[V6]:PORT`; without a port the default, where there is one."""
+    if text.startswith("["):
+        host, bracket, rest = text[1:].partition("]")
+        if not bracket:
+            raise Complaint(place, f'"{text}" has no closing bracket', 'expected "[::1]:25"')
+    else:
+        if text.count(":") > 1:
+            raise Complaint(
+                place, f'"{text}" is an IPv6 address without brackets', f'expected "[{text}]:PORT"'
+            )
+        host, colon, rest = text.partition(":")
+        rest = colon + rest
+    if not rest and default:
+        port = default
+    elif rest[:1] == ":" and rest[1:].isascii() and rest[1:].isdigit():
+        port = int(rest[1:])
+    else:
+        raise Complaint(place, f'"{text}" has no port', f'expected e.g. "{text.strip(":")}:25"')
+    if not 0 < port < 65536:
+        raise Complaint(place, f"port {port} is out of range", "expected 1 to 65535")
+    _check_host(host, text, place)
+    return HostPort(host, port)
+
+
+def _check_host(host: str, text: str, place: Place) -> None:
+    if text.startswith("["):
+        try:
+            ipaddress.ip_address(host)
+        except ValueError:
+            raise Complaint(
+                place, f'"{host}" is no IP address', "expected one between the brackets"
+            ) from None
+    elif re.fullmatch(r"[0-9.]+", host):
+        try:
+            ipaddress.IPv4Address(host)
+        except ValueError:
+            raise Complaint(place, f'"{host}" is no IP address', "") from None
+    elif host.startswith("-") or host.endswith("."):
+        raise Complaint(place, f'"{host}" is no host name', "")
+    else:
+        domain_of(host, place)
