@@ -149,12 +149,6 @@ class ControlSession(Protocol):
         async for piece in pieces:
             await self._write(piece)
 
-    async def send_pieces(self, size: int, pieces: AsyncIterator[bytes]) -> None:
-        """The same for octets that come by and by."""
-        await self._write(b'{"octets":%d}\n' % size)
-        async for piece in pieces:
-            await self._write(piece)
-
     # the answer
 
     async def _answer(self, line: bytes) -> None:
