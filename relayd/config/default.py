@@ -16,10 +16,12 @@ next-hop demo smtp 127.0.0.1:2626
 
 accept   from 127.0.0.0/8, ::1
 
+forward  info@example.com -> alice@example.com
+
 route    to @example.com  via demo
 route    any              direct
 
-expect   from 127.0.0.1 to info@example.com -> info@example.com via demo
+expect   from 127.0.0.1 to info@example.com -> alice@example.com via demo
 expect   from 203.0.113.9 to info@example.com -> reject 550
 """
 """What `twistd -n relayd` runs without --config; nothing in it leaves the machine by itself."""
