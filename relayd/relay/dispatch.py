@@ -36,7 +36,7 @@ from relayd.relay.settling import Settling, Shelf
 from relayd.relay.sweep import Sweep
 from relayd.relay.verdict import Patience, judge, speaks_against_destination, unreported
 from relayd.report.bounce import Report, owed
-from relayd.spool.queue import NEVER, Lane, LaneView, Queue, Standing, deliveries
+from relayd.spool.queue import Lane, LaneView, Queue, Standing, deliveries
 from relayd.spool.view import NewMessage
 
 _TICK = 60.0  # seconds between two looks at the wall clock, which may jump
@@ -234,21 +234,41 @@ class Dispatcher:
             lane.waits = True
             self._line.append(lane)
 
+    def _call_up(self, others: deque[Lane]) -> None:
+        """The first of those who wait elsewhere may stand in line again."""
+        if others:
+            lane = others.popleft()
+            lane.waits = False
+            self._line_up(lane)
+
     def _pump(self) -> None:
         """Start what can be started."""
         if self._pumping or self._phase is not Phase.RUNNING:
             return
         self._pumping = True
         try:
-            line = self._line
-            while line and self._in_flight < self._limits.deliveries:
+            while self._in_flight < self._limits.deliveries:
                 if self._settling.stalled:
                     return
-                lane = line.popleft()
-                lane.waits = False
+                lane = self._next_in_line()
+                if lane is None:
+                    return
                 self._serve(lane)
         finally:
             self._pumping = False
+
+    def _next_in_line(self) -> Lane | None:
+        line = self._line
+        if not line:
+            if self._to_look and self._looks < self._limits.looks:
+                line = self._to_look
+            elif self._to_probe and self._probes < self._limits.probes:
+                line = self._to_probe
+            else:
+                return None
+        lane = line.popleft()
+        lane.waits = False
+        return lane
 
     def _serve(self, lane: Lane) -> None:
         """At most one delivery of this lane, and a look at the table when it runs low."""
@@ -278,11 +298,8 @@ class Dispatcher:
         if lane.gone is not None:
             return
         if not lane.more:
-            if lane.next_due == NEVER:
-                return
-            if lane.next_due > self._now():
-                self._arm(lane)
-                return
+            self._arm(lane)
+            return
         if lane.standing is Standing.OPEN:
             if lane.loaded >= lane.window:
                 return
@@ -311,10 +328,7 @@ class Dispatcher:
             return
         finally:
             self._looks -= 1
-            if self._to_look:
-                waiting = self._to_look.popleft()
-                waiting.waits = False
-                self._line_up(waiting)
+            self._call_up(self._to_look)
         slots = self._limits.deliveries - self._in_flight
         complete = self._queue.end_look(lane, found, asked, slots)
         self._remember_trouble(lane)
@@ -330,8 +344,8 @@ class Dispatcher:
             earliest = await self._shelf.earliest(lane.destination, after)
         except Exception:
             earliest = after + _TICK
-        if earliest is not None:
-            self._due_at(lane, earliest)
+        if earliest is not None:  # meanwhile the lane may have been dropped and made again
+            self._due_at(self._lane(lane.destination), earliest)
 
     def _again(self, lane: Lane) -> None:
         self._line_up(lane)
@@ -366,21 +380,16 @@ class Dispatcher:
         now = self._now()
         if probing:
             self._probes -= 1
-            if self._to_probe:
-                waiting = self._to_probe.popleft()
-                waiting.waits = False
-                self._line_up(waiting)
+            self._call_up(self._to_probe)
         settlements = self._judged(lane, epoch, delivery, outcomes, now)
         for settlement in settlements:
             self._log.attempt(delivery.message, settlement, now - began)
         if lane.loaded or lane.more:
             self._line_up(lane)
         self._pump()  # the next one leaves while this one is being recorded
-        recorded = True
-        if settlements:
-            final = isinstance(hop, Hop) and hop.final
-            recorded = await self._settle(delivery.message, settlements, final=final)
-        self._done(lane, delivery, settlements, recorded=recorded)
+        final = isinstance(hop, Hop) and hop.final
+        recorded = await self._settle(delivery.message, settlements, final=final)
+        self._done(lane, delivery, recorded)
 
     async def _attempt(self, delivery: Delivery, hop: Hop | Outcome) -> Sequence[Outcome]:
         """One outcome per record, whatever happens."""
@@ -460,20 +469,22 @@ class Dispatcher:
 
     async def _settle(
         self, message: Message, settlements: Sequence[Settlement], *, final: bool = False
-    ) -> bool:
-        """Record with the reports that are owed; False: the spool never took it."""
+    ) -> Sequence[Settlement] | None:
+        """Record with the reports that are owed; what was recorded, or None: that was refused."""
+        if not settlements:
+            return settlements
         settlements, reports = self._reports(message, settlements, final=final)
         new = [letter for _, letter in reports]
         stored = await self._settling.record(settlements, new)
         if stored is None:
-            return False
+            return None
         known = {letter.ident: report for report, letter in reports}
         for letter, records in stored:
             report = known.get(letter.ident)
             if report is not None:
                 self._log.report(message, str(letter), str(report.to), report.action.value)
             self.accept(letter, records)
-        return True
+        return settlements
 
     def _reports(
         self, message: Message, settlements: Sequence[Settlement], *, final: bool
@@ -491,17 +502,15 @@ class Dispatcher:
             delay = self._patience.delay(1, self._random())
             return [unreported(each, now=now, delay=delay) for each in settlements], []
 
-    def _done(
-        self, lane: Lane, delivery: Delivery, settlements: Sequence[Settlement], *, recorded: bool
-    ) -> None:
+    def _done(self, lane: Lane, delivery: Delivery, recorded: Sequence[Settlement] | None) -> None:
         del self._busy[id(delivery)]
         disowned = id(delivery) in self._disowned
         if disowned:
             self._disowned.discard(id(delivery))
             lane.more = True  # the operator may have put it back
-        if recorded:
+        if recorded is not None:
             self._queue.release(lane, delivery)
-            for settlement in settlements:
+            for settlement in recorded:
                 if settlement.state is State.QUEUED:
                     self._due_at(lane, settlement.next_attempt)
         if lane.more:

@@ -23,11 +23,11 @@ _SOON = 300.0  # a recipient whose attempt is that near is left to it
 
 
 class Settle(Protocol):
-    """Records settlements of one message; False: not recorded."""
+    """Records settlements of one message; what was recorded, or None: that was refused."""
 
     def __call__(
         self, message: Message, settlements: Sequence[Settlement], *, final: bool = False
-    ) -> Coroutine[Any, Any, bool]:
+    ) -> Coroutine[Any, Any, Sequence[Settlement] | None]:
         """See Dispatcher._settle."""
 
 
@@ -138,5 +138,5 @@ class Sweep:
         for settlement in settlements:
             if settlement.state is State.EXPIRED:
                 self._log.attempt(message, settlement, 0.0)
-        if await self._settle(message, settlements):
+        if await self._settle(message, settlements) is not None:
             self._queue.disclaim(settlements)

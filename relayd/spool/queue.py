@@ -374,6 +374,9 @@ class Queue:
         while len(lanes) < most and self.next_alarm() <= now:
             _, _, lane = heapq.heappop(self._alarms)
             lane.alarm = NEVER
+            if lane.next_due <= now:
+                lane.next_due = NEVER
+                lane.more = True
             lanes.append(lane)
         return lanes
 

@@ -1,0 +1,683 @@
+"""What is started when, and what follows from outcomes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.internet.task import Clock
+
+from relayd.mail.envelope import DIRECT, Recipient
+from relayd.mail.message import Settlement, State
+from relayd.mail.outcome import Outcome, postponed
+from relayd.relay.courier import Hop
+from relayd.relay.dispatch import Dispatcher
+from relayd.relay.limits import Limits
+from relayd.relay.verdict import Patience
+from relayd.report.bounce import Action
+from relayd.spool.errors import SpoolError
+from relayd.spool.queue import Bounds, LaneView, Standing
+from relayd.spool.schedule import Schedule
+from relayd.spool.view import Accepted, NewMessage
+from tests.support import TestCase
+from tests.unit.relay.fakes import (
+    BUSY,
+    DEAD,
+    DELIVERED,
+    REFUSED,
+    Courier,
+    Log,
+    Table,
+    a_message,
+    a_recipient,
+)
+
+HOUR = 3600.0
+DAY = 24 * HOUR
+
+
+class World:
+    """A dispatcher among fakes, at a time that only the test moves."""
+
+    def __init__(self, limits: Limits | None = None, *, start: bool = True) -> None:
+        self.clock = Clock()
+        self.clock.advance(1_000_000.0)
+        self.table = Table()
+        self.courier = Courier()
+        self.log = Log()
+        self.route_outcome: Outcome | None = None
+        self.ident = 0
+        self.dispatcher = Dispatcher(
+            self.clock,
+            self.table,
+            self.courier,
+            self.route,
+            self.table.write_report,
+            self.log,
+            patience=Patience(Schedule.parse("1m 5m*2 1h"), jitter=0.0),
+            limits=limits or Limits(),
+            now=self.clock.seconds,
+            random=lambda: 0.5,
+        )
+        if start:
+            self.dispatcher.start()
+            self.clock.advance(0)
+
+    def route(self, recipient: Recipient) -> Hop | Outcome:
+        return self.route_outcome or Hop(domain="example.com")
+
+    def add(self, *next_hops: str, age: float = 0.0, sender: str = "alice@example.org") -> int:
+        """A message into the table only."""
+        self.ident += 1
+        recipients = [a_recipient(f"user{n}@example.com", hop) for n, hop in enumerate(next_hops)]
+        self.table.add(
+            a_message(self.ident, recipients, received_at=self.clock.seconds() - age, sender=sender)
+        )
+        return self.ident
+
+    def accept(self, *next_hops: str, age: float = 0.0, sender: str = "alice@example.org") -> int:
+        """A message that just became durable."""
+        ident = self.add(*(next_hops or ("sink",)), age=age, sender=sender)
+        records = tuple(record for key, record in self.table.rows.items() if key[0] == ident)
+        self.dispatcher.accept(self.table.messages[ident], records)
+        return ident
+
+    def wait(self, seconds: float, step: float = 30.0) -> None:
+        while seconds > 0:
+            self.clock.advance(min(step, seconds))
+            seconds -= step
+
+    @property
+    def standing(self) -> Standing:
+        return self.lane("sink").standing
+
+    def lane(self, name: str) -> LaneView:
+        return next(lane for lane in self.dispatcher.lanes() if lane.destination == name)
+
+    def tearDown(self) -> None:
+        assert not [each for each in self.log.troubles if each[0] == "bug"], self.log.troubles
+
+
+class Flow(TestCase):
+    def test_a_fresh_message_leaves_from_memory(self) -> None:
+        world = World()
+        ident = world.accept()
+        self.assertEqual([each.message.ident for each in world.courier.started], [ident])
+        world.courier.finish(DELIVERED)
+        self.assertEqual(world.table.state(ident), State.DELIVERED)
+        self.assertNotIn("due", world.table.calls)
+
+    def test_acceptance_does_not_wait_for_the_table(self) -> None:
+        world = World(start=False)
+        world.table.slow = True
+        world.dispatcher.start()
+        world.accept()
+        self.assertEqual(len(world.courier.under_way), 1)
+
+    def test_what_is_accepted_before_the_start_leaves_at_the_start(self) -> None:
+        world = World(start=False)
+        world.accept()
+        self.assertEqual(world.courier.under_way, [])
+        world.dispatcher.start()
+        self.assertEqual(len(world.courier.under_way), 1)
+
+    def test_recipients_of_one_next_hop_share_a_transaction(self) -> None:
+        world = World()
+        world.accept("a", "b", "a")
+        self.assertEqual(
+            [len(each.records) for each in world.courier.started],
+            [2, 1],
+        )
+
+    def test_many_recipients_are_spread_over_transactions(self) -> None:
+        world = World()
+        world.accept(*["a"] * 250)
+        self.assertEqual([len(each.records) for each in world.courier.started], [100, 100, 50])
+
+    def test_different_reverse_paths_are_different_transactions(self) -> None:
+        world = World()
+        recipients = [a_recipient("x@example.com"), a_recipient("y@example.com", header=1)]
+        message, records = world.table.add(a_message(9, recipients))
+        world.dispatcher.accept(message, records)
+        self.assertEqual(len(world.courier.started), 2)
+
+    def test_the_table_is_taken_up_at_the_start(self) -> None:
+        world = World(start=False)
+        idents = [world.add("sink") for _ in range(3)] + [world.add("other")]
+        world.courier.reply = lambda record: DELIVERED
+        world.dispatcher.start()
+        world.clock.advance(0)
+        world.clock.advance(0)
+        self.assertEqual({world.table.state(ident) for ident in idents}, {State.DELIVERED})
+
+    def test_held_mail_is_not_touched(self) -> None:
+        world = World()
+        message, (record,) = a_message(5)
+        held = record.__class__(5, 0, record.recipient, state=State.HELD)
+        world.dispatcher.accept(message, (held,))
+        self.assertEqual(world.courier.started, [])
+
+    def test_a_deep_queue_flows_through_a_bounded_memory(self) -> None:
+        world = World(Limits(bounds=Bounds(messages=40, look=10)), start=False)
+        for _ in range(500):
+            world.add("sink")
+        world.dispatcher.start()
+        world.clock.advance(0)
+        most = 0
+        while world.courier.under_way:
+            world.courier.finish(DELIVERED)
+            most = max(most, world.dispatcher._queue.messages)
+        self.assertEqual(len(world.table.ended), 500)
+        self.assertLessEqual(most, 40)
+
+    def test_lanes_share_the_slots(self) -> None:
+        world = World(Limits(deliveries=4))
+        for _ in range(10):
+            world.accept("a")
+        for _ in range(10):
+            world.accept("b")
+        for _ in range(8):
+            world.courier.finish(DELIVERED)
+        names = [each.records[0].recipient.next_hop for each in world.courier.started]
+        self.assertEqual(names[4:12].count("b"), 4)
+
+    def test_slow_lanes_do_not_fill_the_memory(self) -> None:
+        world = World(Limits(bounds=Bounds(messages=64)))
+        for number in range(6):
+            for _ in range(100):
+                world.accept(f"slow{number}")
+        self.assertLess(world.dispatcher._queue.messages, 64 + 6 * 5)
+        world.accept("quick")
+        self.assertEqual(world.courier.started[-1].records[0].recipient.next_hop, "quick")
+
+    def test_nothing_remains_in_memory(self) -> None:
+        world = World()
+        for number in range(50):
+            world.accept(f"hop{number % 7}")
+        while world.courier.under_way:
+            world.courier.finish(DELIVERED)
+        world.wait(300)
+        queue = world.dispatcher._queue
+        self.assertEqual((queue.messages, queue.octets, queue.keys, queue.lanes), (0, 0, set(), {}))
+
+
+class Trouble(TestCase):
+    def test_a_busy_mailbox_backs_off_alone(self) -> None:
+        world = World()
+        ident = world.accept()
+        world.courier.finish(BUSY)
+        row = world.table.rows[ident, 0]
+        self.assertEqual((row.attempts, row.next_attempt), (1, world.clock.seconds() + 60))
+        self.assertIs(world.standing, Standing.OPEN)
+        world.wait(59)
+        self.assertEqual(world.courier.under_way, [])
+        world.wait(1)
+        world.courier.finish(BUSY)
+        self.assertEqual(world.table.rows[ident, 0].next_attempt, world.clock.seconds() + 300)
+
+    def test_a_dead_destination_shuts_its_lane(self) -> None:
+        world = World()
+        for _ in range(10):
+            world.accept()
+        self.assertEqual(len(world.courier.under_way), 5)
+        for _ in range(5):
+            world.courier.finish(DEAD)
+        self.assertIs(world.standing, Standing.DOWN)
+        self.assertEqual(world.lane("sink").failures, 1)
+        self.assertEqual(world.log.notices, ["next hop down"])
+        probe_at = world.clock.seconds() + 60
+        self.assertEqual({each.next_attempt for each in world.table.settled}, {probe_at})
+        self.assertEqual(len(world.table.settled), 5)
+
+    def test_a_lane_that_is_down_costs_nothing(self) -> None:
+        world = World()
+        world.accept()
+        world.courier.finish(DEAD)
+        calls, lines = len(world.table.calls), len(world.log.attempts)
+        for _ in range(10_000):
+            world.accept()
+        self.assertEqual(len(world.table.calls), calls)
+        self.assertEqual(len(world.log.attempts), lines)
+        self.assertEqual(world.dispatcher._queue.messages, 0)
+        self.assertEqual(world.courier.under_way, [])
+        world.wait(60)
+        self.assertEqual(len(world.courier.under_way), 1)
+        world.courier.finish(DEAD)
+        self.assertEqual(len(world.table.settled), 2)
+        world.wait(299)
+        self.assertEqual(world.courier.under_way, [])
+        world.wait(1)
+        world.courier.reply = lambda record: DELIVERED
+        world.courier.finish(DELIVERED)
+        self.assertEqual(len(world.table.ended), 10_001)
+        self.assertEqual(world.log.notices, ["next hop down", "next hop up"])
+
+    def test_a_dead_destination_does_not_delay_the_others(self) -> None:
+        world = World(Limits(deliveries=20, probes=5))
+        for number in range(100):
+            world.accept(f"dead{number}")
+        while world.courier.under_way:
+            world.courier.finish(DEAD)
+        world.wait(60)
+        self.assertEqual(len(world.courier.under_way), 5)
+        world.accept("good")
+        self.assertEqual(world.courier.started[-1].records[0].recipient.next_hop, "good")
+        while world.courier.under_way:
+            world.courier.finish(DEAD)
+        self.assertEqual(len(world.courier.started), 201)
+
+    def test_one_421_among_successes_narrows_the_window(self) -> None:
+        world = World()
+        for _ in range(30):
+            world.accept()
+        for _ in range(10):
+            world.courier.finish(DELIVERED)
+        window = world.lane("sink").window
+        world.courier.finish(postponed("4.7.0", "too many connections", code=421))
+        self.assertIs(world.standing, Standing.OPEN)
+        self.assertEqual(world.lane("sink").window, window // 2)
+
+    def test_the_window_grows_with_success_up_to_its_limit(self) -> None:
+        world = World(Limits(window=8))
+        for _ in range(40):
+            world.accept()
+        self.assertEqual(len(world.courier.under_way), 5)
+        for _ in range(10):
+            world.courier.finish(DELIVERED)
+        self.assertEqual(len(world.courier.under_way), 8)
+
+    def test_after_a_restart_a_destination_in_trouble_is_probed(self) -> None:
+        world = World(start=False)
+        for _ in range(10):
+            ident = world.add("sink")
+            row = world.table.rows[ident, 0]
+            world.table.rows[ident, 0] = row.__class__(
+                ident, 0, row.recipient, attempts=3, last=DEAD
+            )
+        world.dispatcher.start()
+        world.clock.advance(0)
+        self.assertEqual(len(world.courier.under_way), 1)
+        world.courier.finish(DEAD)
+        self.assertEqual(world.lane("sink").probe_at, world.clock.seconds() + HOUR)
+
+    def test_a_poisonous_message_does_not_block_its_lane(self) -> None:
+        world = World()
+        poison = world.accept()
+        for _ in range(3):
+            world.accept()
+        world.courier.reply = lambda each: DEAD if each.message == poison else DELIVERED
+        while world.courier.under_way:
+            number = world.courier.under_way[0][0].message.ident
+            world.courier.finish(DEAD if number == poison else DELIVERED)
+        for _ in range(20):
+            world.accept()
+        world.wait(1200)
+        self.assertEqual(set(world.table.rows), {(poison, 0)})
+
+    def test_an_unknown_next_hop_waits_for_the_admin(self) -> None:
+        world = World()
+        world.route_outcome = postponed("4.3.5", "no next hop of that name")
+        ident = world.accept()
+        world.accept()
+        self.assertEqual(world.courier.started, [])
+        self.assertIs(world.standing, Standing.DOWN)
+        world.route_outcome = None
+        world.dispatcher.apply(Patience(), Limits())
+        self.assertEqual(len(world.courier.under_way), 1)
+        world.courier.reply = lambda record: DELIVERED
+        world.courier.finish(DELIVERED)
+        world.wait(60)
+        self.assertEqual(world.table.state(ident), State.DELIVERED)
+
+    def test_a_courier_with_a_bug_loses_nothing(self) -> None:
+        world = World()
+        ident = world.accept()
+        world.courier.under_way.pop()[1].errback(RuntimeError("bug"))
+        self.assertEqual(world.table.rows[ident, 0].attempts, 1)
+        self.assertIs(world.standing, Standing.OPEN)
+        self.assertEqual(world.log.troubles[0][0], "courier failed")
+
+    def test_a_courier_that_miscounts_loses_nothing(self) -> None:
+        world = World()
+        ident = world.accept("sink", "sink")
+        world.courier.under_way.pop()[1].callback((DELIVERED,))
+        self.assertEqual({world.table.rows[ident, n].attempts for n in (0, 1)}, {1})
+
+
+class Reports(TestCase):
+    def test_a_failure_is_reported_in_the_same_settlement(self) -> None:
+        world = World()
+        ident = world.accept()
+        world.courier.finish(REFUSED)
+        self.assertIs(world.table.state(ident), State.FAILED)
+        self.assertEqual([each.action for each in world.table.reports], [Action.FAILED])
+        self.assertEqual(world.table.calls.count("settle"), 1)
+        self.assertEqual(world.log.reports[0][1:], ("alice@example.org", "failed"))
+        # the report is mail like any other
+        self.assertEqual(
+            str(world.courier.under_way[0][0].records[0].recipient.mailbox)[:5], "alice"
+        )
+
+    def test_no_report_about_a_report(self) -> None:
+        world = World()
+        ident = world.accept(sender="")
+        world.courier.finish(REFUSED)
+        self.assertIs(world.table.state(ident), State.FAILED)
+        self.assertEqual(world.table.reports, [])
+
+    def test_too_old_is_expired_at_its_attempt(self) -> None:
+        world = World()
+        ident = world.accept(age=5 * DAY)
+        world.courier.finish(BUSY)
+        self.assertIs(world.table.state(ident), State.EXPIRED)
+        self.assertTrue(world.table.reports[0].entries[0].expired)
+
+    def test_the_last_attempt_is_when_the_time_is_up(self) -> None:
+        world = World()
+        ident = world.accept(age=5 * DAY - 30)
+        world.courier.finish(BUSY)
+        self.assertEqual(world.table.rows[ident, 0].next_attempt, world.clock.seconds() + 30)
+
+    def test_a_delay_is_reported_once(self) -> None:
+        world = World()
+        world.accept(age=4 * HOUR)
+        for _ in range(3):
+            world.courier.finish(BUSY)
+            world.wait(301)
+        self.assertEqual([each.action for each in world.table.reports], [Action.DELAYED])
+
+    def test_a_report_that_cannot_be_written_delays_the_failure(self) -> None:
+        world = World()
+        world.dispatcher._write_report = lambda report: 1 // 0  # type: ignore[assignment,return-value]
+        ident = world.accept()
+        world.courier.finish(REFUSED)
+        self.assertIs(world.table.state(ident), State.QUEUED)
+        self.assertEqual(world.log.troubles[0][0], "report not written")
+        world.dispatcher._write_report = world.table.write_report
+        world.wait(60)
+        world.courier.finish(REFUSED)
+        self.assertIs(world.table.state(ident), State.FAILED)
+        self.assertEqual(len(world.table.reports), 1)
+
+
+class Sweeping(TestCase):
+    def test_mail_of_a_dead_lane_is_warned_of_and_expires(self) -> None:
+        world = World()
+        first = world.accept()
+        idents = [world.accept() for _ in range(120)]
+        world.courier.reply = lambda record: DELIVERED if record.message > 999 else DEAD
+        while world.courier.under_way:
+            world.courier.finish(DEAD)
+        world.wait(5 * HOUR)
+        warned = [each for each in world.table.reports if each.action is Action.DELAYED]
+        self.assertEqual({each.about.ident for each in warned}, {first, *idents})
+        self.assertEqual(len(warned), 121)
+        world.wait(5 * DAY, step=300)
+        failed = [each for each in world.table.reports if each.action is Action.FAILED]
+        self.assertEqual({each.about.ident for each in failed}, {first, *idents})
+        self.assertEqual(len(failed), 121)
+        self.assertEqual({world.table.state(ident) for ident in (first, *idents)}, {State.EXPIRED})
+
+    def test_a_clock_that_jumps_ahead_expires_nothing_untried(self) -> None:
+        world = World()
+        world.accept()
+        world.courier.finish(DEAD)
+        ident = world.accept()
+        world.clock.advance(6 * DAY)
+        world.courier.reply = lambda record: DELIVERED
+        world.courier.finish(DELIVERED)
+        self.assertIs(world.table.state(ident), State.DELIVERED)
+        self.assertEqual(world.table.reports, [])
+
+
+class SpoolTrouble(TestCase):
+    def test_delivery_stops_while_outcomes_cannot_be_recorded(self) -> None:
+        world = World()
+        first = world.accept()
+        others = [world.accept() for _ in range(20)]
+        world.table.healthy = False
+        for _ in range(5):
+            world.courier.finish(DELIVERED)
+        self.assertEqual(world.courier.under_way, [])
+        world.wait(100)
+        self.assertEqual(len(world.courier.started), 5)
+        self.assertTrue(world.dispatcher.stalled)
+        world.table.healthy = True
+        world.courier.reply = lambda record: DELIVERED
+        world.wait(2)
+        self.assertEqual(
+            {world.table.state(ident) for ident in (first, *others)}, {State.DELIVERED}
+        )
+        self.assertEqual(len(world.courier.started), 21)
+
+    def test_what_is_owed_is_settled_first(self) -> None:
+        world = World()
+        ident = world.accept()
+        world.table.healthy = False
+        world.courier.finish(DELIVERED)
+        later = world.accept()
+        world.table.healthy = True
+        world.table.slow = True
+        world.dispatcher.recovered()
+        self.assertEqual(len(world.courier.started), 1)
+        while world.table.steps:
+            world.table.step()
+        self.assertIs(world.table.state(ident), State.DELIVERED)
+        self.assertEqual(world.courier.started[-1].message.ident, later)
+
+    def test_an_outcome_the_spool_will_not_take_does_not_stop_the_others(self) -> None:
+        world = World()
+        bad = world.accept()
+        settle = world.table._settle
+
+        def refuse(
+            settlements: Sequence[Settlement], reports: Sequence[NewMessage]
+        ) -> list[Accepted]:
+            if settlements[0].record.message == bad:
+                raise SpoolError("constraint failed")
+            return settle(settlements, reports)
+
+        world.table._settle = refuse  # type: ignore[method-assign]
+        world.courier.finish(DELIVERED)
+        world.wait(10, step=1)
+        ident = world.accept()
+        world.courier.finish(DELIVERED)
+        self.assertIs(world.table.state(ident), State.DELIVERED)
+        world.wait(HOUR)
+        self.assertEqual(len(world.courier.started), 2)
+
+    def test_an_unreadable_table_is_read_again(self) -> None:
+        world = World(start=False)
+        world.table.healthy = False
+        ident = world.add("sink")
+        world.dispatcher.start()
+        world.wait(10)
+        world.table.healthy = True
+        world.courier.reply = lambda record: DELIVERED
+        world.wait(10)
+        self.assertIs(world.table.state(ident), State.DELIVERED)
+
+
+class Operator(TestCase):
+    def test_retry_probes_a_dead_lane_now(self) -> None:
+        world = World()
+        world.accept()
+        world.courier.finish(DEAD)
+        world.accept()
+        world.dispatcher.retry(["sink"])
+        self.assertEqual(len(world.courier.under_way), 1)
+        world.courier.reply = lambda record: DELIVERED
+        world.courier.finish(DELIVERED)
+        world.wait(60)
+        self.assertEqual(world.table.rows, {})
+
+    def test_retry_of_one_recipient(self) -> None:
+        world = World()
+        ident = world.accept()
+        world.courier.finish(BUSY)
+        row = world.table.rows[ident, 0]
+        world.table.rows[ident, 0] = row.__class__(ident, 0, row.recipient, attempts=1)
+        world.dispatcher.changed("retry", [(ident, 0)])
+        world.clock.advance(0)
+        self.assertEqual(len(world.courier.under_way), 1)
+
+    def test_removed_mail_is_not_started(self) -> None:
+        world = World(Limits(first_window=1))
+        world.accept()
+        doomed, other = world.accept(), world.accept()
+        del world.table.rows[doomed, 0]
+        world.dispatcher.changed("remove", [(doomed, 0)])
+        world.courier.finish(DELIVERED)
+        world.courier.finish(DELIVERED)
+        self.assertEqual(world.courier.under_way, [])
+        self.assertEqual(
+            [each.message.ident for each in world.courier.started], [doomed - 1, other]
+        )
+
+    def test_mail_held_in_flight_is_not_put_back(self) -> None:
+        world = World()
+        ident = world.accept()
+        row = world.table.rows[ident, 0]
+        world.table.rows[ident, 0] = row.__class__(ident, 0, row.recipient, state=State.HELD)
+        world.dispatcher.changed("hold", [(ident, 0)])
+        world.courier.finish(BUSY)
+        self.assertEqual(world.table.settled, [])
+        world.wait(HOUR)
+        self.assertEqual(len(world.courier.started), 1)
+
+    def test_mail_held_in_flight_may_still_be_delivered(self) -> None:
+        world = World()
+        ident = world.accept()
+        world.dispatcher.forget([ident])
+        world.courier.finish(DELIVERED)
+        self.assertIs(world.table.state(ident), State.DELIVERED)
+
+    def test_a_look_that_saw_a_removed_message_does_not_bring_it_back(self) -> None:
+        world = World(start=False)
+        ident = world.add("sink")
+        world.table.slow = True
+        world.dispatcher.start()
+        world.table.step()
+        world.table.step()  # destinations
+        world.clock.advance(0)
+        world.table.step()  # due: seen, not yet told
+        del world.table.rows[ident, 0]
+        world.dispatcher.forget([ident])
+        while world.table.steps:
+            world.table.step()
+        self.assertEqual(world.courier.started, [])
+
+
+class Stopping(TestCase):
+    def test_stop_waits_for_what_is_under_way(self) -> None:
+        world = World()
+        ident = world.accept()
+        stopped = world.dispatcher.stop(5.0)
+        self.assertTrue(world.courier.closed)
+        self.assertNoResult(stopped)
+        world.courier.finish(DELIVERED)
+        self.successResultOf(stopped)
+        self.assertIs(world.table.state(ident), State.DELIVERED)
+        self.assertEqual(world.clock.getDelayedCalls(), [])
+
+    def test_what_takes_too_long_stays_queued_as_it_was(self) -> None:
+        world = World()
+        ident = world.accept()
+        stopped = world.dispatcher.stop(5.0)
+        world.clock.advance(5.0)
+        self.successResultOf(stopped)
+        self.assertEqual(world.table.rows[ident, 0].attempts, 0)
+        self.assertEqual(world.table.settled, [])
+
+    def test_nothing_starts_any_more(self) -> None:
+        world = World()
+        world.accept()
+        stopped = world.dispatcher.stop(5.0)
+        world.accept()
+        world.courier.finish(DELIVERED)
+        self.successResultOf(stopped)
+        self.assertEqual(len(world.courier.started), 1)
+
+    def test_stop_with_a_broken_spool_ends(self) -> None:
+        world = World()
+        world.accept()
+        world.table.healthy = False
+        world.courier.finish(DELIVERED)
+        stopped = world.dispatcher.stop(5.0)
+        world.wait(10, step=1)
+        self.successResultOf(stopped)
+        self.assertEqual(world.log.troubles[-1][0], "stopped with outcomes not recorded")
+
+
+class Anything(TestCase):
+    @settings(max_examples=150, deadline=None)
+    @given(st.data())
+    def test_every_recipient_ends_once_and_nothing_is_delivered_twice(
+        self, data: st.DataObject
+    ) -> None:
+        """Whatever the outcomes, their order, and the order in which the spool answers.
+
+        Courier and Table assert: no record with two couriers, none delivered again after a
+        success, none settled after its end.
+        """
+        world = World(
+            Limits(
+                deliveries=4,
+                window=3,
+                first_window=2,
+                probes=1,
+                looks=2,
+                bounds=Bounds(messages=6, look=2),
+            ),
+            start=False,
+        )
+        table, courier = world.table, world.courier
+        for _ in range(data.draw(st.integers(0, 6))):
+            world.add(*data.draw(HOPS))
+        table.slow = True
+        world.dispatcher.start()
+        for _ in range(data.draw(st.integers(0, 60))):
+            self.move(world, data)
+        table.healthy = True
+        for _ in range(400):
+            while table.steps or courier.under_way:
+                if table.steps:
+                    table.step()
+                else:
+                    courier.finish(DELIVERED)
+            world.clock.advance(60.0)
+            if not table.rows:
+                break
+        self.assertEqual(table.rows, {}, list(world.dispatcher.lanes()))
+        self.assertEqual(set(table.ended), table.known)
+        queue = world.dispatcher._queue
+        self.assertEqual((queue.messages, queue.octets, queue.keys), (0, 0, set()))
+        self.assertEqual((world.dispatcher.in_flight, world.dispatcher._probes), (0, 0))
+        world.tearDown()
+
+    def move(self, world: World, data: st.DataObject) -> None:
+        table, courier = world.table, world.courier
+        moves = ["accept", "time", "health", "retry"]
+        moves += ["step"] * 4 if table.steps else []
+        moves += ["finish"] * 4 if courier.under_way else []
+        match data.draw(st.sampled_from(moves)):
+            case "accept":
+                world.accept(*data.draw(HOPS))
+            case "time":
+                world.clock.advance(data.draw(st.sampled_from([0.0, 1.0, 61.0, 4000.0])))
+            case "health":
+                table.healthy = data.draw(st.sampled_from([True, True, False]))
+            case "retry":
+                world.dispatcher.retry(data.draw(st.sampled_from([None, ["a"]])))
+            case "step":
+                table.step(data.draw(st.integers(0, 9)))
+            case "finish":
+                number = data.draw(st.integers(0, 9))
+                delivery = courier.under_way[number % len(courier.under_way)][0]
+                outcomes = [data.draw(OUTCOMES) for _ in delivery.records]
+                courier.finish(outcomes, number)
+
+
+HOPS = st.lists(st.sampled_from(["a", "b", DIRECT]), min_size=1, max_size=3)
+OUTCOMES = st.sampled_from([DELIVERED, DELIVERED, BUSY, DEAD, DEAD, REFUSED])
