@@ -169,15 +169,6 @@ class DatagramSocket(asyncbackend.DatagramSocket):
         """Give the port back; the reactor closes it in its next round."""
         self._port.stopListening()
 
-    async def getpeername(self) -> Any:
-        """The server's address."""
-        return self._destination
-
-    async def getsockname(self) -> Any:
-        """Our own address."""
-        host = self._port.getHost()
-        return host.host, host.port
-
 
 class _Stream(Protocol):
     """Buffers what arrives until somebody asks for it."""
@@ -244,16 +235,6 @@ class StreamSocket(asyncbackend.StreamSocket):
     async def close(self) -> None:
         """Drop the connection: nothing on it matters any more, and a peer may not read."""
         self._transport.abortConnection()
-
-    async def getpeername(self) -> Any:
-        """The server's address."""
-        peer = self._transport.getPeer()
-        return peer.host, peer.port
-
-    async def getsockname(self) -> Any:
-        """Our own address."""
-        host = self._transport.getHost()
-        return host.host, host.port
 
 
 class TwistedBackend(asyncbackend.Backend):

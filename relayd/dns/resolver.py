@@ -11,8 +11,9 @@ from twisted.internet.defer import Deferred, DeferredSemaphore
 from twisted.python.failure import Failure
 
 from relayd.dns.answer import Answer, DnsError, DnsTrouble, MailExchanger, Tlsa
-from relayd.dns.lookup import Lookup, Server
+from relayd.dns.lookup import Lookup
 from relayd.dns.names import fold_name
+from relayd.dns.servers import Address
 
 CACHE_SIZE = 20_000  # entries, about a kilobyte each
 IN_FLIGHT = 100  # queries, one UDP socket each
@@ -48,7 +49,7 @@ class Resolver:
     def __init__(
         self,
         reactor: Any,
-        servers: Sequence[Server] = (),
+        servers: Sequence[Address] = (),
         *,
         clock: Callable[[], float] = time.monotonic,
         ask: Ask | None = None,

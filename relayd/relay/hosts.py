@@ -139,6 +139,12 @@ def ip_address(host: str) -> str:
 
 @lru_cache(maxsize=4096)
 def usable(address: str) -> bool:
-    """Whether mail can go there at all: not `0.0.0.0`, no multicast, no broadcast."""
+    """Whether mail can go there at all: not `0.0.0.0`, no multicast, no broadcast.
+
+    Nor an IPv4 address in disguise, which would not be known for our own, nor a link-local one,
+    which says nothing without its link.
+    """
     parsed = ipaddress.ip_address(address)
+    if isinstance(parsed, ipaddress.IPv6Address) and (parsed.ipv4_mapped or parsed.is_link_local):
+        return False
     return not (parsed.is_unspecified or parsed.is_multicast or address == "255.255.255.255")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import unittest
 from contextlib import suppress
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import dns.message
 import dns.name
@@ -13,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relayd.dns.backend import answers
-from relayd.dns.lookup import server_text, system_servers
 from relayd.dns.names import fold_name, name_text, wire_name
 
 LABEL = st.text("abcXYZ019-_", min_size=1, max_size=12)
@@ -66,27 +63,3 @@ class Names(unittest.TestCase):
         self.assertEqual(wire_name("."), dns.name.root)
         self.assertEqual(name_text(dns.name.root), ".")
         self.assertEqual(fold_name("."), ".")
-
-
-class ResolvConf(unittest.TestCase):
-    def read(self, text: str) -> tuple[tuple[str, int], ...]:
-        with TemporaryDirectory() as folder:
-            path = Path(folder, "resolv.conf")
-            path.write_text(text)
-            return system_servers(path)
-
-    def test_servers(self) -> None:
-        text = "# nameserver 1.1.1.1\nsearch a.example\nnameserver 192.0.2.1\nnameserver ::1 x\n"
-        self.assertEqual(self.read(text), (("192.0.2.1", 53), ("::1", 53)))
-
-    def test_no_more_than_three(self) -> None:
-        self.assertEqual(len(self.read("nameserver 192.0.2.1\n" * 5)), 3)
-
-    def test_none_means_this_machine(self) -> None:
-        for text in ("", "nameserver\n", "nameserver not-an-address\n"):
-            self.assertEqual(self.read(text), (("127.0.0.1", 53),))
-        self.assertEqual(system_servers(Path("/nonexistent/resolv.conf")), (("127.0.0.1", 53),))
-
-    def test_text(self) -> None:
-        self.assertEqual(server_text(("192.0.2.1", 53)), "192.0.2.1:53")
-        self.assertEqual(server_text(("2001:db8::1", 53)), "[2001:db8::1]:53")

@@ -206,7 +206,7 @@ class ByMx(Resolving):
         zone = {
             ("example.net", "MX"): mx((10, "a.example.net")),
             ("a.example.net", "A"): ["0.0.0.0", "224.0.0.1", "255.255.255.255"],
-            ("a.example.net", "AAAA"): ["::", "ff02::1"],
+            ("a.example.net", "AAAA"): ["::", "ff02::1", "::ffff:203.0.113.9", "fe80::1"],
         }
         self.assertEqual((await self.outcome(zone, "example.net")).reply.status, "5.4.4")
 
