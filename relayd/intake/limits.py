@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from relayd.mail.reply import Reply
 
@@ -21,6 +21,14 @@ class SessionLimits:
     new_per_minute: int = 0  # per client
     stress_at: float = 0.75  # of `in_all`: from here on deadlines are short
     relax_at: float = 0.6  # of `in_all`: back to normal; lower, so that it does not flap
+
+    def within(self, descriptors: int) -> SessionLimits:
+        """The same for a process that may open so many files (RLIMIT_NOFILE).
+
+        A quarter stays free for deliveries, content files and DNS: 421 before collapse.
+        """
+        most = max(descriptors * 3 // 4, 1)
+        return replace(self, in_all=min(self.in_all or most, most))
 
 
 @dataclass(frozen=True, slots=True)

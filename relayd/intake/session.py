@@ -222,6 +222,7 @@ class Session(Protocol):
         self._server.answer(_READY_FOR_TLS)
         self._flush()
         self._enter(Phase.HANDSHAKE)
+        self._watch()  # sooner than the command's deadline
         self.transport.startTLS(creator)
 
     def _flush(self) -> None:

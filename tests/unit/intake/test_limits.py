@@ -82,6 +82,13 @@ class Admissions(unittest.TestCase):
         admission.leave("192.0.2.1")
         self.assertFalse(admission.stressed)
 
+    def test_descriptors_limit_sessions(self) -> None:
+        limits = SessionLimits(in_all=12_000, per_client=7)
+        self.assertEqual(limits.within(1024).in_all, 768)
+        self.assertEqual(limits.within(1024).per_client, 7)
+        self.assertEqual(limits.within(1 << 20).in_all, 12_000)
+        self.assertEqual(SessionLimits(in_all=0).within(1024).in_all, 768)
+
     def test_no_limits(self) -> None:
         admission = self.admission(in_all=0, per_client=0)
         for _ in range(200):

@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import socket
 from dataclasses import replace
+from typing import Any
 
-from twisted.internet import reactor
+from twisted.internet import reactor as installed
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import ClientCreator, Protocol
 from twisted.python.failure import Failure
@@ -13,6 +14,7 @@ from relayd.intake.listener import IntakeService, ListenAddress, listening_socke
 from tests.support import TestCase
 from tests.unit.intake.scene import CONTENT, HOST, Scene, message
 
+reactor: Any = installed  # it is everything at once
 LOOPBACK = ListenAddress("127.0.0.1", 0)
 
 
@@ -106,7 +108,7 @@ class OverLoopback(TestCase):
 
     async def turn(self) -> None:
         done: Deferred[None] = Deferred()
-        reactor.callLater(0, done.callback, None)  # type: ignore[attr-defined]
+        reactor.callLater(0, done.callback, None)
         await done
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import unittest
+from typing import Any
 
 from relayd.intake.limits import Deadlines, SessionLimits
 from relayd.intake.reception import ReceptionLimits
@@ -373,6 +374,57 @@ class Deadlined(unittest.TestCase):
         peer = self.scene.greeted()
         peer.say("QUIT")
         self.assertEqual(peer.say("NOOP"), [])
+
+
+class FakeTls:
+    """The connection under TLS, and what makes it."""
+
+    def get_protocol_version_name(self) -> str:
+        return "TLSv1.3"
+
+    def get_cipher_name(self) -> str:
+        return "TLS_AES_256_GCM_SHA384"
+
+
+class StartTls(unittest.TestCase):
+    """RFC 3207: nothing said in the clear counts once TLS stands."""
+
+    def setUp(self) -> None:
+        self.scene = Scene(offer=Offer(starttls=True))
+        self.scene.house.tls = FakeTls()  # type: ignore[assignment]
+        self.started: list[object] = []
+        self.peer = self.scene.greeted()
+        transport: Any = self.peer.transport
+        transport.startTLS = self.started.append
+        transport.getHandle = FakeTls
+
+    def test_a_message_over_tls(self) -> None:
+        peer = self.peer
+        peer.say("MAIL FROM:<>", "RSET")
+        # the command behind STARTTLS came in the clear: it is dropped, not run under TLS
+        self.assertEqual([r[:3] for r in peer.say("STARTTLS", "MAIL FROM:<>")], ["220"])
+        self.assertEqual(self.started, [self.scene.house.tls])
+        self.assertEqual(peer.say("EHLO early.example"), [])
+        peer.protocol.handshakeCompleted()  # type: ignore[attr-defined]
+        self.assertEqual(peer.replies(), [])
+        self.assertEqual(peer.say("MAIL FROM:<>")[0][:3], "503")
+        self.assertNotIn("250-STARTTLS", peer.say("EHLO secure.example"))
+        peer.say(*message())
+        self.assertEqual(peer.say(*CONTENT)[0][:3], "250")
+        ((stored, submission),) = self.scene.spool.stored
+        content = b"".join(stored.content.chunks())
+        self.assertTrue(content.startswith(b"Received: from secure.example ([192.0.2.1])"))
+        self.assertIn(b" with ESMTPS id ", content)
+        self.assertIn(b"\r\n (TLSv1.3 TLS_AES_256_GCM_SHA384)\r\n", content)
+        self.assertEqual(submission.client.tls, "TLSv1.3 TLS_AES_256_GCM_SHA384")
+
+    def test_a_handshake_that_never_ends(self) -> None:
+        self.peer.say("STARTTLS")
+        self.scene.clock.advance(61)
+        self.assertTrue(self.peer.told_to_go)
+        self.assertEqual(self.peer.replies(), [])
+        self.scene.clock.advance(11)
+        self.assertTrue(self.peer.transport.disconnected)
 
 
 class Crowds(unittest.TestCase):
