@@ -25,6 +25,7 @@ __all__ = ["Client", "Transaction", "TransactionRecipient"]
 
 _UNASKED = "spoke without being asked"
 _EARLY = "answered before the end of the content"
+_NO_SESSION = Reply.of(451, "4.4.2", "The session with the next hop is over")
 _MISCOUNTED = Reply.of(451, "4.3.0", "Content does not have the size it should have")
 
 
@@ -103,6 +104,10 @@ class Client:
         commands = commands_for(transaction, self.extensions)
         progress = Progress(len(transaction.recipients), transaction.size, commands)
         self._progress = progress
+        if self.closed:
+            progress.abandon(_NO_SESSION, Stage.IDLE)
+            self._finish(progress)
+            return
         if self._out_of_turn():
             return
         if not commands.rcpt:
@@ -152,13 +157,11 @@ class Client:
 
     def quit(self) -> None:
         """End the session politely; `closed` once the server has answered."""
-        if not self.closed:
-            self._command(Stage.QUIT, b"QUIT\r\n")
+        self._command(Stage.QUIT, b"QUIT\r\n")
 
     def starttls(self) -> None:
         """Ask for TLS, after Ready."""
-        if not self._out_of_turn():
-            self._command(Stage.STARTTLS, b"STARTTLS\r\n")
+        self._command(Stage.STARTTLS, b"STARTTLS\r\n")
 
     def tls_established(self) -> None:
         """TLS stands, after TlsReady: what is known of the server is void (RFC 3207 4.2)."""
@@ -184,8 +187,10 @@ class Client:
     # -- sending -----------------------------------------------------------------------------
 
     def _command(self, stage: Stage, line: bytes) -> None:
-        self._output.append(line)
-        self._expected.append(stage)
+        """Send one command, the only one in flight."""
+        if not self._out_of_turn():
+            self._output.append(line)
+            self._expected.append(stage)
 
     def _say_hello(self) -> None:
         verb = b"LHLO " if self._lmtp else b"HELO " if self._helo else b"EHLO "

@@ -73,7 +73,7 @@ def parse_mail(argument: bytes, keywords: Collection[str]) -> tuple[ReversePath,
     text = _after(argument, b"FROM:", "MAIL FROM:<address>")
     path: ReversePath
     if text.startswith("<>"):
-        path, rest = None, text[2:]
+        path, rest = None, _behind(text[2:], "MAIL FROM:<address>")
     else:
         path, rest = _path(text, "5.1.7", "MAIL FROM:<address>")
     if not rest:
@@ -91,7 +91,7 @@ def parse_rcpt(
     """`TO:<forward-path> parameters`; `smtputf8` says that MAIL asked for it."""
     text = _after(argument, b"TO:", "RCPT TO:<address>")
     if text[:12].lower() == "<postmaster>":  # RFC 5321 section 4.1.1.3
-        path, rest = Mailbox(text[1:11], ""), text[12:]
+        path, rest = Mailbox(text[1:11], ""), _behind(text[12:], "RCPT TO:<address>")
     else:
         path, rest = _path(text, "5.1.3", "RCPT TO:<address>")
     if not smtputf8:
@@ -129,9 +129,14 @@ def _path(text: str, status: str, usage: str) -> tuple[Mailbox, str]:
         raise _bad(status, f"Bad address: {error}") from None
     if not rest:
         raise _bad("5.5.4", f"Syntax: {usage}, closing angle bracket missing")
-    if rest[0] != ">" or rest[1:2] not in ("", " "):
+    return mailbox, _behind(rest[1:], usage)
+
+
+def _behind(rest: str, usage: str) -> str:
+    """What follows the closing angle bracket: nothing, or a blank and parameters."""
+    if rest and rest[0] != " ":
         raise _bad("5.5.4", f"Syntax: {usage}")
-    return mailbox, rest[1:]
+    return rest
 
 
 def _require_ascii(mailbox: Mailbox) -> None:
