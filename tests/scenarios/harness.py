@@ -7,11 +7,14 @@ fails it when RELAYD_REQUIRE_PEERS is set. RELAYD_KEEP=1 leaves the folders for 
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import pwd
+import re
 import shutil
 import signal
+import smtplib
 import socket
 import subprocess
 import sys
@@ -157,14 +160,15 @@ class Relayd:
     """One `twistd -n relayd --config FILE`, and its relayctl."""
 
     def __init__(
-        self, folder: Path, settings: str, *, port: int, address: str, enter: Sequence[str] = ()
+        self, folder: Path, settings: str, *, port: int, address: str, host: network.Host | None
     ) -> None:
         self.folder = folder
         self.config = folder / "relayd.conf"
         self.config.write_text(settings, "utf-8")
         self.address = (address, port)
         self.port = port
-        self.enter = list(enter)
+        self.host = host
+        self.enter = host.enter if host else []
         self.process: Process | None = None
 
     @property
@@ -197,14 +201,9 @@ class Relayd:
 
     def greets(self) -> bool:
         """Whether a client hears 220 now."""
-        if self.enter:
-            probe = f"import socket; print(socket.create_connection({self.address}).recv(3))"
-            done = subprocess.run(
-                [*self.enter, sys.executable, "-c", probe], capture_output=True, text=True
-            )
-            return "220" in done.stdout
+        connect = functools.partial(socket.create_connection, self.address, 2)
         try:
-            with socket.create_connection(self.address, timeout=2) as connection:
+            with self.host.call(connect) if self.host else connect() as connection:
                 return connection.recv(4).startswith(b"220")
         except OSError:
             return False
@@ -254,6 +253,52 @@ class Relayd:
             )
         return done
 
+    def session(self) -> smtplib.SMTP:
+        """A connected smtplib client."""
+        client = _Client(self)
+        client.connect(*self.address)
+        return client
+
+    def send(
+        self,
+        sender: str,
+        recipients: Sequence[str],
+        content: bytes = b"Subject: test\r\n\r\ntext\r\n",
+        *,
+        mail_options: Sequence[str] = (),
+        rcpt_options: Sequence[str] = (),
+    ) -> str:
+        """One message by smtplib; returns the ID out of relayd's reply to the final dot."""
+        with self.session() as client:
+            client.ehlo("client.example")
+            code, reply = client.mail(sender, mail_options)
+            for recipient in recipients:
+                if code == 250:
+                    code, reply = client.rcpt(recipient, rcpt_options)
+            if code == 250:
+                code, reply = client.data(content)
+        found = re.search(rb"\b([0-9A-HJKMNP-TV-Z]{12})\b", reply)
+        if code != 250 or found is None:
+            raise AssertionError(f"refused: {code} {reply!r}\n{self.log()}")
+        return found.group(1).decode()
+
+    def show(self, ident: str) -> dict[str, Any]:
+        """`relayctl show ID --json`."""
+        found: dict[str, Any] = json.loads(self.ctl("show", "--json", ident).stdout)
+        return found
+
+    def settled(self, ident: str, number: int = 0, seconds: float = 30.0) -> dict[str, Any]:
+        """What `show` tells of a recipient, once it was attempted or has ended."""
+
+        def attempted() -> dict[str, Any]:
+            recipient: dict[str, Any] = self.show(ident)["recipients"][number]
+            return recipient if recipient["reply"] else {}
+
+        try:
+            return wait_until(attempted, f"an attempt at {ident}", seconds)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.log()}") from None
+
     def queue(self, *filters: str) -> list[dict[str, Any]]:
         """`relayctl queue --json`, one object a line."""
         lines = self.ctl("queue", "--json", *filters).stdout.splitlines()
@@ -272,6 +317,18 @@ class Relayd:
             if line.startswith("VmRSS:"):
                 return int(line.split()[1]) * 1024
         raise AssertionError("no VmRSS")
+
+
+class _Client(smtplib.SMTP):
+    """An smtplib client whose socket may live on another host."""
+
+    def __init__(self, relayd: Relayd) -> None:
+        super().__init__(timeout=60)
+        self._relayd = relayd
+
+    def _get_socket(self, host: str, port: int, timeout: float) -> socket.socket:
+        connect = functools.partial(socket.create_connection, (host, port), timeout)
+        return self._relayd.host.call(connect) if self._relayd.host else connect()
 
 
 class Scenario(unittest.SynchronousTestCase):
@@ -329,7 +386,7 @@ class Scenario(unittest.SynchronousTestCase):
             "\n".join([*lines, settings, rules, ""]),
             port=port,
             address=address,
-            enter=host.enter if host else (),
+            host=host,
         )
         self.addCleanup(self._end, relayd)
         return relayd.start() if start else relayd

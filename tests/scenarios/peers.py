@@ -446,11 +446,19 @@ class NameServer:
         self.nsd = scenario.launch(
             [*enter, program("nsd"), "-d", "-c", str(folder / "nsd.conf")], "nsd"
         )
-        self.unbound = scenario.launch(
-            [*enter, program("unbound"), "-d", "-c", str(folder / "unbound.conf")], "unbound"
+        self.scenario = scenario
+        self.address = address
+        self.enter = list(enter)
+        self.zone = next(zone for zone, records in zones.items() if records is not None)
+        self.start_resolver()
+
+    def start_resolver(self) -> None:
+        """Start unbound, for the first time or again."""
+        command = [*self.enter, program("unbound"), "-d", "-c", str(self.folder / "unbound.conf")]
+        self.unbound = self.scenario.launch(command, "unbound")
+        wait_until(
+            lambda: self._answers(self.address, self.zone, self.enter), "the name server answers"
         )
-        first = next(zone for zone, records in zones.items() if records is not None)
-        wait_until(lambda: self._answers(address, first, enter), "the name server answers")
 
     @staticmethod
     def _answers(address: str, zone: str, enter: Sequence[str]) -> bool:

@@ -1,0 +1,188 @@
+"""Next hops that refuse, postpone, hang up and die: the right outcome for each recipient."""
+
+from __future__ import annotations
+
+import threading
+
+from tests.scenarios.harness import Relayd, Scenario, wait_until
+from tests.scenarios.injector import inject, number_of
+from tests.sink import CLOSE, Asked, Script, Sink
+
+ANN = "ann@sender.example"
+
+
+class Refusals(Scenario):
+    """One next hop under test, and one that takes the reports to the sender."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.script: Script = lambda asked: None
+        self.sink = Sink(lambda asked: self.script(asked))
+        self.back = Sink()
+        for sink in (self.sink, self.back):
+            self.addCleanup(sink.stop)
+        self.relay: Relayd = self.relayd(
+            f"next-hop out smtp 127.0.0.1:{self.sink.port}\n"
+            f"next-hop back smtp 127.0.0.1:{self.back.port}\n"
+            "accept from 127.0.0.0/8\nroute to @sender.example via back\nroute any via out\n"
+        )
+
+    def answer(self, stage: str, reply: str, recipient: str = "") -> None:
+        """From now on the next hop says this at this stage."""
+
+        def script(asked: Asked) -> str | None:
+            hit = asked.stage == stage and (not recipient or asked.argument == recipient)
+            return reply if hit else None
+
+        self.script = script
+
+    def check_postponed(self, stage: str, reply: str) -> None:
+        """Nothing is reported, the reply is shown, and the mail goes out when the hop is well."""
+        before = len(self.sink.arrived)
+        self.answer(stage, reply)
+        ident = self.relay.send(ANN, ["bob@example.com"])
+        recipient = self.relay.settled(ident)
+        self.assertEqual(recipient["state"], "queued", (stage, reply, recipient))
+        if reply != CLOSE:
+            self.assertEqual(recipient["reply"], reply, (stage, recipient))
+        else:
+            self.assertRegex(recipient["reply"], r"^4\d\d 4\.4\.\d ", (stage, recipient))
+        self.script = lambda asked: None
+        self.sink.wait(before + 1, 30)
+        self.relay.wait_empty()
+        self.assertEqual(self.back.arrived, [])
+
+    def check_failed(self, stage: str, reply: str) -> None:
+        """The sender gets one report with the next hop's own words."""
+        before = len(self.back.arrived)
+        self.answer(stage, reply)
+        ident = self.relay.send(ANN, ["bob@example.com"])
+        recipient = self.relay.settled(ident)
+        self.assertEqual(recipient["state"], "failed", (stage, reply, recipient))
+        self.assertEqual(recipient["reply"], reply)
+        report = self.back.wait(before + 1, 30)[-1]
+        self.assertEqual((report.sender, report.recipients), ("", (ANN,)))
+        self.assertIn(b"Action: failed\r\n", report.content)
+        self.assertIn(f"Diagnostic-Code: smtp; {reply}\r\n".encode(), report.content)
+        self.assertIn(b"bob@example.com", report.content)
+        self.relay.wait_empty()
+
+    def test_4xx_at_every_stage(self) -> None:
+        for stage in ("connect", "hello", "mail", "rcpt", "data", "content"):
+            self.check_postponed(stage, f"451 4.3.0 not at {stage}")
+
+    def test_421_at_every_stage(self) -> None:
+        for stage in ("connect", "hello", "mail", "rcpt", "data", "content"):
+            self.check_postponed(stage, f"421 4.3.2 closing at {stage}")
+
+    def test_connection_lost_at_every_stage(self) -> None:
+        for stage in ("connect", "hello", "mail", "rcpt", "data", "content"):
+            self.check_postponed(stage, CLOSE)
+
+    def test_5xx_about_the_message_at_every_stage(self) -> None:
+        for stage in ("mail", "rcpt", "data", "content"):
+            self.check_failed(stage, f"550 5.7.0 not at {stage}")
+
+    def test_every_recipient_has_an_outcome_of_its_own(self) -> None:
+        replies = {
+            "no@example.com": "550 5.1.1 no such mailbox",
+            "later@example.com": "450 4.2.0 try later",
+        }
+        self.script = lambda asked: replies.get(asked.argument) if asked.stage == "rcpt" else None
+        recipients = ["yes@example.com", "no@example.com", "later@example.com"]
+        ident = self.relay.send(ANN, recipients)
+        states = [self.relay.settled(ident, number) for number in range(3)]
+        self.assertEqual(
+            [state["state"] for state in states], ["delivered", "failed", "queued"], states
+        )
+        self.assertEqual(self.sink.wait(1)[0].recipients, ("yes@example.com",))
+        (report,) = self.back.wait(1)
+        self.assertIn(b"no@example.com", report.content)
+        self.assertNotIn(b"Final-Recipient: rfc822; later@example.com", report.content)
+        replies.clear()
+        self.assertEqual(self.sink.wait(2, 30)[1].recipients, ("later@example.com",))
+        self.relay.wait_empty()
+
+    def test_null_reverse_path_is_never_reported_to(self) -> None:
+        self.answer("rcpt", "550 5.1.1 no such mailbox")
+        ident = self.relay.send("", ["bob@example.com"])
+        self.assertEqual(self.relay.settled(ident)["state"], "failed")
+        self.relay.wait_empty()
+        self.assertEqual(self.back.arrived, [])
+
+    def test_one_transaction_for_all_recipients_of_a_next_hop(self) -> None:
+        recipients = [f"r{number}@example.com" for number in range(30)]
+        self.relay.send(ANN, recipients)
+        (message,) = self.sink.wait(1)
+        self.assertEqual(sorted(message.recipients), sorted(recipients))
+
+
+class FailOver(Scenario):
+    def test_first_host_is_killed_in_mid_run(self) -> None:
+        first, second = Sink(), Sink()
+        for sink in (first, second):
+            self.addCleanup(sink.stop)
+        relay = self.relayd(
+            f"next-hop pair smtp 127.0.0.1:{first.port}, 127.0.0.1:{second.port}\n"
+            "accept from 127.0.0.0/8\nroute any via pair\n"
+        )
+
+        def kill_after_a_hundred() -> None:
+            first.wait(100, 60)
+            first.kill()
+
+        killer = threading.Thread(target=kill_after_a_hundred)
+        killer.start()
+        injected = inject(relay.port, 600)
+        killer.join()
+        self.assertEqual(len(injected.acknowledged), 600, injected.refused)
+        by_first = {number_of(message.content) for message in first.arrived}
+        try:
+            wait_until(
+                lambda: (
+                    by_first | {number_of(message.content) for message in list(second.arrived)}
+                    == injected.acknowledged
+                ),
+                "all 600 arrived at one of the two",
+                60,
+            )
+        except AssertionError as error:
+            self.fail(f"{error}\n{relay.log()}")
+        by_second = [number_of(message.content) for message in second.arrived]
+        self.assertEqual(len(by_second), len(set(by_second)))
+        # at both: only what was in flight when the first died
+        self.assertLessEqual(len(by_first & set(by_second)), 20)
+        relay.wait_empty()
+
+    def test_first_host_is_used_again_when_it_is_back(self) -> None:
+        first, second = Sink(), Sink()
+        for sink in (first, second):
+            self.addCleanup(sink.stop)
+        relay = self.relayd(
+            f"next-hop pair smtp 127.0.0.1:{first.port}, 127.0.0.1:{second.port}\n"
+            "accept from 127.0.0.0/8\nroute any via pair\n"
+        )
+        first.kill()
+        relay.send(ANN, ["bob@example.com"])
+        second.wait(1)
+        first.start()
+
+        def again() -> bool:
+            relay.send(ANN, ["bob@example.com"])
+            return bool(first.arrived)
+
+        wait_until(again, "the first host is used again", 90)
+
+    def test_dead_destination_does_not_delay_another(self) -> None:
+        alive, dead = Sink(), Sink()
+        self.addCleanup(alive.stop)
+        dead.kill()
+        relay = self.relayd(
+            f"next-hop alive smtp 127.0.0.1:{alive.port}\n"
+            f"next-hop dead smtp 127.0.0.1:{dead.port}\naccept from 127.0.0.0/8\n"
+            "route to @dead.example via dead\nroute any via alive\n"
+        )
+        inject(relay.port, 300, recipient="bob@dead.example")
+        relay.send(ANN, ["bob@alive.example"])
+        alive.wait(1, 5)
+        self.assertEqual(len(relay.queue()), 300)
