@@ -22,6 +22,9 @@ class OpenSession(Protocol):
     def shut_down(self) -> None:
         """Say 421 and close: now, or after the reply to the commit under way."""
 
+    def retire(self) -> None:
+        """Say 421 and close as soon as no transaction is open."""
+
     def abort(self) -> None:
         """Close without another word."""
 
@@ -55,3 +58,8 @@ class House:
         """Every session ends: at once, or as soon as its commit is done (promise 10)."""
         for session in tuple(self.sessions):
             session.shut_down()
+
+    def retire(self) -> None:
+        """Every session ends with the transaction it is in."""
+        for session in tuple(self.sessions):
+            session.retire()

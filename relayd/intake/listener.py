@@ -124,36 +124,52 @@ class IntakeService(Service):
             )
         self._close_sockets()  # the reactor has its own descriptors now
 
-    async def _stop(self) -> None:
-        for port in self._ports:
-            stopped = port.stopListening()
-            if isinstance(stopped, Deferred):
-                await stopped
-        self._ports.clear()
-        self.house.close()
-        if self.house.sessions:
-            await self._empty()
+    def drain(self, patience: float) -> Deferred[None]:
+        """Accept no more, and let every transaction end; fires then, or after `patience` seconds.
+
+        For a worker that hands its sockets on; stopService() is still to be called.
+        """
+        return Deferred.fromCoroutine(self._drain(patience))
 
     def stopService(self) -> Deferred[None]:
         """Accept no more, say 421, let commits under way finish; fires within the grace."""
         super().stopService()  # type: ignore[no-untyped-call]  # Twisted's own
         return Deferred.fromCoroutine(self._stop())
 
-    async def _empty(self) -> None:
-        """Wait until the last session has ended, or the grace has."""
+    async def _drain(self, patience: float) -> None:
+        await self._close_ports()
+        self.house.retire()
+        await self._until_empty(patience)
+
+    async def _stop(self) -> None:
+        await self._close_ports()
+        self.house.close()
+        await self._until_empty(self._grace)
+        for session in tuple(self.house.sessions):
+            session.abort()
+
+    async def _close_ports(self) -> None:
+        ports, self._ports = self._ports, []
+        for port in ports:
+            stopped = port.stopListening()
+            if isinstance(stopped, Deferred):
+                await stopped
+
+    async def _until_empty(self, patience: float) -> None:
+        """Wait until the last session has ended, or patience has."""
+        if not self.house.sessions:
+            return
         done: Deferred[None] = Deferred()
         clock: IReactorTime = self.house.reactor
-        grace: IDelayedCall = clock.callLater(self._grace, done.callback, None)
+        limit: IDelayedCall = clock.callLater(patience, done.callback, None)
 
         def empty() -> None:
-            grace.cancel()
-            done.callback(None)
+            if limit.active():
+                limit.cancel()
+                done.callback(None)
 
         self.house.on_empty = empty
         await done
-        self.house.on_empty = lambda: None
-        for session in tuple(self.house.sessions):
-            session.abort()
 
     def _close_sockets(self) -> None:
         for listening in self._sockets:

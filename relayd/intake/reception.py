@@ -96,6 +96,11 @@ class Reception:
         self._eight_bit = False
         self._failure: Reply | None = None  # known before the end of content
 
+    @property
+    def in_transaction(self) -> bool:
+        """MAIL was accepted, and its transaction is not over."""
+        return self._transaction is not None
+
     def receive(self, event: events.Event) -> Reply | None:
         """The verdict on any event but EndOfContent; None where none is needed."""
         return _VERDICTS[type(event)](self, event)

@@ -146,11 +146,25 @@ class Session(Protocol):
 
     def shut_down(self) -> None:
         """Say 421 and close: now, or after the reply to the commit under way."""
-        reply = Reply.of(421, "4.3.2", f"{self._house.hostname} is shutting down")
-        if self._phase is Phase.COMMIT:
-            self._last_reply = reply
-        else:
-            self._dismiss(reply, "shutdown")
+        self._last_reply = self._farewell()
+        if self._phase is not Phase.COMMIT:
+            self._dismiss(self._last_reply, "shutdown")
+
+    def retire(self) -> None:
+        """Say 421 and close as soon as no transaction is open."""
+        self._last_reply = self._farewell()
+        self._dismiss_at_rest()
+
+    def _farewell(self) -> Reply:
+        return Reply.of(421, "4.3.2", f"{self._house.hostname} is shutting down")
+
+    def _dismiss_at_rest(self) -> None:
+        if (
+            self._last_reply is not None
+            and self._phase is Phase.COMMAND
+            and not self._reception.in_transaction
+        ):
+            self._dismiss(self._last_reply, "shutdown")
 
     def abort(self) -> None:
         """Close without another word. A commit under way goes on, its reply is lost."""
@@ -193,6 +207,7 @@ class Session(Protocol):
                 elif type(event) is Quit:
                     self._end = "quit"
         self._flush()
+        self._dismiss_at_rest()
 
     def _commit(self) -> None:
         """The one thing worth waiting for."""

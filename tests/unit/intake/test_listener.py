@@ -96,6 +96,19 @@ class OverLoopback(TestCase):
         self.scene.spool.finish()  # too late to be told, but it is kept
         self.assertEqual(len(self.scene.handed_over), 1)
 
+    async def test_draining_lets_a_transaction_end(self) -> None:
+        self.service.startService()
+        talker = await self.connect()
+        await talker.lines(1)
+        assert talker.transport is not None
+        talker.transport.write("\r\n".join(["HELO client.example", *message(), ""]).encode())
+        await talker.lines(4)
+        drained = self.service.drain(30)
+        talker.transport.write("\r\n".join([*CONTENT, ""]).encode())
+        self.assertEqual([r[:3] for r in await talker.lines(2)], ["250", "421"])
+        await drained
+        await self.service.stopService()
+
     async def test_refused_before_the_greeting(self) -> None:
         self.scene.admission.limits = replace(self.scene.admission.limits, per_client=1)
         self.service.startService()

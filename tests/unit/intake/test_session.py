@@ -226,6 +226,34 @@ class SlowCommits(unittest.TestCase):
         self.assertIn("shutdown", self.scene.log.of("session")[0])
 
 
+class Retiring(unittest.TestCase):
+    def test_a_session_at_rest_goes_now_and_another_after_its_transaction(self) -> None:
+        scene = Scene()
+        resting, busy, slow = (scene.greeted(f"192.0.2.{n}") for n in range(3))
+        busy.say(*message())
+        slow.say("MAIL FROM:<>")
+        scene.house.retire()
+        self.assertEqual(resting.replies(), [f"421 4.3.2 {HOST} is shutting down"])
+        self.assertTrue(resting.told_to_go)
+        self.assertFalse(busy.told_to_go)
+        self.assertEqual([r[:3] for r in busy.say(*CONTENT)], ["250", "421"])
+        self.assertTrue(busy.told_to_go)
+        self.assertEqual([r[:3] for r in slow.say("RCPT TO:<a@example.com>")], ["250"])
+        self.assertEqual([r[:3] for r in slow.say("RSET")], ["250", "421"])
+        self.assertEqual(len(scene.handed_over), 1)
+
+    def test_a_commit_under_way_is_answered_first(self) -> None:
+        scene = Scene()
+        scene.spool.slow = True
+        peer = scene.greeted()
+        peer.say(*message())
+        peer.say(*CONTENT)
+        scene.house.retire()
+        self.assertEqual(peer.replies(), [])
+        scene.spool.finish()
+        self.assertEqual([r[:3] for r in peer.replies()], ["250", "421"])
+
+
 class SlowReaders(unittest.TestCase):
     def test_no_more_replies_are_made_than_the_peer_takes(self) -> None:
         scene = Scene()
