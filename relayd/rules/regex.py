@@ -5,7 +5,10 @@ from __future__ import annotations
 import functools
 import re
 
+from relayd.rules.runaway import capital, runaway
+
 MAX_SUBJECT = 320  # characters: 64 + "@" + 255, the longest mailbox of RFC 5321 section 4.5.3.1
+MAX_EXPRESSION = 500  # characters
 
 
 @functools.lru_cache(maxsize=4096)
@@ -21,10 +24,26 @@ def search(text: str, subject: str) -> re.Match[str] | None:
 
 def trouble(text: str) -> tuple[str, str] | None:
     """What is wrong with an expression, and what to do; None: nothing."""
+    if len(text) > MAX_EXPRESSION:
+        return "the regex is too long", f"expected at most {MAX_EXPRESSION} characters"
     try:
         compiled(text)
-    except re.error as error:
-        return f"the regex is broken: {error.msg}", f"at character {(error.pos or 0) + 1}"
+    except (re.error, OverflowError, RecursionError) as error:
+        where = getattr(error, "pos", None)
+        hint = "" if where is None else f"at its character {where + 1}"
+        return f"the regex is broken: {getattr(error, 'msg', error)}", hint
+    reason = runaway(text)
+    if reason:
+        return (
+            f"the regex could take very long on some addresses: {reason}",
+            'expected e.g. [^@]+ in place of .+, and "^" at its start',
+        )
+    letter = capital(text)
+    if letter:
+        return (
+            f'the regex asks for a capital "{letter}", but addresses are matched in lower case',
+            f'did you mean "{letter.lower()}"?',
+        )
     return None
 
 
