@@ -5,6 +5,7 @@ dnspython 2.3 and 2.9 differ in the constructors of their socket classes, hence 
 
 from __future__ import annotations
 
+import os
 import socket
 from typing import Any, TypeVar
 
@@ -12,16 +13,19 @@ import dns._asyncbackend as asyncbackend  # dns.asyncbackend shows these, but no
 import dns.exception
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
-from twisted.internet.error import CannotListenError, ConnectError
-from twisted.internet.protocol import DatagramProtocol, Factory, Protocol, connectionDone
+from twisted.internet.error import ConnectError
+from twisted.internet.interfaces import IReadDescriptor
+from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 T = TypeVar("T")
 
 _HEADER = 12  # octets of a DNS header, RFC 1035 section 4.1.1
 _QR = 0x80
 _MAX_DATAGRAM = 65535
+_DATAGRAMS = 16  # read in one go; more than one is a forger's
 _MAX_STREAM = 2 + 65535  # a length and one message, RFC 1035 section 4.2.2
 _SECONDS = 5.0  # where dnspython gives no timeout
 # FORMERR, SERVFAIL, NOTIMP, REFUSED: a server may send them without the question
@@ -80,52 +84,88 @@ def failure(error: Exception) -> Failure:
     return Failure(error)  # type: ignore[no-untyped-call]
 
 
-class _Datagrams(DatagramProtocol):
-    """Hands the first datagram that answers the query to whoever waits."""
+@implementer(IReadDescriptor)
+class _Datagrams:
+    """A connected UDP socket; hands the first datagram that answers the query to whoever waits.
 
-    def __init__(self) -> None:
+    Not the reactor's own UDP port, which logs four lines for each one that is opened and closed.
+    """
+
+    def __init__(self, reactor: Any, family: int, destination: tuple[str, int]) -> None:
         self.query = b""
-        self.received: list[bytes] = []
-        self.waiting: Deferred[bytes] | None = None
+        self._reactor = reactor
+        self._received: list[bytes] = []
+        self._waiting: Deferred[bytes] | None = None
+        self._socket = socket.socket(family, socket.SOCK_DGRAM)
+        self._socket.setblocking(False)
+        try:
+            # To be connected makes the kernel choose a random port, drop what others send, and
+            # tell of ICMP errors.
+            self._socket.connect(destination)
+        except OSError:
+            self._socket.close()
+            raise
+        reactor.addReader(self)
+
+    def fileno(self) -> int:
+        """For the reactor; -1 once closed."""
+        return self._socket.fileno()
+
+    def logPrefix(self) -> str:
+        """For the reactor's log of bugs."""
+        return "dns"
+
+    def doRead(self) -> None:
+        """A few datagrams at most, then it is others' turn; the rest wakes the reactor again."""
+        for _ in range(_DATAGRAMS):
+            try:
+                datagram = self._socket.recv(_MAX_DATAGRAM)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                self._end(failure(error))
+                return
+            if answers(datagram, self.query):
+                if self._waiting is None:
+                    self._received.append(datagram)
+                else:
+                    self._end(datagram)
+                return
+
+    def connectionLost(self, reason: Failure) -> None:
+        """An ICMP error came with no datagram; the reactor has stopped reading by itself."""
+        if self.fileno() < 0:
+            return
+        number = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        self._end(failure(OSError(number, os.strerror(number) if number else "network error")))
 
     def _end(self, result: bytes | Failure) -> None:
-        waiting, self.waiting = self.waiting, None
+        waiting, self._waiting = self._waiting, None
         if waiting is not None:
             waiting.callback(result)  # a Failure makes it an errback
 
-    def datagramReceived(self, datagram: bytes, addr: object) -> None:
-        """A datagram from the connected address; what does not answer the query is dropped."""
-        if not answers(datagram, self.query):
-            return
-        if self.waiting is None:
-            self.received.append(datagram)
-        else:
-            self._end(datagram)
-
-    def connectionRefused(self) -> None:
-        """ICMP said that nobody listens there."""
-        self._end(failure(OSError("unreachable")))
-
-    def stopProtocol(self) -> None:
-        """The port is closed, by us or by an error of the socket.
-
-        An ICMP error alone makes no epoll event that the reactor would read, but for it the port
-        has failed, and which error it was is lost.
-        """
-        self._end(failure(OSError("unreachable")))
+    def send(self, query: bytes) -> None:
+        """Send the query whose answer is awaited from now on."""
+        self.query = query
+        self._socket.send(query)
 
     def receive(self) -> Deferred[bytes]:
-        """Fires with the next datagram that answers the query."""
+        """Fires with the next datagram that answers the query, or fails with an OSError."""
 
         def forget(_: object) -> None:
-            self.waiting = None
+            self._waiting = None
 
         waiting: Deferred[bytes] = Deferred(forget)
-        if self.received:
-            waiting.callback(self.received.pop(0))
+        if self._received:
+            waiting.callback(self._received.pop(0))
         else:
-            self.waiting = waiting
+            self._waiting = waiting
         return waiting
+
+    def close(self) -> None:
+        """Give the socket back."""
+        self._reactor.removeReader(self)
+        self._socket.close()
 
 
 class DatagramSocket(asyncbackend.DatagramSocket):
@@ -135,39 +175,27 @@ class DatagramSocket(asyncbackend.DatagramSocket):
         self.family = family
         self.type = socket.SOCK_DGRAM
         self._reactor = reactor
-        self._protocol = _Datagrams()
-        try:
-            self._port = reactor.listenUDP(
-                0,
-                self._protocol,
-                interface="::" if family == socket.AF_INET6 else "",
-                maxPacketSize=_MAX_DATAGRAM,
-            )
-        except CannotListenError as error:
-            raise OSError(str(error)) from None
-        try:
-            # the kernel then drops what others send, and tells of ICMP errors
-            self._port.connect(*destination)
-        except OSError:
-            self._port.stopListening()
-            raise
+        self._datagrams = _Datagrams(reactor, family, destination)
         self._destination: object = destination
 
     async def sendto(self, what: bytes, destination: Any, timeout: float | None) -> int:
         """Send the query; `destination` is the one that the socket is connected to."""
-        self._protocol.query = what
         self._destination = destination
-        self._port.write(what)
+        self._datagrams.send(what)
         return len(what)
 
     async def recvfrom(self, size: int, timeout: float | None) -> tuple[bytes, Any]:
         """The next datagram that answers the query sent, and where it came from."""
-        datagram = await wait(self._reactor, self._protocol.receive(), timeout)
+        datagram = await wait(self._reactor, self._datagrams.receive(), timeout)
         return datagram, self._destination
 
     async def close(self) -> None:
-        """Give the port back; the reactor closes it in its next round."""
-        self._port.stopListening()
+        """Give the socket back."""
+        self._datagrams.close()
+
+
+class _Streams(Factory):
+    noisy = False  # two lines in the log for each connection
 
 
 class _Stream(Protocol):
@@ -273,7 +301,7 @@ class TwistedBackend(asyncbackend.Backend):
         endpoint = kind(self._reactor, host, port, timeout=(timeout or _SECONDS) + 1)
         try:
             protocol = await wait(
-                self._reactor, endpoint.connect(Factory.forProtocol(_Stream)), timeout
+                self._reactor, endpoint.connect(_Streams.forProtocol(_Stream)), timeout
             )
         except ConnectError as error:
             raise OSError(str(error)) from None

@@ -275,4 +275,4 @@ class AServerDies(Peers):
             await directory.resolve("null.example.net")
         outcome = caught.exception.outcome
         self.assertEqual(outcome.reply.status, "4.4.3")
-        self.assertIn("unreachable", outcome.why)
+        self.assertIn("Connection refused", outcome.why)

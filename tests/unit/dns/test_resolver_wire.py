@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import dns.version
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
+from twisted.logger import ILogObserver, globalLogPublisher
 
 from relayd.dns.answer import DnsTrouble, MailExchanger, NoData, NxDomain, Tlsa
 from relayd.dns.lookup import Lookup
@@ -151,7 +154,7 @@ class Wire(TestCase):
         await silent.stop()
         with self.assertRaises(DnsTrouble) as trouble:
             await Lookup(reactor, [address], rounds=(5,)).ask("example.com", "A")
-        self.assertIn("unreachable", trouble.exception.text)
+        self.assertIn("Connection refused", trouble.exception.text)
 
     async def test_the_next_server_takes_over(self) -> None:
         other = self.serve(ZONE)
@@ -180,6 +183,16 @@ class Wire(TestCase):
         with self.assertRaises(CancelledError):
             await asked
         self.assertEqual(len(self.server.queries), 1)
+
+    async def test_a_query_writes_nothing_to_the_log(self) -> None:
+        self.server.fault("truncate", times=1)
+        lines: list[object] = []
+        observer = cast(ILogObserver, lines.append)
+        globalLogPublisher.addObserver(observer)
+        self.addCleanup(globalLogPublisher.removeObserver, observer)
+        await lookup(self.server, rounds=(2,)).ask("mx1.example.com", "A")
+        await deferLater(reactor, 0.01)
+        self.assertEqual(lines, [])
 
     async def test_cancel_over_tcp(self) -> None:
         self.server.fault("truncate", times=1)
