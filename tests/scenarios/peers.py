@@ -346,14 +346,18 @@ class Dovecot:
                 folder=folder, imap=self.imap_port, pop3=self.pop3_port, lmtp=self.lmtp_port
             )
         )
-        self.process = scenario.launch(
-            [program("dovecot"), "-F", "-c", str(self.config)], "dovecot"
-        )
         self.socket = folder / "lmtp"
+        self.scenario = scenario
         scenario.addCleanup(self.stop)
+        self.start()
+
+    def start(self) -> None:
+        """Start it and wait until it listens."""
+        command = [program("dovecot"), "-F", "-c", str(self.config)]
+        self.process = self.scenario.launch(command, "dovecot")
+        ports = (self.imap_port, self.pop3_port, self.lmtp_port)
         wait_until(
-            lambda: all(port_is_open(("127.0.0.1", p)) for p in (self.imap_port, self.pop3_port)),
-            "Dovecot listens",
+            lambda: all(port_is_open(("127.0.0.1", port)) for port in ports), "Dovecot listens"
         )
 
     def stop(self) -> None:
