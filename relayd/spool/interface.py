@@ -70,6 +70,9 @@ class Store(Protocol):
     def due(self, destination: str, now: float, limit: int) -> Awaitable[list[Accepted]]:
         """Up to `limit` messages with their due records, the earliest next_attempt first."""
 
+    def earliest(self, destination: str, after: float) -> Awaitable[float | None]:
+        """The earliest next_attempt later than `after` among its queued records."""
+
     def aged(
         self, received_before: float, after: int, limit: int, *, unwarned: bool = False
     ) -> Awaitable[list[Accepted]]:

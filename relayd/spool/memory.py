@@ -244,6 +244,17 @@ class MemorySpool:
             records.sort(key=lambda record: record.number)
         return self._ask([(self._messages[i], tuple(each)) for i, each in found.items()])
 
+    def earliest(self, destination: str, after: float) -> Awaitable[float | None]:
+        """The earliest next_attempt later than `after`."""
+        times = (
+            record.next_attempt
+            for _, record in self._waiting()
+            if record.state is State.QUEUED
+            and record.recipient.destination == destination
+            and record.next_attempt > after
+        )
+        return self._ask(min(times, default=None))
+
     def aged(
         self, received_before: float, after: int, limit: int, *, unwarned: bool = False
     ) -> Awaitable[list[Accepted]]:

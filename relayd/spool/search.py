@@ -121,6 +121,16 @@ class Search:
         cursor.close()
         return self._messages({ident: self._recipients(keys) for ident, keys in found.items()})
 
+    def earliest(self, destination: str, after: float) -> float | None:
+        """See Store.earliest."""
+        row = self._connection.execute(
+            """SELECT next_attempt FROM recipient INDEXED BY queued
+            WHERE state = 0 AND destination = ? AND next_attempt > ?
+            ORDER BY next_attempt LIMIT 1""",
+            (destination, after),
+        ).fetchone()
+        return None if row is None else row[0]
+
     def _recipients(self, keys: list[Row]) -> list[Row]:
         if len(keys) == 1:
             text = "SELECT * FROM recipient WHERE message = ? AND number = ?"

@@ -83,25 +83,19 @@ class Spool:
         self._free = (0, 0)
         self._free_until = float("-inf")
         self._pruned = float("-inf")
-        database = self._shard_directory / "queue.db"
+        self._database = Database(self._shard_directory, self._files.damaged)
+        self._reserve = Reserve(self._shard_directory / "reserve")
         self._reader = Reader(
-            database,
+            self._database,
             self._files,
             bridge,
             damaged=self._found_damaged,
             corrupt=lambda error: self._writer.suspect(error),
         )
-        self._writer = Writer(
-            database,
-            self._files,
-            bridge,
-            self._reader,
-            clock=clock,
-            room=self._room_to_grow,
-            health=lambda error: bridge.call(self._health, error),
-            remove_files=self._remove_files,
-            notice=self._notice,
+        mender = Mender(
+            self._database, self._reader, self._reserve, clock=clock, notice=self.notice
         )
+        self._writer = Writer(self._database, bridge, self, mender, clock=clock)
         self._syncer = Syncer(self._files, bridge, synced=self._writer.put)
 
     # life
@@ -132,7 +126,7 @@ class Spool:
         self._open = True
         for thread in (self._writer, self._reader, self._syncer):
             thread.start()
-        sweep = orphans.Orphans(self._files, newest, self._fates, self._notice)
+        sweep = orphans.Orphans(self._files, newest, self._fates, self.notice)
         self._syncer.work(sweep.step)
 
     def close(self) -> Awaitable[None]:
@@ -176,7 +170,7 @@ class Spool:
         inodes = found.f_favail if found.f_files else self._floor_inodes
         return found.f_bavail * found.f_frsize, inodes
 
-    def _room_to_grow(self) -> bool:
+    def room_to_grow(self) -> bool:
         # the writer's thread: half the floor is for messages whose MAIL was let through before
         octets, inodes = self._measured()
         return octets >= self._floor_bytes // 2 and inodes >= self._floor_inodes // 2
@@ -279,6 +273,10 @@ class Spool:
         """Up to `limit` messages with their due records."""
         return self._ask(lambda search: search.due(destination, now, limit))
 
+    def earliest(self, destination: str, after: float) -> Awaitable[float | None]:
+        """The earliest next_attempt later than `after`."""
+        return self._ask(lambda search: search.earliest(destination, after))
+
     def aged(
         self, received_before: float, after: int, limit: int, *, unwarned: bool = False
     ) -> Awaitable[list[Accepted]]:
@@ -335,15 +333,15 @@ class Spool:
 
     def _aside(self, ident: int, reason: str) -> None:
         self._files.set_aside(ident)
-        self._notice("damaged message set aside", message=ident_text(ident), reason=reason)
+        self.notice("damaged message set aside", message=ident_text(ident), reason=reason)
 
-    def _remove_files(self, idents: Sequence[int]) -> None:
+    def remove_files(self, idents: Sequence[int]) -> None:
         self._syncer.remove(list(idents))
 
     def _fates(self, idents: list[int]) -> dict[int, str]:
         return self._reader.answer(lambda search: search.fates(idents))
 
-    def _notice(self, event: str, **facts: object) -> None:
+    def notice(self, event: str, **facts: object) -> None:
         self._bridge.call(lambda: self._say(event, **facts))
 
     def _say(self, event: str, **facts: object) -> None:
