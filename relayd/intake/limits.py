@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from relayd.mail.reply import Reply
 
@@ -67,21 +68,35 @@ def client_key(address: str) -> str:
     return str(ipaddress.IPv6Address(int(whole) >> 64 << 64)) + "/64"
 
 
+class Elsewhere(Protocol):
+    """Sessions by client in the other workers (see relayd.tally)."""
+
+    def add(self, key: str, change: int) -> None:
+        """So many more sessions of this client here."""
+
+    def get(self, key: str) -> int:
+        """How many of this client the others have."""
+
+
 class Admission:
     """Counts the sessions of this process and says who may come in.
 
-    With several workers each counts its own; `elsewhere` and `elsewhere_in_all` are what the
-    others told of theirs, and are added.
+    With several workers each counts its own; `elsewhere` knows how many sessions of a client
+    the others have, and is told of ours.
     """
 
-    def __init__(self, limits: SessionLimits, now: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        limits: SessionLimits,
+        now: Callable[[], float],
+        elsewhere: Elsewhere | None = None,
+    ) -> None:
         self.limits = limits
         self.in_all = 0
-        self.elsewhere_in_all = 0
-        self.elsewhere: Mapping[str, int] = {}
         self.stressed = False
         self.refused = 0
         self._now = now
+        self._elsewhere = elsewhere
         self._sessions: dict[str, int] = {}
         self._window = 0.0
         self._new: dict[str, int] = {}
@@ -98,6 +113,8 @@ class Admission:
             return reply
         self.in_all += 1
         self._sessions[key] = self._sessions.get(key, 0) + 1
+        if self._elsewhere is not None:
+            self._elsewhere.add(key, 1)
         self._weigh()
         return None
 
@@ -110,17 +127,17 @@ class Admission:
             self._sessions[key] = left
         else:
             self._sessions.pop(key, None)
+        if self._elsewhere is not None:
+            self._elsewhere.add(key, -1)
         self._weigh()
-
-    def counts(self) -> Mapping[str, int]:
-        """Sessions by client, for the other workers."""
-        return self._sessions
 
     def _verdict(self, key: str) -> Reply | None:
         limits = self.limits
-        if limits.in_all and self.in_all + self.elsewhere_in_all >= limits.in_all:
+        if limits.in_all and self.in_all >= limits.in_all:
             return Reply.of(421, "4.3.2", "Too many sessions, try again later")
-        held = self._sessions.get(key, 0) + self.elsewhere.get(key, 0)
+        held = self._sessions.get(key, 0)
+        if self._elsewhere is not None:
+            held += self._elsewhere.get(key)
         if limits.per_client and held >= limits.per_client:
             return Reply.of(421, "4.7.0", "Too many sessions from your address")
         if limits.new_per_minute and not self._slow_enough(key):
@@ -140,7 +157,7 @@ class Admission:
         limits = self.limits
         if not limits.in_all:
             return
-        load = (self.in_all + self.elsewhere_in_all) / limits.in_all
+        load = self.in_all / limits.in_all
         if self.stressed:
             self.stressed = load >= limits.relax_at
         else:

@@ -23,6 +23,20 @@ class Keys(unittest.TestCase):
         self.assertEqual(client_key("a:b"), "a:b")
 
 
+class Others:
+    """What other workers have, and what they were told of us."""
+
+    def __init__(self, counts: dict[str, int]) -> None:
+        self.counts = counts
+        self.told: dict[str, int] = {}
+
+    def add(self, key: str, change: int) -> None:
+        self.told[key] = self.told.get(key, 0) + change
+
+    def get(self, key: str) -> int:
+        return self.counts.get(key, 0)
+
+
 class Admissions(unittest.TestCase):
     def setUp(self) -> None:
         self.now = 1000.0
@@ -51,12 +65,14 @@ class Admissions(unittest.TestCase):
         self.assertEqual((admission.in_all, admission.refused), (2, 1))
 
     def test_other_workers_count_too(self) -> None:
-        admission = self.admission(in_all=10, per_client=5)
-        admission.elsewhere = {"192.0.2.1": 5}
+        elsewhere = Others({"192.0.2.1": 5, "192.0.2.2": 4})
+        admission = Admission(SessionLimits(per_client=5), lambda: self.now, elsewhere)
         self.assertIsNotNone(admission.admit("192.0.2.1"))
         self.assertIsNone(admission.admit("192.0.2.2"))
-        admission.elsewhere_in_all = 9
-        self.assertIsNotNone(admission.admit("192.0.2.3"))
+        self.assertIsNotNone(admission.admit("192.0.2.2"))
+        self.assertEqual(elsewhere.told, {"192.0.2.2": 1})
+        admission.leave("192.0.2.2")
+        self.assertEqual(elsewhere.told, {"192.0.2.2": 0})
 
     def test_new_sessions_in_a_minute(self) -> None:
         admission = self.admission(new_per_minute=3)
@@ -106,4 +122,4 @@ class Admissions(unittest.TestCase):
         self.assertLessEqual(len(inside), 8)
         for address in inside:
             admission.leave(address)
-        self.assertEqual((admission.in_all, admission.counts()), (0, {}))
+        self.assertEqual((admission.in_all, admission._sessions), (0, {}))
