@@ -168,7 +168,7 @@ class Relayd:
         self.address = (address, port)
         self.port = port
         self.host = host
-        self.enter = host.enter if host else []
+        self.enter = host.enter if host else []  # what stands before the command line
         self.process: Process | None = None
 
     @property
@@ -409,6 +409,7 @@ def run(
     enter: Sequence[str] = (),
     seconds: float = 60.0,
     check: bool = True,
+    environment: dict[str, str] | None = None,
 ) -> subprocess.CompletedProcess[bytes]:
     """Run a client program to its end; AssertionError with its output if it fails."""
     done = subprocess.run(
@@ -416,6 +417,7 @@ def run(
         input=data if data is not None else b"",
         capture_output=True,
         timeout=seconds,
+        env={**os.environ, **(environment or {})},
     )
     if check and done.returncode != 0:
         output = (done.stdout + done.stderr).decode("utf-8", "replace")[-4000:]
