@@ -110,6 +110,7 @@ class Batch:
         self._postponed: dict[Key, Settlement] = {}
         self._messages = 0
         self._octets = 0
+        self.ledger_rows = 0  # more or fewer
 
     def accept(self, rows: NewRows) -> None:
         """A message is to be stored."""
@@ -162,7 +163,9 @@ class Batch:
         headers = [row for each in accepted for row in each.headers]
         if headers:
             _HEADER.execute(connection, headers)
-        _LEDGER.execute(connection, [row for each in accepted for row in each.ledger])
+        ledger = [row for each in accepted for row in each.ledger]
+        _LEDGER.execute(connection, ledger)
+        self.ledger_rows += len(ledger)
         self._messages += len(stored)
         self._octets += sum(row[3] for row in stored)
 
@@ -186,7 +189,7 @@ class Batch:
 
     def _write_ends(self, connection: sqlite3.Connection) -> None:
         keys = list(self._ends)
-        _END.execute(connection, list(self._ends.values()))
+        self.ledger_rows += _END.execute(connection, list(self._ends.values()))
         _CROSS_OFF.execute(connection, keys)
         self._forget(connection, list(dict.fromkeys(message for message, _ in keys)))
 
@@ -201,7 +204,7 @@ class Batch:
         """Drop messages that were never accepted, with all that speaks of them."""
         rows = [(message,) for message in messages]
         self._drop(connection, rows)
-        _PURGE_LEDGER.execute(connection, rows)
+        self.ledger_rows -= _PURGE_LEDGER.execute(connection, rows)
         self.files_to_remove += messages
 
     def set_aside(self, connection: sqlite3.Connection, message: int, reason: str) -> bool:
@@ -231,11 +234,10 @@ class Batch:
                 self.files_to_remove += map(int, str(files).split(","))
 
     def _write_tally(self, connection: sqlite3.Connection) -> None:
-        if self._messages or self._octets:
+        if self._messages or self._octets or self.ledger_rows:
             connection.execute(
-                "UPDATE meta SET value = value"
-                " + CASE name WHEN 'messages' THEN ? ELSE ? END"
-                " WHERE name IN ('messages', 'octets')",
-                (self._messages, self._octets),
+                """UPDATE meta SET value = value
+                + CASE name WHEN 'messages' THEN ? WHEN 'octets' THEN ? ELSE ? END
+                WHERE name IN ('messages', 'octets', 'ledger')""",
+                (self._messages, self._octets, self.ledger_rows),
             )
-            self._messages = self._octets = 0

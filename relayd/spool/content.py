@@ -53,6 +53,12 @@ class FileContent:
             if held:
                 yield held
 
+    def tail(self, count: int) -> bytes:
+        """The last `count` octets, not proved; raises OSError."""
+        with self.path.open("rb", buffering=0) as file:
+            file.seek(max(self.size - count, 0))
+            return file.read(count)
+
 
 class ContentFiles:
     """The directory of content files of one shard, and the one of what was set aside."""

@@ -15,6 +15,7 @@ from relayd.mail.message import Message, Record, Settlement, State, Submission
 from relayd.spool.bridge import Bridge, Promise
 from relayd.spool.errors import SpoolError
 from relayd.spool.rows import raw, raw_path
+from relayd.spool.search import fold
 from relayd.spool.view import (
     Accepted,
     Audit,
@@ -402,8 +403,8 @@ def matches(wanted: QueueFilter, message: Message, record: Record) -> bool:
 def _match(pattern: str, text: str) -> bool:
     local, at, domain = pattern.rpartition("@")
     if at and local and domain:
-        return pattern.lower() == text.lower()
-    return pattern.lower() in text.lower()
+        return fold(pattern) == fold(text)
+    return fold(pattern) in fold(text)
 
 
 def _summary(message: Message) -> Summary:

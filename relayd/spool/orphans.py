@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from collections.abc import Callable, Iterator
 
 from relayd.spool.content import ContentFiles
+from relayd.spool.errors import SpoolError
 
 
 class Orphans:
@@ -46,13 +48,18 @@ class Orphans:
         self._foreign += foreign
         old = [ident for ident in idents if ident <= self._newest]
         for at in range(0, len(old), 500):
-            for ident, fate in self._ask(old[at : at + 500]).items():
+            try:
+                fates = self._ask(old[at : at + 500])
+            except SpoolError:
+                return False  # the store is in trouble: the next start looks again
+            for ident, fate in fates.items():
                 if fate == "remove":
                     self._files.remove((ident,))
                     self._removed += 1
                 elif fate == "set aside":
-                    self._files.set_aside(ident)
-                    self._aside += 1
+                    with contextlib.suppress(OSError):
+                        self._files.set_aside(ident)
+                        self._aside += 1
         return True
 
 

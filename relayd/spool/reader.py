@@ -7,12 +7,11 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, TypeVar
 
-from relayd.spool import schema
 from relayd.spool.bridge import Bridge, Promise
 from relayd.spool.content import ContentFiles
+from relayd.spool.database import Database
 from relayd.spool.errors import SpoolError
 from relayd.spool.search import Search
 from relayd.spool.trouble import SpoolCorrupt, trouble_of
@@ -28,14 +27,14 @@ class Reader:
 
     def __init__(
         self,
-        path: Path,
+        database: Database,
         files: ContentFiles,
         bridge: Bridge,
         *,
         damaged: Callable[[int, str], None],
         corrupt: Callable[[SpoolError], None],
     ) -> None:
-        self._path = path
+        self._database = database
         self._files = files
         self._bridge = bridge
         self._damaged = damaged
@@ -91,7 +90,7 @@ class Reader:
 
     def _answer(self, question: Callable[[Search], T]) -> T:
         if self._connection is None:
-            self._connection = schema.connect(self._path, cache=CACHE, read_only=True)
+            self._connection = self._database.connect(cache=CACHE, read_only=True)
         search = Search(self._connection, self._files)
         try:
             value = question(search)

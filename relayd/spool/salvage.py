@@ -1,15 +1,13 @@
-"""A damaged database: keep the old file, start a fresh one, carry over whatever can be read."""
+"""Reading what can still be read of a damaged database."""
 
 from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from relayd.spool import schema
-from relayd.spool.content import ContentFiles, sync_directory
 
 _KEYS = {
     "message": "ident",
@@ -18,118 +16,117 @@ _KEYS = {
     "header": "message",
     "ledger": "message",
 }
+_STEP = 1000
+_FAR = 1 << 62
 
 
-def rebuild(
-    path: Path, files: ContentFiles, now: float, reason: str, notice: Callable[..., None]
-) -> None:
-    """Move the database to `damaged/`, make a new one, and fill it; raises OSError, sqlite3.Error.
+def carry_over(old_path: Path, fresh: sqlite3.Connection) -> dict[str, int]:
+    """Copy into an empty database; how many rows of each table were saved.
 
-    A message whose row cannot be read is lost to the queue, but not silently: the old file
-    stays, and the log says how many were carried over.
+    What lost its other half (recipients without their message) is copied too: whoever reads it
+    sets it aside.
     """
-    kept = files.damaged / f"queue-{int(now)}.db"
-    turn = 0
-    while kept.exists():
-        turn += 1
-        kept = files.damaged / f"queue-{int(now)}-{turn}.db"
-    # the log first: a database without its log is only older, a log without database is nothing
-    for suffix in ("-shm", "-wal", ""):
-        old = Path(f"{path}{suffix}")
-        if suffix == "-shm":
-            old.unlink(missing_ok=True)
-        elif old.exists():
-            old.rename(f"{kept}{suffix}")
-    sync_directory(files.damaged)
-    sync_directory(path.parent)
-    fresh = schema.connect(path, cache=16 << 20)
-    try:
-        schema.prepare(fresh, now=now)
-        saved = _carry_over(kept, fresh)
-    finally:
-        fresh.close()
-    notice("spool rebuilt", reason=reason, kept=str(kept), **saved)
-
-
-def _carry_over(kept: Path, fresh: sqlite3.Connection) -> dict[str, int]:
-    saved: dict[str, int] = {}
+    saved = dict.fromkeys(_KEYS, 0)
     fresh.execute("BEGIN IMMEDIATE")
-    try:
-        old = sqlite3.connect(kept, isolation_level=None)
-    except sqlite3.Error:
-        old = None
-    if old is not None:
-        old.text_factory = lambda data: data.decode("utf-8", "surrogateescape")
-        with contextlib.closing(old):
-            for table in _KEYS:
-                saved[table] = _copy(old, fresh, table)
-            for table in ("damaged", *(f"damaged_{name}" for name in schema.TABLES)):
-                with contextlib.suppress(sqlite3.Error):
-                    _insert(fresh, table, old.execute(f"SELECT * FROM {table}").fetchall())
-    _tidy(fresh, saved)
+    with contextlib.suppress(sqlite3.Error), contextlib.closing(_open(old_path)) as old:
+        gaps: dict[str, tuple[int, int]] = {}
+        for table in _KEYS:
+            saved[table], gap = _copy_ends(old, fresh, table)
+            if gap is not None:
+                gaps[table] = gap
+        for table, gap in gaps.items():
+            saved[table] += _copy_known(old, fresh, table, gap)
+        for table in ("damaged", *(f"damaged_{name}" for name in schema.TABLES)):
+            with contextlib.suppress(sqlite3.Error):
+                _insert(fresh, table, old.execute(f"SELECT * FROM {table}").fetchall())
+    # the first end state wins, also over a recipient row that an older page brought back
+    fresh.execute(
+        """DELETE FROM recipient WHERE EXISTS (SELECT 1 FROM ledger AS e
+        WHERE e.message = recipient.message AND e.number = recipient.number AND e.ended)"""
+    )
+    for table, column in (("message", "ident"), ("content", "message"), ("header", "message")):
+        fresh.execute(
+            f"""DELETE FROM {table} WHERE NOT EXISTS (SELECT 1 FROM recipient AS r
+            WHERE r.message = {table}.{column}) AND EXISTS (SELECT 1 FROM ledger AS e
+            WHERE e.message = {table}.{column} AND e.ended)"""
+        )
+    _count(fresh)
     fresh.execute("COMMIT")
     return saved
 
 
-def _tidy(fresh: sqlite3.Connection, saved: dict[str, int]) -> None:
-    """Make the tables agree: what lost its other half is set aside by whoever reads it."""
-    last = schema.last_ident(fresh)
-    fresh.execute("UPDATE meta SET value = ? WHERE name = 'rebuilt'", (last,))
-    ended = fresh.execute(
-        """DELETE FROM recipient WHERE EXISTS (SELECT 1 FROM ledger AS e
-        WHERE e.message = recipient.message AND e.number = recipient.number AND e.ended = 1)"""
-    )
-    saved["ended"] = ended.rowcount
-    fresh.execute(
-        """UPDATE meta SET value = (SELECT CASE meta.name WHEN 'messages' THEN count(*)
-        ELSE ifnull(sum(size), 0) END FROM message) WHERE name IN ('messages', 'octets')"""
-    )
+def _open(path: Path) -> sqlite3.Connection:
+    old = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)
+    # keep what is no UTF-8: the parity of its row tells
+    old.text_factory = lambda data: data.decode("utf-8", "replace")
+    # else SQLite refuses a file that is shorter than its header says
+    old.execute("PRAGMA writable_schema = ON")
+    return old
 
 
-def _copy(old: sqlite3.Connection, fresh: sqlite3.Connection, table: str) -> int:
-    """All rows of a table that can be read, from both ends towards the damage and around it."""
+def _count(fresh: sqlite3.Connection) -> None:
+    totals = fresh.execute("SELECT count(*), ifnull(sum(size), 0) FROM message").fetchone()
+    ledger = fresh.execute("SELECT count(*) FROM ledger").fetchone()[0]
+    values = [
+        (totals[0], "messages"),
+        (totals[1], "octets"),
+        (ledger, "ledger"),
+        (schema.last_ident(fresh), "rebuilt"),
+    ]
+    fresh.executemany("UPDATE meta SET value = ? WHERE name = ?", values)
+
+
+def _copy_ends(
+    old: sqlite3.Connection, fresh: sqlite3.Connection, table: str
+) -> tuple[int, tuple[int, int] | None]:
+    """Copy from both ends towards the damage; how many rows, and between which keys it lies."""
+    low, high, count = -1, _FAR, 0
+    for order in ("ASC", "DESC"):
+        while True:
+            rows, damaged = _some(old, table, low, high, order)
+            count += _insert(fresh, table, rows)
+            if rows and order == "ASC":
+                low = rows[-1][0]
+            elif rows:
+                high = rows[-1][0]
+            if damaged:
+                break
+            if not rows:
+                return count, None
+    return count, (low, high)
+
+
+def _copy_known(
+    old: sqlite3.Connection, fresh: sqlite3.Connection, table: str, gap: tuple[int, int]
+) -> int:
+    """Look between two damaged places for the messages that other tables speak of."""
+    known = fresh.execute(
+        """SELECT message FROM ledger WHERE message BETWEEN :low AND :high
+        UNION SELECT message FROM recipient WHERE message BETWEEN :low AND :high
+        UNION SELECT ident FROM message WHERE ident BETWEEN :low AND :high""",
+        {"low": gap[0], "high": gap[1]},
+    ).fetchall()
     count = 0
-    for rows in _readable(old, table):
+    for (ident,) in known:
+        rows, _ = _some(old, table, ident - 1, ident + 1, "ASC")
         count += _insert(fresh, table, rows)
     return count
 
 
-def _readable(old: sqlite3.Connection, table: str) -> Iterator[list[Any]]:
+def _some(
+    old: sqlite3.Connection, table: str, low: int, high: int, order: str
+) -> tuple[list[Any], bool]:
+    """Some rows with a key strictly between, whole keys only; and whether damage was met."""
     key = _KEYS[table]
-    at = -1
-    while True:
-        rows, damaged = _some(old, table, f"{key} > ? ORDER BY {key}", at)
-        yield rows
-        if not damaged and not rows:
-            return
-        if rows:
-            at = _last_key(rows, table)
-        if damaged:
-            break
-    # now from the far end, down to where the way up ended
-    low, at = at, 1 << 62
-    while True:
-        rows, damaged = _some(old, table, f"{key} > {low} AND {key} < ? ORDER BY {key} DESC", at)
-        yield rows
-        if rows:
-            at = _last_key(rows, table)
-        if damaged or not rows:
-            return
-
-
-def _last_key(rows: list[Any], table: str) -> int:
-    key: int = rows[-1][0]
-    del table
-    return key
-
-
-def _some(old: sqlite3.Connection, table: str, where: str, at: int) -> tuple[list[Any], bool]:
     rows: list[Any] = []
     try:
-        for row in old.execute(f"SELECT * FROM {table} WHERE {where}", (at,)):
-            rows.append(row)
-            if len(rows) >= 1000 and row[0] != rows[-2][0]:
+        for row in old.execute(
+            f"SELECT * FROM {table} WHERE {key} > ? AND {key} < ? ORDER BY {key} {order}",
+            (low, high),
+        ):
+            if len(rows) >= _STEP and row[0] != rows[-1][0]:
                 break
+            rows.append(row)
     except sqlite3.Error:
         return rows, True
     return rows, False

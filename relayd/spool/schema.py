@@ -146,6 +146,7 @@ def prepare(connection: sqlite3.Connection, *, now: float) -> None:
             ("created", now),
             ("messages", 0),
             ("octets", 0),
+            ("ledger", 0),  # rows
             ("probe", 0),
             ("rebuilt", 0),  # the last ident before the database was last rebuilt
         ],
@@ -180,3 +181,13 @@ def last_ident(connection: sqlite3.Connection) -> int:
     ).fetchone()
     ident: int = found[0]
     return ident
+
+
+def checkpoint(connection: sqlite3.Connection, mode: str = "PASSIVE") -> int:
+    """Copy the log back into the database file; octets of it left over. Raises sqlite3.Error."""
+    busy: int
+    frames: int
+    copied: int
+    found = connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
+    busy, frames, copied = found
+    return max(frames - copied, busy) * PAGE_SIZE

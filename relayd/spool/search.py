@@ -9,6 +9,7 @@ from zlib import crc32
 from relayd.mail.content import BytesContent, Content
 from relayd.mail.envelope import DIRECT
 from relayd.mail.ident import MAX_SHARDS, make_ident
+from relayd.spool.audit import audit
 from relayd.spool.content import ContentFiles, FileContent
 from relayd.spool.orphans import fates
 from relayd.spool.rows import (
@@ -23,7 +24,6 @@ from relayd.spool.view import (
     Accepted,
     Audit,
     Counts,
-    Discrepancy,
     History,
     Page,
     QueueFilter,
@@ -56,11 +56,11 @@ def condition(wanted: QueueFilter) -> tuple[str, dict[str, Any]]:
         terms.append("m.sender = ''")
     elif wanted.sender:
         terms.append(_match("m.sender", "sender", wanted.sender))
-        parameters["sender"] = wanted.sender.lower()
+        parameters["sender"] = fold(wanted.sender)
     if wanted.recipient:
         both = (_match(column, "recipient", wanted.recipient) for column in _RECIPIENT_COLUMNS)
         terms.append(f"({' OR '.join(both)})")
-        parameters["recipient"] = wanted.recipient.lower()
+        parameters["recipient"] = fold(wanted.recipient)
     if wanted.received_before:
         terms.append("m.received < :received_before")
         parameters["received_before"] = wanted.received_before
@@ -68,6 +68,11 @@ def condition(wanted: QueueFilter) -> tuple[str, dict[str, Any]]:
 
 
 _RECIPIENT_COLUMNS = ("r.mailbox", "ifnull(r.original, '')")
+
+
+def fold(text: str) -> str:
+    """Lower case as SQLite has it: ASCII letters only."""
+    return text.encode("utf-8", "surrogatepass").lower().decode("utf-8", "surrogatepass")
 
 
 def _match(column: str, name: str, text: str) -> str:
@@ -273,39 +278,8 @@ class Search:
         return fates(self._connection, idents)
 
     def audit(self, after: int, limit: int) -> Audit:
-        """See Store.audit: every acceptance needs exactly one of end, waiting row, set aside."""
-        ask = self._connection.execute
-        end = ask(
-            "SELECT message FROM ledger WHERE message > ? ORDER BY message LIMIT 1 OFFSET ?",
-            (after, limit - 1),
-        ).fetchone()
-        last = (1 << 62) if end is None else end[0]
-        rows = ask(
-            """SELECT a.message, a.number, e.state,
-                EXISTS (SELECT 1 FROM recipient AS r JOIN message AS m ON m.ident = r.message
-                    WHERE r.message = a.message AND r.number = a.number),
-                EXISTS (SELECT 1 FROM damaged AS d WHERE d.message = a.message)
-            FROM ledger AS a LEFT JOIN ledger AS e
-                ON e.message = a.message AND e.number = a.number AND e.ended = 1
-            WHERE a.message > ? AND a.message <= ? AND a.ended = 0
-            ORDER BY a.message, a.number""",
-            (after, last),
-        ).fetchall()
-        problems = []
-        for message, number, ended, waits, aside in rows:
-            if ended is None and not waits:
-                why = "set aside as damaged" if aside else "neither waiting nor ended"
-                problems.append(Discrepancy(message, number, why))
-            elif ended is not None and waits:
-                problems.append(Discrepancy(message, number, "ended and still waiting"))
-        unknown = ask(
-            """SELECT r.message, r.number FROM recipient AS r
-            WHERE r.message > ? AND r.message <= ? AND NOT EXISTS (SELECT 1 FROM ledger AS a
-                WHERE a.message = r.message AND a.number = r.number AND a.ended = 0)""",
-            (after, last),
-        ).fetchall()
-        problems += [Discrepancy(row[0], row[1], "waiting, but never accepted") for row in unknown]
-        return Audit(len(rows), problems, None if end is None else last)
+        """See Store.audit."""
+        return audit(self._connection, after, limit)
 
 
 def newest_by(received_before: float) -> int:

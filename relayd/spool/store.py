@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
 import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -14,16 +14,23 @@ from relayd.mail.content import BytesContent
 from relayd.mail.ident import SHARD_BITS, ident_text, make_ident
 from relayd.mail.log import MailLog
 from relayd.mail.message import Settlement, Submission
-from relayd.spool import orphans, schema
+from relayd.spool import schema
 from relayd.spool.bridge import Bridge, Promise
-from relayd.spool.content import ContentFiles, os_trouble
+from relayd.spool.content import ContentFiles, os_trouble, sync_directory
+from relayd.spool.database import Database
 from relayd.spool.draft import Draft
 from relayd.spool.errors import SpoolError, SpoolFull, SpoolLocked
 from relayd.spool.lock import Lock
+from relayd.spool.mend import Mender
+from relayd.spool.orphans import Orphans
+from relayd.spool.prune import Prune
 from relayd.spool.reader import Question, Reader
+from relayd.spool.reserve import Reserve
 from relayd.spool.rows import NewRows, accept_rows
 from relayd.spool.search import Search, newest_by
+from relayd.spool.space import Space
 from relayd.spool.syncer import Syncer
+from relayd.spool.trouble import trouble_of
 from relayd.spool.view import (
     Accepted,
     Audit,
@@ -42,7 +49,8 @@ MEMORY_THRESHOLD = 65536  # octets; larger content goes to a file while it arriv
 FLOOR_OCTETS = 64 << 20  # free space that acceptance leaves to the outcomes of what we have
 FLOOR_INODES = 1000
 LEDGER_DAYS = 7
-PRUNE_EVERY = 600  # seconds
+LEDGER_ROWS = 20_000_000  # whatever their age; some 5 GB
+CHORES_EVERY = 60.0  # seconds
 
 
 class Spool:
@@ -60,6 +68,7 @@ class Spool:
         floor_bytes: int = FLOOR_OCTETS,
         floor_inodes: int = FLOOR_INODES,
         ledger_days: float = LEDGER_DAYS,
+        ledger_rows: int = LEDGER_ROWS,
         lock: Path | None = None,
     ) -> None:
         self.on_trouble: Callable[[str], None] = lambda reason: None
@@ -71,18 +80,16 @@ class Spool:
         self._clock = clock
         self._log = log
         self._threshold = memory_threshold
-        self._floor_bytes = floor_bytes
-        self._floor_inodes = floor_inodes
         self._ledger_days = ledger_days
+        self._ledger_rows = ledger_rows
         self._lock = Lock(lock or directory / "lock")
         self._shard_directory = directory / f"shard-{shard}"
         self._files = ContentFiles(self._shard_directory)
         self._last_us = 0
         self._trouble: SpoolError | None = None
         self._open = False
-        self._free = (0, 0)
-        self._free_until = float("-inf")
-        self._pruned = float("-inf")
+        self._next_chores = float("-inf")
+        self._space = Space(self._shard_directory, floor_bytes, floor_inodes)
         self._database = Database(self._shard_directory, self._files.damaged)
         self._reserve = Reserve(self._shard_directory / "reserve")
         self._reader = Reader(
@@ -105,39 +112,40 @@ class Spool:
         try:
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._shard_directory.mkdir(mode=0o700, exist_ok=True)
+            sync_directory(self._directory)
         except OSError as error:
             raise os_trouble(f"cannot make {self._directory}", error) from error
         self._lock.acquire()
-        old_mask = os.umask(0o077)  # the database and what SQLite puts beside it
         try:
             self._files.prepare()
-            connection = self._writer.open()
-            last = schema.last_ident(connection)
-        except OSError as error:
+            self._database.find()
+            last = schema.last_ident(self._writer.open())
+        except Exception as error:
+            self._writer.abandon()
             self._lock.release()
-            raise os_trouble(f"cannot open {self._directory}", error) from error
-        except BaseException:
-            self._lock.release()
-            raise
-        finally:
-            os.umask(old_mask)
+            trouble = trouble_of(error) or SpoolError(f"database: {error}")
+            trouble.reason = f"cannot open {self._shard_directory}: {trouble.reason}"
+            raise trouble from error
         self._last_us = last >> SHARD_BITS
         newest = self.new_ident()
         self._open = True
         for thread in (self._writer, self._reader, self._syncer):
             thread.start()
-        sweep = orphans.Orphans(self._files, newest, self._fates, self.notice)
-        self._syncer.work(sweep.step)
+        self._syncer.work(Orphans(self._files, newest, self._fates, self.notice).step)
 
     def close(self) -> Awaitable[None]:
         """Finish what was asked for, then let go of files and lock."""
         promise: Promise[None] = self._bridge.promise()
+        if not self._open:
+            promise.callback(None)
+            return promise
         self._open = False
 
         def ending() -> None:
             self._reader.stop()
             self._syncer.stop()
             self._writer.stop()
+            self._syncer.finish()
             self._lock.release()
             self._bridge.call(promise.callback, None)
 
@@ -151,29 +159,7 @@ class Spool:
 
     def room(self, size: int) -> bool:
         """Space and inodes for so many octets, above the floors; asks the disk once a second."""
-        octets, inodes = self._measured()
-        return octets - size >= self._floor_bytes and inodes >= self._floor_inodes
-
-    def _measured(self) -> tuple[int, int]:
-        now = time.monotonic()
-        if now >= self._free_until:
-            self._free = self._ask_free()
-            self._free_until = now + 1.0
-        return self._free
-
-    def _ask_free(self) -> tuple[int, int]:
-        try:
-            found = os.statvfs(self._shard_directory)
-        except OSError:
-            return 0, 0
-        # a file system without a table of inodes says 0 of 0
-        inodes = found.f_favail if found.f_files else self._floor_inodes
-        return found.f_bavail * found.f_frsize, inodes
-
-    def room_to_grow(self) -> bool:
-        # the writer's thread: half the floor is for messages whose MAIL was let through before
-        octets, inodes = self._measured()
-        return octets >= self._floor_bytes // 2 and inodes >= self._floor_inodes // 2
+        return self._space.room(size)
 
     # taking in
 
@@ -316,15 +302,42 @@ class Spool:
             promise.errback(SpoolError("the spool is closed"))
         return promise
 
-    # what the threads tell; `_health` alone runs in the owner's thread
+    # what the threads ask and tell
 
-    def _health(self, error: SpoolError | None) -> None:
+    def room_to_grow(self) -> bool:
+        """For the writer: space for acceptance, not only for outcomes."""
+        return self._space.room_to_grow()
+
+    def chores(self) -> Sequence[Write]:
+        """For the writer: the ledger's bounds, now and then."""
+        now = time.monotonic()
+        if now < self._next_chores:
+            return ()
+        self._next_chores = now + CHORES_EVERY
+        if self._space.room(0):
+            self._syncer.work(self._reserve.take)
+        before = int((self._clock() - self._ledger_days * 86400) * 1e6)
+        return (Prune(make_ident(max(0, before), 0), self._ledger_rows),)
+
+    def remove_files(self, idents: Sequence[int]) -> None:
+        """For the writer: messages are gone for good."""
+        self._syncer.remove(idents)
+
+    def notice(self, event: str, **facts: object) -> None:
+        """For the threads: something for the log."""
+        self._bridge.call(lambda: self._say(event, **facts))
+
+    def health(self, error: SpoolError | None) -> None:
+        """For the writer: the store failed, or is trusted again."""
+        self._bridge.call(self._health_changed, error)
+
+    def _health_changed(self, error: SpoolError | None) -> None:
         was, self._trouble = self._trouble, error
         if error is not None and was is None:
             self._say("spool cannot record", reason=error.reason)
             self.on_trouble(error.reason)
         elif error is None and was is not None:
-            self._free_until = float("-inf")
+            self._space.forget()
             self._say("spool records again")
             self.on_recovery()
 
@@ -332,17 +345,12 @@ class Spool:
         self._writer.put(SetAside(None, ident, reason, self._aside))
 
     def _aside(self, ident: int, reason: str) -> None:
-        self._files.set_aside(ident)
+        with contextlib.suppress(OSError):  # then the next start finds the file
+            self._files.set_aside(ident)
         self.notice("damaged message set aside", message=ident_text(ident), reason=reason)
-
-    def remove_files(self, idents: Sequence[int]) -> None:
-        self._syncer.remove(list(idents))
 
     def _fates(self, idents: list[int]) -> dict[int, str]:
         return self._reader.answer(lambda search: search.fates(idents))
-
-    def notice(self, event: str, **facts: object) -> None:
-        self._bridge.call(lambda: self._say(event, **facts))
 
     def _say(self, event: str, **facts: object) -> None:
         if self._log is not None:

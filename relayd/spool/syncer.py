@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 from collections.abc import Callable, Sequence
@@ -42,7 +43,8 @@ class Syncer:
 
     def remove(self, idents: Sequence[int]) -> None:
         """Remove the files of messages that are gone."""
-        self._chores.put(lambda: self._remove(idents))
+        if idents:
+            self._chores.put(lambda: self._remove(idents))
 
     def work(self, chore: Chore) -> None:
         """Do something of the caller's, step by step."""
@@ -64,13 +66,21 @@ class Syncer:
         return False
 
     def _run(self) -> None:
-        ending = False
-        while True:
-            try:
-                chore = self._chores.get(block=not ending)
-            except queue.Empty:
-                return
-            if chore is None:
-                ending = True
-            elif chore() and not ending:
-                self._chores.put(chore)
+        while self._next(block=True):
+            pass
+        self.finish()
+
+    def finish(self) -> None:
+        """Do what is queued, once; after `stop` in the caller's thread."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._next(block=False)
+
+    def _next(self, *, block: bool) -> bool:
+        """One chore; False when it was the end."""
+        chore = self._chores.get(block)
+        if chore is None:
+            return False
+        if chore() and block:
+            self._chores.put(chore)
+        return True

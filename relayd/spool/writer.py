@@ -6,19 +6,16 @@ import contextlib
 import queue
 import sqlite3
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from relayd.spool import schema
 from relayd.spool.batch import Batch
 from relayd.spool.bridge import Bridge, Promise
-from relayd.spool.content import ContentFiles
+from relayd.spool.database import Database
 from relayd.spool.errors import SpoolError, SpoolFull
-from relayd.spool.reader import Reader
-from relayd.spool.salvage import rebuild
+from relayd.spool.mend import Mender
 from relayd.spool.trouble import SpoolCorrupt, trouble_of
 from relayd.spool.writes import Write
 
@@ -28,73 +25,61 @@ MAX_OCTETS = 16 << 20  # ... and their content
 CHECKPOINT_IDLE = 4 << 20  # octets of log worth copying back when nobody waits
 CHECKPOINT_ALWAYS = 12 << 20  # ... and when somebody does
 REST = 2.0  # seconds without a request after which the log is copied back
-PROBE = 1.0  # seconds between attempts to mend the store
 
 Answers = list[tuple[Promise[Any], object]]
 
 
-class Writer:
-    """Takes Writes from any thread; promises fire in the owner's thread, a batch in one call.
+class Owner(Protocol):
+    """What the writer asks of the spool and tells it; all of it from the writer's thread."""
 
-    After any trouble with disk or database nothing is trusted: the batch has failed, the
-    connection is closed, and every write fails at once until a reopened store has passed a
-    real transaction. That one also drops the messages of the failed batch, which may or may
-    not have reached the disk, because their senders were told that they were not accepted.
-    """
+    def room_to_grow(self) -> bool:
+        """Space for acceptance, not only for outcomes."""
+
+    def chores(self) -> Sequence[Write]:
+        """What the spool itself wants written, asked now and then."""
+
+    def health(self, error: SpoolError | None) -> None:
+        """The store failed, or (None) is trusted again."""
+
+    def remove_files(self, idents: Sequence[int]) -> None:
+        """The messages are gone for good; so may be their content files, if they had any."""
+
+    def notice(self, event: str, **facts: object) -> None:
+        """Something for the log."""
+
+
+class Writer:
+    """Takes Writes from any thread; promises fire in the owner's thread, a batch in one call."""
 
     def __init__(
         self,
-        path: Path,
-        files: ContentFiles,
+        database: Database,
         bridge: Bridge,
-        reader: Reader,
+        owner: Owner,
+        mender: Mender,
         *,
         clock: Callable[[], float],
-        room: Callable[[], bool],
-        health: Callable[[SpoolError | None], None],
-        remove_files: Callable[[Sequence[int]], None],
-        notice: Callable[..., None],
     ) -> None:
-        self._path = path
-        self._files = files
+        self._database = database
         self._bridge = bridge
-        self._reader = reader
+        self._owner = owner
+        self._mender = mender
         self._clock = clock
-        self._room = room
-        self._health = health
-        self._remove_files = remove_files
-        self._notice = notice
         self._queue: queue.SimpleQueue[Write | SpoolCorrupt | None] = queue.SimpleQueue()
         self._again: deque[Write] = deque()
         self._log = 0  # octets of write-ahead log not copied back, about
         self._stopping = False
-        self._doubtful: list[int] = []
+        self._doubtful: list[int] = []  # messages of failed batches, perhaps on disk
         self._connection: sqlite3.Connection | None = None
         self._thread = threading.Thread(target=self._run, name="spool writer", daemon=True)
 
     def open(self) -> sqlite3.Connection:
         """Open the database, rebuilding it if it is damaged; raises SpoolError."""
         try:
-            self._connection = self._opened()
+            self._connection = self._mender.opened()
         except SpoolCorrupt as error:
-            try:
-                rebuild(self._path, self._files, self._clock(), error.reason, self._notice)
-                self._connection = self._opened()
-            except (sqlite3.Error, OSError) as again:
-                raise trouble_of(again) or SpoolError(str(again)) from again
+            self._connection = self._mender.rebuilt(error)
         return self._connection
-
-    def _opened(self) -> sqlite3.Connection:
-        connection = None
-        try:
-            connection = schema.connect(self._path, cache=CACHE)
-            schema.prepare(connection, now=self._clock())
-            schema.look(connection)
-        except Exception as error:
-            if connection is not None:
-                connection.close()
-            raise trouble_of(error) or SpoolError(f"database: {error}") from error
-        return connection
 
     def start(self) -> None:
         """Begin to write."""
@@ -105,6 +90,11 @@ class Writer:
         self._queue.put(None)
         self._thread.join()
 
+    def abandon(self) -> None:
+        """Close what `open` opened, when nothing was started."""
+        if self._connection is not None:
+            self._connection.close()
+
     def put(self, write: Write) -> None:
         """Queue a request; from any thread."""
         self._queue.put(write)
@@ -114,14 +104,16 @@ class Writer:
         self._queue.put(SpoolCorrupt(error.reason))
 
     def _run(self) -> None:
-        while not self._stopping:
+        while not (self._stopping and not self._again):
             try:
                 writes = self._take()
                 if writes:
                     self._transaction(writes)
                     self._checkpoint_in_time()
-            except SpoolError as error:
-                self._mend(error)
+                if not self._stopping:
+                    self._again.extend(self._owner.chores())
+            except Exception as error:
+                self._mend(trouble_of(error) or SpoolError(f"spool: {error!r}"))
         if self._connection is not None:
             with contextlib.suppress(sqlite3.Error):
                 self._checkpoint()
@@ -129,30 +121,28 @@ class Writer:
 
     def _take(self) -> list[Write]:
         """The next batch; empty after a rest or at the end. Raises what was reported to us."""
-        writes: list[Write] = []
+        writes = [write for write in self._again if not (write.lasting and self._stopping)]
+        self._again.clear()
         octets = 0
-        rest = REST if self._log else None
-        while self._again:
-            writes.append(self._again.popleft())
-        while len(writes) < MAX_WRITES and octets < MAX_OCTETS:
+        while len(writes) < MAX_WRITES and octets < MAX_OCTETS and not self._stopping:
             try:
-                item = self._queue.get(not writes, rest)
+                item = self._queue.get(not writes, REST if self._log else None)
             except queue.Empty:
                 if not writes:
                     self._checkpoint()
                 break
             if item is None:
                 self._stopping = True
-                break
-            if isinstance(item, SpoolCorrupt):
+            elif isinstance(item, SpoolCorrupt):
                 self._again.extend(writes)
                 raise item
-            writes.append(item)
-            octets += item.octets
+            else:
+                writes.append(item)
+                octets += item.octets
         return writes
 
     def _transaction(self, writes: list[Write]) -> None:
-        if not self._room():
+        if not self._owner.room_to_grow():
             writes = self._refuse_growth(writes)
         try:
             removed = self._commit(writes)
@@ -162,15 +152,7 @@ class Writer:
                 self._doubtful += [ident for write in writes for ident in write.idents()]
                 self._fail(writes, trouble)
                 raise trouble from error
-            self._roll_back()
-            if len(writes) > 1:
-                # one of them cannot be stored for a reason of its own: find it, save the others
-                for write in writes:
-                    self._transaction([write])
-                return
-            self._doubtful += writes[0].idents()
-            self._fail(writes, SpoolError(f"cannot be stored: {error!r}"))
-            self._remove_files(writes[0].idents())
+            self._save_the_others(writes, error)
             return
         answers: Answers = []
         for write in writes:
@@ -181,7 +163,7 @@ class Writer:
         if answers:
             self._bridge.call(_answer, answers)
         if removed:
-            self._remove_files(removed)
+            self._owner.remove_files(removed)
 
     def _commit(self, writes: list[Write]) -> list[int]:
         connection = self._connection
@@ -196,20 +178,24 @@ class Writer:
         self._log += sum(write.octets for write in writes) + 4096 * (2 * len(writes) + 8)
         return batch.files_to_remove
 
-    def _roll_back(self) -> None:
+    def _save_the_others(self, writes: list[Write], error: Exception) -> None:
+        """One write of a batch cannot be stored for a reason of its own: find which."""
         assert self._connection is not None
-        try:
-            if self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
-        except sqlite3.Error as error:
-            raise trouble_of(error) or SpoolError(str(error)) from error
+        if self._connection.in_transaction:
+            self._connection.execute("ROLLBACK")
+        if len(writes) > 1:
+            for write in writes:
+                self._transaction([write])
+            return
+        self._fail(writes, SpoolError(f"cannot be stored: {error!r}"))
+        self._owner.remove_files(writes[0].idents())
 
     def _refuse_growth(self, writes: list[Write]) -> list[Write]:
         """What little space is left belongs to the outcomes of mail we already have."""
         refused = [write for write in writes if write.grows]
         if refused:
             self._fail(refused, SpoolFull("below the floor of free space"))
-            self._remove_files([ident for write in refused for ident in write.idents()])
+            self._owner.remove_files([ident for write in refused for ident in write.idents()])
         return [write for write in writes if not write.grows]
 
     def _fail(self, writes: Sequence[Write], trouble: SpoolError) -> None:
@@ -217,88 +203,50 @@ class Writer:
         if promises:
             self._bridge.call(_refuse, promises, trouble)
 
-    # the write-ahead log
-
     def _checkpoint_in_time(self) -> None:
         idle = self._queue.empty() and not self._again
         if self._log >= (CHECKPOINT_IDLE if idle else CHECKPOINT_ALWAYS):
-            try:
-                self._checkpoint()
-            except sqlite3.Error as error:
-                raise trouble_of(error) or SpoolError(str(error)) from error
+            self._checkpoint()
 
-    def _checkpoint(self, mode: str = "PASSIVE") -> bool:
-        """Copy the log back into the database file; whether all of it was."""
+    def _checkpoint(self) -> None:
         assert self._connection is not None
-        row: tuple[int, int, int]
-        row = self._connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
-        busy, frames, copied = row
-        self._log = 0 if copied >= frames else (frames - copied) * 4096
-        return busy == 0 and frames == copied
+        self._log = schema.checkpoint(self._connection)
 
     # after trouble
 
     def _mend(self, error: SpoolError) -> None:
-        """Fail every write, and try to reopen, until the store has proved itself."""
-        self._health(error)
-        while True:
-            with self._reader.away():
-                try:
-                    error = self._reopen(error)
-                except SpoolError as again:
-                    error = again
-                else:
-                    break
-            if not self._fail_for(PROBE, error):
-                return
-        self._health(None)
-
-    def _reopen(self, error: SpoolError) -> SpoolError:
-        if self._connection is not None:
-            connection, self._connection = self._connection, None
-            with contextlib.suppress(sqlite3.Error):
-                connection.close()
-        try:
-            if isinstance(error, SpoolCorrupt):
-                rebuild(self._path, self._files, self._clock(), error.reason, self._notice)
-            self._connection = self._opened()
-            # The log may hold pages that the kernel believes written and the disk never got
-            # (a failed fsync forgets them): copy all of it into the database with fresh writes,
-            # so that nothing new is ever appended behind a hole.
-            if not self._checkpoint("TRUNCATE"):
-                raise SpoolError("database: the log could not be copied back")
-            batch = Batch(self._clock())
-            self._connection.execute("BEGIN IMMEDIATE")
-            self._connection.execute("UPDATE meta SET value = value + 1 WHERE name = 'probe'")
-            batch.purge(self._connection, self._doubtful)
-            batch.write(self._connection)
-            self._connection.execute("COMMIT")
-        except Exception as again:
-            raise trouble_of(again) or SpoolError(f"database: {again}") from again
-        self._remove_files(self._doubtful)
-        self._doubtful = []
-        return error
-
-    def _fail_for(self, seconds: float, error: SpoolError) -> bool:
-        """Fail what comes within so many seconds; False at the end of it all."""
-        deadline = time.monotonic() + seconds
-        while (left := deadline - time.monotonic()) > 0:
-            writes = list(self._again)
-            self._again.clear()
+        """Trust nothing: fail every write until a reopened store has passed a transaction."""
+        connection, self._connection = self._connection, None
+        self._owner.health(error)
+        while self._connection is None:
             try:
-                item = self._queue.get(timeout=left)
-            except queue.Empty:
-                self._fail(writes, error)
-                return True
-            if item is None:
-                self._fail(writes, error)
-                self._stopping = True
-                return False
-            if isinstance(item, Write):
-                writes.append(item)
-                self._doubtful += item.idents()
+                self._connection = self._mender.mend(connection, error, self._doubtful)
+            except SpoolError as again:
+                connection = None
+                # what was corrupt stays so until it is rebuilt, whatever else goes wrong
+                error = error if isinstance(error, SpoolCorrupt) else again
+                self._fail_for(self._mender.pause(), error)
+                if self._stopping:
+                    return
+        self._log = 0
+        self._owner.remove_files(self._doubtful)
+        self._doubtful = []
+        self._owner.health(None)
+
+    def _fail_for(self, seconds: float, error: SpoolError) -> None:
+        """Fail what comes until so many seconds have passed, or the end."""
+        deadline = self._mender.now() + seconds
+        writes = list(self._again)
+        self._again.clear()
+        while not self._stopping:
+            self._doubtful += [ident for write in writes for ident in write.idents()]
             self._fail(writes, error)
-        return True
+            try:
+                item = self._queue.get(timeout=max(0.0, deadline - self._mender.now()))
+            except queue.Empty:
+                return
+            self._stopping = item is None
+            writes = [item] if isinstance(item, Write) else []
 
 
 def _answer(answers: Answers) -> None:

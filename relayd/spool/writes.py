@@ -21,6 +21,7 @@ class Write:
     """One request to the writer. `enter` adds it to a batch; `done` hears of the COMMIT."""
 
     grows = False  # takes up space, and so is refused while there is none
+    lasting = False  # may be left for the next run when the spool closes
 
     def __init__(self, promise: Promise[Any] | None) -> None:
         self.promise = promise
@@ -193,37 +194,3 @@ class Change(Write):
         if self._met:
             self._report(self._verb, self._met)
         return self._at[0] >= self._last
-
-
-class Prune(Write):
-    """Old ledger rows of messages that are over, a few at a time."""
-
-    STEP = 500
-
-    def __init__(self, before: int) -> None:
-        super().__init__(None)
-        self._before = before  # ident
-        self._at = 0
-        self._more = True
-
-    def enter(self, batch: Batch, connection: sqlite3.Connection) -> None:
-        """Delete one step's worth; messages still waiting keep their history."""
-        rows = connection.execute(
-            f"""SELECT message, number FROM ledger WHERE message > ? AND message < ?
-            ORDER BY message LIMIT {self.STEP}""",
-            (self._at, self._before),
-        ).fetchall()
-        self._more = len(rows) == self.STEP
-        if not rows:
-            return
-        first, last = rows[0][0], rows[-1][0]
-        connection.execute(
-            """DELETE FROM ledger WHERE message BETWEEN ? AND ?
-            AND NOT EXISTS (SELECT 1 FROM message WHERE ident = ledger.message)""",
-            (first, last),
-        )
-        self._at = last
-
-    def done(self) -> bool:
-        """Go on while there is more."""
-        return not self._more

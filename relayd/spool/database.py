@@ -1,0 +1,93 @@
+"""The database file of a shard: `queue.db`, or `queue-N.db` after N rebuilds of a damaged one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+from relayd.spool import salvage, schema
+from relayd.spool.content import sync_directory
+
+_NAME = re.compile(r"queue(?:-([1-9][0-9]{0,8}))?\.db\Z")
+_BESIDE = ("-wal", "-shm")  # SQLite's own files beside it
+
+
+class Database:
+    """Finds, opens and rebuilds the file.
+
+    A rebuilt database gets a name of its own, and the rename to that name is what makes it the
+    one in force. Put under the old name, a crash could leave it beside the old one's log.
+    """
+
+    def __init__(self, directory: Path, damaged: Path) -> None:
+        self._directory = directory
+        self._damaged = damaged
+        self._number = 0
+
+    @property
+    def path(self) -> Path:
+        """The file in force."""
+        return self._path(self._number)
+
+    def _path(self, number: int) -> Path:
+        return self._directory / (f"queue-{number}.db" if number else "queue.db")
+
+    def find(self) -> None:
+        """Look which file is in force, and finish a rebuild that was cut short; raises OSError."""
+        numbers = sorted(
+            int(match[1] or 0)
+            for entry in self._directory.iterdir()
+            if (match := _NAME.match(entry.name))
+        )
+        if numbers:
+            self._number = numbers.pop()
+        for number in numbers:
+            self._keep(self._path(number))
+        # empty, so that SQLite gives its own files the same permissions
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        os.close(os.open(self.path, flags, 0o600))
+        sync_directory(self._directory)
+
+    def connect(self, *, cache: int, read_only: bool = False) -> sqlite3.Connection:
+        """A connection to the file in force; raises sqlite3.Error."""
+        return schema.connect(self.path, cache=cache, read_only=read_only)
+
+    def rebuild(self, *, now: float, reason: str, notice: Callable[..., None]) -> None:
+        """Carry what can be read into a new file and keep the old one in `damaged/`.
+
+        Raises OSError or sqlite3.Error, and then nothing has changed.
+        """
+        old, new = self.path, self._path(self._number + 1)
+        draft = new.with_suffix(".tmp")
+        for suffix in ("", *_BESIDE):
+            Path(f"{draft}{suffix}").unlink(missing_ok=True)
+        os.close(os.open(draft, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        with contextlib.closing(schema.connect(draft, cache=16 << 20)) as fresh:
+            schema.prepare(fresh, now=now)
+            saved = salvage.carry_over(old, fresh)
+            fresh.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        # closing the only connection removed the log; were it still there, it would be left behind
+        if Path(f"{draft}-wal").exists():
+            raise OSError(f"{draft}-wal is in use")
+        draft.rename(new)
+        sync_directory(self._directory)
+        self._number += 1
+        kept = self._keep(old)
+        notice("spool rebuilt", reason=reason, kept=str(kept), **saved)
+
+    def _keep(self, path: Path) -> Path:
+        kept = self._damaged / path.name
+        turn = 0
+        while kept.exists():
+            turn += 1
+            kept = self._damaged / f"{path.stem}-copy-{turn}.db"
+        for suffix in (*_BESIDE, ""):
+            with contextlib.suppress(FileNotFoundError):
+                Path(f"{path}{suffix}").rename(f"{kept}{suffix}")
+        sync_directory(self._damaged)
+        sync_directory(self._directory)
+        return kept
