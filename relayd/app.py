@@ -1,0 +1,265 @@
+"""`twistd relayd`: from the command line to the running service, built top to bottom."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NoReturn
+
+from twisted.application.service import IService, MultiService, Service
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IListeningPort
+from twisted.python import usage
+
+from relayd import __version__
+from relayd.channel import Reactor
+from relayd.config import ConfigErrors, Settings, embedded, load
+from relayd.current import Current, Enquiry
+from relayd.gateway import Gateway, directory_of
+from relayd.intake.listener import ListenAddress, listening_socket
+from relayd.mail.log import MailLog
+from relayd.ops.commands import Commands
+from relayd.ops.control import ControlError, ControlFactory, listen
+from relayd.ops.forward import ForwardedCommands
+from relayd.ops.maillog import LineLog
+from relayd.ops.output import Output, journal_reads_us
+from relayd.spool.errors import SpoolError
+from relayd.spool.lock import Lock
+from relayd.supervisor import Orders, Supervisor
+
+
+class Options(usage.Options):
+    """The command line of `twistd relayd`."""
+
+    synopsis = "[--config FILE]"
+    longdesc = (
+        "A mail forwarder and relay. Without a configuration it listens on 127.0.0.1:2525, keeps "
+        "its spool below the working folder, and is good for a first look only."
+    )
+    optParameters = [  # noqa: RUF012 - twisted.python.usage reads it as it is
+        ["config", "c", None, "the configuration file, e.g. /etc/relayd/relayd.conf"]
+    ]
+
+    def opt_version(self) -> NoReturn:
+        """Print relayd's version and exit."""
+        sys.stdout.write(f"relayd {__version__}\n")
+        raise SystemExit(0)
+
+
+def makeService(options: Options) -> IService:
+    """The whole of relayd as one service. A bad configuration ends the process with status 1."""
+    from twisted.internet import reactor
+
+    reread = partial(load, Path(options["config"])) if options["config"] else _embedded
+    try:
+        settings = reread()
+    except ConfigErrors as errors:
+        _refuse(str(errors))
+    log = _mail_log(reactor, options)
+    return Relayd(reactor, settings, reread, log)
+
+
+def read_settings(config: str) -> Settings:
+    """The settings in this file, or the embedded default; raises ConfigErrors."""
+    return load(Path(config)) if config else _embedded()
+
+
+def mail_log(reactor: Reactor, path: Path | None = None) -> LineLog:
+    """The mail log, on standard output or in a file."""
+    return LineLog(
+        Output(path).write,
+        clock=time.time,
+        later=partial(reactor.callLater, 0),
+        journal=path is None and journal_reads_us(),
+    )
+
+
+def _mail_log(reactor: Reactor, options: Options) -> LineLog:
+    """Where twistd's own log goes."""
+    twistd = getattr(options, "parent", None) or {}
+    name = twistd.get("logfile")
+    if name is None and not twistd.get("nodaemon", True):
+        name = "twistd.log"
+    return mail_log(reactor, None if name in (None, "-") else Path(name).absolute())
+
+
+def _embedded() -> Settings:
+    return embedded(Path.cwd())
+
+
+def _refuse(why: str) -> NoReturn:
+    """Do not start."""
+    sys.stderr.write(why.rstrip("\n") + "\n")
+    sys.stderr.flush()
+    raise SystemExit(1)
+
+
+def shards_of(spool: Path, number: int, workers: int) -> tuple[int, ...]:
+    """The shards of this worker: its own, and those left by workers that are no more."""
+    found = sorted(
+        int(folder.name.removeprefix("shard-"))
+        for folder in spool.glob("shard-*")
+        if folder.name.removeprefix("shard-").isdigit()
+    )
+    return (number, *(each for each in found if each >= workers and each % workers == number))
+
+
+class Relayd(MultiService):
+    """The process that twistd runs: the gateway itself, or the master of several workers."""
+
+    def __init__(
+        self, reactor: Reactor, settings: Settings, reread: Callable[[], Settings], log: LineLog
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # Twisted's own
+        self._reactor = reactor
+        self._log = log
+        self._settings = settings
+        self._current = Current(settings, reread, log)
+        self._lock = Lock(settings.spool / "lock")
+        self._control: IListeningPort | None = None
+        self._commands: Commands | ForwardedCommands
+        self._mover: Service
+        if settings.workers == 1:
+            self._reload: Callable[[], Any] = self._current.reload
+            self._alone()
+        else:
+            self._reload = self._reload_all
+            self._with_workers()
+        self._mover.setServiceParent(self)
+
+    def _alone(self) -> None:
+        settings = self._settings
+        gateway = Gateway(
+            self._reactor, self._current, self._log, shards=shards_of(settings.spool, 0, 1)
+        )
+        self._mover = gateway
+        self._commands = commands_of(gateway, self._current, self._log)
+
+    def _with_workers(self) -> None:
+        settings = self._settings
+        orders = [
+            Orders(
+                config=str(settings.path.absolute()) if settings.path else "",
+                number=number,
+                workers=settings.workers,
+                shards=shards_of(settings.spool, number, settings.workers),
+                listeners=tuple((each.address, each.port) for each in settings.listeners),
+                control=str(settings.spool / f"shard-{number}" / "control"),
+            )
+            for number in range(settings.workers)
+        ]
+        sockets = partial(_sockets, settings)
+        supervisor = Supervisor(self._reactor, self._log, orders, sockets)
+        self._mover = supervisor
+        enquiry = Enquiry(self._current, directory_of(self._reactor, settings))
+        started = time.time()
+        self._commands = ForwardedCommands(
+            self._reactor,
+            supervisor.controls,
+            about=lambda: {**about(self._current, started), **supervisor.figures()},
+            explain=enquiry.explain,
+            check=self._current.check,
+            reload=self._reload_all,
+            restart=supervisor.restart,
+            log=self._log,
+        )
+
+    async def _reload_all(self) -> str:
+        """Ours first: a bad configuration never reaches the workers."""
+        assert isinstance(self._commands, ForwardedCommands)
+        return self._current.reload() or await self._commands.reload_workers()
+
+    def privilegedStartService(self) -> None:
+        """Open the sockets. What cannot be had ends the process with status 1."""
+        try:
+            super().privilegedStartService()  # type: ignore[no-untyped-call]  # Twisted's own
+        except OSError as error:
+            _refuse(f"relayd: {error.strerror or error}")
+
+    def startService(self) -> None:
+        """Take the spool, start what moves mail, and listen to the operator."""
+        spool = self._settings.spool
+        try:
+            spool.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock.acquire()
+            super().startService()  # type: ignore[no-untyped-call]  # Twisted's own
+            factory = ControlFactory(self._reactor, self._commands, self._log)
+            self._control = listen(self._reactor, self._settings.control, factory)
+        except SpoolError as error:
+            _refuse(f"relayd: {error}")
+        except ControlError as error:
+            _refuse(f"relayd: {error}")
+        except OSError as error:
+            _refuse(f"relayd: {spool}: {error.strerror or error}")
+        signal.signal(signal.SIGHUP, self._hang_up)
+
+    def stopService(self) -> Deferred[None]:
+        """Everything ends in good order; fires when it has."""
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        if self._control is not None:
+            stopped = self._control.stopListening()
+            if isinstance(stopped, Deferred):
+                await stopped
+        await super().stopService()  # type: ignore[no-untyped-call]  # Twisted's own
+        self._lock.release()
+        self._log.flush()
+
+    def _hang_up(self, *_: object) -> None:
+        """SIGHUP: read the configuration again. Twisted itself would die of it."""
+        self._reactor.callFromThread(self._reload_now)
+
+    def _reload_now(self) -> None:
+        complaint = self._reload()
+        if not isinstance(complaint, str):
+            reloaded = Deferred.fromCoroutine(complaint)
+            reloaded.addErrback(lambda why: self._log.trouble("reload", why=why.getErrorMessage()))
+
+
+def commands_of(gateway: Gateway, current: Current, log: MailLog) -> Commands:
+    """What operators can ask of one process that moves mail."""
+    started = time.time()
+    return Commands(
+        gateway.backends(),
+        about=lambda: about(current, started),
+        explain=Enquiry(current, gateway.directory).explain,
+        check=current.check,
+        reload=current.reload,
+        log=log,
+    )
+
+
+def about(current: Current, started: float) -> dict[str, object]:
+    """What `relayctl status` tells of the process."""
+    settings = current.settings
+    return {
+        "version": __version__,
+        "hostname": settings.hostname,
+        "started": started,
+        "config": str(settings.path or "(embedded default)"),
+        "rules": settings.ruleset.hash,
+        "workers": settings.workers,
+    }
+
+
+def _sockets(settings: Settings) -> Sequence[Sequence[socket.socket]]:
+    """A listening socket for each worker and listener; raises OSError."""
+    made: list[list[socket.socket]] = []
+    for _ in range(settings.workers):
+        row: list[socket.socket] = []
+        for listener in settings.listeners:
+            address = ListenAddress(listener.address, listener.port)
+            try:
+                row.append(listening_socket(address, reuse_port=True))
+            except OSError as error:
+                what = f"cannot listen on {address}: {error.strerror}"
+                raise OSError(error.errno, what) from error
+        made.append(row)
+    return made

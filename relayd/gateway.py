@@ -1,0 +1,320 @@
+"""The object graph of one process that moves mail: listeners, rules, spool, couriers."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred
+
+from relayd.channel import Reactor
+from relayd.config import Settings
+from relayd.current import Current
+from relayd.dns.resolver import Resolver
+from relayd.intake.house import House
+from relayd.intake.limits import NORMAL, Admission, Deadlines, SessionLimits
+from relayd.intake.listener import IntakeService, ListenAddress
+from relayd.intake.reception import Premises, ReceptionLimits
+from relayd.intake.trace import LoopLimits, TraceField
+from relayd.mail.address import Mailbox
+from relayd.mail.client import Client
+from relayd.mail.envelope import Recipient
+from relayd.mail.log import MailLog
+from relayd.mail.message import Message, Record
+from relayd.mail.outcome import Outcome
+from relayd.mail.plan import Verdict
+from relayd.ops.commands import Backend
+from relayd.relay.courier import Hop
+from relayd.relay.dispatch import Dispatcher
+from relayd.relay.limits import Limits
+from relayd.relay.own import Own
+from relayd.relay.resolve import Directory
+from relayd.relay.route import route
+from relayd.relay.smtpout import Courier
+from relayd.relay.verdict import Patience
+from relayd.report.bounce import Report
+from relayd.report.dsn import write
+from relayd.rules.evaluate import Facts, plan_own
+from relayd.smtp.exchange import Limits as SessionRules
+from relayd.smtp.extensions import Offer
+from relayd.smtp.server import Server
+from relayd.spool.bridge import Promise
+from relayd.spool.errors import SpoolError
+from relayd.spool.store import Spool
+from relayd.spool.view import NewMessage
+from relayd.tally import Tally
+
+GRACE = 5.0  # seconds for sessions and deliveries to end when relayd stops (promise 10)
+DRAIN_TIME = 20.0  # seconds for sessions to end by themselves before a worker is replaced
+DAY = 86400.0
+
+
+def directory_of(reactor: Reactor, settings: Settings) -> Directory:
+    """Who knows where mail goes by these settings."""
+    resolver = Resolver(reactor, [(server.host, server.port) for server in settings.resolver])
+    own = Own([settings.hostname], [listener.address for listener in settings.listeners])
+    return Directory(resolver, own, port=settings.relay_port)
+
+
+class ReactorBridge:
+    """How the spool's threads speak to the reactor."""
+
+    def __init__(self, reactor: Reactor) -> None:
+        self._call = reactor.callFromThread
+
+    def promise(self) -> Promise[Any]:
+        """A Deferred."""
+        return Deferred()
+
+    def call(self, function: Callable[..., None], *args: object) -> None:
+        """Run it in the reactor's thread, soon."""
+        self._call(function, *args)
+
+
+class Shard:
+    """One shard of the spool with the dispatcher that empties it."""
+
+    def __init__(self, number: int, spool: Spool, dispatcher: Dispatcher) -> None:
+        self.number = number
+        self.spool = spool
+        self.dispatcher = dispatcher
+        spool.on_recovery = dispatcher.recovered
+        spool.on_change = dispatcher.changed
+
+    async def stop(self) -> None:
+        """Deliveries end or are cut off; then nothing more is written."""
+        await self.dispatcher.stop(GRACE)
+        await self.spool.close()
+
+
+class Gateway(Service):
+    """One message's way, from the first listener to the last courier.
+
+    `shards`: the first takes new mail, the others (of workers that are no more) are only emptied.
+    """
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        current: Current,
+        log: MailLog,
+        *,
+        shards: Sequence[int] = (0,),
+        sockets: Sequence[socket.socket] = (),
+        sessions: Tally | None = None,
+        workers: int = 1,
+    ) -> None:
+        settings = current.settings
+        self._workers = workers
+        self._sessions = sessions
+        self._current = current
+        self._reactor = reactor
+        self._log = log
+        self._started_at = time.time()
+        self.directory = directory_of(reactor, settings)
+        bridge = ReactorBridge(reactor)
+        self.shards = tuple(self._shard(number, bridge) for number in shards)
+        self._house = self._make_house()
+        addresses = [ListenAddress(each.address, each.port) for each in settings.listeners]
+        self._intake = IntakeService(reactor, self._house, addresses, sockets, grace=GRACE)
+        current.on_change(self._reloaded)
+
+    # making the graph
+
+    def _shard(self, number: int, bridge: ReactorBridge) -> Shard:
+        settings = self._current.settings
+        spool = Spool(
+            settings.spool,
+            bridge,
+            shard=number,
+            log=self._log,
+            memory_threshold=settings.content_in_memory,
+            floor_bytes=settings.free_space,
+            floor_inodes=settings.free_inodes,
+            ledger_days=settings.ledger / DAY,
+            lock=settings.spool / f"shard-{number}" / "lock",
+        )
+        limits = _limits(settings, self._workers)
+        courier = Courier(
+            self._reactor,
+            self.directory.resolve,
+            settings.hostname,
+            limits=limits,
+        )
+        dispatcher = Dispatcher(
+            self._reactor,
+            spool,
+            courier,
+            self._route,
+            lambda report: self._write_report(spool, report),
+            self._log,
+            patience=_patience(settings),
+            limits=limits,
+        )
+        return Shard(number, spool, dispatcher)
+
+    def _make_house(self) -> House:
+        settings = self._current.settings
+        premises = Premises(
+            trace=TraceField(settings.hostname),
+            rules=lambda: self._current.settings.ruleset,
+            spool=self.shards[0].spool,
+            accept=self._accept,
+            log=self._log,
+            clock=time.time,
+            limits=ReceptionLimits(
+                recipients=settings.recipients,
+                header_size=settings.header_size,
+                loop=LoopLimits(hops=settings.hops),
+            ),
+        )
+        return House(
+            reactor=self._reactor,
+            hostname=settings.hostname,
+            premises=premises,
+            admission=Admission(
+                _session_limits(settings, self._workers), self._reactor.seconds, self._sessions
+            ),
+            make_server=self._make_server,
+            normal=_deadlines(settings),
+        )
+
+    def _make_server(self) -> Server:
+        settings = self._current.settings
+        rules = SessionRules(
+            line=settings.command_length,
+            recipients=settings.recipients,
+            errors=settings.errors_per_session,
+            normalise=settings.bare_newlines == "normalise",
+        )
+        return Server(settings.hostname, rules, Offer(size=settings.message_size))
+
+    # a message's way
+
+    def _accept(self, message: Message, records: tuple[Record, ...]) -> None:
+        self.shards[0].dispatcher.accept(message, records)
+
+    def _route(self, recipient: Recipient) -> Hop | Outcome:
+        return route(recipient, self._current.settings.next_hops)
+
+    def _write_report(self, spool: Spool, report: Report) -> NewMessage:
+        ident = spool.new_ident()
+        written = write(
+            report,
+            ident=ident,
+            hostname=self._current.settings.hostname,
+            now=time.time(),
+            route=self._recipients_of_own,
+        )
+        return NewMessage(ident, written.content, written.submission)
+
+    def _recipients_of_own(self, mailbox: Mailbox) -> tuple[Recipient, ...]:
+        """Where mail that we write ourselves goes: by the same rules, but nobody is asked in."""
+        plan = plan_own(self._current.settings.ruleset, Facts(Client("127.0.0.1"), None, mailbox))
+        if plan.verdict is Verdict.REFUSE or not plan.destinations:
+            return (Recipient(mailbox, mailbox),)
+        return tuple(Recipient(each.mailbox, mailbox, each.next_hop) for each in plan.destinations)
+
+    # its life
+
+    def privilegedStartService(self) -> None:
+        """Open the listening sockets, as root when there is root; raises OSError."""
+        self._intake.privilegedStartService()
+        super().privilegedStartService()  # type: ignore[no-untyped-call]  # Twisted's own
+
+    def startService(self) -> None:
+        """Take up the spool, then open the door; raises SpoolError."""
+        opened = []
+        try:
+            for shard in self.shards:
+                shard.spool.open()
+                opened.append(shard)
+        except SpoolError:
+            for shard in opened:
+                shard.spool.close()
+            raise
+        super().startService()  # type: ignore[no-untyped-call]  # Twisted's own
+        for shard in self.shards:
+            shard.dispatcher.start()
+        self._intake.startService()
+        self._log.notice(
+            "started",
+            hostname=self._current.settings.hostname,
+            listen=",".join(map(str, self._intake.bound)),
+            spool=str(self._current.settings.spool),
+            shards=",".join(str(shard.number) for shard in self.shards),
+            rules=self._current.settings.ruleset.hash,
+        )
+
+    def stopService(self) -> Deferred[None]:
+        """Clients first, then deliveries, then the spool; fires when all is on disk."""
+        super().stopService()  # type: ignore[no-untyped-call]  # Twisted's own
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        await self._intake.stopService()
+        for stopped in [Deferred.fromCoroutine(shard.stop()) for shard in self.shards]:
+            await stopped
+        self._log.notice("stopped", seconds=round(time.time() - self._started_at, 1))
+
+    async def drain(self) -> None:
+        """Accept no more, and let the sessions there are end by themselves for a while."""
+        await self._intake.drain(DRAIN_TIME)
+
+    def _reloaded(self, fresh: Settings) -> None:
+        self._house.admission.limits = _session_limits(fresh, self._workers)
+        self._house.normal = _deadlines(fresh)
+        for shard in self.shards:
+            shard.dispatcher.apply(_patience(fresh), _limits(fresh, self._workers))
+
+    # what operators ask
+
+    def backends(self) -> tuple[Backend, ...]:
+        """The shards, for the control socket."""
+        return tuple(
+            Backend(
+                shard.number,
+                shard.spool,
+                shard.dispatcher.lanes,
+                lambda shard=shard: {  # type: ignore[misc]  # bound early on purpose
+                    "deliveries": shard.dispatcher.in_flight,
+                    "sessions": self._house.admission.in_all if shard is self.shards[0] else 0,
+                },
+            )
+            for shard in self.shards
+        )
+
+
+def _patience(settings: Settings) -> Patience:
+    return Patience(settings.schedule, settings.warn_after, settings.give_up)
+
+
+def _limits(settings: Settings, workers: int) -> Limits:
+    """A worker's part of what may go out: the parts add up to what the settings allow."""
+    return Limits(
+        deliveries=max(settings.deliveries // workers, 1),
+        window=max(settings.deliveries_per_destination // workers, 1),
+        connection_messages=settings.connection_messages,
+        connect=settings.connect_timeout,
+    )
+
+
+def _session_limits(settings: Settings, workers: int) -> SessionLimits:
+    """The limit per client holds over all workers (see Tally), the one in all is shared out."""
+    return SessionLimits(
+        in_all=-(-settings.sessions // workers),
+        per_client=settings.sessions_per_client,
+        new_per_minute=settings.new_sessions_per_minute,
+    )
+
+
+def _deadlines(settings: Settings) -> Deadlines:
+    return Deadlines(
+        command=settings.command_timeout,
+        barren=settings.session_timeout,
+        content=settings.content_timeout,
+        content_rate=NORMAL.content_rate,
+    )

@@ -1,0 +1,116 @@
+"""One worker process: the whole gateway around its own shard, on sockets the master has opened."""
+
+from __future__ import annotations
+
+import gc
+import signal
+import socket
+import sys
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from twisted.internet import reactor as _reactor
+from twisted.internet.defer import Deferred
+from twisted.python import log as twisted_log
+from twisted.python.failure import Failure
+
+from relayd.app import commands_of, mail_log, read_settings
+from relayd.channel import Channel, Reactor
+from relayd.config import ConfigErrors, Settings
+from relayd.config.settings import Listener
+from relayd.current import Current
+from relayd.gateway import Gateway
+from relayd.ops.control import ControlFactory, listen
+from relayd.ops.maillog import LineLog
+from relayd.supervisor import CHANNEL_FD, DRAIN, FIRST_SOCKET_FD, READY, Orders
+from relayd.tally import Tally
+
+reactor: Reactor = _reactor
+
+
+class Worker:
+    """The life of the process: start, serve, and stop when the master says so or is gone."""
+
+    def __init__(self, orders: Orders, log: LineLog) -> None:
+        self._log = log
+        settings = self._settings(orders)
+        self._current = Current(settings, partial(self._settings, orders), log)
+        sockets = [
+            socket.socket(fileno=FIRST_SOCKET_FD + number)
+            for number in range(len(orders.listeners))
+        ]
+        for listening in sockets:
+            listening.setblocking(False)
+        memory = FIRST_SOCKET_FD + len(sockets)
+        self._gateway = Gateway(
+            reactor,
+            self._current,
+            log,
+            shards=orders.shards,
+            sockets=sockets,
+            sessions=Tally(memory, orders.workers, orders.number),
+            workers=orders.workers,
+        )
+        self._orders = orders
+        self._stopping = False
+
+    @staticmethod
+    def _settings(orders: Orders) -> Settings:
+        """What the file says, on the sockets that there are."""
+        listeners = tuple(Listener(address, port) for address, port in orders.listeners)
+        return replace(read_settings(orders.config), listeners=listeners)
+
+    def start(self) -> None:
+        """Serve."""
+        self._gateway.startService()
+        commands = commands_of(self._gateway, self._current, self._log)
+        factory = ControlFactory(reactor, commands, self._log)
+        listen(reactor, Path(self._orders.control), factory)
+        channel = Channel(
+            reactor,
+            socket.socket(fileno=CHANNEL_FD),
+            self._heard,
+            self._stop,
+        )
+        channel.send(READY)
+        gc.freeze()  # what was made at the start lives for ever: no need to look at it again
+
+    def _heard(self, words: bytes) -> None:
+        if DRAIN in words:
+            Deferred.fromCoroutine(self._gateway.drain()).addBoth(self._stop)
+
+    def _stop(self, _: object = None) -> None:
+        if not self._stopping:
+            self._stopping = True
+            stopped = self._gateway.stopService()
+            stopped.addErrback(self._bug)
+            stopped.addBoth(self._end)
+
+    def _bug(self, failure: Failure) -> None:
+        self._log.trouble("bug while stopping", why=failure.getTraceback())
+
+    def _end(self, _: object) -> None:
+        self._log.flush()
+        reactor.stop()
+
+
+def main() -> None:
+    """Run one worker, as ordered on the command line."""
+    orders = Orders.parse(sys.argv[1])
+    log = mail_log(reactor)
+    # the master says when to stop: a Ctrl-C that reaches the whole group is its business
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    twisted_log.startLogging(sys.stderr, setStdout=False)  # type: ignore[no-untyped-call]
+    try:
+        worker = Worker(orders, log)
+        worker.start()
+    except (ConfigErrors, OSError) as error:
+        sys.stderr.write(f"relayd worker {orders.number}: {error}\n")
+        raise SystemExit(1) from None
+    reactor.run(installSignalHandlers=False)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,7 @@
+"""Makes `twistd relayd` known."""
+
+from twisted.application.service import ServiceMaker
+
+relayd = ServiceMaker(
+    "relayd", "relayd.app", "A mail forwarder and relay appliance.", "relayd"
+)
