@@ -38,9 +38,18 @@ class Facts:
 
 def evaluate(ruleset: Ruleset, facts: Facts) -> Plan:
     """The plan for these facts. Never raises: unknown is refused with 451 4.3.0."""
+    return _plan(ruleset, facts, ruleset.admission)
+
+
+def plan_own(ruleset: Ruleset, facts: Facts) -> Plan:
+    """The plan for mail of our own (reports), which nobody has to let in. Never raises."""
+    return _plan(ruleset, facts, None)
+
+
+def _plan(ruleset: Ruleset, facts: Facts, admission: Stage[Admission] | None) -> Plan:
     trail: list[Step] = []
     try:
-        return _decide(ruleset, facts, trail)
+        return _decide(ruleset, facts, admission, trail)
     except Unknown as unknown:
         trail.append(Step("unknown", "", str(TROUBLE), str(unknown)))
     except Loop as loop:
@@ -51,13 +60,17 @@ def evaluate(ruleset: Ruleset, facts: Facts) -> Plan:
     return Plan(Verdict.REFUSE, TROUBLE, (), tuple(trail))
 
 
-def _decide(ruleset: Ruleset, facts: Facts, trail: list[Step]) -> Plan:
+def _decide(
+    ruleset: Ruleset, facts: Facts, admission: Stage[Admission] | None, trail: list[Step]
+) -> Plan:
     recipient = facts.recipient
     if not recipient.domain:  # RFC 5321 section 4.1.1.3: the bare Postmaster is ours
         recipient = Mailbox(recipient.local, ruleset.hostname)
     sender = None if facts.sender is None else Subject(facts.sender)
     view = View(facts.client, sender, Subject(recipient, ruleset.subaddress))
-    verdict, reply = _admit(ruleset.admission, view, trail)
+    verdict, reply = Verdict.ACCEPT, WELCOME
+    if admission is not None:
+        verdict, reply = _admit(admission, view, trail)
     if verdict in (Verdict.REFUSE, Verdict.DISCARD):
         return Plan(verdict, reply, (), tuple(trail))
     header_rules = _rewrite(ruleset, view, trail)
