@@ -61,7 +61,7 @@ def _step(path: Path, number: int, line: str) -> Step:
     kind, mark, text = line[0], line[1:2], line[3:]
     if kind == "C" and mark == ":":
         return Step(number, "C", text, text.encode() + b"\r\n")
-    if kind == "C" and mark == ">" or kind == "M" and mark == ":":
+    if (kind == "C" and mark == ">") or (kind == "M" and mark == ":"):
         return Step(number, kind, text, unescape(text))
     if kind in "ST" and mark == ":":
         return Step(number, kind, text)
@@ -93,9 +93,10 @@ def dialogues() -> list[Path]:
 class Peer(Protocol):
     """The server a dialogue is played against."""
 
-    closed: bool
     messages: list[bytes]  # the contents accepted so far
 
+    @property
+    def closed(self) -> bool: ...
     def send(self, data: bytes) -> None: ...
     def receive(self) -> bytes:
         """What the server has said since the last call, all of it."""
