@@ -15,8 +15,10 @@ from relayd.rules.check import hop_problems, name_problems, table_problems
 from relayd.rules.expect import failures
 from relayd.rules.grammar import VERBS, Reader, read_statement
 from relayd.rules.lexer import statements
+from relayd.rules.loops import loops
 from relayd.rules.model import HopDef, Include, Item
 from relayd.rules.ruleset import build
+from relayd.rules.shadow import shadowed
 from relayd.rules.source import Complaint, Place, Problem, Source
 from relayd.rules.words import Words
 
@@ -144,7 +146,11 @@ class _Loader:
         listeners = [each.value for each in self._settings.get("listen", ())]
         own = [(each.address, each.port) for each in listeners if isinstance(each, Listener)]
         problems += hop_problems(ruleset.next_hops, places, own)
+        if not problems:
+            problems += [*shadowed(ruleset), *loops(ruleset)]
         problems += failures(ruleset) if not problems else []
+        for table in tables.values():
+            table.source = None
         if problems:
             raise ConfigErrors(_sorted(problems))
         return Settings(

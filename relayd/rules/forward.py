@@ -40,6 +40,21 @@ def fan_out(ruleset: Ruleset, view: View, trail: list[Step]) -> list[Fanned]:
     return list(fan.found.values())
 
 
+def onward(ruleset: Ruleset, view: View, subject: Subject) -> tuple[Entry[Forward], Became] | None:
+    """The first forward rule that fits the mailbox, and what it becomes. Raises Unknown."""
+    view.recipient = subject
+    for entry in ruleset.forward.candidates(view):
+        rule = entry.rule
+        asked = mapped(rule.patterns)
+        if not asked and not entry.holds(view):
+            continue
+        became = replace(rule.patterns, rule.targets, subject, ruleset.tables, rule.folded_at)
+        if became is None or (asked and not entry.holds(view)):
+            continue
+        return entry, became
+    return None
+
+
 class _Fan:
     def __init__(self, ruleset: Ruleset, view: View, trail: list[Step]) -> None:
         self._ruleset = ruleset
@@ -58,7 +73,7 @@ class _Fan:
             return
         if len(chain) > MAX_LEVELS:
             raise Loop(f"more than {MAX_LEVELS} levels: {chain[0]} -> ... -> {key}")
-        matched = self._match(subject)
+        matched = onward(self._ruleset, self._view, subject)
         if matched is None:
             self.found[key] = Fanned(subject, owner)
             return
@@ -81,20 +96,6 @@ class _Fan:
                 further.append(child)
         for child in further:
             self.visit(child, owner, chain)
-
-    def _match(self, subject: Subject) -> tuple[Entry[Forward], Became] | None:
-        view, ruleset = self._view, self._ruleset
-        view.recipient = subject
-        for entry in ruleset.forward.candidates(view):
-            rule = entry.rule
-            asked = mapped(rule.patterns)
-            if not asked and not entry.holds(view):
-                continue
-            became = replace(rule.patterns, rule.targets, subject, ruleset.tables, rule.folded_at)
-            if became is None or (asked and not entry.holds(view)):
-                continue
-            return entry, became
-        return None
 
     def _step(self, entry: Entry[Forward], became: Became, subject: Subject) -> Step:
         rule = entry.rule

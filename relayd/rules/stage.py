@@ -134,6 +134,18 @@ class Stage(Generic[R]):
             return True
         return False
 
+    @property
+    def always(self) -> Sequence[int]:
+        """Numbers of the rules that the index does not hold."""
+        return self._always
+
+    def filed(self, kind: str, key: str | tuple[int, int] | None) -> Sequence[int]:
+        """Numbers of the rules filed under a probe, name or client's number."""
+        if kind == "from":
+            return self._networks.find(key) if not isinstance(key, str) else ()
+        index = {"to": self._to, "sender": self._sender, **self._names}.get(kind, {})
+        return index.get(key, ()) if isinstance(key, str) else ()
+
     def owns(self, key: str) -> bool:
         """Whether exactly this mailbox has a rule or a table's entry of its own."""
         return key in self._to or any(table.owns(key) for table in self._owners)

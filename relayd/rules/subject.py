@@ -33,7 +33,7 @@ class Subject:
     def probes(self) -> tuple[str, ...]:
         """From the most to the least exact: mailbox, domain, sub-domains, local part."""
         if self._probes is None:
-            self._probes = (self.key, *_domain_probes(self.domain), self.local + "@")
+            self._probes = (self.key, *domain_probes(self.domain), self.local + "@")
         return self._probes
 
 
@@ -46,7 +46,8 @@ def split_tag(local: str, separators: str) -> tuple[str, str]:
 
 
 @functools.lru_cache(maxsize=4096)
-def _domain_probes(domain: str) -> tuple[str, ...]:
+def domain_probes(domain: str) -> tuple[str, ...]:
+    """A folded domain's own probe, then those of its parents' sub-domains."""
     if domain.startswith("["):
         return (f"@{domain}",)
     parents, rest = [], domain

@@ -10,6 +10,7 @@ from relayd.mail.address import AddressError, Mailbox, check_domain
 from relayd.mail.nexthop import NextHop
 from relayd.mail.reply import Reply
 from relayd.rules.pattern import Final
+from relayd.rules.source import Place, Source
 from relayd.rules.subject import NetIndex, Subject, client_number
 
 
@@ -44,6 +45,11 @@ class Table:
         self.name = name
         self.place = place  # where its entries stand: a file's name, or file:line of a list
         self.digest = ""  # of what it was loaded from; part of the rule set's hash
+        self.source: Source | None = None  # its text, while it is being checked
+
+    def place_of(self, line: int) -> Place | None:
+        """Where a line of its text stands."""
+        return None if self.source is None else Place(self.source, line)
 
     def mailbox(self, subject: Subject) -> str:
         """Whether it holds the mailbox: a note that says where, or empty."""

@@ -73,6 +73,7 @@ def read_table(
     reading = Reading(source, problems, include)
     table = READERS[kind](name, reading)
     table.digest = _digest(source.lines)
+    table.source = source
     return table
 
 
