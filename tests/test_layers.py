@@ -32,7 +32,10 @@ FLOOR = {name: number for number, names in enumerate(reversed(FLOORS)) for name 
 RIM = {"app", "worker", "supervisor", "intake", "relay", "tls", "dns", "ops", "demo"}
 PURE_AT_THE_RIM = {
     "relayd.intake.reception",  # awaits the spool, but knows no reactor
+    "relayd.intake.transaction",
+    "relayd.intake.header",
     "relayd.intake.trace",
+    "relayd.intake.limits",
     "relayd.relay.route",
     "relayd.ops.relayctl",  # a command that must start in a blink
 }

@@ -17,7 +17,8 @@ from relayd.mail.log import MailLog
 from relayd.mail.message import Message, Record, State, Submission
 from relayd.mail.plan import Plan, Verdict
 from relayd.mail.reply import Reply, Severity
-from relayd.rules.evaluate import Facts, edit_header, evaluate
+from relayd.rules.evaluate import Facts, evaluate
+from relayd.rules.header import edit_header
 from relayd.rules.ruleset import Ruleset
 from relayd.smtp import events
 from relayd.spool.errors import SpoolError, SpoolFull

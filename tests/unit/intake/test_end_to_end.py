@@ -14,11 +14,12 @@ from relayd.config.load import load_text
 from relayd.intake.reception import Spool as AnySpool
 from relayd.mail.message import State
 from relayd.rules.evaluate import evaluate
+from relayd.rules.header import edit_header
 from relayd.spool.bridge import Promise
 from relayd.spool.memory import MemorySpool
 from relayd.spool.store import Spool
 from tests.support import TestCase
-from tests.unit.intake.scene import CONTENT, FakeSpool, Scene, edit, message
+from tests.unit.intake.scene import CONTENT, FakeSpool, Scene, message
 
 T = TypeVar("T")
 reactor: Any = installed
@@ -34,6 +35,8 @@ discard   to trap@example.com
 accept    to <ours>
 forward   info@example.com -> alice@example.net, bob@example.org
 route     any direct
+header    remove X-Internal-Host
+header    add X-Gateway "gw"
 """
 
 
@@ -68,7 +71,7 @@ class EndToEnd(TestCase):
             rules=lambda: settings.ruleset,
             spool=spool,
             decide=evaluate,
-            edit=edit,
+            edit=edit_header,
         )
         return scene
 
@@ -112,6 +115,21 @@ class EndToEnd(TestCase):
         self.assertEqual(
             [record.state for record in loaded[1]], [State.QUEUED, State.QUEUED, State.HELD]
         )
+
+    def test_the_header_section_is_rewritten_behind_our_trace_field(self) -> None:
+        spool = MemorySpool(Immediate())
+        spool.open()
+        scene = self.scene(spool)
+        peer = scene.greeted()
+        for subject in ("Subject: x", "X-Internal-Host: pc7\r\nSubject: x"):
+            peer.say(*message("info@example.com"))
+            self.assertEqual(peer.say(subject, "", "body", ".")[0][:3], "250")
+            stored, records = scene.handed_over[-1]
+            received = b"".join(stored.content.chunks())
+            rewritten = b"".join(stored.content_for(records[0].recipient.header).chunks())
+            trace, found, _ = received.partition(subject.encode())
+            self.assertTrue(found)
+            self.assertEqual(rewritten, trace + b"Subject: x\r\nX-Gateway: gw\r\n\r\nbody\r\n")
 
     def test_a_spool_that_stops_recording(self) -> None:
         spool = MemorySpool(Immediate())

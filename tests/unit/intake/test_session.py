@@ -126,6 +126,18 @@ class Dialogues(unittest.TestCase):
         self.assertTrue(peer.told_to_go)
         self.assertIn("KeyError", self.scene.log.of("trouble")[0])
 
+    def test_a_bug_at_the_end_of_content_leaves_no_draft(self) -> None:
+        def broken(*_: object) -> None:
+            raise KeyError("bug")
+
+        self.scene.change(edit=broken)
+        peer = self.scene.greeted()
+        peer.say(*message("rewritten@example.com"))
+        self.assertEqual([reply[:9] for reply in peer.say(*CONTENT)], ["421 4.3.0"])
+        self.assertTrue(peer.told_to_go)
+        self.assertTrue(self.scene.spool.drafts[0].rolled_back)
+        self.assertEqual(self.scene.spool.waiting, [])
+
 
 class SlowCommits(unittest.TestCase):
     def setUp(self) -> None:
