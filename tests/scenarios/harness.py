@@ -183,7 +183,7 @@ class Relayd:
     @property
     def environment(self) -> dict[str, str]:
         """Finds this checkout before any installed relayd."""
-        return {"PYTHONPATH": str(CHECKOUT), "PYTHONDONTWRITEBYTECODE": ""}
+        return {"PYTHONPATH": str(CHECKOUT)}
 
     def start(self, seconds: float = 30.0) -> Relayd:
         """Start, and wait until it greets."""
