@@ -21,20 +21,20 @@ python:
 	    exit 1; }
 
 run: python
-	$(PYTHON) .ci/venv.py
+	$(PYTHON) .ci/environment.py
 	exec $(VENV) -m relayd.demo $(if $(ONCE),--once)
 
 test: python
-	$(PYTHON) .ci/venv.py test
+	$(PYTHON) .ci/environment.py test
 	$(VENV) -m tests.runner --jobs $(JOBS) $(RUNNER) $(TESTS)
 
 lint: python
-	$(PYTHON) .ci/venv.py dev
+	$(PYTHON) .ci/environment.py dev
 	$(VENV) -m ruff check .
 	$(VENV) -m ruff format --check .
 
 types: python
-	$(PYTHON) .ci/venv.py dev
+	$(PYTHON) .ci/environment.py dev
 	$(VENV) -m mypy
 
 peers:
