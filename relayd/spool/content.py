@@ -84,7 +84,10 @@ class ContentFiles:
             return os.open(path, flags, 0o600)
         except FileNotFoundError:
             path.parent.mkdir(mode=0o700, exist_ok=True)
-            return os.open(path, flags, 0o600)
+        except FileExistsError:
+            # idents are never given twice: this one was for a draft nobody finished
+            path.unlink()
+        return os.open(path, flags, 0o600)
 
     def sync_directories(self, ident: int) -> None:
         """Make the entry of the file durable, and that of its directory; raises OSError."""

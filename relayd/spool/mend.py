@@ -83,10 +83,8 @@ class Mender:
             if failed is not None:
                 with contextlib.suppress(sqlite3.Error):
                     failed.close()
-            if isinstance(error, SpoolCorrupt):
-                connection = self.rebuilt(error)
-            else:
-                connection = self.opened()
+            damaged = error if isinstance(error, SpoolCorrupt) else None
+            connection = self.opened() if damaged is None else self.rebuilt(damaged)
             try:
                 self._prove(connection, doubtful)
             except Exception as again:

@@ -282,6 +282,9 @@ class Search:
         return audit(self._connection, after, limit)
 
 
+SLACK = 3600.0  # seconds that a clock may have been set back without delaying `aged`
+
+
 def newest_by(received_before: float) -> int:
-    """The highest ident a message received before then can have, unless the clock was ahead."""
-    return make_ident(int(received_before * 1e6), MAX_SHARDS - 1)
+    """The highest ident a message received before then can have, unless the clock was far ahead."""
+    return make_ident(int((received_before + SLACK) * 1e6), MAX_SHARDS - 1)

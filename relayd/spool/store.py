@@ -126,8 +126,9 @@ class Spool:
             trouble = trouble_of(error) or SpoolError(f"database: {error}")
             trouble.reason = f"cannot open {self._shard_directory}: {trouble.reason}"
             raise trouble from error
-        self._last_us = last >> SHARD_BITS
-        newest = self.new_ident()
+        # drafts that an earlier run never finished have idents up to now, all later ones are ours
+        self._last_us = max(last >> SHARD_BITS, int(self._clock() * 1e6) - 1)
+        newest = make_ident(self._last_us, self._shard)
         self._open = True
         for thread in (self._writer, self._reader, self._syncer):
             thread.start()

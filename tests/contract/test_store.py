@@ -1,0 +1,546 @@
+"""One suite over the spool on disk and the spool in memory: what a Store does (promises 1, 3)."""
+
+from __future__ import annotations
+
+import random
+import unittest
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from relayd.mail.address import Mailbox
+from relayd.mail.envelope import Envelope, Recipient
+from relayd.mail.ident import shard_of
+from relayd.mail.message import Record, Settlement, State
+from relayd.mail.outcome import failed
+from relayd.spool.bridge import ThreadBridge
+from relayd.spool.errors import SpoolError
+from relayd.spool.interface import Store
+from relayd.spool.memory import MemorySpool
+from relayd.spool.store import Spool
+from relayd.spool.view import Accepted, NewMessage, QueueFilter, Summary
+from tests.spooling import DONE, LATER, SENDER, TRAIL, facts, octets, plain, recipient, submission
+
+BODY = b"Subject: hello\r\n\r\nbody\r\n"
+EVERYTHING = QueueFilter()
+BOUNCE = failed("5.1.1", "no such user")
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1_800_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class StoreContract:
+    """Mixed into a TestCase; `store()` gives an open one."""
+
+    clock: Clock
+    bridge: ThreadBridge
+    store: Any
+
+    def put(self, *to: Recipient, content: bytes = BODY, **more: Any) -> Accepted:
+        draft = self.store.create()
+        draft.write(content)
+        accepted: Accepted = self.wait(draft.commit(submission(*to, **more)))
+        return accepted
+
+    def wait(self, awaitable: Any) -> Any:
+        return self.bridge.wait(awaitable)
+
+    def settle(self, *settlements: Settlement, reports: Any = ()) -> list[Accepted]:
+        result: list[Accepted] = self.wait(self.store.settle(settlements, reports))
+        return result
+
+    def report(self, content: bytes = b"Subject: failed\r\n\r\n") -> NewMessage:
+        to = replace(recipient("sender"), reverse_path=None)
+        return NewMessage(self.store.new_ident(), content, submission(to, sender=None))
+
+    def all_queued(self) -> list[Any]:
+        found = []
+        for name, _ in self.wait(self.store.destinations()):
+            found += plain(self.wait(self.store.due(name, self.clock.now + 1e9, 1000)))
+        return found
+
+    # acceptance
+
+    def test_what_is_committed_is_due_at_once_and_comes_back_whole(self) -> None:
+        to = (
+            recipient(
+                "anna", original=Mailbox("o@dd", "xn--bcher-kva.example"), orcpt="rfc822;a@b"
+            ),
+            recipient("böb", path=Mailbox("srs0=x", "relay.example"), notify=frozenset({"NEVER"})),
+            recipient("c", path=None, notify=frozenset({"SUCCESS", "DELAY"}), header=1),
+            replace(recipient("d"), mailbox=Mailbox("Postmaster", ""), next_hop="a,b"),
+        )
+        envelope = Envelope(Mailbox('s "q"', "[192.0.2.1]"), "8BITMIME", True, "HDRS", "id 1", True)
+        message, records = self.put(
+            *to, envelope=envelope, utf8_header=True, headers=(b"Subject: other\r\n\r\n",)
+        )
+        assert message.received_at == self.clock.now
+        assert [record.recipient for record in records] == list(to)
+        loaded = self.wait(self.store.load(message.ident))
+        assert facts(loaded[0]) == facts(message)
+        assert loaded[1] == records
+        due = self.wait(self.store.due("inside", self.clock.now, 10))
+        assert plain(due) == [(facts(message), records[:3])]
+        assert octets(due[0][0].content_for(1)) == b"Subject: other\r\n\r\n" + BODY[10:]
+
+    def test_destinations_name_the_earliest_attempt_of_each(self) -> None:
+        first, _ = self.put(recipient("a", "one"), recipient("b", "two"))
+        self.clock.now += 5
+        self.put(recipient("c", "two"), replace(recipient("d"), next_hop="direct"))
+        at = first.received_at
+        expected = [("direct corp.example", at + 5), ("one", at), ("two", at)]
+        assert sorted(self.wait(self.store.destinations())) == expected
+
+    def test_idents_grow_even_if_the_clock_is_set_back(self) -> None:
+        idents = [self.store.new_ident()]
+        for step in (0.0, -100.0, 1e-6, 50.0):
+            self.clock.now += step
+            idents.append(self.store.create().ident)
+        assert idents == sorted(set(idents))
+        assert {shard_of(ident) for ident in idents} == {0}
+
+    def test_nothing_of_a_draft_that_was_rolled_back_remains(self) -> None:
+        draft = self.store.create()
+        draft.write(BODY)
+        draft.rollback()
+        assert self.wait(self.store.load(draft.ident)) is None
+        assert self.wait(self.store.history(draft.ident)) is None
+        assert self.wait(self.store.counts()).messages == 0
+
+    def test_content_of_every_size_is_kept_byte_for_byte(self) -> None:
+        for size in (0, 1, 65535, 65536, 65537, 200_000):
+            body = random.Random(size).randbytes(size)
+            draft = self.store.create()
+            for at in range(0, size, 10_000):
+                draft.write(body[at : at + 10_000])
+            assert draft.size == size
+            message, _ = self.wait(draft.commit(submission()))
+            loaded, _ = self.wait(self.store.load(message.ident))
+            assert octets(message.content) == octets(loaded.content) == body
+            assert loaded.content.size == size
+            for start in (0, 1, size // 2, max(0, size - 1), size):
+                assert b"".join(loaded.content.chunks(start)) == body[start:]
+
+    def test_held_mail_waits_but_is_not_due(self) -> None:
+        message, records = self.put(state=State.HELD)
+        assert records[0].state is State.HELD
+        assert self.wait(self.store.destinations()) == []
+        assert self.wait(self.store.load(message.ident))[1] == records
+        counts = self.wait(self.store.counts())
+        assert (counts.messages, counts.queued, counts.held) == (1, 0, 1)
+
+    def test_of_discarded_mail_only_the_ledger_knows(self) -> None:
+        message, records = self.put(recipient("a"), recipient("b"), state=State.DISCARDED)
+        assert [record.state for record in records] == [State.DISCARDED] * 2
+        assert self.wait(self.store.load(message.ident)) is None
+        history = self.wait(self.store.history(message.ident))
+        assert [entry.state for entry in history.entries] == [State.DISCARDED] * 2
+        assert self.wait(self.store.counts()).messages == 0
+
+    # outcomes
+
+    def test_a_postponed_recipient_waits_with_its_last_outcome(self) -> None:
+        message, (record,) = self.put()
+        at = self.clock.now + 60
+        self.settle(Settlement(record, State.QUEUED, LATER, at))
+        assert self.wait(self.store.due("inside", self.clock.now, 10)) == []
+        ((_, (later,)),) = self.wait(self.store.due("inside", at, 10))
+        assert later == replace(record, attempts=1, next_attempt=at, last=LATER)
+        self.settle(Settlement(later, State.QUEUED, None, at + 1, attempted=False, warned=True))
+        (loaded,) = self.wait(self.store.load(message.ident))[1]
+        assert loaded == replace(later, next_attempt=at + 1, warned=True)
+
+    def test_the_end_of_the_last_recipient_is_the_end_of_the_message(self) -> None:
+        message, (one, two) = self.put(recipient("a"), recipient("b"), headers=(b"x",))
+        self.settle(Settlement(one, State.DELIVERED, DONE))
+        assert self.wait(self.store.load(message.ident))[1] == (two,)
+        self.clock.now += 9
+        self.settle(Settlement(two, State.FAILED, BOUNCE, note="because"))
+        assert self.wait(self.store.load(message.ident)) is None
+        assert self.wait(self.store.counts()).octets == 0
+        history = self.wait(self.store.history(message.ident))
+        assert history.client == message.client
+        assert history.envelope == message.envelope
+        assert (history.rules, history.trail, history.size) == ("c0ffee", TRAIL, len(BODY))
+        ends = [(entry.state, entry.outcome, entry.attempts) for entry in history.entries]
+        assert ends == [(State.DELIVERED, DONE, 1), (State.FAILED, BOUNCE, 1)]
+        assert history.entries[1].note == "because"
+        assert history.entries[1].ended_at == self.clock.now
+        assert self.wait(self.store.audit(0, 100)).discrepancies == []
+
+    def test_reports_are_stored_with_the_outcome(self) -> None:
+        message, (record,) = self.put()
+        report = self.report()
+        ((new, records),) = self.settle(Settlement(record, State.FAILED, BOUNCE), reports=[report])
+        assert new.ident == report.ident
+        assert self.wait(self.store.load(message.ident)) is None
+        loaded = self.wait(self.store.load(new.ident))
+        assert facts(loaded[0]) == facts(new)
+        assert loaded[1] == records
+        assert loaded[0].envelope.reverse_path is None
+
+    def test_the_first_end_state_wins_and_a_report_is_not_sent_twice(self) -> None:
+        message, (record,) = self.put()
+        assert (
+            len(self.settle(Settlement(record, State.FAILED, BOUNCE), reports=[self.report()])) == 1
+        )
+        again = self.settle(Settlement(record, State.EXPIRED, BOUNCE), reports=[self.report()])
+        assert again == []
+        (entry,) = self.wait(self.store.history(message.ident)).entries
+        assert entry.state is State.FAILED
+        counts = self.wait(self.store.counts())
+        assert (counts.messages, counts.queued) == (1, 1)
+        assert self.wait(self.store.audit(0, 100)).discrepancies == []
+
+    def test_two_settlements_at_once_are_as_good_as_one(self) -> None:
+        _, (record,) = self.put()
+        settlement = Settlement(record, State.FAILED, BOUNCE)
+        promises = [self.store.settle([settlement], [self.report()]) for _ in range(3)]
+        assert sum(len(self.wait(promise)) for promise in promises) == 1
+        assert self.wait(self.store.counts()).messages == 1
+
+    def test_a_warning_is_stored_once(self) -> None:
+        _, (record,) = self.put()
+        warning = Settlement(record, State.QUEUED, LATER, 1.0, warned=True)
+        assert len(self.settle(warning, reports=[self.report()])) == 1
+        assert self.settle(warning, reports=[self.report()]) == []
+
+    def test_outcome_of_a_removed_recipient_changes_nothing(self) -> None:
+        message, (record,) = self.put()
+        assert self.wait(self.store.remove(QueueFilter(ident=message.ident), "spam")) == 1
+        self.settle(Settlement(record, State.QUEUED, LATER, 5.0))
+        assert self.settle(Settlement(record, State.DELIVERED, DONE), reports=[self.report()]) == []
+        (entry,) = self.wait(self.store.history(message.ident)).entries
+        assert (entry.state, entry.note) == (State.REMOVED, "spam")
+
+    def test_a_postponement_does_not_undo_a_hold(self) -> None:
+        message, (record,) = self.put()
+        assert self.wait(self.store.hold(QueueFilter())) == 1
+        self.settle(Settlement(record, State.QUEUED, LATER, 5.0))
+        (held,) = self.wait(self.store.load(message.ident))[1]
+        assert (held.state, held.attempts) == (State.HELD, 1)
+        self.settle(Settlement(held, State.DELIVERED, DONE))
+        assert self.wait(self.store.load(message.ident)) is None
+
+    def test_settling_nothing_is_allowed(self) -> None:
+        assert self.settle() == []
+        assert len(self.settle(reports=[self.report()])) == 1
+
+    # questions
+
+    def test_due_gives_the_earliest_first_and_keeps_a_message_together(self) -> None:
+        accepted = []
+        for n in range(5):
+            accepted.append(self.put(recipient("a"), recipient("b"), recipient("c", "other")))
+            self.clock.now += 1
+            del n
+        first = accepted[0][1]
+        self.settle(*(Settlement(each, State.QUEUED, LATER, self.clock.now) for each in first))
+        due = self.wait(self.store.due("inside", self.clock.now, 3))
+        assert [message.ident for message, _ in due] == [each[0].ident for each in accepted[1:4]]
+        assert [len(records) for _, records in due] == [2, 2, 2]
+        everything = self.wait(self.store.due("inside", self.clock.now, 100))
+        assert everything[-1][0].ident == accepted[0][0].ident
+        assert self.wait(self.store.due("nowhere", self.clock.now, 100)) == []
+
+    def test_aged_walks_by_ident_and_can_leave_out_who_was_warned(self) -> None:
+        accepted = [self.put(recipient("a"), recipient("b")) for _ in range(4)]
+        self.clock.now += 100
+        young = self.put()
+        before = self.clock.now - 50
+        page = self.wait(self.store.aged(before, 0, 3))
+        assert [message.ident for message, _ in page] == [each[0].ident for each in accepted[:3]]
+        (rest,) = self.wait(self.store.aged(before, page[-1][0].ident, 3))
+        assert plain([rest]) == plain([accepted[3]])
+        for record in accepted[0][1]:
+            self.settle(Settlement(record, State.QUEUED, None, 1.0, warned=True))
+        self.settle(Settlement(accepted[1][1][0], State.QUEUED, None, 1.0, warned=True))
+        self.wait(self.store.hold(QueueFilter(ident=accepted[2][0].ident)))
+        unwarned = self.wait(self.store.aged(self.clock.now, 0, 9, unwarned=True))
+        expected = [accepted[1], accepted[3], young]
+        assert [message.ident for message, _ in unwarned] == [each[0].ident for each in expected]
+
+    def listed(self, wanted: QueueFilter = EVERYTHING, limit: int = 2) -> list[Summary]:
+        found: list[Summary] = []
+        after: int | None = 0
+        while after is not None:
+            page = self.wait(self.store.listing(wanted, after, limit))
+            assert len(page.summaries) <= limit
+            found += page.summaries
+            after = page.after
+        return found
+
+    def test_listing_filters_and_pages(self) -> None:
+        one, _ = self.put(recipient("anna", "one"), recipient("bert", "two, three"))
+        self.clock.now += 10
+        two, _ = self.put(recipient("Berta", "direct"), sender=None)
+        three, _ = self.put(
+            recipient("x", original=Mailbox("ann", "old.example")), state=State.HELD
+        )
+        cases: list[tuple[QueueFilter, list[tuple[int, int]]]] = [
+            (QueueFilter(), [(one.ident, 2), (two.ident, 1), (three.ident, 1)]),
+            (QueueFilter(ident=two.ident), [(two.ident, 1)]),
+            (QueueFilter(ident=5), []),
+            (QueueFilter(state=State.HELD), [(three.ident, 1)]),
+            (QueueFilter(destination="three"), [(one.ident, 1)]),
+            (QueueFilter(destination="CORP.example"), [(two.ident, 1)]),
+            (QueueFilter(destination="direct corp.example"), [(two.ident, 1)]),
+            (QueueFilter(recipient="bert"), [(one.ident, 1), (two.ident, 1)]),
+            (QueueFilter(recipient="BERT@corp.example"), [(one.ident, 1)]),
+            (QueueFilter(recipient="@old.ex"), [(three.ident, 1)]),
+            (QueueFilter(sender="<>"), [(two.ident, 1)]),
+            (QueueFilter(sender="source"), [(one.ident, 2), (three.ident, 1)]),
+            (QueueFilter(received_before=one.received_at + 1), [(one.ident, 2)]),
+            (QueueFilter(recipient="b", state=State.HELD), []),
+        ]
+        for wanted, expected in cases:
+            found = [(each.ident, len(each.recipients)) for each in self.listed(wanted)]
+            assert found == expected, wanted
+        summary = self.listed(QueueFilter(ident=three.ident))[0]
+        assert (summary.size, summary.sender) == (len(BODY), f"{SENDER}")
+        assert summary.recipients[0].original == "ann@old.example"
+        assert summary.recipients[0].state == State.HELD
+
+    def test_a_listing_shows_the_last_reply(self) -> None:
+        _, (record,) = self.put()
+        self.settle(Settlement(record, State.QUEUED, LATER, 77.0))
+        (summary,) = self.listed()
+        (shown,) = summary.recipients
+        expected = ("451 4.4.2 try again", 1, 77.0)
+        assert (shown.last_reply, shown.attempts, shown.next_attempt) == expected
+
+    def test_counts(self) -> None:
+        self.put(recipient("a", "one"), recipient("b", "two"))
+        self.put(recipient("c", "two"))
+        self.put(recipient("d", "two"), state=State.HELD)
+        counts = self.wait(self.store.counts())
+        assert (counts.messages, counts.octets) == (3, 3 * len(BODY))
+        assert (counts.queued, counts.held, counts.damaged) == (3, 1, 0)
+        assert counts.destinations == {"one": 1, "two": 2}
+
+    # the operator
+
+    def test_retry_hold_release_remove(self) -> None:
+        seen: list[tuple[str, list[tuple[int, int]]]] = []
+        self.store.on_change = lambda verb, met: seen.append((verb, list(met)))
+        message, (one, _) = self.put(recipient("a", "one"), recipient("b", "two"))
+        self.settle(Settlement(one, State.QUEUED, LATER, self.clock.now + 500))
+        self.clock.now += 5
+        assert self.wait(self.store.retry(QueueFilter(destination="one"))) == 1
+        ((_, (record,)),) = self.wait(self.store.due("one", self.clock.now, 9))
+        assert record.next_attempt == self.clock.now
+        assert self.wait(self.store.hold(QueueFilter(recipient="b@corp.example"))) == 1
+        assert self.wait(self.store.hold(QueueFilter(recipient="b@corp.example"))) == 0
+        assert self.wait(self.store.release(QueueFilter())) == 1
+        assert self.wait(self.store.remove(QueueFilter(recipient="nobody"))) == 0
+        assert self.wait(self.store.remove(QueueFilter())) == 2
+        assert self.wait(self.store.load(message.ident)) is None
+        a, b = (message.ident, 0), (message.ident, 1)
+        assert seen == [("retry", [a]), ("hold", [b]), ("release", [b]), ("remove", [a, b])]
+        assert self.wait(self.store.audit(0, 100)).discrepancies == []
+
+    def test_a_change_reaches_all_of_a_long_queue(self) -> None:
+        drafts = []
+        for _ in range(30):
+            draft = self.store.create()
+            draft.write(BODY)
+            to = [recipient(f"u{n}") for n in range(60)]
+            drafts.append(draft.commit(submission(*to)))
+        for each in drafts:
+            self.wait(each)
+        assert self.wait(self.store.hold(QueueFilter(recipient="u1"))) == 30 * 11
+        assert self.wait(self.store.remove(QueueFilter())) == 1800
+        assert self.wait(self.store.counts()).messages == 0
+
+    def test_a_message_can_be_set_aside(self) -> None:
+        message, _ = self.put()
+        assert self.wait(self.store.set_aside(message.ident, "content file is damaged"))
+        assert not self.wait(self.store.set_aside(message.ident, "again"))
+        assert self.wait(self.store.load(message.ident)) is None
+        counts = self.wait(self.store.counts())
+        assert (counts.messages, counts.octets, counts.damaged) == (0, 0, 1)
+
+    def test_a_closed_store_refuses(self) -> None:
+        draft = self.store.create()
+        self.wait(self.store.close())
+        assert not self.store.healthy
+        with self.assertRaises(SpoolError):  # type: ignore[attr-defined]
+            self.wait(draft.commit(submission()))
+        with self.assertRaises(SpoolError):  # type: ignore[attr-defined]
+            self.wait(self.store.settle([]))
+
+
+class MemoryStoreTests(StoreContract, unittest.TestCase):
+    def setUp(self) -> None:
+        self.clock, self.bridge = Clock(), ThreadBridge()
+        self.store = MemorySpool(self.bridge, clock=self.clock)
+        self.store.open()
+
+
+class DiskStoreTests(StoreContract, unittest.TestCase):
+    def setUp(self) -> None:
+        self.directory = TemporaryDirectory()
+        self.addCleanup(self.directory.cleanup)
+        self.clock, self.bridge = Clock(), ThreadBridge()
+        self.store = self.make()
+        self.store.open()
+        self.addCleanup(lambda: self.bridge.wait(self.store.close()))
+
+    def make(self) -> Spool:
+        return Spool(Path(self.directory.name), self.bridge, clock=self.clock)
+
+    def reopen(self) -> None:
+        self.bridge.wait(self.store.close())
+        self.store = self.make()
+        self.store.open()
+
+    def test_all_of_it_outlives_a_restart(self) -> None:
+        message, records = self.put(recipient("a"), recipient("b"))
+        big, _ = self.put(content=b"z" * 100_000)
+        self.settle(Settlement(records[0], State.QUEUED, LATER, 7.0))
+        before = (self.all_queued(), self.wait(self.store.counts()))
+        ident = self.store.new_ident()
+        self.reopen()
+        assert (self.all_queued(), self.wait(self.store.counts())) == before
+        assert self.wait(self.store.history(message.ident)) is not None
+        self.clock.now -= 1000
+        assert self.store.new_ident() > big.ident
+        del ident
+
+
+class BothAlikeTests(unittest.TestCase):
+    """Whatever is done to both, in whatever order and with restarts, both hold the same mail."""
+
+    def test_random_lives(self) -> None:
+        for seed in range(25):
+            with self.subTest(seed=seed), TemporaryDirectory() as directory:
+                Life(seed, Path(directory)).live()
+
+
+class Life:
+    def __init__(self, seed: int, directory: Path) -> None:
+        self.random = random.Random(seed)
+        self.directory = directory
+        self.clock, self.bridge = Clock(), ThreadBridge()
+        self.disk: Spool = self.open_disk()
+        self.memory = MemorySpool(self.bridge, clock=self.clock)
+        self.memory.open()
+        self.records: list[Record] = []
+
+    def open_disk(self) -> Spool:
+        spool = Spool(
+            self.directory, self.bridge, clock=self.clock, memory_threshold=1000, floor_bytes=0
+        )
+        spool.open()
+        return spool
+
+    def both(self, act: Any) -> Any:
+        stores: tuple[Store, Store] = (self.disk, self.memory)
+        results = [self.bridge.wait(act(store)) for store in stores]
+        assert results[0] == results[1]
+        return results[0]
+
+    def live(self) -> None:
+        acts = [self.accept, self.settle, self.settle, self.settle, self.operate, self.pass_time]
+        for step in range(60):
+            self.random.choice(acts)()
+            if step % 20 == 19:
+                self.compare()
+        self.bridge.wait(self.disk.close())
+        self.disk = self.open_disk()
+        self.compare()
+        assert self.both(lambda store: store.audit(0, 10_000)).discrepancies == []
+        self.bridge.wait(self.disk.close())
+        left = {
+            path.name
+            for path in (self.directory / "shard-0" / "content").rglob("*")
+            if path.is_file()
+        }
+        waiting = {
+            str(message) for message, _ in self.bridge.wait(self.memory.aged(1e12, 0, 10_000))
+        }
+        assert left <= waiting
+
+    def pass_time(self) -> None:
+        self.clock.now += self.random.choice((-30, 0.5, 10, 4000))
+
+    def accept(self) -> None:
+        size = self.random.choice((0, 10, 1000, 1001, 5000))
+        content = self.random.randbytes(size)
+        names = self.random.sample("abcdefgh", self.random.randint(1, 4))
+        hops = ("one", "two", "direct")
+        to = [recipient(name, self.random.choice(hops)) for name in names]
+        states = (State.QUEUED,) * 5 + (State.HELD, State.DISCARDED)
+        state = self.random.choice(states)
+
+        def act(store: Store) -> Any:
+            draft = store.create()
+            draft.write(content[:600])
+            draft.write(content[600:])
+            return self.plain(draft.commit(submission(*to, state=state)))
+
+        self.records += self.both(act)[1]
+
+    async def plain(self, promise: Any) -> Any:
+        message, records = await promise
+        kept = any(record.state.waiting for record in records)
+        return facts(message) if kept else message.ident, records
+
+    def settle(self) -> None:
+        if not self.records:
+            return
+        chosen = self.random.sample(self.records, min(len(self.records), self.random.randint(1, 3)))
+        states = (State.QUEUED, State.QUEUED, State.DELIVERED, State.FAILED, State.EXPIRED)
+        settlements = []
+        for record in chosen:
+            state = self.random.choice(states)
+            outcome = self.random.choice((None, LATER, BOUNCE))
+            warned = self.random.random() < 0.2
+            at = self.clock.now + self.random.choice((0, 60, 3600))
+            settlements.append(Settlement(record, state, outcome, at, warned=warned))
+        reports: list[NewMessage] = []
+        if self.random.random() < 0.4:
+            ident = self.disk.new_ident()
+            assert self.memory.new_ident() == ident
+            reports.append(NewMessage(ident, b"report", submission(sender=None)))
+
+        async def act(store: Store) -> Any:
+            return plain(await store.settle(settlements, reports))
+
+        for _, records in self.both(act):
+            self.records += records
+
+    def operate(self) -> None:
+        wanted = self.random.choice(
+            (
+                QueueFilter(destination="one"),
+                QueueFilter(recipient="a@corp.example"),
+                QueueFilter(sender="<>"),
+                QueueFilter(state=State.HELD),
+                QueueFilter(received_before=self.clock.now - 100),
+            )
+        )
+        verb = self.random.choice(("retry", "hold", "release", "remove"))
+        self.both(lambda store: getattr(store, verb)(wanted))
+
+    def compare(self) -> None:
+        async def everything(store: Store) -> Any:
+            found: list[Any] = [sorted(await store.destinations())]
+            for name, _ in found[0]:
+                found.append(sorted(plain(await store.due(name, self.clock.now + 60, 1000))))
+            # later than any clock here: idents from before it was set back are found late
+            found.append(plain(await store.aged(2e9, 0, 1000)))
+            found.append(plain(await store.aged(2e9, 0, 1000, unwarned=True)))
+            found.append(await store.listing(QueueFilter(), 0, 1000))
+            found.append(await store.counts())
+            for record in self.records:
+                found.append(await store.history(record.message))
+            return found
+
+        self.both(everything)
