@@ -431,6 +431,7 @@ class Life:
         self.disk: Spool = self.open_disk()
         self.memory = MemorySpool(self.bridge, clock=self.clock)
         self.memory.open()
+        assert self.memory.new_ident() == self.disk.new_ident()
         self.records: list[Record] = []
 
     def open_disk(self) -> Spool:
