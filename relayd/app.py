@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import signal
 import socket
 import sys
@@ -55,6 +56,7 @@ def makeService(options: Options) -> IService:
     """The whole of relayd as one service. A bad configuration ends the process with status 1."""
     from twisted.internet import reactor
 
+    prepare_process(reactor)
     reread = partial(load, Path(options["config"])) if options["config"] else _embedded
     try:
         settings = reread()
@@ -62,6 +64,13 @@ def makeService(options: Options) -> IService:
         _refuse(str(errors))
     log = _mail_log(reactor, options)
     return Relayd(reactor, settings, reread, log)
+
+
+def prepare_process(reactor: Reactor) -> None:
+    """What every process of ours does first."""
+    reactor.seconds = time.monotonic  # Twisted's timers would follow jumps of the wall clock
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def read_settings(config: str) -> Settings:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import socket
 import time
 from collections.abc import Callable, Sequence
@@ -267,6 +268,7 @@ class Gateway(Service):
     def _reloaded(self, fresh: Settings) -> None:
         self._house.admission.limits = _session_limits(fresh, self._workers)
         self._house.normal = _deadlines(fresh)
+        self.directory.forget()
         for shard in self.shards:
             shard.dispatcher.apply(_patience(fresh), _limits(fresh, self._workers))
 
@@ -304,11 +306,12 @@ def _limits(settings: Settings, workers: int) -> Limits:
 
 def _session_limits(settings: Settings, workers: int) -> SessionLimits:
     """The limit per client holds over all workers (see Tally), the one in all is shared out."""
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return SessionLimits(
         in_all=-(-settings.sessions // workers),
         per_client=settings.sessions_per_client,
         new_per_minute=settings.new_sessions_per_minute,
-    )
+    ).within(descriptors)
 
 
 def _deadlines(settings: Settings) -> Deadlines:

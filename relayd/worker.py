@@ -15,7 +15,7 @@ from twisted.internet.defer import Deferred
 from twisted.python import log as twisted_log
 from twisted.python.failure import Failure
 
-from relayd.app import commands_of, mail_log, read_settings
+from relayd.app import commands_of, mail_log, prepare_process, read_settings
 from relayd.channel import Channel, Reactor
 from relayd.config import ConfigErrors, Settings
 from relayd.config.settings import Listener
@@ -98,6 +98,7 @@ class Worker:
 def main() -> None:
     """Run one worker, as ordered on the command line."""
     orders = Orders.parse(sys.argv[1])
+    prepare_process(reactor)
     log = mail_log(reactor)
     # the master says when to stop: a Ctrl-C that reaches the whole group is its business
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

@@ -64,6 +64,10 @@ class Directory:
             return await self._by_exchangers(where)
         return await self._named(where)
 
+    def forget(self) -> None:
+        """Ask the DNS anew: somebody may have mended it."""
+        self._resolver.forget()
+
     # a domain
 
     async def _direct(self, domain: str, port: int) -> Survey:
