@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from relayd.rules.source import Complaint, Place, Source
+from relayd.rules.source import Complaint, Place, Source, did_you_mean
 
 
 def read_text(path: Path, shown: str) -> str:
@@ -25,3 +25,12 @@ def short_name(path: Path, folder: Path) -> str:
     """How trails name a file: relative to the configuration's folder where it lies below."""
     relative = os.path.relpath(path, folder)
     return str(path) if relative.startswith("..") else relative
+
+
+def similar_file(path: Path) -> str:
+    """A suggestion for a file that is not there."""
+    try:
+        names = sorted(each.name for each in path.parent.iterdir())
+    except OSError:
+        return f"there is no folder {path.parent} either"
+    return did_you_mean(path.name, names) or f"expected a readable file {path.name}"

@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from relayd.config.files import read_text, short_name
+from relayd.config.files import read_text, short_name, similar_file
 from relayd.config.settings import SPECS, Listener, Settings, Spec, cores, system_hostname
 from relayd.config.tables import TableLoader
 from relayd.rules.check import hop_problems, name_problems, table_problems
 from relayd.rules.expect import failures
 from relayd.rules.grammar import VERBS, Reader, read_statement
-from relayd.rules.lexer import statements
+from relayd.rules.lexer import Statement, lex
 from relayd.rules.loops import loops
 from relayd.rules.model import HopDef, Include, Item
 from relayd.rules.ruleset import build
@@ -23,6 +23,8 @@ from relayd.rules.source import Complaint, Place, Problem, Source
 from relayd.rules.words import Words
 
 MAX_FILES = 1000
+MAX_SHOWN = 100
+_ONCE = "expected each file once"
 
 
 class ConfigErrors(Exception):  # noqa: N818 - many errors in one
@@ -33,7 +35,9 @@ class ConfigErrors(Exception):  # noqa: N818 - many errors in one
         self.problems = tuple(problems)
 
     def __str__(self) -> str:
-        return "\n".join(map(str, self.problems))
+        shown = [str(problem) for problem in self.problems[:MAX_SHOWN]]
+        more = len(self.problems) - len(shown)
+        return "\n".join([*shown, f"... and {more} more"] if more else shown)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +69,7 @@ class _Loader:
         self._items: list[Item] = []
         self._settings: dict[str, list[Setting]] = {}
         self._problems: list[Problem] = []
+        self._broken: list[Statement] = []  # they may define what others name
         self._open: list[Path] = []  # files being read, for include loops
         self._files: dict[Path, Place | None] = {}
         self._verbs: Mapping[str, Reader[Item | Setting]] = {
@@ -77,20 +82,22 @@ class _Loader:
         real = Path(os.path.realpath(path))
         if real in self._open:
             chain = " -> ".join(each.name for each in [*self._open, real])
-            self._complain(place, shown, f"{shown} includes itself: {chain}")
+            self._complain(place, shown, f"{shown} includes itself: {chain}", _ONCE)
             return
         if real in self._files:
             first = self._files[real]
-            self._complain(place, shown, f"{shown} is included already" + _by(first))
+            self._complain(place, shown, f"{shown} is included already" + _by(first), _ONCE)
             return
         if len(self._files) >= MAX_FILES:
-            self._complain(place, shown, f"more than {MAX_FILES} files")
+            self._complain(place, shown, f"more than {MAX_FILES} files", "expected fewer")
             return
         self._files[real] = place
         try:
             text = read_text(path, shown)
         except OSError as error:
-            self._complain(place, shown, f"cannot read {shown}: {error.strerror or error}")
+            self._complain(
+                place, shown, f"cannot read {shown}: {error.strerror or error}", similar_file(path)
+            )
             return
         except Complaint as complaint:
             self._problems.append(complaint.problem)
@@ -101,13 +108,15 @@ class _Loader:
 
     def take(self, source: Source, folder: Path) -> None:
         """Read a text's statements, and what they include, in order."""
-        found, problems = statements(source)
-        self._problems += problems
-        for statement in found:
+        lexed = lex(source)
+        self._problems += lexed.problems
+        self._broken += lexed.broken
+        for statement in lexed.statements:
             try:
                 value = read_statement(statement, self._verbs)
             except Complaint as complaint:
                 self._problems.append(complaint.problem)
+                self._broken.append(statement)
                 continue
             if isinstance(value, Setting):
                 self._settings.setdefault(value.name, []).append(value)
@@ -126,15 +135,16 @@ class _Loader:
                 shown = str(Path(source.path).parent / os.path.relpath(each, folder))
             self.read(Path(each), shown, include.place)
 
-    def _complain(self, place: Place | None, path: str, what: str) -> None:
+    def _complain(self, place: Place | None, path: str, what: str, expected: str) -> None:
         where = place or Place(Source(path, path, ()), 1)
-        self._problems.append(Problem(where, what))
+        self._problems.append(Problem(where, what, expected))
 
     def settings(self, path: Path | None) -> Settings:
         """Everything put together and checked; raises ConfigErrors."""
         values = self._values()
         problems = self._problems
-        problems += name_problems(self._items)
+        given = {each.tokens[1].text for each in self._broken if len(each.tokens) > 1}
+        problems += name_problems(self._items, given)
         loader = TableLoader(self._folder, problems)
         tables = loader.load_all(self._items)
         if problems:

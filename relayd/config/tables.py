@@ -9,7 +9,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from relayd.config.files import read_text, short_name
+from relayd.config.files import read_text, short_name, similar_file
 from relayd.rules.model import Item, TableDef
 from relayd.rules.source import Complaint, Problem, Source
 from relayd.rules.table import Table
@@ -51,10 +51,12 @@ class TableLoader:
                 source = self._source(path)
         except OSError as error:
             problem = f"cannot read {item.file}: {error.strerror or error}"
-            self.problems.append(Problem(where, problem, f"expected a file {path}"))
+            self.problems.append(Problem(where, problem, similar_file(path)))
             return None
         except sqlite3.Error as error:
-            self.problems.append(Problem(where, f"cannot read {item.file}: {error}"))
+            self.problems.append(
+                Problem(where, f"cannot read {item.file}: {error}", "expected an SQLite database")
+            )
             return None
         except Complaint as complaint:
             self.problems.append(complaint.problem)

@@ -30,10 +30,11 @@ def duration(least: float = 0) -> Callable[[Words], float]:
     def read(words: Words) -> float:
         token = words.word("a duration such as 5m, 4h or 1h30m")
         if not _DURATION.match(token.text):
-            hint = f'did you mean "{token.text}s"?' if token.text.isdecimal() else ""
-            raise words.complain(
-                f'"{token.text}" is no duration', hint or "expected e.g. 90s, 5m, 4h, 5d or 1h30m"
-            )
+            hint = "expected e.g. 90s, 5m, 4h, 5d or 1h30m"
+            unit = words.peek()
+            if token.text.isdecimal() and unit is not None and unit.text[:1].lower() in _SECONDS:
+                hint = f'did you mean "{token.text}{unit.text[0].lower()}"?'
+            raise words.complain(f'"{token.text}" is no duration', hint)
         parts = _DURATION_PART.findall(token.text)
         seconds = sum(int(count[:9]) * _SECONDS[unit] for count, unit in parts)
         if not least <= seconds <= _MAX_DURATION:
@@ -129,7 +130,7 @@ def listener(words: Words) -> tuple[str, int, tuple[str, ...]]:
     """Address, port (0: any) and the option words of a `listen` statement."""
     token = words.word("ADDRESS:PORT, e.g. 127.0.0.1:2525 or [::1]:2525")
     text = token.text
-    if text.isdecimal() or text.startswith(("*:", ":")):
+    if text.isdecimal() or re.match(r"\*?:[^:]*\Z", text):
         port = text.rpartition(":")[2]
         raise words.complain(
             f'"{text}" names no address', f'did you mean "0.0.0.0:{port}" (and "[::]:{port}")?'

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 
 from relayd.mail.nexthop import NextHop
 from relayd.rules.model import (
@@ -23,8 +23,8 @@ from relayd.rules.source import Place, Problem, did_you_mean
 from relayd.rules.table import ListTable, MapTable, Table, TransportTable
 
 
-def name_problems(items: Sequence[Item]) -> list[Problem]:
-    """Names given twice, and names used that nobody gave."""
+def name_problems(items: Sequence[Item], broken: Set[str] = frozenset()) -> list[Problem]:
+    """Names given twice, and names used that nobody gave; `broken` statements may give some."""
     problems: list[Problem] = []
     tables = _names(
         problems, "table", [(i.name, i.place) for i in items if isinstance(i, TableDef)]
@@ -36,11 +36,11 @@ def name_problems(items: Sequence[Item]) -> list[Problem]:
         if not isinstance(item, Rule):
             continue
         for name in dict.fromkeys(used_tables(item)):
-            if name not in tables:
+            if name not in tables and name not in broken:
                 hint = did_you_mean(name, tables) or f'expected a statement "table {name} ..."'
                 problems.append(Problem(_at(item.place, name), f"there is no table {name}", hint))
         for name in _used_hops(item):
-            if name not in hops:
+            if name not in hops and name not in broken:
                 hint = did_you_mean(name, hops) or f'expected a statement "next-hop {name} ..."'
                 problems.append(
                     Problem(_at(item.place, name), f"there is no next hop {name}", hint)
@@ -54,7 +54,9 @@ def _names(problems: list[Problem], what: str, given: list[tuple[str, Place]]) -
         first = places.setdefault(name, place)
         if first is not place:
             problems.append(
-                Problem(place, f"{what} {name} is defined already, at {first}", "expected one")
+                Problem(
+                    place, f"{what} {name} is defined already, at {first}", "expected another name"
+                )
             )
     return places
 

@@ -23,7 +23,7 @@ from relayd.rules.pattern import (
     Text,
 )
 from relayd.rules.regex import trouble
-from relayd.rules.source import Complaint, one_of
+from relayd.rules.source import Complaint, Place, one_of
 from relayd.rules.words import Words, domain_of, local_of, mailbox_of, network_of, table_name
 
 _PATTERN = "a mailbox pattern: local@domain, @domain, @.domain, local@, <table>, regex or any"
@@ -78,7 +78,11 @@ def _regex(words: Words) -> Regex:
     token = words.next("the regular expression in quotes")
     wrong = trouble(token.text)
     if wrong is not None:
-        raise Complaint(token.place, *wrong)
+        what, hint, at = wrong
+        place = token.place
+        if at is not None and token.kind is Kind.STRING and '"' not in token.text:
+            place = Place(place.source, place.line, place.column + 1 + at)
+        raise Complaint(place, what, hint)
     return Regex(token.text)
 
 

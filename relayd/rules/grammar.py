@@ -121,6 +121,8 @@ def _reply(words: Words) -> Reply:
             raise words.complain(
                 "a reply's text is printable ASCII", "expected 1 to 400 such characters"
             )
+    elif token is not None and not token.is_word("when"):
+        raise words.missing('the text in quotes: "..."')
     return Reply.of(code, status or f"{code // 100}.7.1", text)
 
 
@@ -177,7 +179,9 @@ def _replacement(words: Words, patterns: tuple[MailboxPattern, ...]) -> Replacem
         for regex in regexes:
             trouble = template_trouble(regex.text, text)
             if trouble:
-                raise words.complain(f"this does not fit the regex: {trouble}", "")
+                raise words.complain(
+                    f"this does not fit the regex: {trouble}", "expected \\1 for its first group"
+                )
         return Template(text)
     if token.is_word("null") or text == "<>":
         return Null()
@@ -199,7 +203,9 @@ def _field(words: Words) -> str:
     token = words.word("a header field's name")
     name = token.text
     if not _FIELD.match(name):
-        hint = f'did you mean "{name.rstrip(":")}"?' if _FIELD.match(name.rstrip(":")) else ""
+        hint = "expected e.g. X-Gateway"
+        if _FIELD.match(name.rstrip(":")):
+            hint = f'did you mean "{name.rstrip(":")}"?'
         raise words.complain(f'"{name}" is no header field\'s name', hint)
     if name.lower() == "received":
         raise words.complain("Received fields are how mail loops are found", "leave them alone")
@@ -261,7 +267,8 @@ def _route(words: Words) -> Route:
         if DIRECT in hops:
             raise words.complain('"direct" does not mix with next hops', "expected names only")
     elif not words.skip_word(DIRECT) and table is None:
-        raise words.missing('"via NEXT-HOP" or "direct"')
+        name = token_.text if (token_ := words.peek()) is not None else "NEXT-HOP"
+        raise words.missing(f'"via {name}" or "direct"')
     if table is not None and (hops or words.last is not (token.place if token else None)):
         raise words.complain(
             "a transport table says itself where to", f'did you mean "route to <{table}> ..."?'
@@ -303,6 +310,8 @@ def _table(words: Words) -> TableDef:
 
 def _next_hop(words: Words) -> HopDef:
     name, place = words.name("the next hop's name"), words.last
+    if name.lower() in (SMTP, LMTP):
+        raise words.complain("a next hop has a name first", f'expected "next-hop NAME {name} ..."')
     if name.lower() in _RESERVED:
         raise words.complain(f'"{name}" has a meaning of its own', "expected another name")
     protocol = words.choice((SMTP, LMTP), "smtp or lmtp")

@@ -70,8 +70,17 @@ def string(text: str) -> str:
     return '"' + text.replace('"', '\\"') + '"'
 
 
-def statements(source: Source) -> tuple[list[Statement], list[Problem]]:
-    """All statements of a text, and what was wrong with the spelling of it."""
+@dataclass(frozen=True, slots=True)
+class Lexed:
+    """A text's statements, what is wrong with its spelling, and the statements it spoilt."""
+
+    statements: list[Statement]
+    problems: list[Problem]
+    broken: list[Statement]
+
+
+def lex(source: Source) -> Lexed:
+    """All statements of a text."""
     return _Lexer(source).read()
 
 
@@ -80,11 +89,12 @@ class _Lexer:
         self._source = source
         self._statements: list[Statement] = []
         self._problems: list[Problem] = []
+        self._spoilt: list[Statement] = []
         self._tokens: list[Token] = []
         self._braces: list[Token] = []
         self._broken = False  # a statement with a misspelt line is not parsed: one error is enough
 
-    def read(self) -> tuple[list[Statement], list[Problem]]:
+    def read(self) -> Lexed:
         for number, line in enumerate(self._source.lines, 1):
             stripped = line.strip()
             if not stripped or stripped[0] == "#":
@@ -101,7 +111,7 @@ class _Lexer:
                 )
             self._line(number, line)
         self._end()
-        return self._statements, self._problems
+        return Lexed(self._statements, self._problems, self._spoilt)
 
     def _end(self) -> None:
         if self._braces and not self._broken:
@@ -110,8 +120,9 @@ class _Lexer:
                 'this "{" is never closed',
                 'expected "}" (on its own line, or indent the lines between)',
             )
-        if self._tokens and not self._broken:
-            self._statements.append(Statement(tuple(self._tokens)))
+        if self._tokens:
+            kept = self._spoilt if self._broken else self._statements
+            kept.append(Statement(tuple(self._tokens)))
         self._tokens, self._braces, self._broken = [], [], False
 
     def _complain(self, place: Place, what: str, expected: str) -> None:

@@ -22,27 +22,29 @@ def search(text: str, subject: str) -> re.Match[str] | None:
     return compiled(text).search(subject) if len(subject) <= MAX_SUBJECT else None
 
 
-def trouble(text: str) -> tuple[str, str] | None:
-    """What is wrong with an expression, and what to do; None: nothing."""
+def trouble(text: str) -> tuple[str, str, int | None] | None:
+    """What is wrong with an expression, what to do, and at which character; None: nothing."""
     if len(text) > MAX_EXPRESSION:
-        return "the regex is too long", f"expected at most {MAX_EXPRESSION} characters"
+        return "the regex is too long", f"expected at most {MAX_EXPRESSION} characters", None
     try:
         compiled(text)
     except (re.error, OverflowError, RecursionError) as error:
         where = getattr(error, "pos", None)
-        hint = "" if where is None else f"at its character {where + 1}"
-        return f"the regex is broken: {getattr(error, 'msg', error)}", hint
+        hint = "expected a Python regular expression"
+        return f"the regex is broken: {getattr(error, 'msg', error)}", hint, where
     reason = runaway(text)
     if reason:
         return (
             f"the regex could take very long on some addresses: {reason}",
             'expected e.g. [^@]+ in place of .+, and "^" at its start',
+            None,
         )
     letter = capital(text)
     if letter:
         return (
             f'the regex asks for a capital "{letter}", but addresses are matched in lower case',
             f'did you mean "{letter.lower()}"?',
+            text.find(letter),
         )
     return None
 

@@ -49,7 +49,10 @@ class Table:
 
     def place_of(self, line: int) -> Place | None:
         """Where a line of its text stands."""
-        return None if self.source is None else Place(self.source, line)
+        if self.source is None:
+            return None
+        words = self.source.line(line).split()
+        return Place(self.source, line, width=len(words[0]) if words else 1)
 
     def mailbox(self, subject: Subject) -> str:
         """Whether it holds the mailbox: a note that says where, or empty."""

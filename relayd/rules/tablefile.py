@@ -157,8 +157,10 @@ def _read_aliases(name: str, reading: Reading) -> MapTable:
         if not colon:
             reading.complain(number, "", "an alias has no colon", 'expected "name: address, ..."')
             continue
+        before = len(reading.problems)
         values = tuple(_alias_values(value, number, reading))
-        _put(table, key, values, number, reading)
+        if len(reading.problems) == before:
+            _put(table, key, values, number, reading)
     return table
 
 
@@ -205,10 +207,12 @@ def _included(path: str, line: int, item: str, reading: Reading, depth: int) -> 
     try:
         source = reading.include(path)
     except OSError as error:
-        reading.complain(line, item, f"cannot read {path}: {error.strerror or error}")
+        reading.complain(
+            line, item, f"cannot read {path}: {error.strerror or error}", "expected a file"
+        )
         return
     except ValueError as error:
-        reading.complain(line, item, str(error))
+        reading.complain(line, item, str(error), "expected a text file below it")
         return
     inner = Reading(source, reading.problems, reading.include)
     for number, text in logical_lines(source):
@@ -259,7 +263,10 @@ def _put(table: MapTable, key: str, values: tuple[str, ...], line: int, reading:
     first = table.entries.setdefault(probe, Entry(line, values))
     if first.line != line:
         reading.complain(
-            line, key, f'"{key}" has an entry already, in line {first.line}', "expected one"
+            line,
+            key,
+            f'"{key}" has an entry already, in line {first.line}',
+            "expected one for each",
         )
 
 
@@ -274,7 +281,10 @@ def _read_postfix_map(name: str, reading: Reading, kind: str) -> MapTable:
         if kind == "virtual" and _declares_domain(key, value):
             table.domains.setdefault(fold_domain(key), number)
             continue
+        before = len(reading.problems)
         values = tuple(_map_values(value, number, reading))
+        if len(reading.problems) > before:
+            continue
         if kind == "canonical" and len(values) > 1:
             reading.complain(number, value, "an address becomes one other", "expected one address")
         _put(table, key, values, number, reading)

@@ -32,7 +32,7 @@ def transport_table(name: str, source: Source, problems: list[Problem]) -> Trans
         first = table.entries.setdefault(probe, (number, transport))
         if first[0] != number:
             what = f'"{key}" has an entry already, in line {first[0]}'
-            problems.append(Problem(place, what, "expected one"))
+            problems.append(Problem(place, what, "expected one for each"))
     return table
 
 

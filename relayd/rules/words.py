@@ -57,7 +57,7 @@ class Words:
         token = self.peek()
         if token is None:
             return Complaint(self.place, "the statement ends too early", f"expected {expected}")
-        shown = f'"{token.text}"' if token.kind is not Kind.STRING else "a quoted text"
+        shown = "quoted text" if token.kind is Kind.STRING else f'"{token.text}"'
         return Complaint(token.place, f"unexpected {shown}", f"expected {expected}")
 
     def next(self, expected: str) -> Token:
@@ -169,7 +169,9 @@ def domain_of(text: str, place: Place) -> str:
     try:
         check_domain(text)
     except AddressError as error:
-        raise Complaint(place, f'"{text}" is no domain: {error}', "") from None
+        raise Complaint(
+            place, f'"{text}" is no domain: {error}', "expected e.g. example.com"
+        ) from None
     return text
 
 
@@ -180,7 +182,9 @@ def local_of(text: str, place: Place) -> str:
             return Mailbox.parse(text + "@x").local
         check_local(text, quoted=False)
     except AddressError as error:
-        raise Complaint(place, f'"{text}" is no local part: {error}', "") from None
+        raise Complaint(
+            place, f'"{text}" is no local part: {error}', "expected e.g. info"
+        ) from None
     return text
 
 
@@ -220,6 +224,8 @@ def host_port(text: str, place: Place, default: int = 0) -> HostPort:
     elif rest[:1] == ":" and rest[1:].isascii() and rest[1:].isdigit():
         port = int(rest[1:])
     else:
+        if len(rest) > 1:
+            raise Complaint(place, f'port "{rest[1:]}" is no number', "expected 1 to 65535")
         raise Complaint(place, f'"{text}" has no port', f'expected e.g. "{text.strip(":")}:25"')
     if not 0 < port < 65536:
         raise Complaint(place, f"port {port} is out of range", "expected 1 to 65535")
@@ -239,8 +245,10 @@ def _check_host(host: str, text: str, place: Place) -> None:
         try:
             ipaddress.IPv4Address(host)
         except ValueError:
-            raise Complaint(place, f'"{host}" is no IP address', "") from None
+            raise Complaint(
+                place, f'"{host}" is no IP address', "expected e.g. 127.0.0.1"
+            ) from None
     elif host.startswith("-") or host.endswith("."):
-        raise Complaint(place, f'"{host}" is no host name', "")
+        raise Complaint(place, f'"{host}" is no host name', "expected e.g. mx.example.com")
     else:
         domain_of(host, place)
