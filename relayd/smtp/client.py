@@ -265,7 +265,7 @@ class Client:
     def _take_in_transaction(self, progress: Progress, reply: Reply, stage: Stage) -> None:
         digit = reply.code // 100
         if digit == (2 if stage is Stage.DATA else 3):
-            self._trouble(f"said {reply.code} to {stage}")
+            self._trouble(f"said {reply.code} to {stage}", stage)
         elif stage is Stage.RCPT:
             progress.take_rcpt(reply)
             self._advance(progress)
@@ -287,7 +287,7 @@ class Client:
                 self._unsent.clear()
             self._advance(progress)
         elif digit != 2:
-            self._trouble(f"said {reply.code} to RSET")
+            self._trouble(f"said {reply.code} to {stage}", stage)
         else:
             self._advance(progress)
 
@@ -331,9 +331,11 @@ class Client:
             self._close()
         self._events.append(progress.done(not self.closed, shutdown, trouble))
 
-    def _abandon(self, progress: Progress, reply: Reply, trouble: str) -> None:
+    def _abandon(
+        self, progress: Progress, reply: Reply, trouble: str, stage: Stage | None = None
+    ) -> None:
         """Give up the transaction, and the connection with it."""
-        progress.abandon(reply, self.waiting_for)
+        progress.abandon(reply, stage or self.waiting_for)
         self._close()
         self._finish(progress, trouble=trouble)
 
@@ -347,11 +349,11 @@ class Client:
             progress.abandon(reply, stage)
             self._finish(progress, shutdown=reply)
 
-    def _trouble(self, reason: str) -> None:
+    def _trouble(self, reason: str, stage: Stage | None = None) -> None:
         """The server broke the protocol: nothing it says can be trusted any more."""
         progress = self._progress
         if progress is not None:
-            self._abandon(progress, Reply.of(451, "4.5.0", f"Next hop {reason}"), reason)
+            self._abandon(progress, Reply.of(451, "4.5.0", f"Next hop {reason}"), reason, stage)
         else:
             self._close()
             self._events.append(ProtocolTrouble(reason))

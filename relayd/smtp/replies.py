@@ -11,6 +11,9 @@ MAX_LINE = 2048  # octets of a next hop's reply line; more than the book's 512, 
 MAX_LINES = 128  # of one reply
 
 
+_CR = 0x0D
+_MARKS = (b" ", b"-", b"")
+
 # what the server's core says by itself
 OK = Reply.of(250, "2.0.0", "Ok")
 HELP = Reply.of(214, "2.0.0", "See RFC 5321")
@@ -107,24 +110,23 @@ class ReplyReader:
             if end - at >= MAX_LINE:
                 raise ReplyError("reply line too long")
             self._at = end + 1
-            line = data[at : end - 1] if data[at:end].endswith(b"\r") else data[at:end]
-            mark = line[3:4]
-            if mark == b" " or not mark:
-                if not self._lines:
-                    return _single(line)
-                return self._complete(line)
-            if mark != b"-":
-                raise ReplyError(f"no reply: {_shown(line)}")
-            if len(self._lines) >= MAX_LINES:
-                raise ReplyError("reply with too many lines")
-            self._lines.append(line)
+            line = data[at : end - 1] if end > at and data[end - 1] == _CR else data[at:end]
+            if not self._lines and line[3:4] != b"-":
+                return _single(line)
+            if self._continue(line):
+                lines, self._lines = self._lines, []
+                return Reply.received(_code(line), tuple(_text(line) for line in lines))
 
-    def _complete(self, last: bytes) -> Reply:
-        lines, self._lines = [*self._lines, last], []
-        code = _code(last)
-        if any(line[:3] != last[:3] for line in lines):
-            raise ReplyError(f"reply codes differ within one reply: {_shown(last)}")
-        return Reply.received(code, tuple(_text(line) for line in lines))
+    def _continue(self, line: bytes) -> bool:
+        """Take in a line of a longer reply; returns whether it is the last one."""
+        if not self._lines:
+            _code(line)
+        elif line[:3] != self._lines[0][:3]:
+            raise ReplyError(f"reply codes differ within one reply: {_shown(line)}")
+        elif len(self._lines) >= MAX_LINES:
+            raise ReplyError("reply with too many lines")
+        self._lines.append(line)
+        return line[3:4] != b"-"
 
 
 @functools.lru_cache(maxsize=256)  # MAIL and RCPT are answered in the same words all day
@@ -134,7 +136,9 @@ def _single(line: bytes) -> Reply:
 
 def _code(line: bytes) -> int:
     # Reply-code = %x32-35 %x30-35 %x30-39; the second digit is not taken so strictly
-    if not (len(line) >= 3 and line[:3].isdigit() and 0x32 <= line[0] <= 0x35):
+    if not (
+        len(line) >= 3 and line[:3].isdigit() and 0x32 <= line[0] <= 0x35 and line[3:4] in _MARKS
+    ):
         raise ReplyError(f"no reply: {_shown(line)}")
     return int(line[:3])
 

@@ -213,7 +213,7 @@ class TestReplyReader(unittest.TestCase):
             self.read(b"250 " + b"x" * (MAX_LINE - 5) + b"\r\n")
         with self.assertRaises(ReplyError):
             self.read(b"250 " + b"x" * MAX_LINE)  # not even a line end
-        self.assertEqual(len(self.read(b"250-x\r\n" * MAX_LINES + b"250 y\r\n")), 1)
+        self.assertEqual(len(self.read(b"250-x\r\n" * (MAX_LINES - 1) + b"250 y\r\n")), 1)
         with self.assertRaises(ReplyError):
             self.read(b"250-x\r\n" * (MAX_LINES + 1))
 

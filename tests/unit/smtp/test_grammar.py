@@ -1,0 +1,177 @@
+"""What is read out of commands; the refusals are in the dialogues."""
+
+from __future__ import annotations
+
+import unittest
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relayd.mail.address import Mailbox
+from relayd.smtp.events import MailParams, RcptParams
+from relayd.smtp.extensions import Extensions, Offer, ehlo_lines, mail_keywords, rcpt_keywords
+from relayd.smtp.grammar import (
+    RemoteProtocolError,
+    parse_auth,
+    parse_bdat,
+    parse_hello,
+    parse_mail,
+    parse_rcpt,
+)
+from relayd.smtp.xtext import (
+    XtextError,
+    decode_orcpt,
+    decode_xtext,
+    encode_orcpt,
+    encode_xtext,
+)
+from tests.unit.smtp.strategies import BOUNDED
+
+MAIL = mail_keywords(Offer(auth=("PLAIN",), require_tls=True), True)
+RCPT = rcpt_keywords(Offer())
+
+
+class TestMail(unittest.TestCase):
+    def test_paths(self) -> None:
+        for text, mailbox in (
+            ("FROM:<>", None),
+            ("from:<a@example.org>", Mailbox("a", "example.org")),
+            ("FROM:  <a@example.org>  ", Mailbox("a", "example.org")),
+            ('FROM:<"a\\"> b"@example.org>', Mailbox('a"> b', "example.org")),
+            ("FROM:<@x.example,@[192.0.2.1]:a@example.org>", Mailbox("a", "example.org")),
+            ("FROM:<a@[IPv6:2001:db8::1]>", Mailbox("a", "[IPv6:2001:db8::1]")),
+            ("FROM:<a+b=c/d@Example.ORG>", Mailbox("a+b=c/d", "Example.ORG")),
+        ):
+            self.assertEqual(parse_mail(text.encode(), MAIL), (mailbox, MailParams()), text)
+
+    def test_all_parameters(self) -> None:
+        _, params = parse_mail(
+            b"FROM:<> SIZE=5 BODY=7bit SMTPUTF8 RET=full ENVID=a+3Db AUTH=<> REQUIRETLS", MAIL
+        )
+        self.assertEqual(
+            params,
+            MailParams(
+                size=5,
+                body="7BIT",
+                smtputf8=True,
+                ret="FULL",
+                envid="a=b",
+                auth="",
+                require_tls=True,
+            ),
+        )
+
+
+class TestRcpt(unittest.TestCase):
+    def test_postmaster_needs_no_domain(self) -> None:
+        self.assertEqual(
+            parse_rcpt(b"TO:<Postmaster> NOTIFY=NEVER", RCPT, False),
+            (Mailbox("Postmaster", ""), RcptParams(frozenset({"NEVER"}))),
+        )
+
+    def test_orcpt(self) -> None:
+        for given_, orcpt in (
+            ("rfc822;a+2Bb@example.org", "rfc822;a+b@example.org"),
+            ("x400;+20x", "x400; x"),
+            ("utf-8;j\\x{FC}rgen@example.org", "utf-8;jürgen@example.org"),
+            ("UTF-8;jürgen@example.org", "UTF-8;jürgen@example.org"),
+            ("rfc822;j+C3+BCrgen@example.org", "rfc822;jürgen@example.org"),
+        ):
+            line = f"TO:<a@example.org> ORCPT={given_}".encode()
+            self.assertEqual(parse_rcpt(line, RCPT, True)[1].orcpt, orcpt)
+
+    @given(st.binary(max_size=80))
+    @BOUNDED
+    def test_anything_is_read_or_refused(self, octets: bytes) -> None:
+        for line in (b"TO:<" + octets, b"TO:<a@b> " + octets, b"TO:<a@b> ORCPT=" + octets):
+            try:
+                mailbox, params = parse_rcpt(line, RCPT, True)
+            except RemoteProtocolError as error:
+                self.assertGreaterEqual(error.reply.code, 500)
+            else:
+                for text in (str(mailbox), params.orcpt):
+                    self.assertEqual(len(text.splitlines() or [""]), 1)
+
+
+class TestOthers(unittest.TestCase):
+    def test_hello(self) -> None:
+        self.assertEqual(parse_hello(b"[192.0.2.1] "), "[192.0.2.1]")
+        self.assertEqual(len(parse_hello(b"x" * 2000)), 255)
+
+    def test_bdat(self) -> None:
+        for argument, parsed in (
+            (b"5", (5, False)),
+            (b"0 LAST", (0, True)),
+            (b"007 last ", (7, True)),
+            (b"9" * 60, (int("9" * 60), False)),
+            (b"", None),
+            (b"LAST", None),
+            (b"-1", None),
+            (b"1 FIRST", None),
+            (b"1 LAST LAST", None),
+            (b"0x10", None),
+            (b"\xb2", None),
+        ):
+            self.assertEqual(parse_bdat(argument), parsed, argument)
+
+    def test_auth(self) -> None:
+        self.assertEqual(parse_auth(b"plain"), ("PLAIN", None))
+        self.assertEqual(parse_auth(b"PLAIN ="), ("PLAIN", b""))
+        self.assertEqual(parse_auth(b"PLAIN AGE="), ("PLAIN", b"\0a"))
+        for wrong in (b"", b"PLAIN AGE", b"PLAIN a b"):
+            with self.assertRaises(RemoteProtocolError):
+                parse_auth(wrong)
+
+
+class TestXtext(unittest.TestCase):
+    @given(st.text())
+    @BOUNDED
+    def test_inverse(self, text: str) -> None:
+        encoded = encode_xtext(text)
+        self.assertTrue(encoded.isascii())
+        self.assertNotRegex(encoded, r"[\s=]")
+        self.assertEqual(decode_xtext(encoded), text)
+
+    @given(st.sampled_from(["rfc822", "utf-8"]), st.text(min_size=1), st.booleans())
+    @BOUNDED
+    def test_orcpt_inverse(self, kind: str, address: str, smtputf8: bool) -> None:
+        encoded = encode_orcpt(f"{kind};{address}", smtputf8=smtputf8)
+        self.assertNotRegex(encoded, r"[\x00-\x20=\x7f]")
+        self.assertTrue(encoded.isascii() or smtputf8)
+        self.assertEqual(decode_orcpt(kind, encoded.partition(";")[2]), f"{kind};{address}")
+
+    def test_wrong(self) -> None:
+        for wrong in ("a=b", "a b", "+", "+4", "+4g", "+2b", "ü", "+FF", "a\n"):
+            with self.subTest(wrong), self.assertRaises(XtextError):
+                decode_xtext(wrong)
+
+
+class TestExtensions(unittest.TestCase):
+    def test_reading_an_offer(self) -> None:
+        offer = Extensions.parse(
+            ("mx.example hi", "size 100", "Pipelining", "AUTH PLAIN login", "", "X Y", "SIZE 5")
+        )
+        self.assertEqual(
+            (offer.size, offer.size_limit, offer.pipelining, offer.dsn), (True, 100, True, False)
+        )
+        self.assertEqual(offer.auth, ("PLAIN", "LOGIN"))
+
+    def test_odd_sizes(self) -> None:
+        for parameters, limit in (("", 0), ("0", 0), ("x", 0), ("-5", 0), ("\u0663", 0), ("7", 7)):
+            offer = Extensions.parse(("mx", f"SIZE {parameters}"))
+            self.assertTrue(offer.size)
+            self.assertEqual(offer.size_limit, limit)
+
+    def test_the_first_line_offers_nothing(self) -> None:
+        self.assertFalse(Extensions.parse(("PIPELINING",)).pipelining)
+
+    def test_our_offer_is_what_we_accept(self) -> None:
+        for tls in (False, True):
+            offer = Offer(starttls=True, auth=("PLAIN",), require_tls=True)
+            read = Extensions.parse(("mx", *ehlo_lines(offer, tls)))
+            keywords = mail_keywords(offer, tls)
+            self.assertEqual(read.starttls, not tls)
+            self.assertEqual(bool(read.auth), tls)
+            self.assertEqual("AUTH" in keywords, tls)
+            self.assertEqual(read.require_tls, "REQUIRETLS" in keywords)
+            self.assertEqual(read.dsn, bool(rcpt_keywords(offer)))
