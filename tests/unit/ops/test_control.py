@@ -1,0 +1,402 @@
+from __future__ import annotations
+
+import json
+import os
+import socket
+import stat
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from twisted.internet import reactor as the_reactor
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.protocol import Factory
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+from twisted.internet.threads import deferToThread
+
+from relayd.mail.address import Mailbox
+from relayd.mail.client import Client
+from relayd.mail.envelope import Envelope, Recipient
+from relayd.mail.message import Message, Record, Settlement, State, Submission
+from relayd.mail.outcome import Outcome, postponed
+from relayd.mail.plan import Step
+from relayd.mail.reply import Reply
+from relayd.ops.client import Daemon, DaemonError, NotRunningError
+from relayd.ops.commands import PAGE, Backend, Commands
+from relayd.ops.control import (
+    MAX_REQUEST,
+    MAX_SESSIONS,
+    REQUEST_TIME,
+    ControlError,
+    ControlFactory,
+    ControlSession,
+    listen,
+)
+from relayd.ops.explain import QuestionError
+from relayd.spool.memory import MemorySpool
+from relayd.spool.view import Page, QueueFilter
+from tests.support import TestCase
+from tests.unit.ops.journal import Journal
+
+reactor: Any = the_reactor
+CONTENT = b"Subject: one\r\n\r\nbody\r\n"
+NOW = 1_767_600_600.0
+STEP = Step("accept", "rules.d/10-site.rules:14", "accept to <ours>", "ours: x:1")
+
+
+class Bridge:
+    """The spool's bridge in a test: everything happens at once."""
+
+    def promise(self) -> Deferred[Any]:
+        return Deferred()
+
+    def call(self, function: Callable[..., None], *args: object) -> None:
+        function(*args)
+
+
+class Fixture(TestCase):
+    """A spool in memory, the commands over it, and no reactor."""
+
+    def setUp(self) -> None:
+        self.log = Journal()
+        self.spools = [MemorySpool(Bridge(), shard=n, clock=lambda: NOW) for n in (0, 1)]
+        for spool in self.spools:
+            spool.open()
+        self.complaint = ""
+        self.commands = Commands(
+            [
+                Backend(spool._shard, spool, lambda: (), lambda: {"sessions": 3})
+                for spool in self.spools
+            ],
+            about=lambda: {"hostname": "gw.example.com", "pid": 42},
+            explain=self.explain,
+            check=lambda: self.complaint,
+            reload=lambda: self.complaint,
+            log=self.log,
+            clock=lambda: NOW,
+        )
+        self.clock = Clock()
+
+    async def explain(self, request: object) -> dict[str, Any]:
+        assert isinstance(request, dict)
+        if request["recipient"] == "nonsense":
+            raise QuestionError("no @ in the address")
+        return {"verdict": "accept", "recipient": request["recipient"]}
+
+    async def accept(
+        self, *recipients: str, sender: str = "alice@sender.example", shard: int = 0
+    ) -> tuple[Message, tuple[Record, ...]]:
+        draft = self.spools[shard].create()
+        draft.write(CONTENT)
+        boxes = [Mailbox.parse(recipient) for recipient in recipients]
+        return await draft.commit(
+            Submission(
+                Envelope(Mailbox.parse(sender) if sender else None),
+                Client("192.0.2.9", 4711, "192.0.2.1:25", "client.example", "ESMTP"),
+                tuple(Recipient(box, box, "exchange") for box in boxes),
+                header_size=16,
+                eight_bit=False,
+                utf8_header=False,
+                trail=(STEP,),
+                rules="abcdef",
+            )
+        )
+
+    def ask_octets(self, line: bytes) -> bytes:
+        """What a session answers to this line, with a reader that takes everything."""
+        session, transport = self.session()
+        session.dataReceived(line)
+        return bytes(transport.value())
+
+    def ask(self, command: str, **request: object) -> list[dict[str, Any]]:
+        line = json.dumps({"command": command, **request}).encode() + b"\n"
+        return [json.loads(each) for each in self.ask_octets(line).splitlines()]
+
+    def answer(self, command: str, **request: object) -> dict[str, Any]:
+        documents = self.ask(command, **request)
+        self.assertEqual(documents[-1], {"done": True}, documents)
+        self.assertEqual(len(documents), 2)
+        answer = documents[0]["answer"]
+        assert isinstance(answer, dict)
+        return answer
+
+    def session(self) -> tuple[ControlSession, StringTransport]:
+        factory = ControlFactory(self.clock, self.commands, self.log)
+        session = factory.buildProtocol(None)
+        assert session is not None
+        transport = StringTransport()
+        transport.abortConnection = transport.loseConnection  # type: ignore[method-assign]
+        session.makeConnection(transport)
+        return session, transport
+
+
+class CommandTests(Fixture):
+    async def test_status(self) -> None:
+        await self.accept("a@b.example", "c@d.example")
+        await self.accept("a@b.example", shard=1)
+        answer = self.answer("status")
+        self.assertEqual(answer["hostname"], "gw.example.com")
+        self.assertEqual(answer["waiting"]["messages"], 2)
+        self.assertEqual(answer["waiting"]["queued"], 3)
+        self.assertEqual(answer["destinations"][0]["waiting"], 3)
+        self.assertEqual(
+            answer["shards"],
+            [
+                {"shard": 0, "healthy": True, "sessions": 3},
+                {"shard": 1, "healthy": True, "sessions": 3},
+            ],
+        )
+
+    async def test_queue_and_its_filters(self) -> None:
+        one, _ = await self.accept("a@b.example", "c@d.example")
+        two, _ = await self.accept("e@f.example", sender="", shard=1)
+
+        def listed(**request: object) -> list[int]:
+            documents = self.ask("queue", **request)
+            self.assertIn("columns", documents[0])
+            return [row[0] for document in documents[1:-1] for row in document["rows"]]
+
+        self.assertEqual(listed(), [one.ident, two.ident])
+        self.assertEqual(listed(limit=1), [one.ident])
+        self.assertEqual(listed(sender="<>"), [two.ident])
+        self.assertEqual(listed(recipient="c@d.example"), [one.ident])
+        self.assertEqual(listed(destination="exchange"), [one.ident, two.ident])
+        self.assertEqual(listed(state="held"), [])
+        self.assertEqual(listed(older_than=3600), [])
+
+    async def test_a_long_listing_comes_in_pieces(self) -> None:
+        for _ in range(PAGE + 1):
+            await self.accept("a@b.example")
+        documents = self.ask("queue")
+        self.assertEqual([len(document["rows"]) for document in documents[1:-1]], [PAGE, 1])
+
+    async def test_show_waiting_and_finished(self) -> None:
+        message, records = await self.accept("a@b.example", "c@d.example")
+        sent = Outcome(Reply.of(250, "2.0.0", "Ok"), "mx.example", "198.51.100.7:25")
+        put_off = postponed("4.4.1", "Connection refused", why="ECONNREFUSED")
+        await self.spools[0].settle(
+            [
+                Settlement(records[0], State.DELIVERED, sent),
+                Settlement(records[1], State.QUEUED, put_off, next_attempt=NOW + 60),
+            ]
+        )
+        for command in ("show", "why"):
+            story = self.answer(command, id=str(message))
+            self.assertEqual(story["id"], str(message))
+            self.assertEqual(story["sender"], "alice@sender.example")
+            self.assertEqual(story["client"]["address"], "192.0.2.9")
+            self.assertEqual(story["rules"], "abcdef")
+            self.assertEqual(story["trail"][0]["rule"], "accept to <ours>")
+            first, second = story["recipients"]
+            self.assertEqual((first["mailbox"], first["state"]), ("a@b.example", "delivered"))
+            self.assertEqual(first["reply"], "250 2.0.0 Ok")
+            self.assertEqual((second["state"], second["attempts"]), ("queued", 1))
+            self.assertEqual(second["why"], "ECONNREFUSED")
+            self.assertEqual(second["next_attempt"], NOW + 60)
+
+    async def test_content(self) -> None:
+        message, _ = await self.accept("a@b.example")
+        answer = self.ask_octets(b'{"command":"content","id":"%s"}\n' % str(message).encode())
+        size = len(CONTENT)
+        self.assertEqual(answer, b'{"octets":%d}\n%s{"done": true}\n' % (size, CONTENT))
+
+    async def test_changes(self) -> None:
+        one, _ = await self.accept("a@b.example", "c@d.example")
+        two, _ = await self.accept("e@f.example", shard=1)
+        self.assertEqual(self.answer("hold", recipient="c@d.example"), {"recipients": 1})
+        self.assertEqual(self.answer("hold", all=True), {"recipients": 2})
+        self.assertEqual(self.answer("release", ids=[str(one)]), {"recipients": 2})
+        self.assertEqual(self.answer("retry", destination="exchange"), {"recipients": 2})
+        self.assertEqual(
+            self.answer("remove", ids=[str(one), str(two)], note="spam"), {"recipients": 3}
+        )
+        self.assertEqual(self.ask("queue")[1:], [{"done": True}])
+        story = self.answer("show", id=str(two))
+        self.assertEqual(story["recipients"][0]["state"], "removed")
+        self.assertEqual(story["recipients"][0]["note"], "spam")
+        self.assertEqual(
+            [facts["command"] for event, facts in self.log.notices if event == "operator"],
+            ["hold", "hold", "release", "retry", "remove"],
+        )
+
+    async def test_nothing_named_changes_nothing(self) -> None:
+        await self.accept("a@b.example")
+        for command in ("retry", "hold", "release", "remove"):
+            (answer,) = self.ask(command)
+            self.assertIn("nothing named", answer["error"])
+        self.assertEqual(self.answer("status")["waiting"]["messages"], 1)
+
+    async def test_audit(self) -> None:
+        await self.accept("a@b.example")
+        documents = self.ask("audit")
+        self.assertEqual(documents[-1], {"done": True})
+        self.assertEqual(sum(each["audited"] for each in documents[:-1]), 1)
+        self.assertEqual([each["discrepancies"] for each in documents[:-1]], [[], []])
+
+    def test_check_reload_explain(self) -> None:
+        self.assertEqual(self.answer("check"), {"complaint": ""})
+        self.complaint = "relayd.conf:1:1: no"
+        self.assertEqual(self.answer("reload"), {"complaint": "relayd.conf:1:1: no"})
+        self.assertEqual(self.answer("explain", recipient="a@b")["recipient"], "a@b")
+        self.assertEqual(
+            self.ask("explain", recipient="nonsense"), [{"error": "no @ in the address"}]
+        )
+
+    def test_what_makes_no_sense_is_said_so(self) -> None:
+        for line, complaint in (
+            (b"\n", "no line of JSON"),
+            (b"{\n", "no line of JSON"),
+            (b"[" * 5000 + b"\n", "no line of JSON"),
+            (b"\xff\n", "no line of JSON"),
+            (b"[]\n", "no JSON object"),
+            (b"{}\n", "no command ''"),
+            (b'{"command":7}\n', "text expected"),
+            (b'{"command":"frob"}\n', "no command 'frob'"),
+            (b'{"command":"show","id":"x"}\n', "not a message ID"),
+            (b'{"command":"show","id":"1K7QJ4V8Z0G0"}\n', "no message 1K7QJ4V8Z0G0"),
+            (b'{"command":"content","id":"1K7QJ4V8Z0G0"}\n', "no message 1K7QJ4V8Z0G0"),
+            (b'{"command":"queue","state":"gone"}\n', "no state 'gone'"),
+            (b'{"command":"queue","older_than":"x"}\n', "number expected"),
+            (b'{"command":"queue","limit":true}\n', "number expected"),
+            (b'{"command":"remove","ids":"x"}\n', "a list expected"),
+            (b"x" * (MAX_REQUEST + 1), "no line of JSON"),
+        ):
+            answer = json.loads(self.ask_octets(line).splitlines()[-1])
+            self.assertIn(complaint, answer["error"])
+
+    async def test_a_spool_in_trouble_is_said_so(self) -> None:
+        await self.accept("a@b.example")
+        self.spools[0].healthy = False
+        (answer,) = self.ask("hold", all=True)
+        self.assertIn("the spool is in trouble", answer["error"])
+
+    def test_a_bug_is_logged_and_told(self) -> None:
+        self.commands._about = lambda: 1 / 0  # type: ignore[assignment,return-value]
+        (answer,) = self.ask("status")
+        self.assertIn("a bug", answer["error"])
+        self.assertIn("ZeroDivisionError", self.log.troubles[0][1]["why"])
+
+
+class SessionTests(Fixture):
+    def test_a_request_in_pieces(self) -> None:
+        for octets in (1, 7):
+            session, transport = self.session()
+            line = b'{"command":"check"}\n'
+            for start in range(0, len(line), octets):
+                session.dataReceived(line[start : start + octets])
+            self.assertIn(b"complaint", transport.value())
+            self.assertTrue(transport.disconnecting)
+
+    def test_a_silent_client_is_dropped(self) -> None:
+        session, transport = self.session()
+        session.dataReceived(b"{")
+        self.clock.advance(REQUEST_TIME)
+        self.assertTrue(transport.disconnecting)
+
+    async def test_a_slow_reader_holds_up_only_itself(self) -> None:
+        for _ in range(3 * PAGE):
+            await self.accept("a@b.example")
+        session, transport = self.session()
+        line = b'{"command":"queue"}\n'
+        write = transport.write
+
+        def full(data: bytes) -> None:
+            write(data)
+            session.pauseProducing()
+
+        transport.write = full  # type: ignore[method-assign]
+        session.dataReceived(line)
+        for expected in range(1, 5):
+            self.assertEqual(transport.value().count(b"\n"), expected)
+            session.resumeProducing()
+        self.assertEqual(transport.value().count(b"\n"), 5)
+        self.assertTrue(transport.value().endswith(b'{"done": true}\n'))
+
+    async def test_a_reader_that_hangs_up_ends_the_listing(self) -> None:
+        for _ in range(3 * PAGE):
+            await self.accept("a@b.example")
+        session, _ = self.session()
+        asked = 0
+        listing = self.spools[0].listing
+
+        def counted(wanted: QueueFilter, after: int, limit: int) -> Awaitable[Page]:
+            nonlocal asked
+            asked += 1
+            session.pauseProducing()
+            return listing(wanted, after, limit)
+
+        self.spools[0].listing = counted  # type: ignore[method-assign]
+        session.dataReceived(b'{"command":"queue"}\n')
+        session.connectionLost()
+        self.assertEqual(asked, 1)
+        self.assertEqual(self.log.troubles, [])
+        self.assertFalse(self.clock.getDelayedCalls())
+
+    def test_sessions_are_bounded(self) -> None:
+        factory = ControlFactory(self.clock, self.commands, self.log)
+        sessions = [factory.buildProtocol(None) for _ in range(MAX_SESSIONS)]
+        self.assertIsNone(factory.buildProtocol(None))
+        assert sessions[0] is not None
+        sessions[0].connectionLost()
+        self.assertIsNotNone(factory.buildProtocol(None))
+
+
+class SocketTests(Fixture):
+    """The socket itself, with the client that relayctl uses."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        # trial's own directory may be too deep for a socket's path
+        self.path = Path(os.path.relpath(self.mktemp()))
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+
+    def listen(self) -> None:
+        factory = ControlFactory(reactor, self.commands, self.log)
+        port = listen(reactor, self.path, factory)
+        self.addCleanup(lambda: maybeDeferred(port.stopListening))
+
+    async def test_ask(self) -> None:
+        message, _ = await self.accept("a@b.example")
+        self.listen()
+        self.assertEqual(stat.S_IMODE(self.path.stat().st_mode), 0o600)
+        daemon = Daemon(self.path)
+        status = await deferToThread(daemon.answer, "status")
+        self.assertEqual(status["waiting"]["messages"], 1)
+        content = await deferToThread(lambda: b"".join(daemon.content(str(message))))
+        self.assertEqual(content, CONTENT)
+        with self.assertRaises(DaemonError):
+            await deferToThread(lambda: list(daemon.content("1K7QJ4V8Z0G0")))
+        self.answer("hold", all=True)
+        await deferToThread(daemon.answer, "release", all=True)
+        self.assertEqual(self.log.notices[-1][1]["by"], f"uid={os.getuid()} pid={os.getpid()}")
+
+    def test_nobody_there(self) -> None:
+        with self.assertRaises(NotRunningError):
+            Daemon(self.path).answer("status")
+
+    async def test_a_stale_socket_is_replaced(self) -> None:
+        with socket.socket(socket.AF_UNIX) as stale:
+            stale.bind(str(self.path))
+        with self.assertRaises(NotRunningError):
+            Daemon(self.path).answer("status")
+        self.listen()
+        self.assertEqual(
+            (await deferToThread(Daemon(self.path).answer, "check")), {"complaint": ""}
+        )
+
+    def test_a_live_socket_is_not(self) -> None:
+        self.listen()
+        with self.assertRaisesRegex(ControlError, "another relayd answers there"):
+            listen(reactor, self.path, Factory())
+        self.assertTrue(self.path.exists())
+
+    def test_what_is_no_socket_is_not_touched(self) -> None:
+        self.path.write_text("precious")
+        with self.assertRaisesRegex(ControlError, "no socket"):
+            listen(reactor, self.path, Factory())
+        self.assertEqual(self.path.read_text(), "precious")
+        with self.assertRaisesRegex(ControlError, "longer than"):
+            listen(reactor, self.path / ("x" * 200), Factory())
+        with self.assertRaises(ControlError):
+            listen(reactor, Path("no/such/directory/control"), Factory())
