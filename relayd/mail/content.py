@@ -18,6 +18,9 @@ class Content(Protocol):
     def chunks(self, start: int = 0) -> Iterator[bytes]:
         """The octets from `start` on, in pieces of at most CHUNK; raises OSError."""
 
+    def tail(self, count: int) -> bytes:
+        """The last `count` octets, or all if there are fewer; raises OSError."""
+
 
 class BytesContent:
     """Content held in memory."""
@@ -40,6 +43,10 @@ class BytesContent:
             return
         for offset in range(start, len(data), CHUNK):
             yield data[offset : offset + CHUNK]
+
+    def tail(self, count: int) -> bytes:
+        """The last `count` octets, or all if there are fewer."""
+        return self.data[-count:]
 
 
 class SplicedContent:
@@ -64,3 +71,9 @@ class SplicedContent:
             yield from BytesContent(self._header).chunks(start)
             start = header
         yield from self._content.chunks(self._header_size + start - header)
+
+    def tail(self, count: int) -> bytes:
+        """The last `count` octets, or all if there are fewer."""
+        body = min(count, self._content.size - self._header_size)
+        tail = self._content.tail(body) if body else b""
+        return (self._header + tail)[-count:] if body < count else tail

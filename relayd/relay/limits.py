@@ -22,6 +22,8 @@ class Limits:
     idle_seconds: float = 5.0  # how long a connection waits for the next message
     idle_connections: int = 100  # waiting so, over all destinations
     connect: float = 30.0  # one address; as Postfix: the RFC names no limit
+    attempt: float = 300.0  # then no further address is tried; they come again next time
+    shy: float = 60.0  # so long an address that did not answer is tried after the others
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,7 @@ class Deadlines:
     greeting: float = 300.0  # 4.5.3.2.1
     hello: float = 300.0
     envelope: float = 300.0  # 4.5.3.2.2 and .3: from the last command sent to its reply
+    recipient: float = 5.0  # ... and for each RCPT of a transaction on top of that
     data: float = 120.0  # 4.5.3.2.4
     block: float = 180.0  # 4.5.3.2.5: until the peer has taken some of the content
     content: float = 7200.0  # the whole content, so that a drip ends

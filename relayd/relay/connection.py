@@ -1,0 +1,360 @@
+"""One connection to a next hop: a thin Twisted rim around the sans-I/O client."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Protocol as Shape
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IConnector, IPullProducer, ITCPTransport
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from relayd.mail.content import CHUNK, Content
+from relayd.mail.reply import Reply
+from relayd.relay.limits import Deadlines
+from relayd.relay.survey import Endpoint
+from relayd.relay.trouble import SessionError, nonsense, not_connected, unwelcome
+from relayd.smtp.client import Client, Transaction
+from relayd.smtp.events import (
+    ClientEvent,
+    ProtocolTrouble,
+    Ready,
+    SendContent,
+    Stage,
+    TlsReady,
+    TlsRefused,
+    TransactionDone,
+    Unwelcome,
+)
+from relayd.smtp.extensions import Extensions
+
+_UNREADABLE = Reply.of(451, "4.3.0", "content of ours cannot be read")
+
+
+class Transport(Shape):
+    """What a connection uses of Twisted's transports, as types."""
+
+    def write(self, data: bytes) -> None:
+        """Send, by and by."""
+
+    def loseConnection(self) -> None:
+        """Close when all is sent."""
+
+    def abortConnection(self) -> None:
+        """Close now."""
+
+    def registerProducer(self, producer: object, streaming: bool) -> None:
+        """Ask the producer when all is sent."""
+
+    def unregisterProducer(self) -> None:
+        """Ask it no more."""
+
+
+class Security(Shape):
+    """Decides about TLS on a connection, and starts it. The seam for the `tls` package."""
+
+    def wanted(self, endpoint: Endpoint, extensions: Extensions) -> bool:
+        """Whether to say STARTTLS; asked once, before anything else is said."""
+
+    def start(self, transport: Transport, endpoint: Endpoint) -> None:
+        """The server is ready for the handshake."""
+
+    def refused(self, endpoint: Endpoint, reply: Reply) -> Reply | None:
+        """STARTTLS was refused: None to go on in the clear, or the reply to fail with."""
+
+
+class Watch(Shape):
+    """Who looks at the deadlines of connections, and hears of their end."""
+
+    def seconds(self) -> float:
+        """Now, on the clock of deadlines."""
+
+    def opened(self, connection: Connection) -> None:
+        """A socket is open."""
+
+    def ended(self, connection: Connection) -> None:
+        """It is of no use any more."""
+
+    def lost(self, connection: Connection) -> None:
+        """Its socket is closed."""
+
+
+@implementer(IPullProducer)
+class Connection(Protocol):
+    """Carries transactions one after the other.
+
+    `deadline` is when the present state has taken too long: the watch calls `expire` then. It
+    moves only when the state changes or content is taken, so a peer gains nothing by dripping.
+    """
+
+    def __init__(
+        self,
+        watch: Watch,
+        endpoint: Endpoint,
+        hello: str,
+        deadlines: Deadlines,
+        *,
+        lmtp: bool = False,
+        security: Security | None = None,
+    ) -> None:
+        self.endpoint = endpoint
+        self.opened: Deferred[None] = Deferred(lambda _: self.cut("stopped"))
+        self.connector: IConnector | None = None
+        self.transactions = 0  # begun
+        self.tls = ""
+        self.born = watch.seconds()
+        self.deadline = self.born + deadlines.greeting
+        self._watch = watch
+        self._deadlines = deadlines
+        self._security = security
+        self._secured = False
+        self._core = Client(hello, lmtp=lmtp)
+        self._stage = Stage.GREETING
+        self._limit = 0.0  # the end of CONTENT, however it flows
+        self._recipients = 0
+        self._content: Content | None = None
+        self._chunks: Iterator[bytes] | None = None
+        self._carried: Deferred[TransactionDone] | None = None
+        self._failure: Reply | None = None  # our own words for the end
+        self._connected = False
+        self._over = False
+
+    @property
+    def usable(self) -> bool:
+        """Another transaction may be sent."""
+        return not self._over and not self._core.closed and self._carried is None
+
+    @property
+    def extensions(self) -> Extensions:
+        """What the server offers."""
+        return self._core.extensions
+
+    # what the courier does
+
+    def carry(self, transaction: Transaction, content: Content) -> Deferred[TransactionDone]:
+        """Send one transaction; only while `usable`. Never fails; a cancel cuts the connection."""
+        done: Deferred[TransactionDone] = Deferred(lambda _: self.cut("stopped"))
+        self._carried = done
+        self._content = content
+        self._recipients = len(transaction.recipients)
+        self.transactions += 1
+        self._stage = Stage.IDLE
+        self._core.send(transaction)
+        self._turn()
+        return done
+
+    def quit(self) -> None:
+        """Say goodbye and close, without waiting for the answer."""
+        if not self._over:
+            self._core.quit()
+            self._turn()
+            self._finish()
+
+    def cut(self, reason: str) -> None:
+        """End it now, whatever is going on."""
+        if not self._connected:
+            self._over = True
+            if self.connector is not None:
+                self.connector.disconnect()
+            return
+        self._fail(Reply.of(451, "4.4.2", f"Connection {reason}"))
+
+    def expire(self) -> None:
+        """The deadline has passed."""
+        if self._over:
+            self._abort()  # it did not even take our last words
+        elif self._core.waiting_for is Stage.IDLE and self._carried is None:
+            self.quit()
+        else:
+            self._fail(Reply.of(451, "4.4.2", f"Connection timed out ({self._core.waiting_for})"))
+
+    # what Twisted does
+
+    def connectionMade(self) -> None:
+        """The greeting comes first; nothing is said before it."""
+        self._connected = True
+        self.deadline = self._watch.seconds() + self._deadlines.greeting
+        self._watch.opened(self)
+        if self._over:
+            self._abort()
+        elif ITCPTransport.providedBy(self.transport):
+            self.transport.setTcpNoDelay(True)
+
+    def dataReceived(self, data: bytes) -> None:
+        """Everything the server says goes through the core."""
+        self._core.receive_data(data)
+        self._turn()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """By whomever."""
+        if not self._over:
+            self._over = True
+            self._watch.ended(self)
+        self._fail(Reply.of(451, "4.4.2", "Connection lost"))
+        self._watch.lost(self)
+
+    def failed(self, error: BaseException | None) -> None:
+        """There was no connection."""
+        if not self.opened.called:
+            self.opened.errback(SessionError(not_connected(self.endpoint, error)))
+
+    # content that is too large for one write
+
+    def resumeProducing(self) -> None:
+        """The transport has sent what it had: the next piece."""
+        chunks = self._chunks
+        if chunks is None:
+            return
+        try:
+            chunk = next(chunks, None)
+        except OSError:
+            self._fail(_UNREADABLE)
+            return
+        if chunk is None:
+            self._end_chunks()
+            self._core.end_content()
+        else:
+            self._core.send_content(chunk)
+            now = self._watch.seconds()
+            self.deadline = min(now + self._deadlines.block, self._limit)
+        self._turn()
+
+    def stopProducing(self) -> None:
+        """The connection is lost; connectionLost follows."""
+        self._chunks = None
+
+    def _end_chunks(self) -> None:
+        if self._chunks is not None:
+            self._chunks = None
+            self._transport.unregisterProducer()
+
+    def _send_content(self) -> None:
+        content = self._content
+        assert content is not None
+        if content.size > CHUNK:
+            self._chunks = content.chunks()
+            self._limit = self._watch.seconds() + self._deadlines.content
+            return  # the producer is registered when BDAT's own line is out
+        try:
+            for chunk in content.chunks():
+                self._core.send_content(chunk)
+        except OSError:
+            self._fail(_UNREADABLE)
+        else:
+            self._core.end_content()
+
+    # the core and the wire
+
+    @property
+    def _transport(self) -> Transport:
+        transport: Transport = self.transport  # type: ignore[assignment]  # Twisted says less
+        return transport
+
+    def _turn(self) -> None:
+        """All events, then one write; then whoever waits for an end of something hears of it."""
+        core = self._core
+        producing = self._chunks is not None
+        tell: list[Callable[[], None]] = []
+        while (event := core.next_event()) is not None:
+            if isinstance(event, SendContent):
+                self._send_content()
+            else:
+                self._take(event, tell)
+        data = core.data_to_send()
+        if data and not self._over:
+            self._transport.write(data)
+        stage = core.waiting_for
+        if stage is not self._stage:
+            self._stage = stage
+            self._set_deadline(stage)
+        if core.closed:
+            self._finish()
+        if self._chunks is not None and not producing:
+            self._transport.registerProducer(self, False)
+        for each in tell:
+            each()
+
+    def _take(self, event: ClientEvent, tell: list[Callable[[], None]]) -> None:
+        if isinstance(event, TransactionDone):
+            self._end_chunks()
+            done, self._carried, self._content = self._carried, None, None
+            if done is not None:
+                tell.append(lambda: done.callback(event))
+        elif isinstance(event, Ready):
+            self._ready(event, tell)
+        elif isinstance(event, TlsReady):
+            assert self._security is not None
+            self._security.start(self._transport, self.endpoint)
+            self._core.tls_established()
+        elif isinstance(event, TlsRefused):
+            assert self._security is not None
+            reply = self._security.refused(self.endpoint, event.reply)
+            tell.append(self._open if reply is None else lambda: self._fail(reply))
+        elif not self.opened.called:
+            outcome = (
+                nonsense(self.endpoint, event.reason)
+                if isinstance(event, ProtocolTrouble)
+                else unwelcome(self.endpoint, event, spoken=event.reply is not self._failure)
+                if isinstance(event, Unwelcome)
+                else None
+            )
+            assert outcome is not None, event
+            tell.append(lambda: self.opened.errback(SessionError(outcome)))
+
+    def _ready(self, event: Ready, tell: list[Callable[[], None]]) -> None:
+        security = self._security
+        if security is not None and not self._secured:
+            self._secured = True
+            if security.wanted(self.endpoint, event.extensions):
+                self._core.starttls()
+                return
+        tell.append(self._open)
+
+    def _open(self) -> None:
+        if not self.opened.called:
+            self.opened.callback(None)
+
+    def _set_deadline(self, stage: Stage) -> None:
+        deadlines = self._deadlines
+        now = self._watch.seconds()
+        match stage:
+            case Stage.END:
+                seconds = deadlines.end_of_data
+            case Stage.MAIL | Stage.RSET:
+                seconds = deadlines.envelope
+            case Stage.RCPT:
+                seconds = deadlines.envelope + deadlines.recipient * self._recipients
+            case Stage.DATA:
+                seconds = deadlines.data
+            case Stage.CONTENT:
+                seconds = deadlines.block
+            case Stage.QUIT:
+                seconds = deadlines.quit
+            case _:
+                seconds = deadlines.hello
+        self.deadline = now + seconds
+
+    def _fail(self, reply: Reply) -> None:
+        """What is not answered gets this reply, and nothing more is said."""
+        self._failure = reply
+        self._core.fail(reply)
+        over, self._over = self._over, True  # from here on nothing is written
+        self._turn()
+        if not over:
+            self._end_chunks()
+            self._abort()
+            self._watch.ended(self)
+
+    def _finish(self) -> None:
+        """Close when what is written is out; the watch sees to it that this comes to an end."""
+        if not self._over:
+            self._over = True
+            self.deadline = self._watch.seconds() + self._deadlines.quit
+            self._end_chunks()
+            self._transport.loseConnection()
+            self._watch.ended(self)
+
+    def _abort(self) -> None:
+        self._transport.abortConnection()

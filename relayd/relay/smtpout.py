@@ -1,0 +1,258 @@
+"""The courier for SMTP and LMTP: finds a host that talks to us, and carries the transaction there.
+
+LMTP (RFC 2033) is the same way with another greeting and a reply per recipient after the dot,
+both of which the protocol core knows; the difference left here is where a connection leads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+
+from twisted.internet.defer import CancelledError, Deferred
+from zope.interface import implementer
+
+from relayd.mail.content import BytesContent, Content
+from relayd.mail.delivery import Delivery
+from relayd.mail.nexthop import LMTP, NextHop
+from relayd.mail.outcome import Blame, Outcome, postponed
+from relayd.relay.connection import Connection, Security
+from relayd.relay.courier import Hop, ICourier
+from relayd.relay.dial import IReactor, dial
+from relayd.relay.limits import Deadlines, Limits
+from relayd.relay.pool import Pool
+from relayd.relay.survey import Endpoint, UnresolvedError
+from relayd.relay.trouble import (
+    SessionError,
+    consequence,
+    stale,
+    too_many_recipients,
+)
+from relayd.smtp.client import Transaction, TransactionRecipient
+from relayd.smtp.events import TransactionDone
+
+Resolve = Callable[[NextHop | str], Awaitable[Sequence[Endpoint]]]
+
+_CUT_OFF = postponed("4.3.2", "System is stopping")
+_NOWHERE = postponed("4.4.4", "No address to try")
+_MOST_SHY = 1000
+
+
+@implementer(ICourier)
+class Courier:
+    """Carries each delivery to the first host that takes it, over connections that it keeps."""
+
+    def __init__(
+        self,
+        reactor: IReactor,
+        resolve: Resolve,
+        hostname: str,
+        *,
+        limits: Limits | None = None,
+        deadlines: Deadlines | None = None,
+        security: Security | None = None,
+    ) -> None:
+        self._reactor = reactor
+        self._resolve = resolve
+        self._hostname = hostname
+        self._limits = limits or Limits()
+        self._deadlines = deadlines or Deadlines()
+        self._security = security
+        self._pool = Pool(reactor, self._limits)
+        self._under_way: set[Deferred[tuple[Outcome, ...]]] = set()
+        self._aborted = False
+        self._shy: dict[Endpoint, float] = {}  # did not answer: until when to try others first
+
+    def deliver(self, delivery: Delivery, hop: Hop) -> Deferred[tuple[Outcome, ...]]:
+        """See ICourier."""
+        attempt = _Attempt(delivery)
+        done = Deferred.fromCoroutine(self._deliver(attempt, hop))
+        if not done.called:
+            self._under_way.add(done)
+            done.addBoth(self._ended, done)
+        return done
+
+    def apply(self, limits: Limits) -> None:
+        """New settings; they hold for what begins from now on."""
+        self._limits = self._pool.limits = limits
+
+    def close(self) -> None:
+        """See ICourier."""
+        self._pool.close()
+
+    def abort(self) -> None:
+        """See ICourier."""
+        self._aborted = True
+        for delivery in list(self._under_way):
+            delivery.cancel()
+        self._pool.abort()
+
+    @property
+    def connections(self) -> int:
+        """Open sockets to next hops."""
+        return len(self._pool.connections)
+
+    def _ended(
+        self, result: tuple[Outcome, ...], done: Deferred[tuple[Outcome, ...]]
+    ) -> tuple[Outcome, ...]:
+        self._under_way.discard(done)
+        return result
+
+    # one delivery
+
+    async def _deliver(self, attempt: _Attempt, hop: Hop) -> tuple[Outcome, ...]:
+        try:
+            connection = self._pool.take(hop)  # the one it had may be over by now
+            while connection is not None and await self._use(connection, attempt, hop, kept=True):
+                connection = self._pool.take(hop)
+            if attempt.pending:
+                await self._walk(attempt, hop)
+        except CancelledError:
+            pass
+        except OSError as error:
+            attempt.trouble = postponed(
+                "4.3.0", "Content cannot be read", blame=Blame.RECIPIENT, why=str(error)
+            )
+        if self._aborted:
+            attempt.trouble = _CUT_OFF
+        return attempt.outcomes()
+
+    async def _walk(self, attempt: _Attempt, hop: Hop) -> None:
+        """Every address of every host in order, until nobody is left who may go elsewhere."""
+        until = self._reactor.seconds() + self._limits.attempt
+        for target in hop.next_hops or (hop.domain,):
+            try:
+                endpoints = await self._resolve(target)
+            except UnresolvedError as error:
+                attempt.trouble = error.outcome
+                continue
+            lmtp = isinstance(target, NextHop) and target.protocol == LMTP
+            for endpoint in self._bold_first(endpoints):
+                if self._aborted or self._reactor.seconds() >= until:
+                    return
+                connection = await self._connect(endpoint, attempt, lmtp=lmtp)
+                if connection is not None:
+                    await self._use(connection, attempt, hop)
+                if not attempt.pending:
+                    return
+
+    async def _connect(
+        self, endpoint: Endpoint, attempt: _Attempt, *, lmtp: bool
+    ) -> Connection | None:
+        """A session that is open for a transaction; None: `attempt.trouble` says why not."""
+        made = Connection(
+            self._pool,
+            endpoint,
+            self._hostname,
+            self._deadlines,
+            lmtp=lmtp,
+            security=self._security,
+        )
+        try:
+            await dial(self._reactor, made, self._limits.connect)
+        except SessionError as error:
+            attempt.trouble = error.outcome
+            self._note(endpoint)
+            return None
+        self._shy.pop(endpoint, None)
+        return made
+
+    async def _use(
+        self, connection: Connection, attempt: _Attempt, hop: Hop, *, kept: bool = False
+    ) -> bool:
+        """As many transactions as the recipients need. True: a kept connection was over."""
+        content = attempt.content
+        while True:
+            numbers = tuple(attempt.pending)
+            done = await connection.carry(attempt.transaction(numbers), content)
+            if kept and stale(done):
+                return True
+            kept = False
+            more = attempt.take(connection, numbers, done)
+            if not (more and done.reusable):
+                break
+        self._pool.give_back(connection, hop)
+        return False
+
+    # where to
+
+    def _bold_first(self, endpoints: Sequence[Endpoint]) -> Iterable[Endpoint]:
+        """In order, but those that lately did not answer at the end."""
+        if not self._shy:
+            return endpoints
+        now = self._reactor.seconds()
+        return sorted(endpoints, key=lambda each: self._shy.get(each, 0.0) > now)
+
+    def _note(self, endpoint: Endpoint) -> None:
+        if len(self._shy) >= _MOST_SHY:
+            self._shy.clear()
+        self._shy[endpoint] = self._reactor.seconds() + self._limits.shy
+
+
+class _Attempt:
+    """How far one delivery has come."""
+
+    __slots__ = ("_delivery", "_outcomes", "_tail", "content", "pending", "trouble")
+
+    def __init__(self, delivery: Delivery) -> None:
+        self._delivery = delivery
+        self._outcomes: list[Outcome | None] = [None] * len(delivery.records)
+        self._tail: bool | None = None
+        self.content: Content = delivery.content
+        self.pending: Sequence[int] = range(len(delivery.records))
+        self.trouble = _NOWHERE  # of those who found no host to take them
+
+    def transaction(self, numbers: Sequence[int]) -> Transaction:
+        """The envelope for these recipients; raises OSError when the content is gone."""
+        message, records = self._delivery.message, self._delivery.records
+        if self._tail is None:
+            self._tail = _ends_with_crlf(self.content)
+        envelope = message.envelope
+        recipients = [records[number].recipient for number in numbers]
+        return Transaction(
+            self._delivery.reverse_path,
+            tuple(
+                [TransactionRecipient(each.mailbox, each.orcpt, each.notify) for each in recipients]
+            ),
+            self.content.size,
+            envelope.body,
+            envelope.ret,
+            envelope.envid,
+            message.eight_bit,
+            message.utf8_header,
+            self._tail,
+            envelope.require_tls,
+            envelope.smtputf8,
+        )
+
+    def take(self, connection: Connection, numbers: Sequence[int], done: TransactionDone) -> bool:
+        """Note the outcomes; whether to go on at once on the same connection."""
+        endpoint = connection.endpoint
+        again = []
+        elsewhere = []
+        for at, number in enumerate(numbers):
+            result = consequence(endpoint, done, at)
+            outcome = result.outcome
+            if outcome.reply.code < 300 and connection.extensions.dsn:
+                outcome = outcome.but(passed_on=True)
+            if connection.tls:
+                outcome = outcome.but(tls=connection.tls)
+            if done.reusable and too_many_recipients(done, at):
+                again.append(number)
+            elif result.elsewhere:
+                elsewhere.append(number)
+                self.trouble = outcome
+            else:
+                self._outcomes[number] = outcome
+        self.pending = again or elsewhere
+        return bool(again)
+
+    def outcomes(self) -> tuple[Outcome, ...]:
+        """One per record."""
+        trouble = self.trouble
+        return tuple([trouble if each is None else each for each in self._outcomes])
+
+
+def _ends_with_crlf(content: Content) -> bool:
+    if type(content) is BytesContent:
+        return content.data.endswith(b"\r\n")
+    return content.tail(2) == b"\r\n"
