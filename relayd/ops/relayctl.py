@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from relayd.config import Settings
 
 DEFAULT_CONFIG = Path("/etc/relayd/relayd.conf")
+DEFAULT_SPOOL = "/var/spool/relayd"
 SOCKET_NAME = "control"  # in the spool directory, unless the `control` setting says otherwise
 
 OK, FAILED, USAGE = 0, 1, 2
@@ -76,9 +77,7 @@ def socket_of(config: Path) -> Path:
         ) from None
     if "control" in found:
         return config.parent / found["control"]
-    if "spool" in found:
-        return config.parent / found["spool"] / SOCKET_NAME
-    raise FailureError(f"{config}: no `spool` and no `control` setting; use --socket")
+    return config.parent / found.get("spool", DEFAULT_SPOOL) / SOCKET_NAME
 
 
 # the commands
@@ -297,21 +296,24 @@ def span(written: str) -> int:
     return sum(int(number) * _UNITS[unit] for number, unit in parts)
 
 
+def restart(options: argparse.Namespace) -> int:
+    """Replace the workers."""
+    daemon(options).answer("restart")
+    _show(options, {"restarted": True}, ["Restarted."])
+    return OK
+
+
 def parser() -> argparse.ArgumentParser:
     """All that may be said on the command line."""
-    everywhere = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
-    everywhere.add_argument("--config", type=Path, metavar="FILE", help="relayd's configuration")
-    everywhere.add_argument("--socket", type=Path, metavar="PATH", help="relayd's control socket")
-    everywhere.add_argument("--json", action="store_true", help="print JSON")
     top = argparse.ArgumentParser(
-        prog="relayctl", description="See and steer a running relayd.", parents=[everywhere]
+        prog="relayctl", description="See and steer a running relayd.", parents=[_everywhere()]
     )
     top.set_defaults(config=None, socket=None, json=False)
     top.add_argument("--version", action="version", version=f"relayd {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name: str, run: object, about: str) -> argparse.ArgumentParser:
-        added = commands.add_parser(name, help=about, description=about, parents=[everywhere])
+        added = commands.add_parser(name, help=about, description=about, parents=[_everywhere()])
         added.set_defaults(run=run)
         return added
 
@@ -342,7 +344,18 @@ def parser() -> argparse.ArgumentParser:
     checking = command("check", check, "whether the configuration on disk is good")
     checking.add_argument("file", nargs="?", type=Path, metavar="FILE")
     command("reload", reload, "put the configuration on disk in force")
+    command("restart", restart, "replace one worker after the other, refusing nobody")
     return top
+
+
+def _everywhere() -> argparse.ArgumentParser:
+    """Options before and after the command; new ones each time, for set_defaults changes them."""
+    options = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
+    add = options.add_argument
+    add("-c", "--config", type=Path, metavar="FILE", help="relayd's configuration")
+    add("--socket", type=Path, metavar="PATH", help="relayd's control socket")
+    add("--json", action="store_true", help="print JSON")
+    return options
 
 
 def _add_filter(to: argparse.ArgumentParser) -> None:

@@ -110,13 +110,13 @@ def status_lines(status: dict[str, Any], now: float) -> Iterator[str]:
     known |= {"destinations", "more_destinations"}
     for key, fact in status.items():
         if key not in known:
-            yield f"{key.replace('_', ' '):12}  {safe(str(fact))}"
+            yield f"{key.replace('_', ' '):13}  {safe(str(fact))}"
     yield (
-        f"{'waiting':12}  {_many(waiting['messages'], 'message')} ({octets(waiting['octets'])}),"
+        f"{'waiting':13}  {_many(waiting['messages'], 'message')} ({octets(waiting['octets'])}),"
         f" {_many(waiting['queued'], 'recipient')} queued, {waiting['held']} held"
     )
     if waiting["damaged"]:
-        yield f"{'damaged':12}  {_many(waiting['damaged'], 'message')} set aside"
+        yield f"{'damaged':13}  {_many(waiting['damaged'], 'message')} set aside"
     for shard in status["shards"]:
         facts = "  ".join(
             f"{key.replace('_', ' ')} {fact}"
@@ -124,7 +124,7 @@ def status_lines(status: dict[str, Any], now: float) -> Iterator[str]:
             if key not in ("shard", "healthy")
         )
         health = "" if shard["healthy"] else "CANNOT RECORD: nothing is accepted or delivered  "
-        yield f"{'shard ' + str(shard['shard']):12}  {health}{facts}".rstrip()
+        yield f"{'shard ' + str(shard['shard']):13}  {health}{facts}".rstrip()
     if status["destinations"]:
         yield ""
         yield f"{'DESTINATION':32}  {'WAITING':>7}  {'NOW':>4}  STATE"
