@@ -31,7 +31,19 @@ FLOORS = (
 )
 FLOOR = {name: number for number, names in enumerate(reversed(FLOORS)) for name in names}
 
-RIM = {"app", "worker", "supervisor", "gateway", "channel", "intake", "relay", "tls", "dns", "ops", "demo"}
+RIM = {
+    "app",
+    "worker",
+    "supervisor",
+    "gateway",
+    "channel",
+    "intake",
+    "relay",
+    "tls",
+    "dns",
+    "ops",
+    "demo",
+}
 PURE_AT_THE_RIM = {
     "relayd.intake.reception",  # awaits the spool, but knows no reactor
     "relayd.intake.transaction",

@@ -200,8 +200,8 @@ relayd stays up until Ctrl-C; what happens to your own mail is shown here. Try:
   swaks --server {HOST}:{RELAY_PORT} --from {SENDER} --to {RECIPIENT} --attach README.md
   python3 -c 'import smtplib; smtplib.SMTP("{HOST}", {RELAY_PORT}).sendmail("{SENDER}",
       "{RECIPIENT}", "Subject: mine\\n\\nhello")'
-  {relayctl()} --socket run/control status
-  {relayctl()} --socket run/control explain --sender {SENDER} {RECIPIENT}
+  {relayctl()} --socket run/spool/control status
+  {relayctl()} --socket run/spool/control explain --from {HOST} {RECIPIENT}
   ls run/Maildir/new
 """
 

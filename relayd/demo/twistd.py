@@ -13,6 +13,8 @@ from twisted.internet.interfaces import IProcessTransport, IReactorProcess
 from twisted.internet.protocol import ProcessProtocol
 from twisted.python.failure import Failure
 
+import relayd
+
 
 class Twistd(ProcessProtocol):
     """Starts once; every line it writes is kept in `log` and told to `on_line`."""
@@ -36,9 +38,13 @@ class Twistd(ProcessProtocol):
     def start(self, reactor: IReactorProcess) -> None:
         """Start the process."""
         self.log.write_bytes(b"")
-        # a Python script by its path: no shell, and the environment as it is
+        # the plugin is found beside this very relayd, installed or not
+        found = [str(Path(relayd.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
         self._process = reactor.spawnProcess(
-            self, sys.executable, [sys.executable, *self._command], env=dict(os.environ)
+            self,
+            sys.executable,
+            [sys.executable, *self._command],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, found))},
         )
 
     def outReceived(self, data: bytes) -> None:

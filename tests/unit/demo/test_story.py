@@ -32,5 +32,5 @@ class Told(unittest.TestCase):
             story.log_line(SENT)
             story.log_line("2026-01-05T10:00:01.000Z [-] anything else")
         words = [line.split()[0] for line in out.getvalue().splitlines()]
-        self.assertEqual(words, ["accepted", "forwarded", "relayed", "received"])
+        self.assertEqual(words, ["accepted", "forwarded", "queued", "relayed", "received"])
         self.assertIn("<info@d.example> -> <c@d.example>", out.getvalue())
