@@ -179,6 +179,7 @@ class _Session:
             if self.answer("connect", "", "220 sink.example ESMTP"):
                 while True:
                     self.command(self.line())
+            self.connection.sendall(self.pending)
         except (_OverError, OSError):
             pass
         finally:

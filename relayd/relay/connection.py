@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Protocol as Shape
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IConnector, IPullProducer, ITCPTransport
+from twisted.internet.interfaces import IConnector, IPullProducer
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -44,6 +44,9 @@ class Transport(Shape):
 
     def abortConnection(self) -> None:
         """Close now."""
+
+    def setTcpNoDelay(self, enabled: bool) -> None:
+        """Send small pieces at once."""
 
     def registerProducer(self, producer: object, streaming: bool) -> None:
         """Ask the producer when all is sent."""
@@ -179,8 +182,8 @@ class Connection(Protocol):
         self._watch.opened(self)
         if self._over:
             self._abort()
-        elif ITCPTransport.providedBy(self.transport):
-            self.transport.setTcpNoDelay(True)
+        elif not self.endpoint.unix:
+            self._transport.setTcpNoDelay(True)
 
     def dataReceived(self, data: bytes) -> None:
         """Everything the server says goes through the core."""

@@ -1,0 +1,489 @@
+"""The courier against scripted next hops on loopback: what each failure at each stage means."""
+
+from __future__ import annotations
+
+import socket
+import tempfile
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+from twisted.internet import reactor as _reactor
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.task import deferLater
+
+from relayd.mail.delivery import Delivery
+from relayd.mail.nexthop import LMTP, HostPort, NextHop
+from relayd.mail.outcome import Blame, Outcome, failed, postponed
+from relayd.relay import pool
+from relayd.relay.courier import Hop
+from relayd.relay.dial import IReactor
+from relayd.relay.limits import Deadlines, Limits
+from relayd.relay.smtpout import Courier
+from relayd.relay.survey import Endpoint, UnresolvedError
+from relayd.relay.trouble import MAY_BE_DELIVERED
+from relayd.spool.content import FileContent
+from tests.sink import CLOSE, EXTENSIONS, STALL, Asked, Script, Sink, unix_listener
+from tests.support import TestCase
+from tests.unit.relay.fakes import a_message, a_recipient
+
+reactor = cast(IReactor, _reactor)
+
+HOP = Hop(domain="example.com")
+R, D = Blame.RECIPIENT, Blame.DESTINATION
+QUICK = Deadlines(
+    greeting=0.2, hello=0.2, envelope=0.2, recipient=0, data=0.2, block=0.2, end_of_data=0.2
+)
+
+
+def pause(seconds: float) -> Deferred[None]:
+    return deferLater(reactor, seconds, lambda: None)
+
+
+class CourierCase(TestCase):
+    """Some sinks, and a courier that resolves every name to them in order."""
+
+    def setUp(self) -> None:
+        self.sinks: list[Sink] = []
+        self.resolved = 0
+        self.unresolved: Outcome | None = None
+        self.endpoints: list[Endpoint] = []
+        self.courier = self.a_courier()
+        self.patch(pool, "_TICK", 0.02)
+
+    def a_courier(self, **changes: Any) -> Courier:  # noqa: ANN401
+        return Courier(reactor, self.resolve, "gw.example.com", **changes)
+
+    async def tearDown(self) -> None:  # type: ignore[override]  # the base makes it a Deferred
+        self.courier.abort()
+        for sink in self.sinks:
+            sink.stop()
+        while self.courier.connections:
+            await pause(0.005)
+
+    def sink(self, script: Script | None = None, **changes: Any) -> Sink:  # noqa: ANN401
+        sink = Sink(script, **changes)
+        self.sinks.append(sink)
+        if isinstance(sink.address, tuple):
+            self.endpoints.append(Endpoint("mx.example", "127.0.0.1", sink.port))
+        return sink
+
+    def dead(self) -> None:
+        """A host where nobody listens."""
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        self.endpoints.append(Endpoint("dead.example", "127.0.0.1", port))
+
+    def resolve(self, where: NextHop | str) -> Awaitable[Sequence[Endpoint]]:
+        self.resolved += 1
+        if self.unresolved is not None:
+            raise UnresolvedError(self.unresolved)
+        return succeed(self.endpoints)
+
+    def deliver(self, delivery: Delivery, hop: Hop = HOP) -> Deferred[tuple[Outcome, ...]]:
+        return self.courier.deliver(delivery, hop)
+
+
+def a_delivery(
+    recipients: int = 1, content: bytes | None = None, *, eight_bit: bool = False
+) -> Delivery:
+    message, records = a_message(
+        7,
+        [a_recipient(f"user{n}@example.com") for n in range(recipients)],
+        content=content or b"Subject: x\r\n\r\nhello\r\n.dot\r\n",
+    )
+    return Delivery(replace(message, eight_bit=eight_bit), records)
+
+
+def says(stage: str, reply: str, *, argument: str = "", session: int = 0) -> Script:
+    """A script that says this at that stage, and is friendly otherwise."""
+
+    def script(asked: Asked) -> str | None:
+        fits = asked.stage == stage and argument in asked.argument
+        return reply if fits and session in (0, asked.session) else None
+
+    return script
+
+
+@dataclass(frozen=True)
+class Case:
+    """What the first host says where; what becomes of three recipients; who had the mail."""
+
+    stage: str
+    reply: str
+    outcome: str  # code and the beginning of the text
+    blame: Blame = R
+    elsewhere: bool = False  # a second host is tried
+    argument: str = ""
+    alone: bool = False  # only the recipient named in `argument` is concerned
+
+    def __str__(self) -> str:
+        return f"{self.stage} {self.reply}"
+
+
+CASES = (
+    Case("connect", "554 5.7.1 go away", "451 4.7.1 mx.example", D, elsewhere=True),
+    Case("connect", "421 4.3.2 busy", "421 4.3.2 busy", D, elsewhere=True),
+    Case("connect", "450 4.3.2 busy", "450 4.3.2 busy", D, elsewhere=True),
+    Case("connect", CLOSE, "451 4.4.2 Connection lost", D, elsewhere=True),
+    Case("connect", STALL, "451 4.4.2 Connection timed out (greeting)", D, elsewhere=True),
+    Case("connect", "hello there", "451 4.5.0 mx.example", D, elsewhere=True),
+    Case("hello", "421 4.3.2 busy", "421 4.3.2 busy", D, elsewhere=True),
+    Case("hello", "550 5.7.1 go away", "451 4.7.1 mx.example", D, elsewhere=True),
+    Case("hello", "450 4.7.1 later", "450 4.7.1 later", D, elsewhere=True),
+    Case("hello", CLOSE, "451 4.4.2 Connection lost", D, elsewhere=True),
+    Case("hello", STALL, "451 4.4.2 Connection timed out (hello)", D, elsewhere=True),
+    Case("mail", "550 5.1.8 bad sender", "550 5.1.8 bad sender"),
+    Case("mail", "451 4.3.0 try later", "451 4.3.0 try later"),
+    Case("mail", "421 4.3.2 closing", "421 4.3.2 closing", D, elsewhere=True),
+    Case("mail", CLOSE, "451 4.4.2 Connection lost", D, elsewhere=True),
+    Case("mail", STALL, "451 4.4.2 Connection timed out (mail)", D, elsewhere=True),
+    Case("mail", "nonsense", "451 4.5.0 Next hop", D, elsewhere=True),
+    Case("mail", "354 what", "451 4.5.0 Next hop", D, elsewhere=True),
+    Case("rcpt", "550 5.1.1 no such user", "550 5.1.1 no such", argument="user1", alone=True),
+    Case("rcpt", "450 4.2.1 greylisted", "450 4.2.1 grey", argument="user1", alone=True),
+    Case("rcpt", "550 5.1.1 nobody", "550 5.1.1 nobody"),
+    Case("rcpt", "450 4.2.1 greylisted", "450 4.2.1 greylisted"),
+    Case("rcpt", "421 4.3.2 closing", "421 4.3.2 closing", D, elsewhere=True),
+    Case("rcpt", CLOSE, "451 4.4.2 Connection lost", D, elsewhere=True),
+    Case("data", "554 5.5.1 no", "554 5.5.1 no"),
+    Case("data", "451 4.3.0 later", "451 4.3.0 later"),
+    Case("data", "421 4.3.2 closing", "421 4.3.2 closing", D, elsewhere=True),
+    Case("data", CLOSE, "451 4.4.2 Connection lost", D, elsewhere=True),
+    Case("data", STALL, "451 4.4.2 Connection timed out", D, elsewhere=True),
+    Case("content", "552 5.3.4 too big", "552 5.3.4 too big"),
+    Case("content", "451 4.3.0 later", "451 4.3.0 later"),
+    Case("content", "421 4.3.2 closing", "421 4.3.2 closing", D, elsewhere=True),
+    Case("content", CLOSE, "451 4.4.2 Connection lost", D),
+    Case("content", STALL, "451 4.4.2 Connection timed out (end)", D),
+)
+
+
+class FailurePolicy(CourierCase):
+    """Each case twice: with that host alone, and with a friendly one behind it."""
+
+    def check(self, case: Case, outcomes: Sequence[Outcome]) -> None:
+        self.assertEqual(len(outcomes), 3)
+        for number, outcome in enumerate(outcomes):
+            if case.alone and f"user{number}" != case.argument:
+                self.assertEqual(outcome.reply.code, 250, outcome)
+            else:
+                self.assertEqual(str(outcome.reply)[: len(case.outcome)], case.outcome)
+                self.assertIs(outcome.blame, case.blame)
+                self.assertEqual(outcome.remote_address, str(self.endpoints[0]))
+
+    async def case_alone(self, case: Case) -> None:
+        self.courier = self.a_courier(deadlines=QUICK)
+        self.sink(says(case.stage, case.reply, argument=case.argument))
+        self.check(case, await self.deliver(a_delivery(3)))
+
+    async def case_before_another(self, case: Case) -> None:
+        self.courier = self.a_courier(deadlines=QUICK)
+        first = self.sink(says(case.stage, case.reply, argument=case.argument))
+        second = self.sink()
+        outcomes = await self.deliver(a_delivery(3))
+        if case.elsewhere:
+            self.assertEqual([each.reply.code for each in outcomes], [250] * 3)
+            self.assertEqual((len(first.arrived), len(second.arrived)), (0, 1))
+        else:
+            self.check(case, outcomes)
+            self.assertEqual(second.sessions, 0)
+
+    async def test_lost_after_the_dot_may_be_delivered(self) -> None:
+        self.sink(says("content", CLOSE))
+        (outcome,) = await self.deliver(a_delivery())
+        self.assertEqual(outcome.why, MAY_BE_DELIVERED)
+        self.assertEqual(outcome.remote_mta, "")
+
+    async def test_nobody_listens(self) -> None:
+        self.dead()
+        (outcome,) = await self.deliver(a_delivery())
+        self.assertEqual(str(outcome.reply)[:10], "451 4.4.1 ")
+        self.assertIs(outcome.blame, Blame.DESTINATION)
+
+    async def test_a_dead_host_is_passed_over(self) -> None:
+        self.dead()
+        sink = self.sink()
+        (outcome,) = await self.deliver(a_delivery())
+        self.assertEqual((outcome.reply.code, len(sink.arrived)), (250, 1))
+        self.assertEqual(outcome.remote_mta, "mx.example")
+
+    async def test_a_host_that_was_dead_is_tried_last_for_a_while(self) -> None:
+        self.courier = self.a_courier(limits=Limits(idle_seconds=0, connection_messages=1))
+        first, second = self.sink(), self.sink()
+        first.kill()
+        for _ in range(3):
+            await self.deliver(a_delivery())
+        self.assertEqual(len(self.courier._shy), 1)
+        first.start()
+        await self.deliver(a_delivery())
+        self.assertEqual((len(first.arrived), len(second.arrived)), (0, 4))
+
+    async def test_nowhere_to_go(self) -> None:
+        self.unresolved = failed("5.1.10", "null MX", code=556)
+        (outcome,) = await self.deliver(a_delivery())
+        self.assertEqual(outcome.reply.code, 556)
+        self.unresolved = postponed("4.4.3", "DNS trouble")
+        (outcome,) = await self.deliver(a_delivery())
+        self.assertEqual(outcome.reply.code, 451)
+
+    async def test_the_next_named_hop_is_tried_when_one_is_down(self) -> None:
+        self.dead()
+        dead = list(self.endpoints)
+        self.endpoints.clear()
+        sink = self.sink()
+        alive = list(self.endpoints)
+        hops = (
+            NextHop("a", hosts=(HostPort("a.example", 25),)),
+            NextHop("b", hosts=(HostPort("b.example", 25),)),
+        )
+        self.courier = Courier(
+            reactor, lambda hop: succeed(dead if hop is hops[0] else alive), "gw.example.com"
+        )
+        (outcome,) = await self.deliver(a_delivery(), Hop(hops))
+        self.assertEqual((outcome.reply.code, len(sink.arrived)), (250, 1))
+
+    async def test_unreadable_content_speaks_against_nobody(self) -> None:
+        self.sink()
+        path = Path(tempfile.mkdtemp()) / "content"
+        path.write_bytes(b"x" * 200_000)
+        for size, parity in ((300_000, 0), (200_000, 1)):
+            with self.subTest(size=size):
+                delivery = a_delivery(content=None)
+                object.__setattr__(delivery.message, "content", FileContent(path, size, parity))
+                (outcome,) = await self.deliver(delivery)
+                self.assertEqual((outcome.reply.code, outcome.blame), (451, R))
+        path.unlink()
+        (outcome,) = await self.deliver(delivery)
+        self.assertEqual((outcome.reply.code, outcome.blame), (451, R))
+        self.assertEqual(self.sinks[0].arrived, [])
+
+    async def test_what_the_next_hop_cannot_take_is_said_honestly(self) -> None:
+        self.sink(extensions=("PIPELINING",))
+        (outcome,) = await self.deliver(a_delivery(eight_bit=True))
+        self.assertEqual(str(outcome.reply.status), "5.6.3")
+
+
+def _add_cases() -> None:
+    for number, case in enumerate(CASES):
+        for way in (FailurePolicy.case_alone, FailurePolicy.case_before_another):
+
+            def test(
+                self: FailurePolicy,
+                case: Case = case,
+                way: Callable[..., Awaitable[None]] = way,
+            ) -> Deferred[None]:
+                return Deferred.fromCoroutine(way(self, case))  # type: ignore[arg-type]
+
+            words = "".join(c if c.isalnum() else "_" for c in f"{case.stage}_{case.reply}")
+            setattr(FailurePolicy, f"test_{way.__name__}_{number:02}_{words}", test)
+
+
+_add_cases()
+
+
+class Transactions(CourierCase):
+    async def test_content_arrives_byte_for_byte(self) -> None:
+        for extensions in (EXTENSIONS, (), (*EXTENSIONS, "CHUNKING")):
+            for content in (
+                b"Subject: x\r\n\r\n.\r\n..\r\n",
+                b"A: b\r\n\r\n" + b"line of text\r\n" * 5000,
+                b"A: b\r\n\r\n" + b".\r\n" * 100_000,
+                b"A: b\r\n\r\n" + b"x" * 65536 + b"\r\n" + b"y" * 200_000 + b"\r\n",
+            ):
+                sink = self.sink(extensions=extensions)
+                self.endpoints = self.endpoints[-1:]
+                (outcome,) = await self.deliver(a_delivery(content=content), Hop(domain=str(sink)))
+                self.assertEqual(outcome.reply.code, 250, outcome)
+                self.assertEqual(sink.arrived[0].content, content)
+
+    async def test_content_without_a_final_crlf_goes_by_bdat(self) -> None:
+        sink = self.sink(extensions=(*EXTENSIONS, "CHUNKING"))
+        content = b"A: b\r\n\r\n" + b"z" * 100_000
+        (outcome,) = await self.deliver(a_delivery(content=content))
+        self.assertEqual(outcome.reply.code, 250)
+        self.assertEqual((sink.arrived[0].verb, sink.arrived[0].content), ("BDAT", content))
+
+    async def test_large_content_waits_for_the_peer(self) -> None:
+        held: list[int] = []
+
+        def script(asked: Asked) -> str | None:
+            return None
+
+        sink = self.sink(script)
+        content = b"A: b\r\n\r\n" + b"0123456789abcd\r\n" * 500_000
+        delivery = a_delivery(content=content)
+        done = self.deliver(delivery)
+        while not done.called:
+            for connection in self.courier._pool.connections:
+                transport: Any = connection.transport
+                held.append(len(transport.dataBuffer) + transport._tempDataLen)
+            await pause(0)
+        (outcome,) = await done
+        self.assertEqual(outcome.reply.code, 250)
+        self.assertEqual(sink.arrived[0].content, content)
+        self.assertLess(max(held), 300_000)
+
+    async def test_the_rest_after_452_goes_at_once_on_the_same_connection(self) -> None:
+        def script(asked: Asked) -> str | None:
+            if asked.stage == "rcpt" and len(asked.recipients) >= 3:
+                return "452 4.5.3 too many recipients"
+            return None
+
+        sink = self.sink(script)
+        outcomes = await self.deliver(a_delivery(10))
+        self.assertEqual([each.reply.code for each in outcomes], [250] * 10)
+        self.assertEqual([len(each.recipients) for each in sink.arrived], [3, 3, 3, 1])
+        self.assertEqual(sink.sessions, 1)
+
+    async def test_452_for_everyone_is_a_full_disk(self) -> None:
+        sink = self.sink(says("rcpt", "452 4.3.1 no space"))
+        outcomes = await self.deliver(a_delivery(2))
+        self.assertEqual([each.reply.code for each in outcomes], [452, 452])
+        self.assertEqual(sink.sessions, 1)
+
+    async def test_dsn_is_passed_on_where_it_is_spoken(self) -> None:
+        self.sink()
+        (outcome,) = await self.deliver(a_delivery())
+        self.assertTrue(outcome.passed_on)
+        self.sink(extensions=("PIPELINING",))
+        self.endpoints = self.endpoints[-1:]
+        (outcome,) = await self.deliver(a_delivery(), Hop(domain="other.example"))
+        self.assertFalse(outcome.passed_on)
+
+    async def test_helo_is_enough(self) -> None:
+        hellos: list[str] = []
+
+        def script(asked: Asked) -> str | None:
+            if asked.stage == "hello":
+                hellos.append(asked.argument)
+                return "502 no" if len(hellos) == 1 else None
+            return None
+
+        sink = self.sink(script)
+        (outcome,) = await self.deliver(a_delivery())
+        self.assertEqual((outcome.reply.code, len(sink.arrived)), (250, 1))
+
+
+class Reuse(CourierCase):
+    async def test_a_connection_is_used_again(self) -> None:
+        sink = self.sink()
+        for _ in range(5):
+            await self.deliver(a_delivery())
+        self.assertEqual((sink.sessions, self.resolved), (1, 1))
+
+    async def test_not_for_another_hop(self) -> None:
+        sink = self.sink()
+        await self.deliver(a_delivery())
+        await self.deliver(a_delivery(), Hop(domain="other.example"))
+        self.assertEqual(sink.sessions, 2)
+
+    async def test_only_so_many_messages(self) -> None:
+        self.courier = self.a_courier(limits=Limits(connection_messages=2))
+        sink = self.sink()
+        for _ in range(4):
+            await self.deliver(a_delivery())
+        self.assertEqual(sink.sessions, 2)
+
+    async def test_an_idle_connection_ends(self) -> None:
+        self.courier = self.a_courier(limits=Limits(idle_seconds=0.01))
+        self.sink()
+        await self.deliver(a_delivery())
+        self.assertEqual(self.courier.connections, 1)
+        await pause(0.1)
+        self.assertEqual(self.courier.connections, 0)
+
+    async def test_not_more_idle_connections_than_allowed(self) -> None:
+        self.courier = self.a_courier(limits=Limits(idle_connections=2))
+        self.sink()
+        for number in range(4):
+            await self.deliver(a_delivery(), Hop(domain=f"{number}.example"))
+        await pause(0.05)
+        self.assertEqual(self.courier.connections, 2)
+
+    async def test_a_kept_connection_that_died_is_nobodys_fault(self) -> None:
+        sink = self.sink()
+        await self.deliver(a_delivery())
+        (connection,) = self.courier._pool.connections
+        sink.kill()
+        sink.start()
+        # as if the loss were noticed only while sending
+        (outcome,) = await self.deliver(a_delivery())
+        self.assertEqual(outcome.reply.code, 250)
+        self.assertFalse(connection.usable)
+
+    async def test_a_kept_connection_that_says_421_is_nobodys_fault(self) -> None:
+        def script(asked: Asked) -> str | None:
+            late = asked.stage == "mail" and asked.transaction == 2
+            return "421 4.7.0 only one per connection" if late else None
+
+        sink = self.sink(script)
+        for _ in range(3):
+            (outcome,) = await self.deliver(a_delivery())
+            self.assertEqual(outcome.reply.code, 250)
+        self.assertEqual(sink.sessions, 3)
+
+    async def test_after_a_refusal_the_connection_is_kept(self) -> None:
+        sink = self.sink(says("rcpt", "550 5.1.1 nobody", argument="user1"))
+        await self.deliver(a_delivery(2))
+        await self.deliver(a_delivery(2))
+        self.assertEqual((sink.sessions, len(sink.arrived)), (1, 2))
+
+    async def test_close_ends_idle_connections(self) -> None:
+        self.sink()
+        await self.deliver(a_delivery())
+        self.courier.close()
+        await pause(0.05)
+        self.assertEqual(self.courier.connections, 0)
+
+    async def test_abort_ends_everything_and_every_delivery_fires(self) -> None:
+        self.sink(says("content", STALL))
+        self.sink(says("connect", STALL))
+        self.endpoints, both = self.endpoints[:1], self.endpoints
+        first = self.deliver(a_delivery())
+        self.endpoints = both[1:]
+        second = self.deliver(a_delivery())
+        third = self.courier.deliver(a_delivery(), Hop(domain="x.example"))
+        await pause(0.1)
+        self.courier.abort()
+        for done in (first, second, third):
+            (outcome,) = await done
+            self.assertEqual(outcome.reply.code, 451)
+
+
+class Lmtp(CourierCase):
+    def hop(self, path: str = "") -> Hop:
+        return Hop((NextHop("store", LMTP, (HostPort("127.0.0.1", 24),), path),))
+
+    async def test_over_tcp(self) -> None:
+        sink = self.sink(lmtp=True)
+        outcomes = await self.deliver(a_delivery(3), self.hop())
+        self.assertEqual([each.reply.code for each in outcomes], [250] * 3)
+        self.assertEqual([len(each.recipients) for each in sink.arrived], [1, 1, 1])
+
+    async def test_over_a_unix_socket(self) -> None:
+        path = Path(tempfile.mkdtemp()) / "lmtp"
+        sink = self.sink(lmtp=True, bind=lambda: unix_listener(path))
+        self.endpoints = [Endpoint(f"unix:{path}", f"unix:{path}", 0)]
+        (outcome,) = await self.deliver(a_delivery(), self.hop(str(path)))
+        self.assertEqual((outcome.reply.code, len(sink.arrived)), (250, 1))
+        self.assertEqual(outcome.remote_address, f"unix:{path}")
+
+    async def test_a_reply_for_each_recipient_after_the_dot(self) -> None:
+        def script(asked: Asked) -> str | None:
+            if asked.stage == "content" and "user1" in asked.argument:
+                return "552 5.2.2 mailbox full"
+            return None
+
+        self.sink(script, lmtp=True)
+        outcomes = await self.deliver(a_delivery(3), self.hop())
+        self.assertEqual([each.reply.code for each in outcomes], [250, 552, 250])
+
+    async def test_no_socket(self) -> None:
+        path = str(Path(tempfile.mkdtemp()) / "nothing")
+        self.endpoints = [Endpoint(f"unix:{path}", f"unix:{path}", 0)]
+        (outcome,) = await self.deliver(a_delivery(), self.hop(path))
+        self.assertEqual((outcome.reply.code, outcome.blame), (451, D))
+        self.assertNotIn(path, outcome.reply.text)
