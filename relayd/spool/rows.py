@@ -269,12 +269,17 @@ def message_of(row: Row, content: Content, headers: tuple[bytes, ...]) -> Messag
     )
 
 
+_WAITING = {int(state): state for state in State if state.waiting}
+
+
 def record_of(row: Row, envelope: Envelope) -> Record:
     """A record from its row; raises UndecodableError."""
     if recipient_parity(row) != row[10]:
         raise UndecodableError("recipient row")
     number, _, mailbox, original, next_hop, sender, orcpt, notify, header = row[1:10]
     state, attempts, next_attempt, warned, _, outcome = row[11:]
+    if state not in _WAITING:
+        raise UndecodableError("recipient state")
     to = mailbox_of(mailbox)
     recipient = Recipient(
         to,
@@ -285,19 +290,10 @@ def record_of(row: Row, envelope: Envelope) -> Record:
         frozenset(notify.split(",")) if notify else frozenset(),
         header,
     )
-    try:
-        return Record(
-            row[0],
-            number,
-            recipient,
-            State(state),
-            attempts,
-            next_attempt,
-            outcome_of(outcome),
-            bool(warned),
-        )
-    except ValueError as error:
-        raise UndecodableError("recipient state") from error
+    last = outcome_of(outcome)
+    return Record(
+        row[0], number, recipient, _WAITING[state], attempts, next_attempt, last, bool(warned)
+    )
 
 
 def history_of(ident: int, rows: list[Row]) -> History | None:

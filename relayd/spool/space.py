@@ -44,7 +44,7 @@ class Space:
         try:
             found = os.statvfs(self._directory)
         except OSError:
-            return 0, 0
+            return -1, -1
         # a file system without a table of inodes says 0 of 0
         inodes = found.f_favail if found.f_files else self._floor_inodes
         return found.f_bavail * found.f_frsize, inodes

@@ -270,7 +270,7 @@ class Spool:
         """Waiting messages by ident with all their waiting records."""
         # idents run ahead of the clock after it was set back: then they bound nothing
         ahead = self._last_us > self._clock() * 1e6 + 1e6
-        newest = 1 << 62 if ahead else newest_by(received_before)
+        newest = min(1 << 62, newest_by(received_before)) if not ahead else 1 << 62
         return self._ask(
             lambda search: search.aged(received_before, after, limit, newest, unwarned)
         )

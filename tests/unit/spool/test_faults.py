@@ -1,0 +1,385 @@
+"""Full disks, failing COMMITs and sudden death: nothing acknowledged is lost (promises 1 to 5)."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+import unittest
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+from unittest.mock import patch
+
+from relayd.mail.message import Settlement, State
+from relayd.mail.outcome import failed
+from relayd.spool.content import ContentFiles
+from relayd.spool.errors import SpoolError, SpoolFull
+from relayd.spool.view import NewMessage, QueueFilter
+from tests.spooling import DONE, Harness, opened, recipient, submission
+
+BIG = b"x" * 100_000
+
+
+class Faulty(sqlite3.Connection):
+    """A connection whose statements can be made to fail, before or after they took effect."""
+
+    fault: Callable[[str], None] = staticmethod(lambda statement: None)
+    late_fault: Callable[[str], None] = staticmethod(lambda statement: None)
+
+    def execute(self, statement: str, *values: Any) -> sqlite3.Cursor:
+        Faulty.fault(statement)
+        cursor = super().execute(statement, *values)
+        Faulty.late_fault(statement)
+        return cursor
+
+
+def sqlite_error(code: int, text: str) -> sqlite3.OperationalError:
+    error = sqlite3.OperationalError(text)
+    error.sqlite_errorcode = code
+    error.sqlite_errorname = "SQLITE_TEST"
+    return error
+
+
+IO_ERROR = sqlite_error(10, "disk I/O error")
+FULL = sqlite_error(13, "database or disk is full")
+
+
+class FaultCase(unittest.TestCase):
+    def setUp(self) -> None:
+        temporary = TemporaryDirectory()
+        self.addCleanup(temporary.cleanup)
+        self.directory = Path(temporary.name)
+        connect = sqlite3.connect
+
+        def faulty(*args: Any, **options: Any) -> sqlite3.Connection:
+            return connect(*args, factory=Faulty, **options)
+
+        patching = patch("relayd.spool.schema.sqlite3.connect", faulty)
+        patching.start()
+        self.addCleanup(patching.stop)
+        self.addCleanup(self.heal)
+
+    def heal(self) -> None:
+        Faulty.fault = Faulty.late_fault = staticmethod(lambda statement: None)
+
+    def fail_on(self, word: str, error: Exception, *, late: bool = False) -> None:
+        """Every statement that starts with `word` fails from now on."""
+
+        def fault(statement: str) -> None:
+            if statement.startswith(word):
+                raise error
+
+        if late:
+            Faulty.late_fault = staticmethod(fault)
+        else:
+            Faulty.fault = staticmethod(fault)
+
+    def recovered(self, harness: Harness, events: list[str]) -> None:
+        harness.bridge.until(lambda: "recovered" in events)
+
+    @contextlib.contextmanager
+    def harness(self, **options: Any) -> Iterator[tuple[Harness, list[str]]]:
+        with opened(self.directory, **options) as harness:
+            events: list[str] = []
+            harness.spool.on_trouble = events.append
+            harness.spool.on_recovery = lambda: events.append("recovered")
+            yield harness, events
+            self.heal()
+
+
+class FailingCommitTests(FaultCase):
+    def test_a_failed_write_is_an_error_never_a_late_success(self) -> None:
+        for word in ("BEGIN", "INSERT INTO message", "COMMIT"):
+            for error, kind in ((IO_ERROR, SpoolError), (FULL, SpoolFull)):
+                with self.subTest(word=word, kind=kind), self.harness() as (harness, events):
+                    self.fail_on(word, error)
+                    with self.assertRaises(kind):
+                        harness.put()
+                    harness.bridge.until(lambda: len(events) == 1)
+                    assert not harness.spool.healthy
+                    with self.assertRaises(SpoolError):
+                        harness.put()
+                    self.heal()
+                    harness.bridge.until(lambda: events[1:] == ["recovered"])
+                    assert harness.spool.healthy
+                    assert harness.bridge.wait(harness.spool.counts()).messages == 0
+                    message, _ = harness.put()
+                    harness.bridge.wait(harness.spool.remove(QueueFilter()))
+                    assert harness.bridge.wait(harness.spool.history(message.ident)) is not None
+
+    def test_a_commit_that_failed_after_it_reached_the_disk_delivers_nothing(self) -> None:
+        with self.harness() as (harness, events):
+            before, _ = harness.put()
+            draft = harness.spool.create()
+            draft.write(BIG)
+            self.fail_on("COMMIT", IO_ERROR, late=True)
+            with self.assertRaises(SpoolError):
+                harness.bridge.wait(draft.commit(submission()))
+            self.heal()
+            harness.bridge.until(lambda: "recovered" in events)
+            due = harness.bridge.wait(harness.spool.due("inside", 1e12, 10))
+            assert [message.ident for message, _ in due] == [before.ident]
+            assert harness.bridge.wait(harness.spool.history(draft.ident)) is None
+            counts = harness.bridge.wait(harness.spool.counts())
+            assert (counts.messages, counts.octets) == (1, before.content.size)
+            path = harness.spool._files.path(draft.ident)
+            harness.bridge.until(lambda: not path.exists())
+
+    def test_outcomes_of_a_failed_commit_can_be_given_again(self) -> None:
+        for late in (False, True):
+            with self.subTest(late=late), self.harness() as (harness, events):
+                message, (record,) = harness.put()
+                spool, wait = harness.spool, harness.bridge.wait
+                end = Settlement(record, State.FAILED, failed("5.1.1", "no"))
+
+                def report(harness: Harness = harness) -> NewMessage:
+                    return NewMessage(harness.spool.new_ident(), b"r", submission(sender=None))
+
+                self.fail_on("COMMIT", IO_ERROR, late=late)
+                with self.assertRaises(SpoolError):
+                    wait(spool.settle([end], [report()]))
+                self.heal()
+                self.recovered(harness, events)
+                wait(spool.settle([end], [report()]))
+                history = wait(spool.history(message.ident))
+                assert history is not None
+                assert history.entries[0].state is State.FAILED
+                # exactly one report, whichever of the two it was
+                assert wait(spool.counts()).messages == 1
+                assert wait(spool.audit(0, 100)).discrepancies == []
+                wait(spool.remove(QueueFilter()))
+
+    def test_what_was_queued_behind_a_failure_fails_at_once(self) -> None:
+        with self.harness() as (harness, events):
+            self.fail_on("COMMIT", IO_ERROR)
+            promises = []
+            for _ in range(50):
+                draft = harness.spool.create()
+                draft.write(b"x")
+                promises.append(draft.commit(submission()))
+            for promise in promises:
+                with self.assertRaises(SpoolError):
+                    harness.bridge.wait(promise)
+            assert len(events) == 1
+
+    def test_one_message_that_cannot_be_stored_does_not_fail_its_neighbours(self) -> None:
+        with self.harness() as (harness, events):
+            promises = []
+            for n in range(20):
+                draft = harness.spool.create()
+                draft.write(b"x")
+                # a mailbox that is no text: SQLite cannot take it
+                bad = submission(recipient("\udcff")) if n == 7 else submission()
+                promises.append(draft.commit(bad))
+            results = []
+            for promise in promises:
+                try:
+                    harness.bridge.wait(promise)
+                    results.append(True)
+                except SpoolError:
+                    results.append(False)
+            assert results == [n != 7 for n in range(20)]
+            assert events == []
+
+    def test_closing_while_in_trouble_does_not_hang(self) -> None:
+        with self.harness() as (harness, _):
+            self.fail_on("BEGIN", IO_ERROR)
+            with self.assertRaises(SpoolError):
+                harness.put()
+
+
+class FailingFileTests(FaultCase):
+    def test_a_file_that_cannot_be_written(self) -> None:
+        with self.harness() as (harness, events):
+            for call in ("write", "open", "fsync"):
+                draft = harness.spool.create()
+                error = OSError(errno.ENOSPC, "No space left on device")
+                with patch(f"relayd.spool.{_module(call)}.os.{call}", side_effect=error):
+                    with contextlib.suppress(SpoolFull):
+                        draft.write(BIG)
+                        assert call == "fsync"
+                    with self.assertRaises(SpoolFull):
+                        harness.bridge.wait(draft.commit(submission()))
+                assert not harness.spool._files.path(draft.ident).exists()
+            assert events == []
+            harness.put(BIG)
+
+    def test_directories_are_synced_before_the_commit(self) -> None:
+        calls: list[str] = []
+        sync = ContentFiles.sync_directories
+
+        def synced(files: ContentFiles, ident: int) -> None:
+            sync(files, ident)
+            calls.append("directories")
+
+        with self.harness() as (harness, _), patch.object(ContentFiles, "sync_directories", synced):
+
+            def watch(statement: str) -> None:
+                if statement.startswith("INSERT INTO message"):
+                    calls.append("insert")
+
+            Faulty.fault = staticmethod(watch)
+            harness.put(BIG)
+        assert calls == ["directories", "insert"]
+
+
+class FullDiskTests(unittest.TestCase):
+    """On a file system of its own that is really full; needs the right to mount one."""
+
+    def setUp(self) -> None:
+        temporary = TemporaryDirectory()
+        self.addCleanup(temporary.cleanup)
+        self.mount = Path(temporary.name) / "disk"
+        self.mount.mkdir()
+        if os.geteuid() != 0:
+            reason = "mounting a small file system needs root"
+        else:
+            command = ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(self.mount)]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            reason = done.stderr.strip()
+            if not done.returncode:
+                self.addCleanup(subprocess.run, ["umount", "-l", str(self.mount)], check=True)
+        if reason:
+            print(f"SKIPPED {self.id()}: {reason}", file=sys.stderr)
+            self.skipTest(reason)
+
+    def fill(self) -> Path:
+        hog = self.mount / "hog"
+        with hog.open("wb") as file, contextlib.suppress(OSError):
+            while True:
+                os.write(file.fileno(), b"0" * 4096)
+        return hog
+
+    def test_full_then_freed_without_a_restart(self) -> None:
+        with opened(self.mount / "spool") as harness:
+            spool, wait = harness.spool, harness.bridge.wait
+            events: list[str] = []
+            spool.on_trouble = events.append
+            accepted = {harness.put(b"y" * 5000)[0].ident for _ in range(200)}
+            hog = self.fill()
+            with self.assertRaises(SpoolFull):
+                for _ in range(2000):
+                    accepted.add(harness.put(b"y" * 5000)[0].ident)
+            with self.assertRaises(SpoolFull):
+                for _ in range(300):
+                    draft = spool.create()
+                    draft.write(BIG)
+                    accepted.add(wait(draft.commit(submission()))[0].ident)
+            hog.unlink()
+            deadline = time.monotonic() + 30
+            while True:
+                try:
+                    accepted.add(harness.put()[0].ident)
+                    break
+                except SpoolError:
+                    assert time.monotonic() < deadline
+                    harness.bridge.pump(0.1)
+            found = {message.ident for message, _ in wait(spool.aged(1e12, 0, 10_000))}
+            assert found == accepted
+            assert wait(spool.audit(0, 100_000)).discrepancies == []
+
+    def test_below_the_floor_outcomes_are_still_recorded(self) -> None:
+        with opened(self.mount / "spool", floor_bytes=8 << 20) as harness:
+            spool, wait = harness.spool, harness.bridge.wait
+            records = [harness.put(b"y" * 5000)[1][0] for _ in range(100)]
+            assert spool.room(1000)
+            with (self.mount / "hog").open("wb") as file:
+                os.posix_fallocate(file.fileno(), 0, 18 << 20)
+            harness.bridge.until(lambda: not spool.room(1000))
+            with self.assertRaises(SpoolFull):
+                harness.put()
+            for record in records:
+                wait(spool.settle([Settlement(record, State.DELIVERED, DONE)]))
+            assert wait(spool.counts()).messages == 0
+            assert spool.healthy
+
+
+class SuddenDeathTests(unittest.TestCase):
+    SCRIPT = """
+import os, sys
+from pathlib import Path
+from relayd.mail.message import Settlement, State
+from tests.spooling import DONE, LATER, Harness, submission
+
+harness = Harness(Path(sys.argv[1]), memory_threshold=20000)
+harness.spool.open()
+spool, wait = harness.spool, harness.bridge.wait
+held = []
+say = lambda word, record: os.write(1, b"%s %d %d\\n" % (word, record.message, record.number))
+while True:
+    drafts = []
+    for n in range(8):
+        draft = spool.create()
+        draft.write(b"m%d" % draft.ident * (2000 if n == 3 else 30))
+        drafts.append(draft.commit(submission()))
+    for draft in drafts:
+        _, records = wait(draft)
+        say(b"accepted", records[0])
+        held += records
+    chosen, held = held[:6], held[6:]
+    for record in chosen:
+        say(b"trying", record)
+    wait(spool.settle([Settlement(record, State.DELIVERED, DONE) for record in chosen]))
+    for record in chosen:
+        say(b"ended", record)
+"""
+
+    def test_after_kill_9_everything_acknowledged_is_there(self) -> None:
+        chance = random.Random(7)
+        with TemporaryDirectory() as directory:
+            said: dict[bytes, set[int]] = {b"accepted": set(), b"trying": set(), b"ended": set()}
+            for _ in range(6):
+                self.run_and_kill(directory, chance.uniform(0.05, 0.5), said)
+                self.check(Path(directory), said)
+            assert len(said[b"ended"]) > 10
+
+    def run_and_kill(self, directory: str, seconds: float, said: dict[bytes, set[int]]) -> None:
+        process = subprocess.Popen(
+            [sys.executable, "-c", self.SCRIPT, directory],
+            cwd=Path(__file__).parents[3],
+            stdout=subprocess.PIPE,
+        )
+        assert process.stdout is not None
+        first = process.stdout.readline()  # it is running; now the clock starts
+        timer = time.monotonic() + seconds
+        os.set_blocking(process.stdout.fileno(), False)
+        output = first
+        while time.monotonic() < timer:
+            output += process.stdout.read() or b""
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        output += process.stdout.read() or b""
+        process.stdout.close()
+        for line in output.split(b"\n")[:-1]:
+            word, ident, _ = line.split()
+            said[word].add(int(ident))
+
+    def check(self, directory: Path, said: dict[bytes, set[int]]) -> None:
+        with opened(directory, memory_threshold=20000) as harness:
+            wait, spool = harness.bridge.wait, harness.spool
+            waiting = set()
+            for message, _ in wait(spool.aged(1e12, 0, 1_000_000)):
+                waiting.add(message.ident)
+                body = b"".join(message.content.chunks())
+                assert body.replace(b"m%d" % message.ident, b"") == b""
+            missing = said[b"accepted"] - waiting - said[b"trying"]
+            assert not missing
+            assert not waiting & said[b"ended"]
+            assert wait(spool.audit(0, 1_000_000)).discrepancies == []
+            assert wait(spool.counts()).messages == len(waiting)
+            # what the next life finds here it never said: taken out of the way
+            wait(spool.remove(QueueFilter()))
+            said[b"trying"] |= waiting
+
+
+def _module(call: str) -> str:
+    return {"write": "draft", "open": "content", "fsync": "draft"}[call]
