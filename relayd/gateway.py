@@ -36,8 +36,8 @@ from relayd.relay.resolve import Directory
 from relayd.relay.route import route
 from relayd.relay.smtpout import Courier
 from relayd.relay.verdict import Patience
-from relayd.report.bounce import Report
-from relayd.report.dsn import write
+from relayd.report.bounce import Report, expanded
+from relayd.report.dsn import Written, write
 from relayd.rules.evaluate import Facts, plan_own
 from relayd.smtp.exchange import Limits as SessionRules
 from relayd.smtp.extensions import Offer
@@ -166,6 +166,7 @@ class Gateway(Service):
             accept=self._accept,
             log=self._log,
             clock=time.time,
+            expanded=self._expanded,
             limits=ReceptionLimits(
                 recipients=settings.recipients,
                 header_size=settings.header_size,
@@ -203,14 +204,33 @@ class Gateway(Service):
 
     def _write_report(self, spool: Spool, report: Report) -> NewMessage:
         ident = spool.new_ident()
-        written = write(
+        written = self._written(report, ident)
+        return NewMessage(ident, written.content, written.submission)
+
+    def _written(self, report: Report, ident: int) -> Written:
+        return write(
             report,
             ident=ident,
             hostname=self._current.settings.hostname,
             now=time.time(),
             route=self._recipients_of_own,
         )
-        return NewMessage(ident, written.content, written.submission)
+
+    def _expanded(self, message: Message, aliases: tuple[Recipient, ...]) -> None:
+        for report in expanded(message, aliases):
+            told = Deferred.fromCoroutine(self._tell(report))
+            told.addErrback(
+                lambda why: self._log.trouble("report not written", why=why.getTraceback())
+            )
+
+    async def _tell(self, report: Report) -> None:
+        """Store a report that no settlement owes."""
+        draft = self.shards[0].spool.create()
+        written = self._written(report, draft.ident)
+        draft.write(written.content)
+        letter, records = await draft.commit(written.submission)
+        self._log.report(report.about, str(letter), str(report.to), report.action.value)
+        self._accept(letter, records)
 
     def _recipients_of_own(self, mailbox: Mailbox) -> tuple[Recipient, ...]:
         """Where mail that we write ourselves goes: by the same rules, but nobody is asked in."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from relayd.intake.header import HeaderSection
@@ -11,12 +11,13 @@ from relayd.intake.trace import LoopLimits, TraceField, loop, protocol_keyword
 from relayd.intake.transaction import Addressee, ContentFacts, Transaction, merge_notify
 from relayd.mail.address import Mailbox, path_text
 from relayd.mail.client import Client
-from relayd.mail.envelope import Envelope
+from relayd.mail.envelope import Envelope, Recipient
 from relayd.mail.ident import ident_text
 from relayd.mail.log import MailLog
 from relayd.mail.message import Message, Record, State, Submission
 from relayd.mail.plan import Plan, Verdict
 from relayd.mail.reply import Reply, Severity
+from relayd.report.bounce import expand
 from relayd.rules.evaluate import Facts, evaluate
 from relayd.rules.header import edit_header
 from relayd.rules.ruleset import Ruleset
@@ -72,6 +73,8 @@ class Premises:
     log: MailLog
     clock: Callable[[], float]  # seconds since the epoch
     limits: ReceptionLimits = field(default_factory=ReceptionLimits)
+    expanded: Callable[[Message, tuple[Recipient, ...]], None] = lambda message, aliases: None
+    # ^ the sender asked to hear of success at these, which became several addresses
     decide: Callable[[Ruleset, Facts], Plan] = evaluate
     edit: Callable[[Ruleset, tuple[int, ...], bytes], bytes] = edit_header
 
@@ -135,6 +138,9 @@ class Reception:
             return self._refuse("end of content", submission)
         assert draft is not None
         assert transaction is not None
+        recipients, aliases = expand(submission.recipients)
+        if aliases:
+            submission = replace(submission, recipients=recipients)
         try:
             message, records = await draft.commit(submission)
         except SpoolError as error:
@@ -146,6 +152,8 @@ class Reception:
         self._strikes = 0
         premises.log.accepted(message, records, max(premises.clock() - transaction.started, 0.0))
         self._hand_over(message, records)
+        if aliases:
+            premises.expanded(message, aliases)
         return Reply(250, 0, 0, (f"queued as {ident_text(message.ident)}",))
 
     def rollback(self) -> None:
