@@ -8,12 +8,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mappin
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from relayd.mail.address import Mailbox
 from relayd.mail.content import Content
-from relayd.mail.envelope import DIRECT
 from relayd.mail.ident import ident_text, shard_of
 from relayd.mail.log import MailLog
-from relayd.mail.nexthop import NextHop
 from relayd.ops.documents import (
     COLUMNS,
     Document,
@@ -28,8 +25,7 @@ from relayd.ops.documents import (
     text_of,
     totals,
 )
-from relayd.ops.explain import Describe, QuestionError
-from relayd.relay.resolve import Directory
+from relayd.ops.explain import QuestionError
 from relayd.spool.interface import Store
 from relayd.spool.queue import LaneView
 from relayd.spool.view import Accepted, QueueFilter
@@ -119,11 +115,9 @@ class Commands:
         command = self._commands.get(name)
         if command is None:
             raise RequestError(f"no command {name!r}")
-        await command(request, stream)
-        if name in ("retry", "hold", "release", "remove", "reload"):
-            asked = {key: request[key] for key in request if request[key] and key not in _TOLD}
-            by = text_of(request, "by") or who  # the master asks for somebody
-            self._log.notice("operator", command=name, by=by, asked=json.dumps(asked))
+        if name == "reload":
+            self._log.notice("operator", command=name, by=who)
+        await command({"by": who, **request}, stream)  # a master says who asked it
 
     async def _status(self, request: Request, stream: Stream) -> None:
         counts = [await backend.store.counts() for backend in self._backends]
@@ -219,6 +213,14 @@ class Commands:
         for ident in idents or [0]:
             for backend in self._holding(ident) if ident else self._backends:
                 count += await self._change_in(backend.store, request, replace(wanted, ident=ident))
+        if count:
+            self._log.notice(
+                "operator",
+                command=text_of(request, "command"),
+                by=text_of(request, "by"),
+                recipients=count,
+                asked=_asked(request),
+            )
         await stream.send({"answer": {"recipients": count}})
 
     async def _change_in(self, store: Store, request: Request, wanted: QueueFilter) -> int:
@@ -234,23 +236,13 @@ class Commands:
         return own or list(self._backends)
 
 
-def describer(directory: Directory, next_hops: Callable[[], Mapping[str, NextHop]]) -> Describe:
-    """Says which hosts a destination of a plan leads to now, asking the DNS as a delivery would."""
-
-    async def describe(next_hop: str, mailbox: Mailbox) -> list[str]:
-        if next_hop == DIRECT:
-            return (await directory.survey(mailbox.domain_key)).lines()
-        lines = []
-        for name in (each.strip() for each in next_hop.split(",")):
-            hop = next_hops().get(name)
-            if hop is None:
-                lines.append(f"{name}: not defined")
-            else:
-                lines += [f"{name}: {line}" for line in (await directory.survey(hop)).lines()]
-        return lines
-
-    return describe
+def _asked(request: Request) -> str:
+    """What a request named, for the log: `ids=1K7QJ4V8Z0G0 state=held`."""
+    return " ".join(
+        f"{name}={','.join(map(str, asked)) if isinstance(asked, list) else asked}"
+        for name, asked in request.items()
+        if asked and name not in ("command", "by")
+    )
 
 
-_TOLD = ("command", "by")
 _dumps = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode

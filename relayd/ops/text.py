@@ -16,6 +16,12 @@ _QUEUE_HEAD = (
 )
 
 
+_TOLD_ELSEWHERE = {
+    *("version", "started", "hostname", "waiting", "shards"),
+    *("destinations", "more_destinations"),
+}
+
+
 def safe(text: str) -> str:
     """The text with what is not printable escaped."""
     if text.isprintable():
@@ -104,13 +110,11 @@ def status_lines(status: dict[str, Any], now: float) -> Iterator[str]:
     """The state of the whole daemon."""
     waiting = status["waiting"]
     name = f"relayd {status.get('version', '')}".strip()
-    up = f", up {duration(int(now - status['started_at']))}" if status.get("started_at") else ""
-    yield f"{name} at {status.get('hostname', '?')}{up}, pid {status.get('pid', '?')}"
-    known = {"version", "started_at", "hostname", "pid", "waiting", "shards"}
-    known |= {"destinations", "more_destinations"}
+    up = f", up {duration(int(now - status['started']))}" if status.get("started") else ""
+    yield safe(f"{name} at {status.get('hostname', '?')}{up}")
     for key, fact in status.items():
-        if key not in known:
-            yield f"{key.replace('_', ' '):13}  {safe(str(fact))}"
+        if key not in _TOLD_ELSEWHERE and not isinstance(fact, (dict, list)):
+            yield safe(f"{key.replace('_', ' '):13}  {fact}")
     yield (
         f"{'waiting':13}  {_many(waiting['messages'], 'message')} ({octets(waiting['octets'])}),"
         f" {_many(waiting['queued'], 'recipient')} queued, {waiting['held']} held"
@@ -182,9 +186,10 @@ def recipient_lines(recipient: dict[str, Any], now: float) -> Iterator[str]:
         note = f": {recipient['note']}" if recipient.get("note") else ""
         yield safe(f"    {state}{after}{when}{note}")
     if recipient["reply"]:
-        host, address = recipient["remote_mta"], recipient["remote_address"]
-        said = f"{host} [{address}]" if host and address else host or address or "relayd"
-        yield safe(f"    {said} said: {recipient['reply']}")
+        # without a name nobody spoke at that address: the words are our own
+        who, address = recipient["remote_mta"] or "relayd", recipient["remote_address"]
+        where = f" [{address}]" if address and who != "relayd" else ""
+        yield safe(f"    {who}{where} said: {recipient['reply']}")
     if recipient["why"]:
         yield safe(f"    because: {recipient['why']}")
 

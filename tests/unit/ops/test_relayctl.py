@@ -108,8 +108,8 @@ STATUS = {
     "version": "0.1.0",
     "hostname": "gw.example.com",
     "pid": 42,
-    "started_at": NOW - 93600,
-    "configuration": "/etc/relayd/relayd.conf",
+    "started": NOW - 93600,
+    "config": "/etc/relayd/relayd.conf",
     "waiting": {"messages": 1203, "octets": 5_300_000, "queued": 1204, "held": 1, "damaged": 0},
     "shards": [
         {"shard": 0, "healthy": True, "sessions": 3, "in_flight": 2},
