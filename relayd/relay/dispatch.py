@@ -489,7 +489,7 @@ class Dispatcher:
     def _reports(
         self, message: Message, settlements: Sequence[Settlement], *, final: bool
     ) -> tuple[Sequence[Settlement], list[tuple[Report, NewMessage]]]:
-        if message.envelope.reverse_path is None:
+        if message.envelope.reverse_path is None or all(map(_as_hoped, settlements)):
             return settlements, []
         now = self._now()
         try:
@@ -526,8 +526,8 @@ class Dispatcher:
         self._set_timer()
 
     def _arm(self, lane: Lane) -> None:
-        self._queue.arm(lane)
-        self._set_timer()
+        if self._queue.arm(lane):
+            self._set_timer()
 
     def _set_timer(self) -> None:
         """One timer for all lanes."""
@@ -578,6 +578,13 @@ class Dispatcher:
 
     def _broken(self, failure: Failure) -> None:
         self._log.trouble("bug", why=failure.getTraceback())
+
+
+def _as_hoped(settlement: Settlement) -> bool:
+    """Most are, and nobody has to hear of them."""
+    return (
+        settlement.state is State.DELIVERED and "SUCCESS" not in settlement.record.recipient.notify
+    )
 
 
 def _traceback(error: Exception) -> str:

@@ -226,14 +226,12 @@ class _Attempt:
 
     def take(self, connection: Connection, numbers: Sequence[int], done: TransactionDone) -> bool:
         """Note the outcomes; whether to go on at once on the same connection."""
-        endpoint = connection.endpoint
+        endpoint, speaks_dsn = connection.endpoint, connection.extensions.dsn
         again = []
         elsewhere = []
         for at, number in enumerate(numbers):
-            result = consequence(endpoint, done, at)
+            result = consequence(endpoint, done, at, passed_on=speaks_dsn)
             outcome = result.outcome
-            if outcome.reply.code < 300 and connection.extensions.dsn:
-                outcome = outcome.but(passed_on=True)
             if connection.tls:
                 outcome = outcome.but(tls=connection.tls)
             if done.reusable and too_many_recipients(done, at):

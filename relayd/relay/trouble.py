@@ -87,13 +87,15 @@ def nonsense(endpoint: Endpoint, reason: str) -> Outcome:
     return _unsaid(endpoint, Reply.of(451, "4.5.0", f"{_named(endpoint)} {reason}"))
 
 
-def consequence(endpoint: Endpoint, done: TransactionDone, number: int) -> Consequence:
-    """What this recipient's reply means."""
+def consequence(
+    endpoint: Endpoint, done: TransactionDone, number: int, *, passed_on: bool = False
+) -> Consequence:
+    """What this recipient's reply means; `passed_on`: the host speaks DSN."""
     reply, stage = done.replies[number], done.stages[number]
     if stage is Stage.OFFER:
         return Consequence(Outcome(reply, why=f"not offered by {endpoint}"))
-    if reply.severity is Severity.SUCCESS:
-        return Consequence(_from(endpoint, reply, Blame.RECIPIENT))
+    if reply.code < 300:
+        return Consequence(Outcome(reply, endpoint.host, str(endpoint), Blame.RECIPIENT, passed_on))
     if done.trouble.startswith(_OURS):
         return Consequence(Outcome(reply, why=done.trouble))
     if reply is done.shutdown:

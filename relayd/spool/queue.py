@@ -353,13 +353,15 @@ class Queue:
             lane.next_due = when
             self.arm(lane)
 
-    def arm(self, lane: Lane) -> None:
-        """See to it that the lane comes up in `ripe` when its time has come."""
+    def arm(self, lane: Lane) -> bool:
+        """See to it that the lane comes up in `ripe` in time; whether sooner than before."""
         when = lane.wake_at
-        if when < lane.alarm:
-            lane.alarm = when
-            self._count += 1
-            heapq.heappush(self._alarms, (when, self._count, lane))
+        if when >= lane.alarm:
+            return False
+        lane.alarm = when
+        self._count += 1
+        heapq.heappush(self._alarms, (when, self._count, lane))
+        return True
 
     def next_alarm(self) -> float:
         """When the first lane wakes; NEVER if none does."""
