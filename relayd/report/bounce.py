@@ -6,7 +6,7 @@ import enum
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from relayd.mail.address import Mailbox
+from relayd.mail.address import Mailbox, ReversePath
 from relayd.mail.envelope import Recipient
 from relayd.mail.message import Message, Settlement, State
 from relayd.mail.outcome import Outcome
@@ -22,6 +22,9 @@ class Action(enum.Enum):
     DELIVERED = "delivered"
     RELAYED = "relayed"
     EXPANDED = "expanded"
+
+
+_ORDER = {action: number for number, action in enumerate(Action)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,22 +60,35 @@ def owed(
 
     `give_up` is the queue lifetime in seconds; `final` says that the next hop is a mail store
     (LMTP), so that success is a delivery and not a relaying. Recipients with the same action
-    share one report, up to MAX_ENTRIES.
+    and the same return path share one report, up to MAX_ENTRIES.
     """
-    to = message.envelope.reverse_path
-    if to is None:  # a report, or mail that asked for none (RFC 5321 section 4.5.5)
-        return ()
-    entries: dict[Action, list[Entry]] = {}
+    entries: dict[tuple[Action, Mailbox], list[Entry]] = {}
     for settlement in settlements:
         action = action_owed(settlement, final=final)
-        if action is not None:
-            entries.setdefault(action, []).append(_entry(settlement, now))
+        to = return_path(message, settlement.record.recipient)
+        if action is not None and to is not None:
+            entries.setdefault((action, to), []).append(_entry(settlement, now))
     until = message.received_at + give_up
     return tuple(
         Report(message, to, action, part, until if action is Action.DELAYED else 0.0)
-        for action in Action
-        for part in _parts(entries.get(action, []))
+        for (action, to), told in sorted(entries.items(), key=lambda each: _ORDER[each[0][0]])
+        for part in _parts(told)
     )
+
+
+def return_path(message: Message, recipient: Recipient) -> ReversePath:
+    """Who is told of this recipient's fate; None: nobody.
+
+    The reverse-path that the rules left it with: a list's owner hears of the list's members
+    (RFC 5321 section 3.9.2). An SRS address only stands for the sender, whom we know.
+    """
+    sender = message.envelope.reverse_path
+    if sender is None:  # a report, or mail that wants none (RFC 5321 section 4.5.5)
+        return None
+    rewritten = recipient.reverse_path
+    if rewritten is None or rewritten.local[:4].upper() in ("SRS0", "SRS1"):
+        return sender
+    return rewritten
 
 
 def action_owed(settlement: Settlement, *, final: bool) -> Action | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from datetime import UTC, datetime
 
@@ -96,11 +97,17 @@ def original_recipient(recipient: Recipient, *, utf8: bool) -> str:
 
 def remote_name(outcome: Outcome) -> str:
     """The remote server's name if it is one that the outside may see, else empty."""
+    name = outcome.remote_mta
     try:
-        check_domain(outcome.remote_mta)
+        number = ipaddress.ip_address(name)
+        return f"[IPv6:{number}]" if number.version == 6 else f"[{number}]"
+    except ValueError:
+        pass
+    try:
+        check_domain(name)
     except AddressError:
         return ""  # nobody spoke, or a socket of ours
-    return outcome.remote_mta
+    return name
 
 
 def _ascii(mailbox: Mailbox) -> str:

@@ -123,7 +123,10 @@ def _story(action: Action, outcome: Outcome | None, expired: bool) -> list[str]:
         return []
     reply = outcome.reply
     host = remote_name(outcome)
-    where = f" [{outcome.remote_address}]" if host and outcome.remote_address[:1].isdigit() else ""
+    address = outcome.remote_address
+    # a socket of ours is nobody's business, and an address that is the name is said already
+    told = not host or host.startswith("[") or not address or address.startswith("unix:")
+    where = "" if told else f" [{address}]"
     words = _wrapped(printable(str(reply), MAX_DIAGNOSTIC), "        ")
     if action in (Action.DELIVERED, Action.RELAYED):
         return [f"    {host or 'The next server'}{where} said:", words]

@@ -324,6 +324,33 @@ class Notify(unittest.TestCase):
             self.assertEqual(merge_notify(second, first), merged)
 
 
+class Expanded(unittest.TestCase):
+    """RFC 3461: an alias that becomes several addresses is reported on once."""
+
+    def told(self, *parameters: str) -> tuple[list[str], list[frozenset[str]]]:
+        told: list[str] = []
+        scene = Scene()
+        scene.change(
+            expanded=lambda message, aliases: told.extend(str(each.mailbox) for each in aliases)
+        )
+        peer = scene.greeted()
+        peer.say("MAIL FROM:<s@example.org>")
+        for recipient in ("alias@example.com", "one@example.com"):
+            peer.say(" ".join([f"RCPT TO:<{recipient}>", *parameters]))
+        peer.say("DATA", "x", ".")
+        ((_, submission),) = scene.spool.stored
+        return told, [recipient.notify for recipient in submission.recipients]
+
+    def test_success_at_an_alias(self) -> None:
+        told, notify = self.told("NOTIFY=SUCCESS,FAILURE")
+        self.assertEqual(told, ["alias@example.com"])
+        self.assertEqual(notify, [{"FAILURE"}, {"FAILURE"}, {"SUCCESS", "FAILURE"}])
+
+    def test_no_wish_for_success(self) -> None:
+        self.assertEqual(self.told("NOTIFY=FAILURE"), ([], [frozenset({"FAILURE"})] * 3))
+        self.assertEqual(self.told(), ([], [frozenset()] * 3))
+
+
 class Capacity(unittest.TestCase):
     def test_a_session_leaves_nothing_behind(self) -> None:
         scene = Scene(sessions=SessionLimits(in_all=10))

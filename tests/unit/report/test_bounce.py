@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import unittest
+from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
 
+from relayd.mail.address import Mailbox
 from relayd.mail.message import State
 from relayd.mail.outcome import Outcome
 from relayd.report.bounce import MAX_ENTRIES, Action, action_owed, expand, expanded
@@ -103,6 +105,23 @@ class OwedTests(unittest.TestCase):
             self.assertEqual(
                 reports(about, settlement(recipient(notify=SUCCESS), state, warned=True)), ()
             )
+
+    def test_a_list_owner_hears_of_the_members(self) -> None:
+        owner = Mailbox("owner-list", "example.com")
+        srs = Mailbox("SRS0=abcd=EF=sender.example=alice", "example.com")
+        member = replace(recipient("m@example.net"), reverse_path=owner)
+        outside = replace(recipient("o@example.net"), reverse_path=srs)
+        found = reports(
+            message(),
+            settlement(member),
+            settlement(outside, number=1),
+            settlement(recipient("p@example.net"), number=2),
+        )
+        self.assertEqual(
+            [(str(report.to), len(report.entries)) for report in found],
+            [("owner-list@example.com", 1), ("alice@sender.example", 2)],
+        )
+        self.assertEqual(reports(message(sender=None), settlement(member)), ())
 
     def test_given_up_between_attempts_quotes_the_last_one(self) -> None:
         (report,) = reports(

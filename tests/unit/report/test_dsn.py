@@ -19,6 +19,7 @@ from relayd.mail.outcome import Outcome, failed
 from relayd.mail.reply import Reply
 from relayd.report.bounce import Action, Entry, Report, expanded
 from relayd.report.dsn import MAX_HEADER, MAX_RETURNED, Written, write
+from relayd.report.fields import remote_name
 from tests.unit.report.examples import (
     DELIVERED,
     HOSTNAME,
@@ -291,6 +292,19 @@ class HostileTests(unittest.TestCase):
         outcome = REFUSED.but(remote_mta="unix:/run/dovecot/lmtp", remote_address="unix:/run/x")
         content = written(reports(message(), settlement(recipient(), outcome=outcome))[0]).content
         self.assertNotIn(b"/run/", content)
+
+
+class RemoteTests(unittest.TestCase):
+    def test_names(self) -> None:
+        for name, expected in (
+            ("mx1.example.org", "mx1.example.org"),
+            ("192.0.2.1", "[192.0.2.1]"),
+            ("2001:db8::1", "[IPv6:2001:db8::1]"),
+            ("", ""),
+            ("unix:/run/lmtp", ""),
+            ("a b", ""),
+        ):
+            self.assertEqual(remote_name(DELIVERED.but(remote_mta=name)), expected)
 
 
 def route_to() -> Mailbox:
