@@ -63,14 +63,21 @@ _POSTPONE = """
         warned = max(warned, ?), reply = ifnull(?, reply), outcome = ifnull(?, outcome)
     WHERE message = ? AND number = ?"""
 _WAITING = RunStatement(
-    "SELECT message, number, warned FROM recipient WHERE (message, number) IN (VALUES {})", 2
+    """SELECT r.message, r.number, r.warned FROM (VALUES {}) AS v
+    CROSS JOIN recipient AS r ON r.message = v.column1 AND r.number = v.column2""",
+    2,
 )
 _END = RunStatement(
     """INSERT OR IGNORE INTO ledger SELECT v.* FROM (VALUES {}) AS v
     CROSS JOIN recipient AS r ON r.message = v.column1 AND r.number = v.column2""",
     14,
 )
-_CROSS_OFF = RunStatement("DELETE FROM recipient WHERE (message, number) IN (VALUES {})", 2)
+# the SELECT around VALUES lets SQLite look each pair up; without it, it walks the whole table
+_CROSS_OFF = RunStatement(
+    """DELETE FROM recipient WHERE (message, number) IN
+    (SELECT v.column1, v.column2 FROM (VALUES {}) AS v)""",
+    2,
+)
 _FINISHED = """ IN (VALUES {})
     AND NOT EXISTS (SELECT 1 FROM recipient WHERE recipient.message = """
 _FINISHED_SIZE = RunStatement(

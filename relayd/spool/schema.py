@@ -86,9 +86,11 @@ DAMAGED = """
 
 META = "CREATE TABLE meta(name TEXT PRIMARY KEY, value) WITHOUT ROWID"
 
+# `state` is in them so that SQLite need not look at the row to see that it is what WHERE says
 INDEXES = (
-    """CREATE INDEX queued ON recipient(destination, next_attempt, message) WHERE state = 0""",
-    """CREATE INDEX held ON recipient(message) WHERE state = 1""",
+    """CREATE INDEX queued ON recipient(destination, next_attempt, message, state)
+    WHERE state = 0""",
+    """CREATE INDEX held ON recipient(message, state) WHERE state = 1""",
 )
 
 
