@@ -11,6 +11,9 @@ import idna
 MAX_LOCAL = 64  # octets, RFC 5321 section 4.5.3.1.1
 MAX_DOMAIN = 255  # octets, RFC 5321 section 4.5.3.1.2
 MAX_LABEL = 63  # octets, RFC 1035 section 2.3.4
+# octets of a local part that has another mailbox inside; with a domain it still fits into a path
+# (section 4.5.3.1.3). Every relay that rewrites senders makes such, so refusing them loses mail.
+MAX_SRS_LOCAL = 250
 
 # atext of RFC 5322 section 3.2.3, widened to UTF-8 by RFC 6531 section 3.3
 _ATEXT = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\-\u0080-\U0010ffff]"
@@ -23,6 +26,8 @@ _QUOTED_STRING = re.compile(
 # sub-domain = Let-dig [Ldh-str]; the underscore is not in the book, but is met in the wild
 _SUB_DOMAIN = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_\-]*[A-Za-z0-9_])?\Z")
 _QUOTED_PAIR = re.compile(r"\\(.)")
+# the first separator is - + or =, by whoever made the address
+_SRS = re.compile(r"SRS[01][-+=]", re.IGNORECASE | re.ASCII)
 _TO_QUOTE = re.compile(r'(["\\])')
 
 
@@ -132,11 +137,17 @@ def parse_path_text(text: str) -> ReversePath:
     return Mailbox.parse(text) if "@" in text else Mailbox(text, "")
 
 
+def is_srs(local: str) -> bool:
+    """Whether the local part is tagged as that of a rewritten sender, by us or others."""
+    return _SRS.match(local) is not None
+
+
 def check_local(local: str, *, quoted: bool) -> None:
     """Raise AddressError unless `local` (already unquoted) may stand before an @."""
     if not local and not quoted:
         raise AddressError("empty local part")
-    if len(local.encode("utf-8", "surrogatepass")) > MAX_LOCAL:
+    length = len(local.encode("utf-8", "surrogatepass"))
+    if length > MAX_LOCAL and (length > MAX_SRS_LOCAL or not is_srs(local)):
         raise AddressError(f"local part longer than {MAX_LOCAL} octets")
     if not quoted and not _DOT_STRING.match(local):
         raise AddressError("local part has a character that needs quoting")
