@@ -12,7 +12,7 @@ DIRECT = "direct"
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """What MAIL said, common to all recipients. Reports go to `reverse_path`, but for list owners."""
+    """What MAIL said, common to all recipients. Reports go to `reverse_path` or a list's owner."""
 
     reverse_path: ReversePath
     body: str = ""  # "", "7BIT" or "8BITMIME" (RFC 6152)
