@@ -10,6 +10,7 @@ from zope.interface import Interface
 from relayd.mail.delivery import Delivery
 from relayd.mail.nexthop import NextHop
 from relayd.mail.outcome import Outcome
+from relayd.relay.limits import Limits
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,9 @@ class ICourier(Interface):
         Mail trouble is an Outcome, never an errback; an errback is a bug in the courier and is
         settled as transient.
         """
+
+    def apply(limits: Limits) -> None:  # noqa: N805
+        """New settings, for what begins from now on."""
 
     def close() -> None:
         """Give back the connections that wait for more; the others as they end."""

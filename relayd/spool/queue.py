@@ -134,7 +134,7 @@ class Lane:
             and not self.waits
             and self.gone is None
             and self.next_due == NEVER
-            and self.standing is Standing.OPEN
+            and self.standing is not Standing.DOWN
         )
 
     def view(self) -> LaneView:
@@ -223,8 +223,12 @@ class Queue:
             lane.more = True
         lane._loaded = None
 
-    def forget(self, idents: Collection[int] | None) -> None:
-        """The operator changed these messages (None: any): what is not started is read again."""
+    def forget(self, idents: Collection[int] | None) -> list[Lane]:
+        """The operator changed these messages (None: any): what is not started is read again.
+
+        Returns the lanes that it was in.
+        """
+        touched = []
         stale = {(WHOLE, WHOLE)} if idents is None else {(ident, WHOLE) for ident in idents}
         if self._watch is not None:
             self._watch |= stale
@@ -243,6 +247,9 @@ class Queue:
                 else:
                     kept.append(delivery)
             lane._loaded = kept or None
+            if lane.more:
+                touched.append(lane)
+        return touched
 
     def _load(self, lane: Lane, delivery: Delivery) -> None:
         if lane._loaded is None:

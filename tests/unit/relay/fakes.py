@@ -18,6 +18,7 @@ from relayd.mail.message import Message, Record, Settlement, State, Submission
 from relayd.mail.outcome import Blame, Outcome, postponed
 from relayd.mail.reply import Reply
 from relayd.relay.courier import Hop, ICourier
+from relayd.relay.limits import Limits
 from relayd.report.bounce import Report
 from relayd.spool.errors import SpoolError
 from relayd.spool.view import Accepted, NewMessage
@@ -284,6 +285,9 @@ class Courier:
         for record, outcome in zip(delivery.records, outcomes, strict=True):
             if outcome.reply.code == 250:
                 self.taken.add((delivery.message.ident, record.number))
+
+    def apply(self, limits: Limits) -> None:
+        self.limits = limits
 
     def close(self) -> None:
         self.closed = True

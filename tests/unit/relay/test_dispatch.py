@@ -519,7 +519,7 @@ class Operator(TestCase):
         row = world.table.rows[ident, 0]
         world.table.rows[ident, 0] = row.__class__(ident, 0, row.recipient, attempts=1)
         world.dispatcher.changed("retry", [(ident, 0)])
-        world.clock.advance(0)
+        world.clock.advance(1)
         self.assertEqual(len(world.courier.under_way), 1)
 
     def test_removed_mail_is_not_started(self) -> None:
@@ -653,7 +653,7 @@ class Anything(TestCase):
         self.assertEqual(set(table.ended), table.known)
         queue = world.dispatcher._queue
         self.assertEqual((queue.messages, queue.octets, queue.keys), (0, 0, set()))
-        self.assertEqual((world.dispatcher.in_flight, world.dispatcher._probes), (0, 0))
+        self.assertEqual((world.dispatcher.in_flight, world.dispatcher._lines.probes), (0, 0))
         world.tearDown()
 
     def move(self, world: World, data: st.DataObject) -> None:

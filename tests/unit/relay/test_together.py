@@ -123,7 +123,7 @@ class Together(TestCase):
             if not counts.queued:
                 return
             await deferLater(reactor, 0.01, lambda: None)
-        raise AssertionError(counts)
+        raise AssertionError(counts, list(self.dispatcher.lanes()))
 
     async def test_each_arrives_once(self) -> None:
         for number in range(200):
