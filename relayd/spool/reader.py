@@ -6,7 +6,7 @@ import queue
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 from relayd.spool.bridge import Bridge, Promise
@@ -92,20 +92,30 @@ class Reader:
         if self._connection is None:
             self._connection = self._database.connect(cache=CACHE, read_only=True)
         search = Search(self._connection, self._files)
+        # One answer is one snapshot: what ends while it is put together must not seem missing.
+        self._connection.execute("BEGIN")
         try:
-            value = question(search)
+            value = self._asked(question, search)
+        finally:
+            with suppress(sqlite3.Error):  # then the answer was an error, too
+                self._connection.execute("ROLLBACK")
+        for ident, reason in search.damaged:
+            self._damaged(ident, reason)
+        return value
+
+    def _asked(self, question: Callable[[Search], T], search: Search) -> T:
+        assert self._connection is not None
+        try:
+            return question(search)
         except sqlite3.OperationalError as error:
             if hasattr(error, "sqlite_errorcode"):
                 raise
             # A text that is no UTF-8: read it all the same; its parity will show whose it is.
             self._connection.text_factory = _tolerant
             try:
-                value = question(search)
+                return question(search)
             finally:
                 self._connection.text_factory = str
-        for ident, reason in search.damaged:
-            self._damaged(ident, reason)
-        return value
 
     def _failed(self, error: Exception, promise: Promise[Any] | None) -> None:
         trouble = trouble_of(error)

@@ -10,7 +10,7 @@ from relayd.mail.content import BytesContent, Content
 from relayd.mail.envelope import DIRECT
 from relayd.mail.ident import MAX_SHARDS, make_ident
 from relayd.spool.audit import audit
-from relayd.spool.content import ContentFiles, FileContent
+from relayd.spool.content import ContentFiles
 from relayd.spool.orphans import fates
 from relayd.spool.rows import (
     IN_FILE,
@@ -124,7 +124,13 @@ class Search:
                 rows = found[message] = []
             rows.append((message, number))
         cursor.close()
-        return self._messages({ident: self._recipients(keys) for ident, keys in found.items()})
+        damaged = len(self.damaged)
+        whole = self._messages({ident: self._recipients(keys) for ident, keys in found.items()})
+        if len(whole) < len(found) == limit:
+            # fewer than asked for means that there are no more: damaged ones must not count
+            del self.damaged[damaged:]
+            return self.due(destination, now, 2 * limit)[:limit]
+        return whole
 
     def earliest(self, destination: str, after: float) -> float | None:
         """See Store.earliest."""
@@ -202,7 +208,7 @@ class Search:
         if flags & IN_FILE:
             if not self._files.whole(ident, size):
                 raise UndecodableError("content file is missing or truncated")
-            return FileContent(self._files.path(ident), size, parity)
+            return self._files.content(ident, size, parity)
         row = self._connection.execute(
             "SELECT data FROM content WHERE message = ?", (ident,)
         ).fetchone()

@@ -27,14 +27,11 @@ class Refusals(Scenario):
             "accept from 127.0.0.0/8\nroute to @sender.example via back\nroute any via out\n"
         )
 
-    def answer(self, stage: str, reply: str, recipient: str = "") -> None:
-        """From now on the next hop says this at this stage."""
-
-        def script(asked: Asked) -> str | None:
-            hit = asked.stage == stage and (not recipient or asked.argument == recipient)
-            return reply if hit else None
-
-        self.script = script
+    def answer(self, stage: str, reply: str) -> None:
+        """From now on the next hop says this at this stage, in sessions that begin anew."""
+        self.sink.kill()
+        self.sink.start()
+        self.script = lambda asked: reply if asked.stage == stage else None
 
     def check_postponed(self, stage: str, reply: str) -> None:
         """Nothing is reported, the reply is shown, and the mail goes out when the hop is well."""

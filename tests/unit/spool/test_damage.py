@@ -54,6 +54,28 @@ class EntryTests(DamageCase):
             assert (problem.ident, problem.problem) == (bad.ident, "set aside as damaged")
         return again.shard / "damaged" / ident_text(bad.ident)
 
+    def test_damaged_ones_do_not_count_among_those_asked_for(self) -> None:
+        """Dispatch takes fewer than it asked for as the end of what is due."""
+        with opened(self.directory) as harness:
+            idents = [harness.put(BIG)[0].ident for _ in range(5)]
+            for ident in idents[:3]:
+                harness.spool._files.path(ident).unlink()
+            due = harness.bridge.wait(harness.spool.due("inside", 1e12, 2))
+            assert [message.ident for message, _ in due] == idents[3:]
+
+    def test_one_answer_is_one_snapshot(self) -> None:
+        """What is recorded while an answer is put together is neither half there nor missing."""
+        with opened(self.directory) as harness:
+            harness.put(b"first")
+
+            def twice(search: Search) -> tuple[int, int]:
+                before = search.counts().messages
+                harness.put(b"second")
+                return before, search.counts().messages
+
+            self.assertEqual(harness.spool._reader.answer(twice), (1, 1))
+            self.assertEqual(harness.spool._reader.answer(Search.counts).messages, 2)
+
     def test_missing_content_file(self) -> None:
         self.check(lambda harness, ident: harness.spool._files.path(ident).unlink(), BIG)
 
@@ -132,7 +154,8 @@ class EntryTests(DamageCase):
                 for chunk in message.content.chunks():
                     got += chunk
             assert len(got) < len(BIG)
-            assert harness.bridge.wait(harness.spool.set_aside(message.ident, "damaged inside"))
+            harness.bridge.until(lambda: "damaged message set aside" in harness.log.events())
+            assert harness.bridge.wait(harness.spool.load(message.ident)) is None
             assert (harness.shard / "damaged" / ident_text(message.ident)).exists()
 
 
@@ -186,6 +209,17 @@ class DatabaseTests(DamageCase):
         with opened(self.directory) as later:
             assert later.log.events() == []
             assert (later.shard / "queue-1.db").exists()
+
+    def test_a_lost_first_page(self) -> None:
+        harness, contents = self.fill()
+        path = harness.shard / "queue.db"
+        data = path.read_bytes()
+        path.write_bytes(b"\0" * 4096 + data[4096:])
+        count, again = self.survivors(contents)
+        assert count == len(contents)
+        assert "spool rebuilt" in again.log.events()
+        assert {each.name for each in harness.shard.glob("*.db*")} >= {"queue-1.db"}
+        assert not [*harness.shard.glob("*.patched"), *harness.shard.glob("*.empty")]
 
     def test_a_truncated_database(self) -> None:
         harness, contents = self.fill()
