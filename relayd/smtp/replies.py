@@ -45,6 +45,11 @@ def encode(reply: Reply, *, smtputf8: bool = False) -> bytes:
 
     Text beyond ASCII goes out only in a SMTPUTF8 transaction (RFC 6531 section 3.7.4.2).
     """
+    if len(reply.lines) == 1:
+        text = reply.lines[0]
+        if len(text) <= MAX_TEXT and text.isascii() and text.isprintable():
+            status = f"{reply.status} " if reply.subject >= 0 else ""
+            return f"{reply.code} {status}{text}\r\n".encode()
     wire = reply.wire()
     if (
         wire.count(b"\n") == wire.count(b"\r\n") == wire.count(b"\r") == (len(reply.lines) or 1)

@@ -10,8 +10,6 @@ from relayd.smtp.content import IncomingContent
 from relayd.smtp.events import (
     Auth,
     AuthResponse,
-    Chunk,
-    ContentRefused,
     Data,
     EndOfContent,
     Event,
@@ -23,9 +21,10 @@ from relayd.smtp.events import (
     StartTls,
     Vrfy,
 )
-from relayd.smtp.exchange import Exchange, Limits, out_of_order
+from relayd.smtp.exchange import Limits, out_of_order
 from relayd.smtp.extensions import Offer, ehlo_lines, mail_keywords, rcpt_keywords
 from relayd.smtp.grammar import RemoteProtocolError
+from relayd.smtp.receiving import Receiving
 from relayd.smtp.state import IN_TRANSACTION, MOVES, Command, State
 
 __all__ = ["Limits", "Offer", "Server"]
@@ -33,22 +32,13 @@ __all__ = ["Limits", "Offer", "Server"]
 MAX_AUTH_LINE = 12288  # octets, RFC 4954 section 4
 
 
-class Server(Exchange):
+class Server(Receiving):
     """One SMTP session.
 
     Call `receive_data`, then `next_event` until it returns None, and write `data_to_send`. After
     an event that needs a verdict (see `NeedsVerdict`) nothing goes on, and pipelined input is
     held back, until `answer`. Nothing a peer sends raises.
     """
-
-    def __init__(self, hostname: str, limits: Limits, offer: Offer) -> None:
-        super().__init__(hostname, limits, offer)
-        self._recipients = 0  # accepted ones of the open transaction
-        self._content = IncomingContent(0, False)
-        self._octets = 0  # of the current BDAT still to come
-        self._bdat_size = 0  # of the current BDAT in all
-        self._bdat_command = Command.BDAT
-        self._swallow: Reply | None = None  # the answer to a BDAT whose octets are discarded
 
     def answer(self, reply: Reply) -> None:
         """The verdict on the event last returned. Without one awaited, it is dropped."""
@@ -107,24 +97,6 @@ class Server(Exchange):
             self._events.append(Rset())
         self._reset_transaction()
         self._reply(Reply.bare(250, first, *lines), Command.HELO)
-
-    def _answer_data(self, reply: Reply, event: Data) -> None:
-        accepted = reply.code < 400
-        if event.bdat:
-            if accepted:
-                refused = self._begin_octets()
-                if refused is not None:
-                    self._events.append(refused)
-            else:
-                self._swallow = reply
-            return
-        self._reply(reply, Command.DATA)
-        if self.state is State.RECEIVING:
-            self._read = self._read_data
-
-    def _reset_transaction(self) -> None:
-        self._smtputf8 = False
-        self._recipients = 0
 
     # -- commands ----------------------------------------------------------------------------
 
@@ -264,77 +236,6 @@ class Server(Exchange):
             self.state = State.READY
             return self._refuse(b"AUTH ", reply)
         return self._ask(AuthResponse(response), Command.AUTH)
-
-    def _read_data(self) -> Event | None:
-        if not self._input:
-            self._hungry = True
-            return None
-        content = self._content
-        refused = content.refusal
-        data, ended = content.take_data(self._input)
-        if content.refusal is None:
-            if not ended:
-                return Chunk(data) if data else None
-            if not data:
-                return self._ask(EndOfContent(), Command.END)
-            self._asked_command = Command.END
-            self._events.append(EndOfContent())
-            return Chunk(data)
-        if ended:
-            self._read = self._read_command
-            self._reset_transaction()
-            self._reply(content.refusal, Command.END)
-        return None if refused else ContentRefused(content.refusal)
-
-    def _begin_octets(self) -> Event | None:
-        """The octets of an accepted BDAT are about to come."""
-        content = self._content
-        if 0 < self.offer.size < content.size + self._octets:
-            return self._refuse_octets(replies.TOO_BIG)
-        return None
-
-    def _refuse_octets(self, reply: Reply) -> Event:
-        self._swallow = reply
-        return ContentRefused(reply)
-
-    def _read_octets(self) -> Event | None:
-        content = self._content
-        if self._octets:
-            data = self._input.take(self._octets)
-            if not data:
-                self._hungry = True
-                return None
-            self._octets -= len(data)
-            if self._swallow is not None:
-                return None
-            data = content.admit(data)
-        elif self._swallow is not None:
-            return self._end_swallowing(self._swallow)
-        elif self._bdat_command is Command.BDAT:
-            text = f"{self._bdat_size} octets received"
-            self._read = self._read_command
-            self._reply(Reply.of(250, "2.0.0", text), Command.BDAT)
-            return None
-        else:
-            data = content.finish()
-            if content.refusal is None:
-                if not data:
-                    return self._ask(EndOfContent(), Command.LAST)
-                self._asked_command = Command.LAST
-                self._events.append(EndOfContent())
-        if content.refusal is not None:
-            return self._refuse_octets(content.refusal)
-        return Chunk(data) if data else None
-
-    def _end_swallowing(self, reply: Reply) -> Event | None:
-        """The octets of a refused BDAT are gone: say why, and drop the transaction at LAST."""
-        self._read = self._read_command
-        before = self.state
-        self._reply(reply, self._bdat_command)
-        if before in IN_TRANSACTION and self.state is State.READY:
-            self._reset_transaction()
-            return Rset()
-        return None
 
 
 def _require_no_argument(argument: bytes) -> None:

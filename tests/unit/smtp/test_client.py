@@ -220,6 +220,7 @@ class TestTls(unittest.TestCase):
             talk.client.data_to_send()
             talk.hear_octets(*pieces)
             self.assertIsInstance(talk.events[-1], ProtocolTrouble)
+            self.assertEqual(TlsReady() in talk.events, len(pieces) == 2)
             self.assertTrue(talk.client.closed)
             self.assertEqual(talk.client.data_to_send(), b"")
 

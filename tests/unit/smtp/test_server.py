@@ -155,6 +155,28 @@ class TestEvents(unittest.TestCase):
             [b"452", b"503", b"250", b""],
         )
 
+    def test_the_fault_that_comes_first_is_the_answer(self) -> None:
+        """However the content is cut: over-size before a bare LF, or after it."""
+        for content, code in ((b"12345\n", b"554"), (b"123456\n", b"552")):
+            for step in (1, 100):
+                house = House({"size": "5"})
+                house.send(b"HELO c\r\nMAIL FROM:<>\r\nRCPT TO:<b@example.com>\r\nDATA\r\n")
+                house.receive()
+                wire = content + b"\r\n.\r\n"
+                for at in range(0, len(wire), step):
+                    house.send(wire[at : at + step])
+                self.assertEqual(house.receive()[:3], code)
+
+    def test_over_size_bdat_is_refused_before_its_octets(self) -> None:
+        house = House({"size": "5"})
+        house.send(b"EHLO c\r\nMAIL FROM:<>\r\nRCPT TO:<b@example.com>\r\nBDAT 3\r\nabc")
+        house.receive()
+        house.send(b"BDAT 3 LAST\r\n")
+        self.assertIsInstance(house.events[-1], ContentRefused)
+        self.assertEqual(house.receive(), b"")
+        house.send(b"def")
+        self.assertEqual(house.receive()[:3], b"552")
+
 
 class TestRim(unittest.TestCase):
     def start(self, data: bytes = b"") -> Server:
@@ -246,6 +268,22 @@ class TestRim(unittest.TestCase):
         self.assertEqual(house.server.next_event(), Chunk(b"x\r\n"))
         house.server.fail(Reply.of(421, "4.3.2", "Shutting down"))
         self.assertIsNone(house.server.next_event())
+
+    def test_nothing_in_the_clear_outlives_starttls(self) -> None:
+        """Neither what came with the command, nor after the 220, nor before TLS of the listener."""
+        server = self.start(b"EHLO c\r\nSTARTTLS\r\nNOOP\r\n")
+        server.next_event()
+        server.answer(Reply.bare(250))
+        server.next_event()
+        self.assertEqual(server.buffered, 6)
+        server.answer(Reply.of(220, "2.0.0", "Go"))
+        self.assertEqual(server.buffered, 0)
+        server.receive_data(b"NOOP\r\n")
+        self.assertEqual(server.buffered, 0)
+        server = Server(HOST, Limits(), Offer())
+        server.receive_data(b"NOOP\r\n")
+        server.tls_established()
+        self.assertEqual(server.buffered, 0)
 
     def test_refused_starttls_keeps_the_session(self) -> None:
         server = self.start(b"EHLO c\r\nSTARTTLS\r\nNOOP\r\n")
