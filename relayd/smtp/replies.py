@@ -32,7 +32,7 @@ LOGGED_IN = Reply.of(503, "5.5.1", "You are authenticated already")
 NO_MECHANISM = Reply.of(504, "5.5.4", "Authentication mechanism not offered")
 NO_RECIPIENTS = Reply.of(554, "5.5.1", "No valid recipients")
 TOO_MANY_RECIPIENTS = Reply.of(452, "4.5.3", "Too many recipients")  # RFC 5321 section 4.5.3.1.10
-TOO_BIG = Reply.of(552, "5.3.4", "Message size exceeds the limit")  # RFC 1870 section 6.3
+TOO_BIG = Reply.of(552, "5.3.4", "Message size exceeds the limit")  # RFC 1870 section 6
 BARE = Reply.of(554, "5.6.0", "Content has a bare CR, a bare LF or a NUL")
 
 
@@ -43,7 +43,7 @@ class ReplyError(Exception):
 def encode(reply: Reply, *, smtputf8: bool = False) -> bytes:
     """The reply as sent, whatever its text holds: no line ends, no over-long line in it.
 
-    Text beyond ASCII goes out only in a SMTPUTF8 transaction (RFC 6531 section 3.7.4.2).
+    Text beyond ASCII goes out only in a SMTPUTF8 transaction (RFC 6531 section 3.7.4).
     """
     if len(reply.lines) == 1:
         text = reply.lines[0]

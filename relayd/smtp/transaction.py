@@ -41,7 +41,9 @@ class Transaction:
 NO_UTF8_ADDRESS = Reply.of(553, "5.6.7", "Next hop takes no non-ASCII addresses")  # RFC 6531 3.5
 NO_UTF8_HEADER = Reply.of(554, "5.6.9", "Next hop takes no UTF-8 header fields")  # RFC 6531 3.5
 NO_EIGHT_BIT = Reply.of(554, "5.6.3", "Next hop takes no 8-bit content")  # RFC 6152 section 3
-NO_SUCH_SIZE = Reply.of(552, "5.3.4", "Message is larger than the next hop takes")  # RFC 1870 6.3
+NO_SUCH_SIZE = Reply.of(
+    552, "5.3.4", "Message is larger than the next hop takes"
+)  # RFC 1870 section 6
 NO_REQUIRETLS = Reply.of(550, "5.7.30", "Next hop does not support REQUIRETLS")  # RFC 8689 4.2.1
 NO_ADDRESS = Reply.of(501, "5.1.3", "Address cannot be put into a command")
 NO_REVERSE_PATH = Reply.of(501, "5.1.7", "Reverse-path cannot be put into a command")
@@ -109,7 +111,7 @@ def _refusal(transaction: Transaction, offer: Extensions) -> Reply | None:
 
 
 def _wants_smtputf8(transaction: Transaction) -> bool:
-    """RFC 6531 section 3.1 item 1: asked for when an address or the header section needs it."""
+    """RFC 6531 section 3.4: asked for when an address or the header section needs it."""
     if transaction.utf8_header:
         return True
     path = transaction.reverse_path
