@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from zlib import crc32
 
@@ -25,12 +26,13 @@ def os_trouble(what: str, error: OSError) -> SpoolError:
 class FileContent:
     """Content in a file, opened only when read, and proved whole before its last piece leaves."""
 
-    __slots__ = ("_parity", "path", "size")
+    __slots__ = ("_damaged", "_parity", "path", "size")
 
-    def __init__(self, path: Path, size: int, parity: int) -> None:
+    def __init__(self, path: Path, size: int, parity: int, damaged: Callable[[str], None]) -> None:
         self.path = path
         self.size = size
         self._parity = parity
+        self._damaged = damaged  # called, from the reading thread, with what is wrong
 
     def chunks(self, start: int = 0) -> Iterator[bytes]:
         """The octets from `start` on; raises OSError, before the end, if the file is damaged."""
@@ -39,7 +41,7 @@ class FileContent:
             while at < self.size:
                 data = file.read(min(CHUNK, self.size - at))
                 if not data:
-                    raise OSError(errno.EIO, "content file is truncated", str(self.path))
+                    raise self._error("content file is truncated")
                 # all of it is read, also what is skipped: the parity is over the whole
                 parity = crc32(data, parity)
                 at += len(data)
@@ -49,9 +51,13 @@ class FileContent:
                 if at <= start:
                     held = b""
             if parity != self._parity:
-                raise OSError(errno.EIO, "content file is damaged", str(self.path))
+                raise self._error("content file is damaged")
             if held:
                 yield held
+
+    def _error(self, reason: str) -> OSError:
+        self._damaged(reason)
+        return OSError(errno.EIO, reason, str(self.path))
 
     def tail(self, count: int) -> bytes:
         """The last `count` octets, not proved; raises OSError."""
@@ -63,9 +69,10 @@ class FileContent:
 class ContentFiles:
     """The directory of content files of one shard, and the one of what was set aside."""
 
-    def __init__(self, shard_directory: Path) -> None:
+    def __init__(self, shard_directory: Path, found_damaged: Callable[[int, str], None]) -> None:
         self.directory = shard_directory / "content"
         self.damaged = shard_directory / "damaged"
+        self._found_damaged = found_damaged
 
     def prepare(self) -> None:
         """Make the directories; raises OSError."""
@@ -75,6 +82,10 @@ class ContentFiles:
     def path(self, ident: int) -> Path:
         """Where the content of this message is, if it is in a file."""
         return self.directory / f"{ident >> SHARD_BITS & 0xFF:02x}" / ident_text(ident)
+
+    def content(self, ident: int, size: int, parity: int) -> FileContent:
+        """The content of this message as it is read."""
+        return FileContent(self.path(ident), size, parity, partial(self._found_damaged, ident))
 
     def create(self, ident: int) -> int:
         """A descriptor of a new file for writing; raises OSError."""

@@ -9,7 +9,7 @@ from zlib import crc32
 
 from relayd.mail.content import BytesContent, Content
 from relayd.mail.message import Submission
-from relayd.spool.content import ContentFiles, FileContent, os_trouble
+from relayd.spool.content import ContentFiles, os_trouble
 from relayd.spool.errors import SpoolError
 from relayd.spool.view import Accepted
 
@@ -105,7 +105,7 @@ class Draft:
         """The content as the message will have it; `data` is what the property gave."""
         if data is not None:
             return BytesContent(data)
-        return FileContent(self._files.path(self.ident), self.size, self._parity)
+        return self._files.content(self.ident, self.size, self._parity)
 
     def sync(self) -> None:
         """Make the file and its directory entries durable; raises OSError."""

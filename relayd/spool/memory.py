@@ -14,8 +14,7 @@ from relayd.mail.ident import make_ident
 from relayd.mail.message import Message, Record, Settlement, State, Submission
 from relayd.spool.bridge import Bridge, Promise
 from relayd.spool.errors import SpoolError
-from relayd.spool.rows import raw, raw_path
-from relayd.spool.search import fold
+from relayd.spool.matching import matches, recipient_summary_of, summary_of
 from relayd.spool.view import (
     Accepted,
     Audit,
@@ -25,7 +24,6 @@ from relayd.spool.view import (
     NewMessage,
     Page,
     QueueFilter,
-    RecipientSummary,
     Summary,
 )
 
@@ -292,8 +290,8 @@ class MemorySpool:
             if not summaries or summaries[-1].ident != message.ident:
                 if len(summaries) == limit:
                     return self._ask(Page(summaries, summaries[-1].ident))
-                summaries.append(_summary(message))
-            summaries[-1].recipients.append(_recipient_summary(record))
+                summaries.append(summary_of(message))
+            summaries[-1].recipients.append(recipient_summary_of(record))
         return self._ask(Page(summaries, None))
 
     def counts(self) -> Awaitable[Counts]:
@@ -378,50 +376,3 @@ class MemorySpool:
             keys = [(record.message, record.number) for record in met]
             self._bridge.call(lambda: self.on_change(verb, keys))
         return len(met)
-
-
-def matches(wanted: QueueFilter, message: Message, record: Record) -> bool:
-    """Whether a waiting recipient is meant (see QueueFilter)."""
-    recipient = record.recipient
-    names = recipient.next_hop.replace(" ", "").split(",")
-    destinations = {recipient.destination, *names}
-    direct = f"direct {wanted.destination.lower()}"
-    sender = raw_path(message.envelope.reverse_path)
-    return (
-        (not wanted.ident or message.ident == wanted.ident)
-        and (wanted.state is None or record.state is wanted.state)
-        and (not wanted.destination or bool({wanted.destination, direct} & destinations))
-        and (sender == "" if wanted.sender == "<>" else _match(wanted.sender, sender))
-        and (
-            _match(wanted.recipient, raw(recipient.mailbox))
-            or _match(wanted.recipient, raw(recipient.original))
-        )
-        and (not wanted.received_before or message.received_at < wanted.received_before)
-    )
-
-
-def _match(pattern: str, text: str) -> bool:
-    local, at, domain = pattern.rpartition("@")
-    if at and local and domain:
-        return fold(pattern) == fold(text)
-    return fold(pattern) in fold(text)
-
-
-def _summary(message: Message) -> Summary:
-    sender = raw_path(message.envelope.reverse_path)
-    return Summary(message.ident, message.received_at, message.content.size, sender, [])
-
-
-def _recipient_summary(record: Record) -> RecipientSummary:
-    recipient = record.recipient
-    return RecipientSummary(
-        record.number,
-        raw(recipient.mailbox),
-        raw(recipient.original),
-        recipient.next_hop,
-        recipient.destination,
-        int(record.state),
-        record.attempts,
-        record.next_attempt,
-        "" if record.last is None else str(record.last.reply),
-    )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,19 +28,11 @@ def carry_over(old_path: Path, fresh: sqlite3.Connection) -> dict[str, int]:
     What lost its other half (recipients without their message) is copied too: whoever reads it
     sets it aside.
     """
-    saved = dict.fromkeys(_KEYS, 0)
     fresh.execute("BEGIN IMMEDIATE")
-    with contextlib.suppress(sqlite3.Error), contextlib.closing(_open(old_path)) as old:
-        gaps: dict[str, tuple[int, int]] = {}
-        for table in _KEYS:
-            saved[table], gap = _copy_ends(old, fresh, table)
-            if gap is not None:
-                gaps[table] = gap
-        for table, gap in gaps.items():
-            saved[table] += _copy_known(old, fresh, table, gap)
-        for table in ("damaged", *(f"damaged_{name}" for name in schema.TABLES)):
-            with contextlib.suppress(sqlite3.Error):
-                _insert(fresh, table, old.execute(f"SELECT * FROM {table}").fetchall())
+    saved = _copy_all(old_path, fresh)
+    if not any(saved.values()):
+        with _new_first_page(old_path) as patched:
+            saved = _copy_all(patched, fresh)
     # the first end state wins, also over a recipient row that an older page brought back
     fresh.execute(
         """DELETE FROM recipient WHERE EXISTS (SELECT 1 FROM ledger AS e
@@ -53,6 +47,56 @@ def carry_over(old_path: Path, fresh: sqlite3.Connection) -> dict[str, int]:
     _count(fresh)
     fresh.execute("COMMIT")
     return saved
+
+
+def _copy_all(path: Path, fresh: sqlite3.Connection) -> dict[str, int]:
+    saved = dict.fromkeys(_KEYS, 0)
+    with contextlib.suppress(sqlite3.Error), contextlib.closing(_open(path)) as old:
+        gaps: dict[str, tuple[int, int]] = {}
+        for table in _KEYS:
+            saved[table], gap = _copy_ends(old, fresh, table)
+            if gap is not None:
+                gaps[table] = gap
+        for table, gap in gaps.items():
+            saved[table] += _copy_known(old, fresh, table, gap)
+        for table in ("damaged", *(f"damaged_{name}" for name in schema.TABLES)):
+            with contextlib.suppress(sqlite3.Error):
+                _insert(fresh, table, old.execute(f"SELECT * FROM {table}").fetchall())
+    return saved
+
+
+@contextlib.contextmanager
+def _new_first_page(path: Path) -> Iterator[Path]:
+    """A copy of a database with the first page of an empty one of ours.
+
+    That page says where each table begins. Our tables are always made in the same order, so
+    it is the same page in every spool, but for a few counters.
+    """
+    patched = path.with_suffix(".patched")
+    try:
+        with contextlib.suppress(OSError):
+            shutil.copyfile(path, patched)
+            pages = patched.stat().st_size // schema.PAGE_SIZE
+            first = bytearray(_first_page(path.with_suffix(".empty")))
+            first[18:20] = b"\x01\x01"  # no write-ahead log beside it
+            first[24:28] = first[92:96] = b"\0\0\0\1"  # the page count below is valid
+            first[28:32] = pages.to_bytes(4, "big")
+            with patched.open("r+b") as file:
+                file.write(first)
+        yield patched
+    finally:
+        patched.unlink(missing_ok=True)
+
+
+def _first_page(path: Path) -> bytes:
+    path.unlink(missing_ok=True)
+    try:
+        with contextlib.closing(schema.connect(path, cache=1 << 20)) as empty:
+            schema.prepare(empty, now=0.0)
+        with path.open("rb") as file:
+            return file.read(schema.PAGE_SIZE)
+    finally:
+        path.unlink(missing_ok=True)
 
 
 def _open(path: Path) -> sqlite3.Connection:

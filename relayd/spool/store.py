@@ -84,7 +84,7 @@ class Spool:
         self._ledger_rows = ledger_rows
         self._lock = Lock(lock or directory / "lock")
         self._shard_directory = directory / f"shard-{shard}"
-        self._files = ContentFiles(self._shard_directory)
+        self._files = ContentFiles(self._shard_directory, self._found_damaged)
         self._last_us = 0
         self._trouble: SpoolError | None = None
         self._open = False
@@ -339,7 +339,8 @@ class Spool:
             self.on_trouble(error.reason)
         elif error is None and was is not None:
             self._space.forget()
-            self._say("spool records again")
+            if self._log is not None:
+                self._log.notice("spool records again")
             self.on_recovery()
 
     def _found_damaged(self, ident: int, reason: str) -> None:

@@ -16,6 +16,9 @@ _STORE = {
 }  # fmt: skip
 
 
+_IOERR_SHMSIZE = 4874  # its shared memory file could not grow
+
+
 class SpoolCorrupt(SpoolError):  # noqa: N818  a condition, not a mistake
     """The database file is damaged: it is rebuilt from what can be read."""
 
@@ -32,7 +35,7 @@ def trouble_of(error: Exception) -> SpoolError | None:
     if code not in _STORE:
         return None
     reason = f"database: {error} ({getattr(error, 'sqlite_errorname', 'unknown')})"
-    if code == _FULL:
+    if code == _FULL or getattr(error, "sqlite_errorcode", 0) == _IOERR_SHMSIZE:
         return SpoolFull(reason)
     if code in (_CORRUPT, _NOTADB):
         return SpoolCorrupt(reason)

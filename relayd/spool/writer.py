@@ -20,9 +20,10 @@ from relayd.spool.trouble import SpoolCorrupt, trouble_of
 from relayd.spool.writes import Write
 
 CACHE = 16 << 20
-MAX_WRITES = 1024  # requests in one transaction
+MAX_WRITES = 256  # requests in one transaction: more gains little, and their answers come at once
 MAX_OCTETS = 16 << 20  # ... and their content
-CHECKPOINT_IDLE = 4 << 20  # octets of log worth copying back when nobody waits
+CHECKPOINT_SHORT = 1 << 20  # octets of log worth copying back when space is short
+CHECKPOINT_IDLE = 4 << 20  # ... when nobody waits
 CHECKPOINT_ALWAYS = 12 << 20  # ... and when somebody does
 REST = 2.0  # seconds without a request after which the log is copied back
 
@@ -68,6 +69,7 @@ class Writer:
         self._queue: queue.SimpleQueue[Write | SpoolCorrupt | None] = queue.SimpleQueue()
         self._again: deque[Write] = deque()
         self._log = 0  # octets of write-ahead log not copied back, about
+        self._short = False  # of space
         self._stopping = False
         self._doubtful: list[int] = []  # messages of failed batches, perhaps on disk
         self._connection: sqlite3.Connection | None = None
@@ -142,7 +144,8 @@ class Writer:
         return writes
 
     def _transaction(self, writes: list[Write]) -> None:
-        if not self._owner.room_to_grow():
+        self._short = not self._owner.room_to_grow()
+        if self._short:
             writes = self._refuse_growth(writes)
         try:
             removed = self._commit(writes)
@@ -169,13 +172,15 @@ class Writer:
         connection = self._connection
         assert connection is not None
         batch = Batch(self._clock())
+        changes = connection.total_changes
         connection.execute("BEGIN IMMEDIATE")
         for write in writes:
             write.enter(batch, connection)
         batch.write(connection)
         connection.execute("COMMIT")
-        # about: content, and a few pages for each message and each transaction
-        self._log += sum(write.octets for write in writes) + 4096 * (2 * len(writes) + 8)
+        changes = connection.total_changes - changes
+        # about, as measured: SQLite does not say how long its log is
+        self._log += sum(write.octets for write in writes) + 270 * changes + 3 * schema.PAGE_SIZE
         return batch.files_to_remove
 
     def _save_the_others(self, writes: list[Write], error: Exception) -> None:
@@ -204,8 +209,13 @@ class Writer:
             self._bridge.call(_refuse, promises, trouble)
 
     def _checkpoint_in_time(self) -> None:
-        idle = self._queue.empty() and not self._again
-        if self._log >= (CHECKPOINT_IDLE if idle else CHECKPOINT_ALWAYS):
+        if self._short:
+            most = CHECKPOINT_SHORT
+        elif self._queue.empty() and not self._again:
+            most = CHECKPOINT_IDLE
+        else:
+            most = CHECKPOINT_ALWAYS
+        if self._log >= most:
             self._checkpoint()
 
     def _checkpoint(self) -> None:

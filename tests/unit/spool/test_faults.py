@@ -286,6 +286,24 @@ class FullDiskTests(unittest.TestCase):
             assert found == accepted
             assert wait(spool.audit(0, 100_000)).discrepancies == []
 
+    def test_outcomes_go_on_on_a_full_disk_with_the_reserve(self) -> None:
+        with patch("relayd.spool.reserve.SIZE", 2 << 20), opened(self.mount / "spool") as harness:
+            spool, wait = harness.spool, harness.bridge.wait
+            records = [harness.put(b"y" * 5000)[1][0] for _ in range(300)]
+            reserve = harness.shard / "reserve"
+            harness.bridge.until(reserve.exists)
+            self.fill()
+            deadline = time.monotonic() + 30
+            while records:
+                try:
+                    wait(spool.settle([Settlement(records[-1], State.DELIVERED, DONE)]))
+                    records.pop()
+                except SpoolError:
+                    assert time.monotonic() < deadline
+                    harness.bridge.pump(0.1)
+            assert not reserve.exists()
+            assert wait(spool.counts()).messages == 0
+
     def test_below_the_floor_outcomes_are_still_recorded(self) -> None:
         with opened(self.mount / "spool", floor_bytes=8 << 20) as harness:
             spool, wait = harness.spool, harness.bridge.wait
