@@ -179,8 +179,14 @@ class Queue:
     def offer(self, lane: Lane, delivery: Delivery, slots: int) -> bool:
         """Load a delivery that just became durable, or leave it to the table; says which.
 
-        `slots` is how many more deliveries could start now over all lanes.
+        `slots` is how many more deliveries could start now over all lanes. A look may have been
+        quicker than the news that the message is durable: then it is in memory already.
         """
+        ident = delivery.message.ident
+        for record in delivery.records:
+            if (ident, record.number) in self.keys:
+                lane.more = True
+                return False
         if (
             lane.standing is Standing.OPEN
             and not lane.more

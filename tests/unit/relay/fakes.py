@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -73,9 +74,10 @@ def a_recipient(
 
 
 class Table:
-    """The spool as the dispatcher sees it. With `slow`, a call takes two steps:
+    """The spool as the dispatcher sees it.
 
-    its effect (what the database does), then its answer; `steps` are taken by the test.
+    With `slow`, a call takes two steps: its effect (what the database does), then its answer.
+    Writes have effects and answers in order, reads too; else the order is the test's.
     """
 
     def __init__(self) -> None:
@@ -88,7 +90,7 @@ class Table:
         self.settled: list[Settlement] = []
         self.reports: list[Report] = []
         self.calls: list[str] = []
-        self.steps: list[Callable[[], None]] = []
+        self._queues: dict[str, deque[Callable[[], None]]] = defaultdict(deque)
         self._written: dict[int, Report] = {}
 
     # what the test does
@@ -101,8 +103,13 @@ class Table:
             self.known.add((message.ident, record.number))
         return accepted
 
+    @property
+    def steps(self) -> list[deque[Callable[[], None]]]:
+        return [queue for queue in self._queues.values() if queue]
+
     def step(self, number: int = 0) -> None:
-        self.steps.pop(number % len(self.steps))()
+        queues = self.steps
+        queues[number % len(queues)].popleft()()
 
     def write_report(self, report: Report) -> NewMessage:
         ident = 1_000_000 + len(self._written)
@@ -158,7 +165,8 @@ class Table:
         self.calls.append(name)
         deferred: Deferred[Any] = Deferred()
         if self.slow:
-            self.steps.append(lambda: self._effect(effect, deferred))
+            kind = "write" if name == "settle" else "read"
+            self._queues[kind].append(lambda: self._effect(kind, effect, deferred))
             return deferred
         try:
             return succeed(self._checked(effect))
@@ -171,14 +179,15 @@ class Table:
             raise SpoolError("disk on fire")
         return effect()
 
-    def _effect(self, effect: Callable[[], Any], deferred: Deferred[Any]) -> None:
+    def _effect(self, kind: str, effect: Callable[[], Any], deferred: Deferred[Any]) -> None:
+        answers = self._queues[f"{kind} answer"]
         try:
             result = self._checked(effect)
         except SpoolError as error:
             failure = error
-            self.steps.append(lambda: deferred.errback(failure))
+            answers.append(lambda: deferred.errback(failure))
         else:
-            self.steps.append(lambda: deferred.callback(result))
+            answers.append(lambda: deferred.callback(result))
 
     def _settle(
         self, settlements: Sequence[Settlement], reports: Sequence[NewMessage]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 import tempfile
 from collections.abc import Awaitable, Callable, Sequence
@@ -68,6 +69,12 @@ class CourierCase(TestCase):
         if isinstance(sink.address, tuple):
             self.endpoints.append(Endpoint("mx.example", "127.0.0.1", sink.port))
         return sink
+
+    def directory(self) -> Path:
+        """Of a short name, for the path of a unix socket has 107 octets."""
+        directory = Path(tempfile.mkdtemp())
+        self.addCleanup(shutil.rmtree, directory)
+        return directory
 
     def dead(self) -> None:
         """A host where nobody listens."""
@@ -247,12 +254,15 @@ class FailurePolicy(CourierCase):
 
     async def test_unreadable_content_speaks_against_nobody(self) -> None:
         self.sink()
-        path = Path(tempfile.mkdtemp()) / "content"
+        path = self.directory() / "content"
         path.write_bytes(b"x" * 200_000)
+        said: list[str] = []
         for size, parity in ((300_000, 0), (200_000, 1)):
             with self.subTest(size=size):
                 delivery = a_delivery(content=None)
-                object.__setattr__(delivery.message, "content", FileContent(path, size, parity))
+                object.__setattr__(
+                    delivery.message, "content", FileContent(path, size, parity, said.append)
+                )
                 (outcome,) = await self.deliver(delivery)
                 self.assertEqual((outcome.reply.code, outcome.blame), (451, R))
         path.unlink()
@@ -464,7 +474,7 @@ class Lmtp(CourierCase):
         self.assertEqual([len(each.recipients) for each in sink.arrived], [1, 1, 1])
 
     async def test_over_a_unix_socket(self) -> None:
-        path = Path(tempfile.mkdtemp()) / "lmtp"
+        path = self.directory() / "lmtp"
         sink = self.sink(lmtp=True, bind=lambda: unix_listener(path))
         self.endpoints = [Endpoint(f"unix:{path}", f"unix:{path}", 0)]
         (outcome,) = await self.deliver(a_delivery(), self.hop(str(path)))
@@ -482,7 +492,7 @@ class Lmtp(CourierCase):
         self.assertEqual([each.reply.code for each in outcomes], [250, 552, 250])
 
     async def test_no_socket(self) -> None:
-        path = str(Path(tempfile.mkdtemp()) / "nothing")
+        path = str(self.directory() / "nothing")
         self.endpoints = [Endpoint(f"unix:{path}", f"unix:{path}", 0)]
         (outcome,) = await self.deliver(a_delivery(), self.hop(path))
         self.assertEqual((outcome.reply.code, outcome.blame), (451, D))

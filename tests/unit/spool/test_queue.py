@@ -96,6 +96,11 @@ class Memory(unittest.TestCase):
         self.assertTrue(self.look(1, 2, 3))
         self.assertEqual(self.started(), [2, 3])
 
+    def test_a_look_that_was_quicker_than_the_news(self) -> None:
+        self.look(1)
+        self.assertEqual(self.offer(1), [False])
+        self.assertEqual(self.started(), [1])
+
     def test_a_look_asks_for_more_than_is_in_memory(self) -> None:
         self.offer(1, 2)
         self.assertEqual(self.queue.begin_look(self.lane, 0), 2 + 4)
