@@ -113,6 +113,8 @@ class Spool:
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._shard_directory.mkdir(mode=0o700, exist_ok=True)
             sync_directory(self._directory)
+            with contextlib.suppress(OSError):  # we may not be allowed to read it
+                sync_directory(self._directory.resolve().parent)
         except OSError as error:
             raise os_trouble(f"cannot make {self._directory}", error) from error
         self._lock.acquire()
