@@ -285,7 +285,7 @@ class Dispatcher:
         lane.standing = Standing.OPEN
         lane.failures = 0
         lane.trouble = None
-        lane.window = self._limits.first_window
+        lane.window = self._limits.opening
         lane.more = True  # all that is due flows at once
 
     def _shut(self, lane: Lane, trouble: Outcome, now: float) -> None:

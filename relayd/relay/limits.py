@@ -14,7 +14,6 @@ class Limits:
     deliveries: int = 100  # at a time, over all destinations
     window: int = 20  # at a time to one destination
     first_window: int = 5  # ... before it has shown what it can take (as Postfix)
-    probes: int = 25  # of `deliveries`, how many may go to destinations that were in trouble
     looks: int = 8  # looks at the spool's table at a time
     bounds: Bounds = field(default_factory=Bounds)
     connection_messages: int = 100  # after so many a connection is given back
@@ -24,6 +23,16 @@ class Limits:
     connect: float = 30.0  # one address; as Postfix: the RFC names no limit
     attempt: float = 300.0  # then no further address is tried; they come again next time
     shy: float = 60.0  # so long an address that did not answer is tried after the others
+
+    @property
+    def probes(self) -> int:
+        """Of `deliveries`, how many may go to destinations in trouble: others keep their slots."""
+        return max(self.deliveries // 4, 1)
+
+    @property
+    def opening(self) -> int:
+        """The window of a destination of which nothing is known."""
+        return min(self.first_window, self.window)
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,7 +86,7 @@ class Lines:
 
     def lane(self, destination: str) -> Lane:
         """The lane of a destination."""
-        return self._queue.lane(destination, self.limits.first_window)
+        return self._queue.lane(destination, self.limits.opening)
 
     # the lines
 

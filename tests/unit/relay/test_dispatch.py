@@ -254,7 +254,7 @@ class Trouble(TestCase):
         self.assertEqual(world.log.notices, ["next hop down", "next hop up"])
 
     def test_a_dead_destination_does_not_delay_the_others(self) -> None:
-        world = World(Limits(deliveries=20, probes=5))
+        world = World(Limits(deliveries=20))
         for number in range(100):
             world.accept(f"dead{number}")
         while world.courier.under_way:
@@ -626,7 +626,6 @@ class Anything(TestCase):
                 deliveries=4,
                 window=3,
                 first_window=2,
-                probes=1,
                 looks=2,
                 bounds=Bounds(messages=6, look=2),
             ),
