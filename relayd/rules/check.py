@@ -20,6 +20,7 @@ from relayd.rules.model import (
 )
 from relayd.rules.pattern import InTable
 from relayd.rules.source import Place, Problem, did_you_mean
+from relayd.rules.srsrule import SrsException, SrsOurs
 from relayd.rules.table import ListTable, MapTable, Table, TransportTable
 
 
@@ -70,14 +71,14 @@ def _at(place: Place, word: str) -> Place:
 
 def conditions_of(rule: Rule) -> tuple[Condition, ...]:
     """Every condition of a rule, those of `when` included."""
-    leading = rule.conditions if isinstance(rule, Admission | Route) else ()
+    leading = rule.conditions if isinstance(rule, Admission | Route | SrsException) else ()
     return leading + rule.when
 
 
 def used_tables(rule: Rule) -> Iterator[str]:
     """The tables a rule names."""
     operands: list[object] = [one for each in conditions_of(rule) for one in each.operands]
-    if isinstance(rule, Forward | Rewrite | HeaderRewrite):
+    if isinstance(rule, Forward | Rewrite | HeaderRewrite | SrsOurs):
         operands += rule.patterns
     if isinstance(rule, Route) and rule.table:
         yield rule.table

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from relayd.mail.address import Mailbox, ReversePath, path_text
@@ -16,7 +17,8 @@ from relayd.rules.forward import Fanned, Loop, fan_out
 from relayd.rules.model import Admission, Rewrite
 from relayd.rules.replace import mapped, replace
 from relayd.rules.ruleset import Ruleset
-from relayd.rules.stage import Stage, View
+from relayd.rules.srsstage import SrsStage
+from relayd.rules.stage import Entry, Stage, View
 from relayd.rules.subject import Subject
 from relayd.rules.table import Unknown
 
@@ -34,6 +36,7 @@ class Facts:
     client: Client
     sender: ReversePath
     recipient: Mailbox
+    now: float = 0.0  # seconds since the epoch: SRS addresses have an age
 
 
 def evaluate(ruleset: Ruleset, facts: Facts) -> Plan:
@@ -68,14 +71,18 @@ def _decide(
         recipient = Mailbox(recipient.local, ruleset.hostname)
     sender = None if facts.sender is None else Subject(facts.sender)
     view = View(facts.client, sender, Subject(recipient, ruleset.subaddress))
+    given, srs = view.recipient.key, ruleset.srs
     verdict, reply = Verdict.ACCEPT, WELCOME
-    if admission is not None:
-        verdict, reply = _admit(admission, view, trail)
+    if srs is not None and srs.holds(recipient):
+        verdict, reply = _unwrap(ruleset, srs, facts.now, admission, view, trail)
+    elif admission is not None:
+        verdict, reply = _admit(admission.candidates(view), view, trail)
     if verdict in (Verdict.REFUSE, Verdict.DISCARD):
         return Plan(verdict, reply, (), tuple(trail))
     header_rules = _rewrite(ruleset, view, trail)
     original = view.recipient
     destinations: list[Destination] = []
+    said: set[Step] = set()
     for fanned in fan_out(ruleset, view, trail):
         view.recipient = fanned.subject
         routed = _route(ruleset, view, fanned, trail)
@@ -83,6 +90,11 @@ def _decide(
             return Plan(Verdict.REFUSE, routed, (), tuple(trail))
         if routed is not None:
             path = None if view.sender is None else (fanned.owner or view.sender.mailbox)
+            if srs is not None and path is not None and fanned.subject.key != given:
+                path, step = srs.rewritten(view, path, facts.now)
+                if step is not None and step not in said:
+                    said.add(step)  # once, not for each recipient
+                    trail.append(step)
             destinations.append(Destination(fanned.subject.mailbox, routed, path, header_rules))
     view.recipient = original
     if not destinations:
@@ -90,10 +102,43 @@ def _decide(
     return Plan(verdict, WELCOME, tuple(destinations), tuple(trail))
 
 
-def _admit(stage: Stage[Admission], view: View, trail: list[Step]) -> tuple[Verdict, Reply]:
-    """The first rule that says yes or no; a `hold` above it only marks what is then accepted."""
+def _unwrap(
+    ruleset: Ruleset,
+    srs: SrsStage,
+    now: float,
+    admission: Stage[Admission] | None,
+    view: View,
+    trail: list[Step],
+) -> tuple[Verdict, Reply]:
+    """An SRS address of ours: a good one lets itself in, and its sender is the view's recipient.
+
+    Rules that stand above `srs domain` are asked all the same.
+    """
+    found, step = srs.unwrapped(view.recipient.mailbox, now)
+    verdict, reply = Verdict.ACCEPT, WELCOME
+    if isinstance(found, Reply):
+        trail.append(step)
+        return Verdict.REFUSE, found
+    if admission is not None:
+        above = [entry for entry in admission.candidates(view) if entry.number < srs.above]
+        verdict, reply = _admit(above, view, trail, otherwise=Verdict.ACCEPT)
+    trail.append(step)
+    view.recipient = Subject(found, ruleset.subaddress)
+    return verdict, reply
+
+
+def _admit(
+    entries: Sequence[Entry[Admission]],
+    view: View,
+    trail: list[Step],
+    otherwise: Verdict = Verdict.REFUSE,
+) -> tuple[Verdict, Reply]:
+    """The first rule that says yes or no; a `hold` above it only marks what is then accepted.
+
+    `otherwise`: the verdict where none does.
+    """
     verdict = Verdict.ACCEPT
-    for entry in stage.candidates(view):
+    for entry in entries:
         view.notes.clear()
         if not entry.holds(view):
             continue
@@ -108,6 +153,8 @@ def _admit(stage: Stage[Admission], view: View, trail: list[Step]) -> tuple[Verd
         if rule.verb == "discard":
             return Verdict.DISCARD, WELCOME
         verdict = Verdict.HOLD
+    if otherwise is Verdict.ACCEPT:
+        return verdict, WELCOME
     trail.append(_NOBODY)
     return Verdict.REFUSE, DENIED
 
@@ -121,11 +168,10 @@ def _rewrite(ruleset: Ruleset, view: View, trail: list[Step]) -> tuple[int, ...]
         became = _rewritten(ruleset, ruleset.senders, view, view.sender, trail)
         if became is not None:
             view.sender = None if became[0] is None else Subject(became[0])
-    entries = ruleset.headers.entries
     if ruleset.header_always is not None:
         return ruleset.header_always
     # not in the trail: what they change is known only when the content is there
-    return tuple(entry.number for entry in entries if entry.holds(view))
+    return tuple(entry.number for entry in ruleset.headers.candidates(view) if entry.holds(view))
 
 
 def _rewritten(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -24,6 +25,7 @@ from relayd.rules.model import (
 )
 from relayd.rules.pattern import InTable, MailboxPattern
 from relayd.rules.replace import mapped
+from relayd.rules.srsstage import SrsStage, srs_stage
 from relayd.rules.stage import Stage
 from relayd.rules.table import Table, TransportTable
 
@@ -49,10 +51,13 @@ class Ruleset:
     expects: tuple[Expect, ...]
     hash: str
     header_always: tuple[int, ...] | None = field(default=None)  # no header rule has a condition
+    srs: SrsStage | None = field(default=None)  # None: senders are not rewritten
 
 
-def build(items: Sequence[Item], tables: Mapping[str, Table], hostname: str) -> Ruleset:
-    """Compile statements that were found good (see relayd.rules.check)."""
+def build(
+    items: Sequence[Item], tables: Mapping[str, Table], hostname: str, keys: Sequence[bytes] = ()
+) -> Ruleset:
+    """Compile statements that were found good (see relayd.rules.check). `keys` are for SRS."""
     rewrites = [item for item in items if isinstance(item, Rewrite)]
     headers = [item for item in items if isinstance(item, HeaderRule)]
     hops = {name: hop for table in tables.values() if isinstance(table, TransportTable)
@@ -74,8 +79,9 @@ def build(items: Sequence[Item], tables: Mapping[str, Table], hostname: str) -> 
         forward=Stage(_of(items, Forward), _recipient, tables),
         route=Stage(_of(items, Route), _routed, tables),
         expects=tuple(_of(items, Expect)),
-        hash=_hash(items, tables, hostname),
+        hash=_hash(items, tables, hostname, keys),
         header_always=tuple(range(len(headers))) if unconditional else None,
+        srs=srs_stage(items, tables, hostname, keys),
     )
 
 
@@ -101,8 +107,12 @@ def _routed(rule: Route) -> tuple[Condition, ...]:
     return table + rule.conditions + rule.when
 
 
-def _hash(items: Sequence[Item], tables: Mapping[str, Table], hostname: str) -> str:
+def _hash(
+    items: Sequence[Item], tables: Mapping[str, Table], hostname: str, keys: Sequence[bytes]
+) -> str:
     digest = hashlib.sha256(hostname.encode())
+    for key in keys:  # tells no more of them than an SRS address does
+        digest.update(hmac.digest(key, b"relayd rule set", "sha256"))
     for item in items:
         digest.update(f"\n{item}".encode("utf-8", "surrogateescape"))
         if isinstance(item, TableDef) and item.name in tables:

@@ -1,0 +1,164 @@
+"""The `srs` statements: the domain that rewritten senders get, what is ours, what is exempt."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from relayd.mail.address import fold_domain
+from relayd.rules.conditions import CONDITIONS, condition, mailbox_patterns, when
+from relayd.rules.lexer import Kind, quote
+from relayd.rules.model import NOWHERE, Condition, Forward, Item, Rule, commas, spaces
+from relayd.rules.pattern import Anything, Domain, Exact, MailboxPattern, Null
+from relayd.rules.source import Complaint, Place, Problem
+from relayd.rules.srs import HASH_LENGTH, MAX_HASH_LENGTH
+from relayd.rules.words import Words
+
+_WHAT = ("domain", "ours", "except")
+
+
+@dataclass(frozen=True, slots=True)
+class SrsStatement(Rule):
+    """What the three have in common."""
+
+    @property
+    def stage(self) -> str:
+        """All of them belong to one stage."""
+        return "srs"
+
+
+@dataclass(frozen=True, slots=True)
+class SrsDomain(SrsStatement):
+    """`srs domain DOMAIN keys file PATH [hash-length N]`: turns sender rewriting on."""
+
+    domain: str
+    keys_file: str  # relative to the file it is written in
+    hash_length: int = HASH_LENGTH
+    domain_place: Place = field(default=NOWHERE, compare=False, repr=False)
+    keys_place: Place = field(default=NOWHERE, compare=False, repr=False)
+
+    @property
+    def body(self) -> str:
+        """The statement without its verb."""
+        words = f"domain {self.domain} keys file {quote(self.keys_file)}"
+        return (
+            words if self.hash_length == HASH_LENGTH else f"{words} hash-length {self.hash_length}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class SrsOurs(SrsStatement):
+    """`srs ours PATTERNS`: the domains that are ours, instead of what `accept to` names."""
+
+    patterns: tuple[MailboxPattern, ...]
+
+    @property
+    def body(self) -> str:
+        """The statement without its verb."""
+        return f"ours {commas(self.patterns)}"
+
+
+@dataclass(frozen=True, slots=True)
+class SrsException(SrsStatement):
+    """`srs except CONDITIONS`: senders, recipients, clients for whom nothing is rewritten."""
+
+    conditions: tuple[Condition, ...]
+
+    @property
+    def body(self) -> str:
+        """The statement without its verb and `when`."""
+        return f"except {spaces(self.conditions)}"
+
+
+def read_srs(words: Words) -> Item:
+    """One `srs` statement, the verb consumed."""
+    what = words.choice(_WHAT, "domain, ours or except")
+    if what == "domain":
+        return _domain(words)
+    if what == "ours":
+        return _ours(words)
+    tests = _exceptions(words)
+    return SrsException(tests, when=when(words), place=words.verb.place)
+
+
+def _domain(words: Words) -> SrsDomain:
+    token = words.word("the domain that rewritten senders get, e.g. srs.example.com")
+    text = token.text
+    if "@" in text:
+        raise words.complain(f'"{text}" is no domain', f'did you mean "{text.rpartition("@")[2]}"?')
+    domain = fold_domain(words.domain(text))
+    if domain.startswith("["):
+        raise words.complain(f'"{text}" is no domain', "expected a name, e.g. srs.example.com")
+    if not words.skip_word("keys") or not words.skip_word("file"):
+        raise words.missing('"keys file PATH"')
+    keys, keys_place = words.next("the path of the keys file").text, words.last
+    if not keys:
+        raise words.complain("an empty path", "expected the path of the keys file")
+    length = HASH_LENGTH
+    if words.skip_word("hash-length"):
+        number = words.word("a number of characters").text
+        length = int(number) if number.isascii() and number.isdigit() and len(number) < 4 else 0
+        if not HASH_LENGTH <= length <= MAX_HASH_LENGTH:
+            raise words.complain(
+                f'"{number}" is no hash length', f"expected {HASH_LENGTH} to {MAX_HASH_LENGTH}"
+            )
+    return SrsDomain(domain, keys, length, token.place, keys_place, place=words.verb.place)
+
+
+def _ours(words: Words) -> SrsOurs:
+    start = words.place
+    patterns = mailbox_patterns(words)
+    if any(isinstance(pattern, Anything | Null) for pattern in patterns):
+        raise Complaint(start, "not everything is ours", "expected our domains, e.g. @example.com")
+    return SrsOurs(patterns, place=words.verb.place)
+
+
+def _exceptions(words: Words) -> tuple[Condition, ...]:
+    """Conditions, as behind `accept`; mailbox patterns alone are about the sender."""
+    token = words.peek()
+    if token is not None and token.kind is Kind.WORD and token.text.lower() in CONDITIONS:
+        tests: list[Condition] = []
+        while words.at_word(*CONDITIONS):
+            tests.append(condition(words, words.word("a condition").text.lower()))
+        return tuple(tests)
+    return (Condition("sender", mailbox_patterns(words)),)
+
+
+def srs_problems(items: Sequence[Item]) -> list[Problem]:
+    """What is wrong with the `srs` statements as a whole."""
+    domains = [item for item in items if isinstance(item, SrsDomain)]
+    problems = [
+        Problem(
+            again.place, f"the SRS domain is set already, at {domains[0].place}", "expected one"
+        )
+        for again in domains[1:]
+    ]
+    if not domains:
+        return [
+            Problem(
+                item.place,
+                "this says nothing as long as senders are not rewritten",
+                'expected a statement "srs domain DOMAIN keys file PATH"',
+            )
+            for item in items
+            if isinstance(item, SrsStatement)
+        ]
+    problems += _forwards_into(domains[0], items)
+    return problems
+
+
+def _forwards_into(statement: SrsDomain, items: Sequence[Item]) -> Iterator[Problem]:
+    for item in items:
+        targets = item.targets if isinstance(item, Forward) else ()
+        for target in targets:
+            domain = ""
+            if isinstance(target, Exact):
+                domain = target.mailbox.domain_key
+            elif isinstance(target, Domain):
+                domain = fold_domain(target.domain)
+            if domain == statement.domain and isinstance(item, Forward):
+                yield Problem(
+                    item.place,
+                    f"mail is forwarded to the SRS domain {domain}, set at {statement.place}",
+                    "it is for reports only, and its addresses expire: expected another target",
+                )

@@ -1,0 +1,148 @@
+"""Sender rewriting as evaluation asks for it: senders made ours, and the mailbox behind an SRS one.
+
+A sender is rewritten where it would fail SPF at the next hop by our doing: it is not of our
+domains, and the recipient was changed into one that is not of our domains either. Ours are the
+domains that `srs ours` names; without it, those that `accept` rules name by `to`, whoever the
+rule is for. The SRS domain and our host name are ours in any case.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from relayd.mail.address import Mailbox, fold_domain
+from relayd.mail.plan import Step
+from relayd.mail.reply import Reply
+from relayd.rules.check import conditions_of
+from relayd.rules.model import Admission, Item
+from relayd.rules.pattern import Domain, Exact, InTable, Regex, SubDomains
+from relayd.rules.regex import search
+from relayd.rules.srs import MalformedError, Scheme, SrsError, TooLongError
+from relayd.rules.srsrule import SrsDomain, SrsException, SrsOurs
+from relayd.rules.stage import Stage, View
+from relayd.rules.subject import Subject, domain_probes
+from relayd.rules.table import ListTable, MapTable, Table, TransportTable
+
+
+class SrsStage:
+    """The `srs` statements, ready to run; pure: the time is an argument."""
+
+    def __init__(
+        self,
+        statement: SrsDomain,
+        items: Sequence[Item],
+        tables: Mapping[str, Table],
+        hostname: str,
+        keys: Sequence[bytes],
+    ) -> None:
+        self.scheme = Scheme(statement.domain, tuple(keys), statement.hash_length)
+        above = items[: items.index(statement)]
+        # `srs domain` lets reports in where it stands: admission rules above it come first
+        self.above = sum(isinstance(item, Admission) for item in above)
+        self._statement = statement
+        exceptions = [item for item in items if isinstance(item, SrsException)]
+        self._exceptions = Stage(exceptions, lambda rule: rule.conditions + rule.when, tables)
+        self._ours = _Ours(items, tables, (statement.domain, hostname))
+
+    def holds(self, mailbox: Mailbox) -> bool:
+        """Whether it is an SRS address of our domain, be it a good one or not."""
+        return self.scheme.holds(mailbox)
+
+    def unwrapped(self, mailbox: Mailbox, now: float) -> tuple[Mailbox | Reply, Step]:
+        """The sender whom an SRS address of ours stands for; or why it is refused."""
+        try:
+            sender = self.scheme.reverse(mailbox, now)
+        except SrsError as error:
+            status = "5.1.3" if isinstance(error, MalformedError) else "5.1.1"
+            reply = Reply.of(550, status, str(error))
+            return reply, self._step(str(reply))
+        return sender, self._step(f"{mailbox} -> {sender}")
+
+    def rewritten(self, view: View, path: Mailbox, now: float) -> tuple[Mailbox, Step | None]:
+        """The reverse-path for the view's recipient, which rules have changed. Raises Unknown."""
+        if self.owns(path) or self.owns(view.recipient.mailbox):
+            return path, None
+        view.notes.clear()
+        exception = self._exceptions.first(view)
+        if exception is not None:
+            return path, exception.noted(f"{path} is kept", *view.notes)
+        try:
+            new = self.scheme.forward(path, now)
+        except TooLongError as error:
+            # as it is it may pass by its DKIM signature; refused it would be lost for sure
+            return path, self._step(f"{error}: {path} is kept")
+        return new, self._step(f"{path} -> {new}")
+
+    def owns(self, mailbox: Mailbox) -> bool:
+        """Whether its domain is one of ours. Raises Unknown."""
+        return self._ours.hold(mailbox)
+
+    def _step(self, note: str) -> Step:
+        statement = self._statement
+        return Step(statement.stage, str(statement.place), statement.text, note)
+
+
+class _Ours:
+    """Domains, out of patterns about mailboxes: who takes mail for one mailbox has the domain."""
+
+    def __init__(
+        self, items: Sequence[Item], tables: Mapping[str, Table], domains: Sequence[str]
+    ) -> None:
+        self._probes = {"@" + fold_domain(domain) for domain in domains}
+        self._regexes: list[str] = []
+        self._asked: list[Table] = []  # tables that cannot tell what they hold
+        said = [pattern for each in items if isinstance(each, SrsOurs) for pattern in each.patterns]
+        for pattern in said or _accepted(items):
+            if isinstance(pattern, Exact):
+                self._probes.add("@" + pattern.mailbox.domain_key)
+            elif isinstance(pattern, Domain | SubDomains):
+                self._probes.add(pattern.probe)
+            elif isinstance(pattern, Regex):
+                self._regexes.append(pattern.text)
+            elif isinstance(pattern, InTable):
+                self._add(tables[pattern.name])
+
+    def _add(self, table: Table) -> None:
+        if isinstance(table, ListTable):
+            keys = list(table.probes)
+        elif isinstance(table, MapTable):
+            keys = [*table.entries, *("@" + domain for domain in table.domains)]
+        elif isinstance(table, TransportTable):
+            keys = list(table.entries)
+        else:
+            self._asked.append(table)
+            return
+        found = {"@" + key.rpartition("@")[2] for key in keys if "@" in key}
+        self._probes |= found - {"@"}  # a name without a domain
+
+    def hold(self, mailbox: Mailbox) -> bool:
+        """Whether the mailbox is of one of the domains. Raises Unknown."""
+        if not mailbox.domain or any(
+            probe in self._probes for probe in domain_probes(mailbox.domain_key)
+        ):
+            return True
+        if not self._regexes and not self._asked:
+            return False
+        subject = Subject(mailbox)
+        return any(search(text, subject.key) for text in self._regexes) or any(
+            table.mailbox(subject) for table in self._asked
+        )
+
+
+def _accepted(items: Sequence[Item]) -> Iterator[object]:
+    """What `accept` rules name by `to`."""
+    for item in items:
+        if isinstance(item, Admission) and item.verb == "accept":
+            for condition in conditions_of(item):
+                if condition.kind == "to" and not condition.negated:
+                    yield from condition.operands
+
+
+def srs_stage(
+    items: Sequence[Item], tables: Mapping[str, Table], hostname: str, keys: Sequence[bytes]
+) -> SrsStage | None:
+    """The stage; None: senders are not rewritten."""
+    for item in items:
+        if isinstance(item, SrsDomain) and keys:
+            return SrsStage(item, items, tables, hostname, keys)
+    return None
