@@ -14,7 +14,7 @@ from relayd.mail.address import AddressError, Mailbox
 # RFC 5322 section 3.2: what a field body is made of; octets above 127 by RFC 6532
 _TOKEN = re.compile(
     rb"(?P<space>[ \t\r\n]+)"
-    rb'|(?P<quoted>"(?:[^"\\]|\\.)*")'
+    rb'|(?P<quoted>"(?:[^"\\]|\\.)*(?:"|\Z))'
     rb"|(?P<literal>\[(?:[^\[\]\\]|\\.)*\])"
     rb"|(?P<atom>[A-Za-z0-9!#$%&'*+/=?^_`{|}~\x80-\xff-]+)"
     rb"|(?P<special>.)",

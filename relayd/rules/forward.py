@@ -68,7 +68,10 @@ class _Fan:
         if key in self.found:
             return
         if key in chain:
-            raise Loop(" -> ".join([*chain[chain.index(key) :], key]))
+            circle = chain[chain.index(key) :]
+            if any(each in self.found for each in circle):  # one of them keeps a copy
+                return
+            raise Loop(" -> ".join([*circle, key]))
         if key in self._expanded:
             return
         if len(chain) > MAX_LEVELS:

@@ -16,8 +16,9 @@ from relayd.rules.source import Place, Problem, Source
 _STRING = r'"(?:[^"\\]|\\.)*"'
 _SPACE = re.compile(r"\s+")
 _MARK = re.compile(r"->|[,{}]")
-_WORD = re.compile(rf'(?:{_STRING}|(?!->)[^\s",])+')
-_LISTED_WORD = re.compile(rf'(?:{_STRING}|(?!->)[^\s",}}])+')
+_TABLE = r'<[^<>\s",]*>'  # its name may end in "-"
+_WORD = re.compile(rf'(?:{_STRING}|{_TABLE}|(?!->)[^\s",])+')
+_LISTED_WORD = re.compile(rf'(?:{_STRING}|{_TABLE}|(?!->)[^\s",}}])+')
 _WHOLE_STRING = re.compile(rf"{_STRING}\Z")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\x80-\x9f\u2028\u2029\ufeff]")
 _PLAIN = re.compile(r'(?!#)(?:(?!->)[^\s",{}#])+\Z')

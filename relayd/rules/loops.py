@@ -37,21 +37,21 @@ class _Walk:
         self._ruleset = ruleset
         self._view = View(_NOBODY, None, Subject(Mailbox("nobody", "invalid")))
         self._done: set[str] = set()
+        self._kept: set[str] = set()
         self.problems: list[Problem] = []
 
     def begin(self, mailbox: Mailbox, place: Place) -> None:
         try:
-            chain = self._visit(Subject(mailbox, self._ruleset.subaddress), [])
+            circle = self._visit(Subject(mailbox, self._ruleset.subaddress), [])
         except (Unknown, AddressError):  # what cannot be told now is told when mail comes
             return
-        if chain is None:
+        if circle is None:
             return
-        if len(chain) > MAX_LEVELS:
-            what = (
-                f"mail goes through more than {MAX_LEVELS} forwards: {chain[0]} -> {chain[1]} ..."
-            )
+        if len(circle) > MAX_LEVELS:
+            start = " -> ".join(circle[:2])
+            what = f"mail goes through more than {MAX_LEVELS} forwards: {start} -> ..."
         else:
-            what = f"mail goes in circles: {' -> '.join(chain)}"
+            what = f"mail goes in circles: {' -> '.join(circle)}"
         self.problems.append(Problem(place, what, "it would be refused with 554 5.4.6"))
 
     def _visit(self, subject: Subject, chain: list[str]) -> list[str] | None:
@@ -59,21 +59,25 @@ class _Walk:
         if key in self._done:
             return None
         if key in chain:
+            circle = chain[chain.index(key) :]
+            if any(each in self._kept for each in circle):
+                return None
             self._done.update(chain)
-            return [*chain[chain.index(key) :], key]
+            return [*circle, key]
         if len(chain) > MAX_LEVELS:
             self._done.update(chain)
             return chain
         matched = onward(self._ruleset, self._view, subject)
         if matched is not None:
             targets = [each for each in matched[1].targets if isinstance(each, Mailbox)]
-            if not any(each.key == key for each in targets):  # it keeps a copy: no circle
-                chain = [*chain, key]
+            chain = [*chain, key]
+            if any(each.key == key for each in targets):  # it keeps a copy: it stops there
+                self._kept.add(key)
             for each in targets:
                 if each.key != key:
-                    circle = self._visit(Subject(each, self._ruleset.subaddress), chain)
-                    if circle is not None:
-                        return circle
+                    found = self._visit(Subject(each, self._ruleset.subaddress), chain)
+                    if found is not None:
+                        return found
         self._done.add(key)
         return None
 

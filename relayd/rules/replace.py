@@ -94,7 +94,7 @@ def target_of(
         return tagged(local, subject.tag) if _by_stem(pattern, subject) else local
     if isinstance(target, SubDomains):
         keep = (
-            len(subject.domain) - len(pattern.probe) + 1 if isinstance(pattern, SubDomains) else 0
+            len(subject.domain) - len(pattern.probe) + 2 if isinstance(pattern, SubDomains) else 0
         )
         return Mailbox(here.local, f"{subject.domain[:keep]}{target.domain}")
     if isinstance(target, Template):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from re import _constants as op  # type: ignore[attr-defined]  # isort: skip
@@ -44,6 +44,7 @@ class _Item:
     most: int
     one: bool = True  # every round consumes exactly one letter
     end: bool = False  # a `$`
+    sure: bool = True  # no way through the expression goes round it
 
 
 class _Runaway(Exception):  # noqa: N818 - about the expression, not about us
@@ -101,16 +102,16 @@ def _flat(parsed: Parsed) -> Iterator[_Item]:
     """The expression as one row of items; groups are opened, alternatives follow each other."""
     for code, value in parsed:
         if code in _REPEATS:
-            yield _repeat(value)
+            yield from _repeat(value)
         elif code is op.SUBPATTERN:
             yield from _flat(list(value[-1]))
         elif code is op.ATOMIC_GROUP:
             yield from _flat(list(value))
         elif code is op.BRANCH:
             for branch in value[1]:
-                yield from _flat(list(branch))
+                yield from _unsure(_flat(list(branch)))
         elif code in (op.ASSERT, op.ASSERT_NOT):
-            yield from _flat(list(value[1]))
+            yield from _unsure(_flat(list(value[1])))
         elif code is op.AT:
             yield _Item(frozenset(), 0, 0, end=value in (op.AT_END, op.AT_END_STRING))
         elif code in (op.GROUPREF, op.GROUPREF_EXISTS):
@@ -119,19 +120,27 @@ def _flat(parsed: Parsed) -> Iterator[_Item]:
             yield _Item(_letters(code, value), 1, 1)
 
 
-def _repeat(value: Any) -> _Item:  # noqa: ANN401 - the parser's own tuples
+def _unsure(items: Iterator[_Item]) -> Iterator[_Item]:
+    return (replace(item, sure=False) for item in items)
+
+
+def _repeat(value: Any) -> Iterator[_Item]:  # noqa: ANN401 - the parser's own tuples
     least, most, body = int(value[0]), int(value[1]), list(value[2])
     items = list(_flat(body))
     letters = frozenset().union(*(item.letters for item in items))
-    if len(items) == 1 and items[0].least == items[0].most == 1:
-        return _Item(letters, least, most)
-    if most > 1:
+    if _one_letter(body):
+        yield _Item(letters, least, most)
+    elif most <= 1:
+        yield from items if least else _unsure(iter(items))
+    else:
         _check_body(body, items)
-    return _Item(letters, least, most, one=False)
+        yield _Item(letters, least, most, one=False)
 
 
 def _check_body(body: Parsed, items: list[_Item]) -> None:
     """What is repeated must have one way only to make a given text."""
+    if any(code in _REPEATS and not _one_letter(list(value[2])) for code, value in _open(body)):
+        raise _Runaway("a repeat inside a repeat")
     for branches in _branches(body):
         firsts = [_first(list(branch)) for branch in branches]
         for at, first in enumerate(firsts):
@@ -150,14 +159,26 @@ def _check_body(body: Parsed, items: list[_Item]) -> None:
         raise _Runaway("a repeat inside a repeat, with nothing to tell the rounds apart")
 
 
-def _branches(parsed: Parsed) -> Iterator[Sequence[Any]]:
+def _open(parsed: Parsed) -> Iterator[tuple[Any, Any]]:
+    """The steps of an expression with its groups and alternatives opened, repeats left closed."""
     for code, value in parsed:
-        if code is op.BRANCH:
-            yield value[1]
+        if code is op.SUBPATTERN:
+            yield from _open(list(value[-1]))
+        elif code is op.BRANCH:
+            yield code, value
             for branch in value[1]:
-                yield from _branches(list(branch))
-        elif code is op.SUBPATTERN:
-            yield from _branches(list(value[-1]))
+                yield from _open(list(branch))
+        else:
+            yield code, value
+
+
+def _one_letter(parsed: Parsed) -> bool:
+    steps = list(_open(parsed))
+    return len(steps) == 1 and steps[0][0] in (op.LITERAL, op.NOT_LITERAL, op.IN, op.ANY)
+
+
+def _branches(parsed: Parsed) -> Iterator[Sequence[Any]]:
+    return (value[1] for code, value in _open(parsed) if code is op.BRANCH)
 
 
 def _first(parsed: Parsed) -> Letters:
@@ -184,14 +205,12 @@ def _first(parsed: Parsed) -> Letters:
 def _loose(items: list[_Item], at: int) -> int:
     """1 if the item is a repeat whose end the next item does not settle, else 0."""
     item = items[at]
-    if item.most <= 2 or item.least == item.most:
+    if item.most <= 2 or (item.one and item.least == item.most):
         return 0
     for following in items[at + 1 :]:
-        if following.end:
-            return 0
         if following.letters & item.letters:
             return 1
-        if following.least > 0:
+        if following.sure and (following.end or following.least > 0):
             return 0
     return 0
 

@@ -1,0 +1,99 @@
+"""The index changes nothing: the candidates it gives hold the first rule that a scan would find."""
+
+from __future__ import annotations
+
+import ipaddress
+import unittest
+from dataclasses import replace
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from relayd.mail.address import Mailbox, ReversePath
+from relayd.mail.client import Client
+from relayd.rules.check import conditions_of
+from relayd.rules.model import NOWHERE, Admission, Condition
+from relayd.rules.pattern import Anything, Domain, Exact, LocalPart, Net, Null, SubDomains, Text
+from relayd.rules.ruleset import build
+from relayd.rules.shadow import shadowed
+from relayd.rules.source import Place
+from relayd.rules.stage import Stage, View, compile_condition
+from relayd.rules.subject import Subject
+
+LOCALS = ["a", "b", "a+x", "b+y"]
+DOMAINS = ["example.com", "sub.example.com", "x.sub.example.com", "example.org"]
+MAILBOXES = st.builds(Mailbox, st.sampled_from(LOCALS), st.sampled_from(DOMAINS))
+PATTERNS = st.one_of(
+    st.builds(Exact, MAILBOXES),
+    st.builds(Domain, st.sampled_from(DOMAINS)),
+    st.builds(SubDomains, st.sampled_from(DOMAINS)),
+    st.builds(LocalPart, st.sampled_from(LOCALS)),
+    st.just(Anything()),
+)
+NETWORKS = ["10.0.0.0/8", "10.1.0.0/16", "10.1.2.3/32", "::/0", "2001:db8::/32", "0.0.0.0/0"]
+NETS = st.sampled_from(NETWORKS).map(lambda text: Net(ipaddress.ip_network(text)))
+
+
+def _tuple(items: st.SearchStrategy) -> st.SearchStrategy:
+    return st.lists(items, min_size=1, max_size=2).map(tuple)
+
+
+CONDITIONS = st.one_of(
+    st.builds(Condition, st.just("to"), _tuple(PATTERNS), st.booleans()),
+    st.builds(
+        Condition, st.just("sender"), _tuple(st.one_of(PATTERNS, st.just(Null()))), st.booleans()
+    ),
+    st.builds(Condition, st.just("from"), _tuple(NETS), st.booleans()),
+    st.builds(Condition, st.just("login"), _tuple(st.just(Text("Bob"))), st.booleans()),
+)
+RULES = st.lists(
+    st.builds(
+        lambda tests: Admission("accept", tuple(tests)),
+        st.lists(CONDITIONS, min_size=1, max_size=3),
+    ),
+    max_size=12,
+)
+FACTS = (
+    st.sampled_from(["10.1.2.3", "10.1.9.9", "10.9.9.9", "2001:db8::1", "::ffff:10.1.2.3", "odd"]),
+    st.one_of(st.none(), MAILBOXES),
+    MAILBOXES,
+    st.sampled_from(["", "bob"]),
+)
+
+
+def seen(client: str, sender: ReversePath, to: Mailbox, login: str) -> View:
+    """The view of these facts, with + for tags."""
+    path = None if sender is None else Subject(sender)
+    return View(Client(client, login=login), path, Subject(to, "+"))
+
+
+class IndexTests(unittest.TestCase):
+    @settings(max_examples=200, deadline=None)
+    @given(RULES, *FACTS)
+    def test_index_and_scan_agree(
+        self, rules: list[Admission], client: str, sender: ReversePath, to: Mailbox, login: str
+    ) -> None:
+        """first() over the index is the first rule all of whose conditions hold."""
+        stage = Stage(rules, conditions_of, {})
+        view = seen(client, sender, to, login)
+        found = stage.first(view)
+        scan = [
+            number
+            for number, rule in enumerate(rules)
+            if all(compile_condition(each, {})(view) for each in conditions_of(rule))
+        ]
+        self.assertEqual(None if found is None else found.number, scan[0] if scan else None)
+
+    @settings(max_examples=200, deadline=None)
+    @given(RULES, *FACTS)
+    def test_a_shadowed_rule_is_never_reached(
+        self, rules: list[Admission], client: str, sender: ReversePath, to: Mailbox, login: str
+    ) -> None:
+        """What the check calls unreachable is not the first match of any facts."""
+        placed = [
+            replace(rule, place=Place(NOWHERE.source, number)) for number, rule in enumerate(rules)
+        ]
+        ruleset = build(placed, {}, "x.example")
+        never = {problem.place.line for problem in shadowed(ruleset)}
+        found = ruleset.admission.first(seen(client, sender, to, login))
+        self.assertNotIn(None if found is None else found.rule.place.line, never)

@@ -1,0 +1,195 @@
+"""relayd.conf: what it makes, and every way in which it can be wrong."""
+
+from __future__ import annotations
+
+import re
+import unittest
+from dataclasses import fields
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from relayd import config
+from relayd.config.settings import SPECS
+from relayd.mail.nexthop import HostPort, NextHop
+from tests.unit.rules.sample import outcome, write_site
+
+ROOT = Path(__file__).parents[2]
+BROKEN = ROOT / "tests" / "golden" / "bad-config"
+SHIPPED = ROOT / "etc" / "relayd" / "relayd.conf"
+
+
+class LoadTests(unittest.TestCase):
+    def setUp(self) -> None:
+        folder = TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = Path(folder.name)
+
+    def write(self, text: str, name: str = "relayd.conf") -> Path:
+        path = self.folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+        return path
+
+    def test_the_example_loads_unchanged(self) -> None:
+        site = config.load(write_site(self.folder / "relayd"))
+        self.assertEqual(site.hostname, "gw.example.com")
+        self.assertEqual([str(each) for each in site.listeners], ["127.0.0.1:2525", "[::1]:2525"])
+        self.assertEqual(site.schedule.delays[:4], (60, 300, 300, 900))
+        self.assertEqual((site.warn_after, site.give_up), (14400.0, 432000.0))
+        self.assertEqual(site.message_size, 50 * 1024 * 1024)
+        self.assertEqual(site.resolver, (HostPort("127.0.0.1", 53),))
+        self.assertEqual(site.spool, Path("/var/spool/relayd"))
+        self.assertEqual(site.control, Path("/var/spool/relayd/control"))
+        self.assertGreaterEqual(site.workers, 1)
+        self.assertEqual(
+            site.next_hops["exchange"].hosts,
+            (HostPort("ex1.corp.example", 25), HostPort("ex2.corp.example", 25)),
+        )
+        self.assertEqual(
+            site.next_hops["store"], NextHop("store", "lmtp", unix="/run/dovecot/lmtp")
+        )
+
+    def test_tables_stand_beside_the_file_that_names_them_too(self) -> None:
+        path = write_site(self.folder / "relayd")
+        for name in ("inside", "aliases"):
+            (path.parent / name).rename(path.parent / "rules.d" / name)
+        site = config.load(path)
+        self.assertEqual(
+            outcome(site.ruleset, "carol@example.com", client="10.0.0.1"),
+            "carol@example.net direct",
+        )
+
+    def test_files_are_read_in_the_order_of_their_names(self) -> None:
+        for name in ("30-c", "10-a", "20-b"):
+            self.write(f'reject any 550 "{name}"\n' if name == "10-a" else "", f"r/{name}.rules")
+        self.write("accept any\n", "r/15-x.rules")
+        path = self.write("include r/[12]*.rules\n")
+        with self.assertRaises(config.ConfigErrors) as caught:
+            config.load(path)  # 15-x stands behind 10-a, which takes everything
+        self.assertIn(
+            "r/15-x.rules:1:1: this rule is never reached; r/10-a.rules:1", str(caught.exception)
+        )
+
+    def test_every_value(self) -> None:
+        path = self.write(
+            "spool q\ncontrol c\nlisten 127.0.0.1:0\ngive-up 1d12h\nwarn-after 90m\n"
+            "header-size 10MB\n"
+            "bare-newlines normalise\nworkers 3\nresolver 127.0.0.1:5353\nresolver [::1]:53\n"
+            "relay-port 2626\nmessage-size 4096\n"
+        )
+        site = config.load(path)
+        self.assertEqual(site.spool, self.folder / "q")
+        self.assertEqual(site.control, self.folder / "c")
+        self.assertEqual(site.listeners[0].port, 0)
+        self.assertEqual((site.give_up, site.warn_after), (129600.0, 5400.0))
+        self.assertEqual((site.header_size, site.message_size), (10_000_000, 4096))
+        self.assertEqual(
+            (site.bare_newlines, site.workers, site.relay_port), ("normalise", 3, 2626)
+        )
+        self.assertEqual(site.resolver[1], HostPort("::1", 53))
+
+    def test_the_hash_follows_rules_and_tables(self) -> None:
+        path = self.write("hostname x.example\ntable t file t\naccept to <t>\n")
+        hashes = set()
+        for content in ("a.example\n", "b.example\n", "a.example\n"):
+            self.write(content, "t")
+            hashes.add(config.load(path).ruleset.hash)
+        self.assertEqual(len(hashes), 2)
+
+    def test_a_missing_file_is_an_error_as_any_other(self) -> None:
+        with self.assertRaises(config.ConfigErrors) as caught:
+            config.load(self.folder / "none.conf")
+        self.assertIn("none.conf: cannot read", str(caught.exception))
+
+    def test_everything_that_was_read_is_named(self) -> None:
+        path = write_site(self.folder / "relayd")
+        self.assertEqual(
+            [each.name for each in config.load(path).files],
+            ["relayd.conf", "10-site.rules", "inside", "aliases"],
+        )
+
+    def test_odd_files_are_complaints_too(self) -> None:
+        for content in (
+            b"\x00",
+            b"\xff\xfe",
+            b"a" * 100_000,
+            b'"' * 999,
+            b"{" * 999,
+            b"\xef\xbb\xbf",
+        ):
+            (self.folder / "relayd.conf").write_bytes(content)
+            try:
+                config.load(self.folder / "relayd.conf")
+            except config.ConfigErrors as errors:
+                self.assertTrue(str(errors))
+
+
+class BrokenTests(unittest.TestCase):
+    """Wrong configurations, each with the complaint beside it."""
+
+    maxDiff = None
+
+    def test_there_are_enough(self) -> None:
+        self.assertGreaterEqual(len(list(BROKEN.iterdir())), 40)
+
+    def test_each_gives_the_expected_error(self) -> None:
+        for folder in sorted(BROKEN.iterdir()):
+            with self.subTest(folder.name):
+                with self.assertRaises(config.ConfigErrors) as caught:
+                    config.load(folder / "relayd.conf")
+                shown = str(caught.exception).replace(f"{folder}/", "")
+                self.assertEqual(shown + "\n", (folder / "expected-error").read_text())
+
+    def test_each_names_place_problem_and_expectation(self) -> None:
+        for path in sorted(BROKEN.glob("*/expected-error")):
+            with self.subTest(path.parent.name):
+                lines = path.read_text().split("\n")
+                for headline, line, caret in zip(
+                    lines[::3], lines[1::3], lines[2::3], strict=False
+                ):
+                    match = re.fullmatch(r"[\w./-]+:\d+:(\d+): [^;]+; .+", headline)
+                    assert match is not None, headline
+                    self.assertEqual(caret.index("^") - 4, int(match.group(1)) - 1)
+                    self.assertTrue(line.startswith("    "))
+
+
+class ShippedTests(unittest.TestCase):
+    """What a first installation gets: closed, working, on loopback only."""
+
+    def test_it_loads_and_is_closed(self) -> None:
+        site = config.load(SHIPPED)
+        self.assertTrue(all(each.address in ("127.0.0.1", "::1") for each in site.listeners))
+        self.assertEqual(outcome(site.ruleset, "x@y.example"), "reject 550 5.7.1")
+        self.assertEqual(
+            outcome(site.ruleset, "x@y.example", client="127.0.0.1"), "x@y.example direct"
+        )
+
+    def test_every_setting_is_documented_with_its_default(self) -> None:
+        text = SHIPPED.read_text()
+        stated = dict(re.findall(r"^#?([a-z-]+) +(.+)$", text, re.MULTILINE))
+        self.assertEqual(set(SPECS) - set(stated), set())
+        wanted = {name: value for name, value in stated.items() if name in SPECS}
+        for name in ("hostname", "resolver"):  # their default is the system's
+            del wanted[name]
+        with TemporaryDirectory() as folder:
+            path = Path(folder) / "relayd.conf"
+            path.write_text("hostname x.example\n")
+            plain = config.load(path)
+            path.write_text(
+                "hostname x.example\n"
+                + "".join(f"{name} {value}\n" for name, value in wanted.items())
+            )
+            spelt = config.load(path)
+        for each in fields(plain):
+            if each.name not in ("ruleset", "path", "files"):
+                self.assertEqual(getattr(plain, each.name), getattr(spelt, each.name), each.name)
+
+    def test_the_embedded_default(self) -> None:
+        with TemporaryDirectory() as folder:
+            site = config.embedded(Path(folder))
+            self.assertEqual(site.spool, Path(folder) / "run" / "spool")
+        self.assertEqual(
+            outcome(site.ruleset, "Bob@example.com", client="127.0.0.1"), "Bob@example.com demo"
+        )
+        self.assertEqual(outcome(site.ruleset, "x@example.com"), "reject 550 5.7.1")
+        self.assertEqual(site.next_hops["demo"].hosts, (HostPort("127.0.0.1", 2626),))
