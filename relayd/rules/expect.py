@@ -6,7 +6,7 @@ from relayd.mail.address import Mailbox, ReversePath, path_text
 from relayd.mail.client import Client
 from relayd.mail.plan import Plan, Verdict
 from relayd.rules.evaluate import Facts, evaluate
-from relayd.rules.model import Expect
+from relayd.rules.model import REWRITTEN, Expect
 from relayd.rules.ruleset import Ruleset
 from relayd.rules.source import Problem
 
@@ -53,7 +53,10 @@ def met(expect: Expect, plan: Plan) -> bool:
     if expect.verdict == "reject":
         code_fits = expect.code in (0, plan.reply.code)
         return code_fits and expect.status in ("", plan.reply.status)
-    if expect.new_sender != "":
+    if expect.new_sender == REWRITTEN:
+        if not all(_is_rewritten(each.reverse_path, plan) for each in plan.destinations):
+            return False
+    elif expect.new_sender != "":
         wanted = None if isinstance(expect.new_sender, str) else expect.new_sender
         if any(_key(each.reverse_path) != _key(wanted) for each in plan.destinations):
             return False
@@ -77,7 +80,10 @@ def described(plan: Plan) -> str:
         + (each.next_hop if each.next_hop == "direct" else f"via {each.next_hop}")
         for each in plan.destinations
     )
-    paths = {path_text(each.reverse_path) or "null" for each in plan.destinations}
+    paths = {
+        REWRITTEN if _is_rewritten(path, plan) else path_text(path) or "null"
+        for path in (each.reverse_path for each in plan.destinations)
+    }
     paths.discard(str(SOMEBODY))
     sender = f" sender {', '.join(sorted(paths))}" if paths else ""
     return ("hold " if plan.verdict is Verdict.HOLD else "") + goals + sender
@@ -88,6 +94,14 @@ def _cause(plan: Plan) -> str:
     if not steps:
         return plan.trail[-1].note if plan.trail else ""
     return "by " + ", ".join(dict.fromkeys(step.place for step in steps))
+
+
+def _is_rewritten(path: ReversePath, plan: Plan) -> bool:
+    """Whether this is a sender that SRS made."""
+    made = f" -> {path_text(path)}"
+    return path is not None and any(
+        step.stage == "srs" and step.note.endswith(made) for step in plan.trail
+    )
 
 
 def _key(path: ReversePath) -> str:

@@ -13,6 +13,7 @@ from relayd.mail.reply import Reply
 from relayd.rules.conditions import condition, conditions, mailbox_patterns, when
 from relayd.rules.lexer import Kind, Statement, Token
 from relayd.rules.model import (
+    REWRITTEN,
     Admission,
     Condition,
     Expect,
@@ -42,6 +43,7 @@ from relayd.rules.pattern import (
 )
 from relayd.rules.regex import template_trouble
 from relayd.rules.source import Complaint, Problem, did_you_mean, one_of
+from relayd.rules.srsrule import read_srs
 from relayd.rules.words import Words, domain_of, host_port, local_of, mailbox_of, table_name
 
 T = TypeVar("T")
@@ -369,7 +371,9 @@ def _expect(words: Words) -> Expect:
     if recipient is None:
         raise words.complain("the test has no recipient", 'expected "to MAILBOX" before "->"')
     verdict, code, status, goals = _expected(words)
-    new_sender = _path(words) if words.skip_word("sender") else ""
+    new_sender: ReversePath | str = ""
+    if words.skip_word("sender"):
+        new_sender = REWRITTEN if words.skip_word(REWRITTEN) else _path(words)
     return Expect(
         recipient,
         facts.get("from", ""),
@@ -450,4 +454,5 @@ VERBS: dict[str, Reader[Item]] = {
     "subaddress": _subaddress,
     "include": _include,
     "expect": _expect,
+    "srs": read_srs,
 }

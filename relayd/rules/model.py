@@ -23,6 +23,7 @@ from relayd.rules.pattern import (
 )
 from relayd.rules.source import Place, Source
 
+REWRITTEN = "srs"  # what an `expect` calls a sender that was rewritten: the hash is secret
 NOWHERE = Place(Source("", "", ()), 0)
 Operand = MailboxPattern | ClientPattern | NamePattern
 
@@ -226,7 +227,7 @@ class Expect(Rule):
     code: int = 0  # with reject; 0: any
     status: str = ""
     destinations: tuple[Expected, ...] = ()  # with accept and hold; empty: any
-    new_sender: ReversePath | str = ""  # reverse-path of all destinations; "": any
+    new_sender: ReversePath | str = ""  # reverse-path of all; "": any, REWRITTEN: by SRS
 
     @property
     def body(self) -> str:
