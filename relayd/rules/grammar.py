@@ -24,6 +24,7 @@ from relayd.rules.model import (
     HopDef,
     Include,
     Item,
+    Operand,
     Rewrite,
     Route,
     Subaddress,
@@ -35,11 +36,13 @@ from relayd.rules.pattern import (
     InTable,
     LocalPart,
     MailboxPattern,
+    Net,
     Null,
     Regex,
     Replacement,
     SubDomains,
     Template,
+    Text,
 )
 from relayd.rules.regex import template_trouble
 from relayd.rules.source import Complaint, Problem, did_you_mean, one_of
@@ -173,7 +176,7 @@ def _replacement(words: Words, patterns: tuple[MailboxPattern, ...]) -> Replacem
     token = words.next("a mailbox, @domain or local@")
     text, place = token.text, token.place
     regexes = [pattern for pattern in patterns if isinstance(pattern, Regex)]
-    if token.kind is Kind.STRING or "\\" in text:
+    if token.kind is Kind.STRING or (regexes and "\\" in text and text[0] != '"'):
         if len(regexes) != len(patterns):
             raise words.complain(
                 "a quoted text replaces a regex only", "expected a mailbox, @domain or local@"
@@ -365,9 +368,7 @@ def _expect(words: Words) -> Expect:
             sender = _path(words)
         else:
             test = condition(words, name)
-            facts[name] = str(test.operands[0])
-            if len(test.operands) > 1 or "<" in facts[name] or "/" in facts[name]:
-                raise words.complain("a test names one", "expected a single value")
+            facts[name] = _one_value(words, test.operands)
     if recipient is None:
         raise words.complain("the test has no recipient", 'expected "to MAILBOX" before "->"')
     verdict, code, status, goals = _expected(words)
@@ -388,6 +389,17 @@ def _expect(words: Words) -> Expect:
         new_sender,
         place=words.verb.place,
     )
+
+
+def _one_value(words: Words, operands: tuple[Operand, ...]) -> str:
+    """What a test says of a client, a name: one, and no table."""
+    if len(operands) == 1:
+        operand = operands[0]
+        if isinstance(operand, Text):
+            return operand.text
+        if isinstance(operand, Net) and operand.network.num_addresses == 1:
+            return str(operand)
+    raise words.complain("a test is about one client", "expected a single value")
 
 
 def _path(words: Words) -> ReversePath:
