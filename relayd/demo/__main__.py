@@ -2,7 +2,7 @@
 
 Starts `twistd -n relayd` on its embedded default beside a next hop that stores into a Maildir,
 sends one message with an attachment through, tells its way on the terminal, and stays for the
-reader's own tries. With --once, RELAYD_DEMO_ONCE=1 or without a terminal it ends after that:
+reader's own tries. With --once or RELAYD_DEMO_ONCE=1 it ends after that:
 exit status 0 if the attachment arrived unchanged.
 """
 
@@ -216,7 +216,7 @@ def main() -> int:
             print(f"relayd: {port_taken(port)}", file=sys.stderr)
             return 1
     FOLDER.mkdir(exist_ok=True)
-    demo = Demo(once or not sys.stdin.isatty())
+    demo = Demo(once)
     status: list[int] = []
 
     def finished(code: int) -> None:
