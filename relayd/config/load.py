@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from relayd.config.files import read_text, short_name, similar_file
+from relayd.config.keys import keys_path, read_keys
 from relayd.config.settings import SPECS, Listener, Settings, Spec, cores, system_hostname
 from relayd.config.tables import TableLoader
 from relayd.rules.check import hop_problems, name_problems, table_problems
@@ -20,6 +21,7 @@ from relayd.rules.model import HopDef, Include, Item
 from relayd.rules.ruleset import build
 from relayd.rules.shadow import shadowed
 from relayd.rules.source import Complaint, Place, Problem, Source
+from relayd.rules.srsrule import SrsDomain, srs_problems
 from relayd.rules.words import Words
 
 MAX_FILES = 1000
@@ -147,10 +149,12 @@ class _Loader:
         problems += name_problems(self._items, given)
         loader = TableLoader(self._folder, problems)
         tables = loader.load_all(self._items)
+        problems += srs_problems(self._items)
+        keys = self._keys()
         if problems:
             raise ConfigErrors(_sorted(problems))
         hostname = str(values.setdefault("hostname", system_hostname()))
-        ruleset = build(self._items, tables, hostname)
+        ruleset = build(self._items, tables, hostname, keys)
         problems += table_problems(self._items, tables)
         places = {item.hop.name: item.place for item in self._items if isinstance(item, HopDef)}
         listeners = [each.value for each in self._settings.get("listen", ())]
@@ -170,6 +174,18 @@ class _Loader:
             files=(*self._files, *loader.files),
             **values,  # type: ignore[arg-type]  # each read by its own Spec
         )
+
+    def _keys(self) -> tuple[bytes, ...]:
+        """The keys of sender rewriting; none: there is no `srs domain`."""
+        for item in self._items:
+            if isinstance(item, SrsDomain):
+                path = keys_path(item, self._folder)
+                self._files.setdefault(path, item.place)
+                try:
+                    return read_keys(item, path)
+                except Complaint as complaint:
+                    self._problems.append(complaint.problem)
+        return ()
 
     def _values(self) -> dict[str, object]:
         values: dict[str, object] = {}

@@ -1,0 +1,63 @@
+"""Reads the keys file of sender rewriting: one key a line, as PostSRSd has it."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from relayd.rules.source import Complaint
+from relayd.rules.srsrule import SrsDomain
+
+MAX_SIZE = 64 * 1024  # octets; a file of another kind is not read whole
+
+
+def keys_path(statement: SrsDomain, folder: Path) -> Path:
+    """Beside the file that names it, else beside relayd.conf, which is in `folder`."""
+    beside = Path(statement.place.source.path).parent / statement.keys_file
+    return beside if beside.exists() else folder / statement.keys_file
+
+
+def read_keys(statement: SrsDomain, path: Path) -> tuple[bytes, ...]:
+    """The keys, the one that signs first; raises Complaint, which never shows a line of the file.
+
+    Everything but the line's end belongs to a key, as with PostSRSd: so blanks count.
+    """
+    name, place = statement.keys_file, statement.keys_place
+    try:
+        with path.open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            data = file.read(MAX_SIZE + 1)
+    except OSError as error:
+        what = f"cannot read {name}: {error.strerror or error}"
+        raise Complaint(place, what, f"expected a file {path}") from None
+    if mode & (stat.S_IROTH | stat.S_IWOTH):
+        may = "readable" if mode & stat.S_IROTH else "writable"
+        raise Complaint(
+            place,
+            f"{name} is world-{may} (mode {stat.S_IMODE(mode):04o}): with its keys any user of"
+            " this machine could make relayd relay for him",
+            f"expected e.g. chmod 640 {path}",
+        )
+    if len(data) > MAX_SIZE:
+        raise Complaint(
+            place, f"{name} is larger than {MAX_SIZE} octets", "expected one key a line"
+        )
+    keys = []
+    for number, line in enumerate(data.split(b"\n"), 1):
+        key = line.rstrip(b"\r")
+        if key.startswith(b"#"):
+            raise Complaint(
+                place,
+                f"line {number} of {name} begins with #, but there are no comments in a keys file",
+                "expected one key a line, the one that signs first",
+            )
+        if key.strip():
+            keys.append(key)
+    if not keys:
+        raise Complaint(
+            place,
+            f"{name} holds no key",
+            f"expected one key a line, e.g. from: head -c 18 /dev/urandom | base64 > {path}",
+        )
+    return tuple(keys)
