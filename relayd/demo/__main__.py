@@ -166,7 +166,9 @@ class Demo:
             self._end(1, f"nothing arrived within {PATIENCE:.0f} seconds; see {self.twistd.log}")
 
     def _relayd_ended(self, status: str) -> None:
-        if not self._over:
+        if self._delivered:
+            self._end(0)  # a Ctrl-C goes to both of us
+        else:
             self._end(1, f"relayd ended ({status}):\n{self.twistd.tail()}")
 
     def _end(self, status: int, why: str = "") -> None:
