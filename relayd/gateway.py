@@ -234,7 +234,8 @@ class Gateway(Service):
 
     def _recipients_of_own(self, mailbox: Mailbox) -> tuple[Recipient, ...]:
         """Where mail that we write ourselves goes: by the same rules, but nobody is asked in."""
-        plan = plan_own(self._current.settings.ruleset, Facts(Client("127.0.0.1"), None, mailbox))
+        facts = Facts(Client("127.0.0.1"), None, mailbox, time.time())
+        plan = plan_own(self._current.settings.ruleset, facts)
         if plan.verdict is Verdict.REFUSE or not plan.destinations:
             return (Recipient(mailbox, mailbox),)
         return tuple(Recipient(each.mailbox, mailbox, each.next_hop) for each in plan.destinations)

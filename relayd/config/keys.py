@@ -6,6 +6,7 @@ import os
 import stat
 from pathlib import Path
 
+from relayd.config.files import similar_file
 from relayd.rules.source import Complaint
 from relayd.rules.srsrule import SrsDomain
 
@@ -30,7 +31,7 @@ def read_keys(statement: SrsDomain, path: Path) -> tuple[bytes, ...]:
             data = file.read(MAX_SIZE + 1)
     except OSError as error:
         what = f"cannot read {name}: {error.strerror or error}"
-        raise Complaint(place, what, f"expected a file {path}") from None
+        raise Complaint(place, what, similar_file(path)) from None
     if mode & (stat.S_IROTH | stat.S_IWOTH):
         may = "readable" if mode & stat.S_IROTH else "writable"
         raise Complaint(

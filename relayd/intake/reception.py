@@ -209,6 +209,7 @@ class Reception:
                 client=transaction.client,
                 sender=transaction.envelope.reverse_path,
                 recipient=mailbox,
+                now=transaction.started,
             ),
         )
         if plan.verdict is Verdict.REFUSE:

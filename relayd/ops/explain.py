@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -85,9 +86,9 @@ def facts(question: Question) -> Facts:
     if sender is None:
         sender = STRANGER_SENDER
     if sender in ("", "<>", "null"):
-        return Facts(client, None, recipient)
+        return Facts(client, None, recipient, time.time())
     try:
-        return Facts(client, Mailbox.parse(str(sender)), recipient)
+        return Facts(client, Mailbox.parse(str(sender)), recipient, time.time())
     except AddressError as error:
         raise QuestionError(f"sender {sender!r}: {error}") from None
 
