@@ -220,13 +220,16 @@ def main() -> int:
     FOLDER.mkdir(exist_ok=True)
     demo = Demo(once)
     status: list[int] = []
+    stopping: list[bool] = []
 
     def finished(code: int) -> None:
         status.append(code)
-        reactor.stop()
+        if not stopping:
+            reactor.stop()
 
     demo.done.addCallback(finished)
     reactor.callWhenRunning(demo.start)
+    reactor.addSystemEventTrigger("before", "shutdown", stopping.append, True)
     reactor.addSystemEventTrigger("before", "shutdown", demo.twistd.stop)
     reactor.run()
     return status[0] if status else 0
