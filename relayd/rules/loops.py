@@ -8,13 +8,14 @@ from relayd.mail.address import AddressError, Mailbox
 from relayd.mail.client import Client
 from relayd.rules.forward import MAX_LEVELS, onward
 from relayd.rules.model import Forward
-from relayd.rules.pattern import Final, InTable
+from relayd.rules.pattern import Domain, Exact, InTable, MailboxPattern, Regex
+from relayd.rules.regex import search
 from relayd.rules.ruleset import Ruleset
 from relayd.rules.shadow import sample
 from relayd.rules.source import Place, Problem
 from relayd.rules.stage import View
 from relayd.rules.subject import Subject
-from relayd.rules.table import MapTable, Unknown, target_mailbox
+from relayd.rules.table import MapTable, Unknown
 
 MAX_PROBLEMS = 20
 _NOBODY = Client("192.0.2.1")
@@ -23,7 +24,7 @@ _NOBODY = Client("192.0.2.1")
 def loops(ruleset: Ruleset) -> list[Problem]:
     """A problem for each circle. Conditions are answered for an unknown outside client."""
     walk = _Walk(ruleset)
-    for mailbox, place in _starts(ruleset):
+    for mailbox, place in _Starts(ruleset):
         walk.begin(mailbox, place)
         if len(walk.problems) >= MAX_PROBLEMS:
             break
@@ -82,43 +83,82 @@ class _Walk:
         return None
 
 
-def _starts(ruleset: Ruleset) -> Iterator[tuple[Mailbox, Place]]:
-    """Every address that is known to forward, and that could lead on to another."""
-    for entry in ruleset.forward.entries:
-        rule = entry.rule
-        for pattern in rule.patterns:
-            mailbox = sample(pattern)
-            if mailbox is not None:
-                yield mailbox, rule.place
-            elif isinstance(pattern, InTable):
-                table = ruleset.tables[pattern.name]
-                if isinstance(table, MapTable) and not rule.targets:
-                    yield from _entries(ruleset, rule, table)
+class _Starts:
+    """Where a circle may begin: few of many aliases, for most of their targets lie elsewhere.
 
+    A rule that sends whatever it fits to fixed targets closes no circle that is not found from a
+    sample of what it fits. So an alias is of interest only if a target of it is an address known
+    to forward, or fits a rule that keeps the local part.
+    """
 
-def _entries(ruleset: Ruleset, rule: Forward, table: MapTable) -> Iterator[tuple[Mailbox, Place]]:
-    for key, entry in table.entries.items():
-        local, _, domain = key.rpartition("@")
-        if not local:
-            here = [Mailbox("somebody", domain)]
+    def __init__(self, ruleset: Ruleset) -> None:
+        self._ruleset = ruleset
+        self._keeping: set[str] = set()  # domains all of whose mailboxes may go on
+        self._regexes: list[str] = []
+        self._wild = False  # any mailbox may
+        for entry in ruleset.forward.entries:
+            for pattern in entry.rule.patterns:
+                self._note(entry.rule, pattern)
+
+    def _note(self, rule: Forward, pattern: MailboxPattern) -> None:
+        if isinstance(pattern, InTable):
+            table = self._ruleset.tables[pattern.name]
+            entries = table.entries if isinstance(table, MapTable) else {}
+            self._keeping |= {key[1:] for key in entries if key[:1] == "@"}
+            self._wild |= bool(rule.targets)
+        elif isinstance(pattern, Regex):
+            self._regexes.append(pattern.text)
+        elif isinstance(pattern, Exact) or all(isinstance(each, Exact) for each in rule.targets):
+            return
+        elif isinstance(pattern, Domain):
+            self._keeping.add(pattern.probe[1:])
         else:
-            here = [Mailbox(local, each) for each in ([domain] if domain else rule.at)]
-        for mailbox in here:
-            if any(_leads_on(ruleset, rule, table, value, mailbox) for value in entry.values):
-                yield mailbox, table.place_of(entry.line) or rule.place
+            self._wild = True
 
+    def __iter__(self) -> Iterator[tuple[Mailbox, Place]]:
+        for entry in self._ruleset.forward.entries:
+            rule = entry.rule
+            for pattern in rule.patterns:
+                mailbox = sample(pattern)
+                if mailbox is not None:
+                    yield mailbox, rule.place
+                elif isinstance(pattern, InTable):
+                    table = self._ruleset.tables[pattern.name]
+                    if isinstance(table, MapTable) and not rule.targets:
+                        yield from self._aliases(rule, table)
 
-def _leads_on(ruleset: Ruleset, rule: Forward, table: MapTable, value: str, here: Mailbox) -> bool:
-    """Whether something forwards the target; cheap, for most targets lie elsewhere."""
-    target = target_mailbox(value, here)
-    if isinstance(target, Final):
-        return False
-    if "@" in value and target.key in table.entries:
-        return True
-    subject = Subject(target, ruleset.subaddress)
-    if table.find(subject, rule.folded_at) is not None:
-        return True
-    if len(ruleset.forward.entries) == 1:
-        return False
-    view = View(_NOBODY, None, subject)
-    return onward(ruleset, view, subject) is not None
+    def _aliases(self, rule: Forward, table: MapTable) -> Iterator[tuple[Mailbox, Place]]:
+        at = rule.folded_at
+        for key, entry in table.entries.items():
+            local, _, domain = key.rpartition("@")
+            here = [domain] if domain else at
+            if any(self._leads_on(table, value, each) for value in entry.values for each in here):
+                for each in here:
+                    yield (
+                        Mailbox(local or "somebody", each),
+                        table.place_of(entry.line) or rule.place,
+                    )
+
+    def _leads_on(self, table: MapTable, value: str, here: str) -> bool:
+        """Whether the target of an alias at a domain may be forwarded again."""
+        if self._wild:
+            return True
+        key = value.lower()
+        local, at, domain = key.rpartition("@")
+        if not at:
+            local, domain = key, here
+            key = f"{local}@{here}"
+        if not local or domain in self._keeping or not key.isascii() or local[0] in '"\\':
+            return True
+        if key in table.entries or f"{local}@" in table.entries:
+            return True
+        if self._ruleset.forward.filed("to", key):
+            return True
+        return any(search(text, key) for text in self._regexes) or any(
+            other.owns(key) or other.owns(f"{local}@") for other in self._others(table)
+        )
+
+    def _others(self, table: MapTable) -> Iterator[MapTable]:
+        for each in self._ruleset.tables.values():
+            if each is not table and isinstance(each, MapTable):
+                yield each

@@ -191,4 +191,6 @@ def sample(pattern: object) -> Mailbox | None:
         return Mailbox("somebody", "sub." + pattern.domain)
     if isinstance(pattern, LocalPart):
         return Mailbox(pattern.local, "somewhere.invalid")
+    if isinstance(pattern, Anything):
+        return Mailbox("somebody", "somewhere.invalid")
     return None
