@@ -149,7 +149,8 @@ class _Loader:
         problems += name_problems(self._items, given)
         loader = TableLoader(self._folder, problems)
         tables = loader.load_all(self._items)
-        problems += srs_problems(self._items)
+        if not any(each.verb.is_word("srs") for each in self._broken):
+            problems += srs_problems(self._items)
         keys = self._keys()
         if problems:
             raise ConfigErrors(_sorted(problems))
@@ -177,15 +178,16 @@ class _Loader:
 
     def _keys(self) -> tuple[bytes, ...]:
         """The keys of sender rewriting; none: there is no `srs domain`."""
-        for item in self._items:
-            if isinstance(item, SrsDomain):
-                path = keys_path(item, self._folder)
-                self._files.setdefault(path, item.place)
-                try:
-                    return read_keys(item, path)
-                except Complaint as complaint:
-                    self._problems.append(complaint.problem)
-        return ()
+        statement = next((item for item in self._items if isinstance(item, SrsDomain)), None)
+        if statement is None:
+            return ()
+        path = keys_path(statement, self._folder)
+        self._files.setdefault(path, statement.place)
+        try:
+            return read_keys(statement, path)
+        except Complaint as complaint:
+            self._problems.append(complaint.problem)
+            return ()
 
     def _values(self) -> dict[str, object]:
         values: dict[str, object] = {}

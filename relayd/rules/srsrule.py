@@ -137,7 +137,7 @@ def srs_problems(items: Sequence[Item]) -> list[Problem]:
         return [
             Problem(
                 item.place,
-                "this says nothing as long as senders are not rewritten",
+                "this does nothing, for senders are not rewritten",
                 'expected a statement "srs domain DOMAIN keys file PATH"',
             )
             for item in items
