@@ -7,19 +7,19 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
 from twisted.application.service import IService, MultiService, Service
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.interfaces import IListeningPort
 from twisted.python import usage
 
 from relayd import __version__
 from relayd.channel import Reactor
-from relayd.config import ConfigErrors, Settings, embedded, load
+from relayd.config import ConfigErrors, Listener, Settings, embedded, load
 from relayd.current import Current, Enquiry
 from relayd.gateway import Gateway, directory_of
 from relayd.intake.listener import ListenAddress, listening_socket
@@ -29,6 +29,7 @@ from relayd.ops.control import ControlError, ControlFactory, listen
 from relayd.ops.forward import ForwardedCommands
 from relayd.ops.maillog import LineLog
 from relayd.ops.output import Output, journal_reads_us
+from relayd.reading import aside
 from relayd.spool.errors import SpoolError
 from relayd.spool.lock import Lock
 from relayd.supervisor import Orders, Supervisor
@@ -128,13 +129,13 @@ class Relayd(MultiService):
         self._reactor = reactor
         self._log = log
         self._settings = settings
-        self._current = Current(settings, reread, log)
+        self._current = Current(settings, aside(reactor, reread), log)
         self._lock = Lock(settings.spool / "lock")
         self._control: IListeningPort | None = None
         self._commands: Commands | ForwardedCommands
         self._mover: Service
         if settings.workers == 1:
-            self._reload: Callable[[], Any] = self._current.reload
+            self._reload: Callable[[], Awaitable[str]] = self._current.reload
             self._alone()
         else:
             self._reload = self._reload_all
@@ -181,7 +182,7 @@ class Relayd(MultiService):
     async def _reload_all(self) -> str:
         """Ours first: a bad configuration never reaches the workers."""
         assert isinstance(self._commands, ForwardedCommands)
-        return self._current.reload() or await self._commands.reload_workers()
+        return await self._current.reload() or await self._commands.reload_workers()
 
     def privilegedStartService(self) -> None:
         """Open the sockets. What cannot be had ends the process with status 1."""
@@ -226,10 +227,8 @@ class Relayd(MultiService):
         self._reactor.callFromThread(self._reload_now)
 
     def _reload_now(self) -> None:
-        complaint = self._reload()
-        if not isinstance(complaint, str):
-            reloaded = Deferred.fromCoroutine(complaint)
-            reloaded.addErrback(lambda why: self._log.trouble("reload", why=why.getErrorMessage()))
+        reloaded = ensureDeferred(self._reload())  # type: ignore[arg-type]  # both kinds it takes
+        reloaded.addErrback(lambda why: self._log.trouble("reload", why=why.getErrorMessage()))
 
 
 def commands_of(gateway: Gateway, current: Current, log: MailLog) -> Commands:
@@ -260,15 +259,19 @@ def about(current: Current, started: float) -> dict[str, object]:
 
 def _sockets(settings: Settings) -> Sequence[Sequence[socket.socket]]:
     """A listening socket for each worker and listener; raises OSError."""
-    made: list[list[socket.socket]] = []
-    for _ in range(settings.workers):
-        row: list[socket.socket] = []
-        for listener in settings.listeners:
-            address = ListenAddress(listener.address, listener.port)
-            try:
-                row.append(listening_socket(address, reuse_port=True))
-            except OSError as error:
-                what = f"cannot listen on {address}: {error.strerror}"
-                raise OSError(error.errno, what) from error
-        made.append(row)
-    return made
+    for listener in settings.listeners:
+        # SO_REUSEPORT would also let us share the port with another relayd, unasked
+        _listening(listener, reuse_port=False).close()
+    return [
+        [_listening(listener, reuse_port=True) for listener in settings.listeners]
+        for _ in range(settings.workers)
+    ]
+
+
+def _listening(listener: Listener, *, reuse_port: bool) -> socket.socket:
+    address = ListenAddress(listener.address, listener.port)
+    try:
+        return listening_socket(address, reuse_port=reuse_port)
+    except OSError as error:
+        what = f"cannot listen on {address}: {error.strerror}"
+        raise OSError(error.errno, what) from error

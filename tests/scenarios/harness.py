@@ -169,6 +169,7 @@ class Relayd:
         self.port = port
         self.host = host
         self.enter = host.enter if host else []  # what stands before the command line
+        self.own_mounts = False  # its control socket is in a mount namespace of its own
         self.process: Process | None = None
 
     @property
@@ -197,6 +198,10 @@ class Relayd:
             return self.greets()
 
         wait_until(greeted, f"relayd greets\n{process.log()}", seconds)
+        if "\nworkers 1\n" not in self.config.read_text("utf-8"):
+            # one of several workers greets; relayctl speaks for all
+            ready = lambda: self.ctl("status", check=False).returncode == 0  # noqa: E731
+            wait_until(ready, f"all workers are ready\n{process.log()}", seconds)
         return self
 
     def greets(self) -> bool:
@@ -237,9 +242,10 @@ class Relayd:
         self, *arguments: str, check: bool = True, seconds: float = 60.0
     ) -> subprocess.CompletedProcess[str]:
         """Run relayctl; AssertionError with both outputs if `check` and it failed."""
+        enter = ["nsenter", "-m", "-t", str(self.pid)] if self.own_mounts else []
         done = subprocess.run(
             [
-                *(sys.executable, "-m", "relayd.ops.relayctl"),
+                *(*enter, sys.executable, "-m", "relayd.ops.relayctl"),
                 *("--config", str(self.config), *arguments),
             ],
             capture_output=True,

@@ -37,6 +37,7 @@ class ExampleRuns(Scenario):
             text = (EXAMPLE / "relayd.conf").read_text()
             relay = Relayd(folder, text, port=2525, address="127.0.0.1", host=host)
             relay.enter = [*host.enter, *OWN_SPOOL]
+            relay.own_mounts = True
             self.addCleanup(self._end, relay)
             relay.start()
             for address in ("127.0.0.1", "::1"):

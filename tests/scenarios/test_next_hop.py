@@ -6,7 +6,7 @@ import threading
 
 from tests.scenarios.harness import Relayd, Scenario, wait_until
 from tests.scenarios.injector import inject, number_of
-from tests.sink import CLOSE, Asked, Script, Sink
+from tests.sink import CLOSE, Script, Sink
 
 ANN = "ann@sender.example"
 
