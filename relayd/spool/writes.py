@@ -87,8 +87,10 @@ class Settling(Write):
         self.value = [rows.value for rows in stored]
 
     def idents(self) -> list[int]:
-        """The reports."""
-        return [rows.ident for rows in self._reports]
+        """Reports that come without outcomes."""
+        # With outcomes they share their fate: if the failed COMMIT did reach the disk, both
+        # stay, and whoever repeats the call changes nothing.
+        return [] if self._settlements else [rows.ident for rows in self._reports]
 
 
 class SetAside(Write):

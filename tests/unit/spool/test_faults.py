@@ -91,6 +91,8 @@ class FaultCase(unittest.TestCase):
             events: list[str] = []
             harness.spool.on_trouble = events.append
             harness.spool.on_recovery = lambda: events.append("recovered")
+            for _ in range(2):  # the spool's own first chores are over then
+                harness.bridge.wait(harness.spool.settle([]))
             yield harness, events
             self.heal()
 
