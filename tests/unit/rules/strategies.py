@@ -36,6 +36,7 @@ from relayd.rules.pattern import (
     Template,
     Text,
 )
+from relayd.rules.srsrule import SrsDomain, SrsException, SrsOurs
 
 NAMES = st.from_regex(r"[a-z][a-z0-9_-]{0,8}", fullmatch=True).filter(
     lambda name: name not in ("direct", "any", "via", "null", "smtp", "lmtp", "when", "sender")
@@ -189,9 +190,19 @@ EXPECTS = st.one_of(
               status=st.sampled_from(["", "5.7.1"])),
     st.builds(Expect, MAILBOXES, **_FACTS, verdict=st.sampled_from(["discard", "accept", "hold"])),
     st.builds(Expect, MAILBOXES, **_FACTS, verdict=st.sampled_from(["accept", "hold"]),
-              destinations=some(GOALS), new_sender=PATHS),
+              destinations=some(GOALS), new_sender=st.one_of(PATHS, st.just("srs"))),
 )  # fmt: skip
+SRS = st.one_of(
+    st.builds(
+        SrsDomain,
+        st.sampled_from(["srs.example.com", "xn--mller-kva.example"]),
+        st.sampled_from(["srs.keys", "a b", "/etc/relayd/srs.keys", "file"]),
+        st.integers(4, 27),
+    ),
+    st.builds(SrsOurs, some(st.one_of(EXACT, DOMAIN, SUB, LOCAL, TABLE, REGEX))),
+    st.builds(SrsException, LEADING, when=WHEN),
+)
 ITEMS = st.one_of(
-    ADMISSIONS, REWRITES, HEADERS, FORWARDS, ROUTES, HOPS, TABLES, EXPECTS,
+    ADMISSIONS, REWRITES, HEADERS, FORWARDS, ROUTES, HOPS, TABLES, EXPECTS, SRS,
     st.sampled_from("+-=_").map(Subaddress),
 )  # fmt: skip
