@@ -12,16 +12,23 @@ from relayd.config.files import read_text, short_name, similar_file
 from relayd.config.keys import keys_path, read_keys
 from relayd.config.settings import SPECS, Listener, Settings, Spec, cores, system_hostname
 from relayd.config.tables import TableLoader
-from relayd.rules.check import hop_problems, name_problems, table_problems
+from relayd.rules.check import (
+    hop_problems,
+    name_problems,
+    open_doors,
+    table_problems,
+    used_tables,
+)
 from relayd.rules.expect import failures
 from relayd.rules.grammar import VERBS, Reader, read_statement
 from relayd.rules.lexer import Statement, lex
 from relayd.rules.loops import loops
-from relayd.rules.model import HopDef, Include, Item
+from relayd.rules.model import HopDef, Include, Item, Rule
 from relayd.rules.ruleset import build
 from relayd.rules.shadow import shadowed
 from relayd.rules.source import Complaint, Place, Problem, Source
 from relayd.rules.srsrule import SrsDomain, srs_problems
+from relayd.rules.table import Table
 from relayd.rules.words import Words
 
 MAX_FILES = 1000
@@ -152,17 +159,19 @@ class _Loader:
         if not any(each.verb.is_word("srs") for each in self._broken):
             problems += srs_problems(self._items)
         keys = self._keys()
-        if problems:
-            raise ConfigErrors(_sorted(problems))
         hostname = str(values.setdefault("hostname", system_hostname()))
-        ruleset = build(self._items, tables, hostname, keys)
-        problems += table_problems(self._items, tables)
+        # what is sound is looked at even where something else is not: every error at once
+        sound = [item for item in self._items if _sound(item, tables)]
+        wrong = table_problems(sound, tables)
+        problems += wrong
+        if wrong:
+            raise ConfigErrors(_sorted(problems))
+        ruleset = build(sound, tables, hostname, keys)
         places = {item.hop.name: item.place for item in self._items if isinstance(item, HopDef)}
         listeners = [each.value for each in self._settings.get("listen", ())]
         own = [(each.address, each.port) for each in listeners if isinstance(each, Listener)]
-        problems += hop_problems(ruleset.next_hops, places, own)
-        if not problems:
-            problems += [*shadowed(ruleset), *loops(ruleset)]
+        problems += hop_problems(ruleset.next_hops, places, own, hostname)
+        problems += [*shadowed(ruleset), *loops(ruleset)]
         problems += failures(ruleset) if not problems else []
         for table in tables.values():
             table.source = None
@@ -173,6 +182,7 @@ class _Loader:
             ruleset=ruleset,
             next_hops=ruleset.next_hops,
             files=(*self._files, *loader.files),
+            warnings=tuple(open_doors(self._items)),
             **values,  # type: ignore[arg-type]  # each read by its own Spec
         )
 
@@ -224,6 +234,10 @@ class _Loader:
                     what = f'"{name}" is set already, at {earlier.place}'
                     self._problems.append(Problem(each.place, what, "expected it once"))
                     break
+
+
+def _sound(item: Item, tables: Mapping[str, Table]) -> bool:
+    return not isinstance(item, Rule) or all(name in tables for name in used_tables(item))
 
 
 def _reader(name: str, spec: Spec) -> Reader[Item | Setting]:

@@ -18,7 +18,7 @@ from relayd.rules.model import (
     Rule,
     TableDef,
 )
-from relayd.rules.pattern import InTable
+from relayd.rules.pattern import Anything, InTable, Net
 from relayd.rules.source import Place, Problem, did_you_mean
 from relayd.rules.srsrule import SrsException, SrsOurs
 from relayd.rules.table import ListTable, MapTable, Table, TransportTable
@@ -152,13 +152,20 @@ def _has_no_network(table: Table) -> bool:
 
 
 def hop_problems(
-    hops: Mapping[str, NextHop], places: Mapping[str, Place], own: Sequence[tuple[str, int]]
+    hops: Mapping[str, NextHop],
+    places: Mapping[str, Place],
+    own: Sequence[tuple[str, int]],
+    hostname: str,
 ) -> list[Problem]:
-    """Next hops that are ourselves."""
+    """Next hops that are ourselves: `own` are the addresses and ports we listen on."""
     problems = []
+    here = set(own) | {(hostname.lower(), port) for _, port in own}
+    for address, port in own:
+        if address in ("0.0.0.0", "::"):  # every address of ours
+            here |= {(name, port) for name in ("127.0.0.1", "::1", "localhost")}
     for name, hop in hops.items():
         for host in hop.hosts:
-            if (host.host.lower(), host.port) in own and name in places:
+            if (host.host.lower(), host.port) in here and name in places:
                 problems.append(
                     Problem(
                         places[name],
@@ -167,3 +174,28 @@ def hop_problems(
                     )
                 )
     return problems
+
+
+def open_doors(items: Sequence[Item]) -> list[Problem]:
+    """Warnings: rules that take mail for everywhere from whoever says a word, an open relay."""
+    return [
+        Problem(
+            item.place,
+            "this takes mail from everyone for everywhere: an open relay",
+            'expected "from", "to" or "login" with something definite',
+        )
+        for item in items
+        if isinstance(item, Admission)
+        and item.verb == "accept"
+        and not any(map(_limits, conditions_of(item)))
+    ]
+
+
+def _limits(condition: Condition) -> bool:
+    """Whether the condition keeps strangers out, or strangers' mail at home."""
+    if condition.negated or condition.kind not in ("from", "to", "login", "listener"):
+        return False
+    return condition.kind in ("login", "listener") or not any(
+        isinstance(each, Anything) or (isinstance(each, Net) and each.network.prefixlen == 0)
+        for each in condition.operands
+    )

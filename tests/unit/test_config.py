@@ -8,6 +8,10 @@ from dataclasses import fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import hypothesis
+from hypothesis import given
+from hypothesis import strategies as st
+
 from relayd import config
 from relayd.config.settings import SPECS
 from relayd.mail.nexthop import HostPort, NextHop
@@ -122,6 +126,87 @@ class LoadTests(unittest.TestCase):
                 config.load(self.folder / "relayd.conf")
             except config.ConfigErrors as errors:
                 self.assertTrue(str(errors))
+
+
+class AnyTests(unittest.TestCase):
+    LINES = st.sampled_from(
+        [
+            "table t { example.com, a@b.example, 10.0.0.0/8 }",
+            "table t { }",
+            "next-hop h smtp 127.0.0.1:2525",
+            "next-hop h lmtp [::1]:24",
+            "listen 127.0.0.1:2525",
+            "listen 0.0.0.0:2525",
+            "accept to <t>",
+            "accept from <t>",
+            "reject any",
+            "hold from any when not tls",
+            "forward <t> -> a@b.example",
+            "forward a@b.example -> c@d.example",
+            "forward c@d.example -> @b.example",
+            "forward @b.example -> @d.example",
+            'forward regex "^(.+)@d" -> "\\1@b.example"',
+            "forward <t> at @b.example",
+            "rewrite sender null -> x@y.example",
+            "rewrite header From <t> -> @x.example",
+            "route <t>",
+            "route any via h",
+            "route to <u> via h, i",
+            "subaddress +",
+            "expect to a@b.example -> reject",
+            "expect to a@b.example -> c@d.example direct",
+            "header add X-A",
+            "warn-after 9d",
+            "include *.none",
+        ]
+    )
+
+    @hypothesis.settings(max_examples=200, deadline=None)
+    @given(st.lists(LINES, max_size=9))
+    def test_any_lines_load_or_are_complained_about(self, lines: list[str]) -> None:
+        """Whatever stands together, it loads or raises ConfigErrors with places."""
+        try:
+            config.load_text("\n".join(lines), Path("/nowhere"))
+        except config.ConfigErrors as errors:
+            for problem in errors.problems:
+                self.assertRegex(problem.headline, r"^\(embedded\):\d+:\d+: .+; .+")
+
+    def test_every_error_at_once(self) -> None:
+        with self.assertRaises(config.ConfigErrors) as caught:
+            config.load_text(
+                "acept any\naccept any\nreject any\naccept to <t>\n"
+                "forward a@b.example -> a@c.example\nforward @c.example -> @b.example\n"
+                "route any via h\n",
+                Path("/nowhere"),
+            )
+        whats = [problem.what for problem in caught.exception.problems]
+        self.assertEqual(
+            [what.split(":")[0] for what in whats],
+            [
+                'unknown verb "acept"',
+                "this rule is never reached",
+                "there is no table t",
+                "mail goes in circles",
+                "there is no next hop h",
+            ],
+        )
+
+
+class WarningTests(unittest.TestCase):
+    def test_an_open_relay_is_warned_of(self) -> None:
+        for rule, opened in (
+            ("any", True),
+            ("from any", True),
+            ("from 0.0.0.0/0", True),
+            ("sender @example.com", True),
+            ("any when not from 10.0.0.1", True),
+            ("from 10.0.0.0/8", False),
+            ("to @example.com", False),
+            ("any when login any", False),
+        ):
+            with self.subTest(rule):
+                site = config.load_text(f"accept {rule}\n", Path("/nowhere"))
+                self.assertEqual(len(site.warnings), int(opened))
 
 
 class BrokenTests(unittest.TestCase):

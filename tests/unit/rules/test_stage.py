@@ -19,6 +19,7 @@ from relayd.rules.shadow import shadowed
 from relayd.rules.source import Place
 from relayd.rules.stage import Stage, View, compile_condition
 from relayd.rules.subject import Subject
+from tests.unit.rules import sample
 
 LOCALS = ["a", "b", "a+x", "b+y"]
 DOMAINS = ["example.com", "sub.example.com", "x.sub.example.com", "example.org"]
@@ -83,6 +84,18 @@ class IndexTests(unittest.TestCase):
             if all(compile_condition(each, {})(view) for each in conditions_of(rule))
         ]
         self.assertEqual(None if found is None else found.number, scan[0] if scan else None)
+
+    def test_a_thousand_rules_leave_few_candidates(self) -> None:
+        """What a message costs does not grow with rules that cannot fit it."""
+        text = "".join(
+            f"reject to old{n}@example.com 550\naccept to @d{n}.example\naccept to @.s{n}.example\n"
+            f"reject from 192.0.{n}.0/24\nreject sender x@s{n}.example\nforward a{n}@example.com -> b@c.example\n"
+            for n in range(170)
+        )
+        many = sample.rules(text + "accept to @example.com\n")
+        view = seen("203.0.113.9", Mailbox("q", "out.example"), Mailbox("old7", "example.com"), "")
+        self.assertEqual([e.number for e in many.admission.candidates(view)], [35, 850])
+        self.assertEqual(len(many.forward.candidates(view)), 0)
 
     @settings(max_examples=200, deadline=None)
     @given(RULES, *FACTS)
