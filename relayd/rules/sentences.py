@@ -1,0 +1,239 @@
+"""The verbs of the four stages: how `accept` to `route` are read into rules."""
+
+from __future__ import annotations
+
+import re
+
+from relayd.mail.envelope import DIRECT
+from relayd.mail.reply import Reply
+from relayd.rules.conditions import conditions, mailbox_patterns, when
+from relayd.rules.lexer import Kind
+from relayd.rules.model import (
+    Admission,
+    Condition,
+    Forward,
+    HeaderEdit,
+    HeaderRewrite,
+    Rewrite,
+    Route,
+)
+from relayd.rules.pattern import (
+    Domain,
+    Exact,
+    InTable,
+    LocalPart,
+    MailboxPattern,
+    Null,
+    Regex,
+    Replacement,
+    SubDomains,
+    Template,
+)
+from relayd.rules.regex import template_trouble
+from relayd.rules.words import Words, domain_of, local_of, mailbox_of, table_name
+
+_CODE = re.compile(r"\d+\Z")
+STATUS = re.compile(r"[245]\.\d{1,3}\.\d{1,3}\Z")
+_FIELD = re.compile(r"[\x21-\x39\x3b-\x7e]+\Z")  # ftext of RFC 5322 section 2.2
+
+
+def read_admission(words: Words) -> Admission:
+    """`accept`, `reject`, `hold` or `discard`."""
+    verb = words.verb.text.lower()
+    tests = conditions(words)
+    reply, reason = None, ""
+    if verb == "reject":
+        reply = _reply(words)
+    elif verb != "accept":
+        token = words.peek()
+        reason = words.next("a reason").text if token and token.kind is Kind.STRING else ""
+    return Admission(verb, tests, reply, reason, when=when(words), place=words.verb.place)
+
+
+def _reply(words: Words) -> Reply:
+    """`[CODE [STATUS]] ["TEXT"]`, with 550 5.7.1 as the default."""
+    code, status, text = 550, "", "Refused by a rule of this site"
+    token = words.peek()
+    if token is not None and token.kind is Kind.WORD and _CODE.match(token.text):
+        code = int(words.word("a reply code").text)
+        if not 400 <= code <= 599 or len(token.text) != 3:
+            raise words.complain(
+                f"{token.text} refuses nothing", "expected a reply code from 400 to 599"
+            )
+        token = words.peek()
+        if token is not None and token.kind is Kind.WORD and not token.is_word("when"):
+            status = words.word("a status code").text
+            if not STATUS.match(status):
+                raise words.complain(
+                    f'"{status}" is no status code',
+                    'expected e.g. 5.7.1, then the text in quotes: "..."',
+                )
+            if status[0] != str(code)[0]:
+                raise words.complain(
+                    f"status {status} does not go with code {code}",
+                    f"expected {str(code)[0]}{status[1:]}",
+                )
+    token = words.peek()
+    if token is not None and token.kind is Kind.STRING:
+        text = words.string("the text").text
+        if not (text.isascii() and text.isprintable() and 0 < len(text) <= 400):
+            raise words.complain(
+                "a reply's text is printable ASCII", "expected 1 to 400 such characters"
+            )
+    elif token is not None and not token.is_word("when"):
+        raise words.missing('the text in quotes: "..."')
+    return Reply.of(code, status or f"{code // 100}.7.1", text)
+
+
+def read_rewrite(words: Words) -> Rewrite | HeaderRewrite:
+    """`rewrite sender`, `rewrite recipient` or `rewrite header`."""
+    what = words.choice(("sender", "recipient", "header"), "sender, recipient or header")
+    fields: tuple[str, ...] = ()
+    if what == "header":
+        fields = words.commas(lambda: _field(words))
+    start = words.place
+    patterns = mailbox_patterns(words)
+    if what != "sender" and any(isinstance(pattern, Null) for pattern in patterns):
+        raise words.complain("only a sender can be null", "expected a mailbox pattern", start)
+    at = _at(words, patterns)
+    replacement = None
+    if not at and words.skip_mark("->"):
+        replacement = _replacement(words, patterns)
+        if isinstance(replacement, Null) and what != "sender":
+            raise words.complain("only a sender can be null", "expected a mailbox pattern")
+    elif not _tables(patterns):
+        raise words.missing('"->" and what it becomes')
+    place = words.verb.place
+    if what == "header":
+        return HeaderRewrite(fields, patterns, replacement, at, when=when(words), place=place)
+    return Rewrite(what, patterns, replacement, at, when=when(words), place=place)
+
+
+def _tables(patterns: tuple[MailboxPattern, ...]) -> bool:
+    return all(isinstance(pattern, InTable) for pattern in patterns)
+
+
+def _at(words: Words, patterns: tuple[MailboxPattern, ...]) -> tuple[str, ...]:
+    """`at @domain, ...` behind a table: the domains of its entries without one."""
+    if not words.at_word("at"):
+        return ()
+    if not _tables(patterns):
+        raise words.missing('"->" ("at" goes with a table)')
+    words.skip_word("at")
+    at = words.commas(lambda: _at_domain(words))
+    token = words.peek()
+    if token is not None and token.is_mark("->"):
+        raise words.missing('nothing more (with "at" the table says where to)')
+    return at
+
+
+def _replacement(words: Words, patterns: tuple[MailboxPattern, ...]) -> Replacement:
+    token = words.next("a mailbox, @domain or local@")
+    text, place = token.text, token.place
+    regexes = [pattern for pattern in patterns if isinstance(pattern, Regex)]
+    if token.kind is Kind.STRING or (regexes and "\\" in text and text[0] != '"'):
+        if len(regexes) != len(patterns):
+            raise words.complain(
+                "a quoted text replaces a regex only", "expected a mailbox, @domain or local@"
+            )
+        for regex in regexes:
+            trouble = template_trouble(regex.text, text)
+            if trouble:
+                raise words.complain(
+                    f"this does not fit the regex: {trouble}", "expected \\1 for its first group"
+                )
+        return Template(text)
+    if token.is_word("null") or text == "<>":
+        return Null()
+    if text.startswith("@."):
+        if not all(isinstance(pattern, SubDomains) for pattern in patterns):
+            raise words.complain(
+                f'"{text}" keeps a sub-domain, but none is matched',
+                f'did you mean "@{text[2:]}"?',
+            )
+        return SubDomains(domain_of(text[2:], place))
+    if text.startswith("@"):
+        return Domain(domain_of(text[1:], place))
+    if text.endswith("@"):
+        return LocalPart(local_of(text[:-1], place))
+    return Exact(mailbox_of(token))
+
+
+def _field(words: Words) -> str:
+    token = words.word("a header field's name")
+    name = token.text
+    if not _FIELD.match(name):
+        hint = "expected e.g. X-Gateway"
+        if _FIELD.match(name.rstrip(":")):
+            hint = f'did you mean "{name.rstrip(":")}"?'
+        raise words.complain(f'"{name}" is no header field\'s name', hint)
+    if name.lower() == "received":
+        raise words.complain("Received fields are how mail loops are found", "leave them alone")
+    return name
+
+
+def read_header(words: Words) -> HeaderEdit:
+    """`header add`, `header remove` or `header replace`."""
+    action = words.choice(("add", "remove", "replace"), "add, remove or replace")
+    name = _field(words)
+    value = "" if action == "remove" else words.next("the field's text in quotes").text
+    return HeaderEdit(action, name, value, when=when(words), place=words.verb.place)
+
+
+def read_forward(words: Words) -> Forward:
+    """`forward`."""
+    start = words.place
+    if words.at_word("to"):
+        raise words.missing('the mailbox itself, without "to"')
+    patterns = mailbox_patterns(words)
+    if any(isinstance(pattern, Null) for pattern in patterns):
+        raise words.complain("a recipient is never null", "expected a mailbox pattern", start)
+    at = _at(words, patterns)
+    if not words.skip_mark("->"):
+        if not _tables(patterns):
+            raise words.missing('"->" and where to')
+        return Forward(patterns, (), at, when=when(words), place=words.verb.place)
+    targets = words.commas(lambda: _target(words, patterns))
+    return Forward(patterns, targets, when=when(words), place=words.verb.place)
+
+
+def _at_domain(words: Words) -> str:
+    token = words.word("@domain")
+    if not token.text.startswith("@"):
+        raise words.complain(f'"{token.text}" is no @domain', f'did you mean "@{token.text}"?')
+    return words.domain(token.text[1:])
+
+
+def _target(words: Words, patterns: tuple[MailboxPattern, ...]) -> Replacement:
+    if words.at_word("any", "direct"):
+        raise words.missing("a mailbox, @domain or local@")
+    target = _replacement(words, patterns)
+    if isinstance(target, Null):
+        raise words.complain("mail cannot be forwarded to null", 'did you mean "discard"?')
+    return target
+
+
+def read_route(words: Words) -> Route:
+    """`route`."""
+    token = words.peek()
+    table = table_name(token) if token is not None else None
+    tests: tuple[Condition, ...] = ()
+    if table is not None:
+        words.next("a table")
+    else:
+        tests = conditions(words)
+    hops: tuple[str, ...] = ()
+    if words.skip_word("via"):
+        if words.at_word(DIRECT):
+            raise words.missing('the name of a next hop ("direct" stands alone, without "via")')
+        hops = words.commas(lambda: words.name("the name of a next hop"))
+        if DIRECT in hops:
+            raise words.complain('"direct" does not mix with next hops', "expected names only")
+    elif not words.skip_word(DIRECT) and table is None:
+        name = token_.text if (token_ := words.peek()) is not None else "NEXT-HOP"
+        raise words.missing(f'"via {name}" or "direct"')
+    if table is not None and (hops or words.last is not (token.place if token else None)):
+        raise words.complain(
+            "a transport table says itself where to", f'did you mean "route to <{table}> ..."?'
+        )
+    return Route(tests, hops, table or "", when=when(words), place=words.verb.place)
