@@ -10,7 +10,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from twisted.application.service import IService, MultiService, Service
 from twisted.internet.defer import Deferred, ensureDeferred
@@ -33,6 +33,7 @@ from relayd.reading import aside
 from relayd.spool.errors import SpoolError
 from relayd.spool.lock import Lock
 from relayd.supervisor import Orders, Supervisor
+from relayd.watch import Watch
 
 
 class Options(usage.Options):
@@ -130,6 +131,7 @@ class Relayd(MultiService):
         self._log = log
         self._settings = settings
         self._current = Current(settings, aside(reactor, reread), log)
+        self._watch = Watch(reactor, lambda: self._current.settings, self._reload_it, log)
         self._lock = Lock(settings.spool / "lock")
         self._control: IListeningPort | None = None
         self._commands: Commands | ForwardedCommands
@@ -207,6 +209,7 @@ class Relayd(MultiService):
         except OSError as error:
             _refuse(f"relayd: {spool}: {error.strerror or error}")
         signal.signal(signal.SIGHUP, self._hang_up)
+        self._watch.start()
 
     def stopService(self) -> Deferred[None]:
         """Everything ends in good order; fires when it has."""
@@ -214,6 +217,7 @@ class Relayd(MultiService):
 
     async def _stop(self) -> None:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        self._watch.stop()
         if self._control is not None:
             stopped = self._control.stopListening()
             if isinstance(stopped, Deferred):
@@ -226,8 +230,11 @@ class Relayd(MultiService):
         """SIGHUP: read the configuration again. Twisted itself would die of it."""
         self._reactor.callFromThread(self._reload_now)
 
+    def _reload_it(self) -> Awaitable[str]:
+        return self._reload()
+
     def _reload_now(self) -> None:
-        reloaded = ensureDeferred(self._reload())  # type: ignore[arg-type]  # both kinds it takes
+        reloaded: Deferred[str] = ensureDeferred(self._reload())  # type: ignore[arg-type]
         reloaded.addErrback(lambda why: self._log.trouble("reload", why=why.getErrorMessage()))
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
+from twisted.internet.defer import Deferred
+
 from relayd.config import ConfigErrors, Settings
 from relayd.mail.address import Mailbox
 from relayd.mail.envelope import Recipient
@@ -19,25 +21,56 @@ _FIXED = ("hostname", "spool", "control", "workers", "listeners", "resolver", "r
 
 
 class Current:
-    """The settings in force. `reread` reads them from disk again; it raises ConfigErrors."""
+    """The settings in force. `reread` reads them from disk again; it raises ConfigErrors.
 
-    def __init__(self, settings: Settings, reread: Callable[[], Settings], log: MailLog) -> None:
+    Only reading takes long, and only it is done off the reactor's thread: what is read is swapped
+    in between two events, so no session ever sees half of it.
+    """
+
+    def __init__(
+        self, settings: Settings, reread: Callable[[], Awaitable[Settings]], log: MailLog
+    ) -> None:
         self.settings = settings
         self._reread = reread
         self._log = log
         self._changed: list[Callable[[Settings], None]] = []
+        self._asked: list[Deferred[str]] = []
+        self._reloading = False
 
     def on_change(self, changed: Callable[[Settings], None]) -> None:
         """Call this with every new configuration."""
         self._changed.append(changed)
 
-    def reload(self) -> str:
-        """Put the configuration on disk in force; or keep the old one and say why not."""
+    def reload(self) -> Deferred[str]:
+        """Put the configuration on disk in force; or keep the old one and say why not.
+
+        Who asks while one is being read gets the answer of the next, which sees what changed
+        meanwhile; however many ask, they share it.
+        """
+        answer: Deferred[str] = Deferred()
+        self._asked.append(answer)
+        if not self._reloading:
+            self._reloading = True
+            Deferred.fromCoroutine(self._take_turns())
+        return answer
+
+    async def _take_turns(self) -> None:
+        while self._asked:
+            asked, self._asked = self._asked, []
+            complaint = await self._reload_once()
+            for answer in asked:
+                answer.callback(complaint)
+        self._reloading = False
+
+    async def _reload_once(self) -> str:
         try:
-            fresh = self._reread()
+            fresh = await self._reread()
         except ConfigErrors as errors:
             self._log.trouble("reload refused", why=str(errors).replace("\n", " | "))
             return str(errors)
+        except Exception as error:  # a bug in reading it must not cost us the old one
+            self._log.trouble("reload refused", why=repr(error))
+            return f"the configuration cannot be read: {error!r}"
         for name in _FIXED:
             if getattr(fresh, name) != getattr(self.settings, name):
                 self._log.trouble("restart needed", setting=name.replace("_", "-"))
@@ -47,10 +80,10 @@ class Current:
         self._log.notice("reloaded", rules=fresh.ruleset.hash)
         return ""
 
-    def check(self) -> str:
+    async def check(self) -> str:
         """What a reload would complain about; empty when it is good."""
         try:
-            self._reread()
+            await self._reread()
         except ConfigErrors as errors:
             return str(errors)
         return ""

@@ -23,6 +23,7 @@ from relayd.current import Current
 from relayd.gateway import Gateway
 from relayd.ops.control import ControlFactory, listen
 from relayd.ops.maillog import LineLog
+from relayd.reading import aside
 from relayd.supervisor import CHANNEL_FD, DRAIN, FIRST_SOCKET_FD, READY, Orders
 from relayd.tally import Tally
 
@@ -35,7 +36,7 @@ class Worker:
     def __init__(self, orders: Orders, log: LineLog) -> None:
         self._log = log
         settings = self._settings(orders)
-        self._current = Current(settings, partial(self._settings, orders), log)
+        self._current = Current(settings, aside(reactor, partial(self._settings, orders)), log)
         sockets = [
             socket.socket(fileno=FIRST_SOCKET_FD + number)
             for number in range(len(orders.listeners))

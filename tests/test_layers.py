@@ -23,7 +23,7 @@ FLOORS = (
     {"worker"},  # a process that runs an app of its own
     {"app"},
     {"gateway", "supervisor"},
-    {"current"},
+    {"current", "reading", "watch"},
     {"ops"},
     {"intake", "relay", "config"},
     {"smtp", "rules", "spool", "report", "tls"},
@@ -36,6 +36,9 @@ RIM = {
     "worker",
     "supervisor",
     "gateway",
+    "current",
+    "reading",
+    "watch",
     "channel",
     "intake",
     "relay",

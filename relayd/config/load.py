@@ -81,6 +81,7 @@ class _Loader:
         self._broken: list[Statement] = []  # they may define what others name
         self._open: list[Path] = []  # files being read, for include loops
         self._files: dict[Path, Place | None] = {}
+        self._patterns: list[str] = []
         self._verbs: Mapping[str, Reader[Item | Setting]] = {
             **VERBS,
             **{name: _reader(name, spec) for name, spec in SPECS.items()},
@@ -137,6 +138,8 @@ class _Loader:
     def _include(self, include: Include, source: Source, folder: Path) -> None:
         pattern = os.path.join(folder, include.pattern)  # noqa: PTH118 - glob's own spelling
         magic = glob.has_magic(include.pattern)
+        if magic:
+            self._patterns.append(pattern)
         paths = sorted(glob.glob(pattern)) if magic else [pattern]  # noqa: PTH207
         for each in paths:
             shown = each
@@ -182,6 +185,7 @@ class _Loader:
             ruleset=ruleset,
             next_hops=ruleset.next_hops,
             files=(*self._files, *loader.files),
+            patterns=tuple(self._patterns),
             warnings=tuple(open_doors(self._items)),
             **values,  # type: ignore[arg-type]  # each read by its own Spec
         )

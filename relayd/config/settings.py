@@ -15,6 +15,7 @@ from relayd.config.values import (
     duration,
     listener,
     number,
+    or_off,
     path,
     schedule,
     size,
@@ -51,6 +52,7 @@ class Settings:
     ruleset: Ruleset
     next_hops: Mapping[str, NextHop]
     files: tuple[Path, ...] = ()  # everything that was read, to see when it changes
+    patterns: tuple[str, ...] = ()  # of `include`: what they find may become more
     warnings: tuple[Problem, ...] = ()
 
     hostname: str
@@ -87,6 +89,10 @@ class Settings:
     free_space: int = 100 * _MIB
     free_inodes: int = 1000
     ledger: float = 7 * 86400.0
+    journal: float = 7 * 86400.0  # 0: none
+    journal_size: int = 64 * _MIB
+
+    watch: float = 0.0  # seconds between two looks at the files; 0: never
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +141,9 @@ SPECS: dict[str, Spec] = {
     "free-space": Spec("free_space", size(0)),
     "free-inodes": Spec("free_inodes", number(0, 1_000_000_000)),
     "ledger": Spec("ledger", duration()),
+    "journal": Spec("journal", or_off(duration(60))),
+    "journal-size": Spec("journal_size", size(1024 * 1024)),
+    "watch": Spec("watch", or_off(duration(1))),
 }
 """Every setting by its name; etc/relayd/relayd.conf documents each (a test compares)."""
 

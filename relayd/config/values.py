@@ -46,6 +46,11 @@ def duration(least: float = 0) -> Callable[[Words], float]:
     return read
 
 
+def or_off(read: Callable[[Words], float]) -> Callable[[Words], float]:
+    """What `read` reads, or `off`: 0."""
+    return lambda words: 0.0 if words.skip_word("off") else read(words)
+
+
 def size(least: int) -> Callable[[Words], int]:
     """`50MiB`, `10MB`, `4096` as octets."""
 

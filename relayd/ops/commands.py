@@ -35,7 +35,7 @@ AUDITED = 2000  # recipients in one piece of an audit
 MAX_DESTINATIONS = 100  # lanes told by `status`, those in trouble first
 
 Explain = Callable[[Request], Awaitable[Document]]
-Complaint = Callable[[], str]
+Complaint = Callable[[], Awaitable[str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +201,7 @@ class Commands:
         await stream.send({"answer": answer})
 
     async def _answer_complaint(self, request: Request, stream: Stream) -> None:
-        complaint = self._complaints[text_of(request, "command")]()
+        complaint = await self._complaints[text_of(request, "command")]()
         await stream.send({"answer": {"complaint": complaint}})
 
     async def _change(self, request: Request, stream: Stream) -> None:

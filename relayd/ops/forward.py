@@ -151,7 +151,7 @@ class ForwardedCommands:
         elif name == "explain":
             await stream.send({"answer": await self._explain(request)})
         elif name == "check":
-            await stream.send({"answer": {"complaint": self._check()}})
+            await stream.send({"answer": {"complaint": await self._check()}})
         elif name == "reload":
             self._log.notice("operator", command=name, by=who)
             await stream.send({"answer": {"complaint": await self._reload()}})

@@ -85,7 +85,17 @@ async def measure(count: int, directory: Path) -> None:
     async def no_explain(request: object) -> dict[str, Any]:
         return {}
 
-    commands = Commands([backend], about=dict, explain=no_explain, check=str, reload=str, log=log)
+    async def no_complaint() -> str:
+        return ""
+
+    commands = Commands(
+        [backend],
+        about=dict,
+        explain=no_explain,
+        check=no_complaint,
+        reload=no_complaint,
+        log=log,
+    )
     path = directory / "control"
     port = listen(reactor, path, ControlFactory(reactor, commands, log))
     for what in (["queue"], ["queue", "--json"], ["queue", "--limit", "10"], ["status"]):

@@ -71,12 +71,15 @@ class Fixture(TestCase):
             ],
             about=lambda: {"hostname": "gw.example.com", "pid": 42},
             explain=self.explain,
-            check=lambda: self.complaint,
-            reload=lambda: self.complaint,
+            check=self.complain,
+            reload=self.complain,
             log=self.log,
             clock=lambda: NOW,
         )
         self.clock = Clock()
+
+    async def complain(self) -> str:
+        return self.complaint
 
     async def explain(self, request: object) -> dict[str, Any]:
         assert isinstance(request, dict)
