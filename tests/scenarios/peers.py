@@ -8,9 +8,11 @@ import mailbox
 import os
 import poplib
 import signal
+import socket
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import quote, unquote
 
 from tests.scenarios.harness import (
     Scenario,
@@ -481,3 +483,41 @@ def maildir(path: Path) -> list[bytes]:
     """The messages of a Maildir in CRLF form."""
     box = mailbox.Maildir(path, create=False)
     return [box.get_bytes(key).replace(b"\n", b"\r\n") for key in sorted(box.keys())]
+
+
+_UNQUOTED = "".join(map(chr, range(33, 127))).replace("%", "")  # octets that stand for themselves
+
+
+class PostSrsd:
+    """PostSRSd, asked as Postfix asks it: a line each way (tcp_table(5))."""
+
+    def __init__(self, scenario: Scenario, domain: str, keys: Path) -> None:
+        self.forward_port, self.reverse_port = free_port(), free_port()
+        scenario.launch(
+            [
+                *(program("postsrsd"), "-4", "-l", "127.0.0.1", "-s", str(keys), "-d", domain),
+                *("-f", str(self.forward_port), "-r", str(self.reverse_port)),
+            ],
+            f"postsrsd-{domain}",
+        )
+        ports = (self.forward_port, self.reverse_port)
+        wait_until(
+            lambda: all(port_is_open(("127.0.0.1", port)) for port in ports), "PostSRSd listens"
+        )
+
+    def forward(self, sender: str) -> str:
+        """The rewritten sender; AssertionError with its words if it does not know."""
+        return self._ask(self.forward_port, sender)
+
+    def reverse(self, recipient: str) -> str:
+        """The sender inside a rewritten one; AssertionError with its words if it is none."""
+        return self._ask(self.reverse_port, recipient)
+
+    @staticmethod
+    def _ask(port: int, key: str) -> str:
+        with socket.create_connection(("127.0.0.1", port), 5) as connection:
+            connection.sendall(f"get {quote(key, _UNQUOTED)}\n".encode())
+            code, _, value = connection.makefile("rb").readline().decode().strip().partition(" ")
+        if code != "200":
+            raise AssertionError(f"PostSRSd on {key}: {code} {value}")
+        return unquote(value)
