@@ -387,7 +387,14 @@ class KeysFile(SrsTests):
         self.assertEqual(settings.ruleset.srs.scheme.keys, (b"beside",))
 
 
+RECIPE = Path(__file__).parents[3] / "docs" / "srs.rules"
+
+
 class Expectations(SrsTests):
+    def test_the_recipe_loads_and_its_tests_pass(self) -> None:
+        ruleset = self.rules(RECIPE.read_text())
+        self.assertEqual(len(ruleset.expects), 7)
+
     def test_expect_names_a_rewritten_sender(self) -> None:
         self.rules(
             SITE
