@@ -45,7 +45,7 @@ PEERS = {  # the name a scenario uses -> the program to look for, Debian's packa
     "unbound": ("unbound", "unbound"),
     "postsrsd": ("postsrsd", "postsrsd"),
 }
-NEEDS_ROOT = {"postfix", "exim", "dovecot", "nsd", "unbound"}
+NEEDS_ROOT = {"postfix", "exim", "dovecot"}
 
 
 def program(name: str) -> str:
@@ -66,9 +66,16 @@ def missing_peer(name: str) -> str:
         program(command)
     except FileNotFoundError:
         return f"{name} (apt-get install {package})"
-    if name in NEEDS_ROOT and os.geteuid() != 0:
-        return f"root, to run {name}"
     return ""
+
+
+def missing_peers(names: Sequence[str]) -> str:
+    """Why a scenario with these peers cannot run here; empty if it can."""
+    reasons = [reason for reason in map(missing_peer, names) if reason]
+    private = [name for name in names if name in NEEDS_ROOT]
+    if private and os.geteuid() != 0:
+        reasons.append(f"root, to run {' and '.join(private)}")
+    return "needs " + ", ".join(reasons) if reasons else ""
 
 
 def port_is_open(address: tuple[str, int]) -> bool:
@@ -346,9 +353,8 @@ class Scenario(unittest.SynchronousTestCase):
     folder: Path
 
     def setUp(self) -> None:
-        missing = [reason for reason in map(missing_peer, self.needs) if reason]
-        if missing:
-            reason = "needs " + ", ".join(missing)
+        reason = missing_peers(self.needs)
+        if reason:
             if os.environ.get("RELAYD_REQUIRE_PEERS"):
                 self.fail(reason)
             raise unittest.SkipTest(reason)
