@@ -64,8 +64,7 @@ def makeService(options: Options) -> IService:
         settings = reread()
     except ConfigErrors as errors:
         _refuse(str(errors))
-    log = _mail_log(reactor, options)
-    return Relayd(reactor, settings, reread, log)
+    return Relayd(reactor, settings, reread, Output(_log_file(options)))
 
 
 def prepare_process(reactor: Reactor) -> None:
@@ -80,23 +79,23 @@ def read_settings(config: str) -> Settings:
     return load(Path(config)) if config else _embedded()
 
 
-def mail_log(reactor: Reactor, path: Path | None = None) -> LineLog:
+def mail_log(reactor: Reactor, output: Output) -> LineLog:
     """The mail log, on standard output or in a file."""
     return LineLog(
-        Output(path).write,
+        output.write,
         clock=time.time,
         later=partial(reactor.callLater, 0),
-        journal=path is None and journal_reads_us(),
+        journal=output.path is None and journal_reads_us(),
     )
 
 
-def _mail_log(reactor: Reactor, options: Options) -> LineLog:
-    """Where twistd's own log goes."""
+def _log_file(options: Options) -> Path | None:
+    """Where twistd's own log goes; None: standard output."""
     twistd = getattr(options, "parent", None) or {}
     name = twistd.get("logfile")
     if name is None and not twistd.get("nodaemon", True):
         name = "twistd.log"
-    return mail_log(reactor, None if name in (None, "-") else Path(name).absolute())
+    return None if name in (None, "-") else Path(name).absolute()
 
 
 def _embedded() -> Settings:
@@ -124,13 +123,16 @@ class Relayd(MultiService):
     """The process that twistd runs: the gateway itself, or the master of several workers."""
 
     def __init__(
-        self, reactor: Reactor, settings: Settings, reread: Callable[[], Settings], log: LineLog
+        self, reactor: Reactor, settings: Settings, reread: Callable[[], Settings], output: Output
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # Twisted's own
         self._reactor = reactor
+        self._output = output
+        log = mail_log(reactor, output)
         self._log = log
         self._settings = settings
         self._current = Current(settings, aside(reactor, reread), log)
+        self._current.warn()
         self._watch = Watch(reactor, lambda: self._current.settings, self._reload_it, log)
         self._lock = Lock(settings.spool / "lock")
         self._control: IListeningPort | None = None
@@ -162,6 +164,7 @@ class Relayd(MultiService):
                 shards=shards_of(settings.spool, number, settings.workers),
                 listeners=tuple((each.address, each.port) for each in settings.listeners),
                 control=str(settings.spool / f"shard-{number}" / "control"),
+                log=str(self._output.path or ""),
             )
             for number in range(settings.workers)
         ]
@@ -227,13 +230,24 @@ class Relayd(MultiService):
         self._log.flush()
 
     def _hang_up(self, *_: object) -> None:
-        """SIGHUP: read the configuration again. Twisted itself would die of it."""
+        """SIGHUP: read the configuration again, and open the log anew, which may be rotated.
+
+        Twisted itself would die of it.
+        """
         self._reactor.callFromThread(self._reload_now)
+
+    def _reopen(self) -> None:
+        self._log.flush()
+        try:
+            self._output.reopen()
+        except OSError as error:
+            self._log.trouble("log file", why=str(error))
 
     def _reload_it(self) -> Awaitable[str]:
         return self._reload()
 
     def _reload_now(self) -> None:
+        self._reopen()
         reloaded: Deferred[str] = ensureDeferred(self._reload())  # type: ignore[arg-type]
         reloaded.addErrback(lambda why: self._log.trouble("reload", why=why.getErrorMessage()))
 

@@ -75,10 +75,16 @@ class Current:
             if getattr(fresh, name) != getattr(self.settings, name):
                 self._log.trouble("restart needed", setting=name.replace("_", "-"))
         self.settings = fresh
+        self.warn()
         for changed in self._changed:
             changed(fresh)
         self._log.notice("reloaded", rules=fresh.ruleset.hash)
         return ""
+
+    def warn(self) -> None:
+        """Log what is allowed but hardly meant, such as an open relay."""
+        for warning in self.settings.warnings:
+            self._log.trouble("configuration", why=str(warning).replace("\n", " | "))
 
     async def check(self) -> str:
         """What a reload would complain about; empty when it is good."""

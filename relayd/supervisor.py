@@ -40,6 +40,7 @@ class Orders:
     shards: tuple[int, ...]  # the first one takes new mail, the others are only emptied
     listeners: tuple[tuple[str, int], ...]  # address and port, one for each socket
     control: str  # path of its control socket
+    log: str = ""  # path of the log; empty: standard output
 
     def argument(self) -> str:
         """As text for the command line."""

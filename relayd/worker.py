@@ -21,9 +21,11 @@ from relayd.config import ConfigErrors, Settings
 from relayd.config.settings import Listener
 from relayd.current import Current
 from relayd.gateway import Gateway
-from relayd.ops.control import ControlFactory, listen
+from relayd.ops.control import ControlError, ControlFactory, listen
 from relayd.ops.maillog import LineLog
+from relayd.ops.output import Output
 from relayd.reading import aside
+from relayd.spool.errors import SpoolError
 from relayd.supervisor import CHANNEL_FD, DRAIN, FIRST_SOCKET_FD, READY, Orders
 from relayd.tally import Tally
 
@@ -33,10 +35,11 @@ reactor: Reactor = _reactor
 class Worker:
     """The life of the process: start, serve, and stop when the master says so or is gone."""
 
-    def __init__(self, orders: Orders, log: LineLog) -> None:
+    def __init__(self, orders: Orders, log: LineLog, output: Output) -> None:
         self._log = log
         settings = self._settings(orders)
         self._current = Current(settings, aside(reactor, partial(self._settings, orders)), log)
+        self._current.on_change(lambda _: output.reopen())  # it may have been rotated
         sockets = [
             socket.socket(fileno=FIRST_SOCKET_FD + number)
             for number in range(len(orders.listeners))
@@ -59,8 +62,13 @@ class Worker:
     @staticmethod
     def _settings(orders: Orders) -> Settings:
         """What the file says, on the sockets that there are."""
-        listeners = tuple(Listener(address, port) for address, port in orders.listeners)
-        return replace(read_settings(orders.config), listeners=listeners)
+        settings = read_settings(orders.config)
+        options = {(each.address, each.port): each.options for each in settings.listeners}
+        listeners = tuple(
+            Listener(address, port, options.get((address, port), ()))
+            for address, port in orders.listeners
+        )
+        return replace(settings, listeners=listeners)
 
     def start(self) -> None:
         """Serve."""
@@ -100,15 +108,16 @@ def main() -> None:
     """Run one worker, as ordered on the command line."""
     orders = Orders.parse(sys.argv[1])
     prepare_process(reactor)
-    log = mail_log(reactor)
+    output = Output(Path(orders.log) if orders.log else None)
+    log = mail_log(reactor, output)
     # the master says when to stop: a Ctrl-C that reaches the whole group is its business
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     twisted_log.startLogging(sys.stderr, setStdout=False)  # type: ignore[no-untyped-call]
     try:
-        worker = Worker(orders, log)
+        worker = Worker(orders, log, output)
         worker.start()
-    except (ConfigErrors, OSError) as error:
+    except (ConfigErrors, SpoolError, ControlError, OSError) as error:
         sys.stderr.write(f"relayd worker {orders.number}: {error}\n")
         raise SystemExit(1) from None
     reactor.run(installSignalHandlers=False)

@@ -15,19 +15,19 @@ class Output:
     """
 
     def __init__(self, path: Path | None = None) -> None:
-        self._path = path
+        self.path = path
         self._descriptor = -1
         self.lost = 0  # lines since the last one that could be written
         self.reopen()
 
     def reopen(self) -> None:
         """Open the file anew, after somebody moved the old one away; raises OSError."""
-        if self._path is None:
+        if self.path is None:
             if self._descriptor < 0:
                 self._descriptor = os.dup(1)
             return
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
-        fresh = os.open(self._path, flags, 0o640)
+        fresh = os.open(self.path, flags, 0o640)
         self.close()
         self._descriptor = fresh
 
