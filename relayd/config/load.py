@@ -160,7 +160,7 @@ class _Loader:
         loader = TableLoader(self._folder, problems)
         tables = loader.load_all(self._items)
         if not any(each.verb.is_word("srs") for each in self._broken):
-            problems += srs_problems(self._items)
+            problems += srs_problems(self._items, tables)
         keys = self._keys()
         hostname = str(values.setdefault("hostname", system_hostname()))
         # what is sound is looked at even where something else is not: every error at once

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from relayd.mail.address import fold_domain
+from relayd.mail.address import Mailbox, fold_domain, is_srs
 from relayd.rules.conditions import CONDITIONS, condition, mailbox_patterns, when
 from relayd.rules.lexer import Kind, quote
 from relayd.rules.model import NOWHERE, Condition, Forward, Item, Rule, commas, spaces
-from relayd.rules.pattern import Anything, Domain, Exact, MailboxPattern, Null
+from relayd.rules.pattern import Anything, Exact, InTable, MailboxPattern, Null
 from relayd.rules.source import Complaint, Place, Problem
-from relayd.rules.srs import HASH_LENGTH, MAX_HASH_LENGTH
+from relayd.rules.srs import HASH_LENGTH, MAX_AGE, MAX_HASH_LENGTH
+from relayd.rules.table import MapTable, Table
 from relayd.rules.words import Words
 
 _WHAT = ("domain", "ours", "except")
@@ -124,15 +125,9 @@ def _exceptions(words: Words) -> tuple[Condition, ...]:
     return (Condition("sender", mailbox_patterns(words)),)
 
 
-def srs_problems(items: Sequence[Item]) -> list[Problem]:
+def srs_problems(items: Sequence[Item], tables: Mapping[str, Table]) -> list[Problem]:
     """What is wrong with the `srs` statements as a whole."""
     domains = [item for item in items if isinstance(item, SrsDomain)]
-    problems = [
-        Problem(
-            again.place, f"the SRS domain is set already, at {domains[0].place}", "expected one"
-        )
-        for again in domains[1:]
-    ]
     if not domains:
         return [
             Problem(
@@ -143,22 +138,28 @@ def srs_problems(items: Sequence[Item]) -> list[Problem]:
             for item in items
             if isinstance(item, SrsStatement)
         ]
-    problems += _forwards_into(domains[0], items)
+    first = domains[0]
+    what = f"the SRS domain is set already, at {first.place}"
+    problems = [Problem(again.place, what, "expected one") for again in domains[1:]]
+    for item in items:
+        if isinstance(item, Forward):
+            for mailbox, place in _targets(item, tables):
+                if is_srs(mailbox.local) and mailbox.domain_key == first.domain:
+                    what = f"mail is forwarded to {mailbox}, an SRS address of our own"
+                    why = f"it is good for {MAX_AGE} days at most: expected the mailbox itself"
+                    problems.append(Problem(place, what, why))
     return problems
 
 
-def _forwards_into(statement: SrsDomain, items: Sequence[Item]) -> Iterator[Problem]:
-    for item in items:
-        targets = item.targets if isinstance(item, Forward) else ()
-        for target in targets:
-            domain = ""
-            if isinstance(target, Exact):
-                domain = target.mailbox.domain_key
-            elif isinstance(target, Domain):
-                domain = fold_domain(target.domain)
-            if domain == statement.domain and isinstance(item, Forward):
-                yield Problem(
-                    item.place,
-                    f"mail is forwarded to the SRS domain {domain}, set at {statement.place}",
-                    "it is for reports only, and its addresses expire: expected another target",
-                )
+def _targets(rule: Forward, tables: Mapping[str, Table]) -> Iterator[tuple[Mailbox, Place]]:
+    """The mailboxes a rule names, itself or by its tables, that could be SRS addresses."""
+    for target in rule.targets:
+        if isinstance(target, Exact):
+            yield target.mailbox, rule.place
+    for pattern in rule.patterns if not rule.targets else ():
+        table = tables.get(pattern.name) if isinstance(pattern, InTable) else None
+        if isinstance(table, MapTable):
+            for entry in table.entries.values():
+                for value in entry.values:
+                    if value[:3].lower() == "srs" and "@" in value:
+                        yield Mailbox.parse(value), table.place_of(entry.line) or rule.place

@@ -5,7 +5,7 @@ from __future__ import annotations
 import unittest
 from datetime import UTC, datetime
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relayd.mail.address import AddressError, Mailbox, is_srs
@@ -64,6 +64,7 @@ times = st.floats(min_value=0, max_value=4e9)
 
 
 class Properties(unittest.TestCase):
+    @settings(deadline=None)
     @given(senders, times, st.integers(0, 21))
     def test_what_goes_in_comes_out_for_21_days(
         self, sender: Mailbox, now: float, days: int
@@ -78,6 +79,7 @@ class Properties(unittest.TestCase):
             self.assertEqual(back.local, sender.local)
         self.assertEqual(back.domain_key, sender.domain_key)
 
+    @settings(deadline=None)
     @given(senders, times, st.integers(22, 1023))
     def test_no_stamp_of_another_day_is_good(self, sender: Mailbox, now: float, days: int) -> None:
         if is_srs(sender.local):
@@ -85,6 +87,7 @@ class Properties(unittest.TestCase):
         rewritten = OURS.forward(sender, now)
         self.assertRaises(ExpiredError, OURS.reverse, rewritten, now // DAY * DAY + days * DAY)
 
+    @settings(deadline=None)
     @given(senders, st.data())
     def test_any_character_changed_or_missing_is_refused(
         self, sender: Mailbox, data: st.DataObject
@@ -107,12 +110,14 @@ class Properties(unittest.TestCase):
         if OURS.holds(changed):
             self.assertRaises(SrsError, OURS.reverse, changed, NOW)
 
+    @settings(deadline=None)
     @given(st.text(max_size=60), st.sampled_from(["SRS0=", "SRS1=", "srs0+", "SRS1-", ""]))
     def test_whatever_comes_is_refused_in_words(self, text: str, tag: str) -> None:
         with self.assertRaises(SrsError) as caught:
             OURS.reverse(Mailbox(tag + text, OURS.domain), NOW)
         self.assertTrue(str(caught.exception).isprintable())
 
+    @settings(deadline=None)
     @given(times)
     def test_stamps_count_days(self, now: float) -> None:
         self.assertEqual(days_since(stamp(now), now), 0)

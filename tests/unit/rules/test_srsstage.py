@@ -7,7 +7,7 @@ import unittest
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relayd import config
@@ -320,6 +320,7 @@ class Reports(SrsTests):
         plan = plan_own(self.rules(SITE), Facts(Client("127.0.0.1"), None, recipient, NOW))
         self.assertEqual([each.mailbox for each in plan.destinations], [BOB])
 
+    @settings(deadline=None)
     @given(st.text(max_size=80), st.floats(0, 4e9))
     def test_any_local_part_at_the_srs_domain_has_a_plan(self, local: str, now: float) -> None:
         ruleset = self.__dict__.setdefault("_cached", self.rules(SITE))
