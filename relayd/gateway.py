@@ -44,6 +44,8 @@ from relayd.smtp.extensions import Offer
 from relayd.smtp.server import Server
 from relayd.spool.bridge import Promise
 from relayd.spool.errors import SpoolError
+from relayd.spool.journal import FOLDER as JOURNAL_FOLDER
+from relayd.spool.journal import Journal
 from relayd.spool.store import Spool
 from relayd.spool.view import NewMessage
 from relayd.tally import Tally
@@ -118,6 +120,13 @@ class Gateway(Service):
         self.directory = directory_of(reactor, settings)
         bridge = ReactorBridge(reactor)
         self.shards = tuple(self._shard(number, bridge) for number in shards)
+        self._journal = Journal(
+            settings.spool / f"shard-{shards[0]}" / JOURNAL_FOLDER,
+            clock=time.time,
+            later=reactor.callLater,
+            period=settings.journal,
+            most=settings.journal_size // workers,
+        )
         self._house = self._make_house()
         addresses = [ListenAddress(each.address, each.port) for each in settings.listeners]
         self._intake = IntakeService(reactor, self._house, addresses, sockets, grace=GRACE)
@@ -167,6 +176,7 @@ class Gateway(Service):
             log=self._log,
             clock=time.time,
             expanded=self._expanded,
+            refused=self._journal.refused,
             limits=ReceptionLimits(
                 recipients=settings.recipients,
                 header_size=settings.header_size,
@@ -278,6 +288,7 @@ class Gateway(Service):
 
     async def _stop(self) -> None:
         await self._intake.stopService()
+        self._journal.close()
         for stopped in [Deferred.fromCoroutine(shard.stop()) for shard in self.shards]:
             await stopped
         self._log.notice("stopped", seconds=round(time.time() - self._started_at, 1))
@@ -289,6 +300,7 @@ class Gateway(Service):
     def _reloaded(self, fresh: Settings) -> None:
         self._house.admission.limits = _session_limits(fresh, self._workers)
         self._house.normal = _deadlines(fresh)
+        self._journal.apply(fresh.journal, fresh.journal_size // self._workers)
         self.directory.forget()
         for shard in self.shards:
             shard.dispatcher.apply(_patience(fresh), _limits(fresh, self._workers))

@@ -9,7 +9,7 @@ from typing import Protocol
 from relayd.intake.header import HeaderSection
 from relayd.intake.trace import LoopLimits, TraceField, loop, protocol_keyword
 from relayd.intake.transaction import Addressee, ContentFacts, Transaction, merge_notify
-from relayd.mail.address import Mailbox, path_text
+from relayd.mail.address import Mailbox, ReversePath, path_text
 from relayd.mail.client import Client
 from relayd.mail.envelope import Envelope, Recipient
 from relayd.mail.ident import ident_text
@@ -75,6 +75,8 @@ class Premises:
     limits: ReceptionLimits = field(default_factory=ReceptionLimits)
     expanded: Callable[[Message, tuple[Recipient, ...]], None] = lambda message, aliases: None
     # ^ the sender asked to hear of success at these, which became several addresses
+    refused: Callable[[Client, ReversePath, Mailbox, Plan, str], None] = lambda *refusal: None
+    # ^ for the journal: client, sender, recipient, what was decided, the hash of the rule set
     decide: Callable[[Ruleset, Facts], Plan] = evaluate
     edit: Callable[[Ruleset, tuple[int, ...], bytes], bytes] = edit_header
 
@@ -213,6 +215,8 @@ class Reception:
             ),
         )
         if plan.verdict is Verdict.REFUSE:
+            sender = transaction.envelope.reverse_path
+            self._premises.refused(transaction.client, sender, mailbox, plan, self._ruleset.hash)
             return self._strike(_rcpt_text(mailbox), plan.reply, _why(plan))
         total = transaction.destinations + len(plan.destinations)
         if total > limits.destinations and transaction.recipients:

@@ -31,7 +31,7 @@ from relayd.ops.commands import Operations, Stream
 from relayd.ops.documents import RequestError
 from relayd.spool.errors import SpoolError
 
-MAX_REQUEST = 65536  # octets of a request
+MAX_REQUEST = 4 << 20  # octets of a request: a header section to be explained is in it
 MAX_SESSIONS = 32  # at a time; an operator has ten fingers
 REQUEST_TIME = 10.0  # seconds to send the request
 MAX_PATH = 107  # octets, unix(7)
@@ -75,6 +75,8 @@ class ControlSession(Protocol):
         if self._asked:
             return
         self._buffer += data
+        if b"\n" not in data and len(self._buffer) <= MAX_REQUEST:
+            return
         line, newline, _ = self._buffer.partition(b"\n")
         if not newline and len(self._buffer) <= MAX_REQUEST:
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import ipaddress
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
@@ -48,8 +49,8 @@ async def explain(ruleset: Ruleset, question: Question, describe: Describe) -> d
 def decide(ruleset: Ruleset, question: Question) -> dict[str, Any]:
     """The answer by the rules alone; next hops with names are shown as they are defined.
 
-    `question`: recipient, and optionally from (IP address), sender, helo, login, listener.
-    Raises QuestionError.
+    `question`: recipient, and optionally from (IP address), sender, helo, login, listener, header
+    (a section, see relayd.ops.letter). Raises QuestionError.
     """
     from relayd.rules.evaluate import evaluate
 
@@ -59,7 +60,31 @@ def decide(ruleset: Ruleset, question: Question) -> dict[str, Any]:
         names = [name.strip() for name in destination["next_hop"].split(",")]
         hops = [ruleset.next_hops[name] for name in names if name in ruleset.next_hops]
         destination["hosts"] = [str(hop) for hop in hops]
+    if question.get("header"):
+        answer["header"] = header_changes(ruleset, plan, str(question["header"]))
     return answer
+
+
+def header_changes(ruleset: Ruleset, plan: Plan, text: str) -> dict[str, Any]:
+    """What becomes of a header section (an octet a character): the rules, and a unified diff."""
+    from relayd.rules.header import edit_header
+
+    section = text.encode("latin-1", "replace")
+    rules = plan.destinations[0].header_rules if plan.destinations else ()
+    edited = edit_header(ruleset, rules, section)
+    steps = [ruleset.headers.entries[number].step for number in rules]
+    at_work = [
+        {"stage": "header", "place": step.place, "rule": step.rule, "note": ""}
+        for number, step in zip(rules, steps, strict=True)
+        if edit_header(ruleset, (number,), section) != section
+    ]
+    before, after = (_shown(octets) for octets in (section, edited))
+    diff = difflib.unified_diff(before, after, "as received", "as sent on", lineterm="")
+    return {"rules": at_work, "diff": list(diff)}
+
+
+def _shown(section: bytes) -> list[str]:
+    return section.decode("utf-8", "backslashreplace").replace("\r\n", "\n").split("\n")[:-2]
 
 
 def facts(question: Question) -> Facts:
@@ -136,8 +161,9 @@ def exit_status(answer: Mapping[str, Any]) -> int:
 def lines(answer: Mapping[str, Any]) -> Iterator[str]:
     """The answer for people: a line for each rule that had a say, hosts below their route."""
     hosts = {each["mailbox"]: each["hosts"] for each in answer["destinations"]}
-    shown = trail_rows(answer["trail"])
-    for step, line in zip(answer["trail"], shown, strict=True):
+    header = answer.get("header") or {"rules": [], "diff": []}
+    shown = trail_rows([*answer["trail"], *header["rules"]])
+    for step, line in zip(answer["trail"], shown, strict=False):
         yield line
         if step["stage"] == "route":
             yield from _host_lines(hosts.pop(step["note"].partition(";")[0], []))
@@ -147,6 +173,11 @@ def lines(answer: Mapping[str, Any]) -> Iterator[str]:
         yield safe(f"refused: {answer['reply']}")
     elif answer["verdict"] != "accept":
         yield f"accepted, then: {answer['verdict']}"
+    yield from shown[len(answer["trail"]) :]
+    for line in header["diff"]:
+        yield safe(line)
+    if "header" in answer and answer["destinations"] and not header["diff"]:
+        yield "the header stays as it is"
 
 
 def trail_rows(trail: Sequence[Mapping[str, str]]) -> list[str]:

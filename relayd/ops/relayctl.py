@@ -19,6 +19,7 @@ from relayd.ops.client import Daemon, DaemonError, NotRunningError
 
 if TYPE_CHECKING:
     from relayd.config import Settings
+    from relayd.ops.letter import Letter
 
 DEFAULT_CONFIG = Path("/etc/relayd/relayd.conf")
 DEFAULT_SPOOL = "/var/spool/relayd"
@@ -47,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
         return status
     except (FailureError, DaemonError) as error:
         print(f"relayctl: {error}", file=sys.stderr)
-        return explaining.UNKNOWN if options.command == "explain" else FAILED
+        return USAGE if options.command in ("explain", "replay") else FAILED
     except KeyboardInterrupt:
         return 130
 
@@ -201,11 +202,17 @@ def change(options: argparse.Namespace) -> int:
 def explain(options: argparse.Namespace) -> int:
     """What the rules would do, from the code that delivers."""
     worst = explaining.ACCEPTED
+    letter = _letter(options)
+    if letter is not None and not options.recipients:
+        options.recipients = letter.recipients
+    if not options.recipients:
+        raise FailureError("no recipient named")
     for number, recipient in enumerate(options.recipients):
         question = {
             "recipient": recipient,
             "from": options.client,
             "sender": options.sender,
+            "header": letter.text if letter else "",
             "helo": options.helo,
             "login": options.login,
             "listener": options.listener,
@@ -222,6 +229,31 @@ def explain(options: argparse.Namespace) -> int:
         _show(options, answer, explaining.lines(answer))
         worst = max(worst, explaining.exit_status(answer))
     return worst
+
+
+def _letter(options: argparse.Namespace) -> Letter | None:
+    """The message that --eml names; the sender is taken from it unless one is given."""
+    if options.eml is None:
+        return None
+    from relayd.ops.letter import LetterError, read
+
+    try:
+        letter = read(options.eml)
+    except LetterError as error:
+        raise FailureError(str(error)) from None
+    if options.sender is None:
+        options.sender = letter.sender
+    return letter
+
+
+def replay(options: argparse.Namespace) -> int:
+    """What other rules would make of what relayd has seen."""
+    from relayd.ops import rehearsal
+
+    try:
+        return rehearsal.run(options, DEFAULT_CONFIG)
+    except rehearsal.RehearsalError as error:
+        raise FailureError(str(error)) from None
 
 
 def _settings(options: argparse.Namespace) -> Settings:
@@ -340,6 +372,7 @@ def parser() -> argparse.ArgumentParser:
         changing.add_argument("--note", default="", help="why, for the ledger (with remove)")
     asking = command("explain", explain, "what the rules do with a recipient, and why")
     _add_question(asking)
+    _add_replay(command("replay", replay, "what new rules would make of the mail of the last days"))
     command("audit", audit, "whether every recipient in the ledger is accounted for")
     checking = command("check", check, "whether the configuration on disk is good")
     checking.add_argument("file", nargs="?", type=Path, metavar="FILE")
@@ -370,13 +403,22 @@ def _add_filter(to: argparse.ArgumentParser) -> None:
 
 def _add_question(to: argparse.ArgumentParser) -> None:
     add = to.add_argument
-    add("recipients", nargs="+", metavar="RECIPIENT")
+    add("recipients", nargs="*", metavar="RECIPIENT", help="with --eml: else those in To and Cc")
+    add("--eml", type=Path, metavar="FILE", help="a message: shows what becomes of its header")
     add("--from", dest="client", metavar="ADDRESS", help="the client's IP address")
     add("--sender", metavar="MAILBOX", help="the reverse-path; <> is the null one")
     add("--helo", metavar="NAME")
     add("--login", metavar="NAME", help="the client has logged in as NAME")
     add("--listener", metavar="HOST:PORT", help="the `listen` setting that took the connection")
     add("--offline", action="store_true", help="from the files, without asking the daemon")
+
+
+def _add_replay(to: argparse.ArgumentParser) -> None:
+    add = to.add_argument
+    add("file", type=Path, metavar="NEWCONFIG", help="the configuration to try")
+    add("--since", type=span, default=7 * 86400, metavar="TIME", help="such as 2h; default: 7d")
+    add("--all", action="store_true", help="name every recipient that changes")
+    add("--spool", type=Path, metavar="DIR", help="the spool, unless the configuration says it")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,16 @@ _NAME = re.compile(r"queue(?:-([1-9][0-9]{0,8}))?\.db\Z")
 _BESIDE = ("-wal", "-shm")  # SQLite's own files beside it
 
 
+def in_force(directory: Path) -> Path | None:
+    """The file that a look from outside finds in force; None: there is none."""
+    found = [
+        (int(match[1] or 0), entry)
+        for entry in directory.glob("queue*.db")
+        if (match := _NAME.match(entry.name))
+    ]
+    return max(found)[1] if found else None
+
+
 class Database:
     """Finds, opens and rebuilds the file.
 

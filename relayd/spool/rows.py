@@ -188,15 +188,17 @@ def accept_rows(
         if original == mailbox:
             original = None
         about = (size, sender, facts) if number == 0 else (None, None, None)
+        path: str | None = raw_path(recipient.reverse_path)
+        if path == sender:
+            path = None
         ledger.append(
             (ident, number, 0, now, stored, mailbox, original, recipient.next_hop, *about,
-             None, None, None)
+             None, None, path)
         )  # fmt: skip
         records.append(Record(ident, number, recipient, state, 0, now))
         if not state.waiting:
             ledger.append((ident, number, 1, now, stored, *_NO_FACTS, 0, None, ""))
             continue
-        own = raw_path(recipient.reverse_path)
         fixed: Row = (
             ident,
             number,
@@ -204,7 +206,7 @@ def accept_rows(
             mailbox,
             original,
             recipient.next_hop,
-            None if own == sender else own,
+            path,
             recipient.orcpt,
             ",".join(sorted(recipient.notify)),
             recipient.header,

@@ -75,9 +75,9 @@ LEDGER = """
         size INTEGER,                   -- these three with recipient 0 only: the message's
         sender TEXT,
         facts TEXT,
-        attempts INTEGER,               -- these three at the end only
+        attempts INTEGER,               -- these two at the end only
         outcome TEXT,
-        note TEXT,
+        note TEXT,                      -- at acceptance: the reverse-path, NULL: the message's
         PRIMARY KEY (message, number, ended)
     ) WITHOUT ROWID"""
 
