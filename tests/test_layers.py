@@ -27,7 +27,7 @@ FLOORS = (
     {"ops"},
     {"intake", "relay", "config"},
     {"smtp", "rules", "spool", "report", "tls"},
-    {"mail", "dns", "tally", "channel"},
+    {"mail", "dns", "login", "tally", "channel"},
 )
 FLOOR = {name: number for number, names in enumerate(reversed(FLOORS)) for name in names}
 
@@ -44,6 +44,7 @@ RIM = {
     "relay",
     "tls",
     "dns",
+    "login",
     "ops",
     "demo",
 }
@@ -53,7 +54,17 @@ PURE_AT_THE_RIM = {
     "relayd.intake.header",
     "relayd.intake.trace",
     "relayd.intake.limits",
+    "relayd.intake.authentication",
+    "relayd.intake.submission",
     "relayd.relay.route",
+    "relayd.login.saslprep",
+    "relayd.login.scram",
+    "relayd.login.mechanisms",
+    "relayd.login.initiator",
+    "relayd.login.users",
+    "relayd.login.secrets",
+    "relayd.login.pace",
+    "relayd.login.dovecot",
     "relayd.ops.relayctl",  # a command that must start in a blink
 }
 

@@ -1,0 +1,1 @@
+"""Login: SASL mechanisms for both roles, stored credentials, and the pace of failed tries."""
