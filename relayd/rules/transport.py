@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from relayd.mail.address import AddressError, Mailbox, fold_domain
-from relayd.mail.nexthop import LMTP, SMTP, NextHop
+from relayd.mail.nexthop import LMTP, SMTP, HostPort, NextHop
 from relayd.mail.reply import Reply
 from relayd.rules.source import Complaint, Place, Problem, Source
 from relayd.rules.table import Transport, TransportTable
@@ -65,14 +65,26 @@ def _transport(value: str, place: Place) -> Transport:
         raise Complaint(
             place, f'relayd has no transport "{method}"', "expected smtp, lmtp, error or discard"
         )
+    # several are tried in order; a comma would end the name where next hops are listed
+    words = [word for word in re.split(r"[,\s]+", where) if word]
+    if len({word.startswith("[") for word in words}) > 1:
+        raise Complaint(
+            place, f'"{where}" mixes names with and without brackets', "expected one or the other"
+        )
+    hosts = tuple(_host(word, place) for word in words)
     # without brackets Postfix looks for the mail exchangers of the name
-    bracketed = where.startswith("[")
-    host, _, port = where[1:].partition("]") if bracketed else where.partition(":")
+    return Transport(
+        NextHop(f"smtp:{'|'.join(words)}", SMTP, hosts, mx=not where.startswith("["))
+    )
+
+
+def _host(text: str, place: Place) -> HostPort:
+    bracketed = text.startswith("[")
+    host, _, port = text[1:].partition("]") if bracketed else text.partition(":")
     port = port.lstrip(":") or "25"
     literal = f"[{host.removeprefix('IPv6:').removeprefix('ipv6:')}]"
-    text = literal if ":" in host else host
-    hop = host_port(f"{text}:{25 if port == 'smtp' else port}", place)
-    return Transport(NextHop(f"smtp:{where}", SMTP, (hop,), mx=not bracketed))
+    name = literal if ":" in host else host
+    return host_port(f"{name}:{25 if port == 'smtp' else port}", place)
 
 
 def _lmtp(value: str, where: str, place: Place) -> NextHop:
