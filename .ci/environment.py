@@ -1,6 +1,6 @@
 """Makes .venv with relayd and what it needs, and says plainly what is missing.
 
-    python3 .ci/environment.py [EXTRA]      an extra of setup.cfg: "test", or "dev" for lint and types too
+    python3 .ci/environment.py [EXTRA]      "test", or "dev" for lint and types too
 
 Works without Python's ensurepip (Debian keeps it in a package of its own) as long as there is
 a pip. Done once, it is quick: a stamp holds the hash of setup.cfg. The syntax is kept old, so
