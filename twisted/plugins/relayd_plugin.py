@@ -2,6 +2,4 @@
 
 from twisted.application.service import ServiceMaker
 
-relayd = ServiceMaker(
-    "relayd", "relayd.app", "A mail forwarder and relay appliance.", "relayd"
-)
+relayd = ServiceMaker("relayd", "relayd.app", "A mail forwarder and relay appliance.", "relayd")
