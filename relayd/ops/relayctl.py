@@ -288,6 +288,16 @@ def reload(options: argparse.Namespace) -> int:
     return _complaint(options, answer, "the new configuration is in force")
 
 
+def bring_over(options: argparse.Namespace) -> int:
+    """Make a configuration out of another mail server's."""
+    from relayd.ops.migrate import command as migrating
+
+    try:
+        return migrating.run(options)
+    except migrating.ImportFailure as error:
+        raise FailureError(str(error)) from None
+
+
 def _complaint(options: argparse.Namespace, answer: dict[str, Any], good: str) -> int:
     complaint = answer["complaint"]
     if options.json:
@@ -377,6 +387,7 @@ def parser() -> argparse.ArgumentParser:
     checking = command("check", check, "whether the configuration on disk is good")
     checking.add_argument("file", nargs="?", type=Path, metavar="FILE")
     command("reload", reload, "put the configuration on disk in force")
+    _add_import(command("import", bring_over, "make a configuration out of Postfix's"))
     command("restart", restart, "replace one worker after the other, refusing nobody")
     return top
 
@@ -419,6 +430,18 @@ def _add_replay(to: argparse.ArgumentParser) -> None:
     add("--since", type=span, default=7 * 86400, metavar="TIME", help="such as 2h; default: 7d")
     add("--all", action="store_true", help="name every recipient that changes")
     add("--spool", type=Path, metavar="DIR", help="the spool, unless the configuration says it")
+
+
+def _add_import(to: argparse.ArgumentParser) -> None:
+    add = to.add_argument
+    add("source", choices=["postfix"], metavar="postfix", help="whose configuration it is")
+    add("folder", type=Path, metavar="DIR", help="the folder with main.cf, such as /etc/postfix")
+    add("--output", type=Path, default=Path("relayd-import"), metavar="DIR",
+        help="where to write the result (default: ./relayd-import)")  # fmt: skip
+    add("--dry-run", action="store_true", help="write nothing, only tell")
+    add("--force", action="store_true", help="overwrite files that are there and differ")
+    add("--verify", action="append", default=[], metavar="ADDRESSES",
+        help='compare with postmap: "all" in the tables, a file, or a@b,c@d')  # fmt: skip
 
 
 if __name__ == "__main__":
