@@ -1,0 +1,70 @@
+"""docs/rules.md and docs/recipes: every recipe loads, every example is one of them."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import shlex
+import shutil
+import unittest
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from relayd.config import load
+from relayd.ops import relayctl
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+RECIPES = DOCS / "recipes"
+_BLOCK = re.compile(r"^```(\w+)(?: ([^\n]*))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+WANTED = (
+    "forward-domain", "catch-all", "split-domain", "backup-mx", "smarthost-by-sender",
+    "move-domain", "mailing-list", "srs",
+)  # fmt: skip
+
+
+class RecipesTest(unittest.TestCase):
+    def setUp(self) -> None:
+        folder = TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = Path(folder.name) / "recipes"
+        shutil.copytree(RECIPES, self.folder)
+        keys = self.folder / "srs.keys"  # a secret has no place among the examples
+        keys.write_text("an example\n")
+        keys.chmod(0o600)
+
+    def test_each_loads_and_proves_itself(self) -> None:
+        files = sorted(self.folder.glob("*.conf"))
+        self.assertTrue(set(WANTED) <= {path.stem for path in files})
+        for path in files:
+            with self.subTest(recipe=path.name):
+                settings = load(path)
+                self.assertGreaterEqual(len(settings.ruleset.expects), 2)
+                self.assertEqual(settings.warnings, ())
+
+    def test_every_example_is_one_of_the_files(self) -> None:
+        text = (DOCS / "rules.md").read_text()
+        shown = set()
+        for kind, words, body in _BLOCK.findall(text):
+            name = words.split()[0]
+            with self.subTest(example=words):
+                if kind == "explain":
+                    self.assertEqual(self.explained(words), body)
+                    continue
+                self.assertIn(kind, ("relayd", "table", "excerpt"))
+                whole = (RECIPES / name).read_text()
+                if kind == "excerpt":
+                    self.assertIn("\n" + body, "\n" + whole)
+                else:
+                    self.assertEqual(body, whole)
+                    shown.add(name)
+        files = {str(path.relative_to(RECIPES)) for path in RECIPES.rglob("*") if path.is_file()}
+        self.assertEqual(files - shown, {"tutorial.conf"}, "shown in pieces; all others whole")
+        self.assertEqual(text.count("```"), 2 * len(_BLOCK.findall(text)))
+
+    def explained(self, words: str) -> str:
+        name, *arguments = shlex.split(words)
+        out = io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.chdir(self.folder):
+            relayctl.main(["--config", name, "explain", "--offline", *arguments])
+        return out.getvalue()
