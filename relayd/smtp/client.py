@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 from collections import deque
 
 from relayd.mail.reply import Reply
 from relayd.smtp.events import (
     ClientEvent,
+    LoggedIn,
+    LoginChallenge,
+    LoginRefused,
     ProtocolTrouble,
     Ready,
     SendContent,
@@ -23,6 +28,7 @@ from relayd.smtp.transaction import Transaction, TransactionRecipient, commands_
 
 __all__ = ["Client", "Transaction", "TransactionRecipient"]
 
+MAX_AUTH_COMMAND = 510  # octets of AUTH with an initial response (RFC 4954 section 4)
 _UNASKED = "spoke without being asked"
 _EARLY = "answered before the end of the content"
 _NO_SESSION = Reply.of(451, "4.4.2", "The session with the next hop is over")
@@ -52,6 +58,7 @@ class Client:
         self._sending: DotStuffer | int | None = None  # the content: DATA, or octets due by BDAT
         self._purity = Purity()
         self._reset_due = False  # the server still holds a failed transaction
+        self._initial: bytes | None = None  # AUTH's first word, too long for its own line
 
     # -- the rim's side ----------------------------------------------------------------------
 
@@ -169,6 +176,24 @@ class Client:
         self._reader.clear()
         self._say_hello()
 
+    def login(self, mechanism: str, initial: bytes | None) -> None:
+        """Begin AUTH (RFC 4954), after Ready; `initial` is the mechanism's first word, if any."""
+        line = b"AUTH " + mechanism.encode("ascii")
+        self._initial = initial
+        if initial is not None:
+            whole = line + b" " + (base64.b64encode(initial) or b"=")
+            if len(whole) <= MAX_AUTH_COMMAND:
+                line, self._initial = whole, None
+        self._command(Stage.AUTH, line + b"\r\n")
+
+    def respond(self, response: bytes) -> None:
+        """Answer a LoginChallenge."""
+        self._command(Stage.AUTH, base64.b64encode(response) + b"\r\n")
+
+    def cancel_login(self) -> None:
+        """Give AUTH up after a LoginChallenge; the server answers 501."""
+        self._command(Stage.AUTH, b"*\r\n")
+
     def fail(self, reply: Reply) -> None:
         """The connection is lost or took too long: what is not answered gets this reply.
 
@@ -229,6 +254,8 @@ class Client:
             self._take_in_transaction(self._progress, reply, stage)
         elif stage is Stage.GREETING or stage is Stage.HELLO:
             self._take_welcome(reply, stage)
+        elif stage is Stage.AUTH:
+            self._take_login(reply)
         elif reply.code == 220:  # to STARTTLS
             self._handshake = True
             if not self._reader.pending:
@@ -252,6 +279,25 @@ class Client:
             self._output.append(b"QUIT\r\n")
             self._close()
             self._events.append(Unwelcome(reply, stage))
+
+    def _take_login(self, reply: Reply) -> None:
+        initial, self._initial = self._initial, None
+        if reply.code == 334:
+            try:
+                challenge = base64.b64decode(reply.text, validate=True)
+            except (binascii.Error, ValueError):
+                self._trouble("sent a challenge that is not base64")
+                return
+            if initial is not None and not challenge:
+                self.respond(initial)
+            else:
+                self._events.append(LoginChallenge(challenge))
+        elif reply.code == 235:
+            self._events.append(LoggedIn())
+        elif reply.code >= 400:
+            self._events.append(LoginRefused(reply))
+        else:
+            self._trouble(f"said {reply.code} to AUTH")
 
     def _take_unasked(self, reply: Reply) -> None:
         if self._sending is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from relayd.mail.address import Mailbox, ReversePath
 from relayd.mail.reply import Reply
@@ -171,6 +171,7 @@ class Stage(enum.StrEnum):
     GREETING = "greeting"
     HELLO = "hello"  # EHLO, HELO, LHLO
     STARTTLS = "starttls"
+    AUTH = "auth"
     IDLE = "idle"  # for us: nothing is asked of the server
     OFFER = "offer"  # nothing was sent: the server's extensions rule it out
     RSET = "rset"
@@ -210,6 +211,25 @@ class TlsRefused:
 
 
 @dataclass(frozen=True, slots=True)
+class LoginChallenge:
+    """The server asks in the course of AUTH: call `Client.respond` or `Client.cancel_login`."""
+
+    octets: bytes = field(repr=False)  # decoded
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedIn:
+    """AUTH succeeded; the session is open for `send`."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoginRefused:
+    """AUTH failed, or was cancelled by us; the session stands as before it."""
+
+    reply: Reply
+
+
+@dataclass(frozen=True, slots=True)
 class SendContent:
     """At least one recipient was accepted: call `send_content` and `end_content`."""
 
@@ -233,5 +253,14 @@ class ProtocolTrouble:
 
 
 ClientEvent = (
-    Ready | Unwelcome | TlsReady | TlsRefused | SendContent | TransactionDone | ProtocolTrouble
+    Ready
+    | Unwelcome
+    | TlsReady
+    | TlsRefused
+    | LoginChallenge
+    | LoggedIn
+    | LoginRefused
+    | SendContent
+    | TransactionDone
+    | ProtocolTrouble
 )

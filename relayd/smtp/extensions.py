@@ -20,7 +20,8 @@ class Offer:
     chunking: bool = True  # RFC 3030
     dsn: bool = True  # RFC 3461
     starttls: bool = False  # RFC 3207; never under TLS
-    auth: tuple[str, ...] = ()  # RFC 4954 mechanisms; never in the clear
+    auth: tuple[str, ...] = ()  # RFC 4954 mechanisms
+    auth_in_clear: bool = False  # ... also without TLS
     require_tls: bool = False  # RFC 8689; only under TLS
 
 
@@ -36,7 +37,7 @@ def ehlo_lines(offer: Offer, tls: bool) -> tuple[str, ...]:
         "CHUNKING": offer.chunking,
         "DSN": offer.dsn,
         "STARTTLS": offer.starttls and not tls,
-        f"AUTH {' '.join(offer.auth)}": bool(offer.auth) and tls,
+        f"AUTH {' '.join(offer.auth)}": bool(offer.auth) and (tls or offer.auth_in_clear),
         "REQUIRETLS": offer.require_tls and tls,
     }
     return tuple(line for line, wanted in offered.items() if wanted)
@@ -51,7 +52,7 @@ def mail_keywords(offer: Offer, tls: bool) -> frozenset[str]:
         "SMTPUTF8": offer.smtputf8,
         "RET": offer.dsn,
         "ENVID": offer.dsn,
-        "AUTH": bool(offer.auth) and tls,
+        "AUTH": bool(offer.auth) and (tls or offer.auth_in_clear),
         "REQUIRETLS": offer.require_tls and tls,
     }
     return frozenset(keyword for keyword, wanted in offered.items() if wanted)

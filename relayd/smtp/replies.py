@@ -29,6 +29,7 @@ NESTED_MAIL = Reply.of(503, "5.5.1", "A transaction is open already")
 MAIL_FIRST = Reply.of(503, "5.5.1", "Say MAIL first")
 MIXED = Reply.of(503, "5.5.1", "DATA after BDAT in one transaction")  # RFC 3030 section 2
 LOGGED_IN = Reply.of(503, "5.5.1", "You are authenticated already")
+ENCRYPT_FIRST = Reply.of(538, "5.7.11", "Encryption required for authentication")  # RFC 4954 6
 NO_MECHANISM = Reply.of(504, "5.5.4", "Authentication mechanism not offered")
 NO_RECIPIENTS = Reply.of(554, "5.5.1", "No valid recipients")
 TOO_MANY_RECIPIENTS = Reply.of(452, "4.5.3", "Too many recipients")  # RFC 5321 section 4.5.3.1.10

@@ -80,6 +80,7 @@ class Server(Receiving):
         Before `greet` for a listener that speaks TLS from the first byte.
         """
         self.tls = True
+        self.authenticated = False
         self.state = MOVES.get((self.state, Command.TLS, 2), State.GREETED)
         self._input.clear()
         self._events.clear()
@@ -199,8 +200,10 @@ class Server(Receiving):
         return self._ask(StartTls(), Command.STARTTLS)
 
     def _auth(self, argument: bytes) -> Event:
-        if not (self.offer.auth and self.tls):
+        if not self.offer.auth:
             raise RemoteProtocolError(replies.NOT_IMPLEMENTED)
+        if not (self.tls or self.offer.auth_in_clear):
+            raise RemoteProtocolError(replies.ENCRYPT_FIRST)
         self._require(Command.AUTH)
         if self.authenticated:
             raise RemoteProtocolError(replies.LOGGED_IN)

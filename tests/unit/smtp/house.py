@@ -41,6 +41,7 @@ class House:
                 size=int(given.get("size", 1 << 20)),
                 starttls="starttls" in given,
                 auth=("PLAIN",) if "auth" in given else (),
+                auth_in_clear="auth-in-clear" in given,
                 chunking="no-chunking" not in given,
                 smtputf8="no-smtputf8" not in given,
                 dsn="no-dsn" not in given,
