@@ -1,0 +1,71 @@
+"""What the documents point at is there: links, files named in passing, commands to type."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import unittest
+from pathlib import Path
+
+from relayd.config.settings import SPECS
+from relayd.ops.relayctl import parser
+from tests.test_layers import FLOOR
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+DOCUMENTS = sorted([*CHECKOUT.glob("*.md"), *CHECKOUT.glob("docs/*.md"), *CHECKOUT.glob("*/*.md")])
+
+_LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
+_FILE = re.compile(
+    r"`((?:relayd|tests|docs|etc|packaging|\.ci|[a-z]+)/[\w./-]+\.(?:py|md|conf|rules))`"
+)
+_COMMAND = re.compile(r"^ {4}(?:.*; )?relayctl ([^#\n]+)", re.MULTILINE)
+
+
+class Documents(unittest.TestCase):
+    def test_links_lead_somewhere(self) -> None:
+        missing = [
+            f"{document.name}: {target}"
+            for document in DOCUMENTS
+            for target in _LINK.findall(document.read_text("utf-8"))
+            if not (document.parent / target).exists()
+        ]
+        self.assertEqual(missing, [])
+
+    def test_files_named_are_there(self) -> None:
+        """As a path from the top, or, as in README's picture, below relayd/."""
+        missing = [
+            f"{document.name}: {name}"
+            for document in DOCUMENTS
+            for name in _FILE.findall(document.read_text("utf-8"))
+            if not ((CHECKOUT / name).exists() or (CHECKOUT / "relayd" / name).exists())
+        ]
+        self.assertEqual(missing, [])
+
+    def test_every_part_of_relayd_is_in_the_table_of_floors(self) -> None:
+        text = (CHECKOUT / "README.md").read_text("utf-8")
+        table = text[text.index("| floor |") : text.index("## Operating it")]
+        parts = {path.stem for path in (CHECKOUT / "relayd").iterdir() if path.name[0] not in "_."}
+        missing = sorted(part for part in parts & set(FLOOR) if f"`{part}`" not in table)
+        self.assertEqual(missing, [])
+
+    def test_commands_to_type_are_understood(self) -> None:
+        for document in DOCUMENTS:
+            for line in _COMMAND.findall(document.read_text("utf-8")):
+                words = shlex.split(line.split(" > ")[0].split(";")[0])
+                if not words or "|" in words[0] or words[0] == "--help":
+                    continue
+                with self.subTest(document=document.name, line=line):
+                    words = [word for word in words if word != "ID..."]
+                    if words[-1].startswith("(or") or words == ["queue"]:
+                        continue
+                    try:
+                        parser().parse_args(words)
+                    except SystemExit:
+                        self.fail(f"relayctl does not understand: {line}")
+
+    def test_settings_named_in_operations_exist(self) -> None:
+        text = (CHECKOUT / "docs/operations.md").read_text("utf-8")
+        named = {"hostname", "listen", "workers", "spool", "control", "resolver", "relay-port"}
+        named |= {"free-space", "free-inodes", "content-in-memory", "warn-after", "give-up"}
+        for name in named & set(re.findall(r"`([a-z-]+)`", text)):
+            self.assertIn(name, SPECS)
