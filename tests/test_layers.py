@@ -27,7 +27,7 @@ FLOORS = (
     {"ops"},
     {"intake", "relay", "config"},
     {"smtp", "rules", "spool", "report", "tls"},
-    {"mail", "dns", "login", "tally", "channel"},
+    {"mail", "dns", "login", "tally", "channel", "wire"},
 )
 FLOOR = {name: number for number, names in enumerate(reversed(FLOORS)) for name in names}
 
@@ -40,6 +40,7 @@ RIM = {
     "reading",
     "watch",
     "channel",
+    "wire",
     "intake",
     "relay",
     "tls",

@@ -28,6 +28,7 @@ from relayd.mail.client import Client
 from relayd.mail.reply import Reply
 from relayd.smtp.events import Chunk, EndOfContent, Quit, StartTls
 from relayd.smtp.state import State
+from relayd.wire import Wire
 
 HIGH_WATER = 65536  # octets of input held back: one read of Twisted's
 
@@ -73,6 +74,7 @@ class Session(Protocol):
         """Greet."""
         if ITCPTransport.providedBy(self.transport):
             self.transport.setTcpNoDelay(True)  # replies are small, and waited for
+        self._wire = Wire(self.transport)
         self._house.sessions.add(self)
         self.transport.registerProducer(self, True)
         self._timer = self._house.reactor.callLater(self._house.deadlines.command, self._tick)
@@ -245,7 +247,7 @@ class Session(Protocol):
         server = self._server
         replies = server.data_to_send()
         if replies:
-            self.transport.write(replies)
+            self._wire.write(replies)
         if server.closed:
             self._close(self._end if self._end != "lost" else "421")
         elif self._phase is Phase.COMMAND:

@@ -29,6 +29,7 @@ from relayd.smtp.events import (
     Unwelcome,
 )
 from relayd.smtp.extensions import Extensions
+from relayd.wire import Wire
 
 _UNREADABLE = Reply.of(451, "4.3.0", "content of ours cannot be read")
 
@@ -144,6 +145,7 @@ class Connection(Protocol):
         self._recipients = len(transaction.recipients)
         self.transactions += 1
         self._stage = Stage.IDLE
+        self._wire.drained()  # or the transaction before would not be over
         self._core.send(transaction)
         self._turn()
         return done
@@ -178,6 +180,7 @@ class Connection(Protocol):
     def connectionMade(self) -> None:
         """The greeting comes first; nothing is said before it."""
         self._connected = True
+        self._wire = Wire(self.transport)
         self.deadline = self._watch.seconds() + self._deadlines.greeting
         self._watch.opened(self)
         if self._over:
@@ -267,7 +270,7 @@ class Connection(Protocol):
                 self._take(event, tell)
         data = core.data_to_send()
         if data and not self._over:
-            self._transport.write(data)
+            self._wire.write(data)
         stage = core.waiting_for
         if stage is not self._stage:
             self._stage = stage
@@ -275,6 +278,7 @@ class Connection(Protocol):
         if core.closed:
             self._finish()
         if self._chunks is not None and not producing:
+            self._wire.through_buffer()
             self._transport.registerProducer(self, False)
         for each in tell:
             each()

@@ -1,0 +1,44 @@
+"""Octets to a peer: sent at once while the socket takes them, by Twisted's buffer when it does not.
+
+Twisted's transports keep what is written for the reactor's next turn, at the price of two calls
+to epoll and that turn. A reply is small and its socket nearly always has room, so it is sent now.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.tcp import Connection
+
+
+class Wire:
+    """Writes to one transport, in order. Nobody else may write to it."""
+
+    __slots__ = ("_at_once", "_transport")
+
+    def __init__(self, transport: object) -> None:
+        self._transport: Any = transport  # ITransport; Twisted says less of it than we use
+        # by its class: a wrapper, as of TLS, passes on every name of the socket it wraps
+        self._at_once = isinstance(transport, Connection)
+
+    def write(self, data: bytes) -> None:
+        """Send, now or by and by; silence on a connection that is lost."""
+        transport = self._transport
+        if self._at_once and transport.connected and not transport.TLS:
+            sent = transport.writeSomeData(data)
+            if sent == len(data):
+                return
+            # The rest waits its turn, and what follows must not overtake it. So does all of it
+            # after an error, which the reactor will meet and report as the connection's end.
+            self._at_once = False
+            if isinstance(sent, int):
+                data = data[sent:]
+        transport.write(data)
+
+    def through_buffer(self) -> None:
+        """A producer is registered: the transport asks it for more when its buffer is empty."""
+        self._at_once = False
+
+    def drained(self) -> None:
+        """The peer has answered all that was written: nothing of it waits any more."""
+        self._at_once = isinstance(self._transport, Connection)

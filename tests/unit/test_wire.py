@@ -1,0 +1,107 @@
+"""Octets leave at once, in order, and never round TLS."""
+
+from __future__ import annotations
+
+import unittest
+from typing import Any
+
+from twisted.internet import main
+from twisted.internet.error import ConnectionLost
+from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.tcp import Connection
+from twisted.internet.testing import StringTransport
+from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
+
+from relayd.wire import Wire
+
+
+class Socket(Connection):
+    """A TCP transport whose socket takes so many octets, and one whose buffer is a list."""
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+        self.connected = True
+        self.TLS = False
+        self.sent = b""
+        self.buffered: list[bytes] = []
+        self.lost = False
+
+    def writeSomeData(self, data: bytes) -> int | ConnectionLost:
+        if self.lost:
+            return main.CONNECTION_LOST
+        taken, self.room = data[: self.room], self.room - len(data[: self.room])
+        self.sent += taken
+        return len(taken)
+
+    def write(self, data: bytes) -> None:
+        self.buffered.append(data)
+
+
+class AtOnce(unittest.TestCase):
+    def test_what_the_socket_takes_is_never_buffered(self) -> None:
+        transport = Socket(100)
+        wire = Wire(transport)
+        wire.write(b"220 hello\r\n")
+        wire.write(b"250 ok\r\n")
+        self.assertEqual(transport.sent, b"220 hello\r\n250 ok\r\n")
+        self.assertEqual(transport.buffered, [])
+
+    def test_what_it_does_not_take_is_buffered_and_nothing_overtakes_it(self) -> None:
+        transport = Socket(5)
+        wire = Wire(transport)
+        wire.write(b"1234567")
+        transport.room = 100
+        wire.write(b"89")
+        self.assertEqual((transport.sent, transport.buffered), (b"12345", [b"67", b"89"]))
+
+    def test_when_all_was_answered_it_goes_at_once_again(self) -> None:
+        transport = Socket(0)
+        wire = Wire(transport)
+        wire.write(b"a")
+        transport.room = 100
+        wire.drained()
+        wire.write(b"b")
+        self.assertEqual((transport.sent, transport.buffered), (b"b", [b"a"]))
+
+    def test_an_error_is_left_to_the_reactor(self) -> None:
+        transport = Socket(100)
+        transport.lost = True
+        Wire(transport).write(b"all")
+        self.assertEqual(transport.buffered, [b"all"])
+
+    def test_a_lost_connection_is_not_touched(self) -> None:
+        transport = Socket(100)
+        transport.connected = False
+        Wire(transport).write(b"all")
+        self.assertEqual(transport.sent, b"")
+
+    def test_a_producer_is_asked_by_the_transport(self) -> None:
+        transport = Socket(100)
+        wire = Wire(transport)
+        wire.through_buffer()
+        wire.write(b"piece")
+        self.assertEqual((transport.sent, transport.buffered), (b"", [b"piece"]))
+
+
+class NotInTheClear(unittest.TestCase):
+    def test_after_starttls_everything_goes_through_tls(self) -> None:
+        transport = Socket(100)
+        wire = Wire(transport)
+        transport.TLS = True
+        wire.drained()
+        wire.write(b"secret")
+        self.assertEqual((transport.sent, transport.buffered), (b"", [b"secret"]))
+
+    def test_a_wrapper_is_not_gone_round(self) -> None:
+        inner = Socket(100)
+        wrapper: Any = ProtocolWrapper(WrappingFactory(Factory()), Protocol())
+        wrapper.transport = inner
+        wrapper.write = inner.buffered.append
+        self.assertTrue(hasattr(wrapper, "writeSomeData"))  # the trap
+        Wire(wrapper).write(b"secret")
+        self.assertEqual((inner.sent, inner.buffered), (b"", [b"secret"]))
+
+    def test_transports_of_tests_are_written_to(self) -> None:
+        transport = StringTransport()
+        Wire(transport).write(b"text")
+        self.assertEqual(transport.value(), b"text")
