@@ -100,10 +100,13 @@ class ContentFiles:
             path.unlink()
         return os.open(path, flags, 0o600)
 
-    def sync_directories(self, ident: int) -> None:
-        """Make the entry of the file durable, and that of its directory; raises OSError."""
-        for directory in (self.path(ident).parent, self.directory):
+    def sync_directories(self, idents: Iterable[int]) -> None:
+        """Make the entries of these files durable, and of their directories; raises OSError."""
+        directories = {self.path(ident).parent for ident in idents}
+        for directory in directories:
             sync_directory(directory)
+        if directories:
+            sync_directory(self.directory)
 
     def remove(self, idents: Iterable[int]) -> None:
         """Remove files; what cannot be removed is an orphan that the next start finds."""

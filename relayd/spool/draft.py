@@ -108,13 +108,12 @@ class Draft:
         return self._files.content(self.ident, self.size, self._parity)
 
     def sync(self) -> None:
-        """Make the file and its directory entries durable; raises OSError."""
+        """Make the file durable, but for its directory entries; raises OSError."""
         fd, self._fd = self._fd, -1
         try:
             os.fsync(fd)
         finally:
             os.close(fd)
-        self._files.sync_directories(self.ident)
 
     def discard_file(self) -> None:
         """Close and remove the file, if there is one."""

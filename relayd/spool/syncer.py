@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 
 from relayd.spool.bridge import Bridge
@@ -12,12 +13,14 @@ from relayd.spool.content import ContentFiles, os_trouble
 from relayd.spool.draft import Draft
 from relayd.spool.writes import Write
 
+MOST_DRAFTS = 64  # synced together; the directories they are in then once for all of them
+
 Chore = Callable[[], bool]
 """A piece of work; True: there is more, after others had their turn."""
 
 
 class Syncer:
-    """Fsyncs the file of a draft before its rows go to the writer; removes files after them."""
+    """Fsyncs the files of drafts before their rows go to the writer; removes files after them."""
 
     def __init__(
         self, files: ContentFiles, bridge: Bridge, *, synced: Callable[[Write], None]
@@ -26,6 +29,7 @@ class Syncer:
         self._bridge = bridge
         self._synced = synced
         self._chores: queue.SimpleQueue[Chore | None] = queue.SimpleQueue()
+        self._drafts: deque[tuple[Draft, Write]] = deque()  # for each a chore is queued
         self._thread = threading.Thread(target=self._run, name="spool syncer", daemon=True)
 
     def start(self) -> None:
@@ -39,7 +43,8 @@ class Syncer:
 
     def sync(self, draft: Draft, write: Write) -> None:
         """Make the file durable, then hand the rows to the writer."""
-        self._chores.put(lambda: self._sync(draft, write))
+        self._drafts.append((draft, write))
+        self._chores.put(self._sync)
 
     def remove(self, idents: Sequence[int]) -> None:
         """Remove the files of messages that are gone."""
@@ -50,16 +55,34 @@ class Syncer:
         """Do something of the caller's, step by step."""
         self._chores.put(chore)
 
-    def _sync(self, draft: Draft, write: Write) -> bool:
+    def _sync(self) -> bool:
+        """All drafts that wait, unless a chore before this one has done it."""
+        synced: list[tuple[Draft, Write]] = []
+        for draft, write in self._waiting():
+            try:
+                draft.sync()
+            except OSError as error:
+                self._fail(draft, write, error)
+            else:
+                synced.append((draft, write))
         try:
-            draft.sync()
+            self._files.sync_directories([draft.ident for draft, _ in synced])
         except OSError as error:
-            draft.discard_file()
-            if write.promise is not None:
-                self._bridge.call(write.promise.errback, os_trouble("syncing content", error))
+            for draft, write in synced:
+                self._fail(draft, write, error)
         else:
-            self._synced(write)
+            for _, write in synced:
+                self._synced(write)
         return False
+
+    def _waiting(self) -> list[tuple[Draft, Write]]:
+        drafts = self._drafts
+        return [drafts.popleft() for _ in range(min(len(drafts), MOST_DRAFTS))]
+
+    def _fail(self, draft: Draft, write: Write, error: OSError) -> None:
+        draft.discard_file()
+        if write.promise is not None:
+            self._bridge.call(write.promise.errback, os_trouble("syncing content", error))
 
     def _remove(self, idents: Sequence[int]) -> bool:
         self._files.remove(idents)

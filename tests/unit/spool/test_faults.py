@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 import unittest
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -218,8 +218,8 @@ class FailingFileTests(FaultCase):
         calls: list[str] = []
         sync = ContentFiles.sync_directories
 
-        def synced(files: ContentFiles, ident: int) -> None:
-            sync(files, ident)
+        def synced(files: ContentFiles, idents: Iterable[int]) -> None:
+            sync(files, idents)
             calls.append("directories")
 
         with self.harness() as (harness, _), patch.object(ContentFiles, "sync_directories", synced):
