@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 
+from tests.scenarios import peers
+from tests.scenarios.corpus import corpus
 from tests.scenarios.harness import Relayd, Scenario, wait_until
 from tests.scenarios.injector import inject, number_of
 from tests.sink import CLOSE, Script, Sink
@@ -183,3 +185,44 @@ class FailOver(Scenario):
         relay.send(ANN, ["bob@alive.example"])
         alive.wait(1, 5)
         self.assertEqual(len(relay.queue()), 300)
+
+
+class PostfixNextHop(Scenario):
+    needs = ("postfix",)
+
+    def test_postfix_takes_what_it_knows_and_refuses_what_it_does_not(self) -> None:
+        refusing = "check_recipient_access inline:{{no@example.com = 550 5.1.1 no such mailbox}}"
+        postfix = peers.Postfix(
+            self,
+            domains=["example.com", "sender.example"],
+            extra=f"smtpd_recipient_restrictions = {refusing}, permit_mynetworks, reject\n",
+        )
+        relay = self.relayd(
+            f"next-hop postfix smtp 127.0.0.1:{postfix.port}\naccept from 127.0.0.0/8\n"
+            "route any via postfix\n"
+        )
+        samples = [sample for sample in corpus() if len(sample.content) < 1 << 20][:60]
+        for sample in samples:
+            options = ["BODY=8BITMIME", *(["SMTPUTF8"] if sample.utf8_header else [])]
+            relay.send(ANN, ["bob@example.com"], sample.content, mail_options=options)
+        ident = relay.send(ANN, ["bob@example.com", "no@example.com"])
+        self.assertEqual(relay.settled(ident, 0)["state"], "delivered")
+        refused = relay.settled(ident, 1)
+        self.assertEqual(refused["state"], "failed")
+        self.assertRegex(refused["reply"], r"^550 5\.1\.1 .*no such mailbox")
+        wait_until(
+            lambda: len(postfix.mailbox()) == len(samples) + 2,  # the report, too
+            "Postfix stored everything",
+            60,
+        )
+        kept = postfix.mailbox()
+        for sample in samples:
+            mark = b"\r\nX-Corpus: " + sample.name.encode() + b"\r\n"
+            (found,) = [content for content in kept if mark in content]
+            self.assertTrue(found.endswith(sample.content), sample.name)
+        (report,) = [
+            content
+            for content in kept
+            if b"\r\nFinal-Recipient: rfc822; no@example.com\r\n" in content
+        ]
+        self.assertIn(b"Remote-MTA: dns; ", report)
