@@ -39,6 +39,7 @@ class _Group:
 
     action: str
     entries: list[str] = field(default_factory=list)
+    tests: list[str] = field(default_factory=list)  # further conditions
 
 
 def rules_of(
@@ -69,7 +70,7 @@ def rules_of(
                 if group.action.lower() in ("ok", "permit", "relay"):
                     permits.append(f"{kind} {operand}")
             else:
-                held = [*tests, *(f"not {each}" for each in dunno)]
+                held = [*group.tests, *tests, *(f"not {each}" for each in dunno)]
                 _rule(work, setting, f"{kind} {operand}", group.action, held, table)
         dunno += passing
     work.report.translated(setting, f"{check} {argument}: {len(table):,} entries")
@@ -92,9 +93,9 @@ def _levels(work: Work, setting: str, kind: str, table: MapText) -> list[list[_G
         group.entries += found
     ordered = [list(levels[level].values()) for level in sorted(levels)]
     for each in table.patterns:  # an expression or a network: first match wins, in order
-        operand = _pattern_operand(work, setting, kind, table, each)
+        operand, tests = _pattern_operand(work, setting, kind, table, each)
         if operand:
-            ordered.append([_Group(each.value, [operand])])
+            ordered.append([_Group(each.value, [operand], tests)])
     return ordered
 
 
@@ -132,25 +133,29 @@ def _untranslated(work: Work, setting: str, kind: str, table: MapText, key: str,
     work.report.lost(setting, f"{table.where(line)}: {key}: {why}", f"entry:{table.spec} {key}")
 
 
-def _pattern_operand(work: Work, setting: str, kind: str, table: MapText, row: PatternRow) -> str:
+def _pattern_operand(
+    work: Work, setting: str, kind: str, table: MapText, row: PatternRow
+) -> tuple[str, list[str]]:
+    """The operand, and the conditions beside it; an empty operand: it was reported."""
     where, mark = table.where(row.line), f"map:{table.spec}"
     if table.spec.type == "cidr":
         network = network_of(row.expression.text)
         if network and not row.expression.negated and not row.guards and kind == "from":
-            return network
+            return network, []
         work.report.lost(setting, f"{where}: {row.expression.text}: not carried over", mark)
-        return ""
+        return "", []
     if kind not in _ADDRESSED:
         if not row.expression.text:
-            return "any"
+            return "any", []
         work.report.lost(setting, f"{where}: expressions are matched with addresses only", mark)
-        return ""
+        return "", []
     found = work.condition(row, table.spec, kind)
-    if isinstance(found, str) or found[1]:
-        why = found if isinstance(found, str) else "`if` and `!` are not carried over here"
+    passing = row.value.split(None, 1)[0].lower() in PASSES
+    if isinstance(found, str) or (found[1] and passing):
+        why = found if isinstance(found, str) else "`if` and `!` are not carried over with OK"
         work.report.lost(setting, f"{where}: {why}", mark)
-        return ""
-    return found[0]
+        return "", []
+    return found
 
 
 def _operand(work: Work, check: str, table: MapText, group: _Group, kind: str) -> str:

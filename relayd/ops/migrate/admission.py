@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from relayd.ops.migrate.access import LISTS, rules_of
 from relayd.ops.migrate.domains import Names
 from relayd.ops.migrate.draft import good_entry
-from relayd.ops.migrate.tables import MapText, maps
+from relayd.ops.migrate.tables import MapSpec, MapText, maps
 from relayd.ops.migrate.work import Work, when
 from relayd.rules.lexer import string
 
@@ -43,6 +43,7 @@ _WITH_ARGUMENT = (
     "sleep",
     "reject_plaintext_session_",
 )
+_USERS = MapSpec("unix", "passwd.byname")
 _OURS_ANYWAY = ("reject_unauth_pipelining",)
 
 
@@ -62,7 +63,17 @@ class _Walk:
 
 def admission(work: Work) -> None:
     """All rules that say who is served."""
-    relay_list = RESTRICTIONS[3] if work.main.words(RESTRICTIONS[3]) else RESTRICTIONS[4]
+    ends = ("reject", "defer", *_UNAUTH)
+    relay_list = next(
+        (each for each in RESTRICTIONS[3:] if any(word in ends for word in work.main.words(each))),
+        "",
+    )
+    if not relay_list:
+        work.report.lost(
+            RESTRICTIONS[3],
+            "nothing in it refuses foreign destinations: relayd refuses whatever no rule accepts",
+            "restriction:relay",
+        )
     passes: list[str] = []
     for setting in RESTRICTIONS:
         walk = _Walk(setting)
@@ -78,6 +89,7 @@ def admission(work: Work) -> None:
 def _walk_list(work: Work, walk: _Walk, *, is_relay: bool) -> list[str]:
     """The rules of one list; what it lets pass before it refuses foreign destinations."""
     passes: list[str] = []
+    found = False
     words = work.main.words(walk.setting)
     at = 0
     while at < len(words) and not walk.done:
@@ -96,15 +108,12 @@ def _walk_list(work: Work, walk: _Walk, *, is_relay: bool) -> list[str]:
         if word in _UNAUTH and is_relay:
             passes = list(walk.permits)
             work.report.translated(walk.setting, f"{word}: what no rule accepts is refused")
-            walk.permits.append("to " + _ours(work)) if _ours(work) else None
-            walk.done = not _more_rejects(words[at:])
+            found = True
             continue
+        if word in ("reject", "defer") and is_relay and not found:
+            passes = list(walk.permits)
         _one(work, walk, word, argument)
     return passes
-
-
-def _more_rejects(words: Sequence[str]) -> bool:
-    return any(not word.startswith("permit") for word in words)
 
 
 def _ours(work: Work) -> str:
@@ -212,6 +221,13 @@ def _listed(work: Work, setting: str) -> list[str] | None:
     entries: list[str] = []
     operands: list[str] = []
     for spec in maps(work.main[setting], work.main["default_database_type"]):
+        if spec == _USERS and work.users is not None:
+            entries += [f"{name}@" for name in work.users]
+            work.report.note(
+                "the users of this system were read once: tables/local-recipients has to"
+                " be kept in step with them"
+            )
+            continue
         as_aliases = str(spec) in work.main["alias_maps"]
         table = work.shelf.read(spec, aliases=as_aliases)
         if table.trouble:

@@ -22,6 +22,9 @@ def aliases(work: Work, *, used: bool) -> None:
     if not used:
         work.report.unneeded(setting, "local_transport is not local(8), which reads aliases")
         return
+    if not work.local:
+        work.report.unneeded(setting, "there is no local domain")
+        return
     lines: list[Line] = []
     for table in work.tables(setting, aliases=True):
         for row in table.rows:

@@ -56,11 +56,22 @@ def canonical(work: Work) -> None:
             _scope(work, part, kind, chain, shown)
     for keyed in (common, recipients, senders):
         _tell(work, keyed)
-    if hidden.domains:
-        work.report.translated("masquerade_domains", "sub-domains are rewritten to their parent")
-        for name in ("masquerade_classes", "masquerade_exceptions"):
-            if work.main.is_given(name):
-                work.report.translated(name, "as conditions of those rules")
+    _tell_hiding(work, hidden)
+
+
+def _tell_hiding(work: Work, hidden: Masquerade) -> None:
+    given = [
+        name
+        for name in ("masquerade_domains", "masquerade_classes", "masquerade_exceptions")
+        if work.main.is_given(name)
+    ]
+    for name in given:
+        if not hidden.domains:
+            work.report.unneeded(name, "no domain is masqueraded")
+        elif name == "masquerade_domains":
+            work.report.translated(name, "sub-domains are rewritten to their parent")
+        else:
+            work.report.translated(name, "as conditions of those rules")
 
 
 def _tell(work: Work, keyed: Keyed) -> None:

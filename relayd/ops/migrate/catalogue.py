@@ -87,6 +87,7 @@ LOST = {
 }
 """By name."""
 
+_OFF = re.compile(r".*(_enable|_use_tls|_enforce_tls|_security_level|_wrappermode|_auth_only)\Z")
 _FAMILIES: tuple[tuple[str, bool, str], ...] = (
     (
         r"smtpd?_tls_|lmtp_tls_|tls_|tlsproxy_|openssl_|smtp_use_tls|smtpd_use_tls|smtp_enforce_tls"
@@ -114,6 +115,12 @@ _FAMILIES: tuple[tuple[str, bool, str], ...] = (
         r"|command_|biff|home_|sun_|dovecot_",
         False,
         _STORE,
+    ),
+    (
+        r".*_(delivery_slot_|destination_|minimum_delivery|recipient_(limit|refill)|extra_recipient"
+        r"|initial_destination|transport_rate|time_limit\Z)",
+        False,
+        _DELIVERY,
     ),
     (
         r"(smtp|relay|lmtp|local|virtual|default|initial)_(destination|transport)_"
@@ -147,8 +154,10 @@ _FAMILIES: tuple[tuple[str, bool, str], ...] = (
 )
 
 
-def about(name: str) -> tuple[bool, str] | None:
+def about(name: str, value: str = "") -> tuple[bool, str] | None:
     """Whether something is lost, and the reason; None: nothing is known of the parameter."""
+    if value.lower() in ("no", "none") and _OFF.match(name):
+        return False, "it is switched off"
     if name in UNNEEDED:
         return False, UNNEEDED[name]
     if name in LOST:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import ipaddress
+import pwd
 import socket
 import struct
 from collections.abc import Callable, Sequence
@@ -27,6 +28,7 @@ from relayd.ops.migrate.tables import Shelf
 from relayd.ops.migrate.work import Work
 from relayd.rules.expect import OUTSIDER
 
+LIVE = Path("/etc/postfix")  # whoever imports this imports this very machine
 _SIOCGIFADDR = 0x8915  # of linux/sockios.h
 _LOOPBACK = ("127.0.0.0/8", "::1")
 _INTERNAL = (
@@ -65,6 +67,7 @@ class Machine:
 
     hostname: Callable[[], str] | None = None
     interfaces: Callable[[], Sequence[str]] | None = None
+    users: Callable[[], Sequence[str]] | None = None
 
 
 def convert(folder: Path, machine: Machine | None = None) -> Work:
@@ -74,6 +77,10 @@ def convert(folder: Path, machine: Machine | None = None) -> Work:
     services = read_services(folder)
     found = (machine.interfaces or own_addresses)()
     work = Work(main, services, Shelf(folder), Report(main), Draft(), tuple(found))
+    if machine.users is not None:
+        work.users = machine.users()
+    elif folder.resolve() == LIVE:
+        work.users = [each.pw_name for each in pwd.getpwall()]
     _destinations(work)
     _networks(work)
     _delimiter(work)
@@ -170,16 +177,22 @@ def _guard(work: Work) -> None:
 
 def _services(work: Work) -> None:
     """master.cf's other lines, where they are not Postfix's own programs."""
+    others = [
+        f"{each.name} ({each.command})"
+        for each in work.services
+        if each.type != "inet" and each.command not in _INTERNAL
+    ]
+    if others:
+        work.report.unneeded(
+            "master.cf",
+            f"{', '.join(others)}: relayd starts no programs; a table's"
+            " entry that sends mail there is named where the table is",
+        )
     for service in work.services:
         title = f"master.cf {service.title}"
         if service.type == "inet":
             continue
-        if service.command not in _INTERNAL:
-            work.report.unneeded(
-                title,
-                f"runs {service.command}; what a table sends there is named where the table is",
-            )
-        elif service.overrides and service.command != "smtpd":
+        if service.command in _INTERNAL and service.command != "smtpd":
             for name, value in service.overrides.items():
                 if name != "syslog_name":
                     work.report.lost(
@@ -195,7 +208,7 @@ def _complete(work: Work) -> None:
     for name in main.given:
         if report.has(name):
             continue
-        known = catalogue.about(name)
+        known = catalogue.about(name, main[name])
         if known is not None:
             lost, why = known
             (report.lost if lost and main[name] else report.unneeded)(name, why)

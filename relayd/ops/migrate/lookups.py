@@ -63,6 +63,8 @@ class Lookups:
     def ask(self, spec: MapSpec, key: str, *, aliases: bool = False) -> str | None:
         """One key in one table."""
         value = self.answers.ask(spec, key, aliases=aliases)
+        if spec in self.answers.unreadable:
+            self.touched.add(f"map:{spec}")
         if value is not None:
             self.touched |= {f"map:{spec}", f"entry:{spec} {key.lower()}"}
         return value

@@ -54,6 +54,7 @@ class Answers:
         self._wanted: dict[tuple[MapSpec, bool], dict[str, None]] = {}
         self._asked_as: dict[tuple[MapSpec, bool], str] = {}
         self.stale: list[str] = []  # compiled tables older than their text
+        self.unreadable: dict[MapSpec, str] = {}  # asked in vain, and why
 
     def ask(self, spec: MapSpec, key: str, *, aliases: bool = False) -> str | None:
         """The value of a key, None where there is none; raises Missing."""
@@ -83,9 +84,19 @@ class Answers:
         """Look up all that is wanted; whether there was anything. Raises PostmapError."""
         wanted, self._wanted = self._wanted, {}
         for table, keys in wanted.items():
-            found = self._query(self._name(*table), list(keys))
+            found = self._found(table, list(keys))
             self._known[table].update({key: found.get(key) for key in keys})
         return bool(wanted)
+
+    def _found(self, table: tuple[MapSpec, bool], keys: Sequence[str]) -> dict[str, str]:
+        """A table that postmap cannot read holds nothing; that it is so is remembered."""
+        if table[0] in self.unreadable:
+            return {}
+        try:
+            return self._query(self._name(*table), keys)
+        except (PostmapError, OSError) as error:
+            self.unreadable[table[0]] = str(error)
+            return {}
 
     def _query(self, table: str, keys: Sequence[str]) -> dict[str, str]:
         done = subprocess.run(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -27,7 +27,6 @@ ADDRESS_MAPS = (
     "relay_recipient_maps",
     "virtual_mailbox_maps",
 )
-_ACCESS = re.compile(r"check_(?:sender|recipient)_access\s+(\S+)")
 SOMEBODY = "somebody"
 
 
@@ -59,8 +58,10 @@ def _all(work: Work) -> Iterator[str]:
         "smtpd_recipient_restrictions",
         "smtpd_relay_restrictions",
     ):
-        for name in _ACCESS.findall(" ".join(work.main.words(setting))):
-            yield from _of_table(work, work.shelf.read(maps(name)[0]))
+        words = work.main.words(setting)
+        for word, name in itertools.pairwise(words):
+            if word in ("check_sender_access", "check_recipient_access"):
+                yield from _of_table(work, work.shelf.read(maps(name)[0]))
     for spec in maps(work.main["alias_maps"], work.main["default_database_type"]):
         for row in work.shelf.read(spec, aliases=True).rows:
             for domain in work.bare_domains[:2]:

@@ -130,6 +130,9 @@ def verify(work: Work, settings: Settings, addresses: Sequence[str]) -> Outcome:
             if difference is not None:
                 outcome.differences.append(difference)
         outcome.stale = list(dict.fromkeys(answers.stale))
+        outcome.stale += [
+            f"{text}; asked as if it were empty" for text in answers.unreadable.values()
+        ]
     return outcome
 
 
@@ -210,6 +213,8 @@ def _told(fate: Fate) -> str:
         fate.goals and all(how == "discard" for how in fate.goals.values())
     ):
         return "discarded"
+    if not fate.goals:
+        return "deferred: it expands in circles"
     goals = ", ".join(f"{goal} {how}" for goal, how in sorted(fate.goals.items()))
     return f"{goals} (sender {', '.join(sorted(fate.senders))})"
 

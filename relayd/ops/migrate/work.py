@@ -29,6 +29,7 @@ class Work:
     report: Report
     draft: Draft
     interfaces: Sequence[str] = ()  # this machine's addresses, loopback included
+    users: Sequence[str] | None = None  # this machine's, where the configuration is its own
     local: Names = field(default_factory=lambda: Names("local-domains"))
     virtual: Names = field(default_factory=lambda: Names("virtual-domains"))
     mailbox: Names = field(default_factory=lambda: Names("mailbox-domains"))
