@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
 from relayd.rules.source import Complaint, Place, Source, did_you_mean
@@ -19,6 +20,21 @@ def read_text(path: Path, shown: str) -> str:
         source = Source.of(data.decode("latin-1"), shown)
         what = f"octet 0x{data[error.start]:02x} is not UTF-8"
         raise Complaint(Place(source, line, column), what, "expected a text in UTF-8") from None
+
+
+def require_private(path: Path, name: str, place: Place, *, group: bool = True) -> None:
+    """The file must not be for everybody's eyes, nor (not `group`) for its group's.
+
+    Raises OSError, or Complaint, which says how to mend it.
+    """
+    mode = stat.S_IMODE(path.stat().st_mode)
+    if mode & (stat.S_IRWXO | (0 if group else stat.S_IRWXG)):
+        whose = "others" if mode & stat.S_IRWXO else "its group"
+        raise Complaint(
+            place,
+            f"{name} holds secrets and is open to {whose} (mode {mode:04o})",
+            f"expected e.g. chmod {'640' if group else '600'} {path}",
+        )
 
 
 def short_name(path: Path, folder: Path) -> str:

@@ -9,11 +9,12 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from relayd.config.files import read_text, short_name, similar_file
+from relayd.config.files import read_text, require_private, short_name, similar_file
 from relayd.rules.model import Item, TableDef
 from relayd.rules.source import Complaint, Problem, Source
 from relayd.rules.table import Table
 from relayd.rules.tablefile import ReadFile, list_table, read_table
+from relayd.rules.userstable import DovecotTable
 
 MAX_ROWS = 5_000_000
 
@@ -37,6 +38,8 @@ class TableLoader:
         return tables
 
     def _load(self, item: TableDef) -> Table | None:
+        if item.socket:
+            return DovecotTable(item.name, str(item.place), item.socket)
         if not item.file:
             entries = list(zip(item.entries, item.entry_places, strict=True))
             return list_table(item.name, str(item.place), entries, self.problems)
@@ -49,6 +52,8 @@ class TableLoader:
                 source, kind = self._rows(path, item.query)
             else:
                 source = self._source(path)
+                if kind == "users":
+                    require_private(path, item.file, where)
         except OSError as error:
             problem = f"cannot read {item.file}: {error.strerror or error}"
             self.problems.append(Problem(where, problem, similar_file(path)))

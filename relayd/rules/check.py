@@ -19,9 +19,11 @@ from relayd.rules.model import (
     TableDef,
 )
 from relayd.rules.pattern import Anything, InTable, Net
+from relayd.rules.sendas import SendAs
 from relayd.rules.source import Place, Problem, did_you_mean
 from relayd.rules.srsrule import SrsException, SrsOurs
 from relayd.rules.table import ListTable, MapTable, Table, TransportTable
+from relayd.rules.userstable import DovecotTable, UsersTable
 
 
 def name_problems(items: Sequence[Item], broken: Set[str] = frozenset()) -> list[Problem]:
@@ -78,7 +80,7 @@ def conditions_of(rule: Rule) -> tuple[Condition, ...]:
 def used_tables(rule: Rule) -> Iterator[str]:
     """The tables a rule names."""
     operands: list[object] = [one for each in conditions_of(rule) for one in each.operands]
-    if isinstance(rule, Forward | Rewrite | HeaderRewrite | SrsOurs):
+    if isinstance(rule, Forward | Rewrite | HeaderRewrite | SrsOurs | SendAs):
         operands += rule.patterns
     if isinstance(rule, Route) and rule.table:
         yield rule.table
@@ -109,6 +111,13 @@ def table_problems(items: Sequence[Item], tables: Mapping[str, Table]) -> list[P
 
 
 def _misused(rule: Rule, tables: Mapping[str, Table]) -> Iterator[tuple[str, str, str]]:
+    for name in dict.fromkeys(used_tables(rule)):
+        if isinstance(tables[name], DovecotTable):
+            yield (
+                name,
+                f"table {name} can only be asked for passwords",
+                'expected "login any", or a table that lists names',
+            )
     for condition in conditions_of(rule):
         for operand in condition.operands:
             if isinstance(operand, InTable):
@@ -133,7 +142,7 @@ def _misused(rule: Rule, tables: Mapping[str, Table]) -> Iterator[tuple[str, str
             if not isinstance(pattern, InTable):
                 continue
             table = tables[pattern.name]
-            if isinstance(table, ListTable | TransportTable):
+            if isinstance(table, ListTable | TransportTable | UsersTable):
                 yield (
                     pattern.name,
                     f"table {pattern.name} says not what an address becomes",
@@ -148,6 +157,8 @@ def _misused(rule: Rule, tables: Mapping[str, Table]) -> Iterator[tuple[str, str
 
 
 def _has_no_network(table: Table) -> bool:
+    if isinstance(table, UsersTable):
+        return True
     return isinstance(table, ListTable) and len(table) > 0 and not len(table.networks)
 
 

@@ -10,6 +10,7 @@ from relayd.mail.nexthop import LMTP, SMTP, HostPort, NextHop
 from relayd.rules.expectation import read_expect
 from relayd.rules.lexer import Kind, Statement, Token
 from relayd.rules.model import HopDef, Include, Item, Subaddress, TableDef
+from relayd.rules.sendas import read_send_as
 from relayd.rules.sentences import (
     read_admission,
     read_forward,
@@ -23,7 +24,7 @@ from relayd.rules.words import Words, host_port
 
 T = TypeVar("T")
 Reader = Callable[[Words], T]
-KINDS = ("aliases", "virtual", "canonical", "transport", "sqlite")
+KINDS = ("aliases", "virtual", "canonical", "transport", "sqlite", "users", "dovecot-auth")
 _RESERVED = (DIRECT, "any", "via", "null")
 
 
@@ -59,6 +60,9 @@ def _table(words: Words) -> TableDef:
             place=place,
             entry_places=tuple(token.place for token in tokens),
         )
+    if kind == "dovecot-auth":
+        socket = _unix(words, "dovecot-auth", "unix:/run/dovecot/auth-client")
+        return TableDef(name, kind, (), socket=socket, place=place, entry_places=(words.last,))
     if not words.skip_word("file"):
         raise words.missing('"file PATH"' + ("" if kind != "list" else ' or "{"'))
     path, path_place = words.next("the file's path").text, words.last
@@ -70,6 +74,15 @@ def _table(words: Words) -> TableDef:
             raise words.missing('query "SELECT ... WHERE ... = ?"')
         query = words.string("the query in quotes").text
     return TableDef(name, kind, (), path, includes, query, place=place, entry_places=(path_place,))
+
+
+def _unix(words: Words, kind: str, example: str) -> str:
+    """The absolute path of a unix socket."""
+    token = words.next(example)
+    path = token.text.removeprefix("unix:")
+    if path == token.text or not path.startswith("/"):
+        raise words.complain(f'"{token.text}" is no socket', f'expected e.g. "{kind} {example}"')
+    return path
 
 
 def _next_hop(words: Words) -> HopDef:
@@ -125,4 +138,5 @@ VERBS: dict[str, Reader[Item]] = {
     "include": _include,
     "expect": read_expect,
     "srs": read_srs,
+    "may-send-as": read_send_as,
 }

@@ -257,12 +257,15 @@ class TableDef:
     file: str = ""  # relative to the file it is written in
     includes: str = ""  # folder below which aliases(5) may :include:
     query: str = ""  # with sqlite
+    socket: str = ""  # with dovecot-auth: an absolute path
     place: Place = field(default=NOWHERE, compare=False)
     entry_places: tuple[Place, ...] = field(default=(), compare=False, repr=False)
 
     def __str__(self) -> str:
         words = ["table", self.name, *([self.kind] if self.kind != "list" else [])]
-        if self.file:
+        if self.socket:
+            words.append(quote(f"unix:{self.socket}"))
+        elif self.file:
             words += ["file", quote(self.file)]
         else:
             words.append(f"{{ {commas(map(quote, self.entries))} }}" if self.entries else "{ }")

@@ -25,6 +25,7 @@ from relayd.rules.model import (
 )
 from relayd.rules.pattern import InTable, MailboxPattern
 from relayd.rules.replace import mapped
+from relayd.rules.sendas import SendAs, SendAsStage
 from relayd.rules.srsstage import SrsStage, srs_stage
 from relayd.rules.stage import Stage
 from relayd.rules.table import Table, TransportTable
@@ -52,24 +53,33 @@ class Ruleset:
     hash: str
     header_always: tuple[int, ...] | None = field(default=None)  # no header rule has a condition
     srs: SrsStage | None = field(default=None)  # None: senders are not rewritten
+    send_as: SendAsStage = field(default=SendAsStage((), {}, "", ""))
 
 
 def build(
-    items: Sequence[Item], tables: Mapping[str, Table], hostname: str, keys: Sequence[bytes] = ()
+    items: Sequence[Item],
+    tables: Mapping[str, Table],
+    hostname: str,
+    keys: Sequence[bytes] = (),
+    origin: str = "",
 ) -> Ruleset:
-    """Compile statements that were found good (see relayd.rules.check). `keys` are for SRS."""
+    """Compile statements that were found good (see relayd.rules.check).
+
+    `keys` are for SRS, `origin` is the domain of logins without one (else the hostname).
+    """
     rewrites = [item for item in items if isinstance(item, Rewrite)]
     headers = [item for item in items if isinstance(item, HeaderRule)]
     hops = {name: hop for table in tables.values() if isinstance(table, TransportTable)
             for name, hop in table.next_hops.items()}  # fmt: skip
     hops |= {item.hop.name: item.hop for item in items if isinstance(item, HopDef)}
     unconditional = all(not rule.when for rule in headers)
+    separators = "".join(item.separators for item in items if isinstance(item, Subaddress))
     return Ruleset(
         hostname=hostname,
         items=tuple(items),
         tables=dict(tables),
         next_hops=hops,
-        subaddress="".join(item.separators for item in items if isinstance(item, Subaddress)),
+        subaddress=separators,
         admission=Stage(_of(items, Admission), lambda rule: rule.conditions + rule.when, tables),
         recipients=Stage(
             [rule for rule in rewrites if rule.what == "recipient"], _recipient, tables
@@ -82,6 +92,7 @@ def build(
         hash=_hash(items, tables, hostname, keys),
         header_always=tuple(range(len(headers))) if unconditional else None,
         srs=srs_stage(items, tables, hostname, keys),
+        send_as=SendAsStage(_of(items, SendAs), tables, origin or hostname, separators),
     )
 
 

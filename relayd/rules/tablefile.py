@@ -12,6 +12,7 @@ from relayd.mail.address import AddressError, Mailbox, check_domain, fold_domain
 from relayd.rules.source import Complaint, Place, Problem, Source
 from relayd.rules.table import Entry, ListTable, MapTable, Table, is_domain
 from relayd.rules.transport import transport_table
+from relayd.rules.userstable import hidden, users_table
 from relayd.rules.words import domain_of, local_of, network_of
 
 # what needs no second look; everything else is parsed by the book
@@ -73,7 +74,7 @@ def read_table(
     reading = Reading(source, problems, include)
     table = READERS[kind](name, reading)
     table.digest = _digest(source.lines)
-    table.source = source
+    table.source = hidden(source) if kind == "users" else source
     return table
 
 
@@ -317,7 +318,12 @@ def _read_transport(name: str, reading: Reading) -> Table:
     return transport_table(name, reading.source, reading.problems)
 
 
+def _read_users(name: str, reading: Reading) -> Table:
+    return users_table(name, reading.source, reading.problems)
+
+
 READERS: dict[str, Callable[[str, Reading], Table]] = {
+    "users": _read_users,
     "list": _read_list,
     "aliases": _read_aliases,
     "virtual": _read_virtual,
