@@ -12,9 +12,10 @@ from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 
 from relayd.channel import Reactor
-from relayd.config import Settings
+from relayd.config import Listener, Settings
 from relayd.current import Current
 from relayd.dns.resolver import Resolver
+from relayd.intake.door import PLAIN, Door
 from relayd.intake.house import House
 from relayd.intake.limits import NORMAL, Admission, Deadlines, SessionLimits
 from relayd.intake.listener import IntakeService, ListenAddress
@@ -49,6 +50,7 @@ from relayd.spool.journal import Journal
 from relayd.spool.store import Spool
 from relayd.spool.view import NewMessage
 from relayd.tally import Tally
+from relayd.tls.renewal import Certificates
 
 GRACE = 5.0  # seconds for sessions and deliveries to end when relayd stops (promise 10)
 DRAIN_TIME = 20.0  # seconds for sessions to end by themselves before a worker is replaced
@@ -127,6 +129,9 @@ class Gateway(Service):
             period=settings.journal,
             most=settings.journal_size // workers,
         )
+        self._certificates = Certificates(reactor, log, wants_certificate=self._wants_certificate)
+        self._certificates.apply(settings.certificates, settings.tls_minimum)
+        self._doors = {str(each): self._door(each) for each in settings.listeners}
         self._house = self._make_house()
         addresses = [ListenAddress(each.address, each.port) for each in settings.listeners]
         self._intake = IntakeService(reactor, self._house, addresses, sockets, grace=GRACE)
@@ -192,9 +197,20 @@ class Gateway(Service):
             ),
             make_server=self._make_server,
             normal=_deadlines(settings),
+            door=self._doors.__getitem__,
         )
 
-    def _make_server(self) -> Server:
+    def _door(self, listener: Listener) -> Door:
+        tls = listener.option("tls")
+        if tls == "none":
+            return PLAIN
+        return Door(self._certificates.of(str(listener)), implicit=tls == IMPLICIT)
+
+    def _wants_certificate(self) -> bool:
+        """Whether clients are asked for a certificate: only where a rule looks at it."""
+        return self._current.settings.ruleset.wants_certificate
+
+    def _make_server(self, listener: str) -> Server:
         settings = self._current.settings
         rules = SessionRules(
             line=settings.command_length,
@@ -202,7 +218,9 @@ class Gateway(Service):
             errors=settings.errors_per_session,
             normalise=settings.bare_newlines == "normalise",
         )
-        return Server(settings.hostname, rules, Offer(size=settings.message_size))
+        starttls = self._doors[listener].starttls
+        offer = Offer(size=settings.message_size, starttls=starttls)
+        return Server(settings.hostname, rules, offer)
 
     # a message's way
 
@@ -271,7 +289,10 @@ class Gateway(Service):
         super().startService()  # type: ignore[no-untyped-call]  # Twisted's own
         for shard in self.shards:
             shard.dispatcher.start()
+        self._certificates.start()
         self._intake.startService()
+        if self._picks_up:
+            self._pickup.start()
         self._log.notice(
             "started",
             hostname=self._current.settings.hostname,
@@ -287,7 +308,9 @@ class Gateway(Service):
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
+        self._certificates.stop()
         await self._intake.stopService()
+        await self._pickup.stop()
         self._journal.close()
         for stopped in [Deferred.fromCoroutine(shard.stop()) for shard in self.shards]:
             await stopped
@@ -300,7 +323,9 @@ class Gateway(Service):
     def _reloaded(self, fresh: Settings) -> None:
         self._house.admission.limits = _session_limits(fresh, self._workers)
         self._house.normal = _deadlines(fresh)
+        self._certificates.apply(fresh.certificates, fresh.tls_minimum)
         self._journal.apply(fresh.journal, fresh.journal_size // self._workers)
+        self._pickup.size = fresh.message_size
         self.directory.forget()
         for shard in self.shards:
             shard.dispatcher.apply(_patience(fresh), _limits(fresh, self._workers))

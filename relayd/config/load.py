@@ -12,6 +12,7 @@ from relayd.config.files import read_text, short_name, similar_file
 from relayd.config.keys import keys_path, read_keys
 from relayd.config.settings import SPECS, Listener, Settings, Spec, cores, system_hostname
 from relayd.config.tables import TableLoader
+from relayd.config.tls import certificate_problems, resolved
 from relayd.rules.check import (
     hop_problems,
     name_problems,
@@ -30,6 +31,7 @@ from relayd.rules.source import Complaint, Place, Problem, Source
 from relayd.rules.srsrule import SrsDomain, srs_problems
 from relayd.rules.table import Table
 from relayd.rules.words import Words
+from relayd.tls.files import CertificateFiles
 
 MAX_FILES = 1000
 MAX_SHOWN = 100
@@ -173,6 +175,7 @@ class _Loader:
         places = {item.hop.name: item.place for item in self._items if isinstance(item, HopDef)}
         listeners = [each.value for each in self._settings.get("listen", ())]
         own = [(each.address, each.port) for each in listeners if isinstance(each, Listener)]
+        problems += self._certificates(values)
         problems += hop_problems(ruleset.next_hops, places, own, hostname)
         problems += [*shadowed(ruleset), *loops(ruleset)]
         problems += failures(ruleset) if not problems else []
@@ -189,6 +192,22 @@ class _Loader:
             warnings=tuple(open_doors(self._items)),
             **values,  # type: ignore[arg-type]  # each read by its own Spec
         )
+
+    def _certificates(self, values: dict[str, object]) -> list[Problem]:
+        """Their paths made absolute, and what is wrong with them or with who is to serve them."""
+        pairs = [
+            (resolved(each.value, self._folder), each.place)
+            for each in self._settings.get("certificate", ())
+            if isinstance(each.value, CertificateFiles)
+        ]
+        if pairs:
+            values["certificates"] = tuple(files for files, _ in pairs)
+        listeners = [
+            (str(each.value), each.value.option("tls"), each.place)
+            for each in self._settings.get("listen", ())
+            if isinstance(each.value, Listener)
+        ]
+        return certificate_problems(pairs, listeners)
 
     def _keys(self) -> tuple[bytes, ...]:
         """The keys of sender rewriting; none: there is no `srs domain`."""
@@ -213,7 +232,7 @@ class _Loader:
             else:
                 values[spec.attribute] = given[0].value
                 self._repeats(name, given, all_of_them=True)
-        for name in ("spool", "control"):
+        for name in ("spool", "control", "tls_authorities"):
             if name in values:
                 values[name] = Path(os.path.abspath(self._folder / str(values[name])))  # noqa: PTH100 - symlinks stay
         if "spool" in values:

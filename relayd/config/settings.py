@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from relayd.config.tls import MINIMUMS, DomainTls, certificate, domain_tls
 from relayd.config.values import (
     address_port,
     choice,
@@ -27,6 +28,7 @@ from relayd.rules.source import Problem
 from relayd.rules.words import Words
 from relayd.spool.schedule import DEFAULT as DEFAULT_SCHEDULE
 from relayd.spool.schedule import Schedule
+from relayd.tls.files import CertificateFiles
 
 _MIB = 1024 * 1024
 
@@ -37,7 +39,11 @@ class Listener:
 
     address: str  # an IP address
     port: int  # 0: any free one
-    options: tuple[str, ...] = ()
+    options: tuple[tuple[str, str], ...] = ()  # each name with its value
+
+    def option(self, name: str) -> str:
+        """The value of an option, or empty."""
+        return dict(self.options).get(name, "")
 
     def __str__(self) -> str:
         """As rules name it, and as Client.listener has it."""
@@ -64,6 +70,11 @@ class Settings:
     warn_after: float = 4 * 3600.0
     give_up: float = 5 * 86400.0
     resolver: tuple[HostPort, ...] = ()  # empty: the system's
+
+    certificates: tuple[CertificateFiles, ...] = ()
+    tls_minimum: str = "1.2"
+    tls_authorities: Path | None = None  # None: the system's
+    domain_tls: tuple[DomainTls, ...] = ()
 
     message_size: int = 50 * _MIB
     recipients: int = 1000
@@ -119,6 +130,10 @@ SPECS: dict[str, Spec] = {
     "warn-after": Spec("warn_after", duration()),
     "give-up": Spec("give_up", duration(60)),
     "resolver": Spec("resolver", address_port, repeatable=True),
+    "certificate": Spec("certificates", certificate, repeatable=True),
+    "tls-minimum": Spec("tls_minimum", choice(*MINIMUMS)),
+    "tls-authorities": Spec("tls_authorities", path),
+    "tls": Spec("domain_tls", domain_tls, repeatable=True),
     "message-size": Spec("message_size", size(1024)),
     "recipients": Spec("recipients", number(1, 1_000_000)),
     "header-size": Spec("header_size", size(1024)),

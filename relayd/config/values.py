@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from relayd.config.tls import listener_tls
 from relayd.mail.nexthop import HostPort
 from relayd.rules.lexer import Kind
 from relayd.rules.source import Complaint, did_you_mean, one_of
@@ -21,7 +22,9 @@ _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9}
 _UNITS |= {"kib": 2**10, "mib": 2**20, "gib": 2**30}
 _MAX_DURATION = 366 * 86400
 MAX_WORKERS = 64
-LISTEN_OPTIONS: tuple[str, ...] = ()  # the words that may follow the address
+
+LISTEN_OPTIONS: Mapping[str, Callable[[Words], str]] = {"tls": listener_tls}
+"""What may follow a listener's address, and how the word behind it is read."""
 
 
 def duration(least: float = 0) -> Callable[[Words], float]:
@@ -131,8 +134,8 @@ def address_port(words: Words) -> HostPort:
     return _numeric(host_port(token.text, token.place, 53), words)
 
 
-def listener(words: Words) -> tuple[str, int, tuple[str, ...]]:
-    """Address, port (0: any) and the option words of a `listen` statement."""
+def listener(words: Words) -> tuple[str, int, tuple[tuple[str, str], ...]]:
+    """Address, port (0: any) and the options of a `listen` statement: each name with its value."""
     token = words.word("ADDRESS:PORT, e.g. 127.0.0.1:2525 or [::1]:2525")
     text = token.text
     if text.isdecimal() or re.match(r"\*?:[^:]*\Z", text):
@@ -142,13 +145,16 @@ def listener(words: Words) -> tuple[str, int, tuple[str, ...]]:
         )
     any_port = text.endswith(":0")
     place = _numeric(host_port(text[:-1] + "1" if any_port else text, token.place), words)
-    options: list[str] = []
+    options: dict[str, str] = {}
     while (token_ := words.peek()) is not None and token_.kind is Kind.WORD:
         if token_.text.lower() not in LISTEN_OPTIONS:
             hint = did_you_mean(token_.text, LISTEN_OPTIONS) or "expected the end of the line"
             raise Complaint(token_.place, f'"listen" knows no option "{token_.text}"', hint)
-        options.append(words.word("an option").text.lower())
-    return place.host, 0 if any_port else place.port, tuple(options)
+        name = words.word("an option").text.lower()
+        if name in options:
+            raise words.complain(f'"{name}" was said already', "expected it once")
+        options[name] = LISTEN_OPTIONS[name](words)
+    return place.host, 0 if any_port else place.port, tuple(options.items())
 
 
 def _numeric(place: HostPort, words: Words) -> HostPort:

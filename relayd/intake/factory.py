@@ -35,19 +35,22 @@ class SessionFactory(Factory):
         self._house = house
         self._listener = listener
 
-    def buildProtocol(self, addr: IAddress | None) -> Protocol:
-        """A session, or a refusal before the greeting."""
+    def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
+        """A session, or a refusal before the greeting; None where it could not be understood."""
         house = self._house
         client = Client(
             address=getattr(addr, "host", "").partition("%")[0],  # fe80::1%eth0
             port=getattr(addr, "port", 0),
             listener=self._listener,
         )
+        if house.door(self._listener).shut:
+            house.premises.log.refused(client, "connection", "closed", "no certificate to serve")
+            return None
         stressed = house.admission.stressed
         reply = house.admission.admit(client.address)
         if reply is not None:
             house.premises.log.refused(client, "connection", str(reply))
-            return Unwelcome(reply)
+            return None if house.door(self._listener).implicit else Unwelcome(reply)
         if house.admission.stressed and not stressed:
             house.premises.log.notice("stress mode", sessions=house.admission.in_all)
             house.tighten()

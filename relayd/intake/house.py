@@ -6,8 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from twisted.internet.interfaces import IOpenSSLServerConnectionCreator, IReactorTime
+from twisted.internet.interfaces import IReactorTime
 
+from relayd.intake.door import PLAIN, Door
 from relayd.intake.limits import NORMAL, STRESSED, Admission, Deadlines
 from relayd.intake.reception import Premises
 from relayd.smtp.server import Server
@@ -37,8 +38,8 @@ class House:
     hostname: str
     premises: Premises
     admission: Admission
-    make_server: Callable[[], Server]
-    tls: IOpenSSLServerConnectionCreator | None = None  # offered by STARTTLS; replaced on reload
+    make_server: Callable[[str], Server]  # for the listener of this name
+    door: Callable[[str], Door] = lambda listener: PLAIN  # likewise
     normal: Deadlines = NORMAL
     stressed: Deadlines = STRESSED
     sessions: set[OpenSession] = field(default_factory=set)

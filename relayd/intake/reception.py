@@ -164,10 +164,10 @@ class Reception:
             self._draft.rollback()
         self._draft = self._transaction = self._header = self._failure = None
 
-    def secured(self, tls: str) -> None:
+    def secured(self, tls: str, certificate: str = "") -> None:
         """TLS is up: `tls` says how. All that was said before is forgotten (RFC 3207 4.2)."""
         self.rollback()
-        self.client = self.client.with_(tls=tls, helo="", protocol="SMTP")
+        self.client = self.client.with_(tls=tls, certificate=certificate, helo="", protocol="SMTP")
 
     # -- verdicts --------------------------------------------------------------------------------
 

@@ -13,7 +13,6 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import (
     IDelayedCall,
     IHandshakeListener,
-    IOpenSSLServerConnectionCreator,
     IPushProducer,
     ITCPTransport,
 )
@@ -28,6 +27,7 @@ from relayd.mail.client import Client
 from relayd.mail.reply import Reply
 from relayd.smtp.events import Chunk, EndOfContent, Quit, StartTls
 from relayd.smtp.state import State
+from relayd.tls.words import reason as words
 from relayd.wire import Wire
 
 HIGH_WATER = 65536  # octets of input held back: one read of Twisted's
@@ -56,7 +56,8 @@ class Session(Protocol):
 
     def __init__(self, house: House, client: Client) -> None:
         self._house = house
-        self._server = house.make_server()
+        self._door = house.door(client.listener)
+        self._server = house.make_server(client.listener)
         self._reception = Reception(house.premises, client)
         self._phase = Phase.COMMAND
         self._end = "lost"  # how the session will have ended, for the log
@@ -78,8 +79,11 @@ class Session(Protocol):
         self._house.sessions.add(self)
         self.transport.registerProducer(self, True)
         self._timer = self._house.reactor.callLater(self._house.deadlines.command, self._tick)
-        self._server.greet()
-        self._flush()
+        if self._door.implicit:
+            self._start_tls()
+        else:
+            self._server.greet()
+            self._flush()
 
     def dataReceived(self, data: bytes) -> None:
         """Octets from the peer, as many as there were."""
@@ -93,6 +97,8 @@ class Session(Protocol):
 
     def connectionLost(self, reason: Failure | None = None) -> None:
         """The session is over. A commit under way goes on: it may be durable already."""
+        if self._phase is Phase.HANDSHAKE:
+            self._end = f"handshake failed: {words(reason and reason.value)}"
         self._phase = Phase.CLOSING
         self._reception.rollback()
         if self._timer is not None:
@@ -114,14 +120,14 @@ class Session(Protocol):
 
     def handshakeCompleted(self) -> None:
         """TLS is up: all that was said in the clear is forgotten."""
-        if self._phase is not Phase.HANDSHAKE:
+        tls = self._door.tls
+        if self._phase is not Phase.HANDSHAKE or tls is None:
             return
-        connection = self.transport.getHandle()
         self._server.tls_established()
-        self._reception.secured(
-            f"{connection.get_protocol_version_name()} {connection.get_cipher_name()}"
-        )
+        self._reception.secured(*tls.describe(self.transport.getHandle()))
         self._enter(Phase.COMMAND)
+        if self._door.implicit:
+            self._server.greet()
         self._pump()
 
     def pauseProducing(self) -> None:
@@ -199,8 +205,10 @@ class Session(Protocol):
                 self._commit()
                 if self._phase is Phase.COMMIT:
                     break
-            elif type(event) is StartTls and self._house.tls is not None:
-                self._start_tls(self._house.tls)
+            elif type(event) is StartTls and self._door.tls is not None:
+                server.answer(_READY_FOR_TLS)
+                self._flush()
+                self._start_tls()
                 break
             else:
                 reply = reception.receive(event)
@@ -235,12 +243,10 @@ class Session(Protocol):
             self._phase = Phase.COMMAND
             self._dismiss(_BUG, "bug")
 
-    def _start_tls(self, creator: IOpenSSLServerConnectionCreator) -> None:
-        self._server.answer(_READY_FOR_TLS)
-        self._flush()
+    def _start_tls(self) -> None:
         self._enter(Phase.HANDSHAKE)
         self._watch()  # sooner than the command's deadline
-        self.transport.startTLS(creator)
+        self.transport.startTLS(self._door.tls)
 
     def _flush(self) -> None:
         """One write for all replies; they show that a command was complete."""

@@ -4,18 +4,6 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
-
-
-class TlsConnection(Protocol):
-    """What is asked of a pyOpenSSL connection."""
-
-    def get_protocol_version_name(self) -> str:
-        """As `TLSv1.3`."""
-
-    def get_cipher_name(self) -> str | None:
-        """As `TLS_AES_256_GCM_SHA384`."""
-
 
 class Transport(Protocol):
     """What a session uses of Twisted's TCP and TLS transports."""
@@ -41,8 +29,8 @@ class Transport(Protocol):
     def unregisterProducer(self) -> None:
         """Tell it no more."""
 
-    def startTLS(self, creator: IOpenSSLServerConnectionCreator) -> None:
+    def startTLS(self, creator: object) -> None:
         """Speak TLS from the next octet on."""
 
-    def getHandle(self) -> TlsConnection:
+    def getHandle(self) -> object:
         """The connection under TLS."""

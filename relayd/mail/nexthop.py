@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from relayd.mail.security import IMPLICIT, Level
+
 SMTP = "smtp"
 LMTP = "lmtp"
 
@@ -33,6 +35,18 @@ class NextHop:
     unix: str = ""  # path of a unix socket, only for LMTP; then there are no hosts
     mx: bool = False
     options: tuple[str, ...] = ()
+
+    @property
+    def tls(self) -> Level | None:
+        """How much TLS its hosts must have; None: nothing is said of it."""
+        options = self.options
+        return Level(options[options.index("tls") + 1]) if "tls" in options else None
+
+    @property
+    def implicit_tls(self) -> bool:
+        """TLS from the first octet."""
+        options = self.options
+        return "tls" in options and options[options.index("tls") + 2 :][:1] == (IMPLICIT,)
 
     def __str__(self) -> str:
         """The statement that defines it."""

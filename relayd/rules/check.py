@@ -204,7 +204,13 @@ def open_doors(items: Sequence[Item]) -> list[Problem]:
 
 def _limits(condition: Condition) -> bool:
     """Whether the condition keeps strangers out, or strangers' mail at home."""
-    if condition.negated or condition.kind not in ("from", "to", "login", "listener"):
+    if condition.negated or condition.kind not in (
+        "from",
+        "to",
+        "login",
+        "listener",
+        "certificate",
+    ):
         return False
     return condition.kind in ("login", "listener") or not any(
         isinstance(each, Anything) or (isinstance(each, Net) and each.network.prefixlen == 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Callable
 
 from relayd.rules.lexer import Kind
@@ -110,6 +111,20 @@ def _name(words: Words) -> NamePattern:
     return Text(token.text) if table is None else InTable(table)
 
 
+def _certificate(words: Words) -> NamePattern:
+    token = words.next("the SHA-256 of a certificate or its key, <table> or any")
+    if token.is_word("any"):
+        return Anything()
+    table = table_name(token)
+    if table is not None:
+        return InTable(table)
+    text = token.text.replace(":", "").lower()
+    if not re.fullmatch("[0-9a-f]{64}", text):
+        hint = "expected 64 hexadecimal digits, as openssl x509 -fingerprint -sha256 prints them"
+        raise Complaint(token.place, f'"{token.text}" is no SHA-256 fingerprint', hint)
+    return Text(text)
+
+
 CONDITIONS: dict[str, Callable[[Words], Operand] | None] = {
     "from": _client,
     "to": mailbox_pattern,
@@ -117,6 +132,7 @@ CONDITIONS: dict[str, Callable[[Words], Operand] | None] = {
     "login": _name,
     "listener": _name,
     "helo": _name,
+    "certificate": _certificate,
     "tls": None,
     "any": None,
 }

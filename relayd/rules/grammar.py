@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from relayd.mail.envelope import DIRECT
 from relayd.mail.nexthop import LMTP, SMTP, HostPort, NextHop
+from relayd.mail.security import IMPLICIT, LEVELS, Level
 from relayd.rules.expectation import read_expect
 from relayd.rules.lexer import Kind, Statement, Token
 from relayd.rules.model import HopDef, Include, Item, Subaddress, TableDef
@@ -18,7 +19,7 @@ from relayd.rules.sentences import (
     read_rewrite,
     read_route,
 )
-from relayd.rules.source import Complaint, did_you_mean
+from relayd.rules.source import Complaint, did_you_mean, one_of
 from relayd.rules.srsrule import read_srs
 from relayd.rules.words import Words, host_port
 
@@ -104,7 +105,23 @@ def _next_hop(words: Words) -> HopDef:
     else:
         hosts = words.commas(lambda: _host(words, protocol))
     mx = protocol == SMTP and words.skip_word("mx")
-    return HopDef(NextHop(name, protocol, hosts, unix, mx), place=place)
+    options = _hop_tls(words) if words.skip_word("tls") else ()
+    if options and unix:
+        raise words.complain("a unix socket needs no TLS", "expected the end of the line")
+    return HopDef(NextHop(name, protocol, hosts, unix, mx, options), place=place)
+
+
+def _hop_tls(words: Words) -> tuple[str, ...]:
+    """`tls LEVEL`, `tls implicit` or `tls LEVEL implicit`; see NextHop.tls."""
+    known = (*LEVELS, IMPLICIT)
+    level = words.choice(known, one_of(known))
+    if level == IMPLICIT:
+        return ("tls", Level.REQUIRED.value, IMPLICIT)
+    if not words.skip_word(IMPLICIT):
+        return ("tls", level)
+    if level in (Level.NONE, Level.OPTIONAL, Level.AUTO):
+        raise words.complain(f'"{IMPLICIT}" leaves no room for "{level}"', "expected e.g. verify")
+    return ("tls", level, IMPLICIT)
 
 
 def _host(words: Words, protocol: str) -> HostPort:

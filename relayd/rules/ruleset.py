@@ -54,6 +54,7 @@ class Ruleset:
     header_always: tuple[int, ...] | None = field(default=None)  # no header rule has a condition
     srs: SrsStage | None = field(default=None)  # None: senders are not rewritten
     send_as: SendAsStage = field(default=SendAsStage((), {}, "", ""))
+    wants_certificate: bool = field(default=False)  # a rule looks at the client's certificate
 
 
 def build(
@@ -93,7 +94,13 @@ def build(
         header_always=tuple(range(len(headers))) if unconditional else None,
         srs=srs_stage(items, tables, hostname, keys),
         send_as=SendAsStage(_of(items, SendAs), tables, origin or hostname, separators),
+        wants_certificate=any(map(_looks_at_certificate, items)),
     )
+
+
+def _looks_at_certificate(item: Item) -> bool:
+    conditions = (*getattr(item, "conditions", ()), *getattr(item, "when", ()))
+    return any(each.kind == "certificate" for each in conditions)
 
 
 def _of(items: Sequence[Item], kind: type[T]) -> list[T]:

@@ -240,6 +240,9 @@ def _compile(kind: str, operand: object, tables: Mapping[str, Table]) -> Test:
         return _yes if kind == "from" else (lambda view: bool(getattr(view.client, kind)))
     if isinstance(operand, InTable):
         return _in_table(kind, tables[operand.name])
+    if kind == "certificate":
+        # two fingerprints: of the certificate, and of its key, which outlives it
+        return lambda view: _folded(operand) in view.client.certificate.split()
     if isinstance(operand, Net):
         index = NetIndex()
         index.add(operand.network, 0)
@@ -252,6 +255,9 @@ def _in_table(kind: str, table: Table) -> Test:
     def test(view: View) -> bool:
         if kind == "from":
             note = table.client(view.client.address)
+        elif kind == "certificate":
+            prints = view.client.certificate.split()
+            note = next(filter(None, map(table.word, prints)), "")
         else:
             note = table.word(getattr(view.client, kind))
         if note:

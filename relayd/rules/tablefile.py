@@ -105,9 +105,14 @@ def _read_list(name: str, reading: Reading) -> ListTable:
     return table
 
 
+_FINGERPRINT = re.compile(r"[0-9A-Fa-f]{64}\Z")  # of a client certificate: too long for a domain
+
+
 def _add(table: ListTable, text: str, place: Place, line: int) -> None:
     """Understand one entry: a mailbox pattern, a network, a sub-domain mark or a domain."""
     table.words.setdefault(text.lower(), line)
+    if _FINGERPRINT.match(text):
+        return
     if "@" in text:
         table.probes.setdefault(_probe(text, place), line)
     elif _NUMERIC.match(text):

@@ -203,9 +203,10 @@ class WarningTests(unittest.TestCase):
             ("from 10.0.0.0/8", False),
             ("to @example.com", False),
             ("any when login any", False),
+            ("certificate <t>", False),
         ):
             with self.subTest(rule):
-                site = config.load_text(f"accept {rule}\n", Path("/nowhere"))
+                site = config.load_text(f"table t {{ }}\naccept {rule}\n", Path("/nowhere"))
                 self.assertEqual(len(site.warnings), int(opened))
 
 
@@ -254,7 +255,8 @@ class ShippedTests(unittest.TestCase):
         stated = dict(re.findall(r"^#?([a-z-]+) +(.+)$", text, re.MULTILINE))
         self.assertEqual(set(SPECS) - set(stated), set())
         wanted = {name: value for name, value in stated.items() if name in SPECS}
-        for name in ("hostname", "resolver"):  # their default is the system's
+        # their default is the system's, or that there is none
+        for name in ("hostname", "resolver", "certificate", "tls-authorities", "tls"):
             del wanted[name]
         with TemporaryDirectory() as folder:
             path = Path(folder) / "relayd.conf"

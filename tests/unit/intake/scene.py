@@ -270,7 +270,7 @@ class Scene:
             hostname=HOST,
             premises=self.premises,
             admission=self.admission,
-            make_server=lambda: Server(HOST, Limits(), offer or Offer()),
+            make_server=lambda _: Server(HOST, Limits(), offer or Offer()),
         )
         self.factory = SessionFactory(self.house, "127.0.0.1:2525")
 
@@ -281,6 +281,7 @@ class Scene:
     def connect(self, address: str = "192.0.2.1") -> Peer:
         """A new client; its greeting is still unread."""
         protocol = self.factory.buildProtocol(IPv4Address("TCP", address, 40000))
+        assert protocol is not None
         transport = StringTransport()
         peer = Peer(protocol, transport)
         protocol.makeConnection(transport)

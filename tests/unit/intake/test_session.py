@@ -3,6 +3,11 @@ from __future__ import annotations
 import unittest
 from typing import Any
 
+from twisted.internet.address import IPv4Address
+from twisted.internet.testing import StringTransport
+from twisted.python.failure import Failure
+
+from relayd.intake.door import Door
 from relayd.intake.limits import Deadlines, SessionLimits
 from relayd.intake.reception import ReceptionLimits
 from relayd.mail.message import State
@@ -417,13 +422,12 @@ class Deadlined(unittest.TestCase):
 
 
 class FakeTls:
-    """The connection under TLS, and what makes it."""
+    """The server's side of TLS."""
 
-    def get_protocol_version_name(self) -> str:
-        return "TLSv1.3"
+    ready = True
 
-    def get_cipher_name(self) -> str:
-        return "TLS_AES_256_GCM_SHA384"
+    def describe(self, _: object) -> tuple[str, str]:
+        return "TLSv1.3 TLS_AES_256_GCM_SHA384", "aa bb"
 
 
 class StartTls(unittest.TestCase):
@@ -431,19 +435,20 @@ class StartTls(unittest.TestCase):
 
     def setUp(self) -> None:
         self.scene = Scene(offer=Offer(starttls=True))
-        self.scene.house.tls = FakeTls()  # type: ignore[assignment]
+        self.tls = FakeTls()
+        self.scene.house.door = lambda _: Door(self.tls)
         self.started: list[object] = []
         self.peer = self.scene.greeted()
         transport: Any = self.peer.transport
         transport.startTLS = self.started.append
-        transport.getHandle = FakeTls
+        transport.getHandle = object
 
     def test_a_message_over_tls(self) -> None:
         peer = self.peer
         peer.say("MAIL FROM:<>", "RSET")
         # the command behind STARTTLS came in the clear: it is dropped, not run under TLS
         self.assertEqual([r[:3] for r in peer.say("STARTTLS", "MAIL FROM:<>")], ["220"])
-        self.assertEqual(self.started, [self.scene.house.tls])
+        self.assertEqual(self.started, [self.tls])
         self.assertEqual(peer.say("EHLO early.example"), [])
         peer.protocol.handshakeCompleted()  # type: ignore[attr-defined]
         self.assertEqual(peer.replies(), [])
@@ -457,6 +462,34 @@ class StartTls(unittest.TestCase):
         self.assertIn(b" with ESMTPS id ", content)
         self.assertIn(b"\r\n (TLSv1.3 TLS_AES_256_GCM_SHA384)\r\n", content)
         self.assertEqual(submission.client.tls, "TLSv1.3 TLS_AES_256_GCM_SHA384")
+        self.assertEqual(submission.client.certificate, "aa bb")
+
+    def test_a_failed_handshake_is_named(self) -> None:
+        self.peer.say("STARTTLS")
+        error = Exception([("SSL routines", "", "unsupported protocol")])
+        self.peer.protocol.connectionLost(Failure(error))
+        self.assertIn("handshake failed: unsupported protocol", self.scene.log.of("session")[0])
+
+    def test_tls_from_the_first_octet(self) -> None:
+        scene = self.scene
+        scene.house.door = lambda _: Door(self.tls, implicit=True)
+        protocol: Any = scene.factory.buildProtocol(IPv4Address("TCP", "192.0.2.1", 40000))
+        transport: Any = StringTransport()
+        transport.startTLS = self.started.append
+        transport.getHandle = object
+        protocol.makeConnection(transport)
+        self.assertEqual(transport.value(), b"")
+        self.assertEqual(self.started, [self.tls])
+        protocol.handshakeCompleted()
+        self.assertTrue(transport.value().startswith(b"220 "))
+        protocol.dataReceived(b"EHLO client.example\r\n")
+        self.assertNotIn(b"STARTTLS", transport.value())
+
+    def test_no_certificate_no_entry(self) -> None:
+        self.tls.ready = False
+        self.scene.house.door = lambda _: Door(self.tls, implicit=True)
+        address = IPv4Address("TCP", "192.0.2.1", 40000)
+        self.assertIsNone(self.scene.factory.buildProtocol(address))
 
     def test_a_handshake_that_never_ends(self) -> None:
         self.peer.say("STARTTLS")

@@ -1,0 +1,38 @@
+"""How one listener receives its clients: in the clear, with STARTTLS on offer, or under TLS."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+
+class ServerSide(Protocol):
+    """What is asked of relayd.tls.server.ServerTls; it is an IOpenSSLServerConnectionCreator."""
+
+    @property
+    def ready(self) -> bool:
+        """There is a certificate to serve."""
+
+    def describe(self, connection: Any) -> tuple[str, str]:  # noqa: ANN401
+        """The facts of a pyOpenSSL connection: protocol and cipher, and client certificate."""
+
+
+@dataclass(frozen=True, slots=True)
+class Door:
+    """One listener's manners."""
+
+    tls: ServerSide | None = None
+    implicit: bool = False  # TLS from the first octet (RFC 8314 section 3.3)
+
+    @property
+    def starttls(self) -> bool:
+        """Whether EHLO is to offer it."""
+        return self.tls is not None and self.tls.ready and not self.implicit
+
+    @property
+    def shut(self) -> bool:
+        """TLS is a must, and there is no certificate."""
+        return self.implicit and not (self.tls is not None and self.tls.ready)
+
+
+PLAIN = Door()

@@ -1,0 +1,1 @@
+"""TLS in both roles: contexts, certificates that renew themselves, and what a peer must prove."""
