@@ -19,6 +19,7 @@ from relayd.intake.door import PLAIN, Door
 from relayd.intake.house import House
 from relayd.intake.limits import NORMAL, Admission, Deadlines, SessionLimits
 from relayd.intake.listener import IntakeService, ListenAddress
+from relayd.intake.pickup import Pickup
 from relayd.intake.reception import Premises, ReceptionLimits
 from relayd.intake.trace import LoopLimits, TraceField
 from relayd.mail.address import Mailbox
@@ -28,6 +29,7 @@ from relayd.mail.log import MailLog
 from relayd.mail.message import Message, Record
 from relayd.mail.outcome import Outcome
 from relayd.mail.plan import Verdict
+from relayd.mail.security import IMPLICIT
 from relayd.ops.commands import Backend
 from relayd.relay.courier import Hop
 from relayd.relay.dispatch import Dispatcher
@@ -135,6 +137,10 @@ class Gateway(Service):
         self._house = self._make_house()
         addresses = [ListenAddress(each.address, each.port) for each in settings.listeners]
         self._intake = IntakeService(reactor, self._house, addresses, sockets, grace=GRACE)
+        self._pickup = Pickup(
+            reactor, settings.spool, self._house.premises, settings.hostname, settings.message_size
+        )
+        self._picks_up = shards[0] == 0  # one of all workers
         current.on_change(self._reloaded)
 
     # making the graph

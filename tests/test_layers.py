@@ -67,6 +67,9 @@ PURE_AT_THE_RIM = {
     "relayd.login.pace",
     "relayd.login.dovecot",
     "relayd.ops.relayctl",  # a command that must start in a blink
+    "relayd.ops.sendmail",  # likewise
+    "relayd.ops.drop",
+    "relayd.ops.dialogue",
 }
 
 OUTSIDE = {

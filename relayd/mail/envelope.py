@@ -9,6 +9,9 @@ from relayd.mail.address import Mailbox, ReversePath
 DIRECT = "direct"
 """The next hop's name that means "the mail exchangers of the recipient's domain"."""
 
+REFUSED = "refused "
+"""How the name of a next hop begins that is none: behind it the reply that reports are to tell."""
+
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
