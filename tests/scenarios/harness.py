@@ -194,8 +194,8 @@ class Relayd:
         """Finds this checkout before any installed relayd."""
         return {"PYTHONPATH": str(CHECKOUT)}
 
-    def start(self, seconds: float = 30.0) -> Relayd:
-        """Start, and wait until it greets."""
+    def start(self, seconds: float = 30.0, *, all_workers: bool = True) -> Relayd:
+        """Start, and wait until it greets, and until relayctl can speak for all workers."""
         self.process = process = Process(
             self.command, self.folder / "log", cwd=self.folder, environment=self.environment
         )
@@ -206,7 +206,7 @@ class Relayd:
             return self.greets()
 
         wait_until(greeted, f"relayd greets\n{process.log()}", seconds)
-        if "\nworkers 1\n" not in self.config.read_text("utf-8"):
+        if all_workers and "\nworkers 1\n" not in self.config.read_text("utf-8"):
             # one of several workers greets; relayctl speaks for all
             ready = lambda: self.ctl("status", check=False).returncode == 0  # noqa: E731
             wait_until(ready, f"all workers are ready\n{process.log()}", seconds)
