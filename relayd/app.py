@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import signal
 import socket
@@ -18,6 +19,7 @@ from twisted.internet.interfaces import IListeningPort
 from twisted.python import usage
 
 from relayd import __version__
+from relayd.activation import Handed, handed_over, place_of, unwanted
 from relayd.channel import Reactor
 from relayd.config import ConfigErrors, Listener, Settings, embedded, load
 from relayd.current import Current, Enquiry
@@ -29,6 +31,7 @@ from relayd.ops.control import ControlError, ControlFactory, listen
 from relayd.ops.forward import ForwardedCommands
 from relayd.ops.maillog import LineLog
 from relayd.ops.output import Output, journal_reads_us
+from relayd.ops.systemd import Notices
 from relayd.reading import aside
 from relayd.spool.errors import SpoolError
 from relayd.spool.lock import Lock
@@ -59,12 +62,13 @@ def makeService(options: Options) -> IService:
     from twisted.internet import reactor
 
     prepare_process(reactor)
+    handed = handed_over(os.environ, os.getpid())
     reread = partial(load, Path(options["config"])) if options["config"] else _embedded
     try:
         settings = reread()
     except ConfigErrors as errors:
         _refuse(str(errors))
-    return Relayd(reactor, settings, reread, Output(_log_file(options)))
+    return Relayd(reactor, settings, reread, Output(_log_file(options)), handed)
 
 
 def prepare_process(reactor: Reactor) -> None:
@@ -123,7 +127,12 @@ class Relayd(MultiService):
     """The process that twistd runs: the gateway itself, or the master of several workers."""
 
     def __init__(
-        self, reactor: Reactor, settings: Settings, reread: Callable[[], Settings], output: Output
+        self,
+        reactor: Reactor,
+        settings: Settings,
+        reread: Callable[[], Settings],
+        output: Output,
+        handed: Sequence[Handed] = (),
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # Twisted's own
         self._reactor = reactor
@@ -131,8 +140,13 @@ class Relayd(MultiService):
         log = mail_log(reactor, output)
         self._log = log
         self._settings = settings
+        self._handed = handed
+        places = [place_of(each.address, each.port) for each in settings.listeners]
+        for name, place in unwanted(handed, places):
+            log.trouble("no listener for a socket of systemd's", name=name, address=place)
         self._current = Current(settings, aside(reactor, reread), log)
         self._current.warn()
+        self._notices = Notices(os.environ, reactor.callLater)
         self._watch = Watch(reactor, lambda: self._current.settings, self._reload_it, log)
         self._lock = Lock(settings.spool / "lock")
         self._control: IListeningPort | None = None
@@ -149,7 +163,11 @@ class Relayd(MultiService):
     def _alone(self) -> None:
         settings = self._settings
         gateway = Gateway(
-            self._reactor, self._current, self._log, shards=shards_of(settings.spool, 0, 1)
+            self._reactor,
+            self._current,
+            self._log,
+            shards=shards_of(settings.spool, 0, 1),
+            sockets=self._open_alone() if self._handed else (),
         )
         self._mover = gateway
         self._commands = commands_of(gateway, self._current, self._log)
@@ -168,7 +186,7 @@ class Relayd(MultiService):
             )
             for number in range(settings.workers)
         ]
-        sockets = partial(_sockets, settings)
+        sockets = partial(_sockets, settings, self._handed)
         supervisor = Supervisor(self._reactor, self._log, orders, sockets)
         self._mover = supervisor
         enquiry = Enquiry(self._current, directory_of(self._reactor, settings))
@@ -183,6 +201,12 @@ class Relayd(MultiService):
             restart=supervisor.restart,
             log=self._log,
         )
+
+    def _open_alone(self) -> Sequence[socket.socket]:
+        try:
+            return _sockets(self._settings, self._handed)[0]
+        except OSError as error:
+            _refuse(f"relayd: {error.strerror or error}")
 
     async def _reload_all(self) -> str:
         """Ours first: a bad configuration never reaches the workers."""
@@ -213,6 +237,7 @@ class Relayd(MultiService):
             _refuse(f"relayd: {spool}: {error.strerror or error}")
         signal.signal(signal.SIGHUP, self._hang_up)
         self._watch.start()
+        self._notices.ready("serving")
 
     def stopService(self) -> Deferred[None]:
         """Everything ends in good order; fires when it has."""
@@ -220,6 +245,7 @@ class Relayd(MultiService):
 
     async def _stop(self) -> None:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        self._notices.stopping()
         self._watch.stop()
         if self._control is not None:
             stopped = self._control.stopListening()
@@ -248,8 +274,10 @@ class Relayd(MultiService):
 
     def _reload_now(self) -> None:
         self._reopen()
+        self._notices.reloading()
         reloaded: Deferred[str] = ensureDeferred(self._reload())  # type: ignore[arg-type]
         reloaded.addErrback(lambda why: self._log.trouble("reload", why=why.getErrorMessage()))
+        reloaded.addBoth(lambda _: self._notices.ready("serving"))
 
 
 def commands_of(gateway: Gateway, current: Current, log: MailLog) -> Commands:
@@ -278,13 +306,24 @@ def about(current: Current, started: float) -> dict[str, object]:
     }
 
 
-def _sockets(settings: Settings) -> Sequence[Sequence[socket.socket]]:
-    """A listening socket for each worker and listener; raises OSError."""
-    for listener in settings.listeners:
-        # SO_REUSEPORT would also let us share the port with another relayd, unasked
-        _listening(listener, reuse_port=False).close()
+def _sockets(
+    settings: Settings, handed: Sequence[Handed] = ()
+) -> Sequence[Sequence[socket.socket]]:
+    """A listening socket for each worker and listener; raises OSError.
+
+    One that systemd opened is shared by all workers: whoever is free accepts.
+    """
+    shared = {each.place: each.listening for each in handed}
+    opened = [shared.get(place_of(each.address, each.port)) for each in settings.listeners]
+    for listener, ready in zip(settings.listeners, opened, strict=True):
+        if ready is None:
+            # SO_REUSEPORT would also let us share the port with another relayd, unasked
+            _listening(listener, reuse_port=False).close()
     return [
-        [_listening(listener, reuse_port=True) for listener in settings.listeners]
+        [
+            ready.dup() if ready is not None else _listening(listener, reuse_port=True)
+            for listener, ready in zip(settings.listeners, opened, strict=True)
+        ]
         for _ in range(settings.workers)
     ]
 

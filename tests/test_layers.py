@@ -27,7 +27,7 @@ FLOORS = (
     {"ops"},
     {"intake", "relay", "config"},
     {"smtp", "rules", "spool", "report", "tls"},
-    {"mail", "dns", "login", "tally", "channel", "wire"},
+    {"mail", "dns", "login", "tally", "channel", "wire", "activation"},
 )
 FLOOR = {name: number for number, names in enumerate(reversed(FLOORS)) for name in names}
 
