@@ -206,6 +206,8 @@ def _complete(work: Work) -> None:
     for given in main.repeated:
         report.note(f"main.cf:{given.line}: {given.name} is given again further down, which counts")
     for name in main.given:
+        main.expand(main.given[name].raw)  # to know whose names it uses
+    for name in main.given:
         if report.has(name):
             continue
         known = catalogue.about(name, main[name])

@@ -105,6 +105,7 @@ def example(text: str) -> str:
     made = _made(list(_parser.parse(text)))
     if "@" not in made:
         return f"{made}@elsewhere.invalid"
+    made = SOMEBODY + made if made.startswith("@") else made
     return made if made.rpartition("@")[2] else f"{made}elsewhere.invalid"
 
 

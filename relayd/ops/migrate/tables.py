@@ -118,7 +118,8 @@ class Shelf:
         if path.is_relative_to("/etc/postfix"):
             here.append(self._folder / path.relative_to("/etc/postfix"))
         here += [path, self._folder / path.name]
-        return next((each for each in here if readable(each)), path)
+        found = next((each for each in here if readable(each)), None)
+        return found or next((each for each in here if _compiled(each)), path)
 
     def lines(self, name: str) -> list[str] | None:
         """A list in a file, one or more items a line; None: it cannot be read."""
@@ -147,7 +148,7 @@ class Shelf:
             text = path.read_bytes().decode("utf-8")
         except OSError as error:
             made.trouble = f"cannot read {path}: {error.strerror or error}"
-            if any(path.with_name(path.name + end).exists() for end in COMPILED):
+            if _compiled(path):
                 made.trouble += (
                     f"; only its compiled form is there: postmap -s {made.spec} > {path.name}"
                 )
@@ -165,6 +166,11 @@ class Shelf:
             _settle(made, rows)
         made.plain = made.plain and "\r" not in text
         made.continued = re.search(r"^[ \t]+[^\s#]", text, re.MULTILINE) is not None
+
+
+def _compiled(path: Path) -> bool:
+    """Whether a compiled table of this name is there."""
+    return any(path.with_name(path.name + end).exists() for end in COMPILED)
 
 
 def _settle(made: MapText, rows: list[Row]) -> None:
