@@ -298,6 +298,7 @@ def about(current: Current, started: float) -> dict[str, object]:
     settings = current.settings
     return {
         "version": __version__,
+        "pid": os.getpid(),
         "hostname": settings.hostname,
         "started": started,
         "config": str(settings.path or "(embedded default)"),

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorUNIX
-from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.internet.endpoints import UNIXClientEndpoint, connectProtocol
+from twisted.internet.error import ConnectError
+from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 
+from relayd.channel import Reactor
 from relayd.mail.content import CHUNK
 from relayd.mail.ident import shard_of
 from relayd.mail.log import MailLog
@@ -19,6 +21,8 @@ from relayd.ops.commands import MAX_DESTINATIONS, Complaint, Explain, Stream
 from relayd.ops.documents import Document, Request, RequestError, ident_of, number_of, text_of
 
 CONNECT_TIME = 5.0  # seconds; a worker that is starting takes less
+_TRIES = 50
+_PAUSE = 0.1  # seconds between two of them
 _HIGH_WATER = 16 * CHUNK  # octets of an answer held back for a slow reader
 
 Workers = Callable[[], Mapping[Path, Sequence[int]]]
@@ -86,39 +90,12 @@ class _Answer(Protocol):
             waiting.callback(None)
 
 
-class _Asking(Factory):
-    noisy = False
-
-    def __init__(self, answer: _Answer, connected: Deferred[_Answer]) -> None:
-        self.answer = answer
-        self.connected = connected
-
-    def buildProtocol(self, addr: object) -> _Answer:
-        self.connected.callback(self.answer)
-        return self.answer
-
-    def doStart(self) -> None:
-        """Nothing to start."""
-
-    def doStop(self) -> None:
-        """Nothing to stop."""
-
-    def startedConnecting(self, connector: object) -> None:
-        """Nothing to note."""
-
-    def clientConnectionFailed(self, connector: object, reason: Failure) -> None:
-        self.connected.errback(RequestError("a worker does not answer; try once more"))
-
-    def clientConnectionLost(self, connector: object, reason: Failure) -> None:
-        """The answer itself has been told."""
-
-
 class ForwardedCommands:
     """What Commands is to one process, over all workers; the same requests, the same answers."""
 
     def __init__(
         self,
-        reactor: IReactorUNIX,
+        reactor: Reactor,
         workers: Workers,
         *,
         about: Callable[[], Mapping[str, object]],
@@ -182,10 +159,20 @@ class ForwardedCommands:
             answer.close()
 
     async def _ask(self, path: Path, request: Request) -> _Answer:
-        connected: Deferred[_Answer] = Deferred()
-        factory = _Asking(_Answer(request), connected)
-        self._reactor.connectUNIX(str(path), factory, timeout=CONNECT_TIME)  # type: ignore[arg-type]
-        return await connected
+        """The answer of one worker; one that is starting is waited for."""
+        for _ in range(_TRIES):
+            answer = _Answer(request)
+            endpoint: Any = UNIXClientEndpoint(  # type: ignore[no-untyped-call]  # Twisted's own
+                self._reactor, str(path), timeout=CONNECT_TIME
+            )
+            try:
+                await connectProtocol(endpoint, answer)  # type: ignore[no-untyped-call]
+                return answer
+            except ConnectError:
+                pause: Deferred[None] = Deferred()
+                self._reactor.callLater(_PAUSE, pause.callback, None)
+                await pause
+        raise RequestError("a worker does not answer; try once more")
 
     async def _queue(self, request: Request, stream: Stream) -> None:
         left = int(number_of(request, "limit")) or -1
