@@ -89,6 +89,7 @@ class Dispatcher:
             limits=self._limits,
             now=now,
             start=self._start,
+            longest=lambda: self._patience.longest,
         )
         self._sweep = Sweep(
             clock, shelf, self._queue, self._settle, log, lambda: self._patience, now

@@ -44,6 +44,7 @@ class Lines:
         limits: Limits,
         now: Callable[[], float],
         start: Callable[[Lane, Delivery], None],
+        longest: Callable[[], float],
     ) -> None:
         self.limits = limits
         self.in_flight = 0
@@ -55,6 +56,7 @@ class Lines:
         self._log = log
         self._now = now
         self._start = start
+        self._longest = longest  # seconds that a recipient may have to wait for its next attempt
         self._line: deque[Lane] = deque()
         self._to_look: deque[Lane] = deque()
         self._to_probe: deque[Lane] = deque()
@@ -202,7 +204,7 @@ class Lines:
     async def _look(self, lane: Lane, asked: int) -> None:
         now = self._now()
         try:
-            found = await self._shelf.due(lane.destination, now, asked)
+            found = await self._shelf.due(lane.destination, now, asked, longest=self._longest())
         except Exception as error:
             self._queue.abandon_look(lane)
             self._unreadable(error, self._again, lane)
@@ -307,6 +309,8 @@ class Lines:
         now = self._now()
         for start in range(0, len(waiting), _STEP):
             for destination, earliest in waiting[start : start + _STEP]:
+                if earliest > now + self._longest():
+                    earliest = now  # the clock was set back since that was written
                 if retry and earliest <= now:
                     self.retry([destination])
                 else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
@@ -31,8 +32,10 @@ class Shelf(Protocol):
     def destinations(self) -> Awaitable[list[tuple[str, float]]]:
         """Every destination with queued mail, and its earliest next_attempt."""
 
-    def due(self, destination: str, now: float, limit: int) -> Awaitable[list[Accepted]]:
-        """Messages with their due records, the earliest next_attempt first."""
+    def due(
+        self, destination: str, now: float, limit: int, *, longest: float = math.inf
+    ) -> Awaitable[list[Accepted]]:
+        """Messages with their due records, the earliest next_attempt first (see Store.due)."""
 
     def earliest(self, destination: str, after: float) -> Awaitable[float | None]:
         """The earliest next_attempt later than `after` among the queued records."""

@@ -23,6 +23,11 @@ class Patience:
         """Seconds until the next attempt after so many; `chance` is in [0, 1)."""
         return self.schedule.delay(attempts) * (1 + self.jitter * (2 * chance - 1))
 
+    @property
+    def longest(self) -> float:
+        """No next attempt is further away, in seconds, unless the clock was set back."""
+        return max(self.schedule.delays) * (1 + self.jitter) + 60.0
+
     def expired(self, message: Message, now: float) -> bool:
         """Too old to try again."""
         return now - message.received_at >= self.give_up

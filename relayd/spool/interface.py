@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
@@ -67,8 +68,14 @@ class Store(Protocol):
     def destinations(self) -> Awaitable[list[tuple[str, float]]]:
         """Every destination with queued mail, and its earliest next_attempt."""
 
-    def due(self, destination: str, now: float, limit: int) -> Awaitable[list[Accepted]]:
-        """Up to `limit` messages with their due records, the earliest next_attempt first."""
+    def due(
+        self, destination: str, now: float, limit: int, *, longest: float = math.inf
+    ) -> Awaitable[list[Accepted]]:
+        """Up to `limit` messages with their due records, the earliest next_attempt first.
+
+        Due is also what waits for a time more than `longest` seconds away: no schedule has said
+        that, but a clock that was set back since.
+        """
 
     def earliest(self, destination: str, after: float) -> Awaitable[float | None]:
         """The earliest next_attempt later than `after` among its queued records."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
@@ -224,14 +225,16 @@ class MemorySpool:
                 found[name] = min(at, found.get(name, at))
         return self._ask(sorted(found.items()))
 
-    def due(self, destination: str, now: float, limit: int) -> Awaitable[list[Accepted]]:
+    def due(
+        self, destination: str, now: float, limit: int, *, longest: float = math.inf
+    ) -> Awaitable[list[Accepted]]:
         """Up to `limit` messages with their due records."""
         due = [
             record
             for _, record in self._waiting()
             if record.state is State.QUEUED
             and record.recipient.destination == destination
-            and record.next_attempt <= now
+            and not now < record.next_attempt <= now + longest
         ]
         due.sort(key=lambda record: (record.next_attempt, record.message))
         found: dict[int, list[Record]] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sqlite3
 from typing import Any
 from zlib import crc32
@@ -107,29 +108,32 @@ class Search:
         )
         return [(row[0], row[1]) for row in rows]
 
-    def due(self, destination: str, now: float, limit: int) -> list[Accepted]:
+    def due(
+        self, destination: str, now: float, limit: int, *, longest: float = math.inf
+    ) -> list[Accepted]:
         """See Store.due."""
         found: dict[int, list[Row]] = {}
-        cursor = self._connection.execute(
-            """SELECT message, number FROM recipient INDEXED BY queued
-            WHERE state = 0 AND destination = ? AND next_attempt <= ?
-            ORDER BY next_attempt, message""",
-            (destination, now),
-        )
-        for message, number in cursor:
-            rows = found.get(message)
-            if rows is None:
-                if len(found) == limit:
-                    break
-                rows = found[message] = []
-            rows.append((message, number))
-        cursor.close()
+        for term, when in (("next_attempt <= ?", now), ("next_attempt > ?", now + longest)):
+            cursor = self._connection.execute(
+                f"""SELECT message, number FROM recipient INDEXED BY queued
+                WHERE state = 0 AND destination = ? AND {term}
+                ORDER BY next_attempt, message""",
+                (destination, when),
+            )
+            for message, number in cursor:
+                rows = found.get(message)
+                if rows is None:
+                    if len(found) == limit:
+                        break
+                    rows = found[message] = []
+                rows.append((message, number))
+            cursor.close()
         damaged = len(self.damaged)
         whole = self._messages({ident: self._recipients(keys) for ident, keys in found.items()})
         if len(whole) < len(found) == limit:
             # fewer than asked for means that there are no more: damaged ones must not count
             del self.damaged[damaged:]
-            return self.due(destination, now, 2 * limit)[:limit]
+            return self.due(destination, now, 2 * limit, longest=longest)[:limit]
         return whole
 
     def earliest(self, destination: str, after: float) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -258,9 +259,11 @@ class Spool:
         """Every destination with queued mail, and its earliest next_attempt."""
         return self._ask(Search.destinations)
 
-    def due(self, destination: str, now: float, limit: int) -> Awaitable[list[Accepted]]:
+    def due(
+        self, destination: str, now: float, limit: int, *, longest: float = math.inf
+    ) -> Awaitable[list[Accepted]]:
         """Up to `limit` messages with their due records."""
-        return self._ask(lambda search: search.due(destination, now, limit))
+        return self._ask(lambda search: search.due(destination, now, limit, longest=longest))
 
     def earliest(self, destination: str, after: float) -> Awaitable[float | None]:
         """The earliest next_attempt later than `after`."""

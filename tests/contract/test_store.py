@@ -249,6 +249,16 @@ class StoreContract:
         assert everything[-1][0].ident == accepted[0][0].ident
         assert self.wait(self.store.due("nowhere", self.clock.now, 100)) == []
 
+    def test_due_finds_what_waits_for_the_time_of_a_clock_that_was_set_back(self) -> None:
+        (_, (near,)), (_, (far,)) = self.put(), self.put()
+        now = self.clock.now
+        self.settle(Settlement(near, State.QUEUED, LATER, now + 60))
+        self.settle(Settlement(far, State.QUEUED, LATER, now + 3600))
+        assert self.wait(self.store.due("inside", now, 9)) == []
+        assert self.wait(self.store.due("inside", now, 9, longest=3600)) == []
+        ((_, (found,)),) = self.wait(self.store.due("inside", now, 9, longest=300))
+        assert found.message == far.message
+
     def test_aged_walks_by_ident_and_can_leave_out_who_was_warned(self) -> None:
         accepted = [self.put(recipient("a"), recipient("b")) for _ in range(4)]
         self.clock.now += 100

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -135,8 +136,10 @@ class Table:
     def destinations(self) -> Deferred[list[tuple[str, float]]]:
         return self._call("destinations", self._destinations)
 
-    def due(self, destination: str, now: float, limit: int) -> Deferred[list[Accepted]]:
-        return self._call("due", lambda: self._due(destination, now, limit))
+    def due(
+        self, destination: str, now: float, limit: int, *, longest: float = math.inf
+    ) -> Deferred[list[Accepted]]:
+        return self._call("due", lambda: self._due(destination, now, limit, longest))
 
     def earliest(self, destination: str, after: float) -> Deferred[float | None]:
         return self._call(
@@ -233,8 +236,12 @@ class Table:
             if record.state is State.QUEUED and record.recipient.destination == destination
         ]
 
-    def _due(self, destination: str, now: float, limit: int) -> list[Accepted]:
-        due = [record for record in self._queued(destination) if record.next_attempt <= now]
+    def _due(self, destination: str, now: float, limit: int, longest: float) -> list[Accepted]:
+        due = [
+            record
+            for record in self._queued(destination)
+            if not now < record.next_attempt <= now + longest
+        ]
         due.sort(key=lambda record: record.next_attempt)
         return self._grouped(due)[:limit]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -48,6 +49,7 @@ class World:
         self.log = Log()
         self.route_outcome: Outcome | None = None
         self.ident = 0
+        self.now = self.clock.seconds
         self.dispatcher = Dispatcher(
             self.clock,
             self.table,
@@ -57,7 +59,7 @@ class World:
             self.log,
             patience=Patience(Schedule.parse("1m 5m*2 1h"), jitter=0.0),
             limits=limits or Limits(),
-            now=self.clock.seconds,
+            now=lambda: self.now(),
             random=lambda: 0.5,
         )
         if start:
@@ -429,6 +431,26 @@ class Sweeping(TestCase):
         world.courier.finish(DELIVERED)
         self.assertIs(world.table.state(ident), State.DELIVERED)
         self.assertEqual(world.table.reports, [])
+
+    def test_a_clock_that_is_set_back_keeps_nobody_waiting_for_it(self) -> None:
+        world = World()
+        ident = world.accept()
+        world.courier.finish(BUSY)
+        back = 86_400.0
+        world.now = lambda: world.clock.seconds() - back
+        world.courier.reply = lambda record: DELIVERED
+        world.wait(600)
+        self.assertIs(world.table.state(ident), State.DELIVERED)
+
+    def test_a_clock_that_was_set_back_before_the_start_keeps_nobody_waiting(self) -> None:
+        world = World(start=False)
+        ident = world.add("sink")
+        record = world.table.rows[ident, 0]
+        world.table.rows[ident, 0] = replace(record, next_attempt=world.clock.seconds() + 86_400)
+        world.courier.reply = lambda record: DELIVERED
+        world.dispatcher.start()
+        world.wait(60)
+        self.assertIs(world.table.state(ident), State.DELIVERED)
 
 
 class SpoolTrouble(TestCase):
