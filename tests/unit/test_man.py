@@ -1,0 +1,70 @@
+"""The manual pages: all of the language and of relayctl is there, and troff does not complain."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shutil
+import subprocess
+import unittest
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from relayd.config import load
+from relayd.config.settings import SPECS
+from relayd.ops.relayctl import parser
+from relayd.rules.conditions import CONDITIONS
+from relayd.rules.grammar import KINDS, VERBS
+
+MAN = Path(__file__).resolve().parents[2] / "docs" / "man"
+
+
+def words(page: str) -> set[str]:
+    """Every word of a page, the macros' arguments among them."""
+    text = re.sub(r'^\.\\".*$', "", (MAN / page).read_text(), flags=re.MULTILINE)
+    return set(re.findall(r"[a-z0-9][a-z0-9-]*", text))
+
+
+class ManTest(unittest.TestCase):
+    def test_the_whole_language_is_described(self) -> None:
+        language = {*VERBS, *SPECS, *CONDITIONS, *KINDS, "when", "regex", "null"}
+        self.assertEqual(language - words("relayd-rules.5"), set())
+
+    def test_every_command_is_described(self) -> None:
+        (commands,) = (
+            action for action in parser()._actions if isinstance(action, argparse._SubParsersAction)
+        )
+        self.assertEqual(set(commands.choices) - words("relayctl.8"), set())
+        for name in ("explain", "replay", "queue", "remove"):
+            options = {
+                option.removeprefix("--")
+                for action in commands.choices[name]._actions
+                for option in action.option_strings
+                if option.startswith("--") and option not in ("--help", "--destination")
+            }
+            self.assertEqual(options - words("relayctl.8"), set(), name)
+
+    def test_the_example_loads(self) -> None:
+        page = (MAN / "relayd-rules.5").read_text()
+        example = page.partition(".Bd -literal\n")[2].partition(".Ed")[0]
+        with TemporaryDirectory() as name:
+            path = Path(name) / "relayd.conf"
+            path.write_text("hostname gw.example.com\n" + example)
+            (Path(name) / "aliases").write_text("office: ann@example.com\n")
+            settings = load(path)
+        self.assertEqual(len(settings.ruleset.expects), 2)
+
+    def test_troff_has_no_complaint(self) -> None:
+        checks = [
+            command
+            for command in (["mandoc", "-Tlint", "-Wwarning"], ["man", "-l", "--warnings"])
+            if shutil.which(command[0])
+        ]
+        if not checks:
+            self.skipTest("mandoc or man (apt-get install mandoc)")
+        for page in sorted(MAN.iterdir()):
+            for command in checks:
+                done = subprocess.run([*command, str(page)], capture_output=True, text=True)
+                said = done.stdout if command[0] == "mandoc" else done.stderr
+                self.assertEqual(said, "", page.name)
+                self.assertEqual(done.returncode, 0, page.name)
