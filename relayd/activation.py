@@ -11,6 +11,9 @@ from dataclasses import dataclass
 FIRST_FD = 3  # SD_LISTEN_FDS_START
 _VARIABLES = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
 
+AT_START = {name: os.environ[name] for name in _VARIABLES if name in os.environ}
+"""As systemd set them. Twisted's endpoints remove them when they are imported, which is later."""
+
 
 @dataclass(frozen=True, slots=True)
 class Handed:

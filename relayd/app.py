@@ -19,7 +19,7 @@ from twisted.internet.interfaces import IListeningPort
 from twisted.python import usage
 
 from relayd import __version__
-from relayd.activation import Handed, handed_over, place_of, unwanted
+from relayd.activation import AT_START, Handed, handed_over, place_of, unwanted
 from relayd.channel import Reactor
 from relayd.config import ConfigErrors, Listener, Settings, embedded, load
 from relayd.current import Current, Enquiry
@@ -62,7 +62,7 @@ def makeService(options: Options) -> IService:
     from twisted.internet import reactor
 
     prepare_process(reactor)
-    handed = handed_over(os.environ, os.getpid())
+    handed = handed_over(AT_START, os.getpid())
     reread = partial(load, Path(options["config"])) if options["config"] else _embedded
     try:
         settings = reread()

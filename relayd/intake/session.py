@@ -159,7 +159,10 @@ class Session(Protocol):
             self._dismiss(self._last_reply, "shutdown")
 
     def retire(self) -> None:
-        """Say 421 and close as soon as no transaction is open."""
+        """Say 421 and close as soon as a message was taken and no transaction is open.
+
+        A session that has just begun has its first one: its client shall not notice.
+        """
         self._last_reply = self._farewell()
         self._dismiss_at_rest()
 
@@ -170,6 +173,7 @@ class Session(Protocol):
         if (
             self._last_reply is not None
             and self._phase is Phase.COMMAND
+            and self._reception.messages
             and not self._reception.in_transaction
         ):
             self._dismiss(self._last_reply, "shutdown")

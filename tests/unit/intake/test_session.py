@@ -246,7 +246,9 @@ class SlowCommits(unittest.TestCase):
 class Retiring(unittest.TestCase):
     def test_a_session_at_rest_goes_now_and_another_after_its_transaction(self) -> None:
         scene = Scene()
-        resting, busy, slow = (scene.greeted(f"192.0.2.{n}") for n in range(3))
+        resting, busy, slow, fresh = (scene.greeted(f"192.0.2.{n}") for n in range(4))
+        resting.say(*message())
+        resting.say(*CONTENT)
         busy.say(*message())
         slow.say("MAIL FROM:<>")
         scene.house.retire()
@@ -256,8 +258,13 @@ class Retiring(unittest.TestCase):
         self.assertEqual([r[:3] for r in busy.say(*CONTENT)], ["250", "421"])
         self.assertTrue(busy.told_to_go)
         self.assertEqual([r[:3] for r in slow.say("RCPT TO:<a@example.com>")], ["250"])
-        self.assertEqual([r[:3] for r in slow.say("RSET")], ["250", "421"])
-        self.assertEqual(len(scene.handed_over), 1)
+        self.assertEqual([r[:3] for r in slow.say("RSET")], ["250"])
+        for peer in (slow, fresh):  # nothing was taken from them yet
+            self.assertFalse(peer.told_to_go)
+            peer.say(*message())
+            self.assertEqual([r[:3] for r in peer.say(*CONTENT)], ["250", "421"])
+            self.assertTrue(peer.told_to_go)
+        self.assertEqual(len(scene.handed_over), 4)
 
     def test_a_commit_under_way_is_answered_first(self) -> None:
         scene = Scene()
