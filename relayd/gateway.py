@@ -15,12 +15,14 @@ from relayd.channel import Reactor
 from relayd.config import Listener, Settings
 from relayd.current import Current
 from relayd.dns.resolver import Resolver
+from relayd.intake.desks import Desks
 from relayd.intake.door import PLAIN, Door
 from relayd.intake.house import House
 from relayd.intake.limits import NORMAL, Admission, Deadlines, SessionLimits
 from relayd.intake.listener import IntakeService, ListenAddress
 from relayd.intake.pickup import Pickup
 from relayd.intake.reception import Premises, ReceptionLimits
+from relayd.intake.submission import RELAY, Manners
 from relayd.intake.trace import LoopLimits, TraceField
 from relayd.mail.address import Mailbox
 from relayd.mail.client import Client
@@ -134,6 +136,15 @@ class Gateway(Service):
         self._certificates = Certificates(reactor, log, wants_certificate=self._wants_certificate)
         self._certificates.apply(settings.certificates, settings.tls_minimum)
         self._doors = {str(each): self._door(each) for each in settings.listeners}
+        self._manners = {str(each): _manners(each, settings) for each in settings.listeners}
+        self._desks = Desks(
+            reactor,
+            log,
+            lambda: self._current.settings.ruleset.tables,
+            {str(each): each.option("auth") for each in settings.listeners},
+            in_clear=lambda: self._current.settings.auth_without_tls,
+            workers=workers,
+        )
         self._house = self._make_house()
         addresses = [ListenAddress(each.address, each.port) for each in settings.listeners]
         self._intake = IntakeService(reactor, self._house, addresses, sockets, grace=GRACE)
@@ -188,6 +199,7 @@ class Gateway(Service):
             clock=time.time,
             expanded=self._expanded,
             refused=self._journal.refused,
+            manners=lambda listener: self._manners.get(listener, RELAY),
             limits=ReceptionLimits(
                 recipients=settings.recipients,
                 header_size=settings.header_size,
@@ -203,6 +215,7 @@ class Gateway(Service):
             ),
             make_server=self._make_server,
             normal=_deadlines(settings),
+            desk=self._desks.of,
             door=self._doors.__getitem__,
         )
 
@@ -314,6 +327,7 @@ class Gateway(Service):
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
+        self._desks.close()
         self._certificates.stop()
         await self._intake.stopService()
         await self._pickup.stop()
@@ -352,6 +366,16 @@ class Gateway(Service):
             )
             for shard in self.shards
         )
+
+
+def _manners(listener: Listener, settings: Settings) -> Manners:
+    if not listener.option("submission"):
+        return RELAY
+    return Manners(
+        submission=True,
+        login_required=bool(listener.option("auth")),
+        origin=settings.origin or settings.hostname,
+    )
 
 
 def _patience(settings: Settings) -> Patience:

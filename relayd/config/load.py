@@ -10,9 +10,13 @@ from pathlib import Path
 
 from relayd.config.files import read_text, short_name, similar_file
 from relayd.config.keys import keys_path, read_keys
+from relayd.config.logins import AUTH, Logins, listener_problems, read_secrets
+from relayd.config.logins import hop_problems as unknown_logins
 from relayd.config.settings import SPECS, Listener, Settings, Spec, cores, system_hostname
 from relayd.config.tables import TableLoader
 from relayd.config.tls import certificate_problems, resolved
+from relayd.login.initiator import Secret
+from relayd.mail.nexthop import NextHop
 from relayd.rules.check import (
     hop_problems,
     name_problems,
@@ -171,12 +175,13 @@ class _Loader:
         problems += wrong
         if wrong:
             raise ConfigErrors(_sorted(problems))
-        ruleset = build(sound, tables, hostname, keys)
+        ruleset = build(sound, tables, hostname, keys, str(values.get("origin", "")))
         places = {item.hop.name: item.place for item in self._items if isinstance(item, HopDef)}
         listeners = [each.value for each in self._settings.get("listen", ())]
         own = [(each.address, each.port) for each in listeners if isinstance(each, Listener)]
         problems += self._certificates(values)
         problems += hop_problems(ruleset.next_hops, places, own, hostname)
+        problems += self._logins(values, ruleset.next_hops, places, tables)
         problems += [*shadowed(ruleset), *loops(ruleset)]
         problems += failures(ruleset) if not problems else []
         for table in tables.values():
@@ -208,6 +213,33 @@ class _Loader:
             if isinstance(each.value, Listener)
         ]
         return certificate_problems(pairs, listeners)
+
+    def _logins(
+        self,
+        values: dict[str, object],
+        hops: Mapping[str, NextHop],
+        places: Mapping[str, Place],
+        tables: Mapping[str, Table],
+    ) -> list[Problem]:
+        """Logins at our listeners and at next hops: what is missing for them."""
+        given = [
+            Logins(str(each.value), each.value.option(AUTH), each.value.option("tls"), each.place)
+            for each in self._settings.get("listen", ())
+            if isinstance(each.value, Listener)
+        ]
+        in_clear = bool(values.get("auth_without_tls"))
+        problems = listener_problems(given, tables, in_clear=in_clear)
+        secrets: dict[str, Secret] | None = None
+        setting = next(iter(self._settings.get("secrets", ())), None)
+        if setting is not None:
+            path = self._folder / str(setting.value)
+            values["secrets_file"] = path
+            self._files.setdefault(path, setting.place)
+            try:
+                values["secrets"] = secrets = read_secrets(path, str(setting.value), setting.place)
+            except Complaint as complaint:
+                return [*problems, complaint.problem]
+        return [*problems, *unknown_logins(hops, places, secrets)]
 
     def _keys(self) -> tuple[bytes, ...]:
         """The keys of sender rewriting; none: there is no `srs domain`."""

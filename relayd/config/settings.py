@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from relayd.config.logins import yes_no
 from relayd.config.tls import MINIMUMS, DomainTls, certificate, domain_tls
 from relayd.config.values import (
     address_port,
@@ -22,6 +23,7 @@ from relayd.config.values import (
     size,
     workers,
 )
+from relayd.login.initiator import Secret
 from relayd.mail.nexthop import HostPort, NextHop
 from relayd.rules.ruleset import Ruleset
 from relayd.rules.source import Problem
@@ -75,6 +77,11 @@ class Settings:
     tls_minimum: str = "1.2"
     tls_authorities: Path | None = None  # None: the system's
     domain_tls: tuple[DomainTls, ...] = ()
+
+    auth_without_tls: bool = False
+    origin: str = ""  # completes what has no domain; empty: the hostname
+    secrets_file: Path | None = None
+    secrets: Mapping[str, Secret] = field(default_factory=dict, repr=False)  # logins at next hops
 
     message_size: int = 50 * _MIB
     recipients: int = 1000
@@ -134,6 +141,9 @@ SPECS: dict[str, Spec] = {
     "tls-minimum": Spec("tls_minimum", choice(*MINIMUMS)),
     "tls-authorities": Spec("tls_authorities", path),
     "tls": Spec("domain_tls", domain_tls, repeatable=True),
+    "auth-without-tls": Spec("auth_without_tls", yes_no),
+    "origin": Spec("origin", domain),
+    "secrets": Spec("secrets_file", path),
     "message-size": Spec("message_size", size(1024)),
     "recipients": Spec("recipients", number(1, 1_000_000)),
     "header-size": Spec("header_size", size(1024)),

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from relayd.config.logins import AUTH, SUBMISSION, listener_auth, listener_submission
 from relayd.config.tls import listener_tls
 from relayd.mail.nexthop import HostPort
 from relayd.rules.lexer import Kind
@@ -23,7 +24,11 @@ _UNITS |= {"kib": 2**10, "mib": 2**20, "gib": 2**30}
 _MAX_DURATION = 366 * 86400
 MAX_WORKERS = 64
 
-LISTEN_OPTIONS: Mapping[str, Callable[[Words], str]] = {"tls": listener_tls}
+LISTEN_OPTIONS: Mapping[str, Callable[[Words], str]] = {
+    "tls": listener_tls,
+    AUTH: listener_auth,
+    SUBMISSION: listener_submission,
+}
 """What may follow a listener's address, and how the word behind it is read."""
 
 

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from twisted.internet.interfaces import IReactorTime
 
+from relayd.intake.authentication import Desk
 from relayd.intake.door import PLAIN, Door
 from relayd.intake.limits import NORMAL, STRESSED, Admission, Deadlines
 from relayd.intake.reception import Premises
@@ -40,6 +41,7 @@ class House:
     admission: Admission
     make_server: Callable[[str], Server]  # for the listener of this name
     door: Callable[[str], Door] = lambda listener: PLAIN  # likewise
+    desk: Callable[[str], Desk | None] = lambda listener: None  # where its clients log in
     normal: Deadlines = NORMAL
     stressed: Deadlines = STRESSED
     sessions: set[OpenSession] = field(default_factory=set)

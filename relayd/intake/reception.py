@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from relayd.intake.header import HeaderSection
+from relayd.intake.submission import RELAY, Completion, Manners, completed
 from relayd.intake.trace import LoopLimits, TraceField, loop, protocol_keyword
 from relayd.intake.transaction import Addressee, ContentFacts, Transaction, merge_notify
 from relayd.mail.address import Mailbox, ReversePath, path_text
@@ -33,6 +34,7 @@ _FULL = Reply.of(452, "4.3.1", "Insufficient system storage, try again later")
 _TOO_MANY = Reply.of(452, "4.5.3", "Too many recipients")
 _NOT_VERIFIED = Reply.of(252, "2.5.0", "Cannot verify, but will take mail for it if the rules do")
 _NOT_OFFERED = Reply.of(502, "5.5.1", "Not offered")
+_LOGIN_FIRST = Reply.of(530, "5.7.0", "Authentication required")  # RFC 6409 section 4.3
 _TOO_MANY_REFUSALS = Reply.of(421, "4.7.0", "Too many refused recipients")
 _HEADER_TOO_LARGE = Reply.of(552, "5.3.4", "Header section too large")
 
@@ -77,6 +79,7 @@ class Premises:
     # ^ the sender asked to hear of success at these, which became several addresses
     refused: Callable[[Client, ReversePath, Mailbox, Plan, str], None] = lambda *refusal: None
     # ^ for the journal: client, sender, recipient, what was decided, the hash of the rule set
+    manners: Callable[[str], Manners] = lambda listener: RELAY  # of the listener of this name
     decide: Callable[[Ruleset, Facts], Plan] = evaluate
     edit: Callable[[Ruleset, tuple[int, ...], bytes], bytes] = edit_header
 
@@ -99,6 +102,8 @@ class Reception:
         self._draft: AnyDraft | None = None
         self._header: HeaderSection | None = None
         self._trace = b""
+        self._manners = premises.manners(client.listener)
+        self._completion: Completion | None = None
         self._eight_bit = False
         self._failure: Reply | None = None  # known before the end of content
 
@@ -120,6 +125,10 @@ class Reception:
             header.receive(data)
             if header.oversize:
                 self._fail(_HEADER_TOO_LARGE)
+                return
+        if self._completion is not None:
+            data = self._completion.receive(data)
+            if not data:
                 return
         if not self._eight_bit and not data.isascii():
             self._eight_bit = True
@@ -162,12 +171,18 @@ class Reception:
         """The transaction, if there is one, ends without a message."""
         if self._draft is not None:
             self._draft.rollback()
-        self._draft = self._transaction = self._header = self._failure = None
+        self._draft = self._transaction = self._header = self._failure = self._completion = None
 
     def secured(self, tls: str, certificate: str = "") -> None:
         """TLS is up: `tls` says how. All that was said before is forgotten (RFC 3207 4.2)."""
         self.rollback()
+        self.client = self.client.with_(login="")
         self.client = self.client.with_(tls=tls, certificate=certificate, helo="", protocol="SMTP")
+
+    def logged_in(self, name: str) -> None:
+        """AUTH succeeded."""
+        keyword = protocol_keyword(True, bool(self.client.tls), True, False)
+        self.client = self.client.with_(login=name, protocol=keyword)
 
     # -- verdicts --------------------------------------------------------------------------------
 
@@ -180,6 +195,13 @@ class Reception:
     def _mail(self, event: events.Mail) -> Reply:
         self.rollback()
         premises, params, client = self._premises, event.params, self.client
+        if self._manners.login_required and not client.login:
+            return self._refuse(_mail_text(event), _LOGIN_FIRST)
+        ruleset = premises.rules()
+        if client.login:
+            reply = ruleset.send_as.refusal(client, event.path)
+            if reply is not None:
+                return self._refuse(_mail_text(event), reply, f"login {client.login}")
         if not premises.spool.healthy:
             return self._refuse(_mail_text(event), _TROUBLE, "spool unhealthy")
         if not premises.spool.room(params.size or 0):
@@ -190,7 +212,7 @@ class Reception:
         envelope = Envelope(
             event.path, params.body, params.smtputf8, params.ret, params.envid, params.require_tls
         )
-        self._ruleset = premises.rules()
+        self._ruleset = ruleset
         self._transaction = Transaction(envelope, client, premises.clock())
         return _MAIL_OK
 
@@ -241,9 +263,26 @@ class Reception:
             self._fail(reply)
             return self._refuse("DATA", reply, error.reason)
         self._header = HeaderSection(
-            premises.trace, premises.limits.header_size, keep=transaction.edits_header
+            premises.trace,
+            premises.limits.header_size,
+            keep=transaction.edits_header or self._manners.submission,
         )
+        self._completion = self._complete_with(draft.ident) if self._manners.submission else None
         return _GO_AHEAD
+
+    def _complete_with(self, ident: int) -> Completion:
+        assert self._header is not None
+        premises, origin = self._premises, self._manners.origin
+        return Completion(
+            self._header,
+            lambda section: completed(
+                section,
+                now=premises.clock(),
+                ident=ident,
+                hostname=premises.trace.hostname,
+                origin=origin,
+            ),
+        )
 
     def _chunk(self, event: events.Chunk) -> None:
         self.content(event.data)
@@ -275,19 +314,30 @@ class Reception:
         if transaction is None or header is None or ruleset is None:
             return _TROUBLE
         header.end()
+        section, size = header.octets, header.size
+        if self._completion is not None:
+            try:
+                self._write(self._completion.end())
+            except SpoolError as error:
+                return self._spool_reply(error)
+            section, size = self._completion.section, len(self._completion.section)
         reason = loop(header.hops, self._premises.limits.loop, transaction.sole_recipient)
         if reason:
             return Reply.of(554, "5.4.6", reason)
         facts = ContentFacts(
             trace=self._trace,
-            section=header.octets,
-            header_size=len(self._trace) + header.size,
+            section=section,
+            header_size=len(self._trace) + size,
             eight_bit=self._eight_bit,
             utf8_header=header.eight_bit,
         )
         return transaction.submission(
             facts, ruleset.hash, lambda rules, section: edit(ruleset, rules, section)
         )
+
+    def _write(self, data: bytes) -> None:
+        if data and self._draft is not None:
+            self._draft.write(data)
 
     def _fail(self, reply: Reply) -> None:
         """The content cannot be taken: forget it, swallow the rest, say so at its end."""

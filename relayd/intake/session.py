@@ -8,6 +8,7 @@ connection watches a deadline that belongs to the phase, not to the last octet.
 from __future__ import annotations
 
 import enum
+from dataclasses import replace
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import (
@@ -20,19 +21,22 @@ from twisted.internet.protocol import Protocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from relayd.intake.authentication import Authentication, Said
 from relayd.intake.house import House
 from relayd.intake.reception import Reception
 from relayd.intake.transport import Transport
 from relayd.mail.client import Client
 from relayd.mail.reply import Reply
-from relayd.smtp.events import Chunk, EndOfContent, Quit, StartTls
+from relayd.smtp.events import Auth, AuthResponse, Chunk, EndOfContent, Quit, StartTls
 from relayd.smtp.state import State
+from relayd.tls.binding import channel_bindings
 from relayd.tls.words import reason as words
 from relayd.wire import Wire
 
 HIGH_WATER = 65536  # octets of input held back: one read of Twisted's
 
 _READY_FOR_TLS = Reply.of(220, "2.0.0", "Ready to start TLS")
+_NO_LOGIN = Reply.of(502, "5.5.1", "Not offered")
 _BUG = Reply.of(421, "4.3.0", "Local trouble, try again later")
 # between DATA or the first BDAT and the end of the content, or of what is swallowed instead
 _CONTENT = frozenset({State.RECEIVING, State.CHUNKING, State.SPOILED})
@@ -44,6 +48,7 @@ class Phase(enum.Enum):
     COMMAND = "command"  # the next command line
     CONTENT = "content"
     COMMIT = "commit"  # the spool: nothing a peer does shortens or prolongs it
+    LOGIN = "login"  # the accounts
     HANDSHAKE = "handshake"  # STARTTLS was answered
     CLOSING = "closing"  # for the peer to take the last reply
 
@@ -60,6 +65,10 @@ class Session(Protocol):
         self._server = house.make_server(client.listener)
         self._reception = Reception(house.premises, client)
         self._phase = Phase.COMMAND
+        self._server.origin = house.premises.manners(client.listener).origin
+        desk = house.desk(client.listener)
+        self._login = None if desk is None else Authentication(desk, client.address)
+        self._offer_login()
         self._end = "lost"  # how the session will have ended, for the log
         self._last_reply: Reply | None = None  # a 421 to be said after the commit
         self._pumping = False
@@ -100,6 +109,8 @@ class Session(Protocol):
         if self._phase is Phase.HANDSHAKE:
             self._end = f"handshake failed: {words(reason and reason.value)}"
         self._phase = Phase.CLOSING
+        if self._login is not None:
+            self._login.abandon()
         self._reception.rollback()
         if self._timer is not None:
             self._timer.cancel()
@@ -125,6 +136,9 @@ class Session(Protocol):
             return
         self._server.tls_established()
         self._reception.secured(*tls.describe(self.transport.getHandle()))
+        if self._login is not None:
+            self._login.secured(channel_bindings(self.transport.getHandle()))
+            self._offer_login()
         self._enter(Phase.COMMAND)
         if self._door.implicit:
             self._server.greet()
@@ -209,6 +223,10 @@ class Session(Protocol):
                 self._commit()
                 if self._phase is Phase.COMMIT:
                     break
+            elif type(event) is Auth or type(event) is AuthResponse:
+                self._log_in(event)
+                if self._phase is Phase.LOGIN:
+                    break
             elif type(event) is StartTls and self._door.tls is not None:
                 server.answer(_READY_FOR_TLS)
                 self._flush()
@@ -244,6 +262,41 @@ class Session(Protocol):
     def _commit_failed(self, failure: Failure) -> None:
         self._house.premises.log.trouble("session failed", error=repr(failure.value))
         if self._phase is Phase.COMMIT:
+            self._phase = Phase.COMMAND
+            self._dismiss(_BUG, "bug")
+
+    def _offer_login(self) -> None:
+        if self._login is not None:
+            self._server.offer = replace(
+                self._server.offer,
+                auth=self._login.mechanisms,
+                auth_in_clear=self._login.in_clear,
+            )
+
+    def _log_in(self, event: Auth | AuthResponse) -> None:
+        """The other thing worth waiting for: hashes are slow on purpose."""
+        login = self._login
+        if login is None:  # the core does not offer it then
+            self._server.answer(_NO_LOGIN)
+            return
+        self._enter(Phase.LOGIN)
+        said = Deferred.fromCoroutine(login.receive(event, self._reception.client))
+        said.addCallbacks(self._answer_login, self._login_failed)
+
+    def _answer_login(self, said: Said) -> None:
+        if self._phase is not Phase.LOGIN:
+            return  # the peer has gone
+        if said.name:
+            self._reception.logged_in(said.name)
+        self._server.answer(said.reply)
+        self._enter(Phase.COMMAND)
+        if not self._pumping:
+            self._pump()
+            self._regulate()
+
+    def _login_failed(self, failure: Failure) -> None:
+        self._house.premises.log.trouble("session failed", error=repr(failure.value))
+        if self._phase is Phase.LOGIN:
             self._phase = Phase.COMMAND
             self._dismiss(_BUG, "bug")
 

@@ -83,7 +83,7 @@ class TraceField:
     """Writes and reads the Received fields of one host."""
 
     def __init__(self, hostname: str) -> None:
-        self._hostname = hostname
+        self.hostname = hostname
         self._needle = hostname.lower().encode("ascii", "replace")
         self._second = -1
         self._date = ""
@@ -119,7 +119,7 @@ class TraceField:
             if mailbox:
                 sole = f"\r\n for <{mailbox}>"
         return (
-            f"Received: from {origin}\r\n by {self._hostname} (relayd) with {client.protocol}"
+            f"Received: from {origin}\r\n by {self.hostname} (relayd) with {client.protocol}"
             f" id {ident_text(ident)}{tls}{sole};\r\n {self._date}\r\n"
         ).encode("ascii", "replace")
 

@@ -8,6 +8,7 @@ from relayd.mail.security import IMPLICIT, Level
 
 SMTP = "smtp"
 LMTP = "lmtp"
+WITHOUT_TLS = "without-tls"  # an option: log in even in the clear
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,17 @@ class NextHop:
         """TLS from the first octet."""
         options = self.options
         return "tls" in options and options[options.index("tls") + 2 :][:1] == (IMPLICIT,)
+
+    @property
+    def login(self) -> str:
+        """The name of the secret we log in with; empty: we do not."""
+        options = self.options
+        return options[options.index("login") + 1] if "login" in options else ""
+
+    @property
+    def login_without_tls(self) -> bool:
+        """We log in even in the clear."""
+        return WITHOUT_TLS in self.options
 
     def __str__(self) -> str:
         """The statement that defines it."""

@@ -35,6 +35,34 @@ def addresses(body: bytes) -> Iterator[tuple[int, int, Mailbox]]:
                 yield start, end, mailbox
 
 
+def unqualified(body: bytes) -> Iterator[int]:
+    """Where in the body a domain is missing: behind each local part that stands alone, in order."""
+    for member in _members(_pieces(body)):
+        angle = next((n for n, piece in enumerate(member) if piece[1] == b"<"), None)
+        if angle is None:
+            colon = max((n for n, piece in enumerate(member) if piece[1] == b":"), default=-1)
+            words = [piece for piece in member[colon + 1 :] if piece[0] != "space"]
+        else:
+            inside = [piece for piece in member[angle + 1 :] if piece[0] != "space"]
+            if not inside or inside[-1][1] != b">":
+                continue
+            words = inside[:-1]
+        if words and _is_local_part(words):
+            yield words[-1][3]
+
+
+def _is_local_part(words: list[_Piece]) -> bool:
+    """Word *("." word) without anything between."""
+    for n, (kind, octets, start, _) in enumerate(words):
+        if n and start != words[n - 1][3]:
+            return False
+        if n % 2 == 0 and kind not in ("atom", "quoted"):
+            return False
+        if n % 2 == 1 and octets != b".":
+            return False
+    return len(words) % 2 == 1
+
+
 def _pieces(body: bytes) -> Iterator[_Piece]:
     """The tokens outside comments."""
     at = 0

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 from relayd.mail.envelope import DIRECT
-from relayd.mail.nexthop import LMTP, SMTP, HostPort, NextHop
+from relayd.mail.nexthop import LMTP, SMTP, WITHOUT_TLS, HostPort, NextHop
 from relayd.mail.security import IMPLICIT, LEVELS, Level
 from relayd.rules.expectation import read_expect
 from relayd.rules.lexer import Kind, Statement, Token
@@ -108,7 +108,16 @@ def _next_hop(words: Words) -> HopDef:
     options = _hop_tls(words) if words.skip_word("tls") else ()
     if options and unix:
         raise words.complain("a unix socket needs no TLS", "expected the end of the line")
+    options += _hop_login(words) if words.skip_word("login") else ()
     return HopDef(NextHop(name, protocol, hosts, unix, mx, options), place=place)
+
+
+def _hop_login(words: Words) -> tuple[str, ...]:
+    """`login NAME` or `login NAME without-tls`; see NextHop.login."""
+    name = words.name("the name of a secret")
+    if name.lower() in ("tls", "login", IMPLICIT, WITHOUT_TLS):
+        raise words.complain(f'"{name}" has a meaning of its own', "expected another name")
+    return ("login", name, *([WITHOUT_TLS] if words.skip_word(WITHOUT_TLS) else []))
 
 
 def _hop_tls(words: Words) -> tuple[str, ...]:

@@ -39,6 +39,7 @@ class Exchange:
         self.errors = 0  # commands refused by the core; the rim may count its own into it
         self.tls = False
         self.authenticated = False
+        self.origin = ""  # completes paths without a domain, on listeners for submission
         self._input = Lines()
         self._output: list[bytes] = []
         self._asked: Event | None = None

@@ -27,6 +27,9 @@ _SIZE = re.compile(r"[0-9]{1,20}\Z")
 # addr-type = atom
 _ADDRESS_TYPE = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\-]+\Z")
 
+# a path that is a local part alone
+_LONE_LOCAL = re.compile(r'<("(?:[^"\\]|\\.)*"|[^\s"@<>:,;]+)>')
+
 EMPTY_MAIL_PARAMS = MailParams()
 EMPTY_RCPT_PARAMS = RcptParams()
 
@@ -68,13 +71,19 @@ def parse_hello(argument: bytes) -> str:
 # -- MAIL, RCPT ------------------------------------------------------------------------------
 
 
-def parse_mail(argument: bytes, keywords: Collection[str]) -> tuple[ReversePath, MailParams]:
-    """`FROM:<reverse-path> parameters`. `keywords` are the parameters on offer."""
+def parse_mail(
+    argument: bytes, keywords: Collection[str], origin: str = ""
+) -> tuple[ReversePath, MailParams]:
+    """`FROM:<reverse-path> parameters`. `keywords` are the parameters on offer.
+
+    `origin` completes a path without a domain, where that is wanted (RFC 6409).
+    """
     text = _after(argument, b"FROM:", "MAIL FROM:<address>")
     path: ReversePath
     if text.startswith("<>"):
         path, rest = None, _behind(text[2:], "MAIL FROM:<address>")
     else:
+        text = _completed(text, origin) if origin else text
         path, rest = _path(text, "5.1.7", "MAIL FROM:<address>")
     if not rest:
         params = EMPTY_MAIL_PARAMS
@@ -86,13 +95,14 @@ def parse_mail(argument: bytes, keywords: Collection[str]) -> tuple[ReversePath,
 
 
 def parse_rcpt(
-    argument: bytes, keywords: Collection[str], smtputf8: bool
+    argument: bytes, keywords: Collection[str], smtputf8: bool, origin: str = ""
 ) -> tuple[Mailbox, RcptParams]:
     """`TO:<forward-path> parameters`; `smtputf8` says that MAIL asked for it."""
     text = _after(argument, b"TO:", "RCPT TO:<address>")
     if text[:12].lower() == "<postmaster>":  # RFC 5321 section 4.1.1.3
         path, rest = Mailbox(text[1:11], ""), _behind(text[12:], "RCPT TO:<address>")
     else:
+        text = _completed(text, origin) if origin else text
         path, rest = _path(text, "5.1.3", "RCPT TO:<address>")
     if not smtputf8:
         _require_ascii(path)
@@ -110,6 +120,12 @@ def _after(argument: bytes, keyword: bytes, usage: str) -> str:
     if not text.startswith("<"):
         raise _bad("5.5.4", f"Syntax: {usage}, with angle brackets")
     return text
+
+
+def _completed(text: str, origin: str) -> str:
+    """`<alice>` as `<alice@origin>`; everything else as it is."""
+    match = _LONE_LOCAL.match(text)
+    return text if match is None else f"<{match[1]}@{origin}>{text[match.end() :]}"
 
 
 def _path(text: str, status: str, usage: str) -> tuple[Mailbox, str]:

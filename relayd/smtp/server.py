@@ -128,14 +128,18 @@ class Server(Receiving):
 
     def _mail(self, argument: bytes) -> Event:
         self._require(Command.MAIL)
-        path, params = grammar.parse_mail(argument, mail_keywords(self.offer, self.tls))
+        path, params = grammar.parse_mail(
+            argument, mail_keywords(self.offer, self.tls), self.origin
+        )
         if params.size and 0 < self.offer.size < params.size:
             raise RemoteProtocolError(replies.TOO_BIG)
         return self._ask(Mail(path, params), Command.MAIL)
 
     def _rcpt(self, argument: bytes) -> Event:
         self._require(Command.RCPT)
-        path, params = grammar.parse_rcpt(argument, rcpt_keywords(self.offer), self._smtputf8)
+        path, params = grammar.parse_rcpt(
+            argument, rcpt_keywords(self.offer), self._smtputf8, self.origin
+        )
         if self._recipients >= self.limits.recipients:
             raise RemoteProtocolError(replies.TOO_MANY_RECIPIENTS)
         return self._ask(Rcpt(path, params), Command.RCPT)

@@ -1,0 +1,105 @@
+"""The statements about logins: who may log in at a listener, and what we say at next hops."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from relayd.config.files import read_text, require_private, similar_file
+from relayd.login.initiator import Secret
+from relayd.login.secrets import SecretsError, parse
+from relayd.mail.nexthop import NextHop
+from relayd.rules.source import Complaint, Place, Problem, did_you_mean
+from relayd.rules.table import Table
+from relayd.rules.userstable import DovecotTable, UsersTable
+from relayd.rules.words import Words
+
+AUTH, SUBMISSION = "auth", "submission"  # options of listeners
+
+
+@dataclasses.dataclass(frozen=True)
+class Logins:
+    """What a listener statement says about logins, and where."""
+
+    listener: str
+    table: str
+    tls: str
+    place: Place
+
+
+def listener_auth(words: Words) -> str:
+    """The table behind `listen ADDRESS:PORT auth`."""
+    return words.name("the table of those who may log in")
+
+
+def listener_submission(words: Words) -> str:
+    """`submission` stands alone."""
+    return "yes"
+
+
+def yes_no(words: Words) -> bool:
+    """`yes` or `no`."""
+    return words.choice(("yes", "no"), "yes or no") == "yes"
+
+
+def listener_problems(
+    given: Iterable[Logins], tables: Mapping[str, Table], *, in_clear: bool
+) -> list[Problem]:
+    """Tables that are not there or hold no passwords, and logins that TLS would have to protect."""
+    problems = []
+    for each in given:
+        if each.table and each.tls == "none" and not in_clear:
+            what = f"{each.listener} has no TLS, and so offers no login"
+            hint = 'expected "auth-without-tls yes", if that is what you want'
+            problems.append(Problem(each.place, what, hint))
+        table = tables.get(each.table)
+        if not each.table or isinstance(table, UsersTable | DovecotTable):
+            continue
+        if table is None:
+            what = f"there is no table {each.table}"
+            hint = f'expected a statement "table {each.table} users file PATH"'
+            hint = did_you_mean(each.table, tables) or hint
+        else:
+            what = f"table {each.table} holds no passwords"
+            hint = 'expected a table of kind "users" or "dovecot-auth"'
+        problems.append(Problem(each.place, what, hint))
+    return problems
+
+
+def read_secrets(path: Path, name: str, place: Place) -> dict[str, Secret]:
+    """The logins at next hops; raises Complaint, which never shows a line of the file."""
+    try:
+        require_private(path, name, place, group=False)
+        text = read_text(path, name)
+    except OSError as error:
+        what = f"cannot read {name}: {error.strerror or error}"
+        raise Complaint(place, what, similar_file(path)) from None
+    except Complaint as complaint:
+        # of text that is not UTF-8: the line shown would be a secret
+        if complaint.problem.place is place:
+            raise
+        raise Complaint(place, f"{name} is not UTF-8", "expected NAME USER PASSWORD") from None
+    try:
+        return parse(text.split("\n"))
+    except SecretsError as error:
+        what = f"line {error.line} of {name}: {error}"
+        raise Complaint(place, what, "expected lines NAME USER PASSWORD") from None
+
+
+def hop_problems(
+    hops: Mapping[str, NextHop], places: Mapping[str, Place], secrets: Mapping[str, Secret] | None
+) -> list[Problem]:
+    """Next hops whose login nobody knows; `secrets`: None where there is no such setting."""
+    problems = []
+    for name, hop in hops.items():
+        login, place = hop.login, places.get(name)
+        if not login or place is None or (secrets is not None and login in secrets):
+            continue
+        if secrets is None:
+            what, hint = f"next hop {name} has a login", 'expected a statement "secrets FILE"'
+        else:
+            what = f"there is no secret {login}"
+            hint = did_you_mean(login, secrets) or f'expected a line "{login} USER PASSWORD"'
+        problems.append(Problem(place, what, hint))
+    return problems

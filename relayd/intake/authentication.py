@@ -1,0 +1,166 @@
+"""AUTH in a session: the mechanism's questions put to client and accounts, in good time."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from relayd.intake.limits import client_key
+from relayd.login.accounts import Accounts, Checked
+from relayd.login.dovecot import Result
+from relayd.login.mechanisms import (
+    MECHANISMS,
+    Answer,
+    Challenge,
+    Channel,
+    CheckPassword,
+    LoginError,
+    Mechanism,
+)
+from relayd.login.pace import Pace
+from relayd.mail.client import Client
+from relayd.mail.log import MailLog
+from relayd.mail.reply import Reply
+from relayd.smtp.events import Auth, AuthResponse
+
+MOST_FAILURES = 5  # of one session; the next one hears 421
+
+WELCOME = Reply.of(235, "2.7.0", "Authentication successful")
+# one text for whatever is wrong with name or password: nobody learns which names exist
+FAILED = Reply.of(535, "5.7.8", "Authentication failed")
+CANCELLED = Reply.of(501, "5.7.0", "Authentication cancelled")
+TOO_FAST = Reply.of(454, "4.7.0", "Too many failed logins, try again in a minute")
+TROUBLE = Reply.of(454, "4.7.0", "Temporary authentication failure")
+ENOUGH = Reply.of(421, "4.7.0", "Too many failed logins")
+
+
+class _TroubleError(Exception):
+    """The accounts cannot be asked."""
+
+
+class _TooFastError(Exception):
+    """Somebody guesses at the account."""
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """Where the clients of one listener log in."""
+
+    accounts: Accounts
+    pace: Pace
+    log: MailLog
+    in_clear: bool = False  # also without TLS
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """The answer to AUTH or to a response; with a name the client has logged in."""
+
+    reply: Reply
+    name: str = ""
+
+
+class Authentication:
+    """The logins that one session tries, one after the other."""
+
+    def __init__(self, desk: Desk, address: str) -> None:
+        self._desk = desk
+        self._key = client_key(address)
+        self._bindings: dict[str, bytes] = {}
+        self._machine: Mechanism | None = None
+        self._mechanism = ""
+        self._token = 0.0
+        self._account = ""  # whose password it was
+        self._failures = 0
+
+    @property
+    def in_clear(self) -> bool:
+        """AUTH is offered also without TLS."""
+        return self._desk.in_clear
+
+    @property
+    def mechanisms(self) -> tuple[str, ...]:
+        """What EHLO is to offer."""
+        return self._desk.accounts.mechanisms(bound=bool(self._bindings))
+
+    def secured(self, bindings: Mapping[str, bytes]) -> None:
+        """TLS is up; `bindings` are those that both ends can know (RFC 5929, RFC 9266)."""
+        self.abandon()
+        self._bindings = dict(bindings)
+
+    def abandon(self) -> None:
+        """The session is over or begins anew: an unfinished login is not a failed one."""
+        if self._machine is not None:
+            self._machine = None
+            self._desk.pace.forgive(self._key, self._token)
+
+    async def receive(self, event: Auth | AuthResponse, client: Client) -> Said:
+        """The answer to the client; the session waits for it, for at most some seconds."""
+        answer: Answer | None = None
+        if isinstance(event, Auth):
+            self.abandon()
+            token = self._desk.pace.begin(self._key)
+            if token is None:
+                return self._refused(client, TOO_FAST, "too many failed logins")
+            self._token = token
+            self._mechanism = event.mechanism
+            self._machine = MECHANISMS[event.mechanism](event.initial, Channel(self._bindings))
+        elif event.response is None:
+            self.abandon()
+            return Said(CANCELLED)
+        else:
+            answer = event.response
+        machine, self._machine = self._machine, None
+        if machine is None:  # the core does not let it happen
+            return Said(CANCELLED)
+        return await self._go_on(machine, answer, client)
+
+    async def _go_on(self, machine: Mechanism, answer: Answer | None, client: Client) -> Said:
+        pace = self._desk.pace
+        try:
+            while True:
+                question = machine.send(answer)  # type: ignore[arg-type]  # None begins it
+                if isinstance(question, Challenge):
+                    self._machine = machine
+                    return Said(Reply.bare(334, b64encode(question.octets).decode("ascii")))
+                if pace.closed(question.name, self._key):
+                    raise _TooFastError(question.name)
+                self._account = question.name
+                if isinstance(question, CheckPassword):
+                    answer = await self._check(question, client)
+                else:
+                    answer = self._desk.accounts.verifier(question.name)
+        except StopIteration as end:
+            name = self._account or str(end.value)
+            pace.forgive(self._key, self._token)
+            pace.succeeded(str(end.value), self._key)
+            return Said(WELCOME, name)
+        except LoginError as error:
+            if error.name:
+                pace.failed(error.name)
+            named = f"login {error.name}: " if error.name else ""
+            return self._refused(client, FAILED, f"{named}{error}")
+        except _TroubleError as error:
+            pace.forgive(self._key, self._token)
+            self._desk.log.trouble("logins cannot be checked", why=str(error))
+            return self._refused(client, TROUBLE, str(error))
+        except _TooFastError as error:
+            return self._refused(client, TOO_FAST, f"login {error}: too many failed logins")
+
+    async def _check(self, question: CheckPassword, client: Client) -> bool:
+        checked: Checked = await self._desk.accounts.check(
+            question.name, question.password, client.address, tls=bool(client.tls)
+        )
+        if checked.result is Result.TROUBLE:
+            raise _TroubleError(checked.why or "no reason given")
+        if checked.result is Result.DENIED:
+            return False
+        self._account = checked.user or question.name
+        return True
+
+    def _refused(self, client: Client, reply: Reply, why: str) -> Said:
+        self._failures += 1
+        # the line that fail2ban reads says what was wrong, whatever the client hears
+        self._desk.log.refused(client, f"AUTH {self._mechanism}".rstrip(), str(reply), why)
+        return Said(ENOUGH if self._failures > MOST_FAILURES else reply)

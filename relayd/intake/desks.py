@@ -1,0 +1,73 @@
+"""Where clients log in: a desk for each listener, on the tables as they are now."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from twisted.internet.defer import Deferred, DeferredSemaphore
+from twisted.internet.threads import deferToThreadPool
+
+from relayd.intake.authentication import Desk
+from relayd.login.accounts import Accounts, DovecotAccounts, FileAccounts
+from relayd.login.dovecotsocket import DovecotSocket
+from relayd.login.pace import Pace, PaceLimits
+from relayd.login.users import Users
+from relayd.mail.log import MailLog
+from relayd.rules.table import Table
+from relayd.rules.userstable import DovecotTable, UsersTable
+
+AT_ONCE = 2  # passwords hashed at a time: logins must not take all processors
+
+
+class Desks:
+    """All desks of one process. `tables`: those in force; `names`: a listener's table by name."""
+
+    def __init__(
+        self,
+        reactor: Any,  # noqa: ANN401  # several interfaces at once
+        log: MailLog,
+        tables: Callable[[], Mapping[str, Table]],
+        names: Mapping[str, str],
+        *,
+        in_clear: Callable[[], bool] = lambda: False,
+        workers: int = 1,
+    ) -> None:
+        self._reactor = reactor
+        self._log = log
+        self._tables = tables
+        self._names = names
+        self._in_clear = in_clear
+        self._pace = Pace(reactor.seconds, PaceLimits().shared_by(workers))
+        self._hashing = DeferredSemaphore(AT_ONCE)
+        self._sockets: dict[str, DovecotSocket] = {}
+
+    def of(self, listener: str) -> Desk | None:
+        """Where the clients of this listener log in; None: nowhere."""
+        name = self._names.get(listener)
+        if not name:
+            return None
+        return Desk(self._accounts(name), self._pace, self._log, in_clear=self._in_clear())
+
+    def close(self) -> None:
+        """Let go of Dovecot."""
+        for socket in self._sockets.values():
+            socket.close()
+
+    def _accounts(self, name: str) -> Accounts:
+        table = self._tables().get(name)
+        if isinstance(table, DovecotTable):
+            socket = self._sockets.get(table.socket)
+            if socket is None:
+                socket = self._sockets[table.socket] = DovecotSocket(self._reactor, table.socket)
+            return DovecotAccounts(socket)
+        return FileAccounts(lambda: self._users(name), self._in_thread)
+
+    def _users(self, name: str) -> Users:
+        table = self._tables().get(name)
+        return table.users if isinstance(table, UsersTable) else Users()
+
+    def _in_thread(self, slow: Callable[[], bool]) -> Deferred[bool]:
+        pool = self._reactor.getThreadPool()
+        done: Deferred[bool] = self._hashing.run(deferToThreadPool, self._reactor, pool, slow)
+        return done

@@ -1,0 +1,88 @@
+"""Submission (RFC 6409): what a listener for people's mail programs adds that they left out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from relayd.intake.header import HeaderSection
+from relayd.intake.trace import date_time
+from relayd.mail.ident import ident_text
+from relayd.rules.addrspec import unqualified
+
+# the fields of RFC 5322 sections 3.6.2, 3.6.3 and 3.6.6 that hold addresses
+_ADDRESS_FIELD = re.compile(
+    rb"^(?:resent-)?(?:from|sender|reply-to|to|cc|bcc)[ \t]*:"
+    rb"(?P<body>[^\r\n]*(?:\r\n[ \t][^\r\n]*)*)",
+    re.IGNORECASE | re.MULTILINE,
+)
+_DATE = re.compile(rb"^date[ \t]*:", re.IGNORECASE | re.MULTILINE)
+_MESSAGE_ID = re.compile(rb"^message-id[ \t]*:", re.IGNORECASE | re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Manners:
+    """How a listener treats what it is given; the default is a relay's, which adds nothing."""
+
+    submission: bool = False
+    login_required: bool = False
+    origin: str = ""  # what completes addresses without a domain; only with `submission`
+
+
+RELAY = Manners()
+
+
+class Completion:
+    """Holds a header section back until it is whole, and lets it go completed."""
+
+    def __init__(self, header: HeaderSection, complete: Callable[[bytes], bytes]) -> None:
+        self._header = header
+        self._complete = complete
+        self._held = bytearray()
+        self._released = False
+        self.section = b""  # as it was let go
+
+    def receive(self, data: bytes) -> bytes:
+        """Content that the header section has seen; what of it may be written by now."""
+        if self._released:
+            return data
+        self._held += data
+        return self._release() if self._header.complete else b""
+
+    def end(self) -> bytes:
+        """The content is over; what is still held."""
+        return b"" if self._released else self._release()
+
+    def _release(self) -> bytes:
+        self._released = True
+        held = bytes(self._held)
+        self._held.clear()
+        section = held[: self._header.size]
+        self.section = self._complete(section)
+        return self.section + held[len(section) :]
+
+
+def completed(section: bytes, *, now: float, ident: int, hostname: str, origin: str) -> bytes:
+    """The header section with Date and Message-ID, and with domains in every address.
+
+    What is there stays as it is, octet by octet; new fields stand in front.
+    """
+    missing = []
+    if _DATE.search(section) is None:
+        missing.append(f"Date: {date_time(now)}\r\n")
+    if _MESSAGE_ID.search(section) is None:
+        missing.append(f"Message-ID: <{ident_text(ident)}@{hostname}>\r\n")
+    domain = b"@" + origin.encode("ascii", "replace")
+    whole = _ADDRESS_FIELD.sub(lambda match: _qualified(match, domain), section)
+    return "".join(missing).encode("ascii", "replace") + whole
+
+
+def _qualified(match: re.Match[bytes], domain: bytes) -> bytes:
+    field, body = match.group(), match["body"]
+    start = len(field) - len(body)
+    pieces, done = [field[:start]], 0
+    for at in unqualified(body):
+        pieces += [body[done:at], domain]
+        done = at
+    return b"".join([*pieces, body[done:]])
