@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-_TLS = "TLS is set up by hand, see docs/migrate-postfix.md"
+_TLS = "relayd has no such switch; what it has: docs/migrate-postfix.md"
 _SASL = "logins are set up by hand, see docs/migrate-postfix.md"
 _FILTER = "relayd calls no filters: put one in front, or between two relays"
 _OWN_PROCESSES = "about Postfix's own programs and files"

@@ -23,6 +23,7 @@ from relayd.ops.migrate.maincf import MainCf
 from relayd.ops.migrate.mastercf import read_services
 from relayd.ops.migrate.report import Report
 from relayd.ops.migrate.routing import routing, uses_aliases
+from relayd.ops.migrate.security import inbound, outbound
 from relayd.ops.migrate.settings import settings
 from relayd.ops.migrate.tables import Shelf
 from relayd.ops.migrate.work import Work
@@ -84,7 +85,7 @@ def convert(folder: Path, machine: Machine | None = None) -> Work:
     _destinations(work)
     _networks(work)
     _delimiter(work)
-    settings(work)
+    settings(work, certificate=inbound(work))
     virtual(work)
     aliases(work, used=uses_aliases(work))
     canonical(work)
@@ -92,6 +93,7 @@ def convert(folder: Path, machine: Machine | None = None) -> Work:
     routing(work)
     admission(work)
     header_checks(work)
+    outbound(work)
     _guard(work)
     _services(work)
     _complete(work)

@@ -143,10 +143,28 @@ class Draft:
             unique, number = f"{name}-{number}", number + 1
         return unique
 
+    def _in_use(self) -> tuple[list[Table], list[NextHop]]:
+        """The tables and next hops that some rule names."""
+        text = "\n".join(rule for section in SECTIONS for rule, _ in self.rules[section])
+        tables = [each for each in self.tables.values() if f"<{each.name}>" in text]
+        named = {
+            word
+            for words in re.findall(r" via (\S+(?:, \S+)*)", text)
+            for word in words.split(", ")
+        }
+        return tables, [hop for name, hop in self.hops.items() if name in named]
+
     def files(self) -> dict[Path, list[str]]:
         """Every file's lines, by its path relative to relayd.conf."""
-        files = {CONF: self._conf(), RULES: self._rules()}
-        for table in self.tables.values():
+        self.tables.pop("not-moved", None)
+        later = self.list_of("not-moved", self.later, "what could not be translated")
+        if later:
+            first = (f"reject to {later} {LATER}", "not moved; see the report")
+            rules = [rule for rule in self.rules["admission"] if rule[1] != first[1]]
+            self.rules["admission"] = [first, *rules]
+        tables, hops = self._in_use()
+        files = {CONF: self._conf(), RULES: self._rules(tables, hops)}
+        for table in tables:
             if not table.inline:
                 head = [] if table.copied else [f"# made from {table.origin}"]
                 files[table.path] = [*head, *table.lines]
@@ -158,19 +176,16 @@ class Draft:
             lines += [*(["", f"# {comment}"] if comment else []), statement]
         return [*lines, "", "include rules.d/*.rules"]
 
-    def _rules(self) -> list[str]:
+    def _rules(self, tables: Sequence[Table], hops: Sequence[NextHop]) -> list[str]:
         lines = ["# Made by `relayctl import postfix`.", ""]
         if self.subaddress:
             lines += [f"subaddress {quote(self.subaddress)}", ""]
-        later = self.list_of("not-moved", self.later, "what could not be translated")
-        for table in self.tables.values():
+        for table in tables:
             lines += [f"# {table.origin}", table.statement]
-        lines += [""] if self.hops else []
-        lines += [str(hop) for hop in self.hops.values()]
+        lines += [""] if hops else []
+        lines += [str(hop) for hop in hops]
         for section in SECTIONS:
-            rules = list(self.rules[section])
-            if section == "admission" and later:
-                rules.insert(0, (f"reject to {later} {LATER}", "not moved; see the report"))
+            rules = self.rules[section]
             if not rules:
                 continue
             lines += ["", f"# {_TITLES[section]}"]

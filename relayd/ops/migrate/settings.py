@@ -29,12 +29,12 @@ _QUIET_OVERRIDES = (
 )
 
 
-def settings(work: Work) -> None:
-    """All of relayd.conf but the rules."""
+def settings(work: Work, *, certificate: bool = False) -> None:
+    """All of relayd.conf but the rules; `certificate`: there is one to show to clients."""
     _hostname(work)
     work.draft.setting(f"spool {SPOOL}", "where accepted mail waits; Postfix's queue stays its own")
     work.draft.setting("workers auto")
-    _listeners(work)
+    _listeners(work, certificate=certificate)
     _limits(work)
     _times(work)
 
@@ -65,7 +65,7 @@ def _hostname(work: Work) -> None:
 # listeners
 
 
-def _listeners(work: Work) -> None:
+def _listeners(work: Work, *, certificate: bool) -> None:
     addresses = list(_addresses(work))
     services = [each for each in work.services if each.type == "inet"]
     ports: list[int] = []
@@ -73,7 +73,7 @@ def _listeners(work: Work) -> None:
         if service.command not in ("smtpd", "postscreen"):
             work.report.unneeded(f"master.cf {service.title}", f"{service.command} is not SMTP")
             continue
-        _listener(work, service, addresses, ports)
+        _listener(work, service, addresses, ports, certificate)
     if not work.services:
         work.report.note("there is no master.cf beside main.cf: port 25 is assumed")
         _listen(work, addresses, 25, ports)
@@ -85,28 +85,36 @@ def _listeners(work: Work) -> None:
         )
 
 
-def _listener(work: Work, service: Service, addresses: list[str], ports: list[int]) -> None:
+def _listener(
+    work: Work, service: Service, addresses: list[str], ports: list[int], certificate: bool
+) -> None:
     title = f"master.cf {service.title}"
     host, _, port_name = service.name.rpartition(":")
     port = int(port_name) if port_name.isdigit() else _PORTS.get(port_name) or _by_name(port_name)
-    overrides = service.overrides
-    wrapped = overrides.get("smtpd_tls_wrappermode") == "yes" or port == 465
     if port is None:
         work.report.lost(title, f"no port is known for {port_name}")
         return
-    if wrapped or overrides.get("smtpd_sasl_auth_enable") == "yes":
-        what = "TLS from the first octet" if wrapped else "login"
-        work.report.lost(
-            title, f"a listener with {what} is set up by hand: see docs/migrate-postfix.md"
-        )
-        work.draft.setting(f"# listen 0.0.0.0:{port}", f"{service.title} asks for {what}")
-        return
     chosen = [host.strip("[]")] if host else addresses
-    _listen(work, chosen, port, ports)
+    wrapped = service.overrides.get("smtpd_tls_wrappermode") == "yes" or port == 465
+    login = service.overrides.get("smtpd_sasl_auth_enable") == "yes"
+    if login or (wrapped and not certificate):
+        what = "login" if login else "TLS from the first octet, which takes a certificate"
+        work.report.lost(
+            title,
+            f"a listener with {what} is set up by hand: see"
+            " docs/migrate-postfix.md; it stands in relayd.conf as a comment",
+        )
+        for address in chosen:
+            end = " tls implicit" if wrapped else ""
+            work.draft.setting(
+                f"# listen {HostPort(address, port)}{end}", f"{service.title}: {what}"
+            )
+        return
+    _listen(work, chosen, port, ports, " tls implicit" if wrapped else "")
     work.report.translated(title, f"listen on port {port}")
     if service.command == "postscreen":
         work.report.lost(title, "postscreen's tests are not carried over; put a filter in front")
-    for name, value in overrides.items():
+    for name, value in service.overrides.items():
         if name not in _QUIET_OVERRIDES:
             work.report.lost(
                 title,
@@ -115,12 +123,14 @@ def _listener(work: Work, service: Service, addresses: list[str], ports: list[in
             )
 
 
-def _listen(work: Work, addresses: list[str], port: int, ports: list[int]) -> None:
+def _listen(
+    work: Work, addresses: list[str], port: int, ports: list[int], options: str = ""
+) -> None:
     if port in ports:
         return
     ports.append(port)
     for address in addresses:
-        work.draft.setting(f"listen {HostPort(address, port)}")
+        work.draft.setting(f"listen {HostPort(address, port)}{options}")
 
 
 def _by_name(name: str) -> int | None:

@@ -3,18 +3,22 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import re
 from pathlib import Path
 from unittest import mock
 
 from relayd.config import load
 from relayd.ops import relayctl
 from relayd.ops.migrate import verify as verifying
+from relayd.ops.migrate.convert import Machine, convert
 from relayd.ops.migrate.postmap import Answers, PostmapError, program
 from relayd.ops.migrate.report import Fate
 from relayd.ops.migrate.samples import samples
 from relayd.ops.migrate.tables import PATTERNS, MapSpec
+from relayd.ops.migrate.write import settle
 from relayd.rules.regex import search
-from tests.unit.ops.migration import BASE, INSIDE, MASTER, Import
+from tests.certs import Authority
+from tests.unit.ops.migration import BASE, INSIDE, MACHINE, MASTER, Import
 
 
 class Settings(Import):
@@ -60,7 +64,7 @@ class Settings(Import):
         for line in (BASE + text).splitlines():
             self.assertIn(line.split(" =")[0], self.work.report.findings)
         self.assertIs(self.fate("always_bcc"), Fate.LOST)
-        self.assertIs(self.fate("smtp_tls_security_level"), Fate.LOST)
+        self.assertIs(self.fate("smtp_tls_security_level"), Fate.SAME)
         self.assertIs(self.fate("used"), Fate.UNNEEDED)
         self.assertIn("does not know it", self.said("nobody_knows"))
         self.assertTrue(any("given again" in note for note in self.work.report.notes))
@@ -281,9 +285,6 @@ class Forwarding(Import):
         self.assertIn("next-hop store lmtp unix:/var/spool/postfix/private/dovecot", self.rules)
 
     def test_users_of_this_system(self) -> None:
-        from relayd.ops.migrate.convert import Machine, convert
-        from relayd.ops.migrate.write import settle
-
         self.put("main.cf", BASE + "mydestination = mx.example.com\n"
                  "mailbox_transport = lmtp:inet:127.0.0.1:24\n")  # fmt: skip
         self.put("master.cf", MASTER)
@@ -379,6 +380,55 @@ class Routing(Import):
         self.assertIn("header remove X-Inside", self.rules)
         self.assertIn('header replace X-Mailer "none"', self.rules)
         self.assertIn("/^Subject: buy/ REJECT", self.said("header_checks"))
+
+
+class Security(Import):
+    def test_certificates_and_listeners_with_tls(self) -> None:
+        certificate, key = Authority().issue("mx.example.com").write(self.folder, "mx")
+        main = f"smtpd_tls_cert_file = {certificate}\nsmtpd_tls_key_file = {key}\n"
+        self.bring(
+            main + "smtpd_tls_security_level = encrypt\ninet_interfaces = 127.0.0.1\n",
+            master=MASTER + "smtps inet n - y - - smtpd\n  -o smtpd_tls_wrappermode=yes\n",
+        )
+        self.assertIn(f"certificate {certificate} key {key}", self.conf)
+        self.assertIn("listen 127.0.0.1:465 tls implicit", self.conf)
+        self.assertEqual(self.goes("x@far.example", client=INSIDE), "530 5.7.0")
+        self.bring(main + "smtpd_tls_security_level = none\n")
+        self.assertNotIn("certificate ", self.conf)
+        self.assertIs(self.fate("smtpd_tls_cert_file"), Fate.UNNEEDED)
+
+    def test_a_certificate_that_is_not_there_is_told_of(self) -> None:
+        self.bring("smtpd_tls_cert_file = /nowhere/x.pem\nsmtpd_tls_security_level = may\n")
+        self.assertIs(self.fate("smtpd_tls_cert_file"), Fate.LOST)
+        self.assertIs(self.fate("smtpd_tls_security_level"), Fate.LOST)
+
+    def test_what_next_hops_have_to_offer(self) -> None:
+        self.bring(
+            "relayhost = [out.example]:587\nsmtp_tls_security_level = encrypt\n"
+            "smtp_tls_policy_maps = hash:/etc/postfix/p\nsmtp_tls_loglevel = 1\n",
+            p="bank.example verify\n.deep.example dane-only\n[host.example]:25 encrypt\n",
+        )
+        self.assertIn("tls to any required", self.conf)
+        self.assertIn("tls to @bank.example verify", self.conf)
+        self.assertIn("tls to @.deep.example dane", self.conf)
+        self.assertIn("next-hop relayhost smtp out.example:587 tls required", self.rules)
+        self.assertIn("[host.example]:25", self.said("smtp_tls_policy_maps"))
+        self.assertIs(self.fate("smtp_tls_loglevel"), Fate.UNNEEDED)
+
+
+class Documented(Import):
+    def test_the_example_of_the_document_comes_out_as_it_shows(self) -> None:
+        docs = Path(relayctl.__file__).parents[2] / "docs"
+        example = docs / "examples/postfix"
+        self.work = convert(example, MACHINE)
+        self.written = settle(self.work)
+        document = (docs / "migrate-postfix.md").read_text("utf-8")
+        blocks = re.findall(r"^```\n(.*?)^```$", document, re.MULTILINE | re.DOTALL)
+        [main] = [block for block in blocks if block.startswith("# main.cf")]
+        [rules] = [block for block in blocks if block.startswith("# Who may")]
+        self.assertEqual(main.partition("\n")[2], (example / "main.cf").read_text("utf-8"))
+        shown = self.rules[self.rules.index("# Who may") : self.rules.index("# Tests")]
+        self.assertEqual(rules.rstrip(), shown.rstrip())
 
 
 class Texts(Answers):
