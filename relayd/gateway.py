@@ -13,6 +13,7 @@ from twisted.internet.defer import Deferred
 
 from relayd.channel import Reactor
 from relayd.config import Listener, Settings
+from relayd.config.tls import level_for
 from relayd.current import Current
 from relayd.dns.resolver import Resolver
 from relayd.intake.desks import Desks
@@ -37,6 +38,7 @@ from relayd.relay.courier import Hop
 from relayd.relay.dispatch import Dispatcher
 from relayd.relay.limits import Limits
 from relayd.relay.own import Own
+from relayd.relay.protection import Protection, TlsSettings
 from relayd.relay.resolve import Directory
 from relayd.relay.route import route
 from relayd.relay.smtpout import Courier
@@ -54,6 +56,7 @@ from relayd.spool.journal import Journal
 from relayd.spool.store import Spool
 from relayd.spool.view import NewMessage
 from relayd.tally import Tally
+from relayd.tls.client import ClientContexts
 from relayd.tls.renewal import Certificates
 
 GRACE = 5.0  # seconds for sessions and deliveries to end when relayd stops (promise 10)
@@ -61,9 +64,16 @@ DRAIN_TIME = 20.0  # seconds for sessions to end by themselves before a worker i
 DAY = 86400.0
 
 
-def directory_of(reactor: Reactor, settings: Settings) -> Directory:
+def resolver_of(reactor: Reactor, settings: Settings) -> Resolver:
+    """Who asks the DNS."""
+    return Resolver(reactor, [(server.host, server.port) for server in settings.resolver])
+
+
+def directory_of(
+    reactor: Reactor, settings: Settings, resolver: Resolver | None = None
+) -> Directory:
     """Who knows where mail goes by these settings."""
-    resolver = Resolver(reactor, [(server.host, server.port) for server in settings.resolver])
+    resolver = resolver or resolver_of(reactor, settings)
     own = Own([settings.hostname], [listener.address for listener in settings.listeners])
     return Directory(resolver, own, port=settings.relay_port)
 
@@ -123,8 +133,10 @@ class Gateway(Service):
         self._reactor = reactor
         self._log = log
         self._started_at = time.time()
-        self.directory = directory_of(reactor, settings)
+        self._resolver = resolver_of(reactor, settings)
+        self.directory = directory_of(reactor, settings, self._resolver)
         bridge = ReactorBridge(reactor)
+        self._protection = Protection(self._resolver, _tls_settings(settings))
         self.shards = tuple(self._shard(number, bridge) for number in shards)
         self._journal = Journal(
             settings.spool / f"shard-{shards[0]}" / JOURNAL_FOLDER,
@@ -175,6 +187,7 @@ class Gateway(Service):
             self.directory.resolve,
             settings.hostname,
             limits=limits,
+            protection=self._protection,
         )
         dispatcher = Dispatcher(
             self._reactor,
@@ -238,7 +251,7 @@ class Gateway(Service):
             normalise=settings.bare_newlines == "normalise",
         )
         starttls = self._doors[listener].starttls
-        offer = Offer(size=settings.message_size, starttls=starttls)
+        offer = Offer(size=settings.message_size, starttls=starttls, require_tls=True)
         return Server(settings.hostname, rules, offer)
 
     # a message's way
@@ -344,6 +357,10 @@ class Gateway(Service):
         self._house.admission.limits = _session_limits(fresh, self._workers)
         self._house.normal = _deadlines(fresh)
         self._certificates.apply(fresh.certificates, fresh.tls_minimum)
+        try:
+            self._protection.settings = _tls_settings(fresh)
+        except OSError as error:
+            self._log.trouble("tls-authorities", why=str(error), consequence="the old ones stay")
         self._journal.apply(fresh.journal, fresh.journal_size // self._workers)
         self._pickup.size = fresh.message_size
         self.directory.forget()
@@ -366,6 +383,11 @@ class Gateway(Service):
             )
             for shard in self.shards
         )
+
+
+def _tls_settings(settings: Settings) -> TlsSettings:
+    contexts = ClientContexts(settings.tls_minimum, settings.tls_authorities)
+    return TlsSettings(contexts, level_for(settings.domain_tls))
 
 
 def _manners(listener: Listener, settings: Settings) -> Manners:

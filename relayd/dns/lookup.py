@@ -83,7 +83,7 @@ class Lookup:
                     troubles[str(server)] = reason(error)
                 else:
                     self._servers.answered(server)
-                    return plain(name, rdtype, response)
+                    return plain(name, rdtype, response, trusted=server.trusted)
         said = "; ".join(f"{server} {trouble}" for server, trouble in troubles.items())
         raise DnsTrouble(name, rdtype, said)
 
@@ -116,8 +116,10 @@ def reason(error: dns.exception.DNSException) -> str:
     return f"sent no valid answer ({type(last).__name__})"
 
 
-def plain(name: str, rdtype: str, response: dns.resolver.Answer) -> Answer[Any]:
-    """The answer of dnspython as ours; raises NoData."""
+def plain(
+    name: str, rdtype: str, response: dns.resolver.Answer, *, trusted: bool = True
+) -> Answer[Any]:
+    """The answer of dnspython as ours; raises NoData. `trusted`: its AD flag is to be believed."""
     chain = response.chaining_result
     if response.rrset is None:
         raise NoData(name, rdtype, "no such record", negative_ttl(response.response))
@@ -126,7 +128,7 @@ def plain(name: str, rdtype: str, response: dns.resolver.Answer) -> Answer[Any]:
         name=name,
         canonical=name_text(chain.canonical_name),
         values=tuple(value(rdata) for rdata in response.rrset),
-        secure=bool(response.response.flags & dns.flags.AD),
+        secure=trusted and bool(response.response.flags & dns.flags.AD),
         ttl=min(chain.minimum_ttl, MAX_TTL),
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -23,8 +24,10 @@ class Server:
     dnspython 2.3 knows one port per address, and would spend a lifetime on the first of a list.
     """
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: Address, *, chosen: bool = False) -> None:
         self.address = address
+        # whether to believe its AD flag: the administrator has chosen it, or nobody is between us
+        self.trusted = chosen or ipaddress.ip_address(address[0].partition("%")[0]).is_loopback
         self.silent_until = 0.0
         self.resolver = dns.asyncresolver.Resolver(configure=False)
         self.resolver.port = address[1]
@@ -53,7 +56,9 @@ class Servers:
         self._path = None if addresses else path
         self._look_at = clock() + LOOK
         self._stamp = _stamp(path)
-        self._servers = [Server(address) for address in addresses or system_servers(path)]
+        self._servers = [
+            Server(address, chosen=bool(addresses)) for address in addresses or system_servers(path)
+        ]
 
     def in_order(self) -> list[Server]:
         """Those to ask, in their order, but those last that were silent lately."""

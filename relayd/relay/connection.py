@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Protocol as Shape
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IConnector, IPullProducer
+from twisted.internet.interfaces import IConnector, IHandshakeListener, IPullProducer
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -29,6 +29,7 @@ from relayd.smtp.events import (
     Unwelcome,
 )
 from relayd.smtp.extensions import Extensions
+from relayd.tls.words import reason as words
 from relayd.wire import Wire
 
 _UNREADABLE = Reply.of(451, "4.3.0", "content of ours cannot be read")
@@ -55,18 +56,36 @@ class Transport(Shape):
     def unregisterProducer(self) -> None:
         """Ask it no more."""
 
+    def startTLS(self, creator: object) -> None:
+        """Speak TLS from the next octet on."""
+
+    def getHandle(self) -> object:
+        """The connection under TLS."""
+
 
 class Security(Shape):
-    """Decides about TLS on a connection, and starts it. The seam for the `tls` package."""
+    """What TLS has to be like on one connection; `relayd.relay.security` is the real one."""
 
-    def wanted(self, endpoint: Endpoint, extensions: Extensions) -> bool:
-        """Whether to say STARTTLS; asked once, before anything else is said."""
+    @property
+    def implicit(self) -> bool:
+        """TLS from the first octet."""
 
-    def start(self, transport: Transport, endpoint: Endpoint) -> None:
-        """The server is ready for the handshake."""
+    @property
+    def wanted(self) -> bool:
+        """Say STARTTLS where it is offered."""
 
-    def refused(self, endpoint: Endpoint, reply: Reply) -> Reply | None:
-        """STARTTLS was refused: None to go on in the clear, or the reply to fail with."""
+    @property
+    def creator(self) -> object:
+        """An IOpenSSLClientConnectionCreator for one handshake."""
+
+    def missing(self, why: str) -> Reply | None:
+        """There will be no TLS: None to go on in the clear, or the reply to fail with."""
+
+    def broken(self, why: str) -> Reply:
+        """The handshake failed: the reply to fail with."""
+
+    def proven(self, handle: object) -> str | Reply:
+        """The handshake is done: what the log says of it, or the reply to fail with."""
 
 
 class Watch(Shape):
@@ -85,7 +104,7 @@ class Watch(Shape):
         """Its socket is closed."""
 
 
-@implementer(IPullProducer)
+@implementer(IPullProducer, IHandshakeListener)
 class Connection(Protocol):
     """Carries transactions one after the other.
 
@@ -107,13 +126,16 @@ class Connection(Protocol):
         self.opened: Deferred[None] = Deferred(lambda _: self.cut("stopped"))
         self.connector: IConnector | None = None
         self.transactions = 0  # begun
+        self.lmtp = lmtp
         self.tls = ""
+        self.waived = False  # one message's sender was content with less TLS than is usual here
         self.born = watch.seconds()
         self.deadline = self.born + deadlines.greeting
         self._watch = watch
         self._deadlines = deadlines
         self._security = security
-        self._secured = False
+        self._secured = False  # all is decided: the next Ready opens
+        self._shaking = False  # hands
         self._core = Client(hello, lmtp=lmtp)
         self._stage = Stage.GREETING
         self._limit = 0.0  # the end of CONTENT, however it flows
@@ -187,18 +209,40 @@ class Connection(Protocol):
             self._abort()
         elif not self.endpoint.unix:
             self._transport.setTcpNoDelay(True)
+        if self._security is not None and self._security.implicit and not self._over:
+            self._secured = True
+            self._start_tls(self._security)
 
     def dataReceived(self, data: bytes) -> None:
         """Everything the server says goes through the core."""
         self._core.receive_data(data)
         self._turn()
 
+    def handshakeCompleted(self) -> None:
+        """TLS stands. What was said before is void (RFC 3207 section 4.2), and EHLO comes anew."""
+        security = self._security
+        if not self._shaking or security is None or self._over:
+            return
+        self._shaking = False
+        proof = security.proven(self._transport.getHandle())
+        if isinstance(proof, Reply):
+            self._fail(proof)
+            return
+        self.tls = proof
+        if not security.implicit:
+            self._core.tls_established()
+        self._turn()
+
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """By whomever."""
+        lost = Reply.of(451, "4.4.2", "Connection lost")
+        if self._shaking and self._security is not None:
+            self._shaking = False
+            lost = self._security.broken(words(reason.value))
         if not self._over:
             self._over = True
             self._watch.ended(self)
-        self._fail(Reply.of(451, "4.4.2", "Connection lost"))
+        self._fail(lost)
         self._watch.lost(self)
 
     def failed(self, error: BaseException | None) -> None:
@@ -293,12 +337,10 @@ class Connection(Protocol):
             self._ready(event, tell)
         elif isinstance(event, TlsReady):
             assert self._security is not None
-            self._security.start(self._transport, self.endpoint)
-            self._core.tls_established()
+            self._start_tls(self._security)
         elif isinstance(event, TlsRefused):
             assert self._security is not None
-            reply = self._security.refused(self.endpoint, event.reply)
-            tell.append(self._open if reply is None else lambda: self._fail(reply))
+            self._without_tls(self._security, f"STARTTLS was refused: {event.reply}", tell)
         elif not self.opened.called:
             outcome = (
                 nonsense(self.endpoint, event.reason)
@@ -314,10 +356,23 @@ class Connection(Protocol):
         security = self._security
         if security is not None and not self._secured:
             self._secured = True
-            if security.wanted(self.endpoint, event.extensions):
+            if security.wanted and event.extensions.starttls:
                 self._core.starttls()
-                return
+            elif security.wanted:
+                self._without_tls(security, "STARTTLS is not offered", tell)
+            else:
+                tell.append(self._open)
+            return
         tell.append(self._open)
+
+    def _without_tls(self, security: Security, why: str, tell: list[Callable[[], None]]) -> None:
+        reply = security.missing(why)
+        tell.append(self._open if reply is None else lambda: self._fail(reply))
+
+    def _start_tls(self, security: Security) -> None:
+        self._shaking = True
+        self.deadline = self._watch.seconds() + self._deadlines.handshake
+        self._transport.startTLS(security.creator)
 
     def _open(self) -> None:
         if not self.opened.called:

@@ -28,6 +28,8 @@ class Found(NamedTuple):
     addresses: tuple[str, ...]
     note: str = ""
     trouble: DnsTrouble | None = None
+    secure: bool = False  # the DNS vouches for all of them
+    canonical: str = ""  # where the CNAMEs of the name end
 
 
 class Hosts:
@@ -87,10 +89,12 @@ class Hosts:
         """Both families, alternating. IPv4 first: where one of the two fails, it is rarely that."""
         families: dict[bool, list[str]] = {False: [], True: []}
         errors: list[DnsError] = []
+        secure, canonical = True, ""
         for answer in answers:
             if isinstance(answer, DnsError):
                 errors.append(answer)
                 continue
+            secure, canonical = secure and answer.secure, answer.canonical
             addresses = [address for address in answer.values if usable(address)]
             self._shuffle(addresses)  # the cache has ended the server's own rotation
             for address in addresses:
@@ -98,7 +102,7 @@ class Hosts:
         turns = zip_longest(families[False], families[True])
         merged = tuple(address for turn in turns for address in turn if address is not None)
         if merged:
-            return Found(merged[:MAX_PER_HOST])
+            return Found(merged[:MAX_PER_HOST], secure=secure, canonical=canonical)
         for error in errors:
             if isinstance(error, DnsTrouble):
                 return Found((), f"DNS trouble: {error}", error)

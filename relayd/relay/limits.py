@@ -44,6 +44,7 @@ class Deadlines:
 
     greeting: float = 300.0  # 4.5.3.2.1
     hello: float = 300.0
+    handshake: float = 60.0  # of TLS
     envelope: float = 300.0  # 4.5.3.2.2 and .3: from the last command sent to its reply
     recipient: float = 5.0  # ... and for each RCPT of a transaction on top of that
     data: float = 120.0  # 4.5.3.2.4

@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Hashable
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from relayd.relay.connection import Connection
-from relayd.relay.courier import Hop
 from relayd.relay.limits import Limits
 
 _TICK = 1.0  # seconds; one timer for all connections, a deadline is only a number
 
 
 class Pool:
-    """Keeps connections for the next message of the same hop."""
+    """Keeps connections for the next message of the same hop, and of the same demands on TLS."""
 
     def __init__(self, clock: IReactorTime, limits: Limits) -> None:
         self._clock = clock
         self.limits = limits
         self.connections: set[Connection] = set()
-        self._idle: OrderedDict[Connection, Hop] = OrderedDict()  # the longest idle first
-        self._of_hop: dict[Hop, list[Connection]] = {}
+        self._idle: OrderedDict[Connection, Hashable] = OrderedDict()  # the longest idle first
+        self._of_hop: dict[Hashable, list[Connection]] = {}
         self._tick: IDelayedCall | None = None
         self._closing = False
 
-    def take(self, hop: Hop) -> Connection | None:
+    def take(self, hop: Hashable) -> Connection | None:
         """An idle connection for this hop: the one last used, so that the others may end."""
         kept = self._of_hop.get(hop)
         if not kept:
@@ -34,7 +34,7 @@ class Pool:
         self._forget(connection)
         return connection
 
-    def give_back(self, connection: Connection, hop: Hop) -> None:
+    def give_back(self, connection: Connection, hop: Hashable) -> None:
         """The transaction is over: keep it if it may be used again, else close it."""
         limits = self.limits
         if not connection.usable:

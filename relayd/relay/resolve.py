@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from relayd.dns.answer import DnsError, DnsTrouble, MailExchanger, NoData, NxDomain
 from relayd.dns.resolver import Resolver
@@ -46,7 +47,7 @@ class Directory:
         if survey.outcome is not None:
             raise UnresolvedError(survey.outcome)
         found = [
-            Endpoint(host.name, address, host.port)
+            Endpoint(host.name, address, host.port, host.secure, host.canonical)
             for host in survey.hosts
             if not host.note
             for address in host.addresses
@@ -81,7 +82,8 @@ class Directory:
         try:
             answer = await self._resolver.query(name, "MX")
         except NoData:
-            return await self._among(name, Kind.IMPLICIT, [MailExchanger(0, name)], port)
+            itself = [MailExchanger(0, name)]
+            return await self._among(name, Kind.IMPLICIT, itself, port, secure=True)
         except NxDomain:
             return _nowhere(name, failed("5.1.2", f"Domain {name} does not exist"))
         except DnsTrouble as error:
@@ -90,7 +92,7 @@ class Directory:
         if not exchangers:
             # RFC 7505 section 4.1
             return _nowhere(name, failed("5.1.10", f"{name} accepts no mail (null MX)", code=556))
-        return await self._among(name, Kind.MX, exchangers, port)
+        return await self._among(name, Kind.MX, exchangers, port, secure=answer.secure)
 
     def _literal(self, domain: str, port: int) -> Survey:
         try:
@@ -106,7 +108,13 @@ class Directory:
         return Survey(domain, Kind.LITERAL, (host,))
 
     async def _among(
-        self, domain: str, kind: Kind, exchangers: Iterable[MailExchanger], port: int
+        self,
+        domain: str,
+        kind: Kind,
+        exchangers: Iterable[MailExchanger],
+        port: int,
+        *,
+        secure: bool,
     ) -> Survey:
         """Those with addresses, less ourselves and all that are no better than us."""
         order = list(exchangers)
@@ -119,12 +127,14 @@ class Directory:
         cut = self._cut(order, found)
         hosts = []
         for each in order:
-            addresses, note, _ = found.get(each.exchange, _NOT_ASKED)
+            known = found.get(each.exchange, _NOT_ASKED)
+            addresses, note = known.addresses, known.note
             if self._mine(each.exchange, addresses):
                 note = OURSELVES
             elif each.preference >= cut:
                 note = "not preferred over this host"
-            hosts.append(Host(each.exchange, port, each.preference, addresses, note))
+            host = Host(each.exchange, port, each.preference, addresses, note)
+            hosts.append(replace(host, secure=secure and known.secure, canonical=known.canonical))
         outcome = None
         if order[0].preference >= cut:
             outcome = _loop(domain)
@@ -153,8 +163,9 @@ class Directory:
         found = await self._hosts.named(each.host for each in hop.hosts)
         hosts = []
         for each in hop.hosts:
-            addresses, note, _ = found[each.host]
-            hosts.append(Host(each.host, each.port, addresses=addresses, note=note))
+            known = found[each.host]
+            host = Host(each.host, each.port, addresses=known.addresses, note=known.note)
+            hosts.append(replace(host, secure=known.secure, canonical=known.canonical))
         outcome = None
         if all(host.note for host in hosts):
             said = "; ".join(f"{host.name}: {host.note}" for host in hosts)

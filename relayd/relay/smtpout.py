@@ -6,7 +6,7 @@ both of which the protocol core knows; the difference left here is where a conne
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
 
 from twisted.internet.defer import CancelledError, Deferred
 from zope.interface import implementer
@@ -15,11 +15,13 @@ from relayd.mail.content import BytesContent, Content
 from relayd.mail.delivery import Delivery
 from relayd.mail.nexthop import LMTP, NextHop
 from relayd.mail.outcome import Blame, Outcome, postponed
-from relayd.relay.connection import Connection, Security
+from relayd.relay.connection import Connection
 from relayd.relay.courier import Hop, ICourier
 from relayd.relay.dial import IReactor, dial
 from relayd.relay.limits import Deadlines, Limits
 from relayd.relay.pool import Pool
+from relayd.relay.protection import Protection
+from relayd.relay.security import HopSecurity
 from relayd.relay.survey import Endpoint, UnresolvedError
 from relayd.relay.trouble import (
     SessionError,
@@ -49,14 +51,14 @@ class Courier:
         *,
         limits: Limits | None = None,
         deadlines: Deadlines | None = None,
-        security: Security | None = None,
+        protection: Protection | None = None,
     ) -> None:
         self._reactor = reactor
         self._resolve = resolve
         self._hostname = hostname
         self._limits = limits or Limits()
         self._deadlines = deadlines or Deadlines()
-        self._security = security
+        self._protection = protection
         self._pool = Pool(reactor, self._limits)
         self._under_way: set[Deferred[tuple[Outcome, ...]]] = set()
         self._aborted = False
@@ -101,11 +103,14 @@ class Courier:
 
     async def _deliver(self, attempt: _Attempt, hop: Hop) -> tuple[Outcome, ...]:
         try:
-            connection = self._pool.take(hop)  # the one it had may be over by now
-            while connection is not None and await self._use(connection, attempt, hop, kept=True):
-                connection = self._pool.take(hop)
+            key: Hashable = hop
+            if self._protection is not None:
+                key = self._protection.key(hop, attempt.delivery)
+            connection = self._pool.take(key)  # the one it had may be over by now
+            while connection is not None and await self._use(connection, attempt, key, kept=True):
+                connection = self._pool.take(key)
             if attempt.pending:
-                await self._walk(attempt, hop)
+                await self._walk(attempt, hop, key)
         except CancelledError:
             pass
         except OSError as error:
@@ -116,7 +121,7 @@ class Courier:
             attempt.trouble = _CUT_OFF
         return attempt.outcomes()
 
-    async def _walk(self, attempt: _Attempt, hop: Hop) -> None:
+    async def _walk(self, attempt: _Attempt, hop: Hop, key: Hashable) -> None:
         """Every address of every host in order, until nobody is left who may go elsewhere."""
         until = self._reactor.seconds() + self._limits.attempt
         for target in hop.next_hops or (hop.domain,):
@@ -129,48 +134,74 @@ class Courier:
             for endpoint in self._bold_first(endpoints):
                 if self._aborted or self._reactor.seconds() >= until:
                     return
-                connection = await self._connect(endpoint, attempt, lmtp=lmtp)
+                connection = await self._connect(target, endpoint, attempt, lmtp=lmtp)
                 if connection is not None:
-                    await self._use(connection, attempt, hop)
+                    await self._use(connection, attempt, key)
                 if not attempt.pending:
                     return
 
     async def _connect(
-        self, endpoint: Endpoint, attempt: _Attempt, *, lmtp: bool
+        self, target: NextHop | str, endpoint: Endpoint, attempt: _Attempt, *, lmtp: bool
     ) -> Connection | None:
         """A session that is open for a transaction; None: `attempt.trouble` says why not."""
+        protection, delivery = self._protection, attempt.delivery
+        security: HopSecurity | None = None
+        try:
+            if protection is not None:
+                security = await protection.secure(target, endpoint, delivery)
+            while True:
+                try:
+                    return await self._open(endpoint, security, lmtp=lmtp)
+                except SessionError:
+                    if protection is None or security is None:
+                        raise
+                    security = protection.without(security, endpoint, delivery)
+                    if security is None:
+                        raise
+        except SessionError as error:
+            attempt.trouble = error.outcome
+            return None
+
+    async def _open(
+        self, endpoint: Endpoint, security: HopSecurity | None, *, lmtp: bool
+    ) -> Connection:
+        """A connection; raises SessionError."""
         made = Connection(
             self._pool,
             endpoint,
             self._hostname,
             self._deadlines,
             lmtp=lmtp,
-            security=self._security,
+            security=security,
         )
         try:
             await dial(self._reactor, made, self._limits.connect)
-        except SessionError as error:
-            attempt.trouble = error.outcome
-            self._note(endpoint)
-            return None
+        except SessionError:
+            if security is None or not security.failed:
+                self._note(endpoint)
+            raise
+        made.waived = security is not None and security.waived
         self._shy.pop(endpoint, None)
         return made
 
     async def _use(
-        self, connection: Connection, attempt: _Attempt, hop: Hop, *, kept: bool = False
+        self, connection: Connection, attempt: _Attempt, key: Hashable, *, kept: bool = False
     ) -> bool:
         """As many transactions as the recipients need. True: a kept connection was over."""
         content = attempt.content
         while True:
             numbers = tuple(attempt.pending)
-            done = await connection.carry(attempt.transaction(numbers), content)
+            done = await connection.carry(attempt.transaction(numbers, connection), content)
             if kept and stale(done):
                 return True
             kept = False
             more = attempt.take(connection, numbers, done)
             if not (more and done.reusable):
                 break
-        self._pool.give_back(connection, hop)
+        if connection.waived and connection.usable:
+            connection.quit()  # others demand more
+        else:
+            self._pool.give_back(connection, key)
         return False
 
     # where to
@@ -191,25 +222,25 @@ class Courier:
 class _Attempt:
     """How far one delivery has come."""
 
-    __slots__ = ("_delivery", "_outcomes", "_tail", "content", "pending", "trouble")
+    __slots__ = ("_outcomes", "_tail", "content", "delivery", "pending", "trouble")
 
     def __init__(self, delivery: Delivery) -> None:
-        self._delivery = delivery
+        self.delivery = delivery
         self._outcomes: list[Outcome | None] = [None] * len(delivery.records)
         self._tail: bool | None = None
         self.content: Content = delivery.content
         self.pending: Sequence[int] = range(len(delivery.records))
         self.trouble = _NOWHERE  # of those who found no host to take them
 
-    def transaction(self, numbers: Sequence[int]) -> Transaction:
+    def transaction(self, numbers: Sequence[int], connection: Connection) -> Transaction:
         """The envelope for these recipients; raises OSError when the content is gone."""
-        message, records = self._delivery.message, self._delivery.records
+        message, records = self.delivery.message, self.delivery.records
         if self._tail is None:
             self._tail = _ends_with_crlf(self.content)
         envelope = message.envelope
         recipients = [records[number].recipient for number in numbers]
         return Transaction(
-            self._delivery.reverse_path,
+            self.delivery.reverse_path,
             tuple(
                 [TransactionRecipient(each.mailbox, each.orcpt, each.notify) for each in recipients]
             ),
@@ -220,7 +251,7 @@ class _Attempt:
             message.eight_bit,
             message.utf8_header,
             self._tail,
-            envelope.require_tls,
+            envelope.require_tls and not connection.lmtp,  # RFC 8689 is about relaying
             envelope.smtputf8,
         )
 

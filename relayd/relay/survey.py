@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from relayd.mail.outcome import Outcome
 
@@ -17,6 +17,9 @@ class Endpoint:
     host: str
     address: str  # IP address as text, or "unix:/path" with port 0
     port: int
+    # what the DNS said on the way there, which does not make it another place
+    secure: bool = field(default=False, compare=False)  # MX and addresses are signed (AD)
+    canonical: str = field(default="", compare=False)  # where the CNAMEs of the host end
 
     @property
     def unix(self) -> str:
@@ -53,6 +56,8 @@ class Host:
     preference: int = 0  # of its MX record
     addresses: tuple[str, ...] = ()  # in the order in which they are tried
     note: str = ""
+    secure: bool = False  # the DNS vouches for the way there and the addresses
+    canonical: str = ""  # where the CNAMEs of the name end
 
     def __str__(self) -> str:
         where = f" [{', '.join(self.addresses)}]" if self.addresses else ""

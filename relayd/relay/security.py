@@ -1,0 +1,72 @@
+"""TLS on one connection to a next hop: what it must prove, and what follows when it does not."""
+
+from __future__ import annotations
+
+from relayd.mail.reply import Reply
+from relayd.mail.security import Level
+from relayd.relay.survey import Endpoint
+from relayd.tls.client import ClientContexts, ClientTls
+from relayd.tls.demand import Demand, UnmetError
+
+NO_TLS = "4.7.4"  # security features not supported (RFC 3463 section 3.8)
+UNPROVEN = "4.7.5"  # cryptographic failure
+
+
+class HopSecurity:
+    """See relayd.relay.connection.Security."""
+
+    def __init__(
+        self,
+        contexts: ClientContexts,
+        endpoint: Endpoint,
+        demand: Demand,
+        *,
+        implicit: bool = False,
+        waived: bool = False,
+    ) -> None:
+        self.implicit = implicit
+        self.waived = waived  # by the sender of one message: not for others
+        self.demand = demand
+        self.failed = False  # for want of TLS, not for want of an answer
+        self._endpoint = endpoint
+        self._contexts = contexts
+        self._tls: ClientTls | None = None
+
+    @property
+    def wanted(self) -> bool:
+        """Say STARTTLS where it is offered."""
+        return self.demand.level is not Level.NONE
+
+    @property
+    def creator(self) -> ClientTls:
+        """Makes the TLS connection, with the server's name in it."""
+        self._tls = ClientTls(self._contexts, self.demand)
+        return self._tls
+
+    def missing(self, why: str) -> Reply | None:
+        """There will be no TLS: go on in the clear only where that is enough."""
+        return None if self.demand.clear else self.unmet(why, NO_TLS)
+
+    def broken(self, why: str) -> Reply:
+        """The handshake failed. In the clear is another connection's business."""
+        return self.unmet(f"TLS handshake failed: {why}", UNPROVEN)
+
+    def proven(self, handle: object) -> str | Reply:
+        """What the log says of the session, or the reply to fail with."""
+        assert self._tls is not None
+        try:
+            return self._tls.proof(handle)  # type: ignore[arg-type]  # an SSL.Connection
+        except UnmetError as error:
+            return self.unmet(str(error), UNPROVEN)
+
+    def unmet(self, why: str, status: str) -> Reply:
+        """The reply that says who demands what, and what is missing."""
+        self.failed = True
+        return unmet(self.demand, self._endpoint.host, why, status)
+
+
+def unmet(demand: Demand, host: str, why: str, status: str = UNPROVEN) -> Reply:
+    """A demand is not met: the mail waits, and is not sent in the clear."""
+    source = f" by {demand.source}" if demand.source else ""
+    text = f"TLS ({demand.level}{source}) is not met by {host}: {why}"
+    return Reply.of(451, status, text.encode("ascii", "replace").decode())

@@ -1,0 +1,123 @@
+"""The client's role: one shared context, and per connection what the server must prove."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from cryptography import x509
+from OpenSSL import SSL, crypto
+from service_identity import CertificateError, VerificationError
+from service_identity.pyopenssl import verify_hostname, verify_ip_address
+from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
+from twisted.protocols.tls import TLSMemoryBIOProtocol
+from zope.interface import implementer
+
+from relayd.mail.security import Level
+from relayd.tls import dane
+from relayd.tls.demand import Demand, UnmetError
+from relayd.tls.strength import DEFAULT_MINIMUM, client_context
+
+# X509_V_ERR_*: what goes wrong most, in the words of X509_verify_cert_error_string(3)
+_TROUBLE = {
+    9: "certificate is not yet valid",
+    10: "certificate has expired",
+    18: "self-signed certificate",
+    19: "self-signed certificate in certificate chain",
+    20: "unable to get local issuer certificate",
+    21: "unable to verify the first certificate",
+    23: "certificate revoked",
+    26: "unsuitable certificate purpose",
+    66: "certificate key too weak",
+    68: "certificate signature digest too weak",
+}
+
+
+class ClientContexts:
+    """The context of all connections; replaced, never changed, when settings do."""
+
+    def __init__(self, minimum: str = DEFAULT_MINIMUM, authorities: Path | None = None) -> None:
+        """Raises OSError when the authorities cannot be read."""
+        self.context = client_context(minimum)
+        if authorities is None:
+            self.context.set_default_verify_paths()
+        else:
+            authorities.open("rb").close()  # for the sake of a readable error
+            try:
+                self.context.load_verify_locations(str(authorities))
+            except SSL.Error:
+                raise OSError(0, "no authorities in PEM", str(authorities)) from None
+
+
+@implementer(IOpenSSLClientConnectionCreator)
+class ClientTls:
+    """TLS on one connection. The handshake accepts any certificate; `proof` looks at it."""
+
+    def __init__(self, contexts: ClientContexts, demand: Demand) -> None:
+        self._context = contexts.context
+        self._demand = demand
+        self._trouble = ""
+
+    def clientConnectionForTLS(
+        self,
+        tlsProtocol: TLSMemoryBIOProtocol,  # noqa: N803  # the interface's own name
+    ) -> SSL.Connection:
+        """A connection that notes what OpenSSL thinks of the chain."""
+        connection = SSL.Connection(self._context, None)
+        if self._demand.server_name:
+            connection.set_tlsext_host_name(self._demand.server_name.encode("ascii"))
+        connection.set_verify(SSL.VERIFY_PEER, self._note)
+        return connection
+
+    def _note(
+        self, _: SSL.Connection, certificate: crypto.X509, error: int, depth: int, good: int
+    ) -> bool:
+        if not good and not self._trouble:
+            self._trouble = _TROUBLE.get(error, f"certificate not accepted (OpenSSL error {error})")
+        return True
+
+    def proof(self, connection: SSL.Connection) -> str:
+        """What the log says of the session; raises UnmetError when the demand is not met."""
+        tls = f"{connection.get_protocol_version_name()} {connection.get_cipher_name()}"
+        demand = self._demand
+        if demand.denied:
+            raise UnmetError(demand.denied)
+        if demand.level is Level.DANE:
+            _check_dane(connection, demand)
+            return f"{tls} dane"
+        trouble = self._trouble or _wrong_name(connection, demand.names)
+        if demand.level is Level.VERIFY and trouble:
+            raise UnmetError(trouble)
+        return tls if trouble else f"{tls} verified"
+
+
+def _check_dane(connection: SSL.Connection, demand: Demand) -> None:
+    chain = peer_chain(connection)
+    if not chain:
+        raise UnmetError("no certificate")
+    if dane.end_entity(demand.records, chain):
+        return
+    trouble = dane.trust_anchor(demand.records, chain) or _wrong_name(connection, demand.names)
+    if trouble:
+        raise UnmetError(trouble)
+
+
+def peer_chain(connection: SSL.Connection) -> Sequence[x509.Certificate]:
+    """What the server sent, its own first."""
+    return [each.to_cryptography() for each in connection.get_peer_cert_chain() or ()]
+
+
+def _wrong_name(connection: SSL.Connection, names: Sequence[str]) -> str:
+    """Empty: the certificate is for one of the names (RFC 9525); else why not."""
+    for name in names:
+        verify = verify_ip_address if _is_address(name) else verify_hostname
+        try:
+            verify(connection, name)
+        except (VerificationError, CertificateError):
+            continue
+        return ""
+    return f"certificate is not for {' or '.join(names) or 'a name'}"
+
+
+def _is_address(name: str) -> bool:
+    return ":" in name or name.rpartition(".")[2].isdigit()

@@ -1,0 +1,440 @@
+"""TLS to next hops, over real sockets: what is demanded, what is proven, and what then happens."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from twisted.internet import reactor as _reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.task import deferLater
+
+from relayd.config.tls import level_for
+from relayd.dns.answer import Answer, DnsError, DnsTrouble, NxDomain, Tlsa
+from relayd.dns.resolver import Resolver
+from relayd.mail.delivery import Delivery
+from relayd.mail.nexthop import HostPort, NextHop
+from relayd.mail.outcome import Outcome
+from relayd.mail.reply import Severity
+from relayd.mail.security import Level
+from relayd.relay.courier import Hop
+from relayd.relay.protection import Advice, Protection, TlsSettings
+from relayd.relay.smtpout import Courier
+from relayd.relay.survey import Endpoint
+from relayd.tls.client import ClientContexts
+from tests.certs import DAY, Authority, Issued
+from tests.support import TestCase
+from tests.unit.relay.fakes import a_message, a_recipient
+from tests.unit.tls.test_server import Server, files
+
+reactor: Any = _reactor
+MX = "mx.example.com"
+DIRECT = Hop(domain="example.com")
+
+
+class Scripted(Protocol):
+    """A server that answers each line from a list, and is not to be trusted."""
+
+    replies: Sequence[bytes] = ()
+    heard: list[bytes]
+
+    def connectionMade(self) -> None:
+        self._replies = list(self.replies)
+        self._answer()
+
+    def _answer(self) -> None:
+        assert self.transport is not None
+        if self._replies:
+            reply = self._replies.pop(0)
+            if not reply:
+                self.transport.loseConnection()
+            self.transport.write(reply)
+
+    def dataReceived(self, data: bytes) -> None:
+        self.heard.append(data)
+        self._answer()
+
+
+@dataclass
+class Sts:
+    """A policy, without the ways to it."""
+
+    enforced: bool = True
+    hosts: tuple[str, ...] = (MX,)
+
+    def allows(self, host: str) -> bool:
+        return host in self.hosts
+
+
+def tlsa(usage: int, selector: int, issued: Issued, matching: int = 1) -> Tlsa:
+    data = issued.der if selector == 0 else issued.spki
+    digest = {1: hashlib.sha256, 2: hashlib.sha512}.get(matching)
+    return Tlsa(usage, selector, matching, data if digest is None else digest(data).digest())
+
+
+class Case(TestCase):
+    timeout = 60
+
+    def setUp(self) -> None:
+        self.folder = Path(self.mktemp())
+        self.folder.mkdir()
+        self.authority = Authority()
+        authorities = self.folder / "authorities.pem"
+        authorities.write_bytes(self.authority.pem)
+        self.levels: dict[str, Level] = {}
+        self.answers: dict[str, Answer[Tlsa] | DnsError] = {}
+        self.questions: list[str] = []
+        self.policies: dict[str, Advice] = {}
+        self.endpoints: list[Endpoint] = []
+        self.settings = TlsSettings(
+            ClientContexts(authorities=authorities),
+            lambda domain: self.levels.get(domain, Level.AUTO),
+        )
+        resolver = Resolver(reactor, ask=self.ask)
+        self.protection = Protection(resolver, self.settings, self.sts)
+        self.courier = Courier(reactor, self.resolve, "gw.example.com", protection=self.protection)
+        self.heard: list[bytes] = []
+        self.servers: list[Server] = []
+        self.before = 0
+
+    async def tearDown(self) -> None:  # type: ignore[override]  # the base makes it a Deferred
+        self.courier.abort()
+        while self.courier.connections:
+            await deferLater(reactor, 0.005)
+
+    async def ask(self, name: str, rdtype: str) -> Answer[Any]:
+        self.questions.append(name)
+        answer = self.answers.get(rdtype)
+        if answer is None:
+            raise NxDomain(name, rdtype, "no such name")
+        if isinstance(answer, DnsError):
+            raise answer
+        return answer
+
+    async def sts(self, domain: str) -> Advice | None:
+        return self.policies.get(domain)
+
+    async def resolve(self, _: NextHop | str) -> Sequence[Endpoint]:
+        return self.endpoints
+
+    def publish(self, *records: Tlsa, secure: bool = True) -> None:
+        self.answers["TLSA"] = Answer("x", "x", records, secure, 60)
+
+    def serve(
+        self, issued: Issued | None, *, implicit: bool = False, secure: bool = True
+    ) -> Server:
+        server = Server(implicit=implicit)
+        self.servers.append(server)
+        self.addCleanup(lambda: Deferred.fromCoroutine(server.stop()))
+        if issued is not None:
+            server.certificates.apply([files(issued, self.folder, f"s{id(server)}")], "1.2")
+        self.endpoints.append(Endpoint(MX, "127.0.0.1", server.number, secure))
+        return server
+
+    def script(self, *replies: bytes) -> None:
+        factory: Any = Factory()
+        factory.protocol = type("_", (Scripted,), {"replies": replies, "heard": self.heard})
+        port = reactor.listenTCP(0, factory, interface="127.0.0.1")
+        self.addCleanup(port.stopListening)
+        self.endpoints.append(Endpoint(MX, "127.0.0.1", port.getHost().port, True))
+
+    @property
+    def stored(self) -> int:
+        return sum(len(server.scene.spool.stored) for server in self.servers)
+
+    async def deliver(
+        self,
+        hop: Hop = DIRECT,
+        *,
+        require_tls: bool = False,
+        content: bytes = b"Subject: x\r\n\r\nhello\r\n",
+    ) -> Outcome:
+        message, records = a_message(1, [a_recipient("alice@example.com")], content=content)
+        if require_tls:
+            message = replace(message, envelope=replace(message.envelope, require_tls=True))
+        self.before = self.stored
+        (outcome,) = await self.courier.deliver(Delivery(message, records), hop)
+        return outcome
+
+    def sent(self, outcome: Outcome, tls: str) -> None:
+        self.assertIs(outcome.severity, Severity.SUCCESS, str(outcome))
+        expected = f"TLSv1.3 TLS_AES_256_GCM_SHA384 {tls}".strip() if tls != "clear" else ""
+        self.assertEqual(outcome.tls, expected)
+
+    def waits(self, outcome: Outcome, words: str) -> None:
+        """Deferred with 4.7.x, with a reason, and not a word of the mail was said."""
+        self.assertRegex(str(outcome.reply), rf"^451 4\.7\.\d TLS .*{words}")
+        self.assertEqual(self.stored, self.before)
+
+
+class Levels(Case):
+    def hop(self, level: str, *more: str) -> Hop:
+        options = ("tls", level, *more) if level else ()
+        return Hop((NextHop("isp", "smtp", (HostPort(MX, 25),), options=options),))
+
+    async def test_what_each_level_makes_of_each_certificate(self) -> None:
+        good = self.authority.issue(MX)
+        other = self.authority.issue("other.example")
+        stranger = Authority("nobody knows").issue(MX)
+        over = self.authority.issue(MX, start=-3 * DAY, end=-DAY)
+        for level, issued, expected in (
+            ("none", good, "clear"),
+            ("", good, "verified"),
+            ("", None, "clear"),
+            ("optional", stranger, ""),
+            ("optional", over, ""),
+            ("required", other, ""),
+            ("required", None, "STARTTLS is not offered"),
+            ("verify", good, "verified"),
+            ("verify", other, "certificate is not for mx.example.com"),
+            ("verify", stranger, "unable to get local issuer certificate"),
+            ("verify", over, "certificate has expired"),
+            ("verify", None, "STARTTLS is not offered"),
+        ):
+            with self.subTest(level=level, expected=expected):
+                self.endpoints.clear()
+                server = self.serve(issued)
+                outcome = await self.deliver(self.hop(level))
+                if outcome.severity is Severity.SUCCESS:
+                    self.sent(outcome, expected)
+                else:
+                    self.waits(outcome, f"next hop isp.*{expected}")
+                    self.assertEqual(server.scene.spool.stored, [])
+                self.courier._pool.close()
+                self.courier._pool._closing = False
+
+    async def test_tls_from_the_first_octet(self) -> None:
+        server = self.serve(self.authority.issue(MX), implicit=True)
+        self.sent(await self.deliver(self.hop("verify", "implicit")), "verified")
+        self.assertEqual(server.scene.spool.stored[0][1].client.protocol, "ESMTPS")
+
+    async def test_a_next_hop_by_its_address(self) -> None:
+        self.serve(self.authority.issue("127.0.0.1"))
+        self.endpoints[0] = replace(self.endpoints[0], host="127.0.0.1")
+        self.sent(await self.deliver(self.hop("verify")), "verified")
+
+    async def test_two_messages_on_one_connection(self) -> None:
+        server = self.serve(self.authority.issue(MX))
+        for _ in range(2):
+            self.sent(await self.deliver(self.hop("verify")), "verified")
+        self.assertEqual(self.courier.connections, 1)
+        self.assertEqual(len(server.scene.spool.stored), 2)
+
+    async def test_a_kept_connection_serves_only_the_same_demands(self) -> None:
+        self.serve(None)
+        self.sent(await self.deliver(), "clear")
+        self.levels["example.com"] = Level.REQUIRED
+        outcome = await self.deliver()
+        self.assertIn("STARTTLS is not offered", str(outcome.reply))
+
+    def test_the_most_special_statement_counts(self) -> None:
+        from relayd.config import load_text
+
+        site = load_text(
+            "tls to @example.com, @.example.com verify\ntls to @x.example.com none\n"
+            "tls to any required\n",
+            Path("/nowhere"),
+        )
+        find = level_for(site.domain_tls)
+        for domain, level in (
+            ("example.com", Level.VERIFY),
+            ("a.b.example.com", Level.VERIFY),
+            ("x.example.com", Level.NONE),
+            ("example.org", Level.REQUIRED),
+        ):
+            self.assertIs(find(domain), level)
+
+
+class Downgrades(Case):
+    """Nothing is sent in the clear because something was stripped or broken."""
+
+    GREETING = (b"220 mx ESMTP\r\n", b"250-mx\r\n250 STARTTLS\r\n")
+
+    async def test_a_broken_handshake_is_tried_in_the_clear_only_where_optional(self) -> None:
+        replies = (*self.GREETING, b"220 go\r\n", b"this is not TLS\r\n")
+        for level, clear in (
+            (Level.OPTIONAL, True),
+            (Level.AUTO, True),
+            (Level.REQUIRED, False),
+            (Level.VERIFY, False),
+        ):
+            with self.subTest(level):
+                self.endpoints.clear()
+                self.heard.clear()
+                self.levels["example.com"] = level
+                self.script(*replies)
+                outcome = await self.deliver()
+                hellos = sum(each.startswith(b"EHLO") for each in self.heard)
+                mails = sum(each.startswith(b"MAIL") for each in self.heard)
+                self.assertEqual((hellos, mails), (2, 1) if clear else (1, 0))
+                if not clear:
+                    self.waits(outcome, "handshake failed")
+
+    async def test_a_refused_starttls(self) -> None:
+        replies = (*self.GREETING, b"454 4.7.0 not now\r\n", b"250 ok\r\n", b"")
+        for level in (Level.REQUIRED, Level.OPTIONAL):
+            self.endpoints.clear()
+            self.heard.clear()
+            self.levels["example.com"] = level
+            self.script(*replies)
+            outcome = await self.deliver()
+            mails = sum(each.startswith(b"MAIL") for each in self.heard)
+            if level is Level.REQUIRED:
+                self.waits(outcome, "refused: 454 4.7.0 not now")
+            self.assertEqual(mails, level is Level.OPTIONAL)
+
+    async def test_what_a_server_says_behind_220_is_no_answer(self) -> None:
+        """The client's side of plaintext injection: an EHLO reply in the clear."""
+        self.levels["example.com"] = Level.REQUIRED
+        self.script(*self.GREETING, b"220 go\r\n250-mx\r\n250 AUTH PLAIN\r\n")
+        outcome = await self.deliver()
+        self.assertIn("spoke in the clear", str(outcome.reply))
+        self.assertFalse(any(each.startswith(b"MAIL") for each in self.heard))
+
+    async def test_the_next_host_is_asked(self) -> None:
+        self.levels["example.com"] = Level.VERIFY
+        self.serve(None)
+        self.serve(self.authority.issue(MX))
+        self.sent(await self.deliver(), "verified")
+
+
+class Dane(Case):
+    async def check(self, issued: Issued | None, *records: Tlsa) -> Outcome:
+        self.endpoints.clear()
+        self.serve(issued)
+        self.protection._resolver.forget()
+        self.publish(*records)
+        outcome = await self.deliver()
+        self.courier._pool.close()
+        self.courier._pool._closing = False
+        return outcome
+
+    async def test_end_entity(self) -> None:
+        # RFC 7672 section 3.1.1: neither name nor date nor issuer counts
+        issued = Authority("x").issue("nobody", start=-3 * DAY, end=-DAY)
+        for selector in (0, 1):
+            for matching in (0, 1, 2):
+                self.sent(await self.check(issued, tlsa(3, selector, issued, matching)), "dane")
+        self.assertRegex(self.questions[-1], rf"^_\d+\._tcp\.{MX}$")
+        wrong = Authority("x").issue(MX)
+        outcome = await self.check(issued, tlsa(3, 1, wrong))
+        self.waits(outcome, "TLSA records of _.*: no certificate matches")
+        self.sent(await self.check(issued, tlsa(3, 1, wrong), tlsa(3, 1, issued)), "dane")
+
+    async def test_trust_anchor(self) -> None:
+        root = Authority("Private Root")
+        middle = Authority("Private Middle", root)
+        for anchor in (root, middle):
+            for selector in (0, 1):
+                issued = middle.issue(MX, with_root=True)
+                self.sent(await self.check(issued, tlsa(2, selector, anchor.issued)), "dane")
+        record = tlsa(2, 1, middle.issued)
+        self.sent(await self.check(middle.issue("example.com"), record), "dane")
+        outcome = await self.check(middle.issue("other.example"), record)
+        self.waits(outcome, "certificate is not for mx.example.com or example.com")
+        over = middle.issue(MX, start=-3 * DAY, end=-DAY)
+        self.waits(await self.check(over, record), "certificate has expired")
+        # the anchor is not sent, or did not sign
+        self.waits(await self.check(root.issue(MX), record), "no certificate matches")
+        forged = Issued(
+            root.issue(MX).certificate, (key := root.issue(MX)).key, (middle.certificate,)
+        )
+        forged = replace(key, above=(middle.certificate,))
+        self.waits(await self.check(forged, record), "TLSA")
+
+    async def test_records_that_cannot_be_used_still_demand_tls(self) -> None:
+        issued = Authority("x").issue("nobody")
+        for record in (Tlsa(1, 1, 1, b"x" * 32), Tlsa(3, 1, 9, b"x"), Tlsa(3, 1, 1, b"short")):
+            self.sent(await self.check(issued, record), "")
+            self.waits(await self.check(None, record), "STARTTLS is not offered")
+
+    async def test_stripped_starttls(self) -> None:
+        issued = self.authority.issue(MX)
+        self.waits(await self.check(None, tlsa(3, 1, issued)), "dane by the TLSA records")
+
+    async def test_trouble_with_the_lookup_defers(self) -> None:
+        self.serve(self.authority.issue(MX))
+        self.answers["TLSA"] = DnsTrouble(MX, "TLSA", "SERVFAIL")
+        self.waits(await self.deliver(), "lookup of its TLSA records failed")
+
+    async def test_unsigned_answers_are_no_dane(self) -> None:
+        wrong = tlsa(3, 1, Authority("x").issue(MX))
+        self.serve(self.authority.issue(MX))
+        self.publish(wrong, secure=False)
+        self.sent(await self.deliver(), "verified")
+        # unsigned MX or addresses: TLSA is not even asked for
+        self.questions.clear()
+        self.endpoints[0] = replace(self.endpoints[0], secure=False, port=self.endpoints[0].port)
+        self.publish(wrong)
+        self.courier._pool.close()
+        self.sent(await self.deliver(), "verified")
+        self.assertEqual(self.questions, [])
+
+    async def test_demanded_but_not_there(self) -> None:
+        self.levels["example.com"] = Level.DANE
+        self.serve(self.authority.issue(MX))
+        self.waits(await self.deliver(), "no signed TLSA records")
+
+
+class MtaSts(Case):
+    async def test_enforced(self) -> None:
+        self.policies["example.com"] = Sts()
+        for issued, words in (
+            (self.authority.issue(MX), ""),
+            (self.authority.issue("other.example"), "certificate is not for"),
+            (None, "STARTTLS is not offered"),
+        ):
+            self.endpoints.clear()
+            self.serve(issued, secure=False)
+            outcome = await self.deliver()
+            if words:
+                self.waits(outcome, f"MTA-STS policy of example.com.*{words}")
+            else:
+                self.sent(outcome, "verified")
+                self.courier._pool.close()
+                self.courier._pool._closing = False
+
+    async def test_a_host_that_the_policy_does_not_name(self) -> None:
+        self.policies["example.com"] = Sts(hosts=("mx.elsewhere.example",))
+        self.serve(self.authority.issue(MX), secure=False)
+        self.waits(await self.deliver(), "does not name this host")
+
+    async def test_testing(self) -> None:
+        self.policies["example.com"] = Sts(enforced=False, hosts=())
+        self.serve(None, secure=False)
+        self.sent(await self.deliver(), "clear")
+
+    async def test_dane_comes_first(self) -> None:
+        issued = Authority("x").issue(MX)
+        self.policies["example.com"] = Sts(hosts=())
+        self.publish(tlsa(3, 1, issued))
+        self.serve(issued)
+        self.sent(await self.deliver(), "dane")
+
+
+class SendersWishes(Case):
+    """RFC 8689."""
+
+    async def test_tls_required_no(self) -> None:
+        content = b"Subject: x\r\nTLS-Required: No\r\n\r\nhello\r\n"
+        self.policies["example.com"] = Sts()
+        self.serve(None)
+        self.sent(await self.deliver(content=content), "clear")
+        self.waits(await self.deliver(), "MTA-STS")  # and no kept connection for others
+        self.levels["example.com"] = Level.VERIFY  # our own demand stands
+        self.waits(await self.deliver(content=content), "STARTTLS is not offered")
+
+    async def test_requiretls(self) -> None:
+        make: Callable[..., Server] = self.serve
+        server = make(self.authority.issue(MX), secure=True)
+        outcome = await self.deliver(require_tls=True)
+        self.assertIn("550 5.7.30", str(outcome.reply))  # it does not offer REQUIRETLS
+        self.assertEqual(server.scene.spool.stored, [])
+        self.endpoints[0] = replace(self.endpoints[0], secure=False)
+        self.courier._pool.close()
+        outcome = await self.deliver(require_tls=True)
+        self.assertIn("550 5.7.30 Message requires TLS", str(outcome.reply))
