@@ -3,13 +3,15 @@
 # make lint    ruff
 # make types   mypy
 # make peers   install the scenarios' peers (Debian, as root)
+# make bench   relayd beside Postfix (Debian, as root); BENCH="--quick" for a first look
+# make profile the CPU of one message, station by station (needs py-spy)
 # make clean   remove what the above made
 
 PYTHON ?= python3
 VENV = .venv/bin/python
 JOBS ?= 2
 
-.PHONY: help run test lint types peers clean python
+.PHONY: help run test lint types peers bench profile clean python
 .SILENT:
 
 help:
@@ -39,6 +41,14 @@ types: python
 
 peers:
 	.ci/peers
+
+bench: python
+	$(PYTHON) .ci/environment.py test
+	$(VENV) -m tests.bench.relay_bench $(BENCH)
+
+profile: python
+	$(PYTHON) .ci/environment.py test
+	$(VENV) -m tests.bench.stations $(PROFILE)
 
 clean:
 	rm -rf .venv run build dist *.egg-info .mypy_cache .ruff_cache .hypothesis _trial_temp*

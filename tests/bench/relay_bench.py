@@ -21,7 +21,7 @@ from pathlib import Path
 from tests.bench.jobs import JOBS, Job, Sink, send
 from tests.bench.plot import draw_rates
 from tests.bench.servers import SERVERS, Relayd, Server, needs, remove
-from tests.bench.usage import Peak, cpu_seconds
+from tests.bench.usage import Peak, cpu_seconds, prefer
 
 WARM_UP = 100  # messages before the clock starts: daemons and connections are there then
 REST = 0.4  # seconds after the last message, for what is still being recorded
@@ -47,6 +47,7 @@ def measure(kind: type[Server], job: Job, base: Path, *, trace: Path | None = No
     server = kind(folder, job, sink.port, trace)
     try:
         server.start()
+        prefer([os.getpid(), sink.pid, *server.roots])
         try:
             warm = Job("warm-up", WARM_UP, sessions=min(job.sessions, 20))
             send(warm, server.port, sink)
@@ -138,6 +139,7 @@ def options_of(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="a tenth of the messages, one pair")
     parser.add_argument("--syncs", action="store_true", help="count fsyncs (needs strace)")
+    parser.add_argument("--nice", type=int, default=0, help="of load and servers, when others work")
     parser.add_argument("--python", default=sys.executable, help="that runs relayd")
     parser.add_argument("--folder", type=Path, default=Path("/var/tmp"), help="on a real disk")
     parser.add_argument("--plot", type=Path, help="draw the rates here, .svg or .png")
@@ -157,6 +159,7 @@ def main(arguments: Sequence[str] = sys.argv[1:]) -> int:
         print("nothing to measure")
         return 1
     Relayd.python = options.python
+    prefer.nice = options.nice
     wanted = options.jobs.split(",")
     jobs = [job.quick() if options.quick else job for job in JOBS if job.name in wanted]
     runs: list[Run] = []
