@@ -168,6 +168,22 @@ class CommandTest(unittest.TestCase):
         self.assertEqual((change["recipient"], change["count"]), ("user@example.com", 3))
         self.assertEqual(self.ctl("--since", "0s", str(new))[0], 0)
 
+    def test_a_terminal_sees_how_far_it_is(self) -> None:
+        class Terminal(io.StringIO):
+            def isatty(self) -> bool:
+                return True
+
+        new = self.folder / "new.conf"
+        new.write_text(OLD)
+        with opened(self.folder / "spool") as harness:
+            harness.put(b"a: b\r\n\r\n", recipient("x", original=Mailbox("x", "example.com")))
+            for arguments, drawn in (([str(new)], True), (["--json", str(new)], False)):
+                out, err = io.StringIO(), Terminal()
+                with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+                    relayctl.main(["--config", str(self.config), "replay", *arguments])
+                self.assertEqual("%  0 envelopes" in err.getvalue(), drawn)
+                self.assertNotIn("#", out.getvalue())
+
     def test_what_cannot_be_done_is_2(self) -> None:
         bad = self.folder / "bad.conf"
         bad.write_text("acept any\n")
