@@ -71,7 +71,7 @@ def _addresses(work: Work, wanted: Sequence[str]) -> list[str]:
             lines = path.read_text("utf-8", "replace").splitlines()
             found += [line.strip() for line in lines if line.strip() and line.strip()[0] != "#"]
         elif "@" in each:
-            found += [_address(text.strip()) for text in each.split(",") if text.strip()]
+            found += [_address(text) for text in each.replace(",", " ").split()]
         else:
             raise ImportFailure(f'--verify {each}: expected "all", a file, or addresses')
     return found
