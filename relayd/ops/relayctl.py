@@ -288,6 +288,16 @@ def reload(options: argparse.Namespace) -> int:
     return _complaint(options, answer, "the new configuration is in force")
 
 
+def user(options: argparse.Namespace) -> int:
+    """Keep a users file."""
+    from relayd.ops import users
+
+    try:
+        return users.run(options, options.config or DEFAULT_CONFIG)
+    except users.UsersFailure as error:
+        raise FailureError(str(error)) from None
+
+
 def bring_over(options: argparse.Namespace) -> int:
     """Make a configuration out of another mail server's."""
     from relayd.ops.migrate import command as migrating
@@ -387,6 +397,7 @@ def parser() -> argparse.ArgumentParser:
     checking = command("check", check, "whether the configuration on disk is good")
     checking.add_argument("file", nargs="?", type=Path, metavar="FILE")
     command("reload", reload, "put the configuration on disk in force")
+    _add_user(command("user", user, "keep the file of those who may log in"))
     _add_import(command("import", bring_over, "make a configuration out of Postfix's"))
     command("restart", restart, "replace one worker after the other, refusing nobody")
     return top
@@ -400,6 +411,21 @@ def _everywhere() -> argparse.ArgumentParser:
     add("--socket", type=Path, metavar="PATH", help="relayd's control socket")
     add("--json", action="store_true", help="print JSON")
     return options
+
+
+def _add_user(to: argparse.ArgumentParser) -> None:
+    actions = to.add_subparsers(dest="action", required=True, metavar="ACTION")
+    for name, about in (
+        ("add", "a new login; the password comes from a prompt or from standard input"),
+        ("passwd", "another password for a login"),
+        ("remove", "take a login out"),
+        ("list", "the names in the file"),
+    ):
+        action = actions.add_parser(name, help=about, description=about, parents=[_everywhere()])
+        action.add_argument("--file", type=Path, metavar="FILE", help="the users file, where the"
+                            " configuration names none or several")  # fmt: skip
+        if name != "list":
+            action.add_argument("name", metavar="NAME", help="such as alice@example.com")
 
 
 def _add_filter(to: argparse.ArgumentParser) -> None:
