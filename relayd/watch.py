@@ -58,20 +58,24 @@ class Watch:
         self._known: Look = ()  # as last taken up, or refused
         self._last: Look = ()
         self._call: IDelayedCall | None = None
+        self._running = False
 
     def start(self) -> None:
         """From now on."""
+        self._running = True
         self._known = self._last = self._look()
         self._later()
 
     def stop(self) -> None:
         """No more."""
+        self._running = False
         if self._call is not None and self._call.active():
             self._call.cancel()
         self._call = None
 
-    def _later(self, _: object = None) -> None:
-        self._call = self._reactor.callLater(self._settings().watch or WHEN_OFF, self._step)
+    def _later(self) -> None:
+        if self._running:
+            self._call = self._reactor.callLater(self._settings().watch or WHEN_OFF, self._step)
 
     def _look(self) -> Look:
         settings = self._settings()

@@ -116,13 +116,21 @@ class Replay:
 
     def _kind_of_ways(self, seen: Seen, plan: Plan) -> str:
         was = {(mailbox.key, hop) for mailbox, hop, _ in seen.destinations}
-        will = {(each.mailbox.key, each.next_hop) for each in plan.destinations}
+        will = {
+            way
+            for each in plan.destinations
+            if (way := (each.mailbox.key, each.next_hop)) in was or way not in seen.elsewhere
+        }
         if {mailbox for mailbox, _ in was} != {mailbox for mailbox, _ in will}:
             return "mailbox"
         if was != will or any(self._is_moved(hop) for _, hop in was):
             return "route"
         before = {_stampless(path) for _, _, path in seen.destinations}
-        after = {_stampless(each.reverse_path) for each in plan.destinations}
+        after = {
+            _stampless(each.reverse_path)
+            for each in plan.destinations
+            if (each.mailbox.key, each.next_hop) in was
+        }
         return "" if before == after else "sender"
 
     def _is_moved(self, names: str) -> bool:
@@ -204,7 +212,7 @@ def _deciding(kind: str, seen: Seen, plan: Plan) -> Step:
         stages = ()
     found = [step for step in plan.trail if step.stage in stages]
     if kind == "route":
-        then = {(mailbox.key, hop) for mailbox, hop, _ in seen.destinations}
+        then = seen.elsewhere | {(mailbox.key, hop) for mailbox, hop, _ in seen.destinations}
         for step, way in zip(found, plan.destinations, strict=False):
             if (way.mailbox.key, way.next_hop) not in then:
                 return step

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -46,6 +47,9 @@ class Seen:
     destinations: tuple[tuple[Mailbox, str, ReversePath], ...] = ()  # mailbox, next hop, sender
     reply: str = ""  # of a refusal
     place: str = ""  # of the rule that refused
+    elsewhere: frozenset[tuple[str, str]] = frozenset()
+    # ^ mailbox and next hop of what else the message was for: a delivery that two recipients led
+    # to is the first one's alone in the ledger
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,22 +114,17 @@ def _refusal(entry: Sequence[Any]) -> Seen | Dropped:
 
 
 def _connected(path: Path) -> sqlite3.Connection:
-    """A connection that can change nothing; without the daemon also where we may not write."""
-    uri = f"{path.absolute().as_uri()}?mode=ro"
-    for each in (uri, uri + "&immutable=1"):
-        try:
-            connection = sqlite3.connect(each, uri=True, timeout=5, isolation_level=None)
-            connection.execute("SELECT 1 FROM ledger LIMIT 1").fetchall()
-        except sqlite3.OperationalError as error:
-            trouble: sqlite3.Error = error
-            log = path.with_name(path.name + "-wal")
-            if log.exists() and log.stat().st_size:
-                break  # there is more than the database file says
-        except sqlite3.Error as error:
-            raise SpoolError(f"{path}: {error}") from error
-        else:
-            return connection
-    raise SpoolError(f"{path}: {trouble}")
+    """A connection that can change nothing, and leaves no file behind where nobody runs."""
+    log = path.with_name(path.name + "-wal")
+    try:
+        # without a log nobody has it open, and the database file alone says all
+        alone = not log.exists() or (log.stat().st_size == 0 and not os.access(log, os.W_OK))
+        uri = f"{path.absolute().as_uri()}?mode=ro{'&immutable=1' if alone else ''}"
+        connection = sqlite3.connect(uri, uri=True, timeout=5, isolation_level=None)
+        connection.execute("SELECT 1 FROM ledger LIMIT 1").fetchall()
+    except (sqlite3.Error, OSError) as error:
+        raise SpoolError(f"{path}: {error}") from error
+    return connection
 
 
 def _messages(connection: sqlite3.Connection, after: int) -> Iterator[list[tuple[Any, ...]]]:
@@ -163,11 +162,18 @@ def _recipients(rows: list[tuple[Any, ...]]) -> Iterator[Seen]:
     named: dict[str, list[tuple[Any, ...]]] = {}
     for row in rows:
         named.setdefault(row[4] or row[3], []).append(row)
+    all_of_it = frozenset((mailbox_of(row[3]).key, row[5]) for row in rows)
     for same in named.values():
-        yield _seen(at, client, sender, same)
+        yield _seen(at, client, sender, same, all_of_it if len(named) > 1 else frozenset())
 
 
-def _seen(at: float, client: Client, sender: ReversePath, rows: list[tuple[Any, ...]]) -> Seen:
+def _seen(
+    at: float,
+    client: Client,
+    sender: ReversePath,
+    rows: list[tuple[Any, ...]],
+    elsewhere: frozenset[tuple[str, str]] = frozenset(),
+) -> Seen:
     state = State(rows[0][2])
     return Seen(
         at,
@@ -181,4 +187,5 @@ def _seen(at: float, client: Client, sender: ReversePath, rows: list[tuple[Any, 
             (mailbox_of(row[3]), row[5], sender if row[8] is None else path_of(row[8]))
             for row in rows
         ),
+        elsewhere=elsewhere,
     )

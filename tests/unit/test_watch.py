@@ -97,6 +97,14 @@ class WatchTest(TestCase):
         self.looks(3)
         self.assertEqual(self.reloads, 2)
 
+    def test_stopped_while_it_is_read(self) -> None:
+        self.answer = Deferred()
+        self.write("rules.d/ours", "example.com\nexample.org\n")
+        self.looks(4)
+        self.watch.stop()
+        self.answer.callback("")
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
     def test_off_reads_nothing(self) -> None:
         self.settings = replace(self.settings, watch=0.0)
         self.write("rules.d/ours", "example.com\nexample.org\n")

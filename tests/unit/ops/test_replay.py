@@ -13,11 +13,12 @@ from tempfile import TemporaryDirectory
 from relayd.config import load_text
 from relayd.mail.address import Mailbox, ReversePath
 from relayd.mail.client import Client
+from relayd.mail.envelope import Recipient
 from relayd.mail.plan import Verdict
 from relayd.ops import relayctl
 from relayd.ops.replay import Replay
 from relayd.rules.evaluate import Facts, evaluate
-from relayd.spool.envelopes import Dropped, Seen
+from relayd.spool.envelopes import Dropped, Seen, accepted, shard_folders
 from tests.spooling import opened, recipient
 
 OLD = """
@@ -114,6 +115,35 @@ class ReportTest(unittest.TestCase):
         self.assertIn("7 refused recipients were too many for the journal", lines)
         self.assertIn("  b@example.com, 5 envelopes", list(found.lines(None)))
         self.assertEqual(found.document()["summary"], {"route": 2, "refused": 1})
+
+    def test_what_two_recipients_lead_to_is_no_change(self) -> None:
+        rules = OLD + (
+            "forward a@example.com -> x@example.net, y@example.net\n"
+            "forward b@example.com -> y@example.net, z@example.net\n"
+        )
+        with TemporaryDirectory() as name:
+            with opened(Path(name)) as harness:
+                ways = [("a", "x"), ("a", "y"), ("b", "z")]  # as one message has them
+                harness.put(
+                    b"a: b\r\n\r\n",
+                    *(
+                        Recipient(
+                            Mailbox(to, "example.net"), Mailbox(by, "example.com"), "direct", SENDER
+                        )
+                        for by, to in ways
+                    ),
+                    sender=SENDER,
+                )
+            (shard,) = shard_folders(Path(name))
+            for text, kinds in (
+                (rules, []),
+                (rules.replace(", z@", ", other@"), ["mailbox"]),
+                (rules + "route to z@example.net via inside\n", ["route"]),
+            ):
+                found = Replay(load_text(text, Path("/")).ruleset)
+                for each in accepted(shard, 0.0):
+                    found.feed(each)
+                self.assertEqual([each.kind for each in found.changes.values()], kinds)
 
     def test_stamps_of_srs_are_no_change(self) -> None:
         found = Replay(load_text(OLD, Path("/")).ruleset)

@@ -173,7 +173,9 @@ class AcceptedTest(unittest.TestCase):
             [Verdict.ACCEPT, Verdict.HOLD, Verdict.DISCARD],
         )
         self.assertEqual(discarded.destinations, ())
+        files = sorted(path.name for path in (self.folder / "shard-0").iterdir())
         self.assertEqual(len(self.seen()), 4, "and when nobody runs")
+        self.assertEqual(sorted(path.name for path in (self.folder / "shard-0").iterdir()), files)
         self.assertEqual(self.seen(first.at + 3600), [])
 
     def test_messages_longer_than_a_page(self) -> None:
