@@ -6,10 +6,12 @@ import resource
 import socket
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
+from twisted.internet.threads import deferToThreadPool
 
 from relayd.channel import Reactor
 from relayd.config import Listener, Settings
@@ -37,6 +39,7 @@ from relayd.ops.commands import Backend
 from relayd.relay.courier import Hop
 from relayd.relay.dispatch import Dispatcher
 from relayd.relay.limits import Limits
+from relayd.relay.logins import Logins
 from relayd.relay.own import Own
 from relayd.relay.protection import Protection, TlsSettings
 from relayd.relay.resolve import Directory
@@ -137,6 +140,11 @@ class Gateway(Service):
         self.directory = directory_of(reactor, settings, self._resolver)
         bridge = ReactorBridge(reactor)
         self._protection = Protection(self._resolver, _tls_settings(settings))
+        self._logins = Logins(
+            lambda: self._current.settings.secrets,
+            log,
+            partial(deferToThreadPool, reactor, reactor.getThreadPool()),
+        )
         self.shards = tuple(self._shard(number, bridge) for number in shards)
         self._journal = Journal(
             settings.spool / f"shard-{shards[0]}" / JOURNAL_FOLDER,
@@ -188,6 +196,7 @@ class Gateway(Service):
             settings.hostname,
             limits=limits,
             protection=self._protection,
+            logins=self._logins,
         )
         dispatcher = Dispatcher(
             self._reactor,

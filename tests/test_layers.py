@@ -58,6 +58,7 @@ PURE_AT_THE_RIM = {
     "relayd.intake.authentication",
     "relayd.intake.submission",
     "relayd.relay.route",
+    "relayd.relay.logins",
     "relayd.login.saslprep",
     "relayd.login.scram",
     "relayd.login.mechanisms",

@@ -39,9 +39,14 @@ class NextHop:
 
     @property
     def tls(self) -> Level | None:
-        """How much TLS its hosts must have; None: nothing is said of it."""
+        """How much TLS its hosts must have; None: nothing is said of it.
+
+        A password is for the host it is meant for: where there is a login, it is verified.
+        """
         options = self.options
-        return Level(options[options.index("tls") + 1]) if "tls" in options else None
+        if "tls" in options:
+            return Level(options[options.index("tls") + 1])
+        return Level.VERIFY if self.login and not self.login_without_tls else None
 
     @property
     def implicit_tls(self) -> bool:

@@ -14,11 +14,15 @@ from zope.interface import implementer
 from relayd.mail.content import CHUNK, Content
 from relayd.mail.reply import Reply
 from relayd.relay.limits import Deadlines
+from relayd.relay.logins import Conversation, Login, LoginEvent
 from relayd.relay.survey import Endpoint
 from relayd.relay.trouble import SessionError, nonsense, not_connected, unwelcome
 from relayd.smtp.client import Client, Transaction
 from relayd.smtp.events import (
     ClientEvent,
+    LoggedIn,
+    LoginChallenge,
+    LoginRefused,
     ProtocolTrouble,
     Ready,
     SendContent,
@@ -29,9 +33,11 @@ from relayd.smtp.events import (
     Unwelcome,
 )
 from relayd.smtp.extensions import Extensions
+from relayd.tls.binding import channel_bindings
 from relayd.tls.words import reason as words
 from relayd.wire import Wire
 
+_LOGIN_BUG = Reply.of(451, "4.3.0", "Login failed by a fault of ours")
 _UNREADABLE = Reply.of(451, "4.3.0", "content of ours cannot be read")
 
 
@@ -121,6 +127,7 @@ class Connection(Protocol):
         *,
         lmtp: bool = False,
         security: Security | None = None,
+        login: Login | None = None,
     ) -> None:
         self.endpoint = endpoint
         self.opened: Deferred[None] = Deferred(lambda _: self.cut("stopped"))
@@ -136,6 +143,8 @@ class Connection(Protocol):
         self._security = security
         self._secured = False  # all is decided: the next Ready opens
         self._shaking = False  # hands
+        self._login = login  # to be done before the first transaction
+        self._talk: Conversation | None = None
         self._core = Client(hello, lmtp=lmtp)
         self._stage = Stage.GREETING
         self._limit = 0.0  # the end of CONTENT, however it flows
@@ -335,6 +344,8 @@ class Connection(Protocol):
                 tell.append(lambda: done.callback(event))
         elif isinstance(event, Ready):
             self._ready(event, tell)
+        elif isinstance(event, LoginChallenge | LoggedIn | LoginRefused):
+            tell.append(lambda: self._talk_on(event))
         elif isinstance(event, TlsReady):
             assert self._security is not None
             self._start_tls(self._security)
@@ -375,8 +386,26 @@ class Connection(Protocol):
         self._transport.startTLS(security.creator)
 
     def _open(self) -> None:
-        if not self.opened.called:
+        login, self._login = self._login, None
+        if login is not None:
+            handle = self._transport.getHandle() if self.tls else None
+            bindings = {} if handle is None else channel_bindings(handle)
+            self._talk = Conversation(login, self._core, self._turn, self._logged_in)
+            self._talk.begin(bindings, tls=bool(self.tls))
+        elif not self.opened.called:
             self.opened.callback(None)
+
+    def _talk_on(self, event: LoginEvent) -> None:
+        if self._talk is not None:
+            said = Deferred.fromCoroutine(self._talk.take(event))
+            said.addErrback(lambda _: self._fail(_LOGIN_BUG))
+
+    def _logged_in(self, refusal: Reply | None) -> None:
+        self._talk = None
+        if refusal is None:
+            self._open()
+        else:
+            self._fail(refusal)
 
     def _set_deadline(self, stage: Stage) -> None:
         deadlines = self._deadlines

@@ -19,6 +19,7 @@ from relayd.relay.connection import Connection
 from relayd.relay.courier import Hop, ICourier
 from relayd.relay.dial import IReactor, dial
 from relayd.relay.limits import Deadlines, Limits
+from relayd.relay.logins import Login, Logins
 from relayd.relay.pool import Pool
 from relayd.relay.protection import Protection
 from relayd.relay.security import HopSecurity
@@ -52,6 +53,7 @@ class Courier:
         limits: Limits | None = None,
         deadlines: Deadlines | None = None,
         protection: Protection | None = None,
+        logins: Logins | None = None,
     ) -> None:
         self._reactor = reactor
         self._resolve = resolve
@@ -59,6 +61,7 @@ class Courier:
         self._limits = limits or Limits()
         self._deadlines = deadlines or Deadlines()
         self._protection = protection
+        self._logins = logins
         self._pool = Pool(reactor, self._limits)
         self._under_way: set[Deferred[tuple[Outcome, ...]]] = set()
         self._aborted = False
@@ -146,12 +149,13 @@ class Courier:
         """A session that is open for a transaction; None: `attempt.trouble` says why not."""
         protection, delivery = self._protection, attempt.delivery
         security: HopSecurity | None = None
+        login = None if self._logins is None else self._logins.of(target, endpoint)
         try:
             if protection is not None:
                 security = await protection.secure(target, endpoint, delivery)
             while True:
                 try:
-                    return await self._open(endpoint, security, lmtp=lmtp)
+                    return await self._open(endpoint, security, login, lmtp=lmtp)
                 except SessionError:
                     if protection is None or security is None:
                         raise
@@ -163,7 +167,12 @@ class Courier:
             return None
 
     async def _open(
-        self, endpoint: Endpoint, security: HopSecurity | None, *, lmtp: bool
+        self,
+        endpoint: Endpoint,
+        security: HopSecurity | None,
+        login: Login | None,
+        *,
+        lmtp: bool,
     ) -> Connection:
         """A connection; raises SessionError."""
         made = Connection(
@@ -173,6 +182,7 @@ class Courier:
             self._deadlines,
             lmtp=lmtp,
             security=security,
+            login=login,
         )
         try:
             await dial(self._reactor, made, self._limits.connect)
