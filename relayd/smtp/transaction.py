@@ -34,7 +34,7 @@ class Transaction:
     utf8_header: bool = False  # ... and in its header section
     ends_with_crlf: bool = True  # else BDAT is used where possible, for DATA would add one
     require_tls: bool = False  # RFC 8689
-    smtputf8: bool = False  # the originator asked for it; whether it is needed decides
+    smtputf8: bool = False  # the originator asked for it; addresses that need it do, too
 
 
 # Permanent, each where its RFC says so: the next hop's offer will be the same in an hour.
@@ -96,7 +96,7 @@ def commands_for(transaction: Transaction, offer: Extensions) -> Commands:
 def _refusal(transaction: Transaction, offer: Extensions) -> Reply | None:
     """Why this next hop cannot have the message at all."""
     if not offer.smtputf8:
-        if transaction.utf8_header:
+        if transaction.utf8_header and transaction.smtputf8:
             return NO_UTF8_HEADER
         path = transaction.reverse_path
         if path is not None and path.needs_smtputf8:
@@ -111,8 +111,12 @@ def _refusal(transaction: Transaction, offer: Extensions) -> Reply | None:
 
 
 def _wants_smtputf8(transaction: Transaction) -> bool:
-    """RFC 6531 section 3.4: asked for when an address or the header section needs it."""
-    if transaction.utf8_header:
+    """RFC 6531 section 3.4: asked for when an address or the header section needs it.
+
+    Header fields that came with octets above 127 and without SMTPUTF8 are older than it, and in
+    any charset: they go on as 8-bit content, as they came.
+    """
+    if transaction.utf8_header and transaction.smtputf8:
         return True
     path = transaction.reverse_path
     if path is not None and not (path.local.isascii() and path.domain.isascii()):

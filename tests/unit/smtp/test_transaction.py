@@ -91,7 +91,8 @@ class TestParameters(unittest.TestCase):
 class TestSmtpUtf8(unittest.TestCase):
     def test_only_asked_for_when_needed(self) -> None:
         self.assertNotIn(b"SMTPUTF8", commands_for(to(PLAIN, smtputf8=True), ALL).mail)
-        for needs in (to(LOCAL), to(DOMAIN), to(PLAIN, sender=LOCAL), to(PLAIN, utf8_header=True)):
+        header = to(PLAIN, utf8_header=True, smtputf8=True)
+        for needs in (to(LOCAL), to(DOMAIN), to(PLAIN, sender=LOCAL), header):
             commands = commands_for(needs, ALL)
             self.assertIn(b" SMTPUTF8", commands.mail)
             self.assertEqual(commands.refused, {})
@@ -112,11 +113,20 @@ class TestSmtpUtf8(unittest.TestCase):
     def test_everybody_when_reverse_path_or_header_needs_it(self) -> None:
         for needs, reply in (
             (to(PLAIN, PLAIN, sender=LOCAL), NO_UTF8_ADDRESS),
-            (to(PLAIN, PLAIN, utf8_header=True, eight_bit=True), NO_UTF8_HEADER),
+            (to(PLAIN, PLAIN, utf8_header=True, eight_bit=True, smtputf8=True), NO_UTF8_HEADER),
         ):
             commands = commands_for(needs, offer("8BITMIME"))
             self.assertEqual(commands.refused, {0: reply, 1: reply})
             self.assertEqual((commands.mail, commands.rcpt), (b"", []))
+
+    def test_eight_bit_header_fields_that_came_without_it_go_on_without_it(self) -> None:
+        raw = to(PLAIN, utf8_header=True, eight_bit=True)
+        for extensions in (offer("8BITMIME"), ALL):
+            commands = commands_for(raw, extensions)
+            self.assertEqual(commands.refused, {})
+            self.assertIn(b"BODY=8BITMIME", commands.mail)
+            self.assertNotIn(b"SMTPUTF8", commands.mail)
+        self.assertEqual(commands_for(raw, NOTHING).refused, {0: NO_EIGHT_BIT})
 
 
 class TestHonestRefusals(unittest.TestCase):
