@@ -38,13 +38,16 @@ from relayd.mail.security import IMPLICIT
 from relayd.ops.commands import Backend
 from relayd.relay.courier import Hop
 from relayd.relay.dispatch import Dispatcher
+from relayd.relay.hosts import Hosts
 from relayd.relay.limits import Limits
 from relayd.relay.logins import Logins
+from relayd.relay.mtasts import StsPolicies
 from relayd.relay.own import Own
 from relayd.relay.protection import Protection, TlsSettings
 from relayd.relay.resolve import Directory
 from relayd.relay.route import route
 from relayd.relay.smtpout import Courier
+from relayd.relay.stsfetch import StsFetch
 from relayd.relay.verdict import Patience
 from relayd.report.bounce import Report, expanded
 from relayd.report.dsn import Written, write
@@ -139,7 +142,10 @@ class Gateway(Service):
         self._resolver = resolver_of(reactor, settings)
         self.directory = directory_of(reactor, settings, self._resolver)
         bridge = ReactorBridge(reactor)
-        self._protection = Protection(self._resolver, _tls_settings(settings))
+        self._policies = StsPolicies(
+            self._resolver, self._fetch(settings), settings.spool / "mta-sts", log, time.time
+        )
+        self._protection = Protection(self._resolver, _tls_settings(settings), self._policies)
         self._logins = Logins(
             lambda: self._current.settings.secrets,
             log,
@@ -220,7 +226,7 @@ class Gateway(Service):
             log=self._log,
             clock=time.time,
             expanded=self._expanded,
-            refused=self._journal.refused,
+            untold=self._journal.note,
             manners=lambda listener: self._manners.get(listener, RELAY),
             limits=ReceptionLimits(
                 recipients=settings.recipients,
@@ -246,6 +252,10 @@ class Gateway(Service):
         if tls == "none":
             return PLAIN
         return Door(self._certificates.of(str(listener)), implicit=tls == IMPLICIT)
+
+    def _fetch(self, settings: Settings) -> StsFetch:
+        hosts = Hosts(self._resolver)
+        return StsFetch(self._reactor, hosts, authorities=settings.tls_authorities)
 
     def _wants_certificate(self) -> bool:
         """Whether clients are asked for a certificate: only where a rule looks at it."""
@@ -368,6 +378,7 @@ class Gateway(Service):
         self._certificates.apply(fresh.certificates, fresh.tls_minimum)
         try:
             self._protection.settings = _tls_settings(fresh)
+            self._policies.fetch = self._fetch(fresh)
         except OSError as error:
             self._log.trouble("tls-authorities", why=str(error), consequence="the old ones stay")
         self._journal.apply(fresh.journal, fresh.journal_size // self._workers)

@@ -1,0 +1,149 @@
+"""Keeps MTA-STS policies: from the cache in the spool, fetched when they are new (RFC 8461)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from twisted.internet.defer import Deferred
+
+from relayd.dns.answer import DnsError
+from relayd.dns.resolver import Resolver
+from relayd.mail.log import MailLog
+from relayd.relay.stsfetch import FetchError
+from relayd.tls.sts import StsPolicy, parse_policy, policy_id
+
+PAUSE = 300.0  # seconds after a failed fetch: section 3.3
+REFRESH = 86_400.0  # seconds after which a policy in use is fetched anew: section 3.3, once a day
+MOST = 10_000  # policies in memory
+
+Fetch = Callable[[str], Awaitable[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A policy as it was fetched."""
+
+    ident: str
+    fetched: float  # seconds since the epoch
+    policy: StsPolicy
+
+    def fresh(self, now: float) -> bool:
+        """It still holds."""
+        return now < self.fetched + self.policy.max_age
+
+
+class StsPolicies:
+    """`await policies(domain)`: what holds for the domain now, or None."""
+
+    def __init__(
+        self,
+        resolver: Resolver,
+        fetch: Fetch,
+        folder: Path,
+        log: MailLog,
+        clock: Callable[[], float],
+    ) -> None:
+        self.fetch = fetch
+        self._resolver = resolver
+        self._folder = folder
+        self._log = log
+        self._clock = clock
+        self._kept: OrderedDict[str, Kept | None] = OrderedDict()
+        self._not_before: dict[str, float] = {}
+        self._under_way: dict[str, list[Deferred[None]]] = {}
+
+    async def __call__(self, domain: str) -> StsPolicy | None:
+        """Never raises: without a policy, opportunistic TLS is all there is."""
+        ident = await self._announced(domain)
+        kept = self._find(domain)
+        now = self._clock()
+        if kept is not None and not kept.fresh(now):
+            kept = None
+        if ident and (kept is None or kept.ident != ident):
+            await self._renew(domain, ident)
+            found = self._find(domain)
+            kept = found if found is not None and found.fresh(now) else kept
+        elif ident and kept is not None and now > kept.fetched + REFRESH:
+            Deferred.fromCoroutine(self._renew(domain, ident))
+        # announced no more, or the DNS is silent: what was promised holds to its end
+        if kept is None or kept.policy.mode == "none":
+            return None
+        return kept.policy
+
+    async def _announced(self, domain: str) -> str:
+        try:
+            answer = await self._resolver.query(f"_mta-sts.{domain}", "TXT")
+        except DnsError:
+            return ""
+        return policy_id(answer.values)
+
+    async def _renew(self, domain: str, ident: str) -> None:
+        """Fetch it, unless that failed lately; who comes meanwhile waits for the same."""
+        if domain in self._under_way:
+            waiting: Deferred[None] = Deferred()
+            self._under_way[domain].append(waiting)
+            await waiting
+            return
+        if self._clock() < self._not_before.get(domain, 0.0):
+            return
+        self._under_way[domain] = []
+        try:
+            policy = parse_policy(await self.fetch(domain))
+        except (FetchError, ValueError) as error:
+            if len(self._not_before) > MOST:
+                self._not_before.clear()
+            self._not_before[domain] = self._clock() + PAUSE
+            self._log.notice("mta-sts", domain=domain, why=str(error))
+        else:
+            self._keep(domain, Kept(ident, self._clock(), policy))
+        finally:
+            for waiting in self._under_way.pop(domain):
+                waiting.callback(None)
+
+    # the cache: memory, and a file for each domain
+
+    def _find(self, domain: str) -> Kept | None:
+        if domain in self._kept:
+            self._kept.move_to_end(domain)
+            return self._kept[domain]
+        kept = self._read(domain)
+        self._remember(domain, kept)
+        return kept
+
+    def _remember(self, domain: str, kept: Kept | None) -> None:
+        self._kept[domain] = kept
+        self._kept.move_to_end(domain)
+        if len(self._kept) > MOST:
+            self._kept.popitem(last=False)
+
+    def _path(self, domain: str) -> Path:
+        # never a peer's text in a path
+        return self._folder / hashlib.sha256(domain.encode()).hexdigest()[:32]
+
+    def _read(self, domain: str) -> Kept | None:
+        try:
+            found = json.loads(self._path(domain).read_bytes())
+            if found["domain"] != domain:
+                return None
+            return Kept(str(found["id"]), float(found["fetched"]), parse_policy(found["policy"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def _keep(self, domain: str, kept: Kept) -> None:
+        self._remember(domain, kept)
+        text = {"domain": domain, "id": kept.ident, "fetched": kept.fetched}
+        data = json.dumps(text | {"policy": str(kept.policy)})
+        path = self._path(domain)
+        try:
+            self._folder.mkdir(mode=0o700, exist_ok=True)
+            beside = path.with_suffix(f".{os.getpid()}")  # workers share the folder
+            beside.write_text(data)
+            beside.replace(path)
+        except OSError as error:
+            self._log.trouble("mta-sts", domain=domain, why=f"policy not kept: {error}")
