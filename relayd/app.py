@@ -33,7 +33,7 @@ from relayd.ops.maillog import LineLog
 from relayd.ops.output import Output, journal_reads_us
 from relayd.ops.systemd import Notices
 from relayd.reading import aside
-from relayd.spool.errors import SpoolError
+from relayd.spool.errors import SpoolError, SpoolLocked
 from relayd.spool.lock import Lock
 from relayd.supervisor import Orders, Supervisor
 from relayd.watch import Watch
@@ -118,7 +118,7 @@ def shards_of(spool: Path, number: int, workers: int) -> tuple[int, ...]:
     found = sorted(
         int(folder.name.removeprefix("shard-"))
         for folder in spool.glob("shard-*")
-        if folder.name.removeprefix("shard-").isdigit()
+        if folder.name.removeprefix("shard-").isdigit() and folder.is_dir()
     )
     return (number, *(each for each in found if each >= workers and each % workers == number))
 
@@ -218,7 +218,19 @@ class Relayd(MultiService):
         try:
             super().privilegedStartService()  # type: ignore[no-untyped-call]  # Twisted's own
         except OSError as error:
-            _refuse(f"relayd: {error.strerror or error}")
+            _refuse(f"relayd: {error.strerror or error}{self._held()}")
+
+    def _held(self) -> str:
+        """Who has the spool, if that is why we cannot have the sockets; empty if nobody has."""
+        try:
+            if self._lock.path.exists():
+                self._lock.acquire()
+                self._lock.release()
+        except SpoolLocked as error:
+            return f" ({error})"
+        except SpoolError:
+            pass
+        return ""
 
     def startService(self) -> None:
         """Take the spool, start what moves mail, and listen to the operator."""

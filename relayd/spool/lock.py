@@ -19,15 +19,15 @@ class Lock:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
         self._fd = -1
 
     def acquire(self) -> None:
         """Take it or raise SpoolLocked, naming the holder."""
         try:
-            fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except OSError as error:
-            raise SpoolError(f"cannot open {self._path}: {error.strerror}") from error
+            raise SpoolError(f"cannot open {self.path}: {error.strerror}") from error
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # the pid is only for people: no room to write it is no reason to refuse
@@ -38,10 +38,10 @@ class Lock:
             holder = os.pread(fd, 32, 0).strip()
             os.close(fd)
             if error.errno not in (errno.EAGAIN, errno.EACCES):
-                raise SpoolError(f"cannot lock {self._path}: {error.strerror}") from error
+                raise SpoolError(f"cannot lock {self.path}: {error.strerror}") from error
             pid = int(holder) if holder.isdigit() else 0
             who = f"process {pid}" if pid else "another process"
-            raise SpoolLocked(f"spool {self._path.parent} is in use by {who}", pid) from None
+            raise SpoolLocked(f"spool {self.path.parent} is in use by {who}", pid) from None
         self._fd = fd
 
     def release(self) -> None:

@@ -79,6 +79,16 @@ class Killed(Scenario):
         self.assertIn(str(relay.folder / "spool"), process.log())
         self.assertTrue(relay.greets())
 
+    def test_second_instance_of_the_very_same_configuration_says_who_holds_the_spool(self) -> None:
+        relay = self.relayd(self.rules(1))
+        process = Process(
+            relay.command, relay.folder / "second", cwd=relay.folder, environment=relay.environment
+        )
+        self.addCleanup(process.kill)
+        self.assertNotEqual(process.popen.wait(30), 0)
+        self.assertIn(f"is in use by process {relay.pid}", process.log())
+        self.assertTrue(relay.greets())
+
 
 class Stopped(Scenario):
     def test_sigterm_ends_well_and_loses_nothing(self) -> None:
