@@ -5,13 +5,15 @@
 # make peers   install the scenarios' peers (Debian, as root)
 # make bench   relayd beside Postfix (Debian, as root); BENCH="--quick" for a first look
 # make profile the CPU of one message, station by station (needs py-spy)
+# make faults  breaks relayd on purpose and counts the mail (as root, with gcc; under an hour)
+# make fuzz    looks for input that breaks a parser (FUZZ=name TIME=seconds)
 # make clean   remove what the above made
 
 PYTHON ?= python3
 VENV = .venv/bin/python
 JOBS ?= 2
 
-.PHONY: help run test lint types peers bench profile clean python
+.PHONY: help run test lint types peers bench profile clean python faults fuzz
 .SILENT:
 
 help:
@@ -49,6 +51,14 @@ bench: python
 profile: python
 	$(PYTHON) .ci/environment.py test
 	$(VENV) -m tests.bench.stations $(PROFILE)
+
+faults: python
+	$(PYTHON) .ci/environment.py test
+	$(VENV) -m tests.faults $(FAULTS)
+
+fuzz: python
+	$(PYTHON) .ci/environment.py test
+	$(VENV) -m tests.fuzz $(if $(TIME),--time $(TIME)) $(FUZZ)
 
 clean:
 	rm -rf .venv run build dist *.egg-info .mypy_cache .ruff_cache .hypothesis _trial_temp*

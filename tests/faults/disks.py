@@ -1,0 +1,202 @@
+"""The disk below the spool: its power is cut, it is full, it fails, it turns read-only."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import random
+import shutil
+import time
+
+from tests.faults.disk import disk
+from tests.faults.run import Row, fault
+from tests.faults.shim import Shim
+from tests.faults.stage import Stage, staged
+
+BACK = 60.0  # seconds until mail is taken again after the trouble is over
+
+
+async def power_cuts(
+    row: Row,
+    seed: int,
+    cuts: int,
+    *,
+    kinds: tuple[str, ...] = ("ok", "no", "late"),
+    environment: dict[str, str] | None = None,
+    entry: str = "",
+    patience: float = 90.0,
+) -> None:
+    """Cut the power of the spool's disk under load, so many times."""
+    draw = random.Random(f"power {seed}")
+    async with staged(seed) as stage:
+        with disk(stage.folder, 128) as spool_disk:
+            stage.build(spool=spool_disk.mounted_at / "spool", environment=environment, entry=entry)
+            await stage.start()
+            stage.inject(kinds=kinds)
+            for _ in range(cuts):
+                await asyncio.sleep(draw.uniform(0.2, 1.2))
+                stage.sink.fault("power cut")
+                spool_disk.cut_power()
+                await asyncio.sleep(draw.uniform(0.0, 0.3))  # the machine may take its time to die
+                await stage.kill()
+                await asyncio.to_thread(spool_disk.unmount)
+                spool_disk.mount()
+                row.runs += 1
+                await stage.start()
+            await asyncio.sleep(0.5)
+            row.add(await stage.finish(patience), stage)
+
+
+@fault("power cut")
+async def power(row: Row, seed: int, short: bool) -> None:
+    """Nothing that was acknowledged is missing."""
+    await power_cuts(row, seed, 3 if short else 50)
+
+
+async def _recovered(row: Row, stage: Stage, since: float) -> None:
+    """Mail is taken again, without a restart, soon after `since`."""
+    injector = stage.injectors[0]
+    await stage.until(lambda: injector.tally.last_acknowledged > since, "mail is taken", BACK)
+    row.recover = max(row.recover, injector.tally.last_acknowledged - since)
+
+
+def _never_for_good(row: Row, stage: Stage) -> None:
+    codes = stage.injectors[0].tally.codes
+    wrong = {code: count for code, count in codes.items() if code >= 500}
+    row.demand(not wrong, f"clients heard {wrong}: local trouble is never their fault")
+
+
+@fault("disk full, then freed")
+async def full(row: Row, seed: int, short: bool) -> None:
+    """4xx, never 5xx; what is queued is delivered meanwhile; back within 60 s without a restart."""
+    async with staged(seed) as stage:
+        with disk(stage.folder, 400) as spool_disk:
+            stage.build(spool=spool_disk.mounted_at / "spool", settings="free-space 4MiB")
+            await stage.start()
+            injector = stage.inject(kinds=("ok", "no", "late"))
+            for _ in range(1 if short else 5):
+                await asyncio.sleep(1.5)
+                stage.sink.fault("disk full")
+                spool_disk.fill()
+                row.runs += 1
+                await asyncio.sleep(3.0)
+                ballast = spool_disk.fill()  # what relayd itself gave back in its need, too
+                await asyncio.sleep(2.0)
+                before = injector.tally.acknowledged
+                await asyncio.sleep(1.0)
+                row.demand(injector.tally.acknowledged == before, "mail was taken with a full disk")
+                ballast.unlink()
+                await _recovered(row, stage, time.monotonic())
+            await asyncio.sleep(0.5)
+            row.add(await stage.finish(), stage)
+            _never_for_good(row, stage)
+
+
+@fault("inodes gone, then freed")
+async def inodes(row: Row, seed: int, short: bool) -> None:
+    """The same."""
+    async with staged(seed) as stage:
+        with disk(stage.folder, 128, inodes=512) as spool_disk:
+            stage.build(
+                spool=spool_disk.mounted_at / "spool",
+                settings="free-inodes 10\ncontent-in-memory 0",
+            )
+            await stage.start()
+            stage.inject(kinds=("ok", "no", "late"), pause=0.05)
+            for _ in range(1 if short else 5):
+                await asyncio.sleep(1.5)
+                stage.sink.fault("no inodes")
+                many = spool_disk.use_up_inodes()
+                row.runs += 1
+                await asyncio.sleep(3.0)
+                shutil.rmtree(many)
+                await _recovered(row, stage, time.monotonic())
+            await asyncio.sleep(0.5)
+            row.add(await stage.finish(), stage)
+            _never_for_good(row, stage)
+
+
+async def _failing(
+    row: Row,
+    seed: int,
+    times: int,
+    *,
+    one_in: int = 1,
+    write: int = 0,
+    open_: int = 0,
+    sync: int = 0,
+) -> None:
+    async with staged(seed) as stage:
+        faulty = Shim(stage.folder, stage.folder / "spool")
+        stage.build(environment=faulty.environment)
+        await stage.start()
+        injector = stage.inject(kinds=("ok", "no", "late"))
+        for _ in range(times):
+            await asyncio.sleep(1.5)
+            stage.sink.fault("the disk fails")
+            faulty.set(write=write, open_=open_, sync=sync, one_in=one_in)
+            row.runs += 1
+            await asyncio.sleep(2.0)
+            row.demand(
+                one_in > 1 or injector.tally.last_acknowledged < time.monotonic() - 1.0,
+                "mail was taken by a disk that takes nothing",
+            )
+            faulty.clear()
+            await _recovered(row, stage, time.monotonic())
+        await asyncio.sleep(0.5)
+        row.add(await stage.finish(), stage)
+        _never_for_good(row, stage)
+
+
+@fault("EIO on fsync")
+async def sync_fails(row: Row, seed: int, short: bool) -> None:
+    """A failed fsync is never retried into a 250."""
+    await _failing(row, seed, 1 if short else 5, sync=errno.EIO)
+
+
+@fault("EIO on one fsync in three")
+async def sync_fails_sometimes(row: Row, seed: int, short: bool) -> None:
+    """The same, where the next one may do well."""
+    await _failing(row, seed, 1 if short else 5, sync=errno.EIO, one_in=3)
+
+
+@fault("EIO on write")
+async def write_fails(row: Row, seed: int, short: bool) -> None:
+    """The same."""
+    await _failing(row, seed, 1 if short else 5, write=errno.EIO)
+
+
+@fault("ENOSPC on one write in five")
+async def no_space_sometimes(row: Row, seed: int, short: bool) -> None:
+    """A disk that is full and then it is not."""
+    await _failing(row, seed, 1 if short else 5, write=errno.ENOSPC, one_in=5)
+
+
+@fault("everything EROFS")
+async def read_only(row: Row, seed: int, short: bool) -> None:
+    """As after the kernel has found an error in the file system and turned it read-only."""
+    erofs = errno.EROFS
+    await _failing(row, seed, 1 if short else 5, write=erofs, open_=erofs, sync=erofs)
+
+
+@fault("clock jumps both ways")
+async def clock(row: Row, seed: int, short: bool) -> None:
+    """Neither a bounce nor a rest of an hour: mail flows whatever the wall clock says."""
+    async with staged(seed) as stage:
+        faulty = Shim(stage.folder, stage.folder / "spool")
+        stage.build(environment=faulty.environment)
+        await stage.start()
+        injector = stage.inject(kinds=("ok", "no", "late"))
+        for ahead in (3600, -3600, 86400, -86400)[: 2 if short else 4]:
+            await asyncio.sleep(1.0)
+            faulty.set(clock=ahead)
+            row.runs += 1
+            await asyncio.sleep(1.0)
+            if ahead < 0:  # across a restart, too
+                await stage.kill()
+                await stage.start()
+            await _recovered(row, stage, time.monotonic())
+        await injector.stop()
+        faulty.clear()
+        verdict = await stage.finish()
+        row.add(verdict, stage)

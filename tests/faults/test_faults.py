@@ -1,0 +1,37 @@
+"""The short form of every fault. `make faults` runs the long ones."""
+
+from __future__ import annotations
+
+import asyncio
+
+from tests.faults.everything import FAULTS, run
+from tests.faults.proof import Proof
+
+NEED_DISK = ("power cut", "disk full, then freed", "inodes gone, then freed")
+NEED_SHIM = ("EIO", "ENOSPC", "EROFS", "clock")
+
+
+class Faults(Proof):
+    """Methods are added below, one for each fault."""
+
+    def show(self, name: str) -> None:
+        if name in NEED_DISK:
+            self.need_disk()
+        if any(word in name for word in NEED_SHIM):
+            self.need_shim()
+        row = asyncio.run(run(name, 1, short=True))
+        self.assertEqual(row.complaints, [], row)
+        self.assertEqual(row.lost, 0, row)
+
+
+def _add(name: str) -> None:
+    def test(self: Faults) -> None:
+        self.show(name)
+
+    words = "".join(letter if letter.isalnum() else " " for letter in name).split()
+    test.__name__ = "test_" + "_".join(words)
+    setattr(Faults, test.__name__, test)
+
+
+for each in FAULTS:
+    _add(each)
