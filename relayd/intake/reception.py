@@ -77,8 +77,9 @@ class Premises:
     limits: ReceptionLimits = field(default_factory=ReceptionLimits)
     expanded: Callable[[Message, tuple[Recipient, ...]], None] = lambda message, aliases: None
     # ^ the sender asked to hear of success at these, which became several addresses
-    refused: Callable[[Client, ReversePath, Mailbox, Plan, str], None] = lambda *refusal: None
-    # ^ for the journal: client, sender, recipient, what was decided, the hash of the rule set
+    untold: Callable[[Client, ReversePath, Mailbox, Plan, str], None] = lambda *decision: None
+    # ^ for the journal, what the ledger does not tell: client, sender, a recipient that was refused
+    # or has no delivery of its own, what was decided about it, the hash of the rule set
     manners: Callable[[str], Manners] = lambda listener: RELAY  # of the listener of this name
     decide: Callable[[Ruleset, Facts], Plan] = evaluate
     edit: Callable[[Ruleset, tuple[int, ...], bytes], bytes] = edit_header
@@ -163,6 +164,9 @@ class Reception:
         self._strikes = 0
         premises.log.accepted(message, records, max(premises.clock() - transaction.started, 0.0))
         self._hand_over(message, records)
+        for each in transaction.shadows(records):
+            path = submission.envelope.reverse_path
+            premises.untold(message.client, path, each.original, each.plan, submission.rules)
         if aliases:
             premises.expanded(message, aliases)
         return Reply(250, 0, 0, (f"queued as {ident_text(message.ident)}",))
@@ -238,7 +242,7 @@ class Reception:
         )
         if plan.verdict is Verdict.REFUSE:
             sender = transaction.envelope.reverse_path
-            self._premises.refused(transaction.client, sender, mailbox, plan, self._ruleset.hash)
+            self._premises.untold(transaction.client, sender, mailbox, plan, self._ruleset.hash)
             return self._strike(_rcpt_text(mailbox), plan.reply, _why(plan))
         total = transaction.destinations + len(plan.destinations)
         if total > limits.destinations and transaction.recipients:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from relayd.mail.address import AddressError, Mailbox
 from relayd.mail.client import Client
 from relayd.mail.envelope import DIRECT, Envelope, Recipient
-from relayd.mail.message import State, Submission
+from relayd.mail.message import Record, State, Submission
 from relayd.mail.plan import Destination, Plan, Step, Verdict
 
 _STATE = {
@@ -83,6 +83,13 @@ class Transaction:
         """Take in a RCPT that the rules accepted, held or discarded."""
         self._addressees[_identity(addressee.original)] = addressee
         self.destinations += len(addressee.plan.destinations)
+
+    def shadows(self, records: Sequence[Record]) -> list[Addressee]:
+        """Those of whom no record tells: all they led to is somebody else's delivery as well."""
+        if len(self._addressees) == 1:
+            return []
+        told = {_identity(record.recipient.original) for record in records}
+        return [each for key, each in self._addressees.items() if key not in told]
 
     def submission(self, facts: ContentFacts, rules: str, edit_header: EditHeader) -> Submission:
         """All of it, as the spool is to keep it. `rules` is the hash of the rule set."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from relayd.config import ConfigErrors, Settings, load
 from relayd.ops.replay import Replay
-from relayd.spool.envelopes import Dropped, Seen, accepted, refused, shard_folders
+from relayd.spool.envelopes import Dropped, Seen, accepted, noted, shard_folders
 from relayd.spool.errors import SpoolError
 
 _STEP = 500  # envelopes between two looks at the progress
@@ -70,7 +70,7 @@ def _envelopes(spool: Path, since: float) -> Iterator[tuple[Done, Seen | Dropped
     shards = shard_folders(spool)
     begun, sources = time.time(), 2 * len(shards)
     for number, shard in enumerate(shards):
-        for place, source in enumerate((accepted(shard, since), refused(shard, since))):
+        for place, source in enumerate((accepted(shard, since), noted(shard, since))):
             before = 2 * number + place
 
             def done(at: float, before: int = before) -> float:

@@ -81,7 +81,7 @@ def accepted(shard: Path, since: float) -> Iterator[Seen]:
             raise SpoolError(f"{path}: {error}") from error
 
 
-def refused(shard: Path, since: float) -> Iterator[Seen | Dropped]:
+def noted(shard: Path, since: float) -> Iterator[Seen | Dropped]:
     """What the journal knows, in the order of arrival; lines that make no sense are left out."""
     segments = sorted((shard / FOLDER).glob(f"*{SUFFIX}"))
     for path, following in zip_longest(segments, segments[1:]):
@@ -93,22 +93,23 @@ def refused(shard: Path, since: float) -> Iterator[Seen | Dropped]:
                     with contextlib.suppress(ValueError, TypeError, LookupError, UndecodableError):
                         entry = json.loads(line)
                         if entry[0] >= since:
-                            yield _refusal(entry)
+                            yield _note(entry)
         except OSError:
             continue  # it has just become too old
 
 
-def _refusal(entry: Sequence[Any]) -> Seen | Dropped:
+def _note(entry: Sequence[Any]) -> Seen | Dropped:
     if len(entry) == 2:
         return Dropped(float(entry[0]), int(entry[1]))
-    at, sender, recipient, client, reply, place, _ = entry
+    at, sender, recipient, client, reply, place, _, verdict, ways = entry
     return Seen(
         float(at),
         Client(*client),
         path_of(sender),
         mailbox_of(recipient),
-        Verdict.REFUSE,
-        reply=str(reply),
+        Verdict(verdict),
+        tuple((mailbox_of(mailbox), str(hop), path_of(path)) for mailbox, hop, path in ways),
+        reply=str(reply) if verdict == Verdict.REFUSE.value else "",
         place=str(place),
     )
 

@@ -1,7 +1,8 @@
-"""The journal: refused recipients, remembered for a while, for as little as it can cost.
+"""The journal: recipients that the ledger is silent about, remembered for as little as it can cost.
 
-The ledger remembers what was accepted. What was refused is no mail, so nothing here is synced, no
-command waits for it, and a flood leaves a sample of itself: every entry is paid for out of a
+The ledger remembers deliveries. Here are the recipients that were refused, and the few whose mail
+went along with another recipient's. They are no mail, so nothing here is synced, no command waits
+for it, and a flood leaves a sample of itself: every entry is paid for out of a
 budget that grows with time, and what cannot be paid is counted.
 """
 
@@ -37,7 +38,7 @@ def begun(segment: Path) -> float:
 
 
 class Journal:
-    """Refused recipients of one shard, at most `most` octets and no older than `period` seconds.
+    """Noted recipients of one shard, at most `most` octets and no older than `period` seconds.
 
     `later` calls a function after some seconds. Trouble with the disk costs entries, nothing else.
     """
@@ -78,10 +79,10 @@ class Journal:
             self._lines.clear()
             self._forget(everything=True)
 
-    def refused(
+    def note(
         self, client: Client, sender: ReversePath, recipient: Mailbox, plan: Plan, rules: str
     ) -> None:
-        """Note a recipient that the rules refused."""
+        """Note a recipient that was refused, or that the ledger is silent about."""
         if not self._period:
             return
         now = self._clock()
@@ -90,6 +91,10 @@ class Journal:
             self._drop()
             return
         step = plan.trail[-1] if plan.trail else None
+        ways = [
+            (raw(way.mailbox), way.next_hop, raw_path(way.reverse_path))
+            for way in plan.destinations
+        ]
         about = (
             raw_path(sender),
             raw(recipient),
@@ -98,12 +103,14 @@ class Journal:
             str(plan.reply),
             step.place if step else "",
         )  # fmt: skip
-        if self._is_repeated(hash((about[:2], client.with_(port=0), about[3])), now):
+        verdict = plan.verdict.value
+        question = (about[:2], client.with_(port=0))
+        if self._is_repeated(hash((question, verdict, about[3], *ways)), now):
             return
         if self._untold:
             self._append((round(now, 3), self._untold))
             self._untold = 0
-        self._append((round(now, 3), *about, rules))
+        self._append((round(now, 3), *about, rules, verdict, ways))
 
     def _earn(self, now: float) -> None:
         """A full journal's worth in one period, and never more than a segment at once."""

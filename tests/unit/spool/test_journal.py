@@ -11,9 +11,9 @@ from typing import Any
 
 from relayd.mail.address import Mailbox
 from relayd.mail.message import State
-from relayd.mail.plan import Plan, Step, Verdict
+from relayd.mail.plan import Destination, Plan, Step, Verdict
 from relayd.mail.reply import Reply
-from relayd.spool.envelopes import Dropped, Seen, accepted, refused, shard_folders
+from relayd.spool.envelopes import Dropped, Seen, accepted, noted, shard_folders
 from relayd.spool.journal import FOLDER, Journal
 from tests.spooling import CLIENT, SENDER, opened, recipient
 
@@ -45,10 +45,10 @@ class JournalTest(unittest.TestCase):
     def note(self, journal: Journal, name: str, count: int = 1) -> None:
         for number in range(count):
             to = Mailbox(f"{name}{number}", "example.com")
-            journal.refused(CLIENT, SENDER, to, PLAN, "c0ffee")
+            journal.note(CLIENT, SENDER, to, PLAN, "c0ffee")
 
     def read(self, since: float = 0.0) -> list[Seen | Dropped]:
-        return list(refused(self.shard, since))
+        return list(noted(self.shard, since))
 
     def octets(self) -> int:
         return sum(path.stat().st_size for path in (self.shard / FOLDER).iterdir())
@@ -56,7 +56,7 @@ class JournalTest(unittest.TestCase):
     def test_what_was_noted_comes_back(self) -> None:
         journal = self.journal()
         self.note(journal, "a")
-        journal.refused(CLIENT, None, Mailbox('"odd @\n', "example.com"), PLAN, "c0ffee")
+        journal.note(CLIENT, None, Mailbox('"odd @\n', "example.com"), PLAN, "c0ffee")
         self.assertEqual(self.read(), [], "written a little later, many at once")
         self.assertEqual(len(self.due), 1)
         self.due.pop()()
@@ -67,6 +67,17 @@ class JournalTest(unittest.TestCase):
         assert isinstance(second, Seen)
         self.assertEqual((second.sender, second.recipient.local), (None, '"odd @\n'))
         self.assertEqual(self.read(NOW + 1), [])
+
+    def test_a_recipient_without_a_delivery_of_its_own(self) -> None:
+        journal = self.journal()
+        way = Destination(Mailbox("alice", "example.net"), "inside", None)
+        plan = Plan(Verdict.ACCEPT, DENIED, (way,), ())
+        journal.note(CLIENT, SENDER, Mailbox("sales", "example.com"), plan, "c0ffee")
+        journal.flush()
+        (seen,) = self.read()
+        assert isinstance(seen, Seen)
+        self.assertEqual((seen.verdict, seen.reply), (Verdict.ACCEPT, ""))
+        self.assertEqual(seen.destinations, ((way.mailbox, "inside", None),))
 
     def test_the_same_again_is_noted_once_an_hour(self) -> None:
         journal = self.journal()
@@ -204,7 +215,7 @@ class AcceptedTest(unittest.TestCase):
     def test_the_line_is_json(self) -> None:
         journal = Journal(self.folder / FOLDER, clock=lambda: NOW, later=lambda *_: None,
                           period=DAY, most=1 << 20)  # fmt: skip
-        journal.refused(CLIENT, SENDER, Mailbox("a", "b.example"), PLAN, "c0ffee")
+        journal.note(CLIENT, SENDER, Mailbox("a", "b.example"), PLAN, "c0ffee")
         journal.close()
         line = next((self.folder / FOLDER).iterdir()).read_text()
         self.assertEqual(json.loads(line)[2], "a@b.example")
