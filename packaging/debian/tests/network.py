@@ -1,6 +1,6 @@
 """A small internet on loopback: a name server, mail exchangers, a smart host that all keep mail.
 
-    network.py FOLDER
+    network.py FOLDER [without-mx]
 
 127.0.0.1:53 answers for example.net (mx.example.net, 127.0.0.2) and down.example.net (127.0.0.9,
 where nobody listens). 127.0.0.2:25 keeps what it gets in FOLDER/mx, 127.0.0.3:2525 in
@@ -87,7 +87,10 @@ class Mail4(socketserver.ThreadingTCPServer):
 def main() -> None:
     folder = Path(sys.argv[1])
     servers: list[socketserver.BaseServer] = [Names4(("127.0.0.1", 53), Names)]
-    for name, address in (("mx", ("127.0.0.2", 25)), ("smarthost", ("127.0.0.3", 2525))):
+    places = {"mx": ("127.0.0.2", 25), "smarthost": ("127.0.0.3", 2525)}
+    if "without-mx" in sys.argv:  # who listens on all addresses needs that one, too
+        del places["mx"]
+    for name, address in places.items():
         server = Mail4(address, Mail)
         server.folder = folder / name
         server.folder.mkdir(parents=True, exist_ok=True)
