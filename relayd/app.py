@@ -16,6 +16,7 @@ from typing import NoReturn
 from twisted.application.service import IService, MultiService, Service
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.interfaces import IListeningPort
+from twisted.internet.protocol import Factory
 from twisted.python import usage
 
 from relayd import __version__
@@ -73,6 +74,7 @@ def makeService(options: Options) -> IService:
 
 def prepare_process(reactor: Reactor) -> None:
     """What every process of ours does first."""
+    Factory.noisy = False  # Twisted would log that it speaks to our own workers, each time
     reactor.seconds = time.monotonic  # Twisted's timers would follow jumps of the wall clock
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
