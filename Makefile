@@ -2,6 +2,8 @@
 # make test    every test; scenarios whose peers are missing say so (as root: make peers)
 # make lint    ruff
 # make types   mypy
+# make deb     build the Debian packages in a clean chroot (as root, with debootstrap)
+# make deb-test  try them in clean chroots: what they do, upgrade, removal, Postfix replaced
 # make peers   install the scenarios' peers (Debian, as root)
 # make bench   relayd beside Postfix (Debian, as root); BENCH="--quick" for a first look
 # make profile the CPU of one message, station by station (needs py-spy)
@@ -12,6 +14,9 @@
 PYTHON ?= python3
 VENV = .venv/bin/python
 JOBS ?= 2
+# clean roots of Debian 12, made once and kept
+CHROOT ?= /var/tmp/relayd-chroot
+DEB ?= build/deb
 
 .PHONY: help run test lint types peers bench profile clean python faults fuzz
 .SILENT:
