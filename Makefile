@@ -18,7 +18,7 @@ JOBS ?= 2
 CHROOT ?= /var/tmp/relayd-chroot
 DEB ?= build/deb
 
-.PHONY: help run test lint types peers bench profile clean python faults fuzz
+.PHONY: help run test lint types deb deb-test peers bench profile clean python faults fuzz
 .SILENT:
 
 help:
@@ -45,6 +45,12 @@ lint: python
 types: python
 	$(PYTHON) .ci/environment.py dev
 	$(VENV) -m mypy
+
+deb:
+	packaging/deb $(CHROOT) $(DEB)
+
+deb-test:
+	packaging/try $(CHROOT) $(DEB) $(PARTS)
 
 peers:
 	.ci/peers
