@@ -323,6 +323,11 @@ service lmtp {{
 service anvil {{
   chroot =
 }}
+service auth {{
+  unix_listener {folder}/auth-client {{
+    mode = 0666
+  }}
+}}
 """
 
 PASSWORD = "correct horse"
