@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import fcntl
+import functools
 import os
 import struct
 import subprocess
@@ -11,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+_CLONE_NEWNS = 0x00020000
 _SHUTDOWN = 0x8004587D  # EXT4_IOC_SHUTDOWN
 _WITHOUT_FLUSHING_THE_LOG = 2  # EXT4_GOING_FLAGS_NOLOGFLUSH: as if the power were cut
 
@@ -22,6 +25,19 @@ def missing() -> str:
     if not Path("/dev/loop-control").exists():
         return "loop devices"
     return ""
+
+
+@functools.cache
+def _mounts_of_our_own() -> None:
+    """Make a mount namespace for this process and those it starts.
+
+    Somebody else's namespace, made as a copy while our disk is mounted, would hold on to the disk
+    after its power was cut: what we then mount again would be the same, dead file system.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(_CLONE_NEWNS) != 0:
+        raise OSError(ctypes.get_errno(), "unshare")
+    _run("mount", "--make-rprivate", "/")
 
 
 class Disk:
@@ -39,8 +55,6 @@ class Disk:
     def mount(self, *options: str) -> None:
         """Make it available; replays its log."""
         _run("mount", "-o", ",".join(["loop", *options]), str(self.image), str(self.mounted_at))
-        # a mount namespace that somebody makes meanwhile is to let go of it when we do
-        _run("mount", "--make-shared", str(self.mounted_at))
 
     def unmount(self) -> None:
         """Take it away; its users must have ended."""
@@ -83,6 +97,7 @@ class Disk:
 @contextmanager
 def disk(folder: Path, megabytes: int, *, inodes: int = 0) -> Iterator[Disk]:
     """A mounted disk; unmounted at the end, whatever is open on it."""
+    _mounts_of_our_own()
     made = Disk(folder, megabytes, inodes=inodes)
     made.mount()
     try:

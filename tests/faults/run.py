@@ -71,6 +71,7 @@ async def run(name: str, seed: int, *, short: bool) -> Row:
     try:
         await FAULTS[name](row, seed, short)
     except AssertionError as error:
-        row.complaints.append(str(error))
+        lines = str(error).splitlines()
+        row.complaints.append("\n".join([*lines[:1], *lines[-8:]]))
     row.seconds = time.monotonic() - began
     return row
