@@ -36,6 +36,7 @@ from relayd.mail.outcome import Outcome
 from relayd.mail.plan import Verdict
 from relayd.mail.security import IMPLICIT
 from relayd.ops.commands import Backend
+from relayd.ops.watchdog import Watchdog
 from relayd.relay.courier import Hop
 from relayd.relay.dispatch import Dispatcher
 from relayd.relay.hosts import Hosts
@@ -178,6 +179,7 @@ class Gateway(Service):
             reactor, settings.spool, self._house.premises, settings.hostname, settings.message_size
         )
         self._picks_up = shards[0] == 0  # one of all workers
+        self._watchdog = Watchdog(reactor, log)
         current.on_change(self._reloaded)
 
     # making the graph
@@ -341,6 +343,7 @@ class Gateway(Service):
         for shard in self.shards:
             shard.dispatcher.start()
         self._certificates.start()
+        self._watchdog.start()
         self._intake.startService()
         if self._picks_up:
             self._pickup.start()
@@ -360,6 +363,7 @@ class Gateway(Service):
 
     async def _stop(self) -> None:
         self._desks.close()
+        self._watchdog.stop()
         self._certificates.stop()
         await self._intake.stopService()
         await self._pickup.stop()
