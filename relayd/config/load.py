@@ -277,7 +277,7 @@ class _Loader:
                 Problem(
                     warn[0].place,
                     "mail is given up before the warning is due",
-                    f'expected less than "give-up" ({give_up / 3600:g}h)',
+                    f'expected less than "give-up" ({_hours(give_up)})',
                 )
             )
         return values
@@ -293,6 +293,10 @@ class _Loader:
 
 def _sound(item: Item, tables: Mapping[str, Table]) -> bool:
     return not isinstance(item, Rule) or all(name in tables for name in used_tables(item))
+
+
+def _hours(seconds: float) -> str:
+    return f"{seconds / 3600:g}h" if seconds % 3600 == 0 else f"{seconds:g}s"
 
 
 def _reader(name: str, spec: Spec) -> Reader[Item | Setting]:

@@ -135,7 +135,7 @@ SPECS: dict[str, Spec] = {
     "listen": Spec("listeners", _listener, repeatable=True),
     "retry": Spec("schedule", schedule),
     "warn-after": Spec("warn_after", duration()),
-    "give-up": Spec("give_up", duration(60)),
+    "give-up": Spec("give_up", duration(1)),
     "resolver": Spec("resolver", address_port, repeatable=True),
     "certificate": Spec("certificates", certificate, repeatable=True),
     "tls-minimum": Spec("tls_minimum", choice(*MINIMUMS)),

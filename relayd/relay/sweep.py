@@ -17,7 +17,7 @@ from relayd.spool.queue import Queue, Standing
 from relayd.spool.view import Accepted
 
 _PAGE = 50  # messages per step
-_PAUSE = 60.0  # seconds between two walks through what is old
+_PAUSE = 60.0  # seconds between two walks through what is old, at most
 _BREATH = 0.5  # ... and between two steps that had nothing to do
 _SOON = 300.0  # a recipient whose attempt is that near is left to it
 
@@ -62,7 +62,7 @@ class Sweep:
 
     def start(self) -> None:
         """Begin, not at once: a start has better things to do."""
-        self._later(_PAUSE)
+        self._later(self._pause())
 
     def stop(self) -> None:
         """Start no further step."""
@@ -77,7 +77,7 @@ class Sweep:
     def _step(self) -> None:
         # a step that fails is taken again; nothing is skipped
         Deferred.fromCoroutine(self._walk()).addCallbacks(
-            self._later, lambda _: self._later(_PAUSE)
+            self._later, lambda _: self._later(self._pause())
         )
 
     async def _walk(self) -> float:
@@ -94,7 +94,12 @@ class Sweep:
             return 0.0 if owed else _BREATH
         self._after = 0
         self._warning = not self._warning
-        return 0.0 if self._warning else _PAUSE
+        return 0.0 if self._warning else self._pause()
+
+    def _pause(self) -> float:
+        """Until the next walk: shorter where mail has only a short time to wait."""
+        patience = self._patience()
+        return min(_PAUSE, max(_BREATH, min(patience.warn_after, patience.give_up) / 4))
 
     async def _claimed(
         self, patience: Patience, before: float

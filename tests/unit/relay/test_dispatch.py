@@ -421,6 +421,20 @@ class Sweeping(TestCase):
         self.assertEqual(len(failed), 121)
         self.assertEqual({world.table.state(ident) for ident in (first, *idents)}, {State.EXPIRED})
 
+    def test_a_short_lifetime_is_kept_by_those_that_only_wait_too(self) -> None:
+        world = World()
+        patience = Patience(Schedule.parse("1s 2s"), warn_after=4, give_up=12, jitter=0.0)
+        world.dispatcher.apply(patience, Limits())
+        world.wait(60)  # the sweep's pause from before
+        world.courier.reply = lambda record: DELIVERED if record.message > 999 else DEAD
+        idents = [world.accept() for _ in range(20)]
+        while world.courier.under_way:
+            world.courier.finish(DEAD)
+        world.wait(20, step=0.5)
+        for action in (Action.DELAYED, Action.FAILED):
+            told = [each.about.ident for each in world.table.reports if each.action is action]
+            self.assertEqual(sorted(told), sorted(idents), action)
+
     def test_a_clock_that_jumps_ahead_expires_nothing_untried(self) -> None:
         world = World()
         world.accept()
