@@ -32,13 +32,17 @@ def aside(reactor: Reactor, read: Callable[[], T]) -> Callable[[], Deferred[T]]:
 
 def _in_thread(reactor: Reactor, read: Callable[[], T]) -> Deferred[T]:
     # A hundred thousand aliases are a million new objects. The cyclic collector would walk through
-    # all of them again and again while they grow, and everybody waits: once at the end will do.
+    # all of them again and again while they grow, and everybody would wait.
     turn = sys.getswitchinterval()
     gc.disable()
     sys.setswitchinterval(TURN)
 
     def done(result: T) -> T:
         sys.setswitchinterval(turn)
+        # moves them straight to the oldest generation: else the next look at the youngest would
+        # be a long one
+        gc.freeze()
+        gc.unfreeze()
         gc.enable()
         return result
 
