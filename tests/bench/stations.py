@@ -1,8 +1,8 @@
 """Where the CPU of a message goes, station by station: py-spy's samples, told as a table.
 
 A sample counts for the innermost of our modules on its stack; Twisted and the standard library
-count for whoever called them, and for the reactor when nobody of ours did. What the kernel does
-for a socket or a file is part of the call, so it counts for the caller too.
+count for whoever called them, and for the reactor when nobody of ours did. Samples are of what
+holds Python's lock; what the kernel and SQLite do without it is told apart, by the kernel's clock.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 
 from tests.bench.jobs import JOBS, Job, Sink, send
 from tests.bench.servers import Relayd
-from tests.bench.usage import cpu_seconds
+from tests.bench.usage import cpu_times
 
 STATIONS = (  # the first that matches a module's path below relayd/
     ("session: intake's rim", r"intake/(session|factory|listener|house|limits)|wire"),
@@ -82,10 +82,13 @@ def main(arguments: Sequence[str] = sys.argv[1:]) -> int:
         try:
             send(Job("warm-up", 200), server.port, sink)
             time.sleep(0.5)
-            before = cpu_seconds(server.roots)
+            before = cpu_times(server.roots)
             send(job, server.port, sink)  # without the profiler, for the sum
             time.sleep(0.5)
-            each = (cpu_seconds(server.roots) - before) / job.messages * 1e6
+            user, system = (
+                (after - was) / job.messages * 1e6
+                for after, was in zip(cpu_times(server.roots), before, strict=True)
+            )
             raw = base / "raw"
             watched = [spy, "record", "--gil", "--rate", "400", "--format", "raw"]
             profiler = subprocess.Popen(
@@ -100,10 +103,11 @@ def main(arguments: Sequence[str] = sys.argv[1:]) -> int:
             sink.stop()
         counted = shares(raw.read_text())
     total = sum(counted.values())
-    print(f"CPU of one message, job {job.name}, one worker: {each:.0f} us")
+    print(f"CPU of one message, job {job.name}, one worker: {user + system:.0f} us")
     print("| station | share | us |\n|---|---|---|")
-    for name, samples in counted.most_common():
-        print(f"| {name} | {samples / total:.0%} | {samples / total * each:.0f} |")
+    for name, samples in [*counted.most_common(), ("the kernel, for all of them", 0)]:
+        cost = samples / total * user if samples else system
+        print(f"| {name} | {cost / (user + system):.0%} | {cost:.0f} |")
     return 0
 
 

@@ -37,13 +37,20 @@ def _below(children: dict[int, list[int]], roots: Iterable[int]) -> Iterator[int
 
 def cpu_seconds(roots: Iterable[int]) -> float:
     """User and system time of the tree so far, with that of its dead (as waited for)."""
-    ticks = 0
+    return sum(cpu_times(roots))
+
+
+def cpu_times(roots: Iterable[int]) -> tuple[float, float]:
+    """The same, apart: user, system."""
+    user = system = 0
     for pid in tree(roots):
         try:
-            ticks += sum(map(int, _stat(pid)[11:15]))
+            own, kernel, dead, dead_kernel = map(int, _stat(pid)[11:15])
         except OSError:
             continue
-    return ticks / _TICK
+        user += own + dead
+        system += kernel + dead_kernel
+    return user / _TICK, system / _TICK
 
 
 class _Preference:
