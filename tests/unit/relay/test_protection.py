@@ -25,6 +25,9 @@ from relayd.relay.courier import Hop
 from relayd.relay.protection import Advice, Protection, TlsSettings
 from relayd.relay.smtpout import Courier
 from relayd.relay.survey import Endpoint
+from relayd.smtp.exchange import Limits as SessionRules
+from relayd.smtp.extensions import Offer
+from relayd.smtp.server import Server as SmtpServer
 from relayd.tls.client import ClientContexts
 from tests.certs import DAY, Authority, Issued
 from tests.support import TestCase
@@ -434,6 +437,14 @@ class SendersWishes(Case):
         outcome = await self.deliver(require_tls=True)
         self.assertIn("550 5.7.30", str(outcome.reply))  # it does not offer REQUIRETLS
         self.assertEqual(server.scene.spool.stored, [])
+        server.scene.house.make_server = lambda _: SmtpServer(
+            "mx", SessionRules(), Offer(starttls=True, require_tls=True)
+        )
+        self.courier._pool.close()
+        self.courier._pool._closing = False
+        self.sent(await self.deliver(require_tls=True), "verified")
+        ((_, submission),) = server.scene.spool.stored
+        self.assertTrue(submission.envelope.require_tls)
         self.endpoints[0] = replace(self.endpoints[0], secure=False)
         self.courier._pool.close()
         outcome = await self.deliver(require_tls=True)

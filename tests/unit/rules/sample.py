@@ -101,9 +101,11 @@ def plan(
     listener: str = "",
     helo: str = "",
     tls: str = "",
+    certificate: str = "",
 ) -> Plan:
     """The plan for one recipient."""
-    who = Client(client, login=login, listener=listener, helo=helo, tls=tls)
+    facts = {"login": login, "listener": listener, "helo": helo, "tls": tls}
+    who = Client(client, **facts, certificate=certificate)
     recipient = Mailbox.parse(to) if "@" in to else Mailbox(to, "")
     return evaluate(ruleset, Facts(who, parse_path_text(sender), recipient))
 
