@@ -104,8 +104,9 @@ def plan(
     certificate: str = "",
 ) -> Plan:
     """The plan for one recipient."""
-    facts = {"login": login, "listener": listener, "helo": helo, "tls": tls}
-    who = Client(client, **facts, certificate=certificate)
+    who = Client(client, listener=listener, helo=helo, tls=tls, login=login).with_(
+        certificate=certificate
+    )
     recipient = Mailbox.parse(to) if "@" in to else Mailbox(to, "")
     return evaluate(ruleset, Facts(who, parse_path_text(sender), recipient))
 
