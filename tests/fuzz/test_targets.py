@@ -1,0 +1,71 @@
+"""Every target with what hypothesis makes, a bounded number of times, and with the whole corpus."""
+
+from __future__ import annotations
+
+import unittest
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.fuzz.targets import TARGETS, corpus
+
+WORDS = {
+    "server": [
+        b"EHLO a\r\n", b"HELO a\r\n", b"MAIL FROM:<a@b.example> SIZE=", b"MAIL FROM:<>\r\n", b"RCPT TO:<c@d.example>",
+        b"\r\n", b"DATA\r\n", b"BDAT 5", b" LAST\r\n", b"RSET\r\n", b"STARTTLS\r\n", b"AUTH PLAIN ", b"QUIT\r\n",
+        b"VRFY a\r\n", b".\r\n", b"\r\n.\r\n", b".", b"\r", b"\n", b"\0", b"\x85", b"\xe2\x80\xa8", b" ORCPT=rfc822;",
+        b" NOTIFY=NEVER", b" SMTPUTF8", b" BODY=8BITMIME", b" RET=HDRS ENVID=+2B", b"9" * 30, b"x" * 2000,
+    ],
+    "client": [
+        b"220 a\r\n", b"250-a\r\n", b"250 a\r\n", b"250-PIPELINING\r\n", b"250 CHUNKING\r\n", b"250 SIZE 9\r\n", b"354 go\r\n",
+        b"421 4.3.2 bye\r\n", b"550 5.1.1 no\r\n", b"451 x\r\n", b"250", b"-", b" ", b"\r\n", b"\n", b"\r", b"\0", b"999 x\r\n",
+        b"250-AUTH PLAIN\r\n", b"\xff", b"220-" * 100, b"250 STARTTLS\r\n", b"250 SMTPUTF8\r\n", b"221 bye\r\n",
+    ],
+    "address": [
+        b"a", b"@", b".", b'"', b"\\", b"b.example", b"[127.0.0.1]", b"[IPv6:::1]", "ü".encode(), b" ", b"<", b">", b":",
+        b"xn--", b"\r\n", b"\0", b"\xe2\x80\xa8", b"+", b"SRS0=", "\uff20".encode(), "\u2024".encode(),
+    ],
+    "rules": [
+        b"accept ", b"reject ", b"from ", b"to ", b"any", b"@a.example", b"127.0.0.0/8", b"<t>", b"table t { ", b"}", b"\n", b"\n ",
+        b"route ", b"via ", b"direct", b"next-hop h smtp ", b"a:25", b"forward ", b"-> ", b"rewrite ", b"sender ", b"recipient ",
+        b'"', b"\\", b"#", b"/^(a+)+$/", b"listen ", b"retry ", b"1m*9", b"expect ", b"550 5.7.1 ", b"not ", b", ", b"srs ", b"header ",
+    ],
+    "report": [
+        b"Subject: ", b"Message-ID: <a@b>", b"\r\n", b" ", b"\t", b"=?utf-8?q?", b"?=", b"\x1b[2J", b"From: x\r\n", b"\0",
+        b"Content-Type: multipart/mixed; boundary=", b"--", b"x" * 1500, b"\xff\xfe", b"\xe2\x80\xae", b"\x85", b"\x0b\x0c",
+    ],
+}  # fmt: skip
+WORDS["server_cut"] = WORDS["server"]
+
+
+def octets(name: str) -> st.SearchStrategy[bytes]:
+    """Words of the target's language in any order, with anything between them."""
+    word = st.sampled_from(WORDS[name])
+    several = st.lists(st.one_of(word, word, word, st.binary(max_size=12)), max_size=30)
+    return st.tuples(st.binary(min_size=1, max_size=1), several).map(
+        lambda parts: parts[0] + b"".join(parts[1])
+    )
+
+
+class Fuzz(unittest.TestCase):
+    """Methods are added below, one for each target."""
+
+
+def _add(name: str) -> None:
+    target = TARGETS[name]
+
+    @settings(max_examples=300, deadline=None)
+    @given(octets(name))
+    def test(self: Fuzz, data: bytes) -> None:
+        target(data)
+
+    def known(self: Fuzz) -> None:
+        for data in corpus(name):
+            target(data)
+
+    setattr(Fuzz, f"test_{name}", test)
+    setattr(Fuzz, f"test_{name}_with_its_corpus", known)
+
+
+for each in TARGETS:
+    _add(each)
