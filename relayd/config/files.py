@@ -44,9 +44,9 @@ def short_name(path: Path, folder: Path) -> str:
 
 
 def similar_file(path: Path) -> str:
-    """A suggestion for a file that is not there."""
+    """A suggestion for a file that is not there, or is none."""
     try:
-        names = sorted(each.name for each in path.parent.iterdir())
+        names = sorted(each.name for each in path.parent.iterdir() if each.name != path.name)
     except OSError:
         return f"there is no folder {path.parent} either"
     return did_you_mean(path.name, names) or f"expected a readable file {path.name}"

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 _UNSEEN = re.compile(r"[^\t\x20-\x7e\xa0-\U0010ffff]")
+_WIDE = 200  # characters of a line that are shown; of a longer one the part around the place
+_CUT = "..."
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,16 +60,31 @@ class Problem:
         where = f"{place.source.path}:{place.line}:{place.column}"
         if not place.source.lines:  # a file that cannot be read
             where = place.source.path
-        return f"{where}: {self.what}" + (f"; {self.expected}" if self.expected else "")
+        return f"{where}: {_brief(self.what)}" + (f"; {self.expected}" if self.expected else "")
 
     def __str__(self) -> str:
         if not self.place.source.lines:
             return self.headline
         line = _UNSEEN.sub("?", self.place.source.line(self.place.line))
+        at = self.place.column - 1
+        if len(line) > _WIDE:
+            line, at = _around(line, at)
         # a tab under a tab, so that the caret stands where the terminal puts the word
-        lead = re.sub(r"[^\t]", " ", line[: self.place.column - 1])
-        caret = "^" * max(1, min(self.place.width, len(line) - self.place.column + 1))
+        lead = re.sub(r"[^\t]", " ", line[:at])
+        caret = "^" * max(1, min(self.place.width, len(line) - at))
         return f"{self.headline}\n    {line}\n    {lead}{caret}"
+
+
+def _brief(text: str) -> str:
+    """The two ends of what somebody has pasted whole."""
+    return text if len(text) <= 3 * _WIDE else f"{text[: 2 * _WIDE]} {_CUT} {text[-_WIDE:]}"
+
+
+def _around(line: str, at: int) -> tuple[str, int]:
+    """The part of a long line around `at`, and where `at` is in it."""
+    first = max(0, min(at - _WIDE // 4, len(line) - _WIDE))
+    before, after = _CUT if first else "", _CUT if first + _WIDE < len(line) else ""
+    return before + line[first : first + _WIDE] + after, at - first + len(before)
 
 
 class Complaint(Exception):  # noqa: N818 - it is what a person reads, not a bug

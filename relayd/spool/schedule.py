@@ -24,13 +24,13 @@ class Schedule:
         for step in text.split():
             match = _STEP.match(step)
             if match is None:
-                raise ValueError(f"{step!r} is no step of a schedule (as in 15m or 15m*3)")
+                raise ValueError(f'"{step}" is no step of a schedule (as in 15m or 15m*3)')
             delay = int(match["count"]) * _SECONDS[match["unit"]]
             times = int(match["times"] or 1)
             if not 0 < delay <= _MAX_DELAY:
-                raise ValueError(f"{step!r}: a delay is more than nothing and at most 30 days")
+                raise ValueError(f'"{step}": a delay is more than nothing and at most 30 days')
             if not 0 < times <= _MAX_TIMES:
-                raise ValueError(f"{step!r}: a step repeats 1 to {_MAX_TIMES} times")
+                raise ValueError(f'"{step}": a step repeats 1 to {_MAX_TIMES} times')
             delays += [delay] * times
         if not delays:
             raise ValueError("a schedule has at least one step")

@@ -29,7 +29,7 @@ class ScheduleTests(unittest.TestCase):
     def test_complaints(self) -> None:
         for text, complaint in (
             ("", "at least one step"),
-            ("1x", "'1x' is no step"),
+            ("1x", '"1x" is no step'),
             ("-5m", "no step"),
             ("5m*", "no step"),
             ("0m", "more than nothing"),
