@@ -20,6 +20,7 @@ _TOKEN = re.compile(
     rb"|(?P<special>.)",
     re.DOTALL,
 )
+_QUOTED = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 Span = tuple[int, int]
 _Piece = tuple[str, bytes, int, int]  # kind, octets, start, end
 
@@ -47,13 +48,15 @@ def unqualified(body: bytes) -> Iterator[int]:
             if not inside or inside[-1][1] != b">":
                 continue
             words = inside[:-1]
-        if words and _is_local_part(words):
+        if words and _is_local_part(words, body):
             yield words[-1][3]
 
 
-def _is_local_part(words: list[_Piece]) -> bool:
+def _is_local_part(words: list[_Piece], body: bytes) -> bool:
     """Word *("." word) without anything between."""
-    for n, (kind, octets, start, _) in enumerate(words):
+    for n, (kind, octets, start, end) in enumerate(words):
+        if kind == "quoted" and not _QUOTED.fullmatch(body, start, end):
+            return False  # it never ends
         if n and start != words[n - 1][3]:
             return False
         if n % 2 == 0 and kind not in ("atom", "quoted"):

@@ -24,7 +24,7 @@ CLIENT_FINAL = (
 SERVER_FINAL = b"v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4="
 
 words = st.text(
-    st.characters(min_codepoint=0x21, max_codepoint=0x17F, exclude_characters="\x7f\xad"),
+    st.characters(min_codepoint=0x21, max_codepoint=0x17F, blacklist_characters="\x7f\xad"),
     min_size=1,
     max_size=20,
 ).filter(lambda text: _preparable(text))

@@ -1,0 +1,284 @@
+"""AUTH in a session: who gets in, who is slowed, what a submission listener adds."""
+
+from __future__ import annotations
+
+from base64 import b64decode, b64encode
+from itertools import pairwise
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet.defer import Deferred
+
+from relayd.intake.authentication import Desk
+from relayd.intake.header import HeaderSection
+from relayd.intake.submission import Completion, Manners, completed
+from relayd.intake.trace import TraceField
+from relayd.login.accounts import Checked, DovecotAccounts, FileAccounts
+from relayd.login.dovecot import Result, Verdict
+from relayd.login.pace import Pace, PaceLimits
+from relayd.login.scram import ScramClient, Verifier
+from relayd.login.users import Users
+from tests.support import TestCase
+from tests.unit.intake.scene import CONTENT, Peer, Scene, message
+
+USERS = Users({"alice@example.com": Verifier.of("pencil", iterations=4096)})
+
+
+def plain(name: str, password: str) -> str:
+    return "AUTH PLAIN " + b64encode(f"\0{name}\0{password}".encode()).decode()
+
+
+RIGHT, WRONG = plain("alice@example.com", "pencil"), plain("alice@example.com", "pen")
+
+
+class Site:
+    """A scene with a desk; hashes are computed when the test says so, if it is slow."""
+
+    def __init__(self, *, slow: bool = False, accounts: Any = None) -> None:  # noqa: ANN401
+        self.scene = Scene()
+        self.slow = slow
+        self.hashing: list[tuple[Deferred[bool], Any]] = []
+        self.pace = Pace(self.scene.clock.seconds, PaceLimits())
+        desk = Desk(
+            accounts or FileAccounts(lambda: USERS, self._in_thread),
+            self.pace,
+            self.scene.log,
+            in_clear=True,
+        )
+        self.scene.house.desk = lambda listener: desk
+
+    def _in_thread(self, work: Any) -> Deferred[bool]:  # noqa: ANN401
+        done: Deferred[bool] = Deferred()
+        if self.slow:
+            self.hashing.append((done, work))
+        else:
+            done.callback(work())
+        return done
+
+    def submission(self, *, login: bool = True) -> None:
+        self.scene.change(manners=lambda _: Manners(True, login, "example.com"))
+
+
+class LoginTests(TestCase):
+    def test_in(self) -> None:
+        site = Site()
+        peer = site.scene.greeted()
+        self.assertEqual(peer.say(RIGHT), ["235 2.7.0 Authentication successful"])
+        self.assertEqual(peer.say(RIGHT), ["503 5.5.1 You are authenticated already"])
+        peer.say(*message(sender="alice@example.com"), *CONTENT)
+        [(stored, _)] = site.scene.spool.stored
+        self.assertEqual(stored.client.login, "alice@example.com")
+        self.assertEqual(stored.client.protocol, "ESMTPA")
+        self.assertEqual(len(site.pace), 1)  # that alice was here; no failure
+
+    def test_nothing_is_answered_before_the_hash(self) -> None:
+        site = Site(slow=True)
+        peer = site.scene.greeted()
+        self.assertEqual(peer.say(RIGHT, "NOOP", "MAIL FROM:<>"), [])
+        [(done, work)] = site.hashing
+        done.callback(work())
+        self.assertEqual([line[:3] for line in peer.replies()], ["235", "250", "250"])
+
+    def test_gone_while_it_is_computed(self) -> None:
+        site = Site(slow=True)
+        peer = site.scene.greeted()
+        peer.say(WRONG)
+        peer.leave()
+        [(done, work)] = site.hashing
+        done.callback(work())
+        self.assertEqual(peer.replies(), [])
+        self.assertEqual(len(site.scene.log.of("session")), 1)
+
+    def test_shut_down_while_it_is_computed(self) -> None:
+        site = Site(slow=True)
+        peer = site.scene.greeted()
+        peer.say(RIGHT)
+        site.scene.house.close()
+        site.hashing[0][0].callback(True)
+        self.assertEqual([line[:3] for line in peer.replies()], ["421"])
+
+    def test_login_in_steps_and_cancelled(self) -> None:
+        site = Site()
+        peer = site.scene.greeted()
+        self.assertEqual(peer.say("AUTH LOGIN"), ["334 VXNlcm5hbWU6"])
+        self.assertEqual(peer.say("YWxpY2VAZXhhbXBsZS5jb20="), ["334 UGFzc3dvcmQ6"])
+        self.assertEqual(peer.say("*"), ["501 5.7.0 Authentication cancelled"])
+        self.assertEqual(len(site.pace), 0)
+        peer.say("AUTH LOGIN", "YWxpY2VAZXhhbXBsZS5jb20=")
+        self.assertEqual(peer.say("cGVuY2ls")[0][:3], "235")
+
+    def test_scram(self) -> None:
+        for password, code in (("pencil", "235"), ("pen", "535")):
+            peer = Site().scene.greeted()
+            client = ScramClient("alice@example.com", password)
+            [line] = peer.say(f"AUTH SCRAM-SHA-256 {b64encode(client.first()).decode()}")
+            final = client.final(b64decode(line[4:]))
+            [line] = peer.say(b64encode(final).decode())
+            if code == "235":
+                client.verify(b64decode(line[4:]))
+                [line] = peer.say("")
+            self.assertEqual(line[:3], code)
+
+    def test_a_session_that_guesses_ends(self) -> None:
+        peer = Site().scene.greeted()
+        codes = [line[:3] for line in peer.say(*[WRONG] * 8)]
+        self.assertEqual(codes, ["535"] * 5 + ["421"])
+        self.assertTrue(peer.told_to_go)
+
+    def test_ten_a_minute_and_then_not_even_the_right_one(self) -> None:
+        site = Site()
+        for _ in range(4):
+            site.scene.greeted().say(*[WRONG] * 5)
+        peer = site.scene.greeted()
+        self.assertEqual(peer.say(RIGHT)[0][:9], "454 4.7.0")
+        self.assertEqual(site.scene.greeted("198.51.100.1").say(RIGHT)[0][:3], "235")
+        site.scene.clock.advance(61)
+        self.assertEqual(site.scene.greeted().say(RIGHT)[0][:3], "235")
+        refused = [line for line in site.scene.log.of("refused") if " 535 " in line]
+        self.assertEqual(len(refused), 10)
+
+    def test_the_log_names_the_login_and_no_password(self) -> None:
+        site = Site()
+        site.scene.greeted().say(WRONG, plain("nobody", "hunter2"), "AUTH PLAIN AAAA")
+        text = "\n".join(site.scene.log.of("refused"))
+        self.assertIn("AUTH PLAIN -> 535 5.7.8", text)
+        self.assertIn("login alice@example.com: wrong password or no such login", text)
+        self.assertIn("login nobody: wrong password or no such login", text)
+        self.assertNotIn("hunter2", text)
+
+    def test_dovecots_word_counts(self) -> None:
+        class Socket:
+            async def check(self, user: str, password: str, **facts: object) -> Verdict:
+                result = {"yes": Result.GRANTED, "no": Result.DENIED}.get(password, Result.TROUBLE)
+                return Verdict(1, result, "Alice@Example.com")
+
+        site = Site(accounts=DovecotAccounts(Socket()))
+        peer = site.scene.greeted()
+        self.assertIn("250 AUTH PLAIN LOGIN", peer.say("EHLO x"))
+        self.assertEqual(peer.say(plain("alice", "no"))[0][:3], "535")
+        self.assertEqual(peer.say(plain("alice", "what"))[0][:9], "454 4.7.0")
+        self.assertEqual(len(site.scene.log.of("trouble")), 1)
+        self.assertEqual(peer.say(plain("alice", "yes"))[0][:3], "235")
+        codes = [line[:3] for line in peer.say("MAIL FROM:<alice@example.com>", "RSET")]
+        self.assertEqual(codes, ["250", "250"])
+
+    def test_who_else_may_not_be_sent_as(self) -> None:
+        peer = Site().scene.greeted()
+        peer.say(RIGHT)
+        self.assertEqual(peer.say("MAIL FROM:<bob@example.com>")[0][:9], "553 5.7.1")
+        self.assertEqual(peer.say("MAIL FROM:<>")[0][:3], "250")
+
+    def test_a_bug_in_the_accounts_ends_the_session_alone(self) -> None:
+        class Broken(FileAccounts):
+            async def check(self, *_: object, **__: object) -> Checked:
+                raise RuntimeError("a bug")
+
+        site = Site(accounts=Broken(lambda: USERS, lambda _: Deferred()))
+        peer = site.scene.greeted()
+        self.assertEqual(peer.say(RIGHT)[0][:3], "421")
+        self.assertIn("a bug", site.scene.log.of("trouble")[0])
+
+
+class SubmissionTests(TestCase):
+    def sent(self, site: Site, *lines: str) -> bytes:
+        peer = self.logged_in(site)
+        peer.say("MAIL FROM:<alice>", "RCPT TO:<bob>", "DATA", *lines, ".")
+        stored, submission = site.scene.spool.stored[-1]
+        content = b"".join(stored.content.chunks())
+        self.assertTrue(
+            content[: submission.header_size].endswith(b"\r\n\r\n") or b"\r\n\r\n" not in content
+        )
+        self.assertEqual(stored.envelope.reverse_path and str(stored.envelope.reverse_path),
+                         "alice@example.com")  # fmt: skip
+        self.assertEqual(str(submission.recipients[0].mailbox), "bob@example.com")
+        return content.partition(b";\r\n ")[2].partition(b"\r\n")[2]
+
+    def logged_in(self, site: Site) -> Peer:
+        site.submission()
+        peer = site.scene.greeted()
+        self.assertEqual(peer.say("MAIL FROM:<alice>")[0][:9], "530 5.7.0")
+        peer.say(RIGHT)
+        return peer
+
+    def test_date_message_id_and_domains(self) -> None:
+        content = self.sent(Site(), "From: alice", "To: bob, Eve <eve@example.org>", "", "Hi.")
+        self.assertRegex(content.decode(), r"\ADate: Sat, 22 Nov 2025 .*\r\nMessage-ID: <\w{12}@gw")
+        self.assertTrue(
+            content.endswith(
+                b"\r\nFrom: alice@example.com\r\n"
+                b"To: bob@example.com, Eve <eve@example.org>\r\n\r\nHi.\r\n"
+            ),
+            content,
+        )
+
+    def test_content_without_a_body_or_a_header(self) -> None:
+        self.assertTrue(self.sent(Site(), "Subject: x").endswith(b"\r\nSubject: x\r\n"))
+        self.assertTrue(self.sent(Site(), "", "Hi.").endswith(b">\r\n\r\nHi.\r\n"))
+
+    def test_who_relays_completes_nothing(self) -> None:
+        peer = Site().scene.greeted()
+        self.assertEqual(peer.say("MAIL FROM:<alice>")[0][:3], "501")
+
+
+ADDRESSES = (
+    (b"bob", b"bob@d"),
+    (b" bob , eve", b" bob@d , eve@d"),
+    (b"<bob>", b"<bob@d>"),
+    (b"Bob Smith <bob>", b"Bob Smith <bob@d>"),
+    (b'"bob, x" <bob>, y@z', b'"bob, x" <bob@d>, y@z'),
+    (b"bob (a comment, with comma)", b"bob@d (a comment, with comma)"),
+    (b"bob@example.org", b"bob@example.org"),
+    (b"Bob Smith", b"Bob Smith"),
+    (b"friends: bob, eve@x;", b"friends: bob@d, eve@x;"),
+    (b"undisclosed-recipients:;", b"undisclosed-recipients:;"),
+    (b'"a b".c', b'"a b".c@d'),
+    (b"<>", b"<>"),
+    (b"", b""),
+    (b"a..b", b"a..b"),
+    (b"<bob", b"<bob"),
+    (b"\r\n bob,\r\n\teve", b"\r\n bob@d,\r\n\teve@d"),
+)
+
+
+class CompletionTests(TestCase):
+    def complete(self, section: bytes) -> bytes:
+        return completed(section, now=0.0, ident=1, hostname="h", origin="d")
+
+    def test_addresses(self) -> None:
+        for body, expected in ADDRESSES:
+            section = b"Date: x\r\nMessage-ID: y\r\nTo:%s\r\n\r\n"
+            with self.subTest(body=body):
+                self.assertEqual(self.complete(section % body), section % expected)
+
+    @given(st.binary(max_size=120))
+    def test_twice_is_once(self, octets: bytes) -> None:
+        section = b"To: " + octets.replace(b"\r", b"").replace(b"\n", b"\r\n ") + b"\r\n\r\n"
+        once = self.complete(section)
+        self.assertEqual(self.complete(once), once)
+        self.assertTrue(once.endswith(b"\r\n\r\n"))
+
+    @given(st.binary(max_size=200), st.lists(st.integers(0, 200), max_size=6))
+    def test_however_it_is_cut(self, octets: bytes, cuts: list[int]) -> None:
+        octets = b"Subject: " + octets
+        whole = Completion(self.header(), lambda section: b"X: y\r\n" + section)
+        whole._header.receive(octets)
+        expected = whole.receive(octets)
+        whole._header.end()
+        expected += whole.end()
+        pieces = Completion(self.header(), lambda section: b"X: y\r\n" + section)
+        written = b""
+        edges = [0, *sorted(cuts), len(octets)]
+        for start, end in pairwise(edges):
+            piece = octets[start:end]
+            if piece:
+                if not pieces._header.complete:
+                    pieces._header.receive(piece)
+                written += pieces.receive(piece)
+        pieces._header.end()
+        written += pieces.end()
+        self.assertEqual(written, expected)
+        self.assertEqual(written, b"X: y\r\n" + octets)
+
+    def header(self) -> HeaderSection:
+        return HeaderSection(TraceField("h"), 1 << 20, keep=True)
