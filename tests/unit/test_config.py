@@ -235,8 +235,9 @@ class BrokenTests(unittest.TestCase):
                 ):
                     match = re.fullmatch(r"[\w./-]+:\d+:(\d+): [^;]+; .+", headline)
                     assert match is not None, headline
-                    self.assertEqual(caret.index("^") - 4, int(match.group(1)) - 1)
                     self.assertTrue(line.startswith("    "))
+                    if not line.startswith("    ..."):  # a long line is cut
+                        self.assertEqual(caret.index("^") - 4, int(match.group(1)) - 1)
 
 
 class ShippedTests(unittest.TestCase):
