@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import signal
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
@@ -109,6 +110,10 @@ class Stage:
         began = time.monotonic()
         await asyncio.to_thread(self.relayd.start)
         self.recoveries.append(time.monotonic() - began)
+
+    def freeze(self) -> None:
+        """SIGSTOP: from here on relayd says nothing more."""
+        os.killpg(self.relayd.pid, signal.SIGSTOP)
 
     async def kill(self) -> None:
         """SIGKILL, for master and workers at once."""
