@@ -18,6 +18,7 @@ from twisted.internet.ssl import (
 )
 from twisted.python.failure import Failure
 from twisted.web.client import URI, Agent, HTTPConnectionPool, ResponseDone
+from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgentEndpointFactory
 from zope.interface import implementer
@@ -146,7 +147,8 @@ class _Body(Protocol):
         """The end, or too early an end."""
         if self.whole.called:
             return
-        if isinstance(reason.value, ResponseDone):
+        # an old server tells no length; cut short, a policy would allow less, or be none
+        if isinstance(reason.value, ResponseDone | PotentialDataLoss):
             self.whole.callback(b"".join(self._chunks))
         else:
             self.whole.errback(reason)
