@@ -104,7 +104,9 @@ def send(job: Job, port: int, sink: Sink) -> float:
     options += ["-f", "sender@source.example", "-t", "user@example.com", f"127.0.0.1:{port}"]
     began = time.monotonic()
     source = subprocess.Popen([program("smtp-source"), *options], stderr=subprocess.PIPE)
-    arrived = sink.wait(before + job.messages, began + LIMIT)
+    arrived = False
+    while not arrived and not source.poll() and time.monotonic() < began + LIMIT:
+        arrived = sink.wait(before + job.messages, time.monotonic() + 1.0)
     seconds = time.monotonic() - began
     if source.poll() is None:
         try:

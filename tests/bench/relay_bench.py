@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from tests.bench.jobs import JOBS, Job, Sink, send
@@ -39,6 +39,12 @@ class Run:
     load: float  # of the machine when it began
 
 
+def warm_up(job: Job) -> Job:
+    """A little of the same."""
+    count = min(WARM_UP, max(job.messages // 10, 10))
+    return replace(job, messages=count, sessions=min(job.sessions, 20))
+
+
 def measure(kind: type[Server], job: Job, base: Path, *, trace: Path | None = None) -> Run:
     """Start the server, do the job, stop it."""
     folder = base / f"{kind.name}-{time.monotonic_ns()}"
@@ -49,8 +55,7 @@ def measure(kind: type[Server], job: Job, base: Path, *, trace: Path | None = No
         server.start()
         prefer([os.getpid(), sink.pid, *server.roots])
         try:
-            warm = Job("warm-up", WARM_UP, sessions=min(job.sessions, 20))
-            send(warm, server.port, sink)
+            send(warm_up(job), server.port, sink)
             time.sleep(REST)
             load = os.getloadavg()[0]
             before = cpu_seconds(server.roots)
@@ -78,7 +83,7 @@ def syncs(kind: type[Server], job: Job, base: Path) -> float:
         int(found.group(1))
         for found in re.finditer(r"\s(\d+)(?:\s+\d+)?\s+(?:fsync|fdatasync)\n", trace.read_text())
     )
-    return calls / (job.messages + WARM_UP)
+    return calls / (job.messages + warm_up(job).messages)
 
 
 def bench(job: Job, kinds: Sequence[type[Server]], pairs: int, base: Path) -> list[Run]:
