@@ -219,13 +219,16 @@ class MapTable(Table):
 
 
 class TransportTable(Table):
-    """Postfix's transport(5) map: keys `info@example.com`, `@example.com`, `@.example.com`, `*`."""
+    """Postfix's transport(5) map: keys `info@example.com`, `@example.com`, `@.example.com`, `*`.
+
+    None in place of a transport is an entry `:`: as if this table did not exist.
+    """
 
     kind = "transport"
 
     def __init__(self, name: str, place: str) -> None:
         super().__init__(name, place)
-        self.entries: dict[str, tuple[int, Transport]] = {}
+        self.entries: dict[str, tuple[int, Transport | None]] = {}
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -233,22 +236,31 @@ class TransportTable(Table):
     @property
     def next_hops(self) -> dict[str, NextHop]:
         """Every next hop that an entry names; its name is the entry's text."""
-        hops = [transport.next_hop for _, transport in self.entries.values()]
+        hops = [each.next_hop for _, each in self.entries.values() if each is not None]
         return {hop.name: hop for hop in hops if hop is not None}
 
     def owns(self, key: str) -> bool:
         return key in self.entries
 
     def mailbox(self, subject: Subject) -> str:
-        found = self.transport(subject)
-        return "" if found is None else found[1]
+        found = self._entry(subject)
+        return "" if found is None else self._note(found[0])
 
     def transport(self, subject: Subject) -> tuple[Transport, str] | None:
+        found = self._entry(subject)
+        if found is None or found[1] is None:
+            return None
+        return found[1], self._note(found[0])
+
+    def _entry(self, subject: Subject) -> tuple[int, Transport | None] | None:
         for probe in (subject.key, *subject.wide[:1], *subject.probes[1:-1], "*"):
             entry = self.entries.get(probe)
             if entry is not None:
-                return entry[1], f"{self.name}: {self.place}:{entry[0]}"
+                return entry
         return None
+
+    def _note(self, line: int) -> str:
+        return f"{self.name}: {self.place}:{line}"
 
 
 def target_mailbox(value: str, here: Mailbox, tag: str = "") -> Mailbox | Final:

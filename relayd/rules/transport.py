@@ -49,7 +49,7 @@ def _probe(key: str, place: Place) -> str:
     return "@" + fold_domain(domain_of(key, place))
 
 
-def _transport(value: str, place: Place) -> Transport:
+def _transport(value: str, place: Place) -> Transport | None:
     method, colon, where = value.partition(":")
     if not colon:
         raise Complaint(place, f'"{value}" is no transport', 'expected "method:nexthop"')
@@ -57,7 +57,9 @@ def _transport(value: str, place: Place) -> Transport:
         return Transport(reply=_reply(method, where.strip()))
     if method == "discard":
         return Transport(discard=True)
-    if not where and method in ("", *_SMTP):
+    if not where and not method:
+        return None  # transport(5): do not change what would be done without this table
+    if not where and method in _SMTP:
         return Transport()
     if method == LMTP:
         return Transport(_lmtp(value, where, place))
@@ -73,9 +75,7 @@ def _transport(value: str, place: Place) -> Transport:
         )
     hosts = tuple(_host(word, place) for word in words)
     # without brackets Postfix looks for the mail exchangers of the name
-    return Transport(
-        NextHop(f"smtp:{'|'.join(words)}", SMTP, hosts, mx=not where.startswith("["))
-    )
+    return Transport(NextHop(f"smtp:{'|'.join(words)}", SMTP, hosts, mx=not where.startswith("[")))
 
 
 def _host(text: str, place: Place) -> HostPort:

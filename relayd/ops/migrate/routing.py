@@ -252,6 +252,8 @@ def _entry(work: Work, table: MapText, row: Row, classes: Classes) -> str:
     name, colon, nexthop = row.value.partition(":")
     if not colon:
         name, nexthop = row.value, ""
+    if not name and not nexthop and _leaves_alone():
+        return row.value
     if not name and not nexthop:  # "do not change": what it would be without the entry
         kept = _class_of(work, row.key, classes).text
         if kept and work.main["sender_dependent_relayhost_maps"]:
@@ -278,6 +280,12 @@ def _entry(work: Work, table: MapText, row: Row, classes: Classes) -> str:
     return "retry:4.3.0 The way to this address is not set up yet"
 
 
+def _leaves_alone() -> bool:
+    """Whether relayd's transport tables know ":", which leaves things as they would be."""
+    table = transport_table("", Source.of("a.example :", ""), [])
+    return table.entries["@a.example"][1] is None
+
+
 def _reads_alike(value: str, found: Where) -> bool:
     """Whether relayd reads the entry itself as what it was found to mean."""
     problems: list[Problem] = []
@@ -286,6 +294,8 @@ def _reads_alike(value: str, found: Where) -> bool:
     if problems:
         return False
     mine, wanted = (table.entries[probe][1] for probe in ("@a.example", "@b.example"))
+    if mine is None or wanted is None:
+        return mine is wanted
     same = (mine.reply, mine.discard) == (wanted.reply, wanted.discard)
     return same and _place(mine.next_hop) == _place(wanted.next_hop)
 

@@ -182,6 +182,20 @@ class PostfixMapTests(_Folder):
         hop = settings.next_hops["smtp:[mx.a.example]"]
         self.assertEqual((hop.hosts, hop.mx), ((HostPort("mx.a.example", 25),), False))
 
+    def test_a_transport_that_changes_nothing_leaves_it_to_the_next_rule(self) -> None:
+        one = self.rules(
+            "table w transport file w\nnext-hop isp smtp isp.example:25\naccept any\n"
+            "route <w>\nroute any via isp\n",
+            w="my.example :\n.my.example smtp:\n* smtp:[out.example]\n",
+        )
+        for to, expected in (
+            ("x@my.example", "x@my.example isp"),
+            ("x@sub.my.example", "x@sub.my.example direct"),
+            ("x@z.example", "x@z.example smtp:[out.example]"),
+        ):
+            with self.subTest(to):
+                self.assertEqual(outcome(one, to), expected)
+
     def _with(self, **files: str) -> Path:
         for name, content in files.items():
             (self.folder / name).write_text(content)
