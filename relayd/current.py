@@ -16,8 +16,16 @@ from relayd.ops.explain import explain
 from relayd.relay.resolve import Directory
 from relayd.relay.route import route
 
-# read once, at the start
-_FIXED = ("hostname", "spool", "control", "workers", "listeners", "resolver", "relay_port")
+# read once, at the start: their attribute and their word in the file
+_FIXED = {
+    "hostname": "hostname",
+    "spool": "spool",
+    "control": "control",
+    "workers": "workers",
+    "listeners": "listen",
+    "resolver": "resolver",
+    "relay_port": "relay-port",
+}
 
 
 class Current:
@@ -31,6 +39,7 @@ class Current:
         self, settings: Settings, reread: Callable[[], Awaitable[Settings]], log: MailLog
     ) -> None:
         self.settings = settings
+        self._fixed = {name: getattr(settings, name) for name in _FIXED}
         self._reread = reread
         self._log = log
         self._changed: list[Callable[[Settings], None]] = []
@@ -71,9 +80,9 @@ class Current:
         except Exception as error:  # a bug in reading it must not cost us the old one
             self._log.trouble("reload refused", why=repr(error))
             return f"the configuration cannot be read: {error!r}"
-        for name in _FIXED:
-            if getattr(fresh, name) != getattr(self.settings, name):
-                self._log.trouble("restart needed", setting=name.replace("_", "-"))
+        for name, word in _FIXED.items():
+            if getattr(fresh, name) != self._fixed[name]:
+                self._log.trouble("restart needed", setting=word)
         self.settings = fresh
         self.warn()
         for changed in self._changed:

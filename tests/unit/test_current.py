@@ -68,6 +68,14 @@ class CurrentTest(TestCase):
         self.assertEqual(self.log.events(), ["reload refused", "reload refused"])
         self.assertEqual(self.swapped, [])
 
+    async def test_what_takes_a_restart_is_said_at_each_reload_until_there_is_one(self) -> None:
+        for rule in ("accept any\nlisten 127.0.0.1:25", "accept any\nlisten 127.0.0.1:25", ""):
+            reloaded = self.current.reload()
+            self.reads[-1].callback(settings(rule))
+            self.assertEqual(await reloaded, "")
+        waiting = [dict(fields) for event, fields in self.log.heard if event == "restart needed"]
+        self.assertEqual(waiting, [{"setting": "listen"}] * 2)
+
     async def test_check_changes_nothing(self) -> None:
         checked = Deferred.fromCoroutine(self.current.check())
         self.reads[0].errback(_errors())
