@@ -203,6 +203,9 @@ class Connection(Protocol):
             self._abort()  # it did not even take our last words
         elif self._core.waiting_for is Stage.IDLE and self._carried is None:
             self.quit()
+        elif self._shaking and self._security is not None:
+            self._shaking = False
+            self._fail(self._security.broken("timed out"))
         else:
             self._fail(Reply.of(451, "4.4.2", f"Connection timed out ({self._core.waiting_for})"))
 

@@ -70,7 +70,7 @@ class Protection:
     def key(self, hop: Hop, delivery: Delivery) -> Hashable:
         """Connections with the same key may carry each other's mail."""
         levels = tuple(map(self.level, hop.next_hops or (hop.domain,)))
-        return hop, delivery.message.envelope.require_tls, levels, id(self.settings.contexts)
+        return hop, delivery.message.envelope.require_tls, levels, self.settings.contexts
 
     async def secure(
         self, target: NextHop | str, endpoint: Endpoint, delivery: Delivery

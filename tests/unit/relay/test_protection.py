@@ -21,7 +21,9 @@ from relayd.mail.nexthop import HostPort, NextHop
 from relayd.mail.outcome import Outcome
 from relayd.mail.reply import Severity
 from relayd.mail.security import Level
+from relayd.relay import pool
 from relayd.relay.courier import Hop
+from relayd.relay.limits import Deadlines
 from relayd.relay.protection import Advice, Protection, TlsSettings
 from relayd.relay.smtpout import Courier
 from relayd.relay.survey import Endpoint
@@ -276,6 +278,19 @@ class Downgrades(Case):
                 self.assertEqual((hellos, mails), (2, 1) if clear else (1, 0))
                 if not clear:
                     self.waits(outcome, "handshake failed")
+
+    async def test_a_handshake_that_never_ends(self) -> None:
+        self.courier._deadlines = Deadlines(handshake=0.05, envelope=0.05)
+        self.patch(pool, "_TICK", 0.02)
+        for level, hellos in ((Level.REQUIRED, 1), (Level.OPTIONAL, 2)):
+            self.endpoints.clear()
+            self.heard.clear()
+            self.levels["example.com"] = level
+            self.script(*self.GREETING, b"220 go\r\n")
+            outcome = await self.deliver()
+            self.assertEqual(sum(each.startswith(b"EHLO") for each in self.heard), hellos)
+            if level is Level.REQUIRED:
+                self.waits(outcome, "handshake failed: timed out")
 
     async def test_a_refused_starttls(self) -> None:
         replies = (*self.GREETING, b"454 4.7.0 not now\r\n", b"250 ok\r\n", b"")
