@@ -228,7 +228,12 @@ class _Loader:
             if isinstance(each.value, Listener)
         ]
         in_clear = bool(values.get("auth_without_tls"))
-        problems = listener_problems(given, tables, in_clear=in_clear)
+        pairs = [
+            each.value
+            for each in self._settings.get("certificate", ())
+            if isinstance(each.value, CertificateFiles)
+        ]
+        problems = listener_problems(given, tables, pairs, in_clear=in_clear)
         secrets: dict[str, Secret] | None = None
         setting = next(iter(self._settings.get("secrets", ())), None)
         if setting is not None:

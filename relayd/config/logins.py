@@ -14,6 +14,7 @@ from relayd.rules.source import Complaint, Place, Problem, did_you_mean
 from relayd.rules.table import Table
 from relayd.rules.userstable import DovecotTable, UsersTable
 from relayd.rules.words import Words
+from relayd.tls.files import CertificateFiles
 
 AUTH, SUBMISSION = "auth", "submission"  # options of listeners
 
@@ -44,14 +45,22 @@ def yes_no(words: Words) -> bool:
 
 
 def listener_problems(
-    given: Iterable[Logins], tables: Mapping[str, Table], *, in_clear: bool
+    given: Iterable[Logins],
+    tables: Mapping[str, Table],
+    certificates: Iterable[CertificateFiles],
+    *,
+    in_clear: bool,
 ) -> list[Problem]:
     """Tables that are not there or hold no passwords, and logins that TLS would have to protect."""
     problems = []
+    served = list(certificates)
     for each in given:
-        if each.table and each.tls == "none" and not in_clear:
-            what = f"{each.listener} has no TLS, and so offers no login"
-            hint = 'expected "auth-without-tls yes", if that is what you want'
+        secured = each.tls != "none" and any(
+            not files.listeners or each.listener in files.listeners for files in served
+        )
+        if each.table and not secured and not in_clear:
+            what = f"{each.listener} has no certificate, and so offers no login"
+            hint = 'expected "certificate FILE key FILE", or "auth-without-tls yes" if you mean it'
             problems.append(Problem(each.place, what, hint))
         table = tables.get(each.table)
         if not each.table or isinstance(table, UsersTable | DovecotTable):

@@ -54,7 +54,11 @@ def decide(ruleset: Ruleset, question: Question) -> dict[str, Any]:
     """
     from relayd.rules.evaluate import evaluate
 
-    plan = evaluate(ruleset, facts(question))
+    asked = facts(question)
+    plan = evaluate(ruleset, asked)
+    if question.get("sender"):
+        # MAIL comes before RCPT: who may not use the sender is not asked for recipients
+        plan = _at_mail(ruleset, asked) or plan
     answer = document(plan)
     for destination in answer["destinations"]:
         names = [name.strip() for name in destination["next_hop"].split(",")]
@@ -63,6 +67,17 @@ def decide(ruleset: Ruleset, question: Question) -> dict[str, Any]:
     if question.get("header"):
         answer["header"] = header_changes(ruleset, plan, str(question["header"]))
     return answer
+
+
+def _at_mail(ruleset: Ruleset, asked: Facts) -> Plan | None:
+    """What a login hears at MAIL when the sender is not its own."""
+    from relayd.mail.plan import Plan, Step, Verdict
+
+    refusal = ruleset.send_as.refusal(asked.client, asked.sender)
+    if refusal is None:
+        return None
+    step = Step("may-send-as", "", str(refusal), f"login {asked.client.login}, at MAIL")
+    return Plan(Verdict.REFUSE, refusal, (), (step,))
 
 
 def header_changes(ruleset: Ruleset, plan: Plan, text: str) -> dict[str, Any]:

@@ -97,12 +97,14 @@ class LineLog:
     def accepted(self, message: Message, records: Sequence[Record], seconds: float) -> None:
         """A message is on stable storage."""
         client = message.client
+        login = f" login={value(client.login)}" if client.login else ""
         self._put(
             _INFO,
             f"accepted id={ident_text(message.ident)} from={_path(message.envelope.reverse_path)}"
             f" size={message.content.size} nrcpt={len(records)}"
             f" message-id={message_id(message.content, message.header_size)}"
             f" client={_client(client)} helo={value(client.helo)} proto={client.protocol or 'own'}"
+            f"{login}"
             f" delay={seconds:.2f}",
         )
 
