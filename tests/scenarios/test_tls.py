@@ -153,6 +153,33 @@ class Clients(Scenario):
             self.assertEqual(held.noop()[0], 250)
 
 
+class KnownClients(Scenario):
+    """Who may relay by certificate."""
+
+    def test_only_with_the_certificate(self) -> None:
+        room = self.room("tls")
+        chain, key = Authority().issue("gw.example.com").write(room, "gw")
+        known, stranger = (Authority().issue("client.example") for _ in range(2))
+        known.write(room, "known")
+        stranger.write(room, "stranger")
+        relay = self.relayd(
+            f"table known {{ {known.spki_sha256} }}\n"
+            "accept certificate <known>\nroute any direct\n",
+            settings=f"certificate {chain} key {key}\n",
+        )
+        for name, code in (("known", 250), ("stranger", 550), ("", 550)):
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+            if name:
+                context.load_cert_chain(room / f"{name}.pem", room / f"{name}.key")
+            with self.subTest(name), smtplib.SMTP("127.0.0.1", relay.port, timeout=10) as client:
+                client.starttls(context=context)
+                client.ehlo()
+                client.mail("b@example.org")
+                self.assertEqual(client.rcpt("a@example.com")[0], code)
+
+
 class NextHops(Scenario):
     """Postfix as the next hop, with a certificate."""
 
