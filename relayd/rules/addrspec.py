@@ -30,10 +30,10 @@ def addresses(body: bytes) -> Iterator[tuple[int, int, Mailbox]]:
     for member in _members(_pieces(body)):
         angle = next((n for n, piece in enumerate(member) if piece[1] == b"<"), None)
         # with an angle-addr, an @ before it is part of the display name
-        for start, end in _specs(member if angle is None else member[angle + 1 :]):
-            mailbox = _mailbox(body[start:end])
+        for local, domain in _specs(member if angle is None else member[angle + 1 :]):
+            mailbox = _mailbox(body[slice(*local)] + b"@" + body[slice(*domain)])
             if mailbox is not None:
-                yield start, end, mailbox
+                yield local[0], domain[1], mailbox
 
 
 def unqualified(body: bytes) -> Iterator[int]:
@@ -114,24 +114,29 @@ def _members(pieces: Iterator[_Piece]) -> Iterator[list[_Piece]]:
     yield member
 
 
-def _specs(member: list[_Piece]) -> Iterator[Span]:
-    """`local-part "@" domain` without white space, wherever it stands."""
+def _specs(member: list[_Piece]) -> Iterator[tuple[Span, Span]]:
+    """The local part and the domain of each addr-spec, wherever it stands.
+
+    White space and comments may stand around the @ (RFC 5322 section 3.2.3), nowhere else.
+    """
     for at, (kind, octets, _, _) in enumerate(member):
         if kind != "special" or octets != b"@":
             continue
-        first = _leftmost(member, at)
-        last = _rightmost(member, at)
+        left = at - 2 if at and member[at - 1][0] == "space" else at - 1
+        right = at + 2 if member[at + 1 : at + 2] and member[at + 1][0] == "space" else at + 1
+        first = _leftmost(member, left)
+        last = _rightmost(member, right)
         if first is not None and last is not None:
-            yield member[first][2], member[last][3]
+            yield (member[first][2], member[left][3]), (member[right][2], member[last][3])
 
 
-def _leftmost(member: list[_Piece], at: int) -> int | None:
-    """The first token of the local part before the @ at `at`."""
+def _leftmost(member: list[_Piece], near: int) -> int | None:
+    """The first token of the local part whose last is at `near`."""
     first = None
     word = True  # a word is due, then a dot
-    for n in range(at - 1, -1, -1):
+    for n in range(near, -1, -1):
         kind, octets, _, end = member[n]
-        if end != member[n + 1][2]:
+        if n != near and end != member[n + 1][2]:
             break  # a comment between
         if word and kind in ("atom", "quoted"):
             first, word = n, False
@@ -142,13 +147,13 @@ def _leftmost(member: list[_Piece], at: int) -> int | None:
     return None if word else first
 
 
-def _rightmost(member: list[_Piece], at: int) -> int | None:
-    """The last token of the domain behind the @ at `at`."""
+def _rightmost(member: list[_Piece], near: int) -> int | None:
+    """The last token of the domain whose first is at `near`."""
     last = None
     word = True
-    for n in range(at + 1, len(member)):
+    for n in range(near, len(member)):
         kind, octets, start, _ = member[n]
-        if start != member[n - 1][3]:
+        if n != near and start != member[n - 1][3]:
             break
         if word and kind == "literal" and last is None:
             return n

@@ -41,6 +41,9 @@ class RewriteTests(unittest.TestCase):
             (b"\xff\xfe <a@old.example>", b"\xff\xfe <a@new.example>"),
             (b"a@@old.example, <a@old.example", b"a@@old.example, <a@new.example"),
             (b'"never closed a@old.example', b'"never closed a@old.example'),
+            (b"a @ old.example, b(x)@(y)\r\n old.example (z)", b"a@new.example, b@new.example (z)"),
+            (b"Bob <a @old.example>, c@ else.example", b"Bob <a@new.example>, c@ else.example"),
+            (b"@ old.example, a @, @, a @ @ old.example", b"@ old.example, a @, @, a @ @ old.example"),
         ):  # fmt: skip
             with self.subTest(before):
                 section = b"From:  " + before + b"\r\nX: a@old.example\r\n\r\n"
