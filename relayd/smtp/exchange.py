@@ -135,7 +135,7 @@ class Exchange:
         """Answer a command that the core itself refuses, and count it."""
         reply = self._counted(reply)
         self._write(reply)
-        shown = b"AUTH" if line[:5].upper() == b"AUTH " else line[:200]
+        shown = b"AUTH" if line[:4].upper() == b"AUTH" else line[:200]
         return Refused(printable(shown.decode("utf-8", "replace"), 200), reply)
 
     def _counted(self, reply: Reply) -> Reply:

@@ -46,14 +46,16 @@ class Site(Scenario):
         self.root = tls / "root.pem"
         self.root.write_bytes(self.authority.pem)
         self.submission = free_port()
-        self.plain = free_port()
+        self.implicit = free_port()
         users_file(self.folder / "users")
         table = self.table()
         self.relay = self.relayd(
             f"{table}\nnext-hop sink smtp 127.0.0.1:{self.sink.port}\n"
             "accept login any\nroute any via sink\n",
             settings=f"certificate {chain} key {key}\norigin example.com\n"
-            f"listen 127.0.0.1:{self.submission} auth people submission\n{self.settings}",
+            f"listen 127.0.0.1:{self.submission} auth people submission\n"
+            f"listen 127.0.0.1:{self.implicit} tls implicit auth people submission\n"
+            f"{self.settings}",
         )
 
     def table(self) -> str:
@@ -95,6 +97,14 @@ class Smtplib(Site):
         self.assertRegex(text, r"\r\nDate: .{25,}\r\nMessage-ID: <[0-9A-Z]{12}@gw\.example\.com>")
         client.quit()
         wait_until(lambda: "login=alice@example.com" in self.relay.log(), "the session's line")
+
+    def test_under_tls_from_the_first_octet(self) -> None:
+        with smtplib.SMTP_SSL(
+            "localhost", self.implicit, timeout=30, context=self.context()
+        ) as client:
+            client.login(ALICE, PASSWORD)
+            client.sendmail(ALICE, ["bob@example.org"], LETTER)
+        self.assertIn(b" with ESMTPSA ", self.sink.wait(1)[0].content)
 
     def test_what_is_there_stays_and_other_listeners_add_nothing(self) -> None:
         client = self.client()
