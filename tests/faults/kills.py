@@ -28,7 +28,12 @@ async def _killed(row: Row, seed: int, kills: int, workers: int, kinds: tuple[st
             row.runs += 1
             await stage.start()
         await asyncio.sleep(0.5)
-        row.add(await stage.finish(), stage)
+        verdict = await stage.finish()
+        row.add(verdict, stage)
+        row.demand(
+            verdict.duplicates <= max(open_sessions, 10),
+            f"{verdict.duplicates} duplicates, but {open_sessions} sessions open at the kills",
+        )
         # the short form runs beside other tests: what it measures is not relayd alone
         ready = READY if kills >= 50 else 4 * READY
         row.demand(row.recover <= ready, f"ready again only after {row.recover:.1f} s")
