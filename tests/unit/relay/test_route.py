@@ -5,7 +5,7 @@ from __future__ import annotations
 import unittest
 
 from relayd.mail.address import Mailbox
-from relayd.mail.envelope import Recipient
+from relayd.mail.envelope import REFUSED, Recipient
 from relayd.mail.nexthop import HostPort, NextHop
 from relayd.mail.outcome import Blame, Outcome
 from relayd.mail.reply import Severity
@@ -45,3 +45,9 @@ class Routing(unittest.TestCase):
 
     def test_what_is_left_of_several_is_used(self) -> None:
         self.assertEqual(route(to("gone, a"), DEFINED), Hop((A,)))
+
+    def test_what_the_rules_refused_of_dropped_mail_is_reported(self) -> None:
+        outcome = route(to(f"{REFUSED}550 5.7.1 Go away, please"), DEFINED)
+        assert isinstance(outcome, Outcome)
+        self.assertIs(outcome.severity, Severity.PERMANENT)
+        self.assertEqual(str(outcome.reply), "550 5.7.1 Go away, please")
