@@ -43,6 +43,7 @@ PEERS = {  # the name a scenario uses -> the program to look for, Debian's packa
     "dovecot": ("dovecot", "dovecot-imapd dovecot-pop3d dovecot-lmtpd"),
     "nsd": ("nsd", "nsd"),
     "unbound": ("unbound", "unbound"),
+    "ldns": ("ldns-signzone", "ldnsutils"),
     "postsrsd": ("postsrsd", "postsrsd"),
 }
 NEEDS_ROOT = {"postfix", "exim", "dovecot"}
