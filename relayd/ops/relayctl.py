@@ -276,9 +276,11 @@ def check(options: argparse.Namespace) -> int:
     from relayd.config import ConfigErrors, load
 
     try:
-        load(path)
+        settings = load(path)
     except ConfigErrors as errors:
         return _complaint(options, {"complaint": str(errors)}, "")
+    for warning in settings.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
     return _complaint(options, {"complaint": ""}, f"{path} is good")
 
 
