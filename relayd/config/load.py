@@ -24,6 +24,7 @@ from relayd.rules.check import (
     table_problems,
     used_tables,
 )
+from relayd.rules.deadend import dead_ends
 from relayd.rules.expect import failures
 from relayd.rules.grammar import VERBS, Reader, read_statement
 from relayd.rules.lexer import Statement, lex
@@ -194,7 +195,7 @@ class _Loader:
             next_hops=ruleset.next_hops,
             files=(*self._files, *loader.files),
             patterns=tuple(self._patterns),
-            warnings=tuple(open_doors(self._items)),
+            warnings=(*open_doors(self._items), *dead_ends(ruleset)),
             **values,  # type: ignore[arg-type]  # each read by its own Spec
         )
 

@@ -210,6 +210,30 @@ class WarningTests(unittest.TestCase):
                 self.assertEqual(len(site.warnings), int(opened))
 
 
+    def test_a_forward_to_where_we_refuse_is_warned_of(self) -> None:
+        rules = (
+            "accept to @open.example\n"
+            "reject to @closed.example, old@example.com\n"
+            "reject from 192.0.2.66 to @sometimes.example\n"
+            "accept to @example.com\n"
+        )
+        for target, refused in (
+            ("x@closed.example", True),
+            ("@closed.example", True),
+            ("old@example.com", True),
+            ("x@open.example", False),
+            ("x@sometimes.example", False),
+            ("x@elsewhere.example", False),
+            ("info@example.com", False),
+        ):
+            with self.subTest(target):
+                text = f"{rules}forward info@example.com -> {target}\n"
+                warnings = config.load_text(text, Path("/nowhere")).warnings
+                self.assertEqual(len(warnings), int(refused))
+                for warning in warnings:
+                    self.assertIn(f"forwards to {target}, which is refused here", str(warning))
+
+
 class BrokenTests(unittest.TestCase):
     """Wrong configurations, each with the complaint beside it."""
 
