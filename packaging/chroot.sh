@@ -1,7 +1,11 @@
 # Clean roots of Debian 12, made once and kept; for packaging/deb and packaging/try.
 
-MIRROR=${MIRROR:-http://deb.debian.org/debian}
-SECURITY=${SECURITY:-http://deb.debian.org/debian-security}
+# mirror RELEASE: where this machine itself gets it from
+mirror() {
+    apt-get indextargets --format '$(REPO_URI)' "Release: $1" 'Created-By: Packages' | head -n 1
+}
+MIRROR=${MIRROR:-$(mirror bookworm)}
+SECURITY=${SECURITY:-$(mirror bookworm-security)}
 
 # chroot_base CACHE: CACHE/base is what debootstrap makes
 chroot_base() {
@@ -9,6 +13,10 @@ chroot_base() {
     [ ! -e "$cache/base/ready" ] || return 0
     if [ "$(id -u)" -ne 0 ] || ! command -v debootstrap >/dev/null; then
         echo "relayd: a clean chroot takes root and debootstrap (apt-get install debootstrap)" >&2
+        exit 1
+    fi
+    if [ -z "$MIRROR" ] || [ -z "$SECURITY" ]; then
+        echo "relayd: say where Debian 12 is to be had: MIRROR=URL SECURITY=URL make deb" >&2
         exit 1
     fi
     mkdir -p "$cache/archives/partial"
