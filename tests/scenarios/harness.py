@@ -95,7 +95,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def wait_until(condition: Callable[[], T], what: str, seconds: float = 20.0) -> T:
+def wait_until(condition: Callable[[], T], what: str, seconds: float = 40.0) -> T:
     """Poll until the condition is true and return its value; AssertionError says `what`."""
     deadline = time.monotonic() + seconds
     pause = 0.01

@@ -366,6 +366,16 @@ class Dovecot:
         wait_until(
             lambda: all(port_is_open(("127.0.0.1", port)) for port in ports), "Dovecot listens"
         )
+        wait_until(self._asks_for_logins, "Dovecot's auth service greets")
+
+    def _asks_for_logins(self) -> bool:
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(5)
+            try:
+                connection.connect(str(self.folder / "auth-client"))
+                return connection.recv(4096).startswith(b"VERSION")
+            except OSError:
+                return False
 
     def stop(self) -> None:
         """SIGTERM to the master, which ends its children."""
