@@ -209,7 +209,6 @@ class WarningTests(unittest.TestCase):
                 site = config.load_text(f"table t {{ }}\naccept {rule}\n", Path("/nowhere"))
                 self.assertEqual(len(site.warnings), int(opened))
 
-
     def test_a_forward_to_where_we_refuse_is_warned_of(self) -> None:
         rules = (
             "accept to @open.example\n"
