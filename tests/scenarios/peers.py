@@ -10,7 +10,7 @@ import poplib
 import signal
 import socket
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from urllib.parse import quote, unquote
 
@@ -536,3 +536,15 @@ class PostSrsd:
         if code != "200":
             raise AssertionError(f"PostSRSd on {key}: {code} {value}")
         return unquote(value)
+
+
+def nsd_conf(folder: Path, port: int, zones: Iterable[str]) -> str:
+    """A configuration of nsd for these zones, each in the folder's NAME.zone."""
+    lines = ["server:", '  chroot: ""', '  username: ""', '  zonesdir: ""', '  database: ""']
+    lines += [f"  ip-address: 127.0.0.1@{port}", f"  pidfile: {folder}/nsd.pid"]
+    lines += [f"  zonelistfile: {folder}/nsd.list", f"  xfrdfile: {folder}/nsd.xfrd"]
+    lines += [f"  xfrdir: {folder}", "  server-count: 1", "remote-control:"]
+    lines += ["  control-enable: no"]
+    for zone in zones:
+        lines += ["zone:", f"  name: {zone}", f"  zonefile: {folder}/{zone}.zone"]
+    return "\n".join(lines) + "\n"

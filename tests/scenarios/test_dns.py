@@ -17,6 +17,7 @@ from relayd.mail.nexthop import HostPort, NextHop
 from relayd.relay.own import Own
 from relayd.relay.resolve import Directory
 from relayd.relay.survey import UnresolvedError
+from tests.scenarios import peers
 from tests.scenarios.harness import Process, free_port, missing_peer, port_is_open, program
 from tests.scenarios.harness import wait_until as poll_until
 from tests.support import TestCase
@@ -66,14 +67,7 @@ class Servers:
         (folder / "example.net.zone").write_text("$ORIGIN example.net.\n" + HEAD + ZONE)
         shutil.copy(SIGNED, folder / "signed.example.zone")
         zones = ("example.net", "signed.example", "broken.example")
-        lines = ["server:", '  chroot: ""', '  username: ""', '  zonesdir: ""', '  database: ""']
-        lines += [f"  ip-address: 127.0.0.1@{self.nsd_port}", f"  pidfile: {folder}/nsd.pid"]
-        lines += [f"  zonelistfile: {folder}/nsd.list", f"  xfrdfile: {folder}/nsd.xfrd"]
-        lines += [f"  xfrdir: {folder}", "  server-count: 1", "remote-control:"]
-        lines += ["  control-enable: no"]
-        for zone in zones:
-            lines += ["zone:", f"  name: {zone}", f"  zonefile: {folder}/{zone}.zone"]
-        (folder / "nsd.conf").write_text("\n".join(lines) + "\n")
+        (folder / "nsd.conf").write_text(peers.nsd_conf(folder, self.nsd_port, zones))
         key = next(line for line in SIGNED.read_text().splitlines() if " DNSKEY 257" in line)
         lines = ["server:", '  chroot: ""', '  username: ""', '  directory: "/"']
         lines += [f"  interface: 127.0.0.1@{self.unbound_port}", f"  pidfile: {folder}/unbound.pid"]

@@ -259,14 +259,7 @@ class SignedZone:
 
     def _configure(self, zones: list[str], anchor: str) -> None:
         folder = self.folder
-        lines = ["server:", '  chroot: ""', '  username: ""', '  zonesdir: ""', '  database: ""']
-        lines += [f"  ip-address: 127.0.0.1@{self.nsd_port}", f"  pidfile: {folder}/nsd.pid"]
-        lines += [f"  zonelistfile: {folder}/nsd.list", f"  xfrdfile: {folder}/nsd.xfrd"]
-        lines += [f"  xfrdir: {folder}", "  server-count: 1", "remote-control:"]
-        lines += ["  control-enable: no"]
-        for zone in zones:
-            lines += ["zone:", f"  name: {zone}", f"  zonefile: {folder}/{zone}.zone"]
-        (folder / "nsd.conf").write_text("\n".join(lines) + "\n")
+        (folder / "nsd.conf").write_text(peers.nsd_conf(folder, self.nsd_port, zones))
         lines = ["server:", '  chroot: ""', '  username: ""', '  directory: "/"']
         lines += [f"  interface: 127.0.0.1@{self.unbound_port}", f"  pidfile: {folder}/unbound.pid"]
         lines += ["  use-syslog: no", "  do-daemonize: no", "  do-not-query-localhost: no"]
