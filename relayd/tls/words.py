@@ -7,5 +7,8 @@ def reason(error: BaseException | None) -> str:
     """Why TLS failed, in OpenSSL's own words."""
     found = error.args[0] if error is not None and error.args else None
     if isinstance(found, list):
-        return str(found[-1][-1]) if found else "the connection ended"
+        last = found[-1] if found else ("the connection ended",)
+        if isinstance(last, tuple):
+            return str(last[-1])
+        return "the certificate is for another name"  # service-identity's list of what is missing
     return str(error) or type(error).__name__

@@ -1,0 +1,235 @@
+"""One HTTP request to a named host: at the addresses our own resolver finds, bounded, verified."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint, wrapClientTLS
+from twisted.internet.error import ConnectError
+from twisted.internet.interfaces import IConsumer, IStreamClientEndpoint
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.ssl import (
+    Certificate,
+    TLSVersion,
+    optionsForClientTLS,
+    platformTrust,
+    trustRootFromCertificates,
+)
+from twisted.python.failure import Failure
+from twisted.web.client import URI, Agent, HTTPConnectionPool, ResponseDone, ResponseFailed
+from twisted.web.http import PotentialDataLoss
+from twisted.web.http_headers import Headers
+from twisted.web.iweb import IAgentEndpointFactory, IBodyProducer
+from zope.interface import implementer
+
+from relayd.relay.hosts import Hosts
+from relayd.tls.words import reason
+
+HTTPS = 443
+HTTP = 80
+CONNECT = 15  # seconds for one address
+MOST_ADDRESSES = 3
+
+_MARK = b"-----END CERTIFICATE-----"
+
+
+class HttpError(Exception):
+    """There was no answer, or none to be used; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back, whole."""
+
+    status: int
+    kind: str  # its Content-Type, without parameters, in lower case
+    body: bytes = field(repr=False)
+
+
+class Https:
+    """Asks once, follows no redirect, keeps no connection and caches nothing."""
+
+    def __init__(
+        self,
+        reactor: Any,  # noqa: ANN401  # of many interfaces
+        hosts: Hosts,
+        *,
+        authorities: Path | None = None,  # None: the system's
+        patience: float = 60.0,  # seconds for all of it, at one address
+        most: int = 64 * 1024,  # octets of an answer
+    ) -> None:
+        self._reactor = reactor
+        self._hosts = hosts
+        self._authorities = authorities
+        self._patience = patience
+        self._most = most
+
+    async def get(self, url: str, port: int = 0) -> Answer:
+        """GET; raises HttpError. `port`: where to go instead of where the URL leads."""
+        return await self._request("GET", url, {}, None, port)
+
+    async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> Answer:
+        """POST; raises HttpError. What was sent to one address is not said again to another."""
+        return await self._request("POST", url, headers, body, 0)
+
+    async def _request(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, port: int
+    ) -> Answer:
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+        found = (await self._hosts.named([host]))[host]
+        if not found.addresses:
+            raise HttpError(f"{host}: {found.note}")
+        secure = parts.scheme == "https"
+        port = port or parts.port or (HTTPS if secure else HTTP)
+        why = ""
+        for address in found.addresses[:MOST_ADDRESSES]:
+            if not secure and not ipaddress.ip_address(address).is_loopback:
+                raise HttpError(f"{host} [{address}] is not this machine, and this is not HTTPS")
+            trust = self._trust() if secure else None
+            way = _Way(self._reactor, host, address, port, trust)
+            asked = Deferred.fromCoroutine(self._ask(way, method, url, headers, body))
+            timer = self._reactor.callLater(self._patience, asked.cancel)
+            try:
+                return await asked
+            except HttpError:
+                raise
+            except CancelledError:
+                if timer.active():
+                    raise  # not the time is over, but somebody gave up
+                why = f"no answer within {self._patience:g} seconds"
+            except Exception as error:  # of TCP, of TLS, of HTTP
+                why = _words(error)
+                if method == "GET" or isinstance(error, ConnectError):
+                    continue  # the next address may do better
+            finally:
+                if timer.active():
+                    timer.cancel()
+            break
+        raise HttpError(f"{host}: {why}")
+
+    async def _ask(
+        self, way: _Way, method: str, url: str, headers: Mapping[str, str], body: bytes | None
+    ) -> Answer:
+        agent = Agent.usingEndpointFactory(  # type: ignore[no-untyped-call]  # Twisted's own
+            self._reactor,
+            way,
+            HTTPConnectionPool(self._reactor, persistent=False),  # type: ignore[no-untyped-call]
+        )
+        fields = Headers({"User-Agent": ["relayd"], **{k: [v] for k, v in headers.items()}})
+        producer = None if body is None else _Form(body)
+        response = await agent.request(method.encode(), url.encode("ascii"), fields, producer)
+        reader = _Body(self._most)
+        response.deliverBody(reader)
+        data = await reader.whole
+        kind = (response.headers.getRawHeaders("content-type") or [""])[0]
+        return Answer(response.code, kind.partition(";")[0].strip().lower(), data)
+
+    def _trust(self) -> Any:  # noqa: ANN401  # a private interface of Twisted's
+        if self._authorities is None:
+            return platformTrust()  # type: ignore[no-untyped-call]  # Twisted's own
+        try:
+            parts = self._authorities.read_bytes().split(_MARK)[:-1]
+        except OSError as error:
+            raise HttpError(f"{self._authorities}: {error.strerror}") from None
+        return trustRootFromCertificates(  # type: ignore[no-untyped-call]  # likewise
+            [Certificate.loadPEM(part + _MARK + b"\n") for part in parts]
+        )
+
+
+def _words(error: BaseException) -> str:
+    """What Twisted says, without its wrappings."""
+    while isinstance(error, ResponseFailed) or hasattr(error, "reasons"):
+        reasons = getattr(error, "reasons", None)
+        if not reasons:
+            break
+        error = reasons[0].value
+    return f"{type(error).__name__}: {reason(error)}"
+
+
+@implementer(IAgentEndpointFactory)
+class _Way:
+    """To one address, whatever name is in the URL; the certificate must be for the name."""
+
+    def __init__(self, reactor: Any, host: str, address: str, port: int, trust: Any) -> None:  # noqa: ANN401
+        self._reactor = reactor
+        self._host = host
+        self._address = address
+        self._port = port
+        self._trust = trust  # None: no TLS
+
+    def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
+        """The one way there is."""
+        kind = TCP6ClientEndpoint if ":" in self._address else TCP4ClientEndpoint
+        plain: IStreamClientEndpoint = kind(self._reactor, self._address, self._port, CONNECT)
+        if self._trust is None:
+            return plain
+        options = optionsForClientTLS(
+            self._host,
+            trustRoot=self._trust,
+            extraCertificateOptions={"raiseMinimumTo": TLSVersion.TLSv1_2},
+        )
+        way: IStreamClientEndpoint = wrapClientTLS(options, plain)
+        return way
+
+
+@implementer(IBodyProducer)
+class _Form:
+    """A small body, written at once."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+        self.length = len(body)
+
+    def startProducing(self, consumer: IConsumer) -> Deferred[None]:
+        """All of it."""
+        consumer.write(self._body)
+        return succeed(None)
+
+    def pauseProducing(self) -> None:
+        """It is written already."""
+
+    def resumeProducing(self) -> None:
+        """Likewise."""
+
+    def stopProducing(self) -> None:
+        """Likewise."""
+
+
+class _Body(Protocol):
+    """Reads a response, but not for ever."""
+
+    def __init__(self, most: int) -> None:
+        self.whole: Deferred[bytes] = Deferred(lambda _: self._hang_up())
+        self._most = most
+        self._chunks: list[bytes] = []
+        self._size = 0
+
+    def dataReceived(self, data: bytes) -> None:
+        """A piece."""
+        self._size += len(data)
+        if self._size <= self._most:
+            self._chunks.append(data)
+        elif not self.whole.called:
+            self.whole.errback(HttpError(f"its answer is too large: more than {self._most} octets"))
+            self._hang_up()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """The end, or too early an end."""
+        if self.whole.called:
+            return
+        # an old server tells no length; what follows from a text cut short is the caller's
+        if isinstance(reason.value, ResponseDone | PotentialDataLoss):
+            self.whole.callback(b"".join(self._chunks))
+        else:
+            self.whole.errback(reason)
+
+    def _hang_up(self) -> None:
+        if self.transport is not None:
+            self.transport.loseConnection()
