@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from relayd import __version__
 from relayd.ops import explain as explaining
-from relayd.ops import text
+from relayd.ops import spoolcommand, text
 from relayd.ops.client import Daemon, DaemonError, NotRunningError
 
 if TYPE_CHECKING:
@@ -300,6 +300,14 @@ def user(options: argparse.Namespace) -> int:
         raise FailureError(str(error)) from None
 
 
+def spool(options: argparse.Namespace) -> int:
+    """Work on a spool's files."""
+    try:
+        return spoolcommand.run(options, options.config or DEFAULT_CONFIG)
+    except spoolcommand.SpoolFailure as error:
+        raise FailureError(str(error)) from None
+
+
 def bring_over(options: argparse.Namespace) -> int:
     """Make a configuration out of another mail server's."""
     from relayd.ops.migrate import command as migrating
@@ -401,6 +409,7 @@ def parser() -> argparse.ArgumentParser:
     command("reload", reload, "put the configuration on disk in force")
     _add_user(command("user", user, "keep the file of those who may log in"))
     _add_import(command("import", bring_over, "make a configuration out of Postfix's"))
+    spoolcommand.add_options(command("spool", spool, "copy the spool for an older relayd"))
     command("restart", restart, "replace one worker after the other, refusing nobody")
     return top
 

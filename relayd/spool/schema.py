@@ -1,13 +1,13 @@
-"""The tables of queue.db, their version, and how a connection to them is opened."""
+"""The tables of queue.db, and how a connection to them is opened."""
 
 from __future__ import annotations
 
 import sqlite3
 from pathlib import Path
 
+from relayd import __version__
+from relayd.spool import formats
 from relayd.spool.errors import SpoolError
-
-VERSION = 1
 
 PAGE_SIZE = 4096
 WAL_KEPT = 16 << 20  # octets of write-ahead log kept allocated, also a reserve on a full disk
@@ -125,26 +125,38 @@ def connect(path: Path, *, cache: int, read_only: bool = False) -> sqlite3.Conne
     return connection
 
 
-def prepare(connection: sqlite3.Connection, *, now: float) -> None:
-    """Make the tables in an empty database, or refuse one that a newer relayd wrote."""
-    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
-    if version > VERSION:
+def refuse_newer(connection: sqlite3.Connection) -> int:
+    """The format of the database; raises SpoolError if only a newer relayd can read it."""
+    found = formats.format_of(connection)
+    if found > formats.VERSION:
+        by = formats.written_by(connection)
         raise SpoolError(
-            f"the spool was written by a newer relayd (schema version {version}, "
-            f"this one knows up to {VERSION}): install that version again, or drain it there"
+            f"the spool was written by a newer relayd{f' ({by})' if by else ''} in format {found}, "
+            f"this one knows up to {formats.VERSION}: install that version again, and there "
+            f'"relayctl spool export --format {formats.VERSION}", or drain it'
         )
-    if version == VERSION:
-        return
+    return found
+
+
+def prepare(connection: sqlite3.Connection, *, now: float) -> None:
+    """Make the tables in an empty database, bring an older one up to date, refuse a newer one."""
+    if refuse_newer(connection) == 0:
+        _make(connection, now)
+    formats.convert(connection, formats.VERSION)
+    if formats.written_by(connection) != __version__:
+        connection.execute("UPDATE meta SET value = ? WHERE name = 'written_by'", (__version__,))
+
+
+def _make(connection: sqlite3.Connection, now: float) -> None:
     connection.execute("BEGIN IMMEDIATE")
     for statement in (META, *TABLES.values(), LEDGER, DAMAGED, *INDEXES):
         connection.execute(statement)
-    for name, statement in TABLES.items():
+    for name in TABLES:
         connection.execute(f"CREATE TABLE damaged_{name} AS SELECT * FROM {name} WHERE 0")
-        del statement
     connection.executemany(
         "INSERT INTO meta VALUES (?, ?)",
         [
-            ("schema_version", VERSION),
+            ("written_by", __version__),
             ("created", now),
             ("messages", 0),
             ("octets", 0),
@@ -153,7 +165,7 @@ def prepare(connection: sqlite3.Connection, *, now: float) -> None:
             ("rebuilt", 0),  # the last ident before the database was last rebuilt
         ],
     )
-    connection.execute(f"PRAGMA user_version = {VERSION}")
+    connection.execute(f"PRAGMA user_version = {formats.VERSION}")
     connection.execute("COMMIT")
 
 

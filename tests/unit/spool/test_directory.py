@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 
 from relayd.mail.ident import ident_text, make_ident
 from relayd.mail.message import Settlement, State
-from relayd.spool import schema
+from relayd.spool import formats
 from relayd.spool.errors import SpoolError, SpoolLocked
 from relayd.spool.space import Space
 from tests.spooling import DONE, Harness, octets, opened, submission
@@ -61,7 +61,7 @@ class LockTests(DirectoryCase):
         with opened(self.directory) as harness:
             shard = harness.shard
         newer = sqlite3.connect(shard / "queue.db")
-        newer.execute(f"PRAGMA user_version = {schema.VERSION + 1}")
+        newer.execute(f"PRAGMA user_version = {formats.VERSION + 1}")
         newer.close()
         for _ in range(2):
             with self.assertRaisesRegex(SpoolError, "written by a newer relayd"):

@@ -1,0 +1,50 @@
+"""`relayctl spool`: works on the files of a spool while no relayd has it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+
+class SpoolFailure(Exception):  # noqa: N818 - as the others of relayctl
+    """The command failed; `str(error)` goes to standard error."""
+
+
+def add_options(to: argparse.ArgumentParser) -> None:
+    """What follows `relayctl spool`."""
+    actions = to.add_subparsers(dest="action", required=True, metavar="ACTION")
+    about = "a copy of the spool in an older format, for an older relayd; stop relayd first"
+    action = actions.add_parser("export", help=about, description=about)
+    add = action.add_argument
+    add("folder", type=Path, metavar="DIR", help="where the copy goes: new, or empty")
+    add("--format", type=int, metavar="N", help="default: the one before this relayd's")
+    add("--spool", type=Path, metavar="DIR", help="the spool, unless the configuration says it")
+
+
+def run(options: argparse.Namespace, config: Path) -> int:
+    """One command; raises SpoolFailure."""
+    # sqlite3 takes its time to load, and no other command needs it
+    from relayd.spool.errors import SpoolError
+    from relayd.spool.export import export
+    from relayd.spool.formats import OLDEST, VERSION
+
+    wanted = options.format or max(VERSION - 1, OLDEST)
+    try:
+        done = export(options.spool or _spool_of(config), options.folder, wanted)
+    except SpoolError as error:
+        raise SpoolFailure(error.reason) from None
+    if options.json:
+        print(json.dumps({"messages": done.messages, "shards": done.shards}))
+    else:
+        print(f"{done.messages:,} messages in format {wanted} in {options.folder}")
+    return 0
+
+
+def _spool_of(config: Path) -> Path:
+    from relayd.config import ConfigErrors, load
+
+    try:
+        return load(config).spool
+    except ConfigErrors as errors:
+        raise SpoolFailure(f"the configuration has errors (or give --spool)\n{errors}") from None
