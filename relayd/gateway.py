@@ -131,6 +131,7 @@ class Gateway(Service):
         shards: Sequence[int] = (0,),
         sockets: Sequence[socket.socket] = (),
         sessions: Tally | None = None,
+        pace: int | None = None,
         workers: int = 1,
     ) -> None:
         settings = current.settings
@@ -170,7 +171,7 @@ class Gateway(Service):
             lambda: self._current.settings.ruleset.tables,
             {str(each): each.option("auth") for each in settings.listeners},
             in_clear=lambda: self._current.settings.auth_without_tls,
-            workers=workers,
+            pace=pace,
         )
         self._house = self._make_house()
         addresses = [ListenAddress(each.address, each.port) for each in settings.listeners]

@@ -21,7 +21,7 @@ from relayd.mail.log import MailLog
 from relayd.tally import Tally, shared_memory
 
 CHANNEL_FD = 3  # the worker's descriptor of the channel to its master
-FIRST_SOCKET_FD = 4  # ... and of its listening sockets, then the tally
+FIRST_SOCKET_FD = 4  # ... and of its listening sockets, then the tally, then the pace
 STEADY = 10.0  # seconds a worker has to live for its death to be forgiven
 FIRST_DELAY = 0.1  # seconds before a worker is started again; doubles while it keeps dying
 MOST_DELAY = 3.0  # not longer: mail waits in its shard
@@ -207,7 +207,7 @@ class Supervisor(Service):
         self._make_sockets = sockets
         self._sockets: Sequence[Sequence[socket.socket]] = ()
         self._memory: tuple[int, ...] = ()
-        self._tallies: tuple[tuple[Tally, ...], ...] = ()
+        self._tallies: tuple[Tally, ...] = ()
         self._workers = tuple(_Worker(self, order) for order in orders)
         self._restarting = False
 
@@ -224,10 +224,9 @@ class Supervisor(Service):
         super().startService()  # type: ignore[no-untyped-call]  # Twisted's own
         rows = len(self._workers)
         self.null = os.open(os.devnull, os.O_RDONLY)
-        self._memory = (shared_memory(rows), shared_memory(rows))
-        self._tallies = tuple(
-            tuple(Tally(memory, rows, row) for memory in self._memory) for row in range(rows)
-        )
+        # of sessions by client (relayd.tally), and of failed logins (relayd.login.pace)
+        self._memory = (shared_memory(rows), os.memfd_create("relayd-pace", 0))
+        self._tallies = tuple(Tally(self._memory[0], rows, row) for row in range(rows))
         for worker in self._workers:
             worker.start()
 
@@ -276,8 +275,7 @@ class Supervisor(Service):
 
     def tallies_cleared(self, number: int) -> None:
         """The counts of a worker that is gone are no more."""
-        for tally in self._tallies[number]:
-            tally.clear()
+        self._tallies[number].clear()
 
 
 def _environment() -> dict[str, str]:

@@ -54,6 +54,7 @@ class Worker:
             shards=orders.shards,
             sockets=sockets,
             sessions=Tally(memory, orders.workers, orders.number),
+            pace=memory + 1,
             workers=orders.workers,
         )
         self._orders = orders

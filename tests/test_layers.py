@@ -66,6 +66,7 @@ PURE_AT_THE_RIM = {
     "relayd.login.users",
     "relayd.login.secrets",
     "relayd.login.pace",
+    "relayd.login.window",
     "relayd.login.dovecot",
     "relayd.ops.relayctl",  # a command that must start in a blink
     "relayd.ops.sendmail",  # likewise

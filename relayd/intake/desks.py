@@ -11,7 +11,7 @@ from twisted.internet.threads import deferToThreadPool
 from relayd.intake.authentication import Desk
 from relayd.login.accounts import Accounts, DovecotAccounts, FileAccounts
 from relayd.login.dovecotsocket import DovecotSocket
-from relayd.login.pace import Pace, PaceLimits
+from relayd.login.pace import Pace
 from relayd.login.users import Users
 from relayd.mail.log import MailLog
 from relayd.rules.table import Table
@@ -21,7 +21,10 @@ AT_ONCE = 2  # passwords hashed at a time: logins must not take all processors
 
 
 class Desks:
-    """All desks of one process. `tables`: those in force; `names`: a listener's table by name."""
+    """All desks of one process.
+
+    `tables`: those in force; `names`: a listener's table by name; `pace`: see `Pace`.
+    """
 
     def __init__(
         self,
@@ -31,14 +34,14 @@ class Desks:
         names: Mapping[str, str],
         *,
         in_clear: Callable[[], bool] = lambda: False,
-        workers: int = 1,
+        pace: int | None = None,
     ) -> None:
         self._reactor = reactor
         self._log = log
         self._tables = tables
         self._names = names
         self._in_clear = in_clear
-        self._pace = Pace(reactor.seconds, PaceLimits().shared_by(workers))
+        self._pace = Pace(reactor.seconds, pace)
         self._hashing = DeferredSemaphore(AT_ONCE)
         self._sockets: dict[str, DovecotSocket] = {}
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import unittest
+from pathlib import Path
 
-from relayd.login import pace
-from relayd.login.pace import Pace, PaceLimits
+import relayd
+from relayd.login.pace import Pace
 
 
 class PaceTests(unittest.TestCase):
@@ -46,22 +50,82 @@ class PaceTests(unittest.TestCase):
         self.now += 61
         self.assertFalse(self.pace.closed("bob", "203.0.113.9"))
 
-    def test_memory_is_bounded(self) -> None:
-        self.addCleanup(setattr, pace, "MOST_KEYS", pace.MOST_KEYS)
-        pace.MOST_KEYS = 50
-        for number in range(1000):
+    def test_those_who_come_in_thousands_are_forgotten_first_come_first(self) -> None:
+        self.pace.succeeded("bob", "198.51.100.1")
+        for number in range(100_000):
+            self.now += 0.001
             self.pace.begin(f"address {number}")
-            self.pace.failed(f"account {number}")
-            self.pace.succeeded(f"account {number}", f"address {number}")
-        self.assertLessEqual(len(self.pace), 150)
+        self.assertIsNotNone(self.pace.begin("address 1"))
+        for _ in range(9):
+            self.pace.begin("address 99999")
+        self.assertIsNone(self.pace.begin("address 99999"))
 
-    def test_forgetting_leaves_nothing(self) -> None:
+    def test_what_is_forgiven_did_not_happen(self) -> None:
         token = self.pace.begin("192.0.2.1")
         assert token is not None
         self.pace.forgive("192.0.2.1", token)
         self.pace.forgive("192.0.2.1", token)
-        self.assertEqual(len(self.pace), 0)
+        self.pace.forgive("192.0.2.2", token)
+        self.assertEqual(sum(self.pace.begin("192.0.2.1") is not None for _ in range(20)), 10)
 
-    def test_workers_share(self) -> None:
-        self.assertEqual(PaceLimits().shared_by(3).per_address, 3)
-        self.assertEqual(PaceLimits().shared_by(64).per_address, 1)
+
+class Shared(unittest.TestCase):
+    """Several workers count as one."""
+
+    def setUp(self) -> None:
+        self.descriptor = os.memfd_create("pace", 0)
+        self.addCleanup(os.close, self.descriptor)
+
+    def one(self) -> Pace:
+        return Pace(lambda: 1000.0, self.descriptor)
+
+    def test_every_try_counts_once(self) -> None:
+        first, second = self.one(), self.one()
+        begun = [(first, second)[n % 2].begin("192.0.2.1") for n in range(30)]
+        self.assertEqual(sum(each is not None for each in begun), 10)
+        assert begun[0] is not None
+        second.forgive("192.0.2.1", begun[0])
+        self.assertIsNotNone(second.begin("192.0.2.1"))
+        self.assertIsNone(first.begin("192.0.2.1"))
+
+    def test_who_used_the_account_before_is_known_to_all(self) -> None:
+        first, second = self.one(), self.one()
+        first.succeeded("bob", "198.51.100.1")
+        for _ in range(15):
+            first.failed("bob")
+            second.failed("bob")
+        self.assertTrue(first.closed("bob", "203.0.113.9"))
+        self.assertFalse(second.closed("bob", "198.51.100.1"))
+
+    def test_processes_that_try_at_the_same_moment(self) -> None:
+        code = (
+            "import sys; from relayd.login.pace import Pace\n"
+            f"pace = Pace(lambda: 1000.0, {self.descriptor}); print('ready', flush=True)\n"
+            "sys.stdin.read()\n"
+            "for n in range(200):\n"
+            "    for key in 'abcdefgh': print(key, pace.begin(key) is not None)\n"
+        )
+        started = [
+            subprocess.Popen(
+                [sys.executable, "-c", code],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                pass_fds=(self.descriptor,),
+                env={**os.environ, "PYTHONPATH": str(Path(relayd.__file__).parents[1])},
+                text=True,
+            )
+            for _ in range(2)
+        ]
+        for each in started:
+            assert each.stdout is not None
+            self.assertEqual(each.stdout.readline(), "ready\n")
+        for each in started:
+            assert each.stdin is not None
+            each.stdin.close()
+        said = ""
+        for each in started:
+            assert each.stdout is not None
+            with each.stdout:
+                said += each.stdout.read()
+            each.wait(60)
+        self.assertEqual({said.count(f"{key} True") for key in "abcdefgh"}, {10})
