@@ -1,4 +1,8 @@
-# Clean roots of Debian 12, made once and kept; for packaging/deb and packaging/try.
+# Clean roots of Debian 12 for packaging/deb, packaging/try and packaging/ci, made once and kept.
+#
+# CACHE/base is what debootstrap makes. Every other root is a layer of overlayfs above one of them:
+# CACHE/NAME/below names it, CACHE/NAME/upper has what it adds. Nothing stays mounted: who works in
+# a root mounts it in a mount namespace of its own.
 
 # mirror RELEASE: where this machine itself gets it from
 mirror() {
@@ -7,44 +11,101 @@ mirror() {
 MIRROR=${MIRROR:-$(mirror bookworm)}
 SECURITY=${SECURITY:-$(mirror bookworm-security)}
 
+# stop WHY: it cannot be done here
+stop() {
+    echo "relayd: $*" >&2
+    exit 1
+}
+
+# needs COMMAND PACKAGE
+needs() {
+    command -v "$1" >/dev/null || stop "no $1 here (apt-get install $2)"
+}
+
 # chroot_base CACHE: CACHE/base is what debootstrap makes
 chroot_base() {
     local cache=$1
     [ ! -e "$cache/base/ready" ] || return 0
-    if [ "$(id -u)" -ne 0 ] || ! command -v debootstrap >/dev/null; then
-        echo "relayd: a clean chroot takes root and debootstrap (apt-get install debootstrap)" >&2
-        exit 1
-    fi
+    [ "$(id -u)" -eq 0 ] || stop "a clean chroot takes root"
+    needs debootstrap debootstrap
     if [ -z "$MIRROR" ] || [ -z "$SECURITY" ]; then
-        echo "relayd: say where Debian 12 is to be had: MIRROR=URL SECURITY=URL make deb" >&2
-        exit 1
+        stop "say where Debian 12 is to be had: MIRROR=URL SECURITY=URL make deb"
     fi
-    mkdir -p "$cache/archives/partial"
+    mkdir -p "$cache"
     rm -rf "$cache/base"
-    debootstrap --variant=minbase bookworm "$cache/base" "$MIRROR" >"$cache/debootstrap.log" || {
+    debootstrap --variant=minbase bookworm "$cache/base" "$MIRROR" >"$cache/debootstrap.log" 2>&1 || {
         tail "$cache/debootstrap.log" >&2
-        exit 1
+        stop "debootstrap has failed"
     }
     printf 'deb %s bookworm main\ndeb %s bookworm-updates main\ndeb %s bookworm-security main\n' \
         "$MIRROR" "$MIRROR" "$SECURITY" >"$cache/base/etc/apt/sources.list"
+    printf '%s\n' 'Acquire::Retries "5";' 'APT::Keep-Downloaded-Packages "false";' \
+        'APT::Install-Recommends "false";' 'Dpkg::Use-Pty "false";' \
+        >"$cache/base/etc/apt/apt.conf.d/90trial"
+    echo force-unsafe-io >"$cache/base/etc/dpkg/dpkg.cfg.d/90trial"
     printf '#!/bin/sh\nexit 101\n' >"$cache/base/usr/sbin/policy-rc.d"
     chmod 755 "$cache/base/usr/sbin/policy-rc.d"
+    inside "$cache" base sh -c 'apt-get update -q && apt-get clean' >"$cache/base.log" 2>&1 || {
+        tail "$cache/base.log" >&2
+        stop "apt-get update has failed in the new root"
+    }
     touch "$cache/base/ready"
 }
 
-# inside CACHE ROOT COMMAND...: runs it there, with processes and mounts of its own
-inside() {
-    local cache=$1 root=$1/$2
+# on CACHE NAME BELOW: an empty layer
+on() {
+    rm -rf "${1:?}/${2:?}"
+    mkdir -p "$1/$2/upper" "$1/$2/work" "$1/$2/root"
+    echo "$3" >"$1/$2/below"
+}
+
+# layer CACHE NAME BELOW COMMAND: what the shell's COMMAND makes of BELOW, unless it is there
+layer() {
+    local cache=$1 name=$2 wanted="$3 $4"
+    if [ -e "$cache/$name/ready" ] && [ "$(cat "$cache/$name/ready")" = "$wanted" ]; then
+        return 0
+    fi
+    on "$cache" "$name" "$3"
+    inside "$cache" "$name" sh -ec "$4" >"$cache/$name.log" 2>&1 || {
+        tail -n 40 "$cache/$name.log" >&2
+        stop "the root \"$name\" could not be made"
+    }
+    echo "$wanted" >"$cache/$name/ready"
+}
+
+# mounted CACHE NAME COMMAND...: with the root mounted at CACHE/NAME/root, as nobody else sees it
+mounted() {
+    local cache=$1 name=$2 below lower=''
     shift 2
-    mkdir -p "$cache/archives/partial" "$root/var/cache/apt/archives"
-    cp -L /etc/resolv.conf "$root/etc/resolv.conf"
-    unshare --mount --pid --fork --kill-child sh -c '
-        set -e
-        mount -t proc proc "$1/proc"
-        mount --bind "$2/archives" "$1/var/cache/apt/archives"
-        mount -t tmpfs tmpfs "$1/tmp"
+    below=$name
+    while [ "$below" != base ]; do
+        below=$(cat "$cache/$below/below")
+        if [ "$below" = base ]; then lower=$lower:$cache/base; else lower=$lower:$cache/$below/upper; fi
+    done
+    unshare --mount --propagation private sh -ec '
+        if [ "$2" = base ]; then
+            mkdir -p "$1/base/root"
+            mount --bind "$1/base" "$1/base/root"
+        else
+            mount -t overlay overlay "$1/$2/root" \
+                -o "lowerdir=$3,upperdir=$1/$2/upper,workdir=$1/$2/work"
+        fi
+        shift 3
+        exec "$@"' sh "$cache" "$name" "${lower#:}" "$@"
+}
+
+# inside CACHE NAME COMMAND...: runs it there, with processes and mounts of its own
+inside() {
+    local cache=$1 name=$2
+    shift 2
+    mounted "$cache" "$name" unshare --pid --fork --kill-child --mount-proc sh -ec '
         root=$1
-        shift 2
+        shift
+        mount -t proc proc "$root/proc"
+        mount -t tmpfs tmpfs "$root/tmp"
+        mount -t tmpfs tmpfs "$root/run"
+        mkdir "$root/run/lock"
+        cp -L /etc/resolv.conf "$root/etc/resolv.conf"
         exec chroot "$root" env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8 \
-            DEBIAN_FRONTEND=noninteractive HOME=/root "$@"' sh "$root" "$cache" "$@"
+            DEBIAN_FRONTEND=noninteractive HOME=/root "$@"' sh "$cache/$name/root" "$@"
 }

@@ -1,10 +1,11 @@
 """A small internet on loopback: a name server, mail exchangers, a smart host that all keep mail.
 
-    network.py FOLDER [without-mx]
+    network.py FOLDER [without-mx] [with-down]
 
 127.0.0.1:53 answers for example.net (mx.example.net, 127.0.0.2) and down.example.net (127.0.0.9,
 where nobody listens). 127.0.0.2:25 keeps what it gets in FOLDER/mx, 127.0.0.3:2525 in
 FOLDER/smarthost, one file a message: the envelope's recipients, an empty line, the content.
+With with-down there is somebody at 127.0.0.9 after all, who keeps it in FOLDER/down.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import itertools
 import socketserver
 import sys
 import threading
+import time
 from pathlib import Path
 
 import dns.flags
@@ -21,7 +23,7 @@ import dns.rrset
 
 MX = {"example.net.": "mx.example.net.", "down.example.net.": "mx.down.example.net."}
 A = {"mx.example.net.": "127.0.0.2", "mx.down.example.net.": "127.0.0.9"}
-NUMBERS = itertools.count(1)
+NUMBERS = itertools.count(time.time_ns())  # another run writes other files
 
 
 class Names(socketserver.DatagramRequestHandler):
@@ -81,6 +83,7 @@ class Names4(socketserver.ThreadingUDPServer):
 class Mail4(socketserver.ThreadingTCPServer):
     allow_reuse_address = True
     daemon_threads = True
+    request_queue_size = 100
     folder: Path
 
 
@@ -90,6 +93,8 @@ def main() -> None:
     places = {"mx": ("127.0.0.2", 25), "smarthost": ("127.0.0.3", 2525)}
     if "without-mx" in sys.argv:  # who listens on all addresses needs that one, too
         del places["mx"]
+    if "with-down" in sys.argv:
+        places["down"] = ("127.0.0.9", 25)
     for name, address in places.items():
         server = Mail4(address, Mail)
         server.folder = folder / name
