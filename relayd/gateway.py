@@ -18,8 +18,9 @@ from relayd.config import Listener, Settings
 from relayd.config.tls import level_for
 from relayd.current import Current
 from relayd.dns.resolver import Resolver
+from relayd.doors import door_of
 from relayd.intake.desks import Desks
-from relayd.intake.door import PLAIN, Door
+from relayd.intake.door import Door
 from relayd.intake.house import House
 from relayd.intake.limits import NORMAL, Admission, Deadlines, SessionLimits
 from relayd.intake.listener import IntakeService, ListenAddress
@@ -34,7 +35,6 @@ from relayd.mail.log import MailLog
 from relayd.mail.message import Message, Record
 from relayd.mail.outcome import Outcome
 from relayd.mail.plan import Verdict
-from relayd.mail.security import IMPLICIT
 from relayd.ops.commands import Backend
 from relayd.ops.watchdog import Watchdog
 from relayd.relay.courier import Hop
@@ -251,10 +251,8 @@ class Gateway(Service):
         )
 
     def _door(self, listener: Listener) -> Door:
-        tls = listener.option("tls")
-        if tls == "none":
-            return PLAIN
-        return Door(self._certificates.of(str(listener)), implicit=tls == IMPLICIT)
+        tls = self._certificates.of(str(listener))
+        return door_of(listener, tls, lambda: self._current.settings.ruleset.tables)
 
     def _fetch(self, settings: Settings) -> StsFetch:
         hosts = Hosts(self._resolver)

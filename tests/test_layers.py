@@ -23,7 +23,7 @@ FLOORS = (
     {"worker"},  # a process that runs an app of its own
     {"app"},
     {"gateway", "supervisor"},
-    {"current", "reading", "watch"},
+    {"current", "reading", "watch", "doors"},
     {"ops"},
     {"intake", "relay", "config"},
     {"smtp", "rules", "spool", "report", "tls"},
@@ -57,6 +57,7 @@ PURE_AT_THE_RIM = {
     "relayd.intake.limits",
     "relayd.intake.authentication",
     "relayd.intake.submission",
+    "relayd.intake.introduction",
     "relayd.relay.route",
     "relayd.relay.logins",
     "relayd.login.saslprep",

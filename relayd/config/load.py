@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 
 from relayd.config.files import read_text, short_name, similar_file
 from relayd.config.keys import keys_path, read_keys
+from relayd.config.listeners import listener_name_problems
 from relayd.config.logins import AUTH, Logins, listener_problems, read_secrets
 from relayd.config.logins import hop_problems as unknown_logins
+from relayd.config.peers import PROXY, XCLIENT, peer_problems
 from relayd.config.settings import SPECS, Listener, Settings, Spec, cores, system_hostname
 from relayd.config.tables import TableLoader
 from relayd.config.tls import certificate_problems, resolved
@@ -29,7 +31,7 @@ from relayd.rules.expect import failures
 from relayd.rules.grammar import VERBS, Reader, read_statement
 from relayd.rules.lexer import Statement, lex
 from relayd.rules.loops import loops
-from relayd.rules.model import HopDef, Include, Item, Rule
+from relayd.rules.model import HopDef, Include, Item, Rule, TableDef
 from relayd.rules.ruleset import build
 from relayd.rules.shadow import shadowed
 from relayd.rules.source import Complaint, Place, Problem, Source
@@ -166,6 +168,7 @@ class _Loader:
         problems += name_problems(self._items, given)
         loader = TableLoader(self._folder, problems)
         tables = loader.load_all(self._items)
+        problems += self._listeners(tables, given)
         if not any(each.verb.is_word("srs") for each in self._broken):
             problems += srs_problems(self._items, tables)
         keys = self._keys()
@@ -198,6 +201,21 @@ class _Loader:
             warnings=(*open_doors(self._items), *dead_ends(ruleset)),
             **values,  # type: ignore[arg-type]  # each read by its own Spec
         )
+
+    def _listeners(self, tables: Mapping[str, Table], broken: Set[str]) -> list[Problem]:
+        """Names that listeners, and conditions about them, use and nobody gave."""
+        given = [
+            (each.value, each.place)
+            for each in self._settings.get("listen", ())
+            if isinstance(each.value, Listener)
+        ]
+        known = {item.name for item in self._items if isinstance(item, TableDef)} | broken
+        peers = [(each.peers(name), place) for each, place in given for name in (PROXY, XCLIENT)]
+        names = [str(each) for each, _ in given] or list(map(str, Settings.listeners))
+        return [
+            *peer_problems(peers, tables, known),
+            *listener_name_problems(self._items, names, broken),
+        ]
 
     def _certificates(self, values: dict[str, object]) -> list[Problem]:
         """Their paths made absolute, and what is wrong with them or with who is to serve them."""

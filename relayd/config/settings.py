@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from relayd.config.logins import yes_no
+from relayd.config.peers import NOBODY, Peers
 from relayd.config.tls import MINIMUMS, DomainTls, certificate, domain_tls
 from relayd.config.values import (
+    Options,
     address_port,
     choice,
     domain,
@@ -41,11 +43,17 @@ class Listener:
 
     address: str  # an IP address
     port: int  # 0: any free one
-    options: tuple[tuple[str, str], ...] = ()  # each name with its value
+    options: Options = ()  # each name with its value
 
     def option(self, name: str) -> str:
         """The value of an option, or empty."""
-        return dict(self.options).get(name, "")
+        value = dict(self.options).get(name, "")
+        return value if isinstance(value, str) else ""
+
+    def peers(self, name: str) -> Peers:
+        """The peers that an option names, or nobody."""
+        value = dict(self.options).get(name, NOBODY)
+        return value if isinstance(value, Peers) else NOBODY
 
     def __str__(self) -> str:
         """As rules name it, and as Client.listener has it."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from relayd.config.logins import AUTH, SUBMISSION, listener_auth, listener_submission
+from relayd.config.peers import PROXY, XCLIENT, XCLIENT_LOGIN, Peers, listener_peers
 from relayd.config.tls import listener_tls
 from relayd.mail.nexthop import HostPort
 from relayd.rules.lexer import Kind
@@ -24,12 +25,17 @@ _UNITS |= {"kib": 2**10, "mib": 2**20, "gib": 2**30}
 _MAX_DURATION = 366 * 86400
 MAX_WORKERS = 64
 
-LISTEN_OPTIONS: Mapping[str, Callable[[Words], str]] = {
+LISTEN_OPTIONS: Mapping[str, Callable[[Words], str | Peers]] = {
     "tls": listener_tls,
     AUTH: listener_auth,
     SUBMISSION: listener_submission,
+    PROXY: listener_peers,
+    XCLIENT: listener_peers,
+    XCLIENT_LOGIN: lambda words: "yes",
 }
-"""What may follow a listener's address, and how the word behind it is read."""
+"""What may follow a listener's address, and how the words behind it are read."""
+
+Options = tuple[tuple[str, "str | Peers"], ...]
 
 
 def duration(least: float = 0) -> Callable[[Words], float]:
@@ -139,7 +145,7 @@ def address_port(words: Words) -> HostPort:
     return _numeric(host_port(token.text, token.place, 53), words)
 
 
-def listener(words: Words) -> tuple[str, int, tuple[tuple[str, str], ...]]:
+def listener(words: Words) -> tuple[str, int, Options]:
     """Address, port (0: any) and the options of a `listen` statement: each name with its value."""
     token = words.word("ADDRESS:PORT, e.g. 127.0.0.1:2525 or [::1]:2525")
     text = token.text
@@ -150,7 +156,7 @@ def listener(words: Words) -> tuple[str, int, tuple[tuple[str, str], ...]]:
         )
     any_port = text.endswith(":0")
     place = _numeric(host_port(text[:-1] + "1" if any_port else text, token.place), words)
-    options: dict[str, str] = {}
+    options: dict[str, str | Peers] = {}
     while (token_ := words.peek()) is not None and token_.kind is Kind.WORD:
         if token_.text.lower() not in LISTEN_OPTIONS:
             hint = did_you_mean(token_.text, LISTEN_OPTIONS) or "expected the end of the line"
@@ -159,6 +165,8 @@ def listener(words: Words) -> tuple[str, int, tuple[tuple[str, str], ...]]:
         if name in options:
             raise words.complain(f'"{name}" was said already', "expected it once")
         options[name] = LISTEN_OPTIONS[name](words)
+    if XCLIENT_LOGIN in options and XCLIENT not in options:
+        raise words.complain(f'"{XCLIENT_LOGIN}" trusts nobody', 'expected "xclient PEERS" as well')
     return place.host, 0 if any_port else place.port, tuple(options.items())
 
 

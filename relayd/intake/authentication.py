@@ -84,6 +84,12 @@ class Authentication:
         """What EHLO is to offer."""
         return self._desk.accounts.mechanisms(bound=bool(self._bindings))
 
+    def moved(self, address: str) -> None:
+        """Another client speaks now (XCLIENT): its guesses are its own."""
+        self.abandon()
+        self._key = client_key(address)
+        self._failures = 0
+
     def secured(self, bindings: Mapping[str, bytes]) -> None:
         """TLS is up; `bindings` are those that both ends can know (RFC 5929, RFC 9266)."""
         self.abandon()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -17,12 +18,22 @@ class ServerSide(Protocol):
         """The facts of a pyOpenSSL connection: protocol and cipher, and client certificate."""
 
 
+def _nobody(address: str) -> bool:
+    return False
+
+
+def _nothing(address: str) -> tuple[str, ...]:
+    return ()
+
+
 @dataclass(frozen=True, slots=True)
 class Door:
-    """One listener's manners."""
+    """One listener's manners. Whether a peer is a balancer may be Unknown, which is raised."""
 
     tls: ServerSide | None = None
     implicit: bool = False  # TLS from the first octet (RFC 8314 section 3.3)
+    balancer: Callable[[str], bool] = _nobody  # a PROXY header must come first from this peer
+    xclient: Callable[[str], tuple[str, ...]] = _nothing  # attributes this peer may set
 
     @property
     def starttls(self) -> bool:

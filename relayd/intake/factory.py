@@ -5,11 +5,13 @@ from __future__ import annotations
 from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import Factory, Protocol
 
+from relayd.intake.balancer import BehindBalancer
 from relayd.intake.house import House
 from relayd.intake.session import Session
 from relayd.intake.transport import Transport
 from relayd.mail.client import Client
 from relayd.mail.reply import Reply
+from relayd.rules.table import Unknown
 
 
 class Unwelcome(Protocol):
@@ -37,12 +39,22 @@ class SessionFactory(Factory):
 
     def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
         """A session, or a refusal before the greeting; None where it could not be understood."""
-        house = self._house
-        client = Client(
+        peer = Client(
             address=getattr(addr, "host", "").partition("%")[0],  # fe80::1%eth0
             port=getattr(addr, "port", 0),
             listener=self._listener,
         )
+        try:
+            balancer = self._house.door(self._listener).balancer(peer.address)
+        except Unknown as why:
+            self._house.premises.log.refused(peer, "connection", "closed", str(why))
+            return None
+        if balancer:
+            return BehindBalancer(self._house, peer, self._welcome)
+        return self._welcome(peer)
+
+    def _welcome(self, client: Client) -> Protocol | None:
+        house = self._house
         if house.door(self._listener).shut:
             house.premises.log.refused(client, "connection", "closed", "no certificate to serve")
             return None

@@ -111,12 +111,23 @@ class Admission:
         if reply is not None:
             self.refused += 1
             return reply
+        self._count(key)
+        return None
+
+    def move(self, before: str, now: str) -> Reply | None:
+        """A session turns out to be another client's; with a reply it stays the former's."""
+        self.leave(before)
+        reply = self.admit(now)
+        if reply is not None:
+            self._count(client_key(before))
+        return reply
+
+    def _count(self, key: str) -> None:
         self.in_all += 1
         self._sessions[key] = self._sessions.get(key, 0) + 1
         if self._elsewhere is not None:
             self._elsewhere.add(key, 1)
         self._weigh()
-        return None
 
     def leave(self, address: str) -> None:
         """A session of this client is over."""

@@ -183,6 +183,12 @@ class Reception:
         self.client = self.client.with_(login="")
         self.client = self.client.with_(tls=tls, certificate=certificate, helo="", protocol="SMTP")
 
+    def introduced(self, client: Client) -> None:
+        """XCLIENT: another client speaks from now on, as in a session of its own."""
+        self.rollback()
+        self.client = client
+        self.messages = self.refused = self._strikes = 0
+
     def logged_in(self, name: str) -> None:
         """AUTH succeeded."""
         keyword = protocol_keyword(True, bool(self.client.tls), True, False)
@@ -392,6 +398,7 @@ _VERDICTS: Mapping[type, Callable[..., Reply | None]] = {
     events.StartTls: Reception._not_offered,
     events.Auth: Reception._not_offered,
     events.AuthResponse: Reception._not_offered,
+    events.XClient: Reception._not_offered,
 }
 
 

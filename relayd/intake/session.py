@@ -23,11 +23,20 @@ from zope.interface import implementer
 
 from relayd.intake.authentication import Authentication, Said
 from relayd.intake.house import House
+from relayd.intake.introduction import introduced
 from relayd.intake.reception import Reception
 from relayd.intake.transport import Transport
 from relayd.mail.client import Client
 from relayd.mail.reply import Reply
-from relayd.smtp.events import Auth, AuthResponse, Chunk, EndOfContent, Quit, StartTls
+from relayd.smtp.events import (
+    Auth,
+    AuthResponse,
+    Chunk,
+    EndOfContent,
+    Quit,
+    StartTls,
+    XClient,
+)
 from relayd.smtp.state import State
 from relayd.tls.binding import channel_bindings
 from relayd.tls.words import reason as words
@@ -69,6 +78,9 @@ class Session(Protocol):
         desk = house.desk(client.listener)
         self._login = None if desk is None else Authentication(desk, client.address)
         self._offer_login()
+        xclient = self._door.xclient(client.address)
+        if xclient:
+            self._server.offer = replace(self._server.offer, xclient=xclient)
         self._end = "lost"  # how the session will have ended, for the log
         self._last_reply: Reply | None = None  # a 421 to be said after the commit
         self._pumping = False
@@ -117,17 +129,19 @@ class Session(Protocol):
             self._timer = None
         house = self._house
         house.sessions.discard(self)
-        client = self._reception.client
-        house.admission.leave(client.address)
-        house.premises.log.session(
-            client,
-            messages=self._reception.messages,
-            refused=self._reception.refused,
-            seconds=max(house.reactor.seconds() - self._started, 0.0),
-            end=self._end,
-        )
+        house.admission.leave(self._reception.client.address)
+        self._log_session(self._end)
         if not house.sessions:
             house.on_empty()
+
+    def _log_session(self, end: str) -> None:
+        self._house.premises.log.session(
+            self._reception.client,
+            messages=self._reception.messages,
+            refused=self._reception.refused,
+            seconds=max(self._house.reactor.seconds() - self._started, 0.0),
+            end=end,
+        )
 
     def handshakeCompleted(self) -> None:
         """TLS is up: all that was said in the clear is forgotten."""
@@ -232,6 +246,8 @@ class Session(Protocol):
                 self._flush()
                 self._start_tls()
                 break
+            elif type(event) is XClient:
+                server.answer(self._introduce(event))
             else:
                 reply = reception.receive(event)
                 if reply is not None:
@@ -299,6 +315,22 @@ class Session(Protocol):
         if self._phase is Phase.LOGIN:
             self._phase = Phase.COMMAND
             self._dismiss(_BUG, "bug")
+
+    def _introduce(self, event: XClient) -> Reply:
+        """From now on the peer speaks for another client, with what that one may and must."""
+        reception, house = self._reception, self._house
+        before = reception.client
+        client = introduced(before, event)
+        reply = house.admission.move(before.address, client.address)
+        if reply is not None:
+            house.premises.log.refused(client, "XCLIENT", str(reply))
+            return reply
+        if reception.messages or reception.refused:
+            self._log_session("xclient")
+        reception.introduced(client)
+        if self._login is not None:
+            self._login.moved(client.address)
+        return self._server.greeting
 
     def _start_tls(self) -> None:
         self._enter(Phase.HANDSHAKE)

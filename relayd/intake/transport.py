@@ -5,8 +5,17 @@ from __future__ import annotations
 from typing import Protocol
 
 
+class AnyProtocol(Protocol):
+    """Who hears what comes."""
+
+    def dataReceived(self, data: bytes) -> None:
+        """Octets from the peer."""
+
+
 class Transport(Protocol):
     """What a session uses of Twisted's TCP and TLS transports."""
+
+    protocol: AnyProtocol  # who hears what comes; TLS takes its place
 
     def write(self, data: bytes) -> None:
         """Send, by and by."""

@@ -41,12 +41,14 @@ def name_problems(items: Sequence[Item], broken: Set[str] = frozenset()) -> list
         for name in dict.fromkeys(used_tables(item)):
             if name not in tables and name not in broken:
                 hint = did_you_mean(name, tables) or f'expected a statement "table {name} ..."'
-                problems.append(Problem(_at(item.place, name), f"there is no table {name}", hint))
+                problems.append(
+                    Problem(word_at(item.place, name), f"there is no table {name}", hint)
+                )
         for name in _used_hops(item):
             if name not in hops and name not in broken:
                 hint = did_you_mean(name, hops) or f'expected a statement "next-hop {name} ..."'
                 problems.append(
-                    Problem(_at(item.place, name), f"there is no next hop {name}", hint)
+                    Problem(word_at(item.place, name), f"there is no next hop {name}", hint)
                 )
     return problems
 
@@ -64,7 +66,7 @@ def _names(problems: list[Problem], what: str, given: list[tuple[str, Place]]) -
     return places
 
 
-def _at(place: Place, word: str) -> Place:
+def word_at(place: Place, word: str) -> Place:
     """Where a word stands in a rule's line, or the rule itself."""
     line = place.source.line(place.line)
     at = line.find(word, place.column + place.width - 1)
@@ -106,7 +108,7 @@ def table_problems(items: Sequence[Item], tables: Mapping[str, Table]) -> list[P
         if not isinstance(item, Rule):
             continue
         for name, wrong, hint in _misused(item, tables):
-            problems.append(Problem(_at(item.place, name), wrong, hint))
+            problems.append(Problem(word_at(item.place, name), wrong, hint))
     return problems
 
 
@@ -122,7 +124,7 @@ def _misused(rule: Rule, tables: Mapping[str, Table]) -> Iterator[tuple[str, str
         for operand in condition.operands:
             if isinstance(operand, InTable):
                 table = tables[operand.name]
-                if condition.kind == "from" and _has_no_network(table):
+                if condition.kind == "from" and has_no_network(table):
                     yield (
                         operand.name,
                         f'table {operand.name} holds no network: "from" would never hold',
@@ -156,7 +158,8 @@ def _misused(rule: Rule, tables: Mapping[str, Table]) -> Iterator[tuple[str, str
                 )
 
 
-def _has_no_network(table: Table) -> bool:
+def has_no_network(table: Table) -> bool:
+    """Whether no client can ever be in it."""
     if isinstance(table, UsersTable):
         return True
     return isinstance(table, ListTable) and len(table) > 0 and not len(table.networks)

@@ -87,7 +87,8 @@ def _regex(words: Words) -> Regex:
     return Regex(token.text)
 
 
-def _client(words: Words) -> ClientPattern:
+def client_pattern(words: Words) -> ClientPattern:
+    """`192.0.2.66`, `2001:db8::/32`, `<table>` or `any`."""
     token = words.next("an IP address, a network, <table> or any")
     if token.is_word("any"):
         return Anything()
@@ -126,7 +127,7 @@ def _certificate(words: Words) -> NamePattern:
 
 
 CONDITIONS: dict[str, Callable[[Words], Operand] | None] = {
-    "from": _client,
+    "from": client_pattern,
     "to": mailbox_pattern,
     "sender": mailbox_pattern,
     "login": _name,

@@ -132,6 +132,19 @@ class AuthResponse(NeedsVerdict):
 
 
 @dataclass(frozen=True, slots=True)
+class XClient(NeedsVerdict):
+    """XCLIENT of a peer that may: whom it speaks for. After a 220 the session begins anew.
+
+    None: the peer did not say; it may also say that it does not know.
+    """
+
+    address: str | None = None  # "0.0.0.0": unknown
+    port: int | None = None  # 0: unknown
+    helo: str | None = None  # "": unknown
+    login: str | None = None  # "": nobody has logged in
+
+
+@dataclass(frozen=True, slots=True)
 class Quit:
     """QUIT; 221 is on its way and the core is closed."""
 
@@ -157,6 +170,7 @@ Event = (
     | StartTls
     | Auth
     | AuthResponse
+    | XClient
     | Quit
     | Refused
 )

@@ -39,6 +39,7 @@ class Exchange:
         self.errors = 0  # commands refused by the core; the rim may count its own into it
         self.tls = False
         self.authenticated = False
+        self._introduced = False  # by XCLIENT in the clear
         self.origin = ""  # completes paths without a domain, on listeners for submission
         self._input = Lines()
         self._output: list[bytes] = []
@@ -66,9 +67,14 @@ class Exchange:
         """Octets of input held back."""
         return len(self._input)
 
+    @property
+    def greeting(self) -> Reply:
+        """The 220 that opens a session."""
+        return Reply.bare(220, f"{self.hostname} ESMTP relayd")
+
     def greet(self, reply: Reply | None = None) -> None:
         """Open the session with 220, or with a refusal: 421 closes it, 554 waits for QUIT."""
-        self._reply(reply or Reply.bare(220, f"{self.hostname} ESMTP relayd"), Command.GREET)
+        self._reply(reply or self.greeting, Command.GREET)
 
     def receive_data(self, data: bytes) -> None:
         """Take in what the client sent."""

@@ -23,6 +23,7 @@ class Offer:
     auth: tuple[str, ...] = ()  # RFC 4954 mechanisms
     auth_in_clear: bool = False  # ... also without TLS
     require_tls: bool = False  # RFC 8689; only under TLS
+    xclient: tuple[str, ...] = ()  # Postfix's: attributes that this peer may set
 
 
 @functools.lru_cache(maxsize=64)
@@ -39,6 +40,7 @@ def ehlo_lines(offer: Offer, tls: bool) -> tuple[str, ...]:
         "STARTTLS": offer.starttls and not tls,
         f"AUTH {' '.join(offer.auth)}": bool(offer.auth) and (tls or offer.auth_in_clear),
         "REQUIRETLS": offer.require_tls and tls,
+        f"XCLIENT {' '.join(offer.xclient)}": bool(offer.xclient),
     }
     return tuple(line for line, wanted in offered.items() if wanted)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from relayd.mail.reply import Reply, printable
 from relayd.smtp import grammar, replies
@@ -20,12 +21,14 @@ from relayd.smtp.events import (
     Rset,
     StartTls,
     Vrfy,
+    XClient,
 )
 from relayd.smtp.exchange import Limits, out_of_order
 from relayd.smtp.extensions import Offer, ehlo_lines, mail_keywords, rcpt_keywords
 from relayd.smtp.grammar import RemoteProtocolError
 from relayd.smtp.receiving import Receiving
 from relayd.smtp.state import IN_TRANSACTION, MOVES, Command, State
+from relayd.smtp.xclient import parse_xclient
 
 __all__ = ["Limits", "Offer", "Server"]
 
@@ -69,6 +72,8 @@ class Server(Receiving):
             self._reply(reply, Command.STARTTLS)
             if self.state is State.HANDSHAKE:
                 self._input.clear()
+        elif type(event) is XClient:
+            self._answer_xclient(reply, event)
         else:
             self.authenticated = reply.code == 235
             self._reply(reply, Command.AUTH)
@@ -98,6 +103,16 @@ class Server(Receiving):
             self._events.append(Rset())
         self._reset_transaction()
         self._reply(Reply.bare(250, first, *lines), Command.HELO)
+
+    def _answer_xclient(self, reply: Reply, event: XClient) -> None:
+        if reply.code < 300:
+            self.authenticated = bool(event.login)
+            self._reset_transaction()
+            if not self.tls:
+                # RFC 3207 section 4.2 would have us forget whom the peer speaks for
+                self.offer = replace(self.offer, starttls=False)
+                self._introduced = True
+        self._reply(reply, Command.XCLIENT)
 
     # -- commands ----------------------------------------------------------------------------
 
@@ -196,7 +211,15 @@ class Server(Receiving):
         self._close()
         return Quit()
 
+    def _xclient(self, argument: bytes) -> Event:
+        if not self.offer.xclient:
+            raise RemoteProtocolError(replies.NOT_A_PROXY)
+        self._require(Command.XCLIENT)
+        return self._ask(parse_xclient(argument, self.offer.xclient), Command.XCLIENT)
+
     def _starttls(self, argument: bytes) -> Event:
+        if self._introduced:
+            raise RemoteProtocolError(replies.TLS_BEFORE_XCLIENT)
         if not self.offer.starttls or self.tls:
             raise RemoteProtocolError(replies.NOT_IMPLEMENTED)
         _require_no_argument(argument)
@@ -265,6 +288,7 @@ _COMMANDS: Mapping[bytes, Callable[[Server, bytes], Event | None]] = (
         b"QUIT": Server._quit,
         b"STARTTLS": Server._starttls,
         b"AUTH": Server._auth,
+        b"XCLIENT": Server._xclient,
     }
     | dict.fromkeys(
         # of RFC 5321, RFC 1985 and RFC 821: known, and not for us

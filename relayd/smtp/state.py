@@ -64,6 +64,7 @@ class Command(enum.IntEnum):
     STARTTLS = 9
     TLS = 10  # the handshake is done
     AUTH = 11  # or a response to its challenge
+    XCLIENT = 12
 
 
 OPEN = (State.READY, State.OPENED, State.ADDRESSED, State.CHUNKING, State.SPOILED)
@@ -95,6 +96,8 @@ _MOVES: tuple[tuple[tuple[State, ...], Command, tuple[int, ...], State], ...] = 
     ((_S.NEW,), _C.TLS, (SUCCESS,), _S.NEW),  # TLS from the first byte
     ((_S.READY, _S.LOGIN), _C.AUTH, (INTERMEDIATE,), _S.LOGIN),
     ((_S.READY, _S.LOGIN), _C.AUTH, (SUCCESS, *REFUSAL), _S.READY),
+    # Postfix's XCLIENT_README: never within a transaction, and a new EHLO is due
+    ((_S.GREETED, _S.READY), _C.XCLIENT, (SUCCESS,), _S.GREETED),
 )
 
 MOVES: dict[tuple[State, Command, int], State] = {

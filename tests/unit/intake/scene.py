@@ -197,7 +197,7 @@ class Peer:
     """A client of the house, line by line."""
 
     def __init__(self, protocol: Protocol, transport: StringTransport) -> None:
-        self.protocol = protocol
+        self._first = protocol
         self.transport = transport
         self.writes = 0
         write = transport.write
@@ -209,6 +209,12 @@ class Peer:
         transport.write = counted  # type: ignore[method-assign]
         # StringTransport closes nothing; a peer that is told to go, goes
         self.closing = False
+
+    @property
+    def protocol(self) -> Protocol:
+        """Whom the transport belongs to by now."""
+        owner: Protocol = self.transport.__dict__.get("protocol", self._first)
+        return owner
 
     def replies(self) -> list[str]:
         """What was said since we last asked."""

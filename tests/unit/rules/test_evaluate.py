@@ -148,12 +148,13 @@ class AdmissionTests(unittest.TestCase):
             ("any when tls and login any", {"tls": "TLSv1.3", "login": "x"}),
         ):
             with self.subTest(text):
-                one = rules(f"accept {text}\n")
+                one = rules(f"listen 127.0.0.1:587\naccept {text}\n")
                 self.assertEqual(outcome(one, "x@example.com", **facts), "x@example.com direct")
                 if facts:
                     self.assertEqual(outcome(one, "x@example.com"), "reject 550 5.7.1"
                                      if text != "from 203.0.113.0/24" else "x@example.com direct")  # fmt: skip
-                    negated = rules(f"accept any when not {text.partition(' when ')[0]}\n")
+                    test = text.partition(" when ")[0]
+                    negated = rules(f"listen 127.0.0.1:587\naccept any when not {test}\n")
                     if text.startswith(("sender", "login", "listener", "helo", "tls")):
                         self.assertEqual(outcome(negated, "x@example.com"), "x@example.com direct")
 
@@ -217,7 +218,7 @@ class RouteTests(unittest.TestCase):
         one = rules(
             "next-hop a smtp a.example\nnext-hop b smtp b.example\nnext-hop c smtp c.example\n"
             "accept any\n"
-            "route login alice via a\nroute listener 127.0.0.1:25 via b\nroute from 10.0.0.0/8 via c\n"
+            "listen 127.0.0.1:25\nroute login alice via a\nroute listener 127.0.0.1:25 via b\nroute from 10.0.0.0/8 via c\n"
         )
         self.assertEqual(outcome(one, "x@y.example", login="alice"), "x@y.example a")
         self.assertEqual(outcome(one, "x@y.example", listener="127.0.0.1:25"), "x@y.example b")
