@@ -6,23 +6,37 @@ import argparse
 import re
 import shutil
 import subprocess
+import sys
 import unittest
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from relayd.config import load
 from relayd.config.settings import SPECS
+from relayd.config.tls import LISTENER_TLS, MINIMUMS
+from relayd.config.values import LISTEN_OPTIONS
+from relayd.mail.security import LEVELS
 from relayd.ops.relayctl import parser
 from relayd.rules.conditions import CONDITIONS
 from relayd.rules.grammar import KINDS, VERBS
 
-MAN = Path(__file__).resolve().parents[2] / "docs" / "man"
+CHECKOUT = Path(__file__).resolve().parents[2]
+MAN = CHECKOUT / "docs" / "man"
 
 
 def words(page: str) -> set[str]:
     """Every word of a page, the macros' arguments among them."""
     text = re.sub(r'^\.\\".*$', "", (MAN / page).read_text(), flags=re.MULTILINE)
     return set(re.findall(r"[a-z0-9][a-z0-9-]*", text))
+
+
+def settings_page() -> str:
+    """relayd.conf(5), as the package makes it."""
+    script, example = CHECKOUT / "packaging/manpage.py", CHECKOUT / "etc/relayd/relayd.conf"
+    done = subprocess.run(
+        [sys.executable, str(script), str(example)], capture_output=True, text=True, check=True
+    )
+    return done.stdout
 
 
 class ManTest(unittest.TestCase):
@@ -44,6 +58,15 @@ class ManTest(unittest.TestCase):
             }
             self.assertEqual(options - words("relayctl.8"), set(), name)
 
+    def test_every_setting_has_its_entry_in_relayd_conf_5(self) -> None:
+        """Made of the example's comments: there each is explained, with its default."""
+        page = settings_page()
+        entries = set(re.findall(r"^\.It Ic ([a-z-]+)", page, flags=re.MULTILINE))
+        self.assertEqual(set(SPECS) - entries, set())
+        options = {*LISTEN_OPTIONS, *LISTENER_TLS, *MINIMUMS, *LEVELS}
+        said = set(re.findall(r"[a-z0-9][a-z0-9.-]*[a-z0-9]", page.replace("\\-", "-")))
+        self.assertEqual(options - said, set())
+
     def test_the_example_loads(self) -> None:
         page = (MAN / "relayd-rules.5").read_text()
         example = page.partition(".Bd -literal\n")[2].partition(".Ed")[0]
@@ -62,7 +85,11 @@ class ManTest(unittest.TestCase):
         ]
         if not checks:
             self.skipTest("mandoc or man (apt-get install mandoc)")
-        for page in sorted(MAN.iterdir()):
+        temporary = TemporaryDirectory()
+        self.addCleanup(temporary.cleanup)
+        made = Path(temporary.name) / "relayd.conf.5"
+        made.write_text(settings_page())
+        for page in [*sorted(MAN.iterdir()), made]:
             for command in checks:
                 done = subprocess.run([*command, str(page)], capture_output=True, text=True)
                 said = done.stdout if command[0] == "mandoc" else done.stderr
