@@ -92,6 +92,15 @@ root() {
 # answer QUESTION TYPE VALUE: for dpkg-reconfigure
 answer() { echo "relayd relayd/$1 $2 $3" | debconf-set-selections; }
 
+# packages: /debs has those under test, /previous those to upgrade from
+packages() {
+    if [ ! -d /debs ]; then
+        mkdir /debs
+        (cd /debs && apt-get download -q relayd relayd-mta)
+    fi
+    [ -d /previous ] || "$here/repack" /debs 0.0.1 /previous
+}
+
 # the machine's own network ends at loopback; on it is all the internet there is
 ip link set lo up 2>/dev/null || true
 echo "nameserver 127.0.0.1" >/etc/resolv.conf
