@@ -24,16 +24,18 @@ from relayd.activation import AT_START, Handed, handed_over, place_of, unwanted
 from relayd.channel import Reactor
 from relayd.config import ConfigErrors, Listener, Settings, embedded, load
 from relayd.current import Current, Enquiry
-from relayd.gateway import Gateway, directory_of
+from relayd.gateway import Gateway, directory_of, keeper_of, resolver_of, web_of
 from relayd.intake.listener import ListenAddress, listening_socket
 from relayd.mail.log import MailLog
 from relayd.ops.commands import Commands
 from relayd.ops.control import ControlError, ControlFactory, listen
 from relayd.ops.forward import ForwardedCommands
 from relayd.ops.maillog import LineLog
+from relayd.ops.oauthdesk import OauthDesk
 from relayd.ops.output import Output, journal_reads_us
 from relayd.ops.systemd import Notices
 from relayd.reading import aside
+from relayd.relay.enrolment import Enrolment
 from relayd.spool.errors import SpoolError, SpoolLocked
 from relayd.spool.lock import Lock
 from relayd.supervisor import Orders, Supervisor
@@ -172,7 +174,7 @@ class Relayd(MultiService):
             sockets=self._open_alone() if self._handed else (),
         )
         self._mover = gateway
-        self._commands = commands_of(gateway, self._current, self._log)
+        self._commands = commands_of(gateway, self._current, self._log, self._oauth())
 
     def _with_workers(self) -> None:
         settings = self._settings
@@ -202,7 +204,19 @@ class Relayd(MultiService):
             reload=self._reload_all,
             restart=supervisor.restart,
             log=self._log,
+            oauth=self._oauth(),
         )
+
+    def _oauth(self) -> OauthDesk:
+        """Enrolment is one process's business, of several that of the master."""
+        resolver = resolver_of(self._reactor, self._settings)
+        keeper = keeper_of(self._reactor, self._settings, resolver)
+
+        def reloaded(fresh: Settings) -> None:
+            keeper.web = web_of(self._reactor, fresh, resolver)
+
+        self._current.on_change(reloaded)
+        return OauthDesk(Enrolment(keeper), lambda: self._current.settings, self._log)
 
     def _open_alone(self) -> Sequence[socket.socket]:
         try:
@@ -294,7 +308,9 @@ class Relayd(MultiService):
         reloaded.addBoth(lambda _: self._notices.ready("serving"))
 
 
-def commands_of(gateway: Gateway, current: Current, log: MailLog) -> Commands:
+def commands_of(
+    gateway: Gateway, current: Current, log: MailLog, oauth: OauthDesk | None = None
+) -> Commands:
     """What operators can ask of one process that moves mail."""
     started = time.time()
     return Commands(
@@ -304,6 +320,7 @@ def commands_of(gateway: Gateway, current: Current, log: MailLog) -> Commands:
         check=current.check,
         reload=current.reload,
         log=log,
+        oauth=oauth,
     )
 
 

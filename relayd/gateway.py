@@ -28,6 +28,7 @@ from relayd.intake.pickup import Pickup
 from relayd.intake.reception import Premises, ReceptionLimits
 from relayd.intake.submission import RELAY, Manners
 from relayd.intake.trace import LoopLimits, TraceField
+from relayd.login.tokenfile import TokenFiles
 from relayd.mail.address import Mailbox
 from relayd.mail.client import Client
 from relayd.mail.envelope import Recipient
@@ -40,6 +41,7 @@ from relayd.ops.watchdog import Watchdog
 from relayd.relay.courier import Hop
 from relayd.relay.dispatch import Dispatcher
 from relayd.relay.hosts import Hosts
+from relayd.relay.https import Https
 from relayd.relay.limits import Limits
 from relayd.relay.logins import Logins
 from relayd.relay.mtasts import StsPolicies
@@ -49,6 +51,8 @@ from relayd.relay.resolve import Directory
 from relayd.relay.route import route
 from relayd.relay.smtpout import Courier
 from relayd.relay.stsfetch import StsFetch
+from relayd.relay.tokenkeeper import PATIENCE, Keeper
+from relayd.relay.tokens import Tokens
 from relayd.relay.verdict import Patience
 from relayd.report.bounce import Report, expanded
 from relayd.report.dsn import Written, write
@@ -83,6 +87,22 @@ def directory_of(
     resolver = resolver or resolver_of(reactor, settings)
     own = Own([settings.hostname], [listener.address for listener in settings.listeners])
     return Directory(resolver, own, port=settings.relay_port)
+
+
+def web_of(reactor: Reactor, settings: Settings, resolver: Resolver) -> Https:
+    """Who asks providers of tokens."""
+    return Https(reactor, Hosts(resolver), authorities=settings.tls_authorities, patience=PATIENCE)
+
+
+def keeper_of(reactor: Reactor, settings: Settings, resolver: Resolver) -> Keeper:
+    """Who keeps the tokens of logins at next hops."""
+    return Keeper(
+        reactor,
+        TokenFiles(settings.spool / "oauth"),
+        web_of(reactor, settings, resolver),
+        partial(deferToThreadPool, reactor, reactor.getThreadPool()),
+        time.time,
+    )
 
 
 class ReactorBridge:
@@ -148,10 +168,13 @@ class Gateway(Service):
             self._resolver, self._fetch(settings), settings.spool / "mta-sts", log, time.time
         )
         self._protection = Protection(self._resolver, _tls_settings(settings), self._policies)
+        self._keeper = keeper_of(reactor, settings, self._resolver)
+        self._tokens = Tokens(self._keeper, lambda: self._current.settings.oauth, log)
         self._logins = Logins(
             lambda: self._current.settings.secrets,
             log,
             partial(deferToThreadPool, reactor, reactor.getThreadPool()),
+            self._tokens,
         )
         self.shards = tuple(self._shard(number, bridge) for number in shards)
         self._journal = Journal(
@@ -342,6 +365,7 @@ class Gateway(Service):
         for shard in self.shards:
             shard.dispatcher.start()
         self._certificates.start()
+        self._tokens.start()
         self._watchdog.start()
         self._intake.startService()
         if self._picks_up:
@@ -369,6 +393,7 @@ class Gateway(Service):
         self._journal.close()
         for stopped in [Deferred.fromCoroutine(shard.stop()) for shard in self.shards]:
             await stopped
+        await self._tokens.stop(GRACE)
         self._log.notice("stopped", seconds=round(time.time() - self._started_at, 1))
 
     async def drain(self) -> None:
@@ -384,6 +409,7 @@ class Gateway(Service):
             self._policies.fetch = self._fetch(fresh)
         except OSError as error:
             self._log.trouble("tls-authorities", why=str(error), consequence="the old ones stay")
+        self._keeper.web = web_of(self._reactor, fresh, self._resolver)
         self._journal.apply(fresh.journal, fresh.journal_size // self._workers)
         self._pickup.size = fresh.message_size
         self.directory.forget()

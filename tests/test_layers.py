@@ -64,6 +64,10 @@ PURE_AT_THE_RIM = {
     "relayd.login.scram",
     "relayd.login.mechanisms",
     "relayd.login.initiator",
+    "relayd.login.bearer",
+    "relayd.login.oauth",
+    "relayd.login.deviceflow",
+    "relayd.login.tokenfile",
     "relayd.login.users",
     "relayd.login.secrets",
     "relayd.login.pace",
@@ -71,6 +75,7 @@ PURE_AT_THE_RIM = {
     "relayd.login.dovecot",
     "relayd.ops.relayctl",  # a command that must start in a blink
     "relayd.ops.sendmail",  # likewise
+    "relayd.ops.oauth",
     "relayd.ops.drop",
     "relayd.ops.dialogue",
 }

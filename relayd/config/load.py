@@ -14,10 +14,12 @@ from relayd.config.listeners import listener_name_problems
 from relayd.config.logins import AUTH, Logins, listener_problems, read_secrets
 from relayd.config.logins import hop_problems as unknown_logins
 from relayd.config.peers import PROXY, XCLIENT, peer_problems
+from relayd.config.oauth import with_secrets
 from relayd.config.settings import SPECS, Listener, Settings, Spec, cores, system_hostname
 from relayd.config.tables import TableLoader
 from relayd.config.tls import certificate_problems, resolved
 from relayd.login.initiator import Secret
+from relayd.login.oauth import Provider
 from relayd.mail.nexthop import NextHop
 from relayd.rules.check import (
     hop_problems,
@@ -263,7 +265,18 @@ class _Loader:
                 values["secrets"] = secrets = read_secrets(path, str(setting.value), setting.place)
             except Complaint as complaint:
                 return [*problems, complaint.problem]
-        return [*problems, *unknown_logins(hops, places, secrets)]
+        providers, wrong = with_secrets(
+            [
+                (each.value, each.place)
+                for each in self._settings.get("oauth", ())
+                if isinstance(each.value, Provider)
+            ],
+            secrets,
+        )
+        values["oauth"] = providers
+        broken = [each.tokens[1].text for each in self._broken if _is_oauth(each)]
+        known = [*providers, *broken]
+        return [*problems, *wrong, *unknown_logins(hops, places, secrets, known)]
 
     def _keys(self) -> tuple[bytes, ...]:
         """The keys of sender rewriting; none: there is no `srs domain`."""
@@ -339,3 +352,7 @@ def _sorted(problems: list[Problem]) -> list[Problem]:
     order = {each.place.source.path: number for number, each in reversed(list(enumerate(problems)))}
     unique = dict.fromkeys(problems)
     return sorted(unique, key=lambda p: (order[p.place.source.path], p.place.line, p.place.column))
+
+
+def _is_oauth(statement: Statement) -> bool:
+    return statement.verb.is_word("oauth") and len(statement.tokens) > 1

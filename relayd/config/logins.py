@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from relayd.config.files import read_text, require_private, similar_file
@@ -97,18 +97,25 @@ def read_secrets(path: Path, name: str, place: Place) -> dict[str, Secret]:
 
 
 def hop_problems(
-    hops: Mapping[str, NextHop], places: Mapping[str, Place], secrets: Mapping[str, Secret] | None
+    hops: Mapping[str, NextHop],
+    places: Mapping[str, Place],
+    secrets: Mapping[str, Secret] | None,
+    tokens: Collection[str],
 ) -> list[Problem]:
-    """Next hops whose login nobody knows; `secrets`: None where there is no such setting."""
+    """Next hops whose login nobody knows; `secrets`: None where there is no such setting.
+
+    `tokens`: the logins of `oauth` statements.
+    """
     problems = []
     for name, hop in hops.items():
         login, place = hop.login, places.get(name)
-        if not login or place is None or (secrets is not None and login in secrets):
+        if not login or place is None or login in tokens or login in (secrets or ()):
             continue
-        if secrets is None:
+        close = did_you_mean(login, [*(secrets or ()), *tokens])
+        if secrets is None and not tokens:
             what, hint = f"next hop {name} has a login", 'expected a statement "secrets FILE"'
         else:
-            what = f"there is no secret {login}"
-            hint = did_you_mean(login, secrets) or f'expected a line "{login} USER PASSWORD"'
+            what = f"there is no secret {'or oauth ' if tokens else ''}{login}"
+            hint = close or f'expected a line "{login} USER PASSWORD"'
         problems.append(Problem(place, what, hint))
     return problems

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from relayd.config.logins import yes_no
+from relayd.config.oauth import oauth
 from relayd.config.peers import NOBODY, Peers
 from relayd.config.tls import MINIMUMS, DomainTls, certificate, domain_tls
 from relayd.config.values import (
@@ -26,6 +27,7 @@ from relayd.config.values import (
     workers,
 )
 from relayd.login.initiator import Secret
+from relayd.login.oauth import Provider
 from relayd.mail.nexthop import HostPort, NextHop
 from relayd.rules.ruleset import Ruleset
 from relayd.rules.source import Problem
@@ -90,6 +92,7 @@ class Settings:
     origin: str = ""  # completes what has no domain; empty: the hostname
     secrets_file: Path | None = None
     secrets: Mapping[str, Secret] = field(default_factory=dict, repr=False)  # logins at next hops
+    oauth: Mapping[str, Provider] = field(default_factory=dict)  # likewise, by tokens
 
     message_size: int = 50 * _MIB
     recipients: int = 1000
@@ -152,6 +155,7 @@ SPECS: dict[str, Spec] = {
     "auth-without-tls": Spec("auth_without_tls", yes_no),
     "origin": Spec("origin", domain),
     "secrets": Spec("secrets_file", path),
+    "oauth": Spec("oauth", oauth, repeatable=True),
     "message-size": Spec("message_size", size(1024)),
     "recipients": Spec("recipients", number(1, 1_000_000)),
     "header-size": Spec("header_size", size(1024)),

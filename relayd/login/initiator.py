@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from relayd.login.bearer import Bearer, bearer_initiator
 from relayd.login.saslprep import PrepareError
 from relayd.login.scram import MECHANISM as SCRAM
 from relayd.login.scram import PLUS, ScramClient, ScramError
@@ -27,6 +28,7 @@ class Initiator(Protocol):
     """One login in progress."""
 
     mechanism: str
+    note: str  # what the server said of a refusal, before it refused
 
     def initial(self) -> bytes | None:
         """What goes along with AUTH; None: nothing (then a challenge comes first)."""
@@ -42,6 +44,7 @@ class _Plain:
     """PLAIN (RFC 4616)."""
 
     mechanism = "PLAIN"
+    note = ""
 
     def __init__(self, secret: Secret) -> None:
         self._message = f"\0{secret.user}\0{secret.password}".encode()
@@ -60,6 +63,7 @@ class _Login:
     """LOGIN: the name, then the password, whatever the server calls them."""
 
     mechanism = "LOGIN"
+    note = ""
 
     def __init__(self, secret: Secret) -> None:
         self._answers = [secret.user.encode(), secret.password.encode()]
@@ -78,6 +82,8 @@ class _Login:
 
 class _Scram:
     """SCRAM-SHA-256 and -PLUS."""
+
+    note = ""
 
     def __init__(self, secret: Secret, binding: tuple[str, bytes] | None, *, could: bool) -> None:
         self.mechanism = PLUS if binding else SCRAM
@@ -110,12 +116,14 @@ class _Scram:
 
 
 def initiator(
-    secret: Secret, offered: Collection[str], bindings: Mapping[str, bytes], *, tls: bool
+    secret: Secret | Bearer, offered: Collection[str], bindings: Mapping[str, bytes], *, tls: bool
 ) -> Initiator | None:
     """The strongest mechanism that both sides have; None: there is none.
 
     In the clear only SCRAM keeps the password to itself, so it stays the first choice there, too.
     """
+    if isinstance(secret, Bearer):
+        return bearer_initiator(secret, offered)
     if PLUS in offered and bindings:
         return _Scram(secret, next(iter(bindings.items())), could=True)
     if SCRAM in offered:

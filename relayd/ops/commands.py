@@ -71,6 +71,13 @@ class Operations(Protocol):
         """Answer one request; raises RequestError. `who` is for the log."""
 
 
+class Oauth(Protocol):
+    """Who answers `relayctl oauth`; `others` are the commands that release mail."""
+
+    async def run(self, request: Request, stream: Stream, who: str, others: Operations) -> None:
+        """Answer one request; raises RequestError."""
+
+
 class Commands:
     """Carries out requests. Anything a command needs beyond the spool is a plain callable.
 
@@ -88,9 +95,11 @@ class Commands:
         check: Complaint,
         reload: Complaint,
         log: MailLog,
+        oauth: Oauth | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._backends = backends
+        self._oauth = oauth
         self._about = about
         self._explain = explain
         self._complaints = {"check": check, "reload": reload}
@@ -112,6 +121,9 @@ class Commands:
     async def run(self, request: Request, stream: Stream, who: str) -> None:
         """Answer one request; raises RequestError. `who` is for the log."""
         name = text_of(request, "command")
+        if name == "oauth" and self._oauth is not None:
+            await self._oauth.run(request, stream, who, self)
+            return
         command = self._commands.get(name)
         if command is None:
             raise RequestError(f"no command {name!r}")

@@ -17,7 +17,7 @@ from relayd.channel import Reactor
 from relayd.mail.content import CHUNK
 from relayd.mail.ident import shard_of
 from relayd.mail.log import MailLog
-from relayd.ops.commands import MAX_DESTINATIONS, Complaint, Explain, Stream
+from relayd.ops.commands import MAX_DESTINATIONS, Complaint, Explain, Oauth, Stream
 from relayd.ops.documents import Document, Request, RequestError, ident_of, number_of, text_of
 
 CONNECT_TIME = 5.0  # seconds; a worker that is starting takes less
@@ -104,6 +104,7 @@ class ForwardedCommands:
         reload: Callable[[], Awaitable[str]],
         restart: Callable[[], Awaitable[None]],
         log: MailLog,
+        oauth: Oauth | None = None,
     ) -> None:
         self._reactor = reactor
         self._workers = workers
@@ -113,6 +114,7 @@ class ForwardedCommands:
         self._reload = reload
         self._restart = restart
         self._log = log
+        self._oauth = oauth
 
     async def run(self, request: Request, stream: Stream, who: str) -> None:
         """Answer one request; raises RequestError. `who` is for the log."""
@@ -138,6 +140,8 @@ class ForwardedCommands:
             await stream.send({"answer": {}})
         elif name in ("retry", "hold", "release", "remove"):
             await self._change({**request, "by": who}, stream)
+        elif name == "oauth" and self._oauth is not None:
+            await self._oauth.run(request, stream, who, self)
         else:
             raise RequestError(f"no command {name!r}")
 

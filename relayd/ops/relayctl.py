@@ -308,6 +308,13 @@ def spool(options: argparse.Namespace) -> int:
         raise FailureError(str(error)) from None
 
 
+def oauth(options: argparse.Namespace) -> int:
+    """Enrol logins by token."""
+    from relayd.ops import oauth as enrolling
+
+    return enrolling.run(options, daemon(options))
+
+
 def bring_over(options: argparse.Namespace) -> int:
     """Make a configuration out of another mail server's."""
     from relayd.ops.migrate import command as migrating
@@ -408,6 +415,7 @@ def parser() -> argparse.ArgumentParser:
     checking.add_argument("file", nargs="?", type=Path, metavar="FILE")
     command("reload", reload, "put the configuration on disk in force")
     _add_user(command("user", user, "keep the file of those who may log in"))
+    _add_oauth(command("oauth", oauth, "enrol logins at next hops that go by OAuth2 tokens"))
     _add_import(command("import", bring_over, "make a configuration out of Postfix's"))
     spoolcommand.add_options(command("spool", spool, "copy the spool for an older relayd"))
     command("restart", restart, "replace one worker after the other, refusing nobody")
@@ -437,6 +445,17 @@ def _add_user(to: argparse.ArgumentParser) -> None:
                             " configuration names none or several")  # fmt: skip
         if name != "list":
             action.add_argument("name", metavar="NAME", help="such as alice@example.com")
+
+
+def _add_oauth(to: argparse.ArgumentParser) -> None:
+    actions = to.add_subparsers(dest="action", required=True, metavar="ACTION")
+    for name, number, about in (
+        ("enroll", None, "get the first tokens: shows a code, and where to enter it"),
+        ("status", "?", "how the logins stand"),
+        ("forget", None, "remove the tokens of a login"),
+    ):
+        action = actions.add_parser(name, help=about, description=about, parents=[_everywhere()])
+        action.add_argument("name", nargs=number, metavar="NAME", help="as the `oauth` statement")
 
 
 def _add_filter(to: argparse.ArgumentParser) -> None:

@@ -147,24 +147,40 @@ class Courier:
         self, target: NextHop | str, endpoint: Endpoint, attempt: _Attempt, *, lmtp: bool
     ) -> Connection | None:
         """A session that is open for a transaction; None: `attempt.trouble` says why not."""
-        protection, delivery = self._protection, attempt.delivery
-        security: HopSecurity | None = None
         login = None if self._logins is None else self._logins.of(target, endpoint)
-        try:
-            if protection is not None:
-                security = await protection.secure(target, endpoint, delivery)
-            while True:
-                try:
-                    return await self._open(endpoint, security, login, lmtp=lmtp)
-                except SessionError:
-                    if protection is None or security is None:
-                        raise
-                    security = protection.without(security, endpoint, delivery)
-                    if security is None:
-                        raise
-        except SessionError as error:
-            attempt.trouble = error.outcome
-            return None
+        while True:
+            try:
+                if login is not None:
+                    await login.prepare()
+                return await self._secure(target, endpoint, attempt.delivery, login, lmtp=lmtp)
+            except SessionError as error:
+                if login is None or not login.renew():
+                    attempt.trouble = error.outcome
+                    return None
+
+    async def _secure(
+        self,
+        target: NextHop | str,
+        endpoint: Endpoint,
+        delivery: Delivery,
+        login: Login | None,
+        *,
+        lmtp: bool,
+    ) -> Connection:
+        """A connection with the TLS that it must have; raises SessionError."""
+        protection = self._protection
+        security: HopSecurity | None = None
+        if protection is not None:
+            security = await protection.secure(target, endpoint, delivery)
+        while True:
+            try:
+                return await self._open(endpoint, security, login, lmtp=lmtp)
+            except SessionError:
+                if protection is None or security is None:
+                    raise
+                security = protection.without(security, endpoint, delivery)
+                if security is None:
+                    raise
 
     async def _open(
         self,
