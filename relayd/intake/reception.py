@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -162,14 +163,23 @@ class Reception:
             return self._refuse("end of content", _TROUBLE, repr(error))
         self.messages += 1
         self._strikes = 0
-        premises.log.accepted(message, records, max(premises.clock() - transaction.started, 0.0))
-        self._hand_over(message, records)
-        for each in transaction.shadows(records):
-            path = submission.envelope.reverse_path
-            premises.untold(message.client, path, each.original, each.plan, submission.rules)
-        if aliases:
-            premises.expanded(message, aliases)
-        return Reply(250, 0, 0, (f"queued as {ident_text(message.ident)}",))
+        reply = Reply(250, 0, 0, (f"queued as {ident_text(message.ident)}",))
+        # it is ours: whatever goes wrong from here on, the client hears so
+        with contextlib.suppress(MemoryError):
+            premises.log.accepted(
+                message, records, max(premises.clock() - transaction.started, 0.0)
+            )
+        with contextlib.suppress(MemoryError):
+            self._hand_over(message, records)
+        try:
+            for each in transaction.shadows(records):
+                path = submission.envelope.reverse_path
+                premises.untold(message.client, path, each.original, each.plan, submission.rules)
+            if aliases:
+                premises.expanded(message, aliases)
+        except Exception as error:
+            premises.log.trouble("after the commit", id=str(message), error=repr(error))
+        return reply
 
     def rollback(self) -> None:
         """The transaction, if there is one, ends without a message."""

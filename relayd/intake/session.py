@@ -262,6 +262,7 @@ class Session(Protocol):
         self._enter(Phase.COMMIT)
         verdict = Deferred.fromCoroutine(self._reception.end_of_content())
         verdict.addCallbacks(self._committed, self._commit_failed)
+        verdict.addErrback(self._answer_failed)
 
     def _committed(self, reply: Reply) -> None:
         if self._phase is not Phase.COMMIT:
@@ -280,6 +281,11 @@ class Session(Protocol):
         if self._phase is Phase.COMMIT:
             self._phase = Phase.COMMAND
             self._dismiss(_BUG, "bug")
+
+    def _answer_failed(self, failure: Failure) -> None:
+        """Better no word than a wrong one: the message may be ours."""
+        self._house.premises.log.trouble("session failed", error=repr(failure.value))
+        self.abort()
 
     def _offer_login(self) -> None:
         if self._login is not None:

@@ -29,6 +29,8 @@ def trouble_of(error: Exception) -> SpoolError | None:
         return error
     if isinstance(error, OSError):
         return os_trouble("spool", error)
+    if isinstance(error, MemoryError):  # whether it was before the COMMIT or after, who knows
+        return SpoolError("out of memory")
     if not isinstance(error, sqlite3.Error):
         return None
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF

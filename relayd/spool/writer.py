@@ -28,6 +28,7 @@ GATHER = 0.002  # seconds to wait for them: a COMMIT shared by more is a cheaper
 CHECKPOINT_SHORT = 1 << 20  # octets of log worth copying back when space is short
 CHECKPOINT_IDLE = 4 << 20  # ... when nobody waits
 CHECKPOINT_ALWAYS = 12 << 20  # ... and when somebody does
+SCARCE = 0.1  # seconds to wait for memory
 REST = 2.0  # seconds without a request after which the log is copied back
 
 Answers = list[tuple[Promise[Any], object]]
@@ -171,7 +172,7 @@ class Writer:
             elif write.promise is not None:
                 answers.append((write.promise, write.value))
         if answers:
-            self._bridge.call(_answer, answers)
+            self._surely(_answer, answers)
         if removed:
             self._owner.remove_files(removed)
 
@@ -213,7 +214,17 @@ class Writer:
     def _fail(self, writes: Sequence[Write], trouble: SpoolError) -> None:
         promises = [write.promise for write in writes if write.promise is not None]
         if promises:
-            self._bridge.call(_refuse, promises, trouble)
+            self._surely(_refuse, promises, trouble)
+
+    def _surely(self, function: Callable[..., None], *args: object) -> None:
+        """A promise that never fires would hold up its session or its lane for ever."""
+        while True:
+            try:
+                self._bridge.call(function, *args)
+            except MemoryError:
+                time.sleep(SCARCE)
+            else:
+                return
 
     def _checkpoint_in_time(self) -> None:
         if self._short:

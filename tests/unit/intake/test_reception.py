@@ -71,6 +71,13 @@ class Transactions(unittest.TestCase):
             "RCPT TO:<refuse@example.com> -> 550 5.7.1 Go away (test.rules:9 reject to refuse@)",
         )
 
+    def test_no_memory_after_the_commit_is_still_250(self) -> None:
+        def scarce(*_: object, **__: object) -> None:
+            raise MemoryError
+
+        self.scene.log.accepted = scarce  # type: ignore[method-assign]
+        self.submit("alice@example.com")
+
     def test_rcpt_twice_is_one_recipient(self) -> None:
         submission = self.submit("alice@example.com", "alice@EXAMPLE.com", "Alice@example.com")
         self.assertEqual(

@@ -135,6 +135,30 @@ class FailingCommitTests(FaultCase):
             path = harness.spool._files.path(draft.ident)
             harness.bridge.until(lambda: not path.exists())
 
+    def test_no_memory_after_the_commit_is_a_failed_one(self) -> None:
+        with self.harness() as (harness, events):
+            self.fail_on("COMMIT", MemoryError(), late=True)
+            with self.assertRaises(SpoolError):
+                harness.put()
+            self.heal()
+            harness.bridge.until(lambda: "recovered" in events)
+            assert harness.bridge.wait(harness.spool.counts()).messages == 0
+
+    def test_no_memory_to_tell_of_the_commit_is_waited_for(self) -> None:
+        with self.harness() as (harness, events):
+            call = harness.bridge.call
+            scarce = [MemoryError()] * 3
+
+            def calling(*arguments: Any) -> None:
+                if scarce:
+                    raise scarce.pop()
+                call(*arguments)
+
+            with patch.object(harness.bridge, "call", calling):
+                harness.put()
+            assert not scarce
+            assert not events
+
     def test_outcomes_of_a_failed_commit_can_be_given_again(self) -> None:
         for late in (False, True):
             with self.subTest(late=late), self.harness() as (harness, events):
