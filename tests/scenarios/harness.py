@@ -20,18 +20,24 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
+from unittest import TestResult
 
 from twisted.trial import unittest
 
-from tests.scenarios import network
+from tests.scenarios import evidence, network
 
 T = TypeVar("T")
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-SBIN = ("/usr/sbin", "/sbin", "/usr/lib/relayd-peers/usr/sbin")
+SBIN = (
+    *("/usr/sbin", "/sbin", "/usr/lib/relayd-peers/usr/sbin"),
+    "/usr/lib/relayd-peers/sslyze/bin",
+)
+NODE_PATH = "/usr/share/nodejs"  # where Debian keeps what a node of another origin does not find
 _TWISTD = "import sys; sys.argv[0] = 'twistd'; from twisted.scripts.twistd import run; run()"
 
 PEERS = {  # the name a scenario uses -> the program to look for, Debian's package
@@ -45,6 +51,9 @@ PEERS = {  # the name a scenario uses -> the program to look for, Debian's packa
     "unbound": ("unbound", "unbound"),
     "ldns": ("ldns-signzone", "ldnsutils"),
     "postsrsd": ("postsrsd", "postsrsd"),
+    "node": ("node", "nodejs"),
+    "testssl": ("testssl", "testssl.sh"),
+    "haproxy": ("haproxy", "haproxy"),
 }
 NEEDS_ROOT = {"postfix", "exim", "dovecot"}
 
@@ -62,6 +71,11 @@ def missing_peer(name: str) -> str:
     """Why a peer cannot be used here, in words that say what to do; empty if it can."""
     if name == "netns":
         return network.missing()
+    if name == "sslyze":
+        return "" if shutil.which(name, path=SBIN[-1]) else "sslyze (make peers)"
+    if name == "nodemailer":
+        there = Path(NODE_PATH, name).is_dir()
+        return missing_peer("node") if there else "nodemailer (apt-get install node-nodemailer)"
     command, package = PEERS[name]
     try:
         program(command)
@@ -86,6 +100,16 @@ def port_is_open(address: tuple[str, int]) -> bool:
     except OSError:
         return False
     return True
+
+
+def greets(address: tuple[str, int], host: network.Host | None = None) -> bool:
+    """Whether a client, perhaps one on that host, hears 220 there now."""
+    connect = functools.partial(socket.create_connection, address, 10)
+    try:
+        with host.call(connect) if host else connect() as connection:
+            return connection.recv(4).startswith(b"220")
+    except OSError:
+        return False
 
 
 def free_port() -> int:
@@ -136,7 +160,12 @@ class Process:
     @property
     def running(self) -> bool:
         """Not ended yet."""
-        return self.popen.poll() is None
+        return self.status is None
+
+    @property
+    def status(self) -> int | None:
+        """Its exit status; None if it runs."""
+        return self.popen.poll()
 
     def log(self, lines: int = 40) -> str:
         """The last lines of its output, for a failure's message."""
@@ -215,12 +244,7 @@ class Relayd:
 
     def greets(self) -> bool:
         """Whether a client hears 220 now."""
-        connect = functools.partial(socket.create_connection, self.address, 2)
-        try:
-            with self.host.call(connect) if self.host else connect() as connection:
-                return connection.recv(4).startswith(b"220")
-        except OSError:
-            return False
+        return greets(self.address, self.host)
 
     @property
     def pid(self) -> int:
@@ -353,6 +377,33 @@ class Scenario(unittest.SynchronousTestCase):
     needs: tuple[str, ...] = ()
     folder: Path
 
+    def run(self, result: TestResult | None = None) -> None:
+        """As ever, but a failure tells what the servers said, while they are still there."""
+        self._relays: list[Relayd] = []
+        self._processes: list[Process] = []
+        for name in ("setUp", self._testMethodName):
+            setattr(self, name, self._telling(getattr(self, name)))
+        super().run(result)
+
+    def _telling(self, step: Callable[[], None]) -> Callable[[], None]:
+        @functools.wraps(step)
+        def told() -> None:
+            try:
+                step()
+            except unittest.SkipTest:
+                raise
+            except Exception:
+                raise self.failureException(f"{traceback.format_exc()}{self._evidence()}") from None
+
+        return told
+
+    def _evidence(self) -> str:
+        if not hasattr(self, "folder"):
+            return ""  # it did not come that far
+        processes = [*(relay.process for relay in self._relays if relay.process), *self._processes]
+        running = [relay for relay in self._relays if relay.process and relay.process.running]
+        return evidence.gathered(self.folder, processes, running)
+
     def setUp(self) -> None:
         reason = missing_peers(self.needs)
         if reason:
@@ -404,6 +455,7 @@ class Scenario(unittest.SynchronousTestCase):
             address=address,
             host=host,
         )
+        self._relays.append(relayd)
         self.addCleanup(self._end, relayd)
         return relayd.start() if start else relayd
 
@@ -414,6 +466,7 @@ class Scenario(unittest.SynchronousTestCase):
     def launch(self, arguments: Sequence[str], name: str) -> Process:
         """Any program, its output in this test's folder, killed at the end."""
         process = Process(arguments, self.folder / f"{name}.out")
+        self._processes.append(process)
         self.addCleanup(process.kill)
         return process
 

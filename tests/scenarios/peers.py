@@ -7,6 +7,7 @@ import imaplib
 import mailbox
 import os
 import poplib
+import re
 import signal
 import socket
 import subprocess
@@ -17,6 +18,7 @@ from urllib.parse import quote, unquote
 from tests.scenarios.harness import (
     Scenario,
     free_port,
+    greets,
     owner,
     port_is_open,
     program,
@@ -93,6 +95,16 @@ postlog unix-dgram n - n - 1 postlogd
 """
 
 
+def _each_once(settings: str) -> str:
+    """Each parameter of a main.cf once, as it was said last.
+
+    Every daemon that starts warns of each parameter said twice, postlogd too, through the socket
+    that only itself reads: once its ten places are full, all of Postfix stands still.
+    """
+    entries = re.split(r"\n(?=\S)", settings.strip())
+    return "\n".join({entry.partition("=")[0].strip(): entry for entry in entries}.values()) + "\n"
+
+
 class Postfix:
     """A whole Postfix: `sendmail` into it, or mail for `domains` into Maildirs."""
 
@@ -131,7 +143,7 @@ class Postfix:
         if domains:
             settings += f"virtual_mailbox_domains = {' '.join(domains)}\n"
             settings += "virtual_mailbox_maps = static:all/\n"
-        (folder / "etc/main.cf").write_text(settings + extra)
+        (folder / "etc/main.cf").write_text(_each_once(settings + extra))
         listen = f"[{address}]:{self.port}" if six else f"{address}:{self.port}"
         (folder / "etc/master.cf").write_text(_MASTER_CF.format(listen=listen))
         self.enter = list(enter)
@@ -148,7 +160,7 @@ class Postfix:
         run([program("postfix"), "-c", self.etc, "start"], enter=self.enter)
         wait_until(lambda: self.master_pid, "Postfix's master runs")
         if not self.enter:
-            wait_until(lambda: port_is_open((self.address, self.port)), "Postfix listens")
+            wait_until(lambda: greets((self.address, self.port)), "Postfix greets")
 
     @property
     def master_pid(self) -> int:

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TypeVar
 
 from relayd.ops.migrate.convert import convert
-from relayd.ops.migrate.maincf import logical_lines
 from relayd.ops.migrate.postmap import Answers, Missing
 from relayd.ops.migrate.samples import samples
 from relayd.ops.migrate.verify import STRANGER
@@ -48,19 +47,6 @@ smtpd_peername_lookup = no
 """
 
 
-class Gateway(Postfix):
-    """Each parameter once: of many warnings at its start, postlogd of Postfix 3.7 can block."""
-
-    def start(self) -> None:
-        path = self.folder / "etc/main.cf"
-        last = {
-            line.partition("=")[0].strip(): line
-            for _, line in logical_lines(path.read_text("utf-8"))
-        }
-        path.write_text("\n".join(last.values()) + "\n")
-        super().start()
-
-
 class Model(Scenario):
     needs = ("postfix",)
 
@@ -77,7 +63,7 @@ class Model(Scenario):
         text = text.replace(f"texthash:{folder}/aliases", f"hash:{folder}/aliases")
         run([program("postalias"), "-c", str(folder), f"hash:{folder / 'aliases'}"])
         text += _QUICK.format(folder=folder, trusted=trusted) + extra.format(folder=folder)
-        postfix = Gateway(self, "gateway", extra=text)
+        postfix = Postfix(self, "gateway", extra=text)
         work = convert(Path(postfix.etc))
         answers = Answers(work.main.folder, work.shelf, self.room("compiled"))
         return postfix, Walk(work, answers), answers, samples(work)
