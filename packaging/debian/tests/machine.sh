@@ -20,6 +20,7 @@ said() { echo "--- $*"; }
 
 fail() {
     echo "FAILED: $*"
+    cat "$work/network" 2>/dev/null || true
     relayctl queue || true
     if [ -d /run/systemd/system ]; then
         systemctl status --no-pager --lines 0 relayd || true
