@@ -335,6 +335,7 @@ def about(current: Current, started: float) -> dict[str, object]:
         "config": str(settings.path or "(embedded default)"),
         "rules": settings.ruleset.hash,
         "workers": settings.workers,
+        "restart": current.restart,
     }
 
 

@@ -46,6 +46,15 @@ class Current:
         self._asked: list[Deferred[str]] = []
         self._reloading = False
 
+    @property
+    def restart(self) -> list[str]:
+        """The settings on disk that are not in force before a restart."""
+        return [
+            word
+            for name, word in _FIXED.items()
+            if getattr(self.settings, name) != self._fixed[name]
+        ]
+
     def on_change(self, changed: Callable[[Settings], None]) -> None:
         """Call this with every new configuration."""
         self._changed.append(changed)
@@ -80,10 +89,9 @@ class Current:
         except Exception as error:  # a bug in reading it must not cost us the old one
             self._log.trouble("reload refused", why=repr(error))
             return f"the configuration cannot be read: {error!r}"
-        for name, word in _FIXED.items():
-            if getattr(fresh, name) != self._fixed[name]:
-                self._log.trouble("restart needed", setting=word)
         self.settings = fresh
+        for word in self.restart:
+            self._log.trouble("restart needed", setting=word)
         self.warn()
         for changed in self._changed:
             changed(fresh)

@@ -16,6 +16,7 @@ from relayd.ops.documents import (
     Document,
     Request,
     RequestError,
+    down,
     filter_of,
     ident_of,
     idents_of,
@@ -165,8 +166,14 @@ class Commands:
     async def _queue(self, request: Request, stream: Stream) -> None:
         wanted = filter_of(request, self._clock())
         left = int(number_of(request, "limit")) or -1
-        await stream.send(COLUMNS)
+        head: Document = dict(COLUMNS)
+        said: dict[str, float] = {}
         for backend in self._backends:
+            # when those behind are tried, whatever their rows say
+            lanes = {view.destination: view.probe_at for view in down(backend.lanes()).values()}
+            if head or lanes != said:
+                await stream.send({**head, "lanes": lanes})
+            head, said = {}, lanes
             after: int | None = 0
             while after is not None and left:
                 limit = min(PAGE, left) if left > 0 else PAGE
@@ -179,10 +186,12 @@ class Commands:
     async def _show(self, request: Request, stream: Stream) -> None:
         ident = ident_of(text_of(request, "id"))
         accepted = history = None
+        lanes: dict[str, LaneView] = {}
         for backend in self._holding(ident):
-            accepted = accepted or await backend.store.load(ident)
+            if accepted is None:
+                accepted, lanes = await backend.store.load(ident), down(backend.lanes())
             history = history or await backend.store.history(ident)
-        document = story(accepted, history)
+        document = story(accepted, history, lanes)
         if document is None:
             raise RequestError(f"no message {ident_text(ident)}: not waiting, nor in the ledger")
         await stream.send({"answer": document})
@@ -213,8 +222,11 @@ class Commands:
         await stream.send({"answer": answer})
 
     async def _answer_complaint(self, request: Request, stream: Stream) -> None:
-        complaint = await self._complaints[text_of(request, "command")]()
-        await stream.send({"answer": {"complaint": complaint}})
+        name = text_of(request, "command")
+        answer: Document = {"complaint": await self._complaints[name]()}
+        if name == "reload" and not answer["complaint"]:
+            answer["restart"] = self._about().get("restart", [])
+        await stream.send({"answer": answer})
 
     async def _change(self, request: Request, stream: Stream) -> None:
         wanted = filter_of(request, self._clock())

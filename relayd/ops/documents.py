@@ -12,7 +12,7 @@ from relayd.mail.ident import ident_text, parse_ident
 from relayd.mail.message import Record, State
 from relayd.mail.outcome import Outcome
 from relayd.mail.plan import Step
-from relayd.spool.queue import LaneView
+from relayd.spool.queue import LaneView, Standing
 from relayd.spool.view import (
     Accepted,
     Counts,
@@ -108,10 +108,17 @@ def lane_document(view: LaneView) -> Document:
     }
 
 
-def story(accepted: Accepted | None, history: History | None) -> Document | None:
+def down(views: Iterable[LaneView]) -> dict[str, LaneView]:
+    """The lanes in which nothing is tried before a certain time, whenever its mail is due."""
+    return {view.destination: view for view in views if view.standing is Standing.DOWN}
+
+
+def story(
+    accepted: Accepted | None, history: History | None, lanes: Mapping[str, LaneView]
+) -> Document | None:
     """All that is known of one message: from the spool while it waits, from the ledger for ever.
 
-    None: neither knows it.
+    `lanes`: those that are down. None: neither spool nor ledger knows it.
     """
     if history is not None:
         document = _message(history.ident, history.received_at, history.size)
@@ -127,7 +134,8 @@ def story(accepted: Accepted | None, history: History | None) -> Document | None
     else:
         return None
     for record in accepted[1] if accepted is not None else ():
-        recipients[record.number] = recipients.get(record.number, {}) | _record(record)
+        lane = lanes.get(record.recipient.destination)
+        recipients[record.number] = recipients.get(record.number, {}) | _record(record, lane)
     document["recipients"] = [recipients[number] for number in sorted(recipients)]
     return document
 
@@ -175,8 +183,10 @@ def _entry(entry: Entry) -> Document:
     }
 
 
-def _record(record: Record) -> Document:
+def _record(record: Record, lane: LaneView | None) -> Document:
     recipient = record.recipient
+    behind = record.state is State.QUEUED and lane is not None
+    due = max(record.next_attempt, lane.probe_at) if behind and lane else record.next_attempt
     return {
         "number": record.number,
         "mailbox": str(recipient.mailbox),
@@ -187,7 +197,8 @@ def _record(record: Record) -> Document:
         "orcpt": recipient.orcpt,
         "state": record.state.name.lower(),
         "attempts": record.attempts,
-        "next_attempt": record.next_attempt,
+        "next_attempt": due,
+        "behind": str(lane.trouble.reply) if behind and lane and lane.trouble else "",
         "warned": record.warned,
         **_outcome(record.last),
     }

@@ -133,7 +133,10 @@ class ForwardedCommands:
             await stream.send({"answer": {"complaint": await self._check()}})
         elif name == "reload":
             self._log.notice("operator", command=name, by=who)
-            await stream.send({"answer": {"complaint": await self._reload()}})
+            answer: Document = {"complaint": await self._reload()}
+            if not answer["complaint"]:
+                answer["restart"] = self._about().get("restart", [])
+            await stream.send({"answer": answer})
         elif name == "restart":
             self._log.notice("operator", command=name, by=who)
             await self._restart()
@@ -185,13 +188,12 @@ class ForwardedCommands:
             if not left:
                 return
             async for document in self._documents(path, {**request, "limit": max(left, 0)}):
-                rows = document.get("rows")
-                if rows is None:
+                if "columns" in document:
                     if told:
-                        continue
+                        document = {"lanes": document["lanes"]}  # its own, for its rows
                     told = True
                 elif left > 0:
-                    left -= len(rows)
+                    left -= len(document.get("rows", ()))
                 await stream.send_text(json.dumps(document, separators=(",", ":")))
 
     async def _status(self, request: Request, stream: Stream) -> None:

@@ -99,8 +99,7 @@ def queue(options: argparse.Namespace) -> int:
         for piece in _json_rows(documents):
             sys.stdout.write(piece)
         return OK
-    pages = (document["rows"] for document in documents if "rows" in document)
-    for piece in text.queue_lines(pages, time.time()):
+    for piece in text.queue_lines(documents, time.time()):
         sys.stdout.write(piece)
     return OK
 
@@ -111,14 +110,19 @@ def _json_rows(documents: Iterator[dict[str, Any]]) -> Iterator[str]:
     names = next(documents)
     columns, recipient_columns = names["columns"], names["recipient_columns"]
     encode = json.JSONEncoder(check_circular=False).encode
+    lanes: dict[str, float] = names.get("lanes", {})
     for document in documents:
+        lanes = document.get("lanes", lanes)
         lines = []
-        for row in document["rows"]:
+        for row in document.get("rows", ()):
             message = dict(zip(columns, row, strict=True))
             recipients = [
                 dict(zip(recipient_columns, each, strict=True)) for each in message["recipients"]
             ]
             for recipient in recipients:
+                if not recipient["state"] and recipient["destination"] in lanes:
+                    due = max(recipient["next_attempt"], lanes[recipient["destination"]])
+                    recipient["next_attempt"] = due
                 recipient["state"] = text.STATES[recipient["state"]]
             message["recipients"] = recipients
             lines.append(encode({"id": ident_text(message.pop("ident")), **message}) + "\n")
@@ -287,7 +291,8 @@ def check(options: argparse.Namespace) -> int:
 def reload(options: argparse.Namespace) -> int:
     """Put the configuration on disk in force."""
     answer = daemon(options).answer("reload")
-    return _complaint(options, answer, "the new configuration is in force")
+    good = ["the new configuration is in force", *text.restart_lines(answer)]
+    return _complaint(options, answer, "\n".join(good))
 
 
 def user(options: argparse.Namespace) -> int:

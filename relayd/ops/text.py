@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -69,14 +69,20 @@ def moment(seconds: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S %Z", time.localtime(seconds))
 
 
-def queue_lines(pages: Iterable[Sequence[Any]], now: float) -> Iterator[str]:
+def queue_lines(documents: Iterable[dict[str, Any]], now: float) -> Iterator[str]:
     """The listing, page by page: each piece is many lines, ended by a newline.
 
-    A page holds rows as relayd.spool.view.Summary has them, with RecipientSummary inside.
+    `rows` are as relayd.spool.view.Summary has them, with RecipientSummary inside; `lanes` are
+    those that are down, with the time of the next try, for the rows behind.
     """
     messages = recipients = 0
     size_sum = 0
-    for rows in pages:
+    lanes: dict[str, float] = {}
+    for document in documents:
+        lanes = document.get("lanes", lanes)
+        rows = document.get("rows")
+        if rows is None:
+            continue
         lines = [] if messages else [_QUEUE_HEAD]
         for ident, received_at, size, sender, each in rows:
             front = f"{ident_text(ident)}  {coarse(now - received_at):>6}  {octets(size):>6}  "
@@ -84,12 +90,9 @@ def queue_lines(pages: Iterable[Sequence[Any]], now: float) -> Iterator[str]:
             size_sum += size
             recipients += len(each)
             for _, mailbox, _, _, destination, state, attempts, next_attempt, reply in each:
-                if state:
-                    due = ""
-                elif next_attempt > now:
-                    due = "in " + coarse(next_attempt - now)
-                else:
-                    due = "now"
+                due = ""
+                if not state:
+                    due = _due(max(next_attempt, lanes.get(destination, 0.0)), now)
                 line = (
                     f"{front}{STATES[state]:6}  {attempts:5}  {due:8}  {destination:20}"
                     f"  <{sender}> -> <{mailbox}>"
@@ -106,6 +109,16 @@ def queue_lines(pages: Iterable[Sequence[Any]], now: float) -> Iterator[str]:
         yield "Nothing is waiting.\n"
 
 
+def _due(at: float, now: float) -> str:
+    return "in " + coarse(at - now) if at > now else "now"
+
+
+def restart_lines(answer: dict[str, Any]) -> Iterator[str]:
+    """What of a new configuration has to wait."""
+    if answer.get("restart"):
+        yield f"but these take effect at a restart only: {', '.join(answer['restart'])}"
+
+
 def status_lines(status: dict[str, Any], now: float) -> Iterator[str]:
     """The state of the whole daemon."""
     waiting = status["waiting"]
@@ -115,6 +128,8 @@ def status_lines(status: dict[str, Any], now: float) -> Iterator[str]:
     for key, fact in status.items():
         if key not in _TOLD_ELSEWHERE and not isinstance(fact, (dict, list)):
             yield safe(f"{key.replace('_', ' '):13}  {fact}")
+    if status.get("restart"):
+        yield f"{'restart':13}  needed for {', '.join(status['restart'])}"
     yield (
         f"{'waiting':13}  {_many(waiting['messages'], 'message')} ({octets(waiting['octets'])}),"
         f" {_many(waiting['queued'], 'recipient')} queued, {waiting['held']} held"
@@ -177,9 +192,10 @@ def recipient_lines(recipient: dict[str, Any], now: float) -> Iterator[str]:
     state, attempts = recipient["state"], recipient["attempts"]
     after = f" after {_many(attempts, 'attempt')}" if attempts else ""
     if state == "queued":
-        next_attempt = recipient.get("next_attempt", 0)
-        due = f"in {coarse(next_attempt - now)}" if next_attempt > now else "now"
+        due = _due(recipient.get("next_attempt", 0), now)
         yield f"    queued{after}, next try {due}"
+        if recipient.get("behind"):
+            yield safe(f"    its next hop is down: {recipient['behind']}")
     else:
         ended = recipient.get("ended_at", 0)
         when = f", {moment(ended)}" if ended else ""

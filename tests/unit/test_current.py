@@ -73,6 +73,7 @@ class CurrentTest(TestCase):
             reloaded = self.current.reload()
             self.reads[-1].callback(settings(rule))
             self.assertEqual(await reloaded, "")
+            self.assertEqual(self.current.restart, ["listen"] if rule else [])
         waiting = [dict(fields) for event, fields in self.log.heard if event == "restart needed"]
         self.assertEqual(waiting, [{"setting": "listen"}] * 2)
 

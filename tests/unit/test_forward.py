@@ -103,7 +103,7 @@ class Forwarded(TestCase):
         def rows(first: int) -> Answer:
             def answer(request: dict[str, Any]) -> list[dict[str, Any]]:
                 found = [first + n for n in range(min(3, request["limit"] or 3))]
-                return [{"columns": ["id"]}, {"rows": found}, {"done": True}]
+                return [{"columns": ["id"], "lanes": {}}, {"rows": found}, {"done": True}]
 
             return answer
 

@@ -35,6 +35,7 @@ from relayd.ops.control import (
 )
 from relayd.ops.explain import QuestionError
 from relayd.spool.memory import MemorySpool
+from relayd.spool.queue import Lane, LaneView, Standing
 from relayd.spool.view import Page, QueueFilter
 from tests.support import TestCase
 from tests.unit.ops.journal import Journal
@@ -64,12 +65,18 @@ class Fixture(TestCase):
         for spool in self.spools:
             spool.open()
         self.complaint = ""
+        self.lanes: dict[int, list[LaneView]] = {}
         self.commands = Commands(
             [
-                Backend(spool._shard, spool, lambda: (), lambda: {"sessions": 3})
+                Backend(
+                    spool._shard,
+                    spool,
+                    lambda shard=spool._shard: self.lanes.get(shard, ()),  # type: ignore[misc]
+                    lambda: {"sessions": 3},
+                )
                 for spool in self.spools
             ],
-            about=lambda: {"hostname": "gw.example.com", "pid": 42},
+            about=lambda: {"hostname": "gw.example.com", "pid": 42, "restart": ["listen"]},
             explain=self.explain,
             check=self.complain,
             reload=self.complain,
@@ -168,6 +175,20 @@ class CommandTests(Fixture):
         self.assertEqual(listed(state="held"), [])
         self.assertEqual(listed(older_than=3600), [])
 
+    async def test_mail_behind_a_next_hop_that_is_down_waits_for_it(self) -> None:
+        lane = Lane("exchange", 1)
+        lane.standing, lane.probe_at = Standing.DOWN, NOW + 300
+        lane.trouble = postponed("4.4.1", "Connection refused")
+        self.lanes[1] = [lane.view()]
+        first, _ = await self.accept("a@b.example")
+        second, _ = await self.accept("a@b.example", shard=1)
+        heads = [each["lanes"] for each in self.ask("queue") if "lanes" in each]
+        self.assertEqual(heads, [{}, {"exchange": NOW + 300}])
+        for message, waits, why in ((first, 0, ""), (second, 300, "451 4.4.1 Connection refused")):
+            (recipient,) = self.answer("show", id=str(message))["recipients"]
+            self.assertEqual(max(recipient["next_attempt"] - NOW, 0), waits)
+            self.assertEqual(recipient["behind"], why)
+
     async def test_a_long_listing_comes_in_pieces(self) -> None:
         for _ in range(PAGE + 1):
             await self.accept("a@b.example")
@@ -239,6 +260,7 @@ class CommandTests(Fixture):
 
     def test_check_reload_explain(self) -> None:
         self.assertEqual(self.answer("check"), {"complaint": ""})
+        self.assertEqual(self.answer("reload"), {"complaint": "", "restart": ["listen"]})
         self.complaint = "relayd.conf:1:1: no"
         self.assertEqual(self.answer("reload"), {"complaint": "relayd.conf:1:1: no"})
         self.assertEqual(self.answer("explain", recipient="a@b")["recipient"], "a@b")

@@ -342,6 +342,27 @@ class CommandTests(RelayctlTestCase):
             self.assertEqual((first["mailbox"], first["state"]), ("bob@example.net", "queued"))
             self.assertEqual(messages[0]["recipients"][1]["state"], "held")
 
+    def test_mail_behind_a_next_hop_that_is_down(self) -> None:
+        lanes = {"direct example.net": NOW + 900.0, "exchange": NOW + 900.0}
+        head = {**COLUMNS, "lanes": lanes}
+        self.serve(lambda _: [head, {"rows": ROWS}, {"done": True}])
+        _, out, _ = self.run_main("queue", "--json")
+        due = [
+            each["next_attempt"] - NOW
+            for line in out.splitlines()
+            for each in json.loads(line)["recipients"]
+        ]
+        self.assertEqual(due, [900, -NOW, -1])  # held mail waits for nobody, others' lanes are open
+        _, out, _ = self.run_main("queue")
+        self.assertIn("queued      3  in 15m    direct example.net", out)
+
+    def test_what_of_a_reload_waits_for_a_restart(self) -> None:
+        answer = {"complaint": "", "restart": ["listen", "workers"]}
+        self.serve(lambda _: [{"answer": answer}, {"done": True}])
+        said = "but these take effect at a restart only: listen, workers\n"
+        expected = (0, f"the new configuration is in force\n{said}", "")
+        self.assertEqual(self.run_main("reload"), expected)
+
     def test_an_empty_queue(self) -> None:
         self.serve(lambda request: [COLUMNS, {"done": True}])
         self.assertEqual(self.run_main("queue"), (0, "Nothing is waiting.\n", ""))
