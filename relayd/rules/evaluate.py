@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from dataclasses import replace as but
 
 from relayd.mail.address import Mailbox, ReversePath, path_text
 from relayd.mail.client import Client
@@ -26,7 +27,10 @@ DENIED = Reply.of(550, "5.7.1", "Relaying denied")
 TROUBLE = Reply.of(451, "4.3.0", "Temporary local problem, please try again later")
 LOOPED = Reply.of(554, "5.4.6", "Forwarding loop detected")
 WELCOME = Reply.of(250, "2.1.5", "Recipient OK")
+NO_POSTMASTER = Reply.of(451, "4.3.5", "The postmaster's mailbox is not set up yet")
 _NOBODY = Step("reject", "", str(DENIED), "no rule accepts it")
+_ALWAYS = Step("accept", "", "postmaster", "RFC 5321 section 4.5.1")
+_NOWHERE = Step("reject", "", str(NO_POSTMASTER), "wants: forward postmaster@ -> MAILBOX")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +45,31 @@ class Facts:
 
 def evaluate(ruleset: Ruleset, facts: Facts) -> Plan:
     """The plan for these facts. Never raises: unknown is refused with 451 4.3.0."""
+    if not facts.recipient.domain:
+        return _postmaster(ruleset, facts)
     return _plan(ruleset, facts, ruleset.admission)
+
+
+def _postmaster(ruleset: Ruleset, facts: Facts) -> Plan:
+    """The bare Postmaster, whom every relay must have (RFC 5321 section 4.5.1).
+
+    It is that of our own name; one that no rule takes is where a `forward` says, or else that of
+    our first domain. Only a rule that says so turns it away, or the lack of any of these.
+    """
+    local = facts.recipient.local
+    here = but(facts, recipient=Mailbox(local, ruleset.hostname))
+    plan = _plan(ruleset, here, ruleset.admission)
+    if _NOBODY not in plan.trail:
+        return plan
+    own = plan_own(ruleset, here)
+    if own.verdict is not Verdict.REFUSE and all(
+        each.mailbox.key != here.recipient.key for each in own.destinations
+    ):
+        return but(own, trail=(_ALWAYS, *own.trail))
+    if ruleset.home:
+        home = but(facts, recipient=Mailbox(local, ruleset.home))
+        return _plan(ruleset, home, ruleset.admission)
+    return Plan(Verdict.REFUSE, NO_POSTMASTER, (), (_NOWHERE,))
 
 
 def plan_own(ruleset: Ruleset, facts: Facts) -> Plan:
@@ -67,8 +95,6 @@ def _decide(
     ruleset: Ruleset, facts: Facts, admission: Stage[Admission] | None, trail: list[Step]
 ) -> Plan:
     recipient = facts.recipient
-    if not recipient.domain:  # RFC 5321 section 4.1.1.3: the bare Postmaster is ours
-        recipient = Mailbox(recipient.local, ruleset.hostname)
     sender = None if facts.sender is None else Subject(facts.sender)
     view = View(facts.client, sender, Subject(recipient, ruleset.subaddress))
     given, srs = view.recipient.key, ruleset.srs

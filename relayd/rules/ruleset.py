@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from relayd.mail.nexthop import NextHop
+from relayd.rules.home import home_of
 from relayd.rules.model import (
     Admission,
     Condition,
@@ -55,6 +56,7 @@ class Ruleset:
     srs: SrsStage | None = field(default=None)  # None: senders are not rewritten
     send_as: SendAsStage = field(default=SendAsStage((), {}, "", ""))
     wants_certificate: bool = field(default=False)  # a rule looks at the client's certificate
+    home: str = field(default="")  # the first domain that is ours
 
 
 def build(
@@ -95,6 +97,7 @@ def build(
         srs=srs_stage(items, tables, hostname, keys),
         send_as=SendAsStage(_of(items, SendAs), tables, origin or hostname, separators),
         wants_certificate=any(map(_looks_at_certificate, items)),
+        home=home_of(_of(items, Admission), tables),
     )
 
 
