@@ -91,6 +91,9 @@ class Authority:
             _builder(self._name, issuer._name, self.key, -DAY, 30 * DAY)
             .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
             .add_extension(_usage(sign=True), critical=True)
+            .add_extension(
+                x509.SubjectKeyIdentifier.from_public_key(self.key.public_key()), critical=False
+            )
             .sign(issuer.key, SHA256())
         )
 
@@ -118,6 +121,10 @@ class Authority:
             _builder(name, self._name, key, start, end)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(alternatives, critical=False)
+            .add_extension(
+                x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()),
+                critical=False,
+            )
             .sign(self.key, SHA256())
         )
         above = []

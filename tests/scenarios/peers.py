@@ -237,17 +237,43 @@ remote:
   message_linelength_limit = 1000000
   hosts_try_chunking = {chunking}
   hosts_try_fastopen =
-  hosts_avoid_tls = *
+  {tls}
 begin retry
 * * F,1m,1s
+begin authenticators
+{login}
+"""
+_EXIM_TLS = """
+  hosts_require_tls = *
+  hosts_require_auth = *
+  protocol = {protocol}
+  tls_verify_certificates = {authority}
+  tls_verify_hosts = *
+"""
+_EXIM_LOGIN = """
+plain:
+  driver = plaintext
+  public_name = PLAIN
+  client_send = ^{name}^{password}
 """
 
 
 class Exim:
     """An Exim that sends everything to one port; each submission delivers in the foreground."""
 
-    def __init__(self, scenario: Scenario, port: int, *, chunking: bool = False) -> None:
-        self.folder = scenario.room("exim-bdat" if chunking else "exim")
+    def __init__(
+        self,
+        scenario: Scenario,
+        port: int,
+        *,
+        name: str = "exim",
+        chunking: bool = False,
+        tls: str = "",
+        authority: Path | None = None,
+        login: tuple[str, str] = ("", ""),
+    ) -> None:
+        """`tls`: smtp (STARTTLS) or smtps, with a verified certificate and a login."""
+        self.folder = scenario.room(f"{name}-bdat" if chunking else name)
         (self.folder / "spool").mkdir()
         user = owner("Debian-exim")
         os.chown(self.folder, *user)
@@ -259,6 +285,10 @@ class Exim:
                 folder=self.folder,
                 port=port,
                 chunking="*" if chunking else "",
+                tls=_EXIM_TLS.format(protocol=tls, authority=authority)
+                if tls
+                else "hosts_avoid_tls = *",
+                login=_EXIM_LOGIN.format(name=login[0], password=login[1]) if tls else "",
             )
         )
 
@@ -348,7 +378,7 @@ PASSWORD = "correct horse"
 class Dovecot:
     """A mail store: LMTP in (unix socket and TCP), IMAP and POP3 out."""
 
-    def __init__(self, scenario: Scenario, users: Sequence[str]) -> None:
+    def __init__(self, scenario: Scenario, users: Sequence[str], extra: str = "") -> None:
         self.folder = folder = scenario.room("dovecot")
         self.imap_port, self.pop3_port, self.lmtp_port = free_port(), free_port(), free_port()
         uid, gid = owner("mail")
@@ -364,6 +394,7 @@ class Dovecot:
             _DOVECOT.format(
                 folder=folder, imap=self.imap_port, pop3=self.pop3_port, lmtp=self.lmtp_port
             )
+            + extra
         )
         self.socket = folder / "lmtp"
         self.scenario = scenario
