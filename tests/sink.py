@@ -15,6 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.ports import free_port
+
 CLOSE = "close"
 """A script's answer that cuts the connection without a word."""
 STALL = "stall"
@@ -74,12 +76,10 @@ class Sink:
         self.sessions = 0
         self.open: set[socket.socket] = set()
         self._news = threading.Condition()
-        self._bind = bind or (lambda: loopback_listener(0))
+        port = 0 if bind else free_port()  # the same again after `kill`
+        self._bind = bind or (lambda: loopback_listener(port))
         self._listener: socket.socket | None = None
         self.start()
-        if bind is None:
-            port = self.port
-            self._bind = lambda: loopback_listener(port)
 
     def start(self) -> None:
         """Listen, also again after `kill` or `stop`, at the same place."""
@@ -114,7 +114,7 @@ class Sink:
     def __exit__(self, *exc: object) -> None:
         self.stop()
 
-    def wait(self, count: int, seconds: float = 20.0) -> list[Arrived]:
+    def wait(self, count: int, seconds: float = 60.0) -> list[Arrived]:
         """The messages, once there are `count` of them; AssertionError after `seconds`."""
         with self._news:
             if not self._news.wait_for(lambda: len(self.arrived) >= count, seconds):
@@ -384,7 +384,7 @@ def cut(connection: socket.socket) -> None:
 
 
 def loopback_listener(port: int) -> socket.socket:
-    """A listening socket on 127.0.0.1; port 0 lets the kernel choose."""
+    """A listening socket on 127.0.0.1."""
     return listener(socket.AF_INET, ("127.0.0.1", port))
 
 

@@ -28,6 +28,7 @@ from unittest import TestResult
 
 from twisted.trial import unittest
 
+from tests.ports import free_port as free_port
 from tests.scenarios import evidence, network
 
 T = TypeVar("T")
@@ -112,14 +113,7 @@ def greets(address: tuple[str, int], host: network.Host | None = None) -> bool:
         return False
 
 
-def free_port() -> int:
-    """A loopback port that nobody uses at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def wait_until(condition: Callable[[], T], what: str, seconds: float = 40.0) -> T:
+def wait_until(condition: Callable[[], T], what: str, seconds: float = 60.0) -> T:
     """Poll until the condition is true and return its value; AssertionError says `what`."""
     deadline = time.monotonic() + seconds
     pause = 0.01
@@ -172,7 +166,7 @@ class Process:
         text = self.output.read_text("utf-8", "replace") if self.output.exists() else ""
         return "\n".join(text.splitlines()[-lines:])
 
-    def stop(self, seconds: float = 15.0) -> int:
+    def stop(self, seconds: float = 60.0) -> int:
         """SIGTERM, and wait; SIGKILL for the whole group if that was not enough."""
         if self.running:
             self.popen.terminate()
@@ -187,7 +181,7 @@ class Process:
     def kill(self) -> None:
         """SIGKILL for the whole group."""
         self._kill_group()
-        self.popen.wait(10)
+        self.popen.wait(60)
 
     def _kill_group(self) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -224,7 +218,7 @@ class Relayd:
         """Finds this checkout before any installed relayd."""
         return {"PYTHONPATH": str(CHECKOUT)}
 
-    def start(self, seconds: float = 30.0, *, all_workers: bool = True) -> Relayd:
+    def start(self, seconds: float = 60.0, *, all_workers: bool = True) -> Relayd:
         """Start, and wait until it greets, and until relayctl can speak for all workers."""
         self.process = process = Process(
             self.command, self.folder / "log", cwd=self.folder, environment=self.environment
@@ -327,7 +321,7 @@ class Relayd:
         found: dict[str, Any] = json.loads(self.ctl("show", "--json", ident).stdout)
         return found
 
-    def settled(self, ident: str, number: int = 0, seconds: float = 30.0) -> dict[str, Any]:
+    def settled(self, ident: str, number: int = 0, seconds: float = 60.0) -> dict[str, Any]:
         """What `show` tells of a recipient, once it was attempted or has ended."""
 
         def attempted() -> dict[str, Any]:
@@ -344,7 +338,7 @@ class Relayd:
         lines = self.ctl("queue", "--json", *filters).stdout.splitlines()
         return [json.loads(line) for line in lines if line.strip()]
 
-    def wait_empty(self, seconds: float = 30.0) -> None:
+    def wait_empty(self, seconds: float = 60.0) -> None:
         """Until nothing waits in the spool."""
         try:
             wait_until(lambda: not self.queue(), "the spool is empty", seconds)
