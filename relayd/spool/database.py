@@ -14,16 +14,34 @@ from relayd.spool.content import sync_directory
 
 _NAME = re.compile(r"queue(?:-([1-9][0-9]{0,8}))?\.db\Z")
 _BESIDE = ("-wal", "-shm")  # SQLite's own files beside it
+_MAGIC = b"SQLite format 3\0"
 
 
 def in_force(directory: Path) -> Path | None:
     """The file that a look from outside finds in force; None: there is none."""
-    found = [
-        (int(match[1] or 0), entry)
-        for entry in directory.glob("queue*.db")
+    found = _numbered(directory)
+    return found[_latest(found)] if found else None
+
+
+def _numbered(directory: Path) -> dict[int, Path]:
+    return {
+        int(match[1] or 0): entry
+        for entry in directory.iterdir()
         if (match := _NAME.match(entry.name))
-    ]
-    return max(found)[1] if found else None
+    }
+
+
+def _latest(found: dict[int, Path]) -> int:
+    """The number in force: what was rebuilt is never empty, so a number alone makes no database."""
+    return max((number for number in found if not number or _begins_well(found[number])), default=0)
+
+
+def _begins_well(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(len(_MAGIC)) == _MAGIC
+    except OSError:
+        return False
 
 
 class Database:
@@ -37,6 +55,7 @@ class Database:
         self._directory = directory
         self._damaged = damaged
         self._number = 0
+        self.begun_anew = False  # there was none, or nothing in it
 
     @property
     def path(self) -> Path:
@@ -48,15 +67,14 @@ class Database:
 
     def find(self) -> None:
         """Look which file is in force, and finish a rebuild that was cut short; raises OSError."""
-        numbers = sorted(
-            int(match[1] or 0)
-            for entry in self._directory.iterdir()
-            if (match := _NAME.match(entry.name))
-        )
-        if numbers:
-            self._number = numbers.pop()
-        for number in numbers:
+        found = _numbered(self._directory)
+        self._number = _latest(found)
+        for number in sorted(found.keys() - {self._number}):
             self._keep(self._path(number))
+        log = Path(f"{self.path}{_BESIDE[0]}")
+        self.begun_anew = not any(
+            each.exists() and each.stat().st_size for each in (self.path, log)
+        )
         # empty, so that SQLite gives its own files the same permissions
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         os.close(os.open(self.path, flags, 0o600))

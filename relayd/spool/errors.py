@@ -10,6 +10,9 @@ class SpoolError(Exception):
         super().__init__(reason)
         self.reason = reason
 
+    def __str__(self) -> str:
+        return self.reason
+
 
 class SpoolFull(SpoolError):  # noqa: N818  a condition, not a mistake
     """No bytes, no inodes or no quota left (452 4.3.1)."""

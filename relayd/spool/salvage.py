@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from relayd.mail.ident import make_ident
 from relayd.spool import schema
 
 _KEYS = {
@@ -111,11 +112,13 @@ def _open(path: Path) -> sqlite3.Connection:
 def _count(fresh: sqlite3.Connection) -> None:
     totals = fresh.execute("SELECT count(*), ifnull(sum(size), 0) FROM message").fetchone()
     ledger = fresh.execute("SELECT count(*) FROM ledger").fetchone()[0]
+    created = fresh.execute("SELECT value FROM meta WHERE name = 'created'").fetchone()[0]
     values = [
         (totals[0], "messages"),
         (totals[1], "octets"),
         (ledger, "ledger"),
-        (schema.last_ident(fresh), "rebuilt"),
+        # nobody knows what was in it: no content file up to now is to be removed as an orphan
+        (max(schema.last_ident(fresh), make_ident(int(created * 1e6), 0)), "rebuilt"),
     ]
     fresh.executemany("UPDATE meta SET value = ? WHERE name = ?", values)
 

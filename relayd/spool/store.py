@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import sqlite3
 import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -122,7 +123,10 @@ class Spool:
         try:
             self._files.prepare()
             self._database.find()
-            last = schema.last_ident(self._writer.open())
+            connection = self._writer.open()
+            if self._database.begun_anew and any(idents for idents, _ in self._files.sets()):
+                self._bereft(connection)
+            last = schema.last_ident(connection)
         except Exception as error:
             self._writer.abandon()
             self._lock.release()
@@ -136,6 +140,12 @@ class Spool:
         for thread in (self._writer, self._reader, self._syncer):
             thread.start()
         self._syncer.work(Orphans(self._files, newest, self._fates, self.notice).step)
+
+    def _bereft(self, connection: sqlite3.Connection) -> None:
+        """There is content, but no database: what nobody knows is set aside, not removed."""
+        newest = make_ident(int(self._clock() * 1e6), self._shard)
+        connection.execute("UPDATE meta SET value = ? WHERE name = 'rebuilt'", (newest,))
+        self.notice("spool database is gone", path=str(self._database.path))
 
     def close(self) -> Awaitable[None]:
         """Finish what was asked for, then let go of files and lock."""

@@ -212,6 +212,35 @@ class DatabaseTests(DamageCase):
             assert later.log.events() == []
             assert (later.shard / "queue-1.db").exists()
 
+    def test_content_without_a_database_is_set_aside_not_removed(self) -> None:
+        for name, damage in (
+            ("gone", lambda path: path.unlink()),
+            ("empty", lambda path: path.write_bytes(b"")),
+            ("no database", lambda path: path.write_bytes(b"hello " * 1000)),
+        ):
+            with self.subTest(name):
+                with opened(self.directory) as harness:
+                    message, _ = harness.put(BIG)
+                (path,) = harness.shard.glob("*.db")
+                damage(path)
+                kept = harness.shard / "damaged" / ident_text(message.ident)
+                with opened(self.directory) as again:
+                    again.bridge.until(kept.exists)
+                    again.bridge.until(lambda: "orphaned content" in again.log.events())
+                events = again.log.events()
+                assert {"spool database is gone", "spool rebuilt"} & set(events), events
+
+    def test_a_number_alone_makes_no_database(self) -> None:
+        with opened(self.directory) as harness:
+            message, _ = harness.put()
+        (harness.shard / "queue-7.db").write_bytes(b"")
+        (harness.shard / "queue-8.db").write_bytes(b"what is this?")
+        with opened(self.directory) as again:
+            due = again.bridge.wait(again.spool.due("inside", 1e12, 10))
+            assert [each.ident for each, _ in due] == [message.ident]
+        kept = {each.name for each in (harness.shard / "damaged").iterdir()}
+        assert {"queue-7.db", "queue-8.db"} <= kept
+
     def test_a_lost_first_page(self) -> None:
         harness, contents = self.fill()
         path = harness.shard / "queue.db"
