@@ -131,8 +131,10 @@ def _one(work: Work, walk: _Walk, word: str, argument: str) -> None:
     elif word == "permit_sasl_authenticated":
         walk.permits.append("login any")
         report.translated(
-            setting, "permit_sasl_authenticated: `login any`; logins themselves are set up by hand"
+            setting, "permit_sasl_authenticated: `login any`, on listeners with `auth`"
         )
+    elif word in ("reject_sender_login_mismatch", "reject_authenticated_sender_login_mismatch"):
+        report.translated(setting, f"{word}: a login sends as its own, and as `may-send-as` says")
     elif word in ("permit_auth_destination",):
         if _ours(work):
             walk.permits.append(f"to {_ours(work)}")

@@ -19,6 +19,7 @@ from relayd.ops.migrate.canonical import canonical
 from relayd.ops.migrate.draft import Draft
 from relayd.ops.migrate.forwarding import virtual
 from relayd.ops.migrate.headers import header_checks
+from relayd.ops.migrate.logins import Login, outgoing
 from relayd.ops.migrate.maincf import MainCf
 from relayd.ops.migrate.mastercf import read_services
 from relayd.ops.migrate.report import Report
@@ -85,7 +86,8 @@ def convert(folder: Path, machine: Machine | None = None) -> Work:
     _destinations(work)
     _networks(work)
     _delimiter(work)
-    settings(work, certificate=inbound(work))
+    login = Login(work, certificate=inbound(work))
+    settings(work, login)
     virtual(work)
     aliases(work, used=uses_aliases(work))
     canonical(work)
@@ -93,7 +95,9 @@ def convert(folder: Path, machine: Machine | None = None) -> Work:
     routing(work)
     admission(work)
     header_checks(work)
+    login.finish()
     outbound(work)
+    outgoing(work)
     _guard(work)
     _services(work)
     _complete(work)

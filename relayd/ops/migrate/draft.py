@@ -16,6 +16,7 @@ from relayd.rules.tablefile import list_table
 
 RULES = Path("rules.d/50-postfix.rules")
 CONF = Path("relayd.conf")
+SECRETS = Path("secrets")
 SECTIONS = ("admission", "rewrite", "forward", "route", "tests")
 _TITLES = {
     "admission": "Who may send what to whom",
@@ -70,6 +71,7 @@ class Draft:
     rules: dict[str, list[tuple[str, str]]] = field(
         default_factory=lambda: {section: [] for section in SECTIONS}
     )
+    secrets: list[str] = field(default_factory=list)  # lines of the secrets file
     later: dict[str, None] = field(default_factory=dict)  # what is to be asked for again later
 
     def setting(self, statement: str, comment: str = "") -> None:
@@ -168,6 +170,8 @@ class Draft:
             if not table.inline:
                 head = [] if table.copied else [f"# made from {table.origin}"]
                 files[table.path] = [*head, *table.lines]
+        if self.secrets:
+            files[SECRETS] = ["# NAME USER PASSWORD", *self.secrets]
         return files
 
     def _conf(self) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pwd
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from relayd.ops.migrate.draft import pattern
 from relayd.ops.migrate.maincf import readable
 from relayd.ops.migrate.work import Work
 from relayd.rules.lexer import quote
-from relayd.rules.source import Place, Source
+from relayd.rules.source import Place, Problem, Source
 from relayd.tls.files import CertificateFiles
 
 _LEVELS = {
@@ -71,6 +73,21 @@ def inbound(work: Work) -> bool:
     return shown
 
 
+def unreadable(path: Path, user: str = "relayd") -> str:
+    """Why relayd's own user cannot read what we can; empty: it can, or there is no such user."""
+    try:
+        entry = pwd.getpwnam(user)
+    except KeyError:
+        return ""
+    groups = os.getgrouplist(user, entry.pw_gid)
+    for each in (*reversed(path.resolve().parents), path.resolve()):
+        status = each.stat()
+        shift = 6 if status.st_uid == entry.pw_uid else 3 if status.st_gid in groups else 0
+        if not status.st_mode >> shift & (4 if each == path.resolve() else 1):
+            return f"{each} is closed to the user {user}, and {path} with it"
+    return ""
+
+
 def _certificates(work: Work) -> bool:
     main = work.main
     pairs = [
@@ -91,6 +108,9 @@ def _certificates(work: Work) -> bool:
         files = CertificateFiles(Path(certificate), Path(key or certificate))
         place = Place(Source("", "", ("",)), 1)
         problems = certificate_problems([(files, place)], [])
+        secret = "" if problems else unreadable(files.key)
+        if secret:
+            problems = [Problem(place, secret, "")]
         statement = f"certificate {quote(certificate)} key {quote(key or certificate)}"
         for name in dict.fromkeys((first, second)):
             if problems:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from relayd.config.settings import Settings
 from relayd.mail.address import AddressError, check_domain
 from relayd.mail.nexthop import HostPort
+from relayd.ops.migrate.logins import Login
 from relayd.ops.migrate.mastercf import Service
 from relayd.ops.migrate.work import Work
 from relayd.rules.lexer import quote
@@ -20,7 +21,15 @@ _TIME = re.compile(r"(\d+)([smhdw]?)\Z")
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _PORTS = {"smtp": 25, "submission": 587, "submissions": 465, "smtps": 465}
 _HUGE = "1024GiB"
+_MUST_LOG_IN = (
+    "smtpd_client_restrictions",
+    "smtpd_recipient_restrictions",
+    "smtpd_relay_restrictions",
+)
 _QUIET_OVERRIDES = (
+    "smtpd_tls_auth_only",
+    "smtpd_sasl_type",
+    "smtpd_sasl_path",
     "syslog_name",
     "smtpd_tls_security_level",
     "smtpd_tls_wrappermode",
@@ -29,12 +38,12 @@ _QUIET_OVERRIDES = (
 )
 
 
-def settings(work: Work, *, certificate: bool = False) -> None:
-    """All of relayd.conf but the rules; `certificate`: there is one to show to clients."""
+def settings(work: Work, login: Login) -> None:
+    """All of relayd.conf but the rules."""
     _hostname(work)
     work.draft.setting(f"spool {SPOOL}", "where accepted mail waits; Postfix's queue stays its own")
     work.draft.setting("workers auto")
-    _listeners(work, certificate=certificate)
+    _listeners(work, login)
     _limits(work)
     _times(work)
 
@@ -65,7 +74,7 @@ def _hostname(work: Work) -> None:
 # listeners
 
 
-def _listeners(work: Work, *, certificate: bool) -> None:
+def _listeners(work: Work, login: Login) -> None:
     addresses = list(_addresses(work))
     services = [each for each in work.services if each.type == "inet"]
     ports: list[int] = []
@@ -73,7 +82,7 @@ def _listeners(work: Work, *, certificate: bool) -> None:
         if service.command not in ("smtpd", "postscreen"):
             work.report.unneeded(f"master.cf {service.title}", f"{service.command} is not SMTP")
             continue
-        _listener(work, service, addresses, ports, certificate)
+        _listener(work, service, addresses, ports, login)
     if not work.services:
         work.report.note("there is no master.cf beside main.cf: port 25 is assumed")
         _listen(work, addresses, 25, ports)
@@ -86,7 +95,7 @@ def _listeners(work: Work, *, certificate: bool) -> None:
 
 
 def _listener(
-    work: Work, service: Service, addresses: list[str], ports: list[int], certificate: bool
+    work: Work, service: Service, addresses: list[str], ports: list[int], login: Login
 ) -> None:
     title = f"master.cf {service.title}"
     host, _, port_name = service.name.rpartition(":")
@@ -96,26 +105,27 @@ def _listener(
         return
     chosen = [host.strip("[]")] if host else addresses
     wrapped = service.overrides.get("smtpd_tls_wrappermode") == "yes" or port == 465
-    login = service.overrides.get("smtpd_sasl_auth_enable") == "yes"
-    if login or (wrapped and not certificate):
-        what = "login" if login else "TLS from the first octet, which takes a certificate"
-        work.report.lost(
-            title,
-            f"a listener with {what} is set up by hand: see"
-            " docs/migrate-postfix.md; it stands in relayd.conf as a comment",
+    options = " tls implicit" if wrapped else ""
+    wanted = login.wanted(service)
+    why = login.hindrance() if wanted else ""
+    if wrapped and not login.certificate:
+        why = (
+            why or "TLS from the first octet takes a certificate: write `certificate FILE key FILE`"
         )
+    if why and (wrapped or "smtpd_sasl_auth_enable" in service.overrides):
+        work.report.lost(title, f"{why}; the listener stands in relayd.conf as a comment")
         for address in chosen:
-            end = " tls implicit" if wrapped else ""
-            work.draft.setting(
-                f"# listen {HostPort(address, port)}{end}", f"{service.title}: {what}"
-            )
+            line = f"# listen {HostPort(address, port)}{options}{' auth TABLE' if wanted else ''}"
+            work.draft.setting(line, f"{service.title}: see docs/migrate-postfix.md")
         return
-    _listen(work, chosen, port, ports, " tls implicit" if wrapped else "")
-    work.report.translated(title, f"listen on port {port}")
+    if wanted and not why:
+        options += login.options(service)
+    _listen(work, chosen, port, ports, options)
+    work.report.translated(title, f"listen on port {port}{f':{options}' if options else ''}")
     if service.command == "postscreen":
         work.report.lost(title, "postscreen's tests are not carried over; put a filter in front")
     for name, value in service.overrides.items():
-        if name not in _QUIET_OVERRIDES:
+        if name not in _QUIET_OVERRIDES and not (name in _MUST_LOG_IN and "submission" in options):
             work.report.lost(
                 title,
                 f"-o {name}={value}: relayd's rules and limits are the same for"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +12,7 @@ from pathlib import Path
 
 from relayd.config import ConfigErrors, load
 from relayd.config.settings import Settings
-from relayd.ops.migrate.draft import CONF, RULES
+from relayd.ops.migrate.draft import CONF, RULES, SECRETS
 from relayd.ops.migrate.work import Work
 from relayd.rules.source import Problem
 
@@ -53,6 +56,9 @@ def put(folder: Path, files: Mapping[Path, list[str]]) -> None:
     for relative, lines in files.items():
         path = folder / relative
         path.parent.mkdir(parents=True, exist_ok=True)
+        if relative == SECRETS:
+            path.unlink(missing_ok=True)
+            path.touch(0o600)
         path.write_text("\n".join(lines) + "\n", "utf-8")
 
 
@@ -70,6 +76,9 @@ def publish(output: Path, written: Written, *, force: bool = False) -> list[str]
                 " --output, or say --force"
             )
         put(output, written.files)
+        if SECRETS in written.files and os.geteuid() == 0:
+            with contextlib.suppress(LookupError):  # there is no such user yet
+                shutil.chown(output / SECRETS, "relayd")
     except OSError as error:
         raise WriteError(f"{error.filename}: {error.strerror}") from None
     return [str(output / path) for path in written.files]
