@@ -35,10 +35,15 @@ class Wire:
                 data = data[sent:]
         transport.write(data)
 
+    @property
+    def at_once(self) -> bool:
+        """What is written next is sent right away, for nothing waits before it."""
+        return self._at_once and not self._transport.TLS
+
     def through_buffer(self) -> None:
-        """A producer is registered: the transport asks it for more when its buffer is empty."""
+        """What is written next waits for the reactor, and so for others that have their turn."""
         self._at_once = False
 
     def drained(self) -> None:
-        """The peer has answered all that was written: nothing of it waits any more."""
+        """Nothing waits any more: the peer has answered, or the transport asks for more."""
         self._at_once = isinstance(self._transport, Connection)

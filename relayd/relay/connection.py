@@ -37,6 +37,8 @@ from relayd.tls.binding import channel_bindings
 from relayd.tls.words import reason as words
 from relayd.wire import Wire
 
+BURST = 16  # pieces of content sent in one turn; then others have theirs
+
 _LOGIN_BUG = Reply.of(451, "4.3.0", "Login failed by a fault of ours")
 _UNREADABLE = Reply.of(451, "4.3.0", "content of ours cannot be read")
 
@@ -67,6 +69,9 @@ class Transport(Shape):
 
     def getHandle(self) -> object:
         """The connection under TLS."""
+
+    def getHost(self) -> object:
+        """Our own address."""
 
 
 class Security(Shape):
@@ -136,6 +141,7 @@ class Connection(Protocol):
         self.lmtp = lmtp
         self.tls = ""
         self.waived = False  # one message's sender was content with less TLS than is usual here
+        self.local = ""  # our own address
         self.born = watch.seconds()
         self.deadline = self.born + deadlines.greeting
         self._watch = watch
@@ -151,6 +157,7 @@ class Connection(Protocol):
         self._recipients = 0
         self._content: Content | None = None
         self._chunks: Iterator[bytes] | None = None
+        self._asked = False  # the transport has asked for chunks
         self._carried: Deferred[TransactionDone] | None = None
         self._failure: Reply | None = None  # our own words for the end
         self._connected = False
@@ -203,7 +210,7 @@ class Connection(Protocol):
             self._abort()  # it did not even take our last words
         elif self._core.waiting_for is Stage.IDLE and self._carried is None:
             self.quit()
-        elif self._shaking and self._security is not None:
+        elif self._lost_for_tls and self._security is not None:
             self._shaking = False
             self._fail(self._security.broken("timed out"))
         else:
@@ -221,6 +228,7 @@ class Connection(Protocol):
             self._abort()
         elif not self.endpoint.unix:
             self._transport.setTcpNoDelay(True)
+            self.local = str(getattr(self._transport.getHost(), "host", ""))
         if self._security is not None and self._security.implicit and not self._over:
             self._secured = True
             self._start_tls(self._security)
@@ -248,7 +256,7 @@ class Connection(Protocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """By whomever."""
         lost = Reply.of(451, "4.4.2", "Connection lost")
-        if self._shaking and self._security is not None:
+        if self._lost_for_tls and not self._over and self._security is not None:
             self._shaking = False
             lost = self._security.broken(words(reason.value))
         if not self._over:
@@ -256,6 +264,11 @@ class Connection(Protocol):
             self._watch.ended(self)
         self._fail(lost)
         self._watch.lost(self)
+
+    @property
+    def _lost_for_tls(self) -> bool:
+        """What ends now has come from STARTTLS on, and not to the end of the handshake."""
+        return self._shaking or self._core.waiting_for is Stage.STARTTLS
 
     def failed(self, error: BaseException | None) -> None:
         """There was no connection."""
@@ -265,7 +278,20 @@ class Connection(Protocol):
     # content that is too large for one write
 
     def resumeProducing(self) -> None:
-        """The transport has sent what it had: the next piece."""
+        """The transport has sent what it had: as many pieces as the socket takes, within reason."""
+        wire = self._wire
+        if self._asked:  # the first time it only says that we are registered
+            wire.drained()
+        self._asked = True
+        for _ in range(BURST - 1):
+            self._send_chunk()
+            if self._chunks is None or not wire.at_once:
+                return
+        wire.through_buffer()
+        self._send_chunk()
+
+    def _send_chunk(self) -> None:
+        """The next piece of content, or its end."""
         chunks = self._chunks
         if chunks is None:
             return
@@ -297,6 +323,7 @@ class Connection(Protocol):
         assert content is not None
         if content.size > CHUNK:
             self._chunks = content.chunks()
+            self._asked = False
             self._limit = self._watch.seconds() + self._deadlines.content
             return  # the producer is registered when BDAT's own line is out
         try:
@@ -334,7 +361,6 @@ class Connection(Protocol):
         if core.closed:
             self._finish()
         if self._chunks is not None and not producing:
-            self._wire.through_buffer()
             self._transport.registerProducer(self, False)
         for each in tell:
             each()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,9 @@ from zlib import crc32
 from relayd.mail.content import CHUNK
 from relayd.mail.ident import SHARD_BITS, ident_text, parse_ident
 from relayd.spool.errors import SpoolError, SpoolFull
+
+WARM = 32 << 20  # octets of content for files that may stay in memory until sent, per shard
+WARM_MOST = 2 << 20  # ... and of one message
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -23,19 +27,81 @@ def os_trouble(what: str, error: OSError) -> SpoolError:
     return SpoolFull(reason) if error.errno in _FULL else SpoolError(reason)
 
 
+class Room:
+    """Memory that content for files may take until it was sent, shared by all of a shard."""
+
+    def __init__(self, octets: int) -> None:
+        self._free = octets
+        self._given_back: deque[int] = deque()  # from whatever thread let go of it
+
+    def take(self, octets: int) -> bool:
+        """Whether there is room for so many; from one thread only."""
+        while self._given_back:
+            self._free += self._given_back.popleft()
+        if octets > self._free:
+            return False
+        self._free -= octets
+        return True
+
+    def give_back(self, octets: int) -> None:
+        """They are not needed any more."""
+        self._given_back.append(octets)
+
+
+class Warm:
+    """The pieces of one content, in memory until they are sent for the first time."""
+
+    __slots__ = ("_octets", "_room", "pieces")
+
+    def __init__(self, room: Room) -> None:
+        self._room = room
+        self._octets = 0
+        self.pieces: list[bytes] = []
+
+    def hold(self, octets: int) -> bool:
+        """Have room for so many in all, if there is."""
+        if octets > WARM_MOST or not self._room.take(octets - self._octets):
+            return False
+        self._octets = octets
+        return True
+
+    def __del__(self) -> None:
+        self._room.give_back(self._octets)
+
+
 class FileContent:
-    """Content in a file, opened only when read, and proved whole before its last piece leaves."""
+    """Content in a file, opened only when read, and proved whole before its last piece leaves.
 
-    __slots__ = ("_damaged", "_parity", "path", "size")
+    `warm` are the octets that were written to the file, where they are still in memory: the first
+    to read all of it gets these, and everybody else the file.
+    """
 
-    def __init__(self, path: Path, size: int, parity: int, damaged: Callable[[str], None]) -> None:
+    __slots__ = ("_damaged", "_parity", "_warm", "path", "size")
+
+    def __init__(
+        self,
+        path: Path,
+        size: int,
+        parity: int,
+        damaged: Callable[[str], None],
+        warm: Warm | None = None,
+    ) -> None:
         self.path = path
         self.size = size
         self._parity = parity
         self._damaged = damaged  # called, from the reading thread, with what is wrong
+        self._warm = warm
 
     def chunks(self, start: int = 0) -> Iterator[bytes]:
         """The octets from `start` on; raises OSError, before the end, if the file is damaged."""
+        warm = self._warm
+        if warm is not None:
+            for piece in warm.pieces:
+                if start < len(piece):
+                    yield piece[start:] if start else piece
+                start = max(start - len(piece), 0)
+            self._warm = None
+            return
         with self.path.open("rb", buffering=0) as file:
             at, parity, held = 0, 0, b""
             while at < self.size:
@@ -61,6 +127,10 @@ class FileContent:
 
     def tail(self, count: int) -> bytes:
         """The last `count` octets, not proved; raises OSError."""
+        if self._warm is not None:
+            last = self._warm.pieces[-1][-count:]
+            if len(last) == count:
+                return last
         with self.path.open("rb", buffering=0) as file:
             file.seek(max(self.size - count, 0))
             return file.read(count)
@@ -73,6 +143,8 @@ class ContentFiles:
         self.directory = shard_directory / "content"
         self.damaged = shard_directory / "damaged"
         self._found_damaged = found_damaged
+        self.room = Room(WARM)
+        self._durable: set[Path] = set()  # subdirectories whose own entries are synced
 
     def prepare(self) -> None:
         """Make the directories; raises OSError."""
@@ -83,9 +155,10 @@ class ContentFiles:
         """Where the content of this message is, if it is in a file."""
         return self.directory / f"{ident >> SHARD_BITS & 0xFF:02x}" / ident_text(ident)
 
-    def content(self, ident: int, size: int, parity: int) -> FileContent:
+    def content(self, ident: int, size: int, parity: int, warm: Warm | None = None) -> FileContent:
         """The content of this message as it is read."""
-        return FileContent(self.path(ident), size, parity, partial(self._found_damaged, ident))
+        damaged = partial(self._found_damaged, ident)
+        return FileContent(self.path(ident), size, parity, damaged, warm)
 
     def create(self, ident: int) -> int:
         """A descriptor of a new file for writing; raises OSError."""
@@ -94,6 +167,7 @@ class ContentFiles:
         try:
             return os.open(path, flags, 0o600)
         except FileNotFoundError:
+            self._durable.discard(path.parent)
             path.parent.mkdir(mode=0o700, exist_ok=True)
         except FileExistsError:
             # idents are never given twice: this one was for a draft nobody finished
@@ -105,8 +179,9 @@ class ContentFiles:
         directories = {self.path(ident).parent for ident in idents}
         for directory in directories:
             sync_directory(directory)
-        if directories:
+        if not directories <= self._durable:
             sync_directory(self.directory)
+            self._durable |= directories
 
     def remove(self, idents: Iterable[int]) -> None:
         """Remove files; what cannot be removed is an orphan that the next start finds."""

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from zlib import crc32
 
 from relayd.mail.content import BytesContent, Content
 from relayd.mail.message import Submission
-from relayd.spool.content import ContentFiles, os_trouble
+from relayd.spool.content import ContentFiles, Warm, os_trouble
 from relayd.spool.errors import SpoolError
 from relayd.spool.view import Accepted
 
+MANY = 256  # pieces: more are joined, for each costs memory of its own; less than IOV_MAX
+
 
 class Draft:
-    """Takes content in pieces; `commit` makes message and envelope durable (see Store)."""
+    """Takes content in pieces; `commit` makes message and envelope durable (see Store).
+
+    Above the threshold content goes to a file: all at once at the commit while there is room to
+    keep it until then, else as it arrives.
+    """
 
     __slots__ = (
         "_commit",
@@ -27,6 +33,7 @@ class Draft:
         "_pieces",
         "_threshold",
         "_trouble",
+        "_warm",
         "ident",
         "size",
     )
@@ -47,6 +54,7 @@ class Draft:
         self._parity = 0
         self._fd = -1
         self._in_file = False
+        self._warm: Warm | None = None
         self._trouble: SpoolError | None = None
         self._done = False
 
@@ -56,20 +64,34 @@ class Draft:
         self.size += len(data)
         if self._trouble is not None:
             raise self._trouble
-        if not self._in_file and self.size <= self._threshold:
-            self._pieces.append(bytes(data))
-            return
         try:
-            if not self._in_file:
-                self._fd = self._files.create(self.ident)
-                self._in_file = True
-                pieces, self._pieces = self._pieces, []
-                for piece in pieces:
-                    _write_all(self._fd, piece)
-            _write_all(self._fd, data)
+            if self._in_file:
+                _write_all(self._fd, [data])
+                return
+            self._pieces.append(bytes(data))
+            if self._has_room():
+                if len(self._pieces) > MANY:
+                    self._pieces = [b"".join(self._pieces)]
+            else:
+                self._warm = None
+                self._write_file()
+                self._pieces = []
         except OSError as error:
             self._trouble = os_trouble("writing content", error)
             raise self._trouble from error
+
+    def _has_room(self) -> bool:
+        """All of it may stay in memory until the commit."""
+        if self.size <= self._threshold:
+            return True
+        if self._warm is None:
+            self._warm = Warm(self._files.room)
+        return self._warm.hold(self.size)
+
+    def _write_file(self) -> None:
+        self._fd = self._files.create(self.ident)
+        self._in_file = True
+        _write_all(self._fd, self._pieces)
 
     def commit(self, submission: Submission) -> Awaitable[Accepted]:
         """Store it all; to be called once."""
@@ -83,6 +105,7 @@ class Draft:
             self._done = True
             self.discard_file()
             self._pieces = []
+            self._warm = None
 
     # what the spool asks while it commits
 
@@ -98,17 +121,25 @@ class Draft:
 
     @property
     def data(self) -> bytes | None:
-        """The content, or None if it is in a file."""
-        return None if self._in_file else b"".join(self._pieces)
+        """The content, or None if it goes to a file."""
+        if self._in_file or self.size > self._threshold:
+            return None
+        return b"".join(self._pieces)
 
     def content(self, data: bytes | None) -> Content:
         """The content as the message will have it; `data` is what the property gave."""
         if data is not None:
             return BytesContent(data)
-        return self._files.content(self.ident, self.size, self._parity)
+        warm, self._warm = self._warm, None
+        if warm is not None:
+            warm.pieces = self._pieces
+        return self._files.content(self.ident, self.size, self._parity, warm)
 
     def sync(self) -> None:
         """Make the file durable, but for its directory entries; raises OSError."""
+        if not self._in_file:
+            self._write_file()
+            self._pieces = []
         fd, self._fd = self._fd, -1
         try:
             os.fsync(fd)
@@ -125,7 +156,11 @@ class Draft:
             self._files.remove((self.ident,))
 
 
-def _write_all(fd: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]
+def _write_all(fd: int, pieces: Sequence[bytes]) -> None:
+    views = [memoryview(piece) for piece in pieces]
+    while views:
+        written = os.writev(fd, views)
+        while views and written >= len(views[0]):
+            written -= len(views.pop(0))
+        if views:
+            views[0] = views[0][written:]

@@ -151,9 +151,11 @@ class EntryTests(DamageCase):
             message, _ = harness.put(BIG)
             path = harness.spool._files.path(message.ident)
             path.write_bytes(BIG[:70_000] + b"?" + BIG[70_001:])
+            loaded = harness.bridge.wait(harness.spool.load(message.ident))
+            assert loaded is not None
             got = b""
             with self.assertRaisesRegex(OSError, "damaged"):
-                for chunk in message.content.chunks():
+                for chunk in loaded[0].content.chunks():
                     got += chunk
             assert len(got) < len(BIG)
             harness.bridge.until(lambda: "damaged message set aside" in harness.log.events())

@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 from relayd.mail.ident import ident_text, make_ident
 from relayd.mail.message import Settlement, State
 from relayd.spool import formats
+from relayd.spool.content import WARM_MOST
 from relayd.spool.errors import SpoolError, SpoolLocked
 from relayd.spool.space import Space
 from tests.spooling import DONE, Harness, octets, opened, submission
@@ -156,7 +157,7 @@ class OrphanTests(DirectoryCase):
     def test_rollback_removes_the_file(self) -> None:
         with opened(self.directory) as harness:
             draft = harness.spool.create()
-            draft.write(BIG)
+            draft.write(b"x" * (WARM_MOST + 1))
             path = harness.spool._files.path(draft.ident)
             assert path.exists()
             draft.rollback()

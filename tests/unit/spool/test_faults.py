@@ -13,6 +13,7 @@ import sys
 import time
 import unittest
 from collections.abc import Callable, Iterable, Iterator
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -20,12 +21,13 @@ from unittest.mock import patch
 
 from relayd.mail.message import Settlement, State
 from relayd.mail.outcome import failed
-from relayd.spool.content import ContentFiles
+from relayd.spool.content import WARM_MOST, ContentFiles
 from relayd.spool.errors import SpoolError, SpoolFull
 from relayd.spool.view import NewMessage, QueueFilter
 from tests.spooling import DONE, Harness, opened, recipient, submission
 
 BIG = b"x" * 100_000
+HUGE = b"x" * (WARM_MOST + 1)  # so much is not kept in memory until the commit
 
 
 class Faulty(sqlite3.Connection):
@@ -225,13 +227,13 @@ class FailingCommitTests(FaultCase):
 class FailingFileTests(FaultCase):
     def test_a_file_that_cannot_be_written(self) -> None:
         with self.harness() as (harness, events):
-            for call in ("write", "open", "fsync"):
+            for call, content in product(("writev", "open", "fsync"), (BIG, HUGE)):
                 draft = harness.spool.create()
                 error = OSError(errno.ENOSPC, "No space left on device")
                 with patch(f"relayd.spool.{_module(call)}.os.{call}", side_effect=error):
                     with contextlib.suppress(SpoolFull):
-                        draft.write(BIG)
-                        assert call == "fsync"
+                        draft.write(content)
+                        assert call == "fsync" or content == BIG
                     with self.assertRaises(SpoolFull):
                         harness.bridge.wait(draft.commit(submission()))
                 assert not harness.spool._files.path(draft.ident).exists()
@@ -426,4 +428,4 @@ while True:
 
 
 def _module(call: str) -> str:
-    return {"write": "draft", "open": "content", "fsync": "draft"}[call]
+    return {"writev": "draft", "open": "content", "fsync": "draft"}[call]
