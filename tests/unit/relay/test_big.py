@@ -52,7 +52,7 @@ class Reader(threading.Thread):
                 peer.sendall(reply)
             pieces = bytearray()
             while not pieces.endswith(END):
-                pieces += lines.read1(self._random.randint(1, 200_000))  # type: ignore[attr-defined]
+                pieces += lines.read1(self._random.randint(1, 200_000))
                 if self._small and self._random.random() < 0.02:
                     time.sleep(0.005)
             self.content = bytes(pieces[:-3]).replace(b"\r\n..", b"\r\n.")
