@@ -38,7 +38,9 @@ def run(options: argparse.Namespace, default_config: Path) -> int:
     spool = options.spool or (then or fresh).spool
     if not shard_folders(spool):
         raise RehearsalError(f"no spool in {spool}; say where with --config or --spool")
-    replay = Replay(fresh.ruleset, None if then is None else then.next_hops)
+    replay = Replay(fresh.ruleset)
+    if then is not None:
+        replay.hops_then, replay.rules_then = then.next_hops, then.ruleset
     since = time.time() - options.since
     bar = sys.stderr.isatty() and not options.json
     try:

@@ -12,6 +12,7 @@ from relayd.mail.nexthop import NextHop
 from relayd.mail.plan import Plan, Step, Verdict
 from relayd.mail.reply import Severity
 from relayd.ops.text import moment, safe
+from relayd.rules.check import used_tables
 from relayd.rules.evaluate import LOOPED, Facts, evaluate
 from relayd.rules.ruleset import Ruleset
 from relayd.spool.envelopes import Dropped, Seen
@@ -24,6 +25,7 @@ KINDS: Mapping[str, tuple[str, str, str]] = {
     "route": ("changes route", "change route", "another route"),
     "mailbox": ("goes to other mailboxes", "go to other mailboxes", "other mailboxes"),
     "sender": ("changes its reverse-path", "change their reverse-path", "another reverse-path"),
+    "header": ("gets another header", "get another header", "another header"),
     "refused": ("would be refused", "would be refused", "refused"),
     "loop": ("loops", "loop", "loops"),
     "unknown": ("would be put off", "would be put off", "put off: unknown now"),
@@ -62,10 +64,15 @@ class Change:
 
 @dataclass
 class Replay:
-    """Compares envelope by envelope. `hops_then`: the next hops as they were defined then."""
+    """Compares envelope by envelope.
+
+    `hops_then`: the next hops as they were defined then; `rules_then`: what was done to headers and
+    said of logins' senders, for neither ledger nor journal tells of them.
+    """
 
     ruleset: Ruleset
     hops_then: Mapping[str, NextHop] | None = None
+    rules_then: Ruleset | None = None
     envelopes: int = 0  # recipients looked at
     dropped: int = 0  # refusals that the journal only counted
     changes: dict[tuple[str, str], Change] = field(default_factory=dict)
@@ -77,7 +84,7 @@ class Replay:
             self.dropped += seen.count
             return
         self.envelopes += 1
-        plan = evaluate(self.ruleset, Facts(seen.client, seen.sender, seen.recipient, seen.at))
+        plan = self._plan(seen)
         kind = self._kind(seen, plan)
         if not kind:
             return
@@ -98,6 +105,16 @@ class Replay:
             seen.client.address,
             path_text(seen.sender) or "<>",
         )
+
+    def _plan(self, seen: Seen) -> Plan:
+        """What the new rules say: at MAIL about a login's sender, then at RCPT."""
+        then, refusal = self.rules_then, None
+        if then is not None and then.send_as.refusal(seen.client, seen.sender) is None:
+            refusal = self.ruleset.send_as.refusal(seen.client, seen.sender)
+        if refusal is not None:
+            note = f"login {seen.client.login} as {path_text(seen.sender)}"
+            return Plan(Verdict.REFUSE, refusal, (), (Step("may-send-as", "", note),))
+        return evaluate(self.ruleset, _facts(seen))
 
     def _kind(self, seen: Seen, plan: Plan) -> str:
         """What changes first and most; empty: nothing."""
@@ -131,7 +148,16 @@ class Replay:
             for each in plan.destinations
             if (each.mailbox.key, each.next_hop) in was
         }
-        return "" if before == after else "sender"
+        if before != after:
+            return "sender"
+        return "header" if self._has_another_header(seen, plan) else ""
+
+    def _has_another_header(self, seen: Seen, plan: Plan) -> bool:
+        then = self.rules_then
+        if then is None or not (then.headers.entries or self.ruleset.headers.entries):
+            return False
+        before = _header_rules(then, evaluate(then, _facts(seen)))
+        return before != _header_rules(self.ruleset, plan)
 
     def _is_moved(self, names: str) -> bool:
         """The next hop has kept its name, but leads elsewhere."""
@@ -192,6 +218,20 @@ class Replay:
                 yield kind, sorted(found, key=lambda change: (-change.count, change.recipient))
 
 
+def _facts(seen: Seen) -> Facts:
+    return Facts(seen.client, seen.sender, seen.recipient, seen.at)
+
+
+def _header_rules(ruleset: Ruleset, plan: Plan) -> list[tuple[str, tuple[str, ...]]]:
+    """The rules for the header, and what their tables hold; without any destination: none."""
+    numbers = plan.destinations[0].header_rules if plan.destinations else ()
+    rules = [ruleset.headers.entries[number].rule for number in numbers]
+    return [
+        (str(rule), tuple(ruleset.tables[name].digest for name in used_tables(rule)))
+        for rule in rules
+    ]
+
+
 def _stampless(path: ReversePath) -> str:
     return _STAMP.sub(r"\1\2", path_text(path))
 
@@ -208,6 +248,8 @@ def _deciding(kind: str, seen: Seen, plan: Plan) -> Step:
         stages = ("accept", "srs")
     elif kind in _STAGES:
         stages = (_STAGES[kind],)
+    elif kind == "header":
+        return Step("header", "", "rules for the header", "")
     else:
         stages = ()
     found = [step for step in plan.trail if step.stage in stages]

@@ -32,17 +32,23 @@ CLIENT = Client("203.0.113.9")
 SENDER = Mailbox("a", "partner.example")
 
 
-def replay(new: str, *recipients: str, old: str = OLD, sender: ReversePath = SENDER) -> Replay:
+def replay(
+    new: str,
+    *recipients: str,
+    old: str = OLD,
+    sender: ReversePath = SENDER,
+    client: Client = CLIENT,
+) -> Replay:
     """What the old rules decided, under the new ones."""
     then, now = (load_text(text, Path("/")).ruleset for text in (old, new))
-    replaying = Replay(now, then.next_hops)
+    replaying = Replay(now, then.next_hops, then)
     for text in recipients:
         mailbox = Mailbox.parse(text)
-        plan = evaluate(then, Facts(CLIENT, sender, mailbox, 1e9))
+        plan = evaluate(then, Facts(client, sender, mailbox, 1e9))
         refusal = plan.verdict is Verdict.REFUSE
         ways = tuple((each.mailbox, each.next_hop, each.reverse_path) for each in plan.destinations)
         reply = str(plan.reply) if refusal else ""
-        replaying.feed(Seen(1e9, CLIENT, sender, mailbox, plan.verdict, ways, reply))
+        replaying.feed(Seen(1e9, client, sender, mailbox, plan.verdict, ways, reply))
     return replaying
 
 
@@ -95,6 +101,42 @@ class KindTest(unittest.TestCase):
     def test_another_sender(self) -> None:
         new = OLD + "rewrite sender @partner.example -> @example.net\n"
         self.assert_kind(new, "info@example.com", "sender", "rewrite sender")
+
+    def test_another_header(self) -> None:
+        rule = 'header add X-Gateway "gw"'
+        for old, new in (
+            (OLD, OLD + rule),
+            (OLD + rule, OLD),
+            (OLD + rule, OLD + rule + " when tls"),
+        ):
+            found = replay(new + "\n", "info@example.com", "x@elsewhere.example", old=old + "\n")
+            kinds = [(each.kind, each.recipient) for each in found.changes.values()]
+            self.assertEqual(kinds, [("header", "info@example.com")])
+        self.assertEqual(replay(OLD + rule, "info@example.com", old=OLD + rule).changes, {})
+
+    def test_a_header_table_that_holds_something_else(self) -> None:
+        rule = "table t canonical file /nowhere\nrewrite header From <t>\n"
+        with TemporaryDirectory() as name:
+            path = Path(name) / "canonical"
+            rulesets = []
+            for entry in ("a@b.example c@d.example\n", "a@b.example e@f.example\n"):
+                path.write_text(entry)
+                text = OLD + rule.replace("/nowhere", str(path))
+                rulesets.append(load_text(text, Path("/")).ruleset)
+        facts = Facts(CLIENT, SENDER, Mailbox.parse("info@example.com"), 1e9)
+        plan = evaluate(rulesets[0], facts)
+        ways = tuple((each.mailbox, each.next_hop, each.reverse_path) for each in plan.destinations)
+        replaying = Replay(rulesets[1], None, rulesets[0])
+        replaying.feed(Seen(1e9, CLIENT, SENDER, facts.recipient, plan.verdict, ways))
+        self.assertEqual([each.kind for each in replaying.changes.values()], ["header"])
+
+    def test_refused_at_mail(self) -> None:
+        old = OLD + "may-send-as @partner.example when login ann\n"
+        found = replay(OLD, "info@example.com", old=old, client=CLIENT.with_(login="ann"))
+        (change,) = found.changes.values()
+        self.assertEqual(change.kind, "refused")
+        self.assertIn("553 5.7.1", change.now)
+        self.assertEqual(change.rule, "may-send-as login ann as a@partner.example")
 
 
 class ReportTest(unittest.TestCase):
