@@ -153,25 +153,6 @@ class FailOver(Scenario):
         self.assertLessEqual(len(by_first & set(by_second)), 20)
         relay.wait_empty()
 
-    def test_first_host_is_used_again_when_it_is_back(self) -> None:
-        first, second = Sink(), Sink()
-        for sink in (first, second):
-            self.addCleanup(sink.stop)
-        relay = self.relayd(
-            f"next-hop pair smtp 127.0.0.1:{first.port}, 127.0.0.1:{second.port}\n"
-            "accept from 127.0.0.0/8\nroute any via pair\n"
-        )
-        first.kill()
-        relay.send(ANN, ["bob@example.com"])
-        second.wait(1)
-        first.start()
-
-        def again() -> bool:
-            relay.send(ANN, ["bob@example.com"])
-            return bool(first.arrived)
-
-        wait_until(again, "the first host is used again", 90)
-
     def test_dead_destination_does_not_delay_another(self) -> None:
         alive, dead = Sink(), Sink()
         self.addCleanup(alive.stop)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import socket
 import tempfile
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
@@ -25,6 +24,7 @@ from relayd.relay.smtpout import Courier
 from relayd.relay.survey import Endpoint, UnresolvedError
 from relayd.relay.trouble import MAY_BE_DELIVERED
 from relayd.spool.content import FileContent
+from tests.ports import free_port
 from tests.sink import CLOSE, EXTENSIONS, STALL, Asked, Script, Sink, unix_listener
 from tests.support import TestCase
 from tests.unit.relay.fakes import a_message, a_recipient
@@ -78,10 +78,7 @@ class CourierCase(TestCase):
 
     def dead(self) -> None:
         """A host where nobody listens."""
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        self.endpoints.append(Endpoint("dead.example", "127.0.0.1", port))
+        self.endpoints.append(Endpoint("dead.example", "127.0.0.1", free_port()))
 
     def resolve(self, where: NextHop | str) -> Awaitable[Sequence[Endpoint]]:
         self.resolved += 1
@@ -232,6 +229,10 @@ class FailurePolicy(CourierCase):
         first.start()
         await self.deliver(a_delivery())
         self.assertEqual((len(first.arrived), len(second.arrived)), (0, 4))
+        self.courier._shy = dict.fromkeys(self.courier._shy, 0.0)  # the while is over
+        await self.deliver(a_delivery())
+        self.assertEqual((len(first.arrived), len(second.arrived)), (1, 4))
+        self.assertEqual(self.courier._shy, {})
 
     async def test_nowhere_to_go(self) -> None:
         self.unresolved = failed("5.1.10", "null MX", code=556)
