@@ -109,6 +109,7 @@ class Login:
         self._provider = provider
         self._fresh = False  # the token: a newer one is not to be had
         self._over = False  # the token was refused, and is to be renewed
+        self.hopeless = False  # the next hop's other addresses will have the same to say
 
     async def prepare(self) -> None:
         """Before there is a connection: get the token, where it is one; raises SessionError."""
@@ -121,6 +122,7 @@ class Login:
             host = urlsplit(provider.token_url).hostname
             text = f"Login {provider.name}: no token from {host}: {error}"
             reply = _reply(REFUSED if error.final else NO_TOKEN, text)
+            self.hopeless = True
             raise SessionError(postponed(reply.status, reply.text)) from None
         self._fresh = self._fresh or fresh
         self._secret = Bearer(provider.user, access, self._host, self._port)
@@ -160,6 +162,7 @@ class Login:
         if isinstance(self._secret, Bearer) and self._logins.tokens is not None:
             self._logins.tokens.rejected(self._hop.login, self._secret.token)
             self._over = not self._fresh
+            self.hopeless = self._fresh
         if not self._over:
             self._logins.failed(self._hop.login, self._host, said)
         return _reply(REFUSED, f"Login {self._hop.login} was refused by {self._host}: {said}")

@@ -137,17 +137,25 @@ class Courier:
             for endpoint in self._bold_first(endpoints):
                 if self._aborted or self._reactor.seconds() >= until:
                     return
-                connection = await self._connect(target, endpoint, attempt, lmtp=lmtp)
+                login = None if self._logins is None else self._logins.of(target, endpoint)
+                connection = await self._connect(target, endpoint, attempt, login, lmtp=lmtp)
                 if connection is not None:
                     await self._use(connection, attempt, key)
                 if not attempt.pending:
                     return
+                if login is not None and login.hopeless:
+                    break
 
     async def _connect(
-        self, target: NextHop | str, endpoint: Endpoint, attempt: _Attempt, *, lmtp: bool
+        self,
+        target: NextHop | str,
+        endpoint: Endpoint,
+        attempt: _Attempt,
+        login: Login | None,
+        *,
+        lmtp: bool,
     ) -> Connection | None:
         """A session that is open for a transaction; None: `attempt.trouble` says why not."""
-        login = None if self._logins is None else self._logins.of(target, endpoint)
         while True:
             try:
                 if login is not None:
@@ -206,6 +214,9 @@ class Courier:
             if security is None or not security.failed:
                 self._note(endpoint)
             raise
+        finally:
+            if security is not None and self._protection is not None:
+                self._protection.told(security, made.local)
         made.waived = security is not None and security.waived
         self._shy.pop(endpoint, None)
         return made

@@ -29,7 +29,7 @@ from relayd.mail.log import MailLog
 from relayd.relay.logins import NoToken
 from relayd.relay.tokenkeeper import Keeper
 
-_LOOK = 60.0  # seconds between two looks at files that others may have changed
+_LOOK = 20.0  # seconds between two looks at files that others may have changed
 _SOONEST = 1.0  # seconds
 _BACK_OFF, _MOST_BACK_OFF = 15.0, 600.0  # seconds until a refresh in advance is tried again
 
@@ -77,6 +77,7 @@ class Tokens:
         if found is not None and self._good(provider.name, found):
             self._told.pop(provider.name, None)  # another process may have mended it
             self._again.pop(provider.name, None)
+            self._look_by(found.refresh_at(self._jitter))
             return Token(found.tokens.access, fresh=False)
         waiter: Deferred[Token] = Deferred()
         if provider.name in self._waiting:
@@ -120,6 +121,16 @@ class Tokens:
                 soonest = min(soonest, due)
         delay = min(max(soonest - now, _SOONEST), _LOOK)
         self._timer = self._keeper.reactor.callLater(delay, self._look)
+
+    def _look_by(self, due: float | None) -> None:
+        """A token that may be new to us, and is to be refreshed before we look again."""
+        timer = self._timer
+        if due is None or timer is None or not timer.active():
+            return
+        reactor = self._keeper.reactor
+        delay = max(due - self._keeper.now(), _SOONEST)
+        if reactor.seconds() + delay < timer.getTime():
+            timer.reset(delay)
 
     def _due(self, provider: Provider) -> float | None:
         """When to refresh a token that is in use; None: not in advance."""
@@ -193,6 +204,7 @@ class Tokens:
             await self._remember(provider, found, str(error))
             raise NoToken(str(error), final=error.final) from None
         self._tell_refreshed(provider, fresh.tokens)
+        self._look_by(fresh.refresh_at(self._jitter))
         return Token(fresh.tokens.access, fresh=True)
 
     async def _remember(self, provider: Provider, found: Held | None, why: str) -> None:
