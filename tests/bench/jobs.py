@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tests.scenarios.harness import Process, free_port, port_is_open, program, wait_until
@@ -24,14 +24,11 @@ class Job:
     reuse: bool = False  # many messages in a session, else one
     aliases: int = 0  # entries of an alias table that every recipient is looked up in
     rewrite: bool = False  # SRS, and a domain rewritten in From: and Reply-To:
+    tls: bool = False  # on both sides
 
     def quick(self) -> Job:
         """A tenth of it, to see that all works."""
-        return Job(
-            self.name,
-            max(self.messages // 10, 20),
-            *(self.size, self.recipients, self.sessions, self.reuse, self.aliases, self.rewrite),
-        )
+        return replace(self, messages=max(self.messages // 10, 20))
 
 
 JOBS = (
@@ -40,9 +37,11 @@ JOBS = (
     Job("5k-200", 4000, sessions=200),
     Job("5k-20rcpt", 1500, recipients=20),
     Job("50k", 1500, size=50_000),
-    Job("1m", 150, size=1_000_000),
+    Job("1m", 300, size=1_000_000),
     Job("aliases", 4000, aliases=100_000),
     Job("rewrite", 4000, rewrite=True),
+    Job("tls", 2000, tls=True),
+    Job("tls-reuse", 3000, reuse=True, tls=True),
 )
 
 

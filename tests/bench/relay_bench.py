@@ -20,9 +20,11 @@ from pathlib import Path
 from tests.bench.jobs import JOBS, Job, Sink, send
 from tests.bench.plot import draw_rates
 from tests.bench.servers import SERVERS, Relayd, Server, needs, remove
+from tests.bench.tunnels import before_server, before_sink
 from tests.bench.usage import Peak, cpu_seconds, prefer
 
 WARM_UP = 100  # messages before the clock starts: daemons and connections are there then
+DIRECTORIES = 300  # ... and the spool's directories for large content
 REST = 0.4  # seconds after the last message, for what is still being recorded
 
 
@@ -41,6 +43,8 @@ class Run:
 def warm_up(job: Job) -> Job:
     """A little of the same."""
     count = min(WARM_UP, max(job.messages // 10, 10))
+    if job.size > 100_000:
+        return replace(job, messages=DIRECTORIES, size=100_000)
     return replace(job, messages=count, sessions=min(job.sessions, 20))
 
 
@@ -49,17 +53,22 @@ def measure(kind: type[Server], job: Job, base: Path, *, trace: Path | None = No
     folder = base / f"{kind.name}-{time.monotonic_ns()}"
     sink_folder = Path(tempfile.mkdtemp(dir=base))
     sink = Sink(sink_folder)
-    server = kind(folder, job, sink.port, trace)
+    tunnels = [before_sink(sink_folder, sink)] if job.tls else []
+    server = kind(folder, job, tunnels[0].port if tunnels else sink.port, trace)
     try:
         server.start()
-        prefer([os.getpid(), sink.pid, *server.roots])
+        port = server.port
+        if job.tls:
+            tunnels.append(before_server(sink_folder, port))
+            port = tunnels[1].port
+        prefer([os.getpid(), sink.pid, *[each.pid for each in tunnels], *server.roots])
         try:
-            send(warm_up(job), server.port, sink)
+            send(warm_up(job), port, sink)
             time.sleep(REST)
             load = os.getloadavg()[0]
             before = cpu_seconds(server.roots)
             with Peak(server.roots) as peak:
-                seconds = send(job, server.port, sink)
+                seconds = send(job, port, sink)
                 time.sleep(REST)
             used = cpu_seconds(server.roots) - before
         except (RuntimeError, AssertionError) as error:
@@ -67,7 +76,8 @@ def measure(kind: type[Server], job: Job, base: Path, *, trace: Path | None = No
         finally:
             server.stop()
     finally:
-        sink.stop()
+        for each in (*tunnels, sink):
+            each.stop()
         remove(folder)
         remove(sink_folder)
     count = job.messages

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from tests.bench.jobs import Job
+from tests.bench.tunnels import certificate
 from tests.scenarios.harness import (
     CHECKOUT,
     Process,
@@ -102,7 +103,7 @@ class Relayd(Server):
                     f"workers {self.workers}",
                     f"sessions-per-client {max(self.job.sessions * 2, 50)}",
                     "accept from 127.0.0.1",
-                    f"next-hop sink smtp 127.0.0.1:{self.sink}",
+                    f"next-hop sink smtp 127.0.0.1:{self.sink}{self._tls}",
                     *self._rules(),
                     "route any via sink",
                     self.settings,
@@ -123,7 +124,14 @@ class Relayd(Server):
         ready = max(self.workers, 1) if self.workers > 1 else 0
         wait_until(lambda: self._all().count("worker ready") >= ready, self.log())
 
+    @property
+    def _tls(self) -> str:
+        return " tls required implicit" if self.job.tls else ""
+
     def _rules(self) -> Iterator[str]:
+        if self.job.tls:
+            chain, key = certificate(self.folder)
+            yield f"certificate {chain} key {key}"
         if self.job.aliases:
             _write_aliases(self.folder / "aliases", self.job.aliases, ": ")
             yield "table people aliases file aliases"
@@ -276,6 +284,13 @@ class Postfix(Server):
             yield "canonical_classes = header_sender"
             yield "local_header_rewrite_clients = permit_mynetworks"
 
+        if self.job.tls:
+            chain, key = certificate(folder / "etc")
+            yield f"smtpd_tls_chain_files = {key}, {chain}"
+            yield "smtpd_tls_security_level = may"
+            yield "smtp_tls_security_level = encrypt"
+            yield "smtp_tls_wrappermode = yes"
+
     def _postmap(self, name: str) -> None:
         etc = self.folder / "etc"
         run([program("postmap"), "-c", str(etc), f"hash:{etc / name}"])
@@ -425,7 +440,11 @@ SERVERS: dict[str, type[Server]] = {
 def needs(names: Sequence[str]) -> dict[str, str]:
     """What is missing for these servers and for the load itself, by server."""
     lacking = {name: reason for name in names if (reason := SERVERS[name].missing())}
-    load = _not_found("smtp-source", "postfix") or _not_found("smtp-sink", "postfix")
+    load = (
+        _not_found("smtp-source", "postfix")
+        or _not_found("smtp-sink", "postfix")
+        or _not_found("stunnel", "stunnel4")
+    )
     if load:
         lacking["the load"] = load
     return lacking
