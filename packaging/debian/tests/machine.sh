@@ -7,9 +7,16 @@ chmod 755 "$work"
 network=''
 export DEBIAN_FRONTEND=noninteractive
 
+# alone: without an internet
+alone() {
+    [ -z "$network" ] || kill "$network" 2>/dev/null || true
+    [ -z "$network" ] || wait "$network" 2>/dev/null || true
+    network=''
+}
+
 # nothing of ours stays: what runs here would keep the machine from ending
 leave() {
-    [ -z "$network" ] || kill "$network" 2>/dev/null || true
+    alone
     [ ! -e "$work/cron" ] || kill "$(cat "$work/cron")" 2>/dev/null || true
     [ -d /run/systemd/system ] || [ ! -x /etc/init.d/relayd ] || daemon stop >/dev/null 2>&1 || true
     rm -rf "$work"
@@ -77,10 +84,10 @@ as() {
 
 # internet [without-mx]: the hosts that mail goes to
 internet() {
-    [ -z "$network" ] || { kill "$network"; wait "$network" || true; }
+    alone
     python3 "$here/network.py" "$work" "$@" >"$work/network" 2>&1 &
     network=$!
-    patiently grep -q ready "$work/network" || fail "no network: $(cat "$work/network")"
+    patiently grep -qx ready "$work/network" || fail "no network: $(cat "$work/network")"
 }
 
 # root ADDRESS: where the mail of this machine's users goes
