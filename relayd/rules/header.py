@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from email.header import Header
 
@@ -16,11 +17,18 @@ from relayd.rules.subject import Subject
 from relayd.rules.table import Unknown
 
 MAX_LINE = 998  # octets without CRLF, RFC 5322 section 2.1.1
+# of one header section, for a peer is not to say how long we work
+MAX_ADDRESSES = 2000  # that are rewritten
+MAX_OCTETS = 128 << 10  # of fields that addresses are looked for in
+
+
+# a field of one of these names, with the lines that it is folded into
+_NAMED = rb"(?:^|(?<=\r\n))(%s)[ \t]*:[^\r]*+(?:\r(?!\n(?![ \t]))[^\r]*+)*+(?:\r\n|\Z)"
 
 
 @dataclass(slots=True)
 class _Field:
-    name: bytes  # folded to lower case; empty: a line that is no field
+    name: bytes  # folded to lower case; empty: any number of fields that no rule names
     raw: bytes  # with every fold and the last CRLF
 
 
@@ -29,49 +37,51 @@ def edit_header(ruleset: Ruleset, header_rules: tuple[int, ...], section: bytes)
 
     `section` reaches up to and including the empty line. Addresses are rewritten first (of several
     rules the first that fits an address), then whole fields are added, removed and replaced, in
-    the order of the rules. A table that cannot be read leaves an address as it is.
+    the order of the rules. A table that cannot be read leaves an address as it is; so do those
+    after the first MAX_ADDRESSES and those in fields after the first MAX_OCTETS.
     """
     rules = [ruleset.headers.entries[number].rule for number in header_rules]
-    fields, rest = _split(section)
-    rewrites = [rule for rule in rules if isinstance(rule, HeaderRewrite)]
-    if rewrites:
-        for field in fields:
-            named = [rule for rule in rewrites if field.name.decode("latin-1") in _names(rule)]
-            if named:
-                field.raw = _rewritten(ruleset, named, field.raw)
+    rewrites: dict[bytes, list[HeaderRewrite]] = {}
     for rule in rules:
-        if isinstance(rule, HeaderEdit):
-            fields = _edited(rule, fields)
+        if isinstance(rule, HeaderRewrite):
+            for name in {each.lower().encode("ascii") for each in rule.fields}:
+                rewrites.setdefault(name, []).append(rule)
+    edits = [rule for rule in rules if isinstance(rule, HeaderEdit)]
+    fields, rest = _split(section, {*rewrites, *(each.name.lower().encode() for each in edits)})
+    left = iter(range(MAX_ADDRESSES))
+    octets = 0
+    for field in fields:
+        if field.name in rewrites and (octets := octets + len(field.raw)) <= MAX_OCTETS:
+            field.raw = _rewritten(ruleset, rewrites[field.name], field.raw, left)
+    for edit in edits:
+        fields = _edited(edit, fields)
     return b"".join(field.raw for field in fields) + rest
 
 
-def _split(section: bytes) -> tuple[list[_Field], bytes]:
-    """The fields, and the empty line with whatever follows it."""
+def _split(section: bytes, names: Set[bytes]) -> tuple[list[_Field], bytes]:
+    """The fields of these names, what lies between them, and the empty line with all behind it."""
+    end = 0 if section.startswith(b"\r\n") else section.find(b"\r\n\r\n") + 2
+    if end == 1:  # there is no empty line
+        end = len(section)
     fields: list[_Field] = []
     at = 0
-    while at < len(section):
-        end = section.find(b"\r\n", at)
-        end = len(section) if end < 0 else end + 2
-        line = section[at:end]
-        if line == b"\r\n":
-            break
-        if line[:1] in (b" ", b"\t") and fields:
-            fields[-1].raw += line
-        else:
-            name, colon, _ = line.partition(b":")
-            fields.append(_Field(name.strip().lower() if colon else b"", line))
-        at = end
-    return fields, section[at:]
+    named = b"|".join(map(re.escape, sorted(names)))
+    for match in re.finditer(_NAMED % named, section[:end], re.IGNORECASE):
+        if match.start() > at:
+            fields.append(_Field(b"", section[at : match.start()]))
+        at = match.end()
+        fields.append(_Field(match.group(1).lower(), match.group()))
+    if at < end:
+        fields.append(_Field(b"", section[at:end]))
+    return fields, section[end:]
 
 
-def _names(rule: HeaderRewrite) -> set[str]:
-    return {name.lower() for name in rule.fields}
-
-
-def _rewritten(ruleset: Ruleset, rules: Sequence[HeaderRewrite], raw: bytes) -> bytes:
+def _rewritten(
+    ruleset: Ruleset, rules: Sequence[HeaderRewrite], raw: bytes, left: Iterator[int]
+) -> bytes:
     start = raw.index(b":") + 1
     body, pieces, at = raw[start:], [raw[:start]], 0
-    for begin, end, mailbox in addresses(body):
+    for (begin, end, mailbox), _ in zip(addresses(body), left, strict=False):
         became = _became(ruleset, rules, mailbox)
         if became is not None:
             # A-labels: the field may go to a next hop without SMTPUTF8

@@ -51,6 +51,22 @@ class RewriteTests(unittest.TestCase):
                     edited(REWRITE, section), b"From:  " + after + b"\r\nX: a@old.example\r\n\r\n"
                 )
 
+    def test_so_many_addresses_and_no_more(self) -> None:
+        many = b"To: " + b"a@old.example,\r\n " * 3000 + b"a@old.example\r\n\r\n"
+        section = edited(REWRITE, many)
+        self.assertEqual(section.count(b"@new.example"), 2000)
+        self.assertEqual(section.replace(b"@new", b"@old"), many)
+
+    def test_a_giant_field_stays_as_it_is(self) -> None:
+        section = b'From: "' + b"x" * 200_000 + b'" <a@old.example>\r\n\r\n'
+        self.assertEqual(edited(REWRITE, section), section)
+
+    def test_a_section_without_its_empty_line(self) -> None:
+        for section in (b"To: a@old.example", b"X: y\r\nTo: a@old.example\r\n", b"", b"\r\n"):
+            self.assertEqual(
+                edited(REWRITE, section), section.replace(b"old", b"new"), section
+            )
+
     def test_of_several_rules_the_first_that_fits_an_address(self) -> None:
         text = "rewrite header To a@old.example -> boss@new.example\n" + REWRITE
         self.assertEqual(
