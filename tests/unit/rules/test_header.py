@@ -63,9 +63,7 @@ class RewriteTests(unittest.TestCase):
 
     def test_a_section_without_its_empty_line(self) -> None:
         for section in (b"To: a@old.example", b"X: y\r\nTo: a@old.example\r\n", b"", b"\r\n"):
-            self.assertEqual(
-                edited(REWRITE, section), section.replace(b"old", b"new"), section
-            )
+            self.assertEqual(edited(REWRITE, section), section.replace(b"old", b"new"), section)
 
     def test_of_several_rules_the_first_that_fits_an_address(self) -> None:
         text = "rewrite header To a@old.example -> boss@new.example\n" + REWRITE
