@@ -3,7 +3,7 @@
 # make lint    ruff
 # make types   mypy
 # make deb     build the Debian packages in a clean chroot (as root, with debootstrap)
-# make deb-test  try them in clean chroots: what they do, upgrade, removal, Postfix replaced
+# make deb-test  try them in clean chroots (PARTS="upgrade odd"; packaging/try names them)
 # make peers   install the scenarios' peers (Debian, as root)
 # make bench   relayd beside Postfix (Debian, as root); BENCH="--quick" for a first look
 # make profile the CPU of one message, station by station (needs py-spy)
@@ -48,6 +48,7 @@ types: python
 
 deb:
 	packaging/deb $(CHROOT) $(DEB)
+	packaging/try $(CHROOT) $(DEB) lintian
 
 deb-test:
 	packaging/try $(CHROOT) $(DEB) $(PARTS)
