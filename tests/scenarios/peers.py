@@ -317,6 +317,7 @@ log_path = {folder}/log
 ssl = no
 disable_plaintext_auth = no
 auth_mechanisms = plain
+auth_failure_delay = 0
 first_valid_uid = 1
 mail_location = maildir:%h/Maildir
 postmaster_address = postmaster@example.com
@@ -364,6 +365,10 @@ service lmtp {{
 }}
 service anvil {{
   chroot =
+  # a wrong password costs nobody up to 15 seconds
+  unix_listener anvil-auth-penalty {{
+    mode = 0
+  }}
 }}
 service auth {{
   unix_listener {folder}/auth-client {{
