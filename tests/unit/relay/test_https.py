@@ -1,0 +1,131 @@
+"""One HTTP request: what it says, what it trusts, and how it ends when a server does not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+from twisted.internet import reactor as _reactor
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.ssl import PrivateCertificate
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET, Request, Site
+
+from relayd.relay.hosts import Found, Hosts
+from relayd.relay.https import Answer, HttpError, Https
+from tests.certs import Authority
+from tests.support import TestCase
+
+reactor: Any = _reactor
+
+
+class Addresses:
+    """Hosts that answer for every name the same."""
+
+    def __init__(self, *addresses: str) -> None:
+        self.addresses = addresses
+
+    async def named(self, hosts: list[str]) -> dict[str, Found]:
+        note = "" if self.addresses else "does not exist"
+        return {host: Found(self.addresses, note) for host in hosts}
+
+
+class Root(Resource):
+    isLeaf = True  # noqa: N815  # Twisted's name
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[bytes, str | None, bytes]] = []
+        self.open: list[Request] = []
+        self.hangs_up = False
+
+    def render(self, request: Request) -> int | bytes:
+        assert request.content is not None
+        kind = request.getHeader("content-type")
+        self.seen.append((request.method, kind, request.content.read()))
+        if request.path == b"/slow":
+            request.write(b"{")  # and no more
+            self.open.append(request)
+            return NOT_DONE_YET
+        if request.path == b"/huge":
+            return b"x" * 100_001
+        if request.path == b"/gone":
+            cast(Any, request.transport).abortConnection()
+            return NOT_DONE_YET
+        request.setHeader("content-type", "Application/JSON; charset=utf-8")
+        request.setResponseCode(400)
+        return b"{}"
+
+
+class HttpsTests(TestCase):
+    def setUp(self) -> None:
+        self.root = Root()
+        self.authority = Authority()
+        issued = self.authority.issue("idp.example")
+        options = PrivateCertificate.loadPEM(issued.key_pem + issued.chain_pem).options()
+        port = reactor.listenSSL(0, Site(self.root), options, interface="127.0.0.1")
+        self.addCleanup(port.stopListening)
+        plain = reactor.listenTCP(0, Site(self.root), interface="127.0.0.1")
+        self.addCleanup(plain.stopListening)
+        self.base = f"https://idp.example:{port.getHost().port}"
+        self.plain = plain.getHost().port
+        self.trusted = Path(self.mktemp())
+        self.trusted.write_bytes(self.authority.pem)
+
+    def web(self, *addresses: str, patience: float = 60.0) -> Https:
+        hosts = cast(Hosts, Addresses(*(addresses or ("127.0.0.1",))))
+        return Https(reactor, hosts, authorities=self.trusted, patience=patience, most=100_000)
+
+    async def failure(self, web: Https, url: str) -> str:
+        asked: Deferred[Any] = Deferred.fromCoroutine(web.post(url, b"a=b", {}))
+        return str(await self.assertFailure(asked, HttpError))
+
+    async def test_a_form(self) -> None:
+        kind = {"Content-Type": "application/x-www-form-urlencoded"}
+        answer = await self.web().post(f"{self.base}/token?x=y", b"a=b", kind)
+        self.assertEqual(answer, Answer(400, "application/json", b"{}"))
+        self.assertEqual(self.root.seen, [(b"POST", kind["Content-Type"], b"a=b")])
+
+    async def test_in_the_clear_to_this_machine_only(self) -> None:
+        answer = await self.web().post(f"http://localhost:{self.plain}/", b"", {})
+        self.assertEqual(answer.status, 400)
+        said = await self.failure(self.web("192.0.2.1"), f"http://localhost:{self.plain}/")
+        self.assertIn("is not this machine", said)
+
+    async def test_a_server_that_never_ends_or_never_stops(self) -> None:
+        web = self.web(patience=0.3)
+        said = await self.failure(web, f"{self.base}/slow")
+        self.assertIn("no answer within 0.3 seconds", said)
+        [request] = self.root.open
+        await self.assertFailure(request.notifyFinish(), Exception)  # we hung up
+        self.assertIn("too large", await self.failure(self.web(), f"{self.base}/huge"))
+
+    async def test_who_gives_up_is_not_told_of_time(self) -> None:
+        asked = Deferred.fromCoroutine(self.web().post(f"{self.base}/slow", b"", {}))
+        reactor.callLater(0.3, asked.cancel)
+        await self.assertFailure(asked, CancelledError)
+        for request in self.root.open:
+            await self.assertFailure(request.notifyFinish(), Exception)
+
+    async def test_a_form_goes_to_the_next_address_only_if_it_cannot_have_arrived(self) -> None:
+        answer = await self.web("127.0.0.9", "127.0.0.1").post(f"{self.base}/", b"", {})
+        self.assertEqual(answer.status, 400)
+        self.root.seen.clear()
+        said = await self.failure(self.web("127.0.0.1", "127.0.0.1"), f"{self.base}/gone")
+        self.assertIn("idp.example: ", said)
+        self.assertEqual(len(self.root.seen), 1)
+
+    async def test_whom_it_does_not_trust(self) -> None:
+        other = self.base.replace("idp.example", "other.example")
+        said = await self.failure(self.web(), f"{other}/")
+        self.assertIn("the certificate is for another name", said)
+        self.trusted.write_bytes(Authority("a stranger").pem)
+        self.assertIn("certificate verify failed", await self.failure(self.web(), f"{self.base}/"))
+        self.trusted.unlink()
+        self.assertIn("No such file", await self.failure(self.web(), f"{self.base}/"))
+        self.assertEqual(self.root.seen, [])
+
+    async def test_nowhere(self) -> None:
+        hosts = cast(Hosts, Addresses())
+        web = Https(reactor, hosts, authorities=self.trusted)
+        self.assertEqual(await self.failure(web, self.base), "idp.example: does not exist")
