@@ -63,6 +63,21 @@ class SecretFiles(unittest.TestCase):
         self.assertIn("secrets is not UTF-8", said)
         self.assertNotIn("hunter2", said)
 
+    def test_the_example_of_tokens_in_the_docs(self) -> None:
+        page = (Path(__file__).parents[2] / "docs" / "login.md").read_text()
+        [text] = [each for each in page.split("```\n") if "\noauth " in each]
+        text += "accept login any\n"
+        site = self.load(text, secrets="isp relay-1 hunter2 of ours\n")
+        isp = site.oauth["isp"]
+        self.assertEqual((isp.client, isp.secret), ("relay-1", "hunter2 of ours"))
+        self.assertEqual((isp.user, isp.scope), ("relay@example.com", "smtp.send offline_access"))
+        self.assertEqual(isp.token_url, "https://login.isp.example/oauth2/token")
+        self.assertEqual(site.next_hops["isp"].login, "isp")
+        self.assertNotIn("hunter2", repr(site))
+        said = self.complaint(text.replace("scope", "client c scope"))
+        self.assertIn("is said twice, here and in the secrets file", said)
+        self.assertNotIn("hunter2", said)
+
     def test_users(self) -> None:
         text = "table people users file users\nlisten 127.0.0.1:0 auth people\naccept login any\n"
         self.load(text, 0o640, users=USER)
