@@ -13,7 +13,7 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 
@@ -31,8 +31,10 @@ def _read(connection: socket.socket) -> bytes:
         return b""  # the server ended
 
 
-def receive(listening: socket.socket, arrivals: SimpleQueue[tuple[int, float]]) -> None:
-    """A next hop that notes when the final dot of each message came."""
+def receive(
+    listening: socket.socket, arrivals: SimpleQueue[tuple[int, float]], think: float = 0.0
+) -> None:
+    """A next hop that notes when the final dot of each message came, and thinks before 250."""
 
     def session(connection: socket.socket) -> None:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -50,6 +52,8 @@ def receive(listening: socket.socket, arrivals: SimpleQueue[tuple[int, float]]) 
                     if found:
                         arrivals.put((int(found.group(1)), now))
                     data, content = data[end + 5 :], False
+                    if think:
+                        time.sleep(think)
                     connection.sendall(b"250 2.0.0 Ok\r\n")
                     continue
                 verb, data = data[:4].upper(), data[end + 2 :]
@@ -67,6 +71,35 @@ def receive(listening: socket.socket, arrivals: SimpleQueue[tuple[int, float]]) 
         threading.Thread(target=session, args=(connection,), daemon=True).start()
 
 
+def transaction(connection: socket.socket) -> Callable[[int], float]:
+    """Begins a session; what comes back sends a message of this number: when its dot left."""
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    replies = connection.makefile("rb")
+
+    def said(code: bytes) -> None:
+        line = b"-" * 4
+        while line[3:4] == b"-":
+            line = replies.readline()
+        assert line.startswith(code), line
+
+    def send(number: int) -> float:
+        for line in (b"MAIL FROM:<a@source.example>", b"RCPT TO:<user@example.com>"):
+            connection.sendall(line + b"\r\n")
+            said(b"250")
+        connection.sendall(b"DATA\r\n")
+        said(b"354")
+        head = b"Subject: x\r\nX-Number: %d\r\n\r\n" % number
+        at = time.monotonic()
+        connection.sendall(head + (b"x" * 78 + b"\r\n") * 62 + b".\r\n")
+        said(b"250")
+        return at
+
+    said(b"220")
+    connection.sendall(b"EHLO source.example\r\n")
+    said(b"250")
+    return send
+
+
 def submit(port: int, rate: float, count: int) -> dict[int, float]:
     """Send at this pace; when the final dot of each message left."""
     left: dict[int, float] = {}
@@ -74,29 +107,10 @@ def submit(port: int, rate: float, count: int) -> dict[int, float]:
 
     def session(first: int) -> None:
         with socket.create_connection(("127.0.0.1", port)) as connection:
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            replies = connection.makefile("rb")
-
-            def said(code: bytes) -> None:
-                line = b"-" * 4
-                while line[3:4] == b"-":
-                    line = replies.readline()
-                assert line.startswith(code), line
-
-            said(b"220")
-            connection.sendall(b"EHLO source.example\r\n")
-            said(b"250")
+            send = transaction(connection)
             for number in range(first, count, SESSIONS):
                 time.sleep(max(began + number / rate - time.monotonic(), 0))
-                for line in (b"MAIL FROM:<a@source.example>", b"RCPT TO:<user@example.com>"):
-                    connection.sendall(line + b"\r\n")
-                    said(b"250")
-                connection.sendall(b"DATA\r\n")
-                said(b"354")
-                head = b"Subject: x\r\nX-Number: %d\r\n\r\n" % number
-                left[number] = time.monotonic()
-                connection.sendall(head + (b"x" * 78 + b"\r\n") * 62 + b".\r\n")
-                said(b"250")
+                left[number] = send(number)
 
     threads = [threading.Thread(target=session, args=(first,)) for first in range(SESSIONS)]
     for thread in threads:

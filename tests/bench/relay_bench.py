@@ -76,8 +76,9 @@ def measure(kind: type[Server], job: Job, base: Path, *, trace: Path | None = No
         finally:
             server.stop()
     finally:
-        for each in (*tunnels, sink):
-            each.stop()
+        for tunnel in tunnels:
+            tunnel.stop()
+        sink.stop()
         remove(folder)
         remove(sink_folder)
     count = job.messages
