@@ -45,6 +45,8 @@ def short_name(path: Path, folder: Path) -> str:
 
 def similar_file(path: Path) -> str:
     """A suggestion for a file that is not there, or is none."""
+    if path.is_dir():
+        return f'expected a file (include takes a pattern, too: "{path.name}/*.rules")'
     try:
         names = sorted(each.name for each in path.parent.iterdir() if each.name != path.name)
     except OSError:

@@ -73,7 +73,8 @@ def _domain(words: Words) -> str:
     if token.is_word("any"):
         return ""
     if not token.text.startswith("@"):
-        raise words.complain(f'"{token.text}" is no domain pattern', f"expected {_PATTERN}")
+        hint = f'did you mean "@{token.text}"?' if "." in token.text else f"expected {_PATTERN}"
+        raise words.complain(f'"{token.text}" is no domain pattern', hint)
     name = token.text[1:]
     try:
         check_domain(name.removeprefix("."))

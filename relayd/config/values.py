@@ -79,7 +79,11 @@ def size(least: int) -> Callable[[Words], int]:
             raise words.complain(f'"{token.text}" is no size', hint)
         octets = int(match.group(1)[:18]) * unit
         if not least <= octets < 2**50:
-            raise words.complain(f"{token.text} is out of range", f"expected at least {least}")
+            unit_ = words.peek()
+            hint = f"expected at least {least}"
+            if unit_ is not None and unit_.text.lower() in _UNITS:
+                hint = f'did you mean "{token.text}{unit_.text}"?'
+            raise words.complain(f"{token.text} is out of range", hint)
         return octets
 
     return read
@@ -132,6 +136,10 @@ def schedule(words: Words) -> Schedule:
     steps: list[int] = []
     while words.peek() is not None or not steps:
         token = words.word("a delay such as 5m or 15m*3")
+        if token.text.partition("*")[0].isdecimal():
+            number, star, count = token.text.partition("*")
+            hint = f'did you mean "{number}m{star}{count}"?'
+            raise words.complain(f'"{token.text}" names no unit', hint)
         try:
             steps += Schedule.parse(token.text).delays
         except ValueError as error:

@@ -67,10 +67,17 @@ def _names(problems: list[Problem], what: str, given: list[tuple[str, Place]]) -
 
 
 def word_at(place: Place, word: str) -> Place:
-    """Where a word stands in a rule's line, or the rule itself."""
-    line = place.source.line(place.line)
-    at = line.find(word, place.column + place.width - 1)
-    return place if at < 0 else Place(place.source, place.line, at + 1, len(word))
+    """Where a word stands in a statement, whose lines after the first are indented; or itself."""
+    number, start = place.line, place.column + place.width - 1
+    line = place.source.line(number)
+    while True:
+        at = line.find(word, start)
+        if at >= 0:
+            return Place(place.source, number, at + 1, len(word))
+        number, start = number + 1, 0
+        line = place.source.line(number)
+        if not line[:1].isspace():
+            return place
 
 
 def conditions_of(rule: Rule) -> tuple[Condition, ...]:

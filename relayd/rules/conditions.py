@@ -24,7 +24,7 @@ from relayd.rules.pattern import (
     Text,
 )
 from relayd.rules.regex import trouble
-from relayd.rules.source import Complaint, Place, one_of
+from relayd.rules.source import Complaint, Place, did_you_mean, one_of
 from relayd.rules.words import Words, domain_of, local_of, mailbox_of, network_of, table_name
 
 _PATTERN = "a mailbox pattern: local@domain, @domain, @.domain, local@, <table>, regex or any"
@@ -40,7 +40,9 @@ def mailbox_pattern(words: Words) -> MailboxPattern:
     token = words.next(_PATTERN)
     text, place = token.text, token.place
     if token.kind is Kind.STRING:
-        raise Complaint(place, "a quoted text is no pattern", f'did you mean regex "{text}"?')
+        plain = "@" in text and not set(text) & set("\\^$*+?()[]{}| ")
+        hint = f"did you mean {text}, without quotes?" if plain else f'did you mean regex "{text}"?'
+        raise Complaint(place, "a quoted text is no pattern", hint)
     table = table_name(token) if text != "<>" else None
     if table is not None:
         return InTable(table)
@@ -163,6 +165,9 @@ def conditions(words: Words) -> tuple[Condition, ...]:
             raise Complaint(
                 token.place, f'"{token.text}" stands alone', f'did you mean "to {token.text}"?'
             )
+        close = did_you_mean(token.text, CONDITIONS) if token is not None else ""
+        if token is not None and close:
+            raise Complaint(token.place, f'unexpected "{token.text}"', close)
         raise words.missing(f"a condition: {one_of(list(CONDITIONS))}")
     return tuple(tests)
 

@@ -22,6 +22,9 @@ def read_expect(words: Words) -> Expect:
     names = ("from", "sender", "login", "listener", "helo", "to")
     while not words.skip_mark("->"):
         if not words.at_word(*names):
+            token = words.peek()
+            if token is not None and "@" in token.text:
+                raise words.missing(f'what it is before it: "to {token.text}"')
             raise words.missing(one_of([*names, '"->"']))
         name = words.word("a fact").text.lower()
         if name in facts or (name == "to" and recipient) or (name == "sender" and sender != ""):

@@ -8,6 +8,7 @@ from typing import TypeVar
 from relayd.mail.envelope import DIRECT
 from relayd.mail.nexthop import LMTP, SMTP, WITHOUT_TLS, HostPort, NextHop
 from relayd.mail.security import IMPLICIT, LEVELS, Level
+from relayd.rules.conditions import CONDITIONS
 from relayd.rules.expectation import read_expect
 from relayd.rules.lexer import Kind, Statement, Token
 from relayd.rules.model import HopDef, Include, Item, Subaddress, TableDef
@@ -38,7 +39,7 @@ def read_statement(statement: Statement, verbs: Mapping[str, Reader[T]]) -> T:
         raise Complaint(verb.place, f'unknown verb "{verb.text}"', hint)
     words = Words(statement)
     value = reader(words)
-    words.end()
+    words.end(CONDITIONS)
     return value
 
 
@@ -92,6 +93,9 @@ def _next_hop(words: Words) -> HopDef:
         raise words.complain("a next hop has a name first", f'expected "next-hop NAME {name} ..."')
     if name.lower() in _RESERVED:
         raise words.complain(f'"{name}" has a meaning of its own', "expected another name")
+    token = words.peek()
+    if token is not None and ":" in token.text:
+        raise words.missing(f'smtp or lmtp before it: "smtp {token.text}"')
     protocol = words.choice((SMTP, LMTP), "smtp or lmtp")
     unix = ""
     hosts: tuple[HostPort, ...] = ()
@@ -103,6 +107,9 @@ def _next_hop(words: Words) -> HopDef:
         if not unix.startswith("/"):
             raise words.complain(f'"{unix}" is no absolute path', 'expected "unix:/path"')
     else:
+        if token is not None and token.text.startswith("/") and protocol == LMTP:
+            words.next("a socket")
+            raise words.complain(f'"{token.text}" is no host', f'did you mean "unix:{token.text}"?')
         hosts = words.commas(lambda: _host(words, protocol))
     mx = protocol == SMTP and words.skip_word("mx")
     options = _hop_tls(words) if words.skip_word("tls") else ()

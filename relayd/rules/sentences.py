@@ -81,13 +81,16 @@ def _reply(words: Words) -> Reply:
                 "a reply's text is printable ASCII", "expected 1 to 400 such characters"
             )
     elif token is not None and not token.is_word("when"):
+        if STATUS.match(token.text):
+            raise words.missing(f'a reply code before it: "{token.text[0]}50 {token.text}"')
         raise words.missing('the text in quotes: "..."')
     return Reply.of(code, status or f"{code // 100}.7.1", text)
 
 
 def read_rewrite(words: Words) -> Rewrite | HeaderRewrite:
     """`rewrite sender`, `rewrite recipient` or `rewrite header`."""
-    what = words.choice(("sender", "recipient", "header"), "sender, recipient or header")
+    known = ("sender", "recipient", "header")
+    what = words.choice(known, "sender, recipient or header (fields: header From, To ...)")
     fields: tuple[str, ...] = ()
     if what == "header":
         fields = words.commas(lambda: _field(words))
@@ -175,6 +178,10 @@ def _field(words: Words) -> str:
 def read_header(words: Words) -> HeaderEdit:
     """`header add`, `header remove` or `header replace`."""
     action = words.choice(("add", "remove", "replace"), "add, remove or replace")
+    token = words.peek()
+    if token is not None and token.kind is Kind.STRING and ":" in token.text:
+        name, _, value = token.text.partition(":")
+        raise words.missing(f'the name apart: {name} "{value.strip()}"')
     name = _field(words)
     value = "" if action == "remove" else words.next("the field's text in quotes").text
     return HeaderEdit(action, name, value, when=when(words), place=words.verb.place)

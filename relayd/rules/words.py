@@ -29,6 +29,7 @@ class Words:
     def __init__(self, statement: Statement) -> None:
         self._tokens = statement.tokens
         self._at = 1
+        self._list_end = 0  # where a list with commas has just ended
         self.verb = statement.verb
 
     @property
@@ -110,12 +111,20 @@ class Words:
         items = [item()]
         while self.skip_mark(","):
             items.append(item())
+        self._list_end = self._at
         return tuple(items)
 
-    def end(self, expected: str = "the end of the line") -> None:
-        """Nothing may follow."""
-        if self.peek() is not None:
-            raise self.missing(expected)
+    def end(self, conditions: Iterable[str] = ()) -> None:
+        """Nothing may follow. A word of `conditions` asks for a `when` before it."""
+        token = self.peek()
+        if token is None:
+            return
+        expected = "the end of the line"
+        if self.at_word(*conditions):
+            expected = f'"when" before it: "when {token.text} ..."'
+        elif self._list_end == self._at and token.kind is not Kind.MARK:
+            expected = "a comma before it, or the end of the line"
+        raise self.missing(expected)
 
     def choice(self, known: Iterable[str], what: str) -> str:
         """The next word, one of `known`; complains with a suggestion."""
@@ -130,9 +139,11 @@ class Words:
         """A name that the admin gives or uses: letters, digits, `- _ .`"""
         token = self.word(what)
         if not _NAME.match(token.text):
-            raise self.complain(
-                f'"{token.text}" is no name', f"expected {what}: letters, digits, - _ ."
-            )
+            hint = f"expected {what}: letters, digits, - _ ."
+            match = _TABLE.match(token.text)
+            if match is not None and _NAME.match(match.group(1)):
+                hint = f'did you mean "{match.group(1)}"? (here it stands without < and >)'
+            raise self.complain(f'"{token.text}" is no name', hint)
         return token.text
 
     def mailbox(self, what: str = "a mailbox, local@domain") -> Mailbox:
@@ -214,9 +225,11 @@ def host_port(text: str, place: Place, default: int = 0) -> HostPort:
             raise Complaint(place, f'"{text}" has no closing bracket', 'expected "[::1]:25"')
     else:
         if text.count(":") > 1:
-            raise Complaint(
-                place, f'"{text}" is an IPv6 address without brackets', f'expected "[{text}]:PORT"'
-            )
+            head, _, tail = text.rpartition(":")
+            hint = f'expected "[{text}]:PORT"'
+            if tail.isdecimal() and _is_ipv6(head):
+                hint = f'did you mean "[{head}]:{tail}"?'
+            raise Complaint(place, f'"{text}" is an IPv6 address without brackets', hint)
         host, colon, rest = text.partition(":")
         rest = colon + rest
     if not rest and default:
@@ -231,6 +244,14 @@ def host_port(text: str, place: Place, default: int = 0) -> HostPort:
         raise Complaint(place, f"port {port} is out of range", "expected 1 to 65535")
     _check_host(host, text, place)
     return HostPort(host, port)
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        ipaddress.IPv6Address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _check_host(host: str, text: str, place: Place) -> None:
