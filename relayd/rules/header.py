@@ -23,7 +23,8 @@ MAX_OCTETS = 128 << 10  # of fields that addresses are looked for in
 
 
 # a field of one of these names, with the lines that it is folded into
-_NAMED = rb"(?:^|(?<=\r\n))(%s)[ \t]*:[^\r]*+(?:\r(?!\n(?![ \t]))[^\r]*+)*+(?:\r\n|\Z)"
+# (nothing possessive: Python before 3.11.5 gets that wrong; and there is one way only to match)
+_NAMED = rb"(?:^|(?<=\r\n))(%s)[ \t]*:[^\r]*(?:\r(?!\n(?![ \t]))[^\r]*)*(?:\r\n|\Z)"
 
 
 @dataclass(slots=True)
