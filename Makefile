@@ -6,6 +6,7 @@
 # make deb-test  try them in clean chroots (PARTS="upgrade odd"; packaging/try names them)
 # make peers   install the scenarios' peers (Debian, as root)
 # make bench   relayd beside Postfix (Debian, as root); BENCH="--quick" for a first look
+# make bench-report  measure all that docs/performance.md tells, and write it there (20 minutes)
 # make profile the CPU of one message, station by station (needs py-spy)
 # make faults  breaks relayd on purpose and counts the mail (as root, with gcc; under an hour)
 # make fuzz    looks for input that breaks a parser (FUZZ=name TIME=seconds)
@@ -18,7 +19,7 @@ JOBS ?= 2
 CHROOT ?= /var/tmp/relayd-chroot
 DEB ?= build/deb
 
-.PHONY: help run test lint types deb deb-test peers bench profile clean python faults fuzz
+.PHONY: help run test lint types deb deb-test peers bench bench-report profile clean python faults fuzz
 .SILENT:
 
 help:
@@ -59,6 +60,10 @@ peers:
 bench: python
 	$(PYTHON) .ci/environment.py test
 	$(VENV) -m tests.bench.relay_bench $(BENCH)
+
+bench-report: python
+	$(PYTHON) .ci/environment.py test
+	$(VENV) -m tests.bench.report $(REPORT)
 
 profile: python
 	$(PYTHON) .ci/environment.py test

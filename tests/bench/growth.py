@@ -14,7 +14,7 @@ from tests.bench.plot import draw_lines
 from tests.bench.servers import Relayd, remove
 from tests.bench.usage import cpu_seconds
 
-BASE = Job("growth", 1500)
+BASE = Job("growth", 1200)
 ACROSS: dict[str, Sequence[int]] = {
     "recipients": (1, 5, 20, 50, 100),
     "size": (1_000, 5_000, 20_000, 60_000, 200_000, 1_000_000),

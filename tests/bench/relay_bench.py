@@ -119,10 +119,11 @@ def ratios(runs: Sequence[Run], job: str, server: str, other: str) -> list[float
 
 def table(runs: Sequence[Run], synced: dict[str, dict[str, float]], other: str) -> str:
     """The summary, in the form docs/performance.md has it."""
+    counted = " | syncs/message" if synced else ""
     lines = [
         f"| job | server | rate, median | ratio to {other}: median (min-max) "
-        "| CPU s/1000 | syncs/message | peak memory |",
-        "|---|---|---|---|---|---|---|",
+        f"| CPU s/1000{counted} | peak memory |",
+        "|---|---|---|---|---|---|" + "---|" * bool(synced),
     ]
     for job in dict.fromkeys(run.job for run in runs):
         for server in dict.fromkeys(run.server for run in runs):
@@ -136,10 +137,10 @@ def table(runs: Sequence[Run], synced: dict[str, dict[str, float]], other: str) 
                 else "1"
             )
             sync = synced.get(job, {}).get(server)
+            told = "" if not synced else " | " if sync is None else f" | {sync:.2f}"
             lines.append(
                 f"| {job} | {server} | {statistics.median(run.rate for run in own):.0f}/s "
-                f"| {against} | {statistics.median(run.cpu for run in own):.2f} "
-                f"| {'' if sync is None else f'{sync:.2f}'} "
+                f"| {against} | {statistics.median(run.cpu for run in own):.2f}{told} "
                 f"| {max(run.memory for run in own) >> 20} MB |"
             )
     return "\n".join(lines)

@@ -18,7 +18,7 @@ from tests.bench.usage import Peak
 MIB = 1 << 20
 
 
-def idle(sessions: int, base: Path) -> None:
+def idle(sessions: int, base: Path) -> str:
     """So many sessions that were greeted and say nothing; then one more."""
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
@@ -51,14 +51,14 @@ def idle(sessions: int, base: Path) -> None:
             connection.close()
         server.stop()
         sink.stop()
-    print(
+    return (
         f"{greeted:,} idle sessions, two workers: {after // MIB} MB in all "
         f"({before // MIB} MB without), {(after - before) / sessions / 1024:.1f} KiB each; "
         f"one more is greeted after {wait * 1000:.0f} ms"
     )
 
 
-def big(size: int, messages: int, base: Path) -> None:
+def big(size: int, messages: int, base: Path) -> str:
     """So many messages of this size at once."""
     sink = Sink(Path(tempfile.mkdtemp(dir=base)))
     job = Job("big", messages, size=size, sessions=messages)
@@ -72,7 +72,7 @@ def big(size: int, messages: int, base: Path) -> None:
     finally:
         server.stop()
         sink.stop()
-    print(
+    return (
         f"{messages} of {size / 1e6:.0f} MB at once: {before // MIB} MB before, "
         f"{peak.octets // MIB} MB at most, in {seconds:.1f} s"
     )
@@ -89,11 +89,11 @@ def main() -> None:
         base.chmod(0o755)
         for what in options.what.split(","):
             if what == "idle":
-                idle(10_000, base)
+                print(idle(10_000, base))
             elif what == "big":
-                big(50_000_000, 1, base)
+                print(big(50_000_000, 1, base))
             elif what == "many":
-                big(25_000_000, 200, base)
+                print(big(25_000_000, 200, base))
 
 
 if __name__ == "__main__":
