@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
+import itertools
+import socket
+import ssl
 import time
 from dataclasses import dataclass, field
 
 from tests.faults.journal import Journal
 from tests.faults.letters import Letter, Writer
+from tests.scenarios.network import Host
 
 PATIENCE = 30.0  # seconds for one reply
 
@@ -53,18 +58,20 @@ class Injector:
 
     def __init__(
         self,
-        address: tuple[str, int],
+        door: Door,
         writer: Writer,
         journal: Journal,
         *,
         sessions: int = 8,
         pause: float = 0.02,
+        each: int = 0,
     ) -> None:
         self.tally = Tally()
-        self._address = address
+        self._door = door
         self._writer = writer
         self._journal = journal
         self._pause = pause
+        self._each = each  # transactions in a session; 0: as many as it lasts
         self._stopping = False
         self._tasks: list[asyncio.Task[None]] = []
         self._sessions = sessions
@@ -92,16 +99,14 @@ class Injector:
             except RefusedError as error:
                 self.tally.heard(error.code)
                 await asyncio.sleep(0.1)
-            except (TimeoutError, OSError, EOFError):
+            except (TimeoutError, OSError, EOFError, ValueError):
                 self.tally.broken += 1
                 await asyncio.sleep(0.05)
 
     async def _session(self) -> None:
-        peer = await Peer.dial(self._address)
+        peer = await self._door.enter()
         try:
-            await peer.want("", 220)
-            await peer.want("EHLO injector.test", 250)
-            while not self._stopping:
+            for number in itertools.count(1):
                 began = time.monotonic()
                 code = await self._transaction(peer, self._writer.letter())
                 self.tally.heard(code)
@@ -109,6 +114,8 @@ class Injector:
                     self.tally.last_acknowledged = time.monotonic()
                     self.tally.seconds.append(self.tally.last_acknowledged - began)
                 await asyncio.sleep(self._pause)
+                if self._stopping or number == self._each:
+                    break
             await peer.want("QUIT", 221)
         finally:
             peer.close()
@@ -127,9 +134,37 @@ class Injector:
             accepted=accepted,
             refused=[mailbox for mailbox, code in replies if code != 250],
         )
-        code = await peer.give(stuffed(letter.content))
+        code = await peer.give(stuffed(letter.above + letter.content))
         self._journal.write("answered", name=letter.name, code=code)
         return code
+
+
+@dataclass
+class Door:
+    """How clients come in: through what address, from where, under TLS, with a login."""
+
+    address: tuple[str, int]
+    host: Host | None = None
+    tls: ssl.SSLContext | None = None
+    login: str = ""  # and the password: "alice:secret"
+
+    async def enter(self) -> Peer:
+        """A session that may begin a transaction; raises RefusedError, OSError, EOFError."""
+        peer = await Peer.dial(self.address, self.host)
+        try:
+            await peer.want("", 220)
+            await peer.want("EHLO injector.test", 250)
+            if self.tls is not None:
+                await peer.want("STARTTLS", 220)
+                await asyncio.wait_for(peer.writer.start_tls(self.tls), PATIENCE)
+                await peer.want("EHLO injector.test", 250)
+            if self.login:
+                secret = base64.b64encode(f"\0{self.login.replace(':', chr(0))}".encode()).decode()
+                await peer.want(f"AUTH PLAIN {secret}", 235)
+        except BaseException:
+            peer.close()
+            raise
+        return peer
 
 
 class Peer:
@@ -140,9 +175,19 @@ class Peer:
         self.writer = writer
 
     @classmethod
-    async def dial(cls, address: tuple[str, int]) -> Peer:
-        """Connect; raises OSError."""
-        return cls(*await asyncio.wait_for(asyncio.open_connection(*address), PATIENCE))
+    async def dial(cls, address: tuple[str, int], host: Host | None = None) -> Peer:
+        """Connect, as that host if there is one; raises OSError."""
+        if host is None:
+            return cls(*await asyncio.wait_for(asyncio.open_connection(*address), PATIENCE))
+        connection = await asyncio.to_thread(host.call, socket.socket)
+        connection.setblocking(False)
+        try:
+            loop = asyncio.get_running_loop()
+            await asyncio.wait_for(loop.sock_connect(connection, address), PATIENCE)
+        except (OSError, TimeoutError):
+            connection.close()
+            raise
+        return cls(*await asyncio.open_connection(sock=connection))
 
     async def reply(self) -> int:
         """The code of the next reply; raises EOFError."""

@@ -68,19 +68,20 @@ async def kill_worker(row: Row, seed: int, short: bool) -> None:
         stage.inject(kinds=("ok", "no"))
         for _ in range(2 if short else 20):
             await asyncio.sleep(draw.uniform(0.3, 1.5))
-            children = _children(stage.relayd.pid)
+            victim = draw.choice(children(stage.relayd.pid))
             stage.sink.fault("worker killed")
-            os.kill(draw.choice(children), signal.SIGKILL)
+            os.kill(victim, signal.SIGKILL)
             row.runs += 1
             row.recover = max(
                 row.recover,
-                await stage.until(lambda: len(_children(stage.relayd.pid)) == 2, "two workers"),
+                await stage.until(lambda: len(children(stage.relayd.pid)) == 2, "two workers"),
             )
         await asyncio.sleep(1.0)
         row.add(await stage.finish(), stage)
 
 
-def _children(pid: int) -> list[int]:
+def children(pid: int) -> list[int]:
+    """The processes that this one has started, as its workers."""
     return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 

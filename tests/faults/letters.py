@@ -24,6 +24,7 @@ class Letter:
     name: str
     recipients: tuple[str, ...]
     content: bytes  # CRLF line ends, dots not stuffed
+    above: bytes = b""  # header fields before it: not in the digest, for rules may change them
 
     @property
     def sender(self) -> str:

@@ -8,7 +8,7 @@ from typing import NoReturn
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.faults import disk, shim
+from tests.faults import cable, disk, shim
 
 
 class Proof(SynchronousTestCase):
@@ -23,6 +23,11 @@ class Proof(SynchronousTestCase):
         """A compiler."""
         if shim.missing():
             self.lack(shim.missing())
+
+    def need_cable(self) -> None:
+        """Network namespaces and TUN devices."""
+        if cable.missing():
+            self.lack(cable.missing())
 
     def lack(self, what: str) -> NoReturn:
         """Skip; fail where nothing may be skipped."""

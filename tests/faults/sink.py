@@ -9,11 +9,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+import socket
 import struct
 from socket import SO_LINGER, SOL_SOCKET
 
 from tests.faults.journal import Journal
 from tests.faults.letters import kind_of, original
+from tests.ports import free_port
+from tests.scenarios.network import Host
 
 _PATH = re.compile(rb"<([^>]*)>")
 _LATE = 2  # attempts at a "late" recipient before it is taken
@@ -49,18 +52,23 @@ class Sink:
         self.taken = 0  # messages
         self.sessions: dict[int, Session] = {}
         self.attempts: dict[str, int] = {}  # at "late" recipients
-        self.host = "127.0.0.1"
-        self.port = 0
+        self.host = "127.0.0.1"  # its address
+        self.world: Host | None = None  # where that is an address; None: here
+        self.port = free_port()
         self._count = 0
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         """Listen."""
-        self._server = await asyncio.start_server(
-            self._accept, self.host, self.port, limit=_LONGEST
-        )
-        self.port = self._server.sockets[0].getsockname()[1]
+        listening = await asyncio.to_thread(self._listen)
+        self._server = await asyncio.start_server(self._accept, sock=listening, limit=_LONGEST)
+
+    def _listen(self) -> socket.socket:
+        def create() -> socket.socket:
+            return socket.create_server((self.host, self.port), backlog=100)
+
+        return self.world.call(create) if self.world else create()
 
     async def stop(self) -> None:
         """Die as a crashed host does."""

@@ -12,12 +12,13 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from tests.faults.injector import Injector
+from tests.faults.injector import Door, Injector
 from tests.faults.journal import Journal
 from tests.faults.letters import Writer
 from tests.faults.oracle import Oracle, Verdict
 from tests.faults.sink import Mood, Sink
 from tests.scenarios.harness import Process, Relayd, free_port
+from tests.scenarios.network import Host
 
 RULES = """next-hop out smtp {host}:{port}
 accept to @corp.test
@@ -53,6 +54,11 @@ class Broken(Relayd):
             self.command, self.folder / "log", cwd=self.folder, environment=self.environment
         )
 
+    def process_ended(self) -> None:
+        """Wait until the process itself has ended, whatever it had started."""
+        assert self.process is not None
+        self.process.popen.wait(10)
+
 
 class Stage:
     """One relayd, one sink, one injector, one journal. Made by `staged`."""
@@ -83,6 +89,9 @@ class Stage:
         spool: Path | None = None,
         environment: dict[str, str] | None = None,
         entry: str = "",
+        host: Host | None = None,
+        address: str = "127.0.0.1",
+        listener: str = "",
     ) -> None:
         """Write the configuration; nothing is started."""
         port = free_port()
@@ -90,7 +99,7 @@ class Stage:
             "hostname gw.test",
             f"spool {spool or self.folder / 'spool'}",
             f"control {self.folder / 'control'}",
-            f"listen 127.0.0.1:{port}",
+            f"listen {address}:{port} {listener}",
             f"workers {self.workers}",
             "sessions-per-client 0",
             "" if "retry " in settings else RETRY,
@@ -99,9 +108,7 @@ class Stage:
             rules.format(host=self.sink.host, port=self.sink.port),
             "",
         )
-        self._relayd = Broken(
-            self.folder, "\n".join(lines), port=port, address="127.0.0.1", host=None
-        )
+        self._relayd = Broken(self.folder, "\n".join(lines), port=port, address=address, host=host)
         self.relayd.extra = environment or {}
         self.relayd.entry = entry
 
@@ -132,14 +139,15 @@ class Stage:
         pause: float = 0.02,
         large: int = 20,
         domains: int = 0,
+        each: int = 0,
+        door: Door | None = None,
+        made: type[Writer] = Writer,
     ) -> Injector:
         """Begin to send."""
-        writer = Writer(
-            self.seed * 1000 + len(self.injectors), kinds=kinds, large=large, domains=domains
-        )
-        injector = Injector(
-            self.relayd.address, writer, self.journal, sessions=sessions, pause=pause
-        )
+        seed = self.seed * 1000 + len(self.injectors)
+        writer = made(seed, kinds=kinds, large=large, domains=domains)
+        door = door or Door(self.relayd.address)
+        injector = Injector(door, writer, self.journal, sessions=sessions, pause=pause, each=each)
         self.injectors.append(injector)
         injector.start()
         return injector
@@ -191,12 +199,17 @@ class Stage:
 
 @asynccontextmanager
 async def staged(
-    seed: int, *, workers: int = 1, mood: Mood | None = None, host: str = "127.0.0.1"
+    seed: int,
+    *,
+    workers: int = 1,
+    mood: Mood | None = None,
+    host: str = "127.0.0.1",
+    world: Host | None = None,
 ) -> AsyncIterator[Stage]:
     """A stage in a folder of its own; everything on it ends with it."""
     folder = Path(tempfile.mkdtemp(prefix="faults-"))
     stage = Stage(folder, seed, workers, mood)
-    stage.sink.host = host
+    stage.sink.host, stage.sink.world = host, world
     try:
         await stage.sink.start()
         yield stage

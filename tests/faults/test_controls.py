@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes.util
 
-from tests.faults.disks import power_cuts
+from tests.faults.controls import hasty, liar, lying_disk
 from tests.faults.proof import Proof
-from tests.faults.run import Row
 
 
 class Controls(Proof):
     def test_a_disk_that_lies_about_fsync_is_caught(self) -> None:
         self.need_disk()
-        library = ctypes.util.find_library("eatmydata")
-        if library is None:
+        if not liar():
             self.lack("libeatmydata (apt-get install libeatmydata1)")
-        row = Row("libeatmydata and power cuts")
-        asyncio.run(power_cuts(row, 1, 3, environment={"LD_PRELOAD": str(library)}))
+        row = asyncio.run(lying_disk())
         self.assertGreater(row.lost, 0, row)
 
     def test_a_relayd_that_answers_before_the_commit_is_caught(self) -> None:
         self.need_disk()
-        row = Row("250 before the commit")
-        asyncio.run(power_cuts(row, 1, 3, entry="tests.faults.hasty", patience=5.0))
+        row = asyncio.run(hasty())
         self.assertGreater(row.lost, 0, row)

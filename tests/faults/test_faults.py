@@ -8,6 +8,7 @@ from tests.faults.everything import FAULTS, run
 from tests.faults.proof import Proof
 
 NEED_DISK = ("power cut", "disk full, then freed", "inodes gone, then freed")
+NEED_CABLE = ("packets", "links")
 NEED_SHIM = ("EIO", "ENOSPC", "EROFS", "clock")
 
 
@@ -19,6 +20,8 @@ class Faults(Proof):
             self.need_disk()
         if any(word in name for word in NEED_SHIM):
             self.need_shim()
+        if any(word in name for word in NEED_CABLE):
+            self.need_cable()
         row = asyncio.run(run(name, 1, short=True))
         self.assertEqual(row.complaints, [], row)
         self.assertEqual(row.lost, 0, row)

@@ -15,8 +15,11 @@ import subprocess
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from tests import sink
+
+T = TypeVar("T")
 
 _CLONE_NEWNET = 0x40000000
 _counter = itertools.count(1)
@@ -54,9 +57,9 @@ class Host:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         return lambda: self.call(lambda: sink.listener(family, (address, port)))
 
-    def call(self, function: Callable[[], socket.socket]) -> socket.socket:
+    def call(self, function: Callable[[], T]) -> T:
         """Run `function` in a thread that has moved into the namespace: its sockets stay there."""
-        results: list[socket.socket | BaseException] = []
+        results: list[T | BaseException] = []
 
         def run() -> None:
             try:

@@ -1,0 +1,61 @@
+"""Memory that runs out: every process of relayd is held to what it has, and must live on."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import re
+import resource
+import time
+from pathlib import Path
+
+from tests.faults.kills import children
+from tests.faults.run import Row, fault
+from tests.faults.stage import Stage, staged
+
+_ENDLESS = resource.RLIM_INFINITY
+_SIZE = re.compile(r"^VmSize:\s+(\d+) kB", re.MULTILINE)
+_MORE = (0, 0, 1 << 20, 4 << 20)  # octets that it may still take
+
+
+def _hold(stage: Stage, more: int | None) -> None:
+    """No process of relayd gets more memory than this; None: as much as it likes."""
+    pid = stage.relayd.pid
+    for each in (pid, *children(pid)):
+        most = _ENDLESS
+        if more is not None:
+            found = _SIZE.search(Path(f"/proc/{each}/status").read_text())
+            assert found is not None
+            most = (int(found.group(1)) << 10) + more
+        resource.prlimit(each, resource.RLIMIT_AS, (most, _ENDLESS))
+
+
+@fault("memory used up")
+async def used_up(row: Row, seed: int, short: bool) -> None:
+    """MemoryError at any place: sessions break, no message does, and all is well afterwards."""
+    draw = random.Random(f"memory {seed}")
+    async with staged(seed, workers=1 + (not short)) as stage:
+        stage.build()
+        await stage.start()
+        injector = stage.inject(kinds=("ok", "no", "late"), large=3)
+        for _ in range(1 if short else 6):
+            await asyncio.sleep(1.0)
+            stage.sink.fault("no memory")
+            _hold(stage, draw.choice(_MORE))
+            row.runs += 1
+            crowd = stage.inject(sessions=30, large=2)
+            await asyncio.sleep(3.0)
+            _hold(stage, None)
+            since = time.monotonic()
+            row.recover = max(
+                row.recover,
+                await stage.until(
+                    lambda since=since: injector.tally.last_acknowledged > since,  # type: ignore[misc]
+                    "mail is taken again",
+                ),
+            )
+            await crowd.stop()
+        row.remarks.append(f"{injector.tally.broken} sessions broke for want of memory")
+        row.add(await stage.finish(), stage)
+        wrong = {code for each in stage.injectors for code in each.tally.codes if code >= 500}
+        row.demand(not wrong, f"clients heard {sorted(wrong)}")
