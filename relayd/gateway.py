@@ -6,6 +6,7 @@ import resource
 import socket
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -31,9 +32,9 @@ from relayd.intake.trace import LoopLimits, TraceField
 from relayd.login.tokenfile import TokenFiles
 from relayd.mail.address import Mailbox
 from relayd.mail.client import Client
-from relayd.mail.envelope import Recipient
+from relayd.mail.envelope import Envelope, Recipient
 from relayd.mail.log import MailLog
-from relayd.mail.message import Message, Record
+from relayd.mail.message import Message, Record, Submission
 from relayd.mail.outcome import Outcome
 from relayd.mail.plan import Verdict
 from relayd.ops.commands import Backend
@@ -51,6 +52,9 @@ from relayd.relay.resolve import Directory
 from relayd.relay.route import route
 from relayd.relay.smtpout import Courier
 from relayd.relay.stsfetch import StsFetch
+from relayd.relay.tlsledger import TlsLedger
+from relayd.relay.tlsreporter import TlsReporter
+from relayd.relay.tlsresults import TlsResults
 from relayd.relay.tokenkeeper import PATIENCE, Keeper
 from relayd.relay.tokens import Tokens
 from relayd.relay.verdict import Patience
@@ -164,10 +168,7 @@ class Gateway(Service):
         self._resolver = resolver_of(reactor, settings)
         self.directory = directory_of(reactor, settings, self._resolver)
         bridge = ReactorBridge(reactor)
-        self._policies = StsPolicies(
-            self._resolver, self._fetch(settings), settings.spool / "mta-sts", log, time.time
-        )
-        self._protection = Protection(self._resolver, _tls_settings(settings), self._policies)
+        self._make_tls(settings)
         self._keeper = keeper_of(reactor, settings, self._resolver)
         self._tokens = Tokens(self._keeper, lambda: self._current.settings.oauth, log)
         self._logins = Logins(
@@ -207,6 +208,33 @@ class Gateway(Service):
         current.on_change(self._reloaded)
 
     # making the graph
+
+    def _make_tls(self, settings: Settings) -> None:
+        """What next hops must prove, and who is told of what came of it."""
+        reactor, log = self._reactor, self._log
+        in_thread = partial(deferToThreadPool, reactor, reactor.getThreadPool())
+        ledger = TlsLedger(settings.spool)
+        wanted = lambda: self._current.settings.tls_reports  # noqa: E731
+        results = TlsResults(reactor, ledger, in_thread, log, wanted)
+        folder = settings.spool / "mta-sts"
+        self._policies = StsPolicies(
+            self._resolver, self._fetch(settings), folder, log, time.time, results.note
+        )
+        self._protection = Protection(
+            self._resolver, _tls_settings(settings), self._policies, results
+        )
+        self._tls_reporter = TlsReporter(
+            reactor,
+            ledger,
+            results,
+            self._resolver,
+            lambda: web_of(reactor, self._current.settings, self._resolver),
+            self._submit,
+            in_thread,
+            log,
+            wanted,
+            settings.hostname,
+        )
 
     def _shard(self, number: int, bridge: ReactorBridge) -> Shard:
         settings = self._current.settings
@@ -335,6 +363,27 @@ class Gateway(Service):
         self._log.report(report.about, str(letter), str(report.to), report.action.value)
         self._accept(letter, records)
 
+    async def _submit(self, sender: Mailbox, to: Mailbox, content: bytes) -> None:
+        """Store mail of our own; raises OSError, which a SpoolError is made into."""
+        try:
+            draft = self.shards[0].spool.create()
+            draft.write(content)
+            recipients = tuple(
+                replace(each, notify=frozenset({"NEVER"})) for each in self._recipients_of_own(to)
+            )
+            submission = Submission(
+                Envelope(sender),
+                Client(""),
+                tuple(replace(each, reverse_path=sender) for each in recipients),
+                header_size=content.index(b"\r\n\r\n") + 4,
+                eight_bit=False,
+                utf8_header=False,
+            )
+            letter, records = await draft.commit(submission)
+        except SpoolError as error:
+            raise OSError(0, str(error)) from None
+        self._accept(letter, records)
+
     def _recipients_of_own(self, mailbox: Mailbox) -> tuple[Recipient, ...]:
         """Where mail that we write ourselves goes: by the same rules, but nobody is asked in."""
         facts = Facts(Client("127.0.0.1"), None, mailbox, time.time())
@@ -370,6 +419,7 @@ class Gateway(Service):
         self._intake.startService()
         if self._picks_up:
             self._pickup.start()
+            self._tls_reporter.start()
         self._log.notice(
             "started",
             hostname=self._current.settings.hostname,
@@ -393,6 +443,7 @@ class Gateway(Service):
         self._journal.close()
         for stopped in [Deferred.fromCoroutine(shard.stop()) for shard in self.shards]:
             await stopped
+        await self._tls_reporter.stop()
         await self._tokens.stop(GRACE)
         self._log.notice("stopped", seconds=round(time.time() - self._started_at, 1))
 

@@ -75,6 +75,8 @@ PURE_AT_THE_RIM = {
     "relayd.login.dovecot",
     "relayd.ops.relayctl",  # a command that must start in a blink
     "relayd.ops.sendmail",  # likewise
+    "relayd.ops.order",
+    "relayd.ops.composition",
     "relayd.ops.oauth",
     "relayd.ops.drop",
     "relayd.ops.dialogue",
@@ -88,6 +90,7 @@ OUTSIDE = {
     "OpenSSL": {"tls"},
     "service_identity": {"tls"},
     "cryptography": {"tls"},
+    "dkim": {"report"},
 }
 """Every package from outside the standard library, and who may import it."""
 

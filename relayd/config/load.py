@@ -13,14 +13,16 @@ from relayd.config.keys import keys_path, read_keys
 from relayd.config.listeners import listener_name_problems
 from relayd.config.logins import AUTH, Logins, listener_problems, read_secrets
 from relayd.config.logins import hop_problems as unknown_logins
-from relayd.config.peers import PROXY, XCLIENT, peer_problems
 from relayd.config.oauth import with_secrets
+from relayd.config.peers import PROXY, XCLIENT, peer_problems
+from relayd.config.reports import checked
 from relayd.config.settings import SPECS, Listener, Settings, Spec, cores, system_hostname
 from relayd.config.tables import TableLoader
 from relayd.config.tls import certificate_problems, resolved
 from relayd.login.initiator import Secret
 from relayd.login.oauth import Provider
 from relayd.mail.nexthop import NextHop
+from relayd.report.tlsrpt import TlsReports
 from relayd.rules.check import (
     hop_problems,
     name_problems,
@@ -186,6 +188,7 @@ class _Loader:
         listeners = [each.value for each in self._settings.get("listen", ())]
         own = [(each.address, each.port) for each in listeners if isinstance(each, Listener)]
         problems += self._certificates(values)
+        problems += self._tls_reports(values)
         problems += hop_problems(ruleset.next_hops, places, own, hostname)
         problems += self._logins(values, ruleset.next_hops, places, tables)
         problems += [*shadowed(ruleset), *loops(ruleset)]
@@ -234,6 +237,16 @@ class _Loader:
             if isinstance(each.value, Listener)
         ]
         return certificate_problems(pairs, listeners)
+
+    def _tls_reports(self, values: dict[str, object]) -> list[Problem]:
+        """The key of the setting `tls-reports`."""
+        for each in self._settings.get("tls-reports", ()):
+            if isinstance(each.value, TlsReports):
+                try:
+                    values["tls_reports"] = checked(each.value, self._folder, each.place)
+                except Complaint as complaint:
+                    return [complaint.problem]
+        return []
 
     def _logins(
         self,

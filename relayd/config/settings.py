@@ -11,6 +11,7 @@ from pathlib import Path
 from relayd.config.logins import yes_no
 from relayd.config.oauth import oauth
 from relayd.config.peers import NOBODY, Peers
+from relayd.config.reports import tls_reports
 from relayd.config.tls import MINIMUMS, DomainTls, certificate, domain_tls
 from relayd.config.values import (
     Options,
@@ -29,6 +30,7 @@ from relayd.config.values import (
 from relayd.login.initiator import Secret
 from relayd.login.oauth import Provider
 from relayd.mail.nexthop import HostPort, NextHop
+from relayd.report.tlsrpt import TlsReports
 from relayd.rules.ruleset import Ruleset
 from relayd.rules.source import Problem
 from relayd.rules.words import Words
@@ -86,6 +88,7 @@ class Settings:
     certificates: tuple[CertificateFiles, ...] = ()
     tls_minimum: str = "1.2"
     tls_authorities: Path | None = None  # None: the system's
+    tls_reports: TlsReports | None = None
     domain_tls: tuple[DomainTls, ...] = ()
 
     auth_without_tls: bool = False
@@ -152,6 +155,7 @@ SPECS: dict[str, Spec] = {
     "tls-minimum": Spec("tls_minimum", choice(*MINIMUMS)),
     "tls-authorities": Spec("tls_authorities", path),
     "tls": Spec("domain_tls", domain_tls, repeatable=True),
+    "tls-reports": Spec("tls_reports", tls_reports),
     "auth-without-tls": Spec("auth_without_tls", yes_no),
     "origin": Spec("origin", domain),
     "secrets": Spec("secrets_file", path),

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from relayd import __version__
 from relayd.ops import explain as explaining
-from relayd.ops import spoolcommand, text
+from relayd.ops import spoolcommand, text, tlsreport
 from relayd.ops.client import Daemon, DaemonError, NotRunningError
 
 if TYPE_CHECKING:
@@ -313,6 +313,14 @@ def spool(options: argparse.Namespace) -> int:
         raise FailureError(str(error)) from None
 
 
+def tls_report(options: argparse.Namespace) -> int:
+    """What domains are told."""
+    try:
+        return tlsreport.run(options, options.config or DEFAULT_CONFIG)
+    except tlsreport.TlsReportFailure as error:
+        raise FailureError(str(error)) from None
+
+
 def oauth(options: argparse.Namespace) -> int:
     """Enrol logins by token."""
     from relayd.ops import oauth as enrolling
@@ -423,6 +431,8 @@ def parser() -> argparse.ArgumentParser:
     _add_oauth(command("oauth", oauth, "enrol logins at next hops that go by OAuth2 tokens"))
     _add_import(command("import", bring_over, "make a configuration out of Postfix's"))
     spoolcommand.add_options(command("spool", spool, "copy the spool for an older relayd"))
+    telling = command("tls-report", tls_report, "what domains are told of TLS (RFC 8460)")
+    tlsreport.add_options(telling)
     command("restart", restart, "replace one worker after the other, refusing nobody")
     return top
 

@@ -16,6 +16,7 @@ from relayd.dns.answer import DnsError
 from relayd.dns.resolver import Resolver
 from relayd.mail.log import MailLog
 from relayd.relay.stsfetch import FetchError
+from relayd.tls.flaw import Failure, Flaw, Policy
 from relayd.tls.sts import StsPolicy, parse_policy, policy_id
 
 PAUSE = 300.0  # seconds after a failed fetch: section 3.3
@@ -48,12 +49,14 @@ class StsPolicies:
         folder: Path,
         log: MailLog,
         clock: Callable[[], float],
+        failed: Callable[[Policy, Failure], None] = lambda policy, failure: None,
     ) -> None:
         self.fetch = fetch
         self._resolver = resolver
         self._folder = folder
         self._log = log
         self._clock = clock
+        self._failed = failed
         self._kept: OrderedDict[str, Kept | None] = OrderedDict()
         self._not_before: dict[str, float] = {}
         self._under_way: dict[str, list[Deferred[None]]] = {}
@@ -100,6 +103,7 @@ class StsPolicies:
                 self._not_before.clear()
             self._not_before[domain] = self._clock() + PAUSE
             self._log.notice("mta-sts", domain=domain, why=str(error))
+            self._failed(Policy(domain, "sts"), Failure(_flaw(error), str(error)))
         else:
             self._keep(domain, Kept(ident, self._clock(), policy))
         finally:
@@ -147,3 +151,10 @@ class StsPolicies:
             beside.replace(path)
         except OSError as error:
             self._log.trouble("mta-sts", domain=domain, why=f"policy not kept: {error}")
+
+
+def _flaw(error: Exception) -> Flaw:
+    """Which of the results of RFC 8460 section 4.3.2.2 it is."""
+    if isinstance(error, ValueError):
+        return Flaw.STS_INVALID
+    return Flaw.STS_WEBPKI if "certificate" in str(error) else Flaw.STS_FETCH

@@ -19,8 +19,9 @@ from relayd.relay.security import UNPROVEN, HopSecurity, unmet
 from relayd.relay.survey import Endpoint
 from relayd.relay.trouble import SessionError
 from relayd.tls.client import ClientContexts
-from relayd.tls.dane import usable
+from relayd.tls.dane import shown, usable
 from relayd.tls.demand import Demand
+from relayd.tls.flaw import Failure, Flaw, Policy
 
 _NO_REQUIRETLS = "Message requires TLS on its whole way, which {host} cannot prove (REQUIRETLS)"
 
@@ -32,8 +33,22 @@ class Advice(Protocol):
     def enforced(self) -> bool:
         """Mode `enforce`; else `testing`."""
 
+    @property
+    def mx(self) -> tuple[str, ...]:
+        """The patterns of its mail exchangers."""
+
     def allows(self, host: str) -> bool:
         """Whether the mail exchanger is among those of the policy."""
+
+
+class Results(Protocol):
+    """Who counts sessions for the reports to domains (RFC 8460)."""
+
+    def ours(self, delivery: Delivery) -> bool:
+        """Whether this is such a report itself, which is not to be reported on."""
+
+    def note(self, policy: Policy, failure: Failure | None) -> None:
+        """A session came to TLS as the policy wants it, or failed."""
 
 
 Ask = Callable[[str], Awaitable[Advice | None]]
@@ -54,10 +69,17 @@ class TlsSettings:
 class Protection:
     """Finds what each connection must prove. `settings` may be replaced at any time."""
 
-    def __init__(self, resolver: Resolver, settings: TlsSettings, sts: Ask = _nobody) -> None:
+    def __init__(
+        self,
+        resolver: Resolver,
+        settings: TlsSettings,
+        sts: Ask = _nobody,
+        results: Results | None = None,
+    ) -> None:
         self.settings = settings
         self._resolver = resolver
         self._sts = sts
+        self._results = results
 
     def level(self, target: NextHop | str) -> Level:
         """What is said of a next hop, or of a domain that is delivered to by MX."""
@@ -76,7 +98,9 @@ class Protection:
         self, target: NextHop | str, endpoint: Endpoint, delivery: Delivery
     ) -> HopSecurity:
         """What this host must prove; raises SessionError when it is not to be asked at all."""
-        demand = await self._demand(target, endpoint)
+        demand = await self.demand(target, endpoint)
+        if self._results is None or self._results.ours(delivery):
+            demand = replace(demand, policy=None)
         if delivery.message.envelope.require_tls and not endpoint.unix:
             demand = _required(demand, endpoint)
         implicit = isinstance(target, NextHop) and target.implicit_tls
@@ -101,13 +125,24 @@ class Protection:
             fresh = replace(demand, level=Level.OPTIONAL, published=False)
         else:
             return None
+        fresh = replace(fresh, policy=None)  # one failure is told once
         return HopSecurity(self.settings.contexts, endpoint, fresh, waived=waived)
 
-    async def _demand(self, target: NextHop | str, endpoint: Endpoint) -> Demand:
+    def told(self, security: HopSecurity, sender: str) -> None:
+        """A session has got past TLS, or has failed on the way; `sender` is our own address."""
+        policy = security.demand.policy
+        if self._results is not None and policy is not None:
+            failure = security.failure(sender)
+            if failure is not None or security.proved:
+                self._results.note(policy, failure)
+
+    async def demand(self, target: NextHop | str, endpoint: Endpoint) -> Demand:
+        """What this host must prove for mail without wishes of its own; raises SessionError."""
         level = self.level(target)
         name = "" if ip_address(endpoint.host) else endpoint.host
         said = f"next hop {target.name}" if isinstance(target, NextHop) else f"tls to {target}"
-        demand = Demand(level, name, (endpoint.host,), source=said)
+        policy = Policy(target) if isinstance(target, str) else None
+        demand = Demand(level, name, (endpoint.host,), source=said, policy=policy)
         if level not in (Level.DANE, Level.AUTO):
             return demand
         domain = target if isinstance(target, str) else ""
@@ -118,6 +153,7 @@ class Protection:
             return replace(found, published=level is Level.AUTO)
         if level is Level.DANE:
             why = "there are no signed TLSA records to go by"
+            self._lacking(demand, endpoint, Flaw.DANE_REQUIRED, why)
             raise _unreachable(unmet(demand, endpoint.host, why, UNPROVEN), endpoint)
         optional = replace(demand, level=Level.OPTIONAL, source="")
         return await self._by_sts(target, endpoint, optional)
@@ -136,30 +172,45 @@ class Protection:
                 # section 2.1.2: neither with nor without, that could be an attacker's doing
                 tried = replace(demand, level=Level.DANE, source="")
                 reply = unmet(tried, endpoint.host, "lookup of its TLSA records failed")
+                self._lacking(demand, endpoint, Flaw.DNSSEC, str(error))
                 raise _unreachable(reply, endpoint, why=str(error)) from None
             if not answer.secure:
                 continue
             source = f"the TLSA records of {question}"
             records = usable(answer.values)
+            policy = demand.policy and replace(
+                demand.policy,
+                kind="tlsa",
+                strings=tuple(f"{question}. IN TLSA {shown(each)}" for each in answer.values),
+            )
+            demand = replace(demand, server_name=base, source=source, policy=policy)
             if not records:  # section 2.2: TLS at least, there is nothing to prove
-                return replace(demand, level=Level.REQUIRED, server_name=base, source=source)
+                return replace(demand, level=Level.REQUIRED)
             # section 3.2.3: the base domain, or the domain whose mail exchanger it is
             names = tuple(dict.fromkeys(filter(None, (base, endpoint.host, domain))))
-            return Demand(Level.DANE, base, names, records, source)
+            return replace(demand, level=Level.DANE, names=names, records=records)
         return None
+
+    def _lacking(self, demand: Demand, endpoint: Endpoint, flaw: Flaw, why: str) -> None:
+        if self._results is not None and demand.policy is not None:
+            policy = replace(demand.policy, kind="tlsa")
+            self._results.note(policy, Failure(flaw, why, endpoint.host, endpoint.address))
 
     async def _by_sts(self, target: NextHop | str, endpoint: Endpoint, demand: Demand) -> Demand:
         if not isinstance(target, str) or not demand.server_name:
             return demand
         advice = await self._sts(target)
-        if advice is None or not advice.enforced:
+        if advice is None:
             return demand
-        source = f"the MTA-STS policy of {target}"
-        verify = replace(demand, level=Level.VERIFY, source=source, published=True)
+        policy = Policy(target, "sts", tuple(str(advice).splitlines()), advice.mx)
+        demand = replace(demand, policy=policy)
         if not advice.allows(endpoint.host):
             # a HopSecurity that fails at once, so that TLS-Required has its say
-            verify = replace(verify, denied="the policy does not name this host")
-        return verify
+            demand = replace(demand, denied="the policy does not name this host")
+        if not advice.enforced:
+            return demand
+        source = f"the MTA-STS policy of {target}"
+        return replace(demand, level=Level.VERIFY, source=source, published=True)
 
 
 def _required(demand: Demand, endpoint: Endpoint) -> Demand:
@@ -168,7 +219,7 @@ def _required(demand: Demand, endpoint: Endpoint) -> Demand:
     if demand.level is Level.DANE or (demand.level is Level.VERIFY and trusted):
         return demand
     if trusted or endpoint.secure:  # its name is what we or a signed zone say
-        return replace(demand, level=Level.VERIFY, source="REQUIRETLS", published=False)
+        return replace(demand, level=Level.VERIFY, source="REQUIRETLS", published=False, denied="")
     text = _NO_REQUIRETLS.format(host=endpoint.host)
     raise SessionError(failed("5.7.30", text).but(remote_address=str(endpoint)))
 

@@ -7,6 +7,7 @@ from relayd.mail.security import Level
 from relayd.relay.survey import Endpoint
 from relayd.tls.client import ClientContexts, ClientTls
 from relayd.tls.demand import Demand, UnmetError
+from relayd.tls.flaw import Failure, Flaw
 
 NO_TLS = "4.7.4"  # security features not supported (RFC 3463 section 3.8)
 UNPROVEN = "4.7.5"  # cryptographic failure
@@ -28,6 +29,8 @@ class HopSecurity:
         self.waived = waived  # by the sender of one message: not for others
         self.demand = demand
         self.failed = False  # for want of TLS, not for want of an answer
+        self.proved = False  # TLS stands, and is what was demanded
+        self._flaw: tuple[Flaw, str] | None = None
         self._endpoint = endpoint
         self._contexts = contexts
         self._tls: ClientTls | None = None
@@ -45,19 +48,38 @@ class HopSecurity:
 
     def missing(self, why: str) -> Reply | None:
         """There will be no TLS: go on in the clear only where that is enough."""
+        self._flaw = Flaw.NO_STARTTLS, why
         return None if self.demand.clear else self.unmet(why, NO_TLS)
 
     def broken(self, why: str) -> Reply:
         """The handshake failed. In the clear is another connection's business."""
+        self._flaw = Flaw.VALIDATION, why
         return self.unmet(f"TLS handshake failed: {why}", UNPROVEN)
 
     def proven(self, handle: object) -> str | Reply:
         """What the log says of the session, or the reply to fail with."""
-        assert self._tls is not None
+        tls, policy = self._tls, self.demand.policy
+        assert tls is not None
         try:
-            return self._tls.proof(handle)  # type: ignore[arg-type]  # an SSL.Connection
+            proof = tls.proof(handle)  # type: ignore[arg-type]  # an SSL.Connection
         except UnmetError as error:
+            self._flaw = error.flaw, str(error)
             return self.unmet(str(error), UNPROVEN)
+        self.proved = True
+        if policy is None or policy.kind == "no-policy-found":
+            return proof
+        if policy.kind == "tlsa" and self.demand.level is not Level.DANE:
+            self._flaw = Flaw.TLSA, "no usable TLSA record"
+        elif policy.kind == "sts" and tls.flaw is not None:  # of a policy in mode testing
+            self._flaw = tls.flaw, tls.why
+        return proof
+
+    def failure(self, sender: str) -> Failure | None:
+        """What is to be reported to the domain; None: nothing was wrong, or was not tried."""
+        if self._flaw is None:
+            return None
+        host, address = self._endpoint.host, self._endpoint.address
+        return Failure(*self._flaw, host, address, sender)
 
     def unmet(self, why: str, status: str) -> Reply:
         """The reply that says who demands what, and what is missing."""

@@ -214,6 +214,9 @@ class Courier:
             if security is None or not security.failed:
                 self._note(endpoint)
             raise
+        finally:
+            if security is not None and self._protection is not None:
+                self._protection.told(security, made.local)
         made.waived = security is not None and security.waived
         self._shy.pop(endpoint, None)
         return made

@@ -16,6 +16,7 @@ from zope.interface import implementer
 from relayd.mail.security import Level
 from relayd.tls import dane
 from relayd.tls.demand import Demand, UnmetError
+from relayd.tls.flaw import Flaw
 from relayd.tls.strength import DEFAULT_MINIMUM, client_context
 
 # X509_V_ERR_*: what goes wrong most, in the words of X509_verify_cert_error_string(3)
@@ -31,6 +32,7 @@ _TROUBLE = {
     66: "certificate key too weak",
     68: "certificate signature digest too weak",
 }
+_FLAWS = {10: Flaw.EXPIRED, **dict.fromkeys((18, 19, 20, 21), Flaw.NOT_TRUSTED)}
 
 
 class ClientContexts:
@@ -57,6 +59,8 @@ class ClientTls:
         self._context = contexts.context
         self._demand = demand
         self._trouble = ""
+        self.flaw: Flaw | None = None  # after `proof`, also where the demand is met
+        self.why = ""  # likewise
 
     def clientConnectionForTLS(
         self,
@@ -74,21 +78,25 @@ class ClientTls:
     ) -> bool:
         if not good and not self._trouble:
             self._trouble = _TROUBLE.get(error, f"certificate not accepted (OpenSSL error {error})")
+            self.flaw = _FLAWS.get(error, Flaw.VALIDATION)
         return True
 
     def proof(self, connection: SSL.Connection) -> str:
         """What the log says of the session; raises UnmetError when the demand is not met."""
         tls = f"{connection.get_protocol_version_name()} {connection.get_cipher_name()}"
         demand = self._demand
-        if demand.denied:
-            raise UnmetError(demand.denied)
         if demand.level is Level.DANE:
+            self.flaw = None  # no authority has a say
             _check_dane(connection, demand)
             return f"{tls} dane"
-        trouble = self._trouble or _wrong_name(connection, demand.names)
-        if demand.level is Level.VERIFY and trouble:
-            raise UnmetError(trouble)
-        return tls if trouble else f"{tls} verified"
+        self.why = self._trouble
+        if not self.why and (wrong := _wrong_name(connection, demand.names)):
+            self.why, self.flaw = wrong, Flaw.WRONG_NAME
+        if demand.denied:
+            self.why, self.flaw = demand.denied, Flaw.VALIDATION
+        if demand.level is Level.VERIFY and self.flaw is not None:
+            raise UnmetError(self.why, self.flaw)
+        return tls if self.why else f"{tls} verified"
 
 
 def _check_dane(connection: SSL.Connection, demand: Demand) -> None:
@@ -97,9 +105,10 @@ def _check_dane(connection: SSL.Connection, demand: Demand) -> None:
         raise UnmetError("no certificate")
     if dane.end_entity(demand.records, chain):
         return
-    trouble = dane.trust_anchor(demand.records, chain) or _wrong_name(connection, demand.names)
-    if trouble:
-        raise UnmetError(trouble)
+    if trouble := dane.trust_anchor(demand.records, chain):
+        raise UnmetError(trouble, Flaw.EXPIRED if "expired" in trouble else Flaw.VALIDATION)
+    if trouble := _wrong_name(connection, demand.names):
+        raise UnmetError(trouble, Flaw.WRONG_NAME)
 
 
 def peer_chain(connection: SSL.Connection) -> Sequence[x509.Certificate]:

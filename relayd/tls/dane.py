@@ -29,6 +29,11 @@ def _usable(record: Tlsa) -> bool:
     return len(record.data) == digest().digest_size
 
 
+def shown(record: Tlsa) -> str:
+    """As zone files have it."""
+    return f"{record.usage} {record.selector} {record.matching} {record.data.hex()}"
+
+
 def matches(record: Tlsa, certificate: x509.Certificate) -> bool:
     """RFC 6698 section 2.1: the selected part, as it is or hashed."""
     if record.selector == 0:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from relayd.dns.answer import Tlsa
 from relayd.mail.security import Level
+from relayd.tls.flaw import Flaw, Policy
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +20,7 @@ class Demand:
     source: str = ""  # who demands it: "next hop isp", "the TLSA records of mx.example.com"
     published: bool = False  # by the recipient's domain, not by our own administrator
     denied: str = ""  # why this host cannot meet it, whatever it proves
+    policy: Policy | None = None  # for the domain's own report (RFC 8460); None: not told
 
     @property
     def clear(self) -> bool:
@@ -28,3 +30,7 @@ class Demand:
 
 class UnmetError(Exception):
     """The host does not prove what it must; the text says what is missing."""
+
+    def __init__(self, why: str, flaw: Flaw = Flaw.VALIDATION) -> None:
+        super().__init__(why)
+        self.flaw = flaw

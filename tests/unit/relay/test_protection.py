@@ -31,6 +31,7 @@ from relayd.smtp.exchange import Limits as SessionRules
 from relayd.smtp.extensions import Offer
 from relayd.smtp.server import Server as SmtpServer
 from relayd.tls.client import ClientContexts
+from relayd.tls.flaw import Failure, Policy
 from tests.certs import DAY, Authority, Issued
 from tests.support import TestCase
 from tests.unit.relay.fakes import a_message, a_recipient
@@ -70,6 +71,10 @@ class Sts:
 
     enforced: bool = True
     hosts: tuple[str, ...] = (MX,)
+
+    @property
+    def mx(self) -> tuple[str, ...]:
+        return self.hosts
 
     def allows(self, host: str) -> bool:
         return host in self.hosts
@@ -279,6 +284,24 @@ class Downgrades(Case):
                 if not clear:
                     self.waits(outcome, "handshake failed")
 
+    async def test_a_server_that_hangs_up_at_starttls(self) -> None:
+        for level, clear in (
+            (Level.OPTIONAL, True),
+            (Level.AUTO, True),
+            (Level.REQUIRED, False),
+            (Level.VERIFY, False),
+        ):
+            with self.subTest(level):
+                self.endpoints.clear()
+                self.heard.clear()
+                self.levels["example.com"] = level
+                self.script(*self.GREETING, b"")
+                outcome = await self.deliver()
+                mails = sum(each.startswith(b"MAIL") for each in self.heard)
+                self.assertEqual(mails, 1 if clear else 0)
+                if not clear:
+                    self.waits(outcome, "handshake failed")
+
     async def test_a_handshake_that_never_ends(self) -> None:
         self.courier._deadlines = Deadlines(handshake=0.05, envelope=0.05)
         self.patch(pool, "_TICK", 0.02)
@@ -432,6 +455,73 @@ class MtaSts(Case):
         self.publish(tlsa(3, 1, issued))
         self.serve(issued)
         self.sent(await self.deliver(), "dane")
+
+
+class Reported(Case):
+    """What domains are told of (RFC 8460): each session once, by the policy that they publish."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.told: list[tuple[Policy, Failure | None]] = []
+        self.protection._results = self
+
+    def ours(self, delivery: Delivery) -> bool:
+        return False
+
+    def note(self, policy: Policy, failure: Failure | None) -> None:
+        self.told.append((policy, failure))
+
+    async def tell(self, issued: Issued | None, *, secure: bool = False) -> str:
+        """The policy and the flaw of one delivery, to a host of its own."""
+        self.endpoints.clear()
+        self.told.clear()
+        self.serve(issued, secure=secure)
+        await self.deliver()
+        self.courier._pool.close()
+        self.courier._pool._closing = False
+        return " ".join(
+            f"{policy.kind}{f' {failure.flaw}' if failure else ''}" for policy, failure in self.told
+        )
+
+    async def test_without_a_policy(self) -> None:
+        self.assertEqual(await self.tell(Authority("x").issue("x")), "no-policy-found")
+        self.assertEqual(await self.tell(None), "no-policy-found starttls-not-supported")
+        self.endpoints.clear()
+        self.told.clear()
+        self.script(b"220 mx ESMTP\r\n", b"250-mx\r\n250 STARTTLS\r\n", b"")
+        await self.deliver()
+        [(_, failure)] = self.told
+        assert failure is not None
+        self.assertEqual(failure.flaw, "validation-failure")
+        self.assertEqual((failure.host, failure.sender), (MX, "127.0.0.1"))
+
+    async def test_by_mta_sts(self) -> None:
+        for policy in (Sts(), Sts(enforced=False)):
+            self.policies["example.com"] = policy
+            for issued, flaw in (
+                (self.authority.issue(MX), ""),
+                (self.authority.issue(MX, start=-3 * DAY, end=-DAY), " certificate-expired"),
+                (self.authority.issue("other.example"), " certificate-host-mismatch"),
+                (Authority("x").issue(MX), " certificate-not-trusted"),
+                (None, " starttls-not-supported"),
+            ):
+                self.assertEqual(await self.tell(issued), f"sts{flaw}")
+            self.policies["example.com"] = replace(policy, hosts=("other.example",))
+            self.assertEqual(await self.tell(self.authority.issue(MX)), "sts validation-failure")
+
+    async def test_by_dane(self) -> None:
+        right, wrong = self.authority.issue(MX), self.authority.issue(MX)
+        self.publish(tlsa(3, 1, right))
+        self.assertEqual(await self.tell(right, secure=True), "tlsa")
+        self.assertIn("IN TLSA 3 1 1 ", self.told[0][0].strings[0])
+        self.assertEqual(await self.tell(wrong, secure=True), "tlsa validation-failure")
+        self.publish(tlsa(1, 1, right))
+        self.assertEqual(await self.tell(right, secure=True), "tlsa tlsa-invalid")
+        self.answers["TLSA"] = DnsTrouble("x", "TLSA", "SERVFAIL")
+        self.assertEqual(await self.tell(right, secure=True), "tlsa dnssec-invalid")
+        del self.answers["TLSA"]
+        self.levels["example.com"] = Level.DANE
+        self.assertEqual(await self.tell(right, secure=True), "tlsa dane-required")
 
 
 class SendersWishes(Case):

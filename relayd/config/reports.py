@@ -1,0 +1,36 @@
+"""The statement `tls-reports`: whether domains are told about TLS, and from whom."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from relayd.report.tlsrpt import TlsReports
+from relayd.rules.source import Complaint, Place
+from relayd.rules.words import Words
+
+
+def tls_reports(words: Words) -> TlsReports:
+    """`from ADDRESS [dkim SELECTOR FILE]`."""
+    if not words.skip_word("from"):
+        raise words.complain("tls-reports does not say from whom", 'expected "from ADDRESS"')
+    address = words.mailbox()
+    if not words.skip_word("dkim"):
+        return TlsReports(address)
+    selector = words.domain(words.word("a selector, as in SELECTOR._domainkey").text)
+    return TlsReports(address, selector, Path(words.next("the file of a private key").text))
+
+
+def checked(reports: TlsReports, folder: Path, place: Place) -> TlsReports:
+    """With the key's whole path; raises Complaint when it cannot be read."""
+    if reports.key is None:
+        return reports
+    path = folder / reports.key
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        what = f"cannot read {reports.key}: {error.strerror or error}"
+        raise Complaint(place, what, "expected a private key in PEM") from None
+    if b"PRIVATE KEY-----" not in text:
+        raise Complaint(place, f"{reports.key} holds no private key", "expected one in PEM")
+    return replace(reports, key=path)

@@ -1,0 +1,43 @@
+"""What was wrong with TLS at a next hop, and by which policy, in the words of RFC 8460."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+
+class Flaw(enum.StrEnum):
+    """Section 4.3: the result types."""
+
+    NO_STARTTLS = "starttls-not-supported"
+    WRONG_NAME = "certificate-host-mismatch"
+    EXPIRED = "certificate-expired"
+    NOT_TRUSTED = "certificate-not-trusted"
+    VALIDATION = "validation-failure"  # anything else
+    TLSA = "tlsa-invalid"
+    DNSSEC = "dnssec-invalid"
+    DANE_REQUIRED = "dane-required"
+    STS_FETCH = "sts-policy-fetch-error"
+    STS_INVALID = "sts-policy-invalid"
+    STS_WEBPKI = "sts-webpki-invalid"
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What a domain publishes about TLS (section 4.4)."""
+
+    domain: str  # of the recipients
+    kind: str = "no-policy-found"  # or "tlsa", "sts"
+    strings: tuple[str, ...] = ()  # as published
+    mx: tuple[str, ...] = ()  # patterns of host names, with "sts"
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A session that did not come to what the policy wants, or would want if it were in force."""
+
+    flaw: Flaw
+    why: str = ""
+    host: str = ""
+    address: str = ""  # of the host
+    sender: str = ""  # our own address
