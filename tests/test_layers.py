@@ -77,6 +77,8 @@ PURE_AT_THE_RIM = {
     "relayd.ops.sendmail",  # likewise
     "relayd.ops.order",
     "relayd.ops.composition",
+    "relayd.ops.order",
+    "relayd.ops.composition",
     "relayd.ops.oauth",
     "relayd.ops.drop",
     "relayd.ops.dialogue",

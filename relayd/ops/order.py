@@ -1,0 +1,94 @@
+"""The command line of sendmail(8), whose options are its own and not getopt's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+OK, USAGE, DATA_ERROR, NO_INPUT, CANNOT_CREATE, TRY_AGAIN = 0, 64, 65, 66, 73, 75  # sysexits.h
+
+_WITH_VALUE = "BCDdFfhLNOoRrVXM"
+_ATTACHED = "Aeq"  # a value only if it is attached
+_ALONE = "GimntUvIxJ"
+
+
+class UsageError(Exception):
+    """What was asked cannot be done; `status` is the exit status."""
+
+    def __init__(self, status: int, why: str) -> None:
+        super().__init__(why)
+        self.status = status
+
+
+@dataclass
+class Order:
+    """The command line."""
+
+    mode: str = "m"  # m: a message; p: the queue; s: SMTP; i: newaliases; d, q, v ...
+    sender: str | None = None
+    name: str = ""  # full name, -F
+    from_header: bool = False  # -t
+    dots: bool = True  # a line with a dot alone ends the message
+    recipients: list[str] = field(default_factory=list)
+    body: str = ""
+    ret: str = ""
+    envid: str = ""
+    notify: list[str] = field(default_factory=list)
+
+
+def read_order(arguments: list[str]) -> Order:
+    """What the command line asks for; raises UsageError."""
+    order = Order()
+    words = iter(arguments)
+    for word in words:
+        if word == "--":
+            order.recipients += words
+        elif len(word) > 1 and word[0] == "-":
+            _option(order, word[1], word[2:], words)
+        else:
+            order.recipients.append(word)
+    return order
+
+
+def _option(order: Order, letter: str, rest: str, words: Iterator[str]) -> None:
+    if letter == "b":
+        order.mode = rest[:1] or "m"
+    elif letter == "q":
+        order.mode = "q"
+    elif letter == "o":  # -oi, -oem and the like; of all of them only -oi matters
+        order.dots = order.dots and rest != "i"
+    elif letter in _WITH_VALUE:
+        value = rest or next(words, None)
+        if value is None and letter not in "d":
+            raise UsageError(USAGE, f"option -{letter} wants a value")
+        _valued(order, letter, value or "")
+    elif letter in _ALONE:
+        for each in letter + rest:  # -ti
+            if each == "t":
+                order.from_header = True
+            elif each == "i":
+                order.dots = False
+            elif each == "I":
+                order.mode = "i"
+            elif each not in _ALONE:
+                raise UsageError(USAGE, f"unknown option -{each}")
+    elif letter not in _ATTACHED:
+        raise UsageError(USAGE, f"unknown option -{letter}")
+
+
+def _valued(order: Order, letter: str, value: str) -> None:
+    if letter in "fr":
+        order.sender = value.strip().removeprefix("<").removesuffix(">")
+    elif letter == "F":
+        order.name = value
+    elif letter == "B":
+        order.body = value.upper() if value.upper() in ("7BIT", "8BITMIME") else ""
+    elif letter == "R":
+        order.ret = {"full": "FULL", "hdrs": "HDRS"}.get(value.lower(), "")
+    elif letter == "V":
+        order.envid = "".join(each for each in value if " " <= each <= "~")[:100]
+    elif letter == "N":
+        known = {"never": "NEVER", "success": "SUCCESS", "failure": "FAILURE", "delay": "DELAY"}
+        order.notify = [known[each] for each in value.lower().split(",") if each in known]
+        if "NEVER" in order.notify:
+            order.notify = ["NEVER"]
