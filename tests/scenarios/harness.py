@@ -127,6 +127,18 @@ def wait_until(condition: Callable[[], T], what: str, seconds: float = 60.0) -> 
         pause = min(pause * 1.5, 0.2)
 
 
+def unhurried(began: float) -> float:
+    """Seconds since `began`, as they were on a machine with nothing else to do.
+
+    A busy machine stretches a computation; by how much shows in one of a known CPU time.
+    """
+    seconds = time.monotonic() - began
+    start, burnt = time.monotonic(), time.thread_time()
+    while time.thread_time() - burnt < 0.05:
+        pass
+    return seconds * min(0.05 / (time.monotonic() - start), 1.0)
+
+
 class Process:
     """One program of ours, in a process group of its own, its output in a file."""
 

@@ -187,7 +187,7 @@ class Import(Scenario):
         self.addCleanup(self._end, relayd)
         relayd.start()
         answers = {}
-        with smtplib.SMTP("127.0.0.1", port, timeout=30) as client:
+        with smtplib.SMTP("127.0.0.1", port, timeout=60) as client:
             client.ehlo("client.example")
             for address in ("alias1@club.example", "nobody@virt.example", "program@mx1.example.com",
                             "postmaster@mx1.example.com", "nobody@example.com"):  # fmt: skip

@@ -14,7 +14,7 @@ from relayd.login.scram import Verifier
 from relayd.login.users import with_user, write
 from tests.certs import Authority
 from tests.scenarios import peers
-from tests.scenarios.harness import Relayd, Scenario, free_port, program, run, wait_until
+from tests.scenarios.harness import Relayd, Scenario, free_port, program, run, unhurried, wait_until
 from tests.sink import Sink
 
 ALICE, PASSWORD = "alice@example.com", "correct horse"
@@ -65,7 +65,7 @@ class Site(Scenario):
         return ssl.create_default_context(cafile=str(self.root))
 
     def client(self, port: int = 0, source: str = "") -> smtplib.SMTP:
-        client = smtplib.SMTP(timeout=30, source_address=(source, 0) if source else None)
+        client = smtplib.SMTP(timeout=60, source_address=(source, 0) if source else None)
         client.connect("127.0.0.1", port or self.submission)
         self.addCleanup(client.close)
         client._host = "localhost"  # type: ignore[attr-defined]
@@ -100,7 +100,7 @@ class Smtplib(Site):
 
     def test_under_tls_from_the_first_octet(self) -> None:
         with smtplib.SMTP_SSL(
-            "localhost", self.implicit, timeout=30, context=self.context()
+            "localhost", self.implicit, timeout=60, context=self.context()
         ) as client:
             client.login(ALICE, PASSWORD)
             client.sendmail(ALICE, ["bob@example.org"], LETTER)
@@ -208,7 +208,7 @@ class Guessing(Site):
         guess = "AUTH PLAIN " + base64.b64encode(b"\0alice@example.com\0guess").decode() + "\r\n"
         while time.monotonic() < end:
             with socket.create_connection(
-                ("127.0.0.1", self.submission), 10, source_address=(source, 0)
+                ("127.0.0.1", self.submission), 60, source_address=(source, 0)
             ) as connection:
                 replies = connection.makefile("rb")
                 connection.sendall(b"EHLO x\r\n" + guess.encode() * 4 + b"QUIT\r\n")
@@ -225,7 +225,7 @@ class Guessing(Site):
         started = time.monotonic()
         for _ in range(5):
             self.client(source="127.0.0.1").login(ALICE, PASSWORD)
-        self.assertLess(time.monotonic() - started, 5.0)
+        self.assertLess(unhurried(started), 5.0)
         with self.assertRaises(smtplib.SMTPAuthenticationError):
             self.client(source="127.0.0.66").login(ALICE, PASSWORD)
 
@@ -246,8 +246,8 @@ class Guessing(Site):
             return said[1], time.monotonic() - started
 
         self.numbers = iter(range(1, 250))
-        here = [tried(ALICE) for _ in range(25)]
-        nobody = [tried("nobody@example.com") for _ in range(25)]
+        pairs = [(tried(ALICE), tried("nobody@example.com")) for _ in range(25)]
+        here, nobody = zip(*pairs, strict=True)
         self.assertEqual({words for words, _ in here}, {words for words, _ in nobody})
         best_here, best_nobody = (min(each[1] for each in tries) for tries in (here, nobody))
         self.assertLess(abs(best_here - best_nobody), max(best_here, best_nobody) / 2)
@@ -340,7 +340,7 @@ class NextHopLogin(Hops):
         (self.folder / "secrets").write_text(f"isp {ALICE} {PASSWORD}\n")
         front.ctl("reload")
         front.ctl("retry", "--all")
-        self.assertEqual(len(self.sink.wait(3, 40.0)), 3)
+        self.assertEqual(len(self.sink.wait(3)), 3)
         wait_until(lambda: "login works again" in front.log(400), "the quiet line")
 
     def test_a_secrets_file_for_everybody_is_refused(self) -> None:

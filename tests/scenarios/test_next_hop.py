@@ -47,7 +47,7 @@ class Refusals(Scenario):
         else:
             self.assertRegex(recipient["reply"], r"^4\d\d 4\.4\.\d ", (stage, recipient))
         self.script = lambda asked: None
-        self.sink.wait(before + 1, 30)
+        self.sink.wait(before + 1)
         self.relay.wait_empty()
         self.assertEqual(self.back.arrived, [])
 
@@ -59,7 +59,7 @@ class Refusals(Scenario):
         recipient = self.relay.settled(ident)
         self.assertEqual(recipient["state"], "failed", (stage, reply, recipient))
         self.assertEqual(recipient["reply"], reply)
-        report = self.back.wait(before + 1, 30)[-1]
+        report = self.back.wait(before + 1)[-1]
         self.assertEqual((report.sender, report.recipients), ("", (ANN,)))
         self.assertIn(b"Action: failed\r\n", report.content)
         self.assertIn(f"Diagnostic-Code: smtp; {reply}\r\n".encode(), report.content)
@@ -99,7 +99,7 @@ class Refusals(Scenario):
         self.assertIn(b"no@example.com", report.content)
         self.assertNotIn(b"Final-Recipient: rfc822; later@example.com", report.content)
         replies.clear()
-        self.assertEqual(self.sink.wait(2, 30)[1].recipients, ("later@example.com",))
+        self.assertEqual(self.sink.wait(2)[1].recipients, ("later@example.com",))
         self.relay.wait_empty()
 
     def test_null_reverse_path_is_never_reported_to(self) -> None:

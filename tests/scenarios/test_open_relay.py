@@ -135,7 +135,7 @@ class OpenRelay(Scenario):
 
     def test_being_somebody_makes_no_difference(self) -> None:
         """A sender, a name in EHLO, or an XCLIENT of ours are only words."""
-        with smtplib.SMTP("127.0.0.1", self.relay.port, timeout=10) as client:
+        with smtplib.SMTP("127.0.0.1", self.relay.port, timeout=60) as client:
             client.ehlo("[192.0.2.1]")
             for line in (
                 "XCLIENT ADDR=192.0.2.1",

@@ -62,7 +62,7 @@ class Forwarder(Scenario):
         """The sender that the outside sees of a message that is forwarded."""
         before = len(self.outside.arrived)
         (relay or self.relay).send(sender, ["info@example.com"])
-        message = self.outside.wait(before + 1, 30)[-1]
+        message = self.outside.wait(before + 1)[-1]
         self.assertEqual(message.recipients, ("alice@outside.example",))
         return message.sender
 
@@ -70,7 +70,7 @@ class Forwarder(Scenario):
         """Whom a report to a rewritten sender reaches in the end."""
         before = len(self.senders.arrived)
         (relay or self.relay).send("", [recipient])
-        message = self.senders.wait(before + 1, 30)[-1]
+        message = self.senders.wait(before + 1)[-1]
         self.assertEqual(message.sender, "")
         (reached,) = message.recipients
         return reached
@@ -140,7 +140,7 @@ class Wire(Forwarder):
     def test_our_own_report_goes_to_the_real_sender(self) -> None:
         self.refuses = "alice@outside.example"
         self.relay.send(BOB, ["info@example.com"])
-        (report,) = self.senders.wait(1, 30)
+        (report,) = self.senders.wait(1)
         self.assertEqual((report.sender, report.recipients), ("", (BOB,)))
         self.assertIn(b"Final-Recipient: rfc822; alice@outside.example\r\n", report.content)
         self.assertNotIn(b"SRS0=", report.content)
@@ -181,11 +181,11 @@ class Wire(Forwarder):
             client.mail("jürgen@sender.example", ["SMTPUTF8"])
             client.rcpt("info@example.com")
             self.assertEqual(client.data(b"Subject: x\r\n\r\nx\r\n")[0], 250)
-            message = self.outside.wait(1, 30)[-1]
+            message = self.outside.wait(1)[-1]
             self.assertTrue(message.sender.endswith("=sender.example=jürgen@srs.example.com"))
             self.assertIn("SMTPUTF8", message.sender_parameters)
             client.mail("", ["SMTPUTF8"])
             code, text = client.rcpt(message.sender)
             self.assertEqual(code, 250, text)
             self.assertEqual(client.data(b"Subject: x\r\n\r\nx\r\n")[0], 250)
-        self.assertEqual(self.senders.wait(1, 30)[0].recipients, ("jürgen@sender.example",))
+        self.assertEqual(self.senders.wait(1)[0].recipients, ("jürgen@sender.example",))

@@ -32,7 +32,7 @@ class Dovecot(Scenario):
             return found if len(found) >= count else []
 
         try:
-            return wait_until(enough, f"{count} messages for {user}", 30)
+            return wait_until(enough, f"{count} messages for {user}")
         except AssertionError as error:
             self.fail(f"{error}\n{self.relay.log()}\n{self.dovecot.log()}")
 

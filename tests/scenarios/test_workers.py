@@ -133,8 +133,8 @@ class Killed(WithWorkers):
         self.assertEqual(len(workers), 2)
         assert relay.process is not None
         os.kill(relay.pid, signal.SIGKILL)
-        relay.process.popen.wait(10)
-        wait_until(lambda: not any(map(alive, workers)), "the workers end", 20)
+        relay.process.popen.wait(60)
+        wait_until(lambda: not any(map(alive, workers)), "the workers end")
         relay.start()
         self.wait_ready(relay, 2)
         self.assertEqual(len(workers_of(relay)), 2)
@@ -206,7 +206,7 @@ class InAll(WithWorkers):
         with contextlib.ExitStack() as stack:
             greetings = []
             for _ in range(40):
-                client = socket.create_connection(relay.address, timeout=20)
+                client = socket.create_connection(relay.address, timeout=60)
                 stack.enter_context(client)
                 greetings.append(client.recv(3))
             self.assertEqual(greetings.count(b"220"), 10, greetings)

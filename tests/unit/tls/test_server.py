@@ -131,7 +131,7 @@ class Sessions(ServerCase):
 
         def send() -> None:
             context = ssl.create_default_context(cadata=self.authority.pem.decode())
-            client = smtplib.SMTP("127.0.0.1", self.server.number, "c.example", timeout=10)
+            client = smtplib.SMTP("127.0.0.1", self.server.number, "c.example", timeout=60)
             client._host = "gw.example.com"  # type: ignore[attr-defined]
             client.starttls(context=context)
             self.assertFalse(client.has_extn("starttls"))
@@ -174,7 +174,7 @@ class Sessions(ServerCase):
                     early = sock.recv(1000)
                 except TimeoutError:
                     early = b""
-                sock.settimeout(10)
+                sock.settimeout(60)
                 sock.sendall(b"RCPT TO:<alice@example.com>\r\n")
                 return [reply, early, sock.recv(1000)]
 
@@ -215,7 +215,7 @@ class Sessions(ServerCase):
                 context = client_context()
                 if certified:
                     context.load_cert_chain(chain, key)
-                client = smtplib.SMTP("127.0.0.1", self.server.number, "c.example", timeout=10)
+                client = smtplib.SMTP("127.0.0.1", self.server.number, "c.example", timeout=60)
                 client.starttls(context=context)
                 client.sendmail("s@example.org", ["alice@example.com"], "Subject: x\r\n\r\nx\r\n")
                 client.quit()
