@@ -18,6 +18,7 @@ from relayd.mail.outcome import failed
 from relayd.report.dsn import write
 from relayd.smtp.client import Client, Transaction, TransactionRecipient
 from relayd.smtp.events import Ready, SendContent, TransactionDone
+from tests.fuzz import parsers
 from tests.unit.report.examples import HOSTNAME, IDENT, NOW, message, recipient, reports, settlement
 from tests.unit.smtp.house import House
 
@@ -124,8 +125,9 @@ def report(data: bytes) -> None:
         assert len(parts) == 3, parts
 
 
+_PARSERS = (parsers.header, parsers.proxy, parsers.dovecot, parsers.scram, parsers.srs, parsers.sts)
 TARGETS: dict[str, Callable[[bytes], None]] = {
-    each.__name__: each for each in (server, server_cut, client, address, rules, report)
+    each.__name__: each for each in (server, server_cut, client, address, rules, report, *_PARSERS)
 }
 CORPUS = Path(__file__).with_name("corpus")
 

@@ -34,6 +34,34 @@ WORDS = {
         b"Subject: ", b"Message-ID: <a@b>", b"\r\n", b" ", b"\t", b"=?utf-8?q?", b"?=", b"\x1b[2J", b"From: x\r\n", b"\0",
         b"Content-Type: multipart/mixed; boundary=", b"--", b"x" * 1500, b"\xff\xfe", b"\xe2\x80\xae", b"\x85", b"\x0b\x0c",
     ],
+    "header": [
+        b"From: ", b"To :", b"from:", b"X: ", b"Reply-To:\t", b"a@old.test", b"b@else.test", b"@", b"<", b">", b",", b", ",
+        b";", b'"', b"\\", b"(", b")", b"\r\n", b"\r\n ", b"\r\n\t", b"\r\n\r\n", b"\r", b"\n", b":", b".", b" ", b"\xff", b"[", b"]",
+        b"From: a@old.test\r\n", b"@new.test", "ü@old.test".encode(),
+    ],
+    "proxy": [
+        b"PROXY ", b"TCP4 ", b"TCP6 ", b"UNKNOWN", b"192.0.2.1 ", b"2001:db8::1 ", b"25", b" ", b"65536", b"\r\n", b"\r", b"\n",
+        b"\r\n\r\n\0\r\nQUIT\n", b"\r\n\r\n\0", b"\x21", b"\x20", b"\x11", b"\x12", b"\x22", b"\x31", b"\x00\x0c", b"\x00\x24", b"\xff\xff",
+        b"\x00" * 12, b"\x7f\x00\x00\x01" * 3, b"\x04\x01\x00\x01",
+    ],
+    "dovecot": [
+        b"VERSION\t1\t2\n", b"VERSION\t2\t0\n", b"MECH\tPLAIN\tplaintext\n", b"SPID\t1\n", b"CUID\t1\n", b"COOKIE\t0\n", b"DONE\n",
+        b"OK\t1\tuser=a\n", b"FAIL\t1\ttemp\n", b"CONT\t1\t\n", b"OK", b"FAIL", b"\t", b"\n", b"\x01", b"\x011", b"=", b"\xff", b"9" * 40,
+        b"x" * 9000, b"VERSION\t1\t2\nMECH\tPLAIN\nDONE\n",
+    ],
+    "scram": [
+        b"n,,", b"y,,", b"p=tls-unique,,", b"n=", b"r=", b",", b"a=", b"m=", b"=2C", b"=3D", b"user", b"abc", b"\xff", b"c=biws,", b"p=",
+        b"n,,n=user,r=abc\xff", b"c=biws,r=abc" + b"n" * 24 + b",p=", b"=" * 8, b"AAAA", b"\0", b"n" * 24,
+    ],
+    "srs": [
+        b"SRS0=", b"SRS1=", b"srs0+", b"SRS0-", b"=", b"==", b"AAAA=", b"7C=", b"a.test", b"b", b"@", b"gw.test", b"+", b"-", b'"', b" ",
+        "ü.test".encode(), b"x" * 60,
+    ],
+    "sts": [
+        b"version: STSv1", b"mode: enforce", b"mode:none", b"mode: testing", b"mx: ", b"*.", b"a.test", b"max_age: ", b"86400", b"9" * 12,
+        b"\r\n", b"\n", b":", b" ", b"v=STSv1;", b" id=", b"abc", b";", b"\0", b"\x85", "ü".encode(),
+        b"version: STSv1\nmode: enforce\nmx: *.a.test\nmax_age: 9\n",
+    ],
 }  # fmt: skip
 WORDS["server_cut"] = WORDS["server"]
 
