@@ -7,6 +7,7 @@ import errno
 import random
 import shutil
 import time
+from pathlib import Path
 
 from tests.faults.disk import disk
 from tests.faults.run import Row, fault
@@ -25,16 +26,20 @@ async def power_cuts(
     environment: dict[str, str] | None = None,
     entry: str = "",
     patience: float = 90.0,
+    workers: int = 1,
 ) -> None:
     """Cut the power of the spool's disk under load, so many times."""
     draw = random.Random(f"power {seed}")
-    async with staged(seed) as stage:
+    async with staged(seed, workers=workers) as stage:
         with disk(stage.folder, 128) as spool_disk:
             stage.build(spool=spool_disk.mounted_at / "spool", environment=environment, entry=entry)
             await stage.start()
             stage.inject(kinds=kinds)
-            for _ in range(cuts):
+            copying = 0
+            for number in range(cuts):
                 await asyncio.sleep(draw.uniform(0.2, 1.2))
+                if number % 5 == 4:
+                    copying += await _log_copied_back(spool_disk.mounted_at / "spool")
                 # the machine goes with its disk: were relayd to live on, an fsync under way could
                 # come back as done, though the journal that it waited for was thrown away
                 stage.freeze()
@@ -47,12 +52,35 @@ async def power_cuts(
                 await stage.start()
             await asyncio.sleep(0.5)
             row.add(await stage.finish(patience), stage)
+            if copying:
+                row.remarks.append(f"{copying} of the cuts while the log was copied back")
+
+
+async def _log_copied_back(spool: Path, seconds: float = 8.0) -> bool:
+    """Wait until SQLite writes into a database itself, which it does for nothing else."""
+    before = _written(spool)
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if _written(spool) != before:
+            return True
+        await asyncio.sleep(0.002)
+    return False
+
+
+def _written(spool: Path) -> list[int]:
+    return [path.stat().st_mtime_ns for path in sorted(spool.glob("shard-*/queue*.db"))]
 
 
 @fault("power cut")
 async def power(row: Row, seed: int, short: bool) -> None:
     """Nothing that was acknowledged is missing."""
     await power_cuts(row, seed, 3 if short else 50)
+
+
+@fault("power cut, two workers")
+async def power_for_two(row: Row, seed: int, short: bool) -> None:
+    """The same."""
+    await power_cuts(row, seed, 1 if short else 10, workers=2)
 
 
 async def _recovered(row: Row, stage: Stage, since: float) -> None:
@@ -71,7 +99,7 @@ def _never_for_good(row: Row, stage: Stage) -> None:
 @fault("disk full, then freed")
 async def full(row: Row, seed: int, short: bool) -> None:
     """4xx, never 5xx; what is queued is delivered meanwhile; back within 60 s without a restart."""
-    async with staged(seed) as stage:
+    async with staged(seed, workers=1 + (not short)) as stage:
         with disk(stage.folder, 400) as spool_disk:
             stage.build(spool=spool_disk.mounted_at / "spool", settings="free-space 4MiB")
             await stage.start()

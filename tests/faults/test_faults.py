@@ -7,7 +7,12 @@ import asyncio
 from tests.faults.everything import FAULTS, run
 from tests.faults.proof import Proof
 
-NEED_DISK = ("power cut", "disk full, then freed", "inodes gone, then freed")
+NEED_DISK = (
+    "power cut",
+    "power cut, two workers",
+    "disk full, then freed",
+    "inodes gone, then freed",
+)
 NEED_CABLE = ("packets", "links")
 NEED_SHIM = ("EIO", "ENOSPC", "EROFS", "clock")
 
@@ -16,7 +21,7 @@ class Faults(Proof):
     """Methods are added below, one for each fault."""
 
     def show(self, name: str) -> None:
-        if name in NEED_DISK:
+        if any(word in name for word in NEED_DISK):
             self.need_disk()
         if any(word in name for word in NEED_SHIM):
             self.need_shim()
