@@ -74,9 +74,8 @@ PURE_AT_THE_RIM = {
     "relayd.login.window",
     "relayd.login.dovecot",
     "relayd.ops.relayctl",  # a command that must start in a blink
+    "relayd.ops.commandline",
     "relayd.ops.sendmail",  # likewise
-    "relayd.ops.order",
-    "relayd.ops.composition",
     "relayd.ops.order",
     "relayd.ops.composition",
     "relayd.ops.oauth",

@@ -18,7 +18,8 @@ from typing import Any
 from unittest import mock
 
 from relayd.ops import relayctl, text
-from relayd.ops.relayctl import main, socket_of, span
+from relayd.ops.commandline import span
+from relayd.ops.relayctl import main, socket_of
 
 ROOT = Path(__file__).parents[3]
 GOLDEN = ROOT / "tests" / "golden" / "relayctl"
