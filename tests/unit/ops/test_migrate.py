@@ -418,7 +418,7 @@ class Security(Import):
 
 class Documented(Import):
     def test_the_example_of_the_document_comes_out_as_it_shows(self) -> None:
-        docs = Path(relayctl.__file__).parents[2] / "docs"
+        docs = Path(__file__).parents[3] / "docs"
         example = docs / "examples/postfix"
         self.work = convert(example, MACHINE)
         self.written = settle(self.work)
