@@ -3,7 +3,8 @@
     python -m tests.runner [--jobs N] [--no-skips] [--quiet] [SUITE ...]
 
 Errors count as failed. The exit status is not zero if anything failed, if nothing ran, or,
-with --no-skips, if anything was skipped. With --quiet only what went wrong is shown.
+with --no-skips, if anything was skipped. With --quiet only what went wrong is shown, and which
+modules took longest.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections import defaultdict
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parents[1]
@@ -23,6 +25,7 @@ TESTS = CHECKOUT / "tests"
 _LAST = re.compile(r"^(PASSED|FAILED)(?: \((.*)\))?\s*$", re.MULTILINE)
 _FAILED = ("failures", "errors", "unexpectedSuccesses")
 _PASSED = ("successes", "expectedFailures")
+SHOWN = 8  # of the slowest modules
 
 
 def suites() -> list[list[str]]:
@@ -39,12 +42,12 @@ def run(targets: list[str], jobs: int, quiet: bool, temp: str) -> tuple[int, int
     process = subprocess.Popen(
         [
             *(sys.executable, "-W", "error::RuntimeWarning", "-m", "twisted.trial"),
-            *("--reporter=text", f"--temp-directory={temp}"),
+            *("--reporter=text", f"--temp-directory={temp}/t"),
             *([f"--jobs={jobs}"] if jobs > 1 else []),
             *targets,
         ],
         cwd=CHECKOUT,
-        env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+        env={**os.environ, "PYTHONPATH": str(CHECKOUT), "RELAYD_DURATIONS": f"{temp}/durations"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -65,6 +68,13 @@ def run(targets: list[str], jobs: int, quiet: bool, temp: str) -> tuple[int, int
     if quiet and (failed or skipped):
         print(text[max(text.find("=" * 79), 0) :], flush=True)
     return passed, failed, skipped
+
+
+def add_durations(path: Path, took: dict[str, float]) -> None:
+    """Seconds of each module, from the lines `SECONDS MODULE.CLASS.METHOD` of its tests."""
+    for line in path.read_text("utf-8").splitlines() if path.exists() else ():
+        seconds, _, name = line.partition(" ")
+        took[name.rsplit(".", 2)[0]] += float(seconds)
 
 
 def counted(text: str) -> tuple[int, int, int]:
@@ -93,10 +103,14 @@ def main() -> int:
     parser.add_argument("targets", nargs="*")
     options = parser.parse_args()
     passed = failed = skipped = 0
+    took: dict[str, float] = defaultdict(float)
     for targets in [options.targets] if options.targets else suites():
         with tempfile.TemporaryDirectory(prefix="trial-") as temp:
-            one = run(targets, options.jobs, options.quiet, f"{temp}/t")
+            one = run(targets, options.jobs, options.quiet, temp)
+            add_durations(Path(temp, "durations"), took)
         passed, failed, skipped = passed + one[0], failed + one[1], skipped + one[2]
+    slowest = sorted(took, key=lambda name: -took[name])[:SHOWN]
+    print("slowest:", ", ".join(f"{name} {took[name]:.0f} s" for name in slowest))
     print(f"{passed} passed, {failed} failed, {skipped} skipped", flush=True)
     return int(failed > 0 or passed == 0 or (options.no_skips and skipped > 0))
 

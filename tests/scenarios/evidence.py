@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
-TAIL = 6000  # characters of each log; trial's workers pass on 64 KiB of text at most
-WHOLE = 48000
+TAIL = 6000  # characters of each log
+WHOLE = 48000  # trial's workers pass on 64 KiB of text at most
 
 
 class Ended(Protocol):
@@ -43,7 +43,8 @@ def gathered(folder: Path, processes: Iterable[Ended], relays: Iterable[Asked]) 
         with contextlib.suppress(subprocess.TimeoutExpired, OSError):
             done = relay.ctl("queue", check=False, seconds=10.0)
             parts.append(f"--- relayctl queue\n{(done.stdout + done.stderr)[-TAIL:]}")
-    return "\n".join([*parts, *logs(folder)])[:WHOLE]
+    text = "\n".join([*parts, *logs(folder)])
+    return text.encode("ascii", "backslashreplace").decode()[:WHOLE]
 
 
 def living(folder: Path) -> Iterator[str]:

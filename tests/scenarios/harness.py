@@ -30,6 +30,7 @@ from twisted.trial import unittest
 
 from tests.ports import free_port as free_port
 from tests.scenarios import evidence, network
+from tests.support import Timed
 
 T = TypeVar("T")
 
@@ -377,7 +378,7 @@ class _Client(smtplib.SMTP):
         return self._relayd.host.call(connect) if self._relayd.host else connect()
 
 
-class Scenario(unittest.SynchronousTestCase):
+class Scenario(Timed):
     """One test: a folder of its own, everything started in it ended with it."""
 
     needs: tuple[str, ...] = ()
@@ -399,7 +400,8 @@ class Scenario(unittest.SynchronousTestCase):
             except unittest.SkipTest:
                 raise
             except Exception:
-                raise self.failureException(f"{traceback.format_exc()}{self._evidence()}") from None
+                said = traceback.format_exc()[-9000:]
+                raise self.failureException(f"{said}{self._evidence()}") from None
 
         return told
 
