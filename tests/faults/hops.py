@@ -154,7 +154,7 @@ async def _with(row: Row, seed: int, short: bool, mood: Wicked) -> None:
         stage.build(settings="retry 1s*100\nconnect-timeout 5s")
         await stage.start()
         injector = stage.inject(kinds=("ok", "no", "late"), pause=0.05)
-        await asyncio.sleep(_GOOD_AFTER if short else 30.0)
+        await asyncio.sleep(_GOOD_AFTER if short else 20.0)
         row.demand(mood.times > 0, "it never misbehaved")
         row.runs += mood.times
         memory = stage.relayd.memory() >> 20

@@ -89,7 +89,7 @@ def _name(kind: str) -> None:
                 await asyncio.sleep(1.0)
                 row.runs += 1
                 server.kind = kind
-                await asyncio.sleep(4.0 if short else 10.0)
+                await asyncio.sleep(4.0 if short else 6.0)
                 server.kind = ""
                 row.recover = max(row.recover, await stage.flows())
             row.remarks.append(f"{server.asked} queries")

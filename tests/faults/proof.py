@@ -6,12 +6,11 @@ import os
 import unittest
 from typing import NoReturn
 
-from twisted.trial.unittest import SynchronousTestCase
-
 from tests.faults import cable, disk, shim
+from tests.support import Timed
 
 
-class Proof(SynchronousTestCase):
+class Proof(Timed):
     """A test that breaks relayd, or says why it cannot."""
 
     def need_disk(self) -> None:
