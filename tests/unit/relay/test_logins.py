@@ -6,6 +6,7 @@ from base64 import b64decode, b64encode
 from collections.abc import Callable
 
 from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
 
 from relayd.login.initiator import Secret
 from relayd.login.mechanisms import (
@@ -16,11 +17,13 @@ from relayd.login.mechanisms import (
     LoginError,
     Mechanism,
 )
+from relayd.login.oauth import Provider
 from relayd.login.scram import Verifier
 from relayd.mail.nexthop import HostPort, NextHop
 from relayd.mail.reply import Reply
-from relayd.relay.logins import Conversation, Logins
+from relayd.relay.logins import Conversation, Login, Logins, NoToken
 from relayd.relay.survey import Endpoint
+from relayd.relay.trouble import SessionError
 from relayd.smtp.client import Client
 from relayd.smtp.events import ClientEvent, LoggedIn, LoginChallenge, LoginRefused, Ready
 from tests.support import TestCase
@@ -74,6 +77,26 @@ class Server:
             return "535 5.7.8 wrong"
 
 
+class FakeTokens:
+    """Gives these, one after the other."""
+
+    def __init__(self, *given: tuple[str, bool] | NoToken) -> None:
+        self.given = list(given)
+        self.refused: list[str] = []
+
+    def provider(self, name: str) -> Provider | None:
+        return Provider(name=name, user="ann", token_url="https://idp.example/token")
+
+    async def token(self, provider: Provider) -> tuple[str, bool]:
+        given = self.given.pop(0)
+        if isinstance(given, NoToken):
+            raise given
+        return given
+
+    def rejected(self, name: str, access: str) -> None:
+        self.refused.append(access)
+
+
 class LoginTests(TestCase):
     def setUp(self) -> None:
         self.log = Log()
@@ -89,10 +112,10 @@ class LoginTests(TestCase):
         return done
 
     def play(
-        self, server: Server, *options: str, tls: bool = True
+        self, server: Server, *options: str, tls: bool = True, login: Login | None = None
     ) -> tuple[Reply | None, list[str]]:
         """Log in; the refusal, and what the server heard."""
-        login = self.logins.of(hop("login", "isp", *options), ENDPOINT)
+        login = login or self.logins.of(hop("login", "isp", *options), ENDPOINT)
         assert login is not None
         ends: list[Reply | None] = []
         events: list[ClientEvent] = []
@@ -165,6 +188,54 @@ class LoginTests(TestCase):
         self.assertEqual(heard[-1], "*")
         end, _ = self.play(Server("SCRAM-SHA-256", ["235 2.7.0 come in"]))
         self.assertIn("did not prove", str(end))
+
+    # by tokens
+
+    def by_token(self, tokens: FakeTokens, *answers: str) -> tuple[Login, str, list[str]]:
+        """One attempt at it; what the mail hears, and what the server heard."""
+        self.logins.tokens = tokens
+        login = self.logins.of(hop("login", "isp"), ENDPOINT)
+        assert login is not None
+        end, heard = self.attempt(login, *answers)
+        return login, end, heard
+
+    def attempt(self, login: Login, *answers: str) -> tuple[str, list[str]]:
+        prepared = Deferred.fromCoroutine(login.prepare())
+        if isinstance(prepared.result, Failure):
+            return str(self.failureResultOf(prepared, SessionError).value), []
+        server = Server("OAUTHBEARER", list(answers))
+        end, heard = self.play(server, login=login)
+        return str(end), heard
+
+    def test_a_token_that_is_over_is_renewed_and_tried_once_more(self) -> None:
+        tokens = FakeTokens(("old", False), ("new", True))
+        told = "334 " + b64encode(b'{"status":"invalid_token"}').decode()
+        login, end, heard = self.by_token(tokens, told, "535 5.7.8 no")
+        self.assertIn("535 5.7.8 no (status=invalid_token)", end)
+        self.assertEqual(heard[1], b64encode(b"\1").decode())
+        self.assertEqual((tokens.refused, self.log.troubles), (["old"], []))
+        self.assertFalse(login.hopeless)
+        self.assertTrue(login.renew())
+        self.assertEqual(self.attempt(login, "235 2.7.0 welcome")[0], "None")
+        self.assertFalse(login.renew())
+
+    def test_but_not_for_ever(self) -> None:
+        tokens = FakeTokens(("old", False), ("old", False))  # the provider has no other
+        login, _, _ = self.by_token(tokens, "535 5.7.8 no")
+        self.assertTrue(login.renew())
+        self.assertIn("535 5.7.8 no", self.attempt(login, "535 5.7.8 no")[0])
+        self.assertFalse(login.renew())
+        self.assertTrue(login.hopeless)
+        self.assertEqual(len(self.log.troubles), 1)
+
+    def test_no_token(self) -> None:
+        for final, status in ((True, "4.7.8"), (False, "4.7.0")):
+            tokens = FakeTokens(NoToken("invalid_grant", final=final))
+            login, end, heard = self.by_token(tokens)
+            self.assertEqual((login.hopeless, login.renew(), heard), (True, False, []))
+            self.assertEqual(
+                end, f"451 {status} Login isp: no token from idp.example: invalid_grant"
+            )
 
     def test_next_hops_without_a_login(self) -> None:
         self.assertIsNone(self.logins.of(hop(), ENDPOINT))
