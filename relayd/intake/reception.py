@@ -81,6 +81,7 @@ class Premises:
     untold: Callable[[Client, ReversePath, Mailbox, Plan, str], None] = lambda *decision: None
     # ^ for the journal, what the ledger does not tell: client, sender, a recipient that was refused
     # or has no delivery of its own, what was decided about it, the hash of the rule set
+    expect: Callable[[int], None] = lambda change: None  # so many more (-1: less) may soon commit
     manners: Callable[[str], Manners] = lambda listener: RELAY  # of the listener of this name
     decide: Callable[[Ruleset, Facts], Plan] = evaluate
     edit: Callable[[Ruleset, tuple[int, ...], bytes], bytes] = edit_header
@@ -108,6 +109,8 @@ class Reception:
         self._completion: Completion | None = None
         self._eight_bit = False
         self._failure: Reply | None = None  # known before the end of content
+        self._expected = False
+        self._expect(soon=True)
 
     @property
     def in_transaction(self) -> bool:
@@ -185,7 +188,14 @@ class Reception:
         """The transaction, if there is one, ends without a message."""
         if self._draft is not None:
             self._draft.rollback()
+        self._expect(soon=False)
         self._draft = self._transaction = self._header = self._failure = self._completion = None
+
+    def _expect(self, *, soon: bool) -> None:
+        """A new session, and then one with a transaction, is about to commit something."""
+        if soon is not self._expected:
+            self._expected = soon
+            self._premises.expect(1 if soon else -1)
 
     def secured(self, tls: str, certificate: str = "") -> None:
         """TLS is up: `tls` says how. All that was said before is forgotten (RFC 3207 4.2)."""
@@ -234,6 +244,7 @@ class Reception:
         )
         self._ruleset = ruleset
         self._transaction = Transaction(envelope, client, premises.clock())
+        self._expect(soon=True)
         return _MAIL_OK
 
     def _rcpt(self, event: events.Rcpt) -> Reply:

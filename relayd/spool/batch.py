@@ -13,7 +13,7 @@ from itertools import chain
 from relayd.mail.message import Settlement
 from relayd.spool.rows import NewRows, Row, end_row, outcome_text
 
-_RUNS = (64, 16, 4, 1)
+_RUNS = (64, 48, 32, 24, 16, 12, 10, 8, 7, 6, 5, 4, 3, 2, 1)  # rows; few steps for any number
 
 Key = tuple[int, int]
 """A recipient: message, number."""

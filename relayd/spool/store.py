@@ -182,6 +182,10 @@ class Spool:
         self._last_us = max(self._last_us + 1, int(self._clock() * 1e6))
         return make_ident(self._last_us, self._shard)
 
+    def expect(self, change: int) -> None:
+        """So many more transactions are open (or fewer): each may be a message soon."""
+        self._writer.expected += change
+
     def create(self) -> Draft:
         """Begin to take in a message."""
         return Draft(self.new_ident(), self._files, self._threshold, self._commit)

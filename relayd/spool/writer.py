@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import queue
 import sqlite3
 import threading
 import time
@@ -16,6 +15,7 @@ from relayd.spool.batch import Batch
 from relayd.spool.bridge import Bridge, Promise
 from relayd.spool.database import Database
 from relayd.spool.errors import SpoolError, SpoolFull
+from relayd.spool.inbox import Inbox
 from relayd.spool.mend import Mender
 from relayd.spool.trouble import SpoolCorrupt, trouble_of
 from relayd.spool.writes import Write
@@ -23,8 +23,9 @@ from relayd.spool.writes import Write
 CACHE = 16 << 20
 MAX_WRITES = 256  # requests in one transaction: more gains little, and their answers come at once
 MAX_OCTETS = 16 << 20  # ... and their content
-COMPANY = 4  # requests in a batch that say: more are on their way
-GATHER = 0.002  # seconds to wait for them: a COMMIT shared by more is a cheaper one for each
+COMPANY = 3  # requests in a batch that say: as many are on their way again
+ENOUGH = 40  # requests that need no more company; bounds the outcomes not yet recorded
+GATHER = 0.01  # seconds to wait for them: a COMMIT shared by more is a cheaper one for each
 CHECKPOINT_SHORT = 1 << 20  # octets of log worth copying back when space is short
 CHECKPOINT_IDLE = 4 << 20  # ... when nobody waits
 CHECKPOINT_ALWAYS = 12 << 20  # ... and when somebody does
@@ -70,12 +71,13 @@ class Writer:
         self._owner = owner
         self._mender = mender
         self._clock = clock
-        self._queue: queue.SimpleQueue[Write | SpoolCorrupt | None] = queue.SimpleQueue()
+        self._inbox: Inbox[Write | SpoolCorrupt | None] = Inbox()  # None: stop
         self._again: deque[Write] = deque()
         self._log = 0  # octets of write-ahead log not copied back, about
         self._short = False  # of space
         self._stopping = False
         self._last = 0  # requests in the last batch
+        self.expected = 0  # transactions that may soon ask for their COMMIT
         self._doubtful: list[int] = []  # messages of failed batches, perhaps on disk
         self._connection: sqlite3.Connection | None = None
         self._thread = threading.Thread(target=self._run, name="spool writer", daemon=True)
@@ -94,7 +96,7 @@ class Writer:
 
     def stop(self) -> None:
         """Write what was asked for, then end; blocks."""
-        self._queue.put(None)
+        self._inbox.put(None, urgent=True)
         self._thread.join()
 
     def abandon(self) -> None:
@@ -104,11 +106,12 @@ class Writer:
 
     def put(self, write: Write) -> None:
         """Queue a request; from any thread."""
-        self._queue.put(write)
+        # nobody else is on the way: what there is need not wait for company
+        self._inbox.put(write, urgent=write.grows and not self.expected)
 
     def suspect(self, error: SpoolError) -> None:
         """Somebody else found the database damaged."""
-        self._queue.put(SpoolCorrupt(error.reason))
+        self._inbox.put(SpoolCorrupt(error.reason), urgent=True)
 
     def _run(self) -> None:
         while not (self._stopping and not self._again):
@@ -130,16 +133,15 @@ class Writer:
         """The next batch; empty after a rest or at the end. Raises what was reported to us."""
         writes = [write for write in self._again if not (write.lasting and self._stopping)]
         self._again.clear()
-        octets = 0
-        if self._last >= COMPANY and self._queue.qsize() < self._last:
-            time.sleep(GATHER)
-        while len(writes) < MAX_WRITES and octets < MAX_OCTETS and not self._stopping:
-            try:
-                item = self._queue.get(not writes, REST if self._log else None)
-            except queue.Empty:
-                if not writes:
-                    self._checkpoint()
-                break
+        inbox, octets = self._inbox, 0
+        if self._last >= COMPANY:
+            inbox.wait(min(self._last, ENOUGH), GATHER)
+        if not writes:
+            inbox.wait(1, REST if self._log else None)
+            if not inbox:
+                self._checkpoint()
+        while inbox and len(writes) < MAX_WRITES and octets < MAX_OCTETS and not self._stopping:
+            item = inbox.take()
             if item is None:
                 self._stopping = True
             elif isinstance(item, SpoolCorrupt):
@@ -229,7 +231,7 @@ class Writer:
     def _checkpoint_in_time(self) -> None:
         if self._short:
             most = CHECKPOINT_SHORT
-        elif self._queue.empty() and not self._again:
+        elif not self._inbox and not self._again:
             most = CHECKPOINT_IDLE
         else:
             most = CHECKPOINT_ALWAYS
@@ -269,10 +271,10 @@ class Writer:
         while not self._stopping:
             self._doubtful += [ident for write in writes for ident in write.idents()]
             self._fail(writes, error)
-            try:
-                item = self._queue.get(timeout=max(0.0, deadline - self._mender.now()))
-            except queue.Empty:
+            self._inbox.wait(1, max(0.0, deadline - self._mender.now()))
+            if not self._inbox:
                 return
+            item = self._inbox.take()
             self._stopping = item is None
             writes = [item] if isinstance(item, Write) else []
 
