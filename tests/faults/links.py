@@ -12,6 +12,7 @@ from tests.faults.run import Row, fault
 from tests.faults.stage import Stage, staged
 
 _SETTINGS = "connect-timeout 5s"
+_SILENCE = 30.0  # seconds that a peer may go on with a session whose other end is no more
 
 
 @asynccontextmanager
@@ -67,6 +68,6 @@ async def dead(row: Row, seed: int, short: bool) -> None:
                 await stage.start()
             row.recover = max(row.recover, await stage.flows())
         await injector.stop()
-        row.add(await stage.finish(), stage)
+        row.add(await stage.finish(in_flight=_SILENCE), stage)
         wrong = {code for code in injector.tally.codes if code >= 500}
         row.demand(not wrong, f"clients heard {sorted(wrong)}")

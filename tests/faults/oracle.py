@@ -60,8 +60,15 @@ class _Arrival:
 class Oracle:
     """Collects a journal's entries, then judges."""
 
-    def __init__(self, entries: Iterable[Entry], *, reports_are_exact: bool = True) -> None:
+    def __init__(
+        self,
+        entries: Iterable[Entry],
+        *,
+        reports_are_exact: bool = True,
+        in_flight: float = IN_FLIGHT,
+    ) -> None:
         self._reports_are_exact = reports_are_exact  # only "no" recipients fail for good
+        self._in_flight = in_flight
         self._sent: dict[str, _Sent] = {}
         self._arrivals: dict[str, list[_Arrival]] = defaultdict(list)
         self._reports: dict[str, dict[str, list[_Arrival]]] = defaultdict(lambda: defaultdict(list))
@@ -138,7 +145,7 @@ class Oracle:
             return True
         cut = self._cuts.get(arrival.session)
         return cut is not None and any(
-            at <= cut + 1 and cut <= at + IN_FLIGHT and arrival.at >= at - IN_FLIGHT
+            at <= cut + 1 and cut <= at + self._in_flight and arrival.at >= at - self._in_flight
             for at in self._faults
         )
 

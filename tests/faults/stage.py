@@ -15,7 +15,7 @@ from pathlib import Path
 from tests.faults.injector import Door, Injector
 from tests.faults.journal import Journal
 from tests.faults.letters import Writer
-from tests.faults.oracle import Oracle, Verdict
+from tests.faults.oracle import IN_FLIGHT, Oracle, Verdict
 from tests.faults.sink import Mood, Sink
 from tests.scenarios.harness import Process, Relayd, free_port
 from tests.scenarios.network import Host
@@ -166,10 +166,13 @@ class Stage:
         taken = self.sink.taken
         return await self.until(lambda: self.sink.taken > taken, "mail flows")
 
-    async def finish(self, seconds: float = 90, *, exact: bool = True) -> Verdict:
+    async def finish(
+        self, seconds: float = 90, *, exact: bool = True, in_flight: float = IN_FLIGHT
+    ) -> Verdict:
         """Let all mail arrive, ask relayd's own audit, stop it, and judge.
 
         `exact`: the sink says 5xx only of recipients that it means, so only they are reported.
+        `in_flight`: seconds between a fault and a session's end that it may have caused.
         """
         for injector in self.injectors:
             await injector.stop()
@@ -177,7 +180,8 @@ class Stage:
         done = await asyncio.to_thread(self.relayd.ctl, "audit", check=False)
         self.audited = (done.stdout + done.stderr).strip()
         await self.terminate()
-        return Oracle(self.journal.entries(), reports_are_exact=exact).judge()
+        entries = self.journal.entries()
+        return Oracle(entries, reports_are_exact=exact, in_flight=in_flight).judge()
 
     async def _drain(self, seconds: float) -> None:
         quiet_since, taken = time.monotonic(), self.sink.taken
