@@ -22,6 +22,11 @@ needs() {
     command -v "$1" >/dev/null || stop "no $1 here (apt-get install $2)"
 }
 
+bootstrap() {
+    rm -rf "$1/base"
+    debootstrap --variant=minbase bookworm "$1/base" "$MIRROR" >"$1/debootstrap.log" 2>&1
+}
+
 # chroot_base CACHE: CACHE/base is what debootstrap makes
 chroot_base() {
     local cache=$1
@@ -32,8 +37,7 @@ chroot_base() {
         stop "say where Debian 12 is to be had: MIRROR=URL SECURITY=URL make deb"
     fi
     mkdir -p "$cache"
-    rm -rf "$cache/base"
-    debootstrap --variant=minbase bookworm "$cache/base" "$MIRROR" >"$cache/debootstrap.log" 2>&1 || {
+    bootstrap "$cache" || bootstrap "$cache" || { # a mirror may have a bad moment
         tail "$cache/debootstrap.log" >&2
         stop "debootstrap has failed"
     }
