@@ -23,8 +23,8 @@ from relayd import __version__
 from relayd.activation import AT_START, Handed, handed_over, place_of, unwanted
 from relayd.channel import Reactor
 from relayd.config import ConfigErrors, Listener, Settings, embedded, load
-from relayd.current import Current, Enquiry
-from relayd.gateway import Gateway, directory_of, keeper_of, resolver_of, web_of
+from relayd.current import Current
+from relayd.gateway import Gateway, enquiry_of, keeper_of, resolver_of, web_of
 from relayd.intake.listener import ListenAddress, listening_socket
 from relayd.mail.log import MailLog
 from relayd.ops.commands import Commands
@@ -193,7 +193,8 @@ class Relayd(MultiService):
         sockets = partial(_sockets, settings, self._handed)
         supervisor = Supervisor(self._reactor, self._log, orders, sockets)
         self._mover = supervisor
-        enquiry = Enquiry(self._current, directory_of(self._reactor, settings))
+        resolver = resolver_of(self._reactor, settings)
+        enquiry = enquiry_of(self._reactor, self._current, self._log, resolver)
         started = time.time()
         self._commands = ForwardedCommands(
             self._reactor,
@@ -316,7 +317,7 @@ def commands_of(
     return Commands(
         gateway.backends(),
         about=lambda: about(current, started),
-        explain=Enquiry(current, gateway.directory).explain,
+        explain=gateway.explain,
         check=current.check,
         reload=current.reload,
         log=log,

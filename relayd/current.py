@@ -13,8 +13,10 @@ from relayd.mail.envelope import Recipient
 from relayd.mail.log import MailLog
 from relayd.mail.outcome import Outcome
 from relayd.ops.explain import explain
+from relayd.relay.protection import Protection
 from relayd.relay.resolve import Directory
 from relayd.relay.route import route
+from relayd.relay.tlsview import tls_lines
 
 # read once, at the start: their attribute and their word in the file
 _FIXED = {
@@ -115,9 +117,16 @@ class Current:
 class Enquiry:
     """Answers `relayctl explain` from the rules in force and the DNS of now."""
 
-    def __init__(self, current: Current, directory: Directory) -> None:
+    def __init__(
+        self,
+        current: Current,
+        directory: Directory,
+        protection: Callable[[], Protection] | None = None,
+    ) -> None:
+        """`protection`: by the settings of now; without, nothing is said of TLS."""
         self._current = current
         self._directory = directory
+        self._protection = protection
 
     def explain(self, question: Mapping[str, object]) -> Awaitable[dict[str, Any]]:
         """See relayd.ops.explain."""
@@ -128,6 +137,10 @@ class Enquiry:
         if isinstance(hop, Outcome):
             return [str(hop.reply)]
         lines: list[str] = []
+        protection = self._protection and self._protection()
         for where in hop.next_hops or (hop.domain,):
-            lines += (await self._directory.survey(where)).lines()
+            survey = await self._directory.survey(where)
+            lines += survey.lines()
+            if protection is not None:
+                lines += await tls_lines(protection, where, survey)
         return lines

@@ -16,8 +16,7 @@ from twisted.internet.threads import deferToThreadPool
 
 from relayd.channel import Reactor
 from relayd.config import Listener, Settings
-from relayd.config.tls import level_for
-from relayd.current import Current
+from relayd.current import Current, Enquiry
 from relayd.dns.resolver import Resolver
 from relayd.doors import door_of
 from relayd.intake.desks import Desks
@@ -45,16 +44,10 @@ from relayd.relay.hosts import Hosts
 from relayd.relay.https import Https
 from relayd.relay.limits import Limits
 from relayd.relay.logins import Logins
-from relayd.relay.mtasts import StsPolicies
 from relayd.relay.own import Own
-from relayd.relay.protection import Protection, TlsSettings
 from relayd.relay.resolve import Directory
 from relayd.relay.route import route
 from relayd.relay.smtpout import Courier
-from relayd.relay.stsfetch import StsFetch
-from relayd.relay.tlsledger import TlsLedger
-from relayd.relay.tlsreporter import TlsReporter
-from relayd.relay.tlsresults import TlsResults
 from relayd.relay.tokenkeeper import PATIENCE, Keeper
 from relayd.relay.tokens import Tokens
 from relayd.relay.verdict import Patience
@@ -71,8 +64,8 @@ from relayd.spool.journal import Journal
 from relayd.spool.store import Spool
 from relayd.spool.view import NewMessage
 from relayd.tally import Tally
-from relayd.tls.client import ClientContexts
 from relayd.tls.renewal import Certificates
+from relayd.trust import Trust, protection_of
 
 GRACE = 5.0  # seconds for sessions and deliveries to end when relayd stops (promise 10)
 DRAIN_TIME = 20.0  # seconds for sessions to end by themselves before a worker is replaced
@@ -91,6 +84,12 @@ def directory_of(
     resolver = resolver or resolver_of(reactor, settings)
     own = Own([settings.hostname], [listener.address for listener in settings.listeners])
     return Directory(resolver, own, port=settings.relay_port)
+
+
+def enquiry_of(reactor: Reactor, current: Current, log: MailLog, resolver: Resolver) -> Enquiry:
+    """Who answers questions about the rules, the DNS and TLS as they are."""
+    protection = protection_of(reactor, lambda: current.settings, log, resolver)
+    return Enquiry(current, directory_of(reactor, current.settings, resolver), protection)
 
 
 def web_of(reactor: Reactor, settings: Settings, resolver: Resolver) -> Https:
@@ -168,7 +167,8 @@ class Gateway(Service):
         self._resolver = resolver_of(reactor, settings)
         self.directory = directory_of(reactor, settings, self._resolver)
         bridge = ReactorBridge(reactor)
-        self._make_tls(settings)
+        self.explain = enquiry_of(reactor, current, log, self._resolver).explain
+        self._trust = Trust(reactor, lambda: current.settings, log, self._resolver, self._submit)
         self._keeper = keeper_of(reactor, settings, self._resolver)
         self._tokens = Tokens(self._keeper, lambda: self._current.settings.oauth, log)
         self._logins = Logins(
@@ -209,33 +209,6 @@ class Gateway(Service):
 
     # making the graph
 
-    def _make_tls(self, settings: Settings) -> None:
-        """What next hops must prove, and who is told of what came of it."""
-        reactor, log = self._reactor, self._log
-        in_thread = partial(deferToThreadPool, reactor, reactor.getThreadPool())
-        ledger = TlsLedger(settings.spool)
-        wanted = lambda: self._current.settings.tls_reports  # noqa: E731
-        results = TlsResults(reactor, ledger, in_thread, log, wanted)
-        folder = settings.spool / "mta-sts"
-        self._policies = StsPolicies(
-            self._resolver, self._fetch(settings), folder, log, time.time, results.note
-        )
-        self._protection = Protection(
-            self._resolver, _tls_settings(settings), self._policies, results
-        )
-        self._tls_reporter = TlsReporter(
-            reactor,
-            ledger,
-            results,
-            self._resolver,
-            lambda: web_of(reactor, self._current.settings, self._resolver),
-            self._submit,
-            in_thread,
-            log,
-            wanted,
-            settings.hostname,
-        )
-
     def _shard(self, number: int, bridge: ReactorBridge) -> Shard:
         settings = self._current.settings
         spool = Spool(
@@ -255,7 +228,7 @@ class Gateway(Service):
             self.directory.resolve,
             settings.hostname,
             limits=limits,
-            protection=self._protection,
+            protection=self._trust.protection,
             logins=self._logins,
         )
         dispatcher = Dispatcher(
@@ -276,6 +249,7 @@ class Gateway(Service):
             trace=TraceField(settings.hostname),
             rules=lambda: self._current.settings.ruleset,
             spool=self.shards[0].spool,
+            expect=self.shards[0].spool.expect,
             accept=self._accept,
             log=self._log,
             clock=time.time,
@@ -304,10 +278,6 @@ class Gateway(Service):
     def _door(self, listener: Listener) -> Door:
         tls = self._certificates.of(str(listener))
         return door_of(listener, tls, lambda: self._current.settings.ruleset.tables)
-
-    def _fetch(self, settings: Settings) -> StsFetch:
-        hosts = Hosts(self._resolver)
-        return StsFetch(self._reactor, hosts, authorities=settings.tls_authorities)
 
     def _wants_certificate(self) -> bool:
         """Whether clients are asked for a certificate: only where a rule looks at it."""
@@ -419,7 +389,7 @@ class Gateway(Service):
         self._intake.startService()
         if self._picks_up:
             self._pickup.start()
-            self._tls_reporter.start()
+            self._trust.reporter.start()
         self._log.notice(
             "started",
             hostname=self._current.settings.hostname,
@@ -443,7 +413,7 @@ class Gateway(Service):
         self._journal.close()
         for stopped in [Deferred.fromCoroutine(shard.stop()) for shard in self.shards]:
             await stopped
-        await self._tls_reporter.stop()
+        await self._trust.reporter.stop()
         await self._tokens.stop(GRACE)
         self._log.notice("stopped", seconds=round(time.time() - self._started_at, 1))
 
@@ -455,11 +425,7 @@ class Gateway(Service):
         self._house.admission.limits = _session_limits(fresh, self._workers)
         self._house.normal = _deadlines(fresh)
         self._certificates.apply(fresh.certificates, fresh.tls_minimum)
-        try:
-            self._protection.settings = _tls_settings(fresh)
-            self._policies.fetch = self._fetch(fresh)
-        except OSError as error:
-            self._log.trouble("tls-authorities", why=str(error), consequence="the old ones stay")
+        self._trust.apply(fresh)
         self._keeper.web = web_of(self._reactor, fresh, self._resolver)
         self._journal.apply(fresh.journal, fresh.journal_size // self._workers)
         self._pickup.size = fresh.message_size
@@ -483,11 +449,6 @@ class Gateway(Service):
             )
             for shard in self.shards
         )
-
-
-def _tls_settings(settings: Settings) -> TlsSettings:
-    contexts = ClientContexts(settings.tls_minimum, settings.tls_authorities)
-    return TlsSettings(contexts, level_for(settings.domain_tls))
 
 
 def _manners(listener: Listener, settings: Settings) -> Manners:

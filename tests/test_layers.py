@@ -23,7 +23,7 @@ FLOORS = (
     {"worker"},  # a process that runs an app of its own
     {"app"},
     {"gateway", "supervisor"},
-    {"current", "reading", "watch", "doors"},
+    {"current", "reading", "watch", "doors", "trust"},
     {"ops"},
     {"intake", "relay", "config"},
     {"smtp", "rules", "spool", "report", "tls"},
@@ -39,6 +39,7 @@ RIM = {
     "current",
     "reading",
     "watch",
+    "trust",
     "channel",
     "wire",
     "intake",

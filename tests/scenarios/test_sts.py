@@ -130,6 +130,15 @@ class Sts(Scenario):
                 self.assertEqual(found["state"], "queued", found)
                 self.assertRegex(json.dumps(found), f"4.7.5 .*MTA-STS policy of {name}.*{words}")
         self.assertEqual(len(self.mx.mailbox()), 5)
+        for name, words in (
+            ("good", r"TLS verify \(by the MTA-STS policy of good\.example\)"),
+            ("elsewhere", r"TLS verify .*, the policy does not name this host"),
+            ("lax", r"TLS optional \(the MTA-STS policy of lax\.example is in mode testing\)"),
+            ("off", r"TLS optional \(no policy\)"),
+        ):
+            address = f"bob@{name}.example"
+            said = self.relay.ctl("explain", "--from", "192.0.2.12", address, check=False)
+            self.assertRegex(said.stdout, words)
 
     def test_the_cache_outlives_the_policy_host_but_not_its_age(self) -> None:
         self.assertEqual(self.outcome("strict")["state"], "queued")
