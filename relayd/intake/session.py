@@ -7,12 +7,10 @@ connection watches a deadline that belongs to the phase, not to the last octet.
 
 from __future__ import annotations
 
-import enum
 from dataclasses import replace
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import (
-    IDelayedCall,
     IHandshakeListener,
     IPushProducer,
     ITCPTransport,
@@ -26,6 +24,7 @@ from relayd.intake.house import House
 from relayd.intake.introduction import introduced
 from relayd.intake.reception import Reception
 from relayd.intake.transport import Transport
+from relayd.intake.vigil import Phase, Vigil
 from relayd.mail.client import Client
 from relayd.mail.reply import Reply
 from relayd.smtp.events import (
@@ -51,17 +50,6 @@ _BUG = Reply.of(421, "4.3.0", "Local trouble, try again later")
 _CONTENT = frozenset({State.RECEIVING, State.CHUNKING, State.SPOILED})
 
 
-class Phase(enum.Enum):
-    """What the session waits for."""
-
-    COMMAND = "command"  # the next command line
-    CONTENT = "content"
-    COMMIT = "commit"  # the spool: nothing a peer does shortens or prolongs it
-    LOGIN = "login"  # the accounts
-    HANDSHAKE = "handshake"  # STARTTLS was answered
-    CLOSING = "closing"  # for the peer to take the last reply
-
-
 @implementer(IPushProducer, IHandshakeListener)
 class Session(Protocol):
     """One connection from greeting to close."""
@@ -73,7 +61,7 @@ class Session(Protocol):
         self._door = house.door(client.listener)
         self._server = house.make_server(client.listener)
         self._reception = Reception(house.premises, client)
-        self._phase = Phase.COMMAND
+        self._vigil = Vigil(house.reactor, lambda: house.deadlines, self._late)
         self._server.origin = house.premises.manners(client.listener).origin
         desk = house.desk(client.listener)
         self._login = None if desk is None else Authentication(desk, client.address)
@@ -86,9 +74,6 @@ class Session(Protocol):
         self._pumping = False
         self._unread = False  # our replies pile up: the peer does not take them
         self._paused = False
-        self._octets = 0  # of content in this window
-        self._started = self._since = self._fruitful = house.reactor.seconds()
-        self._timer: IDelayedCall | None = None
 
     # -- Twisted's side --------------------------------------------------------------------------
 
@@ -99,7 +84,7 @@ class Session(Protocol):
         self._wire = Wire(self.transport)
         self._house.sessions.add(self)
         self.transport.registerProducer(self, True)
-        self._timer = self._house.reactor.callLater(self._house.deadlines.command, self._tick)
+        self._vigil.begin()
         if self._door.implicit:
             self._start_tls()
         else:
@@ -108,25 +93,23 @@ class Session(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         """Octets from the peer, as many as there were."""
-        if self._phase is Phase.CLOSING:
+        if self._vigil.phase is Phase.CLOSING:
             return
-        self._octets += len(data)
+        self._vigil.octets += len(data)
         self._server.receive_data(data)
-        if self._phase is not Phase.COMMIT and not self._unread:
+        if self._vigil.phase is not Phase.COMMIT and not self._unread:
             self._pump()
         self._regulate()
 
     def connectionLost(self, reason: Failure | None = None) -> None:
         """The session is over. A commit under way goes on: it may be durable already."""
-        if self._phase is Phase.HANDSHAKE:
+        if self._vigil.phase is Phase.HANDSHAKE:
             self._end = f"handshake failed: {words(reason and reason.value)}"
-        self._phase = Phase.CLOSING
+        self._vigil.phase = Phase.CLOSING
         if self._login is not None:
             self._login.abandon()
         self._reception.rollback()
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._vigil.end()
         house = self._house
         house.sessions.discard(self)
         house.admission.leave(self._reception.client.address)
@@ -139,21 +122,21 @@ class Session(Protocol):
             self._reception.client,
             messages=self._reception.messages,
             refused=self._reception.refused,
-            seconds=max(self._house.reactor.seconds() - self._started, 0.0),
+            seconds=self._vigil.seconds,
             end=end,
         )
 
     def handshakeCompleted(self) -> None:
         """TLS is up: all that was said in the clear is forgotten."""
         tls = self._door.tls
-        if self._phase is not Phase.HANDSHAKE or tls is None:
+        if self._vigil.phase is not Phase.HANDSHAKE or tls is None:
             return
         self._server.tls_established()
         self._reception.secured(*tls.describe(self.transport.getHandle()))
         if self._login is not None:
             self._login.secured(channel_bindings(self.transport.getHandle()))
             self._offer_login()
-        self._enter(Phase.COMMAND)
+        self._vigil.enter(Phase.COMMAND)
         if self._door.implicit:
             self._server.greet()
         self._pump()
@@ -166,7 +149,7 @@ class Session(Protocol):
     def resumeProducing(self) -> None:
         """The peer has taken our replies."""
         self._unread = False
-        if self._phase is not Phase.COMMIT and self._phase is not Phase.CLOSING:
+        if self._vigil.phase is not Phase.COMMIT and self._vigil.phase is not Phase.CLOSING:
             self._pump()
         self._regulate()
 
@@ -177,13 +160,12 @@ class Session(Protocol):
 
     def tighten(self) -> None:
         """Deadlines have become shorter."""
-        if self._timer is not None:
-            self._timer.reset(max(self._deadline() - self._house.reactor.seconds(), 0.0))
+        self._vigil.look()
 
     def shut_down(self) -> None:
         """Say 421 and close: now, or after the reply to the commit under way."""
         self._last_reply = self._farewell()
-        if self._phase is not Phase.COMMIT:
+        if self._vigil.phase is not Phase.COMMIT:
             self._dismiss(self._last_reply, "shutdown")
 
     def retire(self) -> None:
@@ -200,7 +182,7 @@ class Session(Protocol):
     def _dismiss_at_rest(self) -> None:
         if (
             self._last_reply is not None
-            and self._phase is Phase.COMMAND
+            and self._vigil.phase is Phase.COMMAND
             and self._reception.messages
             and not self._reception.in_transaction
         ):
@@ -227,7 +209,7 @@ class Session(Protocol):
 
     def _answer_all(self) -> None:
         server, reception = self._server, self._reception
-        while self._phase is not Phase.CLOSING:
+        while self._vigil.phase is not Phase.CLOSING:
             event = server.next_event()
             if event is None:
                 break
@@ -235,11 +217,11 @@ class Session(Protocol):
                 reception.content(event.data)
             elif type(event) is EndOfContent:
                 self._commit()
-                if self._phase is Phase.COMMIT:
+                if self._vigil.phase is Phase.COMMIT:
                     break
             elif type(event) is Auth or type(event) is AuthResponse:
                 self._log_in(event)
-                if self._phase is Phase.LOGIN:
+                if self._vigil.phase is Phase.LOGIN:
                     break
             elif type(event) is StartTls and self._door.tls is not None:
                 server.answer(_READY_FOR_TLS)
@@ -259,17 +241,17 @@ class Session(Protocol):
 
     def _commit(self) -> None:
         """The one thing worth waiting for."""
-        self._enter(Phase.COMMIT)
+        self._vigil.enter(Phase.COMMIT)
         verdict = Deferred.fromCoroutine(self._reception.end_of_content())
         verdict.addCallbacks(self._committed, self._commit_failed)
         verdict.addErrback(self._answer_failed)
 
     def _committed(self, reply: Reply) -> None:
-        if self._phase is not Phase.COMMIT:
+        if self._vigil.phase is not Phase.COMMIT:
             return  # the peer has gone; the message stays
         self._server.answer(reply)
-        self._fruitful = self._house.reactor.seconds()
-        self._enter(Phase.COMMAND)
+        self._vigil.bore_fruit()
+        self._vigil.enter(Phase.COMMAND)
         if self._last_reply is not None:
             self._dismiss(self._last_reply, "shutdown")
         elif not self._pumping:
@@ -278,8 +260,8 @@ class Session(Protocol):
 
     def _commit_failed(self, failure: Failure) -> None:
         self._house.premises.log.trouble("session failed", error=repr(failure.value))
-        if self._phase is Phase.COMMIT:
-            self._phase = Phase.COMMAND
+        if self._vigil.phase is Phase.COMMIT:
+            self._vigil.phase = Phase.COMMAND
             self._dismiss(_BUG, "bug")
 
     def _answer_failed(self, failure: Failure) -> None:
@@ -301,25 +283,25 @@ class Session(Protocol):
         if login is None:  # the core does not offer it then
             self._server.answer(_NO_LOGIN)
             return
-        self._enter(Phase.LOGIN)
+        self._vigil.enter(Phase.LOGIN)
         said = Deferred.fromCoroutine(login.receive(event, self._reception.client))
         said.addCallbacks(self._answer_login, self._login_failed)
 
     def _answer_login(self, said: Said) -> None:
-        if self._phase is not Phase.LOGIN:
+        if self._vigil.phase is not Phase.LOGIN:
             return  # the peer has gone
         if said.name:
             self._reception.logged_in(said.name)
         self._server.answer(said.reply)
-        self._enter(Phase.COMMAND)
+        self._vigil.enter(Phase.COMMAND)
         if not self._pumping:
             self._pump()
             self._regulate()
 
     def _login_failed(self, failure: Failure) -> None:
         self._house.premises.log.trouble("session failed", error=repr(failure.value))
-        if self._phase is Phase.LOGIN:
-            self._phase = Phase.COMMAND
+        if self._vigil.phase is Phase.LOGIN:
+            self._vigil.phase = Phase.COMMAND
             self._dismiss(_BUG, "bug")
 
     def _introduce(self, event: XClient) -> Reply:
@@ -339,8 +321,8 @@ class Session(Protocol):
         return self._server.greeting
 
     def _start_tls(self) -> None:
-        self._enter(Phase.HANDSHAKE)
-        self._watch()  # sooner than the command's deadline
+        self._vigil.enter(Phase.HANDSHAKE)
+        self._vigil.look()  # sooner than the command's deadline
         self.transport.startTLS(self._door.tls)
 
     def _flush(self) -> None:
@@ -351,73 +333,33 @@ class Session(Protocol):
             self._wire.write(replies)
         if server.closed:
             self._close(self._end if self._end != "lost" else "421")
-        elif self._phase is Phase.COMMAND:
+        elif self._vigil.phase is Phase.COMMAND:
             if server.state in _CONTENT:
-                self._enter(Phase.CONTENT)
+                self._vigil.enter(Phase.CONTENT)
             elif replies:
-                self._since = self._house.reactor.seconds()
-        elif self._phase is Phase.CONTENT and server.state not in _CONTENT:
+                self._vigil.answered()
+        elif self._vigil.phase is Phase.CONTENT and server.state not in _CONTENT:
             # the core refused it, and has swallowed it to its end
-            self._fruitful = self._house.reactor.seconds()
-            self._enter(Phase.COMMAND)
+            self._vigil.bore_fruit()
+            self._vigil.enter(Phase.COMMAND)
 
     def _regulate(self) -> None:
         """Stop reading while input waits for a commit, or our replies for the peer."""
         pause = self._unread or self._server.buffered > HIGH_WATER
-        if pause is not self._paused and self._phase is not Phase.CLOSING:
+        if pause is not self._paused and self._vigil.phase is not Phase.CLOSING:
             self._paused = pause
             if pause:
                 self.transport.pauseProducing()
             else:
                 self.transport.resumeProducing()
 
-    # -- deadlines -------------------------------------------------------------------------------
-
-    def _enter(self, phase: Phase) -> None:
-        self._phase = phase
-        self._since = self._house.reactor.seconds()
-        self._octets = 0
-
-    def _deadline(self) -> float:
-        """When this phase has lasted too long, in the reactor's seconds."""
-        deadlines, since = self._house.deadlines, self._since
-        if self._phase is Phase.COMMAND:
-            return min(since + deadlines.command, self._fruitful + deadlines.barren)
-        if self._phase is Phase.CONTENT:
-            return since + deadlines.content
-        if self._phase is Phase.HANDSHAKE:
-            return since + deadlines.handshake
-        if self._phase is Phase.CLOSING:
-            return since + deadlines.close
-        return self._house.reactor.seconds() + deadlines.command  # COMMIT: only looks in
-
-    def _tick(self) -> None:
-        """The timer: most often too early, because the session has moved on since it was set."""
-        self._timer = None
-        if self._house.reactor.seconds() >= self._deadline():
-            deadlines = self._house.deadlines
-            enough = deadlines.content * deadlines.content_rate
-            if self._phase is Phase.CONTENT and self._octets >= enough:
-                self._enter(Phase.CONTENT)
-            elif self._phase is Phase.CLOSING:
-                self.transport.abortConnection()
-                return
-            else:
-                self._time_out()
-        self._watch()
-
-    def _watch(self) -> None:
-        """(Re-)arm the timer for the deadline in force."""
-        wait = max(self._deadline() - self._house.reactor.seconds(), 0.0)
-        if self._timer is None:
-            self._timer = self._house.reactor.callLater(wait, self._tick)
-        else:
-            self._timer.reset(wait)
-
     # -- the end ---------------------------------------------------------------------------------
 
-    def _time_out(self) -> None:
-        if self._phase is Phase.HANDSHAKE:
+    def _late(self) -> None:
+        if self._vigil.phase is Phase.CLOSING:
+            self.transport.abortConnection()
+            return
+        if self._vigil.phase is Phase.HANDSHAKE:
             self._close("timeout")  # there is no one to say 421 to yet
             return
         self._dismiss(
@@ -426,7 +368,7 @@ class Session(Protocol):
 
     def _dismiss(self, reply: Reply, end: str) -> None:
         """Say 421, whatever the peer is doing, and close."""
-        if self._phase is Phase.CLOSING:
+        if self._vigil.phase is Phase.CLOSING:
             return
         self._reception.rollback()
         self._server.fail(reply)
@@ -436,12 +378,11 @@ class Session(Protocol):
 
     def _close(self, end: str) -> None:
         """Close when the last reply is out; at the latest when the peer has had its time."""
-        if self._phase is Phase.CLOSING:
+        if self._vigil.phase is Phase.CLOSING:
             return
         self._end = end
-        self._enter(Phase.CLOSING)
+        self._vigil.enter(Phase.CLOSING)
         # a producer left in place would keep a slow transport from ever closing
         self.transport.unregisterProducer()
         self.transport.loseConnection()
-        if self._timer is not None:
-            self._watch()
+        self._vigil.look()
