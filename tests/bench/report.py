@@ -11,7 +11,6 @@ import datetime
 import os
 import re
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -70,17 +69,18 @@ def jobs(visit: Visit) -> str:
     chosen = [replace(job, messages=FEWER.get(job.name, job.messages)) for job in JOBS]
     runs: list[Run] = []
     longest: dict[str, float] = {}
-    pairs = 0
     for pair in range(PAIRS):
         for job in chosen:
-            if time.monotonic() + longest.get(job.name, 0.0) > visit.until:
-                continue
             began = time.monotonic()
+            if pair and began + longest.get(job.name, 0.0) > visit.until:
+                continue
             order = kinds if pair % 2 == 0 else kinds[::-1]
-            runs += [_run(kind.name, job, visit.base) for kind in order]
+            try:
+                runs += [_run(kind.name, job, visit.base) for kind in order]
+            except RuntimeError as error:
+                print(f"{job.name}: this pair does not count: {error}", flush=True)
             longest[job.name] = max(longest.get(job.name, 0.0), time.monotonic() - began)
-        pairs = pair + 1
-        print(f"pair {pairs}: {time.monotonic() - visit.until:.0f} s", flush=True)
+        print(f"pair {pair + 1}: {visit.until - time.monotonic():.0f} s are left", flush=True)
     runs.sort(
         key=lambda run: ([job.name for job in chosen].index(run.job), NAMES.index(run.server))
     )
@@ -203,12 +203,13 @@ def machine(base: Path) -> str:
     info = Path("/proc/cpuinfo").read_text()
     model = re.search(r"model name\s*: (.*)", info)
     virtual = "a virtual machine" if " hypervisor" in info else "a machine"
-    command = ["stat", "-f", "-c", "%T", str(base)]
-    files = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    mounts = [line.split()[:3] for line in Path("/proc/self/mounts").read_text().splitlines()]
+    under = [(len(point), kind) for _, point, kind in mounts if base.is_relative_to(point)]
+    files = max(under)[1]
     python = ".".join(map(str, sys.version_info[:3]))
     return (
         f"Measured on {datetime.date.today():%d %B %Y} on {virtual} with {os.cpu_count()} cores"
-        f" ({model.group(1).strip() if model else 'unknown'}), its disk {files}, Linux "
+        f" ({model.group(1).strip() if model else 'unknown'}), its queues on {files}, Linux "
         f"{os.uname().release.partition('-')[0]}, Python {python}; its load average was "
         f"{os.getloadavg()[0]:.1f} when the measurement began."
     )
