@@ -13,8 +13,10 @@ import importlib
 import subprocess
 import sys
 import tempfile
+from pathlib import Path
 
-from tests.fuzz.targets import CORPUS, TARGETS
+from tests.fuzz.targets import CORPUS, TARGETS, seeds
+from tests.fuzz.test_targets import WORDS
 
 
 def install() -> None:
@@ -33,14 +35,24 @@ def install() -> None:
 def fuzz(name: str, seconds: int) -> int:
     """One target, in a process of its own: libFuzzer ends the one it runs in."""
     (CORPUS / name).mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as found:
+    with tempfile.TemporaryDirectory() as folder:
+        words, found = Path(folder) / "words", Path(folder) / "found"
+        words.write_text("".join(f'"{_escaped(word)}"\n' for word in WORDS[name]))
+        found.mkdir()
+        for number, seed in enumerate(seeds(name)):
+            (found / str(number)).write_bytes(seed)
         return subprocess.run(
             [
                 *(sys.executable, "-m", "tests.fuzz", "--inside", name, "--"),
                 *(f"-max_total_time={seconds}", f"-artifact_prefix={CORPUS / name}/"),
-                *("-max_len=4096", "-timeout=10", found, str(CORPUS / name)),
+                *("-max_len=4096", "-timeout=10", f"-dict={words}"),
+                *(str(found), str(CORPUS / name)),
             ]
         ).returncode
+
+
+def _escaped(word: bytes) -> str:
+    return "".join(f"\\x{octet:02x}" for octet in word[:64])
 
 
 def inside(name: str, options: list[str]) -> None:

@@ -130,8 +130,22 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     each.__name__: each for each in (server, server_cut, client, address, rules, report, *_PARSERS)
 }
 CORPUS = Path(__file__).with_name("corpus")
+DIALOGUES = Path(__file__).parents[1] / "dialogues"
 
 
 def corpus(name: str) -> list[bytes]:
     """What was found before, and what is worth beginning with."""
     return [path.read_bytes() for path in sorted((CORPUS / name).glob("*"))]
+
+
+def seeds(name: str) -> list[bytes]:
+    """Where to begin: what clients and servers say in tests/dialogues, in one piece."""
+    side = {"server": "C: ", "server_cut": "C: ", "client": "S: "}.get(name)
+    if side is None:
+        return []
+    found = []
+    for path in sorted(DIALOGUES.glob("*.smtp")):
+        lines = path.read_text("utf-8", "surrogateescape").splitlines()
+        said = "".join(f"{line[3:]}\r\n" for line in lines if line.startswith(side))
+        found.append(b"\xff" + said.encode("utf-8", "surrogateescape"))
+    return found

@@ -7,7 +7,7 @@ import unittest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.fuzz.targets import TARGETS, corpus
+from tests.fuzz.targets import TARGETS, corpus, seeds
 
 WORDS = {
     "server": [
@@ -88,7 +88,7 @@ def _add(name: str) -> None:
         target(data)
 
     def known(self: Fuzz) -> None:
-        for data in corpus(name):
+        for data in (*corpus(name), *seeds(name)):
             target(data)
 
     setattr(Fuzz, f"test_{name}", test)
