@@ -29,7 +29,7 @@ def missing() -> str:
 
 @functools.cache
 def _mounts_of_our_own() -> None:
-    """Make a mount namespace for this process and those it starts.
+    """Make a mount namespace for this thread, and what is started from now on.
 
     Somebody else's namespace, made as a copy while our disk is mounted, would hold on to the disk
     after its power was cut: what we then mount again would be the same, dead file system.

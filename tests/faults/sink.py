@@ -61,7 +61,8 @@ class Sink:
 
     async def start(self) -> None:
         """Listen."""
-        listening = await asyncio.to_thread(self._listen)
+        # in no thread of the loop's: those must not be older than the mounts of disk.py
+        listening = self._listen()
         self._server = await asyncio.start_server(self._accept, sock=listening, limit=_LONGEST)
 
     def _listen(self) -> socket.socket:
