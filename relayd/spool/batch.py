@@ -138,7 +138,10 @@ class Batch:
         self._ends.setdefault(key, row)
 
     def has_effect(self, connection: sqlite3.Connection, settlements: Sequence[Settlement]) -> bool:
-        """Whether any of these would change something (asked before `settle` is told of them)."""
+        """Whether any of these is news that owes a report: an end, or a first warning.
+
+        To be asked before `settle` is told of them. That one is postponed once more is no news.
+        """
         keys = [(each.record.message, each.record.number) for each in settlements]
         open_keys = [key for key in keys if key not in self._ends]
         waiting = {(row[0], row[1]): row[2] for row in _WAITING.query(connection, open_keys)}
@@ -147,7 +150,7 @@ class Batch:
                 continue
             before = self._postponed.get(key)
             warned = waiting[key] or (before is not None and before.warned)
-            if not (settlement.warned and warned and settlement.state.waiting):
+            if not settlement.state.waiting or (settlement.warned and not warned):
                 return True
         return False
 

@@ -61,8 +61,8 @@ class Store(Protocol):
         """Record outcomes and the reports they owe in one transaction (promise 3).
 
         Call it once per delivery. The first end state of a recipient wins; a postponement keeps
-        an operator's hold; reports are stored only if at least one settlement still had an
-        effect, so repeating a call that failed is safe. Gives the reports stored.
+        an operator's hold; reports are stored only if at least one recipient ended or was warned
+        of for the first time, so repeating a call that failed is safe. Gives the reports stored.
         """
 
     def destinations(self) -> Awaitable[list[tuple[str, float]]]:

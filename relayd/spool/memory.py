@@ -184,7 +184,7 @@ class MemorySpool:
             last=settlement.outcome or record.last,
             warned=record.warned or settlement.warned,
         )
-        return not (settlement.warned and record.warned)
+        return settlement.warned and not record.warned
 
     def _end(self, record: Record, settlement: Settlement, attempts: int) -> None:
         ident = record.message

@@ -198,6 +198,19 @@ class StoreContract:
         assert (counts.messages, counts.queued) == (1, 1)
         assert self.wait(self.store.audit(0, 100)).discrepancies == []
 
+    def test_no_report_is_sent_twice_where_another_recipient_still_waits(self) -> None:
+        message, (one, two) = self.put(recipient("a"), recipient("b"))
+        outcome = Settlement(one, State.FAILED, BOUNCE), Settlement(two, State.QUEUED, LATER, 5.0)
+        report = self.report()
+        assert len(self.settle(*outcome, reports=[report])) == 1
+        # a COMMIT that was reported as failed may have reached the disk: the very same again
+        assert self.settle(*outcome, reports=[report]) == []
+        assert [each.state for each in self.wait(self.store.load(message.ident))[1]] == [
+            State.QUEUED
+        ]
+        assert self.wait(self.store.counts()).messages == 2
+        assert self.wait(self.store.audit(0, 100)).discrepancies == []
+
     def test_two_settlements_at_once_are_as_good_as_one(self) -> None:
         _, (record,) = self.put()
         settlement = Settlement(record, State.FAILED, BOUNCE)
