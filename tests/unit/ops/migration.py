@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import unittest
 from pathlib import Path
+from unittest import mock
 
 from relayd.mail.address import Mailbox
 from relayd.mail.client import Client
@@ -32,6 +33,10 @@ class Import(unittest.TestCase):
         kept = tempfile.TemporaryDirectory(prefix="relayd-test-")
         self.addCleanup(kept.cleanup)
         self.folder = Path(kept.name)
+        # where the package is installed there is a user relayd, and our keys are closed to it
+        readable = mock.patch("relayd.ops.migrate.security.unreadable", return_value="")
+        readable.start()
+        self.addCleanup(readable.stop)
 
     def put(self, name: str, text: str) -> None:
         (self.folder / name).write_text(text, "utf-8")
