@@ -126,6 +126,13 @@ async def terminate_early(row: Row, seed: int, short: bool) -> None:
         row.add(await stage.finish(), stage)
 
 
+def _rewrite(path: Path, text: str) -> None:
+    """At once: the reload before this one may be reading it, and an empty file is in order, too."""
+    fresh = path.with_suffix(".new")
+    fresh.write_text(text)
+    fresh.replace(path)
+
+
 @fault("SIGHUP in every phase")
 async def hang_up(row: Row, seed: int, short: bool) -> None:
     """Nothing is lost, repeated or refused for good by a reload."""
@@ -137,10 +144,10 @@ async def hang_up(row: Row, seed: int, short: bool) -> None:
         good = stage.relayd.config.read_text()
         for number in range(10 if short else 100):
             await asyncio.sleep(draw.uniform(0.0, 0.4))
-            stage.relayd.config.write_text(good if number % 2 else f"{good}nonsense\n")
+            _rewrite(stage.relayd.config, good if number % 2 else f"{good}nonsense\n")
             stage.relayd.signal(signal.SIGHUP)
             row.runs += 1
-        stage.relayd.config.write_text(good)
+        _rewrite(stage.relayd.config, good)
         stage.relayd.signal(signal.SIGHUP)
         verdict = await stage.finish()
         row.add(verdict, stage)
