@@ -99,7 +99,7 @@ class Relayd(Server):
                     "hostname gw.example.net",
                     f"spool {self.folder / 'spool'}",
                     f"control {self.folder / 'control'}",
-                    f"listen 127.0.0.1:{self.port}",
+                    f"listen 127.0.0.1:{self.port}{' tls implicit' if self.job.tls else ''}",
                     f"workers {self.workers}",
                     f"sessions-per-client {max(self.job.sessions * 2, 50)}",
                     "accept from 127.0.0.1",
@@ -287,7 +287,7 @@ class Postfix(Server):
         if self.job.tls:
             chain, key = certificate(folder / "etc")
             yield f"smtpd_tls_chain_files = {key}, {chain}"
-            yield "smtpd_tls_security_level = may"
+            yield "smtpd_tls_wrappermode = yes"
             yield "smtp_tls_security_level = encrypt"
             yield "smtp_tls_wrappermode = yes"
 
@@ -443,7 +443,7 @@ def needs(names: Sequence[str]) -> dict[str, str]:
     load = (
         _not_found("smtp-source", "postfix")
         or _not_found("smtp-sink", "postfix")
-        or _not_found("stunnel", "stunnel4")
+        or _not_found("haproxy", "haproxy")
     )
     if load:
         lacking["the load"] = load
