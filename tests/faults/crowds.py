@@ -8,7 +8,7 @@ import os
 import resource
 from pathlib import Path
 
-from tests.faults.injector import Injector, Peer
+from tests.faults.injector import Injector, Peer, ended
 from tests.faults.letters import NAMED
 from tests.faults.run import Row, fault
 from tests.faults.stage import Stage, staged
@@ -32,9 +32,7 @@ class Crowd:
 
     async def leave(self) -> None:
         """All of them."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await ended(self._tasks)
 
     async def _linger(self, number: int) -> None:
         with contextlib.suppress(OSError, EOFError, asyncio.TimeoutError, ValueError):

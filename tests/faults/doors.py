@@ -13,7 +13,7 @@ import ssl
 from pathlib import Path
 
 from tests.certs import Authority
-from tests.faults.injector import Door, Peer, RefusedError
+from tests.faults.injector import Door, Peer, RefusedError, ended
 from tests.faults.run import Row, fault
 from tests.faults.stage import Stage, staged
 
@@ -58,9 +58,7 @@ class Vandals:
 
     async def leave(self) -> None:
         """All of them."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await ended(self._tasks)
 
     async def _forever(self, number: int) -> None:
         ways = (self._stall, self._garbage, self._half, self._garbage_inside)

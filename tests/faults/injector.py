@@ -9,6 +9,7 @@ import itertools
 import socket
 import ssl
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from tests.faults.journal import Journal
@@ -51,6 +52,18 @@ class Tally:
     def acknowledged(self) -> int:
         """Final dots that got 250."""
         return self.codes.get(250, 0)
+
+
+async def ended(tasks: Iterable[asyncio.Task[None]]) -> None:
+    """Cancel them until they are over.
+
+    Before Python 3.12 wait_for() loses a cancel that comes together with what it waits for.
+    """
+    alive = set(tasks)
+    while alive:
+        for task in alive:
+            task.cancel()
+        _, alive = await asyncio.wait(alive, timeout=1)
 
 
 class Injector:
