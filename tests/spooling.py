@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +18,7 @@ from relayd.mail.plan import Step
 from relayd.mail.reply import Reply
 from relayd.spool.bridge import ThreadBridge
 from relayd.spool.store import Spool
-from relayd.spool.view import Accepted
+from relayd.spool.view import Accepted, Page, RecipientSummary, Summary
 
 SENDER = Mailbox("sender", "source.example")
 CLIENT = Client(
@@ -136,3 +137,13 @@ def opened(directory: Path, **options: Any) -> Iterator[Harness]:
 
 
 HELD = State.HELD
+
+
+def summaries(page: Page) -> list[Summary]:
+    """The rows of a listing's page as values."""
+    found = [
+        Summary(ident, at, size, sender, [RecipientSummary(*each) for each in recipients])
+        for ident, at, size, sender, recipients in json.loads(page.rows)
+    ]
+    assert len(found) == page.messages
+    return found

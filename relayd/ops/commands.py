@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -31,7 +30,7 @@ from relayd.spool.interface import Store
 from relayd.spool.queue import LaneView
 from relayd.spool.view import Accepted, QueueFilter
 
-PAGE = 500  # messages in one piece of a listing: some milliseconds of the reactor's time
+PAGE = 1000  # messages in one piece of a listing: some 200 KB
 AUDITED = 2000  # recipients in one piece of an audit
 MAX_DESTINATIONS = 100  # lanes told by `status`, those in trouble first
 
@@ -55,8 +54,8 @@ class Stream(Protocol):
     async def send(self, document: object) -> None:
         """One line of JSON."""
 
-    async def send_text(self, line: str) -> None:
-        """One line of JSON, written already."""
+    async def send_line(self, line: bytes) -> None:
+        """One line of JSON, written already, with its end."""
 
     async def send_content(self, content: Content) -> None:
         """A line that tells the size, then these octets."""
@@ -179,9 +178,9 @@ class Commands:
                 limit = min(PAGE, left) if left > 0 else PAGE
                 page = await backend.store.listing(wanted, after, limit)
                 after = page.after
-                if page.summaries:
-                    left -= len(page.summaries) if left > 0 else 0
-                    await stream.send_text('{"rows":' + _dumps(page.summaries) + "}")
+                if page.messages:
+                    left -= page.messages if left > 0 else 0
+                    await stream.send_line(b'{"rows":%b}\n' % page.rows.encode())
 
     async def _show(self, request: Request, stream: Stream) -> None:
         ident = ident_of(text_of(request, "id"))
@@ -267,6 +266,3 @@ def _asked(request: Request) -> str:
         for name, asked in request.items()
         if asked and name not in ("command", "by")
     )
-
-
-_dumps = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode

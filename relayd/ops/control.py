@@ -128,9 +128,9 @@ class ControlSession(Protocol):
         """One line of JSON."""
         await self._write(json.dumps(document).encode() + b"\n")
 
-    async def send_text(self, line: str) -> None:
-        """One line of JSON, written already."""
-        await self._write(line.encode() + b"\n")
+    async def send_line(self, line: bytes) -> None:
+        """One line of JSON, written already, with its end."""
+        await self._write(line)
 
     async def send_content(self, content: Content) -> None:
         """A line that tells the size, then these octets."""

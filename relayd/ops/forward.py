@@ -23,6 +23,7 @@ from relayd.ops.documents import Document, Request, RequestError, ident_of, numb
 CONNECT_TIME = 5.0  # seconds; a worker that is starting takes less
 _TRIES = 50
 _PAUSE = 0.1  # seconds between two of them
+_ROWS = b'{"rows":'  # how a page of a queue begins
 _HIGH_WATER = 16 * CHUNK  # octets of an answer held back for a slow reader
 
 Workers = Callable[[], Mapping[Path, Sequence[int]]]
@@ -158,10 +159,15 @@ class ForwardedCommands:
         return next(filter(None, complaints), "")
 
     async def _documents(self, path: Path, request: Request) -> AsyncIterator[dict[str, Any]]:
+        async for line in self._lines(path, request):
+            yield _parsed(line)
+
+    async def _lines(self, path: Path, request: Request) -> AsyncIterator[bytes]:
+        """A worker's answer up to the line that ends it; long rows of a queue are not looked at."""
         answer = await self._ask(path, request)
         try:
-            while "done" not in (document := _parsed(await answer.line())):
-                yield document
+            while (line := await answer.line()).startswith(_ROWS) or "done" not in _parsed(line):
+                yield line
         finally:
             answer.close()
 
@@ -187,14 +193,17 @@ class ForwardedCommands:
         for path in self._workers():
             if not left:
                 return
-            async for document in self._documents(path, {**request, "limit": max(left, 0)}):
-                if "columns" in document:
-                    if told:
-                        document = {"lanes": document["lanes"]}  # its own, for its rows
-                    told = True
-                elif left > 0:
-                    left -= len(document.get("rows", ()))
-                await stream.send_text(json.dumps(document, separators=(",", ":")))
+            async for line in self._lines(path, {**request, "limit": max(left, 0)}):
+                if line.startswith(_ROWS):
+                    if left > 0:
+                        left -= len(_parsed(line)["rows"])
+                    await stream.send_line(line)
+                    continue
+                document = _parsed(line)
+                if told and "columns" in document:
+                    document = {"lanes": document["lanes"]}  # its own, for its rows
+                told = True
+                await stream.send(document)
 
     async def _status(self, request: Request, stream: Stream) -> None:
         answers = [

@@ -85,7 +85,7 @@ class _Silence:
     async def send(self, document: object) -> None:
         pass
 
-    async def send_text(self, line: str) -> None:
+    async def send_line(self, line: bytes) -> None:
         pass
 
     async def send_content(self, content: Content) -> None:

@@ -93,13 +93,14 @@ def queue_lines(documents: Iterable[dict[str, Any]], now: float) -> Iterator[str
                 due = ""
                 if not state:
                     due = _due(max(next_attempt, lanes.get(destination, 0.0)), now)
-                line = (
+                lines.append(
                     f"{front}{STATES[state]:6}  {attempts:5}  {due:8}  {destination:20}"
                     f"  <{sender}> -> <{mailbox}>"
                 )
-                lines.append(line if line.isprintable() else safe(line))
                 if reply:
-                    lines.append("    " + (reply if reply.isprintable() else safe(reply)))
+                    lines.append(f"    {reply}")
+        if not "".join(lines).isprintable():
+            lines = [safe(line) for line in lines]
         lines.append("")
         yield "\n".join(lines)
     if messages:

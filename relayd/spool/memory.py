@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections import Counter
@@ -292,10 +293,10 @@ class MemorySpool:
                 continue
             if not summaries or summaries[-1].ident != message.ident:
                 if len(summaries) == limit:
-                    return self._ask(Page(summaries, summaries[-1].ident))
+                    return self._ask(Page(json.dumps(summaries), limit, summaries[-1].ident))
                 summaries.append(summary_of(message))
             summaries[-1].recipients.append(recipient_summary_of(record))
-        return self._ask(Page(summaries, None))
+        return self._ask(Page(json.dumps(summaries), len(summaries), None))
 
     def counts(self) -> Awaitable[Counts]:
         """Totals."""

@@ -162,7 +162,7 @@ def depth(spool: Spool, bridge: ThreadBridge) -> None:
         promise.then = results.append
         while not results:
             bridge.pump(1.0)
-        listed += len(results[0].summaries)
+        listed += results[0].messages
         if results[0].after is None:
             break
         after = results[0].after

@@ -13,14 +13,26 @@ from relayd.mail.address import Mailbox
 from relayd.mail.envelope import Envelope, Recipient
 from relayd.mail.ident import shard_of
 from relayd.mail.message import Record, Settlement, State
-from relayd.mail.outcome import failed
+from relayd.mail.outcome import Outcome, failed
+from relayd.mail.reply import Reply
 from relayd.spool.bridge import ThreadBridge
 from relayd.spool.errors import SpoolError
 from relayd.spool.interface import Store
 from relayd.spool.memory import MemorySpool
 from relayd.spool.store import Spool
 from relayd.spool.view import Accepted, NewMessage, QueueFilter, Summary
-from tests.spooling import DONE, LATER, SENDER, TRAIL, facts, octets, plain, recipient, submission
+from tests.spooling import (
+    DONE,
+    LATER,
+    SENDER,
+    TRAIL,
+    facts,
+    octets,
+    plain,
+    recipient,
+    submission,
+    summaries,
+)
 
 BODY = b"Subject: hello\r\n\r\nbody\r\n"
 EVERYTHING = QueueFilter()
@@ -294,10 +306,32 @@ class StoreContract:
         after: int | None = 0
         while after is not None:
             page = self.wait(self.store.listing(wanted, after, limit))
-            assert len(page.summaries) <= limit
-            found += page.summaries
+            assert page.messages <= limit
+            found += summaries(page)
             after = page.after
         return found
+
+    def test_a_listing_shows_every_text_as_it_is(self) -> None:
+        names = [
+            'a"b',
+            "back\\slash",
+            "tab\tbell\x07\x7f",
+            "gr\u00fc\u00df\u2028\U0001f4ee",
+            "[],{}",
+        ]
+        _, records = self.put(*(recipient(name, f"hop {name}") for name in names))
+        reply = Reply(450, 4, 2, ('it\'s "full" \\ here', "\u00fcber"))
+        self.settle(*(Settlement(each, State.QUEUED, Outcome(reply)) for each in records))
+        (summary,) = self.listed()
+        found = [(each.mailbox, each.next_hop, each.last_reply) for each in summary.recipients]
+        expected = [(f"{name}@corp.example", f"hop {name}", str(reply)) for name in names]
+        assert found == expected
+
+    def test_a_page_that_is_just_full_is_followed_by_the_rest(self) -> None:
+        idents = [self.put()[0].ident for _ in range(4)]
+        for limit in (1, 2, 3, 4, 5):
+            for wanted in (QueueFilter(), QueueFilter(recipient="user")):
+                assert [each.ident for each in self.listed(wanted, limit)] == idents
 
     def test_listing_filters_and_pages(self) -> None:
         one, _ = self.put(recipient("anna", "one"), recipient("bert", "two, three"))
@@ -561,7 +595,7 @@ class Life:
             # later than any clock here: idents from before it was set back are found late
             found.append(plain(await store.aged(2e9, 0, 1000)))
             found.append(plain(await store.aged(2e9, 0, 1000, unwarned=True)))
-            found.append(await store.listing(QueueFilter(), 0, 1000))
+            found.append(summaries(await store.listing(QueueFilter(), 0, 1000)))
             found.append(await store.counts())
             for record in self.records:
                 found.append(await store.history(record.message))

@@ -43,8 +43,8 @@ class _Stream:
     async def send(self, document: dict[str, Any]) -> None:
         self.sent.append(document)
 
-    async def send_text(self, text: str) -> None:
-        self.sent.append(json.loads(text))
+    async def send_line(self, line: bytes) -> None:
+        self.sent.append(json.loads(line))
 
     async def send_pieces(self, size: int, pieces: AsyncIterator[bytes]) -> None:
         self.sent.append({"pieces": [piece async for piece in pieces]})
