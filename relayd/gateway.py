@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import resource
 import socket
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -14,6 +12,7 @@ from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThreadPool
 
+from relayd import portions
 from relayd.channel import Reactor
 from relayd.config import Listener, Settings
 from relayd.current import Current, Enquiry
@@ -22,27 +21,24 @@ from relayd.doors import door_of
 from relayd.intake.desks import Desks
 from relayd.intake.door import Door
 from relayd.intake.house import House
-from relayd.intake.limits import NORMAL, Admission, Deadlines, SessionLimits
+from relayd.intake.limits import Admission
 from relayd.intake.listener import IntakeService, ListenAddress
 from relayd.intake.pickup import Pickup
 from relayd.intake.reception import Premises, ReceptionLimits
-from relayd.intake.submission import RELAY, Manners
+from relayd.intake.submission import RELAY
 from relayd.intake.trace import LoopLimits, TraceField
+from relayd.letters import Letters, report_for
 from relayd.login.tokenfile import TokenFiles
-from relayd.mail.address import Mailbox
-from relayd.mail.client import Client
-from relayd.mail.envelope import Envelope, Recipient
+from relayd.mail.envelope import Recipient
 from relayd.mail.log import MailLog
-from relayd.mail.message import Message, Record, Submission
+from relayd.mail.message import Message, Record
 from relayd.mail.outcome import Outcome
-from relayd.mail.plan import Verdict
 from relayd.ops.commands import Backend
 from relayd.ops.watchdog import Watchdog
 from relayd.relay.courier import Hop
 from relayd.relay.dispatch import Dispatcher
 from relayd.relay.hosts import Hosts
 from relayd.relay.https import Https
-from relayd.relay.limits import Limits
 from relayd.relay.logins import Logins
 from relayd.relay.own import Own
 from relayd.relay.resolve import Directory
@@ -50,10 +46,6 @@ from relayd.relay.route import route
 from relayd.relay.smtpout import Courier
 from relayd.relay.tokenkeeper import PATIENCE, Keeper
 from relayd.relay.tokens import Tokens
-from relayd.relay.verdict import Patience
-from relayd.report.bounce import Report, expanded
-from relayd.report.dsn import Written, write
-from relayd.rules.evaluate import Facts, plan_own
 from relayd.smtp.exchange import Limits as SessionRules
 from relayd.smtp.extensions import Offer
 from relayd.smtp.server import Server
@@ -62,7 +54,6 @@ from relayd.spool.errors import SpoolError
 from relayd.spool.journal import FOLDER as JOURNAL_FOLDER
 from relayd.spool.journal import Journal
 from relayd.spool.store import Spool
-from relayd.spool.view import NewMessage
 from relayd.tally import Tally
 from relayd.tls.renewal import Certificates
 from relayd.trust import Trust, protection_of
@@ -168,7 +159,13 @@ class Gateway(Service):
         self.directory = directory_of(reactor, settings, self._resolver)
         bridge = ReactorBridge(reactor)
         self.explain = enquiry_of(reactor, current, log, self._resolver).explain
-        self._trust = Trust(reactor, lambda: current.settings, log, self._resolver, self._submit)
+        self._trust = Trust(
+            reactor,
+            lambda: current.settings,
+            log,
+            self._resolver,
+            lambda sender, to, content: self._letters.submit(sender, to, content),
+        )
         self._keeper = keeper_of(reactor, settings, self._resolver)
         self._tokens = Tokens(self._keeper, lambda: self._current.settings.oauth, log)
         self._logins = Logins(
@@ -178,6 +175,7 @@ class Gateway(Service):
             self._tokens,
         )
         self.shards = tuple(self._shard(number, bridge) for number in shards)
+        self._letters = Letters(self.shards[0].spool, lambda: current.settings, self._accept, log)
         self._journal = Journal(
             settings.spool / f"shard-{shards[0]}" / JOURNAL_FOLDER,
             clock=time.time,
@@ -188,7 +186,7 @@ class Gateway(Service):
         self._certificates = Certificates(reactor, log, wants_certificate=self._wants_certificate)
         self._certificates.apply(settings.certificates, settings.tls_minimum)
         self._doors = {str(each): self._door(each) for each in settings.listeners}
-        self._manners = {str(each): _manners(each, settings) for each in settings.listeners}
+        self._manners = {str(each): portions.manners(each, settings) for each in settings.listeners}
         self._desks = Desks(
             reactor,
             log,
@@ -222,7 +220,7 @@ class Gateway(Service):
             ledger_days=settings.ledger / DAY,
             lock=settings.spool / f"shard-{number}" / "lock",
         )
-        limits = _limits(settings, self._workers)
+        limits = portions.limits(settings, self._workers)
         courier = Courier(
             self._reactor,
             self.directory.resolve,
@@ -236,9 +234,9 @@ class Gateway(Service):
             spool,
             courier,
             self._route,
-            lambda report: self._write_report(spool, report),
+            lambda report: report_for(report, spool, self._current.settings),
             self._log,
-            patience=_patience(settings),
+            patience=portions.patience(settings),
             limits=limits,
         )
         return Shard(number, spool, dispatcher)
@@ -253,7 +251,7 @@ class Gateway(Service):
             accept=self._accept,
             log=self._log,
             clock=time.time,
-            expanded=self._expanded,
+            expanded=self._letters.expanded,
             untold=self._journal.note,
             manners=lambda listener: self._manners.get(listener, RELAY),
             limits=ReceptionLimits(
@@ -267,10 +265,12 @@ class Gateway(Service):
             hostname=settings.hostname,
             premises=premises,
             admission=Admission(
-                _session_limits(settings, self._workers), self._reactor.seconds, self._sessions
+                portions.session_limits(settings, self._workers),
+                self._reactor.seconds,
+                self._sessions,
             ),
             make_server=self._make_server,
-            normal=_deadlines(settings),
+            normal=portions.deadlines(settings),
             desk=self._desks.of,
             door=self._doors.__getitem__,
         )
@@ -302,65 +302,6 @@ class Gateway(Service):
 
     def _route(self, recipient: Recipient) -> Hop | Outcome:
         return route(recipient, self._current.settings.next_hops)
-
-    def _write_report(self, spool: Spool, report: Report) -> NewMessage:
-        ident = spool.new_ident()
-        written = self._written(report, ident)
-        return NewMessage(ident, written.content, written.submission)
-
-    def _written(self, report: Report, ident: int) -> Written:
-        return write(
-            report,
-            ident=ident,
-            hostname=self._current.settings.hostname,
-            now=time.time(),
-            route=self._recipients_of_own,
-        )
-
-    def _expanded(self, message: Message, aliases: tuple[Recipient, ...]) -> None:
-        for report in expanded(message, aliases):
-            told = Deferred.fromCoroutine(self._tell(report))
-            told.addErrback(
-                lambda why: self._log.trouble("report not written", why=why.getTraceback())
-            )
-
-    async def _tell(self, report: Report) -> None:
-        """Store a report that no settlement owes."""
-        draft = self.shards[0].spool.create()
-        written = self._written(report, draft.ident)
-        draft.write(written.content)
-        letter, records = await draft.commit(written.submission)
-        self._log.report(report.about, str(letter), str(report.to), report.action.value)
-        self._accept(letter, records)
-
-    async def _submit(self, sender: Mailbox, to: Mailbox, content: bytes) -> None:
-        """Store mail of our own; raises OSError, which a SpoolError is made into."""
-        try:
-            draft = self.shards[0].spool.create()
-            draft.write(content)
-            recipients = tuple(
-                replace(each, notify=frozenset({"NEVER"})) for each in self._recipients_of_own(to)
-            )
-            submission = Submission(
-                Envelope(sender),
-                Client(""),
-                tuple(replace(each, reverse_path=sender) for each in recipients),
-                header_size=content.index(b"\r\n\r\n") + 4,
-                eight_bit=False,
-                utf8_header=False,
-            )
-            letter, records = await draft.commit(submission)
-        except SpoolError as error:
-            raise OSError(0, str(error)) from None
-        self._accept(letter, records)
-
-    def _recipients_of_own(self, mailbox: Mailbox) -> tuple[Recipient, ...]:
-        """Where mail that we write ourselves goes: by the same rules, but nobody is asked in."""
-        facts = Facts(Client("127.0.0.1"), None, mailbox, time.time())
-        plan = plan_own(self._current.settings.ruleset, facts)
-        if plan.verdict is Verdict.REFUSE or not plan.destinations:
-            return (Recipient(mailbox, mailbox),)
-        return tuple(Recipient(each.mailbox, mailbox, each.next_hop) for each in plan.destinations)
 
     # its life
 
@@ -422,8 +363,8 @@ class Gateway(Service):
         await self._intake.drain(DRAIN_TIME)
 
     def _reloaded(self, fresh: Settings) -> None:
-        self._house.admission.limits = _session_limits(fresh, self._workers)
-        self._house.normal = _deadlines(fresh)
+        self._house.admission.limits = portions.session_limits(fresh, self._workers)
+        self._house.normal = portions.deadlines(fresh)
         self._certificates.apply(fresh.certificates, fresh.tls_minimum)
         self._trust.apply(fresh)
         self._keeper.web = web_of(self._reactor, fresh, self._resolver)
@@ -431,7 +372,7 @@ class Gateway(Service):
         self._pickup.size = fresh.message_size
         self.directory.forget()
         for shard in self.shards:
-            shard.dispatcher.apply(_patience(fresh), _limits(fresh, self._workers))
+            shard.dispatcher.apply(portions.patience(fresh), portions.limits(fresh, self._workers))
 
     # what operators ask
 
@@ -449,46 +390,3 @@ class Gateway(Service):
             )
             for shard in self.shards
         )
-
-
-def _manners(listener: Listener, settings: Settings) -> Manners:
-    if not listener.option("submission"):
-        return RELAY
-    return Manners(
-        submission=True,
-        login_required=bool(listener.option("auth")),
-        origin=settings.origin or settings.hostname,
-    )
-
-
-def _patience(settings: Settings) -> Patience:
-    return Patience(settings.schedule, settings.warn_after, settings.give_up)
-
-
-def _limits(settings: Settings, workers: int) -> Limits:
-    """A worker's part of what may go out: the parts add up to what the settings allow."""
-    return Limits(
-        deliveries=max(settings.deliveries // workers, 1),
-        window=max(settings.deliveries_per_destination // workers, 1),
-        connection_messages=settings.connection_messages,
-        connect=settings.connect_timeout,
-    )
-
-
-def _session_limits(settings: Settings, workers: int) -> SessionLimits:
-    """The limit per client holds over all workers (see Tally), the one in all is shared out."""
-    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return SessionLimits(
-        in_all=-(-settings.sessions // workers),
-        per_client=settings.sessions_per_client,
-        new_per_minute=settings.new_sessions_per_minute,
-    ).within(descriptors)
-
-
-def _deadlines(settings: Settings) -> Deadlines:
-    return Deadlines(
-        command=settings.command_timeout,
-        barren=settings.session_timeout,
-        content=settings.content_timeout,
-        content_rate=NORMAL.content_rate,
-    )

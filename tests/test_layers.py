@@ -23,7 +23,7 @@ FLOORS = (
     {"worker"},  # a process that runs an app of its own
     {"app"},
     {"gateway", "supervisor"},
-    {"current", "reading", "watch", "doors", "trust"},
+    {"current", "reading", "watch", "doors", "trust", "letters", "portions"},
     {"ops"},
     {"intake", "relay", "config"},
     {"smtp", "rules", "spool", "report", "tls"},
@@ -40,6 +40,7 @@ RIM = {
     "reading",
     "watch",
     "trust",
+    "letters",
     "channel",
     "wire",
     "intake",
