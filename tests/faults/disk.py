@@ -9,6 +9,7 @@ import functools
 import os
 import struct
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -57,8 +58,15 @@ class Disk:
         _run("mount", "-o", ",".join(["loop", *options]), str(self.image), str(self.mounted_at))
 
     def unmount(self) -> None:
-        """Take it away; its users must have ended."""
-        _run("umount", str(self.mounted_at))
+        """Take it away; its users have been killed, and may take a moment to be gone."""
+        until = time.monotonic() + 60
+        while True:
+            try:
+                return _run("umount", str(self.mounted_at))
+            except AssertionError as error:
+                if "busy" not in str(error) or time.monotonic() > until:
+                    raise
+                time.sleep(0.05)
 
     def cut_power(self) -> None:
         """What is not on the platter by now never gets there; every access fails from now on."""
