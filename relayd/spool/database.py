@@ -55,6 +55,7 @@ class Database:
         self._directory = directory
         self._damaged = damaged
         self._number = 0
+        self._opened: tuple[tuple[int, int] | None, ...] = ()  # device and inode of each file
         self.begun_anew = False  # there was none, or nothing in it
 
     @property
@@ -84,28 +85,67 @@ class Database:
         """A connection to the file in force; raises sqlite3.Error."""
         return schema.connect(self.path, cache=cache, read_only=read_only)
 
+    def note_files(self) -> None:
+        """These are what a connection has open; raises OSError."""
+        self._opened = self._files()
+
+    def gone(self) -> bool:
+        """Whether the names lead elsewhere by now, or nowhere: what is open is out of reach."""
+        try:
+            return self._files() != self._opened
+        except OSError:  # a disk in trouble tells nothing about names
+            return False
+
+    def _files(self) -> tuple[tuple[int, int] | None, ...]:
+        """The folder, the database, its log."""
+        return tuple(map(_identity, (self._directory, self.path, Path(f"{self.path}{_BESIDE[0]}"))))
+
+    def rescue(self, connection: sqlite3.Connection, notice: Callable[..., None]) -> None:
+        """Copy what is open, but out of reach, into a new file; what took its place is kept.
+
+        Raises OSError or sqlite3.Error, and then nothing has changed.
+        """
+        old, new = self.path, self._path(self._number + 1)
+        if _identity(self._directory) != self._opened[0]:  # another disk, perhaps
+            raise OSError(f"{self._directory} is not the folder it was: put that back")
+        draft = self._draft(new)
+        with contextlib.closing(schema.connect(draft, cache=16 << 20)) as fresh:
+            connection.backup(fresh)
+            fresh.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        self._put_in_force(draft, new)
+        notice("spool copied", reason=f"{old} was taken away", to=str(new))
+        if old.exists():
+            self._keep(old)
+
     def rebuild(self, *, now: float, reason: str, notice: Callable[..., None]) -> None:
         """Carry what can be read into a new file and keep the old one in `damaged/`.
 
         Raises OSError or sqlite3.Error, and then nothing has changed.
         """
         old, new = self.path, self._path(self._number + 1)
-        draft = new.with_suffix(".tmp")
-        for suffix in ("", *_BESIDE):
-            Path(f"{draft}{suffix}").unlink(missing_ok=True)
-        os.close(os.open(draft, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        draft = self._draft(new)
         with contextlib.closing(schema.connect(draft, cache=16 << 20)) as fresh:
             schema.prepare(fresh, now=now)
             saved = salvage.carry_over(old, fresh)
             fresh.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        self._put_in_force(draft, new)
+        kept = self._keep(old)
+        notice("spool rebuilt", reason=reason, kept=str(kept), **saved)
+
+    def _draft(self, new: Path) -> Path:
+        draft = new.with_suffix(".tmp")
+        for suffix in ("", *_BESIDE):
+            Path(f"{draft}{suffix}").unlink(missing_ok=True)
+        os.close(os.open(draft, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        return draft
+
+    def _put_in_force(self, draft: Path, new: Path) -> None:
         # closing the only connection removed the log; were it still there, it would be left behind
         if Path(f"{draft}-wal").exists():
             raise OSError(f"{draft}-wal is in use")
         draft.rename(new)
         sync_directory(self._directory)
         self._number += 1
-        kept = self._keep(old)
-        notice("spool rebuilt", reason=reason, kept=str(kept), **saved)
 
     def _keep(self, path: Path) -> Path:
         kept = self._damaged / path.name
@@ -119,3 +159,11 @@ class Database:
         sync_directory(self._damaged)
         sync_directory(self._directory)
         return kept
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino

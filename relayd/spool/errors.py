@@ -24,3 +24,7 @@ class SpoolLocked(SpoolError):  # noqa: N818  likewise
     def __init__(self, reason: str, pid: int = 0) -> None:
         super().__init__(reason)
         self.pid = pid
+
+
+class SpoolGone(SpoolError):  # noqa: N818  likewise
+    """The database file was taken away under us; the open one still holds everything."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from relayd.spool import schema
 from relayd.spool.batch import Batch
 from relayd.spool.database import Database
-from relayd.spool.errors import SpoolError, SpoolFull
+from relayd.spool.errors import SpoolError, SpoolFull, SpoolGone
 from relayd.spool.reader import Reader
 from relayd.spool.reserve import Reserve
 from relayd.spool.trouble import SpoolCorrupt, trouble_of
@@ -55,6 +55,7 @@ class Mender:
             connection = self._database.connect(cache=CACHE)
             schema.prepare(connection, now=self._clock())
             schema.look(connection)
+            self._database.note_files()
         except Exception as error:
             if connection is not None:
                 connection.close()
@@ -79,6 +80,8 @@ class Mender:
         """
         if isinstance(error, SpoolFull):
             self._reserve.give()
+        if isinstance(error, SpoolGone) and failed is not None:
+            self._rescue(failed)
         with self._reader.away():
             if failed is not None:
                 with contextlib.suppress(sqlite3.Error):
@@ -93,6 +96,18 @@ class Mender:
                 raise trouble_of(again) or SpoolError(f"database: {again}") from again
         self._pause = PAUSE
         return connection
+
+    def _rescue(self, connection: sqlite3.Connection) -> None:
+        """Raises SpoolGone while `connection` is all there is and no copy of it can be made."""
+        if not self._database.gone():
+            return  # it was put back
+        try:
+            self._database.rescue(connection, self._notice)
+        except (sqlite3.Error, OSError) as error:
+            trouble = trouble_of(error)
+            if isinstance(error, OSError) or isinstance(trouble, SpoolFull):
+                raise SpoolGone(f"the database was taken away: {error}") from error
+            raise trouble or SpoolError(f"database: {error}") from error
 
     def _prove(self, connection: sqlite3.Connection, doubtful: Sequence[int]) -> None:
         # The log may hold pages that the kernel believes written and the disk never got (a

@@ -14,7 +14,7 @@ from relayd.spool import schema
 from relayd.spool.batch import Batch
 from relayd.spool.bridge import Bridge, Promise
 from relayd.spool.database import Database
-from relayd.spool.errors import SpoolError, SpoolFull
+from relayd.spool.errors import SpoolError, SpoolFull, SpoolGone
 from relayd.spool.inbox import Inbox
 from relayd.spool.mend import Mender
 from relayd.spool.trouble import SpoolCorrupt, trouble_of
@@ -29,6 +29,7 @@ GATHER = 0.005  # seconds to wait for them: a COMMIT shared by more is a cheaper
 CHECKPOINT_SHORT = 1 << 20  # octets of log worth copying back when space is short
 CHECKPOINT_IDLE = 4 << 20  # ... when nobody waits
 CHECKPOINT_ALWAYS = 12 << 20  # ... and when somebody does
+LOOK = 1.0  # seconds between two looks whether the files are still there
 SCARCE = 0.1  # seconds to wait for memory
 REST = 2.0  # seconds without a request after which the log is copied back
 
@@ -77,6 +78,7 @@ class Writer:
         self._short = False  # of space
         self._stopping = False
         self._last = 0  # requests in the last batch
+        self._look_at = 0.0  # when to look at the files again
         self.expected = 0  # transactions that may soon ask for their COMMIT
         self._doubtful: list[int] = []  # messages of failed batches, perhaps on disk
         self._connection: sqlite3.Connection | None = None
@@ -154,6 +156,7 @@ class Writer:
         return writes
 
     def _transaction(self, writes: list[Write]) -> None:
+        self._look_at_files(writes)
         self._short = not self._owner.room_to_grow()
         if self._short:
             writes = self._refuse_growth(writes)
@@ -177,6 +180,16 @@ class Writer:
             self._surely(_answer, answers)
         if removed:
             self._owner.remove_files(removed)
+
+    def _look_at_files(self, writes: list[Write]) -> None:
+        """SQLite does not notice when its file is removed, and would go on writing to nowhere."""
+        now = self._mender.now()
+        if now >= self._look_at:
+            self._look_at = now + LOOK
+            if self._database.gone():
+                trouble = SpoolGone(f"{self._database.path} was taken away")
+                self._fail(writes, trouble)
+                raise trouble
 
     def _commit(self, writes: list[Write]) -> list[int]:
         connection = self._connection
@@ -247,12 +260,15 @@ class Writer:
     def _mend(self, error: SpoolError) -> None:
         """Trust nothing: fail every write until a reopened store has passed a transaction."""
         connection, self._connection = self._connection, None
+        if connection is not None and self._database.gone():
+            error = SpoolGone(error.reason)  # what a look at the wrong file found is not the cause
         self._owner.health(error)
         while self._connection is None:
             try:
                 self._connection = self._mender.mend(connection, error, self._doubtful)
             except SpoolError as again:
-                connection = None
+                if not isinstance(again, SpoolGone):
+                    connection = None
                 # what was corrupt stays so until it is rebuilt, whatever else goes wrong
                 error = error if isinstance(error, SpoolCorrupt) else again
                 self._fail_for(self._mender.pause(), error)
