@@ -75,6 +75,7 @@ def load(path: Path | str) -> Settings:
     """The settings that the file and all it names make; raises ConfigErrors."""
     loader = _Loader(Path(path))
     loader.read(Path(path), str(path), None)
+    loader.refuse_silence(str(path))
     return loader.settings(Path(path))
 
 
@@ -128,6 +129,11 @@ class _Loader:
         self._open.append(real)
         self.take(Source.of(text, shown, short_name(path, self._folder)), path.parent)
         self._open.pop()
+
+    def refuse_silence(self, shown: str) -> None:
+        """A file without a statement is one that is being written, or was emptied by accident."""
+        if not (self._items or self._settings or self._problems or self._broken):
+            self._complain(None, shown, "there is no statement in it", "expected at least one")
 
     def take(self, source: Source, folder: Path) -> None:
         """Read a text's statements, and what they include, in order."""
