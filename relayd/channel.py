@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorFDSet, IReadDescriptor
+from twisted.internet.threads import deferToThreadPool
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -14,6 +17,11 @@ Reactor = Any
 """Time, sockets, threads, processes: no one interface of Twisted's has them all."""
 
 _READ = 4096  # octets; a message is a word
+
+
+def in_thread(reactor: Reactor) -> Callable[..., Deferred[Any]]:
+    """Calls a function in a thread of the reactor's pool, and fires with what it returns."""
+    return partial(deferToThreadPool, reactor, reactor.getThreadPool())
 
 
 @implementer(IReadDescriptor)

@@ -5,15 +5,13 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
-from twisted.internet.threads import deferToThreadPool
 
 from relayd import portions
-from relayd.channel import Reactor
+from relayd.channel import Reactor, in_thread
 from relayd.config import Listener, Settings
 from relayd.current import Current, Enquiry
 from relayd.dns.resolver import Resolver
@@ -94,7 +92,7 @@ def keeper_of(reactor: Reactor, settings: Settings, resolver: Resolver) -> Keepe
         reactor,
         TokenFiles(settings.spool / "oauth"),
         web_of(reactor, settings, resolver),
-        partial(deferToThreadPool, reactor, reactor.getThreadPool()),
+        in_thread(reactor),
         time.time,
     )
 
@@ -171,7 +169,7 @@ class Gateway(Service):
         self._logins = Logins(
             lambda: self._current.settings.secrets,
             log,
-            partial(deferToThreadPool, reactor, reactor.getThreadPool()),
+            in_thread(reactor),
             self._tokens,
         )
         self.shards = tuple(self._shard(number, bridge) for number in shards)

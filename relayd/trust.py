@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from functools import partial
 
-from twisted.internet.threads import deferToThreadPool
-
-from relayd.channel import Reactor
+from relayd.channel import Reactor, in_thread
 from relayd.config import Settings
 from relayd.config.tls import level_for
 from relayd.dns.resolver import Resolver
@@ -41,9 +38,9 @@ class Trust:
         self._reactor = reactor
         self._log = log
         self._resolver = resolver
-        in_thread = partial(deferToThreadPool, reactor, reactor.getThreadPool())
+        threads = in_thread(reactor)
         ledger = TlsLedger(now.spool)
-        results = TlsResults(reactor, ledger, in_thread, log, lambda: settings().tls_reports)
+        results = TlsResults(reactor, ledger, threads, log, lambda: settings().tls_reports)
         self._policies = StsPolicies(
             resolver,
             _fetch(reactor, now, resolver),
@@ -60,7 +57,7 @@ class Trust:
             resolver,
             lambda: Https(reactor, Hosts(resolver), authorities=settings().tls_authorities),
             submit,
-            in_thread,
+            threads,
             log,
             lambda: settings().tls_reports,
             now.hostname,

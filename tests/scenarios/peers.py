@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.server
 import imaplib
 import mailbox
 import os
@@ -10,7 +11,9 @@ import poplib
 import re
 import signal
 import socket
+import ssl
 import subprocess
+import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from urllib.parse import quote, unquote
@@ -378,6 +381,26 @@ service auth {{
 """
 
 PASSWORD = "correct horse"
+
+
+def https(
+    scenario: Scenario,
+    listening: socket.socket,
+    handler: type[http.server.BaseHTTPRequestHandler],
+    chain: Path,
+    key: Path,
+) -> None:
+    """Serve HTTPS on this socket, which is in a namespace perhaps, until the scenario ends."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(chain, key)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler, False)
+    server.socket.close()
+    listening.setblocking(True)
+    server.socket = context.wrap_socket(listening, server_side=True)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, args=(0.1,), daemon=True).start()
+    scenario.addCleanup(server.server_close)
+    scenario.addCleanup(server.shutdown)
 
 
 class Dovecot:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import http.server
 import json
-import ssl
-import threading
 from typing import Any, ClassVar
 
 from tests.certs import DAY, Authority
@@ -94,16 +92,7 @@ class Sts(Scenario):
     def serve(self, listening: Any, name: str, *names: str, over: bool = False) -> None:  # noqa: ANN401
         times = {"start": -3 * DAY, "end": -DAY} if over else {}
         chain, key = self.authority.issue(*names, **times).write(self.rooms, name)  # type: ignore[arg-type]
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(chain, key)
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Policies, False)
-        server.socket.close()
-        listening.setblocking(True)
-        server.socket = context.wrap_socket(listening, server_side=True)
-        server.daemon_threads = True
-        threading.Thread(target=server.serve_forever, args=(0.1,), daemon=True).start()
-        self.addCleanup(server.server_close)
-        self.addCleanup(server.shutdown)
+        peers.https(self, listening, Policies, chain, key)
 
     def outcome(self, name: str) -> dict[str, Any]:
         ident = self.relay.send("ann@back.example", [f"bob@{name}.example"])

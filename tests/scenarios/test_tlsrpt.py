@@ -9,10 +9,7 @@ import email.policy
 import gzip
 import http.server
 import json
-import socket
 import sqlite3
-import ssl
-import threading
 import unittest
 from email.message import EmailMessage
 from typing import Any, ClassVar
@@ -92,7 +89,7 @@ class TlsReports(Scenario):
         (tls / "authority.pem").write_bytes(authority.pem)
         names = ["tell.example", "mta-sts.good.example", "mta-sts.wrong.example"]
         chain, key = authority.issue(*names).write(tls, "web")
-        self.serve(web.bind("192.0.2.20", 443)(), chain, key)
+        peers.https(self, web.bind("192.0.2.20", 443)(), Web, chain, key)
         chain, key = authority.issue("mx1.example").write(tls, "mx")
         self.mx = peers.Postfix(
             self,
@@ -120,18 +117,6 @@ class TlsReports(Scenario):
             settings=f"resolver 192.0.2.53:53\ntls-authorities {tls / 'authority.pem'}\n"
             f"tls-reports from tls@back.example dkim mail {tls / 'dkim.key'}\n",
         )
-
-    def serve(self, listening: socket.socket, chain: Any, key: Any) -> None:  # noqa: ANN401
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(chain, key)
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Web, False)
-        server.socket.close()
-        listening.setblocking(True)
-        server.socket = context.wrap_socket(listening, server_side=True)
-        server.daemon_threads = True
-        threading.Thread(target=server.serve_forever, args=(0.1,), daemon=True).start()
-        self.addCleanup(server.server_close)
-        self.addCleanup(server.shutdown)
 
     def told(self, domain: str, day: str = "") -> dict[str, Any]:
         """What `relayctl` says would be told."""
