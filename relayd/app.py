@@ -39,6 +39,7 @@ from relayd.relay.enrolment import Enrolment
 from relayd.spool.errors import SpoolError, SpoolLocked
 from relayd.spool.lock import Lock
 from relayd.supervisor import Orders, Supervisor
+from relayd.turns import own_reactor
 from relayd.watch import Watch
 
 
@@ -62,8 +63,7 @@ class Options(usage.Options):
 
 def makeService(options: Options) -> IService:
     """The whole of relayd as one service. A bad configuration ends the process with status 1."""
-    from twisted.internet import reactor
-
+    reactor = own_reactor()
     prepare_process(reactor)
     handed = handed_over(AT_START, os.getpid())
     reread = partial(load, Path(options["config"])) if options["config"] else _embedded

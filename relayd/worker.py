@@ -10,7 +10,6 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred
 from twisted.python import log as twisted_log
 from twisted.python.failure import Failure
@@ -28,8 +27,9 @@ from relayd.reading import aside
 from relayd.spool.errors import SpoolError
 from relayd.supervisor import CHANNEL_FD, DRAIN, FIRST_SOCKET_FD, READY, Orders
 from relayd.tally import Tally
+from relayd.turns import own_reactor
 
-reactor: Reactor = _reactor
+reactor: Reactor = own_reactor()
 
 
 class Worker:
