@@ -20,9 +20,10 @@ class Echo(Protocol):
     """Says what it hears; breaks at the word, or at the end if it heard the other."""
 
     def dataReceived(self, data: bytes) -> None:
+        factory: Any = self.factory
         if data == b"break":
             raise ArithmeticError(data)
-        self.factory.heard += data  # type: ignore[union-attr]
+        factory.heard += data
         self.transport.write(data)  # type: ignore[union-attr]
 
     def connectionLost(self, reason: Failure | None = None) -> None:
@@ -36,10 +37,12 @@ class Turns(SynchronousTestCase):
     def setUp(self) -> None:
         self.reactor: Any = LeanReactor()
         self.addCleanup(self.reactor._poller.close)
-        self.factory: Any = Factory.forProtocol(Echo)
-        self.factory.noisy = False
-        self.factory.heard = b""
-        self.factory.ended = 0
+        factory: Any = Factory()
+        factory.protocol = Echo
+        factory.noisy = False
+        factory.heard = b""
+        factory.ended = 0
+        self.factory = factory
         self.port = self.reactor.listenTCP(0, self.factory, interface="127.0.0.1")
 
     def client(self, data: bytes) -> socket.socket:
