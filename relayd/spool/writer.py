@@ -25,7 +25,7 @@ MAX_WRITES = 256  # requests in one transaction: more gains little, and their an
 MAX_OCTETS = 16 << 20  # ... and their content
 COMPANY = 3  # requests in a batch that say: as many are on their way again
 ENOUGH = 20  # requests that need no more company; bounds the outcomes not yet recorded
-GATHER = 0.005  # seconds to wait for them: a COMMIT shared by more is a cheaper one for each
+GATHER = 0.006  # seconds to wait for them: a COMMIT shared by more is a cheaper one for each
 CHECKPOINT_SHORT = 1 << 20  # octets of log worth copying back when space is short
 CHECKPOINT_IDLE = 4 << 20  # ... when nobody waits
 CHECKPOINT_ALWAYS = 12 << 20  # ... and when somebody does
@@ -137,7 +137,7 @@ class Writer:
         self._again.clear()
         inbox, octets = self._inbox, 0
         if self._last >= COMPANY:
-            inbox.wait(min(self._last, ENOUGH), GATHER)
+            inbox.wait(ENOUGH, GATHER)
         if not writes:
             inbox.wait(1, REST if self._log else None)
             if not inbox:
