@@ -27,7 +27,7 @@ FLOORS = (
     {"ops"},
     {"intake", "relay", "config"},
     {"smtp", "rules", "spool", "report", "tls"},
-    {"mail", "dns", "login", "tally", "channel", "wire", "turns", "activation"},
+    {"mail", "dns", "login", "tally", "channel", "wire", "strand", "turns", "activation"},
 )
 FLOOR = {name: number for number, names in enumerate(reversed(FLOORS)) for name in names}
 
@@ -43,6 +43,7 @@ RIM = {
     "letters",
     "channel",
     "wire",
+    "strand",
     "turns",
     "intake",
     "relay",

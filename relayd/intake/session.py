@@ -37,6 +37,7 @@ from relayd.smtp.events import (
     XClient,
 )
 from relayd.smtp.state import State
+from relayd.strand import spawn
 from relayd.tls.binding import channel_bindings
 from relayd.tls.words import reason as words
 from relayd.wire import Wire
@@ -242,9 +243,15 @@ class Session(Protocol):
     def _commit(self) -> None:
         """The one thing worth waiting for."""
         self._vigil.enter(Phase.COMMIT)
-        verdict = Deferred.fromCoroutine(self._reception.end_of_content())
-        verdict.addCallbacks(self._committed, self._commit_failed)
-        verdict.addErrback(self._answer_failed)
+        spawn(self._end_of_content(), self._answer_failed)
+
+    async def _end_of_content(self) -> None:
+        try:
+            reply = await self._reception.end_of_content()
+        except Exception as error:
+            self._commit_failed(error)
+        else:
+            self._committed(reply)
 
     def _committed(self, reply: Reply) -> None:
         if self._vigil.phase is not Phase.COMMIT:
@@ -258,8 +265,8 @@ class Session(Protocol):
             self._pump()
             self._regulate()
 
-    def _commit_failed(self, failure: Failure) -> None:
-        self._house.premises.log.trouble("session failed", error=repr(failure.value))
+    def _commit_failed(self, error: Exception) -> None:
+        self._house.premises.log.trouble("session failed", error=repr(error))
         if self._vigil.phase is Phase.COMMIT:
             self._vigil.phase = Phase.COMMAND
             self._dismiss(_BUG, "bug")

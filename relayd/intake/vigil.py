@@ -21,6 +21,10 @@ class Phase(enum.Enum):
     CLOSING = "closing"  # for the peer to take the last reply
 
 
+def _nobody() -> None:
+    """There is nobody left who could be late."""
+
+
 class Vigil:
     """Watches one session. A deadline belongs to the phase, not to the last octet.
 
@@ -54,6 +58,7 @@ class Vigil:
 
     def end(self) -> None:
         """It is over."""
+        self._late = _nobody  # or session and vigil would hold each other
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from dataclasses import dataclass
 
-from twisted.internet.defer import Deferred
 from zope.interface import Interface
 
 from relayd.mail.delivery import Delivery
@@ -32,11 +32,11 @@ class ICourier(Interface):
     def deliver(  # zope's interfaces have no self
         delivery: Delivery,  # noqa: N805
         hop: Hop,
-    ) -> Deferred[tuple[Outcome, ...]]:
-        """Try once. Fires with exactly one Outcome per record, in order.
+    ) -> Awaitable[tuple[Outcome, ...]]:
+        """Try once; exactly one Outcome per record, in order.
 
-        Mail trouble is an Outcome, never an errback; an errback is a bug in the courier and is
-        settled as transient.
+        Mail trouble is an Outcome, never an exception; an exception is a bug in the courier and
+        is settled as transient.
         """
 
     def apply(limits: Limits) -> None:  # noqa: N805

@@ -22,6 +22,7 @@ from relayd.relay.limits import Limits
 from relayd.relay.settling import Settling, Shelf
 from relayd.relay.verdict import speaks_against_destination
 from relayd.spool.queue import Lane, Queue, Standing
+from relayd.strand import spawn
 
 _TICK = 60.0  # seconds between two looks at the wall clock, which may jump
 _STEP = 1000  # lanes taken up per reactor turn
@@ -322,7 +323,7 @@ class Lines:
 
     def spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
         """Run it; an error in it is a bug, and logged as such."""
-        Deferred.fromCoroutine(coroutine).addErrback(self._broken)
+        spawn(coroutine, self._broken)
 
     def _broken(self, failure: Failure) -> None:
         self._log.trouble("bug", why=failure.getTraceback())

@@ -6,7 +6,8 @@ both of which the protocol core knows; the difference left here is where a conne
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Hashable, Iterable, Sequence
+from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
 from zope.interface import implementer
@@ -63,18 +64,28 @@ class Courier:
         self._protection = protection
         self._logins = logins
         self._pool = Pool(reactor, self._limits)
-        self._under_way: set[Deferred[tuple[Outcome, ...]]] = set()
+        self._walks: set[Deferred[None]] = set()  # to be cut short, whatever they wait for
         self._aborted = False
         self._shy: dict[Endpoint, float] = {}  # did not answer: until when to try others first
 
-    def deliver(self, delivery: Delivery, hop: Hop) -> Deferred[tuple[Outcome, ...]]:
+    async def deliver(self, delivery: Delivery, hop: Hop) -> tuple[Outcome, ...]:
         """See ICourier."""
         attempt = _Attempt(delivery)
-        done = Deferred.fromCoroutine(self._deliver(attempt, hop))
-        if not done.called:
-            self._under_way.add(done)
-            done.addBoth(self._ended, done)
-        return done
+        try:
+            key: Hashable = hop
+            if self._protection is not None:
+                key = self._protection.key(hop, delivery)
+            if not await self._by_kept_connection(attempt, key) and not self._aborted:
+                await self._seeking(self._walk(attempt, hop, key))
+        except CancelledError:
+            pass
+        except OSError as error:
+            attempt.trouble = postponed(
+                "4.3.0", "Content cannot be read", blame=Blame.RECIPIENT, why=str(error)
+            )
+        if self._aborted:
+            attempt.trouble = _CUT_OFF
+        return attempt.outcomes()
 
     def apply(self, limits: Limits) -> None:
         """New settings; they hold for what begins from now on."""
@@ -87,8 +98,8 @@ class Courier:
     def abort(self) -> None:
         """See ICourier."""
         self._aborted = True
-        for delivery in list(self._under_way):
-            delivery.cancel()
+        for walk in list(self._walks):
+            walk.cancel()
         self._pool.abort()
 
     @property
@@ -96,33 +107,23 @@ class Courier:
         """Open sockets to next hops."""
         return len(self._pool.connections)
 
-    def _ended(
-        self, result: tuple[Outcome, ...], done: Deferred[tuple[Outcome, ...]]
-    ) -> tuple[Outcome, ...]:
-        self._under_way.discard(done)
-        return result
-
     # one delivery
 
-    async def _deliver(self, attempt: _Attempt, hop: Hop) -> tuple[Outcome, ...]:
+    async def _by_kept_connection(self, attempt: _Attempt, key: Hashable) -> bool:
+        """Whether nobody is left who has to go elsewhere."""
+        connection = self._pool.take(key)  # the one it had may be over by now
+        while connection is not None and await self._use(connection, attempt, key, kept=True):
+            connection = self._pool.take(key)
+        return not attempt.pending
+
+    async def _seeking(self, walk: Coroutine[Deferred[Any], Any, None]) -> None:
+        """A walk that `abort` can cut short."""
+        seeking = Deferred.fromCoroutine(walk)
+        self._walks.add(seeking)
         try:
-            key: Hashable = hop
-            if self._protection is not None:
-                key = self._protection.key(hop, attempt.delivery)
-            connection = self._pool.take(key)  # the one it had may be over by now
-            while connection is not None and await self._use(connection, attempt, key, kept=True):
-                connection = self._pool.take(key)
-            if attempt.pending:
-                await self._walk(attempt, hop, key)
-        except CancelledError:
-            pass
-        except OSError as error:
-            attempt.trouble = postponed(
-                "4.3.0", "Content cannot be read", blame=Blame.RECIPIENT, why=str(error)
-            )
-        if self._aborted:
-            attempt.trouble = _CUT_OFF
-        return attempt.outcomes()
+            await seeking
+        finally:
+            self._walks.discard(seeking)
 
     async def _walk(self, attempt: _Attempt, hop: Hop, key: Hashable) -> None:
         """Every address of every host in order, until nobody is left who may go elsewhere."""

@@ -28,6 +28,10 @@ class Limits:
 _DEAF = frozenset({State.NEW, State.HANDSHAKE, State.CLOSED})
 
 
+def _nothing() -> None:
+    """Nobody is heard any more."""
+
+
 class Exchange:
     """Input and output of one session, and whose turn it is; `Server` adds the commands."""
 
@@ -134,6 +138,7 @@ class Exchange:
 
     def _close(self) -> None:
         self.state = State.CLOSED
+        self._read = _nothing  # a method of ours would hold us for the garbage collector
         self._asked = None
         self._input.clear()
 

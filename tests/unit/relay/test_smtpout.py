@@ -87,7 +87,7 @@ class CourierCase(TestCase):
         return succeed(self.endpoints)
 
     def deliver(self, delivery: Delivery, hop: Hop = HOP) -> Deferred[tuple[Outcome, ...]]:
-        return self.courier.deliver(delivery, hop)
+        return Deferred.fromCoroutine(self.courier.deliver(delivery, hop))
 
 
 def a_delivery(
