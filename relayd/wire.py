@@ -25,14 +25,16 @@ class Wire:
         """Send, now or by and by; silence on a connection that is lost."""
         transport = self._transport
         if self._at_once and transport.connected and not transport.TLS:
-            sent = transport.writeSomeData(data)
+            try:
+                sent = transport.socket.send(data)
+            except OSError:
+                sent = 0
             if sent == len(data):
                 return
             # The rest waits its turn, and what follows must not overtake it. So does all of it
             # after an error, which the reactor will meet and report as the connection's end.
             self._at_once = False
-            if isinstance(sent, int):
-                data = data[sent:]
+            data = data[sent:]
         transport.write(data)
 
     @property

@@ -5,8 +5,6 @@ from __future__ import annotations
 import unittest
 from typing import Any
 
-from twisted.internet import main
-from twisted.internet.error import ConnectionLost
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.tcp import Connection
 from twisted.internet.testing import StringTransport
@@ -20,15 +18,18 @@ class Socket(Connection):
 
     def __init__(self, room: int) -> None:
         self.room = room
+        self.socket: Any = self
         self.connected = True
         self.TLS = False
         self.sent = b""
         self.buffered: list[bytes] = []
         self.lost = False
 
-    def writeSomeData(self, data: bytes) -> int | ConnectionLost:
+    def send(self, data: bytes) -> int:
         if self.lost:
-            return main.CONNECTION_LOST
+            raise ConnectionResetError
+        if not self.room:
+            raise BlockingIOError
         taken, self.room = data[: self.room], self.room - len(data[: self.room])
         self.sent += taken
         return len(taken)
