@@ -50,7 +50,7 @@ class Spool(Protocol):
     def room(self, size: int) -> bool:
         """Whether this many octets fit above the floor of free bytes and inodes."""
 
-    def create(self) -> AnyDraft:
+    def create(self, *, pure: bool = False) -> AnyDraft:
         """Begin a message."""
 
 
@@ -284,7 +284,7 @@ class Reception:
         self._failure = None
         self._eight_bit = False
         try:
-            draft = self._draft = premises.spool.create()
+            draft = self._draft = premises.spool.create(pure=True)  # the core lets nothing else by
             self._trace = premises.trace.received(
                 transaction.client, draft.ident, transaction.sole_recipient, premises.clock()
             )

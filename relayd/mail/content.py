@@ -15,6 +15,10 @@ class Content(Protocol):
     def size(self) -> int:
         """Length in octets."""
 
+    @property
+    def pure(self) -> bool:
+        """Proven free of bare CR, bare LF and NUL since it came; False: nobody has looked."""
+
     def chunks(self, start: int = 0) -> Iterator[bytes]:
         """The octets from `start` on, in pieces of at most CHUNK; raises OSError."""
 
@@ -26,6 +30,7 @@ class BytesContent:
     """Content held in memory."""
 
     __slots__ = ("data",)
+    pure = False
 
     def __init__(self, data: bytes) -> None:
         self.data = data
@@ -53,6 +58,7 @@ class SplicedContent:
     """Content whose first `header_size` octets are replaced by another header section."""
 
     __slots__ = ("_content", "_header", "_header_size")
+    pure = False
 
     def __init__(self, header: bytes, content: Content, header_size: int) -> None:
         self._header = header

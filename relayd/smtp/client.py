@@ -109,7 +109,9 @@ class Client:
     def send(self, transaction: Transaction) -> None:
         """Begin a transaction; only after Ready, TlsRefused or a reusable TransactionDone."""
         commands = commands_for(transaction, self.extensions)
-        progress = Progress(len(transaction.recipients), transaction.size, commands)
+        progress = Progress(
+            len(transaction.recipients), transaction.size, commands, pure=transaction.pure
+        )
         self._progress = progress
         if self.closed:
             progress.abandon(_NO_SESSION, Stage.IDLE)
@@ -135,7 +137,7 @@ class Client:
         progress, sending = self._progress, self._sending
         if progress is None or sending is None or not chunk:
             return
-        if self._purity.offence(chunk) is not None:
+        if not progress.pure and self._purity.offence(chunk) is not None:
             self._abandon(progress, BARE, "content of ours with a bare CR, a bare LF or a NUL")
         elif isinstance(sending, DotStuffer):
             self._output.append(sending.feed(chunk))

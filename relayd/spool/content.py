@@ -51,12 +51,13 @@ class Room:
 class Warm:
     """The pieces of one content, in memory until they are sent for the first time."""
 
-    __slots__ = ("_octets", "_room", "pieces")
+    __slots__ = ("_octets", "_room", "pieces", "pure")
 
     def __init__(self, room: Room) -> None:
         self._room = room
         self._octets = 0
         self.pieces: list[bytes] = []
+        self.pure = False
 
     def hold(self, octets: int) -> bool:
         """Have room for so many in all, if there is."""
@@ -91,6 +92,11 @@ class FileContent:
         self._parity = parity
         self._damaged = damaged  # called, from the reading thread, with what is wrong
         self._warm = warm
+
+    @property
+    def pure(self) -> bool:
+        """What comes from memory may be; a file is looked at again."""
+        return self._warm is not None and self._warm.pure
 
     def chunks(self, start: int = 0) -> Iterator[bytes]:
         """The octets from `start` on; raises OSError, before the end, if the file is damaged."""

@@ -31,6 +31,7 @@ class Draft:
         "_in_file",
         "_parity",
         "_pieces",
+        "_pure",
         "_threshold",
         "_trouble",
         "_warm",
@@ -44,6 +45,8 @@ class Draft:
         files: ContentFiles,
         threshold: int,
         commit: Callable[[Draft, Submission], Awaitable[Accepted]],
+        *,
+        pure: bool = False,
     ) -> None:
         self.ident = ident
         self.size = 0
@@ -51,6 +54,7 @@ class Draft:
         self._threshold = threshold
         self._commit = commit
         self._pieces: list[bytes] = []
+        self._pure = pure
         self._parity = 0
         self._fd = -1
         self._in_file = False
@@ -133,6 +137,7 @@ class Draft:
         warm, self._warm = self._warm, None
         if warm is not None:
             warm.pieces = self._pieces
+            warm.pure = self._pure
         return self._files.content(self.ident, self.size, self._parity, warm)
 
     def sync(self) -> None:

@@ -52,8 +52,8 @@ class Store(Protocol):
     def new_ident(self) -> int:
         """An identifier never given before, later than all others."""
 
-    def create(self) -> AnyDraft:
-        """Begin to take in a message."""
+    def create(self, *, pure: bool = False) -> AnyDraft:
+        """Begin to take in a message. `pure`: see Content; whoever writes it has looked."""
 
     def settle(
         self, settlements: Sequence[Settlement], reports: Sequence[NewMessage] = ()

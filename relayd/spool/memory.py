@@ -94,7 +94,7 @@ class MemorySpool:
         self._last_us = max(self._last_us + 1, int(self._clock() * 1e6))
         return make_ident(self._last_us, self._shard)
 
-    def create(self) -> MemoryDraft:
+    def create(self, *, pure: bool = False) -> MemoryDraft:
         """Begin to take in a message."""
         return MemoryDraft(self.new_ident(), self)
 

@@ -186,9 +186,9 @@ class Spool:
         """So many more transactions are open (or fewer): each may be a message soon."""
         self._writer.expected += change
 
-    def create(self) -> Draft:
+    def create(self, *, pure: bool = False) -> Draft:
         """Begin to take in a message."""
-        return Draft(self.new_ident(), self._files, self._threshold, self._commit)
+        return Draft(self.new_ident(), self._files, self._threshold, self._commit, pure=pure)
 
     def _commit(self, draft: Draft, submission: Submission) -> Awaitable[Accepted]:
         promise: Promise[Accepted] = self._bridge.promise()

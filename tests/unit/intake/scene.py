@@ -164,7 +164,7 @@ class FakeSpool:
     def room(self, size: int) -> bool:
         return size < self.free
 
-    def create(self) -> FakeDraft:
+    def create(self, *, pure: bool = False) -> FakeDraft:
         self.drafts.append(FakeDraft(self, make_ident(next(self._idents), 0)))
         return self.drafts[-1]
 

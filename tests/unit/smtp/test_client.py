@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import unittest
+from dataclasses import replace
+from unittest.mock import patch
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,6 +24,7 @@ from relayd.smtp.events import (
     Unwelcome,
 )
 from relayd.smtp.extensions import Extensions
+from relayd.smtp.framing import Purity
 from tests.unit.smtp.strategies import BOUNDED, cuts_of
 
 A, B, C = (Mailbox(local, "example.com") for local in "abc")
@@ -604,6 +607,14 @@ class TestOwnContent(unittest.TestCase):
             self.assertNotIn(b".\r\n", said)
             self.assertEqual(talk.outcome(), ["554 content"])
             self.assertTrue(talk.client.closed)
+
+    def test_what_was_proven_when_it_came_is_not_looked_through_again(self) -> None:
+        talk = Talk()
+        talk.send(replace(transaction(A), pure=True))
+        talk.hear("250 ok", "250 ok", "354 go")
+        with patch.object(Purity, "offence", side_effect=AssertionError):
+            said = talk.content(b"a\r\n")
+        self.assertEqual(said, b"a\r\n.\r\n")
 
 
 _replies = st.sampled_from(

@@ -43,6 +43,19 @@ class WarmTests(unittest.TestCase):
             assert octets(content) == BIG
             assert content.tail(2) == BIG[-2:]
 
+    def test_it_is_pure_as_long_as_it_is_what_came_in(self) -> None:
+        with opened(self.directory) as harness:
+            for vouched in (True, False):
+                draft = harness.spool.create(pure=vouched)
+                draft.write(BIG)
+                message, _ = harness.bridge.wait(draft.commit(submission()))
+                assert message.content.pure is vouched
+                octets(message.content)
+                assert not message.content.pure  # from here on it is what a file says
+                loaded = harness.bridge.wait(harness.spool.load(message.ident))
+                assert loaded is not None
+                assert not loaded[0].content.pure
+
     def test_a_reading_may_begin_anywhere(self) -> None:
         for start in (0, 1, 69_999, 70_000, 70_001, len(BIG) - 1, len(BIG)):
             with opened(self.directory) as harness:
