@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sqlite3
 import threading
 import time
@@ -117,7 +116,6 @@ class Writer:
         self._inbox.put(SpoolCorrupt(error.reason), urgent=True)
 
     def _run(self) -> None:
-        _let_others_finish()
         while not (self._stopping and not self._again):
             try:
                 writes = self._take()
@@ -295,15 +293,6 @@ class Writer:
             item = self._inbox.take()
             self._stopping = item is None
             writes = [item] if isinstance(item, Write) else []
-
-
-def _let_others_finish() -> None:
-    """Wake up without pushing the reactor, a client or a next hop off their core (sched(7)).
-
-    What they do meanwhile is in the next batch.
-    """
-    with contextlib.suppress(OSError):
-        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
 def _answer(answers: Answers) -> None:
