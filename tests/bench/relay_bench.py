@@ -19,7 +19,7 @@ from pathlib import Path
 
 from tests.bench.jobs import JOBS, Job, Sink, send
 from tests.bench.plot import draw_rates
-from tests.bench.servers import SERVERS, Relayd, Server, needs, remove
+from tests.bench.servers import SERVERS, Relayd, Server, needs, packaged_python, remove
 from tests.bench.tunnels import before_server, before_sink
 from tests.bench.usage import Peak, cpu_seconds, prefer
 
@@ -155,7 +155,7 @@ def options_of(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="a tenth of the messages, one pair")
     parser.add_argument("--syncs", action="store_true", help="count fsyncs (needs strace)")
     parser.add_argument("--nice", type=int, default=0, help="of load and servers, when others work")
-    parser.add_argument("--python", default=sys.executable, help="that runs relayd")
+    parser.add_argument("--python", default="", help="that runs relayd (as the package does)")
     parser.add_argument("--folder", type=Path, default=Path("/var/tmp"), help="on a real disk")
     parser.add_argument("--plot", type=Path, help="draw the rates here, .svg or .png")
     parser.add_argument("--json", type=Path, help="write all runs here; or add to those in it")
@@ -174,6 +174,7 @@ def main(arguments: Sequence[str] = sys.argv[1:]) -> int:
         print("nothing to measure")
         return 1
     Relayd.python = options.python
+    print(f"relayd runs on {options.python or packaged_python()}")
     prefer.nice = options.nice
     wanted = options.jobs.split(",")
     jobs = [job.quick() if options.quick else job for job in JOBS if job.name in wanted]

@@ -11,6 +11,7 @@ import datetime
 import os
 import re
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -23,7 +24,7 @@ from tests.bench import depth, growth, kill, latency, strain
 from tests.bench.jobs import JOBS, Job
 from tests.bench.plot import draw_lines, draw_rates
 from tests.bench.relay_bench import Run, measure, ratios, table
-from tests.bench.servers import SERVERS, needs
+from tests.bench.servers import SERVERS, needs, packaged_python
 from tests.scenarios.harness import CHECKOUT
 
 PAGE = CHECKOUT / "docs/performance.md"
@@ -206,11 +207,16 @@ def machine(base: Path) -> str:
     mounts = [line.split()[:3] for line in Path("/proc/self/mounts").read_text().splitlines()]
     under = [(len(point), kind) for _, point, kind in mounts if base.is_relative_to(point)]
     files = max(under)[1]
-    python = ".".join(map(str, sys.version_info[:3]))
+    ask = "import platform, twisted; print(platform.python_version(), twisted.__version__)"
+    told = subprocess.run(
+        [packaged_python(), "-c", ask], capture_output=True, text=True, check=True
+    )
+    python, twisted = told.stdout.split()
+    whose = " as Debian has them" if packaged_python().startswith("/usr/") else ""
     return (
         f"Measured on {datetime.date.today():%d %B %Y} on {virtual} with {os.cpu_count()} cores"
         f" ({model.group(1).strip() if model else 'unknown'}), its queues on {files}, Linux "
-        f"{os.uname().release.partition('-')[0]}, Python {python}; its load average was "
+        f"{os.uname().release.partition('-')[0]}, Python {python} and Twisted {twisted}{whose}; its load average was "
         f"{os.getloadavg()[0]:.1f} when the measurement began."
     )
 

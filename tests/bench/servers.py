@@ -7,9 +7,11 @@ job needs. All log, and all have their queue on the same disk.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -82,12 +84,25 @@ class Nothing(Server):
         self.port = self.sink
 
 
+@functools.cache
+def packaged_python() -> str:
+    """What relayd's Debian package runs on, where all that it needs is here; else our own."""
+    debian = "/usr/bin/python3"
+    there = (
+        Path(debian).exists()
+        and not subprocess.run(
+            [debian, "-c", "import relayd.app"], cwd=CHECKOUT, capture_output=True, check=False
+        ).returncode
+    )
+    return debian if there else sys.executable
+
+
 class Relayd(Server):
     """relayd with one worker; subclasses have more."""
 
     name = "relayd-1"
     workers: ClassVar[int] = 1
-    python: ClassVar[str] = sys.executable
+    python: ClassVar[str] = ""  # that runs it; empty: as packaged
     settings: ClassVar[str] = ""
 
     def start(self) -> None:
@@ -111,7 +126,14 @@ class Relayd(Server):
                 ]
             )
         )
-        command = [*self.before, self.python, "-c", _TWISTD, "-n", "--pidfile="]
+        command = [
+            *self.before,
+            self.python or packaged_python(),
+            "-c",
+            _TWISTD,
+            "-n",
+            "--pidfile=",
+        ]
         self._process = Process(
             [*command, "relayd", "--config", str(config)],
             self.folder / "log",
