@@ -22,6 +22,7 @@ from tests.bench.jobs import JOBS, Job, Sink, send
 from tests.bench.servers import Relayd
 from tests.bench.usage import cpu_times
 
+LOOP = "the reactor itself"
 STATIONS = (  # the first that matches a module's path below relayd/
     ("session: intake's rim", r"intake/(session|factory|listener|house|limits)|wire"),
     (
@@ -36,10 +37,10 @@ STATIONS = (  # the first that matches a module's path below relayd/
     ("dispatch and settling", r"relay/(dispatch|settling|limits|verdict|route|sweep)|spool/queue"),
     ("courier and smtp client", r"relay/|smtp/"),
     ("log", r"ops/"),
+    (LOOP, r"turns|strand"),
     ("values", r"mail/"),
     ("wiring", r""),
 )
-LOOP = "the reactor itself"
 _MODULE = re.compile(r"\(relayd/([a-z_/]+)\.py:\d+\)")
 
 
