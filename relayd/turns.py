@@ -7,7 +7,6 @@ CPU of a message.
 
 from __future__ import annotations
 
-import errno
 import sys
 from typing import Any
 
@@ -25,14 +24,7 @@ class LeanReactor(EPollReactor):
         """Wait up to so many seconds (None: for ever) for events, and see to each of them."""
         reactor: Any = self  # Twisted has no types for its insides
         selectables = reactor._selectables
-        try:
-            events = reactor._poller.poll(
-                _FOR_EVER if timeout is None else timeout, len(selectables)
-            )
-        except OSError as error:
-            if error.errno == errno.EINTR:
-                return
-            raise
+        events = reactor._poller.poll(_FOR_EVER if timeout is None else timeout, len(selectables))
         serve = reactor._doReadOrWrite
         for fd, event in events:
             selectable = selectables.get(fd)  # None: it went while others had their turn

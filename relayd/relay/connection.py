@@ -157,6 +157,7 @@ class Connection(Protocol):
         self._recipients = 0
         self._content: Content | None = None
         self._chunks: Iterator[bytes] | None = None
+        self._pure = False  # they were looked through when they came
         self._asked = False  # the transport has asked for chunks
         self._carried: Deferred[TransactionDone] | None = None
         self._failure: Reply | None = None  # our own words for the end
@@ -280,8 +281,10 @@ class Connection(Protocol):
     def resumeProducing(self) -> None:
         """The transport has sent what it had: as many pieces as the socket takes, within reason."""
         wire = self._wire
-        if self._asked:  # the first time it only says that we are registered
+        if self._asked:
             wire.drained()
+        else:  # it only says that we are registered; what is read from now on is as it is now
+            self._pure = self._content is not None and self._content.pure
         self._asked = True
         for _ in range(BURST - 1):
             self._send_chunk()
@@ -304,7 +307,7 @@ class Connection(Protocol):
             self._end_chunks()
             self._core.end_content()
         else:
-            self._core.send_content(chunk)
+            self._core.send_content(chunk, pure=self._pure)
             now = self._watch.seconds()
             self.deadline = min(now + self._deadlines.block, self._limit)
         self._turn()

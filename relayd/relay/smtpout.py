@@ -291,7 +291,6 @@ class _Attempt:
             self._tail,
             envelope.require_tls and not connection.lmtp,  # RFC 8689 is about relaying
             envelope.smtputf8,
-            self.content.pure,
         )
 
     def take(self, connection: Connection, numbers: Sequence[int], done: TransactionDone) -> bool:

@@ -109,9 +109,7 @@ class Client:
     def send(self, transaction: Transaction) -> None:
         """Begin a transaction; only after Ready, TlsRefused or a reusable TransactionDone."""
         commands = commands_for(transaction, self.extensions)
-        progress = Progress(
-            len(transaction.recipients), transaction.size, commands, pure=transaction.pure
-        )
+        progress = Progress(len(transaction.recipients), transaction.size, commands)
         self._progress = progress
         if self.closed:
             progress.abandon(_NO_SESSION, Stage.IDLE)
@@ -132,12 +130,15 @@ class Client:
             queue.append((Stage.DATA, b"DATA\r\n"))
         self._send_queue()
 
-    def send_content(self, chunk: bytes) -> None:
-        """Content after SendContent; without effect once the transaction is over."""
+    def send_content(self, chunk: bytes, *, pure: bool = False) -> None:
+        """Content after SendContent; without effect once the transaction is over.
+
+        `pure`: somebody has looked for bare CR, bare LF and NUL already (see Content).
+        """
         progress, sending = self._progress, self._sending
         if progress is None or sending is None or not chunk:
             return
-        if not progress.pure and self._purity.offence(chunk) is not None:
+        if not pure and self._purity.offence(chunk) is not None:
             self._abandon(progress, BARE, "content of ours with a bare CR, a bare LF or a NUL")
         elif isinstance(sending, DotStuffer):
             self._output.append(sending.feed(chunk))

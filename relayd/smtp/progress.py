@@ -21,13 +21,11 @@ class Progress:
         "accepted",
         "bdat",
         "opened",
-        "pure",
         "size",
     )
 
-    def __init__(self, count: int, size: int, commands: Commands, *, pure: bool = False) -> None:
+    def __init__(self, count: int, size: int, commands: Commands) -> None:
         self.size = size  # octets of content
-        self.pure = pure  # ... which need not be looked through
         self.bdat = commands.bdat
         self.opened = False  # the server holds a transaction of ours
         self.accepted: list[int] = []  # recipients, by their number

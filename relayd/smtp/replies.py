@@ -51,10 +51,8 @@ def encode(reply: Reply, *, smtputf8: bool = False) -> bytes:
     if len(reply.lines) == 1:
         text = reply.lines[0]
         if len(text) <= MAX_TEXT and text.isascii() and text.isprintable():
-            code, subject = reply.code, reply.subject
-            if subject < 0:
-                return f"{code} {text}\r\n".encode()
-            return f"{code} {code // 100}.{subject}.{reply.detail} {text}\r\n".encode()
+            status = f"{reply.status} " if reply.subject >= 0 else ""
+            return f"{reply.code} {status}{text}\r\n".encode()
     wire = reply.wire()
     if (
         wire.count(b"\n") == wire.count(b"\r\n") == wire.count(b"\r") == (len(reply.lines) or 1)

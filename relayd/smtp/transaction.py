@@ -35,7 +35,6 @@ class Transaction:
     ends_with_crlf: bool = True  # else BDAT is used where possible, for DATA would add one
     require_tls: bool = False  # RFC 8689
     smtputf8: bool = False  # the originator asked for it; addresses that need it do, too
-    pure: bool = False  # the content need not be looked through for bare CR, bare LF and NUL
 
 
 # Permanent, each where its RFC says so: the next hop's offer will be the same in an hour.
