@@ -43,6 +43,8 @@ from relayd.tls.words import reason as words
 from relayd.wire import Wire
 
 HIGH_WATER = 65536  # octets of input held back: one read of Twisted's
+SIP = 65536  # octets of one read, as Twisted has it
+GULP = 4 * SIP  # ... while content comes faster than that
 
 _READY_FOR_TLS = Reply.of(220, "2.0.0", "Ready to start TLS")
 _NO_LOGIN = Reply.of(502, "5.5.1", "Not offered")
@@ -101,6 +103,9 @@ class Session(Protocol):
         if self._vigil.phase is not Phase.COMMIT and not self._unread:
             self._pump()
         self._regulate()
+        # each read has its price; only content may come in gulps, for only that is not held back
+        gulp = len(data) >= SIP and self._vigil.phase is Phase.CONTENT
+        self.transport.bufferSize = GULP if gulp else SIP
 
     def connectionLost(self, reason: Failure | None = None) -> None:
         """The session is over. A commit under way goes on: it may be durable already."""

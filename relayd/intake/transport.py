@@ -16,6 +16,7 @@ class Transport(Protocol):
     """What a session uses of Twisted's TCP and TLS transports."""
 
     protocol: AnyProtocol  # who hears what comes; TLS takes its place
+    bufferSize: int  # octets of one read at most
 
     def write(self, data: bytes) -> None:
         """Send, by and by."""

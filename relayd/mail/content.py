@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Protocol
 
-CHUNK = 65536  # octets; Twisted's own read size, and what a TCP send takes at most
+CHUNK = 65536  # octets; about what one send takes
 
 
 class Content(Protocol):
@@ -20,7 +20,7 @@ class Content(Protocol):
         """Proven free of bare CR, bare LF and NUL since it came; False: nobody has looked."""
 
     def chunks(self, start: int = 0) -> Iterator[bytes]:
-        """The octets from `start` on, in pieces of at most CHUNK; raises OSError."""
+        """The octets from `start` on, in pieces of CHUNK or as they came; raises OSError."""
 
     def tail(self, count: int) -> bytes:
         """The last `count` octets, or all if there are fewer; raises OSError."""

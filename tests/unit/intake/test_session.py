@@ -10,6 +10,7 @@ from twisted.python.failure import Failure
 from relayd.intake.door import Door
 from relayd.intake.limits import Deadlines, SessionLimits
 from relayd.intake.reception import ReceptionLimits
+from relayd.intake.session import GULP, SIP
 from relayd.mail.message import State
 from relayd.smtp.extensions import Offer
 from relayd.spool.errors import SpoolError, SpoolFull
@@ -188,6 +189,22 @@ class SlowCommits(unittest.TestCase):
         self.scene.spool.finish()
         self.assertEqual(peer.transport.producerState, "producing")
         self.assertEqual(len(peer.replies()), 15001)
+
+    def test_only_content_that_comes_fast_is_read_in_gulps(self) -> None:
+        peer, transport = self.peer, self.peer.transport
+        full = b"x" * 78 + b"\r\n"
+        sizes = []
+        for octets in (
+            b"NOOP\r\n" * (SIP // 6 + 1),
+            b"".join(line.encode() + b"\r\n" for line in message()),
+            full * (SIP // 80 + 1),
+            full,
+            full * (GULP // 80 + 1),
+            full + b".\r\n",
+        ):
+            peer.send(octets)
+            sizes.append(transport.bufferSize)  # type: ignore[attr-defined]
+        self.assertEqual(sizes, [SIP, SIP, GULP, SIP, GULP, SIP])
 
     def test_the_peer_leaves_during_the_commit(self) -> None:
         peer, spool = self.peer, self.scene.spool
