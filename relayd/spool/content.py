@@ -14,6 +14,7 @@ from zlib import crc32
 from relayd.mail.content import CHUNK
 from relayd.mail.ident import SHARD_BITS, ident_text, parse_ident
 from relayd.spool.errors import SpoolError, SpoolFull
+from relayd.spool.spread import spread
 
 WARM = 32 << 20  # octets of content for files that may stay in memory until sent, per shard
 WARM_MOST = 2 << 20  # ... and of one message
@@ -156,6 +157,7 @@ class ContentFiles:
         """Make the directories; raises OSError."""
         for directory in (self.directory, self.damaged):
             directory.mkdir(mode=0o700, exist_ok=True)
+        spread(self.directory)
 
     def path(self, ident: int) -> Path:
         """Where the content of this message is, if it is in a file."""

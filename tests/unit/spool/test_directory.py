@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import sqlite3
 import stat
@@ -13,7 +15,7 @@ from tempfile import TemporaryDirectory
 
 from relayd.mail.ident import ident_text, make_ident
 from relayd.mail.message import Settlement, State
-from relayd.spool import formats
+from relayd.spool import formats, spread
 from relayd.spool.content import WARM_MOST
 from relayd.spool.errors import SpoolError, SpoolLocked
 from relayd.spool.space import Space
@@ -27,6 +29,32 @@ class DirectoryCase(unittest.TestCase):
         temporary = TemporaryDirectory()
         self.addCleanup(temporary.cleanup)
         self.directory = Path(temporary.name) / "spool"
+
+
+def flags(directory: Path, more: int = 0) -> int:
+    """What the file system has noted for a directory, after it was asked to note more."""
+    fd = os.open(directory, os.O_RDONLY)
+    found = 0
+    try:
+        with contextlib.suppress(OSError):
+            (found,) = spread.FLAGS.unpack(fcntl.ioctl(fd, spread.GET_FLAGS, bytes(4)))
+            if more:
+                fcntl.ioctl(fd, spread.SET_FLAGS, spread.FLAGS.pack(found | more))
+                found |= more
+    finally:
+        os.close(fd)
+    return found
+
+
+class SpreadTests(DirectoryCase):
+    def test_content_lies_far_apart_where_the_file_system_knows_how(self) -> None:
+        probe = self.directory.parent / "probe"
+        probe.mkdir()
+        known = flags(probe, spread.TOP_OF_HIERARCHY) & spread.TOP_OF_HIERARCHY
+        for _ in range(2):
+            with opened(self.directory) as harness:
+                harness.put(BIG)
+        self.assertEqual(flags(self.directory / "shard-0/content") & spread.TOP_OF_HIERARCHY, known)
 
 
 class LockTests(DirectoryCase):
