@@ -13,8 +13,6 @@ not exist. Zone text is lines of `name [ttl] type data` with absolute names, SOA
 
 from __future__ import annotations
 
-import errno
-import socket
 import struct
 import sys
 from collections.abc import Callable, Iterator
@@ -30,6 +28,8 @@ import dns.rdatatype
 import dns.rrset
 from twisted.internet.defer import DeferredList, maybeDeferred
 from twisted.internet.protocol import DatagramProtocol, Factory, Protocol
+
+from tests.ports import free_port
 
 KINDS = (
     "drop",  # no answer at all
@@ -57,33 +57,6 @@ class Fault:
     rdtype: str
     left: int
     seconds: float
-
-
-def both_sockets(interface: str, port: int) -> tuple[socket.socket, socket.socket]:
-    """A UDP and a listening TCP socket on one port (0: any that is free for both).
-
-    Plain sockets, not the reactor's: a port of its that proves to be taken for TCP closes a turn
-    later and says so in the log, in the middle of whatever test comes next.
-    """
-    family = socket.AF_INET6 if ":" in interface else socket.AF_INET
-    for _ in range(20):
-        udp = socket.socket(family, socket.SOCK_DGRAM)
-        tcp = socket.socket(family, socket.SOCK_STREAM)
-        udp.setblocking(False)
-        tcp.setblocking(False)
-        tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            udp.bind((interface, port))
-            tcp.bind((interface, udp.getsockname()[1]))
-            tcp.listen(50)
-        except OSError as error:
-            udp.close()
-            tcp.close()
-            if port or error.errno != errno.EADDRINUSE:
-                raise
-        else:
-            return udp, tcp
-    raise OSError("no port is free for both UDP and TCP")
 
 
 class DnsServer:
@@ -134,15 +107,12 @@ class DnsServer:
         return host.host, host.port
 
     def start(self) -> None:
-        """Listen on UDP and TCP, on the same port; raises OSError."""
-        udp, tcp = both_sockets(self._interface, self._port)
-        with udp, tcp:  # the reactor makes descriptors of its own
-            self._ports = [
-                self._reactor.adoptDatagramPort(
-                    udp.fileno(), udp.family, _Datagrams(self), maxPacketSize=65535
-                ),
-                self._reactor.adoptStreamPort(tcp.fileno(), tcp.family, _Streams(self)),
-            ]
+        """Listen on UDP and TCP, on the same port; raises CannotListenError."""
+        port, host = self._port or free_port(), self._interface
+        self._ports = [
+            self._reactor.listenUDP(port, _Datagrams(self), interface=host, maxPacketSize=65535),
+            self._reactor.listenTCP(port, _Streams(self), interface=host),
+        ]
 
     def stop(self) -> Any:
         """Close all; fires when it is closed."""
