@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
 
 from relayd.config import Settings
 from relayd.mail.address import Mailbox
@@ -44,13 +45,15 @@ class Letters:
         self._accept = accept
         self._log = log
 
+    def _untold(self, failure: Failure) -> None:
+        error = repr(failure.value)
+        self._log.trouble("report not written", error=error, why=failure.getTraceback())
+
     def expanded(self, message: Message, aliases: tuple[Recipient, ...]) -> None:
         """Tell a sender who asked for it that these became several (RFC 3461 section 5.2.7)."""
         for report in expanded(message, aliases):
             told = Deferred.fromCoroutine(self._tell(report))
-            told.addErrback(
-                lambda why: self._log.trouble("report not written", why=why.getTraceback())
-            )
+            told.addErrback(self._untold)
 
     async def _tell(self, report: Report) -> None:
         """Store a report that no settlement owes."""

@@ -98,7 +98,8 @@ class Worker:
             stopped.addBoth(self._end)
 
     def _bug(self, failure: Failure) -> None:
-        self._log.trouble("bug while stopping", why=failure.getTraceback())
+        error = repr(failure.value)
+        self._log.trouble("bug while stopping", error=error, why=failure.getTraceback())
 
     def _end(self, _: object) -> None:
         self._log.flush()

@@ -214,11 +214,7 @@ class Commands:
         await stream.send_content(found[0].content)
 
     async def _answer_explain(self, request: Request, stream: Stream) -> None:
-        try:
-            answer = await self._explain(request)
-        except QuestionError as error:
-            raise RequestError(str(error)) from error
-        await stream.send({"answer": answer})
+        await stream.send({"answer": await explained(self._explain, request)})
 
     async def _answer_complaint(self, request: Request, stream: Stream) -> None:
         name = text_of(request, "command")
@@ -257,6 +253,14 @@ class Commands:
         """The backends that may know a message: its shard's, or all when that one is gone."""
         own = [backend for backend in self._backends if backend.shard == shard_of(ident)]
         return own or list(self._backends)
+
+
+async def explained(explain: Explain, request: Request) -> Document:
+    """The answer to `explain`; raises RequestError where the question makes no sense."""
+    try:
+        return await explain(request)
+    except QuestionError as error:
+        raise RequestError(str(error)) from error
 
 
 def _asked(request: Request) -> str:

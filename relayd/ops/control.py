@@ -179,7 +179,8 @@ class ControlSession(Protocol):
 
     def _broken(self, failure: Failure) -> None:
         """A bug: told to the operator as such, and to the log in full."""
-        self._log.trouble("bug in a control command", why=failure.getTraceback())
+        error = repr(failure.value)
+        self._log.trouble("bug in a control command", error=error, why=failure.getTraceback())
         if self._open:
             self.transport.write(b'{"error":"a bug in relayd; its log tells more"}\n')
             self._close()

@@ -17,7 +17,7 @@ from relayd.channel import Reactor
 from relayd.mail.content import CHUNK
 from relayd.mail.ident import shard_of
 from relayd.mail.log import MailLog
-from relayd.ops.commands import MAX_DESTINATIONS, Complaint, Explain, Oauth, Stream
+from relayd.ops.commands import MAX_DESTINATIONS, Complaint, Explain, Oauth, Stream, explained
 from relayd.ops.documents import Document, Request, RequestError, ident_of, number_of, text_of
 
 CONNECT_TIME = 5.0  # seconds; a worker that is starting takes less
@@ -129,7 +129,7 @@ class ForwardedCommands:
         elif name == "audit":
             await self._audit(request, stream)
         elif name == "explain":
-            await stream.send({"answer": await self._explain(request)})
+            await stream.send({"answer": await explained(self._explain, request)})
         elif name == "check":
             await stream.send({"answer": {"complaint": await self._check()}})
         elif name == "reload":

@@ -326,4 +326,4 @@ class Lines:
         spawn(coroutine, self._broken)
 
     def _broken(self, failure: Failure) -> None:
-        self._log.trouble("bug", why=failure.getTraceback())
+        self._log.trouble("bug", error=repr(failure.value), why=failure.getTraceback())

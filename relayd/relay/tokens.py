@@ -156,7 +156,7 @@ class Tokens:
         done.addErrback(self._bug, provider.name)
 
     def _bug(self, failure: Failure, name: str) -> None:
-        self._log.trouble("bug", why=failure.getTraceback())
+        self._log.trouble("bug", error=repr(failure.value), why=failure.getTraceback())
         self._end(name, NoToken("a fault of ours"))
 
     async def _refresh(self, provider: Provider) -> None:

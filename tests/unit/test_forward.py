@@ -13,7 +13,8 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.protocol import Factory, Protocol
 
 from relayd.mail.ident import ident_text, make_ident
-from relayd.ops.documents import RequestError
+from relayd.ops.documents import Document, Request, RequestError
+from relayd.ops.explain import QuestionError
 from relayd.ops.forward import ForwardedCommands
 from tests.support import TestCase
 
@@ -73,11 +74,16 @@ class Forwarded(TestCase):
         async def nothing(*_: object) -> Any:  # noqa: ANN401 - several signatures at once
             return ""
 
+        async def explain(request: Request) -> Document:
+            if not request.get("recipient"):
+                raise QuestionError("no @ in the address")
+            return {"verdict": "accept"}
+
         return ForwardedCommands(
             reactor,
             lambda: controls,
             about=lambda: {"version": "1"},
-            explain=nothing,
+            explain=explain,
             check=nothing,
             reload=nothing,
             restart=nothing,
@@ -98,6 +104,14 @@ class Forwarded(TestCase):
         await commands.run(request, stream, "root")
         sent: list[dict[str, Any]] = stream.sent
         return sent
+
+    async def test_the_master_explains_and_says_what_is_wrong_with_the_question(self) -> None:
+        commands = self.workers()
+        sent = await self.run_(commands, command="explain", recipient="user@example.com")
+        self.assertEqual(sent, [{"answer": {"verdict": "accept"}}])
+        with self.assertRaises(RequestError) as caught:
+            await self.run_(commands, command="explain", recipient="")
+        self.assertEqual(str(caught.exception), "no @ in the address")
 
     async def test_the_queue_is_that_of_all_and_the_limit_holds_over_all(self) -> None:
         def rows(first: int) -> Answer:
