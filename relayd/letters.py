@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 from twisted.internet.defer import Deferred
-from twisted.python.failure import Failure
 
 from relayd.config import Settings
 from relayd.mail.address import Mailbox
@@ -22,6 +22,7 @@ from relayd.rules.evaluate import Facts, plan_own
 from relayd.spool.errors import SpoolError
 from relayd.spool.store import Spool
 from relayd.spool.view import NewMessage
+from relayd.strand import log_bug
 
 Accept = Callable[[Message, tuple[Record, ...]], None]
 """What is done with a message that is on stable storage."""
@@ -45,15 +46,11 @@ class Letters:
         self._accept = accept
         self._log = log
 
-    def _untold(self, failure: Failure) -> None:
-        error = repr(failure.value)
-        self._log.trouble("report not written", error=error, why=failure.getTraceback())
-
     def expanded(self, message: Message, aliases: tuple[Recipient, ...]) -> None:
         """Tell a sender who asked for it that these became several (RFC 3461 section 5.2.7)."""
         for report in expanded(message, aliases):
             told = Deferred.fromCoroutine(self._tell(report))
-            told.addErrback(self._untold)
+            told.addErrback(partial(log_bug, self._log, "report not written"))
 
     async def _tell(self, report: Report) -> None:
         """Store a report that no settlement owes."""

@@ -8,12 +8,19 @@ garbage collector; three coroutines belong to each message.
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 Broken = Callable[[Failure], None]
+
+
+class Log(Protocol):
+    """As much of relayd.mail.log.MailLog as a bug needs."""
+
+    def trouble(self, event: str, **facts: object) -> None:
+        """Something an operator should look at."""
 
 
 def spawn(coroutine: Coroutine[Deferred[Any], Any, None], broken: Broken) -> None:
@@ -36,3 +43,8 @@ def _go_on(result: object, coroutine: Coroutine[Deferred[Any], Any, None], broke
         broken(Failure())  # type: ignore[no-untyped-call]
         return
     awaited.addBoth(_go_on, coroutine, broken)
+
+
+def log_bug(log: Log, event: str, failure: Failure) -> None:
+    """What nobody foresaw, for the log: first the error itself, for a long traceback is cut."""
+    log.trouble(event, error=repr(failure.value), why=failure.getTraceback())

@@ -25,6 +25,7 @@ from relayd.ops.maillog import LineLog
 from relayd.ops.output import Output
 from relayd.reading import aside
 from relayd.spool.errors import SpoolError
+from relayd.strand import log_bug
 from relayd.supervisor import CHANNEL_FD, DRAIN, FIRST_SOCKET_FD, READY, Orders
 from relayd.tally import Tally
 from relayd.turns import own_reactor
@@ -98,8 +99,7 @@ class Worker:
             stopped.addBoth(self._end)
 
     def _bug(self, failure: Failure) -> None:
-        error = repr(failure.value)
-        self._log.trouble("bug while stopping", error=error, why=failure.getTraceback())
+        log_bug(self._log, "bug while stopping", failure)
 
     def _end(self, _: object) -> None:
         self._log.flush()

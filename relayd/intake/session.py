@@ -42,9 +42,9 @@ from relayd.tls.binding import channel_bindings
 from relayd.tls.words import reason as words
 from relayd.wire import Wire
 
-HIGH_WATER = 65536  # octets of input held back: one read of Twisted's
 SIP = 65536  # octets of one read, as Twisted has it
 GULP = 4 * SIP  # ... while content comes faster than that
+HIGH_WATER = SIP  # octets of input held back
 
 _READY_FOR_TLS = Reply.of(220, "2.0.0", "Ready to start TLS")
 _NO_LOGIN = Reply.of(502, "5.5.1", "Not offered")

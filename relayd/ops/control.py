@@ -30,6 +30,7 @@ from relayd.mail.log import MailLog
 from relayd.ops.commands import Operations, Stream
 from relayd.ops.documents import RequestError
 from relayd.spool.errors import SpoolError
+from relayd.strand import log_bug
 
 MAX_REQUEST = 4 << 20  # octets of a request: a header section to be explained is in it
 MAX_SESSIONS = 32  # at a time; an operator has ten fingers
@@ -178,9 +179,8 @@ class ControlSession(Protocol):
         self._close()
 
     def _broken(self, failure: Failure) -> None:
-        """A bug: told to the operator as such, and to the log in full."""
-        error = repr(failure.value)
-        self._log.trouble("bug in a control command", error=error, why=failure.getTraceback())
+        """A bug: told to the operator as such, and to the log."""
+        log_bug(self._log, "bug in a control command", failure)
         if self._open:
             self.transport.write(b'{"error":"a bug in relayd; its log tells more"}\n')
             self._close()

@@ -22,7 +22,7 @@ from relayd.relay.limits import Limits
 from relayd.relay.settling import Settling, Shelf
 from relayd.relay.verdict import speaks_against_destination
 from relayd.spool.queue import Lane, Queue, Standing
-from relayd.strand import spawn
+from relayd.strand import log_bug, spawn
 
 _TICK = 60.0  # seconds between two looks at the wall clock, which may jump
 _STEP = 1000  # lanes taken up per reactor turn
@@ -326,4 +326,4 @@ class Lines:
         spawn(coroutine, self._broken)
 
     def _broken(self, failure: Failure) -> None:
-        self._log.trouble("bug", error=repr(failure.value), why=failure.getTraceback())
+        log_bug(self._log, "bug", failure)

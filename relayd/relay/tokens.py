@@ -28,6 +28,7 @@ from relayd.login.tokenfile import Held, TokenFileError
 from relayd.mail.log import MailLog
 from relayd.relay.logins import NoToken
 from relayd.relay.tokenkeeper import Keeper
+from relayd.strand import log_bug
 
 _LOOK = 20.0  # seconds between two looks at files that others may have changed
 _SOONEST = 1.0  # seconds
@@ -156,7 +157,7 @@ class Tokens:
         done.addErrback(self._bug, provider.name)
 
     def _bug(self, failure: Failure, name: str) -> None:
-        self._log.trouble("bug", error=repr(failure.value), why=failure.getTraceback())
+        log_bug(self._log, "bug", failure)
         self._end(name, NoToken("a fault of ours"))
 
     async def _refresh(self, provider: Provider) -> None:

@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from relayd.strand import spawn
+from relayd.strand import log_bug, spawn
 
 
 class Strands(SynchronousTestCase):
@@ -115,3 +115,18 @@ class Strands(SynchronousTestCase):
         self.assertIsNotNone(gone())
         waited.callback(None)
         self.assertIsNone(gone())
+
+    def test_a_bug_is_logged_by_its_error_first(self) -> None:
+        logged: list[tuple[str, list[tuple[str, object]]]] = []
+
+        class Log:
+            def trouble(self, event: str, **facts: object) -> None:
+                logged.append((event, list(facts.items())))
+
+        log: Any = Log()
+        self.run_it(self.gather(fail(ValueError("x"))))
+        log_bug(log, "bug", Failure(self.broken[0]))
+        ((event, facts),) = logged
+        self.assertEqual((event, facts[0]), ("bug", ("error", "ValueError('x')")))
+        self.assertEqual(facts[1][0], "why")
+        self.assertIn("ValueError: x", str(facts[1][1]))
