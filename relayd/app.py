@@ -221,7 +221,7 @@ class Relayd(MultiService):
 
     def _open_alone(self) -> Sequence[socket.socket]:
         try:
-            return _sockets(self._settings, self._handed)[0]
+            return _sockets(self._settings, self._handed)
         except OSError as error:
             _refuse(f"relayd: {error.strerror or error}")
 
@@ -340,32 +340,20 @@ def about(current: Current, started: float) -> dict[str, object]:
     }
 
 
-def _sockets(
-    settings: Settings, handed: Sequence[Handed] = ()
-) -> Sequence[Sequence[socket.socket]]:
-    """A listening socket for each worker and listener; raises OSError.
-
-    One that systemd opened is shared by all workers: whoever is free accepts.
-    """
-    shared = {each.place: each.listening for each in handed}
-    opened = [shared.get(place_of(each.address, each.port)) for each in settings.listeners]
-    for listener, ready in zip(settings.listeners, opened, strict=True):
-        if ready is None:
-            # SO_REUSEPORT would also let us share the port with another relayd, unasked
-            _listening(listener, reuse_port=False).close()
-    return [
-        [
-            ready.dup() if ready is not None else _listening(listener, reuse_port=True)
-            for listener, ready in zip(settings.listeners, opened, strict=True)
-        ]
-        for _ in range(settings.workers)
-    ]
+def _sockets(settings: Settings, handed: Sequence[Handed] = ()) -> Sequence[socket.socket]:
+    """A listening socket for each listener, perhaps one of systemd's; raises OSError."""
+    ready = {each.place: each.listening for each in handed}
+    opened = []
+    for listener in settings.listeners:
+        found = ready.get(place_of(listener.address, listener.port))
+        opened.append(_listening(listener) if found is None else found.dup())
+    return opened
 
 
-def _listening(listener: Listener, *, reuse_port: bool) -> socket.socket:
+def _listening(listener: Listener) -> socket.socket:
     address = ListenAddress(listener.address, listener.port)
     try:
-        return listening_socket(address, reuse_port=reuse_port)
+        return listening_socket(address)
     except OSError as error:
         what = f"cannot listen on {address}: {error.strerror}"
         raise OSError(error.errno, what) from error

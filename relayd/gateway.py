@@ -25,6 +25,7 @@ from relayd.intake.pickup import Pickup
 from relayd.intake.reception import Premises, ReceptionLimits
 from relayd.intake.submission import RELAY
 from relayd.intake.trace import LoopLimits, TraceField
+from relayd.intake.turnstile import Turnstile
 from relayd.letters import Letters, report_for
 from relayd.login.tokenfile import TokenFiles
 from relayd.mail.envelope import Recipient
@@ -143,6 +144,7 @@ class Gateway(Service):
         shards: Sequence[int] = (0,),
         sockets: Sequence[socket.socket] = (),
         sessions: Tally | None = None,
+        turnstile: Turnstile | None = None,
         pace: int | None = None,
         workers: int = 1,
     ) -> None:
@@ -195,7 +197,9 @@ class Gateway(Service):
         )
         self._house = self._make_house()
         addresses = [ListenAddress(each.address, each.port) for each in settings.listeners]
-        self._intake = IntakeService(reactor, self._house, addresses, sockets, grace=GRACE)
+        self._intake = IntakeService(
+            reactor, self._house, addresses, sockets, turnstile=turnstile, grace=GRACE
+        )
         self._pickup = Pickup(
             reactor, settings.spool, self._house.premises, settings.hostname, settings.message_size
         )

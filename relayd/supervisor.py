@@ -17,11 +17,12 @@ from twisted.internet.protocol import ProcessProtocol
 from twisted.python.failure import Failure
 
 from relayd.channel import Channel, Reactor
+from relayd.levels import Levels, shared_levels
 from relayd.mail.log import MailLog
 from relayd.tally import Tally, shared_memory
 
 CHANNEL_FD = 3  # the worker's descriptor of the channel to its master
-FIRST_SOCKET_FD = 4  # ... and of its listening sockets, then the tally, then the pace
+FIRST_SOCKET_FD = 4  # ... and of the listening sockets, then the tally, the pace, the levels
 STEADY = 10.0  # seconds a worker has to live for its death to be forgiven
 FIRST_DELAY = 0.1  # seconds before a worker is started again; doubles while it keeps dying
 MOST_DELAY = 1.0  # not longer: its mail moves on within two seconds, also after many deaths
@@ -81,7 +82,7 @@ class _Worker(ProcessProtocol):
         supervisor = self._supervisor
         self._started = supervisor.reactor.seconds()
         ours, theirs = socket.socketpair()
-        inherited = [theirs.fileno(), *supervisor.descriptors(self.orders.number)]
+        inherited = [theirs.fileno(), *supervisor.descriptors()]
         descriptors: dict[int, int] = {0: supervisor.null, 1: 1, 2: 2}
         descriptors.update(enumerate(inherited, CHANNEL_FD))
         command = [sys.executable, "-m", "relayd.worker", self.orders.argument()]
@@ -158,7 +159,7 @@ class _Worker(ProcessProtocol):
         self._channel = None
         wanted = bool(self._gone)
         self.ready = False
-        supervisor.tallies_cleared(self.orders.number)
+        supervisor.counts_cleared(self.orders.number)
         if self._kill is not None:
             self._kill.cancel()
             self._kill = None
@@ -189,8 +190,8 @@ class _Worker(ProcessProtocol):
 class Supervisor(Service):
     """Keeps all workers running.
 
-    `sockets` has for each worker the listening sockets it accepts from: all of them stay open
-    here, so that no connection is lost while a worker is away. They wait in the kernel.
+    `sockets` are those that all workers accept from. They stay open here, so that no connection
+    is lost while workers are away: it waits in the kernel.
     """
 
     def __init__(
@@ -198,16 +199,16 @@ class Supervisor(Service):
         reactor: Reactor,
         log: MailLog,
         orders: Sequence[Orders],
-        sockets: Callable[[], Sequence[Sequence[socket.socket]]],
+        sockets: Callable[[], Sequence[socket.socket]],
     ) -> None:
         self.reactor = reactor
         self.log = log
         self.stopping = False
         self.null = -1
         self._make_sockets = sockets
-        self._sockets: Sequence[Sequence[socket.socket]] = ()
+        self._sockets: Sequence[socket.socket] = ()
         self._memory: tuple[int, ...] = ()
-        self._tallies: tuple[Tally, ...] = ()
+        self._counts: tuple[tuple[Tally, Levels], ...] = ()
         self._workers = tuple(_Worker(self, order) for order in orders)
         self._restarting = False
 
@@ -224,9 +225,11 @@ class Supervisor(Service):
         super().startService()  # type: ignore[no-untyped-call]  # Twisted's own
         rows = len(self._workers)
         self.null = os.open(os.devnull, os.O_RDONLY)
-        # of sessions by client (relayd.tally), and of failed logins (relayd.login.pace)
-        self._memory = (shared_memory(rows), os.memfd_create("relayd-pace", 0))
-        self._tallies = tuple(Tally(self._memory[0], rows, row) for row in range(rows))
+        # of sessions by client (relayd.tally), of failed logins (relayd.login.pace), of sessions
+        tally, pace = shared_memory(rows), os.memfd_create("relayd-pace", 0)
+        levels = shared_levels(rows)
+        self._memory = (tally, pace, *levels)
+        self._counts = tuple((Tally(tally, rows, row), Levels(levels, row)) for row in range(rows))
         for worker in self._workers:
             worker.start()
 
@@ -234,9 +237,8 @@ class Supervisor(Service):
         self.stopping = True
         for gone in [worker.stop() for worker in self._workers]:
             await gone
-        for sockets in self._sockets:
-            for listening in sockets:
-                listening.close()
+        for listening in self._sockets:
+            listening.close()
         for memory in self._memory:
             os.close(memory)
         os.close(self.null)
@@ -269,13 +271,14 @@ class Supervisor(Service):
             "workers_ready": sum(worker.ready for worker in self._workers),
         }
 
-    def descriptors(self, number: int) -> list[int]:
-        """What this worker inherits, in the order of FIRST_SOCKET_FD."""
-        return [*(each.fileno() for each in self._sockets[number]), *self._memory]
+    def descriptors(self) -> list[int]:
+        """What a worker inherits, in the order of FIRST_SOCKET_FD."""
+        return [*(each.fileno() for each in self._sockets), *self._memory]
 
-    def tallies_cleared(self, number: int) -> None:
+    def counts_cleared(self, number: int) -> None:
         """The counts of a worker that is gone are no more."""
-        self._tallies[number].clear()
+        for counts in self._counts[number]:
+            counts.clear()
 
 
 def _environment() -> dict[str, str]:

@@ -8,7 +8,7 @@ CPU of a message.
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import Any, Protocol
 
 from twisted.internet.epollreactor import EPollReactor
 from twisted.internet.main import installReactor
@@ -17,11 +17,33 @@ from twisted.python import log
 _FOR_EVER = -1
 
 
+class Leaving(Protocol):
+    """Something to be sent at a turn's end."""
+
+    def flush(self) -> None:
+        """Send it; raises nothing."""
+
+
 class LeanReactor(EPollReactor):
     """Twisted's epoll reactor, but that it calls what an event is for straight away."""
 
+    leaving: list[Leaving] | None = None  # what goes at the turn's end; None: all goes at once
+
+    def send_together(self) -> None:
+        """What is written in a turn shall leave at its end.
+
+        For one of several workers, when every core has work: a peer that is woken by each reply
+        takes the core from who sent it, and comes back with one command instead of many. Where
+        the peer has a core for itself it had better begin at once.
+        """
+        self.leaving = []
+
     def doPoll(self, timeout: float | None) -> None:
         """Wait up to so many seconds (None: for ever) for events, and see to each of them."""
+        if self.leaving:
+            for each in self.leaving:
+                each.flush()
+            self.leaving.clear()  # the list itself is known to those who put themselves there
         reactor: Any = self  # Twisted has no types for its insides
         selectables = reactor._selectables
         events = reactor._poller.poll(_FOR_EVER if timeout is None else timeout, len(selectables))

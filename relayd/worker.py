@@ -20,6 +20,8 @@ from relayd.config import ConfigErrors, Settings
 from relayd.config.settings import Listener
 from relayd.current import Current
 from relayd.gateway import Gateway
+from relayd.intake.turnstile import Turnstile
+from relayd.levels import Levels
 from relayd.ops.control import ControlError, ControlFactory, listen
 from relayd.ops.maillog import LineLog
 from relayd.ops.output import Output
@@ -48,6 +50,7 @@ class Worker:
         for listening in sockets:
             listening.setblocking(False)
         memory = FIRST_SOCKET_FD + len(sockets)
+        levels = range(memory + 2, memory + 3 + orders.workers)
         self._gateway = Gateway(
             reactor,
             self._current,
@@ -56,6 +59,7 @@ class Worker:
             sockets=sockets,
             sessions=Tally(memory, orders.workers, orders.number),
             pace=memory + 1,
+            turnstile=Turnstile(reactor, Levels(levels, orders.number)),
             workers=orders.workers,
         )
         self._orders = orders
@@ -110,6 +114,7 @@ def main() -> None:
     """Run one worker, as ordered on the command line."""
     orders = Orders.parse(sys.argv[1])
     prepare_process(reactor)
+    reactor.send_together()
     output = Output(Path(orders.log) if orders.log else None)
     log = mail_log(reactor, output)
     # the master says when to stop: a Ctrl-C that reaches the whole group is its business

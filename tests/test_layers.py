@@ -27,7 +27,7 @@ FLOORS = (
     {"ops"},
     {"intake", "relay", "config"},
     {"smtp", "rules", "spool", "report", "tls"},
-    {"mail", "dns", "login", "tally", "channel", "wire", "strand", "turns", "activation"},
+    {"mail", "dns", "login", "tally", "levels", "channel", "wire", "strand", "turns", "activation"},
 )
 FLOOR = {name: number for number, names in enumerate(reversed(FLOORS)) for name in names}
 

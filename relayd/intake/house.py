@@ -45,6 +45,7 @@ class House:
     normal: Deadlines = NORMAL
     stressed: Deadlines = STRESSED
     sessions: set[OpenSession] = field(default_factory=set)
+    count: Callable[[int], None] = lambda change: None  # one more, or one less to take care of
     on_empty: Callable[[], None] = lambda: None  # the last session has ended
 
     @property

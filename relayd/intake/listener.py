@@ -19,6 +19,7 @@ from twisted.internet.interfaces import (
 
 from relayd.intake.factory import SessionFactory
 from relayd.intake.house import House
+from relayd.intake.turnstile import Turnstile
 
 BACKLOG = 1024  # Twisted's 50 is filled in an instant by a busy peer; the kernel caps it
 
@@ -34,20 +35,13 @@ class ListenAddress:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-def listening_socket(
-    address: ListenAddress, *, reuse_port: bool = False, backlog: int = BACKLOG
-) -> socket.socket:
-    """A bound, listening, non-blocking TCP socket; raises OSError.
-
-    `reuse_port` lets several workers each have a socket of their own on the same port.
-    """
+def listening_socket(address: ListenAddress, *, backlog: int = BACKLOG) -> socket.socket:
+    """A bound, listening, non-blocking TCP socket; raises OSError."""
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)
     try:
         listening.setblocking(False)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if reuse_port:
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
             # IPv4 clients come through a socket of their own: no ::ffff: addresses in rules
             listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
@@ -64,7 +58,7 @@ class IntakeService(Service):
 
     The sockets are opened while the process may still have root's rights; or they come from
     outside (the master, systemd), already open, one for each address. `reactor` has both time
-    and sockets.
+    and sockets. With a `turnstile` other processes serve the same sockets.
     """
 
     def __init__(
@@ -74,14 +68,14 @@ class IntakeService(Service):
         addresses: Sequence[ListenAddress],
         sockets: Sequence[socket.socket] = (),
         *,
-        reuse_port: bool = False,
+        turnstile: Turnstile | None = None,
         grace: float = 5.0,
     ) -> None:
         self.house = house
         self._reactor = reactor
         self._addresses = tuple(addresses)
         self._sockets = list(sockets)
-        self._reuse_port = reuse_port
+        self._turnstile = turnstile
         self._grace = grace  # seconds for sessions to end when relayd stops
         self._ports: list[IListeningPort] = []
 
@@ -100,7 +94,7 @@ class IntakeService(Service):
         if not self._sockets:
             for address in self._addresses:
                 try:
-                    self._sockets.append(listening_socket(address, reuse_port=self._reuse_port))
+                    self._sockets.append(listening_socket(address))
                 except OSError as error:
                     self._close_sockets()
                     raise OSError(
@@ -123,6 +117,9 @@ class IntakeService(Service):
                 )
             )
         self._close_sockets()  # the reactor has its own descriptors now
+        if self._turnstile is not None:
+            self.house.count = self._turnstile.count
+            self._turnstile.open(self._ports)
 
     def drain(self, patience: float) -> Deferred[None]:
         """Accept no more, and let every transaction end; fires then, or after `patience` seconds.
@@ -149,6 +146,8 @@ class IntakeService(Service):
             session.abort()
 
     async def _close_ports(self) -> None:
+        if self._turnstile is not None:
+            self._turnstile.close()
         ports, self._ports = self._ports, []
         for port in ports:
             stopped = port.stopListening()

@@ -86,6 +86,7 @@ class Session(Protocol):
             self.transport.setTcpNoDelay(True)  # replies are small, and waited for
         self._wire = Wire(self.transport)
         self._house.sessions.add(self)
+        self._house.count(1)
         self.transport.registerProducer(self, True)
         self._vigil.begin()
         if self._door.implicit:
@@ -111,6 +112,7 @@ class Session(Protocol):
         """The session is over. A commit under way goes on: it may be durable already."""
         if self._vigil.phase is Phase.HANDSHAKE:
             self._end = f"handshake failed: {words(reason and reason.value)}"
+        self._take_leave()
         self._vigil.phase = Phase.CLOSING
         if self._login is not None:
             self._login.abandon()
@@ -335,6 +337,7 @@ class Session(Protocol):
     def _start_tls(self) -> None:
         self._vigil.enter(Phase.HANDSHAKE)
         self._vigil.look()  # sooner than the command's deadline
+        self._wire.flush()
         self.transport.startTLS(self._door.tls)
 
     def _flush(self) -> None:
@@ -393,8 +396,14 @@ class Session(Protocol):
         if self._vigil.phase is Phase.CLOSING:
             return
         self._end = end
+        self._take_leave()
         self._vigil.enter(Phase.CLOSING)
         # a producer left in place would keep a slow transport from ever closing
         self.transport.unregisterProducer()
         self.transport.loseConnection()
         self._vigil.look()
+
+    def _take_leave(self) -> None:
+        """Before the peer knows that it is over, and comes again."""
+        if self._vigil.phase is not Phase.CLOSING:
+            self._house.count(-1)

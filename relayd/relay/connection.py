@@ -415,6 +415,7 @@ class Connection(Protocol):
     def _start_tls(self, security: Security) -> None:
         self._shaking = True
         self.deadline = self._watch.seconds() + self._deadlines.handshake
+        self._wire.flush()
         self._transport.startTLS(security.creator)
 
     def _open(self) -> None:

@@ -127,6 +127,19 @@ class Killed(WithWorkers):
             # two seconds on an idle machine; the tests of others may run beside this one
             self.assertLess(back, 20.0)
 
+    def test_a_worker_that_hangs_keeps_nobody_waiting(self) -> None:
+        relay = self.start(free_port(), 3)
+        hanging = workers_of(relay)[0]
+        os.kill(hanging, signal.SIGSTOP)
+        self.addCleanup(os.kill, hanging, signal.SIGCONT)  # or it would not stop
+        with contextlib.ExitStack() as stack:
+            greetings = []
+            for _ in range(30):
+                client = socket.create_connection(relay.address, timeout=60)
+                stack.enter_context(client)
+                greetings.append(client.recv(3))
+        self.assertEqual(greetings, [b"220"] * 30)
+
     def test_a_killed_master_takes_its_workers_along(self) -> None:
         relay = self.start(free_port())
         workers = workers_of(relay)

@@ -16,6 +16,7 @@ from twisted.internet.protocol import ProcessProtocol
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
+from relayd.levels import Levels
 from relayd.supervisor import DRAIN, FIRST_DELAY, MOST_DELAY, READY, STOP_TIME, Orders, Supervisor
 from relayd.tally import Tally
 from tests.support import TestCase
@@ -92,7 +93,7 @@ class Care(TestCase):
     def setUp(self) -> None:
         self.reactor = Reactor()
         self.log = Log()
-        self.sockets = [[socket.create_server(("127.0.0.1", 0))] for _ in range(2)]
+        self.sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
         log: Any = self.log
         self.supervisor = Supervisor(
             self.reactor, log, [orders(number, 2) for number in range(2)], lambda: self.sockets
@@ -101,9 +102,8 @@ class Care(TestCase):
         self.addCleanup(self.end)
 
     def end(self) -> None:
-        for row in self.sockets:
-            for each in row:
-                each.close()
+        for each in self.sockets:
+            each.close()
         for process in self.reactor.processes:
             process.channel.close()
 
@@ -112,19 +112,23 @@ class Care(TestCase):
         reader = process.protocol._channel
         reader.doRead()
 
-    def test_each_gets_its_orders_its_own_socket_and_the_shared_memory(self) -> None:
+    def test_each_gets_its_orders_all_sockets_and_the_shared_memory(self) -> None:
         first, second = self.reactor.processes
         self.assertEqual([each.orders.number for each in (first, second)], [0, 1])
-        for process, row in zip((first, second), self.sockets, strict=True):
-            self.assertEqual(process.descriptors[4], row[0].fileno())
+        for process in (first, second):
+            sockets = [process.descriptors[number] for number in (4, 5)]
+            self.assertEqual(sockets, [each.fileno() for each in self.sockets])
             self.assertEqual((process.descriptors[1], process.descriptors[2]), (1, 2))
-        memory = (first.descriptors[5], second.descriptors[5])
-        self.assertEqual(memory[0], memory[1])
+        memory = [first.descriptors[number] for number in (6, 7, 8, 9, 10)]
+        self.assertEqual(memory, [second.descriptors[number] for number in (6, 7, 8, 9, 10)])
         Tally(memory[0], 2, 0).add("192.0.2.1", 3)
+        Levels(memory[2:], 0).tell(3, listening=True)
         self.assertEqual(Tally(memory[0], 2, 1).get("192.0.2.1"), 3)
+        self.assertEqual(Levels(memory[2:], 1).others(), [3])
         # the counts of one that dies are no more
         first.die()
         self.assertEqual(Tally(memory[0], 2, 1).get("192.0.2.1"), 0)
+        self.assertEqual(Levels(memory[2:], 1).others(), [])
 
     def test_ready_workers_are_counted(self) -> None:
         self.assertEqual(self.supervisor.figures()["workers_ready"], 0)

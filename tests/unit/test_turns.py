@@ -106,6 +106,25 @@ class Turns(SynchronousTestCase):
         self.run_until(fed)
         self.assertEqual(bytes(received), sent)
 
+    def test_what_shall_leave_together_leaves_at_the_end_of_the_turn(self) -> None:
+        self.reactor.send_together()
+        order: list[str] = []
+        leaving = self.reactor.leaving
+
+        class Reply:
+            def flush(self) -> None:
+                order.append("sent")
+
+        def say() -> None:
+            leaving.extend([Reply(), Reply()])
+            order.append("said")
+            self.reactor.callLater(0, order.append, "next turn")
+
+        self.reactor.callLater(0, say)
+        self.run_until(lambda: "next turn" in order)
+        self.assertEqual(order, ["said", "sent", "sent", "next turn"])
+        self.assertIs(self.reactor.leaving, leaving)
+
     def test_what_breaks_is_logged_and_ends_only_itself(self) -> None:
         self.client(b"break")
         self.client(b"well")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unittest
+from types import SimpleNamespace
 from typing import Any
 
 from twisted.internet.protocol import Factory, Protocol
@@ -82,6 +83,59 @@ class AtOnce(unittest.TestCase):
         wire.through_buffer()
         wire.write(b"piece")
         self.assertEqual((transport.sent, transport.buffered), (b"", [b"piece"]))
+
+
+class Together(unittest.TestCase):
+    """Where the reactor sends at a turn's end."""
+
+    def setUp(self) -> None:
+        self.leaving: list[Wire] = []
+        self.transport = Socket(1 << 20)
+        reactor: Any = SimpleNamespace(leaving=self.leaving)
+        self.transport.reactor = reactor
+        self.wire = Wire(self.transport)
+
+    def end_of_turn(self) -> None:
+        for wire in self.leaving:
+            wire.flush()
+        self.leaving.clear()
+
+    def test_what_is_said_in_a_turn_leaves_at_its_end_in_one_piece(self) -> None:
+        self.wire.write(b"250 ok\r\n")
+        self.wire.write(b"221 bye\r\n")
+        self.assertEqual((self.transport.sent, self.leaving), (b"", [self.wire]))
+        self.end_of_turn()
+        self.assertEqual(self.transport.sent, b"250 ok\r\n221 bye\r\n")
+        self.wire.write(b"more")
+        self.assertEqual(self.leaving, [self.wire])
+
+    def test_much_does_not_wait_and_overtakes_nothing(self) -> None:
+        self.wire.write(b"BDAT 100000\r\n")
+        self.wire.write(bytes(100_000))
+        self.assertEqual(self.transport.sent, b"BDAT 100000\r\n" + bytes(100_000))
+        self.end_of_turn()
+        self.assertEqual(len(self.transport.sent), 100_013)
+
+    def test_what_goes_through_the_buffer_overtakes_nothing(self) -> None:
+        self.wire.write(b"first")
+        self.wire.through_buffer()
+        self.wire.write(b"second")
+        self.assertEqual((self.transport.sent, self.transport.buffered), (b"first", [b"second"]))
+
+    def test_before_tls_it_goes_out_in_the_clear_and_after_it_never(self) -> None:
+        self.wire.write(b"220 go ahead\r\n")
+        self.wire.flush()
+        self.transport.TLS = True
+        self.wire.write(b"secret")
+        self.end_of_turn()
+        self.assertEqual(self.transport.sent, b"220 go ahead\r\n")
+        self.assertEqual(self.transport.buffered, [b"secret"])
+
+    def test_a_connection_lost_in_between_is_not_touched(self) -> None:
+        self.wire.write(b"too late")
+        self.transport.connected = False
+        self.end_of_turn()
+        self.assertEqual(self.transport.sent, b"")
 
 
 class NotInTheClear(unittest.TestCase):

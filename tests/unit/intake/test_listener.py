@@ -1,16 +1,21 @@
 from __future__ import annotations
 
+import os
 import socket
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from twisted.internet import reactor as installed
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import ClientCreator, Protocol
+from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
 from relayd.intake.house import House
 from relayd.intake.listener import IntakeService, ListenAddress, listening_socket
+from relayd.intake.turnstile import Turnstile
+from relayd.levels import Levels, shared_levels
 from tests.support import TestCase
 from tests.unit.intake.scene import CONTENT, HOST, Scene, message
 
@@ -125,18 +130,103 @@ class OverLoopback(TestCase):
         await done
 
 
+class OnOneSocket(TestCase):
+    """Two workers' services in one process, at the same listening socket."""
+
+    def setUp(self) -> None:
+        self.shared = shared_levels(2)
+        self.listening = listening_socket(LOOPBACK)
+        self.services = [self.service(number) for number in range(2)]
+        self.clients: list[socket.socket] = []
+
+    def service(self, number: int) -> IntakeService:
+        house: House = replace(Scene().house, reactor=reactor)
+        turnstile = Turnstile(reactor, Levels(self.shared, number))
+        sockets = [self.listening.dup()]
+        return IntakeService(reactor, house, [LOOPBACK], sockets, turnstile=turnstile, grace=0.2)
+
+    def tearDown(self) -> Deferred[None]:  # type: ignore[override]  # trial waits for it
+        return Deferred.fromCoroutine(self.end())
+
+    async def end(self) -> None:
+        for client in self.clients:
+            client.close()
+        for service in self.services:
+            await service.stopService()
+        self.listening.close()
+        for each in self.shared:
+            os.close(each)
+
+    async def connect(self, count: int) -> None:
+        before = sum(self.sessions)
+        self.clients += [
+            socket.create_connection(self.listening.getsockname()) for _ in range(count)
+        ]
+        await self.until(lambda: sum(self.sessions) == before + count)
+
+    @property
+    def sessions(self) -> list[int]:
+        return [len(service.house.sessions) for service in self.services]
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        deadline = reactor.seconds() + 60
+        while not condition():
+            self.assertLess(reactor.seconds(), deadline, self.sessions)
+            await deferLater(reactor, 0.001)
+
+    async def test_each_takes_its_share(self) -> None:
+        for service in self.services:
+            service.startService()
+        for _ in range(10):
+            await self.connect(1)
+        self.assertEqual(self.sessions, [5, 5])
+        await self.connect(8)
+        self.assertLessEqual(abs(self.sessions[0] - self.sessions[1]), 8)
+
+    async def test_those_that_leave_together_come_back_to_the_same(self) -> None:
+        for service in self.services:
+            service.startService()
+        for _ in range(10):
+            await self.connect(1)
+        first = self.services[0].house.sessions
+        mine = [each for each in self.clients if self.is_of(each, first)]
+        for client in mine:
+            client.sendall(b"QUIT\r\n")
+            self.clients.remove(client)
+        await self.until(lambda: self.sessions == [0, 5])
+        for client in mine:
+            client.close()
+        await self.connect(5)
+        self.assertEqual(self.sessions, [5, 5])
+
+    @staticmethod
+    def is_of(client: socket.socket, sessions: set[Any]) -> bool:
+        port = client.getsockname()[1]
+        return any(each.transport.getPeer().port == port for each in sessions)
+
+    async def test_one_that_takes_no_more_leaves_all_to_the_other(self) -> None:
+        for service in self.services:
+            service.startService()
+        await self.services[0].stopService()
+        await self.connect(6)
+        self.assertEqual(self.sessions, [0, 6])
+
+    async def test_one_alone_takes_all(self) -> None:
+        self.services[1].startService()
+        await self.connect(6)
+        self.assertEqual(self.sessions, [0, 6])
+        self.services[0].startService()  # and one that comes later is given what comes then
+        for _ in range(6):
+            await self.connect(1)
+        self.assertEqual(self.sessions, [6, 6])
+
+
 class Sockets(TestCase):
     def test_ready_for_the_reactor(self) -> None:
         listening = listening_socket(LOOPBACK)
         self.addCleanup(listening.close)
         self.assertFalse(listening.getblocking())
         self.assertEqual(listening.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN), 1)
-
-    def test_several_workers_on_one_port(self) -> None:
-        first = listening_socket(LOOPBACK, reuse_port=True)
-        self.addCleanup(first.close)
-        address = ListenAddress("127.0.0.1", first.getsockname()[1])
-        listening_socket(address, reuse_port=True).close()
 
     def test_ipv6_is_ipv6_only(self) -> None:
         try:
