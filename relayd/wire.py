@@ -29,7 +29,7 @@ class Wire:
     def write(self, data: bytes) -> None:
         """Send, in this turn or by and by; silence on a connection that is lost."""
         leaving = self._leaving
-        if leaving is None or not self._at_once or len(data) >= _LARGE:
+        if leaving is None or not self.at_once or len(data) >= _LARGE:
             self.flush()
             self._send(data)
         else:

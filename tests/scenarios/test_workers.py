@@ -6,13 +6,16 @@ import contextlib
 import os
 import re
 import signal
+import smtplib
 import socket
+import ssl
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
 
+from tests.certs import Authority
 from tests.scenarios.harness import Relayd, Scenario, free_port, wait_until
 from tests.scenarios.injector import Injected, inject, number_of
 from tests.sink import Sink, loopback_listener
@@ -204,6 +207,39 @@ class Restarted(WithWorkers):
             self.all_arrive(sink, sent, relay)
             relay.wait_empty()
             self.assertEqual(len(sink.arrived), len(sent.acknowledged))
+
+
+class LastWords(WithWorkers):
+    """What a worker says before it closes arrives, in the clear and under TLS."""
+
+    def test_goodbye(self) -> None:
+        authority = Authority()
+        room = self.room("tls")
+        chain, key = authority.issue("gw.example.com", "127.0.0.1").write(room, "gw")
+        trusted = ssl.create_default_context(cadata=authority.pem.decode())
+        implicit = free_port()
+        relay = self.start(
+            free_port(),
+            settings=f"certificate {chain} key {key}\nlisten 127.0.0.1:{implicit} tls implicit\n",
+        )
+        for _ in range(3):
+            with smtplib.SMTP(*relay.address, timeout=60) as client:
+                self.assertEqual(client.docmd("QUIT")[0], 221)
+            with smtplib.SMTP(*relay.address, timeout=60) as client:
+                client.starttls(context=trusted)
+                client.sendmail(
+                    "a@example.org", ["b@example.com"], "Subject: hello\r\n\r\nhello\r\n"
+                )
+                self.assertEqual(client.docmd("QUIT")[0], 221)
+            with smtplib.SMTP_SSL("127.0.0.1", implicit, timeout=60, context=trusted) as client:
+                self.assertEqual(client.docmd("QUIT")[0], 221)
+        clients = [socket.create_connection(relay.address, timeout=60) for _ in range(4)]
+        for connected in clients:
+            self.addCleanup(connected.close)
+            self.assertEqual(connected.recv(3), b"220")
+        self.assertEqual(relay.stop(), 0, relay.log())
+        for connected in clients:
+            self.assertIn(b"\r\n421 ", connected.makefile("rb").read())
 
 
 class InAll(WithWorkers):
