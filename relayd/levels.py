@@ -8,7 +8,10 @@ import os
 from collections.abc import Sequence
 
 _CELL = 4  # octets: one unsigned native integer, read and written in one machine access
-_AWAY = 0  # in a cell: takes no connections at all; else 2 * (sessions + 1), plus 1 if it listens
+_AWAY = 0  # in a cell: takes no connections at all; else _ONE * (sessions + 1), plus these two
+_LISTENS = 1
+_DUE = 2
+_ONE = 4
 
 
 class Levels:
@@ -27,17 +30,17 @@ class Levels:
 
     def tell(self, sessions: int, *, listening: bool) -> None:
         """How many we serve, and whether we wait for connections or leave them to others."""
-        self._cells[self._number] = 2 * (sessions + 1) + listening
+        self._cells[self._number] = _ONE * (sessions + 1) + listening * _LISTENS
 
     def others(self) -> list[int]:
         """The sessions of each other worker that serves."""
         cells = self._cells
-        return [cells[each] // 2 - 1 for each in self._others if cells[each] != _AWAY]
+        return [cells[each] // _ONE - 1 for each in self._others if cells[each] != _AWAY]
 
     def someone_listens_below(self, sessions: int) -> bool:
         """Another worker with fewer sessions than this waits for connections."""
-        cells, most = self._cells, 2 * (sessions + 1)
-        return any(cells[each] & 1 and cells[each] < most for each in self._others)
+        cells, most = self._cells, _ONE * (sessions + 1)
+        return any(cells[each] & _LISTENS and cells[each] < most for each in self._others)
 
     def call_the_fewest(self) -> None:
         """Ring the bell of the other worker that has the fewest sessions, if one serves."""
@@ -57,8 +60,22 @@ class Levels:
             os.eventfd_read(self.bell)
 
     def clear(self) -> None:
-        """The worker has died, or takes nobody any more."""
+        """The worker takes nobody any more, or is gone."""
         self._cells[self._number] = _AWAY
+
+    def expect(self) -> None:
+        """The worker is gone, but another will soon be in its place: leave it a share."""
+        self._cells[self._number] = _ONE + _DUE + _LISTENS
+
+    def expect_no_more(self) -> None:
+        """That took too long, if it is not there by now."""
+        if self._cells[self._number] & _DUE:
+            self.clear()
+
+    def someone_is_due(self) -> bool:
+        """Another worker is expected."""
+        cells = self._cells
+        return any(cells[each] & _DUE for each in self._others)
 
 
 def shared_levels(workers: int) -> list[int]:

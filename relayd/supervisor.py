@@ -26,6 +26,7 @@ FIRST_SOCKET_FD = 4  # ... and of the listening sockets, then the tally, the pac
 STEADY = 10.0  # seconds a worker has to live for its death to be forgiven
 FIRST_DELAY = 0.1  # seconds before a worker is started again; doubles while it keeps dying
 MOST_DELAY = 1.0  # not longer: its mail moves on within two seconds, also after many deaths
+BACK_SOON = 2.0  # seconds connections wait for a worker that has died and is started again
 STOP_TIME = 30.0  # seconds for a worker to stop by itself
 READY = b"ready\n"
 DRAIN = b"drain\n"
@@ -158,8 +159,9 @@ class _Worker(ProcessProtocol):
         self._process = None
         self._channel = None
         wanted = bool(self._gone)
+        served = self.ready and supervisor.reactor.seconds() - self._started > BACK_SOON
+        supervisor.counts_cleared(self.orders.number, back_soon=served and not supervisor.stopping)
         self.ready = False
-        supervisor.counts_cleared(self.orders.number)
         if self._kill is not None:
             self._kill.cancel()
             self._kill = None
@@ -275,10 +277,19 @@ class Supervisor(Service):
         """What a worker inherits, in the order of FIRST_SOCKET_FD."""
         return [*(each.fileno() for each in self._sockets), *self._memory]
 
-    def counts_cleared(self, number: int) -> None:
-        """The counts of a worker that is gone are no more."""
-        for counts in self._counts[number]:
-            counts.clear()
+    def counts_cleared(self, number: int, *, back_soon: bool) -> None:
+        """The counts of a worker that is gone are no more.
+
+        When it will be back soon, its share of the connections waits for it: the others would
+        keep them as long as the sessions last.
+        """
+        tally, levels = self._counts[number]
+        tally.clear()
+        if back_soon:
+            levels.expect()
+            self.reactor.callLater(BACK_SOON, levels.expect_no_more)
+        else:
+            levels.clear()
 
 
 def _environment() -> dict[str, str]:

@@ -16,7 +16,7 @@ from zope.interface import implementer
 
 from relayd.levels import Levels
 
-PATIENCE = 0.1  # seconds a connection waits at most for a worker that does not take it
+PATIENCE = 0.1  # seconds a connection waits at most for a worker that hangs
 WINDOW = 1.0  # seconds; a share is one of the most sessions of the last two of these
 _MANY = 1000  # connections taken in one go by whoever may take all
 
@@ -26,8 +26,8 @@ class Turnstile:
 
     A worker's share is its part of the most sessions there have lately been in all. Up to it the
     worker listens; beyond, only when no other has fewer. Somebody always listens: who steps back
-    makes sure of another first, and looks again when PATIENCE is over, for that one may have died
-    since, or hang. Who takes more than its share calls one that has fewer and may not know.
+    makes sure of another first, and looks again when PATIENCE is over, for that one may hang. Who
+    takes more than its share calls one that has fewer and may not know.
     """
 
     def __init__(self, reactor: Any, levels: Levels) -> None:  # noqa: ANN401 - time and readers
@@ -122,8 +122,9 @@ class Turnstile:
         self._look_again = None
         if self._listening:
             return
-        for gate in self._gates:
-            gate.take(_MANY)
+        if not self._levels.someone_is_due():
+            for gate in self._gates:
+                gate.take(_MANY)
         if self._room():
             self._listen()
         else:

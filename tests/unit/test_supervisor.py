@@ -17,7 +17,16 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from relayd.levels import Levels
-from relayd.supervisor import DRAIN, FIRST_DELAY, MOST_DELAY, READY, STOP_TIME, Orders, Supervisor
+from relayd.supervisor import (
+    BACK_SOON,
+    DRAIN,
+    FIRST_DELAY,
+    MOST_DELAY,
+    READY,
+    STOP_TIME,
+    Orders,
+    Supervisor,
+)
 from relayd.tally import Tally
 from tests.support import TestCase
 
@@ -129,6 +138,29 @@ class Care(TestCase):
         first.die()
         self.assertEqual(Tally(memory[0], 2, 1).get("192.0.2.1"), 0)
         self.assertEqual(Levels(memory[2:], 1).others(), [])
+
+    def test_connections_wait_a_moment_for_one_that_has_served(self) -> None:
+        process = self.reactor.processes[0]
+        levels = Levels([process.descriptors[number] for number in (8, 9, 10)], 1)
+        self.ready(process)
+        self.reactor.advance(BACK_SOON + 0.1)
+        process.die()
+        self.assertTrue(levels.someone_is_due())
+        self.assertTrue(levels.someone_listens_below(1))
+        self.reactor.advance(BACK_SOON - 0.1)
+        self.assertTrue(levels.someone_is_due())
+        self.reactor.advance(0.2)
+        self.assertEqual((levels.someone_is_due(), levels.others()), (False, []))
+
+    def test_one_that_is_back_is_not_taken_off(self) -> None:
+        process = self.reactor.processes[0]
+        shared = [process.descriptors[number] for number in (8, 9, 10)]
+        self.ready(process)
+        self.reactor.advance(BACK_SOON + 0.1)
+        process.die()
+        Levels(shared, 0).tell(3, listening=False)
+        self.reactor.advance(BACK_SOON)
+        self.assertEqual(Levels(shared, 1).others(), [3])
 
     def test_ready_workers_are_counted(self) -> None:
         self.assertEqual(self.supervisor.figures()["workers_ready"], 0)

@@ -71,7 +71,8 @@ class Worker:
     def __init__(self, shared: Sequence[int], number: int, backlog: Backlog) -> None:
         self.reactor = Reactor()
         self.backlog = backlog
-        self.turnstile = Turnstile(self.reactor, Levels(shared, number))
+        self.levels = Levels(shared, number)
+        self.turnstile = Turnstile(self.reactor, self.levels)
         self.port = Port(backlog, self.reactor)
         self.port.accepted = self.turnstile.count
 
@@ -193,6 +194,21 @@ class Turnstiles(unittest.TestCase):
         other.reactor.advance(PATIENCE)
         self.come([other], 7)
         self.assertEqual(other.sessions, 8)
+
+    def test_for_one_that_is_back_soon_its_share_waits(self) -> None:
+        one, other = workers = self.opened(2)
+        self.come(workers, 20)
+        before = (one.sessions, other.sessions)
+        self.leave(one, one.sessions)
+        one.turnstile.close()
+        one.levels.expect()
+        self.backlog.waiting = before[0]
+        other.turn()
+        other.reactor.advance(PATIENCE)
+        self.assertEqual(other.sessions, before[1])
+        one.levels.expect_no_more()
+        other.reactor.advance(PATIENCE)
+        self.assertEqual((other.sessions, self.backlog.waiting), (20, 0))
 
     def test_after_the_end_nothing_is_taken_or_told(self) -> None:
         one, other = workers = self.opened(2)
