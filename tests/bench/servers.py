@@ -291,16 +291,16 @@ class Postfix(Server):
             yield f"virtual_alias_maps = hash:{folder}/etc/virtual"
             yield "virtual_alias_domains = example.com"
         if self.job.rewrite:
-            port = self._start_postsrsd()
+            forward, reverse = self._start_postsrsd()
             (folder / "etc/virtual").write_text("user@example.com user@elsewhere.example\n")
             self._postmap("virtual")
             (folder / "etc/headers").write_text("@source.example @outside.example\n")
             self._postmap("headers")
             yield f"virtual_alias_maps = hash:{folder}/etc/virtual"
             yield "virtual_alias_domains = example.com"
-            yield f"sender_canonical_maps = tcp:127.0.0.1:{port}"
+            yield f"sender_canonical_maps = tcp:127.0.0.1:{forward}"
             yield "sender_canonical_classes = envelope_sender"
-            yield f"recipient_canonical_maps = tcp:127.0.0.1:{port + 1}"
+            yield f"recipient_canonical_maps = tcp:127.0.0.1:{reverse}"
             yield "recipient_canonical_classes = envelope_recipient, header_recipient"
             yield f"canonical_maps = hash:{folder}/etc/headers"
             yield "canonical_classes = header_sender"
@@ -317,16 +317,16 @@ class Postfix(Server):
         etc = self.folder / "etc"
         run([program("postmap"), "-c", str(etc), f"hash:{etc / name}"])
 
-    def _start_postsrsd(self) -> int:
-        """PostSRSd, as Debian has it; it is part of the server."""
-        port = free_port()
+    def _start_postsrsd(self) -> tuple[int, int]:
+        """PostSRSd, as Debian has it; it is part of the server. Its two ports."""
+        forward, reverse = free_port(), free_port()
         secret = self.folder / "secret"
         secret.write_text("0123456789abcdef\n")
-        options = ["-4", f"-s{secret}", "-dsrs.example.net", f"-f{port}", f"-r{port + 1}"]
+        options = ["-4", f"-s{secret}", "-dsrs.example.net", f"-f{forward}", f"-r{reverse}"]
         srs = Process([program("postsrsd"), *options], self.folder / "srs.out")
         self.roots.append(srs.popen.pid)
-        wait_until(lambda: port_is_open(("127.0.0.1", port)), f"postsrsd\n{srs.log()}")
-        return port
+        wait_until(lambda: port_is_open(("127.0.0.1", forward)), f"postsrsd\n{srs.log()}")
+        return forward, reverse
 
     def stop(self) -> None:
         """SIGTERM to the master, which ends its children."""
