@@ -54,3 +54,4 @@ class AllSee(unittest.TestCase):
         for limit in (0, 1, told[0][0], 1 << 28):
             below = any(listening and sessions < limit for sessions, listening in told[1:])
             self.assertEqual(workers[0].someone_listens_below(limit), below)
+        self.doCleanups()  # descriptors of a hundred examples are many

@@ -264,3 +264,4 @@ class Turnstiles(unittest.TestCase):
             for worker in workers:
                 worker.turn()
         self.assertEqual(self.backlog.waiting, 0)
+        self.doCleanups()  # descriptors of a hundred examples are many
