@@ -22,7 +22,7 @@ from twisted.python import usage
 from relayd import __version__
 from relayd.activation import AT_START, Handed, handed_over, place_of, unwanted
 from relayd.channel import Reactor
-from relayd.config import ConfigErrors, Listener, Settings, embedded, load
+from relayd.config import ConfigErrors, Settings, embedded, load
 from relayd.current import Current
 from relayd.gateway import Gateway, enquiry_of, keeper_of, resolver_of, web_of
 from relayd.intake.listener import ListenAddress, listening_socket
@@ -345,15 +345,7 @@ def _sockets(settings: Settings, handed: Sequence[Handed] = ()) -> Sequence[sock
     ready = {each.place: each.listening for each in handed}
     opened = []
     for listener in settings.listeners:
+        address = ListenAddress(listener.address, listener.port)
         found = ready.get(place_of(listener.address, listener.port))
-        opened.append(_listening(listener) if found is None else found.dup())
+        opened.append(listening_socket(address) if found is None else found.dup())
     return opened
-
-
-def _listening(listener: Listener) -> socket.socket:
-    address = ListenAddress(listener.address, listener.port)
-    try:
-        return listening_socket(address)
-    except OSError as error:
-        what = f"cannot listen on {address}: {error.strerror}"
-        raise OSError(error.errno, what) from error

@@ -36,7 +36,7 @@ class ListenAddress:
 
 
 def listening_socket(address: ListenAddress, *, backlog: int = BACKLOG) -> socket.socket:
-    """A bound, listening, non-blocking TCP socket; raises OSError."""
+    """A bound, listening, non-blocking TCP socket; raises OSError that says where."""
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -47,9 +47,10 @@ def listening_socket(address: ListenAddress, *, backlog: int = BACKLOG) -> socke
             listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         listening.bind((address.host, address.port))
         listening.listen(backlog)
-    except OSError:
+    except OSError as error:
         listening.close()
-        raise
+        what = f"cannot listen on {address}: {error.strerror}"
+        raise OSError(error.errno, what) from error
     return listening
 
 
@@ -95,11 +96,9 @@ class IntakeService(Service):
             for address in self._addresses:
                 try:
                     self._sockets.append(listening_socket(address))
-                except OSError as error:
+                except OSError:
                     self._close_sockets()
-                    raise OSError(
-                        error.errno, f"cannot listen on {address}: {error.strerror}"
-                    ) from error
+                    raise
         super().privilegedStartService()  # type: ignore[no-untyped-call]  # Twisted's own
 
     def startService(self) -> None:

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from tests.certs import Authority
@@ -72,6 +73,17 @@ class WithWorkers(Scenario):
         done = relay.ctl("status", "--json", check=False)
         found = re.search(r'"workers_ready": ?(\d+)', done.stdout)
         return f"workers_ready={found.group(1)}" if found else ""
+
+    @contextlib.contextmanager
+    def clients(self, relay: Relayd, count: int) -> Iterator[list[bytes]]:
+        """So many that come one after the other and stay; the code each one is greeted with."""
+        with contextlib.ExitStack() as stack:
+            greetings = []
+            for _ in range(count):
+                client = socket.create_connection(relay.address, timeout=60)
+                stack.enter_context(client)
+                greetings.append(client.recv(3))
+            yield greetings
 
     def all_arrive(self, sink: Sink, sent: Injected, relay: Relayd, seconds: float = 40.0) -> None:
         """Everything acknowledged arrives, once or (after a kill) more than once."""
@@ -135,13 +147,8 @@ class Killed(WithWorkers):
         hanging = workers_of(relay)[0]
         os.kill(hanging, signal.SIGSTOP)
         self.addCleanup(os.kill, hanging, signal.SIGCONT)  # or it would not stop
-        with contextlib.ExitStack() as stack:
-            greetings = []
-            for _ in range(30):
-                client = socket.create_connection(relay.address, timeout=60)
-                stack.enter_context(client)
-                greetings.append(client.recv(3))
-        self.assertEqual(greetings, [b"220"] * 30)
+        with self.clients(relay, 30) as greetings:
+            self.assertEqual(greetings, [b"220"] * 30)
 
     def test_a_killed_master_takes_its_workers_along(self) -> None:
         relay = self.start(free_port())
@@ -252,12 +259,7 @@ class InAll(WithWorkers):
         self.set_workers(relay, 3)
         relay.start()
         self.wait_ready(relay, 3)
-        with contextlib.ExitStack() as stack:
-            greetings = []
-            for _ in range(40):
-                client = socket.create_connection(relay.address, timeout=60)
-                stack.enter_context(client)
-                greetings.append(client.recv(3))
+        with self.clients(relay, 40) as greetings:
             self.assertEqual(greetings.count(b"220"), 10, greetings)
             self.assertEqual(greetings.count(b"421"), 30)
         wait_until(relay.greets, "those who left make room")
