@@ -44,7 +44,11 @@ class Store(Protocol):
 
     @property
     def healthy(self) -> bool:
-        """It can record; while not, everything that must be recorded fails at once."""
+        """It can record; while not, everything that must be recorded fails at once.
+
+        So do the questions whose answers are acted upon, from `destinations` to `aged`: what is
+        read then may be of a COMMIT that failed, and about to be dropped.
+        """
 
     def room(self, size: int) -> bool:
         """Space and inodes for a message of so many octets, above the floors (promise 5)."""

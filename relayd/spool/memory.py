@@ -107,9 +107,12 @@ class MemorySpool:
             self._bridge.call(promise.errback, SpoolError("the spool cannot record"))
         return promise
 
-    def _ask(self, value: object) -> Awaitable[Any]:
+    def _ask(self, value: object, *, to_act: bool = False) -> Awaitable[Any]:
         promise: Promise[Any] = self._bridge.promise()
-        self._bridge.call(promise.callback, value)
+        if to_act and not self.healthy:
+            self._bridge.call(promise.errback, SpoolError("the spool cannot record"))
+        else:
+            self._bridge.call(promise.callback, value)
         return promise
 
     def accept(self, new: NewMessage) -> Accepted:
@@ -224,7 +227,7 @@ class MemorySpool:
             if record.state is State.QUEUED:
                 name, at = record.recipient.destination, record.next_attempt
                 found[name] = min(at, found.get(name, at))
-        return self._ask(sorted(found.items()))
+        return self._ask(sorted(found.items()), to_act=True)
 
     def due(
         self, destination: str, now: float, limit: int, *, longest: float = math.inf
@@ -245,7 +248,8 @@ class MemorySpool:
             found.setdefault(record.message, []).append(record)
         for records in found.values():
             records.sort(key=lambda record: record.number)
-        return self._ask([(self._messages[i], tuple(each)) for i, each in found.items()])
+        accepted = [(self._messages[ident], tuple(each)) for ident, each in found.items()]
+        return self._ask(accepted, to_act=True)
 
     def earliest(self, destination: str, after: float) -> Awaitable[float | None]:
         """The earliest next_attempt later than `after`."""
@@ -256,7 +260,7 @@ class MemorySpool:
             and record.recipient.destination == destination
             and record.next_attempt > after
         )
-        return self._ask(min(times, default=None))
+        return self._ask(min(times, default=None), to_act=True)
 
     def aged(
         self, received_before: float, after: int, limit: int, *, unwarned: bool = False
@@ -272,7 +276,7 @@ class MemorySpool:
                 for record in records.values()
             )
         )
-        return self._ask(list(islice(found, limit)))
+        return self._ask(list(islice(found, limit)), to_act=True)
 
     def load(self, ident: int) -> Awaitable[Accepted | None]:
         """One waiting message with all its waiting records."""

@@ -39,7 +39,8 @@ class Reader:
         self._bridge = bridge
         self._damaged = damaged
         self._corrupt = corrupt
-        self._questions: queue.SimpleQueue[tuple[Promise[Any] | None, Question] | None]
+        self._doubt: SpoolError | None = None
+        self._questions: queue.SimpleQueue[tuple[Promise[Any] | None, Question, bool] | None]
         self._questions = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
@@ -54,9 +55,19 @@ class Reader:
         self._questions.put(None)
         self._thread.join()
 
-    def ask(self, question: Question, promise: Promise[Any] | None) -> None:
-        """Queue a question; from any thread."""
-        self._questions.put((promise, question))
+    def ask(
+        self, question: Question, promise: Promise[Any] | None, *, to_act: bool = False
+    ) -> None:
+        """Queue a question; from any thread. `to_act`: whoever asks relies on the answer."""
+        self._questions.put((promise, question, to_act))
+
+    def doubt(self, error: SpoolError | None) -> None:
+        """What is read from now on may be taken back (None: no more), so nobody may act upon it.
+
+        A COMMIT that failed leaves its rows in the log; once that is read anew they are there,
+        though their senders were told that they are not, until mending has dropped them.
+        """
+        self._doubt = error
 
     def answer(self, question: Callable[[Search], T]) -> T:
         """Answer at once, in the calling thread; raises SpoolError."""
@@ -76,9 +87,11 @@ class Reader:
 
     def _run(self) -> None:
         while (item := self._questions.get()) is not None:
-            promise, question = item
+            promise, question, to_act = item
             try:
                 with self._lock:
+                    if to_act and (doubt := self._doubt) is not None:
+                        raise SpoolError(doubt.reason)
                     value = self._answer(question)
             except Exception as error:
                 self._failed(error, promise)

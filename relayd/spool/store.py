@@ -271,17 +271,19 @@ class Spool:
 
     def destinations(self) -> Awaitable[list[tuple[str, float]]]:
         """Every destination with queued mail, and its earliest next_attempt."""
-        return self._ask(Search.destinations)
+        return self._ask(Search.destinations, to_act=True)
 
     def due(
         self, destination: str, now: float, limit: int, *, longest: float = math.inf
     ) -> Awaitable[list[Accepted]]:
         """Up to `limit` messages with their due records."""
-        return self._ask(lambda search: search.due(destination, now, limit, longest=longest))
+        return self._ask(
+            lambda search: search.due(destination, now, limit, longest=longest), to_act=True
+        )
 
     def earliest(self, destination: str, after: float) -> Awaitable[float | None]:
         """The earliest next_attempt later than `after`."""
-        return self._ask(lambda search: search.earliest(destination, after))
+        return self._ask(lambda search: search.earliest(destination, after), to_act=True)
 
     def aged(
         self, received_before: float, after: int, limit: int, *, unwarned: bool = False
@@ -291,7 +293,7 @@ class Spool:
         ahead = self._last_us > self._clock() * 1e6 + 1e6
         newest = min(1 << 62, newest_by(received_before)) if not ahead else 1 << 62
         return self._ask(
-            lambda search: search.aged(received_before, after, limit, newest, unwarned)
+            lambda search: search.aged(received_before, after, limit, newest, unwarned), to_act=True
         )
 
     def load(self, ident: int) -> Awaitable[Accepted | None]:
@@ -314,10 +316,10 @@ class Spool:
         """Recipients in the ledger that are not accounted for."""
         return self._ask(lambda search: search.audit(after, limit))
 
-    def _ask(self, question: Question) -> Awaitable[Any]:
+    def _ask(self, question: Question, *, to_act: bool = False) -> Awaitable[Any]:
         promise: Promise[Any] = self._bridge.promise()
         if self._open:
-            self._reader.ask(question, promise)
+            self._reader.ask(question, promise, to_act=to_act)
         else:
             promise.errback(SpoolError("the spool is closed"))
         return promise
@@ -349,6 +351,7 @@ class Spool:
 
     def health(self, error: SpoolError | None) -> None:
         """For the writer: the store failed, or is trusted again."""
+        self._reader.doubt(error)
         self._bridge.call(self._health_changed, error)
 
     def _health_changed(self, error: SpoolError | None) -> None:

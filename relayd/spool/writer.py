@@ -211,12 +211,16 @@ class Writer:
         assert self._connection is not None
         if self._connection.in_transaction:
             self._connection.execute("ROLLBACK")
-        if len(writes) > 1:
-            for write in writes:
-                self._transaction([write])
+        if len(writes) == 1:
+            self._fail(writes, SpoolError(f"cannot be stored: {error!r}"))
+            self._owner.remove_files(writes[0].idents())
             return
-        self._fail(writes, SpoolError(f"cannot be stored: {error!r}"))
-        self._owner.remove_files(writes[0].idents())
+        untried = deque(writes)
+        try:
+            while untried:
+                self._transaction([untried.popleft()])
+        finally:
+            self._again.extend(untried)  # should the disk fail meanwhile
 
     def _refuse_growth(self, writes: list[Write]) -> list[Write]:
         """What little space is left belongs to the outcomes of mail we already have."""

@@ -63,6 +63,10 @@ class StoreContract:
     def wait(self, awaitable: Any) -> Any:
         return self.bridge.wait(awaitable)
 
+    def trouble(self) -> None:
+        """The store cannot record any more."""
+        raise NotImplementedError
+
     def settle(self, *settlements: Settlement, reports: Any = ()) -> list[Accepted]:
         result: list[Accepted] = self.wait(self.store.settle(settlements, reports))
         return result
@@ -423,6 +427,21 @@ class StoreContract:
         counts = self.wait(self.store.counts())
         assert (counts.messages, counts.octets, counts.damaged) == (0, 0, 1)
 
+    def test_in_trouble_it_is_read_by_the_operator_only(self) -> None:
+        message, _ = self.put()
+        self.trouble()
+        for question in (
+            self.store.destinations,
+            lambda: self.store.due("inside", 1e12, 10),
+            lambda: self.store.earliest("inside", 0.0),
+            lambda: self.store.aged(1e12, 0, 10),
+        ):
+            with self.assertRaises(SpoolError):  # type: ignore[attr-defined]
+                self.wait(question())
+        assert self.wait(self.store.load(message.ident)) is not None
+        assert self.wait(self.store.counts()).messages == 1
+        assert self.wait(self.store.listing(QueueFilter(), 0, 10)).messages == 1
+
     def test_a_closed_store_refuses(self) -> None:
         draft = self.store.create()
         self.wait(self.store.close())
@@ -439,6 +458,9 @@ class MemoryStoreTests(StoreContract, unittest.TestCase):
         self.store = MemorySpool(self.bridge, clock=self.clock)
         self.store.open()
 
+    def trouble(self) -> None:
+        self.store.healthy = False
+
 
 class DiskStoreTests(StoreContract, unittest.TestCase):
     def setUp(self) -> None:
@@ -451,6 +473,10 @@ class DiskStoreTests(StoreContract, unittest.TestCase):
 
     def make(self) -> Spool:
         return Spool(Path(self.directory.name), self.bridge, clock=self.clock)
+
+    def trouble(self) -> None:
+        self.store.health(SpoolError("disk on fire"))
+        self.bridge.until(lambda: not self.store.healthy)
 
     def reopen(self) -> None:
         self.bridge.wait(self.store.close())

@@ -10,6 +10,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 import unittest
 from collections.abc import Callable, Iterable, Iterator
@@ -137,6 +138,28 @@ class FailingCommitTests(FaultCase):
             path = harness.spool._files.path(draft.ident)
             harness.bridge.until(lambda: not path.exists())
 
+    def test_what_a_failed_commit_left_behind_is_not_given_out_to_be_delivered(self) -> None:
+        with self.harness() as (harness, events):
+            spool, wait = harness.spool, harness.bridge.wait
+            before, _ = harness.put()
+            self.fail_on("COMMIT", IO_ERROR, late=True)
+            with self.assertRaises(SpoolError):
+                harness.put()
+            harness.bridge.until(lambda: bool(events))
+            for question in (
+                lambda: spool.due("inside", 1e12, 10),
+                lambda: spool.aged(1e12, 0, 10),
+                lambda: spool.earliest("inside", 0.0),
+                spool.destinations,
+            ):
+                with self.assertRaises(SpoolError):
+                    wait(question())
+            assert wait(spool.listing(QueueFilter(), 0, 10)).messages  # the operator may look
+            self.heal()
+            self.recovered(harness, events)
+            due = wait(spool.due("inside", 1e12, 10))
+            assert [message.ident for message, _ in due] == [before.ident]
+
     def test_no_memory_after_the_commit_is_a_failed_one(self) -> None:
         with self.harness() as (harness, events):
             self.fail_on("COMMIT", MemoryError(), late=True)
@@ -216,6 +239,38 @@ class FailingCommitTests(FaultCase):
                     results.append(False)
             assert results == [n != 7 for n in range(20)]
             assert events == []
+
+    def test_nobody_is_forgotten_when_the_disk_fails_as_one_of_many_cannot_be_stored(self) -> None:
+        with self.harness() as (harness, events):
+            begun: list[str] = []
+            all_there = threading.Event()
+
+            def fault(statement: str) -> None:
+                if statement.startswith("BEGIN"):
+                    begun.append(statement)
+                    if len(begun) == 1:
+                        all_there.wait(60)
+                    if len(begun) == 5:  # all of them at once, then one by one: the third
+                        raise IO_ERROR
+
+            Faulty.fault = staticmethod(fault)
+            promises = [harness.spool.settle([])]
+            for n in range(6):
+                draft = harness.spool.create()
+                draft.write(b"x")
+                # a mailbox that is no text: SQLite cannot take it
+                bad = submission(recipient("\udcff")) if n == 5 else submission()
+                promises.append(draft.commit(bad))
+            all_there.set()
+            results = []
+            for promise in promises:
+                try:
+                    harness.bridge.wait(promise)
+                    results.append(True)
+                except SpoolError:
+                    results.append(False)
+            assert results == [True, True, True, False, True, True, False]
+            self.recovered(harness, events)
 
     def test_closing_while_in_trouble_does_not_hang(self) -> None:
         with self.harness() as (harness, _):
