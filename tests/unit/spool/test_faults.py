@@ -254,7 +254,7 @@ class FailingCommitTests(FaultCase):
                         raise IO_ERROR
 
             Faulty.fault = staticmethod(fault)
-            promises = [harness.spool.settle([])]
+            promises: list[Any] = [harness.spool.settle([])]
             for n in range(6):
                 draft = harness.spool.create()
                 draft.write(b"x")
