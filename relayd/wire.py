@@ -17,25 +17,46 @@ _LARGE = 32768  # octets that wait for nobody
 class Wire:
     """Writes to one transport, in order. Nobody else may write to it."""
 
-    __slots__ = ("_at_once", "_held", "_leaving", "_transport")
+    __slots__ = ("_below", "_held", "_leaving", "_transport", "at_once", "secure")
 
     def __init__(self, transport: object) -> None:
+        # what is written next is sent right away, for nothing waits before it; by its class, for a
+        # wrapper, as of TLS, passes on every name of the socket it wraps
+        self.at_once = isinstance(transport, Connection)
+        self.secure = False  # TLS is between `write` and what leaves
         self._transport: Any = transport  # ITransport; Twisted says less of it than we use
-        # by its class: a wrapper, as of TLS, passes on every name of the socket it wraps
-        self._at_once = isinstance(transport, Connection)
+        self._below: Any = transport  # ... and as TLS sees it, if there is TLS
         self._held = b""  # until the turn's end
         self._leaving = getattr(getattr(transport, "reactor", None), "leaving", None)
 
     def write(self, data: bytes) -> None:
         """Send, in this turn or by and by; silence on a connection that is lost."""
-        leaving = self._leaving
-        if leaving is None or not self.at_once or len(data) >= _LARGE:
-            self.flush()
-            self._send(data)
+        if self.secure:
+            self._transport.write(data)
+        else:
+            self.leave(data)
+
+    def start_tls(self, creator: object) -> None:
+        """Encrypt what is written from now on, with a connection that `creator` makes."""
+        self.flush()
+        transport = self._transport
+        transport.startTLS(creator)
+        self.secure = True
+        if isinstance(transport, Connection):
+            tls: Any = transport.protocol
+            self._below = tls.transport
+            tls.transport = _BelowTls(tls.transport, self)
+
+    def leave(self, data: bytes) -> None:
+        """Send it as it is: what is written, or what TLS has made of that."""
+        leaving, held = self._leaving, self._held + data
+        if leaving is None or not self.at_once or len(held) >= _LARGE:
+            self._held = b""
+            self._send(held)
         else:
             if not self._held:
                 leaving.append(self)
-            self._held += data
+            self._held = held
 
     def flush(self) -> None:
         """Send what is held back; before anything else is done to the transport but closing it."""
@@ -44,30 +65,35 @@ class Wire:
             self._send(held)
 
     def _send(self, data: bytes) -> None:
-        transport = self._transport
-        if self._at_once and transport.connected and not transport.TLS:
+        if self.at_once and self._transport.connected:
             try:
-                sent = transport.socket.send(data)
+                sent = self._transport.socket.send(data)
             except OSError:
                 sent = 0
             if sent == len(data):
                 return
             # The rest waits its turn, and what follows must not overtake it. So does all of it
             # after an error, which the reactor will meet and report as the connection's end.
-            self._at_once = False
+            self.at_once = False
             data = data[sent:]
-        transport.write(data)
-
-    @property
-    def at_once(self) -> bool:
-        """What is written next is sent right away, for nothing waits before it."""
-        return self._at_once and not self._transport.TLS
+        self._below.write(data)
 
     def through_buffer(self) -> None:
         """What is written next waits for the reactor, and so for others that have their turn."""
         self.flush()
-        self._at_once = False
+        self.at_once = False
 
     def drained(self) -> None:
         """Nothing waits any more: the peer has answered, or the transport asks for more."""
-        self._at_once = isinstance(self._transport, Connection)
+        self.at_once = isinstance(self._transport, Connection)
+
+
+class _BelowTls:
+    """What TLS has for a transport: the wire for its octets, Twisted's own for all else."""
+
+    def __init__(self, transport: Any, wire: Wire) -> None:  # noqa: ANN401  as above
+        self._transport = transport
+        self.write = wire.leave
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
+        return getattr(self._transport, name)

@@ -337,8 +337,7 @@ class Session(Protocol):
     def _start_tls(self) -> None:
         self._vigil.enter(Phase.HANDSHAKE)
         self._vigil.look()  # sooner than the command's deadline
-        self._wire.flush()
-        self.transport.startTLS(self._door.tls)
+        self._wire.start_tls(self._door.tls)
 
     def _flush(self) -> None:
         """One write for all replies; they show that a command was complete."""

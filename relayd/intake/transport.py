@@ -39,8 +39,5 @@ class Transport(Protocol):
     def unregisterProducer(self) -> None:
         """Tell it no more."""
 
-    def startTLS(self, creator: object) -> None:
-        """Speak TLS from the next octet on."""
-
     def getHandle(self) -> object:
         """The connection under TLS."""

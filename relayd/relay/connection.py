@@ -64,9 +64,6 @@ class Transport(Shape):
     def unregisterProducer(self) -> None:
         """Ask it no more."""
 
-    def startTLS(self, creator: object) -> None:
-        """Speak TLS from the next octet on."""
-
     def getHandle(self) -> object:
         """The connection under TLS."""
 
@@ -281,14 +278,15 @@ class Connection(Protocol):
     def resumeProducing(self) -> None:
         """The transport has sent what it had: as many pieces as the socket takes, within reason."""
         wire = self._wire
-        if self._asked:
-            wire.drained()
-        else:  # it only says that we are registered; what is read from now on is as it is now
+        if not self._asked:  # that we are registered; what is read from now on is as it is now
             self._pure = self._content is not None and self._content.pure
+        elif not wire.secure:
+            wire.drained()
         self._asked = True
         for _ in range(BURST - 1):
             self._send_chunk()
-            if self._chunks is None or not wire.at_once:
+            # TLS asks and asks, and waits itself for the transport
+            if self._chunks is None or wire.secure or not wire.at_once:
                 return
         wire.through_buffer()
         self._send_chunk()
@@ -415,8 +413,7 @@ class Connection(Protocol):
     def _start_tls(self, security: Security) -> None:
         self._shaking = True
         self.deadline = self._watch.seconds() + self._deadlines.handshake
-        self._wire.flush()
-        self._transport.startTLS(security.creator)
+        self._wire.start_tls(security.creator)
 
     def _open(self) -> None:
         login, self._login = self._login, None

@@ -25,6 +25,7 @@ class Socket(Connection):
         self.sent = b""
         self.buffered: list[bytes] = []
         self.lost = False
+        self.protocol: Any = None
 
     def send(self, data: bytes) -> int:
         if self.lost:
@@ -36,7 +37,23 @@ class Socket(Connection):
         return len(taken)
 
     def write(self, data: bytes) -> None:
-        self.buffered.append(data)
+        if self.protocol is None:
+            self.buffered.append(data)
+        else:
+            self.protocol.write(data)
+
+    def startTLS(self, ctx: object, normal: object = True) -> None:
+        self.protocol = Tls(SimpleNamespace(write=self.buffered.append, getPeer=lambda: "peer"))
+
+
+class Tls:
+    """What Twisted puts between a transport that speaks TLS and the socket."""
+
+    def __init__(self, transport: object) -> None:
+        self.transport: Any = transport
+
+    def write(self, data: bytes) -> None:
+        self.transport.write(b"<" + data + b">")
 
 
 class AtOnce(unittest.TestCase):
@@ -113,6 +130,7 @@ class Together(unittest.TestCase):
         self.wire.write(b"BDAT 100000\r\n")
         self.wire.write(bytes(100_000))
         self.assertEqual(self.transport.sent, b"BDAT 100000\r\n" + bytes(100_000))
+        self.assertEqual(self.transport.buffered, [])
         self.end_of_turn()
         self.assertEqual(len(self.transport.sent), 100_013)
 
@@ -124,12 +142,14 @@ class Together(unittest.TestCase):
 
     def test_before_tls_it_goes_out_in_the_clear_and_after_it_never(self) -> None:
         self.wire.write(b"220 go ahead\r\n")
-        self.wire.flush()
-        self.transport.TLS = True
-        self.wire.write(b"secret")  # not at the turn's end: TLS may have said goodbye by then
-        self.assertEqual(self.transport.buffered, [b"secret"])
-        self.end_of_turn()
+        self.wire.start_tls(None)
         self.assertEqual(self.transport.sent, b"220 go ahead\r\n")
+        self.wire.write(b"secret")
+        self.transport.protocol.write(b"goodbye")
+        self.assertEqual(self.transport.sent, b"220 go ahead\r\n")
+        self.end_of_turn()
+        self.assertEqual(self.transport.sent, b"220 go ahead\r\n<secret><goodbye>")
+        self.assertEqual(self.transport.buffered, [])
 
     def test_a_connection_lost_in_between_is_not_touched(self) -> None:
         self.wire.write(b"too late")
@@ -142,10 +162,24 @@ class NotInTheClear(unittest.TestCase):
     def test_after_starttls_everything_goes_through_tls(self) -> None:
         transport = Socket(100)
         wire = Wire(transport)
-        transport.TLS = True
+        wire.start_tls(None)
         wire.drained()
         wire.write(b"secret")
-        self.assertEqual((transport.sent, transport.buffered), (b"", [b"secret"]))
+        self.assertEqual((transport.sent, transport.buffered), (b"<secret>", []))
+
+    def test_what_tls_says_overtakes_nothing_that_waits(self) -> None:
+        transport = Socket(5)
+        wire = Wire(transport)
+        wire.start_tls(None)
+        wire.write(b"secret")
+        transport.room = 100
+        transport.protocol.write(b"goodbye")
+        self.assertEqual((transport.sent, transport.buffered), (b"<secr", [b"et>", b"<goodbye>"]))
+
+    def test_tls_finds_the_rest_of_its_transport(self) -> None:
+        transport = Socket(100)
+        Wire(transport).start_tls(None)
+        self.assertEqual(transport.protocol.transport.getPeer(), "peer")
 
     def test_a_wrapper_is_not_gone_round(self) -> None:
         inner = Socket(100)
