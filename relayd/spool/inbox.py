@@ -33,15 +33,25 @@ class Inbox(Generic[T]):
         if urgent or len(self._entries) >= self._wanted:
             self._bell.set()
 
-    def wait(self, count: int, seconds: float | None = None) -> None:
-        """Until there are so many entries, an urgent one came, or the time is over; or sooner."""
+    def wait(self, count: int, seconds: float | None = None) -> bool:
+        """Until there are so many entries, an urgent one came, or the time is over; or sooner.
+
+        False: it was the time.
+        """
         # first what is wanted, then the look at the number: `put` has it the other way round, so
         # one of the two sees the other
         self._wanted = count
-        if len(self._entries) < count:
-            self._bell.wait(seconds)
+        in_time = len(self._entries) >= count or self._bell.wait(seconds)
         self._wanted = _BUSY
         self._bell.clear()
+        return in_time
+
+    def gather(self, count: int, step: float, steps: int) -> None:
+        """Wait on, so many steps at most, while in each another joins those that are there."""
+        for _ in range(steps):
+            there = len(self._entries)
+            if self.wait(count, step) or 0 < there == len(self._entries):
+                return
 
     def take(self) -> T:
         """The oldest entry; raises IndexError when there is none."""

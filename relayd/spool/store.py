@@ -184,7 +184,7 @@ class Spool:
 
     def expect(self, change: int) -> None:
         """So many more transactions are open (or fewer): each may be a message soon."""
-        self._writer.expected += change
+        self._writer.company.expect(change)
 
     def create(self, *, pure: bool = False) -> Draft:
         """Begin to take in a message."""

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from relayd.spool import schema
 from relayd.spool.batch import Batch
 from relayd.spool.bridge import Bridge, Promise
+from relayd.spool.company import Company
 from relayd.spool.database import Database
 from relayd.spool.errors import SpoolError, SpoolFull, SpoolGone
 from relayd.spool.inbox import Inbox
@@ -25,7 +26,8 @@ MAX_WRITES = 256  # requests in one transaction: more gains little, and their an
 MAX_OCTETS = 16 << 20  # ... and their content
 COMPANY = 3  # requests in a batch that say: as many are on their way again
 ENOUGH = 20  # requests that need no more company; bounds the outcomes not yet recorded
-GATHER = 0.008  # seconds to wait for them: a COMMIT shared by more is a cheaper one for each
+STEP = 0.004  # seconds to wait for them: a COMMIT shared by more is a cheaper one for each
+STEPS = 4  # of waiting at most, while they keep coming
 CHECKPOINT_SHORT = 1 << 20  # octets of log worth copying back when space is short
 CHECKPOINT_IDLE = 4 << 20  # ... when nobody waits
 CHECKPOINT_ALWAYS = 12 << 20  # ... and when somebody does
@@ -79,7 +81,7 @@ class Writer:
         self._stopping = False
         self._last = 0  # requests in the last batch
         self._look_at = 0.0  # when to look at the files again
-        self.expected = 0  # transactions that may soon ask for their COMMIT
+        self.company = Company()  # acceptances on their way
         self._doubtful: list[int] = []  # messages of failed batches, perhaps on disk
         self._connection: sqlite3.Connection | None = None
         self._thread = threading.Thread(target=self._run, name="spool writer", daemon=True)
@@ -108,8 +110,7 @@ class Writer:
 
     def put(self, write: Write) -> None:
         """Queue a request; from any thread."""
-        # nobody else is on the way: what there is need not wait for company
-        self._inbox.put(write, urgent=write.grows and not self.expected)
+        self._inbox.put(write, urgent=write.grows and self.company.is_complete())
 
     def suspect(self, error: SpoolError) -> None:
         """Somebody else found the database damaged."""
@@ -137,7 +138,7 @@ class Writer:
         self._again.clear()
         inbox, octets = self._inbox, 0
         if self._last >= COMPANY:
-            inbox.wait(ENOUGH, GATHER)
+            inbox.gather(ENOUGH, STEP, STEPS)
         if not writes:
             inbox.wait(1, REST if self._log else None)
             if not inbox:

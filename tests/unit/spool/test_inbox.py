@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import unittest
+from unittest.mock import patch
 
 from relayd.spool.inbox import Inbox
 
@@ -66,6 +67,39 @@ class InboxTest(unittest.TestCase):
         """It came while the reader was busy with others."""
         self.inbox.put(1, urgent=True)
         self.inbox.wait(100)
+
+    def steps(self, joining: list[int], *, urgent: bool = False) -> int:
+        """How many steps it gathers, of five at most, while so many join in each."""
+        taken: list[float] = []
+
+        def wait(seconds: float) -> bool:
+            count = joining[len(taken)]
+            taken.append(seconds)
+            for entry in range(count):
+                self.inbox.put(entry, urgent=urgent)
+            return urgent
+
+        with patch.object(self.inbox._bell, "wait", wait):
+            self.inbox.gather(20, 0.25, 5)
+        assert set(taken) == {0.25}
+        return len(taken)
+
+    def test_it_gathers_while_others_join(self) -> None:
+        """And not for ever."""
+        self.assertEqual(self.steps([1, 1, 2, 1, 1]), 5)
+
+    def test_it_gathers_no_longer_when_nobody_joins(self) -> None:
+        """The two that are there have waited long enough."""
+        self.assertEqual(self.steps([1, 1, 0]), 3)
+
+    def test_to_nobody_it_is_no_waiting(self) -> None:
+        """The first may come late."""
+        self.assertEqual(self.steps([0, 0, 1, 0]), 4)
+
+    def test_an_urgent_one_or_enough_end_it(self) -> None:
+        """The first step was the last."""
+        self.assertEqual(self.steps([1], urgent=True), 1)
+        self.assertEqual(self.steps([19, 0]), 1)
 
     def test_time_wakes_too(self) -> None:
         """Nothing comes."""
