@@ -108,11 +108,10 @@ class MemorySpool:
         return promise
 
     def _ask(self, value: object, *, to_act: bool = False) -> Awaitable[Any]:
+        if to_act:
+            return self.record(lambda: value)
         promise: Promise[Any] = self._bridge.promise()
-        if to_act and not self.healthy:
-            self._bridge.call(promise.errback, SpoolError("the spool cannot record"))
-        else:
-            self._bridge.call(promise.callback, value)
+        self._bridge.call(promise.callback, value)
         return promise
 
     def accept(self, new: NewMessage) -> Accepted:
