@@ -255,6 +255,7 @@ class Gateway(Service):
             clock=time.time,
             expanded=self._letters.expanded,
             untold=self._journal.note,
+            pace=self._desks.pace,
             manners=lambda listener: self._manners.get(listener, RELAY),
             limits=ReceptionLimits(
                 recipients=settings.recipients,

@@ -41,7 +41,7 @@ class Desks:
         self._tables = tables
         self._names = names
         self._in_clear = in_clear
-        self._pace = Pace(reactor.seconds, pace)
+        self.pace = Pace(reactor.seconds, pace)
         self._hashing = DeferredSemaphore(AT_ONCE)
         self._sockets: dict[str, DovecotSocket] = {}
 
@@ -50,7 +50,7 @@ class Desks:
         name = self._names.get(listener)
         if not name:
             return None
-        return Desk(self._accounts(name), self._pace, self._log, in_clear=self._in_clear())
+        return Desk(self._accounts(name), self.pace, self._log, in_clear=self._in_clear())
 
     def close(self) -> None:
         """Let go of Dovecot."""

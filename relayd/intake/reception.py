@@ -8,9 +8,11 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from relayd.intake.header import HeaderSection
+from relayd.intake.limits import client_key
 from relayd.intake.submission import RELAY, Completion, Manners, completed
 from relayd.intake.trace import LoopLimits, TraceField, loop, protocol_keyword
 from relayd.intake.transaction import Addressee, ContentFacts, Transaction, merge_notify
+from relayd.login.pace import Pace
 from relayd.mail.address import Mailbox, ReversePath, path_text
 from relayd.mail.client import Client
 from relayd.mail.envelope import Envelope, Recipient
@@ -23,6 +25,7 @@ from relayd.report.bounce import expand
 from relayd.rules.evaluate import Facts, evaluate
 from relayd.rules.header import edit_header
 from relayd.rules.ruleset import Ruleset
+from relayd.rules.srsstage import FORGED
 from relayd.smtp import events
 from relayd.spool.errors import SpoolError, SpoolFull
 from relayd.spool.interface import AnyDraft
@@ -37,6 +40,7 @@ _NOT_VERIFIED = Reply.of(252, "2.5.0", "Cannot verify, but will take mail for it
 _NOT_OFFERED = Reply.of(502, "5.5.1", "Not offered")
 _LOGIN_FIRST = Reply.of(530, "5.7.0", "Authentication required")  # RFC 6409 section 4.3
 _TOO_MANY_REFUSALS = Reply.of(421, "4.7.0", "Too many refused recipients")
+_TOO_MANY_HASHES = Reply.of(450, "4.7.1", "Too many wrong SRS addresses, try again later")
 _HEADER_TOO_LARGE = Reply.of(552, "5.3.4", "Header section too large")
 
 
@@ -82,6 +86,7 @@ class Premises:
     # ^ for the journal, what the ledger does not tell: client, sender, a recipient that was refused
     # or has no delivery of its own, what was decided about it, the hash of the rule set
     expect: Callable[[int], None] = lambda change: None  # so many more (-1: less) may soon commit
+    pace: Pace | None = None  # who guesses at the hashes of SRS addresses
     manners: Callable[[str], Manners] = lambda listener: RELAY  # of the listener of this name
     decide: Callable[[Ruleset, Facts], Plan] = evaluate
     edit: Callable[[Ruleset, tuple[int, ...], bytes], bytes] = edit_header
@@ -258,6 +263,10 @@ class Reception:
             return known.plan.reply
         if transaction.recipients >= limits.recipients:
             return self._refuse(_rcpt_text(mailbox), _TOO_MANY)
+        srs, pace = self._ruleset.srs, self._premises.pace
+        guessable = pace if srs is not None and srs.holds(mailbox) else None
+        if guessable is not None and guessable.guesses_hashes(client_key(self.client.address)):
+            return self._strike(_rcpt_text(mailbox), _TOO_MANY_HASHES, "guesses at SRS addresses")
         plan = self._premises.decide(
             self._ruleset,
             Facts(
@@ -268,6 +277,8 @@ class Reception:
             ),
         )
         if plan.verdict is Verdict.REFUSE:
+            if guessable is not None and plan.reply is FORGED:
+                guessable.wrong_hash(client_key(self.client.address))
             sender = transaction.envelope.reverse_path
             self._premises.untold(transaction.client, sender, mailbox, plan, self._ruleset.hash)
             return self._strike(_rcpt_text(mailbox), plan.reply, _why(plan))
@@ -393,7 +404,7 @@ class Reception:
 
     def _strike(self, command: str, reply: Reply, why: str) -> Reply:
         """Refuse by rule. Whoever goes on and on is guessing mailboxes: 421 ends it."""
-        if reply.severity is Severity.PERMANENT:
+        if reply.severity is Severity.PERMANENT or reply is _TOO_MANY_HASHES:
             self._strikes += 1
             if self._strikes > self._premises.limits.refusals:
                 reply = _TOO_MANY_REFUSALS

@@ -18,17 +18,25 @@ from relayd.rules.forward import Fanned, Loop, fan_out
 from relayd.rules.model import Admission, Rewrite
 from relayd.rules.replace import mapped, replace
 from relayd.rules.ruleset import Ruleset
+from relayd.rules.senderroute import has_route, takes_route
 from relayd.rules.srsstage import SrsStage
 from relayd.rules.stage import Entry, Stage, View
 from relayd.rules.subject import Subject
 from relayd.rules.table import Unknown
 
 DENIED = Reply.of(550, "5.7.1", "Relaying denied")
+NO_ROUTES = Reply.of(550, "5.7.1", "Relaying denied: no routes in the local part")
 TROUBLE = Reply.of(451, "4.3.0", "Temporary local problem, please try again later")
 LOOPED = Reply.of(554, "5.4.6", "Forwarding loop detected")
 WELCOME = Reply.of(250, "2.1.5", "Recipient OK")
 NO_POSTMASTER = Reply.of(451, "4.3.5", "The postmaster's mailbox is not set up yet")
 _NOBODY = Step("reject", "", str(DENIED), "no rule accepts it")
+_ROUTED = Step(
+    "reject",
+    "",
+    str(NO_ROUTES),
+    "% ! or @ in the local part: only for clients we know, or where the mailbox itself is named",
+)
 _ALWAYS = Step("accept", "", "postmaster", "RFC 5321 section 4.5.1")
 _NOWHERE = Step("reject", "", str(NO_POSTMASTER), "wants: forward postmaster@ -> MAILBOX")
 
@@ -102,7 +110,7 @@ def _decide(
     if srs is not None and srs.holds(recipient):
         verdict, reply = _unwrap(ruleset, srs, facts.now, admission, view, trail)
     elif admission is not None:
-        verdict, reply = _admit(admission.candidates(view), view, trail)
+        verdict, reply = _admit(ruleset, admission.candidates(view), view, trail)
     if verdict in (Verdict.REFUSE, Verdict.DISCARD):
         return Plan(verdict, reply, (), tuple(trail))
     header_rules = _rewrite(ruleset, view, trail)
@@ -140,20 +148,22 @@ def _unwrap(
 
     Rules that stand above `srs domain` are asked all the same.
     """
-    found, step = srs.unwrapped(view.recipient.mailbox, now)
+    sender = None if view.sender is None else view.sender.mailbox
+    found, step = srs.unwrapped(view.recipient.mailbox, sender, now)
     verdict, reply = Verdict.ACCEPT, WELCOME
     if isinstance(found, Reply):
         trail.append(step)
         return Verdict.REFUSE, found
     if admission is not None:
         above = [entry for entry in admission.candidates(view) if entry.number < srs.above]
-        verdict, reply = _admit(above, view, trail, otherwise=Verdict.ACCEPT)
+        verdict, reply = _admit(ruleset, above, view, trail, otherwise=Verdict.ACCEPT)
     trail.append(step)
     view.recipient = Subject(found, ruleset.subaddress)
     return verdict, reply
 
 
 def _admit(
+    ruleset: Ruleset,
     entries: Sequence[Entry[Admission]],
     view: View,
     trail: list[Step],
@@ -161,15 +171,21 @@ def _admit(
 ) -> tuple[Verdict, Reply]:
     """The first rule that says yes or no; a `hold` above it only marks what is then accepted.
 
+    A route that the sender wrote into the local part passes by the rules that only open domains.
     `otherwise`: the verdict where none does.
     """
-    verdict = Verdict.ACCEPT
+    verdict, nobody = Verdict.ACCEPT, _NOBODY
+    routed = has_route(view.recipient)
     for entry in entries:
         view.notes.clear()
         if not entry.holds(view):
             continue
         rule = entry.rule
         if rule.verb == "hold" and verdict is Verdict.HOLD:
+            continue
+        if routed and rule.verb == "accept" and not takes_route(rule, view, ruleset.tables):
+            nobody = _ROUTED
+            trail.append(entry.noted("not with a route in the local part"))
             continue
         trail.append(entry.noted(*view.notes) if view.notes else entry.step)
         if rule.verb == "accept":
@@ -181,8 +197,8 @@ def _admit(
         verdict = Verdict.HOLD
     if otherwise is Verdict.ACCEPT:
         return verdict, WELCOME
-    trail.append(_NOBODY)
-    return Verdict.REFUSE, DENIED
+    trail.append(nobody)
+    return Verdict.REFUSE, DENIED if nobody is _NOBODY else NO_ROUTES
 
 
 def _rewrite(ruleset: Ruleset, view: View, trail: list[Step]) -> tuple[int, ...]:

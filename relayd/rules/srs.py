@@ -21,7 +21,7 @@ from relayd.mail.address import AddressError, Mailbox, fold_domain, is_srs
 
 DAY = 86400  # seconds
 MAX_AGE = 21  # days that an address is good for
-HASH_LENGTH = 4  # characters, PostSRSd's default
+HASH_LENGTH = 4  # characters, PostSRSd's default; of a key that does not say how many
 MAX_HASH_LENGTH = 27  # what base 64 makes of SHA-1's 20 octets, without the padding
 MAX_MAILBOX = 254  # octets: a path has 256 with its angle brackets (RFC 5321 section 4.5.3.1.3)
 
@@ -31,6 +31,8 @@ _STAMPS = len(_BASE32) ** 2  # days until a stamp comes again
 _FLAGS = re.IGNORECASE | re.ASCII | re.DOTALL
 _SRS0 = re.compile(r"SRS0[-+=]([^=]*)=([^=]*)=([^=]*)=(.*)\Z", _FLAGS)
 _SRS1 = re.compile(r"SRS1[-+=]([^=]*)=([^=]*)=([-+=].*)\Z", _FLAGS)
+# how a key says the length of its hashes; all of the line is the key, for us as for PostSRSd
+_LENGTH = re.compile(rb"hash-length-([0-9]{1,2}):")
 
 
 class SrsError(ValueError):
@@ -53,6 +55,12 @@ class TooLongError(SrsError):
     """The address would have more than MAX_MAILBOX octets."""
 
 
+def length_of(key: bytes) -> int:
+    """The characters of a hash that this key asks for: what it begins with, or HASH_LENGTH."""
+    said = _LENGTH.match(key)
+    return HASH_LENGTH if said is None else int(said[1])
+
+
 def stamp(now: float) -> str:
     """The day of `now` (seconds since the epoch) in two characters; they come again after 1,024."""
     day = int(now // DAY) % _STAMPS
@@ -73,7 +81,7 @@ class Scheme:
     """How one domain rewrites: the first key signs, and what any of them signed is good.
 
     Hashes are compared without regard to case, as mail servers on the way may change it; shorter
-    ones than `hash_length` are refused, longer ones are welcome.
+    ones than their key or `hash_length` asks for are refused, longer ones are welcome.
     """
 
     domain: str
@@ -95,8 +103,7 @@ class Scheme:
         wrapped = self._wrap(sender.local, domain)
         if wrapped is None:
             day = stamp(now)
-            signed = self._hash(self.keys[0], day, domain, sender.local)
-            wrapped = f"SRS0={signed[: self.hash_length]}={day}={domain}={sender.local}"
+            wrapped = f"SRS0={self._signed(day, domain, sender.local)}={day}={domain}={sender.local}"
         mailbox = Mailbox(wrapped, self.domain)
         if len(str(mailbox).encode("utf-8", "replace")) > MAX_MAILBOX:
             raise TooLongError(f"An SRS address for {sender} would be too long")
@@ -112,8 +119,7 @@ class Scheme:
                 return None
             # who made the SRS1 need not see the report: it goes to where the SRS0 was made
             host, rest = match.group(2), match.group(3)
-        signed = self._hash(self.keys[0], host, rest)
-        return f"SRS1={signed[: self.hash_length]}={host}={rest}"
+        return f"SRS1={self._signed(host, rest)}={host}={rest}"
 
     def reverse(self, mailbox: Mailbox, now: float) -> Mailbox:
         """The sender inside an address of ours; raises SrsError where it is not one of ours.
@@ -144,12 +150,22 @@ class Scheme:
         """Raise ForgedError unless one of the keys makes this hash of the parts."""
         octets = given.encode("utf-8", "replace").lower()
         length = len(octets)
+        # every key is tried, and each in the same time whatever was given
         good = [
             hmac.compare_digest(self._hash(key, *parts)[:length].lower().encode(), octets)
+            and self._length(key) <= length <= MAX_HASH_LENGTH
             for key in self.keys
         ]
-        if not self.hash_length <= length <= MAX_HASH_LENGTH or not any(good):
+        if not any(good):
             raise ForgedError("This SRS address is not one of ours")
+
+    def _length(self, key: bytes) -> int:
+        return max(self.hash_length, length_of(key))
+
+    def _signed(self, *parts: str) -> str:
+        """The hash by the key that signs, as long as an address has it."""
+        key = self.keys[0]
+        return self._hash(key, *parts)[: self._length(key)]
 
     @staticmethod
     def _hash(key: bytes, *parts: str) -> str:

@@ -30,11 +30,12 @@ class SrsStatement(Rule):
 
 @dataclass(frozen=True, slots=True)
 class SrsDomain(SrsStatement):
-    """`srs domain DOMAIN keys file PATH [hash-length N]`: turns sender rewriting on."""
+    """`srs domain DOMAIN keys file PATH [hash-length N] [sender any]`: turns sender rewriting on."""
 
     domain: str
     keys_file: str  # relative to the file it is written in
-    hash_length: int = HASH_LENGTH
+    hash_length: int = HASH_LENGTH  # at least, whatever the keys say
+    reports_only: bool = True  # SRS addresses take mail from the null sender alone
     domain_place: Place = field(default=NOWHERE, compare=False, repr=False)
     keys_place: Place = field(default=NOWHERE, compare=False, repr=False)
 
@@ -42,9 +43,9 @@ class SrsDomain(SrsStatement):
     def body(self) -> str:
         """The statement without its verb."""
         words = f"domain {self.domain} keys file {quote(self.keys_file)}"
-        return (
-            words if self.hash_length == HASH_LENGTH else f"{words} hash-length {self.hash_length}"
-        )
+        if self.hash_length != HASH_LENGTH:
+            words += f" hash-length {self.hash_length}"
+        return words if self.reports_only else f"{words} sender any"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +104,11 @@ def _domain(words: Words) -> SrsDomain:
             raise words.complain(
                 f'"{number}" is no hash length', f"expected {HASH_LENGTH} to {MAX_HASH_LENGTH}"
             )
-    return SrsDomain(domain, keys, length, token.place, keys_place, place=words.verb.place)
+    reports_only = True
+    if words.skip_word("sender"):
+        reports_only = words.choice(("null", "any"), "null (reports only) or any") == "null"
+    place = words.verb.place
+    return SrsDomain(domain, keys, length, reports_only, token.place, keys_place, place=place)
 
 
 def _ours(words: Words) -> SrsOurs:

@@ -10,18 +10,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from relayd.mail.address import Mailbox, fold_domain
+from relayd.mail.address import Mailbox, ReversePath, fold_domain
 from relayd.mail.plan import Step
 from relayd.mail.reply import Reply
 from relayd.rules.check import conditions_of
 from relayd.rules.model import Admission, Item
 from relayd.rules.pattern import Domain, Exact, InTable, Regex, SubDomains
 from relayd.rules.regex import search
-from relayd.rules.srs import MalformedError, Scheme, SrsError, TooLongError
+from relayd.rules.srs import ForgedError, MalformedError, Scheme, SrsError, TooLongError
 from relayd.rules.srsrule import SrsDomain, SrsException, SrsOurs
 from relayd.rules.stage import Stage, View
 from relayd.rules.subject import Subject, domain_probes
 from relayd.rules.table import ListTable, MapTable, Table, TransportTable
+
+REPORTS_ONLY = Reply.of(550, "5.7.1", "This address takes reports only")
+FORGED = Reply.of(550, "5.1.1", "This SRS address is not one of ours")  # a guess, perhaps
 
 
 class SrsStage:
@@ -48,11 +51,18 @@ class SrsStage:
         """Whether it is an SRS address of our domain, be it a good one or not."""
         return self.scheme.holds(mailbox)
 
-    def unwrapped(self, mailbox: Mailbox, now: float) -> tuple[Mailbox | Reply, Step]:
-        """The sender whom an SRS address of ours stands for; or why it is refused."""
+    def unwrapped(
+        self, mailbox: Mailbox, path: ReversePath, now: float
+    ) -> tuple[Mailbox | Reply, Step]:
+        """The sender whom an SRS address of ours stands for; or why mail from `path` is refused."""
+        if path is not None and self._statement.reports_only:
+            # before the hash is looked at: nobody learns by it whether that is good
+            return REPORTS_ONLY, self._step(str(REPORTS_ONLY))
         try:
             sender = self.scheme.reverse(mailbox, now)
         except SrsError as error:
+            if isinstance(error, ForgedError):
+                return FORGED, self._step(str(FORGED))
             status = "5.1.3" if isinstance(error, MalformedError) else "5.1.1"
             reply = Reply.of(550, status, str(error))
             return reply, self._step(str(reply))

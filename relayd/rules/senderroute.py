@@ -1,0 +1,67 @@
+"""Routes that a sender writes into a local part: `x%other.example@ours`, `other.example!x@ours`.
+
+A server behind us that still reads them (Postfix does by default) would pass such mail on, for it
+trusts us. So a rule that opens whole domains to strangers does not open them to these local
+parts. A mailbox that is named as it stands is a mailbox like any other.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from relayd.rules.check import conditions_of
+from relayd.rules.model import Admission, Condition
+from relayd.rules.pattern import Anything, Exact, InTable, LocalPart, Net
+from relayd.rules.stage import View
+from relayd.rules.subject import Subject
+from relayd.rules.table import Table
+
+# the percent hack of RFC 1123 section 5.2.16, UUCP's `!` (RFC 976), and an @ in quotes
+_ROUTE = re.compile("[%!@]")
+
+
+def has_route(subject: Subject) -> bool:
+    """Whether some server might read another address in the local part."""
+    return _ROUTE.search(subject.local) is not None
+
+
+def takes_route(rule: Admission, view: View, tables: Mapping[str, Table]) -> bool:
+    """Whether an `accept` rule that holds takes a recipient whose local part has a route in it.
+
+    It does for clients that log in or that the rule knows; where it lets mail go everywhere, so
+    that nobody needs a trick; and where it names this very mailbox.
+    """
+    conditions = conditions_of(rule)
+    about = [each for each in conditions if each.kind == "to"]
+    return (
+        bool(view.client.login)
+        or any(map(_knows_client, conditions))
+        or all(map(_goes_everywhere, about))
+        or any(_names(each, view.recipient, tables) for each in about)
+    )
+
+
+def _knows_client(condition: Condition) -> bool:
+    return condition.kind in ("from", "login", "certificate") and not (
+        condition.negated
+        or any(
+            isinstance(one, Anything) or (isinstance(one, Net) and not one.network.prefixlen)
+            for one in condition.operands
+            if condition.kind == "from"
+        )
+    )
+
+
+def _goes_everywhere(condition: Condition) -> bool:
+    return not condition.negated and any(isinstance(one, Anything) for one in condition.operands)
+
+
+def _names(condition: Condition, recipient: Subject, tables: Mapping[str, Table]) -> bool:
+    """Whether the mailbox stands there whole; that of which it is a tagged form does not count."""
+    return not condition.negated and any(
+        (isinstance(one, Exact) and one.probe == recipient.key)
+        or (isinstance(one, LocalPart) and one.probe == recipient.local + "@")
+        or (isinstance(one, InTable) and tables[one.name].owns(recipient.key))
+        for one in condition.operands
+    )
