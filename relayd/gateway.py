@@ -67,19 +67,22 @@ def resolver_of(reactor: Reactor, settings: Settings) -> Resolver:
     return Resolver(reactor, [(server.host, server.port) for server in settings.resolver])
 
 
-def directory_of(
-    reactor: Reactor, settings: Settings, resolver: Resolver | None = None
-) -> Directory:
-    """Who knows where mail goes by these settings."""
-    resolver = resolver or resolver_of(reactor, settings)
+def directory_of(current: Current, resolver: Resolver) -> Directory:
+    """Who knows where mail goes by the settings."""
+    settings = current.settings
     own = Own([settings.hostname], [listener.address for listener in settings.listeners])
-    return Directory(resolver, own, port=settings.relay_port)
+    return Directory(
+        resolver,
+        own,
+        port=settings.relay_port,
+        internal=lambda: current.settings.internal_destinations,
+    )
 
 
 def enquiry_of(reactor: Reactor, current: Current, log: MailLog, resolver: Resolver) -> Enquiry:
     """Who answers questions about the rules, the DNS and TLS as they are."""
     protection = protection_of(reactor, lambda: current.settings, log, resolver)
-    return Enquiry(current, directory_of(reactor, current.settings, resolver), protection)
+    return Enquiry(current, directory_of(current, resolver), protection)
 
 
 def web_of(reactor: Reactor, settings: Settings, resolver: Resolver) -> Https:
@@ -156,7 +159,7 @@ class Gateway(Service):
         self._log = log
         self._started_at = time.time()
         self._resolver = resolver_of(reactor, settings)
-        self.directory = directory_of(reactor, settings, self._resolver)
+        self.directory = directory_of(current, self._resolver)
         bridge = ReactorBridge(reactor)
         self.explain = enquiry_of(reactor, current, log, self._resolver).explain
         self._trust = Trust(

@@ -12,6 +12,7 @@ from relayd.dns.resolver import Resolver
 from relayd.mail.log import MailLog
 from relayd.relay.hosts import Hosts
 from relayd.relay.https import Https
+from relayd.relay.internal import may_lead_to
 from relayd.relay.mtasts import StsPolicies
 from relayd.relay.protection import Protection, TlsSettings
 from relayd.relay.stsfetch import StsFetch
@@ -55,7 +56,12 @@ class Trust:
             ledger,
             results,
             resolver,
-            lambda: Https(reactor, Hosts(resolver), authorities=settings().tls_authorities),
+            lambda: Https(
+                reactor,
+                Hosts(resolver),
+                authorities=settings().tls_authorities,
+                leads=_leads(settings()),
+            ),
             submit,
             threads,
             log,
@@ -84,7 +90,17 @@ def protection_of(
 
 
 def _fetch(reactor: Reactor, settings: Settings, resolver: Resolver) -> StsFetch:
-    return StsFetch(reactor, Hosts(resolver), authorities=settings.tls_authorities)
+    return StsFetch(
+        reactor,
+        Hosts(resolver),
+        authorities=settings.tls_authorities,
+        leads=_leads(settings),
+    )
+
+
+def _leads(settings: Settings) -> Callable[[str], bool]:
+    """Whether what domains publish may lead us to an address."""
+    return lambda address: may_lead_to(address, settings.internal_destinations)
 
 
 def _tls_settings(settings: Settings) -> TlsSettings:

@@ -93,7 +93,6 @@ OUTSIDE = {
     "idna": {"mail"},
     "dns": {"dns", "relay"},
     "OpenSSL": {"tls"},
-    "service_identity": {"tls"},
     "cryptography": {"tls"},
     "dkim": {"report"},
 }

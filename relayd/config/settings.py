@@ -20,6 +20,7 @@ from relayd.config.values import (
     domain,
     duration,
     listener,
+    networks,
     number,
     or_off,
     path,
@@ -31,6 +32,7 @@ from relayd.login.initiator import Secret
 from relayd.login.oauth import Provider
 from relayd.mail.nexthop import HostPort, NextHop
 from relayd.report.tlsrpt import TlsReports
+from relayd.rules.pattern import Network
 from relayd.rules.ruleset import Ruleset
 from relayd.rules.source import Problem
 from relayd.rules.words import Words
@@ -112,6 +114,7 @@ class Settings:
     content_timeout: float = 300.0
 
     relay_port: int = 25
+    internal_destinations: tuple[Network, ...] = ()  # where strangers' DNS may lead us
     deliveries: int = 100
     deliveries_per_destination: int = 20
     connection_messages: int = 100
@@ -174,6 +177,7 @@ SPECS: dict[str, Spec] = {
     "session-timeout": Spec("session_timeout", duration(1)),
     "content-timeout": Spec("content_timeout", duration(1)),
     "relay-port": Spec("relay_port", number(1, 65535)),
+    "internal-destinations": Spec("internal_destinations", networks),
     "deliveries": Spec("deliveries", number(1, 100_000)),
     "deliveries-per-destination": Spec("deliveries_per_destination", number(1, 10_000)),
     "connection-messages": Spec("connection_messages", number(1, 1_000_000)),

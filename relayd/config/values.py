@@ -12,8 +12,9 @@ from relayd.config.peers import PROXY, XCLIENT, XCLIENT_LOGIN, Peers, listener_p
 from relayd.config.tls import listener_tls
 from relayd.mail.nexthop import HostPort
 from relayd.rules.lexer import Kind
+from relayd.rules.pattern import Network
 from relayd.rules.source import Complaint, did_you_mean, one_of
-from relayd.rules.words import Words, host_port
+from relayd.rules.words import Words, host_port, network_of
 from relayd.spool.schedule import Schedule
 
 _DURATION = re.compile(r"(?:\d+[dhms])+\Z")
@@ -107,6 +108,18 @@ def number(least: int, most: int) -> Callable[[Words], int]:
 def choice(*known: str) -> Callable[[Words], str]:
     """One of these words."""
     return lambda words: words.choice(known, one_of(known))
+
+
+def networks(words: Words) -> tuple[Network, ...]:
+    """`10.0.0.0/8, ::1`, or `none`."""
+    if words.skip_word("none"):
+        return ()
+
+    def network() -> Network:
+        token = words.next("an IP address or network")
+        return network_of(token.text, token.place)
+
+    return words.commas(network)
 
 
 def workers(words: Words) -> int:

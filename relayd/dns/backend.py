@@ -20,6 +20,8 @@ from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from relayd.dns.wire import worth_reading
+
 T = TypeVar("T")
 
 _HEADER = 12  # octets of a DNS header, RFC 1035 section 4.1.1
@@ -187,7 +189,7 @@ class DatagramSocket(asyncbackend.DatagramSocket):
     async def recvfrom(self, size: int, timeout: float | None) -> tuple[bytes, Any]:
         """The next datagram that answers the query sent, and where it came from."""
         datagram = await wait(self._reactor, self._datagrams.receive(), timeout)
-        return datagram, self._destination
+        return worth_reading(datagram), self._destination
 
     async def close(self) -> None:
         """Give the socket back."""
@@ -199,10 +201,11 @@ class _Streams(Factory):
 
 
 class _Stream(Protocol):
-    """Buffers what arrives until somebody asks for it."""
+    """Keeps the one response, when it is whole, until somebody asks for it."""
 
     def __init__(self) -> None:
-        self.received = bytearray()
+        self.received = bytearray()  # with its length before it
+        self._arrived = bytearray()
         self.waiting: Deferred[None] | None = None
         self.lost = False
 
@@ -213,13 +216,18 @@ class _Stream(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         """Octets of the one response that we asked for; more than that is no DNS server's."""
-        self.received += data
-        if len(self.received) > _MAX_STREAM:
+        self._arrived += data
+        length = int.from_bytes(self._arrived[:2], "big")
+        if len(self._arrived) > _MAX_STREAM:
             self.transport.abortConnection()  # type: ignore[union-attr]
-        self._wake()
+        elif len(self._arrived) >= 2 + length and len(self._arrived) >= 2:
+            response = worth_reading(bytes(self._arrived[2 : 2 + length]))
+            self._arrived.clear()
+            self.received += len(response).to_bytes(2, "big") + response
+            self._wake()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """The server closed: whoever waits gets what is there, or the end."""
+        """The server closed: whoever waits gets the response, or the end."""
         self.lost = True
         self._wake()
 

@@ -37,9 +37,7 @@ class Pace:
         self._addresses = Window(memory, _ADDRESSES, _BUCKETS, PER_ADDRESS, now)
         self._accounts = Window(memory, _ACCOUNTS, _BUCKETS, PER_ACCOUNT, now)
         self._known = Window(memory, _KNOWN, _BUCKETS, 1, now, lasts=math.inf)
-        self._hashes = Window(
-            memory, _HASHES, _BUCKETS, WRONG_HASHES, now, lasts=HASHES_LAST
-        )
+        self._hashes = Window(memory, _HASHES, _BUCKETS, WRONG_HASHES, now, lasts=HASHES_LAST)
 
     def begin(self, address: str) -> float | None:
         """A try begins; None: too many of this address failed. Else a token for `forgive`."""

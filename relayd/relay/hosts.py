@@ -15,11 +15,13 @@ from twisted.python.failure import Failure
 from relayd.dns.answer import Answer, DnsError, DnsTrouble, NxDomain
 from relayd.dns.resolver import Resolver
 from relayd.mail.address import AddressError, check_domain, fold_domain
+from relayd.relay.internal import NOTE
 
 MAX_PER_HOST = 10  # addresses of one host
 LOCALHOST = ("127.0.0.1", "::1")  # RFC 6761 section 6.3: no question for the DNS
 
 Shuffle = Callable[[list[Any]], None]
+Leads = Callable[[str], bool] | None  # whether the DNS may lead us to an address; None: to any
 
 
 class Found(NamedTuple):
@@ -28,6 +30,7 @@ class Found(NamedTuple):
     addresses: tuple[str, ...]
     note: str = ""
     trouble: DnsTrouble | None = None
+    internal: bool = False  # there are only addresses that the DNS may not lead to
     secure: bool = False  # the DNS vouches for all of them
     canonical: str = ""  # where the CNAMEs of the name end
 
@@ -39,7 +42,7 @@ class Hosts:
         self._resolver = resolver
         self._shuffle = shuffle
 
-    async def exchangers(self, names: Iterable[str]) -> dict[str, Found]:
+    async def exchangers(self, names: Iterable[str], leads: Leads = None) -> dict[str, Found]:
         """The addresses of the hosts of MX records, which must be names."""
         found, queries = {}, {}
         for name in names:
@@ -47,7 +50,7 @@ class Hosts:
                 queries[name] = name
             else:
                 found[name] = Found((), "not a host name")
-        return found | await self._query(queries)
+        return found | await self._query(queries, leads)
 
     async def named(self, hosts: Iterable[str]) -> dict[str, Found]:
         """The addresses of the hosts of a next hop: names in any spelling, or IP addresses."""
@@ -65,7 +68,7 @@ class Hosts:
                     found[host] = Found((), str(error))
         return found | await self._query(queries)
 
-    async def _query(self, names: dict[str, str]) -> dict[str, Found]:
+    async def _query(self, names: dict[str, str], leads: Leads = None) -> dict[str, Found]:
         """A and AAAA of every value, under its key; what the cache has costs no coroutine."""
         results: dict[str, list[Answer[str] | DnsError]] = {}
         awaited: list[Deferred[None]] = []
@@ -83,19 +86,26 @@ class Hosts:
                 await gatherResults(awaited, consumeErrors=True)
             except FirstError as error:  # a cancel, or a bug
                 error.subFailure.raiseException()
-        return {key: self._merge(answers) for key, answers in results.items()}
+        return {key: self._merge(answers, leads) for key, answers in results.items()}
 
-    def _merge(self, answers: Iterable[Answer[str] | DnsError]) -> Found:
+    def _merge(
+        self,
+        answers: Iterable[Answer[str] | DnsError],
+        leads: Leads = None,
+    ) -> Found:
         """Both families, alternating. IPv4 first: where one of the two fails, it is rarely that."""
         families: dict[bool, list[str]] = {False: [], True: []}
         errors: list[DnsError] = []
-        secure, canonical = True, ""
+        secure, canonical, internal = True, "", ""
         for answer in answers:
             if isinstance(answer, DnsError):
                 errors.append(answer)
                 continue
             secure, canonical = secure and answer.secure, answer.canonical
             addresses = [address for address in answer.values if usable(address)]
+            if leads is not None:
+                internal = next((each for each in addresses if not leads(each)), internal)
+                addresses = [each for each in addresses if leads(each)]
             self._shuffle(addresses)  # the cache has ended the server's own rotation
             for address in addresses:
                 families[":" in address].append(address)
@@ -106,6 +116,8 @@ class Hosts:
         for error in errors:
             if isinstance(error, DnsTrouble):
                 return Found((), f"DNS trouble: {error}", error)
+        if internal:
+            return Found((), f"{internal} is {NOTE}", internal=True)
         if errors and all(isinstance(error, NxDomain) for error in errors):
             return Found((), "does not exist")
         return Found((), "no address")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,8 @@ from twisted.internet.interfaces import IConsumer, IStreamClientEndpoint
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.internet.ssl import (
     Certificate,
+    CertificateOptions,
     TLSVersion,
-    optionsForClientTLS,
     platformTrust,
     trustRootFromCertificates,
 )
@@ -28,7 +28,9 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgentEndpointFactory, IBodyProducer
 from zope.interface import implementer
 
-from relayd.relay.hosts import Hosts
+from relayd.relay.hosts import Hosts, Leads, usable
+from relayd.relay.internal import NOTE
+from relayd.tls.named import NamedTls
 from relayd.tls.words import reason
 
 HTTPS = 443
@@ -61,12 +63,14 @@ class Https:
         hosts: Hosts,
         *,
         authorities: Path | None = None,  # None: the system's
+        leads: Leads = None,  # whether the URL may lead to an address; None: to any
         patience: float = 60.0,  # seconds for all of it, at one address
         most: int = 64 * 1024,  # octets of an answer
     ) -> None:
         self._reactor = reactor
         self._hosts = hosts
         self._authorities = authorities
+        self._leads = leads
         self._patience = patience
         self._most = most
 
@@ -89,7 +93,7 @@ class Https:
         secure = parts.scheme == "https"
         port = port or parts.port or (HTTPS if secure else HTTP)
         why = ""
-        for address in found.addresses[:MOST_ADDRESSES]:
+        for address in self._outside(host, found.addresses)[:MOST_ADDRESSES]:
             if not secure and not ipaddress.ip_address(address).is_loopback:
                 raise HttpError(f"{host} [{address}] is not this machine, and this is not HTTPS")
             trust = self._trust() if secure else None
@@ -113,6 +117,15 @@ class Https:
                     timer.cancel()
             break
         raise HttpError(f"{host}: {why}")
+
+    def _outside(self, host: str, addresses: Sequence[str]) -> Sequence[str]:
+        """Those that whoever published the URL may lead us to; it is these that we connect to."""
+        if self._leads is None:
+            return addresses
+        outside = [each for each in addresses if usable(each) and self._leads(each)]
+        if not outside:
+            raise HttpError(f"{host}: {addresses[0]} is {NOTE}")
+        return outside
 
     async def _ask(
         self, way: _Way, method: str, url: str, headers: Mapping[str, str], body: bytes | None
@@ -170,12 +183,12 @@ class _Way:
         plain: IStreamClientEndpoint = kind(self._reactor, self._address, self._port, CONNECT)
         if self._trust is None:
             return plain
-        options = optionsForClientTLS(
-            self._host,
-            trustRoot=self._trust,
-            extraCertificateOptions={"raiseMinimumTo": TLSVersion.TLSv1_2},
+        options = CertificateOptions(  # type: ignore[no-untyped-call]  # Twisted's own
+            trustRoot=self._trust, raiseMinimumTo=TLSVersion.TLSv1_2
         )
-        way: IStreamClientEndpoint = wrapClientTLS(options, plain)
+        way: IStreamClientEndpoint = wrapClientTLS(
+            NamedTls(options.getContext(), self._host), plain
+        )
         return way
 
 

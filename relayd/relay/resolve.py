@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import ipaddress
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from relayd.dns.answer import DnsError, DnsTrouble, MailExchanger, NoData, NxDomain
@@ -11,7 +12,8 @@ from relayd.dns.resolver import Resolver
 from relayd.mail.address import AddressError, check_domain, fold_domain, literal_address
 from relayd.mail.nexthop import NextHop
 from relayd.mail.outcome import Outcome, failed, postponed
-from relayd.relay.hosts import Found, Hosts, Shuffle, usable
+from relayd.relay.hosts import Found, Hosts, Leads, Shuffle, usable
+from relayd.relay.internal import NOTE, Network, may_lead_to
 from relayd.relay.own import Own
 from relayd.relay.survey import UNIX, Endpoint, Host, Kind, Survey, UnresolvedError
 
@@ -25,7 +27,10 @@ _NOT_ASKED = Found((), "too many hosts before it")
 
 
 class Directory:
-    """Knows where mail goes; see `resolve`. `port` is the one that mail exchangers listen at."""
+    """Knows where mail goes; see `resolve`. `port` is the one that mail exchangers listen at.
+
+    `internal`: the internal networks to which MX records and address literals may lead.
+    """
 
     def __init__(
         self,
@@ -33,8 +38,10 @@ class Directory:
         own: Own,
         *,
         port: int = SMTP_PORT,
+        internal: Callable[[], Sequence[Network]] = tuple,
         shuffle: Shuffle = random.shuffle,
     ) -> None:
+        self._internal = internal
         self._resolver = resolver
         self._hosts = Hosts(resolver, shuffle)
         self._own = own
@@ -71,9 +78,11 @@ class Directory:
 
     # a domain
 
-    async def _direct(self, domain: str, port: int) -> Survey:
+    async def _direct(self, domain: str, port: int, *, trusted: bool = False) -> Survey:
+        """`trusted`: the administrator has named the domain, so it may lead anywhere."""
+        leads = None if trusted else self._leads
         if domain.startswith("["):
-            return self._literal(domain, port)
+            return self._literal(domain, port, leads)
         try:
             check_domain(domain)
             name = fold_domain(domain)
@@ -83,7 +92,7 @@ class Directory:
             answer = await self._resolver.query(name, "MX")
         except NoData:
             itself = [MailExchanger(0, name)]
-            return await self._among(name, Kind.IMPLICIT, itself, port, secure=True)
+            return await self._among(name, Kind.IMPLICIT, itself, port, leads, secure=True)
         except NxDomain:
             return _nowhere(name, failed("5.1.2", f"Domain {name} does not exist"))
         except DnsTrouble as error:
@@ -92,9 +101,15 @@ class Directory:
         if not exchangers:
             # RFC 7505 section 4.1
             return _nowhere(name, failed("5.1.10", f"{name} accepts no mail (null MX)", code=556))
-        return await self._among(name, Kind.MX, exchangers, port, secure=answer.secure)
+        return await self._among(name, Kind.MX, exchangers, port, leads, secure=answer.secure)
 
-    def _literal(self, domain: str, port: int) -> Survey:
+    def _leads(self, address: str) -> bool:
+        """Whether the DNS may lead us there. To ourselves it may: that is seen to be a loop."""
+        return may_lead_to(address, self._internal()) or (
+            self._own.address(address) and not ipaddress.ip_address(address).is_loopback
+        )
+
+    def _literal(self, domain: str, port: int, leads: Leads) -> Survey:
         try:
             address = str(literal_address(domain))
         except AddressError as error:
@@ -105,6 +120,9 @@ class Directory:
             return Survey(domain, Kind.LITERAL, (ours,), _loop(domain))
         if not usable(address):
             return _nowhere(domain, failed("5.4.4", f"{domain} is no address to send mail to"))
+        if leads is not None and not leads(address):
+            inside = Host(domain, port, addresses=(address,), note=NOTE)
+            return Survey(domain, Kind.LITERAL, (inside,), _internal(domain))
         return Survey(domain, Kind.LITERAL, (host,))
 
     async def _among(
@@ -113,6 +131,7 @@ class Directory:
         kind: Kind,
         exchangers: Iterable[MailExchanger],
         port: int,
+        leads: Leads,
         *,
         secure: bool,
     ) -> Survey:
@@ -122,7 +141,7 @@ class Directory:
         order.sort(key=_preference)
         cut = self._cut(order, {})
         found = await self._hosts.exchangers(
-            each.exchange for each in order[:MAX_HOSTS] if each.preference < cut
+            (each.exchange for each in order[:MAX_HOSTS] if each.preference < cut), leads
         )
         cut = self._cut(order, found)
         hosts = []
@@ -174,7 +193,7 @@ class Directory:
 
     async def _by_exchangers(self, hop: NextHop) -> Survey:
         """The mail exchangers of each host's name, in order; temporary likewise."""
-        surveys = [await self._direct(each.host, each.port) for each in hop.hosts]
+        surveys = [await self._direct(each.host, each.port, trusted=True) for each in hop.hosts]
         hosts = tuple(host for survey in surveys if survey.outcome is None for host in survey.hosts)
         outcome = None
         if not hosts:
@@ -202,10 +221,17 @@ def _loop(domain: str) -> Outcome:
     return failed("5.4.6", f"Mail for {domain} would loop back to this host")
 
 
-def _no_address(domain: str, kind: Kind, found: Iterable[Found]) -> Outcome:
+def _internal(what: str) -> Outcome:
+    """As after a null MX: nobody can be reached there, and only its owner can mend it."""
+    return failed("5.4.4", f"{what} is at an internal address, which mail is not sent to", why=NOTE)
+
+
+def _no_address(domain: str, kind: Kind, found: Collection[Found]) -> Outcome:
     for each in found:
         if each.trouble is not None:
             return _trouble(domain, each.trouble)
+    if any(each.internal for each in found):
+        return _internal(domain if kind is Kind.IMPLICIT else f"The mail exchanger of {domain}")
     if kind is Kind.IMPLICIT:
         return failed("5.4.4", f"{domain} has neither a mail exchanger nor an address")
     return failed("5.4.4", f"No mail exchanger of {domain} has an address")

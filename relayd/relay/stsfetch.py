@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from relayd.relay.hosts import Hosts
+from relayd.relay.hosts import Hosts, Leads
 from relayd.relay.https import HTTPS, HttpError, Https
 from relayd.tls.sts import MAX_SIZE
 
@@ -25,9 +25,17 @@ class StsFetch:
         hosts: Hosts,
         *,
         authorities: Path | None = None,
+        leads: Leads = None,  # whether a policy host may have an address
         port: int = HTTPS,
     ) -> None:
-        self._web = Https(reactor, hosts, authorities=authorities, patience=PATIENCE, most=MAX_SIZE)
+        self._web = Https(
+            reactor,
+            hosts,
+            authorities=authorities,
+            leads=leads,
+            patience=PATIENCE,
+            most=MAX_SIZE,
+        )
         self._port = port
 
     async def __call__(self, domain: str) -> str:

@@ -103,7 +103,9 @@ class Scheme:
         wrapped = self._wrap(sender.local, domain)
         if wrapped is None:
             day = stamp(now)
-            wrapped = f"SRS0={self._signed(day, domain, sender.local)}={day}={domain}={sender.local}"
+            wrapped = (
+                f"SRS0={self._signed(day, domain, sender.local)}={day}={domain}={sender.local}"
+            )
         mailbox = Mailbox(wrapped, self.domain)
         if len(str(mailbox).encode("utf-8", "replace")) > MAX_MAILBOX:
             raise TooLongError(f"An SRS address for {sender} would be too long")

@@ -30,7 +30,7 @@ class SrsStatement(Rule):
 
 @dataclass(frozen=True, slots=True)
 class SrsDomain(SrsStatement):
-    """`srs domain DOMAIN keys file PATH [hash-length N] [sender any]`: turns sender rewriting on."""
+    """`srs domain DOMAIN keys file PATH [hash-length N] [sender any]`: senders are rewritten."""
 
     domain: str
     keys_file: str  # relative to the file it is written in

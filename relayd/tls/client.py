@@ -7,8 +7,6 @@ from pathlib import Path
 
 from cryptography import x509
 from OpenSSL import SSL, crypto
-from service_identity import CertificateError, VerificationError
-from service_identity.pyopenssl import verify_hostname, verify_ip_address
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 from zope.interface import implementer
@@ -17,6 +15,7 @@ from relayd.mail.security import Level
 from relayd.tls import dane
 from relayd.tls.demand import Demand, UnmetError
 from relayd.tls.flaw import Flaw
+from relayd.tls.names import certifies
 from relayd.tls.strength import DEFAULT_MINIMUM, client_context
 
 # X509_V_ERR_*: what goes wrong most, in the words of X509_verify_cert_error_string(3)
@@ -118,15 +117,9 @@ def peer_chain(connection: SSL.Connection) -> Sequence[x509.Certificate]:
 
 def _wrong_name(connection: SSL.Connection, names: Sequence[str]) -> str:
     """Empty: the certificate is for one of the names (RFC 9525); else why not."""
-    for name in names:
-        verify = verify_ip_address if _is_address(name) else verify_hostname
-        try:
-            verify(connection, name)
-        except (VerificationError, CertificateError):
-            continue
-        return ""
+    presented = connection.get_peer_certificate()
+    if presented is not None:
+        certificate = presented.to_cryptography()
+        if any(certifies(certificate, name) for name in names):
+            return ""
     return f"certificate is not for {' or '.join(names) or 'a name'}"
-
-
-def _is_address(name: str) -> bool:
-    return ":" in name or name.rpartition(".")[2].isdigit()
