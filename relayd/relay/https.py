@@ -183,9 +183,7 @@ class _Way:
         plain: IStreamClientEndpoint = kind(self._reactor, self._address, self._port, CONNECT)
         if self._trust is None:
             return plain
-        options = CertificateOptions(  # type: ignore[no-untyped-call]  # Twisted's own
-            trustRoot=self._trust, raiseMinimumTo=TLSVersion.TLSv1_2
-        )
+        options = CertificateOptions(trustRoot=self._trust, raiseMinimumTo=TLSVersion.TLSv1_2)
         way: IStreamClientEndpoint = wrapClientTLS(
             NamedTls(options.getContext(), self._host), plain
         )

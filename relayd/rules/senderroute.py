@@ -26,6 +26,17 @@ def has_route(subject: Subject) -> bool:
     return _ROUTE.search(subject.local) is not None
 
 
+def names_route(rule: Admission) -> bool:
+    """Whether the rule is about a mailbox with a route in it, which rules for domains leave it."""
+    return any(
+        (isinstance(one, Exact) and has_route(Subject(one.mailbox)))
+        or (isinstance(one, LocalPart) and _ROUTE.search(one.local) is not None)
+        for each in conditions_of(rule)
+        if each.kind == "to"
+        for one in each.operands
+    )
+
+
 def takes_route(rule: Admission, view: View, tables: Mapping[str, Table]) -> bool:
     """Whether an `accept` rule that holds takes a recipient whose local part has a route in it.
 

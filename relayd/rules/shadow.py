@@ -21,6 +21,7 @@ from relayd.rules.pattern import (
 )
 from relayd.rules.regex import search
 from relayd.rules.ruleset import Ruleset
+from relayd.rules.senderroute import names_route
 from relayd.rules.source import Problem
 from relayd.rules.stage import NULL_PROBE, Stage
 from relayd.rules.subject import Subject, client_number, domain_probes
@@ -79,9 +80,11 @@ def _in_stage(
 
 
 def _decides(rival: Rule, rule: Rule) -> bool:
-    """A `hold` leaves the decision to the rules behind it."""
-    if isinstance(rival, Admission) and rival.verb == "hold":
-        return isinstance(rule, Admission) and rule.verb == "hold"
+    """A `hold` leaves the decision to the rules behind it; an `accept` may, on a route."""
+    if isinstance(rival, Admission) and isinstance(rule, Admission):
+        if rival.verb == "hold":
+            return rule.verb == "hold"
+        return rival.verb != "accept" or not names_route(rule)
     return True
 
 

@@ -81,7 +81,9 @@ def _name(kind: str) -> None:
         port = await server.start()
         async with staged(seed, host="127.0.0.2") as stage:
             stage.build(
-                rules=RULES, settings=f"resolver 127.0.0.1:{port}\nrelay-port {stage.sink.port}"
+                rules=RULES,
+                settings=f"resolver 127.0.0.1:{port}\nrelay-port {stage.sink.port}\n"
+                "internal-destinations 127.0.0.0/8",
             )
             await stage.start()
             injector = stage.inject(kinds=("ok", "no", "late"), pause=0.1, domains=DOMAINS)

@@ -12,6 +12,7 @@ import tempfile
 import time
 import unittest
 from functools import partial
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -337,7 +338,12 @@ class Dane(TestCase):
         self.couriers = {
             server: Courier(
                 reactor,
-                Directory(resolver, own, port=server.number).resolve,
+                Directory(
+                    resolver,
+                    own,
+                    port=server.number,
+                    internal=lambda: (ip_network("127.0.0.0/8"),),
+                ).resolve,
                 "gw.example.com",
                 protection=protection,
             )

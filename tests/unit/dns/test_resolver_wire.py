@@ -13,6 +13,7 @@ from twisted.logger import ILogObserver, globalLogPublisher
 from relayd.dns.answer import DnsTrouble, MailExchanger, NoData, NxDomain, Tlsa
 from relayd.dns.lookup import Lookup
 from relayd.dns.resolver import Resolver
+from relayd.dns.wire import MOST_RECORDS
 from tests.dnsserver import DnsServer
 from tests.support import TestCase
 
@@ -100,7 +101,7 @@ class Wire(TestCase):
     async def test_truncation_goes_to_tcp(self) -> None:
         self.server.load(ZONE + BIG)
         answer = await lookup(self.server).ask("big.example.com", "A")
-        self.assertEqual(len(answer.values), 600)
+        self.assertEqual(len(answer.values), MOST_RECORDS)
         self.assertEqual([query[2] for query in self.server.queries], ["udp", "tcp"])
 
     async def test_truncation_of_a_short_answer(self) -> None:
@@ -224,4 +225,4 @@ class OverIPv6(TestCase):
             ("2001:db8::1",),
         )
         answer = await lookup(server).ask("big.example.com", "A")
-        self.assertEqual(len(answer.values), 600)
+        self.assertEqual(len(answer.values), MOST_RECORDS)

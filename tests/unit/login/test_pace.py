@@ -28,6 +28,18 @@ class PaceTests(unittest.TestCase):
             self.assertLessEqual(sum(start <= each < start + 60 for each in done), 10)
         self.assertGreaterEqual(len(done), 80)  # 500 seconds
 
+    def test_twenty_wrong_srs_addresses_an_hour_and_logins_are_another_matter(self) -> None:
+        for _ in range(20):
+            self.assertFalse(self.pace.guesses_hashes("192.0.2.1"))
+            self.pace.wrong_hash("192.0.2.1")
+        self.assertTrue(self.pace.guesses_hashes("192.0.2.1"))
+        self.assertFalse(self.pace.guesses_hashes("192.0.2.2"))
+        self.assertIsNotNone(self.pace.begin("192.0.2.1"))
+        self.now += 3599
+        self.assertTrue(self.pace.guesses_hashes("192.0.2.1"))
+        self.now += 1
+        self.assertFalse(self.pace.guesses_hashes("192.0.2.1"))
+
     def test_another_address_is_not_slowed(self) -> None:
         for _ in range(50):
             self.pace.begin("192.0.2.1")
@@ -87,6 +99,13 @@ class Shared(unittest.TestCase):
         second.forgive("192.0.2.1", begun[0])
         self.assertIsNotNone(second.begin("192.0.2.1"))
         self.assertIsNone(first.begin("192.0.2.1"))
+
+    def test_wrong_srs_addresses_count_for_all(self) -> None:
+        first, second = self.one(), self.one()
+        for number in range(20):
+            (first, second)[number % 2].wrong_hash("192.0.2.1")
+        self.assertTrue(first.guesses_hashes("192.0.2.1"))
+        self.assertTrue(second.guesses_hashes("192.0.2.1"))
 
     def test_who_used_the_account_before_is_known_to_all(self) -> None:
         first, second = self.one(), self.one()

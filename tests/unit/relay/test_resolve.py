@@ -135,7 +135,7 @@ class ByMx(Resolving):
     async def test_number_of_addresses_is_bounded_and_leaves_room_for_the_next_host(self) -> None:
         zone: Zone = {("example.net", "MX"): mx(*((n, f"m{n}.example.net") for n in range(60)))}
         for n in range(60):
-            zone[f"m{n}.example.net", "A"] = [f"10.0.{n}.{k}" for k in range(60)]
+            zone[f"m{n}.example.net", "A"] = [f"203.0.{n}.{k}" for k in range(60)]
         found = await self.endpoints(zone, "example.net")
         self.assertEqual(len(found), 20)
         self.assertEqual({each.split()[0] for each in found}, {"m0.example.net", "m1.example.net"})

@@ -268,5 +268,25 @@ class Keys(unittest.TestCase):
         self.assertEqual(short.reverse(long.forward(bob, NOW), NOW), bob)
         self.assertRaises(ForgedError, long.reverse, short.forward(bob, NOW), NOW)
 
+    def test_a_key_says_how_long_its_hashes_are(self) -> None:
+        bob = mailbox("bob@example.net")
+        key, plain = b"hash-length-8:secret", OURS.keys[0]
+        new = Scheme(OURS.domain, (key, plain))
+        made = new.forward(bob, NOW)
+        self.assertEqual(len(made.local.split("=")[1]), 8)
+        self.assertEqual(new.reverse(made, NOW), bob)
+        # what the old key made stays good, at its own length
+        self.assertEqual(new.reverse(OURS.forward(bob, NOW), NOW), bob)
+        # all of the line is the key, as others have it who read the same file
+        self.assertEqual(Scheme(OURS.domain, (key,), 10).forward(bob, NOW).local.split("=")[1][:8],
+                         made.local.split("=")[1])  # fmt: skip
+        # and a guess at four characters of the new one is worth nothing
+        tag, given, *rest = made.local.split("=")
+        for length in range(8):
+            short = Mailbox("=".join((tag, given[:length], *rest)), made.domain)
+            self.assertRaises(ForgedError, Scheme(OURS.domain, (key,)).reverse, short, NOW)
+        srs1 = new.forward(mailbox("SRS0=abcd=AA=x.example=u@other.example"), NOW)
+        self.assertEqual(len(srs1.local.split("=")[1]), 8)
+
     def test_keys_are_not_shown(self) -> None:
         self.assertNotIn("tops3cr3t", repr(OURS))

@@ -253,9 +253,24 @@ class Reports(SrsTests):
 
     def test_mail_from_somebody_is_forwarded_like_any_other(self) -> None:
         carol = Mailbox("carol", "example.net")
-        plan = self.plan(self.rules(SITE), self.srs(), str(carol))
+        open_site = SITE.replace("srs.keys\n", "srs.keys sender any\n")
+        plan = self.plan(self.rules(open_site), self.srs(), str(carol))
         self.assertEqual(plan.destinations[0].mailbox, BOB)
         self.assertEqual(plan.destinations[0].reverse_path, OURS.forward(carol, NOW))
+
+    def test_an_srs_address_takes_reports_only_and_tells_no_guesser_which_one_is_good(self) -> None:
+        ruleset = self.rules(SITE + "accept any\n")
+        good = self.srs()
+        srs1 = str(OURS.forward(Mailbox("SRS0=abcd=AA=x.example=u", "other.example"), NOW))
+        said = set()
+        for address in (good, good.lower(), good.replace("=bob@", "=eve@"), srs1, "SRS1=" + good):
+            for client in (STRANGER, "10.0.0.1"):
+                plan = self.plan(ruleset, address, "carol@example.net", client=client)
+                self.assertIs(plan.verdict, Verdict.REFUSE, address)
+                said.add(str(plan.reply))
+        self.assertEqual(said, {"550 5.7.1 This address takes reports only"})
+        for address in (good, good.lower(), srs1):
+            self.assertIs(self.plan(ruleset, address, "").verdict, Verdict.ACCEPT, address)
 
     def test_sender_who_has_moved_to_us_is_forwarded(self) -> None:
         plan = self.plan(self.rules(SITE), self.srs(Mailbox("info", "example.com")), "")
@@ -296,7 +311,7 @@ class Reports(SrsTests):
         ruleset = self.rules(
             "reject from 203.0.113.66\nhold from 203.0.113.67\n"
             "reject to @srs.example.com when from 203.0.113.68 and not sender null\n"
-            + SITE
+            + SITE.replace("srs.keys\n", "srs.keys sender any\n")
             + "reject any 550 5.7.1 No\n".replace("No", '"No"')
         )
         verdicts = {
