@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import ipaddress
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -112,21 +113,26 @@ class Authority:
         start: datetime.timedelta = -DAY,
         end: datetime.timedelta = 10 * DAY,
         with_root: bool = False,
+        alternatives: Sequence[x509.GeneralName] | None = None,
     ) -> Issued:
-        """A certificate for these names."""
+        """A certificate for these names; its subjectAltName has `alternatives` in their place."""
         key = key or ecdsa_key()
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0])])
-        alternatives = x509.SubjectAlternativeName([general_name(each) for each in names])
-        certificate = (
+        if alternatives is None:
+            alternatives = [general_name(each) for each in names]
+        builder = (
             _builder(name, self._name, key, start, end)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .add_extension(alternatives, critical=False)
             .add_extension(
                 x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()),
                 critical=False,
             )
-            .sign(self.key, SHA256())
         )
+        if alternatives:
+            builder = builder.add_extension(
+                x509.SubjectAlternativeName(alternatives), critical=False
+            )
+        certificate = builder.sign(self.key, SHA256())
         above = []
         each: Authority | None = self
         while each is not None and (each.above is not None or with_root):

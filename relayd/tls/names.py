@@ -19,7 +19,8 @@ def certifies(certificate: x509.Certificate, name: str) -> bool:
         if is_address(name):
             return ipaddress.ip_address(name) in names.get_values_for_type(x509.IPAddress)
         host = fold_domain(name.removesuffix("."))
-        return any(_matches(each, host) for each in names.get_values_for_type(x509.DNSName))
+        presented = names.get_values_for_type(x509.DNSName)
+        return host != "" and any(_matches(each, host) for each in presented)
     except Exception:  # of several kinds: there is none, or not in DER, or of unheard-of names
         return False
 

@@ -135,6 +135,51 @@ class PostSrsd(Forwarder):
             code, text = self.refused(bad)
             self.assertEqual((code, text[:4]), (550, b"5.1."), (bad, text))
 
+    def test_a_key_with_longer_hashes_is_the_same_key_to_it(self) -> None:
+        """The old key stands below: what it made, here or there, stays good."""
+        older, new = self.forwarded(BOB), "hash-length-8:another horse"
+        newer = self.forwarder("srs2.example.com", new, KEY)
+        other = peers.PostSrsd(self, "srs2.example.com", self.keys(new, KEY))
+        ours = self.forwarded(BOB, newer)
+        self.assertEqual(len(ours.split("=")[1]), 8)
+        self.assertEqual(other.reverse(ours), BOB)
+        self.assertEqual(self.returned(older.replace("@srs.", "@srs2."), newer), BOB)
+
+
+class Guessing(Forwarder):
+    def test_guesses_count_over_sessions_and_workers(self) -> None:
+        good = self.forwarded(BOB)
+        relay = self.relayd(
+            f"srs domain srs.example.com keys file {self.keys(KEY)}\n"
+            f"next-hop back smtp 127.0.0.1:{self.senders.port}\nroute any via back\n",
+            name="two",
+            start=False,
+        )
+        text = relay.config.read_text().replace("workers 1\n", "workers 2\n")
+        relay.config.write_text(text)
+        relay.start()
+        said = []
+        for number in range(60):
+            with relay.session() as client:
+                client.ehlo("client.example")
+                client.mail("")
+                said.append(client.rcpt(f"SRS0=AB{number:02}=AA=x.example=u@srs.example.com")[0])
+        self.assertEqual(said, [550] * 20 + [450] * 40)
+        with relay.session() as client:
+            client.ehlo("client.example")
+            client.mail("")
+            self.assertEqual(client.rcpt(good)[0], 450)
+
+    def test_a_sender_is_refused_whether_the_address_is_good_or_not(self) -> None:
+        good = self.forwarded(BOB)
+        for address in (good, good.replace("=bob@", "=eve@")):
+            with self.relay.session() as client:
+                client.ehlo("client.example")
+                client.mail("spam@spam.example")
+                self.assertEqual(
+                    client.rcpt(address), (550, b"5.7.1 This address takes reports only")
+                )
+
 
 class Wire(Forwarder):
     def test_our_own_report_goes_to_the_real_sender(self) -> None:

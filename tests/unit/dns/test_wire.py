@@ -7,6 +7,7 @@ import struct
 import time
 import unittest
 from collections.abc import Callable
+from functools import partial
 
 import dns.message
 import dns.name
@@ -87,17 +88,21 @@ class Cutting(unittest.TestCase):
         [kept] = dns.message.from_wire(worth_reading(wire)).answer
         self.assertEqual(sorted(record.preference for record in kept), list(range(MOST_RECORDS)))
 
+    def read(self, wire: bytes) -> dns.message.Message:
+        return dns.message.from_wire(worth_reading(wire))
+
     def test_it_is_much_cheaper_than_reading_all(self) -> None:
         for rdtype, number in (("MX", 2300), ("A", 3500), ("TLSA", 1200), ("TXT", 2500)):
             wire = response(rdtype, *(RECORDS[rdtype](n) for n in range(number)))
-            whole = seconds(lambda wire=wire: dns.message.from_wire(wire))
-            cut = seconds(lambda wire=wire: dns.message.from_wire(worth_reading(wire)))
+            whole = seconds(partial(dns.message.from_wire, wire))
+            cut = seconds(partial(self.read, wire))
             self.assertLess(cut, whole / 5, rdtype)
 
     def test_aliases_are_followed_so_far(self) -> None:
         text = tuple(f"alias{n}.example." for n in range(10))
         wire = response("A", *(RECORDS["A"](n) for n in range(500)), before=text)
         cut = dns.message.from_wire(worth_reading(wire))
+        assert isinstance(cut, dns.message.QueryMessage)
         chain = cut.resolve_chaining()
         self.assertEqual(chain.canonical_name.to_text(), text[-1])
         assert chain.answer is not None

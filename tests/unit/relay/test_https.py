@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,10 +12,13 @@ from twisted.internet.ssl import PrivateCertificate
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 
+from relayd.dns.resolver import Resolver
 from relayd.relay.hosts import Found, Hosts
 from relayd.relay.https import Answer, HttpError, Https
+from relayd.relay.internal import may_lead_to
 from tests.certs import Authority
 from tests.support import TestCase
+from tests.unit.relay.test_resolve import FakeDns
 
 reactor: Any = _reactor
 
@@ -124,6 +128,44 @@ class HttpsTests(TestCase):
         self.trusted.unlink()
         self.assertIn("No such file", await self.failure(self.web(), f"{self.base}/"))
         self.assertEqual(self.root.seen, [])
+
+    async def test_a_common_name_is_no_name(self) -> None:
+        issued = self.authority.issue("idp.example", alternatives=())
+        options = PrivateCertificate.loadPEM(issued.key_pem + issued.chain_pem).options()
+        port = reactor.listenSSL(0, Site(self.root), options, interface="127.0.0.1")
+        self.addCleanup(port.stopListening)
+        base = f"https://idp.example:{port.getHost().port}/"
+        self.assertIn("the certificate is for another name", await self.failure(self.web(), base))
+        asked: Deferred[Any] = Deferred.fromCoroutine(self.web().get(base))
+        said = await self.assertFailure(asked, HttpError)
+        self.assertIn("the certificate is for another name", str(said))
+        self.assertEqual(self.root.seen, [])
+
+    async def test_what_strangers_publish_leads_to_no_internal_host(self) -> None:
+        """Whatever the name is, it is the address that is looked at, and the one connected to."""
+        number = self.base.rpartition(":")[2]
+        inside = ("127.0.0.1", "10.0.0.1", "::1", "fd00::1", "169.254.169.254", "::ffff:7f00:1")
+        for address in (*inside, "64:ff9b::7f00:1"):
+            hosts = cast(Hosts, Addresses(address))
+            web = Https(reactor, hosts, authorities=self.trusted, leads=may_lead_to)
+            for url in (f"{self.base}/", f"http://idp.example:{self.plain}/"):
+                self.assertIn("an internal address", await self.failure(web, url))
+        real = Hosts(Resolver(None, ask=FakeDns({}).ask))
+        for host in ("127.0.0.1", "[::1]", "localhost", "2130706433", "0x7f.1", "127.1"):
+            web = Https(reactor, real, authorities=self.trusted, leads=may_lead_to)
+            said = await self.failure(web, f"https://{host}:{number}/")
+            self.assertRegex(said, "an internal address|does not exist")
+        self.assertEqual(self.root.seen, [])
+        # of several those outside are tried, and what a setting allows may be reached
+        allowed = (ip_network("127.0.0.0/8"),)
+        hosts = cast(Hosts, Addresses("10.0.0.1", "127.0.0.1"))
+        web = Https(
+            reactor,
+            hosts,
+            authorities=self.trusted,
+            leads=lambda address: may_lead_to(address, allowed),
+        )
+        self.assertEqual((await web.post(f"{self.base}/", b"", {})).status, 400)
 
     async def test_nowhere(self) -> None:
         hosts = cast(Hosts, Addresses())

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from cryptography import x509
 from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Factory, Protocol
@@ -227,6 +228,23 @@ class Levels(Case):
         self.endpoints[0] = replace(self.endpoints[0], host="127.0.0.1")
         self.sent(await self.deliver(self.hop("verify")), "verified")
 
+    async def test_a_common_name_is_no_name(self) -> None:
+        """RFC 9525 section 2: old service-identity takes it where nothing else is there."""
+        mail = x509.RFC822Name(f"postmaster@{MX}")
+        for alternatives in ((), (mail,)):
+            for hop in (self.hop("verify"), self.hop("verify", "implicit")):
+                self.endpoints.clear()
+                issued = self.authority.issue(MX, alternatives=alternatives)
+                self.serve(issued, implicit=hop.next_hops[0].implicit_tls)
+                self.waits(await self.deliver(hop), f"certificate is not for {MX}")
+
+    async def test_an_address_needs_an_address(self) -> None:
+        for alternatives in ((), (x509.DNSName("127.0.0.1"),), (x509.DNSName("*.0.0.1"),)):
+            self.endpoints.clear()
+            self.serve(self.authority.issue("127.0.0.1", alternatives=alternatives))
+            self.endpoints[0] = replace(self.endpoints[0], host="127.0.0.1")
+            self.waits(await self.deliver(self.hop("verify")), "certificate is not for 127.0.0.1")
+
     async def test_two_messages_on_one_connection(self) -> None:
         server = self.serve(self.authority.issue(MX))
         for _ in range(2):
@@ -367,6 +385,8 @@ class Dane(Case):
         self.sent(await self.check(middle.issue("example.com"), record), "dane")
         outcome = await self.check(middle.issue("other.example"), record)
         self.waits(outcome, "certificate is not for mx.example.com or example.com")
+        outcome = await self.check(middle.issue(MX, alternatives=()), record)
+        self.waits(outcome, "certificate is not for mx.example.com or example.com")
         over = middle.issue(MX, start=-3 * DAY, end=-DAY)
         self.waits(await self.check(over, record), "certificate has expired")
         # the anchor is not sent, or did not sign
@@ -417,6 +437,7 @@ class MtaSts(Case):
         for issued, words in (
             (self.authority.issue(MX), ""),
             (self.authority.issue("other.example"), "certificate is not for"),
+            (self.authority.issue(MX, alternatives=()), "certificate is not for"),
             (None, "STARTTLS is not offered"),
         ):
             self.endpoints.clear()

@@ -17,7 +17,8 @@ from twisted.web.server import Request, Site
 
 from relayd.dns.answer import Answer, DnsError, DnsTrouble, NxDomain
 from relayd.dns.resolver import Resolver
-from relayd.relay.hosts import Hosts
+from relayd.relay.hosts import Hosts, Leads
+from relayd.relay.internal import may_lead_to
 from relayd.relay.mtasts import PAUSE, REFRESH, StsPolicies
 from relayd.relay.stsfetch import FetchError, StsFetch
 from relayd.tls.sts import MAX_SIZE, StsPolicy, parse_policy, policy_id
@@ -108,7 +109,7 @@ class Fetching(TestCase):
         self.code = 200
         self.kind = "text/plain; charset=utf-8"
 
-    def host(self, issued: Issued) -> StsFetch:
+    def host(self, issued: Issued, leads: Leads = None) -> StsFetch:
         case = self
 
         class Root(Resource):
@@ -126,12 +127,24 @@ class Fetching(TestCase):
         self.addCleanup(port.stopListening)
         hosts = Hosts(Resolver(reactor, ask=Answers().ask))
         number = port.getHost().port
-        return StsFetch(reactor, hosts, authorities=self.trusted, port=number)
+        return StsFetch(reactor, hosts, authorities=self.trusted, leads=leads, port=number)
 
     async def test_a_policy(self) -> None:
         fetch = self.host(self.authority.issue("mta-sts.example.com"))
         self.assertEqual(await fetch("example.com"), POLICY)
         self.assertEqual(self.requests, [("mta-sts.example.com", b"/.well-known/mta-sts.txt")])
+
+    async def test_no_policy_comes_from_an_internal_host(self) -> None:
+        fetch = self.host(self.authority.issue("mta-sts.example.com"), may_lead_to)
+        error = await self.assertFailure(Deferred.fromCoroutine(fetch("example.com")), FetchError)
+        self.assertIn("127.0.0.1 is an internal address", str(error))
+        self.assertEqual(self.requests, [])
+
+    async def test_no_policy_comes_from_a_host_with_a_common_name_only(self) -> None:
+        fetch = self.host(self.authority.issue("mta-sts.example.com", alternatives=()))
+        error = await self.assertFailure(Deferred.fromCoroutine(fetch("example.com")), FetchError)
+        self.assertIn("the certificate is for another name", str(error))
+        self.assertEqual(self.requests, [])
 
     async def test_what_does_not_count(self) -> None:
         fetch = self.host(self.authority.issue("mta-sts.example.com"))
