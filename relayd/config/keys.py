@@ -8,6 +8,7 @@ from pathlib import Path
 
 from relayd.config.files import similar_file
 from relayd.rules.source import Complaint
+from relayd.rules.srs import HASH_LENGTH, MAX_HASH_LENGTH, length_of
 from relayd.rules.srsrule import SrsDomain
 
 MAX_SIZE = 64 * 1024  # octets; a file of another kind is not read whole
@@ -53,12 +54,18 @@ def read_keys(statement: SrsDomain, path: Path) -> tuple[bytes, ...]:
                 f"line {number} of {name} begins with #, but there are no comments in a keys file",
                 "expected one key a line, the one that signs first",
             )
+        if key.strip() and not HASH_LENGTH <= length_of(key) <= MAX_HASH_LENGTH:
+            raise Complaint(
+                place,
+                f"line {number} of {name} asks for hashes of {length_of(key)} characters",
+                f"expected hash-length-{HASH_LENGTH}: to hash-length-{MAX_HASH_LENGTH}:",
+            )
         if key.strip():
             keys.append(key)
     if not keys:
         raise Complaint(
             place,
             f"{name} holds no key",
-            f"expected one key a line, e.g. from: head -c 18 /dev/urandom | base64 > {path}",
+            f"expected one key a line, e.g. from: (printf hash-length-8:; head -c 18 /dev/urandom | base64) > {path}",
         )
     return tuple(keys)

@@ -240,6 +240,27 @@ class Exceptions(SrsTests):
         )
 
 
+class KeyLengths(SrsTests):
+    def test_a_key_of_no_sane_length_is_complained_of_and_not_shown(self) -> None:
+        for length in ("3", "28", "99", "0"):
+            self.keys(f"{KEY}\nhash-length-{length}:secret\n")
+            with self.assertRaises(config.ConfigErrors) as caught:
+                self.rules(SITE)
+            said = str(caught.exception)
+            self.assertIn(f"line 2 of srs.keys asks for hashes of {length} characters", said)
+            self.assertIn("expected hash-length-4: to hash-length-27:", said)
+            self.assertNotIn("secret", said)
+        self.keys("hash-length-27:secret\n")
+        self.assertIsNotNone(self.rules(SITE).srs)
+
+    def test_the_statement_prints_as_it_is_read(self) -> None:
+        for text in ("", " hash-length 6", " sender any", " hash-length 6 sender any"):
+            rule = self.rules(SITE.replace("srs.keys\n", f"srs.keys{text}\n")).items[0]
+            self.assertEqual(str(rule), f"srs domain srs.example.com keys file srs.keys{text}")
+        rule = self.rules(SITE.replace("srs.keys\n", "srs.keys sender null\n")).items[0]
+        self.assertEqual(str(rule), "srs domain srs.example.com keys file srs.keys")
+
+
 class Reports(SrsTests):
     def test_report_reaches_the_sender(self) -> None:
         ruleset = self.rules(SITE + "next-hop out smtp a.example:25\nroute any via out\n")
