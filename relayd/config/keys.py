@@ -66,6 +66,7 @@ def read_keys(statement: SrsDomain, path: Path) -> tuple[bytes, ...]:
         raise Complaint(
             place,
             f"{name} holds no key",
-            f"expected one key a line, e.g. from: (printf hash-length-8:; head -c 18 /dev/urandom | base64) > {path}",
+            "expected one key a line, e.g. from: "
+            f"(printf hash-length-8:; head -c 18 /dev/urandom | base64) > {path}",
         )
     return tuple(keys)

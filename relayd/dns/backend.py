@@ -220,7 +220,7 @@ class _Stream(Protocol):
         length = int.from_bytes(self._arrived[:2], "big")
         if len(self._arrived) > _MAX_STREAM:
             self.transport.abortConnection()  # type: ignore[union-attr]
-        elif len(self._arrived) >= 2 + length and len(self._arrived) >= 2:
+        elif len(self._arrived) >= 2 + length:
             response = worth_reading(bytes(self._arrived[2 : 2 + length]))
             self._arrived.clear()
             self.received += len(response).to_bytes(2, "big") + response

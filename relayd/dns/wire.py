@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 SHORT = 1232  # octets: what we ask for by UDP; a response up to here is left as it is
-MOST_RECORDS = 50  # of the type asked for: more than one attempt at delivery looks at
+MOST_RECORDS = 100  # of the type asked for: more than one attempt at delivery looks at
 MOST_ALIASES = 16  # CNAMEs, as dnspython follows
 MOST_DATA = 32 * 1024  # octets of all of them: policies and keys in TXT are far below
 _MOST_STEPS = 128  # labels and pointers of one name: 255 octets are 127 labels at most

@@ -30,9 +30,9 @@ class Found(NamedTuple):
     addresses: tuple[str, ...]
     note: str = ""
     trouble: DnsTrouble | None = None
-    internal: bool = False  # there are only addresses that the DNS may not lead to
     secure: bool = False  # the DNS vouches for all of them
     canonical: str = ""  # where the CNAMEs of the name end
+    internal: bool = False  # there are only addresses that the DNS may not lead to
 
 
 class Hosts:
