@@ -256,6 +256,7 @@ class Gateway(Service):
             expanded=self._letters.expanded,
             untold=self._journal.note,
             manners=lambda listener: self._manners.get(listener, RELAY),
+            wishes=lambda trusted: self._current.settings.wishes(trusted=trusted),
             limits=ReceptionLimits(
                 recipients=settings.recipients,
                 header_size=settings.header_size,
@@ -387,6 +388,7 @@ class Gateway(Service):
                 shard.dispatcher.lanes,
                 lambda shard=shard: {  # type: ignore[misc]  # bound early on purpose
                     "deliveries": shard.dispatcher.in_flight,
+                    "lost_reports": shard.dispatcher.lost_reports,
                     "sessions": self._house.admission.in_all if shard is self.shards[0] else 0,
                 },
             )

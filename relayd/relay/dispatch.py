@@ -25,10 +25,12 @@ from relayd.mail.reply import Severity
 from relayd.relay.courier import Hop, ICourier
 from relayd.relay.limits import Limits, grown, shrunk
 from relayd.relay.lines import Lines
+from relayd.relay.lost import LostReports
 from relayd.relay.settling import Settling, Shelf
 from relayd.relay.sweep import Sweep
 from relayd.relay.verdict import Patience, judge, speaks_against_destination, unreported
 from relayd.report.bounce import Report, owed
+from relayd.report.smaller import Smaller, is_report
 from relayd.spool.queue import Lane, LaneView, Queue, Standing, deliveries
 from relayd.spool.view import NewMessage
 
@@ -37,7 +39,7 @@ _LAST_WORDS = 2.0  # seconds for the outcomes of what was cut off to be recorded
 Route = Callable[[Recipient], Hop | Outcome]
 """Where this recipient goes by the configuration of now, or why that cannot be said."""
 
-WriteReport = Callable[[Report], NewMessage]
+WriteReport = Callable[[Report | Smaller], NewMessage]
 """Makes a report that is owed into a message."""
 
 
@@ -80,6 +82,7 @@ class Dispatcher:
         self._phase = Phase.WAITING
         self._queue = Queue(self._limits.bounds)
         self._settling = Settling(clock, shelf, log, self._resume)
+        self._lost = LostReports(log, now)
         self._lines = Lines(
             clock,
             shelf,
@@ -206,6 +209,11 @@ class Dispatcher:
         return self._lines.in_flight
 
     @property
+    def lost_reports(self) -> int:
+        """Reports that nobody took, since the start."""
+        return self._lost.count
+
+    @property
     def stalled(self) -> bool:
         """Nothing is delivered because the spool cannot record outcomes."""
         return self._settling.owed > 0 or not self._shelf.healthy
@@ -324,20 +332,24 @@ class Dispatcher:
         for letter, records in stored:
             report = known.get(letter.ident)
             if report is not None:
-                self._log.report(message, str(letter), str(report.to), report.action.value)
+                self._log.report(message, str(letter), str(report.to), report.kind)
             self.accept(letter, records)
         return settlements
 
     def _reports(
         self, message: Message, settlements: Sequence[Settlement], *, final: bool
-    ) -> tuple[Sequence[Settlement], list[tuple[Report, NewMessage]]]:
-        if message.envelope.reverse_path is None or all(map(_as_hoped, settlements)):
+    ) -> tuple[Sequence[Settlement], list[tuple[Report | Smaller, NewMessage]]]:
+        if all(map(_as_hoped, settlements)):
             return settlements, []
         now = self._now()
+        reports: Sequence[Report | Smaller] = ()
         try:
-            reports = owed(
-                message, settlements, now=now, give_up=self._patience.give_up, final=final
-            )
+            if message.envelope.reverse_path is not None:
+                reports = owed(
+                    message, settlements, now=now, give_up=self._patience.give_up, final=final
+                )
+            elif is_report(message):
+                reports = self._lost.follow(message, settlements)
             return settlements, [(report, self._write_report(report)) for report in reports]
         except Exception as error:
             self._log.trouble("report not written", message=str(message), why=_traceback(error))
