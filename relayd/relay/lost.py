@@ -33,9 +33,7 @@ class LostReports:
         self._hour = 0
         self._copies = 0
 
-    def follow(
-        self, message: Message, settlements: Sequence[Settlement]
-    ) -> list[Report | Smaller]:
+    def follow(self, message: Message, settlements: Sequence[Settlement]) -> list[Report | Smaller]:
         """What is to be sent instead of this report; its own outcome stays as it is."""
         alike: dict[object, list[Settlement]] = {}
         for each in settlements:

@@ -26,9 +26,9 @@ class Settle(Protocol):
     """Records settlements of one message; what was recorded, or None: that was refused."""
 
     def __call__(
-        self, message: Message, settlements: Sequence[Settlement], *, final: bool = False
+        self, message: Message, settlements: Sequence[Settlement]
     ) -> Coroutine[Any, Any, Sequence[Settlement] | None]:
-        """See Dispatcher._settle."""
+        """See Dispatcher._settle_swept."""
 
 
 class Sweep:
