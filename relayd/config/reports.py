@@ -18,7 +18,7 @@ _RETURN = ("headers", "whole")
 def reports(words: Words) -> tuple[str, Wishes]:
     """`for strangers|trusted failures|as-asked headers|whole`."""
     if not words.skip_word("for"):
-        raise words.complain("reports does not say for whom", _expected(("for",)))
+        raise words.complain("reports does not say for whom", _expected(("for WHOM",)))
     who = _one_of(words, FOR)
     notify = _one_of(words, _NOTIFY)
     return who, Wishes(as_asked=notify == "as-asked", whole=_one_of(words, _RETURN) == "whole")
@@ -28,11 +28,13 @@ def _one_of(words: Words, known: tuple[str, ...]) -> str:
     for word in known:
         if words.skip_word(word):
             return word
-    raise words.complain("reports lacks a word", _expected(known))
+    found = words.peek()
+    what = "reports is not finished" if found is None else f"reports knows no {found.text}"
+    raise words.complain(what, _expected(known))
 
 
 def _expected(known: tuple[str, ...]) -> str:
-    return f"expected {' or '.join(known)}"
+    return "expected " + " or ".join(f'"{word}"' for word in known)
 
 
 def tls_reports(words: Words) -> TlsReports:

@@ -329,7 +329,7 @@ class Dispatcher:
 
         Bad news waits a moment for that of the message's other deliveries.
         """
-        told = ()
+        told: list[Settlement] = []
         if message.envelope.reverse_path is not None:
             told = [each for each in settlements if bad_news(each)]
         if not told:

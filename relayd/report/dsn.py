@@ -67,7 +67,9 @@ def write(
         _text_part(human_text(report, hostname, known)),
         _status_part(report, hostname, utf8),
     ]
-    returned = _returned(report, head, utf8, whole)
+    # what is lost says only there which mail it is about
+    most = max(whole, MAX_RETURNED) if report.lost else whole
+    returned = _returned(report, head, utf8, most)
     if returned is not None:
         parts.append(returned)
     top = _top(report, to, ident, hostname, now, fields)
