@@ -73,7 +73,7 @@ class Letters:
             draft.write(content)
             recipients = tuple(
                 replace(each, notify=frozenset({"NEVER"}), reverse_path=sender)
-                for each in _recipients(to, self._settings())
+                for each in _recipients(to, self._settings()) or (Recipient(to, to),)
             )
             submission = Submission(
                 Envelope(sender),
@@ -115,6 +115,9 @@ def _postmaster(mailbox: Mailbox, settings: Settings) -> tuple[Recipient, ...]:
 
 
 def _planned(plan: Plan, mailbox: Mailbox) -> tuple[Recipient, ...]:
+    """Nobody: a rule throws it away."""
+    if plan.verdict is Verdict.DISCARD:
+        return ()
     if plan.verdict is Verdict.REFUSE or not plan.destinations:
         return (Recipient(mailbox, mailbox),)
     return tuple(Recipient(each.mailbox, mailbox, each.next_hop) for each in plan.destinations)

@@ -19,7 +19,7 @@ from relayd.report.bounce import Action, Report, entry_of
 from relayd.report.smaller import Smaller, in_seven_bits, smaller
 
 POSTMASTER = Mailbox("postmaster", "")  # who that is, the rules say
-COPIES = 20  # to the postmaster in an hour, of one process
+COPIES = 20  # to the postmaster in an hour, of one shard
 _HOUR = 3600.0
 
 

@@ -16,7 +16,7 @@ from relayd.mail.client import Client
 from relayd.mail.content import Content
 from relayd.mail.envelope import Envelope, Recipient
 from relayd.mail.ident import ident_text
-from relayd.mail.message import Message, Submission
+from relayd.mail.message import Message, State, Submission
 from relayd.mail.reply import printable
 from relayd.report.bounce import Action, Report
 from relayd.report.encoding import DESCRIPTION, Part, fits, is_utf8, quoted_printable, returned_head
@@ -50,13 +50,15 @@ def write(
 ) -> Written:
     """The report as the message `ident`, with its envelope; `now` in seconds since the epoch.
 
-    `route` asks the rules where mail of our own for this mailbox goes; a message of up to `whole`
-    octets is returned whole. The report is in 7 bits, unless the reverse-path itself needs SMTPUTF8
-    (then RFC 6533's types and UTF-8 are used) or an 8-bit original that came by 8BITMIME is
-    returned whole. Where the way back cannot carry that, see relayd.report.smaller.
+    `route` asks the rules where mail of our own for this mailbox goes (nowhere: it is thrown away,
+    the ledger knows); a message of up to `whole` octets is returned whole. The report is in 7 bits,
+    unless the reverse-path itself needs SMTPUTF8 (then RFC 6533's types and UTF-8 are used) or an
+    8-bit original that came by 8BITMIME is returned whole. Where the way back cannot carry that,
+    see relayd.report.smaller.
     """
     about = report.about
-    recipients = route(report.to) or (Recipient(report.to, report.to),)
+    routed = route(report.to)
+    recipients = routed or (Recipient(report.to, report.to),)
     to = recipients[0].original
     utf8 = to.needs_smtputf8
     head = _beginning(about)
@@ -90,6 +92,7 @@ def write(
             header_size=header_size,
             eight_bit=eight_bit,
             utf8_header=not content[:header_size].isascii(),
+            state=State.QUEUED if routed else State.DISCARDED,
         ),
     )
 

@@ -61,10 +61,11 @@ def quoted_printable(data: bytes) -> bytes:
 def _encoded_line(line: bytes) -> bytes:
     text = _UNSAFE.sub(lambda match: b"=%02X" % match.group()[0], line)
     pieces = []
-    while len(text) > _ENCODED_LINE:
-        end = _ENCODED_LINE - 1
+    start = 0
+    while len(text) - start > _ENCODED_LINE:
+        end = start + _ENCODED_LINE - 1
         mark = text.rfind(b"=", end - 2, end)  # an encoded octet is not torn apart
         end = mark if mark >= 0 else end
-        pieces.append(text[:end] + b"=")
-        text = text[end:]
-    return b"\r\n".join([*pieces, text])
+        pieces.append(text[start:end] + b"=")
+        start = end
+    return b"\r\n".join([*pieces, text[start:]])

@@ -164,10 +164,12 @@ class ShapeTests(unittest.TestCase):
                     else [],
                 )
 
-    def test_a_lost_route_falls_back_to_the_reverse_path(self) -> None:
+    def test_a_report_to_a_sender_whose_mail_is_thrown_away_is_thrown_away(self) -> None:
         report = next(iter(examples()))[1]
         result = write(report, ident=IDENT, hostname=HOSTNAME, now=NOW, route=lambda mailbox: ())
+        self.assertIs(result.submission.state, State.DISCARDED)
         self.assertEqual(result.submission.recipients, (Recipient(report.to, report.to),))
+        self.assertIs(written(report).submission.state, State.QUEUED)
 
     def test_flufl_bounce_takes_failures_for_permanent(self) -> None:
         if all_failures is None:

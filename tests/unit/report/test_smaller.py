@@ -16,7 +16,16 @@ from relayd.report.bounce import Report
 from relayd.report.dsn import Written, write
 from relayd.report.encoding import MAX_LINE
 from relayd.report.smaller import MAX_HEADER, reduced, smaller
-from tests.unit.report.examples import HOSTNAME, IDENT, NOW, message, recipient, reports, settlement
+from tests.unit.report.examples import (
+    HOSTNAME,
+    IDENT,
+    NOW,
+    PLAIN,
+    message,
+    recipient,
+    reports,
+    settlement,
+)
 from tests.unit.report.test_dsn import (
     BODY_8BIT,
     UTF8,
