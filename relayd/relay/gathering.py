@@ -20,6 +20,7 @@ from relayd.mail.message import Message, Settlement, State
 from relayd.strand import spawn
 
 LONGEST = 5.0  # seconds that bad news may wait for more
+MOST = 500  # messages at a time whose bad news waits: they take memory
 LULL = 1.0  # ... after a second or later attempt, where others fall due at the same moment
 
 Recorded = Sequence[Settlement] | None
@@ -62,7 +63,7 @@ class Gathering:
         batch = self._batches.get(ident)
         if batch is None:
             alone = not lull and self._parts(ident) <= parts
-            if alone or not parts or self._stopped:
+            if alone or not parts or self._stopped or len(self._batches) >= MOST:
                 return await self._record(message, settlements)
             batch = self._batches[ident] = _Batch(message)
             batch.timers.append(self._clock.callLater(LONGEST, self._flush, batch))

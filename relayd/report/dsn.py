@@ -218,10 +218,12 @@ def _waives_tls(fields: parsed.Message) -> bool:
 
 def _known(fields: parsed.Message) -> list[tuple[str, str]]:
     known = []
+    first = {name.lower(): value for name, value in reversed(list(fields.raw_items()))}
     for name in _KNOWN_BY:
-        value = fields.get(name)
+        value = first.get(name.lower())
         if value is not None:
-            known.append((name, printable(_decoded(str(value)), 200)))
+            text = str(value).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+            known.append((name, printable(_decoded(text), 200)))
     return known
 
 

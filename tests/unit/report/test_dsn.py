@@ -28,16 +28,12 @@ from tests.unit.report.examples import (
     PLAIN,
     PUT_OFF,
     REFUSED,
+    all_failures,
     message,
     recipient,
     reports,
     settlement,
 )
-
-try:
-    from flufl.bounce import all_failures
-except ImportError:
-    all_failures = None  # type: ignore[assignment]  # the test that needs it skips
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "reports"
 UTF8 = "дмитрий@пример.example"
@@ -255,6 +251,15 @@ class ReturnedTests(unittest.TestCase):
         assert boundary is not None
         quoting = self.failure(PLAIN + b"--" + boundary.encode() + b"--\r\n")
         self.assertEqual(len(parts(written(quoting).content)), 3)
+
+
+class KnownByTests(unittest.TestCase):
+    def test_a_subject_in_raw_utf8_is_readable(self) -> None:
+        data = PLAIN.replace(b"=?utf-8?q?Gr=C3=BC=C3=9Fe?=", "Grüße".encode())
+        (report,) = reports(message(data), settlement(recipient()))
+        human = parts(written(report).content)[0].get_payload(decode=True)
+        assert isinstance(human, bytes)
+        self.assertIn("Subject: Grüße from the sea", human.decode())
 
 
 class HostileTests(unittest.TestCase):

@@ -21,6 +21,7 @@ from tests.unit.report.examples import (
     IDENT,
     NOW,
     PLAIN,
+    all_failures,
     message,
     recipient,
     reports,
@@ -36,11 +37,6 @@ from tests.unit.report.test_dsn import (
     status_groups,
     written,
 )
-
-try:
-    from flufl.bounce import all_failures
-except ImportError:
-    all_failures = None  # type: ignore[assignment]  # the test that needs it skips
 
 TOO_EIGHT = failed("5.6.3", "no 8-bit", code=554)
 
