@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import email
 import json
+import smtplib
+import ssl
 from email.message import Message
 
+from tests.certs import Authority
 from tests.scenarios.harness import Relayd, Scenario, wait_until
 from tests.sink import EXTENSIONS, STALL, Asked, Script, Sink
 
@@ -149,6 +152,33 @@ class TheWayBack(Reports):
         relay.wait_empty()
         self.assertIn("kind=failed", relay.log(400))
         self.assertEqual((self.boss.arrived, self.lost(relay)), ([], 0))
+
+
+class RequiredTls(Reports):
+    """RFC 8689 section 5: the way back has no TLS at all."""
+
+    def test_the_report_arrives_but_tells_nothing_in_the_clear(self) -> None:
+        room = self.room("tls")
+        chain, key = Authority().issue("127.0.0.1").write(room, "gw")
+        back = self.sink()
+        relay = self.world(back, settings=f"certificate {chain} key {key}\ngive-up 4s\n")
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        with smtplib.SMTP("127.0.0.1", relay.port, timeout=60) as client:
+            client.starttls(context=context)
+            client.ehlo()
+            self.assertEqual(client.mail(ANN, ["REQUIRETLS", "RET=FULL"])[0], 250)
+            self.assertEqual(client.rcpt("bob@example.com")[0], 250)
+            self.assertEqual(client.data(b"Subject: secret\r\n\r\nvery secret\r\n")[0], 250)
+        (report,) = back.wait(1)
+        self.assertIn(b"Final-Recipient: rfc822; bob@example.com", report.content)
+        self.assertIn(b"Action: failed", report.content)
+        self.assertNotIn(b"secret", report.content)
+        self.assertNotIn("REQUIRETLS", report.sender_parameters)
+        relay.wait_empty()
+        self.assertEqual((len(back.arrived), self.lost(relay)), (1, 0))
+        self.assertEqual(self.out.arrived, [])
 
 
 class OneReport(Reports):
