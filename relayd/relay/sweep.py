@@ -12,14 +12,13 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from relayd.mail.log import MailLog
 from relayd.mail.message import Message, Record, Settlement, State
 from relayd.relay.settling import Shelf
-from relayd.relay.verdict import Patience, judge_waiting
+from relayd.relay.verdict import SOON, Patience, judge_waiting
 from relayd.spool.queue import Queue, Standing
 from relayd.spool.view import Accepted
 
 _PAGE = 50  # messages per step
 _PAUSE = 60.0  # seconds between two walks through what is old, at most
 _BREATH = 0.5  # ... and between two steps that had nothing to do
-_SOON = 300.0  # a recipient whose attempt is that near is left to it
 
 
 class Settle(Protocol):
@@ -135,7 +134,7 @@ class Sweep:
             if lane.probe_at <= now:
                 return None
             return judge_waiting(message, record, lane.trouble, patience, now=now)
-        if record.next_attempt <= now + _SOON:
+        if record.next_attempt <= now + SOON:
             return None
         return judge_waiting(message, record, None, patience, now=now)
 

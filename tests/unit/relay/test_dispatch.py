@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from random import Random
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -543,6 +544,18 @@ class Together(TestCase):
         world.wait(5 * DAY, step=300)
         self.assertEqual(self.told(world), [self.everybody(30)] * 2)
         self.assertIs(world.table.state(ident, 29), State.EXPIRED)
+
+    def test_attempts_that_drift_apart_are_few_warnings(self) -> None:
+        world = World()
+        world.dispatcher.apply(Patience(Schedule.parse("1m 5m*2 1h"), jitter=0.1), Limits())
+        world.dispatcher._random = Random(7).random
+        world.courier.reply = lambda record: DELIVERED if record.message > 999 else BUSY
+        world.accept(*[f"busy{number}" for number in range(30)])
+        world.wait(6 * HOUR)
+        self.assertEqual({each.action for each in world.table.reports}, {Action.DELAYED})
+        self.assertLessEqual(len(world.table.reports), 4)
+        names = sorted(name for names in self.told(world) for name in names)
+        self.assertEqual(names, self.everybody(30))
 
     def test_a_sick_spool_is_waited_for(self) -> None:
         world = World()
