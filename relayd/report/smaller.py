@@ -25,7 +25,7 @@ _MOST = 8 * 1024 * 1024  # octets: ours are smaller
 
 _BOUNDARY = re.compile(rb'\r\n boundary="(=[0-9a-f]{24})"\r\n')
 _UTF8_ADDRESS = re.compile(r"((?:Final|Original)-Recipient: *utf-8; *)(.*)", re.IGNORECASE)
-_NO_REQUIRETLS = "5.7.30"  # RFC 8689 section 6
+_NO_REQUIRETLS = "5.7.30"  # RFC 8689 section 4.2.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +139,7 @@ def _demanded_tls(message: Message, settlement: Settlement) -> bool:
 def _top(header: bytes) -> bytes:
     header = header.replace(b"report-type=global-delivery-status", b"report-type=delivery-status")
     return b"\r\n".join(
-        # RFC 6857 section 3.1.9: a group may stand where the address cannot
+        # as RFC 6857 has it: a group may stand where the address cannot
         line if line.isascii() else line.partition(b":")[0] + b": Internationalized address:;"
         for line in header.split(b"\r\n")
     )
