@@ -260,6 +260,7 @@ class Gateway(Service):
             untold=self._journal.note,
             pace=self._desks.pace,
             manners=lambda listener: self._manners.get(listener, RELAY),
+            wishes=lambda trusted: self._current.settings.wishes(trusted=trusted),
             limits=ReceptionLimits(
                 recipients=settings.recipients,
                 header_size=settings.header_size,
@@ -391,6 +392,7 @@ class Gateway(Service):
                 shard.dispatcher.lanes,
                 lambda shard=shard: {  # type: ignore[misc]  # bound early on purpose
                     "deliveries": shard.dispatcher.in_flight,
+                    "lost_reports": shard.dispatcher.lost_reports,
                     "sessions": self._house.admission.in_all if shard is self.shards[0] else 0,
                 },
             )

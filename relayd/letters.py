@@ -15,22 +15,27 @@ from relayd.mail.client import Client
 from relayd.mail.envelope import Envelope, Recipient
 from relayd.mail.log import MailLog
 from relayd.mail.message import Message, Record, Submission
-from relayd.mail.plan import Verdict
+from relayd.mail.plan import Plan, Verdict
 from relayd.report.bounce import Report, expanded
 from relayd.report.dsn import Written, write
-from relayd.rules.evaluate import Facts, plan_own
+from relayd.report.smaller import Smaller
+from relayd.rules.evaluate import Facts, plan_own, plan_postmaster
 from relayd.spool.errors import SpoolError
 from relayd.spool.store import Spool
 from relayd.spool.view import NewMessage
 from relayd.strand import log_bug
 
+_OURSELVES = Client("127.0.0.1")
+
 Accept = Callable[[Message, tuple[Record, ...]], None]
 """What is done with a message that is on stable storage."""
 
 
-def report_for(report: Report, spool: Spool, settings: Settings) -> NewMessage:
+def report_for(report: Report | Smaller, spool: Spool, settings: Settings) -> NewMessage:
     """A report that a settlement owes, for the transaction that records it."""
     ident = spool.new_ident()
+    if isinstance(report, Smaller):
+        return NewMessage(ident, report.content, report.submission)
     written = _written(report, ident, settings)
     return NewMessage(ident, written.content, written.submission)
 
@@ -58,7 +63,7 @@ class Letters:
         written = _written(report, draft.ident, self._settings())
         draft.write(written.content)
         letter, records = await draft.commit(written.submission)
-        self._log.report(report.about, str(letter), str(report.to), report.action.value)
+        self._log.report(report.about, str(letter), str(report.to), report.kind)
         self._accept(letter, records)
 
     async def submit(self, sender: Mailbox, to: Mailbox, content: bytes) -> None:
@@ -68,7 +73,7 @@ class Letters:
             draft.write(content)
             recipients = tuple(
                 replace(each, notify=frozenset({"NEVER"}), reverse_path=sender)
-                for each in _recipients(to, self._settings())
+                for each in _recipients(to, self._settings()) or (Recipient(to, to),)
             )
             submission = Submission(
                 Envelope(sender),
@@ -90,14 +95,29 @@ def _written(report: Report, ident: int, settings: Settings) -> Written:
         ident=ident,
         hostname=settings.hostname,
         now=time.time(),
-        route=lambda mailbox: _recipients(mailbox, settings),
+        route=partial(_postmaster if report.lost else _recipients, settings=settings),
+        whole=settings.report_size,
     )
 
 
 def _recipients(mailbox: Mailbox, settings: Settings) -> tuple[Recipient, ...]:
     """Where mail that we write ourselves goes: by the same rules, but nobody is asked in."""
-    facts = Facts(Client("127.0.0.1"), None, mailbox, time.time())
-    plan = plan_own(settings.ruleset, facts)
+    facts = Facts(_OURSELVES, None, mailbox, time.time())
+    return _planned(plan_own(settings.ruleset, facts), mailbox)
+
+
+def _postmaster(mailbox: Mailbox, settings: Settings) -> tuple[Recipient, ...]:
+    """Who our postmaster is by the rules. Nobody is to hear when he cannot be told."""
+    here = replace(mailbox, domain=settings.hostname)
+    facts = Facts(_OURSELVES, None, here, time.time())
+    found = _planned(plan_postmaster(settings.ruleset, facts), here)
+    return tuple(replace(each, notify=frozenset({"NEVER"})) for each in found)
+
+
+def _planned(plan: Plan, mailbox: Mailbox) -> tuple[Recipient, ...]:
+    """Nobody: a rule throws it away."""
+    if plan.verdict is Verdict.DISCARD:
+        return ()
     if plan.verdict is Verdict.REFUSE or not plan.destinations:
         return (Recipient(mailbox, mailbox),)
     return tuple(Recipient(each.mailbox, mailbox, each.next_hop) for each in plan.destinations)

@@ -1,4 +1,4 @@
-"""The statement `tls-reports`: whether domains are told about TLS, and from whom."""
+"""The statements `reports` and `tls-reports`: who is told of mail, and who of TLS."""
 
 from __future__ import annotations
 
@@ -6,8 +6,35 @@ from dataclasses import replace
 from pathlib import Path
 
 from relayd.report.tlsrpt import TlsReports
+from relayd.report.wishes import Wishes
 from relayd.rules.source import Complaint, Place
 from relayd.rules.words import Words
+
+FOR = ("strangers", "trusted")
+_NOTIFY = ("failures", "as-asked")
+_RETURN = ("headers", "whole")
+
+
+def reports(words: Words) -> tuple[str, Wishes]:
+    """`for strangers|trusted failures|as-asked headers|whole`."""
+    if not words.skip_word("for"):
+        raise words.complain("reports does not say for whom", _expected(("for WHOM",)))
+    who = _one_of(words, FOR)
+    notify = _one_of(words, _NOTIFY)
+    return who, Wishes(as_asked=notify == "as-asked", whole=_one_of(words, _RETURN) == "whole")
+
+
+def _one_of(words: Words, known: tuple[str, ...]) -> str:
+    for word in known:
+        if words.skip_word(word):
+            return word
+    found = words.peek()
+    what = "reports is not finished" if found is None else f"reports knows no {found.text}"
+    raise words.complain(what, _expected(known))
+
+
+def _expected(known: tuple[str, ...]) -> str:
+    return "expected " + " or ".join(f'"{word}"' for word in known)
 
 
 def tls_reports(words: Words) -> TlsReports:

@@ -11,7 +11,7 @@ from pathlib import Path
 from relayd.config.logins import yes_no
 from relayd.config.oauth import oauth
 from relayd.config.peers import NOBODY, Peers
-from relayd.config.reports import tls_reports
+from relayd.config.reports import reports, tls_reports
 from relayd.config.tls import MINIMUMS, DomainTls, certificate, domain_tls
 from relayd.config.values import (
     Options,
@@ -31,7 +31,9 @@ from relayd.config.values import (
 from relayd.login.initiator import Secret
 from relayd.login.oauth import Provider
 from relayd.mail.nexthop import HostPort, NextHop
+from relayd.report.dsn import MAX_RETURNED
 from relayd.report.tlsrpt import TlsReports
+from relayd.report.wishes import STRANGERS, TRUSTED, Wishes
 from relayd.rules.pattern import Network
 from relayd.rules.ruleset import Ruleset
 from relayd.rules.source import Problem
@@ -87,6 +89,9 @@ class Settings:
     give_up: float = 5 * 86400.0
     resolver: tuple[HostPort, ...] = ()  # empty: the system's
 
+    reports: tuple[tuple[str, Wishes], ...] = ()  # "strangers" or "trusted"; the last one counts
+    report_size: int = MAX_RETURNED
+
     certificates: tuple[CertificateFiles, ...] = ()
     tls_minimum: str = "1.2"
     tls_authorities: Path | None = None  # None: the system's
@@ -129,6 +134,11 @@ class Settings:
 
     watch: float = 0.0  # seconds between two looks at the files; 0: never
 
+    def wishes(self, *, trusted: bool) -> Wishes:
+        """How far a client's wishes for reports are honoured."""
+        found = dict(self.reports)
+        return found.get("trusted", TRUSTED) if trusted else found.get("strangers", STRANGERS)
+
 
 @dataclass(frozen=True, slots=True)
 class Spec:
@@ -153,6 +163,8 @@ SPECS: dict[str, Spec] = {
     "retry": Spec("schedule", schedule),
     "warn-after": Spec("warn_after", duration()),
     "give-up": Spec("give_up", duration(1)),
+    "reports": Spec("reports", reports, repeatable=True),
+    "report-size": Spec("report_size", size(0)),
     "resolver": Spec("resolver", address_port, repeatable=True),
     "certificate": Spec("certificates", certificate, repeatable=True),
     "tls-minimum": Spec("tls_minimum", choice(*MINIMUMS)),

@@ -22,6 +22,7 @@ from relayd.mail.message import Message, Record, State, Submission
 from relayd.mail.plan import Plan, Verdict
 from relayd.mail.reply import Reply, Severity
 from relayd.report.bounce import expand
+from relayd.report.wishes import STRANGERS, TRUSTED, Wishes
 from relayd.rules.evaluate import Facts, evaluate
 from relayd.rules.header import edit_header
 from relayd.rules.ruleset import Ruleset
@@ -90,6 +91,8 @@ class Premises:
     manners: Callable[[str], Manners] = lambda listener: RELAY  # of the listener of this name
     decide: Callable[[Ruleset, Facts], Plan] = evaluate
     edit: Callable[[Ruleset, tuple[int, ...], bytes], bytes] = edit_header
+    wishes: Callable[[bool], Wishes] = lambda trusted: TRUSTED if trusted else STRANGERS
+    # ^ for reports, honoured from a client that is trusted or not
 
 
 class Reception:
@@ -114,6 +117,8 @@ class Reception:
         self._completion: Completion | None = None
         self._eight_bit = False
         self._failure: Reply | None = None  # known before the end of content
+        self._wishes = STRANGERS
+        self._wishing: tuple[Ruleset, Client] | None = None  # whose `_wishes` are
         self._expected = False
         self._expect(soon=True)
 
@@ -244,22 +249,32 @@ class Reception:
         if params.smtputf8:
             keyword = protocol_keyword(True, bool(client.tls), bool(client.login), True)
             client = client.with_(protocol=keyword)
+        self._note_wishes(ruleset)
+        ret = self._wishes.ret(params.ret)
         envelope = Envelope(
-            event.path, params.body, params.smtputf8, params.ret, params.envid, params.require_tls
+            event.path, params.body, params.smtputf8, ret, params.envid, params.require_tls
         )
         self._ruleset = ruleset
         self._transaction = Transaction(envelope, client, premises.clock())
         self._expect(soon=True)
         return _MAIL_OK
 
+    def _note_wishes(self, ruleset: Ruleset) -> None:
+        """Once for all messages of a client, unless the rules change."""
+        known, client = self._wishing, self.client
+        if known is None or known[0] is not ruleset or known[1] is not client:
+            self._wishing = ruleset, client
+            self._wishes = self._premises.wishes(ruleset.trusts(client))
+
     def _rcpt(self, event: events.Rcpt) -> Reply:
         transaction, limits = self._transaction, self._premises.limits
         if transaction is None or self._ruleset is None:  # the core does not let it happen
             return Reply.of(503, "5.5.1", "MAIL first")
         mailbox, params = event.path, event.params
+        notify = self._wishes.notify(params.notify)
         known = transaction.known(mailbox)
         if known is not None:
-            known.notify = merge_notify(known.notify, params.notify)
+            known.notify = merge_notify(known.notify, notify)
             return known.plan.reply
         if transaction.recipients >= limits.recipients:
             return self._refuse(_rcpt_text(mailbox), _TOO_MANY)
@@ -285,7 +300,7 @@ class Reception:
         total = transaction.destinations + len(plan.destinations)
         if total > limits.destinations and transaction.recipients:
             return self._refuse(_rcpt_text(mailbox), _TOO_MANY, f"{total} final recipients")
-        transaction.add(Addressee(mailbox, params.orcpt, params.notify, plan))
+        transaction.add(Addressee(mailbox, params.orcpt, notify, plan))
         return plan.reply
 
     def _data(self, event: events.Data) -> Reply:

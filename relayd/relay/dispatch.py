@@ -23,12 +23,15 @@ from relayd.mail.message import Message, Record, Settlement, State
 from relayd.mail.outcome import Blame, Outcome, postponed
 from relayd.mail.reply import Severity
 from relayd.relay.courier import Hop, ICourier
+from relayd.relay.gathering import Gathering, bad_news
 from relayd.relay.limits import Limits, grown, shrunk
 from relayd.relay.lines import Lines
+from relayd.relay.lost import LostReports
 from relayd.relay.settling import Settling, Shelf
 from relayd.relay.sweep import Sweep
 from relayd.relay.verdict import Patience, judge, speaks_against_destination, unreported
 from relayd.report.bounce import Report, owed
+from relayd.report.smaller import Smaller, is_report
 from relayd.spool.queue import Lane, LaneView, Queue, Standing, deliveries
 from relayd.spool.view import NewMessage
 
@@ -37,7 +40,7 @@ _LAST_WORDS = 2.0  # seconds for the outcomes of what was cut off to be recorded
 Route = Callable[[Recipient], Hop | Outcome]
 """Where this recipient goes by the configuration of now, or why that cannot be said."""
 
-WriteReport = Callable[[Report], NewMessage]
+WriteReport = Callable[[Report | Smaller], NewMessage]
 """Makes a report that is owed into a message."""
 
 
@@ -80,6 +83,10 @@ class Dispatcher:
         self._phase = Phase.WAITING
         self._queue = Queue(self._limits.bounds)
         self._settling = Settling(clock, shelf, log, self._resume)
+        self._lost = LostReports(log, now)
+        self._gathering = Gathering(
+            clock, lambda ident: self._queue.parts.get(ident, 0), self._record
+        )
         self._lines = Lines(
             clock,
             shelf,
@@ -92,7 +99,7 @@ class Dispatcher:
             longest=lambda: self._patience.longest,
         )
         self._sweep = Sweep(
-            clock, shelf, self._queue, self._settle, log, lambda: self._patience, now
+            clock, shelf, self._queue, self._settle_swept, log, lambda: self._patience, now
         )
         self._busy: dict[int, Delivery] = {}  # until the outcome is recorded
         self._disowned: set[int] = set()  # ... of those, what the operator has changed
@@ -118,6 +125,7 @@ class Dispatcher:
         self._sweep.stop()
         self._lines.close()
         self._courier.close()
+        self._gathering.stop()
         await self._quiet_within(grace)
         self._phase = Phase.STOPPED
         self._courier.abort()
@@ -204,6 +212,11 @@ class Dispatcher:
     def in_flight(self) -> int:
         """Deliveries with a courier now."""
         return self._lines.in_flight
+
+    @property
+    def lost_reports(self) -> int:
+        """Reports that nobody took, since the start."""
+        return self._lost.count
 
     @property
     def stalled(self) -> bool:
@@ -312,7 +325,31 @@ class Dispatcher:
     async def _settle(
         self, message: Message, settlements: Sequence[Settlement], *, final: bool = False
     ) -> Sequence[Settlement] | None:
-        """Record with the reports that are owed; what was recorded, or None: that was refused."""
+        """Record with the reports that are owed; what was recorded, or None: that was refused.
+
+        Bad news waits a moment for that of the message's other deliveries.
+        """
+        told: list[Settlement] = []
+        if message.envelope.reverse_path is not None:
+            told = [each for each in settlements if bad_news(each)]
+        if not told:
+            return await self._record(message, settlements, final=final)
+        others = [each for each in settlements if not bad_news(each)]
+        recorded = await self._record(message, others, final=final)
+        found = await self._gathering.settle(message, told)
+        return None if recorded is None or found is None else [*recorded, *found]
+
+    async def _settle_swept(
+        self, message: Message, settlements: Sequence[Settlement]
+    ) -> Sequence[Settlement] | None:
+        """The same for what was not attempted: it has come together already."""
+        if message.envelope.reverse_path is None:
+            return await self._record(message, settlements)
+        return await self._gathering.settle(message, settlements, parts=0)
+
+    async def _record(
+        self, message: Message, settlements: Sequence[Settlement], *, final: bool = False
+    ) -> Sequence[Settlement] | None:
         if not settlements:
             return settlements
         settlements, reports = self._reports(message, settlements, final=final)
@@ -324,20 +361,24 @@ class Dispatcher:
         for letter, records in stored:
             report = known.get(letter.ident)
             if report is not None:
-                self._log.report(message, str(letter), str(report.to), report.action.value)
+                self._log.report(message, str(letter), str(report.to), report.kind)
             self.accept(letter, records)
         return settlements
 
     def _reports(
         self, message: Message, settlements: Sequence[Settlement], *, final: bool
-    ) -> tuple[Sequence[Settlement], list[tuple[Report, NewMessage]]]:
-        if message.envelope.reverse_path is None or all(map(_as_hoped, settlements)):
+    ) -> tuple[Sequence[Settlement], list[tuple[Report | Smaller, NewMessage]]]:
+        if all(map(_as_hoped, settlements)):
             return settlements, []
         now = self._now()
+        reports: Sequence[Report | Smaller] = ()
         try:
-            reports = owed(
-                message, settlements, now=now, give_up=self._patience.give_up, final=final
-            )
+            if message.envelope.reverse_path is not None:
+                reports = owed(
+                    message, settlements, now=now, give_up=self._patience.give_up, final=final
+                )
+            elif is_report(message):
+                reports = self._lost.follow(message, settlements)
             return settlements, [(report, self._write_report(report)) for report in reports]
         except Exception as error:
             self._log.trouble("report not written", message=str(message), why=_traceback(error))
@@ -352,6 +393,7 @@ class Dispatcher:
             lane.more = True  # the operator may have put it back
         if recorded is not None:
             self._queue.release(lane, delivery)
+            self._gathering.landed(delivery.message.ident)
             for settlement in recorded:
                 if settlement.state is State.QUEUED:
                     self._lines.due_at(lane, settlement.next_attempt)

@@ -12,23 +12,22 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from relayd.mail.log import MailLog
 from relayd.mail.message import Message, Record, Settlement, State
 from relayd.relay.settling import Shelf
-from relayd.relay.verdict import Patience, judge_waiting
+from relayd.relay.verdict import SOON, Patience, judge_waiting
 from relayd.spool.queue import Queue, Standing
 from relayd.spool.view import Accepted
 
 _PAGE = 50  # messages per step
 _PAUSE = 60.0  # seconds between two walks through what is old, at most
 _BREATH = 0.5  # ... and between two steps that had nothing to do
-_SOON = 300.0  # a recipient whose attempt is that near is left to it
 
 
 class Settle(Protocol):
     """Records settlements of one message; what was recorded, or None: that was refused."""
 
     def __call__(
-        self, message: Message, settlements: Sequence[Settlement], *, final: bool = False
+        self, message: Message, settlements: Sequence[Settlement]
     ) -> Coroutine[Any, Any, Sequence[Settlement] | None]:
-        """See Dispatcher._settle."""
+        """See Dispatcher._settle_swept."""
 
 
 class Sweep:
@@ -135,7 +134,7 @@ class Sweep:
             if lane.probe_at <= now:
                 return None
             return judge_waiting(message, record, lane.trouble, patience, now=now)
-        if record.next_attempt <= now + _SOON:
+        if record.next_attempt <= now + SOON:
             return None
         return judge_waiting(message, record, None, patience, now=now)
 

@@ -9,6 +9,8 @@ from relayd.mail.outcome import Blame, Outcome
 from relayd.mail.reply import Severity
 from relayd.spool.schedule import DEFAULT, Schedule
 
+SOON = 300.0  # seconds; a recipient whose attempt is that near is left to it by the sweep
+
 
 @dataclass(frozen=True, slots=True)
 class Patience:
@@ -60,13 +62,10 @@ def judge(
         return Settlement(record, State.EXPIRED, outcome)
     # the last attempt is made when the time is up, not up to four hours later
     last = max(message.received_at + patience.give_up, now + 1.0)
-    return Settlement(
-        record,
-        State.QUEUED,
-        outcome,
-        next_attempt=min(retry_at, last),
-        warned=patience.worrying(message, record, now),
-    )
+    at = min(retry_at, last)
+    # the sweep warns of all that wait for long, together
+    warned = at <= now + SOON and patience.worrying(message, record, now)
+    return Settlement(record, State.QUEUED, outcome, next_attempt=at, warned=warned)
 
 
 def judge_waiting(

@@ -11,7 +11,7 @@ from relayd.mail.envelope import Recipient
 from relayd.mail.message import Message, Settlement, State
 from relayd.mail.outcome import Outcome
 
-MAX_ENTRIES = 200  # recipients in one report; more are spread over several, none is left out
+MAX_ENTRIES = 1000  # recipients in one report; more are spread over several, none is left out
 
 
 class Action(enum.Enum):
@@ -46,6 +46,12 @@ class Report:
     action: Action
     entries: tuple[Entry, ...]
     retry_until: float = 0.0  # only for DELAYED
+    lost: bool = False  # `about` is a report that nobody takes: the postmaster is told
+
+    @property
+    def kind(self) -> str:
+        """For the log and the Message-ID."""
+        return "lost" if self.lost else self.action.value
 
 
 def owed(
@@ -67,7 +73,7 @@ def owed(
         action = action_owed(settlement, final=final)
         to = return_path(message, settlement.record.recipient)
         if action is not None and to is not None:
-            entries.setdefault((action, to), []).append(_entry(settlement, now))
+            entries.setdefault((action, to), []).append(entry_of(settlement, now))
     until = message.received_at + give_up
     return tuple(
         Report(message, to, action, part, until if action is Action.DELAYED else 0.0)
@@ -154,7 +160,8 @@ def expanded(message: Message, aliases: Sequence[Recipient]) -> tuple[Report, ..
     )
 
 
-def _entry(settlement: Settlement, now: float) -> Entry:
+def entry_of(settlement: Settlement, now: float) -> Entry:
+    """What a report says of this recipient."""
     return Entry(
         settlement.record.recipient,
         # who is warned or given up between two attempts was told last time why

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import quopri
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,15 +16,15 @@ from relayd.mail.client import Client
 from relayd.mail.content import Content
 from relayd.mail.envelope import Envelope, Recipient
 from relayd.mail.ident import ident_text
-from relayd.mail.message import Message, Submission
+from relayd.mail.message import Message, State, Submission
 from relayd.mail.reply import printable
 from relayd.report.bounce import Action, Report
+from relayd.report.encoding import DESCRIPTION, Part, fits, is_utf8, quoted_printable, returned_head
 from relayd.report.fields import stamp, status_fields
-from relayd.report.wording import SUBJECT, human_text
+from relayd.report.wording import human_text, subject
 
 MAX_RETURNED = 50 * 1024  # octets of a message returned whole; of a larger one, its header section
-MAX_HEADER = 32 * 1024  # octets of a returned header section
-MAX_LINE = 998  # octets without CRLF, RFC 5322 section 2.1.1
+MAX_HEADER = 16 * 1024  # octets of a returned header section
 
 # Fields by which the sender knows the message again.
 _KNOWN_BY = ("Subject", "Date", "Message-ID")
@@ -40,23 +39,6 @@ class Written:
     submission: Submission
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """One MIME part: its octets are already in the encoding that they claim."""
-
-    kind: str
-    encoding: str
-    data: bytes
-    description: str
-
-    def wire(self) -> bytes:
-        return (
-            f"Content-Type: {self.kind}\r\n"
-            f"Content-Description: {self.description}\r\n"
-            f"Content-Transfer-Encoding: {self.encoding}\r\n\r\n"
-        ).encode() + self.data
-
-
 def write(
     report: Report,
     *,
@@ -64,55 +46,74 @@ def write(
     hostname: str,
     now: float,
     route: Callable[[Mailbox], tuple[Recipient, ...]],
+    whole: int = MAX_RETURNED,
 ) -> Written:
     """The report as the message `ident`, with its envelope; `now` in seconds since the epoch.
 
-    `route` asks the rules where mail of our own for this mailbox goes. The report is in 7 bits,
+    `route` asks the rules where mail of our own for this mailbox goes (nowhere: it is thrown away,
+    the ledger knows); a message of up to `whole` octets is returned whole. The report is in 7 bits,
     unless the reverse-path itself needs SMTPUTF8 (then RFC 6533's types and UTF-8 are used) or an
-    8-bit original that came by 8BITMIME is returned whole.
+    8-bit original that came by 8BITMIME is returned whole. Where the way back cannot carry that,
+    see relayd.report.smaller.
     """
     about = report.about
-    utf8 = report.to.needs_smtputf8
+    routed = route(report.to)
+    recipients = routed or (Recipient(report.to, report.to),)
+    to = recipients[0].original
+    utf8 = to.needs_smtputf8
     head = _beginning(about)
     fields = BytesHeaderParser().parsebytes(head)
+    # what requires TLS is told in the last part alone, which can be left out
+    known = [] if about.envelope.require_tls else _known(fields)
     parts = [
-        _text_part(human_text(report, hostname, _known(fields))),
+        _text_part(human_text(report, hostname, known)),
         _status_part(report, hostname, utf8),
     ]
-    returned = _returned(report, head, utf8)
+    # what is lost says only there which mail it is about
+    most = max(whole, MAX_RETURNED) if report.lost else whole
+    returned = _returned(report, head, utf8, most)
     if returned is not None:
         parts.append(returned)
-    top = _top(report, ident, hostname, now, fields, utf8)
+    top = _top(report, to, ident, hostname, now, fields)
     content = _assembled(top, parts, ident)
     eight_bit = not content.isascii()
     header_size = content.index(b"\r\n\r\n") + 4
     return Written(
         content,
         Submission(
-            Envelope(None, body="8BITMIME" if eight_bit else "", smtputf8=utf8),
+            Envelope(
+                None,
+                body="8BITMIME" if eight_bit else "",
+                smtputf8=utf8,
+                require_tls=about.envelope.require_tls,  # RFC 8689 section 5
+            ),
             Client("", helo=hostname),
-            route(report.to) or (Recipient(report.to, report.to),),
+            recipients,
             header_size=header_size,
             eight_bit=eight_bit,
             utf8_header=not content[:header_size].isascii(),
+            state=State.QUEUED if routed else State.DISCARDED,
         ),
     )
 
 
 def _top(
-    report: Report, ident: int, hostname: str, now: float, fields: parsed.Message, utf8: bool
+    report: Report, to: Mailbox, ident: int, hostname: str, now: float, fields: parsed.Message
 ) -> list[str]:
+    utf8 = to.needs_smtputf8
     kind = "global-delivery-status" if utf8 else "delivery-status"
     top = [
         f"Date: {stamp(now)}",
         f"From: Mail Delivery System <MAILER-DAEMON@{hostname}>",
-        f"To: <{report.to if utf8 else report.to.ascii}>",
-        f"Subject: {SUBJECT[report.action]}",
-        f"Message-ID: <{ident_text(ident)}.{report.action.value}@{hostname}>",
+        f"To: <{to if utf8 else to.ascii}>",
+        f"Subject: {subject(report)}",
+        f"Message-ID: <{ident_text(ident)}.{report.kind}@{hostname}>",
     ]
     message_id = str(fields.get("Message-ID", "")).strip()
     if _MESSAGE_ID.match(message_id):
         top += [f"In-Reply-To: {message_id}", f"References: {message_id}"]
+    if not report.about.envelope.require_tls and _waives_tls(fields):
+        top.append("TLS-Required: No")  # RFC 8689 section 3: to arrive matters more to this sender
     return [
         *top,
         "Auto-Submitted: auto-replied",  # RFC 3834 section 5
@@ -121,7 +122,7 @@ def _top(
     ]
 
 
-def _assembled(top: list[str], parts: list[_Part], ident: int) -> bytes:
+def _assembled(top: list[str], parts: list[Part], ident: int) -> bytes:
     body = [part.wire() for part in parts]
     mark = 0
     while True:  # the first one serves, unless somebody knew our ident beforehand
@@ -140,60 +141,52 @@ def _assembled(top: list[str], parts: list[_Part], ident: int) -> bytes:
     )
 
 
-def _text_part(text: str) -> _Part:
+def _text_part(text: str) -> Part:
     if text.isascii():
         data = text.replace("\n", "\r\n").encode("ascii")
-        return _Part("text/plain; charset=us-ascii", "7bit", data, "What happened")
-    data = _quoted_printable(text.encode("utf-8", "replace"))
-    return _Part("text/plain; charset=utf-8", "quoted-printable", data, "What happened")
+        return Part("text/plain; charset=us-ascii", "7bit", data, "What happened")
+    data = quoted_printable(text.encode("utf-8", "replace"))
+    return Part("text/plain; charset=utf-8", "quoted-printable", data, "What happened")
 
 
-def _status_part(report: Report, hostname: str, utf8: bool) -> _Part:
+def _status_part(report: Report, hostname: str, utf8: bool) -> Part:
     text = status_fields(report, hostname, utf8=utf8).replace("\n", "\r\n")
     if utf8:
-        return _Part("message/global-delivery-status", "8bit", text.encode(), "Delivery report")
-    return _Part("message/delivery-status", "7bit", text.encode("ascii"), "Delivery report")
+        return Part("message/global-delivery-status", "8bit", text.encode(), "Delivery report")
+    return Part("message/delivery-status", "7bit", text.encode("ascii"), "Delivery report")
 
 
-def _returned(report: Report, head: bytes, utf8: bool) -> _Part | None:
+def _returned(report: Report, head: bytes, utf8: bool, most: int) -> Part | None:
     """The message that the report is about, or its header section (RFC 3461 section 4.3)."""
-    about = report.about
-    # RET speaks of failures only; a report of anything else returns the header section
-    if report.action is Action.FAILED and about.envelope.ret != "HDRS":
-        whole = _whole(about, utf8)
+    envelope = report.about.envelope
+    # RET speaks of failures only; a report of anything else returns the header section, and so
+    # does one about a message that requires TLS (RFC 8689 section 5)
+    if report.action is Action.FAILED and envelope.ret != "HDRS" and not envelope.require_tls:
+        whole = _whole(report.about, utf8, most)
         if whole is not None:
             return whole
     if not head:
         return None  # unreadable: the report goes out all the same
-    description = "Header section of your message"
-    if head.isascii() and _lines_fit(head):
-        return _Part("text/rfc822-headers; charset=us-ascii", "7bit", head, description)
-    if utf8 and _is_utf8(head) and _lines_fit(head):
-        return _Part("message/global-headers", "8bit", head, description)
-    charset = "utf-8" if _is_utf8(head) else "unknown-8bit"
-    return _Part(
-        f"text/rfc822-headers; charset={charset}",
-        "quoted-printable",
-        _quoted_printable(head.replace(b"\r\n", b"\n")),
-        description,
-    )
+    if utf8 and not head.isascii() and is_utf8(head) and fits(head):
+        return Part("message/global-headers", "8bit", head, DESCRIPTION)
+    return returned_head(head)
 
 
-def _whole(about: Message, utf8: bool) -> _Part | None:
+def _whole(about: Message, utf8: bool, most: int) -> Part | None:
     """The whole message, if it is small and can be sent back as it is, else None.
 
     RFC 2046 section 5.2.1 allows no encoding inside message/rfc822, so an 8-bit message needs an
     8-bit path: we count on one only where the message came over one.
     """
-    if about.content.size > MAX_RETURNED or (about.utf8_header and not utf8):
+    if about.content.size > most or (about.utf8_header and not utf8):
         return None
     if about.eight_bit and not utf8 and about.envelope.body != "8BITMIME":
         return None
-    data = _read(about.content, MAX_RETURNED)
-    if not data or not _lines_fit(data):
+    data = _read(about.content, most)
+    if not data or not fits(data):
         return None
     kind = "message/global" if about.utf8_header else "message/rfc822"
-    return _Part(kind, "7bit" if data.isascii() else "8bit", data, "Your message")
+    return Part(kind, "7bit" if data.isascii() else "8bit", data, "Your message")
 
 
 def _beginning(about: Message) -> bytes:
@@ -219,12 +212,18 @@ def _read(content: Content, limit: int) -> bytes:
     return b"".join(pieces)[:limit]
 
 
+def _waives_tls(fields: parsed.Message) -> bool:
+    return str(fields.get("TLS-Required", "")).strip().lower() == "no"
+
+
 def _known(fields: parsed.Message) -> list[tuple[str, str]]:
     known = []
+    first = {name.lower(): value for name, value in reversed(list(fields.raw_items()))}
     for name in _KNOWN_BY:
-        value = fields.get(name)
+        value = first.get(name.lower())
         if value is not None:
-            known.append((name, printable(_decoded(str(value)), 200)))
+            text = str(value).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+            known.append((name, printable(_decoded(text), 200)))
     return known
 
 
@@ -235,20 +234,3 @@ def _decoded(value: str) -> str:
     except (ValueError, LookupError, MessageError):
         text = value
     return " ".join(text.encode("utf-8", "replace").decode().split())
-
-
-def _lines_fit(data: bytes) -> bool:
-    return max(map(len, data.split(b"\r\n"))) <= MAX_LINE
-
-
-def _is_utf8(data: bytes) -> bool:
-    try:
-        data.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-def _quoted_printable(data: bytes) -> bytes:
-    """LF line ends in, CRLF out."""
-    return quopri.encodestring(data).replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")

@@ -13,6 +13,7 @@ from relayd.mail.reply import printable
 from relayd.report.bounce import Action, Entry, Report
 
 MAX_DIAGNOSTIC = 1024  # characters of a remote server's words
+MAX_DIAGNOSTICS = 96 * 1024  # ... of all that one report quotes
 _FOLD = 76  # columns after which a long field is folded at a space
 _ADDRESS_TYPE = re.compile(r"[A-Za-z0-9\-]{1,32}\Z")
 # QCHAR of RFC 6533 section 3: what a 7-bit UTF-8 address may hold as it is
@@ -36,11 +37,12 @@ def status_fields(report: Report, hostname: str, *, utf8: bool) -> str:
     message.append(f"X-Relayd-ID: {about}")
     message.append(f"Arrival-Date: {stamp(about.received_at)}")
     groups = ["\n".join(message)]
-    groups += ["\n".join(_entry_fields(report, entry, utf8)) for entry in report.entries]
+    most = min(MAX_DIAGNOSTIC, MAX_DIAGNOSTICS // len(report.entries))
+    groups += ["\n".join(_entry_fields(report, entry, utf8, most)) for entry in report.entries]
     return "\n\n".join(groups) + "\n"
 
 
-def _entry_fields(report: Report, entry: Entry, utf8: bool) -> list[str]:
+def _entry_fields(report: Report, entry: Entry, utf8: bool, most: int) -> list[str]:
     fields = []
     original = original_recipient(entry.recipient, utf8=utf8)
     if original:
@@ -55,7 +57,7 @@ def _entry_fields(report: Report, entry: Entry, utf8: bool) -> list[str]:
             fields.append(f"Remote-MTA: dns; {host}")
         # our own words are no SMTP reply: nobody sent them
         kind = "smtp" if host else "X-Relayd"
-        words = _safe(str(outcome.reply), utf8, MAX_DIAGNOSTIC)
+        words = _safe(str(outcome.reply), utf8, most)
         fields.append(_folded(f"Diagnostic-Code: {kind}; {words}"))
     if entry.attempted_at:
         fields.append(f"Last-Attempt-Date: {stamp(entry.attempted_at)}")
@@ -79,7 +81,7 @@ def typed_address(mailbox: Mailbox, *, utf8: bool) -> str:
     if not mailbox.needs_smtputf8:
         return f"rfc822; {_ascii(mailbox)}"
     text = printable(str(mailbox))
-    return f"utf-8; {text if utf8 else _enquoted(text)}"
+    return f"utf-8; {text if utf8 else enquoted(text)}"
 
 
 def original_recipient(recipient: Recipient, *, utf8: bool) -> str:
@@ -88,7 +90,7 @@ def original_recipient(recipient: Recipient, *, utf8: bool) -> str:
     if semicolon and address and _ADDRESS_TYPE.match(kind):
         safe = printable(address)
         if not utf8 and not safe.isascii():
-            safe = _enquoted(safe) if kind.lower() == "utf-8" else _safe(safe, utf8)
+            safe = enquoted(safe) if kind.lower() == "utf-8" else _safe(safe, utf8)
         return f"{kind};{safe}"
     if recipient.original != recipient.mailbox:
         return typed_address(recipient.original, utf8=utf8)
@@ -117,7 +119,7 @@ def _ascii(mailbox: Mailbox) -> str:
         return str(mailbox).encode("ascii", "replace").decode()
 
 
-def _enquoted(address: str) -> str:
+def enquoted(address: str) -> str:
     """utf-8-addr-xtext of RFC 6533 section 3."""
     return _QCHAR_NOT.sub(lambda match: f"\\x{{{ord(match.group()):02X}}}", address)
 

@@ -11,8 +11,9 @@ from relayd.report.bounce import Action, Entry, Report
 from relayd.report.fields import MAX_DIAGNOSTIC, remote_name, stamp
 
 WIDTH = 76
+MAX_NAMED = 20  # recipients that the human part names; the next part names them all
 
-SUBJECT = {
+_SUBJECT = {
     Action.FAILED: "Your message could not be delivered",
     Action.DELAYED: "Your message is delayed",
     Action.DELIVERED: "Your message was delivered",
@@ -36,6 +37,13 @@ _OPENING = {
         " its way to them. You will get no confirmation for each."
     ),
 }
+
+_LOST_SUBJECT = "A report could not be delivered"
+_LOST_OPENING = (
+    "To the postmaster: a report that this server wrote could not be delivered to {who}. Whoever"
+    " sent the mail that it is about hears nothing of its fate, unless you tell them. The report"
+    " is in the last part."
+)
 
 # By status code without its class (RFC 3463), the exact one first, then the subject alone.
 _ADVICE = {
@@ -73,6 +81,11 @@ _ADVICE = {
 _ADVICE_FALLBACK = "The server's words above are all I know. Its postmaster can say more."
 
 
+def subject(report: Report) -> str:
+    """The Subject field."""
+    return _LOST_SUBJECT if report.lost else _SUBJECT[report.action]
+
+
 def human_text(report: Report, hostname: str, about: Iterable[tuple[str, str]]) -> str:
     """The first part of the report, lines ended by a newline.
 
@@ -84,11 +97,13 @@ def human_text(report: Report, hostname: str, about: Iterable[tuple[str, str]]) 
         else f"{len(report.entries)} recipients"
     )
     until = stamp(report.retry_until)
-    opening = _OPENING[report.action].format(who=who, until=until)
+    words = _LOST_OPENING if report.lost else _OPENING[report.action]
+    opening = words.format(who=who, until=until)
     paragraphs = [f"This is the mail server {hostname}.", _wrapped(opening)]
     paragraphs += _recipients(report)
     known = [f"    {name}: {value}" for name, value in about]
-    known.append(f"    Received here: {stamp(report.about.received_at)}, as {report.about}")
+    when = "Written here" if report.lost else "Received here"
+    known.append(f"    {when}: {stamp(report.about.received_at)}, as {report.about}")
     paragraphs.append("\n".join(["The message this is about:", *known]))
     paragraphs.append(_wrapped(_closing(report)))
     return "\n\n".join(paragraphs) + "\n"
@@ -102,7 +117,7 @@ def shown(entry: Entry) -> str:
 def _recipients(report: Report) -> list[str]:
     """One paragraph for all recipients that got the same answer."""
     groups: dict[tuple[Outcome | None, bool], list[Entry]] = {}
-    for entry in report.entries:
+    for entry in report.entries[:MAX_NAMED]:
         outcome = entry.outcome and entry.outcome.but(passed_on=False, why="")
         groups.setdefault((outcome, entry.expired), []).append(entry)
     paragraphs = []
@@ -113,6 +128,9 @@ def _recipients(report: Report) -> list[str]:
             by_way = f", forwarded to <{printable(str(mailbox))}>" if mailbox != original else ""
             lines.append(f"<{shown(entry)}>{by_way}")
         paragraphs.append("\n".join([*lines, *_story(report.action, outcome, expired)]))
+    more = len(report.entries) - MAX_NAMED
+    if more > 0:
+        paragraphs.append(f"... and {more} more recipients: the next part names them all.")
     return paragraphs
 
 
@@ -146,6 +164,8 @@ def _hint(reply: Reply | None) -> str:
 
 
 def _closing(report: Report) -> str:
+    if report.lost:
+        return "This message is sent once: nobody hears of it if it is lost, too."
     if report.action is Action.FAILED:
         return (
             "What the mail servers need to know is in the next part, and your message, or its"

@@ -85,6 +85,21 @@ def plan_own(ruleset: Ruleset, facts: Facts) -> Plan:
     return _plan(ruleset, facts, None)
 
 
+def plan_postmaster(ruleset: Ruleset, facts: Facts) -> Plan:
+    """The plan for mail of our own to the postmaster of our name, whose mail goes somewhere else.
+
+    Where no rule says so, he is that of our first domain. Never raises.
+    """
+    plan = plan_own(ruleset, facts)
+    here = facts.recipient.key
+    if ruleset.home and any(
+        each.mailbox.key == here and each.next_hop == DIRECT for each in plan.destinations
+    ):
+        home = but(facts, recipient=Mailbox(facts.recipient.local, ruleset.home))
+        return plan_own(ruleset, home)
+    return plan
+
+
 def _plan(ruleset: Ruleset, facts: Facts, admission: Stage[Admission] | None) -> Plan:
     trail: list[Step] = []
     try:

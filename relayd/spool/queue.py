@@ -160,6 +160,7 @@ class Queue:
         self.bounds = bounds
         self.lanes: dict[str, Lane] = {}
         self.keys: set[Key] = set()
+        self.parts: dict[int, int] = {}  # deliveries in memory of each message
         self.messages = 0  # deliveries in memory
         self.octets = 0  # of their content
         self._looking: set[Lane] = set()
@@ -218,6 +219,9 @@ class Queue:
                 gone.add(key)
             if self._watch is not None:
                 self._watch.add(key)
+        parts = self.parts.pop(message) - 1
+        if parts:
+            self.parts[message] = parts
         lane.held -= 1
         self.messages -= 1
         self.octets -= weight(delivery)
@@ -264,6 +268,7 @@ class Queue:
         message = delivery.message.ident
         for record in delivery.records:
             self.keys.add((message, record.number))
+        self.parts[message] = self.parts.get(message, 0) + 1
         lane.held += 1
         self.messages += 1
         self.octets += weight(delivery)

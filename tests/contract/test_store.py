@@ -201,6 +201,14 @@ class StoreContract:
         assert loaded[1] == records
         assert loaded[0].envelope.reverse_path is None
 
+    def test_a_report_that_is_thrown_away_is_known_to_the_ledger_alone(self) -> None:
+        _, (record,) = self.put()
+        report = self.report()
+        report = replace(report, submission=replace(report.submission, state=State.DISCARDED))
+        ((new, records),) = self.settle(Settlement(record, State.FAILED, BOUNCE), reports=[report])
+        assert [each.state for each in records] == [State.DISCARDED]
+        assert self.wait(self.store.load(new.ident)) is None
+
     def test_the_first_end_state_wins_and_a_report_is_not_sent_twice(self) -> None:
         message, (record,) = self.put()
         assert (

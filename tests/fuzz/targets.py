@@ -16,6 +16,7 @@ from relayd.config.load import load_text
 from relayd.mail.address import AddressError, Mailbox
 from relayd.mail.outcome import failed
 from relayd.report.dsn import write
+from relayd.report.smaller import reduced
 from relayd.smtp.client import Client, Transaction, TransactionRecipient
 from relayd.smtp.events import Ready, SendContent, TransactionDone
 from tests.fuzz import parsers
@@ -123,6 +124,11 @@ def report(data: bytes) -> None:
         assert len(parsed.get_all("From", [])) == 1
         parts = parsed.get_payload()
         assert len(parts) == 3, parts
+        small = reduced(written, bare=False)
+        assert small is not None
+        assert small.isascii()
+        assert not _BARE.search(small), small
+        assert len(email.message_from_bytes(small).get_payload()) == 3
 
 
 _PARSERS = (parsers.header, parsers.proxy, parsers.dovecot, parsers.scram, parsers.srs, parsers.sts)

@@ -8,7 +8,9 @@ from relayd.intake.trace import LoopLimits, TraceField
 from relayd.intake.transaction import merge_notify
 from relayd.mail.address import Mailbox
 from relayd.mail.message import State, Submission
+from relayd.report.wishes import STRANGERS, TRUSTED, Wishes
 from tests.unit.intake.scene import CONTENT, HOST, RULES, STEP, Peer, Scene, message
+from tests.unit.rules.sample import rules as parsed
 
 
 class Transactions(unittest.TestCase):
@@ -24,6 +26,7 @@ class Transactions(unittest.TestCase):
         return self.scene.spool.stored[-1][1]
 
     def test_all_that_the_spool_is_to_keep(self) -> None:
+        self.scene.change(wishes=lambda trusted: TRUSTED)
         peer = self.scene.greeted(address="2001:db8::9")
         peer.say(
             "MAIL FROM:<s@example.org> BODY=8BITMIME RET=HDRS ENVID=q+2B1 SIZE=100",
@@ -338,7 +341,8 @@ class Expanded(unittest.TestCase):
         told: list[str] = []
         scene = Scene()
         scene.change(
-            expanded=lambda message, aliases: told.extend(str(each.mailbox) for each in aliases)
+            expanded=lambda message, aliases: told.extend(str(each.mailbox) for each in aliases),
+            wishes=lambda trusted: TRUSTED,
         )
         peer = scene.greeted()
         peer.say("MAIL FROM:<s@example.org>")
@@ -356,6 +360,78 @@ class Expanded(unittest.TestCase):
     def test_no_wish_for_success(self) -> None:
         self.assertEqual(self.told("NOTIFY=FAILURE"), ([], [frozenset({"FAILURE"})] * 3))
         self.assertEqual(self.told(), ([], [frozenset()] * 3))
+
+
+class Wishing(unittest.TestCase):
+    """What strangers wish to be reported is not done to whoever they say they are."""
+
+    def stored(
+        self,
+        *notify: str,
+        ret: str = "",
+        rules: str = "accept to @example.com",
+        login: str = "",
+        wishes: Wishes = STRANGERS,
+    ) -> Submission:
+        scene = Scene()
+        ruleset = parsed(rules)
+        scene.change(rules=lambda: ruleset, wishes=lambda trusted: TRUSTED if trusted else wishes)
+        peer = scene.greeted(address="192.0.2.7")
+        if login:
+            peer.protocol._reception.logged_in(login)  # type: ignore[attr-defined]
+        peer.say(f"MAIL FROM:<victim@example.org>{ret and ' RET='}{ret}")
+        for number, words in enumerate(notify):
+            peer.say(f"RCPT TO:<u{number}@example.com>{words and ' NOTIFY='}{words}")
+        peer.say("DATA", "x", ".")
+        ((_, submission),) = scene.spool.stored
+        return submission
+
+    def notify(self, submission: Submission) -> list[frozenset[str]]:
+        return [recipient.notify for recipient in submission.recipients]
+
+    def test_a_stranger_hears_of_failures_by_headers(self) -> None:
+        submission = self.stored(
+            "SUCCESS", "SUCCESS,FAILURE", "DELAY,FAILURE", "NEVER", "", "SUCCESS,DELAY", ret="FULL"
+        )
+        self.assertEqual(
+            self.notify(submission),
+            [{"NEVER"}, {"FAILURE"}, {"FAILURE"}, {"NEVER"}, frozenset(), {"NEVER"}],
+        )
+        self.assertEqual(submission.envelope.ret, "HDRS")
+
+    def test_a_stranger_who_says_nothing_gets_headers(self) -> None:
+        self.assertEqual(self.stored("").envelope.ret, "HDRS")
+
+    def test_a_stranger_who_repeats_a_recipient_wishes_no_more(self) -> None:
+        scene = Scene()
+        peer = scene.greeted()
+        peer.say(
+            "MAIL FROM:<victim@example.org>",
+            "RCPT TO:<u@example.com> NOTIFY=FAILURE",
+            "RCPT TO:<u@example.com> NOTIFY=SUCCESS,FAILURE",
+            "DATA",
+        )
+        peer.say("x", ".")
+        self.assertEqual(self.notify(scene.spool.stored[0][1]), [{"FAILURE"}])
+
+    def test_who_is_named_by_a_rule_is_no_stranger(self) -> None:
+        submission = self.stored(
+            "SUCCESS",
+            "DELAY",
+            ret="FULL",
+            rules="accept to @example.com\naccept from 192.0.2.0/24",
+        )
+        self.assertEqual(self.notify(submission), [{"SUCCESS"}, {"DELAY"}])
+        self.assertEqual(submission.envelope.ret, "FULL")
+
+    def test_nor_is_who_has_logged_in(self) -> None:
+        submission = self.stored("SUCCESS", ret="FULL", login="victim@example.org")
+        self.assertEqual(self.notify(submission), [{"SUCCESS"}])
+
+    def test_a_setting_honours_strangers(self) -> None:
+        submission = self.stored("SUCCESS", ret="FULL", wishes=TRUSTED)
+        self.assertEqual(self.notify(submission), [{"SUCCESS"}])
+        self.assertEqual(submission.envelope.ret, "FULL")
 
 
 class Capacity(unittest.TestCase):

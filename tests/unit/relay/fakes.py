@@ -22,6 +22,7 @@ from relayd.mail.reply import Reply
 from relayd.relay.courier import Hop, ICourier
 from relayd.relay.limits import Limits
 from relayd.report.bounce import Report
+from relayd.report.smaller import Smaller
 from relayd.spool.errors import SpoolError
 from relayd.spool.view import Accepted, NewMessage
 
@@ -41,17 +42,20 @@ def a_message(
     received_at: float = 0.0,
     sender: str = "alice@example.org",
     content: bytes = b"Subject: x\r\n\r\nhello\r\n",
+    client: str = "192.0.2.1",
+    eight_bit: bool = False,
+    require_tls: bool = False,
 ) -> Accepted:
     if isinstance(recipients, int):
         recipients = [a_recipient(f"user{n}@example.com") for n in range(recipients)]
     message = Message(
         ident,
         received_at,
-        Envelope(Mailbox.parse(sender) if sender else None),
-        Client("192.0.2.1"),
+        Envelope(Mailbox.parse(sender) if sender else None, require_tls=require_tls),
+        Client(client),
         BytesContent(content),
         header_size=content.find(b"\r\n\r\n") + 4,
-        eight_bit=False,
+        eight_bit=eight_bit,
         utf8_header=False,
     )
     return message, tuple(
@@ -90,9 +94,10 @@ class Table:
         self.ended: dict[Key, Settlement] = {}
         self.settled: list[Settlement] = []
         self.reports: list[Report] = []
+        self.smaller: list[Smaller] = []
         self.calls: list[str] = []
         self._queues: dict[str, deque[Callable[[], None]]] = defaultdict(deque)
-        self._written: dict[int, Report] = {}
+        self._written: dict[int, Report | Smaller] = {}
 
     # what the test does
 
@@ -112,10 +117,13 @@ class Table:
         queues = self.steps
         queues[number % len(queues)].popleft()()
 
-    def write_report(self, report: Report) -> NewMessage:
+    def write_report(self, report: Report | Smaller) -> NewMessage:
         ident = 1_000_000 + len(self._written)
         self._written[ident] = report
-        recipient = Recipient(report.to, report.to, "sink")
+        if isinstance(report, Smaller):
+            return NewMessage(ident, report.content, report.submission)
+        notify = frozenset({"NEVER"} if report.lost else ())
+        recipient = Recipient(report.to, report.to, "sink", notify=notify)
         return NewMessage(
             ident,
             b"\r\n\r\nreport",
@@ -214,9 +222,18 @@ class Table:
         stored = []
         for new in reports:
             report = self._written[new.ident]
-            self.reports.append(report)
+            if isinstance(report, Smaller):
+                self.smaller.append(report)
+            else:
+                self.reports.append(report)
             accepted = a_message(
-                new.ident, new.submission.recipients, sender="", content=new.content
+                new.ident,
+                new.submission.recipients,
+                sender="",
+                content=new.content,
+                client=new.submission.client.address,
+                eight_bit=new.submission.eight_bit,
+                require_tls=new.submission.envelope.require_tls,
             )
             stored.append(self.add(accepted))
         return stored

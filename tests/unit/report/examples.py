@@ -14,6 +14,13 @@ from relayd.mail.outcome import Outcome
 from relayd.mail.reply import Reply
 from relayd.report.bounce import Report, owed
 
+try:
+    from flufl.bounce import all_failures
+except ImportError:
+    all_failures = None  # type: ignore[assignment]  # the test that needs it skips
+
+__all__ = ["all_failures"]
+
 HOSTNAME = "gw.example.com"
 RECEIVED = 1_767_600_000.0  # Mon, 5 Jan 2026 08:00:00 UTC
 NOW = RECEIVED + 600

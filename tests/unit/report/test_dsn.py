@@ -28,16 +28,12 @@ from tests.unit.report.examples import (
     PLAIN,
     PUT_OFF,
     REFUSED,
+    all_failures,
     message,
     recipient,
     reports,
     settlement,
 )
-
-try:
-    from flufl.bounce import all_failures
-except ImportError:
-    all_failures = None  # type: ignore[assignment]  # the test that needs it skips
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "reports"
 UTF8 = "дмитрий@пример.example"
@@ -164,10 +160,12 @@ class ShapeTests(unittest.TestCase):
                     else [],
                 )
 
-    def test_a_lost_route_falls_back_to_the_reverse_path(self) -> None:
+    def test_a_report_to_a_sender_whose_mail_is_thrown_away_is_thrown_away(self) -> None:
         report = next(iter(examples()))[1]
         result = write(report, ident=IDENT, hostname=HOSTNAME, now=NOW, route=lambda mailbox: ())
+        self.assertIs(result.submission.state, State.DISCARDED)
         self.assertEqual(result.submission.recipients, (Recipient(report.to, report.to),))
+        self.assertIs(written(report).submission.state, State.QUEUED)
 
     def test_flufl_bounce_takes_failures_for_permanent(self) -> None:
         if all_failures is None:
@@ -253,6 +251,15 @@ class ReturnedTests(unittest.TestCase):
         assert boundary is not None
         quoting = self.failure(PLAIN + b"--" + boundary.encode() + b"--\r\n")
         self.assertEqual(len(parts(written(quoting).content)), 3)
+
+
+class KnownByTests(unittest.TestCase):
+    def test_a_subject_in_raw_utf8_is_readable(self) -> None:
+        data = PLAIN.replace(b"=?utf-8?q?Gr=C3=BC=C3=9Fe?=", "Grüße".encode())
+        (report,) = reports(message(data), settlement(recipient()))
+        human = parts(written(report).content)[0].get_payload(decode=True)
+        assert isinstance(human, bytes)
+        self.assertIn("Subject: Grüße from the sea", human.decode())
 
 
 class HostileTests(unittest.TestCase):

@@ -1,0 +1,79 @@
+"""What follows when a report of ours is not delivered: smaller, or the postmaster hears of it.
+
+There is never a report about a report to its recipient. What cannot be sent in a smaller form is
+lost: one line of trouble, one more in the count, and a copy to the postmaster, of which only so
+many are sent an hour, for a flood of forged senders is no flood to him. The copy is sent with
+NOTIFY=NEVER: when it is lost too, it is counted, and that is all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from relayd.mail.address import Mailbox
+from relayd.mail.content import BytesContent
+from relayd.mail.log import MailLog
+from relayd.mail.message import Message, Settlement, State
+from relayd.report.bounce import Action, Report, entry_of
+from relayd.report.smaller import Smaller, in_seven_bits, smaller
+
+POSTMASTER = Mailbox("postmaster", "")  # who that is, the rules say
+COPIES = 20  # to the postmaster in an hour, of one shard
+_HOUR = 3600.0
+
+
+class LostReports:
+    """Follows up reports that fail. `count`: lost ones since the start."""
+
+    def __init__(self, log: MailLog, now: Callable[[], float]) -> None:
+        self.count = 0
+        self._log = log
+        self._now = now
+        self._hour = 0
+        self._copies = 0
+
+    def follow(self, message: Message, settlements: Sequence[Settlement]) -> list[Report | Smaller]:
+        """What is to be sent instead of this report; its own outcome stays as it is."""
+        alike: dict[object, list[Settlement]] = {}
+        for each in settlements:
+            if each.state in (State.FAILED, State.EXPIRED):
+                status = each.outcome.reply.status if each.outcome is not None else ""
+                alike.setdefault((each.state, status), []).append(each)
+        followed: list[Report | Smaller] = []
+        lost: list[Settlement] = []
+        for group in alike.values():
+            again = smaller(message, group)
+            if again is not None:
+                followed.append(again)
+            else:
+                lost += group
+        copy = self._lose(message, lost) if lost else None
+        return followed if copy is None else [*followed, copy]
+
+    def _lose(self, message: Message, lost: Sequence[Settlement]) -> Report | None:
+        self.count += 1
+        copy = any("NEVER" in each.record.recipient.notify for each in lost)
+        told = "no: this was the copy" if copy else self._told()
+        outcome = lost[0].outcome
+        self._log.trouble(
+            "report lost",
+            report=str(message),
+            to=", ".join(f"<{each.record.recipient.mailbox}>" for each in lost[:3]),
+            reply=str(outcome.reply) if outcome is not None else "",
+            postmaster=told,
+        )
+        if told != "told":
+            return None
+        # in 7 bits, so that it can be returned whole: it says which mail it is about
+        content = in_seven_bits(message)
+        about = replace(message, content=BytesContent(content), eight_bit=False, utf8_header=False)
+        entries = tuple(entry_of(each, self._now()) for each in lost)
+        return Report(about, POSTMASTER, Action.FAILED, entries, lost=True)
+
+    def _told(self) -> str:
+        hour = int(self._now() / _HOUR)
+        if hour != self._hour:
+            self._hour, self._copies = hour, 0
+        self._copies += 1
+        return "told" if self._copies <= COPIES else f"no: {COPIES} copies in this hour already"

@@ -1,0 +1,71 @@
+"""The parts of a report as octets that every hop takes: 7 bits, short lines, nothing bare."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+MAX_LINE = 998  # octets without CRLF, RFC 5322 section 2.1.1
+DESCRIPTION = "Header section of your message"
+_ENCODED_LINE = 76  # characters, RFC 2045 section 6.7 rule 5
+_BARE = re.compile(rb"\x00|\r(?!\n)|(?<!\r)\n")
+_UNSAFE = re.compile(rb"[^\t !-<>-~]|[\t ]\Z")  # of one line: what quoted-printable encodes
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One MIME part: its octets are already in the encoding that they claim."""
+
+    kind: str
+    encoding: str
+    data: bytes
+    description: str
+
+    def wire(self) -> bytes:
+        """The part as it stands between two boundaries."""
+        return (
+            f"Content-Type: {self.kind}\r\n"
+            f"Content-Description: {self.description}\r\n"
+            f"Content-Transfer-Encoding: {self.encoding}\r\n\r\n"
+        ).encode() + self.data
+
+
+def returned_head(head: bytes) -> Part:
+    """The header section of the message, in 7 bits whatever is in it."""
+    if head.isascii() and fits(head):
+        return Part("text/rfc822-headers; charset=us-ascii", "7bit", head, DESCRIPTION)
+    charset = "utf-8" if is_utf8(head) else "unknown-8bit"
+    kind = f"text/rfc822-headers; charset={charset}"
+    return Part(kind, "quoted-printable", quoted_printable(head), DESCRIPTION)
+
+
+def fits(data: bytes) -> bool:
+    """Whether it can be sent as it is, to who takes its octets above 127."""
+    return max(map(len, data.split(b"\r\n"))) <= MAX_LINE and _BARE.search(data) is None
+
+
+def is_utf8(data: bytes) -> bool:
+    """Whether all of it is UTF-8."""
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def quoted_printable(data: bytes) -> bytes:
+    """RFC 2045 section 6.7: CRLF and bare LF end lines, a bare CR is a character."""
+    return b"\r\n".join(map(_encoded_line, data.replace(b"\r\n", b"\n").split(b"\n")))
+
+
+def _encoded_line(line: bytes) -> bytes:
+    text = _UNSAFE.sub(lambda match: b"=%02X" % match.group()[0], line)
+    pieces = []
+    start = 0
+    while len(text) - start > _ENCODED_LINE:
+        end = start + _ENCODED_LINE - 1
+        mark = text.rfind(b"=", end - 2, end)  # an encoded octet is not torn apart
+        end = mark if mark >= 0 else end
+        pieces.append(text[start:end] + b"=")
+        start = end
+    return b"\r\n".join([*pieces, text[start:]])
