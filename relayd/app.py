@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import resource
 import signal
@@ -17,7 +18,9 @@ from twisted.application.service import IService, MultiService, Service
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.protocol import Factory
+from twisted.logger import ILogObserver, textFileLogObserver
 from twisted.python import usage
+from twisted.python.components import Componentized
 
 from relayd import __version__
 from relayd.activation import AT_START, Handed, handed_over, place_of, unwanted
@@ -32,7 +35,7 @@ from relayd.ops.control import ControlError, ControlFactory, listen
 from relayd.ops.forward import ForwardedCommands
 from relayd.ops.maillog import LineLog
 from relayd.ops.oauthdesk import OauthDesk
-from relayd.ops.output import Output, journal_reads_us
+from relayd.ops.output import Output, TextLines, journal_reads_us
 from relayd.ops.systemd import Notices
 from relayd.reading import aside
 from relayd.relay.enrolment import Enrolment
@@ -88,13 +91,16 @@ def read_settings(config: str) -> Settings:
 
 
 def mail_log(reactor: Reactor, output: Output) -> LineLog:
-    """The mail log, on standard output or in a file."""
-    return LineLog(
+    """The mail log, on standard output or in a file; its last lines are written at our end."""
+    log = LineLog(
         output.write,
         clock=time.time,
         later=partial(reactor.callLater, 0),
         journal=output.path is None and journal_reads_us(),
     )
+    output.told = log.dropped
+    atexit.register(output.finish)
+    return log
 
 
 def _log_file(options: Options) -> Path | None:
@@ -230,6 +236,15 @@ class Relayd(MultiService):
         assert isinstance(self._commands, ForwardedCommands)
         return await self._current.reload() or await self._commands.reload_workers()
 
+    def setServiceParent(self, parent: object) -> None:
+        """Into twistd's application, whose own log lines then go the way of ours.
+
+        Twisted would write them itself, and wait for whoever does not read them.
+        """
+        if isinstance(parent, Componentized):
+            parent.setComponent(ILogObserver, textFileLogObserver(TextLines(self._output)))
+        super().setServiceParent(parent)  # type: ignore[no-untyped-call]  # Twisted's own
+
     def privilegedStartService(self) -> None:
         """Open the sockets. What cannot be had ends the process with status 1."""
         try:
@@ -251,6 +266,9 @@ class Relayd(MultiService):
 
     def startService(self) -> None:
         """Take the spool, start what moves mail, and listen to the operator."""
+        self._output.start()  # not before: twistd has forked since we were made
+        # twistd ends by the signal that it got, and so without what Python does at exit
+        self._reactor.addSystemEventTrigger("after", "shutdown", self._output.finish)
         spool = self._settings.spool
         try:
             spool.mkdir(mode=0o700, parents=True, exist_ok=True)

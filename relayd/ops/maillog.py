@@ -152,6 +152,14 @@ class LineLog:
             self._lines = []
             self._write("".join(lines).encode("utf-8", "backslashreplace"))
 
+    def dropped(self, count: int) -> bytes:
+        """The line about so many that found no room; any thread may ask for it."""
+        line = f"trouble event={value('log lines dropped')} lines={count}\n"
+        if self._journal:
+            return f"{_WARNING}{line}".encode()
+        now = datetime.fromtimestamp(self._clock(), UTC).isoformat(timespec="milliseconds")
+        return f"{now.removesuffix('+00:00')}Z {line}".encode()
+
     def _put(self, level: str, line: str) -> None:
         lines = self._lines
         if self._journal:
