@@ -212,6 +212,7 @@ class Relayd(MultiService):
             restart=supervisor.restart,
             log=self._log,
             oauth=self._oauth(),
+            warnings=self._current.warnings,
         )
 
     def _oauth(self) -> OauthDesk:
@@ -340,6 +341,7 @@ def commands_of(
         reload=current.reload,
         log=log,
         oauth=oauth,
+        warnings=current.warnings,
     )
 
 
@@ -355,6 +357,7 @@ def about(current: Current, started: float) -> dict[str, object]:
         "rules": settings.ruleset.hash,
         "workers": settings.workers,
         "restart": current.restart,
+        "warnings": [each.headline for each in settings.warnings],
     }
 
 

@@ -109,3 +109,14 @@ def _errors() -> ConfigErrors:
     except ConfigErrors as errors:
         return errors
     raise AssertionError
+
+    async def test_what_a_good_configuration_is_warned_of_is_told_by_check_and_reload(self) -> None:
+        self.assertEqual(len(self.current.warnings()), 1)  # `accept any`
+        checked = Deferred.fromCoroutine(self.current.check())
+        self.reads[0].callback(settings("accept to a@example.com"))
+        self.assertEqual(await checked, "")
+        self.assertEqual(self.current.warnings(), [])
+        reloaded = self.current.reload()
+        self.reads[1].callback(settings())
+        self.assertEqual(await reloaded, "")
+        self.assertIn("an open relay", self.current.warnings()[0])
