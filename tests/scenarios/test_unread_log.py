@@ -53,9 +53,9 @@ class UnreadLog(Scenario):
         fields = Path(f"/proc/{self.relayd_process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
-    def flood(self, relay: Relayd) -> None:
-        """Make it log some 4 MB."""
-        for _ in range(900):
+    def flood(self, relay: Relayd, workers: int) -> None:
+        """Make each worker log some 4 MB."""
+        for _ in range(900 * workers):
             with socket.create_connection(relay.address, timeout=10) as client:
                 client.sendall(b"EHLO client.example\r\n" + _REFUSED * 5 + b"QUIT\r\n")
                 while client.recv(65536):
@@ -70,7 +70,7 @@ class UnreadLog(Scenario):
 
     def check(self, workers: int) -> None:
         relay, ours = self.start(workers)
-        self.flood(relay)
+        self.flood(relay, workers)
         self.send(relay, 20)
         self.sink.wait(20)
         self.assertEqual(relay.ctl("status").returncode, 0)
@@ -104,7 +104,7 @@ class UnreadLog(Scenario):
         for workers in (1, 2):
             with self.subTest(workers=workers):
                 relay, ours = self.start(workers)
-                self.flood(relay)
+                self.flood(relay, workers)
                 began = time.monotonic()
                 self.relayd_process.terminate()
                 self.relayd_process.wait(30)
@@ -114,7 +114,7 @@ class UnreadLog(Scenario):
     def test_a_reader_who_has_gone_stops_nothing(self) -> None:
         relay, ours = self.start()
         os.close(ours)
-        self.flood(relay)
+        self.flood(relay, 1)
         self.send(relay, 50)
         self.sink.wait(50)
         before = self.cpu()
