@@ -12,7 +12,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from twisted.application.service import IService, MultiService, Service
 from twisted.internet.defer import Deferred, ensureDeferred
@@ -243,7 +243,9 @@ class Relayd(MultiService):
         Twisted would write them itself, and wait for whoever does not read them.
         """
         if isinstance(parent, Componentized):
-            parent.setComponent(ILogObserver, textFileLogObserver(TextLines(self._output)))
+            file: Any = TextLines(self._output)
+            observer = textFileLogObserver(file)
+            parent.setComponent(ILogObserver, observer)  # type: ignore[no-untyped-call]  # Twisted's own
         super().setServiceParent(parent)  # type: ignore[no-untyped-call]  # Twisted's own
 
     def privilegedStartService(self) -> None:

@@ -209,7 +209,11 @@ class _Loader:
             next_hops=ruleset.next_hops,
             files=(*self._files, *loader.files),
             patterns=tuple(self._patterns),
-            warnings=(*open_doors(self._items), *dead_ends(ruleset), *open_keys(self._private_keys())),
+            warnings=(
+                *open_doors(self._items),
+                *dead_ends(ruleset),
+                *open_keys(self._private_keys()),
+            ),
             **values,  # type: ignore[arg-type]  # each read by its own Spec
         )
 

@@ -7,7 +7,6 @@ made one may remove it. The kernel says who made it; all else a file says is par
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import json
 import os
@@ -245,7 +244,9 @@ class Pickup:
         }
         self._waiting = survey.files
         if survey.strange > self._strange:
-            self._say("drop folder", why="files with names that are none of ours", files=survey.strange)
+            self._say(
+                "drop folder", why="files with names that are none of ours", files=survey.strange
+            )
         self._strange = survey.strange
         over = survey.over(self.bounds, exempt=(0, os.geteuid()))
         for uid in over.keys() - self._over.keys():

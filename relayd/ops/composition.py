@@ -22,7 +22,9 @@ _ADDRESS_FIELDS = (b"from", b"sender", b"reply-to", b"to", b"cc", b"bcc")
 _RECIPIENT_FIELDS = (b"to", b"cc", b"bcc")
 _ATOMS = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
 _LABEL = "[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
-_USUAL = re.compile(rf"(?=.{{1,250}}\Z)(?=.{{1,64}}@){_ATOMS}(?:\.{_ATOMS})*@{_LABEL}(?:\.{_LABEL})*\Z")
+_USUAL = re.compile(
+    rf"(?=.{{1,250}}\Z)(?=.{{1,64}}@){_ATOMS}(?:\.{_ATOMS})*@{_LABEL}(?:\.{_LABEL})*\Z"
+)
 _NOBODY = re.compile(r'[^:;<>@",]*:\s*;\s*\Z')  # an empty group, as "undisclosed-recipients:;"
 
 

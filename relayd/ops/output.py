@@ -62,7 +62,7 @@ class Output:
             self._changed.notify_all()
 
     def start(self) -> None:
-        """Write from now on."""""
+        """Write from now on."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="log", daemon=True)
             self._thread.start()

@@ -66,7 +66,7 @@ def _made(target: Path, owner: os.stat_result) -> bool:
     if os.geteuid() == 0:
         folder = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         try:
-            if not os.listdir(folder):
+            if not os.listdir(folder):  # noqa: PTH208 - of the descriptor
                 os.fchown(folder, owner.st_uid, owner.st_gid)
         finally:
             os.close(folder)

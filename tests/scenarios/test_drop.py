@@ -158,7 +158,7 @@ class DropFolder(Scenario):
                 time.sleep(1.5)  # relayd looks once a second
         self.assertEqual(done.returncode, 75, done.stderr)
         self.assertIn("too much of your mail waits already", done.stderr)
-        self.assertEqual(len(self.troubles("event=\"drop quota\"")), 1)
+        self.assertEqual(len(self.troubles('event="drop quota"')), 1)
         self.left(GOOD)
         self.arrived(1)
         with self.relay.session() as client:

@@ -65,12 +65,20 @@ class PackageScripts(Scenario):
     def state(self) -> list[tuple[object, ...]]:
         """Owner, mode and content of what is root's."""
         return [
-            (each.name, found.st_uid, found.st_gid, found.st_mode, each.is_file() and each.read_text())
+            (
+                each.name,
+                found.st_uid,
+                found.st_gid,
+                found.st_mode,
+                each.is_file() and each.read_text(),
+            )
             for each in (self.treasure, *sorted(self.treasure.iterdir()))
             for found in [each.stat()]
         ]
 
-    def enter(self, command: Sequence[str], seconds: float = 60) -> subprocess.CompletedProcess[str]:
+    def enter(
+        self, command: Sequence[str], seconds: float = 60
+    ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             ["unshare", "--mount", "sh", "-c", _WORLD, "sh", str(self.world), *command],
             capture_output=True,
@@ -131,9 +139,7 @@ class PackageScripts(Scenario):
         text = text.replace("CONFIG=/etc/relayd/relayd.conf", f"CONFIG={config}")
         script = programs / "relayd"
         script.write_text(text)
-        done = self.enter(
-            ["sh", "-c", f"sh {script} start; sleep 1; sh {script} stop"], 120
-        )
+        done = self.enter(["sh", "-c", f"sh {script} start; sleep 1; sh {script} stop"], 120)
         return done.stdout + done.stderr
 
     def test_the_log_of_the_init_script_is_for_its_group(self) -> None:

@@ -50,7 +50,9 @@ class UnreadLog(Scenario):
 
     def cpu(self) -> float:
         """Seconds of CPU that the process has used."""
-        fields = Path(f"/proc/{self.relayd_process.pid}/stat").read_text().rpartition(")")[2].split()
+        fields = (
+            Path(f"/proc/{self.relayd_process.pid}/stat").read_text().rpartition(")")[2].split()
+        )
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def flood(self, relay: Relayd, workers: int) -> None:

@@ -233,7 +233,6 @@ class WarningTests(unittest.TestCase):
                 for warning in warnings:
                     self.assertIn(f"forwards to {target}, which is refused here", str(warning))
 
-
     def test_a_key_that_everybody_may_read_is_complained_of_and_taken(self) -> None:
         with TemporaryDirectory() as name:
             folder = Path(name)
@@ -246,7 +245,9 @@ class WarningTests(unittest.TestCase):
                 key.chmod(mode)
                 for statement in statements:
                     with self.subTest(mode=oct(mode), statement=statement):
-                        warnings = config.load_text(f"{statement}accept to a@b.test\n", folder).warnings
+                        warnings = config.load_text(
+                            f"{statement}accept to a@b.test\n", folder
+                        ).warnings
                         self.assertEqual(len(warnings), wrong)
                         for each in warnings:
                             self.assertIn(f"(mode {mode:04o})", each.what)

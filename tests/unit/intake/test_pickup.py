@@ -157,7 +157,6 @@ class FolderOfDrops(TestCase):
         self.look()
         self.assertEqual(self.troubles().count("cannot be set aside"), 1)
 
-
     def pass_time(self, seconds: float) -> None:
         for _ in range(int(seconds / PERIOD)):
             self.look()

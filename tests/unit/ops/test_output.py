@@ -1,4 +1,4 @@
-"""Log lines on their way to readers who are slow, gone, or stopped; real descriptors, no sleeping."""
+"""Log lines on their way to readers who are slow, gone, or stopped; on real descriptors."""
 
 from __future__ import annotations
 
@@ -42,7 +42,9 @@ def output_to(descriptor: int) -> Output:
 
 def lost(text: bytes) -> int:
     """How many lines it says were dropped."""
-    return sum(int(line.partition(b"lines=")[2]) for line in text.splitlines() if b"dropped" in line)
+    return sum(
+        int(line.partition(b"lines=")[2]) for line in text.splitlines() if b"dropped" in line
+    )
 
 
 class Reader:
@@ -151,9 +153,7 @@ class OutputTests(unittest.TestCase):
         path.unlink()
         output.reopen()
         output.write(b"four\n")
-        self.assertEqual(
-            path.read_bytes(), b'trouble event="log lines dropped" lines=3\nfour\n'
-        )
+        self.assertEqual(path.read_bytes(), b'trouble event="log lines dropped" lines=3\nfour\n')
 
     def test_a_file_survives_rotation(self) -> None:
         path = self.folder / "mail.log"

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import pwd
 import socket
 import sys
 import threading
@@ -196,8 +197,22 @@ class Sendmail(unittest.TestCase):
 
     def test_a_recipient_that_is_no_address_is_refused_in_words(self) -> None:
         for recipient in (
-            *("a@b.test\nx", "a@b.test\r", "\na@b.test", "a b@c.test", "a@", "@b.test", "a\t@b.test"),
-            *("a@b..test", "a\udcff@b.test", "x" * 300 + "@b.test", "a@" + "x" * 300, '"a"b@c.test'),
+            *(
+                "a@b.test\nx",
+                "a@b.test\r",
+                "\na@b.test",
+                "a b@c.test",
+                "a@",
+                "@b.test",
+                "a\t@b.test",
+            ),
+            *(
+                "a@b..test",
+                "a\udcff@b.test",
+                "x" * 300 + "@b.test",
+                "a@" + "x" * 300,
+                '"a"b@c.test',
+            ),
         ):
             with self.subTest(recipient=recipient[:30]):
                 self.refused(65, "is no address", "good@example.net", recipient)
@@ -255,7 +270,7 @@ class Sendmail(unittest.TestCase):
 
     def test_a_full_name_of_the_system_cannot_break_the_header(self) -> None:
         entry = SimpleNamespace(pw_name="DOMAIN\\joe", pw_gecos="Joe\nBcc: x@example.net,,,")
-        with mock.patch.object(drop.pwd, "getpwuid", lambda uid: entry):
+        with mock.patch.object(pwd, "getpwuid", lambda uid: entry):
             slip, content = self.only("a@example.net", text=b"hi\n")
         self.assertEqual(slip["sender"], f"uid-{os.getuid()}@{MAILNAME}")
         self.assertIn(b'From: "Joe Bcc: x@example.net" <uid-', content)
@@ -297,7 +312,7 @@ class Sendmail(unittest.TestCase):
 
     def test_a_disk_that_is_full_leaves_no_half_a_file(self) -> None:
         full = OSError(28, "No space left on device")
-        with mock.patch.object(drop.os, "fsync", side_effect=full):
+        with mock.patch.object(os, "fsync", side_effect=full):
             self.refused(75, "No space left", "a@example.net")
 
     def test_closed_descriptors_are_no_crash(self) -> None:

@@ -133,6 +133,7 @@ class FormatTests(unittest.TestCase):
         for path in (self.copy, self.copy / "shard-0/queue.db"):
             self.assertEqual(path.stat().st_uid, owner)
         # ... and where root alone may read there is nothing to be had
+        (self.directory / "shard-0" / "damaged").rmdir()
         (self.directory / "shard-0" / "damaged").symlink_to(treasure / "inside")
         treasure.chmod(0o700)
         with self.assertRaises(SpoolError):
