@@ -85,11 +85,13 @@ class Site:
         """
         if os.getuid() == 0:
             return ""
-        over = _read(os.path.join(os.path.dirname(self.folder), OVER_QUOTA))  # noqa: PTH118, PTH120 - as above
+        spool = os.path.dirname(self.folder)  # noqa: PTH120 - as above
+        over = _read(f"{spool}/{OVER_QUOTA}")
         if str(os.getuid()) in over.split():
             return "too much of your mail waits already (drop-files and drop-size, relayd.conf(5))"
-        disk = os.statvfs(self.folder)
-        if disk.f_bavail * disk.f_frsize < 2 * self.free_space:
+        disk = os.statvfs(spool)
+        shared = os.stat(self.folder).st_dev == os.stat(spool).st_dev  # noqa: PTH116 - as above
+        if shared and disk.f_bavail * disk.f_frsize < 2 * self.free_space:
             return "the disk is nearly full (less than twice free-space, relayd.conf(5))"
         return ""
 

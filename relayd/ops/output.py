@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 MAX_WAITING = 1 << 20  # octets of lines that wait for a reader who is slow
-GATHER = 0.01  # seconds in which lines come together for one write
+GATHER = 0.02  # seconds in which lines come together for one write
 LAST_WORDS = 1.0  # seconds that a process which ends waits for its lines to be written
 _PIECE = 1 << 16  # octets in one write: so much and no more is in doubt when it hangs
 
@@ -43,7 +43,8 @@ class Output:
         self._failed = 0  # lines that could not be written, before those in `_lines`
         self._busy = False  # the thread has something in its hands
         self._end: float | None = None  # when a process that ends waits no longer (monotonic)
-        self._changed = threading.Condition()
+        self._guard = threading.Lock()
+        self._changed = threading.Condition(self._guard)
         self._thread: threading.Thread | None = None
         self.reopen()
 
@@ -69,7 +70,7 @@ class Output:
 
     def write(self, lines: bytes) -> None:
         """Write whole lines, soon."""
-        with self._changed:
+        with self._guard:
             if self._dropped or self._size > MAX_WAITING:
                 self._dropped += lines.count(b"\n")  # all of them: in between none is missing
                 return
