@@ -126,7 +126,7 @@ def main() -> None:
         worker = Worker(orders, log, output)
         worker.start()
     except (ConfigErrors, SpoolError, ControlError, OSError) as error:
-        sys.stderr.write(f"relayd worker {orders.number}: {error}\n")
+        output.write(f"relayd worker {orders.number}: {error}\n".encode())
         raise SystemExit(1) from None
     reactor.run(installSignalHandlers=False)
 

@@ -13,7 +13,7 @@ import os
 import re
 import stat
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -165,7 +165,8 @@ class Pickup:
         self._turns: dict[str, _Turn] = {}  # of files that were put off
         self._taken: set[str] = set()  # committed, but the file could not be removed
         self._waiting = 0  # files at the last look
-        self._over: dict[int, tuple[int, int]] = {}
+        self._over: frozenset[int] = frozenset()  # users who have left too much
+        self._published: frozenset[int] | None = None  # ... as the sendmail command knows them
         self._strange = 0
         self._trouble = ""  # why nothing at all is taken
         self._said = -_REMIND
@@ -249,23 +250,25 @@ class Pickup:
             )
         self._strange = survey.strange
         over = survey.over(self.bounds, exempt=(0, os.geteuid()))
-        for uid in over.keys() - self._over.keys():
+        for uid in over.keys() - self._over:
             files, octets = over[uid]
             self._say("drop quota", uid=uid, files=files, octets=octets)
-        if over.keys() != self._over.keys():
-            self._publish(over)
-        self._over = over
+        self._over = frozenset(over)
+        if self._over != self._published:
+            self._publish(self._over)
+        self._tell_rest()
 
-    def _publish(self, users: Iterable[int]) -> None:
+    def _publish(self, users: frozenset[int]) -> None:
         """For the sendmail command, which cannot see what waits: who may leave no more for now."""
         fresh = self._over_quota.with_suffix(".new")
         try:
-            if not users:
+            if users:
+                fresh.write_text("".join(f"{uid}\n" for uid in sorted(users)))
+                fresh.chmod(0o644)
+                fresh.replace(self._over_quota)
+            else:
                 self._over_quota.unlink(missing_ok=True)
-                return
-            fresh.write_text("".join(f"{uid}\n" for uid in sorted(users)))
-            fresh.chmod(0o644)
-            fresh.replace(self._over_quota)
+            self._published = users
         except OSError as error:
             self._say("drop quota", why=f"{fresh}: {error.strerror}")
 
@@ -399,14 +402,19 @@ class Pickup:
 
     def _say(self, event: str, **facts: object) -> None:
         """A line of trouble, unless files of somebody's have made too many of them."""
-        now = self._reactor.seconds()
-        if now - self._minute >= 60:
-            if self._lines > _LINES:
-                self._log.trouble("drop folder", why="more of these", lines=self._lines - _LINES)
-            self._minute, self._lines = now, 0
+        self._tell_rest()
         self._lines += 1
         if self._lines <= _LINES:
             self._log.trouble(event, **facts)
+
+    def _tell_rest(self) -> None:
+        """A minute is over: how many lines there would have been."""
+        now = self._reactor.seconds()
+        if now - self._minute < 60:
+            return
+        if self._lines > _LINES:
+            self._log.trouble("drop folder", why="more of these", lines=self._lines - _LINES)
+        self._minute, self._lines = now, 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -259,6 +259,9 @@ class FolderOfDrops(TestCase):
         self.assertEqual(self.taken(), ["alice@example.net"])
         self.assertEqual(len(self.aside()), 1000)
         self.assertLess(len(self.troubles().splitlines()), 30, "the log is flooded")
+        self.scene.clock.pump([0.1] * 700)
+        said = self.troubles().split("more of these', 'lines': ")[1]
+        self.assertGreater(int(said.partition("}")[0]), 1400)
         figures = self.pickup.figures()
         self.assertEqual(figures["drop_set_aside"], 1000)
         self.assertEqual(figures["drop_put_off"], 510)
@@ -294,6 +297,11 @@ class FolderOfDrops(TestCase):
         (self.folder / "1000_1.mail").unlink()
         self.pass_time(2)
         self.assertFalse(published.exists())
+
+    def test_what_an_earlier_relayd_said_of_quotas_is_forgotten(self) -> None:
+        (self.spool / OVER_QUOTA).write_text("1000\n")
+        self.look()
+        self.assertFalse((self.spool / OVER_QUOTA).exists())
 
     def test_who_leaves_too_many_octets_likewise(self) -> None:
         (self.folder / "1.mail").write_bytes(b"nonsense")
