@@ -141,7 +141,7 @@ class LineLog:
         self._put(_NOTICE, f"notice event={value(event)}{_facts(facts)}")
 
     def trouble(self, event: str, **facts: object) -> None:
-        """Something an operator should look at; written at once."""
+        """Something an operator should look at; handed on at once."""
         self._put(_WARNING, f"trouble event={value(event)}{_facts(facts)}")
         self.flush()
 
