@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import resource
 import signal
@@ -11,13 +12,15 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from twisted.application.service import IService, MultiService, Service
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.protocol import Factory
+from twisted.logger import ILogObserver, textFileLogObserver
 from twisted.python import usage
+from twisted.python.components import Componentized
 
 from relayd import __version__
 from relayd.activation import AT_START, Handed, handed_over, place_of, unwanted
@@ -32,7 +35,7 @@ from relayd.ops.control import ControlError, ControlFactory, listen
 from relayd.ops.forward import ForwardedCommands
 from relayd.ops.maillog import LineLog
 from relayd.ops.oauthdesk import OauthDesk
-from relayd.ops.output import Output, journal_reads_us
+from relayd.ops.output import Output, TextLines, journal_reads_us
 from relayd.ops.systemd import Notices
 from relayd.reading import aside
 from relayd.relay.enrolment import Enrolment
@@ -88,13 +91,16 @@ def read_settings(config: str) -> Settings:
 
 
 def mail_log(reactor: Reactor, output: Output) -> LineLog:
-    """The mail log, on standard output or in a file."""
-    return LineLog(
+    """The mail log, on standard output or in a file; its last lines are written at our end."""
+    log = LineLog(
         output.write,
         clock=time.time,
         later=partial(reactor.callLater, 0),
         journal=output.path is None and journal_reads_us(),
     )
+    output.told = log.dropped
+    atexit.register(output.finish)
+    return log
 
 
 def _log_file(options: Options) -> Path | None:
@@ -206,6 +212,7 @@ class Relayd(MultiService):
             restart=supervisor.restart,
             log=self._log,
             oauth=self._oauth(),
+            warnings=self._current.warnings,
         )
 
     def _oauth(self) -> OauthDesk:
@@ -230,6 +237,17 @@ class Relayd(MultiService):
         assert isinstance(self._commands, ForwardedCommands)
         return await self._current.reload() or await self._commands.reload_workers()
 
+    def setServiceParent(self, parent: object) -> None:
+        """Into twistd's application, whose own log lines then go the way of ours.
+
+        Twisted would write them itself, and wait for whoever does not read them.
+        """
+        if isinstance(parent, Componentized):
+            file: Any = TextLines(self._output)
+            observer = textFileLogObserver(file)
+            parent.setComponent(ILogObserver, observer)  # type: ignore[no-untyped-call]  # Twisted's own
+        super().setServiceParent(parent)  # type: ignore[no-untyped-call]  # Twisted's own
+
     def privilegedStartService(self) -> None:
         """Open the sockets. What cannot be had ends the process with status 1."""
         try:
@@ -251,6 +269,9 @@ class Relayd(MultiService):
 
     def startService(self) -> None:
         """Take the spool, start what moves mail, and listen to the operator."""
+        self._output.start()  # not before: twistd has forked since we were made
+        # twistd ends by the signal that it got, and so without what Python does at exit
+        self._reactor.addSystemEventTrigger("after", "shutdown", self._output.finish)
         spool = self._settings.spool
         try:
             spool.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -322,6 +343,7 @@ def commands_of(
         reload=current.reload,
         log=log,
         oauth=oauth,
+        warnings=current.warnings,
     )
 
 
@@ -337,6 +359,7 @@ def about(current: Current, started: float) -> dict[str, object]:
         "rules": settings.ruleset.hash,
         "workers": settings.workers,
         "restart": current.restart,
+        "warnings": [each.headline for each in settings.warnings],
     }
 
 

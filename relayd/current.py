@@ -44,6 +44,7 @@ class Current:
         self._fixed = {name: getattr(settings, name) for name in _FIXED}
         self._reread = reread
         self._log = log
+        self._read = settings  # the last good ones, in force or only checked
         self._changed: list[Callable[[Settings], None]] = []
         self._asked: list[Deferred[str]] = []
         self._reloading = False
@@ -91,7 +92,7 @@ class Current:
         except Exception as error:  # a bug in reading it must not cost us the old one
             self._log.trouble("reload refused", why=repr(error))
             return f"the configuration cannot be read: {error!r}"
-        self.settings = fresh
+        self.settings = self._read = fresh
         for word in self.restart:
             self._log.trouble("restart needed", setting=word)
         self.warn()
@@ -108,10 +109,14 @@ class Current:
     async def check(self) -> str:
         """What a reload would complain about; empty when it is good."""
         try:
-            await self._reread()
+            self._read = await self._reread()
         except ConfigErrors as errors:
             return str(errors)
         return ""
+
+    def warnings(self) -> list[str]:
+        """What the last good answer of `check` or `reload` has to say all the same."""
+        return [each.headline for each in self._read.warnings]
 
 
 class Enquiry:

@@ -204,7 +204,11 @@ class Gateway(Service):
             reactor, self._house, addresses, sockets, turnstile=turnstile, grace=GRACE
         )
         self._pickup = Pickup(
-            reactor, settings.spool, self._house.premises, settings.hostname, settings.message_size
+            reactor,
+            settings.spool,
+            self._house.premises,
+            settings.hostname,
+            portions.drop(settings),
         )
         self._picks_up = shards[0] == 0  # one of all workers
         self._watchdog = Watchdog(reactor, log)
@@ -376,7 +380,7 @@ class Gateway(Service):
         self._trust.apply(fresh)
         self._keeper.web = web_of(self._reactor, fresh, self._resolver)
         self._journal.apply(fresh.journal, fresh.journal_size // self._workers)
-        self._pickup.size = fresh.message_size
+        self._pickup.bounds = portions.drop(fresh)
         self.directory.forget()
         for shard in self.shards:
             shard.dispatcher.apply(portions.patience(fresh), portions.limits(fresh, self._workers))
@@ -394,6 +398,7 @@ class Gateway(Service):
                     "deliveries": shard.dispatcher.in_flight,
                     "lost_reports": shard.dispatcher.lost_reports,
                     "sessions": self._house.admission.in_all if shard is self.shards[0] else 0,
+                    **(self._pickup.figures() if shard.number == 0 else {}),
                 },
             )
             for shard in self.shards

@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 
 from relayd.config import Listener, Settings
+from relayd.intake.dropfolder import Bounds
 from relayd.intake.limits import NORMAL, Deadlines, SessionLimits
 from relayd.intake.submission import RELAY, Manners
 from relayd.relay.limits import Limits
@@ -20,6 +21,11 @@ def manners(listener: Listener, settings: Settings) -> Manners:
         login_required=bool(listener.option("auth")),
         origin=settings.origin or settings.hostname,
     )
+
+
+def drop(settings: Settings) -> Bounds:
+    """What the drop folder may take."""
+    return Bounds(settings.message_size, settings.drop_files, settings.drop_size)
 
 
 def patience(settings: Settings) -> Patience:

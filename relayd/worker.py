@@ -24,7 +24,7 @@ from relayd.intake.turnstile import Turnstile
 from relayd.levels import Levels
 from relayd.ops.control import ControlError, ControlFactory, listen
 from relayd.ops.maillog import LineLog
-from relayd.ops.output import Output
+from relayd.ops.output import Output, TextLines
 from relayd.reading import aside
 from relayd.spool.errors import SpoolError
 from relayd.strand import log_bug
@@ -117,15 +117,16 @@ def main() -> None:
     reactor.send_together()
     output = Output(Path(orders.log) if orders.log else None)
     log = mail_log(reactor, output)
+    output.start()
     # the master says when to stop: a Ctrl-C that reaches the whole group is its business
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    twisted_log.startLogging(sys.stderr, setStdout=False)  # type: ignore[no-untyped-call]
+    twisted_log.startLogging(TextLines(output), setStdout=False)  # type: ignore[no-untyped-call]
     try:
         worker = Worker(orders, log, output)
         worker.start()
     except (ConfigErrors, SpoolError, ControlError, OSError) as error:
-        sys.stderr.write(f"relayd worker {orders.number}: {error}\n")
+        output.write(f"relayd worker {orders.number}: {error}\n".encode())
         raise SystemExit(1) from None
     reactor.run(installSignalHandlers=False)
 

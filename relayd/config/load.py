@@ -18,7 +18,7 @@ from relayd.config.peers import PROXY, XCLIENT, peer_problems
 from relayd.config.reports import checked
 from relayd.config.settings import SPECS, Listener, Settings, Spec, cores, system_hostname
 from relayd.config.tables import TableLoader
-from relayd.config.tls import certificate_problems, resolved
+from relayd.config.tls import certificate_problems, open_keys, resolved
 from relayd.login.initiator import Secret
 from relayd.login.oauth import Provider
 from relayd.mail.nexthop import NextHop
@@ -209,7 +209,11 @@ class _Loader:
             next_hops=ruleset.next_hops,
             files=(*self._files, *loader.files),
             patterns=tuple(self._patterns),
-            warnings=(*open_doors(self._items), *dead_ends(ruleset)),
+            warnings=(
+                *open_doors(self._items),
+                *dead_ends(ruleset),
+                *open_keys(self._private_keys()),
+            ),
             **values,  # type: ignore[arg-type]  # each read by its own Spec
         )
 
@@ -243,6 +247,16 @@ class _Loader:
             if isinstance(each.value, Listener)
         ]
         return certificate_problems(pairs, listeners)
+
+    def _private_keys(self) -> list[tuple[Path, Place]]:
+        """The keys that settings name, and where they do."""
+        given = [
+            (value.key, each.place)
+            for name in ("certificate", "tls-reports")
+            for each in self._settings.get(name, ())
+            if isinstance(value := each.value, CertificateFiles | TlsReports)
+        ]
+        return [((self._folder / key).absolute(), place) for key, place in given if key]
 
     def _tls_reports(self, values: dict[str, object]) -> list[Problem]:
         """The key of the setting `tls-reports`."""

@@ -128,6 +128,8 @@ class Settings:
     content_in_memory: int = 64 * 1024
     free_space: int = 100 * _MIB
     free_inodes: int = 1000
+    drop_files: int = 1000
+    drop_size: int = 200 * _MIB
     ledger: float = 7 * 86400.0
     journal: float = 7 * 86400.0  # 0: none
     journal_size: int = 64 * _MIB
@@ -197,6 +199,8 @@ SPECS: dict[str, Spec] = {
     "content-in-memory": Spec("content_in_memory", size(0)),
     "free-space": Spec("free_space", size(0)),
     "free-inodes": Spec("free_inodes", number(0, 1_000_000_000)),
+    "drop-files": Spec("drop_files", number(0, 1_000_000)),
+    "drop-size": Spec("drop_size", size(0)),
     "ledger": Spec("ledger", duration()),
     "journal": Spec("journal", or_off(duration(60))),
     "journal-size": Spec("journal_size", size(1024 * 1024)),

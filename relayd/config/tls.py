@@ -12,7 +12,7 @@ from relayd.mail.nexthop import HostPort
 from relayd.mail.security import IMPLICIT, LEVELS, Level
 from relayd.rules.source import Place, Problem, one_of
 from relayd.rules.words import Words, domain_of, host_port
-from relayd.tls.files import CertificateFiles
+from relayd.tls.files import CertificateFiles, open_key
 
 MINIMUMS = ("1.0", "1.1", "1.2", "1.3")
 LISTENER_TLS = (IMPLICIT, "optional", "none")
@@ -124,6 +124,15 @@ def certificate_problems(
             hint = 'expected a statement "certificate FILE key FILE"'
             problems.append(Problem(place, f"{name} has no certificate to serve", hint))
     return problems
+
+
+def open_keys(keys: Iterable[tuple[Path, Place]]) -> list[Problem]:
+    """Warnings: private keys that every user of the machine may read."""
+    return [
+        Problem(place, why, f"expected e.g. chmod 640 {key}")
+        for key, place in keys
+        if (why := open_key(key))
+    ]
 
 
 def _trouble(files: CertificateFiles) -> str:

@@ -7,20 +7,22 @@ made one may remove it. The kernel says who made it; all else a file says is par
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import json
 import os
 import re
 import stat
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
+from relayd.intake.dropfolder import Bounds, Survey, Waiting
 from relayd.intake.reception import Premises, Reception
 from relayd.mail.address import Mailbox, ReversePath
 from relayd.mail.client import Client
@@ -33,10 +35,18 @@ from relayd.smtp import events
 
 FOLDER = "drop"
 SET_ASIDE = "drop-damaged"  # beside it; for inspection
-READY = ".mail"  # how the name of a whole file ends
+OVER_QUOTA = "drop-over-quota"  # likewise: the users who have left too much, one a line
 PERIOD = 1.0  # seconds between two looks
-AFTER_TROUBLE = 10.0  # ... when mail has to wait
-BATCH = 50  # files taken up in one look
+AFTER_TROUBLE = 10.0  # ... when all mail has to wait; and before a file has its next turn
+LONGEST = 300.0  # ... after it was put off again and again
+STUCK = 3600.0  # ... when it can be neither taken nor moved
+BATCH = 200  # files taken up in one look
+MOST_ASIDE = 1000  # files kept in SET_ASIDE
+_REMEMBERED = 50_000  # files whose turn we remember; those beyond are tried with every look
+_BETWEEN_SLICES = 0.02  # seconds for others while a large folder is looked through
+_IN_A_ROW = 20  # files after which others get a turn
+_LINES = 20  # of the log, in a minute; the others are counted
+_REMIND = 600.0  # seconds until trouble that stays is said again
 MAX_ENVELOPE = 1 << 20  # octets
 MAX_RECIPIENTS = 1000
 _CHUNK = 1 << 16  # octets read at a time
@@ -136,20 +146,32 @@ class Pickup:
     """Looks into the folder every second, and takes up one file after the other.
 
     A file goes after its message is committed: if we die in between it is taken up twice.
+    Each file stands for itself: one that cannot be taken now has its next turn later, and
+    users have theirs one after the other, however much each has left.
     """
 
     def __init__(
-        self, reactor: IReactorTime, spool: Path, premises: Premises, hostname: str, size: int
+        self, reactor: IReactorTime, spool: Path, premises: Premises, hostname: str, bounds: Bounds
     ) -> None:
         self._reactor = reactor
         self._folder = spool / FOLDER
         self._aside = spool / SET_ASIDE
+        self._over_quota = spool / OVER_QUOTA
         limits = replace(premises.limits, recipients=_UNLIMITED, destinations=_UNLIMITED)
         self._premises = replace(premises, decide=admit, limits=limits)
         self._log = premises.log
         self._hostname = hostname
-        self.size = size  # octets that a message may have
-        self._stuck: set[str] = set()  # what can be neither taken nor moved, and was logged
+        self.bounds = bounds
+        self._turns: dict[str, _Turn] = {}  # of files that were put off
+        self._taken: set[str] = set()  # committed, but the file could not be removed
+        self._waiting = 0  # files at the last look
+        self._over: frozenset[int] = frozenset()  # users who have left too much
+        self._published: frozenset[int] | None = None  # ... as the sendmail command knows them
+        self._strange = 0
+        self._trouble = ""  # why nothing at all is taken
+        self._said = -_REMIND
+        self._minute = 0.0
+        self._lines = 0
         self._call: IDelayedCall | None = None
         self._looking: Deferred[None] | None = None
         self._stopping = False
@@ -167,6 +189,16 @@ class Pickup:
         if self._looking is not None:
             await self._looking
 
+    def figures(self) -> dict[str, object]:
+        """What `relayctl status` tells of the folder: what is not nothing."""
+        found = {
+            "drop_waiting": self._waiting,
+            "drop_put_off": len(self._turns),
+            "drop_set_aside": self._set_aside_already(),
+            "drop_over_quota": len(self._over),
+        }
+        return {name: number for name, number in found.items() if number}
+
     def _look(self) -> None:
         self._looking = Deferred.fromCoroutine(self._take_all())
         self._looking.addErrback(lambda why: self._log.trouble("drop folder", why=str(why.value)))
@@ -174,39 +206,129 @@ class Pickup:
     async def _take_all(self) -> None:
         pause = PERIOD
         try:
-            for name in self._names():
+            survey = await self._survey()
+            for number, each in enumerate(islice(survey.in_turn(), BATCH), 1):
                 if self._stopping:
                     return
-                await self._take(name)
+                self._demand_room()
+                await self._take(each)
+                if number % _IN_A_ROW == 0:
+                    await self._after(0)
+                if number == BATCH:
+                    pause = 0
+            self._over_it()
         except (LaterError, OSError) as error:
-            self._log.trouble("drop folder", why=str(error))
             pause = AFTER_TROUBLE
+            self._wait_as_a_whole(str(error))
         finally:
             if not self._stopping:
                 self._call = self._reactor.callLater(pause, self._look)
 
-    def _names(self) -> list[str]:
-        found = []
-        with os.scandir(self._folder) as entries:
-            for entry in entries:
-                if entry.name.endswith(READY) and entry.name not in self._stuck:
-                    found.append(entry.name)
-                    if len(found) >= BATCH:
-                        break
-        return sorted(found)
-
-    async def _take(self, name: str) -> None:
-        path = self._folder / name
+    async def _survey(self) -> Survey:
+        """All that is there, without keeping others waiting for it."""
+        now = self._reactor.seconds()
+        survey = Survey(self._folder, {name for name, turn in self._turns.items() if turn.at > now})
         try:
-            with self._opened(path) as file:
-                await self._receive(file, os.fstat(file.fileno()).st_uid)
+            while survey.go_on() and not self._stopping:
+                await self._after(_BETWEEN_SLICES)
+        finally:
+            survey.close()
+        if not self._stopping:
+            self._note(survey, now)
+        return survey
+
+    def _note(self, survey: Survey, now: float) -> None:
+        self._turns = {
+            name: turn
+            for name, turn in self._turns.items()
+            if turn.at <= now or name in survey.later
+        }
+        self._waiting = survey.files
+        if survey.strange > self._strange:
+            self._say(
+                "drop folder", why="files with names that are none of ours", files=survey.strange
+            )
+        self._strange = survey.strange
+        over = survey.over(self.bounds, exempt=(0, os.geteuid()))
+        for uid in over.keys() - self._over:
+            files, octets = over[uid]
+            self._say("drop quota", uid=uid, files=files, octets=octets)
+        self._over = frozenset(over)
+        if self._over != self._published:
+            self._publish(self._over)
+        self._tell_rest()
+
+    def _publish(self, users: frozenset[int]) -> None:
+        """For the sendmail command, which cannot see what waits: who may leave no more for now."""
+        fresh = self._over_quota.with_suffix(".new")
+        try:
+            if users:
+                fresh.write_text("".join(f"{uid}\n" for uid in sorted(users)))
+                fresh.chmod(0o644)
+                fresh.replace(self._over_quota)
+            else:
+                self._over_quota.unlink(missing_ok=True)
+            self._published = users
+        except OSError as error:
+            self._say("drop quota", why=f"{fresh}: {error.strerror}")
+
+    def _demand_room(self) -> None:
+        """What concerns every file; raises LaterError."""
+        spool = self._premises.spool
+        if not spool.healthy:
+            raise LaterError("the spool cannot record")
+        if not spool.room(0):
+            raise LaterError("no room in the spool")
+
+    def _wait_as_a_whole(self, why: str) -> None:
+        now = self._reactor.seconds()
+        if why != self._trouble or now - self._said >= _REMIND:
+            self._trouble, self._said = why, now
+            self._log.trouble("drop folder", why=why, files=self._waiting)
+
+    def _over_it(self) -> None:
+        if self._trouble:
+            self._trouble = ""
+            self._log.notice("drop folder", why="mail is taken up again")
+
+    async def _take(self, each: Waiting) -> None:
+        path = self._folder / each.name
+        try:
+            if each.name not in self._taken:
+                with self._opened(path, each) as file:
+                    await self._receive(file, os.fstat(file.fileno()).st_uid)
+                self._taken.add(each.name)
             path.unlink()
         except FileNotFoundError:
-            return  # its owner has thought better of it
+            pass  # its owner has thought better of it
         except DamagedError as error:
-            self._set_aside(path, str(error))
+            self._set_aside(path, each, str(error))
+            return
+        except (LaterError, OSError) as error:
+            self._put_off(each, str(error))
+            return
+        except Exception as error:  # a bug that one file brings out must not stop the others
+            self._put_off(each, repr(error))
+            return
+        self._taken.discard(each.name)
+        self._turns.pop(each.name, None)
 
-    def _opened(self, path: Path) -> BinaryIO:
+    def _put_off(self, each: Waiting, why: str, pause: float = 0.0) -> None:
+        """Not now: the file has its next turn after a while, and the others theirs meanwhile."""
+        before = self._turns.get(each.name)
+        if not pause:
+            pause = min(before.pause * 2, LONGEST) if before else AFTER_TROUBLE
+        if before or len(self._turns) < _REMEMBERED:
+            self._turns[each.name] = _Turn(self._reactor.seconds() + pause, pause)
+        self._say("drop put off", file=each.name, uid=each.uid, again_in=int(pause), why=why)
+
+    def _opened(self, path: Path, each: Waiting) -> BinaryIO:
+        if not each.plain:
+            raise DamagedError("no plain file that was made here")
+        if each.size > self.bounds.size + MAX_ENVELOPE:
+            raise DamagedError(f"larger than message-size ({self.bounds.size} octets)")
+        if not self._premises.spool.room(each.size):
+            raise LaterError(f"no room for {each.size} octets")
         try:
             # not through a link, and not waiting for the other end of a pipe
             flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -220,9 +342,6 @@ class Pickup:
         if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1 or not ours:
             file.close()
             raise DamagedError("no plain file that was made here")
-        if found.st_size > self.size + MAX_ENVELOPE:
-            file.close()
-            raise DamagedError(f"larger than message-size ({self.size} octets)")
         return file
 
     async def _receive(self, file: BinaryIO, uid: int) -> None:
@@ -239,31 +358,71 @@ class Pickup:
             for piece in pieces(file):
                 reception.content(piece)
                 size += len(piece)
-                if size > self.size:
-                    raise DamagedError(f"larger than message-size ({self.size} octets)")
+                if size > self.bounds.size:
+                    raise DamagedError(f"larger than message-size ({self.bounds.size} octets)")
                 if size - breath >= _BREATH:
                     breath = size
-                    await self._turn()
+                    await self._after(0)
             _check(await reception.end_of_content())
         finally:
             reception.rollback()
 
-    def _turn(self) -> Deferred[None]:
+    def _after(self, seconds: float) -> Deferred[None]:
+        """Others have a turn."""
         turn: Deferred[None] = Deferred()
-        self._reactor.callLater(0, turn.callback, None)
+        self._reactor.callLater(seconds, turn.callback, None)
         return turn
 
-    def _set_aside(self, path: Path, why: str) -> None:
+    def _set_aside(self, path: Path, each: Waiting, why: str) -> None:
+        """Out of the way: kept for inspection, and said."""
         try:
+            if self._set_aside_already() >= MOST_ASIDE:
+                raise OSError(errno.ENOSPC, f"{SET_ASIDE} holds {MOST_ASIDE} files")
             self._aside.mkdir(mode=0o700, exist_ok=True)
-            path.rename(self._aside / path.name)
+            target = self._aside / each.name
+            if os.path.lexists(target):  # nobody puts his file in the place of another one
+                target = self._aside / f"{time.time_ns():x}{path.suffix}"
+            path.rename(target)
+        except FileNotFoundError:
+            self._turns.pop(each.name, None)  # its owner has thought better of it
         except OSError as error:  # another user's folder, say
-            self._stuck.add(path.name)
             why = f"{why}; and it cannot be set aside: {error.strerror}"
-        owner = ""
-        with contextlib.suppress(OSError):
-            owner = str((self._aside / path.name).lstat().st_uid)
-        self._log.trouble("drop set aside", file=path.name, uid=owner, why=why)
+            self._put_off(each, why, STUCK)
+        else:
+            self._turns.pop(each.name, None)
+            self._say("drop set aside", file=target.name, uid=each.uid, why=why)
+
+    def _set_aside_already(self) -> int:
+        """How many files there are in drop-damaged, as far as it matters."""
+        try:
+            with os.scandir(self._aside) as names:
+                return sum(1 for _ in islice(names, MOST_ASIDE))
+        except OSError:
+            return 0
+
+    def _say(self, event: str, **facts: object) -> None:
+        """A line of trouble, unless files of somebody's have made too many of them."""
+        self._tell_rest()
+        self._lines += 1
+        if self._lines <= _LINES:
+            self._log.trouble(event, **facts)
+
+    def _tell_rest(self) -> None:
+        """A minute is over: how many lines there would have been."""
+        now = self._reactor.seconds()
+        if now - self._minute < 60:
+            return
+        if self._lines > _LINES:
+            self._log.trouble("drop folder", why="more of these", lines=self._lines - _LINES)
+        self._minute, self._lines = now, 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """When a file that was put off is tried again."""
+
+    at: float  # seconds of the reactor's clock
+    pause: float  # that it had to wait
 
 
 def _check(reply: Reply | None) -> None:

@@ -83,7 +83,8 @@ class Commands:
 
     `about` gives what `status` tells of the process; `explain` answers a request (see
     relayd.ops.explain), `check` and `reload` give the complaint about the configuration on disk,
-    empty when it is good (then `reload` has put it in force).
+    empty when it is good (then `reload` has put it in force); `warnings` tells what is to be said
+    of it all the same.
     """
 
     def __init__(
@@ -96,10 +97,12 @@ class Commands:
         reload: Complaint,
         log: MailLog,
         oauth: Oauth | None = None,
+        warnings: Callable[[], list[str]] = list,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._backends = backends
         self._oauth = oauth
+        self._warnings = warnings
         self._about = about
         self._explain = explain
         self._complaints = {"check": check, "reload": reload}
@@ -219,6 +222,8 @@ class Commands:
     async def _answer_complaint(self, request: Request, stream: Stream) -> None:
         name = text_of(request, "command")
         answer: Document = {"complaint": await self._complaints[name]()}
+        if not answer["complaint"] and (warnings := self._warnings()):
+            answer["warnings"] = warnings
         if name == "reload" and not answer["complaint"]:
             answer["restart"] = self._about().get("restart", [])
         await stream.send({"answer": answer})

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from relayd.ops.drop import Site
-from relayd.ops.order import DATA_ERROR, Order, UsageError
+from relayd.ops.order import DATA_ERROR, Order, UsageError, fit
 
 MAX_LINE = 1 << 20  # octets; a longer one is cut
-MAX_SECTION = 1 << 20  # octets of a header section
+_FOLD = 900  # octets of a header line; the wire takes 998
 
 _FIELD = re.compile(rb"([!-9;-~]+)[ \t]*:")
 _LINE_END = re.compile(rb"\r\n|\r|\n")
@@ -20,6 +20,12 @@ _BARE = re.compile(r"\s*([A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]+)(\s*\([^()]*\))?\s*\Z"
 _TO_QUOTE = re.compile(r"[^A-Za-z0-9 !#$%&\'*+/=?^_`{|}~-]")
 _ADDRESS_FIELDS = (b"from", b"sender", b"reply-to", b"to", b"cc", b"bcc")
 _RECIPIENT_FIELDS = (b"to", b"cc", b"bcc")
+_ATOMS = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
+_LABEL = "[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+_USUAL = re.compile(
+    rf"(?=.{{1,250}}\Z)(?=.{{1,64}}@){_ATOMS}(?:\.{_ATOMS})*@{_LABEL}(?:\.{_LABEL})*\Z"
+)
+_NOBODY = re.compile(r'[^:;<>@",]*:\s*;\s*\Z')  # an empty group, as "undisclosed-recipients:;"
 
 
 class Lines:
@@ -58,8 +64,11 @@ class Lines:
         yield b"".join(held)
 
 
-def section_of(reader: Lines) -> list[bytes]:
-    """The fields of the header section, each with its CRLF, as far as there is one."""
+def section_of(reader: Lines, most: int) -> list[bytes]:
+    """The fields of the header section, each with its CRLF, as far as there is one.
+
+    Raises UsageError if it has more than `most` octets.
+    """
     fields: list[bytes] = []
     size = 0
     first = True
@@ -77,8 +86,8 @@ def section_of(reader: Lines) -> list[bytes]:
             reader.push(line)
             break
         size += len(line)
-        if size > MAX_SECTION:
-            raise UsageError(DATA_ERROR, "the header section is too large")
+        if size > most:
+            raise UsageError(DATA_ERROR, f"the header section is larger than {most} octets")
     return fields
 
 
@@ -94,12 +103,19 @@ def named(section: list[bytes]) -> list[str]:
 
     resent = any(name_of(each).startswith(b"resent-") for each in section)
     names = [b"resent-" + each for each in _RECIPIENT_FIELDS] if resent else _RECIPIENT_FIELDS
-    values = [
-        each.partition(b":")[2].decode("utf-8", "surrogateescape").replace("\r\n", "")
-        for each in section
-        if name_of(each) in names
-    ]
-    return [address for _, address in getaddresses(values) if address]
+    found = []
+    for each in section:
+        if name_of(each) not in names:
+            continue
+        name, _, text = each.decode("utf-8", "surrogateescape").replace("\r\n", "").partition(":")
+        value = text.strip()
+        addresses = [address for _, address in getaddresses([value]) if address]
+        plain = not any(mark in value for mark in '<>"():;')
+        broken = plain and any(len(item.split()) > 1 for item in value.split(","))
+        if broken or (value and not addresses and not _NOBODY.match(value)):
+            raise UsageError(DATA_ERROR, f"cannot read the recipients in {name}: {value[:100]!a}")
+        found += addresses
+    return found
 
 
 def cleaned(recipients: list[str]) -> Iterator[str]:
@@ -107,14 +123,25 @@ def cleaned(recipients: list[str]) -> Iterator[str]:
     for each in recipients:
         parts = [each] if '"' in each else each.split(",")
         for part in parts:
-            address = part.strip().removeprefix("<").removesuffix(">")
-            if not address:
-                continue
-            try:
-                address.encode()
-            except UnicodeEncodeError:
-                raise UsageError(DATA_ERROR, f"{address!a} is not UTF-8") from None
-            yield address
+            address = part.strip(" \t").removeprefix("<").removesuffix(">")
+            if address:
+                yield address
+
+
+def mailbox(address: str, site: Site, status: int) -> str:
+    """The address with our domain if it has none; UsageError if relayd could not read it."""
+    whole = site.qualified(address)
+    if not _USUAL.match(whole):
+        # only who has one that is out of the ordinary waits for the parser to be loaded
+        from relayd.mail.address import Mailbox
+
+        try:
+            whole.encode()
+            Mailbox.parse(whole)
+        except ValueError as error:
+            why = "not UTF-8" if isinstance(error, UnicodeError) else str(error)
+            raise UsageError(status, f"{address[:300]!a} is no address: {why}") from None
+    return whole
 
 
 def added(section: list[bytes], site: Site, order: Order) -> Iterator[bytes]:
@@ -123,13 +150,13 @@ def added(section: list[bytes], site: Site, order: Order) -> Iterator[bytes]:
     now = time.time()
     if b"from" not in names:
         address = site.qualified(order.sender or site.user)
-        name = order.name or ("" if order.sender else site.name)
+        name = order.name or ("" if order.sender else fit(site.name))
         if not name.isascii():
             from email.header import Header
 
             name = Header(name, "utf-8").encode()
         elif _TO_QUOTE.search(name):
-            name = '"' + re.sub(r'(["\\])', r"\\\1", re.sub(r"[\x00-\x1f\x7f]", " ", name)) + '"'
+            name = '"' + re.sub(r'(["\\])', r"\\\1", name) + '"'
         yield (f"From: {name} <{address}>" if name else f"From: {address}").encode() + b"\r\n"
     if b"date" not in names:
         zone = time.strftime("%z", time.localtime(now))
@@ -159,4 +186,5 @@ def whole(line: bytes, site: Site) -> bytes:
         f"{item[1]}@{site.domain}{item[2] or ''}" if item else text.strip()
         for item, text in zip(items, texts, strict=True)
     ]
-    return name + b": " + ", ".join(whole).encode() + b"\r\n"
+    size = sum(map(len, whole)) + 2 * len(whole)
+    return name + b": " + (", " if size < _FOLD else ",\r\n ").join(whole).encode() + b"\r\n"

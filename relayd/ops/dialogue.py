@@ -6,7 +6,7 @@ import os
 
 from relayd.mail.address import path_text
 from relayd.mail.reply import Reply
-from relayd.ops.drop import Drop
+from relayd.ops.drop import Drop, Site
 from relayd.smtp import events
 from relayd.smtp.exchange import Limits
 from relayd.smtp.extensions import Offer
@@ -27,8 +27,8 @@ _NOT_OFFERED = Reply.of(502, "5.5.1", "Not offered")
 class Dialogue:
     """One session without a daemon."""
 
-    def __init__(self, folder: str) -> None:
-        self._folder = folder
+    def __init__(self, site: Site) -> None:
+        self._site = site
         self._mail: events.Mail | None = None
         self._recipients: list[str] = []
         self._notify: set[str] = set()
@@ -81,7 +81,9 @@ class Dialogue:
             "notify": sorted(notify),
         }
         try:
-            self._drop = Drop(self._folder, slip)
+            if why := self._site.refusal():
+                return Reply.of(452, "4.3.1", why)
+            self._drop = Drop(self._site.folder, slip)
         except OSError:
             return _TROUBLE
         return _GO_AHEAD
@@ -106,11 +108,11 @@ class Dialogue:
         return _TAKEN
 
 
-def converse(input_: int, output: int, folder: str, hostname: str) -> int:
+def converse(input_: int, output: int, site: Site) -> int:
     """Speak until the client has said QUIT or hung up; returns the exit status."""
-    offer = Offer(size=0)
-    server = Server(hostname, Limits(recipients=RECIPIENTS), offer)
-    dialogue = Dialogue(folder)
+    offer = Offer(size=site.message_size)
+    server = Server(site.domain, Limits(recipients=RECIPIENTS), offer)
+    dialogue = Dialogue(site)
     server.greet()
     _say(output, server.data_to_send())
     while not server.closed:

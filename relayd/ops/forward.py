@@ -106,6 +106,7 @@ class ForwardedCommands:
         restart: Callable[[], Awaitable[None]],
         log: MailLog,
         oauth: Oauth | None = None,
+        warnings: Callable[[], list[str]] = list,
     ) -> None:
         self._reactor = reactor
         self._workers = workers
@@ -116,6 +117,7 @@ class ForwardedCommands:
         self._restart = restart
         self._log = log
         self._oauth = oauth
+        self._warnings = warnings
 
     async def run(self, request: Request, stream: Stream, who: str) -> None:
         """Answer one request; raises RequestError. `who` is for the log."""
@@ -131,13 +133,13 @@ class ForwardedCommands:
         elif name == "explain":
             await stream.send({"answer": await explained(self._explain, request)})
         elif name == "check":
-            await stream.send({"answer": {"complaint": await self._check()}})
+            await stream.send({"answer": self._warned({"complaint": await self._check()})})
         elif name == "reload":
             self._log.notice("operator", command=name, by=who)
             answer: Document = {"complaint": await self._reload()}
             if not answer["complaint"]:
                 answer["restart"] = self._about().get("restart", [])
-            await stream.send({"answer": answer})
+            await stream.send({"answer": self._warned(answer)})
         elif name == "restart":
             self._log.notice("operator", command=name, by=who)
             await self._restart()
@@ -148,6 +150,11 @@ class ForwardedCommands:
             await self._oauth.run(request, stream, who, self)
         else:
             raise RequestError(f"no command {name!r}")
+
+    def _warned(self, answer: Document) -> Document:
+        if not answer["complaint"] and (warnings := self._warnings()):
+            answer["warnings"] = warnings
+        return answer
 
     async def reload_workers(self) -> str:
         """Tell every worker to read the configuration again; the first complaint."""

@@ -141,7 +141,7 @@ class LineLog:
         self._put(_NOTICE, f"notice event={value(event)}{_facts(facts)}")
 
     def trouble(self, event: str, **facts: object) -> None:
-        """Something an operator should look at; written at once."""
+        """Something an operator should look at; handed on at once."""
         self._put(_WARNING, f"trouble event={value(event)}{_facts(facts)}")
         self.flush()
 
@@ -151,6 +151,14 @@ class LineLog:
         if lines:
             self._lines = []
             self._write("".join(lines).encode("utf-8", "backslashreplace"))
+
+    def dropped(self, count: int) -> bytes:
+        """The line about so many that found no room; any thread may ask for it."""
+        line = f"trouble event={value('log lines dropped')} lines={count}\n"
+        if self._journal:
+            return f"{_WARNING}{line}".encode()
+        now = datetime.fromtimestamp(self._clock(), UTC).isoformat(timespec="milliseconds")
+        return f"{now.removesuffix('+00:00')}Z {line}".encode()
 
     def _put(self, level: str, line: str) -> None:
         lines = self._lines

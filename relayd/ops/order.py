@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-OK, USAGE, DATA_ERROR, NO_INPUT, CANNOT_CREATE, TRY_AGAIN = 0, 64, 65, 66, 73, 75  # sysexits.h
+OK, USAGE, DATA_ERROR, NO_INPUT, SOFTWARE, CANNOT_CREATE, TRY_AGAIN = 0, 64, 65, 66, 70, 73, 75
+# ^ sysexits.h
+MAX_NAME = 250  # characters of a full name
 
 _WITH_VALUE = "BCDdFfhLNOoRrVXM"
 _ATTACHED = "Aeq"  # a value only if it is attached
 _ALONE = "GimntUvIxJ"
+_RET = {"full": "FULL", "hdrs": "HDRS"}
+_NOTIFY = {"never": "NEVER", "success": "SUCCESS", "failure": "FAILURE", "delay": "DELAY"}
+# line ends and their like, and octets that were no UTF-8
+_UNFIT = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_ENVID = re.compile(r"[ -~]{1,100}\Z")
 
 
 class UsageError(Exception):
@@ -78,17 +86,30 @@ def _option(order: Order, letter: str, rest: str, words: Iterator[str]) -> None:
 
 def _valued(order: Order, letter: str, value: str) -> None:
     if letter in "fr":
-        order.sender = value.strip().removeprefix("<").removesuffix(">")
+        order.sender = value.strip(" \t").removeprefix("<").removesuffix(">")
     elif letter == "F":
+        if _UNFIT.search(value) or len(value) > MAX_NAME:
+            raise UsageError(USAGE, f"-F wants a name of up to {MAX_NAME} characters in one line")
         order.name = value
     elif letter == "B":
-        order.body = value.upper() if value.upper() in ("7BIT", "8BITMIME") else ""
+        order.body = value.upper()
+        if order.body not in ("7BIT", "8BITMIME"):
+            raise UsageError(USAGE, f"-B wants 7BIT or 8BITMIME, not {value!a}")
     elif letter == "R":
-        order.ret = {"full": "FULL", "hdrs": "HDRS"}.get(value.lower(), "")
+        order.ret = _RET.get(value.lower(), "")
+        if not order.ret:
+            raise UsageError(USAGE, f"-R wants full or hdrs, not {value!a}")
     elif letter == "V":
-        order.envid = "".join(each for each in value if " " <= each <= "~")[:100]
+        if not _ENVID.match(value):
+            raise UsageError(USAGE, "-V wants 1 to 100 printable ASCII characters")
+        order.envid = value
     elif letter == "N":
-        known = {"never": "NEVER", "success": "SUCCESS", "failure": "FAILURE", "delay": "DELAY"}
-        order.notify = [known[each] for each in value.lower().split(",") if each in known]
-        if "NEVER" in order.notify:
-            order.notify = ["NEVER"]
+        order.notify = [_NOTIFY.get(each, "") for each in value.lower().split(",")]
+        if not all(order.notify) or ("NEVER" in order.notify and len(order.notify) > 1):
+            what = "never, or some of failure, delay and success"
+            raise UsageError(USAGE, f"-N wants {what}, not {value!a}")
+
+
+def fit(name: str) -> str:
+    """The system's idea of a full name, as a header field can hold it."""
+    return _UNFIT.sub(" ", name)[:MAX_NAME]

@@ -274,7 +274,9 @@ def check(options: argparse.Namespace) -> int:
     path = options.file or options.config
     if path is None:
         try:
-            return _complaint(options, daemon(options).answer("check"), "the configuration is good")
+            answer = daemon(options).answer("check")
+            good = ["the configuration is good", *text.warning_lines(answer)]
+            return _complaint(options, answer, "\n".join(good))
         except NotRunningError:
             path = DEFAULT_CONFIG
     from relayd.config import ConfigErrors, load
@@ -292,6 +294,7 @@ def reload(options: argparse.Namespace) -> int:
     """Put the configuration on disk in force."""
     answer = daemon(options).answer("reload")
     good = ["the new configuration is in force", *text.restart_lines(answer)]
+    good += text.warning_lines(answer)
     return _complaint(options, answer, "\n".join(good))
 
 

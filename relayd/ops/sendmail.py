@@ -11,10 +11,31 @@ from __future__ import annotations
 
 import os
 import sys
+from itertools import chain
 
-from relayd.ops.composition import Lines, added, cleaned, name_of, named, section_of, whole
+from relayd.ops.composition import (
+    Lines,
+    added,
+    cleaned,
+    mailbox,
+    name_of,
+    named,
+    section_of,
+    whole,
+)
 from relayd.ops.drop import Drop, Site
-from relayd.ops.order import CANNOT_CREATE, OK, TRY_AGAIN, USAGE, Order, UsageError, read_order
+from relayd.ops.order import (
+    CANNOT_CREATE,
+    DATA_ERROR,
+    NO_INPUT,
+    OK,
+    SOFTWARE,
+    TRY_AGAIN,
+    USAGE,
+    Order,
+    UsageError,
+    read_order,
+)
 
 MAX_RECIPIENTS = 500  # in one file; more are spread over several
 
@@ -27,30 +48,43 @@ def main(arguments: list[str] | None = None) -> int:
         mode = {"mailq": "p", "newaliases": "i"}.get(called, order.mode)
         return _MODES.get(mode, _unsupported)(order)
     except UsageError as error:
-        sys.stderr.write(f"{called or 'sendmail'}: {error}\n")
-        return error.status
+        return _complain(called, str(error), error.status)
     except OSError as error:
-        sys.stderr.write(f"{called or 'sendmail'}: cannot leave the message for relayd: {error}\n")
-        return TRY_AGAIN
+        return _complain(called, f"cannot leave the message for relayd: {error}", TRY_AGAIN)
+    except Exception as error:  # whatever it is, programs that call us know these numbers only
+        return _complain(called, f"a bug: {error!r}", SOFTWARE)
+
+
+def _complain(called: str, why: str, status: int) -> int:
+    if sys.stderr is not None:  # it may have been closed
+        sys.stderr.write(f"{called or 'sendmail'}: {why}\n")
+    return status
 
 
 def _message(order: Order) -> int:
     site = Site.here()
+    if sys.stdin is None:
+        raise UsageError(NO_INPUT, "there is no standard input")
     reader = Lines(sys.stdin.buffer, order.dots)
     recipients = order.recipients
-    section = section_of(reader)
+    section = section_of(reader, site.section)
     if order.from_header:
         # with -t, what the command line names is added (Postfix, exim's default differs)
         recipients = [*recipients, *named(section)]
-        section = [each for each in section if name_of(each) != b"bcc"]
-    recipients = list(dict.fromkeys(site.qualified(each) for each in cleaned(recipients)))
+        section = [each for each in section if name_of(each).removeprefix(b"resent-") != b"bcc"]
+    recipients = [mailbox(each, site, DATA_ERROR) for each in cleaned(recipients)]
+    recipients = list(dict.fromkeys(recipients))
     if not recipients:
         raise UsageError(USAGE, "no recipients")
     sender = order.sender
     if sender is None:
         sender = site.user
-    sender = site.qualified(sender) if sender else ""
+    sender = mailbox(sender, site, USAGE) if sender else ""
     head = b"".join([*added(section, site, order), *(whole(each, site) for each in section)])
+    if len(head) > site.section:
+        raise UsageError(DATA_ERROR, f"the header section is larger than {site.section} octets")
+    if why := site.refusal():
+        raise UsageError(TRY_AGAIN, why)
     slips = [
         {
             "relayd": 1,
@@ -63,22 +97,23 @@ def _message(order: Order) -> int:
         }
         for start in range(0, len(recipients), MAX_RECIPIENTS)
     ]
-    drops = [Drop(site.folder, slip) for slip in slips]
+    drops: list[Drop] = []
     try:
-        _pour(drops, head + b"\r\n")
-        for chunk in reader.rest():
-            _pour(drops, chunk)
+        drops += (Drop(site.folder, slip) for slip in slips)
+        size = 0
+        for chunk in chain((head + b"\r\n",), reader.rest()):
+            size += len(chunk)
+            if size > site.message_size:
+                what = f"the message is larger than message-size ({site.message_size} octets)"
+                raise UsageError(DATA_ERROR, what)
+            for drop in drops:
+                drop.write(chunk)
         for drop in drops:
             drop.commit()
     finally:
         for drop in drops:
             drop.rollback()
     return OK
-
-
-def _pour(drops: list[Drop], data: bytes) -> None:
-    for drop in drops:
-        drop.write(data)
 
 
 def _queue(_order: Order) -> int:
@@ -104,8 +139,9 @@ def _aliases(_order: Order) -> int:
 def _smtp(_order: Order) -> int:
     from relayd.ops.dialogue import converse
 
-    site = Site.here()
-    return converse(sys.stdin.fileno(), sys.stdout.fileno(), site.folder, site.domain)
+    if sys.stdin is None or sys.stdout is None:
+        raise UsageError(NO_INPUT, "there is no standard input, or no output")
+    return converse(sys.stdin.fileno(), sys.stdout.fileno(), Site.here())
 
 
 def _nothing(_order: Order) -> int:

@@ -120,6 +120,12 @@ def restart_lines(answer: dict[str, Any]) -> Iterator[str]:
         yield f"but these take effect at a restart only: {', '.join(answer['restart'])}"
 
 
+def warning_lines(answer: dict[str, Any]) -> Iterator[str]:
+    """What is to be said of a good configuration all the same."""
+    for warning in answer.get("warnings", ()):
+        yield safe(f"warning: {warning}")
+
+
 def status_lines(status: dict[str, Any], now: float) -> Iterator[str]:
     """The state of the whole daemon."""
     waiting = status["waiting"]
@@ -129,6 +135,8 @@ def status_lines(status: dict[str, Any], now: float) -> Iterator[str]:
     for key, fact in status.items():
         if key not in _TOLD_ELSEWHERE and not isinstance(fact, (dict, list)):
             yield safe(f"{key.replace('_', ' '):13}  {fact}")
+    for warning in status.get("warnings", ()):
+        yield safe(f"{'warning':13}  {warning}")
     if status.get("restart"):
         yield f"{'restart':13}  needed for {', '.join(status['restart'])}"
     yield (

@@ -32,26 +32,68 @@ def export(spool: Path, target: Path, wanted: int) -> Exported:
 
     `target` must not be there yet, or be empty. Its shards have the place that they have in
     the spool, and its owner; the spool stays as it is. Content files are linked where that is
-    possible: nobody ever writes into one.
+    possible: nobody ever writes into one. Root makes the target, and does the rest as the
+    spool's owner: what he may have put into it, links above all, leads root nowhere.
     """
     if not formats.OLDEST <= wanted <= formats.VERSION:
         raise SpoolError(
             f"there is no format {wanted}: this relayd knows {formats.OLDEST} to {formats.VERSION}"
         )
     try:
-        with _alone(spool):
-            return _export(spool, target, wanted)
+        if not spool.is_dir():
+            raise SpoolError(f"there is no spool {spool}")
+        owner = spool.stat()
+        made = _made(target, owner)
+        try:
+            with _as(owner), _alone(spool):
+                return _export(spool, target, wanted)
+        except BaseException:
+            if made:
+                with contextlib.suppress(OSError):
+                    target.rmdir()  # if there is nothing in it
+            raise
     except sqlite3.Error as error:
         raise SpoolError(f"cannot read {spool}: {error}") from error
     except OSError as error:
         raise os_trouble(f"cannot write {error.filename or target}", error) from error
 
 
+def _made(target: Path, owner: os.stat_result) -> bool:
+    """The target is there, for the spool's owner; whether it was not before."""
+    fresh = not target.is_dir()
+    if fresh:
+        target.mkdir(mode=0o700, parents=True)
+    if os.geteuid() == 0:
+        folder = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        try:
+            if not os.listdir(folder):  # noqa: PTH208 - of the descriptor
+                os.fchown(folder, owner.st_uid, owner.st_gid)
+        finally:
+            os.close(folder)
+    return fresh
+
+
+@contextlib.contextmanager
+def _as(owner: os.stat_result) -> Iterator[None]:
+    """With that user's rights and no others, if we have root's."""
+    if os.geteuid() != 0 or owner.st_uid == 0:
+        yield
+        return
+    groups = os.getgroups()
+    os.setgroups([])
+    os.setegid(owner.st_gid)
+    os.seteuid(owner.st_uid)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(os.getgid())
+        os.setgroups(groups)
+
+
 @contextlib.contextmanager
 def _alone(spool: Path) -> Iterator[None]:
     """No relayd has the spool or one of its shards; raises SpoolLocked."""
-    if not spool.is_dir():
-        raise SpoolError(f"there is no spool {spool}")
     with contextlib.ExitStack() as held:
         for path in (spool / "lock", *sorted(spool.glob("shard-*/lock"))):
             lock = Lock(path)
@@ -64,18 +106,17 @@ def _export(spool: Path, target: Path, wanted: int) -> Exported:
     shards = [(shard, path) for shard in sorted(spool.glob("shard-*")) if (path := in_force(shard))]
     if not shards:
         raise SpoolError(f"there is no mail in {spool}")
-    if target.is_dir() and any(target.iterdir()):
+    if any(target.iterdir()):
         raise SpoolError(f"{target} is not empty")
-    target.mkdir(mode=0o700, parents=True, exist_ok=True)
     messages = 0
     for shard, path in shards:
         copy = target / shard.name
         copy.mkdir(mode=0o700)
         for name in ("content", "damaged"):
             if (shard / name).is_dir():
-                shutil.copytree(shard / name, copy / name, copy_function=_link)
+                shutil.copytree(shard / name, copy / name, symlinks=True, copy_function=_link)
         messages += _copy_database(path, copy / path.name, wanted)
-    _finish(target, spool.stat())
+    _finish(target)
     return Exported(len(shards), messages)
 
 
@@ -101,14 +142,12 @@ def _copy_database(path: Path, copy: Path, wanted: int) -> int:
     return count
 
 
-def _finish(target: Path, owner: os.stat_result) -> None:
-    """All of it on the disk, and the spool's owner's."""
+def _finish(target: Path) -> None:
+    """All of it on the disk."""
     for folder, _, names in os.walk(target, topdown=False):
         for name in names:
             path = Path(folder, name)
-            os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
             if path.is_file() and not path.is_symlink():
                 with path.open("rb") as file:
                     os.fsync(file.fileno())
-        os.chown(folder, owner.st_uid, owner.st_gid)
         sync_directory(Path(folder))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,3 +21,14 @@ class CertificateFiles:
         words = f"certificate {self.certificate} key {self.key}"
         words += f" for {', '.join(self.names)}" if self.names else ""
         return words + (f" on {', '.join(self.listeners)}" if self.listeners else "")
+
+
+def open_key(key: Path) -> str:
+    """What is wrong with the mode of a private key's file, if others may open it; else empty."""
+    try:
+        mode = stat.S_IMODE(key.stat().st_mode)
+    except OSError:
+        return ""  # who reads it says so
+    if not mode & stat.S_IRWXO:
+        return ""
+    return f"the private key {key} is open to every user of this machine (mode {mode:04o})"

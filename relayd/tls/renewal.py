@@ -8,7 +8,7 @@ from pathlib import Path
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from relayd.mail.log import MailLog
-from relayd.tls.files import CertificateFiles
+from relayd.tls.files import CertificateFiles, open_key
 from relayd.tls.pair import CertificateError, Pair, load
 from relayd.tls.server import ServerTls
 from relayd.tls.strength import DEFAULT_MINIMUM
@@ -90,6 +90,9 @@ class Certificates:
             kept = "the old one stays" if files in self._pairs else "not served"
             self._log.trouble("certificate", why=str(error), consequence=kept)
             return False
+        # what the configuration names at a start or reload is looked at there
+        if files in self._pairs and (why := open_key(files.key)):
+            self._log.trouble("certificate", why=why, expected=f"chmod 640 {files.key}")
         self._pairs[files] = pair
         facts = {"file": str(files.certificate), "kind": pair.kind, "until": f"{pair.expires}Z"}
         if pair.expired:

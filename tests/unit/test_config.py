@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from relayd import config
 from relayd.config.settings import SPECS
 from relayd.mail.nexthop import HostPort, NextHop
+from tests.certs import Authority
 from tests.unit.rules.sample import outcome, write_site
 
 ROOT = Path(__file__).parents[2]
@@ -231,6 +232,27 @@ class WarningTests(unittest.TestCase):
                 self.assertEqual(len(warnings), int(refused))
                 for warning in warnings:
                     self.assertIn(f"forwards to {target}, which is refused here", str(warning))
+
+    def test_a_key_that_everybody_may_read_is_complained_of_and_taken(self) -> None:
+        with TemporaryDirectory() as name:
+            folder = Path(name)
+            chain, key = Authority().issue("gw.example.com").write(folder, "gw")
+            statements = (
+                f"certificate {chain.name} key {key.name}\n",
+                f"tls-reports from a@example.com dkim mail {key.name}\n",
+            )
+            for mode, wrong in ((0o644, 1), (0o604, 1), (0o602, 1), (0o640, 0), (0o600, 0)):
+                key.chmod(mode)
+                for statement in statements:
+                    with self.subTest(mode=oct(mode), statement=statement):
+                        warnings = config.load_text(
+                            f"{statement}accept to a@b.test\n", folder
+                        ).warnings
+                        self.assertEqual(len(warnings), wrong)
+                        for each in warnings:
+                            self.assertIn(f"(mode {mode:04o})", each.what)
+                            self.assertIn(f"chmod 640 {key}", each.expected)
+                            self.assertIn("^", str(each))
 
 
 class BrokenTests(unittest.TestCase):

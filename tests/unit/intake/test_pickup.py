@@ -2,13 +2,19 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
+import unittest
+from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 from twisted.internet.defer import Deferred
 
+from relayd.intake.dropfolder import SLICE, Bounds, Survey
 from relayd.intake.pickup import (
     AFTER_TROUBLE,
     FOLDER,
+    OVER_QUOTA,
     PERIOD,
     SET_ASIDE,
     DamagedError,
@@ -20,14 +26,16 @@ from relayd.intake.pickup import (
 from relayd.mail.address import Mailbox
 from relayd.mail.client import Client
 from relayd.mail.envelope import REFUSED
-from relayd.mail.plan import Verdict
+from relayd.mail.plan import Plan, Verdict
 from relayd.ops.drop import Drop
 from relayd.rules.evaluate import Facts
+from relayd.rules.ruleset import Ruleset
 from relayd.spool.errors import SpoolError
 from tests.support import TestCase
-from tests.unit.intake.scene import HOST, RULES, Scene
+from tests.unit.intake.scene import HOST, RULES, Scene, accepted
 
 SLIP = {"relayd": 1, "sender": "root", "recipients": ["alice@example.net"]}
+BOUNDS = Bounds(1 << 20, files=10, octets=1 << 20)
 CONTENT = b"Subject: test\r\n\r\nHello.\r\n"
 
 
@@ -38,7 +46,7 @@ class FolderOfDrops(TestCase):
         self.folder = self.spool / FOLDER
         self.folder.mkdir(parents=True)
         # the rules of this scene accept from nobody, so decide stays the scene's own
-        self.pickup = Pickup(self.scene.clock, self.spool, self.scene.premises, HOST, 1 << 20)
+        self.pickup = Pickup(self.scene.clock, self.spool, self.scene.premises, HOST, BOUNDS)
         self.pickup._premises = self.scene.premises
         self.pickup.start()
 
@@ -148,6 +156,213 @@ class FolderOfDrops(TestCase):
         self.look()
         self.look()
         self.assertEqual(self.troubles().count("cannot be set aside"), 1)
+
+    def pass_time(self, seconds: float) -> None:
+        for _ in range(int(seconds / PERIOD)):
+            self.look()
+
+    def leave(self, name: str, recipient: str, age: int) -> None:
+        """A file of this name, so many seconds old."""
+        self.drop(recipients=[recipient])
+        (made,) = (each for each in self.folder.iterdir() if "-" in each.name)
+        made = made.rename(self.folder / name)
+        os.utime(made, (1_000_000_000 - age,) * 2)
+
+    def taken(self) -> list[str]:
+        return [str(each.recipients[0].mailbox) for _, each in self.scene.spool.stored]
+
+    def test_one_that_has_to_wait_keeps_nobody_else_waiting(self) -> None:
+        self.leave("1.mail", "later@example.net", 20)
+        self.leave("2.mail", "alice@example.net", 10)
+        self.look()
+        self.assertEqual(self.taken(), ["alice@example.net"])
+        self.assertEqual([each.name for each in self.folder.iterdir()], ["1.mail"])
+        self.assertIn("'file': '1.mail'", self.troubles())
+        self.assertIn("Table unreadable", self.troubles())
+
+    def test_one_that_is_put_off_has_its_turn_by_and_by_and_not_every_second(self) -> None:
+        self.leave("1.mail", "later@example.net", 20)
+        self.pass_time(700)
+        # after 10, 20, 40, 80, 160, 300 s
+        self.assertEqual(self.troubles().count("drop put off"), 7)
+        self.assertEqual(self.pickup.figures(), {"drop_waiting": 1, "drop_put_off": 1})
+        (self.folder / "1.mail").unlink()
+        self.pass_time(2)
+        self.assertEqual(self.pickup.figures(), {})
+
+    def test_a_new_start_takes_up_what_was_put_off(self) -> None:
+        self.leave("1.mail", "later@example.net", 20)
+        self.look()
+        self.successResultOf(Deferred.fromCoroutine(self.pickup.stop()))
+        premises = replace(self.scene.premises, decide=lambda ruleset, facts: accepted(facts))
+        again = Pickup(self.scene.clock, self.spool, premises, HOST, BOUNDS)
+        again._premises = premises
+        again.start()
+        self.look()
+        self.assertEqual(self.taken(), ["later@example.net"])
+        self.successResultOf(Deferred.fromCoroutine(again.stop()))
+
+    def test_a_bug_that_one_file_brings_out_stops_nobody_else(self) -> None:
+        def decide(ruleset: Ruleset, facts: Facts) -> Plan:
+            if facts.recipient.local == "bug":
+                raise KeyError("a bug")
+            return accepted(facts)
+
+        self.pickup._premises = replace(self.scene.premises, decide=decide)
+        self.leave("1.mail", "bug@example.net", 20)
+        self.leave("2.mail", "alice@example.net", 10)
+        self.look()
+        self.assertEqual(self.taken(), ["alice@example.net"])
+        self.assertIn("KeyError", self.troubles())
+
+    def test_a_file_that_cannot_be_removed_is_not_taken_twice(self) -> None:
+        self.leave("1.mail", "alice@example.net", 20)
+        with mock.patch.object(Path, "unlink", side_effect=PermissionError(1, "no")):
+            self.pass_time(30)
+        self.assertEqual(self.taken(), ["alice@example.net"])
+        self.pass_time(60)
+        self.assertEqual(self.taken(), ["alice@example.net"])
+        self.assertEqual(list(self.folder.iterdir()), [])
+
+    def test_a_full_disk_is_everybodys_trouble_and_said_once(self) -> None:
+        self.leave("1.mail", "alice@example.net", 20)
+        self.leave("2.mail", "bob@example.net", 10)
+        self.scene.spool.free = 0
+        self.pass_time(100)
+        self.assertEqual(self.taken(), [])
+        self.assertEqual(self.troubles().count("no room in the spool"), 1)
+        self.scene.spool.free = 1 << 40
+        self.pass_time(AFTER_TROUBLE)
+        self.assertEqual(self.taken(), ["alice@example.net", "bob@example.net"])
+        self.assertIn("taken up again", "".join(self.scene.log.of("notice")))
+
+    def test_one_for_which_there_is_no_room_lets_smaller_ones_pass(self) -> None:
+        self.leave("1.mail", "alice@example.net", 20)
+        with (self.folder / "1.mail").open("ab") as file:
+            file.write(b"x" * 100_000)
+        os.utime(self.folder / "1.mail", (1, 1))
+        self.leave("2.mail", "bob@example.net", 10)
+        self.scene.spool.free = 50_000
+        self.look()
+        self.assertEqual(self.taken(), ["bob@example.net"])
+
+    def test_thousands_of_traps_neither_stop_nor_slow_the_others(self) -> None:
+        for number in range(1500):
+            (self.folder / f"{number}.mail").symlink_to("/etc/passwd")
+            os.mkfifo(self.folder / f"pipe{number}")
+        for number in range(10):
+            (self.folder / f"folder{number}.mail").mkdir()
+            (self.folder / f"folder{number}.mail" / "x").mkdir()
+        self.leave("z.mail", "alice@example.net", 10**6)  # the oldest
+        for _ in range(10):
+            self.scene.clock.pump([PERIOD] + [0.05] * 20)
+        self.assertEqual(self.taken(), ["alice@example.net"])
+        self.assertEqual(len(self.aside()), 1000)
+        self.assertLess(len(self.troubles().splitlines()), 30, "the log is flooded")
+        self.scene.clock.pump([0.1] * 700)
+        said = self.troubles().split("more of these', 'lines': ")[1]
+        self.assertGreater(int(said.partition("}")[0]), 1400)
+        figures = self.pickup.figures()
+        self.assertEqual(figures["drop_set_aside"], 1000)
+        self.assertEqual(figures["drop_put_off"], 510)
+        # ... and a new one does not wait behind them
+        self.leave("z.mail", "bob@example.net", 0)
+        self.scene.clock.pump([PERIOD] + [0.05] * 20)
+        self.assertEqual(self.taken()[1:], ["bob@example.net"])
+
+    def test_strange_names_are_counted_in_one_line(self) -> None:
+        for number in range(30):
+            (self.folder / f"core.{number}").write_bytes(b"x")
+        self.pass_time(5)
+        self.assertEqual(len(self.troubles().splitlines()), 1)
+        self.assertIn("'files': 30", self.troubles())
+
+    def test_nobodys_file_takes_the_place_of_another_that_was_set_aside(self) -> None:
+        for content in (b"first\n", b"second\n"):
+            self.raw(content)
+            self.look()
+        found = sorted(each.read_bytes() for each in (self.spool / SET_ASIDE).iterdir())
+        self.assertEqual(found, [b"first\n", b"second\n"])
+
+    def test_who_leaves_too_much_is_named_for_the_sendmail_command(self) -> None:
+        published = self.spool / OVER_QUOTA
+        for uid, number in ((1000, 11), (1001, 10), (0, 12)):
+            for each in range(number):
+                self.leave(f"{uid}-{each}".replace("-", "_") + ".mail", "later@example.net", each)
+                os.chown(self.folder / f"{uid}_{each}.mail", uid, -1)
+        self.pass_time(2)
+        self.assertEqual(published.read_text(), "1000\n")
+        self.assertEqual(published.stat().st_mode & 0o777, 0o644)
+        self.assertIn("'uid': 1000, 'files': 11", self.troubles())
+        (self.folder / "1000_1.mail").unlink()
+        self.pass_time(2)
+        self.assertFalse(published.exists())
+
+    def test_what_an_earlier_relayd_said_of_quotas_is_forgotten(self) -> None:
+        (self.spool / OVER_QUOTA).write_text("1000\n")
+        self.look()
+        self.assertFalse((self.spool / OVER_QUOTA).exists())
+
+    def test_who_leaves_too_many_octets_likewise(self) -> None:
+        (self.folder / "1.mail").write_bytes(b"nonsense")
+        os.truncate(self.folder / "1.mail", 2 << 20)
+        os.chown(self.folder / "1.mail", 1000, -1)
+        self.look()
+        self.assertIn("'octets': 2097152", self.troubles())
+
+    def test_one_that_is_too_large_is_not_read(self) -> None:
+        (self.folder / "1.mail").write_bytes(b"x")
+        os.truncate(self.folder / "1.mail", 1 << 40)
+        with mock.patch.object(os, "open", side_effect=AssertionError("it was opened")):
+            self.look()
+        self.assertEqual(self.aside(), ["1.mail"])
+        self.assertIn("larger than message-size (1048576 octets)", self.troubles())
+
+
+class Turns(unittest.TestCase):
+    def setUp(self) -> None:
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = Path(folder.name)
+
+    def survey(self, *later: str) -> Survey:
+        survey = Survey(self.folder, later)
+        while survey.go_on():
+            pass
+        survey.close()
+        return survey
+
+    def leave(self, name: str, uid: int, at: int) -> None:
+        path = self.folder / name
+        path.write_bytes(b"")
+        os.utime(path, (at, at))
+        os.chown(path, uid, -1)
+
+    def test_users_have_their_turns_one_after_the_other_the_oldest_first(self) -> None:
+        for number in range(5):
+            self.leave(f"a{number}.mail", 1000, 10 - number)
+        self.leave("b.mail", 1001, 1)
+        self.leave("c.mail", 1002, 99)
+        names = [each.name for each in self.survey("a4.mail").in_turn()]
+        self.assertEqual(set(names[:3]), {"a3.mail", "b.mail", "c.mail"})
+        self.assertEqual(names[3:], ["a2.mail", "a1.mail", "a0.mail"])
+
+    def test_a_look_takes_a_slice_and_no_more(self) -> None:
+        for number in range(SLICE + 1):
+            (self.folder / f"{number}.mail").write_bytes(b"")
+        survey = Survey(self.folder, ())
+        self.assertTrue(survey.go_on())
+        self.assertEqual(survey.files, SLICE)
+        self.assertFalse(survey.go_on())
+        survey.close()
+
+    def test_of_one_users_many_files_the_oldest_have_their_turn(self) -> None:
+        for number in range(1010):
+            self.leave(f"{number}.mail", 1000, 10_000 - number)
+        turns = list(self.survey().in_turn())
+        self.assertEqual(len(turns), 1000)
+        self.assertEqual(turns[0].name, "1009.mail")
+        self.assertEqual(turns[-1].name, "10.mail")
 
 
 class Slips(TestCase):

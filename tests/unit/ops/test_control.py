@@ -65,6 +65,7 @@ class Fixture(TestCase):
         for spool in self.spools:
             spool.open()
         self.complaint = ""
+        self.warnings: list[str] = []
         self.lanes: dict[int, list[LaneView]] = {}
         self.commands = Commands(
             [
@@ -81,6 +82,7 @@ class Fixture(TestCase):
             check=self.complain,
             reload=self.complain,
             log=self.log,
+            warnings=lambda: self.warnings,
             clock=lambda: NOW,
         )
         self.clock = Clock()
@@ -261,6 +263,9 @@ class CommandTests(Fixture):
     def test_check_reload_explain(self) -> None:
         self.assertEqual(self.answer("check"), {"complaint": ""})
         self.assertEqual(self.answer("reload"), {"complaint": "", "restart": ["listen"]})
+        self.warnings = ["relayd.conf:1:1: an open key"]
+        self.assertEqual(self.answer("check"), {"complaint": "", "warnings": self.warnings})
+        self.assertEqual(self.answer("reload")["warnings"], self.warnings)
         self.complaint = "relayd.conf:1:1: no"
         self.assertEqual(self.answer("reload"), {"complaint": "relayd.conf:1:1: no"})
         self.assertEqual(self.answer("explain", recipient="a@b")["recipient"], "a@b")

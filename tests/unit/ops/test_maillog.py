@@ -17,7 +17,6 @@ from relayd.mail.message import Message, Record, Settlement, State
 from relayd.mail.outcome import Outcome, postponed
 from relayd.mail.reply import Reply
 from relayd.ops.maillog import LineLog, message_id, value
-from relayd.ops.output import Output
 
 CLIENT = Client("192.0.2.9", 4711, "192.0.2.1:25", "client.example", "ESMTP")
 HEAD = b"Received: x\r\nSubject: y\r\nMessage-ID: <one@sender.example>\r\n\r\n"
@@ -158,24 +157,14 @@ class WritingTests(LogTestCase):
         self.log().trouble("damaged entry", id="1K7QJ4V8Z0G0")
         self.assertIn(b"damaged entry", self.written)
 
-    def test_output_to_a_file_survives_rotation_and_a_full_disk(self) -> None:
-        import tempfile
-        from pathlib import Path
-
-        path = Path(tempfile.mkdtemp()) / "mail.log"
-        output = Output(path)
-        output.write(b"one\n")
-        path.rename(path.with_suffix(".1"))
-        output.reopen()
-        output.write(b"two\n")
-        self.assertEqual(path.read_bytes(), b"two\n")
-        output.close()
-        output.write(b"three\nfour\n")
-        self.assertEqual(output.lost, 2)
-        output.reopen()
-        output.write(b"five\n")
-        self.assertEqual(path.read_bytes(), b'two\ntrouble event="log lines lost" lines=2\nfive\n')
-        output.close()
+    def test_dropped_lines_are_told_as_any_trouble(self) -> None:
+        self.assertEqual(
+            self.log().dropped(7),
+            b'2026-01-05T08:00:01.250Z trouble event="log lines dropped" lines=7\n',
+        )
+        self.assertEqual(
+            self.log(journal=True).dropped(7), b'<4>trouble event="log lines dropped" lines=7\n'
+        )
 
 
 class SafetyTests(LogTestCase):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import pwd
 import socket
 import sys
 import threading
@@ -162,7 +163,7 @@ class Sendmail(unittest.TestCase):
         self.addCleanup(ours.close)
         self.addCleanup(theirs.close)
         fd = theirs.fileno()
-        session = threading.Thread(target=converse, args=(fd, fd, str(self.folder), MAILNAME))
+        session = threading.Thread(target=converse, args=(fd, fd, drop.Site.here()))
         session.start()
         ours.sendall(
             b"EHLO x\r\nMAIL FROM:<a@example.org> BODY=8BITMIME\r\nRCPT TO:<b@example.net>\r\n"
@@ -175,3 +176,170 @@ class Sendmail(unittest.TestCase):
         ((slip, content),) = self.dropped()
         self.assertEqual(slip["recipients"], ["b@example.net"])
         self.assertEqual(content, b"Subject: x\r\n\r\n.dot\r\n")
+
+    def refused(self, status: int, words: str, *arguments: str, text: bytes = b"\nhi\n") -> None:
+        """It ends with this status and these words, and leaves nothing."""
+        said = self.run_it(*arguments, text=text)
+        self.assertEqual(said[0], status, said)
+        self.assertIn(words, said[1])
+        self.assertEqual(said[1].count("\n"), 1, said)
+        self.assertEqual(list(self.folder.iterdir()), [])
+
+    def test_a_sender_that_is_no_address_is_refused_in_words(self) -> None:
+        for sender in (
+            *("a@b.test\r\nx", "a@b.test\nRCPT TO:<c@d.test>", "a\0@b.test", "a b@c.test"),
+            *("a@", "@b.test", "a@b@c.test", "a@b..test", "a\udcff@b.test", "x" * 300 + "@b.test"),
+            *("a@" + "x" * 300, "a@" + "x." * 200 + "test", '"a@b.test', "a\t@b.test"),
+        ):
+            with self.subTest(sender=sender[:30]):
+                self.refused(64, "is no address", "-f", sender, "a@example.net")
+                self.refused(64, "is no address", "-r" + sender, "a@example.net")
+
+    def test_a_recipient_that_is_no_address_is_refused_in_words(self) -> None:
+        for recipient in (
+            *(
+                "a@b.test\nx",
+                "a@b.test\r",
+                "\na@b.test",
+                "a b@c.test",
+                "a@",
+                "@b.test",
+                "a\t@b.test",
+            ),
+            *(
+                "a@b..test",
+                "a\udcff@b.test",
+                "x" * 300 + "@b.test",
+                "a@" + "x" * 300,
+                '"a"b@c.test',
+            ),
+        ):
+            with self.subTest(recipient=recipient[:30]):
+                self.refused(65, "is no address", "good@example.net", recipient)
+                self.refused(65, "is no address", "--", recipient)
+
+    def test_addresses_out_of_the_ordinary_are_taken(self) -> None:
+        for address in (
+            *('"a b"@example.net', "j\u00f6rg@example.net", "a@[192.0.2.1]", "a_b@x_y.example.net"),
+            *("a@b\u00fccher.example", "a@[IPv6:2001:db8::1]", "x" * 100 + "@example.net"),
+        ):
+            with self.subTest(address=address[:30]):
+                slip, _ = self.only("-f", address, address, text=b"\nhi\n")
+                self.assertEqual((slip["sender"], slip["recipients"]), (address, [address]))
+
+    def test_values_of_options_that_make_no_sense_are_refused(self) -> None:
+        for words, *options in (
+            ("-F wants", "-F", "a\nBcc: x@example.net"),
+            ("-F wants", "-F", "a\r"),
+            ("-F wants", "-F", "a\udcff"),
+            ("-F wants", "-F", "\u2028"),
+            ("-F wants", "-F", "x" * 300),
+            ("-V wants", "-V", "id\n"),
+            ("-V wants", "-V", "x" * 101),
+            ("-V wants", "-V", ""),
+            ("-V wants", "-V", "caf\u00e9"),
+            ("-N wants", "-N", "sometimes"),
+            ("-N wants", "-N", "never,success"),
+            ("-N wants", "-N", "success\n"),
+            ("-R wants", "-R", "half"),
+            ("-B wants", "-B", "9BIT"),
+            ("wants a value", "-f"),
+        ):
+            with self.subTest(options=options):
+                arguments = ["a@example.net", *options] if len(options) == 1 else options
+                self.refused(64, words, *arguments, *([] if len(options) == 1 else ["a@b.test"]))
+
+    def test_header_fields_without_a_readable_recipient_are_named(self) -> None:
+        for text in (
+            b"To: x y z\n\n",
+            b"To: a@example.net\nCc: <>\n\n",
+            b"To: a@b@c\n\n",
+            b'To: "a" <b c@example.net>\n\n',
+            b"To: \xff@example.net\n\n",
+            b"To: a\0b c@example.net\n\n",
+            b"To: a@example.net\nBcc: b@c..test\n\n",
+        ):
+            with self.subTest(text=text):
+                self.refused(65, "", "-t", text=text)
+        slip, _ = self.only("-t", text=b"To: undisclosed-recipients:;\nBcc: a@example.net\n\n")
+        self.assertEqual(slip["recipients"], ["a@example.net"])
+
+    def test_resent_bcc_is_taken_out_as_well(self) -> None:
+        _, content = self.only("-t", text=b"Resent-To: a@b.test\nResent-Bcc: c@d.test\n\nx\n")
+        self.assertNotIn(b"c@d.test", content)
+
+    def test_a_full_name_of_the_system_cannot_break_the_header(self) -> None:
+        entry = SimpleNamespace(pw_name="DOMAIN\\joe", pw_gecos="Joe\nBcc: x@example.net,,,")
+        with mock.patch.object(pwd, "getpwuid", lambda uid: entry):
+            slip, content = self.only("a@example.net", text=b"hi\n")
+        self.assertEqual(slip["sender"], f"uid-{os.getuid()}@{MAILNAME}")
+        self.assertIn(b'From: "Joe Bcc: x@example.net" <uid-', content)
+
+    def test_a_mail_name_that_is_none_is_not_used(self) -> None:
+        (self.spool / "mailname").write_text("-no..name\n")
+        slip, _ = self.only("root", text=b"hi\n")
+        self.assertEqual(slip["recipients"], ["root@gw.example.com"])
+
+    def test_a_message_that_relayd_would_not_take_is_refused_here(self) -> None:
+        config = self.spool / "relayd.conf"
+        config.write_text(f"spool {self.spool}\nmessage-size 100KiB  # small\nheader-size 32KiB\n")
+        many = b"x" * 70 + b"\n"
+        self.refused(65, "message-size (102400 octets)", "a@b.test", text=b"\n" + many * 1500)
+        self.refused(65, "larger than 28672", "a@b.test", text=b"X: " + (b" " + many) * 500)
+        # ... nor one that only becomes so by what is added to it
+        self.refused(65, "larger than 28672", "x@b.test", text=b"To: " + b"a," * 5000 + b"a\n\n")
+
+    def test_names_that_are_completed_stay_within_the_length_of_a_line(self) -> None:
+        _, content = self.only("x@b.test", text=b"To: " + b"a, " * 200 + b"a\n\n")
+        self.assertLess(max(map(len, content.split(b"\r\n"))), 998)
+        self.assertEqual(content.count(b"a@" + MAILNAME.encode()), 201)
+
+    def test_who_has_left_too_much_is_told_so(self) -> None:
+        (self.spool / drop.OVER_QUOTA).write_text("999\n1000\n")
+        with mock.patch.object(os, "getuid", lambda: 1000):
+            self.refused(75, "too much of your mail waits already", "a@example.net")
+        with mock.patch.object(os, "getuid", lambda: 100):
+            self.only("a@example.net", text=b"\n")
+        with mock.patch.object(os, "getuid", lambda: 0):
+            self.only("a@example.net", text=b"\n")
+
+    def test_the_last_of_the_disk_is_not_for_local_users(self) -> None:
+        free = os.statvfs(self.folder).f_bavail * os.statvfs(self.folder).f_frsize
+        config = self.spool / "relayd.conf"
+        config.write_text(f"spool {self.spool}\nfree-space {free * 3 // 4}\n")
+        with mock.patch.object(os, "getuid", lambda: 1000):
+            self.refused(75, "the disk is nearly full", "a@example.net")
+
+    def test_a_disk_that_is_full_leaves_no_half_a_file(self) -> None:
+        full = OSError(28, "No space left on device")
+        with mock.patch.object(os, "fsync", side_effect=full):
+            self.refused(75, "No space left", "a@example.net")
+
+    def test_closed_descriptors_are_no_crash(self) -> None:
+        with mock.patch.object(sys, "stdin", None), mock.patch.object(sys, "stderr", None):
+            self.assertEqual(sendmail.main(["a@example.net"]), 66)
+            self.assertEqual(sendmail.main(["-bs"]), 66)
+            self.assertEqual(sendmail.main(["-y"]), 64)
+
+    def test_a_bug_has_a_status_that_programs_know(self) -> None:
+        with mock.patch.object(sendmail, "section_of", side_effect=KeyError("a bug")):
+            self.refused(70, "a bug", "a@example.net")
+
+    def test_smtp_says_who_has_left_too_much_and_how_large_a_message_may_be(self) -> None:
+        (self.spool / drop.OVER_QUOTA).write_text("1000\n")
+        config = self.spool / "relayd.conf"
+        config.write_text(f"spool {self.spool}\nmessage-size 2KiB\n")
+        ours, theirs = socket.socketpair()
+        self.addCleanup(ours.close)
+        self.addCleanup(theirs.close)
+        ours.sendall(
+            b"EHLO x\r\nMAIL FROM:<a@b.test> SIZE=4096\r\nMAIL FROM:<a@b.test>\r\n"
+            b"RCPT TO:<b@c.test>\r\nDATA\r\nQUIT\r\n"
+        )
+        with mock.patch.object(os, "getuid", lambda: 1000):
+            converse(theirs.fileno(), theirs.fileno(), drop.Site.here())
+        said = ours.recv(65536).decode()
+        self.assertIn("SIZE 2048\r\n", said)
+        self.assertIn("552 ", said)
+        self.assertIn("452 4.3.1 too much of your mail waits already", said)
+        self.assertEqual(list(self.folder.iterdir()), [])

@@ -108,6 +108,37 @@ class FormatTests(unittest.TestCase):
         with self.assertRaisesRegex(SpoolError, "there is no mail"):
             export(self.copy, self.directory / "more", formats.OLDEST)
 
+    @unittest.skipIf(os.geteuid() != 0, "gives a spool to another user: needs root")
+    def test_root_exports_a_spool_of_anothers_with_the_others_rights(self) -> None:
+        owner = 64321
+        self.fill()
+        outside = self.directory.parent
+        outside.chmod(0o755)
+        treasure = outside / "treasure"
+        (treasure / "inside").mkdir(parents=True)
+        (treasure / "inside" / "secret").write_text("root's own")
+        (treasure / "inside" / "secret").chmod(0o600)
+        content = self.directory / "shard-0" / "content"
+        (content / "folder").symlink_to(treasure / "inside")
+        (content / "file").symlink_to(treasure / "inside" / "secret")
+        for folder, _, names in os.walk(self.directory):
+            for path in (Path(folder), *(Path(folder, name) for name in names)):
+                os.chown(path, owner, owner, follow_symlinks=False)
+        done = export(self.directory, self.copy, formats.VERSION)
+        self.assertEqual(done.messages, 2)
+        self.assertEqual(os.geteuid(), 0)
+        self.assertTrue((self.copy / "shard-0/content/folder").is_symlink())
+        found = (treasure / "inside" / "secret").stat()
+        self.assertEqual((found.st_uid, found.st_nlink), (0, 1))
+        for path in (self.copy, self.copy / "shard-0/queue.db"):
+            self.assertEqual(path.stat().st_uid, owner)
+        # ... and where root alone may read there is nothing to be had
+        (self.directory / "shard-0" / "damaged").rmdir()
+        (self.directory / "shard-0" / "damaged").symlink_to(treasure / "inside")
+        treasure.chmod(0o700)
+        with self.assertRaises(SpoolError):
+            export(self.directory, outside / "other", formats.VERSION)
+
     def test_a_newer_format_names_who_wrote_it_and_the_way_back(self) -> None:
         self.fill()
         with contextlib.closing(sqlite3.connect(self.directory / "shard-0/queue.db")) as newer:

@@ -347,6 +347,17 @@ class Renewal(ServerCase):
         self.server.renew()
         self.assertIsNot(tls._first, before)
 
+    def test_a_renewed_key_that_everybody_may_read_is_complained_of(self) -> None:
+        wanted = files(self.authority.issue("a.example"), self.folder, "a")
+        self.serve(wanted)
+        self.assertEqual(self.server.log.of("trouble"), [])  # said with the configuration
+        wanted.key.chmod(0o644)
+        os.utime(wanted.key, (time.time(), time.time() + 5))
+        self.server.renew()
+        (line,) = self.server.log.of("trouble")
+        self.assertIn("open to every user of this machine (mode 0644)", line)
+        self.assertIn(f"chmod 640 {wanted.key}", line)
+
     def test_an_expired_one_is_served_with_a_loud_line(self) -> None:
         over = self.authority.issue("a.example", start=-3 * DAY, end=-DAY)
         self.serve(files(over, self.folder, "a"))

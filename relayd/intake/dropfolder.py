@@ -1,0 +1,116 @@
+"""What waits in the drop folder: whose it is, whose turn it is, and who leaves too much."""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import os
+import stat
+from collections.abc import Container, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+READY = ".mail"  # how the name of a whole file ends
+WRITING = ".part"  # ... and of one that is being written
+SLICE = 500  # names looked at in one go: a millisecond or two
+_KNOWN = 1000  # files of one user that have their turn in one pass: the oldest
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What the folder may take. `files` and `octets` are for each user but root; 0: any number."""
+
+    size: int  # octets of one message
+    files: int = 1000  # that wait
+    octets: int = 200 << 20  # ... in all of them
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Waiting:
+    """A file that is ready, as the folder shows it."""
+
+    age: int  # when it was written last, in nanoseconds since the epoch: its owner can forge it
+    name: str
+    uid: int
+    size: int
+    plain: bool  # a file with one name, no link, folder, pipe, socket or device
+
+
+@dataclass(slots=True)
+class _User:
+    """One user's files: how much he has left, and the oldest that may be tried, newest on top."""
+
+    files: int = 0
+    octets: int = 0
+    oldest: list[tuple[int, Waiting]] = field(default_factory=list)
+
+
+class Survey:
+    """One pass over the folder, slice by slice, however many names there are.
+
+    `later`: names that are put off; they count, but have no turn.
+    """
+
+    def __init__(self, folder: Path, later: Container[str]) -> None:
+        self.later: set[str] = set()  # those of `later` that are still there
+        self.strange = 0  # names of no kind that we know
+        self._later = later
+        self._names = os.scandir(folder)
+        self._users: dict[int, _User] = {}
+
+    def go_on(self) -> bool:
+        """Look at the next slice; False when there was nothing more. Raises OSError."""
+        seen = 0
+        for entry in islice(self._names, SLICE):
+            seen += 1
+            if not entry.name.endswith(READY):
+                self.strange += not entry.name.endswith(WRITING)
+                continue
+            with contextlib.suppress(FileNotFoundError):
+                self._count(entry.name, entry.stat(follow_symlinks=False))
+        return seen == SLICE
+
+    def close(self) -> None:
+        """No more of it."""
+        self._names.close()
+
+    def _count(self, name: str, status: os.stat_result) -> None:
+        user = self._users.setdefault(status.st_uid, _User())
+        user.files += 1
+        user.octets += status.st_size
+        if name in self._later:
+            self.later.add(name)
+            return
+        plain = stat.S_ISREG(status.st_mode) and status.st_nlink == 1
+        found = Waiting(status.st_mtime_ns, name, status.st_uid, status.st_size, plain)
+        if len(user.oldest) < _KNOWN:
+            heapq.heappush(user.oldest, (-found.age, found))
+        else:
+            heapq.heappushpop(user.oldest, (-found.age, found))
+
+    @property
+    def files(self) -> int:
+        """How many files are ready, those that are put off included."""
+        return sum(user.files for user in self._users.values())
+
+    def in_turn(self) -> Iterator[Waiting]:
+        """One file of each user after the other, of each the oldest first."""
+        queues = [sorted(found for _, found in user.oldest) for user in self._users.values()]
+        for rank in range(max(map(len, queues), default=0)):
+            for queue in queues:
+                if rank < len(queue):
+                    yield queue[rank]
+
+    def over(self, bounds: Bounds, exempt: Iterable[int]) -> dict[int, tuple[int, int]]:
+        """Users who have left more than they may: files and octets of each."""
+        free = set(exempt)
+        return {
+            uid: (user.files, user.octets)
+            for uid, user in self._users.items()
+            if uid not in free
+            and (
+                (bounds.files and user.files > bounds.files)
+                or (bounds.octets and user.octets > bounds.octets)
+            )
+        }
