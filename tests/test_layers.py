@@ -93,6 +93,7 @@ OUTSIDE = {
     "idna": {"mail"},
     "dns": {"dns", "relay"},
     "OpenSSL": {"tls"},
+    "service_identity": {"tls"},
     "cryptography": {"tls"},
     "dkim": {"report"},
 }
