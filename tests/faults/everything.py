@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from tests.faults import kills, hands, disks, crowds, memory, hostile, doors, links, hops, names
-from tests.faults import beside, throttles, unread, pests
+from tests.faults import beside, throttles, unread, pests, dropfolder
 from tests.faults.run import FAULTS, run
 
 __all__ = [

@@ -23,7 +23,7 @@ from tests.faults.stage import Stage, staged
 from tests.scenarios.harness import Process, free_port
 
 PROMPT = 2.0  # seconds, at p99, that a good client's transaction may need
-MOST_MEMORY = 200  # MB more than before
+MOST_MEMORY = 80  # MB more than before
 RULES = """table people users file {people}
 next-hop out smtp {{host}}:{{port}}
 accept to @corp.test
