@@ -127,12 +127,12 @@ async def _beside(row: Row, stage: Stage, count: int, seconds: float) -> None:
 
 @fault("silent exchangers beside a good next hop")
 async def tarpits(row: Row, seed: int, short: bool) -> None:
-    """They never greet, or drip, or answer just in time, and each of their messages owes a report."""
+    """They never greet, or drip, or answer just in time; mail for them owes reports."""
     mood, server = Tarpit(), Exchangers(seed)
     port = await server.start()
     async with staged(seed, workers=1 + (not short)) as stage:
         pit = Sink(stage.journal, mood)
-        pit.host = "0.0.0.0"  # noqa: S104  every address of the loopback net
+        pit.host = "0.0.0.0"  # every address of the loopback net
         await pit.start()
         stage.build(
             rules=RULES.format(hop="{host}"),
@@ -155,7 +155,7 @@ async def unnamed(row: Row, seed: int, short: bool) -> None:
     port = await server.start()
     async with staged(seed, workers=1 + (not short)) as stage:
         there = Sink(stage.journal)
-        there.host = "0.0.0.0"  # noqa: S104  every address of the loopback net
+        there.host = "0.0.0.0"  # every address of the loopback net
         await there.start()
         stage.build(
             rules=RULES.format(hop="hop.test"),

@@ -34,7 +34,7 @@ class Mood:
     """
 
     async def say(self, stage: str, session: Session) -> bytes | None:
-        """The reply to connect, hello, starttls, mail, rcpt, data, content or quit, CRLF and all."""
+        """The reply to connect, hello, starttls, mail, rcpt, data, content or quit, with CRLF."""
         return None
 
     async def send(self, reply: bytes, session: Session) -> None:

@@ -11,11 +11,10 @@ import re
 import time
 from collections import deque
 
-
 from tests.faults.names import NameServer
 from tests.faults.run import Row, fault
 from tests.faults.sink import HangUpError, Mood, Session, Sink
-from tests.faults.stage import RULES, Stage, staged
+from tests.faults.stage import Stage, staged
 
 _ATTEMPT = re.compile(r" attempt id=.* status=(sent|deferred|bounced|expired) ")
 
@@ -290,7 +289,7 @@ async def login(row: Row, seed: int, short: bool) -> None:
         row.runs = mood.refused
         row.add(verdict, stage)
         row.remarks.append(
-            f"{verdict.acknowledged} recipients waited, {mood.refused} attempts refused until it was"
-            f" mended, all there {time.monotonic() - began:.0f} s later"
+            f"{verdict.acknowledged} recipients waited, {mood.refused} attempts refused until it"
+            f" was mended, all there {time.monotonic() - began:.0f} s later"
         )
         row.demand(verdict.reported == 0, f"{verdict.reported} recipients bounced")

@@ -1,4 +1,4 @@
-"""A reader of relayd's log that does not read: its standard output is a pipe, and the pipe is full."""
+"""A reader of relayd's log that does not read: standard output is a pipe, and the pipe is full."""
 
 from __future__ import annotations
 
