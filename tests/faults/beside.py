@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections.abc import Callable
 
 from tests.faults.names import NameServer
 from tests.faults.run import Row, fault
@@ -85,6 +86,10 @@ class Exchangers(NameServer):
         else:
             self.asked += 1
 
+    def speak(self) -> None:
+        """From now on it answers."""
+        self.silent = False
+
     def records(self, name: str, rdtype: str) -> list[str]:
         """Every one is asked for by its name."""
         if rdtype == "A" and name == "hop.test.":
@@ -111,12 +116,37 @@ async def _crowded(stage: Stage, count: int) -> None:
     await bad.stop()
 
 
-async def _beside(row: Row, stage: Stage, count: int, seconds: float) -> None:
-    """The good one alone, then beside the others; the verdict on it."""
-    stage.inject(kinds=("ok", "no"), sessions=4, pause=0.1, large=0)
-    alone = await _measured(stage, 4.0)
-    await _crowded(stage, count)
-    beside = await _measured(stage, seconds)
+async def _beside(
+    row: Row,
+    seed: int,
+    short: bool,
+    server: Exchangers,
+    mood: Mood,
+    better: Callable[[], None],
+    hop: str,
+) -> None:
+    """The good one alone, then beside the others until they are better; the verdict on it."""
+    count, seconds = (160, 6.0) if short else (800, 40.0)
+    port = await server.start()
+    async with staged(seed, workers=1 + (not short)) as stage:
+        there = Sink(stage.journal, mood)
+        there.host = "0.0.0.0"  # every address of the loopback net
+        await there.start()
+        stage.build(
+            rules=RULES.format(hop=hop),
+            settings=f"resolver 127.0.0.1:{port}\nrelay-port {there.port}",
+        )
+        try:
+            await stage.start()
+            stage.inject(kinds=("ok", "no"), sessions=4, pause=0.1, large=0)
+            alone = await _measured(stage, 4.0)
+            await _crowded(stage, count)
+            beside = await _measured(stage, seconds)
+            row.runs = count
+            better()
+            row.add(await stage.finish(), stage)
+        finally:
+            await there.stop()
     row.remarks.append(
         f"accept to delivered at the good next hop, p99: {beside:.2f} s beside {count} messages for"
         f" them, {alone:.2f} s alone"
@@ -128,46 +158,14 @@ async def _beside(row: Row, stage: Stage, count: int, seconds: float) -> None:
 @fault("silent exchangers beside a good next hop")
 async def tarpits(row: Row, seed: int, short: bool) -> None:
     """They never greet, or drip, or answer just in time; mail for them owes reports."""
-    mood, server = Tarpit(), Exchangers(seed)
-    port = await server.start()
-    async with staged(seed, workers=1 + (not short)) as stage:
-        pit = Sink(stage.journal, mood)
-        pit.host = "0.0.0.0"  # every address of the loopback net
-        await pit.start()
-        stage.build(
-            rules=RULES.format(hop="{host}"),
-            settings=f"resolver 127.0.0.1:{port}\nrelay-port {pit.port}",
-        )
-        try:
-            await stage.start()
-            await _beside(row, stage, 160 if short else 800, 6.0 if short else 40.0)
-            row.runs = mood.times
-            mood.better.set()
-            row.add(await stage.finish(), stage)
-        finally:
-            await pit.stop()
+    mood = Tarpit()
+    await _beside(row, seed, short, Exchangers(seed), mood, mood.better.set, "{host}")
+    row.demand(mood.times > 0, "nobody came to them")
 
 
 @fault("silent DNS beside a good next hop")
 async def unnamed(row: Row, seed: int, short: bool) -> None:
     """Nobody says where the others are; the good next hop's name is known, and often asked for."""
     server = Exchangers(seed)
-    port = await server.start()
-    async with staged(seed, workers=1 + (not short)) as stage:
-        there = Sink(stage.journal)
-        there.host = "0.0.0.0"  # every address of the loopback net
-        await there.start()
-        stage.build(
-            rules=RULES.format(hop="hop.test"),
-            settings=f"resolver 127.0.0.1:{port}\nrelay-port {there.port}",
-        )
-        try:
-            await stage.start()
-            server.silent = True
-            asked = server.asked
-            await _beside(row, stage, 160 if short else 800, 6.0 if short else 40.0)
-            row.runs = server.asked - asked
-            server.silent = False
-            row.add(await stage.finish(), stage)
-        finally:
-            await there.stop()
+    server.silent = True
+    await _beside(row, seed, short, server, Mood(), server.speak, "hop.test")

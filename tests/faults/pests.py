@@ -76,32 +76,35 @@ async def _forget(peer: Peer) -> None:
             pass
 
 
-async def commands(peer: Peer, number: int) -> None:
-    """What achieves nothing."""
-    await peer.want("EHLO pest.test", 250)
-    kinds = (
-        b"NOOP\r\n",
-        b"RSET\r\n",
-        b"EHLO pest.test\r\n",
-        b"VRFY someone\r\n",
-        b"MAIL FROM:<pest@sender.test>\r\nRSET\r\n",
-        b"HELP\r\n",
-        b"HELO pest.test\r\n",
-    )
-    await _storm(peer, kinds[number % len(kinds)])
+def _pipelined(*kinds: bytes) -> Way:
+    """A storm of one of these."""
+
+    async def way(peer: Peer, number: int) -> None:
+        await peer.want("EHLO pest.test", 250)
+        await _storm(peer, kinds[number % len(kinds)])
+
+    return way
 
 
-async def refusals(peer: Peer, number: int) -> None:
-    """What is refused, each time in another way."""
-    await peer.want("EHLO pest.test", 250)
-    kinds = (
-        b"MAIL FROM:<pest@sender.test>\r\n",  # 530 where a login is wanted
-        b"MAIL FROM:<pest@sender.test> X=Y\r\n",
-        b"RCPT TO:<pest@corp.test>\r\n",
-        b"AUTH PLAIN AGEAYg==\r\n",
-        b"MAIL FROM:<pest@sender.test>\r\nRCPT TO:<x@foreign.test>\r\nRSET\r\n",
-    )
-    await _storm(peer, kinds[number % len(kinds)])
+commands = _pipelined(
+    b"NOOP\r\n",
+    b"RSET\r\n",
+    b"EHLO pest.test\r\n",
+    b"VRFY someone\r\n",
+    b"MAIL FROM:<pest@sender.test>\r\nRSET\r\n",
+    b"HELP\r\n",
+    b"HELO pest.test\r\n",
+)
+"""What achieves nothing."""
+
+refusals = _pipelined(
+    b"MAIL FROM:<pest@sender.test>\r\n",  # 530 where a login is wanted
+    b"MAIL FROM:<pest@sender.test> X=Y\r\n",
+    b"RCPT TO:<pest@corp.test>\r\n",
+    b"AUTH PLAIN AGEAYg==\r\n",
+    b"MAIL FROM:<pest@sender.test>\r\nRCPT TO:<x@foreign.test>\r\nRSET\r\n",
+)
+"""What is refused, each in another way."""
 
 
 async def unfinished(peer: Peer, _number: int) -> None:
