@@ -134,7 +134,8 @@ async def _beside(
         await there.start()
         stage.build(
             rules=RULES.format(hop=hop),
-            settings=f"resolver 127.0.0.1:{port}\nrelay-port {there.port}",
+            settings=f"resolver 127.0.0.1:{port}\nrelay-port {there.port}\n"
+            "internal-destinations 127.0.0.0/8",
         )
         try:
             await stage.start()

@@ -63,7 +63,11 @@ async def bounces(row: Row, seed: int, short: bool) -> None:
         there = Sink(stage.journal)
         there.host = "127.0.0.2"
         await there.start()
-        stage.build(rules=RULES, settings=f"resolver 127.0.0.1:{port}\nrelay-port {there.port}")
+        stage.build(
+            rules=RULES,
+            settings=f"resolver 127.0.0.1:{port}\nrelay-port {there.port}\n"
+            "internal-destinations 127.0.0.0/8",
+        )
         try:
             await stage.start()
             injector = stage.inject(sessions=4, pause=0.2, large=0, made=Widely)

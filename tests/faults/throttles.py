@@ -244,7 +244,8 @@ async def second(row: Row, seed: int, short: bool) -> None:
         names = {"first": f"127.0.0.2:{full.port}", "second": f"127.0.0.3:{full.port}"}
         stage.build(
             rules=SECOND_RULES.format(**names),
-            settings=f"resolver 127.0.0.1:{port}\nrelay-port {full.port}",
+            settings=f"resolver 127.0.0.1:{port}\nrelay-port {full.port}\n"
+            "internal-destinations 127.0.0.0/8",
         )
         try:
             await stage.start()
