@@ -71,13 +71,12 @@ class Wordy(Mood):
         return b"250 2.0.0 Taken" + b" gladly" * 65 + b"\r\n" if stage == "content" else None
 
 
-async def _spell(row: Row, stage: Stage, injector: Injector, seconds: float) -> float:
-    """Nobody reads for so long; the slowest of the mail that goes on."""
+async def _spell(stage: Stage, injector: Injector, seconds: float, count: int = 0) -> float:
+    """The slowest of the mail that goes on, for so long and so many messages."""
     before, since, taken = len(injector.tally.seconds), time.monotonic(), stage.sink.taken
     await asyncio.sleep(seconds)
     with contextlib.suppress(AssertionError):
-        await stage.until(lambda: stage.sink.taken > taken + _ENOUGH, "much is said", 15)
-    row.runs += 1
+        await stage.until(lambda: stage.sink.taken > taken + count, "much is said", 15)
     now = time.monotonic()
     took = injector.tally.seconds[before:]
     took.append(now - max(injector.tally.last_acknowledged, since))
@@ -93,14 +92,16 @@ async def unread(row: Row, seed: int, short: bool) -> None:
         stage.relayd.prefix = ("sh", "-c", 'exec "$0" "$@" >>output 2>&1')
         reader.read()
         await stage.start()
-        injector = stage.inject(kinds=("ok", "no", "late"), pause=0.02)
+        injector = stage.inject(kinds=("ok", "no", "late"), pause=0.04)
+        usual = await _spell(stage, injector, 3.0)
         worst, dropped = 0.0, 0
         for number in range(1 if short else 4):
             reader.rest()
             gone = number % 2 == 1
             if gone:
                 reader.go()
-            worst = max(worst, await _spell(row, stage, injector, 4.0 if short else 10.0))
+            worst = max(worst, await _spell(stage, injector, 4.0 if short else 10.0, _ENOUGH))
+            row.runs += 1
             if gone:
                 reader.come()
             reader.read()
@@ -119,10 +120,10 @@ async def unread(row: Row, seed: int, short: bool) -> None:
         status = await stopping
         row.demand(status == 0, f"SIGTERM ended with status {status}")
         row.remarks.append(
-            f"p99 {worst:.2f} s while nobody reads, {dropped:,} lines dropped and told,"
-            f" SIGTERM took {time.monotonic() - began:.1f} s"
+            f"p99 {worst:.2f} s while nobody reads, {usual:.2f} s else, {dropped:,} lines dropped"
+            f" and told, SIGTERM took {time.monotonic() - began:.1f} s"
         )
-        row.demand(worst < PROMPT, f"p99 while nobody reads {worst:.2f} s")
+        row.demand(worst < PROMPT + usual, f"p99 while nobody reads {worst:.2f} s")
         await stage.start()
         row.add(await stage.finish(), stage)
         reader.go()
