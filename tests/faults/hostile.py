@@ -7,7 +7,7 @@ import re
 
 from tests.faults.letters import Letter, Writer
 from tests.faults.run import Row, fault
-from tests.faults.stage import staged
+from tests.faults.stage import Stage, staged
 
 # every header is looked at, changed and put into reports
 RULES = """next-hop out smtp {host}:{port}
@@ -54,6 +54,12 @@ class Cruel(Writer):
         return Letter(plain.name, plain.recipients, content, above)
 
 
+def blocked(stage: Stage) -> float:
+    """Seconds that the reactor stood still at most, as relayd's watchdog has it."""
+    found = _BLOCKED.findall(stage.relayd.log(10**7))
+    return max(map(float, found), default=0.0)
+
+
 @fault("mail made to hurt")
 async def hostile(row: Row, seed: int, short: bool) -> None:
     """It is taken, rewritten, delivered and reported like any other, and holds nobody up."""
@@ -69,9 +75,8 @@ async def hostile(row: Row, seed: int, short: bool) -> None:
         row.runs = cruel.tally.acknowledged
         grown = (stage.relayd.memory() - before) / 1e6
         row.add(await stage.finish(), stage)
-        blocked = [float(each) for each in _BLOCKED.findall(stage.relayd.log(10**7))]
         row.remarks.append(
-            f"reactor blocked for {max(blocked, default=0.0):.2f} s at most, memory +{grown:.0f} MB"
+            f"reactor blocked for {blocked(stage):.2f} s at most, memory +{grown:.0f} MB"
         )
         row.demand(grown < 200, f"memory grew by {grown:.0f} MB")
         wrong = (set(cruel.tally.codes) | set(good.tally.codes)) - {250}

@@ -68,11 +68,17 @@ class NameServer(asyncio.DatagramProtocol):
         rdtype = dns.rdatatype.to_text(question.rdtype)
         if kind == "fails":
             reply.set_rcode(dns.rcode.SERVFAIL)
-        elif name.startswith("mx.") and rdtype == "A":
-            reply.answer.append(dns.rrset.from_text(name, 1, "IN", "A", "127.0.0.2"))
-        elif rdtype == "MX":
-            reply.answer.append(dns.rrset.from_text(name, 1, "IN", "MX", f"10 mx.{name}"))
+        else:
+            texts = self.records(name, rdtype)
+            if texts:
+                reply.answer.append(dns.rrset.from_text(name, 1, "IN", rdtype, *texts))
         return reply.to_wire()
+
+    def records(self, name: str, rdtype: str) -> list[str]:
+        """What it knows of a name, which ends in a dot."""
+        if name.startswith("mx.") and rdtype == "A":
+            return ["127.0.0.2"]
+        return [f"10 mx.{name}"] if rdtype == "MX" else []
 
 
 def _name(kind: str) -> None:

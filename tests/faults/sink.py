@@ -34,7 +34,7 @@ class Mood:
     """
 
     async def say(self, stage: str, session: Session) -> bytes | None:
-        """The reply to connect, hello, mail, rcpt, data, content or quit; CRLF included."""
+        """The reply to connect, hello, starttls, mail, rcpt, data, content or quit, with CRLF."""
         return None
 
     async def send(self, reply: bytes, session: Session) -> None:
@@ -119,6 +119,7 @@ class Session:
         self.reader = reader
         self.writer = writer
         self.recipients: list[str] = []
+        self.open = False  # MAIL was taken
         self.null = False  # the reverse-path: so it is a report
         self.content = b""  # of the transaction whose final dot came last
         self.transactions = 0
@@ -144,11 +145,14 @@ class Session:
                 await self._answer(
                     "hello", b"250-sink.test\r\n250-PIPELINING\r\n250-8BITMIME\r\n250 DSN\r\n"
                 )
+            elif verb == b"STAR":  # who offers it, by a hello of his own, does so to abuse it
+                await self._answer("starttls", b"454 4.7.0 No TLS today\r\n")
             elif verb == b"MAIL":
                 self.recipients = []
                 self.null = not _path(line)
                 self.transactions += 1
-                await self._answer("mail", b"250 2.1.0 Ok\r\n")
+                said = await self._answer("mail", b"250 2.1.0 Ok\r\n")
+                self.open = said.startswith(b"2")
             elif verb == b"RCPT":
                 await self._rcpt(_path(line))
             elif verb == b"DATA":
@@ -169,6 +173,9 @@ class Session:
         return reply
 
     async def _rcpt(self, mailbox: str) -> None:
+        if not self.open:
+            await self._answer("other", b"503 5.5.1 MAIL first\r\n")
+            return
         reply = b"250 2.1.5 Ok\r\n"
         kind = kind_of(mailbox)
         if kind == "no":

@@ -48,6 +48,8 @@ PEERS = {  # the name a scenario uses -> the program to look for, Debian's packa
     "swaks": ("swaks", "swaks"),
     "curl": ("curl", "curl"),
     "msmtp": ("msmtp", "msmtp"),
+    "mutt": ("mutt", "mutt"),
+    "nmap": ("nmap", "nmap"),
     "dovecot": ("dovecot", "dovecot-imapd dovecot-pop3d dovecot-lmtpd"),
     "nsd": ("nsd", "nsd"),
     "unbound": ("unbound", "unbound"),
