@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from relayd.intake.header import HeaderSection
+from relayd.intake.limits import Memory
 from relayd.intake.submission import RELAY, Completion, Manners, completed
 from relayd.intake.trace import LoopLimits, TraceField, loop, protocol_keyword
 from relayd.intake.transaction import Addressee, ContentFacts, Transaction, merge_notify
@@ -18,7 +19,7 @@ from relayd.mail.ident import ident_text
 from relayd.mail.log import MailLog
 from relayd.mail.message import Message, Record, State, Submission
 from relayd.mail.plan import Plan, Verdict
-from relayd.mail.reply import Reply, Severity
+from relayd.mail.reply import Reply
 from relayd.report.bounce import expand
 from relayd.rules.evaluate import Facts, evaluate
 from relayd.rules.header import edit_header
@@ -36,7 +37,11 @@ _TOO_MANY = Reply.of(452, "4.5.3", "Too many recipients")
 _NOT_VERIFIED = Reply.of(252, "2.5.0", "Cannot verify, but will take mail for it if the rules do")
 _NOT_OFFERED = Reply.of(502, "5.5.1", "Not offered")
 _LOGIN_FIRST = Reply.of(530, "5.7.0", "Authentication required")  # RFC 6409 section 4.3
-_TOO_MANY_REFUSALS = Reply.of(421, "4.7.0", "Too many refused recipients")
+_NO_MEMORY = Reply.of(452, "4.3.1", "Too much mail at once, try again later")
+_FREE = 65536  # octets of a header section that are not counted
+_FREE_RECIPIENTS = 64  # final ones of a transaction, likewise
+_RECIPIENT = 1024  # octets that one costs, about
+_MOST_TOLD = 100  # refusals of one session that have a line in the log; the rest is counted
 _HEADER_TOO_LARGE = Reply.of(552, "5.3.4", "Header section too large")
 
 
@@ -61,7 +66,6 @@ class ReceptionLimits:
     recipients: int = 1000  # RCPTs accepted
     destinations: int = 10_000  # final recipients after forwarding
     header_size: int = 1 << 20  # octets of the header section
-    refusals: int = 100  # RCPTs refused for good between two messages, then 421
     loop: LoopLimits = field(default_factory=LoopLimits)
 
 
@@ -76,6 +80,7 @@ class Premises:
     log: MailLog
     clock: Callable[[], float]  # seconds since the epoch
     limits: ReceptionLimits = field(default_factory=ReceptionLimits)
+    memory: Memory = field(default_factory=Memory)
     expanded: Callable[[Message, tuple[Recipient, ...]], None] = lambda message, aliases: None
     # ^ the sender asked to hear of success at these, which became several addresses
     untold: Callable[[Client, ReversePath, Mailbox, Plan, str], None] = lambda *decision: None
@@ -98,7 +103,6 @@ class Reception:
         self.client = client
         self.messages = 0  # accepted in this session
         self.refused = 0  # commands and contents refused
-        self._strikes = 0  # RCPTs refused for good since the last message
         self._premises = premises
         self._ruleset: Ruleset | None = None  # of the transaction: taken at MAIL
         self._transaction: Transaction | None = None
@@ -109,6 +113,7 @@ class Reception:
         self._completion: Completion | None = None
         self._eight_bit = False
         self._failure: Reply | None = None  # known before the end of content
+        self._held_header = self._held_recipients = 0  # octets of the memory that all share
         self._expected = False
         self._expect(soon=True)
 
@@ -130,6 +135,9 @@ class Reception:
             header.receive(data)
             if header.oversize:
                 self._fail(_HEADER_TOO_LARGE)
+                return
+            if header.size > _FREE and not self._hold_header(header.held):
+                self._fail(_NO_MEMORY)
                 return
         if self._completion is not None:
             data = self._completion.receive(data)
@@ -165,7 +173,6 @@ class Reception:
             premises.log.trouble("commit failed", error=repr(error))
             return self._refuse("end of content", _TROUBLE, repr(error))
         self.messages += 1
-        self._strikes = 0
         reply = Reply(250, 0, 0, (f"queued as {ident_text(message.ident)}",))
         # it is ours: whatever goes wrong from here on, the client hears so
         with contextlib.suppress(MemoryError):
@@ -184,12 +191,41 @@ class Reception:
             premises.log.trouble("after the commit", id=str(message), error=repr(error))
         return reply
 
+    def refuse(self, command: str, reply: Reply) -> None:
+        """Somebody else has refused this command: it counts, and is told, as one of ours."""
+        self._refuse(command, reply)
+
+    def leave(self) -> None:
+        """The session is over, or another client's: tell of the refusals that have no line."""
+        untold = self.refused - _MOST_TOLD
+        if untold > 0:
+            self._premises.log.refused(self.client, f"and {untold} more", "not told one by one")
+
     def rollback(self) -> None:
         """The transaction, if there is one, ends without a message."""
         if self._draft is not None:
             self._draft.rollback()
         self._expect(soon=False)
+        if self._held_header or self._held_recipients:
+            self._hold_header(0)
+            self._hold_recipients(0)
         self._draft = self._transaction = self._header = self._failure = self._completion = None
+
+    def _hold_header(self, octets: int) -> bool:
+        """The header section has so many, and where it is completed there are two of it."""
+        now = octets if self._completion is None else 2 * octets
+        if not self._premises.memory.change(self._held_header, now):
+            return False
+        self._held_header = now
+        return True
+
+    def _hold_recipients(self, recipients: int) -> bool:
+        """So many final recipients are remembered."""
+        now = recipients * _RECIPIENT
+        if not self._premises.memory.change(self._held_recipients, now):
+            return False
+        self._held_recipients = now
+        return True
 
     def _expect(self, *, soon: bool) -> None:
         """A new session, and then one with a transaction, is about to commit something."""
@@ -207,7 +243,7 @@ class Reception:
         """XCLIENT: another client speaks from now on, as in a session of its own."""
         self.rollback()
         self.client = client
-        self.messages = self.refused = self._strikes = 0
+        self.messages = self.refused = 0
 
     def logged_in(self, name: str) -> None:
         """AUTH succeeded."""
@@ -270,10 +306,12 @@ class Reception:
         if plan.verdict is Verdict.REFUSE:
             sender = transaction.envelope.reverse_path
             self._premises.untold(transaction.client, sender, mailbox, plan, self._ruleset.hash)
-            return self._strike(_rcpt_text(mailbox), plan.reply, _why(plan))
+            return self._refuse(_rcpt_text(mailbox), plan.reply, _why(plan))
         total = transaction.destinations + len(plan.destinations)
         if total > limits.destinations and transaction.recipients:
             return self._refuse(_rcpt_text(mailbox), _TOO_MANY, f"{total} final recipients")
+        if total > _FREE_RECIPIENTS and not self._hold_recipients(total):
+            return self._refuse(_rcpt_text(mailbox), _NO_MEMORY)
         transaction.add(Addressee(mailbox, params.orcpt, params.notify, plan))
         return plan.reply
 
@@ -374,7 +412,8 @@ class Reception:
         """The content cannot be taken: forget it, swallow the rest, say so at its end."""
         if self._draft is not None:
             self._draft.rollback()
-        self._draft = self._header = None
+        self._draft = self._header = self._completion = None
+        self._hold_header(0)
         self._failure = reply
 
     def _hand_over(self, message: Message, records: Sequence[Record]) -> None:
@@ -391,17 +430,10 @@ class Reception:
         """Trouble of our own is never the sender's fault (promise 4): 4xx."""
         return _FULL if isinstance(error, SpoolFull) else _TROUBLE
 
-    def _strike(self, command: str, reply: Reply, why: str) -> Reply:
-        """Refuse by rule. Whoever goes on and on is guessing mailboxes: 421 ends it."""
-        if reply.severity is Severity.PERMANENT:
-            self._strikes += 1
-            if self._strikes > self._premises.limits.refusals:
-                reply = _TOO_MANY_REFUSALS
-        return self._refuse(command, reply, why)
-
     def _refuse(self, command: str, reply: Reply, why: str = "") -> Reply:
         self.refused += 1
-        self._premises.log.refused(self.client, command, str(reply), why)
+        if self.refused <= _MOST_TOLD:
+            self._premises.log.refused(self.client, command, str(reply), why)
         return reply
 
 
