@@ -39,8 +39,8 @@ _NOT_OFFERED = Reply.of(502, "5.5.1", "Not offered")
 _LOGIN_FIRST = Reply.of(530, "5.7.0", "Authentication required")  # RFC 6409 section 4.3
 _NO_MEMORY = Reply.of(452, "4.3.1", "Too much mail at once, try again later")
 _FREE = 65536  # octets of a header section that are not counted
-_FREE_RECIPIENTS = 64  # final ones of a transaction, likewise
-_RECIPIENT = 1024  # octets that one costs, about
+_FREE_RECIPIENTS = 256  # final ones of a transaction, likewise
+_RECIPIENT = 700  # octets that one costs, about
 _MOST_TOLD = 100  # refusals of one session that have a line in the log; the rest is counted
 _HEADER_TOO_LARGE = Reply.of(552, "5.3.4", "Header section too large")
 

@@ -179,7 +179,7 @@ class Session(Protocol):
         """The peer says no more. What it has said is answered, and then it is over."""
         self._heard_out = True
         if self._vigil.phase is Phase.HANDSHAKE:
-            self._close(self._end)
+            self.abort()
         else:
             self._end_if_heard_out()
 
@@ -487,6 +487,8 @@ class Session(Protocol):
         # a producer left in place would keep a slow transport from ever closing
         self.transport.unregisterProducer()
         self.transport.loseConnection()
+        if self._heard_out:
+            self._wire.close_below()
         self._vigil.look()
 
     def _take_leave(self) -> None:
