@@ -8,10 +8,8 @@ connection watches a deadline that belongs to the phase, not to the last octet.
 from __future__ import annotations
 
 from dataclasses import replace
-from socket import MSG_PEEK
 
 from OpenSSL.SSL import Error as TlsError
-from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import (
     IDelayedCall,
     IHalfCloseableProtocol,
@@ -179,7 +177,7 @@ class Session(Protocol):
         """The peer says no more. What it has said is answered, and then it is over."""
         self._heard_out = True
         if self._vigil.phase is Phase.HANDSHAKE:
-            self.abort()
+            self._close("handshake failed: the connection ended")
         else:
             self._end_if_heard_out()
 
@@ -317,12 +315,12 @@ class Session(Protocol):
             self._flush()
 
     def _waiting(self) -> bytes:
-        """What the peer has sent that nobody has read yet, or as much of it as shows that."""
+        """What the peer has sent by now, taken from the transport."""
         if not ITCPTransport.providedBy(self.transport):
             return b""
         handle = self.transport.getHandle()
         try:
-            octets: bytes = handle.recv(1, MSG_PEEK)  # type: ignore[attr-defined]  # socket or TLS
+            octets: bytes = handle.recv(SIP)  # type: ignore[attr-defined]  # socket or TLS
         except (OSError, TlsError):
             return b""  # nothing, as it should be; or the end, of which we shall hear
         return octets
@@ -384,8 +382,15 @@ class Session(Protocol):
             self._server.answer(_NO_LOGIN)
             return
         self._vigil.enter(Phase.LOGIN)
-        said = Deferred.fromCoroutine(login.receive(event, self._reception.client))
-        said.addCallbacks(self._answer_login, self._login_failed)
+        spawn(self._hear_login(login, event), self._answer_failed)
+
+    async def _hear_login(self, login: Authentication, event: Auth | AuthResponse) -> None:
+        try:
+            said = await login.receive(event, self._reception.client)
+        except Exception as error:
+            self._login_failed(error)
+        else:
+            self._answer_login(said)
 
     def _answer_login(self, said: Said) -> None:
         if self._vigil.phase is not Phase.LOGIN:
@@ -398,8 +403,8 @@ class Session(Protocol):
             self._pump()
             self._regulate()
 
-    def _login_failed(self, failure: Failure) -> None:
-        self._failed(failure.value)
+    def _login_failed(self, error: Exception) -> None:
+        self._failed(error)
         if self._vigil.phase is Phase.LOGIN:
             self._vigil.phase = Phase.COMMAND
             self._dismiss(_BUG, "bug")

@@ -27,14 +27,24 @@ INNER = (
 class Secured:
     """A socket under TLS that may say goodbye and still listen, unlike ssl.SSLSocket."""
 
-    def __init__(self, below: socket.socket) -> None:
+    def __init__(self, below: socket.socket, first: bytes = b"") -> None:
         context = ssl.create_default_context()
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
         self.below = below
         self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._in, self._out)
-        self._until_done(self._tls.do_handshake)
+        while not self._done():
+            self._flush()
+            self._in.write(self.below.recv(65536))
+        self.sendall(first)  # in one piece with the last of the handshake
+
+    def _done(self) -> bool:
+        try:
+            self._tls.do_handshake()
+        except ssl.SSLWantReadError:
+            return False
+        return True
 
     def sendall(self, octets: bytes) -> None:
         self._tls.write(octets)
@@ -78,8 +88,8 @@ class Line:
         if first:
             self.socket.sendall(first)
 
-    def secure(self) -> None:
-        self.socket = Secured(self.socket)
+    def secure(self, first: bytes = b"") -> None:
+        self.socket = Secured(self.socket, first)
 
     def say(self, octets: bytes) -> bytes:
         """The reply to them, up to the end of its last line."""
@@ -214,6 +224,23 @@ class OutOfTurn(Scenario):
         line = Line(self.relay, port=self.balanced, first=PROXY + HELLO + ENVELOPE + CONTENT)
         self.assertRegex(line.rest(), rb"^421 4\.5\.0 [^\n]*\n\Z")
         self.assertEqual(self.relay.queue(), [])
+
+    def test_commands_before_the_greeting_under_tls(self) -> None:
+        chain, key = Authority().issue("gw.example.com").write(self.room("tls"), "gw")
+        port = free_port()
+        relay = self.relayd(
+            RULES,
+            name="secure",
+            settings=f"certificate {chain} key {key}\nlisten 127.0.0.1:{port} tls implicit\n",
+        )
+        line = Line(relay, port=port)
+        line.secure(HELLO + ENVELOPE + CONTENT)
+        self.assertRegex(line.rest(), rb"^421 4\.5\.0 [^\n]*\n\Z")
+        line = Line(relay, port=port)
+        line.secure()
+        self.assertEqual(line.say(b"")[:4], b"220 ")
+        self.assertEqual(line.say(HELLO)[:4], b"250-")
+        self.assertEqual(relay.queue(), [])
 
 
 class Floods(Scenario):
