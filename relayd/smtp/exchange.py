@@ -47,7 +47,7 @@ class Exchange:
         self.state = State.NEW
         self.errors = 0  # commands refused by the core
         self.allowance = _NO_END  # lines and pieces of content that may be read in this turn
-        self.in_doubt = False  # what comes may be meant for a command that was refused
+        self.doubted: Command | None = None  # was refused: what comes may be meant for it
         self.out_of_step = False  # ... and has come before the refusal was said
         self._refusals = 0  # weight of all since the last message
         self._idle = 0  # commands since then that brought none nearer
@@ -178,9 +178,9 @@ class Exchange:
             return Reply.of(421, "4.7.0", f"{self.hostname} Too many refused commands")
         return reply
 
-    def _doubt(self) -> None:
+    def _doubt(self, command: Command) -> None:
         """Refused was what would have changed the meaning of the octets behind it."""
-        self.in_doubt = True
+        self.doubted = command
         self.out_of_step = len(self._input) > 0
 
     def _idled(self) -> None:

@@ -33,7 +33,7 @@ class Receiving(Exchange):
             if self.state is State.RECEIVING:
                 self._read = self._read_data
             else:
-                self._doubt()  # a client that did not wait sends the content now
+                self._doubt(Command.DATA)  # a client that did not wait sends the content now
         elif reply.code >= 400:
             self._swallow = reply
         else:

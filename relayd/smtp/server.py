@@ -43,7 +43,7 @@ _FIELD = re.compile(rb"[!-9;-~]+[ \t]*:")
 # what no line of mail and no password begins with
 _SHOWN = re.compile(rb"MAIL FROM:|RCPT TO:|(?:EHLO|HELO) ", re.IGNORECASE)
 # accepted, these change what the octets behind them mean
-_TURNING = frozenset({b"DATA", b"AUTH", b"STARTTLS"})
+_TURNING = {b"DATA": Command.DATA, b"AUTH": Command.AUTH, b"STARTTLS": Command.STARTTLS}
 
 
 class Server(Receiving):
@@ -78,7 +78,7 @@ class Server(Receiving):
             if reply.code < 300:
                 self._recipients = 0
                 self._smtputf8 = event.params.smtputf8
-                self.in_doubt = False
+                self.doubted = None
             self._reply(reply, Command.MAIL)
         elif type(event) is Vrfy:
             self._write(reply)
@@ -87,14 +87,14 @@ class Server(Receiving):
             if self.state is State.HANDSHAKE:
                 self._input.clear()
             else:
-                self._doubt()
+                self._doubt(Command.STARTTLS)
         elif type(event) is XClient:
             self._answer_xclient(reply, event)
         else:
             self.authenticated = reply.code == 235
             self._reply(reply, Command.AUTH)
             # a name and a password may follow, but commands do where all was said in one line
-            self.in_doubt = reply.code >= 400
+            self.doubted = Command.AUTH if reply.code >= 400 else None
             self._read = self._read_login if self.state is State.LOGIN else self._read_command
 
     def tls_established(self) -> None:
@@ -108,7 +108,7 @@ class Server(Receiving):
         self._input.clear()
         self._events.clear()
         self._asked = None
-        self.in_doubt = False
+        self.doubted = None
         self._read = self._read_command
         self._reset_transaction()
 
@@ -121,7 +121,7 @@ class Server(Receiving):
         if self.state in IN_TRANSACTION:
             self._events.append(Rset())
         self._reset_transaction()
-        self.in_doubt = False
+        self.doubted = None
         self._reply(Reply.bare(250, first, *lines), Command.HELO)
 
     def _answer_xclient(self, reply: Reply, event: XClient) -> None:
@@ -166,14 +166,14 @@ class Server(Receiving):
             pass
         elif verb == b"BDAT":
             reply = self._no_size()
-        elif _FIELD.match(line) or (self.in_doubt and verb not in _COMMANDS):
-            # content, or a password: none of what follows may run, for it was not meant to
+        elif _FIELD.match(line) or (self.doubted is Command.DATA and verb not in _COMMANDS):
+            # content: none of what follows may run, for it was not meant to
             text = f"{self.hostname} This is not a command, and what follows may be none"
             reply = Reply.of(421, "4.5.0", text)
-        elif self.in_doubt and reply.code != 503:  # whose text quotes nothing
+        elif self.doubted is not None and reply.code != 503:  # whose text quotes nothing
             reply = Reply(reply.code, reply.subject, reply.detail, ("Command refused",))
         if verb in _TURNING:
-            self._doubt()
+            self._doubt(_TURNING[verb])
         return Refused(shown, self._write(reply))
 
     def _shown(self, verb: bytes, line: bytes, reply: Reply) -> str:
@@ -181,7 +181,8 @@ class Server(Receiving):
         too_long = reply is replies.LINE_TOO_LONG
         if verb not in _COMMANDS:
             return "unknown, too long" if too_long else f"unknown, {len(line)} octets"
-        if too_long or self.in_doubt or reply is replies.LINE_BROKEN or not _SHOWN.match(line):
+        broken = too_long or reply is replies.LINE_BROKEN
+        if broken or self.doubted is not None or not _SHOWN.match(line):
             return verb.decode("ascii")
         return printable(line[:200].decode("utf-8", "replace"), 200)
 
@@ -248,7 +249,7 @@ class Server(Receiving):
         _require_no_argument(argument)
         self._idled()
         self._reset_transaction()
-        self.in_doubt = False
+        self.doubted = None
         self._reply(replies.OK, Command.RSET)
         return Rset()
 
