@@ -8,8 +8,8 @@ connection watches a deadline that belongs to the phase, not to the last octet.
 from __future__ import annotations
 
 from dataclasses import replace
+from socket import socket
 
-from OpenSSL.SSL import Error as TlsError
 from twisted.internet.interfaces import (
     IDelayedCall,
     IHalfCloseableProtocol,
@@ -113,7 +113,7 @@ class Session(Protocol):
             if early:
                 self.transport.protocol.dataReceived(early)
         else:
-            self._greet(early or self._waiting())
+            self._greet(early or self._unread_yet())
 
     def dataReceived(self, data: bytes) -> None:
         """Octets from the peer, as many as there were."""
@@ -170,7 +170,7 @@ class Session(Protocol):
             self._offer_login()
         self._vigil.enter(Phase.COMMAND)
         if self._door.implicit:
-            self._greet(self._waiting())
+            self._greet(tls.early(self.transport.getHandle()))
         self._pump()
 
     def readConnectionLost(self) -> None:
@@ -314,16 +314,16 @@ class Session(Protocol):
             self._server.greet()
             self._flush()
 
-    def _waiting(self) -> bytes:
-        """What the peer has sent by now, taken from the transport."""
+    def _unread_yet(self) -> bytes:
+        """What waits in the socket, where there is one, taken from it."""
         if not ITCPTransport.providedBy(self.transport):
             return b""
-        handle = self.transport.getHandle()
+        connection = self.transport.getHandle()
+        assert isinstance(connection, socket)
         try:
-            octets: bytes = handle.recv(SIP)  # type: ignore[attr-defined]  # socket or TLS
-        except (OSError, TlsError):
+            return connection.recv(SIP)
+        except OSError:
             return b""  # nothing, as it should be; or the end, of which we shall hear
-        return octets
 
     def _commit(self) -> None:
         """The one thing worth waiting for."""

@@ -14,6 +14,8 @@ from zope.interface import implementer
 from relayd.tls.pair import CertificateError, Pair
 from relayd.tls.strength import DEFAULT_MINIMUM, server_context
 
+_EARLY = 65536  # octets; the session ends all the same
+
 Contexts = Mapping[str, SSL.Context]
 
 
@@ -68,6 +70,13 @@ class ServerTls:
         """What was negotiated, and the client's certificate as `fingerprints` has it."""
         tls = f"{connection.get_protocol_version_name()} {connection.get_cipher_name()}"
         return tls, fingerprints(connection.get_peer_certificate())
+
+    def early(self, connection: SSL.Connection) -> bytes:
+        """What the client has sent together with the end of the handshake."""
+        try:
+            return connection.recv(_EARLY)
+        except SSL.Error:
+            return b""
 
 
 class _Connection(SSL.Connection):

@@ -455,6 +455,9 @@ class FakeTls:
     def describe(self, _: object) -> tuple[str, str]:
         return "TLSv1.3 TLS_AES_256_GCM_SHA384", "aa bb"
 
+    def early(self, _: object) -> bytes:
+        return b""
+
 
 class StartTls(unittest.TestCase):
     """RFC 3207: nothing said in the clear counts once TLS stands."""
