@@ -191,10 +191,6 @@ class Reception:
             premises.log.trouble("after the commit", id=str(message), error=repr(error))
         return reply
 
-    def refuse(self, command: str, reply: Reply) -> None:
-        """Somebody else has refused this command: it counts, and is told, as one of ours."""
-        self._refuse(command, reply)
-
     def leave(self) -> None:
         """The session is over, or another client's: tell of the refusals that have no line."""
         untold = self.refused - _MOST_TOLD

@@ -416,7 +416,7 @@ class Session(Protocol):
         client = introduced(before, event)
         reply = house.admission.move(before.address, client.address)
         if reply is not None:
-            reception.refuse("XCLIENT", reply)
+            house.premises.log.refused(client, "XCLIENT", str(reply))
             return reply
         if reception.messages or reception.refused:
             self._log_session("xclient")
