@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.tcp import Connection
+from zope.interface import alsoProvides
 
 _LARGE = 32768  # octets that wait for nobody
 
@@ -40,10 +42,14 @@ class Wire:
         """Encrypt what is written from now on, with a connection that `creator` makes."""
         self.flush()
         transport = self._transport
+        protocol = getattr(transport, "protocol", None)
         transport.startTLS(creator)
         self.secure = True
         if isinstance(transport, Connection):
             tls: Any = transport.protocol
+            if IHalfCloseableProtocol.providedBy(protocol):
+                alsoProvides(tls, IHalfCloseableProtocol)
+                tls.readConnectionLost = protocol.readConnectionLost
             self._below = tls.transport
             tls.transport = _BelowTls(tls.transport, self)
 
@@ -63,6 +69,11 @@ class Wire:
         if self._held:
             held, self._held = self._held, b""
             self._send(held)
+
+    def close_below(self) -> None:
+        """Close what is below TLS, too: a peer that sends no more says no goodbye to wait for."""
+        if self.secure:
+            self._below.loseConnection()
 
     def _send(self, data: bytes) -> None:
         if self.at_once and self._transport.connected:

@@ -26,7 +26,7 @@ class BehindBalancer(Protocol):
     transport: Transport  # type: ignore[assignment]  # narrower than Twisted's
 
     def __init__(
-        self, house: House, balancer: Client, welcome: Callable[[Client], Protocol | None]
+        self, house: House, balancer: Client, welcome: Callable[[Client, bytes], Protocol | None]
     ) -> None:
         self._house = house
         self._balancer = balancer
@@ -81,15 +81,13 @@ class BehindBalancer(Protocol):
         client = self._balancer
         if header.source is not None:
             client = client.with_(address=header.source.address, port=header.source.port)
-        follower = self._welcome(client)
+        follower = self._welcome(client, rest)
         if follower is None:
             self.transport.loseConnection()
         else:
             # the reactor asks the transport for its protocol each time, and so does TLS
             self.transport.protocol = follower
             follower.makeConnection(self.transport)  # type: ignore[no-untyped-call]  # Twisted's
-            if rest:
-                self.transport.protocol.dataReceived(rest)
         self._leave()
 
     def _refuse(self, why: str) -> None:

@@ -17,6 +17,9 @@ class ServerSide(Protocol):
     def describe(self, connection: Any) -> tuple[str, str]:  # noqa: ANN401
         """The facts of a pyOpenSSL connection: protocol and cipher, and client certificate."""
 
+    def early(self, connection: Any) -> bytes:  # noqa: ANN401
+        """What the client has sent together with the end of the handshake."""
+
 
 def _nobody(address: str) -> bool:
     return False

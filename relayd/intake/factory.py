@@ -53,7 +53,7 @@ class SessionFactory(Factory):
             return BehindBalancer(self._house, peer, self._welcome)
         return self._welcome(peer)
 
-    def _welcome(self, client: Client) -> Protocol | None:
+    def _welcome(self, client: Client, early: bytes = b"") -> Protocol | None:
         house = self._house
         if house.door(self._listener).shut:
             house.premises.log.refused(client, "connection", "closed", "no certificate to serve")
@@ -66,4 +66,4 @@ class SessionFactory(Factory):
         if house.admission.stressed and not stressed:
             house.premises.log.notice("stress mode", sessions=house.admission.in_all)
             house.tighten()
-        return Session(house, client)
+        return Session(house, client, early)

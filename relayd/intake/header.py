@@ -42,6 +42,11 @@ class HeaderSection:
         """The section is longer than the limit; the rest of it was not looked at."""
         return self.size > self._limit
 
+    @property
+    def held(self) -> int:
+        """Octets in memory by now."""
+        return len(self._buffer) + len(self.octets)
+
     def receive(self, chunk: bytes) -> None:
         """Content as it comes, in any pieces; to be called until `complete`."""
         if self.size == 0:

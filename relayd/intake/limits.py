@@ -55,6 +55,24 @@ STRESSED = Deadlines(
 )
 
 
+class Memory:
+    """Octets that the sessions of this process hold beyond the little that each has anyway.
+
+    It is peers who decide how much that is and for how long, so all of them share one bound.
+    """
+
+    def __init__(self, most: int = 16 << 20) -> None:
+        self.most = most
+        self.held = 0
+
+    def change(self, before: int, now: int) -> bool:
+        """Somebody holds `now` octets instead of `before`; False: there is no room for them."""
+        if now > before and self.held + now - before > self.most:
+            return False
+        self.held += now - before
+        return True
+
+
 def client_key(address: str) -> str:
     """What is counted as one client: an IPv4 address, or the /64 an IPv6 host chooses from."""
     if ":" not in address:

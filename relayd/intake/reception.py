@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from relayd.intake.header import HeaderSection
-from relayd.intake.limits import client_key
+from relayd.intake.limits import Memory, client_key
 from relayd.intake.submission import RELAY, Completion, Manners, completed
 from relayd.intake.trace import LoopLimits, TraceField, loop, protocol_keyword
 from relayd.intake.transaction import Addressee, ContentFacts, Transaction, merge_notify
@@ -20,7 +20,7 @@ from relayd.mail.ident import ident_text
 from relayd.mail.log import MailLog
 from relayd.mail.message import Message, Record, State, Submission
 from relayd.mail.plan import Plan, Verdict
-from relayd.mail.reply import Reply, Severity
+from relayd.mail.reply import Reply
 from relayd.report.bounce import expand
 from relayd.report.wishes import STRANGERS, TRUSTED, Wishes
 from relayd.rules.evaluate import Facts, evaluate
@@ -40,8 +40,12 @@ _TOO_MANY = Reply.of(452, "4.5.3", "Too many recipients")
 _NOT_VERIFIED = Reply.of(252, "2.5.0", "Cannot verify, but will take mail for it if the rules do")
 _NOT_OFFERED = Reply.of(502, "5.5.1", "Not offered")
 _LOGIN_FIRST = Reply.of(530, "5.7.0", "Authentication required")  # RFC 6409 section 4.3
-_TOO_MANY_REFUSALS = Reply.of(421, "4.7.0", "Too many refused recipients")
 _TOO_MANY_HASHES = Reply.of(450, "4.7.1", "Too many wrong SRS addresses, try again later")
+_NO_MEMORY = Reply.of(452, "4.3.1", "Too much mail at once, try again later")
+_FREE = 65536  # octets of a header section that are not counted
+_FREE_RECIPIENTS = 256  # final ones of a transaction, likewise
+_RECIPIENT = 700  # octets that one costs, about
+_MOST_TOLD = 100  # refusals of one session that have a line in the log; the rest is counted
 _HEADER_TOO_LARGE = Reply.of(552, "5.3.4", "Header section too large")
 
 
@@ -66,7 +70,6 @@ class ReceptionLimits:
     recipients: int = 1000  # RCPTs accepted
     destinations: int = 10_000  # final recipients after forwarding
     header_size: int = 1 << 20  # octets of the header section
-    refusals: int = 100  # RCPTs refused for good between two messages, then 421
     loop: LoopLimits = field(default_factory=LoopLimits)
 
 
@@ -81,6 +84,7 @@ class Premises:
     log: MailLog
     clock: Callable[[], float]  # seconds since the epoch
     limits: ReceptionLimits = field(default_factory=ReceptionLimits)
+    memory: Memory = field(default_factory=Memory)
     expanded: Callable[[Message, tuple[Recipient, ...]], None] = lambda message, aliases: None
     # ^ the sender asked to hear of success at these, which became several addresses
     untold: Callable[[Client, ReversePath, Mailbox, Plan, str], None] = lambda *decision: None
@@ -106,7 +110,6 @@ class Reception:
         self.client = client
         self.messages = 0  # accepted in this session
         self.refused = 0  # commands and contents refused
-        self._strikes = 0  # RCPTs refused for good since the last message
         self._premises = premises
         self._ruleset: Ruleset | None = None  # of the transaction: taken at MAIL
         self._transaction: Transaction | None = None
@@ -119,6 +122,7 @@ class Reception:
         self._failure: Reply | None = None  # known before the end of content
         self._wishes = STRANGERS
         self._wishing: tuple[Ruleset, Client] | None = None  # whose `_wishes` are
+        self._held_header = self._held_recipients = 0  # octets of the memory that all share
         self._expected = False
         self._expect(soon=True)
 
@@ -140,6 +144,9 @@ class Reception:
             header.receive(data)
             if header.oversize:
                 self._fail(_HEADER_TOO_LARGE)
+                return
+            if header.size > _FREE and not self._hold_header(header.held):
+                self._fail(_NO_MEMORY)
                 return
         if self._completion is not None:
             data = self._completion.receive(data)
@@ -175,7 +182,6 @@ class Reception:
             premises.log.trouble("commit failed", error=repr(error))
             return self._refuse("end of content", _TROUBLE, repr(error))
         self.messages += 1
-        self._strikes = 0
         reply = Reply(250, 0, 0, (f"queued as {ident_text(message.ident)}",))
         # it is ours: whatever goes wrong from here on, the client hears so
         with contextlib.suppress(MemoryError):
@@ -194,12 +200,37 @@ class Reception:
             premises.log.trouble("after the commit", id=str(message), error=repr(error))
         return reply
 
+    def leave(self) -> None:
+        """The session is over, or another client's: tell of the refusals that have no line."""
+        untold = self.refused - _MOST_TOLD
+        if untold > 0:
+            self._premises.log.refused(self.client, f"and {untold} more", "not told one by one")
+
     def rollback(self) -> None:
         """The transaction, if there is one, ends without a message."""
         if self._draft is not None:
             self._draft.rollback()
         self._expect(soon=False)
+        if self._held_header or self._held_recipients:
+            self._hold_header(0)
+            self._hold_recipients(0)
         self._draft = self._transaction = self._header = self._failure = self._completion = None
+
+    def _hold_header(self, octets: int) -> bool:
+        """The header section has so many, and where it is completed there are two of it."""
+        now = octets if self._completion is None else 2 * octets
+        if not self._premises.memory.change(self._held_header, now):
+            return False
+        self._held_header = now
+        return True
+
+    def _hold_recipients(self, recipients: int) -> bool:
+        """So many final recipients are remembered."""
+        now = recipients * _RECIPIENT
+        if not self._premises.memory.change(self._held_recipients, now):
+            return False
+        self._held_recipients = now
+        return True
 
     def _expect(self, *, soon: bool) -> None:
         """A new session, and then one with a transaction, is about to commit something."""
@@ -217,7 +248,7 @@ class Reception:
         """XCLIENT: another client speaks from now on, as in a session of its own."""
         self.rollback()
         self.client = client
-        self.messages = self.refused = self._strikes = 0
+        self.messages = self.refused = 0
 
     def logged_in(self, name: str) -> None:
         """AUTH succeeded."""
@@ -281,7 +312,7 @@ class Reception:
         srs, pace = self._ruleset.srs, self._premises.pace
         guessable = pace if srs is not None and srs.holds(mailbox) else None
         if guessable is not None and guessable.guesses_hashes(client_key(self.client.address)):
-            return self._strike(_rcpt_text(mailbox), _TOO_MANY_HASHES, "guesses at SRS addresses")
+            return self._refuse(_rcpt_text(mailbox), _TOO_MANY_HASHES, "guesses at SRS addresses")
         plan = self._premises.decide(
             self._ruleset,
             Facts(
@@ -296,10 +327,12 @@ class Reception:
                 guessable.wrong_hash(client_key(self.client.address))
             sender = transaction.envelope.reverse_path
             self._premises.untold(transaction.client, sender, mailbox, plan, self._ruleset.hash)
-            return self._strike(_rcpt_text(mailbox), plan.reply, _why(plan))
+            return self._refuse(_rcpt_text(mailbox), plan.reply, _why(plan))
         total = transaction.destinations + len(plan.destinations)
         if total > limits.destinations and transaction.recipients:
             return self._refuse(_rcpt_text(mailbox), _TOO_MANY, f"{total} final recipients")
+        if total > _FREE_RECIPIENTS and not self._hold_recipients(total):
+            return self._refuse(_rcpt_text(mailbox), _NO_MEMORY)
         transaction.add(Addressee(mailbox, params.orcpt, notify, plan))
         return plan.reply
 
@@ -400,7 +433,8 @@ class Reception:
         """The content cannot be taken: forget it, swallow the rest, say so at its end."""
         if self._draft is not None:
             self._draft.rollback()
-        self._draft = self._header = None
+        self._draft = self._header = self._completion = None
+        self._hold_header(0)
         self._failure = reply
 
     def _hand_over(self, message: Message, records: Sequence[Record]) -> None:
@@ -417,17 +451,10 @@ class Reception:
         """Trouble of our own is never the sender's fault (promise 4): 4xx."""
         return _FULL if isinstance(error, SpoolFull) else _TROUBLE
 
-    def _strike(self, command: str, reply: Reply, why: str) -> Reply:
-        """Refuse by rule. Whoever goes on and on is guessing mailboxes: 421 ends it."""
-        if reply.severity is Severity.PERMANENT or reply is _TOO_MANY_HASHES:
-            self._strikes += 1
-            if self._strikes > self._premises.limits.refusals:
-                reply = _TOO_MANY_REFUSALS
-        return self._refuse(command, reply, why)
-
     def _refuse(self, command: str, reply: Reply, why: str = "") -> Reply:
         self.refused += 1
-        self._premises.log.refused(self.client, command, str(reply), why)
+        if self.refused <= _MOST_TOLD:
+            self._premises.log.refused(self.client, command, str(reply), why)
         return reply
 
 

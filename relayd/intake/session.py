@@ -8,9 +8,11 @@ connection watches a deadline that belongs to the phase, not to the last octet.
 from __future__ import annotations
 
 from dataclasses import replace
+from socket import socket
 
-from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import (
+    IDelayedCall,
+    IHalfCloseableProtocol,
     IHandshakeListener,
     IPushProducer,
     ITCPTransport,
@@ -45,22 +47,36 @@ from relayd.wire import Wire
 SIP = 65536  # octets of one read, as Twisted has it
 GULP = 4 * SIP  # ... while content comes faster than that
 HIGH_WATER = SIP  # octets of input held back
+TURN = 64  # lines and pieces of content read in one turn of the reactor; then others have theirs
 
 _READY_FOR_TLS = Reply.of(220, "2.0.0", "Ready to start TLS")
 _NO_LOGIN = Reply.of(502, "5.5.1", "Not offered")
 _BUG = Reply.of(421, "4.3.0", "Local trouble, try again later")
 # between DATA or the first BDAT and the end of the content, or of what is swallowed instead
 _CONTENT = frozenset({State.RECEIVING, State.CHUNKING, State.SPOILED})
+_LISTENING = frozenset({Phase.COMMAND, Phase.CONTENT})
 
 
-@implementer(IPushProducer, IHandshakeListener)
+def _place(error: BaseException | None) -> str:
+    """Where it was raised: the file, and the line."""
+    if error is None or error.__traceback__ is None:
+        return "unknown"
+    trace = error.__traceback__
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    code = trace.tb_frame.f_code
+    return f"{'/'.join(code.co_filename.split('/')[-2:])}:{trace.tb_lineno}"
+
+
+@implementer(IPushProducer, IHandshakeListener, IHalfCloseableProtocol)
 class Session(Protocol):
     """One connection from greeting to close."""
 
     transport: Transport  # type: ignore[assignment]  # narrower than Twisted's
 
-    def __init__(self, house: House, client: Client) -> None:
+    def __init__(self, house: House, client: Client, early: bytes = b"") -> None:
         self._house = house
+        self._early = early  # what was there before the session
         self._door = house.door(client.listener)
         self._server = house.make_server(client.listener)
         self._reception = Reception(house.premises, client)
@@ -77,6 +93,8 @@ class Session(Protocol):
         self._pumping = False
         self._unread = False  # our replies pile up: the peer does not take them
         self._paused = False
+        self._heard_out = False  # the peer has shut its sending side
+        self._next_turn: IDelayedCall | None = None  # there is more to read than one turn's share
 
     # -- Twisted's side --------------------------------------------------------------------------
 
@@ -89,11 +107,13 @@ class Session(Protocol):
         self._house.count(1)
         self.transport.registerProducer(self, True)
         self._vigil.begin()
+        early, self._early = self._early, b""
         if self._door.implicit:
             self._start_tls()
+            if early:
+                self.transport.protocol.dataReceived(early)
         else:
-            self._server.greet()
-            self._flush()
+            self._greet(early or self._unread_yet())
 
     def dataReceived(self, data: bytes) -> None:
         """Octets from the peer, as many as there were."""
@@ -118,6 +138,9 @@ class Session(Protocol):
             self._login.abandon()
         self._reception.rollback()
         self._vigil.end()
+        if self._next_turn is not None:
+            self._next_turn.cancel()
+            self._next_turn = None
         house = self._house
         house.sessions.discard(self)
         house.admission.leave(self._reception.client.address)
@@ -126,6 +149,7 @@ class Session(Protocol):
             house.on_empty()
 
     def _log_session(self, end: str) -> None:
+        self._reception.leave()
         self._house.premises.log.session(
             self._reception.client,
             messages=self._reception.messages,
@@ -146,8 +170,19 @@ class Session(Protocol):
             self._offer_login()
         self._vigil.enter(Phase.COMMAND)
         if self._door.implicit:
-            self._server.greet()
+            self._greet(tls.early(self.transport.getHandle()))
         self._pump()
+
+    def readConnectionLost(self) -> None:
+        """The peer says no more. What it has said is answered, and then it is over."""
+        self._heard_out = True
+        if self._vigil.phase is Phase.HANDSHAKE:
+            self._close("handshake failed: the connection ended")
+        else:
+            self._end_if_heard_out()
+
+    def writeConnectionLost(self) -> None:
+        """It was not us: nobody shuts our sending side alone."""
 
     def pauseProducing(self) -> None:
         """Our replies pile up: do not make more of them."""
@@ -204,13 +239,14 @@ class Session(Protocol):
 
     def _pump(self) -> None:
         """Answer what has arrived, up to a commit, the end of input, or a peer that won't read."""
-        if self._pumping:
+        if self._pumping or self._next_turn is not None:
             return
         self._pumping = True
+        self._server.allowance = TURN
         try:
             self._answer_all()
         except Exception as error:
-            self._house.premises.log.trouble("session failed", error=repr(error))
+            self._failed(error)
             self._dismiss(_BUG, "bug")
         finally:
             self._pumping = False
@@ -244,8 +280,50 @@ class Session(Protocol):
                     server.answer(reply)
                 elif type(event) is Quit:
                     self._end = "quit"
+                if server.out_of_step:
+                    self._dismiss(server.too_early(), "synchronisation")
         self._flush()
         self._dismiss_at_rest()
+        if server.allowance <= 0 and self._vigil.phase in _LISTENING:
+            self._next_turn = self._house.reactor.callLater(0, self._take_turn)
+        self._end_if_heard_out()
+
+    def _take_turn(self) -> None:
+        """Go on with what was left when others had their turn."""
+        self._next_turn = None
+        if not self._unread:
+            self._pump()
+            self._regulate()
+
+    def _end_if_heard_out(self) -> None:
+        """Nothing more will come, and all that came is answered."""
+        if (
+            self._heard_out
+            and not self._unread
+            and self._next_turn is None
+            and self._vigil.phase in _LISTENING
+        ):
+            self._reception.rollback()
+            self._close(self._end)
+
+    def _greet(self, early: bytes) -> None:
+        """Say 220; or 421 to who has spoken by now (RFC 5321 section 4.3.1)."""
+        if early:
+            self._dismiss(self._server.too_early(), "synchronisation")
+        else:
+            self._server.greet()
+            self._flush()
+
+    def _unread_yet(self) -> bytes:
+        """What waits in the socket, where there is one, taken from it."""
+        if not ITCPTransport.providedBy(self.transport):
+            return b""
+        connection = self.transport.getHandle()
+        assert isinstance(connection, socket)
+        try:
+            return connection.recv(SIP)
+        except OSError:
+            return b""  # nothing, as it should be; or the end, of which we shall hear
 
     def _commit(self) -> None:
         """The one thing worth waiting for."""
@@ -272,15 +350,21 @@ class Session(Protocol):
             self._pump()
             self._regulate()
 
+    def _failed(self, error: BaseException | None) -> None:
+        """A bug, for the log: its name and place, for its words may hold the peer's secrets."""
+        self._house.premises.log.trouble(
+            "session failed", error=type(error).__name__, at=_place(error)
+        )
+
     def _commit_failed(self, error: Exception) -> None:
-        self._house.premises.log.trouble("session failed", error=repr(error))
+        self._failed(error)
         if self._vigil.phase is Phase.COMMIT:
             self._vigil.phase = Phase.COMMAND
             self._dismiss(_BUG, "bug")
 
     def _answer_failed(self, failure: Failure) -> None:
         """Better no word than a wrong one: the message may be ours."""
-        self._house.premises.log.trouble("session failed", error=repr(failure.value))
+        self._failed(failure.value)
         self.abort()
 
     def _offer_login(self) -> None:
@@ -298,8 +382,15 @@ class Session(Protocol):
             self._server.answer(_NO_LOGIN)
             return
         self._vigil.enter(Phase.LOGIN)
-        said = Deferred.fromCoroutine(login.receive(event, self._reception.client))
-        said.addCallbacks(self._answer_login, self._login_failed)
+        spawn(self._hear_login(login, event), self._answer_failed)
+
+    async def _hear_login(self, login: Authentication, event: Auth | AuthResponse) -> None:
+        try:
+            said = await login.receive(event, self._reception.client)
+        except Exception as error:
+            self._login_failed(error)
+        else:
+            self._answer_login(said)
 
     def _answer_login(self, said: Said) -> None:
         if self._vigil.phase is not Phase.LOGIN:
@@ -312,8 +403,8 @@ class Session(Protocol):
             self._pump()
             self._regulate()
 
-    def _login_failed(self, failure: Failure) -> None:
-        self._house.premises.log.trouble("session failed", error=repr(failure.value))
+    def _login_failed(self, error: Exception) -> None:
+        self._failed(error)
         if self._vigil.phase is Phase.LOGIN:
             self._vigil.phase = Phase.COMMAND
             self._dismiss(_BUG, "bug")
@@ -360,7 +451,8 @@ class Session(Protocol):
     def _regulate(self) -> None:
         """Stop reading while input waits for a commit, or our replies for the peer."""
         pause = self._unread or self._server.buffered > HIGH_WATER
-        if pause is not self._paused and self._vigil.phase is not Phase.CLOSING:
+        closing = self._vigil.phase is Phase.CLOSING
+        if pause is not self._paused and not closing and not self._heard_out:
             self._paused = pause
             if pause:
                 self.transport.pauseProducing()
@@ -400,6 +492,8 @@ class Session(Protocol):
         # a producer left in place would keep a slow transport from ever closing
         self.transport.unregisterProducer()
         self.transport.loseConnection()
+        if self._heard_out:
+            self._wire.close_below()
         self._vigil.look()
 
     def _take_leave(self) -> None:

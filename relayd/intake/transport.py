@@ -40,4 +40,4 @@ class Transport(Protocol):
         """Tell it no more."""
 
     def getHandle(self) -> object:
-        """The connection under TLS."""
+        """The socket; under TLS, the connection of pyOpenSSL."""

@@ -121,14 +121,14 @@ class Auth(NeedsVerdict):
     """AUTH, only under TLS and when offered. Answer 235, 334 with a challenge, or refuse."""
 
     mechanism: str  # upper-case
-    initial: bytes | None  # decoded initial response
+    initial: bytes | None = field(repr=False)  # decoded initial response
 
 
 @dataclass(frozen=True, slots=True)
 class AuthResponse(NeedsVerdict):
     """The decoded line after a 334; None when the client cancelled with `*` (answer 501)."""
 
-    response: bytes | None
+    response: bytes | None = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +153,7 @@ class Quit:
 class Refused:
     """For the log: the core itself refused a command (syntax, order, limits)."""
 
-    command: str  # the peer's line, made printable and short, without AUTH's secrets
+    command: str  # the verb, or its size; whole only where it can hold nothing private
     reply: Reply
 
 

@@ -6,9 +6,9 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from relayd.mail.reply import Reply, printable
+from relayd.mail.reply import Reply
 from relayd.smtp import replies
-from relayd.smtp.events import EndOfContent, Event, Refused
+from relayd.smtp.events import EndOfContent, Event
 from relayd.smtp.extensions import Offer
 from relayd.smtp.framing import Lines
 from relayd.smtp.grammar import RemoteProtocolError
@@ -22,8 +22,13 @@ class Limits:
     line: int = 2048  # octets of a command line with its CRLF
     recipients: int = 1000  # accepted ones of one transaction (RFC 5321 section 4.5.3.1.8)
     errors: int = 20  # commands that the core refused; the next one hears 421
+    refusals: int = 100  # of every kind between two messages, a 4xx being a hundredth of one
+    idle: int = 100  # commands between two messages that bring none nearer
     normalise: bool = False  # mend bare CR, bare LF and NUL in content instead of refusing it
 
+
+_TRANSIENT, _PERMANENT = 1, 100  # what a refusal weighs: our own trouble cuts off nobody soon
+_NO_END = 1 << 62
 
 _DEAF = frozenset({State.NEW, State.HANDSHAKE, State.CLOSED})
 
@@ -40,7 +45,12 @@ class Exchange:
         self.limits = limits
         self.offer = offer
         self.state = State.NEW
-        self.errors = 0  # commands refused by the core; the rim may count its own into it
+        self.errors = 0  # commands refused by the core
+        self.allowance = _NO_END  # lines and pieces of content that may be read in this turn
+        self.doubted: Command | None = None  # was refused: what comes may be meant for it
+        self.out_of_step = False  # ... and has come before the refusal was said
+        self._refusals = 0  # weight of all since the last message
+        self._idle = 0  # commands since then that brought none nearer
         self.tls = False
         self.authenticated = False
         self._introduced = False  # by XCLIENT in the clear
@@ -80,6 +90,10 @@ class Exchange:
         """Open the session with 220, or with a refusal: 421 closes it, 554 waits for QUIT."""
         self._reply(reply or self.greeting, Command.GREET)
 
+    def too_early(self) -> Reply:
+        """Why the session ends, to who did not wait where he must (RFC 2920 section 3.1)."""
+        return Reply.of(421, "4.5.0", f"{self.hostname} You must wait for answers")
+
     def receive_data(self, data: bytes) -> None:
         """Take in what the client sent."""
         if self.state is State.CLOSED or self.state is State.HANDSHAKE:
@@ -92,6 +106,9 @@ class Exchange:
         if self._events:
             return self._next_queued()
         while not self._hungry and self._asked is None and self.state not in _DEAF:
+            if self.allowance <= 0:
+                return None
+            self.allowance -= 1
             event = self._read()
             if event is not None:
                 return event
@@ -126,10 +143,14 @@ class Exchange:
     def _read_command(self) -> Event | None:
         raise NotImplementedError
 
-    def _write(self, reply: Reply) -> None:
+    def _write(self, reply: Reply) -> Reply:
+        """Say it; or what refused too often hears instead, which is returned."""
+        if reply.code >= 400:
+            reply = self._weighed(reply)
         self._output.append(replies.encode(reply, smtputf8=self._smtputf8))
         if reply.code == 421:
             self._close()
+        return reply
 
     def _reply(self, reply: Reply, command: Command) -> None:
         self._write(reply)
@@ -142,13 +163,6 @@ class Exchange:
         self._asked = None
         self._input.clear()
 
-    def _refuse(self, line: bytes, reply: Reply) -> Event:
-        """Answer a command that the core itself refuses, and count it."""
-        reply = self._counted(reply)
-        self._write(reply)
-        shown = b"AUTH" if line[:4].upper() == b"AUTH" else line[:200]
-        return Refused(printable(shown.decode("utf-8", "replace"), 200), reply)
-
     def _counted(self, reply: Reply) -> Reply:
         """The same reply, or 421 when there have been too many errors."""
         if reply.code >= 500:
@@ -156,6 +170,29 @@ class Exchange:
             if self.errors > self.limits.errors:
                 return Reply.of(421, "4.7.0", f"{self.hostname} Too many errors")
         return reply
+
+    def _weighed(self, reply: Reply) -> Reply:
+        """The same refusal, whoever decided it, or 421 when there have been too many."""
+        self._refusals += _PERMANENT if reply.code >= 500 else _TRANSIENT
+        if self._refusals > self.limits.refusals * _PERMANENT:
+            return Reply.of(421, "4.7.0", f"{self.hostname} Too many refused commands")
+        return reply
+
+    def _doubt(self, command: Command) -> None:
+        """Refused was what would have changed the meaning of the octets behind it."""
+        self.doubted = command
+        self.out_of_step = len(self._input) > 0
+
+    def _idled(self) -> None:
+        """A command that brings no message nearer; of these, too, there are only so many."""
+        self._idle += 1
+        if self._idle > self.limits.idle:
+            text = f"{self.hostname} Too many commands without a message"
+            raise RemoteProtocolError(Reply.of(421, "4.7.0", text))
+
+    def _got_on(self) -> None:
+        """A message was taken."""
+        self._refusals = self._idle = 0
 
     def _require(self, command: Command) -> None:
         if (self.state, command) not in ALLOWED:

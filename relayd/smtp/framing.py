@@ -9,6 +9,7 @@ _END = b"\r\n.\r\n"
 _OFFENCE = re.compile(rb"\r(?!\n)|(?<!\r)\n|\0")
 _LINE_WITH_DOT = re.compile(rb"\r\n\.")  # twice as fast as `in` and `find` on lines of mail
 _CR, _LF, _DOT = b"\r\n."
+_BEGINNING = 80  # octets that are kept of a line too long: the longest field name has 77
 
 
 def _dotted(data: bytes) -> re.Match[bytes] | None:
@@ -20,17 +21,26 @@ def _dotted(data: bytes) -> re.Match[bytes] | None:
     return None if dot < 0 else _LINE_WITH_DOT.search(data, max(dot - 2, 0))
 
 
+class LineTooLong(ValueError):  # noqa: N818  a condition, not a mistake
+    """A command line beyond its limit; `beginning` is what is known of it."""
+
+    def __init__(self, beginning: bytes) -> None:
+        super().__init__("line too long")
+        self.beginning = beginning
+
+
 class Lines:
     """Cuts input into command lines, and holds what is not yet used.
 
     Only CRLF ends a line. Two peers that disagree about a bare LF are how mail is smuggled.
     """
 
-    __slots__ = ("_skipping", "at", "data")
+    __slots__ = ("_beginning", "_skipping", "at", "data")
 
     def __init__(self) -> None:
         self.data = b""
         self.at = 0  # everything before is used up
+        self._beginning = b""  # of the line that was too long
         self._skipping = False  # inside a line that was too long
 
     def __len__(self) -> int:
@@ -47,7 +57,7 @@ class Lines:
         self.data, self.at, self._skipping = b"", 0, False
 
     def line(self, limit: int) -> bytes | None:
-        """The next line without its CRLF; None: more is needed. ValueError: longer than `limit`.
+        """The next line without its CRLF; None: more is needed. LineTooLong: beyond `limit`.
 
         A line too long is used up whole before it is reported, and never held whole.
         """
@@ -55,12 +65,15 @@ class Lines:
         end = data.find(b"\r\n", at)
         if end >= 0:
             self.at = end + 2
-            if self._skipping or end + 2 - at > limit:
+            if self._skipping:
                 self._skipping = False
-                raise ValueError
+                raise LineTooLong(self._beginning)
+            if end + 2 - at > limit:
+                raise LineTooLong(data[at : at + _BEGINNING])
             return data[at:end]
-        if len(data) - at > limit:
+        if len(data) - at > limit and not self._skipping:
             self._skipping = True
+            self._beginning = data[at : at + _BEGINNING]
         if self._skipping:
             self.data = data[-1:] if data.endswith(b"\r") else b""
             self.at = 0

@@ -24,6 +24,8 @@ _KEYWORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9\-]*\Z")
 _VALUE = re.compile(r"[\x21-\x3c\x3e-\x7e\u0080-\U0010ffff]+\Z")
 # size-value = 1*20DIGIT
 _SIZE = re.compile(r"[0-9]{1,20}\Z")
+# chunk-size [ SP "LAST" ]; int() has a limit of its own, far beyond what any line holds by default
+_CHUNK = re.compile(rb" *([0-9]{1,2000})(?: +(LAST))? *\Z", re.IGNORECASE)
 # addr-type = atom
 _ADDRESS_TYPE = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\-]+\Z")
 
@@ -288,12 +290,8 @@ def parse_bdat(argument: bytes) -> tuple[int, bool] | None:
     The number may be as large as the line allows: it must be counted down even when it is
     far too large, for what follows is content and not commands.
     """
-    words = argument.split()
-    if not words or not words[0].isdigit() or len(words) > 2:
-        return None
-    if len(words) == 2 and words[1].upper() != b"LAST":
-        return None
-    return int(words[0]), len(words) == 2
+    match = _CHUNK.match(argument)
+    return None if match is None else (int(match[1]), match[2] is not None)
 
 
 def parse_auth(argument: bytes) -> tuple[str, bytes | None]:
@@ -307,8 +305,11 @@ def parse_auth(argument: bytes) -> tuple[str, bytes | None]:
 
 
 def parse_base64(line: bytes) -> bytes:
-    """A line of SASL."""
+    """A line of SASL, in the one spelling that its octets have (RFC 4648 section 3.5)."""
     try:
-        return base64.b64decode(line, validate=True)
+        octets = base64.b64decode(line, validate=True)
     except binascii.Error:
         raise _bad("5.5.2", "Not base64") from None
+    if base64.b64encode(octets) != line:  # the decoder overlooks needless padding
+        raise _bad("5.5.2", "Not base64")
+    return octets

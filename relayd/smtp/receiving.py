@@ -32,6 +32,8 @@ class Receiving(Exchange):
             self._reply(reply, Command.DATA)
             if self.state is State.RECEIVING:
                 self._read = self._read_data
+            else:
+                self._doubt(Command.DATA)  # a client that did not wait sends the content now
         elif reply.code >= 400:
             self._swallow = reply
         else:

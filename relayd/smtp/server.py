@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
@@ -18,6 +19,7 @@ from relayd.smtp.events import (
     Mail,
     Quit,
     Rcpt,
+    Refused,
     Rset,
     StartTls,
     Vrfy,
@@ -25,6 +27,7 @@ from relayd.smtp.events import (
 )
 from relayd.smtp.exchange import Limits, out_of_order
 from relayd.smtp.extensions import Offer, ehlo_lines, mail_keywords, rcpt_keywords
+from relayd.smtp.framing import LineTooLong
 from relayd.smtp.grammar import RemoteProtocolError
 from relayd.smtp.receiving import Receiving
 from relayd.smtp.state import IN_TRANSACTION, MOVES, Command, State
@@ -33,6 +36,14 @@ from relayd.smtp.xclient import parse_xclient
 __all__ = ["Limits", "Offer", "Server"]
 
 MAX_AUTH_LINE = 12288  # octets, RFC 4954 section 4
+
+_VERB = re.compile(rb"[\s\0]*([A-Za-z]*)")  # whatever stands before it, and whatever ends it
+# a field of a header section (RFC 5322 section 2.2), with what is obsolete about it (4.5)
+_FIELD = re.compile(rb"[!-9;-~]+[ \t]*:")
+# what no line of mail and no password begins with
+_SHOWN = re.compile(rb"MAIL FROM:|RCPT TO:|(?:EHLO|HELO) ", re.IGNORECASE)
+# accepted, these change what the octets behind them mean
+_TURNING = {b"DATA": Command.DATA, b"AUTH": Command.AUTH, b"STARTTLS": Command.STARTTLS}
 
 
 class Server(Receiving):
@@ -57,6 +68,8 @@ class Server(Receiving):
             self._read = self._read_command
             self._reply(reply, self._asked_command)
             self._reset_transaction()
+            if reply.code < 300:
+                self._got_on()
         elif type(event) is Data:
             self._answer_data(reply, event)
         elif type(event) is Hello:
@@ -65,6 +78,7 @@ class Server(Receiving):
             if reply.code < 300:
                 self._recipients = 0
                 self._smtputf8 = event.params.smtputf8
+                self.doubted = None
             self._reply(reply, Command.MAIL)
         elif type(event) is Vrfy:
             self._write(reply)
@@ -72,11 +86,15 @@ class Server(Receiving):
             self._reply(reply, Command.STARTTLS)
             if self.state is State.HANDSHAKE:
                 self._input.clear()
+            else:
+                self._doubt(Command.STARTTLS)
         elif type(event) is XClient:
             self._answer_xclient(reply, event)
         else:
             self.authenticated = reply.code == 235
             self._reply(reply, Command.AUTH)
+            # a name and a password may follow, but commands do where all was said in one line
+            self.doubted = Command.AUTH if reply.code >= 400 else None
             self._read = self._read_login if self.state is State.LOGIN else self._read_command
 
     def tls_established(self) -> None:
@@ -90,6 +108,7 @@ class Server(Receiving):
         self._input.clear()
         self._events.clear()
         self._asked = None
+        self.doubted = None
         self._read = self._read_command
         self._reset_transaction()
 
@@ -102,12 +121,14 @@ class Server(Receiving):
         if self.state in IN_TRANSACTION:
             self._events.append(Rset())
         self._reset_transaction()
+        self.doubted = None
         self._reply(Reply.bare(250, first, *lines), Command.HELO)
 
     def _answer_xclient(self, reply: Reply, event: XClient) -> None:
         if reply.code < 300:
             self.authenticated = bool(event.login)
             self._reset_transaction()
+            self._got_on()  # what another client did is not this one's
             if not self.tls:
                 # RFC 3207 section 4.2 would have us forget whom the peer speaks for
                 self.offer = replace(self.offer, starttls=False)
@@ -119,8 +140,8 @@ class Server(Receiving):
     def _read_command(self) -> Event | None:
         try:
             line = self._input.line(self.limits.line)
-        except ValueError:
-            return self._refuse(b"", replies.LINE_TOO_LONG)
+        except LineTooLong as error:
+            return self._refuse(error.beginning, replies.LINE_TOO_LONG)
         if line is None:
             self._hungry = True
             return None
@@ -135,10 +156,47 @@ class Server(Receiving):
         except RemoteProtocolError as error:
             return self._refuse(line, error.reply)
 
+    def _refuse(self, line: bytes, reply: Reply) -> Event:
+        """Answer a command that the core itself refuses, and count it."""
+        match = _VERB.match(line)
+        verb = match[1].upper() if match else b""
+        shown = self._shown(verb, line, reply)
+        reply = self._counted(reply)
+        if reply.code == 421:
+            pass
+        elif verb == b"BDAT":
+            reply = self._no_size()
+        elif _FIELD.match(line) or (self.doubted is Command.DATA and verb not in _COMMANDS):
+            # content: none of what follows may run, for it was not meant to
+            text = f"{self.hostname} This is not a command, and what follows may be none"
+            reply = Reply.of(421, "4.5.0", text)
+        elif self.doubted is not None and reply.code != 503:  # whose text quotes nothing
+            reply = Reply(reply.code, reply.subject, reply.detail, ("Command refused",))
+        if verb in _TURNING:
+            self._doubt(_TURNING[verb])
+        return Refused(shown, self._write(reply))
+
+    def _shown(self, verb: bytes, line: bytes, reply: Reply) -> str:
+        """What the log may show of a refused command: never a password, nor a line of mail."""
+        too_long = reply is replies.LINE_TOO_LONG
+        if verb not in _COMMANDS:
+            return "unknown, too long" if too_long else f"unknown, {len(line)} octets"
+        broken = too_long or reply is replies.LINE_BROKEN
+        if broken or self.doubted is not None or not _SHOWN.match(line):
+            return verb.decode("ascii")
+        return printable(line[:200].decode("utf-8", "replace"), 200)
+
+    def _no_size(self) -> Reply:
+        """How many octets of content follow is unknown, so nothing can be read any more."""
+        text = f"{self.hostname} BDAT without a readable size, cannot find the next command"
+        return Reply.of(421, "4.5.4", text)
+
     def _helo(self, argument: bytes) -> Event:
+        self._idled()
         return self._ask(Hello(grammar.parse_hello(argument), esmtp=False), Command.HELO)
 
     def _ehlo(self, argument: bytes) -> Event:
+        self._idled()
         return self._ask(Hello(grammar.parse_hello(argument), esmtp=True), Command.HELO)
 
     def _mail(self, argument: bytes) -> Event:
@@ -168,10 +226,10 @@ class Server(Receiving):
     def _bdat(self, argument: bytes) -> Event | None:
         parsed = grammar.parse_bdat(argument)
         if parsed is None:
-            # how many octets of content follow is unknown, so nothing can be read any more
-            text = f"{self.hostname} BDAT without a readable size, cannot find the next command"
-            raise RemoteProtocolError(Reply.of(421, "4.5.4", text))
+            raise RemoteProtocolError(self._no_size())
         self._octets, last = parsed
+        if not self._octets and not last:
+            self._idled()
         self._bdat_command = Command.LAST if last else Command.BDAT
         self._bdat_size = self._octets
         self._swallow = None
@@ -189,20 +247,25 @@ class Server(Receiving):
 
     def _rset(self, argument: bytes) -> Event:
         _require_no_argument(argument)
+        self._idled()
         self._reset_transaction()
+        self.doubted = None
         self._reply(replies.OK, Command.RSET)
         return Rset()
 
     def _noop(self, argument: bytes) -> None:
+        self._idled()
         self._write(replies.OK)
 
     def _help(self, argument: bytes) -> None:
+        self._idled()
         self._write(replies.HELP)
 
     def _vrfy(self, argument: bytes) -> Event:
         text = printable(grammar.text_of(argument))
         if not text:
             raise RemoteProtocolError(replies.NEEDS_ARGUMENT)
+        self._idled()
         return self._ask(Vrfy(text), Command.HELO)
 
     def _quit(self, argument: bytes) -> Event:
@@ -234,6 +297,7 @@ class Server(Receiving):
         self._require(Command.AUTH)
         if self.authenticated:
             raise RemoteProtocolError(replies.LOGGED_IN)
+        self._idled()
         mechanism, initial = grammar.parse_auth(argument)
         if mechanism not in self.offer.auth:
             raise RemoteProtocolError(replies.NO_MECHANISM)

@@ -7,12 +7,14 @@ from collections.abc import Callable, Iterable, Mapping
 
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from OpenSSL import SSL, crypto
-from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
+from twisted.internet.interfaces import IHalfCloseableProtocol, IOpenSSLServerConnectionCreator
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 from zope.interface import implementer
 
 from relayd.tls.pair import CertificateError, Pair
 from relayd.tls.strength import DEFAULT_MINIMUM, server_context
+
+_EARLY = 65536  # octets; the session ends all the same
 
 Contexts = Mapping[str, SSL.Context]
 
@@ -58,7 +60,8 @@ class ServerTls:
     ) -> SSL.Connection:
         """A connection on the contexts of now."""
         assert self._first is not None
-        connection = SSL.Connection(self._first, None)
+        connection = _Connection(self._first, None)
+        connection.protocol = tlsProtocol.wrappedProtocol
         if self._wants_certificate():
             connection.set_verify(SSL.VERIFY_PEER, _anybody)
         return connection
@@ -67,6 +70,32 @@ class ServerTls:
         """What was negotiated, and the client's certificate as `fingerprints` has it."""
         tls = f"{connection.get_protocol_version_name()} {connection.get_cipher_name()}"
         return tls, fingerprints(connection.get_peer_certificate())
+
+    def early(self, connection: SSL.Connection) -> bytes:
+        """What the client has sent together with the end of the handshake."""
+        try:
+            return connection.recv(_EARLY)
+        except SSL.Error:
+            return b""
+
+
+class _Connection(SSL.Connection):
+    """Takes close_notify for what it says (RFC 8446 section 6.1): the client sends no more.
+
+    It may still hear. Twisted would close, and the reply to a commit under way were lost.
+    """
+
+    protocol: object = None  # hears of it, if it can do something about it
+
+    def recv(self, bufsiz: int, flags: int | None = None) -> bytes:
+        """What was received; WantReadError also at the end."""
+        try:
+            return super().recv(bufsiz, flags)
+        except SSL.ZeroReturnError:
+            if not IHalfCloseableProtocol.providedBy(self.protocol):
+                raise
+            self.protocol.readConnectionLost()
+            raise SSL.WantReadError from None
 
 
 def _context(pairs: Iterable[Pair], minimum: str) -> SSL.Context:

@@ -253,6 +253,7 @@ class Scene:
         sessions: SessionLimits | None = None,
         limits: ReceptionLimits | None = None,
         offer: Offer | None = None,
+        session: Limits | None = None,
     ) -> None:
         self.clock = Clock()
         self.clock.advance(1_763_787_840)
@@ -276,7 +277,7 @@ class Scene:
             hostname=HOST,
             premises=self.premises,
             admission=self.admission,
-            make_server=lambda _: Server(HOST, Limits(), offer or Offer()),
+            make_server=lambda _: Server(HOST, session or Limits(), offer or Offer()),
         )
         self.factory = SessionFactory(self.house, "127.0.0.1:2525")
 

@@ -35,6 +35,8 @@ class House:
                 line=int(given.get("line", 2048)),
                 recipients=int(given.get("recipients", 1000)),
                 errors=int(given.get("errors", 20)),
+                refusals=int(given.get("refusals", 100)),
+                idle=int(given.get("idle", 100)),
                 normalise="normalise" in given,
             ),
             Offer(

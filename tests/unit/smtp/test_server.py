@@ -135,7 +135,7 @@ class TestEvents(unittest.TestCase):
         house = House({"tls": "", "auth": ""})
         house.send(b"FOO bar\x1b[m\r\nEHLO c\r\nauth plain secret!\r\n")
         refused = [event for event in house.events if isinstance(event, Refused)]
-        self.assertEqual([event.command for event in refused], ["FOO bar [m", "AUTH"])
+        self.assertEqual([event.command for event in refused], ["unknown, 10 octets", "AUTH"])
 
     def test_bdat_behind_a_refused_data_is_swallowed(self) -> None:
         server = Server(HOST, Limits(), Offer())
