@@ -28,6 +28,7 @@ class Limits:
 
 
 _TRANSIENT, _PERMANENT = 1, 100  # what a refusal weighs: our own trouble cuts off nobody soon
+_POLICY = 7  # of an enhanced status code (RFC 3463 section 3.8): a 4.7.x is no trouble of ours
 _NO_END = 1 << 62
 
 _DEAF = frozenset({State.NEW, State.HANDSHAKE, State.CLOSED})
@@ -173,7 +174,8 @@ class Exchange:
 
     def _weighed(self, reply: Reply) -> Reply:
         """The same refusal, whoever decided it, or 421 when there have been too many."""
-        self._refusals += _PERMANENT if reply.code >= 500 else _TRANSIENT
+        theirs = reply.code >= 500 or reply.subject == _POLICY
+        self._refusals += _PERMANENT if theirs else _TRANSIENT
         if self._refusals > self.limits.refusals * _PERMANENT:
             return Reply.of(421, "4.7.0", f"{self.hostname} Too many refused commands")
         return reply
