@@ -396,10 +396,13 @@ class Connection(Protocol):
                 return unsecured(endpoint, security.broken(event.reason))
             return nonsense(endpoint, event.reason)
         spoken = event.reply is not self._failure
-        # it has welcomed us in the clear: under TLS it cannot, unless it closes for being busy
-        busy = event.reply.code == 421 and event.stage is not Stage.STARTTLS
-        if spoken and not busy and self._securing and security is not None:
-            security.broken(f"{event.reply} to {event.stage}")
+        if spoken and self._securing and security is not None:
+            why = f"{event.reply} to {event.stage}"
+            if event.stage is Stage.STARTTLS:
+                return unsecured(endpoint, security.broken(why))
+            # it has welcomed us in the clear: under TLS it cannot, unless it is only too busy
+            if event.reply.code != 421:
+                security.broken(why)
         return unwelcome(endpoint, event, spoken=spoken)
 
     def _ready(self, event: Ready, tell: list[Callable[[], None]]) -> None:
