@@ -421,7 +421,9 @@ class _Attempt:
 
     def _last_word(self, number: int, outcome: Outcome) -> Outcome:
         before = None if self._put_off is None else self._put_off.get(number)
-        return outcome if before is None else beside(outcome, before)
+        if before is None or outcome.severity is not Severity.PERMANENT:
+            return outcome
+        return beside(outcome, before)
 
     def _unsettled(self, number: int) -> Outcome:
         """Nobody has taken this one, nor refused it for good."""

@@ -236,7 +236,7 @@ def _unserved(peer: Peer, reply: Reply, stage: Stage) -> Outcome | None:
     text = f"{who} does not serve us: {reply} ({_advice(target, reply, wants_tls=wants_tls)})"
     sure = stage is Stage.MAIL and _is_of_login(reply)
     blame = Blame.RECIPIENT if peer.serves_us and not sure else Blame.DESTINATION
-    return _from(endpoint, Reply.of(451, status, text), blame, why=f"at {stage}")
+    return _unsaid(endpoint, Reply.of(451, status, text), blame, why=f"at {stage}")
 
 
 def _speaks_of_us(reply: Reply, stage: Stage) -> bool:
@@ -285,9 +285,11 @@ def _from(endpoint: Endpoint, reply: Reply, blame: Blame, why: str = "") -> Outc
     return Outcome(reply, endpoint.host, str(endpoint), blame, why=why)
 
 
-def _unsaid(endpoint: Endpoint, reply: Reply, why: str = "") -> Outcome:
+def _unsaid(
+    endpoint: Endpoint, reply: Reply, blame: Blame = Blame.DESTINATION, why: str = ""
+) -> Outcome:
     """The host did not say this: so there is no remote MTA in it."""
-    return Outcome(reply, "", str(endpoint), Blame.DESTINATION, why=why)
+    return Outcome(reply, "", str(endpoint), blame, why=why)
 
 
 def _named(endpoint: Endpoint) -> str:

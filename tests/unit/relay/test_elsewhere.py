@@ -1,4 +1,4 @@
-"""Whose word counts when several hosts may be asked, a connection is spent, or our set-up is wrong."""
+"""Whose word counts of several hosts, on spent connections, and where our set-up is wrong."""
 
 from __future__ import annotations
 
@@ -440,4 +440,6 @@ class Words(CourierCase):
         self.sink(says("rcpt", "450 4.2.1 Connection lost"))
         (outcome,) = await self.deliver(a_delivery())
         self.assertEqual(outcome.blame, R)
-        self.assertEqual(outcome.remote_address, str(Endpoint("x", "127.0.0.1", self.sinks[0].port)))
+        self.assertEqual(
+            outcome.remote_address, str(Endpoint("x", "127.0.0.1", self.sinks[0].port))
+        )

@@ -344,7 +344,7 @@ class Downgrades(Case):
                 self.assertEqual((hellos, mails), (2, 1) if clear else (1, 0))
 
     async def test_any_end_on_the_way_to_tls(self) -> None:
-        self.courier._deadlines = Deadlines(envelope=0.3)  # for what has no end of line
+        self.courier._deadlines = Deadlines(envelope=0.3, recipient=0)  # not all has an end
         self.patch(pool, "_TICK", 0.02)
         for replies in (
             (b"220 go\r\n", b""),  # closes instead of a ServerHello
@@ -652,7 +652,7 @@ class SendersWishes(Case):
         self.assertIn("550 5.7.30 Message requires TLS", str(outcome.reply))
 
     async def test_requiretls_goes_to_the_next_host_that_can(self) -> None:
-        """Each host must prove itself; what one lacks is not the end while another is in trouble."""
+        """Each must prove itself; what one lacks is not the end while another is in trouble."""
         can = Offer(starttls=True, require_tls=True)
         for first, secure in ((self.authority.issue(MX), True), (None, True), (None, False)):
             with self.subTest(secure=secure, tls=first is not None):

@@ -149,9 +149,7 @@ CASES = (
     Case("mail", "nonsense", "451 4.5.0 Next hop", D, elsewhere=True),
     Case("mail", "354 what", "451 4.5.0 Next hop", D, elsewhere=True),
     Case("rcpt", "550 5.1.1 no such user", "550 5.1.1 no such", argument="user1", alone=True),
-    Case(
-        "rcpt", "450 4.2.1 grey", "450 4.2.1 grey", elsewhere=True, argument="user1", alone=True
-    ),
+    Case("rcpt", "450 4.2.1 grey", "450 4.2.1 grey", elsewhere=True, argument="user1", alone=True),
     Case("rcpt", "550 5.1.1 nobody", "550 5.1.1 nobody"),
     Case("rcpt", "450 4.2.1 greylisted", "450 4.2.1 greylisted", elsewhere=True),
     Case("rcpt", "452 4.5.3 too many", "452 4.5.3 too many", elsewhere=True),
