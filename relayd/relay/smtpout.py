@@ -167,7 +167,9 @@ class Courier:
                 while afresh:
                     connection = await self._connect(target, endpoint, attempt, login, lmtp=lmtp)
                     afresh = connection is not None and await self._use(connection, attempt, key)
-                    afresh = afresh and self._reactor.seconds() < until
+                    if afresh and self._reactor.seconds() >= until:
+                        attempt.run_out()
+                        return
                 if not attempt.pending:
                     return
                 if login is not None and login.hopeless:

@@ -14,6 +14,7 @@ from relayd.relay.courier import Hop
 from relayd.relay.limits import Limits
 from relayd.relay.survey import Endpoint
 from tests.sink import CLOSE, EXTENSIONS, STALL, Asked, Script, Sink
+from tests.support import TestCase
 from tests.unit.relay.test_smtpout import QUICK, CourierCase, a_delivery, says
 
 R, D = Blame.RECIPIENT, Blame.DESTINATION
@@ -39,7 +40,7 @@ def eight_bit(delivery: Delivery) -> Delivery:
     return Delivery(replace(delivery.message, eight_bit=True), delivery.records)
 
 
-class NextHost(CourierCase):
+class NextHost(CourierCase, TestCase):
     """RFC 5321 section 5.1: what one host puts off, another may take, in the same attempt."""
 
     def words(self, outcome: Outcome, reply: str, blame: Blame = R) -> None:
@@ -199,7 +200,7 @@ class NextHost(CourierCase):
                     self.assertEqual((outcome.reply.code // 100, outcome.blame), (4, R), outcome)
 
 
-class Spent(CourierCase):
+class Spent(CourierCase, TestCase):
     """A connection that has carried mail and carries no more: not the mail's fault."""
 
     async def all_arrive(self, sink: Sink, count: int) -> None:
@@ -296,7 +297,7 @@ class Spent(CourierCase):
         self.assertEqual(self.courier._pool._enough, {})
 
 
-class OurSetUp(CourierCase):
+class OurSetUp(CourierCase, TestCase):
     """What speaks of us and not of the mail makes it wait, and says what to mend."""
 
     async def refused(
@@ -417,7 +418,7 @@ class OurSetUp(CourierCase):
         self.assertEqual((outcome.reply.code, sink.sessions), (250, 2))
 
 
-class Words(CourierCase):
+class Words(CourierCase, TestCase):
     """What a host writes is not taken for what we say of a connection."""
 
     async def test_a_refusal_that_ends_like_a_lost_connection_is_a_refusal(self) -> None:
