@@ -112,7 +112,7 @@ class Direct(Scenario):
 
     def test_next_preference_when_the_first_puts_off(self) -> None:
         for stage in ("mail", "rcpt", "data", "content"):
-            self.mxa.script = lambda asked, stage=stage: (  # type: ignore[misc]
+            self.mxa.script = lambda asked, stage=stage: (
                 "451 4.3.0 not now" if asked.stage == stage else None
             )
             self.assert_delivered("pref.example", self.mxb, "192.0.2.11:25")

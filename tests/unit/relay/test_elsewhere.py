@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -308,43 +309,43 @@ class OurSetUp(CourierCase, TestCase):
         (outcome,) = await self.deliver(a_delivery(), hop)
         return outcome
 
+    async def all_wait(self, stages: Sequence[str], replies: Sequence[str], advice: str) -> None:
+        for stage, reply in itertools.product(stages, replies):
+            with self.subTest(stage=stage, reply=reply):
+                outcome = await self.refused(stage, reply, isp(f"isp{reply}{stage}"))
+                self.assertEqual((outcome.reply.code, outcome.blame), (451, D), outcome)
+                self.assertEqual((outcome.reply.subject, outcome.remote_mta), (7, ""))
+                self.assertRegex(outcome.reply.text, "^Next hop isp.* at mx.example")
+                self.assertIn(f"does not serve us: {reply}", outcome.reply.text)
+                self.assertIn(advice, outcome.reply.text)
+
     async def test_a_next_hop_that_wants_a_login_makes_mail_wait(self) -> None:
-        for stage in ("mail", "rcpt", "data", "content"):
-            for reply in (
-                "530 5.7.0 Authentication required",
-                "530 5.7.1 Client was not authenticated",
-                "530 Authentication required",
-                "534 5.7.9 mechanism is too weak",
-                "535 5.7.8 credentials invalid",
-                "538 5.7.11 encryption required",
-                "554 5.7.8 credentials invalid",
-                "550 5.7.8 who are you",
-            ):
-                with self.subTest(stage=stage, reply=reply):
-                    outcome = await self.refused(stage, reply, isp(f"isp{reply}{stage}"))
-                    self.assertEqual((outcome.reply.code, outcome.blame), (451, D), outcome)
-                    self.assertEqual(outcome.reply.subject, 7)
-                    self.assertRegex(outcome.reply.text, "^Next hop isp.* at mx.example")
-                    self.assertIn(f"does not serve us: {reply}", outcome.reply.text)
-                    self.assertIn("give this next hop a login", outcome.reply.text)
+        replies = (
+            "530 5.7.0 Authentication required",
+            "530 5.7.1 Client was not authenticated",
+            "530 Authentication required",
+            "534 5.7.9 mechanism is too weak",
+            "535 5.7.8 credentials invalid",
+            "538 5.7.11 encryption required",
+            "554 5.7.8 credentials invalid",
+            "550 5.7.8 who are you",
+        )
+        stages = ("mail", "rcpt", "data", "content")
+        await self.all_wait(stages, replies, "give this next hop a login")
 
     async def test_a_next_hop_that_does_not_relay_for_us_makes_mail_wait(self) -> None:
-        for stage in ("mail", "rcpt"):
-            for reply in (
-                "554 5.7.1 <bob@example.com>: Relay access denied",
-                "550 5.7.1 Relaying denied",
-                "550 relay not permitted",
-                "550 5.7.1 Unable to relay",
-                "550 5.7.54 SMTP; Unable to relay recipient in non-accepted domain",
-                "550 5.7.64 TenantAttribution; Relay Access Denied",
-                "554 5.7.1 <unknown[192.0.2.1]>: Client host rejected: Access denied",
-                "550 5.7.0 Mail relay denied",
-                "550 5.7.0 not you",
-            ):
-                with self.subTest(stage=stage, reply=reply):
-                    outcome = await self.refused(stage, reply, isp(f"isp{reply}{stage}"))
-                    self.assertEqual((outcome.reply.code, outcome.blame), (451, D), outcome)
-                    self.assertIn("ask it to relay for this host", outcome.reply.text)
+        replies = (
+            "554 5.7.1 <bob@example.com>: Relay access denied",
+            "550 5.7.1 Relaying denied",
+            "550 relay not permitted",
+            "550 5.7.1 Unable to relay",
+            "550 5.7.54 SMTP; Unable to relay recipient in non-accepted domain",
+            "550 5.7.64 TenantAttribution; Relay Access Denied",
+            "554 5.7.1 <unknown[192.0.2.1]>: Client host rejected: Access denied",
+            "550 5.7.0 Mail relay denied",
+            "550 5.7.0 not you",
+        )
+        await self.all_wait(("mail", "rcpt"), replies, "ask it to relay for this host")
 
     async def test_what_speaks_of_the_mail_is_final(self) -> None:
         for stage, reply in (
