@@ -23,7 +23,7 @@ STALL = "stall"
 """A script's answer that never comes; the connection stays open."""
 
 EXTENSIONS = ("PIPELINING", "SIZE 52428800", "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES", "DSN")
-STAGES = ("connect", "hello", "mail", "rcpt", "data", "content")
+STAGES = ("connect", "hello", "starttls", "mail", "rcpt", "data", "content")
 
 
 @dataclass(frozen=True)
@@ -269,6 +269,8 @@ class _Session:
         verb = verb.upper()
         if verb in ("EHLO", "LHLO", "HELO"):
             self.greet(verb, argument)
+        elif verb == "STARTTLS":
+            self.answer("starttls", "", "454 4.7.0 no TLS here")
         elif verb == "MAIL":
             self.mail(argument)
         elif verb == "RCPT":

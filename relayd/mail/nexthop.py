@@ -24,7 +24,7 @@ class HostPort:
 
 @dataclass(frozen=True, slots=True)
 class NextHop:
-    """Hosts are tried in order, the next one when one is down; or it is a unix socket.
+    """Hosts are tried in order, the next one when one is down or says 4xx; or it is a unix socket.
 
     `mx` asks for the mail exchangers of each host's name instead of its addresses: what Postfix
     means by a next hop without brackets. `options` are the words behind the hosts, in order.

@@ -12,14 +12,17 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from relayd.mail.content import CHUNK, Content
+from relayd.mail.nexthop import NextHop
+from relayd.mail.outcome import Outcome
 from relayd.mail.reply import Reply
 from relayd.relay.limits import Deadlines
 from relayd.relay.logins import Conversation, Login, LoginEvent
 from relayd.relay.survey import Endpoint
-from relayd.relay.trouble import SessionError, nonsense, not_connected, unwelcome
+from relayd.relay.trouble import SessionError, nonsense, not_connected, unsecured, unwelcome
 from relayd.smtp.client import Client, Transaction
 from relayd.smtp.events import (
     ClientEvent,
+    End,
     LoggedIn,
     LoginChallenge,
     LoginRefused,
@@ -127,17 +130,20 @@ class Connection(Protocol):
         hello: str,
         deadlines: Deadlines,
         *,
+        target: NextHop | str,
         lmtp: bool = False,
         security: Security | None = None,
         login: Login | None = None,
     ) -> None:
         self.endpoint = endpoint
+        self.target = target  # what led there
         self.opened: Deferred[None] = Deferred(lambda _: self.cut("stopped"))
         self.connector: IConnector | None = None
         self.transactions = 0  # begun
         self.lmtp = lmtp
         self.tls = ""
         self.waived = False  # one message's sender was content with less TLS than is usual here
+        self.serves_us = False  # the next hop has lately taken mail from us
         self.local = ""  # our own address
         self.born = watch.seconds()
         self.deadline = self.born + deadlines.greeting
@@ -145,6 +151,7 @@ class Connection(Protocol):
         self._deadlines = deadlines
         self._security = security
         self._secured = False  # all is decided: the next Ready opens
+        self._securing = False  # from STARTTLS on to the answer to the EHLO under TLS
         self._shaking = False  # hands
         self._login = login  # to be done before the first transaction
         self._talk: Conversation | None = None
@@ -208,8 +215,7 @@ class Connection(Protocol):
             self._abort()  # it did not even take our last words
         elif self._core.waiting_for is Stage.IDLE and self._carried is None:
             self.quit()
-        elif self._lost_for_tls and self._security is not None:
-            self._shaking = False
+        elif self._securing and self._security is not None:
             self._fail(self._security.broken("timed out"))
         else:
             self._fail(Reply.of(451, "4.4.2", f"Connection timed out ({self._core.waiting_for})"))
@@ -242,6 +248,7 @@ class Connection(Protocol):
         if not self._shaking or security is None or self._over:
             return
         self._shaking = False
+        self._securing = not security.implicit
         proof = security.proven(self._transport.getHandle())
         if isinstance(proof, Reply):
             self._fail(proof)
@@ -254,19 +261,13 @@ class Connection(Protocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """By whomever."""
         lost = Reply.of(451, "4.4.2", "Connection lost")
-        if self._lost_for_tls and not self._over and self._security is not None:
-            self._shaking = False
+        if self._securing and not self._over and self._security is not None:
             lost = self._security.broken(words(reason.value))
         if not self._over:
             self._over = True
             self._watch.ended(self)
         self._fail(lost)
         self._watch.lost(self)
-
-    @property
-    def _lost_for_tls(self) -> bool:
-        """What ends now has come from STARTTLS on, and not to the end of the handshake."""
-        return self._shaking or self._core.waiting_for is Stage.STARTTLS
 
     def failed(self, error: BaseException | None) -> None:
         """There was no connection."""
@@ -299,7 +300,7 @@ class Connection(Protocol):
         try:
             chunk = next(chunks, None)
         except OSError:
-            self._fail(_UNREADABLE)
+            self._fail(_UNREADABLE, End.UNSENDABLE)
             return
         if chunk is None:
             self._end_chunks()
@@ -331,7 +332,7 @@ class Connection(Protocol):
             for chunk in content.chunks():
                 self._core.send_content(chunk)
         except OSError:
-            self._fail(_UNREADABLE)
+            self._fail(_UNREADABLE, End.UNSENDABLE)
         else:
             self._core.end_content()
 
@@ -383,21 +384,34 @@ class Connection(Protocol):
             assert self._security is not None
             self._without_tls(self._security, f"STARTTLS was refused: {event.reply}", tell)
         elif not self.opened.called:
-            outcome = (
-                nonsense(self.endpoint, event.reason)
-                if isinstance(event, ProtocolTrouble)
-                else unwelcome(self.endpoint, event, spoken=event.reply is not self._failure)
-                if isinstance(event, Unwelcome)
-                else None
-            )
-            assert outcome is not None, event
+            assert isinstance(event, Unwelcome | ProtocolTrouble), event
+            outcome = self._turned_away(event)
             tell.append(lambda: self.opened.errback(SessionError(outcome)))
+
+    def _turned_away(self, event: Unwelcome | ProtocolTrouble) -> Outcome:
+        """There will be no transaction."""
+        endpoint, security = self.endpoint, self._security
+        if isinstance(event, ProtocolTrouble):
+            if self._securing and security is not None:
+                return unsecured(endpoint, security.broken(event.reason))
+            return nonsense(endpoint, event.reason)
+        spoken = event.reply is not self._failure
+        if spoken and self._securing and security is not None:
+            why = f"{event.reply} to {event.stage}"
+            if event.stage is Stage.STARTTLS:
+                return unsecured(endpoint, security.broken(why))
+            # it has welcomed us in the clear: under TLS it cannot, unless it is only too busy
+            if event.reply.code != 421:
+                security.broken(why)
+        return unwelcome(endpoint, event, spoken=spoken)
 
     def _ready(self, event: Ready, tell: list[Callable[[], None]]) -> None:
         security = self._security
+        self._securing = False
         if security is not None and not self._secured:
             self._secured = True
             if security.wanted and event.extensions.starttls:
+                self._securing = True
                 self._core.starttls()
             elif security.wanted:
                 self._without_tls(security, "STARTTLS is not offered", tell)
@@ -407,11 +421,12 @@ class Connection(Protocol):
         tell.append(self._open)
 
     def _without_tls(self, security: Security, why: str, tell: list[Callable[[], None]]) -> None:
+        self._securing = False
         reply = security.missing(why)
         tell.append(self._open if reply is None else lambda: self._fail(reply))
 
     def _start_tls(self, security: Security) -> None:
-        self._shaking = True
+        self._shaking = self._securing = True
         self.deadline = self._watch.seconds() + self._deadlines.handshake
         self._wire.start_tls(security.creator)
 
@@ -457,10 +472,10 @@ class Connection(Protocol):
                 seconds = deadlines.hello
         self.deadline = now + seconds
 
-    def _fail(self, reply: Reply) -> None:
+    def _fail(self, reply: Reply, end: End = End.LOST) -> None:
         """What is not answered gets this reply, and nothing more is said."""
         self._failure = reply
-        self._core.fail(reply)
+        self._core.fail(reply, end)
         over, self._over = self._over, True  # from here on nothing is written
         self._turn()
         if not over:

@@ -281,7 +281,7 @@ class Dispatcher:
         return settlements
 
     def _learn(self, lane: Lane, epoch: int, outcomes: Sequence[Outcome], now: float) -> float:
-        """What the outcomes say about the destination; returns when it is tried again, or 0."""
+        """What the outcomes say about the destination; returns when the mail is due, or 0."""
         if not all(speaks_against_destination(outcome) for outcome in outcomes):
             lane.epoch += 1
             if any(outcome.severity is Severity.SUCCESS for outcome in outcomes):
@@ -292,7 +292,8 @@ class Dispatcher:
         lane.window = shrunk(lane.window)
         if epoch == lane.epoch:
             self._shut(lane, outcomes[0], now)
-        return lane.probe_at if lane.standing is Standing.DOWN else 0.0
+        # while it is down the lane waits, not the mail: that is due when the lane opens
+        return now if lane.standing is Standing.DOWN else 0.0
 
     def _open(self, lane: Lane) -> None:
         self._log.notice("next hop up", destination=lane.destination)

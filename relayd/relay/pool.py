@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Collection, Hashable
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
+from relayd.mail.nexthop import NextHop
 from relayd.relay.connection import Connection
 from relayd.relay.limits import Limits
+from relayd.relay.survey import Endpoint
+
+Place = tuple[NextHop | str, Endpoint]
+"""A host as one next hop or domain leads to it: another one may log in there, or not."""
 
 _TICK = 1.0  # seconds; one timer for all connections, a deadline is only a number
+_MEMORY = 3600.0  # seconds for which it is known how much a host takes on one connection
+_MOST_KNOWN = 1000  # hosts
 
 
 class Pool:
@@ -22,17 +29,36 @@ class Pool:
         self.connections: set[Connection] = set()
         self._idle: OrderedDict[Connection, Hashable] = OrderedDict()  # the longest idle first
         self._of_hop: dict[Hashable, list[Connection]] = {}
+        self._enough: dict[Endpoint, tuple[int, float]] = {}  # transactions, and until when
         self._tick: IDelayedCall | None = None
         self._closing = False
 
-    def take(self, hop: Hashable) -> Connection | None:
-        """An idle connection for this hop: the one last used, so that the others may end."""
+    def take(self, hop: Hashable, asked: Collection[Place] = ()) -> Connection | None:
+        """An idle connection for this hop: the one last used, so that the others may end.
+
+        Not to a place that was `asked` already, and not one that has carried enough.
+        """
         kept = self._of_hop.get(hop)
         if not kept:
             return None
-        connection = kept[-1]
-        self._forget(connection)
-        return connection
+        if not asked and not self._enough:
+            connection = kept[-1]
+            self._forget(connection)
+            return connection
+        for connection in kept[::-1]:
+            if self._spent(connection):
+                self._forget(connection)
+                connection.quit()
+            elif (connection.target, connection.endpoint) not in asked:
+                self._forget(connection)
+                return connection
+        return None
+
+    def learn(self, endpoint: Endpoint, transactions: int) -> None:
+        """So many are what the host takes on one connection; the next one may carry more."""
+        if len(self._enough) >= _MOST_KNOWN:
+            self._enough.clear()
+        self._enough[endpoint] = transactions, self._clock.seconds() + _MEMORY
 
     def give_back(self, connection: Connection, hop: Hashable) -> None:
         """The transaction is over: keep it if it may be used again, else close it."""
@@ -43,6 +69,7 @@ class Pool:
         if (
             self._closing
             or connection.transactions >= limits.connection_messages
+            or (self._enough and self._spent(connection))
             or now - connection.born >= limits.connection_seconds
         ):
             connection.quit()
@@ -98,6 +125,16 @@ class Pool:
         now = self._clock.seconds()
         for connection in [each for each in self.connections if each.deadline <= now]:
             connection.expire()
+
+    def _spent(self, connection: Connection) -> bool:
+        """It has carried what its host takes on one connection."""
+        transactions, until = self._enough.get(connection.endpoint, (0, 0.0))
+        if not transactions:
+            return False
+        if self._clock.seconds() >= until:
+            del self._enough[connection.endpoint]
+            return False
+        return connection.transactions >= transactions
 
     def _forget(self, connection: Connection) -> None:
         hop = self._idle.pop(connection)

@@ -140,9 +140,10 @@ class Protection:
         """What this host must prove for mail without wishes of its own; raises SessionError."""
         level = self.level(target)
         name = "" if ip_address(endpoint.host) else endpoint.host
+        named = isinstance(target, NextHop)
         said = f"next hop {target.name}" if isinstance(target, NextHop) else f"tls to {target}"
         policy = Policy(target) if isinstance(target, str) else None
-        demand = Demand(level, name, (endpoint.host,), source=said, policy=policy)
+        demand = Demand(level, name, (endpoint.host,), source=said, trusted=named, policy=policy)
         if level not in (Level.DANE, Level.AUTO):
             return demand
         domain = target if isinstance(target, str) else ""
@@ -155,7 +156,7 @@ class Protection:
             why = "there are no signed TLSA records to go by"
             self._lacking(demand, endpoint, Flaw.DANE_REQUIRED, why)
             raise _unreachable(unmet(demand, endpoint.host, why, UNPROVEN), endpoint)
-        optional = replace(demand, level=Level.OPTIONAL, source="")
+        optional = replace(demand, level=Level.OPTIONAL, source="", trusted=False)
         return await self._by_sts(target, endpoint, optional)
 
     async def _dane(self, demand: Demand, endpoint: Endpoint, domain: str) -> Demand | None:
@@ -183,7 +184,7 @@ class Protection:
                 kind="tlsa",
                 strings=tuple(f"{question}. IN TLSA {shown(each)}" for each in answer.values),
             )
-            demand = replace(demand, server_name=base, source=source, policy=policy)
+            demand = replace(demand, server_name=base, source=source, trusted=True, policy=policy)
             if not records:  # section 2.2: TLS at least, there is nothing to prove
                 return replace(demand, level=Level.REQUIRED)
             # section 3.2.3: the base domain, or the domain whose mail exchanger it is
@@ -210,15 +211,14 @@ class Protection:
         if not advice.enforced:
             return demand
         source = f"the MTA-STS policy of {target}"
-        return replace(demand, level=Level.VERIFY, source=source, published=True)
+        return replace(demand, level=Level.VERIFY, source=source, trusted=True, published=True)
 
 
 def _required(demand: Demand, endpoint: Endpoint) -> Demand:
     """RFC 8689 section 4.2.1: a host whose name and certificate can both be trusted, or none."""
-    trusted = demand.source and not demand.source.startswith("tls to ")
-    if demand.level is Level.DANE or (demand.level is Level.VERIFY and trusted):
+    if demand.level is Level.DANE or (demand.level is Level.VERIFY and demand.trusted):
         return demand
-    if trusted or endpoint.secure:  # its name is what we or a signed zone say
+    if demand.trusted or endpoint.secure:
         return replace(demand, level=Level.VERIFY, source="REQUIRETLS", published=False, denied="")
     text = _NO_REQUIRETLS.format(host=endpoint.host)
     raise SessionError(failed("5.7.30", text).but(remote_address=str(endpoint)))

@@ -52,9 +52,10 @@ class HopSecurity:
         return None if self.demand.clear else self.unmet(why, NO_TLS)
 
     def broken(self, why: str) -> Reply:
-        """The handshake failed. In the clear is another connection's business."""
+        """The handshake failed, or what followed. In the clear is another connection's business."""
         self._flaw = Flaw.VALIDATION, why
-        return self.unmet(f"TLS handshake failed: {why}", UNPROVEN)
+        what = "session under TLS" if self.proved else "TLS handshake"
+        return self.unmet(f"{what} failed: {why}", UNPROVEN)
 
     def proven(self, handle: object) -> str | Reply:
         """What the log says of the session, or the reply to fail with."""

@@ -6,7 +6,16 @@ both of which the protocol core knows; the difference left here is where a conne
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine, Hashable, Iterable, Sequence
+import enum
+from collections.abc import (
+    Awaitable,
+    Callable,
+    Collection,
+    Coroutine,
+    Hashable,
+    Iterable,
+    Sequence,
+)
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -16,29 +25,35 @@ from relayd.mail.content import BytesContent, Content
 from relayd.mail.delivery import Delivery
 from relayd.mail.nexthop import LMTP, NextHop
 from relayd.mail.outcome import Blame, Outcome, postponed
+from relayd.mail.reply import Severity
 from relayd.relay.connection import Connection
 from relayd.relay.courier import Hop, ICourier
 from relayd.relay.dial import IReactor, dial
 from relayd.relay.limits import Deadlines, Limits
 from relayd.relay.logins import Login, Logins
-from relayd.relay.pool import Pool
+from relayd.relay.pool import Place, Pool
 from relayd.relay.protection import Protection
 from relayd.relay.security import HopSecurity
 from relayd.relay.survey import Endpoint, UnresolvedError
 from relayd.relay.trouble import (
     SessionError,
+    beside,
     consequence,
-    stale,
+    spent,
     too_many_recipients,
+    weightier,
 )
 from relayd.smtp.client import Transaction, TransactionRecipient
-from relayd.smtp.events import TransactionDone
+from relayd.smtp.events import End, Stage, TransactionDone
 
 Resolve = Callable[[NextHop | str], Awaitable[Sequence[Endpoint]]]
 
 _CUT_OFF = postponed("4.3.2", "System is stopping")
 _NOWHERE = postponed("4.4.4", "No address to try")
+_NO_TIME = postponed("4.4.7", "No time left to ask another host")
 _MOST_SHY = 1000
+_MOST_ASKED = 10  # hosts that have put a message off, in one attempt
+_SERVED = 600.0  # seconds for which a next hop that took mail from us is known to serve us
 
 
 @implementer(ICourier)
@@ -67,6 +82,7 @@ class Courier:
         self._walks: set[Deferred[None]] = set()  # to be cut short, whatever they wait for
         self._aborted = False
         self._shy: dict[Endpoint, float] = {}  # did not answer: until when to try others first
+        self._served: dict[NextHop, float] = {}  # took mail from us: until when that counts
 
     async def deliver(self, delivery: Delivery, hop: Hop) -> tuple[Outcome, ...]:
         """See ICourier."""
@@ -80,16 +96,17 @@ class Courier:
         except CancelledError:
             pass
         except OSError as error:
-            attempt.trouble = postponed(
-                "4.3.0", "Content cannot be read", blame=Blame.RECIPIENT, why=str(error)
+            attempt.give_up(
+                postponed("4.3.0", "Content cannot be read", blame=Blame.RECIPIENT, why=str(error))
             )
         if self._aborted:
-            attempt.trouble = _CUT_OFF
+            attempt.give_up(_CUT_OFF)
         return attempt.outcomes()
 
     def apply(self, limits: Limits) -> None:
         """New settings; they hold for what begins from now on."""
         self._limits = self._pool.limits = limits
+        self._served.clear()
 
     def close(self) -> None:
         """See ICourier."""
@@ -111,9 +128,11 @@ class Courier:
 
     async def _by_kept_connection(self, attempt: _Attempt, key: Hashable) -> bool:
         """Whether nobody is left who has to go elsewhere."""
-        connection = self._pool.take(key)  # the one it had may be over by now
-        while connection is not None and await self._use(connection, attempt, key, kept=True):
-            connection = self._pool.take(key)
+        while attempt.pending and not attempt.renewed:
+            connection = self._pool.take(key, attempt.asked)
+            if connection is None:
+                break
+            await self._use(connection, attempt, key)  # the one it had may be over by now
         return not attempt.pending
 
     async def _seeking(self, walk: Coroutine[Deferred[Any], Any, None]) -> None:
@@ -132,16 +151,25 @@ class Courier:
             try:
                 endpoints = await self._resolve(target)
             except UnresolvedError as error:
-                attempt.trouble = error.outcome
+                attempt.miss(error.outcome)
                 continue
             lmtp = isinstance(target, NextHop) and target.protocol == LMTP
             for endpoint in self._bold_first(endpoints):
-                if self._aborted or self._reactor.seconds() >= until:
+                if self._aborted or len(attempt.asked) >= _MOST_ASKED:
                     return
+                if self._reactor.seconds() >= until:
+                    attempt.run_out()
+                    return
+                if attempt.asked and (target, endpoint) in attempt.asked:
+                    continue
                 login = None if self._logins is None else self._logins.of(target, endpoint)
-                connection = await self._connect(target, endpoint, attempt, login, lmtp=lmtp)
-                if connection is not None:
-                    await self._use(connection, attempt, key)
+                afresh = True
+                while afresh:
+                    connection = await self._connect(target, endpoint, attempt, login, lmtp=lmtp)
+                    afresh = connection is not None and await self._use(connection, attempt, key)
+                    if afresh and self._reactor.seconds() >= until:
+                        attempt.run_out()
+                        return
                 if not attempt.pending:
                     return
                 if login is not None and login.hopeless:
@@ -156,7 +184,7 @@ class Courier:
         *,
         lmtp: bool,
     ) -> Connection | None:
-        """A session that is open for a transaction; None: `attempt.trouble` says why not."""
+        """A session that is open for a transaction; None: the attempt has missed this host."""
         while True:
             try:
                 if login is not None:
@@ -164,7 +192,7 @@ class Courier:
                 return await self._secure(target, endpoint, attempt.delivery, login, lmtp=lmtp)
             except SessionError as error:
                 if login is None or not login.renew():
-                    attempt.trouble = error.outcome
+                    attempt.miss(error.outcome)
                     return None
 
     async def _secure(
@@ -183,16 +211,20 @@ class Courier:
             security = await protection.secure(target, endpoint, delivery)
         while True:
             try:
-                return await self._open(endpoint, security, login, lmtp=lmtp)
-            except SessionError:
+                return await self._open(target, endpoint, security, login, lmtp=lmtp)
+            except SessionError as error:
                 if protection is None or security is None:
                     raise
+                if security.failed and delivery.message.envelope.require_tls:
+                    # other mail may do without what this one demands
+                    raise SessionError(error.outcome.but(blame=Blame.RECIPIENT)) from None
                 security = protection.without(security, endpoint, delivery)
                 if security is None:
                     raise
 
     async def _open(
         self,
+        target: NextHop | str,
         endpoint: Endpoint,
         security: HopSecurity | None,
         login: Login | None,
@@ -205,6 +237,7 @@ class Courier:
             endpoint,
             self._hostname,
             self._deadlines,
+            target=target,
             lmtp=lmtp,
             security=security,
             login=login,
@@ -219,28 +252,36 @@ class Courier:
             if security is not None and self._protection is not None:
                 self._protection.told(security, made.local)
         made.waived = security is not None and security.waived
+        if self._served and isinstance(target, NextHop):
+            made.serves_us = self._served.get(target, 0.0) > self._reactor.seconds()
         self._shy.pop(endpoint, None)
         return made
 
-    async def _use(
-        self, connection: Connection, attempt: _Attempt, key: Hashable, *, kept: bool = False
-    ) -> bool:
-        """As many transactions as the recipients need. True: a kept connection was over."""
+    async def _use(self, connection: Connection, attempt: _Attempt, key: Hashable) -> bool:
+        """As many transactions as the recipients need. True: the host wants a fresh connection."""
         content = attempt.content
-        while True:
+        fresh = not connection.transactions
+        attempt.taken = False
+        then = Then.ON
+        while then is Then.ON:
             numbers = tuple(attempt.pending)
             done = await connection.carry(attempt.transaction(numbers, connection), content)
-            if kept and stale(done):
-                return True
-            kept = False
-            more = attempt.take(connection, numbers, done)
-            if not (more and done.reusable):
-                break
-        if connection.waived and connection.usable:
-            connection.quit()  # others demand more
+            then = attempt.take(connection, numbers, done)
+        if fresh and attempt.taken:
+            self._took(connection, attempt)
+        if connection.usable and (then is not Then.KEEP or connection.waived):
+            connection.quit()  # `waived`: others demand more
         else:
             self._pool.give_back(connection, key)
-        return False
+        return then is Then.AFRESH
+
+    def _took(self, connection: Connection, attempt: _Attempt) -> None:
+        """A connection has carried its first mail."""
+        target = connection.target
+        if isinstance(target, NextHop):
+            self._served[target] = self._reactor.seconds() + _SERVED
+        if attempt.spent is not None and attempt.spent[0] == connection.endpoint:
+            self._pool.learn(*attempt.spent)
 
     # where to
 
@@ -257,10 +298,32 @@ class Courier:
         self._shy[endpoint] = self._reactor.seconds() + self._limits.shy
 
 
+class Then(enum.Enum):
+    """What to do with a connection after a transaction."""
+
+    KEEP = "keep"  # for other mail
+    ON = "on"  # another transaction for those who had no room in this one
+    AFRESH = "afresh"  # it has carried enough: the same host again, by a fresh connection
+    END = "end"  # the host takes no mail on it now
+
+
 class _Attempt:
     """How far one delivery has come."""
 
-    __slots__ = ("_outcomes", "_tail", "content", "delivery", "pending", "trouble")
+    __slots__ = (
+        "_held_back",
+        "_outcomes",
+        "_put_off",
+        "_tail",
+        "_trouble",
+        "asked",
+        "content",
+        "delivery",
+        "pending",
+        "renewed",
+        "spent",
+        "taken",
+    )
 
     def __init__(self, delivery: Delivery) -> None:
         self.delivery = delivery
@@ -268,7 +331,26 @@ class _Attempt:
         self._tail: bool | None = None
         self.content: Content = delivery.content
         self.pending: Sequence[int] = range(len(delivery.records))
-        self.trouble = _NOWHERE  # of those who found no host to take them
+        self.asked: Collection[Place] = ()  # whose answers count, and who are not asked again
+        self.renewed = False  # a connection had carried enough: a fresh one has the last word
+        self.spent: tuple[Endpoint, int] | None = None  # ... whose, after how many transactions
+        self.taken = False  # somebody, by the host that is asked now
+        self._held_back: list[int] = []  # for another host, until this one is done with the others
+        self._put_off: dict[int, Outcome] | None = None  # by hosts that were spoken with
+        self._trouble: Outcome | None = None  # with all who found no host to speak with
+
+    def miss(self, trouble: Outcome) -> None:
+        """A host, or where to find one, is out of reach for all who are pending."""
+        self._trouble = weightier(self._trouble, trouble)
+
+    def run_out(self) -> None:
+        """There are hosts that nobody has asked: what the others do not offer is not the end."""
+        if self._trouble is None or self._trouble.severity is Severity.PERMANENT:
+            self.miss(_NO_TIME)
+
+    def give_up(self, trouble: Outcome) -> None:
+        """Whatever was heard by now: this is what became of all who are pending."""
+        self._trouble, self._put_off = trouble, None
 
     def transaction(self, numbers: Sequence[int], connection: Connection) -> Transaction:
         """The envelope for these recipients; raises OSError when the content is gone."""
@@ -293,30 +375,73 @@ class _Attempt:
             envelope.smtputf8,
         )
 
-    def take(self, connection: Connection, numbers: Sequence[int], done: TransactionDone) -> bool:
-        """Note the outcomes; whether to go on at once on the same connection."""
-        endpoint, speaks_dsn = connection.endpoint, connection.extensions.dsn
-        again = []
-        elsewhere = []
+    def take(self, connection: Connection, numbers: Sequence[int], done: TransactionDone) -> Then:
+        """Note the outcomes; what to do next with the connection."""
+        again: list[int] = []  # on the same connection, or on a fresh one
+        elsewhere: list[int] = []
+        carried = connection.transactions > 1
+        then = Then.KEEP
         for at, number in enumerate(numbers):
-            result = consequence(endpoint, done, at, passed_on=speaks_dsn)
+            result = consequence(connection, done, at)
             outcome = result.outcome
             if connection.tls:
                 outcome = outcome.but(tls=connection.tls)
-            if done.reusable and too_many_recipients(done, at):
+            if outcome.severity is Severity.SUCCESS:
+                connection.serves_us = self.taken = True
+                self.renewed = False
+                self._outcomes[number] = outcome
+            elif carried and not self.renewed and spent(done, at):
+                again.append(number)
+                then = Then.AFRESH
+            elif done.reusable and too_many_recipients(done, at):
                 again.append(number)
             elif result.elsewhere:
                 elsewhere.append(number)
-                self.trouble = outcome
+                self._put_off_by(number, outcome)
+                if done.stages[at] in (Stage.MAIL, Stage.DATA):
+                    then = Then.END
             else:
-                self._outcomes[number] = outcome
-        self.pending = again or elsewhere
-        return bool(again)
+                self._outcomes[number] = self._last_word(number, outcome)
+        if again and then is not Then.AFRESH:
+            self._held_back += elsewhere
+            self.pending = again
+            return Then.ON
+        if then is Then.AFRESH and done.end is not End.LOST:
+            self.renewed = True
+            self.spent = connection.endpoint, connection.transactions - 1
+        elif elsewhere and done.end is End.ANSWERED:
+            self.asked = {*self.asked, (connection.target, connection.endpoint)}
+        self.pending = [*again, *self._held_back, *elsewhere]
+        self._held_back = []
+        return then
+
+    def _put_off_by(self, number: int, outcome: Outcome) -> None:
+        """A host that was spoken with has no mail for this recipient now."""
+        if self._put_off is None:
+            self._put_off = {}
+        self._put_off[number] = weightier(self._put_off.get(number), outcome)
+
+    def _last_word(self, number: int, outcome: Outcome) -> Outcome:
+        before = None if self._put_off is None else self._put_off.get(number)
+        if before is None or outcome.severity is not Severity.PERMANENT:
+            return outcome
+        return beside(outcome, before)
+
+    def _unsettled(self, number: int) -> Outcome:
+        """Nobody has taken this one, nor refused it for good."""
+        word = None if self._put_off is None else self._put_off.get(number)
+        if word is None:
+            return self._trouble or _NOWHERE
+        return weightier(self._trouble, word)
 
     def outcomes(self) -> tuple[Outcome, ...]:
         """One per record."""
-        trouble = self.trouble
-        return tuple([trouble if each is None else each for each in self._outcomes])
+        return tuple(
+            [
+                self._unsettled(number) if each is None else each
+                for number, each in enumerate(self._outcomes)
+            ]
+        )
 
 
 def _ends_with_crlf(content: Content) -> bool:

@@ -7,26 +7,39 @@ All failure policy is here, by where it happened:
 - a connection that is lost, that hangs or that ends in 421 while the transaction has no outcome:
   likewise;
 - ... but lost after the end of the content the mail may be delivered already: no other host now;
-- a reply to MAIL, RCPT, DATA or the content is about the mail, and final for this attempt: 4xx
-  backs off the recipient, 5xx is reported, no other host is asked to say it differently;
+- a 4xx to MAIL, RCPT, DATA or the content is about the mail: the next host is asked (RFC 5321
+  section 5.1), and when there is none, the recipient backs off and not the destination;
+- ... but on a connection that has carried mail before, MAIL or DATA refused so may mean that it has
+  carried enough: a fresh one to the same host, before it counts;
+- a 5xx there is about the mail, too, and final, whatever another host has said before: it is
+  reported, no other host is asked to say it differently;
+- ... unless it speaks of us and not of the mail: a next hop of our own configuration that wants a
+  login or TLS, or does not relay for us. Then the mail waits, for our set-up is not its fault;
+- what a host does not offer (SMTPUTF8, REQUIRETLS, the size) rules out that host; it is permanent
+  where every host of the attempt lacks it;
 - trouble of our own (no file descriptors, content unreadable) speaks against nobody.
+
+Several hosts may have spoken before an attempt is over: see `weightier`.
 """
 
 from __future__ import annotations
 
 import errno
+import re
 from dataclasses import dataclass
+from typing import Protocol
 
 from twisted.internet import error
 
+from relayd.mail.nexthop import NextHop
 from relayd.mail.outcome import Blame, Outcome, postponed
 from relayd.mail.reply import Reply, Severity
 from relayd.relay.survey import Endpoint
-from relayd.smtp.events import Stage, TransactionDone, Unwelcome
+from relayd.smtp.events import End, Stage, TransactionDone, Unwelcome
+from relayd.smtp.extensions import Extensions
 
 MAY_BE_DELIVERED = "lost after end of data: may be delivered"
 
-_OURS = "content of ours"  # how the protocol core names trouble with what it was given to send
 _LOCAL = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL}
 _NOT_CONNECTED: tuple[tuple[type[Exception], str], ...] = (
     (error.ConnectionRefusedError, "refused"),
@@ -35,6 +48,25 @@ _NOT_CONNECTED: tuple[tuple[type[Exception], str], ...] = (
     (error.NoRouteError, "impossible: no route"),
 )
 _TOO_MANY = (452, 552)  # 552 as some say it (RFC 5321 section 4.5.3.1.10)
+_WHY = 600  # octets of a private reason that tells of several hosts
+
+# What speaks of us, whoever the mail is for: the codes of RFC 4954 section 6 (523 and 525 are of
+# RFC 5248's registry), and "authentication credentials invalid" under any code.
+_UNKNOWN_TO_THEM = {523, 525, 530, 534, 535, 538}
+_CREDENTIALS = (7, 8)
+_WANTS_TLS = {523, 530, 538}
+# ... and what does so before there is content, for behind it they are a filter's words: undefined
+# security status, encryption needed or required, trust relationship required
+_BEFORE_CONTENT = {(7, 0), (7, 10), (7, 11), (7, 14)}
+# "Relay access denied" has no code of its own: 550 5.7.1 and 554 5.7.1 are also said of mailboxes
+# and senders. So here, and only here, the words decide, as the servers in use write them.
+_NO_RELAY = re.compile(
+    r"\brelay(?:ing)? (?:access )?(?:is )?(?:denied|not (?:permitted|allowed)|prohibited|refused)\b"
+    r"|\b(?:unable|not (?:allowed|permitted)|cannot|do(?:es)? not) (?:to )?relay\b"
+    r"|\bclient host rejected\b"
+    r"|\bauthentication (?:is )?required\b",
+    re.IGNORECASE,
+)
 
 
 class SessionError(Exception):
@@ -43,6 +75,19 @@ class SessionError(Exception):
     def __init__(self, outcome: Outcome) -> None:
         super().__init__(str(outcome.reply))
         self.outcome = outcome
+
+
+class Peer(Protocol):
+    """The side of a connection that a reply is judged by."""
+
+    endpoint: Endpoint
+    target: NextHop | str  # what led there: a next hop of ours, or a domain by its MX records
+    tls: str  # empty: we speak in the clear
+    serves_us: bool  # it has lately taken mail from us
+
+    @property
+    def extensions(self) -> Extensions:
+        """What it offers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,39 +127,141 @@ def unwelcome(endpoint: Endpoint, event: Unwelcome, *, spoken: bool) -> Outcome:
     return _from(endpoint, reply, Blame.DESTINATION, why=f"at {event.stage}")
 
 
+def unsecured(endpoint: Endpoint, reply: Reply) -> Outcome:
+    """There was to be TLS, and there is none."""
+    return _unsaid(endpoint, reply, why=f"at {Stage.STARTTLS}")
+
+
 def nonsense(endpoint: Endpoint, reason: str) -> Outcome:
     """It broke the protocol before there was a transaction."""
     return _unsaid(endpoint, Reply.of(451, "4.5.0", f"{_named(endpoint)} {reason}"))
 
 
-def consequence(
-    endpoint: Endpoint, done: TransactionDone, number: int, *, passed_on: bool = False
-) -> Consequence:
-    """What this recipient's reply means; `passed_on`: the host speaks DSN."""
-    reply, stage = done.replies[number], done.stages[number]
+def consequence(peer: Peer, done: TransactionDone, number: int) -> Consequence:
+    """What this recipient's reply means."""
+    endpoint, reply, stage = peer.endpoint, done.replies[number], done.stages[number]
     if stage is Stage.OFFER:
-        return Consequence(Outcome(reply, why=f"not offered by {endpoint}"))
+        why = f"not offered by {endpoint}"
+        return Consequence(Outcome(reply, remote_address=str(endpoint), why=why), elsewhere=True)
     if reply.code < 300:
+        passed_on = peer.extensions.dsn
         return Consequence(Outcome(reply, endpoint.host, str(endpoint), Blame.RECIPIENT, passed_on))
-    if done.trouble.startswith(_OURS):
-        return Consequence(Outcome(reply, why=done.trouble))
-    if reply is done.shutdown:
-        outcome = _from(endpoint, reply, Blame.DESTINATION, why=f"at {stage}")
-        return Consequence(outcome, elsewhere=True)
-    if not _cut(done, reply):
-        return Consequence(_from(endpoint, reply, Blame.RECIPIENT, why=f"at {stage}"))
-    if stage is Stage.END:
-        return Consequence(_unsaid(endpoint, reply, why=MAY_BE_DELIVERED))
-    return Consequence(_unsaid(endpoint, reply, why=f"at {stage}"), elsewhere=True)
+    match done.ending(number):
+        case End.UNSENDABLE:
+            return Consequence(Outcome(reply, why=done.trouble))
+        case End.SHUT_DOWN:
+            outcome = _from(endpoint, reply, Blame.DESTINATION, why=f"at {stage}")
+            return Consequence(outcome, elsewhere=True)
+        case End.LOST if stage is Stage.END:
+            return Consequence(_unsaid(endpoint, reply, why=MAY_BE_DELIVERED))
+        case End.LOST:
+            return Consequence(_unsaid(endpoint, reply, why=f"at {stage}"), elsewhere=True)
+    if reply.severity is Severity.PERMANENT:
+        unserved = _unserved(peer, reply, stage)
+        if unserved is not None:
+            return Consequence(unserved, elsewhere=True)
+    transient = reply.severity is Severity.TRANSIENT
+    return Consequence(_from(endpoint, reply, Blame.RECIPIENT, why=f"at {stage}"), transient)
 
 
-def stale(done: TransactionDone) -> bool:
-    """A connection that was kept turns out to be over: the host said nothing about this mail."""
-    return all(
-        stage in (Stage.IDLE, Stage.RSET, Stage.MAIL)
-        and (reply is done.shutdown or _cut(done, reply))
-        for stage, reply in zip(done.stages, done.replies, strict=True)
-    )
+def spent(done: TransactionDone, number: int) -> bool:
+    """On a connection that has carried mail before: it is over, or has carried enough.
+
+    Whether the host takes this recipient's mail is for a fresh connection to find out.
+    """
+    stage = done.stages[number]
+    match done.ending(number):
+        case End.LOST:
+            return stage in (Stage.IDLE, Stage.RSET, Stage.MAIL)
+        case End.SHUT_DOWN:
+            return True
+        case End.ANSWERED:
+            transient = done.replies[number].severity is Severity.TRANSIENT
+            return transient and stage in (Stage.MAIL, Stage.DATA)
+    return False
+
+
+def weightier(before: Outcome | None, now: Outcome) -> Outcome:
+    """What counts of two words on one recipient that no host has taken or refused for good.
+
+    - A host that has heard of the mail and said "later" outweighs one that is in trouble: the
+      destination is not down, this recipient waits.
+    - Trouble that somebody has to mend outweighs a host that cannot be reached.
+    - What a host does not offer counts only where every host lacks it. Where another is in
+      trouble, the mail waits for that one; others do not, for they may go to the first.
+    - Of two that weigh the same the later one is it. The other one stands in `why`.
+    """
+    if before is None:
+        return now
+    kept, other = (now, before) if _weight(now) >= _weight(before) else (before, now)
+    if other.severity is Severity.PERMANENT and kept.severity is not Severity.PERMANENT:
+        kept = kept.but(blame=Blame.RECIPIENT)
+    return beside(kept, other)
+
+
+def beside(outcome: Outcome, other: Outcome) -> Outcome:
+    """The outcome, with what another host has said in its private reason."""
+    told = f"{other.remote_address}: {other.reply}" if other.remote_address else str(other.reply)
+    more = f"{told} ({other.why})" if other.why else told
+    return outcome.but(why=f"{outcome.why}; before it {more}".removeprefix("; ")[:_WHY])
+
+
+def _weight(outcome: Outcome) -> int:
+    if outcome.severity is Severity.PERMANENT:
+        return 0
+    if outcome.blame is Blame.RECIPIENT:
+        return 3
+    # security or policy status; system incorrectly configured (RFC 3463 sections 3.8 and 3.4)
+    reply = outcome.reply
+    return 2 if reply.subject == 7 or (reply.subject, reply.detail) == (3, 5) else 1
+
+
+def _unserved(peer: Peer, reply: Reply, stage: Stage) -> Outcome | None:
+    """It does not serve us as we are set up; None: the reply is about the mail.
+
+    The whole destination waits for somebody to mend it, and the operator reads why. But one that
+    takes other mail from us may mean this recipient or sender after all: then only that waits.
+    """
+    target, endpoint = peer.target, peer.endpoint
+    wants_tls = reply.code in _WANTS_TLS and not peer.tls and peer.extensions.starttls
+    if isinstance(target, str):
+        if not wants_tls:
+            return None
+        who = _named(endpoint)
+    elif wants_tls or _speaks_of_us(reply, stage):
+        who = f"Next hop {target.name} at {_named(endpoint)}"
+    else:
+        return None
+    status = f"4.7.{reply.detail}" if reply.subject == 7 else "4.7.0"
+    text = f"{who} does not serve us: {reply} ({_advice(target, reply, wants_tls=wants_tls)})"
+    sure = stage is Stage.MAIL and _is_of_login(reply)
+    blame = Blame.RECIPIENT if peer.serves_us and not sure else Blame.DESTINATION
+    return _unsaid(endpoint, Reply.of(451, status, text), blame, why=f"at {stage}")
+
+
+def _speaks_of_us(reply: Reply, stage: Stage) -> bool:
+    if _is_of_login(reply):
+        return True
+    if stage not in (Stage.MAIL, Stage.RCPT, Stage.DATA):
+        return False
+    if (reply.subject, reply.detail) in _BEFORE_CONTENT:
+        return True
+    return reply.subject in (-1, 7) and _NO_RELAY.search(reply.text) is not None
+
+
+def _is_of_login(reply: Reply) -> bool:
+    return reply.code in _UNKNOWN_TO_THEM or (reply.subject, reply.detail) == _CREDENTIALS
+
+
+def _advice(target: NextHop | str, reply: Reply, *, wants_tls: bool) -> str:
+    if wants_tls:
+        return "it wants TLS, which is turned off here or has failed"
+    assert isinstance(target, NextHop)
+    if target.login:
+        return f"see what login {target.login} may do there"
+    if _is_of_login(reply):
+        return "give this next hop a login"
+    return "ask it to relay for this host, or give this next hop a login"
 
 
 def too_many_recipients(done: TransactionDone, number: int) -> bool:
@@ -134,18 +281,15 @@ def too_many_recipients(done: TransactionDone, number: int) -> bool:
     )
 
 
-def _cut(done: TransactionDone, reply: Reply) -> bool:
-    """The reply is our own words for the end of the connection."""
-    return done.trouble != "" and reply.text.endswith(done.trouble)
-
-
 def _from(endpoint: Endpoint, reply: Reply, blame: Blame, why: str = "") -> Outcome:
     return Outcome(reply, endpoint.host, str(endpoint), blame, why=why)
 
 
-def _unsaid(endpoint: Endpoint, reply: Reply, why: str = "") -> Outcome:
+def _unsaid(
+    endpoint: Endpoint, reply: Reply, blame: Blame = Blame.DESTINATION, why: str = ""
+) -> Outcome:
     """The host did not say this: so there is no remote MTA in it."""
-    return Outcome(reply, "", str(endpoint), Blame.DESTINATION, why=why)
+    return Outcome(reply, "", str(endpoint), blame, why=why)
 
 
 def _named(endpoint: Endpoint) -> str:

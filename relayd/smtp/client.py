@@ -9,6 +9,7 @@ from collections import deque
 from relayd.mail.reply import Reply
 from relayd.smtp.events import (
     ClientEvent,
+    End,
     LoggedIn,
     LoginChallenge,
     LoginRefused,
@@ -112,7 +113,7 @@ class Client:
         progress = Progress(len(transaction.recipients), transaction.size, commands)
         self._progress = progress
         if self.closed:
-            progress.abandon(_NO_SESSION, Stage.IDLE)
+            progress.abandon(_NO_SESSION, Stage.IDLE, End.LOST)
             self._finish(progress)
             return
         if self._out_of_turn():
@@ -139,14 +140,14 @@ class Client:
         if progress is None or sending is None or not chunk:
             return
         if not pure and self._purity.offence(chunk) is not None:
-            self._abandon(progress, BARE, "content of ours with a bare CR, a bare LF or a NUL")
+            self._spoiled(progress, BARE, "content of ours with a bare CR, a bare LF or a NUL")
         elif isinstance(sending, DotStuffer):
             self._output.append(sending.feed(chunk))
         elif len(chunk) <= sending:
             self._sending = sending - len(chunk)
             self._output.append(chunk)
         else:
-            self._abandon(progress, _MISCOUNTED, "content of ours is longer than announced")
+            self._spoiled(progress, _MISCOUNTED, "content of ours is longer than announced")
 
     def end_content(self) -> None:
         """The content is complete; without effect once the transaction is over."""
@@ -155,12 +156,12 @@ class Client:
         if progress is None or sending is None or self._out_of_turn():
             return
         if self._purity.unfinished:
-            self._abandon(progress, BARE, "content of ours ends in a bare CR")
+            self._spoiled(progress, BARE, "content of ours ends in a bare CR")
             return
         if isinstance(sending, DotStuffer):
             self._output.append(sending.finish())
         elif sending:
-            self._abandon(progress, _MISCOUNTED, "content of ours is shorter than announced")
+            self._spoiled(progress, _MISCOUNTED, "content of ours is shorter than announced")
             return
         self._sending = None
         self._expected.extend([Stage.END] * (len(progress.accepted) if self._lmtp else 1))
@@ -197,7 +198,7 @@ class Client:
         """Give AUTH up after a LoginChallenge; the server answers 501."""
         self._command(Stage.AUTH, b"*\r\n")
 
-    def fail(self, reply: Reply) -> None:
+    def fail(self, reply: Reply, end: End = End.LOST) -> None:
         """The connection is lost or took too long: what is not answered gets this reply.
 
         Outside a transaction it is reported as Unwelcome. Call `next_event` afterwards.
@@ -205,7 +206,7 @@ class Client:
         if self.closed:
             return
         if self._progress is not None:
-            self._abandon(self._progress, reply, reply.text)
+            self._abandon(self._progress, reply, end, reply.text)
         else:
             stage = self.waiting_for
             self._close()
@@ -263,6 +264,8 @@ class Client:
             self._handshake = True
             if not self._reader.pending:
                 self._events.append(TlsReady())
+        elif self._reader.pending:
+            self._trouble(_UNASKED)
         else:
             self._events.append(TlsRefused(reply))
 
@@ -307,7 +310,7 @@ class Client:
             self._trouble(_UNASKED)
         elif reply.code >= 400 and not self._lmtp and self._progress is not None:
             # against the book, but some servers refuse in mid-content; success is never believed
-            self._abandon(self._progress, reply, _EARLY)
+            self._abandon(self._progress, reply, End.ANSWERED, _EARLY)
         else:
             self._trouble(_EARLY)
 
@@ -371,38 +374,47 @@ class Client:
 
     # -- the end of it -----------------------------------------------------------------------
 
-    def _finish(self, progress: Progress, shutdown: Reply | None = None, trouble: str = "") -> None:
+    def _finish(self, progress: Progress, trouble: str = "") -> None:
         self._progress = None
         self._sending = None
         self._reset_due = progress.opened
         if not self.closed and self._reader.pending:
             trouble = _UNASKED
             self._close()
-        self._events.append(progress.done(not self.closed, shutdown, trouble))
+        self._events.append(progress.done(not self.closed, trouble))
 
     def _abandon(
-        self, progress: Progress, reply: Reply, trouble: str, stage: Stage | None = None
+        self,
+        progress: Progress,
+        reply: Reply,
+        end: End,
+        trouble: str = "",
+        stage: Stage | None = None,
     ) -> None:
         """Give up the transaction, and the connection with it."""
-        progress.abandon(reply, stage or self.waiting_for)
+        progress.abandon(reply, stage or self.waiting_for, end)
         self._close()
-        self._finish(progress, trouble=trouble)
+        self._finish(progress, trouble)
+
+    def _spoiled(self, progress: Progress, reply: Reply, why: str) -> None:
+        """What we were given to send is not what it was said to be."""
+        self._abandon(progress, reply, End.UNSENDABLE, why)
 
     def _shut_down(self, reply: Reply, stage: Stage) -> None:
         """421: the server closes, whatever was going on (RFC 5321 section 3.8)."""
-        self._close()
         progress = self._progress
         if progress is None:
+            self._close()
             self._events.append(Unwelcome(reply, stage))
         else:
-            progress.abandon(reply, stage)
-            self._finish(progress, shutdown=reply)
+            self._abandon(progress, reply, End.SHUT_DOWN, stage=stage)
 
     def _trouble(self, reason: str, stage: Stage | None = None) -> None:
         """The server broke the protocol: nothing it says can be trusted any more."""
         progress = self._progress
         if progress is not None:
-            self._abandon(progress, Reply.of(451, "4.5.0", f"Next hop {reason}"), reason, stage)
+            reply = Reply.of(451, "4.5.0", f"Next hop {reason}")
+            self._abandon(progress, reply, End.LOST, reason, stage)
         else:
             self._close()
             self._events.append(ProtocolTrouble(reason))

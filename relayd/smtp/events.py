@@ -248,6 +248,15 @@ class SendContent:
     """At least one recipient was accepted: call `send_content` and `end_content`."""
 
 
+class End(enum.Enum):
+    """How a transaction came to its end, and so whose the last words are."""
+
+    ANSWERED = "answered"  # every reply is the server's
+    SHUT_DOWN = "shut down"  # the server's 421 stands for the answers that it still owed
+    LOST = "lost"  # ... words of ours do: the connection is gone, or nothing it says can be trusted
+    UNSENDABLE = "unsendable"  # ... words of ours do: what we were given to send is spoiled
+
+
 @dataclass(frozen=True, slots=True)
 class TransactionDone:
     """The transaction is over; also when the connection failed in the middle of it."""
@@ -255,8 +264,13 @@ class TransactionDone:
     replies: tuple[Reply, ...]  # one per recipient, in order
     stages: tuple[Stage, ...]  # where each reply came from
     reusable: bool  # another transaction may follow on this connection
-    shutdown: Reply | None = None  # the 421 with which the server ended the session
+    end: End = End.ANSWERED
+    last: Reply | None = None  # whoever has this very reply was not answered: see `end`
     trouble: str = ""  # what the server (or the connection) did wrong; for the log
+
+    def ending(self, number: int) -> End:
+        """How it came to an end for this recipient."""
+        return self.end if self.replies[number] is self.last else End.ANSWERED
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from relayd.mail.reply import Reply
-from relayd.smtp.events import Stage, TransactionDone
+from relayd.smtp.events import End, Stage, TransactionDone
 from relayd.smtp.transaction import Commands
 
 
@@ -15,7 +15,9 @@ class Progress:
     __slots__ = (
         "_answered",
         "_asked",
+        "_end",
         "_ended",
+        "_last",
         "_replies",
         "_stages",
         "accepted",
@@ -32,6 +34,8 @@ class Progress:
         self._asked = commands.numbers  # the recipients that RCPT is sent for
         self._answered = 0  # how many of them have their reply to RCPT
         self._ended = 0  # LMTP: how many of the accepted have their reply after the dot
+        self._end = End.ANSWERED
+        self._last: Reply | None = None  # of whoever was not answered
         self._replies: list[Reply | None] = [None] * count
         self._stages = [Stage.OFFER] * count
         for number, reply in commands.refused.items():
@@ -73,14 +77,17 @@ class Progress:
         self._ended += 1
         return self._ended == len(self.accepted)
 
-    def abandon(self, reply: Reply, stage: Stage) -> None:
+    def abandon(self, reply: Reply, stage: Stage, end: End) -> None:
         """Nothing more will come: the word on all who have none."""
         self._settle(range(len(self._replies)), reply, stage)
+        self._end, self._last = end, reply
 
-    def done(self, reusable: bool, shutdown: Reply | None, trouble: str) -> TransactionDone:
+    def done(self, reusable: bool, trouble: str) -> TransactionDone:
         """What became of the transaction, every recipient having its reply."""
         replies = tuple([reply for reply in self._replies if reply is not None])
-        return TransactionDone(replies, tuple(self._stages), reusable, shutdown, trouble)
+        return TransactionDone(
+            replies, tuple(self._stages), reusable, self._end, self._last, trouble
+        )
 
     def _settle(self, numbers: Iterable[int], reply: Reply, stage: Stage) -> None:
         for number in numbers:

@@ -18,6 +18,7 @@ class Demand:
     names: tuple[str, ...] = ()  # one of which the certificate must be for
     records: tuple[Tlsa, ...] = ()  # usable ones, with DANE
     source: str = ""  # who demands it: "next hop isp", "the TLSA records of mx.example.com"
+    trusted: bool = False  # the host's name is what we, a signed zone or a policy say
     published: bool = False  # by the recipient's domain, not by our own administrator
     denied: str = ""  # why this host cannot meet it, whatever it proves
     policy: Policy | None = None  # for the domain's own report (RFC 8460); None: not told

@@ -110,6 +110,14 @@ class Direct(Scenario):
     def test_next_preference_when_the_first_are_refused_and_dead(self) -> None:
         self.assert_delivered("failover.example", self.mxb, "192.0.2.11:25")
 
+    def test_next_preference_when_the_first_puts_off(self) -> None:
+        for stage in ("mail", "rcpt", "data", "content"):
+            self.mxa.script = lambda asked, stage=stage: (
+                "451 4.3.0 not now" if asked.stage == stage else None
+            )
+            self.assert_delivered("pref.example", self.mxb, "192.0.2.11:25")
+        self.assertEqual(self.mxa.arrived, [])
+
     def test_equal_preferences_share(self) -> None:
         idents = [self.send("equal.example") for _ in range(4)]
         for ident in idents:

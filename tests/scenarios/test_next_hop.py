@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 
 from tests.scenarios import peers
 from tests.scenarios.corpus import corpus
 from tests.scenarios.harness import Relayd, Scenario, wait_until
 from tests.scenarios.injector import inject, number_of
-from tests.sink import CLOSE, Script, Sink
+from tests.sink import CLOSE, EXTENSIONS, Asked, Script, Sink
 
 ANN = "ann@sender.example"
 
@@ -80,7 +81,7 @@ class Refusals(Scenario):
 
     def test_5xx_about_the_message_at_every_stage(self) -> None:
         for stage in ("mail", "rcpt", "data", "content"):
-            self.check_failed(stage, f"550 5.7.0 not at {stage}")
+            self.check_failed(stage, f"550 5.7.1 not at {stage}")
 
     def test_every_recipient_has_an_outcome_of_its_own(self) -> None:
         replies = {
@@ -114,6 +115,207 @@ class Refusals(Scenario):
         self.relay.send(ANN, recipients)
         (message,) = self.sink.wait(1)
         self.assertEqual(sorted(message.recipients), sorted(recipients))
+
+    def test_a_refusal_in_the_words_of_a_lost_connection_is_a_refusal(self) -> None:
+        self.check_failed("rcpt", "550 5.1.1 User unknown. Connection lost")
+
+
+class SeveralHosts(Scenario):
+    """What the first host puts off the next one takes, in the same attempt."""
+
+    LATER = ("452 4.3.1 not now", "450 4.7.1 greylisted")
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.stage = ""
+        self.reply = ""
+
+    def answer(self, asked: Asked) -> str | None:
+        return self.reply if asked.stage == self.stage else None
+
+    def sink(self, script: Script | None = None, *, lmtp: bool = False) -> Sink:
+        sink = Sink(script, lmtp=lmtp)
+        self.addCleanup(sink.stop)
+        return sink
+
+    def check(self, rules: str, *, lmtp: bool = False) -> None:
+        """No waiting: the schedule has an hour."""
+        first, second = self.sink(self.answer, lmtp=lmtp), self.sink(lmtp=lmtp)
+        relay = self.relayd(
+            rules.format(first.port, second.port) + "accept from 127.0.0.0/8\n",
+            settings="retry 1h\n",
+        )
+        for stage, reply in itertools.product(("mail", "rcpt", "data", "content"), self.LATER):
+            arrived = len(second.arrived)
+            self.stage, self.reply = stage, reply
+            relay.send(ANN, ["bob@example.com", "eve@example.com"])
+            second.wait(arrived + (2 if lmtp else 1))
+        count = 8 * (2 if lmtp else 1)
+        relay.wait_empty()
+        self.assertEqual((len(first.arrived), len(second.arrived)), (0, count))
+
+    def test_of_one_next_hop(self) -> None:
+        self.check(
+            "next-hop a smtp 127.0.0.1:{}, 127.0.0.1:{}\nroute any via a\n",
+        )
+
+    def test_of_two_next_hops(self) -> None:
+        self.check(
+            "next-hop a smtp 127.0.0.1:{}\nnext-hop b smtp 127.0.0.1:{}\nroute any via a, b\n",
+        )
+
+    def test_by_lmtp(self) -> None:
+        self.check(
+            "next-hop a lmtp 127.0.0.1:{}, 127.0.0.1:{}\nroute any via a\n",
+            lmtp=True,
+        )
+
+    def test_one_outcome_for_each_recipient_whoever_spoke(self) -> None:
+        says = {
+            1: {"no": "550 5.1.1 nobody", "yes": "450 4.2.1 grey", "late": "450 4.2.1 grey"},
+            2: {"bad": "550 5.7.1 not here", "late": "451 4.3.0 later"},
+        }
+        says[1]["bad"] = "450 4.2.1 grey"
+
+        def script(host: int) -> Script:
+            def answer(asked: Asked) -> str | None:
+                known = says[host].get(asked.argument.partition("@")[0])
+                return known if asked.stage == "rcpt" else None
+
+            return answer
+
+        first, second, back = self.sink(script(1)), self.sink(script(2)), self.sink()
+        relay = self.relayd(
+            f"next-hop a smtp 127.0.0.1:{first.port}, 127.0.0.1:{second.port}\n"
+            f"next-hop back smtp 127.0.0.1:{back.port}\naccept from 127.0.0.0/8\n"
+            "route to @sender.example via back\nroute any via a\n",
+            settings="retry 1h\n",
+        )
+        names = ("no", "yes", "bad", "late", "here")
+        ident = relay.send(ANN, [f"{name}@example.com" for name in names])
+        settled = [relay.settled(ident, number) for number in range(len(names))]
+        found = {
+            name: (each["state"], each["reply"]) for name, each in zip(names, settled, strict=True)
+        }
+        self.assertEqual(found["no"], ("failed", "550 5.1.1 nobody"))
+        self.assertEqual(found["bad"], ("failed", "550 5.7.1 not here"))
+        self.assertEqual(found["late"], ("queued", "451 4.3.0 later"))
+        self.assertEqual((found["yes"][0], found["here"][0]), ("delivered", "delivered"))
+        self.assertIn("450 4.2.1 grey", settled[3]["why"])
+        self.assertEqual(second.arrived[0].recipients, ("yes@example.com",))
+        # one host has answered: the next hop is not down
+        self.assertNotIn("next hop down", relay.log(200))
+
+
+class SetUp(Scenario):
+    """A next hop that does not serve us: mail waits, the operator reads why, nothing bounces."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.script: Script = lambda asked: None
+        self.sink = Sink(lambda asked: self.script(asked))
+        self.addCleanup(self.sink.stop)
+        self.relay = self.relayd(
+            f"next-hop isp smtp 127.0.0.1:{self.sink.port}\n"
+            "accept from 127.0.0.0/8\nroute any via isp\n",
+            settings="retry 1h\n",
+        )
+
+    def check(self, stage: str, reply: str, advice: str) -> None:
+        """Until it is mended and read again; also the mail that nobody is told of."""
+        before = len(self.sink.arrived)
+        self.relay.ctl("reload")  # that it took mail before is forgotten
+        self.script = lambda asked: reply if asked.stage == stage else None
+        idents = [self.relay.send(sender, ["bob@example.com"]) for sender in (ANN, "")]
+        waits = self.relay.settled(idents[0])
+        self.assertEqual(waits["state"], "queued", waits)
+        self.assertRegex(waits["reply"], r"^451 4\.7\.\d+ Next hop isp at ")
+        self.assertIn(f"does not serve us: {reply} ({advice}", waits["reply"])
+        wait_until(lambda: "down after" in self.relay.ctl("status").stdout, "the lane is down")
+        (line,) = [
+            line for line in self.relay.ctl("status").stdout.splitlines() if "down after" in line
+        ]
+        self.assertIn(reply, line)
+        self.assertIn(advice, line)
+        self.script = lambda asked: None
+        self.relay.ctl("reload")
+        arrived = self.sink.wait(before + 2)
+        self.assertEqual({each.sender for each in arrived[before:]}, {ANN, ""})
+        self.relay.wait_empty()
+
+    def test_a_login_is_wanted(self) -> None:
+        for stage in ("mail", "rcpt", "data"):
+            self.check(stage, "530 5.7.0 Authentication required", "give this next hop a login")
+        self.check("mail", "535 5.7.8 credentials invalid", "give this next hop a login")
+        self.assertEqual(self.relay.log(500).count('"next hop down"'), 4, self.relay.log(500))
+
+    def test_it_does_not_relay_for_us(self) -> None:
+        for reply in (
+            "554 5.7.1 <bob@example.com>: Relay access denied",
+            "550 relay not permitted",
+        ):
+            self.check("rcpt", reply, "ask it to relay for this host")
+
+    def test_one_that_relays_for_us_is_not_down_for_a_stray_recipient(self) -> None:
+        self.script = lambda asked: (
+            "554 5.7.1 Relay access denied" if asked.argument.startswith("stray") else None
+        )
+        self.relay.send(ANN, ["bob@example.com"])
+        self.sink.wait(1)
+        ident = self.relay.send(ANN, ["stray@elsewhere.example"])
+        self.assertEqual(self.relay.settled(ident)["state"], "queued")
+        self.assertNotIn("down after", self.relay.ctl("status").stdout)
+        self.relay.send(ANN, ["bob@example.com"])
+        self.sink.wait(2)
+
+
+class OfEachSession(Scenario):
+    def test_a_next_hop_that_takes_ten_messages_a_session(self) -> None:
+        """Nobody is put off, and spent connections are not used any more."""
+        refused: list[int] = []
+
+        def script(asked: Asked) -> str | None:
+            late = asked.stage == "mail" and asked.transaction > 10
+            refused.extend([asked.session] * late)
+            return "452 4.4.5 too many messages in this session" if late else None
+
+        sink = Sink(script)
+        self.addCleanup(sink.stop)
+        relay = self.relayd(
+            f"next-hop out smtp 127.0.0.1:{sink.port}\naccept from 127.0.0.0/8\n"
+            "route any via out\n",
+            settings="retry 1h\n",
+        )
+        injected = inject(relay.port, 400)
+        self.assertEqual(len(injected.acknowledged), 400)
+        sink.wait(400)
+        relay.wait_empty()
+        self.assertEqual(len(sink.arrived), 400)
+        self.assertLess(len(refused), 40, "a tenth")
+
+
+class Starttls(Scenario):
+    def test_plaintext_behind_the_220_in_one_packet(self) -> None:
+        """In the clear where that is enough, on a connection that has said nothing false."""
+
+        def script(asked: Asked) -> str | None:
+            return "220 go\r\n250 ok" if asked.stage == "starttls" else None
+
+        optional, demanded = (Sink(script, extensions=(*EXTENSIONS, "STARTTLS")) for _ in range(2))
+        for sink in (optional, demanded):
+            self.addCleanup(sink.stop)
+        relay = self.relayd(
+            f"next-hop optional smtp 127.0.0.1:{optional.port}\n"
+            f"next-hop demanded smtp 127.0.0.1:{demanded.port} tls required\n"
+            "accept from 127.0.0.0/8\nroute to @secret.example via demanded\n"
+            "route any via optional\n",
+            settings="retry 1h\n",
+        )
+        ident = relay.send(ANN, ["bob@secret.example"])
+        relay.send(ANN, ["bob@example.com"])
+        optional.wait(1)
+        self.assertEqual(relay.settled(ident)["state"], "queued")
+        self.assertEqual((optional.sessions, demanded.arrived), (2, []))
 
 
 class FailOver(Scenario):

@@ -77,9 +77,8 @@ class BigTests(TestCase):
         reader = Reader(len(content), small=small)
         reader.start()
         pool = _Pool(reactor, Limits())
-        connection = Connection(
-            pool, Endpoint("next.example", "127.0.0.1", reader.port), "gw.example", Deadlines()
-        )
+        endpoint = Endpoint("next.example", "127.0.0.1", reader.port)
+        connection = Connection(pool, endpoint, "gw.example", Deadlines(), target="next.example")
         await dial(reactor, connection, 10)
         to = TransactionRecipient(Mailbox("user", "corp.example"))
         done = await connection.carry(Transaction(None, (to,), len(content)), BytesContent(content))

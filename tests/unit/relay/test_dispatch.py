@@ -237,8 +237,9 @@ class Trouble(TestCase):
         self.assertIs(world.standing, Standing.DOWN)
         self.assertEqual(world.lane("sink").failures, 1)
         self.assertEqual(world.log.notices, ["next hop down"])
-        probe_at = world.clock.seconds() + 60
-        self.assertEqual({each.next_attempt for each in world.table.settled}, {probe_at})
+        now = world.clock.seconds()
+        self.assertEqual({each.next_attempt for each in world.table.settled}, {now})
+        self.assertEqual(world.lane("sink").probe_at, now + 60)
         self.assertEqual(len(world.table.settled), 5)
 
     def test_a_lane_that_is_down_costs_nothing(self) -> None:

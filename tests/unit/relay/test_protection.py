@@ -12,6 +12,7 @@ from cryptography import x509
 from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.ssl import PrivateCertificate
 from twisted.internet.task import deferLater
 
 from relayd.config.tls import level_for
@@ -19,7 +20,7 @@ from relayd.dns.answer import Answer, DnsError, DnsTrouble, NxDomain, Tlsa
 from relayd.dns.resolver import Resolver
 from relayd.mail.delivery import Delivery
 from relayd.mail.nexthop import HostPort, NextHop
-from relayd.mail.outcome import Outcome
+from relayd.mail.outcome import Blame, Outcome
 from relayd.mail.reply import Severity
 from relayd.mail.security import Level
 from relayd.relay import pool
@@ -34,6 +35,7 @@ from relayd.smtp.server import Server as SmtpServer
 from relayd.tls.client import ClientContexts
 from relayd.tls.flaw import Failure, Policy
 from tests.certs import DAY, Authority, Issued
+from tests.ports import free_port
 from tests.support import TestCase
 from tests.unit.relay.fakes import a_message, a_recipient
 from tests.unit.tls.test_server import Server, files
@@ -64,6 +66,19 @@ class Scripted(Protocol):
     def dataReceived(self, data: bytes) -> None:
         self.heard.append(data)
         self._answer()
+
+
+class Encrypting(Scripted):
+    """... and that means what it says with `220 go`."""
+
+    options: Any = None
+
+    def _answer(self) -> None:
+        start = self._replies[:1] == [b"220 go\r\n"]
+        super()._answer()
+        if start:
+            transport: Any = self.transport
+            transport.startTLS(self.options)
 
 
 @dataclass
@@ -146,9 +161,13 @@ class Case(TestCase):
         self.endpoints.append(Endpoint(MX, "127.0.0.1", server.number, secure))
         return server
 
-    def script(self, *replies: bytes) -> None:
+    def script(self, *replies: bytes, issued: Issued | None = None) -> None:
         factory: Any = Factory()
-        factory.protocol = type("_", (Scripted,), {"replies": replies, "heard": self.heard})
+        facts: dict[str, Any] = {"replies": replies, "heard": self.heard}
+        if issued is not None:
+            pem = issued.key_pem + issued.chain_pem
+            facts["options"] = PrivateCertificate.loadPEM(pem).options()
+        factory.protocol = type("_", (Scripted if issued is None else Encrypting,), facts)
         port = reactor.listenTCP(0, factory, interface="127.0.0.1")
         self.addCleanup(port.stopListening)
         self.endpoints.append(Endpoint(MX, "127.0.0.1", port.getHost().port, True))
@@ -336,6 +355,68 @@ class Downgrades(Case):
                 self.waits(outcome, "refused: 454 4.7.0 not now")
             self.assertEqual(mails, level is Level.OPTIONAL)
 
+    async def test_plaintext_behind_the_220_in_one_packet(self) -> None:
+        """A fresh connection in the clear where that is enough: what came is never an answer."""
+        for replies in (b"220 go\r\n250 ok\r\n", b"220 go\r\n250-mx\r\n250 AUTH PLAIN\r\n"):
+            async for clear, hellos, mails in self.attempts(replies):
+                self.assertEqual((hellos, mails), (2, 1) if clear else (1, 0))
+
+    async def test_any_end_on_the_way_to_tls(self) -> None:
+        self.courier._deadlines = Deadlines(envelope=0.3, recipient=0)  # not all has an end
+        self.patch(pool, "_TICK", 0.02)
+        for replies in (
+            (b"220 go\r\n", b""),  # closes instead of a ServerHello
+            (b"220 go\r\n", b"\x15\x03\x03\x00\x02\x02\x28"),  # a TLS alert
+            (b"220 go\r\n", b"\x16\x03\x03\xff\xff" + b"x" * 300),
+            (b"220 go\r\n", b"454 4.7.0 TLS is broken\r\n"),
+            (b"421 4.7.0 no TLS today\r\n",),
+            (b"what?\r\n",),
+            (b"454 4.7.0 not now\r\n250 and more\r\n",),
+        ):
+            async for clear, hellos, mails in self.attempts(*replies):
+                self.assertEqual((hellos, mails), (2, 1) if clear else (1, 0), replies)
+
+    async def test_a_starttls_that_is_never_answered(self) -> None:
+        self.courier._deadlines = Deadlines(hello=0.2, envelope=0.2)
+        self.patch(pool, "_TICK", 0.02)
+        for level, mails in ((Level.REQUIRED, 0), (Level.OPTIONAL, 1)):
+            self.endpoints.clear()
+            self.heard.clear()
+            self.levels["example.com"] = level
+            self.script(*self.GREETING)
+            outcome = await self.deliver()
+            self.assertEqual(sum(each.startswith(b"MAIL") for each in self.heard), mails)
+            if level is Level.REQUIRED:
+                self.waits(outcome, "handshake failed: timed out")
+
+    async def test_an_ehlo_refused_under_tls(self) -> None:
+        """It welcomes us in the clear and not under TLS: in the clear only where optional."""
+        for level, mails in ((Level.REQUIRED, 0), (Level.OPTIONAL, 1)):
+            for replies in (
+                (b"503 5.5.1 again?\r\n", b"503 5.5.1 again?\r\n"),
+                (b"454 4.7.0 not under TLS\r\n",),
+                (b"what?\r\n",),
+                (b"",),
+            ):
+                with self.subTest(level=level, replies=replies):
+                    self.endpoints.clear()
+                    self.heard.clear()
+                    self.levels["example.com"] = level
+                    issued = self.authority.issue(MX)
+                    self.script(*self.GREETING, b"220 go\r\n", *replies, issued=issued)
+                    outcome = await self.deliver()
+                    self.assertIs(outcome.severity, Severity.TRANSIENT)
+                    self.assertIs(outcome.blame, Blame.DESTINATION)
+                    self.assertEqual(sum(each.startswith(b"MAIL") for each in self.heard), mails)
+
+    async def test_a_host_that_is_busy_under_tls_is_busy(self) -> None:
+        self.levels["example.com"] = Level.OPTIONAL
+        replies = (*self.GREETING, b"220 go\r\n", b"421 4.3.2 busy\r\n")
+        self.script(*replies, issued=self.authority.issue(MX))
+        outcome = await self.deliver()
+        self.assertEqual(str(outcome.reply), "421 4.3.2 busy")
+        self.assertFalse(any(each.startswith(b"MAIL") for each in self.heard))
+
     async def test_what_a_server_says_behind_220_is_no_answer(self) -> None:
         """The client's side of plaintext injection: an EHLO reply in the clear."""
         self.levels["example.com"] = Level.REQUIRED
@@ -468,6 +549,31 @@ class MtaSts(Case):
         self.sent(await self.deliver(), "dane")
 
 
+class Wanted(Case):
+    """A host that wants TLS which we did without: our set-up, or its own fault, not the mail's."""
+
+    MUST = b"530 5.7.0 Must issue a STARTTLS command first\r\n"
+
+    async def refused(self, *replies: bytes, hop: Hop = DIRECT) -> Outcome:
+        self.script(b"220 mx ESMTP\r\n", b"250-mx\r\n250 STARTTLS\r\n", *replies)
+        return await self.deliver(hop)
+
+    async def test_by_a_host_whose_starttls_does_not_work(self) -> None:
+        outcome = await self.refused(b"454 4.7.0 no TLS\r\n", self.MUST)
+        self.assertEqual((outcome.reply.code, outcome.blame), (451, Blame.DESTINATION))
+        self.assertIn("it wants TLS", outcome.reply.text)
+
+    async def test_by_a_host_to_which_we_say_none(self) -> None:
+        self.levels["example.com"] = Level.NONE
+        outcome = await self.refused(self.MUST)
+        self.assertEqual((outcome.reply.code, outcome.blame), (451, Blame.DESTINATION))
+        hop = Hop((NextHop("isp", "smtp", (HostPort(MX, 25),), options=("tls", "none")),))
+        self.endpoints.clear()
+        outcome = await self.refused(self.MUST, hop=hop)
+        self.assertEqual((outcome.reply.code, outcome.blame), (451, Blame.DESTINATION))
+        self.assertRegex(outcome.reply.text, "^Next hop isp at mx.example.com .*it wants TLS")
+
+
 class Reported(Case):
     """What domains are told of (RFC 8460): each session once, by the policy that they publish."""
 
@@ -565,3 +671,28 @@ class SendersWishes(Case):
         self.courier._pool.close()
         outcome = await self.deliver(require_tls=True)
         self.assertIn("550 5.7.30 Message requires TLS", str(outcome.reply))
+
+    async def test_requiretls_goes_to_the_next_host_that_can(self) -> None:
+        """Each must prove itself; what one lacks is not the end while another is in trouble."""
+        can = Offer(starttls=True, require_tls=True)
+        for first, secure in ((self.authority.issue(MX), True), (None, True), (None, False)):
+            with self.subTest(secure=secure, tls=first is not None):
+                self.endpoints.clear()
+                self.serve(first, secure=secure)
+                good = self.serve(self.authority.issue(MX))
+                good.scene.house.make_server = lambda _: SmtpServer("mx", SessionRules(), can)
+                self.sent(await self.deliver(require_tls=True), "verified")
+                self.courier._pool.close()
+                self.courier._pool._closing = False
+                self.endpoints[1] = replace(self.endpoints[1], port=free_port())
+                outcome = await self.deliver(require_tls=True)
+                self.assertIs(outcome.severity, Severity.TRANSIENT, outcome)
+                self.assertIs(outcome.blame, Blame.RECIPIENT)
+
+    async def test_requiretls_speaks_against_no_destination(self) -> None:
+        """Ordinary mail may go where it cannot."""
+        self.serve(None)
+        outcome = await self.deliver(require_tls=True)
+        self.waits(outcome, "REQUIRETLS")
+        self.assertIs(outcome.blame, Blame.RECIPIENT)
+        self.sent(await self.deliver(), "clear")

@@ -13,6 +13,7 @@ from relayd.mail.reply import Reply
 from relayd.smtp.client import Client, Transaction, TransactionRecipient
 from relayd.smtp.events import (
     ClientEvent,
+    End,
     ProtocolTrouble,
     Ready,
     SendContent,
@@ -254,7 +255,7 @@ class TestPipelined(unittest.TestCase):
         self.assertEqual(done.replies, (Reply.of(250, "2.0.0", "queued"), Reply.bare(550, "no")))
         self.assertEqual(done.stages, (Stage.END, Stage.RCPT))
         self.assertTrue(done.reusable)
-        self.assertIsNone(done.shutdown)
+        self.assertIs(done.end, End.ANSWERED)
         self.assertIn(b"MAIL", talk.send(transaction(A)))
 
     def test_mail_refused(self) -> None:
@@ -341,7 +342,8 @@ class TestPipelined(unittest.TestCase):
             talk.hear(*replies[:number], "421 4.3.2 going down", *replies[number:])
             done = [event for event in talk.events if isinstance(event, TransactionDone)]
             talk.events = list(done)
-            self.assertEqual(done[0].shutdown, Reply.of(421, "4.3.2", "going down"))
+            self.assertIs(done[0].end, End.SHUT_DOWN)
+            self.assertEqual(done[0].last, Reply.of(421, "4.3.2", "going down"))
             self.assertFalse(done[0].reusable)
             self.assertTrue(talk.client.closed)
             self.assertEqual(talk.outcome(), outcome)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from relayd.mail.address import Mailbox
 from relayd.mail.reply import Reply
 from relayd.smtp.client import Client, Transaction, TransactionRecipient
-from relayd.smtp.events import Ready, SendContent, Stage, TransactionDone
+from relayd.smtp.events import End, Ready, SendContent, Stage, TransactionDone
 from relayd.smtp.server import Server
 from tests.unit.smtp.house import House
 from tests.unit.smtp.strategies import BOUNDED, clean_content, cuts_of
@@ -138,4 +138,5 @@ class TestPair(unittest.TestCase):
         client.receive_data(house.receive())
         done = client.next_event()
         assert isinstance(done, TransactionDone)
-        self.assertEqual(done.shutdown, Reply.of(421, "4.3.2", "Shutting down"))
+        self.assertIs(done.end, End.SHUT_DOWN)
+        self.assertEqual(done.last, Reply.of(421, "4.3.2", "Shutting down"))
