@@ -255,6 +255,7 @@ class Gateway(Service):
             clock=time.time,
             expanded=self._letters.expanded,
             untold=self._journal.note,
+            message_size=lambda: self._current.settings.message_size,
             manners=lambda listener: self._manners.get(listener, RELAY),
             limits=ReceptionLimits(
                 recipients=settings.recipients,
