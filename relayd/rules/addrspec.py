@@ -88,12 +88,12 @@ def _folds(field: bytes) -> Iterator[tuple[int, bytes]]:
     start = field.index(b":") + 1
     last, behind = b"", 0
     for kind, octets, at, end in _pieces(field[start:]):
+        if last in (b",", b";") and not (kind == "space" and at == behind):
+            yield start + behind, b"\r\n "
         if kind == "space":
             if last and b"\r" not in octets and start + end < len(field):
                 yield start + at, b"\r\n"
-        elif last in (b",", b";"):
-            yield start + behind, b"\r\n "
-        elif octets == b"<" and last not in (b"", b" "):
+        elif octets == b"<" and last not in (b"", b" ", b",", b";"):
             yield start + at, b"\r\n "
         last, behind = b" " if kind == "space" else octets or b'"', end
 

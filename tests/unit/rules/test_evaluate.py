@@ -171,7 +171,7 @@ class RewriteTests(unittest.TestCase):
             ("joe@ -> jim@", "jim@example.com"),
             ("joe@example.com -> @new.example", "Joe@new.example"),
             ("any -> all@new.example", "all@new.example"),
-            ('regex "^(j)oe@(.*)$" -> "\\2.\\1@new.example"', "example.com.j@new.example"),
+            ('regex "^(j)oe@(.*)$" -> "\\2.\\1@new.example"', "example.com.J@new.example"),
         ):
             with self.subTest(rule):
                 one = rules(f"accept any\nrewrite recipient {rule}\n")
@@ -262,6 +262,13 @@ class UnknownTests(unittest.TestCase):
         self.assertEqual(outcome(broken, "x@example.com"), "reject 550 5.7.1")
         self.assertEqual(outcome(broken, "x@example.com", client="10.0.0.1"), "reject 451 4.3.0")
 
-    def test_a_template_that_makes_no_mailbox_is_our_trouble(self) -> None:
-        one = rules('accept any\nforward regex "^(.*)@x\\.example$" -> "\\1 @y.example"\n')
-        self.assertEqual(outcome(one, "a@x.example"), "reject 451 4.3.0")
+    def test_what_a_template_makes_no_mailbox_of_is_refused_for_good(self) -> None:
+        """It would not come out otherwise later, and its sender is to hear of it."""
+        for verb in ("forward", "rewrite recipient", "rewrite sender"):
+            one = rules(f'accept any\n{verb} regex "^(.*)@x\\.example$" -> "a@\\1.example"\n')
+            bad = '"a b"@x.example'
+            facts = {"sender": bad} if verb.endswith("sender") else {}
+            to = "z@z.example" if facts else bad
+            with self.subTest(verb):
+                self.assertEqual(outcome(one, to, **facts), "reject 550 5.1.0")
+                self.assertIn("malformed domain", plan(one, to, **facts).trail[-1].note)
