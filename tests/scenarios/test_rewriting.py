@@ -6,9 +6,9 @@ import smtplib
 import time
 from email import message_from_bytes
 
-from tests.scenarios.harness import Relayd, Scenario
+from tests.scenarios.harness import Scenario
 from tests.scenarios.test_login import ALICE, PASSWORD, Site
-from tests.sink import EXTENSIONS, Message, Sink
+from tests.sink import EXTENSIONS, Arrived, Sink
 
 RULES = """
 accept any
@@ -33,7 +33,7 @@ class Rewriting(Scenario):
         self.addCleanup(self.sink.stop)
         self.relay = self.relayd(f"next-hop out smtp 127.0.0.1:{self.sink.port}\n{RULES}")
 
-    def sent(self, content: bytes, sender: str = "a@b.test", to: str = "c@d.test") -> Message:
+    def sent(self, content: bytes, sender: str = "a@b.test", to: str = "c@d.test") -> Arrived:
         before = len(self.sink.arrived)
         with self.relay.session() as client:
             client.ehlo("client.example")
@@ -70,7 +70,7 @@ class Regexes(Rewriting):
             client.ehlo("client.example")
             self.said(client, "MAIL FROM:<a@b.test>", 250)
             self.said(client, "RCPT TO:<Good@host.test>", 250)
-            for local in ('"a b"', '"a@b"', "a..b".join('""'), "x" * 64, "under_score'"):
+            for local in ('"a b"', '"a@b"', "x" * 64, "o'neill", '"a..b"'):
                 text = self.said(client, f"RCPT TO:<{local}@host.test>", 550)
                 self.assertEqual(text[:5], b"5.1.0")
             self.said(client, "RSET", 250)
@@ -122,11 +122,13 @@ class Submitted(Site):
         client = smtplib.SMTP_SSL("localhost", self.implicit, timeout=60, context=self.context())
         self.addCleanup(client.close)
         client.login(ALICE, PASSWORD)
-        for body, code in ((b"a," * 520_000, 250), (b"a," * 524_200, 552), (b"a, " * 40_000, 250)):
+        arrived = 0
+        for body, code in ((b"a," * 520_000, 250), (b"a," * 524_270, 552), (b"a, " * 40_000, 250)):
             content = b"To: " + body + b"\r\n\r\nx\r\n"
             client.mail(ALICE)
             client.rcpt(ALICE)
             self.assertEqual(client.data(content)[0], code)
             if code == 250:
-                content_left = self.sink.wait(len(self.sink.arrived) or 1)[-1].content
-                self.assertLess(len(content_left), len(content) + 50_000)
+                arrived += 1
+                left = self.sink.wait(arrived)[-1].content
+                self.assertLess(len(left), len(content) + 2000 * len("@example.com") + 1000)
