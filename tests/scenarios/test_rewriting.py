@@ -78,8 +78,19 @@ class Regexes(Rewriting):
 
 class Fields(Rewriting):
     def test_no_line_of_the_sender_hides_an_added_field(self) -> None:
-        for line in (b"no colon here", b": nameless", b"", b" blank", b"\ttab", b"From x", b">From x"):
-            for content in (line + b"\r\nTo: y\r\n\r\nx\r\n", b"To: y\r\n" + line + b"\r\n\r\nx\r\n"):
+        for line in (
+            b"no colon here",
+            b": nameless",
+            b"",
+            b" blank",
+            b"\ttab",
+            b"From x",
+            b">From x",
+        ):
+            for content in (
+                line + b"\r\nTo: y\r\n\r\nx\r\n",
+                b"To: y\r\n" + line + b"\r\n\r\nx\r\n",
+            ):
                 found = self.sent(content)
                 parsed = message_from_bytes(found.content)
                 with self.subTest(content):
@@ -100,7 +111,9 @@ class Costs(Rewriting):
     """A good client is answered while others send what once made parsers slow."""
 
     def test_headers_that_open_and_never_close(self) -> None:
-        contents = [b"From: " + unit * 30_000 + b"\r\n\r\nx\r\n" for unit in (b"[\\", b'"\\', b"(<")]
+        contents = [
+            b"From: " + unit * 30_000 + b"\r\n\r\nx\r\n" for unit in (b"[\\", b'"\\', b"(<")
+        ]
         began = time.monotonic()
         for content in contents:
             self.assertTrue(self.sent(content).content.endswith(content))

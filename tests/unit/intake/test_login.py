@@ -302,7 +302,9 @@ class CompletionTests(TestCase):
         whole = self.complete(section)
         self.assertEqual(whole.count(b"name@d"), 190)
         self.assertLessEqual(max(map(len, whole.split(b"\r\n"))), 998)
-        self.assertEqual(b"".join(whole.split()), b"".join(section.replace(b"name", b"name@d").split()))
+        self.assertEqual(
+            b"".join(whole.split()), b"".join(section.replace(b"name", b"name@d").split())
+        )
 
     def test_so_many_addresses_and_no_more(self) -> None:
         section = b"Date: x\r\nMessage-ID: y\r\nTo: " + b"a,\r\n " * 3000 + b"a\r\n\r\n"

@@ -187,7 +187,9 @@ class RewriteTests(unittest.TestCase):
                 given = f"{local}@CAP.test"
                 with self.subTest(verb, local=local):
                     if verb.endswith("sender"):
-                        self.assertEqual(senders(one, "x@y.test", sender=given), [f"{local}@new.test"])
+                        self.assertEqual(
+                            senders(one, "x@y.test", sender=given), [f"{local}@new.test"]
+                        )
                     else:
                         self.assertEqual(outcome(one, given), f"{local}@new.test direct")
 

@@ -135,9 +135,7 @@ class RewriteTests(unittest.TestCase):
     def test_what_cannot_be_rewritten_stays(self) -> None:
         rule = 'rewrite header From regex "^(.+)@old\\.example$" -> "x@\\1.example"\n'
         section = b'From: "a b"@old.example, c@old.example\r\n\r\n'
-        self.assertEqual(
-            edited(rule, section), b'From: "a b"@old.example, x@c.example\r\n\r\n'
-        )
+        self.assertEqual(edited(rule, section), b'From: "a b"@old.example, x@c.example\r\n\r\n')
 
     @settings(max_examples=100, deadline=None)
     @given(st.lists(st.sampled_from(
@@ -187,7 +185,14 @@ class EditTests(unittest.TestCase):
 
     def test_no_line_of_the_sender_hides_what_is_added(self) -> None:
         """Behind a line that is no field other parsers see no header any more."""
-        for line in (b"this line has no colon", b"From me", b": nameless", b"\xff", b"a b: c", b" "):
+        for line in (
+            b"this line has no colon",
+            b"From me",
+            b": nameless",
+            b"\xff",
+            b"a b: c",
+            b" ",
+        ):
             section = b"Subject: x\r\n" + line + b"\r\nTo: y@z.example\r\n\r\n"
             out = edited('header add X-Outside "yes"\n', section)
             with self.subTest(line):
