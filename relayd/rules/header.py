@@ -35,8 +35,9 @@ def edit_header(ruleset: Ruleset, header_rules: tuple[int, ...], section: bytes)
     `section` reaches up to and including the empty line. Addresses are rewritten first (of several
     rules the first that fits an address), then whole fields are added, removed and replaced, in
     the order of the rules. What is added stands in front of all that the sender wrote: behind a
-    line that is no field other parsers see no header any more. A table that cannot be read leaves an address as it is; so do those
-    after the first MAX_ADDRESSES and those in fields after the first MAX_OCTETS.
+    line that is no field other parsers see no header any more. A table that cannot be read leaves
+    an address as it is; so do those after the first MAX_ADDRESSES and those in fields after the
+    first MAX_OCTETS.
     """
     rules = [ruleset.headers.entries[number].rule for number in header_rules]
     rewrites: dict[bytes, list[HeaderRewrite]] = {}

@@ -125,11 +125,11 @@ def _expanded(pattern: MailboxPattern, template: Template, subject: Subject) -> 
         if isinstance(each, int) and match.start(each) <= between < match.end(each)
     ]
     if not at:
-        raise NoMailbox(f"{subject.mailbox}: {str(template)} makes an address without @")
+        raise NoMailbox(f"{subject.mailbox}: {template!s} makes an address without @")
     before, _, after = texts[at[-1]].rpartition("@")
     local = _local([*texts[: at[-1]], before], parts)
     if not local and subject.local:
-        raise NoMailbox(f"{subject.mailbox}: {str(template)} makes an empty local part")
+        raise NoMailbox(f"{subject.mailbox}: {template!s} makes an empty local part")
     return _checked(Mailbox(local, "".join([after, *texts[at[-1] + 1 :]])))
 
 

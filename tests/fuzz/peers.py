@@ -110,7 +110,7 @@ def names(data: bytes) -> None:
         name = wire_name(text)
     except ValueError:
         return
-    assert len(name.to_wire()) <= 255
+    assert len(name.to_wire() or b"") <= 255
     if re.fullmatch(r"[A-Za-z0-9.-]+", text) and text != ".":
         assert fold_name(name_text(name)) == fold_name(text), text
 

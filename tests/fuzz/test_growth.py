@@ -32,7 +32,13 @@ UNITS = (
 # what stands in front, so that the rest is read by what it is meant for
 BEGINNINGS = {
     "header": (b"From: ", b"To: <", b'Reply-To: "', b"From: a@old.test ("),
-    "submission": (b"From: ", b"To: <", b'Cc: "', b"Received: from ", b"Received: from a (b) (HELO "),
+    "submission": (
+        b"From: ",
+        b"To: <",
+        b'Cc: "',
+        b"Received: from ",
+        b"Received: from a (b) (HELO ",
+    ),
     "server": (
         b"\xffEHLO ",
         b"\xffEHLO a\r\nMAIL FROM:<a@",
@@ -55,7 +61,15 @@ BEGINNINGS = {
     "srs": (b"SRS0=", b"SRS1=AAAA=b.test==AAAA=", b"a@"),
     "sts": (b"version: STSv1\nmode: enforce\nmax_age: 9\nmx: ", b"v=STSv1;"),
     "rewriting": (b'"', b"a@"),
-    "paths": (b"<", b"<a@", b'<"', b"<@", b"<a@b.test> ", b"<a@b.test> ORCPT=rfc822;", b"<a@b.test> ENVID="),
+    "paths": (
+        b"<",
+        b"<a@",
+        b'<"',
+        b"<@",
+        b"<a@b.test> ",
+        b"<a@b.test> ORCPT=rfc822;",
+        b"<a@b.test> ENVID=",
+    ),
     "xtext": (b"+2B",),
     "xclient": (b"HELO=", b"ADDR=IPV6:", b"NAME="),
     "sasl": (b"\0", b"\0user\0", b"n,,n=", b"PLAIN "),

@@ -56,7 +56,7 @@ class Beginnings(unittest.TestCase):
         for content, expected in self.CASES:
             known = [front(content[:size]) for size in range(1, len(content) + 1)]
             with self.subTest(content[:40]):
-                self.assertEqual([each for each in known if each is not None][0], expected)
+                self.assertEqual(next(each for each in known if each is not None), expected)
                 self.assertEqual({*known} - {None}, {expected})
 
 

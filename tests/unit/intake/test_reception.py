@@ -220,7 +220,7 @@ class Contents(unittest.TestCase):
                     self.assertEqual(replies[0][:3], "250")
                     stored, submission = self.scene.spool.stored[-1]
                     content = b"".join(stored.content.chunks())
-                    trace, _, rest = content.partition(b";\r\n ")
+                    rest = content.partition(b";\r\n ")[2]
                     self.assertEqual(
                         rest.partition(b"\r\n")[2].decode(), before + text.replace("..", ".", 1)
                     )
