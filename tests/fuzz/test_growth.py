@@ -19,7 +19,7 @@ SIZE = 16 << 10  # octets; then twice as many
 NOTHING = 0.004  # seconds of CPU time for the larger one that are not worth a second look
 MOST = 2.5  # times as long for twice as much
 LOOKS = 6  # at the two sizes: others share the machine
-FAR = 1.0  # seconds that need no second look
+FAR = 2.0  # seconds that need no second look
 
 UNITS = (
     b"(", b'"', b"[", b"<", b"\\", b"@", b",", b";", b":", b"=", b"%", b"!", b"?", b".", b"+", b"-", b"&", b"{", b"a", b"0", b" ", b"\t",
@@ -110,10 +110,12 @@ def growth(target: Callable[[bytes], None], beginning: bytes, unit: bytes) -> fl
     found = 1.0
     for size in (SIZE, 2 * SIZE):
         once, twice = made(beginning, unit, size), made(beginning, unit, 2 * size)
+        small = cost(target, once)
+        if small > FAR:
+            return float("inf")
         large = cost(target, twice)
         if large < NOTHING:
             return 1.0
-        small = cost(target, once)
         for _ in range(LOOKS):
             if large <= MOST * small or large > FAR:
                 return large / small
