@@ -263,6 +263,7 @@ class Gateway(Service):
             expanded=self._letters.expanded,
             untold=self._journal.note,
             pace=self._desks.pace,
+            message_size=lambda: self._current.settings.message_size,
             manners=lambda listener: self._manners.get(listener, RELAY),
             wishes=lambda trusted: self._current.settings.wishes(trusted=trusted),
             limits=ReceptionLimits(

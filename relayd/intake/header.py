@@ -2,9 +2,36 @@
 
 from __future__ import annotations
 
+import re
+
 from relayd.intake.trace import Hops, TraceField
 
 _WINDOW = 65536  # octets kept unread of a section that no rule will rewrite
+_FIELD = re.compile(rb"([!-9;-~]*)[ \t]*")  # field-name of RFC 5322 section 3.6.8; section 4.5
+_LINE = 1000  # octets; with more of them and no colon it is no field's first line
+# how a mailbox file, and who quotes such a line, separates messages
+_SEPARATOR = re.compile(rb">*From ")
+
+
+def front(beginning: bytes) -> bytes | None:
+    """What must stand between our trace field and content that begins so; None: not known yet.
+
+    Nothing, for all that has a header section. Else the empty line that ends ours: a blank would
+    make the sender's text part of our trace field, and other parsers take a line that is no field
+    for the body's first one. The separator line of a mailbox file, which is only one in front of
+    all else, becomes a field, and the fields behind it stay fields.
+    """
+    match = _FIELD.match(beginning)
+    assert match is not None  # it takes any octets, and none
+    end = match.end()
+    if end == len(beginning) < _LINE and (match.group(1) or not end):
+        return None
+    follows = beginning[end : end + 1]
+    if follows == b":" and match.group(1):
+        return b""
+    if follows == b"\r" and not end:
+        return b""  # the empty line itself
+    return b"X-Mailbox-Line: " if _SEPARATOR.match(beginning) else b"\r\n"
 
 
 class HeaderSection:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from relayd.intake.header import HeaderSection
+from relayd.intake.header import HeaderSection, front
 from relayd.intake.limits import Memory, client_key
 from relayd.intake.submission import RELAY, Completion, Manners, completed
 from relayd.intake.trace import LoopLimits, TraceField, loop, protocol_keyword
@@ -47,6 +48,8 @@ _FREE_RECIPIENTS = 256  # final ones of a transaction, likewise
 _RECIPIENT = 700  # octets that one costs, about
 _MOST_TOLD = 100  # refusals of one session that have a line in the log; the rest is counted
 _HEADER_TOO_LARGE = Reply.of(552, "5.3.4", "Header section too large")
+_HEADER_GREW = Reply.of(552, "5.3.4", "Header section too large once it is completed or rewritten")
+_MESSAGE_GREW = Reply.of(552, "5.3.4", "Message too large once it is completed or rewritten")
 
 
 class Spool(Protocol):
@@ -69,7 +72,7 @@ class ReceptionLimits:
 
     recipients: int = 1000  # RCPTs accepted
     destinations: int = 10_000  # final recipients after forwarding
-    header_size: int = 1 << 20  # octets of the header section
+    header_size: int = 1 << 20  # octets of the header section, as it comes and as it leaves
     loop: LoopLimits = field(default_factory=LoopLimits)
 
 
@@ -92,6 +95,7 @@ class Premises:
     # or has no delivery of its own, what was decided about it, the hash of the rule set
     expect: Callable[[int], None] = lambda change: None  # so many more (-1: less) may soon commit
     pace: Pace | None = None  # who guesses at the hashes of SRS addresses
+    message_size: Callable[[], int] = lambda: sys.maxsize  # octets, now in force
     manners: Callable[[str], Manners] = lambda listener: RELAY  # of the listener of this name
     decide: Callable[[Ruleset, Facts], Plan] = evaluate
     edit: Callable[[Ruleset, tuple[int, ...], bytes], bytes] = edit_header
@@ -116,6 +120,7 @@ class Reception:
         self._draft: AnyDraft | None = None
         self._header: HeaderSection | None = None
         self._trace = b""
+        self._beginning = b""  # of content, until it is known whether it has a header section
         self._manners = premises.manners(client.listener)
         self._completion: Completion | None = None
         self._eight_bit = False
@@ -141,6 +146,10 @@ class Reception:
         if header is None or draft is None:
             return  # refused already: the rest is swallowed
         if not header.complete:
+            if header.size == 0:
+                data = self._begin(data)
+                if not data:
+                    return
             header.receive(data)
             if header.oversize:
                 self._fail(_HEADER_TOO_LARGE)
@@ -158,6 +167,16 @@ class Reception:
             draft.write(data)
         except SpoolError as error:
             self._fail(self._spool_reply(error))
+
+    def _begin(self, data: bytes) -> bytes:
+        """The first octets, as they are to stand behind our trace field; held back until known."""
+        beginning = self._beginning + data
+        before = front(beginning)
+        if before is None:
+            self._beginning = beginning
+            return b""
+        self._beginning = b""
+        return before + beginning if before else beginning
 
     async def end_of_content(self) -> Reply:
         """Commit the message, and only then say 250 (promise 1)."""
@@ -342,6 +361,7 @@ class Reception:
             return Reply.of(503, "5.5.1", "MAIL first")
         self._failure = None
         self._eight_bit = False
+        self._beginning = b""
         try:
             draft = self._draft = premises.spool.create(pure=True)  # the core lets nothing else by
             self._trace = premises.trace.received(
@@ -398,7 +418,10 @@ class Reception:
     def _submission(self) -> Submission | Reply:
         """What to commit, or why not."""
         transaction, header, ruleset = self._transaction, self._header, self._ruleset
-        edit = self._premises.edit
+        limits, edit = self._premises.limits, self._premises.edit
+        if self._beginning:  # all of the content, and no field
+            beginning, self._beginning = self._beginning, b""
+            self.content(b"\r\n" + beginning)
         if self._failure is not None:
             return self._failure
         if transaction is None or header is None or ruleset is None:
@@ -411,7 +434,7 @@ class Reception:
             except SpoolError as error:
                 return self._spool_reply(error)
             section, size = self._completion.section, len(self._completion.section)
-        reason = loop(header.hops, self._premises.limits.loop, transaction.sole_recipient)
+        reason = loop(header.hops, limits.loop, transaction.sole_recipient)
         if reason:
             return Reply.of(554, "5.4.6", reason)
         facts = ContentFacts(
@@ -421,9 +444,17 @@ class Reception:
             eight_bit=self._eight_bit,
             utf8_header=header.eight_bit,
         )
-        return transaction.submission(
+        submission = transaction.submission(
             facts, ruleset.hash, lambda rules, section: edit(ruleset, rules, section)
         )
+        grown = max([size, *(len(each) - len(self._trace) for each in submission.headers)])
+        if grown > header.size and self._draft is not None:
+            # what came was within the limits; what leaves is to be so as well
+            if grown > limits.header_size:
+                return _HEADER_GREW
+            if self._draft.size - len(self._trace) - size + grown > self._premises.message_size():
+                return _MESSAGE_GREW
+        return submission
 
     def _write(self, data: bytes) -> None:
         if data and self._draft is not None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from relayd.intake.header import HeaderSection
 from relayd.intake.trace import date_time
 from relayd.mail.ident import ident_text
-from relayd.rules.addrspec import unqualified
+from relayd.rules.addrspec import MAX_ADDRESSES, MAX_OCTETS, folded, unqualified
 
 # the fields of RFC 5322 sections 3.6.2, 3.6.3 and 3.6.6 that hold addresses
 _ADDRESS_FIELD = re.compile(
@@ -66,7 +66,9 @@ class Completion:
 def completed(section: bytes, *, now: float, ident: int, hostname: str, origin: str) -> bytes:
     """The header section with Date and Message-ID, and with domains in every address.
 
-    What is there stays as it is, octet by octet; new fields stand in front.
+    What is there stays as it is, octet by octet, but for folds of lines that become too long; new
+    fields stand in front. Addresses after the first MAX_ADDRESSES without a domain stay as they
+    are, and so do those in fields after the first MAX_OCTETS.
     """
     missing = []
     if _DATE.search(section) is None:
@@ -74,15 +76,23 @@ def completed(section: bytes, *, now: float, ident: int, hostname: str, origin: 
     if _MESSAGE_ID.search(section) is None:
         missing.append(f"Message-ID: <{ident_text(ident)}@{hostname}>\r\n")
     domain = b"@" + origin.encode("ascii", "replace")
-    whole = _ADDRESS_FIELD.sub(lambda match: _qualified(match, domain), section)
-    return "".join(missing).encode("ascii", "replace") + whole
+    pieces, done, octets = ["".join(missing).encode("ascii", "replace")], 0, 0
+    left = iter(range(MAX_ADDRESSES))
+    for match in _ADDRESS_FIELD.finditer(section):
+        octets += len(match.group())
+        if octets > MAX_OCTETS:
+            break
+        field = _qualified(match, domain, left)
+        pieces += [section[done : match.start()], field]
+        done = match.end()
+    return b"".join([*pieces, section[done:]])
 
 
-def _qualified(match: re.Match[bytes], domain: bytes) -> bytes:
+def _qualified(match: re.Match[bytes], domain: bytes, left: Iterator[int]) -> bytes:
     field, body = match.group(), match["body"]
     start = len(field) - len(body)
     pieces, done = [field[:start]], 0
-    for at in unqualified(body):
+    for at, _ in zip(unqualified(body), left, strict=False):
         pieces += [body[done:at], domain]
         done = at
-    return b"".join([*pieces, body[done:]])
+    return folded(b"".join([*pieces, body[done:]])) if done else field

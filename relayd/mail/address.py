@@ -25,6 +25,8 @@ _QUOTED_STRING = re.compile(
 )
 # sub-domain = Let-dig [Ldh-str]; the underscore is not in the book, but is met in the wild
 _SUB_DOMAIN = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_\-]*[A-Za-z0-9_])?\Z")
+# what UTS 46 section 4 takes for a dot
+_DOTS = re.compile("[.\u3002\uff0e\uff61]")
 _QUOTED_PAIR = re.compile(r"\\(.)")
 # the first separator is - + or =, by whoever made the address
 _SRS = re.compile(r"SRS[01][-+=]", re.IGNORECASE | re.ASCII)
@@ -38,11 +40,17 @@ class AddressError(ValueError):
 def fold_domain(domain: str) -> str:
     """The one spelling of a domain that comparisons use: lower-case A-labels (RFC 5890).
 
-    A domain that IDNA refuses raises AddressError.
+    A domain that IDNA refuses raises AddressError; so does one with U-labels that is longer than
+    any A-label could be, before IDNA looks at it: some versions take very long over those.
     """
     folded = domain.lower()
     if folded.isascii():
         return folded
+    # a U-label has fewer characters than its A-label
+    if len(folded) > MAX_DOMAIN:
+        raise AddressError(f"domain longer than {MAX_DOMAIN} octets")
+    if max(map(len, _DOTS.split(folded))) > MAX_LABEL:
+        raise AddressError(f"domain label longer than {MAX_LABEL} octets")
     try:
         return idna.encode(folded, uts46=True).decode("ascii")
     except idna.IDNAError as error:

@@ -1,7 +1,8 @@
 """Finds the addresses inside a header field's body, and nothing else (RFC 5322 section 3.4).
 
 Display names, comments, group names and white space are walked over, never changed: the finder
-says from which octet to which an addr-spec stands, the caller puts another one there.
+says from which octet to which local part and domain of an addr-spec stand, the caller puts others
+there. Every octet is looked at a few times at most, whatever a peer opens and never closes.
 """
 
 from __future__ import annotations
@@ -11,29 +12,36 @@ from collections.abc import Iterator
 
 from relayd.mail.address import AddressError, Mailbox
 
-# RFC 5322 section 3.2: what a field body is made of; octets above 127 by RFC 6532
+# of one header section, for a peer is not to say how long we work
+MAX_ADDRESSES = 2000  # that are changed
+MAX_OCTETS = 128 << 10  # of fields that addresses are looked for in
+MAX_LINE = 998  # octets without CRLF, RFC 5322 section 2.1.1
+
+# RFC 5322 section 3.2: what a field body is made of; octets above 127 by RFC 6532. What is quoted
+# and never closed reaches to the end; a literal ends before what it cannot hold (section 3.4.1)
 _TOKEN = re.compile(
     rb"(?P<space>[ \t\r\n]+)"
-    rb'|(?P<quoted>"(?:[^"\\]|\\.)*(?:"|\Z))'
-    rb"|(?P<literal>\[(?:[^\[\]\\]|\\.)*\])"
+    rb'|(?P<quoted>"(?:[^"\\]|\\.)*(?:"|\\?\Z))'
+    rb"|(?P<literal>\[[^\[\]\\]*\])"
     rb"|(?P<atom>[A-Za-z0-9!#$%&'*+/=?^_`{|}~\x80-\xff-]+)"
     rb"|(?P<special>.)",
     re.DOTALL,
 )
+_IN_COMMENT = re.compile(rb"\\.?|[()]", re.DOTALL)
 _QUOTED = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 Span = tuple[int, int]
 _Piece = tuple[str, bytes, int, int]  # kind, octets, start, end
 
 
-def addresses(body: bytes) -> Iterator[tuple[int, int, Mailbox]]:
-    """Start, end and mailbox of every addr-spec in the body, in order."""
+def addresses(body: bytes) -> Iterator[tuple[Span, Span, Mailbox]]:
+    """Where local part and domain of every addr-spec in the body stand, in order; its mailbox."""
     for member in _members(_pieces(body)):
         angle = next((n for n, piece in enumerate(member) if piece[1] == b"<"), None)
         # with an angle-addr, an @ before it is part of the display name
         for local, domain in _specs(member if angle is None else member[angle + 1 :]):
             mailbox = _mailbox(body[slice(*local)] + b"@" + body[slice(*domain)])
             if mailbox is not None:
-                yield local[0], domain[1], mailbox
+                yield local, domain, mailbox
 
 
 def unqualified(body: bytes) -> Iterator[int]:
@@ -50,6 +58,44 @@ def unqualified(body: bytes) -> Iterator[int]:
             words = inside[:-1]
         if words and _is_local_part(words, body):
             yield words[-1][3]
+
+
+def folded(field: bytes) -> bytes:
+    """The field with its lines of more than MAX_LINE octets folded where that changes nothing.
+
+    That is in white space, behind the commas of the list, and before an angle bracket; where
+    there is none of these for MAX_LINE octets the line stays too long.
+    """
+    if not any(len(line) > MAX_LINE for line in field.split(b"\r\n")):
+        return field
+    ends = [(match.start(), b"") for match in re.finditer(b"\r\n|\\Z", field)]
+    pieces: list[bytes] = []
+    done = line = 0  # up to where it is in the pieces; where the line in hand begins
+    last: tuple[int, bytes] | None = None  # where that line may end
+    for at, fold in sorted([*_folds(field), *ends]):
+        if at - line > MAX_LINE and last is not None:
+            pieces += [field[done : last[0]], last[1]]
+            done, line = last[0], last[0] + 2 - len(last[1])
+        if not fold:
+            line, last = at + 2, None
+        else:
+            last = at, fold
+    return b"".join([*pieces, field[done:]])
+
+
+def _folds(field: bytes) -> Iterator[tuple[int, bytes]]:
+    """Where a field of addresses may be folded, and what is put there."""
+    start = field.index(b":") + 1
+    last, behind = b"", 0
+    for kind, octets, at, end in _pieces(field[start:]):
+        if last in (b",", b";") and not (kind == "space" and at == behind):
+            yield start + behind, b"\r\n "
+        if kind == "space":
+            if last and b"\r" not in octets and start + end < len(field):
+                yield start + at, b"\r\n"
+        elif octets == b"<" and last not in (b"", b" ", b",", b";"):
+            yield start + at, b"\r\n "
+        last, behind = b" " if kind == "space" else octets or b'"', end
 
 
 def _is_local_part(words: list[_Piece], body: bytes) -> bool:
@@ -83,18 +129,14 @@ def _pieces(body: bytes) -> Iterator[_Piece]:
 def _after_comment(body: bytes, at: int) -> int:
     """Comments nest (RFC 5322 section 3.2.2); an unclosed one reaches to the end."""
     depth = 0
-    while at < len(body):
-        octet = body[at]
-        if octet == 0x5C:  # \
-            at += 1
-        elif octet == 0x28:
+    for match in _IN_COMMENT.finditer(body, at):
+        if match.group() == b"(":
             depth += 1
-        elif octet == 0x29:
+        elif match.group() == b")":
             depth -= 1
             if depth == 0:
-                return at + 1
-        at += 1
-    return at
+                return match.end()
+    return len(body)
 
 
 def _members(pieces: Iterator[_Piece]) -> Iterator[list[_Piece]]:

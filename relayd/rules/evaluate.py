@@ -22,11 +22,12 @@ from relayd.rules.senderroute import has_route, takes_route
 from relayd.rules.srsstage import SrsStage
 from relayd.rules.stage import Entry, Stage, View
 from relayd.rules.subject import Subject
-from relayd.rules.table import Unknown
+from relayd.rules.table import NoMailbox, Unknown
 
 DENIED = Reply.of(550, "5.7.1", "Relaying denied")
 NO_ROUTES = Reply.of(550, "5.7.1", "Relaying denied: no routes in the local part")
 TROUBLE = Reply.of(451, "4.3.0", "Temporary local problem, please try again later")
+NO_MAILBOX = Reply.of(550, "5.1.0", "Rewriting makes no valid address of this one")
 LOOPED = Reply.of(554, "5.4.6", "Forwarding loop detected")
 WELCOME = Reply.of(250, "2.1.5", "Recipient OK")
 NO_POSTMASTER = Reply.of(451, "4.3.5", "The postmaster's mailbox is not set up yet")
@@ -52,7 +53,10 @@ class Facts:
 
 
 def evaluate(ruleset: Ruleset, facts: Facts) -> Plan:
-    """The plan for these facts. Never raises: unknown is refused with 451 4.3.0."""
+    """The plan for these facts. Never raises: unknown is refused with 451 4.3.0.
+
+    What rules make no valid address of is refused for good: it would not come out otherwise later.
+    """
     if not facts.recipient.domain:
         return _postmaster(ruleset, facts)
     return _plan(ruleset, facts, ruleset.admission)
@@ -104,6 +108,9 @@ def _plan(ruleset: Ruleset, facts: Facts, admission: Stage[Admission] | None) ->
     trail: list[Step] = []
     try:
         return _decide(ruleset, facts, admission, trail)
+    except NoMailbox as nothing:
+        trail.append(Step("rewrite", "", str(NO_MAILBOX), str(nothing)))
+        return Plan(Verdict.REFUSE, NO_MAILBOX, (), tuple(trail))
     except Unknown as unknown:
         trail.append(Step("unknown", "", str(TROUBLE), str(unknown)))
     except Loop as loop:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from email.header import Header
 
 from relayd.mail.address import Mailbox
-from relayd.rules.addrspec import addresses
+from relayd.rules.addrspec import MAX_ADDRESSES, MAX_OCTETS, addresses, folded
 from relayd.rules.model import HeaderEdit, HeaderRewrite
 from relayd.rules.pattern import Final
 from relayd.rules.replace import replace
@@ -16,21 +16,17 @@ from relayd.rules.ruleset import Ruleset
 from relayd.rules.subject import Subject
 from relayd.rules.table import Unknown
 
-MAX_LINE = 998  # octets without CRLF, RFC 5322 section 2.1.1
-# of one header section, for a peer is not to say how long we work
-MAX_ADDRESSES = 2000  # that are rewritten
-MAX_OCTETS = 128 << 10  # of fields that addresses are looked for in
-
-
 # a field of one of these names, with the lines that it is folded into
-# (nothing possessive: Python before 3.11.5 gets that wrong; and there is one way only to match)
-_NAMED = rb"(?:^|(?<=\r\n))(%s)[ \t]*:[^\r]*(?:\r(?!\n(?![ \t]))[^\r]*)*(?:\r\n|\Z)"
+# (nothing possessive: Python before 3.11.5 gets that wrong; and there is one way only to match);
+# some parsers take more than the blanks of RFC 5322 section 4.5 before the colon
+_NAMED = rb"(?:^|(?<=\r\n))(%s)[ \t\v\f]*:[^\r]*(?:\r(?!\n(?![ \t]))[^\r]*)*(?:\r\n|\Z)"
 
 
 @dataclass(slots=True)
 class _Field:
     name: bytes  # folded to lower case; empty: any number of fields that no rule names
     raw: bytes  # with every fold and the last CRLF
+    ours: bool = False  # a rule has added it
 
 
 def edit_header(ruleset: Ruleset, header_rules: tuple[int, ...], section: bytes) -> bytes:
@@ -38,8 +34,10 @@ def edit_header(ruleset: Ruleset, header_rules: tuple[int, ...], section: bytes)
 
     `section` reaches up to and including the empty line. Addresses are rewritten first (of several
     rules the first that fits an address), then whole fields are added, removed and replaced, in
-    the order of the rules. A table that cannot be read leaves an address as it is; so do those
-    after the first MAX_ADDRESSES and those in fields after the first MAX_OCTETS.
+    the order of the rules. What is added stands in front of all that the sender wrote: behind a
+    line that is no field other parsers see no header any more. A table that cannot be read leaves
+    an address as it is; so do those after the first MAX_ADDRESSES and those in fields after the
+    first MAX_OCTETS.
     """
     rules = [ruleset.headers.entries[number].rule for number in header_rules]
     rewrites: dict[bytes, list[HeaderRewrite]] = {}
@@ -82,18 +80,23 @@ def _rewritten(
 ) -> bytes:
     start = raw.index(b":") + 1
     body, pieces, at = raw[start:], [raw[:start]], 0
-    for (begin, end, mailbox), _ in zip(addresses(body), left, strict=False):
+    for (local, domain, mailbox), _ in zip(addresses(body), left, strict=False):
         became = _became(ruleset, rules, mailbox)
-        if became is not None:
-            # A-labels: the field may go to a next hop without SMTPUTF8
-            pieces += [body[at:begin], became.ascii.encode("utf-8")]
-            at = end
+        if became is None:
+            continue
+        # A-labels: the field may go to a next hop without SMTPUTF8
+        new = became.ascii.encode("utf-8")
+        name = new.rindex(b"@")
+        # what stays the same stays as it was written, and so does what stands around the @
+        if became.local != mailbox.local:
+            pieces += [body[at : local[0]], new[:name]]
+            at = local[1]
+        if became.domain != mailbox.domain:
+            pieces += [body[at : domain[0]], new[name + 1 :]]
+            at = domain[1]
     if at == 0:
         return raw
-    new = b"".join([*pieces, body[at:]])
-    if any(len(line) > MAX_LINE for line in new.split(b"\r\n")):
-        new = new.replace(b", ", b",\r\n ")
-    return new
+    return folded(b"".join([*pieces, body[at:]]))
 
 
 def _became(ruleset: Ruleset, rules: Sequence[HeaderRewrite], mailbox: Mailbox) -> Mailbox | None:
@@ -113,16 +116,16 @@ def _became(ruleset: Ruleset, rules: Sequence[HeaderRewrite], mailbox: Mailbox) 
 def _edited(rule: HeaderEdit, fields: list[_Field]) -> list[_Field]:
     name = rule.name.lower().encode("ascii")
     if rule.action == "add":
-        if fields and not fields[-1].raw.endswith(b"\r\n"):
-            fields[-1].raw += b"\r\n"
-        return [*fields, _Field(name, field_of(rule.name, rule.value))]
+        before = sum(field.ours for field in fields)
+        field = _Field(name, field_of(rule.name, rule.value), ours=True)
+        return [*fields[:before], field, *fields[before:]]
     kept: list[_Field] = []
     replaced = rule.action == "remove"
     for field in fields:
         if field.name != name:
             kept.append(field)
         elif not replaced:
-            kept.append(_Field(name, field_of(rule.name, rule.value)))
+            kept.append(_Field(name, field_of(rule.name, rule.value), field.ours))
             replaced = True
     return kept
 

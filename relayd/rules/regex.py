@@ -5,9 +5,11 @@ from __future__ import annotations
 import functools
 import re
 
+from relayd.mail.address import MAX_DOMAIN, MAX_LOCAL
 from relayd.rules.runaway import capital, runaway
 
-MAX_SUBJECT = 320  # characters: 64 + "@" + 255, the longest mailbox of RFC 5321 section 4.5.3.1
+# characters: no mailbox that a peer may name is longer, so none gets round a rule by its length
+MAX_SUBJECT = MAX_LOCAL + 1 + MAX_DOMAIN
 MAX_EXPRESSION = 500  # characters
 
 
@@ -47,6 +49,24 @@ def trouble(text: str) -> tuple[str, str, int | None] | None:
             text.find(letter),
         )
     return None
+
+
+_MARK = 0x10F000  # private use: stands for a group while a replacement is taken apart
+_MARKS = re.compile("([\U0010f000-\U0010ffff])")
+
+
+@functools.lru_cache(maxsize=4096)
+def template_parts(text: str, template: str) -> tuple[str | int, ...]:
+    r"""A replacement's own text and the numbers of its groups: `\1@b` is (1, "@b")."""
+    expression = compiled(text)
+    names = {number: name for name, number in expression.groupindex.items()}
+    numbers = range(expression.groups + 1)
+    # an expression with the same groups, each of which matches its own mark
+    alike = "".join(f"(?P<{names[n]}>.)" if n in names else "(.)" for n in numbers[1:])
+    match = re.compile(f"(?=.{alike}).").match("".join(chr(_MARK + n) for n in numbers))
+    assert match is not None
+    pieces = _MARKS.split(match.expand(template))
+    return tuple(ord(each) - _MARK if n % 2 else each for n, each in enumerate(pieces) if each)
 
 
 def template_trouble(text: str, template: str) -> str:

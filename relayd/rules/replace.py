@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -20,9 +21,11 @@ from relayd.rules.pattern import (
     SubDomains,
     Template,
 )
-from relayd.rules.regex import search
+from relayd.rules.regex import search, template_parts
 from relayd.rules.subject import Subject
-from relayd.rules.table import Table, Unknown, tagged
+from relayd.rules.table import NoMailbox, Table, Unknown, tagged
+
+_QUOTED_PAIR = re.compile(r"\\(.)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +84,7 @@ def _all(
 def target_of(
     pattern: MailboxPattern, target: Replacement | Final, subject: Subject
 ) -> Mailbox | Final | None:
-    """One target, the part that it does not name kept; raises Unknown if it is no mailbox."""
+    """One target, the part that it does not name kept; raises NoMailbox if it cannot be one."""
     here = subject.mailbox
     if isinstance(target, Exact):
         if subject.wide and _by_stem(pattern, subject):
@@ -96,7 +99,7 @@ def target_of(
         keep = (
             len(subject.domain) - len(pattern.probe) + 2 if isinstance(pattern, SubDomains) else 0
         )
-        return Mailbox(here.local, f"{subject.domain[:keep]}{target.domain}")
+        return _checked(Mailbox(here.local, f"{subject.domain[:keep]}{target.domain}"))
     if isinstance(target, Template):
         return _expanded(pattern, target, subject)
     return None if isinstance(target, Null) else target
@@ -108,11 +111,59 @@ def _by_stem(pattern: MailboxPattern, subject: Subject) -> bool:
 
 
 def _expanded(pattern: MailboxPattern, template: Template, subject: Subject) -> Mailbox:
+    """The template with the groups as they were written, quoted again where that is needed."""
     match = search(pattern.text, subject.key) if isinstance(pattern, Regex) else None
     if match is None:
         raise Unknown("a template without a match")
-    text = match.expand(template.text)
+    written, between = _Written(subject), len(subject.local)
+    parts = template_parts(match.re.pattern, template.text)
+    texts = [each if isinstance(each, str) else written.part(*match.span(each)) for each in parts]
+    # the template says where the domain begins, else the @ before the old one; never a local part
+    at = [n for n, each in enumerate(parts) if isinstance(each, str) and "@" in each] or [
+        n
+        for n, each in enumerate(parts)
+        if isinstance(each, int) and match.start(each) <= between < match.end(each)
+    ]
+    if not at:
+        raise NoMailbox(f"{subject.mailbox}: {template!s} makes an address without @")
+    before, _, after = texts[at[-1]].rpartition("@")
+    local = _local([*texts[: at[-1]], before], parts)
+    if not local and subject.local:
+        raise NoMailbox(f"{subject.mailbox}: {template!s} makes an empty local part")
+    return _checked(Mailbox(local, "".join([after, *texts[at[-1] + 1 :]])))
+
+
+def _local(texts: list[str], parts: Sequence[str | int]) -> str:
+    """The local part; a template may have put the quotes round it by itself."""
+    own = isinstance(parts[0], str) and isinstance(parts[len(texts) - 1], str)
+    if own and texts[0][:1] == '"' == texts[-1][-1:]:
+        texts = [
+            _QUOTED_PAIR.sub(r"\1", text) if isinstance(part, str) else text
+            for text, part in zip(texts, parts, strict=False)
+        ]
+        return "".join(texts)[1:-1]
+    return "".join(texts)
+
+
+class _Written:
+    """A mailbox as it was written, found by places in the normalised one that rules look at."""
+
+    def __init__(self, subject: Subject) -> None:
+        mailbox, key = subject.mailbox, subject.key
+        domain = mailbox.domain if mailbox.domain.isascii() else subject.domain
+        self._text = f"{mailbox.local}@{domain}"
+        self._places: Sequence[int] = range(len(key) + 1)
+        if len(self._text) != len(key):  # small letters may be more than the capital was
+            local = [n for n, each in enumerate(mailbox.local) for _ in each.lower()]
+            self._places = [*local, *range(len(mailbox.local), len(self._text) + 1)]
+
+    def part(self, start: int, end: int) -> str:
+        """What was written from one place to another; empty for a group that took no part."""
+        return "" if start < 0 else self._text[self._places[start] : self._places[end]]
+
+
+def _checked(mailbox: Mailbox) -> Mailbox:
     try:
-        return Mailbox.parse(text)
+        return Mailbox.parse(str(mailbox))
     except AddressError as error:
-        raise Unknown(f"{text!r} is no mailbox: {error}") from None
+        raise NoMailbox(f"{str(mailbox)!r} is no mailbox: {error}") from None

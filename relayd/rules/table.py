@@ -18,6 +18,10 @@ class Unknown(Exception):  # noqa: N818 - an answer, not an error: neither yes n
     """A condition that cannot be decided now; `str()` is the private reason."""
 
 
+class NoMailbox(Unknown):
+    """What a rule makes of an address is no address, today and tomorrow; `str()` says why."""
+
+
 @dataclass(frozen=True, slots=True)
 class Found:
     """An entry of a map that fits, and what stands behind it."""

@@ -19,7 +19,7 @@ from relayd.report.dsn import write
 from relayd.report.smaller import reduced
 from relayd.smtp.client import Client, Transaction, TransactionRecipient
 from relayd.smtp.events import Ready, SendContent, TransactionDone
-from tests.fuzz import parsers
+from tests.fuzz import parsers, peers
 from tests.unit.report.examples import HOSTNAME, IDENT, NOW, message, recipient, reports, settlement
 from tests.unit.smtp.house import House
 
@@ -132,8 +132,22 @@ def report(data: bytes) -> None:
 
 
 _PARSERS = (parsers.header, parsers.proxy, parsers.dovecot, parsers.scram, parsers.srs, parsers.sts)
+_PEERS = (
+    peers.rewriting,
+    peers.submission,
+    peers.names,
+    peers.greeting,
+    peers.paths,
+    peers.xtext,
+    peers.xclient,
+    peers.sasl,
+    peers.challenges,
+    peers.slip,
+    peers.tlsrpt,
+)
+_OURS = (server, server_cut, client, address, rules, report)
 TARGETS: dict[str, Callable[[bytes], None]] = {
-    each.__name__: each for each in (server, server_cut, client, address, rules, report, *_PARSERS)
+    each.__name__: each for each in (*_OURS, *_PARSERS, *_PEERS)
 }
 CORPUS = Path(__file__).with_name("corpus")
 DIALOGUES = Path(__file__).parents[1] / "dialogues"

@@ -62,6 +62,45 @@ WORDS = {
         b"\r\n", b"\n", b":", b" ", b"v=STSv1;", b" id=", b"abc", b";", b"\0", b"\x85", "ü".encode(),
         b"version: STSv1\nmode: enforce\nmx: *.a.test\nmax_age: 9\n",
     ],
+    "rewriting": [
+        b"@cap.test", b"@host.test", b"@CAP.test", b"@x.sub.test", b"@old.test", b"-", b"a", b"B", b'"', b" ", b"\\", b"@", b".",
+        "ü".encode(), "İ".encode(), b"x" * 70, b'"a b"@cap.test', b"a-b@cap.test", b'"x@y-z"@cap.test', b"a.b@host.test",
+    ],
+    "submission": [
+        b"From: ", b"to:", b"Cc : ", b"Resent-To:", b"Date: x\r\n", b"Message-ID: <a@b>\r\n", b"a", b"b@c.test", b",", b", ", b"<", b">",
+        b'"', b"\\", b"(", b")", b"[", b"]", b":", b";", b"@", b".", b"\r\n", b"\r\n ", b"\r\n\t", b"\r\n\r\n", b" ", b"\t", b"\xff", b"\0",
+        b"From a@b Sat Nov 28\r\n", b">From ", b"no colon\r\n", b"Received: from a (b)\r\n by gw.test (relayd) with smtp id ",
+        b"Delivered-To: ", b"x" * 1100,
+    ],
+    "names": [b"a", b"b.test", b".", b"..", b"\\", b"-", b"_", b"xn--", b"x" * 63, b"x" * 64, "ü".encode(), b"*", b" ", b"\0"],
+    "greeting": [
+        b"a.test", b"[192.0.2.1]", b"[IPv6:::1]", b"(", b")", b"\\", b" ", b"\t", b";", b"\xff", "ü".encode(), "\u0660".encode(), b"\r\n",
+        b"x" * 300, "x\u0085".encode(), b"\x7f",
+    ],
+    "paths": [
+        b"<", b">", b"<>", b"a", b"@", b"b.test", b"@c.test:", b",", b" SIZE=", b" BODY=8BITMIME", b" SMTPUTF8", b" RET=", b" ENVID=", b" AUTH=",
+        b" NOTIFY=", b"SUCCESS", b" ORCPT=rfc822;", b" ORCPT=utf-8;", b"+2B", b"\\x{41}", b"=", b'"', b"\\", b" ", "ü".encode(), b"9" * 25,
+        b"<Postmaster>", b"x" * 300, "\u0660".encode() * 80, b"\xff", b"[IPv6:", b"]",
+    ],
+    "xtext": [b"+2B", b"+", b"+XX", b"=", b"a", b"\\x{", b"}", b"\\x{10FFFF}", b"\\x{D800}", b";", "ü".encode(), b"+C3+BC", b"\0", b" "],
+    "xclient": [
+        b"NAME=", b"ADDR=", b"PORT=", b"PROTO=", b"HELO=", b"LOGIN=", b" ", b"192.0.2.1", b"IPV6:", b"2001:db8::1", b"%eth0", b"[UNAVAILABLE]",
+        b"[TEMPUNAVAIL]", b"ESMTP", b"+20", b"=", b"x" * 300, b"\xff", "ü".encode(), b"65536",
+    ],
+    "sasl": [
+        b"\0", b"user", b"pass", b"\xff", b"n,,n=user,r=abc", b"c=biws,r=", b"PLAIN ", b"=", b"AAAA", b"\xcc\x81", "\u0660".encode(), "\u05d0".encode(),
+        b"\xc2\xad", b"x" * 300, b" ", b",", b"p=",
+    ],
+    "challenges": [
+        b"r=", b",s=", b",i=", b"4096", b"c2FsdA==", b"v=", b"e=", b'{"status":"', b'"}', b'"scope":', b"[", b"{", b"to-ken", b"\0", b"\xff", b"=" * 9,
+    ],
+    "slip": [
+        b'{"relayd":1,"sender":"a@b.test","recipients":["c@d.test"]}\n', b'{"relayd":1,', b'"sender":', b'"recipients":[', b'"a@b.test",', b'"a"', b"]",
+        b"}", b"\n", b"\r\n", b"\r", b"\0", b'"body":"7BIT"', b'"notify":["NEVER"]', b"\\ud800", b"[" * 50, b"1e999", b"x: y\r\n",
+    ],
+    "tlsrpt": [
+        b"v=TLSRPTv1;", b"rua=", b"mailto:a@b.test", b"https://c.test/", b",", b";", b" ", b"\0", b"!", b"%40", b"%", b"?", b"[", b"]", b"//", b"\xff", b"=",
+    ],
 }  # fmt: skip
 WORDS["server_cut"] = WORDS["server"]
 

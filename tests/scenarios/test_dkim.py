@@ -102,7 +102,7 @@ class DkimTest(Scenario):
         came = self.forwarded(content, EDITS)
         wanted = content.replace(b"<joe@intern.example.com> (that", b"<joe@example.com> (that")
         wanted = wanted.replace(b"X-Internal-Host: pc17\r\nx-internal-host:pc18\r\n", b"")
-        wanted = wanted.replace(b"\r\n\r\n", b"\r\nX-Gateway: gw.example.com\r\n\r\n", 1)
+        wanted = b"X-Gateway: gw.example.com\r\n" + wanted
         self.assertEqual(came, wanted)
         self.assertFalse(self.verifies(came), "the signature was over what the rules changed")
 

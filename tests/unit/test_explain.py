@@ -57,6 +57,7 @@ DIFF = """\
 --- as received
 +++ as sent on
 @@ -1,6 +1,6 @@
++X-Gateway: gw.example.com
  Return-Path: <joe@intern.example.com>
 -From: "Joe, at work" <joe@intern.example.com>
 +From: "Joe, at work" <joe@example.com>
@@ -64,7 +65,6 @@ DIFF = """\
  Cc: boss@example.com
  Subject: hello
 -X-Internal-Host: pc17
-+X-Gateway: gw.example.com
 """
 
 

@@ -129,7 +129,7 @@ class EndToEnd(TestCase):
             rewritten = b"".join(stored.content_for(records[0].recipient.header).chunks())
             trace, found, _ = received.partition(subject.encode())
             self.assertTrue(found)
-            self.assertEqual(rewritten, trace + b"Subject: x\r\nX-Gateway: gw\r\n\r\nbody\r\n")
+            self.assertEqual(rewritten, trace + b"X-Gateway: gw\r\nSubject: x\r\n\r\nbody\r\n")
 
     def test_a_spool_that_stops_recording(self) -> None:
         spool = MemorySpool(Immediate())

@@ -5,7 +5,7 @@ import unittest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relayd.intake.header import HeaderSection
+from relayd.intake.header import HeaderSection, front
 from relayd.intake.trace import Hops, TraceField
 
 FIELD = TraceField("gw.example.com")
@@ -20,6 +20,44 @@ def read(content: bytes, cuts: list[int] | None = None, *, keep: bool = True) ->
         at = max(at, cut)
     section.end()
     return section
+
+
+class Beginnings(unittest.TestCase):
+    """What must stand between our trace field and content, and as soon as it is known."""
+
+    CASES = (
+        (b"Subject: x\r\n", b""),
+        (b"Subject \t: x\r\n", b""),
+        (b"!#~9:\r\n", b""),
+        (b"\r\nbody\r\n", b""),
+        (b" folded\r\n", b"\r\n"),
+        (b"\tfolded\r\n", b"\r\n"),
+        (b" : x\r\n", b"\r\n"),
+        (b": nameless\r\n", b"\r\n"),
+        (b".\r\n", b"\r\n"),
+        (b"no colon\r\n", b"\r\n"),
+        (b"no colon here: but there\r\n", b"\r\n"),
+        (b"\xff: x\r\n", b"\r\n"),
+        (b"nothing\r\n", b"\r\n"),
+        (b"From a@b.test Mon Jan  5 10:00:00 2026\r\n", b"X-Mailbox-Line: "),
+        (b">From a@b.test\r\n", b"X-Mailbox-Line: "),
+        (b">>From a@b.test\r\n", b"X-Mailbox-Line: "),
+        (b"From : a@b.test\r\n", b""),
+        (b"Fromage a@b.test\r\n", b"\r\n"),
+        (b"x" * 1000, b"\r\n"),
+    )
+
+    def test_in_front(self) -> None:
+        for content, expected in self.CASES:
+            with self.subTest(content[:40]):
+                self.assertEqual(front(content), expected)
+
+    def test_however_it_is_cut(self) -> None:
+        for content, expected in self.CASES:
+            known = [front(content[:size]) for size in range(1, len(content) + 1)]
+            with self.subTest(content[:40]):
+                self.assertEqual(next(each for each in known if each is not None), expected)
+                self.assertEqual({*known} - {None}, {expected})
 
 
 class Sections(unittest.TestCase):

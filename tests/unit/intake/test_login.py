@@ -226,6 +226,43 @@ class SubmissionTests(TestCase):
         self.assertTrue(self.sent(Site(), "Subject: x").endswith(b"\r\nSubject: x\r\n"))
         self.assertTrue(self.sent(Site(), "", "Hi.").endswith(b">\r\n\r\nHi.\r\n"))
 
+    def test_limits_hold_for_what_leaves(self) -> None:
+        """A megabyte of names without a domain is not to leave as seven."""
+        for body, code in (
+            ("a," * (1 << 19), "552"),  # Date and Message-ID are too much
+            ("a," * (500 << 10), "250"),
+            ("a, " * 40_000, "250"),
+            ("\r\n ".join(["a,"] * 50_000), "250"),
+        ):
+            peer = self.logged_in(site := Site())
+            peer.say("MAIL FROM:<alice>", "RCPT TO:<bob>", "DATA")
+            text = f"To: {body}\r\n\r\nHi.\r\n"
+            (reply,) = peer.say(text[:-2], ".")
+            with self.subTest(body[:9]):
+                self.assertEqual(reply[:3], code)
+                if code == "250":
+                    stored = site.scene.spool.stored[-1][0].content
+                    self.assertLess(stored.size, len(text) + 2000 * len("@example.com") + 1000)
+
+    def test_a_message_is_within_message_size_when_it_is_complete(self) -> None:
+        site = Site()
+        site.submission()
+        text = "To: bob\r\n\r\nHi.\r\n"
+        for size, code in ((1000, "250"), (len(text) + 50, "552")):
+            site.scene.change(
+                manners=lambda _: Manners(True, False, "example.com"),
+                message_size=lambda size=size: size,
+            )
+            peer = site.scene.greeted()
+            peer.say("MAIL FROM:<alice>", "RCPT TO:<bob>", "DATA")
+            (reply,) = peer.say(text[:-2], ".")
+            self.assertEqual(reply[:3], code, reply)
+
+    def test_added_fields_stand_below_our_trace_field(self) -> None:
+        for first in ("no colon", " blank", "From a@b", "To: bob"):
+            content = self.sent(Site(), first, "X: y", "", "Hi.")
+            self.assertRegex(content, rb"\ADate: .*\r\nMessage-ID: .*\r\n", first)
+
     def test_who_relays_completes_nothing(self) -> None:
         peer = Site().scene.greeted()
         self.assertEqual(peer.say("MAIL FROM:<alice>")[0][:3], "501")
@@ -260,6 +297,27 @@ class CompletionTests(TestCase):
             section = b"Date: x\r\nMessage-ID: y\r\nTo:%s\r\n\r\n"
             with self.subTest(body=body):
                 self.assertEqual(self.complete(section % body), section % expected)
+
+    def test_lines_stay_within_bounds(self) -> None:
+        body = b",".join([b"name"] * 190)
+        section = b"Date: x\r\nMessage-ID: y\r\nTo: " + body + b"\r\n\r\n"
+        whole = self.complete(section)
+        self.assertEqual(whole.count(b"name@d"), 190)
+        self.assertLessEqual(max(map(len, whole.split(b"\r\n"))), 998)
+        self.assertEqual(
+            b"".join(whole.split()), b"".join(section.replace(b"name", b"name@d").split())
+        )
+
+    def test_so_many_addresses_and_no_more(self) -> None:
+        section = b"Date: x\r\nMessage-ID: y\r\nTo: " + b"a,\r\n " * 3000 + b"a\r\n\r\n"
+        whole = self.complete(section)
+        self.assertEqual(whole.count(b"a@d"), 2000)
+        self.assertEqual(whole.replace(b"a@d", b"a"), section)
+
+    def test_what_never_ends_stays_as_it_is(self) -> None:
+        for opened in (b"[\\", b'"\\', b"(", b"<", b"(\\", b'"'):
+            section = b"Date: x\r\nMessage-ID: y\r\nTo: " + opened * 5000 + b"\r\n\r\n"
+            self.assertEqual(self.complete(section), section, opened)
 
     @given(st.binary(max_size=120))
     def test_twice_is_once(self, octets: bytes) -> None:

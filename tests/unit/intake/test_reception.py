@@ -7,9 +7,13 @@ from relayd.intake.reception import ReceptionLimits
 from relayd.intake.trace import LoopLimits, TraceField
 from relayd.intake.transaction import merge_notify
 from relayd.mail.address import Mailbox
+from relayd.mail.envelope import DIRECT
 from relayd.mail.message import State, Submission
+from relayd.mail.plan import Destination, Plan
 from relayd.report.wishes import STRANGERS, TRUSTED, Wishes
-from tests.unit.intake.scene import CONTENT, HOST, RULES, STEP, Peer, Scene, message
+from relayd.rules.evaluate import Facts
+from relayd.rules.ruleset import Ruleset
+from tests.unit.intake.scene import CONTENT, HOST, RULES, STEP, Peer, Scene, accepted, message
 from tests.unit.rules.sample import rules as parsed
 
 
@@ -197,6 +201,72 @@ class Contents(unittest.TestCase):
         self.assertEqual(reply[:9], "552 5.3.4")
         self.assertTrue(self.scene.spool.drafts[0].rolled_back)
         self.assertEqual(self.end("Subject: x", "", "body" * 1000)[:3], "250")
+
+    def test_nothing_of_the_senders_joins_our_trace_field(self) -> None:
+        for first, before in (
+            (" blank first", "\r\n"),
+            ("\ttab first", "\r\n"),
+            ("no field", "\r\n"),
+            ("..", "\r\n"),
+            ("From a@b.test Mon Jan  5", "X-Mailbox-Line: "),
+            (">From a@b.test", "X-Mailbox-Line: "),
+            ("Subject: x", ""),
+            ("", ""),
+        ):
+            for size in (1, 7, 10_000):
+                self.peer.say(*message())
+                text = f"{first}\r\nTo: y\r\n\r\nbody\r\n"
+                octets = f"{text}.\r\n".encode()
+                for at in range(0, len(octets), size):
+                    replies = self.peer.send(octets[at : at + size])
+                with self.subTest(first, size=size):
+                    self.assertEqual(replies[0][:3], "250")
+                    stored, submission = self.scene.spool.stored[-1]
+                    content = b"".join(stored.content.chunks())
+                    rest = content.partition(b";\r\n ")[2]
+                    self.assertEqual(
+                        rest.partition(b"\r\n")[2].decode(), before + text.replace("..", ".", 1)
+                    )
+                    ours = before != "\r\n" and first != ""
+                    self.assertEqual(
+                        content[: submission.header_size].count(b"\r\n"), 7 if ours else 4 + 1
+                    )
+
+    def test_content_that_ends_in_its_first_line_by_bdat(self) -> None:
+        for text, expected in ((b"nothing", b"\r\nnothing"), (b"A: b", b"A: b"), (b" ", b"\r\n ")):
+            self.peer.say(*message()[:-1])
+            self.assertEqual(self.peer.send(b"BDAT %d LAST\r\n" % len(text) + text)[0][:3], "250")
+            content = b"".join(self.scene.spool.stored[-1][0].content.chunks())
+            self.assertIn(b"\r\n" + expected, content)
+            self.assertTrue(content.startswith(b"Received: "))
+            self.assertIn(expected.strip(b"\r\n"), content[-len(expected) - 2 :])
+
+    def test_what_rules_make_of_a_header_is_within_its_limit(self) -> None:
+        def longer(ruleset: Ruleset, rules: tuple[int, ...], section: bytes) -> bytes:
+            return b"X: " + b"y" * 1500 + b"\r\n" + section
+
+        self.scene.change(edit=longer, decide=self.edited)
+        self.peer = self.scene.greeted()
+        self.assertEqual(self.end("Subject: x", "", "body")[:3], "250")
+        reply = self.end("Subject: x", f"Y: {'z' * 600}", "", "body")
+        self.assertEqual(reply[:9], "552 5.3.4")
+        self.assertIn("rewritten", reply)
+        self.assertTrue(self.scene.spool.drafts[-1].rolled_back)
+
+    def test_what_rules_make_of_a_message_is_within_message_size(self) -> None:
+        def longer(ruleset: Ruleset, rules: tuple[int, ...], section: bytes) -> bytes:
+            return b"X: y\r\n" + section
+
+        self.scene.change(edit=longer, decide=self.edited, message_size=lambda: 1000)
+        self.peer = self.scene.greeted()
+        header = "Subject: x\r\n\r\n"
+        for size, code in ((1000 - 6, "250"), (1000 - 5, "552")):
+            body = "b" * (size - len(header) - 2)
+            self.assertEqual(self.end("Subject: x", "", body)[:3], code)
+
+    @staticmethod
+    def edited(ruleset: Ruleset, facts: Facts) -> Plan:
+        return accepted(facts, Destination(facts.recipient, DIRECT, facts.sender, (0,)))
 
     def test_too_many_hops(self) -> None:
         scene = Scene()

@@ -171,11 +171,76 @@ class RewriteTests(unittest.TestCase):
             ("joe@ -> jim@", "jim@example.com"),
             ("joe@example.com -> @new.example", "Joe@new.example"),
             ("any -> all@new.example", "all@new.example"),
-            ('regex "^(j)oe@(.*)$" -> "\\2.\\1@new.example"', "example.com.j@new.example"),
+            ('regex "^(j)oe@(.*)$" -> "\\2.\\1@new.example"', "example.com.J@new.example"),
         ):
             with self.subTest(rule):
                 one = rules(f"accept any\nrewrite recipient {rule}\n")
                 self.assertEqual(outcome(one, "Joe@example.com"), f"{expected} direct")
+
+    def test_groups_keep_octets_and_case_and_are_quoted_again(self) -> None:
+        for verb in ("rewrite recipient", "forward", "rewrite sender"):
+            one = rules(f'accept any\n{verb} regex "^(.+)@cap\\.test$" -> "\\1@new.test"\n')
+            for local in (
+                *('"a b"', '"x@y"', '"x@evil.test"', '"q\\"q"', '"b\\\\s"', '"a..b"', '"\\"q\\""'),
+                *("Joe.DOE", "jÜrgen", "İIß", "x" * 250, "SRS0=AAAA=7C=b.test=u", "a%b", "a!b"),
+            ):
+                given = f"{local}@CAP.test"
+                with self.subTest(verb, local=local):
+                    if verb.endswith("sender"):
+                        self.assertEqual(
+                            senders(one, "x@y.test", sender=given), [f"{local}@new.test"]
+                        )
+                    else:
+                        self.assertEqual(outcome(one, given), f"{local}@new.test direct")
+
+    def test_what_a_template_says_is_the_rules_and_what_a_group_holds_is_the_peers(self) -> None:
+        for template, given, expected in (
+            ('"\\"\\1\\"@new.test"', '"a b"@cap.test', '"a b"@new.test'),
+            ('"\\"\\1\\"@new.test"', "Joe@cap.test", "Joe@new.test"),
+            ('"\\"\\1 x\\"@new.test"', '"q\\"q"@cap.test', '"q\\"q x"@new.test'),
+            ('"pre.\\1@new.test"', '"x@evil.test"@cap.test', '"pre.x@evil.test"@new.test'),
+            ('"\\g<0>.new.test"', '"a@b"@cap.test', '"a@b"@cap.test.new.test'),
+            ('"\\g<0>"', "Joe@cap.test", "Joe@cap.test"),
+            ('"x@\\1.test"', "Joe@cap.test", "x@Joe.test"),
+            ('"x@\\1.test"', "jürgen@cap.test", "x@jürgen.test"),
+        ):
+            one = rules(f'accept any\nrewrite recipient regex "^(.+)@cap\\.test$" -> {template}\n')
+            with self.subTest(template, given=given):
+                self.assertEqual(outcome(one, given), f"{expected} direct")
+
+    def test_a_local_part_never_says_where_mail_goes(self) -> None:
+        """A template without @ takes the domain from the address, not out of a local part."""
+        one = rules('accept any\nrewrite recipient regex "^(.+)@cap\\.test$" -> "\\1"\n')
+        for local in ('"x@evil.test"', '"\\"x\\"@evil.test"', "plain"):
+            self.assertEqual(outcome(one, f"{local}@cap.test"), "reject 550 5.1.0", local)
+        one = rules('accept any\nrewrite recipient regex "^x-(.+)$" -> "\\1"\n')
+        self.assertEqual(outcome(one, '"x-A@evil.test"@cap.test'), '"A@evil.test"@cap.test direct')
+
+    def test_results_that_are_too_long_are_refused_for_good(self) -> None:
+        regex = 'regex "^(.+)@(.+)\\.test$"'
+        for rule, given in (
+            (f'{regex} -> "\\1\\1@new.test"', "x" * 126 + "@cap.test"),
+            (f'{regex} -> "x@\\1.test"', "x" * 64 + "@cap.test"),
+            (f'{regex} -> "x@\\2.\\2.test"', "x@" + "a." * 80 + "test"),
+            (f"@.sub.test -> @.{'long.' * 20}test", "x@" + "a." * 90 + "sub.test"),
+        ):
+            one = rules(f"accept any\nrewrite recipient {rule}\n")
+            with self.subTest(rule):
+                self.assertEqual(outcome(one, given), "reject 550 5.1.0")
+
+    def test_no_address_gets_round_a_regex_by_its_length(self) -> None:
+        one = rules('reject to regex "@evil\\." 550 5.7.1 "No"\naccept any\n')
+        long = "x" * 250 + "@evil." + "a" * 60 + ".b" * 80 + ".test"
+        self.assertEqual(outcome(one, long), "reject 550 5.7.1")
+
+    def test_a_domain_for_a_domain_keeps_a_quoted_local_part(self) -> None:
+        for rule in ("@cap.test -> @new.test", "@.cap.test -> @.new.test"):
+            one = rules(f"accept any\nrewrite recipient {rule}\n")
+            for local in ('"a b"', '"x@y"', '"q\\"q"', "Joe"):
+                sub = "s." if "@." in rule else ""
+                self.assertEqual(
+                    outcome(one, f"{local}@{sub}cap.test"), f"{local}@{sub}new.test direct"
+                )
 
     def test_sub_domains_keep_their_label(self) -> None:
         one = rules("accept any\nrewrite recipient @.old.example -> @.new.example\n")
@@ -262,6 +327,13 @@ class UnknownTests(unittest.TestCase):
         self.assertEqual(outcome(broken, "x@example.com"), "reject 550 5.7.1")
         self.assertEqual(outcome(broken, "x@example.com", client="10.0.0.1"), "reject 451 4.3.0")
 
-    def test_a_template_that_makes_no_mailbox_is_our_trouble(self) -> None:
-        one = rules('accept any\nforward regex "^(.*)@x\\.example$" -> "\\1 @y.example"\n')
-        self.assertEqual(outcome(one, "a@x.example"), "reject 451 4.3.0")
+    def test_what_a_template_makes_no_mailbox_of_is_refused_for_good(self) -> None:
+        """It would not come out otherwise later, and its sender is to hear of it."""
+        for verb in ("forward", "rewrite recipient", "rewrite sender"):
+            one = rules(f'accept any\n{verb} regex "^(.*)@x\\.example$" -> "a@\\1.example"\n')
+            bad = '"a b"@x.example'
+            facts = {"sender": bad} if verb.endswith("sender") else {}
+            to = "z@z.example" if facts else bad
+            with self.subTest(verb):
+                self.assertEqual(outcome(one, to, **facts), "reject 550 5.1.0")
+                self.assertIn("malformed domain", plan(one, to, **facts).trail[-1].note)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import unittest
+from email import message_from_bytes
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relayd.rules.addrspec import addresses
+from relayd.rules.addrspec import addresses, folded
 from relayd.rules.header import edit_header
 from tests.unit.rules.sample import rules
 
@@ -41,8 +42,12 @@ class RewriteTests(unittest.TestCase):
             (b"\xff\xfe <a@old.example>", b"\xff\xfe <a@new.example>"),
             (b"a@@old.example, <a@old.example", b"a@@old.example, <a@new.example"),
             (b'"never closed a@old.example', b'"never closed a@old.example'),
-            (b"a @ old.example, b(x)@(y)\r\n old.example (z)", b"a@new.example, b@new.example (z)"),
-            (b"Bob <a @old.example>, c@ else.example", b"Bob <a@new.example>, c@ else.example"),
+            (b"a @ old.example, b(x)@(y)\r\n old.example (z)",
+             b"a @ new.example, b(x)@(y)\r\n new.example (z)"),
+            (b"Bob <a @old.example>, c@ else.example", b"Bob <a @new.example>, c@ else.example"),
+            (b'"a"@old.example, "A\\b"@old.example', b'"a"@new.example, "A\\b"@new.example'),
+            (b"[\\[ a@old.example", b"[\\[ a@new.example"),
+            (b"x [a@old.example] <a@old.example>", b"x [a@old.example] <a@new.example>"),
             (b"@ old.example, a @, @, a @ @ old.example", b"@ old.example, a @, @, a @ @ old.example"),
         ):  # fmt: skip
             with self.subTest(before):
@@ -86,6 +91,64 @@ class RewriteTests(unittest.TestCase):
         self.assertTrue(all(len(line) <= 998 for line in out.split(b"\r\n")))
         self.assertEqual(out.count(b"@a-much-longer-name.new.example"), 55)
 
+    LONGER = f"rewrite header To @old.example -> @{'long.' * 40}example\n"
+
+    def test_rewritten_lines_are_folded_wherever_the_field_allows_it(self) -> None:
+        for unit, allowed in (
+            (b"a@old.example,", 60),  # behind a comma without a blank
+            (b"<a@old.example>,", 60),
+            (b'"B, C"<a@old.example>,', 40),
+            (b"B C (d, e) <a@old.example>, ", 30),
+            (b"Us:a@old.example,b@old.example;", 30),
+            (b'"' + b"x" * 850 + b'"<a@old.example>,', 5),  # before an angle bracket
+            (b"(" + b"x" * 850 + b") a@old.example,", 5),
+        ):
+            before = b"To: " + (unit * allowed).rstrip(b", ") + b"\r\n\r\n"
+            out = edited(self.LONGER, before)
+            with self.subTest(unit[:40]):
+                lines = out.split(b"\r\n")
+                self.assertLessEqual(max(map(len, lines)), 998)
+                self.assertTrue(all(line.strip() for line in lines[:-2]), lines)
+                self.assertTrue(all(line[:1] == b" " for line in lines[1:-2]), lines)
+                # unfolded it is as it was, but for the domain and blanks where they mean nothing
+                long = b"long." * 40 + b"example"
+                self.assertEqual(
+                    b"".join(out.replace(long, b"old.example").split()), b"".join(before.split())
+                )
+
+    def test_a_line_within_bounds_is_not_folded(self) -> None:
+        section = b"To: " + b"a@old.example, " * 30 + b"b@old.example\r\n\r\n"
+        self.assertEqual(edited(REWRITE, section), section.replace(b"old", b"new"))
+
+    def test_what_is_in_a_quoted_string_or_a_comment_is_not_folded(self) -> None:
+        text = b'"' + b"a, " * 200 + b'" (' + b"b, " * 200 + b") <a@old.example>"
+        out = edited(self.LONGER, b"To: " + text + b"\r\n\r\n")
+        self.assertIn(b'"' + b"a, " * 200 + b'"', out)
+        self.assertIn(b"(" + b"b, " * 200 + b")", out)
+
+    def test_a_local_part_keeps_its_octets_by_a_regex(self) -> None:
+        rule = 'rewrite header From regex "^(.+)@old\\.example$" -> "\\1@new.example"\n'
+        for local in (b"Joe.Doe", b'"a B"', b'"x@y"', b'"q\\"q"', "jÜrgen".encode()):
+            section = b"From: X <" + local + b" (c)@OLD.example>\r\n\r\n"
+            self.assertEqual(edited(rule, section), section.replace(b"OLD", b"new"), local)
+
+    def test_what_cannot_be_rewritten_stays(self) -> None:
+        rule = 'rewrite header From regex "^(.+)@old\\.example$" -> "x@\\1.example"\n'
+        section = b'From: "a b"@old.example, c@old.example\r\n\r\n'
+        self.assertEqual(edited(rule, section), b'From: "a b"@old.example, x@c.example\r\n\r\n')
+
+    @settings(max_examples=100, deadline=None)
+    @given(st.lists(st.sampled_from(
+        [b"a@old.example", b", ", b",", b" ", b"<b@old.example>", b'"q, q"', b"(c, (d))", b"\r\n ",
+         b"x" * 300, b"Us:", b";", b"(", b'"', b"<", b"[", b"\\"]), max_size=60))  # fmt: skip
+    def test_folding_only_adds_white_space(self, parts: list[bytes]) -> None:
+        field = b"To: a" + b"".join(parts) + b"\r\n"
+        out = folded(field)
+        self.assertEqual(b"".join(out.split()), b"".join(field.split()))
+        self.assertEqual(folded(out), out)
+        blank = [line for line in field.split(b"\r\n") if not line.strip()]
+        self.assertEqual([line for line in out.split(b"\r\n") if not line.strip()], blank)
+
 
 class EditTests(unittest.TestCase):
     SECTION = b"Received: x\r\nSubject: old\r\n  text\r\nX-A: 1\r\nx-a : 2\r\nnonsense\r\n\r\n"
@@ -102,13 +165,44 @@ class EditTests(unittest.TestCase):
             b"Received: x\r\nSubject: old\r\n  text\r\nX-A: new\r\nnonsense\r\n\r\n",
         )
 
-    def test_add_goes_to_the_end(self) -> None:
+    def test_what_is_added_stands_in_front(self) -> None:
         self.assertEqual(
             edited('header add X-B "1"\nheader add X-B "2"\n', self.SECTION),
-            self.SECTION[:-2] + b"X-B: 1\r\nX-B: 2\r\n\r\n",
+            b"X-B: 1\r\nX-B: 2\r\n" + self.SECTION,
         )
-        self.assertEqual(edited('header add X-B "1"\n', b"A: b"), b"A: b\r\nX-B: 1\r\n")
+        self.assertEqual(edited('header add X-B "1"\n', b"A: b"), b"X-B: 1\r\nA: b")
         self.assertEqual(edited('header add X-B "1"\n', b"\r\n"), b"X-B: 1\r\n\r\n")
+
+    def test_rules_edit_what_rules_above_them_have_added(self) -> None:
+        add = 'header add X-A "new"\n'
+        rest = self.SECTION.replace(b"X-A: 1\r\nx-a : 2\r\n", b"")
+        self.assertEqual(edited(add + "header remove X-A\n", self.SECTION), rest)
+        self.assertEqual(edited("header remove X-A\n" + add, self.SECTION), b"X-A: new\r\n" + rest)
+        self.assertEqual(
+            edited(add + 'header add X-C "c"\nheader replace X-A "other"\n', self.SECTION),
+            b"X-A: other\r\nX-C: c\r\n" + rest,
+        )
+
+    def test_no_line_of_the_sender_hides_what_is_added(self) -> None:
+        """Behind a line that is no field other parsers see no header any more."""
+        for line in (
+            b"this line has no colon",
+            b"From me",
+            b": nameless",
+            b"\xff",
+            b"a b: c",
+            b" ",
+        ):
+            section = b"Subject: x\r\n" + line + b"\r\nTo: y@z.example\r\n\r\n"
+            out = edited('header add X-Outside "yes"\n', section)
+            with self.subTest(line):
+                self.assertEqual(out, b"X-Outside: yes\r\n" + section)
+                self.assertEqual(message_from_bytes(out)["X-Outside"], "yes")
+
+    def test_a_name_is_known_whatever_blank_stands_before_the_colon(self) -> None:
+        for blank in (b" ", b"\t", b" \t ", b"\x0b", b"\x0c"):
+            section = b"X-A" + blank + b": 1\r\nSubject: x\r\n\r\n"
+            self.assertEqual(edited("header remove X-A\n", section), b"Subject: x\r\n\r\n", blank)
 
     def test_what_is_added_is_folded_and_encoded(self) -> None:
         long = "word " * 60 + "end"
@@ -162,7 +256,7 @@ class BytesTests(unittest.TestCase):
     @given(st.binary(max_size=80))
     def test_any_body_is_walked_to_its_end(self, body: bytes) -> None:
         last = 0
-        for start, end, _ in addresses(body):
-            self.assertLessEqual(last, start)
-            self.assertIn(b"@", body[start:end])
-            last = end
+        for local, domain, _ in addresses(body):
+            self.assertLessEqual(last, local[0])
+            self.assertIn(b"@", body[local[1] : domain[0]])
+            last = domain[1]

@@ -8,7 +8,7 @@ import unittest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relayd.rules.regex import MAX_SUBJECT, search, trouble
+from relayd.rules.regex import MAX_SUBJECT, search, template_parts, trouble
 
 HARMLESS = (
     r"^(.+)-team@example\.com$", r"^(.+)\.(.+)@example\.com$", r"@(?:[a-z0-9-]+\.)+example\.com$",
@@ -59,6 +59,17 @@ class RunawayTests(unittest.TestCase):
                 began = time.process_time()
                 search(text, subject[: MAX_SUBJECT - 1] + last)
                 self.assertLess(time.process_time() - began, 1.0, text)
+
+    def test_a_template_in_its_parts(self) -> None:
+        for text, template, parts in (
+            (r"^(.+)@x$", r"\1@y", (1, "@y")),
+            (r"^(?P<l>.+)@(.+)$", r"\g<l>.\2\g<0>@y", (1, ".", 2, 0, "@y")),
+            (r"^(.)(?:(b)|(c))@x$", r"a\3\2\1", ("a", 3, 2, 1)),
+            (r"x", "a@y", ("a@y",)),
+            (r"(x)", r"\x40".replace(r"\x40", r"\g<1>") + r"\\1@y", (1, r"\1@y")),
+            (r"(((a)))", r"\3\2\1", (3, 2, 1)),
+        ):
+            self.assertEqual(template_parts(text, template), parts, template)
 
     def test_a_subject_beyond_any_mailbox_is_not_looked_at(self) -> None:
         self.assertIsNone(search("a", "a" * (MAX_SUBJECT + 1)))

@@ -52,10 +52,10 @@ class House:
         )
         self.messages: list[bytes] = []
         self.events: list[Event] = []  # neighbouring chunks joined
-        self.heard = b""
+        self._heard = bytearray()
         self._slow = slow
         self._lost = False
-        self._content = b""
+        self._content = bytearray()
         self._wants: Event | None = None
         if "tls" in given:
             self.server.tls_established()
@@ -70,8 +70,8 @@ class House:
         self.run()
 
     def receive(self) -> bytes:
-        self.heard += self.server.data_to_send()
-        heard, self.heard = self.heard, b""
+        self._heard += self.server.data_to_send()
+        heard, self._heard = bytes(self._heard), bytearray()
         return heard
 
     def start_tls(self) -> None:
@@ -86,7 +86,7 @@ class House:
                 if self._slow:
                     return
                 self.decide()
-        self.heard += self.server.data_to_send()
+        self._heard += self.server.data_to_send()
 
     def decide(self) -> bool:
         """Give the verdict that is awaited; returns whether one was."""
@@ -110,9 +110,9 @@ class House:
             # how much came before it is noticed depends on how the input was cut
             if isinstance(last, Chunk):
                 self.events.pop()
-            self._content = b""
+            self._content = bytearray()
         elif isinstance(event, Mail | Rset):
-            self._content = b""
+            self._content = bytearray()
             self._lost = isinstance(event, Mail) and str(event.path or "").startswith("lost@")
         self.events.append(event)
 
@@ -133,7 +133,7 @@ class House:
             case Data():
                 return GO_AHEAD
             case EndOfContent():
-                content, self._content = self._content, b""
+                content, self._content = bytes(self._content), bytearray()
                 if self._lost:
                     return Reply.of(452, "4.3.1", "No room")
                 self.messages.append(content)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import unittest
+from unittest.mock import patch
 
+import idna
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relayd.mail.address import Mailbox
+from relayd.intake.trace import TraceField
+from relayd.mail.address import AddressError, Mailbox, fold_domain
+from relayd.mail.client import Client
+from relayd.rules.srs import Scheme, TooLongError
 from relayd.smtp.events import MailParams, RcptParams
 from relayd.smtp.extensions import Extensions, Offer, ehlo_lines, mail_keywords, rcpt_keywords
 from relayd.smtp.grammar import (
@@ -91,6 +97,45 @@ class TestRcpt(unittest.TestCase):
             else:
                 for text in (str(mailbox), params.orcpt):
                     self.assertEqual(len(text.splitlines() or [""]), 1)
+
+
+class TestLengths(unittest.TestCase):
+    """Whoever names a domain: some versions of IDNA take very long over what is too long."""
+
+    LONG = (
+        chr(0x660) * 1000,
+        chr(0x660) * 64,
+        ".".join([chr(0x660) * 60] * 5),
+        chr(0x3002).join([chr(0x660) * 60] * 5),
+        chr(0x645) + chr(0x200C) * 300,
+        "a." * 400 + "\u00fc",
+    )
+
+    def test_lengths_come_before_idna(self) -> None:
+        scheme = Scheme("gw.test", (b"key",))
+        with patch("relayd.mail.address.idna.encode", wraps=idna.encode) as encode:
+            for domain in self.LONG:
+                for ways in (
+                    lambda domain=domain: parse_mail(
+                        f"FROM:<a@{domain}> SMTPUTF8".encode(), ("SMTPUTF8",)
+                    ),
+                    lambda domain=domain: parse_rcpt(f"TO:<a@{domain}>".encode(), (), True),
+                    lambda domain=domain: parse_rcpt(f'TO:<"a"@{domain}>'.encode(), (), False),
+                    lambda domain=domain: Mailbox.parse(f"a@{domain}"),
+                    lambda domain=domain: fold_domain(domain),
+                    lambda domain=domain: scheme.forward(Mailbox("a", domain), 0.0).domain_key,
+                ):
+                    with self.assertRaises((RemoteProtocolError, AddressError, TooLongError)):
+                        ways()
+                client = Client("192.0.2.1", helo=parse_hello(domain.encode()))
+                TraceField("gw.test").received(client, 1, None, 0.0)
+            for call in encode.mock_calls:  # of what HELO keeps
+                self.assertLessEqual(len(call.args[0]), 255)
+                self.assertLessEqual(max(map(len, re.split("[.\u3002]", call.args[0]))), 63)
+
+    def test_a_domain_of_all_its_length_is_taken(self) -> None:
+        for label in ("\u00fc" * 50, chr(0x627) + chr(0x660) * 20):
+            self.assertTrue(Mailbox.parse(f"a@{label}.test").domain_key.endswith(".test"))
 
 
 class TestOthers(unittest.TestCase):
