@@ -7,7 +7,10 @@ from dataclasses import dataclass, field
 from relayd.mail.message import Message, Record, Settlement, State
 from relayd.mail.outcome import Blame, Outcome
 from relayd.mail.reply import Severity
+from relayd.relay.trouble import MAY_BE_DELIVERED
 from relayd.spool.schedule import DEFAULT, Schedule
+
+_TOO_MUCH = ("4.4.5", "4.7.28")  # system congestion; mail flood detected
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,20 @@ def speaks_against_destination(outcome: Outcome) -> bool:
     return outcome.blame is Blame.DESTINATION and outcome.severity is Severity.TRANSIENT
 
 
+def asks_for_less(outcome: Outcome) -> bool:
+    """The next hop itself said that it is too much, in whatever words about this mail."""
+    return (
+        outcome.severity is Severity.TRANSIENT
+        and outcome.remote_mta != ""
+        and (outcome.blame is Blame.DESTINATION or outcome.reply.status in _TOO_MUCH)
+    )
+
+
+def may_be_delivered(outcome: Outcome) -> bool:
+    """The connection was lost when all was said: to try again too soon makes copies."""
+    return outcome.why == MAY_BE_DELIVERED
+
+
 def judge(
     message: Message,
     record: Record,
@@ -50,8 +67,12 @@ def judge(
     *,
     now: float,
     retry_at: float,
+    excused: bool = False,
 ) -> Settlement:
-    """Settle one attempt; `retry_at` is when the next one would be."""
+    """Settle one attempt; `retry_at` is when the next one would be. `excused`: it does not count.
+
+    What is owed to the sender after so long a time is owed all the same.
+    """
     if outcome.severity is Severity.SUCCESS:
         return Settlement(record, State.DELIVERED, outcome)
     if outcome.severity is Severity.PERMANENT:
@@ -65,6 +86,7 @@ def judge(
         State.QUEUED,
         outcome,
         next_attempt=min(retry_at, last),
+        attempted=not excused,
         warned=patience.worrying(message, record, now),
     )
 
