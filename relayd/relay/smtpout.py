@@ -24,6 +24,7 @@ from relayd.relay.logins import Login, Logins
 from relayd.relay.pool import Pool
 from relayd.relay.protection import Protection
 from relayd.relay.security import HopSecurity
+from relayd.relay.strangers import Strangers
 from relayd.relay.survey import Endpoint, UnresolvedError
 from relayd.relay.trouble import (
     SessionError,
@@ -61,6 +62,7 @@ class Courier:
         self._hostname = hostname
         self._limits = limits or Limits()
         self._deadlines = deadlines or Deadlines()
+        self._strangers = Strangers(reactor.seconds)
         self._protection = protection
         self._logins = logins
         self._pool = Pool(reactor, self._limits)
@@ -85,7 +87,10 @@ class Courier:
             )
         if self._aborted:
             attempt.trouble = _CUT_OFF
-        return attempt.outcomes()
+        outcomes = attempt.outcomes()
+        if not hop.next_hops:
+            self._strangers.heard(outcomes)
+        return outcomes
 
     def apply(self, limits: Limits) -> None:
         """New settings; they hold for what begins from now on."""
@@ -134,6 +139,8 @@ class Courier:
             except UnresolvedError as error:
                 attempt.trouble = error.outcome
                 continue
+            if isinstance(target, str):
+                endpoints, until = self._strangers.in_order(endpoints, until)
             lmtp = isinstance(target, NextHop) and target.protocol == LMTP
             for endpoint in self._bold_first(endpoints):
                 if self._aborted or self._reactor.seconds() >= until:
@@ -183,7 +190,7 @@ class Courier:
             security = await protection.secure(target, endpoint, delivery)
         while True:
             try:
-                return await self._open(endpoint, security, login, lmtp=lmtp)
+                return await self._open(target, endpoint, security, login, lmtp=lmtp)
             except SessionError:
                 if protection is None or security is None:
                     raise
@@ -193,6 +200,7 @@ class Courier:
 
     async def _open(
         self,
+        target: NextHop | str,
         endpoint: Endpoint,
         security: HopSecurity | None,
         login: Login | None,
@@ -200,22 +208,33 @@ class Courier:
         lmtp: bool,
     ) -> Connection:
         """A connection; raises SessionError."""
+        strangers, deadlines, wait = self._strangers, self._deadlines, self._limits.connect
+        stranger = strangers.strange(target, endpoint)
+        if stranger:
+            closed = strangers.closed(endpoint)
+            if closed is not None:
+                raise SessionError(closed)
+            deadlines = strangers.deadlines(endpoint, deadlines)
+            wait = min(wait, strangers.wait(endpoint))
+            began = strangers.knocked(endpoint)
         made = Connection(
             self._pool,
             endpoint,
             self._hostname,
-            self._deadlines,
+            deadlines,
             lmtp=lmtp,
             security=security,
             login=login,
         )
         try:
-            await dial(self._reactor, made, self._limits.connect)
+            await dial(self._reactor, made, wait)
         except SessionError:
             if security is None or not security.failed:
                 self._note(endpoint)
             raise
         finally:
+            if stranger:
+                strangers.answered(endpoint, began, session=made.usable)
             if security is not None and self._protection is not None:
                 self._protection.told(security, made.local)
         made.waived = security is not None and security.waived
