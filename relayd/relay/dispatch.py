@@ -301,7 +301,19 @@ class Dispatcher:
                 self._grow(lane, now)
             if lane.standing is not Standing.OPEN:
                 self._open(lane)
+        elif success and lane.standing is Standing.DOWN:
+            self._doubt(lane, now)
         return 0.0, False
+
+    def _doubt(self, lane: Lane, now: float) -> None:
+        """Another connection was lost, this one lived on: does the lane have to be down?
+
+        A probe finds out; where the next hop itself asked for less, it is left alone.
+        """
+        if lane.trouble is not None and not asks_for_less(lane.trouble):
+            lane.failures = 0
+            lane.probe_at = min(lane.probe_at, now + _MOMENT)
+            self._lines.arm(lane)
 
     def _suffer(
         self, lane: Lane, epoch: int, message: Message, trouble: Outcome, now: float
@@ -315,11 +327,15 @@ class Dispatcher:
                 lives = lately or others
             else:
                 lives = lately and (others or not fresh)
-            if lives and self._slow(lane, trouble, now, fresh=fresh):
-                assert lane.pace is not None
-                excused = not may_be_delivered(trouble) and lane.pace.excuses(message.ident)
-                again = max(lane.pace.resume_at, now + _MOMENT)
-                return again if excused else 0.0, excused
+            if lives and lane.pace is None:
+                self._ask_less(lane, trouble, now)
+            if lives and lane.pace is not None:
+                if not lane.pace.excuses(message.ident):
+                    return 0.0, False  # others are taken: it is this message
+                if self._slow(lane, lane.pace, trouble, now, fresh=fresh):
+                    if may_be_delivered(trouble):
+                        return 0.0, False
+                    return max(lane.pace.resume_at, now + _MOMENT), True
             self._shut(lane, trouble, now)
         elif lane.standing is Standing.PROBING and fresh:
             self._shut(lane, trouble, now)
@@ -339,26 +355,27 @@ class Dispatcher:
             self._log.notice("next hop takes it all again", destination=lane.destination)
             lane.pace = lane.trouble = None
 
-    def _slow(self, lane: Lane, trouble: Outcome, now: float, *, fresh: bool) -> bool:
+    def _ask_less(self, lane: Lane, trouble: Outcome, now: float) -> None:
+        """From now on the lane has a pace."""
+        lane.pace = Pace(now)
+        self._log.notice(
+            "next hop slowed",
+            destination=lane.destination,
+            reply=str(trouble.reply),
+            why=trouble.why,
+            window=max(lane.in_flight, 1),
+        )
+
+    def _slow(self, lane: Lane, pace: Pace, trouble: Outcome, now: float, *, fresh: bool) -> bool:
         """It lives, but wants less: what it serves beside this, or after a pause. False: it's down.
 
         Of what began together only the first one is a lesson, but each shows how many there were.
         """
-        pace = lane.pace
-        if pace is None:
-            pace = lane.pace = Pace(now)
-            self._log.notice(
-                "next hop slowed",
-                destination=lane.destination,
-                reply=str(trouble.reply),
-                why=trouble.why,
-                window=max(lane.in_flight, 1),
-            )
         lane.trouble = trouble
         lane.window = max(min(lane.window, lane.in_flight), 1)
         if fresh:
             lane.epoch += 1
-            pace.learnt(spoken=asks_for_less(trouble))
+            pace.learnt(now, spoken=asks_for_less(trouble))
         return lane.in_flight > 0 or pace.refused(now, self._patience.schedule.delay(1))
 
     def _open(self, lane: Lane) -> None:

@@ -30,7 +30,7 @@ class Strangers:
     def __init__(self, seconds: Callable[[], float]) -> None:
         self._seconds = seconds
         self._known: dict[str, None] = {}  # took mail; the longest known first
-        self._silent: dict[Endpoint, tuple[int, float]] = {}  # how often, and when last
+        self._silent: dict[str, tuple[int, float]] = {}  # how often, and when last
         self._doors: dict[Endpoint, list[float]] = {}  # since when each of ours waits
 
     def strange(self, target: NextHop | str, endpoint: Endpoint) -> bool:
@@ -49,7 +49,7 @@ class Strangers:
 
     def silences(self, endpoint: Endpoint) -> int:
         """How often it did not answer since it last did."""
-        return self._silent.get(endpoint, (0, 0.0))[0]
+        return self._silent.get(str(endpoint), (0, 0.0))[0]
 
     def deadlines(self, endpoint: Endpoint, usual: Deadlines) -> Deadlines:
         """The time for each state of a session. What may be delivered is not cut short."""
@@ -58,8 +58,12 @@ class Strangers:
             usual,
             greeting=min(wait, usual.greeting),
             hello=min(wait, usual.hello),
+            handshake=min(wait, usual.handshake),
             envelope=min(wait, usual.envelope),
+            recipient=min(wait / 40, usual.recipient),
             data=min(wait, usual.data),
+            block=min(wait, usual.block),
+            content=min(15 * wait, usual.content),
         )
 
     def closed(self, endpoint: Endpoint) -> Outcome | None:
@@ -84,21 +88,27 @@ class Strangers:
         doors.remove(began)
         if not doors:
             del self._doors[endpoint]
-        if not session:
-            now = self._seconds()
-            times, last = self._silent.get(endpoint, (0, 0.0))
-            # those who waited together found out one thing; a refusal that came at once is none
-            if began >= last and now - began >= AT_THE_DOOR:
-                self._silent[endpoint] = times + 1, now
-                _bound(self._silent)
+        if not session and self._seconds() - began >= AT_THE_DOOR:  # not refused at once
+            self._count(str(endpoint))
 
     def heard(self, outcomes: Iterable[Outcome]) -> None:
         """What became of a delivery: who takes mail is no stranger."""
         for outcome in outcomes:
             where = outcome.remote_address
-            if outcome.severity is Severity.SUCCESS and where not in self._known:
-                self._known[where] = None
-                _bound(self._known)
+            if outcome.severity is Severity.SUCCESS:
+                if where not in self._known:
+                    self._known[where] = None
+                    _bound(self._known)
+            elif where and outcome.reply.status == "4.4.2" and not outcome.remote_mta:
+                self._count(where)
+
+    def _count(self, where: str) -> None:
+        """It did not answer. Those of ours who waited together found out one thing."""
+        now = self._seconds()
+        times, last = self._silent.get(where, (0, 0.0))
+        if now - last >= AT_THE_DOOR:
+            self._silent[where] = times + 1, now
+            _bound(self._silent)
 
 
 def _bound(known: dict[Any, Any]) -> None:

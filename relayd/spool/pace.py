@@ -5,7 +5,8 @@ the lane's window shrinks to those, and nothing else changes. Refused alone, it 
 nothing starts for a pause, which doubles as long as it was too short. What was taken from one
 such refusal to the next shows what the destination can take, and deliveries then start so far
 apart. More is tried by small steps, each after as many successes as the last lesson made `_needed`;
-a step that is refused doubles them, two that are not halve them.
+a step that is refused doubles them, two that are not halve them. Where successes are few because
+they are far apart, a while without a refusal will do.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ _CLOSEST = 0.05  # seconds; deliveries that may be nearer to each other need no 
 _FASTER = 0.9  # times the interval, a step
 _SLOWER = 1.1  # times the interval that was refused, at least
 _NEEDED = (8, 16, 512)  # successes before a step: the fewest, at first, the most
+_CLEAN = 20.0  # seconds: the while
 _STEPS = 3  # so many in a row that nobody refused: there is no limit any more
-_EXCUSES = 5  # attempts of one message that count for nothing
+_EXCUSES = 3  # attempts of one message that count for nothing; then it is the message
+_ONCE = 120.0  # seconds without a refusal after which one more is no pattern yet
 _MOST_EXCUSED = 1000  # messages to remember
 
 
@@ -25,6 +28,7 @@ class Pace:
     """The pace of one lane. Times are seconds; `now` is the caller's."""
 
     __slots__ = (
+        "_changed_at",
         "_credit",
         "_excuses",
         "_needed",
@@ -44,6 +48,7 @@ class Pace:
         self._taken = 0  # ... and how much, since
         self._needed = 0
         self._credit = 0  # successes since the pace was changed
+        self._changed_at = now
         self._steps = 0
         self._excuses: dict[int, int] = {}
 
@@ -56,7 +61,7 @@ class Pace:
         if self.interval:
             self.resume_at = now + self.interval
 
-    def learnt(self, *, spoken: bool) -> None:
+    def learnt(self, now: float, *, spoken: bool) -> None:
         """It asked for less: more is tried after twice as many successes.
 
         Not `spoken`: a connection was lost or not made, which may have had other reasons.
@@ -67,13 +72,15 @@ class Pace:
         else:
             self._needed = max(self._needed, fewest)
         self._credit = self._steps = 0
+        self._changed_at = now
 
     def refused(self, now: float, longest: float) -> bool:
         """It was the rate: a pause begins. False: it would have to be longer than that."""
         if self._taken:
-            average = (now - self._since) / self._taken
-            interval = min(average, max(2 * self.interval, FIRST_PAUSE))
-            self.interval = min(max(interval, self.interval * _SLOWER), LONGEST_PAUSE)
+            if self.interval or now - self._since < _ONCE:
+                average = (now - self._since) / self._taken
+                interval = min(average, max(2 * self.interval, FIRST_PAUSE))
+                self.interval = min(max(interval, self.interval * _SLOWER), LONGEST_PAUSE)
             self._pause = max(self.interval, FIRST_PAUSE)
             self._since, self._taken = now, 0
         else:
@@ -85,9 +92,10 @@ class Pace:
         """It took a message; whether one more at a time may be tried now."""
         self._taken += 1
         self._credit += 1
-        if self._credit < self._needed:
+        if self._credit < self._needed and not (self.interval and now - self._changed_at >= _CLEAN):
             return False
         self._credit = 0
+        self._changed_at = now
         self._steps += 1
         if self._steps > 1:
             self._needed = max(self._needed // 2, _NEEDED[0])
@@ -103,7 +111,7 @@ class Pace:
         return self._steps >= _STEPS and not self.interval
 
     def excuses(self, message: int) -> bool:
-        """This attempt counts for nothing, unless it is always the same message."""
+        """Whether this attempt counts for nothing: not if it is always the same message."""
         excuses = self._excuses
         if len(excuses) >= _MOST_EXCUSED and message not in excuses:
             excuses.clear()
