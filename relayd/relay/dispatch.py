@@ -322,11 +322,11 @@ class Dispatcher:
         fresh = epoch == lane.epoch
         if lane.standing is Standing.OPEN:
             lately = 0.0 <= now - lane.proved_at < _LATELY
+            # it said so itself and serves others; or it served us lately, though this one was lost
             others = lane.in_flight > 0
-            if asks_for_less(trouble):
-                lives = lately or others
-            else:
-                lives = lately and (others or not fresh)
+            lives = (
+                (lately or others) if asks_for_less(trouble) else lately and (others or not fresh)
+            )
             if lives and lane.pace is None:
                 self._ask_less(lane, trouble, now)
             if lives and lane.pace is not None:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 import time
 from typing import Any
+
+import dns.message
+import dns.rdatatype
+import dns.rrset
 
 from tests.bench.throttle import Throttle
 from tests.scenarios import peers
 from tests.scenarios.harness import Relayd, Scenario, wait_until
 from tests.scenarios.injector import inject
 from tests.scenarios.network import Network
-from tests.sink import CLOSE, STALL, Asked, Sink
+from tests.sink import CLOSE, STALL, Asked, Sink, listener
 
 ANN = "ann@sender.example"
 RULES = "accept from 127.0.0.0/8\nroute any via out\n"
@@ -55,9 +60,9 @@ class Slower(Scenario):
         sink = Sink(keeper)
         keeper.sink = sink
         self.addCleanup(sink.stop)
-        relay = self.relayd(
-            f"next-hop out smtp 127.0.0.1:{sink.port}\n{RULES}", settings="retry 1m 5m"
-        )
+        # who met the end of a connection, before anything had gone well, waits as ever
+        retry = "retry 5s 5m" if reply == CLOSE else "retry 1m 5m"
+        relay = self.relayd(f"next-hop out smtp 127.0.0.1:{sink.port}\n{RULES}", settings=retry)
         began = time.monotonic()
         inject(relay.port, 40)
         sink.wait(40, 30)
@@ -102,6 +107,72 @@ class Slower(Scenario):
 
     def test_a_provider_that_limits_the_rate_at_the_end(self) -> None:
         self.check_throttled("content")
+
+
+class _SilentNames(threading.Thread):
+    """A resolver on UDP that has no answer for some names, as for those of dead name servers."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.socket.bind(("127.0.0.1", 0))
+        self.port = self.socket.getsockname()[1]
+
+    def run(self) -> None:
+        while True:
+            try:
+                data, peer = self.socket.recvfrom(4096)
+            except OSError:
+                return
+            query = dns.message.from_wire(data)
+            name = query.question[0].name.to_text().lower()
+            if "silent" in name:
+                continue
+            reply = dns.message.make_response(query)
+            rdtype = dns.rdatatype.to_text(query.question[0].rdtype)
+            if name.startswith("mx."):
+                if rdtype == "A":
+                    reply.answer.append(dns.rrset.from_text(name, 60, "IN", "A", "127.0.0.2"))
+            elif rdtype == "MX":
+                host = "mx.silent.example." if name.startswith("host") else f"mx.{name}"
+                reply.answer.append(dns.rrset.from_text(name, 60, "IN", "MX", f"10 {host}"))
+            self.socket.sendto(reply.to_wire(), peer)
+
+
+class SilentNames(Scenario):
+    """Domains whose name servers, or those of whose exchangers, do not answer."""
+
+    def test_others_beside_silent_name_servers(self) -> None:
+        names = _SilentNames()
+        names.start()
+        self.addCleanup(names.socket.close)
+        good = Sink(bind=lambda: listener(socket.AF_INET, ("127.0.0.2", 0)))
+        inside = Sink()
+        for sink in (good, inside):
+            self.addCleanup(sink.stop)
+        relay = self.relayd(
+            f"next-hop inside smtp localhost:{inside.port}\naccept from 127.0.0.0/8\n"
+            "route to @inside.example via inside\nroute any direct\n",
+            settings=f"resolver 127.0.0.1:{names.port}\nrelay-port {good.port}\ndeliveries 40\n"
+            "retry 1m 5m",
+        )
+        with relay.session() as client:
+            for number in range(100):
+                for name in ("silent", "host"):
+                    client.sendmail(
+                        ANN, [f"bob@{name}{number}.example"], b"Subject: x\r\n\r\nx\r\n"
+                    )
+        for number in range(3):
+            began = time.monotonic()
+            relay.send(ANN, ["bob@inside.example"])
+            inside.wait(number + 1, 10)
+            self.assertLess(time.monotonic() - began, 3)
+        relay.send(ANN, ["bob@good.example"])  # new, and behind some of the silent ones
+        good.wait(1, 60)
+        began = time.monotonic()
+        relay.send(ANN, ["bob@good.example"])
+        good.wait(2, 10)
+        self.assertLess(time.monotonic() - began, 3)
 
 
 class Silent(Scenario):
