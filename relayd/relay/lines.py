@@ -36,10 +36,11 @@ _MOST_PROVEN = 10_000  # destinations to remember when there is no mail for them
 class Share:
     """The slots that lanes of one kind may hold together, and who waits for one of them."""
 
-    __slots__ = ("in_flight", "waiting")
+    __slots__ = ("in_flight", "more", "waiting")
 
     def __init__(self) -> None:
         self.in_flight = 0
+        self.more = 0  # than usual, while things go well
         self.waiting: deque[Lane] = deque()
 
 
@@ -123,6 +124,8 @@ class Lines:
         """It took a message: what works is not held up by what may not."""
         if lane.direct and not lane.proved_at:
             self._proven[lane.destination] = now
+            new = self._domains_new
+            new.more = min(new.more + 1, self.limits.share)
             if len(self._proven) > _MOST_PROVEN:
                 del self._proven[next(iter(self._proven))]
         lane.proved_at = now
@@ -130,7 +133,9 @@ class Lines:
     def failed(self, lane: Lane) -> None:
         """It is down: it has to prove itself again."""
         lane.proved_at = 0.0
-        self._proven.pop(lane.destination, None)
+        if lane.direct:
+            self._proven.pop(lane.destination, None)
+            self._domains_new.more //= 2
 
     # shares
 
@@ -144,7 +149,7 @@ class Lines:
         return (self._domains,) if lane.proved_at else (self._domains_new, self._domains)
 
     def _most(self, share: Share) -> int:
-        return self.limits.direct if share is self._domains else self.limits.share
+        return self.limits.direct if share is self._domains else self.limits.share + share.more
 
     def _free(self, share: Share) -> bool:
         return share.in_flight < self._most(share)

@@ -79,6 +79,7 @@ def judge(
         return Settlement(record, State.FAILED, outcome)
     if patience.expired(message, now):
         return Settlement(record, State.EXPIRED, outcome)
+    worrying = patience.worrying(message, record, now)
     # the last attempt is made when the time is up, not up to four hours later
     last = max(message.received_at + patience.give_up, now + 1.0)
     return Settlement(
@@ -86,8 +87,8 @@ def judge(
         State.QUEUED,
         outcome,
         next_attempt=min(retry_at, last),
-        attempted=not excused,
-        warned=patience.worrying(message, record, now),
+        attempted=not excused or worrying,  # a report tells of it
+        warned=worrying,
     )
 
 

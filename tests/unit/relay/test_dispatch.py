@@ -652,6 +652,19 @@ class Strangers(TestCase):
         world.wait(HOUR)
         self.assertEqual({row.attempts > 3 for row in world.table.rows.values()}, {True})
 
+    def test_new_domains_that_all_take_mail_have_more_slots(self) -> None:
+        world = World()
+        world.courier.reply = lambda record: DELIVERED
+        for number in range(30):
+            world.mail_to(f"good{number}.example")
+        world.courier.reply = None
+        for number in range(100):
+            world.mail_to(f"new{number}.example")
+        self.assertEqual(len(world.courier.under_way), 50)
+        for _ in range(10):
+            world.courier.finish(DEAD)
+        self.assertLess(len(world.courier.under_way), 45)
+
     def test_a_domain_that_worked_and_died_is_no_better_than_others(self) -> None:
         world = World()
         world.courier.reply = lambda record: DELIVERED

@@ -578,7 +578,7 @@ class Strange(CourierCase):
         for _ in range(6):
             self.sink(lambda asked: STALL if asked.stage == "connect" else None)
         self.sink()
-        codes = []
+        codes: list[int] = []
         while 250 not in codes and len(codes) < 5:
             (outcome,) = await self.deliver(a_delivery())
             codes.append(outcome.reply.code)
