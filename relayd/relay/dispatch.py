@@ -327,15 +327,15 @@ class Dispatcher:
             lives = (
                 (lately or others) if asks_for_less(trouble) else lately and (others or not fresh)
             )
-            if lives and lane.pace is None:
-                self._ask_less(lane, trouble, now)
-            if lives and lane.pace is not None:
-                if not lane.pace.excuses(message.ident):
+            if lives:
+                pace = lane.pace or self._ask_less(lane, trouble, now)
+                if not pace.excuses(message.ident):
                     return 0.0, False  # others are taken: it is this message
-                if self._slow(lane, lane.pace, trouble, now, fresh=fresh):
+                if self._slow(lane, pace, trouble, now, fresh=fresh):
                     if may_be_delivered(trouble):
                         return 0.0, False
-                    return max(lane.pace.resume_at, now + _MOMENT), True
+                    again = pace.resume_at if pace.waits(now) else now
+                    return max(again, now + _MOMENT), True
             self._shut(lane, trouble, now)
         elif lane.standing is Standing.PROBING and fresh:
             self._shut(lane, trouble, now)
@@ -355,7 +355,7 @@ class Dispatcher:
             self._log.notice("next hop takes it all again", destination=lane.destination)
             lane.pace = lane.trouble = None
 
-    def _ask_less(self, lane: Lane, trouble: Outcome, now: float) -> None:
+    def _ask_less(self, lane: Lane, trouble: Outcome, now: float) -> Pace:
         """From now on the lane has a pace."""
         lane.pace = Pace(now)
         self._log.notice(
@@ -365,6 +365,7 @@ class Dispatcher:
             why=trouble.why,
             window=max(lane.in_flight, 1),
         )
+        return lane.pace
 
     def _slow(self, lane: Lane, pace: Pace, trouble: Outcome, now: float, *, fresh: bool) -> bool:
         """It lives, but wants less: what it serves beside this, or after a pause. False: it's down.
