@@ -42,6 +42,7 @@ from relayd.spool.queue import Lane, LaneView, Queue, Standing, deliveries
 from relayd.spool.view import NewMessage
 
 _LATELY = 60.0  # seconds for which a success shows that the destination is there
+_LOSSES = 3  # connections in a row, each alone
 _MOMENT = 1.0  # seconds until what one connection was too much for goes over another
 _LAST_WORDS = 2.0  # seconds for the outcomes of what was cut off to be recorded
 
@@ -321,13 +322,7 @@ class Dispatcher:
         """As _learn, for an attempt that speaks against the destination as a whole."""
         fresh = epoch == lane.epoch
         if lane.standing is Standing.OPEN:
-            lately = 0.0 <= now - lane.proved_at < _LATELY
-            # it said so itself and serves others; or it served us lately, though this one was lost
-            others = lane.in_flight > 0
-            lives = (
-                (lately or others) if asks_for_less(trouble) else lately and (others or not fresh)
-            )
-            if lives:
+            if self._lives(lane, trouble, now, fresh=fresh):
                 pace = lane.pace or self._ask_less(lane, trouble, now)
                 if not pace.excuses(message.ident):
                     return 0.0, False  # others are taken: it is this message
@@ -340,6 +335,16 @@ class Dispatcher:
         elif lane.standing is Standing.PROBING and fresh:
             self._shut(lane, trouble, now)
         return lane.probe_at if lane.standing is Standing.DOWN else 0.0, False
+
+    def _lives(self, lane: Lane, trouble: Outcome, now: float, *, fresh: bool) -> bool:
+        """Whether others of ours are served, or were lately, so that it is no use to wait long."""
+        lately = 0.0 <= now - lane.proved_at < _LATELY
+        if asks_for_less(trouble):
+            return lately or lane.in_flight > 0
+        # a connection that was lost, or not made: one alone means that nobody is there, unless
+        # some are lost now and then
+        flaky = lane.pace is not None and lane.pace.losses < _LOSSES
+        return lately and (lane.in_flight > 0 or not fresh or flaky)
 
     def _grow(self, lane: Lane, now: float) -> None:
         """It took what began after all that we know of it."""
@@ -372,12 +377,15 @@ class Dispatcher:
 
         Of what began together only the first one is a lesson, but each shows how many there were.
         """
+        spoken = asks_for_less(trouble)
         lane.trouble = trouble
         lane.window = max(min(lane.window, lane.in_flight), 1)
         if fresh:
             lane.epoch += 1
-            pace.learnt(now, spoken=asks_for_less(trouble))
-        return lane.in_flight > 0 or pace.refused(now, self._patience.schedule.delay(1))
+            pace.learnt(now, spoken=spoken)
+        if lane.in_flight or not spoken:  # a connection that is lost says nothing of a rate
+            return True
+        return pace.refused(now, self._patience.schedule.delay(1))
 
     def _open(self, lane: Lane) -> None:
         self._log.notice("next hop up", destination=lane.destination)

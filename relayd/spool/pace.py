@@ -14,7 +14,8 @@ from __future__ import annotations
 FIRST_PAUSE = 1.0  # seconds
 LONGEST_PAUSE = 30.0  # seconds; what needs more is down, and probed by the retry schedule
 _CLOSEST = 0.05  # seconds; deliveries that may be nearer to each other need no distance
-_FASTER = 0.9  # times the interval, a step
+_FASTER = 0.9  # times the interval, the first step; each further one in a row so much more
+_FASTEST = 0.5
 _SLOWER = 1.1  # times the interval that was refused, at least
 _NEEDED = (8, 16, 512)  # successes before a step: the fewest, at first, the most
 _CLEAN = 20.0  # seconds: the while
@@ -37,12 +38,14 @@ class Pace:
         "_steps",
         "_taken",
         "interval",
+        "losses",
         "resume_at",
     )
 
     def __init__(self, now: float) -> None:
         self.interval = 0.0  # between two starts; 0: as they come
         self.resume_at = 0.0  # nothing starts before
+        self.losses = 0  # connections in a row that were lost or not made
         self._pause = 0.0
         self._since = now  # the last refusal after which something was taken
         self._taken = 0  # ... and how much, since
@@ -69,9 +72,11 @@ class Pace:
         fewest, first, most = _NEEDED
         if spoken:
             self._needed = min(max(2 * self._needed, first), most)
+            self._credit = 0
         else:
             self._needed = max(self._needed, fewest)
-        self._credit = self._steps = 0
+            self.losses += 1
+        self._steps = 0
         self._changed_at = now
 
     def refused(self, now: float, longest: float) -> bool:
@@ -90,6 +95,7 @@ class Pace:
 
     def took(self, now: float) -> bool:
         """It took a message; whether one more at a time may be tried now."""
+        self.losses = 0
         self._taken += 1
         self._credit += 1
         if self._credit < self._needed and not (self.interval and now - self._changed_at >= _CLEAN):
@@ -100,7 +106,7 @@ class Pace:
         if self._steps > 1:
             self._needed = max(self._needed // 2, _NEEDED[0])
         if self.interval:
-            self.interval *= _FASTER
+            self.interval *= max(_FASTER**self._steps, _FASTEST)
             if self.interval < _CLOSEST:
                 self.interval = 0.0
         return not self.waits(now)  # or it is the distance that holds us back, not the number

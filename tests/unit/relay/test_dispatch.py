@@ -406,6 +406,35 @@ class Slower(TestCase):
         self.assertIs(world.standing, Standing.SLOWED)
         self.assertEqual(self.turned_away(world)[0].attempted, False)
 
+    def test_a_next_hop_that_is_gone_is_down_at_once(self) -> None:
+        world = self.world(30)
+        for _ in range(10):
+            world.courier.finish(DELIVERED)
+        lost = len(world.courier.under_way)
+        for _ in range(lost):
+            world.courier.finish(postponed("4.4.2", "Connection lost"))
+        while world.courier.under_way:
+            world.courier.finish(DEAD)
+        self.assertIs(world.standing, Standing.DOWN)
+        self.assertEqual(world.lane("sink").failures, 1)
+        self.assertLessEqual(len(self.turned_away(world)), lost + 5)
+        world.wait(61)
+        world.courier.finish(DELIVERED)
+        self.assertEqual(world.lane("sink").window, 5)  # it was no limit
+
+    def test_one_connection_in_ten_that_is_lost_does_not_close_the_lane(self) -> None:
+        world = self.world(1000)
+        for number in range(2000):
+            if not world.courier.under_way:
+                world.wait(1, step=0.5)
+            elif number % 10 == 9:
+                world.courier.finish(postponed("4.4.2", "Connection lost"))
+            else:
+                world.courier.finish(DELIVERED)
+        self.assertEqual(world.table.rows, {})
+        self.assertEqual(world.log.notices[0], "next hop slowed")
+        self.assertNotIn("next hop down", world.log.notices)
+
     def test_what_may_be_delivered_is_not_sent_again_at_once(self) -> None:
         world = self.world(10)
         world.courier.finish(DELIVERED)
