@@ -14,7 +14,7 @@ from __future__ import annotations
 FIRST_PAUSE = 1.0  # seconds
 LONGEST_PAUSE = 30.0  # seconds; what needs more is down, and probed by the retry schedule
 _CLOSEST = 0.05  # seconds; deliveries that may be nearer to each other need no distance
-_FASTER = 0.9  # times the interval, the first step; each further one in a row so much more
+_FASTER = 0.9  # times the interval, a step; after some in a row each one so much more
 _FASTEST = 0.5
 _SLOWER = 1.1  # times the interval that was refused, at least
 _NEEDED = (8, 16, 512)  # successes before a step: the fewest, at first, the most
@@ -106,7 +106,7 @@ class Pace:
         if self._steps > 1:
             self._needed = max(self._needed // 2, _NEEDED[0])
         if self.interval:
-            self.interval *= max(_FASTER**self._steps, _FASTEST)
+            self.interval *= max(_FASTER ** max(self._steps - 2, 1), _FASTEST)
             if self.interval < _CLOSEST:
                 self.interval = 0.0
         return not self.waits(now)  # or it is the distance that holds us back, not the number

@@ -21,7 +21,7 @@ from tests.scenarios.harness import CHECKOUT, Relayd
 from tests.scenarios.injector import inject
 from tests.sink import Asked, Sink
 
-STAGES = ("connect", "mail", "rcpt")
+STAGES = ("mail", "rcpt", "content")
 REFUSAL = "421 4.7.28 Our system has detected an unusual rate of mail from your address"
 
 

@@ -86,16 +86,16 @@ class Slower(Scenario):
             f"next-hop out smtp 127.0.0.1:{sink.port}\n{RULES}", settings="retry 1m 5m"
         )
         began = time.monotonic()
-        inject(relay.port, 60)
+        inject(relay.port, 90)
         sink.wait(40, 60)
         lane = self.status(relay)
         self.assertEqual(lane["standing"], "slowed", lane)
         self.assertIn("421 4.7.28", lane["trouble"])
         self.assertIn("slowed to ", relay.ctl("status").stdout)
-        sink.wait(60, 60)
-        # without a pace it was more than half, and took minutes
-        self.assertLess(throttle.share, 0.25)
-        self.assertLess(time.monotonic() - began, 60)
+        sink.wait(90, 60)
+        # without a pace it was more than half, and took minutes; the first burst counts for most
+        self.assertLess(throttle.share, 0.3)
+        self.assertLess(time.monotonic() - began, 90)
         self.assertNotIn("next hop down", relay.log(1000))
         relay.wait_empty()
 
