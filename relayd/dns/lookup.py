@@ -21,6 +21,8 @@ from relayd.dns.servers import Address, Server, Servers
 # Seconds that each server gets, round by round. Two rounds as in the C library; the second is
 # long, because a recursive server may itself wait for a dead one.
 ROUNDS = (3.0, 7.0)
+PATIENT = 25  # lookups in a later round at a time; with more, a silent name has had its chance
+SILENT_TTL = 60  # seconds for which a name has no answer, if other names have (RFC 2308 section 7)
 LIFETIME = 25.0  # seconds for all servers and rounds together
 MAX_TTL = 604800  # seconds, a week: RFC 8767 section 4 takes no more from anyone
 
@@ -53,6 +55,7 @@ class Lookup:
         self._rounds = tuple(rounds)
         self._lifetime = lifetime
         self._servers = Servers(servers, reactor.seconds)
+        self._patient = 0  # lookups in a later round
 
     async def ask(self, name: str, rdtype: str) -> Answer[Any]:
         """The answer, TTLs as received; raises NxDomain, NoData, DnsTrouble, CancelledError."""
@@ -61,15 +64,20 @@ class Lookup:
         except ValueError:
             raise NxDomain(name, rdtype, "not a valid domain name", MAX_TTL) from None
         troubles: dict[str, str] = {}
-        end = self._reactor.seconds() + self._lifetime
+        began = self._reactor.seconds()
+        end = began + self._lifetime
         servers = self._servers.in_order()
-        for seconds in self._rounds:
+        for turn, seconds in enumerate(self._rounds):
+            if turn and self._patient >= PATIENT:
+                break
             for server in list(servers):
                 left = end - self._reactor.seconds()
                 if left <= 0:
                     break
                 try:
-                    response = await self._ask(server, wire, rdtype, min(seconds, left))
+                    response = await self._ask(
+                        server, wire, rdtype, min(seconds, left), again=turn > 0
+                    )
                 except dns.resolver.NXDOMAIN as error:
                     self._servers.answered(server)
                     ttl = negative_ttl(error.response(wire))  # type: ignore[no-untyped-call]
@@ -85,11 +93,13 @@ class Lookup:
                     self._servers.answered(server)
                     return plain(name, rdtype, response, trusted=server.trusted)
         said = "; ".join(f"{server} {trouble}" for server, trouble in troubles.items())
-        raise DnsTrouble(name, rdtype, said)
+        silent = set(troubles.values()) == {"timed out"} and self._servers.answered_at >= began
+        raise DnsTrouble(name, rdtype, said, SILENT_TTL if silent else 0)
 
     async def _ask(
-        self, server: Server, name: dns.name.Name, rdtype: str, seconds: float
+        self, server: Server, name: dns.name.Name, rdtype: str, seconds: float, *, again: bool
     ) -> dns.resolver.Answer:
+        self._patient += again
         try:
             return await server.resolver.resolve(
                 name,
@@ -101,6 +111,8 @@ class Lookup:
             )
         except Abandoned:
             raise CancelledError from None
+        finally:
+            self._patient -= again
 
 
 def reason(error: dns.exception.DNSException) -> str:

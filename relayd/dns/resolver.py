@@ -156,7 +156,7 @@ class Resolver:
 
 def _negative_seconds(error: DnsError) -> float:
     if isinstance(error, DnsTrouble):
-        return TROUBLE_TTL
+        return max(TROUBLE_TTL, error.ttl)
     low, high = NEGATIVE_TTL
     return min(max(error.ttl, low), high)
 

@@ -55,6 +55,7 @@ class Servers:
         self._clock = clock
         self._path = None if addresses else path
         self._look_at = clock() + LOOK
+        self.answered_at = 0.0  # when any of them last did
         self._stamp = _stamp(path)
         self._servers = [
             Server(address, chosen=bool(addresses)) for address in addresses or system_servers(path)
@@ -78,6 +79,7 @@ class Servers:
     def answered(self, server: Server) -> None:
         """It is well."""
         server.silent_until = 0.0
+        self.answered_at = self._clock()
 
 
 def system_servers(path: Path = RESOLV_CONF) -> tuple[Address, ...]:

@@ -102,6 +102,7 @@ def lane_document(view: LaneView) -> Document:
         "standing": view.standing.name.lower(),
         "in_flight": view.in_flight,
         "window": view.window,
+        "interval": round(view.interval, 3),
         "failures": view.failures,
         "probe_at": view.probe_at,
         "trouble": str(view.trouble.reply) if view.trouble is not None else "",

@@ -289,9 +289,12 @@ def _summed(answers: Sequence[Document]) -> Document:
     }
 
 
+_WORSE = "waiting open slowed probing down"
+
+
 def _join(known: Document, lane: Document) -> None:
-    for name in ("waiting", "in_flight"):
+    for name in ("waiting", "in_flight", "window"):
         known[name] = known.get(name, 0) + lane.get(name, 0)
-    if known["standing"] in ("open", "waiting"):
-        for name in ("standing", "trouble", "probe_at", "failures"):
+    if _WORSE.find(lane["standing"]) > _WORSE.find(known["standing"]):
+        for name in ("standing", "trouble", "probe_at", "failures", "interval"):
             known[name] = lane.get(name, known.get(name))

@@ -1,8 +1,9 @@
 """Sends what is due to its next hop, and sees to what follows from the outcome.
 
-What an attempt teaches about a destination counts only if nothing was learnt since it began
-(`Lane.epoch`): one 421 among successes makes the window smaller, but the lane stays open, and
-twenty connections lost at once are one failure, not twenty.
+What an attempt teaches about a destination counts only if no lesson came since it began
+(`Lane.epoch`): what began before the trouble says nothing about what came after, and twenty
+connections lost at once are one failure, not twenty. A destination that refuses some of ours and
+serves others is not down: it has asked for less, and gets it (`spool/pace.py`).
 """
 
 from __future__ import annotations
@@ -24,17 +25,28 @@ from relayd.mail.outcome import Blame, Outcome, postponed
 from relayd.mail.reply import Severity
 from relayd.relay.courier import Hop, ICourier
 from relayd.relay.gathering import Gathering, bad_news
-from relayd.relay.limits import Limits, grown, shrunk
-from relayd.relay.lines import Lines
+from relayd.relay.limits import Limits, grown
+from relayd.relay.lines import Lines, Shares
 from relayd.relay.lost import LostReports
 from relayd.relay.settling import Settling, Shelf
 from relayd.relay.sweep import Sweep
-from relayd.relay.verdict import Patience, judge, speaks_against_destination, unreported
+from relayd.relay.verdict import (
+    Patience,
+    asks_for_less,
+    judge,
+    may_be_delivered,
+    speaks_against_destination,
+    unreported,
+)
 from relayd.report.bounce import Report, owed
 from relayd.report.smaller import Smaller, is_report
+from relayd.spool.pace import Pace
 from relayd.spool.queue import Lane, LaneView, Queue, Standing, deliveries
 from relayd.spool.view import NewMessage
 
+_LATELY = 60.0  # seconds for which a success shows that the destination is there
+_LOSSES = 3  # connections in a row, each alone
+_MOMENT = 1.0  # seconds until what one connection was too much for goes over another
 _LAST_WORDS = 2.0  # seconds for the outcomes of what was cut off to be recorded
 
 Route = Callable[[Recipient], Hop | Outcome]
@@ -156,7 +168,7 @@ class Dispatcher:
         lines = self._lines
         for delivery in deliveries(message, records):
             lane = lines.lane(delivery.records[0].recipient.destination)
-            self._queue.offer(lane, delivery, lines.slots)
+            self._queue.offer(lane, delivery, lines.slots(lane))
             lines.line_up(lane)
         lines.pump()
 
@@ -225,17 +237,16 @@ class Dispatcher:
 
     # one delivery
 
-    def _start(self, lane: Lane, delivery: Delivery) -> None:
+    def _start(self, lane: Lane, delivery: Delivery, shares: Shares) -> None:
         self._busy[id(delivery)] = delivery
-        self._lines.spawn(self._carry(lane, delivery))
+        self._lines.spawn(self._carry(lane, delivery, shares))
 
-    async def _carry(self, lane: Lane, delivery: Delivery) -> None:
+    async def _carry(self, lane: Lane, delivery: Delivery, shares: Shares) -> None:
         epoch, began = lane.epoch, self._now()
-        probe = lane.standing is Standing.PROBING
         hop = self._route(delivery.records[0].recipient)
         outcomes = await self._attempt(delivery, hop)
         lines, now = self._lines, self._now()
-        lines.landed(lane, probe=probe)
+        lines.landed(lane, shares)
         settlements = self._judged(lane, epoch, delivery, outcomes, now)
         for settlement in settlements:
             self._log.attempt(delivery.message, settlement, now - began)
@@ -268,45 +279,146 @@ class Dispatcher:
     ) -> list[Settlement]:
         # what we cut off ourselves says nothing about the destination
         stopped = self._phase is Phase.STOPPED
-        retry_at = now if stopped else self._learn(lane, epoch, outcomes, now)
-        disowned = stopped or id(delivery) in self._disowned
         message = delivery.message
+        retry_at, excused = now, False
+        if not stopped:
+            retry_at, excused = self._learn(lane, epoch, message, outcomes, now)
+        disowned = stopped or id(delivery) in self._disowned
         settlements = []
         for record, outcome in zip(delivery.records, outcomes, strict=True):
-            at = retry_at if speaks_against_destination(outcome) else 0.0
+            at = retry_at if excused or speaks_against_destination(outcome) else 0.0
             at = at or now + self._patience.delay(record.attempts + 1, self._random())
-            settlement = judge(message, record, outcome, self._patience, now=now, retry_at=at)
+            settlement = judge(
+                *(message, record, outcome, self._patience), now=now, retry_at=at, excused=excused
+            )
             if not (disowned and settlement.state is State.QUEUED):
                 settlements.append(settlement)
         return settlements
 
-    def _learn(self, lane: Lane, epoch: int, outcomes: Sequence[Outcome], now: float) -> float:
-        """What the outcomes say about the destination; returns when the mail is due, or 0."""
-        if not all(speaks_against_destination(outcome) for outcome in outcomes):
-            lane.epoch += 1
-            if any(outcome.severity is Severity.SUCCESS for outcome in outcomes):
-                lane.window = grown(lane.window, self._limits)
+    def _learn(
+        self, lane: Lane, epoch: int, message: Message, outcomes: Sequence[Outcome], now: float
+    ) -> tuple[float, bool]:
+        """What the outcomes say about the destination.
+
+        Returns when it is tried again, or 0 for as the schedule says, and whether this attempt
+        counts for nothing.
+        """
+        if all(map(speaks_against_destination, outcomes)) or (
+            lane.proved_at and all(map(asks_for_less, outcomes))
+        ):
+            return self._suffer(lane, epoch, message, outcomes[0], now)
+        success = any(outcome.severity is Severity.SUCCESS for outcome in outcomes)
+        if success:
+            self._lines.proved(lane, now)
+        if epoch == lane.epoch:
+            if success:
+                self._grow(lane, now)
             if lane.standing is not Standing.OPEN:
                 self._open(lane)
-            return 0.0
-        lane.window = shrunk(lane.window)
-        if epoch == lane.epoch:
-            self._shut(lane, outcomes[0], now)
+        elif success and lane.standing is Standing.DOWN:
+            self._doubt(lane, now)
+        return 0.0, False
+
+    def _doubt(self, lane: Lane, now: float) -> None:
+        """Another connection was lost, this one lived on: does the lane have to be down?
+
+        A probe finds out; where the next hop itself asked for less, it is left alone.
+        """
+        if lane.trouble is not None and not asks_for_less(lane.trouble):
+            lane.failures = 0
+            lane.probe_at = min(lane.probe_at, now + _MOMENT)
+            self._lines.arm(lane)
+
+    def _suffer(
+        self, lane: Lane, epoch: int, message: Message, trouble: Outcome, now: float
+    ) -> tuple[float, bool]:
+        """As _learn, for an attempt that speaks against the destination as a whole."""
+        fresh = epoch == lane.epoch
+        if lane.standing is Standing.OPEN:
+            if self._lives(lane, trouble, now, fresh=fresh):
+                pace = lane.pace or self._ask_less(lane, trouble, now)
+                if not pace.excuses(message.ident):
+                    return 0.0, False  # others are taken: it is this message
+                if self._slow(lane, pace, trouble, now, fresh=fresh):
+                    if may_be_delivered(trouble):
+                        return 0.0, False
+                    again = pace.resume_at if pace.waits(now) else now
+                    return max(again, now + _MOMENT), True
+            self._shut(lane, trouble, now)
+        elif lane.standing is Standing.PROBING and fresh:
+            self._shut(lane, trouble, now)
         # while it is down the lane waits, not the mail: that is due when the lane opens
-        return now if lane.standing is Standing.DOWN else 0.0
+        return (now if lane.standing is Standing.DOWN else 0.0), False
+
+    def _lives(self, lane: Lane, trouble: Outcome, now: float, *, fresh: bool) -> bool:
+        """Whether others of ours are served, or were lately, so that it is no use to wait long."""
+        lately = 0.0 <= now - lane.proved_at < _LATELY
+        if asks_for_less(trouble):
+            return lately or lane.in_flight > 0
+        # a connection that was lost, or not made: one alone means that nobody is there, unless
+        # some are lost now and then
+        flaky = lane.pace is not None and lane.pace.losses < _LOSSES
+        return lately and (lane.in_flight > 0 or not fresh or flaky)
+
+    def _grow(self, lane: Lane, now: float) -> None:
+        """It took what began after all that we know of it."""
+        pace = lane.pace
+        if pace is None or pace.took(now):
+            lane.window = grown(lane.window, self._limits)
+        if (
+            pace is not None
+            and pace.over
+            and lane.window >= self._limits.opening
+            and lane.standing is Standing.OPEN
+        ):
+            self._log.notice("next hop takes it all again", destination=lane.destination)
+            lane.pace = lane.trouble = None
+
+    def _ask_less(self, lane: Lane, trouble: Outcome, now: float) -> Pace:
+        """From now on the lane has a pace."""
+        lane.pace = Pace(now)
+        self._log.notice(
+            "next hop slowed",
+            destination=lane.destination,
+            reply=str(trouble.reply),
+            why=trouble.why,
+            window=max(lane.in_flight, 1),
+        )
+        return lane.pace
+
+    def _slow(self, lane: Lane, pace: Pace, trouble: Outcome, now: float, *, fresh: bool) -> bool:
+        """It lives, but wants less: what it serves beside this, or after a pause. False: it's down.
+
+        Of what began together only the first one is a lesson, but each shows how many there were.
+        """
+        spoken = asks_for_less(trouble)
+        lane.trouble = trouble
+        lane.window = max(min(lane.window, lane.in_flight), 1)
+        if fresh:
+            lane.epoch += 1
+            pace.learnt(now, spoken=spoken)
+        if lane.in_flight or not spoken:  # a connection that is lost says nothing of a rate
+            return True
+        return pace.refused(now, self._patience.schedule.delay(1))
 
     def _open(self, lane: Lane) -> None:
         self._log.notice("next hop up", destination=lane.destination)
         lane.standing = Standing.OPEN
         lane.failures = 0
-        lane.trouble = None
-        lane.window = self._limits.opening
         lane.more = True  # all that is due flows at once
+        if lane.pace is not None:  # ... or as it was asked for
+            lane.window = 1
+            lane.pace.reopened()
+        else:
+            lane.trouble = None
+            lane.window = self._limits.opening
 
     def _shut(self, lane: Lane, trouble: Outcome, now: float) -> None:
         lane.failures += 1
         lane.epoch += 1
         lane.trouble = trouble
+        if not asks_for_less(trouble):
+            lane.pace = None  # it was no limit: it is gone
         delay = self._patience.delay(lane.failures, self._random())
         lane.probe_at = now + delay
         if lane.standing is Standing.OPEN:
@@ -318,6 +430,7 @@ class Dispatcher:
                 retry_in=round(delay),
             )
         lane.standing = Standing.DOWN
+        self._lines.failed(lane)
         self._queue.unload(lane)
         self._lines.arm(lane)
 

@@ -25,9 +25,17 @@ class Limits:
     shy: float = 60.0  # so long an address that did not answer is tried after the others
 
     @property
-    def probes(self) -> int:
-        """Of `deliveries`, how many may go to destinations in trouble: others keep their slots."""
+    def share(self) -> int:
+        """Of `deliveries`, how many may go to all destinations of a kind that may not answer.
+
+        The kinds are next hops in trouble, domains in trouble, and domains never reached.
+        """
         return max(self.deliveries // 4, 1)
+
+    @property
+    def direct(self) -> int:
+        """Of `deliveries`, how many may go to domains: the others are for named next hops."""
+        return max(self.deliveries - self.deliveries // 10, 1)
 
     @property
     def opening(self) -> int:
@@ -57,8 +65,3 @@ class Deadlines:
 def grown(window: int, limits: Limits) -> int:
     """The window after a success."""
     return min(window + 1, limits.window)
-
-
-def shrunk(window: int) -> int:
-    """The window after destination trouble."""
-    return max(window // 2, 1)

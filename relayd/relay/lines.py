@@ -3,13 +3,14 @@
 Theory of operation. A lane that may have something to do stands in a line (`_line`, once); `pump`
 serves the line while there are free slots, one delivery per turn, so that lanes share the slots
 evenly. Two things make a lane wait elsewhere: too many looks at the table at a time, and, for
-destinations in trouble, too many probes at a time: dead destinations cannot take all slots.
+destinations that may not answer, too many of their kind at a time (`Share`): neither dead nor
+silent ones can take all slots, and who is new or works does not wait behind them.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -29,6 +30,21 @@ _STEP = 1000  # lanes taken up per reactor turn
 _SOON = 0.2  # seconds in which several changes by the operator become one
 _AGAIN = 1.0  # seconds until an unreadable table is tried again
 _REVIEW = 900.0  # seconds: should a lane ever be forgotten, it is not for longer than that
+_MOST_PROVEN = 10_000  # destinations to remember when there is no mail for them
+
+
+class Share:
+    """The slots that lanes of one kind may hold together, and who waits for one of them."""
+
+    __slots__ = ("in_flight", "more", "waiting")
+
+    def __init__(self) -> None:
+        self.in_flight = 0
+        self.more = 0  # than usual, while things go well
+        self.waiting: deque[Lane] = deque()
+
+
+Shares = Sequence[Share]
 
 
 class Lines:
@@ -44,12 +60,11 @@ class Lines:
         *,
         limits: Limits,
         now: Callable[[], float],
-        start: Callable[[Lane, Delivery], None],
+        start: Callable[[Lane, Delivery, Shares], None],
         longest: Callable[[], float],
     ) -> None:
         self.limits = limits
         self.in_flight = 0
-        self.probes = 0  # of those in flight
         self._clock = clock
         self._shelf = shelf
         self._queue = queue
@@ -60,7 +75,15 @@ class Lines:
         self._longest = longest  # seconds that a recipient may have to wait for its next attempt
         self._line: deque[Lane] = deque()
         self._to_look: deque[Lane] = deque()
-        self._to_probe: deque[Lane] = deque()
+        self._next_hops_down = Share()
+        self._domains = Share()  # all that goes to domains, the next two as well
+        self._domains_down = Share()
+        self._domains_new = Share()
+        self._all_shares = (
+            *(self._domains, self._domains_new),
+            *(self._domains_down, self._next_hops_down),
+        )
+        self._proven: dict[str, float] = {}  # domains that have taken mail, and when
         self._looks = 0
         self._running = False
         self._pumping = False
@@ -82,14 +105,60 @@ class Lines:
             if call is not None and call.active():
                 call.cancel()
 
-    @property
-    def slots(self) -> int:
-        """How many more deliveries may start now."""
-        return self.limits.deliveries - self.in_flight
+    def slots(self, lane: Lane) -> int:
+        """How many more deliveries may start now, if they are for this lane."""
+        slots = self.limits.deliveries - self.in_flight
+        for share in self._shares(lane):
+            slots = min(slots, self._most(share) - share.in_flight)
+        return max(slots, 0)
 
     def lane(self, destination: str) -> Lane:
         """The lane of a destination."""
-        return self._queue.lane(destination, self.limits.opening)
+        lane = self._queue.lanes.get(destination)
+        if lane is None:
+            lane = self._queue.lane(destination, self.limits.opening)
+            lane.proved_at = self._proven.get(destination, 0.0)
+        return lane
+
+    def proved(self, lane: Lane, now: float) -> None:
+        """It took a message: what works is not held up by what may not."""
+        if lane.direct and not lane.proved_at:
+            self._proven[lane.destination] = now
+            new = self._domains_new
+            new.more = min(new.more + 1, self.limits.share)
+            if len(self._proven) > _MOST_PROVEN:
+                del self._proven[next(iter(self._proven))]
+        lane.proved_at = now
+
+    def failed(self, lane: Lane) -> None:
+        """It is down: it has to prove itself again."""
+        lane.proved_at = 0.0
+        if lane.direct:
+            self._proven.pop(lane.destination, None)
+            self._domains_new.more //= 2
+
+    # shares
+
+    def _shares(self, lane: Lane) -> Shares:
+        """Of which shares a delivery of this lane takes a slot."""
+        probing = lane.standing is Standing.PROBING
+        if not lane.direct:
+            return (self._next_hops_down,) if probing else ()
+        if probing:
+            return self._domains_down, self._domains
+        return (self._domains,) if lane.proved_at else (self._domains_new, self._domains)
+
+    def _most(self, share: Share) -> int:
+        return self.limits.direct if share is self._domains else self.limits.share + share.more
+
+    def _free(self, share: Share) -> bool:
+        return share.in_flight < self._most(share)
+
+    def _crowded(self, shares: Shares) -> bool:
+        """Half is taken: from here on those who have proved nothing have one slot each."""
+        return 2 * self.in_flight >= self.limits.deliveries or any(
+            2 * share.in_flight >= self._most(share) for share in shares
+        )
 
     # the lines
 
@@ -113,13 +182,13 @@ class Lines:
         finally:
             self._pumping = False
 
-    def landed(self, lane: Lane, *, probe: bool) -> None:
+    def landed(self, lane: Lane, shares: Shares) -> None:
         """A delivery is not in flight any more."""
         lane.in_flight -= 1
         self.in_flight -= 1
-        if probe:
-            self.probes -= 1
-            self._call_up(self._to_probe)
+        for share in shares:
+            share.in_flight -= 1
+            self._call_up(share.waiting)
 
     def retry(self, destinations: Iterable[str] | None) -> None:
         """Look at the table again; a lane that is down probes now. None: all lanes."""
@@ -128,21 +197,32 @@ class Lines:
             lane = self.lane(name)
             lane.more = True
             lane.probe_at = 0.0
+            if lane.pace is not None:
+                lane.pace.reopened()
             self.line_up(lane)
         self.pump()
 
     def _next(self) -> Lane | None:
         line = self._line
         if not line:
-            if self._to_look and self._looks < self.limits.looks:
-                line = self._to_look
-            elif self._to_probe and self.probes < self.limits.probes:
-                line = self._to_probe
-            else:
+            found = self._elsewhere()
+            if found is None:
                 return None
+            line = found
         lane = line.popleft()
         lane.waits = False
         return lane
+
+    def _elsewhere(self) -> deque[Lane] | None:
+        """Who waits for something else that is free now."""
+        if self._looks >= self.limits.looks:
+            return None
+        if self._to_look:
+            return self._to_look
+        for share in self._all_shares:
+            if share.waiting and self._free(share):
+                return share.waiting
+        return None
 
     def _call_up(self, others: deque[Lane]) -> None:
         """The first of those who wait elsewhere may stand in line again."""
@@ -160,22 +240,45 @@ class Lines:
             lane.standing = Standing.PROBING
             lane.epoch += 1
             lane.more = True
-        if lane.standing is Standing.PROBING:
-            if lane.held > lane.loaded:
-                return  # something is in flight or being recorded, and comes back here
-            if lane.loaded and self.probes >= self.limits.probes:
-                lane.waits = True
-                self._to_probe.append(lane)
+        if lane.standing is Standing.PROBING and lane.held > lane.loaded:
+            return  # something is in flight or being recorded, and comes back here
+        shares = self._shares(lane)
+        for share in shares:
+            if not self._free(share):
+                self._stand_by(lane, share)
                 return
         if lane.in_flight < lane.capacity:
+            if lane.in_flight and not lane.proved_at and self._crowded(shares):
+                return  # what is in flight comes back here
+            pace = lane.pace
+            if pace is not None and lane.standing is Standing.OPEN:
+                now = self._now()
+                if pace.waits(now):
+                    self._wake(lane, pace.resume_at)
+                    return
+                if lane.loaded:
+                    pace.started(now)
             delivery = self._queue.take(lane)
             if delivery is not None:
                 self.in_flight += 1
-                self.probes += lane.standing is Standing.PROBING
-                self._start(lane, delivery)
+                for share in shares:
+                    share.in_flight += 1
+                self._start(lane, delivery, shares)
                 if lane.loaded and lane.in_flight < lane.capacity:
                     self.line_up(lane)
         self._maybe_look(lane)
+
+    def _stand_by(self, lane: Lane, share: Share) -> None:
+        """Wait for a slot of the share: who is loaded already first, if there is memory for it."""
+        if lane.waits:
+            return
+        lane.waits = True
+        if lane.loaded and not self._queue.roomy:
+            self._queue.unload(lane)
+        if lane.loaded and not lane.in_flight:
+            share.waiting.appendleft(lane)
+        else:
+            share.waiting.append(lane)
 
     # looks at the table
 
@@ -193,9 +296,12 @@ class Lines:
         if self._looks >= self.limits.looks:
             if not lane.waits:
                 lane.waits = True
-                self._to_look.append(lane)
+                if lane.direct:
+                    self._to_look.append(lane)
+                else:
+                    self._to_look.appendleft(lane)
             return
-        asked = self._queue.begin_look(lane, self.slots)
+        asked = self._queue.begin_look(lane, self.slots(lane))
         if asked:
             self._looks += 1
             self.spawn(self._look(lane, asked))
@@ -213,7 +319,7 @@ class Lines:
         finally:
             self._looks -= 1
             self._call_up(self._to_look)
-        complete = self._queue.end_look(lane, found, asked, self.slots)
+        complete = self._queue.end_look(lane, found, asked, self.slots(lane))
         self._remember_trouble(lane)
         if lane.loaded or not lane.held:
             self.line_up(lane)
@@ -242,7 +348,7 @@ class Lines:
     def _remember_trouble(self, lane: Lane) -> None:
         """After a restart the records know that the destination was down: one message probes."""
         head = lane.head
-        if head is None or lane.epoch or lane.standing is not Standing.OPEN:
+        if head is None or lane.epoch or lane.proved_at or lane.standing is not Standing.OPEN:
             return
         last = head.records[0].last
         if last is not None and speaks_against_destination(last):
@@ -260,6 +366,11 @@ class Lines:
     def arm(self, lane: Lane) -> None:
         """The lane's next time has changed."""
         if self._queue.arm(lane):
+            self._set_timer()
+
+    def _wake(self, lane: Lane, when: float) -> None:
+        """The lane goes on then."""
+        if self._queue.wake(lane, when):
             self._set_timer()
 
     def _set_timer(self) -> None:
@@ -288,7 +399,7 @@ class Lines:
         if len(lanes) == _STEP:
             delay = 0.0
         elif not lanes:
-            self._queue.prune()
+            self._queue.prune(now)
         delay = min(delay, max(self._queue.next_alarm() - now, 0.0))
         self._timer = self._clock.callLater(delay, self._tick)
         self.pump()

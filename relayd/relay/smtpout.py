@@ -34,6 +34,7 @@ from relayd.relay.logins import Login, Logins
 from relayd.relay.pool import Place, Pool
 from relayd.relay.protection import Protection
 from relayd.relay.security import HopSecurity
+from relayd.relay.strangers import Strangers
 from relayd.relay.survey import Endpoint, UnresolvedError
 from relayd.relay.trouble import (
     SessionError,
@@ -76,6 +77,7 @@ class Courier:
         self._hostname = hostname
         self._limits = limits or Limits()
         self._deadlines = deadlines or Deadlines()
+        self._strangers = Strangers(reactor.seconds)
         self._protection = protection
         self._logins = logins
         self._pool = Pool(reactor, self._limits)
@@ -101,7 +103,10 @@ class Courier:
             )
         if self._aborted:
             attempt.give_up(_CUT_OFF)
-        return attempt.outcomes()
+        outcomes = attempt.outcomes()
+        if not hop.next_hops:
+            self._strangers.heard(outcomes)
+        return outcomes
 
     def apply(self, limits: Limits) -> None:
         """New settings; they hold for what begins from now on."""
@@ -153,6 +158,8 @@ class Courier:
             except UnresolvedError as error:
                 attempt.miss(error.outcome)
                 continue
+            if isinstance(target, str):
+                endpoints, until = self._strangers.in_order(endpoints, until)
             lmtp = isinstance(target, NextHop) and target.protocol == LMTP
             for endpoint in self._bold_first(endpoints):
                 if self._aborted or len(attempt.asked) >= _MOST_ASKED:
@@ -232,23 +239,34 @@ class Courier:
         lmtp: bool,
     ) -> Connection:
         """A connection; raises SessionError."""
+        strangers, deadlines, wait = self._strangers, self._deadlines, self._limits.connect
+        stranger = strangers.strange(target, endpoint)
+        if stranger:
+            closed = strangers.closed(endpoint)
+            if closed is not None:
+                raise SessionError(closed)
+            deadlines = strangers.deadlines(endpoint, deadlines)
+            wait = min(wait, strangers.wait(endpoint))
+            began = strangers.knocked(endpoint)
         made = Connection(
             self._pool,
             endpoint,
             self._hostname,
-            self._deadlines,
+            deadlines,
             target=target,
             lmtp=lmtp,
             security=security,
             login=login,
         )
         try:
-            await dial(self._reactor, made, self._limits.connect)
+            await dial(self._reactor, made, wait)
         except SessionError:
             if security is None or not security.failed:
                 self._note(endpoint)
             raise
         finally:
+            if stranger:
+                strangers.answered(endpoint, began, session=made.usable)
             if security is not None and self._protection is not None:
                 self._protection.told(security, made.local)
         made.waived = security is not None and security.waived

@@ -134,6 +134,9 @@ class Sweep:
             if lane.probe_at <= now:
                 return None
             return judge_waiting(message, record, lane.trouble, patience, now=now)
+        if lane is not None and lane.pace is not None and not patience.expired(message, now):
+            # its turn comes, but perhaps not today
+            return judge_waiting(message, record, lane.trouble, patience, now=now)
         if record.next_attempt <= now + SOON:
             return None
         return judge_waiting(message, record, None, patience, now=now)

@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from relayd.mail.message import Message, Record, Settlement, State
 from relayd.mail.outcome import Blame, Outcome
 from relayd.mail.reply import Severity
+from relayd.relay.trouble import MAY_BE_DELIVERED
 from relayd.spool.schedule import DEFAULT, Schedule
 
 SOON = 300.0  # seconds; a recipient whose attempt is that near is left to it by the sweep
+_TOO_MUCH = ("4.4.5", "4.7.28")  # system congestion; mail flood detected
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,20 @@ def speaks_against_destination(outcome: Outcome) -> bool:
     return outcome.blame is Blame.DESTINATION and outcome.severity is Severity.TRANSIENT
 
 
+def asks_for_less(outcome: Outcome) -> bool:
+    """The next hop itself said that it is too much, in whatever words about this mail."""
+    return (
+        outcome.severity is Severity.TRANSIENT
+        and outcome.remote_mta != ""
+        and (outcome.blame is Blame.DESTINATION or outcome.reply.status in _TOO_MUCH)
+    )
+
+
+def may_be_delivered(outcome: Outcome) -> bool:
+    """The connection was lost when all was said: to try again too soon makes copies."""
+    return outcome.why == MAY_BE_DELIVERED
+
+
 def judge(
     message: Message,
     record: Record,
@@ -52,8 +68,12 @@ def judge(
     *,
     now: float,
     retry_at: float,
+    excused: bool = False,
 ) -> Settlement:
-    """Settle one attempt; `retry_at` is when the next one would be."""
+    """Settle one attempt; `retry_at` is when the next one would be. `excused`: it does not count.
+
+    What is owed to the sender after so long a time is owed all the same.
+    """
     if outcome.severity is Severity.SUCCESS:
         return Settlement(record, State.DELIVERED, outcome)
     if outcome.severity is Severity.PERMANENT:
@@ -65,7 +85,14 @@ def judge(
     at = min(retry_at, last)
     # the sweep warns of all that wait for long, together
     warned = at <= now + SOON and patience.worrying(message, record, now)
-    return Settlement(record, State.QUEUED, outcome, next_attempt=at, warned=warned)
+    return Settlement(
+        record,
+        State.QUEUED,
+        outcome,
+        next_attempt=at,
+        attempted=not excused or warned,  # a report tells of it
+        warned=warned,
+    )
 
 
 def judge_waiting(

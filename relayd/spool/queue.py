@@ -19,11 +19,14 @@ from dataclasses import dataclass
 
 from relayd.mail.content import CHUNK, BytesContent
 from relayd.mail.delivery import Delivery
+from relayd.mail.envelope import DIRECT
 from relayd.mail.message import Message, Record, Settlement, State
 from relayd.mail.outcome import Outcome
+from relayd.spool.pace import Pace
 
 MOST_RECIPIENTS = 100  # in one transaction: what every server must take (RFC 5321, 4.5.3.1.8)
 NEVER = math.inf
+REMEMBERED = 3600.0  # seconds for which the pace of a lane without mail is kept
 WHOLE = -1  # a key with this number stands for all records of the message
 
 Key = tuple[int, int]
@@ -39,6 +42,7 @@ class Standing(enum.Enum):
     OPEN = "open"  # deliveries flow
     DOWN = "down"  # nothing of the lane is touched until `probe_at`
     PROBING = "probing"  # one message finds out
+    SLOWED = "slowed"  # only shown: open, at the pace that the destination has asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +63,7 @@ class LaneView:
     in_flight: int
     loaded: int
     window: int
+    interval: float  # seconds between two starts
     failures: int
     probe_at: float
     next_due: float
@@ -72,6 +77,7 @@ class Lane:
         "_loaded",
         "alarm",
         "destination",
+        "direct",
         "epoch",
         "failures",
         "gone",
@@ -79,7 +85,9 @@ class Lane:
         "in_flight",
         "more",
         "next_due",
+        "pace",
         "probe_at",
+        "proved_at",
         "standing",
         "trouble",
         "waits",
@@ -88,14 +96,17 @@ class Lane:
 
     def __init__(self, destination: str, window: int) -> None:
         self.destination = destination
+        self.direct = destination.startswith(f"{DIRECT} ")  # no next hop that somebody has named
         self.standing = Standing.OPEN
+        self.proved_at = 0.0  # when it last took a message; 0: never, or not since it was down
+        self.pace: Pace | None = None  # not None: it has asked for less
         self.window = window  # deliveries at a time
         self.in_flight = 0  # deliveries with a courier
         self.held = 0  # deliveries in memory: loaded, in flight, or being settled
         self.failures = 0  # probes in a row that met trouble
         self.probe_at = 0.0  # when DOWN ends
         self.trouble: Outcome | None = None
-        self.epoch = 0  # counts what was learnt about the destination
+        self.epoch = 0  # counts the lessons: a delivery that began before one knows nothing of it
         self.more = False  # the table may hold more that is due now
         self.next_due = NEVER  # when something else in the table falls due, as far as known
         self.gone: set[Key] | None = None  # not None: a look at the table is under way
@@ -140,16 +151,18 @@ class Lane:
     def view(self) -> LaneView:
         """A snapshot for the operator."""
         down = self.standing is not Standing.OPEN
+        pace = self.pace
         return LaneView(
             self.destination,
-            self.standing,
+            Standing.SLOWED if pace is not None and not down else self.standing,
             self.in_flight,
             self.loaded,
             self.window,
+            0.0 if pace is None else pace.interval,
             self.failures,
             self.probe_at if down else 0.0,
             0.0 if self.next_due == NEVER else self.next_due,
-            self.trouble if down else None,
+            self.trouble if down or pace is not None else None,
         )
 
 
@@ -285,6 +298,12 @@ class Queue:
             return False
         return lane.held < self.bounds.messages - self.messages
 
+    @property
+    def roomy(self) -> bool:
+        """There is memory for what cannot start now."""
+        bounds = self.bounds
+        return 2 * self.messages < bounds.messages and 2 * self.octets < bounds.octets
+
     # looking into the table
 
     def begin_look(self, lane: Lane, slots: int) -> int:
@@ -373,7 +392,10 @@ class Queue:
 
     def arm(self, lane: Lane) -> bool:
         """See to it that the lane comes up in `ripe` in time; whether sooner than before."""
-        when = lane.wake_at
+        return self.wake(lane, lane.wake_at)
+
+    def wake(self, lane: Lane, when: float) -> bool:
+        """The same at a time of the caller's."""
         if when >= lane.alarm:
             return False
         lane.alarm = when
@@ -400,9 +422,11 @@ class Queue:
             lanes.append(lane)
         return lanes
 
-    def prune(self) -> None:
-        """Drop the lanes that there is nothing to say about."""
+    def prune(self, now: float) -> None:
+        """Drop the lanes that there is nothing to say about; a pace is remembered for a while."""
         for lane in [lane for lane in self.lanes.values() if lane.idle]:
+            if lane.pace is not None and abs(now - lane.proved_at) < REMEMBERED:
+                continue
             lane.alarm = NEVER
             del self.lanes[lane.destination]
 

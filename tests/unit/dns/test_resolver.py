@@ -83,6 +83,12 @@ class Caching(TestCase):
         self.assertEqual(len(self.dns.asked), 1)
         self.known_for(5)
 
+    def test_silence_is_kept_for_as_long_as_it_says(self) -> None:
+        asked = self.ask()
+        self.dns.fail(DnsTrouble("a.example", "A", "timed out", 60))
+        self.failureResultOf(asked, DnsTrouble)
+        self.known_for(60)
+
     def test_a_kept_error_does_not_grow(self) -> None:
         self.ask().addErrback(lambda _: None)
         self.dns.fail(NxDomain("a.example", "A", "no", 300))

@@ -10,6 +10,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
 from twisted.logger import ILogObserver, globalLogPublisher
 
+from relayd.dns import lookup as lookup_module
 from relayd.dns.answer import DnsTrouble, MailExchanger, NoData, NxDomain, Tlsa
 from relayd.dns.lookup import Lookup
 from relayd.dns.resolver import Resolver
@@ -144,6 +145,34 @@ class Wire(TestCase):
         self.server.fault("delay", seconds=0.1)
         answer = await lookup(self.server).ask("mx1.example.com", "A")
         self.assertEqual(len(answer.values), 2)
+
+    async def test_many_silent_names_are_not_waited_for_twice(self) -> None:
+        self.patch(lookup_module, "PATIENT", 2)
+        self.server.fault("drop")
+        patient = lookup(self.server, rounds=(0.1, 60))
+        asked = [Deferred.fromCoroutine(patient.ask(f"n{n}.example", "A")) for n in range(5)]
+        for each in asked[2:]:
+            with self.assertRaises(DnsTrouble):
+                await each
+        for each in asked[:2]:
+            each.cancel()
+            with self.assertRaises(CancelledError):
+                await each
+        self.assertEqual(patient._patient, 0)
+
+    async def test_a_silent_name_is_remembered_where_others_have_an_answer(self) -> None:
+        self.server.fault("drop", "silent.example")
+        patient = lookup(self.server, rounds=(0.1, 0.1))
+        asked = Deferred.fromCoroutine(patient.ask("silent.example", "A"))
+        await patient.ask("mx1.example.com", "A")
+        with self.assertRaises(DnsTrouble) as trouble:
+            await asked
+        self.assertEqual(trouble.exception.ttl, 60)
+        with self.assertRaises(
+            DnsTrouble
+        ) as trouble:  # nobody else asked: perhaps it is the server
+            await patient.ask("silent.example", "A")
+        self.assertEqual(trouble.exception.ttl, 0)
 
     async def test_a_lost_datagram_is_asked_again(self) -> None:
         self.server.fault("drop", times=1)

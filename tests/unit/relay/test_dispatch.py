@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from random import Random
@@ -14,7 +15,7 @@ from relayd.mail.address import Mailbox
 from relayd.mail.content import BytesContent
 from relayd.mail.envelope import DIRECT, Recipient
 from relayd.mail.envelope import REFUSED as REFUSED_BY_RULE
-from relayd.mail.message import Message, Settlement, State
+from relayd.mail.message import Message, Record, Settlement, State
 from relayd.mail.outcome import Outcome, failed, postponed
 from relayd.mail.reply import Reply
 from relayd.relay.courier import Hop
@@ -22,6 +23,7 @@ from relayd.relay.dispatch import Dispatcher
 from relayd.relay.gathering import LONGEST, LULL
 from relayd.relay.limits import Limits
 from relayd.relay.lost import COPIES
+from relayd.relay.trouble import MAY_BE_DELIVERED
 from relayd.relay.verdict import Patience
 from relayd.report.bounce import Action
 from relayd.report.dsn import Written, write
@@ -35,6 +37,8 @@ from tests.unit.relay.fakes import (
     DEAD,
     DELIVERED,
     REFUSED,
+    TOO_FAST,
+    TOO_MANY,
     Courier,
     Log,
     Table,
@@ -93,6 +97,16 @@ class World:
         records = tuple(record for key, record in self.table.rows.items() if key[0] == ident)
         self.dispatcher.accept(self.table.messages[ident], records)
         return ident
+
+    def mail_to(self, domain: str, *, accept: bool = True) -> int:
+        """A message for the exchangers of a domain."""
+        self.ident += 1
+        recipient = a_recipient(f"user@{domain}", DIRECT)
+        accepted = a_message(self.ident, [recipient], received_at=self.clock.seconds())
+        self.table.add(accepted)
+        if accept:
+            self.dispatcher.accept(*accepted)
+        return self.ident
 
     def wait(self, seconds: float, step: float = 30.0) -> None:
         while seconds > 0:
@@ -188,10 +202,10 @@ class Flow(TestCase):
             world.accept("a")
         for _ in range(10):
             world.accept("b")
-        for _ in range(8):
+        for _ in range(12):
             world.courier.finish(DELIVERED)
         names = [each.records[0].recipient.next_hop for each in world.courier.started]
-        self.assertEqual(names[4:12].count("b"), 4)
+        self.assertEqual(names[8:16].count("b"), 4)
 
     def test_slow_lanes_do_not_fill_the_memory(self) -> None:
         world = World(Limits(bounds=Bounds(messages=64)))
@@ -286,9 +300,9 @@ class Trouble(TestCase):
         for _ in range(10):
             world.courier.finish(DELIVERED)
         window = world.lane("sink").window
-        world.courier.finish(postponed("4.7.0", "too many connections", code=421))
-        self.assertIs(world.standing, Standing.OPEN)
-        self.assertEqual(world.lane("sink").window, window // 2)
+        world.courier.finish(TOO_MANY)
+        self.assertIs(world.standing, Standing.SLOWED)
+        self.assertEqual(world.lane("sink").window, window - 1)
 
     def test_the_window_grows_with_success_up_to_its_limit(self) -> None:
         world = World(Limits(window=8))
@@ -355,6 +369,379 @@ class Trouble(TestCase):
         ident = world.accept("sink", "sink")
         world.courier.under_way.pop()[1].callback((DELIVERED,))
         self.assertEqual({world.table.rows[ident, n].attempts for n in (0, 1)}, {1})
+
+
+class Slower(TestCase):
+    """Next hops that live, but want less."""
+
+    def world(self, messages: int) -> World:
+        world = World()
+        for _ in range(messages):
+            world.accept()
+        return world
+
+    def turned_away(self, world: World) -> list[Settlement]:
+        return [each for each in world.table.settled if each.state is State.QUEUED]
+
+    def test_a_next_hop_that_takes_two_connections_is_never_down(self) -> None:
+        world = self.world(40)
+        courier = world.courier
+        for _ in range(1000):
+            if courier.under_way[2:]:
+                courier.finish(TOO_MANY, 2)
+            elif courier.under_way:
+                courier.finish(DELIVERED)
+            else:
+                world.wait(1, step=0.1)
+        self.assertEqual(len(world.table.ended), 40)
+        self.assertEqual(world.log.notices, ["next hop slowed"])
+        self.assertLessEqual(len(self.turned_away(world)), 5)
+
+    def test_who_was_turned_away_has_spent_no_attempt_and_goes_soon(self) -> None:
+        world = self.world(3)
+        world.courier.finish(TOO_MANY)
+        (turned,) = self.turned_away(world)
+        row = world.table.rows[turned.record.message, 0]
+        self.assertEqual((row.attempts, row.last), (0, TOO_MANY))
+        self.assertEqual(row.next_attempt, world.clock.seconds() + 1)
+        world.courier.finish(DELIVERED)
+        world.courier.finish(DELIVERED)
+        world.wait(1)
+        self.assertEqual(world.courier.under_way[0][0].message.ident, turned.record.message)
+
+    def test_connections_that_are_cut_instead_of_refused_narrow_the_window_too(self) -> None:
+        world = self.world(10)
+        world.courier.finish(DELIVERED)
+        world.courier.finish(postponed("4.4.2", "Connection lost"))
+        self.assertIs(world.standing, Standing.SLOWED)
+        self.assertEqual(self.turned_away(world)[0].attempted, False)
+
+    def test_a_next_hop_that_is_gone_is_down_at_once(self) -> None:
+        world = self.world(30)
+        for _ in range(10):
+            world.courier.finish(DELIVERED)
+        lost = len(world.courier.under_way)
+        for _ in range(lost):
+            world.courier.finish(postponed("4.4.2", "Connection lost"))
+        while world.courier.under_way:
+            world.courier.finish(DEAD)
+        self.assertIs(world.standing, Standing.DOWN)
+        self.assertEqual(world.lane("sink").failures, 1)
+        self.assertLessEqual(len(self.turned_away(world)), lost + 5)
+        world.wait(61)
+        world.courier.finish(DELIVERED)
+        self.assertEqual(world.lane("sink").window, 5)  # it was no limit
+
+    def test_one_connection_in_ten_that_is_lost_does_not_close_the_lane(self) -> None:
+        world = self.world(1000)
+        for number in range(2000):
+            if not world.courier.under_way:
+                world.wait(1, step=0.5)
+            elif number % 10 == 9:
+                world.courier.finish(postponed("4.4.2", "Connection lost"))
+            else:
+                world.courier.finish(DELIVERED)
+        self.assertEqual(world.table.rows, {})
+        self.assertEqual(world.log.notices[0], "next hop slowed")
+        self.assertNotIn("next hop down", world.log.notices)
+
+    def test_what_may_be_delivered_is_not_sent_again_at_once(self) -> None:
+        world = self.world(10)
+        world.courier.finish(DELIVERED)
+        world.courier.finish(postponed("4.4.2", "Connection lost", why=MAY_BE_DELIVERED))
+        (turned,) = self.turned_away(world)
+        self.assertTrue(turned.attempted)
+        self.assertEqual(turned.next_attempt, world.clock.seconds() + 60)
+
+    def test_one_message_that_is_always_turned_away_spends_its_attempts_at_last(self) -> None:
+        world = World()
+        poison = world.accept()
+        world.courier.reply = lambda each: TOO_MANY if each.message == poison else DELIVERED
+        world.courier.finish(DEAD)
+        for _ in range(400):
+            world.accept()
+            world.wait(1, step=0.25)
+        self.assertGreater(world.table.rows[poison, 0].attempts, 1)
+        world.wait(200, step=0.1)
+        self.assertEqual(len(world.table.ended), 400)
+
+    def test_all_refused_at_once_and_nothing_ever_taken_is_down(self) -> None:
+        world = self.world(5)
+        for _ in range(5):
+            world.courier.finish(TOO_MANY)
+        self.assertIs(world.standing, Standing.DOWN)
+
+    def test_what_began_before_a_421_does_not_widen_the_window(self) -> None:
+        world = self.world(30)
+        for _ in range(4):
+            world.courier.finish(TOO_MANY, 1)
+        self.assertEqual(world.lane("sink").window, 1)
+        world.courier.finish(DELIVERED)
+        self.assertEqual(world.lane("sink").window, 1)
+        self.assertEqual(len(world.courier.under_way), 1)
+
+    def test_what_began_before_the_trouble_does_not_open_the_lane(self) -> None:
+        for outcome in (DELIVERED, BUSY, REFUSED):
+            world = self.world(30)
+            world.courier.finish(DEAD, 1)
+            self.assertIs(world.standing, Standing.DOWN)
+            world.courier.finish(outcome)
+            self.assertIs(world.standing, Standing.DOWN, outcome)
+            started = [str(each.records[0].recipient.mailbox) for each in world.courier.started[5:]]
+            self.assertEqual(started, [])
+
+    def test_a_connection_that_lived_on_makes_a_probe_come_soon(self) -> None:
+        world = self.world(30)
+        for _ in range(3):
+            world.courier.finish(postponed("4.4.2", "Connection lost"), 2)
+        for _ in range(2):
+            world.courier.finish(DELIVERED)
+        self.assertEqual(world.courier.under_way, [])
+        world.wait(1, step=0.5)
+        self.assertEqual(len(world.courier.under_way), 1)
+        world.courier.finish(DEAD)
+        self.assertEqual(world.lane("sink").probe_at, world.clock.seconds() + 60)
+
+    def test_what_began_before_a_probe_does_not_judge_it(self) -> None:
+        world = self.world(30)
+        world.courier.finish(DEAD, 1)
+        world.dispatcher.retry(["sink"])  # the probe waits for those that are under way
+        for _ in range(3):
+            world.courier.finish(DEAD)
+        self.assertEqual(world.lane("sink").failures, 1)
+        world.courier.finish(DEAD)
+        self.assertEqual(len(world.courier.under_way), 1)
+        world.courier.finish(DEAD)
+        self.assertEqual(world.lane("sink").failures, 2)
+
+    def throttled(self, most: int, seconds: float, messages: int = 200) -> tuple[float, float]:
+        """What share was refused of a lane's attempts, and how many seconds it took."""
+        world = World()
+        taken: deque[float] = deque()
+        refused = 0
+
+        def reply(record: Record) -> Outcome:
+            nonlocal refused
+            now = world.clock.seconds()
+            while taken and taken[0] <= now - seconds:
+                taken.popleft()
+            if len(taken) >= most:
+                refused += 1
+                return TOO_FAST
+            taken.append(now)
+            return DELIVERED
+
+        world.courier.reply = reply
+        began = world.clock.seconds()
+        for _ in range(messages):
+            world.accept()
+        while world.table.rows and world.clock.seconds() < began + HOUR:
+            world.wait(0.1, step=0.1)
+        self.assertEqual(world.table.rows, {})
+        return refused / (refused + messages), world.clock.seconds() - began
+
+    def test_a_provider_that_takes_ten_in_ten_seconds_refuses_few(self) -> None:
+        share, seconds = self.throttled(10, 10.0)
+        self.assertLess(share, 0.15)
+        self.assertLess(seconds, 300)
+
+    def test_a_provider_that_takes_one_a_second_refuses_few(self) -> None:
+        share, seconds = self.throttled(1, 1.0)
+        self.assertLess(share, 0.15)
+        self.assertLess(seconds, 350)
+
+    def test_a_provider_that_takes_ten_a_minute_refuses_few(self) -> None:
+        share, seconds = self.throttled(10, 60.0, messages=100)
+        self.assertLess(share, 0.25)
+        self.assertLess(seconds, 1200)
+
+    def test_the_pace_is_forgotten_when_there_is_no_limit_any_more(self) -> None:
+        world = self.world(30)
+        for _ in range(4):
+            world.courier.finish(TOO_MANY, 1)
+        world.courier.reply = lambda record: DELIVERED
+        world.courier.finish(DELIVERED)
+        for _ in range(300):
+            world.accept()
+        world.wait(5, step=0.1)
+        self.assertEqual(world.log.notices, ["next hop slowed", "next hop takes it all again"])
+        self.assertEqual(world.table.rows, {})
+
+    def test_retry_ends_a_pause(self) -> None:
+        world = self.world(1)
+        world.courier.finish(DELIVERED)
+        world.accept()
+        world.courier.finish(TOO_FAST)
+        world.accept()
+        self.assertEqual(world.courier.under_way, [])
+        world.dispatcher.retry(["sink"])
+        self.assertEqual(len(world.courier.under_way), 1)
+
+    def test_a_clock_that_is_set_back_ends_a_pause(self) -> None:
+        world = self.world(1)
+        world.courier.finish(DELIVERED)
+        world.accept()
+        world.courier.finish(TOO_FAST)
+        world.accept()
+        world.now = lambda: world.clock.seconds() - 86_400.0
+        world.courier.reply = lambda record: DELIVERED
+        world.wait(120)
+        self.assertEqual(world.table.rows, {})
+
+    def test_who_is_too_old_expires_though_the_refusal_is_excused(self) -> None:
+        world = World()
+        world.accept()
+        old, late = world.accept(age=5 * DAY), world.accept(age=4 * HOUR)
+        world.courier.finish(TOO_MANY, 1)
+        world.courier.finish(TOO_MANY, 1)
+        self.assertIs(world.table.state(old), State.EXPIRED)
+        self.assertTrue(world.table.rows[late, 0].warned)
+        self.assertEqual(
+            [each.action for each in world.table.reports], [Action.FAILED, Action.DELAYED]
+        )
+
+    def test_who_waits_his_turn_behind_a_slowed_lane_is_warned_of(self) -> None:
+        world = World(Limits(bounds=Bounds(messages=10)))
+        world.accept()
+        world.courier.finish(DELIVERED)
+        for _ in range(100):
+            world.accept()
+        allowed = [0.0]
+
+        def reply(record: Record) -> Outcome:
+            if record.message > 999 or world.clock.seconds() >= allowed[0]:
+                allowed[0] = world.clock.seconds() + 600
+                return DELIVERED
+            return TOO_FAST
+
+        while world.courier.under_way:
+            world.courier.finish(TOO_FAST)
+        world.courier.reply = reply
+        world.wait(5 * HOUR)
+        warned = [each for each in world.table.reports if each.action is Action.DELAYED]
+        self.assertGreater(len(warned), 50)
+
+
+class Strangers(TestCase):
+    """Domains that do not answer take their share of the slots, and no more."""
+
+    def silent(self, domains: int, limits: Limits | None = None) -> World:
+        world = World(limits)
+        for number in range(domains):
+            world.mail_to(f"silent{number}.example")
+        return world
+
+    def test_a_named_next_hop_starts_at_once_beside_silent_domains(self) -> None:
+        world = self.silent(160)
+        self.assertEqual(len(world.courier.under_way), 25)
+        world.accept("gateway")
+        self.assertEqual(world.courier.started[-1].records[0].recipient.next_hop, "gateway")
+
+    def test_a_domain_that_has_delivered_starts_at_once_beside_silent_ones(self) -> None:
+        world = World()
+        good = world.mail_to("good.example")
+        world.courier.finish(DELIVERED)
+        world.wait(300)  # its lane is forgotten meanwhile, but not that it works
+        self.assertNotIn("direct good.example", world.dispatcher._queue.lanes)
+        for number in range(160):
+            world.mail_to(f"silent{number}.example")
+        again = world.mail_to("good.example")
+        self.assertEqual(world.courier.started[-1].message.ident, again)
+        self.assertIs(world.table.state(good), State.DELIVERED)
+
+    def test_many_messages_to_one_silent_domain_leave_room_for_other_new_ones(self) -> None:
+        world = World()
+        for number in range(10):
+            for _ in range(10):
+                world.mail_to(f"silent{number}.example")
+        world.mail_to("new.example")
+        self.assertEqual(
+            str(world.courier.started[-1].records[0].recipient.mailbox.domain), "new.example"
+        )
+
+    def test_a_new_domain_among_a_thousand_dead_ones_has_its_turn(self) -> None:
+        world = self.silent(1000)
+        new = world.mail_to("new.example")
+        for _ in range(1001):
+            delivery = world.courier.under_way[0][0]
+            world.courier.finish(DELIVERED if delivery.message.ident == new else DEAD)
+            if delivery.message.ident == new:
+                break
+        self.assertIs(world.table.state(new), State.DELIVERED)
+
+    def test_a_new_domain_does_not_wait_for_those_known_to_be_dead(self) -> None:
+        world = World(start=False)
+        for number in range(1000):
+            ident = world.mail_to(f"dead{number}.example", accept=False)
+            row = world.table.rows[ident, 0]
+            world.table.rows[ident, 0] = replace(row, attempts=3, last=DEAD)
+        world.dispatcher.start()
+        for _ in range(10):
+            world.clock.advance(0)
+        self.assertEqual(len(world.courier.under_way), 25)
+        new = world.mail_to("new.example")
+        self.assertEqual(world.courier.started[-1].message.ident, new)
+        self.assertLessEqual(world.dispatcher._queue.messages, 1100)
+
+    def test_every_dead_domain_is_probed_in_time(self) -> None:
+        world = self.silent(200)
+        world.courier.reply = lambda record: DEAD
+        while world.courier.under_way:
+            world.courier.finish(DEAD)
+        world.wait(HOUR)
+        self.assertEqual({row.attempts > 3 for row in world.table.rows.values()}, {True})
+
+    def test_new_domains_that_all_take_mail_have_more_slots(self) -> None:
+        world = World()
+        world.courier.reply = lambda record: DELIVERED
+        for number in range(30):
+            world.mail_to(f"good{number}.example")
+        world.courier.reply = None
+        for number in range(100):
+            world.mail_to(f"new{number}.example")
+        self.assertEqual(len(world.courier.under_way), 50)
+        for _ in range(10):
+            world.courier.finish(DEAD)
+        self.assertLess(len(world.courier.under_way), 45)
+
+    def test_a_domain_that_worked_and_died_is_no_better_than_others(self) -> None:
+        world = World()
+        world.courier.reply = lambda record: DELIVERED
+        for number in range(60):
+            world.mail_to(f"once{number}.example")
+        world.courier.reply = None
+        for number in range(60):
+            world.mail_to(f"once{number}.example")
+        self.assertEqual(len(world.courier.under_way), 60)
+        while world.courier.under_way:
+            world.courier.finish(DEAD)
+        world.wait(60)
+        self.assertEqual(len(world.courier.under_way), 25)
+
+    def test_domains_never_take_the_last_slots(self) -> None:
+        world = World()
+        world.courier.reply = lambda record: DELIVERED
+        for number in range(200):
+            world.mail_to(f"once{number}.example")
+        world.courier.reply = None
+        for number in range(200):
+            world.mail_to(f"once{number}.example")
+        self.assertEqual(len(world.courier.under_way), 90)
+        world.accept("gateway")
+        self.assertEqual(world.courier.started[-1].records[0].recipient.next_hop, "gateway")
+
+    def test_silent_named_next_hops_leave_room_for_another(self) -> None:
+        world = World()
+        for number in range(30):
+            for _ in range(10):
+                world.accept(f"silent{number}")
+        world.accept("gateway")
+        self.assertEqual(world.courier.started[-1].records[0].recipient.next_hop, "gateway")
+
+    def test_more_slots_after_a_reload_are_used(self) -> None:
+        world = self.silent(160)
+        world.dispatcher.apply(Patience(), Limits(deliveries=200))
+        self.assertEqual(len(world.courier.under_way), 50)
 
 
 class Reports(TestCase):
@@ -1050,7 +1437,8 @@ class Anything(TestCase):
         self.assertEqual(set(table.ended), table.known)
         queue = world.dispatcher._queue
         self.assertEqual((queue.messages, queue.octets, queue.keys), (0, 0, set()))
-        self.assertEqual((world.dispatcher.in_flight, world.dispatcher._lines.probes), (0, 0))
+        held = [share for share in world.dispatcher._lines._all_shares if share.in_flight]
+        self.assertEqual((world.dispatcher.in_flight, len(held)), (0, 0))
         world.tearDown()
 
     def move(self, world: World, data: st.DataObject) -> None:
@@ -1077,4 +1465,6 @@ class Anything(TestCase):
 
 
 HOPS = st.lists(st.sampled_from(["a", "b", DIRECT]), min_size=1, max_size=3)
-OUTCOMES = st.sampled_from([DELIVERED, DELIVERED, BUSY, DEAD, DEAD, REFUSED])
+OUTCOMES = st.sampled_from(
+    [DELIVERED, DELIVERED, BUSY, DEAD, DEAD, TOO_MANY, TOO_MANY, TOO_FAST, REFUSED]
+)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from twisted.internet.task import deferLater
 from relayd.mail.delivery import Delivery
 from relayd.mail.nexthop import LMTP, HostPort, NextHop
 from relayd.mail.outcome import Blame, Outcome, failed, postponed
-from relayd.relay import pool
+from relayd.relay import pool, strangers
 from relayd.relay.courier import Hop
 from relayd.relay.dial import IReactor
 from relayd.relay.limits import Deadlines, Limits
@@ -505,3 +506,83 @@ class Lmtp(CourierCase):
         (outcome,) = await self.deliver(a_delivery(), self.hop(path))
         self.assertEqual((outcome.reply.code, outcome.blame), (451, D))
         self.assertNotIn(path, outcome.reply.text)
+
+
+class Strange(CourierCase):
+    """Hosts of a domain that have never taken mail from us."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.patch(strangers, "FIRST_WAIT", 0.1)
+        self.patch(strangers, "AT_THE_DOOR", 0.05)
+
+    async def test_a_stranger_that_does_not_greet_has_less_time_at_first_and_more_later(
+        self,
+    ) -> None:
+        silent = self.sink(lambda asked: STALL if asked.stage == "connect" else None)
+        spent = []
+        for _ in range(3):
+            began = time.monotonic()
+            (outcome,) = await self.deliver(a_delivery())
+            self.assertEqual((outcome.reply.status, outcome.blame), ("4.4.2", D))
+            spent.append(time.monotonic() - began)
+        self.assertLess(spent[0], spent[1])
+        self.assertLess(spent[1], spent[2])
+        self.assertLess(spent[2], 10)
+        self.assertEqual(silent.sessions, 3)
+
+    async def test_a_stranger_that_answers_each_command_late_is_left(self) -> None:
+        for stage in ("hello", "mail", "rcpt", "data"):
+            self.endpoints.clear()
+            self.sink(says(stage, STALL))
+            (outcome,) = await self.deliver(a_delivery())
+            self.assertEqual(outcome.reply.status, "4.4.2", stage)
+
+    async def test_a_named_next_hop_has_all_the_time(self) -> None:
+        self.sink(lambda asked: time.sleep(0.4) if asked.stage == "connect" else None)
+        hop = NextHop("out", hosts=(HostPort("mx.example", 25),))
+        (outcome,) = await self.deliver(a_delivery(), Hop((hop,)))
+        self.assertEqual(outcome.reply.code, 250)
+
+    async def test_who_has_taken_mail_has_all_the_time(self) -> None:
+        slow = False
+        self.sink(lambda asked: time.sleep(0.4) if slow and asked.stage == "connect" else None)
+        await self.deliver(a_delivery())
+        self.courier._pool.close()
+        slow = True
+        (outcome,) = await self.deliver(a_delivery())
+        self.assertEqual(outcome.reply.code, 250)
+
+    async def test_who_keeps_others_waiting_is_not_asked_by_more(self) -> None:
+        self.patch(strangers, "FIRST_WAIT", 60.0)
+        silent = self.sink(lambda asked: STALL if asked.stage == "connect" else None)
+        first = self.deliver(a_delivery())
+        await pause(0.1)
+        (outcome,) = await self.deliver(a_delivery(), Hop(domain="other.example"))
+        self.assertEqual((outcome.reply.status, outcome.blame), ("4.4.1", D))
+        self.assertIn("does not answer", outcome.reply.text)
+        self.assertEqual(silent.sessions, 1)
+        self.courier.abort()
+        await first
+        self.assertEqual(self.courier._strangers._doors, {})
+
+    async def test_many_who_come_together_to_one_that_greets_are_all_served(self) -> None:
+        self.sink()
+        asked = [
+            self.deliver(a_delivery(), Hop(domain=f"d{number}.example")) for number in range(20)
+        ]
+        for each in asked:
+            (outcome,) = await each
+            self.assertEqual(outcome.reply.code, 250)
+
+    async def test_the_living_host_behind_silent_ones_is_reached_by_and_by(self) -> None:
+        self.patch(strangers, "WALK", 0.3)
+        for _ in range(6):
+            self.sink(lambda asked: STALL if asked.stage == "connect" else None)
+        self.sink()
+        codes: list[int] = []
+        while 250 not in codes and len(codes) < 5:
+            (outcome,) = await self.deliver(a_delivery())
+            codes.append(outcome.reply.code)
+            await pause(0.06)
+        self.assertEqual((codes[0], codes[-1]), (451, 250))

@@ -210,7 +210,7 @@ class Time(unittest.TestCase):
         queue.lane("idle", 2)
         queue.due_at(queue.lane("waiting", 2), 10.0)
         queue.lane("down", 2).standing = Standing.DOWN
-        queue.prune()
+        queue.prune(0.0)
         self.assertEqual(set(queue.lanes), {"waiting", "down"})
 
     @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 50))), st.integers(0, 60))
