@@ -321,7 +321,7 @@ class Reception:
         if transaction is None or self._ruleset is None:  # the core does not let it happen
             return Reply.of(503, "5.5.1", "MAIL first")
         mailbox, params = event.path, event.params
-        notify = self._wishes.notify(params.notify)
+        notify = self._wishes.notify(params.notify) if params.notify else params.notify
         known = transaction.known(mailbox)
         if known is not None:
             known.notify = merge_notify(known.notify, notify)

@@ -179,7 +179,7 @@ class Session(Protocol):
         if self._vigil.phase is Phase.HANDSHAKE:
             self._close("handshake failed: the connection ended")
         else:
-            self._end_if_heard_out()
+            self._end_if_all_is_answered()
 
     def writeConnectionLost(self) -> None:
         """It was not us: nobody shuts our sending side alone."""
@@ -286,7 +286,8 @@ class Session(Protocol):
         self._dismiss_at_rest()
         if server.allowance <= 0 and self._vigil.phase in _LISTENING:
             self._next_turn = self._house.reactor.callLater(0, self._take_turn)
-        self._end_if_heard_out()
+        if self._heard_out:
+            self._end_if_all_is_answered()
 
     def _take_turn(self) -> None:
         """Go on with what was left when others had their turn."""
@@ -295,14 +296,9 @@ class Session(Protocol):
             self._pump()
             self._regulate()
 
-    def _end_if_heard_out(self) -> None:
-        """Nothing more will come, and all that came is answered."""
-        if (
-            self._heard_out
-            and not self._unread
-            and self._next_turn is None
-            and self._vigil.phase in _LISTENING
-        ):
+    def _end_if_all_is_answered(self) -> None:
+        """Nothing more will come."""
+        if not self._unread and self._next_turn is None and self._vigil.phase in _LISTENING:
             self._reception.rollback()
             self._close(self._end)
 

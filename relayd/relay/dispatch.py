@@ -445,7 +445,9 @@ class Dispatcher:
         """
         told: list[Settlement] = []
         if message.envelope.reverse_path is not None:
-            told = [each for each in settlements if bad_news(each)]
+            told = [
+                each for each in settlements if each.state is not State.DELIVERED and bad_news(each)
+            ]
         if not told:
             return await self._record(message, settlements, final=final)
         others = [each for each in settlements if not bad_news(each)]

@@ -404,7 +404,7 @@ class _Attempt:
             outcome = result.outcome
             if connection.tls:
                 outcome = outcome.but(tls=connection.tls)
-            if outcome.severity is Severity.SUCCESS:
+            if outcome.reply.code < 300:
                 connection.serves_us = self.taken = True
                 self.renewed = False
                 self._outcomes[number] = outcome

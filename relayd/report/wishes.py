@@ -13,8 +13,8 @@ class Wishes:
     whole: bool  # RET=FULL, and what has no RET; else header sections only
 
     def notify(self, asked: frozenset[str]) -> frozenset[str]:
-        """The NOTIFY that is kept; empty where none was given."""
-        if self.as_asked or not asked:
+        """Of a NOTIFY that was given, what is kept."""
+        if self.as_asked:
             return asked
         # empty would mean the default, FAILURE: not what the sender said
         return asked & {"FAILURE", "NEVER"} or frozenset({"NEVER"})

@@ -197,7 +197,7 @@ def _admit(
     `otherwise`: the verdict where none does.
     """
     verdict, nobody = Verdict.ACCEPT, _NOBODY
-    routed = has_route(view.recipient)
+    routed = has_route(view.recipient.local)
     for entry in entries:
         view.notes.clear()
         if not entry.holds(view):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -26,13 +26,14 @@ from relayd.rules.model import (
     Subaddress,
     TableDef,
 )
-from relayd.rules.pattern import Anything, InTable, MailboxPattern, Net
+from relayd.rules.pattern import InTable, MailboxPattern
 from relayd.rules.replace import mapped
 from relayd.rules.sendas import SendAs, SendAsStage
 from relayd.rules.srsstage import SrsStage, srs_stage
-from relayd.rules.stage import Stage, Test, View, compile_condition
+from relayd.rules.stage import Stage, Test, View
 from relayd.rules.subject import Subject
 from relayd.rules.table import Table, TransportTable, Unknown
+from relayd.rules.trusted import introductions
 
 T = TypeVar("T")
 HeaderRule = HeaderRewrite | HeaderEdit
@@ -64,7 +65,7 @@ class Ruleset:
     introductions: tuple[tuple[Test, ...], ...] = field(default=())  # see trusts()
 
     def trusts(self, client: Client) -> bool:
-        """Whether it has logged in, or a rule that accepts names it: it is no stranger."""
+        """Whether it is no stranger (see relayd.rules.trusted)."""
         if client.login:
             return True
         view = View(client, None, _NOBODY)
@@ -116,33 +117,7 @@ def build(
         send_as=SendAsStage(_of(items, SendAs), tables, origin or hostname, separators),
         wants_certificate=any(map(_looks_at_certificate, items)),
         home=home_of(_of(items, Admission), tables),
-        introductions=tuple(_introductions(_of(items, Admission), tables)),
-    )
-
-
-def _introductions(
-    rules: Sequence[Admission], tables: Mapping[str, Table]
-) -> Iterator[tuple[Test, ...]]:
-    """What each rule that accepts clients by who they are wants to see of them."""
-    for rule in rules:
-        conditions = rule.conditions + rule.when
-        if rule.verb == "accept" and any(map(_names_client, conditions)):
-            yield tuple(
-                compile_condition(each, tables)
-                for each in conditions
-                if each.kind not in ("to", "sender")
-            )
-
-
-def _names_client(condition: Condition) -> bool:
-    if condition.negated or condition.kind not in ("from", "login", "certificate"):
-        return False
-    return condition.kind != "from" or not any(map(_everybody, condition.operands))
-
-
-def _everybody(operand: object) -> bool:
-    return isinstance(operand, Anything) or (
-        isinstance(operand, Net) and operand.network.prefixlen == 0
+        introductions=tuple(introductions(_of(items, Admission), tables)),
     )
 
 

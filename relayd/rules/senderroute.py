@@ -12,25 +12,25 @@ from collections.abc import Mapping
 
 from relayd.rules.check import conditions_of
 from relayd.rules.model import Admission, Condition
-from relayd.rules.pattern import Anything, Exact, InTable, LocalPart, Net
+from relayd.rules.pattern import Anything, Exact, InTable, LocalPart
 from relayd.rules.stage import View
 from relayd.rules.subject import Subject
 from relayd.rules.table import Table
+from relayd.rules.trusted import names_client
 
 # the percent hack of RFC 1123 section 5.2.16, UUCP's `!` (RFC 976), and an @ in quotes
 _ROUTE = re.compile("[%!@]")
 
 
-def has_route(subject: Subject) -> bool:
-    """Whether some server might read another address in the local part."""
-    return _ROUTE.search(subject.local) is not None
+has_route = _ROUTE.search
+"""Whether some server might read another address in this local part."""
 
 
 def names_route(rule: Admission) -> bool:
     """Whether the rule is about a mailbox with a route in it, which rules for domains leave it."""
     return any(
-        (isinstance(one, Exact) and has_route(Subject(one.mailbox)))
-        or (isinstance(one, LocalPart) and _ROUTE.search(one.local) is not None)
+        (isinstance(one, Exact) and has_route(one.mailbox.local))
+        or (isinstance(one, LocalPart) and has_route(one.local))
         for each in conditions_of(rule)
         if each.kind == "to"
         for one in each.operands
@@ -40,27 +40,15 @@ def names_route(rule: Admission) -> bool:
 def takes_route(rule: Admission, view: View, tables: Mapping[str, Table]) -> bool:
     """Whether an `accept` rule that holds takes a recipient whose local part has a route in it.
 
-    It does for clients that log in or that the rule knows; where it lets mail go everywhere, so
-    that nobody needs a trick; and where it names this very mailbox.
+    It does for trusted clients, if it is this rule that names them; where it lets mail go
+    everywhere, so that nobody needs a trick; and where it names this very mailbox.
     """
-    conditions = conditions_of(rule)
-    about = [each for each in conditions if each.kind == "to"]
+    about = [each for each in conditions_of(rule) if each.kind == "to"]
     return (
         bool(view.client.login)
-        or any(map(_knows_client, conditions))
+        or names_client(rule)
         or all(map(_goes_everywhere, about))
         or any(_names(each, view.recipient, tables) for each in about)
-    )
-
-
-def _knows_client(condition: Condition) -> bool:
-    return condition.kind in ("from", "login", "certificate") and not (
-        condition.negated
-        or any(
-            isinstance(one, Anything) or (isinstance(one, Net) and not one.network.prefixlen)
-            for one in condition.operands
-            if condition.kind == "from"
-        )
     )
 
 
