@@ -31,10 +31,10 @@ from relayd.relay.courier import Hop, ICourier
 from relayd.relay.dial import IReactor, dial
 from relayd.relay.limits import Deadlines, Limits
 from relayd.relay.logins import Login, Logins
+from relayd.relay.newcomers import Newcomers
 from relayd.relay.pool import Place, Pool
 from relayd.relay.protection import Protection
 from relayd.relay.security import HopSecurity
-from relayd.relay.strangers import Strangers
 from relayd.relay.survey import Endpoint, UnresolvedError
 from relayd.relay.trouble import (
     SessionError,
@@ -77,7 +77,7 @@ class Courier:
         self._hostname = hostname
         self._limits = limits or Limits()
         self._deadlines = deadlines or Deadlines()
-        self._strangers = Strangers(reactor.seconds)
+        self._newcomers = Newcomers(reactor.seconds)
         self._protection = protection
         self._logins = logins
         self._pool = Pool(reactor, self._limits)
@@ -105,7 +105,7 @@ class Courier:
             attempt.give_up(_CUT_OFF)
         outcomes = attempt.outcomes()
         if not hop.next_hops:
-            self._strangers.heard(outcomes)
+            self._newcomers.heard(outcomes)
         return outcomes
 
     def apply(self, limits: Limits) -> None:
@@ -159,7 +159,7 @@ class Courier:
                 attempt.miss(error.outcome)
                 continue
             if isinstance(target, str):
-                endpoints, until = self._strangers.in_order(endpoints, until)
+                endpoints, until = self._newcomers.in_order(endpoints, until)
             lmtp = isinstance(target, NextHop) and target.protocol == LMTP
             for endpoint in self._bold_first(endpoints):
                 if self._aborted or len(attempt.asked) >= _MOST_ASKED:
@@ -239,15 +239,15 @@ class Courier:
         lmtp: bool,
     ) -> Connection:
         """A connection; raises SessionError."""
-        strangers, deadlines, wait = self._strangers, self._deadlines, self._limits.connect
-        stranger = strangers.strange(target, endpoint)
-        if stranger:
-            closed = strangers.closed(endpoint)
+        newcomers, deadlines, wait = self._newcomers, self._deadlines, self._limits.connect
+        new = newcomers.new(target, endpoint)
+        if new:
+            closed = newcomers.closed(endpoint)
             if closed is not None:
                 raise SessionError(closed)
-            deadlines = strangers.deadlines(endpoint, deadlines)
-            wait = min(wait, strangers.wait(endpoint))
-            began = strangers.knocked(endpoint)
+            deadlines = newcomers.deadlines(endpoint, deadlines)
+            wait = min(wait, newcomers.wait(endpoint))
+            began = newcomers.knocked(endpoint)
         made = Connection(
             self._pool,
             endpoint,
@@ -265,8 +265,8 @@ class Courier:
                 self._note(endpoint)
             raise
         finally:
-            if stranger:
-                strangers.answered(endpoint, began, session=made.usable)
+            if new:
+                newcomers.answered(endpoint, began, session=made.usable)
             if security is not None and self._protection is not None:
                 self._protection.told(security, made.local)
         made.waived = security is not None and security.waived

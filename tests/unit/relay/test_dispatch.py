@@ -622,7 +622,7 @@ class Slower(TestCase):
         self.assertGreater(len(warned), 50)
 
 
-class Strangers(TestCase):
+class Newcomers(TestCase):
     """Domains that do not answer take their share of the slots, and no more."""
 
     def silent(self, domains: int, limits: Limits | None = None) -> World:

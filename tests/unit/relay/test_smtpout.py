@@ -17,7 +17,7 @@ from twisted.internet.task import deferLater
 from relayd.mail.delivery import Delivery
 from relayd.mail.nexthop import LMTP, HostPort, NextHop
 from relayd.mail.outcome import Blame, Outcome, failed, postponed
-from relayd.relay import pool, strangers
+from relayd.relay import newcomers, pool
 from relayd.relay.courier import Hop
 from relayd.relay.dial import IReactor
 from relayd.relay.limits import Deadlines, Limits
@@ -508,15 +508,15 @@ class Lmtp(CourierCase):
         self.assertNotIn(path, outcome.reply.text)
 
 
-class Strange(CourierCase):
+class Newcomers(CourierCase):
     """Hosts of a domain that have never taken mail from us."""
 
     def setUp(self) -> None:
         super().setUp()
-        self.patch(strangers, "FIRST_WAIT", 0.1)
-        self.patch(strangers, "AT_THE_DOOR", 0.05)
+        self.patch(newcomers, "FIRST_WAIT", 0.1)
+        self.patch(newcomers, "AT_THE_DOOR", 0.05)
 
-    async def test_a_stranger_that_does_not_greet_has_less_time_at_first_and_more_later(
+    async def test_a_newcomer_that_does_not_greet_has_less_time_at_first_and_more_later(
         self,
     ) -> None:
         silent = self.sink(lambda asked: STALL if asked.stage == "connect" else None)
@@ -531,7 +531,7 @@ class Strange(CourierCase):
         self.assertLess(spent[2], 10)
         self.assertEqual(silent.sessions, 3)
 
-    async def test_a_stranger_that_answers_each_command_late_is_left(self) -> None:
+    async def test_a_newcomer_that_answers_each_command_late_is_left(self) -> None:
         for stage in ("hello", "mail", "rcpt", "data"):
             self.endpoints.clear()
             self.sink(says(stage, STALL))
@@ -554,7 +554,7 @@ class Strange(CourierCase):
         self.assertEqual(outcome.reply.code, 250)
 
     async def test_who_keeps_others_waiting_is_not_asked_by_more(self) -> None:
-        self.patch(strangers, "FIRST_WAIT", 60.0)
+        self.patch(newcomers, "FIRST_WAIT", 60.0)
         silent = self.sink(lambda asked: STALL if asked.stage == "connect" else None)
         first = self.deliver(a_delivery())
         await pause(0.1)
@@ -564,7 +564,7 @@ class Strange(CourierCase):
         self.assertEqual(silent.sessions, 1)
         self.courier.abort()
         await first
-        self.assertEqual(self.courier._strangers._doors, {})
+        self.assertEqual(self.courier._newcomers._doors, {})
 
     async def test_many_who_come_together_to_one_that_greets_are_all_served(self) -> None:
         self.sink()
@@ -576,7 +576,7 @@ class Strange(CourierCase):
             self.assertEqual(outcome.reply.code, 250)
 
     async def test_the_living_host_behind_silent_ones_is_reached_by_and_by(self) -> None:
-        self.patch(strangers, "WALK", 0.3)
+        self.patch(newcomers, "WALK", 0.3)
         for _ in range(6):
             self.sink(lambda asked: STALL if asked.stage == "connect" else None)
         self.sink()

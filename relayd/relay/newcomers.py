@@ -1,9 +1,9 @@
 """Hosts of domains that have never taken mail from us: how long to wait for them, and how many may.
 
 Anybody may make us try to reach a host that he chooses, by a domain of his and a report that we
-owe. RFC 5321 section 4.5.3.2 would let it hold a slot for five minutes a command. A stranger has
+owe. RFC 5321 section 4.5.3.2 would let it hold a slot for five minutes a command. A newcomer has
 less at first, and twice as much after each time in which it did not answer, up to what the RFC
-says: who is merely slow is reached by and by. Named next hops are no strangers.
+says: who is merely slow is reached by and by. Named next hops are none.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ from relayd.relay.limits import Deadlines
 from relayd.relay.survey import Endpoint
 
 FIRST_WAIT = 20.0  # seconds for each answer, the greeting included, up to the content
-WALK = 60.0  # seconds after which no further host of a stranger is tried
+WALK = 60.0  # seconds after which no further host is tried where all are newcomers
 AT_THE_DOOR = 5.0  # seconds: who has not greeted one of ours by then is not asked by another
+_FORGOTTEN = 86_400.0  # seconds after which a silence says nothing any more; retries are closer
 _MOST = 10_000  # endpoints to remember, of each kind
 
 
-class Strangers:
+class Newcomers:
     """Knows who is none any more, who did not answer, and before whose door somebody stands."""
 
     def __init__(self, seconds: Callable[[], float]) -> None:
@@ -33,23 +34,29 @@ class Strangers:
         self._silent: dict[str, tuple[int, float]] = {}  # how often, and when last
         self._doors: dict[Endpoint, list[float]] = {}  # since when each of ours waits
 
-    def strange(self, target: NextHop | str, endpoint: Endpoint) -> bool:
+    def new(self, target: NextHop | str, endpoint: Endpoint) -> bool:
         """It is a domain's host, and has taken no mail."""
         return isinstance(target, str) and str(endpoint) not in self._known
 
     def in_order(self, endpoints: Sequence[Endpoint], until: float) -> tuple[list[Endpoint], float]:
-        """Those that did not answer last, each time further back; and when to end this attempt."""
+        """Newcomers that did not answer last, each time further back; and when this attempt ends.
+
+        Who has taken mail keeps the place that the domain gives it (RFC 5321 section 5.1).
+        """
         if all(str(each) not in self._known for each in endpoints):
             until = min(until, self._seconds() + WALK)
-        return sorted(endpoints, key=self.silences), until
+        return sorted(endpoints, key=self._steps_back), until
+
+    def _steps_back(self, endpoint: Endpoint) -> int:
+        return 0 if str(endpoint) in self._known else self.silences(endpoint)
 
     def wait(self, endpoint: Endpoint) -> float:
-        """Seconds for an answer of a stranger."""
+        """Seconds for an answer of a newcomer."""
         return FIRST_WAIT * 2.0 ** min(self.silences(endpoint), 10)
 
     def silences(self, endpoint: Endpoint) -> int:
-        """How often it did not answer since it last did."""
-        return self._silent.get(str(endpoint), (0, 0.0))[0]
+        """How often it did not answer since it last took mail, or was last left alone for a day."""
+        return self._silences(str(endpoint))
 
     def deadlines(self, endpoint: Endpoint, usual: Deadlines) -> Deadlines:
         """The time for each state of a session. What may be delivered is not cut short."""
@@ -92,10 +99,12 @@ class Strangers:
             self._count(str(endpoint))
 
     def heard(self, outcomes: Iterable[Outcome]) -> None:
-        """What became of a delivery: who takes mail is no stranger."""
+        """What became of a delivery: who takes mail is none any more."""
         for outcome in outcomes:
             where = outcome.remote_address
             if outcome.severity is Severity.SUCCESS:
+                if where in self._silent:
+                    del self._silent[where]
                 if where not in self._known:
                     self._known[where] = None
                     _bound(self._known)
@@ -105,10 +114,14 @@ class Strangers:
     def _count(self, where: str) -> None:
         """It did not answer. Those of ours who waited together found out one thing."""
         now = self._seconds()
-        times, last = self._silent.get(where, (0, 0.0))
+        last = self._silent[where][1] if where in self._silent else -AT_THE_DOOR
         if now - last >= AT_THE_DOOR:
-            self._silent[where] = times + 1, now
+            self._silent[where] = self._silences(where) + 1, now
             _bound(self._silent)
+
+    def _silences(self, where: str) -> int:
+        times, last = self._silent.get(where, (0, 0.0))
+        return times if self._seconds() - last < _FORGOTTEN else 0
 
 
 def _bound(known: dict[Any, Any]) -> None:
