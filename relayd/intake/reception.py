@@ -180,19 +180,19 @@ class Reception:
 
     async def end_of_content(self) -> Reply:
         """Commit the message, and only then say 250 (promise 1)."""
-        premises, transaction, draft = self._premises, self._transaction, self._draft
+        premises, transaction = self._premises, self._transaction
         submission = self._submission()
-        self._draft = None
-        self.rollback()
         if isinstance(submission, Reply):
-            if draft is not None:
-                draft.rollback()
+            self.rollback()
             return self._refuse("end of content", submission)
-        assert draft is not None
-        assert transaction is not None
         recipients, aliases = expand(submission.recipients)
         if aliases:
             submission = replace(submission, recipients=recipients)
+        draft, self._draft = self._draft, None
+        held = self._hand_on_memory()
+        self.rollback()
+        assert draft is not None
+        assert transaction is not None
         try:
             message, records = await draft.commit(submission)
         except SpoolError as error:
@@ -200,6 +200,9 @@ class Reception:
         except Exception as error:  # a bug of ours must not bounce anybody's mail
             premises.log.trouble("commit failed", error=repr(error))
             return self._refuse("end of content", _TROUBLE, repr(error))
+        finally:
+            if held:
+                premises.memory.change(held, 0)
         self.messages += 1
         reply = Reply(250, 0, 0, (f"queued as {ident_text(message.ident)}",))
         # it is ours: whatever goes wrong from here on, the client hears so
@@ -250,6 +253,13 @@ class Reception:
             return False
         self._held_recipients = now
         return True
+
+    def _hand_on_memory(self) -> int:
+        """What the transaction holds is the commit's: the session may end before that does."""
+        held = self._held_header + self._held_recipients
+        if held:
+            self._held_header = self._held_recipients = 0
+        return held
 
     def _expect(self, *, soon: bool) -> None:
         """A new session, and then one with a transaction, is about to commit something."""

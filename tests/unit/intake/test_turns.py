@@ -439,6 +439,24 @@ class Holding(unittest.TestCase):
         self.assertEqual(peer.say(*CONTENT)[0][:3], "250")
         self.assertEqual(memory.held, 0)
 
+    def test_until_the_commit_is_over_whoever_waits_for_it(self) -> None:
+        scene = Scene()
+        scene.change(memory=Memory(1_000_000))
+        scene.spool.slow = True
+        memory = scene.house.premises.memory
+        peers = [self.holding(scene, 300_000) for _ in range(3)]
+        for peer in peers:
+            self.assertEqual(peer.send(b"\r\n\r\n.\r\n"), [])
+        peers[0].leave()
+        self.assertGreater(memory.held, 890_000)
+        self.assertEqual(self.holding(scene, 300_000).send(b"\r\n\r\n.\r\n")[0][:9], "452 4.3.1")
+        scene.spool.finish()
+        scene.spool.finish()
+        scene.spool.commit_error = SpoolFull("disk full")
+        scene.spool.finish()
+        self.assertEqual([peer.replies()[0][:3] for peer in peers[1:]], ["250", "452"])
+        self.assertEqual(memory.held, 0)
+
     def test_given_back_however_it_ends(self) -> None:
         scene = Scene()
         memory = scene.house.premises.memory
