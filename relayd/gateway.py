@@ -148,7 +148,7 @@ class Gateway(Service):
         sockets: Sequence[socket.socket] = (),
         sessions: Tally | None = None,
         turnstile: Turnstile | None = None,
-        pace: int | None = None,
+        guesses: int | None = None,
         workers: int = 1,
     ) -> None:
         settings = current.settings
@@ -196,7 +196,7 @@ class Gateway(Service):
             lambda: self._current.settings.ruleset.tables,
             {str(each): each.option("auth") for each in settings.listeners},
             in_clear=lambda: self._current.settings.auth_without_tls,
-            pace=pace,
+            guesses=guesses,
         )
         self._house = self._make_house()
         addresses = [ListenAddress(each.address, each.port) for each in settings.listeners]
@@ -262,7 +262,7 @@ class Gateway(Service):
             clock=time.time,
             expanded=self._letters.expanded,
             untold=self._journal.note,
-            pace=self._desks.pace,
+            guesses=self._desks.guesses,
             message_size=lambda: self._current.settings.message_size,
             manners=lambda listener: self._manners.get(listener, RELAY),
             wishes=lambda trusted: self._current.settings.wishes(trusted=trusted),

@@ -22,7 +22,7 @@ from relayd.mail.log import MailLog
 from relayd.tally import Tally, shared_memory
 
 CHANNEL_FD = 3  # the worker's descriptor of the channel to its master
-FIRST_SOCKET_FD = 4  # ... and of the listening sockets, then the tally, the pace, the levels
+FIRST_SOCKET_FD = 4  # ... and of the listening sockets, then the tally, the guesses, the levels
 STEADY = 10.0  # seconds a worker has to live for its death to be forgiven
 FIRST_DELAY = 0.1  # seconds before a worker is started again; doubles while it keeps dying
 MOST_DELAY = 1.0  # not longer: its mail moves on within two seconds, also after many deaths
@@ -227,10 +227,10 @@ class Supervisor(Service):
         super().startService()  # type: ignore[no-untyped-call]  # Twisted's own
         rows = len(self._workers)
         self.null = os.open(os.devnull, os.O_RDONLY)
-        # of sessions by client (relayd.tally), of failed logins (relayd.login.pace), of sessions
-        tally, pace = shared_memory(rows), os.memfd_create("relayd-pace", 0)
+        # of sessions by client (relayd.tally), of failed logins (relayd.login.guesses), of sessions
+        tally, guesses = shared_memory(rows), os.memfd_create("relayd-guesses", 0)
         levels = shared_levels(rows)
-        self._memory = (tally, pace, *levels)
+        self._memory = (tally, guesses, *levels)
         self._counts = tuple((Tally(tally, rows, row), Levels(levels, row)) for row in range(rows))
         for worker in self._workers:
             worker.start()

@@ -58,7 +58,7 @@ class Worker:
             shards=orders.shards,
             sockets=sockets,
             sessions=Tally(memory, orders.workers, orders.number),
-            pace=memory + 1,
+            guesses=memory + 1,
             turnstile=Turnstile(reactor, Levels(levels, orders.number)),
             workers=orders.workers,
         )

@@ -74,7 +74,7 @@ PURE_AT_THE_RIM = {
     "relayd.login.tokenfile",
     "relayd.login.users",
     "relayd.login.secrets",
-    "relayd.login.pace",
+    "relayd.login.guesses",
     "relayd.login.window",
     "relayd.login.dovecot",
     "relayd.ops.relayctl",  # a command that must start in a blink

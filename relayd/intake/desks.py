@@ -11,7 +11,7 @@ from twisted.internet.threads import deferToThreadPool
 from relayd.intake.authentication import Desk
 from relayd.login.accounts import Accounts, DovecotAccounts, FileAccounts
 from relayd.login.dovecotsocket import DovecotSocket
-from relayd.login.pace import Pace
+from relayd.login.guesses import Guesses
 from relayd.login.users import Users
 from relayd.mail.log import MailLog
 from relayd.rules.table import Table
@@ -23,7 +23,7 @@ AT_ONCE = 2  # passwords hashed at a time: logins must not take all processors
 class Desks:
     """All desks of one process.
 
-    `tables`: those in force; `names`: a listener's table by name; `pace`: see `Pace`.
+    `tables`: those in force; `names`: a listener's table by name; `guesses`: see `Guesses`.
     """
 
     def __init__(
@@ -34,14 +34,14 @@ class Desks:
         names: Mapping[str, str],
         *,
         in_clear: Callable[[], bool] = lambda: False,
-        pace: int | None = None,
+        guesses: int | None = None,
     ) -> None:
         self._reactor = reactor
         self._log = log
         self._tables = tables
         self._names = names
         self._in_clear = in_clear
-        self.pace = Pace(reactor.seconds, pace)
+        self.guesses = Guesses(reactor.seconds, guesses)
         self._hashing = DeferredSemaphore(AT_ONCE)
         self._sockets: dict[str, DovecotSocket] = {}
 
@@ -50,7 +50,7 @@ class Desks:
         name = self._names.get(listener)
         if not name:
             return None
-        return Desk(self._accounts(name), self.pace, self._log, in_clear=self._in_clear())
+        return Desk(self._accounts(name), self.guesses, self._log, in_clear=self._in_clear())
 
     def close(self) -> None:
         """Let go of Dovecot."""

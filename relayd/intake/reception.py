@@ -13,7 +13,7 @@ from relayd.intake.limits import Memory, client_key
 from relayd.intake.submission import RELAY, Completion, Manners, completed
 from relayd.intake.trace import LoopLimits, TraceField, loop, protocol_keyword
 from relayd.intake.transaction import Addressee, ContentFacts, Transaction, merge_notify
-from relayd.login.pace import Pace
+from relayd.login.guesses import Guesses
 from relayd.mail.address import Mailbox, ReversePath, path_text
 from relayd.mail.client import Client
 from relayd.mail.envelope import Envelope, Recipient
@@ -94,7 +94,7 @@ class Premises:
     # ^ for the journal, what the ledger does not tell: client, sender, a recipient that was refused
     # or has no delivery of its own, what was decided about it, the hash of the rule set
     expect: Callable[[int], None] = lambda change: None  # so many more (-1: less) may soon commit
-    pace: Pace | None = None  # who guesses at the hashes of SRS addresses
+    guesses: Guesses | None = None  # who guesses at the hashes of SRS addresses
     message_size: Callable[[], int] = lambda: sys.maxsize  # octets, now in force
     manners: Callable[[str], Manners] = lambda listener: RELAY  # of the listener of this name
     decide: Callable[[Ruleset, Facts], Plan] = evaluate
@@ -189,7 +189,9 @@ class Reception:
         if aliases:
             submission = replace(submission, recipients=recipients)
         draft, self._draft = self._draft, None
-        held = self._hand_on_memory()
+        # the commit's from now on: the session may end before that does
+        held = self._held_header + self._held_recipients
+        self._held_header = self._held_recipients = 0
         self.rollback()
         assert draft is not None
         assert transaction is not None
@@ -253,13 +255,6 @@ class Reception:
             return False
         self._held_recipients = now
         return True
-
-    def _hand_on_memory(self) -> int:
-        """What the transaction holds is the commit's: the session may end before that does."""
-        held = self._held_header + self._held_recipients
-        if held:
-            self._held_header = self._held_recipients = 0
-        return held
 
     def _expect(self, *, soon: bool) -> None:
         """A new session, and then one with a transaction, is about to commit something."""
@@ -338,9 +333,9 @@ class Reception:
             return known.plan.reply
         if transaction.recipients >= limits.recipients:
             return self._refuse(_rcpt_text(mailbox), _TOO_MANY)
-        srs, pace = self._ruleset.srs, self._premises.pace
-        guessable = pace if srs is not None and srs.holds(mailbox) else None
-        if guessable is not None and guessable.guesses_hashes(client_key(self.client.address)):
+        srs, guesses = self._ruleset.srs, self._premises.guesses
+        guessable = guesses if srs is not None and srs.holds(mailbox) else None
+        if guessable is not None and guessable.too_many_hashes(client_key(self.client.address)):
             return self._refuse(_rcpt_text(mailbox), _TOO_MANY_HASHES, "guesses at SRS addresses")
         plan = self._premises.decide(
             self._ruleset,

@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 from unittest import TestCase
 
 from relayd import config
-from relayd.login.pace import HASHES_LAST, WRONG_HASHES, Pace
+from relayd.login.guesses import HASHES_LAST, WRONG_HASHES, Guesses
 from relayd.mail.address import Mailbox
 from relayd.rules.evaluate import evaluate
 from relayd.rules.srs import Scheme
@@ -17,7 +17,7 @@ KEY = "hash-length-8:secret"
 BAD = "SRS0=AAAAAAA%s=AA=evil.example=x@srs.example.com"
 
 
-class Guesses(TestCase):
+class WrongHashes(TestCase):
     def setUp(self) -> None:
         folder = TemporaryDirectory()
         self.addCleanup(folder.cleanup)
@@ -27,8 +27,8 @@ class Guesses(TestCase):
         text = "hostname gw.example.com\nsrs domain srs.example.com keys file keys\n"
         ruleset = config.load_text(text + "accept to @example.com\n", Path(folder.name)).ruleset
         self.scene = Scene()
-        pace = Pace(self.scene.clock.seconds)
-        self.scene.change(rules=lambda: ruleset, decide=evaluate, pace=pace)
+        guesses = Guesses(self.scene.clock.seconds)
+        self.scene.change(rules=lambda: ruleset, decide=evaluate, guesses=guesses)
         bob = Mailbox("bob", "partner.example")
         scheme = Scheme("srs.example.com", (KEY.encode(),))
         self.good = str(scheme.forward(bob, self.scene.clock.seconds()))

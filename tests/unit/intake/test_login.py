@@ -16,7 +16,7 @@ from relayd.intake.submission import Completion, Manners, completed
 from relayd.intake.trace import TraceField
 from relayd.login.accounts import Checked, DovecotAccounts, FileAccounts
 from relayd.login.dovecot import Result, Verdict
-from relayd.login.pace import Pace
+from relayd.login.guesses import Guesses
 from relayd.login.scram import ScramClient, Verifier
 from relayd.login.users import Users
 from tests.support import TestCase
@@ -39,10 +39,10 @@ class Site:
         self.scene = Scene()
         self.slow = slow
         self.hashing: list[tuple[Deferred[bool], Any]] = []
-        self.pace = Pace(self.scene.clock.seconds)
+        self.guesses = Guesses(self.scene.clock.seconds)
         desk = Desk(
             accounts or FileAccounts(lambda: USERS, self._in_thread),
-            self.pace,
+            self.guesses,
             self.scene.log,
             in_clear=True,
         )
@@ -58,11 +58,11 @@ class Site:
 
     def assert_no_failure(self, test: TestCase) -> None:
         """All ten tries are left."""
-        begun = [self.pace.begin("192.0.2.1") for _ in range(20)]
+        begun = [self.guesses.begin("192.0.2.1") for _ in range(20)]
         tokens = [each for each in begun if each is not None]
         test.assertEqual(len(tokens), 10)
         for token in tokens:
-            self.pace.forgive("192.0.2.1", token)
+            self.guesses.forgive("192.0.2.1", token)
 
     def submission(self, *, login: bool = True) -> None:
         self.scene.change(manners=lambda _: Manners(True, login, "example.com"))

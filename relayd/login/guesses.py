@@ -28,7 +28,7 @@ _HASHES = _KNOWN + Window.size(_BUCKETS, 1)
 SIZE = _HASHES + Window.size(_BUCKETS, WRONG_HASHES)  # octets
 
 
-class Pace:
+class Guesses:
     """Counts failed tries and says when it is too fast. `now` is in seconds, the same for all."""
 
     def __init__(self, now: Callable[[], float], descriptor: int | None = None) -> None:
@@ -64,7 +64,7 @@ class Pace:
         with self._memory.locked():
             self._hashes.add(address)
 
-    def guesses_hashes(self, address: str) -> bool:
+    def too_many_hashes(self, address: str) -> bool:
         """Whether there were too many of them: it shall not learn which hash is a good one."""
         with self._memory.locked():
             return self._hashes.full(address)
