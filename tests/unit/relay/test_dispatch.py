@@ -631,6 +631,15 @@ class Newcomers(TestCase):
             world.mail_to(f"silent{number}.example")
         return world
 
+    def served(self, domains: int) -> World:
+        """They have taken mail, and now say nothing."""
+        world = World()
+        world.courier.reply = lambda record: DELIVERED
+        for number in range(domains):
+            world.mail_to(f"good{number}.example")
+        world.courier.reply = None
+        return world
+
     def test_a_named_next_hop_starts_at_once_beside_silent_domains(self) -> None:
         world = self.silent(160)
         self.assertEqual(len(world.courier.under_way), 25)
@@ -692,11 +701,7 @@ class Newcomers(TestCase):
         self.assertEqual({row.attempts > 3 for row in world.table.rows.values()}, {True})
 
     def test_new_domains_that_all_take_mail_have_more_slots(self) -> None:
-        world = World()
-        world.courier.reply = lambda record: DELIVERED
-        for number in range(30):
-            world.mail_to(f"good{number}.example")
-        world.courier.reply = None
+        world = self.served(30)
         for number in range(100):
             world.mail_to(f"new{number}.example")
         self.assertEqual(len(world.courier.under_way), 50)
@@ -705,13 +710,9 @@ class Newcomers(TestCase):
         self.assertLess(len(world.courier.under_way), 45)
 
     def test_a_domain_that_worked_and_died_is_no_better_than_others(self) -> None:
-        world = World()
-        world.courier.reply = lambda record: DELIVERED
+        world = self.served(60)
         for number in range(60):
-            world.mail_to(f"once{number}.example")
-        world.courier.reply = None
-        for number in range(60):
-            world.mail_to(f"once{number}.example")
+            world.mail_to(f"good{number}.example")
         self.assertEqual(len(world.courier.under_way), 60)
         while world.courier.under_way:
             world.courier.finish(DEAD)
@@ -719,13 +720,9 @@ class Newcomers(TestCase):
         self.assertEqual(len(world.courier.under_way), 25)
 
     def test_domains_never_take_the_last_slots(self) -> None:
-        world = World()
-        world.courier.reply = lambda record: DELIVERED
+        world = self.served(200)
         for number in range(200):
-            world.mail_to(f"once{number}.example")
-        world.courier.reply = None
-        for number in range(200):
-            world.mail_to(f"once{number}.example")
+            world.mail_to(f"good{number}.example")
         self.assertEqual(len(world.courier.under_way), 90)
         world.accept("gateway")
         self.assertEqual(world.courier.started[-1].records[0].recipient.next_hop, "gateway")

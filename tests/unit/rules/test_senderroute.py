@@ -113,6 +113,15 @@ class SenderRoutes(unittest.TestCase):
                 self.assertEqual(outcome(ruleset, name, **facts), f"{name} direct")
                 self.assertEqual(outcome(ruleset, name), REFUSED)
 
+    def test_who_is_known_for_something_else_may_not(self) -> None:
+        for text in (
+            "accept from 10.0.0.0/8 to @other.test\naccept to @ours.test\n",
+            "accept from 10.0.0.0/8 sender @partner.test\naccept to @ours.test\n",
+            "accept from 10.0.0.0/8 when tls\naccept to @ours.test\n",
+        ):
+            ruleset = rules(text)
+            self.assertEqual(outcome(ruleset, "x%evil.test@ours.test", client="10.1.2.3"), REFUSED)
+
     def test_where_mail_may_go_everywhere_nobody_needs_a_trick(self) -> None:
         for text in ("accept any\n", "accept to any\n", "accept sender @partner.example\n"):
             name = "x%evil.test@ours.test"
