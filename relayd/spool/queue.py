@@ -419,6 +419,8 @@ class Queue:
             if lane.next_due <= now:
                 lane.next_due = NEVER
                 lane.more = True
+            elif lane.next_due < NEVER:
+                self.wake(lane, lane.next_due)  # this time it was for something else
             lanes.append(lane)
         return lanes
 

@@ -188,6 +188,18 @@ class Time(unittest.TestCase):
         self.assertEqual(queue.ripe(99.0, 9), [])
         self.assertEqual(queue.next_alarm(), NEVER)
 
+    def test_who_is_woken_for_something_else_still_wakes_for_what_falls_due(self) -> None:
+        queue = Queue(Bounds())
+        lane = queue.lane("a", 5)
+        queue.due_at(lane, 30.0)
+        queue.wake(lane, 10.0)
+        self.assertEqual(queue.ripe(10.0, 9), [lane])
+        self.assertFalse(lane.more)
+        self.assertEqual(queue.next_alarm(), 30.0)
+        self.assertEqual(queue.ripe(30.0, 9), [lane])
+        self.assertTrue(lane.more)
+        self.assertEqual(queue.next_alarm(), NEVER)
+
     def test_a_lane_that_is_down_wakes_for_its_probe(self) -> None:
         queue = Queue(Bounds())
         lane = queue.lane("sink", 2)
