@@ -26,6 +26,7 @@ from relayd.intake.dropfolder import Bounds, Survey, Waiting
 from relayd.intake.reception import Premises, Reception
 from relayd.mail.address import Mailbox, ReversePath
 from relayd.mail.client import Client
+from relayd.mail.content import BARE
 from relayd.mail.envelope import REFUSED
 from relayd.mail.plan import Destination, Plan, Verdict
 from relayd.mail.reply import Reply, Severity
@@ -52,7 +53,6 @@ MAX_RECIPIENTS = 1000
 _CHUNK = 1 << 16  # octets read at a time
 _BREATH = 1 << 20  # octets after which others get a turn
 _UNLIMITED = 1 << 30
-_OFFENCE = re.compile(rb"\r(?!\n)|(?<!\r)\n|\0")
 _NAMES = {"relayd", "sender", "recipients", "body", "ret", "envid", "notify"}
 _NOTIFY = {"NEVER", "SUCCESS", "FAILURE", "DELAY"}
 _ENVID = re.compile(r"[ -~]{0,100}\Z")
@@ -119,7 +119,7 @@ def pieces(file: BinaryIO) -> Iterator[bytes]:
         data = held + chunk
         held = b"\r" if data.endswith(b"\r") else b""
         data = data[: len(data) - len(held)]
-        if _OFFENCE.search(data):
+        if BARE.search(data):
             raise DamagedError("a bare CR, a bare LF or a NUL in the content")
         last = data[-2:] or last
         yield data

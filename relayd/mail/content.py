@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Protocol
 
 CHUNK = 65536  # octets; about what one send takes
+MAX_LINE = 998  # octets without CRLF, RFC 5322 section 2.1.1
+BARE = re.compile(rb"\r(?!\n)|(?<!\r)\n|\0")  # what no content may hold, RFC 5321 section 2.3.8
 
 
 class Content(Protocol):

@@ -12,7 +12,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from relayd.mail.log import MailLog
 from relayd.mail.message import Message, Record, Settlement, State
 from relayd.relay.settling import Shelf
-from relayd.relay.verdict import SOON, Patience, judge_waiting
+from relayd.relay.verdict import NEAR, Patience, judge_waiting
 from relayd.spool.queue import Queue, Standing
 from relayd.spool.view import Accepted
 
@@ -137,7 +137,7 @@ class Sweep:
         if lane is not None and lane.pace is not None and not patience.expired(message, now):
             # its turn comes, but perhaps not today
             return judge_waiting(message, record, lane.trouble, patience, now=now)
-        if record.next_attempt <= now + SOON:
+        if record.next_attempt <= now + NEAR:
             return None
         return judge_waiting(message, record, None, patience, now=now)
 

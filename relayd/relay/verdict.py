@@ -10,7 +10,7 @@ from relayd.mail.reply import Severity
 from relayd.relay.trouble import MAY_BE_DELIVERED
 from relayd.spool.schedule import DEFAULT, Schedule
 
-SOON = 300.0  # seconds; a recipient whose attempt is that near is left to it by the sweep
+NEAR = 300.0  # seconds; a recipient whose attempt is that near is left to it by the sweep
 _TOO_MUCH = ("4.4.5", "4.7.28")  # system congestion; mail flood detected
 
 
@@ -84,7 +84,7 @@ def judge(
     last = max(message.received_at + patience.give_up, now + 1.0)
     at = min(retry_at, last)
     # the sweep warns of all that wait for long, together
-    warned = at <= now + SOON and patience.worrying(message, record, now)
+    warned = at <= now + NEAR and patience.worrying(message, record, now)
     return Settlement(
         record,
         State.QUEUED,

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-MAX_LINE = 998  # octets without CRLF, RFC 5322 section 2.1.1
+from relayd.mail.content import BARE, MAX_LINE
+
 DESCRIPTION = "Header section of your message"
 _ENCODED_LINE = 76  # characters, RFC 2045 section 6.7 rule 5
-_BARE = re.compile(rb"\x00|\r(?!\n)|(?<!\r)\n")
 _UNSAFE = re.compile(rb"[^\t !-<>-~]|[\t ]\Z")  # of one line: what quoted-printable encodes
 
 
@@ -41,7 +41,7 @@ def returned_head(head: bytes) -> Part:
 
 def fits(data: bytes) -> bool:
     """Whether it can be sent as it is, to who takes its octets above 127."""
-    return max(map(len, data.split(b"\r\n"))) <= MAX_LINE and _BARE.search(data) is None
+    return max(map(len, data.split(b"\r\n"))) <= MAX_LINE and BARE.search(data) is None
 
 
 def is_utf8(data: bytes) -> bool:

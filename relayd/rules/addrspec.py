@@ -11,11 +11,11 @@ import re
 from collections.abc import Iterator
 
 from relayd.mail.address import AddressError, Mailbox
+from relayd.mail.content import MAX_LINE
 
 # of one header section, for a peer is not to say how long we work
 MAX_ADDRESSES = 2000  # that are changed
 MAX_OCTETS = 128 << 10  # of fields that addresses are looked for in
-MAX_LINE = 998  # octets without CRLF, RFC 5322 section 2.1.1
 
 # RFC 5322 section 3.2: what a field body is made of; octets above 127 by RFC 6532. What is quoted
 # and never closed reaches to the end; a literal ends before what it cannot hold (section 3.4.1)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 
+from relayd.mail.content import BARE
+
 CRLF = b"\r\n"
 _END = b"\r\n.\r\n"
-_OFFENCE = re.compile(rb"\r(?!\n)|(?<!\r)\n|\0")
 _LINE_WITH_DOT = re.compile(rb"\r\n\.")  # twice as fast as `in` and `find` on lines of mail
 _CR, _LF, _DOT = b"\r\n."
 _BEGINNING = 80  # octets that are kept of a line too long: the longest field name has 77
@@ -116,7 +117,7 @@ class Purity:
                 return -1
             start = 1
         self.unfinished = data[-1] == _CR and len(data) > start
-        match = _OFFENCE.search(data[start : len(data) - self.unfinished])
+        match = BARE.search(data[start : len(data) - self.unfinished])
         return None if match is None else match.start() + start
 
 

@@ -9,12 +9,11 @@ from dataclasses import replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relayd.mail.content import BytesContent
+from relayd.mail.content import MAX_LINE, BytesContent
 from relayd.mail.message import Message, State
 from relayd.mail.outcome import failed
 from relayd.report.bounce import Report
 from relayd.report.dsn import Written, write
-from relayd.report.encoding import MAX_LINE
 from relayd.report.smaller import MAX_HEADER, reduced, smaller
 from tests.unit.report.examples import (
     HOSTNAME,
