@@ -51,7 +51,7 @@ Resolve = Callable[[NextHop | str], Awaitable[Sequence[Endpoint]]]
 
 _CUT_OFF = postponed("4.3.2", "System is stopping")
 _NOWHERE = postponed("4.4.4", "No address to try")
-_NO_TIME = postponed("4.4.7", "No time left to ask another host")
+_NOT_ASKED = postponed("4.4.7", "Other hosts could not be asked in this attempt")
 _MOST_SHY = 1000
 _MOST_ASKED = 10  # hosts that have put a message off, in one attempt
 _SERVED = 600.0  # seconds for which a next hop that took mail from us is known to serve us
@@ -162,9 +162,9 @@ class Courier:
                 endpoints, until = self._newcomers.in_order(endpoints, until)
             lmtp = isinstance(target, NextHop) and target.protocol == LMTP
             for endpoint in self._bold_first(endpoints):
-                if self._aborted or len(attempt.asked) >= _MOST_ASKED:
+                if self._aborted:
                     return
-                if self._reactor.seconds() >= until:
+                if len(attempt.asked) >= _MOST_ASKED or self._reactor.seconds() >= until:
                     attempt.run_out()
                     return
                 if attempt.asked and (target, endpoint) in attempt.asked:
@@ -364,7 +364,7 @@ class _Attempt:
     def run_out(self) -> None:
         """There are hosts that nobody has asked: what the others do not offer is not the end."""
         if self._trouble is None or self._trouble.severity is Severity.PERMANENT:
-            self.miss(_NO_TIME)
+            self.miss(_NOT_ASKED)
 
     def give_up(self, trouble: Outcome) -> None:
         """Whatever was heard by now: this is what became of all who are pending."""

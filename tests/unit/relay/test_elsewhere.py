@@ -182,6 +182,13 @@ class NextHost(CourierCase, TestCase):
         (outcome,) = await self.deliver(eight_bit(a_delivery()))
         self.assertEqual(outcome.reply.status, "5.6.3")
 
+    async def test_what_ten_hosts_do_not_offer_is_not_the_end_while_there_are_more(self) -> None:
+        for _ in range(11):
+            self.sink(extensions=("PIPELINING",))
+        (outcome,) = await self.deliver(eight_bit(a_delivery()))
+        self.assertEqual((outcome.reply.code, outcome.blame), (451, R))
+        self.assertIn("not offered", outcome.why)
+
     async def test_what_one_host_does_not_offer_is_not_the_end_while_another_is_in_trouble(
         self,
     ) -> None:
