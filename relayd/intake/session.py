@@ -25,7 +25,7 @@ from relayd.intake.authentication import Authentication, Said
 from relayd.intake.house import House
 from relayd.intake.introduction import introduced
 from relayd.intake.reception import Reception
-from relayd.intake.transport import Transport
+from relayd.intake.transport import Transport, has_ended
 from relayd.intake.vigil import Phase, Vigil
 from relayd.mail.client import Client
 from relayd.mail.reply import Reply
@@ -47,6 +47,7 @@ from relayd.wire import Wire
 SIP = 65536  # octets of one read, as Twisted has it
 GULP = 4 * SIP  # ... while content comes faster than that
 HIGH_WATER = SIP  # octets of input held back
+MOMENT = 0.2  # seconds for the end of what came before the greeting
 TURN = 64  # lines and pieces of content read in one turn of the reactor; then others have theirs
 
 _READY_FOR_TLS = Reply.of(220, "2.0.0", "Ready to start TLS")
@@ -304,11 +305,27 @@ class Session(Protocol):
 
     def _greet(self, early: bytes) -> None:
         """Say 220; or 421 to who has spoken by now (RFC 5321 section 4.3.1)."""
-        if early:
-            self._dismiss(self._server.too_early(), "synchronisation")
-        else:
+        if not early:
             self._server.greet()
             self._flush()
+        elif ITCPTransport.providedBy(self.transport) and not self._door.implicit:
+            # whoever sends all he has and no more (`nc -N`) waits for nobody: his end comes with it
+            self._paused = True
+            self.transport.pauseProducing()
+            self._next_turn = self._house.reactor.callLater(MOMENT, self._greet_late, early)
+        else:
+            self._dismiss(self._server.too_early(), "synchronisation")
+
+    def _greet_late(self, early: bytes) -> None:
+        self._next_turn = None
+        if self._vigil.phase is Phase.CLOSING:
+            return
+        if has_ended(self.transport.getHandle()):
+            self._server.greet()
+            self._flush()
+            self.dataReceived(early)
+        else:
+            self._dismiss(self._server.too_early(), "synchronisation")
 
     def _unread_yet(self) -> bytes:
         """What waits in the socket, where there is one, taken from it."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from socket import IPPROTO_TCP, TCP_INFO, socket
 from typing import Protocol
+
+_CLOSE_WAIT = 8  # tcp(7): the peer has shut its sending side
 
 
 class AnyProtocol(Protocol):
@@ -41,3 +44,12 @@ class Transport(Protocol):
 
     def getHandle(self) -> object:
         """The socket; under TLS, the connection of pyOpenSSL."""
+
+
+def has_ended(connection: object) -> bool:
+    """Whether the peer of this TCP socket will send no more than it has by now."""
+    assert isinstance(connection, socket)
+    try:
+        return connection.getsockopt(IPPROTO_TCP, TCP_INFO, 1)[0] == _CLOSE_WAIT
+    except OSError:
+        return False

@@ -154,6 +154,7 @@ class SilentNames(Scenario):
             f"next-hop inside smtp localhost:{inside.port}\naccept from 127.0.0.0/8\n"
             "route to @inside.example via inside\nroute any direct\n",
             settings=f"resolver 127.0.0.1:{names.port}\nrelay-port {good.port}\ndeliveries 40\n"
+            "internal-destinations 127.0.0.0/8\n"
             "retry 1m 5m",
         )
         with relay.session() as client:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from tests.certs import Authority
@@ -224,6 +226,32 @@ class OutOfTurn(Scenario):
         line = Line(self.relay, port=self.balanced, first=PROXY + HELLO + ENVELOPE + CONTENT)
         self.assertRegex(line.rest(), rb"^421 4\.5\.0 [^\n]*\n\Z")
         self.assertEqual(self.relay.queue(), [])
+
+    def test_commands_before_the_greeting(self) -> None:
+        """Whoever goes on speaking without an ear for us is cut off."""
+        with self.asleep():
+            line = Line(self.relay, first=HELLO + ENVELOPE + CONTENT)
+        self.assertRegex(line.rest(), rb"^421 4\.5\.0 [^\n]*\n\Z")
+        self.assertEqual(self.relay.queue(), [])
+
+    def test_everything_and_the_end_before_the_greeting(self) -> None:
+        """As `nc -N` with a file: nothing can follow, and what is there is answered."""
+        with self.asleep():
+            line = Line(self.relay, first=HELLO + ENVELOPE + CONTENT)
+            line.socket.shutdown(socket.SHUT_WR)
+        said = line.rest()
+        self.assertEqual(said[:4], b"220 ")
+        self.assertRegex(said, rb"250 2\.0\.0 [^\n]*\n\Z")
+        self.assertEqual(len(self.relay.queue()), 1)
+
+    @contextlib.contextmanager
+    def asleep(self) -> Iterator[None]:
+        """relayd does not notice yet what the kernel takes for it."""
+        os.kill(self.relay.pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(self.relay.pid, signal.SIGCONT)
 
     def test_commands_before_the_greeting_under_tls(self) -> None:
         chain, key = Authority().issue("gw.example.com").write(self.room("tls"), "gw")

@@ -59,6 +59,7 @@ class UnreadLog(Scenario):
         """Make each worker log some 4 MB."""
         for _ in range(900 * workers):
             with socket.create_connection(relay.address, timeout=10) as client:
+                client.recv(65536)  # the greeting, which is to be waited for
                 client.sendall(b"EHLO client.example\r\n" + _REFUSED * 5 + b"QUIT\r\n")
                 while client.recv(65536):
                     pass
