@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from relayd.login.window import SharedMemory, Window
+from relayd.shared.window import SharedMemory, Window
 
 PER_ADDRESS = 10  # failed tries in a minute of one IPv4 address or one IPv6 /64
 PER_ACCOUNT = 30  # ... for one account, from addresses where it never succeeded

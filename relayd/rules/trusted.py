@@ -9,19 +9,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from relayd.rules.check import conditions_of
-from relayd.rules.model import Admission, Condition
+from relayd.rules.model import AdmissionRule, Condition
 from relayd.rules.pattern import Anything, Net
 from relayd.rules.stage import Test, compile_condition
 from relayd.rules.table import Table
 
 
-def names_client(rule: Admission) -> bool:
+def names_client(rule: AdmissionRule) -> bool:
     """Whether the rule says who the clients are that it holds for."""
     return any(map(_names, conditions_of(rule)))
 
 
 def introductions(
-    rules: Sequence[Admission], tables: Mapping[str, Table]
+    rules: Sequence[AdmissionRule], tables: Mapping[str, Table]
 ) -> Iterator[tuple[Test, ...]]:
     """Of each rule that accepts clients by name, all that it wants to see of them."""
     for rule in rules:
