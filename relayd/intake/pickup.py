@@ -19,7 +19,6 @@ from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
-from relayd.reactor.coroutine import promise
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
@@ -31,6 +30,7 @@ from relayd.mail.content import BARE
 from relayd.mail.envelope import REFUSED
 from relayd.mail.plan import Destination, Plan, Verdict
 from relayd.mail.reply import Reply, Severity
+from relayd.reactor.coroutine import promise
 from relayd.rules.evaluate import WELCOME, Facts, evaluate
 from relayd.rules.ruleset import Ruleset
 from relayd.smtp import events
