@@ -111,4 +111,7 @@ packages() {
 
 # the machine's own network ends at loopback; on it is all the internet there is
 ip link set lo up 2>/dev/null || true
+for address in 192.0.2.2 192.0.2.9; do # exchangers are not looked for at internal addresses
+    ip address add $address/32 dev lo 2>/dev/null || true
+done
 echo "nameserver 127.0.0.1" >/etc/resolv.conf

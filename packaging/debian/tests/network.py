@@ -2,10 +2,10 @@
 
     network.py FOLDER [without-mx] [with-down]
 
-127.0.0.1:53 answers for example.net (mx.example.net, 127.0.0.2) and down.example.net (127.0.0.9,
-where nobody listens). 127.0.0.2:25 keeps what it gets in FOLDER/mx, 127.0.0.3:2525 in
+127.0.0.1:53 answers for example.net (mx.example.net, 192.0.2.2) and down.example.net (192.0.2.9,
+where nobody listens). 192.0.2.2:25 keeps what it gets in FOLDER/mx, 127.0.0.3:2525 in
 FOLDER/smarthost, one file a message: the envelope's recipients, an empty line, the content.
-With with-down there is somebody at 127.0.0.9 after all, who keeps it in FOLDER/down.
+With with-down there is somebody at 192.0.2.9 after all, who keeps it in FOLDER/down.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import dns.message
 import dns.rrset
 
 MX = {"example.net.": "mx.example.net.", "down.example.net.": "mx.down.example.net."}
-A = {"mx.example.net.": "127.0.0.2", "mx.down.example.net.": "127.0.0.9"}
+A = {"mx.example.net.": "192.0.2.2", "mx.down.example.net.": "192.0.2.9"}
 NUMBERS = itertools.count(time.time_ns())  # another run writes other files
 
 
@@ -90,11 +90,11 @@ class Mail4(socketserver.ThreadingTCPServer):
 def main() -> None:
     folder = Path(sys.argv[1])
     servers: list[socketserver.BaseServer] = [Names4(("127.0.0.1", 53), Names)]
-    places = {"mx": ("127.0.0.2", 25), "smarthost": ("127.0.0.3", 2525)}
+    places = {"mx": ("192.0.2.2", 25), "smarthost": ("127.0.0.3", 2525)}
     if "without-mx" in sys.argv:  # who listens on all addresses needs that one, too
         del places["mx"]
     if "with-down" in sys.argv:
-        places["down"] = ("127.0.0.9", 25)
+        places["down"] = ("192.0.2.9", 25)
     for name, address in places.items():
         server = Mail4(address, Mail)
         server.folder = folder / name
