@@ -12,12 +12,12 @@ from relayd.mail.address import Mailbox, ReversePath
 from relayd.mail.client import Client
 from relayd.mail.content import Content
 from relayd.mail.envelope import Envelope, Recipient
-from relayd.mail.message import Message, Record, State, Submission
+from relayd.mail.message import Message, RecipientState, Record, Submission
 from relayd.mail.outcome import Blame, Outcome
 from relayd.mail.plan import Step
 from relayd.mail.reply import Reply
-from relayd.spool.bridge import ThreadBridge
-from relayd.spool.store import Spool
+from relayd.spool.sqlite.bridge import ThreadBridge
+from relayd.spool.sqlite.store import Spool
 from relayd.spool.view import Accepted, Page, RecipientSummary, Summary
 
 SENDER = Mailbox("sender", "source.example")
@@ -136,7 +136,7 @@ def opened(directory: Path, **options: Any) -> Iterator[Harness]:
         harness.close()
 
 
-HELD = State.HELD
+HELD = RecipientState.HELD
 
 
 def summaries(page: Page) -> list[Summary]:

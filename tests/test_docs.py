@@ -8,7 +8,7 @@ import unittest
 from pathlib import Path
 
 from relayd.config.settings import SPECS
-from relayd.ops.relayctl import parser
+from relayd.ctl.relayctl import parser
 from tests.test_layers import FLOOR
 
 CHECKOUT = Path(__file__).resolve().parents[1]

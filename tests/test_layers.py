@@ -61,7 +61,7 @@ PURE_AT_THE_RIM = {
     "relayd.intake.limits",
     "relayd.intake.authentication",
     "relayd.intake.submission",
-    "relayd.intake.introduction",
+    "relayd.intake.identity",
     "relayd.relay.route",
     "relayd.relay.logins",
     "relayd.login.saslprep",
@@ -74,17 +74,17 @@ PURE_AT_THE_RIM = {
     "relayd.login.tokenfile",
     "relayd.login.users",
     "relayd.login.secrets",
-    "relayd.login.pace",
-    "relayd.login.window",
+    "relayd.login.guesslimits",
+    "relayd.shared.window",
     "relayd.login.dovecot",
-    "relayd.ops.relayctl",  # a command that must start in a blink
-    "relayd.ops.commandline",
-    "relayd.ops.sendmail",  # likewise
-    "relayd.ops.order",
-    "relayd.ops.composition",
-    "relayd.ops.oauth",
-    "relayd.ops.drop",
-    "relayd.ops.dialogue",
+    "relayd.ctl.relayctl",  # a command that must start in a blink
+    "relayd.ctl.commandline",
+    "relayd.sendmail.program",  # likewise
+    "relayd.sendmail.order",
+    "relayd.sendmail.composition",
+    "relayd.ctl.oauth",
+    "relayd.sendmail.drop",
+    "relayd.sendmail.dialogue",
 }
 
 OUTSIDE = {

@@ -11,7 +11,7 @@ from pathlib import Path
 from relayd.config.files import read_text, short_name, similar_file
 from relayd.config.keys import keys_path, read_keys
 from relayd.config.listeners import listener_name_problems
-from relayd.config.logins import AUTH, Logins, listener_problems, read_secrets
+from relayd.config.logins import AUTH, LoginOptions, listener_problems, read_secrets
 from relayd.config.logins import hop_problems as unknown_logins
 from relayd.config.oauth import with_secrets
 from relayd.config.peers import PROXY, XCLIENT, peer_problems
@@ -277,7 +277,9 @@ class _Loader:
     ) -> list[Problem]:
         """Logins at our listeners and at next hops: what is missing for them."""
         given = [
-            Logins(str(each.value), each.value.option(AUTH), each.value.option("tls"), each.place)
+            LoginOptions(
+                str(each.value), each.value.option(AUTH), each.value.option("tls"), each.place
+            )
             for each in self._settings.get("listen", ())
             if isinstance(each.value, Listener)
         ]

@@ -20,7 +20,7 @@ AUTH, SUBMISSION = "auth", "submission"  # options of listeners
 
 
 @dataclasses.dataclass(frozen=True)
-class Logins:
+class LoginOptions:
     """What a listener statement says about logins, and where."""
 
     listener: str
@@ -45,7 +45,7 @@ def yes_no(words: Words) -> bool:
 
 
 def listener_problems(
-    given: Iterable[Logins],
+    given: Iterable[LoginOptions],
     tables: Mapping[str, Table],
     certificates: Iterable[CertificateFiles],
     *,

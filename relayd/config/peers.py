@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from relayd.rules.check import has_no_network, word_at
 from relayd.rules.conditions import client_pattern
-from relayd.rules.lexer import Kind
+from relayd.rules.lexer import TokenKind
 from relayd.rules.pattern import Anything, InTable, Net
 from relayd.rules.source import Place, Problem, did_you_mean
 from relayd.rules.subject import client_number
@@ -61,7 +61,7 @@ def listener_peers(words: Words) -> Peers:
 
 def _peer(words: Words) -> Net | InTable:
     token = words.peek()
-    if token is None or token.kind is Kind.MARK:
+    if token is None or token.kind is TokenKind.MARK:
         raise words.missing("a peer's address or network, or <table>")
     pattern = client_pattern(words)
     if isinstance(pattern, Anything) or (

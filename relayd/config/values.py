@@ -11,7 +11,7 @@ from relayd.config.logins import AUTH, SUBMISSION, listener_auth, listener_submi
 from relayd.config.peers import PROXY, XCLIENT, XCLIENT_LOGIN, Peers, listener_peers
 from relayd.config.tls import listener_tls
 from relayd.mail.nexthop import HostPort
-from relayd.rules.lexer import Kind
+from relayd.rules.lexer import TokenKind
 from relayd.rules.pattern import Network
 from relayd.rules.source import Complaint, did_you_mean, one_of
 from relayd.rules.words import Words, host_port, network_of
@@ -178,7 +178,7 @@ def listener(words: Words) -> tuple[str, int, Options]:
     any_port = text.endswith(":0")
     place = _numeric(host_port(text[:-1] + "1" if any_port else text, token.place), words)
     options: dict[str, str | Peers] = {}
-    while (token_ := words.peek()) is not None and token_.kind is Kind.WORD:
+    while (token_ := words.peek()) is not None and token_.kind is TokenKind.WORD:
         if token_.text.lower() not in LISTEN_OPTIONS:
             hint = did_you_mean(token_.text, LISTEN_OPTIONS) or "expected the end of the line"
             raise Complaint(token_.place, f'"listen" knows no option "{token_.text}"', hint)

@@ -193,7 +193,7 @@ def relayctl() -> str:
     beside = Path(sys.executable).with_name("relayctl")
     if beside.exists():
         return os.path.relpath(beside)
-    return shutil.which("relayctl") or f"{sys.executable} -m relayd.ops.relayctl"
+    return shutil.which("relayctl") or f"{sys.executable} -m relayd.ctl.relayctl"
 
 
 INVITATION = f"""

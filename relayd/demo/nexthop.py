@@ -26,7 +26,7 @@ from relayd.smtp.events import (
     Rset,
 )
 from relayd.smtp.extensions import Offer
-from relayd.smtp.server import Limits, Server
+from relayd.smtp.server import ServerLimits, SmtpServer
 
 _GO_ON = Reply.bare(354, "Go on")
 _OK = Reply.of(250, "2.0.0", "Ok")
@@ -51,7 +51,7 @@ class MaildirSession(Protocol):
         self._folder = folder
         self._box = mailbox.Maildir(folder, create=True)
         self._on_stored = on_stored
-        self._core = Server("nexthop.example", Limits(), Offer())
+        self._core = SmtpServer("nexthop.example", ServerLimits(), Offer())
         self._forget()
 
     def _forget(self) -> None:

@@ -16,7 +16,7 @@ from twisted.internet.defer import CancelledError
 from relayd.dns.answer import Answer, DnsTrouble, MailExchanger, NoData, NxDomain, Tlsa
 from relayd.dns.backend import Abandoned, TwistedBackend
 from relayd.dns.names import name_text, wire_name
-from relayd.dns.servers import Address, Server, Servers
+from relayd.dns.servers import Address, NameServer, Servers
 
 # Seconds that each server gets, round by round. Two rounds as in the C library; the second is
 # long, because a recursive server may itself wait for a dead one.
@@ -97,7 +97,7 @@ class Lookup:
         raise DnsTrouble(name, rdtype, said, SILENT_TTL if silent else 0)
 
     async def _ask(
-        self, server: Server, name: dns.name.Name, rdtype: str, seconds: float, *, again: bool
+        self, server: NameServer, name: dns.name.Name, rdtype: str, seconds: float, *, again: bool
     ) -> dns.resolver.Answer:
         self._patient += again
         try:

@@ -18,7 +18,7 @@ SILENCE = 60  # seconds for which a server that did not answer is asked last
 PAYLOAD = 1232  # octets, the size that DNS flag day 2020 found to pass everywhere
 
 
-class Server:
+class NameServer:
     """One server, with a dnspython resolver to itself.
 
     dnspython 2.3 knows one port per address, and would spend a lifetime on the first of a list.
@@ -58,10 +58,11 @@ class Servers:
         self.answered_at = 0.0  # when any of them last did
         self._stamp = _stamp(path)
         self._servers = [
-            Server(address, chosen=bool(addresses)) for address in addresses or system_servers(path)
+            NameServer(address, chosen=bool(addresses))
+            for address in addresses or system_servers(path)
         ]
 
-    def in_order(self) -> list[Server]:
+    def in_order(self) -> list[NameServer]:
         """Those to ask, in their order, but those last that were silent lately."""
         now = self._clock()
         if self._path is not None and now >= self._look_at:
@@ -69,14 +70,14 @@ class Servers:
             stamp = _stamp(self._path)
             if stamp != self._stamp:
                 self._stamp = stamp
-                self._servers = [Server(address) for address in system_servers(self._path)]
+                self._servers = [NameServer(address) for address in system_servers(self._path)]
         return sorted(self._servers, key=lambda server: server.silent_until > now)
 
-    def silent(self, server: Server) -> None:
+    def silent(self, server: NameServer) -> None:
         """It did not answer: its time-out is not to be paid for every name."""
         server.silent_until = self._clock() + SILENCE
 
-    def answered(self, server: Server) -> None:
+    def answered(self, server: NameServer) -> None:
         """It is well."""
         server.silent_until = 0.0
         self.answered_at = self._clock()

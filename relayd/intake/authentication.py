@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from relayd.intake.limits import client_key
 from relayd.login.accounts import Accounts, Checked
 from relayd.login.dovecot import Result
+from relayd.login.guesslimits import GuessLimits
 from relayd.login.mechanisms import (
     MECHANISMS,
     Answer,
@@ -18,7 +19,6 @@ from relayd.login.mechanisms import (
     LoginError,
     Mechanism,
 )
-from relayd.login.pace import Pace
 from relayd.mail.client import Client
 from relayd.mail.log import MailLog
 from relayd.mail.reply import Reply
@@ -48,7 +48,7 @@ class Desk:
     """Where the clients of one listener log in."""
 
     accounts: Accounts
-    pace: Pace
+    pace: GuessLimits
     log: MailLog
     in_clear: bool = False  # also without TLS
 

@@ -12,7 +12,7 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.protocol import Protocol
 from twisted.python.failure import Failure
 
-from relayd.intake.house import House
+from relayd.intake.smtpservice import SmtpService
 from relayd.intake.transport import Transport
 from relayd.mail.client import Client
 from relayd.smtp.proxyheader import Header, ProxyError, read_header
@@ -26,9 +26,12 @@ class BehindBalancer(Protocol):
     transport: Transport  # type: ignore[assignment]  # narrower than Twisted's
 
     def __init__(
-        self, house: House, balancer: Client, welcome: Callable[[Client, bytes], Protocol | None]
+        self,
+        service: SmtpService,
+        balancer: Client,
+        welcome: Callable[[Client, bytes], Protocol | None],
     ) -> None:
-        self._house = house
+        self._service = service
         self._balancer = balancer
         self._welcome = welcome
         self._received = b""
@@ -36,8 +39,8 @@ class BehindBalancer(Protocol):
 
     def connectionMade(self) -> None:
         """The header is due now."""
-        self._house.sessions.add(self)
-        self._timer = self._house.reactor.callLater(
+        self._service.sessions.add(self)
+        self._timer = self._service.reactor.callLater(
             HEADER_TIME, self._refuse, f"no PROXY header within {HEADER_TIME:g} s"
         )
 
@@ -92,7 +95,7 @@ class BehindBalancer(Protocol):
 
     def _refuse(self, why: str) -> None:
         self._settle()
-        self._house.premises.log.refused(self._balancer, "PROXY", "closed", why)
+        self._service.intake.log.refused(self._balancer, "PROXY", "closed", why)
         self.transport.abortConnection()
         self._leave()
 
@@ -103,6 +106,6 @@ class BehindBalancer(Protocol):
             timer.cancel()
 
     def _leave(self) -> None:
-        self._house.sessions.discard(self)
-        if not self._house.sessions:
-            self._house.on_empty()
+        self._service.sessions.discard(self)
+        if not self._service.sessions:
+            self._service.on_empty()

@@ -11,7 +11,7 @@ from twisted.internet.threads import deferToThreadPool
 from relayd.intake.authentication import Desk
 from relayd.login.accounts import Accounts, DovecotAccounts, FileAccounts
 from relayd.login.dovecotsocket import DovecotSocket
-from relayd.login.pace import Pace
+from relayd.login.guesslimits import GuessLimits
 from relayd.login.users import Users
 from relayd.mail.log import MailLog
 from relayd.rules.table import Table
@@ -23,7 +23,7 @@ AT_ONCE = 2  # passwords hashed at a time: logins must not take all processors
 class Desks:
     """All desks of one process.
 
-    `tables`: those in force; `names`: a listener's table by name; `pace`: see `Pace`.
+    `tables`: those in force; `names`: a listener's table by name; `pace`: see `GuessLimits`.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Desks:
         self._tables = tables
         self._names = names
         self._in_clear = in_clear
-        self.pace = Pace(reactor.seconds, pace)
+        self.pace = GuessLimits(reactor.seconds, pace)
         self._hashing = DeferredSemaphore(AT_ONCE)
         self._sockets: dict[str, DovecotSocket] = {}
 

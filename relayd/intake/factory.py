@@ -6,15 +6,15 @@ from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import Factory, Protocol
 
 from relayd.intake.balancer import BehindBalancer
-from relayd.intake.house import House
 from relayd.intake.session import Session
+from relayd.intake.smtpservice import SmtpService
 from relayd.intake.transport import Transport
 from relayd.mail.client import Client
 from relayd.mail.reply import Reply
 from relayd.rules.table import Unknown
 
 
-class Unwelcome(Protocol):
+class TurnedAway(Protocol):
     """A connection that is told why it cannot become a session."""
 
     transport: Transport  # type: ignore[assignment]  # narrower than Twisted's
@@ -33,8 +33,8 @@ class SessionFactory(Factory):
 
     noisy = False
 
-    def __init__(self, house: House, listener: str) -> None:
-        self._house = house
+    def __init__(self, service: SmtpService, listener: str) -> None:
+        self._service = service
         self._listener = listener
 
     def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
@@ -45,25 +45,25 @@ class SessionFactory(Factory):
             listener=self._listener,
         )
         try:
-            balancer = self._house.door(self._listener).balancer(peer.address)
+            balancer = self._service.door(self._listener).balancer(peer.address)
         except Unknown as why:
-            self._house.premises.log.refused(peer, "connection", "closed", str(why))
+            self._service.intake.log.refused(peer, "connection", "closed", str(why))
             return None
         if balancer:
-            return BehindBalancer(self._house, peer, self._welcome)
+            return BehindBalancer(self._service, peer, self._welcome)
         return self._welcome(peer)
 
     def _welcome(self, client: Client, early: bytes = b"") -> Protocol | None:
-        house = self._house
-        if house.door(self._listener).shut:
-            house.premises.log.refused(client, "connection", "closed", "no certificate to serve")
+        service = self._service
+        if service.door(self._listener).shut:
+            service.intake.log.refused(client, "connection", "closed", "no certificate to serve")
             return None
-        stressed = house.admission.stressed
-        reply = house.admission.admit(client.address)
+        stressed = service.admission.stressed
+        reply = service.admission.admit(client.address)
         if reply is not None:
-            house.premises.log.refused(client, "connection", str(reply))
-            return None if house.door(self._listener).implicit else Unwelcome(reply)
-        if house.admission.stressed and not stressed:
-            house.premises.log.notice("stress mode", sessions=house.admission.in_all)
-            house.tighten()
-        return Session(house, client, early)
+            service.intake.log.refused(client, "connection", str(reply))
+            return None if service.door(self._listener).implicit else TurnedAway(reply)
+        if service.admission.stressed and not stressed:
+            service.intake.log.notice("stress mode", sessions=service.admission.in_all)
+            service.tighten()
+        return Session(service, client, early)

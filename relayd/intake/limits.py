@@ -87,7 +87,7 @@ def client_key(address: str) -> str:
 
 
 class Elsewhere(Protocol):
-    """Sessions by client in the other workers (see relayd.tally)."""
+    """Sessions by client in the other workers (see relayd.shared.counters)."""
 
     def add(self, key: str, change: int) -> None:
         """So many more sessions of this client here."""

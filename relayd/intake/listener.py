@@ -17,9 +17,9 @@ from twisted.internet.interfaces import (
     IReactorTime,
 )
 
+from relayd.intake.accepting import AcceptBalancer
 from relayd.intake.factory import SessionFactory
-from relayd.intake.house import House
-from relayd.intake.turnstile import Turnstile
+from relayd.intake.smtpservice import SmtpService
 
 BACKLOG = 1024  # Twisted's 50 is filled in an instant by a busy peer; the kernel caps it
 
@@ -59,24 +59,24 @@ class IntakeService(Service):
 
     The sockets are opened while the process may still have root's rights; or they come from
     outside (the master, systemd), already open, one for each address. `reactor` has both time
-    and sockets. With a `turnstile` other processes serve the same sockets.
+    and sockets. With a `accept_balancer` other processes serve the same sockets.
     """
 
     def __init__(
         self,
         reactor: IReactorSocket,
-        house: House,
+        service: SmtpService,
         addresses: Sequence[ListenAddress],
         sockets: Sequence[socket.socket] = (),
         *,
-        turnstile: Turnstile | None = None,
+        accept_balancer: AcceptBalancer | None = None,
         grace: float = 5.0,
     ) -> None:
-        self.house = house
+        self.service = service
         self._reactor = reactor
         self._addresses = tuple(addresses)
         self._sockets = list(sockets)
-        self._turnstile = turnstile
+        self._accept_balancer = accept_balancer
         self._grace = grace  # seconds for sessions to end when relayd stops
         self._ports: list[IListeningPort] = []
 
@@ -107,7 +107,7 @@ class IntakeService(Service):
             self.privilegedStartService()
         super().startService()  # type: ignore[no-untyped-call]  # Twisted's own
         for listening, address in zip(self._sockets, self._addresses, strict=True):
-            factory = SessionFactory(self.house, str(address))
+            factory = SessionFactory(self.service, str(address))
             self._ports.append(
                 self._reactor.adoptStreamPort(
                     listening.fileno(),
@@ -116,9 +116,9 @@ class IntakeService(Service):
                 )
             )
         self._close_sockets()  # the reactor has its own descriptors now
-        if self._turnstile is not None:
-            self.house.count = self._turnstile.count
-            self._turnstile.open(self._ports)
+        if self._accept_balancer is not None:
+            self.service.count = self._accept_balancer.count
+            self._accept_balancer.open(self._ports)
 
     def drain(self, patience: float) -> Deferred[None]:
         """Accept no more, and let every transaction end; fires then, or after `patience` seconds.
@@ -134,19 +134,19 @@ class IntakeService(Service):
 
     async def _drain(self, patience: float) -> None:
         await self._close_ports()
-        self.house.retire()
+        self.service.retire()
         await self._until_empty(patience)
 
     async def _stop(self) -> None:
         await self._close_ports()
-        self.house.close()
+        self.service.close()
         await self._until_empty(self._grace)
-        for session in tuple(self.house.sessions):
+        for session in tuple(self.service.sessions):
             session.abort()
 
     async def _close_ports(self) -> None:
-        if self._turnstile is not None:
-            self._turnstile.close()
+        if self._accept_balancer is not None:
+            self._accept_balancer.close()
         ports, self._ports = self._ports, []
         for port in ports:
             stopped = port.stopListening()
@@ -155,10 +155,10 @@ class IntakeService(Service):
 
     async def _until_empty(self, patience: float) -> None:
         """Wait until the last session has ended, or patience has."""
-        if not self.house.sessions:
+        if not self.service.sessions:
             return
         done: Deferred[None] = Deferred()
-        clock: IReactorTime = self.house.reactor
+        clock: IReactorTime = self.service.reactor
         limit: IDelayedCall = clock.callLater(patience, done.callback, None)
 
         def empty() -> None:
@@ -166,7 +166,7 @@ class IntakeService(Service):
                 limit.cancel()
                 done.callback(None)
 
-        self.house.on_empty = empty
+        self.service.on_empty = empty
         await done
 
     def _close_sockets(self) -> None:

@@ -23,7 +23,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from relayd.intake.dropfolder import Bounds, Survey, Waiting
-from relayd.intake.reception import Premises, Reception
+from relayd.intake.reception import Intake, Reception
 from relayd.mail.address import Mailbox, ReversePath
 from relayd.mail.client import Client
 from relayd.mail.envelope import REFUSED
@@ -151,15 +151,15 @@ class Pickup:
     """
 
     def __init__(
-        self, reactor: IReactorTime, spool: Path, premises: Premises, hostname: str, bounds: Bounds
+        self, reactor: IReactorTime, spool: Path, intake: Intake, hostname: str, bounds: Bounds
     ) -> None:
         self._reactor = reactor
         self._folder = spool / FOLDER
         self._aside = spool / SET_ASIDE
         self._over_quota = spool / OVER_QUOTA
-        limits = replace(premises.limits, recipients=_UNLIMITED, destinations=_UNLIMITED)
-        self._premises = replace(premises, decide=admit, limits=limits)
-        self._log = premises.log
+        limits = replace(intake.limits, recipients=_UNLIMITED, destinations=_UNLIMITED)
+        self._intake = replace(intake, decide=admit, limits=limits)
+        self._log = intake.log
         self._hostname = hostname
         self.bounds = bounds
         self._turns: dict[str, _Turn] = {}  # of files that were put off
@@ -274,7 +274,7 @@ class Pickup:
 
     def _demand_room(self) -> None:
         """What concerns every file; raises LaterError."""
-        spool = self._premises.spool
+        spool = self._intake.spool
         if not spool.healthy:
             raise LaterError("the spool cannot record")
         if not spool.room(0):
@@ -327,7 +327,7 @@ class Pickup:
             raise DamagedError("no plain file that was made here")
         if each.size > self.bounds.size + MAX_ENVELOPE:
             raise DamagedError(f"larger than message-size ({self.bounds.size} octets)")
-        if not self._premises.spool.room(each.size):
+        if not self._intake.spool.room(each.size):
             raise LaterError(f"no room for {each.size} octets")
         try:
             # not through a link, and not waiting for the other end of a pipe
@@ -348,7 +348,7 @@ class Pickup:
         """The message as any other, from this host; when it returns it is committed."""
         slip = read_slip(file.readline(MAX_ENVELOPE), self._hostname)
         client = Client("127.0.0.1", listener=FOLDER, helo=f"uid-{uid}.localhost", protocol="ESMTP")
-        reception = Reception(self._premises, client)
+        reception = Reception(self._intake, client)
         try:
             _check(reception.receive(events.Mail(slip.sender, slip.params)))
             for mailbox in slip.recipients:

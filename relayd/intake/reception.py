@@ -12,14 +12,14 @@ from relayd.intake.header import HeaderSection, front
 from relayd.intake.limits import Memory, client_key
 from relayd.intake.submission import RELAY, Completion, Manners, completed
 from relayd.intake.trace import LoopLimits, TraceField, loop, protocol_keyword
-from relayd.intake.transaction import Addressee, ContentFacts, Transaction, merge_notify
-from relayd.login.pace import Pace
+from relayd.intake.transaction import Addressee, ContentFacts, ReceivedTransaction, merge_notify
+from relayd.login.guesslimits import GuessLimits
 from relayd.mail.address import Mailbox, ReversePath, path_text
 from relayd.mail.client import Client
 from relayd.mail.envelope import Envelope, Recipient
 from relayd.mail.ident import ident_text
 from relayd.mail.log import MailLog
-from relayd.mail.message import Message, Record, State, Submission
+from relayd.mail.message import Message, RecipientState, Record, Submission
 from relayd.mail.plan import Plan, Verdict
 from relayd.mail.reply import Reply
 from relayd.report.bounce import expand
@@ -52,7 +52,7 @@ _HEADER_GREW = Reply.of(552, "5.3.4", "Header section too large once it is compl
 _MESSAGE_GREW = Reply.of(552, "5.3.4", "Message too large once it is completed or rewritten")
 
 
-class Spool(Protocol):
+class DraftStore(Protocol):
     """What reception needs of a relayd.spool.interface.Store."""
 
     @property
@@ -77,12 +77,12 @@ class ReceptionLimits:
 
 
 @dataclass(frozen=True, slots=True)
-class Premises:
+class Intake:
     """What all receptions share: where mail goes, and what decides about it."""
 
     trace: TraceField
     rules: Callable[[], Ruleset]  # the snapshot now in force
-    spool: Spool
+    spool: DraftStore
     accept: Callable[[Message, tuple[Record, ...]], None]  # the dispatcher takes it from memory
     log: MailLog
     clock: Callable[[], float]  # seconds since the epoch
@@ -94,7 +94,7 @@ class Premises:
     # ^ for the journal, what the ledger does not tell: client, sender, a recipient that was refused
     # or has no delivery of its own, what was decided about it, the hash of the rule set
     expect: Callable[[int], None] = lambda change: None  # so many more (-1: less) may soon commit
-    pace: Pace | None = None  # who guesses at the hashes of SRS addresses
+    pace: GuessLimits | None = None  # who guesses at the hashes of SRS addresses
     message_size: Callable[[], int] = lambda: sys.maxsize  # octets, now in force
     manners: Callable[[str], Manners] = lambda listener: RELAY  # of the listener of this name
     decide: Callable[[Ruleset, Facts], Plan] = evaluate
@@ -110,18 +110,18 @@ class Reception:
     worth waiting for. Everything else is answered on the spot from snapshots.
     """
 
-    def __init__(self, premises: Premises, client: Client) -> None:
+    def __init__(self, intake: Intake, client: Client) -> None:
         self.client = client
         self.messages = 0  # accepted in this session
         self.refused = 0  # commands and contents refused
-        self._premises = premises
+        self._intake = intake
         self._ruleset: Ruleset | None = None  # of the transaction: taken at MAIL
-        self._transaction: Transaction | None = None
+        self._transaction: ReceivedTransaction | None = None
         self._draft: AnyDraft | None = None
         self._header: HeaderSection | None = None
         self._trace = b""
         self._beginning = b""  # of content, until it is known whether it has a header section
-        self._manners = premises.manners(client.listener)
+        self._manners = intake.manners(client.listener)
         self._completion: Completion | None = None
         self._eight_bit = False
         self._failure: Reply | None = None  # known before the end of content
@@ -180,7 +180,7 @@ class Reception:
 
     async def end_of_content(self) -> Reply:
         """Commit the message, and only then say 250 (promise 1)."""
-        premises, transaction, draft = self._premises, self._transaction, self._draft
+        intake, transaction, draft = self._intake, self._transaction, self._draft
         submission = self._submission()
         self._draft = None
         self.rollback()
@@ -198,32 +198,30 @@ class Reception:
         except SpoolError as error:
             return self._refuse("end of content", self._spool_reply(error), error.reason)
         except Exception as error:  # a bug of ours must not bounce anybody's mail
-            premises.log.trouble("commit failed", error=repr(error))
+            intake.log.trouble("commit failed", error=repr(error))
             return self._refuse("end of content", _TROUBLE, repr(error))
         self.messages += 1
         reply = Reply(250, 0, 0, (f"queued as {ident_text(message.ident)}",))
         # it is ours: whatever goes wrong from here on, the client hears so
         with contextlib.suppress(MemoryError):
-            premises.log.accepted(
-                message, records, max(premises.clock() - transaction.started, 0.0)
-            )
+            intake.log.accepted(message, records, max(intake.clock() - transaction.started, 0.0))
         with contextlib.suppress(MemoryError):
             self._hand_over(message, records)
         try:
             for each in transaction.shadows(records):
                 path = submission.envelope.reverse_path
-                premises.untold(message.client, path, each.original, each.plan, submission.rules)
+                intake.untold(message.client, path, each.original, each.plan, submission.rules)
             if aliases:
-                premises.expanded(message, aliases)
+                intake.expanded(message, aliases)
         except Exception as error:
-            premises.log.trouble("after the commit", id=str(message), error=repr(error))
+            intake.log.trouble("after the commit", id=str(message), error=repr(error))
         return reply
 
     def leave(self) -> None:
         """The session is over, or another client's: tell of the refusals that have no line."""
         untold = self.refused - _MOST_TOLD
         if untold > 0:
-            self._premises.log.refused(self.client, f"and {untold} more", "not told one by one")
+            self._intake.log.refused(self.client, f"and {untold} more", "not told one by one")
 
     def rollback(self) -> None:
         """The transaction, if there is one, ends without a message."""
@@ -238,7 +236,7 @@ class Reception:
     def _hold_header(self, octets: int) -> bool:
         """The header section has so many, and where it is completed there are two of it."""
         now = octets if self._completion is None else 2 * octets
-        if not self._premises.memory.change(self._held_header, now):
+        if not self._intake.memory.change(self._held_header, now):
             return False
         self._held_header = now
         return True
@@ -246,7 +244,7 @@ class Reception:
     def _hold_recipients(self, recipients: int) -> bool:
         """So many final recipients are remembered."""
         now = recipients * _RECIPIENT
-        if not self._premises.memory.change(self._held_recipients, now):
+        if not self._intake.memory.change(self._held_recipients, now):
             return False
         self._held_recipients = now
         return True
@@ -255,7 +253,7 @@ class Reception:
         """A new session, and then one with a transaction, is about to commit something."""
         if soon is not self._expected:
             self._expected = soon
-            self._premises.expect(1 if soon else -1)
+            self._intake.expect(1 if soon else -1)
 
     def secured(self, tls: str, certificate: str = "") -> None:
         """TLS is up: `tls` says how. All that was said before is forgotten (RFC 3207 4.2)."""
@@ -284,17 +282,17 @@ class Reception:
 
     def _mail(self, event: events.Mail) -> Reply:
         self.rollback()
-        premises, params, client = self._premises, event.params, self.client
+        intake, params, client = self._intake, event.params, self.client
         if self._manners.login_required and not client.login:
             return self._refuse(_mail_text(event), _LOGIN_FIRST)
-        ruleset = premises.rules()
+        ruleset = intake.rules()
         if client.login:
             reply = ruleset.send_as.refusal(client, event.path)
             if reply is not None:
                 return self._refuse(_mail_text(event), reply, f"login {client.login}")
-        if not premises.spool.healthy:
+        if not intake.spool.healthy:
             return self._refuse(_mail_text(event), _TROUBLE, "spool unhealthy")
-        if not premises.spool.room(params.size or 0):
+        if not intake.spool.room(params.size or 0):
             return self._refuse(_mail_text(event), _FULL, "no room in the spool")
         if params.smtputf8:
             keyword = protocol_keyword(True, bool(client.tls), bool(client.login), True)
@@ -305,7 +303,7 @@ class Reception:
             event.path, params.body, params.smtputf8, ret, params.envid, params.require_tls
         )
         self._ruleset = ruleset
-        self._transaction = Transaction(envelope, client, premises.clock())
+        self._transaction = ReceivedTransaction(envelope, client, intake.clock())
         self._expect(soon=True)
         return _MAIL_OK
 
@@ -314,10 +312,10 @@ class Reception:
         known, client = self._wishing, self.client
         if known is None or known[0] is not ruleset or known[1] is not client:
             self._wishing = ruleset, client
-            self._wishes = self._premises.wishes(ruleset.trusts(client))
+            self._wishes = self._intake.wishes(ruleset.trusts(client))
 
     def _rcpt(self, event: events.Rcpt) -> Reply:
-        transaction, limits = self._transaction, self._premises.limits
+        transaction, limits = self._transaction, self._intake.limits
         if transaction is None or self._ruleset is None:  # the core does not let it happen
             return Reply.of(503, "5.5.1", "MAIL first")
         mailbox, params = event.path, event.params
@@ -328,11 +326,11 @@ class Reception:
             return known.plan.reply
         if transaction.recipients >= limits.recipients:
             return self._refuse(_rcpt_text(mailbox), _TOO_MANY)
-        srs, pace = self._ruleset.srs, self._premises.pace
+        srs, pace = self._ruleset.srs, self._intake.pace
         guessable = pace if srs is not None and srs.holds(mailbox) else None
         if guessable is not None and guessable.guesses_hashes(client_key(self.client.address)):
             return self._refuse(_rcpt_text(mailbox), _TOO_MANY_HASHES, "guesses at SRS addresses")
-        plan = self._premises.decide(
+        plan = self._intake.decide(
             self._ruleset,
             Facts(
                 client=transaction.client,
@@ -345,7 +343,7 @@ class Reception:
             if guessable is not None and plan.reply is FORGED:
                 guessable.wrong_hash(client_key(self.client.address))
             sender = transaction.envelope.reverse_path
-            self._premises.untold(transaction.client, sender, mailbox, plan, self._ruleset.hash)
+            self._intake.untold(transaction.client, sender, mailbox, plan, self._ruleset.hash)
             return self._refuse(_rcpt_text(mailbox), plan.reply, _why(plan))
         total = transaction.destinations + len(plan.destinations)
         if total > limits.destinations and transaction.recipients:
@@ -356,16 +354,16 @@ class Reception:
         return plan.reply
 
     def _data(self, event: events.Data) -> Reply:
-        premises, transaction = self._premises, self._transaction
+        intake, transaction = self._intake, self._transaction
         if transaction is None:  # the core does not let it happen
             return Reply.of(503, "5.5.1", "MAIL first")
         self._failure = None
         self._eight_bit = False
         self._beginning = b""
         try:
-            draft = self._draft = premises.spool.create(pure=True)  # the core lets nothing else by
-            self._trace = premises.trace.received(
-                transaction.client, draft.ident, transaction.sole_recipient, premises.clock()
+            draft = self._draft = intake.spool.create(pure=True)  # the core lets nothing else by
+            self._trace = intake.trace.received(
+                transaction.client, draft.ident, transaction.sole_recipient, intake.clock()
             )
             draft.write(self._trace)
         except SpoolError as error:
@@ -373,8 +371,8 @@ class Reception:
             self._fail(reply)
             return self._refuse("DATA", reply, error.reason)
         self._header = HeaderSection(
-            premises.trace,
-            premises.limits.header_size,
+            intake.trace,
+            intake.limits.header_size,
             keep=transaction.edits_header or self._manners.submission,
         )
         self._completion = self._complete_with(draft.ident) if self._manners.submission else None
@@ -382,14 +380,14 @@ class Reception:
 
     def _complete_with(self, ident: int) -> Completion:
         assert self._header is not None
-        premises, origin = self._premises, self._manners.origin
+        intake, origin = self._intake, self._manners.origin
         return Completion(
             self._header,
             lambda section: completed(
                 section,
-                now=premises.clock(),
+                now=intake.clock(),
                 ident=ident,
-                hostname=premises.trace.hostname,
+                hostname=intake.trace.hostname,
                 origin=origin,
             ),
         )
@@ -418,7 +416,7 @@ class Reception:
     def _submission(self) -> Submission | Reply:
         """What to commit, or why not."""
         transaction, header, ruleset = self._transaction, self._header, self._ruleset
-        limits, edit = self._premises.limits, self._premises.edit
+        limits, edit = self._intake.limits, self._intake.edit
         if self._beginning:  # all of the content, and no field
             beginning, self._beginning = self._beginning, b""
             self.content(b"\r\n" + beginning)
@@ -452,7 +450,7 @@ class Reception:
             # what came was within the limits; what leaves is to be so as well
             if grown > limits.header_size:
                 return _HEADER_GREW
-            if self._draft.size - len(self._trace) - size + grown > self._premises.message_size():
+            if self._draft.size - len(self._trace) - size + grown > self._intake.message_size():
                 return _MESSAGE_GREW
         return submission
 
@@ -469,14 +467,14 @@ class Reception:
         self._failure = reply
 
     def _hand_over(self, message: Message, records: Sequence[Record]) -> None:
-        waiting = tuple(record for record in records if record.state is State.QUEUED)
+        waiting = tuple(record for record in records if record.state is RecipientState.QUEUED)
         if not waiting:
             return
         try:
-            self._premises.accept(message, waiting)
+            self._intake.accept(message, waiting)
         except Exception as error:
             # it is in the spool, and the queue finds it there: the client hears 250
-            self._premises.log.trouble("dispatch failed", id=str(message), error=repr(error))
+            self._intake.log.trouble("dispatch failed", id=str(message), error=repr(error))
 
     def _spool_reply(self, error: SpoolError) -> Reply:
         """Trouble of our own is never the sender's fault (promise 4): 4xx."""
@@ -485,7 +483,7 @@ class Reception:
     def _refuse(self, command: str, reply: Reply, why: str = "") -> Reply:
         self.refused += 1
         if self.refused <= _MOST_TOLD:
-            self._premises.log.refused(self.client, command, str(reply), why)
+            self._intake.log.refused(self.client, command, str(reply), why)
         return reply
 
 

@@ -22,13 +22,15 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from relayd.intake.authentication import Authentication, Said
-from relayd.intake.house import House
-from relayd.intake.introduction import introduced
+from relayd.intake.deadlines import SessionDeadlines, SessionPhase
+from relayd.intake.identity import introduced
 from relayd.intake.reception import Reception
+from relayd.intake.smtpservice import SmtpService
 from relayd.intake.transport import Transport
-from relayd.intake.vigil import Phase, Vigil
 from relayd.mail.client import Client
 from relayd.mail.reply import Reply
+from relayd.reactor.coroutine import spawn
+from relayd.reactor.wire import Wire
 from relayd.smtp.events import (
     Auth,
     AuthResponse,
@@ -38,11 +40,9 @@ from relayd.smtp.events import (
     StartTls,
     XClient,
 )
-from relayd.smtp.state import State
-from relayd.strand import spawn
+from relayd.smtp.state import SessionState
 from relayd.tls.binding import channel_bindings
 from relayd.tls.words import reason as words
-from relayd.wire import Wire
 
 SIP = 65536  # octets of one read, as Twisted has it
 GULP = 4 * SIP  # ... while content comes faster than that
@@ -53,8 +53,8 @@ _READY_FOR_TLS = Reply.of(220, "2.0.0", "Ready to start TLS")
 _NO_LOGIN = Reply.of(502, "5.5.1", "Not offered")
 _BUG = Reply.of(421, "4.3.0", "Local trouble, try again later")
 # between DATA or the first BDAT and the end of the content, or of what is swallowed instead
-_CONTENT = frozenset({State.RECEIVING, State.CHUNKING, State.SPOILED})
-_LISTENING = frozenset({Phase.COMMAND, Phase.CONTENT})
+_CONTENT = frozenset({SessionState.RECEIVING, SessionState.CHUNKING, SessionState.SPOILED})
+_LISTENING = frozenset({SessionPhase.COMMAND, SessionPhase.CONTENT})
 
 
 def _place(error: BaseException | None) -> str:
@@ -74,15 +74,15 @@ class Session(Protocol):
 
     transport: Transport  # type: ignore[assignment]  # narrower than Twisted's
 
-    def __init__(self, house: House, client: Client, early: bytes = b"") -> None:
-        self._house = house
+    def __init__(self, service: SmtpService, client: Client, early: bytes = b"") -> None:
+        self._service = service
         self._early = early  # what was there before the session
-        self._door = house.door(client.listener)
-        self._server = house.make_server(client.listener)
-        self._reception = Reception(house.premises, client)
-        self._vigil = Vigil(house.reactor, lambda: house.deadlines, self._late)
-        self._server.origin = house.premises.manners(client.listener).origin
-        desk = house.desk(client.listener)
+        self._door = service.door(client.listener)
+        self._server = service.make_server(client.listener)
+        self._reception = Reception(service.intake, client)
+        self._deadlines = SessionDeadlines(service.reactor, lambda: service.deadlines, self._late)
+        self._server.origin = service.intake.manners(client.listener).origin
+        desk = service.desk(client.listener)
         self._login = None if desk is None else Authentication(desk, client.address)
         self._offer_login()
         xclient = self._door.xclient(client.address)
@@ -103,10 +103,10 @@ class Session(Protocol):
         if ITCPTransport.providedBy(self.transport):
             self.transport.setTcpNoDelay(True)  # replies are small, and waited for
         self._wire = Wire(self.transport)
-        self._house.sessions.add(self)
-        self._house.count(1)
+        self._service.sessions.add(self)
+        self._service.count(1)
         self.transport.registerProducer(self, True)
-        self._vigil.begin()
+        self._deadlines.begin()
         early, self._early = self._early, b""
         if self._door.implicit:
             self._start_tls()
@@ -117,58 +117,58 @@ class Session(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         """Octets from the peer, as many as there were."""
-        if self._vigil.phase is Phase.CLOSING:
+        if self._deadlines.phase is SessionPhase.CLOSING:
             return
-        self._vigil.octets += len(data)
+        self._deadlines.octets += len(data)
         self._server.receive_data(data)
-        if self._vigil.phase is not Phase.COMMIT and not self._unread:
+        if self._deadlines.phase is not SessionPhase.COMMIT and not self._unread:
             self._pump()
         self._regulate()
         # each read has its price; only content may come in gulps, for only that is not held back
-        gulp = len(data) >= SIP and self._vigil.phase is Phase.CONTENT
+        gulp = len(data) >= SIP and self._deadlines.phase is SessionPhase.CONTENT
         self.transport.bufferSize = GULP if gulp else SIP
 
     def connectionLost(self, reason: Failure | None = None) -> None:
         """The session is over. A commit under way goes on: it may be durable already."""
-        if self._vigil.phase is Phase.HANDSHAKE:
+        if self._deadlines.phase is SessionPhase.HANDSHAKE:
             self._end = f"handshake failed: {words(reason and reason.value)}"
         self._take_leave()
-        self._vigil.phase = Phase.CLOSING
+        self._deadlines.phase = SessionPhase.CLOSING
         if self._login is not None:
             self._login.abandon()
         self._reception.rollback()
-        self._vigil.end()
+        self._deadlines.end()
         if self._next_turn is not None:
             self._next_turn.cancel()
             self._next_turn = None
-        house = self._house
-        house.sessions.discard(self)
-        house.admission.leave(self._reception.client.address)
+        service = self._service
+        service.sessions.discard(self)
+        service.admission.leave(self._reception.client.address)
         self._log_session(self._end)
-        if not house.sessions:
-            house.on_empty()
+        if not service.sessions:
+            service.on_empty()
 
     def _log_session(self, end: str) -> None:
         self._reception.leave()
-        self._house.premises.log.session(
+        self._service.intake.log.session(
             self._reception.client,
             messages=self._reception.messages,
             refused=self._reception.refused,
-            seconds=self._vigil.seconds,
+            seconds=self._deadlines.seconds,
             end=end,
         )
 
     def handshakeCompleted(self) -> None:
         """TLS is up: all that was said in the clear is forgotten."""
         tls = self._door.tls
-        if self._vigil.phase is not Phase.HANDSHAKE or tls is None:
+        if self._deadlines.phase is not SessionPhase.HANDSHAKE or tls is None:
             return
         self._server.tls_established()
         self._reception.secured(*tls.describe(self.transport.getHandle()))
         if self._login is not None:
             self._login.secured(channel_bindings(self.transport.getHandle()))
             self._offer_login()
-        self._vigil.enter(Phase.COMMAND)
+        self._deadlines.enter(SessionPhase.COMMAND)
         if self._door.implicit:
             self._greet(tls.early(self.transport.getHandle()))
         self._pump()
@@ -176,7 +176,7 @@ class Session(Protocol):
     def readConnectionLost(self) -> None:
         """The peer says no more. What it has said is answered, and then it is over."""
         self._heard_out = True
-        if self._vigil.phase is Phase.HANDSHAKE:
+        if self._deadlines.phase is SessionPhase.HANDSHAKE:
             self._close("handshake failed: the connection ended")
         else:
             self._end_if_heard_out()
@@ -192,7 +192,10 @@ class Session(Protocol):
     def resumeProducing(self) -> None:
         """The peer has taken our replies."""
         self._unread = False
-        if self._vigil.phase is not Phase.COMMIT and self._vigil.phase is not Phase.CLOSING:
+        if (
+            self._deadlines.phase is not SessionPhase.COMMIT
+            and self._deadlines.phase is not SessionPhase.CLOSING
+        ):
             self._pump()
         self._regulate()
 
@@ -203,12 +206,12 @@ class Session(Protocol):
 
     def tighten(self) -> None:
         """Deadlines have become shorter."""
-        self._vigil.look()
+        self._deadlines.look()
 
     def shut_down(self) -> None:
         """Say 421 and close: now, or after the reply to the commit under way."""
         self._last_reply = self._farewell()
-        if self._vigil.phase is not Phase.COMMIT:
+        if self._deadlines.phase is not SessionPhase.COMMIT:
             self._dismiss(self._last_reply, "shutdown")
 
     def retire(self) -> None:
@@ -220,12 +223,12 @@ class Session(Protocol):
         self._dismiss_at_rest()
 
     def _farewell(self) -> Reply:
-        return Reply.of(421, "4.3.2", f"{self._house.hostname} is shutting down")
+        return Reply.of(421, "4.3.2", f"{self._service.hostname} is shutting down")
 
     def _dismiss_at_rest(self) -> None:
         if (
             self._last_reply is not None
-            and self._vigil.phase is Phase.COMMAND
+            and self._deadlines.phase is SessionPhase.COMMAND
             and self._reception.messages
             and not self._reception.in_transaction
         ):
@@ -253,7 +256,7 @@ class Session(Protocol):
 
     def _answer_all(self) -> None:
         server, reception = self._server, self._reception
-        while self._vigil.phase is not Phase.CLOSING:
+        while self._deadlines.phase is not SessionPhase.CLOSING:
             event = server.next_event()
             if event is None:
                 break
@@ -261,11 +264,11 @@ class Session(Protocol):
                 reception.content(event.data)
             elif type(event) is EndOfContent:
                 self._commit()
-                if self._vigil.phase is Phase.COMMIT:
+                if self._deadlines.phase is SessionPhase.COMMIT:
                     break
             elif type(event) is Auth or type(event) is AuthResponse:
                 self._log_in(event)
-                if self._vigil.phase is Phase.LOGIN:
+                if self._deadlines.phase is SessionPhase.LOGIN:
                     break
             elif type(event) is StartTls and self._door.tls is not None:
                 server.answer(_READY_FOR_TLS)
@@ -284,8 +287,8 @@ class Session(Protocol):
                     self._dismiss(server.too_early(), "synchronisation")
         self._flush()
         self._dismiss_at_rest()
-        if server.allowance <= 0 and self._vigil.phase in _LISTENING:
-            self._next_turn = self._house.reactor.callLater(0, self._take_turn)
+        if server.allowance <= 0 and self._deadlines.phase in _LISTENING:
+            self._next_turn = self._service.reactor.callLater(0, self._take_turn)
         self._end_if_heard_out()
 
     def _take_turn(self) -> None:
@@ -301,7 +304,7 @@ class Session(Protocol):
             self._heard_out
             and not self._unread
             and self._next_turn is None
-            and self._vigil.phase in _LISTENING
+            and self._deadlines.phase in _LISTENING
         ):
             self._reception.rollback()
             self._close(self._end)
@@ -327,7 +330,7 @@ class Session(Protocol):
 
     def _commit(self) -> None:
         """The one thing worth waiting for."""
-        self._vigil.enter(Phase.COMMIT)
+        self._deadlines.enter(SessionPhase.COMMIT)
         spawn(self._end_of_content(), self._answer_failed)
 
     async def _end_of_content(self) -> None:
@@ -339,11 +342,11 @@ class Session(Protocol):
             self._committed(reply)
 
     def _committed(self, reply: Reply) -> None:
-        if self._vigil.phase is not Phase.COMMIT:
+        if self._deadlines.phase is not SessionPhase.COMMIT:
             return  # the peer has gone; the message stays
         self._server.answer(reply)
-        self._vigil.bore_fruit()
-        self._vigil.enter(Phase.COMMAND)
+        self._deadlines.bore_fruit()
+        self._deadlines.enter(SessionPhase.COMMAND)
         if self._last_reply is not None:
             self._dismiss(self._last_reply, "shutdown")
         elif not self._pumping:
@@ -352,14 +355,14 @@ class Session(Protocol):
 
     def _failed(self, error: BaseException | None) -> None:
         """A bug, for the log: its name and place, for its words may hold the peer's secrets."""
-        self._house.premises.log.trouble(
+        self._service.intake.log.trouble(
             "session failed", error=type(error).__name__, at=_place(error)
         )
 
     def _commit_failed(self, error: Exception) -> None:
         self._failed(error)
-        if self._vigil.phase is Phase.COMMIT:
-            self._vigil.phase = Phase.COMMAND
+        if self._deadlines.phase is SessionPhase.COMMIT:
+            self._deadlines.phase = SessionPhase.COMMAND
             self._dismiss(_BUG, "bug")
 
     def _answer_failed(self, failure: Failure) -> None:
@@ -381,7 +384,7 @@ class Session(Protocol):
         if login is None:  # the core does not offer it then
             self._server.answer(_NO_LOGIN)
             return
-        self._vigil.enter(Phase.LOGIN)
+        self._deadlines.enter(SessionPhase.LOGIN)
         spawn(self._hear_login(login, event), self._answer_failed)
 
     async def _hear_login(self, login: Authentication, event: Auth | AuthResponse) -> None:
@@ -393,30 +396,30 @@ class Session(Protocol):
             self._answer_login(said)
 
     def _answer_login(self, said: Said) -> None:
-        if self._vigil.phase is not Phase.LOGIN:
+        if self._deadlines.phase is not SessionPhase.LOGIN:
             return  # the peer has gone
         if said.name:
             self._reception.logged_in(said.name)
         self._server.answer(said.reply)
-        self._vigil.enter(Phase.COMMAND)
+        self._deadlines.enter(SessionPhase.COMMAND)
         if not self._pumping:
             self._pump()
             self._regulate()
 
     def _login_failed(self, error: Exception) -> None:
         self._failed(error)
-        if self._vigil.phase is Phase.LOGIN:
-            self._vigil.phase = Phase.COMMAND
+        if self._deadlines.phase is SessionPhase.LOGIN:
+            self._deadlines.phase = SessionPhase.COMMAND
             self._dismiss(_BUG, "bug")
 
     def _introduce(self, event: XClient) -> Reply:
         """From now on the peer speaks for another client, with what that one may and must."""
-        reception, house = self._reception, self._house
+        reception, service = self._reception, self._service
         before = reception.client
         client = introduced(before, event)
-        reply = house.admission.move(before.address, client.address)
+        reply = service.admission.move(before.address, client.address)
         if reply is not None:
-            house.premises.log.refused(client, "XCLIENT", str(reply))
+            service.intake.log.refused(client, "XCLIENT", str(reply))
             return reply
         if reception.messages or reception.refused:
             self._log_session("xclient")
@@ -426,8 +429,8 @@ class Session(Protocol):
         return self._server.greeting
 
     def _start_tls(self) -> None:
-        self._vigil.enter(Phase.HANDSHAKE)
-        self._vigil.look()  # sooner than the command's deadline
+        self._deadlines.enter(SessionPhase.HANDSHAKE)
+        self._deadlines.look()  # sooner than the command's deadline
         self._wire.start_tls(self._door.tls)
 
     def _flush(self) -> None:
@@ -438,20 +441,20 @@ class Session(Protocol):
             self._wire.write(replies)
         if server.closed:
             self._close(self._end if self._end != "lost" else "421")
-        elif self._vigil.phase is Phase.COMMAND:
+        elif self._deadlines.phase is SessionPhase.COMMAND:
             if server.state in _CONTENT:
-                self._vigil.enter(Phase.CONTENT)
+                self._deadlines.enter(SessionPhase.CONTENT)
             elif replies:
-                self._vigil.answered()
-        elif self._vigil.phase is Phase.CONTENT and server.state not in _CONTENT:
+                self._deadlines.answered()
+        elif self._deadlines.phase is SessionPhase.CONTENT and server.state not in _CONTENT:
             # the core refused it, and has swallowed it to its end
-            self._vigil.bore_fruit()
-            self._vigil.enter(Phase.COMMAND)
+            self._deadlines.bore_fruit()
+            self._deadlines.enter(SessionPhase.COMMAND)
 
     def _regulate(self) -> None:
         """Stop reading while input waits for a commit, or our replies for the peer."""
         pause = self._unread or self._server.buffered > HIGH_WATER
-        closing = self._vigil.phase is Phase.CLOSING
+        closing = self._deadlines.phase is SessionPhase.CLOSING
         if pause is not self._paused and not closing and not self._heard_out:
             self._paused = pause
             if pause:
@@ -462,19 +465,19 @@ class Session(Protocol):
     # -- the end ---------------------------------------------------------------------------------
 
     def _late(self) -> None:
-        if self._vigil.phase is Phase.CLOSING:
+        if self._deadlines.phase is SessionPhase.CLOSING:
             self.transport.abortConnection()
             return
-        if self._vigil.phase is Phase.HANDSHAKE:
+        if self._deadlines.phase is SessionPhase.HANDSHAKE:
             self._close("timeout")  # there is no one to say 421 to yet
             return
         self._dismiss(
-            Reply.of(421, "4.4.2", f"{self._house.hostname} timed out waiting for you"), "timeout"
+            Reply.of(421, "4.4.2", f"{self._service.hostname} timed out waiting for you"), "timeout"
         )
 
     def _dismiss(self, reply: Reply, end: str) -> None:
         """Say 421, whatever the peer is doing, and close."""
-        if self._vigil.phase is Phase.CLOSING:
+        if self._deadlines.phase is SessionPhase.CLOSING:
             return
         self._reception.rollback()
         self._server.fail(reply)
@@ -484,19 +487,19 @@ class Session(Protocol):
 
     def _close(self, end: str) -> None:
         """Close when the last reply is out; at the latest when the peer has had its time."""
-        if self._vigil.phase is Phase.CLOSING:
+        if self._deadlines.phase is SessionPhase.CLOSING:
             return
         self._end = end
         self._take_leave()
-        self._vigil.enter(Phase.CLOSING)
+        self._deadlines.enter(SessionPhase.CLOSING)
         # a producer left in place would keep a slow transport from ever closing
         self.transport.unregisterProducer()
         self.transport.loseConnection()
         if self._heard_out:
             self._wire.close_below()
-        self._vigil.look()
+        self._deadlines.look()
 
     def _take_leave(self) -> None:
         """Before the peer knows that it is over, and comes again."""
-        if self._vigil.phase is not Phase.CLOSING:
-            self._house.count(-1)
+        if self._deadlines.phase is not SessionPhase.CLOSING:
+            self._service.count(-1)

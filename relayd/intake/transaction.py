@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from relayd.mail.address import AddressError, Mailbox
 from relayd.mail.client import Client
 from relayd.mail.envelope import DIRECT, Envelope, Recipient
-from relayd.mail.message import Record, State, Submission
+from relayd.mail.message import RecipientState, Record, Submission
 from relayd.mail.plan import Destination, Plan, Step, Verdict
 
 _STATE = {
-    Verdict.ACCEPT: State.QUEUED,
-    Verdict.HOLD: State.HELD,
-    Verdict.DISCARD: State.DISCARDED,
+    Verdict.ACCEPT: RecipientState.QUEUED,
+    Verdict.HOLD: RecipientState.HELD,
+    Verdict.DISCARD: RecipientState.DISCARDED,
 }
 
 EditHeader = Callable[[tuple[int, ...], bytes], bytes]
@@ -42,7 +42,7 @@ class ContentFacts:
     utf8_header: bool
 
 
-class Transaction:
+class ReceivedTransaction:
     """From MAIL to the end of content; replaced whole, never field by field."""
 
     __slots__ = ("_addressees", "client", "destinations", "envelope", "started")
@@ -95,7 +95,7 @@ class Transaction:
         """All of it, as the spool is to keep it. `rules` is the hash of the rule set."""
         found: dict[tuple[object, ...], int] = {}
         recipients: list[Recipient] = []
-        states: list[State] = []
+        states: list[RecipientState] = []
         headers = _Headers(facts, edit_header)
         for addressee in self._addressees.values():
             state = _STATE[addressee.plan.verdict]
@@ -119,7 +119,7 @@ class Transaction:
             eight_bit=facts.eight_bit,
             utf8_header=facts.utf8_header,
             headers=tuple(headers.sections),
-            state=states[0] if alike else State.QUEUED,
+            state=states[0] if alike else RecipientState.QUEUED,
             states=() if alike else tuple(states),
             trail=self._trail(),
             rules=rules,

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from relayd.login.dovecot import Result, Verdict
+from relayd.login.dovecot import DovecotAnswer, Result
 from relayd.login.mechanisms import MECHANISMS
 from relayd.login.scram import PLUS, Verifier
 from relayd.login.users import Users
@@ -62,7 +62,9 @@ class FileAccounts:
 class Asked(Protocol):
     """What is asked of relayd.login.dovecotsocket.DovecotSocket."""
 
-    def check(self, user: str, password: str, *, address: str, secured: bool) -> Awaitable[Verdict]:
+    def check(
+        self, user: str, password: str, *, address: str, secured: bool
+    ) -> Awaitable[DovecotAnswer]:
         """Whether this is the user's password; never fails."""
 
 

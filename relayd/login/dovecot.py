@@ -30,7 +30,7 @@ class Result(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class DovecotAnswer:
     """The answer to one request."""
 
     number: int
@@ -74,7 +74,7 @@ class DovecotClient:
         self._output.append(("\t".join(fields) + "\n").encode())
         return self._number
 
-    def receive(self, data: bytes) -> list[Verdict]:
+    def receive(self, data: bytes) -> list[DovecotAnswer]:
         """Take in octets; the verdicts among them. Raises DovecotError."""
         data = self._data + data
         *lines, self._data = data.split(b"\n")
@@ -87,7 +87,7 @@ class DovecotClient:
                 verdicts.append(verdict)
         return verdicts
 
-    def _line(self, fields: list[str]) -> Verdict | None:
+    def _line(self, fields: list[str]) -> DovecotAnswer | None:
         command = fields[0]
         if command == "VERSION":
             if len(fields) < 3 or fields[1] != "1":
@@ -104,7 +104,7 @@ class DovecotClient:
         return None  # SPID, CUID, COOKIE, and what later versions may say
 
 
-def _verdict(command: str, fields: list[str]) -> Verdict:
+def _verdict(command: str, fields: list[str]) -> DovecotAnswer:
     if len(fields) < 2 or not fields[1].isdigit():
         raise DovecotError("an answer without a number")
     number = int(fields[1])
@@ -112,12 +112,12 @@ def _verdict(command: str, fields: list[str]) -> Verdict:
     user = values.get("user", "")
     if command == "OK":
         # postponed to a master process of Dovecot's own login service; there is none here
-        return Verdict(number, Result.GRANTED if user else Result.TROUBLE, user)
+        return DovecotAnswer(number, Result.GRANTED if user else Result.TROUBLE, user)
     if command == "CONT":
-        return Verdict(number, Result.TROUBLE, why="Dovecot asks more than PLAIN has to say")
+        return DovecotAnswer(number, Result.TROUBLE, why="Dovecot asks more than PLAIN has to say")
     trouble = "temp" in values or values.get("code") == "temp_fail"
     why = values.get("reason") or values.get("code") or ""
-    return Verdict(number, Result.TROUBLE if trouble else Result.DENIED, user, why)
+    return DovecotAnswer(number, Result.TROUBLE if trouble else Result.DENIED, user, why)
 
 
 def _split(field: str) -> tuple[str, str]:

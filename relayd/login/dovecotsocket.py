@@ -10,7 +10,7 @@ from twisted.internet.interfaces import IConnector, IDelayedCall
 from twisted.internet.protocol import ClientFactory, Protocol, connectionDone
 from twisted.python.failure import Failure
 
-from relayd.login.dovecot import DovecotClient, DovecotError, Result, Verdict
+from relayd.login.dovecot import DovecotAnswer, DovecotClient, DovecotError, Result
 
 PATIENCE = 30.0  # seconds; Dovecot holds back a FAIL for two
 MOST_WAITING = 1000  # questions without an answer; the next one hears "trouble"
@@ -24,10 +24,10 @@ class _Question:
         self.password = password
         self.address = address
         self.secured = secured
-        self.answer: Deferred[Verdict] = Deferred()
+        self.answer: Deferred[DovecotAnswer] = Deferred()
         self.timer: IDelayedCall | None = None
 
-    def end(self, verdict: Verdict) -> None:
+    def end(self, verdict: DovecotAnswer) -> None:
         """Answer, unless that has been done."""
         if self.timer is not None and self.timer.active():
             self.timer.cancel()
@@ -95,7 +95,9 @@ class DovecotSocket:
         self._unasked: list[_Question] = []
         self._asked: dict[int, _Question] = {}
 
-    def check(self, user: str, password: str, *, address: str, secured: bool) -> Deferred[Verdict]:
+    def check(
+        self, user: str, password: str, *, address: str, secured: bool
+    ) -> Deferred[DovecotAnswer]:
         """Whether this is the user's password."""
         question = _Question(user, password, address, secured=secured)
         if len(self._unasked) + len(self._asked) >= MOST_WAITING:
@@ -144,7 +146,7 @@ class DovecotSocket:
                 self._asked[number] = question
         line.flush()
 
-    def decided(self, verdict: Verdict) -> None:
+    def decided(self, verdict: DovecotAnswer) -> None:
         """One answer."""
         question = self._asked.pop(verdict.number, None)
         if question is not None:
@@ -171,5 +173,5 @@ class DovecotSocket:
             line._transport.abortConnection()
 
 
-def _trouble(why: str) -> Verdict:
-    return Verdict(0, Result.TROUBLE, why=why)
+def _trouble(why: str) -> DovecotAnswer:
+    return DovecotAnswer(0, Result.TROUBLE, why=why)

@@ -86,7 +86,7 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
-class Tokens:
+class GrantedTokens:
     """What a provider gave. Times are of the wall clock."""
 
     access: str = field(repr=False)
@@ -149,7 +149,7 @@ def _question(provider: Provider, url: str, form: dict[str, str]) -> Question:
 # answers
 
 
-def read_tokens(status: int, body: bytes, now: float, hide: Iterable[str] = ()) -> Tokens:
+def read_tokens(status: int, body: bytes, now: float, hide: Iterable[str] = ()) -> GrantedTokens:
     """RFC 6749 section 5; raises OauthError. `hide`: secrets that it must not repeat to anybody."""
     answer = _answer(status, body, hide)
     kind = answer.get("token_type", "bearer")
@@ -160,7 +160,7 @@ def read_tokens(status: int, body: bytes, now: float, hide: Iterable[str] = ()) 
         raise OauthError("there is no access token in its answer")
     lifetime = _seconds(answer, "expires_in", MOST_LIFETIME)
     until = None if lifetime is None else now + lifetime
-    return Tokens(access, _token(answer, "refresh_token"), now, until)
+    return GrantedTokens(access, _token(answer, "refresh_token"), now, until)
 
 
 def read_device_code(status: int, body: bytes) -> DeviceCode:

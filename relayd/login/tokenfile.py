@@ -14,7 +14,7 @@ import stat
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from relayd.login.oauth import MOST, Provider, Tokens
+from relayd.login.oauth import MOST, GrantedTokens, Provider
 
 MARGIN = 300.0  # seconds before the end in which a token is refreshed; of a short life, a quarter
 _LAST = 30.0  # seconds that a token must be good for to be used at all; of a short life, a tenth
@@ -31,7 +31,7 @@ class Held:
     """What is in a file."""
 
     binding: tuple[str, ...]
-    tokens: Tokens
+    tokens: GrantedTokens
     trouble: str = ""  # why the last attempt to refresh failed
     trouble_at: float = 0.0
 
@@ -66,14 +66,14 @@ class Held:
         return replace(self, trouble=why, trouble_at=now)
 
 
-def held(provider: Provider, tokens: Tokens, before: Held | None = None) -> Held:
+def held(provider: Provider, tokens: GrantedTokens, before: Held | None = None) -> Held:
     """What to keep of an answer: without a new refresh token the old one stays good."""
     if not tokens.refresh and before is not None:
         tokens = replace(tokens, refresh=before.tokens.refresh)
     return Held(tuple(provider.binding), tokens)
 
 
-class Place:
+class ReservedFile:
     """Room on the disk for one file: made before there is anything to put into it."""
 
     def __init__(self, path: Path) -> None:
@@ -145,15 +145,15 @@ class TokenFiles:
         self._known[name] = mark, found
         return found
 
-    def place(self, name: str) -> Place:
+    def place(self, name: str) -> ReservedFile:
         """Room for a new file; raises TokenFileError."""
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            return Place(self._path(name))
+            return ReservedFile(self._path(name))
         except OSError as error:
             raise TokenFileError(f"no room in {self._folder}: {error.strerror}") from None
 
-    def save(self, name: str, what: Held, place: Place | None = None) -> None:
+    def save(self, name: str, what: Held, place: ReservedFile | None = None) -> None:
         """Replace the file; raises TokenFileError."""
         place = place or self.place(name)
         try:
@@ -212,7 +212,7 @@ def _written(what: Held) -> bytes:
 def _parsed(data: bytes) -> Held:
     found = json.loads(data)
     until = found["expires_at"]
-    tokens = Tokens(
+    tokens = GrantedTokens(
         _text(found["access_token"]),
         _text(found["refresh_token"]),
         float(found["obtained_at"]),

@@ -13,7 +13,7 @@ from relayd.mail.outcome import Outcome
 from relayd.mail.plan import Step
 
 
-class State(enum.IntEnum):
+class RecipientState(enum.IntEnum):
     """Where a recipient of an accepted message stands. Values are stored: never renumber."""
 
     QUEUED = 0
@@ -28,7 +28,7 @@ class State(enum.IntEnum):
     @property
     def waiting(self) -> bool:
         """Not yet in an end state."""
-        return self < State.DELIVERED
+        return self < RecipientState.DELIVERED
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class Record:
     message: int
     number: int  # position among the message's recipients, from 0
     recipient: Recipient
-    state: State = State.QUEUED
+    state: RecipientState = RecipientState.QUEUED
     attempts: int = 0
     next_attempt: float = 0.0  # seconds since the epoch
     last: Outcome | None = None
@@ -80,12 +80,16 @@ class Submission:
     eight_bit: bool
     utf8_header: bool
     headers: tuple[bytes, ...] = ()
-    state: State = State.QUEUED  # or HELD, or DISCARDED (then only the ledger knows it)
+    state: RecipientState = (
+        RecipientState.QUEUED
+    )  # or HELD, or DISCARDED (then only the ledger knows it)
     trail: tuple[Step, ...] = ()
     rules: str = ""  # hash of the rule set that decided
-    states: tuple[State, ...] = ()  # one per recipient where they differ; empty: all in `state`
+    states: tuple[
+        RecipientState, ...
+    ] = ()  # one per recipient where they differ; empty: all in `state`
 
-    def state_of(self, number: int) -> State:
+    def state_of(self, number: int) -> RecipientState:
         """The state in which the recipient of this number (from 0) enters the spool."""
         return self.states[number] if self.states else self.state
 
@@ -95,7 +99,7 @@ class Settlement:
     """What one attempt (or the operator) makes of one recipient."""
 
     record: Record
-    state: State
+    state: RecipientState
     outcome: Outcome | None = None
     next_attempt: float = 0.0  # only for QUEUED
     attempted: bool = True  # counts as an attempt

@@ -78,7 +78,7 @@ class Oauth(Protocol):
         """Answer one request; raises RequestError."""
 
 
-class Commands:
+class OperatorCommands:
     """Carries out requests. Anything a command needs beyond the spool is a plain callable.
 
     `about` gives what `status` tells of the process; `explain` answers a request (see

@@ -29,8 +29,8 @@ from relayd.mail.content import Content
 from relayd.mail.log import MailLog
 from relayd.ops.commands import Operations, Stream
 from relayd.ops.documents import RequestError
+from relayd.reactor.coroutine import log_bug
 from relayd.spool.errors import SpoolError
-from relayd.strand import log_bug
 
 MAX_REQUEST = 4 << 20  # octets of a request: a header section to be explained is in it
 MAX_SESSIONS = 32  # at a time; an operator has ten fingers

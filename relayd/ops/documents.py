@@ -9,15 +9,15 @@ from relayd.mail.address import path_text
 from relayd.mail.client import Client
 from relayd.mail.envelope import Envelope
 from relayd.mail.ident import ident_text, parse_ident
-from relayd.mail.message import Record, State
+from relayd.mail.message import RecipientState, Record
 from relayd.mail.outcome import Outcome
 from relayd.mail.plan import Step
 from relayd.spool.queue import LaneView, Standing
 from relayd.spool.view import (
     Accepted,
     Counts,
-    Entry,
     History,
+    LedgerEntry,
     QueueFilter,
     RecipientSummary,
     Summary,
@@ -26,7 +26,7 @@ from relayd.spool.view import (
 Document = dict[str, Any]
 Request = Mapping[str, object]
 
-STATES = {state.name.lower(): state for state in State}
+STATES = {state.name.lower(): state for state in RecipientState}
 
 # What the places of a row in a listing mean, and those of a recipient inside it.
 COLUMNS = {"columns": Summary._fields, "recipient_columns": RecipientSummary._fields}
@@ -71,7 +71,10 @@ def idents_of(request: Request) -> list[int]:
 def filter_of(request: Request, now: float) -> QueueFilter:
     """The filter that a request means; `now` in seconds since the epoch."""
     state = text_of(request, "state")
-    if state and STATES.get(state, State.DELIVERED) not in (State.QUEUED, State.HELD):
+    if state and STATES.get(state, RecipientState.DELIVERED) not in (
+        RecipientState.QUEUED,
+        RecipientState.HELD,
+    ):
         raise RequestError(f"no state {state!r}: queued or held")
     older_than = number_of(request, "older_than")
     return QueueFilter(
@@ -170,13 +173,13 @@ def _step(step: Step) -> Document:
     return {"stage": step.stage, "place": step.place, "rule": step.rule, "note": step.note}
 
 
-def _entry(entry: Entry) -> Document:
+def _entry(entry: LedgerEntry) -> Document:
     return {
         "number": entry.number,
         "mailbox": str(entry.mailbox),
         "original": str(entry.original),
         "next_hop": entry.next_hop,
-        "state": (entry.state or State.QUEUED).name.lower(),
+        "state": (entry.state or RecipientState.QUEUED).name.lower(),
         "attempts": entry.attempts,
         "ended_at": entry.ended_at,
         "note": entry.note,
@@ -186,7 +189,7 @@ def _entry(entry: Entry) -> Document:
 
 def _record(record: Record, lane: LaneView | None) -> Document:
     recipient = record.recipient
-    behind = record.state is State.QUEUED and lane is not None
+    behind = record.state is RecipientState.QUEUED and lane is not None
     due = max(record.next_attempt, lane.probe_at) if behind and lane else record.next_attempt
     return {
         "number": record.number,

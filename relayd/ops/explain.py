@@ -50,7 +50,7 @@ def decide(ruleset: Ruleset, question: Question) -> dict[str, Any]:
     """The answer by the rules alone; next hops with names are shown as they are defined.
 
     `question`: recipient, and optionally from (IP address), sender, helo, login, listener, header
-    (a section, see relayd.ops.letter). Raises QuestionError.
+    (a section, see relayd.ctl.headersection). Raises QuestionError.
     """
     from relayd.rules.evaluate import evaluate
 

@@ -13,12 +13,12 @@ from twisted.internet.error import ConnectError
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 
-from relayd.channel import Reactor
 from relayd.mail.content import CHUNK
 from relayd.mail.ident import shard_of
 from relayd.mail.log import MailLog
 from relayd.ops.commands import MAX_DESTINATIONS, Complaint, Explain, Oauth, Stream, explained
 from relayd.ops.documents import Document, Request, RequestError, ident_of, number_of, text_of
+from relayd.reactor.workerpipe import Reactor
 
 CONNECT_TIME = 5.0  # seconds; a worker that is starting takes less
 _TRIES = 50

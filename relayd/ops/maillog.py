@@ -23,7 +23,7 @@ from relayd.mail.address import Mailbox
 from relayd.mail.client import Client
 from relayd.mail.content import Content
 from relayd.mail.ident import ident_text
-from relayd.mail.message import Message, Record, Settlement, State
+from relayd.mail.message import Message, RecipientState, Record, Settlement
 from relayd.mail.outcome import Outcome
 
 MAX_VALUE = 512  # characters of one value
@@ -32,13 +32,13 @@ MAX_BUFFERED = 1000  # lines kept for one write
 _INFO, _NOTICE, _WARNING = "<6>", "<5>", "<4>"  # syslog's numbers, as sd-daemon(3) wants them
 
 _STATUS = {
-    State.QUEUED: "deferred",
-    State.HELD: "held",
-    State.DELIVERED: "sent",
-    State.FAILED: "bounced",
-    State.EXPIRED: "expired",
-    State.DISCARDED: "discarded",
-    State.REMOVED: "removed",
+    RecipientState.QUEUED: "deferred",
+    RecipientState.HELD: "held",
+    RecipientState.DELIVERED: "sent",
+    RecipientState.FAILED: "bounced",
+    RecipientState.EXPIRED: "expired",
+    RecipientState.DISCARDED: "discarded",
+    RecipientState.REMOVED: "removed",
 }
 
 # Printable ASCII without space, quote, equals sign and backslash: needs no quotes.

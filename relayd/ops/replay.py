@@ -43,7 +43,7 @@ _STAMP = re.compile(r"^(srs0[=+-])[^=]*=[^=]*=|^(srs1[=+-])[^=]*=", re.IGNORECAS
 
 
 @dataclass(slots=True)
-class Change:
+class ReplayDifference:
     """One recipient that fares otherwise, with the first envelope that showed it."""
 
     kind: str
@@ -75,7 +75,7 @@ class Replay:
     rules_then: Ruleset | None = None
     envelopes: int = 0  # recipients looked at
     dropped: int = 0  # refusals that the journal only counted
-    changes: dict[tuple[str, str], Change] = field(default_factory=dict)
+    changes: dict[tuple[str, str], ReplayDifference] = field(default_factory=dict)
     _moved: dict[str, bool] = field(default_factory=dict)
 
     def feed(self, seen: Seen | Dropped) -> None:
@@ -94,7 +94,7 @@ class Replay:
             known.count += 1
             return
         step = _deciding(kind, seen, plan)
-        self.changes[kind, recipient.lower()] = Change(
+        self.changes[kind, recipient.lower()] = ReplayDifference(
             kind,
             recipient,
             _then(seen),
@@ -211,7 +211,7 @@ class Replay:
         seen = f"{self.envelopes:,} envelope{'' if self.envelopes == 1 else 's'}"
         return f"{', '.join(parts) or 'nothing changes'} ({seen} looked at)"
 
-    def _by_kind(self) -> Iterator[tuple[str, Sequence[Change]]]:
+    def _by_kind(self) -> Iterator[tuple[str, Sequence[ReplayDifference]]]:
         for kind in KINDS:
             found = [change for (each, _), change in self.changes.items() if each == kind]
             if found:
@@ -291,7 +291,7 @@ def _ways(verdict: Verdict, ways: Sequence[tuple[str, str, ReversePath]]) -> str
     return f"{kept}{routed} from {' '.join(sorted(paths))}"
 
 
-def _example(change: Change) -> Iterator[str]:
+def _example(change: ReplayDifference) -> Iterator[str]:
     times = "" if change.count == 1 else f", {change.count:,} envelopes"
     yield safe(f"  {change.recipient}{times}")
     yield safe(f"    then  {change.then}")

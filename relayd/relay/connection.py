@@ -15,11 +15,12 @@ from relayd.mail.content import CHUNK, Content
 from relayd.mail.nexthop import NextHop
 from relayd.mail.outcome import Outcome
 from relayd.mail.reply import Reply
-from relayd.relay.limits import Deadlines
+from relayd.reactor.wire import Wire
+from relayd.relay.limits import NextHopDeadlines
 from relayd.relay.logins import Conversation, Login, LoginEvent
 from relayd.relay.survey import Endpoint
 from relayd.relay.trouble import SessionError, nonsense, not_connected, unsecured, unwelcome
-from relayd.smtp.client import Client, Transaction
+from relayd.smtp.client import SmtpClient, Transaction
 from relayd.smtp.events import (
     ClientEvent,
     End,
@@ -29,16 +30,15 @@ from relayd.smtp.events import (
     ProtocolTrouble,
     Ready,
     SendContent,
-    Stage,
     TlsReady,
     TlsRefused,
     TransactionDone,
+    TransactionStage,
     Unwelcome,
 )
 from relayd.smtp.extensions import Extensions
 from relayd.tls.binding import channel_bindings
 from relayd.tls.words import reason as words
-from relayd.wire import Wire
 
 BURST = 16  # pieces of content sent in one turn; then others have theirs
 
@@ -46,7 +46,7 @@ _LOGIN_BUG = Reply.of(451, "4.3.0", "Login failed by a fault of ours")
 _UNREADABLE = Reply.of(451, "4.3.0", "content of ours cannot be read")
 
 
-class Transport(Shape):
+class OutboundTransport(Shape):
     """What a connection uses of Twisted's transports, as types."""
 
     def write(self, data: bytes) -> None:
@@ -99,7 +99,7 @@ class Security(Shape):
         """The handshake is done: what the log says of it, or the reply to fail with."""
 
 
-class Watch(Shape):
+class ConnectionWatch(Shape):
     """Who looks at the deadlines of connections, and hears of their end."""
 
     def seconds(self) -> float:
@@ -125,10 +125,10 @@ class Connection(Protocol):
 
     def __init__(
         self,
-        watch: Watch,
+        watch: ConnectionWatch,
         endpoint: Endpoint,
         hello: str,
-        deadlines: Deadlines,
+        deadlines: NextHopDeadlines,
         *,
         target: NextHop | str,
         lmtp: bool = False,
@@ -155,8 +155,8 @@ class Connection(Protocol):
         self._shaking = False  # hands
         self._login = login  # to be done before the first transaction
         self._talk: Conversation | None = None
-        self._core = Client(hello, lmtp=lmtp)
-        self._stage = Stage.GREETING
+        self._core = SmtpClient(hello, lmtp=lmtp)
+        self._stage = TransactionStage.GREETING
         self._limit = 0.0  # the end of CONTENT, however it flows
         self._recipients = 0
         self._content: Content | None = None
@@ -187,7 +187,7 @@ class Connection(Protocol):
         self._content = content
         self._recipients = len(transaction.recipients)
         self.transactions += 1
-        self._stage = Stage.IDLE
+        self._stage = TransactionStage.IDLE
         self._wire.drained()  # or the transaction before would not be over
         self._core.send(transaction)
         self._turn()
@@ -213,7 +213,7 @@ class Connection(Protocol):
         """The deadline has passed."""
         if self._over:
             self._abort()  # it did not even take our last words
-        elif self._core.waiting_for is Stage.IDLE and self._carried is None:
+        elif self._core.waiting_for is TransactionStage.IDLE and self._carried is None:
             self.quit()
         elif self._securing and self._security is not None:
             self._fail(self._security.broken("timed out"))
@@ -339,8 +339,8 @@ class Connection(Protocol):
     # the core and the wire
 
     @property
-    def _transport(self) -> Transport:
-        transport: Transport = self.transport  # type: ignore[assignment]  # Twisted says less
+    def _transport(self) -> OutboundTransport:
+        transport: OutboundTransport = self.transport  # type: ignore[assignment]  # Twisted says less
         return transport
 
     def _turn(self) -> None:
@@ -398,7 +398,7 @@ class Connection(Protocol):
         spoken = event.reply is not self._failure
         if spoken and self._securing and security is not None:
             why = f"{event.reply} to {event.stage}"
-            if event.stage is Stage.STARTTLS:
+            if event.stage is TransactionStage.STARTTLS:
                 return unsecured(endpoint, security.broken(why))
             # it has welcomed us in the clear: under TLS it cannot, unless it is only too busy
             if event.reply.code != 421:
@@ -452,21 +452,21 @@ class Connection(Protocol):
         else:
             self._fail(refusal)
 
-    def _set_deadline(self, stage: Stage) -> None:
+    def _set_deadline(self, stage: TransactionStage) -> None:
         deadlines = self._deadlines
         now = self._watch.seconds()
         match stage:
-            case Stage.END:
+            case TransactionStage.END:
                 seconds = deadlines.end_of_data
-            case Stage.MAIL | Stage.RSET:
+            case TransactionStage.MAIL | TransactionStage.RSET:
                 seconds = deadlines.envelope
-            case Stage.RCPT:
+            case TransactionStage.RCPT:
                 seconds = deadlines.envelope + deadlines.recipient * self._recipients
-            case Stage.DATA:
+            case TransactionStage.DATA:
                 seconds = deadlines.data
-            case Stage.CONTENT:
+            case TransactionStage.CONTENT:
                 seconds = deadlines.block
-            case Stage.QUIT:
+            case TransactionStage.QUIT:
                 seconds = deadlines.quit
             case _:
                 seconds = deadlines.hello

@@ -10,7 +10,7 @@ from zope.interface import Interface
 from relayd.mail.delivery import Delivery
 from relayd.mail.nexthop import NextHop
 from relayd.mail.outcome import Outcome
-from relayd.relay.limits import Limits
+from relayd.relay.limits import RelayLimits
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class ICourier(Interface):
         is settled as transient.
         """
 
-    def apply(limits: Limits) -> None:  # noqa: N805
+    def apply(limits: RelayLimits) -> None:  # noqa: N805
         """New settings, for what begins from now on."""
 
     def close() -> None:

@@ -20,24 +20,24 @@ from twisted.internet.interfaces import IReactorTime
 from relayd.mail.delivery import Delivery
 from relayd.mail.envelope import DIRECT, Recipient
 from relayd.mail.log import MailLog
-from relayd.mail.message import Message, Record, Settlement, State
+from relayd.mail.message import Message, RecipientState, Record, Settlement
 from relayd.mail.outcome import Blame, Outcome, postponed
 from relayd.mail.reply import Severity
 from relayd.relay.courier import Hop, ICourier
 from relayd.relay.gathering import Gathering, bad_news
-from relayd.relay.limits import Limits, grown
-from relayd.relay.lines import Lines, Shares
+from relayd.relay.limits import RelayLimits, grown
 from relayd.relay.lost import LostReports
-from relayd.relay.settling import Settling, Shelf
-from relayd.relay.sweep import Sweep
-from relayd.relay.verdict import (
-    Patience,
+from relayd.relay.retrypolicy import (
+    RetryPolicy,
     asks_for_less,
     judge,
     may_be_delivered,
     speaks_against_destination,
     unreported,
 )
+from relayd.relay.scheduler import Scheduler, Shares
+from relayd.relay.settling import QueueStore, Settling
+from relayd.relay.sweep import Sweep
 from relayd.report.bounce import Report, owed
 from relayd.report.smaller import Smaller, is_report
 from relayd.spool.pace import Pace
@@ -71,14 +71,14 @@ class Dispatcher:
     def __init__(
         self,
         clock: IReactorTime,
-        shelf: Shelf,
+        shelf: QueueStore,
         courier: ICourier,
         route: Route,
         write_report: WriteReport,
         log: MailLog,
         *,
-        patience: Patience | None = None,
-        limits: Limits | None = None,
+        retry_policy: RetryPolicy | None = None,
+        limits: RelayLimits | None = None,
         now: Callable[[], float] = time.time,
         random: Callable[[], float] = default_random.random,
     ) -> None:
@@ -88,8 +88,8 @@ class Dispatcher:
         self._route = route
         self._write_report = write_report
         self._log = log
-        self._patience = patience or Patience()
-        self._limits = limits or Limits()
+        self._retry_policy = retry_policy or RetryPolicy()
+        self._limits = limits or RelayLimits()
         self._now = now
         self._random = random
         self._phase = Phase.WAITING
@@ -99,7 +99,7 @@ class Dispatcher:
         self._gathering = Gathering(
             clock, lambda ident: self._queue.parts.get(ident, 0), self._record
         )
-        self._lines = Lines(
+        self._scheduler = Scheduler(
             clock,
             shelf,
             self._queue,
@@ -108,10 +108,10 @@ class Dispatcher:
             limits=self._limits,
             now=now,
             start=self._start,
-            longest=lambda: self._patience.longest,
+            longest=lambda: self._retry_policy.longest,
         )
         self._sweep = Sweep(
-            clock, shelf, self._queue, self._settle_swept, log, lambda: self._patience, now
+            clock, shelf, self._queue, self._settle_swept, log, lambda: self._retry_policy, now
         )
         self._busy: dict[int, Delivery] = {}  # until the outcome is recorded
         self._disowned: set[int] = set()  # ... of those, what the operator has changed
@@ -123,7 +123,7 @@ class Dispatcher:
         """Begin to deliver. The table's lanes are taken up by and by; fresh mail need not wait."""
         self._phase = Phase.RUNNING
         self._sweep.start()
-        self._lines.open()
+        self._scheduler.open()
 
     def stop(self, grace: float) -> Deferred[None]:
         """Start nothing more. What is under way has `grace` seconds, then it is cut off.
@@ -135,7 +135,7 @@ class Dispatcher:
     async def _stop(self, grace: float) -> None:
         self._phase = Phase.STOPPING
         self._sweep.stop()
-        self._lines.close()
+        self._scheduler.close()
         self._courier.close()
         self._gathering.stop()
         await self._quiet_within(grace)
@@ -161,20 +161,20 @@ class Dispatcher:
 
     def accept(self, message: Message, records: Sequence[Record]) -> None:
         """A message that just became durable: it leaves at once if its lane has room."""
-        if len(records) != 1 or records[0].state is not State.QUEUED:
-            records = [record for record in records if record.state is State.QUEUED]
+        if len(records) != 1 or records[0].state is not RecipientState.QUEUED:
+            records = [record for record in records if record.state is RecipientState.QUEUED]
             if not records:
                 return
-        lines = self._lines
+        scheduler = self._scheduler
         for delivery in deliveries(message, records):
-            lane = lines.lane(delivery.records[0].recipient.destination)
-            self._queue.offer(lane, delivery, lines.slots(lane))
-            lines.line_up(lane)
-        lines.pump()
+            lane = scheduler.lane(delivery.records[0].recipient.destination)
+            self._queue.offer(lane, delivery, scheduler.slots(lane))
+            scheduler.line_up(lane)
+        scheduler.pump()
 
     def retry(self, destinations: Iterable[str] | None = None) -> None:
         """Look at the table again; a lane that is down probes now. None: all lanes."""
-        self._lines.retry(destinations)
+        self._scheduler.retry(destinations)
 
     def forget(self, idents: Collection[int] | None) -> None:
         """The operator has changed these messages (held, removed, ...); None: maybe any.
@@ -183,27 +183,27 @@ class Dispatcher:
         is recorded.
         """
         for lane in self._queue.forget(idents):
-            self._lines.line_up(lane)
+            self._scheduler.line_up(lane)
         for number, delivery in self._busy.items():
             if idents is None or delivery.message.ident in idents:
                 self._disowned.add(number)
-        self._lines.pump()
+        self._scheduler.pump()
 
     def changed(self, verb: str, keys: Collection[tuple[int, int]]) -> None:
         """Spool.on_change: the operator did `verb` to these records."""
         if verb in ("hold", "remove"):
             self.forget({ident for ident, _ in keys})
         else:
-            self._lines.take_up_soon()
+            self._scheduler.take_up_soon()
 
     def recovered(self) -> None:
         """Spool.on_recovery: it can record again."""
         self._settling.recovered()
 
-    def apply(self, patience: Patience, limits: Limits) -> None:
+    def apply(self, retry_policy: RetryPolicy, limits: RelayLimits) -> None:
         """New settings; named next hops that are down are probed, they may have been mended."""
-        self._patience = patience
-        self._limits = self._lines.limits = limits
+        self._retry_policy = retry_policy
+        self._limits = self._scheduler.limits = limits
         self._queue.bounds = limits.bounds
         self._courier.apply(limits)
         down = [
@@ -214,7 +214,7 @@ class Dispatcher:
         self.retry(down)
 
     def _resume(self) -> None:
-        self._lines.pump()
+        self._scheduler.pump()
 
     def lanes(self) -> Iterator[LaneView]:
         """Snapshots of all lanes, for the operator."""
@@ -223,7 +223,7 @@ class Dispatcher:
     @property
     def in_flight(self) -> int:
         """Deliveries with a courier now."""
-        return self._lines.in_flight
+        return self._scheduler.in_flight
 
     @property
     def lost_reports(self) -> int:
@@ -239,20 +239,20 @@ class Dispatcher:
 
     def _start(self, lane: Lane, delivery: Delivery, shares: Shares) -> None:
         self._busy[id(delivery)] = delivery
-        self._lines.spawn(self._carry(lane, delivery, shares))
+        self._scheduler.spawn(self._carry(lane, delivery, shares))
 
     async def _carry(self, lane: Lane, delivery: Delivery, shares: Shares) -> None:
         epoch, began = lane.epoch, self._now()
         hop = self._route(delivery.records[0].recipient)
         outcomes = await self._attempt(delivery, hop)
-        lines, now = self._lines, self._now()
-        lines.landed(lane, shares)
+        scheduler, now = self._scheduler, self._now()
+        scheduler.landed(lane, shares)
         settlements = self._judged(lane, epoch, delivery, outcomes, now)
         for settlement in settlements:
             self._log.attempt(delivery.message, settlement, now - began)
         if lane.loaded or lane.more:
-            lines.line_up(lane)
-        lines.pump()  # the next one leaves while this one is being recorded
+            scheduler.line_up(lane)
+        scheduler.pump()  # the next one leaves while this one is being recorded
         final = isinstance(hop, Hop) and hop.final
         recorded = await self._settle(delivery.message, settlements, final=final)
         self._done(lane, delivery, recorded)
@@ -287,11 +287,14 @@ class Dispatcher:
         settlements = []
         for record, outcome in zip(delivery.records, outcomes, strict=True):
             at = retry_at if excused or speaks_against_destination(outcome) else 0.0
-            at = at or now + self._patience.delay(record.attempts + 1, self._random())
+            at = at or now + self._retry_policy.delay(record.attempts + 1, self._random())
             settlement = judge(
-                *(message, record, outcome, self._patience), now=now, retry_at=at, excused=excused
+                *(message, record, outcome, self._retry_policy),
+                now=now,
+                retry_at=at,
+                excused=excused,
             )
-            if not (disowned and settlement.state is State.QUEUED):
+            if not (disowned and settlement.state is RecipientState.QUEUED):
                 settlements.append(settlement)
         return settlements
 
@@ -309,7 +312,7 @@ class Dispatcher:
             return self._suffer(lane, epoch, message, outcomes[0], now)
         success = any(outcome.severity is Severity.SUCCESS for outcome in outcomes)
         if success:
-            self._lines.proved(lane, now)
+            self._scheduler.proved(lane, now)
         if epoch == lane.epoch:
             if success:
                 self._grow(lane, now)
@@ -327,7 +330,7 @@ class Dispatcher:
         if lane.trouble is not None and not asks_for_less(lane.trouble):
             lane.failures = 0
             lane.probe_at = min(lane.probe_at, now + _MOMENT)
-            self._lines.arm(lane)
+            self._scheduler.arm(lane)
 
     def _suffer(
         self, lane: Lane, epoch: int, message: Message, trouble: Outcome, now: float
@@ -399,7 +402,7 @@ class Dispatcher:
             pace.learnt(now, spoken=spoken)
         if lane.in_flight or not spoken:  # a connection that is lost says nothing of a rate
             return True
-        return pace.refused(now, self._patience.schedule.delay(1))
+        return pace.refused(now, self._retry_policy.schedule.delay(1))
 
     def _open(self, lane: Lane) -> None:
         self._log.notice("next hop up", destination=lane.destination)
@@ -419,7 +422,7 @@ class Dispatcher:
         lane.trouble = trouble
         if not asks_for_less(trouble):
             lane.pace = None  # it was no limit: it is gone
-        delay = self._patience.delay(lane.failures, self._random())
+        delay = self._retry_policy.delay(lane.failures, self._random())
         lane.probe_at = now + delay
         if lane.standing is Standing.OPEN:
             self._log.notice(
@@ -430,9 +433,9 @@ class Dispatcher:
                 retry_in=round(delay),
             )
         lane.standing = Standing.DOWN
-        self._lines.failed(lane)
+        self._scheduler.failed(lane)
         self._queue.unload(lane)
-        self._lines.arm(lane)
+        self._scheduler.arm(lane)
 
     # recording
 
@@ -489,14 +492,14 @@ class Dispatcher:
         try:
             if message.envelope.reverse_path is not None:
                 reports = owed(
-                    message, settlements, now=now, give_up=self._patience.give_up, final=final
+                    message, settlements, now=now, give_up=self._retry_policy.give_up, final=final
                 )
             elif is_report(message):
                 reports = self._lost.follow(message, settlements)
             return settlements, [(report, self._write_report(report)) for report in reports]
         except Exception as error:
             self._log.trouble("report not written", message=str(message), why=_traceback(error))
-            delay = self._patience.delay(1, self._random())
+            delay = self._retry_policy.delay(1, self._random())
             return [unreported(each, now=now, delay=delay) for each in settlements], []
 
     def _done(self, lane: Lane, delivery: Delivery, recorded: Sequence[Settlement] | None) -> None:
@@ -509,11 +512,11 @@ class Dispatcher:
             self._queue.release(lane, delivery)
             self._gathering.landed(delivery.message.ident)
             for settlement in recorded:
-                if settlement.state is State.QUEUED:
-                    self._lines.due_at(lane, settlement.next_attempt)
+                if settlement.state is RecipientState.QUEUED:
+                    self._scheduler.due_at(lane, settlement.next_attempt)
         if lane.more:
-            self._lines.line_up(lane)
-            self._lines.pump()
+            self._scheduler.line_up(lane)
+            self._scheduler.pump()
         if not self._busy and self._quiet is not None and not self._quiet.called:
             self._quiet.callback(None)
 
@@ -521,7 +524,8 @@ class Dispatcher:
 def _as_hoped(settlement: Settlement) -> bool:
     """Most are, and nobody has to hear of them."""
     return (
-        settlement.state is State.DELIVERED and "SUCCESS" not in settlement.record.recipient.notify
+        settlement.state is RecipientState.DELIVERED
+        and "SUCCESS" not in settlement.record.recipient.notify
     )
 
 

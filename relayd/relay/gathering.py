@@ -16,8 +16,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
-from relayd.mail.message import Message, Settlement, State
-from relayd.strand import spawn
+from relayd.mail.message import Message, RecipientState, Settlement
+from relayd.reactor.coroutine import spawn
 
 LONGEST = 5.0  # seconds that bad news may wait for more
 MOST = 500  # messages at a time whose bad news waits: they take memory
@@ -118,6 +118,6 @@ def _fail(batch: _Batch, failure: Failure) -> None:
 
 def bad_news(settlement: Settlement) -> bool:
     """Whether the sender may have to hear of it, and it can wait."""
-    return settlement.state in (State.FAILED, State.EXPIRED) or (
-        settlement.state is State.QUEUED and settlement.warned
+    return settlement.state in (RecipientState.FAILED, RecipientState.EXPIRED) or (
+        settlement.state is RecipientState.QUEUED and settlement.warned
     )

@@ -46,7 +46,7 @@ class HttpError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class HttpAnswer:
     """What came back, whole."""
 
     status: int
@@ -74,17 +74,17 @@ class Https:
         self._patience = patience
         self._most = most
 
-    async def get(self, url: str, port: int = 0) -> Answer:
+    async def get(self, url: str, port: int = 0) -> HttpAnswer:
         """GET; raises HttpError. `port`: where to go instead of where the URL leads."""
         return await self._request("GET", url, {}, None, port)
 
-    async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> Answer:
+    async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> HttpAnswer:
         """POST; raises HttpError. What was sent to one address is not said again to another."""
         return await self._request("POST", url, headers, body, 0)
 
     async def _request(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, port: int
-    ) -> Answer:
+    ) -> HttpAnswer:
         parts = urlsplit(url)
         host = parts.hostname or ""
         found = (await self._hosts.named([host]))[host]
@@ -129,7 +129,7 @@ class Https:
 
     async def _ask(
         self, way: _Way, method: str, url: str, headers: Mapping[str, str], body: bytes | None
-    ) -> Answer:
+    ) -> HttpAnswer:
         agent = Agent.usingEndpointFactory(  # type: ignore[no-untyped-call]  # Twisted's own
             self._reactor,
             way,
@@ -142,7 +142,7 @@ class Https:
         response.deliverBody(reader)
         data = await reader.whole
         kind = (response.headers.getRawHeaders("content-type") or [""])[0]
-        return Answer(response.code, kind.partition(";")[0].strip().lower(), data)
+        return HttpAnswer(response.code, kind.partition(";")[0].strip().lower(), data)
 
     def _trust(self) -> Any:  # noqa: ANN401  # a private interface of Twisted's
         if self._authorities is None:

@@ -8,7 +8,7 @@ from relayd.spool.queue import Bounds
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class RelayLimits:
     """Settings of the relay manager. Times are seconds."""
 
     deliveries: int = 100  # at a time, over all destinations
@@ -44,7 +44,7 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class Deadlines:
+class NextHopDeadlines:
     """Total seconds for each state of a session, by RFC 5321 section 4.5.3.2.
 
     Total, not idle: a peer that sends an octet now and then gains nothing.
@@ -62,6 +62,6 @@ class Deadlines:
     quit: float = 5.0
 
 
-def grown(window: int, limits: Limits) -> int:
+def grown(window: int, limits: RelayLimits) -> int:
     """The window after a success."""
     return min(window + 1, limits.window)

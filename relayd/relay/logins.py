@@ -20,7 +20,7 @@ from relayd.mail.outcome import postponed
 from relayd.mail.reply import Reply
 from relayd.relay.survey import Endpoint
 from relayd.relay.trouble import SessionError
-from relayd.smtp.client import Client
+from relayd.smtp.client import SmtpClient
 from relayd.smtp.events import LoggedIn, LoginChallenge, LoginRefused
 
 InThread = Callable[[Callable[[], bytes]], Awaitable[bytes]]
@@ -178,7 +178,7 @@ class Conversation:
     def __init__(
         self,
         login: Login,
-        core: Client,
+        core: SmtpClient,
         turn: Callable[[], None],
         end: Callable[[Reply | None], None],
     ) -> None:

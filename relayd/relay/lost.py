@@ -14,7 +14,7 @@ from dataclasses import replace
 from relayd.mail.address import Mailbox
 from relayd.mail.content import BytesContent
 from relayd.mail.log import MailLog
-from relayd.mail.message import Message, Settlement, State
+from relayd.mail.message import Message, RecipientState, Settlement
 from relayd.report.bounce import Action, Report, entry_of
 from relayd.report.smaller import Smaller, in_seven_bits, smaller
 
@@ -37,7 +37,7 @@ class LostReports:
         """What is to be sent instead of this report; its own outcome stays as it is."""
         alike: dict[object, list[Settlement]] = {}
         for each in settlements:
-            if each.state in (State.FAILED, State.EXPIRED):
+            if each.state in (RecipientState.FAILED, RecipientState.EXPIRED):
                 status = each.outcome.reply.status if each.outcome is not None else ""
                 alike.setdefault((each.state, status), []).append(each)
         followed: list[Report | Smaller] = []

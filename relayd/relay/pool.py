@@ -9,7 +9,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from relayd.mail.nexthop import NextHop
 from relayd.relay.connection import Connection
-from relayd.relay.limits import Limits
+from relayd.relay.limits import RelayLimits
 from relayd.relay.survey import Endpoint
 
 Place = tuple[NextHop | str, Endpoint]
@@ -23,7 +23,7 @@ _MOST_KNOWN = 1000  # hosts
 class Pool:
     """Keeps connections for the next message of the same hop, and of the same demands on TLS."""
 
-    def __init__(self, clock: IReactorTime, limits: Limits) -> None:
+    def __init__(self, clock: IReactorTime, limits: RelayLimits) -> None:
         self._clock = clock
         self.limits = limits
         self.connections: set[Connection] = set()

@@ -14,8 +14,8 @@ from relayd.mail.nexthop import NextHop
 from relayd.mail.outcome import Outcome, failed, postponed
 from relayd.relay.hosts import Found, Hosts, Leads, Shuffle, usable
 from relayd.relay.internal import NOTE, Network, may_lead_to
-from relayd.relay.own import Own
-from relayd.relay.survey import UNIX, Endpoint, Host, Kind, Survey, UnresolvedError
+from relayd.relay.selfdetection import SelfDetection
+from relayd.relay.survey import UNIX, Endpoint, Host, Survey, SurveyKind, UnresolvedError
 
 SMTP_PORT = 25
 MAX_HOSTS = 20  # mail exchangers looked up, the preferred ones
@@ -35,7 +35,7 @@ class Directory:
     def __init__(
         self,
         resolver: Resolver,
-        own: Own,
+        own: SelfDetection,
         *,
         port: int = SMTP_PORT,
         internal: Callable[[], Sequence[Network]] = tuple,
@@ -67,7 +67,7 @@ class Directory:
             return await self._direct(where, self._port)
         if where.unix:
             path = UNIX + where.unix
-            return Survey(where.name, Kind.UNIX, (Host(path, 0, addresses=(path,)),))
+            return Survey(where.name, SurveyKind.UNIX, (Host(path, 0, addresses=(path,)),))
         if where.mx:
             return await self._by_exchangers(where)
         return await self._named(where)
@@ -92,7 +92,7 @@ class Directory:
             answer = await self._resolver.query(name, "MX")
         except NoData:
             itself = [MailExchanger(0, name)]
-            return await self._among(name, Kind.IMPLICIT, itself, port, leads, secure=True)
+            return await self._among(name, SurveyKind.IMPLICIT, itself, port, leads, secure=True)
         except NxDomain:
             return _nowhere(name, failed("5.1.2", f"Domain {name} does not exist"))
         except DnsTrouble as error:
@@ -101,7 +101,7 @@ class Directory:
         if not exchangers:
             # RFC 7505 section 4.1
             return _nowhere(name, failed("5.1.10", f"{name} accepts no mail (null MX)", code=556))
-        return await self._among(name, Kind.MX, exchangers, port, leads, secure=answer.secure)
+        return await self._among(name, SurveyKind.MX, exchangers, port, leads, secure=answer.secure)
 
     def _leads(self, address: str) -> bool:
         """Whether the DNS may lead us there. To ourselves it may: that is seen to be a loop."""
@@ -117,18 +117,18 @@ class Directory:
         host = Host(domain, port, addresses=(address,))
         if self._own.address(address):
             ours = Host(domain, port, addresses=(address,), note=OURSELVES)
-            return Survey(domain, Kind.LITERAL, (ours,), _loop(domain))
+            return Survey(domain, SurveyKind.LITERAL, (ours,), _loop(domain))
         if not usable(address):
             return _nowhere(domain, failed("5.4.4", f"{domain} is no address to send mail to"))
         if leads is not None and not leads(address):
             inside = Host(domain, port, addresses=(address,), note=NOTE)
-            return Survey(domain, Kind.LITERAL, (inside,), _internal(domain))
-        return Survey(domain, Kind.LITERAL, (host,))
+            return Survey(domain, SurveyKind.LITERAL, (inside,), _internal(domain))
+        return Survey(domain, SurveyKind.LITERAL, (host,))
 
     async def _among(
         self,
         domain: str,
-        kind: Kind,
+        kind: SurveyKind,
         exchangers: Iterable[MailExchanger],
         port: int,
         leads: Leads,
@@ -189,7 +189,7 @@ class Directory:
         if all(host.note for host in hosts):
             said = "; ".join(f"{host.name}: {host.note}" for host in hosts)
             outcome = _unknown_next_hop(hop, said)
-        return Survey(hop.name, Kind.HOSTS, tuple(hosts), outcome)
+        return Survey(hop.name, SurveyKind.HOSTS, tuple(hosts), outcome)
 
     async def _by_exchangers(self, hop: NextHop) -> Survey:
         """The mail exchangers of each host's name, in order; temporary likewise."""
@@ -199,7 +199,7 @@ class Directory:
         if not hosts:
             said = "; ".join(str(survey.outcome.reply) for survey in surveys if survey.outcome)
             outcome = _unknown_next_hop(hop, said)
-        return Survey(hop.name, Kind.MX, hosts, outcome)
+        return Survey(hop.name, SurveyKind.MX, hosts, outcome)
 
 
 def _preference(exchanger: MailExchanger) -> int:
@@ -207,7 +207,7 @@ def _preference(exchanger: MailExchanger) -> int:
 
 
 def _nowhere(where: str, outcome: Outcome) -> Survey:
-    return Survey(where, Kind.NONE, (), outcome)
+    return Survey(where, SurveyKind.NONE, (), outcome)
 
 
 def _trouble(domain: str, error: DnsError) -> Outcome:
@@ -226,13 +226,15 @@ def _internal(what: str) -> Outcome:
     return failed("5.4.4", f"{what} is at an internal address, which mail is not sent to", why=NOTE)
 
 
-def _no_address(domain: str, kind: Kind, found: Collection[Found]) -> Outcome:
+def _no_address(domain: str, kind: SurveyKind, found: Collection[Found]) -> Outcome:
     for each in found:
         if each.trouble is not None:
             return _trouble(domain, each.trouble)
     if any(each.internal for each in found):
-        return _internal(domain if kind is Kind.IMPLICIT else f"The mail exchanger of {domain}")
-    if kind is Kind.IMPLICIT:
+        return _internal(
+            domain if kind is SurveyKind.IMPLICIT else f"The mail exchanger of {domain}"
+        )
+    if kind is SurveyKind.IMPLICIT:
         return failed("5.4.4", f"{domain} has neither a mail exchanger nor an address")
     return failed("5.4.4", f"No mail exchanger of {domain} has an address")
 

@@ -17,7 +17,7 @@ _POLL = 1.0  # seconds between looks at a spool that is in trouble
 _TRIES = 3  # of one call, at a spool that says it is healthy
 
 
-class Shelf(Protocol):
+class QueueStore(Protocol):
     """What the relay manager asks of a spool (see relayd.spool.interface.Store)."""
 
     @property
@@ -56,7 +56,7 @@ class Settling:
     """
 
     def __init__(
-        self, clock: IReactorTime, shelf: Shelf, log: MailLog, resumed: Callable[[], None]
+        self, clock: IReactorTime, shelf: QueueStore, log: MailLog, resumed: Callable[[], None]
     ) -> None:
         self._clock = clock
         self._shelf = shelf

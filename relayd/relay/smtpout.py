@@ -29,7 +29,7 @@ from relayd.mail.reply import Severity
 from relayd.relay.connection import Connection
 from relayd.relay.courier import Hop, ICourier
 from relayd.relay.dial import IReactor, dial
-from relayd.relay.limits import Deadlines, Limits
+from relayd.relay.limits import NextHopDeadlines, RelayLimits
 from relayd.relay.logins import Login, Logins
 from relayd.relay.pool import Place, Pool
 from relayd.relay.protection import Protection
@@ -45,7 +45,7 @@ from relayd.relay.trouble import (
     weightier,
 )
 from relayd.smtp.client import Transaction, TransactionRecipient
-from relayd.smtp.events import End, Stage, TransactionDone
+from relayd.smtp.events import End, TransactionDone, TransactionStage
 
 Resolve = Callable[[NextHop | str], Awaitable[Sequence[Endpoint]]]
 
@@ -67,16 +67,16 @@ class Courier:
         resolve: Resolve,
         hostname: str,
         *,
-        limits: Limits | None = None,
-        deadlines: Deadlines | None = None,
+        limits: RelayLimits | None = None,
+        deadlines: NextHopDeadlines | None = None,
         protection: Protection | None = None,
         logins: Logins | None = None,
     ) -> None:
         self._reactor = reactor
         self._resolve = resolve
         self._hostname = hostname
-        self._limits = limits or Limits()
-        self._deadlines = deadlines or Deadlines()
+        self._limits = limits or RelayLimits()
+        self._deadlines = deadlines or NextHopDeadlines()
         self._strangers = Strangers(reactor.seconds)
         self._protection = protection
         self._logins = logins
@@ -108,7 +108,7 @@ class Courier:
             self._strangers.heard(outcomes)
         return outcomes
 
-    def apply(self, limits: Limits) -> None:
+    def apply(self, limits: RelayLimits) -> None:
         """New settings; they hold for what begins from now on."""
         self._limits = self._pool.limits = limits
         self._served.clear()
@@ -416,7 +416,7 @@ class _Attempt:
             elif result.elsewhere:
                 elsewhere.append(number)
                 self._put_off_by(number, outcome)
-                if done.stages[at] in (Stage.MAIL, Stage.DATA):
+                if done.stages[at] in (TransactionStage.MAIL, TransactionStage.DATA):
                     then = Then.END
             else:
                 self._outcomes[number] = self._last_word(number, outcome)

@@ -15,7 +15,7 @@ from typing import Any
 from relayd.mail.nexthop import NextHop
 from relayd.mail.outcome import Outcome, postponed
 from relayd.mail.reply import Severity
-from relayd.relay.limits import Deadlines
+from relayd.relay.limits import NextHopDeadlines
 from relayd.relay.survey import Endpoint
 
 FIRST_WAIT = 20.0  # seconds for each answer, the greeting included, up to the content
@@ -51,7 +51,7 @@ class Strangers:
         """How often it did not answer since it last did."""
         return self._silent.get(str(endpoint), (0, 0.0))[0]
 
-    def deadlines(self, endpoint: Endpoint, usual: Deadlines) -> Deadlines:
+    def deadlines(self, endpoint: Endpoint, usual: NextHopDeadlines) -> NextHopDeadlines:
         """The time for each state of a session. What may be delivered is not cut short."""
         wait = self.wait(endpoint)
         return replace(

@@ -36,7 +36,7 @@ class Endpoint:
         )
 
 
-class Kind(enum.Enum):
+class SurveyKind(enum.Enum):
     """How the hosts were found."""
 
     MX = "mx"
@@ -69,15 +69,15 @@ class Survey:
     """All that was found, used or not; `outcome` is set when there is nowhere to go."""
 
     where: str  # the domain, or the next hop's name
-    kind: Kind
+    kind: SurveyKind
     hosts: tuple[Host, ...] = ()
     outcome: Outcome | None = None
 
     def lines(self) -> list[str]:
         """One text per host, as `relayctl explain` shows them, and the outcome if there is one."""
-        if self.kind is Kind.MX:
+        if self.kind is SurveyKind.MX:
             lines = [f"MX {host.preference} {host}" for host in self.hosts]
-        elif self.kind is Kind.IMPLICIT:
+        elif self.kind is SurveyKind.IMPLICIT:
             lines = [f"no MX, implicit: {host}" for host in self.hosts]
         else:
             lines = [str(host) for host in self.hosts]

@@ -10,9 +10,9 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from relayd.mail.log import MailLog
-from relayd.mail.message import Message, Record, Settlement, State
-from relayd.relay.settling import Shelf
-from relayd.relay.verdict import SOON, Patience, judge_waiting
+from relayd.mail.message import Message, RecipientState, Record, Settlement
+from relayd.relay.retrypolicy import SOON, RetryPolicy, judge_waiting
+from relayd.relay.settling import QueueStore
 from relayd.spool.queue import Queue, Standing
 from relayd.spool.view import Accepted
 
@@ -40,11 +40,11 @@ class Sweep:
     def __init__(
         self,
         clock: IReactorTime,
-        shelf: Shelf,
+        shelf: QueueStore,
         queue: Queue,
         settle: Settle,
         log: MailLog,
-        patience: Callable[[], Patience],
+        retry_policy: Callable[[], RetryPolicy],
         now: Callable[[], float] = time.time,
     ) -> None:
         self._clock = clock
@@ -52,7 +52,7 @@ class Sweep:
         self._queue = queue
         self._settle = settle
         self._log = log
-        self._patience = patience
+        self._retry_policy = retry_policy
         self._now = now
         self._after = 0
         self._warning = False  # which of the two walks
@@ -81,9 +81,9 @@ class Sweep:
 
     async def _walk(self) -> float:
         """One step; returns how long to pause."""
-        patience = self._patience()
-        age = patience.warn_after if self._warning else patience.give_up
-        page, owed = await self._claimed(patience, self._now() - age)
+        retry_policy = self._retry_policy()
+        age = retry_policy.warn_after if self._warning else retry_policy.give_up
+        page, owed = await self._claimed(retry_policy, self._now() - age)
         # together, so that they share a commit
         steps = [Deferred.fromCoroutine(self._record(*each)) for each in owed]
         for step in steps:
@@ -97,11 +97,11 @@ class Sweep:
 
     def _pause(self) -> float:
         """Until the next walk: shorter where mail has only a short time to wait."""
-        patience = self._patience()
-        return min(_PAUSE, max(_BREATH, min(patience.warn_after, patience.give_up) / 4))
+        retry_policy = self._retry_policy()
+        return min(_PAUSE, max(_BREATH, min(retry_policy.warn_after, retry_policy.give_up) / 4))
 
     async def _claimed(
-        self, patience: Patience, before: float
+        self, retry_policy: RetryPolicy, before: float
     ) -> tuple[Sequence[Accepted], list[tuple[Message, list[Settlement]]]]:
         """The next page, and what there is to settle in it, now ours until recorded."""
         queue = self._queue
@@ -115,7 +115,7 @@ class Sweep:
                 mine = [record for record in records if queue.free(record, gone)]
                 settlements = [
                     settlement
-                    for settlement in (self._judged(message, each, patience) for each in mine)
+                    for settlement in (self._judged(message, each, retry_policy) for each in mine)
                     if settlement is not None
                 ]
                 if settlements:
@@ -125,25 +125,27 @@ class Sweep:
         finally:
             queue.end_watch()
 
-    def _judged(self, message: Message, record: Record, patience: Patience) -> Settlement | None:
-        if record.state is not State.QUEUED:
+    def _judged(
+        self, message: Message, record: Record, retry_policy: RetryPolicy
+    ) -> Settlement | None:
+        if record.state is not RecipientState.QUEUED:
             return None
         now = self._now()
         lane = self._queue.lanes.get(record.recipient.destination)
         if lane is not None and lane.standing is Standing.DOWN:
             if lane.probe_at <= now:
                 return None
-            return judge_waiting(message, record, lane.trouble, patience, now=now)
-        if lane is not None and lane.pace is not None and not patience.expired(message, now):
+            return judge_waiting(message, record, lane.trouble, retry_policy, now=now)
+        if lane is not None and lane.pace is not None and not retry_policy.expired(message, now):
             # its turn comes, but perhaps not today
-            return judge_waiting(message, record, lane.trouble, patience, now=now)
+            return judge_waiting(message, record, lane.trouble, retry_policy, now=now)
         if record.next_attempt <= now + SOON:
             return None
-        return judge_waiting(message, record, None, patience, now=now)
+        return judge_waiting(message, record, None, retry_policy, now=now)
 
     async def _record(self, message: Message, settlements: list[Settlement]) -> None:
         for settlement in settlements:
-            if settlement.state is State.EXPIRED:
+            if settlement.state is RecipientState.EXPIRED:
                 self._log.attempt(message, settlement, 0.0)
         if await self._settle(message, settlements) is not None:
             self._queue.disclaim(settlements)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import closing
 from pathlib import Path
 
-from relayd.report.tlsrpt import Row
+from relayd.report.tlsrpt import TlsReportRow
 from relayd.tls.flaw import Failure, Policy
 
 NAME = "tls-results.db"  # in the spool
@@ -63,7 +63,7 @@ class TlsLedger:
             question = "SELECT DISTINCT domain FROM result WHERE day = ? ORDER BY domain"
             return [domain for (domain,) in database.execute(question, (day,))]
 
-    def rows(self, day: str, domain: str) -> tuple[Row, ...]:
+    def rows(self, day: str, domain: str) -> tuple[TlsReportRow, ...]:
         """All that is known of a domain's day."""
         with closing(self._open()) as database, _Told(self._path):
             question = (
@@ -100,7 +100,7 @@ class _Told:
             raise OSError(0, str(error), str(self._path)) from error
 
 
-def _row(kind: str, policy: str, flaw: str, detail: str, sessions: int) -> Row:
+def _row(kind: str, policy: str, flaw: str, detail: str, sessions: int) -> TlsReportRow:
     strings, mx = json.loads(policy)
     host, address, sender, why = json.loads(detail) if detail else ("", "", "", "")
-    return Row(kind, tuple(strings), tuple(mx), flaw, host, address, sender, why, sessions)
+    return TlsReportRow(kind, tuple(strings), tuple(mx), flaw, host, address, sender, why, sessions)

@@ -15,7 +15,7 @@ from relayd.dns.answer import DnsError, DnsTrouble
 from relayd.dns.resolver import Resolver
 from relayd.mail.address import AddressError, Mailbox
 from relayd.mail.log import MailLog
-from relayd.relay.https import Answer, HttpError
+from relayd.relay.https import HttpAnswer, HttpError
 from relayd.relay.tlsledger import DAYS, TlsLedger
 from relayd.relay.tlsresults import InThread, TlsResults, day_of
 from relayd.report.tlsrpt import GZIP, TlsReport, TlsReports, mailbox_of, uris
@@ -30,7 +30,7 @@ DAY = 86_400
 class Web(Protocol):
     """Who posts; relayd.relay.https.Https."""
 
-    async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> Answer:
+    async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> HttpAnswer:
         """One POST; raises HttpError."""
 
 

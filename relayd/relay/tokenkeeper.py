@@ -11,8 +11,8 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from relayd.login.oauth import OauthError, Provider, Question, read_tokens
-from relayd.login.tokenfile import Held, Place, TokenFileError, TokenFiles, held
-from relayd.relay.https import Answer, HttpError, Https
+from relayd.login.tokenfile import Held, ReservedFile, TokenFileError, TokenFiles, held
+from relayd.relay.https import HttpAnswer, HttpError, Https
 
 PATIENCE = 30.0  # seconds for a provider's answer
 _TURN = 0.2  # seconds between two looks whether a lock is free
@@ -62,7 +62,7 @@ class Keeper:
         finally:
             os.close(lock)
 
-    async def ask(self, question: Question) -> Answer:
+    async def ask(self, question: Question) -> HttpAnswer:
         """The answer to a question; raises OauthError."""
         headers = {
             "Content-Type": "application/x-www-form-urlencoded",
@@ -80,7 +80,7 @@ class Keeper:
     ) -> Held:
         """Ask for tokens and keep them, while `alone`; raises OauthError, TokenFileError."""
         name = provider.name
-        place: Place = await self._in_thread(partial(self.files.place, name))
+        place: ReservedFile = await self._in_thread(partial(self.files.place, name))
         try:
             answer = await self.ask(question)
             hide = [*question.secrets, provider.secret]

@@ -23,12 +23,12 @@ from relayd.login.oauth import (
     ask_as_client,
     ask_with_refresh_token,
 )
-from relayd.login.oauth import Tokens as Given
+from relayd.login.oauth import GrantedTokens as Given
 from relayd.login.tokenfile import Held, TokenFileError
 from relayd.mail.log import MailLog
+from relayd.reactor.coroutine import log_bug
 from relayd.relay.logins import NoToken
 from relayd.relay.tokenkeeper import Keeper
-from relayd.strand import log_bug
 
 _LOOK = 20.0  # seconds between two looks at files that others may have changed
 _SOONEST = 1.0  # seconds

@@ -35,7 +35,7 @@ from relayd.mail.nexthop import NextHop
 from relayd.mail.outcome import Blame, Outcome, postponed
 from relayd.mail.reply import Reply, Severity
 from relayd.relay.survey import Endpoint
-from relayd.smtp.events import End, Stage, TransactionDone, Unwelcome
+from relayd.smtp.events import End, TransactionDone, TransactionStage, Unwelcome
 from relayd.smtp.extensions import Extensions
 
 MAY_BE_DELIVERED = "lost after end of data: may be delivered"
@@ -129,7 +129,7 @@ def unwelcome(endpoint: Endpoint, event: Unwelcome, *, spoken: bool) -> Outcome:
 
 def unsecured(endpoint: Endpoint, reply: Reply) -> Outcome:
     """There was to be TLS, and there is none."""
-    return _unsaid(endpoint, reply, why=f"at {Stage.STARTTLS}")
+    return _unsaid(endpoint, reply, why=f"at {TransactionStage.STARTTLS}")
 
 
 def nonsense(endpoint: Endpoint, reason: str) -> Outcome:
@@ -140,7 +140,7 @@ def nonsense(endpoint: Endpoint, reason: str) -> Outcome:
 def consequence(peer: Peer, done: TransactionDone, number: int) -> Consequence:
     """What this recipient's reply means."""
     endpoint, reply, stage = peer.endpoint, done.replies[number], done.stages[number]
-    if stage is Stage.OFFER:
+    if stage is TransactionStage.OFFER:
         why = f"not offered by {endpoint}"
         return Consequence(Outcome(reply, remote_address=str(endpoint), why=why), elsewhere=True)
     if reply.code < 300:
@@ -152,7 +152,7 @@ def consequence(peer: Peer, done: TransactionDone, number: int) -> Consequence:
         case End.SHUT_DOWN:
             outcome = _from(endpoint, reply, Blame.DESTINATION, why=f"at {stage}")
             return Consequence(outcome, elsewhere=True)
-        case End.LOST if stage is Stage.END:
+        case End.LOST if stage is TransactionStage.END:
             return Consequence(_unsaid(endpoint, reply, why=MAY_BE_DELIVERED))
         case End.LOST:
             return Consequence(_unsaid(endpoint, reply, why=f"at {stage}"), elsewhere=True)
@@ -172,12 +172,12 @@ def spent(done: TransactionDone, number: int) -> bool:
     stage = done.stages[number]
     match done.ending(number):
         case End.LOST:
-            return stage in (Stage.IDLE, Stage.RSET, Stage.MAIL)
+            return stage in (TransactionStage.IDLE, TransactionStage.RSET, TransactionStage.MAIL)
         case End.SHUT_DOWN:
             return True
         case End.ANSWERED:
             transient = done.replies[number].severity is Severity.TRANSIENT
-            return transient and stage in (Stage.MAIL, Stage.DATA)
+            return transient and stage in (TransactionStage.MAIL, TransactionStage.DATA)
     return False
 
 
@@ -216,7 +216,7 @@ def _weight(outcome: Outcome) -> int:
     return 2 if reply.subject == 7 or (reply.subject, reply.detail) == (3, 5) else 1
 
 
-def _unserved(peer: Peer, reply: Reply, stage: Stage) -> Outcome | None:
+def _unserved(peer: Peer, reply: Reply, stage: TransactionStage) -> Outcome | None:
     """It does not serve us as we are set up; None: the reply is about the mail.
 
     The whole destination waits for somebody to mend it, and the operator reads why. But one that
@@ -234,15 +234,15 @@ def _unserved(peer: Peer, reply: Reply, stage: Stage) -> Outcome | None:
         return None
     status = f"4.7.{reply.detail}" if reply.subject == 7 else "4.7.0"
     text = f"{who} does not serve us: {reply} ({_advice(target, reply, wants_tls=wants_tls)})"
-    sure = stage is Stage.MAIL and _is_of_login(reply)
+    sure = stage is TransactionStage.MAIL and _is_of_login(reply)
     blame = Blame.RECIPIENT if peer.serves_us and not sure else Blame.DESTINATION
     return _unsaid(endpoint, Reply.of(451, status, text), blame, why=f"at {stage}")
 
 
-def _speaks_of_us(reply: Reply, stage: Stage) -> bool:
+def _speaks_of_us(reply: Reply, stage: TransactionStage) -> bool:
     if _is_of_login(reply):
         return True
-    if stage not in (Stage.MAIL, Stage.RCPT, Stage.DATA):
+    if stage not in (TransactionStage.MAIL, TransactionStage.RCPT, TransactionStage.DATA):
         return False
     if (reply.subject, reply.detail) in _BEFORE_CONTENT:
         return True
@@ -271,11 +271,11 @@ def too_many_recipients(done: TransactionDone, number: int) -> bool:
     """
     reply = done.replies[number]
     return (
-        done.stages[number] is Stage.RCPT
+        done.stages[number] is TransactionStage.RCPT
         and reply.code in _TOO_MANY
         and (reply.code == 452 or reply.subject < 0 or reply.status == "5.5.3")
         and any(
-            each.severity is Severity.SUCCESS and stage is Stage.END
+            each.severity is Severity.SUCCESS and stage is TransactionStage.END
             for each, stage in zip(done.replies, done.stages, strict=True)
         )
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from relayd.mail.address import Mailbox, ReversePath
 from relayd.mail.envelope import Recipient
-from relayd.mail.message import Message, Settlement, State
+from relayd.mail.message import Message, RecipientState, Settlement
 from relayd.mail.outcome import Outcome
 
 MAX_ENTRIES = 1000  # recipients in one report; more are spread over several, none is left out
@@ -28,7 +28,7 @@ _ORDER = {action: number for number, action in enumerate(Action)}
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class ReportedRecipient:
     """One recipient in a report. `outcome` is None where nothing was attempted."""
 
     recipient: Recipient
@@ -44,7 +44,7 @@ class Report:
     about: Message
     to: Mailbox
     action: Action
-    entries: tuple[Entry, ...]
+    entries: tuple[ReportedRecipient, ...]
     retry_until: float = 0.0  # only for DELAYED
     lost: bool = False  # `about` is a report that nobody takes: the postmaster is told
 
@@ -68,7 +68,7 @@ def owed(
     (LMTP), so that success is a delivery and not a relaying. Recipients with the same action
     and the same return path share one report, up to MAX_ENTRIES.
     """
-    entries: dict[tuple[Action, Mailbox], list[Entry]] = {}
+    entries: dict[tuple[Action, Mailbox], list[ReportedRecipient]] = {}
     for settlement in settlements:
         action = action_owed(settlement, final=final)
         to = return_path(message, settlement.record.recipient)
@@ -104,11 +104,11 @@ def action_owed(settlement: Settlement, *, final: bool) -> Action | None:
         return None
     state = settlement.state
     # without NOTIFY, failures are reported, and delays may be
-    if state in (State.FAILED, State.EXPIRED):
+    if state in (RecipientState.FAILED, RecipientState.EXPIRED):
         return Action.FAILED if not notify or "FAILURE" in notify else None
-    if state is State.QUEUED:
+    if state is RecipientState.QUEUED:
         return Action.DELAYED if settlement.warned and (not notify or "DELAY" in notify) else None
-    if state is State.DELIVERED and "SUCCESS" in notify:
+    if state is RecipientState.DELIVERED and "SUCCESS" in notify:
         return _success(settlement.outcome, final=final)
     return None
 
@@ -156,21 +156,21 @@ def expanded(message: Message, aliases: Sequence[Recipient]) -> tuple[Report, ..
         return ()
     return tuple(
         Report(message, to, Action.EXPANDED, part)
-        for part in _parts([Entry(alias) for alias in aliases])
+        for part in _parts([ReportedRecipient(alias) for alias in aliases])
     )
 
 
-def entry_of(settlement: Settlement, now: float) -> Entry:
+def entry_of(settlement: Settlement, now: float) -> ReportedRecipient:
     """What a report says of this recipient."""
-    return Entry(
+    return ReportedRecipient(
         settlement.record.recipient,
         # who is warned or given up between two attempts was told last time why
         settlement.outcome or settlement.record.last,
-        expired=settlement.state is State.EXPIRED,
+        expired=settlement.state is RecipientState.EXPIRED,
         attempted_at=now if settlement.attempted else 0.0,
     )
 
 
-def _parts(entries: list[Entry]) -> Iterator[tuple[Entry, ...]]:
+def _parts(entries: list[ReportedRecipient]) -> Iterator[tuple[ReportedRecipient, ...]]:
     for start in range(0, len(entries), MAX_ENTRIES):
         yield tuple(entries[start : start + MAX_ENTRIES])

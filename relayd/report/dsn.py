@@ -16,7 +16,7 @@ from relayd.mail.client import Client
 from relayd.mail.content import Content
 from relayd.mail.envelope import Envelope, Recipient
 from relayd.mail.ident import ident_text
-from relayd.mail.message import Message, State, Submission
+from relayd.mail.message import Message, RecipientState, Submission
 from relayd.mail.reply import printable
 from relayd.report.bounce import Action, Report
 from relayd.report.encoding import DESCRIPTION, Part, fits, is_utf8, quoted_printable, returned_head
@@ -92,7 +92,7 @@ def write(
             header_size=header_size,
             eight_bit=eight_bit,
             utf8_header=not content[:header_size].isascii(),
-            state=State.QUEUED if routed else State.DISCARDED,
+            state=RecipientState.QUEUED if routed else RecipientState.DISCARDED,
         ),
     )
 

@@ -10,7 +10,7 @@ from relayd.mail.address import AddressError, Mailbox, check_domain
 from relayd.mail.envelope import Recipient
 from relayd.mail.outcome import Outcome
 from relayd.mail.reply import printable
-from relayd.report.bounce import Action, Entry, Report
+from relayd.report.bounce import Action, Report, ReportedRecipient
 
 MAX_DIAGNOSTIC = 1024  # characters of a remote server's words
 MAX_DIAGNOSTICS = 96 * 1024  # ... of all that one report quotes
@@ -42,7 +42,7 @@ def status_fields(report: Report, hostname: str, *, utf8: bool) -> str:
     return "\n\n".join(groups) + "\n"
 
 
-def _entry_fields(report: Report, entry: Entry, utf8: bool, most: int) -> list[str]:
+def _entry_fields(report: Report, entry: ReportedRecipient, utf8: bool, most: int) -> list[str]:
     fields = []
     original = original_recipient(entry.recipient, utf8=utf8)
     if original:
@@ -66,7 +66,7 @@ def _entry_fields(report: Report, entry: Entry, utf8: bool, most: int) -> list[s
     return fields
 
 
-def status(action: Action, entry: Entry) -> str:
+def status(action: Action, entry: ReportedRecipient) -> str:
     """The Status field (RFC 3464 section 2.3.4): its class always fits the action."""
     if entry.expired:
         return "4.4.7"  # RFC 3463: delivery time expired

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from relayd.mail.client import Client
 from relayd.mail.content import Content
 from relayd.mail.envelope import Envelope, Recipient
-from relayd.mail.message import Message, Settlement, State, Submission
+from relayd.mail.message import Message, RecipientState, Settlement, Submission
 from relayd.mail.reply import Reply
 from relayd.report.encoding import returned_head
 from relayd.report.fields import enquoted
@@ -89,7 +89,11 @@ def wants(message: Message, settlement: Settlement) -> bool:
     if _demanded_tls(message, settlement):
         return True
     outcome = settlement.outcome
-    return settlement.state is State.FAILED and outcome is not None and _of_form(outcome.reply)
+    return (
+        settlement.state is RecipientState.FAILED
+        and outcome is not None
+        and _of_form(outcome.reply)
+    )
 
 
 def in_seven_bits(message: Message) -> bytes:
@@ -131,7 +135,7 @@ def _demanded_tls(message: Message, settlement: Settlement) -> bool:
     """RFC 8689 section 5: a report goes on where its way back offers no REQUIRETLS, redacted."""
     outcome = settlement.outcome
     return message.envelope.require_tls and (
-        settlement.state is State.EXPIRED
+        settlement.state is RecipientState.EXPIRED
         or (outcome is not None and outcome.reply.status == _NO_REQUIRETLS)
     )
 

@@ -53,7 +53,7 @@ class TlsReports:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class TlsReportRow:
     """So many sessions of one day that ended alike. An empty `flaw` is success."""
 
     kind: str  # of the policy: "tlsa", "sts" or "no-policy-found"
@@ -109,7 +109,7 @@ class TlsReport:
     day: str  # 2026-11-22
     submitter: str  # our hostname
     contact: str  # the address that it is from
-    rows: tuple[Row, ...]
+    rows: tuple[TlsReportRow, ...]
 
     @property
     def ident(self) -> str:
@@ -118,7 +118,7 @@ class TlsReport:
 
     def document(self) -> Mapping[str, object]:
         """The JSON object of section 4.4."""
-        policies: dict[tuple[Any, ...], list[Row]] = {}
+        policies: dict[tuple[Any, ...], list[TlsReportRow]] = {}
         for row in self.rows:
             policies.setdefault((row.kind, row.strings, row.mx), []).append(row)
         return {
@@ -189,7 +189,7 @@ def _seconds(day: str) -> int:
     return int(datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp())
 
 
-def _policy(domain: str, rows: Sequence[Row]) -> Mapping[str, object]:
+def _policy(domain: str, rows: Sequence[TlsReportRow]) -> Mapping[str, object]:
     first = rows[0]
     policy: dict[str, object] = {"policy-type": first.kind, "policy-domain": domain}
     if first.strings:
@@ -209,11 +209,11 @@ def _policy(domain: str, rows: Sequence[Row]) -> Mapping[str, object]:
     return found
 
 
-def _sum(rows: Iterable[Row]) -> int:
+def _sum(rows: Iterable[TlsReportRow]) -> int:
     return sum(row.sessions for row in rows)
 
 
-def _failure(row: Row) -> Mapping[str, object]:
+def _failure(row: TlsReportRow) -> Mapping[str, object]:
     found: dict[str, object] = {"result-type": row.flaw}
     if row.sender:
         found["sending-mta-ip"] = row.sender

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from relayd.mail.outcome import Outcome
 from relayd.mail.reply import Reply, printable
-from relayd.report.bounce import Action, Entry, Report
+from relayd.report.bounce import Action, Report, ReportedRecipient
 from relayd.report.fields import MAX_DIAGNOSTIC, remote_name, stamp
 
 WIDTH = 76
@@ -109,14 +109,14 @@ def human_text(report: Report, hostname: str, about: Iterable[tuple[str, str]]) 
     return "\n\n".join(paragraphs) + "\n"
 
 
-def shown(entry: Entry) -> str:
+def shown(entry: ReportedRecipient) -> str:
     """The recipient as the sender knows it."""
     return printable(str(entry.recipient.original))
 
 
 def _recipients(report: Report) -> list[str]:
     """One paragraph for all recipients that got the same answer."""
-    groups: dict[tuple[Outcome | None, bool], list[Entry]] = {}
+    groups: dict[tuple[Outcome | None, bool], list[ReportedRecipient]] = {}
     for entry in report.entries[:MAX_NAMED]:
         outcome = entry.outcome and entry.outcome.but(passed_on=False, why="")
         groups.setdefault((outcome, entry.expired), []).append(entry)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 
 from relayd.mail.nexthop import NextHop
 from relayd.rules.model import (
-    Admission,
+    AdmissionRule,
     Condition,
     Expect,
     Forward,
@@ -82,7 +82,7 @@ def word_at(place: Place, word: str) -> Place:
 
 def conditions_of(rule: Rule) -> tuple[Condition, ...]:
     """Every condition of a rule, those of `when` included."""
-    leading = rule.conditions if isinstance(rule, Admission | Route | SrsException) else ()
+    leading = rule.conditions if isinstance(rule, AdmissionRule | Route | SrsException) else ()
     return leading + rule.when
 
 
@@ -206,7 +206,7 @@ def open_doors(items: Sequence[Item]) -> list[Problem]:
             'expected "from", "to" or "login" with something definite',
         )
         for item in items
-        if isinstance(item, Admission)
+        if isinstance(item, AdmissionRule)
         and item.verb == "accept"
         and not any(map(_limits, conditions_of(item)))
     ]

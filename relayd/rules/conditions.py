@@ -6,7 +6,7 @@ import ipaddress
 import re
 from collections.abc import Callable
 
-from relayd.rules.lexer import Kind
+from relayd.rules.lexer import TokenKind
 from relayd.rules.model import Condition, Operand
 from relayd.rules.pattern import (
     Anything,
@@ -39,7 +39,7 @@ def mailbox_pattern(words: Words) -> MailboxPattern:
     """`info@example.com`, `@example.com`, `@.example.com`, `postmaster@`, `<table>`, ..."""
     token = words.next(_PATTERN)
     text, place = token.text, token.place
-    if token.kind is Kind.STRING:
+    if token.kind is TokenKind.STRING:
         plain = "@" in text and not set(text) & set("\\^$*+?()[]{}| ")
         hint = f"did you mean {text}, without quotes?" if plain else f'did you mean regex "{text}"?'
         raise Complaint(place, "a quoted text is no pattern", hint)
@@ -83,7 +83,7 @@ def _regex(words: Words) -> Regex:
     if wrong is not None:
         what, hint, at = wrong
         place = token.place
-        if at is not None and token.kind is Kind.STRING and '"' not in token.text:
+        if at is not None and token.kind is TokenKind.STRING and '"' not in token.text:
             place = Place(place.source, place.line, place.column + 1 + at)
         raise Complaint(place, what, hint)
     return Regex(token.text)
@@ -161,7 +161,7 @@ def conditions(words: Words) -> tuple[Condition, ...]:
         tests.append(condition(words, words.word("a condition").text.lower()))
     if not tests:
         token = words.peek()
-        if token is not None and token.kind is Kind.WORD and "@" in token.text:
+        if token is not None and token.kind is TokenKind.WORD and "@" in token.text:
             raise Complaint(
                 token.place, f'"{token.text}" stands alone', f'did you mean "to {token.text}"?'
             )

@@ -15,12 +15,12 @@ from relayd.mail.envelope import DIRECT
 from relayd.mail.plan import Destination, Plan, Step, Verdict
 from relayd.mail.reply import Reply
 from relayd.rules.forward import Fanned, Loop, fan_out
-from relayd.rules.model import Admission, Rewrite
+from relayd.rules.model import AdmissionRule, Rewrite
 from relayd.rules.replace import mapped, replace
 from relayd.rules.ruleset import Ruleset
 from relayd.rules.senderroute import has_route, takes_route
 from relayd.rules.srsstage import SrsStage
-from relayd.rules.stage import Entry, Stage, View
+from relayd.rules.stage import ReadyRule, Stage, View
 from relayd.rules.subject import Subject
 from relayd.rules.table import NoMailbox, Unknown
 
@@ -104,7 +104,7 @@ def plan_postmaster(ruleset: Ruleset, facts: Facts) -> Plan:
     return plan
 
 
-def _plan(ruleset: Ruleset, facts: Facts, admission: Stage[Admission] | None) -> Plan:
+def _plan(ruleset: Ruleset, facts: Facts, admission: Stage[AdmissionRule] | None) -> Plan:
     trail: list[Step] = []
     try:
         return _decide(ruleset, facts, admission, trail)
@@ -122,7 +122,7 @@ def _plan(ruleset: Ruleset, facts: Facts, admission: Stage[Admission] | None) ->
 
 
 def _decide(
-    ruleset: Ruleset, facts: Facts, admission: Stage[Admission] | None, trail: list[Step]
+    ruleset: Ruleset, facts: Facts, admission: Stage[AdmissionRule] | None, trail: list[Step]
 ) -> Plan:
     recipient = facts.recipient
     sender = None if facts.sender is None else Subject(facts.sender)
@@ -162,7 +162,7 @@ def _unwrap(
     ruleset: Ruleset,
     srs: SrsStage,
     now: float,
-    admission: Stage[Admission] | None,
+    admission: Stage[AdmissionRule] | None,
     view: View,
     trail: list[Step],
 ) -> tuple[Verdict, Reply]:
@@ -186,7 +186,7 @@ def _unwrap(
 
 def _admit(
     ruleset: Ruleset,
-    entries: Sequence[Entry[Admission]],
+    entries: Sequence[ReadyRule[AdmissionRule]],
     view: View,
     trail: list[Step],
     otherwise: Verdict = Verdict.REFUSE,

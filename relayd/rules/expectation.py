@@ -6,7 +6,7 @@ import re
 
 from relayd.mail.address import Mailbox, ReversePath
 from relayd.rules.conditions import condition
-from relayd.rules.lexer import Kind
+from relayd.rules.lexer import TokenKind
 from relayd.rules.model import REWRITTEN, Expect, Expected, Operand
 from relayd.rules.pattern import Net, Text
 from relayd.rules.sentences import STATUS
@@ -107,7 +107,7 @@ def _goals(words: Words) -> tuple[Expected, ...]:
         expected = "a mailbox, or the name of a next hop"
         words.skip_word("via")
         more = False
-        while (token := words.peek()) is not None and token.kind is Kind.WORD:
+        while (token := words.peek()) is not None and token.kind is TokenKind.WORD:
             if "@" in token.text or token.is_word("sender"):
                 break
             hops.append(words.next(expected).text)

@@ -10,7 +10,7 @@ from relayd.rules.model import Forward
 from relayd.rules.pattern import Final
 from relayd.rules.replace import Became, mapped, replace
 from relayd.rules.ruleset import Ruleset
-from relayd.rules.stage import Entry, View
+from relayd.rules.stage import ReadyRule, View
 from relayd.rules.subject import Subject
 
 MAX_LEVELS = 50
@@ -40,7 +40,9 @@ def fan_out(ruleset: Ruleset, view: View, trail: list[Step]) -> list[Fanned]:
     return list(fan.found.values())
 
 
-def onward(ruleset: Ruleset, view: View, subject: Subject) -> tuple[Entry[Forward], Became] | None:
+def onward(
+    ruleset: Ruleset, view: View, subject: Subject
+) -> tuple[ReadyRule[Forward], Became] | None:
     """The first forward rule that fits the mailbox, and what it becomes. Raises Unknown."""
     view.recipient = subject
     for entry in ruleset.forward.candidates(view):
@@ -100,7 +102,7 @@ class _Fan:
         for child in further:
             self.visit(child, owner, chain)
 
-    def _step(self, entry: Entry[Forward], became: Became, subject: Subject) -> Step:
+    def _step(self, entry: ReadyRule[Forward], became: Became, subject: Subject) -> Step:
         rule = entry.rule
         if rule.targets and [str(target) for target in rule.targets] == [
             str(target) for target in became.targets

@@ -10,7 +10,7 @@ from relayd.mail.nexthop import LMTP, SMTP, WITHOUT_TLS, HostPort, NextHop
 from relayd.mail.security import IMPLICIT, LEVELS, Level
 from relayd.rules.conditions import CONDITIONS
 from relayd.rules.expectation import read_expect
-from relayd.rules.lexer import Kind, Statement, Token
+from relayd.rules.lexer import Lexeme, Statement, TokenKind
 from relayd.rules.model import HopDef, Include, Item, Subaddress, TableDef
 from relayd.rules.sendas import read_send_as
 from relayd.rules.sentences import (
@@ -33,7 +33,7 @@ _RESERVED = (DIRECT, "any", "via", "null")
 def read_statement(statement: Statement, verbs: Mapping[str, Reader[T]]) -> T:
     """The statement's value; raises Complaint."""
     verb = statement.verb
-    reader = verbs.get(verb.text.lower()) if verb.kind is Kind.WORD else None
+    reader = verbs.get(verb.text.lower()) if verb.kind is TokenKind.WORD else None
     if reader is None:
         hint = did_you_mean(verb.text, verbs) or "expected a verb such as accept, forward or route"
         raise Complaint(verb.place, f'unknown verb "{verb.text}"', hint)
@@ -51,7 +51,7 @@ def _table(words: Words) -> TableDef:
     if words.skip_mark("{"):
         if kind != "list":
             raise words.complain(f"a table of kind {kind} lives in a file", "expected file PATH")
-        tokens: list[Token] = []
+        tokens: list[Lexeme] = []
         while not words.skip_mark("}"):
             tokens.append(words.next('an entry or "}"'))
             words.skip_mark(",")

@@ -24,7 +24,7 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\x80-\x9f\u2028\u2029\ufeff]")
 _PLAIN = re.compile(r'(?!#)(?:(?!->)[^\s",{}#])+\Z')
 
 
-class Kind(enum.Enum):
+class TokenKind(enum.Enum):
     """What a token is."""
 
     WORD = "word"
@@ -33,30 +33,30 @@ class Kind(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Token:
+class Lexeme:
     """A word as written, a string without its quotes, or one of `-> , { }`."""
 
-    kind: Kind
+    kind: TokenKind
     text: str
     place: Place = field(compare=False)
 
     def is_mark(self, mark: str) -> bool:
         """Whether it is this mark (and not a string that looks like it)."""
-        return self.kind is Kind.MARK and self.text == mark
+        return self.kind is TokenKind.MARK and self.text == mark
 
     def is_word(self, word: str) -> bool:
         """Whether it is this keyword, in any case."""
-        return self.kind is Kind.WORD and self.text.lower() == word
+        return self.kind is TokenKind.WORD and self.text.lower() == word
 
 
 @dataclass(frozen=True, slots=True)
 class Statement:
     """A verb and what follows it."""
 
-    tokens: tuple[Token, ...]
+    tokens: tuple[Lexeme, ...]
 
     @property
-    def verb(self) -> Token:
+    def verb(self) -> Lexeme:
         """The first token."""
         return self.tokens[0]
 
@@ -91,8 +91,8 @@ class _Lexer:
         self._statements: list[Statement] = []
         self._problems: list[Problem] = []
         self._spoilt: list[Statement] = []
-        self._tokens: list[Token] = []
-        self._braces: list[Token] = []
+        self._tokens: list[Lexeme] = []
+        self._braces: list[Lexeme] = []
         self._broken = False  # a statement with a misspelt line is not parsed: one error is enough
 
     def read(self) -> Lexed:
@@ -151,10 +151,10 @@ class _Lexer:
                 return
             self._tokens.append(token)
 
-    def _token(self, number: int, line: str, at: int) -> tuple[Token | None, int]:
+    def _token(self, number: int, line: str, at: int) -> tuple[Lexeme | None, int]:
         match = _MARK.match(line, at)
         if match is not None:
-            token = Token(Kind.MARK, match.group(), self._place(number, at, match.end()))
+            token = Lexeme(TokenKind.MARK, match.group(), self._place(number, at, match.end()))
             if token.text == "{":
                 self._braces.append(token)
             elif token.text == "}" and self._braces:
@@ -171,8 +171,8 @@ class _Lexer:
             return None, len(line)
         text, place = match.group(), self._place(number, at, match.end())
         if _WHOLE_STRING.match(text):
-            return Token(Kind.STRING, text[1:-1].replace('\\"', '"'), place), match.end()
-        return Token(Kind.WORD, text, place), match.end()
+            return Lexeme(TokenKind.STRING, text[1:-1].replace('\\"', '"'), place), match.end()
+        return Lexeme(TokenKind.WORD, text, place), match.end()
 
     def _place(self, number: int, start: int, end: int) -> Place:
         return Place(self._source, number, start + 1, end - start)

@@ -68,7 +68,7 @@ class Rule:
 
 
 @dataclass(frozen=True, slots=True)
-class Admission(Rule):
+class AdmissionRule(Rule):
     """`accept`, `reject`, `hold` or `discard`: whether the recipient is taken at all."""
 
     verb: str

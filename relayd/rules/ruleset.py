@@ -11,9 +11,9 @@ from typing import TypeVar
 from relayd.mail.address import Mailbox
 from relayd.mail.client import Client
 from relayd.mail.nexthop import NextHop
-from relayd.rules.home import home_of
+from relayd.rules.defaultdomain import home_of
 from relayd.rules.model import (
-    Admission,
+    AdmissionRule,
     Condition,
     Expect,
     Forward,
@@ -48,7 +48,7 @@ class Ruleset:
     tables: Mapping[str, Table]
     next_hops: Mapping[str, NextHop]
     subaddress: str
-    admission: Stage[Admission]
+    admission: Stage[AdmissionRule]
     recipients: Stage[Rewrite]
     senders: Stage[Rewrite]
     headers: Stage[HeaderRule]
@@ -101,7 +101,9 @@ def build(
         tables=dict(tables),
         next_hops=hops,
         subaddress=separators,
-        admission=Stage(_of(items, Admission), lambda rule: rule.conditions + rule.when, tables),
+        admission=Stage(
+            _of(items, AdmissionRule), lambda rule: rule.conditions + rule.when, tables
+        ),
         recipients=Stage(
             [rule for rule in rewrites if rule.what == "recipient"], _recipient, tables
         ),
@@ -115,13 +117,13 @@ def build(
         srs=srs_stage(items, tables, hostname, keys),
         send_as=SendAsStage(_of(items, SendAs), tables, origin or hostname, separators),
         wants_certificate=any(map(_looks_at_certificate, items)),
-        home=home_of(_of(items, Admission), tables),
-        introductions=tuple(_introductions(_of(items, Admission), tables)),
+        home=home_of(_of(items, AdmissionRule), tables),
+        introductions=tuple(_introductions(_of(items, AdmissionRule), tables)),
     )
 
 
 def _introductions(
-    rules: Sequence[Admission], tables: Mapping[str, Table]
+    rules: Sequence[AdmissionRule], tables: Mapping[str, Table]
 ) -> Iterator[tuple[Test, ...]]:
     """What each rule that accepts clients by who they are wants to see of them."""
     for rule in rules:

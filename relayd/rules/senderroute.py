@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 
 from relayd.rules.check import conditions_of
-from relayd.rules.model import Admission, Condition
+from relayd.rules.model import AdmissionRule, Condition
 from relayd.rules.pattern import Anything, Exact, InTable, LocalPart, Net
 from relayd.rules.stage import View
 from relayd.rules.subject import Subject
@@ -26,7 +26,7 @@ def has_route(subject: Subject) -> bool:
     return _ROUTE.search(subject.local) is not None
 
 
-def names_route(rule: Admission) -> bool:
+def names_route(rule: AdmissionRule) -> bool:
     """Whether the rule is about a mailbox with a route in it, which rules for domains leave it."""
     return any(
         (isinstance(one, Exact) and has_route(Subject(one.mailbox)))
@@ -37,7 +37,7 @@ def names_route(rule: Admission) -> bool:
     )
 
 
-def takes_route(rule: Admission, view: View, tables: Mapping[str, Table]) -> bool:
+def takes_route(rule: AdmissionRule, view: View, tables: Mapping[str, Table]) -> bool:
     """Whether an `accept` rule that holds takes a recipient whose local part has a route in it.
 
     It does for clients that log in or that the rule knows; where it lets mail go everywhere, so

@@ -7,9 +7,9 @@ import re
 from relayd.mail.envelope import DIRECT
 from relayd.mail.reply import Reply
 from relayd.rules.conditions import conditions, mailbox_patterns, when
-from relayd.rules.lexer import Kind
+from relayd.rules.lexer import TokenKind
 from relayd.rules.model import (
-    Admission,
+    AdmissionRule,
     Condition,
     Forward,
     HeaderEdit,
@@ -37,7 +37,7 @@ STATUS = re.compile(r"[245]\.\d{1,3}\.\d{1,3}\Z")
 _FIELD = re.compile(r"[\x21-\x39\x3b-\x7e]+\Z")  # ftext of RFC 5322 section 2.2
 
 
-def read_admission(words: Words) -> Admission:
+def read_admission(words: Words) -> AdmissionRule:
     """`accept`, `reject`, `hold` or `discard`."""
     verb = words.verb.text.lower()
     tests = conditions(words)
@@ -46,22 +46,22 @@ def read_admission(words: Words) -> Admission:
         reply = _reply(words)
     elif verb != "accept":
         token = words.peek()
-        reason = words.next("a reason").text if token and token.kind is Kind.STRING else ""
-    return Admission(verb, tests, reply, reason, when=when(words), place=words.verb.place)
+        reason = words.next("a reason").text if token and token.kind is TokenKind.STRING else ""
+    return AdmissionRule(verb, tests, reply, reason, when=when(words), place=words.verb.place)
 
 
 def _reply(words: Words) -> Reply:
     """`[CODE [STATUS]] ["TEXT"]`, with 550 5.7.1 as the default."""
     code, status, text = 550, "", "Refused by a rule of this site"
     token = words.peek()
-    if token is not None and token.kind is Kind.WORD and _CODE.match(token.text):
+    if token is not None and token.kind is TokenKind.WORD and _CODE.match(token.text):
         code = int(words.word("a reply code").text)
         if not 400 <= code <= 599 or len(token.text) != 3:
             raise words.complain(
                 f"{token.text} refuses nothing", "expected a reply code from 400 to 599"
             )
         token = words.peek()
-        if token is not None and token.kind is Kind.WORD and not token.is_word("when"):
+        if token is not None and token.kind is TokenKind.WORD and not token.is_word("when"):
             status = words.word("a status code").text
             if not STATUS.match(status):
                 raise words.complain(
@@ -74,7 +74,7 @@ def _reply(words: Words) -> Reply:
                     f"expected {str(code)[0]}{status[1:]}",
                 )
     token = words.peek()
-    if token is not None and token.kind is Kind.STRING:
+    if token is not None and token.kind is TokenKind.STRING:
         text = words.string("the text").text
         if not (text.isascii() and text.isprintable() and 0 < len(text) <= 400):
             raise words.complain(
@@ -134,7 +134,7 @@ def _replacement(words: Words, patterns: tuple[MailboxPattern, ...]) -> Replacem
     token = words.next("a mailbox, @domain or local@")
     text, place = token.text, token.place
     regexes = [pattern for pattern in patterns if isinstance(pattern, Regex)]
-    if token.kind is Kind.STRING or (regexes and "\\" in text and text[0] != '"'):
+    if token.kind is TokenKind.STRING or (regexes and "\\" in text and text[0] != '"'):
         if len(regexes) != len(patterns):
             raise words.complain(
                 "a quoted text replaces a regex only", "expected a mailbox, @domain or local@"
@@ -179,7 +179,7 @@ def read_header(words: Words) -> HeaderEdit:
     """`header add`, `header remove` or `header replace`."""
     action = words.choice(("add", "remove", "replace"), "add, remove or replace")
     token = words.peek()
-    if token is not None and token.kind is Kind.STRING and ":" in token.text:
+    if token is not None and token.kind is TokenKind.STRING and ":" in token.text:
         name, _, value = token.text.partition(":")
         raise words.missing(f'the name apart: {name} "{value.strip()}"')
     name = _field(words)

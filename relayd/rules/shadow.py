@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from relayd.mail.address import Mailbox
 from relayd.rules.check import conditions_of
-from relayd.rules.model import Admission, Condition, Forward, Rewrite, Route, Rule
+from relayd.rules.model import AdmissionRule, Condition, Forward, Rewrite, Route, Rule
 from relayd.rules.pattern import (
     Anything,
     Domain,
@@ -56,7 +56,7 @@ def _routed(rule: Rule) -> tuple[Condition, ...]:
 
 
 def _in_stage(
-    stage: Stage[Rule] | Stage[Admission] | Stage[Rewrite] | Stage[Forward] | Stage[Route],
+    stage: Stage[Rule] | Stage[AdmissionRule] | Stage[Rewrite] | Stage[Forward] | Stage[Route],
     tables: Mapping[str, Table],
     conditions: Callable[[Rule], tuple[Condition, ...]],
 ) -> Iterator[Problem]:
@@ -81,7 +81,7 @@ def _in_stage(
 
 def _decides(rival: Rule, rule: Rule) -> bool:
     """A `hold` leaves the decision to the rules behind it; an `accept` may, on a route."""
-    if isinstance(rival, Admission) and isinstance(rule, Admission):
+    if isinstance(rival, AdmissionRule) and isinstance(rule, AdmissionRule):
         if rival.verb == "hold":
             return rule.verb == "hold"
         return rival.verb != "accept" or not names_route(rule)
@@ -89,7 +89,7 @@ def _decides(rival: Rule, rule: Rule) -> bool:
 
 
 def _rivals(
-    stage: Stage[Rule] | Stage[Admission] | Stage[Rewrite] | Stage[Forward] | Stage[Route],
+    stage: Stage[Rule] | Stage[AdmissionRule] | Stage[Rewrite] | Stage[Forward] | Stage[Route],
     mine: Sequence[Condition],
 ) -> set[int]:
     """The rules of the stage that could cover one with these conditions, by the index."""

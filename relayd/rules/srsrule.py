@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from relayd.mail.address import Mailbox, fold_domain, is_srs
 from relayd.rules.conditions import CONDITIONS, condition, mailbox_patterns, when
-from relayd.rules.lexer import Kind, quote
+from relayd.rules.lexer import TokenKind, quote
 from relayd.rules.model import NOWHERE, Condition, Forward, Item, Rule, commas, spaces
 from relayd.rules.pattern import Anything, Exact, InTable, MailboxPattern, Null
 from relayd.rules.source import Complaint, Place, Problem
@@ -122,7 +122,7 @@ def _ours(words: Words) -> SrsOurs:
 def _exceptions(words: Words) -> tuple[Condition, ...]:
     """Conditions, as behind `accept`; mailbox patterns alone are about the sender."""
     token = words.peek()
-    if token is not None and token.kind is Kind.WORD and token.text.lower() in CONDITIONS:
+    if token is not None and token.kind is TokenKind.WORD and token.text.lower() in CONDITIONS:
         tests: list[Condition] = []
         while words.at_word(*CONDITIONS):
             tests.append(condition(words, words.word("a condition").text.lower()))

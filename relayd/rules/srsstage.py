@@ -14,7 +14,7 @@ from relayd.mail.address import Mailbox, ReversePath, fold_domain
 from relayd.mail.plan import Step
 from relayd.mail.reply import Reply
 from relayd.rules.check import conditions_of
-from relayd.rules.model import Admission, Item
+from relayd.rules.model import AdmissionRule, Item
 from relayd.rules.pattern import Domain, Exact, InTable, Regex, SubDomains
 from relayd.rules.regex import search
 from relayd.rules.srs import ForgedError, MalformedError, Scheme, SrsError, TooLongError
@@ -41,7 +41,7 @@ class SrsStage:
         self.scheme = Scheme(statement.domain, tuple(keys), statement.hash_length)
         above = items[: items.index(statement)]
         # `srs domain` lets reports in where it stands: admission rules above it come first
-        self.above = sum(isinstance(item, Admission) for item in above)
+        self.above = sum(isinstance(item, AdmissionRule) for item in above)
         self._statement = statement
         exceptions = [item for item in items if isinstance(item, SrsException)]
         self._exceptions = Stage(exceptions, lambda rule: rule.conditions + rule.when, tables)
@@ -142,7 +142,7 @@ class _Ours:
 def _accepted(items: Sequence[Item]) -> Iterator[object]:
     """What `accept` rules name by `to`."""
     for item in items:
-        if isinstance(item, Admission) and item.verb == "accept":
+        if isinstance(item, AdmissionRule) and item.verb == "accept":
             for condition in conditions_of(item):
                 if condition.kind == "to" and not condition.negated:
                     yield from condition.operands

@@ -46,7 +46,7 @@ class View:
         self.notes: list[str] = []  # where tables held what they were asked
 
 
-class Entry(Generic[R]):
+class ReadyRule(Generic[R]):
     """One rule, ready to run."""
 
     __slots__ = ("needed", "number", "rule", "step", "tests")
@@ -99,8 +99,8 @@ class Stage(Generic[R]):
 
     def _entry(
         self, rule: R, number: int, conditions: Sequence[Condition], tables: Mapping[str, Table]
-    ) -> Entry[R]:
-        entry = Entry(rule, number, [compile_condition(each, tables) for each in conditions])
+    ) -> ReadyRule[R]:
+        entry = ReadyRule(rule, number, [compile_condition(each, tables) for each in conditions])
         operands = [one for each in conditions if each.kind == "to" for one in each.operands]
         operands += getattr(rule, "patterns", ())
         names = {one.name for one in operands if isinstance(one, InTable)}
@@ -150,7 +150,7 @@ class Stage(Generic[R]):
         """Whether exactly this mailbox has a rule or a table's entry of its own."""
         return key in self._to or any(table.owns(key) for table in self._owners)
 
-    def candidates(self, view: View) -> Sequence[Entry[R]]:
+    def candidates(self, view: View) -> Sequence[ReadyRule[R]]:
         """The rules that may hold, in order."""
         recipient = view.recipient
         if recipient.others:
@@ -174,7 +174,7 @@ class Stage(Generic[R]):
         entries = self.entries
         return [entries[number] for number in sorted(set(found))]
 
-    def first(self, view: View) -> Entry[R] | None:
+    def first(self, view: View) -> ReadyRule[R] | None:
         """The first rule that holds; raises Unknown."""
         for entry in self.candidates(view):
             view.notes.clear()

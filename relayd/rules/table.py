@@ -23,7 +23,7 @@ class NoMailbox(Unknown):
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FoundEntry:
     """An entry of a map that fits, and what stands behind it."""
 
     targets: tuple[Mailbox | Final, ...]
@@ -32,7 +32,7 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
-class Transport:
+class MapTransport:
     """Where a transport map sends mail: a next hop, direct, or nowhere."""
 
     next_hop: NextHop | None = None
@@ -74,11 +74,11 @@ class Table:
         """Whether it has an entry of its own for exactly this mailbox (its normalised form)."""
         return False
 
-    def find(self, subject: Subject, at: Iterable[str] = ()) -> Found | None:
+    def find(self, subject: Subject, at: Iterable[str] = ()) -> FoundEntry | None:
         """What the mailbox becomes; `at`: folded domains of entries without one."""
         return None
 
-    def transport(self, subject: Subject) -> tuple[Transport, str] | None:
+    def transport(self, subject: Subject) -> tuple[MapTransport, str] | None:
         """Where the mailbox goes, and a note."""
         return None
 
@@ -105,10 +105,10 @@ class BrokenTable(Table):
     def owns(self, key: str) -> bool:
         return False
 
-    def find(self, subject: Subject, at: Iterable[str] = ()) -> Found | None:
+    def find(self, subject: Subject, at: Iterable[str] = ()) -> FoundEntry | None:
         raise self._unknown()
 
-    def transport(self, subject: Subject) -> tuple[Transport, str] | None:
+    def transport(self, subject: Subject) -> tuple[MapTransport, str] | None:
         raise self._unknown()
 
 
@@ -153,7 +153,7 @@ class ListTable(Table):
 
 
 @dataclass(slots=True)
-class Entry:
+class MapEntry:
     """One line of a map: what stands behind the key."""
 
     line: int
@@ -169,7 +169,7 @@ class MapTable(Table):
     def __init__(self, name: str, kind: str, place: str) -> None:
         super().__init__(name, place)
         self.kind = kind
-        self.entries: dict[str, Entry] = {}
+        self.entries: dict[str, MapEntry] = {}
         self.domains: dict[str, int] = {}  # "example.com anything" of a virtual map
         self.bare = False  # some keys have no domain
 
@@ -195,7 +195,7 @@ class MapTable(Table):
         entry = self.entries.get(text.lower() if "@" in text else text.lower() + "@")
         return "" if entry is None else self._note(entry.line)
 
-    def find(self, subject: Subject, at: Iterable[str] = ()) -> Found | None:
+    def find(self, subject: Subject, at: Iterable[str] = ()) -> FoundEntry | None:
         entries, wide = self.entries, subject.wide
         bare = self.bare and subject.domain in at
         entry, tag = entries.get(subject.key), ""
@@ -211,7 +211,7 @@ class MapTable(Table):
                 return None
         here = subject.mailbox
         targets = tuple(target_mailbox(value, here, tag) for value in entry.values)
-        return Found(targets, self._note(entry.line), self._owner(subject, bare))
+        return FoundEntry(targets, self._note(entry.line), self._owner(subject, bare))
 
     def _owner(self, subject: Subject, bare: bool) -> Mailbox | None:
         if self.kind != "aliases":
@@ -232,7 +232,7 @@ class TransportTable(Table):
 
     def __init__(self, name: str, place: str) -> None:
         super().__init__(name, place)
-        self.entries: dict[str, tuple[int, Transport | None]] = {}
+        self.entries: dict[str, tuple[int, MapTransport | None]] = {}
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -250,13 +250,13 @@ class TransportTable(Table):
         found = self._entry(subject)
         return "" if found is None else self._note(found[0])
 
-    def transport(self, subject: Subject) -> tuple[Transport, str] | None:
+    def transport(self, subject: Subject) -> tuple[MapTransport, str] | None:
         found = self._entry(subject)
         if found is None or found[1] is None:
             return None
         return found[1], self._note(found[0])
 
-    def _entry(self, subject: Subject) -> tuple[int, Transport | None] | None:
+    def _entry(self, subject: Subject) -> tuple[int, MapTransport | None] | None:
         for probe in (subject.key, *subject.wide[:1], *subject.probes[1:-1], "*"):
             entry = self.entries.get(probe)
             if entry is not None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from relayd.mail.address import AddressError, Mailbox, check_domain, fold_domain
 from relayd.rules.source import Complaint, Place, Problem, Source
-from relayd.rules.table import Entry, ListTable, MapTable, Table, is_domain
+from relayd.rules.table import ListTable, MapEntry, MapTable, Table, is_domain
 from relayd.rules.transport import transport_table
 from relayd.rules.userstable import hidden, users_table
 from relayd.rules.words import domain_of, local_of, network_of
@@ -266,7 +266,7 @@ def _put(table: MapTable, key: str, values: tuple[str, ...], line: int, reading:
             except Complaint as complaint:
                 reading.problems.append(complaint.problem)
                 return
-    first = table.entries.setdefault(probe, Entry(line, values))
+    first = table.entries.setdefault(probe, MapEntry(line, values))
     if first.line != line:
         reading.complain(
             line,

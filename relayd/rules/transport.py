@@ -8,7 +8,7 @@ from relayd.mail.address import AddressError, Mailbox, fold_domain
 from relayd.mail.nexthop import LMTP, SMTP, HostPort, NextHop
 from relayd.mail.reply import Reply
 from relayd.rules.source import Complaint, Place, Problem, Source
-from relayd.rules.table import Transport, TransportTable
+from relayd.rules.table import MapTransport, TransportTable
 from relayd.rules.words import domain_of, host_port
 
 _STATUS = re.compile(r"([45]\.\d{1,3}\.\d{1,3})\s*(.*)")
@@ -49,20 +49,20 @@ def _probe(key: str, place: Place) -> str:
     return "@" + fold_domain(domain_of(key, place))
 
 
-def _transport(value: str, place: Place) -> Transport | None:
+def _transport(value: str, place: Place) -> MapTransport | None:
     method, colon, where = value.partition(":")
     if not colon:
         raise Complaint(place, f'"{value}" is no transport', 'expected "method:nexthop"')
     if method in ("error", "retry"):
-        return Transport(reply=_reply(method, where.strip()))
+        return MapTransport(reply=_reply(method, where.strip()))
     if method == "discard":
-        return Transport(discard=True)
+        return MapTransport(discard=True)
     if not where and not method:
         return None  # transport(5): do not change what would be done without this table
     if not where and method in _SMTP:
-        return Transport()
+        return MapTransport()
     if method == LMTP:
-        return Transport(_lmtp(value, where, place))
+        return MapTransport(_lmtp(value, where, place))
     if method not in ("", *_SMTP):
         raise Complaint(
             place, f'relayd has no transport "{method}"', "expected smtp, lmtp, error or discard"
@@ -75,7 +75,9 @@ def _transport(value: str, place: Place) -> Transport | None:
         )
     hosts = tuple(_host(word, place) for word in words)
     # without brackets Postfix looks for the mail exchangers of the name
-    return Transport(NextHop(f"smtp:{'|'.join(words)}", SMTP, hosts, mx=not where.startswith("[")))
+    return MapTransport(
+        NextHop(f"smtp:{'|'.join(words)}", SMTP, hosts, mx=not where.startswith("["))
+    )
 
 
 def _host(text: str, place: Place) -> HostPort:

@@ -14,7 +14,7 @@ from relayd.mail.address import (
     check_local,
 )
 from relayd.mail.nexthop import HostPort
-from relayd.rules.lexer import Kind, Statement, Token
+from relayd.rules.lexer import Lexeme, Statement, TokenKind
 from relayd.rules.pattern import Network
 from relayd.rules.source import Complaint, Place, did_you_mean
 
@@ -45,7 +45,7 @@ class Words:
         """Where the token consumed last stands."""
         return self._tokens[self._at - 1].place
 
-    def peek(self) -> Token | None:
+    def peek(self) -> Lexeme | None:
         """The next token, not consumed."""
         return self._tokens[self._at] if self._at < len(self._tokens) else None
 
@@ -58,29 +58,29 @@ class Words:
         token = self.peek()
         if token is None:
             return Complaint(self.place, "the statement ends too early", f"expected {expected}")
-        shown = "quoted text" if token.kind is Kind.STRING else f'"{token.text}"'
+        shown = "quoted text" if token.kind is TokenKind.STRING else f'"{token.text}"'
         return Complaint(token.place, f"unexpected {shown}", f"expected {expected}")
 
-    def next(self, expected: str) -> Token:
+    def next(self, expected: str) -> Lexeme:
         """The next word or string."""
         token = self.peek()
-        if token is None or token.kind is Kind.MARK:
+        if token is None or token.kind is TokenKind.MARK:
             raise self.missing(expected)
         self._at += 1
         return token
 
-    def word(self, expected: str) -> Token:
+    def word(self, expected: str) -> Lexeme:
         """The next word (no string)."""
         token = self.peek()
-        if token is None or token.kind is not Kind.WORD:
+        if token is None or token.kind is not TokenKind.WORD:
             raise self.missing(expected)
         self._at += 1
         return token
 
-    def string(self, expected: str) -> Token:
+    def string(self, expected: str) -> Lexeme:
         """The next quoted text."""
         token = self.peek()
-        if token is None or token.kind is not Kind.STRING:
+        if token is None or token.kind is not TokenKind.STRING:
             raise self.missing(expected)
         self._at += 1
         return token
@@ -122,7 +122,7 @@ class Words:
         expected = "the end of the line"
         if self.at_word(*conditions):
             expected = f'"when" before it: "when {token.text} ..."'
-        elif self._list_end == self._at and token.kind is not Kind.MARK:
+        elif self._list_end == self._at and token.kind is not TokenKind.MARK:
             expected = "a comma before it, or the end of the line"
         raise self.missing(expected)
 
@@ -155,9 +155,9 @@ class Words:
         return domain_of(text, self.last)
 
 
-def table_name(token: Token) -> str | None:
+def table_name(token: Lexeme) -> str | None:
     """`ours` of `<ours>`; None: the token is no table."""
-    match = _TABLE.match(token.text) if token.kind is Kind.WORD else None
+    match = _TABLE.match(token.text) if token.kind is TokenKind.WORD else None
     if match is None:
         return None
     if not _NAME.match(match.group(1)):
@@ -165,7 +165,7 @@ def table_name(token: Token) -> str | None:
     return match.group(1)
 
 
-def mailbox_of(token: Token) -> Mailbox:
+def mailbox_of(token: Lexeme) -> Mailbox:
     """The token as a mailbox."""
     try:
         return Mailbox.parse(token.text)

@@ -16,9 +16,9 @@ from relayd.smtp.events import (
     ProtocolTrouble,
     Ready,
     SendContent,
-    Stage,
     TlsReady,
     TlsRefused,
+    TransactionStage,
     Unwelcome,
 )
 from relayd.smtp.extensions import NONE_OFFERED, Extensions
@@ -27,7 +27,7 @@ from relayd.smtp.progress import Progress
 from relayd.smtp.replies import BARE, ReplyError, ReplyReader
 from relayd.smtp.transaction import Transaction, TransactionRecipient, commands_for
 
-__all__ = ["Client", "Transaction", "TransactionRecipient"]
+__all__ = ["SmtpClient", "Transaction", "TransactionRecipient"]
 
 MAX_AUTH_COMMAND = 510  # octets of AUTH with an initial response (RFC 4954 section 4)
 _UNASKED = "spoke without being asked"
@@ -36,7 +36,7 @@ _NO_SESSION = Reply.of(451, "4.4.2", "The session with the next hop is over")
 _MISCOUNTED = Reply.of(451, "4.3.0", "Content does not have the size it should have")
 
 
-class Client:
+class SmtpClient:
     """One session with a next hop.
 
     Call `receive_data`, then `next_event` until it returns None, and write `data_to_send`, also
@@ -51,8 +51,12 @@ class Client:
         self._reader = ReplyReader()
         self._output: list[bytes] = []
         self._events: deque[ClientEvent] = deque()
-        self._expected: deque[Stage] = deque([Stage.GREETING])  # commands without a reply yet
-        self._unsent: deque[tuple[Stage, bytes]] = deque()  # ... and those that wait for one
+        self._expected: deque[TransactionStage] = deque(
+            [TransactionStage.GREETING]
+        )  # commands without a reply yet
+        self._unsent: deque[tuple[TransactionStage, bytes]] = (
+            deque()
+        )  # ... and those that wait for one
         self._helo = False  # EHLO was refused, HELO is tried
         self._handshake = False  # TLS is being set up
         self._progress: Progress | None = None
@@ -64,13 +68,13 @@ class Client:
     # -- the rim's side ----------------------------------------------------------------------
 
     @property
-    def waiting_for(self) -> Stage:
+    def waiting_for(self) -> TransactionStage:
         """What the rim's timer is for (RFC 5321 section 4.5.3.2)."""
         if self._expected:
             return self._expected[0]
         if self._sending is not None:
-            return Stage.CONTENT
-        return Stage.STARTTLS if self._handshake else Stage.IDLE
+            return TransactionStage.CONTENT
+        return TransactionStage.STARTTLS if self._handshake else TransactionStage.IDLE
 
     def receive_data(self, data: bytes) -> None:
         """Take in what the server sent."""
@@ -113,7 +117,7 @@ class Client:
         progress = Progress(len(transaction.recipients), transaction.size, commands)
         self._progress = progress
         if self.closed:
-            progress.abandon(_NO_SESSION, Stage.IDLE, End.LOST)
+            progress.abandon(_NO_SESSION, TransactionStage.IDLE, End.LOST)
             self._finish(progress)
             return
         if self._out_of_turn():
@@ -124,11 +128,11 @@ class Client:
         queue = self._unsent
         if self._reset_due:
             self._reset_due = False
-            queue.append((Stage.RSET, b"RSET\r\n"))
-        queue.append((Stage.MAIL, commands.mail))
-        queue.extend([(Stage.RCPT, rcpt) for rcpt in commands.rcpt])
+            queue.append((TransactionStage.RSET, b"RSET\r\n"))
+        queue.append((TransactionStage.MAIL, commands.mail))
+        queue.extend([(TransactionStage.RCPT, rcpt) for rcpt in commands.rcpt])
         if not commands.bdat:
-            queue.append((Stage.DATA, b"DATA\r\n"))
+            queue.append((TransactionStage.DATA, b"DATA\r\n"))
         self._send_queue()
 
     def send_content(self, chunk: bytes, *, pure: bool = False) -> None:
@@ -164,15 +168,17 @@ class Client:
             self._spoiled(progress, _MISCOUNTED, "content of ours is shorter than announced")
             return
         self._sending = None
-        self._expected.extend([Stage.END] * (len(progress.accepted) if self._lmtp else 1))
+        self._expected.extend(
+            [TransactionStage.END] * (len(progress.accepted) if self._lmtp else 1)
+        )
 
     def quit(self) -> None:
         """End the session politely; `closed` once the server has answered."""
-        self._command(Stage.QUIT, b"QUIT\r\n")
+        self._command(TransactionStage.QUIT, b"QUIT\r\n")
 
     def starttls(self) -> None:
         """Ask for TLS, after Ready."""
-        self._command(Stage.STARTTLS, b"STARTTLS\r\n")
+        self._command(TransactionStage.STARTTLS, b"STARTTLS\r\n")
 
     def tls_established(self) -> None:
         """TLS stands, after TlsReady: what is known of the server is void (RFC 3207 4.2)."""
@@ -188,15 +194,15 @@ class Client:
             whole = line + b" " + (base64.b64encode(initial) or b"=")
             if len(whole) <= MAX_AUTH_COMMAND:
                 line, self._initial = whole, None
-        self._command(Stage.AUTH, line + b"\r\n")
+        self._command(TransactionStage.AUTH, line + b"\r\n")
 
     def respond(self, response: bytes) -> None:
         """Answer a LoginChallenge."""
-        self._command(Stage.AUTH, base64.b64encode(response) + b"\r\n")
+        self._command(TransactionStage.AUTH, base64.b64encode(response) + b"\r\n")
 
     def cancel_login(self) -> None:
         """Give AUTH up after a LoginChallenge; the server answers 501."""
-        self._command(Stage.AUTH, b"*\r\n")
+        self._command(TransactionStage.AUTH, b"*\r\n")
 
     def fail(self, reply: Reply, end: End = End.LOST) -> None:
         """The connection is lost or took too long: what is not answered gets this reply.
@@ -210,12 +216,12 @@ class Client:
         else:
             stage = self.waiting_for
             self._close()
-            if stage is not Stage.QUIT:
+            if stage is not TransactionStage.QUIT:
                 self._events.append(Unwelcome(reply, stage))
 
     # -- sending -----------------------------------------------------------------------------
 
-    def _command(self, stage: Stage, line: bytes) -> None:
+    def _command(self, stage: TransactionStage, line: bytes) -> None:
         """Send one command, the only one in flight."""
         if not self._out_of_turn():
             self._output.append(line)
@@ -223,7 +229,7 @@ class Client:
 
     def _say_hello(self) -> None:
         verb = b"LHLO " if self._lmtp else b"HELO " if self._helo else b"EHLO "
-        self._command(Stage.HELLO, verb + self._hello + b"\r\n")
+        self._command(TransactionStage.HELLO, verb + self._hello + b"\r\n")
 
     def _send_queue(self) -> None:
         """All that may go out now: everything by PIPELINING (RFC 2920), else one command."""
@@ -248,7 +254,7 @@ class Client:
 
     def _take(self, reply: Reply) -> None:
         stage = self._expected.popleft() if self._expected else None
-        if stage is Stage.QUIT:
+        if stage is TransactionStage.QUIT:
             self._close()
         elif reply.code == 421:
             self._shut_down(reply, stage or self.waiting_for)
@@ -256,9 +262,9 @@ class Client:
             self._take_unasked(reply)
         elif self._progress is not None:
             self._take_in_transaction(self._progress, reply, stage)
-        elif stage is Stage.GREETING or stage is Stage.HELLO:
+        elif stage is TransactionStage.GREETING or stage is TransactionStage.HELLO:
             self._take_welcome(reply, stage)
-        elif stage is Stage.AUTH:
+        elif stage is TransactionStage.AUTH:
             self._take_login(reply)
         elif reply.code == 220:  # to STARTTLS
             self._handshake = True
@@ -269,16 +275,16 @@ class Client:
         else:
             self._events.append(TlsRefused(reply))
 
-    def _take_welcome(self, reply: Reply, stage: Stage) -> None:
+    def _take_welcome(self, reply: Reply, stage: TransactionStage) -> None:
         digit = reply.code // 100
         if digit == 3:
             self._trouble(f"said {reply.code} to {stage}")
-        elif digit == 2 and stage is Stage.GREETING:
+        elif digit == 2 and stage is TransactionStage.GREETING:
             self._say_hello()
         elif digit == 2:
             self.extensions = NONE_OFFERED if self._helo else Extensions.parse(reply.lines)
             self._events.append(Ready(self.extensions))
-        elif digit == 5 and stage is Stage.HELLO and not self._helo and not self._lmtp:
+        elif digit == 5 and stage is TransactionStage.HELLO and not self._helo and not self._lmtp:
             self._helo = True  # RFC 5321 section 3.2
             self._say_hello()
         else:
@@ -314,26 +320,28 @@ class Client:
         else:
             self._trouble(_EARLY)
 
-    def _take_in_transaction(self, progress: Progress, reply: Reply, stage: Stage) -> None:
+    def _take_in_transaction(
+        self, progress: Progress, reply: Reply, stage: TransactionStage
+    ) -> None:
         digit = reply.code // 100
-        if digit == (2 if stage is Stage.DATA else 3):
+        if digit == (2 if stage is TransactionStage.DATA else 3):
             self._trouble(f"said {reply.code} to {stage}", stage)
-        elif stage is Stage.RCPT:
+        elif stage is TransactionStage.RCPT:
             progress.take_rcpt(reply)
             self._advance(progress)
-        elif stage is Stage.END:
+        elif stage is TransactionStage.END:
             if not self._lmtp:
                 progress.take_end(reply)
                 self._finish(progress)
             elif progress.take_lmtp_end(reply):
                 self._finish(progress)
-        elif stage is Stage.DATA:
+        elif stage is TransactionStage.DATA:
             if digit == 3:
                 self._begin_content(progress)
             else:
                 progress.refuse_data(reply)
                 self._finish(progress)
-        elif stage is Stage.MAIL:
+        elif stage is TransactionStage.MAIL:
             progress.take_mail(reply)
             if not progress.opened:
                 self._unsent.clear()
@@ -347,7 +355,7 @@ class Client:
         """The envelope goes on: the next command, or the content, or nobody is left."""
         if self._expected:
             return
-        asking = self._unsent and self._unsent[0][0] is not Stage.DATA
+        asking = self._unsent and self._unsent[0][0] is not TransactionStage.DATA
         if not asking and not progress.accepted:
             self._unsent.clear()
             self._finish(progress)
@@ -370,7 +378,7 @@ class Client:
             self._trouble("accepted DATA without recipients")
         else:
             # RFC 2920 section 3.1: all RCPT failed and yet DATA was accepted
-            self._command(Stage.END, b".\r\n")
+            self._command(TransactionStage.END, b".\r\n")
 
     # -- the end of it -----------------------------------------------------------------------
 
@@ -389,7 +397,7 @@ class Client:
         reply: Reply,
         end: End,
         trouble: str = "",
-        stage: Stage | None = None,
+        stage: TransactionStage | None = None,
     ) -> None:
         """Give up the transaction, and the connection with it."""
         progress.abandon(reply, stage or self.waiting_for, end)
@@ -400,7 +408,7 @@ class Client:
         """What we were given to send is not what it was said to be."""
         self._abandon(progress, reply, End.UNSENDABLE, why)
 
-    def _shut_down(self, reply: Reply, stage: Stage) -> None:
+    def _shut_down(self, reply: Reply, stage: TransactionStage) -> None:
         """421: the server closes, whatever was going on (RFC 5321 section 3.8)."""
         progress = self._progress
         if progress is None:
@@ -409,7 +417,7 @@ class Client:
         else:
             self._abandon(progress, reply, End.SHUT_DOWN, stage=stage)
 
-    def _trouble(self, reason: str, stage: Stage | None = None) -> None:
+    def _trouble(self, reason: str, stage: TransactionStage | None = None) -> None:
         """The server broke the protocol: nothing it says can be trusted any more."""
         progress = self._progress
         if progress is not None:

@@ -179,7 +179,7 @@ Event = (
 # -- the client's events ---------------------------------------------------------------------
 
 
-class Stage(enum.StrEnum):
+class TransactionStage(enum.StrEnum):
     """What the client is waiting for, or where a reply came from (RFC 5321 section 4.5.3.2)."""
 
     GREETING = "greeting"
@@ -209,7 +209,7 @@ class Unwelcome:
     """The server does not want us: greeting or EHLO refused, or 421 while idle. Over."""
 
     reply: Reply
-    stage: Stage
+    stage: TransactionStage
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,7 +262,7 @@ class TransactionDone:
     """The transaction is over; also when the connection failed in the middle of it."""
 
     replies: tuple[Reply, ...]  # one per recipient, in order
-    stages: tuple[Stage, ...]  # where each reply came from
+    stages: tuple[TransactionStage, ...]  # where each reply came from
     reusable: bool  # another transaction may follow on this connection
     end: End = End.ANSWERED
     last: Reply | None = None  # whoever has this very reply was not answered: see `end`

@@ -12,11 +12,11 @@ from relayd.smtp.events import EndOfContent, Event
 from relayd.smtp.extensions import Offer
 from relayd.smtp.framing import Lines
 from relayd.smtp.grammar import RemoteProtocolError
-from relayd.smtp.state import ALLOWED, MOVES, Command, State
+from relayd.smtp.state import ALLOWED, MOVES, Command, SessionState
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class ServerLimits:
     """What one session may ask of us."""
 
     line: int = 2048  # octets of a command line with its CRLF
@@ -31,7 +31,7 @@ _TRANSIENT, _PERMANENT = 1, 100  # what a refusal weighs: our own trouble cuts o
 _POLICY = 7  # of an enhanced status code (RFC 3463 section 3.8): a 4.7.x is no trouble of ours
 _NO_END = 1 << 62
 
-_DEAF = frozenset({State.NEW, State.HANDSHAKE, State.CLOSED})
+_DEAF = frozenset({SessionState.NEW, SessionState.HANDSHAKE, SessionState.CLOSED})
 
 
 def _nothing() -> None:
@@ -41,11 +41,11 @@ def _nothing() -> None:
 class Exchange:
     """Input and output of one session, and whose turn it is; `Server` adds the commands."""
 
-    def __init__(self, hostname: str, limits: Limits, offer: Offer) -> None:
+    def __init__(self, hostname: str, limits: ServerLimits, offer: Offer) -> None:
         self.hostname = hostname
         self.limits = limits
         self.offer = offer
-        self.state = State.NEW
+        self.state = SessionState.NEW
         self.errors = 0  # commands refused by the core
         self.allowance = _NO_END  # lines and pieces of content that may be read in this turn
         self.doubted: Command | None = None  # was refused: what comes may be meant for it
@@ -70,7 +70,7 @@ class Exchange:
     @property
     def closed(self) -> bool:
         """The session is over: write what there is to send, then close the connection."""
-        return self.state is State.CLOSED
+        return self.state is SessionState.CLOSED
 
     @property
     def awaiting_verdict(self) -> bool:
@@ -97,7 +97,7 @@ class Exchange:
 
     def receive_data(self, data: bytes) -> None:
         """Take in what the client sent."""
-        if self.state is State.CLOSED or self.state is State.HANDSHAKE:
+        if self.state is SessionState.CLOSED or self.state is SessionState.HANDSHAKE:
             return  # RFC 3207: a byte in the clear behind STARTTLS is an attacker's
         self._input.append(data)
         self._hungry = False
@@ -134,7 +134,7 @@ class Exchange:
 
     def fail(self, reply: Reply) -> None:
         """Close the session with an unsolicited 421 (timeout, shutdown), whatever it is at."""
-        if self.state is not State.CLOSED:
+        if self.state is not SessionState.CLOSED:
             self._write(reply)
             self._close()
             self._events.clear()
@@ -155,11 +155,11 @@ class Exchange:
 
     def _reply(self, reply: Reply, command: Command) -> None:
         self._write(reply)
-        if self.state is not State.CLOSED:
+        if self.state is not SessionState.CLOSED:
             self.state = MOVES.get((self.state, command, reply.code // 100), self.state)
 
     def _close(self) -> None:
-        self.state = State.CLOSED
+        self.state = SessionState.CLOSED
         self._read = _nothing  # a method of ours would hold us for the garbage collector
         self._asked = None
         self._input.clear()
@@ -206,15 +206,15 @@ class Exchange:
         return event
 
 
-def out_of_order(state: State, command: Command) -> Reply:
+def out_of_order(state: SessionState, command: Command) -> Reply:
     """Why `command` cannot come now, in words that help."""
-    if state is State.GREETED:
+    if state is SessionState.GREETED:
         return replies.HELLO_FIRST
-    if state is State.READY and command is not Command.AUTH:
+    if state is SessionState.READY and command is not Command.AUTH:
         return replies.MAIL_FIRST
-    if state is State.OPENED and command in (Command.DATA, Command.BDAT, Command.LAST):
+    if state is SessionState.OPENED and command in (Command.DATA, Command.BDAT, Command.LAST):
         return replies.NO_RECIPIENTS  # RFC 5321 section 3.3
-    if state is State.CHUNKING and command is Command.DATA:
+    if state is SessionState.CHUNKING and command is Command.DATA:
         return replies.MIXED
     if command is Command.MAIL:
         return replies.NESTED_MAIL

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from relayd.mail.reply import Reply
-from relayd.smtp.events import End, Stage, TransactionDone
+from relayd.smtp.events import End, TransactionDone, TransactionStage
 from relayd.smtp.transaction import Commands
 
 
@@ -37,7 +37,7 @@ class Progress:
         self._end = End.ANSWERED
         self._last: Reply | None = None  # of whoever was not answered
         self._replies: list[Reply | None] = [None] * count
-        self._stages = [Stage.OFFER] * count
+        self._stages = [TransactionStage.OFFER] * count
         for number, reply in commands.refused.items():
             self._replies[number] = reply
 
@@ -45,7 +45,7 @@ class Progress:
         """The reply to MAIL; a refusal is the word on everybody."""
         self.opened = reply.code < 300
         if not self.opened:
-            self._settle(self._asked, reply, Stage.MAIL)
+            self._settle(self._asked, reply, TransactionStage.MAIL)
 
     def take_rcpt(self, reply: Reply) -> None:
         """The next reply to RCPT."""
@@ -56,16 +56,16 @@ class Progress:
         if reply.code < 300:
             self.accepted.append(number)
         else:
-            self._settle((number,), reply, Stage.RCPT)
+            self._settle((number,), reply, TransactionStage.RCPT)
 
     def refuse_data(self, reply: Reply) -> None:
         """DATA was refused."""
-        self._settle(self.accepted, reply, Stage.DATA)
+        self._settle(self.accepted, reply, TransactionStage.DATA)
 
     def take_end(self, reply: Reply) -> None:
         """The one reply to the end of the content."""
         self.opened = False
-        self._settle(self.accepted, reply, Stage.END)
+        self._settle(self.accepted, reply, TransactionStage.END)
 
     def take_lmtp_end(self, reply: Reply) -> bool:
         """The next reply to the end of the content; returns whether it was the last one.
@@ -73,11 +73,11 @@ class Progress:
         There is one for each accepted recipient, in order (RFC 2033 section 4.2).
         """
         self.opened = False
-        self._settle((self.accepted[self._ended],), reply, Stage.END)
+        self._settle((self.accepted[self._ended],), reply, TransactionStage.END)
         self._ended += 1
         return self._ended == len(self.accepted)
 
-    def abandon(self, reply: Reply, stage: Stage, end: End) -> None:
+    def abandon(self, reply: Reply, stage: TransactionStage, end: End) -> None:
         """Nothing more will come: the word on all who have none."""
         self._settle(range(len(self._replies)), reply, stage)
         self._end, self._last = end, reply
@@ -89,7 +89,7 @@ class Progress:
             replies, tuple(self._stages), reusable, self._end, self._last, trouble
         )
 
-    def _settle(self, numbers: Iterable[int], reply: Reply, stage: Stage) -> None:
+    def _settle(self, numbers: Iterable[int], reply: Reply, stage: TransactionStage) -> None:
         for number in numbers:
             if self._replies[number] is None:
                 self._replies[number] = reply

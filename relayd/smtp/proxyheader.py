@@ -24,7 +24,7 @@ class ProxyError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class ProxiedClient:
     """The client that a balancer speaks for."""
 
     address: str
@@ -35,7 +35,7 @@ class Source:
 class Header:
     """One header. Without a source the balancer speaks for itself, or for it knows not whom."""
 
-    source: Source | None
+    source: ProxiedClient | None
     size: int  # octets it took; what follows them is the client's
 
 
@@ -67,7 +67,7 @@ def _version_1(octets: bytes) -> Header | None:
     return Header(_source(words[2], words[4], version), end + 2)
 
 
-def _source(address: str, port: str, version: int) -> Source:
+def _source(address: str, port: str, version: int) -> ProxiedClient:
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:
@@ -76,7 +76,7 @@ def _source(address: str, port: str, version: int) -> Source:
         raise ProxyError("the PROXY line's addresses are not of its family")
     if not _PORT.match(port) or int(port) > 0xFFFF:
         raise ProxyError("the PROXY line holds no port")
-    return Source(_text(parsed), int(port))
+    return ProxiedClient(_text(parsed), int(port))
 
 
 def _version_2(octets: bytes) -> Header | None:
@@ -99,12 +99,12 @@ def _version_2(octets: bytes) -> Header | None:
     return Header(source, 16 + length)
 
 
-def _binary(block: bytes, width: int) -> Source:
+def _binary(block: bytes, width: int) -> ProxiedClient:
     """Addresses, then ports; the TLVs behind them are not looked at (section 2.2.7)."""
     if len(block) < 2 * width + 4:
         raise ProxyError("a PROXY header too short for its addresses")
     port = int.from_bytes(block[2 * width : 2 * width + 2], "big")
-    return Source(_text(ipaddress.ip_address(block[:width])), port)
+    return ProxiedClient(_text(ipaddress.ip_address(block[:width])), port)
 
 
 def _text(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str:

@@ -6,15 +6,15 @@ from relayd.mail.reply import Reply
 from relayd.smtp import replies
 from relayd.smtp.content import IncomingContent
 from relayd.smtp.events import Chunk, ContentRefused, Data, EndOfContent, Event, Rset
-from relayd.smtp.exchange import Exchange, Limits
+from relayd.smtp.exchange import Exchange, ServerLimits
 from relayd.smtp.extensions import Offer
-from relayd.smtp.state import IN_TRANSACTION, Command, State
+from relayd.smtp.state import IN_TRANSACTION, Command, SessionState
 
 
 class Receiving(Exchange):
     """Reads content instead of commands, and answers for what is wrong with it."""
 
-    def __init__(self, hostname: str, limits: Limits, offer: Offer) -> None:
+    def __init__(self, hostname: str, limits: ServerLimits, offer: Offer) -> None:
         super().__init__(hostname, limits, offer)
         self._recipients = 0  # accepted ones of the open transaction
         self._content = IncomingContent(0, False)
@@ -30,7 +30,7 @@ class Receiving(Exchange):
     def _answer_data(self, reply: Reply, event: Data) -> None:
         if not event.bdat:
             self._reply(reply, Command.DATA)
-            if self.state is State.RECEIVING:
+            if self.state is SessionState.RECEIVING:
                 self._read = self._read_data
             else:
                 self._doubt(Command.DATA)  # a client that did not wait sends the content now
@@ -107,7 +107,7 @@ class Receiving(Exchange):
         self._read = self._read_command
         before = self.state
         self._reply(reply, self._bdat_command)
-        if before in IN_TRANSACTION and self.state is State.READY:
+        if before in IN_TRANSACTION and self.state is SessionState.READY:
             self._reset_transaction()
             return Rset()
         return None

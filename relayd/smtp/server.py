@@ -25,15 +25,15 @@ from relayd.smtp.events import (
     Vrfy,
     XClient,
 )
-from relayd.smtp.exchange import Limits, out_of_order
+from relayd.smtp.exchange import ServerLimits, out_of_order
 from relayd.smtp.extensions import Offer, ehlo_lines, mail_keywords, rcpt_keywords
 from relayd.smtp.framing import LineTooLong
 from relayd.smtp.grammar import RemoteProtocolError
 from relayd.smtp.receiving import Receiving
-from relayd.smtp.state import IN_TRANSACTION, MOVES, Command, State
+from relayd.smtp.state import IN_TRANSACTION, MOVES, Command, SessionState
 from relayd.smtp.xclient import parse_xclient
 
-__all__ = ["Limits", "Offer", "Server"]
+__all__ = ["Offer", "ServerLimits", "SmtpServer"]
 
 MAX_AUTH_LINE = 12288  # octets, RFC 4954 section 4
 
@@ -46,7 +46,7 @@ _SHOWN = re.compile(rb"MAIL FROM:|RCPT TO:|(?:EHLO|HELO) ", re.IGNORECASE)
 _TURNING = {b"DATA": Command.DATA, b"AUTH": Command.AUTH, b"STARTTLS": Command.STARTTLS}
 
 
-class Server(Receiving):
+class SmtpServer(Receiving):
     """One SMTP session.
 
     Call `receive_data`, then `next_event` until it returns None, and write `data_to_send`. After
@@ -84,7 +84,7 @@ class Server(Receiving):
             self._write(reply)
         elif type(event) is StartTls:
             self._reply(reply, Command.STARTTLS)
-            if self.state is State.HANDSHAKE:
+            if self.state is SessionState.HANDSHAKE:
                 self._input.clear()
             else:
                 self._doubt(Command.STARTTLS)
@@ -95,7 +95,9 @@ class Server(Receiving):
             self._reply(reply, Command.AUTH)
             # a name and a password may follow, but commands do where all was said in one line
             self.doubted = Command.AUTH if reply.code >= 400 else None
-            self._read = self._read_login if self.state is State.LOGIN else self._read_command
+            self._read = (
+                self._read_login if self.state is SessionState.LOGIN else self._read_command
+            )
 
     def tls_established(self) -> None:
         """TLS stands: what was known and what was buffered is void (RFC 3207 section 4.2).
@@ -104,7 +106,7 @@ class Server(Receiving):
         """
         self.tls = True
         self.authenticated = False
-        self.state = MOVES.get((self.state, Command.TLS, 2), State.GREETED)
+        self.state = MOVES.get((self.state, Command.TLS, 2), SessionState.GREETED)
         self._input.clear()
         self._events.clear()
         self._asked = None
@@ -146,10 +148,10 @@ class Server(Receiving):
             self._hungry = True
             return None
         verb, _, argument = line.partition(b" ")
-        read = _COMMANDS.get(verb) or _COMMANDS.get(verb.upper(), Server._unknown)
+        read = _COMMANDS.get(verb) or _COMMANDS.get(verb.upper(), SmtpServer._unknown)
         if b"\r" in line or b"\n" in line or b"\0" in line:
             return self._refuse(line, replies.LINE_BROKEN)
-        if self.state is State.UNWELCOME and read is not Server._quit:
+        if self.state is SessionState.UNWELCOME and read is not SmtpServer._quit:
             return self._refuse(line, replies.OUT_OF_ORDER)
         try:
             return read(self, argument)
@@ -236,10 +238,10 @@ class Server(Receiving):
         self._read = self._read_octets
         if not self.offer.chunking:
             self._swallow = self._counted(replies.NOT_IMPLEMENTED)
-        elif self.state is State.ADDRESSED:
+        elif self.state is SessionState.ADDRESSED:
             self._content = IncomingContent(self.offer.size, self.limits.normalise)
             return self._ask(Data(bdat=True), Command.BDAT)
-        elif self.state is State.CHUNKING:
+        elif self.state is SessionState.CHUNKING:
             return self._begin_octets()
         else:
             self._swallow = self._counted(out_of_order(self.state, self._bdat_command))
@@ -327,7 +329,7 @@ class Server(Receiving):
             response = None if line == b"*" else grammar.parse_base64(line)
         except (ValueError, RemoteProtocolError) as error:
             reply = getattr(error, "reply", replies.LINE_TOO_LONG)
-            self.state = State.READY
+            self.state = SessionState.READY
             return self._refuse(b"AUTH ", reply)
         return self._ask(AuthResponse(response), Command.AUTH)
 
@@ -337,31 +339,31 @@ def _require_no_argument(argument: bytes) -> None:
         raise RemoteProtocolError(replies.NO_ARGUMENT)
 
 
-_COMMANDS: Mapping[bytes, Callable[[Server, bytes], Event | None]] = (
+_COMMANDS: Mapping[bytes, Callable[[SmtpServer, bytes], Event | None]] = (
     {
-        b"HELO": Server._helo,
-        b"EHLO": Server._ehlo,
-        b"MAIL": Server._mail,
-        b"RCPT": Server._rcpt,
-        b"DATA": Server._data,
-        b"BDAT": Server._bdat,
-        b"RSET": Server._rset,
-        b"NOOP": Server._noop,
-        b"HELP": Server._help,
-        b"VRFY": Server._vrfy,
-        b"QUIT": Server._quit,
-        b"STARTTLS": Server._starttls,
-        b"AUTH": Server._auth,
-        b"XCLIENT": Server._xclient,
+        b"HELO": SmtpServer._helo,
+        b"EHLO": SmtpServer._ehlo,
+        b"MAIL": SmtpServer._mail,
+        b"RCPT": SmtpServer._rcpt,
+        b"DATA": SmtpServer._data,
+        b"BDAT": SmtpServer._bdat,
+        b"RSET": SmtpServer._rset,
+        b"NOOP": SmtpServer._noop,
+        b"HELP": SmtpServer._help,
+        b"VRFY": SmtpServer._vrfy,
+        b"QUIT": SmtpServer._quit,
+        b"STARTTLS": SmtpServer._starttls,
+        b"AUTH": SmtpServer._auth,
+        b"XCLIENT": SmtpServer._xclient,
     }
     | dict.fromkeys(
         # of RFC 5321, RFC 1985 and RFC 821: known, and not for us
         (b"EXPN", b"ETRN", b"TURN", b"SEND", b"SOML", b"SAML"),
-        Server._not_implemented,
+        SmtpServer._not_implemented,
     )
     | dict.fromkeys(
         # a browser made to speak to us by a hostile page: its next lines are not ours to answer
         (b"GET", b"POST", b"PUT", b"HEAD", b"OPTIONS", b"CONNECT", b"DELETE"),
-        Server._not_smtp,
+        SmtpServer._not_smtp,
     )
 )

@@ -32,7 +32,7 @@ ANY = (SUCCESS, INTERMEDIATE, TRANSIENT, PERMANENT)
 REFUSAL = (TRANSIENT, PERMANENT)
 
 
-class State(enum.IntEnum):
+class SessionState(enum.IntEnum):
     """Where a session stands; an IntEnum because its hash is on the hot path."""
 
     NEW = 0  # nothing sent yet; a client that speaks now is early
@@ -67,13 +67,25 @@ class Command(enum.IntEnum):
     XCLIENT = 12
 
 
-OPEN = (State.READY, State.OPENED, State.ADDRESSED, State.CHUNKING, State.SPOILED)
+OPEN = (
+    SessionState.READY,
+    SessionState.OPENED,
+    SessionState.ADDRESSED,
+    SessionState.CHUNKING,
+    SessionState.SPOILED,
+)
 IN_TRANSACTION = frozenset(
-    {State.OPENED, State.ADDRESSED, State.RECEIVING, State.CHUNKING, State.SPOILED}
+    {
+        SessionState.OPENED,
+        SessionState.ADDRESSED,
+        SessionState.RECEIVING,
+        SessionState.CHUNKING,
+        SessionState.SPOILED,
+    }
 )
 
-_S, _C = State, Command
-_MOVES: tuple[tuple[tuple[State, ...], Command, tuple[int, ...], State], ...] = (
+_S, _C = SessionState, Command
+_MOVES: tuple[tuple[tuple[SessionState, ...], Command, tuple[int, ...], SessionState], ...] = (
     ((_S.NEW,), _C.GREET, (SUCCESS,), _S.GREETED),
     ((_S.NEW,), _C.GREET, REFUSAL, _S.UNWELCOME),
     ((_S.GREETED, *OPEN), _C.HELO, (SUCCESS,), _S.READY),
@@ -100,10 +112,10 @@ _MOVES: tuple[tuple[tuple[State, ...], Command, tuple[int, ...], State], ...] = 
     ((_S.GREETED, _S.READY), _C.XCLIENT, (SUCCESS,), _S.GREETED),
 )
 
-MOVES: dict[tuple[State, Command, int], State] = {
+MOVES: dict[tuple[SessionState, Command, int], SessionState] = {
     (state, command, digit): target
     for states, command, digits, target in _MOVES
     for state in states
     for digit in digits
 }
-ALLOWED: frozenset[tuple[State, Command]] = frozenset(key[:2] for key in MOVES)
+ALLOWED: frozenset[tuple[SessionState, Command]] = frozenset(key[:2] for key in MOVES)

@@ -15,12 +15,12 @@ from typing import Any
 from relayd.mail.address import Mailbox, ReversePath
 from relayd.mail.client import Client
 from relayd.mail.ident import make_ident
-from relayd.mail.message import State
+from relayd.mail.message import RecipientState
 from relayd.mail.plan import Verdict
-from relayd.spool.database import in_force
 from relayd.spool.errors import SpoolError
-from relayd.spool.journal import FOLDER, SUFFIX, begun
-from relayd.spool.rows import UndecodableError, mailbox_of, path_of
+from relayd.spool.refusedlog import FOLDER, SUFFIX, begun
+from relayd.spool.sqlite.database import in_force
+from relayd.spool.sqlite.rows import UndecodableError, mailbox_of, path_of
 
 _PAGE = 2000  # ledger rows in one look: no look holds up the daemon's checkpoints for long
 
@@ -32,7 +32,7 @@ _MESSAGE = """
     SELECT message, at, state, mailbox, original, next_hop, sender, facts, note FROM ledger
     WHERE message = ? AND ended = 0 ORDER BY number"""
 
-_VERDICT = {State.HELD: Verdict.HOLD, State.DISCARDED: Verdict.DISCARD}
+_VERDICT = {RecipientState.HELD: Verdict.HOLD, RecipientState.DISCARDED: Verdict.DISCARD}
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +175,7 @@ def _seen(
     rows: list[tuple[Any, ...]],
     elsewhere: frozenset[tuple[str, str]] = frozenset(),
 ) -> Seen:
-    state = State(rows[0][2])
+    state = RecipientState(rows[0][2])
     return Seen(
         at,
         client,
@@ -183,7 +183,7 @@ def _seen(
         mailbox_of(rows[0][4] or rows[0][3]),
         _VERDICT.get(state, Verdict.ACCEPT),
         ()
-        if state is State.DISCARDED
+        if state is RecipientState.DISCARDED
         else tuple(
             (mailbox_of(row[3]), row[5], sender if row[8] is None else path_of(row[8]))
             for row in rows

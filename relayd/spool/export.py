@@ -10,11 +10,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from relayd.spool import formats, schema
-from relayd.spool.content import os_trouble, sync_directory
-from relayd.spool.database import in_force
+from relayd.spool import formats
+from relayd.spool.disk.content import os_trouble, sync_directory
+from relayd.spool.disk.lock import Lock
 from relayd.spool.errors import SpoolError
-from relayd.spool.lock import Lock
+from relayd.spool.sqlite import schema
+from relayd.spool.sqlite.database import in_force
 
 _CACHE = 16 << 20
 

@@ -16,16 +16,16 @@ OLDEST = 1  # that it still reads, and can export
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class FormatStep:
     """From one format to the next, and back."""
 
     up: tuple[str, ...]
     down: tuple[str, ...]
 
 
-STEPS: Mapping[int, Step] = {
+STEPS: Mapping[int, FormatStep] = {
     # 2: meta says which relayd was the last to write; the number is SQLite's user_version alone
-    1: Step(
+    1: FormatStep(
         up=(
             "DELETE FROM meta WHERE name = 'schema_version'",
             "INSERT OR REPLACE INTO meta VALUES ('written_by', '')",

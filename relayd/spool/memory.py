@@ -13,16 +13,16 @@ from typing import Any
 
 from relayd.mail.content import BytesContent
 from relayd.mail.ident import make_ident
-from relayd.mail.message import Message, Record, Settlement, State, Submission
-from relayd.spool.bridge import Bridge, Promise
+from relayd.mail.message import Message, RecipientState, Record, Settlement, Submission
 from relayd.spool.errors import SpoolError
-from relayd.spool.matching import matches, recipient_summary_of, summary_of
+from relayd.spool.sqlite.bridge import Bridge, Promise
+from relayd.spool.sqlite.matching import matches, recipient_summary_of, summary_of
 from relayd.spool.view import (
     Accepted,
     Audit,
     Counts,
-    Entry,
     History,
+    LedgerEntry,
     NewMessage,
     Page,
     QueueFilter,
@@ -135,7 +135,9 @@ class MemorySpool:
         )
         entries = []
         for number, recipient in enumerate(submission.recipients):
-            entry = Entry(number, recipient.mailbox, recipient.original, recipient.next_hop, None)
+            entry = LedgerEntry(
+                number, recipient.mailbox, recipient.original, recipient.next_hop, None
+            )
             state = submission.state_of(number)
             if not state.waiting:
                 entry = replace(entry, state=state, ended_at=now)
@@ -223,7 +225,7 @@ class MemorySpool:
         """Every destination with queued mail, and its earliest next_attempt."""
         found: dict[str, float] = {}
         for _, record in self._waiting():
-            if record.state is State.QUEUED:
+            if record.state is RecipientState.QUEUED:
                 name, at = record.recipient.destination, record.next_attempt
                 found[name] = min(at, found.get(name, at))
         return self._ask(sorted(found.items()), to_act=True)
@@ -235,7 +237,7 @@ class MemorySpool:
         due = [
             record
             for _, record in self._waiting()
-            if record.state is State.QUEUED
+            if record.state is RecipientState.QUEUED
             and record.recipient.destination == destination
             and not now < record.next_attempt <= now + longest
         ]
@@ -255,7 +257,7 @@ class MemorySpool:
         times = (
             record.next_attempt
             for _, record in self._waiting()
-            if record.state is State.QUEUED
+            if record.state is RecipientState.QUEUED
             and record.recipient.destination == destination
             and record.next_attempt > after
         )
@@ -271,7 +273,7 @@ class MemorySpool:
             if ident > after
             and self._messages[ident].received_at <= received_before
             and any(
-                not unwarned or (record.state is State.QUEUED and not record.warned)
+                not unwarned or (record.state is RecipientState.QUEUED and not record.warned)
                 for record in records.values()
             )
         )
@@ -304,7 +306,7 @@ class MemorySpool:
     def counts(self) -> Awaitable[Counts]:
         """Totals."""
         records = [record for _, record in self._waiting()]
-        queued = [record for record in records if record.state is State.QUEUED]
+        queued = [record for record in records if record.state is RecipientState.QUEUED]
         return self._ask(
             Counts(
                 len(self._messages),
@@ -325,15 +327,15 @@ class MemorySpool:
 
     def retry(self, wanted: QueueFilter) -> Awaitable[int]:
         """Make queued recipients due now."""
-        return self.record(lambda: self._put_back("retry", wanted, State.QUEUED))
+        return self.record(lambda: self._put_back("retry", wanted, RecipientState.QUEUED))
 
     def hold(self, wanted: QueueFilter) -> Awaitable[int]:
         """Keep queued recipients out of the queue."""
 
         def act() -> int:
-            met = [each for each in self._met(wanted) if each.state is State.QUEUED]
+            met = [each for each in self._met(wanted) if each.state is RecipientState.QUEUED]
             for record in met:
-                held = replace(record, state=State.HELD)
+                held = replace(record, state=RecipientState.HELD)
                 self._records[record.message][record.number] = held
             return self._changed("hold", met)
 
@@ -341,13 +343,13 @@ class MemorySpool:
 
     def release(self, wanted: QueueFilter) -> Awaitable[int]:
         """Put held recipients back, due now."""
-        return self.record(lambda: self._put_back("release", wanted, State.HELD))
+        return self.record(lambda: self._put_back("release", wanted, RecipientState.HELD))
 
-    def _put_back(self, verb: str, wanted: QueueFilter, state: State) -> int:
+    def _put_back(self, verb: str, wanted: QueueFilter, state: RecipientState) -> int:
         met = [each for each in self._met(wanted) if each.state is state]
         for record in met:
             self._records[record.message][record.number] = replace(
-                record, state=State.QUEUED, next_attempt=float(self._clock())
+                record, state=RecipientState.QUEUED, next_attempt=float(self._clock())
             )
         return self._changed(verb, met)
 
@@ -357,7 +359,7 @@ class MemorySpool:
         def act() -> int:
             met = self._met(wanted)
             for record in met:
-                removal = Settlement(record, State.REMOVED, note=note)
+                removal = Settlement(record, RecipientState.REMOVED, note=note)
                 self._end(record, removal, record.attempts)
             return self._changed("remove", met)
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from relayd.mail.content import CHUNK, BytesContent
 from relayd.mail.delivery import Delivery
 from relayd.mail.envelope import DIRECT
-from relayd.mail.message import Message, Record, Settlement, State
+from relayd.mail.message import Message, RecipientState, Record, Settlement
 from relayd.mail.outcome import Outcome
 from relayd.spool.pace import Pace
 
@@ -332,7 +332,7 @@ class Queue:
             fresh = [
                 record
                 for record in records
-                if record.state is State.QUEUED and self.free(record, gone)
+                if record.state is RecipientState.QUEUED and self.free(record, gone)
             ]
             for delivery in deliveries(message, fresh):
                 if lane.standing is Standing.DOWN or (

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from relayd.mail.address import Mailbox, ReversePath
 from relayd.mail.client import Client
 from relayd.mail.envelope import Envelope
-from relayd.mail.message import Message, Record, State, Submission
+from relayd.mail.message import Message, RecipientState, Record, Submission
 from relayd.mail.outcome import Outcome
 from relayd.mail.plan import Step
 
@@ -35,7 +35,7 @@ class QueueFilter:
     """
 
     ident: int = 0
-    state: State | None = None
+    state: RecipientState | None = None
     destination: str = ""  # Recipient.destination, a next hop's name, or a domain sent to directly
     sender: str = ""
     recipient: str = ""
@@ -91,14 +91,14 @@ class Counts:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class LedgerEntry:
     """What the ledger knows of one recipient: its acceptance and, if there was one, its end."""
 
     number: int
     mailbox: Mailbox
     original: Mailbox
     next_hop: str
-    state: State | None  # the end state; None: not ended
+    state: RecipientState | None  # the end state; None: not ended
     ended_at: float = 0.0
     attempts: int = 0
     outcome: Outcome | None = None
@@ -116,7 +116,7 @@ class History:
     client: Client
     rules: str
     trail: tuple[Step, ...]
-    entries: tuple[Entry, ...]
+    entries: tuple[LedgerEntry, ...]
 
     @property
     def reverse_path(self) -> ReversePath:

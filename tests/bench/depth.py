@@ -17,7 +17,7 @@ from relayd.mail.address import Mailbox
 from relayd.mail.client import Client
 from relayd.mail.envelope import Envelope, Recipient
 from relayd.mail.message import Submission
-from relayd.spool.store import Spool
+from relayd.spool.sqlite.store import Spool
 from tests.bench.jobs import Job, Sink, send
 from tests.bench.plot import draw_lines
 from tests.bench.servers import Relayd, Relayd2, remove
@@ -152,7 +152,7 @@ def measure(waiting: int, workers: int, messages: int, base: Path, runs: int) ->
         began = time.monotonic()
         subprocess.run(
             [
-                *(sys.executable, "-m", "relayd.ops.relayctl", "queue"),
+                *(sys.executable, "-m", "relayd.ctl.relayctl", "queue"),
                 *("--config", str(server.folder / "relayd.conf")),
             ],
             stdout=subprocess.DEVNULL,

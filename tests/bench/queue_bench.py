@@ -19,12 +19,12 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from relayd.mail.address import Mailbox
 from relayd.mail.client import Client
 from relayd.mail.envelope import Envelope, Recipient
-from relayd.mail.message import Message, Record, Settlement, State, Submission
+from relayd.mail.message import Message, RecipientState, Record, Settlement, Submission
 from relayd.mail.outcome import postponed
-from relayd.ops.commands import Backend, Commands
+from relayd.ops.commands import Backend, OperatorCommands
 from relayd.ops.control import ControlFactory, listen
 from relayd.ops.maillog import LineLog
-from relayd.spool.store import Spool
+from relayd.spool.sqlite.store import Spool
 
 reactor: Any = the_reactor
 HEAD = b"Subject: one of many\r\n\r\n"
@@ -65,7 +65,7 @@ async def fill(spool: Spool, count: int) -> None:
             )
         accepted: list[tuple[Message, tuple[Record, ...]]] = [await each for each in waiting]
         settlements = [
-            Settlement(record, State.QUEUED, trouble, next_attempt=time.time() + 3600)
+            Settlement(record, RecipientState.QUEUED, trouble, next_attempt=time.time() + 3600)
             for _, records in accepted
             for record in records
         ]
@@ -88,7 +88,7 @@ async def measure(count: int, directory: Path) -> None:
     async def no_complaint() -> str:
         return ""
 
-    commands = Commands(
+    commands = OperatorCommands(
         [backend],
         about=dict,
         explain=no_explain,
@@ -112,7 +112,7 @@ def asked(arguments: list[str]) -> Deferred[int]:
     from twisted.internet.threads import deferToThread
 
     def ask() -> int:
-        command = [sys.executable, "-m", "relayd.ops.relayctl", *arguments]
+        command = [sys.executable, "-m", "relayd.ctl.relayctl", *arguments]
         with tempfile.TemporaryFile() as output:
             subprocess.run(command, stdout=output, check=True)
             output.seek(0)

@@ -10,15 +10,15 @@ import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from relayd.ctl import relayctl
 from relayd.mail.address import Mailbox
 from relayd.mail.content import BytesContent
 from relayd.mail.envelope import Recipient
 from relayd.mail.ident import make_ident
 from relayd.mail.message import Submission
-from relayd.ops import relayctl
-from relayd.spool import schema
-from relayd.spool.batch import RunStatement
-from relayd.spool.rows import accept_rows
+from relayd.spool.sqlite import schema
+from relayd.spool.sqlite.batch import RunStatement
+from relayd.spool.sqlite.rows import accept_rows
 from tests.spooling import SENDER, submission
 
 RULES = """\

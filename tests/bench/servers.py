@@ -91,7 +91,10 @@ def packaged_python() -> str:
     there = (
         Path(debian).exists()
         and not subprocess.run(
-            [debian, "-c", "import relayd.app"], cwd=CHECKOUT, capture_output=True, check=False
+            [debian, "-c", "import relayd.service.app"],
+            cwd=CHECKOUT,
+            capture_output=True,
+            check=False,
         ).returncode
     )
     return debian if there else sys.executable

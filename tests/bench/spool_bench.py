@@ -14,13 +14,13 @@ from typing import Any
 from relayd.mail.address import Mailbox
 from relayd.mail.client import Client
 from relayd.mail.envelope import Envelope, Recipient
-from relayd.mail.message import Settlement, State, Submission
+from relayd.mail.message import RecipientState, Settlement, Submission
 from relayd.mail.outcome import Outcome
 from relayd.mail.plan import Step
 from relayd.mail.reply import Reply
-from relayd.spool import batch
-from relayd.spool.bridge import ThreadBridge
-from relayd.spool.store import Spool
+from relayd.spool.sqlite import batch
+from relayd.spool.sqlite.bridge import ThreadBridge
+from relayd.spool.sqlite.store import Spool
 from relayd.spool.view import QueueFilter
 
 
@@ -102,7 +102,7 @@ class Load:
         def accepted(result: Any) -> None:
             self.waits.append(time.perf_counter() - began)
             settled: Any = self.spool.settle(
-                [Settlement(record, State.DELIVERED, SUCCESS) for record in result[1]]
+                [Settlement(record, RecipientState.DELIVERED, SUCCESS) for record in result[1]]
             )
             settled.then = self.finished
 

@@ -12,14 +12,14 @@ from typing import Any
 from relayd.mail.address import Mailbox
 from relayd.mail.envelope import Envelope, Recipient
 from relayd.mail.ident import shard_of
-from relayd.mail.message import Record, Settlement, State
+from relayd.mail.message import RecipientState, Record, Settlement
 from relayd.mail.outcome import Outcome, failed
 from relayd.mail.reply import Reply
-from relayd.spool.bridge import ThreadBridge
 from relayd.spool.errors import SpoolError
 from relayd.spool.interface import Store
 from relayd.spool.memory import MemorySpool
-from relayd.spool.store import Spool
+from relayd.spool.sqlite.bridge import ThreadBridge
+from relayd.spool.sqlite.store import Spool
 from relayd.spool.view import Accepted, NewMessage, QueueFilter, Summary
 from tests.spooling import (
     DONE,
@@ -144,19 +144,19 @@ class StoreContract:
                 assert b"".join(loaded.content.chunks(start)) == body[start:]
 
     def test_held_mail_waits_but_is_not_due(self) -> None:
-        message, records = self.put(state=State.HELD)
-        assert records[0].state is State.HELD
+        message, records = self.put(state=RecipientState.HELD)
+        assert records[0].state is RecipientState.HELD
         assert self.wait(self.store.destinations()) == []
         assert self.wait(self.store.load(message.ident))[1] == records
         counts = self.wait(self.store.counts())
         assert (counts.messages, counts.queued, counts.held) == (1, 0, 1)
 
     def test_of_discarded_mail_only_the_ledger_knows(self) -> None:
-        message, records = self.put(recipient("a"), recipient("b"), state=State.DISCARDED)
-        assert [record.state for record in records] == [State.DISCARDED] * 2
+        message, records = self.put(recipient("a"), recipient("b"), state=RecipientState.DISCARDED)
+        assert [record.state for record in records] == [RecipientState.DISCARDED] * 2
         assert self.wait(self.store.load(message.ident)) is None
         history = self.wait(self.store.history(message.ident))
-        assert [entry.state for entry in history.entries] == [State.DISCARDED] * 2
+        assert [entry.state for entry in history.entries] == [RecipientState.DISCARDED] * 2
         assert self.wait(self.store.counts()).messages == 0
 
     # outcomes
@@ -164,20 +164,22 @@ class StoreContract:
     def test_a_postponed_recipient_waits_with_its_last_outcome(self) -> None:
         message, (record,) = self.put()
         at = self.clock.now + 60
-        self.settle(Settlement(record, State.QUEUED, LATER, at))
+        self.settle(Settlement(record, RecipientState.QUEUED, LATER, at))
         assert self.wait(self.store.due("inside", self.clock.now, 10)) == []
         ((_, (later,)),) = self.wait(self.store.due("inside", at, 10))
         assert later == replace(record, attempts=1, next_attempt=at, last=LATER)
-        self.settle(Settlement(later, State.QUEUED, None, at + 1, attempted=False, warned=True))
+        self.settle(
+            Settlement(later, RecipientState.QUEUED, None, at + 1, attempted=False, warned=True)
+        )
         (loaded,) = self.wait(self.store.load(message.ident))[1]
         assert loaded == replace(later, next_attempt=at + 1, warned=True)
 
     def test_the_end_of_the_last_recipient_is_the_end_of_the_message(self) -> None:
         message, (one, two) = self.put(recipient("a"), recipient("b"), headers=(b"x",))
-        self.settle(Settlement(one, State.DELIVERED, DONE))
+        self.settle(Settlement(one, RecipientState.DELIVERED, DONE))
         assert self.wait(self.store.load(message.ident))[1] == (two,)
         self.clock.now += 9
-        self.settle(Settlement(two, State.FAILED, BOUNCE, note="because"))
+        self.settle(Settlement(two, RecipientState.FAILED, BOUNCE, note="because"))
         assert self.wait(self.store.load(message.ident)) is None
         assert self.wait(self.store.counts()).octets == 0
         history = self.wait(self.store.history(message.ident))
@@ -185,7 +187,7 @@ class StoreContract:
         assert history.envelope == message.envelope
         assert (history.rules, history.trail, history.size) == ("c0ffee", TRAIL, len(BODY))
         ends = [(entry.state, entry.outcome, entry.attempts) for entry in history.entries]
-        assert ends == [(State.DELIVERED, DONE, 1), (State.FAILED, BOUNCE, 1)]
+        assert ends == [(RecipientState.DELIVERED, DONE, 1), (RecipientState.FAILED, BOUNCE, 1)]
         assert history.entries[1].note == "because"
         assert history.entries[1].ended_at == self.clock.now
         assert self.wait(self.store.audit(0, 100)).discrepancies == []
@@ -193,7 +195,9 @@ class StoreContract:
     def test_reports_are_stored_with_the_outcome(self) -> None:
         message, (record,) = self.put()
         report = self.report()
-        ((new, records),) = self.settle(Settlement(record, State.FAILED, BOUNCE), reports=[report])
+        ((new, records),) = self.settle(
+            Settlement(record, RecipientState.FAILED, BOUNCE), reports=[report]
+        )
         assert new.ident == report.ident
         assert self.wait(self.store.load(message.ident)) is None
         loaded = self.wait(self.store.load(new.ident))
@@ -204,65 +208,82 @@ class StoreContract:
     def test_a_report_that_is_thrown_away_is_known_to_the_ledger_alone(self) -> None:
         _, (record,) = self.put()
         report = self.report()
-        report = replace(report, submission=replace(report.submission, state=State.DISCARDED))
-        ((new, records),) = self.settle(Settlement(record, State.FAILED, BOUNCE), reports=[report])
-        assert [each.state for each in records] == [State.DISCARDED]
+        report = replace(
+            report, submission=replace(report.submission, state=RecipientState.DISCARDED)
+        )
+        ((new, records),) = self.settle(
+            Settlement(record, RecipientState.FAILED, BOUNCE), reports=[report]
+        )
+        assert [each.state for each in records] == [RecipientState.DISCARDED]
         assert self.wait(self.store.load(new.ident)) is None
 
     def test_the_first_end_state_wins_and_a_report_is_not_sent_twice(self) -> None:
         message, (record,) = self.put()
         assert (
-            len(self.settle(Settlement(record, State.FAILED, BOUNCE), reports=[self.report()])) == 1
+            len(
+                self.settle(
+                    Settlement(record, RecipientState.FAILED, BOUNCE), reports=[self.report()]
+                )
+            )
+            == 1
         )
-        again = self.settle(Settlement(record, State.EXPIRED, BOUNCE), reports=[self.report()])
+        again = self.settle(
+            Settlement(record, RecipientState.EXPIRED, BOUNCE), reports=[self.report()]
+        )
         assert again == []
         (entry,) = self.wait(self.store.history(message.ident)).entries
-        assert entry.state is State.FAILED
+        assert entry.state is RecipientState.FAILED
         counts = self.wait(self.store.counts())
         assert (counts.messages, counts.queued) == (1, 1)
         assert self.wait(self.store.audit(0, 100)).discrepancies == []
 
     def test_no_report_is_sent_twice_where_another_recipient_still_waits(self) -> None:
         message, (one, two) = self.put(recipient("a"), recipient("b"))
-        outcome = Settlement(one, State.FAILED, BOUNCE), Settlement(two, State.QUEUED, LATER, 5.0)
+        outcome = (
+            Settlement(one, RecipientState.FAILED, BOUNCE),
+            Settlement(two, RecipientState.QUEUED, LATER, 5.0),
+        )
         report = self.report()
         assert len(self.settle(*outcome, reports=[report])) == 1
         # a COMMIT that was reported as failed may have reached the disk: the very same again
         assert self.settle(*outcome, reports=[report]) == []
         assert [each.state for each in self.wait(self.store.load(message.ident))[1]] == [
-            State.QUEUED
+            RecipientState.QUEUED
         ]
         assert self.wait(self.store.counts()).messages == 2
         assert self.wait(self.store.audit(0, 100)).discrepancies == []
 
     def test_two_settlements_at_once_are_as_good_as_one(self) -> None:
         _, (record,) = self.put()
-        settlement = Settlement(record, State.FAILED, BOUNCE)
+        settlement = Settlement(record, RecipientState.FAILED, BOUNCE)
         promises = [self.store.settle([settlement], [self.report()]) for _ in range(3)]
         assert sum(len(self.wait(promise)) for promise in promises) == 1
         assert self.wait(self.store.counts()).messages == 1
 
     def test_a_warning_is_stored_once(self) -> None:
         _, (record,) = self.put()
-        warning = Settlement(record, State.QUEUED, LATER, 1.0, warned=True)
+        warning = Settlement(record, RecipientState.QUEUED, LATER, 1.0, warned=True)
         assert len(self.settle(warning, reports=[self.report()])) == 1
         assert self.settle(warning, reports=[self.report()]) == []
 
     def test_outcome_of_a_removed_recipient_changes_nothing(self) -> None:
         message, (record,) = self.put()
         assert self.wait(self.store.remove(QueueFilter(ident=message.ident), "spam")) == 1
-        self.settle(Settlement(record, State.QUEUED, LATER, 5.0))
-        assert self.settle(Settlement(record, State.DELIVERED, DONE), reports=[self.report()]) == []
+        self.settle(Settlement(record, RecipientState.QUEUED, LATER, 5.0))
+        assert (
+            self.settle(Settlement(record, RecipientState.DELIVERED, DONE), reports=[self.report()])
+            == []
+        )
         (entry,) = self.wait(self.store.history(message.ident)).entries
-        assert (entry.state, entry.note) == (State.REMOVED, "spam")
+        assert (entry.state, entry.note) == (RecipientState.REMOVED, "spam")
 
     def test_a_postponement_does_not_undo_a_hold(self) -> None:
         message, (record,) = self.put()
         assert self.wait(self.store.hold(QueueFilter())) == 1
-        self.settle(Settlement(record, State.QUEUED, LATER, 5.0))
+        self.settle(Settlement(record, RecipientState.QUEUED, LATER, 5.0))
         (held,) = self.wait(self.store.load(message.ident))[1]
-        assert (held.state, held.attempts) == (State.HELD, 1)
-        self.settle(Settlement(held, State.DELIVERED, DONE))
+        assert (held.state, held.attempts) == (RecipientState.HELD, 1)
+        self.settle(Settlement(held, RecipientState.DELIVERED, DONE))
         assert self.wait(self.store.load(message.ident)) is None
 
     def test_settling_nothing_is_allowed(self) -> None:
@@ -278,7 +299,9 @@ class StoreContract:
             self.clock.now += 1
             del n
         first = accepted[0][1]
-        self.settle(*(Settlement(each, State.QUEUED, LATER, self.clock.now) for each in first))
+        self.settle(
+            *(Settlement(each, RecipientState.QUEUED, LATER, self.clock.now) for each in first)
+        )
         due = self.wait(self.store.due("inside", self.clock.now, 3))
         assert [message.ident for message, _ in due] == [each[0].ident for each in accepted[1:4]]
         assert [len(records) for _, records in due] == [2, 2, 2]
@@ -289,8 +312,8 @@ class StoreContract:
     def test_due_finds_what_waits_for_the_time_of_a_clock_that_was_set_back(self) -> None:
         (_, (near,)), (_, (far,)) = self.put(), self.put()
         now = self.clock.now
-        self.settle(Settlement(near, State.QUEUED, LATER, now + 60))
-        self.settle(Settlement(far, State.QUEUED, LATER, now + 3600))
+        self.settle(Settlement(near, RecipientState.QUEUED, LATER, now + 60))
+        self.settle(Settlement(far, RecipientState.QUEUED, LATER, now + 3600))
         assert self.wait(self.store.due("inside", now, 9)) == []
         assert self.wait(self.store.due("inside", now, 9, longest=3600)) == []
         ((_, (found,)),) = self.wait(self.store.due("inside", now, 9, longest=300))
@@ -306,8 +329,8 @@ class StoreContract:
         (rest,) = self.wait(self.store.aged(before, page[-1][0].ident, 3))
         assert plain([rest]) == plain([accepted[3]])
         for record in accepted[0][1]:
-            self.settle(Settlement(record, State.QUEUED, None, 1.0, warned=True))
-        self.settle(Settlement(accepted[1][1][0], State.QUEUED, None, 1.0, warned=True))
+            self.settle(Settlement(record, RecipientState.QUEUED, None, 1.0, warned=True))
+        self.settle(Settlement(accepted[1][1][0], RecipientState.QUEUED, None, 1.0, warned=True))
         self.wait(self.store.hold(QueueFilter(ident=accepted[2][0].ident)))
         unwarned = self.wait(self.store.aged(self.clock.now, 0, 9, unwarned=True))
         expected = [accepted[1], accepted[3], young]
@@ -333,7 +356,7 @@ class StoreContract:
         ]
         _, records = self.put(*(recipient(name, f"hop {name}") for name in names))
         reply = Reply(450, 4, 2, ('it\'s "full" \\ here', "\u00fcber"))
-        self.settle(*(Settlement(each, State.QUEUED, Outcome(reply)) for each in records))
+        self.settle(*(Settlement(each, RecipientState.QUEUED, Outcome(reply)) for each in records))
         (summary,) = self.listed()
         found = [(each.mailbox, each.next_hop, each.last_reply) for each in summary.recipients]
         expected = [(f"{name}@corp.example", f"hop {name}", str(reply)) for name in names]
@@ -350,13 +373,13 @@ class StoreContract:
         self.clock.now += 10
         two, _ = self.put(recipient("Berta", "direct"), sender=None)
         three, _ = self.put(
-            recipient("x", original=Mailbox("ann", "old.example")), state=State.HELD
+            recipient("x", original=Mailbox("ann", "old.example")), state=RecipientState.HELD
         )
         cases: list[tuple[QueueFilter, list[tuple[int, int]]]] = [
             (QueueFilter(), [(one.ident, 2), (two.ident, 1), (three.ident, 1)]),
             (QueueFilter(ident=two.ident), [(two.ident, 1)]),
             (QueueFilter(ident=5), []),
-            (QueueFilter(state=State.HELD), [(three.ident, 1)]),
+            (QueueFilter(state=RecipientState.HELD), [(three.ident, 1)]),
             (QueueFilter(destination="three"), [(one.ident, 1)]),
             (QueueFilter(destination="CORP.example"), [(two.ident, 1)]),
             (QueueFilter(destination="direct corp.example"), [(two.ident, 1)]),
@@ -366,7 +389,7 @@ class StoreContract:
             (QueueFilter(sender="<>"), [(two.ident, 1)]),
             (QueueFilter(sender="source"), [(one.ident, 2), (three.ident, 1)]),
             (QueueFilter(received_before=one.received_at + 1), [(one.ident, 2)]),
-            (QueueFilter(recipient="b", state=State.HELD), []),
+            (QueueFilter(recipient="b", state=RecipientState.HELD), []),
         ]
         for wanted, expected in cases:
             found = [(each.ident, len(each.recipients)) for each in self.listed(wanted)]
@@ -374,11 +397,11 @@ class StoreContract:
         summary = self.listed(QueueFilter(ident=three.ident))[0]
         assert (summary.size, summary.sender) == (len(BODY), f"{SENDER}")
         assert summary.recipients[0].original == "ann@old.example"
-        assert summary.recipients[0].state == State.HELD
+        assert summary.recipients[0].state == RecipientState.HELD
 
     def test_a_listing_shows_the_last_reply(self) -> None:
         _, (record,) = self.put()
-        self.settle(Settlement(record, State.QUEUED, LATER, 77.0))
+        self.settle(Settlement(record, RecipientState.QUEUED, LATER, 77.0))
         (summary,) = self.listed()
         (shown,) = summary.recipients
         expected = ("451 4.4.2 try again", 1, 77.0)
@@ -387,7 +410,7 @@ class StoreContract:
     def test_counts(self) -> None:
         self.put(recipient("a", "one"), recipient("b", "two"))
         self.put(recipient("c", "two"))
-        self.put(recipient("d", "two"), state=State.HELD)
+        self.put(recipient("d", "two"), state=RecipientState.HELD)
         counts = self.wait(self.store.counts())
         assert (counts.messages, counts.octets) == (3, 3 * len(BODY))
         assert (counts.queued, counts.held, counts.damaged) == (3, 1, 0)
@@ -399,7 +422,7 @@ class StoreContract:
         seen: list[tuple[str, list[tuple[int, int]]]] = []
         self.store.on_change = lambda verb, met: seen.append((verb, list(met)))
         message, (one, _) = self.put(recipient("a", "one"), recipient("b", "two"))
-        self.settle(Settlement(one, State.QUEUED, LATER, self.clock.now + 500))
+        self.settle(Settlement(one, RecipientState.QUEUED, LATER, self.clock.now + 500))
         self.clock.now += 5
         assert self.wait(self.store.retry(QueueFilter(destination="one"))) == 1
         ((_, (record,)),) = self.wait(self.store.due("one", self.clock.now, 9))
@@ -494,7 +517,7 @@ class DiskStoreTests(StoreContract, unittest.TestCase):
     def test_all_of_it_outlives_a_restart(self) -> None:
         message, records = self.put(recipient("a"), recipient("b"))
         big, _ = self.put(content=b"z" * 100_000)
-        self.settle(Settlement(records[0], State.QUEUED, LATER, 7.0))
+        self.settle(Settlement(records[0], RecipientState.QUEUED, LATER, 7.0))
         before = (self.all_queued(), self.wait(self.store.counts()))
         ident = self.store.new_ident()
         self.reopen()
@@ -568,7 +591,7 @@ class Life:
         names = self.random.sample("abcdefgh", self.random.randint(1, 4))
         hops = ("one", "two", "direct")
         to = [recipient(name, self.random.choice(hops)) for name in names]
-        states = (State.QUEUED,) * 5 + (State.HELD, State.DISCARDED)
+        states = (RecipientState.QUEUED,) * 5 + (RecipientState.HELD, RecipientState.DISCARDED)
         state = self.random.choice(states)
 
         def act(store: Store) -> Any:
@@ -588,7 +611,13 @@ class Life:
         if not self.records:
             return
         chosen = self.random.sample(self.records, min(len(self.records), self.random.randint(1, 3)))
-        states = (State.QUEUED, State.QUEUED, State.DELIVERED, State.FAILED, State.EXPIRED)
+        states = (
+            RecipientState.QUEUED,
+            RecipientState.QUEUED,
+            RecipientState.DELIVERED,
+            RecipientState.FAILED,
+            RecipientState.EXPIRED,
+        )
         settlements = []
         for record in chosen:
             state = self.random.choice(states)
@@ -614,7 +643,7 @@ class Life:
                 QueueFilter(destination="one"),
                 QueueFilter(recipient="a@corp.example"),
                 QueueFilter(sender="<>"),
-                QueueFilter(state=State.HELD),
+                QueueFilter(state=RecipientState.HELD),
                 QueueFilter(received_before=self.clock.now - 100),
             )
         )

@@ -11,9 +11,9 @@ from twisted.scripts.twistd import run
 
 from relayd.intake.reception import Reception
 from relayd.mail.message import Message, Record, Submission
-from relayd.spool.draft import Draft
-from relayd.spool.rows import accept_rows
-from relayd.spool.store import Spool
+from relayd.spool.disk.draft import Draft
+from relayd.spool.sqlite.rows import accept_rows
+from relayd.spool.sqlite.store import Spool
 from relayd.spool.view import Accepted
 
 # Long enough that whenever the power is cut something was promised and not yet stored: a commit

@@ -17,7 +17,7 @@ from relayd.mail.address import AddressError, Mailbox
 from relayd.mail.outcome import failed
 from relayd.report.dsn import write
 from relayd.report.smaller import reduced
-from relayd.smtp.client import Client, Transaction, TransactionRecipient
+from relayd.smtp.client import SmtpClient, Transaction, TransactionRecipient
 from relayd.smtp.events import Ready, SendContent, TransactionDone
 from tests.fuzz import parsers, peers
 from tests.unit.report.examples import HOSTNAME, IDENT, NOW, message, recipient, reports, settlement
@@ -62,7 +62,7 @@ def server_cut(data: bytes) -> None:
 
 def client(data: bytes) -> None:
     """A next hop may say anything: no exception, one reply a recipient, 2xx only after our dot."""
-    core = Client("client.example", lmtp=bool(data) and data[0] >= 128)
+    core = SmtpClient("client.example", lmtp=bool(data) and data[0] >= 128)
     to = tuple(TransactionRecipient(Mailbox(name, "example.com")) for name in "abc")
     ended = asked = False
     for piece in pieces(data):

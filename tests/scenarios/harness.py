@@ -287,7 +287,7 @@ class Relayd:
         enter = ["nsenter", "-m", "-t", str(self.pid)] if self.own_mounts else []
         done = subprocess.run(
             [
-                *(*enter, sys.executable, "-m", "relayd.ops.relayctl"),
+                *(*enter, sys.executable, "-m", "relayd.ctl.relayctl"),
                 *("--config", str(self.config), *arguments),
             ],
             capture_output=True,

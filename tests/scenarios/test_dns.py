@@ -14,8 +14,8 @@ from twisted.internet import reactor
 from relayd.dns.answer import DnsTrouble, NoData, NxDomain
 from relayd.dns.resolver import Resolver
 from relayd.mail.nexthop import HostPort, NextHop
-from relayd.relay.own import Own
 from relayd.relay.resolve import Directory
+from relayd.relay.selfdetection import SelfDetection
 from relayd.relay.survey import UnresolvedError
 from tests.scenarios import peers
 from tests.scenarios.harness import Process, free_port, missing_peer, port_is_open, program
@@ -121,7 +121,7 @@ class Peers(TestCase):
         return Resolver(reactor, [("127.0.0.1", port) for port in ports])
 
     def through(self, *ports: int) -> Directory:
-        return Directory(self.resolver(*ports), Own(["gw.example.com"]))
+        return Directory(self.resolver(*ports), SelfDetection(["gw.example.com"]))
 
     async def endpoints(self, directory: Directory, where: str | NextHop) -> list[str]:
         return [str(each) for each in await directory.resolve(where)]

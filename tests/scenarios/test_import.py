@@ -89,7 +89,7 @@ class Import(Scenario):
         """Import with every address verified; what it tells, and where the result is."""
         output = folder.parent / f"{folder.name}-relayd"
         done = subprocess.run(
-            [*(sys.executable, "-m", "relayd.ops.relayctl", "import", "postfix", str(folder)),
+            [*(sys.executable, "-m", "relayd.ctl.relayctl", "import", "postfix", str(folder)),
              *("--output", str(output), "--json", *(arguments or ("--verify", "all")))],
             capture_output=True, text=True, timeout=300,
             env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
@@ -135,7 +135,7 @@ class Import(Scenario):
         self.assertGreater(verified["addresses"], 3 * postfixmaps.ENTRIES)
         self.assert_all_named(told)
         self.assert_told_of_each_setting(told, (folder / "main.cf").read_text())
-        run([sys.executable, "-m", "relayd.ops.relayctl", "check", str(output / "relayd.conf")],
+        run([sys.executable, "-m", "relayd.ctl.relayctl", "check", str(output / "relayd.conf")],
             environment={"PYTHONPATH": str(CHECKOUT)})  # fmt: skip
 
     def test_a_changed_table_is_seen(self) -> None:

@@ -47,7 +47,7 @@ class Debian(Scenario):
         output = self.folder / "relayd"
         done = subprocess.run(
             [
-                *(sys.executable, "-m", "relayd.ops.relayctl", "import", "postfix"),
+                *(sys.executable, "-m", "relayd.ctl.relayctl", "import", "postfix"),
                 *(str(postfix), "--output", str(output)),
             ],
             cwd=CHECKOUT,

@@ -16,11 +16,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from relayd.ops.migrate.convert import convert
-from relayd.ops.migrate.postmap import Answers, Missing
-from relayd.ops.migrate.samples import samples
-from relayd.ops.migrate.verify import STRANGER
-from relayd.ops.migrate.walk import Walk
+from relayd.migrate.convert import convert
+from relayd.migrate.postmap import Answers, Missing
+from relayd.migrate.samples import samples
+from relayd.migrate.verify import STRANGER
+from relayd.migrate.walk import Walk
 from tests.scenarios import postfixmaps
 from tests.scenarios.harness import Scenario, program, run
 from tests.scenarios.peers import Postfix

@@ -95,7 +95,7 @@ class Site(Scenario):
         front = self.front
         done = Process(
             [
-                *(sys.executable, "-m", "relayd.ops.relayctl", "--config", str(front.config)),
+                *(sys.executable, "-m", "relayd.ctl.relayctl", "--config", str(front.config)),
                 *("oauth", "enroll", "isp"),
             ],
             self.folder / f"enroll-{len(self.idp.codes)}",

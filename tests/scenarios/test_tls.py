@@ -26,9 +26,9 @@ from relayd.mail.outcome import Outcome
 from relayd.mail.reply import Severity
 from relayd.mail.security import Level
 from relayd.relay.courier import Hop
-from relayd.relay.own import Own
 from relayd.relay.protection import Protection, TlsSettings
 from relayd.relay.resolve import Directory
+from relayd.relay.selfdetection import SelfDetection
 from relayd.relay.smtpout import Courier
 from relayd.tls.client import ClientContexts
 from tests.certs import DAY, Authority, Issued
@@ -334,7 +334,7 @@ class Dane(TestCase):
             ClientContexts(authorities=authorities), lambda d: self.levels.get(d, Level.AUTO)
         )
         protection = Protection(resolver, settings)
-        own = Own(["gw.example.com"])
+        own = SelfDetection(["gw.example.com"])
         self.couriers = {
             server: Courier(
                 reactor,

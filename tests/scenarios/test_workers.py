@@ -32,7 +32,7 @@ def workers_of(relay: Relayd) -> list[int]:
 
 def _is_worker(pid: int) -> bool:
     try:
-        return b"relayd.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        return b"relayd.service.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
         return False
 

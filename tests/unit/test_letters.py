@@ -8,10 +8,10 @@ from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 
 from relayd import config
-from relayd.letters import report_for
-from relayd.mail.message import State
+from relayd.mail.message import RecipientState
 from relayd.relay.lost import POSTMASTER
 from relayd.report.bounce import Action, Report
+from relayd.service.ownmail import report_for
 from relayd.spool.view import NewMessage
 from tests.unit.report.examples import message, recipient, reports, settlement
 
@@ -59,5 +59,5 @@ class RoutingTests(unittest.TestCase):
             table = Path(folder) / "transport"
             table.write_text("sender.example discard:\n")
             letter = self.letter(f"table t transport file {table}\nroute <t>\n")
-        self.assertIs(letter.submission.state, State.DISCARDED)
-        self.assertIs(self.letter("").submission.state, State.QUEUED)
+        self.assertIs(letter.submission.state, RecipientState.DISCARDED)
+        self.assertIs(self.letter("").submission.state, RecipientState.QUEUED)

@@ -15,8 +15,8 @@ from relayd.config import load
 from relayd.config.settings import SPECS
 from relayd.config.tls import LISTENER_TLS, MINIMUMS
 from relayd.config.values import LISTEN_OPTIONS
+from relayd.ctl.relayctl import parser
 from relayd.mail.security import LEVELS
-from relayd.ops.relayctl import parser
 from relayd.rules.conditions import CONDITIONS
 from relayd.rules.grammar import KINDS, VERBS
 

@@ -13,7 +13,7 @@ from relayd.dns.resolver import Resolver
 from relayd.mail.address import Mailbox
 from relayd.relay.https import HttpError
 from relayd.relay.stsfetch import FetchError
-from relayd.trust import Trust
+from relayd.service.outboundtls import OutboundTls
 from tests.ports import free_port
 from tests.support import TestCase
 from tests.unit.intake.scene import FakeLog
@@ -21,7 +21,7 @@ from tests.unit.relay.test_resolve import FakeDns
 
 
 class Leads(TestCase):
-    def trust(self, more: str = "") -> Trust:
+    def trust(self, more: str = "") -> OutboundTls:
         folder = Path(self.mktemp())
         folder.mkdir()
         settings = config.load_text(f"hostname gw.example.com\nspool {folder}\n{more}", folder)
@@ -34,7 +34,7 @@ class Leads(TestCase):
             raise AssertionError("no report is sent")
 
         resolver = Resolver(None, ask=FakeDns(zone).ask)
-        return Trust(reactor, lambda: settings, FakeLog(), resolver, submit)
+        return OutboundTls(reactor, lambda: settings, FakeLog(), resolver, submit)
 
     async def test_tls_reports_and_policies_go_to_no_internal_host(self) -> None:
         trust = self.trust()

@@ -2,4 +2,6 @@
 
 from twisted.application.service import ServiceMaker
 
-relayd = ServiceMaker("relayd", "relayd.app", "A mail forwarder and relay appliance.", "relayd")
+relayd = ServiceMaker(
+    "relayd", "relayd.service.app", "A mail forwarder and relay appliance.", "relayd"
+)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from relayd.dns.servers import Server, Servers, system_servers
+from relayd.dns.servers import NameServer, Servers, system_servers
 from tests.support import TestCase
 
 A, B = ("192.0.2.1", 53), ("192.0.2.2", 5353)
@@ -39,8 +39,8 @@ class Order(TestCase):
         self.assertEqual(self.order(), [A, B])
 
     def test_text(self) -> None:
-        self.assertEqual(str(Server(B)), "192.0.2.2:5353")
-        self.assertEqual(str(Server(("2001:db8::1", 53))), "[2001:db8::1]:53")
+        self.assertEqual(str(NameServer(B)), "192.0.2.2:5353")
+        self.assertEqual(str(NameServer(("2001:db8::1", 53))), "[2001:db8::1]:53")
 
 
 class ResolvConf(TestCase):

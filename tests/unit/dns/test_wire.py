@@ -21,8 +21,8 @@ from relayd.dns.answer import DnsTrouble
 from relayd.dns.lookup import Lookup
 from relayd.dns.resolver import Resolver
 from relayd.dns.wire import MOST_ALIASES, MOST_DATA, MOST_RECORDS, SHORT, worth_reading
-from relayd.relay.own import Own
 from relayd.relay.resolve import MAX_ENDPOINTS, Directory
+from relayd.relay.selfdetection import SelfDetection
 from tests.dnsserver import DnsServer
 from tests.support import TestCase
 
@@ -208,7 +208,7 @@ class OverTheNetwork(TestCase):
 
     async def test_mail_still_goes_to_the_first_exchangers_of_thousands(self) -> None:
         resolver = Resolver(reactor, [self.server.address])
-        directory = Directory(resolver, Own(["gw.example.com"]))
+        directory = Directory(resolver, SelfDetection(["gw.example.com"]))
         found = await directory.resolve("many.example")
         self.assertEqual(len(found), MAX_ENDPOINTS)
         hosts = [each.host.partition(".")[0] for each in found]

@@ -15,9 +15,9 @@ from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
 from relayd.intake.factory import SessionFactory
-from relayd.intake.house import House
 from relayd.intake.limits import Admission, SessionLimits
-from relayd.intake.reception import Premises, ReceptionLimits
+from relayd.intake.reception import Intake, ReceptionLimits
+from relayd.intake.smtpservice import SmtpService
 from relayd.intake.trace import TraceField
 from relayd.mail.address import Mailbox
 from relayd.mail.client import Client
@@ -30,9 +30,9 @@ from relayd.mail.plan import Destination, Plan, Step, Verdict
 from relayd.mail.reply import Reply
 from relayd.rules.evaluate import Facts
 from relayd.rules.ruleset import Ruleset, build
-from relayd.smtp.exchange import Limits
+from relayd.smtp.exchange import ServerLimits
 from relayd.smtp.extensions import Offer
-from relayd.smtp.server import Server
+from relayd.smtp.server import SmtpServer
 from relayd.spool.errors import SpoolError
 
 HOST = "gw.example.com"
@@ -253,7 +253,7 @@ class Scene:
         sessions: SessionLimits | None = None,
         limits: ReceptionLimits | None = None,
         offer: Offer | None = None,
-        session: Limits | None = None,
+        session: ServerLimits | None = None,
     ) -> None:
         self.clock = Clock()
         self.clock.advance(1_763_787_840)
@@ -261,7 +261,7 @@ class Scene:
         self.spool = FakeSpool()
         self.handed_over: list[tuple[Message, tuple[Record, ...]]] = []
         self.admission = Admission(sessions or SessionLimits(), self.clock.seconds)
-        self.premises = Premises(
+        self.intake = Intake(
             trace=TraceField(HOST),
             rules=lambda: RULES,
             spool=self.spool,
@@ -272,18 +272,18 @@ class Scene:
             decide=decide,
             edit=edit,
         )
-        self.house = House(
+        self.service = SmtpService(
             reactor=self.clock,
             hostname=HOST,
-            premises=self.premises,
+            intake=self.intake,
             admission=self.admission,
-            make_server=lambda _: Server(HOST, session or Limits(), offer or Offer()),
+            make_server=lambda _: SmtpServer(HOST, session or ServerLimits(), offer or Offer()),
         )
-        self.factory = SessionFactory(self.house, "127.0.0.1:2525")
+        self.factory = SessionFactory(self.service, "127.0.0.1:2525")
 
-    def change(self, **premises: object) -> None:
+    def change(self, **intake: object) -> None:
         """Other premises for sessions to come."""
-        self.house.premises = replace(self.premises, **premises)  # type: ignore[arg-type]
+        self.service.intake = replace(self.intake, **intake)  # type: ignore[arg-type]
 
     def connect(self, address: str = "192.0.2.1") -> Peer:
         """A new client; its greeting is still unread."""

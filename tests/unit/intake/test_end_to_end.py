@@ -11,13 +11,13 @@ from twisted.internet import reactor as installed
 from twisted.internet.defer import Deferred
 
 from relayd.config.load import load_text
-from relayd.intake.reception import Spool as AnySpool
-from relayd.mail.message import State
+from relayd.intake.reception import DraftStore as AnySpool
+from relayd.mail.message import RecipientState
 from relayd.rules.evaluate import evaluate
 from relayd.rules.header import edit_header
-from relayd.spool.bridge import Promise
 from relayd.spool.memory import MemorySpool
-from relayd.spool.store import Spool
+from relayd.spool.sqlite.bridge import Promise
+from relayd.spool.sqlite.store import Spool
 from tests.support import TestCase
 from tests.unit.intake.scene import CONTENT, FakeSpool, Scene, message
 
@@ -66,8 +66,8 @@ class EndToEnd(TestCase):
     def scene(self, spool: AnySpool) -> Scene:
         settings = load_text(CONFIG, Path(self.mktemp()))
         scene = Scene()
-        scene.house.premises = replace(
-            scene.premises,
+        scene.service.intake = replace(
+            scene.intake,
             rules=lambda: settings.ruleset,
             spool=spool,
             decide=evaluate,
@@ -107,13 +107,14 @@ class EndToEnd(TestCase):
                 ("alice@example.net", None),
                 ("bob@example.org", None),
                 ("held@example.com", None),
-                ("trap@example.com", State.DISCARDED),
+                ("trap@example.com", RecipientState.DISCARDED),
             ],
         )
         loaded = self.successResultOf(Deferred.fromCoroutine(_ask(spool.load(stored.ident))))
         assert loaded is not None
         self.assertEqual(
-            [record.state for record in loaded[1]], [State.QUEUED, State.QUEUED, State.HELD]
+            [record.state for record in loaded[1]],
+            [RecipientState.QUEUED, RecipientState.QUEUED, RecipientState.HELD],
         )
 
     def test_the_header_section_is_rewritten_behind_our_trace_field(self) -> None:
@@ -166,11 +167,11 @@ class EndToEnd(TestCase):
         assert loaded is not None
         self.assertEqual(
             [(record.number, record.state) for record in loaded[1]],
-            [(1, State.HELD), (2, State.QUEUED), (3, State.QUEUED)],
+            [(1, RecipientState.HELD), (2, RecipientState.QUEUED), (3, RecipientState.QUEUED)],
         )
         history = await spool.history(second.ident)
         assert history is not None
-        self.assertEqual(history.entries[0].state, State.DISCARDED)
+        self.assertEqual(history.entries[0].state, RecipientState.DISCARDED)
 
 
 _fake: AnySpool = FakeSpool()  # for the type checker: the fake is one too

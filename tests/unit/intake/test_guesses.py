@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 from unittest import TestCase
 
 from relayd import config
-from relayd.login.pace import HASHES_LAST, WRONG_HASHES, Pace
+from relayd.login.guesslimits import HASHES_LAST, WRONG_HASHES, GuessLimits
 from relayd.mail.address import Mailbox
 from relayd.rules.evaluate import evaluate
 from relayd.rules.srs import Scheme
@@ -27,7 +27,7 @@ class Guesses(TestCase):
         text = "hostname gw.example.com\nsrs domain srs.example.com keys file keys\n"
         ruleset = config.load_text(text + "accept to @example.com\n", Path(folder.name)).ruleset
         self.scene = Scene()
-        pace = Pace(self.scene.clock.seconds)
+        pace = GuessLimits(self.scene.clock.seconds)
         self.scene.change(rules=lambda: ruleset, decide=evaluate, pace=pace)
         bob = Mailbox("bob", "partner.example")
         scheme = Scheme("srs.example.com", (KEY.encode(),))

@@ -12,11 +12,11 @@ from twisted.internet.protocol import ClientCreator, Protocol
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
-from relayd.intake import turnstile
-from relayd.intake.house import House
+from relayd.intake import accepting as accept_balancer
+from relayd.intake.accepting import AcceptBalancer
 from relayd.intake.listener import IntakeService, ListenAddress, listening_socket
-from relayd.intake.turnstile import Turnstile
-from relayd.levels import Levels, shared_levels
+from relayd.intake.smtpservice import SmtpService
+from relayd.shared.sessioncounts import SessionCounts, shared_session_counts
 from tests.support import TestCase
 from tests.unit.intake.scene import CONTENT, HOST, Scene, message
 
@@ -56,8 +56,8 @@ class Talker(Protocol):
 class OverLoopback(TestCase):
     def setUp(self) -> None:
         self.scene = Scene()
-        house: House = replace(self.scene.house, reactor=reactor)
-        self.service = IntakeService(reactor, house, [LOOPBACK], grace=0.2)
+        service: SmtpService = replace(self.scene.service, reactor=reactor)
+        self.service = IntakeService(reactor, service, [LOOPBACK], grace=0.2)
 
     async def connect(self) -> Talker:
         creator = ClientCreator(reactor, Talker)
@@ -84,7 +84,7 @@ class OverLoopback(TestCase):
         await other.gone
         await stopped
         self.assertEqual(self.scene.admission.in_all, 0)
-        self.assertEqual(self.service.house.sessions, set())
+        self.assertEqual(self.service.service.sessions, set())
 
     async def test_stopping_does_not_wait_for_ever(self) -> None:
         self.scene.spool.slow = True
@@ -135,17 +135,17 @@ class OnOneSocket(TestCase):
     """Two workers' services in one process, at the same listening socket."""
 
     def setUp(self) -> None:
-        self.patch(turnstile, "PATIENCE", 60.0)  # nobody hangs here
-        self.shared = shared_levels(2)
+        self.patch(accept_balancer, "PATIENCE", 60.0)  # nobody hangs here
+        self.shared = shared_session_counts(2)
         self.listening = listening_socket(LOOPBACK)
         self.services = [self.service(number) for number in range(2)]
         self.clients: list[socket.socket] = []
 
     def service(self, number: int) -> IntakeService:
-        house: House = replace(Scene().house, reactor=reactor)
-        ours = Turnstile(reactor, Levels(self.shared, number))
+        service: SmtpService = replace(Scene().service, reactor=reactor)
+        ours = AcceptBalancer(reactor, SessionCounts(self.shared, number))
         sockets = [self.listening.dup()]
-        return IntakeService(reactor, house, [LOOPBACK], sockets, turnstile=ours, grace=0.2)
+        return IntakeService(reactor, service, [LOOPBACK], sockets, accept_balancer=ours, grace=0.2)
 
     def tearDown(self) -> Deferred[None]:  # type: ignore[override]  # trial waits for it
         return Deferred.fromCoroutine(self.end())
@@ -168,7 +168,7 @@ class OnOneSocket(TestCase):
 
     @property
     def sessions(self) -> list[int]:
-        return [len(service.house.sessions) for service in self.services]
+        return [len(service.service.sessions) for service in self.services]
 
     async def until(self, condition: Callable[[], bool]) -> None:
         deadline = reactor.seconds() + 60
@@ -189,7 +189,7 @@ class OnOneSocket(TestCase):
         for _ in range(10):
             await self.connect(1)
         before = self.sessions
-        first = self.services[0].house.sessions
+        first = self.services[0].service.sessions
         mine = [each for each in self.clients if self.is_of(each, first)]
         for client in mine:
             client.sendall(b"QUIT\r\n")
@@ -242,7 +242,7 @@ class Sockets(TestCase):
         self.addCleanup(first.close)
         address = ListenAddress("127.0.0.1", first.getsockname()[1])
         scene = Scene()
-        service = IntakeService(reactor, scene.house, [LOOPBACK, address])
+        service = IntakeService(reactor, scene.service, [LOOPBACK, address])
         with self.assertRaisesRegex(OSError, f"cannot listen on {address}"):
             service.privilegedStartService()
 

@@ -15,8 +15,8 @@ from relayd.intake.header import HeaderSection
 from relayd.intake.submission import Completion, Manners, completed
 from relayd.intake.trace import TraceField
 from relayd.login.accounts import Checked, DovecotAccounts, FileAccounts
-from relayd.login.dovecot import Result, Verdict
-from relayd.login.pace import Pace
+from relayd.login.dovecot import DovecotAnswer, Result
+from relayd.login.guesslimits import GuessLimits
 from relayd.login.scram import ScramClient, Verifier
 from relayd.login.users import Users
 from tests.support import TestCase
@@ -39,14 +39,14 @@ class Site:
         self.scene = Scene()
         self.slow = slow
         self.hashing: list[tuple[Deferred[bool], Any]] = []
-        self.pace = Pace(self.scene.clock.seconds)
+        self.pace = GuessLimits(self.scene.clock.seconds)
         desk = Desk(
             accounts or FileAccounts(lambda: USERS, self._in_thread),
             self.pace,
             self.scene.log,
             in_clear=True,
         )
-        self.scene.house.desk = lambda listener: desk
+        self.scene.service.desk = lambda listener: desk
 
     def _in_thread(self, work: Any) -> Deferred[bool]:  # noqa: ANN401
         done: Deferred[bool] = Deferred()
@@ -102,7 +102,7 @@ class LoginTests(TestCase):
         site = Site(slow=True)
         peer = site.scene.greeted()
         peer.say(RIGHT)
-        site.scene.house.close()
+        site.scene.service.close()
         site.hashing[0][0].callback(True)
         self.assertEqual([line[:3] for line in peer.replies()], ["421"])
 
@@ -157,9 +157,9 @@ class LoginTests(TestCase):
 
     def test_dovecots_word_counts(self) -> None:
         class Socket:
-            async def check(self, user: str, password: str, **facts: object) -> Verdict:
+            async def check(self, user: str, password: str, **facts: object) -> DovecotAnswer:
                 result = {"yes": Result.GRANTED, "no": Result.DENIED}.get(password, Result.TROUBLE)
-                return Verdict(1, result, "Alice@Example.com")
+                return DovecotAnswer(1, result, "Alice@Example.com")
 
         site = Site(accounts=DovecotAccounts(Socket()))
         peer = site.scene.greeted()

@@ -39,7 +39,7 @@ class PeerCase(TestCase):
             balancer=balancer,
             xclient=lambda address: offered if address in (BALANCER, "203.0.113.7") else (),
         )
-        scene.house.door = lambda listener: door
+        scene.service.door = lambda listener: door
         return scene
 
     def client_of(self, scene: Scene, peer: Peer) -> str:
@@ -58,7 +58,7 @@ class BalancerTests(PeerCase):
         scene = self.scene()
         peer = scene.connect(BALANCER)
         self.assertEqual(peer.replies(), [])
-        self.assertEqual(peer.send(HEADER), [f"220 {scene.house.hostname} ESMTP relayd"])
+        self.assertEqual(peer.send(HEADER), [f"220 {scene.service.hostname} ESMTP relayd"])
         self.assertEqual(self.client_of(scene, peer), "203.0.113.7:4711")
         peer.leave()
         self.assertIn("203.0.113.7", scene.log.of("session")[0])
@@ -101,7 +101,7 @@ class BalancerTests(PeerCase):
             peer.leave()
             self.assertEqual(len(scene.log.lines), 1)
             self.assertEqual(scene.admission.in_all, 0)
-            self.assertEqual(scene.house.sessions, set())
+            self.assertEqual(scene.service.sessions, set())
 
     def test_a_slow_header_is_closed_and_logged(self) -> None:
         scene = self.scene()
@@ -129,9 +129,9 @@ class BalancerTests(PeerCase):
     def test_shutdown_does_not_wait_for_a_header(self) -> None:
         scene = self.scene()
         peer = scene.connect(BALANCER)
-        scene.house.close()
+        scene.service.close()
         self.assertTrue(peer.told_to_go)
-        self.assertEqual(scene.house.sessions, set())
+        self.assertEqual(scene.service.sessions, set())
 
 
 class XClientTests(PeerCase):
@@ -142,7 +142,7 @@ class XClientTests(PeerCase):
         scene = self.scene()
         peer = self.peer(scene)
         heard = peer.say("XCLIENT ADDR=198.51.100.9 PORT=99 NAME=x.example")
-        self.assertEqual(heard, [f"220 {scene.house.hostname} ESMTP relayd"])
+        self.assertEqual(heard, [f"220 {scene.service.hostname} ESMTP relayd"])
         self.assertEqual(self.client_of(scene, peer), "198.51.100.9:99")
         peer.say("XCLIENT ADDR=IPV6:2001:db8::1")
         self.assertEqual(self.client_of(scene, peer), "2001:db8::1:0")
@@ -193,7 +193,7 @@ class XClientTests(PeerCase):
         self.assertIn("250 XCLIENT", " ".join(peer.say("EHLO x")))
 
     def test_a_certificate_is_not_the_clients(self) -> None:
-        from relayd.intake.introduction import introduced
+        from relayd.intake.identity import introduced
         from relayd.mail.client import Client
         from relayd.smtp.events import XClient
 

@@ -27,9 +27,9 @@ from relayd.mail.address import Mailbox
 from relayd.mail.client import Client
 from relayd.mail.envelope import REFUSED
 from relayd.mail.plan import Plan, Verdict
-from relayd.ops.drop import Drop
 from relayd.rules.evaluate import Facts
 from relayd.rules.ruleset import Ruleset
+from relayd.sendmail.drop import Drop
 from relayd.spool.errors import SpoolError
 from tests.support import TestCase
 from tests.unit.intake.scene import HOST, RULES, Scene, accepted
@@ -46,8 +46,8 @@ class FolderOfDrops(TestCase):
         self.folder = self.spool / FOLDER
         self.folder.mkdir(parents=True)
         # the rules of this scene accept from nobody, so decide stays the scene's own
-        self.pickup = Pickup(self.scene.clock, self.spool, self.scene.premises, HOST, BOUNDS)
-        self.pickup._premises = self.scene.premises
+        self.pickup = Pickup(self.scene.clock, self.spool, self.scene.intake, HOST, BOUNDS)
+        self.pickup._intake = self.scene.intake
         self.pickup.start()
 
         self.addCleanup(lambda: Deferred.fromCoroutine(self.pickup.stop()))
@@ -194,9 +194,9 @@ class FolderOfDrops(TestCase):
         self.leave("1.mail", "later@example.net", 20)
         self.look()
         self.successResultOf(Deferred.fromCoroutine(self.pickup.stop()))
-        premises = replace(self.scene.premises, decide=lambda ruleset, facts: accepted(facts))
-        again = Pickup(self.scene.clock, self.spool, premises, HOST, BOUNDS)
-        again._premises = premises
+        intake = replace(self.scene.intake, decide=lambda ruleset, facts: accepted(facts))
+        again = Pickup(self.scene.clock, self.spool, intake, HOST, BOUNDS)
+        again._intake = intake
         again.start()
         self.look()
         self.assertEqual(self.taken(), ["later@example.net"])
@@ -208,7 +208,7 @@ class FolderOfDrops(TestCase):
                 raise KeyError("a bug")
             return accepted(facts)
 
-        self.pickup._premises = replace(self.scene.premises, decide=decide)
+        self.pickup._intake = replace(self.scene.intake, decide=decide)
         self.leave("1.mail", "bug@example.net", 20)
         self.leave("2.mail", "alice@example.net", 10)
         self.look()

@@ -8,7 +8,7 @@ from relayd.intake.trace import LoopLimits, TraceField
 from relayd.intake.transaction import merge_notify
 from relayd.mail.address import Mailbox
 from relayd.mail.envelope import DIRECT
-from relayd.mail.message import State, Submission
+from relayd.mail.message import RecipientState, Submission
 from relayd.mail.plan import Destination, Plan
 from relayd.report.wishes import STRANGERS, TRUSTED, Wishes
 from relayd.rules.evaluate import Facts
@@ -58,7 +58,7 @@ class Transactions(unittest.TestCase):
         )
         self.assertEqual(submission.trail, (STEP,))
         self.assertEqual(submission.rules, RULES.hash)
-        self.assertEqual((submission.state, submission.states), (State.QUEUED, ()))
+        self.assertEqual((submission.state, submission.states), (RecipientState.QUEUED, ()))
         self.assertEqual((submission.eight_bit, submission.utf8_header), (False, False))
 
     def test_refused_recipients_do_not_spoil_the_others(self) -> None:
@@ -120,16 +120,16 @@ class Transactions(unittest.TestCase):
         submission = self.submit("alice@example.com", "hold@example.com", "discard@example.com")
         self.assertEqual(
             [submission.state_of(n) for n in range(3)],
-            [State.QUEUED, State.HELD, State.DISCARDED],
+            [RecipientState.QUEUED, RecipientState.HELD, RecipientState.DISCARDED],
         )
         ((_, records),) = self.scene.handed_over
         self.assertEqual([str(r.recipient.mailbox) for r in records], ["alice@example.com"])
 
     def test_all_held_or_all_discarded(self) -> None:
         submission = self.submit("hold@example.com")
-        self.assertEqual((submission.state, submission.states), (State.HELD, ()))
+        self.assertEqual((submission.state, submission.states), (RecipientState.HELD, ()))
         submission = self.submit("discard@example.com")
-        self.assertEqual((submission.state, submission.states), (State.DISCARDED, ()))
+        self.assertEqual((submission.state, submission.states), (RecipientState.DISCARDED, ()))
         self.assertEqual(len(submission.recipients), 1)
         self.assertEqual(self.scene.handed_over, [])
 

@@ -10,8 +10,8 @@ from twisted.python.failure import Failure
 from relayd.intake.door import Door
 from relayd.intake.limits import Deadlines, SessionLimits
 from relayd.intake.session import GULP, SIP
-from relayd.mail.message import State
-from relayd.smtp.exchange import Limits
+from relayd.mail.message import RecipientState
+from relayd.smtp.exchange import ServerLimits
 from relayd.smtp.extensions import Offer
 from relayd.spool.errors import SpoolError, SpoolFull
 from tests.unit.intake.scene import CONTENT, HOST, Scene, message
@@ -49,7 +49,7 @@ class Dialogues(unittest.TestCase):
         self.assertEqual(len(scene.handed_over), 1)
         self.assertEqual(scene.log.of("accepted"), [f"{stored} 1"])
         self.assertEqual(scene.log.of("session"), ["192.0.2.1 messages=1 refused=0 0s quit"])
-        self.assertEqual((scene.admission.in_all, scene.house.sessions), (0, set()))
+        self.assertEqual((scene.admission.in_all, scene.service.sessions), (0, set()))
         self.assertEqual(scene.clock.getDelayedCalls(), [])
 
     def test_all_at_once_is_answered_in_two_writes(self) -> None:
@@ -116,7 +116,7 @@ class Dialogues(unittest.TestCase):
         self.assertIn(" 421", self.scene.log.of("session")[0])
 
     def test_guessing_mailboxes_ends_the_session(self) -> None:
-        scene = Scene(session=Limits(refusals=3))
+        scene = Scene(session=ServerLimits(refusals=3))
         peer = scene.greeted()
         peer.say("MAIL FROM:<>")
         replies = [peer.say(f"RCPT TO:<refuse{n}@example.com>")[0][:3] for n in range(4)]
@@ -241,7 +241,7 @@ class SlowCommits(unittest.TestCase):
         peer, other = self.peer, self.scene.greeted("192.0.2.7")
         peer.say(*message())
         peer.say(*CONTENT, "MAIL FROM:<>")
-        self.scene.house.close()
+        self.scene.service.close()
         self.assertEqual(other.replies(), [f"421 4.3.2 {HOST} is shutting down"])
         self.assertTrue(other.told_to_go)
         self.assertEqual(peer.replies(), [])
@@ -255,7 +255,7 @@ class SlowCommits(unittest.TestCase):
         peer = self.peer
         peer.say(*message())
         peer.say("Subject: half")
-        self.scene.house.close()
+        self.scene.service.close()
         self.assertEqual([reply[:3] for reply in peer.replies()], ["421"])
         self.assertTrue(self.scene.spool.drafts[0].rolled_back)
         peer.leave()
@@ -270,7 +270,7 @@ class Retiring(unittest.TestCase):
         resting.say(*CONTENT)
         busy.say(*message())
         slow.say("MAIL FROM:<>")
-        scene.house.retire()
+        scene.service.retire()
         self.assertEqual(resting.replies(), [f"421 4.3.2 {HOST} is shutting down"])
         self.assertTrue(resting.told_to_go)
         self.assertFalse(busy.told_to_go)
@@ -291,7 +291,7 @@ class Retiring(unittest.TestCase):
         peer = scene.greeted()
         peer.say(*message())
         peer.say(*CONTENT)
-        scene.house.retire()
+        scene.service.retire()
         self.assertEqual(peer.replies(), [])
         scene.spool.finish()
         self.assertEqual([r[:3] for r in peer.replies()], ["250", "421"])
@@ -465,7 +465,7 @@ class StartTls(unittest.TestCase):
     def setUp(self) -> None:
         self.scene = Scene(offer=Offer(starttls=True))
         self.tls = FakeTls()
-        self.scene.house.door = lambda _: Door(self.tls)
+        self.scene.service.door = lambda _: Door(self.tls)
         self.started: list[object] = []
         self.peer = self.scene.greeted()
         transport: Any = self.peer.transport
@@ -501,7 +501,7 @@ class StartTls(unittest.TestCase):
 
     def test_tls_from_the_first_octet(self) -> None:
         scene = self.scene
-        scene.house.door = lambda _: Door(self.tls, implicit=True)
+        scene.service.door = lambda _: Door(self.tls, implicit=True)
         protocol: Any = scene.factory.buildProtocol(IPv4Address("TCP", "192.0.2.1", 40000))
         transport: Any = StringTransport()
         transport.startTLS = self.started.append
@@ -516,7 +516,7 @@ class StartTls(unittest.TestCase):
 
     def test_no_certificate_no_entry(self) -> None:
         self.tls.ready = False
-        self.scene.house.door = lambda _: Door(self.tls, implicit=True)
+        self.scene.service.door = lambda _: Door(self.tls, implicit=True)
         address = IPv4Address("TCP", "192.0.2.1", 40000)
         self.assertIsNone(self.scene.factory.buildProtocol(address))
 
@@ -542,7 +542,7 @@ class Crowds(unittest.TestCase):
 
     def test_stress_shortens_the_deadlines_of_all(self) -> None:
         scene = Scene(sessions=SessionLimits(in_all=4, stress_at=0.75))
-        scene.house.stressed = Deadlines(command=20.0)
+        scene.service.stressed = Deadlines(command=20.0)
         first, second = scene.greeted(), scene.greeted()
         scene.clock.advance(60)
         self.assertFalse(first.told_to_go)
@@ -611,5 +611,5 @@ class FullDisk(unittest.TestCase):
         peer = self.scene.greeted()
         peer.say(*message())
         self.assertEqual(peer.say(*CONTENT)[0][:3], "250")
-        self.assertEqual(self.scene.spool.stored[0][1].state, State.QUEUED)
+        self.assertEqual(self.scene.spool.stored[0][1].state, RecipientState.QUEUED)
         self.assertIn("dispatch", self.scene.log.of("trouble")[0])

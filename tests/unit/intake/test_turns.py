@@ -9,7 +9,7 @@ from relayd.intake.limits import Memory
 from relayd.intake.session import TURN
 from relayd.intake.submission import Manners
 from relayd.smtp.events import Auth, AuthResponse
-from relayd.smtp.exchange import Limits
+from relayd.smtp.exchange import ServerLimits
 from relayd.spool.errors import SpoolFull
 from tests.support import TestCase
 from tests.unit.intake.scene import CONTENT, Peer, Scene, message
@@ -38,7 +38,7 @@ class Sharing(unittest.TestCase):
     """At most so many commands in a turn of the reactor."""
 
     def test_a_flood_leaves_the_turn_to_others(self) -> None:
-        scene = Scene(session=Limits(idle=1000))
+        scene = Scene(session=ServerLimits(idle=1000))
         bad, good = scene.greeted(), scene.greeted("192.0.2.2")
         self.assertEqual(len(bad.say(*["NOOP"] * (TURN + 10))), TURN)
         self.assertEqual(len(good.say("NOOP")), 1)
@@ -48,7 +48,7 @@ class Sharing(unittest.TestCase):
         self.assertEqual(turns(scene, bad), [])
 
     def test_reading_waits_while_a_flood_does(self) -> None:
-        scene = Scene(session=Limits(idle=100_000))
+        scene = Scene(session=ServerLimits(idle=100_000))
         bad = scene.greeted()
         bad.say(*["NOOP"] * 20_000)
         self.assertEqual(bad.transport.producerState, "paused")
@@ -128,7 +128,7 @@ class Weighing(unittest.TestCase):
         self.assertEqual(self.cut_off(scene, peer, *["MAIL FROM:<a@example.com>"] * 6000), 5001)
 
     def test_a_message_begins_the_count_anew(self) -> None:
-        scene = Scene(session=Limits(refusals=3))
+        scene = Scene(session=ServerLimits(refusals=3))
         peer = scene.greeted()
         for _ in range(5):
             peer.say("MAIL FROM:<>", *["RCPT TO:<refuse@example.com>"] * 3)
@@ -188,7 +188,7 @@ class HalfClosed(TestCase):
         self.assertTrue(peer.told_to_go)
 
     def test_more_than_one_turn_of_commands(self) -> None:
-        scene = Scene(session=Limits(idle=1000))
+        scene = Scene(session=ServerLimits(idle=1000))
         peer = scene.greeted()
         replies = peer.say(*["NOOP"] * 500) + shut(peer)
         self.assertFalse(peer.told_to_go)
@@ -315,7 +315,7 @@ class OutOfStep(unittest.TestCase):
 
     def test_before_the_greeting_behind_a_balancer(self) -> None:
         scene = Scene()
-        scene.house.door = lambda _: Door(balancer=lambda _: True)
+        scene.service.door = lambda _: Door(balancer=lambda _: True)
         peer = scene.connect()
         header = b"PROXY TCP4 198.51.100.9 192.0.2.2 40000 25\r\n"
         replies = peer.send(header + b"\r\n".join(each.encode() for each in self.INNER))
@@ -394,7 +394,7 @@ class Holding(unittest.TestCase):
     def test_unfinished_header_sections(self) -> None:
         scene = Scene()
         scene.change(memory=Memory(1_000_000))
-        memory = scene.house.premises.memory
+        memory = scene.service.intake.memory
         peers = [self.holding(scene, 300_000) for _ in range(6)]
         self.assertLess(memory.held, 1_000_001)
         ends = [peer.send(b"\r\n\r\n.\r\n")[0][:9] for peer in peers]
@@ -414,7 +414,7 @@ class Holding(unittest.TestCase):
             memory=Memory(1_000_000), manners=lambda _: Manners(True, False, "example.com")
         )
         self.holding(scene, 300_000)
-        self.assertGreater(scene.house.premises.memory.held, 590_000)
+        self.assertGreater(scene.service.intake.memory.held, 590_000)
 
     def test_whole_sections_of_unfinished_messages(self) -> None:
         scene = Scene()
@@ -422,15 +422,15 @@ class Holding(unittest.TestCase):
         peers = [self.holding(scene, 300_000) for _ in range(3)]
         for peer in peers:
             peer.send(b"\r\nand text")
-        self.assertGreater(scene.house.premises.memory.held, 890_000)
+        self.assertGreater(scene.service.intake.memory.held, 890_000)
         for peer in peers:
             peer.leave()
-        self.assertEqual(scene.house.premises.memory.held, 0)
+        self.assertEqual(scene.service.intake.memory.held, 0)
 
     def test_recipients(self) -> None:
         scene = Scene()
         scene.change(memory=Memory(700 * 400))
-        memory = scene.house.premises.memory
+        memory = scene.service.intake.memory
         peer = scene.greeted()
         lines = message(*(f"user{number}@example.com" for number in range(500)))
         codes = [reply[:9] for reply in peer.say(*lines) + turns(scene, peer)]
@@ -441,7 +441,7 @@ class Holding(unittest.TestCase):
 
     def test_given_back_however_it_ends(self) -> None:
         scene = Scene()
-        memory = scene.house.premises.memory
+        memory = scene.service.intake.memory
         for end in ("leave", "late", "shut", "closed"):
             peer = self.holding(scene, 300_000)
             self.assertGreater(memory.held, 0)
@@ -452,5 +452,5 @@ class Holding(unittest.TestCase):
             elif end == "shut":
                 shut(peer)
             else:
-                scene.house.close()
+                scene.service.close()
             self.assertEqual(memory.held, 0, end)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.testing import MemoryReactorClock, StringTransport
 
-from relayd.login.dovecot import DovecotClient, DovecotError, Result, Verdict
+from relayd.login.dovecot import DovecotAnswer, DovecotClient, DovecotError, Result
 from relayd.login.dovecotsocket import PATIENCE, DovecotSocket
 from tests.support import TestCase
 
@@ -81,8 +81,8 @@ class Sockets(TestCase):
         self.reactor = MemoryReactorClock()
         self.socket = DovecotSocket(self.reactor, "/run/auth-client")
 
-    def ask(self, user: str = "alice") -> list[Verdict]:
-        heard: list[Verdict] = []
+    def ask(self, user: str = "alice") -> list[DovecotAnswer]:
+        heard: list[DovecotAnswer] = []
         asked = self.socket.check(user, "x", address="192.0.2.1", secured=True)
         asked.addCallback(heard.append)
         return heard

@@ -21,9 +21,9 @@ from relayd.login.oauth import (
     CLIENT,
     MOST_LIFETIME,
     DeviceCode,
+    GrantedTokens,
     OauthError,
     Provider,
-    Tokens,
     ask_as_client,
     ask_device_code,
     ask_with_device_code,
@@ -95,7 +95,7 @@ class Answers(unittest.TestCase):
 
     def test_tokens(self) -> None:
         full = read_tokens(200, answer(expires_in=3600, refresh_token="rt-1"), NOW)
-        self.assertEqual(full, Tokens("at-1", "rt-1", NOW, NOW + 3600))
+        self.assertEqual(full, GrantedTokens("at-1", "rt-1", NOW, NOW + 3600))
         self.assertNotIn("at-1", repr(full))
         for said, until in (
             ({}, None),
@@ -222,7 +222,7 @@ class Files(unittest.TestCase):
         self.addCleanup(folder.cleanup)
         self.folder = Path(folder.name) / "oauth"
         self.files = TokenFiles(self.folder)
-        self.held = held(IDP, Tokens("at-1", "rt-1", NOW, NOW + 3600))
+        self.held = held(IDP, GrantedTokens("at-1", "rt-1", NOW, NOW + 3600))
 
     def test_kept_read_and_removed(self) -> None:
         self.assertIsNone(self.files.read("isp"))
@@ -233,7 +233,7 @@ class Files(unittest.TestCase):
         self.assertEqual(stat.S_IMODE(path.stat().st_mode), 0o600)
         self.assertEqual(stat.S_IMODE(self.folder.stat().st_mode), 0o700)
         self.assertEqual(TokenFiles(self.folder).read("isp"), self.held)
-        newer = held(IDP, Tokens("at-2", "", NOW, None), self.held)
+        newer = held(IDP, GrantedTokens("at-2", "", NOW, None), self.held)
         self.files.save("isp", newer)
         found = self.files.read("isp")
         assert found is not None
@@ -289,7 +289,7 @@ class Files(unittest.TestCase):
 class Lives(unittest.TestCase):
     def held(self, lifetime: float | None) -> Held:
         until = None if lifetime is None else NOW + lifetime
-        return held(IDP, Tokens("at-1", "rt-1", NOW, until))
+        return held(IDP, GrantedTokens("at-1", "rt-1", NOW, until))
 
     def test_an_hour(self) -> None:
         one = self.held(3600)
@@ -309,4 +309,4 @@ class Lives(unittest.TestCase):
         self.assertFalse(endless.usable(NOW - 3600))  # the clock was set back
 
     def test_one_that_was_never_given(self) -> None:
-        self.assertFalse(held(IDP, Tokens("", "", NOW, NOW)).usable(NOW))
+        self.assertFalse(held(IDP, GrantedTokens("", "", NOW, NOW)).usable(NOW))

@@ -15,15 +15,15 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.internet.threads import deferToThread
 
+from relayd.ctl.client import Daemon, DaemonError, NotRunningError
 from relayd.mail.address import Mailbox
 from relayd.mail.client import Client
 from relayd.mail.envelope import Envelope, Recipient
-from relayd.mail.message import Message, Record, Settlement, State, Submission
+from relayd.mail.message import Message, RecipientState, Record, Settlement, Submission
 from relayd.mail.outcome import Outcome, postponed
 from relayd.mail.plan import Step
 from relayd.mail.reply import Reply
-from relayd.ops.client import Daemon, DaemonError, NotRunningError
-from relayd.ops.commands import PAGE, Backend, Commands
+from relayd.ops.commands import PAGE, Backend, OperatorCommands
 from relayd.ops.control import (
     MAX_REQUEST,
     MAX_SESSIONS,
@@ -67,7 +67,7 @@ class Fixture(TestCase):
         self.complaint = ""
         self.warnings: list[str] = []
         self.lanes: dict[int, list[LaneView]] = {}
-        self.commands = Commands(
+        self.commands = OperatorCommands(
             [
                 Backend(
                     spool._shard,
@@ -203,8 +203,8 @@ class CommandTests(Fixture):
         put_off = postponed("4.4.1", "Connection refused", why="ECONNREFUSED")
         await self.spools[0].settle(
             [
-                Settlement(records[0], State.DELIVERED, sent),
-                Settlement(records[1], State.QUEUED, put_off, next_attempt=NOW + 60),
+                Settlement(records[0], RecipientState.DELIVERED, sent),
+                Settlement(records[1], RecipientState.QUEUED, put_off, next_attempt=NOW + 60),
             ]
         )
         for command in ("show", "why"):

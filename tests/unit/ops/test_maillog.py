@@ -13,7 +13,7 @@ from relayd.mail.client import Client
 from relayd.mail.content import BytesContent
 from relayd.mail.envelope import Envelope, Recipient
 from relayd.mail.log import MailLog
-from relayd.mail.message import Message, Record, Settlement, State
+from relayd.mail.message import Message, RecipientState, Record, Settlement
 from relayd.mail.outcome import Outcome, postponed
 from relayd.mail.reply import Reply
 from relayd.ops.maillog import LineLog, message_id, value
@@ -72,13 +72,13 @@ class VocabularyTests(LogTestCase):
         self.assertIn(" client=local ", line)
         self.assertIn(" proto=own ", line)
 
-    def attempt(self, state: State, outcome: Outcome | None, **more: str) -> str:
+    def attempt(self, state: RecipientState, outcome: Outcome | None, **more: str) -> str:
         settled = Settlement(Record(MESSAGE.ident, 0, BOB), state, outcome, **more)  # type: ignore[arg-type]
         return self.line(lambda log: log.attempt(MESSAGE, settled, 0.25))
 
     def test_attempt(self) -> None:
         self.assertEqual(
-            self.attempt(State.DELIVERED, SENT),
+            self.attempt(RecipientState.DELIVERED, SENT),
             "<6>attempt id=CHWZE8DE0000 to=<bob@example.net> orig_to=<info@example.com>"
             " relay=mx1.example.net[198.51.100.7]:25 attempts=1 delay=1.25 delays=1.00/0.25"
             " dsn=2.0.0 status=sent (250 2.0.0 Ok: queued)",
@@ -86,7 +86,7 @@ class VocabularyTests(LogTestCase):
 
     def test_status_words(self) -> None:
         put_off = postponed("4.4.1", "Connection refused", why="ECONNREFUSED [198.51.100.7]:25")
-        line = self.attempt(State.QUEUED, put_off)
+        line = self.attempt(RecipientState.QUEUED, put_off)
         self.assertIn(" relay=none ", line)
         self.assertTrue(
             line.endswith(
@@ -95,10 +95,12 @@ class VocabularyTests(LogTestCase):
             ),
             line,
         )
-        self.assertIn("status=expired (", self.attempt(State.EXPIRED, put_off))
-        self.assertIn("status=bounced (", self.attempt(State.FAILED, SENT))
+        self.assertIn("status=expired (", self.attempt(RecipientState.EXPIRED, put_off))
+        self.assertIn("status=bounced (", self.attempt(RecipientState.FAILED, SENT))
         self.assertTrue(
-            self.attempt(State.REMOVED, None, note="spam").endswith("status=removed (spam)")
+            self.attempt(RecipientState.REMOVED, None, note="spam").endswith(
+                "status=removed (spam)"
+            )
         )
 
     def test_relays(self) -> None:
@@ -109,7 +111,7 @@ class VocabularyTests(LogTestCase):
             ("store", "unix:/run/dovecot/lmtp", "store[/run/dovecot/lmtp]"),
         ):
             outcome = SENT.but(remote_mta=mta, remote_address=address)
-            self.assertIn(f" relay={expected} ", self.attempt(State.DELIVERED, outcome))
+            self.assertIn(f" relay={expected} ", self.attempt(RecipientState.DELIVERED, outcome))
 
     def test_the_rest(self) -> None:
         for call, expected in (

@@ -11,11 +11,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from relayd.config import load_text
+from relayd.ctl import relayctl
 from relayd.mail.address import Mailbox, ReversePath
 from relayd.mail.client import Client
 from relayd.mail.envelope import Recipient
 from relayd.mail.plan import Verdict
-from relayd.ops import relayctl
 from relayd.ops.replay import Replay
 from relayd.rules.evaluate import Facts, evaluate
 from relayd.spool.envelopes import Dropped, Seen, accepted, shard_folders

@@ -16,11 +16,11 @@ from relayd.mail.client import Client
 from relayd.mail.content import BytesContent
 from relayd.mail.delivery import Delivery
 from relayd.mail.envelope import Envelope, Recipient
-from relayd.mail.message import Message, Record, Settlement, State, Submission
+from relayd.mail.message import Message, RecipientState, Record, Settlement, Submission
 from relayd.mail.outcome import Blame, Outcome, postponed
 from relayd.mail.reply import Reply
 from relayd.relay.courier import Hop, ICourier
-from relayd.relay.limits import Limits
+from relayd.relay.limits import RelayLimits
 from relayd.report.bounce import Report
 from relayd.report.smaller import Smaller
 from relayd.spool.errors import SpoolError
@@ -132,7 +132,7 @@ class Table:
             Submission(Envelope(None), Client(""), (recipient,), 4, False, False),
         )
 
-    def state(self, ident: int, number: int = 0) -> State:
+    def state(self, ident: int, number: int = 0) -> RecipientState:
         key = ident, number
         return self.ended[key].state if key in self.ended else self.rows[key].state
 
@@ -210,10 +210,10 @@ class Table:
             key = settlement.record.message, settlement.record.number
             record = self.rows.get(key)
             assert record is not None, f"settled after its end: {key}"
-            if settlement.state is not State.QUEUED:
+            if settlement.state is not RecipientState.QUEUED:
                 self.ended[key] = settlement
                 del self.rows[key]
-            elif record.state is State.QUEUED:
+            elif record.state is RecipientState.QUEUED:
                 self.rows[key] = replace(
                     record,
                     attempts=record.attempts + settlement.attempted,
@@ -243,7 +243,7 @@ class Table:
     def _destinations(self) -> list[tuple[str, float]]:
         earliest: dict[str, float] = {}
         for record in self.rows.values():
-            if record.state is State.QUEUED:
+            if record.state is RecipientState.QUEUED:
                 name = record.recipient.destination
                 earliest[name] = min(earliest.get(name, record.next_attempt), record.next_attempt)
         return list(earliest.items())
@@ -252,7 +252,7 @@ class Table:
         return [
             record
             for record in self.rows.values()
-            if record.state is State.QUEUED and record.recipient.destination == destination
+            if record.state is RecipientState.QUEUED and record.recipient.destination == destination
         ]
 
     def _due(self, destination: str, now: float, limit: int, longest: float) -> list[Accepted]:
@@ -321,7 +321,7 @@ class Courier:
             if outcome.reply.code == 250:
                 self.taken.add((delivery.message.ident, record.number))
 
-    def apply(self, limits: Limits) -> None:
+    def apply(self, limits: RelayLimits) -> None:
         self.limits = limits
 
     def close(self) -> None:

@@ -16,7 +16,7 @@ from relayd.mail.content import BytesContent
 from relayd.mail.reply import Reply
 from relayd.relay.connection import BURST, Connection
 from relayd.relay.dial import IReactor, dial
-from relayd.relay.limits import Deadlines, Limits
+from relayd.relay.limits import NextHopDeadlines, RelayLimits
 from relayd.relay.pool import Pool
 from relayd.relay.survey import Endpoint
 from relayd.smtp.transaction import Transaction, TransactionRecipient
@@ -63,7 +63,7 @@ class Reader(threading.Thread):
 class _Pool(Pool):
     """Tells when its only connection is closed."""
 
-    def __init__(self, clock: IReactor, limits: Limits) -> None:
+    def __init__(self, clock: IReactor, limits: RelayLimits) -> None:
         super().__init__(clock, limits)
         self.gone: Deferred[None] = Deferred()
 
@@ -76,9 +76,11 @@ class BigTests(TestCase):
     async def carry(self, content: bytes, *, small: bool) -> Reader:
         reader = Reader(len(content), small=small)
         reader.start()
-        pool = _Pool(reactor, Limits())
+        pool = _Pool(reactor, RelayLimits())
         endpoint = Endpoint("next.example", "127.0.0.1", reader.port)
-        connection = Connection(pool, endpoint, "gw.example", Deadlines(), target="next.example")
+        connection = Connection(
+            pool, endpoint, "gw.example", NextHopDeadlines(), target="next.example"
+        )
         await dial(reactor, connection, 10)
         to = TransactionRecipient(Mailbox("user", "corp.example"))
         done = await connection.carry(Transaction(None, (to,), len(content)), BytesContent(content))

@@ -15,16 +15,16 @@ from relayd.mail.address import Mailbox
 from relayd.mail.content import BytesContent
 from relayd.mail.envelope import DIRECT, Recipient
 from relayd.mail.envelope import REFUSED as REFUSED_BY_RULE
-from relayd.mail.message import Message, Record, Settlement, State
+from relayd.mail.message import Message, RecipientState, Record, Settlement
 from relayd.mail.outcome import Outcome, failed, postponed
 from relayd.mail.reply import Reply
 from relayd.relay.courier import Hop
 from relayd.relay.dispatch import Dispatcher
 from relayd.relay.gathering import LONGEST, LULL
-from relayd.relay.limits import Limits
+from relayd.relay.limits import RelayLimits
 from relayd.relay.lost import COPIES
+from relayd.relay.retrypolicy import RetryPolicy
 from relayd.relay.trouble import MAY_BE_DELIVERED
-from relayd.relay.verdict import Patience
 from relayd.report.bounce import Action
 from relayd.report.dsn import Written, write
 from relayd.spool.errors import SpoolError
@@ -54,7 +54,7 @@ DAY = 24 * HOUR
 class World:
     """A dispatcher among fakes, at a time that only the test moves."""
 
-    def __init__(self, limits: Limits | None = None, *, start: bool = True) -> None:
+    def __init__(self, limits: RelayLimits | None = None, *, start: bool = True) -> None:
         self.clock = Clock()
         self.clock.advance(1_000_000.0)
         self.table = Table()
@@ -70,8 +70,8 @@ class World:
             self.route,
             self.table.write_report,
             self.log,
-            patience=Patience(Schedule.parse("1m 5m*2 1h"), jitter=0.0),
-            limits=limits or Limits(),
+            retry_policy=RetryPolicy(Schedule.parse("1m 5m*2 1h"), jitter=0.0),
+            limits=limits or RelayLimits(),
             now=lambda: self.now(),
             random=lambda: 0.5,
         )
@@ -130,7 +130,7 @@ class Flow(TestCase):
         ident = world.accept()
         self.assertEqual([each.message.ident for each in world.courier.started], [ident])
         world.courier.finish(DELIVERED)
-        self.assertEqual(world.table.state(ident), State.DELIVERED)
+        self.assertEqual(world.table.state(ident), RecipientState.DELIVERED)
         self.assertNotIn("due", world.table.calls)
 
     def test_acceptance_does_not_wait_for_the_table(self) -> None:
@@ -174,17 +174,17 @@ class Flow(TestCase):
         world.dispatcher.start()
         world.clock.advance(0)
         world.clock.advance(0)
-        self.assertEqual({world.table.state(ident) for ident in idents}, {State.DELIVERED})
+        self.assertEqual({world.table.state(ident) for ident in idents}, {RecipientState.DELIVERED})
 
     def test_held_mail_is_not_touched(self) -> None:
         world = World()
         message, (record,) = a_message(5)
-        held = record.__class__(5, 0, record.recipient, state=State.HELD)
+        held = record.__class__(5, 0, record.recipient, state=RecipientState.HELD)
         world.dispatcher.accept(message, (held,))
         self.assertEqual(world.courier.started, [])
 
     def test_a_deep_queue_flows_through_a_bounded_memory(self) -> None:
-        world = World(Limits(bounds=Bounds(messages=40, look=10)), start=False)
+        world = World(RelayLimits(bounds=Bounds(messages=40, look=10)), start=False)
         for _ in range(500):
             world.add("sink")
         world.dispatcher.start()
@@ -197,7 +197,7 @@ class Flow(TestCase):
         self.assertLessEqual(most, 40)
 
     def test_lanes_share_the_slots(self) -> None:
-        world = World(Limits(deliveries=4))
+        world = World(RelayLimits(deliveries=4))
         for _ in range(10):
             world.accept("a")
         for _ in range(10):
@@ -208,7 +208,7 @@ class Flow(TestCase):
         self.assertEqual(names[8:16].count("b"), 4)
 
     def test_slow_lanes_do_not_fill_the_memory(self) -> None:
-        world = World(Limits(bounds=Bounds(messages=64)))
+        world = World(RelayLimits(bounds=Bounds(messages=64)))
         for number in range(6):
             for _ in range(100):
                 world.accept(f"slow{number}")
@@ -280,7 +280,7 @@ class Trouble(TestCase):
         self.assertEqual(world.log.notices, ["next hop down", "next hop up"])
 
     def test_a_dead_destination_does_not_delay_the_others(self) -> None:
-        world = World(Limits(deliveries=20))
+        world = World(RelayLimits(deliveries=20))
         for number in range(100):
             world.accept(f"dead{number}")
         while world.courier.under_way:
@@ -305,7 +305,7 @@ class Trouble(TestCase):
         self.assertEqual(world.lane("sink").window, window - 1)
 
     def test_the_window_grows_with_success_up_to_its_limit(self) -> None:
-        world = World(Limits(window=8))
+        world = World(RelayLimits(window=8))
         for _ in range(40):
             world.accept()
         self.assertEqual(len(world.courier.under_way), 5)
@@ -349,12 +349,12 @@ class Trouble(TestCase):
         self.assertEqual(world.courier.started, [])
         self.assertIs(world.standing, Standing.DOWN)
         world.route_outcome = None
-        world.dispatcher.apply(Patience(), Limits())
+        world.dispatcher.apply(RetryPolicy(), RelayLimits())
         self.assertEqual(len(world.courier.under_way), 1)
         world.courier.reply = lambda record: DELIVERED
         world.courier.finish(DELIVERED)
         world.wait(60)
-        self.assertEqual(world.table.state(ident), State.DELIVERED)
+        self.assertEqual(world.table.state(ident), RecipientState.DELIVERED)
 
     def test_a_courier_with_a_bug_loses_nothing(self) -> None:
         world = World()
@@ -381,7 +381,7 @@ class Slower(TestCase):
         return world
 
     def turned_away(self, world: World) -> list[Settlement]:
-        return [each for each in world.table.settled if each.state is State.QUEUED]
+        return [each for each in world.table.settled if each.state is RecipientState.QUEUED]
 
     def test_a_next_hop_that_takes_two_connections_is_never_down(self) -> None:
         world = self.world(40)
@@ -594,14 +594,14 @@ class Slower(TestCase):
         old, late = world.accept(age=5 * DAY), world.accept(age=4 * HOUR)
         world.courier.finish(TOO_MANY, 1)
         world.courier.finish(TOO_MANY, 1)
-        self.assertIs(world.table.state(old), State.EXPIRED)
+        self.assertIs(world.table.state(old), RecipientState.EXPIRED)
         self.assertTrue(world.table.rows[late, 0].warned)
         self.assertEqual(
             [each.action for each in world.table.reports], [Action.FAILED, Action.DELAYED]
         )
 
     def test_who_waits_his_turn_behind_a_slowed_lane_is_warned_of(self) -> None:
-        world = World(Limits(bounds=Bounds(messages=10)))
+        world = World(RelayLimits(bounds=Bounds(messages=10)))
         world.accept()
         world.courier.finish(DELIVERED)
         for _ in range(100):
@@ -625,7 +625,7 @@ class Slower(TestCase):
 class Strangers(TestCase):
     """Domains that do not answer take their share of the slots, and no more."""
 
-    def silent(self, domains: int, limits: Limits | None = None) -> World:
+    def silent(self, domains: int, limits: RelayLimits | None = None) -> World:
         world = World(limits)
         for number in range(domains):
             world.mail_to(f"silent{number}.example")
@@ -647,7 +647,7 @@ class Strangers(TestCase):
             world.mail_to(f"silent{number}.example")
         again = world.mail_to("good.example")
         self.assertEqual(world.courier.started[-1].message.ident, again)
-        self.assertIs(world.table.state(good), State.DELIVERED)
+        self.assertIs(world.table.state(good), RecipientState.DELIVERED)
 
     def test_many_messages_to_one_silent_domain_leave_room_for_other_new_ones(self) -> None:
         world = World()
@@ -667,7 +667,7 @@ class Strangers(TestCase):
             world.courier.finish(DELIVERED if delivery.message.ident == new else DEAD)
             if delivery.message.ident == new:
                 break
-        self.assertIs(world.table.state(new), State.DELIVERED)
+        self.assertIs(world.table.state(new), RecipientState.DELIVERED)
 
     def test_a_new_domain_does_not_wait_for_those_known_to_be_dead(self) -> None:
         world = World(start=False)
@@ -740,7 +740,7 @@ class Strangers(TestCase):
 
     def test_more_slots_after_a_reload_are_used(self) -> None:
         world = self.silent(160)
-        world.dispatcher.apply(Patience(), Limits(deliveries=200))
+        world.dispatcher.apply(RetryPolicy(), RelayLimits(deliveries=200))
         self.assertEqual(len(world.courier.under_way), 50)
 
 
@@ -749,7 +749,7 @@ class Reports(TestCase):
         world = World()
         ident = world.accept()
         world.courier.finish(REFUSED)
-        self.assertIs(world.table.state(ident), State.FAILED)
+        self.assertIs(world.table.state(ident), RecipientState.FAILED)
         self.assertEqual([each.action for each in world.table.reports], [Action.FAILED])
         self.assertEqual(world.table.calls.count("settle"), 1)
         self.assertEqual(world.log.reports[0][1:], ("alice@example.org", "failed"))
@@ -762,14 +762,14 @@ class Reports(TestCase):
         world = World()
         ident = world.accept(sender="")
         world.courier.finish(REFUSED)
-        self.assertIs(world.table.state(ident), State.FAILED)
+        self.assertIs(world.table.state(ident), RecipientState.FAILED)
         self.assertEqual(world.table.reports, [])
 
     def test_too_old_is_expired_at_its_attempt(self) -> None:
         world = World()
         ident = world.accept(age=5 * DAY)
         world.courier.finish(BUSY)
-        self.assertIs(world.table.state(ident), State.EXPIRED)
+        self.assertIs(world.table.state(ident), RecipientState.EXPIRED)
         self.assertTrue(world.table.reports[0].entries[0].expired)
 
     def test_the_last_attempt_is_when_the_time_is_up(self) -> None:
@@ -792,13 +792,13 @@ class Reports(TestCase):
         world.dispatcher._write_report = lambda report: 1 // 0  # type: ignore[assignment,return-value]
         ident = world.accept()
         world.courier.finish(REFUSED)
-        self.assertIs(world.table.state(ident), State.QUEUED)
+        self.assertIs(world.table.state(ident), RecipientState.QUEUED)
         self.assertEqual(world.log.troubles[0][0], "report not written")
         world.dispatcher._write_report = world.table.write_report
         world.wait(60)
         world.courier.finish(REFUSED)
         world.wait(LULL)
-        self.assertIs(world.table.state(ident), State.FAILED)
+        self.assertIs(world.table.state(ident), RecipientState.FAILED)
         self.assertEqual(len(world.table.reports), 1)
 
 
@@ -828,10 +828,10 @@ class Together(TestCase):
         self.assertEqual(len(world.table.ended), 30)
         self.assertEqual(world.table.calls.count("settle"), 1)
         self.assertEqual(world.dispatcher._queue.parts, {1_000_000: 1})
-        self.assertIs(world.table.state(ident, 29), State.FAILED)
+        self.assertIs(world.table.state(ident, 29), RecipientState.FAILED)
 
     def test_those_that_wait_for_a_slot_are_waited_for(self) -> None:
-        world = World(Limits(deliveries=4))
+        world = World(RelayLimits(deliveries=4))
         world.accept(*[f"dead{number}" for number in range(30)])
         for _ in range(30):
             world.courier.finish(NOWHERE)
@@ -857,7 +857,7 @@ class Together(TestCase):
         self.assertEqual(world.table.reports, [])
         world.wait(0.1)
         self.assertEqual(self.told(world), [["user0"]])
-        self.assertIs(world.table.state(ident), State.FAILED)
+        self.assertIs(world.table.state(ident), RecipientState.FAILED)
         world.courier.finish(REFUSED)
         self.assertEqual(self.told(world), [["user0"], ["user1"]])
 
@@ -865,10 +865,10 @@ class Together(TestCase):
         world = World()
         ident = world.accept("a", "a", "slow")
         world.courier.finish([DELIVERED, REFUSED])
-        self.assertIs(world.table.state(ident, 0), State.DELIVERED)
-        self.assertIs(world.table.state(ident, 1), State.QUEUED)
+        self.assertIs(world.table.state(ident, 0), RecipientState.DELIVERED)
+        self.assertIs(world.table.state(ident, 1), RecipientState.QUEUED)
         world.courier.finish(DELIVERED)
-        self.assertIs(world.table.state(ident, 1), State.FAILED)
+        self.assertIs(world.table.state(ident, 1), RecipientState.FAILED)
         self.assertEqual(self.told(world), [["user1"]])
 
     def test_a_death_while_bad_news_waits_loses_nobody(self) -> None:
@@ -878,7 +878,8 @@ class Together(TestCase):
         after = World(start=False)  # all that is left is the table
         after.table, after.dispatcher._shelf = world.table, world.table
         self.assertEqual(
-            [record.state for record in after.table.rows.values()], [State.QUEUED, State.QUEUED]
+            [record.state for record in after.table.rows.values()],
+            [RecipientState.QUEUED, RecipientState.QUEUED],
         )
         self.assertEqual((ident, 0) in after.table.ended, False)
 
@@ -887,7 +888,7 @@ class Together(TestCase):
         ident = world.accept("dead", "slow")
         world.courier.finish(REFUSED)
         stopped = world.dispatcher.stop(5.0)
-        self.assertIs(world.table.state(ident), State.FAILED)
+        self.assertIs(world.table.state(ident), RecipientState.FAILED)
         self.assertEqual(self.told(world), [["user0"]])
         world.courier.finish(REFUSED)
         self.assertEqual(self.told(world), [["user0"], ["user1"]])
@@ -899,7 +900,7 @@ class Together(TestCase):
         ident = world.accept()
         timers = len(world.clock.getDelayedCalls())
         world.courier.finish(REFUSED)
-        self.assertIs(world.table.state(ident), State.FAILED)
+        self.assertIs(world.table.state(ident), RecipientState.FAILED)
         self.assertEqual(len(world.table.reports), 1)
         self.assertEqual(len(world.clock.getDelayedCalls()), timers)
 
@@ -931,11 +932,11 @@ class Together(TestCase):
         self.assertEqual(self.told(world), [self.everybody(30)])
         world.wait(5 * DAY, step=300)
         self.assertEqual(self.told(world), [self.everybody(30)] * 2)
-        self.assertIs(world.table.state(ident, 29), State.EXPIRED)
+        self.assertIs(world.table.state(ident, 29), RecipientState.EXPIRED)
 
     def test_attempts_that_drift_apart_are_few_warnings(self) -> None:
         world = World()
-        world.dispatcher.apply(Patience(Schedule.parse("1m 5m*2 1h"), jitter=0.1), Limits())
+        world.dispatcher.apply(RetryPolicy(Schedule.parse("1m 5m*2 1h"), jitter=0.1), RelayLimits())
         world.dispatcher._random = Random(7).random
         world.courier.reply = lambda record: DELIVERED if record.message > 999 else BUSY
         world.accept(*[f"busy{number}" for number in range(30)])
@@ -979,7 +980,7 @@ class Together(TestCase):
         self.assertEqual(sorted(told), sorted(wanted))
         for number, end in enumerate(ends):
             if end is REFUSED:
-                self.assertIs(world.table.state(ident, number), State.FAILED)
+                self.assertIs(world.table.state(ident, number), RecipientState.FAILED)
 
 
 TOO_EIGHT = failed("5.6.3", "Next hop takes no 8-bit content", code=554)
@@ -1026,7 +1027,7 @@ class LostReports(TestCase):
     def test_an_eight_bit_report_goes_again_in_seven_bits(self) -> None:
         world, ident = self.carry()
         world.courier.finish(TOO_EIGHT)
-        self.assertIs(world.table.state(ident), State.FAILED)
+        self.assertIs(world.table.state(ident), RecipientState.FAILED)
         (again,) = world.table.smaller
         self.assertTrue(again.content.isascii())
         self.assertEqual(again.recipients[0].mailbox, Mailbox("alice", "sender.example"))
@@ -1077,14 +1078,14 @@ class LostReports(TestCase):
         world.courier.finish(REFUSED)
         self.assertEqual((len(world.table.smaller), len(world.table.reports)), (0, 1))
         self.assertTrue(octets(world.table.reports[0].about).isascii())
-        self.assertIs(world.table.state(ident), State.FAILED)
+        self.assertIs(world.table.state(ident), RecipientState.FAILED)
 
     def test_an_expired_report_is_lost(self) -> None:
         world, ident = self.carry()
         world.courier.reply = lambda record: DELIVERED if record.message > 999 else BUSY
         world.courier.finish(BUSY)
         world.wait(6 * DAY, step=300)
-        self.assertIs(world.table.state(ident), State.EXPIRED)
+        self.assertIs(world.table.state(ident), RecipientState.EXPIRED)
         self.assertEqual(world.dispatcher.lost_reports, 1)
         self.assertEqual(len(world.table.reports), 1)
 
@@ -1115,7 +1116,7 @@ class LostReports(TestCase):
     def test_reports_of_others_are_no_business_of_ours(self) -> None:
         world, ident = self.carry(client="192.0.2.1")
         world.courier.finish(TOO_EIGHT)
-        self.assertIs(world.table.state(ident), State.FAILED)
+        self.assertIs(world.table.state(ident), RecipientState.FAILED)
         self.assertEqual((world.table.smaller, world.table.reports), ([], []))
         self.assertEqual(world.dispatcher.lost_reports, 0)
 
@@ -1164,12 +1165,14 @@ class Sweeping(TestCase):
         ]
         self.assertEqual({each.about.ident for each in failed}, {first, *idents})
         self.assertEqual(len(failed), 121)
-        self.assertEqual({world.table.state(ident) for ident in (first, *idents)}, {State.EXPIRED})
+        self.assertEqual(
+            {world.table.state(ident) for ident in (first, *idents)}, {RecipientState.EXPIRED}
+        )
 
     def test_a_short_lifetime_is_kept_by_those_that_only_wait_too(self) -> None:
         world = World()
-        patience = Patience(Schedule.parse("1s 2s"), warn_after=4, give_up=12, jitter=0.0)
-        world.dispatcher.apply(patience, Limits())
+        retry_policy = RetryPolicy(Schedule.parse("1s 2s"), warn_after=4, give_up=12, jitter=0.0)
+        world.dispatcher.apply(retry_policy, RelayLimits())
         world.wait(60)  # the sweep's pause from before
         world.courier.reply = lambda record: DELIVERED if record.message > 999 else DEAD
         idents = [world.accept() for _ in range(20)]
@@ -1192,7 +1195,7 @@ class Sweeping(TestCase):
         world.clock.advance(6 * DAY)
         world.courier.reply = lambda record: DELIVERED
         world.courier.finish(DELIVERED)
-        self.assertIs(world.table.state(ident), State.DELIVERED)
+        self.assertIs(world.table.state(ident), RecipientState.DELIVERED)
         self.assertEqual(world.table.reports, [])
 
     def test_a_clock_that_is_set_back_keeps_nobody_waiting_for_it(self) -> None:
@@ -1203,7 +1206,7 @@ class Sweeping(TestCase):
         world.now = lambda: world.clock.seconds() - back
         world.courier.reply = lambda record: DELIVERED
         world.wait(600)
-        self.assertIs(world.table.state(ident), State.DELIVERED)
+        self.assertIs(world.table.state(ident), RecipientState.DELIVERED)
 
     def test_a_clock_that_was_set_back_before_the_start_keeps_nobody_waiting(self) -> None:
         world = World(start=False)
@@ -1213,7 +1216,7 @@ class Sweeping(TestCase):
         world.courier.reply = lambda record: DELIVERED
         world.dispatcher.start()
         world.wait(60)
-        self.assertIs(world.table.state(ident), State.DELIVERED)
+        self.assertIs(world.table.state(ident), RecipientState.DELIVERED)
 
 
 class SpoolTrouble(TestCase):
@@ -1232,7 +1235,7 @@ class SpoolTrouble(TestCase):
         world.courier.reply = lambda record: DELIVERED
         world.wait(2)
         self.assertEqual(
-            {world.table.state(ident) for ident in (first, *others)}, {State.DELIVERED}
+            {world.table.state(ident) for ident in (first, *others)}, {RecipientState.DELIVERED}
         )
         self.assertEqual(len(world.courier.started), 21)
 
@@ -1248,7 +1251,7 @@ class SpoolTrouble(TestCase):
         self.assertEqual(len(world.courier.started), 1)
         while world.table.steps:
             world.table.step()
-        self.assertIs(world.table.state(ident), State.DELIVERED)
+        self.assertIs(world.table.state(ident), RecipientState.DELIVERED)
         self.assertEqual(world.courier.started[-1].message.ident, later)
 
     def test_an_outcome_the_spool_will_not_take_does_not_stop_the_others(self) -> None:
@@ -1268,7 +1271,7 @@ class SpoolTrouble(TestCase):
         world.wait(10, step=1)
         ident = world.accept()
         world.courier.finish(DELIVERED)
-        self.assertIs(world.table.state(ident), State.DELIVERED)
+        self.assertIs(world.table.state(ident), RecipientState.DELIVERED)
         world.wait(HOUR)
         self.assertEqual(len(world.courier.started), 2)
 
@@ -1281,7 +1284,7 @@ class SpoolTrouble(TestCase):
         world.table.healthy = True
         world.courier.reply = lambda record: DELIVERED
         world.wait(10)
-        self.assertIs(world.table.state(ident), State.DELIVERED)
+        self.assertIs(world.table.state(ident), RecipientState.DELIVERED)
 
 
 class Operator(TestCase):
@@ -1308,7 +1311,7 @@ class Operator(TestCase):
         self.assertEqual(len(world.courier.under_way), 1)
 
     def test_removed_mail_is_not_started(self) -> None:
-        world = World(Limits(first_window=1))
+        world = World(RelayLimits(first_window=1))
         world.accept()
         doomed, other = world.accept(), world.accept()
         del world.table.rows[doomed, 0]
@@ -1324,7 +1327,9 @@ class Operator(TestCase):
         world = World()
         ident = world.accept()
         row = world.table.rows[ident, 0]
-        world.table.rows[ident, 0] = row.__class__(ident, 0, row.recipient, state=State.HELD)
+        world.table.rows[ident, 0] = row.__class__(
+            ident, 0, row.recipient, state=RecipientState.HELD
+        )
         world.dispatcher.changed("hold", [(ident, 0)])
         world.courier.finish(BUSY)
         self.assertEqual(world.table.settled, [])
@@ -1336,7 +1341,7 @@ class Operator(TestCase):
         ident = world.accept()
         world.dispatcher.forget([ident])
         world.courier.finish(DELIVERED)
-        self.assertIs(world.table.state(ident), State.DELIVERED)
+        self.assertIs(world.table.state(ident), RecipientState.DELIVERED)
 
     def test_a_look_that_saw_a_removed_message_does_not_bring_it_back(self) -> None:
         world = World(start=False)
@@ -1363,7 +1368,7 @@ class Stopping(TestCase):
         self.assertNoResult(stopped)
         world.courier.finish(DELIVERED)
         self.successResultOf(stopped)
-        self.assertIs(world.table.state(ident), State.DELIVERED)
+        self.assertIs(world.table.state(ident), RecipientState.DELIVERED)
         self.assertEqual(world.clock.getDelayedCalls(), [])
 
     def test_what_takes_too_long_stays_queued_as_it_was(self) -> None:
@@ -1407,7 +1412,7 @@ class Anything(TestCase):
         success, none settled after its end.
         """
         world = World(
-            Limits(
+            RelayLimits(
                 deliveries=4,
                 window=3,
                 first_window=2,
@@ -1437,7 +1442,7 @@ class Anything(TestCase):
         self.assertEqual(set(table.ended), table.known)
         queue = world.dispatcher._queue
         self.assertEqual((queue.messages, queue.octets, queue.keys), (0, 0, set()))
-        held = [share for share in world.dispatcher._lines._all_shares if share.in_flight]
+        held = [share for share in world.dispatcher._scheduler._all_shares if share.in_flight]
         self.assertEqual((world.dispatcher.in_flight, len(held)), (0, 0))
         world.tearDown()
 

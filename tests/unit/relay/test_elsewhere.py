@@ -12,7 +12,7 @@ from relayd.mail.delivery import Delivery
 from relayd.mail.nexthop import LMTP, HostPort, NextHop
 from relayd.mail.outcome import Blame, Outcome
 from relayd.relay.courier import Hop
-from relayd.relay.limits import Limits
+from relayd.relay.limits import RelayLimits
 from relayd.relay.survey import Endpoint
 from tests.sink import CLOSE, EXTENSIONS, STALL, Asked, Script, Sink
 from tests.support import TestCase
@@ -164,7 +164,7 @@ class NextHost(CourierCase, TestCase):
         self.assertEqual(sum(sink.sessions for sink in self.sinks), 10)
 
     async def test_not_when_the_attempt_has_taken_long(self) -> None:
-        self.courier = self.a_courier(deadlines=QUICK, limits=Limits(attempt=0.1))
+        self.courier = self.a_courier(deadlines=QUICK, limits=RelayLimits(attempt=0.1))
         self.sink(says("rcpt", STALL))
         second = self.sink()
         (outcome,) = await self.deliver(a_delivery())
@@ -400,7 +400,7 @@ class OurSetUp(CourierCase, TestCase):
 
     async def test_one_that_takes_other_mail_is_not_down_for_one_recipient(self) -> None:
         """A stray address that it does not relay for must not close the lane to all the others."""
-        self.courier = self.a_courier(limits=Limits(connection_messages=1))
+        self.courier = self.a_courier(limits=RelayLimits(connection_messages=1))
         self.sink(says("rcpt", "554 5.7.1 Relay access denied", argument="user1"))
         await self.deliver(a_delivery(), isp())
         stray = a_delivery(2)

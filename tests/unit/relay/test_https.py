@@ -14,7 +14,7 @@ from twisted.web.server import NOT_DONE_YET, Request, Site
 
 from relayd.dns.resolver import Resolver
 from relayd.relay.hosts import Found, Hosts
-from relayd.relay.https import Answer, HttpError, Https
+from relayd.relay.https import HttpAnswer, HttpError, Https
 from relayd.relay.internal import may_lead_to
 from tests.certs import Authority
 from tests.support import TestCase
@@ -87,7 +87,7 @@ class HttpsTests(TestCase):
     async def test_a_form(self) -> None:
         kind = {"Content-Type": "application/x-www-form-urlencoded"}
         answer = await self.web().post(f"{self.base}/token?x=y", b"a=b", kind)
-        self.assertEqual(answer, Answer(400, "application/json", b"{}"))
+        self.assertEqual(answer, HttpAnswer(400, "application/json", b"{}"))
         self.assertEqual(self.root.seen, [(b"POST", kind["Content-Type"], b"a=b")])
 
     async def test_in_the_clear_to_this_machine_only(self) -> None:

@@ -8,8 +8,8 @@ from ipaddress import ip_network
 from relayd.dns.resolver import Resolver
 from relayd.mail.reply import Severity
 from relayd.relay.internal import is_internal, may_lead_to
-from relayd.relay.own import Own
 from relayd.relay.resolve import Directory
+from relayd.relay.selfdetection import SelfDetection
 from relayd.relay.survey import UnresolvedError
 from tests.support import TestCase
 from tests.unit.relay.test_resolve import FakeDns, Zone, hop, mx
@@ -80,7 +80,7 @@ class Exchangers(TestCase):
     def directory(self, zone: Zone, *allowed: str, listen: str = "") -> Directory:
         return Directory(
             Resolver(None, ask=FakeDns(zone).ask),
-            Own(["gw.example.com"], [listen] if listen else []),
+            SelfDetection(["gw.example.com"], [listen] if listen else []),
             internal=lambda: tuple(map(ip_network, allowed)),
         )
 

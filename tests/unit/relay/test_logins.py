@@ -24,7 +24,7 @@ from relayd.mail.reply import Reply
 from relayd.relay.logins import Conversation, Login, Logins, NoToken
 from relayd.relay.survey import Endpoint
 from relayd.relay.trouble import SessionError
-from relayd.smtp.client import Client
+from relayd.smtp.client import SmtpClient
 from relayd.smtp.events import ClientEvent, LoggedIn, LoginChallenge, LoginRefused, Ready
 from tests.support import TestCase
 from tests.unit.relay.fakes import Log
@@ -43,7 +43,7 @@ class Server:
     _machine: Mechanism
 
     def __init__(self, offered: str, answers: list[str] | None = None) -> None:
-        self.core = Client("me.example")
+        self.core = SmtpClient("me.example")
         self.heard: list[str] = []
         self.answers = answers
         for line in ("220 hi", f"250-mx\r\n250 AUTH {offered}"):

@@ -25,13 +25,13 @@ from relayd.mail.reply import Severity
 from relayd.mail.security import Level
 from relayd.relay import pool
 from relayd.relay.courier import Hop
-from relayd.relay.limits import Deadlines
+from relayd.relay.limits import NextHopDeadlines
 from relayd.relay.protection import Advice, Protection, TlsSettings
 from relayd.relay.smtpout import Courier
 from relayd.relay.survey import Endpoint
-from relayd.smtp.exchange import Limits as SessionRules
+from relayd.smtp.exchange import ServerLimits as SessionRules
 from relayd.smtp.extensions import Offer
-from relayd.smtp.server import Server as SmtpServer
+from relayd.smtp.server import SmtpServer as SmtpServer
 from relayd.tls.client import ClientContexts
 from relayd.tls.flaw import Failure, Policy
 from tests.certs import DAY, Authority, Issued
@@ -330,7 +330,7 @@ class Downgrades(Case):
             self.assertEqual(mails, 1 if clear else 0)
 
     async def test_a_handshake_that_never_ends(self) -> None:
-        self.courier._deadlines = Deadlines(handshake=0.05, envelope=0.05)
+        self.courier._deadlines = NextHopDeadlines(handshake=0.05, envelope=0.05)
         self.patch(pool, "_TICK", 0.02)
         for level, hellos in ((Level.REQUIRED, 1), (Level.OPTIONAL, 2)):
             self.endpoints.clear()
@@ -362,7 +362,7 @@ class Downgrades(Case):
                 self.assertEqual((hellos, mails), (2, 1) if clear else (1, 0))
 
     async def test_any_end_on_the_way_to_tls(self) -> None:
-        self.courier._deadlines = Deadlines(envelope=0.3, recipient=0)  # not all has an end
+        self.courier._deadlines = NextHopDeadlines(envelope=0.3, recipient=0)  # not all has an end
         self.patch(pool, "_TICK", 0.02)
         for replies in (
             (b"220 go\r\n", b""),  # closes instead of a ServerHello
@@ -377,7 +377,7 @@ class Downgrades(Case):
                 self.assertEqual((hellos, mails), (2, 1) if clear else (1, 0), replies)
 
     async def test_a_starttls_that_is_never_answered(self) -> None:
-        self.courier._deadlines = Deadlines(hello=0.2, envelope=0.2)
+        self.courier._deadlines = NextHopDeadlines(hello=0.2, envelope=0.2)
         self.patch(pool, "_TICK", 0.02)
         for level, mails in ((Level.REQUIRED, 0), (Level.OPTIONAL, 1)):
             self.endpoints.clear()
@@ -659,7 +659,7 @@ class SendersWishes(Case):
         outcome = await self.deliver(require_tls=True)
         self.assertIn("550 5.7.30", str(outcome.reply))  # it does not offer REQUIRETLS
         self.assertEqual(server.scene.spool.stored, [])
-        server.scene.house.make_server = lambda _: SmtpServer(
+        server.scene.service.make_server = lambda _: SmtpServer(
             "mx", SessionRules(), Offer(starttls=True, require_tls=True)
         )
         self.courier._pool.close()
@@ -680,7 +680,7 @@ class SendersWishes(Case):
                 self.endpoints.clear()
                 self.serve(first, secure=secure)
                 good = self.serve(self.authority.issue(MX))
-                good.scene.house.make_server = lambda _: SmtpServer("mx", SessionRules(), can)
+                good.scene.service.make_server = lambda _: SmtpServer("mx", SessionRules(), can)
                 self.sent(await self.deliver(require_tls=True), "verified")
                 self.courier._pool.close()
                 self.courier._pool._closing = False

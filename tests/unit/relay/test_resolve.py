@@ -20,9 +20,9 @@ from relayd.dns.resolver import Resolver
 from relayd.mail.nexthop import HostPort, NextHop
 from relayd.mail.outcome import Blame, Outcome
 from relayd.mail.reply import Severity
-from relayd.relay.own import Own
 from relayd.relay.resolve import Directory
-from relayd.relay.survey import Endpoint, Kind, UnresolvedError
+from relayd.relay.selfdetection import SelfDetection
+from relayd.relay.survey import Endpoint, SurveyKind, UnresolvedError
 from tests.support import TestCase
 
 TROUBLE = "trouble"
@@ -70,7 +70,7 @@ def directory(
     resolver = Resolver(None, ask=FakeDns(zone).ask)
     return Directory(
         resolver,
-        Own(own, listen, local=lambda address: address == "203.0.113.9"),
+        SelfDetection(own, listen, local=lambda address: address == "203.0.113.9"),
         shuffle=Random(seed).shuffle,
     )
 
@@ -436,7 +436,7 @@ class Surveys(Resolving):
     async def test_mx_lines(self) -> None:
         zone = Loops.ZONE | {("c.example.net", "AAAA"): TROUBLE}
         survey = await directory(zone).survey("example.net")
-        self.assertIs(survey.kind, Kind.MX)
+        self.assertIs(survey.kind, SurveyKind.MX)
         self.assertEqual(
             sorted(survey.lines()),
             [
@@ -468,7 +468,7 @@ class Surveys(Resolving):
 
 class RealMachine(TestCase):
     async def test_own_addresses(self) -> None:
-        own = Own(("GW.example.com.",), ("0.0.0.0", "::"))
+        own = SelfDetection(("GW.example.com.",), ("0.0.0.0", "::"))
         self.assertTrue(own.host("gw.EXAMPLE.com"))
         self.assertFalse(own.host("other.example.com"))
         for address, ours in (
@@ -479,4 +479,4 @@ class RealMachine(TestCase):
             ("2001:db8::1", False),
         ):
             self.assertEqual(own.address(address), ours, address)
-        self.assertFalse(Own((), ("127.0.0.1",)).address("127.0.0.2"))
+        self.assertFalse(SelfDetection((), ("127.0.0.1",)).address("127.0.0.2"))

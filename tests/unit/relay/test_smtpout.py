@@ -20,11 +20,11 @@ from relayd.mail.outcome import Blame, Outcome, failed, postponed
 from relayd.relay import pool, strangers
 from relayd.relay.courier import Hop
 from relayd.relay.dial import IReactor
-from relayd.relay.limits import Deadlines, Limits
+from relayd.relay.limits import NextHopDeadlines, RelayLimits
 from relayd.relay.smtpout import Courier
 from relayd.relay.survey import Endpoint, UnresolvedError
 from relayd.relay.trouble import MAY_BE_DELIVERED
-from relayd.spool.content import FileContent
+from relayd.spool.disk.content import FileContent
 from tests.ports import free_port
 from tests.sink import CLOSE, EXTENSIONS, STALL, Asked, Script, Sink, unix_listener
 from tests.support import TestCase
@@ -34,7 +34,7 @@ reactor = cast(IReactor, _reactor)
 
 HOP = Hop(domain="example.com")
 R, D = Blame.RECIPIENT, Blame.DESTINATION
-QUICK = Deadlines(
+QUICK = NextHopDeadlines(
     greeting=0.2, hello=0.2, envelope=0.2, recipient=0, data=0.2, block=0.2, end_of_data=0.2
 )
 
@@ -184,7 +184,7 @@ class FailurePolicy(CourierCase):
 
     def courier_for(self, case: Case) -> Courier:
         """In a hurry only where the host says nothing: a busy machine is no silent host."""
-        return self.a_courier(deadlines=QUICK if case.reply == STALL else Deadlines())
+        return self.a_courier(deadlines=QUICK if case.reply == STALL else NextHopDeadlines())
 
     async def case_alone(self, case: Case) -> None:
         self.courier = self.courier_for(case)
@@ -223,7 +223,7 @@ class FailurePolicy(CourierCase):
         self.assertEqual(outcome.remote_mta, "mx.example")
 
     async def test_a_host_that_was_dead_is_tried_last_for_a_while(self) -> None:
-        self.courier = self.a_courier(limits=Limits(idle_seconds=0, connection_messages=1))
+        self.courier = self.a_courier(limits=RelayLimits(idle_seconds=0, connection_messages=1))
         first, second = self.sink(), self.sink()
         first.kill()
         for _ in range(3):
@@ -400,14 +400,14 @@ class Reuse(CourierCase):
         self.assertEqual(sink.sessions, 2)
 
     async def test_only_so_many_messages(self) -> None:
-        self.courier = self.a_courier(limits=Limits(connection_messages=2))
+        self.courier = self.a_courier(limits=RelayLimits(connection_messages=2))
         sink = self.sink()
         for _ in range(4):
             await self.deliver(a_delivery())
         self.assertEqual(sink.sessions, 2)
 
     async def test_an_idle_connection_ends(self) -> None:
-        self.courier = self.a_courier(limits=Limits(idle_seconds=0.01))
+        self.courier = self.a_courier(limits=RelayLimits(idle_seconds=0.01))
         self.sink()
         await self.deliver(a_delivery())
         self.assertEqual(self.courier.connections, 1)
@@ -415,7 +415,7 @@ class Reuse(CourierCase):
         self.assertEqual(self.courier.connections, 0)
 
     async def test_not_more_idle_connections_than_allowed(self) -> None:
-        self.courier = self.a_courier(limits=Limits(idle_connections=2))
+        self.courier = self.a_courier(limits=RelayLimits(idle_connections=2))
         self.sink()
         for number in range(4):
             await self.deliver(a_delivery(), Hop(domain=f"{number}.example"))

@@ -16,14 +16,14 @@ from relayd.dns.answer import Answer as DnsAnswer
 from relayd.dns.answer import DnsError, DnsTrouble, NxDomain
 from relayd.dns.resolver import Resolver
 from relayd.mail.address import Mailbox
-from relayd.relay.https import Answer, HttpError
+from relayd.relay.https import HttpAnswer, HttpError
 from relayd.relay.tlsledger import TlsLedger
 from relayd.relay.tlsreporter import LATEST, TlsReporter
 from relayd.relay.tlsresults import BATCH, TlsResults, day_of
 from relayd.report.tlsrpt import TlsReport, TlsReports, mailbox_of, uris
 from relayd.tls.flaw import Failure, Flaw, Policy
 from tests.support import TestCase
-from tests.unit.test_supervisor import Log
+from tests.unit.service.test_supervisor import Log
 
 DAY = 86_400.0
 BAD = Failure(Flaw.EXPIRED, "certificate has expired", "mx.example.com", "192.0.2.1", "192.0.2.9")
@@ -112,11 +112,11 @@ class Sending(Case):
             raise found
         return DnsAnswer(name, name, (found,), False, 0)
 
-    async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> Answer:
+    async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> HttpAnswer:
         if self.down:
             raise HttpError("down")
         self.posted.append(url)
-        return Answer(200, "", b"")
+        return HttpAnswer(200, "", b"")
 
     async def submit(self, sender: Mailbox, to: Mailbox, content: bytes) -> None:
         self.mailed.append((sender, to, content))

@@ -19,17 +19,17 @@ from relayd.mail.nexthop import HostPort, NextHop
 from relayd.relay.courier import Hop
 from relayd.relay.dial import IReactor
 from relayd.relay.dispatch import Dispatcher
-from relayd.relay.limits import Limits
+from relayd.relay.limits import RelayLimits
+from relayd.relay.retrypolicy import RetryPolicy
 from relayd.relay.smtpout import Courier
 from relayd.relay.survey import Endpoint
-from relayd.relay.verdict import Patience
 from relayd.report.bounce import Report
 from relayd.report.dsn import write
 from relayd.report.smaller import Smaller
-from relayd.spool.bridge import Promise
 from relayd.spool.queue import Bounds
 from relayd.spool.schedule import Schedule
-from relayd.spool.store import Spool
+from relayd.spool.sqlite.bridge import Promise
+from relayd.spool.sqlite.store import Spool
 from relayd.spool.view import NewMessage, QueueFilter
 from tests.sink import Asked, Sink
 from tests.support import TestCase
@@ -37,7 +37,7 @@ from tests.unit.relay.fakes import Log, a_recipient
 
 reactor = cast(IReactor, _reactor)
 
-LIMITS = Limits(bounds=Bounds(messages=50, look=20))
+LIMITS = RelayLimits(bounds=Bounds(messages=50, look=20))
 
 
 class Bridge:
@@ -77,7 +77,7 @@ class Together(TestCase):
             lambda _: Hop((NextHop("sink", hosts=(HostPort("127.0.0.1", 25),)),)),
             self.write_report,
             self.log,
-            patience=Patience(Schedule.parse("1s")),
+            retry_policy=RetryPolicy(Schedule.parse("1s")),
             limits=LIMITS,
         )
         self.spool.on_change = self.dispatcher.changed
@@ -160,7 +160,7 @@ class Together(TestCase):
 
     async def test_the_operator_retries(self) -> None:
         self.sink.kill()
-        self.dispatcher.apply(Patience(Schedule.parse("1h")), LIMITS)
+        self.dispatcher.apply(RetryPolicy(Schedule.parse("1h")), LIMITS)
         await self.submit("user@example.com")
         while not self.log.attempts:
             await deferLater(reactor, 0.01, lambda: None)

@@ -12,10 +12,10 @@ from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.task import Clock
 
 from relayd.login.oauth import CLIENT, Provider
-from relayd.login.oauth import Tokens as Given
+from relayd.login.oauth import GrantedTokens as Given
 from relayd.login.tokenfile import TokenFileError, TokenFiles, held
 from relayd.relay.enrolment import Enrolment
-from relayd.relay.https import Answer, HttpError, Https
+from relayd.relay.https import HttpAnswer, HttpError, Https
 from relayd.relay.logins import NoToken
 from relayd.relay.tokenkeeper import Keeper
 from relayd.relay.tokens import Token, Tokens
@@ -46,10 +46,10 @@ class Web:
 
     def __init__(self) -> None:
         self.asked: list[bytes] = []
-        self.answers: list[Answer | HttpError] = []
+        self.answers: list[HttpAnswer | HttpError] = []
         self.later: Deferred[None] | None = None
 
-    async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> Answer:
+    async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> HttpAnswer:
         self.asked.append(body)
         if self.later is not None:
             await self.later
@@ -60,7 +60,7 @@ class Web:
 
     def says(self, status: int, **fields: object) -> None:
         body = json.dumps(fields).encode()
-        self.answers.append(Answer(status, "application/json", body))
+        self.answers.append(HttpAnswer(status, "application/json", body))
 
     def gives(self, access: str, refresh: str = "", lifetime: float = 3600.0) -> None:
         more = {"refresh_token": refresh} if refresh else {}

@@ -9,7 +9,7 @@ from relayd.mail.client import Client
 from relayd.mail.content import BytesContent, Content
 from relayd.mail.envelope import Envelope, Recipient
 from relayd.mail.ident import make_ident
-from relayd.mail.message import Message, Record, Settlement, State
+from relayd.mail.message import Message, RecipientState, Record, Settlement
 from relayd.mail.outcome import Outcome
 from relayd.mail.reply import Reply
 from relayd.report.bounce import Report, owed
@@ -81,7 +81,7 @@ PUT_OFF = Outcome(
 
 def settlement(
     to: Recipient,
-    state: State = State.FAILED,
+    state: RecipientState = RecipientState.FAILED,
     outcome: Outcome | None = REFUSED,
     number: int = 0,
     last: Outcome | None = None,

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relayd.mail.address import Mailbox
-from relayd.mail.message import State
+from relayd.mail.message import RecipientState
 from relayd.mail.outcome import Outcome
 from relayd.report.bounce import MAX_ENTRIES, Action, action_owed, expand, expanded
 from tests.unit.report.examples import (
@@ -31,7 +31,7 @@ class NotifyTests(unittest.TestCase):
     def check(
         self,
         notify: str,
-        state: State,
+        state: RecipientState,
         expected: Action | None,
         *,
         outcome: Outcome = REFUSED,
@@ -42,7 +42,7 @@ class NotifyTests(unittest.TestCase):
         self.assertIs(action_owed(settled, final=final), expected, (notify, state))
 
     def test_failure(self) -> None:
-        for state in (State.FAILED, State.EXPIRED):
+        for state in (RecipientState.FAILED, RecipientState.EXPIRED):
             self.check("", state, Action.FAILED)
             self.check("FAILURE", state, Action.FAILED)
             self.check("SUCCESS", state, None)
@@ -50,24 +50,28 @@ class NotifyTests(unittest.TestCase):
             self.check("NEVER", state, None)
 
     def test_delay(self) -> None:
-        self.check("", State.QUEUED, Action.DELAYED, outcome=PUT_OFF, warned=True)
-        self.check("FAILURE DELAY", State.QUEUED, Action.DELAYED, outcome=PUT_OFF, warned=True)
-        self.check("FAILURE", State.QUEUED, None, outcome=PUT_OFF, warned=True)
-        self.check("NEVER", State.QUEUED, None, outcome=PUT_OFF, warned=True)
-        self.check("DELAY", State.QUEUED, None, outcome=PUT_OFF)
+        self.check("", RecipientState.QUEUED, Action.DELAYED, outcome=PUT_OFF, warned=True)
+        self.check(
+            "FAILURE DELAY", RecipientState.QUEUED, Action.DELAYED, outcome=PUT_OFF, warned=True
+        )
+        self.check("FAILURE", RecipientState.QUEUED, None, outcome=PUT_OFF, warned=True)
+        self.check("NEVER", RecipientState.QUEUED, None, outcome=PUT_OFF, warned=True)
+        self.check("DELAY", RecipientState.QUEUED, None, outcome=PUT_OFF)
 
     def test_success(self) -> None:
-        self.check("", State.DELIVERED, None, outcome=DELIVERED)
-        self.check("FAILURE", State.DELIVERED, None, outcome=DELIVERED)
-        self.check("NEVER", State.DELIVERED, None, outcome=DELIVERED)
-        self.check(SUCCESS, State.DELIVERED, Action.RELAYED, outcome=DELIVERED)
-        self.check(SUCCESS, State.DELIVERED, Action.DELIVERED, outcome=DELIVERED, final=True)
+        self.check("", RecipientState.DELIVERED, None, outcome=DELIVERED)
+        self.check("FAILURE", RecipientState.DELIVERED, None, outcome=DELIVERED)
+        self.check("NEVER", RecipientState.DELIVERED, None, outcome=DELIVERED)
+        self.check(SUCCESS, RecipientState.DELIVERED, Action.RELAYED, outcome=DELIVERED)
+        self.check(
+            SUCCESS, RecipientState.DELIVERED, Action.DELIVERED, outcome=DELIVERED, final=True
+        )
         passed_on = DELIVERED.but(passed_on=True)
-        self.check(SUCCESS, State.DELIVERED, None, outcome=passed_on)
-        self.check(SUCCESS, State.DELIVERED, None, outcome=passed_on, final=True)
+        self.check(SUCCESS, RecipientState.DELIVERED, None, outcome=passed_on)
+        self.check(SUCCESS, RecipientState.DELIVERED, None, outcome=passed_on, final=True)
 
     def test_nothing_for_what_the_operator_or_a_rule_did(self) -> None:
-        for state in (State.REMOVED, State.DISCARDED, State.HELD):
+        for state in (RecipientState.REMOVED, RecipientState.DISCARDED, RecipientState.HELD):
             for notify in ("", "SUCCESS FAILURE DELAY"):
                 self.check(notify, state, None)
 
@@ -78,8 +82,8 @@ class OwedTests(unittest.TestCase):
             message(),
             settlement(recipient("a@example.org"), number=0),
             settlement(recipient("b@example.org"), number=1),
-            settlement(recipient("c@example.org"), State.DELIVERED, DELIVERED, number=2),
-            settlement(recipient("d@example.org"), State.EXPIRED, PUT_OFF, number=3),
+            settlement(recipient("c@example.org"), RecipientState.DELIVERED, DELIVERED, number=2),
+            settlement(recipient("d@example.org"), RecipientState.EXPIRED, PUT_OFF, number=3),
         )
         self.assertIs(report.action, Action.FAILED)
         self.assertEqual(
@@ -90,8 +94,10 @@ class OwedTests(unittest.TestCase):
     def test_each_action_has_its_own_report(self) -> None:
         failure, delay, success = reports(
             message(),
-            settlement(recipient("a@example.org", notify=SUCCESS), State.DELIVERED, DELIVERED),
-            settlement(recipient("b@example.org"), State.QUEUED, PUT_OFF, warned=True),
+            settlement(
+                recipient("a@example.org", notify=SUCCESS), RecipientState.DELIVERED, DELIVERED
+            ),
+            settlement(recipient("b@example.org"), RecipientState.QUEUED, PUT_OFF, warned=True),
             settlement(recipient("c@example.org")),
         )
         self.assertIs(failure.action, Action.FAILED)
@@ -101,7 +107,7 @@ class OwedTests(unittest.TestCase):
 
     def test_never_a_report_for_the_null_reverse_path(self) -> None:
         about = message(sender=None)
-        for state in State:
+        for state in RecipientState:
             self.assertEqual(
                 reports(about, settlement(recipient(notify=SUCCESS), state, warned=True)), ()
             )
@@ -126,7 +132,7 @@ class OwedTests(unittest.TestCase):
     def test_given_up_between_attempts_quotes_the_last_one(self) -> None:
         (report,) = reports(
             message(),
-            settlement(recipient(), State.EXPIRED, None, last=PUT_OFF, attempted=False),
+            settlement(recipient(), RecipientState.EXPIRED, None, last=PUT_OFF, attempted=False),
         )
         self.assertIs(report.entries[0].outcome, PUT_OFF)
         self.assertEqual(report.entries[0].attempted_at, 0.0)

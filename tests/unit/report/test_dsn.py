@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from relayd.mail.address import Mailbox
 from relayd.mail.content import BytesContent
 from relayd.mail.envelope import Recipient
-from relayd.mail.message import State
+from relayd.mail.message import RecipientState
 from relayd.mail.outcome import Outcome, failed
 from relayd.mail.reply import Reply
-from relayd.report.bounce import Action, Entry, Report, expanded
+from relayd.report.bounce import Action, Report, ReportedRecipient, expanded
 from relayd.report.dsn import MAX_HEADER, MAX_RETURNED, Written, write
 from relayd.report.fields import remote_name
 from tests.unit.report.examples import (
@@ -80,12 +80,12 @@ def examples() -> Iterator[tuple[str, Report]]:
             ),
         )[0],
     )
-    yield "expired", reports(message(), settlement(recipient(), State.EXPIRED, PUT_OFF))[0]
+    yield "expired", reports(message(), settlement(recipient(), RecipientState.EXPIRED, PUT_OFF))[0]
     yield (
         "delayed",
-        reports(message(), settlement(recipient(), State.QUEUED, PUT_OFF, warned=True))[0],
+        reports(message(), settlement(recipient(), RecipientState.QUEUED, PUT_OFF, warned=True))[0],
     )
-    success = settlement(recipient(notify="SUCCESS"), State.DELIVERED, DELIVERED)
+    success = settlement(recipient(notify="SUCCESS"), RecipientState.DELIVERED, DELIVERED)
     yield "delivered", reports(message(), success, final=True)[0]
     yield "relayed", reports(message(), success)[0]
     yield "expanded", expanded(message(), [recipient("team@example.com")])[0]
@@ -163,9 +163,9 @@ class ShapeTests(unittest.TestCase):
     def test_a_report_to_a_sender_whose_mail_is_thrown_away_is_thrown_away(self) -> None:
         report = next(iter(examples()))[1]
         result = write(report, ident=IDENT, hostname=HOSTNAME, now=NOW, route=lambda mailbox: ())
-        self.assertIs(result.submission.state, State.DISCARDED)
+        self.assertIs(result.submission.state, RecipientState.DISCARDED)
         self.assertEqual(result.submission.recipients, (Recipient(report.to, report.to),))
-        self.assertIs(written(report).submission.state, State.QUEUED)
+        self.assertIs(written(report).submission.state, RecipientState.QUEUED)
 
     def test_flufl_bounce_takes_failures_for_permanent(self) -> None:
         if all_failures is None:
@@ -281,7 +281,7 @@ class HostileTests(unittest.TestCase):
             Reply(550, 5, 0, (words, "\r\nAction: delivered\r\n\r\n--")), "mx.example.org"
         )
         about = message(data, sender=UTF8 if utf8 else "alice@sender.example", envid=envid)
-        entry = Entry(recipient(orcpt=f"rfc822;{orcpt}"), outcome, attempted_at=NOW)
+        entry = ReportedRecipient(recipient(orcpt=f"rfc822;{orcpt}"), outcome, attempted_at=NOW)
         content = written(
             Report(about, about.envelope.reverse_path or route_to(), Action.FAILED, (entry,))
         ).content

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relayd.mail.content import BytesContent
-from relayd.mail.message import Message, State
+from relayd.mail.message import Message, RecipientState
 from relayd.mail.outcome import failed
 from relayd.report.bounce import Report
 from relayd.report.dsn import Written, write
@@ -169,7 +169,7 @@ class SmallerTests(unittest.TestCase):
 
     def test_given_up_without_tls_it_goes_redacted(self) -> None:
         report = as_message(written(failing(PLAIN, require_tls=True)))
-        again = smaller(report, [settlement(recipient(), State.EXPIRED, outcome=None)])
+        again = smaller(report, [settlement(recipient(), RecipientState.EXPIRED, outcome=None)])
         assert again is not None
         self.assertFalse(again.submission.envelope.require_tls)
         self.assertEqual(len(parts(again.content)), 2)

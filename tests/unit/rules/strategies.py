@@ -10,7 +10,7 @@ from relayd.mail.address import Mailbox
 from relayd.mail.nexthop import HostPort, NextHop
 from relayd.mail.reply import Reply
 from relayd.rules.model import (
-    Admission,
+    AdmissionRule,
     Condition,
     Expect,
     Expected,
@@ -128,10 +128,10 @@ def _built(kind: type, fixed: tuple, change: tuple, when: tuple) -> object:  # t
 
 
 ADMISSIONS = st.one_of(
-    st.builds(Admission, st.just("accept"), LEADING, when=WHEN),
-    st.builds(Admission, st.just("reject"), LEADING, REPLIES, when=WHEN),
+    st.builds(AdmissionRule, st.just("accept"), LEADING, when=WHEN),
+    st.builds(AdmissionRule, st.just("reject"), LEADING, REPLIES, when=WHEN),
     st.builds(
-        Admission, st.sampled_from(["hold", "discard"]), LEADING, st.none(),
+        AdmissionRule, st.sampled_from(["hold", "discard"]), LEADING, st.none(),
         st.one_of(st.just(""), TEXT), when=WHEN,
     ),
 )  # fmt: skip

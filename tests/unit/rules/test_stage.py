@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from relayd.mail.address import Mailbox, ReversePath
 from relayd.mail.client import Client
 from relayd.rules.check import conditions_of
-from relayd.rules.model import NOWHERE, Admission, Condition
+from relayd.rules.model import NOWHERE, AdmissionRule, Condition
 from relayd.rules.pattern import Anything, Domain, Exact, LocalPart, Net, Null, SubDomains, Text
 from relayd.rules.ruleset import build
 from relayd.rules.shadow import shadowed
@@ -49,7 +49,7 @@ CONDITIONS = st.one_of(
 )
 RULES = st.lists(
     st.builds(
-        lambda tests: Admission("accept", tuple(tests)),
+        lambda tests: AdmissionRule("accept", tuple(tests)),
         st.lists(CONDITIONS, min_size=1, max_size=3),
     ),
     max_size=12,
@@ -72,7 +72,7 @@ class IndexTests(unittest.TestCase):
     @settings(max_examples=200, deadline=None)
     @given(RULES, *FACTS)
     def test_index_and_scan_agree(
-        self, rules: list[Admission], client: str, sender: ReversePath, to: Mailbox, login: str
+        self, rules: list[AdmissionRule], client: str, sender: ReversePath, to: Mailbox, login: str
     ) -> None:
         """first() over the index is the first rule all of whose conditions hold."""
         stage = Stage(rules, conditions_of, {})
@@ -100,7 +100,7 @@ class IndexTests(unittest.TestCase):
     @settings(max_examples=200, deadline=None)
     @given(RULES, *FACTS)
     def test_a_shadowed_rule_is_never_reached(
-        self, rules: list[Admission], client: str, sender: ReversePath, to: Mailbox, login: str
+        self, rules: list[AdmissionRule], client: str, sender: ReversePath, to: Mailbox, login: str
     ) -> None:
         """What the check calls unreachable is not the first match of any facts."""
         placed = [

@@ -18,7 +18,7 @@ from relayd.smtp.events import (
     StartTls,
     Vrfy,
 )
-from relayd.smtp.server import Limits, Offer, Server
+from relayd.smtp.server import Offer, ServerLimits, SmtpServer
 
 HOST = "mx.example"
 GO_AHEAD = Reply.bare(354, "End data with <CR><LF>.<CR><LF>")
@@ -29,9 +29,9 @@ class House:
 
     def __init__(self, settings: dict[str, str] | None = None, *, slow: bool = False) -> None:
         given = settings or {}
-        self.server = Server(
+        self.server = SmtpServer(
             HOST,
-            Limits(
+            ServerLimits(
                 line=int(given.get("line", 2048)),
                 recipients=int(given.get("recipients", 1000)),
                 errors=int(given.get("errors", 20)),

@@ -10,17 +10,17 @@ from hypothesis import strategies as st
 
 from relayd.mail.address import Mailbox
 from relayd.mail.reply import Reply
-from relayd.smtp.client import Client, Transaction, TransactionRecipient
+from relayd.smtp.client import SmtpClient, Transaction, TransactionRecipient
 from relayd.smtp.events import (
     ClientEvent,
     End,
     ProtocolTrouble,
     Ready,
     SendContent,
-    Stage,
     TlsReady,
     TlsRefused,
     TransactionDone,
+    TransactionStage,
     Unwelcome,
 )
 from relayd.smtp.extensions import Extensions
@@ -40,7 +40,7 @@ class Talk:
     """A client and the test in the server's place."""
 
     def __init__(self, *, lmtp: bool = False, pipelining: bool = True, more: str = "") -> None:
-        self.client = Client("me.example", lmtp=lmtp)
+        self.client = SmtpClient("me.example", lmtp=lmtp)
         self.events: list[ClientEvent] = []
         assert self.hear("220 hi") == (b"LHLO" if lmtp else b"EHLO") + b" me.example\r\n"
         offer = ["PIPELINING"] * pipelining + more.split(",") * bool(more)
@@ -91,8 +91,8 @@ class Talk:
 
 
 class TestSession(unittest.TestCase):
-    def start(self, *lines: str) -> tuple[Client, list[ClientEvent], bytes]:
-        client = Client("me.example")
+    def start(self, *lines: str) -> tuple[SmtpClient, list[ClientEvent], bytes]:
+        client = SmtpClient("me.example")
         events = []
         said = b""
         for line in lines:
@@ -106,25 +106,27 @@ class TestSession(unittest.TestCase):
         client, events, said = self.start("220 hi", "250-mx\r\n250-SIZE 10\r\n250 8bitmime")
         self.assertEqual(events, [Ready(Extensions({"SIZE": "10", "8BITMIME": ""}))])
         self.assertEqual(said, b"EHLO me.example\r\n")
-        self.assertIs(client.waiting_for, Stage.IDLE)
+        self.assertIs(client.waiting_for, TransactionStage.IDLE)
 
     def test_waiting_for_the_greeting(self) -> None:
-        client = Client("me.example")
-        self.assertIs(client.waiting_for, Stage.GREETING)
+        client = SmtpClient("me.example")
+        self.assertIs(client.waiting_for, TransactionStage.GREETING)
         client.receive_data(b"220-hi\r\n220 there\r\n")
         self.assertIsNone(client.next_event())
-        self.assertIs(client.waiting_for, Stage.HELLO)
+        self.assertIs(client.waiting_for, TransactionStage.HELLO)
 
     def test_unwelcome_greeting(self) -> None:
         for line in ("554 no", "450 later"):
             client, events, said = self.start(line)
-            self.assertEqual(events, [Unwelcome(Reply.parse(line), Stage.GREETING)])
+            self.assertEqual(events, [Unwelcome(Reply.parse(line), TransactionStage.GREETING)])
             self.assertEqual(said, b"QUIT\r\n")
             self.assertTrue(client.closed)
 
     def test_421_needs_no_quit(self) -> None:
         client, events, said = self.start("421 4.3.2 busy")
-        self.assertEqual(events, [Unwelcome(Reply.parse("421 4.3.2 busy"), Stage.GREETING)])
+        self.assertEqual(
+            events, [Unwelcome(Reply.parse("421 4.3.2 busy"), TransactionStage.GREETING)]
+        )
         self.assertEqual(said, b"")
         self.assertTrue(client.closed)
 
@@ -135,15 +137,15 @@ class TestSession(unittest.TestCase):
 
     def test_helo_refused(self) -> None:
         _, events, _ = self.start("220 hi", "502 what?", "550 go away")
-        self.assertEqual(events, [Unwelcome(Reply.parse("550 go away"), Stage.HELLO)])
+        self.assertEqual(events, [Unwelcome(Reply.parse("550 go away"), TransactionStage.HELLO)])
 
     def test_ehlo_refused_for_now(self) -> None:
         _, events, said = self.start("220 hi", "451 later")
-        self.assertEqual(events, [Unwelcome(Reply.parse("451 later"), Stage.HELLO)])
+        self.assertEqual(events, [Unwelcome(Reply.parse("451 later"), TransactionStage.HELLO)])
         self.assertNotIn(b"HELO", said.replace(b"EHLO", b""))
 
     def test_lmtp_has_no_helo(self) -> None:
-        client = Client("me.example", lmtp=True)
+        client = SmtpClient("me.example", lmtp=True)
         client.receive_data(b"220 hi\r\n")
         self.assertIsNone(client.next_event())
         client.receive_data(b"500 what?\r\n")
@@ -159,7 +161,7 @@ class TestSession(unittest.TestCase):
     def test_speaks_before_it_is_asked(self) -> None:
         """What is here before EHLO is sent cannot be the answer to it."""
         for early in ("220 hi\r\n250 mx", "220 hi\r\n2"):
-            client = Client("me.example")
+            client = SmtpClient("me.example")
             client.receive_data(early.encode())
             self.assertEqual(client.next_event(), ProtocolTrouble("spoke without being asked"))
             self.assertEqual(client.data_to_send(), b"")
@@ -173,13 +175,15 @@ class TestSession(unittest.TestCase):
     def test_421_while_idle(self) -> None:
         talk = Talk()
         talk.hear("421 4.4.2 timeout")
-        self.assertEqual(talk.take(), Unwelcome(Reply.parse("421 4.4.2 timeout"), Stage.IDLE))
+        self.assertEqual(
+            talk.take(), Unwelcome(Reply.parse("421 4.4.2 timeout"), TransactionStage.IDLE)
+        )
         self.assertTrue(talk.client.closed)
 
     def test_quit(self) -> None:
         talk = Talk()
         talk.client.quit()
-        self.assertIs(talk.client.waiting_for, Stage.QUIT)
+        self.assertIs(talk.client.waiting_for, TransactionStage.QUIT)
         self.assertEqual(talk.client.data_to_send(), b"QUIT\r\n")
         self.assertFalse(talk.client.closed)
         talk.hear("221 bye")
@@ -187,10 +191,10 @@ class TestSession(unittest.TestCase):
         self.assertEqual(talk.events, [])
 
     def test_lost_before_ready(self) -> None:
-        client = Client("me.example")
+        client = SmtpClient("me.example")
         lost = Reply.of(451, "4.4.2", "Connection lost")
         client.fail(lost)
-        self.assertEqual(client.next_event(), Unwelcome(lost, Stage.GREETING))
+        self.assertEqual(client.next_event(), Unwelcome(lost, TransactionStage.GREETING))
         self.assertTrue(client.closed)
 
 
@@ -198,11 +202,11 @@ class TestTls(unittest.TestCase):
     def test_starttls(self) -> None:
         talk = Talk(more="STARTTLS,DSN")
         talk.client.starttls()
-        self.assertIs(talk.client.waiting_for, Stage.STARTTLS)
+        self.assertIs(talk.client.waiting_for, TransactionStage.STARTTLS)
         self.assertEqual(talk.client.data_to_send(), b"STARTTLS\r\n")
         self.assertEqual(talk.hear("220 go"), b"")
         self.assertEqual(talk.take(), TlsReady())
-        self.assertIs(talk.client.waiting_for, Stage.STARTTLS)
+        self.assertIs(talk.client.waiting_for, TransactionStage.STARTTLS)
         talk.client.tls_established()
         self.assertEqual(talk.client.data_to_send(), b"EHLO me.example\r\n")
         talk.hear("250-mx.example", "250 SMTPUTF8")
@@ -231,7 +235,7 @@ class TestTls(unittest.TestCase):
         talk = Talk(more="STARTTLS")
         talk.client.starttls()
         talk.hear("421 bye")
-        self.assertEqual(talk.take(), Unwelcome(Reply.parse("421 bye"), Stage.STARTTLS))
+        self.assertEqual(talk.take(), Unwelcome(Reply.parse("421 bye"), TransactionStage.STARTTLS))
 
 
 class TestPipelined(unittest.TestCase):
@@ -247,13 +251,22 @@ class TestPipelined(unittest.TestCase):
         for line in ("250 ok", "250 ok", "550 no", "354 go"):
             self.assertEqual(talk.hear(line), b"")
             stages.append(talk.client.waiting_for)
-        self.assertEqual(stages, [Stage.MAIL, Stage.RCPT, Stage.RCPT, Stage.DATA, Stage.CONTENT])
+        self.assertEqual(
+            stages,
+            [
+                TransactionStage.MAIL,
+                TransactionStage.RCPT,
+                TransactionStage.RCPT,
+                TransactionStage.DATA,
+                TransactionStage.CONTENT,
+            ],
+        )
         self.assertEqual(talk.content(), b"Subject: x\r\n\r\n..dot\r\n.\r\n")
-        self.assertIs(talk.client.waiting_for, Stage.END)
+        self.assertIs(talk.client.waiting_for, TransactionStage.END)
         talk.hear("250 2.0.0 queued")
         done = talk.done()
         self.assertEqual(done.replies, (Reply.of(250, "2.0.0", "queued"), Reply.bare(550, "no")))
-        self.assertEqual(done.stages, (Stage.END, Stage.RCPT))
+        self.assertEqual(done.stages, (TransactionStage.END, TransactionStage.RCPT))
         self.assertTrue(done.reusable)
         self.assertIs(done.end, End.ANSWERED)
         self.assertIn(b"MAIL", talk.send(transaction(A)))
@@ -403,7 +416,7 @@ class TestPipelined(unittest.TestCase):
             self.assertNotIn(b"\r\n.\r\n", talk.hear())
             done = talk.done()
             self.assertEqual([reply.code for reply in done.replies], [451])
-            self.assertEqual(done.stages, (Stage.CONTENT,))
+            self.assertEqual(done.stages, (TransactionStage.CONTENT,))
             self.assertFalse(done.reusable)
 
     def test_refuses_early(self) -> None:
@@ -518,7 +531,7 @@ class TestBdat(unittest.TestCase):
             talk.hear("250 ok")
             self.assertEqual(talk.hear("250 ok"), b"BDAT 6 LAST\r\n")
             self.assertEqual(talk.content(b".\r", b"\n.a", b"b"), b".\r\n.ab")
-            self.assertIs(talk.client.waiting_for, Stage.END)
+            self.assertIs(talk.client.waiting_for, TransactionStage.END)
             talk.hear("250 ok")
             self.assertEqual(talk.outcome(), ["250 end"])
 
@@ -551,7 +564,7 @@ class TestLmtp(unittest.TestCase):
         talk.content()
         talk.hear("250 stored")
         self.assertEqual(talk.events, [])
-        self.assertIs(talk.client.waiting_for, Stage.END)
+        self.assertIs(talk.client.waiting_for, TransactionStage.END)
         talk.hear("452 full")
         self.assertEqual(talk.outcome(), ["250 end", "550 rcpt", "452 end"])
 
@@ -680,7 +693,7 @@ class TestAnyServer(unittest.TestCase):
         for reply, stage in zip(done[0].replies, done[0].stages, strict=True):
             if reply.code < 400:
                 self.assertLess(reply.code, 300)
-                self.assertIs(stage, Stage.END)
+                self.assertIs(stage, TransactionStage.END)
                 self.assertTrue(ended)
 
     @given(
@@ -705,7 +718,7 @@ class TestAnyServer(unittest.TestCase):
                     talk.client.end_content()
                     said.append(talk.hear())
                     talk.events.remove(SendContent())
-                if talk.client.waiting_for is not Stage.END:
+                if talk.client.waiting_for is not TransactionStage.END:
                     break
             results.append((talk.events, said, talk.client.closed, talk.client.waiting_for))
         self.assertEqual(*results)

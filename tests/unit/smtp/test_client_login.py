@@ -18,13 +18,13 @@ from relayd.login.mechanisms import (
     LoginError,
 )
 from relayd.login.scram import Verifier
-from relayd.smtp.client import Client
+from relayd.smtp.client import SmtpClient
 from relayd.smtp.events import (
     LoggedIn,
     LoginChallenge,
     LoginRefused,
     ProtocolTrouble,
-    Stage,
+    TransactionStage,
     Unwelcome,
 )
 from tests.unit.smtp.test_client import A, Talk, transaction
@@ -42,7 +42,7 @@ class Commands(unittest.TestCase):
     def test_with_an_initial_response(self) -> None:
         talk = self.begin(initial=b"\0user\0pencil")
         self.assertEqual(self.said, b"AUTH PLAIN AHVzZXIAcGVuY2ls\r\n")
-        self.assertEqual(talk.client.waiting_for, Stage.AUTH)
+        self.assertEqual(talk.client.waiting_for, TransactionStage.AUTH)
         talk.hear("235 2.7.0 yes")
         self.assertEqual(talk.take(), LoggedIn())
         self.assertTrue(talk.send(transaction(A)).startswith(b"MAIL FROM"))
@@ -86,7 +86,7 @@ class Commands(unittest.TestCase):
         talk.hear("421 4.7.0 enough")
         event = talk.take()
         assert isinstance(event, Unwelcome)
-        self.assertEqual(event.stage, Stage.AUTH)
+        self.assertEqual(event.stage, TransactionStage.AUTH)
 
     def test_the_challenge_does_not_show_in_a_log(self) -> None:
         self.assertNotIn("secret", repr(LoginChallenge(b"secret")))
@@ -98,7 +98,7 @@ def play(offered: tuple[str, ...], secret: Secret, bindings: dict[str, bytes]) -
     verifier = Verifier.of("pencil", iterations=4096)
     speaker = initiator(secret, offered, bindings, tls=True)
     assert speaker is not None
-    core = Client("me.example")
+    core = SmtpClient("me.example")
     for reply in (b"220 hi\r\n", b"250 mx\r\n"):
         core.receive_data(reply)
         core.next_event()

@@ -9,18 +9,18 @@ from hypothesis import strategies as st
 
 from relayd.mail.address import Mailbox
 from relayd.mail.reply import Reply
-from relayd.smtp.client import Client, Transaction, TransactionRecipient
-from relayd.smtp.events import End, Ready, SendContent, Stage, TransactionDone
-from relayd.smtp.server import Server
+from relayd.smtp.client import SmtpClient, Transaction, TransactionRecipient
+from relayd.smtp.events import End, Ready, SendContent, TransactionDone, TransactionStage
+from relayd.smtp.server import SmtpServer
 from tests.unit.smtp.house import House
 from tests.unit.smtp.strategies import BOUNDED, clean_content, cuts_of
 
 # how each recipient fares in the house
 FATES = {
-    Mailbox("a", "example.com"): (250, Stage.END),
-    Mailbox("b", "example.com"): (250, Stage.END),
-    Mailbox("later", "example.com"): (451, Stage.RCPT),
-    Mailbox("x", "elsewhere.example"): (550, Stage.RCPT),
+    Mailbox("a", "example.com"): (250, TransactionStage.END),
+    Mailbox("b", "example.com"): (250, TransactionStage.END),
+    Mailbox("later", "example.com"): (451, TransactionStage.RCPT),
+    Mailbox("x", "elsewhere.example"): (550, TransactionStage.RCPT),
 }
 
 
@@ -29,7 +29,7 @@ class Pair:
 
     def __init__(self, settings: dict[str, str], data: st.DataObject) -> None:
         self.house = House(settings)
-        self.client = Client("client.example")
+        self.client = SmtpClient("client.example")
         self.done: list[TransactionDone] = []
         self.chunks: list[bytes] = []
         self._data = data
@@ -119,14 +119,14 @@ class TestPair(unittest.TestCase):
         pair.pump()
         [mailbox, *_] = FATES
         done = pair.deliver(b"0123456789\r\n", [mailbox])
-        self.assertEqual((done.replies[0].code, done.stages[0]), (552, Stage.OFFER))
+        self.assertEqual((done.replies[0].code, done.stages[0]), (552, TransactionStage.OFFER))
         done = pair.deliver(b"01234567\r\n", [mailbox])
-        self.assertEqual((done.replies[0].code, done.stages[0]), (250, Stage.END))
+        self.assertEqual((done.replies[0].code, done.stages[0]), (250, TransactionStage.END))
 
     def test_server_in_trouble(self) -> None:
-        client = Client("client.example")
+        client = SmtpClient("client.example")
         house = House()
-        server: Server = house.server
+        server: SmtpServer = house.server
         client.receive_data(house.receive())
         client.next_event()
         house.send(client.data_to_send())

@@ -8,7 +8,14 @@ import unittest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relayd.smtp.proxyheader import MAX_LINE, SIGNATURE, Header, ProxyError, Source, read_header
+from relayd.smtp.proxyheader import (
+    MAX_LINE,
+    SIGNATURE,
+    Header,
+    ProxiedClient,
+    ProxyError,
+    read_header,
+)
 
 addresses = st.one_of(st.ip_addresses(v=4), st.ip_addresses(v=6))
 ports = st.integers(0, 65535)
@@ -47,7 +54,7 @@ class HeaderTests(unittest.TestCase):
         octets = version_1(address, port) if line else version_2(address, port, tlvs)
         for size in range(len(octets)):
             self.assertIsNone(read_header(octets[:size]))
-        expected = Header(Source(shown(address), port), len(octets))
+        expected = Header(ProxiedClient(shown(address), port), len(octets))
         self.assertEqual(read_header(octets + rest), expected)
 
     @given(
@@ -84,7 +91,7 @@ class HeaderTests(unittest.TestCase):
 
     def test_an_address_of_ipv4_is_one_also_when_it_comes_mapped(self) -> None:
         octets = b"PROXY TCP6 ::ffff:192.0.2.1 ::1 4711 25\r\n"
-        self.assertEqual(read_header(octets), Header(Source("192.0.2.1", 4711), len(octets)))
+        self.assertEqual(read_header(octets), Header(ProxiedClient("192.0.2.1", 4711), len(octets)))
 
     def test_what_is_malformed(self) -> None:
         for octets in (

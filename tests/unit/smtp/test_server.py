@@ -23,8 +23,8 @@ from relayd.smtp.events import (
     Refused,
     Rset,
 )
-from relayd.smtp.server import Limits, Offer, Server
-from relayd.smtp.state import State
+from relayd.smtp.server import Offer, ServerLimits, SmtpServer
+from relayd.smtp.state import SessionState
 from tests.unit.smtp.house import GO_AHEAD, HOST, House
 from tests.unit.smtp.strategies import BOUNDED, dirty_content, with_cuts
 
@@ -138,7 +138,7 @@ class TestEvents(unittest.TestCase):
         self.assertEqual([event.command for event in refused], ["unknown, 10 octets", "AUTH"])
 
     def test_bdat_behind_a_refused_data_is_swallowed(self) -> None:
-        server = Server(HOST, Limits(), Offer())
+        server = SmtpServer(HOST, ServerLimits(), Offer())
         server.greet()
         server.receive_data(b"HELO c\r\nMAIL FROM:<>\r\nRCPT TO:<b@example.com>\r\n")
         for _ in range(3):
@@ -179,15 +179,15 @@ class TestEvents(unittest.TestCase):
 
 
 class TestRim(unittest.TestCase):
-    def start(self, data: bytes = b"") -> Server:
-        server = Server(HOST, Limits(), Offer(starttls=True))
+    def start(self, data: bytes = b"") -> SmtpServer:
+        server = SmtpServer(HOST, ServerLimits(), Offer(starttls=True))
         server.greet()
         server.data_to_send()
         server.receive_data(data)
         return server
 
     def test_nothing_is_read_before_the_greeting(self) -> None:
-        server = Server(HOST, Limits(), Offer())
+        server = SmtpServer(HOST, ServerLimits(), Offer())
         server.receive_data(b"QUIT\r\n")
         self.assertIsNone(server.next_event())
         self.assertEqual(server.buffered, 6)
@@ -209,7 +209,7 @@ class TestRim(unittest.TestCase):
         self.assertIsNone(server.next_event())
         self.assertEqual(server.buffered, 0)
         self.assertEqual(server.data_to_send(), b"550 5.7.1 No\r\n250 2.0.0 Ok\r\n250 2.0.0 Ok\r\n")
-        self.assertIs(server.state, State.GREETED)
+        self.assertIs(server.state, SessionState.GREETED)
 
     def test_verdict_is_awaited_only_once_its_event_was_returned(self) -> None:
         server = self.start(b"HELO c\r\nMAIL FROM:<>\r\nRCPT TO:<b@example.com>\r\nDATA\r\n")
@@ -223,7 +223,7 @@ class TestRim(unittest.TestCase):
         self.assertTrue(server.awaiting_verdict)
 
     def test_refusing_greeting(self) -> None:
-        server = Server(HOST, Limits(), Offer())
+        server = SmtpServer(HOST, ServerLimits(), Offer())
         server.greet(Reply.of(554, "5.7.1", "Not you"))
         server.receive_data(b"EHLO c\r\nNOOP\r\nQUIT\r\n")
         self.assertIsInstance(server.next_event(), Refused)
@@ -233,7 +233,7 @@ class TestRim(unittest.TestCase):
         self.assertEqual(codes, [b"554", b"503", b"503", b"221", b""])
 
     def test_421_as_greeting_closes(self) -> None:
-        server = Server(HOST, Limits(), Offer())
+        server = SmtpServer(HOST, ServerLimits(), Offer())
         server.greet(Reply.of(421, "4.7.0", "Too busy"))
         self.assertTrue(server.closed)
         self.assertEqual(server.data_to_send(), b"421 4.7.0 Too busy\r\n")
@@ -280,7 +280,7 @@ class TestRim(unittest.TestCase):
         self.assertEqual(server.buffered, 0)
         server.receive_data(b"NOOP\r\n")
         self.assertEqual(server.buffered, 0)
-        server = Server(HOST, Limits(), Offer())
+        server = SmtpServer(HOST, ServerLimits(), Offer())
         server.receive_data(b"NOOP\r\n")
         server.tls_established()
         self.assertEqual(server.buffered, 0)

@@ -10,16 +10,16 @@ from relayd.smtp.state import (
     MOVES,
     REFUSAL,
     Command,
-    State,
+    SessionState,
 )
 
 
 class TestMoves(unittest.TestCase):
     def test_every_state_can_be_left_and_reached(self) -> None:
-        reached = set(MOVES.values()) | {State.NEW, State.CLOSED}
-        left = {state for state, _, _ in MOVES} | {State.UNWELCOME, State.CLOSED}
-        self.assertEqual(reached, set(State))
-        self.assertEqual(left, set(State))
+        reached = set(MOVES.values()) | {SessionState.NEW, SessionState.CLOSED}
+        left = {state for state, _, _ in MOVES} | {SessionState.UNWELCOME, SessionState.CLOSED}
+        self.assertEqual(reached, set(SessionState))
+        self.assertEqual(left, set(SessionState))
 
     def test_every_command_moves_something(self) -> None:
         self.assertEqual({command for _, command in ALLOWED}, set(Command))
@@ -37,8 +37,10 @@ class TestMoves(unittest.TestCase):
     def test_content_needs_a_recipient(self) -> None:
         for (state, command, digit), target in MOVES.items():
             if command in (Command.DATA, Command.BDAT, Command.LAST) and digit not in REFUSAL:
-                self.assertIn(state, (State.ADDRESSED, State.CHUNKING), (command, target))
+                self.assertIn(
+                    state, (SessionState.ADDRESSED, SessionState.CHUNKING), (command, target)
+                )
 
     def test_nothing_survives_the_handshake(self) -> None:
-        moves = {key: target for key, target in MOVES.items() if key[0] is State.HANDSHAKE}
-        self.assertEqual(moves, {(State.HANDSHAKE, Command.TLS, 2): State.GREETED})
+        moves = {key: target for key, target in MOVES.items() if key[0] is SessionState.HANDSHAKE}
+        self.assertEqual(moves, {(SessionState.HANDSHAKE, Command.TLS, 2): SessionState.GREETED})

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from relayd.mail.reply import Reply
 from relayd.smtp.events import Mail, StartTls, XClient
-from relayd.smtp.exchange import Limits
+from relayd.smtp.exchange import ServerLimits
 from relayd.smtp.extensions import Offer
 from relayd.smtp.grammar import RemoteProtocolError
-from relayd.smtp.server import Server
+from relayd.smtp.server import SmtpServer
 from relayd.smtp.xclient import ATTRIBUTES, LOGIN, NO_ADDRESS, parse_xclient
 from relayd.smtp.xtext import encode_xtext
 
@@ -89,7 +89,9 @@ class ArgumentTests(unittest.TestCase):
 
 class SessionTests(unittest.TestCase):
     def setUp(self) -> None:
-        self.server = Server("gw.example.com", Limits(), Offer(starttls=True, xclient=ALL))
+        self.server = SmtpServer(
+            "gw.example.com", ServerLimits(), Offer(starttls=True, xclient=ALL)
+        )
         self.server.greet()
 
     def say(self, line: str, verdict: Reply = OK) -> str:

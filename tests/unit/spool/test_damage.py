@@ -12,9 +12,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from relayd.mail.ident import ident_text
-from relayd.mail.message import Settlement, State
+from relayd.mail.message import RecipientState, Settlement
 from relayd.spool.errors import SpoolError
-from relayd.spool.search import Search
+from relayd.spool.sqlite.search import Search
 from tests.spooling import DONE, Harness, octets, opened, recipient
 
 BIG = b"y" * 100_000
@@ -175,7 +175,7 @@ class DatabaseTests(DamageCase):
                 message, records = harness.put(content, recipient("a"), recipient("b", "two"))
                 contents[message.ident] = content
                 if n % 4 == 0:
-                    ends = [Settlement(each, State.DELIVERED, DONE) for each in records]
+                    ends = [Settlement(each, RecipientState.DELIVERED, DONE) for each in records]
                     harness.bridge.wait(harness.spool.settle(ends))
                     del contents[message.ident]
         return harness, contents

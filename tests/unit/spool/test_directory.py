@@ -14,11 +14,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from relayd.mail.ident import ident_text, make_ident
-from relayd.mail.message import Settlement, State
-from relayd.spool import formats, spread
-from relayd.spool.content import WARM_MOST
+from relayd.mail.message import RecipientState, Settlement
+from relayd.spool import formats
+from relayd.spool.disk import fanout as spread
+from relayd.spool.disk.content import WARM_MOST
+from relayd.spool.disk.space import Space
 from relayd.spool.errors import SpoolError, SpoolLocked
-from relayd.spool.space import Space
 from tests.spooling import DONE, Harness, octets, opened, submission
 
 BIG = b"x" * 200_000
@@ -149,7 +150,9 @@ class OrphanTests(DirectoryCase):
             "stray": self.leave(harness.shard / "content" / "README"),
         }
         with opened(self.directory) as again:
-            again.bridge.wait(again.spool.settle([Settlement(records[0], State.DELIVERED, DONE)]))
+            again.bridge.wait(
+                again.spool.settle([Settlement(records[0], RecipientState.DELIVERED, DONE)])
+            )
         self.leave(settled)  # the machine died between COMMIT and removal
         with opened(self.directory) as again:
             again.bridge.until(lambda: "orphaned content" in again.log.events())
@@ -211,7 +214,7 @@ class LedgerTests(DirectoryCase):
             gone, records = harness.put()
             waiting, _ = harness.put()
             harness.bridge.wait(
-                harness.spool.settle([Settlement(records[0], State.DELIVERED, DONE)])
+                harness.spool.settle([Settlement(records[0], RecipientState.DELIVERED, DONE)])
             )
         with opened(self.directory, ledger_days=-1) as again:
             new, _ = again.put()
@@ -224,7 +227,7 @@ class LedgerTests(DirectoryCase):
         with opened(self.directory) as harness:
             for _ in range(5):
                 _, (record,) = harness.put()
-                done = Settlement(record, State.DELIVERED, DONE)
+                done = Settlement(record, RecipientState.DELIVERED, DONE)
                 harness.bridge.wait(harness.spool.settle([done]))
         with opened(self.directory, ledger_rows=4) as again:
             again.put()

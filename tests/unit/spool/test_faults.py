@@ -20,9 +20,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from unittest.mock import patch
 
-from relayd.mail.message import Settlement, State
+from relayd.mail.message import RecipientState, Settlement
 from relayd.mail.outcome import failed
-from relayd.spool.content import WARM_MOST, ContentFiles
+from relayd.spool.disk.content import WARM_MOST, ContentFiles
 from relayd.spool.errors import SpoolError, SpoolFull
 from relayd.spool.view import NewMessage, QueueFilter
 from tests.spooling import DONE, Harness, opened, recipient, submission
@@ -65,7 +65,7 @@ class FaultCase(unittest.TestCase):
         def faulty(*args: Any, **options: Any) -> sqlite3.Connection:
             return connect(*args, factory=Faulty, **options)
 
-        patching = patch("relayd.spool.schema.sqlite3.connect", faulty)
+        patching = patch("relayd.spool.sqlite.schema.sqlite3.connect", faulty)
         patching.start()
         self.addCleanup(patching.stop)
         self.addCleanup(self.heal)
@@ -200,7 +200,7 @@ class FailingCommitTests(FaultCase):
             with self.subTest(late=late), self.harness() as (harness, events):
                 message, (record,) = harness.put()
                 spool, wait = harness.spool, harness.bridge.wait
-                end = Settlement(record, State.FAILED, failed("5.1.1", "no"))
+                end = Settlement(record, RecipientState.FAILED, failed("5.1.1", "no"))
 
                 def report(harness: Harness = harness) -> NewMessage:
                     return NewMessage(harness.spool.new_ident(), b"r", submission(sender=None))
@@ -213,7 +213,7 @@ class FailingCommitTests(FaultCase):
                 wait(spool.settle([end], [report()]))
                 history = wait(spool.history(message.ident))
                 assert history is not None
-                assert history.entries[0].state is State.FAILED
+                assert history.entries[0].state is RecipientState.FAILED
                 # exactly one report, whichever of the two it was
                 assert wait(spool.counts()).messages == 1
                 assert wait(spool.audit(0, 100)).discrepancies == []
@@ -282,7 +282,7 @@ class FailingFileTests(FaultCase):
             for call, content in product(("writev", "open", "fsync"), (BIG, HUGE)):
                 draft = harness.spool.create()
                 error = OSError(errno.ENOSPC, "No space left on device")
-                with patch(f"relayd.spool.{_module(call)}.os.{call}", side_effect=error):
+                with patch(f"relayd.spool.disk.{_module(call)}.os.{call}", side_effect=error):
                     with contextlib.suppress(SpoolFull):
                         draft.write(content)
                         assert call == "fsync" or content == BIG
@@ -367,7 +367,10 @@ class FullDiskTests(unittest.TestCase):
             assert wait(spool.audit(0, 100_000)).discrepancies == []
 
     def test_outcomes_go_on_on_a_full_disk_with_the_reserve(self) -> None:
-        with patch("relayd.spool.reserve.SIZE", 2 << 20), opened(self.mount / "spool") as harness:
+        with (
+            patch("relayd.spool.disk.reserve.SIZE", 2 << 20),
+            opened(self.mount / "spool") as harness,
+        ):
             spool, wait = harness.spool, harness.bridge.wait
             records = [harness.put(b"y" * 5000)[1][0] for _ in range(300)]
             reserve = harness.shard / "reserve"
@@ -376,7 +379,7 @@ class FullDiskTests(unittest.TestCase):
             deadline = time.monotonic() + 30
             while records:
                 try:
-                    wait(spool.settle([Settlement(records[-1], State.DELIVERED, DONE)]))
+                    wait(spool.settle([Settlement(records[-1], RecipientState.DELIVERED, DONE)]))
                     records.pop()
                 except SpoolError:
                     assert time.monotonic() < deadline
@@ -395,7 +398,7 @@ class FullDiskTests(unittest.TestCase):
             with self.assertRaises(SpoolFull):
                 harness.put()
             for record in records:
-                wait(spool.settle([Settlement(record, State.DELIVERED, DONE)]))
+                wait(spool.settle([Settlement(record, RecipientState.DELIVERED, DONE)]))
             assert wait(spool.counts()).messages == 0
             assert spool.healthy
 
@@ -404,7 +407,7 @@ class SuddenDeathTests(unittest.TestCase):
     SCRIPT = """
 import os, sys
 from pathlib import Path
-from relayd.mail.message import Settlement, State
+from relayd.mail.message import RecipientState, Settlement
 from tests.spooling import DONE, LATER, Harness, submission
 
 harness = Harness(Path(sys.argv[1]), memory_threshold=20000)
@@ -425,7 +428,7 @@ while True:
     chosen, held = held[:6], held[6:]
     for record in chosen:
         say(b"trying", record)
-    wait(spool.settle([Settlement(record, State.DELIVERED, DONE) for record in chosen]))
+    wait(spool.settle([Settlement(record, RecipientState.DELIVERED, DONE) for record in chosen]))
     for record in chosen:
         say(b"ended", record)
 """

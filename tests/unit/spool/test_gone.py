@@ -18,7 +18,7 @@ class GoneTests(unittest.TestCase):
         temporary = TemporaryDirectory()
         self.addCleanup(temporary.cleanup)
         self.directory = Path(temporary.name)
-        patching = patch("relayd.spool.writer.LOOK", 0.0)
+        patching = patch("relayd.spool.sqlite.writer.LOOK", 0.0)
         patching.start()
         self.addCleanup(patching.stop)
 

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from unittest.mock import patch
 
-from relayd.mail.message import Settlement, State
+from relayd.mail.message import RecipientState, Settlement
 from relayd.mail.outcome import failed
 from relayd.spool.view import NewMessage, QueueFilter
 from tests.spooling import LATER, Harness, opened, recipient, submission
@@ -56,7 +56,7 @@ class PlanTests(unittest.TestCase):
         def watched(*args: Any, **options: Any) -> sqlite3.Connection:
             return connect(*args, factory=Watched, **options)
 
-        patching = patch("relayd.spool.schema.sqlite3.connect", watched)
+        patching = patch("relayd.spool.sqlite.schema.sqlite3.connect", watched)
         patching.start()
         self.addCleanup(patching.stop)
 
@@ -81,8 +81,10 @@ class PlanTests(unittest.TestCase):
         spool, wait = harness.spool, harness.bridge.wait
         message, records = harness.put(BIG, *(recipient(f"u{n}") for n in range(100)))
         harness.put(b"x", headers=(b"y",))
-        wait(spool.settle([Settlement(records[0], State.QUEUED, LATER, 5.0)]))
-        ends = [Settlement(record, State.FAILED, failed("5.1.1", "no")) for record in records]
+        wait(spool.settle([Settlement(records[0], RecipientState.QUEUED, LATER, 5.0)]))
+        ends = [
+            Settlement(record, RecipientState.FAILED, failed("5.1.1", "no")) for record in records
+        ]
         new = NewMessage(spool.new_ident(), b"r", submission(sender=None))
         wait(spool.settle(ends, [new]))
         wait(spool.destinations())

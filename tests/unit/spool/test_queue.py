@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from relayd.mail.content import CHUNK
 from relayd.mail.delivery import Delivery
-from relayd.mail.message import Record, Settlement, State
+from relayd.mail.message import RecipientState, Record, Settlement
 from relayd.spool.queue import NEVER, Bounds, Lane, Queue, Standing, deliveries, weight
 from tests.unit.relay.fakes import DELIVERED, a_message, a_recipient
 
@@ -134,7 +134,7 @@ class Memory(unittest.TestCase):
 
     def test_a_look_leaves_held_records_alone(self) -> None:
         message, (record,) = a_message(1)
-        held = Record(1, 0, record.recipient, state=State.HELD)
+        held = Record(1, 0, record.recipient, state=RecipientState.HELD)
         asked = self.queue.begin_look(self.lane, 0)
         self.queue.end_look(self.lane, [(message, (held,))], asked, 0)
         self.assertEqual(self.started(), [])
@@ -155,7 +155,7 @@ class Memory(unittest.TestCase):
 
     def test_what_the_sweep_has_claimed_is_not_loaded(self) -> None:
         _, records = a_message(1)
-        settlements = [Settlement(records[0], State.EXPIRED, DELIVERED)]
+        settlements = [Settlement(records[0], RecipientState.EXPIRED, DELIVERED)]
         asked = self.queue.begin_look(self.lane, 0)
         self.queue.claim(settlements)
         self.queue.disclaim(settlements)

@@ -9,8 +9,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from unittest.mock import patch
 
-from relayd.spool.content import WARM_MOST, Room
-from relayd.spool.draft import MANY
+from relayd.spool.disk.content import WARM_MOST, Room
+from relayd.spool.disk.draft import MANY
 from tests.spooling import octets, opened, submission
 
 BIG = bytes(random.Random(4).choices(b"abc.\r\n", k=300_000))

@@ -22,7 +22,7 @@ from relayd.intake.door import Door
 from relayd.intake.factory import SessionFactory
 from relayd.intake.limits import SessionLimits
 from relayd.smtp.extensions import Offer
-from relayd.smtp.server import Server as SmtpServer
+from relayd.smtp.server import SmtpServer as SmtpServer
 from relayd.tls.files import CertificateFiles
 from relayd.tls.pair import CertificateError, load
 from relayd.tls.renewal import LOOK, Certificates
@@ -50,26 +50,26 @@ class Server:
         self.certificates = Certificates(
             self.clock, self.log, wants_certificate=lambda: wants_certificate
         )
-        self.scene.house.reactor = reactor
+        self.scene.service.reactor = reactor
         door = Door(self.certificates.of(LISTENER), implicit=implicit)
-        self.scene.house.door = lambda _: door
-        make = self.scene.house.make_server
+        self.scene.service.door = lambda _: door
+        make = self.scene.service.make_server
 
         def make_server(listener: str) -> SmtpServer:
             server = make(listener)
             server.offer = Offer(starttls=door.starttls)
             return server
 
-        self.scene.house.make_server = make_server
-        factory: Any = SessionFactory(self.scene.house, LISTENER)
+        self.scene.service.make_server = make_server
+        factory: Any = SessionFactory(self.scene.service, LISTENER)
         self.port = reactor.listenTCP(0, factory, interface="127.0.0.1")
         self.number: int = self.port.getHost().port
 
     async def stop(self) -> None:
         await self.port.stopListening()
-        for session in list(self.scene.house.sessions):
+        for session in list(self.scene.service.sessions):
             session.abort()
-        while self.scene.house.sessions:
+        while self.scene.service.sessions:
             await deferLater(reactor, 0.01)
 
     def renew(self) -> None:
@@ -200,7 +200,7 @@ class Sessions(ServerCase):
             return received
 
         self.assertNotIn(b"250", await in_thread(attack))
-        while self.server.scene.house.sessions:
+        while self.server.scene.service.sessions:
             await deferLater(reactor, 0.01)
         self.assertIn("handshake failed", self.server.scene.log.of("session")[0])
 
@@ -308,7 +308,7 @@ class Renewal(ServerCase):
         old, new = self.authority.issue("a.example"), self.authority.issue("a.example")
         wanted = files(old, self.folder, "a")
         self.serve(wanted)
-        self.server.scene.house.admission.limits = SessionLimits(per_client=500)
+        self.server.scene.service.admission.limits = SessionLimits(per_client=500)
 
         def open_many() -> list[ssl.SSLSocket]:
             return [starttls(self.server.number) for _ in range(200)]

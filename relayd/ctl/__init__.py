@@ -1,0 +1,1 @@
+"""relayctl, and what it runs."""

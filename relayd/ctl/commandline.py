@@ -1,0 +1,154 @@
+"""The command line of relayctl: its commands, their options, and a line about each."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from relayd import __version__
+from relayd.ctl import spoolcommand, tlsreport
+
+Run = Callable[[argparse.Namespace], int]
+
+_DURATION = re.compile(r"(\d+)([smhdw]?)")
+_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+
+
+def span(written: str) -> int:
+    """Seconds of a time span such as `90`, `30m`, `1h30m`, `5d`."""
+    parts = _DURATION.findall(written)
+    if not parts or "".join(number + unit for number, unit in parts) != written:
+        raise argparse.ArgumentTypeError(f"{written!r} is no time span (like 90s, 30m, 1h30m, 5d)")
+    return sum(int(number) * _UNITS[unit] for number, unit in parts)
+
+
+def parser(run: Mapping[str, Run]) -> argparse.ArgumentParser:
+    """All that may be said on the command line; `run`: what carries out the command of a name."""
+    top = argparse.ArgumentParser(
+        prog="relayctl", description="See and steer a running relayd.", parents=[_everywhere()]
+    )
+    top.set_defaults(config=None, socket=None, json=False)
+    top.add_argument("--version", action="version", version=f"relayd {__version__}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, about: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=about, description=about, parents=[_everywhere()])
+        added.set_defaults(run=run[name])
+        return added
+
+    command("status", "how the daemon is, and what waits where")
+    listing = command("queue", "list what is waiting")
+    _add_filter(listing)
+    listing.add_argument("--limit", type=int, default=0, metavar="N", help="at most N messages")
+    showing = command("show", "all about messages, waiting or finished")
+    showing.add_argument("ids", nargs="+", metavar="ID")
+    one = command("why", "the rules that decided about a message, and its fate so far")
+    one.add_argument("id", metavar="ID")
+    one = command("content", "print a waiting message, octet for octet")
+    one.add_argument("id", metavar="ID")
+    for name, about in (
+        ("retry", "make waiting recipients due now"),
+        ("hold", "keep waiting recipients in the spool until they are released"),
+        ("release", "put held recipients back in the queue"),
+        ("remove", "end waiting recipients; nobody is told"),
+    ):
+        changing = command(name, about)
+        changing.add_argument("ids", nargs="*", metavar="ID")
+        _add_filter(changing)
+        changing.add_argument("--all", action="store_true", help="all that is waiting")
+        changing.add_argument("--note", default="", help="why, for the ledger (with remove)")
+    asking = command("explain", "what the rules do with a recipient, and why")
+    _add_question(asking)
+    _add_replay(command("replay", "what new rules would make of the mail of the last days"))
+    command("audit", "whether every recipient in the ledger is accounted for")
+    checking = command("check", "whether the configuration on disk is good")
+    checking.add_argument("file", nargs="?", type=Path, metavar="FILE")
+    command("reload", "put the configuration on disk in force")
+    _add_user(command("user", "keep the file of those who may log in"))
+    _add_oauth(command("oauth", "enrol logins at next hops that go by OAuth2 tokens"))
+    _add_import(command("import", "make a configuration out of Postfix's"))
+    spoolcommand.add_options(command("spool", "copy the spool for an older relayd"))
+    telling = command("tls-report", "what domains are told of TLS (RFC 8460)")
+    tlsreport.add_options(telling)
+    command("restart", "replace one worker after the other, refusing nobody")
+    return top
+
+
+def _everywhere() -> argparse.ArgumentParser:
+    """Options before and after the command; new ones each time, for set_defaults changes them."""
+    options = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
+    add = options.add_argument
+    add("-c", "--config", type=Path, metavar="FILE", help="relayd's configuration")
+    add("--socket", type=Path, metavar="PATH", help="relayd's control socket")
+    add("--json", action="store_true", help="print JSON")
+    return options
+
+
+def _add_user(to: argparse.ArgumentParser) -> None:
+    actions = to.add_subparsers(dest="action", required=True, metavar="ACTION")
+    for name, about in (
+        ("add", "a new login; the password comes from a prompt or from standard input"),
+        ("passwd", "another password for a login"),
+        ("remove", "take a login out"),
+        ("list", "the names in the file"),
+    ):
+        action = actions.add_parser(name, help=about, description=about, parents=[_everywhere()])
+        action.add_argument("--file", type=Path, metavar="FILE", help="the users file, where the"
+                            " configuration names none or several")  # fmt: skip
+        if name != "list":
+            action.add_argument("name", metavar="NAME", help="such as alice@example.com")
+
+
+def _add_oauth(to: argparse.ArgumentParser) -> None:
+    actions = to.add_subparsers(dest="action", required=True, metavar="ACTION")
+    for name, number, about in (
+        ("enroll", None, "get the first tokens: shows a code, and where to enter it"),
+        ("status", "?", "how the logins stand"),
+        ("forget", None, "remove the tokens of a login"),
+    ):
+        action = actions.add_parser(name, help=about, description=about, parents=[_everywhere()])
+        action.add_argument("name", nargs=number, metavar="NAME", help="as the `oauth` statement")
+
+
+def _add_filter(to: argparse.ArgumentParser) -> None:
+    add = to.add_argument
+    add("--sender", default="", metavar="TEXT", help="mailbox, part of one, or <>")
+    add("--recipient", default="", metavar="TEXT", help="mailbox or part of one")
+    add("--next-hop", "--destination", dest="destination", default="", metavar="NAME",
+        help="a next hop's name, or a domain sent to directly")  # fmt: skip
+    add("--state", default="", choices=["", "queued", "held"], metavar="queued|held")
+    add("--older-than", type=span, default=0, metavar="TIME", help="such as 30m, 2h, 5d")
+
+
+def _add_question(to: argparse.ArgumentParser) -> None:
+    add = to.add_argument
+    add("recipients", nargs="*", metavar="RECIPIENT", help="with --eml: else those in To and Cc")
+    add("--eml", type=Path, metavar="FILE", help="a message: shows what becomes of its header")
+    add("--from", dest="client", metavar="ADDRESS", help="the client's IP address")
+    add("--sender", metavar="MAILBOX", help="the reverse-path; <> is the null one")
+    add("--helo", metavar="NAME")
+    add("--login", metavar="NAME", help="the client has logged in as NAME")
+    add("--listener", metavar="HOST:PORT", help="the `listen` setting that took the connection")
+    add("--offline", action="store_true", help="from the files, without asking the daemon")
+
+
+def _add_replay(to: argparse.ArgumentParser) -> None:
+    add = to.add_argument
+    add("file", type=Path, metavar="NEWCONFIG", help="the configuration to try")
+    add("--since", type=span, default=7 * 86400, metavar="TIME", help="such as 2h; default: 7d")
+    add("--all", action="store_true", help="name every recipient that changes")
+    add("--spool", type=Path, metavar="DIR", help="the spool, unless the configuration says it")
+
+
+def _add_import(to: argparse.ArgumentParser) -> None:
+    add = to.add_argument
+    add("source", choices=["postfix"], metavar="postfix", help="whose configuration it is")
+    add("folder", type=Path, metavar="DIR", help="the folder with main.cf, such as /etc/postfix")
+    add("--output", type=Path, default=Path("relayd-import"), metavar="DIR",
+        help="where to write the result (default: ./relayd-import)")  # fmt: skip
+    add("--dry-run", action="store_true", help="write nothing, only tell")
+    add("--force", action="store_true", help="overwrite files that are there and differ")
+    add("--verify", action="append", default=[], metavar="ADDRESSES",
+        help='compare with postmap: "all" in the tables, a file, or a@b,c@d')  # fmt: skip

@@ -1,0 +1,408 @@
+"""relayctl: sees and steers a running relayd from the shell."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import re
+import signal
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from relayd.ctl import commandline, spoolcommand, tlsreport
+from relayd.ctl.client import Daemon, DaemonError, NotRunningError
+from relayd.ctl.commandline import Run
+from relayd.ops import explain as explaining
+from relayd.ops import text
+
+if TYPE_CHECKING:
+    from relayd.config import Settings
+    from relayd.ctl.headersection import Letter
+
+DEFAULT_CONFIG = Path("/etc/relayd/relayd.conf")
+DEFAULT_SPOOL = "/var/spool/relayd"
+SOCKET_NAME = "control"  # in the spool directory, unless the `control` setting says otherwise
+
+OK, FAILED, USAGE = 0, 1, 2
+
+# The two settings that say where the socket is; the whole language takes longer to load.
+_SETTING = re.compile(r'^(control|spool)[ \t]+(?:"((?:[^"\\]|\\.)*)"|([^\s#"]+))[ \t]*(?:#.*)?$')
+
+
+class FailureError(Exception):
+    """The command failed; `str(error)` goes to standard error."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    if arguments is None:
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `relayctl queue | head` ends quietly
+    options = parser().parse_args(arguments)
+    try:
+        status: int = options.run(options)
+        sys.stdout.flush()
+        return status
+    except (FailureError, DaemonError) as error:
+        print(f"relayctl: {error}", file=sys.stderr)
+        return USAGE if options.command in ("explain", "replay") else FAILED
+    except KeyboardInterrupt:
+        return 130
+
+
+# finding relayd
+
+
+def daemon(options: argparse.Namespace) -> Daemon:
+    """The daemon that the options mean; raises FailureError."""
+    return Daemon(options.socket or socket_of(options.config or DEFAULT_CONFIG))
+
+
+def socket_of(config: Path) -> Path:
+    """The control socket that a configuration names; raises FailureError."""
+    found: dict[str, str] = {}
+    try:
+        with config.open(encoding="utf-8", errors="surrogateescape") as lines:
+            for line in lines:
+                match = _SETTING.match(line.rstrip())
+                if match is not None:
+                    quoted = match.group(2)
+                    plain = match.group(3)
+                    found[match.group(1)] = plain or re.sub(r"\\(.)", r"\1", quoted)
+    except OSError as error:
+        raise FailureError(
+            f"{config}: {error.strerror}; say where relayd is with --config or --socket"
+        ) from None
+    if "control" in found:
+        return config.parent / found["control"]
+    return config.parent / found.get("spool", DEFAULT_SPOOL) / SOCKET_NAME
+
+
+# the commands
+
+
+def status(options: argparse.Namespace) -> int:
+    """How the daemon is."""
+    answer = daemon(options).answer("status")
+    _show(options, answer, text.status_lines(answer, time.time()))
+    healthy = all(shard["healthy"] for shard in answer["shards"])
+    return OK if healthy else FAILED
+
+
+def queue(options: argparse.Namespace) -> int:
+    """What is waiting."""
+    gc.disable()  # rows hold no cycles, and looking for some takes longer than all the rest
+    documents = daemon(options).ask("queue", limit=options.limit, **_filter(options))
+    if options.json:
+        for piece in _json_rows(documents):
+            sys.stdout.write(piece)
+        return OK
+    for piece in text.queue_lines(documents, time.time()):
+        sys.stdout.write(piece)
+    return OK
+
+
+def _json_rows(documents: Iterator[dict[str, Any]]) -> Iterator[str]:
+    from relayd.mail.ident import ident_text
+
+    names = next(documents)
+    columns, recipient_columns = names["columns"], names["recipient_columns"]
+    encode = json.JSONEncoder(check_circular=False).encode
+    lanes: dict[str, float] = names.get("lanes", {})
+    for document in documents:
+        lanes = document.get("lanes", lanes)
+        lines = []
+        for row in document.get("rows", ()):
+            message = dict(zip(columns, row, strict=True))
+            recipients = [
+                dict(zip(recipient_columns, each, strict=True)) for each in message["recipients"]
+            ]
+            for recipient in recipients:
+                if not recipient["state"] and recipient["destination"] in lanes:
+                    due = max(recipient["next_attempt"], lanes[recipient["destination"]])
+                    recipient["next_attempt"] = due
+                recipient["state"] = text.STATES[recipient["state"]]
+            message["recipients"] = recipients
+            lines.append(encode({"id": ident_text(message.pop("ident")), **message}) + "\n")
+        yield "".join(lines)
+
+
+def show(options: argparse.Namespace) -> int:
+    """All about messages, waiting or finished."""
+    for number, ident in enumerate(options.ids):
+        answer = daemon(options).answer("show", id=ident)
+        if number and not options.json:
+            print()
+        _show(options, answer, text.show_lines(answer, time.time()))
+    return OK
+
+
+def why(options: argparse.Namespace) -> int:
+    """The rules that decided about a message when it came, and what became of it so far."""
+    answer = daemon(options).answer("why", id=options.id)
+    _show(options, answer, _why_lines(answer))
+    return OK
+
+
+def _why_lines(answer: dict[str, Any]) -> Iterator[str]:
+    now = time.time()
+    yield text.safe(
+        f"{answer['id']} from <{answer['sender']}>, received {text.moment(answer['received_at'])},"
+        f" decided by rule set {answer.get('rules') or '(unknown)'}:"
+    )
+    yield ""
+    yield from explaining.trail_rows(answer.get("trail", []))
+    for recipient in answer["recipients"]:
+        yield ""
+        yield from text.recipient_lines(recipient, now)
+
+
+def audit(options: argparse.Namespace) -> int:
+    """Whether every recipient ever accepted has ended in one way, or is waiting."""
+    audited = 0
+    problems: list[list[Any]] = []
+    for document in daemon(options).ask("audit"):
+        audited += document["audited"]
+        for ident, number, problem in document["discrepancies"]:
+            problems.append([ident, number, problem])
+            if not options.json:
+                print(text.safe(f"{ident}  recipient {number}: {problem}"))
+    if options.json:
+        print(json.dumps({"audited": audited, "discrepancies": problems}))
+    elif problems:
+        print(f"{len(problems):,} of {audited:,} recipients are not accounted for")
+    else:
+        print(f"clean: all {audited:,} recipients in the ledger are accounted for")
+    return FAILED if problems else OK
+
+
+def content(options: argparse.Namespace) -> int:
+    """The octets of a waiting message."""
+    for chunk in daemon(options).content(options.id):
+        sys.stdout.buffer.write(chunk)
+    sys.stdout.buffer.flush()
+    return OK
+
+
+def change(options: argparse.Namespace) -> int:
+    """Retry, hold, release, remove."""
+    chosen = _filter(options)
+    if not options.ids and not any(chosen.values()) and not options.all:
+        raise FailureError("nothing named: give message IDs, a filter, or --all")
+    answer = daemon(options).answer(
+        options.command, ids=options.ids, all=options.all, note=options.note, **chosen
+    )
+    count = answer["recipients"]
+    done = {"retry": "due now", "hold": "held", "release": "released", "remove": "removed"}
+    noun = "recipient" if count == 1 else "recipients"
+    _show(options, answer, [f"{count:,} {noun} {done[options.command]}"])
+    if count or options.all:
+        return OK
+    raise FailureError("no waiting recipient fits")
+
+
+def explain(options: argparse.Namespace) -> int:
+    """What the rules would do, from the code that delivers."""
+    worst = explaining.ACCEPTED
+    letter = _letter(options)
+    if letter is not None and not options.recipients:
+        options.recipients = letter.recipients
+    if not options.recipients:
+        raise FailureError("no recipient named")
+    for number, recipient in enumerate(options.recipients):
+        question = {
+            "recipient": recipient,
+            "from": options.client,
+            "sender": options.sender,
+            "header": letter.text if letter else "",
+            "helo": options.helo,
+            "login": options.login,
+            "listener": options.listener,
+        }
+        if options.offline:
+            try:
+                answer = explaining.decide(_settings(options).ruleset, question)
+            except explaining.QuestionError as error:
+                raise FailureError(str(error)) from None
+        else:
+            answer = daemon(options).answer("explain", **question)
+        if number and not options.json:
+            print()
+        _show(options, answer, explaining.lines(answer))
+        worst = max(worst, explaining.exit_status(answer))
+    return worst
+
+
+def _letter(options: argparse.Namespace) -> Letter | None:
+    """The message that --eml names; the sender is taken from it unless one is given."""
+    if options.eml is None:
+        return None
+    from relayd.ctl.headersection import LetterError, read
+
+    try:
+        letter = read(options.eml)
+    except LetterError as error:
+        raise FailureError(str(error)) from None
+    if options.sender is None:
+        options.sender = letter.sender
+    return letter
+
+
+def replay(options: argparse.Namespace) -> int:
+    """What other rules would make of what relayd has seen."""
+    from relayd.ctl import rehearsal
+
+    try:
+        return rehearsal.run(options, DEFAULT_CONFIG)
+    except rehearsal.RehearsalError as error:
+        raise FailureError(str(error)) from None
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    from relayd.config import ConfigErrors, load
+
+    try:
+        return load(options.config or DEFAULT_CONFIG)
+    except ConfigErrors as errors:
+        raise FailureError(f"the configuration has errors\n{errors}") from None
+
+
+def check(options: argparse.Namespace) -> int:
+    """Whether the configuration on disk is good."""
+    path = options.file or options.config
+    if path is None:
+        try:
+            answer = daemon(options).answer("check")
+            good = ["the configuration is good", *text.warning_lines(answer)]
+            return _complaint(options, answer, "\n".join(good))
+        except NotRunningError:
+            path = DEFAULT_CONFIG
+    from relayd.config import ConfigErrors, load
+
+    try:
+        settings = load(path)
+    except ConfigErrors as errors:
+        return _complaint(options, {"complaint": str(errors)}, "")
+    for warning in settings.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    return _complaint(options, {"complaint": ""}, f"{path} is good")
+
+
+def reload(options: argparse.Namespace) -> int:
+    """Put the configuration on disk in force."""
+    answer = daemon(options).answer("reload")
+    good = ["the new configuration is in force", *text.restart_lines(answer)]
+    good += text.warning_lines(answer)
+    return _complaint(options, answer, "\n".join(good))
+
+
+def user(options: argparse.Namespace) -> int:
+    """Keep a users file."""
+    from relayd.ctl import users
+
+    try:
+        return users.run(options, options.config or DEFAULT_CONFIG)
+    except users.UsersFailure as error:
+        raise FailureError(str(error)) from None
+
+
+def spool(options: argparse.Namespace) -> int:
+    """Work on a spool's files."""
+    try:
+        return spoolcommand.run(options, options.config or DEFAULT_CONFIG)
+    except spoolcommand.SpoolFailure as error:
+        raise FailureError(str(error)) from None
+
+
+def tls_report(options: argparse.Namespace) -> int:
+    """What domains are told."""
+    try:
+        return tlsreport.run(options, options.config or DEFAULT_CONFIG)
+    except tlsreport.TlsReportFailure as error:
+        raise FailureError(str(error)) from None
+
+
+def oauth(options: argparse.Namespace) -> int:
+    """Enrol logins by token."""
+    from relayd.ctl import oauth as enrolling
+
+    return enrolling.run(options, daemon(options))
+
+
+def bring_over(options: argparse.Namespace) -> int:
+    """Make a configuration out of another mail server's."""
+    from relayd.migrate import command as migrating
+
+    try:
+        return migrating.run(options)
+    except migrating.ImportFailure as error:
+        raise FailureError(str(error)) from None
+
+
+def _complaint(options: argparse.Namespace, answer: dict[str, Any], good: str) -> int:
+    complaint = answer["complaint"]
+    if options.json:
+        print(json.dumps(answer))
+    elif complaint:
+        print(complaint, file=sys.stderr)
+    else:
+        print(good)
+    return FAILED if complaint else OK
+
+
+def _show(options: argparse.Namespace, answer: dict[str, Any], lines: Iterable[str]) -> None:
+    if options.json:
+        print(json.dumps(answer, indent=2))
+        return
+    for line in lines:
+        print(line)
+
+
+def _filter(options: argparse.Namespace) -> dict[str, object]:
+    return {
+        "sender": options.sender,
+        "recipient": options.recipient,
+        "destination": options.destination,
+        "state": options.state,
+        "older_than": options.older_than,
+    }
+
+
+def restart(options: argparse.Namespace) -> int:
+    """Replace the workers."""
+    daemon(options).answer("restart")
+    _show(options, {"restarted": True}, ["Restarted."])
+    return OK
+
+
+_RUN: dict[str, Run] = {
+    "status": status,
+    "queue": queue,
+    "show": show,
+    "why": why,
+    "content": content,
+    "explain": explain,
+    "replay": replay,
+    "audit": audit,
+    "check": check,
+    "reload": reload,
+    "user": user,
+    "oauth": oauth,
+    "import": bring_over,
+    "spool": spool,
+    "tls-report": tls_report,
+    "restart": restart,
+    **dict.fromkeys(("retry", "hold", "release", "remove"), change),
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    """All that may be said on the command line."""
+    return commandline.parser(_RUN)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

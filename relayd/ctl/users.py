@@ -1,0 +1,147 @@
+"""`relayctl user`: keeps a users file, without a password ever on a command line."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import getpass
+import json
+import os
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from relayd.login import users
+from relayd.login.saslprep import PrepareError
+from relayd.login.scram import Verifier
+
+if TYPE_CHECKING:
+    from relayd.rules.model import TableDef
+
+_TABLE = re.compile(
+    r'^table[ \t]+\S+[ \t]+users[ \t]+file[ \t]+(?:"([^"]*)"|([^\s#"]+))[ \t]*(?:#.*)?$',
+    re.MULTILINE,
+)
+MIN_PASSWORD = 1  # characters; how good it is to be is the site's business
+
+
+class UsersFailure(Exception):  # noqa: N818 - as the others of relayctl
+    """The command failed; `str(error)` goes to standard error."""
+
+
+def run(options: argparse.Namespace, config: Path) -> int:
+    """One command; raises UsersFailure."""
+    path = options.file or file_of(config)
+    try:
+        if options.action == "list":
+            return _list(path, as_json=options.json)
+        with _alone(path):
+            return _change(options, path, config)
+    except OSError as error:
+        raise UsersFailure(f"{error.filename or path}: {error.strerror}") from None
+
+
+def file_of(config: Path) -> Path:
+    """The one users file that the configuration names; raises UsersFailure."""
+    from relayd.config import ConfigErrors, load
+    from relayd.rules.model import TableDef
+
+    try:
+        settings = load(config)
+        items = [item for item in settings.ruleset.items if isinstance(item, TableDef)]
+        found = {_path_of(item, config) for item in items if item.kind == "users"}
+    except ConfigErrors:
+        # most likely because this very file is not there yet
+        try:
+            text = config.read_text("utf-8", "replace")
+        except OSError as error:
+            raise UsersFailure(f"{config}: {error.strerror}; or say --file FILE") from None
+        found = {config.parent / (match[1] or match[2]) for match in _TABLE.finditer(text)}
+    if len(found) != 1:
+        number = "no users file" if not found else f"{len(found)} users files"
+        raise UsersFailure(f"{config} names {number}: say which with --file FILE")
+    return found.pop()
+
+
+def _path_of(table: TableDef, config: Path) -> Path:
+    beside = Path(table.place.source.path).parent / table.file
+    return beside if beside.exists() else config.parent / table.file
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Two who change the file at a time must not undo each other."""
+    folder = os.open(path.resolve().parent, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
+
+
+def _list(path: Path, *, as_json: bool) -> int:
+    found, problems = users.parse(path.read_text("utf-8").splitlines())
+    for problem in problems:
+        print(f"relayctl: {path}:{problem.line}: {problem}", file=sys.stderr)
+    if as_json:
+        print(json.dumps(sorted(found.verifiers)))
+    else:
+        for name in sorted(found.verifiers):
+            print(name)
+    return 1 if problems else 0
+
+
+def _change(options: argparse.Namespace, path: Path, config: Path) -> int:
+    try:
+        name = users.checked_name(options.name)
+    except ValueError as error:
+        raise UsersFailure(str(error)) from None
+    lines = users.read(path)
+    there = name in users.parse(lines)[0].verifiers
+    if options.action == "add" and there:
+        raise UsersFailure(f"{name} is in {path} already; change the password with passwd")
+    if options.action != "add" and not there:
+        raise UsersFailure(f"{name} is not in {path}")
+    verifier = None if options.action == "remove" else _verifier()
+    users.write(path, users.with_user(lines, name, verifier), _owner(config))
+    done = {"add": "added to", "passwd": "changed in", "remove": "removed from"}[options.action]
+    if options.json:
+        print(json.dumps({"name": name, "file": str(path), "done": options.action}))
+    else:
+        print(f"{name} {done} {path}; put it in force with: relayctl reload")
+    return 0
+
+
+def _verifier() -> Verifier:
+    password = _password()
+    if len(password) < MIN_PASSWORD:
+        raise UsersFailure("an empty password")
+    try:
+        return Verifier.of(password)
+    except PrepareError as error:
+        raise UsersFailure(f"the password cannot be used: {error}") from None
+
+
+def _password() -> str:
+    if not sys.stdin.isatty():
+        return sys.stdin.readline().rstrip("\n")
+    password = getpass.getpass("Password: ")
+    if getpass.getpass("Once more: ") != password:
+        raise UsersFailure("the two are not the same")
+    return password
+
+
+def _owner(config: Path) -> tuple[int, int] | None:
+    """Whoever relayd runs as must read a new file: the owner of its spool, if we are root."""
+    if os.geteuid() != 0:
+        return None
+    from relayd.ctl.relayctl import FailureError, socket_of
+
+    try:
+        status = socket_of(config).parent.stat()
+    except (OSError, FailureError):
+        return None
+    return status.st_uid, status.st_gid

@@ -1,0 +1,113 @@
+"""What a session waits for, and the one timer that says when it has waited long enough."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+from relayd.intake.limits import Deadlines
+
+
+class SessionPhase(enum.Enum):
+    """What the session waits for."""
+
+    COMMAND = "command"  # the next command line
+    CONTENT = "content"
+    COMMIT = "commit"  # the spool: nothing a peer does shortens or prolongs it
+    LOGIN = "login"  # the accounts
+    HANDSHAKE = "handshake"  # STARTTLS was answered
+    CLOSING = "closing"  # for the peer to take the last reply
+
+
+def _nobody() -> None:
+    """There is nobody left who could be late."""
+
+
+class SessionDeadlines:
+    """Watches one session. A deadline belongs to the phase, not to the last octet.
+
+    `deadlines` are those now in force; `late` is called when a phase has lasted too long. The
+    timer is most often too early, because the session has moved on since it was set: setting it
+    anew each time would cost more than to look once in vain.
+    """
+
+    def __init__(
+        self,
+        reactor: IReactorTime,
+        deadlines: Callable[[], Deadlines],
+        late: Callable[[], None],
+    ) -> None:
+        self.phase = SessionPhase.COMMAND
+        self.octets = 0  # of content in this window
+        self._reactor = reactor
+        self._deadlines = deadlines
+        self._late = late
+        self._began = self._since = self._fruitful = reactor.seconds()
+        self._timer: IDelayedCall | None = None
+
+    @property
+    def seconds(self) -> float:
+        """How long the session has lasted."""
+        return max(self._reactor.seconds() - self._began, 0.0)
+
+    def begin(self) -> None:
+        """From now on it is watched."""
+        self._timer = self._reactor.callLater(self._deadlines().command, self._tick)
+
+    def end(self) -> None:
+        """It is over."""
+        self._late = _nobody  # or session and vigil would hold each other
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def enter(self, phase: SessionPhase) -> None:
+        """The session waits for something else."""
+        self.phase = phase
+        self.answered()
+        self.octets = 0
+
+    def answered(self) -> None:
+        """A command was complete: the time for the next one begins."""
+        self._since = self._reactor.seconds()
+
+    def bore_fruit(self) -> None:
+        """A message was taken, or refused at its end."""
+        self._fruitful = self._reactor.seconds()
+
+    def look(self) -> None:
+        """The deadline has come nearer than the timer knows."""
+        if self._timer is not None:
+            self._timer.reset(self._left())
+
+    def _left(self) -> float:
+        return max(self._deadline() - self._reactor.seconds(), 0.0)
+
+    def _deadline(self) -> float:
+        """When this phase has lasted too long, in the reactor's seconds."""
+        deadlines, since = self._deadlines(), self._since
+        if self.phase is SessionPhase.COMMAND:
+            return min(since + deadlines.command, self._fruitful + deadlines.barren)
+        if self.phase is SessionPhase.CONTENT:
+            return since + deadlines.content
+        if self.phase is SessionPhase.HANDSHAKE:
+            return since + deadlines.handshake
+        if self.phase is SessionPhase.CLOSING:
+            return since + deadlines.close
+        return self._reactor.seconds() + deadlines.command  # COMMIT, LOGIN: only looks in
+
+    def _tick(self) -> None:
+        self._timer = None
+        if self._reactor.seconds() >= self._deadline():
+            deadlines = self._deadlines()
+            enough = deadlines.content * deadlines.content_rate
+            if self.phase is SessionPhase.CONTENT and self.octets >= enough:
+                self.enter(SessionPhase.CONTENT)
+            elif self.phase is SessionPhase.CLOSING:
+                self._late()
+                return
+            else:
+                self._late()
+        self._timer = self._reactor.callLater(self._left(), self._tick)

@@ -1,0 +1,69 @@
+"""What all sessions of one process share, and what is done to all of them at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from twisted.internet.interfaces import IReactorTime
+
+from relayd.intake.authentication import Desk
+from relayd.intake.door import PLAIN, Door
+from relayd.intake.limits import NORMAL, STRESSED, Admission, Deadlines
+from relayd.intake.reception import Intake
+from relayd.smtp.server import SmtpServer
+
+
+class OpenSession(Protocol):
+    """A session as the house sees it."""
+
+    def tighten(self) -> None:
+        """Deadlines have become shorter."""
+
+    def shut_down(self) -> None:
+        """Say 421 and close: now, or after the reply to the commit under way."""
+
+    def retire(self) -> None:
+        """Say 421 and close as soon as no transaction is open."""
+
+    def abort(self) -> None:
+        """Close without another word."""
+
+
+@dataclass
+class SmtpService:
+    """What all sessions of this process share."""
+
+    reactor: IReactorTime
+    hostname: str
+    intake: Intake
+    admission: Admission
+    make_server: Callable[[str], SmtpServer]  # for the listener of this name
+    door: Callable[[str], Door] = lambda listener: PLAIN  # likewise
+    desk: Callable[[str], Desk | None] = lambda listener: None  # where its clients log in
+    normal: Deadlines = NORMAL
+    stressed: Deadlines = STRESSED
+    sessions: set[OpenSession] = field(default_factory=set)
+    count: Callable[[int], None] = lambda change: None  # one more, or one less to take care of
+    on_empty: Callable[[], None] = lambda: None  # the last session has ended
+
+    @property
+    def deadlines(self) -> Deadlines:
+        """Those now in force."""
+        return self.stressed if self.admission.stressed else self.normal
+
+    def tighten(self) -> None:
+        """Stress has begun: the shorter deadlines hold for sessions already open, too."""
+        for session in tuple(self.sessions):
+            session.tighten()
+
+    def close(self) -> None:
+        """Every session ends: at once, or as soon as its commit is done (promise 10)."""
+        for session in tuple(self.sessions):
+            session.shut_down()
+
+    def retire(self) -> None:
+        """Every session ends with the transaction it is in."""
+        for session in tuple(self.sessions):
+            session.retire()

@@ -1,0 +1,173 @@
+"""alias_maps become a `forward` at the local domains; relocated_maps become refusals."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from relayd.mail.address import AddressError
+from relayd.migrate.draft import pattern
+from relayd.migrate.forwarding import Line
+from relayd.migrate.maincf import logical_lines
+from relayd.migrate.tables import MapSpec, MapText, PostfixRow
+from relayd.migrate.work import Work
+
+MAX_INCLUDED = 8  # :include: files inside each other
+
+
+def aliases(work: Work, *, used: bool) -> None:
+    """alias_maps: names of the local domains; only where local(8) delivers."""
+    setting = "alias_maps"
+    if not work.main.is_given(setting):
+        _default_aliases(work)
+    if not used:
+        work.report.unneeded(setting, "local_transport is not local(8), which reads aliases")
+        return
+    if not work.local:
+        work.report.unneeded(setting, "there is no local domain")
+        return
+    lines: list[Line] = []
+    for table in work.tables(setting, aliases=True):
+        for row in table.rows:
+            line = _alias(work, table, row)
+            if line is not None and all(line.key != known.key for known in lines):
+                lines.append(line)
+    if not lines:
+        return
+    at = [domain for domain in work.local.entries if not domain.startswith(".")]
+    if not at:
+        work.report.lost(
+            setting, "no local domain is known by name, so no alias applies", "class:local"
+        )
+        return
+    texts = [f"{_quoted(line.key)}: {', '.join(line.targets)}" for line in lines]
+    operand = work.draft.map_of("aliases", "aliases", texts, f"{setting}, addresses completed")
+    work.draft.rule("forward", f"forward {operand} at {', '.join('@' + each for each in at)}")
+    work.report.translated(setting, f"{len(lines):,} aliases, at the local domains")
+    if any(line.key.startswith("owner-") for line in lines) and len(at) > 1:
+        work.report.note(
+            "the reverse-path of a list is owner-NAME at the domain that was written to;"
+            " Postfix writes $myorigin",
+            "owner",
+        )
+    if work.main["recipient_delimiter"]:
+        work.report.note(
+            "relayd carries a sub-address on through aliases(5), Postfix drops it there",
+            "alias-extension",
+        )
+
+
+def _default_aliases(work: Work) -> None:
+    """The built-in default names tables that a machine may not have."""
+    default = work.shelf.read(MapSpec("hash", "/etc/aliases"), aliases=True)
+    main = work.main
+    if default.trouble:
+        main.default("alias_maps", "")
+        work.report.same("alias_maps", "there is no /etc/aliases")
+    else:
+        main.default("alias_maps", "hash:/etc/aliases")
+
+
+def _quoted(key: str) -> str:
+    return pattern(f"{key}@").removesuffix("@")
+
+
+def _alias(work: Work, table: MapText, row: PostfixRow) -> Line | None:
+    setting, mark = "alias_maps", f"entry:{table.spec} {row.key}"
+    where = table.where(row.line)
+    try:
+        pattern(row.key + "@")
+    except AddressError as error:
+        work.report.lost(setting, f'{where}: "{row.key}" is no name: {error}', mark)
+        return None
+    targets: list[str] = []
+    for item, trouble in _alias_items(work, row.value):
+        if trouble:
+            work.report.lost(setting, f"{where}: {row.key}: {trouble}", mark)
+        else:
+            targets.append(item)
+    if not targets:
+        for domain in work.local.entries:
+            work.draft.later[f"{row.key}@{domain}"] = None
+        return None
+    return Line(row.key, targets)
+
+
+def _alias_items(work: Work, value: str, depth: int = 0) -> Iterator[tuple[str, str]]:
+    """Each address with an empty text, or what an item is and what to do about it."""
+    for raw in _split_alias(value):
+        item = raw.strip().strip('"')
+        if item.startswith("|"):
+            yield "", f"{item} runs a command: relayd only forwards; keep it on a mail store"
+        elif item.startswith("/"):
+            yield "", f"{item} writes to a file: relayd only forwards; keep it on a mail store"
+        elif item.startswith(":include:"):
+            yield from _included(work, item.removeprefix(":include:").strip(), depth)
+        elif item:
+            text = item.removeprefix("\\")
+            good, bad = work.targets(text)
+            yield from ((each, "") for each in good)
+            yield from (("", f'"{word}" is no address') for word in bad)
+
+
+def _included(work: Work, name: str, depth: int) -> Iterator[tuple[str, str]]:
+    """A list in a file of its own, as it is now."""
+    try:
+        text = work.shelf.locate(name).read_text("utf-8")
+    except (OSError, UnicodeDecodeError):
+        yield "", f"cannot read :include:{name}"
+        return
+    if depth >= MAX_INCLUDED:
+        yield "", f":include:{name} is too deep"
+        return
+    work.report.note(
+        f"{name} was read once: a later change of it does not reach relayd."
+        f" Its members stand in tables/aliases",
+    )
+    for _, line in logical_lines(text):
+        yield from _alias_items(work, line, depth + 1)
+
+
+def _split_alias(value: str) -> list[str]:
+    items, item, quoted = [], "", False
+    for letter in value:
+        if letter == '"':
+            quoted = not quoted
+        if letter == "," and not quoted:
+            items.append(item)
+            item = ""
+        else:
+            item += letter
+    return [each for each in [*items, item] if each.strip()]
+
+
+def relocated(work: Work) -> None:
+    """relocated_maps: refused with the new address."""
+    setting = "relocated_maps"
+    lines = []
+    for table in work.tables(setting):
+        for row in table.rows:
+            keys = [row.key] if "@" in row.key else [f"{row.key}@{at}" for at in work.bare_domains]
+            for key in keys:
+                try:
+                    pattern(key)
+                except AddressError as error:
+                    work.report.lost(
+                        setting,
+                        f"{table.where(row.line)}: {row.key}: {error}",
+                        f"entry:{table.spec} {row.key}",
+                    )
+                else:
+                    # behind the error transport stands the reply's text
+                    lines.append(
+                        f"{key.removeprefix('@')} error:5.1.6 User has moved to {row.value}"
+                    )
+        for each in table.patterns:
+            work.report.lost(
+                setting,
+                f"{table.where(each.line)}: expressions are not carried over here",
+                f"map:{table.spec}",
+            )
+    if lines:
+        operand = work.draft.map_of("relocated", "transport", lines, setting)
+        work.draft.rule("route", f"route {operand}")
+        work.report.translated(setting, f"{len(lines):,} entries, refused at RCPT with 5.1.6")

@@ -1,0 +1,230 @@
+"""Postfix's lists of domains and of networks: names, files, tables, and what is excepted."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from relayd.mail.address import AddressError, check_domain
+from relayd.migrate.draft import ConfigDraft
+from relayd.migrate.expressions import carried
+from relayd.migrate.maincf import MainCf, split
+from relayd.migrate.report import ImportReport
+from relayd.migrate.tables import PATTERNS, Expression, MapSpec, PostfixTables, is_table
+from relayd.rules.lexer import string
+
+MAX_NESTING = 10  # files in files
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+@dataclass
+class Names:
+    """What a list holds, ready to be an operand."""
+
+    name: str  # of the table
+    entries: list[str] = field(default_factory=list)
+    excepted: list[str] = field(default_factory=list)
+    expressions: list[str] = field(default_factory=list)
+    everything: bool = False
+    origin: str = ""
+
+    def __bool__(self) -> bool:
+        return bool(self.entries or self.expressions or self.everything)
+
+    def operand(self, draft: ConfigDraft) -> str:
+        """`<local-domains>, regex "..."`."""
+        if self.everything:
+            return "any"
+        table = draft.list_of(self.name, self.entries, self.origin)
+        return ", ".join(
+            [*([table] if table else []), *(f"regex {string(text)}" for text in self.expressions)]
+        )
+
+    def exception(self, draft: ConfigDraft) -> str:
+        """The table of what is excepted; mostly empty."""
+        return draft.list_of(f"{self.name}-except", self.excepted, f"! in {self.origin}")
+
+
+@dataclass(frozen=True)
+class DomainReader:
+    """Reads lists for one configuration."""
+
+    main: MainCf
+    shelf: PostfixTables
+    report: ImportReport
+
+    def domains(self, setting: str, name: str) -> Names:
+        """A list of domains such as `mydestination` or `relay_domains`."""
+        names = Names(name, origin=setting)
+        style = self.main["parent_domain_matches_subdomains"]
+        parents = setting in split(style)
+        for word, negated in self._items(setting):
+            found: list[str] = []
+            if is_table(word):
+                self._domain_table(MapSpec.parse(word), setting, names, found, parents)
+            else:
+                found = self._domain(word, setting, parents)
+            if negated:
+                names.excepted += self._effective(setting, found, names, _domain_within)
+            else:
+                names.entries += found
+        names.entries = list(dict.fromkeys(names.entries))
+        return names
+
+    def _effective(
+        self, setting: str, found: Sequence[str], names: Names, within: Callable[[str, str], bool]
+    ) -> list[str]:
+        """What an exception takes away: nothing of what stands before it, for first match wins."""
+        kept = []
+        for each in found:
+            if any(within(each, entry) for entry in names.entries):
+                self.report.note(
+                    f"{setting}: !{each} stands behind what it is to except from, so it"
+                    " has no effect with Postfix, nor here"
+                )
+            else:
+                kept.append(each)
+        return kept
+
+    def _domain(self, word: str, setting: str, parents: bool) -> list[str]:
+        text = word.lower().rstrip(".")
+        if text.startswith("["):
+            return []  # an address literal: whoever writes one means this very host
+        try:
+            check_domain(text.removeprefix("."))
+        except AddressError as error:
+            self.report.lost(setting, f'"{word}" is no domain: {error}', f"domain:{text}")
+            return []
+        if text.startswith("."):
+            return [text]
+        return [text, f".{text}"] if parents else [text]
+
+    def _domain_table(
+        self, spec: MapSpec, setting: str, names: Names, into: list[str], parents: bool
+    ) -> None:
+        table = self.shelf.read(spec)
+        if table.trouble:
+            self.report.lost(setting, f"{spec}: {table.trouble}", f"map:{spec}")
+            return
+        own = not self.main.is_given(setting)  # the domains are the map's keys without an @
+        for row in table.rows:
+            if own and "@" not in row.key and "." not in row.key:
+                self.report.note(
+                    f"{spec}: a key without a dot, as {row.key}, is a name of the local"
+                    " domains; Postfix takes it for a domain as well",
+                    "bare-domain",
+                )
+            elif "@" not in row.key:
+                into += self._domain(row.key, setting, parents)
+        for pattern in table.patterns:
+            if not pattern.expression.text:
+                names.everything = True
+            elif spec.type in PATTERNS and not (own and "@" in pattern.expression.text):
+                self._domain_pattern(spec, pattern.expression, setting, names)
+
+    def _domain_pattern(
+        self, spec: MapSpec, expression: Expression, setting: str, names: Names
+    ) -> None:
+        text = expression.text
+        behind = text[1:] if text.startswith("^") else f"[^@]*{text}"
+        found = carried(Expression(f"@{behind}", expression.flags, False), spec.type)
+        if found.text and not expression.negated:
+            names.expressions.append(found.text)
+        else:
+            why = found.why or "it is negated"
+            self.report.lost(setting, f"{spec}: /{text}/: {why}", f"map:{spec}")
+
+    def networks(self, setting: str, name: str, words: Sequence[str] | None = None) -> Names:
+        """A list of networks such as `mynetworks`; `words` in place of its value."""
+        names = Names(name, origin=setting)
+        items = self._items(setting) if words is None else ((word, False) for word in words)
+        for word, negated in items:
+            if is_table(word) and not re.match(r"[0-9a-fA-F:]+(/\d+)?\Z", word):
+                self._network_table(MapSpec.parse(word), setting, names)
+                continue
+            network = network_of(word)
+            if network is None:
+                self.report.lost(
+                    setting,
+                    f'"{word}" is no network: write it with its host bits at 0, or leave it'
+                    " out; its hosts may not relay",
+                    f"network:{word}",
+                )
+            elif negated:
+                names.excepted += self._effective(setting, [network], names, _network_within)
+            else:
+                names.entries.append(network)
+        names.entries = _widest(names.entries)
+        return names
+
+    def _network_table(self, spec: MapSpec, setting: str, names: Names) -> None:
+        table = self.shelf.read(spec)
+        if table.trouble or spec.type in PATTERNS:
+            why = table.trouble or "relayd's clients are networks, not expressions"
+            self.report.lost(setting, f"{spec}: {why}; its hosts may not relay", f"map:{spec}")
+            return
+        keys = [row.key for row in table.rows]
+        keys += [row.expression.text for row in table.patterns if not row.expression.negated]
+        for key in keys:
+            network = network_of(key)
+            if network is None:
+                self.report.lost(setting, f"{spec}: {key} is no network", f"entry:{spec} {key}")
+            else:
+                names.entries.append(network)
+
+    def _items(
+        self, setting: str, text: str | None = None, depth: int = 0
+    ) -> Iterator[tuple[str, bool]]:
+        """Each item and whether it is excepted; files are opened."""
+        words = self.main.words(setting) if text is None else self.shelf.lines(text) or []
+        for word in words:
+            negated = word.startswith("!")
+            word = word.lstrip("!")
+            if not word.startswith("/"):
+                yield word, negated
+            elif depth > MAX_NESTING or self.shelf.lines(word) is None:
+                self.report.lost(setting, f"cannot read {word}", f"file:{word}")
+            else:
+                inner = self._items(setting, word, depth + 1)
+                yield from ((each, negated != other) for each, other in inner)
+
+
+def network_of(text: str) -> str | None:
+    """`[::1]/128`, `192.0.2.0/24`, and access(5)'s `192.0.2`, as relayd writes it."""
+    bare = text.replace("[", "").replace("]", "")
+    octets = bare.split(".")
+    if ":" not in bare and "/" not in bare and len(octets) < 4 and all(map(str.isdigit, octets)):
+        bare = ".".join(octets + ["0"] * (4 - len(octets))) + f"/{8 * len(octets)}"
+    try:
+        network = ipaddress.ip_network(bare)
+    except ValueError:
+        return None
+    if isinstance(network, ipaddress.IPv6Network) and network.prefixlen >= 96:
+        mapped = network.network_address.ipv4_mapped  # relayd knows such a client as IPv4
+        if mapped is not None:
+            network = ipaddress.ip_network(f"{mapped}/{network.prefixlen - 96}")
+    whole = network.prefixlen == network.max_prefixlen
+    return str(network.network_address if whole else network)
+
+
+def _domain_within(inner: str, outer: str) -> bool:
+    return inner == outer or (outer.startswith(".") and inner.endswith(outer))
+
+
+def _network_within(inner: str, outer: str) -> bool:
+    small, large = ipaddress.ip_network(inner), ipaddress.ip_network(outer)
+    if small.version != large.version:
+        return False
+    return small.subnet_of(large)  # type: ignore[arg-type]  # of one version
+
+
+def _widest(networks: Sequence[str]) -> list[str]:
+    """Without those that lie inside another, in order."""
+    unique = list(dict.fromkeys(networks))
+    return [
+        each
+        for each in unique
+        if not any(each != other and _network_within(each, other) for other in unique)
+    ]

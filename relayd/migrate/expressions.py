@@ -1,0 +1,134 @@
+"""Postfix's regular expressions (POSIX or Perl) as relayd's, or why one cannot be carried over."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from relayd.migrate.tables import Expression
+from relayd.rules.regex import template_trouble, trouble
+
+_POSIX = {
+    "alnum": "a-z0-9",
+    "alpha": "a-z",
+    "digit": "0-9",
+    "lower": "a-z",
+    "upper": "a-z",
+    "space": r"\s",
+    "blank": r" \t",
+    "xdigit": "0-9a-f",
+    "punct": r"!-/:-@\[-`{-~",
+    "word": r"\w",
+    "print": " -~",
+    "graph": "!-~",
+    "cntrl": r"\x00-\x1f",
+}
+_CLASS = re.compile(r"\[:(\w+):\]")
+_REFERENCE = re.compile(r"\$(?:(\d)|\{(\d+)\}|\((\d+)\)|(\$))")
+_REPEATED_DOT = re.compile(r"(?<!\\)((?:\\\\)*)\.([*+]\??)")
+
+
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """An expression of relayd, or why there is none."""
+
+    text: str = ""
+    why: str = ""
+
+
+def carried(expression: Expression, kind: str) -> Carried:
+    """The expression as relayd matches it: against an address in lower case."""
+    flags = set(expression.flags)
+    if kind == "regexp" and flags - {"i", "m", "x"}:
+        return Carried(why=f"flags {expression.flags}")
+    if flags & {"x", "A", "E", "U", "X"} and not (kind == "regexp" and flags <= {"i", "m", "x"}):
+        return Carried(why=f"flags {expression.flags}")
+    text = _posix(expression.text) if kind == "regexp" else expression.text
+    if "i" in flags and re.search(r"(?<!\\)[A-Z]", text):
+        return Carried(why="it asks for capital letters; addresses are matched in lower case")
+    text = _lowered(text)
+    for candidate in (text, _tightened(text)):
+        wrong = trouble(candidate)
+        if wrong is None:
+            return Carried(candidate)
+    assert wrong is not None
+    return Carried(why=f"{wrong[0]} ({wrong[1]})")
+
+
+def template(text: str, expression: str) -> tuple[str, str]:
+    """A result with `$1` in it as a template, and what is wrong with it."""
+
+    def reference(match: re.Match[str]) -> str:
+        if match.group(4):
+            return "$"
+        number = match.group(1) or match.group(2) or match.group(3)
+        following = match.string[match.end() : match.end() + 1]
+        return rf"\g<{number}>" if following.isdigit() or len(number) > 1 else rf"\{number}"
+
+    made = _REFERENCE.sub(reference, text.replace("\\", "\\\\"))
+    return made, template_trouble(expression, made)
+
+
+def refers(text: str) -> bool:
+    """Whether a result uses what the expression found."""
+    return _REFERENCE.search(text) is not None
+
+
+def _posix(text: str) -> str:
+    r"""POSIX extended to Python: bracket expressions, and GNU's `\<` and `\>`."""
+    out, at = [], 0
+    while at < len(text):
+        if text[at] == "\\" and at + 1 < len(text):
+            pair = text[at : at + 2]
+            out.append({r"\<": r"\b", r"\>": r"\b", "\\`": "^", r"\'": r"\Z"}.get(pair, pair))
+            at += 2
+        elif text[at] == "[":
+            end = _bracket_end(text, at)
+            out.append(_bracket(text[at + 1 : end]))
+            at = end + 1
+        else:
+            out.append(text[at])
+            at += 1
+    return "".join(out)
+
+
+def _bracket_end(text: str, at: int) -> int:
+    """Where a POSIX bracket expression ends: a first `]` is a member, `[:x:]` is whole."""
+    n = at + 1
+    n += text[n : n + 1] == "^"
+    n += text[n : n + 1] == "]"
+    while n < len(text) and text[n] != "]":
+        match = _CLASS.match(text, n)
+        n = match.end() if match else n + 1
+    return n
+
+
+def _bracket(inner: str) -> str:
+    negated = inner.startswith("^")
+    inner = inner[1:] if negated else inner
+    # a backslash is itself between POSIX brackets
+    pieces = _CLASS.split(inner)
+    out = ""
+    for number, piece in enumerate(pieces):
+        if number % 2:
+            out += _POSIX.get(piece.lower(), "")
+        else:
+            out += re.sub(r"([\[\]\\&~|])", r"\\\1", piece)
+    return f"[{'^' if negated else ''}{out}]"
+
+
+def _lowered(text: str) -> str:
+    r"""Literals in lower case; `\S` and the like keep their meaning."""
+    return re.sub(
+        r"\\.|\(\?P?<[^>]*>|[A-Z]",
+        lambda match: match.group() if len(match.group()) > 1 else match.group().lower(),
+        text,
+    )
+
+
+def _tightened(text: str) -> str:
+    """The same for addresses with one @, but such that matching cannot run away."""
+    tight = _REPEATED_DOT.sub(r"\1[^@]\2", text) if "@" in text else text
+    return (
+        tight if tight.startswith("^") or not tight.startswith(("([^@]", "[^@]")) else "^" + tight
+    )

@@ -1,0 +1,263 @@
+"""Postfix's lookup tables, read from the text that they are made of."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from relayd.migrate.maincf import logical_lines, readable, split
+
+TEXTS = ("hash", "btree", "lmdb", "cdb", "dbm", "sdbm", "texthash")
+"""Types whose name is the path of a text file (beside which the compiled one may stand)."""
+PATTERNS = ("regexp", "pcre")
+COMPILED = (".db", ".lmdb", ".cdb", ".dir")
+_TYPE = re.compile(r"(?:[a-z]+:)+(?!//)")
+_QUOTED = re.compile(r'("(?:[^"\\]|\\.)*"\S*)\s*(.*)', re.DOTALL)
+_FLAGS = re.compile(r"[A-Za-z]*\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class MapSpec:
+    """One `type:name`."""
+
+    type: str
+    name: str
+
+    @classmethod
+    def parse(cls, text: str, default: str = "hash") -> MapSpec:
+        """`proxy:` in front says only through whom Postfix asks."""
+        while text.startswith("proxy:"):
+            text = text.removeprefix("proxy:")
+        kind, colon, name = text.partition(":")
+        return cls(kind, name) if colon and kind.isalnum() else cls(default, text)
+
+    def __str__(self) -> str:
+        return f"{self.type}:{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class PostfixRow:
+    """A key and what stands behind it."""
+
+    key: str
+    value: str
+    line: int
+
+
+@dataclass(frozen=True, slots=True)
+class Expression:
+    """A regular expression as a pattern table writes it."""
+
+    text: str
+    flags: str
+    negated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PatternRow:
+    """An expression with the `if` blocks around it, and what stands behind it."""
+
+    expression: Expression
+    guards: tuple[Expression, ...]
+    value: str
+    line: int
+
+
+@dataclass
+class MapText:
+    """A table's text, taken apart; `trouble` says why there is none."""
+
+    spec: MapSpec
+    path: Path | None = None
+    rows: list[PostfixRow] = field(default_factory=list)
+    patterns: list[PatternRow] = field(default_factory=list)
+    trouble: str = ""
+    repeated: list[PostfixRow] = field(default_factory=list)  # Postfix keeps the first of a key
+    plain: bool = True  # the text is as relayd's own readers know it
+    continued: bool = False  # some entry goes on in an indented line
+
+    def __len__(self) -> int:
+        return len(self.rows) + len(self.patterns)
+
+    def where(self, line: int) -> str:
+        """`virtual:12`."""
+        return f"{self.path.name}:{line}" if self.path else str(self.spec)
+
+
+def maps(value: str, default: str = "hash") -> list[MapSpec]:
+    """The tables that a `..._maps` parameter names, in order."""
+    return [MapSpec.parse(word, default) for word in split(value)]
+
+
+def is_table(word: str) -> bool:
+    """Whether an item of a list of domains or networks is a table."""
+    return bool(_TYPE.match(word)) and not word.startswith("[")
+
+
+class PostfixTables:
+    """Finds and reads tables; each is read once."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._read: dict[tuple[MapSpec, bool], MapText] = {}
+        self.paths: list[Path] = []  # everything that was read
+
+    def read(self, spec: MapSpec, *, aliases: bool = False) -> MapText:
+        """The table; `aliases`: its text is written as in aliases(5)."""
+        known = self._read.get((spec, aliases))
+        if known is None:
+            known = self._read[spec, aliases] = self._text(spec, aliases)
+        return known
+
+    def locate(self, name: str) -> Path:
+        """A file that the configuration names. One of /etc/postfix is looked for in the folder."""
+        path = Path(name)
+        here = [self._folder / path] if not path.is_absolute() else []
+        if path.is_relative_to("/etc/postfix"):
+            here.append(self._folder / path.relative_to("/etc/postfix"))
+        here += [path, self._folder / path.name]
+        found = next((each for each in here if readable(each)), None)
+        return found or next((each for each in here if _compiled(each)), path)
+
+    def lines(self, name: str) -> list[str] | None:
+        """A list in a file, one or more items a line; None: it cannot be read."""
+        try:
+            text = self.locate(name).read_bytes().decode("utf-8", "surrogateescape")
+        except OSError:
+            return None
+        return [word for _, line in logical_lines(text) for word in split(line)]
+
+    def _text(self, spec: MapSpec, aliases: bool) -> MapText:
+        made = MapText(spec)
+        if spec.type == "static":
+            value = spec.name.strip("{} ") if spec.name.startswith("{") else spec.name
+            made.patterns = [PatternRow(Expression("", "", False), (), value, 0)]
+        elif spec.type == "inline":
+            made.rows = list(_inline(spec.name))
+        elif spec.type in (*TEXTS, *PATTERNS, "cidr"):
+            self._file(made, aliases)
+        else:
+            made.trouble = f"relayd has no access to {spec.type} tables"
+        return made
+
+    def _file(self, made: MapText, aliases: bool) -> None:
+        path = made.path = self.locate(made.spec.name)
+        try:
+            text = path.read_bytes().decode("utf-8")
+        except OSError as error:
+            made.trouble = f"cannot read {path}: {error.strerror or error}"
+            if _compiled(path):
+                made.trouble += (
+                    f"; only its compiled form is there: postmap -s {made.spec} > {path.name}"
+                )
+            return
+        except UnicodeDecodeError:
+            made.trouble = f"{path} is not UTF-8"
+            return
+        self.paths.append(path)
+        if made.spec.type in PATTERNS:
+            made.patterns = list(_patterns(text))
+        elif made.spec.type == "cidr":
+            made.patterns = list(_networks(text))
+        else:
+            rows = list(_alias_rows(text) if aliases else _rows(text))
+            _settle(made, rows)
+        made.plain = made.plain and "\r" not in text
+        made.continued = re.search(r"^[ \t]+[^\s#]", text, re.MULTILINE) is not None
+
+
+def _compiled(path: Path) -> bool:
+    """Whether a compiled table of this name is there."""
+    return any(path.with_name(path.name + end).exists() for end in COMPILED)
+
+
+def _settle(made: MapText, rows: list[PostfixRow]) -> None:
+    """Keep the first row of each key, as postmap(1) does."""
+    seen: set[str] = set()
+    for row in rows:
+        if row.key in seen:
+            made.repeated.append(row)
+        elif not row.value:
+            made.plain = False  # Postfix warns and goes on
+        else:
+            seen.add(row.key)
+            made.rows.append(row)
+
+
+def _rows(text: str) -> Iterator[PostfixRow]:
+    for line, logical in logical_lines(text):
+        if logical.startswith('"'):
+            match = _QUOTED.match(logical)
+            key, value = match.groups() if match else (logical, "")
+        else:
+            key, value = [*logical.split(None, 1), ""][:2]
+        yield PostfixRow(key.lower(), value.strip(), line)
+
+
+def _alias_rows(text: str) -> Iterator[PostfixRow]:
+    for line, logical in logical_lines(text):
+        if logical.startswith('"'):
+            match = re.match(r'"((?:[^"\\]|\\.)*)"\s*:(.*)', logical, re.DOTALL)
+            key, value = match.groups() if match else (logical, "")
+        else:
+            key, _, value = logical.partition(":")
+        yield PostfixRow(key.strip().lower(), re.sub(r"\s#.*", "", value).strip(), line)
+
+
+def _inline(name: str) -> Iterator[PostfixRow]:
+    body = name.strip()
+    body = body[1:-1] if body.startswith("{") and body.endswith("}") else body
+    for word in split(body):
+        inner = word[1:-1] if word.startswith("{") and word.endswith("}") else word
+        key, _, value = inner.partition("=")
+        yield PostfixRow(key.strip().lower(), value.strip(), 0)
+
+
+def _patterns(text: str) -> Iterator[PatternRow]:
+    """regexp_table(5) and pcre_table(5): `/re/flags value`, `!`, `if`, `endif`."""
+    guards: list[Expression] = []
+    for line, logical in logical_lines(text):
+        if logical.lower().startswith("endif"):
+            guards = guards[:-1]
+            continue
+        if re.match(r"if\b", logical, re.IGNORECASE):
+            expression, _ = _expression(logical[2:].strip())
+            guards.append(expression)
+            continue
+        expression, value = _expression(logical)
+        if value:
+            yield PatternRow(expression, tuple(guards), value, line)
+
+
+def _expression(text: str) -> tuple[Expression, str]:
+    """The expression between its delimiters, and what stands behind it."""
+    negated = text.startswith("!")
+    text = text[1:].lstrip() if negated else text
+    delimiter, at = text[:1], 1
+    while at < len(text) and text[at] != delimiter:
+        at += 2 if text[at] == "\\" else 1
+    pattern, rest = text[1:at], text[at + 1 :]
+    flags, _, value = rest.partition(" ") if not rest[:1].isspace() else ("", "", rest)
+    if not _FLAGS.match(flags):
+        flags, value = "", rest
+    if delimiter != "/":
+        pattern = pattern.replace("\\" + delimiter, delimiter)
+    return Expression(pattern.replace("\\/", "/"), flags, negated), value.strip()
+
+
+def _networks(text: str) -> Iterator[PatternRow]:
+    """cidr_table(5): the same shape, with networks in place of expressions."""
+    guards: list[Expression] = []
+    for line, logical in logical_lines(text):
+        words = logical.split(None, 1)
+        if words[0].lower() == "endif":
+            guards = guards[:-1]
+        elif words[0].lower() == "if":
+            net = words[1] if len(words) > 1 else ""
+            guards.append(Expression(net.lstrip("! "), "", net.startswith("!")))
+        elif len(words) == 2:
+            net = words[0]
+            expression = Expression(net.lstrip("!"), "", net.startswith("!"))
+            yield PatternRow(expression, tuple(guards), words[1].strip(), line)

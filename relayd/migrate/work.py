@@ -1,0 +1,137 @@
+"""What all translations share: the configuration, its tables, the report and the draft."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from relayd.mail.address import AddressError
+from relayd.migrate.domains import DomainReader, Names
+from relayd.migrate.draft import ConfigDraft, is_mailbox, pattern
+from relayd.migrate.expressions import carried
+from relayd.migrate.maincf import MainCf
+from relayd.migrate.mastercf import Service
+from relayd.migrate.report import ImportReport
+from relayd.migrate.tables import MapSpec, MapText, PatternRow, PostfixTables, maps
+from relayd.rules.lexer import string
+
+_TARGET = re.compile(r'\s*((?:"(?:[^"\\]|\\.)*"|[^",\s])+)(?:[,\s]+|\Z)')
+
+
+@dataclass
+class Work:
+    """One import on its way."""
+
+    main: MainCf
+    services: Sequence[Service]
+    shelf: PostfixTables
+    report: ImportReport
+    draft: ConfigDraft
+    interfaces: Sequence[str] = ()  # this machine's addresses, loopback included
+    users: Sequence[str] | None = None  # this machine's, where the configuration is its own
+    local: Names = field(default_factory=lambda: Names("local-domains"))
+    virtual: Names = field(default_factory=lambda: Names("virtual-domains"))
+    mailbox: Names = field(default_factory=lambda: Names("mailbox-domains"))
+    relay: Names = field(default_factory=lambda: Names("relay-domains"))
+    trusted: Names = field(default_factory=lambda: Names("mynetworks"))
+    incomplete: set[str] = field(default_factory=set)  # parameters with a table we cannot read
+    listed: list[str] = field(default_factory=list)  # operands: who has an entry in a map
+
+    @property
+    def reader(self) -> DomainReader:
+        """Reads lists of domains and networks."""
+        return DomainReader(self.main, self.shelf, self.report)
+
+    @property
+    def bare_domains(self) -> list[str]:
+        """Where a key without a domain counts: $myorigin and the local domains."""
+        names = [self.main.myorigin.lower(), *self.local.entries]
+        return [name for name in dict.fromkeys(names) if not name.startswith(".")]
+
+    def classes(self) -> list[Names]:
+        """The destinations that Postfix takes mail for."""
+        return [each for each in (self.local, self.virtual, self.mailbox, self.relay) if each]
+
+    def tables(self, setting: str, *, aliases: bool = False) -> list[MapText]:
+        """The readable tables of a `..._maps` parameter; the others are reported."""
+        found = []
+        for spec in maps(self.main[setting], self.main["default_database_type"]):
+            table = self.shelf.read(spec, aliases=aliases and spec.type not in ("static", "inline"))
+            if table.trouble:
+                self.incomplete.add(setting)
+                self.report.lost(
+                    setting,
+                    f"{spec}: {table.trouble}. Its entries are missing: put them in a text file"
+                    " and import again, or use a table of kind sqlite",
+                    f"map:{spec}",
+                )
+            else:
+                found.append(table)
+                for row in table.repeated:
+                    self.report.note(
+                        f"{table.where(row.line)}: {row.key} has an entry already; Postfix and"
+                        " relayd keep the first"
+                    )
+        return found
+
+    def complete(self, address: str) -> str:
+        """The address as Postfix completes it: with $myorigin, perhaps with $mydomain."""
+        if "@" not in address:
+            return f"{address}@{self.main.myorigin}" if address else address
+        local, _, domain = address.rpartition("@")
+        if "." not in domain and domain and self.main.yes("append_dot_mydomain"):
+            return f"{local}@{domain}.{self.main['mydomain']}"
+        return address
+
+    def targets(self, value: str) -> tuple[list[str], list[str]]:
+        """The addresses of a map's value, completed; and what is none."""
+        good: list[str] = []
+        bad: list[str] = []
+        for word in _TARGET.findall(value) if value else []:
+            text = word.strip("<>")
+            whole = text if text.startswith("@") else self.complete(text)
+            try:
+                pattern(whole)
+            except AddressError:
+                bad.append(word)
+            else:
+                (bad if whole.endswith("@") else good).append(
+                    word if whole.endswith("@") else whole
+                )
+        return good, bad
+
+    def refuse_later(self, key: str) -> None:
+        """Mail for an entry that could not be translated is to wait, not to be bounced."""
+        keys = [key] if "@" in key else [f"{key}@{domain}" for domain in self.bare_domains]
+        for each in keys:
+            if each.startswith("@") or is_mailbox(each):
+                self.draft.later[each] = None
+
+    def condition(self, row: PatternRow, spec: MapSpec, kind: str) -> tuple[str, list[str]] | str:
+        """A pattern row as an operand and the conditions of `when`; a text: why there is none."""
+        tests = []
+        for guard in row.guards:
+            found = carried(guard, spec.type)
+            if found.why:
+                return f"if /{guard.text}/: {found.why}"
+            tests.append(f"{'not ' if guard.negated else ''}{kind} regex {string(found.text)}")
+        if not row.expression.text:
+            return "any", tests
+        found = carried(row.expression, spec.type)
+        if found.why:
+            return f"/{row.expression.text}/: {found.why}"
+        text = f"regex {string(found.text)}"
+        if row.expression.negated:
+            return "any", [f"not {kind} {text}", *tests]
+        return text, tests
+
+
+def expression_of(operand: str) -> str:
+    """The expression inside an operand; empty for `any`."""
+    return operand.removeprefix('regex "')[:-1].replace('\\"', '"') if operand != "any" else ""
+
+
+def when(tests: Sequence[str]) -> str:
+    """` when a and b`, or nothing."""
+    return f" when {' and '.join(tests)}" if tests else ""

@@ -1,0 +1,1 @@
+"""What relayd does to Twisted: the lean reactor, writes, coroutines, the pipe to a worker."""

@@ -1,0 +1,440 @@
+"""Decides which lane's next delivery starts when, and when the spool's table is looked into.
+
+Theory of operation. A lane that may have something to do stands in a line (`_line`, once); `pump`
+serves the line while there are free slots, one delivery per turn, so that lanes share the slots
+evenly. Two things make a lane wait elsewhere: too many looks at the table at a time, and, for
+destinations that may not answer, too many of their kind at a time (`Share`): neither dead nor
+silent ones can take all slots, and who is new or works does not wait behind them.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.python.failure import Failure
+
+from relayd.mail.delivery import Delivery
+from relayd.mail.log import MailLog
+from relayd.reactor.coroutine import log_bug, spawn
+from relayd.relay.limits import RelayLimits
+from relayd.relay.retrypolicy import speaks_against_destination
+from relayd.relay.settling import QueueStore, Settling
+from relayd.spool.queue import Lane, Queue, Standing
+
+_TICK = 60.0  # seconds between two looks at the wall clock, which may jump
+_STEP = 1000  # lanes taken up per reactor turn
+_SOON = 0.2  # seconds in which several changes by the operator become one
+_AGAIN = 1.0  # seconds until an unreadable table is tried again
+_REVIEW = 900.0  # seconds: should a lane ever be forgotten, it is not for longer than that
+_MOST_PROVEN = 10_000  # destinations to remember when there is no mail for them
+
+
+class Share:
+    """The slots that lanes of one kind may hold together, and who waits for one of them."""
+
+    __slots__ = ("in_flight", "more", "waiting")
+
+    def __init__(self) -> None:
+        self.in_flight = 0
+        self.more = 0  # than usual, while things go well
+        self.waiting: deque[Lane] = deque()
+
+
+Shares = Sequence[Share]
+
+
+class Scheduler:
+    """Who is next. `start` begins a delivery; `landed` is called when its outcome is there."""
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        shelf: QueueStore,
+        queue: Queue,
+        settling: Settling,
+        log: MailLog,
+        *,
+        limits: RelayLimits,
+        now: Callable[[], float],
+        start: Callable[[Lane, Delivery, Shares], None],
+        longest: Callable[[], float],
+    ) -> None:
+        self.limits = limits
+        self.in_flight = 0
+        self._clock = clock
+        self._shelf = shelf
+        self._queue = queue
+        self._settling = settling
+        self._log = log
+        self._now = now
+        self._start = start
+        self._longest = longest  # seconds that a recipient may have to wait for its next attempt
+        self._line: deque[Lane] = deque()
+        self._to_look: deque[Lane] = deque()
+        self._next_hops_down = Share()
+        self._domains = Share()  # all that goes to domains, the next two as well
+        self._domains_down = Share()
+        self._domains_new = Share()
+        self._all_shares = (
+            *(self._domains, self._domains_new),
+            *(self._domains_down, self._next_hops_down),
+        )
+        self._proven: dict[str, float] = {}  # domains that have taken mail, and when
+        self._looks = 0
+        self._running = False
+        self._pumping = False
+        self._timer: IDelayedCall | None = None
+        self._soon: IDelayedCall | None = None
+        self._ticked_at = now()
+        self._review_at = 0.0
+
+    def open(self) -> None:
+        """Begin; what waits in the table is taken up by and by."""
+        self._running = True
+        self._tick()
+        self.pump()
+
+    def close(self) -> None:
+        """Start nothing more."""
+        self._running = False
+        for call in (self._timer, self._soon):
+            if call is not None and call.active():
+                call.cancel()
+
+    def slots(self, lane: Lane) -> int:
+        """How many more deliveries may start now, if they are for this lane."""
+        slots = self.limits.deliveries - self.in_flight
+        for share in self._shares(lane):
+            slots = min(slots, self._most(share) - share.in_flight)
+        return max(slots, 0)
+
+    def lane(self, destination: str) -> Lane:
+        """The lane of a destination."""
+        lane = self._queue.lanes.get(destination)
+        if lane is None:
+            lane = self._queue.lane(destination, self.limits.opening)
+            lane.proved_at = self._proven.get(destination, 0.0)
+        return lane
+
+    def proved(self, lane: Lane, now: float) -> None:
+        """It took a message: what works is not held up by what may not."""
+        if lane.direct and not lane.proved_at:
+            self._proven[lane.destination] = now
+            new = self._domains_new
+            new.more = min(new.more + 1, self.limits.share)
+            if len(self._proven) > _MOST_PROVEN:
+                del self._proven[next(iter(self._proven))]
+        lane.proved_at = now
+
+    def failed(self, lane: Lane) -> None:
+        """It is down: it has to prove itself again."""
+        lane.proved_at = 0.0
+        if lane.direct:
+            self._proven.pop(lane.destination, None)
+            self._domains_new.more //= 2
+
+    # shares
+
+    def _shares(self, lane: Lane) -> Shares:
+        """Of which shares a delivery of this lane takes a slot."""
+        probing = lane.standing is Standing.PROBING
+        if not lane.direct:
+            return (self._next_hops_down,) if probing else ()
+        if probing:
+            return self._domains_down, self._domains
+        return (self._domains,) if lane.proved_at else (self._domains_new, self._domains)
+
+    def _most(self, share: Share) -> int:
+        return self.limits.direct if share is self._domains else self.limits.share + share.more
+
+    def _free(self, share: Share) -> bool:
+        return share.in_flight < self._most(share)
+
+    def _crowded(self, shares: Shares) -> bool:
+        """Half is taken: from here on those who have proved nothing have one slot each."""
+        return 2 * self.in_flight >= self.limits.deliveries or any(
+            2 * share.in_flight >= self._most(share) for share in shares
+        )
+
+    # the lines
+
+    def line_up(self, lane: Lane) -> None:
+        """There may be something to do for this lane; `pump` will see."""
+        if not lane.waits:
+            lane.waits = True
+            self._line.append(lane)
+
+    def pump(self) -> None:
+        """Start what can be started."""
+        if self._pumping or not self._running:
+            return
+        self._pumping = True
+        try:
+            while self.in_flight < self.limits.deliveries and not self._settling.stalled:
+                lane = self._next()
+                if lane is None:
+                    return
+                self._serve(lane)
+        finally:
+            self._pumping = False
+
+    def landed(self, lane: Lane, shares: Shares) -> None:
+        """A delivery is not in flight any more."""
+        lane.in_flight -= 1
+        self.in_flight -= 1
+        for share in shares:
+            share.in_flight -= 1
+            self._call_up(share.waiting)
+
+    def retry(self, destinations: Iterable[str] | None) -> None:
+        """Look at the table again; a lane that is down probes now. None: all lanes."""
+        names = list(self._queue.lanes) if destinations is None else destinations
+        for name in names:
+            lane = self.lane(name)
+            lane.more = True
+            lane.probe_at = 0.0
+            if lane.pace is not None:
+                lane.pace.reopened()
+            self.line_up(lane)
+        self.pump()
+
+    def _next(self) -> Lane | None:
+        line = self._line
+        if not line:
+            found = self._elsewhere()
+            if found is None:
+                return None
+            line = found
+        lane = line.popleft()
+        lane.waits = False
+        return lane
+
+    def _elsewhere(self) -> deque[Lane] | None:
+        """Who waits for something else that is free now."""
+        if self._looks >= self.limits.looks:
+            return None
+        if self._to_look:
+            return self._to_look
+        for share in self._all_shares:
+            if share.waiting and self._free(share):
+                return share.waiting
+        return None
+
+    def _call_up(self, others: deque[Lane]) -> None:
+        """The first of those who wait elsewhere may stand in line again."""
+        if others:
+            lane = others.popleft()
+            lane.waits = False
+            self.line_up(lane)
+
+    def _serve(self, lane: Lane) -> None:
+        """At most one delivery of this lane, and a look at the table when it runs low."""
+        if lane.standing is Standing.DOWN:
+            if self._now() < lane.probe_at:
+                self.arm(lane)
+                return
+            lane.standing = Standing.PROBING
+            lane.epoch += 1
+            lane.more = True
+        if lane.standing is Standing.PROBING and lane.held > lane.loaded:
+            return  # something is in flight or being recorded, and comes back here
+        shares = self._shares(lane)
+        for share in shares:
+            if not self._free(share):
+                self._stand_by(lane, share)
+                return
+        if lane.in_flight < lane.capacity:
+            if lane.in_flight and not lane.proved_at and self._crowded(shares):
+                return  # what is in flight comes back here
+            pace = lane.pace
+            if pace is not None and lane.standing is Standing.OPEN:
+                now = self._now()
+                if pace.waits(now):
+                    self._wake(lane, pace.resume_at)
+                    return
+                if lane.loaded:
+                    pace.started(now)
+            delivery = self._queue.take(lane)
+            if delivery is not None:
+                self.in_flight += 1
+                for share in shares:
+                    share.in_flight += 1
+                self._start(lane, delivery, shares)
+                if lane.loaded and lane.in_flight < lane.capacity:
+                    self.line_up(lane)
+        self._maybe_look(lane)
+
+    def _stand_by(self, lane: Lane, share: Share) -> None:
+        """Wait for a slot of the share: who is loaded already first, if there is memory for it."""
+        if lane.waits:
+            return
+        lane.waits = True
+        if lane.loaded and not self._queue.roomy:
+            self._queue.unload(lane)
+        if lane.loaded and not lane.in_flight:
+            share.waiting.appendleft(lane)
+        else:
+            share.waiting.append(lane)
+
+    # looks at the table
+
+    def _maybe_look(self, lane: Lane) -> None:
+        if lane.gone is not None:
+            return
+        if not lane.more:
+            self.arm(lane)
+            return
+        if lane.standing is Standing.OPEN:
+            if lane.loaded >= lane.window:
+                return
+        elif lane.held:
+            return
+        if self._looks >= self.limits.looks:
+            if not lane.waits:
+                lane.waits = True
+                if lane.direct:
+                    self._to_look.append(lane)
+                else:
+                    self._to_look.appendleft(lane)
+            return
+        asked = self._queue.begin_look(lane, self.slots(lane))
+        if asked:
+            self._looks += 1
+            self.spawn(self._look(lane, asked))
+        elif not lane.held:
+            self.line_up(lane)  # a slot has to come free first
+
+    async def _look(self, lane: Lane, asked: int) -> None:
+        now = self._now()
+        try:
+            found = await self._shelf.due(lane.destination, now, asked, longest=self._longest())
+        except Exception as error:
+            self._queue.abandon_look(lane)
+            self._unreadable(error, self._again, lane)
+            return
+        finally:
+            self._looks -= 1
+            self._call_up(self._to_look)
+        complete = self._queue.end_look(lane, found, asked, self.slots(lane))
+        self._remember_trouble(lane)
+        if lane.loaded or not lane.held:
+            self.line_up(lane)
+        self.pump()
+        if complete:
+            await self._next_due(lane.destination, now)
+
+    async def _next_due(self, destination: str, after: float) -> None:
+        """All that is due is in memory: when does the rest follow?"""
+        try:
+            earliest = await self._shelf.earliest(destination, after)
+        except Exception:
+            earliest = after + _TICK
+        if earliest is not None:
+            self.due_at(self.lane(destination), earliest)
+
+    def _again(self, lane: Lane) -> None:
+        self.line_up(lane)
+        self.pump()
+
+    def _unreadable(self, error: Exception, again: Callable[..., None], *args: object) -> None:
+        self._log.trouble("queue not readable", why=str(error))
+        if self._running:
+            self._clock.callLater(_AGAIN, again, *args)
+
+    def _remember_trouble(self, lane: Lane) -> None:
+        """After a restart the records know that the destination was down: one message probes."""
+        head = lane.head
+        if head is None or lane.epoch or lane.proved_at or lane.standing is not Standing.OPEN:
+            return
+        last = head.records[0].last
+        if last is not None and speaks_against_destination(last):
+            lane.standing = Standing.PROBING
+            lane.failures = head.records[0].attempts
+            lane.trouble = last
+
+    # time
+
+    def due_at(self, lane: Lane, when: float) -> None:
+        """Something of the lane in the table falls due then."""
+        self._queue.due_at(lane, when)
+        self._set_timer()
+
+    def arm(self, lane: Lane) -> None:
+        """The lane's next time has changed."""
+        if self._queue.arm(lane):
+            self._set_timer()
+
+    def _wake(self, lane: Lane, when: float) -> None:
+        """The lane goes on then."""
+        if self._queue.wake(lane, when):
+            self._set_timer()
+
+    def _set_timer(self) -> None:
+        """One timer for all lanes."""
+        timer = self._timer
+        if timer is None or not timer.active():
+            return
+        delay = max(self._queue.next_alarm() - self._now(), 0.0)
+        if self._clock.seconds() + delay < timer.getTime():
+            timer.reset(delay)
+
+    def _tick(self) -> None:
+        """Wake the lanes whose time has come; at most a thousand, then others have their turn."""
+        now = self._now()
+        if now < self._ticked_at - _TICK:  # the wall clock was set back: no time is right any more
+            self.retry(None)
+            self._review_at = 0.0
+        self._ticked_at = now
+        if now >= self._review_at:
+            self._review_at = now + _REVIEW
+            self.spawn(self._take_up(retry=False))
+        lanes = self._queue.ripe(now, _STEP)
+        for lane in lanes:
+            self.line_up(lane)
+        delay = _TICK
+        if len(lanes) == _STEP:
+            delay = 0.0
+        elif not lanes:
+            self._queue.prune(now)
+        delay = min(delay, max(self._queue.next_alarm() - now, 0.0))
+        self._timer = self._clock.callLater(delay, self._tick)
+        self.pump()
+
+    # what waits in the table
+
+    def take_up_soon(self) -> None:
+        """The operator has put something back or made it due: find out what."""
+        if self._running and (self._soon is None or not self._soon.active()):
+            self._soon = self._clock.callLater(_SOON, lambda: self.spawn(self._take_up(retry=True)))
+
+    async def _take_up(self, *, retry: bool) -> None:
+        """The lanes of all that waits, some at a time. `retry`: those that are down probe now."""
+        try:
+            waiting = await self._shelf.destinations()
+        except Exception as error:
+            self._unreadable(error, lambda: self.spawn(self._take_up(retry=retry)))
+            return
+        now = self._now()
+        for start in range(0, len(waiting), _STEP):
+            for destination, earliest in waiting[start : start + _STEP]:
+                if earliest > now + self._longest():
+                    earliest = now  # the clock was set back since that was written
+                if retry and earliest <= now:
+                    self.retry([destination])
+                else:
+                    self._queue.due_at(self.lane(destination), earliest)
+            self._set_timer()
+            turn: Deferred[None] = Deferred()
+            self._clock.callLater(0, turn.callback, None)
+            await turn
+
+    def spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Run it; an error in it is a bug, and logged as such."""
+        spawn(coroutine, self._broken)
+
+    def _broken(self, failure: Failure) -> None:
+        log_bug(self._log, "bug", failure)

@@ -1,0 +1,39 @@
+"""The first domain that is ours, for mail that names none: `RCPT TO:<Postmaster>`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+from relayd.rules.check import conditions_of
+from relayd.rules.model import AdmissionRule, Operand
+from relayd.rules.pattern import Domain, Exact, InTable
+from relayd.rules.table import ListTable, MapTable, Table
+
+
+def home_of(rules: Iterable[AdmissionRule], tables: Mapping[str, Table]) -> str:
+    """The first domain that an `accept to` takes mail for from everybody; empty: there is none."""
+    for rule in rules:
+        tests = conditions_of(rule)
+        if rule.verb == "accept" and all(each.kind == "to" and not each.negated for each in tests):
+            for operand in (one for each in tests for one in each.operands):
+                for domain in _domains(operand, tables):
+                    return domain
+    return ""
+
+
+def _domains(operand: Operand, tables: Mapping[str, Table]) -> Iterator[str]:
+    if isinstance(operand, Domain):
+        yield operand.domain
+    elif isinstance(operand, Exact):
+        yield operand.mailbox.domain
+    elif isinstance(operand, InTable):
+        table = tables.get(operand.name)
+        probes: Iterable[str] = ()
+        if isinstance(table, ListTable):
+            probes = table.probes
+        elif isinstance(table, MapTable):
+            probes = (*(f"@{domain}" for domain in table.domains), *table.entries)
+        for probe in probes:
+            domain = probe.rpartition("@")[2]
+            if domain and not domain.startswith("."):
+                yield domain

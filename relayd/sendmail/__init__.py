@@ -1,0 +1,1 @@
+"""The sendmail command, and the writing side of the drop folder."""

@@ -1,0 +1,1 @@
+"""Processes and wiring: from the command line to the running service."""

@@ -1,0 +1,376 @@
+"""`twistd relayd`: from the command line to the running service, built top to bottom."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import resource
+import signal
+import socket
+import sys
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NoReturn
+
+from twisted.application.service import IService, MultiService, Service
+from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.internet.interfaces import IListeningPort
+from twisted.internet.protocol import Factory
+from twisted.logger import ILogObserver, textFileLogObserver
+from twisted.python import usage
+from twisted.python.components import Componentized
+
+from relayd import __version__
+from relayd.config import ConfigErrors, Settings, embedded, load
+from relayd.intake.listener import ListenAddress, listening_socket
+from relayd.mail.log import MailLog
+from relayd.ops.commands import OperatorCommands
+from relayd.ops.control import ControlError, ControlFactory, listen
+from relayd.ops.forward import ForwardedCommands
+from relayd.ops.maillog import LineLog
+from relayd.ops.oauthdesk import OauthDesk
+from relayd.ops.output import Output, TextLines, journal_reads_us
+from relayd.ops.systemd import Notices
+from relayd.reactor.lean import own_reactor
+from relayd.reactor.workerpipe import Reactor
+from relayd.relay.enrolment import Enrolment
+from relayd.service.activation import AT_START, Handed, handed_over, place_of, unwanted
+from relayd.service.configthread import aside
+from relayd.service.configuration import Configuration
+from relayd.service.gateway import Gateway, enquiry_of, keeper_of, resolver_of, web_of
+from relayd.service.supervisor import Orders, Supervisor
+from relayd.service.watch import ConfigurationWatch
+from relayd.spool.disk.lock import Lock
+from relayd.spool.errors import SpoolError, SpoolLocked
+
+
+class Options(usage.Options):
+    """The command line of `twistd relayd`."""
+
+    synopsis = "[--config FILE]"
+    longdesc = (
+        "A mail forwarder and relay. Without a configuration it listens on 127.0.0.1:2525, keeps "
+        "its spool below the working folder, and is good for a first look only."
+    )
+    optParameters = [  # noqa: RUF012 - twisted.python.usage reads it as it is
+        ["config", "c", None, "the configuration file, e.g. /etc/relayd/relayd.conf"]
+    ]
+
+    def opt_version(self) -> NoReturn:
+        """Print relayd's version and exit."""
+        sys.stdout.write(f"relayd {__version__}\n")
+        raise SystemExit(0)
+
+
+def makeService(options: Options) -> IService:
+    """The whole of relayd as one service. A bad configuration ends the process with status 1."""
+    reactor = own_reactor()
+    prepare_process(reactor)
+    handed = handed_over(AT_START, os.getpid())
+    reread = partial(load, Path(options["config"])) if options["config"] else _embedded
+    try:
+        settings = reread()
+    except ConfigErrors as errors:
+        _refuse(str(errors))
+    return Relayd(reactor, settings, reread, Output(_log_file(options)), handed)
+
+
+def prepare_process(reactor: Reactor) -> None:
+    """What every process of ours does first."""
+    Factory.noisy = False  # Twisted would log that it speaks to our own workers, each time
+    reactor.seconds = time.monotonic  # Twisted's timers would follow jumps of the wall clock
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def read_settings(config: str) -> Settings:
+    """The settings in this file, or the embedded default; raises ConfigErrors."""
+    return load(Path(config)) if config else _embedded()
+
+
+def mail_log(reactor: Reactor, output: Output) -> LineLog:
+    """The mail log, on standard output or in a file; its last lines are written at our end."""
+    log = LineLog(
+        output.write,
+        clock=time.time,
+        later=partial(reactor.callLater, 0),
+        journal=output.path is None and journal_reads_us(),
+    )
+    output.told = log.dropped
+    atexit.register(output.finish)
+    return log
+
+
+def _log_file(options: Options) -> Path | None:
+    """Where twistd's own log goes; None: standard output."""
+    twistd = getattr(options, "parent", None) or {}
+    name = twistd.get("logfile")
+    if name is None and not twistd.get("nodaemon", True):
+        name = "twistd.log"
+    return None if name in (None, "-") else Path(name).absolute()
+
+
+def _embedded() -> Settings:
+    return embedded(Path.cwd())
+
+
+def _refuse(why: str) -> NoReturn:
+    """Do not start."""
+    sys.stderr.write(why.rstrip("\n") + "\n")
+    sys.stderr.flush()
+    raise SystemExit(1)
+
+
+def shards_of(spool: Path, number: int, workers: int) -> tuple[int, ...]:
+    """The shards of this worker: its own, and those left by workers that are no more."""
+    found = sorted(
+        int(folder.name.removeprefix("shard-"))
+        for folder in spool.glob("shard-*")
+        if folder.name.removeprefix("shard-").isdigit() and folder.is_dir()
+    )
+    return (number, *(each for each in found if each >= workers and each % workers == number))
+
+
+class Relayd(MultiService):
+    """The process that twistd runs: the gateway itself, or the master of several workers."""
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        settings: Settings,
+        reread: Callable[[], Settings],
+        output: Output,
+        handed: Sequence[Handed] = (),
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # Twisted's own
+        self._reactor = reactor
+        self._output = output
+        log = mail_log(reactor, output)
+        self._log = log
+        self._settings = settings
+        self._handed = handed
+        places = [place_of(each.address, each.port) for each in settings.listeners]
+        for name, place in unwanted(handed, places):
+            log.trouble("no listener for a socket of systemd's", name=name, address=place)
+        self._configuration = Configuration(settings, aside(reactor, reread), log)
+        self._configuration.warn()
+        self._notices = Notices(os.environ, reactor.callLater)
+        self._watch = ConfigurationWatch(
+            reactor, lambda: self._configuration.settings, self._reload_it, log
+        )
+        self._lock = Lock(settings.spool / "lock")
+        self._control: IListeningPort | None = None
+        self._commands: OperatorCommands | ForwardedCommands
+        self._mover: Service
+        if settings.workers == 1:
+            self._reload: Callable[[], Awaitable[str]] = self._configuration.reload
+            self._alone()
+        else:
+            self._reload = self._reload_all
+            self._with_workers()
+        self._mover.setServiceParent(self)
+
+    def _alone(self) -> None:
+        settings = self._settings
+        gateway = Gateway(
+            self._reactor,
+            self._configuration,
+            self._log,
+            shards=shards_of(settings.spool, 0, 1),
+            sockets=self._open_alone() if self._handed else (),
+        )
+        self._mover = gateway
+        self._commands = commands_of(gateway, self._configuration, self._log, self._oauth())
+
+    def _with_workers(self) -> None:
+        settings = self._settings
+        orders = [
+            Orders(
+                config=str(settings.path.absolute()) if settings.path else "",
+                number=number,
+                workers=settings.workers,
+                shards=shards_of(settings.spool, number, settings.workers),
+                listeners=tuple((each.address, each.port) for each in settings.listeners),
+                control=str(settings.spool / f"shard-{number}" / "control"),
+                log=str(self._output.path or ""),
+            )
+            for number in range(settings.workers)
+        ]
+        sockets = partial(_sockets, settings, self._handed)
+        supervisor = Supervisor(self._reactor, self._log, orders, sockets)
+        self._mover = supervisor
+        resolver = resolver_of(self._reactor, settings)
+        enquiry = enquiry_of(self._reactor, self._configuration, self._log, resolver)
+        started = time.time()
+        self._commands = ForwardedCommands(
+            self._reactor,
+            supervisor.controls,
+            about=lambda: {**about(self._configuration, started), **supervisor.figures()},
+            explain=enquiry.explain,
+            check=self._configuration.check,
+            reload=self._reload_all,
+            restart=supervisor.restart,
+            log=self._log,
+            oauth=self._oauth(),
+            warnings=self._configuration.warnings,
+        )
+
+    def _oauth(self) -> OauthDesk:
+        """Enrolment is one process's business, of several that of the master."""
+        resolver = resolver_of(self._reactor, self._settings)
+        keeper = keeper_of(self._reactor, self._settings, resolver)
+
+        def reloaded(fresh: Settings) -> None:
+            keeper.web = web_of(self._reactor, fresh, resolver)
+
+        self._configuration.on_change(reloaded)
+        return OauthDesk(Enrolment(keeper), lambda: self._configuration.settings, self._log)
+
+    def _open_alone(self) -> Sequence[socket.socket]:
+        try:
+            return _sockets(self._settings, self._handed)
+        except OSError as error:
+            _refuse(f"relayd: {error.strerror or error}")
+
+    async def _reload_all(self) -> str:
+        """Ours first: a bad configuration never reaches the workers."""
+        assert isinstance(self._commands, ForwardedCommands)
+        return await self._configuration.reload() or await self._commands.reload_workers()
+
+    def setServiceParent(self, parent: object) -> None:
+        """Into twistd's application, whose own log lines then go the way of ours.
+
+        Twisted would write them itself, and wait for whoever does not read them.
+        """
+        if isinstance(parent, Componentized):
+            file: Any = TextLines(self._output)
+            observer = textFileLogObserver(file)
+            parent.setComponent(ILogObserver, observer)  # type: ignore[no-untyped-call]  # Twisted's own
+        super().setServiceParent(parent)  # type: ignore[no-untyped-call]  # Twisted's own
+
+    def privilegedStartService(self) -> None:
+        """Open the sockets. What cannot be had ends the process with status 1."""
+        try:
+            super().privilegedStartService()  # type: ignore[no-untyped-call]  # Twisted's own
+        except OSError as error:
+            _refuse(f"relayd: {error.strerror or error}{self._held()}")
+
+    def _held(self) -> str:
+        """Who has the spool, if that is why we cannot have the sockets; empty if nobody has."""
+        try:
+            if self._lock.path.exists():
+                self._lock.acquire()
+                self._lock.release()
+        except SpoolLocked as error:
+            return f" ({error})"
+        except SpoolError:
+            pass
+        return ""
+
+    def startService(self) -> None:
+        """Take the spool, start what moves mail, and listen to the operator."""
+        self._output.start()  # not before: twistd has forked since we were made
+        # twistd ends by the signal that it got, and so without what Python does at exit
+        self._reactor.addSystemEventTrigger("after", "shutdown", self._output.finish)
+        spool = self._settings.spool
+        try:
+            spool.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock.acquire()
+            super().startService()  # type: ignore[no-untyped-call]  # Twisted's own
+            factory = ControlFactory(self._reactor, self._commands, self._log)
+            self._control = listen(self._reactor, self._settings.control, factory)
+        except SpoolError as error:
+            _refuse(f"relayd: {error}")
+        except ControlError as error:
+            _refuse(f"relayd: {error}")
+        except OSError as error:
+            _refuse(f"relayd: {spool}: {error.strerror or error}")
+        signal.signal(signal.SIGHUP, self._hang_up)
+        self._watch.start()
+        self._notices.ready("serving")
+
+    def stopService(self) -> Deferred[None]:
+        """Everything ends in good order; fires when it has."""
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        self._notices.stopping()
+        self._watch.stop()
+        if self._control is not None:
+            stopped = self._control.stopListening()
+            if isinstance(stopped, Deferred):
+                await stopped
+        await super().stopService()  # type: ignore[no-untyped-call]  # Twisted's own
+        self._lock.release()
+        self._log.flush()
+
+    def _hang_up(self, *_: object) -> None:
+        """SIGHUP: read the configuration again, and open the log anew, which may be rotated.
+
+        Twisted itself would die of it.
+        """
+        self._reactor.callFromThread(self._reload_now)
+
+    def _reopen(self) -> None:
+        self._log.flush()
+        try:
+            self._output.reopen()
+        except OSError as error:
+            self._log.trouble("log file", why=str(error))
+
+    def _reload_it(self) -> Awaitable[str]:
+        return self._reload()
+
+    def _reload_now(self) -> None:
+        self._reopen()
+        self._notices.reloading()
+        reloaded: Deferred[str] = ensureDeferred(self._reload())  # type: ignore[arg-type]
+        reloaded.addErrback(lambda why: self._log.trouble("reload", why=why.getErrorMessage()))
+        reloaded.addBoth(lambda _: self._notices.ready("serving"))
+
+
+def commands_of(
+    gateway: Gateway, configuration: Configuration, log: MailLog, oauth: OauthDesk | None = None
+) -> OperatorCommands:
+    """What operators can ask of one process that moves mail."""
+    started = time.time()
+    return OperatorCommands(
+        gateway.backends(),
+        about=lambda: about(configuration, started),
+        explain=gateway.explain,
+        check=configuration.check,
+        reload=configuration.reload,
+        log=log,
+        oauth=oauth,
+        warnings=configuration.warnings,
+    )
+
+
+def about(configuration: Configuration, started: float) -> dict[str, object]:
+    """What `relayctl status` tells of the process."""
+    settings = configuration.settings
+    return {
+        "version": __version__,
+        "pid": os.getpid(),
+        "hostname": settings.hostname,
+        "started": started,
+        "config": str(settings.path or "(embedded default)"),
+        "rules": settings.ruleset.hash,
+        "workers": settings.workers,
+        "restart": configuration.restart,
+        "warnings": [each.headline for each in settings.warnings],
+    }
+
+
+def _sockets(settings: Settings, handed: Sequence[Handed] = ()) -> Sequence[socket.socket]:
+    """A listening socket for each listener, perhaps one of systemd's; raises OSError."""
+    ready = {each.place: each.listening for each in handed}
+    opened = []
+    for listener in settings.listeners:
+        address = ListenAddress(listener.address, listener.port)
+        found = ready.get(place_of(listener.address, listener.port))
+        opened.append(listening_socket(address) if found is None else found.dup())
+    return opened

@@ -1,0 +1,151 @@
+"""The configuration in force: replaced whole by a good one, kept when the new one is bad."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+from twisted.internet.defer import Deferred
+
+from relayd.config import ConfigErrors, Settings
+from relayd.mail.address import Mailbox
+from relayd.mail.envelope import Recipient
+from relayd.mail.log import MailLog
+from relayd.mail.outcome import Outcome
+from relayd.ops.explain import explain
+from relayd.relay.protection import Protection
+from relayd.relay.resolve import Directory
+from relayd.relay.route import route
+from relayd.relay.tlsview import tls_lines
+
+# read once, at the start: their attribute and their word in the file
+_FIXED = {
+    "hostname": "hostname",
+    "spool": "spool",
+    "control": "control",
+    "workers": "workers",
+    "listeners": "listen",
+    "resolver": "resolver",
+    "relay_port": "relay-port",
+}
+
+
+class Configuration:
+    """The settings in force. `reread` reads them from disk again; it raises ConfigErrors.
+
+    Only reading takes long, and only it is done off the reactor's thread: what is read is swapped
+    in between two events, so no session ever sees half of it.
+    """
+
+    def __init__(
+        self, settings: Settings, reread: Callable[[], Awaitable[Settings]], log: MailLog
+    ) -> None:
+        self.settings = settings
+        self._fixed = {name: getattr(settings, name) for name in _FIXED}
+        self._reread = reread
+        self._log = log
+        self._read = settings  # the last good ones, in force or only checked
+        self._changed: list[Callable[[Settings], None]] = []
+        self._asked: list[Deferred[str]] = []
+        self._reloading = False
+
+    @property
+    def restart(self) -> list[str]:
+        """The settings on disk that are not in force before a restart."""
+        return [
+            word
+            for name, word in _FIXED.items()
+            if getattr(self.settings, name) != self._fixed[name]
+        ]
+
+    def on_change(self, changed: Callable[[Settings], None]) -> None:
+        """Call this with every new configuration."""
+        self._changed.append(changed)
+
+    def reload(self) -> Deferred[str]:
+        """Put the configuration on disk in force; or keep the old one and say why not.
+
+        Who asks while one is being read gets the answer of the next, which sees what changed
+        meanwhile; however many ask, they share it.
+        """
+        answer: Deferred[str] = Deferred()
+        self._asked.append(answer)
+        if not self._reloading:
+            self._reloading = True
+            Deferred.fromCoroutine(self._take_turns())
+        return answer
+
+    async def _take_turns(self) -> None:
+        while self._asked:
+            asked, self._asked = self._asked, []
+            complaint = await self._reload_once()
+            for answer in asked:
+                answer.callback(complaint)
+        self._reloading = False
+
+    async def _reload_once(self) -> str:
+        try:
+            fresh = await self._reread()
+        except ConfigErrors as errors:
+            self._log.trouble("reload refused", why=str(errors).replace("\n", " | "))
+            return str(errors)
+        except Exception as error:  # a bug in reading it must not cost us the old one
+            self._log.trouble("reload refused", why=repr(error))
+            return f"the configuration cannot be read: {error!r}"
+        self.settings = self._read = fresh
+        for word in self.restart:
+            self._log.trouble("restart needed", setting=word)
+        self.warn()
+        for changed in self._changed:
+            changed(fresh)
+        self._log.notice("reloaded", rules=fresh.ruleset.hash)
+        return ""
+
+    def warn(self) -> None:
+        """Log what is allowed but hardly meant, such as an open relay."""
+        for warning in self.settings.warnings:
+            self._log.trouble("configuration", why=str(warning).replace("\n", " | "))
+
+    async def check(self) -> str:
+        """What a reload would complain about; empty when it is good."""
+        try:
+            self._read = await self._reread()
+        except ConfigErrors as errors:
+            return str(errors)
+        return ""
+
+    def warnings(self) -> list[str]:
+        """What the last good answer of `check` or `reload` has to say all the same."""
+        return [each.headline for each in self._read.warnings]
+
+
+class Enquiry:
+    """Answers `relayctl explain` from the rules in force and the DNS of now."""
+
+    def __init__(
+        self,
+        configuration: Configuration,
+        directory: Directory,
+        protection: Callable[[], Protection] | None = None,
+    ) -> None:
+        """`protection`: by the settings of now; without, nothing is said of TLS."""
+        self._configuration = configuration
+        self._directory = directory
+        self._protection = protection
+
+    def explain(self, question: Mapping[str, object]) -> Awaitable[dict[str, Any]]:
+        """See relayd.ops.explain."""
+        return explain(self._configuration.settings.ruleset, question, self._describe)
+
+    async def _describe(self, next_hop: str, mailbox: Mailbox) -> Sequence[str]:
+        hop = route(Recipient(mailbox, mailbox, next_hop), self._configuration.settings.next_hops)
+        if isinstance(hop, Outcome):
+            return [str(hop.reply)]
+        lines: list[str] = []
+        protection = self._protection and self._protection()
+        for where in hop.next_hops or (hop.domain,):
+            survey = await self._directory.survey(where)
+            lines += survey.lines()
+            if protection is not None:
+                lines += await tls_lines(protection, where, survey)
+        return lines

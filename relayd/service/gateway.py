@@ -1,0 +1,412 @@
+"""The object graph of one process that moves mail: listeners, rules, spool, couriers."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred
+
+from relayd.config import Listener, Settings
+from relayd.dns.resolver import Resolver
+from relayd.intake.accepting import AcceptBalancer
+from relayd.intake.desks import Desks
+from relayd.intake.door import Door
+from relayd.intake.limits import Admission
+from relayd.intake.listener import IntakeService, ListenAddress
+from relayd.intake.pickup import Pickup
+from relayd.intake.reception import Intake, ReceptionLimits
+from relayd.intake.smtpservice import SmtpService
+from relayd.intake.submission import RELAY
+from relayd.intake.trace import LoopLimits, TraceField
+from relayd.login.tokenfile import TokenFiles
+from relayd.mail.envelope import Recipient
+from relayd.mail.log import MailLog
+from relayd.mail.message import Message, Record
+from relayd.mail.outcome import Outcome
+from relayd.ops.commands import Backend
+from relayd.ops.watchdog import Watchdog
+from relayd.reactor.workerpipe import Reactor, in_thread
+from relayd.relay.courier import Hop
+from relayd.relay.dispatch import Dispatcher
+from relayd.relay.hosts import Hosts
+from relayd.relay.https import Https
+from relayd.relay.logins import Logins
+from relayd.relay.resolve import Directory
+from relayd.relay.route import route
+from relayd.relay.selfdetection import SelfDetection
+from relayd.relay.smtpout import Courier
+from relayd.relay.tokenkeeper import PATIENCE, Keeper
+from relayd.relay.tokens import Tokens
+from relayd.service import limits
+from relayd.service.configuration import Configuration, Enquiry
+from relayd.service.doors import door_of
+from relayd.service.outboundtls import OutboundTls, protection_of
+from relayd.service.ownmail import OwnMail, report_for
+from relayd.shared.counters import SharedCounters
+from relayd.smtp.exchange import ServerLimits as SessionRules
+from relayd.smtp.extensions import Offer
+from relayd.smtp.server import SmtpServer
+from relayd.spool.errors import SpoolError
+from relayd.spool.refusedlog import FOLDER as REFUSED_LOG_FOLDER
+from relayd.spool.refusedlog import RefusedLog
+from relayd.spool.sqlite.bridge import Promise
+from relayd.spool.sqlite.store import Spool
+from relayd.tls.renewal import Certificates
+
+GRACE = 5.0  # seconds for sessions and deliveries to end when relayd stops (promise 10)
+DRAIN_TIME = 20.0  # seconds for sessions to end by themselves before a worker is replaced
+DAY = 86400.0
+
+
+def resolver_of(reactor: Reactor, settings: Settings) -> Resolver:
+    """Who asks the DNS."""
+    return Resolver(reactor, [(server.host, server.port) for server in settings.resolver])
+
+
+def directory_of(configuration: Configuration, resolver: Resolver) -> Directory:
+    """Who knows where mail goes by the settings."""
+    settings = configuration.settings
+    own = SelfDetection([settings.hostname], [listener.address for listener in settings.listeners])
+    return Directory(
+        resolver,
+        own,
+        port=settings.relay_port,
+        internal=lambda: configuration.settings.internal_destinations,
+    )
+
+
+def enquiry_of(
+    reactor: Reactor, configuration: Configuration, log: MailLog, resolver: Resolver
+) -> Enquiry:
+    """Who answers questions about the rules, the DNS and TLS as they are."""
+    protection = protection_of(reactor, lambda: configuration.settings, log, resolver)
+    return Enquiry(configuration, directory_of(configuration, resolver), protection)
+
+
+def web_of(reactor: Reactor, settings: Settings, resolver: Resolver) -> Https:
+    """Who asks providers of tokens."""
+    return Https(reactor, Hosts(resolver), authorities=settings.tls_authorities, patience=PATIENCE)
+
+
+def keeper_of(reactor: Reactor, settings: Settings, resolver: Resolver) -> Keeper:
+    """Who keeps the tokens of logins at next hops."""
+    return Keeper(
+        reactor,
+        TokenFiles(settings.spool / "oauth"),
+        web_of(reactor, settings, resolver),
+        in_thread(reactor),
+        time.time,
+    )
+
+
+class ReactorBridge:
+    """How the spool's threads speak to the reactor."""
+
+    def __init__(self, reactor: Reactor) -> None:
+        self._call = reactor.callFromThread
+
+    def promise(self) -> Promise[Any]:
+        """A Deferred."""
+        return Deferred()
+
+    def call(self, function: Callable[..., None], *args: object) -> None:
+        """Run it in the reactor's thread, soon."""
+        self._call(function, *args)
+
+
+class Shard:
+    """One shard of the spool with the dispatcher that empties it."""
+
+    def __init__(self, number: int, spool: Spool, dispatcher: Dispatcher) -> None:
+        self.number = number
+        self.spool = spool
+        self.dispatcher = dispatcher
+        spool.on_recovery = dispatcher.recovered
+        spool.on_change = dispatcher.changed
+
+    async def stop(self) -> None:
+        """Deliveries end or are cut off; then nothing more is written."""
+        await self.dispatcher.stop(GRACE)
+        await self.spool.close()
+
+
+class Gateway(Service):
+    """One message's way, from the first listener to the last courier.
+
+    `shards`: the first takes new mail, the others (of workers that are no more) are only emptied.
+    """
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        configuration: Configuration,
+        log: MailLog,
+        *,
+        shards: Sequence[int] = (0,),
+        sockets: Sequence[socket.socket] = (),
+        sessions: SharedCounters | None = None,
+        accept_balancer: AcceptBalancer | None = None,
+        pace: int | None = None,
+        workers: int = 1,
+    ) -> None:
+        settings = configuration.settings
+        self._workers = workers
+        self._sessions = sessions
+        self._configuration = configuration
+        self._reactor = reactor
+        self._log = log
+        self._started_at = time.time()
+        self._resolver = resolver_of(reactor, settings)
+        self.directory = directory_of(configuration, self._resolver)
+        bridge = ReactorBridge(reactor)
+        self.explain = enquiry_of(reactor, configuration, log, self._resolver).explain
+        self._outbound_tls = OutboundTls(
+            reactor,
+            lambda: configuration.settings,
+            log,
+            self._resolver,
+            lambda sender, to, content: self._own_mail.submit(sender, to, content),
+        )
+        self._keeper = keeper_of(reactor, settings, self._resolver)
+        self._tokens = Tokens(self._keeper, lambda: self._configuration.settings.oauth, log)
+        self._logins = Logins(
+            lambda: self._configuration.settings.secrets,
+            log,
+            in_thread(reactor),
+            self._tokens,
+        )
+        self.shards = tuple(self._shard(number, bridge) for number in shards)
+        self._own_mail = OwnMail(
+            self.shards[0].spool, lambda: configuration.settings, self._accept, log
+        )
+        self._refused_log = RefusedLog(
+            settings.spool / f"shard-{shards[0]}" / REFUSED_LOG_FOLDER,
+            clock=time.time,
+            later=reactor.callLater,
+            period=settings.journal,
+            most=settings.journal_size // workers,
+        )
+        self._certificates = Certificates(reactor, log, wants_certificate=self._wants_certificate)
+        self._certificates.apply(settings.certificates, settings.tls_minimum)
+        self._doors = {str(each): self._door(each) for each in settings.listeners}
+        self._manners = {str(each): limits.manners(each, settings) for each in settings.listeners}
+        self._desks = Desks(
+            reactor,
+            log,
+            lambda: self._configuration.settings.ruleset.tables,
+            {str(each): each.option("auth") for each in settings.listeners},
+            in_clear=lambda: self._configuration.settings.auth_without_tls,
+            pace=pace,
+        )
+        self._service = self._make_service()
+        addresses = [ListenAddress(each.address, each.port) for each in settings.listeners]
+        self._listening = IntakeService(
+            reactor, self._service, addresses, sockets, accept_balancer=accept_balancer, grace=GRACE
+        )
+        self._pickup = Pickup(
+            reactor,
+            settings.spool,
+            self._service.intake,
+            settings.hostname,
+            limits.drop(settings),
+        )
+        self._picks_up = shards[0] == 0  # one of all workers
+        self._watchdog = Watchdog(reactor, log)
+        configuration.on_change(self._reloaded)
+
+    # making the graph
+
+    def _shard(self, number: int, bridge: ReactorBridge) -> Shard:
+        settings = self._configuration.settings
+        spool = Spool(
+            settings.spool,
+            bridge,
+            shard=number,
+            log=self._log,
+            memory_threshold=settings.content_in_memory,
+            floor_bytes=settings.free_space,
+            floor_inodes=settings.free_inodes,
+            ledger_days=settings.ledger / DAY,
+            lock=settings.spool / f"shard-{number}" / "lock",
+        )
+        relay_limits = limits.relay_limits(settings, self._workers)
+        courier = Courier(
+            self._reactor,
+            self.directory.resolve,
+            settings.hostname,
+            limits=relay_limits,
+            protection=self._outbound_tls.protection,
+            logins=self._logins,
+        )
+        dispatcher = Dispatcher(
+            self._reactor,
+            spool,
+            courier,
+            self._route,
+            lambda report: report_for(report, spool, self._configuration.settings),
+            self._log,
+            retry_policy=limits.retry_policy(settings),
+            limits=relay_limits,
+        )
+        return Shard(number, spool, dispatcher)
+
+    def _make_service(self) -> SmtpService:
+        settings = self._configuration.settings
+        intake = Intake(
+            trace=TraceField(settings.hostname),
+            rules=lambda: self._configuration.settings.ruleset,
+            spool=self.shards[0].spool,
+            expect=self.shards[0].spool.expect,
+            accept=self._accept,
+            log=self._log,
+            clock=time.time,
+            expanded=self._own_mail.expanded,
+            untold=self._refused_log.note,
+            pace=self._desks.pace,
+            message_size=lambda: self._configuration.settings.message_size,
+            manners=lambda listener: self._manners.get(listener, RELAY),
+            wishes=lambda trusted: self._configuration.settings.wishes(trusted=trusted),
+            limits=ReceptionLimits(
+                recipients=settings.recipients,
+                header_size=settings.header_size,
+                loop=LoopLimits(hops=settings.hops),
+            ),
+        )
+        return SmtpService(
+            reactor=self._reactor,
+            hostname=settings.hostname,
+            intake=intake,
+            admission=Admission(
+                limits.session_limits(settings, self._workers),
+                self._reactor.seconds,
+                self._sessions,
+            ),
+            make_server=self._make_server,
+            normal=limits.deadlines(settings),
+            desk=self._desks.of,
+            door=self._doors.__getitem__,
+        )
+
+    def _door(self, listener: Listener) -> Door:
+        tls = self._certificates.of(str(listener))
+        return door_of(listener, tls, lambda: self._configuration.settings.ruleset.tables)
+
+    def _wants_certificate(self) -> bool:
+        """Whether clients are asked for a certificate: only where a rule looks at it."""
+        return self._configuration.settings.ruleset.wants_certificate
+
+    def _make_server(self, listener: str) -> SmtpServer:
+        settings = self._configuration.settings
+        rules = SessionRules(
+            line=settings.command_length,
+            recipients=settings.recipients,
+            errors=settings.errors_per_session,
+            normalise=settings.bare_newlines == "normalise",
+        )
+        starttls = self._doors[listener].starttls
+        offer = Offer(size=settings.message_size, starttls=starttls, require_tls=True)
+        return SmtpServer(settings.hostname, rules, offer)
+
+    # a message's way
+
+    def _accept(self, message: Message, records: tuple[Record, ...]) -> None:
+        self.shards[0].dispatcher.accept(message, records)
+
+    def _route(self, recipient: Recipient) -> Hop | Outcome:
+        return route(recipient, self._configuration.settings.next_hops)
+
+    # its life
+
+    def privilegedStartService(self) -> None:
+        """Open the listening sockets, as root when there is root; raises OSError."""
+        self._listening.privilegedStartService()
+        super().privilegedStartService()  # type: ignore[no-untyped-call]  # Twisted's own
+
+    def startService(self) -> None:
+        """Take up the spool, then open the door; raises SpoolError."""
+        opened = []
+        try:
+            for shard in self.shards:
+                shard.spool.open()
+                opened.append(shard)
+        except SpoolError:
+            for shard in opened:
+                shard.spool.close()
+            raise
+        super().startService()  # type: ignore[no-untyped-call]  # Twisted's own
+        for shard in self.shards:
+            shard.dispatcher.start()
+        self._certificates.start()
+        self._tokens.start()
+        self._watchdog.start()
+        self._listening.startService()
+        if self._picks_up:
+            self._pickup.start()
+            self._outbound_tls.reporter.start()
+        self._log.notice(
+            "started",
+            hostname=self._configuration.settings.hostname,
+            listen=",".join(map(str, self._listening.bound)),
+            spool=str(self._configuration.settings.spool),
+            shards=",".join(str(shard.number) for shard in self.shards),
+            rules=self._configuration.settings.ruleset.hash,
+        )
+
+    def stopService(self) -> Deferred[None]:
+        """Clients first, then deliveries, then the spool; fires when all is on disk."""
+        super().stopService()  # type: ignore[no-untyped-call]  # Twisted's own
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        self._desks.close()
+        self._watchdog.stop()
+        self._certificates.stop()
+        await self._listening.stopService()
+        await self._pickup.stop()
+        self._refused_log.close()
+        for stopped in [Deferred.fromCoroutine(shard.stop()) for shard in self.shards]:
+            await stopped
+        await self._outbound_tls.reporter.stop()
+        await self._tokens.stop(GRACE)
+        self._log.notice("stopped", seconds=round(time.time() - self._started_at, 1))
+
+    async def drain(self) -> None:
+        """Accept no more, and let the sessions there are end by themselves for a while."""
+        await self._listening.drain(DRAIN_TIME)
+
+    def _reloaded(self, fresh: Settings) -> None:
+        self._service.admission.limits = limits.session_limits(fresh, self._workers)
+        self._service.normal = limits.deadlines(fresh)
+        self._certificates.apply(fresh.certificates, fresh.tls_minimum)
+        self._outbound_tls.apply(fresh)
+        self._keeper.web = web_of(self._reactor, fresh, self._resolver)
+        self._refused_log.apply(fresh.journal, fresh.journal_size // self._workers)
+        self._pickup.bounds = limits.drop(fresh)
+        self.directory.forget()
+        for shard in self.shards:
+            shard.dispatcher.apply(
+                limits.retry_policy(fresh), limits.relay_limits(fresh, self._workers)
+            )
+
+    # what operators ask
+
+    def backends(self) -> tuple[Backend, ...]:
+        """The shards, for the control socket."""
+        return tuple(
+            Backend(
+                shard.number,
+                shard.spool,
+                shard.dispatcher.lanes,
+                lambda shard=shard: {  # type: ignore[misc]  # bound early on purpose
+                    "deliveries": shard.dispatcher.in_flight,
+                    "lost_reports": shard.dispatcher.lost_reports,
+                    "sessions": self._service.admission.in_all if shard is self.shards[0] else 0,
+                    **(self._pickup.figures() if shard.number == 0 else {}),
+                },
+            )
+            for shard in self.shards
+        )

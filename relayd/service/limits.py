@@ -1,0 +1,63 @@
+"""What the settings mean for a worker: its part of each limit, and its deadlines."""
+
+from __future__ import annotations
+
+import resource
+
+from relayd.config import Listener, Settings
+from relayd.intake.dropfolder import Bounds
+from relayd.intake.limits import NORMAL, Deadlines, SessionLimits
+from relayd.intake.submission import RELAY, Manners
+from relayd.relay.limits import RelayLimits
+from relayd.relay.retrypolicy import RetryPolicy
+
+
+def manners(listener: Listener, settings: Settings) -> Manners:
+    """What a listener does to mail, and asks of its sender."""
+    if not listener.option("submission"):
+        return RELAY
+    return Manners(
+        submission=True,
+        login_required=bool(listener.option("auth")),
+        origin=settings.origin or settings.hostname,
+    )
+
+
+def drop(settings: Settings) -> Bounds:
+    """What the drop folder may take."""
+    return Bounds(settings.message_size, settings.drop_files, settings.drop_size)
+
+
+def retry_policy(settings: Settings) -> RetryPolicy:
+    """When to try again, when to warn and when to give up."""
+    return RetryPolicy(settings.schedule, settings.warn_after, settings.give_up)
+
+
+def relay_limits(settings: Settings, workers: int) -> RelayLimits:
+    """A worker's part of what may go out: the parts add up to what the settings allow."""
+    return RelayLimits(
+        deliveries=max(settings.deliveries // workers, 1),
+        window=max(settings.deliveries_per_destination // workers, 1),
+        connection_messages=settings.connection_messages,
+        connect=settings.connect_timeout,
+    )
+
+
+def session_limits(settings: Settings, workers: int) -> SessionLimits:
+    """The limit per client holds over all workers (see Tally), the one in all is shared out."""
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return SessionLimits(
+        in_all=-(-settings.sessions // workers),
+        per_client=settings.sessions_per_client,
+        new_per_minute=settings.new_sessions_per_minute,
+    ).within(descriptors)
+
+
+def deadlines(settings: Settings) -> Deadlines:
+    """How long a session may take, while there is no rush."""
+    return Deadlines(
+        command=settings.command_timeout,
+        barren=settings.session_timeout,
+        content=settings.content_timeout,
+        content_rate=NORMAL.content_rate,
+    )

@@ -1,0 +1,137 @@
+"""One worker process: the whole gateway around its own shard, on sockets the master has opened."""
+
+from __future__ import annotations
+
+import gc
+import signal
+import socket
+import sys
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from twisted.internet.defer import Deferred
+from twisted.python import log as twisted_log
+from twisted.python.failure import Failure
+
+from relayd.config import ConfigErrors, Settings
+from relayd.config.settings import Listener
+from relayd.intake.accepting import AcceptBalancer
+from relayd.ops.control import ControlError, ControlFactory, listen
+from relayd.ops.maillog import LineLog
+from relayd.ops.output import Output, TextLines
+from relayd.reactor.coroutine import log_bug
+from relayd.reactor.lean import own_reactor
+from relayd.reactor.workerpipe import Reactor, WorkerPipe
+from relayd.service.app import commands_of, mail_log, prepare_process, read_settings
+from relayd.service.configthread import aside
+from relayd.service.configuration import Configuration
+from relayd.service.gateway import Gateway
+from relayd.service.supervisor import DRAIN, FIRST_SOCKET_FD, PIPE_FD, READY, Orders
+from relayd.shared.counters import SharedCounters
+from relayd.shared.sessioncounts import SessionCounts
+from relayd.spool.errors import SpoolError
+
+reactor: Reactor = own_reactor()
+
+
+class Worker:
+    """The life of the process: start, serve, and stop when the master says so or is gone."""
+
+    def __init__(self, orders: Orders, log: LineLog, output: Output) -> None:
+        self._log = log
+        settings = self._settings(orders)
+        self._configuration = Configuration(
+            settings, aside(reactor, partial(self._settings, orders)), log
+        )
+        self._configuration.on_change(lambda _: output.reopen())  # it may have been rotated
+        sockets = [
+            socket.socket(fileno=FIRST_SOCKET_FD + number)
+            for number in range(len(orders.listeners))
+        ]
+        for listening in sockets:
+            listening.setblocking(False)
+        memory = FIRST_SOCKET_FD + len(sockets)
+        session_counts = range(memory + 2, memory + 3 + orders.workers)
+        self._gateway = Gateway(
+            reactor,
+            self._configuration,
+            log,
+            shards=orders.shards,
+            sockets=sockets,
+            sessions=SharedCounters(memory, orders.workers, orders.number),
+            pace=memory + 1,
+            accept_balancer=AcceptBalancer(reactor, SessionCounts(session_counts, orders.number)),
+            workers=orders.workers,
+        )
+        self._orders = orders
+        self._stopping = False
+
+    @staticmethod
+    def _settings(orders: Orders) -> Settings:
+        """What the file says, on the sockets that there are."""
+        settings = read_settings(orders.config)
+        options = {(each.address, each.port): each.options for each in settings.listeners}
+        listeners = tuple(
+            Listener(address, port, options.get((address, port), ()))
+            for address, port in orders.listeners
+        )
+        return replace(settings, listeners=listeners)
+
+    def start(self) -> None:
+        """Serve."""
+        self._gateway.startService()
+        commands = commands_of(self._gateway, self._configuration, self._log)
+        factory = ControlFactory(reactor, commands, self._log)
+        listen(reactor, Path(self._orders.control), factory)
+        pipe = WorkerPipe(
+            reactor,
+            socket.socket(fileno=PIPE_FD),
+            self._heard,
+            self._stop,
+        )
+        pipe.send(READY)
+        gc.freeze()  # what was made at the start lives for ever: no need to look at it again
+
+    def _heard(self, words: bytes) -> None:
+        if DRAIN in words:
+            Deferred.fromCoroutine(self._gateway.drain()).addBoth(self._stop)
+
+    def _stop(self, _: object = None) -> None:
+        if not self._stopping:
+            self._stopping = True
+            stopped = self._gateway.stopService()
+            stopped.addErrback(self._bug)
+            stopped.addBoth(self._end)
+
+    def _bug(self, failure: Failure) -> None:
+        log_bug(self._log, "bug while stopping", failure)
+
+    def _end(self, _: object) -> None:
+        self._log.flush()
+        reactor.stop()
+
+
+def main() -> None:
+    """Run one worker, as ordered on the command line."""
+    orders = Orders.parse(sys.argv[1])
+    prepare_process(reactor)
+    reactor.send_together()
+    output = Output(Path(orders.log) if orders.log else None)
+    log = mail_log(reactor, output)
+    output.start()
+    # the master says when to stop: a Ctrl-C that reaches the whole group is its business
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    twisted_log.startLogging(TextLines(output), setStdout=False)  # type: ignore[no-untyped-call]
+    try:
+        worker = Worker(orders, log, output)
+        worker.start()
+    except (ConfigErrors, SpoolError, ControlError, OSError) as error:
+        output.write(f"relayd worker {orders.number}: {error}\n".encode())
+        raise SystemExit(1) from None
+    reactor.run(installSignalHandlers=False)
+
+
+if __name__ == "__main__":
+    main()

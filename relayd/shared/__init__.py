@@ -1,0 +1,1 @@
+"""Memory that all workers see: counters, session counts, sliding windows."""

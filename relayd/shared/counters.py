@@ -1,0 +1,58 @@
+"""Counts that all workers see: a small shared memory in which each writes only a row of its own."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from hashlib import blake2b
+
+_BUCKETS = 16384  # a row is 64 KiB; two keys share a bucket seldom enough to mislead no limit
+_CELL = 4  # octets: one unsigned native integer, read and written in one machine access
+
+
+class SharedCounters:
+    """How many of something (sessions of a client, deliveries to a destination) there are in all.
+
+    Nobody takes a lock: a row has one writer, and a reader that comes a moment too early is off
+    by one, which a limit can bear.
+    """
+
+    def __init__(self, descriptor: int, rows: int, row: int) -> None:
+        """`descriptor` is from `shared_memory` (inherited); `row` is this worker's number."""
+        self._memory = mmap.mmap(descriptor, rows * _BUCKETS * _CELL)
+        self._cells = memoryview(self._memory).cast("I")
+        self._rows = rows
+        self._row = row
+        self._bucket: dict[str, int] = {}
+
+    def add(self, key: str, change: int) -> None:
+        """One more (or one less) of this key in this worker."""
+        cell = self._row * _BUCKETS + self._place(key)
+        self._cells[cell] = max(self._cells[cell] + change, 0)
+
+    def get(self, key: str) -> int:
+        """How many of this key the other workers have."""
+        place = self._place(key)
+        cells, own = self._cells, self._row
+        return sum(cells[row * _BUCKETS + place] for row in range(self._rows) if row != own)
+
+    def clear(self) -> None:
+        """Forget this row: its worker has just started, or died."""
+        start = self._row * _BUCKETS * _CELL
+        self._memory[start : start + _BUCKETS * _CELL] = bytes(_BUCKETS * _CELL)
+
+    def _place(self, key: str) -> int:
+        place = self._bucket.get(key)
+        if place is None:
+            if len(self._bucket) > 10_000:
+                self._bucket.clear()
+            digest = blake2b(key.encode("utf-8", "replace"), digest_size=4).digest()
+            place = self._bucket[key] = int.from_bytes(digest, "little") % _BUCKETS
+        return place
+
+
+def shared_memory(rows: int) -> int:
+    """A descriptor of zeroed memory for so many rows, for workers to inherit; raises OSError."""
+    descriptor = os.memfd_create("relayd-tally", 0)
+    os.ftruncate(descriptor, rows * _BUCKETS * _CELL)
+    return descriptor

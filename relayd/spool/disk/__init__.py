@@ -1,0 +1,1 @@
+"""Content in files, and the disk they lie on."""

@@ -1,0 +1,171 @@
+"""A message on its way in: in memory while it is small, in a file of its own above that."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Awaitable, Callable, Sequence
+from zlib import crc32
+
+from relayd.mail.content import BytesContent, Content
+from relayd.mail.message import Submission
+from relayd.spool.disk.content import ContentFiles, Warm, os_trouble
+from relayd.spool.errors import SpoolError
+from relayd.spool.view import Accepted
+
+MANY = 256  # pieces: more are joined, for each costs memory of its own; less than IOV_MAX
+
+
+class Draft:
+    """Takes content in pieces; `commit` makes message and envelope durable (see Store).
+
+    Above the threshold content goes to a file: all at once at the commit while there is room to
+    keep it until then, else as it arrives.
+    """
+
+    __slots__ = (
+        "_commit",
+        "_done",
+        "_fd",
+        "_files",
+        "_in_file",
+        "_parity",
+        "_pieces",
+        "_pure",
+        "_threshold",
+        "_trouble",
+        "_warm",
+        "ident",
+        "size",
+    )
+
+    def __init__(
+        self,
+        ident: int,
+        files: ContentFiles,
+        threshold: int,
+        commit: Callable[[Draft, Submission], Awaitable[Accepted]],
+        *,
+        pure: bool = False,
+    ) -> None:
+        self.ident = ident
+        self.size = 0
+        self._files = files
+        self._threshold = threshold
+        self._commit = commit
+        self._pieces: list[bytes] = []
+        self._pure = pure
+        self._parity = 0
+        self._fd = -1
+        self._in_file = False
+        self._warm: Warm | None = None
+        self._trouble: SpoolError | None = None
+        self._done = False
+
+    def write(self, data: bytes) -> None:
+        """More content; raises SpoolError, and commit will then do the same."""
+        self._parity = crc32(data, self._parity)
+        self.size += len(data)
+        if self._trouble is not None:
+            raise self._trouble
+        try:
+            if self._in_file:
+                _write_all(self._fd, [data])
+                return
+            self._pieces.append(bytes(data))
+            if self._has_room():
+                if len(self._pieces) > MANY:
+                    self._pieces = [b"".join(self._pieces)]
+            else:
+                self._warm = None
+                self._write_file()
+                self._pieces = []
+        except OSError as error:
+            self._trouble = os_trouble("writing content", error)
+            raise self._trouble from error
+
+    def _has_room(self) -> bool:
+        """All of it may stay in memory until the commit."""
+        if self.size <= self._threshold:
+            return True
+        if self._warm is None:
+            self._warm = Warm(self._files.room)
+        return self._warm.hold(self.size)
+
+    def _write_file(self) -> None:
+        self._fd = self._files.create(self.ident)
+        self._in_file = True
+        _write_all(self._fd, self._pieces)
+
+    def commit(self, submission: Submission) -> Awaitable[Accepted]:
+        """Store it all; to be called once."""
+        assert not self._done, "a draft is committed or rolled back once"
+        self._done = True
+        return self._commit(self, submission)
+
+    def rollback(self) -> None:
+        """Forget the content written so far; harmless after commit."""
+        if not self._done:
+            self._done = True
+            self.discard_file()
+            self._pieces = []
+            self._warm = None
+
+    # what the spool asks while it commits
+
+    @property
+    def trouble(self) -> SpoolError | None:
+        """Why it cannot be committed, if so."""
+        return self._trouble
+
+    @property
+    def parity(self) -> int:
+        """CRC-32 of the content."""
+        return self._parity
+
+    @property
+    def data(self) -> bytes | None:
+        """The content, or None if it goes to a file."""
+        if self._in_file or self.size > self._threshold:
+            return None
+        return b"".join(self._pieces)
+
+    def content(self, data: bytes | None) -> Content:
+        """The content as the message will have it; `data` is what the property gave."""
+        if data is not None:
+            return BytesContent(data)
+        warm, self._warm = self._warm, None
+        if warm is not None:
+            warm.pieces = self._pieces
+            warm.pure = self._pure
+        return self._files.content(self.ident, self.size, self._parity, warm)
+
+    def sync(self) -> None:
+        """Make the file durable, but for its directory entries; raises OSError."""
+        if not self._in_file:
+            self._write_file()
+            self._pieces = []
+        fd, self._fd = self._fd, -1
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def discard_file(self) -> None:
+        """Close and remove the file, if there is one."""
+        if self._fd >= 0:
+            fd, self._fd = self._fd, -1
+            with contextlib.suppress(OSError):
+                os.close(fd)
+        if self._in_file:
+            self._files.remove((self.ident,))
+
+
+def _write_all(fd: int, pieces: Sequence[bytes]) -> None:
+    views = [memoryview(piece) for piece in pieces]
+    while views:
+        written = os.writev(fd, views)
+        while views and written >= len(views[0]):
+            written -= len(views.pop(0))
+        if views:
+            views[0] = views[0][written:]

@@ -1,0 +1,1 @@
+"""The store: SQLite in the spool directory, group-committed."""

@@ -1,0 +1,253 @@
+"""What one transaction writes: acceptances and settlements of many callers in few statements.
+
+Each step of a statement lets go of Python's lock, and a busy reactor may keep it for
+milliseconds. So rows go in runs, up to 64 to one statement, instead of one by one.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from itertools import chain
+
+from relayd.mail.message import Settlement
+from relayd.spool.sqlite.rows import NewRows, Row, end_row, outcome_text
+
+_RUNS = (64, 48, 32, 24, 16, 12, 10, 8, 7, 6, 5, 4, 3, 2, 1)  # rows; few steps for any number
+
+Key = tuple[int, int]
+"""A recipient: message, number."""
+
+
+class RunStatement:
+    """A statement with `{}` where the rows go, made for runs of a few fixed lengths.
+
+    Few texts, so that SQLite's compiled statements are found in the connection's cache.
+    """
+
+    def __init__(self, text: str, columns: int) -> None:
+        row = f"({', '.join('?' * columns)})"
+        self._texts = [(length, text.format(", ".join([row] * length))) for length in _RUNS]
+
+    def execute(self, connection: sqlite3.Connection, rows: Sequence[Row]) -> int:
+        """Run it over all rows; the number of rows it changed."""
+        changed = 0
+        for text, run in self._runs(rows):
+            changed += connection.execute(text, run).rowcount
+        return changed
+
+    def query(self, connection: sqlite3.Connection, rows: Sequence[Row]) -> list[Row]:
+        """Run it over all rows; what it selects."""
+        found: list[Row] = []
+        for text, run in self._runs(rows):
+            found += connection.execute(text, run).fetchall()
+        return found
+
+    def _runs(self, rows: Sequence[Row]) -> Iterator[tuple[str, list[object]]]:
+        at, count = 0, len(rows)
+        for length, text in self._texts:
+            while count - at >= length:
+                yield text, list(chain.from_iterable(rows[at : at + length]))
+                at += length
+
+
+_MESSAGE = RunStatement("INSERT INTO message VALUES {}", 9)
+_CONTENT = RunStatement("INSERT INTO content VALUES {}", 2)
+_RECIPIENT = RunStatement("INSERT INTO recipient VALUES {}", 17)
+_HEADER = RunStatement("INSERT INTO header VALUES {}", 3)
+_LEDGER = RunStatement("INSERT INTO ledger VALUES {}", 14)
+
+# A postponement leaves an operator's hold alone; HELD itself holds.
+_POSTPONE = """
+    UPDATE recipient SET state = max(state, ?), attempts = ?, next_attempt = ?,
+        warned = max(warned, ?), reply = ifnull(?, reply), outcome = ifnull(?, outcome)
+    WHERE message = ? AND number = ?"""
+_WAITING = RunStatement(
+    """SELECT r.message, r.number, r.warned FROM (VALUES {}) AS v
+    CROSS JOIN recipient AS r ON r.message = v.column1 AND r.number = v.column2""",
+    2,
+)
+_END = RunStatement(
+    """INSERT OR IGNORE INTO ledger SELECT v.* FROM (VALUES {}) AS v
+    CROSS JOIN recipient AS r ON r.message = v.column1 AND r.number = v.column2""",
+    14,
+)
+# the SELECT around VALUES lets SQLite look each pair up; without it, it walks the whole table
+_CROSS_OFF = RunStatement(
+    """DELETE FROM recipient WHERE (message, number) IN
+    (SELECT v.column1, v.column2 FROM (VALUES {}) AS v)""",
+    2,
+)
+_FINISHED = """ IN (VALUES {})
+    AND NOT EXISTS (SELECT 1 FROM recipient WHERE recipient.message = """
+_FINISHED_SIZE = RunStatement(
+    f"""SELECT count(*), ifnull(sum(size), 0), group_concat(CASE WHEN flags & 4 THEN ident END)
+    FROM message WHERE ident {_FINISHED} message.ident)""",
+    1,
+)
+_FORGET = (
+    RunStatement(f"DELETE FROM content WHERE message {_FINISHED} content.message)", 1),
+    RunStatement(f"DELETE FROM header WHERE message {_FINISHED} header.message)", 1),
+    RunStatement(f"DELETE FROM message WHERE ident {_FINISHED} message.ident)", 1),
+)
+_MESSAGE_TABLES = (
+    ("recipient", "message"),
+    ("content", "message"),
+    ("header", "message"),
+    ("message", "ident"),
+)
+_DROP = tuple(
+    RunStatement(f"DELETE FROM {table} WHERE {column} IN (VALUES {{}})", 1)
+    for table, column in _MESSAGE_TABLES
+)
+_DROP_SIZE = RunStatement(
+    "SELECT count(*), ifnull(sum(size), 0), NULL FROM message WHERE ident IN (VALUES {})", 1
+)
+_PURGE_LEDGER = RunStatement("DELETE FROM ledger WHERE message IN (VALUES {})", 1)
+
+
+class Batch:
+    """Collects the rows of one transaction, then writes them in an order that keeps promise 3."""
+
+    def __init__(self, now: float) -> None:
+        self.now = now
+        self.files_to_remove: list[int] = []  # after COMMIT
+        self._accepted: list[NewRows] = []
+        self._ends: dict[Key, Row] = {}
+        self._postponed: dict[Key, Settlement] = {}
+        self._messages = 0
+        self._octets = 0
+        self.ledger_rows = 0  # more or fewer
+
+    def accept(self, rows: NewRows) -> None:
+        """A message is to be stored."""
+        self._accepted.append(rows)
+
+    def settle(self, settlements: Sequence[Settlement]) -> None:
+        """Recipients got an outcome; the first end of each counts."""
+        for settlement in settlements:
+            record = settlement.record
+            key = (record.message, record.number)
+            if not settlement.state.waiting:
+                self.end(key, end_row(settlement, self.now))
+            elif key not in self._ends:
+                self._postponed[key] = settlement
+
+    def end(self, key: Key, row: Row) -> None:
+        """A recipient ends; `row` is what the ledger says of it."""
+        self._ends.setdefault(key, row)
+
+    def has_effect(self, connection: sqlite3.Connection, settlements: Sequence[Settlement]) -> bool:
+        """Whether any of these is news that owes a report: an end, or a first warning.
+
+        To be asked before `settle` is told of them. That one is postponed once more is no news.
+        """
+        keys = [(each.record.message, each.record.number) for each in settlements]
+        open_keys = [key for key in keys if key not in self._ends]
+        waiting = {(row[0], row[1]): row[2] for row in _WAITING.query(connection, open_keys)}
+        for key, settlement in zip(keys, settlements, strict=True):
+            if key not in waiting or key in self._ends:
+                continue
+            before = self._postponed.get(key)
+            warned = waiting[key] or (before is not None and before.warned)
+            if not settlement.state.waiting or (settlement.warned and not warned):
+                return True
+        return False
+
+    def write(self, connection: sqlite3.Connection) -> None:
+        """Everything collected; inside a transaction that the caller began."""
+        if self._accepted:
+            self._write_accepted(connection)
+        if self._postponed:
+            self._write_postponed(connection)
+        if self._ends:
+            self._write_ends(connection)
+        self._write_tally(connection)
+
+    def _write_accepted(self, connection: sqlite3.Connection) -> None:
+        accepted = self._accepted
+        stored = [rows.message for rows in accepted if rows.message is not None]
+        _MESSAGE.execute(connection, stored)
+        _CONTENT.execute(connection, [each.content for each in accepted if each.content])
+        _RECIPIENT.execute(connection, [row for each in accepted for row in each.recipients])
+        headers = [row for each in accepted for row in each.headers]
+        if headers:
+            _HEADER.execute(connection, headers)
+        ledger = [row for each in accepted for row in each.ledger]
+        _LEDGER.execute(connection, ledger)
+        self.ledger_rows += len(ledger)
+        self._messages += len(stored)
+        self._octets += sum(row[3] for row in stored)
+
+    def _write_postponed(self, connection: sqlite3.Connection) -> None:
+        rows = []
+        for (message, number), each in self._postponed.items():
+            outcome = each.outcome
+            rows.append(
+                (
+                    int(each.state),
+                    each.record.attempts + each.attempted,
+                    each.next_attempt,
+                    int(each.warned),
+                    None if outcome is None else str(outcome.reply),
+                    outcome_text(outcome),
+                    message,
+                    number,
+                )
+            )
+        connection.executemany(_POSTPONE, rows)
+
+    def _write_ends(self, connection: sqlite3.Connection) -> None:
+        keys = list(self._ends)
+        self.ledger_rows += _END.execute(connection, list(self._ends.values()))
+        _CROSS_OFF.execute(connection, keys)
+        self._forget(connection, list(dict.fromkeys(message for message, _ in keys)))
+
+    def _forget(self, connection: sqlite3.Connection, messages: list[int]) -> None:
+        """Drop those messages of which no recipient waits any more."""
+        rows = [(message,) for message in messages]
+        self._take_off(_FINISHED_SIZE.query(connection, rows))
+        for statement in _FORGET:
+            statement.execute(connection, rows)
+
+    def purge(self, connection: sqlite3.Connection, messages: Sequence[int]) -> None:
+        """Drop messages that were never accepted, with all that speaks of them."""
+        rows = [(message,) for message in messages]
+        self._drop(connection, rows)
+        self.ledger_rows -= _PURGE_LEDGER.execute(connection, rows)
+        self.files_to_remove += messages
+
+    def set_aside(self, connection: sqlite3.Connection, message: int, reason: str) -> bool:
+        """Move all rows of a damaged message to tables that nothing reads; if there are any."""
+        moved = 0
+        for table, column in _MESSAGE_TABLES:
+            moved += connection.execute(
+                f"INSERT INTO damaged_{table} SELECT * FROM {table} WHERE {column} = ?", (message,)
+            ).rowcount
+        if moved:
+            connection.execute(
+                "INSERT OR IGNORE INTO damaged VALUES (?, ?, ?)", (message, self.now, reason)
+            )
+            self._drop(connection, [(message,)])
+        return bool(moved)
+
+    def _drop(self, connection: sqlite3.Connection, rows: list[Row]) -> None:
+        self._take_off(_DROP_SIZE.query(connection, rows))
+        for statement in _DROP:
+            statement.execute(connection, rows)
+
+    def _take_off(self, totals: list[Row]) -> None:
+        for count, octets, files in totals:
+            self._messages -= count
+            self._octets -= octets
+            if files:
+                self.files_to_remove += map(int, str(files).split(","))
+
+    def _write_tally(self, connection: sqlite3.Connection) -> None:
+        if self._messages or self._octets or self.ledger_rows:
+            connection.execute(
+                """UPDATE meta SET value = value
+                + CASE name WHEN 'messages' THEN ? WHEN 'octets' THEN ? ELSE ? END
+                WHERE name IN ('messages', 'octets', 'ledger')""",
+                (self._messages, self._octets, self.ledger_rows),
+            )

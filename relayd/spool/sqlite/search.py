@@ -1,0 +1,294 @@
+"""What the reader asks the tables, and how rows become messages again."""
+
+from __future__ import annotations
+
+import math
+import sqlite3
+from typing import Any
+from zlib import crc32
+
+from relayd.mail.content import BytesContent, Content
+from relayd.mail.envelope import DIRECT
+from relayd.mail.ident import MAX_SHARDS, make_ident
+from relayd.spool.disk.content import ContentFiles
+from relayd.spool.disk.orphans import fates
+from relayd.spool.sqlite.audit import audit
+from relayd.spool.sqlite.rows import (
+    IN_FILE,
+    Row,
+    UndecodableError,
+    history_of,
+    message_of,
+    record_of,
+)
+from relayd.spool.view import (
+    Accepted,
+    Audit,
+    Counts,
+    History,
+    Page,
+    QueueFilter,
+)
+
+LISTED = 20000  # recipients that one page of a filtered listing looks at
+
+# All of a page in one step of SQLite, which holds up no other thread: as view.Page has it.
+_ROWS = """
+    SELECT '[' || ifnull(group_concat(row), '') || ']', count(*), max(ident) FROM (
+        SELECT m.ident AS ident, json_array(m.ident, m.received, m.size, m.sender,
+            json_group_array(json_array(r.number, r.mailbox, ifnull(r.original, r.mailbox),
+                r.next_hop, r.destination, r.state, r.attempts, r.next_attempt,
+                ifnull(r.reply, '')))) AS row
+        FROM message AS m CROSS JOIN recipient AS r ON r.message = m.ident
+        WHERE m.ident > :after AND m.ident <= :last AND {}
+        GROUP BY m.ident ORDER BY m.ident LIMIT :limit)"""
+
+
+def condition(wanted: QueueFilter) -> tuple[str, dict[str, Any]]:
+    """A filter as SQL over `m` (message) and `r` (recipient), with its parameters."""
+    terms = ["1"]
+    parameters: dict[str, Any] = {}
+    if wanted.ident:
+        terms.append("m.ident = :ident")
+        parameters["ident"] = wanted.ident
+    if wanted.state is not None:
+        terms.append("r.state = :state")
+        parameters["state"] = int(wanted.state)
+    if wanted.destination:
+        terms.append(
+            "(r.destination IN (:destination, :direct) OR"
+            " instr(',' || replace(r.next_hop, ' ', '') || ',', :hop))"
+        )
+        parameters["destination"] = wanted.destination
+        parameters["direct"] = f"{DIRECT} {wanted.destination.lower()}"
+        parameters["hop"] = f",{wanted.destination},"
+    if wanted.sender == "<>":
+        terms.append("m.sender = ''")
+    elif wanted.sender:
+        terms.append(_match("m.sender", "sender", wanted.sender))
+        parameters["sender"] = fold(wanted.sender)
+    if wanted.recipient:
+        both = (_match(column, "recipient", wanted.recipient) for column in _RECIPIENT_COLUMNS)
+        terms.append(f"({' OR '.join(both)})")
+        parameters["recipient"] = fold(wanted.recipient)
+    if wanted.received_before:
+        terms.append("m.received < :received_before")
+        parameters["received_before"] = wanted.received_before
+    return " AND ".join(terms), parameters
+
+
+_RECIPIENT_COLUMNS = ("r.mailbox", "ifnull(r.original, '')")
+
+
+def fold(text: str) -> str:
+    """Lower case as SQLite has it: ASCII letters only."""
+    return text.encode("utf-8", "surrogatepass").lower().decode("utf-8", "surrogatepass")
+
+
+def _match(column: str, name: str, text: str) -> str:
+    local, at, domain = text.rpartition("@")
+    if at and local and domain:
+        return f"lower({column}) = :{name}"
+    return f"instr(lower({column}), :{name}) > 0"
+
+
+class Search:
+    """Queries over one connection; what turns out damaged is left out and noted in `damaged`."""
+
+    def __init__(self, connection: sqlite3.Connection, files: ContentFiles) -> None:
+        self._connection = connection
+        self._files = files
+        self.damaged: list[tuple[int, str]] = []
+
+    def destinations(self) -> list[tuple[str, float]]:
+        """Skips from one destination to the next: one seek each, however much waits there."""
+        rows = self._connection.execute(
+            """WITH RECURSIVE each(name) AS (
+                SELECT * FROM (SELECT destination FROM recipient INDEXED BY queued
+                    WHERE state = 0 ORDER BY destination LIMIT 1)
+                UNION ALL
+                SELECT (SELECT destination FROM recipient INDEXED BY queued
+                    WHERE state = 0 AND destination > name ORDER BY destination LIMIT 1)
+                FROM each WHERE name IS NOT NULL
+            )
+            SELECT name, (SELECT next_attempt FROM recipient INDEXED BY queued
+                WHERE state = 0 AND destination = name ORDER BY next_attempt LIMIT 1)
+            FROM each WHERE name IS NOT NULL"""
+        )
+        return [(row[0], row[1]) for row in rows]
+
+    def due(
+        self, destination: str, now: float, limit: int, *, longest: float = math.inf
+    ) -> list[Accepted]:
+        """See Store.due."""
+        found: dict[int, list[Row]] = {}
+        for term, when in (("next_attempt <= ?", now), ("next_attempt > ?", now + longest)):
+            cursor = self._connection.execute(
+                f"""SELECT message, number FROM recipient INDEXED BY queued
+                WHERE state = 0 AND destination = ? AND {term}
+                ORDER BY next_attempt, message""",
+                (destination, when),
+            )
+            for message, number in cursor:
+                rows = found.get(message)
+                if rows is None:
+                    if len(found) == limit:
+                        break
+                    rows = found[message] = []
+                rows.append((message, number))
+            cursor.close()
+        damaged = len(self.damaged)
+        whole = self._messages({ident: self._recipients(keys) for ident, keys in found.items()})
+        if len(whole) < len(found) == limit:
+            # fewer than asked for means that there are no more: damaged ones must not count
+            del self.damaged[damaged:]
+            return self.due(destination, now, 2 * limit, longest=longest)[:limit]
+        return whole
+
+    def earliest(self, destination: str, after: float) -> float | None:
+        """See Store.earliest."""
+        row = self._connection.execute(
+            """SELECT next_attempt FROM recipient INDEXED BY queued
+            WHERE state = 0 AND destination = ? AND next_attempt > ?
+            ORDER BY next_attempt LIMIT 1""",
+            (destination, after),
+        ).fetchone()
+        return None if row is None else row[0]
+
+    def _recipients(self, keys: list[Row]) -> list[Row]:
+        if len(keys) == 1:
+            text = "SELECT * FROM recipient WHERE message = ? AND number = ?"
+            return self._connection.execute(text, keys[0]).fetchall()
+        numbers = {number for _, number in keys}
+        text = "SELECT * FROM recipient WHERE message = ?"
+        rows = self._connection.execute(text, (keys[0][0],))
+        return [row for row in rows if row[1] in numbers]
+
+    def aged(
+        self, received_before: float, after: int, limit: int, newest: int, unwarned: bool
+    ) -> list[Accepted]:
+        """See Store.aged; `newest` bounds the idents worth looking at."""
+        only = " AND r.state = 0 AND NOT r.warned" if unwarned else ""
+        idents = self._connection.execute(
+            f"""SELECT ident FROM message AS m
+            WHERE ident > ? AND ident <= ? AND received <= ? AND EXISTS
+                (SELECT 1 FROM recipient AS r WHERE r.message = m.ident{only})
+            ORDER BY ident LIMIT ?""",
+            (after, newest, received_before, limit),
+        ).fetchall()
+        return self._messages({row[0]: self._all_recipients(row[0]) for row in idents})
+
+    def load(self, ident: int) -> Accepted | None:
+        """See Store.load."""
+        rows = self._all_recipients(ident)
+        messages = self._messages({ident: rows}) if rows else []
+        return messages[0] if messages else None
+
+    def _all_recipients(self, ident: int) -> list[Row]:
+        return self._connection.execute(
+            "SELECT * FROM recipient WHERE message = ? ORDER BY number", (ident,)
+        ).fetchall()
+
+    def _messages(self, found: dict[int, list[Row]]) -> list[Accepted]:
+        result = []
+        for ident, rows in found.items():
+            try:
+                result.append(self._message(ident, rows))
+            except UndecodableError as error:
+                self.damaged.append((ident, str(error)))
+        return result
+
+    def _message(self, ident: int, rows: list[Row]) -> Accepted:
+        try:
+            row = self._connection.execute(
+                "SELECT * FROM message WHERE ident = ?", (ident,)
+            ).fetchone()
+            if row is None:
+                raise UndecodableError("message row is missing")
+            content = self._content(ident, row[3], row[5], row[7])
+            headers = self._connection.execute(
+                "SELECT section FROM header WHERE message = ? ORDER BY number", (ident,)
+            ).fetchall()
+            message = message_of(row, content, tuple(section for (section,) in headers))
+            records = tuple(record_of(each, message.envelope) for each in rows)
+        except (TypeError, ValueError, IndexError, AttributeError) as error:
+            raise UndecodableError(f"row does not decode ({error})") from error
+        if any(record.recipient.header > len(headers) for record in records):
+            raise UndecodableError("header section is missing")
+        return message, records
+
+    def _content(self, ident: int, size: int, flags: int, parity: int) -> Content:
+        if flags & IN_FILE:
+            if not self._files.whole(ident, size):
+                raise UndecodableError("content file is missing or truncated")
+            return self._files.content(ident, size, parity)
+        row = self._connection.execute(
+            "SELECT data FROM content WHERE message = ?", (ident,)
+        ).fetchone()
+        if row is None or len(row[0]) != size or crc32(row[0]) != parity:
+            raise UndecodableError("content is missing or damaged")
+        return BytesContent(row[0])
+
+    def history(self, ident: int) -> History | None:
+        """See Store.history."""
+        rows = self._connection.execute(
+            "SELECT * FROM ledger WHERE message = ? ORDER BY number, ended", (ident,)
+        ).fetchall()
+        return history_of(ident, rows)
+
+    def listing(self, wanted: QueueFilter, after: int, limit: int) -> Page:
+        """See Store.listing. Looks at a bounded part of the queue and says how far it came."""
+        terms, parameters = condition(wanted)
+        if wanted.ident:
+            after, limit = wanted.ident - 1, 1
+        narrow = terms != "1"
+        end = self._connection.execute(
+            "SELECT ident FROM message WHERE ident > ? ORDER BY ident LIMIT 1 OFFSET ?",
+            (after, (LISTED if narrow else limit) - 1),
+        ).fetchone()
+        last = (1 << 62) if end is None else end[0]
+        if wanted.ident:
+            last = wanted.ident
+        rows, count, listed = self._connection.execute(
+            _ROWS.format(terms), {**parameters, "after": after, "last": last, "limit": limit}
+        ).fetchone()
+        if wanted.ident:
+            return Page(rows, count, None)
+        return Page(rows, count, listed if count == limit else None if end is None else last)
+
+    def counts(self) -> Counts:
+        """See Store.counts; walks the two narrow indexes only."""
+        ask = self._connection.execute
+        tally = dict(ask("SELECT name, value FROM meta WHERE name IN ('messages', 'octets')"))
+        destinations = dict(
+            ask(
+                """SELECT destination, count(*) FROM recipient INDEXED BY queued
+                WHERE state = 0 GROUP BY destination"""
+            ).fetchall()
+        )
+        held = ask("SELECT count(*) FROM recipient INDEXED BY held WHERE state = 1").fetchone()[0]
+        damaged = ask("SELECT count(*) FROM damaged").fetchone()[0]
+        return Counts(
+            tally["messages"],
+            tally["octets"],
+            sum(destinations.values()),
+            held,
+            destinations,
+            damaged,
+        )
+
+    def fates(self, idents: list[int]) -> dict[int, str]:
+        """What is to become of these content files (see orphans)."""
+        return fates(self._connection, idents)
+
+    def audit(self, after: int, limit: int) -> Audit:
+        """See Store.audit."""
+        return audit(self._connection, after, limit)
+
+
+SLACK = 3600.0  # seconds that a clock may have been set back without delaying `aged`
+
+
+def newest_by(received_before: float) -> int:
+    """The highest ident a message received before then can have, unless the clock was far ahead."""
+    return make_ident(int((received_before + SLACK) * 1e6), MAX_SHARDS - 1)

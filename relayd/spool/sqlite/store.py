@@ -1,0 +1,383 @@
+"""The spool of one shard: mail on stable storage, its envelopes, and what became of them."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import sqlite3
+import threading
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+from relayd.mail.content import BytesContent
+from relayd.mail.ident import SHARD_BITS, ident_text, make_ident
+from relayd.mail.log import MailLog
+from relayd.mail.message import Settlement, Submission
+from relayd.spool.disk.content import ContentFiles, os_trouble, sync_directory
+from relayd.spool.disk.draft import Draft
+from relayd.spool.disk.lock import Lock
+from relayd.spool.disk.orphans import Orphans
+from relayd.spool.disk.reserve import Reserve
+from relayd.spool.disk.space import Space
+from relayd.spool.disk.trouble import trouble_of
+from relayd.spool.errors import SpoolError, SpoolFull, SpoolLocked
+from relayd.spool.sqlite import schema
+from relayd.spool.sqlite.bridge import Bridge, Promise
+from relayd.spool.sqlite.database import Database
+from relayd.spool.sqlite.mend import Mender
+from relayd.spool.sqlite.prune import Prune
+from relayd.spool.sqlite.reader import Question, Reader
+from relayd.spool.sqlite.rows import NewRows, accept_rows
+from relayd.spool.sqlite.search import Search, newest_by
+from relayd.spool.sqlite.syncer import Syncer
+from relayd.spool.sqlite.writer import Writer
+from relayd.spool.sqlite.writes import Acceptance, OperatorWrite, SetAside, SettlementWrite, Write
+from relayd.spool.view import (
+    Accepted,
+    Audit,
+    Counts,
+    History,
+    NewMessage,
+    Page,
+    QueueFilter,
+)
+
+__all__ = ["Draft", "Spool", "SpoolError", "SpoolFull", "SpoolLocked"]
+
+MEMORY_THRESHOLD = 65536  # octets; larger content goes to a file while it arrives
+FLOOR_OCTETS = 64 << 20  # free space that acceptance leaves to the outcomes of what we have
+FLOOR_INODES = 1000
+LEDGER_DAYS = 7
+LEDGER_ROWS = 20_000_000  # whatever their age; some 5 GB
+CHORES_EVERY = 60.0  # seconds
+
+
+class Spool:
+    """A Store in a directory; the contract of each method is Store's."""
+
+    def __init__(
+        self,
+        directory: Path,
+        bridge: Bridge,
+        *,
+        shard: int = 0,
+        clock: Callable[[], float] = time.time,
+        log: MailLog | None = None,
+        memory_threshold: int = MEMORY_THRESHOLD,
+        floor_bytes: int = FLOOR_OCTETS,
+        floor_inodes: int = FLOOR_INODES,
+        ledger_days: float = LEDGER_DAYS,
+        ledger_rows: int = LEDGER_ROWS,
+        lock: Path | None = None,
+    ) -> None:
+        self.on_trouble: Callable[[str], None] = lambda reason: None
+        self.on_recovery: Callable[[], None] = lambda: None
+        self.on_change: Callable[[str, Sequence[tuple[int, int]]], None] = lambda verb, met: None
+        self._directory = directory
+        self._bridge = bridge
+        self._shard = shard
+        self._clock = clock
+        self._log = log
+        self._threshold = memory_threshold
+        self._ledger_days = ledger_days
+        self._ledger_rows = ledger_rows
+        self._lock = Lock(lock or directory / "lock")
+        self._shard_directory = directory / f"shard-{shard}"
+        self._files = ContentFiles(self._shard_directory, self._found_damaged)
+        self._last_us = 0
+        self._trouble: SpoolError | None = None
+        self._open = False
+        self._next_chores = float("-inf")
+        self._space = Space(self._shard_directory, floor_bytes, floor_inodes)
+        self._database = Database(self._shard_directory, self._files.damaged)
+        self._reserve = Reserve(self._shard_directory / "reserve")
+        self._reader = Reader(
+            self._database,
+            self._files,
+            bridge,
+            damaged=self._found_damaged,
+            corrupt=lambda error: self._writer.suspect(error),
+        )
+        mender = Mender(
+            self._database, self._reader, self._reserve, clock=clock, notice=self.notice
+        )
+        self._writer = Writer(self._database, bridge, self, mender, clock=clock)
+        self._syncer = Syncer(self._files, bridge, synced=self._writer.put)
+
+    # life
+
+    def open(self) -> None:
+        """Lock, check and recover; raises SpoolError. As quick with a million messages waiting."""
+        try:
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._shard_directory.mkdir(mode=0o700, exist_ok=True)
+            sync_directory(self._directory)
+            with contextlib.suppress(OSError):  # we may not be allowed to read it
+                sync_directory(self._directory.resolve().parent)
+        except OSError as error:
+            raise os_trouble(f"cannot make {self._directory}", error) from error
+        self._lock.acquire()
+        try:
+            self._files.prepare()
+            self._database.find()
+            connection = self._writer.open()
+            if self._database.begun_anew and any(idents for idents, _ in self._files.sets()):
+                self._bereft(connection)
+            last = schema.last_ident(connection)
+        except Exception as error:
+            self._writer.abandon()
+            self._lock.release()
+            trouble = trouble_of(error) or SpoolError(f"database: {error}")
+            trouble.reason = f"cannot open {self._shard_directory}: {trouble.reason}"
+            raise trouble from error
+        # drafts that an earlier run never finished have idents up to now, all later ones are ours
+        self._last_us = max(last >> SHARD_BITS, int(self._clock() * 1e6) - 1)
+        newest = make_ident(self._last_us, self._shard)
+        self._open = True
+        for thread in (self._writer, self._reader, self._syncer):
+            thread.start()
+        self._syncer.work(Orphans(self._files, newest, self._fates, self.notice).step)
+
+    def _bereft(self, connection: sqlite3.Connection) -> None:
+        """There is content, but no database: what nobody knows is set aside, not removed."""
+        newest = make_ident(int(self._clock() * 1e6), self._shard)
+        connection.execute("UPDATE meta SET value = ? WHERE name = 'rebuilt'", (newest,))
+        self.notice("spool database is gone", path=str(self._database.path))
+
+    def close(self) -> Awaitable[None]:
+        """Finish what was asked for, then let go of files and lock."""
+        promise: Promise[None] = self._bridge.promise()
+        if not self._open:
+            promise.callback(None)
+            return promise
+        self._open = False
+
+        def ending() -> None:
+            self._reader.stop()
+            self._syncer.stop()
+            self._writer.stop()
+            self._syncer.finish()
+            self._lock.release()
+            self._bridge.call(promise.callback, None)
+
+        threading.Thread(target=ending, name="spool close", daemon=True).start()
+        return promise
+
+    @property
+    def healthy(self) -> bool:
+        """It can record."""
+        return self._open and self._trouble is None
+
+    def room(self, size: int) -> bool:
+        """Space and inodes for so many octets, above the floors; asks the disk once a second."""
+        return self._space.room(size)
+
+    # taking in
+
+    def new_ident(self) -> int:
+        """An identifier never given before, later than all others, whatever the clock does."""
+        self._last_us = max(self._last_us + 1, int(self._clock() * 1e6))
+        return make_ident(self._last_us, self._shard)
+
+    def expect(self, change: int) -> None:
+        """So many more transactions are open (or fewer): each may be a message soon."""
+        self._writer.company.expect(change)
+
+    def create(self, *, pure: bool = False) -> Draft:
+        """Begin to take in a message."""
+        return Draft(self.new_ident(), self._files, self._threshold, self._commit, pure=pure)
+
+    def _commit(self, draft: Draft, submission: Submission) -> Awaitable[Accepted]:
+        promise: Promise[Accepted] = self._bridge.promise()
+        trouble = draft.trouble or self._unable()
+        if trouble is not None:
+            draft.discard_file()
+            promise.errback(trouble)
+            return promise
+        data = draft.data
+        content = draft.content(data)
+        now = float(self._clock())
+        rows = accept_rows(draft.ident, now, submission, content, draft.parity, data)
+        write = Acceptance(promise, rows, draft.size)
+        if data is not None:
+            self._writer.put(write)
+        elif rows.message is None:
+            draft.discard_file()
+            self._writer.put(write)
+        else:
+            self._syncer.sync(draft, write)
+        return promise
+
+    def _unable(self) -> SpoolError | None:
+        if not self._open:
+            return SpoolError("the spool is closed")
+        return self._trouble
+
+    # outcomes
+
+    def settle(
+        self, settlements: Sequence[Settlement], reports: Sequence[NewMessage] = ()
+    ) -> Awaitable[list[Accepted]]:
+        """Record outcomes and reports in one transaction."""
+        rows = [self._report_rows(report) for report in reports]
+        octets = sum(len(report.content) for report in reports)
+        return self._write(lambda promise: SettlementWrite(promise, settlements, rows, octets))
+
+    def _report_rows(self, report: NewMessage) -> NewRows:
+        data = report.content
+        now = float(self._clock())
+        content = BytesContent(data)
+        return accept_rows(report.ident, now, report.submission, content, crc32(data), data)
+
+    def set_aside(self, ident: int, reason: str) -> Awaitable[bool]:
+        """Take a damaged message out of the queue."""
+        return self._write(lambda promise: SetAside(promise, ident, reason, self._aside))
+
+    def retry(self, wanted: QueueFilter) -> Awaitable[int]:
+        """Make queued recipients due now."""
+        return self._change("retry", wanted)
+
+    def hold(self, wanted: QueueFilter) -> Awaitable[int]:
+        """Keep queued recipients out of the queue."""
+        return self._change("hold", wanted)
+
+    def release(self, wanted: QueueFilter) -> Awaitable[int]:
+        """Put held recipients back, due now."""
+        return self._change("release", wanted)
+
+    def remove(self, wanted: QueueFilter, note: str = "") -> Awaitable[int]:
+        """End waiting recipients as REMOVED."""
+        return self._change("remove", wanted, note)
+
+    def _change(self, verb: str, wanted: QueueFilter, note: str = "") -> Awaitable[int]:
+        return self._write(
+            lambda promise: OperatorWrite(promise, verb, wanted, note, self._changed)
+        )
+
+    def _changed(self, verb: str, met: list[tuple[int, int]]) -> None:
+        self._bridge.call(lambda: self.on_change(verb, met))
+
+    def _write(self, make: Callable[[Promise[Any]], Write]) -> Awaitable[Any]:
+        promise: Promise[Any] = self._bridge.promise()
+        trouble = self._unable()
+        if trouble is not None:
+            promise.errback(trouble)
+        else:
+            self._writer.put(make(promise))
+        return promise
+
+    # questions
+
+    def destinations(self) -> Awaitable[list[tuple[str, float]]]:
+        """Every destination with queued mail, and its earliest next_attempt."""
+        return self._ask(Search.destinations, to_act=True)
+
+    def due(
+        self, destination: str, now: float, limit: int, *, longest: float = math.inf
+    ) -> Awaitable[list[Accepted]]:
+        """Up to `limit` messages with their due records."""
+        return self._ask(
+            lambda search: search.due(destination, now, limit, longest=longest), to_act=True
+        )
+
+    def earliest(self, destination: str, after: float) -> Awaitable[float | None]:
+        """The earliest next_attempt later than `after`."""
+        return self._ask(lambda search: search.earliest(destination, after), to_act=True)
+
+    def aged(
+        self, received_before: float, after: int, limit: int, *, unwarned: bool = False
+    ) -> Awaitable[list[Accepted]]:
+        """Waiting messages by ident with all their waiting records."""
+        # idents run ahead of the clock after it was set back: then they bound nothing
+        ahead = self._last_us > self._clock() * 1e6 + 1e6
+        newest = min(1 << 62, newest_by(received_before)) if not ahead else 1 << 62
+        return self._ask(
+            lambda search: search.aged(received_before, after, limit, newest, unwarned), to_act=True
+        )
+
+    def load(self, ident: int) -> Awaitable[Accepted | None]:
+        """One waiting message with all its waiting records."""
+        return self._ask(lambda search: search.load(ident))
+
+    def history(self, ident: int) -> Awaitable[History | None]:
+        """What the ledger knows of a message."""
+        return self._ask(lambda search: search.history(ident))
+
+    def listing(self, wanted: QueueFilter, after: int, limit: int) -> Awaitable[Page]:
+        """Waiting messages by ident."""
+        return self._ask(lambda search: search.listing(wanted, after, limit))
+
+    def counts(self) -> Awaitable[Counts]:
+        """Totals."""
+        return self._ask(Search.counts)
+
+    def audit(self, after: int, limit: int) -> Awaitable[Audit]:
+        """Recipients in the ledger that are not accounted for."""
+        return self._ask(lambda search: search.audit(after, limit))
+
+    def _ask(self, question: Question, *, to_act: bool = False) -> Awaitable[Any]:
+        promise: Promise[Any] = self._bridge.promise()
+        if self._open:
+            self._reader.ask(question, promise, to_act=to_act)
+        else:
+            promise.errback(SpoolError("the spool is closed"))
+        return promise
+
+    # what the threads ask and tell
+
+    def room_to_grow(self) -> bool:
+        """For the writer: space for acceptance, not only for outcomes."""
+        return self._space.room_to_grow()
+
+    def chores(self) -> Sequence[Write]:
+        """For the writer: the ledger's bounds, now and then."""
+        now = time.monotonic()
+        if now < self._next_chores:
+            return ()
+        self._next_chores = now + CHORES_EVERY
+        if self._space.room(0):
+            self._syncer.work(self._reserve.take)
+        before = int((self._clock() - self._ledger_days * 86400) * 1e6)
+        return (Prune(make_ident(max(0, before), 0), self._ledger_rows),)
+
+    def remove_files(self, idents: Sequence[int]) -> None:
+        """For the writer: messages are gone for good."""
+        self._syncer.remove(idents)
+
+    def notice(self, event: str, **facts: object) -> None:
+        """For the threads: something for the log."""
+        self._bridge.call(lambda: self._say(event, **facts))
+
+    def health(self, error: SpoolError | None) -> None:
+        """For the writer: the store failed, or is trusted again."""
+        self._reader.doubt(error)
+        self._bridge.call(self._health_changed, error)
+
+    def _health_changed(self, error: SpoolError | None) -> None:
+        was, self._trouble = self._trouble, error
+        if error is not None and was is None:
+            self._say("spool cannot record", reason=error.reason)
+            self.on_trouble(error.reason)
+        elif error is None and was is not None:
+            self._space.forget()
+            if self._log is not None:
+                self._log.notice("spool records again")
+            self.on_recovery()
+
+    def _found_damaged(self, ident: int, reason: str) -> None:
+        self._writer.put(SetAside(None, ident, reason, self._aside))
+
+    def _aside(self, ident: int, reason: str) -> None:
+        with contextlib.suppress(OSError):  # then the next start finds the file
+            self._files.set_aside(ident)
+        self.notice("damaged message set aside", message=ident_text(ident), reason=reason)
+
+    def _fates(self, idents: list[int]) -> dict[int, str]:
+        return self._reader.answer(lambda search: search.fates(idents))
+
+    def _say(self, event: str, **facts: object) -> None:
+        if self._log is not None:
+            self._log.trouble(event, **facts)

@@ -1,0 +1,109 @@
+"""The syncer: one private thread for slow work on content files, so that no COMMIT waits for it."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from relayd.spool.disk.content import ContentFiles, os_trouble
+from relayd.spool.disk.draft import Draft
+from relayd.spool.sqlite.bridge import Bridge
+from relayd.spool.sqlite.writes import Write
+
+MOST_DRAFTS = 64  # synced together; the directories they are in then once for all of them
+
+Chore = Callable[[], bool]
+"""A piece of work; True: there is more, after others had their turn."""
+
+
+class Syncer:
+    """Fsyncs the files of drafts before their rows go to the writer; removes files after them."""
+
+    def __init__(
+        self, files: ContentFiles, bridge: Bridge, *, synced: Callable[[Write], None]
+    ) -> None:
+        self._files = files
+        self._bridge = bridge
+        self._synced = synced
+        self._chores: queue.SimpleQueue[Chore | None] = queue.SimpleQueue()
+        self._drafts: deque[tuple[Draft, Write]] = deque()  # for each a chore is queued
+        self._thread = threading.Thread(target=self._run, name="spool syncer", daemon=True)
+
+    def start(self) -> None:
+        """Begin to work."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Finish what was asked for, but for chores that go on and on; blocks."""
+        self._chores.put(None)
+        self._thread.join()
+
+    def sync(self, draft: Draft, write: Write) -> None:
+        """Make the file durable, then hand the rows to the writer."""
+        self._drafts.append((draft, write))
+        self._chores.put(self._sync)
+
+    def remove(self, idents: Sequence[int]) -> None:
+        """Remove the files of messages that are gone."""
+        if idents:
+            self._chores.put(lambda: self._remove(idents))
+
+    def work(self, chore: Chore) -> None:
+        """Do something of the caller's, step by step."""
+        self._chores.put(chore)
+
+    def _sync(self) -> bool:
+        """All drafts that wait, unless a chore before this one has done it."""
+        synced: list[tuple[Draft, Write]] = []
+        for draft, write in self._waiting():
+            try:
+                draft.sync()
+            except OSError as error:
+                self._fail(draft, write, error)
+            else:
+                synced.append((draft, write))
+        try:
+            self._files.sync_directories([draft.ident for draft, _ in synced])
+        except OSError as error:
+            for draft, write in synced:
+                self._fail(draft, write, error)
+        else:
+            for _, write in synced:
+                self._synced(write)
+        return False
+
+    def _waiting(self) -> list[tuple[Draft, Write]]:
+        drafts = self._drafts
+        return [drafts.popleft() for _ in range(min(len(drafts), MOST_DRAFTS))]
+
+    def _fail(self, draft: Draft, write: Write, error: OSError) -> None:
+        draft.discard_file()
+        if write.promise is not None:
+            self._bridge.call(write.promise.errback, os_trouble("syncing content", error))
+
+    def _remove(self, idents: Sequence[int]) -> bool:
+        self._files.remove(idents)
+        return False
+
+    def _run(self) -> None:
+        while self._next(block=True):
+            pass
+        self.finish()
+
+    def finish(self) -> None:
+        """Do what is queued, once; after `stop` in the caller's thread."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._next(block=False)
+
+    def _next(self, *, block: bool) -> bool:
+        """One chore; False when it was the end."""
+        chore = self._chores.get(block)
+        if chore is None:
+            return False
+        if chore() and block:
+            self._chores.put(chore)
+        return True

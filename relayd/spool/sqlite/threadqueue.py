@@ -1,0 +1,58 @@
+"""A queue between threads whose reader may ask to be woken by the n-th entry, not by the first.
+
+Waking a thread is what costs most in handing over: the kernel's part, and two threads that then
+take Python's lock from each other at every step.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections import deque
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+_BUSY = sys.maxsize  # entries: nobody waits for any
+
+
+class ThreadQueue(Generic[T]):
+    """Entries come from any thread; one thread waits for them and takes them out."""
+
+    def __init__(self) -> None:
+        self._entries: deque[T] = deque()
+        self._bell = threading.Event()
+        self._wanted = _BUSY
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def put(self, entry: T, *, urgent: bool = False) -> None:
+        """Add an entry. The reader wakes when it is the last it waits for, or urgent."""
+        self._entries.append(entry)
+        if urgent or len(self._entries) >= self._wanted:
+            self._bell.set()
+
+    def wait(self, count: int, seconds: float | None = None) -> bool:
+        """Until there are so many entries, an urgent one came, or the time is over; or sooner.
+
+        False: it was the time.
+        """
+        # first what is wanted, then the look at the number: `put` has it the other way round, so
+        # one of the two sees the other
+        self._wanted = count
+        in_time = len(self._entries) >= count or self._bell.wait(seconds)
+        self._wanted = _BUSY
+        self._bell.clear()
+        return in_time
+
+    def gather(self, count: int, step: float, steps: int) -> None:
+        """Wait on, so many steps at most, while in each another joins those that are there."""
+        for _ in range(steps):
+            there = len(self._entries)
+            if self.wait(count, step) or 0 < there == len(self._entries):
+                return
+
+    def take(self) -> T:
+        """The oldest entry; raises IndexError when there is none."""
+        return self._entries.popleft()

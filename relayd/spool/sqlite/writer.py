@@ -1,0 +1,310 @@
+"""The writer: one private thread, one transaction at a time, all who wait share its COMMIT."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from relayd.spool.disk.trouble import SpoolCorrupt, trouble_of
+from relayd.spool.errors import SpoolError, SpoolFull, SpoolGone
+from relayd.spool.sqlite import schema
+from relayd.spool.sqlite.batch import Batch
+from relayd.spool.sqlite.bridge import Bridge, Promise
+from relayd.spool.sqlite.commitwindow import CommitWindow
+from relayd.spool.sqlite.database import Database
+from relayd.spool.sqlite.mend import Mender
+from relayd.spool.sqlite.threadqueue import ThreadQueue
+from relayd.spool.sqlite.writes import Write
+
+CACHE = 16 << 20
+MAX_WRITES = 256  # requests in one transaction: more gains little, and their answers come at once
+MAX_OCTETS = 16 << 20  # ... and their content
+COMPANY = 3  # requests in a batch that say: as many are on their way again
+ENOUGH = 20  # requests that need no more company; bounds the outcomes not yet recorded
+STEP = 0.004  # seconds to wait for them: a COMMIT shared by more is a cheaper one for each
+STEPS = 4  # of waiting at most, while they keep coming
+CHECKPOINT_SHORT = 1 << 20  # octets of log worth copying back when space is short
+CHECKPOINT_IDLE = 4 << 20  # ... when nobody waits
+CHECKPOINT_ALWAYS = 12 << 20  # ... and when somebody does
+LOOK = 1.0  # seconds between two looks whether the files are still there
+SCARCE = 0.1  # seconds to wait for memory
+REST = 2.0  # seconds without a request after which the log is copied back
+
+Answers = list[tuple[Promise[Any], object]]
+
+
+class Owner(Protocol):
+    """What the writer asks of the spool and tells it; all of it from the writer's thread."""
+
+    def room_to_grow(self) -> bool:
+        """Space for acceptance, not only for outcomes."""
+
+    def chores(self) -> Sequence[Write]:
+        """What the spool itself wants written, asked now and then."""
+
+    def health(self, error: SpoolError | None) -> None:
+        """The store failed, or (None) is trusted again."""
+
+    def remove_files(self, idents: Sequence[int]) -> None:
+        """The messages are gone for good; so may be their content files, if they had any."""
+
+    def notice(self, event: str, **facts: object) -> None:
+        """Something for the log."""
+
+
+class Writer:
+    """Takes Writes from any thread; promises fire in the owner's thread, a batch in one call."""
+
+    def __init__(
+        self,
+        database: Database,
+        bridge: Bridge,
+        owner: Owner,
+        mender: Mender,
+        *,
+        clock: Callable[[], float],
+    ) -> None:
+        self._database = database
+        self._bridge = bridge
+        self._owner = owner
+        self._mender = mender
+        self._clock = clock
+        self._inbox: ThreadQueue[Write | SpoolCorrupt | None] = ThreadQueue()  # None: stop
+        self._again: deque[Write] = deque()
+        self._log = 0  # octets of write-ahead log not copied back, about
+        self._short = False  # of space
+        self._stopping = False
+        self._last = 0  # requests in the last batch
+        self._look_at = 0.0  # when to look at the files again
+        self.company = CommitWindow()  # acceptances on their way
+        self._doubtful: list[int] = []  # messages of failed batches, perhaps on disk
+        self._connection: sqlite3.Connection | None = None
+        self._thread = threading.Thread(target=self._run, name="spool writer", daemon=True)
+
+    def open(self) -> sqlite3.Connection:
+        """Open the database, rebuilding it if it is damaged; raises SpoolError."""
+        try:
+            self._connection = self._mender.opened()
+        except SpoolCorrupt as error:
+            self._connection = self._mender.rebuilt(error)
+        return self._connection
+
+    def start(self) -> None:
+        """Begin to write."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Write what was asked for, then end; blocks."""
+        self._inbox.put(None, urgent=True)
+        self._thread.join()
+
+    def abandon(self) -> None:
+        """Close what `open` opened, when nothing was started."""
+        if self._connection is not None:
+            self._connection.close()
+
+    def put(self, write: Write) -> None:
+        """Queue a request; from any thread."""
+        self._inbox.put(write, urgent=write.grows and self.company.is_complete())
+
+    def suspect(self, error: SpoolError) -> None:
+        """Somebody else found the database damaged."""
+        self._inbox.put(SpoolCorrupt(error.reason), urgent=True)
+
+    def _run(self) -> None:
+        while not (self._stopping and not self._again):
+            try:
+                writes = self._take()
+                if writes:
+                    self._transaction(writes)
+                    self._checkpoint_in_time()
+                if not self._stopping:
+                    self._again.extend(self._owner.chores())
+            except Exception as error:
+                self._mend(trouble_of(error) or SpoolError(f"spool: {error!r}"))
+        if self._connection is not None:
+            with contextlib.suppress(sqlite3.Error):
+                self._checkpoint()
+            self._connection.close()
+
+    def _take(self) -> list[Write]:
+        """The next batch; empty after a rest or at the end. Raises what was reported to us."""
+        writes = [write for write in self._again if not (write.lasting and self._stopping)]
+        self._again.clear()
+        inbox, octets = self._inbox, 0
+        if self._last >= COMPANY:
+            inbox.gather(ENOUGH, STEP, STEPS)
+        if not writes:
+            inbox.wait(1, REST if self._log else None)
+            if not inbox:
+                self._checkpoint()
+        while inbox and len(writes) < MAX_WRITES and octets < MAX_OCTETS and not self._stopping:
+            item = inbox.take()
+            if item is None:
+                self._stopping = True
+            elif isinstance(item, SpoolCorrupt):
+                self._again.extend(writes)
+                raise item
+            else:
+                writes.append(item)
+                octets += item.octets
+        self._last = len(writes)
+        return writes
+
+    def _transaction(self, writes: list[Write]) -> None:
+        self._look_at_files(writes)
+        self._short = not self._owner.room_to_grow()
+        if self._short:
+            writes = self._refuse_growth(writes)
+        try:
+            removed = self._commit(writes)
+        except Exception as error:
+            trouble = trouble_of(error)
+            if trouble is not None:
+                self._doubtful += [ident for write in writes for ident in write.idents()]
+                self._fail(writes, trouble)
+                raise trouble from error
+            self._save_the_others(writes, error)
+            return
+        answers: Answers = []
+        for write in writes:
+            if not write.done():
+                self._again.append(write)
+            elif write.promise is not None:
+                answers.append((write.promise, write.value))
+        if answers:
+            self._surely(_answer, answers)
+        if removed:
+            self._owner.remove_files(removed)
+
+    def _look_at_files(self, writes: list[Write]) -> None:
+        """SQLite does not notice when its file is removed, and would go on writing to nowhere."""
+        now = self._mender.now()
+        if now >= self._look_at:
+            self._look_at = now + LOOK
+            if self._database.gone():
+                trouble = SpoolGone(f"{self._database.path} was taken away")
+                self._fail(writes, trouble)
+                raise trouble
+
+    def _commit(self, writes: list[Write]) -> list[int]:
+        connection = self._connection
+        assert connection is not None
+        batch = Batch(self._clock())
+        changes = connection.total_changes
+        connection.execute("BEGIN IMMEDIATE")
+        for write in writes:
+            write.enter(batch, connection)
+        batch.write(connection)
+        connection.execute("COMMIT")
+        changes = connection.total_changes - changes
+        # about, as measured: SQLite does not say how long its log is
+        self._log += sum(write.octets for write in writes) + 270 * changes + 3 * schema.PAGE_SIZE
+        return batch.files_to_remove
+
+    def _save_the_others(self, writes: list[Write], error: Exception) -> None:
+        """One write of a batch cannot be stored for a reason of its own: find which."""
+        assert self._connection is not None
+        if self._connection.in_transaction:
+            self._connection.execute("ROLLBACK")
+        if len(writes) == 1:
+            self._fail(writes, SpoolError(f"cannot be stored: {error!r}"))
+            self._owner.remove_files(writes[0].idents())
+            return
+        untried = deque(writes)
+        try:
+            while untried:
+                self._transaction([untried.popleft()])
+        finally:
+            self._again.extend(untried)  # should the disk fail meanwhile
+
+    def _refuse_growth(self, writes: list[Write]) -> list[Write]:
+        """What little space is left belongs to the outcomes of mail we already have."""
+        refused = [write for write in writes if write.grows]
+        if refused:
+            self._fail(refused, SpoolFull("below the floor of free space"))
+            self._owner.remove_files([ident for write in refused for ident in write.idents()])
+        return [write for write in writes if not write.grows]
+
+    def _fail(self, writes: Sequence[Write], trouble: SpoolError) -> None:
+        promises = [write.promise for write in writes if write.promise is not None]
+        if promises:
+            self._surely(_refuse, promises, trouble)
+
+    def _surely(self, function: Callable[..., None], *args: object) -> None:
+        """A promise that never fires would hold up its session or its lane for ever."""
+        while True:
+            try:
+                self._bridge.call(function, *args)
+            except MemoryError:
+                time.sleep(SCARCE)
+            else:
+                return
+
+    def _checkpoint_in_time(self) -> None:
+        if self._short:
+            most = CHECKPOINT_SHORT
+        elif not self._inbox and not self._again:
+            most = CHECKPOINT_IDLE
+        else:
+            most = CHECKPOINT_ALWAYS
+        if self._log >= most:
+            self._checkpoint()
+
+    def _checkpoint(self) -> None:
+        assert self._connection is not None
+        self._log = schema.checkpoint(self._connection)
+
+    # after trouble
+
+    def _mend(self, error: SpoolError) -> None:
+        """Trust nothing: fail every write until a reopened store has passed a transaction."""
+        connection, self._connection = self._connection, None
+        if connection is not None and self._database.gone():
+            error = SpoolGone(error.reason)  # what a look at the wrong file found is not the cause
+        self._owner.health(error)
+        while self._connection is None:
+            try:
+                self._connection = self._mender.mend(connection, error, self._doubtful)
+            except SpoolError as again:
+                if not isinstance(again, SpoolGone):
+                    connection = None
+                # what was corrupt stays so until it is rebuilt, whatever else goes wrong
+                error = error if isinstance(error, SpoolCorrupt) else again
+                self._fail_for(self._mender.pause(), error)
+                if self._stopping:
+                    return
+        self._log = 0
+        self._owner.remove_files(self._doubtful)
+        self._doubtful = []
+        self._owner.health(None)
+
+    def _fail_for(self, seconds: float, error: SpoolError) -> None:
+        """Fail what comes until so many seconds have passed, or the end."""
+        deadline = self._mender.now() + seconds
+        writes = list(self._again)
+        self._again.clear()
+        while not self._stopping:
+            self._doubtful += [ident for write in writes for ident in write.idents()]
+            self._fail(writes, error)
+            self._inbox.wait(1, max(0.0, deadline - self._mender.now()))
+            if not self._inbox:
+                return
+            item = self._inbox.take()
+            self._stopping = item is None
+            writes = [item] if isinstance(item, Write) else []
+
+
+def _answer(answers: Answers) -> None:
+    for promise, value in answers:
+        promise.callback(value)
+
+
+def _refuse(promises: list[Promise[Any]], trouble: SpoolError) -> None:
+    for promise in promises:
+        promise.errback(trouble)

@@ -1,0 +1,202 @@
+"""The things a caller may ask the writer to record, each with the promise it owes."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from relayd.mail.message import RecipientState, Settlement
+from relayd.spool.sqlite.batch import Batch
+from relayd.spool.sqlite.bridge import Promise
+from relayd.spool.sqlite.rows import NewRows
+from relayd.spool.sqlite.search import condition
+from relayd.spool.view import QueueFilter
+
+SCANNED = 4000  # recipients that one step of an operator's change looks at
+CHANGED = 500  # ... and changes, so that acceptance never waits long for it
+
+
+class Write:
+    """One request to the writer. `enter` adds it to a batch; `done` hears of the COMMIT."""
+
+    grows = False  # takes up space, and so is refused while there is none
+    lasting = False  # may be left for the next run when the spool closes
+
+    def __init__(self, promise: Promise[Any] | None) -> None:
+        self.promise = promise
+        self.value: object = None
+        self.octets = 0
+
+    def enter(self, batch: Batch, connection: sqlite3.Connection) -> None:
+        """Add it to the batch, or do it at once inside the batch's transaction."""
+        raise NotImplementedError
+
+    def done(self) -> bool:
+        """It is durable; False asks for another turn before the promise fires."""
+        return True
+
+    def idents(self) -> list[int]:
+        """New messages in it: they must not survive a COMMIT that failed."""
+        return []
+
+
+class Acceptance(Write):
+    """A message to store before 250."""
+
+    grows = True
+
+    def __init__(self, promise: Promise[Any], rows: NewRows, octets: int) -> None:
+        super().__init__(promise)
+        self._rows = rows
+        self.value = rows.value
+        self.octets = octets
+
+    def enter(self, batch: Batch, connection: sqlite3.Connection) -> None:
+        """Add its rows."""
+        batch.accept(self._rows)
+
+    def idents(self) -> list[int]:
+        """Its message."""
+        return [self._rows.ident]
+
+
+class SettlementWrite(Write):
+    """Outcomes of one delivery, and the reports they owe."""
+
+    def __init__(
+        self,
+        promise: Promise[Any],
+        settlements: Sequence[Settlement],
+        reports: list[NewRows],
+        octets: int,
+    ) -> None:
+        super().__init__(promise)
+        self.octets = octets
+        self._settlements = settlements
+        self._reports = reports
+
+    def enter(self, batch: Batch, connection: sqlite3.Connection) -> None:
+        """Outcomes always; reports only if the outcomes are news (see Store.settle)."""
+        stored = self._reports
+        if stored and self._settlements and not batch.has_effect(connection, self._settlements):
+            stored = []
+        batch.settle(self._settlements)
+        for rows in stored:
+            batch.accept(rows)
+        self.value = [rows.value for rows in stored]
+
+    def idents(self) -> list[int]:
+        """Reports that come without outcomes."""
+        # With outcomes they share their fate: if the failed COMMIT did reach the disk, both
+        # stay, and whoever repeats the call changes nothing.
+        return [] if self._settlements else [rows.ident for rows in self._reports]
+
+
+class SetAside(Write):
+    """A damaged message to take out of the queue."""
+
+    def __init__(
+        self,
+        promise: Promise[Any] | None,
+        ident: int,
+        reason: str,
+        after: Callable[[int, str], None],
+    ) -> None:
+        super().__init__(promise)
+        self._ident = ident
+        self._reason = reason
+        self._after = after
+
+    def enter(self, batch: Batch, connection: sqlite3.Connection) -> None:
+        """Move its rows."""
+        self.value = batch.set_aside(connection, self._ident, self._reason)
+
+    def done(self) -> bool:
+        """Its file follows, and the log hears of it."""
+        if self.value:
+            self._after(self._ident, self._reason)
+        return True
+
+
+class OperatorWrite(Write):
+    """An operator's retry, hold, release or remove, one small step a batch."""
+
+    def __init__(
+        self,
+        promise: Promise[Any],
+        verb: str,
+        wanted: QueueFilter,
+        note: str,
+        report: Callable[[str, list[tuple[int, int]]], None],
+    ) -> None:
+        super().__init__(promise)
+        self._verb = verb
+        self._note = note
+        self._report = report
+        self._condition, self._parameters = condition(wanted)
+        state = {
+            "retry": RecipientState.QUEUED,
+            "hold": RecipientState.QUEUED,
+            "release": RecipientState.HELD,
+        }.get(verb)
+        if state is not None:
+            self._condition += " AND r.state = :only"
+            self._parameters["only"] = int(state)
+        self._at = (wanted.ident, -1) if wanted.ident else (0, -1)
+        self._last = wanted.ident or (1 << 62)
+        self._next = self._at
+        self._met: list[tuple[int, int]] = []
+        self.value = 0
+
+    def enter(self, batch: Batch, connection: sqlite3.Connection) -> None:
+        """Find the next few and change them."""
+        found = connection.execute(
+            f"""SELECT r.message, r.number, r.attempts FROM (
+                SELECT * FROM recipient WHERE (message, number) > (:message, :number)
+                AND message <= :last ORDER BY message, number LIMIT {SCANNED}
+            ) AS r CROSS JOIN message AS m ON m.ident = r.message
+            WHERE {self._condition} LIMIT {CHANGED}""",
+            {
+                **self._parameters,
+                "message": self._at[0],
+                "number": self._at[1],
+                "last": self._last,
+            },
+        ).fetchall()
+        self._met = [(row[0], row[1]) for row in found]
+        if len(found) == CHANGED:
+            self._next = self._met[-1]
+        else:
+            self._next = self._end_of_step(connection)
+        if self._verb == "remove":
+            removed = int(RecipientState.REMOVED)
+            for message, number, attempts in found:
+                row = (message, number, 1, batch.now, removed, *[None] * 6, attempts, None)
+                batch.end((message, number), (*row, self._note))
+        elif self._verb == "hold":
+            connection.executemany(
+                "UPDATE recipient SET state = 1 WHERE message = ? AND number = ?", self._met
+            )
+        else:
+            connection.executemany(
+                "UPDATE recipient SET state = 0, next_attempt = ? WHERE message = ? AND number = ?",
+                [(batch.now, *key) for key in self._met],
+            )
+
+    def _end_of_step(self, connection: sqlite3.Connection) -> tuple[int, int]:
+        row = connection.execute(
+            "SELECT message, number FROM recipient WHERE (message, number) > (?, ?)"
+            f" AND message <= ? ORDER BY message, number LIMIT 1 OFFSET {SCANNED - 1}",
+            (*self._at, self._last),
+        ).fetchone()
+        return (self._last, 1 << 40) if row is None else (row[0], row[1])
+
+    def done(self) -> bool:
+        """Count what was changed; go on unless the end was reached."""
+        assert isinstance(self.value, int)
+        self.value += len(self._met)
+        self._at = self._next
+        if self._met:
+            self._report(self._verb, self._met)
+        return self._at[0] >= self._last

@@ -1,0 +1,85 @@
+"""A folder with a Postfix configuration, and what its import makes."""
+
+from __future__ import annotations
+
+import tempfile
+import unittest
+from pathlib import Path
+from unittest import mock
+
+from relayd.mail.address import Mailbox
+from relayd.mail.client import Client
+from relayd.mail.plan import Plan, Verdict
+from relayd.migrate.convert import Machine, convert
+from relayd.migrate.report import SettingFate
+from relayd.migrate.work import Work
+from relayd.migrate.write import WrittenFiles, settle
+from relayd.rules.evaluate import Facts, evaluate
+
+MASTER = "smtp inet n - y - - smtpd\nuucp unix - n n - - pipe\n  flags=F user=uucp argv=uux\n"
+MACHINE = Machine(lambda: "mx.example.com", lambda: ["127.0.0.1", "192.0.2.25", "::1"])
+BASE = "compatibility_level = 3.6\nmyhostname = mx.example.com\nmydestination =\nalias_maps =\n"
+OUTSIDE, INSIDE = "203.0.113.9", "127.0.0.1"
+
+
+class Import(unittest.TestCase):
+    """Imports texts; `self.work` and `self.written` are the last one's."""
+
+    work: Work
+    written: WrittenFiles
+    folder: Path
+
+    def setUp(self) -> None:
+        kept = tempfile.TemporaryDirectory(prefix="relayd-test-")
+        self.addCleanup(kept.cleanup)
+        self.folder = Path(kept.name)
+        # where the package is installed there is a user relayd, and our keys are closed to it
+        readable = mock.patch("relayd.migrate.security.unreadable", return_value="")
+        readable.start()
+        self.addCleanup(readable.stop)
+
+    def put(self, name: str, text: str) -> None:
+        (self.folder / name).write_text(text, "utf-8")
+
+    def bring(self, main: str, *, base: str = BASE, master: str = MASTER, **tables: str) -> None:
+        """Import main.cf with these tables beside it; `__` in a name is a dot."""
+        self.put("main.cf", base + main)
+        self.put("master.cf", master)
+        for name, text in tables.items():
+            self.put(name.replace("__", "."), text)
+        self.work = convert(self.folder, MACHINE)
+        self.written = settle(self.work)
+
+    def file(self, name: str) -> str:
+        return "\n".join(self.written.files[Path(name)])
+
+    @property
+    def rules(self) -> str:
+        return self.file("rules.d/50-postfix.rules")
+
+    @property
+    def conf(self) -> str:
+        return self.file("relayd.conf")
+
+    def plan(self, to: str, *, client: str = OUTSIDE, sender: str = "a@far.example") -> Plan:
+        facts = Facts(Client(client), Mailbox.parse(sender), Mailbox.parse(to))
+        return evaluate(self.written.settings.ruleset, facts)
+
+    def goes(self, to: str, *, client: str = OUTSIDE, sender: str = "a@far.example") -> str:
+        """`bob@example.net relayhost, ...`, or the reply's code and status."""
+        plan = self.plan(to, client=client, sender=sender)
+        if plan.verdict is Verdict.DISCARD:
+            return "discard"
+        if plan.verdict is Verdict.REFUSE:
+            return f"{plan.reply.code} {plan.reply.status}"
+        return ", ".join(f"{each.mailbox} {each.next_hop}" for each in plan.destinations)
+
+    def sender(self, sender: str, *, client: str = INSIDE) -> str:
+        plan = self.plan("x@far.example", client=client, sender=sender)
+        return str(plan.destinations[0].reverse_path)
+
+    def fate(self, setting: str) -> SettingFate:
+        return self.work.report.findings[setting].fate
+
+    def said(self, setting: str) -> str:
+        return " | ".join(part.text for part in self.work.report.findings[setting].parts)

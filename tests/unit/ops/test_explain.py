@@ -1,0 +1,180 @@
+"""`explain` as the design shows it: real rules, a real DNS server, and a message's header."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+from twisted.internet import reactor as the_reactor
+
+from relayd import config
+from relayd.ctl import relayctl
+from relayd.ctl.headersection import LetterError, read
+from relayd.dns.resolver import Resolver
+from relayd.ops.explain import exit_status, lines
+from relayd.relay.resolve import Directory
+from relayd.relay.selfdetection import SelfDetection
+from relayd.service.configuration import Configuration, Enquiry
+from tests.dnsserver import DnsServer
+from tests.spooling import Troubles
+from tests.support import TestCase
+from tests.unit.rules.sample import write_site
+
+reactor: Any = the_reactor
+
+ZONE = """\
+example.net. MX 10 mx1.example.net.
+example.net. MX 20 mx2.example.net.
+mx1.example.net. A 198.51.100.7
+mx2.example.net. A 198.51.100.8
+example.org. A 198.51.100.20
+"""
+
+WANTED = """\
+accept   rules.d/10-site.rules:14   accept to <ours>                 ours: rules.d/10-site.rules:2
+forward  rules.d/10-site.rules:23   info@example.com -> alice@example.net, bob@example.org
+route    rules.d/10-site.rules:32   any direct                       alice@example.net
+           MX 10 mx1.example.net [198.51.100.7]   MX 20 mx2.example.net [198.51.100.8]
+route    rules.d/10-site.rules:32   any direct                       bob@example.org
+           no MX, implicit: example.org [198.51.100.20]
+"""
+
+LETTER = b"""\
+Return-Path: <joe@intern.example.com>
+From: "Joe, at work" <joe@intern.example.com>
+To: Info <info@example.com>, x@elsewhere.example
+Cc: boss@example.com
+Subject: hello
+X-Internal-Host: pc17
+
+body
+"""
+
+DIFF = """\
+--- as received
++++ as sent on
+@@ -1,6 +1,6 @@
++X-Gateway: gw.example.com
+ Return-Path: <joe@intern.example.com>
+-From: "Joe, at work" <joe@intern.example.com>
++From: "Joe, at work" <joe@example.com>
+ To: Info <info@example.com>, x@elsewhere.example
+ Cc: boss@example.com
+ Subject: hello
+-X-Internal-Host: pc17
+"""
+
+
+class OnlineTest(TestCase):
+    """What the running daemon answers."""
+
+    def setUp(self) -> None:
+        self.site = write_site(Path(self.mktemp()))
+        self.server = DnsServer(reactor, ZONE)
+        self.server.start()
+        self.addCleanup(self.server.stop)
+        settings = config.load(self.site)
+        log: Any = Troubles()
+        resolver = Resolver(reactor, [self.server.address])
+        directory = Directory(resolver, SelfDetection(["gw.example.com"], ["127.0.0.1"]), port=25)
+
+        async def reread() -> config.Settings:
+            return settings
+
+        self.enquiry = Enquiry(Configuration(settings, reread, log), directory)
+
+    async def answer(self, **question: str) -> dict[str, Any]:
+        return await self.enquiry.explain(question)
+
+    async def test_the_example_of_the_design(self) -> None:
+        question = {"from": "203.0.113.9", "sender": "a@partner.example"}
+        answer = await self.answer(**question, recipient="info@example.com")
+        self.assertEqual("\n".join(lines(answer)) + "\n", WANTED)
+        self.assertEqual(exit_status(answer), 0)
+        self.assertEqual(json.loads(json.dumps(answer)), answer)
+        self.assertEqual(
+            [each["hosts"] for each in answer["destinations"]],
+            [
+                ["MX 10 mx1.example.net [198.51.100.7]", "MX 20 mx2.example.net [198.51.100.8]"],
+                ["no MX, implicit: example.org [198.51.100.20]"],
+            ],
+        )
+
+    async def test_refused_with_the_reply(self) -> None:
+        answer = await self.answer(recipient="old@example.com")
+        self.assertEqual(exit_status(answer), 1)
+        self.assertIn("refused: 550 5.1.6 Moved to new@example.com", list(lines(answer)))
+
+    async def test_a_header(self) -> None:
+        section = LETTER.replace(b"\n", b"\r\n").decode("latin-1").partition("body")[0]
+        answer = await self.answer(
+            recipient="info@example.com", sender="joe@intern.example.com", header=section
+        )
+        text = "\n".join(lines(answer)) + "\n"
+        self.assertTrue(text.endswith(DIFF), text)
+        self.assertIn("header   rules.d/10-site.rules:19", text)
+        self.assertEqual(
+            [each["place"].rpartition(":")[2] for each in answer["header"]["rules"]],
+            ["19", "20", "21"],
+        )
+
+
+class OfflineTest(TestCase):
+    """relayctl against the files alone."""
+
+    def setUp(self) -> None:
+        self.site = write_site(Path(self.mktemp()))
+        self.letter = self.site.parent / "letter.eml"
+        self.letter.write_bytes(LETTER)
+
+    def ctl(self, *arguments: object) -> tuple[int, str, str]:
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            words = ["--config", str(self.site), "explain", "--offline", *map(str, arguments)]
+            status = relayctl.main(words)
+        return status, out.getvalue(), err.getvalue()
+
+    def test_the_same_but_for_the_hosts(self) -> None:
+        status, out, _ = self.ctl("--from", "203.0.113.9", "info@example.com")
+        wanted = [line for line in WANTED.splitlines() if not line.startswith(" ")]
+        self.assertEqual((status, out.splitlines()), (0, wanted))
+
+    def test_exit_statuses(self) -> None:
+        self.assertEqual(self.ctl("info@example.com")[0], 0)
+        self.assertEqual(self.ctl("old@example.com")[0], 1)
+        self.assertEqual(self.ctl("info@example.com", "x@elsewhere.example")[0], 1)
+        self.assertEqual(self.ctl("no address")[0], 2)
+        self.assertEqual(self.ctl()[0], 2)
+
+    def test_recipients_and_sender_of_the_message(self) -> None:
+        status, out, _ = self.ctl("--eml", self.letter)
+        self.assertEqual(status, 1, "x@elsewhere.example is none of ours")
+        self.assertEqual(out.count("--- as received"), 2)
+        self.assertIn("joe@intern.example.com -> joe@example.com", out)
+        self.assertIn("refused: 550 5.7.1 Relaying denied", out)
+        status, out, _ = self.ctl("--json", "--eml", self.letter, "info@example.com")
+        self.assertEqual(json.loads(out)["header"]["diff"], DIFF.splitlines())
+
+    def test_what_no_rule_changes_is_said(self) -> None:
+        self.letter.write_bytes(b"X-Gateway: gw.example.com\n\n")
+        config_text = self.site.read_text().partition("include")[0]
+        self.site.write_text(config_text + "accept to any\n")
+        _, out, _ = self.ctl("--eml", self.letter, "info@example.com")
+        self.assertIn("the header stays as it is", out)
+
+    def test_letters(self) -> None:
+        for octets, section in (
+            (b"A: b\n\nbody", "A: b\r\n\r\n"),
+            (b"A: b\r\n\r\nbody", "A: b\r\n\r\n"),
+            (b"From joe Sat\nA: b\n\nbody", "A: b\r\n\r\n"),
+            (b"A: b\n", "A: b\r\n\r\n"),
+            (b"A: b", "A: b\r\n\r\n"),
+            (b"A: \xff\n\n", "A: \xff\r\n\r\n"),
+        ):
+            self.letter.write_bytes(octets)
+            self.assertEqual(read(self.letter).text, section)
+        with self.assertRaises(LetterError):
+            read(self.letter.parent / "none.eml")

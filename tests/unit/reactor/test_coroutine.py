@@ -1,0 +1,132 @@
+"""A strand runs when it can, waits when it must, and tells of what breaks it."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Coroutine
+from typing import Any
+
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
+
+from relayd.reactor.coroutine import log_bug, spawn
+
+
+class Strands(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.seen: list[object] = []
+        self.broken: list[BaseException] = []
+
+    def run_it(self, coroutine: Coroutine[Deferred[Any], Any, None]) -> None:
+        """As the product does."""
+
+        def broken(failure: Failure) -> None:
+            assert failure.value is not None
+            self.broken.append(failure.value)
+
+        spawn(coroutine, broken)
+
+    async def gather(self, *awaited: Deferred[object]) -> None:
+        """What each of them comes to, in order."""
+        for each in awaited:
+            try:
+                self.seen.append(await each)
+            except ArithmeticError as error:
+                self.seen.append(error.args)
+        self.seen.append("end")
+
+    def test_what_has_its_result_is_not_waited_for(self) -> None:
+        self.run_it(self.gather(succeed(1), succeed(None), fail(ArithmeticError(3))))
+        self.assertEqual(self.seen, [1, None, (3,), "end"])
+
+    def test_what_has_none_is_waited_for(self) -> None:
+        first: Deferred[object] = Deferred()
+        second: Deferred[object] = Deferred()
+        third: Deferred[object] = Deferred()
+        self.run_it(self.gather(first, second, third))
+        self.assertEqual(self.seen, [])
+        second.callback(None)
+        self.assertEqual(self.seen, [])
+        first.callback(1)
+        self.assertEqual(self.seen, [1, None])
+        third.errback(ArithmeticError(3))
+        self.assertEqual(self.seen, [1, None, (3,), "end"])
+        self.assertEqual(self.broken, [])
+
+    def test_one_that_waits_for_another_deferred(self) -> None:
+        inner: Deferred[object] = Deferred()
+        outer: Deferred[object] = Deferred()
+        outer.addCallback(lambda _: inner)
+        self.run_it(self.gather(outer))
+        outer.callback(1)
+        self.assertEqual(self.seen, [])
+        inner.callback(2)
+        self.assertEqual(self.seen, [2, "end"])
+
+    def test_a_thousand_results_in_a_row_need_no_deeper_stack(self) -> None:
+        many: list[Deferred[object]] = [succeed(each) for each in range(5000)]
+        self.run_it(self.gather(*many))
+        self.assertEqual(len(self.seen), 5001)
+
+    def test_a_bug_is_told_once_and_not_to_the_deferred(self) -> None:
+        for early in (True, False):
+            waited: Deferred[object] = succeed(1) if early else Deferred()
+
+            async def bug(waited: Deferred[object] = waited) -> None:
+                await waited
+                raise LookupError
+
+            self.run_it(bug())
+            if not early:
+                waited.callback(1)
+            self.assertIsInstance(self.broken.pop(), LookupError)
+            self.assertEqual(self.successResultOf(waited), None if not early else 1)
+        self.assertEqual(self.broken, [])
+
+    def test_a_failure_nobody_catches_is_told(self) -> None:
+        async def trusting(waited: Deferred[object]) -> None:
+            await waited
+
+        waited: Deferred[object] = Deferred()
+        self.run_it(trusting(waited))
+        waited.errback(LookupError("gone"))
+        self.assertIsInstance(self.broken.pop(), LookupError)
+        del waited
+        gc.collect()
+        self.assertEqual(self.flushLoggedErrors(LookupError), [])
+
+    def test_nothing_of_it_is_left_to_the_garbage_collector(self) -> None:
+        class Witness:
+            pass
+
+        async def hold(witness: Witness, waited: Deferred[object]) -> None:
+            await waited
+            self.seen.append(type(witness))
+
+        witness = Witness()
+        gone = weakref.ref(witness)
+        waited: Deferred[object] = Deferred()
+        gc.disable()
+        self.addCleanup(gc.enable)
+        self.run_it(hold(witness, waited))
+        del witness
+        self.assertIsNotNone(gone())
+        waited.callback(None)
+        self.assertIsNone(gone())
+
+    def test_a_bug_is_logged_by_its_error_first(self) -> None:
+        logged: list[tuple[str, list[tuple[str, object]]]] = []
+
+        class Log:
+            def trouble(self, event: str, **facts: object) -> None:
+                logged.append((event, list(facts.items())))
+
+        log: Any = Log()
+        self.run_it(self.gather(fail(ValueError("x"))))
+        log_bug(log, "bug", Failure(self.broken[0]))
+        ((event, facts),) = logged
+        self.assertEqual((event, facts[0]), ("bug", ("error", "ValueError('x')")))
+        self.assertEqual(facts[1][0], "why")
+        self.assertIn("ValueError: x", str(facts[1][1]))

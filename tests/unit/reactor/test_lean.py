@@ -1,0 +1,152 @@
+"""The lean reactor does what Twisted's does: reads, writes, ends, and survives what breaks."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.protocol import Factory, Protocol
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
+
+from relayd.reactor.lean import LeanReactor
+
+
+class Echo(Protocol):
+    """Says what it hears; breaks at the word, or at the end if it heard the other."""
+
+    def dataReceived(self, data: bytes) -> None:
+        factory: Any = self.factory
+        if data == b"break":
+            raise ArithmeticError(data)
+        factory.heard += data
+        self.transport.write(data)  # type: ignore[union-attr]
+
+    def connectionLost(self, reason: Failure | None = None) -> None:
+        factory: Any = self.factory
+        factory.ended += 1
+        if factory.heard.endswith(b"break later"):
+            raise LookupError
+
+
+class Turns(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.reactor: Any = LeanReactor()
+        self.addCleanup(self.reactor._poller.close)
+        factory: Any = Factory()
+        factory.protocol = Echo
+        factory.noisy = False
+        factory.heard = b""
+        factory.ended = 0
+        self.factory = factory
+        self.port = self.reactor.listenTCP(0, self.factory, interface="127.0.0.1")
+
+    def client(self, data: bytes) -> socket.socket:
+        """A connection that has sent this."""
+        made = socket.create_connection(("127.0.0.1", self.port.getHost().port), 60)
+        self.addCleanup(made.close)
+        made.sendall(data)
+        return made
+
+    def run_until(self, condition: Callable[[], object]) -> None:
+        """Turn until it holds; a minute at most."""
+
+        def look() -> None:
+            if condition():
+                self.reactor.stop()
+            else:
+                self.reactor.callLater(0.01, look)
+
+        self.reactor.callLater(0, look)
+        overdue = self.reactor.callLater(60, self.reactor.stop)
+        self.reactor.run(installSignalHandlers=False)
+        self.assertTrue(overdue.active(), "it took too long")
+
+    def test_reads_writes_and_hears_of_the_end(self) -> None:
+        client = self.client(b"hello")
+        client.setblocking(False)
+        received = b""
+
+        def heard_and_gone() -> bool:
+            nonlocal received
+            with contextlib.suppress(OSError):
+                received += client.recv(100)
+            if received:
+                client.close()
+            return bool(self.factory.ended)
+
+        self.run_until(heard_and_gone)
+        self.assertEqual(received, b"hello")
+
+    def test_more_than_the_socket_takes_is_written_by_and_by(self) -> None:
+        sent = bytes(1 << 22)
+        client = self.client(b"")
+        client.setblocking(False)
+        received = bytearray()
+        left = memoryview(sent)
+
+        def feed() -> None:
+            nonlocal left
+            for _ in range(100):
+                try:
+                    if left:
+                        left = left[client.send(left) :]
+                    received.extend(client.recv(1 << 16))
+                except BlockingIOError:
+                    break
+
+        def fed() -> bool:
+            feed()
+            return len(received) == len(sent)
+
+        self.run_until(fed)
+        self.assertEqual(bytes(received), sent)
+
+    def test_what_shall_leave_together_leaves_at_the_end_of_the_turn(self) -> None:
+        self.reactor.send_together()
+        order: list[str] = []
+        leaving = self.reactor.leaving
+
+        class Reply:
+            def flush(self) -> None:
+                order.append("sent")
+
+        def say() -> None:
+            leaving.extend([Reply(), Reply()])
+            order.append("said")
+            self.reactor.callLater(0, order.append, "next turn")
+
+        self.reactor.callLater(0, say)
+        self.run_until(lambda: "next turn" in order)
+        self.assertEqual(order, ["said", "sent", "sent", "next turn"])
+        self.assertIs(self.reactor.leaving, leaving)
+
+    def test_what_breaks_is_logged_and_ends_only_itself(self) -> None:
+        self.client(b"break")
+        self.client(b"well")
+        self.run_until(lambda: self.factory.heard == b"well" and self.factory.ended == 1)
+        self.assertEqual(len(self.flushLoggedErrors(ArithmeticError)), 1)
+
+    def test_what_breaks_at_the_end_is_logged_and_the_turn_goes_on(self) -> None:
+        self.client(b"break later").close()
+        self.run_until(lambda: self.factory.ended == 1)
+        self.assertEqual(len(self.flushLoggedErrors(LookupError)), 1)
+
+
+class Choice(SynchronousTestCase):
+    def named(self, before: str) -> str:
+        """The class of the reactor that a process has, which did `before` first."""
+        ours = "from relayd.reactor.lean import own_reactor; print(type(own_reactor()).__name__)"
+        done = subprocess.run(
+            [sys.executable, "-c", f"{before}\n{ours}"], check=True, capture_output=True, text=True
+        )
+        return done.stdout.strip()
+
+    def test_ours_unless_another_was_chosen(self) -> None:
+        self.assertEqual(self.named(""), "LeanReactor")
+        chosen = "from twisted.internet import pollreactor; pollreactor.install()"
+        self.assertEqual(self.named(chosen), "PollReactor")
