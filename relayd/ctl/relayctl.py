@@ -5,17 +5,16 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import re
 import signal
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from relayd.ctl import commandline, spoolcommand, tlsreport
 from relayd.ctl.client import Daemon, DaemonError, NotRunningError
 from relayd.ctl.commandline import Run
+from relayd.ctl.socketpath import DEFAULT_CONFIG, FailureError, socket_of
 from relayd.ops import explain as explaining
 from relayd.ops import text
 
@@ -23,18 +22,7 @@ if TYPE_CHECKING:
     from relayd.config import Settings
     from relayd.ctl.headersection import Letter
 
-DEFAULT_CONFIG = Path("/etc/relayd/relayd.conf")
-DEFAULT_SPOOL = "/var/spool/relayd"
-SOCKET_NAME = "control"  # in the spool directory, unless the `control` setting says otherwise
-
 OK, FAILED, USAGE = 0, 1, 2
-
-# The two settings that say where the socket is; the whole language takes longer to load.
-_SETTING = re.compile(r'^(control|spool)[ \t]+(?:"((?:[^"\\]|\\.)*)"|([^\s#"]+))[ \t]*(?:#.*)?$')
-
-
-class FailureError(Exception):
-    """The command failed; `str(error)` goes to standard error."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -59,26 +47,6 @@ def main(arguments: list[str] | None = None) -> int:
 def daemon(options: argparse.Namespace) -> Daemon:
     """The daemon that the options mean; raises FailureError."""
     return Daemon(options.socket or socket_of(options.config or DEFAULT_CONFIG))
-
-
-def socket_of(config: Path) -> Path:
-    """The control socket that a configuration names; raises FailureError."""
-    found: dict[str, str] = {}
-    try:
-        with config.open(encoding="utf-8", errors="surrogateescape") as lines:
-            for line in lines:
-                match = _SETTING.match(line.rstrip())
-                if match is not None:
-                    quoted = match.group(2)
-                    plain = match.group(3)
-                    found[match.group(1)] = plain or re.sub(r"\\(.)", r"\1", quoted)
-    except OSError as error:
-        raise FailureError(
-            f"{config}: {error.strerror}; say where relayd is with --config or --socket"
-        ) from None
-    if "control" in found:
-        return config.parent / found["control"]
-    return config.parent / found.get("spool", DEFAULT_SPOOL) / SOCKET_NAME
 
 
 # the commands

@@ -138,7 +138,7 @@ def _owner(config: Path) -> tuple[int, int] | None:
     """Whoever relayd runs as must read a new file: the owner of its spool, if we are root."""
     if os.geteuid() != 0:
         return None
-    from relayd.ctl.relayctl import FailureError, socket_of
+    from relayd.ctl.socketpath import FailureError, socket_of
 
     try:
         status = socket_of(config).parent.stat()

@@ -125,7 +125,7 @@ def _queue(_order: Order) -> int:
 def _aliases(_order: Order) -> int:
     """There is no database to make: a running relayd reads its tables again."""
     from relayd.ctl.client import Daemon, DaemonError, NotRunningError
-    from relayd.ctl.relayctl import DEFAULT_CONFIG, FailureError, socket_of
+    from relayd.ctl.socketpath import DEFAULT_CONFIG, FailureError, socket_of
 
     try:
         Daemon(socket_of(DEFAULT_CONFIG)).answer("reload")

@@ -19,7 +19,8 @@ from unittest import mock
 
 from relayd.ctl import relayctl
 from relayd.ctl.commandline import span
-from relayd.ctl.relayctl import main, socket_of
+from relayd.ctl.relayctl import main
+from relayd.ctl.socketpath import FailureError, socket_of
 from relayd.ops import text
 
 ROOT = Path(__file__).parents[3]
@@ -509,7 +510,7 @@ class FindingTests(RelayctlTestCase):
             self.assertEqual(socket_of(path), load(path).control, config)
 
     def test_no_configuration(self) -> None:
-        with self.assertRaisesRegex(relayctl.FailureError, "--config or --socket"):
+        with self.assertRaisesRegex(FailureError, "--config or --socket"):
             socket_of(self.directory / "none")
 
     def test_spans(self) -> None:
