@@ -1,0 +1,249 @@
+"""The way of one message through the code: files, functions and calls, station by station.
+
+    python -m tests.bench.way [--recipients N] [--files]
+
+A relayd in this very process, with one worker, a client and a sink on loopback. After a warm-up
+message `sys.setprofile` counts each call of a function of ours, in the reactor's thread and in the
+spool's. A coroutine or generator that goes on counts as a call. Counts, and no time: so no machine
+distorts them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import socket
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import CodeType, FrameType
+from typing import IO
+
+from relayd.service import app
+
+ROOT = Path(app.__file__).resolve().parents[1]
+STATIONS = ("accept to EHLO", "MAIL", "RCPT", "content", "commit", "dispatch to sent", "settle")
+BEATS = ("/ops/watchdog.py", "/reactor/lean.py")  # they go on, message or no message
+QUIET = 0.3  # seconds without a call of ours: the message is through
+
+CONFIG = """\
+hostname gw.example.net
+spool    {folder}/spool
+listen   127.0.0.1:{port}
+workers  1
+accept   from 127.0.0.1
+next-hop sink smtp 127.0.0.1:{sink}
+route    any via sink
+"""
+
+
+class Way:
+    """Counts of one message. The client says when a station begins; two begin by themselves."""
+
+    def __init__(self) -> None:
+        self.station: str | None = None
+        self.calls: Counter[tuple[str, CodeType]] = Counter()
+        self.at = 0.0  # when the last call was counted
+
+    def profile(self, frame: FrameType, event: str, _argument: object) -> None:
+        """For sys.setprofile."""
+        if event != "call" or self.station is None:
+            return
+        code = frame.f_code
+        if not code.co_filename.startswith(f"{ROOT}/") or code.co_filename.endswith(BEATS):
+            return
+        begins = _BEGINS.get((Path(code.co_filename).stem, code.co_name))
+        if begins is not None:
+            self.station = begins
+        self.calls[self.station, code] += 1
+        self.at = time.monotonic()
+
+    def files(self) -> Iterator[str]:
+        """What the message visits, below relayd/."""
+        found = {Path(code.co_filename) for _, code in self.calls}
+        yield from sorted(str(path.relative_to(ROOT)) for path in found)
+
+
+# entered in the same turn in which the station before ends
+_BEGINS = {
+    ("dispatch", "accept"): "dispatch to sent",
+    ("settling", "record"): "settle",
+}
+
+
+def main(arguments: Sequence[str] = sys.argv[1:]) -> int:
+    """Send one message and tell its way."""
+    parser = argparse.ArgumentParser(prog="way", description=__doc__)
+    parser.add_argument("--recipients", type=int, default=20, help="of the second message")
+    parser.add_argument("--files", action="store_true", help="each file, with its calls")
+    options = parser.parse_args(arguments)
+    one, many = measured(1, options.recipients)
+    print(f"{len(set(one.files()))} files, {_functions(one)} functions, {one.calls.total()} calls")
+    print("| station | files | functions | calls |\n|---|---:|---:|---:|")
+    for station in STATIONS:
+        codes = {code: count for (at, code), count in one.calls.items() if at == station}
+        files = {code.co_filename for code in codes}
+        print(f"| {station} | {len(files)} | {len(codes)} | {sum(codes.values())} |")
+    if options.recipients > 1:
+        further = (many.calls.total() - one.calls.total()) / (options.recipients - 1)
+        print(f"{further:.0f} calls more for each further recipient")
+    if options.files:
+        by_file: Counter[str] = Counter()
+        for (_, code), count in one.calls.items():
+            by_file[str(Path(code.co_filename).relative_to(ROOT))] += count
+        for name, count in by_file.most_common():
+            print(f"{count:5} {name}")
+    return 0
+
+
+def measured(*recipients: int) -> list[Way]:
+    """The way of a message to so many recipients, for each number given."""
+    ways: list[Way] = []
+    with tempfile.TemporaryDirectory(prefix="relayd-way-") as name, _sink() as sink:
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            port: int = probe.getsockname()[1]
+        config = Path(name, "relayd.conf")
+        config.write_text(CONFIG.format(folder=name, port=port, sink=sink))
+        counting = Way()
+        relay = _Relay(config, counting)
+
+        def client() -> None:
+            try:
+                for _ in range(2):
+                    _send(port, 1, lambda _station: None)
+                time.sleep(QUIET)
+                for count in recipients:
+                    counting.calls = Counter()
+
+                    def enter(station: str | None) -> None:
+                        counting.station = station
+
+                    _send(port, count, enter)
+                    while time.monotonic() < counting.at + QUIET:
+                        time.sleep(0.01)
+                    counting.station = None
+                    way = Way()
+                    way.calls = counting.calls
+                    ways.append(way)
+            finally:
+                relay.stop()
+
+        relay.run(client)
+    return ways
+
+
+class _Relay:
+    """relayd in this process: the reactor of this thread, profiled."""
+
+    def __init__(self, config: Path, way: Way) -> None:
+        self._way = way
+        threading.setprofile(way.profile)  # for the threads that the spool starts
+        log = app.Options()
+        log.parseOptions(["--config", str(config)])
+        log.parent = {"logfile": str(config.with_name("log")), "nodaemon": True}  # type: ignore[attr-defined]
+        self._service = app.makeService(log)
+        self._reactor = app.own_reactor()
+
+    def run(self, client: Callable[[], None]) -> None:
+        """Until `stop`; `client` runs in a thread of its own, which is not counted."""
+        service = self._service
+        service.privilegedStartService()
+        service.startService()
+        threading.setprofile(None)  # type: ignore[arg-type]  # as it was
+        threading.Thread(target=client, daemon=True).start()
+        sys.setprofile(self._way.profile)
+        try:
+            self._reactor.run(installSignalHandlers=False)
+        finally:
+            sys.setprofile(None)
+
+    def stop(self) -> None:
+        """From another thread."""
+        self._reactor.callFromThread(self._stop)
+
+    def _stop(self) -> None:
+        stopped = self._service.stopService()
+        assert stopped is not None
+        stopped.addBoth(lambda _: self._reactor.stop())
+
+
+def _functions(way: Way) -> int:
+    return len({code for _, code in way.calls})
+
+
+def _send(port: int, recipients: int, enter: Callable[[str | None], None]) -> None:
+    """One message in a session of its own, a command at a time."""
+    content = b"Subject: way\r\n\r\n" + b"x" * 70 + b"\r\n"
+    content += (b"y" * 76 + b"\r\n") * 62  # 5 KB
+    enter(STATIONS[0])
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        replies = connection.makefile("rb")
+        _hear(replies)
+        _ask(connection, replies, b"EHLO client.example.net")
+        enter("MAIL")
+        _ask(connection, replies, b"MAIL FROM:<a@example.org>")
+        enter("RCPT")
+        for number in range(recipients):
+            _ask(connection, replies, b"RCPT TO:<b%d@example.com>" % number)
+        enter("content")
+        _ask(connection, replies, b"DATA")
+        connection.sendall(content)
+        time.sleep(0.05)  # so that the content is not read with its end
+        enter("commit")
+        connection.sendall(b".\r\n")
+        _hear(replies)
+        time.sleep(0.05)
+        _ask(connection, replies, b"QUIT")
+
+
+def _ask(connection: socket.socket, replies: IO[bytes], command: bytes) -> None:
+    connection.sendall(command + b"\r\n")
+    _hear(replies)
+
+
+def _hear(replies: IO[bytes]) -> None:
+    while (line := replies.readline())[3:4] == b"-":
+        pass
+    if line[:1] not in b"23":
+        raise AssertionError(line)
+
+
+@contextmanager
+def _sink() -> Iterator[int]:
+    """A next hop that takes everything, in threads that are not counted; its port."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        threading.Thread(target=_accept, args=(listening,), daemon=True).start()
+        yield listening.getsockname()[1]
+
+
+def _accept(listening: socket.socket) -> None:
+    while True:
+        try:
+            connection, _ = listening.accept()
+        except OSError:
+            return
+        threading.Thread(target=_serve, args=(connection,), daemon=True).start()
+
+
+def _serve(connection: socket.socket) -> None:
+    with connection, connection.makefile("rb") as commands:
+        connection.sendall(b"220 sink\r\n")
+        for line in commands:
+            verb = line[:4].upper()
+            if verb == b"EHLO":
+                connection.sendall(b"250-sink\r\n250-PIPELINING\r\n250 8BITMIME\r\n")
+            elif verb == b"DATA":
+                connection.sendall(b"354 go on\r\n")
+                while commands.readline() not in (b".\r\n", b""):
+                    pass
+                connection.sendall(b"250 taken\r\n")
+            else:
+                connection.sendall(b"250 so be it\r\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
