@@ -37,6 +37,7 @@ listen   127.0.0.1:{port}
 workers  1
 accept   from 127.0.0.1
 next-hop sink smtp 127.0.0.1:{sink}
+forward  @example.com -> @example.net
 route    any via sink
 """
 
@@ -235,7 +236,7 @@ def _serve(connection: socket.socket) -> None:
         for line in commands:
             verb = line[:4].upper()
             if verb == b"EHLO":
-                connection.sendall(b"250-sink\r\n250-PIPELINING\r\n250 8BITMIME\r\n")
+                connection.sendall(b"250-sink\r\n250 8BITMIME\r\n")
             elif verb == b"DATA":
                 connection.sendall(b"354 go on\r\n")
                 while commands.readline() not in (b".\r\n", b""):
