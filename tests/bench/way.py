@@ -23,6 +23,7 @@ from pathlib import Path
 from types import CodeType, FrameType
 from typing import IO
 
+from relayd.reactor.lean import own_reactor
 from relayd.service import app
 
 ROOT = Path(app.__file__).resolve().parents[1]
@@ -145,16 +146,17 @@ class _Relay:
         threading.setprofile(way.profile)  # for the threads that the spool starts
         log = app.Options()
         log.parseOptions(["--config", str(config)])
-        log.parent = {"logfile": str(config.with_name("log")), "nodaemon": True}  # type: ignore[attr-defined]
+        twistd = {"logfile": str(config.with_name("log")), "nodaemon": True}
+        log.parent = twistd  # type: ignore[assignment]  # as twistd has it
         self._service = app.makeService(log)
-        self._reactor = app.own_reactor()
+        self._reactor = own_reactor()
 
     def run(self, client: Callable[[], None]) -> None:
         """Until `stop`; `client` runs in a thread of its own, which is not counted."""
         service = self._service
         service.privilegedStartService()
         service.startService()
-        threading.setprofile(None)  # type: ignore[arg-type]  # as it was
+        threading.setprofile(None)
         threading.Thread(target=client, daemon=True).start()
         sys.setprofile(self._way.profile)
         try:
