@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Literal, NamedTuple, overload
 
+from relayd.reactor.coroutine import promise
 from twisted.internet.defer import Deferred, DeferredSemaphore
 from twisted.python.failure import Failure
 
@@ -116,7 +117,7 @@ class Resolver:
         waiter: Deferred[Answer[Any]] = Deferred(leave)
         flight.waiting.append(waiter)
         if flight.lookup is None:
-            flight.lookup = Deferred.fromCoroutine(self._look_up(key))
+            flight.lookup = promise(self._look_up(key))
             flight.lookup.addBoth(self._land, key, flight)
         return waiter
 

@@ -7,6 +7,7 @@ import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from relayd.reactor.coroutine import promise
 from twisted.application.service import Service
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred
@@ -125,12 +126,12 @@ class IntakeService(Service):
 
         For a worker that hands its sockets on; stopService() is still to be called.
         """
-        return Deferred.fromCoroutine(self._drain(patience))
+        return promise(self._drain(patience))
 
     def stopService(self) -> Deferred[None]:
         """Accept no more, say 421, let commits under way finish; fires within the grace."""
         super().stopService()  # type: ignore[no-untyped-call]  # Twisted's own
-        return Deferred.fromCoroutine(self._stop())
+        return promise(self._stop())
 
     async def _drain(self, patience: float) -> None:
         await self._close_ports()

@@ -19,6 +19,7 @@ from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
+from relayd.reactor.coroutine import promise
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
@@ -200,7 +201,7 @@ class Pickup:
         return {name: number for name, number in found.items() if number}
 
     def _look(self) -> None:
-        self._looking = Deferred.fromCoroutine(self._take_all())
+        self._looking = promise(self._take_all())
         self._looking.addErrback(lambda why: self._log.trouble("drop folder", why=str(why.value)))
 
     async def _take_all(self) -> None:

@@ -29,7 +29,7 @@ from relayd.mail.content import Content
 from relayd.mail.log import MailLog
 from relayd.ops.commands import Operations, Stream
 from relayd.ops.documents import RequestError
-from relayd.reactor.coroutine import log_bug
+from relayd.reactor.coroutine import log_bug, spawn
 from relayd.spool.errors import SpoolError
 
 MAX_REQUEST = 4 << 20  # octets of a request: a header section to be explained is in it
@@ -84,7 +84,7 @@ class ControlSession(Protocol):
         self._asked = True
         self._stop_deadline()
         self.transport.registerProducer(self, True)
-        Deferred.fromCoroutine(self._answer(line if newline else b"")).addErrback(self._broken)
+        spawn(self._answer(line if newline else b""), self._broken)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Whoever still writes is told."""

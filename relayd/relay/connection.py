@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Protocol as Shape
 
+from relayd.reactor.coroutine import promise
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IConnector, IHandshakeListener, IPullProducer
 from twisted.internet.protocol import Protocol, connectionDone
@@ -442,7 +443,7 @@ class Connection(Protocol):
 
     def _talk_on(self, event: LoginEvent) -> None:
         if self._talk is not None:
-            said = Deferred.fromCoroutine(self._talk.take(event))
+            said = promise(self._talk.take(event))
             said.addErrback(lambda _: self._fail(_LOGIN_BUG))
 
     def _logged_in(self, refusal: Reply | None) -> None:

@@ -14,6 +14,7 @@ import time
 import traceback
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
+from relayd.reactor.coroutine import promise
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
@@ -130,7 +131,7 @@ class Dispatcher:
 
         Fires when all that could be recorded is; the rest is in the table as it was.
         """
-        return Deferred.fromCoroutine(self._stop(grace))
+        return promise(self._stop(grace))
 
     async def _stop(self, grace: float) -> None:
         self._phase = Phase.STOPPING

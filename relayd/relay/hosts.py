@@ -9,6 +9,7 @@ from functools import lru_cache
 from itertools import zip_longest
 from typing import Any, NamedTuple
 
+from relayd.reactor.coroutine import promise
 from twisted.internet.defer import Deferred, FirstError, gatherResults
 from twisted.python.failure import Failure
 
@@ -79,7 +80,7 @@ class Hosts:
                 if known is not None:
                     results[key].append(known)
                     continue
-                query = Deferred.fromCoroutine(self._resolver.query(name, rdtype))
+                query = promise(self._resolver.query(name, rdtype))
                 awaited.append(query.addCallbacks(*_keep_in(results[key])))
         if awaited:
             try:

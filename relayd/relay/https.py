@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from relayd.reactor.coroutine import promise
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint, wrapClientTLS
 from twisted.internet.error import ConnectError
@@ -98,7 +99,7 @@ class Https:
                 raise HttpError(f"{host} [{address}] is not this machine, and this is not HTTPS")
             trust = self._trust() if secure else None
             way = _Way(self._reactor, host, address, port, trust)
-            asked = Deferred.fromCoroutine(self._ask(way, method, url, headers, body))
+            asked = promise(self._ask(way, method, url, headers, body))
             timer = self._reactor.callLater(self._patience, asked.cancel)
             try:
                 return await asked

@@ -8,8 +8,10 @@ import os
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+from relayd.reactor.coroutine import spawn, log_bug
 from twisted.internet.defer import Deferred
 
 from relayd.dns.answer import DnsError
@@ -73,7 +75,7 @@ class StsPolicies:
             found = self._find(domain)
             kept = found if found is not None and found.fresh(now) else kept
         elif ident and kept is not None and now > kept.fetched + REFRESH:
-            Deferred.fromCoroutine(self._renew(domain, ident))
+            spawn(self._renew(domain, ident), partial(log_bug, self._log, "bug"))
         # announced no more, or the DNS is silent: what was promised holds to its end
         if kept is None or kept.policy.mode == "none":
             return None

@@ -18,6 +18,7 @@ from collections.abc import (
 )
 from typing import Any
 
+from relayd.reactor.coroutine import promise
 from twisted.internet.defer import CancelledError, Deferred
 from zope.interface import implementer
 
@@ -142,7 +143,7 @@ class Courier:
 
     async def _seeking(self, walk: Coroutine[Deferred[Any], Any, None]) -> None:
         """A walk that `abort` can cut short."""
-        seeking = Deferred.fromCoroutine(walk)
+        seeking = promise(walk)
         self._walks.add(seeking)
         try:
             await seeking

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from typing import Any, Protocol
 
+from relayd.reactor.coroutine import log_bug, promise, spawn
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
@@ -75,9 +77,15 @@ class Sweep:
 
     def _step(self) -> None:
         # a step that fails is taken again; nothing is skipped
-        Deferred.fromCoroutine(self._walk()).addCallbacks(
-            self._later, lambda _: self._later(self._pause())
-        )
+        spawn(self._take_step(), partial(log_bug, self._log, "bug"))
+
+    async def _take_step(self) -> None:
+        delay = self._pause()
+        try:
+            delay = await self._walk()
+        except Exception as error:  # the spool's trouble, or a bug: all the same, we go on
+            self._log.trouble("mail that waits not looked after", why=repr(error))
+        self._later(delay)
 
     async def _walk(self) -> float:
         """One step; returns how long to pause."""
@@ -85,7 +93,7 @@ class Sweep:
         age = retry_policy.warn_after if self._warning else retry_policy.give_up
         page, owed = await self._claimed(retry_policy, self._now() - age)
         # together, so that they share a commit
-        steps = [Deferred.fromCoroutine(self._record(*each)) for each in owed]
+        steps = [promise(self._record(*each)) for each in owed]
         for step in steps:
             await step
         if page:

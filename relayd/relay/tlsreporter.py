@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from hashlib import blake2b
 from typing import Protocol
 
+from relayd.reactor.coroutine import spawn
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
@@ -83,7 +84,7 @@ class TlsReporter:
 
     def _look(self) -> None:
         self._timer = self._clock.callLater(PERIOD, self._look)
-        Deferred.fromCoroutine(self.send_due()).addErrback(self._bug)
+        spawn(self.send_due(), self._bug)
 
     def _bug(self, failure: Failure) -> None:
         self._log.trouble("TLS reports not sent", why=failure.getErrorMessage())

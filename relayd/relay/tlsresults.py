@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
+from relayd.reactor.coroutine import spawn, log_bug
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
@@ -67,7 +69,7 @@ class TlsResults:
 
     def _due(self) -> None:
         self._timer = None
-        Deferred.fromCoroutine(self.flush())
+        spawn(self.flush(), partial(log_bug, self._log, "bug"))
 
     async def flush(self) -> None:
         """Write down what there is; the log says when that fails, and it is lost."""

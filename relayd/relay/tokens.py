@@ -9,6 +9,7 @@ from __future__ import annotations
 import random as default_random
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -26,7 +27,7 @@ from relayd.login.oauth import (
 from relayd.login.oauth import GrantedTokens as Given
 from relayd.login.tokenfile import Held, TokenFileError
 from relayd.mail.log import MailLog
-from relayd.reactor.coroutine import log_bug
+from relayd.reactor.coroutine import log_bug, spawn
 from relayd.relay.logins import NoToken
 from relayd.relay.tokenkeeper import Keeper
 
@@ -153,10 +154,9 @@ class Tokens:
 
     def _begin(self, provider: Provider, *waiters: Deferred[Token]) -> None:
         self._waiting[provider.name] = [*waiters]
-        done = Deferred.fromCoroutine(self._refresh(provider))
-        done.addErrback(self._bug, provider.name)
+        spawn(self._refresh(provider), partial(self._bug, provider.name))
 
-    def _bug(self, failure: Failure, name: str) -> None:
+    def _bug(self, name: str, failure: Failure) -> None:
         log_bug(self._log, "bug", failure)
         self._end(name, NoToken("a fault of ours"))
 

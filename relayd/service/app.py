@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
+from relayd.reactor.coroutine import promise
 from twisted.application.service import IService, MultiService, Service
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.interfaces import IListeningPort
@@ -293,7 +294,7 @@ class Relayd(MultiService):
 
     def stopService(self) -> Deferred[None]:
         """Everything ends in good order; fires when it has."""
-        return Deferred.fromCoroutine(self._stop())
+        return promise(self._stop())
 
     async def _stop(self) -> None:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
+from relayd.reactor.coroutine import promise
 from twisted.internet.defer import Deferred
 
 from relayd.config import ConfigErrors, Settings
@@ -72,7 +73,7 @@ class Configuration:
         self._asked.append(answer)
         if not self._reloading:
             self._reloading = True
-            Deferred.fromCoroutine(self._take_turns())
+            promise(self._take_turns())
         return answer
 
     async def _take_turns(self) -> None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from relayd.reactor.coroutine import promise
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 
@@ -359,7 +360,7 @@ class Gateway(Service):
     def stopService(self) -> Deferred[None]:
         """Clients first, then deliveries, then the spool; fires when all is on disk."""
         super().stopService()  # type: ignore[no-untyped-call]  # Twisted's own
-        return Deferred.fromCoroutine(self._stop())
+        return promise(self._stop())
 
     async def _stop(self) -> None:
         self._desks.close()
@@ -368,7 +369,7 @@ class Gateway(Service):
         await self._listening.stopService()
         await self._pickup.stop()
         self._refused_log.close()
-        for stopped in [Deferred.fromCoroutine(shard.stop()) for shard in self.shards]:
+        for stopped in [promise(shard.stop()) for shard in self.shards]:
             await stopped
         await self._outbound_tls.reporter.stop()
         await self._tokens.stop(GRACE)

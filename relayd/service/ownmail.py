@@ -16,7 +16,7 @@ from relayd.mail.envelope import Envelope, Recipient
 from relayd.mail.log import MailLog
 from relayd.mail.message import Message, Record, Submission
 from relayd.mail.plan import Plan, Verdict
-from relayd.reactor.coroutine import log_bug
+from relayd.reactor.coroutine import log_bug, spawn
 from relayd.report.bounce import Report, expanded
 from relayd.report.dsn import Written, write
 from relayd.report.smaller import Smaller
@@ -54,8 +54,7 @@ class OwnMail:
     def expanded(self, message: Message, aliases: tuple[Recipient, ...]) -> None:
         """Tell a sender who asked for it that these became several (RFC 3461 section 5.2.7)."""
         for report in expanded(message, aliases):
-            told = Deferred.fromCoroutine(self._tell(report))
-            told.addErrback(partial(log_bug, self._log, "report not written"))
+            spawn(self._tell(report), partial(log_bug, self._log, "report not written"))
 
     async def _tell(self, report: Report) -> None:
         """Store a report that no settlement owes."""

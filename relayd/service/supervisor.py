@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from relayd.reactor.coroutine import promise
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IProcessTransport
@@ -252,7 +253,7 @@ class Supervisor(Service):
     def stopService(self) -> Deferred[None]:
         """All workers end in good order; fires when the last one has."""
         super().stopService()  # type: ignore[no-untyped-call]  # Twisted's own
-        return Deferred.fromCoroutine(self._stop())
+        return promise(self._stop())
 
     async def restart(self) -> None:
         """One worker after the other ends its sessions and is replaced; no connection is lost."""

@@ -20,7 +20,7 @@ from relayd.intake.accepting import AcceptBalancer
 from relayd.ops.control import ControlError, ControlFactory, listen
 from relayd.ops.maillog import LineLog
 from relayd.ops.output import Output, TextLines
-from relayd.reactor.coroutine import log_bug
+from relayd.reactor.coroutine import log_bug, promise
 from relayd.reactor.lean import own_reactor
 from relayd.reactor.workerpipe import Reactor, WorkerPipe
 from relayd.service.app import commands_of, mail_log, prepare_process, read_settings
@@ -95,7 +95,7 @@ class Worker:
 
     def _heard(self, words: bytes) -> None:
         if DRAIN in words:
-            Deferred.fromCoroutine(self._gateway.drain()).addBoth(self._stop)
+            promise(self._gateway.drain()).addBoth(self._stop)
 
     def _stop(self, _: object = None) -> None:
         if not self._stopping:
