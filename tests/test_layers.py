@@ -204,6 +204,23 @@ class Layers(unittest.TestCase):
                     ]
         self.assertEqual(wrong, [])
 
+    def test_a_coroutine_is_started_in_one_of_two_ways(self) -> None:
+        """`spawn` or `promise` of relayd.reactor.coroutine; a promise is never dropped."""
+        wrong = []
+        for name, tree in modules():
+            if name == "relayd.reactor.coroutine":
+                continue
+            for node in ast.walk(tree):
+                if isinstance(node, (ast.Name, ast.Attribute)):
+                    word = node.id if isinstance(node, ast.Name) else node.attr
+                    if word in ("fromCoroutine", "ensureDeferred", "inlineCallbacks"):
+                        wrong.append(f"{name}:{node.lineno} {word}")
+                if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+                    function = node.value.func
+                    if isinstance(function, ast.Name) and function.id == "promise":
+                        wrong.append(f"{name}:{node.lineno} nobody waits for this promise")
+        self.assertEqual(wrong, [])
+
     def test_names_say_what_a_thing_is(self) -> None:
         """The house's vocabulary: no handlers, managers, helpers and the like."""
         wrong = []

@@ -7,7 +7,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Literal, NamedTuple, overload
 
-from relayd.reactor.coroutine import promise
 from twisted.internet.defer import Deferred, DeferredSemaphore
 from twisted.python.failure import Failure
 
@@ -15,6 +14,7 @@ from relayd.dns.answer import Answer, DnsError, DnsTrouble, MailExchanger, Tlsa
 from relayd.dns.lookup import Lookup
 from relayd.dns.names import fold_name
 from relayd.dns.servers import Address
+from relayd.reactor.coroutine import promise
 
 CACHE_SIZE = 20_000  # entries, about a kilobyte each
 IN_FLIGHT = 100  # queries, one UDP socket each

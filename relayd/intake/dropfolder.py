@@ -18,7 +18,7 @@ _KNOWN = 1000  # files of one user that have their turn in one pass: the oldest
 
 
 @dataclass(frozen=True, slots=True)
-class Bounds:
+class Quota:
     """What the folder may take. `files` and `octets` are for each user but root; 0: any number."""
 
     size: int  # octets of one message
@@ -46,7 +46,7 @@ class _User:
     oldest: list[tuple[int, Waiting]] = field(default_factory=list)
 
 
-class Survey:
+class FolderSurvey:
     """One pass over the folder, slice by slice, however many names there are.
 
     `later`: names that are put off; they count, but have no turn.
@@ -102,7 +102,7 @@ class Survey:
                 if rank < len(queue):
                     yield queue[rank]
 
-    def over(self, bounds: Bounds, exempt: Iterable[int]) -> dict[int, tuple[int, int]]:
+    def over(self, bounds: Quota, exempt: Iterable[int]) -> dict[int, tuple[int, int]]:
         """Users who have left more than they may: files and octets of each."""
         free = set(exempt)
         return {

@@ -7,7 +7,6 @@ import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from relayd.reactor.coroutine import promise
 from twisted.application.service import Service
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred
@@ -21,6 +20,7 @@ from twisted.internet.interfaces import (
 from relayd.intake.accepting import AcceptBalancer
 from relayd.intake.factory import SessionFactory
 from relayd.intake.smtpservice import SmtpService
+from relayd.reactor.coroutine import promise
 
 BACKLOG = 1024  # Twisted's 50 is filled in an instant by a busy peer; the kernel caps it
 

@@ -19,17 +19,17 @@ from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
-from relayd.reactor.coroutine import promise
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-from relayd.intake.dropfolder import Bounds, Survey, Waiting
+from relayd.intake.dropfolder import FolderSurvey, Quota, Waiting
 from relayd.intake.reception import Intake, Reception
 from relayd.mail.address import Mailbox, ReversePath
 from relayd.mail.client import Client
 from relayd.mail.envelope import REFUSED
 from relayd.mail.plan import Destination, Plan, Verdict
 from relayd.mail.reply import Reply, Severity
+from relayd.reactor.coroutine import promise
 from relayd.rules.evaluate import WELCOME, Facts, evaluate
 from relayd.rules.ruleset import Ruleset
 from relayd.smtp import events
@@ -152,7 +152,7 @@ class Pickup:
     """
 
     def __init__(
-        self, reactor: IReactorTime, spool: Path, intake: Intake, hostname: str, bounds: Bounds
+        self, reactor: IReactorTime, spool: Path, intake: Intake, hostname: str, bounds: Quota
     ) -> None:
         self._reactor = reactor
         self._folder = spool / FOLDER
@@ -225,10 +225,12 @@ class Pickup:
             if not self._stopping:
                 self._call = self._reactor.callLater(pause, self._look)
 
-    async def _survey(self) -> Survey:
+    async def _survey(self) -> FolderSurvey:
         """All that is there, without keeping others waiting for it."""
         now = self._reactor.seconds()
-        survey = Survey(self._folder, {name for name, turn in self._turns.items() if turn.at > now})
+        survey = FolderSurvey(
+            self._folder, {name for name, turn in self._turns.items() if turn.at > now}
+        )
         try:
             while survey.go_on() and not self._stopping:
                 await self._after(_BETWEEN_SLICES)
@@ -238,7 +240,7 @@ class Pickup:
             self._note(survey, now)
         return survey
 
-    def _note(self, survey: Survey, now: float) -> None:
+    def _note(self, survey: FolderSurvey, now: float) -> None:
         self._turns = {
             name: turn
             for name, turn in self._turns.items()

@@ -27,7 +27,7 @@ _WORST = (SettingFate.LOST, SettingFate.TRANSLATED, SettingFate.SAME, SettingFat
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class ReportPart:
     """One thing to say about a setting."""
 
     fate: SettingFate
@@ -41,7 +41,7 @@ class Finding:
     setting: str
     value: str = ""
     place: str = ""  # main.cf:12; empty: Postfix's default
-    parts: list[Part] = field(default_factory=list)
+    parts: list[ReportPart] = field(default_factory=list)
 
     @property
     def fate(self) -> SettingFate:
@@ -94,7 +94,7 @@ class ImportReport:
         self.name(text, *marks)
 
     def _say(self, setting: str, fate: SettingFate, text: str) -> None:
-        part = Part(fate, text)
+        part = ReportPart(fate, text)
         finding = self._finding(setting)
         if part not in finding.parts:
             finding.parts.append(part)

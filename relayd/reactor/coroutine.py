@@ -1,18 +1,22 @@
-"""A coroutine that awaits Deferreds, driven without what nobody asked of it.
+"""How a coroutine is started: there are two ways, and no other.
 
-`Deferred.fromCoroutine` makes every coroutine cancellable, gives it a context of its own and its
-result to a Deferred. That takes some thirty objects, which refer to each other and so wait for the
-garbage collector; three coroutines belong to each message.
+`spawn` is for what nobody waits for. It answers for itself, and is driven without what nobody asked
+of it: `Deferred.fromCoroutine` makes every coroutine cancellable, gives it a context of its own and
+its result to a Deferred. That takes some thirty objects, which refer to each other and so wait for
+the garbage collector; three coroutines belong to each message.
+
+`promise` is for what somebody waits for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
+T = TypeVar("T")
 Broken = Callable[[Failure], None]
 
 
@@ -29,6 +33,14 @@ def spawn(coroutine: Coroutine[Deferred[Any], Any, None], broken: Broken) -> Non
     It answers for itself: it returns nothing, and what it raises is a bug that `broken` hears of.
     """
     _go_on(None, coroutine, broken)
+
+
+def promise(coroutine: Coroutine[Deferred[Any], Any, T]) -> Deferred[T]:
+    """Run it likewise; fires with what it returns or raises, and can be cancelled.
+
+    Who gets it must wait for it, or say what becomes of a failure.
+    """
+    return Deferred.fromCoroutine(coroutine)
 
 
 def _go_on(result: object, coroutine: Coroutine[Deferred[Any], Any, None], broken: Broken) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Protocol as Shape
 
-from relayd.reactor.coroutine import promise
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IConnector, IHandshakeListener, IPullProducer
 from twisted.internet.protocol import Protocol, connectionDone
@@ -16,6 +15,7 @@ from relayd.mail.content import CHUNK, Content
 from relayd.mail.nexthop import NextHop
 from relayd.mail.outcome import Outcome
 from relayd.mail.reply import Reply
+from relayd.reactor.coroutine import promise
 from relayd.reactor.wire import Wire
 from relayd.relay.limits import NextHopDeadlines
 from relayd.relay.logins import Conversation, Login, LoginEvent

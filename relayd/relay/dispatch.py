@@ -14,7 +14,6 @@ import time
 import traceback
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
-from relayd.reactor.coroutine import promise
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
@@ -24,6 +23,7 @@ from relayd.mail.log import MailLog
 from relayd.mail.message import Message, RecipientState, Record, Settlement
 from relayd.mail.outcome import Blame, Outcome, postponed
 from relayd.mail.reply import Severity
+from relayd.reactor.coroutine import promise
 from relayd.relay.courier import Hop, ICourier
 from relayd.relay.gathering import Gathering, bad_news
 from relayd.relay.limits import RelayLimits, grown

@@ -9,13 +9,13 @@ from functools import lru_cache
 from itertools import zip_longest
 from typing import Any, NamedTuple
 
-from relayd.reactor.coroutine import promise
 from twisted.internet.defer import Deferred, FirstError, gatherResults
 from twisted.python.failure import Failure
 
 from relayd.dns.answer import Answer, DnsError, DnsTrouble, NxDomain
 from relayd.dns.resolver import Resolver
 from relayd.mail.address import AddressError, check_domain, fold_domain
+from relayd.reactor.coroutine import promise
 from relayd.relay.internal import NOTE
 
 MAX_PER_HOST = 10  # addresses of one host

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from relayd.reactor.coroutine import spawn, log_bug
 from twisted.internet.defer import Deferred
 
 from relayd.dns.answer import DnsError
 from relayd.dns.resolver import Resolver
 from relayd.mail.log import MailLog
+from relayd.reactor.coroutine import log_bug, spawn
 from relayd.relay.stsfetch import FetchError
 from relayd.tls.flaw import Failure, Flaw, Policy
 from relayd.tls.sts import StsPolicy, parse_policy, policy_id

@@ -18,7 +18,6 @@ from collections.abc import (
 )
 from typing import Any
 
-from relayd.reactor.coroutine import promise
 from twisted.internet.defer import CancelledError, Deferred
 from zope.interface import implementer
 
@@ -27,6 +26,7 @@ from relayd.mail.delivery import Delivery
 from relayd.mail.nexthop import LMTP, NextHop
 from relayd.mail.outcome import Blame, Outcome, postponed
 from relayd.mail.reply import Severity
+from relayd.reactor.coroutine import promise
 from relayd.relay.connection import Connection
 from relayd.relay.courier import Hop, ICourier
 from relayd.relay.dial import IReactor, dial

@@ -7,12 +7,11 @@ from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any, Protocol
 
-from relayd.reactor.coroutine import log_bug, promise, spawn
-from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from relayd.mail.log import MailLog
 from relayd.mail.message import Message, RecipientState, Record, Settlement
+from relayd.reactor.coroutine import log_bug, promise, spawn
 from relayd.relay.retrypolicy import SOON, RetryPolicy, judge_waiting
 from relayd.relay.settling import QueueStore
 from relayd.spool.queue import Queue, Standing

@@ -7,8 +7,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from hashlib import blake2b
 from typing import Protocol
 
-from relayd.reactor.coroutine import spawn
-from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
@@ -16,6 +14,7 @@ from relayd.dns.answer import DnsError, DnsTrouble
 from relayd.dns.resolver import Resolver
 from relayd.mail.address import AddressError, Mailbox
 from relayd.mail.log import MailLog
+from relayd.reactor.coroutine import spawn
 from relayd.relay.https import HttpAnswer, HttpError
 from relayd.relay.tlsledger import DAYS, TlsLedger
 from relayd.relay.tlsresults import InThread, TlsResults, day_of

@@ -8,12 +8,11 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from relayd.reactor.coroutine import spawn, log_bug
-from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from relayd.mail.delivery import Delivery
 from relayd.mail.log import MailLog
+from relayd.reactor.coroutine import log_bug, spawn
 from relayd.relay.tlsledger import Key, TlsLedger
 from relayd.report.tlsrpt import TlsReports
 from relayd.tls.flaw import Failure, Policy

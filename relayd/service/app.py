@@ -9,14 +9,13 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-from relayd.reactor.coroutine import promise
 from twisted.application.service import IService, MultiService, Service
-from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.protocol import Factory
 from twisted.logger import ILogObserver, textFileLogObserver
@@ -34,6 +33,7 @@ from relayd.ops.maillog import LineLog
 from relayd.ops.oauthdesk import OauthDesk
 from relayd.ops.output import Output, TextLines, journal_reads_us
 from relayd.ops.systemd import Notices
+from relayd.reactor.coroutine import promise
 from relayd.reactor.lean import own_reactor
 from relayd.reactor.workerpipe import Reactor
 from relayd.relay.enrolment import Enrolment
@@ -166,10 +166,10 @@ class Relayd(MultiService):
         self._commands: OperatorCommands | ForwardedCommands
         self._mover: Service
         if settings.workers == 1:
-            self._reload: Callable[[], Awaitable[str]] = self._configuration.reload
+            self._reload: Callable[[], Deferred[str]] = self._configuration.reload
             self._alone()
         else:
-            self._reload = self._reload_all
+            self._reload = lambda: promise(self._reload_all())
             self._with_workers()
         self._mover.setServiceParent(self)
 
@@ -322,13 +322,13 @@ class Relayd(MultiService):
         except OSError as error:
             self._log.trouble("log file", why=str(error))
 
-    def _reload_it(self) -> Awaitable[str]:
+    def _reload_it(self) -> Deferred[str]:
         return self._reload()
 
     def _reload_now(self) -> None:
         self._reopen()
         self._notices.reloading()
-        reloaded: Deferred[str] = ensureDeferred(self._reload())  # type: ignore[arg-type]
+        reloaded = self._reload()
         reloaded.addErrback(lambda why: self._log.trouble("reload", why=why.getErrorMessage()))
         reloaded.addBoth(lambda _: self._notices.ready("serving"))
 

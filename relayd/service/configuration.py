@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
-from relayd.reactor.coroutine import promise
 from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
 
 from relayd.config import ConfigErrors, Settings
 from relayd.mail.address import Mailbox
@@ -14,6 +15,7 @@ from relayd.mail.envelope import Recipient
 from relayd.mail.log import MailLog
 from relayd.mail.outcome import Outcome
 from relayd.ops.explain import explain
+from relayd.reactor.coroutine import log_bug, spawn
 from relayd.relay.protection import Protection
 from relayd.relay.resolve import Directory
 from relayd.relay.route import route
@@ -73,16 +75,18 @@ class Configuration:
         self._asked.append(answer)
         if not self._reloading:
             self._reloading = True
-            promise(self._take_turns())
+            spawn(self._take_turns(), partial(log_bug, self._log, "bug"))
         return answer
 
     async def _take_turns(self) -> None:
-        while self._asked:
-            asked, self._asked = self._asked, []
-            complaint = await self._reload_once()
-            for answer in asked:
-                answer.callback(complaint)
-        self._reloading = False
+        try:
+            while self._asked:
+                asked, self._asked = self._asked, []
+                complaint = await self._reload_once()
+                for answer in asked:
+                    answer.callback(complaint)
+        finally:
+            self._reloading = False
 
     async def _reload_once(self) -> str:
         try:
@@ -97,10 +101,20 @@ class Configuration:
         for word in self.restart:
             self._log.trouble("restart needed", setting=word)
         self.warn()
-        for changed in self._changed:
-            changed(fresh)
+        broken = [each for each in self._changed if not self._told(each, fresh)]
         self._log.notice("reloaded", rules=fresh.ruleset.hash)
+        if broken:
+            return "in force, but a fault of relayd's keeps parts of it back; see its log"
         return ""
+
+    def _told(self, changed: Callable[[Settings], None], fresh: Settings) -> bool:
+        """Whether it took the new configuration; a bug in one keeps nothing from the others."""
+        try:
+            changed(fresh)
+        except Exception:
+            log_bug(self._log, "bug", Failure())  # type: ignore[no-untyped-call]
+            return False
+        return True
 
     def warn(self) -> None:
         """Log what is allowed but hardly meant, such as an open relay."""

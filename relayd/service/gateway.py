@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from relayd.reactor.coroutine import promise
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 
@@ -30,6 +29,7 @@ from relayd.mail.message import Message, Record
 from relayd.mail.outcome import Outcome
 from relayd.ops.commands import Backend
 from relayd.ops.watchdog import Watchdog
+from relayd.reactor.coroutine import promise
 from relayd.reactor.workerpipe import Reactor, in_thread
 from relayd.relay.courier import Hop
 from relayd.relay.dispatch import Dispatcher

@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 
 from relayd.config import Listener, Settings
-from relayd.intake.dropfolder import Bounds
+from relayd.intake.dropfolder import Quota
 from relayd.intake.limits import NORMAL, Deadlines, SessionLimits
 from relayd.intake.submission import RELAY, Manners
 from relayd.relay.limits import RelayLimits
@@ -23,9 +23,9 @@ def manners(listener: Listener, settings: Settings) -> Manners:
     )
 
 
-def drop(settings: Settings) -> Bounds:
+def drop(settings: Settings) -> Quota:
     """What the drop folder may take."""
-    return Bounds(settings.message_size, settings.drop_files, settings.drop_size)
+    return Quota(settings.message_size, settings.drop_files, settings.drop_size)
 
 
 def retry_policy(settings: Settings) -> RetryPolicy:

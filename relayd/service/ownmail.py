@@ -7,8 +7,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
-from twisted.internet.defer import Deferred
-
 from relayd.config import Settings
 from relayd.mail.address import Mailbox
 from relayd.mail.client import Client

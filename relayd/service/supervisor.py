@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from relayd.reactor.coroutine import promise
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IProcessTransport
@@ -18,6 +17,7 @@ from twisted.internet.protocol import ProcessProtocol
 from twisted.python.failure import Failure
 
 from relayd.mail.log import MailLog
+from relayd.reactor.coroutine import promise
 from relayd.reactor.workerpipe import Reactor, WorkerPipe
 from relayd.shared.counters import SharedCounters, shared_memory
 from relayd.shared.sessioncounts import SessionCounts, shared_session_counts

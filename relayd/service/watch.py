@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
-from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from relayd.config import Settings
@@ -48,7 +47,7 @@ class ConfigurationWatch:
         self,
         reactor: IReactorTime,
         settings: Callable[[], Settings],
-        reload: Callable[[], Awaitable[str]],
+        reload: Callable[[], Deferred[str]],
         log: MailLog,
     ) -> None:
         self._reactor = reactor
@@ -93,7 +92,7 @@ class ConfigurationWatch:
         changed = sorted({path for path, *_ in set(now) ^ set(self._known)})
         self._known = now
         self._log.notice("files changed", files=" ".join(changed[:MOST_NAMED]))
-        reloaded: Deferred[Any] = ensureDeferred(self._reload())  # type: ignore[arg-type]
+        reloaded = self._reload()
         reloaded.addErrback(lambda why: self._log.trouble("reload", why=why.getErrorMessage()))
         reloaded.addBoth(self._reloaded)
 

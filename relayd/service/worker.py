@@ -10,7 +10,6 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from twisted.internet.defer import Deferred
 from twisted.python import log as twisted_log
 from twisted.python.failure import Failure
 

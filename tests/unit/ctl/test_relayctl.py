@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from relayd.ctl import relayctl
 from relayd.ctl.commandline import span
 from relayd.ctl.relayctl import main
 from relayd.ctl.socketpath import FailureError, socket_of

@@ -10,7 +10,7 @@ from unittest import mock
 
 from twisted.internet.defer import Deferred
 
-from relayd.intake.dropfolder import SLICE, Bounds, Survey
+from relayd.intake.dropfolder import SLICE, FolderSurvey, Quota
 from relayd.intake.pickup import (
     AFTER_TROUBLE,
     FOLDER,
@@ -35,7 +35,7 @@ from tests.support import TestCase
 from tests.unit.intake.scene import HOST, RULES, Scene, accepted
 
 SLIP = {"relayd": 1, "sender": "root", "recipients": ["alice@example.net"]}
-BOUNDS = Bounds(1 << 20, files=10, octets=1 << 20)
+BOUNDS = Quota(1 << 20, files=10, octets=1 << 20)
 CONTENT = b"Subject: test\r\n\r\nHello.\r\n"
 
 
@@ -325,8 +325,8 @@ class Turns(unittest.TestCase):
         self.addCleanup(folder.cleanup)
         self.folder = Path(folder.name)
 
-    def survey(self, *later: str) -> Survey:
-        survey = Survey(self.folder, later)
+    def survey(self, *later: str) -> FolderSurvey:
+        survey = FolderSurvey(self.folder, later)
         while survey.go_on():
             pass
         survey.close()
@@ -350,7 +350,7 @@ class Turns(unittest.TestCase):
     def test_a_look_takes_a_slice_and_no_more(self) -> None:
         for number in range(SLICE + 1):
             (self.folder / f"{number}.mail").write_bytes(b"")
-        survey = Survey(self.folder, ())
+        survey = FolderSurvey(self.folder, ())
         self.assertTrue(survey.go_on())
         self.assertEqual(survey.files, SLICE)
         self.assertFalse(survey.go_on())

@@ -77,6 +77,21 @@ class CurrentTest(TestCase):
         waiting = [dict(fields) for event, fields in self.log.heard if event == "restart needed"]
         self.assertEqual(waiting, [{"setting": "listen"}] * 2)
 
+    async def test_each_reload_answers_though_a_callback_raises(self) -> None:
+        heard: list[Settings] = []
+
+        def broken(fresh: Settings) -> None:
+            raise ZeroDivisionError("a bug")
+
+        self.current.on_change(broken)
+        self.current.on_change(heard.append)
+        for number in range(100):
+            reloaded = self.current.reload()
+            self.reads[-1].callback(settings(f"accept to a{number}@example.com"))
+            self.assertIn("fault", await reloaded)
+        self.assertEqual((len(heard), len(self.swapped)), (100, 100), "the others are told")
+        self.assertEqual(self.log.events().count("bug"), 100)
+
     async def test_check_changes_nothing(self) -> None:
         checked = Deferred.fromCoroutine(self.current.check())
         self.reads[0].errback(_errors())
