@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from relayd.mail.reply import Reply, Severity
+from relayd.mail.value import dataclass
 
 
 class Blame(enum.Enum):
