@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Protocol as Shape
 
 from twisted.internet.defer import Deferred
@@ -103,8 +104,9 @@ class Security(Shape):
 class ConnectionWatch(Shape):
     """Who looks at the deadlines of connections, and hears of their end."""
 
-    def seconds(self) -> float:
-        """Now, on the clock of deadlines."""
+    @property
+    def seconds(self) -> Callable[[], float]:
+        """Tells the time, on the clock of deadlines."""
 
     def opened(self, connection: Connection) -> None:
         """A socket is open."""
@@ -373,7 +375,7 @@ class Connection(Protocol):
             self._end_chunks()
             done, self._carried, self._content = self._carried, None, None
             if done is not None:
-                tell.append(lambda: done.callback(event))
+                tell.append(partial(done.callback, event))
         elif isinstance(event, Ready):
             self._ready(event, tell)
         elif isinstance(event, LoginChallenge | LoggedIn | LoginRefused):

@@ -249,8 +249,7 @@ class Dispatcher:
         scheduler, now = self._scheduler, self._now()
         scheduler.landed(lane, shares)
         settlements = self._judged(lane, epoch, delivery, outcomes, now)
-        for settlement in settlements:
-            self._log.attempt(delivery.message, settlement, now - began)
+        self._log.attempted(delivery.message, settlements, now - began)
         if lane.loaded or lane.more:
             scheduler.line_up(lane)
         scheduler.pump()  # the next one leaves while this one is being recorded
@@ -287,6 +286,9 @@ class Dispatcher:
         disowned = stopped or id(delivery) in self._disowned
         settlements = []
         for record, outcome in zip(delivery.records, outcomes, strict=True):
+            if outcome.severity is Severity.SUCCESS:
+                settlements.append(Settlement(record, RecipientState.DELIVERED, outcome))
+                continue
             at = retry_at if excused or speaks_against_destination(outcome) else 0.0
             at = at or now + self._retry_policy.delay(record.attempts + 1, self._random())
             settlement = judge(
@@ -447,6 +449,9 @@ class Dispatcher:
 
         Bad news waits a moment for that of the message's other deliveries.
         """
+        if _as_hoped(settlements):
+            done = not settlements or await self._settling.record(settlements) is not None
+            return settlements if done else None
         told: list[Settlement] = []
         if message.envelope.reverse_path is not None:
             told = [each for each in settlements if bad_news(each)]
@@ -486,8 +491,6 @@ class Dispatcher:
     def _reports(
         self, message: Message, settlements: Sequence[Settlement], *, final: bool
     ) -> tuple[Sequence[Settlement], list[tuple[Report | Smaller, NewMessage]]]:
-        if all(map(_as_hoped, settlements)):
-            return settlements, []
         now = self._now()
         reports: Sequence[Report | Smaller] = ()
         try:
@@ -522,12 +525,12 @@ class Dispatcher:
             self._quiet.callback(None)
 
 
-def _as_hoped(settlement: Settlement) -> bool:
-    """Most are, and nobody has to hear of them."""
-    return (
-        settlement.state is RecipientState.DELIVERED
-        and "SUCCESS" not in settlement.record.recipient.notify
-    )
+def _as_hoped(settlements: Sequence[Settlement]) -> bool:
+    """All are delivered, and nobody has to hear of it."""
+    for each in settlements:
+        if each.state is not RecipientState.DELIVERED or "SUCCESS" in each.record.recipient.notify:
+            return False
+    return True
 
 
 def _traceback(error: Exception) -> str:

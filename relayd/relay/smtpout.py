@@ -45,7 +45,7 @@ from relayd.relay.trouble import (
     too_many_recipients,
     weightier,
 )
-from relayd.smtp.client import Transaction, TransactionRecipient
+from relayd.smtp.client import Transaction
 from relayd.smtp.events import End, TransactionDone, TransactionStage
 
 Resolve = Callable[[NextHop | str], Awaitable[Sequence[Endpoint]]]
@@ -377,12 +377,9 @@ class _Attempt:
         if self._tail is None:
             self._tail = _ends_with_crlf(self.content)
         envelope = message.envelope
-        recipients = [records[number].recipient for number in numbers]
         return Transaction(
             self.delivery.reverse_path,
-            tuple(
-                [TransactionRecipient(each.mailbox, each.orcpt, each.notify) for each in recipients]
-            ),
+            [records[number].recipient for number in numbers],
             self.content.size,
             envelope.body,
             envelope.ret,
@@ -400,12 +397,16 @@ class _Attempt:
         elsewhere: list[int] = []
         carried = connection.transactions > 1
         then = Then.KEEP
+        replies, stages = done.replies, done.stages
         for at, number in enumerate(numbers):
-            result = consequence(connection, done, at)
-            outcome = result.outcome
-            if connection.tls:
-                outcome = outcome.but(tls=connection.tls)
-            if outcome.severity is Severity.SUCCESS:
+            # most have the same word as the one before: one reply ends the content for them all
+            if at == 0 or replies[at] is not replies[at - 1] or stages[at] is not stages[at - 1]:
+                result = consequence(connection, done, at)
+                outcome = result.outcome
+                if connection.tls:
+                    outcome = outcome.but(tls=connection.tls)
+                taken = outcome.severity is Severity.SUCCESS
+            if taken:
                 connection.serves_us = self.taken = True
                 self.renewed = False
                 self._outcomes[number] = outcome
@@ -417,7 +418,7 @@ class _Attempt:
             elif result.elsewhere:
                 elsewhere.append(number)
                 self._put_off_by(number, outcome)
-                if done.stages[at] in (TransactionStage.MAIL, TransactionStage.DATA):
+                if stages[at] in (TransactionStage.MAIL, TransactionStage.DATA):
                     then = Then.END
             else:
                 self._outcomes[number] = self._last_word(number, outcome)

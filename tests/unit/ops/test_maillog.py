@@ -74,7 +74,7 @@ class VocabularyTests(LogTestCase):
 
     def attempt(self, state: RecipientState, outcome: Outcome | None, **more: str) -> str:
         settled = Settlement(Record(MESSAGE.ident, 0, BOB), state, outcome, **more)  # type: ignore[arg-type]
-        return self.line(lambda log: log.attempt(MESSAGE, settled, 0.25))
+        return self.line(lambda log: log.attempted(MESSAGE, [settled], 0.25))
 
     def test_attempt(self) -> None:
         self.assertEqual(
