@@ -11,7 +11,15 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 
 from relayd.mail.message import Settlement
-from relayd.spool.sqlite.rows import NewRows, Row, end_row, outcome_text
+from relayd.spool.sqlite.rows import (
+    ROWS,
+    LedgerRow,
+    NewRows,
+    Row,
+    columns,
+    end_row,
+    outcome_text,
+)
 
 _RUNS = (64, 48, 32, 24, 16, 12, 10, 8, 7, 6, 5, 4, 3, 2, 1)  # rows; few steps for any number
 
@@ -51,11 +59,16 @@ class RunStatement:
                 at += length
 
 
-_MESSAGE = RunStatement("INSERT INTO message VALUES {}", 9)
-_CONTENT = RunStatement("INSERT INTO content VALUES {}", 2)
-_RECIPIENT = RunStatement("INSERT INTO recipient VALUES {}", 17)
-_HEADER = RunStatement("INSERT INTO header VALUES {}", 3)
-_LEDGER = RunStatement("INSERT INTO ledger VALUES {}", 14)
+def _insertion(table: str) -> RunStatement:
+    text = f"INSERT INTO {table}({columns(table)}) VALUES {{}}"
+    return RunStatement(text, len(ROWS[table]._fields))
+
+
+_MESSAGE = _insertion("message")
+_CONTENT = _insertion("content")
+_RECIPIENT = _insertion("recipient")
+_HEADER = _insertion("header")
+_LEDGER = _insertion("ledger")
 
 # A postponement leaves an operator's hold alone; HELD itself holds.
 _POSTPONE = """
@@ -68,9 +81,9 @@ _WAITING = RunStatement(
     2,
 )
 _END = RunStatement(
-    """INSERT OR IGNORE INTO ledger SELECT v.* FROM (VALUES {}) AS v
+    f"""INSERT OR IGNORE INTO ledger({columns("ledger")}) SELECT v.* FROM (VALUES {{}}) AS v
     CROSS JOIN recipient AS r ON r.message = v.column1 AND r.number = v.column2""",
-    14,
+    len(LedgerRow._fields),
 )
 # the SELECT around VALUES lets SQLite look each pair up; without it, it walks the whole table
 _CROSS_OFF = RunStatement(
@@ -113,7 +126,7 @@ class Batch:
         self.now = now
         self.files_to_remove: list[int] = []  # after COMMIT
         self._accepted: list[NewRows] = []
-        self._ends: dict[Key, Row] = {}
+        self._ends: dict[Key, LedgerRow] = {}
         self._postponed: dict[Key, Settlement] = {}
         self._messages = 0
         self._octets = 0
@@ -133,7 +146,7 @@ class Batch:
             elif key not in self._ends:
                 self._postponed[key] = settlement
 
-    def end(self, key: Key, row: Row) -> None:
+    def end(self, key: Key, row: LedgerRow) -> None:
         """A recipient ends; `row` is what the ledger says of it."""
         self._ends.setdefault(key, row)
 
@@ -144,7 +157,10 @@ class Batch:
         """
         keys = [(each.record.message, each.record.number) for each in settlements]
         open_keys = [key for key in keys if key not in self._ends]
-        waiting = {(row[0], row[1]): row[2] for row in _WAITING.query(connection, open_keys)}
+        waiting = {
+            (message, number): warned
+            for message, number, warned in _WAITING.query(connection, open_keys)
+        }
         for key, settlement in zip(keys, settlements, strict=True):
             if key not in waiting or key in self._ends:
                 continue
@@ -177,7 +193,7 @@ class Batch:
         _LEDGER.execute(connection, ledger)
         self.ledger_rows += len(ledger)
         self._messages += len(stored)
-        self._octets += sum(row[3] for row in stored)
+        self._octets += sum(row.size for row in stored)
 
     def _write_postponed(self, connection: sqlite3.Connection) -> None:
         rows = []
@@ -222,11 +238,14 @@ class Batch:
         moved = 0
         for table, column in _MESSAGE_TABLES:
             moved += connection.execute(
-                f"INSERT INTO damaged_{table} SELECT * FROM {table} WHERE {column} = ?", (message,)
+                f"""INSERT INTO damaged_{table}({columns(table)})
+                SELECT {columns(table)} FROM {table} WHERE {column} = ?""",
+                (message,),
             ).rowcount
         if moved:
             connection.execute(
-                "INSERT OR IGNORE INTO damaged VALUES (?, ?, ?)", (message, self.now, reason)
+                "INSERT OR IGNORE INTO damaged(message, at, reason) VALUES (?, ?, ?)",
+                (message, self.now, reason),
             )
             self._drop(connection, [(message,)])
         return bool(moved)

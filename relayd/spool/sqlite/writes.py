@@ -9,7 +9,7 @@ from typing import Any
 from relayd.mail.message import RecipientState, Settlement
 from relayd.spool.sqlite.batch import Batch
 from relayd.spool.sqlite.bridge import Promise
-from relayd.spool.sqlite.rows import NewRows
+from relayd.spool.sqlite.rows import NewRows, removal_row
 from relayd.spool.sqlite.search import condition
 from relayd.spool.view import QueueFilter
 
@@ -164,16 +164,15 @@ class OperatorWrite(Write):
                 "last": self._last,
             },
         ).fetchall()
-        self._met = [(row[0], row[1]) for row in found]
+        self._met = [(message, number) for message, number, _ in found]
         if len(found) == CHANGED:
             self._next = self._met[-1]
         else:
             self._next = self._end_of_step(connection)
         if self._verb == "remove":
-            removed = int(RecipientState.REMOVED)
             for message, number, attempts in found:
-                row = (message, number, 1, batch.now, removed, *[None] * 6, attempts, None)
-                batch.end((message, number), (*row, self._note))
+                row = removal_row(message, number, batch.now, attempts, self._note)
+                batch.end((message, number), row)
         elif self._verb == "hold":
             connection.executemany(
                 "UPDATE recipient SET state = 1 WHERE message = ? AND number = ?", self._met
@@ -185,12 +184,12 @@ class OperatorWrite(Write):
             )
 
     def _end_of_step(self, connection: sqlite3.Connection) -> tuple[int, int]:
-        row = connection.execute(
+        last: tuple[int, int] | None = connection.execute(
             "SELECT message, number FROM recipient WHERE (message, number) > (?, ?)"
             f" AND message <= ? ORDER BY message, number LIMIT 1 OFFSET {SCANNED - 1}",
             (*self._at, self._last),
         ).fetchone()
-        return (self._last, 1 << 40) if row is None else (row[0], row[1])
+        return (self._last, 1 << 40) if last is None else last
 
     def done(self) -> bool:
         """Count what was changed; go on unless the end was reached."""
