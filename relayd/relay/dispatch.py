@@ -253,8 +253,12 @@ class Dispatcher:
         if lane.loaded or lane.more:
             scheduler.line_up(lane)
         scheduler.pump()  # the next one leaves while this one is being recorded
-        final = isinstance(hop, Hop) and hop.final
-        recorded = await self._settle(delivery.message, settlements, final=final)
+        recorded: Sequence[Settlement] | None = settlements
+        if not _as_hoped(settlements):
+            final = isinstance(hop, Hop) and hop.final
+            recorded = await self._settle(delivery.message, settlements, final=final)
+        elif settlements and await self._settling.record(settlements) is None:
+            recorded = None
         self._done(lane, delivery, recorded)
 
     async def _attempt(self, delivery: Delivery, hop: Hop | Outcome) -> Sequence[Outcome]:
@@ -449,9 +453,6 @@ class Dispatcher:
 
         Bad news waits a moment for that of the message's other deliveries.
         """
-        if _as_hoped(settlements):
-            done = not settlements or await self._settling.record(settlements) is not None
-            return settlements if done else None
         told: list[Settlement] = []
         if message.envelope.reverse_path is not None:
             told = [each for each in settlements if bad_news(each)]

@@ -7,7 +7,7 @@ milliseconds. So rows go in runs, up to 64 to one statement, instead of one by o
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import chain
 
 from relayd.mail.message import Settlement
@@ -51,12 +51,14 @@ class RunStatement:
             found += connection.execute(text, run).fetchall()
         return found
 
-    def _runs(self, rows: Sequence[Row]) -> Iterator[tuple[str, list[object]]]:
+    def _runs(self, rows: Sequence[Row]) -> list[tuple[str, list[object]]]:
+        runs: list[tuple[str, list[object]]] = []
         at, count = 0, len(rows)
         for length, text in self._texts:
             while count - at >= length:
-                yield text, list(chain.from_iterable(rows[at : at + length]))
+                runs.append((text, list(chain.from_iterable(rows[at : at + length]))))
                 at += length
+        return runs
 
 
 def _insertion(table: str) -> RunStatement:
@@ -125,7 +127,11 @@ class Batch:
     def __init__(self, now: float) -> None:
         self.now = now
         self.files_to_remove: list[int] = []  # after COMMIT
-        self._accepted: list[NewRows] = []
+        self._message: list[Row] = []  # the rows of what was accepted, by table
+        self._content: list[Row] = []
+        self._recipient: list[Row] = []
+        self._header: list[Row] = []
+        self._ledger: list[Row] = []
         self._ends: dict[Key, LedgerRow] = {}
         self._postponed: dict[Key, Settlement] = {}
         self._messages = 0
@@ -134,7 +140,15 @@ class Batch:
 
     def accept(self, rows: NewRows) -> None:
         """A message is to be stored."""
-        self._accepted.append(rows)
+        if rows.message is not None:
+            self._message.append(rows.message)
+            self._messages += 1
+            self._octets += rows.message.size
+        if rows.content is not None:
+            self._content.append(rows.content)
+        self._recipient += rows.recipients
+        self._header += rows.headers
+        self._ledger += rows.ledger
 
     def settle(self, settlements: Sequence[Settlement]) -> None:
         """Recipients got an outcome; the first end of each counts."""
@@ -172,7 +186,7 @@ class Batch:
 
     def write(self, connection: sqlite3.Connection) -> None:
         """Everything collected; inside a transaction that the caller began."""
-        if self._accepted:
+        if self._ledger:
             self._write_accepted(connection)
         if self._postponed:
             self._write_postponed(connection)
@@ -181,19 +195,13 @@ class Batch:
         self._write_tally(connection)
 
     def _write_accepted(self, connection: sqlite3.Connection) -> None:
-        accepted = self._accepted
-        stored = [rows.message for rows in accepted if rows.message is not None]
-        _MESSAGE.execute(connection, stored)
-        _CONTENT.execute(connection, [each.content for each in accepted if each.content])
-        _RECIPIENT.execute(connection, [row for each in accepted for row in each.recipients])
-        headers = [row for each in accepted for row in each.headers]
-        if headers:
-            _HEADER.execute(connection, headers)
-        ledger = [row for each in accepted for row in each.ledger]
-        _LEDGER.execute(connection, ledger)
-        self.ledger_rows += len(ledger)
-        self._messages += len(stored)
-        self._octets += sum(row.size for row in stored)
+        _MESSAGE.execute(connection, self._message)
+        _CONTENT.execute(connection, self._content)
+        _RECIPIENT.execute(connection, self._recipient)
+        if self._header:
+            _HEADER.execute(connection, self._header)
+        _LEDGER.execute(connection, self._ledger)
+        self.ledger_rows += len(self._ledger)
 
     def _write_postponed(self, connection: sqlite3.Connection) -> None:
         rows = []
@@ -214,14 +222,12 @@ class Batch:
         connection.executemany(_POSTPONE, rows)
 
     def _write_ends(self, connection: sqlite3.Connection) -> None:
-        keys = list(self._ends)
         self.ledger_rows += _END.execute(connection, list(self._ends.values()))
-        _CROSS_OFF.execute(connection, keys)
-        self._forget(connection, list(dict.fromkeys(message for message, _ in keys)))
+        _CROSS_OFF.execute(connection, list(self._ends))
+        self._forget(connection, list({(message,) for message, _ in self._ends}))
 
-    def _forget(self, connection: sqlite3.Connection, messages: list[int]) -> None:
+    def _forget(self, connection: sqlite3.Connection, rows: list[Row]) -> None:
         """Drop those messages of which no recipient waits any more."""
-        rows = [(message,) for message in messages]
         self._take_off(_FINISHED_SIZE.query(connection, rows))
         for statement in _FORGET:
             statement.execute(connection, rows)

@@ -22,11 +22,9 @@ class Write:
 
     grows = False  # takes up space, and so is refused while there is none
     lasting = False  # may be left for the next run when the spool closes
-
-    def __init__(self, promise: Promise[Any] | None) -> None:
-        self.promise = promise
-        self.value: object = None
-        self.octets = 0
+    promise: Promise[Any] | None = None
+    value: object = None  # what the promise is to fire with
+    octets = 0  # of content
 
     def enter(self, batch: Batch, connection: sqlite3.Connection) -> None:
         """Add it to the batch, or do it at once inside the batch's transaction."""
@@ -47,7 +45,7 @@ class Acceptance(Write):
     grows = True
 
     def __init__(self, promise: Promise[Any], rows: NewRows, octets: int) -> None:
-        super().__init__(promise)
+        self.promise = promise
         self._rows = rows
         self.value = rows.value
         self.octets = octets
@@ -71,7 +69,7 @@ class SettlementWrite(Write):
         reports: list[NewRows],
         octets: int,
     ) -> None:
-        super().__init__(promise)
+        self.promise = promise
         self.octets = octets
         self._settlements = settlements
         self._reports = reports
@@ -84,7 +82,7 @@ class SettlementWrite(Write):
         batch.settle(self._settlements)
         for rows in stored:
             batch.accept(rows)
-        self.value = [rows.value for rows in stored]
+        self.value = [rows.value for rows in stored] if stored else []
 
     def idents(self) -> list[int]:
         """Reports that come without outcomes."""
@@ -103,7 +101,7 @@ class SetAside(Write):
         reason: str,
         after: Callable[[int, str], None],
     ) -> None:
-        super().__init__(promise)
+        self.promise = promise
         self._ident = ident
         self._reason = reason
         self._after = after
@@ -130,7 +128,7 @@ class OperatorWrite(Write):
         note: str,
         report: Callable[[str, list[tuple[int, int]]], None],
     ) -> None:
-        super().__init__(promise)
+        self.promise = promise
         self._verb = verb
         self._note = note
         self._report = report
