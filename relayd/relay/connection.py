@@ -352,7 +352,7 @@ class Connection(Protocol):
         producing = self._chunks is not None
         tell: list[Callable[[], None]] = []
         while (event := core.next_event()) is not None:
-            if isinstance(event, SendContent):
+            if type(event) is SendContent:
                 self._send_content()
             else:
                 self._take(event, tell)

@@ -289,8 +289,11 @@ class Dispatcher:
             retry_at, excused = self._learn(lane, epoch, message, outcomes, now)
         disowned = stopped or id(delivery) in self._disowned
         settlements = []
+        judged, taken = None, False  # most share the outcome of the one before
         for record, outcome in zip(delivery.records, outcomes, strict=True):
-            if outcome.severity is Severity.SUCCESS:
+            if outcome is not judged:
+                judged, taken = outcome, outcome.severity is Severity.SUCCESS
+            if taken:
                 settlements.append(Settlement(record, RecipientState.DELIVERED, outcome))
                 continue
             at = retry_at if excused or speaks_against_destination(outcome) else 0.0

@@ -364,7 +364,9 @@ class SmtpClient:
             self._finish(progress)
         elif not self._unsent:
             self._begin_content(progress)
-        elif not self._out_of_turn():
+        elif self._reader.pending:
+            self._trouble(_UNASKED)
+        else:
             self._send_queue()
 
     def _begin_content(self, progress: Progress) -> None:

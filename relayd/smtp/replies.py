@@ -91,7 +91,7 @@ class ReplyReader:
         held = self._data
         self._data = data if self._at == len(held) else held[self._at :] + data
         self._at = 0
-        self.pending = True
+        self.pending = self.pending or bool(data)
 
     def clear(self) -> None:
         """Forget everything held."""

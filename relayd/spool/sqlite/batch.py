@@ -152,11 +152,15 @@ class Batch:
 
     def settle(self, settlements: Sequence[Settlement]) -> None:
         """Recipients got an outcome; the first end of each counts."""
+        outcome, text = None, None  # most share the outcome of the one before
         for settlement in settlements:
             record = settlement.record
             key = (record.message, record.number)
             if not settlement.state.waiting:
-                self.end(key, end_row(settlement, self.now))
+                if settlement.outcome is not outcome:
+                    outcome = settlement.outcome
+                    text = outcome_text(outcome)
+                self._ends.setdefault(key, end_row(settlement, self.now, text))
             elif key not in self._ends:
                 self._postponed[key] = settlement
 

@@ -277,8 +277,9 @@ def accept_rows(
     records = []
     recipients: list[RecipientRow] = []
     ledger: list[LedgerRow] = []
+    states = submission.states or (submission.state,) * len(submission.recipients)
     for number, recipient in enumerate(submission.recipients):
-        state = submission.state_of(number)
+        state = states[number]
         stored = int(state)
         mailbox = raw(recipient.mailbox)
         original: str | None = None
@@ -286,9 +287,11 @@ def accept_rows(
             original = raw(recipient.original)
             if original == mailbox:
                 original = None
-        path: str | None = raw_path(recipient.reverse_path)
-        if path == sender:
-            path = None
+        path: str | None = None
+        if recipient.reverse_path is not submission.envelope.reverse_path:
+            path = raw_path(recipient.reverse_path)
+            if path == sender:
+                path = None
         ledger.append(
             LedgerRow(
                 ident,
@@ -344,8 +347,8 @@ def accept_rows(
     )
 
 
-def end_row(settlement: Settlement, now: float) -> LedgerRow:
-    """The ledger's row about the end of a recipient."""
+def end_row(settlement: Settlement, now: float, outcome: str | None) -> LedgerRow:
+    """The ledger's row about the end of a recipient; `outcome` is the settlement's as text."""
     record = settlement.record
     return LedgerRow(
         record.message,
@@ -354,7 +357,7 @@ def end_row(settlement: Settlement, now: float) -> LedgerRow:
         now,
         int(settlement.state),
         attempts=record.attempts + settlement.attempted,
-        outcome=outcome_text(settlement.outcome),
+        outcome=outcome,
         note=settlement.note,
     )
 
