@@ -28,7 +28,13 @@ from relayd.service import app
 
 ROOT = Path(app.__file__).resolve().parents[1]
 STATIONS = ("accept to EHLO", "MAIL", "RCPT", "content", "commit", "dispatch to sent", "settle")
-BEATS = ("/ops/watchdog.py", "/reactor/lean.py")  # they go on, message or no message
+BEATS = (  # they go on, message or no message
+    "/ops/watchdog.py",
+    "/reactor/lean.py",
+    "/relay/tokens.py",
+    "/service/watch.py",
+    "/tls/renewal.py",
+)
 QUIET = 0.3  # seconds without a call of ours: the message is through
 
 CONFIG = """\
