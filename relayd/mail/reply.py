@@ -100,7 +100,7 @@ class Reply:
 
     def __str__(self) -> str:
         status = f"{self.status} " if self.subject >= 0 else ""
-        return f"{self.code} {status}{self.text}"
+        return f"{self.code} {status}{' '.join(self.lines)}"
 
 
 @functools.lru_cache(256)

@@ -333,7 +333,7 @@ class Connection(Protocol):
             return  # the producer is registered when BDAT's own line is out
         try:
             for chunk in content.chunks():
-                self._core.send_content(chunk)
+                self._core.send_content(chunk, pure=content.pure)
         except OSError:
             self._fail(_UNREADABLE, End.UNSENDABLE)
         else:
@@ -372,7 +372,8 @@ class Connection(Protocol):
 
     def _take(self, event: ClientEvent, tell: list[Callable[[], None]]) -> None:
         if isinstance(event, TransactionDone):
-            self._end_chunks()
+            if self._chunks is not None:
+                self._end_chunks()
             done, self._carried, self._content = self._carried, None, None
             if done is not None:
                 tell.append(partial(done.callback, event))

@@ -316,11 +316,12 @@ class Dispatcher:
         Returns when it is tried again, or 0 for as the schedule says, and whether this attempt
         counts for nothing.
         """
-        if all(map(speaks_against_destination, outcomes)) or (
-            lane.proved_at and all(map(asks_for_less, outcomes))
+        success = any(outcome.severity is Severity.SUCCESS for outcome in outcomes)
+        if not success and (
+            all(map(speaks_against_destination, outcomes))
+            or (lane.proved_at and all(map(asks_for_less, outcomes)))
         ):
             return self._suffer(lane, epoch, message, outcomes[0], now)
-        success = any(outcome.severity is Severity.SUCCESS for outcome in outcomes)
         if success:
             self._scheduler.proved(lane, now)
         if epoch == lane.epoch:

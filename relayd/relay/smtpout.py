@@ -94,7 +94,12 @@ class Courier:
             key: Hashable = hop
             if self._protection is not None:
                 key = self._protection.key(hop, delivery)
-            if not await self._by_kept_connection(attempt, key) and not self._aborted:
+            while attempt.pending and not attempt.renewed:
+                connection = self._pool.take(key, attempt.asked)
+                if connection is None:
+                    break
+                await self._use(connection, attempt, key)  # the one it had may be over by now
+            if attempt.pending and not self._aborted:
                 await self._seeking(self._walk(attempt, hop, key))
         except CancelledError:
             pass
@@ -131,15 +136,6 @@ class Courier:
         return len(self._pool.connections)
 
     # one delivery
-
-    async def _by_kept_connection(self, attempt: _Attempt, key: Hashable) -> bool:
-        """Whether nobody is left who has to go elsewhere."""
-        while attempt.pending and not attempt.renewed:
-            connection = self._pool.take(key, attempt.asked)
-            if connection is None:
-                break
-            await self._use(connection, attempt, key)  # the one it had may be over by now
-        return not attempt.pending
 
     async def _seeking(self, walk: Coroutine[Deferred[Any], Any, None]) -> None:
         """A walk that `abort` can cut short."""
@@ -288,7 +284,7 @@ class Courier:
             then = attempt.take(connection, numbers, done)
         if fresh and attempt.taken:
             self._took(connection, attempt)
-        if connection.usable and (then is not Then.KEEP or connection.waived):
+        if (then is not Then.KEEP or connection.waived) and connection.usable:
             connection.quit()  # `waived`: others demand more
         else:
             self._pool.give_back(connection, key)

@@ -121,7 +121,7 @@ class Draft:
     def content(self, data: bytes | None) -> Content:
         """The content as the message will have it; `data` is what the property gave."""
         if data is not None:
-            return BytesContent(data)
+            return BytesContent(data, pure=self._pure)
         warm, self._warm = self._warm, None
         if warm is not None:
             warm.pieces = self._pieces

@@ -37,28 +37,16 @@ class RunStatement:
         row = f"({', '.join('?' * columns)})"
         self._texts = [(length, text.format(", ".join([row] * length))) for length in _RUNS]
 
-    def execute(self, connection: sqlite3.Connection, rows: Sequence[Row]) -> int:
-        """Run it over all rows; the number of rows it changed."""
-        changed = 0
-        for text, run in self._runs(rows):
-            changed += connection.execute(text, run).rowcount
-        return changed
-
-    def query(self, connection: sqlite3.Connection, rows: Sequence[Row]) -> list[Row]:
+    def execute(self, connection: sqlite3.Connection, rows: Sequence[Row]) -> list[Row]:
         """Run it over all rows; what it selects."""
         found: list[Row] = []
-        for text, run in self._runs(rows):
-            found += connection.execute(text, run).fetchall()
-        return found
-
-    def _runs(self, rows: Sequence[Row]) -> list[tuple[str, list[object]]]:
-        runs: list[tuple[str, list[object]]] = []
         at, count = 0, len(rows)
         for length, text in self._texts:
             while count - at >= length:
-                runs.append((text, list(chain.from_iterable(rows[at : at + length]))))
+                run = list(chain.from_iterable(rows[at : at + length]))
+                found += connection.execute(text, run).fetchall()
                 at += length
-        return runs
+        return found
 
 
 def _insertion(table: str) -> RunStatement:
@@ -177,7 +165,7 @@ class Batch:
         open_keys = [key for key in keys if key not in self._ends]
         waiting = {
             (message, number): warned
-            for message, number, warned in _WAITING.query(connection, open_keys)
+            for message, number, warned in _WAITING.execute(connection, open_keys)
         }
         for key, settlement in zip(keys, settlements, strict=True):
             if key not in waiting or key in self._ends:
@@ -226,13 +214,15 @@ class Batch:
         connection.executemany(_POSTPONE, rows)
 
     def _write_ends(self, connection: sqlite3.Connection) -> None:
-        self.ledger_rows += _END.execute(connection, list(self._ends.values()))
+        changes = connection.total_changes
+        _END.execute(connection, list(self._ends.values()))
+        self.ledger_rows += connection.total_changes - changes
         _CROSS_OFF.execute(connection, list(self._ends))
         self._forget(connection, list({(message,) for message, _ in self._ends}))
 
     def _forget(self, connection: sqlite3.Connection, rows: list[Row]) -> None:
         """Drop those messages of which no recipient waits any more."""
-        self._take_off(_FINISHED_SIZE.query(connection, rows))
+        self._take_off(_FINISHED_SIZE.execute(connection, rows))
         for statement in _FORGET:
             statement.execute(connection, rows)
 
@@ -240,7 +230,9 @@ class Batch:
         """Drop messages that were never accepted, with all that speaks of them."""
         rows = [(message,) for message in messages]
         self._drop(connection, rows)
-        self.ledger_rows -= _PURGE_LEDGER.execute(connection, rows)
+        changes = connection.total_changes
+        _PURGE_LEDGER.execute(connection, rows)
+        self.ledger_rows -= connection.total_changes - changes
         self.files_to_remove += messages
 
     def set_aside(self, connection: sqlite3.Connection, message: int, reason: str) -> bool:
@@ -261,7 +253,7 @@ class Batch:
         return bool(moved)
 
     def _drop(self, connection: sqlite3.Connection, rows: list[Row]) -> None:
-        self._take_off(_DROP_SIZE.query(connection, rows))
+        self._take_off(_DROP_SIZE.execute(connection, rows))
         for statement in _DROP:
             statement.execute(connection, rows)
 

@@ -322,7 +322,7 @@ def accept_rows(
             recipient.next_hop,
             path,
             recipient.orcpt,
-            ",".join(sorted(recipient.notify)),
+            ",".join(sorted(recipient.notify)) if recipient.notify else "",
             recipient.header,
         )
         recipients.append(RecipientRow(*fixed, _parity(fixed), stored, 0, now, 0, None, None))

@@ -93,6 +93,7 @@ class Spool:
         self.healthy = False  # it is open, and not in trouble
         self._next_chores = float("-inf")
         self._space = Space(self._shard_directory, floor_bytes, floor_inodes)
+        self.room = self._space.room
         self._database = Database(self._shard_directory, self._files.damaged)
         self._reserve = Reserve(self._shard_directory / "reserve")
         self._reader = Reader(
@@ -110,6 +111,7 @@ class Spool:
             clock=clock,
             room_to_grow=self._space.room_to_grow,
         )
+        self.expect = self._writer.company.expect
         self._syncer = Syncer(self._files, bridge, synced=self._writer.put)
 
     # life
@@ -171,20 +173,12 @@ class Spool:
         threading.Thread(target=ending, name="spool close", daemon=True).start()
         return promise
 
-    def room(self, size: int) -> bool:
-        """Space and inodes for so many octets, above the floors; asks the disk once a second."""
-        return self._space.room(size)
-
     # taking in
 
     def new_ident(self) -> int:
         """An identifier never given before, later than all others, whatever the clock does."""
         self._last_us = max(self._last_us + 1, int(self._clock() * 1e6))
         return make_ident(self._last_us, self._shard)
-
-    def expect(self, change: int) -> None:
-        """So many more transactions are open (or fewer): each may be a message soon."""
-        self._writer.company.expect(change)
 
     def create(self, *, pure: bool = False) -> Draft:
         """Begin to take in a message."""
