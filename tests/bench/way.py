@@ -90,15 +90,16 @@ def main(arguments: Sequence[str] = sys.argv[1:]) -> int:
     parser.add_argument("--files", action="store_true", help="each file, with its calls")
     options = parser.parse_args(arguments)
     one, many = measured(1, options.recipients)
-    print(f"{len(set(one.files()))} files, {_functions(one)} functions, {one.calls.total()} calls")
     print("| station | files | functions | calls |\n|---|---:|---:|---:|")
     for station in STATIONS:
         codes = {code: count for (at, code), count in one.calls.items() if at == station}
         files = {code.co_filename for code in codes}
         print(f"| {station} | {len(files)} | {len(codes)} | {sum(codes.values())} |")
+    visited, calls = len(set(one.files())), one.calls.total()
+    print(f"| **all** | {visited} | {_functions(one)} | **{calls}** |")
     if options.recipients > 1:
-        further = (many.calls.total() - one.calls.total()) / (options.recipients - 1)
-        print(f"{further:.0f} calls more for each further recipient")
+        further = (many.calls.total() - calls) / (options.recipients - 1)
+        print(f"| each further recipient | | | **{further:.0f}** |")
     if options.files:
         by_file: Counter[str] = Counter()
         for (_, code), count in one.calls.items():
