@@ -112,23 +112,19 @@ class LineLog:
         self, message: Message, settlements: Sequence[Settlement], seconds: float
     ) -> None:
         """A line for each recipient: what an attempt, the operator or age made of it."""
-        message_id = ident_text(message.ident)
+        ident = ident_text(message.ident)
         delay = max(self._clock() - message.received_at, 0.0)
         delays = f"delay={delay:.2f} delays={max(delay - seconds, 0.0):.2f}/{seconds:.2f}"
-        told: Settlement | None = None
+        told: object = None
         lines = []
         for each in settlements:
-            if (
-                told is None
-                or each.outcome is None
-                or each.outcome is not told.outcome
-                or each.state is not told.state
-            ):  # most have the same story as the one before
-                told, relay, story = each, _relay(each.outcome), _story(each)
+            became = each.outcome, each.state, each.note
+            if became != told:  # most have the same story as the one before
+                told, relay, story = became, _relay(each.outcome), _story(each)
             to, original = each.record.recipient.mailbox, each.record.recipient.original
             orig_to = f" orig_to={_path(original)}" if original is not to and original != to else ""
             lines.append(
-                f"attempt id={message_id} to={_path(to)}{orig_to} relay={relay}"
+                f"attempt id={ident} to={_path(to)}{orig_to} relay={relay}"
                 f" attempts={each.record.attempts + each.attempted} {delays} {story}"
             )
         if lines:
