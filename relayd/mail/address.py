@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import re
-from dataclasses import dataclass
 
 import idna
+
+from relayd.mail.value import dataclass
 
 # octets. RFC 5321 section 4.5.3.1.1 has 64, and asks for no limit where none is needed (4.5.3.1):
 # senders that carry another mailbox inside (SRS, VERP) are longer, and refusing them loses mail.
@@ -31,12 +33,14 @@ _QUOTED_PAIR = re.compile(r"\\(.)")
 # the first separator is - + or =, by whoever made the address
 _SRS = re.compile(r"SRS[01][-+=]", re.IGNORECASE | re.ASCII)
 _TO_QUOTE = re.compile(r'(["\\])')
+_KNOWN = 2048  # domains and local parts that are met again all day: as many are remembered
 
 
 class AddressError(ValueError):
     """The text is no mailbox; `str(error)` says why in words fit for a reply."""
 
 
+@functools.lru_cache(_KNOWN)
 def fold_domain(domain: str) -> str:
     """The one spelling of a domain that comparisons use: lower-case A-labels (RFC 5890).
 
@@ -118,15 +122,20 @@ class Mailbox:
     @property
     def ascii(self) -> str:
         """The address with its domain in A-labels, for a peer without SMTPUTF8."""
-        return f"{self._local_text()}@{self.domain_key}" if self.domain else self._local_text()
-
-    def _local_text(self) -> str:
-        if _DOT_STRING.match(self.local):
-            return self.local
-        return '"' + _TO_QUOTE.sub(r"\\\1", self.local) + '"'
+        local = _local_text(self.local)
+        return f"{local}@{self.domain_key}" if self.domain else local
 
     def __str__(self) -> str:
-        return f"{self._local_text()}@{self.domain}" if self.domain else self._local_text()
+        local = _local_text(self.local)
+        return f"{local}@{self.domain}" if self.domain else local
+
+
+@functools.lru_cache(_KNOWN)
+def _local_text(local: str) -> str:
+    """The local part as it is written, in quotes where it needs them."""
+    if _DOT_STRING.match(local):
+        return local
+    return '"' + _TO_QUOTE.sub(r"\\\1", local) + '"'
 
 
 ReversePath = Mailbox | None
@@ -160,6 +169,7 @@ def check_local(local: str, *, quoted: bool) -> None:
         raise AddressError("local part has a character that needs quoting")
 
 
+@functools.lru_cache(_KNOWN)
 def check_domain(domain: str) -> None:
     """Raise AddressError unless `domain` is a domain name or an address literal."""
     if domain.startswith("["):

@@ -32,11 +32,11 @@ class Content(Protocol):
 class BytesContent:
     """Content held in memory."""
 
-    __slots__ = ("data",)
-    pure = False
+    __slots__ = ("data", "pure")
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, *, pure: bool = False) -> None:
         self.data = data
+        self.pure = pure
 
     @property
     def size(self) -> int:

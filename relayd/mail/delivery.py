@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from relayd.mail.address import ReversePath
 from relayd.mail.content import Content
 from relayd.mail.message import Message, Record
+from relayd.mail.value import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from relayd.mail.address import Mailbox, ReversePath
+from relayd.mail.value import dataclass
 
 DIRECT = "direct"
 """The next hop's name that means "the mail exchangers of the recipient's domain"."""

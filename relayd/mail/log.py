@@ -10,7 +10,7 @@ from relayd.mail.message import Message, Record, Settlement
 
 
 class MailLog(Protocol):
-    """One call per event, one line per call; `relayd.ops.maillog` is the real one."""
+    """One call per event; `relayd.ops.maillog`, the real one, writes a line for each."""
 
     def session(
         self, client: Client, *, messages: int, refused: int, seconds: float, end: str
@@ -23,8 +23,10 @@ class MailLog(Protocol):
     def accepted(self, message: Message, records: Sequence[Record], seconds: float) -> None:
         """A message is on stable storage."""
 
-    def attempt(self, message: Message, settlement: Settlement, seconds: float) -> None:
-        """One recipient: status=sent, deferred, bounced or expired, as Postfix says it."""
+    def attempted(
+        self, message: Message, settlements: Sequence[Settlement], seconds: float
+    ) -> None:
+        """One line for each: status=sent, deferred, bounced or expired, as Postfix says it."""
 
     def report(self, about: Message, report: str, to: str, kind: str) -> None:
         """A report was queued: kind is failed, delayed, delivered or relayed."""

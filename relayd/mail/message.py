@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from relayd.mail.client import Client
 from relayd.mail.content import Content, SplicedContent
@@ -11,6 +11,7 @@ from relayd.mail.envelope import Envelope, Recipient
 from relayd.mail.ident import ident_text
 from relayd.mail.outcome import Outcome
 from relayd.mail.plan import Step
+from relayd.mail.value import dataclass
 
 
 class RecipientState(enum.IntEnum):
@@ -25,10 +26,8 @@ class RecipientState(enum.IntEnum):
     DISCARDED = 5  # by a named rule
     REMOVED = 6  # by the operator
 
-    @property
-    def waiting(self) -> bool:
-        """Not yet in an end state."""
-        return self < RecipientState.DELIVERED
+    def __init__(self, number: int) -> None:
+        self.waiting = number < 2  # not yet in an end state
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from relayd.mail.security import IMPLICIT, Level
+from relayd.mail.value import dataclass
 
 SMTP = "smtp"
 LMTP = "lmtp"

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from relayd.mail.reply import Reply, Severity
+from relayd.mail.value import dataclass
+
+_SEVERITY = {2: Severity.SUCCESS, 5: Severity.PERMANENT}  # all else may be better next time
 
 
 class Blame(enum.Enum):
@@ -30,8 +33,7 @@ class Outcome:
     @property
     def severity(self) -> Severity:
         """SUCCESS, TRANSIENT or PERMANENT, never INTERMEDIATE."""
-        severity = self.reply.severity
-        return Severity.TRANSIENT if severity is Severity.INTERMEDIATE else severity
+        return _SEVERITY.get(self.reply.code // 100, Severity.TRANSIENT)
 
     def but(self, **changes: object) -> Outcome:
         """A copy with some fields changed."""

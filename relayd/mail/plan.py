@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
 
 from relayd.mail.address import Mailbox, ReversePath
 from relayd.mail.reply import Reply
+from relayd.mail.value import dataclass
 
 
 class Verdict(enum.Enum):

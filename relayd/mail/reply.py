@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import enum
+import functools
 import re
-from dataclasses import dataclass
+
+from relayd.mail.value import dataclass
 
 _STATUS = re.compile(r"([245])\.(\d{1,3})\.(\d{1,3})(?:\s+|\Z)")
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
@@ -79,8 +81,7 @@ class Reply:
     @property
     def status(self) -> str:
         """The enhanced status code; `x.0.0` where the reply carried none."""
-        subject, detail = max(self.subject, 0), max(self.detail, 0)
-        return f"{self.code // 100}.{subject}.{detail}"
+        return _status(self.code // 100, max(self.subject, 0), max(self.detail, 0))
 
     @property
     def text(self) -> str:
@@ -99,4 +100,9 @@ class Reply:
 
     def __str__(self) -> str:
         status = f"{self.status} " if self.subject >= 0 else ""
-        return f"{self.code} {status}{self.text}"
+        return f"{self.code} {status}{' '.join(self.lines)}"
+
+
+@functools.lru_cache(256)
+def _status(severity: int, subject: int, detail: int) -> str:
+    return f"{severity}.{subject}.{detail}"

@@ -108,25 +108,27 @@ class LineLog:
             f" delay={seconds:.2f}",
         )
 
-    def attempt(self, message: Message, settlement: Settlement, seconds: float) -> None:
-        """One recipient: what an attempt, the operator or age made of it."""
-        recipient = settlement.record.recipient
-        to, original = recipient.mailbox, recipient.original
-        orig_to = f" orig_to={_path(original)}" if original is not to and original != to else ""
+    def attempted(
+        self, message: Message, settlements: Sequence[Settlement], seconds: float
+    ) -> None:
+        """A line for each recipient: what an attempt, the operator or age made of it."""
+        ident = ident_text(message.ident)
         delay = max(self._clock() - message.received_at, 0.0)
-        before = max(delay - seconds, 0.0)
-        outcome = settlement.outcome
-        if outcome is None:
-            story = f"status={_STATUS[settlement.state]} ({_safe(settlement.note)})"
-        else:
-            story = _outcome(outcome, _STATUS[settlement.state])
-        relay = _relay(outcome) if outcome is not None else "none"
-        self._put(
-            _INFO,
-            f"attempt id={ident_text(message.ident)} to={_path(to)}{orig_to} relay={relay}"
-            f" attempts={settlement.record.attempts + settlement.attempted}"
-            f" delay={delay:.2f} delays={before:.2f}/{seconds:.2f} {story}",
-        )
+        delays = f"delay={delay:.2f} delays={max(delay - seconds, 0.0):.2f}/{seconds:.2f}"
+        told: object = None
+        lines = []
+        for each in settlements:
+            became = each.outcome, each.state, each.note
+            if became != told:  # most have the same story as the one before
+                told, relay, story = became, _relay(each.outcome), _story(each)
+            to, original = each.record.recipient.mailbox, each.record.recipient.original
+            orig_to = f" orig_to={_path(original)}" if original is not to and original != to else ""
+            lines.append(
+                f"attempt id={ident} to={_path(to)}{orig_to} relay={relay}"
+                f" attempts={each.record.attempts + each.attempted} {delays} {story}"
+            )
+        if lines:
+            self._put(_INFO, *lines)
 
     def report(self, about: Message, report: str, to: str, kind: str) -> None:
         """A report was queued."""
@@ -160,20 +162,22 @@ class LineLog:
         now = datetime.fromtimestamp(self._clock(), UTC).isoformat(timespec="milliseconds")
         return f"{now.removesuffix('+00:00')}Z {line}".encode()
 
-    def _put(self, level: str, line: str) -> None:
-        lines = self._lines
+    def _put(self, level: str, *lines: str) -> None:
         if self._journal:
-            lines.append(f"{level}{line}\n")
+            before = level
         else:
             now = self._clock()
             second = int(now)
             if second != self._second:
                 self._second = second
                 self._stamp = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
-            lines.append(f"{self._stamp}.{int((now - second) * 1000):03d}Z {line}\n")
-        if len(lines) == 1:
+            before = f"{self._stamp}.{int((now - second) * 1000):03d}Z "
+        gathered = self._lines
+        if not gathered:
             self._later(self.flush)
-        elif len(lines) > MAX_BUFFERED:
+        for line in lines:
+            gathered.append(f"{before}{line}\n")
+        if len(gathered) > MAX_BUFFERED:
             self.flush()
 
 
@@ -215,7 +219,8 @@ def _safe(text: str) -> str:
 
 
 def _path(path: Mailbox | None) -> str:
-    return "<>" if path is None else value(f"<{path}>")
+    text = "<>" if path is None else f"<{path}>"
+    return text if _bare(text) and len(text) <= MAX_VALUE else value(text)
 
 
 def _client(client: Client) -> str:
@@ -224,8 +229,10 @@ def _client(client: Client) -> str:
     return f"[{value(client.address)}]:{client.port}"
 
 
-def _relay(outcome: Outcome) -> str:
+def _relay(outcome: Outcome | None) -> str:
     """`host[address]:port` as Postfix has it; `none` if nobody was asked."""
+    if outcome is None:
+        return "none"
     host, address = outcome.remote_mta, outcome.remote_address
     if not address:
         return value(host) if host else "none"
@@ -236,7 +243,11 @@ def _relay(outcome: Outcome) -> str:
     return value(f"{host or number}[{number}]:{port}")
 
 
-def _outcome(outcome: Outcome, status: str) -> str:
+def _story(settlement: Settlement) -> str:
+    """What became of the recipient, and in whose words."""
+    outcome, status = settlement.outcome, _STATUS[settlement.state]
+    if outcome is None:
+        return f"status={status} ({_safe(settlement.note)})"
     tls = f" tls={value(outcome.tls)}" if outcome.tls else ""
     why = f" why={value(outcome.why)}" if outcome.why else ""
     reply = outcome.reply

@@ -35,6 +35,8 @@ class Wire:
         """Send, in this turn or by and by; silence on a connection that is lost."""
         if self.secure:
             self._transport.write(data)
+        elif self._leaving is None:
+            self._send(data)
         else:
             self.leave(data)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Protocol as Shape
 
 from twisted.internet.defer import Deferred
@@ -103,8 +104,9 @@ class Security(Shape):
 class ConnectionWatch(Shape):
     """Who looks at the deadlines of connections, and hears of their end."""
 
-    def seconds(self) -> float:
-        """Now, on the clock of deadlines."""
+    @property
+    def seconds(self) -> Callable[[], float]:
+        """Tells the time, on the clock of deadlines."""
 
     def opened(self, connection: Connection) -> None:
         """A socket is open."""
@@ -331,7 +333,7 @@ class Connection(Protocol):
             return  # the producer is registered when BDAT's own line is out
         try:
             for chunk in content.chunks():
-                self._core.send_content(chunk)
+                self._core.send_content(chunk, pure=content.pure)
         except OSError:
             self._fail(_UNREADABLE, End.UNSENDABLE)
         else:
@@ -350,7 +352,7 @@ class Connection(Protocol):
         producing = self._chunks is not None
         tell: list[Callable[[], None]] = []
         while (event := core.next_event()) is not None:
-            if isinstance(event, SendContent):
+            if type(event) is SendContent:
                 self._send_content()
             else:
                 self._take(event, tell)
@@ -370,10 +372,11 @@ class Connection(Protocol):
 
     def _take(self, event: ClientEvent, tell: list[Callable[[], None]]) -> None:
         if isinstance(event, TransactionDone):
-            self._end_chunks()
+            if self._chunks is not None:
+                self._end_chunks()
             done, self._carried, self._content = self._carried, None, None
             if done is not None:
-                tell.append(lambda: done.callback(event))
+                tell.append(partial(done.callback, event))
         elif isinstance(event, Ready):
             self._ready(event, tell)
         elif isinstance(event, LoginChallenge | LoggedIn | LoginRefused):

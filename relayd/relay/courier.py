@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable
-from dataclasses import dataclass
 
 from zope.interface import Interface
 
 from relayd.mail.delivery import Delivery
 from relayd.mail.nexthop import NextHop
 from relayd.mail.outcome import Outcome
+from relayd.mail.value import dataclass
 from relayd.relay.limits import RelayLimits
 
 

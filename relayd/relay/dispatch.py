@@ -249,13 +249,16 @@ class Dispatcher:
         scheduler, now = self._scheduler, self._now()
         scheduler.landed(lane, shares)
         settlements = self._judged(lane, epoch, delivery, outcomes, now)
-        for settlement in settlements:
-            self._log.attempt(delivery.message, settlement, now - began)
+        self._log.attempted(delivery.message, settlements, now - began)
         if lane.loaded or lane.more:
             scheduler.line_up(lane)
         scheduler.pump()  # the next one leaves while this one is being recorded
-        final = isinstance(hop, Hop) and hop.final
-        recorded = await self._settle(delivery.message, settlements, final=final)
+        recorded: Sequence[Settlement] | None = settlements
+        if not _as_hoped(settlements):
+            final = isinstance(hop, Hop) and hop.final
+            recorded = await self._settle(delivery.message, settlements, final=final)
+        elif settlements and await self._settling.record(settlements) is None:
+            recorded = None
         self._done(lane, delivery, recorded)
 
     async def _attempt(self, delivery: Delivery, hop: Hop | Outcome) -> Sequence[Outcome]:
@@ -286,7 +289,13 @@ class Dispatcher:
             retry_at, excused = self._learn(lane, epoch, message, outcomes, now)
         disowned = stopped or id(delivery) in self._disowned
         settlements = []
+        judged, taken = None, False  # most share the outcome of the one before
         for record, outcome in zip(delivery.records, outcomes, strict=True):
+            if outcome is not judged:
+                judged, taken = outcome, outcome.severity is Severity.SUCCESS
+            if taken:
+                settlements.append(Settlement(record, RecipientState.DELIVERED, outcome))
+                continue
             at = retry_at if excused or speaks_against_destination(outcome) else 0.0
             at = at or now + self._retry_policy.delay(record.attempts + 1, self._random())
             settlement = judge(
@@ -307,11 +316,12 @@ class Dispatcher:
         Returns when it is tried again, or 0 for as the schedule says, and whether this attempt
         counts for nothing.
         """
-        if all(map(speaks_against_destination, outcomes)) or (
-            lane.proved_at and all(map(asks_for_less, outcomes))
+        success = any(outcome.severity is Severity.SUCCESS for outcome in outcomes)
+        if not success and (
+            all(map(speaks_against_destination, outcomes))
+            or (lane.proved_at and all(map(asks_for_less, outcomes)))
         ):
             return self._suffer(lane, epoch, message, outcomes[0], now)
-        success = any(outcome.severity is Severity.SUCCESS for outcome in outcomes)
         if success:
             self._scheduler.proved(lane, now)
         if epoch == lane.epoch:
@@ -490,8 +500,6 @@ class Dispatcher:
     def _reports(
         self, message: Message, settlements: Sequence[Settlement], *, final: bool
     ) -> tuple[Sequence[Settlement], list[tuple[Report | Smaller, NewMessage]]]:
-        if all(map(_as_hoped, settlements)):
-            return settlements, []
         now = self._now()
         reports: Sequence[Report | Smaller] = ()
         try:
@@ -526,12 +534,12 @@ class Dispatcher:
             self._quiet.callback(None)
 
 
-def _as_hoped(settlement: Settlement) -> bool:
-    """Most are, and nobody has to hear of them."""
-    return (
-        settlement.state is RecipientState.DELIVERED
-        and "SUCCESS" not in settlement.record.recipient.notify
-    )
+def _as_hoped(settlements: Sequence[Settlement]) -> bool:
+    """All are delivered, and nobody has to hear of it."""
+    for each in settlements:
+        if each.state is not RecipientState.DELIVERED or "SUCCESS" in each.record.recipient.notify:
+            return False
+    return True
 
 
 def _traceback(error: Exception) -> str:

@@ -25,6 +25,7 @@ class Pool:
 
     def __init__(self, clock: IReactorTime, limits: RelayLimits) -> None:
         self._clock = clock
+        self.seconds = clock.seconds  # for the deadlines
         self.limits = limits
         self.connections: set[Connection] = set()
         self._idle: OrderedDict[Connection, Hashable] = OrderedDict()  # the longest idle first
@@ -96,10 +97,6 @@ class Pool:
             connection.cut("stopped")
 
     # as the watch of connections
-
-    def seconds(self) -> float:
-        """Now."""
-        return self._clock.seconds()
 
     def opened(self, connection: Connection) -> None:
         """A socket is open from here on."""

@@ -70,12 +70,11 @@ def judge(
     retry_at: float,
     excused: bool = False,
 ) -> Settlement:
-    """Settle one attempt; `retry_at` is when the next one would be. `excused`: it does not count.
+    """Settle an attempt that failed; `retry_at` is when the next one would be.
 
-    What is owed to the sender after so long a time is owed all the same.
+    `excused`: it does not count. What is owed to the sender after so long a time is owed all the
+    same.
     """
-    if outcome.severity is Severity.SUCCESS:
-        return Settlement(record, RecipientState.DELIVERED, outcome)
     if outcome.severity is Severity.PERMANENT:
         return Settlement(record, RecipientState.FAILED, outcome)
     if retry_policy.expired(message, now):

@@ -174,10 +174,12 @@ class Scheduler:
             return
         self._pumping = True
         try:
-            while self.in_flight < self.limits.deliveries and not self._settling.stalled:
-                lane = self._next()
-                if lane is None:
+            while self.in_flight < self.limits.deliveries:
+                line = self._line or self._elsewhere()
+                if not line or self._settling.stalled:
                     return
+                lane = line.popleft()
+                lane.waits = False
                 self._serve(lane)
         finally:
             self._pumping = False
@@ -201,17 +203,6 @@ class Scheduler:
                 lane.pace.reopened()
             self.line_up(lane)
         self.pump()
-
-    def _next(self) -> Lane | None:
-        line = self._line
-        if not line:
-            found = self._elsewhere()
-            if found is None:
-                return None
-            line = found
-        lane = line.popleft()
-        lane.waits = False
-        return lane
 
     def _elsewhere(self) -> deque[Lane] | None:
         """Who waits for something else that is free now."""
@@ -365,8 +356,8 @@ class Scheduler:
 
     def arm(self, lane: Lane) -> None:
         """The lane's next time has changed."""
-        if self._queue.arm(lane):
-            self._set_timer()
+        if lane.wake_at < lane.alarm:
+            self._wake(lane, lane.wake_at)
 
     def _wake(self, lane: Lane, when: float) -> None:
         """The lane goes on then."""

@@ -45,7 +45,7 @@ from relayd.relay.trouble import (
     too_many_recipients,
     weightier,
 )
-from relayd.smtp.client import Transaction, TransactionRecipient
+from relayd.smtp.client import Transaction
 from relayd.smtp.events import End, TransactionDone, TransactionStage
 
 Resolve = Callable[[NextHop | str], Awaitable[Sequence[Endpoint]]]
@@ -94,7 +94,12 @@ class Courier:
             key: Hashable = hop
             if self._protection is not None:
                 key = self._protection.key(hop, delivery)
-            if not await self._by_kept_connection(attempt, key) and not self._aborted:
+            while attempt.pending and not attempt.renewed:
+                connection = self._pool.take(key, attempt.asked)
+                if connection is None:
+                    break
+                await self._use(connection, attempt, key)  # the one it had may be over by now
+            if attempt.pending and not self._aborted:
                 await self._seeking(self._walk(attempt, hop, key))
         except CancelledError:
             pass
@@ -131,15 +136,6 @@ class Courier:
         return len(self._pool.connections)
 
     # one delivery
-
-    async def _by_kept_connection(self, attempt: _Attempt, key: Hashable) -> bool:
-        """Whether nobody is left who has to go elsewhere."""
-        while attempt.pending and not attempt.renewed:
-            connection = self._pool.take(key, attempt.asked)
-            if connection is None:
-                break
-            await self._use(connection, attempt, key)  # the one it had may be over by now
-        return not attempt.pending
 
     async def _seeking(self, walk: Coroutine[Deferred[Any], Any, None]) -> None:
         """A walk that `abort` can cut short."""
@@ -288,7 +284,7 @@ class Courier:
             then = attempt.take(connection, numbers, done)
         if fresh and attempt.taken:
             self._took(connection, attempt)
-        if connection.usable and (then is not Then.KEEP or connection.waived):
+        if (then is not Then.KEEP or connection.waived) and connection.usable:
             connection.quit()  # `waived`: others demand more
         else:
             self._pool.give_back(connection, key)
@@ -377,12 +373,9 @@ class _Attempt:
         if self._tail is None:
             self._tail = _ends_with_crlf(self.content)
         envelope = message.envelope
-        recipients = [records[number].recipient for number in numbers]
         return Transaction(
             self.delivery.reverse_path,
-            tuple(
-                [TransactionRecipient(each.mailbox, each.orcpt, each.notify) for each in recipients]
-            ),
+            [records[number].recipient for number in numbers],
             self.content.size,
             envelope.body,
             envelope.ret,
@@ -400,12 +393,16 @@ class _Attempt:
         elsewhere: list[int] = []
         carried = connection.transactions > 1
         then = Then.KEEP
+        replies, stages = done.replies, done.stages
         for at, number in enumerate(numbers):
-            result = consequence(connection, done, at)
-            outcome = result.outcome
-            if connection.tls:
-                outcome = outcome.but(tls=connection.tls)
-            if outcome.reply.code < 300:
+            # most have the same word as the one before: one reply ends the content for them all
+            if at == 0 or replies[at] is not replies[at - 1] or stages[at] is not stages[at - 1]:
+                result = consequence(connection, done, at)
+                outcome = result.outcome
+                if connection.tls:
+                    outcome = outcome.but(tls=connection.tls)
+                taken = outcome.reply.code < 300
+            if taken:
                 connection.serves_us = self.taken = True
                 self.renewed = False
                 self._outcomes[number] = outcome
@@ -417,7 +414,7 @@ class _Attempt:
             elif result.elsewhere:
                 elsewhere.append(number)
                 self._put_off_by(number, outcome)
-                if done.stages[at] in (TransactionStage.MAIL, TransactionStage.DATA):
+                if stages[at] in (TransactionStage.MAIL, TransactionStage.DATA):
                     then = Then.END
             else:
                 self._outcomes[number] = self._last_word(number, outcome)

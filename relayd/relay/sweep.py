@@ -151,8 +151,7 @@ class Sweep:
         return judge_waiting(message, record, None, retry_policy, now=now)
 
     async def _record(self, message: Message, settlements: list[Settlement]) -> None:
-        for settlement in settlements:
-            if settlement.state is RecipientState.EXPIRED:
-                self._log.attempt(message, settlement, 0.0)
+        expired = [each for each in settlements if each.state is RecipientState.EXPIRED]
+        self._log.attempted(message, expired, 0.0)
         if await self._settle(message, settlements) is not None:
             self._queue.disclaim(settlements)

@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import errno
 import re
-from dataclasses import dataclass
 from typing import Protocol
 
 from twisted.internet import error
@@ -34,6 +33,7 @@ from twisted.internet import error
 from relayd.mail.nexthop import NextHop
 from relayd.mail.outcome import Blame, Outcome, postponed
 from relayd.mail.reply import Reply, Severity
+from relayd.mail.value import dataclass
 from relayd.relay.survey import Endpoint
 from relayd.smtp.events import End, TransactionDone, TransactionStage, Unwelcome
 from relayd.smtp.extensions import Extensions

@@ -108,15 +108,8 @@ class ReactorBridge:
     """How the spool's threads speak to the reactor."""
 
     def __init__(self, reactor: Reactor) -> None:
-        self._call = reactor.callFromThread
-
-    def promise(self) -> Promise[Any]:
-        """A Deferred."""
-        return Deferred()
-
-    def call(self, function: Callable[..., None], *args: object) -> None:
-        """Run it in the reactor's thread, soon."""
-        self._call(function, *args)
+        self.promise: Callable[[], Promise[Any]] = Deferred
+        self.call: Callable[..., None] = reactor.callFromThread
 
 
 class Shard:

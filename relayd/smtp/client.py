@@ -25,9 +25,9 @@ from relayd.smtp.extensions import NONE_OFFERED, Extensions
 from relayd.smtp.framing import DotStuffer, Purity
 from relayd.smtp.progress import Progress
 from relayd.smtp.replies import BARE, ReplyError, ReplyReader
-from relayd.smtp.transaction import Transaction, TransactionRecipient, commands_for
+from relayd.smtp.transaction import Transaction, commands_for
 
-__all__ = ["SmtpClient", "Transaction", "TransactionRecipient"]
+__all__ = ["SmtpClient", "Transaction"]
 
 MAX_AUTH_COMMAND = 510  # octets of AUTH with an initial response (RFC 4954 section 4)
 _UNASKED = "spoke without being asked"
@@ -93,13 +93,16 @@ class SmtpClient:
                     continue
                 return None
             try:
-                reply = self._reader.next()
+                reply = self._reader.next() if self._reader.pending else None
             except ReplyError as error:
                 self._trouble(str(error))
                 continue
             if reply is None:
                 return None
-            self._take(reply)
+            if self._progress is not None and self._expected and reply.code != 421:
+                self._take_in_transaction(self._progress, reply, self._expected.popleft())
+            else:
+                self._take(reply)
         return self._events.popleft()
 
     def data_to_send(self) -> bytes:
@@ -238,8 +241,10 @@ class SmtpClient:
             self._output.append(b"".join([line for _, line in queue]))
             self._expected.extend([stage for stage, _ in queue])
             queue.clear()
-        elif queue:
-            self._command(*queue.popleft())
+        else:
+            stage, line = queue.popleft()
+            self._output.append(line)
+            self._expected.append(stage)
 
     def _out_of_turn(self) -> bool:
         """The server has spoken before we did: what it said must not pass for an answer."""
@@ -260,8 +265,6 @@ class SmtpClient:
             self._shut_down(reply, stage or self.waiting_for)
         elif stage is None:
             self._take_unasked(reply)
-        elif self._progress is not None:
-            self._take_in_transaction(self._progress, reply, stage)
         elif stage is TransactionStage.GREETING or stage is TransactionStage.HELLO:
             self._take_welcome(reply, stage)
         elif stage is TransactionStage.AUTH:
@@ -328,7 +331,8 @@ class SmtpClient:
             self._trouble(f"said {reply.code} to {stage}", stage)
         elif stage is TransactionStage.RCPT:
             progress.take_rcpt(reply)
-            self._advance(progress)
+            if not self._expected:
+                self._advance(progress)
         elif stage is TransactionStage.END:
             if not self._lmtp:
                 progress.take_end(reply)
@@ -345,24 +349,25 @@ class SmtpClient:
             progress.take_mail(reply)
             if not progress.opened:
                 self._unsent.clear()
-            self._advance(progress)
+            if not self._expected:
+                self._advance(progress)
         elif digit != 2:
             self._trouble(f"said {reply.code} to {stage}", stage)
-        else:
+        elif not self._expected:
             self._advance(progress)
 
     def _advance(self, progress: Progress) -> None:
         """The envelope goes on: the next command, or the content, or nobody is left."""
-        if self._expected:
-            return
         asking = self._unsent and self._unsent[0][0] is not TransactionStage.DATA
         if not asking and not progress.accepted:
             self._unsent.clear()
             self._finish(progress)
-        elif self._unsent:
-            self._send_queue()
-        else:
+        elif not self._unsent:
             self._begin_content(progress)
+        elif self._reader.pending:
+            self._trouble(_UNASKED)
+        else:
+            self._send_queue()
 
     def _begin_content(self, progress: Progress) -> None:
         self._purity = Purity()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from relayd.mail.address import Mailbox, ReversePath
 from relayd.mail.reply import Reply
+from relayd.mail.value import dataclass
 from relayd.smtp.extensions import Extensions
 
 

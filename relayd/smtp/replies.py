@@ -78,28 +78,24 @@ def _fold(text: str) -> list[str]:
 class ReplyReader:
     """Cuts a server's octets into replies (RFC 5321 section 4.2), bounded in every direction."""
 
-    __slots__ = ("_at", "_code", "_data", "_lines")
+    __slots__ = ("_at", "_data", "_lines", "pending")
 
     def __init__(self) -> None:
+        self.pending = False  # something was received that no `next` has returned yet
         self._data = b""
         self._at = 0
-        self._code = b""
         self._lines: list[bytes] = []  # of a reply that is not yet complete
-
-    @property
-    def pending(self) -> bool:
-        """Something was received that no `next` has returned yet."""
-        return bool(self._lines) or self._at < len(self._data)
 
     def append(self, data: bytes) -> None:
         """More input."""
         held = self._data
         self._data = data if self._at == len(held) else held[self._at :] + data
         self._at = 0
+        self.pending = self.pending or bool(data)
 
     def clear(self) -> None:
         """Forget everything held."""
-        self._data, self._at, self._lines = b"", 0, []
+        self._data, self._at, self._lines, self.pending = b"", 0, [], False
 
     def next(self) -> Reply | None:
         """The next whole reply; None: more is needed. Raises ReplyError.
@@ -120,8 +116,10 @@ class ReplyReader:
             self._at = end + 1
             line = data[at : end - 1] if end > at and data[end - 1] == _CR else data[at:end]
             if not self._lines and line[3:4] != b"-":
+                self.pending = end + 1 < len(data)
                 return _single(line)
             if self._continue(line):
+                self.pending = end + 1 < len(data)
                 lines, self._lines = self._lines, []
                 return Reply.received(_code(line), tuple(_text(line) for line in lines))
 

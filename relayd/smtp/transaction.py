@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import field
 
 from relayd.mail.address import AddressError, Mailbox, ReversePath
+from relayd.mail.envelope import Recipient
 from relayd.mail.reply import Reply
+from relayd.mail.value import dataclass
 from relayd.smtp.extensions import Extensions
 from relayd.smtp.xtext import encode_orcpt, encode_xtext
-
-
-@dataclass(frozen=True, slots=True)
-class TransactionRecipient:
-    """One RCPT. `orcpt` and `notify` go along when the next hop speaks DSN."""
-
-    mailbox: Mailbox
-    orcpt: str = ""  # "rfc822;user@example.com", decoded
-    notify: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +19,7 @@ class Transaction:
     """Envelope, and the facts about the content that decide what must be negotiated."""
 
     reverse_path: ReversePath
-    recipients: tuple[TransactionRecipient, ...]
+    recipients: Sequence[Recipient]  # ORCPT and NOTIFY go along when the next hop speaks DSN
     size: int  # octets of content, exactly
     body: str = ""  # "", "7BIT" or "8BITMIME" as the originator declared it
     ret: str = ""
@@ -159,7 +153,7 @@ def _mail_params(transaction: Transaction, offer: Extensions, utf8: bool) -> str
     return params
 
 
-def _rcpt_params(recipient: TransactionRecipient, utf8: bool) -> str:
+def _rcpt_params(recipient: Recipient, utf8: bool) -> str:
     params = ""
     if recipient.notify:
         words = [word for word in _NOTIFY_ORDER if word in recipient.notify]

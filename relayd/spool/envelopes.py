@@ -8,9 +8,9 @@ import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
+from itertools import groupby, zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from relayd.mail.address import Mailbox, ReversePath
 from relayd.mail.client import Client
@@ -18,18 +18,38 @@ from relayd.mail.ident import make_ident
 from relayd.mail.message import RecipientState
 from relayd.mail.plan import Verdict
 from relayd.spool.errors import SpoolError
-from relayd.spool.refusedlog import FOLDER, SUFFIX, begun
+from relayd.spool.refusedlog import FOLDER, SUFFIX, Line, begun
 from relayd.spool.sqlite.database import in_force
-from relayd.spool.sqlite.rows import UndecodableError, mailbox_of, path_of
+from relayd.spool.sqlite.rows import UndecodableError, client_of, mailbox_of, path_of
 
 _PAGE = 2000  # ledger rows in one look: no look holds up the daemon's checkpoints for long
 
-# The rows of a message are read whole: a page ends where a message ends (see _pages).
-_LEDGER = """
-    SELECT message, at, state, mailbox, original, next_hop, sender, facts, note FROM ledger
+
+class _Acceptance(NamedTuple):
+    """What the ledger's row about an acceptance says that is asked for here."""
+
+    message: int
+    at: float
+    state: int
+    mailbox: str
+    original: str | None
+    next_hop: str
+    sender: str
+    facts: str
+    note: str | None
+
+    @property
+    def named(self) -> str:
+        """The mailbox as the client named it, raw."""
+        return self.original or self.mailbox
+
+
+# The rows of a message are read whole: a page ends where a message ends (see _messages).
+_LEDGER = f"""
+    SELECT {", ".join(_Acceptance._fields)} FROM ledger
     WHERE message > ? AND ended = 0 ORDER BY message, number LIMIT ?"""
-_MESSAGE = """
-    SELECT message, at, state, mailbox, original, next_hop, sender, facts, note FROM ledger
+_MESSAGE = f"""
+    SELECT {", ".join(_Acceptance._fields)} FROM ledger
     WHERE message = ? AND ended = 0 ORDER BY number"""
 
 _VERDICT = {RecipientState.HELD: Verdict.HOLD, RecipientState.DISCARDED: Verdict.DISCARD}
@@ -101,16 +121,17 @@ def noted(shard: Path, since: float) -> Iterator[Seen | Dropped]:
 def _note(entry: Sequence[Any]) -> Seen | Dropped:
     if len(entry) == 2:
         return Dropped(float(entry[0]), int(entry[1]))
-    at, sender, recipient, client, reply, place, _, verdict, ways = entry
+    line = Line._make(entry)
+    verdict = Verdict(line.verdict)
     return Seen(
-        float(at),
-        Client(*client),
-        path_of(sender),
-        mailbox_of(recipient),
-        Verdict(verdict),
-        tuple((mailbox_of(mailbox), str(hop), path_of(path)) for mailbox, hop, path in ways),
-        reply=str(reply) if verdict == Verdict.REFUSE.value else "",
-        place=str(place),
+        float(line.at),
+        client_of(line.client),
+        path_of(line.sender),
+        mailbox_of(line.recipient),
+        verdict,
+        tuple((mailbox_of(mailbox), str(hop), path_of(path)) for mailbox, hop, path in line.ways),
+        reply=str(line.reply) if verdict is Verdict.REFUSE else "",
+        place=str(line.place),
     )
 
 
@@ -128,64 +149,66 @@ def _connected(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _messages(connection: sqlite3.Connection, after: int) -> Iterator[list[tuple[Any, ...]]]:
+def _messages(connection: sqlite3.Connection, after: int) -> Iterator[list[_Acceptance]]:
     """The ledger's rows about acceptance, message by message."""
     while True:
-        rows = connection.execute(_LEDGER, (after, _PAGE)).fetchall()
+        rows = [*map(_Acceptance._make, connection.execute(_LEDGER, (after, _PAGE)))]
         if not rows:
             return
-        last = rows[-1][0]
+        last = rows[-1].message
         if len(rows) == _PAGE:  # the last message may go on behind the page
-            while rows and rows[-1][0] == last:
+            while rows and rows[-1].message == last:
                 rows.pop()
-            rows += connection.execute(_MESSAGE, (last,)).fetchall()
-        start = 0
-        for at in range(1, len(rows) + 1):
-            if at == len(rows) or rows[at][0] != rows[start][0]:
-                yield rows[start:at]
-                start = at
+            rows += map(_Acceptance._make, connection.execute(_MESSAGE, (last,)))
+        for _, of_one in groupby(rows, lambda row: row.message):
+            yield [*of_one]
         after = last
 
 
-def _recipients(rows: list[tuple[Any, ...]]) -> Iterator[Seen]:
+def _recipients(rows: list[_Acceptance]) -> Iterator[Seen]:
     """One message's recipients as the client named them."""
-    _, at, _, _, _, _, sender_text, facts, _ = rows[0]
+    first = rows[0]
     try:
-        client = Client(*json.loads(facts)[1])
-        sender = path_of(sender_text)
+        _, values, *_ = json.loads(first.facts)
+        client = client_of(values)
+        sender = path_of(first.sender)
     except (ValueError, TypeError, UndecodableError):
         return  # damaged, or its first row has grown too old
     if not client.address:
         return
     if len(rows) == 1:
-        yield _seen(at, client, sender, rows)
+        yield _seen(client, sender, rows)
         return
-    named: dict[str, list[tuple[Any, ...]]] = {}
+    named: dict[str, list[_Acceptance]] = {}
     for row in rows:
-        named.setdefault(row[4] or row[3], []).append(row)
-    all_of_it = frozenset((mailbox_of(row[3]).key, row[5]) for row in rows)
+        named.setdefault(row.named, []).append(row)
+    all_of_it = frozenset((mailbox_of(row.mailbox).key, row.next_hop) for row in rows)
     for same in named.values():
-        yield _seen(at, client, sender, same, all_of_it if len(named) > 1 else frozenset())
+        yield _seen(client, sender, same, all_of_it if len(named) > 1 else frozenset())
 
 
 def _seen(
-    at: float,
     client: Client,
     sender: ReversePath,
-    rows: list[tuple[Any, ...]],
+    rows: list[_Acceptance],
     elsewhere: frozenset[tuple[str, str]] = frozenset(),
 ) -> Seen:
-    state = RecipientState(rows[0][2])
+    first = rows[0]
+    state = RecipientState(first.state)
     return Seen(
-        at,
+        first.at,
         client,
         sender,
-        mailbox_of(rows[0][4] or rows[0][3]),
+        mailbox_of(first.named),
         _VERDICT.get(state, Verdict.ACCEPT),
         ()
         if state is RecipientState.DISCARDED
         else tuple(
-            (mailbox_of(row[3]), row[5], sender if row[8] is None else path_of(row[8]))
+            (
+                mailbox_of(row.mailbox),
+                row.next_hop,
+                sender if row.note is None else path_of(row.note),
+            )
             for row in rows
         ),
         elsewhere=elsewhere,

@@ -201,12 +201,9 @@ class Queue:
             if (ident, record.number) in self.keys:
                 lane.more = True
                 return False
-        if (
-            lane.standing is Standing.OPEN
-            and not lane.more
-            and self._room(lane, weight(delivery), slots)
-        ):
-            self._load(lane, delivery)
+        octets = weight(delivery)
+        if lane.standing is Standing.OPEN and not lane.more and self._room(lane, octets, slots):
+            self._load(lane, delivery, octets)
             return True
         lane.more = True
         return False
@@ -274,7 +271,7 @@ class Queue:
                 touched.append(lane)
         return touched
 
-    def _load(self, lane: Lane, delivery: Delivery) -> None:
+    def _load(self, lane: Lane, delivery: Delivery, octets: int) -> None:
         if lane._loaded is None:
             lane._loaded = deque()
         lane._loaded.append(delivery)
@@ -284,7 +281,7 @@ class Queue:
         self.parts[message] = self.parts.get(message, 0) + 1
         lane.held += 1
         self.messages += 1
-        self.octets += weight(delivery)
+        self.octets += octets
 
     def _room(self, lane: Lane, octets: int, slots: int) -> bool:
         """What can start at once always has room; beyond that a lane holds less than is free.
@@ -335,13 +332,14 @@ class Queue:
                 if record.state is RecipientState.QUEUED and self.free(record, gone)
             ]
             for delivery in deliveries(message, fresh):
+                octets = weight(delivery)
                 if lane.standing is Standing.DOWN or (
                     (lane.standing is Standing.PROBING and lane.held)
-                    or not self._room(lane, weight(delivery), slots)
+                    or not self._room(lane, octets, slots)
                 ):
                     lane.more = True
                     return False
-                self._load(lane, delivery)
+                self._load(lane, delivery, octets)
         return not lane.more
 
     def abandon_look(self, lane: Lane) -> None:

@@ -11,13 +11,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from relayd.mail.address import Mailbox, ReversePath
 from relayd.mail.client import Client
 from relayd.mail.plan import Plan
-from relayd.spool.sqlite.rows import raw, raw_path
+from relayd.spool.sqlite.rows import client_values, raw, raw_path
 
 FOLDER = "journal"  # in the shard's
 SUFFIX = ".jsonl"
@@ -29,6 +30,20 @@ _REPEAT = 3600.0  # seconds in which the same question and answer is not noted t
 _MOST_REPEATS = 10_000
 
 _encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
+
+
+class Line(NamedTuple):
+    """One entry, in the order in which JSON has it; a line of two is a time and how many more."""
+
+    at: float  # seconds since the epoch
+    sender: str  # raw, as in the spool
+    recipient: str
+    client: Sequence[Any]  # see rows.client_values
+    reply: str
+    place: str  # of the rule
+    rules: str  # hash of the rule set
+    verdict: str
+    ways: Sequence[tuple[str, str, str]]  # mailbox, next hop, reverse-path of each
 
 
 def begun(segment: Path) -> float:
@@ -98,11 +113,10 @@ class RefusedLog:
         about = (
             raw_path(sender),
             raw(recipient),
-            (client.address, client.port, client.listener, client.helo, client.protocol,
-             client.tls, client.login, client.certificate),
+            client_values(client),
             str(plan.reply),
             step.place if step else "",
-        )  # fmt: skip
+        )  # as Line has them
         verdict = plan.verdict.value
         question = (about[:2], client.with_(port=0))
         if self._is_repeated(hash((question, verdict, about[3], *ways)), now):
@@ -110,7 +124,7 @@ class RefusedLog:
         if self._untold:
             self._append((round(now, 3), self._untold))
             self._untold = 0
-        self._append((round(now, 3), *about, rules, verdict, ways))
+        self._append(Line(round(now, 3), *about, rules, verdict, ways))
 
     def _earn(self, now: float) -> None:
         """A full journal's worth in one period, and never more than a segment at once."""

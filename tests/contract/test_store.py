@@ -253,6 +253,20 @@ class StoreContract:
         assert self.wait(self.store.counts()).messages == 2
         assert self.wait(self.store.audit(0, 100)).discrepancies == []
 
+    def test_each_recipient_of_a_settlement_keeps_its_own_outcome(self) -> None:
+        message, records = self.put(*(recipient(name) for name in "abcd"))
+        taken = Outcome(Reply.parse("250 2.0.0 Ok"), "mx1.example.net", "198.51.100.7:25")
+        refused = replace(taken, reply=Reply.parse("250 2.1.5 That one, too"))
+        outcomes = (taken, taken, refused, taken)
+        self.settle(
+            *(
+                Settlement(record, RecipientState.DELIVERED, outcome)
+                for record, outcome in zip(records, outcomes, strict=True)
+            )
+        )
+        history = self.wait(self.store.history(message.ident))
+        assert tuple(entry.outcome for entry in history.entries) == outcomes
+
     def test_two_settlements_at_once_are_as_good_as_one(self) -> None:
         _, (record,) = self.put()
         settlement = Settlement(record, RecipientState.FAILED, BOUNCE)

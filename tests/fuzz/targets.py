@@ -14,10 +14,11 @@ from pathlib import Path
 from relayd.config import ConfigErrors
 from relayd.config.load import load_text
 from relayd.mail.address import AddressError, Mailbox
+from relayd.mail.envelope import Recipient
 from relayd.mail.outcome import failed
 from relayd.report.dsn import write
 from relayd.report.smaller import reduced
-from relayd.smtp.client import SmtpClient, Transaction, TransactionRecipient
+from relayd.smtp.client import SmtpClient, Transaction
 from relayd.smtp.events import Ready, SendContent, TransactionDone
 from tests.fuzz import parsers, peers
 from tests.unit.report.examples import HOSTNAME, IDENT, NOW, message, recipient, reports, settlement
@@ -63,7 +64,9 @@ def server_cut(data: bytes) -> None:
 def client(data: bytes) -> None:
     """A next hop may say anything: no exception, one reply a recipient, 2xx only after our dot."""
     core = SmtpClient("client.example", lmtp=bool(data) and data[0] >= 128)
-    to = tuple(TransactionRecipient(Mailbox(name, "example.com")) for name in "abc")
+    to = tuple(
+        Recipient(Mailbox(name, "example.com"), Mailbox(name, "example.com")) for name in "abc"
+    )
     ended = asked = False
     for piece in pieces(data):
         core.receive_data(piece)

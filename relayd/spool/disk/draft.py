@@ -29,14 +29,14 @@ class Draft:
         "_fd",
         "_files",
         "_in_file",
-        "_parity",
         "_pieces",
         "_pure",
         "_threshold",
-        "_trouble",
         "_warm",
         "ident",
+        "parity",
         "size",
+        "trouble",
     )
 
     def __init__(
@@ -50,30 +50,30 @@ class Draft:
     ) -> None:
         self.ident = ident
         self.size = 0
+        self.parity = 0  # CRC-32 of the content
+        self.trouble: SpoolError | None = None  # why it cannot be committed, if so
         self._files = files
         self._threshold = threshold
         self._commit = commit
         self._pieces: list[bytes] = []
         self._pure = pure
-        self._parity = 0
         self._fd = -1
         self._in_file = False
         self._warm: Warm | None = None
-        self._trouble: SpoolError | None = None
         self._done = False
 
     def write(self, data: bytes) -> None:
         """More content; raises SpoolError, and commit will then do the same."""
-        self._parity = crc32(data, self._parity)
+        self.parity = crc32(data, self.parity)
         self.size += len(data)
-        if self._trouble is not None:
-            raise self._trouble
+        if self.trouble is not None:
+            raise self.trouble
         try:
             if self._in_file:
                 _write_all(self._fd, [data])
                 return
             self._pieces.append(bytes(data))
-            if self._has_room():
+            if self.size <= self._threshold or self._has_room():
                 if len(self._pieces) > MANY:
                     self._pieces = [b"".join(self._pieces)]
             else:
@@ -81,13 +81,11 @@ class Draft:
                 self._write_file()
                 self._pieces = []
         except OSError as error:
-            self._trouble = os_trouble("writing content", error)
-            raise self._trouble from error
+            self.trouble = os_trouble("writing content", error)
+            raise self.trouble from error
 
     def _has_room(self) -> bool:
-        """All of it may stay in memory until the commit."""
-        if self.size <= self._threshold:
-            return True
+        """Though it is large, all of it may stay in memory until the commit."""
         if self._warm is None:
             self._warm = Warm(self._files.room)
         return self._warm.hold(self.size)
@@ -114,16 +112,6 @@ class Draft:
     # what the spool asks while it commits
 
     @property
-    def trouble(self) -> SpoolError | None:
-        """Why it cannot be committed, if so."""
-        return self._trouble
-
-    @property
-    def parity(self) -> int:
-        """CRC-32 of the content."""
-        return self._parity
-
-    @property
     def data(self) -> bytes | None:
         """The content, or None if it goes to a file."""
         if self._in_file or self.size > self._threshold:
@@ -133,12 +121,12 @@ class Draft:
     def content(self, data: bytes | None) -> Content:
         """The content as the message will have it; `data` is what the property gave."""
         if data is not None:
-            return BytesContent(data)
+            return BytesContent(data, pure=self._pure)
         warm, self._warm = self._warm, None
         if warm is not None:
             warm.pieces = self._pieces
             warm.pure = self._pure
-        return self._files.content(self.ident, self.size, self._parity, warm)
+        return self._files.content(self.ident, self.size, self.parity, warm)
 
     def sync(self) -> None:
         """Make the file durable, but for its directory entries; raises OSError."""

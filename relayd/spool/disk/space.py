@@ -21,24 +21,26 @@ class Space:
 
     def room(self, size: int) -> bool:
         """For a new message of so many octets."""
-        octets, inodes = self._measured()
+        if time.monotonic() >= self._good_until:
+            self._measure()
+        octets, inodes = self._free
         return octets - size >= self._floor_octets and inodes >= self._floor_inodes
 
     def room_to_grow(self) -> bool:
         """For messages let through by `room` a while ago: they may use half of the floor."""
-        octets, inodes = self._measured()
+        if time.monotonic() >= self._good_until:
+            self._measure()
+        octets, inodes = self._free
         return octets >= self._floor_octets // 2 and inodes >= self._floor_inodes // 2
 
     def forget(self) -> None:
         """Ask again."""
         self._good_until = float("-inf")
 
-    def _measured(self) -> tuple[int, int]:
+    def _measure(self) -> None:
         now = time.monotonic()
-        if now >= self._good_until:
-            self._free = self._ask()
-            self._good_until = now + FRESH
-        return self._free
+        self._free = self._ask()
+        self._good_until = now + FRESH
 
     def _ask(self) -> tuple[int, int]:
         try:

@@ -7,11 +7,19 @@ milliseconds. So rows go in runs, up to 64 to one statement, instead of one by o
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import chain
 
 from relayd.mail.message import Settlement
-from relayd.spool.sqlite.rows import NewRows, Row, end_row, outcome_text
+from relayd.spool.sqlite.rows import (
+    ROWS,
+    LedgerRow,
+    NewRows,
+    Row,
+    columns,
+    end_row,
+    outcome_text,
+)
 
 _RUNS = (64, 48, 32, 24, 16, 12, 10, 8, 7, 6, 5, 4, 3, 2, 1)  # rows; few steps for any number
 
@@ -29,33 +37,28 @@ class RunStatement:
         row = f"({', '.join('?' * columns)})"
         self._texts = [(length, text.format(", ".join([row] * length))) for length in _RUNS]
 
-    def execute(self, connection: sqlite3.Connection, rows: Sequence[Row]) -> int:
-        """Run it over all rows; the number of rows it changed."""
-        changed = 0
-        for text, run in self._runs(rows):
-            changed += connection.execute(text, run).rowcount
-        return changed
-
-    def query(self, connection: sqlite3.Connection, rows: Sequence[Row]) -> list[Row]:
+    def execute(self, connection: sqlite3.Connection, rows: Sequence[Row]) -> list[Row]:
         """Run it over all rows; what it selects."""
         found: list[Row] = []
-        for text, run in self._runs(rows):
-            found += connection.execute(text, run).fetchall()
-        return found
-
-    def _runs(self, rows: Sequence[Row]) -> Iterator[tuple[str, list[object]]]:
         at, count = 0, len(rows)
         for length, text in self._texts:
             while count - at >= length:
-                yield text, list(chain.from_iterable(rows[at : at + length]))
+                run = list(chain.from_iterable(rows[at : at + length]))
+                found += connection.execute(text, run).fetchall()
                 at += length
+        return found
 
 
-_MESSAGE = RunStatement("INSERT INTO message VALUES {}", 9)
-_CONTENT = RunStatement("INSERT INTO content VALUES {}", 2)
-_RECIPIENT = RunStatement("INSERT INTO recipient VALUES {}", 17)
-_HEADER = RunStatement("INSERT INTO header VALUES {}", 3)
-_LEDGER = RunStatement("INSERT INTO ledger VALUES {}", 14)
+def _insertion(table: str) -> RunStatement:
+    text = f"INSERT INTO {table}({columns(table)}) VALUES {{}}"
+    return RunStatement(text, len(ROWS[table]._fields))
+
+
+_MESSAGE = _insertion("message")
+_CONTENT = _insertion("content")
+_RECIPIENT = _insertion("recipient")
+_HEADER = _insertion("header")
+_LEDGER = _insertion("ledger")
 
 # A postponement leaves an operator's hold alone; HELD itself holds.
 _POSTPONE = """
@@ -68,9 +71,9 @@ _WAITING = RunStatement(
     2,
 )
 _END = RunStatement(
-    """INSERT OR IGNORE INTO ledger SELECT v.* FROM (VALUES {}) AS v
+    f"""INSERT OR IGNORE INTO ledger({columns("ledger")}) SELECT v.* FROM (VALUES {{}}) AS v
     CROSS JOIN recipient AS r ON r.message = v.column1 AND r.number = v.column2""",
-    14,
+    len(LedgerRow._fields),
 )
 # the SELECT around VALUES lets SQLite look each pair up; without it, it walks the whole table
 _CROSS_OFF = RunStatement(
@@ -112,8 +115,12 @@ class Batch:
     def __init__(self, now: float) -> None:
         self.now = now
         self.files_to_remove: list[int] = []  # after COMMIT
-        self._accepted: list[NewRows] = []
-        self._ends: dict[Key, Row] = {}
+        self._message: list[Row] = []  # the rows of what was accepted, by table
+        self._content: list[Row] = []
+        self._recipient: list[Row] = []
+        self._header: list[Row] = []
+        self._ledger: list[Row] = []
+        self._ends: dict[Key, LedgerRow] = {}
         self._postponed: dict[Key, Settlement] = {}
         self._messages = 0
         self._octets = 0
@@ -121,19 +128,31 @@ class Batch:
 
     def accept(self, rows: NewRows) -> None:
         """A message is to be stored."""
-        self._accepted.append(rows)
+        if rows.message is not None:
+            self._message.append(rows.message)
+            self._messages += 1
+            self._octets += rows.message.size
+        if rows.content is not None:
+            self._content.append(rows.content)
+        self._recipient += rows.recipients
+        self._header += rows.headers
+        self._ledger += rows.ledger
 
     def settle(self, settlements: Sequence[Settlement]) -> None:
         """Recipients got an outcome; the first end of each counts."""
+        outcome, text = None, None  # most share the outcome of the one before
         for settlement in settlements:
             record = settlement.record
             key = (record.message, record.number)
             if not settlement.state.waiting:
-                self.end(key, end_row(settlement, self.now))
+                if settlement.outcome is not outcome:
+                    outcome = settlement.outcome
+                    text = outcome_text(outcome)
+                self._ends.setdefault(key, end_row(settlement, self.now, text))
             elif key not in self._ends:
                 self._postponed[key] = settlement
 
-    def end(self, key: Key, row: Row) -> None:
+    def end(self, key: Key, row: LedgerRow) -> None:
         """A recipient ends; `row` is what the ledger says of it."""
         self._ends.setdefault(key, row)
 
@@ -144,7 +163,10 @@ class Batch:
         """
         keys = [(each.record.message, each.record.number) for each in settlements]
         open_keys = [key for key in keys if key not in self._ends]
-        waiting = {(row[0], row[1]): row[2] for row in _WAITING.query(connection, open_keys)}
+        waiting = {
+            (message, number): warned
+            for message, number, warned in _WAITING.execute(connection, open_keys)
+        }
         for key, settlement in zip(keys, settlements, strict=True):
             if key not in waiting or key in self._ends:
                 continue
@@ -156,7 +178,7 @@ class Batch:
 
     def write(self, connection: sqlite3.Connection) -> None:
         """Everything collected; inside a transaction that the caller began."""
-        if self._accepted:
+        if self._ledger:
             self._write_accepted(connection)
         if self._postponed:
             self._write_postponed(connection)
@@ -165,19 +187,13 @@ class Batch:
         self._write_tally(connection)
 
     def _write_accepted(self, connection: sqlite3.Connection) -> None:
-        accepted = self._accepted
-        stored = [rows.message for rows in accepted if rows.message is not None]
-        _MESSAGE.execute(connection, stored)
-        _CONTENT.execute(connection, [each.content for each in accepted if each.content])
-        _RECIPIENT.execute(connection, [row for each in accepted for row in each.recipients])
-        headers = [row for each in accepted for row in each.headers]
-        if headers:
-            _HEADER.execute(connection, headers)
-        ledger = [row for each in accepted for row in each.ledger]
-        _LEDGER.execute(connection, ledger)
-        self.ledger_rows += len(ledger)
-        self._messages += len(stored)
-        self._octets += sum(row[3] for row in stored)
+        _MESSAGE.execute(connection, self._message)
+        _CONTENT.execute(connection, self._content)
+        _RECIPIENT.execute(connection, self._recipient)
+        if self._header:
+            _HEADER.execute(connection, self._header)
+        _LEDGER.execute(connection, self._ledger)
+        self.ledger_rows += len(self._ledger)
 
     def _write_postponed(self, connection: sqlite3.Connection) -> None:
         rows = []
@@ -198,15 +214,15 @@ class Batch:
         connection.executemany(_POSTPONE, rows)
 
     def _write_ends(self, connection: sqlite3.Connection) -> None:
-        keys = list(self._ends)
-        self.ledger_rows += _END.execute(connection, list(self._ends.values()))
-        _CROSS_OFF.execute(connection, keys)
-        self._forget(connection, list(dict.fromkeys(message for message, _ in keys)))
+        changes = connection.total_changes
+        _END.execute(connection, list(self._ends.values()))
+        self.ledger_rows += connection.total_changes - changes
+        _CROSS_OFF.execute(connection, list(self._ends))
+        self._forget(connection, list({(message,) for message, _ in self._ends}))
 
-    def _forget(self, connection: sqlite3.Connection, messages: list[int]) -> None:
+    def _forget(self, connection: sqlite3.Connection, rows: list[Row]) -> None:
         """Drop those messages of which no recipient waits any more."""
-        rows = [(message,) for message in messages]
-        self._take_off(_FINISHED_SIZE.query(connection, rows))
+        self._take_off(_FINISHED_SIZE.execute(connection, rows))
         for statement in _FORGET:
             statement.execute(connection, rows)
 
@@ -214,7 +230,9 @@ class Batch:
         """Drop messages that were never accepted, with all that speaks of them."""
         rows = [(message,) for message in messages]
         self._drop(connection, rows)
-        self.ledger_rows -= _PURGE_LEDGER.execute(connection, rows)
+        changes = connection.total_changes
+        _PURGE_LEDGER.execute(connection, rows)
+        self.ledger_rows -= connection.total_changes - changes
         self.files_to_remove += messages
 
     def set_aside(self, connection: sqlite3.Connection, message: int, reason: str) -> bool:
@@ -222,17 +240,20 @@ class Batch:
         moved = 0
         for table, column in _MESSAGE_TABLES:
             moved += connection.execute(
-                f"INSERT INTO damaged_{table} SELECT * FROM {table} WHERE {column} = ?", (message,)
+                f"""INSERT INTO damaged_{table}({columns(table)})
+                SELECT {columns(table)} FROM {table} WHERE {column} = ?""",
+                (message,),
             ).rowcount
         if moved:
             connection.execute(
-                "INSERT OR IGNORE INTO damaged VALUES (?, ?, ?)", (message, self.now, reason)
+                "INSERT OR IGNORE INTO damaged(message, at, reason) VALUES (?, ?, ?)",
+                (message, self.now, reason),
             )
             self._drop(connection, [(message,)])
         return bool(moved)
 
     def _drop(self, connection: sqlite3.Connection, rows: list[Row]) -> None:
-        self._take_off(_DROP_SIZE.query(connection, rows))
+        self._take_off(_DROP_SIZE.execute(connection, rows))
         for statement in _DROP:
             statement.execute(connection, rows)
 

@@ -16,7 +16,6 @@ class Prune(Write):
     lasting = True
 
     def __init__(self, before: int, most: int) -> None:
-        super().__init__(None)
         self._before = before  # idents below it are too old
         self._most = most  # rows; above it the oldest go, whatever their age
         self._at = 0

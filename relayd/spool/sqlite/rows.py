@@ -1,9 +1,15 @@
-"""Messages as rows of the tables and back; nothing pickled, every value as column or JSON."""
+"""Messages as rows of the tables and back; nothing pickled, every value as column or JSON.
+
+The order in which values are stored is written down here, once: of the columns in the row types,
+of what stands in JSON in the tuples of names. Statements name their columns (`columns`).
+"""
 
 from __future__ import annotations
 
 import json
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from operator import attrgetter
+from typing import Any, NamedTuple, TypeVar
 from zlib import crc32
 
 from relayd.mail.address import Mailbox, ReversePath
@@ -18,9 +24,114 @@ from relayd.spool.view import Accepted, History, LedgerEntry
 
 Row = tuple[Any, ...]
 
+T = TypeVar("T")
+
 EIGHT_BIT = 1
 UTF8_HEADER = 2
 IN_FILE = 4
+
+
+class MessageRow(NamedTuple):
+    """See schema.TABLES for what is in each column."""
+
+    ident: int
+    received: float
+    sender: str
+    size: int
+    header_size: int
+    flags: int
+    facts: str
+    content_parity: int
+    parity: int
+
+
+class RecipientRow(NamedTuple):
+    """Up to `parity` it never changes."""
+
+    message: int
+    number: int
+    destination: str
+    mailbox: str
+    original: str | None
+    next_hop: str
+    sender: str | None
+    orcpt: str
+    notify: str
+    header: int
+    parity: int
+    state: int
+    attempts: int
+    next_attempt: float
+    warned: int
+    reply: str | None
+    outcome: str | None
+
+
+class ContentRow(NamedTuple):
+    """Content that is in no file."""
+
+    message: int
+    data: bytes
+
+
+class HeaderRow(NamedTuple):
+    """A rewritten header section; numbers count from 1."""
+
+    message: int
+    number: int
+    section: bytes
+
+
+class LedgerRow(NamedTuple):
+    """See schema.LEDGER for which columns are filled when."""
+
+    message: int
+    number: int
+    ended: int
+    at: float
+    state: int
+    mailbox: str | None = None
+    original: str | None = None
+    next_hop: str | None = None
+    size: int | None = None
+    sender: str | None = None
+    facts: str | None = None
+    attempts: int | None = None
+    outcome: str | None = None
+    note: str | None = None
+
+
+ROWS: dict[str, type[NamedTuple]] = {
+    "message": MessageRow,
+    "recipient": RecipientRow,
+    "content": ContentRow,
+    "header": HeaderRow,
+    "ledger": LedgerRow,
+}
+"""By the name of the table."""
+
+_MESSAGE_FIXED = MessageRow._fields.index("parity")  # columns that parity is over
+_RECIPIENT_FIXED = RecipientRow._fields.index("parity")
+
+# Fields in the order in which JSON has them. What is added goes to the end: what was stored
+# before lacks it, and gets the default.
+_ENVELOPE = ("body", "smtputf8", "ret", "envid", "require_tls")
+_CLIENT = ("address", "port", "listener", "helo", "protocol", "tls", "login", "certificate")
+_STEP = ("stage", "place", "rule", "note")
+_REPLY = ("code", "subject", "detail", "lines")
+_OUTCOME = ("remote_mta", "remote_address", "blame.value", "passed_on", "tls", "why")
+
+_envelope_values = attrgetter(*_ENVELOPE)
+client_values = attrgetter(*_CLIENT)
+_step_values = attrgetter(*_STEP)
+_reply_values = attrgetter(*_REPLY)
+_outcome_values = attrgetter(*_OUTCOME)
+
+
+def columns(table: str) -> str:
+    """The columns of a table as SQL has them, in the order of its row type."""
+    return ", ".join(ROWS[table]._fields)
+
 
 # ASCII only: whatever a peer managed to say, the text can be stored
 _to_json = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
@@ -34,11 +145,11 @@ class NewRows(NamedTuple):
     """Everything one acceptance writes, and what it returns."""
 
     ident: int
-    message: Row | None  # None: the ledger alone hears of it
+    message: MessageRow | None  # None: the ledger alone hears of it
     content: Row | None
-    recipients: list[Row]
+    recipients: list[RecipientRow]
     headers: list[Row]
-    ledger: list[Row]
+    ledger: list[LedgerRow]
     value: Accepted
 
 
@@ -67,22 +178,12 @@ def path_of(text: str) -> ReversePath:
 
 def facts_text(submission: Submission) -> str:
     """What the message and the ledger keep of MAIL, the client and the rules."""
-    envelope, client = submission.envelope, submission.client
     return _to_json(
         (
-            (envelope.body, envelope.smtputf8, envelope.ret, envelope.envid, envelope.require_tls),
-            (
-                client.address,
-                client.port,
-                client.listener,
-                client.helo,
-                client.protocol,
-                client.tls,
-                client.login,
-                client.certificate,
-            ),
+            _envelope_values(submission.envelope),
+            client_values(submission.client),
             submission.rules,
-            [(step.stage, step.place, step.rule, step.note) for step in submission.trail],
+            list(map(_step_values, submission.trail)),
         )
     )
 
@@ -101,31 +202,29 @@ def facts_of(sender: str, text: str) -> StoredFacts:
     try:
         envelope, client, rules, trail = json.loads(text)
         return StoredFacts(
-            Envelope(path_of(sender), *envelope),
-            Client(*client),
+            Envelope(path_of(sender), **_named(_ENVELOPE, envelope)),
+            client_of(client),
             rules,
-            tuple(Step(*step) for step in trail),
+            tuple(Step(**_named(_STEP, step)) for step in trail),
         )
     except (ValueError, TypeError) as error:
         raise UndecodableError("message facts") from error
+
+
+def client_of(values: Iterable[Any]) -> Client:
+    """The inverse of client_values."""
+    return Client(**_named(_CLIENT, values))
+
+
+def _named(names: tuple[str, ...], values: Iterable[Any]) -> dict[str, Any]:
+    return dict(zip(names, values, strict=False))
 
 
 def outcome_text(outcome: Outcome | None) -> str | None:
     """An outcome as JSON."""
     if outcome is None:
         return None
-    reply = outcome.reply
-    return _to_json(
-        (
-            (reply.code, reply.subject, reply.detail, reply.lines),
-            outcome.remote_mta,
-            outcome.remote_address,
-            outcome.blame.value,
-            outcome.passed_on,
-            outcome.tls,
-            outcome.why,
-        )
-    )
+    return _to_json((_reply_values(outcome.reply), *_outcome_values(outcome)))
 
 
 def outcome_of(text: str | None) -> Outcome | None:
@@ -133,25 +232,22 @@ def outcome_of(text: str | None) -> Outcome | None:
     if text is None:
         return None
     try:
-        (code, subject, detail, lines), mta, address, blame, passed_on, tls, why = json.loads(text)
-        reply = Reply(code, subject, detail, tuple(lines))
-        return Outcome(reply, mta, address, Blame(blame), passed_on, tls, why)
-    except (ValueError, TypeError) as error:
+        reply, *values = json.loads(text)
+        said = _named(_REPLY, reply)
+        said["lines"] = tuple(said["lines"])
+        known = _named(_OUTCOME, values)
+        known["blame"] = Blame(known.pop("blame.value"))
+        return Outcome(Reply(**said), **known)
+    except (ValueError, TypeError, KeyError) as error:
         raise UndecodableError("last outcome") from error
 
 
-def _text_parity(text: str, start: int = 0) -> int:
-    return crc32(text.encode("utf-8", "surrogatepass"), start)
+def _parity(fixed: Row) -> int:
+    """Over the columns of a message or recipient that never change; a plain tuple of them."""
+    return crc32(repr(fixed).encode("utf-8", "surrogatepass"))
 
 
-def message_parity(row: Row) -> int:
-    """Over all columns of a message row but `parity` itself."""
-    return _text_parity(repr(row[:8]))
-
-
-def recipient_parity(row: Row) -> int:
-    """Over the columns of a recipient row that never change."""
-    return _text_parity(repr(row[:10]))
+_OF_RECIPIENT_0 = (None, None, None)  # size, sender and facts stand there
 
 
 def accept_rows(
@@ -177,29 +273,47 @@ def accept_rows(
     )
     facts = facts_text(submission)
     sender = raw_path(submission.envelope.reverse_path)
+    about: tuple[int | None, str | None, str | None] = (size, sender, facts)
     records = []
-    recipients: list[Row] = []
-    ledger: list[Row] = []
+    recipients: list[RecipientRow] = []
+    ledger: list[LedgerRow] = []
+    states = submission.states or (submission.state,) * len(submission.recipients)
     for number, recipient in enumerate(submission.recipients):
-        state = submission.state_of(number)
+        state = states[number]
         stored = int(state)
         mailbox = raw(recipient.mailbox)
-        original: str | None = raw(recipient.original)
-        if original == mailbox:
-            original = None
-        about = (size, sender, facts) if number == 0 else (None, None, None)
-        path: str | None = raw_path(recipient.reverse_path)
-        if path == sender:
-            path = None
+        original: str | None = None
+        if recipient.original is not recipient.mailbox:
+            original = raw(recipient.original)
+            if original == mailbox:
+                original = None
+        path: str | None = None
+        if recipient.reverse_path is not submission.envelope.reverse_path:
+            path = raw_path(recipient.reverse_path)
+            if path == sender:
+                path = None
         ledger.append(
-            (ident, number, 0, now, stored, mailbox, original, recipient.next_hop, *about,
-             None, None, path)
-        )  # fmt: skip
+            LedgerRow(
+                ident,
+                number,
+                0,
+                now,
+                stored,
+                mailbox,
+                original,
+                recipient.next_hop,
+                *about,
+                None,
+                None,
+                path,
+            )
+        )
+        about = _OF_RECIPIENT_0
         records.append(Record(ident, number, recipient, state, 0, now))
         if not state.waiting:
-            ledger.append((ident, number, 1, now, stored, *_NO_FACTS, 0, None, ""))
+            ledger.append(LedgerRow(ident, number, 1, now, stored, attempts=0, note=""))
             continue
-        fixed: Row = (
+        fixed = (
             ident,
             number,
             recipient.destination,
@@ -208,10 +322,10 @@ def accept_rows(
             recipient.next_hop,
             path,
             recipient.orcpt,
-            ",".join(sorted(recipient.notify)),
+            ",".join(sorted(recipient.notify)) if recipient.notify else "",
             recipient.header,
         )
-        recipients.append((*fixed, recipient_parity(fixed), stored, 0, now, 0, None, None))
+        recipients.append(RecipientRow(*fixed, _parity(fixed), stored, 0, now, 0, None, None))
     value = (message, tuple(records))
     if not recipients:
         return NewRows(ident, None, None, [], [], ledger, value)
@@ -220,11 +334,11 @@ def accept_rows(
         | (UTF8_HEADER if submission.utf8_header else 0)
         | (IN_FILE if data is None else 0)
     )
-    fixed = (ident, now, sender, size, submission.header_size, flags, facts, parity)
+    row = (ident, now, sender, size, submission.header_size, flags, facts, parity)
     headers = [(ident, n, section) for n, section in enumerate(submission.headers, 1)]
     return NewRows(
         ident,
-        (*fixed, message_parity(fixed)),
+        MessageRow(*row, _parity(row)),
         None if data is None else (ident, data),
         recipients,
         headers,
@@ -233,40 +347,41 @@ def accept_rows(
     )
 
 
-_NO_FACTS = (None, None, None, None, None, None)
-
-
-def end_row(settlement: Settlement, now: float) -> Row:
-    """The ledger's row about the end of a recipient."""
+def end_row(settlement: Settlement, now: float, outcome: str | None) -> LedgerRow:
+    """The ledger's row about the end of a recipient; `outcome` is the settlement's as text."""
     record = settlement.record
-    return (
+    return LedgerRow(
         record.message,
         record.number,
         1,
         now,
         int(settlement.state),
-        *_NO_FACTS,
-        record.attempts + settlement.attempted,
-        outcome_text(settlement.outcome),
-        settlement.note,
+        attempts=record.attempts + settlement.attempted,
+        outcome=outcome,
+        note=settlement.note,
     )
 
 
-def message_of(row: Row, content: Content, headers: tuple[bytes, ...]) -> Message:
+def removal_row(message: int, number: int, now: float, attempts: int, note: str) -> LedgerRow:
+    """The same, where the operator has ended it."""
+    removed = int(RecipientState.REMOVED)
+    return LedgerRow(message, number, 1, now, removed, attempts=attempts, note=note)
+
+
+def message_of(row: MessageRow, content: Content, headers: tuple[bytes, ...]) -> Message:
     """A message from its row; raises UndecodableError."""
-    if message_parity(row) != row[8]:
+    if _parity(row[:_MESSAGE_FIXED]) != row.parity:
         raise UndecodableError("message row")
-    ident, received, sender, _, header_size, flags, facts = row[:7]
-    envelope, client, _, _ = facts_of(sender, facts)
+    facts = facts_of(row.sender, row.facts)
     return Message(
-        ident,
-        received,
-        envelope,
-        client,
+        row.ident,
+        row.received,
+        facts.envelope,
+        facts.client,
         content,
-        header_size,
-        bool(flags & EIGHT_BIT),
-        bool(flags & UTF8_HEADER),
+        row.header_size,
+        bool(row.flags & EIGHT_BIT),
+        bool(row.flags & UTF8_HEADER),
         headers,
     )
 
@@ -274,59 +389,70 @@ def message_of(row: Row, content: Content, headers: tuple[bytes, ...]) -> Messag
 _WAITING = {int(state): state for state in RecipientState if state.waiting}
 
 
-def record_of(row: Row, envelope: Envelope) -> Record:
+def record_of(row: RecipientRow, envelope: Envelope) -> Record:
     """A record from its row; raises UndecodableError."""
-    if recipient_parity(row) != row[10]:
+    if _parity(row[:_RECIPIENT_FIXED]) != row.parity:
         raise UndecodableError("recipient row")
-    number, _, mailbox, original, next_hop, sender, orcpt, notify, header = row[1:10]
-    state, attempts, next_attempt, warned, _, outcome = row[11:]
-    if state not in _WAITING:
+    if row.state not in _WAITING:
         raise UndecodableError("recipient state")
-    to = mailbox_of(mailbox)
+    to = mailbox_of(row.mailbox)
     recipient = Recipient(
         to,
-        to if original is None else mailbox_of(original),
-        next_hop,
-        envelope.reverse_path if sender is None else path_of(sender),
-        orcpt,
-        frozenset(notify.split(",")) if notify else frozenset(),
-        header,
+        to if row.original is None else mailbox_of(row.original),
+        row.next_hop,
+        envelope.reverse_path if row.sender is None else path_of(row.sender),
+        row.orcpt,
+        frozenset(row.notify.split(",")) if row.notify else frozenset(),
+        row.header,
     )
-    last = outcome_of(outcome)
     return Record(
-        row[0], number, recipient, _WAITING[state], attempts, next_attempt, last, bool(warned)
+        row.message,
+        row.number,
+        recipient,
+        _WAITING[row.state],
+        row.attempts,
+        row.next_attempt,
+        outcome_of(row.outcome),
+        bool(row.warned),
     )
 
 
-def history_of(ident: int, rows: list[Row]) -> History | None:
+def history_of(ident: int, rows: list[LedgerRow]) -> History | None:
     """A message's ledger rows, in the order of their key, as one value; raises UndecodableError."""
-    ends = {row[1]: row for row in rows if row[2] == 1}
-    accepted = [row for row in rows if row[2] == 0]
-    about = next((row for row in accepted if row[10] is not None), None)
+    ends = {row.number: row for row in rows if row.ended}
+    accepted = [row for row in rows if not row.ended]
+    about = next((row for row in accepted if row.facts is not None), None)
     if about is None:
         return None
-    size, sender, text = about[8:11]
-    facts = facts_of(sender, text)
-    entries = []
-    for _, number, _, _, _, mailbox, original, next_hop, *_ in accepted:
-        end = ends.get(number)
-        to = mailbox_of(mailbox)
-        first = to if original is None else mailbox_of(original)
-        if end is None:
-            entries.append(LedgerEntry(number, to, first, next_hop, None))
-            continue
-        at, state, attempts, outcome, note = end[3], end[4], end[11], end[12], end[13]
-        entries.append(
-            LedgerEntry(
-                number,
-                to,
-                first,
-                next_hop,
-                RecipientState(state),
-                at,
-                attempts,
-                outcome_of(outcome),
-                note,
-            )
-        )
-    return History(ident, about[3], size, *facts[:3], facts.trail, tuple(entries))
+    assert about.size is not None and about.sender is not None and about.facts is not None
+    facts = facts_of(about.sender, about.facts)
+    return History(
+        ident,
+        about.at,
+        about.size,
+        facts.envelope,
+        facts.client,
+        facts.rules,
+        facts.trail,
+        tuple(_entry(row, ends.get(row.number)) for row in accepted),
+    )
+
+
+def _entry(row: LedgerRow, end: LedgerRow | None) -> LedgerEntry:
+    assert row.mailbox is not None and row.next_hop is not None
+    to = mailbox_of(row.mailbox)
+    first = to if row.original is None else mailbox_of(row.original)
+    if end is None:
+        return LedgerEntry(row.number, to, first, row.next_hop, None)
+    assert end.attempts is not None and end.note is not None
+    return LedgerEntry(
+        row.number,
+        to,
+        first,
+        row.next_hop,
+        RecipientState(end.state),
+        end.at,
+        end.attempts,
+        outcome_of(end.outcome),
+        end.note,
+    )

@@ -62,8 +62,19 @@ def _copy_all(path: Path, fresh: sqlite3.Connection) -> dict[str, int]:
             saved[table] += _copy_known(old, fresh, table, gap)
         for table in ("damaged", *(f"damaged_{name}" for name in schema.TABLES)):
             with contextlib.suppress(sqlite3.Error):
-                _insert(fresh, table, old.execute(f"SELECT * FROM {table}").fetchall())
+                names = _shared(old, fresh, table)
+                rows = old.execute(f"SELECT {', '.join(names)} FROM {table}").fetchall()
+                _insert(fresh, table, names, rows)
     return saved
+
+
+def _shared(old: sqlite3.Connection, fresh: sqlite3.Connection, table: str) -> list[str]:
+    """The columns that a table has in both; the key is the first one."""
+    before, now = (
+        [name for name, *_ in each.execute(f"SELECT * FROM {table} LIMIT 0").description]
+        for each in (old, fresh)
+    )
+    return [name for name in now if name in before]
 
 
 @contextlib.contextmanager
@@ -127,11 +138,12 @@ def _copy_ends(
     old: sqlite3.Connection, fresh: sqlite3.Connection, table: str
 ) -> tuple[int, tuple[int, int] | None]:
     """Copy from both ends towards the damage; how many rows, and between which keys it lies."""
+    names = _shared(old, fresh, table)
     low, high, count = -1, _FAR, 0
     for order in ("ASC", "DESC"):
         while True:
-            rows, damaged = _some(old, table, low, high, order)
-            count += _insert(fresh, table, rows)
+            rows, damaged = _some(old, table, names, low, high, order)
+            count += _insert(fresh, table, names, rows)
             if rows and order == "ASC":
                 low = rows[-1][0]
             elif rows:
@@ -153,22 +165,24 @@ def _copy_known(
         UNION SELECT ident FROM message WHERE ident BETWEEN :low AND :high""",
         {"low": gap[0], "high": gap[1]},
     ).fetchall()
+    names = _shared(old, fresh, table)
     count = 0
     for (ident,) in known:
-        rows, _ = _some(old, table, ident - 1, ident + 1, "ASC")
-        count += _insert(fresh, table, rows)
+        rows, _ = _some(old, table, names, ident - 1, ident + 1, "ASC")
+        count += _insert(fresh, table, names, rows)
     return count
 
 
 def _some(
-    old: sqlite3.Connection, table: str, low: int, high: int, order: str
+    old: sqlite3.Connection, table: str, names: list[str], low: int, high: int, order: str
 ) -> tuple[list[Any], bool]:
     """Some rows with a key strictly between, whole keys only; and whether damage was met."""
     key = _KEYS[table]
     rows: list[Any] = []
     try:
         for row in old.execute(
-            f"SELECT * FROM {table} WHERE {key} > ? AND {key} < ? ORDER BY {key} {order}",
+            f"""SELECT {", ".join(names)} FROM {table} WHERE {key} > ? AND {key} < ?
+            ORDER BY {key} {order}""",
             (low, high),
         ):
             if len(rows) >= _STEP and row[0] != rows[-1][0]:
@@ -179,10 +193,10 @@ def _some(
     return rows, False
 
 
-def _insert(fresh: sqlite3.Connection, table: str, rows: list[Any]) -> int:
+def _insert(fresh: sqlite3.Connection, table: str, names: list[str], rows: list[Any]) -> int:
+    into = f"{table}({', '.join(names)}) VALUES ({', '.join('?' * len(names))})"
     count = 0
     for row in rows:
-        marks = ", ".join("?" * len(row))
         with contextlib.suppress(sqlite3.Error, UnicodeError, OverflowError):
-            count += fresh.execute(f"INSERT OR IGNORE INTO {table} VALUES ({marks})", row).rowcount
+            count += fresh.execute(f"INSERT OR IGNORE INTO {into}", row).rowcount
     return count

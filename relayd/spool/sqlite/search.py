@@ -15,8 +15,11 @@ from relayd.spool.disk.orphans import fates
 from relayd.spool.sqlite.audit import audit
 from relayd.spool.sqlite.rows import (
     IN_FILE,
-    Row,
+    LedgerRow,
+    MessageRow,
+    RecipientRow,
     UndecodableError,
+    columns,
     history_of,
     message_of,
     record_of,
@@ -42,6 +45,11 @@ _ROWS = """
         FROM message AS m CROSS JOIN recipient AS r ON r.message = m.ident
         WHERE m.ident > :after AND m.ident <= :last AND {}
         GROUP BY m.ident ORDER BY m.ident LIMIT :limit)"""
+
+
+_MESSAGE = f"SELECT {columns('message')} FROM message"
+_RECIPIENTS = f"SELECT {columns('recipient')} FROM recipient"
+_LEDGER = f"SELECT {columns('ledger')} FROM ledger"
 
 
 def condition(wanted: QueueFilter) -> tuple[str, dict[str, Any]]:
@@ -115,13 +123,13 @@ class Search:
                 WHERE state = 0 AND destination = name ORDER BY next_attempt LIMIT 1)
             FROM each WHERE name IS NOT NULL"""
         )
-        return [(row[0], row[1]) for row in rows]
+        return rows.fetchall()
 
     def due(
         self, destination: str, now: float, limit: int, *, longest: float = math.inf
     ) -> list[Accepted]:
         """See Store.due."""
-        found: dict[int, list[Row]] = {}
+        found: dict[int, list[tuple[int, int]]] = {}
         for term, when in (("next_attempt <= ?", now), ("next_attempt > ?", now + longest)):
             cursor = self._connection.execute(
                 f"""SELECT message, number FROM recipient INDEXED BY queued
@@ -155,14 +163,13 @@ class Search:
         ).fetchone()
         return None if row is None else row[0]
 
-    def _recipients(self, keys: list[Row]) -> list[Row]:
+    def _recipients(self, keys: list[tuple[int, int]]) -> list[RecipientRow]:
         if len(keys) == 1:
-            text = "SELECT * FROM recipient WHERE message = ? AND number = ?"
-            return self._connection.execute(text, keys[0]).fetchall()
+            text = f"{_RECIPIENTS} WHERE message = ? AND number = ?"
+            return [*map(RecipientRow._make, self._connection.execute(text, keys[0]))]
         numbers = {number for _, number in keys}
-        text = "SELECT * FROM recipient WHERE message = ?"
-        rows = self._connection.execute(text, (keys[0][0],))
-        return [row for row in rows if row[1] in numbers]
+        message, _ = keys[0]
+        return [row for row in self._all_recipients(message) if row.number in numbers]
 
     def aged(
         self, received_before: float, after: int, limit: int, newest: int, unwarned: bool
@@ -176,7 +183,7 @@ class Search:
             ORDER BY ident LIMIT ?""",
             (after, newest, received_before, limit),
         ).fetchall()
-        return self._messages({row[0]: self._all_recipients(row[0]) for row in idents})
+        return self._messages({ident: self._all_recipients(ident) for (ident,) in idents})
 
     def load(self, ident: int) -> Accepted | None:
         """See Store.load."""
@@ -184,12 +191,13 @@ class Search:
         messages = self._messages({ident: rows}) if rows else []
         return messages[0] if messages else None
 
-    def _all_recipients(self, ident: int) -> list[Row]:
-        return self._connection.execute(
-            "SELECT * FROM recipient WHERE message = ? ORDER BY number", (ident,)
-        ).fetchall()
+    def _all_recipients(self, ident: int) -> list[RecipientRow]:
+        rows = self._connection.execute(
+            f"{_RECIPIENTS} WHERE message = ? ORDER BY number", (ident,)
+        )
+        return [*map(RecipientRow._make, rows)]
 
-    def _messages(self, found: dict[int, list[Row]]) -> list[Accepted]:
+    def _messages(self, found: dict[int, list[RecipientRow]]) -> list[Accepted]:
         result = []
         for ident, rows in found.items():
             try:
@@ -198,14 +206,13 @@ class Search:
                 self.damaged.append((ident, str(error)))
         return result
 
-    def _message(self, ident: int, rows: list[Row]) -> Accepted:
+    def _message(self, ident: int, rows: list[RecipientRow]) -> Accepted:
         try:
-            row = self._connection.execute(
-                "SELECT * FROM message WHERE ident = ?", (ident,)
-            ).fetchone()
-            if row is None:
+            found = self._connection.execute(f"{_MESSAGE} WHERE ident = ?", (ident,)).fetchone()
+            if found is None:
                 raise UndecodableError("message row is missing")
-            content = self._content(ident, row[3], row[5], row[7])
+            row = MessageRow._make(found)
+            content = self._content(row)
             headers = self._connection.execute(
                 "SELECT section FROM header WHERE message = ? ORDER BY number", (ident,)
             ).fetchall()
@@ -217,24 +224,26 @@ class Search:
             raise UndecodableError("header section is missing")
         return message, records
 
-    def _content(self, ident: int, size: int, flags: int, parity: int) -> Content:
-        if flags & IN_FILE:
+    def _content(self, message: MessageRow) -> Content:
+        ident, size, parity = message.ident, message.size, message.content_parity
+        if message.flags & IN_FILE:
             if not self._files.whole(ident, size):
                 raise UndecodableError("content file is missing or truncated")
             return self._files.content(ident, size, parity)
         row = self._connection.execute(
             "SELECT data FROM content WHERE message = ?", (ident,)
         ).fetchone()
-        if row is None or len(row[0]) != size or crc32(row[0]) != parity:
+        (data,) = row or (None,)
+        if data is None or len(data) != size or crc32(data) != parity:
             raise UndecodableError("content is missing or damaged")
-        return BytesContent(row[0])
+        return BytesContent(data)
 
     def history(self, ident: int) -> History | None:
         """See Store.history."""
         rows = self._connection.execute(
-            "SELECT * FROM ledger WHERE message = ? ORDER BY number, ended", (ident,)
-        ).fetchall()
-        return history_of(ident, rows)
+            f"{_LEDGER} WHERE message = ? ORDER BY number, ended", (ident,)
+        )
+        return history_of(ident, [*map(LedgerRow._make, rows)])
 
     def listing(self, wanted: QueueFilter, after: int, limit: int) -> Page:
         """See Store.listing. Looks at a bounded part of the queue and says how far it came."""

@@ -90,8 +90,10 @@ class Spool:
         self._last_us = 0
         self._trouble: SpoolError | None = None
         self._open = False
+        self.healthy = False  # it is open, and not in trouble
         self._next_chores = float("-inf")
         self._space = Space(self._shard_directory, floor_bytes, floor_inodes)
+        self.room = self._space.room
         self._database = Database(self._shard_directory, self._files.damaged)
         self._reserve = Reserve(self._shard_directory / "reserve")
         self._reader = Reader(
@@ -104,7 +106,12 @@ class Spool:
         mender = Mender(
             self._database, self._reader, self._reserve, clock=clock, notice=self.notice
         )
-        self._writer = Writer(self._database, bridge, self, mender, clock=clock)
+        self._writer = Writer(
+            *(self._database, bridge, self, mender),
+            clock=clock,
+            room_to_grow=self._space.room_to_grow,
+        )
+        self.expect = self._writer.company.expect
         self._syncer = Syncer(self._files, bridge, synced=self._writer.put)
 
     # life
@@ -136,7 +143,7 @@ class Spool:
         # drafts that an earlier run never finished have idents up to now, all later ones are ours
         self._last_us = max(last >> SHARD_BITS, int(self._clock() * 1e6) - 1)
         newest = make_ident(self._last_us, self._shard)
-        self._open = True
+        self._open = self.healthy = True
         for thread in (self._writer, self._reader, self._syncer):
             thread.start()
         self._syncer.work(Orphans(self._files, newest, self._fates, self.notice).step)
@@ -153,7 +160,7 @@ class Spool:
         if not self._open:
             promise.callback(None)
             return promise
-        self._open = False
+        self._open = self.healthy = False
 
         def ending() -> None:
             self._reader.stop()
@@ -166,25 +173,12 @@ class Spool:
         threading.Thread(target=ending, name="spool close", daemon=True).start()
         return promise
 
-    @property
-    def healthy(self) -> bool:
-        """It can record."""
-        return self._open and self._trouble is None
-
-    def room(self, size: int) -> bool:
-        """Space and inodes for so many octets, above the floors; asks the disk once a second."""
-        return self._space.room(size)
-
     # taking in
 
     def new_ident(self) -> int:
         """An identifier never given before, later than all others, whatever the clock does."""
         self._last_us = max(self._last_us + 1, int(self._clock() * 1e6))
         return make_ident(self._last_us, self._shard)
-
-    def expect(self, change: int) -> None:
-        """So many more transactions are open (or fewer): each may be a message soon."""
-        self._writer.company.expect(change)
 
     def create(self, *, pure: bool = False) -> Draft:
         """Begin to take in a message."""
@@ -222,9 +216,10 @@ class Spool:
         self, settlements: Sequence[Settlement], reports: Sequence[NewMessage] = ()
     ) -> Awaitable[list[Accepted]]:
         """Record outcomes and reports in one transaction."""
-        rows = [self._report_rows(report) for report in reports]
-        octets = sum(len(report.content) for report in reports)
-        return self._write(lambda promise: SettlementWrite(promise, settlements, rows, octets))
+        rows = [self._report_rows(report) for report in reports] if reports else []
+        octets = sum([len(report.content) for report in reports]) if reports else 0
+        promise: Promise[list[Accepted]] = self._bridge.promise()
+        return self._write(promise, SettlementWrite(promise, settlements, rows, octets))
 
     def _report_rows(self, report: NewMessage) -> NewRows:
         data = report.content
@@ -234,7 +229,8 @@ class Spool:
 
     def set_aside(self, ident: int, reason: str) -> Awaitable[bool]:
         """Take a damaged message out of the queue."""
-        return self._write(lambda promise: SetAside(promise, ident, reason, self._aside))
+        promise: Promise[bool] = self._bridge.promise()
+        return self._write(promise, SetAside(promise, ident, reason, self._aside))
 
     def retry(self, wanted: QueueFilter) -> Awaitable[int]:
         """Make queued recipients due now."""
@@ -253,20 +249,18 @@ class Spool:
         return self._change("remove", wanted, note)
 
     def _change(self, verb: str, wanted: QueueFilter, note: str = "") -> Awaitable[int]:
-        return self._write(
-            lambda promise: OperatorWrite(promise, verb, wanted, note, self._changed)
-        )
+        promise: Promise[int] = self._bridge.promise()
+        return self._write(promise, OperatorWrite(promise, verb, wanted, note, self._changed))
 
     def _changed(self, verb: str, met: list[tuple[int, int]]) -> None:
         self._bridge.call(lambda: self.on_change(verb, met))
 
-    def _write(self, make: Callable[[Promise[Any]], Write]) -> Awaitable[Any]:
-        promise: Promise[Any] = self._bridge.promise()
+    def _write(self, promise: Promise[Any], write: Write) -> Awaitable[Any]:
         trouble = self._unable()
         if trouble is not None:
             promise.errback(trouble)
         else:
-            self._writer.put(make(promise))
+            self._writer.put(write)
         return promise
 
     # questions
@@ -328,10 +322,6 @@ class Spool:
 
     # what the threads ask and tell
 
-    def room_to_grow(self) -> bool:
-        """For the writer: space for acceptance, not only for outcomes."""
-        return self._space.room_to_grow()
-
     def chores(self) -> Sequence[Write]:
         """For the writer: the ledger's bounds, now and then."""
         now = time.monotonic()
@@ -358,6 +348,7 @@ class Spool:
 
     def _health_changed(self, error: SpoolError | None) -> None:
         was, self._trouble = self._trouble, error
+        self.healthy = self._open and error is None
         if error is not None and was is None:
             self._say("spool cannot record", reason=error.reason)
             self.on_trouble(error.reason)

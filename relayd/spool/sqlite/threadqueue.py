@@ -20,17 +20,14 @@ class ThreadQueue(Generic[T]):
     """Entries come from any thread; one thread waits for them and takes them out."""
 
     def __init__(self) -> None:
-        self._entries: deque[T] = deque()
+        self.entries: deque[T] = deque()  # the reader takes them out
         self._bell = threading.Event()
         self._wanted = _BUSY
 
-    def __len__(self) -> int:
-        return len(self._entries)
-
     def put(self, entry: T, *, urgent: bool = False) -> None:
         """Add an entry. The reader wakes when it is the last it waits for, or urgent."""
-        self._entries.append(entry)
-        if urgent or len(self._entries) >= self._wanted:
+        self.entries.append(entry)
+        if urgent or len(self.entries) >= self._wanted:
             self._bell.set()
 
     def wait(self, count: int, seconds: float | None = None) -> bool:
@@ -41,7 +38,7 @@ class ThreadQueue(Generic[T]):
         # first what is wanted, then the look at the number: `put` has it the other way round, so
         # one of the two sees the other
         self._wanted = count
-        in_time = len(self._entries) >= count or self._bell.wait(seconds)
+        in_time = len(self.entries) >= count or self._bell.wait(seconds)
         self._wanted = _BUSY
         self._bell.clear()
         return in_time
@@ -49,10 +46,6 @@ class ThreadQueue(Generic[T]):
     def gather(self, count: int, step: float, steps: int) -> None:
         """Wait on, so many steps at most, while in each another joins those that are there."""
         for _ in range(steps):
-            there = len(self._entries)
-            if self.wait(count, step) or 0 < there == len(self._entries):
+            there = len(self.entries)
+            if self.wait(count, step) or 0 < there == len(self.entries):
                 return
-
-    def take(self) -> T:
-        """The oldest entry; raises IndexError when there is none."""
-        return self._entries.popleft()

@@ -41,9 +41,6 @@ Answers = list[tuple[Promise[Any], object]]
 class Owner(Protocol):
     """What the writer asks of the spool and tells it; all of it from the writer's thread."""
 
-    def room_to_grow(self) -> bool:
-        """Space for acceptance, not only for outcomes."""
-
     def chores(self) -> Sequence[Write]:
         """What the spool itself wants written, asked now and then."""
 
@@ -68,12 +65,14 @@ class Writer:
         mender: Mender,
         *,
         clock: Callable[[], float],
+        room_to_grow: Callable[[], bool],
     ) -> None:
         self._database = database
         self._bridge = bridge
         self._owner = owner
         self._mender = mender
         self._clock = clock
+        self._room_to_grow = room_to_grow  # for acceptance, not only for outcomes
         self._inbox: ThreadQueue[Write | SpoolCorrupt | None] = ThreadQueue()  # None: stop
         self._again: deque[Write] = deque()
         self._log = 0  # octets of write-ahead log not copied back, about
@@ -136,15 +135,15 @@ class Writer:
         """The next batch; empty after a rest or at the end. Raises what was reported to us."""
         writes = [write for write in self._again if not (write.lasting and self._stopping)]
         self._again.clear()
-        inbox, octets = self._inbox, 0
+        inbox, waiting, octets = self._inbox, self._inbox.entries, 0
         if self._last >= COMPANY:
             inbox.gather(ENOUGH, STEP, STEPS)
         if not writes:
             inbox.wait(1, REST if self._log else None)
-            if not inbox:
+            if not waiting:
                 self._checkpoint()
-        while inbox and len(writes) < MAX_WRITES and octets < MAX_OCTETS and not self._stopping:
-            item = inbox.take()
+        while waiting and len(writes) < MAX_WRITES and octets < MAX_OCTETS and not self._stopping:
+            item = waiting.popleft()
             if item is None:
                 self._stopping = True
             elif isinstance(item, SpoolCorrupt):
@@ -157,8 +156,9 @@ class Writer:
         return writes
 
     def _transaction(self, writes: list[Write]) -> None:
-        self._look_at_files(writes)
-        self._short = not self._owner.room_to_grow()
+        if time.monotonic() >= self._look_at:
+            self._look_at_files(writes)
+        self._short = not self._room_to_grow()
         if self._short:
             writes = self._refuse_growth(writes)
         try:
@@ -184,13 +184,11 @@ class Writer:
 
     def _look_at_files(self, writes: list[Write]) -> None:
         """SQLite does not notice when its file is removed, and would go on writing to nowhere."""
-        now = self._mender.now()
-        if now >= self._look_at:
-            self._look_at = now + LOOK
-            if self._database.gone():
-                trouble = SpoolGone(f"{self._database.path} was taken away")
-                self._fail(writes, trouble)
-                raise trouble
+        self._look_at = time.monotonic() + LOOK
+        if self._database.gone():
+            trouble = SpoolGone(f"{self._database.path} was taken away")
+            self._fail(writes, trouble)
+            raise trouble
 
     def _commit(self, writes: list[Write]) -> list[int]:
         connection = self._connection
@@ -204,7 +202,7 @@ class Writer:
         connection.execute("COMMIT")
         changes = connection.total_changes - changes
         # about, as measured: SQLite does not say how long its log is
-        self._log += sum(write.octets for write in writes) + 270 * changes + 3 * schema.PAGE_SIZE
+        self._log += sum([write.octets for write in writes]) + 270 * changes + 3 * schema.PAGE_SIZE
         return batch.files_to_remove
 
     def _save_the_others(self, writes: list[Write], error: Exception) -> None:
@@ -249,7 +247,7 @@ class Writer:
     def _checkpoint_in_time(self) -> None:
         if self._short:
             most = CHECKPOINT_SHORT
-        elif not self._inbox and not self._again:
+        elif not self._inbox.entries and not self._again:
             most = CHECKPOINT_IDLE
         else:
             most = CHECKPOINT_ALWAYS
@@ -293,9 +291,9 @@ class Writer:
             self._doubtful += [ident for write in writes for ident in write.idents()]
             self._fail(writes, error)
             self._inbox.wait(1, max(0.0, deadline - self._mender.now()))
-            if not self._inbox:
+            if not self._inbox.entries:
                 return
-            item = self._inbox.take()
+            item = self._inbox.entries.popleft()
             self._stopping = item is None
             writes = [item] if isinstance(item, Write) else []
 

@@ -9,7 +9,7 @@ from typing import Any
 from relayd.mail.message import RecipientState, Settlement
 from relayd.spool.sqlite.batch import Batch
 from relayd.spool.sqlite.bridge import Promise
-from relayd.spool.sqlite.rows import NewRows
+from relayd.spool.sqlite.rows import NewRows, removal_row
 from relayd.spool.sqlite.search import condition
 from relayd.spool.view import QueueFilter
 
@@ -22,11 +22,9 @@ class Write:
 
     grows = False  # takes up space, and so is refused while there is none
     lasting = False  # may be left for the next run when the spool closes
-
-    def __init__(self, promise: Promise[Any] | None) -> None:
-        self.promise = promise
-        self.value: object = None
-        self.octets = 0
+    promise: Promise[Any] | None = None
+    value: object = None  # what the promise is to fire with
+    octets = 0  # of content
 
     def enter(self, batch: Batch, connection: sqlite3.Connection) -> None:
         """Add it to the batch, or do it at once inside the batch's transaction."""
@@ -47,7 +45,7 @@ class Acceptance(Write):
     grows = True
 
     def __init__(self, promise: Promise[Any], rows: NewRows, octets: int) -> None:
-        super().__init__(promise)
+        self.promise = promise
         self._rows = rows
         self.value = rows.value
         self.octets = octets
@@ -71,7 +69,7 @@ class SettlementWrite(Write):
         reports: list[NewRows],
         octets: int,
     ) -> None:
-        super().__init__(promise)
+        self.promise = promise
         self.octets = octets
         self._settlements = settlements
         self._reports = reports
@@ -84,7 +82,7 @@ class SettlementWrite(Write):
         batch.settle(self._settlements)
         for rows in stored:
             batch.accept(rows)
-        self.value = [rows.value for rows in stored]
+        self.value = [rows.value for rows in stored] if stored else []
 
     def idents(self) -> list[int]:
         """Reports that come without outcomes."""
@@ -103,7 +101,7 @@ class SetAside(Write):
         reason: str,
         after: Callable[[int, str], None],
     ) -> None:
-        super().__init__(promise)
+        self.promise = promise
         self._ident = ident
         self._reason = reason
         self._after = after
@@ -130,7 +128,7 @@ class OperatorWrite(Write):
         note: str,
         report: Callable[[str, list[tuple[int, int]]], None],
     ) -> None:
-        super().__init__(promise)
+        self.promise = promise
         self._verb = verb
         self._note = note
         self._report = report
@@ -164,16 +162,15 @@ class OperatorWrite(Write):
                 "last": self._last,
             },
         ).fetchall()
-        self._met = [(row[0], row[1]) for row in found]
+        self._met = [(message, number) for message, number, _ in found]
         if len(found) == CHANGED:
             self._next = self._met[-1]
         else:
             self._next = self._end_of_step(connection)
         if self._verb == "remove":
-            removed = int(RecipientState.REMOVED)
             for message, number, attempts in found:
-                row = (message, number, 1, batch.now, removed, *[None] * 6, attempts, None)
-                batch.end((message, number), (*row, self._note))
+                row = removal_row(message, number, batch.now, attempts, self._note)
+                batch.end((message, number), row)
         elif self._verb == "hold":
             connection.executemany(
                 "UPDATE recipient SET state = 1 WHERE message = ? AND number = ?", self._met
@@ -185,12 +182,12 @@ class OperatorWrite(Write):
             )
 
     def _end_of_step(self, connection: sqlite3.Connection) -> tuple[int, int]:
-        row = connection.execute(
+        last: tuple[int, int] | None = connection.execute(
             "SELECT message, number FROM recipient WHERE (message, number) > (?, ?)"
             f" AND message <= ? ORDER BY message, number LIMIT 1 OFFSET {SCANNED - 1}",
             (*self._at, self._last),
         ).fetchone()
-        return (self._last, 1 << 40) if row is None else (row[0], row[1])
+        return (self._last, 1 << 40) if last is None else last
 
     def done(self) -> bool:
         """Count what was changed; go on unless the end was reached."""

@@ -99,7 +99,9 @@ class FakeLog:
     def accepted(self, message: Message, records: Sequence[Record], seconds: float) -> None:
         self.lines.append(("accepted", f"{message} {len(records)}"))
 
-    def attempt(self, message: Message, settlement: Settlement, seconds: float) -> None:
+    def attempted(
+        self, message: Message, settlements: Sequence[Settlement], seconds: float
+    ) -> None:
         raise AssertionError("reception delivers nothing")
 
     def report(self, about: Message, report: str, to: str, kind: str) -> None:

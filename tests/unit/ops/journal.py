@@ -27,7 +27,9 @@ class Journal:
     def accepted(self, message: Message, records: Sequence[Record], seconds: float) -> None:
         pass
 
-    def attempt(self, message: Message, settlement: Settlement, seconds: float) -> None:
+    def attempted(
+        self, message: Message, settlements: Sequence[Settlement], seconds: float
+    ) -> None:
         pass
 
     def report(self, about: Message, report: str, to: str, kind: str) -> None:

@@ -74,7 +74,28 @@ class VocabularyTests(LogTestCase):
 
     def attempt(self, state: RecipientState, outcome: Outcome | None, **more: str) -> str:
         settled = Settlement(Record(MESSAGE.ident, 0, BOB), state, outcome, **more)  # type: ignore[arg-type]
-        return self.line(lambda log: log.attempt(MESSAGE, settled, 0.25))
+        return self.line(lambda log: log.attempted(MESSAGE, [settled], 0.25))
+
+    def test_recipients_of_one_delivery_have_a_line_each(self) -> None:
+        refused = Outcome(Reply.parse("550 5.1.1 No such user"), "mx1.example.net")
+        ends = (
+            (RecipientState.DELIVERED, SENT, ""),
+            (RecipientState.DELIVERED, SENT, ""),
+            (RecipientState.FAILED, refused, ""),
+            (RecipientState.DELIVERED, SENT, ""),
+            (RecipientState.REMOVED, None, "spam"),
+            (RecipientState.REMOVED, None, "on request"),
+        )
+        alone = [self.attempt(state, outcome, note=note) for state, outcome, note in ends]
+        log = self.log(journal=True)
+        self.written = b""
+        settled = [
+            Settlement(Record(MESSAGE.ident, 0, BOB), state, outcome, note=note)
+            for state, outcome, note in ends
+        ]
+        log.attempted(MESSAGE, settled, 0.25)
+        log.flush()
+        self.assertEqual(self.written.decode().splitlines(), alone)
 
     def test_attempt(self) -> None:
         self.assertEqual(

@@ -354,8 +354,10 @@ class Log:
     def accepted(self, message: Message, records: Sequence[Record], seconds: float) -> None:
         pass
 
-    def attempt(self, message: Message, settlement: Settlement, seconds: float) -> None:
-        self.attempts.append(settlement)
+    def attempted(
+        self, message: Message, settlements: Sequence[Settlement], seconds: float
+    ) -> None:
+        self.attempts.extend(settlements)
 
     def report(self, about: Message, report: str, to: str, kind: str) -> None:
         self.reports.append((report, to, kind))

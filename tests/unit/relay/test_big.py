@@ -13,13 +13,14 @@ from twisted.internet.defer import Deferred
 
 from relayd.mail.address import Mailbox
 from relayd.mail.content import BytesContent
+from relayd.mail.envelope import Recipient
 from relayd.mail.reply import Reply
 from relayd.relay.connection import BURST, Connection
 from relayd.relay.dial import IReactor, dial
 from relayd.relay.limits import NextHopDeadlines, RelayLimits
 from relayd.relay.pool import Pool
 from relayd.relay.survey import Endpoint
-from relayd.smtp.transaction import Transaction, TransactionRecipient
+from relayd.smtp.transaction import Transaction
 from tests.support import TestCase
 
 reactor = cast(IReactor, _reactor)
@@ -82,7 +83,7 @@ class BigTests(TestCase):
             pool, endpoint, "gw.example", NextHopDeadlines(), target="next.example"
         )
         await dial(reactor, connection, 10)
-        to = TransactionRecipient(Mailbox("user", "corp.example"))
+        to = Recipient(Mailbox("user", "corp.example"), Mailbox("user", "corp.example"))
         done = await connection.carry(Transaction(None, (to,), len(content)), BytesContent(content))
         assert done.replies == (Reply.bare(250, "Ok"),), done
         connection.quit()

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relayd.mail.address import Mailbox
+from relayd.mail.envelope import Recipient
 from relayd.mail.reply import Reply
-from relayd.smtp.client import SmtpClient, Transaction, TransactionRecipient
+from relayd.smtp.client import SmtpClient, Transaction
 from relayd.smtp.events import (
     ClientEvent,
     End,
@@ -32,7 +33,7 @@ CONTENT = b"Subject: x\r\n\r\n.dot\r\n"
 
 
 def transaction(*mailboxes: Mailbox, size: int = len(CONTENT), crlf: bool = True) -> Transaction:
-    recipients = tuple(TransactionRecipient(mailbox) for mailbox in mailboxes)
+    recipients = tuple(Recipient(mailbox, mailbox) for mailbox in mailboxes)
     return Transaction(Mailbox("s", "example.org"), recipients, size=size, ends_with_crlf=crlf)
 
 

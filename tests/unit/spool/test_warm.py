@@ -56,6 +56,17 @@ class WarmTests(unittest.TestCase):
                 assert loaded is not None
                 assert not loaded[0].content.pure
 
+    def test_what_never_left_memory_is_as_pure_as_it_came_in(self) -> None:
+        with opened(self.directory) as harness:
+            for vouched in (True, False):
+                draft = harness.spool.create(pure=vouched)
+                draft.write(b"Subject: small\r\n\r\n")
+                message, _ = harness.bridge.wait(draft.commit(submission()))
+                assert message.content.pure is vouched
+                loaded = harness.bridge.wait(harness.spool.load(message.ident))
+                assert loaded is not None
+                assert not loaded[0].content.pure  # it is what a table says
+
     def test_a_reading_may_begin_anywhere(self) -> None:
         for start in (0, 1, 69_999, 70_000, 70_001, len(BIG) - 1, len(BIG)):
             with opened(self.directory) as harness:
