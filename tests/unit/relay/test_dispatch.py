@@ -13,8 +13,7 @@ from twisted.internet.task import Clock
 
 from relayd.mail.address import Mailbox
 from relayd.mail.content import BytesContent
-from relayd.mail.envelope import DIRECT, Recipient
-from relayd.mail.envelope import REFUSED as REFUSED_BY_RULE
+from relayd.mail.envelope import DIRECT, Direction, Recipient
 from relayd.mail.message import Message, RecipientState, Record, Settlement
 from relayd.mail.outcome import Outcome, failed, postponed
 from relayd.mail.reply import Reply
@@ -24,7 +23,6 @@ from relayd.relay.gathering import LONGEST, LULL
 from relayd.relay.limits import RelayLimits
 from relayd.relay.lost import COPIES
 from relayd.relay.retrypolicy import RetryPolicy
-from relayd.relay.trouble import MAY_BE_DELIVERED
 from relayd.report.bounce import Action
 from relayd.report.dsn import Written, write
 from relayd.spool.errors import SpoolError
@@ -448,7 +446,7 @@ class Slower(TestCase):
     def test_what_may_be_delivered_is_not_sent_again_at_once(self) -> None:
         world = self.world(10)
         world.courier.finish(DELIVERED)
-        world.courier.finish(postponed("4.4.2", "Connection lost", why=MAY_BE_DELIVERED))
+        world.courier.finish(postponed("4.4.2", "Connection lost").but(in_doubt=True))
         (turned,) = self.turned_away(world)
         self.assertTrue(turned.attempted)
         self.assertEqual(turned.next_attempt, world.clock.seconds() + 60)
@@ -840,9 +838,9 @@ class Together(TestCase):
     def test_refusals_by_rule_are_told_with_the_others(self) -> None:
         world = World()
         world.dispatcher._route = lambda recipient: (
-            Outcome(Reply.parse(recipient.next_hop.removeprefix(REFUSED_BY_RULE)))
-            if recipient.next_hop.startswith(REFUSED_BY_RULE)
-            else Hop(domain="example.com")
+            Hop(domain="example.com")
+            if (refusal := Direction.parse(recipient.next_hop).refusal) is None
+            else Outcome(refusal)
         )
         world.accept("refused 550 5.7.1 not for you", "refused 550 5.1.1 gone", "other")
         self.assertEqual(world.table.reports, [])
