@@ -45,7 +45,7 @@ class NextHopText(unittest.TestCase):
             ({"login": "x", "login_without_tls": True}, " login x without-tls"),
             ({"level": Level.VERIFY, "login": "x"}, " tls verify login x"),
         ):
-            made = NextHop(hop.name, hosts=hop.hosts, **fields)  # type: ignore[arg-type]
+            made = NextHop(hop.name, hosts=hop.hosts, **fields)
             self.assertEqual(str(made), f"next-hop isp smtp mx.isp.example:587{words}")
 
     def test_where_there_is_a_login_it_is_verified(self) -> None:
@@ -56,4 +56,4 @@ class NextHopText(unittest.TestCase):
             ({"login": "x", "level": Level.NONE}, Level.NONE),
             ({"login": "x", "level": Level.DANE}, Level.DANE),
         ):
-            self.assertIs(NextHop("isp", **fields).tls, level)  # type: ignore[arg-type]
+            self.assertIs(NextHop("isp", **fields).tls, level)
