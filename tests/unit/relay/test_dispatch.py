@@ -741,6 +741,21 @@ class Strangers(TestCase):
         world.dispatcher.apply(RetryPolicy(), RelayLimits(deliveries=200))
         self.assertEqual(len(world.courier.under_way), 50)
 
+    def test_new_limits_reach_the_courier_the_slots_and_the_memory(self) -> None:
+        world = World()
+        limits = RelayLimits(deliveries=7, bounds=Bounds(messages=9))
+        world.dispatcher.apply(RetryPolicy(), limits)
+        self.assertIs(world.courier.limits, limits)
+        self.assertIs(world.dispatcher._scheduler.limits, limits)
+        self.assertEqual(world.dispatcher._queue.bounds, limits.bounds)
+
+    def test_a_new_schedule_is_the_next_attempt_s(self) -> None:
+        world = World()
+        ident = world.accept()
+        world.dispatcher.apply(RetryPolicy(Schedule.parse("7m"), jitter=0.0), RelayLimits())
+        world.courier.finish(BUSY)
+        self.assertEqual(world.table.rows[ident, 0].next_attempt, world.clock.seconds() + 7 * 60)
+
 
 class Reports(TestCase):
     def test_a_failure_is_reported_in_the_same_settlement(self) -> None:
@@ -1377,6 +1392,24 @@ class Stopping(TestCase):
         self.successResultOf(stopped)
         self.assertEqual(world.table.rows[ident, 0].attempts, 0)
         self.assertEqual(world.table.settled, [])
+
+    def test_what_was_cut_off_closes_no_lane(self) -> None:
+        world = World()
+        world.accept()
+        stopped = world.dispatcher.stop(5.0)
+        world.clock.advance(5.0)
+        self.successResultOf(stopped)
+        self.assertIs(world.standing, Standing.OPEN)
+        self.assertNotIn("next hop down", world.log.notices)
+
+    def test_what_ends_badly_before_the_grace_is_over_is_still_a_lesson(self) -> None:
+        world = World()
+        ident = world.accept()
+        stopped = world.dispatcher.stop(5.0)
+        world.courier.finish(DEAD)
+        self.successResultOf(stopped)
+        self.assertIs(world.standing, Standing.DOWN)
+        self.assertEqual(world.table.rows[ident, 0].attempts, 1)
 
     def test_nothing_starts_any_more(self) -> None:
         world = World()

@@ -164,7 +164,7 @@ class Fetching(TestCase):
             self.assertIs(error.flaw, Flaw.STS_FETCH)
             setattr(self, name, before)
 
-    async def test_a_domain_named_after_certificates_is_not_told_that_its_own_is_wrong(
+    async def test_a_domain_named_after_certificates_has_no_fault_of_its_certificate(
         self,
     ) -> None:
         fetch = self.host(self.authority.issue("mta-sts.certificate.example"))
