@@ -18,7 +18,7 @@ from relayd.dns.resolver import Resolver
 from relayd.mail.log import MailLog
 from relayd.reactor.coroutine import log_bug, spawn
 from relayd.relay.stsfetch import FetchError
-from relayd.tls.flaw import Failure, Flaw, Policy
+from relayd.tls.flaw import Failure, Flaw, Policy, PolicyKind
 from relayd.tls.sts import StsPolicy, parse_policy, policy_id
 
 PAUSE = 300.0  # seconds after a failed fetch: section 3.3
@@ -106,7 +106,7 @@ class StsPolicies:
             self._not_before[domain] = self._clock() + PAUSE
             self._log.notice("mta-sts", domain=domain, why=str(error))
             flaw = error.flaw if isinstance(error, FetchError) else Flaw.STS_INVALID
-            self._failed(Policy(domain, "sts"), Failure(flaw, str(error)))
+            self._failed(Policy(domain, PolicyKind.STS), Failure(flaw, str(error)))
         else:
             self._keep(domain, Kept(ident, self._clock(), policy))
         finally:

@@ -11,7 +11,7 @@ from relayd.mail.content import BytesContent, Content
 from relayd.mail.envelope import direct_queue
 from relayd.mail.ident import MAX_SHARDS, make_ident
 from relayd.spool.disk.content import ContentFiles
-from relayd.spool.disk.orphans import fates
+from relayd.spool.disk.orphans import Fate, fates
 from relayd.spool.sqlite.audit import audit
 from relayd.spool.sqlite.rows import (
     IN_FILE,
@@ -286,7 +286,7 @@ class Search:
             damaged,
         )
 
-    def fates(self, idents: list[int]) -> dict[int, str]:
+    def fates(self, idents: list[int]) -> dict[int, Fate]:
         """What is to become of these content files (see orphans)."""
         return fates(self._connection, idents)
 

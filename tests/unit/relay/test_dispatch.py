@@ -1429,6 +1429,22 @@ class Stopping(TestCase):
         world.wait(10, step=1)
         self.successResultOf(stopped)
         self.assertEqual(world.log.troubles[-1][0], "stopped with outcomes not recorded")
+        self.assertEqual(world.clock.getDelayedCalls(), [])
+
+    def test_a_slow_spool_may_record_the_last_words_of_what_was_cut_off(self) -> None:
+        world = World()
+        world.table.slow = True
+        ident = world.accept()
+        stopped = world.dispatcher.stop(5.0)
+        world.courier.reply = lambda _: DELIVERED
+        world.courier.finish(DELIVERED)
+        world.clock.advance(5.0)
+        self.assertNoResult(stopped)
+        while world.table.steps:
+            world.table.step()
+        self.successResultOf(stopped)
+        self.assertIs(world.table.state(ident), RecipientState.DELIVERED)
+        self.assertEqual((world.log.troubles, world.clock.getDelayedCalls()), ([], []))
 
 
 class Anything(TestCase):

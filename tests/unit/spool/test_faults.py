@@ -87,6 +87,15 @@ class FaultCase(unittest.TestCase):
         else:
             Faulty.fault = staticmethod(fault)
 
+    def wait_at(self, word: str, gate: threading.Event) -> None:
+        """Every statement that starts with `word` waits for the gate from now on."""
+
+        def fault(statement: str) -> None:
+            if statement.startswith(word):
+                gate.wait(10)
+
+        Faulty.fault = staticmethod(fault)
+
     def kept(self, harness: Harness, promises: Iterable[Any]) -> list[bool]:
         """Which of them brought a result and not a SpoolError."""
         results = []
@@ -298,11 +307,9 @@ class FailingCommitTests(FaultCase):
     def test_a_write_that_was_taken_as_damage_was_told_is_not_forgotten(self) -> None:
         with self.harness() as (harness, events):
             gate = threading.Event()
-            Faulty.fault = staticmethod(
-                lambda statement: gate.wait(10) if statement.startswith("BEGIN") else None
-            )
+            self.wait_at("BEGIN", gate)
             first = harness.spool.settle([])
-            promises = [first]
+            promises: list[Any] = [first]
             for _ in range(3):
                 draft = harness.spool.create()
                 draft.write(b"abc")
@@ -339,9 +346,7 @@ class FailingCommitTests(FaultCase):
             with patch("relayd.spool.sqlite.prune.STEP", 2):
                 writer = harness.spool._writer
                 gate = threading.Event()
-                Faulty.fault = staticmethod(
-                    lambda statement: gate.wait(10) if statement.startswith("BEGIN") else None
-                )
+                self.wait_at("BEGIN", gate)
                 writer.put(Prune(1 << 62, 0))  # all of it, a message a step
                 closed = harness.spool.close()
                 harness.bridge.until(lambda: bool(writer._inbox))

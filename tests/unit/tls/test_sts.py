@@ -161,7 +161,7 @@ class Fetching(TestCase):
                 Deferred.fromCoroutine(fetch("example.com")), FetchError
             )
             self.assertIn(words, str(error))
-            self.assertIs(error.flaw, Flaw.STS_FETCH)
+            self.assertIs(flaw_of(error), Flaw.STS_FETCH)
             setattr(self, name, before)
 
     async def test_a_domain_named_after_certificates_has_no_fault_of_its_certificate(
@@ -172,7 +172,7 @@ class Fetching(TestCase):
         error = await self.assertFailure(
             Deferred.fromCoroutine(fetch("certificate.example")), FetchError
         )
-        self.assertIs(error.flaw, Flaw.STS_FETCH)
+        self.assertIs(flaw_of(error), Flaw.STS_FETCH)
 
     async def test_certificates_that_do_not_count(self) -> None:
         for issued in (
@@ -184,8 +184,14 @@ class Fetching(TestCase):
             error = await self.assertFailure(
                 Deferred.fromCoroutine(fetch("example.com")), FetchError
             )
-            self.assertIs(error.flaw, Flaw.STS_WEBPKI)
+            self.assertIs(flaw_of(error), Flaw.STS_WEBPKI)
         self.assertEqual(self.requests, [])
+
+
+def flaw_of(error: object) -> Flaw:
+    """Which it is told as."""
+    assert isinstance(error, FetchError)
+    return error.flaw
 
 
 class Keeping(TestCase):
