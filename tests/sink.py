@@ -19,6 +19,8 @@ from tests.ports import free_port
 
 CLOSE = "close"
 """A script's answer that cuts the connection without a word."""
+CLOSE_AFTER = "close after "
+"""How a script's answer begins that is said, and then the connection ends."""
 STALL = "stall"
 """A script's answer that never comes; the connection stays open."""
 
@@ -257,8 +259,10 @@ class _Session:
                 if not self.connection.recv(65536):
                     raise _OverError
         text = reply or default
+        over = text.startswith((CLOSE_AFTER, "421"))
+        text = text.removeprefix(CLOSE_AFTER)
         self.say(text)
-        if text.startswith("421"):
+        if over:
             self.connection.sendall(self.pending)
             raise _OverError
         return text[0] in "23"

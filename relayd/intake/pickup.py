@@ -27,7 +27,7 @@ from relayd.intake.reception import Intake, Reception
 from relayd.mail.address import Mailbox, ReversePath
 from relayd.mail.client import Client
 from relayd.mail.content import BARE
-from relayd.mail.envelope import REFUSED
+from relayd.mail.envelope import Direction
 from relayd.mail.plan import Destination, Plan, Verdict
 from relayd.mail.reply import Reply, Severity
 from relayd.reactor.coroutine import promise
@@ -139,7 +139,7 @@ def admit(ruleset: Ruleset, facts: Facts) -> Plan:
     plan = evaluate(ruleset, facts)
     if plan.verdict is not Verdict.REFUSE or plan.reply.severity is not Severity.PERMANENT:
         return plan
-    nowhere = Destination(facts.recipient, f"{REFUSED}{plan.reply}", facts.sender)
+    nowhere = Destination(facts.recipient, str(Direction(refusal=plan.reply)), facts.sender)
     return Plan(Verdict.ACCEPT, WELCOME, (nowhere,), plan.trail)
 
 

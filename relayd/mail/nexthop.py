@@ -7,7 +7,7 @@ from relayd.mail.value import dataclass
 
 SMTP = "smtp"
 LMTP = "lmtp"
-WITHOUT_TLS = "without-tls"  # an option: log in even in the clear
+WITHOUT_TLS = "without-tls"  # the word for it: log in even in the clear
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class NextHop:
     """Hosts are tried in order, the next one when one is down or says 4xx; or it is a unix socket.
 
     `mx` asks for the mail exchangers of each host's name instead of its addresses: what Postfix
-    means by a next hop without brackets. `options` are the words behind the hosts, in order.
+    means by a next hop without brackets.
     """
 
     name: str
@@ -34,7 +34,10 @@ class NextHop:
     hosts: tuple[HostPort, ...] = ()
     unix: str = ""  # path of a unix socket, only for LMTP; then there are no hosts
     mx: bool = False
-    options: tuple[str, ...] = ()
+    level: Level | None = None  # of TLS, as it is written; None: nothing is said of it
+    implicit_tls: bool = False  # TLS from the first octet
+    login: str = ""  # the name of the secret we log in with; empty: we do not
+    login_without_tls: bool = False  # ... even in the clear
 
     @property
     def tls(self) -> Level | None:
@@ -42,30 +45,16 @@ class NextHop:
 
         A password is for the host it is meant for: where there is a login, it is verified.
         """
-        options = self.options
-        if "tls" in options:
-            return Level(options[options.index("tls") + 1])
-        return Level.VERIFY if self.login and not self.login_without_tls else None
-
-    @property
-    def implicit_tls(self) -> bool:
-        """TLS from the first octet."""
-        options = self.options
-        return "tls" in options and options[options.index("tls") + 2 :][:1] == (IMPLICIT,)
-
-    @property
-    def login(self) -> str:
-        """The name of the secret we log in with; empty: we do not."""
-        options = self.options
-        return options[options.index("login") + 1] if "login" in options else ""
-
-    @property
-    def login_without_tls(self) -> bool:
-        """We log in even in the clear."""
-        return WITHOUT_TLS in self.options
+        if self.level is None and self.login and not self.login_without_tls:
+            return Level.VERIFY
+        return self.level
 
     def __str__(self) -> str:
         """The statement that defines it."""
         where = f"unix:{self.unix}" if self.unix else ", ".join(map(str, self.hosts))
         words = ["next-hop", self.name, self.protocol, where, *(["mx"] if self.mx else [])]
-        return " ".join([*words, *self.options])
+        if self.level is not None:
+            words += ["tls", self.level, *([IMPLICIT] if self.implicit_tls else [])]
+        if self.login:
+            words += ["login", self.login, *([WITHOUT_TLS] if self.login_without_tls else [])]
+        return " ".join(words)

@@ -29,6 +29,8 @@ class Outcome:
     passed_on: bool = False  # the next hop speaks DSN and took over the duty to report success
     tls: str = ""  # what was negotiated with the next hop
     why: str = ""  # private reason, for the log only
+    # all was said and no answer came: it may be delivered already. Of the attempt, not stored.
+    in_doubt: bool = False
 
     @property
     def severity(self) -> Severity:

@@ -129,7 +129,7 @@ def outgoing(work: Work) -> None:
             report.lost(setting, f"{key}: blanks around them, or nothing: write it into {SECRETS}")
             continue
         secrets.append(f"{name} {user} {password}")
-        work.draft.hops[name] = replace(hop, options=(*hop.options, "login", name))
+        work.draft.hops[name] = replace(hop, login=name)
         if hop.tls is None:
             report.note(
                 f"next hop {name}: with a login its certificate is verified (`tls {Level.VERIFY}`);"

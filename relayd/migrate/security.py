@@ -9,7 +9,7 @@ from pathlib import Path
 
 from relayd.config.tls import certificate_problems
 from relayd.mail.nexthop import SMTP
-from relayd.mail.security import IMPLICIT, Level
+from relayd.mail.security import Level
 from relayd.migrate.draft import pattern
 from relayd.migrate.maincf import readable
 from relayd.migrate.work import Work
@@ -162,8 +162,7 @@ def _on_hops(work: Work, level: Level) -> None:
     wrapped = work.main.yes("smtp_tls_wrappermode")
     for name, hop in work.draft.hops.items():
         if hop.protocol == SMTP:
-            options = ("tls", level.value, *((IMPLICIT,) if wrapped else ()))
-            work.draft.hops[name] = replace(hop, options=options)
+            work.draft.hops[name] = replace(hop, level=level, implicit_tls=wrapped)
     if work.main.is_given("smtp_tls_wrappermode"):
         work.report.translated("smtp_tls_wrappermode", "tls implicit on the next hops")
 

@@ -52,6 +52,7 @@ def decide(ruleset: Ruleset, question: Question) -> dict[str, Any]:
     `question`: recipient, and optionally from (IP address), sender, helo, login, listener, header
     (a section, see relayd.ctl.headersection). Raises QuestionError.
     """
+    from relayd.mail.envelope import Direction
     from relayd.rules.evaluate import evaluate
 
     asked = facts(question)
@@ -61,7 +62,7 @@ def decide(ruleset: Ruleset, question: Question) -> dict[str, Any]:
         plan = _at_mail(ruleset, asked) or plan
     answer = document(plan)
     for destination in answer["destinations"]:
-        names = [name.strip() for name in destination["next_hop"].split(",")]
+        names = Direction.parse(destination["next_hop"]).names
         hops = [ruleset.next_hops[name] for name in names if name in ruleset.next_hops]
         destination["hosts"] = [str(hop) for hop in hops]
     if question.get("header"):

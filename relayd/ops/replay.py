@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from relayd.mail.address import ReversePath, path_text
+from relayd.mail.envelope import Direction
 from relayd.mail.nexthop import NextHop
 from relayd.mail.plan import Plan, Step, Verdict
 from relayd.mail.reply import Severity
@@ -166,7 +167,7 @@ class Replay:
         known = self._moved.get(names)
         if known is None:
             then, now = self.hops_then, self.ruleset.next_hops
-            each = [name.strip() for name in names.split(",")]
+            each = Direction.parse(names).names
             known = any(name in then and then[name] != now.get(name) for name in each)
             self._moved[names] = known
         return known
@@ -285,7 +286,7 @@ def _ways(verdict: Verdict, ways: Sequence[tuple[str, str, ReversePath]]) -> str
     kept = "held, " if verdict is Verdict.HOLD else ""
     paths = {path_text(path) or "<>" for _, _, path in ways}
     routed = ", ".join(
-        f"{mailbox} direct" if hop == "direct" else f"{mailbox} via {hop}"
+        f"{mailbox} direct" if Direction.parse(hop).direct else f"{mailbox} via {hop}"
         for mailbox, hop, _ in ways
     )
     return f"{kept}{routed} from {' '.join(sorted(paths))}"

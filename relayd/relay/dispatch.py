@@ -18,7 +18,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
 from relayd.mail.delivery import Delivery
-from relayd.mail.envelope import DIRECT, Recipient
+from relayd.mail.envelope import Recipient
 from relayd.mail.log import MailLog
 from relayd.mail.message import Message, RecipientState, Record, Settlement
 from relayd.mail.outcome import Blame, Outcome, postponed
@@ -32,7 +32,6 @@ from relayd.relay.retrypolicy import (
     RetryPolicy,
     asks_for_less,
     judge,
-    may_be_delivered,
     speaks_against_destination,
     unreported,
 )
@@ -210,7 +209,7 @@ class Dispatcher:
         down = [
             lane.destination
             for lane in self._queue.lanes.values()
-            if lane.standing is Standing.DOWN and not lane.destination.startswith(f"{DIRECT} ")
+            if lane.standing is Standing.DOWN and not lane.direct
         ]
         self.retry(down)
 
@@ -354,7 +353,7 @@ class Dispatcher:
                 if not pace.excuses(message.ident):
                     return 0.0, False  # others are taken: it is this message
                 if self._slow(lane, pace, trouble, now, fresh=fresh):
-                    if may_be_delivered(trouble):
+                    if trouble.in_doubt:
                         return 0.0, False
                     again = pace.resume_at if pace.waits(now) else now
                     return max(again, now + _MOMENT), True

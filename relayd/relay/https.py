@@ -31,8 +31,8 @@ from zope.interface import implementer
 from relayd.reactor.coroutine import promise
 from relayd.relay.hosts import Hosts, Leads, usable
 from relayd.relay.internal import NOTE
-from relayd.tls.named import NamedTls
-from relayd.tls.words import reason
+from relayd.tls.named import NamedTls, WrongNameError
+from relayd.tls.words import is_unverified, reason
 
 HTTPS = 443
 HTTP = 80
@@ -44,6 +44,10 @@ _MARK = b"-----END CERTIFICATE-----"
 
 class HttpError(Exception):
     """There was no answer, or none to be used; the text says why."""
+
+    def __init__(self, why: str, *, unproven: bool = False) -> None:
+        super().__init__(why)
+        self.unproven = unproven  # the server's certificate is not what it must be
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +97,7 @@ class Https:
             raise HttpError(f"{host}: {found.note}")
         secure = parts.scheme == "https"
         port = port or parts.port or (HTTPS if secure else HTTP)
-        why = ""
+        why, unproven = "", False
         for address in self._outside(host, found.addresses)[:MOST_ADDRESSES]:
             if not secure and not ipaddress.ip_address(address).is_loopback:
                 raise HttpError(f"{host} [{address}] is not this machine, and this is not HTTPS")
@@ -108,16 +112,18 @@ class Https:
             except CancelledError:
                 if timer.active():
                     raise  # not the time is over, but somebody gave up
-                why = f"no answer within {self._patience:g} seconds"
+                why, unproven = f"no answer within {self._patience:g} seconds", False
             except Exception as error:  # of TCP, of TLS, of HTTP
-                why = _words(error)
+                cause = _cause(error)
+                why = f"{type(cause).__name__}: {reason(cause)}"
+                unproven = isinstance(cause, WrongNameError) or is_unverified(cause)
                 if method == "GET" or isinstance(error, ConnectError):
                     continue  # the next address may do better
             finally:
                 if timer.active():
                     timer.cancel()
             break
-        raise HttpError(f"{host}: {why}")
+        raise HttpError(f"{host}: {why}", unproven=unproven)
 
     def _outside(self, host: str, addresses: Sequence[str]) -> Sequence[str]:
         """Those that whoever published the URL may lead us to; it is these that we connect to."""
@@ -157,14 +163,14 @@ class Https:
         )
 
 
-def _words(error: BaseException) -> str:
-    """What Twisted says, without its wrappings."""
+def _cause(error: BaseException) -> BaseException:
+    """What went wrong, without Twisted's wrappings."""
     while isinstance(error, ResponseFailed) or hasattr(error, "reasons"):
         reasons = getattr(error, "reasons", None)
         if not reasons:
             break
         error = reasons[0].value
-    return f"{type(error).__name__}: {reason(error)}"
+    return error
 
 
 @implementer(IAgentEndpointFactory)

@@ -54,16 +54,16 @@ class LostReports:
     def _lose(self, message: Message, lost: Sequence[Settlement]) -> Report | None:
         self.count += 1
         copy = any("NEVER" in each.record.recipient.notify for each in lost)
-        told = "no: this was the copy" if copy else self._told()
+        untold = "this was the copy" if copy else self._too_many()
         outcome = lost[0].outcome
         self._log.trouble(
             "report lost",
             report=str(message),
             to=", ".join(f"<{each.record.recipient.mailbox}>" for each in lost[:3]),
             reply=str(outcome.reply) if outcome is not None else "",
-            postmaster=told,
+            postmaster=f"no: {untold}" if untold else "told",
         )
-        if told != "told":
+        if untold:
             return None
         # in 7 bits, so that it can be returned whole: it says which mail it is about
         content = in_seven_bits(message)
@@ -71,9 +71,10 @@ class LostReports:
         entries = tuple(entry_of(each, self._now()) for each in lost)
         return Report(about, POSTMASTER, Action.FAILED, entries, lost=True)
 
-    def _told(self) -> str:
+    def _too_many(self) -> str:
+        """Why the postmaster is not told of one more; empty: he is."""
         hour = int(self._now() / _HOUR)
         if hour != self._hour:
             self._hour, self._copies = hour, 0
         self._copies += 1
-        return "told" if self._copies <= COPIES else f"no: {COPIES} copies in this hour already"
+        return "" if self._copies <= COPIES else f"{COPIES} copies in this hour already"

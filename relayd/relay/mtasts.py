@@ -18,7 +18,7 @@ from relayd.dns.resolver import Resolver
 from relayd.mail.log import MailLog
 from relayd.reactor.coroutine import log_bug, spawn
 from relayd.relay.stsfetch import FetchError
-from relayd.tls.flaw import Failure, Flaw, Policy
+from relayd.tls.flaw import Failure, Flaw, Policy, PolicyKind
 from relayd.tls.sts import StsPolicy, parse_policy, policy_id
 
 PAUSE = 300.0  # seconds after a failed fetch: section 3.3
@@ -105,7 +105,8 @@ class StsPolicies:
                 self._not_before.clear()
             self._not_before[domain] = self._clock() + PAUSE
             self._log.notice("mta-sts", domain=domain, why=str(error))
-            self._failed(Policy(domain, "sts"), Failure(_flaw(error), str(error)))
+            flaw = error.flaw if isinstance(error, FetchError) else Flaw.STS_INVALID
+            self._failed(Policy(domain, PolicyKind.STS), Failure(flaw, str(error)))
         else:
             self._keep(domain, Kept(ident, self._clock(), policy))
         finally:
@@ -153,10 +154,3 @@ class StsPolicies:
             beside.replace(path)
         except OSError as error:
             self._log.trouble("mta-sts", domain=domain, why=f"policy not kept: {error}")
-
-
-def _flaw(error: Exception) -> Flaw:
-    """Which of the results of RFC 8460 section 4.3.2.2 it is."""
-    if isinstance(error, ValueError):
-        return Flaw.STS_INVALID
-    return Flaw.STS_WEBPKI if "certificate" in str(error) else Flaw.STS_FETCH

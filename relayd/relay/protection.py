@@ -21,7 +21,7 @@ from relayd.relay.trouble import SessionError
 from relayd.tls.client import ClientContexts
 from relayd.tls.dane import shown, usable
 from relayd.tls.demand import Demand
-from relayd.tls.flaw import Failure, Flaw, Policy
+from relayd.tls.flaw import Failure, Flaw, Policy, PolicyKind
 
 _NO_REQUIRETLS = "Message requires TLS on its whole way, which {host} cannot prove (REQUIRETLS)"
 
@@ -181,7 +181,7 @@ class Protection:
             records = usable(answer.values)
             policy = demand.policy and replace(
                 demand.policy,
-                kind="tlsa",
+                kind=PolicyKind.TLSA,
                 strings=tuple(f"{question}. IN TLSA {shown(each)}" for each in answer.values),
             )
             demand = replace(demand, server_name=base, source=source, trusted=True, policy=policy)
@@ -194,7 +194,7 @@ class Protection:
 
     def _lacking(self, demand: Demand, endpoint: Endpoint, flaw: Flaw, why: str) -> None:
         if self._results is not None and demand.policy is not None:
-            policy = replace(demand.policy, kind="tlsa")
+            policy = replace(demand.policy, kind=PolicyKind.TLSA)
             self._results.note(policy, Failure(flaw, why, endpoint.host, endpoint.address))
 
     async def _by_sts(self, target: NextHop | str, endpoint: Endpoint, demand: Demand) -> Demand:
@@ -203,7 +203,7 @@ class Protection:
         advice = await self._sts(target)
         if advice is None:
             return demand
-        policy = Policy(target, "sts", tuple(str(advice).splitlines()), advice.mx)
+        policy = Policy(target, PolicyKind.STS, tuple(str(advice).splitlines()), advice.mx)
         demand = replace(demand, policy=policy)
         if not advice.allows(endpoint.host):
             # a HopSecurity that fails at once, so that TLS-Required has its say

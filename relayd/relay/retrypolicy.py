@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from relayd.mail.message import Message, RecipientState, Record, Settlement
 from relayd.mail.outcome import Blame, Outcome
 from relayd.mail.reply import Severity
-from relayd.relay.trouble import MAY_BE_DELIVERED
 from relayd.spool.schedule import DEFAULT, Schedule
 
 NEAR = 300.0  # seconds; a recipient whose attempt is that near is left to it by the sweep
@@ -53,11 +52,6 @@ def asks_for_less(outcome: Outcome) -> bool:
         and outcome.remote_mta != ""
         and (outcome.blame is Blame.DESTINATION or outcome.reply.status in _TOO_MUCH)
     )
-
-
-def may_be_delivered(outcome: Outcome) -> bool:
-    """The connection was lost when all was said: to try again too soon makes copies."""
-    return outcome.why == MAY_BE_DELIVERED
 
 
 def judge(

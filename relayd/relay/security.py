@@ -7,7 +7,7 @@ from relayd.mail.security import Level
 from relayd.relay.survey import Endpoint
 from relayd.tls.client import ClientContexts, ClientTls
 from relayd.tls.demand import Demand, UnmetError
-from relayd.tls.flaw import Failure, Flaw
+from relayd.tls.flaw import Failure, Flaw, PolicyKind
 
 NO_TLS = "4.7.4"  # security features not supported (RFC 3463 section 3.8)
 UNPROVEN = "4.7.5"  # cryptographic failure
@@ -67,11 +67,11 @@ class HopSecurity:
             self._flaw = error.flaw, str(error)
             return self.unmet(str(error), UNPROVEN)
         self.proved = True
-        if policy is None or policy.kind == "no-policy-found":
+        if policy is None or policy.kind is PolicyKind.NONE:
             return proof
-        if policy.kind == "tlsa" and self.demand.level is not Level.DANE:
+        if policy.kind is PolicyKind.TLSA and self.demand.level is not Level.DANE:
             self._flaw = Flaw.TLSA, "no usable TLSA record"
-        elif policy.kind == "sts" and tls.flaw is not None:  # of a policy in mode testing
+        elif policy.kind is PolicyKind.STS and tls.flaw is not None:  # of a policy in mode testing
             self._flaw = tls.flaw, tls.why
         return proof
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from relayd.relay.hosts import Hosts, Leads
 from relayd.relay.https import HTTPS, HttpError, Https
+from relayd.tls.flaw import Flaw
 from relayd.tls.sts import MAX_SIZE
 
 PATIENCE = 60.0  # seconds: section 3.3
@@ -14,6 +15,10 @@ PATIENCE = 60.0  # seconds: section 3.3
 
 class FetchError(Exception):
     """There is no policy to be had now; the text says why."""
+
+    def __init__(self, why: str, flaw: Flaw = Flaw.STS_FETCH) -> None:
+        super().__init__(why)
+        self.flaw = flaw
 
 
 class StsFetch:
@@ -45,7 +50,8 @@ class StsFetch:
             # no redirect is followed, and nothing is cached: section 3.3 forbids both
             answer = await self._web.get(f"https://{host}/.well-known/mta-sts.txt", self._port)
         except HttpError as error:
-            raise FetchError(str(error)) from None
+            flaw = Flaw.STS_WEBPKI if error.unproven else Flaw.STS_FETCH
+            raise FetchError(str(error), flaw) from None
         if answer.status != 200:
             raise FetchError(f"{host} said {answer.status}")
         if answer.kind != "text/plain":

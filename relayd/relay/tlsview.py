@@ -8,6 +8,7 @@ from relayd.relay.protection import Protection
 from relayd.relay.survey import Endpoint, Host, Survey
 from relayd.relay.trouble import SessionError
 from relayd.tls.demand import Demand
+from relayd.tls.flaw import PolicyKind
 
 MOST = 5  # hosts that are looked at
 
@@ -39,6 +40,6 @@ def _why(demand: Demand) -> str:
     policy = demand.policy
     if demand.source:
         return f"by {demand.source}"
-    if policy is not None and policy.kind == "sts":
+    if policy is not None and policy.kind is PolicyKind.STS:
         return f"the MTA-STS policy of {policy.domain} is in mode testing"
     return "no policy" if demand.level is Level.OPTIONAL else "no reason"

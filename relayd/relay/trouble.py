@@ -38,7 +38,7 @@ from relayd.relay.survey import Endpoint
 from relayd.smtp.events import End, TransactionDone, TransactionStage, Unwelcome
 from relayd.smtp.extensions import Extensions
 
-MAY_BE_DELIVERED = "lost after end of data: may be delivered"
+_MAY_BE_DELIVERED = "lost after end of data: may be delivered"
 
 _LOCAL = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL}
 _NOT_CONNECTED: tuple[tuple[type[Exception], str], ...] = (
@@ -153,7 +153,7 @@ def consequence(peer: Peer, done: TransactionDone, number: int) -> Consequence:
             outcome = _from(endpoint, reply, Blame.DESTINATION, why=f"at {stage}")
             return Consequence(outcome, elsewhere=True)
         case End.LOST if stage is TransactionStage.END:
-            return Consequence(_unsaid(endpoint, reply, why=MAY_BE_DELIVERED))
+            return Consequence(_unsaid(endpoint, reply, why=_MAY_BE_DELIVERED).but(in_doubt=True))
         case End.LOST:
             return Consequence(_unsaid(endpoint, reply, why=f"at {stage}"), elsewhere=True)
     if reply.severity is Severity.PERMANENT:

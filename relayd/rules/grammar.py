@@ -112,32 +112,33 @@ def _next_hop(words: Words) -> HopDef:
             raise words.complain(f'"{token.text}" is no host', f'did you mean "unix:{token.text}"?')
         hosts = words.commas(lambda: _host(words, protocol))
     mx = protocol == SMTP and words.skip_word("mx")
-    options = _hop_tls(words) if words.skip_word("tls") else ()
-    if options and unix:
+    level, implicit = _hop_tls(words) if words.skip_word("tls") else (None, False)
+    if level is not None and unix:
         raise words.complain("a unix socket needs no TLS", "expected the end of the line")
-    options += _hop_login(words) if words.skip_word("login") else ()
-    return HopDef(NextHop(name, protocol, hosts, unix, mx, options), place=place)
+    login, without_tls = _hop_login(words) if words.skip_word("login") else ("", False)
+    hop = NextHop(name, protocol, hosts, unix, mx, level, implicit, login, without_tls)
+    return HopDef(hop, place=place)
 
 
-def _hop_login(words: Words) -> tuple[str, ...]:
+def _hop_login(words: Words) -> tuple[str, bool]:
     """`login NAME` or `login NAME without-tls`; see NextHop.login."""
     name = words.name("the name of a secret")
     if name.lower() in ("tls", "login", IMPLICIT, WITHOUT_TLS):
         raise words.complain(f'"{name}" has a meaning of its own', "expected another name")
-    return ("login", name, *([WITHOUT_TLS] if words.skip_word(WITHOUT_TLS) else []))
+    return name, words.skip_word(WITHOUT_TLS)
 
 
-def _hop_tls(words: Words) -> tuple[str, ...]:
+def _hop_tls(words: Words) -> tuple[Level, bool]:
     """`tls LEVEL`, `tls implicit` or `tls LEVEL implicit`; see NextHop.tls."""
     known = (*LEVELS, IMPLICIT)
     level = words.choice(known, one_of(known))
     if level == IMPLICIT:
-        return ("tls", Level.REQUIRED.value, IMPLICIT)
+        return Level.REQUIRED, True
     if not words.skip_word(IMPLICIT):
-        return ("tls", level)
+        return Level(level), False
     if level in (Level.NONE, Level.OPTIONAL, Level.AUTO):
         raise words.complain(f'"{IMPLICIT}" leaves no room for "{level}"', "expected e.g. verify")
-    return ("tls", level, IMPLICIT)
+    return Level(level), True
 
 
 def _host(words: Words, protocol: str) -> HostPort:

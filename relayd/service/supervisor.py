@@ -228,8 +228,8 @@ class Supervisor(Service):
         super().startService()  # type: ignore[no-untyped-call]  # Twisted's own
         rows = len(self._workers)
         self.null = os.open(os.devnull, os.O_RDONLY)
-        # of sessions by client (relayd.shared.counters), of guesses (relayd.login.guesses), of sessions
-        # by worker
+        # of sessions by client (relayd.shared.counters), of guesses (relayd.login.guesses), of
+        # sessions by worker
         counters, guesses = shared_memory(rows), os.memfd_create("relayd-guesses", 0)
         session_counts = shared_session_counts(rows)
         self._memory = (counters, guesses, *session_counts)

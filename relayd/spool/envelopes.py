@@ -18,7 +18,7 @@ from relayd.mail.ident import make_ident
 from relayd.mail.message import RecipientState
 from relayd.mail.plan import Verdict
 from relayd.spool.errors import SpoolError
-from relayd.spool.refusedlog import FOLDER, SUFFIX, Line, begun
+from relayd.spool.refusedlog import FOLDER, SUFFIX, NotedEntry, begun
 from relayd.spool.sqlite.database import in_force
 from relayd.spool.sqlite.rows import UndecodableError, client_of, mailbox_of, path_of
 
@@ -121,7 +121,7 @@ def noted(shard: Path, since: float) -> Iterator[Seen | Dropped]:
 def _note(entry: Sequence[Any]) -> Seen | Dropped:
     if len(entry) == 2:
         return Dropped(float(entry[0]), int(entry[1]))
-    line = Line._make(entry)
+    line = NotedEntry._make(entry)
     verdict = Verdict(line.verdict)
     return Seen(
         float(line.at),

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from relayd.mail.content import CHUNK, BytesContent
 from relayd.mail.delivery import Delivery
-from relayd.mail.envelope import DIRECT
+from relayd.mail.envelope import is_direct
 from relayd.mail.message import Message, RecipientState, Record, Settlement
 from relayd.mail.outcome import Outcome
 from relayd.spool.pace import Pace
@@ -96,7 +96,7 @@ class Lane:
 
     def __init__(self, destination: str, window: int) -> None:
         self.destination = destination
-        self.direct = destination.startswith(f"{DIRECT} ")  # no next hop that somebody has named
+        self.direct = is_direct(destination)  # no next hop that somebody has named
         self.standing = Standing.OPEN
         self.proved_at = 0.0  # when it last took a message; 0: never, or not since it was down
         self.pace: Pace | None = None  # not None: it has asked for less

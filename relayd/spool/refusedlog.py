@@ -32,7 +32,7 @@ _MOST_REPEATS = 10_000
 _encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 
 
-class Line(NamedTuple):
+class NotedEntry(NamedTuple):
     """One entry, in the order in which JSON has it; a line of two is a time and how many more."""
 
     at: float  # seconds since the epoch
@@ -116,7 +116,7 @@ class RefusedLog:
             client_values(client),
             str(plan.reply),
             step.place if step else "",
-        )  # as Line has them
+        )  # as NotedEntry has them
         verdict = plan.verdict.value
         question = (about[:2], client.with_(port=0))
         if self._is_repeated(hash((question, verdict, about[3], *ways)), now):
@@ -124,7 +124,7 @@ class RefusedLog:
         if self._untold:
             self._append((round(now, 3), self._untold))
             self._untold = 0
-        self._append(Line(round(now, 3), *about, rules, verdict, ways))
+        self._append(NotedEntry(round(now, 3), *about, rules, verdict, ways))
 
     def _earn(self, now: float) -> None:
         """A full journal's worth in one period, and never more than a segment at once."""

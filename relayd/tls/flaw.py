@@ -22,14 +22,22 @@ class Flaw(enum.StrEnum):
     STS_WEBPKI = "sts-webpki-invalid"
 
 
+class PolicyKind(enum.StrEnum):
+    """Section 4.4: the policy types."""
+
+    NONE = "no-policy-found"
+    TLSA = "tlsa"
+    STS = "sts"
+
+
 @dataclass(frozen=True, slots=True)
 class Policy:
     """What a domain publishes about TLS (section 4.4)."""
 
     domain: str  # of the recipients
-    kind: str = "no-policy-found"  # or "tlsa", "sts"
+    kind: PolicyKind = PolicyKind.NONE
     strings: tuple[str, ...] = ()  # as published
-    mx: tuple[str, ...] = ()  # patterns of host names, with "sts"
+    mx: tuple[str, ...] = ()  # patterns of host names, with STS
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from tests.scenarios import peers
 from tests.scenarios.corpus import corpus
 from tests.scenarios.harness import Relayd, Scenario, wait_until
 from tests.scenarios.injector import inject, number_of
-from tests.sink import CLOSE, EXTENSIONS, Asked, Script, Sink
+from tests.sink import CLOSE, CLOSE_AFTER, EXTENSIONS, Asked, Script, Sink
 
 ANN = "ann@sender.example"
 
@@ -52,10 +52,10 @@ class Refusals(Scenario):
         self.relay.wait_empty()
         self.assertEqual(self.back.arrived, [])
 
-    def check_failed(self, stage: str, reply: str) -> None:
+    def check_failed(self, stage: str, reply: str, *, hangs_up: bool = False) -> None:
         """The sender gets one report with the next hop's own words."""
         before = len(self.back.arrived)
-        self.answer(stage, reply)
+        self.answer(stage, f"{CLOSE_AFTER}{reply}" if hangs_up else reply)
         ident = self.relay.send(ANN, ["bob@example.com"])
         recipient = self.relay.settled(ident)
         self.assertEqual(recipient["state"], "failed", (stage, reply, recipient))
@@ -118,6 +118,15 @@ class Refusals(Scenario):
 
     def test_a_refusal_in_the_words_of_a_lost_connection_is_a_refusal(self) -> None:
         self.check_failed("rcpt", "550 5.1.1 User unknown. Connection lost")
+
+    def test_who_refuses_in_words_of_ours_and_hangs_up_has_refused(self) -> None:
+        for stage, words in (
+            ("mail", "Connection timed out (mail)"),
+            ("rcpt", "Connection lost"),
+            ("data", "System is stopping"),
+            ("content", "it may be delivered"),
+        ):
+            self.check_failed(stage, f"550 5.1.1 User unknown. {words}", hangs_up=True)
 
 
 class SeveralHosts(Scenario):

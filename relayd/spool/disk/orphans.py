@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import enum
 import sqlite3
 from collections.abc import Callable, Iterator
 
 from relayd.spool.disk.content import ContentFiles
 from relayd.spool.errors import SpoolError
+
+
+class Fate(enum.Enum):
+    """What is to become of a content file."""
+
+    KEEP = "keep"
+    REMOVE = "remove"
+    SET_ASIDE = "set aside"
 
 
 class Orphans:
@@ -22,7 +31,7 @@ class Orphans:
         self,
         files: ContentFiles,
         newest: int,
-        ask: Callable[[list[int]], dict[int, str]],
+        ask: Callable[[list[int]], dict[int, Fate]],
         notice: Callable[..., None],
     ) -> None:
         self._files = files
@@ -53,21 +62,21 @@ class Orphans:
             except SpoolError:
                 return False  # the store is in trouble: the next start looks again
             for ident, fate in fates.items():
-                if fate == "remove":
+                if fate is Fate.REMOVE:
                     self._files.remove((ident,))
                     self._removed += 1
-                elif fate == "set aside":
+                elif fate is Fate.SET_ASIDE:
                     with contextlib.suppress(OSError):
                         self._files.set_aside(ident)
                         self._aside += 1
         return True
 
 
-def fates(connection: sqlite3.Connection, idents: list[int]) -> dict[int, str]:
-    """What is to become of these files: keep, remove or set aside."""
+def fates(connection: sqlite3.Connection, idents: list[int]) -> dict[int, Fate]:
+    """What is to become of these files."""
     marks = ", ".join("?" * len(idents))
     ask = connection.execute
-    fate = dict.fromkeys(idents, "remove")
+    fate = dict.fromkeys(idents, Fate.REMOVE)
     rebuilt = ask("SELECT value FROM meta WHERE name = 'rebuilt'").fetchone()[0]
     ended = {
         row[0]
@@ -84,9 +93,9 @@ def fates(connection: sqlite3.Connection, idents: list[int]) -> dict[int, str]:
     for ident in idents:
         unfinished = ident in accepted and ident not in ended
         if unfinished or (ident <= rebuilt and ident not in ended):
-            fate[ident] = "set aside"
+            fate[ident] = Fate.SET_ASIDE
     for (ident,) in ask(f"SELECT message FROM damaged WHERE message IN ({marks})", idents):
-        fate[ident] = "set aside"
+        fate[ident] = Fate.SET_ASIDE
     for (ident,) in ask(f"SELECT ident FROM message WHERE ident IN ({marks})", idents):
-        fate[ident] = "keep"
+        fate[ident] = Fate.KEEP
     return fate

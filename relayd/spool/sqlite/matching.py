@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from relayd.mail.envelope import Direction, direct_queue
 from relayd.mail.message import Message, Record
 from relayd.spool.sqlite.rows import raw, raw_path
 from relayd.spool.sqlite.search import fold
@@ -11,9 +12,8 @@ from relayd.spool.view import QueueFilter, RecipientSummary, Summary
 def matches(wanted: QueueFilter, message: Message, record: Record) -> bool:
     """Whether a waiting recipient is meant (see QueueFilter)."""
     recipient = record.recipient
-    names = recipient.next_hop.replace(" ", "").split(",")
-    destinations = {recipient.destination, *names}
-    direct = f"direct {wanted.destination.lower()}"
+    destinations = {recipient.destination, *Direction.parse(recipient.next_hop).names}
+    direct = direct_queue(wanted.destination.lower())
     sender = raw_path(message.envelope.reverse_path)
     return (
         (not wanted.ident or message.ident == wanted.ident)

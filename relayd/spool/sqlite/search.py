@@ -8,10 +8,10 @@ from typing import Any
 from zlib import crc32
 
 from relayd.mail.content import BytesContent, Content
-from relayd.mail.envelope import DIRECT
+from relayd.mail.envelope import direct_queue
 from relayd.mail.ident import MAX_SHARDS, make_ident
 from relayd.spool.disk.content import ContentFiles
-from relayd.spool.disk.orphans import fates
+from relayd.spool.disk.orphans import Fate, fates
 from relayd.spool.sqlite.audit import audit
 from relayd.spool.sqlite.rows import (
     IN_FILE,
@@ -68,7 +68,7 @@ def condition(wanted: QueueFilter) -> tuple[str, dict[str, Any]]:
             " instr(',' || replace(r.next_hop, ' ', '') || ',', :hop))"
         )
         parameters["destination"] = wanted.destination
-        parameters["direct"] = f"{DIRECT} {wanted.destination.lower()}"
+        parameters["direct"] = direct_queue(wanted.destination.lower())
         parameters["hop"] = f",{wanted.destination},"
     if wanted.sender == "<>":
         terms.append("m.sender = ''")
@@ -286,7 +286,7 @@ class Search:
             damaged,
         )
 
-    def fates(self, idents: list[int]) -> dict[int, str]:
+    def fates(self, idents: list[int]) -> dict[int, Fate]:
         """What is to become of these content files (see orphans)."""
         return fates(self._connection, idents)
 

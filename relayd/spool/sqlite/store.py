@@ -19,7 +19,7 @@ from relayd.mail.message import Settlement, Submission
 from relayd.spool.disk.content import ContentFiles, os_trouble, sync_directory
 from relayd.spool.disk.draft import Draft
 from relayd.spool.disk.lock import Lock
-from relayd.spool.disk.orphans import Orphans
+from relayd.spool.disk.orphans import Fate, Orphans
 from relayd.spool.disk.reserve import Reserve
 from relayd.spool.disk.space import Space
 from relayd.spool.disk.trouble import trouble_of
@@ -366,7 +366,7 @@ class Spool:
             self._files.set_aside(ident)
         self.notice("damaged message set aside", message=ident_text(ident), reason=reason)
 
-    def _fates(self, idents: list[int]) -> dict[int, str]:
+    def _fates(self, idents: list[int]) -> dict[int, Fate]:
         return self._reader.answer(lambda search: search.fates(idents))
 
     def _say(self, event: str, **facts: object) -> None:

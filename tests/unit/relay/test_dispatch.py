@@ -13,8 +13,7 @@ from twisted.internet.task import Clock
 
 from relayd.mail.address import Mailbox
 from relayd.mail.content import BytesContent
-from relayd.mail.envelope import DIRECT, Recipient
-from relayd.mail.envelope import REFUSED as REFUSED_BY_RULE
+from relayd.mail.envelope import DIRECT, Direction, Recipient
 from relayd.mail.message import Message, RecipientState, Record, Settlement
 from relayd.mail.outcome import Outcome, failed, postponed
 from relayd.mail.reply import Reply
@@ -24,7 +23,6 @@ from relayd.relay.gathering import LONGEST, LULL
 from relayd.relay.limits import RelayLimits
 from relayd.relay.lost import COPIES
 from relayd.relay.retrypolicy import RetryPolicy
-from relayd.relay.trouble import MAY_BE_DELIVERED
 from relayd.report.bounce import Action
 from relayd.report.dsn import Written, write
 from relayd.spool.errors import SpoolError
@@ -448,7 +446,7 @@ class Slower(TestCase):
     def test_what_may_be_delivered_is_not_sent_again_at_once(self) -> None:
         world = self.world(10)
         world.courier.finish(DELIVERED)
-        world.courier.finish(postponed("4.4.2", "Connection lost", why=MAY_BE_DELIVERED))
+        world.courier.finish(postponed("4.4.2", "Connection lost").but(in_doubt=True))
         (turned,) = self.turned_away(world)
         self.assertTrue(turned.attempted)
         self.assertEqual(turned.next_attempt, world.clock.seconds() + 60)
@@ -740,6 +738,21 @@ class Newcomers(TestCase):
         world.dispatcher.apply(RetryPolicy(), RelayLimits(deliveries=200))
         self.assertEqual(len(world.courier.under_way), 50)
 
+    def test_new_limits_reach_the_courier_the_slots_and_the_memory(self) -> None:
+        world = World()
+        limits = RelayLimits(deliveries=7, bounds=Bounds(messages=9))
+        world.dispatcher.apply(RetryPolicy(), limits)
+        self.assertIs(world.courier.limits, limits)
+        self.assertIs(world.dispatcher._scheduler.limits, limits)
+        self.assertEqual(world.dispatcher._queue.bounds, limits.bounds)
+
+    def test_a_new_schedule_is_the_next_attempt_s(self) -> None:
+        world = World()
+        ident = world.accept()
+        world.dispatcher.apply(RetryPolicy(Schedule.parse("7m"), jitter=0.0), RelayLimits())
+        world.courier.finish(BUSY)
+        self.assertEqual(world.table.rows[ident, 0].next_attempt, world.clock.seconds() + 7 * 60)
+
 
 class Reports(TestCase):
     def test_a_failure_is_reported_in_the_same_settlement(self) -> None:
@@ -837,9 +850,9 @@ class Together(TestCase):
     def test_refusals_by_rule_are_told_with_the_others(self) -> None:
         world = World()
         world.dispatcher._route = lambda recipient: (
-            Outcome(Reply.parse(recipient.next_hop.removeprefix(REFUSED_BY_RULE)))
-            if recipient.next_hop.startswith(REFUSED_BY_RULE)
-            else Hop(domain="example.com")
+            Hop(domain="example.com")
+            if (refusal := Direction.parse(recipient.next_hop).refusal) is None
+            else Outcome(refusal)
         )
         world.accept("refused 550 5.7.1 not for you", "refused 550 5.1.1 gone", "other")
         self.assertEqual(world.table.reports, [])
@@ -1377,6 +1390,24 @@ class Stopping(TestCase):
         self.assertEqual(world.table.rows[ident, 0].attempts, 0)
         self.assertEqual(world.table.settled, [])
 
+    def test_what_was_cut_off_closes_no_lane(self) -> None:
+        world = World()
+        world.accept()
+        stopped = world.dispatcher.stop(5.0)
+        world.clock.advance(5.0)
+        self.successResultOf(stopped)
+        self.assertIs(world.standing, Standing.OPEN)
+        self.assertNotIn("next hop down", world.log.notices)
+
+    def test_what_ends_badly_before_the_grace_is_over_is_still_a_lesson(self) -> None:
+        world = World()
+        ident = world.accept()
+        stopped = world.dispatcher.stop(5.0)
+        world.courier.finish(DEAD)
+        self.successResultOf(stopped)
+        self.assertIs(world.standing, Standing.DOWN)
+        self.assertEqual(world.table.rows[ident, 0].attempts, 1)
+
     def test_nothing_starts_any_more(self) -> None:
         world = World()
         world.accept()
@@ -1395,6 +1426,22 @@ class Stopping(TestCase):
         world.wait(10, step=1)
         self.successResultOf(stopped)
         self.assertEqual(world.log.troubles[-1][0], "stopped with outcomes not recorded")
+        self.assertEqual(world.clock.getDelayedCalls(), [])
+
+    def test_a_slow_spool_may_record_the_last_words_of_what_was_cut_off(self) -> None:
+        world = World()
+        world.table.slow = True
+        ident = world.accept()
+        stopped = world.dispatcher.stop(5.0)
+        world.courier.reply = lambda _: DELIVERED
+        world.courier.finish(DELIVERED)
+        world.clock.advance(5.0)
+        self.assertNoResult(stopped)
+        while world.table.steps:
+            world.table.step()
+        self.successResultOf(stopped)
+        self.assertIs(world.table.state(ident), RecipientState.DELIVERED)
+        self.assertEqual((world.log.troubles, world.clock.getDelayedCalls()), ([], []))
 
 
 class Anything(TestCase):

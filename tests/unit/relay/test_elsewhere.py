@@ -22,9 +22,9 @@ R, D = Blame.RECIPIENT, Blame.DESTINATION
 FULL = says("mail", "452 4.3.1 disk full")
 
 
-def isp(name: str = "isp", *options: str, protocol: str = "smtp") -> Hop:
+def isp(name: str = "isp", *, protocol: str = "smtp") -> Hop:
     """A next hop of our own configuration."""
-    return Hop((NextHop(name, protocol, (HostPort("mx.example", 25),), options=options),))
+    return Hop((NextHop(name, protocol, (HostPort("mx.example", 25),)),))
 
 
 def after(transactions: int, stage: str, reply: str) -> Script:

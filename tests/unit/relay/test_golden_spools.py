@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-import tarfile
 from collections.abc import Awaitable, Sequence
 from pathlib import Path
 from typing import cast
@@ -32,6 +31,7 @@ from relayd.spool.envelopes import Seen, accepted, noted
 from relayd.spool.schedule import Schedule
 from relayd.spool.sqlite.store import Spool
 from relayd.spool.view import Accepted, NewMessage, QueueFilter, Summary
+from tests.golden.spools import FOLDER, unpack
 from tests.sink import Sink
 from tests.spooling import octets, summaries
 from tests.support import TestCase
@@ -40,7 +40,6 @@ from tests.unit.relay.test_together import Bridge
 
 reactor = cast(IReactor, _reactor)
 
-GOLDEN = Path(__file__).resolve().parents[2] / "golden" / "spools"
 MADE_AT = 1795877703.0
 LARGE = b"Subject: large\r\n\r\n" + b"0123456789abcdef" * 4 * 2000 + b"\r\n"
 STAMPED = "SRS0=HaB9=JR=sender.example=ann@srs.example.com"
@@ -105,13 +104,9 @@ class GoldenSpoolTests(TestCase):
         """The golden spool of this format."""
         folder = Path(self.mktemp())
         folder.mkdir()
-        with tarfile.open(GOLDEN / f"format-{number}.tar.gz") as archive:
-            archive.extraction_filter = getattr(tarfile, "data_filter", lambda member, _: member)
-            archive.extractall(folder)
-        self.shard = folder / "spool" / "shard-0"
-        spool = Spool(
-            folder / "spool", Bridge(), clock=lambda: self.now, log=self.log, floor_bytes=0
-        )
+        spooled = unpack(number, folder)
+        self.shard = spooled / "shard-0"
+        spool = Spool(spooled, Bridge(), clock=lambda: self.now, log=self.log, floor_bytes=0)
         spool.open()
         return spool
 
@@ -122,7 +117,7 @@ class GoldenSpoolTests(TestCase):
             return [row[0] for row in found]
 
     def test_there_is_one_of_each_format(self) -> None:
-        kept = sorted(path.name for path in GOLDEN.glob("*.tar.gz"))
+        kept = sorted(path.name for path in FOLDER.glob("*.tar.gz"))
         known = range(formats.OLDEST, formats.VERSION + 1)
         self.assertEqual(kept, [f"format-{number}.tar.gz" for number in known])
 

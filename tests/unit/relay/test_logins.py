@@ -33,8 +33,9 @@ VERIFIER = Verifier.of("pencil", iterations=4096)
 ENDPOINT = Endpoint("smtp.isp.example", "192.0.2.1", 587)
 
 
-def hop(*options: str) -> NextHop:
-    return NextHop("isp", hosts=(HostPort("smtp.isp.example", 587),), options=options)
+def hop(login: str = "", *, without_tls: bool = False) -> NextHop:
+    hosts = (HostPort("smtp.isp.example", 587),)
+    return NextHop("isp", hosts=hosts, login=login, login_without_tls=without_tls)
 
 
 class Server:
@@ -112,10 +113,15 @@ class LoginTests(TestCase):
         return done
 
     def play(
-        self, server: Server, *options: str, tls: bool = True, login: Login | None = None
+        self,
+        server: Server,
+        *,
+        without_tls: bool = False,
+        tls: bool = True,
+        login: Login | None = None,
     ) -> tuple[Reply | None, list[str]]:
         """Log in; the refusal, and what the server heard."""
-        login = login or self.logins.of(hop("login", "isp", *options), ENDPOINT)
+        login = login or self.logins.of(hop("isp", without_tls=without_tls), ENDPOINT)
         assert login is not None
         ends: list[Reply | None] = []
         events: list[ClientEvent] = []
@@ -171,7 +177,7 @@ class LoginTests(TestCase):
         self.assertTrue(str(self.play(Server("PLAIN"))[0]).startswith("451 4.3.5 "))
 
     def test_in_the_clear_where_it_is_said(self) -> None:
-        self.assertIsNone(self.play(Server("PLAIN"), "without-tls", tls=False)[0])
+        self.assertIsNone(self.play(Server("PLAIN"), without_tls=True, tls=False)[0])
 
     def test_a_server_that_does_not_prove_itself(self) -> None:
         false = "334 " + b64encode(b"v=" + b64encode(b"x" * 32)).decode()
@@ -194,7 +200,7 @@ class LoginTests(TestCase):
     def by_token(self, tokens: FakeTokens, *answers: str) -> tuple[Login, str, list[str]]:
         """One attempt at it; what the mail hears, and what the server heard."""
         self.logins.tokens = tokens
-        login = self.logins.of(hop("login", "isp"), ENDPOINT)
+        login = self.logins.of(hop("isp"), ENDPOINT)
         assert login is not None
         end, heard = self.attempt(login, *answers)
         return login, end, heard

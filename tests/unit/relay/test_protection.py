@@ -202,9 +202,10 @@ class Case(TestCase):
 
 
 class Levels(Case):
-    def hop(self, level: str, *more: str) -> Hop:
-        options = ("tls", level, *more) if level else ()
-        return Hop((NextHop("isp", "smtp", (HostPort(MX, 25),), options=options),))
+    def hop(self, level: str, *, implicit: bool = False) -> Hop:
+        wanted = Level(level) if level else None
+        hosts = (HostPort(MX, 25),)
+        return Hop((NextHop("isp", "smtp", hosts, level=wanted, implicit_tls=implicit),))
 
     async def test_what_each_level_makes_of_each_certificate(self) -> None:
         good = self.authority.issue(MX)
@@ -239,7 +240,7 @@ class Levels(Case):
 
     async def test_tls_from_the_first_octet(self) -> None:
         server = self.serve(self.authority.issue(MX), implicit=True)
-        self.sent(await self.deliver(self.hop("verify", "implicit")), "verified")
+        self.sent(await self.deliver(self.hop("verify", implicit=True)), "verified")
         self.assertEqual(server.scene.spool.stored[0][1].client.protocol, "ESMTPS")
 
     async def test_a_next_hop_by_its_address(self) -> None:
@@ -251,7 +252,7 @@ class Levels(Case):
         """RFC 9525 section 2: old service-identity takes it where nothing else is there."""
         mail = x509.RFC822Name(f"postmaster@{MX}")
         for alternatives in ((), (mail,)):
-            for hop in (self.hop("verify"), self.hop("verify", "implicit")):
+            for hop in (self.hop("verify"), self.hop("verify", implicit=True)):
                 self.endpoints.clear()
                 issued = self.authority.issue(MX, alternatives=alternatives)
                 self.serve(issued, implicit=hop.next_hops[0].implicit_tls)
@@ -567,7 +568,7 @@ class Wanted(Case):
         self.levels["example.com"] = Level.NONE
         outcome = await self.refused(self.MUST)
         self.assertEqual((outcome.reply.code, outcome.blame), (451, Blame.DESTINATION))
-        hop = Hop((NextHop("isp", "smtp", (HostPort(MX, 25),), options=("tls", "none")),))
+        hop = Hop((NextHop("isp", "smtp", (HostPort(MX, 25),), level=Level.NONE),))
         self.endpoints.clear()
         outcome = await self.refused(self.MUST, hop=hop)
         self.assertEqual((outcome.reply.code, outcome.blame), (451, Blame.DESTINATION))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import unittest
 
 from relayd.mail.address import Mailbox
-from relayd.mail.envelope import REFUSED, Recipient
+from relayd.mail.envelope import Recipient
 from relayd.mail.nexthop import HostPort, NextHop
 from relayd.mail.outcome import Blame, Outcome
 from relayd.mail.reply import Severity
@@ -47,7 +47,7 @@ class Routing(unittest.TestCase):
         self.assertEqual(route(to("gone, a"), DEFINED), Hop((A,)))
 
     def test_what_the_rules_refused_of_dropped_mail_is_reported(self) -> None:
-        outcome = route(to(f"{REFUSED}550 5.7.1 Go away, please"), DEFINED)
+        outcome = route(to("refused 550 5.7.1 Go away, please"), DEFINED)
         assert isinstance(outcome, Outcome)
         self.assertIs(outcome.severity, Severity.PERMANENT)
         self.assertEqual(str(outcome.reply), "550 5.7.1 Go away, please")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import tempfile
 import time
@@ -23,10 +24,9 @@ from relayd.relay.dial import IReactor
 from relayd.relay.limits import NextHopDeadlines, RelayLimits
 from relayd.relay.smtpout import Courier
 from relayd.relay.survey import Endpoint, UnresolvedError
-from relayd.relay.trouble import MAY_BE_DELIVERED
 from relayd.spool.disk.content import FileContent
 from tests.ports import free_port
-from tests.sink import CLOSE, EXTENSIONS, STALL, Asked, Script, Sink, unix_listener
+from tests.sink import CLOSE, CLOSE_AFTER, EXTENSIONS, STALL, Asked, Script, Sink, unix_listener
 from tests.support import TestCase
 from tests.unit.relay.fakes import a_message, a_recipient
 
@@ -169,6 +169,63 @@ CASES = (
 )
 
 
+OUR_WORDS = (
+    "Connection lost",
+    "Connection timed out (end of data)",
+    "lost after end of data: may be delivered",
+    "System is stopping",
+    "Connection to mx.example refused",
+)
+
+
+class WordsOfOurs(CourierCase):
+    """A host that says what we say of ourselves, and hangs up: what counts is that it said it."""
+
+    async def case(self, stage: str, reply: str, *, lmtp: bool, close: bool) -> Outcome:
+        """What comes of one recipient; the second host is friendly."""
+        self.endpoints.clear()
+        self.courier = self.a_courier()
+        first = f"{CLOSE_AFTER}{reply}" if close else reply
+        self.sink(says(stage, first), lmtp=lmtp)
+        self.second = self.sink(lmtp=lmtp)
+        hosts = (HostPort("mx.example", 24),)
+        hop = Hop((NextHop("out", "lmtp" if lmtp else "smtp", hosts),))
+        (outcome,) = await self.deliver(a_delivery(), hop)
+        return outcome
+
+    async def test_a_refusal_for_good_is_final(self) -> None:
+        for (stage, words), lmtp, close in itertools.product(
+            zip(("mail", "rcpt", "data", "content", "rcpt"), OUR_WORDS, strict=True),
+            (False, True),
+            (False, True),
+        ):
+            reply = f"550 5.1.1 User unknown. {words}"
+            with self.subTest(f"{stage} {words} {lmtp=} {close=}"):
+                outcome = await self.case(stage, reply, lmtp=lmtp, close=close)
+                self.assertEqual((str(outcome.reply), outcome.blame), (reply, R))
+                self.assertEqual((outcome.remote_mta, outcome.in_doubt), ("mx.example", False))
+                self.assertEqual(self.second.sessions, 0)
+
+    async def test_a_refusal_for_now_is_for_the_next_host(self) -> None:
+        for stage, words in itertools.product(("mail", "rcpt", "data", "content"), OUR_WORDS):
+            with self.subTest(f"{stage} {words}"):
+                outcome = await self.case(stage, f"450 4.2.1 {words}", lmtp=False, close=True)
+                self.assertEqual(outcome.reply.code, 250)
+                self.assertEqual(len(self.second.arrived), 1)
+
+    async def test_what_a_greeting_says_is_about_us(self) -> None:
+        for stage, words in itertools.product(("connect", "hello"), OUR_WORDS):
+            with self.subTest(f"{stage} {words}"):
+                reply = f"554 5.1.1 User unknown. {words}"
+                outcome = await self.case(stage, reply, lmtp=False, close=True)
+                self.assertEqual(outcome.reply.code, 250)
+
+    async def test_what_is_taken_is_taken(self) -> None:
+        for words in OUR_WORDS:
+            outcome = await self.case("content", f"250 2.0.0 {words}", lmtp=True, close=True)
+            self.assertEqual((outcome.reply.code, self.second.sessions), (250, 0))
+
+
 class FailurePolicy(CourierCase):
     """Each case twice: with that host alone, and with a friendly one behind it."""
 
@@ -206,7 +263,8 @@ class FailurePolicy(CourierCase):
     async def test_lost_after_the_dot_may_be_delivered(self) -> None:
         self.sink(says("content", CLOSE))
         (outcome,) = await self.deliver(a_delivery())
-        self.assertEqual(outcome.why, MAY_BE_DELIVERED)
+        self.assertTrue(outcome.in_doubt)
+        self.assertEqual(outcome.why, "lost after end of data: may be delivered")
         self.assertEqual(outcome.remote_mta, "")
 
     async def test_nobody_listens(self) -> None:

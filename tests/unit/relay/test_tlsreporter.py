@@ -21,7 +21,7 @@ from relayd.relay.tlsledger import TlsLedger
 from relayd.relay.tlsreporter import LATEST, TlsReporter
 from relayd.relay.tlsresults import BATCH, TlsResults, day_of
 from relayd.report.tlsrpt import TlsReport, TlsReports, mailbox_of, uris
-from relayd.tls.flaw import Failure, Flaw, Policy
+from relayd.tls.flaw import Failure, Flaw, Policy, PolicyKind
 from tests.support import TestCase
 from tests.unit.service.test_supervisor import Log
 
@@ -60,7 +60,7 @@ class Counting(Case):
         for _ in range(3):
             self.results.note(Policy("a.example"), None)
             other.note(Policy("a.example"), None)
-            other.note(Policy("a.example", "sts", ("version: STSv1",), ("mx",)), BAD)
+            other.note(Policy("a.example", PolicyKind.STS, ("version: STSv1",), ("mx",)), BAD)
         self.assertEqual(self.ledger.domains_of(self.day), [])
         self.clock.advance(BATCH)
         rows = self.ledger.rows(self.day, "a.example")

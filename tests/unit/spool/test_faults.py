@@ -23,7 +23,9 @@ from unittest.mock import patch
 from relayd.mail.message import RecipientState, Settlement
 from relayd.mail.outcome import failed
 from relayd.spool.disk.content import WARM_MOST, ContentFiles
+from relayd.spool.disk.trouble import SpoolCorrupt
 from relayd.spool.errors import SpoolError, SpoolFull
+from relayd.spool.sqlite.prune import Prune
 from relayd.spool.view import NewMessage, QueueFilter
 from tests.spooling import DONE, Harness, opened, recipient, submission
 
@@ -84,6 +86,15 @@ class FaultCase(unittest.TestCase):
             Faulty.late_fault = staticmethod(fault)
         else:
             Faulty.fault = staticmethod(fault)
+
+    def wait_at(self, word: str, gate: threading.Event) -> None:
+        """Every statement that starts with `word` waits for the gate from now on."""
+
+        def fault(statement: str) -> None:
+            if statement.startswith(word):
+                gate.wait(10)
+
+        Faulty.fault = staticmethod(fault)
 
     def kept(self, harness: Harness, promises: Iterable[Any]) -> list[bool]:
         """Which of them brought a result and not a SpoolError."""
@@ -268,6 +279,83 @@ class FailingCommitTests(FaultCase):
             all_there.set()
             assert self.kept(harness, promises) == [True, True, True, False, True, True, False]
             self.recovered(harness, events)
+
+    def test_what_may_not_grow_leaves_no_file(self) -> None:
+        with self.harness() as (harness, events):
+            harness.spool._writer._room_to_grow = lambda: False
+            for content in (BIG, b"small"):
+                draft = harness.spool.create()
+                draft.write(content)
+                with self.assertRaises(SpoolFull):
+                    harness.bridge.wait(draft.commit(submission()))
+            harness.bridge.until(lambda: not [*harness.shard.glob("content/*/*")])
+            self.assertEqual((events, harness.spool.healthy), ([], True))
+
+    def test_where_nothing_may_grow_outcomes_and_changes_are_recorded(self) -> None:
+        with self.harness() as (harness, _):
+            _, (record,) = harness.put(BIG)
+            message, _ = harness.put()
+            harness.spool._writer._room_to_grow = lambda: False
+            refused = harness.spool.create().commit(submission())
+            outcome = harness.spool.settle([Settlement(record, RecipientState.DELIVERED, DONE)])
+            held = harness.spool.hold(QueueFilter(message.ident))
+            with self.assertRaises(SpoolFull):
+                harness.bridge.wait(refused)
+            harness.bridge.wait(outcome)
+            self.assertEqual(harness.bridge.wait(held), 1)
+
+    def test_a_write_that_was_taken_as_damage_was_told_is_not_forgotten(self) -> None:
+        with self.harness() as (harness, events):
+            gate = threading.Event()
+            self.wait_at("BEGIN", gate)
+            first = harness.spool.settle([])
+            promises: list[Any] = [first]
+            for _ in range(3):
+                draft = harness.spool.create()
+                draft.write(b"abc")
+                promises.append(draft.commit(submission()))
+            harness.spool._writer._inbox.put(SpoolCorrupt("said somebody"))
+            draft = harness.spool.create()
+            promises.append(draft.commit(submission()))
+            gate.set()
+            kept = self.kept(harness, promises)
+            self.assertEqual(len(kept), 5)
+            self.recovered(harness, events)
+            stored = harness.bridge.wait(harness.spool.counts()).messages
+            self.assertEqual(stored, sum(kept[1:]))
+
+    def test_an_operator_s_change_of_many_steps_is_finished_at_the_stop(self) -> None:
+        with self.harness() as (harness, _):
+            many = [recipient(f"r{number}") for number in range(30)]
+            ident = harness.put(b"abc", *many)[0].ident
+            with patch("relayd.spool.sqlite.writes.CHANGED", 4):
+                changed = harness.spool.hold(QueueFilter())
+                harness.bridge.wait(harness.spool.close())
+            self.assertEqual(harness.bridge.wait(changed), 30)
+            harness.reopen()
+            loaded = harness.bridge.wait(harness.spool.load(ident))
+            assert loaded is not None
+            self.assertEqual({record.state for record in loaded[1]}, {RecipientState.HELD})
+
+    def test_the_ledger_s_pruning_is_left_to_the_next_run_at_the_stop(self) -> None:
+        with self.harness() as (harness, _):
+            for _ in range(12):
+                (record,) = harness.put()[1]
+                end = Settlement(record, RecipientState.DELIVERED, DONE)
+                harness.bridge.wait(harness.spool.settle([end]))
+            with patch("relayd.spool.sqlite.prune.STEP", 2):
+                writer = harness.spool._writer
+                gate = threading.Event()
+                self.wait_at("BEGIN", gate)
+                writer.put(Prune(1 << 62, 0))  # all of it, a message a step
+                closed = harness.spool.close()
+                harness.bridge.until(lambda: bool(writer._inbox))
+                gate.set()
+                harness.bridge.wait(closed)
+            self.heal()
+            harness.reopen()
+            counted = harness.bridge.wait(harness.spool.audit(0, 100)).accepted
+            self.assertGreaterEqual(counted, 10)
 
     def test_closing_while_in_trouble_does_not_hang(self) -> None:
         with self.harness() as (harness, _):

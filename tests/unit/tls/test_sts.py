@@ -21,6 +21,7 @@ from relayd.relay.hosts import Hosts, Leads
 from relayd.relay.internal import may_lead_to
 from relayd.relay.mtasts import PAUSE, REFRESH, StsPolicies
 from relayd.relay.stsfetch import FetchError, StsFetch
+from relayd.tls.flaw import Flaw
 from relayd.tls.sts import MAX_SIZE, StsPolicy, parse_policy, policy_id
 from tests.certs import DAY, Authority, Issued
 from tests.support import TestCase
@@ -160,7 +161,18 @@ class Fetching(TestCase):
                 Deferred.fromCoroutine(fetch("example.com")), FetchError
             )
             self.assertIn(words, str(error))
+            self.assertIs(flaw_of(error), Flaw.STS_FETCH)
             setattr(self, name, before)
+
+    async def test_a_domain_named_after_certificates_has_no_fault_of_its_certificate(
+        self,
+    ) -> None:
+        fetch = self.host(self.authority.issue("mta-sts.certificate.example"))
+        self.code = 404
+        error = await self.assertFailure(
+            Deferred.fromCoroutine(fetch("certificate.example")), FetchError
+        )
+        self.assertIs(flaw_of(error), Flaw.STS_FETCH)
 
     async def test_certificates_that_do_not_count(self) -> None:
         for issued in (
@@ -169,8 +181,17 @@ class Fetching(TestCase):
             Authority("a stranger").issue("mta-sts.example.com"),
         ):
             fetch = self.host(issued)
-            await self.assertFailure(Deferred.fromCoroutine(fetch("example.com")), FetchError)
+            error = await self.assertFailure(
+                Deferred.fromCoroutine(fetch("example.com")), FetchError
+            )
+            self.assertIs(flaw_of(error), Flaw.STS_WEBPKI)
         self.assertEqual(self.requests, [])
+
+
+def flaw_of(error: object) -> Flaw:
+    """Which it is told as."""
+    assert isinstance(error, FetchError)
+    return error.flaw
 
 
 class Keeping(TestCase):
