@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Any, Protocol
 
+from relayd.intake.checks import Checks, at_once
+from relayd.intake.deadlines import SessionPhase
 from relayd.intake.header import HeaderSection, front
 from relayd.intake.limits import Memory, client_key
+from relayd.intake.pending import Pending
 from relayd.intake.submission import RELAY, Completion, Manners, completed
 from relayd.intake.trace import LoopLimits, TraceField, loop, protocol_keyword
 from relayd.intake.transaction import Addressee, ContentFacts, ReceivedTransaction, merge_notify
@@ -101,14 +104,18 @@ class Intake:
     edit: Callable[[Ruleset, tuple[int, ...], bytes], bytes] = edit_header
     wishes: Callable[[bool], Wishes] = lambda trusted: TRUSTED if trusted else STRANGERS
     # ^ for reports, honoured from a client that is trusted or not
+    checks: Checks | None = None  # who else is asked before mail is taken
+    turn: Callable[[], Awaitable[None]] = at_once  # let others have theirs
 
 
 class Reception:
     """Answers the events of one session; holds at most one transaction and its draft.
 
-    Remember, then speak: the only coroutine is end_of_content(), because only the commit is
-    worth waiting for. Everything else is answered on the spot from snapshots.
+    Remember, then speak: only the commit is worth waiting for, and everything else is answered on
+    the spot from snapshots; unless others are to be asked (see relayd.intake.asking).
     """
+
+    _keeps_header = False  # also where no rule edits it
 
     def __init__(self, intake: Intake, client: Client) -> None:
         self.client = client
@@ -136,7 +143,11 @@ class Reception:
         """MAIL was accepted, and its transaction is not over."""
         return self._transaction is not None
 
-    def receive(self, event: events.Event) -> Reply | None:
+    def connected(self, greeting: Reply) -> Reply | Pending[Any]:
+        """The greeting of a client who has just come, or why he is not welcome."""
+        return greeting
+
+    def receive(self, event: events.Event) -> Reply | Pending[Any] | None:
         """The verdict on any event but EndOfContent; None where none is needed."""
         return _VERDICTS[type(event)](self, event)
 
@@ -178,9 +189,9 @@ class Reception:
         self._beginning = b""
         return before + beginning if before else beginning
 
-    async def end_of_content(self) -> Reply:
-        """Commit the message, and only then say 250 (promise 1)."""
-        intake, transaction, draft = self._intake, self._transaction, self._draft
+    def end_of_content(self) -> Reply | Pending[Any]:
+        """The verdict on the content; a commit, unless something speaks against it."""
+        transaction, draft = self._transaction, self._draft
         submission = self._submission()
         self._draft = None
         self.rollback()
@@ -190,6 +201,13 @@ class Reception:
             return self._refuse("end of content", submission)
         assert draft is not None
         assert transaction is not None
+        return Pending(self._commit(transaction, draft, submission), phase=SessionPhase.COMMIT)
+
+    async def _commit(
+        self, transaction: ReceivedTransaction, draft: AnyDraft, submission: Submission
+    ) -> Reply:
+        """Commit the message, and only then say 250 (promise 1)."""
+        intake = self._intake
         recipients, aliases = expand(submission.recipients)
         if aliases:
             submission = replace(submission, recipients=recipients)
@@ -284,16 +302,16 @@ class Reception:
         self.rollback()
         intake, params, client = self._intake, event.params, self.client
         if self._manners.login_required and not client.login:
-            return self._refuse(_mail_text(event), _LOGIN_FIRST)
+            return self._refuse(mail_text(event), _LOGIN_FIRST)
         ruleset = intake.rules()
         if client.login:
             reply = ruleset.send_as.refusal(client, event.path)
             if reply is not None:
-                return self._refuse(_mail_text(event), reply, f"login {client.login}")
+                return self._refuse(mail_text(event), reply, f"login {client.login}")
         if not intake.spool.healthy:
-            return self._refuse(_mail_text(event), _TROUBLE, "spool unhealthy")
+            return self._refuse(mail_text(event), _TROUBLE, "spool unhealthy")
         if not intake.spool.room(params.size or 0):
-            return self._refuse(_mail_text(event), _FULL, "no room in the spool")
+            return self._refuse(mail_text(event), _FULL, "no room in the spool")
         if params.smtputf8:
             keyword = protocol_keyword(True, bool(client.tls), bool(client.login), True)
             client = client.with_(protocol=keyword)
@@ -325,11 +343,11 @@ class Reception:
             known.notify = merge_notify(known.notify, notify)
             return known.plan.reply
         if transaction.recipients >= limits.recipients:
-            return self._refuse(_rcpt_text(mailbox), _TOO_MANY)
+            return self._refuse(rcpt_text(mailbox), _TOO_MANY)
         srs, pace = self._ruleset.srs, self._intake.pace
         guessable = pace if srs is not None and srs.holds(mailbox) else None
         if guessable is not None and guessable.guesses_hashes(client_key(self.client.address)):
-            return self._refuse(_rcpt_text(mailbox), _TOO_MANY_HASHES, "guesses at SRS addresses")
+            return self._refuse(rcpt_text(mailbox), _TOO_MANY_HASHES, "guesses at SRS addresses")
         plan = self._intake.decide(
             self._ruleset,
             Facts(
@@ -344,12 +362,12 @@ class Reception:
                 guessable.wrong_hash(client_key(self.client.address))
             sender = transaction.envelope.reverse_path
             self._intake.untold(transaction.client, sender, mailbox, plan, self._ruleset.hash)
-            return self._refuse(_rcpt_text(mailbox), plan.reply, _why(plan))
+            return self._refuse(rcpt_text(mailbox), plan.reply, _why(plan))
         total = transaction.destinations + len(plan.destinations)
         if total > limits.destinations and transaction.recipients:
-            return self._refuse(_rcpt_text(mailbox), _TOO_MANY, f"{total} final recipients")
+            return self._refuse(rcpt_text(mailbox), _TOO_MANY, f"{total} final recipients")
         if total > _FREE_RECIPIENTS and not self._hold_recipients(total):
-            return self._refuse(_rcpt_text(mailbox), _NO_MEMORY)
+            return self._refuse(rcpt_text(mailbox), _NO_MEMORY)
         transaction.add(Addressee(mailbox, params.orcpt, notify, plan))
         return plan.reply
 
@@ -373,7 +391,7 @@ class Reception:
         self._header = HeaderSection(
             intake.trace,
             intake.limits.header_size,
-            keep=transaction.edits_header or self._manners.submission,
+            keep=self._keeps_header or transaction.edits_header or self._manners.submission,
         )
         self._completion = self._complete_with(draft.ident) if self._manners.submission else None
         return _GO_AHEAD
@@ -413,24 +431,31 @@ class Reception:
 
     # -- the end of content ----------------------------------------------------------------------
 
-    def _submission(self) -> Submission | Reply:
-        """What to commit, or why not."""
-        transaction, header, ruleset = self._transaction, self._header, self._ruleset
-        limits, edit = self._intake.limits, self._intake.edit
+    def _end(self) -> Reply | None:
+        """All of the content is in the draft now; or why it is not."""
         if self._beginning:  # all of the content, and no field
             beginning, self._beginning = self._beginning, b""
             self.content(b"\r\n" + beginning)
-        if self._failure is not None:
-            return self._failure
+        if self._failure is None and self._header is not None:
+            self._header.end()
+            if self._completion is not None:
+                try:
+                    self._write(self._completion.end())
+                except SpoolError as error:
+                    self._fail(self._spool_reply(error))
+        return self._failure
+
+    def _submission(self) -> Submission | Reply:
+        """What to commit, or why not."""
+        failure = self._end()
+        if failure is not None:
+            return failure
+        transaction, header, ruleset = self._transaction, self._header, self._ruleset
+        limits, edit = self._intake.limits, self._intake.edit
         if transaction is None or header is None or ruleset is None:
             return _TROUBLE
-        header.end()
         section, size = header.octets, header.size
         if self._completion is not None:
-            try:
-                self._write(self._completion.end())
-            except SpoolError as error:
-                return self._spool_reply(error)
             section, size = self._completion.section, len(self._completion.section)
         reason = loop(header.hops, limits.loop, transaction.sole_recipient)
         if reason:
@@ -505,11 +530,13 @@ _VERDICTS: Mapping[type, Callable[..., Reply | None]] = {
 }
 
 
-def _mail_text(event: events.Mail) -> str:
+def mail_text(event: events.Mail) -> str:
+    """The command, for the log."""
     return f"MAIL FROM:<{path_text(event.path)}>"
 
 
-def _rcpt_text(mailbox: Mailbox) -> str:
+def rcpt_text(mailbox: Mailbox) -> str:
+    """The command, for the log."""
     return f"RCPT TO:<{mailbox}>"
 
 
