@@ -19,7 +19,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from twisted.internet.defer import Deferred, TimeoutError
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from relayd.intake.asking import reception_of
@@ -179,6 +179,7 @@ class Pickup:
         self._lines = 0
         self._call: IDelayedCall | None = None
         self._looking: Deferred[None] | None = None
+        self._asked: Deferred[Any] | None = None  # a verdict on the file in hand is pending
         self._stopping = False
 
     def start(self) -> None:
@@ -191,6 +192,8 @@ class Pickup:
         self._stopping = True
         if self._call is not None and self._call.active():
             self._call.cancel()
+        if self._asked is not None:
+            self._asked.cancel()
         if self._looking is not None:
             await self._looking
 
@@ -381,11 +384,15 @@ class Pickup:
             if verdict.phase is SessionPhase.COMMIT:
                 verdict = verdict.then(await verdict.coming)
                 continue
-            asked = promise(verdict.coming).addTimeout(NORMAL.examination, self._reactor)
+            self._asked = promise(verdict.coming).addTimeout(NORMAL.examination, self._reactor)
             try:
-                result = await asked
+                result = await self._asked
             except TimeoutError:
                 result = verdict.late()
+            except CancelledError:
+                raise LaterError("stopping") from None
+            finally:
+                self._asked = None
             verdict = verdict.then(result)
         return verdict
 

@@ -7,7 +7,6 @@ a connection watches a deadline that belongs to the phase, not to the last octet
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
 from dataclasses import replace
 from socket import socket
 from typing import Any
@@ -95,7 +94,7 @@ class Session(Protocol):
         self._end = "lost"  # how the session will have ended, for the log
         self._last_reply: Reply | None = None  # a 421 to be said after the commit
         self._pending: Pending[Any] | None = None  # the verdict that input waits for
-        self._awaited: Deferred[Any] | None = None  # ... where it can be cancelled
+        self._asked: Deferred[None] | None = None  # ... where it can be cancelled
         self._pumping = False
         self._unread = False  # our replies pile up: the peer does not take them
         self._paused = False
@@ -268,9 +267,9 @@ class Session(Protocol):
                 continue
             verdict: Reply | Pending[Any] | None
             if type(event) is EndOfContent:
-                self._deadlines.enter(SessionPhase.EXAMINATION)
                 verdict = reception.end_of_content()
                 if isinstance(verdict, Reply):
+                    self._deadlines.phase = SessionPhase.EXAMINATION
                     self._conclude(verdict)
                     continue
             elif type(event) is Auth or type(event) is AuthResponse:
@@ -353,16 +352,17 @@ class Session(Protocol):
         self._pending = pending
         self._deadlines.enter(pending.phase)
         if pending.phase is SessionPhase.COMMIT:
-            spawn(self._hear(pending, pending.coming), self._answer_failed)
+            spawn(self._hear(pending), self._answer_failed)
             return
-        self._awaited = promise(pending.coming)
-        spawn(self._hear(pending, self._awaited), self._answer_failed)
+        asked = promise(self._hear(pending))
+        asked.addErrback(self._answer_failed)
         if self._pending is pending:
+            self._asked = asked
             self._deadlines.look()  # sooner than the command's deadline
 
-    async def _hear(self, pending: Pending[Any], coming: Awaitable[Any]) -> None:
+    async def _hear(self, pending: Pending[Any]) -> None:
         try:
-            result = await coming
+            result = await pending.coming
         except Exception as error:
             if self._pending is pending:
                 self._break_off(error)
@@ -387,7 +387,7 @@ class Session(Protocol):
         """The answer to what stood between the session and its next command."""
         deadlines, server = self._deadlines, self._server
         phase = deadlines.phase
-        self._pending = self._awaited = None
+        self._pending = self._asked = None
         if server.state is not SessionState.NEW:
             server.answer(reply)
         elif server.buffered:  # who did not wait for the greeting (RFC 5321 section 4.3.1)
@@ -408,10 +408,10 @@ class Session(Protocol):
 
     def _give_up(self) -> None:
         """Nobody waits for the verdict any more. A commit goes on: it may be durable already."""
-        awaited = self._awaited
-        self._pending = self._awaited = None
-        if awaited is not None:
-            awaited.cancel()
+        asked = self._asked
+        self._pending = self._asked = None
+        if asked is not None:
+            asked.cancel()
 
     def _break_off(self, error: BaseException) -> None:
         self._failed(error)
