@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -224,7 +224,7 @@ class Reception:
         with contextlib.suppress(MemoryError):
             intake.log.accepted(message, records, max(intake.clock() - transaction.started, 0.0))
         with contextlib.suppress(MemoryError):
-            self._hand_over(message, records)
+            self._hand_over(message, records, submission)
         try:
             for each in transaction.shadows(records):
                 path = submission.envelope.reverse_path
@@ -299,7 +299,8 @@ class Reception:
         return _HELLO_OK
 
     def _mail(self, event: events.Mail) -> Reply:
-        self.rollback()
+        if self._transaction is not None:
+            self.rollback()
         intake, params, client = self._intake, event.params, self.client
         if self._manners.login_required and not client.login:
             return self._refuse(mail_text(event), _LOGIN_FIRST)
@@ -322,7 +323,8 @@ class Reception:
         )
         self._ruleset = ruleset
         self._transaction = ReceivedTransaction(envelope, client, intake.clock())
-        self._expect(soon=True)
+        if not self._expected:
+            self._expect(soon=True)
         return _MAIL_OK
 
     def _note_wishes(self, ruleset: Ruleset) -> None:
@@ -470,7 +472,9 @@ class Reception:
         submission = transaction.submission(
             facts, ruleset.hash, lambda rules, section: edit(ruleset, rules, section)
         )
-        grown = max([size, *(len(each) - len(self._trace) for each in submission.headers)])
+        grown = size
+        if submission.headers:
+            grown = max(grown, max(map(len, submission.headers)) - len(self._trace))
         if grown > header.size and self._draft is not None:
             # what came was within the limits; what leaves is to be so as well
             if grown > limits.header_size:
@@ -491,10 +495,14 @@ class Reception:
         self._hold_header(0)
         self._failure = reply
 
-    def _hand_over(self, message: Message, records: Sequence[Record]) -> None:
-        waiting = tuple(record for record in records if record.state is RecipientState.QUEUED)
-        if not waiting:
-            return
+    def _hand_over(
+        self, message: Message, records: tuple[Record, ...], submission: Submission
+    ) -> None:
+        waiting = records
+        if submission.states or submission.state is not RecipientState.QUEUED:
+            waiting = tuple(each for each in records if each.state is RecipientState.QUEUED)
+            if not waiting:
+                return
         try:
             self._intake.accept(message, waiting)
         except Exception as error:
@@ -507,6 +515,8 @@ class Reception:
 
     def _refuse(self, command: str, reply: Reply, why: str = "") -> Reply:
         self.refused += 1
+        if self._expected and self._transaction is None:
+            self._expect(soon=False)  # it may try again, but who knows when
         if self.refused <= _MOST_TOLD:
             self._intake.log.refused(self.client, command, str(reply), why)
         return reply

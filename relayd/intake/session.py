@@ -128,7 +128,8 @@ class Session(Protocol):
         self._server.receive_data(data)
         if not self._unread:
             self._pump()
-        self._regulate()
+        if self._paused or self._unread or self._server.buffered > HIGH_WATER:
+            self._regulate()
         # each read has its price; only content may come in gulps, for only that is not held back
         gulp = len(data) >= SIP and self._deadlines.phase is SessionPhase.CONTENT
         self.transport.bufferSize = GULP if gulp else SIP
@@ -295,10 +296,12 @@ class Session(Protocol):
             if server.out_of_step:
                 self._dismiss(server.too_early(), "synchronisation")
         self._flush()
-        self._dismiss_at_rest()
+        if self._last_reply is not None:
+            self._dismiss_at_rest()
         if server.allowance <= 0 and self._deadlines.phase in _LISTENING:
             self._next_turn = self._service.reactor.callLater(0, self._take_turn)
-        self._end_if_heard_out()
+        if self._heard_out:
+            self._end_if_heard_out()
 
     def _take_turn(self) -> None:
         """Go on with what was left when others had their turn."""
@@ -476,7 +479,7 @@ class Session(Protocol):
         replies = server.data_to_send()
         if replies:
             self._wire.write(replies)
-        if server.closed:
+        if server.state is SessionState.CLOSED:
             self._close(self._end if self._end != "lost" else "421")
         elif self._deadlines.phase is SessionPhase.COMMAND:
             if server.state in _CONTENT:

@@ -80,7 +80,7 @@ class Exchange:
     @property
     def buffered(self) -> int:
         """Octets of input held back."""
-        return len(self._input)
+        return len(self._input.data) - self._input.at
 
     @property
     def greeting(self) -> Reply:

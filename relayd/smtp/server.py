@@ -147,6 +147,7 @@ class SmtpServer(Receiving):
         if line is None:
             self._hungry = True
             return None
+        self._hungry = self._input.at == len(self._input.data)
         verb, _, argument = line.partition(b" ")
         read = _COMMANDS.get(verb) or _COMMANDS.get(verb.upper(), SmtpServer._unknown)
         if b"\r" in line or b"\n" in line or b"\0" in line:
@@ -236,6 +237,7 @@ class SmtpServer(Receiving):
         self._bdat_size = self._octets
         self._swallow = None
         self._read = self._read_octets
+        self._hungry = False  # there may be none
         if not self.offer.chunking:
             self._swallow = self._counted(replies.NOT_IMPLEMENTED)
         elif self.state is SessionState.ADDRESSED:

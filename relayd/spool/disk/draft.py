@@ -31,14 +31,14 @@ class Draft:
         "_fd",
         "_files",
         "_in_file",
-        "_parity",
         "_pieces",
         "_pure",
         "_threshold",
-        "_trouble",
         "_warm",
         "ident",
+        "parity",
         "size",
+        "trouble",
     )
 
     def __init__(
@@ -59,25 +59,25 @@ class Draft:
         self._anew = anew
         self._pieces: list[bytes] = []
         self._pure = pure
-        self._parity = 0
+        self.parity = 0  # CRC-32 of the content
         self._fd = -1
         self._in_file = False
         self._warm: Warm | None = None
-        self._trouble: SpoolError | None = None
+        self.trouble: SpoolError | None = None  # why it cannot be committed, if so
         self._done = False
 
     def write(self, data: bytes) -> None:
         """More content; raises SpoolError, and commit will then do the same."""
-        self._parity = crc32(data, self._parity)
+        self.parity = crc32(data, self.parity)
         self.size += len(data)
-        if self._trouble is not None:
-            raise self._trouble
+        if self.trouble is not None:
+            raise self.trouble
         try:
             if self._in_file:
                 _write_all(self._fd, [data])
                 return
             self._pieces.append(bytes(data))
-            if self._has_room():
+            if self.size <= self._threshold or self._has_room():
                 if len(self._pieces) > MANY:
                     self._pieces = [b"".join(self._pieces)]
             else:
@@ -85,13 +85,11 @@ class Draft:
                 self._write_file()
                 self._pieces = []
         except OSError as error:
-            self._trouble = os_trouble("writing content", error)
-            raise self._trouble from error
+            self.trouble = os_trouble("writing content", error)
+            raise self.trouble from error
 
     def _has_room(self) -> bool:
-        """All of it may stay in memory until the commit."""
-        if self.size <= self._threshold:
-            return True
+        """All of it may stay in memory until the commit, though it will go to a file."""
         if self._warm is None:
             self._warm = Warm(self._files.room)
         return self._warm.hold(self.size)
@@ -103,23 +101,23 @@ class Draft:
 
     def chunks(self, start: int = 0) -> Iterator[bytes]:
         """What was written, from `start` on; raises SpoolError, as commit will then."""
-        if self._trouble is not None:
-            raise self._trouble
+        if self.trouble is not None:
+            raise self.trouble
         return self._read(start) if self._in_file else from_octet(start, self._pieces)
 
     def _read(self, start: int) -> Iterator[bytes]:
         path = self._files.path(self.ident)
-        content = FileContent(path, self.size, self._parity, lambda reason: None)
+        content = FileContent(path, self.size, self.parity, lambda reason: None)
         try:
             yield from content.chunks(start)
         except OSError as error:
-            self._trouble = os_trouble("reading content", error)
-            raise self._trouble from error
+            self.trouble = os_trouble("reading content", error)
+            raise self.trouble from error
 
     def anew(self) -> Draft:
         """An empty draft for what may take the place of this content."""
-        if self._trouble is not None:
-            raise self._trouble
+        if self.trouble is not None:
+            raise self.trouble
         fresh = self._anew()
         fresh._pure = self._pure
         return fresh
@@ -130,20 +128,20 @@ class Draft:
         A file of its own takes the name of ours: after a crash each is an orphan like any other.
         """
         assert isinstance(fresh, Draft)
-        trouble = self._trouble or fresh._trouble
+        trouble = self.trouble or fresh.trouble
         if trouble is not None:
             raise trouble
         try:
             if fresh._in_file:
                 self._files.move(fresh.ident, self.ident)
         except OSError as error:
-            self._trouble = os_trouble("replacing content", error)
-            raise self._trouble from error
+            self.trouble = os_trouble("replacing content", error)
+            raise self.trouble from error
         self._close(remove=self._in_file and not fresh._in_file)
         self._fd, fresh._fd = fresh._fd, -1
         self._in_file, fresh._in_file = fresh._in_file, False
         self._pieces, self._warm = fresh._pieces, fresh._warm
-        self._parity, self.size = fresh._parity, fresh.size
+        self.parity, self.size = fresh.parity, fresh.size
         fresh.rollback()
 
     def commit(self, submission: Submission) -> Awaitable[Accepted]:
@@ -159,19 +157,9 @@ class Draft:
             self.discard_file()
             self._pieces = []
             self._warm = None
-            self._trouble = SpoolError("the draft is over")
+            self.trouble = SpoolError("the draft is over")
 
     # what the spool asks while it commits
-
-    @property
-    def trouble(self) -> SpoolError | None:
-        """Why it cannot be committed, if so."""
-        return self._trouble
-
-    @property
-    def parity(self) -> int:
-        """CRC-32 of the content."""
-        return self._parity
 
     @property
     def data(self) -> bytes | None:
@@ -188,7 +176,7 @@ class Draft:
         if warm is not None:
             warm.pieces = self._pieces
             warm.pure = self._pure
-        return self._files.content(self.ident, self.size, self._parity, warm)
+        return self._files.content(self.ident, self.size, self.parity, warm)
 
     def sync(self) -> None:
         """Make the file durable, but for its directory entries; raises OSError."""
