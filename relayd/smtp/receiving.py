@@ -23,6 +23,7 @@ class Receiving(Exchange):
         self._octets = 0  # of the current BDAT still to come
         self._bdat_size = 0  # of the current BDAT in all
         self._bdat_command = Command.BDAT
+        self._ended_by = Command.END  # ... or by LAST
         self._swallow: Reply | None = None  # the answer to a BDAT whose octets are discarded
 
     def _reset_transaction(self) -> None:
@@ -53,9 +54,9 @@ class Receiving(Exchange):
         if content.refusal is None:
             if not ended:
                 return Chunk(data) if data else None
+            self._ended_by = Command.END
             if not data:
-                return self._ask(EndOfContent(), Command.END)
-            self._asked_command = Command.END
+                return EndOfContent()
             self._events.append(EndOfContent())
             return Chunk(data)
         if ended:
@@ -96,9 +97,9 @@ class Receiving(Exchange):
         else:
             data = content.finish()
             if content.refusal is None:
+                self._ended_by = Command.LAST
                 if not data:
-                    return self._ask(EndOfContent(), Command.LAST)
-                self._asked_command = Command.LAST
+                    return EndOfContent()
                 self._events.append(EndOfContent())
         if content.refusal is not None:
             return self._refuse_octets(content.refusal)
