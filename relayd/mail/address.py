@@ -100,8 +100,7 @@ class Mailbox:
     @property
     def key(self) -> str:
         """What rules and tables compare: case-folded local part, folded domain."""
-        domain = self.domain.lower()
-        return f"{self.local.lower()}@{domain if domain.isascii() else fold_domain(domain)}"
+        return f"{self.local.lower()}@{fold_domain(self.domain)}"
 
     @property
     def domain_key(self) -> str:
@@ -127,8 +126,7 @@ class Mailbox:
         return '"' + _TO_QUOTE.sub(r"\\\1", self.local) + '"'
 
     def __str__(self) -> str:
-        local = self.local if _DOT_STRING.match(self.local) else self._local_text()
-        return f"{local}@{self.domain}" if self.domain else local
+        return f"{self._local_text()}@{self.domain}" if self.domain else self._local_text()
 
 
 ReversePath = Mailbox | None
@@ -169,7 +167,7 @@ def check_domain(domain: str) -> None:
         return
     if not domain:
         raise AddressError("empty domain")
-    folded = domain.lower() if domain.isascii() else fold_domain(domain)
+    folded = fold_domain(domain)
     if len(folded) > MAX_DOMAIN:
         raise AddressError(f"domain longer than {MAX_DOMAIN} octets")
     for label in folded.split("."):

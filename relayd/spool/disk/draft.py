@@ -53,17 +53,17 @@ class Draft:
     ) -> None:
         self.ident = ident
         self.size = 0
+        self.parity = 0  # CRC-32 of the content
+        self.trouble: SpoolError | None = None  # why it cannot be committed, if so
         self._files = files
         self._threshold = threshold
         self._commit = commit
         self._anew = anew
         self._pieces: list[bytes] = []
         self._pure = pure
-        self.parity = 0  # CRC-32 of the content
         self._fd = -1
         self._in_file = False
         self._warm: Warm | None = None
-        self.trouble: SpoolError | None = None  # why it cannot be committed, if so
         self._done = False
 
     def write(self, data: bytes) -> None:
@@ -89,7 +89,7 @@ class Draft:
             raise self.trouble from error
 
     def _has_room(self) -> bool:
-        """All of it may stay in memory until the commit, though it will go to a file."""
+        """Though it is large, all of it may stay in memory until the commit."""
         if self._warm is None:
             self._warm = Warm(self._files.room)
         return self._warm.hold(self.size)
