@@ -35,6 +35,9 @@ FLOOR = {name: number for number, names in enumerate(reversed(FLOORS)) for name 
 RIM = {"service", "reactor", "intake", "relay", "tls", "dns", "login", "ops", "demo"}
 PURE_AT_THE_RIM = {
     "relayd.intake.reception",  # awaits the spool, but knows no reactor
+    "relayd.intake.asking",
+    "relayd.intake.checks",
+    "relayd.intake.pending",
     "relayd.intake.transaction",
     "relayd.intake.header",
     "relayd.intake.trace",

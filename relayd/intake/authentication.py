@@ -122,6 +122,10 @@ class Authentication:
             return Said(CANCELLED)
         return await self._go_on(machine, answer, client)
 
+    def too_late(self, client: Client) -> Said:
+        """What the client hears when the accounts have taken too long: not its failure."""
+        return self._in_trouble(client, "it took too long")
+
     async def _go_on(self, machine: Mechanism, answer: Answer | None, client: Client) -> Said:
         guesses = self._desk.guesses
         try:
@@ -148,9 +152,7 @@ class Authentication:
             named = f"login {error.name}: " if error.name else ""
             return self._refused(client, FAILED, f"{named}{error}")
         except _TroubleError as error:
-            guesses.forgive(self._key, self._token)
-            self._desk.log.trouble("logins cannot be checked", why=str(error))
-            return self._refused(client, TROUBLE, str(error))
+            return self._in_trouble(client, str(error))
         except _TooFastError as error:
             return self._refused(client, TOO_FAST, f"login {error}: too many failed logins")
 
@@ -164,6 +166,11 @@ class Authentication:
             return False
         self._account = checked.user or question.name
         return True
+
+    def _in_trouble(self, client: Client, why: str) -> Said:
+        self._desk.guesses.forgive(self._key, self._token)
+        self._desk.log.trouble("logins cannot be checked", why=why)
+        return self._refused(client, TROUBLE, why)
 
     def _refused(self, client: Client, reply: Reply, why: str) -> Said:
         self._failures += 1

@@ -15,8 +15,9 @@ class SessionPhase(enum.Enum):
 
     COMMAND = "command"  # the next command line
     CONTENT = "content"
+    VERDICT = "verdict"  # somebody who is asked, the accounts at a login among them
+    EXAMINATION = "examination"  # ... with the content at hand
     COMMIT = "commit"  # the spool: nothing a peer does shortens or prolongs it
-    LOGIN = "login"  # the accounts
     HANDSHAKE = "handshake"  # STARTTLS was answered
     CLOSING = "closing"  # for the peer to take the last reply
 
@@ -66,7 +67,7 @@ class SessionDeadlines:
     def enter(self, phase: SessionPhase) -> None:
         """The session waits for something else."""
         self.phase = phase
-        self.answered()
+        self._since = self._reactor.seconds()
         self.octets = 0
 
     def answered(self) -> None:
@@ -96,7 +97,11 @@ class SessionDeadlines:
             return since + deadlines.handshake
         if self.phase is SessionPhase.CLOSING:
             return since + deadlines.close
-        return self._reactor.seconds() + deadlines.command  # COMMIT, LOGIN: only looks in
+        if self.phase is SessionPhase.VERDICT:
+            return since + deadlines.verdict
+        if self.phase is SessionPhase.EXAMINATION:
+            return since + deadlines.examination
+        return self._reactor.seconds() + deadlines.command  # COMMIT: only looks in
 
     def _tick(self) -> None:
         self._timer = None

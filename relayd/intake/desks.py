@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred, DeferredSemaphore
 from twisted.internet.threads import deferToThreadPool
@@ -16,6 +16,8 @@ from relayd.login.users import Users
 from relayd.mail.log import MailLog
 from relayd.rules.table import Table
 from relayd.rules.userstable import DovecotTable, UsersTable
+
+T = TypeVar("T")
 
 AT_ONCE = 2  # passwords hashed at a time: logins must not take all processors
 
@@ -70,7 +72,15 @@ class Desks:
         table = self._tables().get(name)
         return table.users if isinstance(table, UsersTable) else Users()
 
-    def _in_thread(self, slow: Callable[[], bool]) -> Deferred[bool]:
-        pool = self._reactor.getThreadPool()
-        done: Deferred[bool] = self._hashing.run(deferToThreadPool, self._reactor, pool, slow)
-        return done
+    async def _in_thread(self, slow: Callable[[], bool]) -> bool:
+        """Who gives up leaves the queue; but a hash that is being computed keeps its place."""
+        await self._hashing.acquire()
+        done: Deferred[bool] = Deferred()
+        hashed = deferToThreadPool(self._reactor, self._reactor.getThreadPool(), slow)
+        hashed.addBoth(self._hashed)
+        hashed.chainDeferred(done)
+        return await done
+
+    def _hashed(self, result: T) -> T:
+        self._hashing.release()
+        return result

@@ -38,7 +38,9 @@ class Deadlines:
 
     RFC 5321 section 4.5.3.2.7 asks five minutes for the next command; the whole line counts,
     so a client that drips octets gains nothing by it. Under load they are cut short: a slow
-    client is then told 421 so that others are served at all.
+    client is then told 421 so that others are served at all. A verdict that we wait for is not
+    the client's fault: it is sooner late than the client, who by the same section waits five
+    minutes for the answer to a command and ten for that to the final dot.
     """
 
     command: float = 300.0  # until the next whole command line
@@ -47,6 +49,8 @@ class Deadlines:
     content_rate: int = 1024  # octets a second
     close: float = 10.0  # for the peer to take our last reply
     handshake: float = 60.0  # STARTTLS to its end
+    verdict: float = 120.0  # for those asked about a client, a sender, a recipient or a login
+    examination: float = 480.0  # ... about a content
 
 
 NORMAL = Deadlines()

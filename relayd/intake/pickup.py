@@ -17,13 +17,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
+from relayd.intake.asking import reception_of
+from relayd.intake.deadlines import SessionPhase
 from relayd.intake.dropfolder import FolderSurvey, Quota, Waiting
-from relayd.intake.reception import Intake, Reception
+from relayd.intake.limits import NORMAL
+from relayd.intake.pending import Pending
+from relayd.intake.reception import Intake
 from relayd.mail.address import Mailbox, ReversePath
 from relayd.mail.client import Client
 from relayd.mail.content import BARE
@@ -175,6 +179,7 @@ class Pickup:
         self._lines = 0
         self._call: IDelayedCall | None = None
         self._looking: Deferred[None] | None = None
+        self._asked: Deferred[Any] | None = None  # a verdict on the file in hand is pending
         self._stopping = False
 
     def start(self) -> None:
@@ -187,6 +192,8 @@ class Pickup:
         self._stopping = True
         if self._call is not None and self._call.active():
             self._call.cancel()
+        if self._asked is not None:
+            self._asked.cancel()
         if self._looking is not None:
             await self._looking
 
@@ -351,12 +358,13 @@ class Pickup:
         """The message as any other, from this host; when it returns it is committed."""
         slip = read_slip(file.readline(MAX_ENVELOPE), self._hostname)
         client = Client("127.0.0.1", listener=FOLDER, helo=f"uid-{uid}.localhost", protocol="ESMTP")
-        reception = Reception(self._intake, client)
+        reception = reception_of(self._intake, client)
         try:
-            _check(reception.receive(events.Mail(slip.sender, slip.params)))
+            _check(await self._settled(reception.receive(events.Mail(slip.sender, slip.params))))
             for mailbox in slip.recipients:
-                _check(reception.receive(events.Rcpt(mailbox, events.RcptParams(slip.notify))))
-            _check(reception.receive(events.Data(bdat=False)))
+                rcpt = events.Rcpt(mailbox, events.RcptParams(slip.notify))
+                _check(await self._settled(reception.receive(rcpt)))
+            _check(await self._settled(reception.receive(events.Data(bdat=False))))
             size = breath = 0
             for piece in pieces(file):
                 reception.content(piece)
@@ -366,9 +374,27 @@ class Pickup:
                 if size - breath >= _BREATH:
                     breath = size
                     await self._after(0)
-            _check(await reception.end_of_content())
+            _check(await self._settled(reception.end_of_content()))
         finally:
             reception.rollback()
+
+    async def _settled(self, verdict: Reply | Pending[Any] | None) -> Reply | None:
+        """The reply that it is or becomes."""
+        while isinstance(verdict, Pending):
+            if verdict.phase is SessionPhase.COMMIT:
+                verdict = verdict.then(await verdict.coming)
+                continue
+            self._asked = promise(verdict.coming).addTimeout(NORMAL.examination, self._reactor)
+            try:
+                result = await self._asked
+            except TimeoutError:
+                result = verdict.late()
+            except CancelledError:
+                raise LaterError("stopping") from None
+            finally:
+                self._asked = None
+            verdict = verdict.then(result)
+        return verdict
 
     def _after(self, seconds: float) -> Deferred[None]:
         """Others have a turn."""

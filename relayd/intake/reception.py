@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Any, Protocol
 
+from relayd.intake.checks import Checks, at_once
+from relayd.intake.deadlines import SessionPhase
 from relayd.intake.header import HeaderSection, front
 from relayd.intake.limits import Memory, client_key
+from relayd.intake.pending import Pending
 from relayd.intake.submission import RELAY, Completion, Manners, completed
 from relayd.intake.trace import LoopLimits, TraceField, loop, protocol_keyword
 from relayd.intake.transaction import Addressee, ContentFacts, ReceivedTransaction, merge_notify
@@ -101,14 +104,18 @@ class Intake:
     edit: Callable[[Ruleset, tuple[int, ...], bytes], bytes] = edit_header
     wishes: Callable[[bool], Wishes] = lambda trusted: TRUSTED if trusted else STRANGERS
     # ^ for reports, honoured from a client that is trusted or not
+    checks: Checks | None = None  # who else is asked before mail is taken
+    turn: Callable[[], Awaitable[None]] = at_once  # let others have theirs
 
 
 class Reception:
     """Answers the events of one session; holds at most one transaction and its draft.
 
-    Remember, then speak: the only coroutine is end_of_content(), because only the commit is
-    worth waiting for. Everything else is answered on the spot from snapshots.
+    Remember, then speak: only the commit is worth waiting for, and everything else is answered on
+    the spot from snapshots; unless others are to be asked (see relayd.intake.asking).
     """
+
+    _keeps_header = False  # also where no rule edits it
 
     def __init__(self, intake: Intake, client: Client) -> None:
         self.client = client
@@ -136,7 +143,11 @@ class Reception:
         """MAIL was accepted, and its transaction is not over."""
         return self._transaction is not None
 
-    def receive(self, event: events.Event) -> Reply | None:
+    def connected(self, greeting: Reply) -> Reply | Pending[Any]:
+        """The greeting of a client who has just come, or why he is not welcome."""
+        return greeting
+
+    def receive(self, event: events.Event) -> Reply | Pending[Any] | None:
         """The verdict on any event but EndOfContent; None where none is needed."""
         return _VERDICTS[type(event)](self, event)
 
@@ -178,23 +189,31 @@ class Reception:
         self._beginning = b""
         return before + beginning if before else beginning
 
-    async def end_of_content(self) -> Reply:
-        """Commit the message, and only then say 250 (promise 1)."""
-        intake, transaction = self._intake, self._transaction
+    def end_of_content(self) -> Reply | Pending[Any]:
+        """The verdict on the content; a commit, unless something speaks against it."""
+        transaction, draft = self._transaction, self._draft
         submission = self._submission()
         if isinstance(submission, Reply):
             self.rollback()
             return self._refuse("end of content", submission)
-        recipients, aliases = expand(submission.recipients)
-        if aliases:
-            submission = replace(submission, recipients=recipients)
-        draft, self._draft = self._draft, None
+        assert draft is not None
+        assert transaction is not None
         # the commit's from now on: the session may end before that does
+        self._draft = None
         held = self._held_header + self._held_recipients
         self._held_header = self._held_recipients = 0
         self.rollback()
-        assert draft is not None
-        assert transaction is not None
+        commit = self._commit(transaction, draft, submission, held)
+        return Pending(commit, phase=SessionPhase.COMMIT)
+
+    async def _commit(
+        self, transaction: ReceivedTransaction, draft: AnyDraft, submission: Submission, held: int
+    ) -> Reply:
+        """Commit the message, and only then say 250 (promise 1). `held`: memory to give back."""
+        intake = self._intake
+        recipients, aliases = expand(submission.recipients)
+        if aliases:
+            submission = replace(submission, recipients=recipients)
         try:
             message, records = await draft.commit(submission)
         except SpoolError as error:
@@ -211,7 +230,7 @@ class Reception:
         with contextlib.suppress(MemoryError):
             intake.log.accepted(message, records, max(intake.clock() - transaction.started, 0.0))
         with contextlib.suppress(MemoryError):
-            self._hand_over(message, records)
+            self._hand_over(message, records, submission)
         try:
             for each in transaction.shadows(records):
                 path = submission.envelope.reverse_path
@@ -286,19 +305,20 @@ class Reception:
         return _HELLO_OK
 
     def _mail(self, event: events.Mail) -> Reply:
-        self.rollback()
+        if self._transaction is not None:
+            self.rollback()
         intake, params, client = self._intake, event.params, self.client
         if self._manners.login_required and not client.login:
-            return self._refuse(_mail_text(event), _LOGIN_FIRST)
+            return self._refuse(mail_text(event), _LOGIN_FIRST)
         ruleset = intake.rules()
         if client.login:
             reply = ruleset.send_as.refusal(client, event.path)
             if reply is not None:
-                return self._refuse(_mail_text(event), reply, f"login {client.login}")
+                return self._refuse(mail_text(event), reply, f"login {client.login}")
         if not intake.spool.healthy:
-            return self._refuse(_mail_text(event), _TROUBLE, "spool unhealthy")
+            return self._refuse(mail_text(event), _TROUBLE, "spool unhealthy")
         if not intake.spool.room(params.size or 0):
-            return self._refuse(_mail_text(event), _FULL, "no room in the spool")
+            return self._refuse(mail_text(event), _FULL, "no room in the spool")
         if params.smtputf8:
             keyword = protocol_keyword(True, bool(client.tls), bool(client.login), True)
             client = client.with_(protocol=keyword)
@@ -309,7 +329,8 @@ class Reception:
         )
         self._ruleset = ruleset
         self._transaction = ReceivedTransaction(envelope, client, intake.clock())
-        self._expect(soon=True)
+        if not self._expected:
+            self._expect(soon=True)
         return _MAIL_OK
 
     def _note_wishes(self, ruleset: Ruleset) -> None:
@@ -330,11 +351,11 @@ class Reception:
             known.notify = merge_notify(known.notify, notify)
             return known.plan.reply
         if transaction.recipients >= limits.recipients:
-            return self._refuse(_rcpt_text(mailbox), _TOO_MANY)
+            return self._refuse(rcpt_text(mailbox), _TOO_MANY)
         srs, guesses = self._ruleset.srs, self._intake.guesses
         guessable = guesses if srs is not None and srs.holds(mailbox) else None
         if guessable is not None and guessable.too_many_hashes(client_key(self.client.address)):
-            return self._refuse(_rcpt_text(mailbox), _TOO_MANY_HASHES, "guesses at SRS addresses")
+            return self._refuse(rcpt_text(mailbox), _TOO_MANY_HASHES, "guesses at SRS addresses")
         plan = self._intake.decide(
             self._ruleset,
             Facts(
@@ -349,12 +370,12 @@ class Reception:
                 guessable.wrong_hash(client_key(self.client.address))
             sender = transaction.envelope.reverse_path
             self._intake.untold(transaction.client, sender, mailbox, plan, self._ruleset.hash)
-            return self._refuse(_rcpt_text(mailbox), plan.reply, _why(plan))
+            return self._refuse(rcpt_text(mailbox), plan.reply, _why(plan))
         total = transaction.destinations + len(plan.destinations)
         if total > limits.destinations and transaction.recipients:
-            return self._refuse(_rcpt_text(mailbox), _TOO_MANY, f"{total} final recipients")
+            return self._refuse(rcpt_text(mailbox), _TOO_MANY, f"{total} final recipients")
         if total > _FREE_RECIPIENTS and not self._hold_recipients(total):
-            return self._refuse(_rcpt_text(mailbox), _NO_MEMORY)
+            return self._refuse(rcpt_text(mailbox), _NO_MEMORY)
         transaction.add(Addressee(mailbox, params.orcpt, notify, plan))
         return plan.reply
 
@@ -378,7 +399,7 @@ class Reception:
         self._header = HeaderSection(
             intake.trace,
             intake.limits.header_size,
-            keep=transaction.edits_header or self._manners.submission,
+            keep=self._keeps_header or transaction.edits_header or self._manners.submission,
         )
         self._completion = self._complete_with(draft.ident) if self._manners.submission else None
         return _GO_AHEAD
@@ -418,24 +439,31 @@ class Reception:
 
     # -- the end of content ----------------------------------------------------------------------
 
-    def _submission(self) -> Submission | Reply:
-        """What to commit, or why not."""
-        transaction, header, ruleset = self._transaction, self._header, self._ruleset
-        limits, edit = self._intake.limits, self._intake.edit
+    def _end(self) -> Reply | None:
+        """All of the content is in the draft now; or why it is not."""
         if self._beginning:  # all of the content, and no field
             beginning, self._beginning = self._beginning, b""
             self.content(b"\r\n" + beginning)
-        if self._failure is not None:
-            return self._failure
+        if self._failure is None and self._header is not None:
+            self._header.end()
+            if self._completion is not None:
+                try:
+                    self._write(self._completion.end())
+                except SpoolError as error:
+                    self._fail(self._spool_reply(error))
+        return self._failure
+
+    def _submission(self) -> Submission | Reply:
+        """What to commit, or why not."""
+        failure = self._end()
+        if failure is not None:
+            return failure
+        transaction, header, ruleset = self._transaction, self._header, self._ruleset
+        limits, edit = self._intake.limits, self._intake.edit
         if transaction is None or header is None or ruleset is None:
             return _TROUBLE
-        header.end()
         section, size = header.octets, header.size
         if self._completion is not None:
-            try:
-                self._write(self._completion.end())
-            except SpoolError as error:
-                return self._spool_reply(error)
             section, size = self._completion.section, len(self._completion.section)
         reason = loop(header.hops, limits.loop, transaction.sole_recipient)
         if reason:
@@ -450,7 +478,9 @@ class Reception:
         submission = transaction.submission(
             facts, ruleset.hash, lambda rules, section: edit(ruleset, rules, section)
         )
-        grown = max([size, *(len(each) - len(self._trace) for each in submission.headers)])
+        grown = size
+        if submission.headers:
+            grown = max(grown, max(map(len, submission.headers)) - len(self._trace))
         if grown > header.size and self._draft is not None:
             # what came was within the limits; what leaves is to be so as well
             if grown > limits.header_size:
@@ -471,10 +501,14 @@ class Reception:
         self._hold_header(0)
         self._failure = reply
 
-    def _hand_over(self, message: Message, records: Sequence[Record]) -> None:
-        waiting = tuple(record for record in records if record.state is RecipientState.QUEUED)
-        if not waiting:
-            return
+    def _hand_over(
+        self, message: Message, records: tuple[Record, ...], submission: Submission
+    ) -> None:
+        waiting = records
+        if submission.states or submission.state is not RecipientState.QUEUED:
+            waiting = tuple(each for each in records if each.state is RecipientState.QUEUED)
+            if not waiting:
+                return
         try:
             self._intake.accept(message, waiting)
         except Exception as error:
@@ -487,6 +521,8 @@ class Reception:
 
     def _refuse(self, command: str, reply: Reply, why: str = "") -> Reply:
         self.refused += 1
+        if self._expected and self._transaction is None:
+            self._expect(soon=False)  # it may try again, but who knows when
         if self.refused <= _MOST_TOLD:
             self._intake.log.refused(self.client, command, str(reply), why)
         return reply
@@ -510,11 +546,13 @@ _VERDICTS: Mapping[type, Callable[..., Reply | None]] = {
 }
 
 
-def _mail_text(event: events.Mail) -> str:
+def mail_text(event: events.Mail) -> str:
+    """The command, for the log."""
     return f"MAIL FROM:<{path_text(event.path)}>"
 
 
-def _rcpt_text(mailbox: Mailbox) -> str:
+def rcpt_text(mailbox: Mailbox) -> str:
+    """The command, for the log."""
     return f"RCPT TO:<{mailbox}>"
 
 

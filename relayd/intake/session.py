@@ -1,15 +1,17 @@
 """One SMTP session on a Twisted transport: the protocol core outside, the reception inside.
 
-What arrives in one piece is answered in one piece. While a commit runs, or while the peer does
-not take our replies, input waits; above a high-water mark the transport waits too. One timer a
-connection watches a deadline that belongs to the phase, not to the last octet.
+What arrives in one piece is answered in one piece. While a verdict is pending, or while the peer
+does not take our replies, input waits; above a high-water mark the transport waits too. One timer
+a connection watches a deadline that belongs to the phase, not to the last octet.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 from socket import socket
+from typing import Any
 
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import (
     IDelayedCall,
     IHalfCloseableProtocol,
@@ -21,15 +23,16 @@ from twisted.internet.protocol import Protocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from relayd.intake.asking import reception_of
 from relayd.intake.authentication import Authentication, Said
 from relayd.intake.deadlines import SessionDeadlines, SessionPhase
 from relayd.intake.identity import introduced
-from relayd.intake.reception import Reception
+from relayd.intake.pending import Pending
 from relayd.intake.smtpservice import SmtpService
 from relayd.intake.transport import Transport, has_ended
 from relayd.mail.client import Client
 from relayd.mail.reply import Reply
-from relayd.reactor.coroutine import spawn
+from relayd.reactor.coroutine import promise, spawn
 from relayd.reactor.wire import Wire
 from relayd.smtp.events import (
     Auth,
@@ -80,7 +83,7 @@ class Session(Protocol):
         self._early = early  # what was there before the session
         self._door = service.door(client.listener)
         self._server = service.make_server(client.listener)
-        self._reception = Reception(service.intake, client)
+        self._reception = reception_of(service.intake, client)
         self._deadlines = SessionDeadlines(service.reactor, lambda: service.deadlines, self._late)
         self._server.origin = service.intake.manners(client.listener).origin
         desk = service.desk(client.listener)
@@ -91,6 +94,8 @@ class Session(Protocol):
             self._server.offer = replace(self._server.offer, xclient=xclient)
         self._end = "lost"  # how the session will have ended, for the log
         self._last_reply: Reply | None = None  # a 421 to be said after the commit
+        self._pending: Pending[Any] | None = None  # the verdict that input waits for
+        self._asked: Deferred[None] | None = None  # ... where it can be cancelled
         self._pumping = False
         self._unread = False  # our replies pile up: the peer does not take them
         self._paused = False
@@ -122,19 +127,21 @@ class Session(Protocol):
             return
         self._deadlines.octets += len(data)
         self._server.receive_data(data)
-        if self._deadlines.phase is not SessionPhase.COMMIT and not self._unread:
+        if not self._unread:
             self._pump()
-        self._regulate()
+        if self._paused or self._unread or self._server.buffered > HIGH_WATER:
+            self._regulate()
         # each read has its price; only content may come in gulps, for only that is not held back
         gulp = len(data) >= SIP and self._deadlines.phase is SessionPhase.CONTENT
         self.transport.bufferSize = GULP if gulp else SIP
 
     def connectionLost(self, reason: Failure | None = None) -> None:
-        """The session is over. A commit under way goes on: it may be durable already."""
+        """The session is over."""
         if self._deadlines.phase is SessionPhase.HANDSHAKE:
             self._end = f"handshake failed: {words(reason and reason.value)}"
         self._take_leave()
         self._deadlines.phase = SessionPhase.CLOSING
+        self._give_up()
         if self._login is not None:
             self._login.abandon()
         self._reception.rollback()
@@ -193,10 +200,7 @@ class Session(Protocol):
     def resumeProducing(self) -> None:
         """The peer has taken our replies."""
         self._unread = False
-        if (
-            self._deadlines.phase is not SessionPhase.COMMIT
-            and self._deadlines.phase is not SessionPhase.CLOSING
-        ):
+        if self._deadlines.phase is not SessionPhase.CLOSING:
             self._pump()
         self._regulate()
 
@@ -242,16 +246,15 @@ class Session(Protocol):
     # -- the loop --------------------------------------------------------------------------------
 
     def _pump(self) -> None:
-        """Answer what has arrived, up to a commit, the end of input, or a peer that won't read."""
-        if self._pumping or self._next_turn is not None:
+        """Answer what has arrived, up to a slow verdict, the end of input, or a turn's share."""
+        if self._pumping or self._pending is not None or self._next_turn is not None:
             return
         self._pumping = True
         self._server.allowance = TURN
         try:
             self._answer_all()
         except Exception as error:
-            self._failed(error)
-            self._dismiss(_BUG, "bug")
+            self._break_off(error)
         finally:
             self._pumping = False
 
@@ -263,31 +266,39 @@ class Session(Protocol):
                 break
             if type(event) is Chunk:
                 reception.content(event.data)
-            elif type(event) is EndOfContent:
-                self._commit()
-                if self._deadlines.phase is SessionPhase.COMMIT:
-                    break
+                continue
+            verdict: Reply | Pending[Any] | None
+            if type(event) is EndOfContent:
+                verdict = reception.end_of_content()
+                if isinstance(verdict, Reply):
+                    self._deadlines.phase = SessionPhase.EXAMINATION
+                    self._conclude(verdict)
+                    continue
             elif type(event) is Auth or type(event) is AuthResponse:
-                self._log_in(event)
-                if self._deadlines.phase is SessionPhase.LOGIN:
-                    break
+                verdict = self._log_in(event)
             elif type(event) is StartTls and self._door.tls is not None:
                 server.answer(_READY_FOR_TLS)
                 self._flush()
                 self._start_tls()
                 break
             elif type(event) is XClient:
-                server.answer(self._introduce(event))
+                verdict = self._introduce(event)
             else:
-                reply = reception.receive(event)
-                if reply is not None:
-                    server.answer(reply)
-                elif type(event) is Quit:
-                    self._end = "quit"
-                if server.out_of_step:
-                    self._dismiss(server.too_early(), "synchronisation")
+                verdict = reception.receive(event)
+            if isinstance(verdict, Pending):
+                self._wait(verdict)
+                if self._pending is not None:
+                    break
+                continue
+            if verdict is not None:
+                server.answer(verdict)
+            elif type(event) is Quit:
+                self._end = "quit"
+            if server.out_of_step:
+                self._dismiss(server.too_early(), "synchronisation")
         self._flush()
-        self._dismiss_at_rest()
+        if self._last_reply is not None:
+            self._dismiss_at_rest()
         if server.allowance <= 0 and self._deadlines.phase in _LISTENING:
             self._next_turn = self._service.reactor.callLater(0, self._take_turn)
         if self._heard_out:
@@ -309,8 +320,7 @@ class Session(Protocol):
     def _greet(self, early: bytes) -> None:
         """Say 220; or 421 to who has spoken by now (RFC 5321 section 4.3.1)."""
         if not early:
-            self._server.greet()
-            self._flush()
+            self._welcome()
         elif ITCPTransport.providedBy(self.transport) and not self._door.implicit:
             # whoever sends all he has and no more (`nc -N`) waits for nobody: his end comes with it
             self._paused = True
@@ -319,13 +329,25 @@ class Session(Protocol):
         else:
             self._dismiss(self._server.too_early(), "synchronisation")
 
+    def _welcome(self) -> None:
+        """Say 220, or what the verdict on the connection makes of it."""
+        try:
+            verdict = self._reception.connected(self._server.greeting)
+        except Exception as error:
+            self._break_off(error)
+            return
+        if isinstance(verdict, Pending):
+            self._wait(verdict)
+        else:
+            self._server.greet(verdict)
+            self._flush()
+
     def _greet_late(self, early: bytes) -> None:
         self._next_turn = None
         if self._deadlines.phase is SessionPhase.CLOSING:
             return
         if has_ended(self.transport.getHandle()):
-            self._server.greet()
-            self._flush()
+            self._welcome()
             self.dataReceived(early)
         else:
             self._dismiss(self._server.too_early(), "synchronisation")
@@ -341,42 +363,83 @@ class Session(Protocol):
         except OSError:
             return b""  # nothing, as it should be; or the end, of which we shall hear
 
-    def _commit(self) -> None:
-        """The one thing worth waiting for."""
-        self._deadlines.enter(SessionPhase.COMMIT)
-        spawn(self._end_of_content(), self._answer_failed)
+    # -- verdicts that take their time -----------------------------------------------------------
 
-    async def _end_of_content(self) -> None:
+    def _wait(self, pending: Pending[Any]) -> None:
+        """Input is held back until the verdict has come, or has taken too long."""
+        self._pending = pending
+        self._deadlines.enter(pending.phase)
+        if pending.phase is SessionPhase.COMMIT:
+            spawn(self._hear(pending), self._answer_failed)
+            return
+        asked = promise(self._hear(pending))
+        asked.addErrback(self._answer_failed)
+        if self._pending is pending:
+            self._asked = asked
+            self._deadlines.look()  # sooner than the command's deadline
+
+    async def _hear(self, pending: Pending[Any]) -> None:
         try:
-            reply = await self._reception.end_of_content()
+            result = await pending.coming
         except Exception as error:
-            self._commit_failed(error)
+            if self._pending is pending:
+                self._break_off(error)
+            elif not isinstance(error, CancelledError):
+                self._failed(error)
         else:
-            self._committed(reply)
+            if self._pending is pending:  # else the peer has gone, or has had its answer
+                self._heard(pending, result)
 
-    def _committed(self, reply: Reply) -> None:
-        if self._deadlines.phase is not SessionPhase.COMMIT:
-            return  # the peer has gone; the message stays
-        self._server.answer(reply)
-        self._deadlines.bore_fruit()
-        self._deadlines.enter(SessionPhase.COMMAND)
-        if self._last_reply is not None:
+    def _heard(self, pending: Pending[Any], result: object) -> None:
+        try:
+            verdict = pending.then(result)
+        except Exception as error:
+            self._break_off(error)
+            return
+        if isinstance(verdict, Pending):
+            self._wait(verdict)
+        else:
+            self._conclude(verdict)
+
+    def _conclude(self, reply: Reply) -> None:
+        """The answer to what stood between the session and its next command."""
+        deadlines, server = self._deadlines, self._server
+        phase = deadlines.phase
+        self._pending = self._asked = None
+        if server.state is not SessionState.NEW:
+            server.answer(reply)
+        elif server.buffered:  # who did not wait for the greeting (RFC 5321 section 4.3.1)
+            self._dismiss(server.too_early(), "synchronisation")
+            return
+        else:
+            server.greet(reply)
+        if phase is not SessionPhase.VERDICT:
+            deadlines.bore_fruit()
+        deadlines.enter(SessionPhase.COMMAND)
+        if phase is SessionPhase.COMMIT and self._last_reply is not None:
             self._dismiss(self._last_reply, "shutdown")
+        elif server.out_of_step:
+            self._dismiss(server.too_early(), "synchronisation")
         elif not self._pumping:
             self._pump()
             self._regulate()
+
+    def _give_up(self) -> None:
+        """Nobody waits for the verdict any more. A commit goes on: it may be durable already."""
+        asked = self._asked
+        self._pending = self._asked = None
+        if asked is not None:
+            asked.cancel()
+
+    def _break_off(self, error: BaseException) -> None:
+        self._failed(error)
+        self._dismiss(_BUG, "bug")
 
     def _failed(self, error: BaseException | None) -> None:
         """A bug, for the log: its name and place, for its words may hold the peer's secrets."""
         self._service.intake.log.trouble(
             "session failed", error=type(error).__name__, at=_place(error)
         )
-
-    def _commit_failed(self, error: Exception) -> None:
-        self._failed(error)
-        if self._deadlines.phase is SessionPhase.COMMIT:
-            self._deadlines.phase = SessionPhase.COMMAND
-            self._dismiss(_BUG, "bug")
 
     def _answer_failed(self, failure: Failure) -> None:
         """Better no word than a wrong one: the message may be ours."""
@@ -391,41 +454,20 @@ class Session(Protocol):
                 auth_in_clear=self._login.in_clear,
             )
 
-    def _log_in(self, event: Auth | AuthResponse) -> None:
-        """The other thing worth waiting for: hashes are slow on purpose."""
+    def _log_in(self, event: Auth | AuthResponse) -> Reply | Pending[Said]:
         login = self._login
         if login is None:  # the core does not offer it then
-            self._server.answer(_NO_LOGIN)
-            return
-        self._deadlines.enter(SessionPhase.LOGIN)
-        spawn(self._hear_login(login, event), self._answer_failed)
+            return _NO_LOGIN
+        client = self._reception.client
+        coming = login.receive(event, client)
+        return Pending(coming, self._logged_in, lambda: login.too_late(client))
 
-    async def _hear_login(self, login: Authentication, event: Auth | AuthResponse) -> None:
-        try:
-            said = await login.receive(event, self._reception.client)
-        except Exception as error:
-            self._login_failed(error)
-        else:
-            self._answer_login(said)
-
-    def _answer_login(self, said: Said) -> None:
-        if self._deadlines.phase is not SessionPhase.LOGIN:
-            return  # the peer has gone
+    def _logged_in(self, said: Said) -> Reply:
         if said.name:
             self._reception.logged_in(said.name)
-        self._server.answer(said.reply)
-        self._deadlines.enter(SessionPhase.COMMAND)
-        if not self._pumping:
-            self._pump()
-            self._regulate()
+        return said.reply
 
-    def _login_failed(self, error: Exception) -> None:
-        self._failed(error)
-        if self._deadlines.phase is SessionPhase.LOGIN:
-            self._deadlines.phase = SessionPhase.COMMAND
-            self._dismiss(_BUG, "bug")
-
-    def _introduce(self, event: XClient) -> Reply:
+    def _introduce(self, event: XClient) -> Reply | Pending[Any]:
         """From now on the peer speaks for another client, with what that one may and must."""
         reception, service = self._reception, self._service
         before = reception.client
@@ -439,7 +481,7 @@ class Session(Protocol):
         reception.introduced(client)
         if self._login is not None:
             self._login.moved(client.address)
-        return self._server.greeting
+        return reception.connected(self._server.greeting)
 
     def _start_tls(self) -> None:
         self._deadlines.enter(SessionPhase.HANDSHAKE)
@@ -452,7 +494,7 @@ class Session(Protocol):
         replies = server.data_to_send()
         if replies:
             self._wire.write(replies)
-        if server.closed:
+        if server.state is SessionState.CLOSED:
             self._close(self._end if self._end != "lost" else "421")
         elif self._deadlines.phase is SessionPhase.COMMAND:
             if server.state in _CONTENT:
@@ -465,7 +507,7 @@ class Session(Protocol):
             self._deadlines.enter(SessionPhase.COMMAND)
 
     def _regulate(self) -> None:
-        """Stop reading while input waits for a commit, or our replies for the peer."""
+        """Stop reading while input waits for a verdict, or our replies for the peer."""
         pause = self._unread or self._server.buffered > HIGH_WATER
         closing = self._deadlines.phase is SessionPhase.CLOSING
         if pause is not self._paused and not closing and not self._heard_out:
@@ -484,6 +526,11 @@ class Session(Protocol):
         if self._deadlines.phase is SessionPhase.HANDSHAKE:
             self._close("timeout")  # there is no one to say 421 to yet
             return
+        pending = self._pending
+        if pending is not None:  # it is not the peer who is late
+            self._give_up()
+            self._heard(pending, pending.late())
+            return
         self._dismiss(
             Reply.of(421, "4.4.2", f"{self._service.hostname} timed out waiting for you"), "timeout"
         )
@@ -492,6 +539,7 @@ class Session(Protocol):
         """Say 421, whatever the peer is doing, and close."""
         if self._deadlines.phase is SessionPhase.CLOSING:
             return
+        self._give_up()
         self._reception.rollback()
         self._server.fail(reply)
         self._end = end

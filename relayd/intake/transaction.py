@@ -45,13 +45,21 @@ class ContentFacts:
 class ReceivedTransaction:
     """From MAIL to the end of content; replaced whole, never field by field."""
 
-    __slots__ = ("_addressees", "client", "destinations", "envelope", "started")
+    __slots__ = (
+        "_addressees",
+        "client",
+        "destinations",
+        "edits_header",
+        "envelope",
+        "started",
+    )
 
     def __init__(self, envelope: Envelope, client: Client, started: float) -> None:
         self.envelope = envelope
         self.client = client
         self.started = started  # seconds since the epoch
         self.destinations = 0  # final recipients so far, repetitions counted
+        self.edits_header = False  # the rules will change the header section for somebody
         self._addressees: dict[tuple[str, str], Addressee] = {}
 
     @property
@@ -66,15 +74,6 @@ class ReceivedTransaction:
             return None
         return next(iter(self._addressees.values())).original
 
-    @property
-    def edits_header(self) -> bool:
-        """Whether the rules will change the header section for anybody."""
-        return any(
-            destination.header_rules
-            for addressee in self._addressees.values()
-            for destination in addressee.plan.destinations
-        )
-
     def known(self, mailbox: Mailbox) -> Addressee | None:
         """The addressee of an earlier RCPT for the same mailbox."""
         return self._addressees.get(_identity(mailbox))
@@ -82,7 +81,10 @@ class ReceivedTransaction:
     def add(self, addressee: Addressee) -> None:
         """Take in a RCPT that the rules accepted, held or discarded."""
         self._addressees[_identity(addressee.original)] = addressee
-        self.destinations += len(addressee.plan.destinations)
+        for destination in addressee.plan.destinations:
+            self.destinations += 1
+            if destination.header_rules:
+                self.edits_header = True
 
     def shadows(self, records: Sequence[Record]) -> list[Addressee]:
         """Those of whom no record tells: all they led to is somebody else's delivery as well."""
@@ -97,20 +99,20 @@ class ReceivedTransaction:
         recipients: list[Recipient] = []
         states: list[RecipientState] = []
         headers = _Headers(facts, edit_header)
-        for addressee in self._addressees.values():
+        for named, addressee in self._addressees.items():
             state = _STATE[addressee.plan.verdict]
             for destination in addressee.plan.destinations or (_nowhere(addressee),):
+                mailbox = _identity(destination.mailbox)
                 # the same mailbox at the same next hop is one delivery; what one recipient
                 # has on hold must not take the other's along
-                identity = (*_identity(destination.mailbox), destination.next_hop, state)
-                at = found.setdefault(identity, len(recipients))
-                recipient = _recipient(addressee, destination, headers)
+                at = found.setdefault((mailbox, destination.next_hop, state), len(recipients))
+                recipient = _recipient(addressee, destination, headers, moved=mailbox != named)
                 if at < len(recipients):
                     recipients[at] = _merge(recipients[at], recipient)
                 else:
                     recipients.append(recipient)
                     states.append(state)
-        alike = all(state is states[0] for state in states)
+        alike = states.count(states[0]) == len(states)
         return Submission(
             envelope=self.envelope,
             client=self.client,
@@ -159,9 +161,11 @@ class _Headers:
         return number
 
 
-def _recipient(addressee: Addressee, destination: Destination, headers: _Headers) -> Recipient:
+def _recipient(
+    addressee: Addressee, destination: Destination, headers: _Headers, *, moved: bool
+) -> Recipient:
     orcpt = addressee.orcpt
-    if not orcpt and _identity(destination.mailbox) != _identity(addressee.original):
+    if moved and not orcpt:
         # RFC 3461 section 5.2.1: an ORCPT of our own names the RCPT that we were given
         text = str(addressee.original)
         orcpt = f"{'rfc822' if text.isascii() else 'utf-8'};{text}"

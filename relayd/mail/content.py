@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 CHUNK = 65536  # octets; about what one send takes
@@ -27,6 +27,14 @@ class Content(Protocol):
 
     def tail(self, count: int) -> bytes:
         """The last `count` octets, or all if there are fewer; raises OSError."""
+
+
+def from_octet(start: int, pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """The octets of these pieces from `start` on."""
+    for piece in pieces:
+        if start < len(piece):
+            yield piece[start:] if start else piece
+        start = max(start - len(piece), 0)
 
 
 class BytesContent:

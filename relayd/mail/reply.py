@@ -92,11 +92,9 @@ class Reply:
         """The reply as sent (RFC 5321 section 4.2), status in front of every line (RFC 2034)."""
         prefix = f"{self.status} " if self.subject >= 0 else ""
         lines = self.lines or ("",)
-        last = len(lines) - 1
-        return b"".join(
-            f"{self.code}{' ' if n == last else '-'}{prefix}{line}\r\n".encode()
-            for n, line in enumerate(lines)
-        )
+        before = f"{self.code}-{prefix}"
+        text = before + f"\r\n{before}".join(lines[:-1]) + "\r\n" if len(lines) > 1 else ""
+        return f"{text}{self.code} {prefix}{lines[-1]}\r\n".encode()
 
     def __str__(self) -> str:
         status = f"{self.status} " if self.subject >= 0 else ""

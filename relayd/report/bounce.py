@@ -129,7 +129,10 @@ def expand(
     SUCCESS does not, and the sender is told "expanded" instead. Returns the recipients to store
     and, one each, the aliases that `expanded` is owed for. Called at acceptance.
     """
-    if not any("SUCCESS" in recipient.notify for recipient in recipients):
+    for recipient in recipients:
+        if "SUCCESS" in recipient.notify:
+            break
+    else:
         return tuple(recipients), ()
     groups: dict[tuple[Mailbox, str], int] = {}
     for recipient in recipients:

@@ -9,6 +9,7 @@ from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
 
 from relayd.config import Listener, Settings
 from relayd.dns.resolver import Resolver
@@ -263,6 +264,7 @@ class Gateway(Service):
             guesses=self._desks.guesses,
             message_size=lambda: self._configuration.settings.message_size,
             manners=lambda listener: self._manners.get(listener, RELAY),
+            turn=lambda: deferLater(self._reactor, 0),
             wishes=lambda trusted: self._configuration.settings.wishes(trusted=trusted),
             limits=ReceptionLimits(
                 recipients=settings.recipients,

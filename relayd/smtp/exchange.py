@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from relayd.mail.reply import Reply
 from relayd.smtp import replies
-from relayd.smtp.events import EndOfContent, Event
+from relayd.smtp.events import EndOfContent, Event, NeedsVerdict
 from relayd.smtp.extensions import Offer
 from relayd.smtp.framing import Lines
 from relayd.smtp.grammar import RemoteProtocolError
@@ -58,8 +58,7 @@ class Exchange:
         self.origin = ""  # completes paths without a domain, on listeners for submission
         self._input = Lines()
         self._output: list[bytes] = []
-        self._asked: Event | None = None
-        self._asked_command = Command.GREET
+        self._asked: Event | None = None  # it needs a verdict
         self._events: deque[Event] = deque()
         self._hungry = False  # nothing can be done before more input
         self._read: Callable[[], Event | None] = self._read_command  # what comes next
@@ -80,7 +79,7 @@ class Exchange:
     @property
     def buffered(self) -> int:
         """Octets of input held back."""
-        return len(self._input)
+        return len(self._input.data) - self._input.at
 
     @property
     def greeting(self) -> Reply:
@@ -112,6 +111,8 @@ class Exchange:
             self.allowance -= 1
             event = self._read()
             if event is not None:
+                if isinstance(event, NeedsVerdict):
+                    self._asked = event
                 return event
             if self._events:
                 return self._next_queued()
@@ -199,11 +200,6 @@ class Exchange:
     def _require(self, command: Command) -> None:
         if (self.state, command) not in ALLOWED:
             raise RemoteProtocolError(out_of_order(self.state, command))
-
-    def _ask(self, event: Event, command: Command) -> Event:
-        self._asked = event
-        self._asked_command = command
-        return event
 
 
 def out_of_order(state: SessionState, command: Command) -> Reply:

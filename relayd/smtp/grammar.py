@@ -91,7 +91,7 @@ def parse_mail(
         params = EMPTY_MAIL_PARAMS
     else:
         params = MailParams(**_parameters(rest, keywords, _MAIL_PARAMETERS))  # type: ignore[arg-type]  # readers and fields are paired in the table
-    if path is not None and not params.smtputf8:
+    if not text.isascii() and path is not None and not params.smtputf8:
         _require_ascii(path)
     return path, params
 
@@ -106,7 +106,7 @@ def parse_rcpt(
     else:
         text = _completed(text, origin) if origin else text
         path, rest = _path(text, "5.1.3", "RCPT TO:<address>")
-    if not smtputf8:
+    if not text.isascii() and not smtputf8:
         _require_ascii(path)
     if not rest:
         return path, EMPTY_RCPT_PARAMS

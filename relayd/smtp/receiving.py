@@ -10,6 +10,8 @@ from relayd.smtp.exchange import Exchange, ServerLimits
 from relayd.smtp.extensions import Offer
 from relayd.smtp.state import IN_TRANSACTION, Command, SessionState
 
+_NO_CONTENT = IncomingContent(0, False)  # until there is some
+
 
 class Receiving(Exchange):
     """Reads content instead of commands, and answers for what is wrong with it."""
@@ -17,10 +19,11 @@ class Receiving(Exchange):
     def __init__(self, hostname: str, limits: ServerLimits, offer: Offer) -> None:
         super().__init__(hostname, limits, offer)
         self._recipients = 0  # accepted ones of the open transaction
-        self._content = IncomingContent(0, False)
+        self._content = _NO_CONTENT
         self._octets = 0  # of the current BDAT still to come
         self._bdat_size = 0  # of the current BDAT in all
         self._bdat_command = Command.BDAT
+        self._ended_by = Command.END  # ... or by LAST
         self._swallow: Reply | None = None  # the answer to a BDAT whose octets are discarded
 
     def _reset_transaction(self) -> None:
@@ -42,18 +45,18 @@ class Receiving(Exchange):
                 self._events.append(refused)
 
     def _read_data(self) -> Event | None:
-        if not self._input:
+        lines, content = self._input, self._content
+        if lines.at == len(lines.data):
             self._hungry = True
             return None
-        content = self._content
         refused = content.refusal
-        data, ended = content.take_data(self._input)
+        data, ended = content.take_data(lines)
         if content.refusal is None:
             if not ended:
                 return Chunk(data) if data else None
+            self._ended_by = Command.END
             if not data:
-                return self._ask(EndOfContent(), Command.END)
-            self._asked_command = Command.END
+                return EndOfContent()
             self._events.append(EndOfContent())
             return Chunk(data)
         if ended:
@@ -94,9 +97,9 @@ class Receiving(Exchange):
         else:
             data = content.finish()
             if content.refusal is None:
+                self._ended_by = Command.LAST
                 if not data:
-                    return self._ask(EndOfContent(), Command.LAST)
-                self._asked_command = Command.LAST
+                    return EndOfContent()
                 self._events.append(EndOfContent())
         if content.refusal is not None:
             return self._refuse_octets(content.refusal)

@@ -51,8 +51,9 @@ def encode(reply: Reply, *, smtputf8: bool = False) -> bytes:
     if len(reply.lines) == 1:
         text = reply.lines[0]
         if len(text) <= MAX_TEXT and text.isascii() and text.isprintable():
-            status = f"{reply.status} " if reply.subject >= 0 else ""
-            return f"{reply.code} {status}{text}\r\n".encode()
+            code, subject, detail = reply.code, reply.subject, reply.detail
+            status = f"{code // 100}.{subject}.{max(detail, 0)} " if subject >= 0 else ""
+            return f"{code} {status}{text}\r\n".encode()
     wire = reply.wire()
     if (
         wire.count(b"\n") == wire.count(b"\r\n") == wire.count(b"\r") == (len(reply.lines) or 1)

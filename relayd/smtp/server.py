@@ -66,7 +66,7 @@ class SmtpServer(Receiving):
             self._reply(reply, Command.RCPT)
         elif type(event) is EndOfContent:
             self._read = self._read_command
-            self._reply(reply, self._asked_command)
+            self._reply(reply, self._ended_by)
             self._reset_transaction()
             if reply.code < 300:
                 self._got_on()
@@ -147,6 +147,7 @@ class SmtpServer(Receiving):
         if line is None:
             self._hungry = True
             return None
+        self._hungry = self._input.at == len(self._input.data)
         verb, _, argument = line.partition(b" ")
         read = _COMMANDS.get(verb) or _COMMANDS.get(verb.upper(), SmtpServer._unknown)
         if b"\r" in line or b"\n" in line or b"\0" in line:
@@ -195,11 +196,11 @@ class SmtpServer(Receiving):
 
     def _helo(self, argument: bytes) -> Event:
         self._idled()
-        return self._ask(Hello(grammar.parse_hello(argument), esmtp=False), Command.HELO)
+        return Hello(grammar.parse_hello(argument), esmtp=False)
 
     def _ehlo(self, argument: bytes) -> Event:
         self._idled()
-        return self._ask(Hello(grammar.parse_hello(argument), esmtp=True), Command.HELO)
+        return Hello(grammar.parse_hello(argument), esmtp=True)
 
     def _mail(self, argument: bytes) -> Event:
         self._require(Command.MAIL)
@@ -208,7 +209,7 @@ class SmtpServer(Receiving):
         )
         if params.size and 0 < self.offer.size < params.size:
             raise RemoteProtocolError(replies.TOO_BIG)
-        return self._ask(Mail(path, params), Command.MAIL)
+        return Mail(path, params)
 
     def _rcpt(self, argument: bytes) -> Event:
         self._require(Command.RCPT)
@@ -217,13 +218,13 @@ class SmtpServer(Receiving):
         )
         if self._recipients >= self.limits.recipients:
             raise RemoteProtocolError(replies.TOO_MANY_RECIPIENTS)
-        return self._ask(Rcpt(path, params), Command.RCPT)
+        return Rcpt(path, params)
 
     def _data(self, argument: bytes) -> Event:
         _require_no_argument(argument)
         self._require(Command.DATA)
         self._content = IncomingContent(self.offer.size, self.limits.normalise)
-        return self._ask(Data(bdat=False), Command.DATA)
+        return Data(bdat=False)
 
     def _bdat(self, argument: bytes) -> Event | None:
         parsed = grammar.parse_bdat(argument)
@@ -236,11 +237,12 @@ class SmtpServer(Receiving):
         self._bdat_size = self._octets
         self._swallow = None
         self._read = self._read_octets
+        self._hungry = False  # there may be none
         if not self.offer.chunking:
             self._swallow = self._counted(replies.NOT_IMPLEMENTED)
         elif self.state is SessionState.ADDRESSED:
             self._content = IncomingContent(self.offer.size, self.limits.normalise)
-            return self._ask(Data(bdat=True), Command.BDAT)
+            return Data(bdat=True)
         elif self.state is SessionState.CHUNKING:
             return self._begin_octets()
         else:
@@ -268,7 +270,7 @@ class SmtpServer(Receiving):
         if not text:
             raise RemoteProtocolError(replies.NEEDS_ARGUMENT)
         self._idled()
-        return self._ask(Vrfy(text), Command.HELO)
+        return Vrfy(text)
 
     def _quit(self, argument: bytes) -> Event:
         _require_no_argument(argument)
@@ -280,7 +282,7 @@ class SmtpServer(Receiving):
         if not self.offer.xclient:
             raise RemoteProtocolError(replies.NOT_A_PROXY)
         self._require(Command.XCLIENT)
-        return self._ask(parse_xclient(argument, self.offer.xclient), Command.XCLIENT)
+        return parse_xclient(argument, self.offer.xclient)
 
     def _starttls(self, argument: bytes) -> Event:
         if self._introduced:
@@ -289,7 +291,7 @@ class SmtpServer(Receiving):
             raise RemoteProtocolError(replies.NOT_IMPLEMENTED)
         _require_no_argument(argument)
         self._require(Command.STARTTLS)
-        return self._ask(StartTls(), Command.STARTTLS)
+        return StartTls()
 
     def _auth(self, argument: bytes) -> Event:
         if not self.offer.auth:
@@ -303,7 +305,7 @@ class SmtpServer(Receiving):
         mechanism, initial = grammar.parse_auth(argument)
         if mechanism not in self.offer.auth:
             raise RemoteProtocolError(replies.NO_MECHANISM)
-        return self._ask(Auth(mechanism, initial), Command.AUTH)
+        return Auth(mechanism, initial)
 
     def _not_implemented(self, argument: bytes) -> Event:
         raise RemoteProtocolError(replies.NOT_IMPLEMENTED)
@@ -331,7 +333,7 @@ class SmtpServer(Receiving):
             reply = getattr(error, "reply", replies.LINE_TOO_LONG)
             self.state = SessionState.READY
             return self._refuse(b"AUTH ", reply)
-        return self._ask(AuthResponse(response), Command.AUTH)
+        return AuthResponse(response)
 
 
 def _require_no_argument(argument: bytes) -> None:

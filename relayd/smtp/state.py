@@ -110,6 +110,8 @@ _MOVES: tuple[tuple[tuple[SessionState, ...], Command, tuple[int, ...], SessionS
     ((_S.READY, _S.LOGIN), _C.AUTH, (SUCCESS, *REFUSAL), _S.READY),
     # Postfix's XCLIENT_README: never within a transaction, and a new EHLO is due
     ((_S.GREETED, _S.READY), _C.XCLIENT, (SUCCESS,), _S.GREETED),
+    # a client who would not have been greeted is not, whoever speaks for him
+    ((_S.GREETED, _S.READY), _C.XCLIENT, REFUSAL, _S.UNWELCOME),
 )
 
 MOVES: dict[tuple[SessionState, Command, int], SessionState] = {

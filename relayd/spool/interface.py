@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Protocol
 
 from relayd.mail.message import Settlement, Submission
@@ -26,6 +26,21 @@ class AnyDraft(Protocol):
 
     def write(self, data: bytes) -> None:
         """More content; raises SpoolError (then commit would fail as well)."""
+
+    def chunks(self, start: int = 0) -> Iterator[bytes]:
+        """What was written, from `start` on, in pieces of CHUNK or as they came.
+
+        Nothing may be written meanwhile. Raises SpoolError, also at the end if it is not whole.
+        """
+
+    def anew(self) -> AnyDraft:
+        """An empty draft, for what may take the place of this content; else roll it back, too."""
+
+    def become(self, fresh: AnyDraft) -> None:
+        """Have the content of `fresh`, made by `anew`, instead of our own; `fresh` is over.
+
+        SpoolError: neither can be committed.
+        """
 
     def commit(self, submission: Submission) -> Awaitable[Accepted]:
         """Durable when it fires; SpoolError: nothing was accepted (promise 1 and 4)."""

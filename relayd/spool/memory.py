@@ -6,15 +6,16 @@ import json
 import math
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Any
 
-from relayd.mail.content import BytesContent
+from relayd.mail.content import BytesContent, from_octet
 from relayd.mail.ident import make_ident
 from relayd.mail.message import Message, RecipientState, Record, Settlement, Submission
 from relayd.spool.errors import SpoolError
+from relayd.spool.interface import AnyDraft
 from relayd.spool.sqlite.bridge import Bridge, Promise
 from relayd.spool.sqlite.matching import matches, recipient_summary_of, summary_of
 from relayd.spool.view import (
@@ -38,19 +39,45 @@ class MemoryDraft:
         self.size = 0
         self._spool = spool
         self._pieces: list[bytes] = []
+        self._done = False
 
     def write(self, data: bytes) -> None:
         """More content."""
+        self._require_open()
         self._pieces.append(bytes(data))
         self.size += len(data)
 
+    def chunks(self, start: int = 0) -> Iterator[bytes]:
+        """What was written, from `start` on."""
+        self._require_open()
+        return from_octet(start, self._pieces)
+
+    def anew(self) -> MemoryDraft:
+        """An empty draft for what may take the place of this content."""
+        self._require_open()
+        return self._spool.create()
+
+    def become(self, fresh: AnyDraft) -> None:
+        """Have the content of `fresh` instead."""
+        assert isinstance(fresh, MemoryDraft)
+        self._require_open()
+        fresh._require_open()
+        self._pieces, self.size = fresh._pieces, fresh.size
+        fresh.rollback()
+
+    def _require_open(self) -> None:
+        if self._done:
+            raise SpoolError("the draft is over")
+
     def commit(self, submission: Submission) -> Awaitable[Accepted]:
         """Keep it."""
+        self._done = True
         new = NewMessage(self.ident, b"".join(self._pieces), submission)
         return self._spool.record(lambda: self._spool.accept(new))
 
     def rollback(self) -> None:
         """Forget it."""
+        self._done = True
         self._pieces = []
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import random
 import unittest
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from relayd.mail.address import Mailbox
+from relayd.mail.content import CHUNK
 from relayd.mail.envelope import Envelope, Recipient
 from relayd.mail.ident import shard_of
 from relayd.mail.message import RecipientState, Record, Settlement
@@ -35,6 +37,7 @@ from tests.spooling import (
 )
 
 BODY = b"Subject: hello\r\n\r\nbody\r\n"
+DRAFTS = (0, 100, 300_000, 3_000_000)  # octets: in memory, in memory for a file, in a file
 EVERYTHING = QueueFilter()
 BOUNCE = failed("5.1.1", "no such user")
 
@@ -53,6 +56,7 @@ class StoreContract:
     clock: Clock
     bridge: ThreadBridge
     store: Any
+    assertRaises: Any  # noqa: N815  # of the TestCase
 
     def put(self, *to: Recipient, content: bytes = BODY, **more: Any) -> Accepted:
         draft = self.store.create()
@@ -127,6 +131,71 @@ class StoreContract:
         draft.rollback()
         assert self.wait(self.store.load(draft.ident)) is None
         assert self.wait(self.store.history(draft.ident)) is None
+        assert self.wait(self.store.counts()).messages == 0
+
+    def draft(self, size: int, seed: int = 0) -> tuple[Any, bytes]:
+        """A draft of so many octets, written in pieces."""
+        body = random.Random(size + seed).randbytes(size)
+        draft = self.store.create()
+        for at in range(0, size, 50_000):
+            draft.write(body[at : at + 50_000])
+        return draft, body
+
+    def test_a_draft_is_read_back_from_any_octet_as_often_as_one_likes(self) -> None:
+        for size in DRAFTS:
+            draft, body = self.draft(size)
+            for start in {0, 1, 70_000, size - 1, size, size + 1}:
+                if start >= 0:
+                    assert b"".join(draft.chunks(start)) == body[start:]
+            assert max((len(each) for each in draft.chunks()), default=0) <= max(CHUNK, 50_000)
+            draft.write(b"more")
+            assert b"".join(draft.chunks(size)) == b"more"
+            message, _ = self.wait(draft.commit(submission()))
+            assert octets(message.content) == body + b"more"
+
+    def test_a_draft_becomes_another_whatever_the_size_of_either(self) -> None:
+        for before, after in product(DRAFTS, DRAFTS):
+            draft, _ = self.draft(before)
+            fresh = draft.anew()
+            body = random.Random(after + 1).randbytes(after)
+            for at in range(0, after, 50_000):
+                fresh.write(body[at : at + 50_000])
+            draft.become(fresh)
+            fresh.rollback()  # harmless
+            assert (draft.size, b"".join(draft.chunks())) == (after, body)
+            draft.write(b"more")
+            message, _ = self.wait(draft.commit(submission()))
+            assert message.ident == draft.ident
+            loaded, _ = self.wait(self.store.load(message.ident))
+            assert octets(message.content) == octets(loaded.content) == body + b"more"
+
+    def test_a_draft_that_becomes_nothing_stays_what_it_was(self) -> None:
+        for size in DRAFTS:
+            draft, body = self.draft(size)
+            fresh = draft.anew()
+            fresh.write(b"x" * 3_000_000)
+            fresh.rollback()
+            message, _ = self.wait(draft.commit(submission()))
+            assert octets(message.content) == body
+
+    def test_a_draft_that_is_over_takes_and_gives_nothing_any_more(self) -> None:
+        for size in DRAFTS:
+            draft, _ = self.draft(size)
+            fresh, other = draft.anew(), draft.anew()
+            other.rollback()
+            for act, *given in (
+                (draft.become, other),
+                (other.become, fresh),
+                (other.write, b"x"),
+                (lambda over: list(over.chunks()), other),
+                (other.anew,),
+            ):
+                with self.assertRaises(SpoolError):
+                    act(*given)
+            draft.rollback()
+            with self.assertRaises(SpoolError):
+                draft.become(fresh)
+            fresh.rollback()
         assert self.wait(self.store.counts()).messages == 0
 
     def test_content_of_every_size_is_kept_byte_for_byte(self) -> None:
@@ -481,7 +550,7 @@ class StoreContract:
             lambda: self.store.earliest("inside", 0.0),
             lambda: self.store.aged(1e12, 0, 10),
         ):
-            with self.assertRaises(SpoolError):  # type: ignore[attr-defined]
+            with self.assertRaises(SpoolError):
                 self.wait(question())
         assert self.wait(self.store.load(message.ident)) is not None
         assert self.wait(self.store.counts()).messages == 1
@@ -491,9 +560,9 @@ class StoreContract:
         draft = self.store.create()
         self.wait(self.store.close())
         assert not self.store.healthy
-        with self.assertRaises(SpoolError):  # type: ignore[attr-defined]
+        with self.assertRaises(SpoolError):
             self.wait(draft.commit(submission()))
-        with self.assertRaises(SpoolError):  # type: ignore[attr-defined]
+        with self.assertRaises(SpoolError):
             self.wait(self.store.settle([]))
 
 

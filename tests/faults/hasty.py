@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable
 
 from twisted.internet import reactor
 from twisted.internet.defer import ensureDeferred, succeed
@@ -10,7 +10,7 @@ from twisted.internet.task import deferLater
 from twisted.scripts.twistd import run
 
 from relayd.intake.reception import Reception
-from relayd.mail.message import Message, Record, Submission
+from relayd.mail.message import Submission
 from relayd.spool.disk.draft import Draft
 from relayd.spool.sqlite.rows import accept_rows
 from relayd.spool.sqlite.store import Spool
@@ -37,9 +37,9 @@ def _hasty(spool: Spool, draft: Draft, submission: Submission) -> Awaitable[Acce
     return succeed(rows.value)
 
 
-def _once_stored(reception: Reception, message: Message, records: Sequence[Record]) -> None:
+def _once_stored(reception: Reception, *message: object) -> None:
     """It leaves when it is stored, as from any relayd; else the sink would have it already."""
-    deferLater(reactor, 2 * LATE, _at_once, reception, message, records)
+    deferLater(reactor, 2 * LATE, _at_once, reception, *message)
 
 
 if __name__ == "__main__":

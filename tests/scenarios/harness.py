@@ -217,6 +217,7 @@ class Relayd:
         self.host = host
         self.enter = host.enter if host else []  # what stands before the command line
         self.own_mounts = False  # its control socket is in a mount namespace of its own
+        self.path: list[str] = []  # folders that Python looks into first
         self.process: Process | None = None
 
     @property
@@ -231,7 +232,7 @@ class Relayd:
     @property
     def environment(self) -> dict[str, str]:
         """Finds this checkout before any installed relayd."""
-        return {"PYTHONPATH": str(CHECKOUT)}
+        return {"PYTHONPATH": os.pathsep.join([*self.path, str(CHECKOUT)])}
 
     def start(self, seconds: float = 60.0, *, all_workers: bool = True) -> Relayd:
         """Start, and wait until it greets, and until relayctl can speak for all workers."""

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from zlib import crc32
 
-from relayd.mail.content import CHUNK
+from relayd.mail.content import CHUNK, from_octet
 from relayd.mail.ident import SHARD_BITS, ident_text, parse_ident
 from relayd.spool.disk.fanout import spread
 from relayd.spool.errors import SpoolError, SpoolFull
@@ -103,10 +103,7 @@ class FileContent:
         """The octets from `start` on; raises OSError, before the end, if the file is damaged."""
         warm = self._warm
         if warm is not None:
-            for piece in warm.pieces:
-                if start < len(piece):
-                    yield piece[start:] if start else piece
-                start = max(start - len(piece), 0)
+            yield from from_octet(start, warm.pieces)
             self._warm = None
             return
         with self.path.open("rb", buffering=0) as file:
@@ -181,6 +178,16 @@ class ContentFiles:
             # idents are never given twice: this one was for a draft nobody finished
             path.unlink()
         return os.open(path, flags, 0o600)
+
+    def move(self, source: int, target: int) -> None:
+        """Give a file the name of another one, and its place if it is there; raises OSError."""
+        path = self.path(target)
+        try:
+            self.path(source).rename(path)
+        except FileNotFoundError:
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+            self._durable.discard(path.parent)
+            self.path(source).rename(path)
 
     def sync_directories(self, idents: Iterable[int]) -> None:
         """Make the entries of these files durable, and of their directories; raises OSError."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from zlib import crc32
 
-from relayd.mail.content import BytesContent, Content
+from relayd.mail.content import BytesContent, Content, from_octet
 from relayd.mail.message import Submission
-from relayd.spool.disk.content import ContentFiles, Warm, os_trouble
+from relayd.spool.disk.content import ContentFiles, FileContent, Warm, os_trouble
 from relayd.spool.errors import SpoolError
+from relayd.spool.interface import AnyDraft
 from relayd.spool.view import Accepted
 
 MANY = 256  # pieces: more are joined, for each costs memory of its own; less than IOV_MAX
@@ -24,6 +25,7 @@ class Draft:
     """
 
     __slots__ = (
+        "_anew",
         "_commit",
         "_done",
         "_fd",
@@ -45,6 +47,7 @@ class Draft:
         files: ContentFiles,
         threshold: int,
         commit: Callable[[Draft, Submission], Awaitable[Accepted]],
+        anew: Callable[[], Draft],
         *,
         pure: bool = False,
     ) -> None:
@@ -55,6 +58,7 @@ class Draft:
         self._files = files
         self._threshold = threshold
         self._commit = commit
+        self._anew = anew
         self._pieces: list[bytes] = []
         self._pure = pure
         self._fd = -1
@@ -95,6 +99,51 @@ class Draft:
         self._in_file = True
         _write_all(self._fd, self._pieces)
 
+    def chunks(self, start: int = 0) -> Iterator[bytes]:
+        """What was written, from `start` on; raises SpoolError, as commit will then."""
+        if self.trouble is not None:
+            raise self.trouble
+        return self._read(start) if self._in_file else from_octet(start, self._pieces)
+
+    def _read(self, start: int) -> Iterator[bytes]:
+        path = self._files.path(self.ident)
+        content = FileContent(path, self.size, self.parity, lambda reason: None)
+        try:
+            yield from content.chunks(start)
+        except OSError as error:
+            self.trouble = os_trouble("reading content", error)
+            raise self.trouble from error
+
+    def anew(self) -> Draft:
+        """An empty draft for what may take the place of this content."""
+        if self.trouble is not None:
+            raise self.trouble
+        fresh = self._anew()
+        fresh._pure = self._pure
+        return fresh
+
+    def become(self, fresh: AnyDraft) -> None:
+        """Have the content of `fresh` instead; raises SpoolError, and commit will then do the same.
+
+        A file of its own takes the name of ours: after a crash each is an orphan like any other.
+        """
+        assert isinstance(fresh, Draft)
+        trouble = self.trouble or fresh.trouble
+        if trouble is not None:
+            raise trouble
+        try:
+            if fresh._in_file:
+                self._files.move(fresh.ident, self.ident)
+        except OSError as error:
+            self.trouble = os_trouble("replacing content", error)
+            raise self.trouble from error
+        self._close(remove=self._in_file and not fresh._in_file)
+        self._fd, fresh._fd = fresh._fd, -1
+        self._in_file, fresh._in_file = fresh._in_file, False
+        self._pieces, self._warm = fresh._pieces, fresh._warm
+        self.parity, self.size = fresh.parity, fresh.size
+        fresh.rollback()
+
     def commit(self, submission: Submission) -> Awaitable[Accepted]:
         """Store it all; to be called once."""
         assert not self._done, "a draft is committed or rolled back once"
@@ -108,6 +157,7 @@ class Draft:
             self.discard_file()
             self._pieces = []
             self._warm = None
+            self.trouble = SpoolError("the draft is over")
 
     # what the spool asks while it commits
 
@@ -141,11 +191,14 @@ class Draft:
 
     def discard_file(self) -> None:
         """Close and remove the file, if there is one."""
+        self._close(remove=self._in_file)
+
+    def _close(self, *, remove: bool) -> None:
         if self._fd >= 0:
             fd, self._fd = self._fd, -1
             with contextlib.suppress(OSError):
                 os.close(fd)
-        if self._in_file:
+        if remove:
             self._files.remove((self.ident,))
 
 

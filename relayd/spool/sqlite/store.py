@@ -182,7 +182,9 @@ class Spool:
 
     def create(self, *, pure: bool = False) -> Draft:
         """Begin to take in a message."""
-        return Draft(self.new_ident(), self._files, self._threshold, self._commit, pure=pure)
+        return Draft(
+            self.new_ident(), self._files, self._threshold, self._commit, self.create, pure=pure
+        )
 
     def _commit(self, draft: Draft, submission: Submission) -> Awaitable[Accepted]:
         promise: Promise[Accepted] = self._bridge.promise()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from twisted.internet.address import IPv4Address
@@ -34,6 +34,7 @@ from relayd.smtp.exchange import ServerLimits
 from relayd.smtp.extensions import Offer
 from relayd.smtp.server import SmtpServer
 from relayd.spool.errors import SpoolError
+from relayd.spool.interface import AnyDraft
 
 HOST = "gw.example.com"
 RULES = build((), {}, HOST)
@@ -136,6 +137,20 @@ class FakeDraft:
         self.content += data
         self.size += len(data)
 
+    def chunks(self, start: int = 0) -> Iterator[bytes]:
+        if self._spool.read_error is not None:
+            raise self._spool.read_error
+        return BytesContent(self.content).chunks(start)
+
+    def anew(self) -> FakeDraft:
+        return self._spool.create()
+
+    def become(self, fresh: AnyDraft) -> None:
+        assert isinstance(fresh, FakeDraft)
+        assert not self.rolled_back
+        assert not fresh.rolled_back
+        self.content, self.size = fresh.content, fresh.size
+
     def rollback(self) -> None:
         self.rolled_back = True
 
@@ -155,6 +170,7 @@ class FakeSpool:
         self.free = 1 << 40
         self.slow = False
         self.write_error: SpoolError | None = None
+        self.read_error: SpoolError | None = None
         self.commit_error: Exception | None = None
         self.drafts: list[FakeDraft] = []
         self.waiting: list[

@@ -12,6 +12,7 @@ from twisted.internet.defer import Deferred
 
 from relayd.intake.authentication import Desk
 from relayd.intake.header import HeaderSection
+from relayd.intake.limits import NORMAL
 from relayd.intake.submission import Completion, Manners, completed
 from relayd.intake.trace import TraceField
 from relayd.login.accounts import Checked, DovecotAccounts, FileAccounts
@@ -105,6 +106,32 @@ class LoginTests(TestCase):
         site.scene.service.close()
         site.hashing[0][0].callback(True)
         self.assertEqual([line[:3] for line in peer.replies()], ["421"])
+
+    def test_a_hash_that_takes_too_long_is_454_and_nobodys_failure(self) -> None:
+        site = Site(slow=True)
+        peer = site.scene.greeted()
+        self.assertEqual(peer.say(RIGHT, "NOOP"), [])
+        site.scene.clock.advance(NORMAL.verdict - 1)
+        self.assertEqual(peer.replies(), [])
+        site.scene.clock.advance(1)
+        self.assertEqual([line[:9] for line in peer.replies()], ["454 4.7.0", "250 2.0.0"])
+        [(done, work)] = site.hashing
+        done.callback(work())
+        self.assertEqual(peer.replies(), [])
+        self.assertIn("took too long", site.scene.log.of("trouble")[0])
+        self.assertEqual(peer.say(RIGHT), [])
+        site.hashing[1][0].callback(True)
+        self.assertEqual([line[:3] for line in peer.replies()], ["235"])
+        site.assert_no_failure(self)
+
+    def test_who_guesses_and_goes_has_guessed(self) -> None:
+        """What is given up is not forgiven: else hashing would be had for nothing."""
+        site = Site(slow=True)
+        for _ in range(10):
+            peer = site.scene.greeted()
+            self.assertEqual(peer.say(WRONG), [])
+            peer.leave()
+        self.assertEqual([line[:3] for line in site.scene.greeted().say(WRONG)], ["454"])
 
     def test_login_in_steps_and_cancelled(self) -> None:
         site = Site()

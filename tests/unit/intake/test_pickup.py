@@ -11,6 +11,7 @@ from unittest import mock
 from twisted.internet.defer import Deferred
 
 from relayd.intake.dropfolder import SLICE, FolderSurvey, Quota
+from relayd.intake.limits import NORMAL
 from relayd.intake.pickup import (
     AFTER_TROUBLE,
     FOLDER,
@@ -32,6 +33,7 @@ from relayd.sendmail.drop import Drop
 from relayd.spool.errors import SpoolError
 from tests.support import TestCase
 from tests.unit.intake.scene import HOST, RULES, Scene, accepted
+from tests.unit.intake.test_verdicts import Others
 
 SLIP = {"relayd": 1, "sender": "root", "recipients": ["alice@example.net"]}
 BOUNDS = Quota(1 << 20, files=10, octets=1 << 20)
@@ -100,6 +102,32 @@ class FolderOfDrops(TestCase):
         self.look()
         self.assertEqual(len(list(self.folder.iterdir())), 1)
         self.assertIn("Table unreadable", self.troubles())
+
+    def test_others_are_asked_about_it_as_about_any_mail_and_have_their_time(self) -> None:
+        for place in ("MAIL", "RCPT", "content"):
+            others = Others(place)
+            self.pickup._intake = replace(self.scene.intake, checks=others)
+            self.drop()
+            self.look()
+            self.scene.clock.advance(NORMAL.examination - 1)
+            self.assertEqual(len(list(self.folder.iterdir())), 1)
+            self.scene.clock.advance(1)
+            self.assertEqual(others.given_up, 1)
+            self.assertIn("It took too long to decide", self.troubles())
+            self.scene.clock.advance(AFTER_TROUBLE + PERIOD)
+            others.asked[1].callback(None)
+            self.assertEqual(list(self.folder.iterdir()), [])
+        self.assertEqual(len(self.scene.spool.stored), 3)
+
+    def test_stopping_does_not_wait_for_those_who_are_asked(self) -> None:
+        others = Others("content")
+        self.pickup._intake = replace(self.scene.intake, checks=others)
+        self.drop()
+        self.look()
+        self.successResultOf(Deferred.fromCoroutine(self.pickup.stop()))
+        self.assertEqual(others.given_up, 1)
+        self.assertEqual(len(list(self.folder.iterdir())), 1)
+        self.assertTrue(self.scene.spool.drafts[0].rolled_back)
 
     def test_a_failed_commit_keeps_the_file(self) -> None:
         self.scene.spool.commit_error = SpoolError("disk full")

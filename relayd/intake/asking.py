@@ -1,0 +1,127 @@
+"""A reception that asks others before it decides. Where nobody is to be asked there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any
+
+from relayd.intake.checks import Checks, Finding, Objection, ReceivedContent
+from relayd.intake.deadlines import SessionPhase
+from relayd.intake.header import HeaderSection
+from relayd.intake.pending import Pending
+from relayd.intake.reception import Intake, Reception, mail_text, rcpt_text
+from relayd.mail.client import Client
+from relayd.mail.reply import Reply
+from relayd.smtp import events
+from relayd.spool.errors import SpoolError
+
+_LATE = Reply.of(451, "4.3.0", "It took too long to decide, try again later")
+_LATE_AT_THE_DOOR = Reply.of(421, "4.3.0", "It took too long to decide, try again later")
+
+
+def reception_of(intake: Intake, client: Client) -> Reception:
+    """The reception of one session."""
+    if intake.checks is None:
+        return Reception(intake, client)
+    return AskingReception(intake, client, intake.checks)
+
+
+class AskingReception(Reception):
+    """Waits for others at the connection, at MAIL, at RCPT and at the final dot."""
+
+    _keeps_header = True
+
+    def __init__(self, intake: Intake, client: Client, checks: Checks) -> None:
+        super().__init__(intake, client)
+        self._checks = checks
+
+    def connected(self, greeting: Reply) -> Reply | Pending[Any]:
+        """The greeting of a client who has just come, or why he is not welcome."""
+        return _answered(
+            self._checks.connection(self.client),
+            lambda objection: greeting if objection is None else self._turn_away(objection),
+            _LATE_AT_THE_DOOR,
+        )
+
+    def receive(self, event: events.Event) -> Reply | Pending[Any] | None:
+        """The verdict on any event but EndOfContent."""
+        transaction = self._transaction
+        if type(event) is events.Rcpt and transaction is not None:
+            asked = self._checks.recipient(transaction.client, transaction.envelope, event.path)
+            return _answered(asked, partial(self._recipient_asked, event))
+        reply = super().receive(event)
+        transaction = self._transaction
+        if type(event) is events.Mail and transaction is not None and isinstance(reply, Reply):
+            asked = self._checks.mail(transaction.client, transaction.envelope)
+            return _answered(asked, partial(self._mail_asked, event, reply))
+        return reply
+
+    def end_of_content(self) -> Reply | Pending[Any]:
+        """The verdict on the content."""
+        failure = self._end()
+        transaction, draft, header = self._transaction, self._draft, self._header
+        if failure is not None or transaction is None or draft is None or header is None:
+            return super().end_of_content()
+        content = ReceivedContent(
+            draft,
+            self._trace,
+            header.octets if self._completion is None else self._completion.section,
+            most_section=self._intake.limits.header_size,
+            most_size=self._intake.message_size(),
+            turn=self._intake.turn,
+        )
+        asked = self._checks.content(transaction.client, transaction.envelope, content)
+        if asked is not None and not isinstance(asked, Reply):
+            asked = self._examined(content, asked)
+        return _answered(
+            asked, partial(self._content_asked, content), phase=SessionPhase.EXAMINATION
+        )
+
+    def _turn_away(self, objection: Reply) -> Reply:
+        return self._refuse("connection", objection)
+
+    def _mail_asked(self, event: events.Mail, reply: Reply, objection: Objection) -> Reply:
+        if objection is None:
+            return reply
+        self.rollback()
+        return self._refuse(mail_text(event), objection)
+
+    def _recipient_asked(self, event: events.Rcpt, objection: Objection) -> Reply:
+        if objection is None:
+            return self._rcpt(event)
+        return self._refuse(rcpt_text(event.path), objection)
+
+    async def _examined(
+        self, content: ReceivedContent, asked: Coroutine[Any, Any, Objection]
+    ) -> Objection:
+        try:
+            return await asked
+        except SpoolError as error:
+            return self._spool_reply(error)
+        finally:
+            content.close()
+
+    def _content_asked(
+        self, content: ReceivedContent, objection: Objection
+    ) -> Reply | Pending[Any]:
+        content.close()
+        if objection is not None:
+            self._fail(objection)
+        elif content.rewritten:
+            header = HeaderSection(self._intake.trace, self._intake.limits.header_size, keep=True)
+            header.receive(content.section)
+            self._header, self._completion = header, None
+            self._eight_bit = content.eight_bit
+        return super().end_of_content()
+
+
+def _answered(
+    asked: Finding,
+    then: Callable[[Objection], Reply | Pending[Any]],
+    late: Reply = _LATE,
+    phase: SessionPhase = SessionPhase.VERDICT,
+) -> Reply | Pending[Any]:
+    if asked is None or isinstance(asked, Reply):
+        return then(asked)
+    return Pending(asked, then, lambda: late, phase)
