@@ -16,7 +16,7 @@ from relayd.mail.plan import Destination, Plan, Step, Verdict
 from relayd.mail.reply import Reply
 from relayd.rules.forward import Fanned, Loop, fan_out
 from relayd.rules.model import AdmissionRule, Rewrite
-from relayd.rules.replace import mapped, replace
+from relayd.rules.replace import replace
 from relayd.rules.ruleset import Ruleset
 from relayd.rules.senderroute import has_route, takes_route
 from relayd.rules.srsstage import SrsStage
@@ -250,17 +250,17 @@ def _rewritten(
         return None
     for entry in stage.candidates(view):
         rule = entry.rule
-        if not mapped(rule.patterns) and not entry.holds(view):
+        if not entry.mapped and not entry.holds(view):
             continue
         targets = () if rule.replacement is None else (rule.replacement,)
         if subject is None:
-            if mapped(rule.patterns):
+            if entry.mapped:
                 continue  # a table holds no null reverse-path
             new = _target_of_null(rule)
             note = ""
         else:
             became = replace(rule.patterns, targets, subject, ruleset.tables, rule.folded_at)
-            if became is None or (mapped(rule.patterns) and not entry.holds(view)):
+            if became is None or (entry.mapped and not entry.holds(view)):
                 continue
             target, note = became.targets[0], became.note
             new = target if target is None or isinstance(target, Mailbox) else target.mailbox

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from relayd.mail.address import AddressError, Mailbox
 from relayd.mail.client import Client
-from relayd.rules.forward import MAX_LEVELS, onward
+from relayd.rules.forward import MAX_EXPANDED, Endless, Loop, Walk
 from relayd.rules.model import Forward
 from relayd.rules.pattern import Domain, Exact, InTable, MailboxPattern, Regex
 from relayd.rules.regex import search
@@ -23,64 +23,28 @@ _NOBODY = Client("192.0.2.1")
 
 def loops(ruleset: Ruleset) -> list[Problem]:
     """A problem for each circle. Conditions are answered for an unknown outside client."""
-    walk = _Walk(ruleset)
+    problems: list[Problem] = []
+    view = View(_NOBODY, None, Subject(Mailbox("nobody", "invalid")))
+    walk = Walk(ruleset, view)
     for mailbox, place in _Starts(ruleset):
-        walk.begin(mailbox, place)
-        if len(walk.problems) >= MAX_PROBLEMS:
-            break
-    return walk.problems
-
-
-class _Walk:
-    """Depth first through what forwards to what; each address is looked at once."""
-
-    def __init__(self, ruleset: Ruleset) -> None:
-        self._ruleset = ruleset
-        self._view = View(_NOBODY, None, Subject(Mailbox("nobody", "invalid")))
-        self._done: set[str] = set()
-        self._kept: set[str] = set()
-        self.problems: list[Problem] = []
-
-    def begin(self, mailbox: Mailbox, place: Place) -> None:
+        subject = Subject(mailbox, ruleset.subaddress)
         try:
-            circle = self._visit(Subject(mailbox, self._ruleset.subaddress), [])
+            if walk.begin(subject).reach > MAX_EXPANDED:  # some may be counted twice
+                Walk(ruleset, view).begin(subject)
+        except Loop as loop:
+            problems.append(Problem(place, _described(loop), "it would be refused with 554 5.4.6"))
         except (Unknown, AddressError):  # what cannot be told now is told when mail comes
-            return
-        if circle is None:
-            return
-        if len(circle) > MAX_LEVELS:
-            start = " -> ".join(circle[:2])
-            what = f"mail goes through more than {MAX_LEVELS} forwards: {start} -> ..."
-        else:
-            what = f"mail goes in circles: {' -> '.join(circle)}"
-        self.problems.append(Problem(place, what, "it would be refused with 554 5.4.6"))
+            continue
+        if len(problems) >= MAX_PROBLEMS:
+            break
+    return problems
 
-    def _visit(self, subject: Subject, chain: list[str]) -> list[str] | None:
-        key = subject.key
-        if key in self._done:
-            return None
-        if key in chain:
-            circle = chain[chain.index(key) :]
-            if any(each in self._kept for each in circle):
-                return None
-            self._done.update(chain)
-            return [*circle, key]
-        if len(chain) > MAX_LEVELS:
-            self._done.update(chain)
-            return chain
-        matched = onward(self._ruleset, self._view, subject)
-        if matched is not None:
-            targets = [each for each in matched[1].targets if isinstance(each, Mailbox)]
-            chain = [*chain, key]
-            if any(each.key == key for each in targets):  # it keeps a copy: it stops there
-                self._kept.add(key)
-            for each in targets:
-                if each.key != key:
-                    found = self._visit(Subject(each, self._ruleset.subaddress), chain)
-                    if found is not None:
-                        return found
-        self._done.add(key)
-        return None
+
+def _described(loop: Loop) -> str:
+    if isinstance(loop, Endless):
+        start = " -> ".join(loop.addresses[:2])
+        return f"mail goes through more than {loop.limit} forwards: {start} -> ..."
+    return f"mail goes in circles: {loop}"
 
 
 class _Starts:

@@ -26,6 +26,7 @@ from relayd.rules.pattern import (
     Text,
 )
 from relayd.rules.regex import search
+from relayd.rules.replace import mapped
 from relayd.rules.subject import NetIndex, Subject, client_number
 from relayd.rules.table import Table, Unknown
 
@@ -49,13 +50,15 @@ class View:
 class ReadyRule(Generic[R]):
     """One rule, ready to run."""
 
-    __slots__ = ("needed", "number", "rule", "step", "tests")
+    __slots__ = ("mapped", "needed", "number", "rule", "step", "tests")
 
     def __init__(self, rule: R, number: int, tests: Sequence[Test]) -> None:
         self.rule = rule
         self.number = number
         self.tests = tests  # all conditions
         self.needed = tests  # those that the index has not answered
+        # its tables, not its own text, must be asked for what fits
+        self.mapped = mapped(getattr(rule, "patterns", ()))
         self.step = Step(rule.stage, str(rule.place), rule.text)
 
     def holds(self, view: View) -> bool:
