@@ -68,20 +68,23 @@ class SrsStage:
             return reply, self._step(str(reply))
         return sender, self._step(f"{mailbox} -> {sender}")
 
-    def rewritten(self, view: View, path: Mailbox, now: float) -> tuple[Mailbox, Step | None]:
-        """The reverse-path for the view's recipient, which rules have changed. Raises Unknown."""
+    def rewritten(self, view: View, path: Mailbox, now: float) -> tuple[Mailbox, bool, Step | None]:
+        """The reverse-path for the view's recipient, which rules have changed; whether SRS made it.
+
+        Raises Unknown.
+        """
         if self.owns(path) or self.owns(view.recipient.mailbox):
-            return path, None
+            return path, False, None
         view.notes.clear()
         exception = self._exceptions.first(view)
         if exception is not None:
-            return path, exception.noted(f"{path} is kept", *view.notes)
+            return path, False, exception.noted(f"{path} is kept", *view.notes)
         try:
             new = self.scheme.forward(path, now)
         except TooLongError as error:
             # as it is it may pass by its DKIM signature; refused it would be lost for sure
-            return path, self._step(f"{error}: {path} is kept")
-        return new, self._step(f"{path} -> {new}")
+            return path, False, self._step(f"{error}: {path} is kept")
+        return new, True, self._step(f"{path} -> {new}")
 
     def owns(self, mailbox: Mailbox) -> bool:
         """Whether its domain is one of ours. Raises Unknown."""

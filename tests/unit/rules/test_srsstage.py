@@ -348,7 +348,7 @@ class Reports(SrsTests):
 
     def test_a_reject_just_below_the_statement_comes_too_late(self) -> None:
         domain, rest = SITE.split("\n", 1)
-        for above in ("", "accept from 10.0.0.0/8\nhold from 203.0.113.67\n"):
+        for above in ("", "accept from 10.1.0.0/16\nhold from 203.0.113.67\n"):
             below = self.rules(f"{above}{domain}\nreject from {STRANGER}\n{rest}")
             self.assertIs(self.plan(below, self.srs(), "").verdict, Verdict.ACCEPT, above)
             last = self.rules(f"{above}reject from {STRANGER}\n{domain}\n{rest}")
