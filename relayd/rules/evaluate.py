@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import replace as but
 from typing import NamedTuple
@@ -15,15 +15,17 @@ from relayd.mail.client import Client
 from relayd.mail.envelope import DIRECT
 from relayd.mail.plan import Destination, Plan, Step, Verdict
 from relayd.mail.reply import Reply
+from relayd.rules.fact import Fact
 from relayd.rules.forward import Fanned, Loop, fan_out
 from relayd.rules.model import AdmissionRule, Rewrite
 from relayd.rules.replace import replace
 from relayd.rules.ruleset import Ruleset
 from relayd.rules.senderroute import has_route, takes_route
 from relayd.rules.srsstage import SrsStage
-from relayd.rules.stage import ReadyRule, Stage, View
+from relayd.rules.stage import ReadyRule, Stage
 from relayd.rules.subject import Subject
 from relayd.rules.table import NoMailbox, Unknown
+from relayd.rules.view import View
 
 DENIED = Reply.of(550, "5.7.1", "Relaying denied")
 NO_ROUTES = Reply.of(550, "5.7.1", "Relaying denied: no routes in the local part")
@@ -64,6 +66,7 @@ class Facts:
     sender: ReversePath
     recipient: Mailbox
     now: float = 0.0  # seconds since the epoch: SRS addresses have an age
+    gathered: Mapping[Fact, object] | None = None  # what others were asked for; else unknown
 
 
 def evaluate(ruleset: Ruleset, facts: Facts) -> Plan:
@@ -140,7 +143,7 @@ def _decide(
 ) -> Plan:
     recipient = facts.recipient
     sender = None if facts.sender is None else Subject(facts.sender)
-    view = View(facts.client, sender, Subject(recipient, ruleset.subaddress))
+    view = View(facts.client, sender, Subject(recipient, ruleset.subaddress), facts.gathered)
     given, srs = view.recipient.key, ruleset.srs
     admitted = _ACCEPTED
     if srs is not None and srs.holds(recipient):

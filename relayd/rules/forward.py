@@ -14,8 +14,9 @@ from relayd.rules.model import Forward
 from relayd.rules.pattern import Final
 from relayd.rules.replace import Became, replace
 from relayd.rules.ruleset import Ruleset
-from relayd.rules.stage import ReadyRule, View
+from relayd.rules.stage import ReadyRule
 from relayd.rules.subject import Subject
+from relayd.rules.view import View
 
 MAX_LEVELS = 50
 MAX_EXPANDED = 2000  # addresses that forward further; patterns could breed without end
@@ -55,7 +56,7 @@ def fan_out(ruleset: Ruleset, view: View, trail: list[Step]) -> list[Fanned]:
     original = view.recipient
     if not ruleset.forward.entries:
         return [Fanned(original)]
-    walk = Walk(ruleset, view)
+    walk = ForwardWalk(ruleset, view)
     try:
         walk.visit(original)
     finally:
@@ -94,7 +95,7 @@ class Node:
 _END = Node("", 0, 0)  # no rule forwards it
 
 
-class Walk:
+class ForwardWalk:
     """Depth first through what forwards to what, each address once.
 
     What is found does not hang on where the walk begins: addresses that lead to each other are
@@ -111,7 +112,7 @@ class Walk:
         self.found: dict[str, Fanned] = {}  # where it ends, by key
 
     def begin(self, subject: Subject) -> Node:
-        """Walk from one more address, what was walked before left out. Raises Loop, Unknown."""
+        """ForwardWalk from one more address, what was walked before left out. Raises Loop, Unknown."""
         for node in self._open:  # something was raised there
             node.open = False
         self._open.clear()
@@ -121,7 +122,7 @@ class Walk:
     def visit(
         self, subject: Subject, owner: Mailbox | None = None, chain: tuple[str, ...] = ()
     ) -> Node:
-        """Walk on from an address not yet seen, which `chain` has led to. Raises Loop, Unknown."""
+        """ForwardWalk on from an address not yet seen, which `chain` has led to. Raises Loop, Unknown."""
         key = subject.key
         if len(chain) > MAX_LEVELS:
             raise Endless((*chain, key), MAX_LEVELS, "levels")

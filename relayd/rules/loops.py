@@ -6,16 +6,17 @@ from collections.abc import Iterator
 
 from relayd.mail.address import AddressError, Mailbox
 from relayd.mail.client import Client
-from relayd.rules.forward import MAX_EXPANDED, Endless, Loop, Walk
+from relayd.rules.conditions.mailbox import ToRecipient
+from relayd.rules.forward import MAX_EXPANDED, Endless, Loop, ForwardWalk
 from relayd.rules.model import Forward
 from relayd.rules.pattern import Domain, Exact, InTable, MailboxPattern, Regex
 from relayd.rules.regex import search
 from relayd.rules.ruleset import Ruleset
 from relayd.rules.shadow import sample
 from relayd.rules.source import Place, Problem
-from relayd.rules.stage import View
 from relayd.rules.subject import Subject
 from relayd.rules.table import MapTable, Unknown
+from relayd.rules.view import View
 
 MAX_PROBLEMS = 20
 _NOBODY = Client("192.0.2.1")
@@ -25,12 +26,12 @@ def loops(ruleset: Ruleset) -> list[Problem]:
     """A problem for each circle. Conditions are answered for an unknown outside client."""
     problems: list[Problem] = []
     view = View(_NOBODY, None, Subject(Mailbox("nobody", "invalid")))
-    walk = Walk(ruleset, view)
+    walk = ForwardWalk(ruleset, view)
     for mailbox, place in _Starts(ruleset):
         subject = Subject(mailbox, ruleset.subaddress)
         try:
             if walk.begin(subject).reach > MAX_EXPANDED:  # some may be counted twice
-                Walk(ruleset, view).begin(subject)
+                ForwardWalk(ruleset, view).begin(subject)
         except Loop as loop:
             problems.append(Problem(place, _described(loop), "it would be refused with 554 5.4.6"))
         except (Unknown, AddressError):  # what cannot be told now is told when mail comes
@@ -116,7 +117,7 @@ class _Starts:
             return True
         if key in table.entries or f"{local}@" in table.entries:
             return True
-        if self._ruleset.forward.filed("to", key):
+        if self._ruleset.forward.filed(ToRecipient, key):
             return True
         return any(search(text, key) for text in self._regexes) or any(
             other.owns(key) or other.owns(f"{local}@") for other in self._others(table)
