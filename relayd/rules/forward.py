@@ -112,7 +112,7 @@ class ForwardWalk:
         self.found: dict[str, Fanned] = {}  # where it ends, by key
 
     def begin(self, subject: Subject) -> Node:
-        """ForwardWalk from one more address, what was walked before left out. Raises Loop, Unknown."""
+        """Walk from one more address, what was walked before left out. Raises Loop, Unknown."""
         for node in self._open:  # something was raised there
             node.open = False
         self._open.clear()
@@ -122,7 +122,7 @@ class ForwardWalk:
     def visit(
         self, subject: Subject, owner: Mailbox | None = None, chain: tuple[str, ...] = ()
     ) -> Node:
-        """ForwardWalk on from an address not yet seen, which `chain` has led to. Raises Loop, Unknown."""
+        """Walk on from an address not yet seen, which `chain` has led to. Raises Loop, Unknown."""
         key = subject.key
         if len(chain) > MAX_LEVELS:
             raise Endless((*chain, key), MAX_LEVELS, "levels")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from relayd.mail.address import AddressError, Mailbox
 from relayd.mail.client import Client
 from relayd.rules.conditions.mailbox import ToRecipient
-from relayd.rules.forward import MAX_EXPANDED, Endless, Loop, ForwardWalk
+from relayd.rules.forward import MAX_EXPANDED, Endless, ForwardWalk, Loop
 from relayd.rules.model import Forward
 from relayd.rules.pattern import Domain, Exact, InTable, MailboxPattern, Regex
 from relayd.rules.regex import search

@@ -44,7 +44,7 @@ def mailbox_pattern(words: Words) -> MailboxPattern:
     if table is not None:
         return InTable(table)
     if token.is_word("regex"):
-        return _regex(words)
+        return regex_pattern(words)
     if token.is_word("any"):
         return Anything()
     if token.is_word("null") or text == "<>":
@@ -74,7 +74,8 @@ def _hint(text: str) -> str:
     return f'did you mean "@{text}"?' if "." in text else f"expected {_PATTERN}"
 
 
-def _regex(words: Words) -> Regex:
+def regex_pattern(words: Words) -> Regex:
+    """What stands behind `regex`."""
     token = words.next("the regular expression in quotes")
     wrong = trouble(token.text)
     if wrong is not None:

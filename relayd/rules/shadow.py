@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from relayd.mail.address import Mailbox
@@ -12,7 +13,7 @@ from relayd.rules.pattern import Anything, Domain, Exact, InTable, LocalPart, Su
 from relayd.rules.ruleset import Ruleset
 from relayd.rules.senderroute import names_route
 from relayd.rules.source import Problem
-from relayd.rules.stage import Stage
+from relayd.rules.stage import R, Stage
 from relayd.rules.table import Table
 
 
@@ -26,6 +27,31 @@ def shadowed(ruleset: Ruleset) -> list[Problem]:
         *_in_stage(ruleset.forward, tables, _patterned),
         *_in_stage(ruleset.route, tables, _routed),
     ]
+
+
+def never_held(ruleset: Ruleset) -> list[Problem]:
+    """A warning for each rule two of whose conditions exclude each other."""
+    tables = ruleset.tables
+    return [
+        *_excluded(ruleset.admission, tables, _tests),
+        *_excluded(ruleset.recipients, tables, _patterned),
+        *_excluded(ruleset.senders, tables, _patterned),
+        *_excluded(ruleset.headers, tables, _tests),
+        *_excluded(ruleset.forward, tables, _patterned),
+        *_excluded(ruleset.route, tables, _routed),
+    ]
+
+
+def _excluded(
+    stage: Stage[R], tables: Mapping[str, Table], conditions: Callable[[Rule], Sequence[Condition]]
+) -> Iterator[Problem]:
+    for entry in stage.entries:
+        tests = conditions(entry.rule)
+        for one, other in itertools.permutations(tests, 2) if len(tests) > 1 else ():
+            if one.never_with(other, tables):
+                what = f'this rule never holds: it asks for "{other}" and "{one}"'
+                yield Problem(entry.rule.place, what, "expected one of the two")
+                break
 
 
 def _tests(rule: Rule) -> tuple[Condition, ...]:

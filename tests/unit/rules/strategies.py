@@ -102,7 +102,7 @@ OPERANDS: dict[type[Condition], st.SearchStrategy] = {
     OverTls: st.just(()),
     Always: st.just(()),
 }
-"""What may stand behind each condition; a test compares with the registry."""
+"""What may stand behind each condition."""
 
 
 def _conditions(*, negated: bool) -> st.SearchStrategy[Condition]:
