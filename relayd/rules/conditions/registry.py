@@ -7,6 +7,7 @@ from relayd.rules.conditions.condition import Condition
 from relayd.rules.conditions.everyone import Always
 from relayd.rules.conditions.mailbox import FromSender, ToRecipient
 from relayd.rules.conditions.name import AtListener, ByHelo, ByLogin
+from relayd.rules.conditions.reversename import ByReverseName
 from relayd.rules.conditions.security import ByCertificate, OverTls
 from relayd.rules.lexer import TokenKind
 from relayd.rules.source import Complaint, did_you_mean, one_of
@@ -19,6 +20,7 @@ ALL: tuple[type[Condition], ...] = (
     ByLogin,
     AtListener,
     ByHelo,
+    ByReverseName,
     ByCertificate,
     OverTls,
     Always,
