@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterable, Iterator
 
 from relayd.mail.address import AddressError, Mailbox
 from relayd.mail.client import Client
 from relayd.rules.conditions.mailbox import ToRecipient
 from relayd.rules.forward import MAX_EXPANDED, Endless, ForwardWalk, Loop
 from relayd.rules.model import Forward
-from relayd.rules.pattern import Domain, Exact, InTable, MailboxPattern, Regex
+from relayd.rules.pattern import Anything, Domain, Exact, InTable, MailboxPattern, Regex
 from relayd.rules.regex import search
 from relayd.rules.ruleset import Ruleset
 from relayd.rules.shadow import sample
@@ -19,6 +20,7 @@ from relayd.rules.table import MapTable, Unknown
 from relayd.rules.view import View
 
 MAX_PROBLEMS = 20
+MAX_CROSSED = 20_000  # local parts with domains
 _NOBODY = Client("192.0.2.1")
 
 
@@ -33,7 +35,8 @@ def loops(ruleset: Ruleset) -> list[Problem]:
             if walk.begin(subject).reach > MAX_EXPANDED:  # some may be counted twice
                 ForwardWalk(ruleset, view).begin(subject)
         except Loop as loop:
-            problems.append(Problem(place, _described(loop), "it would be refused with 554 5.4.6"))
+            where = place or walk.taken[0][0].rule.place
+            problems.append(Problem(where, _described(loop), "it would be refused with 554 5.4.6"))
         except (Unknown, AddressError):  # what cannot be told now is told when mail comes
             continue
         if len(problems) >= MAX_PROBLEMS:
@@ -51,9 +54,11 @@ def _described(loop: Loop) -> str:
 class _Starts:
     """Where a circle may begin: few of many aliases, for most of their targets lie elsewhere.
 
-    A rule that sends whatever it fits to fixed targets closes no circle that is not found from a
-    sample of what it fits. So an alias is of interest only if a target of it is an address known
-    to forward, or fits a rule that keeps the local part.
+    A circle that has a fixed target on it is found from there. So an alias is of interest only if
+    a target of it is an address known to forward, or fits a rule that keeps the local part. On the
+    others every step keeps a part, and what they have of their own is named by some rule: they are
+    found from the local parts and domains of such rules, each with each. Only what a regex makes
+    is not foreseen.
     """
 
     def __init__(self, ruleset: Ruleset) -> None:
@@ -80,7 +85,32 @@ class _Starts:
         else:
             self._wild = True
 
-    def __iter__(self) -> Iterator[tuple[Mailbox, Place]]:
+    def __iter__(self) -> Iterator[tuple[Mailbox, Place | None]]:
+        yield from self._fitting()
+        for entry in self._ruleset.forward.entries:
+            for target in entry.rule.targets:
+                if isinstance(target, Exact):
+                    yield target.mailbox, None
+        crossed = itertools.product(*self._parts())
+        for local, domain in itertools.islice(crossed, MAX_CROSSED):
+            yield Mailbox(local, domain), None
+
+    def _parts(self) -> tuple[Iterable[str], Iterable[str]]:
+        """Local parts and domains that rules name which keep the other part."""
+        named: list[object] = [Anything()]
+        for entry in self._ruleset.forward.entries:
+            rule = entry.rule
+            named += [one for each in rule.when for one in each.recipients]
+            if not all(isinstance(each, Exact) for each in rule.patterns):
+                named += [*rule.patterns, *rule.targets]
+        found = [mailbox for each in named if (mailbox := sample(each)) is not None]
+        return (
+            dict.fromkeys(each.local for each in found),
+            dict.fromkeys(each.domain for each in found),
+        )
+
+    def _fitting(self) -> Iterator[tuple[Mailbox, Place]]:
+        """Something that each rule fits."""
         for entry in self._ruleset.forward.entries:
             rule = entry.rule
             for pattern in rule.patterns:
