@@ -104,9 +104,9 @@ def client_pattern(words: Words) -> ClientPattern:
     return Net(network_of(token.text, token.place))
 
 
-def name_pattern(words: Words) -> NamePattern:
-    """`bob`, `<table>` or `any`."""
-    token = words.next("a name, <table> or any")
+def name_pattern(words: Words, expected: str = "a name, <table> or any") -> NamePattern:
+    """`bob`, `<table>` or `any`; `expected` says what kind of name."""
+    token = words.next(expected)
     if token.is_word("any"):
         return Anything()
     table = table_name(token)

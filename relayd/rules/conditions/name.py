@@ -16,24 +16,29 @@ from relayd.rules.view import View
 from relayd.rules.words import Words
 
 
-class LoginIndex(Index):
+class NameIndex(Index):
+    """By name."""
+
+    __slots__ = ()
+    seen: ClassVar[attrgetter[str]]
+
+    def collect(self, view: View, found: list[int]) -> None:
+        """Add the rules whose condition holds."""
+        found += self.numbers.get(self.seen(view).lower(), ())
+
+
+class LoginIndex(NameIndex):
     """By login."""
 
     __slots__ = ()
-
-    def collect(self, view: View, found: list[int]) -> None:
-        """Add the rules whose condition holds."""
-        found += self.numbers.get(view.client.login.lower(), ())
+    seen = attrgetter("client.login")
 
 
-class ListenerIndex(Index):
+class ListenerIndex(NameIndex):
     """By listener."""
 
     __slots__ = ()
-
-    def collect(self, view: View, found: list[int]) -> None:
-        """Add the rules whose condition holds."""
-        found += self.numbers.get(view.client.listener.lower(), ())
+    seen = attrgetter("client.listener")
 
 
 class OfName(Condition):
@@ -76,7 +81,7 @@ class ByLogin(OfName):
     word = "login"
     facts = frozenset({LOGIN})
     index = LoginIndex
-    seen = attrgetter("client.login")
+    seen = LoginIndex.seen
 
     @property
     def names_client(self) -> bool:
@@ -93,7 +98,7 @@ class AtListener(OfName):
     word = "listener"
     facts = frozenset({LISTENER})
     index = ListenerIndex
-    seen = attrgetter("client.listener")
+    seen = ListenerIndex.seen
 
     @property
     def limits(self) -> bool:

@@ -8,11 +8,11 @@ from relayd.mail.address import fold_domain
 from relayd.rules.conditions.condition import Condition, Operand, Test
 from relayd.rules.fact import Fact, Known
 from relayd.rules.pattern import Anything, InTable, Regex, Text
-from relayd.rules.patternreader import regex_pattern
+from relayd.rules.patternreader import name_pattern, regex_pattern
 from relayd.rules.regex import search
 from relayd.rules.table import Table
 from relayd.rules.view import View
-from relayd.rules.words import Words, domain_of, table_name
+from relayd.rules.words import Words, domain_of
 
 REVERSE_NAME = Fact("the client's reverse name", Known.CLIENT, asked=True)
 """Folded, without a dot at its end; empty: there is none, or it does not lead back."""
@@ -29,22 +29,15 @@ class ByReverseName(Condition):
     @classmethod
     def operand(cls, words: Words) -> Operand:
         """One operand."""
-        token = words.next("none, a host name, .domain, <table>, regex or any")
-        if token.is_word("any"):
-            return Anything()
-        if token.is_word("regex"):
+        if words.skip_word("regex"):
             return regex_pattern(words)
-        table = table_name(token)
-        if table is not None:
-            return InTable(table)
-        text = token.text
-        if token.is_word("none"):
-            return _NONE
-        if "@" in text:
-            hint = f'did you mean "{text.rpartition("@")[2]}"?'
-            raise words.complain(f'"{text}" is no host name', hint)
-        domain_of(text.removeprefix("."), token.place)
-        return Text(text)
+        name = name_pattern(words, "none, a host name, .domain, <table>, regex or any")
+        if isinstance(name, Text) and name != _NONE:
+            if "@" in name.text:
+                hint = f'did you mean "{name.text.rpartition("@")[2]}"?'
+                raise words.complain(f'"{name.text}" is no host name', hint)
+            domain_of(name.text.removeprefix("."), words.last)
+        return name
 
     def test(self, operand: Operand, tables: Mapping[str, Table]) -> Test:
         """Whether one operand fits, as a function of a view."""

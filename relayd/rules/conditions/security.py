@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from relayd.rules.conditions.condition import Condition, Operand, Test
 from relayd.rules.fact import CERTIFICATE, TLS
 from relayd.rules.pattern import Anything, InTable, NamePattern, Text
+from relayd.rules.patternreader import name_pattern
 from relayd.rules.table import Table
 from relayd.rules.view import View
-from relayd.rules.words import Words, table_name
+from relayd.rules.words import Words
 
 
 class OverTls(Condition):
@@ -42,18 +43,15 @@ class ByCertificate(Condition):
     @classmethod
     def operand(cls, words: Words) -> NamePattern:
         """One operand."""
-        token = words.next("the SHA-256 of a certificate or its key, <table> or any")
-        if token.is_word("any"):
-            return Anything()
-        table = table_name(token)
-        if table is not None:
-            return InTable(table)
-        text = token.text.replace(":", "").lower()
+        name = name_pattern(words, "the SHA-256 of a certificate or its key, <table> or any")
+        if not isinstance(name, Text):
+            return name
+        text = name.text.replace(":", "").lower()
         if not re.fullmatch("[0-9a-f]{64}", text):
-            hint = (
-                "expected 64 hexadecimal digits, as openssl x509 -fingerprint -sha256 prints them"
+            raise words.complain(
+                f'"{name.text}" is no SHA-256 fingerprint',
+                "expected 64 hexadecimal digits, as openssl x509 -fingerprint -sha256 prints them",
             )
-            raise words.complain(f'"{token.text}" is no SHA-256 fingerprint', hint)
         return Text(text)
 
     def test(self, operand: Operand, tables: Mapping[str, Table]) -> Test:

@@ -78,6 +78,10 @@ FACTS = st.builds(
 
 
 class AgreementTests(unittest.TestCase):
+    """Local parts with a route in them are left out: what stands behind an `accept` for the same
+    domain is told of although it sees those, for hardly anybody means it.
+    """
+
     @settings(max_examples=300, deadline=None)
     @given(SETS, st.lists(FACTS, min_size=5, max_size=12))
     def test_of_whole_rule_sets(self, lines: list[str], asked: list[Facts]) -> None:
