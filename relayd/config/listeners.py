@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from relayd.rules.check import conditions_of, word_at
+from relayd.rules.check import word_at
+from relayd.rules.conditions.name import AtListener
 from relayd.rules.model import Item, Rule
 from relayd.rules.pattern import Text
 from relayd.rules.source import Problem, did_you_mean, one_of
@@ -22,8 +23,8 @@ def listener_name_problems(
     for item in items:
         if not isinstance(item, Rule):
             continue
-        for each in conditions_of(item):
-            for operand in each.operands if each.kind == "listener" else ():
+        for each in item.tests:
+            for operand in each.operands if isinstance(each, AtListener) else ():
                 if isinstance(operand, Text) and operand.text.lower() not in known:
                     shown = [f'"{name}"' for name in names[:_MOST_SHOWN]]
                     hint = did_you_mean(operand.text, names) or f"expected {one_of(shown)}"

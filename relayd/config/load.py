@@ -28,22 +28,25 @@ from relayd.rules.check import (
     name_problems,
     open_doors,
     table_problems,
+    unanswered,
     used_tables,
 )
 from relayd.rules.deadend import dead_ends
 from relayd.rules.expect import failures
+from relayd.rules.fact import Fact
 from relayd.rules.grammar import VERBS, Reader, read_statement
 from relayd.rules.lexer import Statement, lex
 from relayd.rules.loops import loops
 from relayd.rules.model import HopDef, Include, Item, Rule, TableDef
 from relayd.rules.ruleset import build
-from relayd.rules.shadow import shadowed
+from relayd.rules.shadow import never_held, shadowed
 from relayd.rules.source import Complaint, Place, Problem, Source
 from relayd.rules.srsrule import SrsDomain, srs_problems
 from relayd.rules.table import Table
 from relayd.rules.words import Words
 from relayd.tls.files import CertificateFiles
 
+GATHERED: frozenset[Fact] = frozenset()  # facts that a running relayd asks others for
 MAX_FILES = 1000
 MAX_SHOWN = 100
 _ONCE = "expected each file once"
@@ -176,6 +179,7 @@ class _Loader:
         problems = self._problems
         given = {each.tokens[1].text for each in self._broken if len(each.tokens) > 1}
         problems += name_problems(self._items, given)
+        problems += unanswered(self._items, GATHERED)
         loader = TableLoader(self._folder, problems)
         tables = loader.load_all(self._items)
         problems += self._listeners(tables, given)
@@ -212,6 +216,7 @@ class _Loader:
             warnings=(
                 *open_doors(self._items),
                 *dead_ends(ruleset),
+                *never_held(ruleset),
                 *open_keys(self._private_keys()),
             ),
             **values,  # type: ignore[arg-type]  # each read by its own Spec

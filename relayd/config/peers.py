@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from relayd.rules.check import has_no_network, word_at
-from relayd.rules.conditions import client_pattern
+from relayd.rules.check import word_at
 from relayd.rules.lexer import TokenKind
 from relayd.rules.pattern import Anything, InTable, Net
+from relayd.rules.patternreader import client_pattern
 from relayd.rules.source import Place, Problem, did_you_mean
 from relayd.rules.subject import client_number
 from relayd.rules.table import Table
@@ -84,7 +84,7 @@ def peer_problems(
             if name not in names:
                 hint = did_you_mean(name, names) or f'expected a statement "table {name} ..."'
                 problems.append(Problem(at, f"there is no table {name}", hint))
-            elif name in tables and has_no_network(tables[name]):
+            elif name in tables and tables[name].has_no_network:
                 what = f"table {name} holds no network, and so no peer"
                 problems.append(Problem(at, what, "expected addresses or networks in it"))
     return problems

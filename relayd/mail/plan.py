@@ -36,6 +36,7 @@ class Destination:
     next_hop: str
     reverse_path: ReversePath
     header_rules: tuple[int, ...] = ()  # rules that change the header section, by their number
+    srs: bool = False  # the reverse-path is an SRS address of ours
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,3 +47,4 @@ class Plan:
     reply: Reply
     destinations: tuple[Destination, ...]
     trail: tuple[Step, ...]
+    matched: bool = True  # False: refused because no rule says yes or no

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 
 from relayd.mail.nexthop import NextHop
+from relayd.rules.fact import Fact
 from relayd.rules.model import (
     AdmissionRule,
-    Condition,
     Expect,
     Forward,
     HeaderRewrite,
@@ -18,10 +18,10 @@ from relayd.rules.model import (
     Rule,
     TableDef,
 )
-from relayd.rules.pattern import Anything, InTable, Net
+from relayd.rules.pattern import InTable
 from relayd.rules.sendas import SendAs
 from relayd.rules.source import Place, Problem, did_you_mean
-from relayd.rules.srsrule import SrsException, SrsOurs
+from relayd.rules.srsrule import SrsOurs
 from relayd.rules.table import ListTable, MapTable, Table, TransportTable
 from relayd.rules.userstable import DovecotTable, UsersTable
 
@@ -80,22 +80,14 @@ def word_at(place: Place, word: str) -> Place:
             return place
 
 
-def conditions_of(rule: Rule) -> tuple[Condition, ...]:
-    """Every condition of a rule, those of `when` included."""
-    leading = rule.conditions if isinstance(rule, AdmissionRule | Route | SrsException) else ()
-    return leading + rule.when
-
-
 def used_tables(rule: Rule) -> Iterator[str]:
     """The tables a rule names."""
-    operands: list[object] = [one for each in conditions_of(rule) for one in each.operands]
-    if isinstance(rule, Forward | Rewrite | HeaderRewrite | SrsOurs | SendAs):
-        operands += rule.patterns
     if isinstance(rule, Route) and rule.table:
         yield rule.table
-    for operand in operands:
-        if isinstance(operand, InTable):
-            yield operand.name
+    for condition in rule.tests:
+        yield from condition.tables
+    if isinstance(rule, Forward | Rewrite | HeaderRewrite | SrsOurs | SendAs):
+        yield from (each.name for each in rule.patterns if isinstance(each, InTable))
 
 
 def _used_hops(rule: Rule) -> Iterable[str]:
@@ -106,6 +98,22 @@ def _used_hops(rule: Rule) -> Iterable[str]:
         # the name of a transport map's next hop is its text, with colons
         return [name for name in names if name != "direct" and ":" not in name]
     return ()
+
+
+def unanswered(items: Sequence[Item], gathered: Set[Fact]) -> list[Problem]:
+    """Conditions on facts that nobody is asked for: all mail would wait for them, for ever."""
+    return [
+        Problem(
+            word_at(item.place, condition.word),
+            f"{fact} is not looked up: this would never be known, and mail refused with 451 4.3.0",
+            "expected another condition",
+        )
+        for item in items
+        if isinstance(item, Rule)
+        for condition in item.tests
+        for fact in condition.needs
+        if fact.asked and fact not in gathered
+    ]
 
 
 def table_problems(items: Sequence[Item], tables: Mapping[str, Table]) -> list[Problem]:
@@ -127,16 +135,8 @@ def _misused(rule: Rule, tables: Mapping[str, Table]) -> Iterator[tuple[str, str
                 f"table {name} can only be asked for passwords",
                 'expected "login any", or a table that lists names',
             )
-    for condition in conditions_of(rule):
-        for operand in condition.operands:
-            if isinstance(operand, InTable):
-                table = tables[operand.name]
-                if condition.kind == "from" and has_no_network(table):
-                    yield (
-                        operand.name,
-                        f'table {operand.name} holds no network: "from" would never hold',
-                        'expected addresses or networks in it, or "to" or "sender" here',
-                    )
+    for condition in rule.tests:
+        yield from condition.misused(tables)
     if isinstance(rule, Route) and rule.table and tables[rule.table].kind != "transport":
         yield (
             rule.table,
@@ -163,13 +163,6 @@ def _misused(rule: Rule, tables: Mapping[str, Table]) -> Iterator[tuple[str, str
                     f"table {pattern.name} has names without a domain, which would never match",
                     f'expected "<{pattern.name}> at @example.com"',
                 )
-
-
-def has_no_network(table: Table) -> bool:
-    """Whether no client can ever be in it."""
-    if isinstance(table, UsersTable):
-        return True
-    return isinstance(table, ListTable) and len(table) > 0 and not len(table.networks)
 
 
 def hop_problems(
@@ -208,21 +201,5 @@ def open_doors(items: Sequence[Item]) -> list[Problem]:
         for item in items
         if isinstance(item, AdmissionRule)
         and item.verb == "accept"
-        and not any(map(_limits, conditions_of(item)))
+        and not any(condition.limits for condition in item.tests)
     ]
-
-
-def _limits(condition: Condition) -> bool:
-    """Whether the condition keeps strangers out, or strangers' mail at home."""
-    if condition.negated or condition.kind not in (
-        "from",
-        "to",
-        "login",
-        "listener",
-        "certificate",
-    ):
-        return False
-    return condition.kind in ("login", "listener") or not any(
-        isinstance(each, Anything) or (isinstance(each, Net) and each.network.prefixlen == 0)
-        for each in condition.operands
-    )

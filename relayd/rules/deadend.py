@@ -6,14 +6,13 @@ from collections.abc import Iterator
 
 from relayd.mail.address import Mailbox
 from relayd.mail.client import Client
-from relayd.rules.check import conditions_of
 from relayd.rules.model import Forward
 from relayd.rules.pattern import Domain, Exact, Final, MailboxPattern, Replacement
 from relayd.rules.ruleset import Ruleset
 from relayd.rules.source import Problem
-from relayd.rules.stage import View
 from relayd.rules.subject import Subject
 from relayd.rules.table import Unknown
+from relayd.rules.view import View
 
 _NOBODY = Client("192.0.2.1")
 
@@ -37,7 +36,7 @@ def _refused_at(ruleset: Ruleset, rule: Forward, target: Replacement | Final) ->
     for mailbox in _mailboxes(rule.patterns, target):
         view = View(_NOBODY, None, Subject(mailbox, ruleset.subaddress))
         for entry in ruleset.admission.candidates(view):
-            if any(condition.kind != "to" for condition in conditions_of(entry.rule)):
+            if not all(condition.recipients for condition in entry.rule.tests):
                 continue  # it may say otherwise for another client or sender
             try:
                 if not entry.holds(view):

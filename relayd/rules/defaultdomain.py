@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
-from relayd.rules.check import conditions_of
-from relayd.rules.model import AdmissionRule, Operand
+from relayd.rules.conditions.condition import Operand
+from relayd.rules.model import AdmissionRule
 from relayd.rules.pattern import Domain, Exact, InTable
 from relayd.rules.table import ListTable, MapTable, Table
 
@@ -13,9 +13,9 @@ from relayd.rules.table import ListTable, MapTable, Table
 def home_of(rules: Iterable[AdmissionRule], tables: Mapping[str, Table]) -> str:
     """The first domain that an `accept to` takes mail for from everybody; empty: there is none."""
     for rule in rules:
-        tests = conditions_of(rule)
-        if rule.verb == "accept" and all(each.kind == "to" and not each.negated for each in tests):
-            for operand in (one for each in tests for one in each.operands):
+        tests = rule.tests
+        if rule.verb == "accept" and all(each.recipients and not each.negated for each in tests):
+            for operand in (one for each in tests for one in each.recipients):
                 for domain in _domains(operand, tables):
                     return domain
     return ""

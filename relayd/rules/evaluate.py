@@ -5,24 +5,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import replace as but
+from typing import NamedTuple
 
 from relayd.mail.address import Mailbox, ReversePath, path_text
 from relayd.mail.client import Client
 from relayd.mail.envelope import DIRECT
 from relayd.mail.plan import Destination, Plan, Step, Verdict
 from relayd.mail.reply import Reply
+from relayd.rules.fact import Fact
 from relayd.rules.forward import Fanned, Loop, fan_out
 from relayd.rules.model import AdmissionRule, Rewrite
-from relayd.rules.replace import mapped, replace
+from relayd.rules.replace import replace
 from relayd.rules.ruleset import Ruleset
 from relayd.rules.senderroute import has_route, takes_route
 from relayd.rules.srsstage import SrsStage
-from relayd.rules.stage import ReadyRule, Stage, View
+from relayd.rules.stage import ReadyRule, Stage
 from relayd.rules.subject import Subject
 from relayd.rules.table import NoMailbox, Unknown
+from relayd.rules.view import View
 
 DENIED = Reply.of(550, "5.7.1", "Relaying denied")
 NO_ROUTES = Reply.of(550, "5.7.1", "Relaying denied: no routes in the local part")
@@ -42,6 +45,19 @@ _ALWAYS = Step("accept", "", "postmaster", "RFC 5321 section 4.5.1")
 _NOWHERE = Step("reject", "", str(NO_POSTMASTER), "wants: forward postmaster@ -> MAILBOX")
 
 
+class _Admission(NamedTuple):
+    """What the rules of the first stage say."""
+
+    verdict: Verdict
+    reply: Reply = WELCOME
+    matched: bool = True  # some rule said it
+
+
+_ACCEPTED = _Admission(Verdict.ACCEPT)
+_HELD = _Admission(Verdict.HOLD)
+_DENIED = _Admission(Verdict.REFUSE, DENIED, matched=False)
+
+
 @dataclass(frozen=True, slots=True)
 class Facts:
     """Everything that rules may look at."""
@@ -50,6 +66,7 @@ class Facts:
     sender: ReversePath
     recipient: Mailbox
     now: float = 0.0  # seconds since the epoch: SRS addresses have an age
+    gathered: Mapping[Fact, object] | None = None  # what others were asked for; else unknown
 
 
 def evaluate(ruleset: Ruleset, facts: Facts) -> Plan:
@@ -71,7 +88,7 @@ def _postmaster(ruleset: Ruleset, facts: Facts) -> Plan:
     local = facts.recipient.local
     here = but(facts, recipient=Mailbox(local, ruleset.hostname))
     plan = _plan(ruleset, here, ruleset.admission)
-    if _NOBODY not in plan.trail:
+    if plan.matched:
         return plan
     own = plan_own(ruleset, here)
     if own.verdict is not Verdict.REFUSE and all(
@@ -126,15 +143,15 @@ def _decide(
 ) -> Plan:
     recipient = facts.recipient
     sender = None if facts.sender is None else Subject(facts.sender)
-    view = View(facts.client, sender, Subject(recipient, ruleset.subaddress))
+    view = View(facts.client, sender, Subject(recipient, ruleset.subaddress), facts.gathered)
     given, srs = view.recipient.key, ruleset.srs
-    verdict, reply = Verdict.ACCEPT, WELCOME
+    admitted = _ACCEPTED
     if srs is not None and srs.holds(recipient):
-        verdict, reply = _unwrap(ruleset, srs, facts.now, admission, view, trail)
+        admitted = _unwrap(ruleset, srs, facts.now, admission, view, trail)
     elif admission is not None:
-        verdict, reply = _admit(ruleset, admission.candidates(view), view, trail)
-    if verdict in (Verdict.REFUSE, Verdict.DISCARD):
-        return Plan(verdict, reply, (), tuple(trail))
+        admitted = _admit(ruleset, admission.candidates(view), view, trail, _DENIED)
+    if admitted.verdict in (Verdict.REFUSE, Verdict.DISCARD):
+        return Plan(admitted.verdict, admitted.reply, (), tuple(trail), admitted.matched)
     header_rules = _rewrite(ruleset, view, trail)
     original = view.recipient
     destinations: list[Destination] = []
@@ -146,16 +163,18 @@ def _decide(
             return Plan(Verdict.REFUSE, routed, (), tuple(trail))
         if routed is not None:
             path = None if view.sender is None else (fanned.owner or view.sender.mailbox)
+            ours = False
             if srs is not None and path is not None and fanned.subject.key != given:
-                path, step = srs.rewritten(view, path, facts.now)
+                path, ours, step = srs.rewritten(view, path, facts.now)
                 if step is not None and step not in said:
                     said.add(step)  # once, not for each recipient
                     trail.append(step)
-            destinations.append(Destination(fanned.subject.mailbox, routed, path, header_rules))
+            mailbox = fanned.subject.mailbox
+            destinations.append(Destination(mailbox, routed, path, header_rules, ours))
     view.recipient = original
     if not destinations:
         return Plan(Verdict.DISCARD, WELCOME, (), tuple(trail))
-    return Plan(verdict, WELCOME, tuple(destinations), tuple(trail))
+    return Plan(admitted.verdict, WELCOME, tuple(destinations), tuple(trail))
 
 
 def _unwrap(
@@ -165,23 +184,23 @@ def _unwrap(
     admission: Stage[AdmissionRule] | None,
     view: View,
     trail: list[Step],
-) -> tuple[Verdict, Reply]:
+) -> _Admission:
     """An SRS address of ours: a good one lets itself in, and its sender is the view's recipient.
 
     Rules that stand above `srs domain` are asked all the same.
     """
     sender = None if view.sender is None else view.sender.mailbox
     found, step = srs.unwrapped(view.recipient.mailbox, sender, now)
-    verdict, reply = Verdict.ACCEPT, WELCOME
     if isinstance(found, Reply):
         trail.append(step)
-        return Verdict.REFUSE, found
+        return _Admission(Verdict.REFUSE, found)
+    admitted = _ACCEPTED
     if admission is not None:
         above = [entry for entry in admission.candidates(view) if entry.number < srs.above]
-        verdict, reply = _admit(ruleset, above, view, trail, otherwise=Verdict.ACCEPT)
+        admitted = _admit(ruleset, above, view, trail, _ACCEPTED)
     trail.append(step)
     view.recipient = Subject(found, ruleset.subaddress)
-    return verdict, reply
+    return admitted
 
 
 def _admit(
@@ -189,38 +208,41 @@ def _admit(
     entries: Sequence[ReadyRule[AdmissionRule]],
     view: View,
     trail: list[Step],
-    otherwise: Verdict = Verdict.REFUSE,
-) -> tuple[Verdict, Reply]:
+    otherwise: _Admission,
+) -> _Admission:
     """The first rule that says yes or no; a `hold` above it only marks what is then accepted.
 
     A route that the sender wrote into the local part passes by the rules that only open domains.
-    `otherwise`: the verdict where none does.
+    `otherwise`: what is said where none does.
     """
-    verdict, nobody = Verdict.ACCEPT, _NOBODY
+    accepted, passed_by = _ACCEPTED, False
     routed = has_route(view.recipient.local)
     for entry in entries:
         view.notes.clear()
         if not entry.holds(view):
             continue
         rule = entry.rule
-        if rule.verb == "hold" and verdict is Verdict.HOLD:
+        if rule.verb == "hold" and accepted is _HELD:
             continue
         if routed and rule.verb == "accept" and not takes_route(rule, view, ruleset.tables):
-            nobody = _ROUTED
+            passed_by = True
             trail.append(entry.noted("not with a route in the local part"))
             continue
         trail.append(entry.noted(*view.notes) if view.notes else entry.step)
         if rule.verb == "accept":
-            return verdict, WELCOME
+            return accepted
         if rule.verb == "reject":
-            return Verdict.REFUSE, rule.reply or DENIED
+            return _Admission(Verdict.REFUSE, rule.reply or DENIED)
         if rule.verb == "discard":
-            return Verdict.DISCARD, WELCOME
-        verdict = Verdict.HOLD
-    if otherwise is Verdict.ACCEPT:
-        return verdict, WELCOME
-    trail.append(nobody)
-    return Verdict.REFUSE, DENIED if nobody is _NOBODY else NO_ROUTES
+            return _Admission(Verdict.DISCARD)
+        accepted = _HELD
+    if otherwise.verdict is Verdict.ACCEPT:
+        return accepted
+    if passed_by:
+        trail.append(_ROUTED)
+        return _Admission(Verdict.REFUSE, NO_ROUTES)
+    trail.append(_NOBODY)
+    return otherwise
 
 
 def _rewrite(ruleset: Ruleset, view: View, trail: list[Step]) -> tuple[int, ...]:
@@ -250,17 +272,17 @@ def _rewritten(
         return None
     for entry in stage.candidates(view):
         rule = entry.rule
-        if not mapped(rule.patterns) and not entry.holds(view):
+        if not entry.mapped and not entry.holds(view):
             continue
         targets = () if rule.replacement is None else (rule.replacement,)
         if subject is None:
-            if mapped(rule.patterns):
+            if entry.mapped:
                 continue  # a table holds no null reverse-path
             new = _target_of_null(rule)
             note = ""
         else:
             became = replace(rule.patterns, targets, subject, ruleset.tables, rule.folded_at)
-            if became is None or (mapped(rule.patterns) and not entry.holds(view)):
+            if became is None or (entry.mapped and not entry.holds(view)):
                 continue
             target, note = became.targets[0], became.note
             new = target if target is None or isinstance(target, Mailbox) else target.mailbox

@@ -54,7 +54,7 @@ def met(expect: Expect, plan: Plan) -> bool:
         code_fits = expect.code in (0, plan.reply.code)
         return code_fits and expect.status in ("", plan.reply.status)
     if expect.new_sender == REWRITTEN:
-        if not all(_is_rewritten(each.reverse_path, plan) for each in plan.destinations):
+        if not all(each.srs for each in plan.destinations):
             return False
     elif expect.new_sender != "":
         wanted = None if isinstance(expect.new_sender, str) else expect.new_sender
@@ -81,8 +81,8 @@ def described(plan: Plan) -> str:
         for each in plan.destinations
     )
     paths = {
-        REWRITTEN if _is_rewritten(path, plan) else path_text(path) or "null"
-        for path in (each.reverse_path for each in plan.destinations)
+        REWRITTEN if each.srs else path_text(each.reverse_path) or "null"
+        for each in plan.destinations
     }
     paths.discard(str(SOMEBODY))
     sender = f" sender {', '.join(sorted(paths))}" if paths else ""
@@ -94,14 +94,6 @@ def _cause(plan: Plan) -> str:
     if not steps:
         return plan.trail[-1].note if plan.trail else ""
     return "by " + ", ".join(dict.fromkeys(step.place for step in steps))
-
-
-def _is_rewritten(path: ReversePath, plan: Plan) -> bool:
-    """Whether this is a sender that SRS made."""
-    made = f" -> {path_text(path)}"
-    return path is not None and any(
-        step.stage == "srs" and step.note.endswith(made) for step in plan.trail
-    )
 
 
 def _key(path: ReversePath) -> str:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 
 from relayd.mail.address import Mailbox, ReversePath
-from relayd.rules.conditions import condition
+from relayd.rules.conditions.condition import Operand
+from relayd.rules.conditions.registry import CONDITIONS
 from relayd.rules.lexer import TokenKind
-from relayd.rules.model import REWRITTEN, Expect, Expected, Operand
+from relayd.rules.model import REWRITTEN, Expect, Expected
 from relayd.rules.pattern import Net, Text
 from relayd.rules.sentences import STATUS
 from relayd.rules.source import one_of
@@ -34,8 +35,7 @@ def read_expect(words: Words) -> Expect:
         elif name == "sender":
             sender = _path(words)
         else:
-            test = condition(words, name)
-            facts[name] = _one_value(words, test.operands)
+            facts[name] = _one_value(words, CONDITIONS[name].read(words).operands)
     if recipient is None:
         raise words.complain("the test has no recipient", 'expected "to MAILBOX" before "->"')
     verdict, code, status, goals = _expected(words)

@@ -1,24 +1,46 @@
-"""Forwarding: one recipient becomes others, again and again, until no rule matches."""
+"""Forwarding: one recipient becomes others, again and again, until no rule matches.
+
+Evaluation and the check for circles walk the same graph in the same way, so they cannot disagree.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from relayd.mail.address import Mailbox
 from relayd.mail.plan import Step
 from relayd.rules.model import Forward
 from relayd.rules.pattern import Final
-from relayd.rules.replace import Became, mapped, replace
+from relayd.rules.replace import Became, replace
 from relayd.rules.ruleset import Ruleset
-from relayd.rules.stage import ReadyRule, View
+from relayd.rules.stage import ReadyRule
 from relayd.rules.subject import Subject
+from relayd.rules.view import View
 
 MAX_LEVELS = 50
 MAX_EXPANDED = 2000  # addresses that forward further; patterns could breed without end
 
 
 class Loop(Exception):  # noqa: N818 - a fact about the rules, not a bug
-    """An address that forwards to itself by way of others, or a chain without end."""
+    """Addresses that forward in a circle, none of which keeps a copy."""
+
+    def __init__(self, addresses: Sequence[str]) -> None:
+        self.addresses = tuple(addresses)
+        super().__init__(" -> ".join(self.addresses))
+
+
+class Endless(Loop):
+    """A chain of forwards that is too long, or too many of them; `addresses` begin it."""
+
+    def __init__(self, addresses: Sequence[str], limit: int, what: str) -> None:
+        super().__init__(addresses)
+        self.limit = limit
+        self.what = what  # "levels"
+
+    def __str__(self) -> str:
+        first, last = self.addresses[0], self.addresses[-1]
+        return f"more than {self.limit} {self.what}: {first} -> ... -> {last}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +53,149 @@ class Fanned:
 
 def fan_out(ruleset: Ruleset, view: View, trail: list[Step]) -> list[Fanned]:
     """All final recipients of the view's recipient, in order, each once. Raises Loop, Unknown."""
-    if not ruleset.forward.entries:
-        return [Fanned(view.recipient)]
     original = view.recipient
-    fan = _Fan(ruleset, view, trail)
-    fan.visit(original, None, ())
-    view.recipient = original
-    return list(fan.found.values())
+    if not ruleset.forward.entries:
+        return [Fanned(original)]
+    walk = ForwardWalk(ruleset, view)
+    try:
+        walk.visit(original)
+    finally:
+        view.recipient = original
+        for entry, became, subject in walk.taken:
+            trail.append(_step(entry, became, subject))
+    return list(walk.found.values())
+
+
+@dataclass(slots=True, eq=False)
+class Node:
+    """An address that the walk has met."""
+
+    key: str
+    number: int  # in the order of meeting
+    low: int  # the number of the first node that it leads back to, as far as is known
+    open: bool = False  # it may yet turn out to lie on a circle
+    keeps: bool = False  # it names itself: there a circle ends
+    below: list[Node] = field(default_factory=list)
+    levels: int = 0  # how many forwards follow each other from here, at most
+    reach: int = 0  # how many addresses forward, at most
+
+    def close(self, circle: Sequence[Node]) -> None:
+        """All that it leads to is known; `circle`: the nodes that lead to each other, it too."""
+        for node in circle:
+            for each in node.below:
+                if not each.open:
+                    self.levels = max(self.levels, each.levels)
+                    self.reach += each.reach
+        self.levels += len(circle)
+        self.reach += len(circle)
+        for node in circle:
+            node.open, node.levels, node.reach = False, self.levels, self.reach
+
+
+_END = Node("", 0, 0)  # no rule forwards it
+
+
+class ForwardWalk:
+    """Depth first through what forwards to what, each address once.
+
+    What is found does not hang on where the walk begins: addresses that lead to each other are
+    closed together (R. Tarjan's strongly connected components), and what is wrong with them is
+    looked for then, where it did not show on the way.
+    """
+
+    def __init__(self, ruleset: Ruleset, view: View) -> None:
+        self._ruleset = ruleset
+        self._view = view
+        self._seen: dict[str, Node] = {}
+        self._open: list[Node] = []
+        self.taken: list[tuple[ReadyRule[Forward], Became, Subject]] = []  # rules, in order
+        self.found: dict[str, Fanned] = {}  # where it ends, by key
+
+    def begin(self, subject: Subject) -> Node:
+        """Walk from one more address, what was walked before left out. Raises Loop, Unknown."""
+        for node in self._open:  # something was raised there
+            node.open = False
+        self._open.clear()
+        self.taken.clear()
+        return self._seen.get(subject.key) or self.visit(subject)
+
+    def visit(
+        self, subject: Subject, owner: Mailbox | None = None, chain: tuple[str, ...] = ()
+    ) -> Node:
+        """Walk on from an address not yet seen, which `chain` has led to. Raises Loop, Unknown."""
+        key = subject.key
+        if len(chain) > MAX_LEVELS:
+            raise Endless((*chain, key), MAX_LEVELS, "levels")
+        matched = onward(self._ruleset, self._view, subject)
+        if matched is None:
+            self._seen[key] = _END
+            self.found.setdefault(key, Fanned(subject, owner))
+            return _END
+        entry, became = matched
+        self.taken.append((entry, became, subject))
+        if len(self.taken) > MAX_EXPANDED:
+            raise Endless((*chain, key), MAX_EXPANDED, "addresses")
+        number = len(self._seen)
+        node = self._seen[key] = Node(key, number, number, open=True)
+        self._open.append(node)
+        owner = became.owner or owner
+        further: list[Subject] = []
+        for target in became.targets:
+            if target is None:
+                continue
+            mailbox = target.mailbox if isinstance(target, Final) else target
+            child = Subject(mailbox, self._ruleset.subaddress)
+            if mailbox is not target or child.key == key:
+                node.keeps |= child.key == key
+                self.found.setdefault(child.key, Fanned(child, owner))
+            else:
+                further.append(child)
+        chain = (*chain, key)
+        for child in further:
+            below = self._seen.get(child.key)
+            if below is None:
+                below = self.visit(child, owner, chain)
+            elif below.open and child.key in chain:
+                self._round(chain[chain.index(child.key) :])
+            if below is not _END:
+                node.below.append(below)
+                if below.open and below.low < node.low:
+                    node.low = below.low
+        if node.low == number:
+            self._close(node, chain)
+        return node
+
+    def _round(self, circle: tuple[str, ...]) -> None:
+        if not any(self._seen[key].keeps for key in circle):
+            raise Loop((*circle, circle[0]))
+
+    def _close(self, node: Node, chain: tuple[str, ...]) -> None:
+        """All that leads to each other is known: is there a circle in it where mail never stops?"""
+        at = self._open.index(node) if self._open[-1] is not node else -1
+        together = self._open[at:]
+        del self._open[at:]
+        if len(together) > 1:
+            _without_copies(together)
+        node.close(together)
+        if node.levels > MAX_LEVELS:
+            node.levels = 0  # told once
+            raise Endless((*chain, *(each.key for each in node.below)), MAX_LEVELS, "levels")
+
+
+def _without_copies(nodes: Sequence[Node]) -> None:
+    """Raise Loop if some of these nodes form a circle none of which keeps a copy."""
+    left = {node.key: [each for each in node.below if not each.keeps]
+            for node in nodes if not node.keeps}  # fmt: skip
+    while ends := [key for key, below in left.items() if not any(n.key in left for n in below)]:
+        for key in ends:
+            del left[key]
+    if left:  # each of these leads to another one
+        key = next(iter(left))
+        circle: list[str] = []
+        while key not in circle:
+            circle.append(key)
+            key = next(node.key for node in left[key] if node.key in left)
+        raise Loop((*circle[circle.index(key) :], key))
 
 
 def onward(
@@ -47,71 +205,25 @@ def onward(
     view.recipient = subject
     for entry in ruleset.forward.candidates(view):
         rule = entry.rule
-        asked = mapped(rule.patterns)
-        if not asked and not entry.holds(view):
+        if not entry.mapped and not entry.holds(view):
             continue
         became = replace(rule.patterns, rule.targets, subject, ruleset.tables, rule.folded_at)
-        if became is None or (asked and not entry.holds(view)):
+        if became is None or (entry.mapped and not entry.holds(view)):
             continue
         return entry, became
     return None
 
 
-class _Fan:
-    def __init__(self, ruleset: Ruleset, view: View, trail: list[Step]) -> None:
-        self._ruleset = ruleset
-        self._view = view
-        self._trail = trail
-        self._expanded: set[str] = set()
-        self.found: dict[str, Fanned] = {}
-
-    def visit(self, subject: Subject, owner: Mailbox | None, chain: tuple[str, ...]) -> None:
-        key = subject.key
-        if key in self.found:
-            return
-        if key in chain:
-            circle = chain[chain.index(key) :]
-            if any(each in self.found for each in circle):  # one of them keeps a copy
-                return
-            raise Loop(" -> ".join([*circle, key]))
-        if key in self._expanded:
-            return
-        if len(chain) > MAX_LEVELS:
-            raise Loop(f"more than {MAX_LEVELS} levels: {chain[0]} -> ... -> {key}")
-        matched = onward(self._ruleset, self._view, subject)
-        if matched is None:
-            self.found[key] = Fanned(subject, owner)
-            return
-        entry, became = matched
-        self._trail.append(self._step(entry, became, subject))
-        self._expanded.add(key)
-        if len(self._expanded) > MAX_EXPANDED:
-            raise Loop(f"more than {MAX_EXPANDED} addresses: {chain[:1]} -> ... -> {key}")
-        owner = became.owner or owner
-        chain = (*chain, key)
-        further: list[Subject] = []
-        for target in became.targets:
-            if target is None:
-                continue
-            mailbox = target.mailbox if isinstance(target, Final) else target
-            child = Subject(mailbox, self._ruleset.subaddress)
-            if child.key == key or isinstance(target, Final):
-                self.found.setdefault(child.key, Fanned(child, owner))  # it names itself: stop
-            else:
-                further.append(child)
-        for child in further:
-            self.visit(child, owner, chain)
-
-    def _step(self, entry: ReadyRule[Forward], became: Became, subject: Subject) -> Step:
-        rule = entry.rule
-        if rule.targets and [str(target) for target in rule.targets] == [
-            str(target) for target in became.targets
-        ]:
-            # the rule's text tells all, unless the pattern is more than the mailbox
-            return (
-                entry.step
-                if str(rule.patterns[0]) == str(subject.mailbox)
-                else entry.noted(str(subject.mailbox))
-            )
-        outcome = ", ".join(map(str, became.targets))
-        return entry.noted(f"{subject.mailbox} -> {outcome}", became.note)
+def _step(entry: ReadyRule[Forward], became: Became, subject: Subject) -> Step:
+    rule = entry.rule
+    if rule.targets and [str(target) for target in rule.targets] == [
+        str(target) for target in became.targets
+    ]:
+        # the rule's text tells all, unless the pattern is more than the mailbox
+        return (
+            entry.step
+            if str(rule.patterns[0]) == str(subject.mailbox)
+            else entry.noted(str(subject.mailbox))
+        )
+    outcome = ", ".join(map(str, became.targets))
+    return entry.noted(f"{subject.mailbox} -> {outcome}", became.note)

@@ -8,7 +8,7 @@ from typing import TypeVar
 from relayd.mail.envelope import DIRECT
 from relayd.mail.nexthop import LMTP, SMTP, WITHOUT_TLS, HostPort, NextHop
 from relayd.mail.security import IMPLICIT, LEVELS, Level
-from relayd.rules.conditions import CONDITIONS
+from relayd.rules.conditions.registry import CONDITIONS
 from relayd.rules.expectation import read_expect
 from relayd.rules.lexer import Lexeme, Statement, TokenKind
 from relayd.rules.model import HopDef, Include, Item, Subaddress, TableDef

@@ -2,93 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterable, Iterator
 
 from relayd.mail.address import AddressError, Mailbox
 from relayd.mail.client import Client
-from relayd.rules.forward import MAX_LEVELS, onward
+from relayd.rules.conditions.mailbox import ToRecipient
+from relayd.rules.forward import MAX_EXPANDED, Endless, ForwardWalk, Loop
 from relayd.rules.model import Forward
-from relayd.rules.pattern import Domain, Exact, InTable, MailboxPattern, Regex
+from relayd.rules.pattern import Anything, Domain, Exact, InTable, MailboxPattern, Regex
 from relayd.rules.regex import search
 from relayd.rules.ruleset import Ruleset
 from relayd.rules.shadow import sample
 from relayd.rules.source import Place, Problem
-from relayd.rules.stage import View
 from relayd.rules.subject import Subject
 from relayd.rules.table import MapTable, Unknown
+from relayd.rules.view import View
 
 MAX_PROBLEMS = 20
+MAX_CROSSED = 20_000  # local parts with domains
 _NOBODY = Client("192.0.2.1")
 
 
 def loops(ruleset: Ruleset) -> list[Problem]:
     """A problem for each circle. Conditions are answered for an unknown outside client."""
-    walk = _Walk(ruleset)
+    problems: list[Problem] = []
+    view = View(_NOBODY, None, Subject(Mailbox("nobody", "invalid")))
+    walk = ForwardWalk(ruleset, view)
     for mailbox, place in _Starts(ruleset):
-        walk.begin(mailbox, place)
-        if len(walk.problems) >= MAX_PROBLEMS:
-            break
-    return walk.problems
-
-
-class _Walk:
-    """Depth first through what forwards to what; each address is looked at once."""
-
-    def __init__(self, ruleset: Ruleset) -> None:
-        self._ruleset = ruleset
-        self._view = View(_NOBODY, None, Subject(Mailbox("nobody", "invalid")))
-        self._done: set[str] = set()
-        self._kept: set[str] = set()
-        self.problems: list[Problem] = []
-
-    def begin(self, mailbox: Mailbox, place: Place) -> None:
+        subject = Subject(mailbox, ruleset.subaddress)
         try:
-            circle = self._visit(Subject(mailbox, self._ruleset.subaddress), [])
+            if walk.begin(subject).reach > MAX_EXPANDED:  # some may be counted twice
+                ForwardWalk(ruleset, view).begin(subject)
+        except Loop as loop:
+            where = place or walk.taken[0][0].rule.place
+            problems.append(Problem(where, _described(loop), "it would be refused with 554 5.4.6"))
         except (Unknown, AddressError):  # what cannot be told now is told when mail comes
-            return
-        if circle is None:
-            return
-        if len(circle) > MAX_LEVELS:
-            start = " -> ".join(circle[:2])
-            what = f"mail goes through more than {MAX_LEVELS} forwards: {start} -> ..."
-        else:
-            what = f"mail goes in circles: {' -> '.join(circle)}"
-        self.problems.append(Problem(place, what, "it would be refused with 554 5.4.6"))
+            continue
+        if len(problems) >= MAX_PROBLEMS:
+            break
+    return problems
 
-    def _visit(self, subject: Subject, chain: list[str]) -> list[str] | None:
-        key = subject.key
-        if key in self._done:
-            return None
-        if key in chain:
-            circle = chain[chain.index(key) :]
-            if any(each in self._kept for each in circle):
-                return None
-            self._done.update(chain)
-            return [*circle, key]
-        if len(chain) > MAX_LEVELS:
-            self._done.update(chain)
-            return chain
-        matched = onward(self._ruleset, self._view, subject)
-        if matched is not None:
-            targets = [each for each in matched[1].targets if isinstance(each, Mailbox)]
-            chain = [*chain, key]
-            if any(each.key == key for each in targets):  # it keeps a copy: it stops there
-                self._kept.add(key)
-            for each in targets:
-                if each.key != key:
-                    found = self._visit(Subject(each, self._ruleset.subaddress), chain)
-                    if found is not None:
-                        return found
-        self._done.add(key)
-        return None
+
+def _described(loop: Loop) -> str:
+    if isinstance(loop, Endless):
+        start = " -> ".join(loop.addresses[:2])
+        return f"mail goes through more than {loop.limit} forwards: {start} -> ..."
+    return f"mail goes in circles: {loop}"
 
 
 class _Starts:
     """Where a circle may begin: few of many aliases, for most of their targets lie elsewhere.
 
-    A rule that sends whatever it fits to fixed targets closes no circle that is not found from a
-    sample of what it fits. So an alias is of interest only if a target of it is an address known
-    to forward, or fits a rule that keeps the local part.
+    A circle that has a fixed target on it is found from there. So an alias is of interest only if
+    a target of it is an address known to forward, or fits a rule that keeps the local part. On the
+    others every step keeps a part, and what they have of their own is named by some rule: they are
+    found from the local parts and domains of such rules, each with each. Only what a regex makes
+    is not foreseen.
     """
 
     def __init__(self, ruleset: Ruleset) -> None:
@@ -115,7 +85,32 @@ class _Starts:
         else:
             self._wild = True
 
-    def __iter__(self) -> Iterator[tuple[Mailbox, Place]]:
+    def __iter__(self) -> Iterator[tuple[Mailbox, Place | None]]:
+        yield from self._fitting()
+        for entry in self._ruleset.forward.entries:
+            for target in entry.rule.targets:
+                if isinstance(target, Exact):
+                    yield target.mailbox, None
+        crossed = itertools.product(*self._parts())
+        for local, domain in itertools.islice(crossed, MAX_CROSSED):
+            yield Mailbox(local, domain), None
+
+    def _parts(self) -> tuple[Iterable[str], Iterable[str]]:
+        """Local parts and domains that rules name which keep the other part."""
+        named: list[object] = [Anything()]
+        for entry in self._ruleset.forward.entries:
+            rule = entry.rule
+            named += [one for each in rule.when for one in each.recipients]
+            if not all(isinstance(each, Exact) for each in rule.patterns):
+                named += [*rule.patterns, *rule.targets]
+        found = [mailbox for each in named if (mailbox := sample(each)) is not None]
+        return (
+            dict.fromkeys(each.local for each in found),
+            dict.fromkeys(each.domain for each in found),
+        )
+
+    def _fitting(self) -> Iterator[tuple[Mailbox, Place]]:
+        """Something that each rule fits."""
         for entry in self._ruleset.forward.entries:
             rule = entry.rule
             for pattern in rule.patterns:
@@ -152,7 +147,7 @@ class _Starts:
             return True
         if key in table.entries or f"{local}@" in table.entries:
             return True
-        if self._ruleset.forward.filed("to", key):
+        if self._ruleset.forward.filed(ToRecipient, key):
             return True
         return any(search(text, key) for text in self._regexes) or any(
             other.owns(key) or other.owns(f"{local}@") for other in self._others(table)

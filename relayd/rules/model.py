@@ -12,12 +12,11 @@ from relayd.mail.address import Mailbox, ReversePath, fold_domain
 from relayd.mail.envelope import DIRECT
 from relayd.mail.nexthop import NextHop
 from relayd.mail.reply import Reply
+from relayd.rules.conditions.condition import Condition
 from relayd.rules.lexer import quote, string
 from relayd.rules.pattern import (
-    ClientPattern,
     Final,
     MailboxPattern,
-    NamePattern,
     Replacement,
     mailbox_text,
 )
@@ -25,20 +24,6 @@ from relayd.rules.source import Place, Source
 
 REWRITTEN = "srs"  # what an `expect` calls a sender that was rewritten: the hash is secret
 NOWHERE = Place(Source("", "", ()), 0)
-Operand = MailboxPattern | ClientPattern | NamePattern
-
-
-@dataclass(frozen=True, slots=True)
-class Condition:
-    """One test of the facts; it holds when any of its operands fits."""
-
-    kind: str  # a key of relayd.rules.grammar.CONDITIONS
-    operands: tuple[Operand, ...] = ()
-    negated: bool = False
-
-    def __str__(self) -> str:
-        words = ("not " if self.negated else "") + self.kind
-        return f"{words} {commas(self.operands)}" if self.operands else words
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +32,11 @@ class Rule:
 
     when: tuple[Condition, ...] = field(default=(), kw_only=True)
     place: Place = field(default=NOWHERE, kw_only=True, compare=False)
+
+    @property
+    def tests(self) -> tuple[Condition, ...]:
+        """Every condition that must hold, those of `when` included."""
+        return self.when
 
     @property
     def body(self) -> str:
@@ -75,6 +65,10 @@ class AdmissionRule(Rule):
     conditions: tuple[Condition, ...]
     reply: Reply | None = None  # only with reject
     reason: str = ""  # for the log, with hold and discard
+
+    @property
+    def tests(self) -> tuple[Condition, ...]:
+        return self.conditions + self.when
 
     @property
     def stage(self) -> str:
@@ -183,6 +177,10 @@ class Route(Rule):
     conditions: tuple[Condition, ...]
     hops: tuple[str, ...]  # names in order; empty: direct, or as the transport table says
     table: str = ""  # a transport table
+
+    @property
+    def tests(self) -> tuple[Condition, ...]:
+        return self.conditions + self.when
 
     @property
     def next_hop(self) -> str:

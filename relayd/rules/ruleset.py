@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 from relayd.mail.address import Mailbox
 from relayd.mail.client import Client
 from relayd.mail.nexthop import NextHop
+from relayd.rules.conditions.condition import Condition, Test
+from relayd.rules.conditions.mailbox import FromSender, ToRecipient
 from relayd.rules.defaultdomain import home_of
+from relayd.rules.fact import CERTIFICATE, Fact, Known
 from relayd.rules.model import (
     AdmissionRule,
-    Condition,
     Expect,
     Forward,
     HeaderEdit,
@@ -23,17 +25,18 @@ from relayd.rules.model import (
     Item,
     Rewrite,
     Route,
+    Rule,
     Subaddress,
     TableDef,
 )
-from relayd.rules.pattern import InTable, MailboxPattern
+from relayd.rules.pattern import InTable
 from relayd.rules.replace import mapped
 from relayd.rules.sendas import SendAs, SendAsStage
 from relayd.rules.srsstage import SrsStage, srs_stage
-from relayd.rules.stage import Stage, Test, View
+from relayd.rules.stage import Stage
 from relayd.rules.subject import Subject
 from relayd.rules.table import Table, TransportTable, Unknown
-from relayd.rules.trusted import introductions
+from relayd.rules.view import View
 
 T = TypeVar("T")
 HeaderRule = HeaderRewrite | HeaderEdit
@@ -60,12 +63,21 @@ class Ruleset:
     header_always: tuple[int, ...] | None = field(default=None)  # no header rule has a condition
     srs: SrsStage | None = field(default=None)  # None: senders are not rewritten
     send_as: SendAsStage = field(default=SendAsStage((), {}, "", ""))
-    wants_certificate: bool = field(default=False)  # a rule looks at the client's certificate
+    needs: frozenset[Fact] = field(default=frozenset())  # what its rules look at
     home: str = field(default="")  # the first domain that is ours
     introductions: tuple[tuple[Test, ...], ...] = field(default=())  # see trusts()
 
+    @property
+    def wants_certificate(self) -> bool:
+        """Whether a rule looks at the client's certificate."""
+        return CERTIFICATE in self.needs
+
     def trusts(self, client: Client) -> bool:
-        """Whether it is no stranger (see relayd.rules.trusted)."""
+        """Whether it has logged in, or a rule that accepts names it: it is no stranger.
+
+        By address, login or certificate (`Condition.names_client`). To be one of all (`from any`,
+        `from ::/0`), or not to be kept out (`when not from ...`), is no name.
+        """
         if client.login:
             return True
         view = View(client, None, _NOBODY)
@@ -102,9 +114,7 @@ def build(
         tables=dict(tables),
         next_hops=hops,
         subaddress=separators,
-        admission=Stage(
-            _of(items, AdmissionRule), lambda rule: rule.conditions + rule.when, tables
-        ),
+        admission=Stage(_of(items, AdmissionRule), lambda rule: rule.tests, tables),
         recipients=Stage(
             [rule for rule in rewrites if rule.what == "recipient"], _recipient, tables
         ),
@@ -117,15 +127,24 @@ def build(
         header_always=tuple(range(len(headers))) if unconditional else None,
         srs=srs_stage(items, tables, hostname, keys),
         send_as=SendAsStage(_of(items, SendAs), tables, origin or hostname, separators),
-        wants_certificate=any(map(_looks_at_certificate, items)),
+        needs=frozenset(
+            fact
+            for rule in _of(items, Rule)
+            for condition in rule.tests
+            for fact in condition.needs
+        ),
         home=home_of(_of(items, AdmissionRule), tables),
-        introductions=tuple(introductions(_of(items, AdmissionRule), tables)),
+        introductions=tuple(_introductions(_of(items, AdmissionRule), tables)),
     )
 
 
-def _looks_at_certificate(item: Item) -> bool:
-    conditions = (*getattr(item, "conditions", ()), *getattr(item, "when", ()))
-    return any(each.kind == "certificate" for each in conditions)
+def _introductions(
+    rules: Sequence[AdmissionRule], tables: Mapping[str, Table]
+) -> Iterator[tuple[Test, ...]]:
+    """What each rule that accepts clients by who they are wants to see of them."""
+    for rule in rules:
+        if rule.verb == "accept" and any(each.names_client for each in rule.tests):
+            yield tuple(each.compiled(tables) for each in rule.tests if each.known is Known.CLIENT)
 
 
 def _of(items: Sequence[Item], kind: type[T]) -> list[T]:
@@ -133,21 +152,16 @@ def _of(items: Sequence[Item], kind: type[T]) -> list[T]:
 
 
 def _recipient(rule: Forward | Rewrite) -> tuple[Condition, ...]:
-    return _patterns("to", rule.patterns) + rule.when
+    # a table that says what an address becomes is asked once, when the rule is applied
+    return rule.when if mapped(rule.patterns) else (ToRecipient(rule.patterns), *rule.when)
 
 
 def _sender(rule: Rewrite) -> tuple[Condition, ...]:
-    return _patterns("sender", rule.patterns) + rule.when
-
-
-def _patterns(kind: str, patterns: tuple[MailboxPattern, ...]) -> tuple[Condition, ...]:
-    # a table that says what an address becomes is asked once, when the rule is applied
-    return () if mapped(patterns) else (Condition(kind, patterns),)
+    return rule.when if mapped(rule.patterns) else (FromSender(rule.patterns), *rule.when)
 
 
 def _routed(rule: Route) -> tuple[Condition, ...]:
-    table = (Condition("to", (InTable(rule.table),)),) if rule.table else ()
-    return table + rule.conditions + rule.when
+    return (ToRecipient((InTable(rule.table),)), *rule.tests) if rule.table else rule.tests
 
 
 def _hash(

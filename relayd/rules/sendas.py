@@ -13,12 +13,15 @@ from dataclasses import dataclass
 from relayd.mail.address import AddressError, Mailbox, ReversePath
 from relayd.mail.client import Client
 from relayd.mail.reply import Reply
-from relayd.rules.conditions import mailbox_pattern, when
+from relayd.rules.conditions.mailbox import FromSender
+from relayd.rules.conditions.registry import when
+from relayd.rules.fact import Known
 from relayd.rules.model import Rule, commas
 from relayd.rules.pattern import InTable, MailboxPattern, Null
-from relayd.rules.stage import Test, View, compile_condition, compile_mailbox
+from relayd.rules.patternreader import mailbox_pattern
 from relayd.rules.subject import Subject
 from relayd.rules.table import MapTable, Table, Unknown
+from relayd.rules.view import View
 from relayd.rules.words import Words
 
 NOT_YOURS = Reply.of(553, "5.7.1", "Sender address rejected: not owned by your login")
@@ -53,7 +56,7 @@ def read_send_as(words: Words) -> SendAs:
         raise words.complain("every login may use the null sender", "expected an address", start)
     start = words.place
     tests = when(words)
-    if any(test.kind in ("to", "sender") for test in tests):
+    if any(test.known is not Known.CLIENT for test in tests):
         raise words.complain(
             "only the login and the client are known here", 'expected e.g. "when login bob"', start
         )
@@ -74,7 +77,7 @@ class SendAsStage:
         self._separators = separators
         self._rules = [
             (
-                [compile_condition(each, tables) for each in rule.when],
+                [each.compiled(tables) for each in rule.when],
                 [_pattern(each, tables) for each in rule.patterns],
             )
             for rule in rules
@@ -106,7 +109,7 @@ def _pattern(pattern: MailboxPattern, tables: Mapping[str, Table]) -> Callable[[
     table = tables.get(pattern.name) if isinstance(pattern, InTable) else None
     if isinstance(table, MapTable):
         return _owned(table)
-    test: Test = compile_mailbox("sender", pattern, tables)
+    test = FromSender().test(pattern, tables)
     return lambda view, login: test(view)
 
 

@@ -10,13 +10,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from relayd.rules.check import conditions_of
-from relayd.rules.model import AdmissionRule, Condition
-from relayd.rules.pattern import Anything, Exact, InTable, LocalPart
-from relayd.rules.stage import View
+from relayd.rules.conditions.condition import Condition
+from relayd.rules.model import AdmissionRule
+from relayd.rules.pattern import Exact, InTable, LocalPart
 from relayd.rules.subject import Subject
 from relayd.rules.table import Table
-from relayd.rules.trusted import names_client
+from relayd.rules.view import View
 
 # the percent hack of RFC 1123 section 5.2.16, UUCP's `!` (RFC 976), and an @ in quotes
 _ROUTE = re.compile("[%!@]")
@@ -31,9 +30,8 @@ def names_route(rule: AdmissionRule) -> bool:
     return any(
         (isinstance(one, Exact) and has_route(one.mailbox.local))
         or (isinstance(one, LocalPart) and has_route(one.local))
-        for each in conditions_of(rule)
-        if each.kind == "to"
-        for one in each.operands
+        for each in rule.tests
+        for one in each.recipients
     )
 
 
@@ -43,17 +41,13 @@ def takes_route(rule: AdmissionRule, view: View, tables: Mapping[str, Table]) ->
     It does for trusted clients, if it is this rule that names them; where it lets mail go
     everywhere, so that nobody needs a trick; and where it names this very mailbox.
     """
-    about = [each for each in conditions_of(rule) if each.kind == "to"]
+    about = [each for each in rule.tests if each.recipients]
     return (
         bool(view.client.login)
-        or names_client(rule)
-        or all(map(_goes_everywhere, about))
+        or any(each.names_client for each in rule.tests)
+        or all(each.everything for each in about)
         or any(_names(each, view.recipient, tables) for each in about)
     )
-
-
-def _goes_everywhere(condition: Condition) -> bool:
-    return not condition.negated and any(isinstance(one, Anything) for one in condition.operands)
 
 
 def _names(condition: Condition, recipient: Subject, tables: Mapping[str, Table]) -> bool:
@@ -62,5 +56,5 @@ def _names(condition: Condition, recipient: Subject, tables: Mapping[str, Table]
         (isinstance(one, Exact) and one.probe == recipient.key)
         or (isinstance(one, LocalPart) and one.probe == recipient.local + "@")
         or (isinstance(one, InTable) and tables[one.name].owns(recipient.key))
-        for one in condition.operands
+        for one in condition.recipients
     )

@@ -6,11 +6,11 @@ import re
 
 from relayd.mail.envelope import DIRECT
 from relayd.mail.reply import Reply
-from relayd.rules.conditions import conditions, mailbox_patterns, when
+from relayd.rules.conditions.condition import Condition
+from relayd.rules.conditions.registry import conditions, when
 from relayd.rules.lexer import TokenKind
 from relayd.rules.model import (
     AdmissionRule,
-    Condition,
     Forward,
     HeaderEdit,
     HeaderRewrite,
@@ -29,6 +29,7 @@ from relayd.rules.pattern import (
     SubDomains,
     Template,
 )
+from relayd.rules.patternreader import mailbox_patterns
 from relayd.rules.regex import template_trouble
 from relayd.rules.words import Words, domain_of, local_of, mailbox_of, table_name
 

@@ -2,39 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from relayd.mail.address import Mailbox
-from relayd.rules.check import conditions_of
-from relayd.rules.model import AdmissionRule, Condition, Forward, Rewrite, Route, Rule
-from relayd.rules.pattern import (
-    Anything,
-    Domain,
-    Exact,
-    InTable,
-    LocalPart,
-    Net,
-    Null,
-    Regex,
-    SubDomains,
-    Text,
-)
-from relayd.rules.regex import search
+from relayd.rules.conditions.condition import Condition
+from relayd.rules.conditions.mailbox import FromSender, ToRecipient
+from relayd.rules.model import AdmissionRule, Forward, Rewrite, Route, Rule
+from relayd.rules.pattern import Anything, Domain, Exact, InTable, LocalPart, SubDomains
 from relayd.rules.ruleset import Ruleset
 from relayd.rules.senderroute import names_route
 from relayd.rules.source import Problem
-from relayd.rules.stage import NULL_PROBE, Stage
-from relayd.rules.subject import Subject, client_number, domain_probes
-from relayd.rules.table import ListTable, MapTable, Table
-
-Named = Exact | Domain | SubDomains | LocalPart
+from relayd.rules.stage import R, Stage
+from relayd.rules.table import Table
 
 
 def shadowed(ruleset: Ruleset) -> list[Problem]:
     """A problem for each rule that an earlier one of its stage leaves nothing to."""
     tables = ruleset.tables
     return [
-        *_in_stage(ruleset.admission, tables, conditions_of),
+        *_in_stage(ruleset.admission, tables, _tests),
         *_in_stage(ruleset.recipients, tables, _patterned),
         *_in_stage(ruleset.senders, tables, _patterned),
         *_in_stage(ruleset.forward, tables, _patterned),
@@ -42,17 +29,46 @@ def shadowed(ruleset: Ruleset) -> list[Problem]:
     ]
 
 
+def never_held(ruleset: Ruleset) -> list[Problem]:
+    """A warning for each rule two of whose conditions exclude each other."""
+    tables = ruleset.tables
+    return [
+        *_excluded(ruleset.admission, tables, _tests),
+        *_excluded(ruleset.recipients, tables, _patterned),
+        *_excluded(ruleset.senders, tables, _patterned),
+        *_excluded(ruleset.headers, tables, _tests),
+        *_excluded(ruleset.forward, tables, _patterned),
+        *_excluded(ruleset.route, tables, _routed),
+    ]
+
+
+def _excluded(
+    stage: Stage[R], tables: Mapping[str, Table], conditions: Callable[[Rule], Sequence[Condition]]
+) -> Iterator[Problem]:
+    for entry in stage.entries:
+        tests = conditions(entry.rule)
+        for one, other in itertools.permutations(tests, 2) if len(tests) > 1 else ():
+            if one.never_with(other, tables):
+                what = f'this rule never holds: it asks for "{other}" and "{one}"'
+                yield Problem(entry.rule.place, what, "expected one of the two")
+                break
+
+
+def _tests(rule: Rule) -> tuple[Condition, ...]:
+    return rule.tests
+
+
 def _patterned(rule: Rule) -> tuple[Condition, ...]:
     if isinstance(rule, Rewrite) and rule.what == "sender":
-        return (Condition("sender", rule.patterns), *rule.when)
+        return (FromSender(rule.patterns), *rule.when)
     patterns = rule.patterns if isinstance(rule, Forward | Rewrite) else ()
-    return (Condition("to", patterns), *rule.when)
+    return (ToRecipient(patterns), *rule.when)
 
 
 def _routed(rule: Rule) -> tuple[Condition, ...]:
     if isinstance(rule, Route) and rule.table:
-        return (Condition("to", (InTable(rule.table),)), *rule.when)
-    return conditions_of(rule)
+        return (ToRecipient((InTable(rule.table),)), *rule.when)
+    return rule.tests
 
 
 def _in_stage(
@@ -95,30 +111,10 @@ def _rivals(
     """The rules of the stage that could cover one with these conditions, by the index."""
     found = set(stage.always)
     for condition in mine:
-        if condition.negated or not condition.operands:
-            continue
-        operand = condition.operands[0]  # what covers the rule covers its first operand
-        if isinstance(operand, Net):
-            network = operand.network
-            found.update(stage.filed("from", client_number(str(network.network_address))))
-        elif isinstance(operand, Text):
-            found.update(stage.filed(condition.kind, operand.text.lower()))
-        elif isinstance(operand, Exact | Domain | SubDomains | LocalPart):
-            for probe in _above(operand):
-                found.update(stage.filed(condition.kind, probe))
-        elif isinstance(operand, Null):
-            found.update(stage.filed(condition.kind, NULL_PROBE))
+        if condition.operands and not condition.negated:
+            for key in condition.above:
+                found.update(stage.filed(type(condition), key))
     return found
-
-
-def _above(pattern: Named) -> tuple[str, ...]:
-    """The probes of all patterns that cover this one."""
-    if isinstance(pattern, Exact):
-        return Subject(pattern.mailbox).probes
-    if isinstance(pattern, LocalPart):
-        return (pattern.probe,)
-    domain, *parents = domain_probes(pattern.probe.lstrip("@."))
-    return (domain, *parents) if isinstance(pattern, Domain) else (pattern.probe, *parents)
 
 
 def _covers(
@@ -129,59 +125,8 @@ def _covers(
 ) -> bool:
     """Whether their conditions hold wherever mine do."""
     return all(
-        each.kind == "any"
-        or each in mine
-        or any(_condition_covers(each, one, tables, at) for one in mine)
-        for each in theirs
+        each.everything or any(each.covers(one, tables, at) for one in mine) for each in theirs
     )
-
-
-def _condition_covers(
-    theirs: Condition, mine: Condition, tables: Mapping[str, Table], at: tuple[str, ...]
-) -> bool:
-    if any(isinstance(each, Anything) for each in theirs.operands) and theirs.kind in (
-        "to",
-        "sender",
-        "from",
-    ):
-        return not theirs.negated
-    if theirs.kind != mine.kind or theirs.negated or mine.negated:
-        return False
-    return bool(mine.operands) and all(
-        any(_pattern_covers(wide, narrow, tables, at) for wide in theirs.operands)
-        for narrow in mine.operands
-    )
-
-
-def _pattern_covers(
-    wide: object, narrow: object, tables: Mapping[str, Table], at: tuple[str, ...]
-) -> bool:
-    if wide == narrow or isinstance(wide, Anything):
-        return True
-    if isinstance(wide, InTable):
-        return _table_covers(tables[wide.name], narrow, at)
-    if isinstance(wide, Regex):
-        return isinstance(narrow, Exact) and search(wide.text, narrow.mailbox.key) is not None
-    if isinstance(wide, Net) and isinstance(narrow, Net):
-        return wide.network.version == narrow.network.version and (
-            narrow.network.subnet_of(wide.network)  # type: ignore[arg-type]  # of one version
-        )
-    if isinstance(wide, Text) and isinstance(narrow, Text):
-        return wide.text.lower() == narrow.text.lower()
-    if isinstance(wide, Named) and isinstance(narrow, Named):
-        return wide.probe in _above(narrow)
-    return False
-
-
-def _table_covers(table: Table, narrow: object, at: tuple[str, ...]) -> bool:
-    if isinstance(narrow, Exact):
-        subject = Subject(narrow.mailbox)
-        if isinstance(table, MapTable):
-            return table.find(subject, at) is not None
-        return bool(table.mailbox(subject))
-    if isinstance(narrow, Domain | SubDomains) and isinstance(table, ListTable):
-        return any(probe in table.probes for probe in _above(narrow))
-    return False
 
 
 def sample(pattern: object) -> Mailbox | None:

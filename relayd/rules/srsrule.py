@@ -6,10 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from relayd.mail.address import Mailbox, fold_domain, is_srs
-from relayd.rules.conditions import CONDITIONS, condition, mailbox_patterns, when
+from relayd.rules.conditions.condition import Condition
+from relayd.rules.conditions.mailbox import FromSender
+from relayd.rules.conditions.registry import CONDITIONS, condition, when
 from relayd.rules.lexer import TokenKind, quote
-from relayd.rules.model import NOWHERE, Condition, Forward, Item, Rule, commas, spaces
+from relayd.rules.model import NOWHERE, Forward, Item, Rule, commas, spaces
 from relayd.rules.pattern import Anything, Exact, InTable, MailboxPattern, Null
+from relayd.rules.patternreader import mailbox_patterns
 from relayd.rules.source import Complaint, Place, Problem
 from relayd.rules.srs import HASH_LENGTH, MAX_AGE, MAX_HASH_LENGTH
 from relayd.rules.table import MapTable, Table
@@ -65,6 +68,11 @@ class SrsException(SrsStatement):
     """`srs except CONDITIONS`: senders, recipients, clients for whom nothing is rewritten."""
 
     conditions: tuple[Condition, ...]
+
+    @property
+    def tests(self) -> tuple[Condition, ...]:
+        """Every condition that must hold, those of `when` included."""
+        return self.conditions + self.when
 
     @property
     def body(self) -> str:
@@ -125,9 +133,9 @@ def _exceptions(words: Words) -> tuple[Condition, ...]:
     if token is not None and token.kind is TokenKind.WORD and token.text.lower() in CONDITIONS:
         tests: list[Condition] = []
         while words.at_word(*CONDITIONS):
-            tests.append(condition(words, words.word("a condition").text.lower()))
+            tests.append(condition(words))
         return tuple(tests)
-    return (Condition("sender", mailbox_patterns(words)),)
+    return (FromSender(mailbox_patterns(words)),)
 
 
 def srs_problems(items: Sequence[Item], tables: Mapping[str, Table]) -> list[Problem]:

@@ -13,15 +13,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from relayd.mail.address import Mailbox, ReversePath, fold_domain
 from relayd.mail.plan import Step
 from relayd.mail.reply import Reply
-from relayd.rules.check import conditions_of
 from relayd.rules.model import AdmissionRule, Item
 from relayd.rules.pattern import Domain, Exact, InTable, Regex, SubDomains
 from relayd.rules.regex import search
 from relayd.rules.srs import ForgedError, MalformedError, Scheme, SrsError, TooLongError
 from relayd.rules.srsrule import SrsDomain, SrsException, SrsOurs
-from relayd.rules.stage import Stage, View
+from relayd.rules.stage import Stage
 from relayd.rules.subject import Subject, domain_probes
 from relayd.rules.table import ListTable, MapTable, Table, TransportTable
+from relayd.rules.view import View
 
 REPORTS_ONLY = Reply.of(550, "5.7.1", "This address takes reports only")
 FORGED = Reply.of(550, "5.1.1", "This SRS address is not one of ours")  # a guess, perhaps
@@ -44,7 +44,7 @@ class SrsStage:
         self.above = sum(isinstance(item, AdmissionRule) for item in above)
         self._statement = statement
         exceptions = [item for item in items if isinstance(item, SrsException)]
-        self._exceptions = Stage(exceptions, lambda rule: rule.conditions + rule.when, tables)
+        self._exceptions = Stage(exceptions, lambda rule: rule.tests, tables)
         self._ours = _Ours(items, tables, (statement.domain, hostname))
 
     def holds(self, mailbox: Mailbox) -> bool:
@@ -68,20 +68,23 @@ class SrsStage:
             return reply, self._step(str(reply))
         return sender, self._step(f"{mailbox} -> {sender}")
 
-    def rewritten(self, view: View, path: Mailbox, now: float) -> tuple[Mailbox, Step | None]:
-        """The reverse-path for the view's recipient, which rules have changed. Raises Unknown."""
+    def rewritten(self, view: View, path: Mailbox, now: float) -> tuple[Mailbox, bool, Step | None]:
+        """The reverse-path for the view's recipient, which rules have changed; whether SRS made it.
+
+        Raises Unknown.
+        """
         if self.owns(path) or self.owns(view.recipient.mailbox):
-            return path, None
+            return path, False, None
         view.notes.clear()
         exception = self._exceptions.first(view)
         if exception is not None:
-            return path, exception.noted(f"{path} is kept", *view.notes)
+            return path, False, exception.noted(f"{path} is kept", *view.notes)
         try:
             new = self.scheme.forward(path, now)
         except TooLongError as error:
             # as it is it may pass by its DKIM signature; refused it would be lost for sure
-            return path, self._step(f"{error}: {path} is kept")
-        return new, self._step(f"{path} -> {new}")
+            return path, False, self._step(f"{error}: {path} is kept")
+        return new, True, self._step(f"{path} -> {new}")
 
     def owns(self, mailbox: Mailbox) -> bool:
         """Whether its domain is one of ours. Raises Unknown."""
@@ -143,9 +146,9 @@ def _accepted(items: Sequence[Item]) -> Iterator[object]:
     """What `accept` rules name by `to`."""
     for item in items:
         if isinstance(item, AdmissionRule) and item.verb == "accept":
-            for condition in conditions_of(item):
-                if condition.kind == "to" and not condition.negated:
-                    yield from condition.operands
+            for condition in item.tests:
+                if not condition.negated:
+                    yield from condition.recipients
 
 
 def srs_stage(

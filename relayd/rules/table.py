@@ -70,6 +70,11 @@ class Table:
         """Whether it holds the name: a note, or empty."""
         return ""
 
+    @property
+    def has_no_network(self) -> bool:
+        """Whether no client's address can ever be in it."""
+        return False
+
     def owns(self, key: str) -> bool:
         """Whether it has an entry of its own for exactly this mailbox (its normalised form)."""
         return False
@@ -147,6 +152,10 @@ class ListTable(Table):
     def word(self, text: str) -> str:
         line = self.words.get(text.lower())
         return "" if line is None else self._note(line)
+
+    @property
+    def has_no_network(self) -> bool:
+        return bool(len(self)) and not len(self.networks)
 
     def owns(self, key: str) -> bool:
         return key in self.probes

@@ -30,6 +30,11 @@ class UsersTable(Table):
         """Whether this mailbox is a login's name."""
         return self.word(subject.key) or next(filter(None, map(self.word, subject.wide[:1])), "")
 
+    @property
+    def has_no_network(self) -> bool:
+        """It holds names only."""
+        return True
+
     def owns(self, key: str) -> bool:
         """See Table."""
         return key in self.users.verifiers

@@ -17,7 +17,7 @@ from relayd.config.tls import LISTENER_TLS, MINIMUMS
 from relayd.config.values import LISTEN_OPTIONS
 from relayd.ctl.relayctl import parser
 from relayd.mail.security import LEVELS
-from relayd.rules.conditions import CONDITIONS
+from relayd.rules.conditions.registry import CONDITIONS
 from relayd.rules.grammar import KINDS, VERBS
 
 CHECKOUT = Path(__file__).resolve().parents[2]

@@ -9,9 +9,14 @@ from hypothesis import strategies as st
 from relayd.mail.address import Mailbox
 from relayd.mail.nexthop import HostPort, NextHop
 from relayd.mail.reply import Reply
+from relayd.rules.conditions.client import FromClient
+from relayd.rules.conditions.condition import Condition
+from relayd.rules.conditions.everyone import Always
+from relayd.rules.conditions.mailbox import FromSender, ToRecipient
+from relayd.rules.conditions.name import AtListener, ByHelo, ByLogin
+from relayd.rules.conditions.security import ByCertificate, OverTls
 from relayd.rules.model import (
     AdmissionRule,
-    Condition,
     Expect,
     Expected,
     Forward,
@@ -84,14 +89,25 @@ def some(items: st.SearchStrategy) -> st.SearchStrategy:
     return st.lists(items, min_size=1, max_size=3).map(tuple)
 
 
+FINGERPRINTS = st.from_regex("[0-9a-f]{64}", fullmatch=True)
+PRINTS = st.one_of(st.builds(Text, FINGERPRINTS), TABLE, st.just(Anything()))
+OPERANDS: dict[type[Condition], st.SearchStrategy] = {
+    FromClient: some(CLIENT),
+    ToRecipient: some(PATTERN),
+    FromSender: some(SENDER),
+    ByLogin: some(NAME),
+    AtListener: some(NAME),
+    ByHelo: some(NAME),
+    ByCertificate: some(PRINTS),
+    OverTls: st.just(()),
+    Always: st.just(()),
+}
+"""What may stand behind each condition."""
+
+
 def _conditions(*, negated: bool) -> st.SearchStrategy[Condition]:
     no = st.booleans() if negated else st.just(False)
-    kinds = [("to", PATTERN), ("sender", SENDER), ("from", CLIENT)]
-    kinds += [(kind, NAME) for kind in ("login", "listener", "helo")]
-    return st.one_of(
-        *(st.builds(Condition, st.just(kind), some(operand), no) for kind, operand in kinds),
-        st.builds(Condition, st.sampled_from(["tls", "any"]), st.just(()), no),
-    )
+    return st.one_of(*(st.builds(kind, operands, no) for kind, operands in OPERANDS.items()))
 
 
 LEADING = some(_conditions(negated=False))

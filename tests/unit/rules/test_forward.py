@@ -94,6 +94,14 @@ class SubaddressTests(unittest.TestCase):
     def test_unless_it_has_a_rule_of_its_own(self) -> None:
         self.assertEqual(outcome(self.one, "info+special@example.com"), "bob@example.net direct")
 
+    def test_in_whatever_order_that_rule_says_it(self) -> None:
+        for tests in ("to own+x@example.com login bob", "login bob to own+x@example.com"):
+            one = rules(
+                f"subaddress +\naccept {tests}\nreject to own@example.com\naccept to @example.com\n"
+            )
+            self.assertEqual(outcome(one, "own+x@example.com"), "own+x@example.com direct", tests)
+            self.assertEqual(outcome(one, "own+y@example.com"), "reject 550 5.7.1", tests)
+
     def test_without_the_setting_a_plus_is_a_letter(self) -> None:
         one = rules("accept to info@example.com\n")
         self.assertEqual(outcome(one, "info+news@example.com"), "reject 550 5.7.1")

@@ -346,6 +346,14 @@ class Reports(SrsTests):
             plan = self.plan(ruleset, self.srs(), sender, client=client)
             self.assertIs(plan.verdict, verdict, (client, sender))
 
+    def test_a_reject_just_below_the_statement_comes_too_late(self) -> None:
+        domain, rest = SITE.split("\n", 1)
+        for above in ("", "accept from 10.1.0.0/16\nhold from 203.0.113.67\n"):
+            below = self.rules(f"{above}{domain}\nreject from {STRANGER}\n{rest}")
+            self.assertIs(self.plan(below, self.srs(), "").verdict, Verdict.ACCEPT, above)
+            last = self.rules(f"{above}reject from {STRANGER}\n{domain}\n{rest}")
+            self.assertIs(self.plan(last, self.srs(), "").verdict, Verdict.REFUSE, above)
+
     def test_sub_address_mark_in_a_sender_is_no_tag(self) -> None:
         sender = Mailbox("info+news", "partner.example")
         plan = self.plan(self.rules(SITE + "subaddress +\n"), self.srs(sender), "")

@@ -11,14 +11,17 @@ from hypothesis import strategies as st
 
 from relayd.mail.address import Mailbox, ReversePath
 from relayd.mail.client import Client
-from relayd.rules.check import conditions_of
-from relayd.rules.model import NOWHERE, AdmissionRule, Condition
+from relayd.rules.conditions.client import FromClient
+from relayd.rules.conditions.mailbox import FromSender, ToRecipient
+from relayd.rules.conditions.name import ByLogin
+from relayd.rules.model import NOWHERE, AdmissionRule
 from relayd.rules.pattern import Anything, Domain, Exact, LocalPart, Net, Null, SubDomains, Text
 from relayd.rules.ruleset import build
 from relayd.rules.shadow import shadowed
 from relayd.rules.source import Place
-from relayd.rules.stage import Stage, View, compile_condition
+from relayd.rules.stage import Stage
 from relayd.rules.subject import Subject
+from relayd.rules.view import View
 from tests.unit.rules import sample
 
 LOCALS = ["a", "b", "a+x", "b+y"]
@@ -40,12 +43,10 @@ def _tuple(items: st.SearchStrategy) -> st.SearchStrategy:
 
 
 CONDITIONS = st.one_of(
-    st.builds(Condition, st.just("to"), _tuple(PATTERNS), st.booleans()),
-    st.builds(
-        Condition, st.just("sender"), _tuple(st.one_of(PATTERNS, st.just(Null()))), st.booleans()
-    ),
-    st.builds(Condition, st.just("from"), _tuple(NETS), st.booleans()),
-    st.builds(Condition, st.just("login"), _tuple(st.just(Text("Bob"))), st.booleans()),
+    st.builds(ToRecipient, _tuple(PATTERNS), st.booleans()),
+    st.builds(FromSender, _tuple(st.one_of(PATTERNS, st.just(Null()))), st.booleans()),
+    st.builds(FromClient, _tuple(NETS), st.booleans()),
+    st.builds(ByLogin, _tuple(st.just(Text("Bob"))), st.booleans()),
 )
 RULES = st.lists(
     st.builds(
@@ -75,13 +76,13 @@ class IndexTests(unittest.TestCase):
         self, rules: list[AdmissionRule], client: str, sender: ReversePath, to: Mailbox, login: str
     ) -> None:
         """first() over the index is the first rule all of whose conditions hold."""
-        stage = Stage(rules, conditions_of, {})
+        stage = Stage(rules, lambda rule: rule.tests, {})
         view = seen(client, sender, to, login)
         found = stage.first(view)
         scan = [
             number
             for number, rule in enumerate(rules)
-            if all(compile_condition(each, {})(view) for each in conditions_of(rule))
+            if all(each.compiled({})(view) for each in rule.tests)
         ]
         self.assertEqual(None if found is None else found.number, scan[0] if scan else None)
 

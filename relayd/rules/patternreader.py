@@ -1,13 +1,10 @@
-"""Conditions: the tests that any statement may make, and the patterns inside them."""
+"""Patterns as they are read: about a mailbox, a client, a name."""
 
 from __future__ import annotations
 
 import ipaddress
-import re
-from collections.abc import Callable
 
 from relayd.rules.lexer import TokenKind
-from relayd.rules.model import Condition, Operand
 from relayd.rules.pattern import (
     Anything,
     ClientPattern,
@@ -24,7 +21,7 @@ from relayd.rules.pattern import (
     Text,
 )
 from relayd.rules.regex import trouble
-from relayd.rules.source import Complaint, Place, did_you_mean, one_of
+from relayd.rules.source import Complaint, Place
 from relayd.rules.words import Words, domain_of, local_of, mailbox_of, network_of, table_name
 
 _PATTERN = "a mailbox pattern: local@domain, @domain, @.domain, local@, <table>, regex or any"
@@ -47,7 +44,7 @@ def mailbox_pattern(words: Words) -> MailboxPattern:
     if table is not None:
         return InTable(table)
     if token.is_word("regex"):
-        return _regex(words)
+        return regex_pattern(words)
     if token.is_word("any"):
         return Anything()
     if token.is_word("null") or text == "<>":
@@ -77,7 +74,8 @@ def _hint(text: str) -> str:
     return f'did you mean "@{text}"?' if "." in text else f"expected {_PATTERN}"
 
 
-def _regex(words: Words) -> Regex:
+def regex_pattern(words: Words) -> Regex:
+    """What stands behind `regex`."""
     token = words.next("the regular expression in quotes")
     wrong = trouble(token.text)
     if wrong is not None:
@@ -106,85 +104,10 @@ def client_pattern(words: Words) -> ClientPattern:
     return Net(network_of(token.text, token.place))
 
 
-def _name(words: Words) -> NamePattern:
-    token = words.next("a name, <table> or any")
+def name_pattern(words: Words, expected: str = "a name, <table> or any") -> NamePattern:
+    """`bob`, `<table>` or `any`; `expected` says what kind of name."""
+    token = words.next(expected)
     if token.is_word("any"):
         return Anything()
     table = table_name(token)
     return Text(token.text) if table is None else InTable(table)
-
-
-def _certificate(words: Words) -> NamePattern:
-    token = words.next("the SHA-256 of a certificate or its key, <table> or any")
-    if token.is_word("any"):
-        return Anything()
-    table = table_name(token)
-    if table is not None:
-        return InTable(table)
-    text = token.text.replace(":", "").lower()
-    if not re.fullmatch("[0-9a-f]{64}", text):
-        hint = "expected 64 hexadecimal digits, as openssl x509 -fingerprint -sha256 prints them"
-        raise Complaint(token.place, f'"{token.text}" is no SHA-256 fingerprint', hint)
-    return Text(text)
-
-
-CONDITIONS: dict[str, Callable[[Words], Operand] | None] = {
-    "from": client_pattern,
-    "to": mailbox_pattern,
-    "sender": mailbox_pattern,
-    "login": _name,
-    "listener": _name,
-    "helo": _name,
-    "certificate": _certificate,
-    "tls": None,
-    "any": None,
-}
-"""Every condition's name, and how its operands are read; None: it has none."""
-
-
-def condition(words: Words, kind: str, *, negated: bool = False) -> Condition:
-    """The operands of a condition whose name was consumed."""
-    reader = CONDITIONS[kind]
-    if reader is None:
-        return Condition(kind, (), negated)
-    start = words.place
-    operands = words.commas(lambda: reader(words))
-    if kind == "to" and any(isinstance(operand, Null) for operand in operands):
-        raise Complaint(start, "a recipient is never null", 'did you mean "sender null"?')
-    return Condition(kind, operands, negated)
-
-
-def conditions(words: Words) -> tuple[Condition, ...]:
-    """The conditions right behind a verb: all must hold."""
-    tests: list[Condition] = []
-    while words.at_word(*CONDITIONS):
-        tests.append(condition(words, words.word("a condition").text.lower()))
-    if not tests:
-        token = words.peek()
-        if token is not None and token.kind is TokenKind.WORD and "@" in token.text:
-            raise Complaint(
-                token.place, f'"{token.text}" stands alone', f'did you mean "to {token.text}"?'
-            )
-        close = did_you_mean(token.text, CONDITIONS) if token is not None else ""
-        if token is not None and close:
-            raise Complaint(token.place, f'unexpected "{token.text}"', close)
-        raise words.missing(f"a condition: {one_of(list(CONDITIONS))}")
-    return tuple(tests)
-
-
-def when(words: Words) -> tuple[Condition, ...]:
-    """`when CONDITION and not CONDITION ...`, or nothing."""
-    if not words.skip_word("when"):
-        return ()
-    tests = [_one(words)]
-    while words.skip_word("and"):
-        tests.append(_one(words))
-    if words.at_word("or"):
-        raise words.missing('"and" (an "or" is a second rule)')
-    return tuple(tests)
-
-
-def _one(words: Words) -> Condition:
-    negated = words.skip_word("not")
-    kind = words.choice(CONDITIONS, f"a condition: {one_of(list(CONDITIONS))}")
-    return condition(words, kind, negated=negated)

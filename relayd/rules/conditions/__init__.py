@@ -1,0 +1,1 @@
+"""The conditions of the language: one class each, listed in relayd.rules.conditions.registry."""

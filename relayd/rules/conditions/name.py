@@ -1,0 +1,125 @@
+"""`login`, `listener` and `helo`: names that a client has, or gives itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from operator import attrgetter
+from typing import ClassVar
+
+from relayd.rules.conditions.condition import Condition, Operand, Test
+from relayd.rules.conditions.index import Index, Key
+from relayd.rules.fact import HELO, LISTENER, LOGIN
+from relayd.rules.pattern import InTable, NamePattern, Text
+from relayd.rules.patternreader import name_pattern
+from relayd.rules.table import Table
+from relayd.rules.view import View
+from relayd.rules.words import Words
+
+
+class NameIndex(Index):
+    """By name."""
+
+    __slots__ = ()
+    seen: ClassVar[attrgetter[str]]
+
+    def collect(self, view: View, found: list[int]) -> None:
+        """Add the rules whose condition holds."""
+        found += self.numbers.get(self.seen(view).lower(), ())
+
+
+class LoginIndex(NameIndex):
+    """By login."""
+
+    __slots__ = ()
+    seen = attrgetter("client.login")
+
+
+class ListenerIndex(NameIndex):
+    """By listener."""
+
+    __slots__ = ()
+    seen = attrgetter("client.listener")
+
+
+class OfName(Condition):
+    """What the three have in common: case does not matter; `any` is any but none."""
+
+    __slots__ = ()
+    seen: ClassVar[attrgetter[str]]
+
+    @classmethod
+    def operand(cls, words: Words) -> NamePattern:
+        """One operand."""
+        return name_pattern(words)
+
+    def test(self, operand: Operand, tables: Mapping[str, Table]) -> Test:
+        """Whether one operand fits, as a function of a view."""
+        seen = type(self).seen
+        if isinstance(operand, InTable):
+            return _held(seen, tables[operand.name])
+        if not isinstance(operand, Text):
+            return lambda view: bool(seen(view))
+        wanted = operand.text.lower()
+        return lambda view: seen(view).lower() == wanted
+
+    @property
+    def keys(self) -> tuple[Key, ...]:
+        """What the index files it under."""
+        texts = tuple(each.text.lower() for each in self.operands if isinstance(each, Text))
+        return texts if len(texts) == len(self.operands) else ()
+
+    @property
+    def above(self) -> tuple[Key, ...]:
+        """What another one is filed under that holds wherever this one does."""
+        return self.keys[:1]
+
+
+class ByLogin(OfName):
+    """`login bob`, `login any`."""
+
+    __slots__ = ()
+    word = "login"
+    facts = frozenset({LOGIN})
+    index = LoginIndex
+    seen = LoginIndex.seen
+
+    @property
+    def names_client(self) -> bool:
+        """Whether it holds only for clients that the rule knows: all who have logged in."""
+        return not self.negated
+
+    limits = names_client
+
+
+class AtListener(OfName):
+    """`listener 127.0.0.1:2525`."""
+
+    __slots__ = ()
+    word = "listener"
+    facts = frozenset({LISTENER})
+    index = ListenerIndex
+    seen = ListenerIndex.seen
+
+    @property
+    def limits(self) -> bool:
+        """Whether it keeps strangers out: the administrator says who reaches a listener."""
+        return not self.negated
+
+
+class ByHelo(OfName):
+    """`helo mx.example.com`."""
+
+    __slots__ = ()
+    word = "helo"
+    facts = frozenset({HELO})
+    seen = attrgetter("client.helo")
+
+
+def _held(seen: Callable[[View], str], table: Table) -> Test:
+    def test(view: View) -> bool:
+        note = table.word(seen(view))
+        if note:
+            view.notes.append(note)
+        return bool(note)
+
+    return test

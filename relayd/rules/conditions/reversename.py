@@ -1,0 +1,84 @@
+"""`rdns`: the client's reverse name, confirmed: the name that its address leads to, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from relayd.mail.address import fold_domain
+from relayd.rules.conditions.condition import Condition, Operand, Test
+from relayd.rules.fact import Fact, Known
+from relayd.rules.pattern import Anything, InTable, Regex, Text
+from relayd.rules.patternreader import name_pattern, regex_pattern
+from relayd.rules.regex import search
+from relayd.rules.table import Table
+from relayd.rules.view import View
+from relayd.rules.words import Words, domain_of
+
+REVERSE_NAME = Fact("the client's reverse name", Known.CLIENT, asked=True)
+"""Folded, without a dot at its end; empty: there is none, or it does not lead back."""
+_NONE = Text("none")
+
+
+class ByReverseName(Condition):
+    """`rdns none`, `rdns mail.example.com, .example.net` (any name below it), `rdns any`."""
+
+    __slots__ = ()
+    word = "rdns"
+    facts = frozenset({REVERSE_NAME})
+
+    @classmethod
+    def operand(cls, words: Words) -> Operand:
+        """One operand."""
+        if words.skip_word("regex"):
+            return regex_pattern(words)
+        name = name_pattern(words, "none, a host name, .domain, <table>, regex or any")
+        if isinstance(name, Text) and name != _NONE:
+            if "@" in name.text:
+                hint = f'did you mean "{name.text.rpartition("@")[2]}"?'
+                raise words.complain(f'"{name.text}" is no host name', hint)
+            domain_of(name.text.removeprefix("."), words.last)
+        return name
+
+    def test(self, operand: Operand, tables: Mapping[str, Table]) -> Test:
+        """Whether one operand fits, as a function of a view."""
+        if isinstance(operand, InTable):
+            return _held(tables[operand.name])
+        if isinstance(operand, Regex):
+            text = operand.text
+            return lambda view: bool(name := _name(view)) and search(text, name) is not None
+        if not isinstance(operand, Text):
+            return lambda view: bool(_name(view))
+        if operand == _NONE:
+            return lambda view: not _name(view)
+        wanted = fold_domain(operand.text.removeprefix("."))
+        if operand.text.startswith("."):
+            return lambda view: _name(view).endswith(f".{wanted}")
+        return lambda view: _name(view) == wanted
+
+    def covers(
+        self, other: Condition, tables: Mapping[str, Table], at: tuple[str, ...] = ()
+    ) -> bool:
+        """Whether it holds wherever the other one does; `any` name is not `none`."""
+        if _NONE in other.operands and _NONE not in self.operands:
+            return False
+        return Condition.covers(self, other, tables, at)
+
+    @property
+    def limits(self) -> bool:
+        """Whether it keeps strangers out: who has a name in a zone is let in by its owner."""
+        return not self.negated and not {Anything(), _NONE} & {*self.operands}
+
+
+def _name(view: View) -> str:
+    return str(view.told(REVERSE_NAME))
+
+
+def _held(table: Table) -> Test:
+    def test(view: View) -> bool:
+        name = _name(view)
+        note = table.word(name) if name else ""
+        if note:
+            view.notes.append(note)
+        return bool(note)
+
+    return test

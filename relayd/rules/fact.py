@@ -1,0 +1,42 @@
+"""What rules may look at, fact by fact: when each is known, and whether somebody must be asked.
+
+Facts are gathered first, then rules are asked. A rule set says what it looks at (Ruleset.needs),
+so what no rule looks at is never gathered.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+
+class Known(enum.IntEnum):
+    """From when on a fact is known; each includes those before it."""
+
+    CLIENT = 0  # as soon as somebody speaks to us, or says who he is
+    SENDER = 1  # at MAIL
+    RECIPIENT = 2  # at RCPT
+    CONTENT = 3  # at the final dot
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """One thing that conditions may look at."""
+
+    name: str
+    known: Known
+    asked: bool = False  # for by us: a look-up, a filter; View.told has the answer
+    of: str = ""  # which one, where there are several: the name of a list, a filter, a limit
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.of}" if self.of else self.name
+
+
+ADDRESS = Fact("the client's address", Known.CLIENT)
+HELO = Fact("the name in HELO", Known.CLIENT)
+LISTENER = Fact("the listener", Known.CLIENT)
+TLS = Fact("the connection's security", Known.CLIENT)
+CERTIFICATE = Fact("the client's certificate", Known.CLIENT)
+LOGIN = Fact("the login", Known.CLIENT)
+SENDER = Fact("the sender", Known.SENDER)
+RECIPIENT = Fact("the recipient", Known.RECIPIENT)

@@ -1,0 +1,35 @@
+"""What conditions look at: the facts about one recipient, as rules have rewritten them so far."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from relayd.mail.client import Client
+from relayd.rules.fact import Fact
+from relayd.rules.subject import Subject
+from relayd.rules.table import Unknown
+
+
+class View:
+    """What the conditions look at. Stages change sender and recipient as they rewrite them."""
+
+    __slots__ = ("client", "gathered", "notes", "recipient", "sender")
+
+    def __init__(
+        self,
+        client: Client,
+        sender: Subject | None,
+        recipient: Subject,
+        gathered: Mapping[Fact, object] | None = None,
+    ) -> None:
+        self.client = client
+        self.sender = sender
+        self.recipient = recipient
+        self.gathered = gathered  # what others were asked for
+        self.notes: list[str] = []  # where tables held what they were asked
+
+    def told(self, fact: Fact) -> object:
+        """What was gathered about a fact; raises Unknown where nobody could say."""
+        if self.gathered is None or fact not in self.gathered:
+            raise Unknown(f"{fact} is not known")
+        return self.gathered[fact]
