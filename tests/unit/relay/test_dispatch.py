@@ -1251,6 +1251,17 @@ class SpoolTrouble(TestCase):
             {world.table.state(ident) for ident in (first, *others)}, {RecipientState.DELIVERED}
         )
         self.assertEqual(len(world.courier.started), 21)
+        told = [event for event, _ in world.log.troubles]
+        self.assertEqual(told.count("outcome not recorded"), 5)
+
+    def test_a_spool_that_is_well_again_without_a_word_is_noticed(self) -> None:
+        world = World()
+        world.table.healthy = False
+        world.accept()
+        self.assertEqual(world.courier.started, [])
+        world.table.healthy = True
+        world.wait(2, step=0.5)
+        self.assertEqual(len(world.courier.started), 1)
 
     def test_what_is_owed_is_settled_first(self) -> None:
         world = World()
@@ -1287,6 +1298,13 @@ class SpoolTrouble(TestCase):
         self.assertIs(world.table.state(ident), RecipientState.DELIVERED)
         world.wait(HOUR)
         self.assertEqual(len(world.courier.started), 2)
+        self.assertEqual(
+            [event for event, _ in world.log.troubles],
+            [
+                "outcome not recorded",
+                "outcome cannot be recorded; the recipients rest until a restart",
+            ],
+        )
 
     def test_an_unreadable_table_is_read_again(self) -> None:
         world = World(start=False)
