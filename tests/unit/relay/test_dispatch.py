@@ -22,7 +22,7 @@ from relayd.relay.dispatch import Dispatcher
 from relayd.relay.gathering import LONGEST, LULL
 from relayd.relay.limits import RelayLimits
 from relayd.relay.lost import COPIES
-from relayd.relay.retrypolicy import RetryPolicy
+from relayd.relay.retrypolicy import RetryPolicy, judge_waiting
 from relayd.report.bounce import Action
 from relayd.report.dsn import Written, write
 from relayd.spool.errors import SpoolError
@@ -1181,6 +1181,15 @@ class Sweeping(TestCase):
         self.assertEqual(
             {world.table.state(ident) for ident in (first, *idents)}, {RecipientState.EXPIRED}
         )
+
+    def test_who_was_never_tried_is_attempted_first_however_old(self) -> None:
+        message, (record,) = a_message(1)
+        policy = RetryPolicy()
+        for age in (5 * HOUR, 6 * DAY):
+            self.assertIsNone(judge_waiting(message, record, None, policy, now=age))
+        expired = judge_waiting(message, record, DEAD, policy, now=6 * DAY)
+        assert expired is not None
+        self.assertIs(expired.state, RecipientState.EXPIRED)
 
     def test_a_short_lifetime_is_kept_by_those_that_only_wait_too(self) -> None:
         world = World()
