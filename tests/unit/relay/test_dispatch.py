@@ -22,7 +22,7 @@ from relayd.relay.dispatch import Dispatcher
 from relayd.relay.gathering import LONGEST, LULL
 from relayd.relay.limits import RelayLimits
 from relayd.relay.lost import COPIES
-from relayd.relay.retrypolicy import RetryPolicy
+from relayd.relay.retrypolicy import RetryPolicy, judge_waiting
 from relayd.report.bounce import Action
 from relayd.report.dsn import Written, write
 from relayd.spool.errors import SpoolError
@@ -1179,6 +1179,15 @@ class Sweeping(TestCase):
             {world.table.state(ident) for ident in (first, *idents)}, {RecipientState.EXPIRED}
         )
 
+    def test_who_was_never_tried_is_attempted_first_however_old(self) -> None:
+        message, (record,) = a_message(1)
+        policy = RetryPolicy()
+        for age in (5 * HOUR, 6 * DAY):
+            self.assertIsNone(judge_waiting(message, record, None, policy, now=age))
+        expired = judge_waiting(message, record, DEAD, policy, now=6 * DAY)
+        assert expired is not None
+        self.assertIs(expired.state, RecipientState.EXPIRED)
+
     def test_a_short_lifetime_is_kept_by_those_that_only_wait_too(self) -> None:
         world = World()
         retry_policy = RetryPolicy(Schedule.parse("1s 2s"), warn_after=4, give_up=12, jitter=0.0)
@@ -1248,6 +1257,17 @@ class SpoolTrouble(TestCase):
             {world.table.state(ident) for ident in (first, *others)}, {RecipientState.DELIVERED}
         )
         self.assertEqual(len(world.courier.started), 21)
+        told = [event for event, _ in world.log.troubles]
+        self.assertEqual(told.count("outcome not recorded"), 5)
+
+    def test_a_spool_that_is_well_again_without_a_word_is_noticed(self) -> None:
+        world = World()
+        world.table.healthy = False
+        world.accept()
+        self.assertEqual(world.courier.started, [])
+        world.table.healthy = True
+        world.wait(2, step=0.5)
+        self.assertEqual(len(world.courier.started), 1)
 
     def test_what_is_owed_is_settled_first(self) -> None:
         world = World()
@@ -1284,6 +1304,13 @@ class SpoolTrouble(TestCase):
         self.assertIs(world.table.state(ident), RecipientState.DELIVERED)
         world.wait(HOUR)
         self.assertEqual(len(world.courier.started), 2)
+        self.assertEqual(
+            [event for event, _ in world.log.troubles],
+            [
+                "outcome not recorded",
+                "outcome cannot be recorded; the recipients rest until a restart",
+            ],
+        )
 
     def test_an_unreadable_table_is_read_again(self) -> None:
         world = World(start=False)
