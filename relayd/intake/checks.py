@@ -21,7 +21,7 @@ Finding = Objection | Coroutine[Any, Any, Objection]
 
 
 class Checks(Protocol):
-    """Each is asked at its place in the session, after what we refuse by ourselves."""
+    """Each is asked at its place in the session: before the rules are, and about nothing else."""
 
     def connection(self, client: Client) -> Finding:
         """Before the greeting, or when XCLIENT has named another client."""

@@ -27,14 +27,14 @@ route any via sink
 # sendmail as it is, but for the place of its configuration
 _SENDMAIL = """\
 import os, sys
-from relayd.ops import drop, sendmail
+from relayd.sendmail import drop, program
 drop.CONFIG, user = sys.argv.pop(1), int(sys.argv.pop(1))
 if user:
     os.setgroups([])
     os.setgid(user)
     os.setuid(user)
 sys.argv[0] = "sendmail"
-raise SystemExit(sendmail.main())
+raise SystemExit(program.main())
 """
 
 

@@ -155,6 +155,22 @@ class Transactions(unittest.TestCase):
             self.peer.say("MAIL FROM:<>", "RCPT TO:<a@example.com>", command)
             self.assertEqual(self.peer.say("DATA")[0][:3], "503")
 
+    def test_whose_mail_was_refused_is_not_waited_for_by_the_next_commit(self) -> None:
+        changes: list[int] = []
+        scene = Scene()
+        scene.change(expect=changes.append)
+        peer = scene.greeted()
+        self.assertEqual(changes, [1])  # a new session, and then its transaction
+        scene.spool.healthy = False
+        peer.say("MAIL FROM:<s@example.org>")
+        self.assertEqual(changes, [1, -1])
+        scene.spool.healthy = True
+        peer.say("MAIL FROM:<s@example.org>")
+        self.assertEqual(changes, [1, -1, 1])
+        peer.say("RSET")
+        peer.leave()
+        self.assertEqual(changes, [1, -1, 1, -1])
+
     def test_one_snapshot_of_the_rules_for_each_transaction(self) -> None:
         taken: list[int] = []
 

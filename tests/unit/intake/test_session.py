@@ -86,6 +86,13 @@ class Dialogues(unittest.TestCase):
         self.assertTrue(content.endswith(b"A: b\r\n\r\nno..d"))
         self.assertEqual(submission.header_size, len(content) - 5)
 
+    def test_a_last_chunk_without_an_octet_is_answered_at_once(self) -> None:
+        peer = self.scene.greeted()
+        peer.say(*message()[:-1])
+        self.assertEqual(peer.send(b"BDAT 8\r\nA: b\r\n\r\n")[0][:3], "250")
+        self.assertEqual(peer.send(b"BDAT 0\r\n")[0][:3], "250")
+        self.assertIn("queued as", peer.send(b"BDAT 0 LAST\r\n")[0])
+
     def test_dot_lines_come_unstuffed(self) -> None:
         peer = self.scene.greeted()
         peer.say(*message())

@@ -250,11 +250,24 @@ class AtOnePlace:
         self.assertEqual(len(scene.log.of("session")), 1)
 
 
-class AtTheConnection(AtOnePlace, TestCase):
+class Greeting(AtOnePlace):
+    """Whoever is asked decides whether there is one."""
+
     place = "connection"
     late = "421 4.3.0 It took too long to decide, try again later"
     welcome = f"220 {HOST} ESMTP relayd"
 
+    def after_late(self: Any, peer: Peer) -> None:
+        self.assertTrue(peer.told_to_go)
+
+    def test_who_is_not_welcome_may_only_quit(self: Any) -> None:
+        peer = self.reach()
+        self.others.asked[0].callback(NO)
+        self.assertEqual(peer.replies(), [self.refusal])
+        self.assertEqual([line[:3] for line in peer.say("EHLO x", "QUIT")], ["503", "221"])
+
+
+class AtTheConnection(Greeting, TestCase):
     def reach(self, *behind: str) -> Peer:
         peer = self.scene.connect()
         if behind:
@@ -286,15 +299,6 @@ class AtTheConnection(AtOnePlace, TestCase):
         self.others.at_once = no_word()
         self.assertEqual(self.reach().replies(), [self.welcome])
 
-    def test_who_is_not_welcome_may_only_quit(self) -> None:
-        peer = self.reach()
-        self.others.asked[0].callback(NO)
-        self.assertEqual(peer.replies(), [self.refusal])
-        self.assertEqual([line[:3] for line in peer.say("EHLO x", "QUIT")], ["503", "221"])
-
-    def after_late(self, peer: Peer) -> None:
-        self.assertTrue(peer.told_to_go)
-
     def test_a_client_who_does_not_read_hears_it_later(self) -> None:
         """Nothing is written before the greeting: there is nothing to read."""
         peer = self.reach()
@@ -325,12 +329,8 @@ class UnderTls(AtTheConnection):
         """As without TLS."""
 
 
-class AfterXClient(AtOnePlace, TestCase):
+class AfterXClient(Greeting, TestCase):
     """The greeting of the client whom a peer speaks for."""
-
-    place = "connection"
-    late = "421 4.3.0 It took too long to decide, try again later"
-    welcome = f"220 {HOST} ESMTP relayd"
 
     def reach(self, *behind: str) -> Peer:
         self.scene.service.door = lambda _: Door(
@@ -344,15 +344,6 @@ class AfterXClient(AtOnePlace, TestCase):
         )
         self.assertEqual(self.others.about, ["198.51.100.9"])
         return peer
-
-    def test_who_is_not_welcome_may_only_quit(self) -> None:
-        peer = self.reach()
-        self.others.asked[0].callback(NO)
-        self.assertEqual(peer.replies(), [self.refusal])
-        self.assertEqual([line[:3] for line in peer.say("EHLO x", "QUIT")], ["503", "221"])
-
-    def after_late(self, peer: Peer) -> None:
-        self.assertTrue(peer.told_to_go)
 
 
 class AtMail(AtOnePlace, TestCase):
