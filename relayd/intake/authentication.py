@@ -44,11 +44,11 @@ class _TooFastError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Desk:
+class LoginPolicy:
     """Where the clients of one listener log in."""
 
     accounts: Accounts
-    pace: GuessLimits
+    guess_limits: GuessLimits
     log: MailLog
     in_clear: bool = False  # also without TLS
 
@@ -64,8 +64,8 @@ class Said:
 class Authentication:
     """The logins that one session tries, one after the other."""
 
-    def __init__(self, desk: Desk, address: str) -> None:
-        self._desk = desk
+    def __init__(self, policy: LoginPolicy, address: str) -> None:
+        self._policy = policy
         self._key = client_key(address)
         self._bindings: dict[str, bytes] = {}
         self._machine: Mechanism | None = None
@@ -77,12 +77,12 @@ class Authentication:
     @property
     def in_clear(self) -> bool:
         """AUTH is offered also without TLS."""
-        return self._desk.in_clear
+        return self._policy.in_clear
 
     @property
     def mechanisms(self) -> tuple[str, ...]:
         """What EHLO is to offer."""
-        return self._desk.accounts.mechanisms(bound=bool(self._bindings))
+        return self._policy.accounts.mechanisms(bound=bool(self._bindings))
 
     def moved(self, address: str) -> None:
         """Another client speaks now (XCLIENT): its guesses are its own."""
@@ -99,14 +99,14 @@ class Authentication:
         """The session is over or begins anew: an unfinished login is not a failed one."""
         if self._machine is not None:
             self._machine = None
-            self._desk.pace.forgive(self._key, self._token)
+            self._policy.guess_limits.forgive(self._key, self._token)
 
     async def receive(self, event: Auth | AuthResponse, client: Client) -> Said:
         """The answer to the client; the session waits for it, for at most some seconds."""
         answer: Answer | None = None
         if isinstance(event, Auth):
             self.abandon()
-            token = self._desk.pace.begin(self._key)
+            token = self._policy.guess_limits.begin(self._key)
             if token is None:
                 return self._refused(client, TOO_FAST, "too many failed logins")
             self._token = token
@@ -123,39 +123,39 @@ class Authentication:
         return await self._go_on(machine, answer, client)
 
     async def _go_on(self, machine: Mechanism, answer: Answer | None, client: Client) -> Said:
-        pace = self._desk.pace
+        guess_limits = self._policy.guess_limits
         try:
             while True:
                 question = machine.send(answer)  # type: ignore[arg-type]  # None begins it
                 if isinstance(question, Challenge):
                     self._machine = machine
                     return Said(Reply.bare(334, b64encode(question.octets).decode("ascii")))
-                if pace.closed(question.name, self._key):
+                if guess_limits.closed(question.name, self._key):
                     raise _TooFastError(question.name)
                 self._account = question.name
                 if isinstance(question, CheckPassword):
                     answer = await self._check(question, client)
                 else:
-                    answer = self._desk.accounts.verifier(question.name)
+                    answer = self._policy.accounts.verifier(question.name)
         except StopIteration as end:
             name = self._account or str(end.value)
-            pace.forgive(self._key, self._token)
-            pace.succeeded(str(end.value), self._key)
+            guess_limits.forgive(self._key, self._token)
+            guess_limits.succeeded(str(end.value), self._key)
             return Said(WELCOME, name)
         except LoginError as error:
             if error.name:
-                pace.failed(error.name)
+                guess_limits.failed(error.name)
             named = f"login {error.name}: " if error.name else ""
             return self._refused(client, FAILED, f"{named}{error}")
         except _TroubleError as error:
-            pace.forgive(self._key, self._token)
-            self._desk.log.trouble("logins cannot be checked", why=str(error))
+            guess_limits.forgive(self._key, self._token)
+            self._policy.log.trouble("logins cannot be checked", why=str(error))
             return self._refused(client, TROUBLE, str(error))
         except _TooFastError as error:
             return self._refused(client, TOO_FAST, f"login {error}: too many failed logins")
 
     async def _check(self, question: CheckPassword, client: Client) -> bool:
-        checked: Checked = await self._desk.accounts.check(
+        checked: Checked = await self._policy.accounts.check(
             question.name, question.password, client.address, tls=bool(client.tls)
         )
         if checked.result is Result.TROUBLE:
@@ -168,5 +168,5 @@ class Authentication:
     def _refused(self, client: Client, reply: Reply, why: str) -> Said:
         self._failures += 1
         # the line that fail2ban reads says what was wrong, whatever the client hears
-        self._desk.log.refused(client, f"AUTH {self._mechanism}".rstrip(), str(reply), why)
+        self._policy.log.refused(client, f"AUTH {self._mechanism}".rstrip(), str(reply), why)
         return Said(ENOUGH if self._failures > MOST_FAILURES else reply)

@@ -23,7 +23,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from relayd.intake.dropfolder import FolderSurvey, Quota, Waiting
-from relayd.intake.reception import Intake, Reception
+from relayd.intake.reception import Intake, Reception, ReceptionLimits
 from relayd.mail.address import Mailbox, ReversePath
 from relayd.mail.client import Client
 from relayd.mail.envelope import REFUSED
@@ -158,11 +158,10 @@ class Pickup:
         self._folder = spool / FOLDER
         self._aside = spool / SET_ASIDE
         self._over_quota = spool / OVER_QUOTA
-        limits = replace(intake.limits, recipients=_UNLIMITED, destinations=_UNLIMITED)
-        self._intake = replace(intake, decide=admit, limits=limits)
+        self._intake = replace(intake, decide=admit)
+        self.apply(intake.limits, bounds)
         self._log = intake.log
         self._hostname = hostname
-        self.bounds = bounds
         self._turns: dict[str, _Turn] = {}  # of files that were put off
         self._taken: set[str] = set()  # committed, but the file could not be removed
         self._waiting = 0  # files at the last look
@@ -176,6 +175,11 @@ class Pickup:
         self._call: IDelayedCall | None = None
         self._looking: Deferred[None] | None = None
         self._stopping = False
+
+    def apply(self, limits: ReceptionLimits, bounds: Quota) -> None:
+        """Other limits from now on; the number of recipients has its own."""
+        self._intake.limits = replace(limits, recipients=_UNLIMITED, destinations=_UNLIMITED)
+        self.bounds = bounds
 
     def start(self) -> None:
         """From now on. Without the folder (made by whoever installs us) there is nothing to do."""

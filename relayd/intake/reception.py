@@ -10,7 +10,8 @@ from typing import Protocol
 
 from relayd.intake.header import HeaderSection, front
 from relayd.intake.limits import Memory, client_key
-from relayd.intake.submission import RELAY, Completion, Manners, completed
+from relayd.intake.policy import RELAY, ListenerPolicy
+from relayd.intake.submission import Completion, completed
 from relayd.intake.trace import LoopLimits, TraceField, loop, protocol_keyword
 from relayd.intake.transaction import Addressee, ContentFacts, ReceivedTransaction, merge_notify
 from relayd.login.guesslimits import GuessLimits
@@ -73,12 +74,16 @@ class ReceptionLimits:
     recipients: int = 1000  # RCPTs accepted
     destinations: int = 10_000  # final recipients after forwarding
     header_size: int = 1 << 20  # octets of the header section, as it comes and as it leaves
+    message_size: int = sys.maxsize  # octets, as it leaves
     loop: LoopLimits = field(default_factory=LoopLimits)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Intake:
-    """What all receptions share: where mail goes, and what decides about it."""
+    """What all receptions share: where mail goes, and what decides about it.
+
+    `limits` may be replaced at any time: what is received next is held to them.
+    """
 
     trace: TraceField
     rules: Callable[[], Ruleset]  # the snapshot now in force
@@ -94,9 +99,7 @@ class Intake:
     # ^ for the journal, what the ledger does not tell: client, sender, a recipient that was refused
     # or has no delivery of its own, what was decided about it, the hash of the rule set
     expect: Callable[[int], None] = lambda change: None  # so many more (-1: less) may soon commit
-    pace: GuessLimits | None = None  # who guesses at the hashes of SRS addresses
-    message_size: Callable[[], int] = lambda: sys.maxsize  # octets, now in force
-    manners: Callable[[str], Manners] = lambda listener: RELAY  # of the listener of this name
+    guess_limits: GuessLimits | None = None  # who guesses at the hashes of SRS addresses
     decide: Callable[[Ruleset, Facts], Plan] = evaluate
     edit: Callable[[Ruleset, tuple[int, ...], bytes], bytes] = edit_header
     wishes: Callable[[bool], Wishes] = lambda trusted: TRUSTED if trusted else STRANGERS
@@ -110,7 +113,7 @@ class Reception:
     worth waiting for. Everything else is answered on the spot from snapshots.
     """
 
-    def __init__(self, intake: Intake, client: Client) -> None:
+    def __init__(self, intake: Intake, client: Client, policy: ListenerPolicy = RELAY) -> None:
         self.client = client
         self.messages = 0  # accepted in this session
         self.refused = 0  # commands and contents refused
@@ -121,7 +124,7 @@ class Reception:
         self._header: HeaderSection | None = None
         self._trace = b""
         self._beginning = b""  # of content, until it is known whether it has a header section
-        self._manners = intake.manners(client.listener)
+        self._policy = policy
         self._completion: Completion | None = None
         self._eight_bit = False
         self._failure: Reply | None = None  # known before the end of content
@@ -283,7 +286,7 @@ class Reception:
     def _mail(self, event: events.Mail) -> Reply:
         self.rollback()
         intake, params, client = self._intake, event.params, self.client
-        if self._manners.login_required and not client.login:
+        if self._policy.login_required and not client.login:
             return self._refuse(_mail_text(event), _LOGIN_FIRST)
         ruleset = intake.rules()
         if client.login:
@@ -326,8 +329,8 @@ class Reception:
             return known.plan.reply
         if transaction.recipients >= limits.recipients:
             return self._refuse(_rcpt_text(mailbox), _TOO_MANY)
-        srs, pace = self._ruleset.srs, self._intake.pace
-        guessable = pace if srs is not None and srs.holds(mailbox) else None
+        srs, guess_limits = self._ruleset.srs, self._intake.guess_limits
+        guessable = guess_limits if srs is not None and srs.holds(mailbox) else None
         if guessable is not None and guessable.guesses_hashes(client_key(self.client.address)):
             return self._refuse(_rcpt_text(mailbox), _TOO_MANY_HASHES, "guesses at SRS addresses")
         plan = self._intake.decide(
@@ -373,14 +376,14 @@ class Reception:
         self._header = HeaderSection(
             intake.trace,
             intake.limits.header_size,
-            keep=transaction.edits_header or self._manners.submission,
+            keep=transaction.edits_header or self._policy.submission,
         )
-        self._completion = self._complete_with(draft.ident) if self._manners.submission else None
+        self._completion = self._complete_with(draft.ident) if self._policy.submission else None
         return _GO_AHEAD
 
     def _complete_with(self, ident: int) -> Completion:
         assert self._header is not None
-        intake, origin = self._intake, self._manners.origin
+        intake, origin = self._intake, self._policy.origin
         return Completion(
             self._header,
             lambda section: completed(
@@ -450,7 +453,7 @@ class Reception:
             # what came was within the limits; what leaves is to be so as well
             if grown > limits.header_size:
                 return _HEADER_GREW
-            if self._draft.size - len(self._trace) - size + grown > self._intake.message_size():
+            if self._draft.size - len(self._trace) - size + grown > limits.message_size:
                 return _MESSAGE_GREW
         return submission
 

@@ -24,6 +24,7 @@ from zope.interface import implementer
 from relayd.intake.authentication import Authentication, Said
 from relayd.intake.deadlines import SessionDeadlines, SessionPhase
 from relayd.intake.identity import introduced
+from relayd.intake.policy import ListenerPolicy
 from relayd.intake.reception import Reception
 from relayd.intake.smtpservice import SmtpService
 from relayd.intake.transport import Transport
@@ -74,18 +75,20 @@ class Session(Protocol):
 
     transport: Transport  # type: ignore[assignment]  # narrower than Twisted's
 
-    def __init__(self, service: SmtpService, client: Client, early: bytes = b"") -> None:
+    def __init__(
+        self, service: SmtpService, policy: ListenerPolicy, client: Client, early: bytes = b""
+    ) -> None:
         self._service = service
         self._early = early  # what was there before the session
-        self._door = service.door(client.listener)
-        self._server = service.make_server(client.listener)
-        self._reception = Reception(service.intake, client)
+        self._policy = policy
+        self._server = service.make_server(policy)
+        self._reception = Reception(service.intake, client, policy)
         self._deadlines = SessionDeadlines(service.reactor, lambda: service.deadlines, self._late)
-        self._server.origin = service.intake.manners(client.listener).origin
-        desk = service.desk(client.listener)
-        self._login = None if desk is None else Authentication(desk, client.address)
+        self._server.origin = policy.origin
+        login = policy.login
+        self._login = None if login is None else Authentication(login, client.address)
         self._offer_login()
-        xclient = self._door.xclient(client.address)
+        xclient = policy.xclient(client.address)
         if xclient:
             self._server.offer = replace(self._server.offer, xclient=xclient)
         self._end = "lost"  # how the session will have ended, for the log
@@ -108,7 +111,7 @@ class Session(Protocol):
         self.transport.registerProducer(self, True)
         self._deadlines.begin()
         early, self._early = self._early, b""
-        if self._door.implicit:
+        if self._policy.implicit:
             self._start_tls()
             if early:
                 self.transport.protocol.dataReceived(early)
@@ -160,7 +163,7 @@ class Session(Protocol):
 
     def handshakeCompleted(self) -> None:
         """TLS is up: all that was said in the clear is forgotten."""
-        tls = self._door.tls
+        tls = self._policy.tls
         if self._deadlines.phase is not SessionPhase.HANDSHAKE or tls is None:
             return
         self._server.tls_established()
@@ -169,7 +172,7 @@ class Session(Protocol):
             self._login.secured(channel_bindings(self.transport.getHandle()))
             self._offer_login()
         self._deadlines.enter(SessionPhase.COMMAND)
-        if self._door.implicit:
+        if self._policy.implicit:
             self._greet(tls.early(self.transport.getHandle()))
         self._pump()
 
@@ -270,7 +273,7 @@ class Session(Protocol):
                 self._log_in(event)
                 if self._deadlines.phase is SessionPhase.LOGIN:
                     break
-            elif type(event) is StartTls and self._door.tls is not None:
+            elif type(event) is StartTls and self._policy.tls is not None:
                 server.answer(_READY_FOR_TLS)
                 self._flush()
                 self._start_tls()
@@ -431,7 +434,7 @@ class Session(Protocol):
     def _start_tls(self) -> None:
         self._deadlines.enter(SessionPhase.HANDSHAKE)
         self._deadlines.look()  # sooner than the command's deadline
-        self._wire.start_tls(self._door.tls)
+        self._wire.start_tls(self._policy.tls)
 
     def _flush(self) -> None:
         """One write for all replies; they show that a command was complete."""

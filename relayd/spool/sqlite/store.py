@@ -166,6 +166,15 @@ class Spool:
         threading.Thread(target=ending, name="spool close", daemon=True).start()
         return promise
 
+    def apply(
+        self, *, memory_threshold: int, floor_bytes: int, floor_inodes: int, ledger_days: float
+    ) -> None:
+        """Other bounds from now on; of the ledger they are kept with the next write."""
+        self._threshold = memory_threshold
+        self._space.keep(floor_bytes, floor_inodes)
+        self._ledger_days = ledger_days
+        self._next_chores = float("-inf")
+
     @property
     def healthy(self) -> bool:
         """It can record."""

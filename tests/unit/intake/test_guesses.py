@@ -27,8 +27,8 @@ class Guesses(TestCase):
         text = "hostname gw.example.com\nsrs domain srs.example.com keys file keys\n"
         ruleset = config.load_text(text + "accept to @example.com\n", Path(folder.name)).ruleset
         self.scene = Scene()
-        pace = GuessLimits(self.scene.clock.seconds)
-        self.scene.change(rules=lambda: ruleset, decide=evaluate, pace=pace)
+        guess_limits = GuessLimits(self.scene.clock.seconds)
+        self.scene.change(rules=lambda: ruleset, decide=evaluate, guess_limits=guess_limits)
         bob = Mailbox("bob", "partner.example")
         scheme = Scheme("srs.example.com", (KEY.encode(),))
         self.good = str(scheme.forward(bob, self.scene.clock.seconds()))

@@ -7,7 +7,6 @@ from twisted.internet.address import IPv4Address
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
-from relayd.intake.door import Door
 from relayd.intake.limits import Deadlines, SessionLimits
 from relayd.intake.session import GULP, SIP
 from relayd.mail.message import RecipientState
@@ -465,7 +464,7 @@ class StartTls(unittest.TestCase):
     def setUp(self) -> None:
         self.scene = Scene(offer=Offer(starttls=True))
         self.tls = FakeTls()
-        self.scene.service.door = lambda _: Door(self.tls)
+        self.scene.listen(tls=self.tls)
         self.started: list[object] = []
         self.peer = self.scene.greeted()
         transport: Any = self.peer.transport
@@ -501,7 +500,7 @@ class StartTls(unittest.TestCase):
 
     def test_tls_from_the_first_octet(self) -> None:
         scene = self.scene
-        scene.service.door = lambda _: Door(self.tls, implicit=True)
+        scene.listen(tls=self.tls, implicit=True)
         protocol: Any = scene.factory.buildProtocol(IPv4Address("TCP", "192.0.2.1", 40000))
         transport: Any = StringTransport()
         transport.startTLS = self.started.append
@@ -516,7 +515,7 @@ class StartTls(unittest.TestCase):
 
     def test_no_certificate_no_entry(self) -> None:
         self.tls.ready = False
-        self.scene.service.door = lambda _: Door(self.tls, implicit=True)
+        self.scene.listen(tls=self.tls, implicit=True)
         address = IPv4Address("TCP", "192.0.2.1", 40000)
         self.assertIsNone(self.scene.factory.buildProtocol(address))
 
