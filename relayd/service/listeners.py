@@ -40,9 +40,10 @@ class ListenerPolicies:
 
     def _policy(self, listener: Listener, settings: Settings) -> ListenerPolicy:
         balancers, tls = listener.peers(PROXY), listener.option("tls")
+        served = self._certificates(str(listener))
         submission, table = bool(listener.option(SUBMISSION)), listener.option(AUTH)
         return ListenerPolicy(
-            tls=self._certificates(str(listener)) if tls != "none" else None,
+            tls=served if tls != "none" else None,
             implicit=tls == IMPLICIT,
             balancer=lambda address: balancers.hold(address, self._tables()),
             xclient=self._xclient(listener),

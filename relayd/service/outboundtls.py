@@ -83,15 +83,14 @@ def protection_of(
     reactor: Reactor, settings: Callable[[], Settings], log: MailLog, resolver: Resolver
 ) -> Callable[[], Protection]:
     """What next hops must prove by the settings of now, for questions only: nothing is counted."""
-    fetch = _fetch(reactor, settings(), resolver)
-    policies = StsPolicies(resolver, fetch, settings().spool / STS_FOLDER, log, time.time)
-
-    def protection() -> Protection:
-        now = settings()
-        policies.fetch = _fetch(reactor, now, resolver)
-        return Protection(resolver, _tls_settings(now), policies)
-
-    return protection
+    policies = StsPolicies(
+        resolver,
+        lambda domain: _fetch(reactor, settings(), resolver)(domain),
+        settings().spool / STS_FOLDER,
+        log,
+        time.time,
+    )
+    return lambda: Protection(resolver, _tls_settings(settings()), policies)
 
 
 def _fetch(reactor: Reactor, settings: Settings, resolver: Resolver) -> StsFetch:
