@@ -52,7 +52,7 @@ class SmtpService:
         return self.stressed if self.admission.stressed else self.normal
 
     def tighten(self) -> None:
-        """Stress has begun: the shorter deadlines hold for sessions already open, too."""
+        """Deadlines have become shorter: for sessions already open, too."""
         for session in tuple(self.sessions):
             session.tighten()
 

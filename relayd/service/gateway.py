@@ -305,6 +305,7 @@ class Gateway(Service):
     def _limit_sessions(self, now: Settings) -> None:
         self._service.admission.limits = limits.session_limits(now, self._workers)
         self._service.normal = limits.deadlines(now)
+        self._service.tighten()  # who is here already: his time may be shorter now
         self._service.policies = self._policies.of(now)
 
     def _limit_messages(self, now: Settings) -> None:

@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from relayd.config.settings import SPECS, Effect
+from relayd.intake.dropfolder import READY, WRITING
 from tests.certs import Authority
-from tests.scenarios.harness import Scenario, free_port
+from tests.scenarios.harness import Scenario, free_port, wait_until
 from tests.sink import Asked, Sink, loopback_listener
 
 RULES = """\
@@ -74,6 +75,7 @@ class Site:
         self.workers = workers
         self.lock = threading.Lock()
         self.busy = self.busiest = 0
+        self.users = 50_000  # of this machine, as far as the drop folder knows
         self.sink = Sink(self.script)
         self.literal_port = free_port()
         self.literal = Sink(bind=self.bind_literal)
@@ -276,12 +278,7 @@ class Site:
     def chatter(self) -> bool:
         """Whether a client that brings no mail is dismissed soon."""
         with self.session() as client:
-            until = time.monotonic() + 20
-            while time.monotonic() < until:
-                if client.docmd("RSET")[0] == 421:
-                    return True
-                time.sleep(0.2)
-        return False
+            return _within(20, lambda: client.docmd("RSET")[0] == 421)
 
     def stalled_content(self) -> int:
         with self.session() as client:
@@ -296,17 +293,15 @@ class Site:
 
     def content_file(self) -> bool:
         """Whether content goes to a file while it arrives."""
+        before = self.files("*")
         with self.session() as client:
             client.mail(SENDER)
             client.rcpt("b@sink.example")
             client.docmd("DATA")
-            before = self.files("*")
             client.send(b"Subject: x\r\n\r\n" + b"x\r\n" * 4000)
-            until = time.monotonic() + 2
-            while not (found := self.files("*") - before) and time.monotonic() < until:
-                time.sleep(0.02)
+            found = _within(1, lambda: bool(self.files("*") - before))
             client.close()
-        return bool(found)
+        return found
 
     def files(self, pattern: str) -> set[Path]:
         spool = self.relay.folder / "spool"
@@ -315,27 +310,19 @@ class Site:
 
     def remembered_refusals(self) -> bool:
         self.transaction(b"", "x@elsewhere.example")
-        time.sleep(1.5)  # it is written a second later
-        return bool(self.files("*.jsonl"))
-
-    def remembered(self) -> bool:
-        """Whether the ledger still knows of a message that was delivered."""
-        ident = self.relay.send(SENDER, ["b@sink.example"])
-        self.relay.wait_empty()
-        until = time.monotonic() + 5
-        while time.monotonic() < until:
-            self.relay.send(SENDER, ["b@sink.example"])
-            if "error" in self.ask(command="show", id=ident):
-                return False
-            if not self.short_ledger:
-                return True
-        return True
-
-    short_ledger = False
+        return _within(2, lambda: bool(self.files("*.jsonl")))  # it is written a second later
 
     def forgotten(self) -> bool:
-        self.short_ledger = True
-        return not self.remembered()
+        """Whether the ledger soon knows no more of a message that was delivered."""
+        ident = self.relay.send(SENDER, ["b@sink.example"])
+        self.relay.settled(ident)
+        self.reload("ledger 0s\nhops 9")  # it is looked at when new bounds are told, or each minute
+
+        def gone() -> bool:
+            self.relay.send(SENDER, ["b@sink.example"])
+            return "error" in self.ask(command="show", id=ident)
+
+        return _within(10, gone)
 
     def crowd(self) -> bool:
         """Whether more messages are delivered at a time than there are workers."""
@@ -377,7 +364,7 @@ class Site:
         before = len(self.sink.arrived)
         self.relay.send(SENDER, [f"b@{where}.example"])
         time.sleep(2.5)
-        self.ask(command="retry")
+        self.ask(command="retry", all=True)["answer"]
         content = self.sink.wait(before + 1, 30)[before].content
         found = re.search(rb"(?mi)^action: *(\w+)", content)
         return found.group(1).decode() if found else repr(content)
@@ -403,25 +390,28 @@ class Site:
 
     def drop_quota(self) -> bool:
         """Whether a user of this machine is said to have left too much."""
-        uid = 50_000 + len(self.files("*")) + int(time.time()) % 10_000
-        for number in range(3):
-            path = self.drop / f"{time.time_ns():x}{number}.new"
+        self.users += 1
+        left = [self.drop / f"{self.users}-{number}{WRITING}" for number in range(3)]
+        for path in left:
             path.write_bytes(b"x" * 700)
-            os.chown(path, uid, -1)
-        time.sleep(2.5)
-        return f"uid={uid}" in "".join(
-            line for line in self.relay.log(5000).splitlines() if "drop quota" in line
-        )
+            os.chown(path, self.users, -1)
+        for path in left:
+            path.rename(path.with_suffix(READY))
+        said = re.compile(rf"drop quota.* uid={self.users} ")
+        return _within(2.5, lambda: bool(said.search(self.relay.log(5000))))
 
     def by_itself(self) -> bool:
         """Whether a changed file is taken up without a word."""
         self.write("watch 1s\nmessage-size 4321000")
-        until = time.monotonic() + 15
-        while self.size() != "4321000":
-            if time.monotonic() > until:
-                return False
-            time.sleep(0.2)
-        return True
+        return _within(15, lambda: self.size() == "4321000")
+
+
+def _within(seconds: float, seen: Callable[[], bool]) -> bool:
+    """Whether it is seen in time."""
+    try:
+        return wait_until(seen, "it is seen", seconds)
+    except AssertionError:
+        return False
 
 
 def _trusting() -> ssl.SSLContext:
@@ -443,7 +433,6 @@ SEEN = {
         "certificate second.pem key second.key", Site.certificate, "first", "second"
     ),
     "tls-minimum": Seen("tls-minimum 1.3", Site.old_tls, True, False),
-    "tls": Seen(f"{INSIDE}\ntls to any required", Site.literal_delivery, None, "450 4.7.4"),
     "auth-without-tls": Seen("auth-without-tls yes", Site.logins_in_clear, False, True),
     "origin": Seen("origin other.example", Site.completed, "base.example", "other.example"),
     "message-size": Seen("message-size 1234567", Site.size, "52428800", "1234567"),
@@ -455,11 +444,12 @@ SEEN = {
     "sessions": Seen("sessions 1", Site.greetings, False, True),
     "sessions-per-client": Seen("sessions-per-client 1", Site.greetings, False, True),
     "new-sessions-per-minute": Seen("new-sessions-per-minute 1", Site.greetings, False, True),
-    "bare-newlines": Seen("bare-newlines normalise", Site.newline, 550, 250),
+    "bare-newlines": Seen("bare-newlines normalise", Site.newline, 554, 250),
     "command-timeout": Seen("command-timeout 1s", Site.silence, None, "4.4.2"),
     "session-timeout": Seen("session-timeout 1s", Site.chatter, None, True),
     "content-timeout": Seen("content-timeout 1s", Site.stalled_content, None, 421),
     "internal-destinations": Seen(INSIDE, Site.literal_delivery, "550 5.4.4", "250 2.0.0"),
+    "tls": Seen(f"{INSIDE}\ntls to any required", Site.literal_delivery, None, "451 4.7.4"),
     "deliveries": Seen("deliveries 1", Site.crowd, True, False),
     "deliveries-per-destination": Seen("deliveries-per-destination 1", Site.crowd, True, False),
     "connection-messages": Seen("connection-messages 1", Site.reuse, True, False),
@@ -525,7 +515,6 @@ class SettingsTest(Scenario):
 
     def wait_for_a_restart(self, site: Site) -> None:
         for name, changed in AT_A_RESTART.items():
-            # the control socket follows the spool where nothing else is said
             answer = site.reload(changed)
             self.assertEqual(answer["restart"], [name])
             status = site.ask(command="status")["answer"]

@@ -539,6 +539,16 @@ class Crowds(unittest.TestCase):
         self.assertEqual(scene.admission.in_all, 1)
         self.assertIn("connection -> 421 4.7.0", scene.log.of("refused")[0])
 
+    def test_a_deadline_that_is_shorter_than_the_one_for_commands_holds(self) -> None:
+        for deadlines in (Deadlines(content=3.0), Deadlines(barren=3.0)):
+            scene = Scene()
+            scene.service.normal = deadlines
+            peer = scene.greeted()
+            if deadlines.content == 3.0:
+                peer.say(*message())
+            scene.clock.pump([0.5] * 7)
+            self.assertTrue(peer.told_to_go, deadlines)
+
     def test_stress_shortens_the_deadlines_of_all(self) -> None:
         scene = Scene(sessions=SessionLimits(in_all=4, stress_at=0.75))
         scene.service.stressed = Deadlines(command=20.0)
