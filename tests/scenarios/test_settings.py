@@ -513,4 +513,9 @@ class SettingsTest(Scenario):
             self.assertEqual(
                 (status["hostname"], status["workers"]), ("gw.example.com", site.workers)
             )
+        if site.workers > 1:
+            site.reload(AT_A_RESTART["hostname"])
+            site.ask(command="restart")  # of the workers alone
+            names = {smtplib.SMTP(*site.relay.address, timeout=30).ehlo()[1] for _ in range(2)}
+            self.assertEqual({name.split(b"\n")[0] for name in names}, {b"gw.example.com"})
         self.assertEqual(site.reload("")["restart"], [])
