@@ -54,7 +54,9 @@ class SessionDeadlines:
 
     def begin(self) -> None:
         """From now on it is watched."""
-        self._timer = self._reactor.callLater(self._soon(), self._tick)
+        deadlines = self._deadlines()
+        soon = min(deadlines.command, deadlines.barren, deadlines.content)
+        self._timer = self._reactor.callLater(soon, self._tick)
 
     def end(self) -> None:
         """It is over."""

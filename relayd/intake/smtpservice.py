@@ -15,7 +15,7 @@ from relayd.smtp.server import SmtpServer
 
 
 class OpenSession(Protocol):
-    """A session as the house sees it."""
+    """A session, or what may become one, as the service sees it."""
 
     def tighten(self) -> None:
         """Deadlines have become shorter."""

@@ -213,10 +213,11 @@ class Gateway(Service):
         )
         self._picks_up = shards[0] == 0  # one of all workers
         self._watchdog = Watchdog(reactor, log)
-        for told in self._told():
-            configuration.keep_up(told)
+        # before next hops that are down are tried with what is new
         configuration.on_change(self._outbound_tls.apply)
         configuration.on_change(self._trust)
+        for told in self._told():
+            configuration.keep_up(told)
 
     # making the graph
 
