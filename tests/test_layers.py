@@ -55,7 +55,7 @@ PURE_AT_THE_RIM = {
     "relayd.login.tokenfile",
     "relayd.login.users",
     "relayd.login.secrets",
-    "relayd.login.guesslimits",
+    "relayd.login.guesses",
     "relayd.login.dovecot",
 }
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from relayd.intake.limits import client_key
 from relayd.login.accounts import Accounts, Checked
 from relayd.login.dovecot import Result
-from relayd.login.guesslimits import GuessLimits
+from relayd.login.guesses import Guesses
 from relayd.login.mechanisms import (
     MECHANISMS,
     Answer,
@@ -48,7 +48,7 @@ class LoginPolicy:
     """Where the clients of one listener log in."""
 
     accounts: Accounts
-    guess_limits: GuessLimits
+    guesses: Guesses
     log: MailLog
     in_clear: bool = False  # also without TLS
 
@@ -99,14 +99,14 @@ class Authentication:
         """The session is over or begins anew: an unfinished login is not a failed one."""
         if self._machine is not None:
             self._machine = None
-            self._policy.guess_limits.forgive(self._key, self._token)
+            self._policy.guesses.forgive(self._key, self._token)
 
     async def receive(self, event: Auth | AuthResponse, client: Client) -> Said:
         """The answer to the client; the session waits for it, for at most some seconds."""
         answer: Answer | None = None
         if isinstance(event, Auth):
             self.abandon()
-            token = self._policy.guess_limits.begin(self._key)
+            token = self._policy.guesses.begin(self._key)
             if token is None:
                 return self._refused(client, TOO_FAST, "too many failed logins")
             self._token = token
@@ -123,14 +123,14 @@ class Authentication:
         return await self._go_on(machine, answer, client)
 
     async def _go_on(self, machine: Mechanism, answer: Answer | None, client: Client) -> Said:
-        guess_limits = self._policy.guess_limits
+        guesses = self._policy.guesses
         try:
             while True:
                 question = machine.send(answer)  # type: ignore[arg-type]  # None begins it
                 if isinstance(question, Challenge):
                     self._machine = machine
                     return Said(Reply.bare(334, b64encode(question.octets).decode("ascii")))
-                if guess_limits.closed(question.name, self._key):
+                if guesses.closed(question.name, self._key):
                     raise _TooFastError(question.name)
                 self._account = question.name
                 if isinstance(question, CheckPassword):
@@ -139,16 +139,16 @@ class Authentication:
                     answer = self._policy.accounts.verifier(question.name)
         except StopIteration as end:
             name = self._account or str(end.value)
-            guess_limits.forgive(self._key, self._token)
-            guess_limits.succeeded(str(end.value), self._key)
+            guesses.forgive(self._key, self._token)
+            guesses.succeeded(str(end.value), self._key)
             return Said(WELCOME, name)
         except LoginError as error:
             if error.name:
-                guess_limits.failed(error.name)
+                guesses.failed(error.name)
             named = f"login {error.name}: " if error.name else ""
             return self._refused(client, FAILED, f"{named}{error}")
         except _TroubleError as error:
-            guess_limits.forgive(self._key, self._token)
+            guesses.forgive(self._key, self._token)
             self._policy.log.trouble("logins cannot be checked", why=str(error))
             return self._refused(client, TROUBLE, str(error))
         except _TooFastError as error:

@@ -14,7 +14,7 @@ from relayd.intake.policy import RELAY, ListenerPolicy
 from relayd.intake.submission import Completion, completed
 from relayd.intake.trace import LoopLimits, TraceField, loop, protocol_keyword
 from relayd.intake.transaction import Addressee, ContentFacts, ReceivedTransaction, merge_notify
-from relayd.login.guesslimits import GuessLimits
+from relayd.login.guesses import Guesses
 from relayd.mail.address import Mailbox, ReversePath, path_text
 from relayd.mail.client import Client
 from relayd.mail.envelope import Envelope, Recipient
@@ -99,7 +99,7 @@ class Intake:
     # ^ for the journal, what the ledger does not tell: client, sender, a recipient that was refused
     # or has no delivery of its own, what was decided about it, the hash of the rule set
     expect: Callable[[int], None] = lambda change: None  # so many more (-1: less) may soon commit
-    guess_limits: GuessLimits | None = None  # who guesses at the hashes of SRS addresses
+    guesses: Guesses | None = None  # who guesses at the hashes of SRS addresses
     decide: Callable[[Ruleset, Facts], Plan] = evaluate
     edit: Callable[[Ruleset, tuple[int, ...], bytes], bytes] = edit_header
     wishes: Callable[[bool], Wishes] = lambda trusted: TRUSTED if trusted else STRANGERS
@@ -329,8 +329,8 @@ class Reception:
             return known.plan.reply
         if transaction.recipients >= limits.recipients:
             return self._refuse(_rcpt_text(mailbox), _TOO_MANY)
-        srs, guess_limits = self._ruleset.srs, self._intake.guess_limits
-        guessable = guess_limits if srs is not None and srs.holds(mailbox) else None
+        srs, guesses = self._ruleset.srs, self._intake.guesses
+        guessable = guesses if srs is not None and srs.holds(mailbox) else None
         if guessable is not None and guessable.guesses_hashes(client_key(self.client.address)):
             return self._refuse(_rcpt_text(mailbox), _TOO_MANY_HASHES, "guesses at SRS addresses")
         plan = self._intake.decide(

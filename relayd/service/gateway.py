@@ -21,7 +21,7 @@ from relayd.intake.policy import ListenerPolicy
 from relayd.intake.reception import Intake
 from relayd.intake.smtpservice import SmtpService
 from relayd.intake.trace import TraceField
-from relayd.login.guesslimits import GuessLimits
+from relayd.login.guesses import Guesses
 from relayd.login.tokenfile import TokenFiles
 from relayd.mail.envelope import Recipient
 from relayd.mail.log import MailLog
@@ -195,9 +195,9 @@ class Gateway(Service):
         # inwards
         self._certificates = Certificates(reactor, log, wants_certificate=self._wants_certificate)
         self._accounts = AccountTables(reactor, self._tables)
-        self._guess_limits = GuessLimits(reactor.seconds, guess_memory)
+        self._guesses = Guesses(reactor.seconds, guess_memory)
         self._policies = ListenerPolicies(
-            self._certificates.of, self._tables, self._accounts, self._guess_limits, log
+            self._certificates.of, self._tables, self._accounts, self._guesses, log
         )
         self._service = self._make_service(sessions)
         addresses = [ListenAddress(each.address, each.port) for each in settings.listeners]
@@ -260,7 +260,7 @@ class Gateway(Service):
             clock=time.time,
             expanded=self._own_mail.expanded,
             untold=self._refused_log.note,
-            guess_limits=self._guess_limits,
+            guesses=self._guesses,
             wishes=lambda trusted: self._configuration.settings.wishes(trusted=trusted),
         )
         return SmtpService(

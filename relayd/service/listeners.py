@@ -10,7 +10,7 @@ from relayd.config.peers import PROXY, XCLIENT, XCLIENT_LOGIN
 from relayd.intake.accounttables import AccountTables
 from relayd.intake.authentication import LoginPolicy
 from relayd.intake.policy import ListenerPolicy, ServerSide
-from relayd.login.guesslimits import GuessLimits
+from relayd.login.guesses import Guesses
 from relayd.mail.log import MailLog
 from relayd.mail.security import IMPLICIT
 from relayd.rules.table import Table, Unknown
@@ -25,13 +25,13 @@ class ListenerPolicies:
         certificates: Callable[[str], ServerSide],
         tables: Callable[[], Mapping[str, Table]],
         accounts: AccountTables,
-        guess_limits: GuessLimits,
+        guesses: Guesses,
         log: MailLog,
     ) -> None:
         self._certificates = certificates
         self._tables = tables
         self._accounts = accounts
-        self._guess_limits = guess_limits
+        self._guesses = guesses
         self._log = log
 
     def of(self, settings: Settings) -> dict[str, ListenerPolicy]:
@@ -67,4 +67,4 @@ class ListenerPolicies:
 
     def _login(self, table: str, *, in_clear: bool) -> LoginPolicy:
         accounts = self._accounts.accounts(table)
-        return LoginPolicy(accounts, self._guess_limits, self._log, in_clear=in_clear)
+        return LoginPolicy(accounts, self._guesses, self._log, in_clear=in_clear)

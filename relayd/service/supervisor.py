@@ -230,7 +230,7 @@ class Supervisor(Service):
         rows = len(self._workers)
         self.null = os.open(os.devnull, os.O_RDONLY)
         # of sessions by client (relayd.shared.counters), of failed logins
-        # (relayd.login.guesslimits), of sessions by worker
+        # (relayd.login.guesses), of sessions by worker
         counters, guesses = shared_memory(rows), os.memfd_create("relayd-guesses", 0)
         session_counts = shared_session_counts(rows)
         self._memory = (counters, guesses, *session_counts)

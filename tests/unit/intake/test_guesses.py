@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 from unittest import TestCase
 
 from relayd import config
-from relayd.login.guesslimits import HASHES_LAST, WRONG_HASHES, GuessLimits
+from relayd.login.guesses import HASHES_LAST, WRONG_HASHES, Guesses
 from relayd.mail.address import Mailbox
 from relayd.rules.evaluate import evaluate
 from relayd.rules.srs import Scheme
@@ -27,8 +27,8 @@ class Guesses(TestCase):
         text = "hostname gw.example.com\nsrs domain srs.example.com keys file keys\n"
         ruleset = config.load_text(text + "accept to @example.com\n", Path(folder.name)).ruleset
         self.scene = Scene()
-        guess_limits = GuessLimits(self.scene.clock.seconds)
-        self.scene.change(rules=lambda: ruleset, decide=evaluate, guess_limits=guess_limits)
+        guesses = Guesses(self.scene.clock.seconds)
+        self.scene.change(rules=lambda: ruleset, decide=evaluate, guesses=guesses)
         bob = Mailbox("bob", "partner.example")
         scheme = Scheme("srs.example.com", (KEY.encode(),))
         self.good = str(scheme.forward(bob, self.scene.clock.seconds()))

@@ -17,7 +17,7 @@ from relayd.intake.submission import Completion, completed
 from relayd.intake.trace import TraceField
 from relayd.login.accounts import Checked, DovecotAccounts, FileAccounts
 from relayd.login.dovecot import DovecotAnswer, Result
-from relayd.login.guesslimits import GuessLimits
+from relayd.login.guesses import Guesses
 from relayd.login.scram import ScramClient, Verifier
 from relayd.login.users import Users
 from tests.support import TestCase
@@ -40,7 +40,7 @@ class Site:
         self.scene = Scene()
         self.slow = slow
         self.hashing: list[tuple[Deferred[bool], Any]] = []
-        self.pace = GuessLimits(self.scene.clock.seconds)
+        self.pace = Guesses(self.scene.clock.seconds)
         login = LoginPolicy(
             accounts or FileAccounts(lambda: USERS, self._in_thread),
             self.pace,

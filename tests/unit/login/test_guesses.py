@@ -9,13 +9,13 @@ import unittest
 from pathlib import Path
 
 import relayd
-from relayd.login.guesslimits import GuessLimits
+from relayd.login.guesses import Guesses
 
 
 class PaceTests(unittest.TestCase):
     def setUp(self) -> None:
         self.now = 1000.0
-        self.pace = GuessLimits(lambda: self.now)
+        self.pace = Guesses(lambda: self.now)
 
     def test_ten_tries_in_any_minute(self) -> None:
         done: list[float] = []
@@ -88,8 +88,8 @@ class Shared(unittest.TestCase):
         self.descriptor = os.memfd_create("pace", 0)
         self.addCleanup(os.close, self.descriptor)
 
-    def one(self) -> GuessLimits:
-        return GuessLimits(lambda: 1000.0, self.descriptor)
+    def one(self) -> Guesses:
+        return Guesses(lambda: 1000.0, self.descriptor)
 
     def test_every_try_counts_once(self) -> None:
         first, second = self.one(), self.one()
@@ -118,8 +118,8 @@ class Shared(unittest.TestCase):
 
     def test_processes_that_try_at_the_same_moment(self) -> None:
         code = (
-            "import sys; from relayd.login.guesslimits import GuessLimits\n"
-            f"pace = GuessLimits(lambda: 1000.0, {self.descriptor}); print('ready', flush=True)\n"
+            "import sys; from relayd.login.guesses import Guesses\n"
+            f"pace = Guesses(lambda: 1000.0, {self.descriptor}); print('ready', flush=True)\n"
             "sys.stdin.read()\n"
             "for n in range(200):\n"
             "    for key in 'abcdefgh': print(key, pace.begin(key) is not None)\n"

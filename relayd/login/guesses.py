@@ -28,7 +28,7 @@ _HASHES = _KNOWN + Window.size(_BUCKETS, 1)
 SIZE = _HASHES + Window.size(_BUCKETS, WRONG_HASHES)  # octets
 
 
-class GuessLimits:
+class Guesses:
     """Counts failed tries and says when it is too fast. `now` is in seconds, the same for all."""
 
     def __init__(self, now: Callable[[], float], descriptor: int | None = None) -> None:
