@@ -43,8 +43,11 @@ Other files' paths are relative to the file they stand in.
 .Dl relayctl check
 tells every mistake with its place;
 .Dl relayctl reload
-puts the settings in force, but for those that take a restart: where relayd listens, its spool,
-its control socket, its name, workers and resolvers."""
+puts the settings in force, but for those that take a restart:
+.Ic hostname , spool , control , workers , listen , resolver , relay-port .
+Of
+.Ic listen
+that is its address; options of one that stays hold for the next session."""
 
 _TAIL = """\
 .Sh FILES

@@ -7,7 +7,7 @@ import shlex
 import unittest
 from pathlib import Path
 
-from relayd.config.settings import SPECS
+from relayd.config.settings import SPECS, Effect
 from relayd.ctl.relayctl import parser
 from tests.test_layers import FLOOR
 
@@ -62,6 +62,22 @@ class Documents(unittest.TestCase):
                         parser().parse_args(words)
                     except SystemExit:
                         self.fail(f"relayctl does not understand: {line}")
+
+    def test_the_table_of_settings_is_the_declaration(self) -> None:
+        text = (CHECKOUT / "docs/operations.md").read_text("utf-8")
+        table = text.partition("| setting |")[2].partition("\n\n")[0].splitlines()[2:]
+        declared = [
+            f"| `{name}` | {spec.unit} | {spec.effect.value} |" for name, spec in SPECS.items()
+        ]
+        self.assertEqual(table, declared)
+
+    def test_what_takes_a_restart_is_said_as_it_is_declared(self) -> None:
+        fixed = [name for name, spec in SPECS.items() if spec.effect is Effect.RESTART]
+        in_troff, in_markdown = " , ".join(fixed), ", ".join(f"`{name}`" for name in fixed)
+        for name in ("docs/man/relayd.8", "docs/man/relayd-rules.5", "packaging/manpage.py"):
+            self.assertIn(f" {in_troff}", (CHECKOUT / name).read_text("utf-8"), name)
+        operations = (CHECKOUT / "docs/operations.md").read_text("utf-8")
+        self.assertIn(f"What takes a restart, not a reload: {in_markdown},", operations)
 
     def test_settings_named_in_operations_exist(self) -> None:
         text = (CHECKOUT / "docs/operations.md").read_text("utf-8")

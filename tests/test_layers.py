@@ -42,6 +42,7 @@ PURE_AT_THE_RIM = {
     "relayd.intake.header",
     "relayd.intake.trace",
     "relayd.intake.limits",
+    "relayd.intake.policy",
     "relayd.intake.authentication",
     "relayd.intake.submission",
     "relayd.intake.identity",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from relayd.config.load import load_text
 from relayd.config.settings import Settings
@@ -27,6 +29,6 @@ expect   from 203.0.113.9 to info@example.com -> reject 550
 """What `twistd -n relayd` runs without --config; nothing in it leaves the machine by itself."""
 
 
-def embedded(folder: Path) -> Settings:
-    """The default's settings, with the spool below `folder`."""
-    return load_text(DEFAULT, folder)
+def embedded(folder: Path, fixed: Mapping[str, Any] | None = None) -> Settings:
+    """The default's settings, with the spool below `folder`; `fixed` as for `load`."""
+    return load_text(DEFAULT, folder, fixed=fixed)

@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from relayd.config.files import read_text, short_name, similar_file
 from relayd.config.keys import keys_path, read_keys
@@ -16,7 +17,16 @@ from relayd.config.logins import hop_problems as unknown_logins
 from relayd.config.oauth import with_secrets
 from relayd.config.peers import PROXY, XCLIENT, peer_problems
 from relayd.config.reports import checked
-from relayd.config.settings import SPECS, Listener, Settings, Spec, cores, system_hostname
+from relayd.config.settings import (
+    SPECS,
+    Listener,
+    Settings,
+    Spec,
+    cores,
+    default_of,
+    still_listening,
+    system_hostname,
+)
 from relayd.config.tables import TableLoader
 from relayd.config.tls import certificate_problems, open_keys, resolved
 from relayd.login.initiator import Secret
@@ -74,19 +84,27 @@ class Setting:
     place: Place
 
 
-def load(path: Path | str) -> Settings:
-    """The settings that the file and all it names make; raises ConfigErrors."""
+def load(path: Path | str, fixed: Mapping[str, Any] | None = None) -> Settings:
+    """The settings that the file and all it names make; raises ConfigErrors.
+
+    `fixed`: what holds until a restart, whatever the file says (see Settings.fixed).
+    """
     loader = _Loader(Path(path))
     loader.read(Path(path), str(path), None)
     loader.refuse_silence(str(path))
-    return loader.settings(Path(path))
+    return loader.settings(Path(path), fixed or {})
 
 
-def load_text(text: str, folder: Path, name: str = "(embedded)") -> Settings:
+def load_text(
+    text: str,
+    folder: Path,
+    name: str = "(embedded)",
+    fixed: Mapping[str, Any] | None = None,
+) -> Settings:
     """The same from a text; relative paths in it start at `folder`; raises ConfigErrors."""
     loader = _Loader(folder / name)
     loader.take(Source.of(text, name), folder)
-    return loader.settings(None)
+    return loader.settings(None, fixed or {})
 
 
 class _Loader:
@@ -173,7 +191,7 @@ class _Loader:
         where = place or Place(Source(path, path, ()), 1)
         self._problems.append(Problem(where, what, expected))
 
-    def settings(self, path: Path | None) -> Settings:
+    def settings(self, path: Path | None, fixed: Mapping[str, Any]) -> Settings:
         """Everything put together and checked; raises ConfigErrors."""
         values = self._values()
         problems = self._problems
@@ -193,7 +211,8 @@ class _Loader:
         problems += wrong
         if wrong:
             raise ConfigErrors(_sorted(problems))
-        ruleset = build(sound, tables, hostname, keys, str(values.get("origin", "")))
+        origin = str(values.get("origin", ""))
+        ruleset = build(sound, tables, hostname, keys, origin)
         places = {item.hop.name: item.place for item in self._items if isinstance(item, HopDef)}
         listeners = [each.value for each in self._settings.get("listen", ())]
         own = [(each.address, each.port) for each in listeners if isinstance(each, Listener)]
@@ -207,9 +226,13 @@ class _Loader:
             table.source = None
         if problems:
             raise ConfigErrors(_sorted(problems))
+        waiting = _hold(values, fixed)
+        if "hostname" in waiting:
+            ruleset = build(sound, tables, str(values["hostname"]), keys, origin)
         return Settings(
             path=path,
             ruleset=ruleset,
+            waiting=waiting,
             next_hops=ruleset.next_hops,
             files=(*self._files, *loader.files),
             patterns=tuple(self._patterns),
@@ -346,8 +369,7 @@ class _Loader:
                 values[name] = Path(os.path.abspath(self._folder / str(values[name])))  # noqa: PTH100 - symlinks stay
         if "spool" in values:
             values.setdefault("control", Path(str(values["spool"])) / "control")
-        if values.get("workers", 0) == 0:
-            values["workers"] = cores()
+        values["workers"] = values.get("workers", Settings.workers) or cores()
         warn, give_up = self._settings.get("warn-after"), values.get("give_up", Settings.give_up)
         if warn and isinstance(give_up, float) and float(str(warn[0].value)) >= give_up:
             self._problems.append(
@@ -366,6 +388,24 @@ class _Loader:
                     what = f'"{name}" is set already, at {earlier.place}'
                     self._problems.append(Problem(each.place, what, "expected it once"))
                     break
+
+
+def _hold(values: dict[str, Any], fixed: Mapping[str, Any]) -> tuple[str, ...]:
+    """Put what holds until a restart in the place of what is new; the names of what is."""
+    waiting = []
+    for name, spec in SPECS.items():
+        if spec.attribute not in fixed:
+            continue
+        held, wanted = fixed[spec.attribute], values.get(spec.attribute, default_of(spec))
+        if name == "listen":  # the addresses are held, their options are not
+            held = still_listening(held, wanted)
+            changed = set(map(str, held)) != set(map(str, wanted))
+        else:
+            changed = held != wanted
+        if changed:
+            waiting.append(name)
+        values[spec.attribute] = held
+    return tuple(waiting)
 
 
 def _sound(item: Item, tables: Mapping[str, Table]) -> bool:

@@ -1,16 +1,18 @@
-"""The settings: their names, how each is read, and what it is when nothing is said."""
+"""The settings: each is declared once, with its default, how it is read and when it holds."""
 
 from __future__ import annotations
 
+import enum
 import os
 import socket
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
+from typing import Any
 
-from relayd.config.logins import yes_no
+from relayd.config.logins import SUBMISSION, yes_no
 from relayd.config.oauth import oauth
-from relayd.config.peers import NOBODY, Peers
+from relayd.config.peers import NOBODY, XCLIENT_LOGIN, Peers
 from relayd.config.reports import reports, tls_reports
 from relayd.config.tls import MINIMUMS, DomainTls, certificate, domain_tls
 from relayd.config.values import (
@@ -23,11 +25,11 @@ from relayd.config.values import (
     networks,
     number,
     or_off,
-    path,
     schedule,
     size,
     workers,
 )
+from relayd.config.values import path as path_of
 from relayd.login.initiator import Secret
 from relayd.login.oauth import Provider
 from relayd.mail.nexthop import HostPort, NextHop
@@ -63,92 +65,61 @@ class Listener:
         value = dict(self.options).get(name, NOBODY)
         return value if isinstance(value, Peers) else NOBODY
 
+    @property
+    def statement(self) -> str:
+        """What stands behind `listen`."""
+        options = [f"{name} {self._words(name)}".rstrip() for name, _ in self.options]
+        return " ".join([str(self), *options])
+
+    def _words(self, name: str) -> str:
+        return (
+            ""
+            if name in (SUBMISSION, XCLIENT_LOGIN)
+            else str(self.peers(name)) or self.option(name)
+        )
+
     def __str__(self) -> str:
         """As rules name it, and as Client.listener has it."""
         return str(HostPort(self.address, self.port))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """Everything an administrator decides. Times are seconds, sizes are octets."""
+class Effect(enum.Enum):
+    """When what is new of a setting holds."""
 
-    path: Path | None  # of relayd.conf; None: the embedded default
-    ruleset: Ruleset
-    next_hops: Mapping[str, NextHop]
-    files: tuple[Path, ...] = ()  # everything that was read, to see when it changes
-    patterns: tuple[str, ...] = ()  # of `include`: what they find may become more
-    warnings: tuple[Problem, ...] = ()
-
-    hostname: str
-    spool: Path = Path("/var/spool/relayd")
-    control: Path = Path("/var/spool/relayd/control")
-    workers: int = 1
-    listeners: tuple[Listener, ...] = (Listener("127.0.0.1", 2525),)
-    schedule: Schedule = field(default_factory=lambda: Schedule.parse(DEFAULT_SCHEDULE))
-    warn_after: float = 4 * 3600.0
-    give_up: float = 5 * 86400.0
-    resolver: tuple[HostPort, ...] = ()  # empty: the system's
-
-    reports: tuple[tuple[str, Wishes], ...] = ()  # "strangers" or "trusted"; the last one counts
-    report_size: int = MAX_RETURNED
-
-    certificates: tuple[CertificateFiles, ...] = ()
-    tls_minimum: str = "1.2"
-    tls_authorities: Path | None = None  # None: the system's
-    tls_reports: TlsReports | None = None
-    domain_tls: tuple[DomainTls, ...] = ()
-
-    auth_without_tls: bool = False
-    origin: str = ""  # completes what has no domain; empty: the hostname
-    secrets_file: Path | None = None
-    secrets: Mapping[str, Secret] = field(default_factory=dict, repr=False)  # logins at next hops
-    oauth: Mapping[str, Provider] = field(default_factory=dict)  # likewise, by tokens
-
-    message_size: int = 50 * _MIB
-    recipients: int = 1000
-    header_size: int = _MIB
-    hops: int = 50
-    command_length: int = 2048
-    errors_per_session: int = 20
-    sessions: int = 12_000
-    sessions_per_client: int = 50
-    new_sessions_per_minute: int = 0
-    bare_newlines: str = "reject"  # or normalise
-    command_timeout: float = 300.0
-    session_timeout: float = 1800.0
-    content_timeout: float = 300.0
-
-    relay_port: int = 25
-    internal_destinations: tuple[Network, ...] = ()  # where strangers' DNS may lead us
-    deliveries: int = 100
-    deliveries_per_destination: int = 20
-    connection_messages: int = 100
-    connect_timeout: float = 30.0
-
-    content_in_memory: int = 64 * 1024
-    free_space: int = 100 * _MIB
-    free_inodes: int = 1000
-    drop_files: int = 1000
-    drop_size: int = 200 * _MIB
-    ledger: float = 7 * 86400.0
-    journal: float = 7 * 86400.0  # 0: none
-    journal_size: int = 64 * _MIB
-
-    watch: float = 0.0  # seconds between two looks at the files; 0: never
-
-    def wishes(self, *, trusted: bool) -> Wishes:
-        """How far a client's wishes for reports are honoured."""
-        found = dict(self.reports)
-        return found.get("trusted", TRUSTED) if trusted else found.get("strangers", STRANGERS)
+    RELOAD = "reload"
+    RESTART = "restart"  # of the whole of relayd; until then what it started with is in force
 
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """How one setting is read."""
+    """What one setting is declared to be; its default is the field's."""
 
-    attribute: str
     read: Callable[[Words], object]
+    unit: str  # what its value is, in words for the manual
+    effect: Effect = Effect.RELOAD
+    word: str = ""  # in the file; the field's name where that is the same
     repeatable: bool = False
+    attribute: str = ""  # of Settings
+
+
+RESTART = Effect.RESTART
+
+
+def setting(
+    read: Callable[[Words], object],
+    unit: str,
+    effect: Effect = Effect.RELOAD,
+    *,
+    default: object = MISSING,
+    make: Callable[[], object] | None = None,
+    word: str = "",
+    repeatable: bool = False,
+) -> Any:  # noqa: ANN401 - as dataclasses.field has it
+    """A field of Settings that the file may set; its default, or what makes it."""
+    metadata = {"spec": Spec(read, unit, effect, word, repeatable)}
+    if make is not None:
+        return field(default_factory=make, metadata=metadata)
+    return field(default=default, metadata=metadata)
 
 
 def _listener(words: Words) -> Listener:
@@ -156,57 +127,149 @@ def _listener(words: Words) -> Listener:
     return Listener(address, port, options)
 
 
-SPECS: dict[str, Spec] = {
-    "hostname": Spec("hostname", domain),
-    "spool": Spec("spool", path),
-    "control": Spec("control", path),
-    "workers": Spec("workers", workers),
-    "listen": Spec("listeners", _listener, repeatable=True),
-    "retry": Spec("schedule", schedule),
-    "warn-after": Spec("warn_after", duration()),
-    "give-up": Spec("give_up", duration(1)),
-    "reports": Spec("reports", reports, repeatable=True),
-    "report-size": Spec("report_size", size(0)),
-    "resolver": Spec("resolver", address_port, repeatable=True),
-    "certificate": Spec("certificates", certificate, repeatable=True),
-    "tls-minimum": Spec("tls_minimum", choice(*MINIMUMS)),
-    "tls-authorities": Spec("tls_authorities", path),
-    "tls": Spec("domain_tls", domain_tls, repeatable=True),
-    "tls-reports": Spec("tls_reports", tls_reports),
-    "auth-without-tls": Spec("auth_without_tls", yes_no),
-    "origin": Spec("origin", domain),
-    "secrets": Spec("secrets_file", path),
-    "oauth": Spec("oauth", oauth, repeatable=True),
-    "message-size": Spec("message_size", size(1024)),
-    "recipients": Spec("recipients", number(1, 1_000_000)),
-    "header-size": Spec("header_size", size(1024)),
-    "hops": Spec("hops", number(1, 1000)),
-    "command-length": Spec("command_length", size(512)),
-    "errors-per-session": Spec("errors_per_session", number(1, 10_000)),
-    "sessions": Spec("sessions", number(0, 1_000_000)),
-    "sessions-per-client": Spec("sessions_per_client", number(0, 1_000_000)),
-    "new-sessions-per-minute": Spec("new_sessions_per_minute", number(0, 1_000_000)),
-    "bare-newlines": Spec("bare_newlines", choice("reject", "normalise")),
-    "command-timeout": Spec("command_timeout", duration(1)),
-    "session-timeout": Spec("session_timeout", duration(1)),
-    "content-timeout": Spec("content_timeout", duration(1)),
-    "relay-port": Spec("relay_port", number(1, 65535)),
-    "internal-destinations": Spec("internal_destinations", networks),
-    "deliveries": Spec("deliveries", number(1, 100_000)),
-    "deliveries-per-destination": Spec("deliveries_per_destination", number(1, 10_000)),
-    "connection-messages": Spec("connection_messages", number(1, 1_000_000)),
-    "connect-timeout": Spec("connect_timeout", duration(1)),
-    "content-in-memory": Spec("content_in_memory", size(0)),
-    "free-space": Spec("free_space", size(0)),
-    "free-inodes": Spec("free_inodes", number(0, 1_000_000_000)),
-    "drop-files": Spec("drop_files", number(0, 1_000_000)),
-    "drop-size": Spec("drop_size", size(0)),
-    "ledger": Spec("ledger", duration()),
-    "journal": Spec("journal", or_off(duration(60))),
-    "journal-size": Spec("journal_size", size(1024 * 1024)),
-    "watch": Spec("watch", or_off(duration(1))),
-}
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Everything an administrator decides. Times are seconds, sizes are octets.
+
+    A field with a `setting` is one of the file's, and declared here alone: the reader, what is
+    known to take a restart, the manual and the tests go by it.
+    """
+
+    path: Path | None  # of relayd.conf; None: the embedded default
+    ruleset: Ruleset
+    next_hops: Mapping[str, NextHop]
+    files: tuple[Path, ...] = ()  # everything that was read, to see when it changes
+    patterns: tuple[str, ...] = ()  # of `include`: what they find may become more
+    warnings: tuple[Problem, ...] = ()
+    waiting: tuple[str, ...] = ()  # settings for which the files have something new at a restart
+
+    hostname: str = setting(domain, "a host name", RESTART)
+    spool: Path = setting(path_of, "a path", RESTART, default=Path("/var/spool/relayd"))
+    control: Path = setting(path_of, "a path", RESTART, default=Path("/var/spool/relayd/control"))
+    workers: int = setting(workers, "processes, or auto", RESTART, default=0)  # 0: auto
+    listeners: tuple[Listener, ...] = setting(
+        _listener,
+        "address, port and options",
+        RESTART,
+        default=(Listener("127.0.0.1", 2525),),
+        word="listen",
+        repeatable=True,
+    )
+
+    schedule: Schedule = setting(
+        schedule, "delays", make=lambda: Schedule.parse(DEFAULT_SCHEDULE), word="retry"
+    )
+    warn_after: float = setting(duration(), "time", default=4 * 3600.0)
+    give_up: float = setting(duration(1), "time", default=5 * 86400.0)
+    resolver: tuple[HostPort, ...] = setting(
+        address_port, "address and port", RESTART, default=(), repeatable=True
+    )  # empty: the system's
+
+    reports: tuple[tuple[str, Wishes], ...] = setting(
+        reports, "whose wishes, and which", default=(), repeatable=True
+    )  # "strangers" or "trusted"; the last one counts
+    report_size: int = setting(size(0), "size", default=MAX_RETURNED)
+
+    certificates: tuple[CertificateFiles, ...] = setting(
+        certificate, "a certificate and its key", default=(), word="certificate", repeatable=True
+    )
+    tls_minimum: str = setting(choice(*MINIMUMS), "a version", default="1.2")
+    tls_authorities: Path | None = setting(path_of, "a path", default=None)  # None: the system's
+    tls_reports: TlsReports | None = setting(tls_reports, "sender, and key", default=None)
+    domain_tls: tuple[DomainTls, ...] = setting(
+        domain_tls, "domains and how much TLS", default=(), word="tls", repeatable=True
+    )
+
+    auth_without_tls: bool = setting(yes_no, "yes or no", default=False)
+    origin: str = setting(
+        domain, "a domain", default=""
+    )  # completes what has none; empty: the hostname
+    secrets_file: Path | None = setting(path_of, "a path", default=None, word="secrets")
+    secrets: Mapping[str, Secret] = field(default_factory=dict, repr=False)  # in that file
+    oauth: Mapping[str, Provider] = setting(
+        oauth, "a provider of tokens", make=dict, repeatable=True
+    )  # logins at next hops
+
+    message_size: int = setting(size(1024), "size", default=50 * _MIB)
+    recipients: int = setting(number(1, 1_000_000), "number", default=1000)
+    header_size: int = setting(size(1024), "size", default=_MIB)
+    hops: int = setting(number(1, 1000), "number", default=50)
+    command_length: int = setting(size(512), "size", default=2048)
+    errors_per_session: int = setting(number(1, 10_000), "number", default=20)
+    sessions: int = setting(number(0, 1_000_000), "number, 0: any", default=12_000)
+    sessions_per_client: int = setting(number(0, 1_000_000), "number, 0: any", default=50)
+    new_sessions_per_minute: int = setting(number(0, 1_000_000), "number, 0: any", default=0)
+    bare_newlines: str = setting(
+        choice("reject", "normalise"), "reject or normalise", default="reject"
+    )
+    command_timeout: float = setting(duration(1), "time", default=300.0)
+    session_timeout: float = setting(duration(1), "time", default=1800.0)
+    content_timeout: float = setting(duration(1), "time", default=300.0)
+
+    relay_port: int = setting(number(1, 65535), "a port", RESTART, default=25)
+    internal_destinations: tuple[Network, ...] = setting(
+        networks, "networks, or none", default=()
+    )  # where strangers' DNS may lead us
+    deliveries: int = setting(number(1, 100_000), "number", default=100)
+    deliveries_per_destination: int = setting(number(1, 10_000), "number", default=20)
+    connection_messages: int = setting(number(1, 1_000_000), "number", default=100)
+    connect_timeout: float = setting(duration(1), "time", default=30.0)
+
+    content_in_memory: int = setting(size(0), "size", default=64 * 1024)
+    free_space: int = setting(size(0), "size", default=100 * _MIB)
+    free_inodes: int = setting(number(0, 1_000_000_000), "number", default=1000)
+    drop_files: int = setting(number(0, 1_000_000), "number, 0: any", default=1000)
+    drop_size: int = setting(size(0), "size, 0: any", default=200 * _MIB)
+    ledger: float = setting(duration(), "time", default=7 * 86400.0)
+    journal: float = setting(or_off(duration(60)), "time, or off", default=7 * 86400.0)  # 0: none
+    journal_size: int = setting(size(1024 * 1024), "size", default=64 * _MIB)
+
+    watch: float = setting(
+        or_off(duration(1)), "time, or off", default=0.0
+    )  # seconds between two looks at the files; 0: never
+
+    @property
+    def fixed(self) -> dict[str, object]:
+        """What holds until a restart, by field."""
+        specs = SPECS.values()
+        return {
+            each.attribute: getattr(self, each.attribute)
+            for each in specs
+            if each.effect is Effect.RESTART
+        }
+
+    def wishes(self, *, trusted: bool) -> Wishes:
+        """How far a client's wishes for reports are honoured."""
+        found = dict(self.reports)
+        return found.get("trusted", TRUSTED) if trusted else found.get("strangers", STRANGERS)
+
+
+def _specs() -> Iterator[tuple[str, Spec]]:
+    for each in fields(Settings):
+        if "spec" in each.metadata:
+            spec: Spec = each.metadata["spec"]
+            word = spec.word or each.name.replace("_", "-")
+            yield word, replace(spec, word=word, attribute=each.name)
+
+
+SPECS: dict[str, Spec] = dict(_specs())
 """Every setting by its name; etc/relayd/relayd.conf documents each (a test compares)."""
+
+
+def default_of(spec: Spec) -> object:
+    """What it is when nothing is said; None where that is found out."""
+    (found,) = (each for each in fields(Settings) if each.name == spec.attribute)
+    if found.default_factory is not MISSING:
+        return found.default_factory()
+    return None if found.default is MISSING else found.default
+
+
+def still_listening(
+    running: Iterable[Listener], wanted: Iterable[Listener]
+) -> tuple[Listener, ...]:
+    """Where relayd goes on to listen: with the options that are said now where any are said."""
+    said = {(each.address, each.port): each for each in wanted}
+    return tuple(said.get((each.address, each.port), each) for each in running)
 
 
 def system_hostname() -> str:

@@ -30,12 +30,12 @@ class AcceptBalancer:
     takes more than its share calls one that has fewer and may not know.
     """
 
-    def __init__(self, reactor: Any, levels: SessionCounts) -> None:  # noqa: ANN401 - time and readers
+    def __init__(self, reactor: Any, session_counts: SessionCounts) -> None:  # noqa: ANN401 - time and readers
         self.sessions = 0
         self._reactor = reactor
-        self._levels = levels
+        self._session_counts = session_counts
         self._gates: list[_Gate] = []
-        self._bell = _Bell(levels, self._called)
+        self._bell = _Bell(session_counts, self._called)
         self._listening = False
         self._look_again: IDelayedCall | None = None
         self._most = self._most_before = 0  # sessions in all, in this window and in the last
@@ -55,7 +55,7 @@ class AcceptBalancer:
         self._reactor.removeReader(self._bell)
         self._gates.clear()
         self._listening = False
-        self._levels.clear()
+        self._session_counts.clear()
         if self._look_again is not None:
             self._look_again.cancel()
             self._look_again = None
@@ -64,7 +64,7 @@ class AcceptBalancer:
         """So many more sessions of this worker, or (negative) fewer."""
         self.sessions += change
         if self._gates:
-            self._levels.tell(self.sessions, listening=self._listening)
+            self._session_counts.tell(self.sessions, listening=self._listening)
             if change < 0:
                 self._called()
 
@@ -81,7 +81,7 @@ class AcceptBalancer:
 
     def _room(self) -> int:
         """How many connections are ours to take."""
-        others = self._levels.others()
+        others = self._session_counts.others()
         if not others:
             return _MANY
         most = self._most_lately(self.sessions + sum(others))
@@ -99,12 +99,14 @@ class AcceptBalancer:
 
     def _step_back(self) -> bool:
         """Leave what comes to another, if there is one."""
-        if not self._levels.someone_listens_below(self.sessions):
-            self._levels.call_the_fewest()
+        if not self._session_counts.someone_listens_below(self.sessions):
+            self._session_counts.call_the_fewest()
             return False
-        self._levels.tell(self.sessions, listening=False)
-        if not self._levels.someone_listens_below(self.sessions):  # it counted on us just now
-            self._levels.tell(self.sessions, listening=True)
+        self._session_counts.tell(self.sessions, listening=False)
+        if not self._session_counts.someone_listens_below(
+            self.sessions
+        ):  # it counted on us just now
+            self._session_counts.tell(self.sessions, listening=True)
             return False
         self._listening = False
         self._set_readers(reading=False)
@@ -114,7 +116,7 @@ class AcceptBalancer:
 
     def _listen(self) -> None:
         self._listening = True
-        self._levels.tell(self.sessions, listening=True)
+        self._session_counts.tell(self.sessions, listening=True)
         self._set_readers(reading=True)
 
     def _look(self) -> None:
@@ -122,7 +124,7 @@ class AcceptBalancer:
         self._look_again = None
         if self._listening:
             return
-        if not self._levels.someone_is_due():
+        if not self._session_counts.someone_is_due():
             for gate in self._gates:
                 gate.take(_MANY)
         if self._room():
@@ -172,13 +174,13 @@ class _Gate:
 class _Bell:
     """Rings when another worker has more than its share."""
 
-    def __init__(self, levels: SessionCounts, called: Callable[[], None]) -> None:
-        self._levels = levels
+    def __init__(self, session_counts: SessionCounts, called: Callable[[], None]) -> None:
+        self._session_counts = session_counts
         self._called = called
 
     def fileno(self) -> int:
         """What is readable when it rings."""
-        return self._levels.bell
+        return self._session_counts.bell
 
     def logPrefix(self) -> str:
         """For Twisted's log."""
@@ -186,7 +188,7 @@ class _Bell:
 
     def doRead(self) -> None:
         """It rings."""
-        self._levels.heard()
+        self._session_counts.heard()
         self._called()
 
     def connectionLost(self, reason: Failure) -> None:

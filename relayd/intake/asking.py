@@ -10,6 +10,7 @@ from relayd.intake.checks import Checks, Finding, Objection, ReceivedContent
 from relayd.intake.deadlines import SessionPhase
 from relayd.intake.header import HeaderSection
 from relayd.intake.pending import Pending
+from relayd.intake.policy import RELAY, ListenerPolicy
 from relayd.intake.reception import Intake, Reception, mail_text, rcpt_text
 from relayd.mail.client import Client
 from relayd.mail.reply import Reply
@@ -20,11 +21,11 @@ _LATE = Reply.of(451, "4.3.0", "It took too long to decide, try again later")
 _LATE_AT_THE_DOOR = Reply.of(421, "4.3.0", "It took too long to decide, try again later")
 
 
-def reception_of(intake: Intake, client: Client) -> Reception:
+def reception_of(intake: Intake, client: Client, policy: ListenerPolicy = RELAY) -> Reception:
     """The reception of one session."""
     if intake.checks is None:
-        return Reception(intake, client)
-    return AskingReception(intake, client, intake.checks)
+        return Reception(intake, client, policy)
+    return AskingReception(intake, client, policy, intake.checks)
 
 
 class AskingReception(Reception):
@@ -32,8 +33,10 @@ class AskingReception(Reception):
 
     _keeps_header = True
 
-    def __init__(self, intake: Intake, client: Client, checks: Checks) -> None:
-        super().__init__(intake, client)
+    def __init__(
+        self, intake: Intake, client: Client, policy: ListenerPolicy, checks: Checks
+    ) -> None:
+        super().__init__(intake, client, policy)
         self._checks = checks
 
     def connected(self, greeting: Reply) -> Reply | Pending[Any]:
@@ -68,7 +71,7 @@ class AskingReception(Reception):
             self._trace,
             header.octets if self._completion is None else self._completion.section,
             most_section=self._intake.limits.header_size,
-            most_size=self._intake.message_size(),
+            most_size=self._intake.limits.message_size,
             turn=self._intake.turn,
         )
         asked = self._checks.content(transaction.client, transaction.envelope, content)

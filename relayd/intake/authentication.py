@@ -44,7 +44,7 @@ class _TooFastError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Desk:
+class LoginPolicy:
     """Where the clients of one listener log in."""
 
     accounts: Accounts
@@ -64,8 +64,8 @@ class Said:
 class Authentication:
     """The logins that one session tries, one after the other."""
 
-    def __init__(self, desk: Desk, address: str) -> None:
-        self._desk = desk
+    def __init__(self, policy: LoginPolicy, address: str) -> None:
+        self._policy = policy
         self._key = client_key(address)
         self._bindings: dict[str, bytes] = {}
         self._machine: Mechanism | None = None
@@ -77,12 +77,12 @@ class Authentication:
     @property
     def in_clear(self) -> bool:
         """AUTH is offered also without TLS."""
-        return self._desk.in_clear
+        return self._policy.in_clear
 
     @property
     def mechanisms(self) -> tuple[str, ...]:
         """What EHLO is to offer."""
-        return self._desk.accounts.mechanisms(bound=bool(self._bindings))
+        return self._policy.accounts.mechanisms(bound=bool(self._bindings))
 
     def moved(self, address: str) -> None:
         """Another client speaks now (XCLIENT): its guesses are its own."""
@@ -99,14 +99,14 @@ class Authentication:
         """The session is over or begins anew: an unfinished login is not a failed one."""
         if self._machine is not None:
             self._machine = None
-            self._desk.guesses.forgive(self._key, self._token)
+            self._policy.guesses.forgive(self._key, self._token)
 
     async def receive(self, event: Auth | AuthResponse, client: Client) -> Said:
         """The answer to the client; the session waits for it, for at most some seconds."""
         answer: Answer | None = None
         if isinstance(event, Auth):
             self.abandon()
-            token = self._desk.guesses.begin(self._key)
+            token = self._policy.guesses.begin(self._key)
             if token is None:
                 return self._refused(client, TOO_FAST, "too many failed logins")
             self._token = token
@@ -127,7 +127,7 @@ class Authentication:
         return self._in_trouble(client, "it took too long")
 
     async def _go_on(self, machine: Mechanism, answer: Answer | None, client: Client) -> Said:
-        guesses = self._desk.guesses
+        guesses = self._policy.guesses
         try:
             while True:
                 question = machine.send(answer)  # type: ignore[arg-type]  # None begins it
@@ -140,7 +140,7 @@ class Authentication:
                 if isinstance(question, CheckPassword):
                     answer = await self._check(question, client)
                 else:
-                    answer = self._desk.accounts.verifier(question.name)
+                    answer = self._policy.accounts.verifier(question.name)
         except StopIteration as end:
             name = self._account or str(end.value)
             guesses.forgive(self._key, self._token)
@@ -157,7 +157,7 @@ class Authentication:
             return self._refused(client, TOO_FAST, f"login {error}: too many failed logins")
 
     async def _check(self, question: CheckPassword, client: Client) -> bool:
-        checked: Checked = await self._desk.accounts.check(
+        checked: Checked = await self._policy.accounts.check(
             question.name, question.password, client.address, tls=bool(client.tls)
         )
         if checked.result is Result.TROUBLE:
@@ -168,12 +168,12 @@ class Authentication:
         return True
 
     def _in_trouble(self, client: Client, why: str) -> Said:
-        self._desk.guesses.forgive(self._key, self._token)
-        self._desk.log.trouble("logins cannot be checked", why=why)
+        self._policy.guesses.forgive(self._key, self._token)
+        self._policy.log.trouble("logins cannot be checked", why=why)
         return self._refused(client, TROUBLE, why)
 
     def _refused(self, client: Client, reply: Reply, why: str) -> Said:
         self._failures += 1
         # the line that fail2ban reads says what was wrong, whatever the client hears
-        self._desk.log.refused(client, f"AUTH {self._mechanism}".rstrip(), str(reply), why)
+        self._policy.log.refused(client, f"AUTH {self._mechanism}".rstrip(), str(reply), why)
         return Said(ENOUGH if self._failures > MOST_FAILURES else reply)

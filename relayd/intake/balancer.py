@@ -60,7 +60,7 @@ class BehindBalancer(Protocol):
         if self._timer is not None:
             self._refuse("lost before its PROXY header")
 
-    # -- as the house's guests, who have not begun ---------------------------------------------
+    # -- as an open session, which has not begun ------------------------------------------------
 
     def tighten(self) -> None:
         """There is no shorter deadline."""

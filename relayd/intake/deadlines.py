@@ -55,11 +55,13 @@ class SessionDeadlines:
 
     def begin(self) -> None:
         """From now on it is watched."""
-        self._timer = self._reactor.callLater(self._deadlines().command, self._tick)
+        deadlines = self._deadlines()
+        soon = min(deadlines.command, deadlines.barren, deadlines.content)
+        self._timer = self._reactor.callLater(soon, self._tick)
 
     def end(self) -> None:
         """It is over."""
-        self._late = _nobody  # or session and vigil would hold each other
+        self._late = _nobody  # or session and deadlines would hold each other
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -81,10 +83,13 @@ class SessionDeadlines:
     def look(self) -> None:
         """The deadline has come nearer than the timer knows."""
         if self._timer is not None:
-            self._timer.reset(self._left())
+            self._timer.reset(self._soon())
 
-    def _left(self) -> float:
-        return max(self._deadline() - self._reactor.seconds(), 0.0)
+    def _soon(self) -> float:
+        """Seconds until the deadline, or until one of a phase that may begin meanwhile."""
+        deadlines = self._deadlines()
+        left = max(self._deadline() - self._reactor.seconds(), 0.0)
+        return min(left, deadlines.command, deadlines.content)
 
     def _deadline(self) -> float:
         """When this phase has lasted too long, in the reactor's seconds."""
@@ -115,4 +120,4 @@ class SessionDeadlines:
                 return
             else:
                 self._late()
-        self._timer = self._reactor.callLater(self._left(), self._tick)
+        self._timer = self._reactor.callLater(self._soon(), self._tick)

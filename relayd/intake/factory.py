@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import Factory, Protocol
 
 from relayd.intake.balancer import BehindBalancer
+from relayd.intake.policy import ListenerPolicy
 from relayd.intake.session import Session
 from relayd.intake.smtpservice import SmtpService
 from relayd.intake.transport import Transport
@@ -44,26 +47,29 @@ class SessionFactory(Factory):
             port=getattr(addr, "port", 0),
             listener=self._listener,
         )
+        policy = self._service.policies[self._listener]
         try:
-            balancer = self._service.door(self._listener).balancer(peer.address)
+            balancer = policy.balancer(peer.address)
         except Unknown as why:
             self._service.intake.log.refused(peer, "connection", "closed", str(why))
             return None
         if balancer:
-            return BehindBalancer(self._service, peer, self._welcome)
-        return self._welcome(peer)
+            return BehindBalancer(self._service, peer, partial(self._welcome, policy))
+        return self._welcome(policy, peer)
 
-    def _welcome(self, client: Client, early: bytes = b"") -> Protocol | None:
+    def _welcome(
+        self, policy: ListenerPolicy, client: Client, early: bytes = b""
+    ) -> Protocol | None:
         service = self._service
-        if service.door(self._listener).shut:
+        if policy.shut:
             service.intake.log.refused(client, "connection", "closed", "no certificate to serve")
             return None
         stressed = service.admission.stressed
         reply = service.admission.admit(client.address)
         if reply is not None:
             service.intake.log.refused(client, "connection", str(reply))
-            return None if service.door(self._listener).implicit else TurnedAway(reply)
+            return None if policy.implicit else TurnedAway(reply)
         if service.admission.stressed and not stressed:
             service.intake.log.notice("stress mode", sessions=service.admission.in_all)
             service.tighten()
-        return Session(service, client, early)
+        return Session(service, policy, client, early)

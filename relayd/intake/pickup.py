@@ -27,7 +27,7 @@ from relayd.intake.deadlines import SessionPhase
 from relayd.intake.dropfolder import FolderSurvey, Quota, Waiting
 from relayd.intake.limits import NORMAL
 from relayd.intake.pending import Pending
-from relayd.intake.reception import Intake
+from relayd.intake.reception import Intake, ReceptionLimits
 from relayd.mail.address import Mailbox, ReversePath
 from relayd.mail.client import Client
 from relayd.mail.content import BARE
@@ -162,11 +162,10 @@ class Pickup:
         self._folder = spool / FOLDER
         self._aside = spool / SET_ASIDE
         self._over_quota = spool / OVER_QUOTA
-        limits = replace(intake.limits, recipients=_UNLIMITED, destinations=_UNLIMITED)
-        self._intake = replace(intake, decide=admit, limits=limits)
+        self._intake = replace(intake, decide=admit)
+        self.apply(intake.limits, bounds)
         self._log = intake.log
         self._hostname = hostname
-        self.bounds = bounds
         self._turns: dict[str, _Turn] = {}  # of files that were put off
         self._taken: set[str] = set()  # committed, but the file could not be removed
         self._waiting = 0  # files at the last look
@@ -181,6 +180,11 @@ class Pickup:
         self._looking: Deferred[None] | None = None
         self._asked: Deferred[Any] | None = None  # a verdict on the file in hand is pending
         self._stopping = False
+
+    def apply(self, limits: ReceptionLimits, bounds: Quota) -> None:
+        """Other limits from now on; the number of recipients has its own."""
+        self._intake.limits = replace(limits, recipients=_UNLIMITED, destinations=_UNLIMITED)
+        self.bounds = bounds
 
     def start(self) -> None:
         """From now on. Without the folder (made by whoever installs us) there is nothing to do."""

@@ -13,7 +13,8 @@ from relayd.intake.deadlines import SessionPhase
 from relayd.intake.header import HeaderSection, front
 from relayd.intake.limits import Memory, client_key
 from relayd.intake.pending import Pending
-from relayd.intake.submission import RELAY, Completion, Manners, completed
+from relayd.intake.policy import RELAY, ListenerPolicy
+from relayd.intake.submission import Completion, completed
 from relayd.intake.trace import LoopLimits, TraceField, loop, protocol_keyword
 from relayd.intake.transaction import Addressee, ContentFacts, ReceivedTransaction, merge_notify
 from relayd.login.guesses import Guesses
@@ -76,12 +77,16 @@ class ReceptionLimits:
     recipients: int = 1000  # RCPTs accepted
     destinations: int = 10_000  # final recipients after forwarding
     header_size: int = 1 << 20  # octets of the header section, as it comes and as it leaves
+    message_size: int = sys.maxsize  # octets, as it leaves
     loop: LoopLimits = field(default_factory=LoopLimits)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Intake:
-    """What all receptions share: where mail goes, and what decides about it."""
+    """What all receptions share: where mail goes, and what decides about it.
+
+    `limits` may be replaced at any time: what is received next is held to them.
+    """
 
     trace: TraceField
     rules: Callable[[], Ruleset]  # the snapshot now in force
@@ -98,8 +103,6 @@ class Intake:
     # or has no delivery of its own, what was decided about it, the hash of the rule set
     expect: Callable[[int], None] = lambda change: None  # so many more (-1: less) may soon commit
     guesses: Guesses | None = None  # who guesses at the hashes of SRS addresses
-    message_size: Callable[[], int] = lambda: sys.maxsize  # octets, now in force
-    manners: Callable[[str], Manners] = lambda listener: RELAY  # of the listener of this name
     decide: Callable[[Ruleset, Facts], Plan] = evaluate
     edit: Callable[[Ruleset, tuple[int, ...], bytes], bytes] = edit_header
     wishes: Callable[[bool], Wishes] = lambda trusted: TRUSTED if trusted else STRANGERS
@@ -117,7 +120,7 @@ class Reception:
 
     _keeps_header = False  # also where no rule edits it
 
-    def __init__(self, intake: Intake, client: Client) -> None:
+    def __init__(self, intake: Intake, client: Client, policy: ListenerPolicy = RELAY) -> None:
         self.client = client
         self.messages = 0  # accepted in this session
         self.refused = 0  # commands and contents refused
@@ -128,7 +131,7 @@ class Reception:
         self._header: HeaderSection | None = None
         self._trace = b""
         self._beginning = b""  # of content, until it is known whether it has a header section
-        self._manners = intake.manners(client.listener)
+        self._policy = policy
         self._completion: Completion | None = None
         self._eight_bit = False
         self._failure: Reply | None = None  # known before the end of content
@@ -308,7 +311,7 @@ class Reception:
         if self._transaction is not None:
             self.rollback()
         intake, params, client = self._intake, event.params, self.client
-        if self._manners.login_required and not client.login:
+        if self._policy.login_required and not client.login:
             return self._refuse(mail_text(event), _LOGIN_FIRST)
         ruleset = intake.rules()
         if client.login:
@@ -399,14 +402,14 @@ class Reception:
         self._header = HeaderSection(
             intake.trace,
             intake.limits.header_size,
-            keep=self._keeps_header or transaction.edits_header or self._manners.submission,
+            keep=self._keeps_header or transaction.edits_header or self._policy.submission,
         )
-        self._completion = self._complete_with(draft.ident) if self._manners.submission else None
+        self._completion = self._complete_with(draft.ident) if self._policy.submission else None
         return _GO_AHEAD
 
     def _complete_with(self, ident: int) -> Completion:
         assert self._header is not None
-        intake, origin = self._intake, self._manners.origin
+        intake, origin = self._intake, self._policy.origin
         return Completion(
             self._header,
             lambda section: completed(
@@ -485,7 +488,7 @@ class Reception:
             # what came was within the limits; what leaves is to be so as well
             if grown > limits.header_size:
                 return _HEADER_GREW
-            if self._draft.size - len(self._trace) - size + grown > self._intake.message_size():
+            if self._draft.size - len(self._trace) - size + grown > limits.message_size:
                 return _MESSAGE_GREW
         return submission
 

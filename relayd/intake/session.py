@@ -28,6 +28,7 @@ from relayd.intake.authentication import Authentication, Said
 from relayd.intake.deadlines import SessionDeadlines, SessionPhase
 from relayd.intake.identity import introduced
 from relayd.intake.pending import Pending
+from relayd.intake.policy import ListenerPolicy
 from relayd.intake.smtpservice import SmtpService
 from relayd.intake.transport import Transport, has_ended
 from relayd.mail.client import Client
@@ -78,18 +79,20 @@ class Session(Protocol):
 
     transport: Transport  # type: ignore[assignment]  # narrower than Twisted's
 
-    def __init__(self, service: SmtpService, client: Client, early: bytes = b"") -> None:
+    def __init__(
+        self, service: SmtpService, policy: ListenerPolicy, client: Client, early: bytes = b""
+    ) -> None:
         self._service = service
         self._early = early  # what was there before the session
-        self._door = service.door(client.listener)
-        self._server = service.make_server(client.listener)
-        self._reception = reception_of(service.intake, client)
+        self._policy = policy
+        self._server = service.make_server(policy)
+        self._reception = reception_of(service.intake, client, policy)
         self._deadlines = SessionDeadlines(service.reactor, lambda: service.deadlines, self._late)
-        self._server.origin = service.intake.manners(client.listener).origin
-        desk = service.desk(client.listener)
-        self._login = None if desk is None else Authentication(desk, client.address)
+        self._server.origin = policy.origin
+        login = policy.login
+        self._login = None if login is None else Authentication(login, client.address)
         self._offer_login()
-        xclient = self._door.xclient(client.address)
+        xclient = policy.xclient(client.address)
         if xclient:
             self._server.offer = replace(self._server.offer, xclient=xclient)
         self._end = "lost"  # how the session will have ended, for the log
@@ -114,7 +117,7 @@ class Session(Protocol):
         self.transport.registerProducer(self, True)
         self._deadlines.begin()
         early, self._early = self._early, b""
-        if self._door.implicit:
+        if self._policy.implicit:
             self._start_tls()
             if early:
                 self.transport.protocol.dataReceived(early)
@@ -168,7 +171,7 @@ class Session(Protocol):
 
     def handshakeCompleted(self) -> None:
         """TLS is up: all that was said in the clear is forgotten."""
-        tls = self._door.tls
+        tls = self._policy.tls
         if self._deadlines.phase is not SessionPhase.HANDSHAKE or tls is None:
             return
         self._server.tls_established()
@@ -177,7 +180,7 @@ class Session(Protocol):
             self._login.secured(channel_bindings(self.transport.getHandle()))
             self._offer_login()
         self._deadlines.enter(SessionPhase.COMMAND)
-        if self._door.implicit:
+        if self._policy.implicit:
             self._greet(tls.early(self.transport.getHandle()))
         self._pump()
 
@@ -276,7 +279,7 @@ class Session(Protocol):
                     continue
             elif type(event) is Auth or type(event) is AuthResponse:
                 verdict = self._log_in(event)
-            elif type(event) is StartTls and self._door.tls is not None:
+            elif type(event) is StartTls and self._policy.tls is not None:
                 server.answer(_READY_FOR_TLS)
                 self._flush()
                 self._start_tls()
@@ -321,7 +324,7 @@ class Session(Protocol):
         """Say 220; or 421 to who has spoken by now (RFC 5321 section 4.3.1)."""
         if not early:
             self._welcome()
-        elif ITCPTransport.providedBy(self.transport) and not self._door.implicit:
+        elif ITCPTransport.providedBy(self.transport) and not self._policy.implicit:
             # whoever sends all he has and no more (`nc -N`) waits for nobody: his end comes with it
             self._paused = True
             self.transport.pauseProducing()
@@ -486,7 +489,7 @@ class Session(Protocol):
     def _start_tls(self) -> None:
         self._deadlines.enter(SessionPhase.HANDSHAKE)
         self._deadlines.look()  # sooner than the command's deadline
-        self._wire.start_tls(self._door.tls)
+        self._wire.start_tls(self._policy.tls)
 
     def _flush(self) -> None:
         """One write for all replies; they show that a command was complete."""

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from twisted.internet.interfaces import IReactorTime
 
-from relayd.intake.authentication import Desk
-from relayd.intake.door import PLAIN, Door
 from relayd.intake.limits import NORMAL, STRESSED, Admission, Deadlines
+from relayd.intake.policy import ListenerPolicy
 from relayd.intake.reception import Intake
 from relayd.smtp.server import SmtpServer
 
 
 class OpenSession(Protocol):
-    """A session as the house sees it."""
+    """A session, or what may become one, as the service sees it."""
 
     def tighten(self) -> None:
         """Deadlines have become shorter."""
@@ -39,9 +38,8 @@ class SmtpService:
     hostname: str
     intake: Intake
     admission: Admission
-    make_server: Callable[[str], SmtpServer]  # for the listener of this name
-    door: Callable[[str], Door] = lambda listener: PLAIN  # likewise
-    desk: Callable[[str], Desk | None] = lambda listener: None  # where its clients log in
+    make_server: Callable[[ListenerPolicy], SmtpServer]
+    policies: Mapping[str, ListenerPolicy]  # by listener, for sessions to come
     normal: Deadlines = NORMAL
     stressed: Deadlines = STRESSED
     sessions: set[OpenSession] = field(default_factory=set)
@@ -54,7 +52,7 @@ class SmtpService:
         return self.stressed if self.admission.stressed else self.normal
 
     def tighten(self) -> None:
-        """Stress has begun: the shorter deadlines hold for sessions already open, too."""
+        """Deadlines have become shorter: for sessions already open, too."""
         for session in tuple(self.sessions):
             session.tighten()
 

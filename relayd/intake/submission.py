@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 from relayd.intake.header import HeaderSection
 from relayd.intake.trace import date_time
@@ -19,18 +18,6 @@ _ADDRESS_FIELD = re.compile(
 )
 _DATE = re.compile(rb"^date[ \t]*:", re.IGNORECASE | re.MULTILINE)
 _MESSAGE_ID = re.compile(rb"^message-id[ \t]*:", re.IGNORECASE | re.MULTILINE)
-
-
-@dataclass(frozen=True, slots=True)
-class Manners:
-    """How a listener treats what it is given; the default is a relay's, which adds nothing."""
-
-    submission: bool = False
-    login_required: bool = False
-    origin: str = ""  # what completes addresses without a domain; only with `submission`
-
-
-RELAY = Manners()
 
 
 class Completion:

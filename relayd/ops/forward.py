@@ -20,6 +20,7 @@ from relayd.ops.commands import MAX_DESTINATIONS, Complaint, Explain, Oauth, Str
 from relayd.ops.documents import Document, Request, RequestError, ident_of, number_of, text_of
 from relayd.reactor.workerpipe import Reactor
 
+RELOAD_TIME = 60.0  # seconds for a worker to read the configuration; hundred thousands take one
 CONNECT_TIME = 5.0  # seconds; a worker that is starting takes less
 _TRIES = 50
 _PAUSE = 0.1  # seconds between two of them
@@ -157,13 +158,35 @@ class ForwardedCommands:
         return answer
 
     async def reload_workers(self) -> str:
-        """Tell every worker to read the configuration again; the first complaint."""
-        complaints = [
-            str(document.get("answer", {}).get("complaint", ""))
-            for path in self._workers()
-            async for document in self._documents(path, {"command": "reload"})
-        ]
+        """Tell every worker to read the configuration again; the first complaint.
+
+        There is an answer whatever becomes of a worker: one that dies meanwhile is asked once
+        more when it is back, one that hangs is waited for RELOAD_TIME at most.
+        """
+        complaints = [await self._reload_worker(path) for path in self._workers()]
         return next(filter(None, complaints), "")
+
+    async def _reload_worker(self, path: Path) -> str:
+        latest = self._reactor.seconds() + RELOAD_TIME
+        try:
+            try:
+                return await self._reloaded(path, latest)
+            except RequestError:
+                return await self._reloaded(path, latest)
+        except RequestError as error:
+            return f"in force, but perhaps not in the worker at {path}: {error}"
+
+    async def _reloaded(self, path: Path, latest: float) -> str:
+        answer = await self._ask(path, {"command": "reload"})
+        left = max(latest - self._reactor.seconds(), 0.0)
+        deadline = self._reactor.callLater(left, answer.close)
+        try:
+            document = _parsed(await answer.line())
+            return str(document.get("answer", {}).get("complaint", ""))
+        finally:
+            if deadline.active():
+                deadline.cancel()
+            answer.close()
 
     async def _documents(self, path: Path, request: Request) -> AsyncIterator[dict[str, Any]]:
         async for line in self._lines(path, request):

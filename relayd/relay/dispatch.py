@@ -205,6 +205,8 @@ class Dispatcher:
         self._retry_policy = retry_policy
         self._limits = self._scheduler.limits = limits
         self._queue.bounds = limits.bounds
+        for lane in self._queue.lanes.values():
+            lane.window = min(lane.window, limits.window)
         self._courier.apply(limits)
         down = [
             lane.destination

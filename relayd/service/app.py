@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -24,6 +24,7 @@ from twisted.python.components import Componentized
 
 from relayd import __version__
 from relayd.config import ConfigErrors, Settings, embedded, load
+from relayd.config.fixed import statements_of
 from relayd.intake.listener import ListenAddress, listening_socket
 from relayd.mail.log import MailLog
 from relayd.ops.commands import OperatorCommands
@@ -70,12 +71,14 @@ def makeService(options: Options) -> IService:
     reactor = own_reactor()
     prepare_process(reactor)
     handed = handed_over(AT_START, os.getpid())
-    reread = partial(load, Path(options["config"])) if options["config"] else _embedded
+    read = partial(read_settings, options["config"] or "")
     try:
-        settings = reread()
+        settings = read({})
     except ConfigErrors as errors:
         _refuse(str(errors))
-    return Relayd(reactor, settings, reread, Output(_log_file(options)), handed)
+    return Relayd(
+        reactor, settings, partial(read, settings.fixed), Output(_log_file(options)), handed
+    )
 
 
 def prepare_process(reactor: Reactor) -> None:
@@ -86,9 +89,12 @@ def prepare_process(reactor: Reactor) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def read_settings(config: str) -> Settings:
-    """The settings in this file, or the embedded default; raises ConfigErrors."""
-    return load(Path(config)) if config else _embedded()
+def read_settings(config: str, fixed: Mapping[str, Any]) -> Settings:
+    """The settings in this file, or the embedded default; raises ConfigErrors.
+
+    `fixed`: what holds until a restart, whatever the file says.
+    """
+    return load(Path(config), fixed) if config else embedded(Path.cwd(), fixed)
 
 
 def mail_log(reactor: Reactor, output: Output) -> LineLog:
@@ -111,10 +117,6 @@ def _log_file(options: Options) -> Path | None:
     if name is None and not twistd.get("nodaemon", True):
         name = "twistd.log"
     return None if name in (None, "-") else Path(name).absolute()
-
-
-def _embedded() -> Settings:
-    return embedded(Path.cwd())
 
 
 def _refuse(why: str) -> NoReturn:
@@ -194,6 +196,7 @@ class Relayd(MultiService):
                 workers=settings.workers,
                 shards=shards_of(settings.spool, number, settings.workers),
                 listeners=tuple((each.address, each.port) for each in settings.listeners),
+                fixed=statements_of(settings.fixed),
                 control=str(settings.spool / f"shard-{number}" / "control"),
                 log=str(self._output.path or ""),
             )

@@ -21,20 +21,13 @@ from relayd.relay.resolve import Directory
 from relayd.relay.route import route
 from relayd.relay.tlsview import tls_lines
 
-# read once, at the start: their attribute and their word in the file
-_FIXED = {
-    "hostname": "hostname",
-    "spool": "spool",
-    "control": "control",
-    "workers": "workers",
-    "listeners": "listen",
-    "resolver": "resolver",
-    "relay_port": "relay-port",
-}
-
 
 class Configuration:
     """The settings in force. `reread` reads them from disk again; it raises ConfigErrors.
+
+    What holds until a restart is to stay as it is in what is read (see relayd.config.load).
+    A setting takes effect in one of two ways: who needs it reads it from `settings` when it is
+    needed, or is told of it with `keep_up`, at the start and with every reload alike.
 
     Only reading takes long, and only it is done off the reactor's thread: what is read is swapped
     in between two events, so no session ever sees half of it.
@@ -44,7 +37,6 @@ class Configuration:
         self, settings: Settings, reread: Callable[[], Awaitable[Settings]], log: MailLog
     ) -> None:
         self.settings = settings
-        self._fixed = {name: getattr(settings, name) for name in _FIXED}
         self._reread = reread
         self._log = log
         self._read = settings  # the last good ones, in force or only checked
@@ -55,15 +47,16 @@ class Configuration:
     @property
     def restart(self) -> list[str]:
         """The settings on disk that are not in force before a restart."""
-        return [
-            word
-            for name, word in _FIXED.items()
-            if getattr(self.settings, name) != self._fixed[name]
-        ]
+        return list(self.settings.waiting)
 
     def on_change(self, changed: Callable[[Settings], None]) -> None:
         """Call this with every new configuration."""
         self._changed.append(changed)
+
+    def keep_up(self, changed: Callable[[Settings], None]) -> None:
+        """Call this with the configuration now, and with every new one."""
+        changed(self.settings)
+        self.on_change(changed)
 
     def reload(self) -> Deferred[str]:
         """Put the configuration on disk in force; or keep the old one and say why not.

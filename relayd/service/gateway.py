@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
-from relayd.config import Listener, Settings
+from relayd.config import Settings
 from relayd.dns.resolver import Resolver
 from relayd.intake.accepting import AcceptBalancer
-from relayd.intake.desks import Desks
-from relayd.intake.door import Door
-from relayd.intake.limits import Admission
+from relayd.intake.accounttables import AccountTables
+from relayd.intake.limits import Admission, SessionLimits
 from relayd.intake.listener import IntakeService, ListenAddress
 from relayd.intake.pickup import Pickup
-from relayd.intake.reception import Intake, ReceptionLimits
+from relayd.intake.policy import ListenerPolicy
+from relayd.intake.reception import Intake
 from relayd.intake.smtpservice import SmtpService
-from relayd.intake.submission import RELAY
-from relayd.intake.trace import LoopLimits, TraceField
+from relayd.intake.trace import TraceField
+from relayd.login.guesses import Guesses
 from relayd.login.tokenfile import TokenFiles
 from relayd.mail.envelope import Recipient
 from relayd.mail.log import MailLog
@@ -43,9 +43,10 @@ from relayd.relay.selfdetection import SelfDetection
 from relayd.relay.smtpout import Courier
 from relayd.relay.tokenkeeper import PATIENCE, Keeper
 from relayd.relay.tokens import Tokens
+from relayd.rules.table import Table
 from relayd.service import limits
 from relayd.service.configuration import Configuration, Enquiry
-from relayd.service.doors import door_of
+from relayd.service.listeners import ListenerPolicies
 from relayd.service.outboundtls import OutboundTls, protection_of
 from relayd.service.ownmail import OwnMail, report_for
 from relayd.shared.counters import SharedCounters
@@ -73,12 +74,14 @@ def directory_of(configuration: Configuration, resolver: Resolver) -> Directory:
     """Who knows where mail goes by the settings."""
     settings = configuration.settings
     own = SelfDetection([settings.hostname], [listener.address for listener in settings.listeners])
-    return Directory(
+    directory = Directory(
         resolver,
         own,
         port=settings.relay_port,
         internal=lambda: configuration.settings.internal_destinations,
     )
+    configuration.on_change(lambda fresh: directory.forget())
+    return directory
 
 
 def enquiry_of(
@@ -145,19 +148,18 @@ class Gateway(Service):
         sockets: Sequence[socket.socket] = (),
         sessions: SharedCounters | None = None,
         accept_balancer: AcceptBalancer | None = None,
-        guesses: int | None = None,
+        guess_memory: int | None = None,
         workers: int = 1,
     ) -> None:
         settings = configuration.settings
-        self._workers = workers
-        self._sessions = sessions
-        self._configuration = configuration
         self._reactor = reactor
+        self._configuration = configuration
         self._log = log
+        self._workers = workers
         self._started_at = time.time()
+        # outwards
         self._resolver = resolver_of(reactor, settings)
         self.directory = directory_of(configuration, self._resolver)
-        bridge = ReactorBridge(reactor)
         self.explain = enquiry_of(reactor, configuration, log, self._resolver).explain
         self._outbound_tls = OutboundTls(
             reactor,
@@ -167,13 +169,12 @@ class Gateway(Service):
             lambda sender, to, content: self._own_mail.submit(sender, to, content),
         )
         self._keeper = keeper_of(reactor, settings, self._resolver)
-        self._tokens = Tokens(self._keeper, lambda: self._configuration.settings.oauth, log)
+        self._tokens = Tokens(self._keeper, lambda: configuration.settings.oauth, log)
         self._logins = Logins(
-            lambda: self._configuration.settings.secrets,
-            log,
-            in_thread(reactor),
-            self._tokens,
+            lambda: configuration.settings.secrets, log, in_thread(reactor), self._tokens
         )
+        # at rest
+        bridge = ReactorBridge(reactor)
         self.shards = tuple(self._shard(number, bridge) for number in shards)
         self._own_mail = OwnMail(
             self.shards[0].spool, lambda: configuration.settings, self._accept, log
@@ -185,19 +186,14 @@ class Gateway(Service):
             period=settings.journal,
             most=settings.journal_size // workers,
         )
+        # inwards
         self._certificates = Certificates(reactor, log, wants_certificate=self._wants_certificate)
-        self._certificates.apply(settings.certificates, settings.tls_minimum)
-        self._doors = {str(each): self._door(each) for each in settings.listeners}
-        self._manners = {str(each): limits.manners(each, settings) for each in settings.listeners}
-        self._desks = Desks(
-            reactor,
-            log,
-            lambda: self._configuration.settings.ruleset.tables,
-            {str(each): each.option("auth") for each in settings.listeners},
-            in_clear=lambda: self._configuration.settings.auth_without_tls,
-            guesses=guesses,
+        self._accounts = AccountTables(reactor, self._tables)
+        self._guesses = Guesses(reactor.seconds, guess_memory)
+        self._policies = ListenerPolicies(
+            self._certificates.of, self._tables, self._accounts, self._guesses, log
         )
-        self._service = self._make_service()
+        self._service = self._make_service(sessions)
         addresses = [ListenAddress(each.address, each.port) for each in settings.listeners]
         self._listening = IntakeService(
             reactor, self._service, addresses, sockets, accept_balancer=accept_balancer, grace=GRACE
@@ -211,7 +207,11 @@ class Gateway(Service):
         )
         self._picks_up = shards[0] == 0  # one of all workers
         self._watchdog = Watchdog(reactor, log)
-        configuration.on_change(self._reloaded)
+        # before next hops that are down are tried with what is new
+        configuration.on_change(self._outbound_tls.apply)
+        configuration.on_change(self._trust)
+        for told in self._told():
+            configuration.keep_up(told)
 
     # making the graph
 
@@ -222,18 +222,12 @@ class Gateway(Service):
             bridge,
             shard=number,
             log=self._log,
-            memory_threshold=settings.content_in_memory,
-            floor_bytes=settings.free_space,
-            floor_inodes=settings.free_inodes,
-            ledger_days=settings.ledger / DAY,
             lock=settings.spool / f"shard-{number}" / "lock",
         )
-        relay_limits = limits.relay_limits(settings, self._workers)
         courier = Courier(
             self._reactor,
             self.directory.resolve,
             settings.hostname,
-            limits=relay_limits,
             protection=self._outbound_tls.protection,
             logins=self._logins,
         )
@@ -244,58 +238,43 @@ class Gateway(Service):
             self._route,
             lambda report: report_for(report, spool, self._configuration.settings),
             self._log,
-            retry_policy=limits.retry_policy(settings),
-            limits=relay_limits,
         )
         return Shard(number, spool, dispatcher)
 
-    def _make_service(self) -> SmtpService:
+    def _make_service(self, sessions: SharedCounters | None) -> SmtpService:
         settings = self._configuration.settings
+        spool = self.shards[0].spool
         intake = Intake(
             trace=TraceField(settings.hostname),
             rules=lambda: self._configuration.settings.ruleset,
-            spool=self.shards[0].spool,
-            expect=self.shards[0].spool.expect,
+            spool=spool,
+            expect=spool.expect,
             accept=self._accept,
             log=self._log,
             clock=time.time,
             expanded=self._own_mail.expanded,
             untold=self._refused_log.note,
-            guesses=self._desks.guesses,
-            message_size=lambda: self._configuration.settings.message_size,
-            manners=lambda listener: self._manners.get(listener, RELAY),
+            guesses=self._guesses,
             turn=lambda: deferLater(self._reactor, 0),
             wishes=lambda trusted: self._configuration.settings.wishes(trusted=trusted),
-            limits=ReceptionLimits(
-                recipients=settings.recipients,
-                header_size=settings.header_size,
-                loop=LoopLimits(hops=settings.hops),
-            ),
         )
         return SmtpService(
             reactor=self._reactor,
             hostname=settings.hostname,
             intake=intake,
-            admission=Admission(
-                limits.session_limits(settings, self._workers),
-                self._reactor.seconds,
-                self._sessions,
-            ),
+            admission=Admission(SessionLimits(), self._reactor.seconds, sessions),
             make_server=self._make_server,
-            normal=limits.deadlines(settings),
-            desk=self._desks.of,
-            door=self._doors.__getitem__,
+            policies={},
         )
 
-    def _door(self, listener: Listener) -> Door:
-        tls = self._certificates.of(str(listener))
-        return door_of(listener, tls, lambda: self._configuration.settings.ruleset.tables)
+    def _tables(self) -> Mapping[str, Table]:
+        return self._configuration.settings.ruleset.tables
 
     def _wants_certificate(self) -> bool:
         """Whether clients are asked for a certificate: only where a rule looks at it."""
         return self._configuration.settings.ruleset.wants_certificate
 
-    def _make_server(self, listener: str) -> SmtpServer:
+    def _make_server(self, policy: ListenerPolicy) -> SmtpServer:
         settings = self._configuration.settings
         rules = SessionRules(
             line=settings.command_length,
@@ -303,9 +282,50 @@ class Gateway(Service):
             errors=settings.errors_per_session,
             normalise=settings.bare_newlines == "normalise",
         )
-        starttls = self._doors[listener].starttls
-        offer = Offer(size=settings.message_size, starttls=starttls, require_tls=True)
+        offer = Offer(size=settings.message_size, starttls=policy.starttls, require_tls=True)
         return SmtpServer(settings.hostname, rules, offer)
+
+    # what is in force
+
+    def _told(self) -> tuple[Callable[[Settings], None], ...]:
+        """Who is told of settings, now and with every reload; the others read them in time."""
+        return (
+            lambda now: self._certificates.apply(now.certificates, now.tls_minimum),
+            self._limit_sessions,
+            self._limit_messages,
+            self._limit_deliveries,
+            self._limit_shards,
+            lambda now: self._refused_log.apply(now.journal, now.journal_size // self._workers),
+        )
+
+    def _limit_sessions(self, now: Settings) -> None:
+        self._service.admission.limits = limits.session_limits(now, self._workers)
+        self._service.normal = limits.deadlines(now)
+        self._service.tighten()  # who is here already: his time may be shorter now
+        self._service.policies = self._policies.of(now)
+
+    def _limit_messages(self, now: Settings) -> None:
+        self._service.intake.limits = limits.reception_limits(now)
+        self._pickup.apply(self._service.intake.limits, limits.drop(now))
+
+    def _limit_deliveries(self, now: Settings) -> None:
+        retry_policy = limits.retry_policy(now)
+        relay_limits = limits.relay_limits(now, self._workers)
+        for shard in self.shards:
+            shard.dispatcher.apply(retry_policy, relay_limits)
+
+    def _limit_shards(self, now: Settings) -> None:
+        for shard in self.shards:
+            shard.spool.apply(
+                memory_threshold=now.content_in_memory,
+                floor_bytes=now.free_space,
+                floor_inodes=now.free_inodes,
+                ledger_days=now.ledger / DAY,
+            )
+
+    def _trust(self, fresh: Settings) -> None:
+        """Authorities of whom tokens are asked."""
+        self._keeper.web = web_of(self._reactor, fresh, self._resolver)
 
     # a message's way
 
@@ -358,7 +378,7 @@ class Gateway(Service):
         return promise(self._stop())
 
     async def _stop(self) -> None:
-        self._desks.close()
+        self._accounts.close()
         self._watchdog.stop()
         self._certificates.stop()
         await self._listening.stopService()
@@ -373,20 +393,6 @@ class Gateway(Service):
     async def drain(self) -> None:
         """Accept no more, and let the sessions there are end by themselves for a while."""
         await self._listening.drain(DRAIN_TIME)
-
-    def _reloaded(self, fresh: Settings) -> None:
-        self._service.admission.limits = limits.session_limits(fresh, self._workers)
-        self._service.normal = limits.deadlines(fresh)
-        self._certificates.apply(fresh.certificates, fresh.tls_minimum)
-        self._outbound_tls.apply(fresh)
-        self._keeper.web = web_of(self._reactor, fresh, self._resolver)
-        self._refused_log.apply(fresh.journal, fresh.journal_size // self._workers)
-        self._pickup.bounds = limits.drop(fresh)
-        self.directory.forget()
-        for shard in self.shards:
-            shard.dispatcher.apply(
-                limits.retry_policy(fresh), limits.relay_limits(fresh, self._workers)
-            )
 
     # what operators ask
 

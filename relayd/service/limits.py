@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import resource
 
-from relayd.config import Listener, Settings
+from relayd.config import Settings
 from relayd.intake.dropfolder import Quota
 from relayd.intake.limits import NORMAL, Deadlines, SessionLimits
-from relayd.intake.submission import RELAY, Manners
+from relayd.intake.reception import ReceptionLimits
+from relayd.intake.trace import LoopLimits
 from relayd.relay.limits import RelayLimits
 from relayd.relay.retrypolicy import RetryPolicy
 
 
-def manners(listener: Listener, settings: Settings) -> Manners:
-    """What a listener does to mail, and asks of its sender."""
-    if not listener.option("submission"):
-        return RELAY
-    return Manners(
-        submission=True,
-        login_required=bool(listener.option("auth")),
-        origin=settings.origin or settings.hostname,
+def reception_limits(settings: Settings) -> ReceptionLimits:
+    """What one transaction may hold."""
+    return ReceptionLimits(
+        recipients=settings.recipients,
+        header_size=settings.header_size,
+        message_size=settings.message_size,
+        loop=LoopLimits(hops=settings.hops),
     )
 
 
@@ -44,7 +44,7 @@ def relay_limits(settings: Settings, workers: int) -> RelayLimits:
 
 
 def session_limits(settings: Settings, workers: int) -> SessionLimits:
-    """The limit per client holds over all workers (see Tally), the one in all is shared out."""
+    """A worker's part of the sessions in all; the limit per client holds over all workers."""
     descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return SessionLimits(
         in_all=-(-settings.sessions // workers),

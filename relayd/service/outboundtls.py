@@ -83,9 +83,13 @@ def protection_of(
     reactor: Reactor, settings: Callable[[], Settings], log: MailLog, resolver: Resolver
 ) -> Callable[[], Protection]:
     """What next hops must prove by the settings of now, for questions only: nothing is counted."""
-    now = settings()
-    fetch = _fetch(reactor, now, resolver)
-    policies = StsPolicies(resolver, fetch, now.spool / STS_FOLDER, log, time.time)
+    policies = StsPolicies(
+        resolver,
+        lambda domain: _fetch(reactor, settings(), resolver)(domain),
+        settings().spool / STS_FOLDER,
+        log,
+        time.time,
+    )
     return lambda: Protection(resolver, _tls_settings(settings()), policies)
 
 

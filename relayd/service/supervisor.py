@@ -23,7 +23,7 @@ from relayd.shared.counters import SharedCounters, shared_memory
 from relayd.shared.sessioncounts import SessionCounts, shared_session_counts
 
 PIPE_FD = 3  # the worker's descriptor of the channel to its master
-FIRST_SOCKET_FD = 4  # ... and of the listening sockets, then the tally, the guesses, the levels
+FIRST_SOCKET_FD = 4  # ... and of the listening sockets, then counters, guesses, session counts
 STEADY = 10.0  # seconds a worker has to live for its death to be forgiven
 FIRST_DELAY = 0.1  # seconds before a worker is started again; doubles while it keeps dying
 MOST_DELAY = 1.0  # not longer: its mail moves on within two seconds, also after many deaths
@@ -44,6 +44,7 @@ class Orders:
     listeners: tuple[tuple[str, int], ...]  # address and port, one for each socket
     control: str  # path of its control socket
     log: str = ""  # path of the log; empty: standard output
+    fixed: str = ""  # statements that hold until a restart, whatever the file says by now
 
     def argument(self) -> str:
         """As text for the command line."""

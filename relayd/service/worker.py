@@ -6,15 +6,14 @@ import gc
 import signal
 import socket
 import sys
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from twisted.python import log as twisted_log
 from twisted.python.failure import Failure
 
-from relayd.config import ConfigErrors, Settings
-from relayd.config.settings import Listener
+from relayd.config import ConfigErrors
+from relayd.config.fixed import fixed_of
 from relayd.intake.accepting import AcceptBalancer
 from relayd.ops.control import ControlError, ControlFactory, listen
 from relayd.ops.maillog import LineLog
@@ -39,10 +38,8 @@ class Worker:
 
     def __init__(self, orders: Orders, log: LineLog, output: Output) -> None:
         self._log = log
-        settings = self._settings(orders)
-        self._configuration = Configuration(
-            settings, aside(reactor, partial(self._settings, orders)), log
-        )
+        read = partial(read_settings, orders.config, fixed_of(orders.fixed))
+        self._configuration = Configuration(read(), aside(reactor, read), log)
         self._configuration.on_change(lambda _: output.reopen())  # it may have been rotated
         sockets = [
             socket.socket(fileno=FIRST_SOCKET_FD + number)
@@ -59,23 +56,12 @@ class Worker:
             shards=orders.shards,
             sockets=sockets,
             sessions=SharedCounters(memory, orders.workers, orders.number),
-            guesses=memory + 1,
+            guess_memory=memory + 1,
             accept_balancer=AcceptBalancer(reactor, SessionCounts(session_counts, orders.number)),
             workers=orders.workers,
         )
         self._orders = orders
         self._stopping = False
-
-    @staticmethod
-    def _settings(orders: Orders) -> Settings:
-        """What the file says, on the sockets that there are."""
-        settings = read_settings(orders.config)
-        options = {(each.address, each.port): each.options for each in settings.listeners}
-        listeners = tuple(
-            Listener(address, port, options.get((address, port), ()))
-            for address, port in orders.listeners
-        )
-        return replace(settings, listeners=listeners)
 
     def start(self) -> None:
         """Serve."""

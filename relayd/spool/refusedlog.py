@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -81,14 +82,15 @@ class RefusedLog:
         self._seen: set[int] = set()
         self._seen_since = 0.0
         self._paid_at = clock()
+        self._budget = math.inf
         self.apply(period, most)
-        self._budget = float(self._segment)
 
     def apply(self, period: float, most: int) -> None:
         """Other bounds from now on. No period: nothing is noted, and what was is forgotten."""
         self._period = period if most else 0.0
         self._most = most
         self._segment = most // _SEGMENTS
+        self._budget = min(self._budget, float(self._segment))
         if not self._period:
             self._close()
             self._lines.clear()

@@ -14,10 +14,14 @@ class Space:
 
     def __init__(self, directory: Path, floor_octets: int, floor_inodes: int) -> None:
         self._directory = directory
-        self._floor_octets = floor_octets
-        self._floor_inodes = floor_inodes
+        self.keep(floor_octets, floor_inodes)
         self._free = (0, 0)
         self._good_until = float("-inf")
+
+    def keep(self, floor_octets: int, floor_inodes: int) -> None:
+        """Other floors from now on."""
+        self._floor_octets = floor_octets
+        self._floor_inodes = floor_inodes
 
     def room(self, size: int) -> bool:
         """For a new message of so many octets."""

@@ -48,7 +48,7 @@ from relayd.spool.view import (
 __all__ = ["Draft", "Spool", "SpoolError", "SpoolFull", "SpoolLocked"]
 
 MEMORY_THRESHOLD = 65536  # octets; larger content goes to a file while it arrives
-FLOOR_OCTETS = 64 << 20  # free space that acceptance leaves to the outcomes of what we have
+FLOOR_OCTETS = 100 << 20  # free space that acceptance leaves to the outcomes of what we have
 FLOOR_INODES = 1000
 LEDGER_DAYS = 7
 LEDGER_ROWS = 20_000_000  # whatever their age; some 5 GB
@@ -172,6 +172,15 @@ class Spool:
 
         threading.Thread(target=ending, name="spool close", daemon=True).start()
         return promise
+
+    def apply(
+        self, *, memory_threshold: int, floor_bytes: int, floor_inodes: int, ledger_days: float
+    ) -> None:
+        """Other bounds from now on; of the ledger they are kept with the next write."""
+        self._threshold = memory_threshold
+        self._space.keep(floor_bytes, floor_inodes)
+        self._ledger_days = ledger_days
+        self._next_chores = float("-inf")
 
     # taking in
 

@@ -51,8 +51,8 @@ class Others:
         return Reply.of(550, "5.7.1", "Not him") if mailbox.local == "no" else None
 
 
-def _reception(intake: Any, client: Any) -> asking.AskingReception:  # noqa: ANN401
-    return asking.AskingReception(intake, client, Others())
+def _reception(intake: Any, client: Any, policy: Any) -> asking.AskingReception:  # noqa: ANN401
+    return asking.AskingReception(intake, client, policy, Others())
 
 
-asking.reception_of = _reception
+asking.reception_of = _reception  # type: ignore[assignment]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -16,6 +17,7 @@ from twisted.python.failure import Failure
 
 from relayd.intake.factory import SessionFactory
 from relayd.intake.limits import Admission, SessionLimits
+from relayd.intake.policy import ListenerPolicy
 from relayd.intake.reception import Intake, ReceptionLimits
 from relayd.intake.smtpservice import SmtpService
 from relayd.intake.trace import TraceField
@@ -296,12 +298,18 @@ class Scene:
             intake=self.intake,
             admission=self.admission,
             make_server=lambda _: SmtpServer(HOST, session or ServerLimits(), offer or Offer()),
+            policies=defaultdict(ListenerPolicy),
         )
         self.factory = SessionFactory(self.service, "127.0.0.1:2525")
 
     def change(self, **intake: object) -> None:
         """Other premises for sessions to come."""
         self.service.intake = replace(self.intake, **intake)  # type: ignore[arg-type]
+
+    def listen(self, **policy: object) -> None:
+        """Another policy of the listener for sessions to come, but for what was said before."""
+        changed = replace(self.service.policies[""], **policy)  # type: ignore[arg-type]
+        self.service.policies = defaultdict(lambda: changed)
 
     def connect(self, address: str = "192.0.2.1") -> Peer:
         """A new client; its greeting is still unread."""

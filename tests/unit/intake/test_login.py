@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 
-from relayd.intake.authentication import Desk
+from relayd.intake.authentication import LoginPolicy
 from relayd.intake.header import HeaderSection
 from relayd.intake.limits import NORMAL
-from relayd.intake.submission import Completion, Manners, completed
+from relayd.intake.reception import ReceptionLimits
+from relayd.intake.submission import Completion, completed
 from relayd.intake.trace import TraceField
 from relayd.login.accounts import Checked, DovecotAccounts, FileAccounts
 from relayd.login.dovecot import DovecotAnswer, Result
@@ -34,20 +35,20 @@ RIGHT, WRONG = plain("alice@example.com", "pencil"), plain("alice@example.com", 
 
 
 class Site:
-    """A scene with a desk; hashes are computed when the test says so, if it is slow."""
+    """A scene with accounts; hashes are computed when the test says so, if it is slow."""
 
     def __init__(self, *, slow: bool = False, accounts: Any = None) -> None:  # noqa: ANN401
         self.scene = Scene()
         self.slow = slow
         self.hashing: list[tuple[Deferred[bool], Any]] = []
         self.guesses = Guesses(self.scene.clock.seconds)
-        desk = Desk(
+        login = LoginPolicy(
             accounts or FileAccounts(lambda: USERS, self._in_thread),
             self.guesses,
             self.scene.log,
             in_clear=True,
         )
-        self.scene.service.desk = lambda listener: desk
+        self.scene.listen(login=login)
 
     def _in_thread(self, work: Any) -> Deferred[bool]:  # noqa: ANN401
         done: Deferred[bool] = Deferred()
@@ -66,7 +67,7 @@ class Site:
             self.guesses.forgive("192.0.2.1", token)
 
     def submission(self, *, login: bool = True) -> None:
-        self.scene.change(manners=lambda _: Manners(True, login, "example.com"))
+        self.scene.listen(submission=True, login_required=login, origin="example.com")
 
 
 class LoginTests(TestCase):
@@ -276,10 +277,8 @@ class SubmissionTests(TestCase):
         site.submission()
         text = "To: bob\r\n\r\nHi.\r\n"
         for size, code in ((1000, "250"), (len(text) + 50, "552")):
-            site.scene.change(
-                manners=lambda _: Manners(True, False, "example.com"),
-                message_size=lambda size=size: size,
-            )
+            site.submission(login=False)
+            site.scene.change(limits=ReceptionLimits(message_size=size))
             peer = site.scene.greeted()
             peer.say("MAIL FROM:<alice>", "RCPT TO:<bob>", "DATA")
             (reply,) = peer.say(text[:-2], ".")

@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Callable
 
 from relayd.intake.balancer import HEADER_TIME
-from relayd.intake.door import Door
 from relayd.intake.limits import SessionLimits
 from relayd.intake.trace import address_literal
 from relayd.rules.table import Unknown
@@ -35,11 +34,10 @@ class PeerCase(TestCase):
     ) -> Scene:
         scene = Scene(sessions=sessions)
         offered = (*ATTRIBUTES, LOGIN) if login else ATTRIBUTES
-        door = Door(
+        scene.listen(
             balancer=balancer,
             xclient=lambda address: offered if address in (BALANCER, "203.0.113.7") else (),
         )
-        scene.service.door = lambda listener: door
         return scene
 
     def client_of(self, scene: Scene, peer: Peer) -> str:

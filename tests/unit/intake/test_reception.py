@@ -273,7 +273,9 @@ class Contents(unittest.TestCase):
         def longer(ruleset: Ruleset, rules: tuple[int, ...], section: bytes) -> bytes:
             return b"X: y\r\n" + section
 
-        self.scene.change(edit=longer, decide=self.edited, message_size=lambda: 1000)
+        self.scene.change(
+            edit=longer, decide=self.edited, limits=ReceptionLimits(message_size=1000)
+        )
         self.peer = self.scene.greeted()
         header = "Subject: x\r\n\r\n"
         for size, code in ((1000 - 6, "250"), (1000 - 5, "552")):

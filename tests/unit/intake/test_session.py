@@ -7,7 +7,6 @@ from twisted.internet.address import IPv4Address
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
-from relayd.intake.door import Door
 from relayd.intake.limits import Deadlines, SessionLimits
 from relayd.intake.session import GULP, SIP
 from relayd.mail.message import RecipientState
@@ -472,7 +471,7 @@ class StartTls(unittest.TestCase):
     def setUp(self) -> None:
         self.scene = Scene(offer=Offer(starttls=True))
         self.tls = FakeTls()
-        self.scene.service.door = lambda _: Door(self.tls)
+        self.scene.listen(tls=self.tls)
         self.started: list[object] = []
         self.peer = self.scene.greeted()
         transport: Any = self.peer.transport
@@ -508,7 +507,7 @@ class StartTls(unittest.TestCase):
 
     def test_tls_from_the_first_octet(self) -> None:
         scene = self.scene
-        scene.service.door = lambda _: Door(self.tls, implicit=True)
+        scene.listen(tls=self.tls, implicit=True)
         protocol: Any = scene.factory.buildProtocol(IPv4Address("TCP", "192.0.2.1", 40000))
         transport: Any = StringTransport()
         transport.startTLS = self.started.append
@@ -523,7 +522,7 @@ class StartTls(unittest.TestCase):
 
     def test_no_certificate_no_entry(self) -> None:
         self.tls.ready = False
-        self.scene.service.door = lambda _: Door(self.tls, implicit=True)
+        self.scene.listen(tls=self.tls, implicit=True)
         address = IPv4Address("TCP", "192.0.2.1", 40000)
         self.assertIsNone(self.scene.factory.buildProtocol(address))
 
@@ -546,6 +545,16 @@ class Crowds(unittest.TestCase):
         late.leave()
         self.assertEqual(scene.admission.in_all, 1)
         self.assertIn("connection -> 421 4.7.0", scene.log.of("refused")[0])
+
+    def test_a_deadline_that_is_shorter_than_the_one_for_commands_holds(self) -> None:
+        for deadlines in (Deadlines(content=3.0), Deadlines(barren=3.0)):
+            scene = Scene()
+            scene.service.normal = deadlines
+            peer = scene.greeted()
+            if deadlines.content == 3.0:
+                peer.say(*message())
+            scene.clock.pump([0.5] * 7)
+            self.assertTrue(peer.told_to_go, deadlines)
 
     def test_stress_shortens_the_deadlines_of_all(self) -> None:
         scene = Scene(sessions=SessionLimits(in_all=4, stress_at=0.75))

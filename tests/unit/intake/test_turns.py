@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import unittest
 
-from relayd.intake.door import Door
 from relayd.intake.limits import Memory
 from relayd.intake.session import TURN
-from relayd.intake.submission import Manners
 from relayd.smtp.events import Auth, AuthResponse
 from relayd.smtp.exchange import ServerLimits
 from relayd.spool.errors import SpoolFull
@@ -103,7 +101,7 @@ class Weighing(unittest.TestCase):
 
     def test_mail_without_the_login_it_needs(self) -> None:
         scene = Scene()
-        scene.change(manners=lambda _: Manners(True, True, "example.com"))
+        scene.listen(submission=True, login_required=True, origin="example.com")
         peer = scene.greeted()
         self.assertEqual(self.cut_off(scene, peer, *["MAIL FROM:<a@example.com>"] * 1000), 101)
 
@@ -315,7 +313,7 @@ class OutOfStep(unittest.TestCase):
 
     def test_before_the_greeting_behind_a_balancer(self) -> None:
         scene = Scene()
-        scene.service.door = lambda _: Door(balancer=lambda _: True)
+        scene.listen(balancer=lambda _: True)
         peer = scene.connect()
         header = b"PROXY TCP4 198.51.100.9 192.0.2.2 40000 25\r\n"
         replies = peer.send(header + b"\r\n".join(each.encode() for each in self.INNER))
@@ -410,9 +408,8 @@ class Holding(unittest.TestCase):
 
     def test_a_submission_is_held_twice(self) -> None:
         scene = Scene()
-        scene.change(
-            memory=Memory(1_000_000), manners=lambda _: Manners(True, False, "example.com")
-        )
+        scene.change(memory=Memory(1_000_000))
+        scene.listen(submission=True, origin="example.com")
         self.holding(scene, 300_000)
         self.assertGreater(scene.service.intake.memory.held, 590_000)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import replace
 from typing import Any
 
 from twisted.internet.address import IPv4Address
@@ -10,10 +11,8 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.testing import StringTransport
 
 from relayd.intake.checks import Finding, Objection, ReceivedContent
-from relayd.intake.door import Door
 from relayd.intake.limits import NORMAL
 from relayd.intake.session import SIP, TURN
-from relayd.intake.submission import Manners
 from relayd.mail.address import Mailbox
 from relayd.mail.client import Client
 from relayd.mail.envelope import Envelope
@@ -312,7 +311,7 @@ class UnderTls(AtTheConnection):
 
     def reach(self, *behind: str) -> Peer:
         tls = FakeTls()
-        self.scene.service.door = lambda _: Door(tls, implicit=True)
+        self.scene.listen(tls=tls, implicit=True)
         protocol: Any = self.scene.factory.buildProtocol(IPv4Address("TCP", "192.0.2.1", 40000))
         transport: Any = StringTransport()
         transport.startTLS = lambda _: None
@@ -333,9 +332,7 @@ class AfterXClient(Greeting, TestCase):
     """The greeting of the client whom a peer speaks for."""
 
     def reach(self, *behind: str) -> Peer:
-        self.scene.service.door = lambda _: Door(
-            xclient=lambda address: ATTRIBUTES if address == PROXY else ()
-        )
+        self.scene.listen(xclient=lambda address: ATTRIBUTES if address == PROXY else ())
         at_once, self.others.place = self.others.place, ""
         peer = self.scene.greeted(PROXY)
         self.others.place = at_once
@@ -494,7 +491,9 @@ class Rewriting(TestCase):
     def setUp(self) -> None:
         self.scene = Scene()
         self.others = Others("content")
-        self.scene.change(checks=self.others, message_size=lambda: 5000)
+        self.scene.change(
+            checks=self.others, limits=replace(self.scene.intake.limits, message_size=5000)
+        )
 
     def end(
         self,
@@ -561,9 +560,8 @@ class Rewriting(TestCase):
         self.assertTrue(section.endswith(b"\r\nX-Rules: 1,2\r\nA: 1\r\n\r\n"))
 
     def test_a_listener_for_submission_completes_it_first(self) -> None:
-        self.scene.change(
-            checks=self.others, manners=lambda _: Manners(submission=True, origin="example.com")
-        )
+        self.scene.change(checks=self.others)
+        self.scene.listen(submission=True, origin="example.com")
 
         async def examine(content: ReceivedContent) -> Objection:
             self.assertIn(b"From: me@example.com\r\n", content.section)

@@ -13,6 +13,7 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.protocol import Factory, Protocol
 
 from relayd.mail.ident import ident_text, make_ident
+from relayd.ops import forward
 from relayd.ops.documents import Document, Request, RequestError
 from relayd.ops.explain import QuestionError
 from relayd.ops.forward import ForwardedCommands
@@ -166,6 +167,27 @@ class Forwarded(TestCase):
         commands = self.workers(lambda _: [{"rows": [1]}])
         with self.assertRaisesRegex(RequestError, "hung up"):
             await self.run_(commands, command="queue")
+
+    async def test_a_reload_answers_though_a_worker_dies_of_it(self) -> None:
+        good: Answer = lambda _: [{"answer": {"complaint": ""}}, {"done": True}]  # noqa: E731
+        commands = self.workers(lambda _: [], good)
+        self.assertIn("hung up", await commands.reload_workers())
+        self.assertEqual([number for number, _ in self.asked], [0, 0, 1], "the others are told")
+
+    async def test_a_worker_that_is_back_is_asked_once_more(self) -> None:
+        answers: list[list[Document]] = [[], [{"answer": {"complaint": ""}}, {"done": True}]]
+        commands = self.workers(lambda _: answers.pop(0))
+        self.assertEqual(await commands.reload_workers(), "")
+
+    async def test_a_reload_answers_though_a_worker_hangs(self) -> None:
+        self.patch(forward, "RELOAD_TIME", 0.1)
+        hanging = Factory()
+        hanging.protocol = Protocol
+        port = reactor.listenUNIX(str(self.folder / "0"), hanging)
+        self.addCleanup(port.stopListening)
+        commands = self.workers()
+        commands._workers = lambda: {self.folder / "0": (0,)}
+        self.assertIn("hung up", await commands.reload_workers())
 
     async def test_nonsense_is_refused(self) -> None:
         with self.assertRaises(RequestError):

@@ -354,6 +354,18 @@ class Trouble(TestCase):
         world.wait(60)
         self.assertEqual(world.table.state(ident), RecipientState.DELIVERED)
 
+    def test_a_smaller_window_holds_at_once_for_destinations_that_are_there(self) -> None:
+        world = World()
+        for _ in range(4):
+            world.accept()
+        self.assertEqual(len(world.courier.under_way), 4)
+        while world.courier.under_way:
+            world.courier.finish(DELIVERED)
+        world.dispatcher.apply(RetryPolicy(), RelayLimits(window=1))
+        for _ in range(4):
+            world.accept()
+        self.assertEqual(len(world.courier.under_way), 1)
+
     def test_a_courier_with_a_bug_loses_nothing(self) -> None:
         world = World()
         ident = world.accept()

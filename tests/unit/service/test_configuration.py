@@ -19,8 +19,9 @@ from tests.support import TestCase
 reactor: Any = the_reactor
 
 
-def settings(rule: str = "accept any") -> Settings:
-    return load_text(f"hostname gw.example\n{rule}\n", Path("/"))
+def settings(rule: str = "accept any", running: Settings | None = None) -> Settings:
+    fixed = running.fixed if running else None
+    return load_text(f"hostname gw.example\n{rule}\n", Path("/"), fixed=fixed)
 
 
 class CurrentTest(TestCase):
@@ -69,11 +70,13 @@ class CurrentTest(TestCase):
         self.assertEqual(self.swapped, [])
 
     async def test_what_takes_a_restart_is_said_at_each_reload_until_there_is_one(self) -> None:
+        before = self.current.settings.fixed
         for rule in ("accept any\nlisten 127.0.0.1:25", "accept any\nlisten 127.0.0.1:25", ""):
             reloaded = self.current.reload()
-            self.reads[-1].callback(settings(rule))
+            self.reads[-1].callback(settings(rule, self.current.settings))
             self.assertEqual(await reloaded, "")
             self.assertEqual(self.current.restart, ["listen"] if rule else [])
+            self.assertEqual(self.current.settings.fixed, before)
         waiting = [dict(fields) for event, fields in self.log.heard if event == "restart needed"]
         self.assertEqual(waiting, [{"setting": "listen"}] * 2)
 

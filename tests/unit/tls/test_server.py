@@ -18,9 +18,9 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock, deferLater
 from twisted.internet.threads import deferToThread
 
-from relayd.intake.door import Door
 from relayd.intake.factory import SessionFactory
 from relayd.intake.limits import SessionLimits
+from relayd.intake.policy import ListenerPolicy
 from relayd.smtp.extensions import Offer
 from relayd.smtp.server import SmtpServer as SmtpServer
 from relayd.tls.files import CertificateFiles
@@ -51,13 +51,12 @@ class Server:
             self.clock, self.log, wants_certificate=lambda: wants_certificate
         )
         self.scene.service.reactor = reactor
-        door = Door(self.certificates.of(LISTENER), implicit=implicit)
-        self.scene.service.door = lambda _: door
+        self.scene.listen(tls=self.certificates.of(LISTENER), implicit=implicit)
         make = self.scene.service.make_server
 
-        def make_server(listener: str) -> SmtpServer:
-            server = make(listener)
-            server.offer = Offer(starttls=door.starttls)
+        def make_server(policy: ListenerPolicy) -> SmtpServer:
+            server = make(policy)
+            server.offer = Offer(starttls=policy.starttls)
             return server
 
         self.scene.service.make_server = make_server

@@ -1,10 +1,12 @@
-"""How one listener receives its clients: in the clear, with STARTTLS on offer, or under TLS."""
+"""What holds at one listener: TLS, balancers, XCLIENT, submission, and where clients log in."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
+
+from relayd.intake.authentication import LoginPolicy
 
 
 class ServerSide(Protocol):
@@ -30,13 +32,20 @@ def _nothing(address: str) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True, slots=True)
-class Door:
-    """One listener's manners. Whether a peer is a balancer may be Unknown, which is raised."""
+class ListenerPolicy:
+    """One `listen` statement; a session keeps what it began with.
+
+    Whether a peer is a balancer may be Unknown, which is raised.
+    """
 
     tls: ServerSide | None = None
     implicit: bool = False  # TLS from the first octet (RFC 8314 section 3.3)
     balancer: Callable[[str], bool] = _nobody  # a PROXY header must come first from this peer
     xclient: Callable[[str], tuple[str, ...]] = _nothing  # attributes this peer may set
+    submission: bool = False  # complete what people's mail programs leave out (RFC 6409)
+    login_required: bool = False
+    origin: str = ""  # completes addresses without a domain; only with `submission`
+    login: LoginPolicy | None = None  # None: nobody logs in
 
     @property
     def starttls(self) -> bool:
@@ -49,4 +58,5 @@ class Door:
         return self.implicit and not (self.tls is not None and self.tls.ready)
 
 
-PLAIN = Door()
+RELAY = ListenerPolicy()
+"""In the clear, for other mail servers: nothing is added."""

@@ -7,9 +7,8 @@ from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
 
-from relayd.intake.desks import AT_ONCE, Desks
+from relayd.intake.accounttables import AT_ONCE, AccountTables
 from tests.support import TestCase
-from tests.unit.intake.scene import FakeLog
 
 
 class Threads:
@@ -41,10 +40,10 @@ class HashingTests(TestCase):
     def setUp(self) -> None:
         self.threads = Threads()
         reactor: Any = self.threads
-        self.desks = Desks(reactor, FakeLog(), dict, {})
+        self.tables = AccountTables(reactor, dict)
 
     def hash(self) -> Deferred[bool]:
-        return Deferred.fromCoroutine(self.desks._in_thread(lambda: True))
+        return Deferred.fromCoroutine(self.tables._in_thread(lambda: True))
 
     def test_only_a_few_at_a_time(self) -> None:
         asked = [self.hash() for _ in range(AT_ONCE + 2)]

@@ -1,4 +1,4 @@
-"""Where clients log in: a desk for each listener, on the tables as they are now."""
+"""The tables that clients log in by: of the accounts in a file, or of Dovecot's."""
 
 from __future__ import annotations
 
@@ -8,12 +8,9 @@ from typing import Any, TypeVar
 from twisted.internet.defer import Deferred, DeferredSemaphore
 from twisted.internet.threads import deferToThreadPool
 
-from relayd.intake.authentication import Desk
 from relayd.login.accounts import Accounts, DovecotAccounts, FileAccounts
 from relayd.login.dovecotsocket import DovecotSocket
-from relayd.login.guesses import Guesses
 from relayd.login.users import Users
-from relayd.mail.log import MailLog
 from relayd.rules.table import Table
 from relayd.rules.userstable import DovecotTable, UsersTable
 
@@ -22,44 +19,21 @@ T = TypeVar("T")
 AT_ONCE = 2  # passwords hashed at a time: logins must not take all processors
 
 
-class Desks:
-    """All desks of one process.
-
-    `tables`: those in force; `names`: a listener's table by name; `guesses`: see `Guesses`.
-    """
+class AccountTables:
+    """Those of one process; `tables` are the ones in force."""
 
     def __init__(
         self,
         reactor: Any,  # noqa: ANN401  # several interfaces at once
-        log: MailLog,
         tables: Callable[[], Mapping[str, Table]],
-        names: Mapping[str, str],
-        *,
-        in_clear: Callable[[], bool] = lambda: False,
-        guesses: int | None = None,
     ) -> None:
         self._reactor = reactor
-        self._log = log
         self._tables = tables
-        self._names = names
-        self._in_clear = in_clear
-        self.guesses = Guesses(reactor.seconds, guesses)
         self._hashing = DeferredSemaphore(AT_ONCE)
         self._sockets: dict[str, DovecotSocket] = {}
 
-    def of(self, listener: str) -> Desk | None:
-        """Where the clients of this listener log in; None: nowhere."""
-        name = self._names.get(listener)
-        if not name:
-            return None
-        return Desk(self._accounts(name), self.guesses, self._log, in_clear=self._in_clear())
-
-    def close(self) -> None:
-        """Let go of Dovecot."""
-        for socket in self._sockets.values():
-            socket.close()
-
-    def _accounts(self, name: str) -> Accounts:
+    def accounts(self, name: str) -> Accounts:
+        """The accounts of the table of this name."""
         table = self._tables().get(name)
         if isinstance(table, DovecotTable):
             socket = self._sockets.get(table.socket)
@@ -67,6 +41,11 @@ class Desks:
                 socket = self._sockets[table.socket] = DovecotSocket(self._reactor, table.socket)
             return DovecotAccounts(socket)
         return FileAccounts(lambda: self._users(name), self._in_thread)
+
+    def close(self) -> None:
+        """Let go of Dovecot."""
+        for socket in self._sockets.values():
+            socket.close()
 
     def _users(self, name: str) -> Users:
         table = self._tables().get(name)

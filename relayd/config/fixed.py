@@ -1,0 +1,36 @@
+"""What holds until a restart, as text: a worker starts with what its master has started with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from relayd.config.settings import SPECS, Effect, Listener
+from relayd.rules.lexer import lex, quote
+from relayd.rules.source import Source
+from relayd.rules.words import Words
+
+
+def statements_of(fixed: Mapping[str, Any]) -> str:
+    """The statements that a file would have for these values (see Settings.fixed)."""
+    return "".join(f"{each}\n" for each in _statements(fixed))
+
+
+def _statements(fixed: Mapping[str, Any]) -> Iterator[str]:
+    for name, spec in SPECS.items():
+        value = fixed.get(spec.attribute, ())
+        for each in value if isinstance(value, tuple) else (value,):
+            yield f"{name} {each.statement if isinstance(each, Listener) else quote(str(each))}"
+
+
+def fixed_of(statements: str) -> dict[str, Any]:
+    """The inverse of statements_of."""
+    read: dict[str, list[object]] = {}
+    for statement in lex(Source.of(statements, "(the master's)")).statements:
+        name = statement.verb.text
+        read.setdefault(name, []).append(SPECS[name].read(Words(statement)))
+    return {
+        spec.attribute: tuple(read.get(name, ())) if spec.repeatable else read[name][0]
+        for name, spec in SPECS.items()
+        if read and spec.effect is Effect.RESTART
+    }

@@ -1,0 +1,70 @@
+"""A `listen` statement as the policy of its sessions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from relayd.config import Listener, Settings
+from relayd.config.logins import AUTH, SUBMISSION
+from relayd.config.peers import PROXY, XCLIENT, XCLIENT_LOGIN
+from relayd.intake.accounttables import AccountTables
+from relayd.intake.authentication import LoginPolicy
+from relayd.intake.policy import ListenerPolicy, ServerSide
+from relayd.login.guesses import Guesses
+from relayd.mail.log import MailLog
+from relayd.mail.security import IMPLICIT
+from relayd.rules.table import Table, Unknown
+from relayd.smtp.xclient import ATTRIBUTES, LOGIN
+
+
+class ListenerPolicies:
+    """Makes them; `tables` are those in force, `certificates` has what a listener serves."""
+
+    def __init__(
+        self,
+        certificates: Callable[[str], ServerSide],
+        tables: Callable[[], Mapping[str, Table]],
+        accounts: AccountTables,
+        guesses: Guesses,
+        log: MailLog,
+    ) -> None:
+        self._certificates = certificates
+        self._tables = tables
+        self._accounts = accounts
+        self._guesses = guesses
+        self._log = log
+
+    def of(self, settings: Settings) -> dict[str, ListenerPolicy]:
+        """The policy of each listener, by its name."""
+        return {str(each): self._policy(each, settings) for each in settings.listeners}
+
+    def _policy(self, listener: Listener, settings: Settings) -> ListenerPolicy:
+        balancers, tls = listener.peers(PROXY), listener.option("tls")
+        served = self._certificates(str(listener))
+        submission, table = bool(listener.option(SUBMISSION)), listener.option(AUTH)
+        return ListenerPolicy(
+            tls=served if tls != "none" else None,
+            implicit=tls == IMPLICIT,
+            balancer=lambda address: balancers.hold(address, self._tables()),
+            xclient=self._xclient(listener),
+            submission=submission,
+            login_required=submission and bool(table),
+            origin=settings.origin or settings.hostname if submission else "",
+            login=self._login(table, in_clear=settings.auth_without_tls) if table else None,
+        )
+
+    def _xclient(self, listener: Listener) -> Callable[[str], tuple[str, ...]]:
+        peers = listener.peers(XCLIENT)
+        offered = (*ATTRIBUTES, LOGIN) if listener.option(XCLIENT_LOGIN) else ATTRIBUTES
+
+        def xclient(address: str) -> tuple[str, ...]:
+            try:
+                return offered if peers.hold(address, self._tables()) else ()
+            except Unknown:
+                return ()
+
+        return xclient
+
+    def _login(self, table: str, *, in_clear: bool) -> LoginPolicy:
+        accounts = self._accounts.accounts(table)
+        return LoginPolicy(accounts, self._guesses, self._log, in_clear=in_clear)
