@@ -40,25 +40,19 @@ def from_octet(start: int, pieces: Iterable[bytes]) -> Iterator[bytes]:
 class BytesContent:
     """Content held in memory."""
 
-    __slots__ = ("data", "pure")
+    __slots__ = ("data", "pure", "size")
 
     def __init__(self, data: bytes, *, pure: bool = False) -> None:
         self.data = data
         self.pure = pure
-
-    @property
-    def size(self) -> int:
-        """Length in octets."""
-        return len(self.data)
+        self.size = len(data)
 
     def chunks(self, start: int = 0) -> Iterator[bytes]:
         """The octets from `start` on, in pieces of at most CHUNK."""
         data = self.data
         if start == 0 and len(data) <= CHUNK:
-            yield data
-            return
-        for offset in range(start, len(data), CHUNK):
-            yield data[offset : offset + CHUNK]
+            return iter((data,))
+        return (data[offset : offset + CHUNK] for offset in range(start, len(data), CHUNK))
 
     def tail(self, count: int) -> bytes:
         """The last `count` octets, or all if there are fewer."""

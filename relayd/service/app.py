@@ -22,6 +22,10 @@ from twisted.logger import ILogObserver, textFileLogObserver
 from twisted.python import usage
 from twisted.python.components import Componentized
 
+# before whatever imports Twisted's endpoints: see AT_START
+from relayd.service.activation import AT_START, Handed, handed_over, place_of, unwanted
+
+# isort: split
 from relayd import __version__
 from relayd.config import ConfigErrors, Settings, embedded, load
 from relayd.config.fixed import statements_of
@@ -38,7 +42,6 @@ from relayd.reactor.coroutine import promise
 from relayd.reactor.lean import own_reactor
 from relayd.reactor.workerpipe import Reactor
 from relayd.relay.enrolment import Enrolment
-from relayd.service.activation import AT_START, Handed, handed_over, place_of, unwanted
 from relayd.service.configthread import aside
 from relayd.service.configuration import Configuration
 from relayd.service.gateway import Gateway, enquiry_of, keeper_of, resolver_of, web_of

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections import deque
+from itertools import repeat
 
 from relayd.mail.reply import Reply
 from relayd.smtp.events import (
@@ -133,7 +134,7 @@ class SmtpClient:
             self._reset_due = False
             queue.append((TransactionStage.RSET, b"RSET\r\n"))
         queue.append((TransactionStage.MAIL, commands.mail))
-        queue.extend([(TransactionStage.RCPT, rcpt) for rcpt in commands.rcpt])
+        queue.extend(zip(repeat(TransactionStage.RCPT), commands.rcpt, strict=False))
         if not commands.bdat:
             queue.append((TransactionStage.DATA, b"DATA\r\n"))
         self._send_queue()
@@ -238,8 +239,9 @@ class SmtpClient:
         """All that may go out now: everything by PIPELINING (RFC 2920), else one command."""
         queue = self._unsent
         if self.extensions.pipelining:
-            self._output.append(b"".join([line for _, line in queue]))
-            self._expected.extend([stage for stage, _ in queue])
+            stages, lines = zip(*queue, strict=True)
+            self._output.append(b"".join(lines))
+            self._expected.extend(stages)
             queue.clear()
         else:
             stage, line = queue.popleft()

@@ -19,7 +19,15 @@ from pathlib import Path
 
 from tests.bench.jobs import JOBS, Job, Sink, send
 from tests.bench.plot import draw_rates
-from tests.bench.servers import SERVERS, Relayd, Server, needs, packaged_python, remove
+from tests.bench.servers import (
+    SERVERS,
+    Relayd,
+    Server,
+    beside,
+    needs,
+    packaged_python,
+    remove,
+)
 from tests.bench.tunnels import before_server, before_sink
 from tests.bench.usage import Peak, cpu_seconds, prefer
 
@@ -151,6 +159,7 @@ def options_of(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="relay_bench", description=__doc__)
     parser.add_argument("--jobs", default=",".join(job.name for job in JOBS), help="%(default)s")
     parser.add_argument("--servers", default="postfix,relayd-1,relayd-2", help=", ".join(SERVERS))
+    parser.add_argument("--beside", type=Path, help="a checkout of before: before-1, before-2")
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="a tenth of the messages, one pair")
     parser.add_argument("--syncs", action="store_true", help="count fsyncs (needs strace)")
@@ -165,6 +174,8 @@ def options_of(arguments: Sequence[str]) -> argparse.Namespace:
 def main(arguments: Sequence[str] = sys.argv[1:]) -> int:
     """Run what was asked for."""
     options = options_of(arguments)
+    if options.beside is not None:
+        SERVERS.update({kind.name: kind for kind in beside(options.beside.resolve())})
     names = options.servers.split(",")
     lacking = needs(names)
     for name, reason in lacking.items():

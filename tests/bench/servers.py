@@ -107,6 +107,7 @@ class Relayd(Server):
     workers: ClassVar[int] = 1
     python: ClassVar[str] = ""  # that runs it; empty: as packaged
     settings: ClassVar[str] = ""
+    checkout: ClassVar[Path] = CHECKOUT
 
     def start(self) -> None:
         """Configure and start."""
@@ -141,7 +142,7 @@ class Relayd(Server):
             [*command, "relayd", "--config", str(config)],
             self.folder / "log",
             cwd=self.folder,
-            environment={"PYTHONPATH": str(CHECKOUT)},
+            environment={"PYTHONPATH": str(self.checkout)},
         )
         self.roots = [self._process.popen.pid]
         self.wait_listening()
@@ -188,6 +189,13 @@ class Relayd2(Relayd):
 
     name = "relayd-2"
     workers = 2
+
+
+def beside(checkout: Path) -> list[type[Server]]:
+    """relayd of another checkout, with one worker and with two: what a change makes of it."""
+    one = type("Before", (Relayd,), {"name": "before-1", "checkout": checkout})
+    two = type("Before2", (Relayd2,), {"name": "before-2", "checkout": checkout})
+    return [one, two]
 
 
 def _twistd(root: int) -> Iterator[int]:

@@ -119,7 +119,7 @@ class Draft:
         if self.trouble is not None:
             raise self.trouble
         fresh = self._anew()
-        fresh._pure = self._pure
+        fresh._pure = False  # whoever writes it is no peer whose octets were looked at
         return fresh
 
     def become(self, fresh: AnyDraft) -> None:

@@ -197,7 +197,7 @@ class Spool:
 
     def _commit(self, draft: Draft, submission: Submission) -> Awaitable[Accepted]:
         promise: Promise[Accepted] = self._bridge.promise()
-        trouble = draft.trouble or self._unable()
+        trouble = draft.trouble or (None if self.healthy else self._unable())
         if trouble is not None:
             draft.discard_file()
             promise.errback(trouble)
@@ -216,10 +216,9 @@ class Spool:
             self._syncer.sync(draft, write)
         return promise
 
-    def _unable(self) -> SpoolError | None:
-        if not self._open:
-            return SpoolError("the spool is closed")
-        return self._trouble
+    def _unable(self) -> SpoolError:
+        """Why it is not healthy."""
+        return self._trouble if self._open and self._trouble else SpoolError("the spool is closed")
 
     # outcomes
 
@@ -267,11 +266,10 @@ class Spool:
         self._bridge.call(lambda: self.on_change(verb, met))
 
     def _write(self, promise: Promise[Any], write: Write) -> Awaitable[Any]:
-        trouble = self._unable()
-        if trouble is not None:
-            promise.errback(trouble)
-        else:
+        if self.healthy:
             self._writer.put(write)
+        else:
+            promise.errback(self._unable())
         return promise
 
     # questions

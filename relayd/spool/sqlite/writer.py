@@ -133,8 +133,10 @@ class Writer:
 
     def _take(self) -> list[Write]:
         """The next batch; empty after a rest or at the end. Raises what was reported to us."""
-        writes = [write for write in self._again if not (write.lasting and self._stopping)]
-        self._again.clear()
+        writes: list[Write] = []
+        if self._again:
+            writes += [write for write in self._again if not (write.lasting and self._stopping)]
+            self._again.clear()
         inbox, waiting, octets = self._inbox, self._inbox.entries, 0
         if self._last >= COMPANY:
             inbox.gather(ENOUGH, STEP, STEPS)
@@ -195,14 +197,16 @@ class Writer:
         assert connection is not None
         batch = Batch(self._clock())
         changes = connection.total_changes
+        octets = 0
         connection.execute("BEGIN IMMEDIATE")
         for write in writes:
             write.enter(batch, connection)
+            octets += write.octets
         batch.write(connection)
         connection.execute("COMMIT")
         changes = connection.total_changes - changes
         # about, as measured: SQLite does not say how long its log is
-        self._log += sum([write.octets for write in writes]) + 270 * changes + 3 * schema.PAGE_SIZE
+        self._log += octets + 270 * changes + 3 * schema.PAGE_SIZE
         return batch.files_to_remove
 
     def _save_the_others(self, writes: list[Write], error: Exception) -> None:
