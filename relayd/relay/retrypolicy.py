@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from relayd.mail.message import Message, RecipientState, Record, Settlement
@@ -44,6 +45,11 @@ class RetryPolicy:
 def speaks_against_destination(outcome: Outcome) -> bool:
     """The next hop as a whole is in trouble."""
     return outcome.blame is Blame.DESTINATION and outcome.severity is Severity.TRANSIENT
+
+
+def serves_none(outcomes: Sequence[Outcome]) -> bool:
+    """The next hop does not serve us for any of these, and may for others."""
+    return all(outcome.blame is Blame.SERVICE for outcome in outcomes)
 
 
 def asks_for_less(outcome: Outcome) -> bool:

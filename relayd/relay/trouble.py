@@ -15,6 +15,7 @@ All failure policy is here, by where it happened:
   reported, no other host is asked to say it differently;
 - ... unless it speaks of us and not of the mail: a next hop of our own configuration that wants a
   login or TLS, or does not relay for us. Then the mail waits, for our set-up is not its fault;
+  said of a recipient it makes that one wait, said before it the whole next hop;
 - what a host does not offer (SMTPUTF8, REQUIRETLS, the size) rules out that host; it is permanent
   where every host of the attempt lacks it;
 - trouble of our own (no file descriptors, content unreadable) speaks against nobody.
@@ -219,8 +220,9 @@ def _weight(outcome: Outcome) -> int:
 def _unserved(peer: Peer, reply: Reply, stage: TransactionStage) -> Outcome | None:
     """It does not serve us as we are set up; None: the reply is about the mail.
 
-    The whole destination waits for somebody to mend it, and the operator reads why. But one that
-    takes other mail from us may mean this recipient or sender after all: then only that waits.
+    Before any recipient the whole destination waits for somebody to mend it, and the operator reads
+    why; but one that takes other mail from us may mean this sender after all. Of a recipient it is
+    said of that one, and others show whether it is true of all (`relayd.spool.queue.Lane`).
     """
     target, endpoint = peer.target, peer.endpoint
     wants_tls = reply.code in _WANTS_TLS and not peer.tls and peer.extensions.starttls
@@ -234,8 +236,9 @@ def _unserved(peer: Peer, reply: Reply, stage: TransactionStage) -> Outcome | No
         return None
     status = f"4.7.{reply.detail}" if reply.subject == 7 else "4.7.0"
     text = f"{who} does not serve us: {reply} ({_advice(target, reply, wants_tls=wants_tls)})"
-    sure = stage is TransactionStage.MAIL and _is_of_login(reply)
-    blame = Blame.RECIPIENT if peer.serves_us and not sure else Blame.DESTINATION
+    blame = Blame.SERVICE
+    if stage is TransactionStage.MAIL and (_is_of_login(reply) or not peer.serves_us):
+        blame = Blame.DESTINATION
     return _unsaid(endpoint, Reply.of(451, status, text), blame, why=f"at {stage}")
 
 

@@ -18,7 +18,7 @@ from tests.sink import CLOSE, EXTENSIONS, STALL, Asked, Script, Sink
 from tests.support import TestCase
 from tests.unit.relay.test_smtpout import QUICK, CourierCase, a_delivery, says
 
-R, D = Blame.RECIPIENT, Blame.DESTINATION
+R, D, S = Blame.RECIPIENT, Blame.DESTINATION, Blame.SERVICE
 FULL = says("mail", "452 4.3.1 disk full")
 
 
@@ -320,7 +320,8 @@ class OurSetUp(CourierCase, TestCase):
         for stage, reply in itertools.product(stages, replies):
             with self.subTest(stage=stage, reply=reply):
                 outcome = await self.refused(stage, reply, isp(f"isp{reply}{stage}"))
-                self.assertEqual((outcome.reply.code, outcome.blame), (451, D), outcome)
+                blame = D if stage == "mail" else S
+                self.assertEqual((outcome.reply.code, outcome.blame), (451, blame), outcome)
                 self.assertEqual((outcome.reply.subject, outcome.remote_mta), (7, ""))
                 self.assertRegex(outcome.reply.text, "^Next hop isp.* at mx.example")
                 self.assertIn(f"does not serve us: {reply}", outcome.reply.text)
@@ -405,17 +406,25 @@ class OurSetUp(CourierCase, TestCase):
             self.assertIn("does not serve us", outcome.reply.text)
             self.assertIs(outcome.blame, D)
 
-    async def test_one_that_takes_other_mail_is_not_down_for_one_recipient(self) -> None:
-        """A stray address that it does not relay for must not close the lane to all the others."""
-        self.courier = self.a_courier(limits=RelayLimits(connection_messages=1))
+    async def test_what_is_said_of_a_recipient_is_said_of_that_one(self) -> None:
+        """Also by one that has never taken mail: other mail shows whether it is true of all."""
         self.sink(says("rcpt", "554 5.7.1 Relay access denied", argument="user1"))
+        good, stray = await self.deliver(a_delivery(2), isp())
+        self.assertEqual((good.reply.code, stray.reply.code), (250, 451))
+        self.assertEqual(stray.blame, S)
+        alone = Delivery(a_delivery(2).message, a_delivery(2).records[1:])
+        (outcome,) = await self.deliver(alone, isp("cold"))
+        self.assertEqual((outcome.reply.code, outcome.blame), (451, S))
+
+    async def test_one_that_takes_other_mail_is_not_down_for_one_sender(self) -> None:
+        self.courier = self.a_courier(limits=RelayLimits(connection_messages=1))
+        sink = self.sink()
         await self.deliver(a_delivery(), isp())
-        stray = a_delivery(2)
-        stray = Delivery(stray.message, stray.records[1:])
-        (outcome,) = await self.deliver(stray, isp())
-        self.assertEqual((outcome.reply.code, outcome.blame), (451, R))
+        sink.script = says("mail", "550 5.7.1 Relaying denied")
+        (outcome,) = await self.deliver(a_delivery(), isp())
+        self.assertEqual((outcome.reply.code, outcome.blame), (451, S))
         self.courier.apply(self.courier._limits)  # a new configuration: nothing is known of it
-        (outcome,) = await self.deliver(stray, isp())
+        (outcome,) = await self.deliver(a_delivery(), isp())
         self.assertIs(outcome.blame, D)
 
     async def test_a_connection_that_is_refused_so_is_not_kept(self) -> None:
