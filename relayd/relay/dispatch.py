@@ -318,7 +318,7 @@ class Dispatcher:
         counts for nothing.
         """
         if all(map(speaks_against_destination, outcomes)) or (
-            lane.proved_at and all(map(asks_for_less, outcomes))
+            (lane.proved_at or lane.pace is not None) and all(map(asks_for_less, outcomes))
         ):
             return self._suffer(lane, epoch, delivery.message, outcomes[0], now)
         success = any(outcome.severity is Severity.SUCCESS for outcome in outcomes)

@@ -8,11 +8,10 @@ from dataclasses import dataclass, field
 from relayd.mail.message import Message, RecipientState, Record, Settlement
 from relayd.mail.outcome import Blame, Outcome
 from relayd.mail.reply import Severity
-from relayd.relay.trouble import MAY_BE_DELIVERED
+from relayd.relay.trouble import MAY_BE_DELIVERED, TOO_MUCH
 from relayd.spool.schedule import DEFAULT, Schedule
 
 NEAR = 300.0  # seconds; a recipient whose attempt is that near is left to it by the sweep
-_TOO_MUCH = ("4.4.5", "4.7.28")  # system congestion; mail flood detected
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +56,7 @@ def asks_for_less(outcome: Outcome) -> bool:
     return (
         outcome.severity is Severity.TRANSIENT
         and outcome.remote_mta != ""
-        and (outcome.blame is Blame.DESTINATION or outcome.reply.status in _TOO_MUCH)
+        and (outcome.blame is Blame.DESTINATION or outcome.reply.status in TOO_MUCH)
     )
 
 

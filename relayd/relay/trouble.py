@@ -9,8 +9,8 @@ All failure policy is here, by where it happened:
 - ... but lost after the end of the content the mail may be delivered already: no other host now;
 - a 4xx to MAIL, RCPT, DATA or the content is about the mail: the next host is asked (RFC 5321
   section 5.1), and when there is none, the recipient backs off and not the destination;
-- ... but on a connection that has carried mail before, MAIL or DATA refused so may mean that it has
-  carried enough: a fresh one to the same host, before it counts;
+- ... but on a connection that has carried mail before it may mean that it has carried enough, and so
+  may a 5xx to MAIL: a fresh one to the same host, before it counts (see `spent`);
 - a 5xx there is about the mail, too, and final, whatever another host has said before: it is
   reported, no other host is asked to say it differently;
 - ... unless it speaks of us and not of the mail: a next hop of our own configuration that wants a
@@ -48,6 +48,8 @@ _NOT_CONNECTED: tuple[tuple[type[Exception], str], ...] = (
     (error.TimeoutError, "timed out"),
     (error.NoRouteError, "impossible: no route"),
 )
+TOO_MUCH = ("4.4.5", "4.7.28")  # system congestion; mail flood detected
+_OF_MAILBOX = (1, 2)  # address and mailbox status (RFC 3463 sections 3.2 and 3.3)
 _TOO_MANY = (452, 552)  # 552 as some say it (RFC 5321 section 4.5.3.1.10)
 _WHY = 600  # octets of a private reason that tells of several hosts
 
@@ -168,7 +170,9 @@ def consequence(peer: Peer, done: TransactionDone, number: int) -> Consequence:
 def spent(done: TransactionDone, number: int) -> bool:
     """On a connection that has carried mail before: it is over, or has carried enough.
 
-    Whether the host takes this recipient's mail is for a fresh connection to find out.
+    Whether the host takes this recipient's mail is for a fresh connection to find out. Of RCPT and of
+    the content's end that holds if nobody is taken, for no reason of the mailbox, or in so many words.
+    What is lost behind the end is not for it: that may be delivered.
     """
     stage = done.stages[number]
     match done.ending(number):
@@ -177,8 +181,16 @@ def spent(done: TransactionDone, number: int) -> bool:
         case End.SHUT_DOWN:
             return True
         case End.ANSWERED:
-            transient = done.replies[number].severity is Severity.TRANSIENT
-            return transient and stage in (TransactionStage.MAIL, TransactionStage.DATA)
+            reply = done.replies[number]
+            if reply.severity is Severity.PERMANENT:
+                return stage is TransactionStage.MAIL
+            if stage in (TransactionStage.MAIL, TransactionStage.DATA):
+                return True
+            if stage in (TransactionStage.RCPT, TransactionStage.END):
+                return reply.status in TOO_MUCH or (
+                    reply.subject not in _OF_MAILBOX
+                    and all(each.severity is Severity.TRANSIENT for each in done.replies)
+                )
     return False
 
 

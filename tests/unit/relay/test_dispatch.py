@@ -647,6 +647,21 @@ class Slower(TestCase):
         world.courier.finish(DEAD)
         self.assertEqual(world.lane("sink").failures, 2)
 
+    def test_a_probe_that_is_told_to_come_later_does_not_open_the_lane(self) -> None:
+        """In words about this mail, as at RCPT: they ask for less all the same."""
+        later = Outcome(Reply.of(450, "4.7.28", "too fast"), remote_mta="mx.example")
+        world = self.world(1)
+        world.courier.finish(DELIVERED)
+        world.courier.reply = lambda record: later
+        for _ in range(40):
+            world.accept()
+        while world.standing is not Standing.DOWN:
+            world.wait(1, step=1)
+        started = len(world.courier.started)
+        world.wait(world.lane("sink").probe_at - world.clock.seconds() + 1, step=1)
+        self.assertEqual(len(world.courier.started), started + 1)
+        self.assertIs(world.standing, Standing.DOWN)
+
     def throttled(self, most: int, seconds: float, messages: int = 200) -> tuple[float, float]:
         """What share was refused of a lane's attempts, and how many seconds it took."""
         world = World()

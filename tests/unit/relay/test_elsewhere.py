@@ -14,6 +14,7 @@ from relayd.mail.outcome import Blame, Outcome
 from relayd.relay.courier import Hop
 from relayd.relay.limits import RelayLimits
 from relayd.relay.survey import Endpoint
+from relayd.relay.trouble import MAY_BE_DELIVERED
 from tests.sink import CLOSE, EXTENSIONS, STALL, Asked, Script, Sink
 from tests.support import TestCase
 from tests.unit.relay.test_smtpout import QUICK, CourierCase, a_delivery, says
@@ -118,12 +119,12 @@ class NextHost(CourierCase, TestCase):
         self.assertEqual((first.sessions, len(first.arrived), len(second.arrived)), (1, 1, 1))
 
     async def test_from_a_kept_connection_that_is_lost_too(self) -> None:
-        first = self.sink(after(1, "content", "451 4.3.0 later"))
-        second = self.sink()
-        for _ in range(2):
-            (outcome,) = await self.deliver(a_delivery())
-            self.assertEqual(outcome.reply.code, 250)
-        self.assertEqual((first.sessions, len(second.arrived)), (1, 1))
+        first, second = self.sink(), self.sink()
+        await self.deliver(a_delivery())
+        first.script = says("content", "451 4.3.0 later")
+        (outcome,) = await self.deliver(a_delivery())
+        self.assertEqual(outcome.reply.code, 250)
+        self.assertEqual((first.sessions, len(second.arrived)), (2, 1))
 
     async def test_kept_connections_to_other_hosts_serve(self) -> None:
         first, second = self.sink(says("rcpt", "450 4.2.1 greylisted")), self.sink()
@@ -236,6 +237,58 @@ class Spent(CourierCase, TestCase):
 
     async def test_data_refused(self) -> None:
         await self.check("data", "451 4.3.0 too many messages")
+
+    async def test_recipients_refused(self) -> None:
+        await self.check("rcpt", "452 4.4.5 too many messages in this session")
+
+    async def test_recipients_refused_without_a_reason(self) -> None:
+        await self.check("rcpt", "450 not now")
+
+    async def test_content_refused(self) -> None:
+        await self.check("content", "452 4.4.5 too many messages in this session")
+
+    async def test_mail_refused_for_good(self) -> None:
+        await self.check("mail", "550 5.7.1 too many messages in this session")
+
+    async def test_a_sender_who_is_refused_for_good_is_so_on_the_second_connection(self) -> None:
+        sink = self.sink()
+        await self.deliver(a_delivery())
+        sink.script = says("mail", "550 5.1.8 bad sender")
+        (outcome,) = await self.deliver(a_delivery())
+        self.assertEqual((str(outcome.reply), sink.sessions), ("550 5.1.8 bad sender", 2))
+
+    async def test_some_of_the_recipients_refused_as_too_much(self) -> None:
+        count: list[str] = []
+
+        def script(asked: Asked) -> str | None:
+            if asked.stage == "rcpt":
+                count.append(asked.argument)
+            late = asked.stage == "rcpt" and asked.session == 1 and len(count) > 2
+            return "452 4.4.5 too many in this session" if late else None
+
+        sink = self.sink(script)
+        await self.deliver(a_delivery())
+        outcomes = await self.deliver(a_delivery(3))
+        self.assertEqual([each.reply.code for each in outcomes], [250] * 3)
+        self.assertEqual([len(each.recipients) for each in sink.arrived], [1, 1, 2])
+
+    async def test_a_full_mailbox_or_one_of_two_recipients_is_no_connection_that_is_spent(
+        self,
+    ) -> None:
+        for count, reply in ((1, "452 4.2.2 mailbox full"), (2, "450 4.7.1 later")):
+            self.endpoints.clear()
+            sink = self.sink(says("rcpt", reply, argument=f"user{count - 1}"))
+            hop = isp(reply)
+            first = a_delivery(3)
+            await self.deliver(Delivery(first.message, first.records[2:]), hop)
+            outcomes = await self.deliver(a_delivery(count), hop)
+            self.assertEqual((str(outcomes[-1].reply), sink.sessions), (reply, 1))
+
+    async def test_lost_behind_the_end_of_the_content_is_not_sent_again(self) -> None:
+        sink = self.sink(after(1, "content", CLOSE))
+        await self.deliver(a_delivery())
+        (outcome,) = await self.deliver(a_delivery())
+        self.assertEqual((outcome.why, sink.sessions), (MAY_BE_DELIVERED, 1))
 
     async def test_421_at_mail(self) -> None:
         await self.check("mail", "421 4.4.5 too many messages in this session")
