@@ -9,8 +9,8 @@ All failure policy is here, by where it happened:
 - ... but lost after the end of the content the mail may be delivered already: no other host now;
 - a 4xx to MAIL, RCPT, DATA or the content is about the mail: the next host is asked (RFC 5321
   section 5.1), and when there is none, the recipient backs off and not the destination;
-- ... but on a connection that has carried mail before it may mean that it has carried enough, and so
-  may a 5xx to MAIL: a fresh one to the same host, before it counts (see `spent`);
+- ... but on a connection that has carried mail before it may mean that it has carried enough, and
+  so may a 5xx to MAIL: a fresh one to the same host, before it counts (see `spent`);
 - a 5xx there is about the mail, too, and final, whatever another host has said before: it is
   reported, no other host is asked to say it differently;
 - ... unless it speaks of us and not of the mail: a next hop of our own configuration that wants a
@@ -65,9 +65,11 @@ _BEFORE_CONTENT = {(7, 0), (7, 10), (7, 11), (7, 14)}
 # and senders. So here, and only here, the words decide, as the servers in use write them.
 _NO_RELAY = re.compile(
     r"\brelay(?:ing)? (?:access )?(?:is )?(?:denied|not (?:permitted|allowed)|prohibited|refused)\b"
-    r"|\b(?:unable|not (?:allowed|permitted)|cannot|do(?:es)? not) (?:to )?relay\b"
+    r"|\b(?:unable|not (?:allowed|permitted|authori[sz]ed)|cannot|do(?:es)? not) (?:to )?relay\b"
     r"|\bclient host rejected\b"
-    r"|\bauthentication (?:is )?required\b",
+    r"|\bauth(?:entication)? (?:is )?required\b"
+    r"|\bmust (?:first )?authenticate\b"
+    r"|(?:\bnot|n't) in my list of allowed rcpthosts\b",
     re.IGNORECASE,
 )
 
@@ -170,9 +172,9 @@ def consequence(peer: Peer, done: TransactionDone, number: int) -> Consequence:
 def spent(done: TransactionDone, number: int) -> bool:
     """On a connection that has carried mail before: it is over, or has carried enough.
 
-    Whether the host takes this recipient's mail is for a fresh connection to find out. Of RCPT and of
-    the content's end that holds if nobody is taken, for no reason of the mailbox, or in so many words.
-    What is lost behind the end is not for it: that may be delivered.
+    Whether the host takes this recipient's mail is for a fresh connection to find out. Of RCPT and
+    of the content's end that holds if nobody is taken, for no reason of the mailbox, or in so many
+    words. What is lost behind the end is not for it: that may be delivered.
     """
     stage = done.stages[number]
     match done.ending(number):

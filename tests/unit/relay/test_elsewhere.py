@@ -404,6 +404,12 @@ class OurSetUp(CourierCase, TestCase):
             "550 5.7.64 TenantAttribution; Relay Access Denied",
             "554 5.7.1 <unknown[192.0.2.1]>: Client host rejected: Access denied",
             "550 5.7.0 Mail relay denied",
+            "550 SMTP AUTH is required for message submission",
+            "550 5.7.1 SMTP AUTH required",
+            "550 You must authenticate first",
+            "550 5.7.1 you are not authorized to relay",
+            "553 sorry, that domain isn't in my list of allowed rcpthosts (#5.7.1)",
+            "553 sorry, that domain is not in my list of allowed rcpthosts (#5.7.1)",
             "550 5.7.0 not you",
         )
         await self.all_wait(("mail", "rcpt"), replies, "ask it to relay for this host")
@@ -416,6 +422,10 @@ class OurSetUp(CourierCase, TestCase):
             ("mail", "550 5.7.1 sender is not welcome"),
             ("mail", "553 5.7.1 Sender address rejected: not owned by user"),
             ("mail", "550 5.1.8 bad sender"),
+            ("rcpt", "550 sorry, no mailbox here by that name (#5.1.1)"),
+            ("rcpt", "553 sorry, your envelope sender is in my badmailfrom list (#5.7.1)"),
+            ("rcpt", "550 5.1.1 no such author required to answer"),
+            ("mail", "550 5.7.1 sender address could not be authenticated"),
             ("content", "552 5.7.0 This message was blocked because of its content"),
             ("content", "550 5.7.1 spam, relaying denied"),
             ("content", "554 5.7.1 spam"),
