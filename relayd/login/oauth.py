@@ -12,7 +12,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from urllib.parse import quote_plus, urlencode
+from urllib.parse import quote, quote_plus, urlencode
 
 REFRESH, CLIENT = "refresh-token", "client-credentials"  # the grants, as `oauth ... grant` says it
 DEVICE_CODE = "urn:ietf:params:oauth:grant-type:device_code"
@@ -201,7 +201,9 @@ def _shown(text: object, hide: Iterable[str]) -> str:
     words = str(text)
     for secret in hide:
         if secret:
-            words = words.replace(secret, "***")
+            in_base64 = base64.b64encode(secret.encode()).decode().rstrip("=")
+            for form in (secret, quote(secret, safe=""), quote_plus(secret), in_base64):
+                words = words.replace(form, "***")
     words = _UNSEEN.sub(" ", words).strip()
     return words if len(words) <= _WIDE else words[:_WIDE] + "..."
 

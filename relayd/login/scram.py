@@ -27,6 +27,15 @@ _GS2 = re.compile(r"(n|y|p=([A-Za-z0-9.\-]+)),(?:a=([^,\x00]+))?,")
 # printable = %x21-2B / %x2D-7E
 _NONCE = re.compile(r"[\x21-\x2b\x2d-\x7e]{1,512}\Z")
 
+_ERRORS = frozenset(
+    (
+        *("invalid-encoding", "extensions-not-supported", "invalid-proof"),
+        *("channel-bindings-dont-match", "server-does-support-channel-binding"),
+        *("channel-binding-not-supported", "unsupported-channel-binding-type"),
+        *("unknown-user", "invalid-username-encoding", "no-resources"),
+    )
+)
+
 
 class ScramError(Exception):
     """The other side broke the protocol or failed to prove itself; for the log."""
@@ -258,7 +267,9 @@ class ScramClient:
         """Read server-final-message: the server must know the password, too."""
         name, value = _pairs(server_final)[0]
         if name == "e":
-            raise ScramError(f"the server says {value[:80]}")
+            # no other words: they may be ours (RFC 5802 section 7 has these)
+            told = value if value in _ERRORS else "other-error"
+            raise ScramError(f"the server says {told}")
         if name != "v" or not self._server_signature:
             raise ScramError("no signature of the server")
         if not hmac.compare_digest(_decoded(value), self._server_signature):

@@ -15,6 +15,7 @@ class Blame(enum.Enum):
     """What an unsuccessful attempt speaks against, and so what backs off."""
 
     RECIPIENT = "recipient"  # this recipient or this message
+    SERVICE = "service"  # ... as the next hop does not serve us for it; does it for anybody?
     DESTINATION = "destination"  # the next hop as a whole: nobody answered, 421, DNS trouble
 
 

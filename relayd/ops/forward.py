@@ -312,7 +312,7 @@ def _summed(answers: Sequence[Document]) -> Document:
     }
 
 
-_WORSE = "waiting open slowed probing down"
+_WORSE = "waiting open slowed refusing probing down"
 
 
 def _join(known: Document, lane: Document) -> None:

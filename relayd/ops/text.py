@@ -172,6 +172,8 @@ def _trouble(lane: dict[str, Any], now: float) -> str:
         interval = lane.get("interval", 0)
         apart = f", one in {interval:.1f}s" if interval else ""
         return f" to {lane['window']} at a time{apart}: said {lane['trouble']}"
+    if lane["standing"] == "refusing":
+        return f" some: {lane['trouble']}"
     probe = lane.get("probe_at", 0)
     again = f", next try in {coarse(probe - now)}" if probe > now else ""
     return f" after {_many(lane['failures'], 'failure')}{again}: {lane['trouble']}"

@@ -32,6 +32,7 @@ from relayd.relay.retrypolicy import (
     RetryPolicy,
     asks_for_less,
     judge,
+    serves_none,
     speaks_against_destination,
     unreported,
 )
@@ -41,12 +42,13 @@ from relayd.relay.sweep import Sweep
 from relayd.report.bounce import Report, owed
 from relayd.report.smaller import Smaller, is_report
 from relayd.spool.pace import Pace
-from relayd.spool.queue import Lane, LaneView, Queue, Standing, deliveries
+from relayd.spool.queue import SERVED, Lane, LaneView, Queue, Standing, deliveries, domains
 from relayd.spool.view import NewMessage
 
 _LATELY = 60.0  # seconds for which a success shows that the destination is there
 _LOSSES = 3  # connections in a row, each alone
 _MOMENT = 1.0  # seconds until what one connection was too much for goes over another
+_UNSERVED = 2  # domains that it does not serve us for
 _LAST_WORDS = 2.0  # seconds for the outcomes of what was cut off to be recorded
 
 Route = Callable[[Recipient], Hop | Outcome]
@@ -168,6 +170,8 @@ class Dispatcher:
         scheduler = self._scheduler
         for delivery in deliveries(message, records):
             lane = scheduler.lane(delivery.records[0].recipient.destination)
+            if lane.unserved and lane.standing is Standing.DOWN and lane.new(delivery):
+                scheduler.probe(lane)
             self._queue.offer(lane, delivery, scheduler.slots(lane))
             scheduler.line_up(lane)
         scheduler.pump()
@@ -201,19 +205,25 @@ class Dispatcher:
         self._settling.recovered()
 
     def apply(self, retry_policy: RetryPolicy, limits: RelayLimits) -> None:
-        """New settings; named next hops that are down are probed, they may have been mended."""
+        """New settings; named next hops that are down are probed, they may have been mended.
+
+        What one would not take from us is tried again at once.
+        """
         self._retry_policy = retry_policy
         self._limits = self._scheduler.limits = limits
         self._queue.bounds = limits.bounds
         for lane in self._queue.lanes.values():
             lane.window = min(lane.window, limits.window)
         self._courier.apply(limits)
-        down = [
-            lane.destination
+        troubled = [
+            lane
             for lane in self._queue.lanes.values()
-            if lane.standing is Standing.DOWN and not lane.direct
+            if not lane.direct and (lane.standing is Standing.DOWN or lane.unserved)
         ]
-        self.retry(down)
+        for lane in troubled:
+            lane.impatient = bool(lane.unserved)
+            lane.unserved = {}
+        self.retry([lane.destination for lane in troubled])
 
     def _resume(self) -> None:
         self._scheduler.pump()
@@ -287,7 +297,7 @@ class Dispatcher:
         message = delivery.message
         retry_at, excused = now, False
         if not stopped:
-            retry_at, excused = self._learn(lane, epoch, message, outcomes, now)
+            retry_at, excused = self._learn(lane, epoch, delivery, outcomes, now)
         disowned = stopped or id(delivery) in self._disowned
         settlements = []
         judged, taken = None, False  # most share the outcome of the one before
@@ -297,7 +307,7 @@ class Dispatcher:
             if taken:
                 settlements.append(Settlement(record, RecipientState.DELIVERED, outcome))
                 continue
-            at = retry_at if excused or speaks_against_destination(outcome) else 0.0
+            at = retry_at if excused or outcome.blame is not Blame.RECIPIENT else 0.0
             at = at or now + self._retry_policy.delay(record.attempts + 1, self._random())
             settlement = judge(
                 *(message, record, outcome, self._retry_policy),
@@ -310,7 +320,7 @@ class Dispatcher:
         return settlements
 
     def _learn(
-        self, lane: Lane, epoch: int, message: Message, outcomes: Sequence[Outcome], now: float
+        self, lane: Lane, epoch: int, delivery: Delivery, outcomes: Sequence[Outcome], now: float
     ) -> tuple[float, bool]:
         """What the outcomes say about the destination.
 
@@ -320,11 +330,17 @@ class Dispatcher:
         success = any(outcome.severity is Severity.SUCCESS for outcome in outcomes)
         if not success and (
             all(map(speaks_against_destination, outcomes))
-            or (lane.proved_at and all(map(asks_for_less, outcomes)))
+            or ((lane.proved_at or lane.pace is not None) and all(map(asks_for_less, outcomes)))
         ):
-            return self._suffer(lane, epoch, message, outcomes[0], now)
+            return self._suffer(lane, epoch, delivery.message, outcomes[0], now)
         if success:
             self._scheduler.proved(lane, now)
+            if lane.unserved:
+                self._serves(lane, delivery, outcomes, now)
+        else:
+            lane.impatient = False
+            if serves_none(outcomes):
+                return self._serves_not(lane, epoch, delivery, outcomes[0], now)
         if epoch == lane.epoch:
             if success:
                 self._grow(lane, now)
@@ -333,6 +349,48 @@ class Dispatcher:
         elif success and lane.standing is Standing.DOWN:
             self._doubt(lane, now)
         return 0.0, False
+
+    def _serves(
+        self, lane: Lane, delivery: Delivery, outcomes: Sequence[Outcome], now: float
+    ) -> None:
+        """It took mail for these domains; and of what was refused long ago nothing waits."""
+        taken = {
+            record.recipient.mailbox.domain_key
+            for record, outcome in zip(delivery.records, outcomes, strict=True)
+            if outcome.severity is Severity.SUCCESS
+        }
+        lane.unserved = {
+            domain: (at, trouble)
+            for domain, (at, trouble) in lane.unserved.items()
+            if domain not in taken and now - at <= self._retry_policy.longest
+        }
+
+    def _serves_not(
+        self, lane: Lane, epoch: int, delivery: Delivery, trouble: Outcome, now: float
+    ) -> tuple[float, bool]:
+        """As _learn, for a next hop that does not serve us for the domains of this mail.
+
+        For those of one other, too, and of none that is taken: then it is down. Who may be served
+        all the same does not wait for that: other domains than those it refused probe it at once.
+        """
+        new = lane.new(delivery)
+        if not lane.unserved:
+            self._log.notice(
+                "next hop refuses some", destination=lane.destination, reply=str(trouble.reply)
+            )
+        heard = domains(delivery)
+        if new or heard <= lane.unserved.keys():
+            lane.unserved = {**lane.unserved, **dict.fromkeys(heard, (now, trouble))}
+        since = sum(at > lane.proved_at for at, _ in lane.unserved.values())
+        served = 0.0 <= now - lane.proved_at < SERVED
+        if lane.standing is Standing.OPEN and (served or since < _UNSERVED):
+            return 0.0, False
+        if epoch == lane.epoch and lane.standing is not Standing.DOWN:
+            self._shut(lane, trouble, now)
+            if new:
+                lane.probe_at = now + _MOMENT
+                self._scheduler.arm(lane)
+        return (now if lane.standing is Standing.DOWN else 0.0), False
 
     def _doubt(self, lane: Lane, now: float) -> None:
         """Another connection was lost, this one lived on: does the lane have to be down?
@@ -348,6 +406,7 @@ class Dispatcher:
         self, lane: Lane, epoch: int, message: Message, trouble: Outcome, now: float
     ) -> tuple[float, bool]:
         """As _learn, for an attempt that speaks against the destination as a whole."""
+        lane.impatient = False
         fresh = epoch == lane.epoch
         if lane.standing is Standing.OPEN:
             if self._lives(lane, trouble, now, fresh=fresh):

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from relayd.mail.message import Message, RecipientState, Record, Settlement
 from relayd.mail.outcome import Blame, Outcome
 from relayd.mail.reply import Severity
+from relayd.relay.trouble import TOO_MUCH
 from relayd.spool.schedule import DEFAULT, Schedule
 
 NEAR = 300.0  # seconds; a recipient whose attempt is that near is left to it by the sweep
-_TOO_MUCH = ("4.4.5", "4.7.28")  # system congestion; mail flood detected
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +46,17 @@ def speaks_against_destination(outcome: Outcome) -> bool:
     return outcome.blame is Blame.DESTINATION and outcome.severity is Severity.TRANSIENT
 
 
+def serves_none(outcomes: Sequence[Outcome]) -> bool:
+    """The next hop does not serve us for any of these, and may for others."""
+    return all(outcome.blame is Blame.SERVICE for outcome in outcomes)
+
+
 def asks_for_less(outcome: Outcome) -> bool:
     """The next hop itself said that it is too much, in whatever words about this mail."""
     return (
         outcome.severity is Severity.TRANSIENT
         and outcome.remote_mta != ""
-        and (outcome.blame is Blame.DESTINATION or outcome.reply.status in _TOO_MUCH)
+        and (outcome.blame is Blame.DESTINATION or outcome.reply.status in TOO_MUCH)
     )
 
 

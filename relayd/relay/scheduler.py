@@ -228,9 +228,7 @@ class Scheduler:
             if self._now() < lane.probe_at:
                 self.arm(lane)
                 return
-            lane.standing = Standing.PROBING
-            lane.epoch += 1
-            lane.more = True
+            self.probe(lane)
         if lane.standing is Standing.PROBING and lane.held > lane.loaded:
             return  # something is in flight or being recorded, and comes back here
         shares = self._shares(lane)
@@ -258,6 +256,12 @@ class Scheduler:
                 if lane.loaded and lane.in_flight < lane.capacity:
                     self.line_up(lane)
         self._maybe_look(lane)
+
+    def probe(self, lane: Lane) -> None:
+        """One message finds out whether the lane has to be down."""
+        lane.standing = Standing.PROBING
+        lane.epoch += 1
+        lane.more = True
 
     def _stand_by(self, lane: Lane, share: Share) -> None:
         """Wait for a slot of the share: who is loaded already first, if there is memory for it."""
@@ -302,7 +306,8 @@ class Scheduler:
     async def _look(self, lane: Lane, asked: int) -> None:
         now = self._now()
         try:
-            found = await self._shelf.due(lane.destination, now, asked, longest=self._longest())
+            longest = 0.0 if lane.impatient else self._longest()
+            found = await self._shelf.due(lane.destination, now, asked, longest=longest)
         except Exception as error:
             self._queue.abandon_look(lane)
             self._unreadable(error, self._again, lane)
@@ -310,6 +315,8 @@ class Scheduler:
         finally:
             self._looks -= 1
             self._call_up(self._to_look)
+        if len(found) < asked:
+            lane.impatient = False
         complete = self._queue.end_look(lane, found, asked, self.slots(lane))
         self._remember_trouble(lane)
         if lane.loaded or not lane.held:

@@ -47,6 +47,7 @@ from relayd.relay.trouble import (
 )
 from relayd.smtp.client import Transaction
 from relayd.smtp.events import End, TransactionDone, TransactionStage
+from relayd.spool.queue import SERVED
 
 Resolve = Callable[[NextHop | str], Awaitable[Sequence[Endpoint]]]
 
@@ -55,7 +56,6 @@ _NOWHERE = postponed("4.4.4", "No address to try")
 _NOT_ASKED = postponed("4.4.7", "Other hosts could not be asked in this attempt")
 _MOST_SHY = 1000
 _MOST_ASKED = 10  # hosts that have put a message off, in one attempt
-_SERVED = 600.0  # seconds for which a next hop that took mail from us is known to serve us
 
 
 @implementer(ICourier)
@@ -294,7 +294,7 @@ class Courier:
         """A connection has carried its first mail."""
         target = connection.target
         if isinstance(target, NextHop):
-            self._served[target] = self._reactor.seconds() + _SERVED
+            self._served[target] = self._reactor.seconds() + SERVED
         if attempt.spent is not None and attempt.spent[0] == connection.endpoint:
             self._pool.learn(*attempt.spent)
 

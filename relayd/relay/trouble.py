@@ -9,12 +9,13 @@ All failure policy is here, by where it happened:
 - ... but lost after the end of the content the mail may be delivered already: no other host now;
 - a 4xx to MAIL, RCPT, DATA or the content is about the mail: the next host is asked (RFC 5321
   section 5.1), and when there is none, the recipient backs off and not the destination;
-- ... but on a connection that has carried mail before, MAIL or DATA refused so may mean that it has
-  carried enough: a fresh one to the same host, before it counts;
+- ... but on a connection that has carried mail before it may mean that it has carried enough, and
+  so may a 5xx to MAIL: a fresh one to the same host, before it counts (see `spent`);
 - a 5xx there is about the mail, too, and final, whatever another host has said before: it is
   reported, no other host is asked to say it differently;
 - ... unless it speaks of us and not of the mail: a next hop of our own configuration that wants a
   login or TLS, or does not relay for us. Then the mail waits, for our set-up is not its fault;
+  said of a recipient it makes that one wait, said before it the whole next hop;
 - what a host does not offer (SMTPUTF8, REQUIRETLS, the size) rules out that host; it is permanent
   where every host of the attempt lacks it;
 - trouble of our own (no file descriptors, content unreadable) speaks against nobody.
@@ -47,6 +48,8 @@ _NOT_CONNECTED: tuple[tuple[type[Exception], str], ...] = (
     (error.TimeoutError, "timed out"),
     (error.NoRouteError, "impossible: no route"),
 )
+TOO_MUCH = ("4.4.5", "4.7.28")  # system congestion; mail flood detected
+_OF_MAILBOX = (1, 2)  # address and mailbox status (RFC 3463 sections 3.2 and 3.3)
 _TOO_MANY = (452, 552)  # 552 as some say it (RFC 5321 section 4.5.3.1.10)
 _WHY = 600  # octets of a private reason that tells of several hosts
 
@@ -62,9 +65,11 @@ _BEFORE_CONTENT = {(7, 0), (7, 10), (7, 11), (7, 14)}
 # and senders. So here, and only here, the words decide, as the servers in use write them.
 _NO_RELAY = re.compile(
     r"\brelay(?:ing)? (?:access )?(?:is )?(?:denied|not (?:permitted|allowed)|prohibited|refused)\b"
-    r"|\b(?:unable|not (?:allowed|permitted)|cannot|do(?:es)? not) (?:to )?relay\b"
+    r"|\b(?:unable|not (?:allowed|permitted|authori[sz]ed)|cannot|do(?:es)? not) (?:to )?relay\b"
     r"|\bclient host rejected\b"
-    r"|\bauthentication (?:is )?required\b",
+    r"|\bauth(?:entication)? (?:is )?required\b"
+    r"|\bmust (?:first )?authenticate\b"
+    r"|(?:\bnot|n't) in my list of allowed rcpthosts\b",
     re.IGNORECASE,
 )
 
@@ -167,7 +172,9 @@ def consequence(peer: Peer, done: TransactionDone, number: int) -> Consequence:
 def spent(done: TransactionDone, number: int) -> bool:
     """On a connection that has carried mail before: it is over, or has carried enough.
 
-    Whether the host takes this recipient's mail is for a fresh connection to find out.
+    Whether the host takes this recipient's mail is for a fresh connection to find out. Of RCPT and
+    of the content's end that holds if nobody is taken, for no reason of the mailbox, or in so many
+    words. What is lost behind the end is not for it: that may be delivered.
     """
     stage = done.stages[number]
     match done.ending(number):
@@ -176,8 +183,16 @@ def spent(done: TransactionDone, number: int) -> bool:
         case End.SHUT_DOWN:
             return True
         case End.ANSWERED:
-            transient = done.replies[number].severity is Severity.TRANSIENT
-            return transient and stage in (TransactionStage.MAIL, TransactionStage.DATA)
+            reply = done.replies[number]
+            if reply.severity is Severity.PERMANENT:
+                return stage is TransactionStage.MAIL
+            if stage in (TransactionStage.MAIL, TransactionStage.DATA):
+                return True
+            if stage in (TransactionStage.RCPT, TransactionStage.END):
+                return reply.status in TOO_MUCH or (
+                    reply.subject not in _OF_MAILBOX
+                    and all(each.severity is Severity.TRANSIENT for each in done.replies)
+                )
     return False
 
 
@@ -219,8 +234,9 @@ def _weight(outcome: Outcome) -> int:
 def _unserved(peer: Peer, reply: Reply, stage: TransactionStage) -> Outcome | None:
     """It does not serve us as we are set up; None: the reply is about the mail.
 
-    The whole destination waits for somebody to mend it, and the operator reads why. But one that
-    takes other mail from us may mean this recipient or sender after all: then only that waits.
+    Before any recipient the whole destination waits for somebody to mend it, and the operator reads
+    why; but one that takes other mail from us may mean this sender after all. Of a recipient it is
+    said of that one, and others show whether it is true of all (`relayd.spool.queue.Lane`).
     """
     target, endpoint = peer.target, peer.endpoint
     wants_tls = reply.code in _WANTS_TLS and not peer.tls and peer.extensions.starttls
@@ -234,8 +250,9 @@ def _unserved(peer: Peer, reply: Reply, stage: TransactionStage) -> Outcome | No
         return None
     status = f"4.7.{reply.detail}" if reply.subject == 7 else "4.7.0"
     text = f"{who} does not serve us: {reply} ({_advice(target, reply, wants_tls=wants_tls)})"
-    sure = stage is TransactionStage.MAIL and _is_of_login(reply)
-    blame = Blame.RECIPIENT if peer.serves_us and not sure else Blame.DESTINATION
+    blame = Blame.SERVICE
+    if stage is TransactionStage.MAIL and (_is_of_login(reply) or not peer.serves_us):
+        blame = Blame.DESTINATION
     return _unsaid(endpoint, Reply.of(451, status, text), blame, why=f"at {stage}")
 
 

@@ -33,6 +33,20 @@ __all__ = ["SmtpClient", "Transaction"]
 MAX_AUTH_COMMAND = 510  # octets of AUTH with an initial response (RFC 4954 section 4)
 _UNASKED = "spoke without being asked"
 _EARLY = "answered before the end of the content"
+_LOGIN_WORDS = {
+    421: "service not available",
+    432: "a password transition is needed",
+    454: "temporary authentication failure",
+    500: "authentication exchange line is too long or not understood",
+    501: "authentication exchange is malformed or was cancelled",
+    502: "AUTH is not implemented",
+    503: "AUTH is out of order",
+    504: "unrecognized authentication mechanism",
+    530: "authentication required",
+    534: "authentication mechanism is too weak",
+    535: "authentication credentials invalid",
+    538: "encryption required",
+}  # as RFC 4954 sections 4 and 6 and RFC 5321 section 4.2.3 have it
 _NO_SESSION = Reply.of(451, "4.4.2", "The session with the next hop is over")
 _MISCOUNTED = Reply.of(451, "4.3.0", "Content does not have the size it should have")
 
@@ -65,6 +79,7 @@ class SmtpClient:
         self._purity = Purity()
         self._reset_due = False  # the server still holds a failed transaction
         self._initial: bytes | None = None  # AUTH's first word, too long for its own line
+        self._tried_login = False
 
     # -- the rim's side ----------------------------------------------------------------------
 
@@ -192,6 +207,7 @@ class SmtpClient:
 
     def login(self, mechanism: str, initial: bytes | None) -> None:
         """Begin AUTH (RFC 4954), after Ready; `initial` is the mechanism's first word, if any."""
+        self._tried_login = True
         line = b"AUTH " + mechanism.encode("ascii")
         self._initial = initial
         if initial is not None:
@@ -261,6 +277,8 @@ class SmtpClient:
 
     def _take(self, reply: Reply) -> None:
         stage = self._expected.popleft() if self._expected else None
+        if self._tried_login and self._progress is None and reply.code >= 400:
+            reply = _in_our_words(reply)
         if stage is TransactionStage.QUIT:
             self._close()
         elif reply.code == 421:
@@ -440,3 +458,9 @@ class SmtpClient:
         self._expected.clear()
         self._unsent.clear()
         self._sending = None
+
+
+def _in_our_words(reply: Reply) -> Reply:
+    """Code and enhanced status only: some servers repeat the line they refuse, password and all."""
+    words = _LOGIN_WORDS.get(reply.code, "refused")
+    return Reply(reply.code, reply.subject, reply.detail, (words,))

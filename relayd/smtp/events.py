@@ -239,7 +239,10 @@ class LoggedIn:
 
 @dataclass(frozen=True, slots=True)
 class LoginRefused:
-    """AUTH failed, or was cancelled by us; the session stands as before it."""
+    """AUTH failed, or was cancelled by us; the session stands as before it.
+
+    Code and enhanced status are the server's, the words are ours: its own may repeat our secret.
+    """
 
     reply: Reply
 

@@ -14,8 +14,10 @@ import enum
 import heapq
 import math
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
+from types import MappingProxyType
 
 from relayd.mail.content import CHUNK, BytesContent
 from relayd.mail.delivery import Delivery
@@ -28,6 +30,14 @@ MOST_RECIPIENTS = 100  # in one transaction: what every server must take (RFC 53
 NEVER = math.inf
 REMEMBERED = 3600.0  # seconds for which the pace of a lane without mail is kept
 WHOLE = -1  # a key with this number stands for all records of the message
+
+SERVED = 600.0  # seconds for which a next hop that took mail from us is known to serve us
+MOST_UNSERVED = 100  # domains to remember, of a lane
+
+Unserved = Mapping[str, tuple[float, Outcome]]
+"""Of which domains a next hop has said that it does not serve us for them: when, and how."""
+
+_NONE_UNSERVED: Unserved = MappingProxyType({})
 
 Key = tuple[int, int]
 """A record's place: message identifier and number."""
@@ -43,6 +53,7 @@ class Standing(enum.Enum):
     DOWN = "down"  # nothing of the lane is touched until `probe_at`
     PROBING = "probing"  # one message finds out
     SLOWED = "slowed"  # only shown: open, at the pace that the destination has asked for
+    REFUSING = "refusing"  # only shown: open, but it does not serve us for some of the mail
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +93,7 @@ class Lane:
         "failures",
         "gone",
         "held",
+        "impatient",
         "in_flight",
         "more",
         "next_due",
@@ -90,6 +102,7 @@ class Lane:
         "proved_at",
         "standing",
         "trouble",
+        "unserved",
         "waits",
         "window",
     )
@@ -106,6 +119,8 @@ class Lane:
         self.failures = 0  # probes in a row that met trouble
         self.probe_at = 0.0  # when DOWN ends
         self.trouble: Outcome | None = None
+        self.unserved: Unserved = _NONE_UNSERVED
+        self.impatient = False  # what waits for later is due as well, as long as it is taken
         self.epoch = 0  # counts the lessons: a delivery that began before one knows nothing of it
         self.more = False  # the table may hold more that is due now
         self.next_due = NEVER  # when something else in the table falls due, as far as known
@@ -148,13 +163,33 @@ class Lane:
             and self.standing is not Standing.DOWN
         )
 
+    @property
+    def choosy(self) -> bool:
+        """What it said of us may be about one mail after all: another one is the better probe.
+
+        Security or policy status (RFC 3463 section 3.8), of a next hop that somebody has named.
+        """
+        return not self.direct and self.trouble is not None and self.trouble.reply.subject == 7
+
+    def new(self, delivery: Delivery) -> bool:
+        """It is also for domains of which the next hop has not said that it does not serve us."""
+        return len(self.unserved) < MOST_UNSERVED and not domains(delivery) <= self.unserved.keys()
+
     def view(self) -> LaneView:
         """A snapshot for the operator."""
         down = self.standing is not Standing.OPEN
         pace = self.pace
+        standing, trouble = self.standing, self.trouble
+        if down or pace is not None:
+            standing = standing if down else Standing.SLOWED
+        elif self.unserved:
+            standing = Standing.REFUSING
+            _, trouble = max(self.unserved.values(), key=itemgetter(0))
+        else:
+            trouble = None
         return LaneView(
             self.destination,
-            Standing.SLOWED if pace is not None and not down else self.standing,
+            standing,
             self.in_flight,
             self.loaded,
             self.window,
@@ -162,7 +197,7 @@ class Lane:
             self.failures,
             self.probe_at if down else 0.0,
             0.0 if self.next_due == NEVER else self.next_due,
-            self.trouble if down or pace is not None else None,
+            trouble,
         )
 
 
@@ -201,8 +236,11 @@ class Queue:
             if (ident, record.number) in self.keys:
                 lane.more = True
                 return False
+        wanted = lane.standing is Standing.OPEN and not lane.more
+        if lane.unserved and lane.standing is Standing.PROBING:
+            wanted = not lane.held and lane.new(delivery)
         octets = weight(delivery)
-        if lane.standing is Standing.OPEN and not lane.more and self._room(lane, octets, slots):
+        if wanted and self._room(lane, octets, slots):
             self._load(lane, delivery, octets)
             return True
         lane.more = True
@@ -308,7 +346,9 @@ class Queue:
         free = self.bounds.messages - self.messages - lane.held
         if self.octets >= self.bounds.octets:
             free = 0
-        wanted = 1 if lane.standing is Standing.PROBING else self.bounds.look
+        wanted = self.bounds.look
+        if lane.standing is Standing.PROBING and not lane.choosy:
+            wanted = 1
         wanted = min(wanted, max(free, min(lane.window - lane.in_flight, slots)))
         if wanted <= 0:
             return 0
@@ -325,6 +365,10 @@ class Queue:
         self._looking.discard(lane)
         if len(found) >= asked or lane.standing is Standing.DOWN:
             lane.more = True
+        if lane.standing is Standing.PROBING and lane.choosy:
+            found = sorted(
+                found, key=lambda each: (not lane.new(Delivery(*each)), each[1][0].attempts)
+            )
         for message, records in found:
             fresh = [
                 record
@@ -423,9 +467,13 @@ class Queue:
         return lanes
 
     def prune(self, now: float) -> None:
-        """Drop the lanes that there is nothing to say about; a pace is remembered for a while."""
+        """Drop the lanes that there is nothing to say about.
+
+        A pace is remembered for a while, and that a named next hop serves us.
+        """
         for lane in [lane for lane in self.lanes.values() if lane.idle]:
-            if lane.pace is not None and abs(now - lane.proved_at) < REMEMBERED:
+            kept = REMEMBERED if lane.pace is not None else 0.0 if lane.direct else SERVED
+            if lane.proved_at and abs(now - lane.proved_at) < kept:
                 continue
             lane.alarm = NEVER
             del self.lanes[lane.destination]
@@ -434,6 +482,11 @@ class Queue:
         """Snapshots of all lanes."""
         for lane in list(self.lanes.values()):
             yield lane.view()
+
+
+def domains(delivery: Delivery) -> set[str]:
+    """Where the recipients are."""
+    return {record.recipient.mailbox.domain_key for record in delivery.records}
 
 
 def weight(delivery: Delivery) -> int:

@@ -240,10 +240,9 @@ class SetUp(Scenario):
         self.assertEqual(waits["state"], "queued", waits)
         self.assertRegex(waits["reply"], r"^451 4\.7\.\d+ Next hop isp at ")
         self.assertIn(f"does not serve us: {reply} ({advice}", waits["reply"])
-        wait_until(lambda: "down after" in self.relay.ctl("status").stdout, "the lane is down")
-        (line,) = [
-            line for line in self.relay.ctl("status").stdout.splitlines() if "down after" in line
-        ]
+        state = "down after" if stage == "mail" else "refusing some"
+        wait_until(lambda: state in self.relay.ctl("status").stdout, "status says so")
+        (line,) = [line for line in self.relay.ctl("status").stdout.splitlines() if state in line]
         self.assertIn(reply, line)
         self.assertIn(advice, line)
         self.script = lambda asked: None
@@ -256,7 +255,10 @@ class SetUp(Scenario):
         for stage in ("mail", "rcpt", "data"):
             self.check(stage, "530 5.7.0 Authentication required", "give this next hop a login")
         self.check("mail", "535 5.7.8 credentials invalid", "give this next hop a login")
-        self.assertEqual(self.relay.log(500).count('"next hop down"'), 4, self.relay.log(500))
+        log = self.relay.log(500)
+        self.assertEqual(
+            (log.count('"next hop down"'), log.count('"next hop refuses some"')), (2, 2)
+        )
 
     def test_it_does_not_relay_for_us(self) -> None:
         for reply in (
@@ -264,6 +266,39 @@ class SetUp(Scenario):
             "550 relay not permitted",
         ):
             self.check("rcpt", reply, "ask it to relay for this host")
+
+    def test_one_domain_that_it_does_not_relay_stops_no_other(self) -> None:
+        """Also where it has never taken mail from us, and after a restart."""
+        self.script = lambda asked: (
+            "554 5.7.1 <x@bad.example>: Relay access denied"
+            if asked.stage == "rcpt" and "bad.example" in asked.argument
+            else None
+        )
+        for arrived in (5, 10):
+            for number in range(5):
+                self.relay.send(ANN, [f"x{number}@bad.example"])
+            wait_until(lambda: "refusing some" in self.relay.ctl("status").stdout, "refused")
+            for number in range(5):
+                self.relay.send(ANN, [f"x{number}@good.example"])
+            self.sink.wait(arrived, 10)
+            self.relay.kill()
+            self.relay.start()
+        self.assertEqual(len(self.relay.queue()), 10)
+        self.assertNotIn("next hop down", self.relay.log(500))
+
+    def test_domains_that_it_does_not_relay_stop_no_other(self) -> None:
+        """Down for those, but mail for another finds out at once that it is up."""
+        self.script = lambda asked: (
+            "550 5.7.1 Relaying denied"
+            if asked.stage == "rcpt" and "bad" in asked.argument
+            else None
+        )
+        for number in range(9):
+            self.relay.send(ANN, [f"x@bad{number % 3}.example"])
+        wait_until(lambda: "down after" in self.relay.ctl("status").stdout, "down")
+        for number in range(5):
+            self.relay.send(ANN, [f"x{number}@good.example"])
+        self.sink.wait(5, 10)
 
     def test_one_that_relays_for_us_is_not_down_for_a_stray_recipient(self) -> None:
         self.script = lambda asked: (

@@ -130,6 +130,9 @@ class Answers(unittest.TestCase):
         said = b'{"error": "invalid_grant", "error_description": "no rt-7\\r\\nhere\\u2028"}'
         error = self.refusal(400, said, "rt-7", "")
         self.assertEqual((str(error), error.final), ("invalid_grant: no *** here", True))
+        for shape in ("rt%2F7", "cnQvNw", "cnQvNw=="):
+            said = b'{"error": "invalid_grant", "error_description": "no %s"}' % shape.encode()
+            self.assertNotIn(shape.rstrip("="), str(self.refusal(400, said, "rt/7")))
         for status, body, words in (
             (500, b'{"error": "invalid_grant"}', "it said 500 (invalid_grant)"),
             (503, b"", "it said 503"),
@@ -203,17 +206,16 @@ class Mechanisms(unittest.TestCase):
     def test_the_challenge_that_is_an_error(self) -> None:
         for offered, closing in (("OAUTHBEARER", b"\1"), ("XOAUTH2", b"")):
             for challenge, note in (
-                (
-                    b'{"status":"401","schemes":"bearer","scope":"at-1\\n x"}',
-                    "status=401 schemes=bearer scope=***  x",
-                ),
+                (b'{"status":"401","schemes":"bearer","scope":"at-1\\n x"}', "status=401"),
+                (b'{"status":"invalid_token"}', "status=invalid_token"),
+                (b'{"status":"YXQtMQ"}', ""),  # the token, in base64
                 (b"not JSON", ""),
                 (b"[1]", ""),
             ):
                 speaker = bearer_initiator(self.BEARER, (offered,))
                 assert speaker is not None
                 self.assertEqual(speaker.respond(challenge), closing)
-                self.assertEqual(speaker.note.replace("  ", " "), note.replace("  ", " "))
+                self.assertEqual(speaker.note, note)
 
 
 class Files(unittest.TestCase):

@@ -33,6 +33,7 @@ DELIVERED = Outcome(Reply.of(250, "2.0.0", "queued"), remote_mta="mx.example")
 REFUSED = Outcome(Reply.of(550, "5.1.1", "no such user"), remote_mta="mx.example")
 BUSY = Outcome(Reply.of(450, "4.2.1", "mailbox busy"), remote_mta="mx.example")
 DEAD = postponed("4.4.1", "connection refused")
+DENIED = postponed("4.7.1", "does not serve us: 554 5.7.1 Relay access denied", blame=Blame.SERVICE)
 TOO_MANY = postponed("4.7.0", "too many connections", code=421).but(remote_mta="mx.example")
 TOO_FAST = postponed("4.7.28", "unusual rate", code=421).but(remote_mta="mx.example")
 

@@ -15,7 +15,7 @@ from relayd.mail.address import Mailbox
 from relayd.mail.content import BytesContent
 from relayd.mail.envelope import DIRECT, Direction, Recipient
 from relayd.mail.message import Message, RecipientState, Record, Settlement
-from relayd.mail.outcome import Outcome, failed, postponed
+from relayd.mail.outcome import Blame, Outcome, failed, postponed
 from relayd.mail.reply import Reply
 from relayd.relay.courier import Hop
 from relayd.relay.dispatch import Dispatcher
@@ -34,6 +34,7 @@ from tests.unit.relay.fakes import (
     BUSY,
     DEAD,
     DELIVERED,
+    DENIED,
     REFUSED,
     TOO_FAST,
     TOO_MANY,
@@ -101,6 +102,16 @@ class World:
         self.ident += 1
         recipient = a_recipient(f"user@{domain}", DIRECT)
         accepted = a_message(self.ident, [recipient], received_at=self.clock.seconds())
+        self.table.add(accepted)
+        if accept:
+            self.dispatcher.accept(*accepted)
+        return self.ident
+
+    def for_domains(self, *domains: str, accept: bool = True) -> int:
+        """A message by the named next hop for one recipient in each domain."""
+        self.ident += 1
+        recipients = [a_recipient(f"user@{domain}") for domain in domains]
+        accepted = a_message(self.ident, recipients, received_at=self.clock.seconds())
         self.table.add(accepted)
         if accept:
             self.dispatcher.accept(*accepted)
@@ -220,7 +231,7 @@ class Flow(TestCase):
             world.accept(f"hop{number % 7}")
         while world.courier.under_way:
             world.courier.finish(DELIVERED)
-        world.wait(300)
+        world.wait(900)
         queue = world.dispatcher._queue
         self.assertEqual((queue.messages, queue.octets, queue.keys, queue.lanes), (0, 0, set(), {}))
 
@@ -381,6 +392,128 @@ class Trouble(TestCase):
         self.assertEqual({world.table.rows[ident, n].attempts for n in (0, 1)}, {1})
 
 
+class NotServed(TestCase):
+    """Next hops that refuse us for some of the mail, or for all: for which, others show."""
+
+    def world(self, *refused: str) -> World:
+        """A next hop that does not relay for these domains."""
+        world = World()
+        world.courier.reply = lambda record: (
+            DENIED if record.recipient.mailbox.domain in refused else DELIVERED
+        )
+        return world
+
+    def test_one_domain_that_is_not_relayed_stops_no_other(self) -> None:
+        world = self.world("bad.test")
+        for _ in range(30):
+            world.for_domains("bad.test")
+        for _ in range(20):
+            world.for_domains("good.test")
+        self.assertEqual(len(world.table.ended), 20)
+        self.assertEqual(world.log.notices, ["next hop refuses some"])
+        lane = world.lane("sink")
+        self.assertIs(lane.standing, Standing.REFUSING)
+        self.assertIs(lane.trouble, DENIED)
+        now = world.clock.seconds()
+        self.assertEqual({each.next_attempt for each in world.table.rows.values()}, {now + 60})
+
+    def test_none_taken_and_two_domains_refused_is_down(self) -> None:
+        world = self.world("a.test", "b.test")
+        world.for_domains("a.test")
+        self.assertIs(world.standing, Standing.REFUSING)
+        world.for_domains("b.test")
+        self.assertIs(world.standing, Standing.DOWN)
+        world.wait(1)  # one more look whether others are served
+        started = len(world.courier.started)
+        for _ in range(100):
+            world.for_domains("a.test")
+            world.for_domains("b.test")
+        world.wait(50)
+        self.assertEqual(len(world.courier.started), started)
+
+    def test_a_message_for_two_domains_is_as_good_as_two(self) -> None:
+        world = self.world("a.test", "b.test")
+        world.for_domains("a.test", "b.test")
+        self.assertIs(world.standing, Standing.DOWN)
+
+    def test_mail_for_a_domain_that_nobody_asked_for_is_a_probe_at_once(self) -> None:
+        world = self.world("a.test", "b.test", "c.test")
+        for domain in ("a.test", "b.test"):
+            world.for_domains(domain)
+        for _ in range(200):
+            world.for_domains("a.test")
+        for domain in ("c.test", "good.test"):
+            world.wait(5, step=1)
+            world.for_domains(domain)
+        self.assertEqual(len(world.table.ended), 1)
+        self.assertIsNot(world.standing, Standing.DOWN)
+
+    def test_a_message_for_a_refused_domain_and_another_is_a_probe_too(self) -> None:
+        world = self.world("a.test", "b.test")
+        for domains in (("a.test",), ("b.test",), ("a.test", "good.test")):
+            world.for_domains(*domains)
+        self.assertEqual(len(world.table.ended), 1)
+
+    def test_a_probe_is_for_a_domain_that_was_not_refused(self) -> None:
+        world = self.world("a.test", "b.test")
+        for _ in range(30):
+            for domain in ("a.test", "b.test"):
+                world.for_domains(domain, accept=False)
+        good = world.for_domains("good.test", accept=False)
+        world.dispatcher.retry(["sink"])
+        world.wait(2, step=1)
+        self.assertEqual(world.table.state(good), RecipientState.DELIVERED)
+
+    def test_a_probe_is_not_the_same_mail_each_time(self) -> None:
+        """Of a sender it may be said, too."""
+        world = World()
+        trouble = DENIED.but(blame=Blame.DESTINATION)
+        bad = [world.accept() for _ in range(5)]
+        world.courier.reply = lambda record: trouble if record.message in bad else DELIVERED
+        while world.courier.under_way:
+            world.courier.finish(trouble)
+        self.assertIs(world.standing, Standing.DOWN)
+        good = world.accept()
+        world.wait(60)
+        self.assertEqual(world.table.state(good), RecipientState.DELIVERED)
+
+    def test_one_that_serves_us_is_not_down_for_stray_domains(self) -> None:
+        world = self.world("a.test", "b.test", "c.test")
+        world.for_domains("good.test")
+        world.wait(300)
+        for domain in ("a.test", "b.test", "c.test"):
+            world.for_domains(domain)
+        self.assertIs(world.standing, Standing.REFUSING)
+
+    def test_what_was_refused_and_is_taken_is_shown_no_more(self) -> None:
+        world = self.world("a.test")
+        world.for_domains("a.test")
+        world.courier.reply = lambda record: DELIVERED
+        world.for_domains("good.test")
+        self.assertIs(world.standing, Standing.REFUSING)
+        world.wait(60)
+        self.assertIs(world.standing, Standing.OPEN)
+        self.assertIsNone(world.lane("sink").trouble)
+
+    def test_after_a_reload_all_of_it_goes_at_once(self) -> None:
+        world = self.world("a.test")
+        for _ in range(250):
+            world.for_domains("a.test")
+        self.assertEqual(len(world.table.rows), 250)
+        world.courier.reply = lambda record: DELIVERED
+        dispatcher = world.dispatcher
+        dispatcher.apply(dispatcher._retry_policy, dispatcher._limits)
+        self.assertEqual(len(world.table.rows), 0)
+
+    def test_a_reload_that_mends_nothing_is_no_flood(self) -> None:
+        world = self.world("a.test")
+        for _ in range(250):
+            world.for_domains("a.test")
+        dispatcher = world.dispatcher
+        dispatcher.apply(dispatcher._retry_policy, dispatcher._limits)
+        self.assertLessEqual(len(world.courier.started), 250 + Bounds().look)
+
+
 class Slower(TestCase):
     """Next hops that live, but want less."""
 
@@ -523,6 +656,21 @@ class Slower(TestCase):
         self.assertEqual(len(world.courier.under_way), 1)
         world.courier.finish(DEAD)
         self.assertEqual(world.lane("sink").failures, 2)
+
+    def test_a_probe_that_is_told_to_come_later_does_not_open_the_lane(self) -> None:
+        """In words about this mail, as at RCPT: they ask for less all the same."""
+        later = Outcome(Reply.of(450, "4.7.28", "too fast"), remote_mta="mx.example")
+        world = self.world(1)
+        world.courier.finish(DELIVERED)
+        world.courier.reply = lambda record: later
+        for _ in range(40):
+            world.accept()
+        while world.standing is not Standing.DOWN:
+            world.wait(1, step=1)
+        started = len(world.courier.started)
+        world.wait(world.lane("sink").probe_at - world.clock.seconds() + 1, step=1)
+        self.assertEqual(len(world.courier.started), started + 1)
+        self.assertIs(world.standing, Standing.DOWN)
 
     def throttled(self, most: int, seconds: float, messages: int = 200) -> tuple[float, float]:
         """What share was refused of a lane's attempts, and how many seconds it took."""

@@ -18,7 +18,7 @@ from tests.sink import CLOSE, EXTENSIONS, STALL, Asked, Script, Sink
 from tests.support import TestCase
 from tests.unit.relay.test_smtpout import QUICK, CourierCase, a_delivery, says
 
-R, D = Blame.RECIPIENT, Blame.DESTINATION
+R, D, S = Blame.RECIPIENT, Blame.DESTINATION, Blame.SERVICE
 FULL = says("mail", "452 4.3.1 disk full")
 
 
@@ -118,12 +118,12 @@ class NextHost(CourierCase, TestCase):
         self.assertEqual((first.sessions, len(first.arrived), len(second.arrived)), (1, 1, 1))
 
     async def test_from_a_kept_connection_that_is_lost_too(self) -> None:
-        first = self.sink(after(1, "content", "451 4.3.0 later"))
-        second = self.sink()
-        for _ in range(2):
-            (outcome,) = await self.deliver(a_delivery())
-            self.assertEqual(outcome.reply.code, 250)
-        self.assertEqual((first.sessions, len(second.arrived)), (1, 1))
+        first, second = self.sink(), self.sink()
+        await self.deliver(a_delivery())
+        first.script = says("content", "451 4.3.0 later")
+        (outcome,) = await self.deliver(a_delivery())
+        self.assertEqual(outcome.reply.code, 250)
+        self.assertEqual((first.sessions, len(second.arrived)), (2, 1))
 
     async def test_kept_connections_to_other_hosts_serve(self) -> None:
         first, second = self.sink(says("rcpt", "450 4.2.1 greylisted")), self.sink()
@@ -237,6 +237,58 @@ class Spent(CourierCase, TestCase):
     async def test_data_refused(self) -> None:
         await self.check("data", "451 4.3.0 too many messages")
 
+    async def test_recipients_refused(self) -> None:
+        await self.check("rcpt", "452 4.4.5 too many messages in this session")
+
+    async def test_recipients_refused_without_a_reason(self) -> None:
+        await self.check("rcpt", "450 not now")
+
+    async def test_content_refused(self) -> None:
+        await self.check("content", "452 4.4.5 too many messages in this session")
+
+    async def test_mail_refused_for_good(self) -> None:
+        await self.check("mail", "550 5.7.1 too many messages in this session")
+
+    async def test_a_sender_who_is_refused_for_good_is_so_on_the_second_connection(self) -> None:
+        sink = self.sink()
+        await self.deliver(a_delivery())
+        sink.script = says("mail", "550 5.1.8 bad sender")
+        (outcome,) = await self.deliver(a_delivery())
+        self.assertEqual((str(outcome.reply), sink.sessions), ("550 5.1.8 bad sender", 2))
+
+    async def test_some_of_the_recipients_refused_as_too_much(self) -> None:
+        count: list[str] = []
+
+        def script(asked: Asked) -> str | None:
+            if asked.stage == "rcpt":
+                count.append(asked.argument)
+            late = asked.stage == "rcpt" and asked.session == 1 and len(count) > 2
+            return "452 4.4.5 too many in this session" if late else None
+
+        sink = self.sink(script)
+        await self.deliver(a_delivery())
+        outcomes = await self.deliver(a_delivery(3))
+        self.assertEqual([each.reply.code for each in outcomes], [250] * 3)
+        self.assertEqual([len(each.recipients) for each in sink.arrived], [1, 1, 2])
+
+    async def test_a_full_mailbox_or_one_of_two_recipients_is_no_connection_that_is_spent(
+        self,
+    ) -> None:
+        for count, reply in ((1, "452 4.2.2 mailbox full"), (2, "450 4.7.1 later")):
+            self.endpoints.clear()
+            sink = self.sink(says("rcpt", reply, argument=f"user{count - 1}"))
+            hop = isp(reply)
+            first = a_delivery(3)
+            await self.deliver(Delivery(first.message, first.records[2:]), hop)
+            outcomes = await self.deliver(a_delivery(count), hop)
+            self.assertEqual((str(outcomes[-1].reply), sink.sessions), (reply, 1))
+
+    async def test_lost_behind_the_end_of_the_content_is_not_sent_again(self) -> None:
+        sink = self.sink(after(1, "content", CLOSE))
+        await self.deliver(a_delivery())
+        (outcome,) = await self.deliver(a_delivery())
+        self.assertEqual((outcome.in_doubt, sink.sessions), (True, 1))
+
     async def test_421_at_mail(self) -> None:
         await self.check("mail", "421 4.4.5 too many messages in this session")
 
@@ -320,7 +372,8 @@ class OurSetUp(CourierCase, TestCase):
         for stage, reply in itertools.product(stages, replies):
             with self.subTest(stage=stage, reply=reply):
                 outcome = await self.refused(stage, reply, isp(f"isp{reply}{stage}"))
-                self.assertEqual((outcome.reply.code, outcome.blame), (451, D), outcome)
+                blame = D if stage == "mail" else S
+                self.assertEqual((outcome.reply.code, outcome.blame), (451, blame), outcome)
                 self.assertEqual((outcome.reply.subject, outcome.remote_mta), (7, ""))
                 self.assertRegex(outcome.reply.text, "^Next hop isp.* at mx.example")
                 self.assertIn(f"does not serve us: {reply}", outcome.reply.text)
@@ -350,6 +403,12 @@ class OurSetUp(CourierCase, TestCase):
             "550 5.7.64 TenantAttribution; Relay Access Denied",
             "554 5.7.1 <unknown[192.0.2.1]>: Client host rejected: Access denied",
             "550 5.7.0 Mail relay denied",
+            "550 SMTP AUTH is required for message submission",
+            "550 5.7.1 SMTP AUTH required",
+            "550 You must authenticate first",
+            "550 5.7.1 you are not authorized to relay",
+            "553 sorry, that domain isn't in my list of allowed rcpthosts (#5.7.1)",
+            "553 sorry, that domain is not in my list of allowed rcpthosts (#5.7.1)",
             "550 5.7.0 not you",
         )
         await self.all_wait(("mail", "rcpt"), replies, "ask it to relay for this host")
@@ -362,6 +421,10 @@ class OurSetUp(CourierCase, TestCase):
             ("mail", "550 5.7.1 sender is not welcome"),
             ("mail", "553 5.7.1 Sender address rejected: not owned by user"),
             ("mail", "550 5.1.8 bad sender"),
+            ("rcpt", "550 sorry, no mailbox here by that name (#5.1.1)"),
+            ("rcpt", "553 sorry, your envelope sender is in my badmailfrom list (#5.7.1)"),
+            ("rcpt", "550 5.1.1 no such author required to answer"),
+            ("mail", "550 5.7.1 sender address could not be authenticated"),
             ("content", "552 5.7.0 This message was blocked because of its content"),
             ("content", "550 5.7.1 spam, relaying denied"),
             ("content", "554 5.7.1 spam"),
@@ -405,17 +468,25 @@ class OurSetUp(CourierCase, TestCase):
             self.assertIn("does not serve us", outcome.reply.text)
             self.assertIs(outcome.blame, D)
 
-    async def test_one_that_takes_other_mail_is_not_down_for_one_recipient(self) -> None:
-        """A stray address that it does not relay for must not close the lane to all the others."""
-        self.courier = self.a_courier(limits=RelayLimits(connection_messages=1))
+    async def test_what_is_said_of_a_recipient_is_said_of_that_one(self) -> None:
+        """Also by one that has never taken mail: other mail shows whether it is true of all."""
         self.sink(says("rcpt", "554 5.7.1 Relay access denied", argument="user1"))
+        good, stray = await self.deliver(a_delivery(2), isp())
+        self.assertEqual((good.reply.code, stray.reply.code), (250, 451))
+        self.assertEqual(stray.blame, S)
+        alone = Delivery(a_delivery(2).message, a_delivery(2).records[1:])
+        (outcome,) = await self.deliver(alone, isp("cold"))
+        self.assertEqual((outcome.reply.code, outcome.blame), (451, S))
+
+    async def test_one_that_takes_other_mail_is_not_down_for_one_sender(self) -> None:
+        self.courier = self.a_courier(limits=RelayLimits(connection_messages=1))
+        sink = self.sink()
         await self.deliver(a_delivery(), isp())
-        stray = a_delivery(2)
-        stray = Delivery(stray.message, stray.records[1:])
-        (outcome,) = await self.deliver(stray, isp())
-        self.assertEqual((outcome.reply.code, outcome.blame), (451, R))
+        sink.script = says("mail", "550 5.7.1 Relaying denied")
+        (outcome,) = await self.deliver(a_delivery(), isp())
+        self.assertEqual((outcome.reply.code, outcome.blame), (451, S))
         self.courier.apply(self.courier._limits)  # a new configuration: nothing is known of it
-        (outcome,) = await self.deliver(stray, isp())
+        (outcome,) = await self.deliver(a_delivery(), isp())
         self.assertIs(outcome.blame, D)
 
     async def test_a_connection_that_is_refused_so_is_not_kept(self) -> None:

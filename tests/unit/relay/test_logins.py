@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from base64 import b64decode, b64encode
 from collections.abc import Callable
 
@@ -157,7 +158,8 @@ class LoginTests(TestCase):
             end, _ = self.play(Server(name))
             self.assertEqual(
                 str(end),
-                "451 4.7.8 Login isp was refused by smtp.isp.example: 535 5.7.8 wrong",
+                "451 4.7.8 Login isp was refused by smtp.isp.example: "
+                "535 5.7.8 authentication credentials invalid",
             )
         self.assertEqual(len(self.log.troubles), 1)
         self.secrets["isp"] = Secret("user", "pencil")
@@ -195,6 +197,37 @@ class LoginTests(TestCase):
         end, _ = self.play(Server("SCRAM-SHA-256", ["235 2.7.0 come in"]))
         self.assertIn("did not prove", str(end))
 
+    def test_a_server_that_repeats_what_it_refuses_gives_no_secret_away(self) -> None:
+        """Not in the log, not to the sender: in whatever line, under whatever code."""
+        secrets = [b"\0user\0pencil", b"user", b"pencil"]
+        shapes = [*(b64encode(each).decode() for each in secrets), "pencil"]
+
+        class Echo(Server):
+            refuses = ""
+            reply = ""
+
+            def say(self, line: str) -> str:
+                if line.startswith(self.refuses):
+                    return self.reply.format(line)
+                return {"AUTH LOGIN": "334 VXNlcm5hbWU6"}.get(line, "334 UGFzc3dvcmQ6")
+
+        replies = (
+            *("500 unrecognized command: {}", "535 5.7.8 bad: {}", "454 4.7.0 {}", "599 {}"),
+            "501-5.5.2 cannot\r\n501 5.5.2 decode {}",
+        )
+        lines = ("AUTH PLAIN", "dXNlcg==", "cGVuY2ls")
+        for refused, reply in itertools.product(lines, replies):
+            with self.subTest(line=refused, reply=reply):
+                self.log.troubles.clear()
+                logins = Logins(lambda: self.secrets, self.log, self.in_thread)
+                echo = Echo("PLAIN" if refused == "AUTH PLAIN" else "LOGIN")
+                echo.refuses, echo.reply = refused, reply
+                end, _ = self.play(echo, login=logins.of(hop("isp"), ENDPOINT))
+                told = f"{end} {self.log.troubles}"
+                self.assertIn(f"was refused by smtp.isp.example: {reply[:3]} ", told)
+                for shape in shapes:
+                    self.assertNotIn(shape, told)
+
     # by tokens
 
     def by_token(self, tokens: FakeTokens, *answers: str) -> tuple[Login, str, list[str]]:
@@ -217,7 +250,7 @@ class LoginTests(TestCase):
         tokens = FakeTokens(("old", False), ("new", True))
         told = "334 " + b64encode(b'{"status":"invalid_token"}').decode()
         login, end, heard = self.by_token(tokens, told, "535 5.7.8 no")
-        self.assertIn("535 5.7.8 no (status=invalid_token)", end)
+        self.assertIn("535 5.7.8 authentication credentials invalid (status=invalid_token)", end)
         self.assertEqual(heard[1], b64encode(b"\1").decode())
         self.assertEqual((tokens.refused, self.log.troubles), (["old"], []))
         self.assertFalse(login.hopeless)
@@ -229,7 +262,7 @@ class LoginTests(TestCase):
         tokens = FakeTokens(("old", False), ("old", False))  # the provider has no other
         login, _, _ = self.by_token(tokens, "535 5.7.8 no")
         self.assertTrue(login.renew())
-        self.assertIn("535 5.7.8 no", self.attempt(login, "535 5.7.8 no")[0])
+        self.assertIn("535 5.7.8 ", self.attempt(login, "535 5.7.8 no")[0])
         self.assertFalse(login.renew())
         self.assertTrue(login.hopeless)
         self.assertEqual(len(self.log.troubles), 1)

@@ -13,7 +13,8 @@ from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.ssl import PrivateCertificate
-from twisted.internet.task import deferLater
+from twisted.internet.task import Clock, deferLater
+from twisted.internet.testing import StringTransport
 
 from relayd.config.tls import level_for
 from relayd.dns.answer import Answer, DnsError, DnsTrouble, NxDomain, Tlsa
@@ -24,15 +25,20 @@ from relayd.mail.outcome import Blame, Outcome
 from relayd.mail.reply import Severity
 from relayd.mail.security import Level
 from relayd.relay import pool
+from relayd.relay.connection import Connection
 from relayd.relay.courier import Hop
-from relayd.relay.limits import NextHopDeadlines
+from relayd.relay.limits import NextHopDeadlines, RelayLimits
+from relayd.relay.pool import Pool
 from relayd.relay.protection import Advice, Protection, TlsSettings
+from relayd.relay.security import HopSecurity
 from relayd.relay.smtpout import Courier
 from relayd.relay.survey import Endpoint
+from relayd.relay.trouble import SessionError
 from relayd.smtp.exchange import ServerLimits as SessionRules
 from relayd.smtp.extensions import Offer
 from relayd.smtp.server import SmtpServer as SmtpServer
 from relayd.tls.client import ClientContexts
+from relayd.tls.demand import Demand
 from relayd.tls.flaw import Failure, Policy
 from tests.certs import DAY, Authority, Issued
 from tests.ports import free_port
@@ -297,6 +303,46 @@ class Levels(Case):
             self.assertIs(find(domain), level)
 
 
+class Silence(TestCase):
+    """A server that says `220 go ahead` to STARTTLS, and then nothing: it has a minute."""
+
+    def silent(self, level: Level, seconds: int) -> tuple[str, HopSecurity]:
+        """How the session has ended after so many seconds."""
+
+        class Transport(StringTransport):
+            def startTLS(self, creator: object) -> None:
+                self.tls = creator
+
+            def setTcpNoDelay(self, enabled: bool) -> None:
+                pass
+
+        clock, endpoint = Clock(), Endpoint("mx.example", "192.0.2.1", 25)
+        security = HopSecurity(ClientContexts(), endpoint, Demand(level))
+        made = Connection(
+            Pool(clock, RelayLimits()),
+            endpoint,
+            "gw.example.com",
+            NextHopDeadlines(),
+            target="example.com",
+            security=security,
+        )
+        made.makeConnection(Transport())
+        for line in (b"220 mx ESMTP\r\n", b"250-mx\r\n250 STARTTLS\r\n", b"220 go ahead\r\n"):
+            made.dataReceived(line)
+        clock.pump([1.0] * seconds)
+        made.cut("end of the test")
+        return str(self.failureResultOf(made.opened, SessionError).value), security
+
+    def test_it_has_a_minute_and_then_there_is_no_tls_with_it(self) -> None:
+        for level in (Level.OPTIONAL, Level.REQUIRED):
+            end, _ = self.silent(level, 58)
+            self.assertIn("end of the test", end)
+            end, security = self.silent(level, 62)
+            self.assertIn("TLS handshake failed: timed out", end)
+            self.assertTrue(security.failed)  # what the courier goes on in the clear by
+            self.assertEqual(security.demand.clear, level is Level.OPTIONAL)
+
+
 class Downgrades(Case):
     """Nothing is sent in the clear because something was stripped or broken."""
 
@@ -340,6 +386,8 @@ class Downgrades(Case):
             self.script(*self.GREETING, b"220 go\r\n")
             outcome = await self.deliver()
             self.assertEqual(sum(each.startswith(b"EHLO") for each in self.heard), hellos)
+            in_the_clear = sum(each.startswith(b"MAIL") for each in self.heard)
+            self.assertEqual(in_the_clear, level is Level.OPTIONAL)
             if level is Level.REQUIRED:
                 self.waits(outcome, "handshake failed: timed out")
 
