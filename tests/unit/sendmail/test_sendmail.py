@@ -15,6 +15,7 @@ from types import SimpleNamespace
 from unittest import mock
 
 from relayd.intake.pickup import read_slip
+from relayd.mail.address import Mailbox
 from relayd.sendmail import drop
 from relayd.sendmail import program as sendmail
 from relayd.sendmail.dialogue import converse
@@ -51,7 +52,8 @@ class Sendmail(unittest.TestCase):
         for path in sorted(self.folder.iterdir()):
             self.assertEqual(path.suffix, ".mail")
             line, _, content = path.read_bytes().partition(b"\n")
-            read_slip(line, "gw.example.com")  # what the daemon demands
+            for each in read_slip(line, "gw.example.com").recipients:  # what the daemon demands
+                Mailbox.parse(each)
             path.unlink()
             yield json.loads(line), content
 
