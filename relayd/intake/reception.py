@@ -330,7 +330,9 @@ class Reception:
             known.notify = merge_notify(known.notify, notify)
             return known.plan.reply
         if transaction.recipients >= limits.recipients:
-            return self._refuse(_rcpt_text(mailbox), _TOO_MANY)
+            transaction.full = _TOO_MANY
+        if transaction.full is not None:  # to decide again what cannot be taken would be dear
+            return self._refuse(_rcpt_text(mailbox), transaction.full)
         srs, guesses = self._ruleset.srs, self._intake.guesses
         guessable = guesses if srs is not None and srs.holds(mailbox) else None
         if guessable is not None and guessable.too_many_hashes(client_key(self.client.address)):
@@ -352,8 +354,10 @@ class Reception:
             return self._refuse(_rcpt_text(mailbox), plan.reply, _why(plan))
         total = transaction.destinations + len(plan.destinations)
         if total > limits.destinations and transaction.recipients:
+            transaction.full = _TOO_MANY
             return self._refuse(_rcpt_text(mailbox), _TOO_MANY, f"{total} final recipients")
         if total > _FREE_RECIPIENTS and not self._hold_recipients(total):
+            transaction.full = _NO_MEMORY
             return self._refuse(_rcpt_text(mailbox), _NO_MEMORY)
         transaction.add(Addressee(mailbox, params.orcpt, notify, plan))
         return plan.reply

@@ -10,6 +10,7 @@ from relayd.mail.client import Client
 from relayd.mail.envelope import DIRECT, Envelope, Recipient
 from relayd.mail.message import RecipientState, Record, Submission
 from relayd.mail.plan import Destination, Plan, Step, Verdict
+from relayd.mail.reply import Reply
 
 _STATE = {
     Verdict.ACCEPT: RecipientState.QUEUED,
@@ -45,13 +46,14 @@ class ContentFacts:
 class ReceivedTransaction:
     """From MAIL to the end of content; replaced whole, never field by field."""
 
-    __slots__ = ("_addressees", "client", "destinations", "envelope", "started")
+    __slots__ = ("_addressees", "client", "destinations", "envelope", "full", "started")
 
     def __init__(self, envelope: Envelope, client: Client, started: float) -> None:
         self.envelope = envelope
         self.client = client
         self.started = started  # seconds since the epoch
         self.destinations = 0  # final recipients so far, repetitions counted
+        self.full: Reply | None = None  # what every further recipient hears
         self._addressees: dict[tuple[str, str], Addressee] = {}
 
     @property

@@ -13,7 +13,17 @@ from relayd.mail.plan import Destination, Plan
 from relayd.report.wishes import STRANGERS, TRUSTED, Wishes
 from relayd.rules.evaluate import Facts
 from relayd.rules.ruleset import Ruleset
-from tests.unit.intake.scene import CONTENT, HOST, RULES, STEP, Peer, Scene, accepted, message
+from tests.unit.intake.scene import (
+    CONTENT,
+    HOST,
+    RULES,
+    STEP,
+    Peer,
+    Scene,
+    accepted,
+    decide,
+    message,
+)
 from tests.unit.rules.sample import rules as parsed
 
 
@@ -148,7 +158,27 @@ class Transactions(unittest.TestCase):
             "RCPT TO:<alias@example.org>",
             "RCPT TO:<a@example.org>",
         )
-        self.assertEqual([reply[:3] for reply in replies[1:]], ["250", "452", "250"])
+        # and now it is full: the next one may fit, but is not worth another decision
+        self.assertEqual([reply[:3] for reply in replies[1:]], ["250", "452", "452"])
+
+    def test_a_list_beyond_the_limit_is_decided_about_once(self) -> None:
+        decided = []
+
+        def counting(ruleset: Ruleset, facts: Facts) -> Plan:
+            decided.append(facts.recipient.local)
+            return decide(ruleset, facts)
+
+        scene = Scene(limits=ReceptionLimits(destinations=3))
+        scene.change(decide=counting)
+        peer = scene.greeted()
+        heard = peer.say("MAIL FROM:<>", "RCPT TO:<alias@example.com>")
+        heard += peer.say(*[f"RCPT TO:<alias@{number}.example>" for number in range(50)])
+        self.assertEqual([reply[:3] for reply in heard], ["250"] * 2 + ["452"] * 50)
+        self.assertEqual(decided, ["alias"] * 2)
+        # those who were taken are, and the next transaction begins anew
+        self.assertEqual([reply[:3] for reply in peer.say("DATA", *CONTENT)], ["354", "250"])
+        heard = peer.say("MAIL FROM:<>", "RCPT TO:<alias@example.org>")
+        self.assertEqual([reply[:3] for reply in heard], ["250", "250"])
 
     def test_rset_and_ehlo_forget_the_transaction(self) -> None:
         for command in ("RSET", "EHLO again.example"):

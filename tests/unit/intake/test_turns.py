@@ -6,13 +6,16 @@ import unittest
 
 from relayd.intake.door import Door
 from relayd.intake.limits import Memory
-from relayd.intake.session import TURN
+from relayd.intake.session import LONGEST_TURN, STEP, TURN
 from relayd.intake.submission import Manners
+from relayd.mail.plan import Plan
+from relayd.rules.evaluate import Facts
+from relayd.rules.ruleset import Ruleset
 from relayd.smtp.events import Auth, AuthResponse
 from relayd.smtp.exchange import ServerLimits
 from relayd.spool.errors import SpoolFull
 from tests.support import TestCase
-from tests.unit.intake.scene import CONTENT, Peer, Scene, message
+from tests.unit.intake.scene import CONTENT, Peer, Scene, decide, message
 from tests.unit.intake.test_login import RIGHT, WRONG, Site
 
 
@@ -46,6 +49,37 @@ class Sharing(unittest.TestCase):
         scene.clock.advance(0)
         self.assertEqual(len(bad.replies()), 11)
         self.assertEqual(turns(scene, bad), [])
+
+    def test_a_turn_of_dear_commands_is_over_when_its_time_is(self) -> None:
+        scene = Scene()
+
+        def dear(ruleset: Ruleset, facts: Facts) -> Plan:
+            scene.clock.rightNow += LONGEST_TURN
+            return decide(ruleset, facts)
+
+        scene.change(decide=dear)
+        bad, good = scene.greeted(), scene.greeted("192.0.2.2")
+        lines = message(*(f"user{number}@example.com" for number in range(30)))
+        first = bad.say(*lines)
+        self.assertEqual(len(first), STEP)
+        self.assertEqual(len(good.say("NOOP")), 1)
+        replies = first + turns(scene, bad)
+        self.assertEqual([reply[:3] for reply in replies], ["250"] * 31 + ["354"])
+        self.assertEqual(bad.say(*CONTENT)[0][:3], "250")
+
+    def test_too_many_recipients_are_the_clients_doing(self) -> None:
+        """It may go on for some thousands, and then go on with its message; but not for ever."""
+        scene = Scene(session=ServerLimits(recipients=1))
+        peer = scene.greeted()
+        peer.say("MAIL FROM:<>", "RCPT TO:<alice@example.com>")
+        more = [f"RCPT TO:<user{number}@example.com>" for number in range(3000)]
+        replies = peer.say(*more) + turns(scene, peer)
+        self.assertEqual({reply[:3] for reply in replies}, {"452"})
+        self.assertEqual([reply[:3] for reply in peer.say("DATA", *CONTENT)], ["354", "250"])
+        peer.say("MAIL FROM:<>", "RCPT TO:<alice@example.com>")
+        replies = peer.say(*more, *more) + turns(scene, peer)
+        self.assertEqual(replies[-1][:9], "421 4.7.0")
+        self.assertLess(len(replies), 4000)
 
     def test_reading_waits_while_a_flood_does(self) -> None:
         scene = Scene(session=ServerLimits(idle=100_000))
