@@ -43,9 +43,10 @@ _NOT_OFFERED = Reply.of(502, "5.5.1", "Not offered")
 _LOGIN_FIRST = Reply.of(530, "5.7.0", "Authentication required")  # RFC 6409 section 4.3
 _TOO_MANY_HASHES = Reply.of(450, "4.7.1", "Too many wrong SRS addresses, try again later")
 _NO_MEMORY = Reply.of(452, "4.3.1", "Too much mail at once, try again later")
-_FREE = 65536  # octets of a header section that are not counted
-_FREE_RECIPIENTS = 256  # final ones of a transaction, likewise
-_RECIPIENT = 700  # octets that one costs, about
+_FREE = 8192  # octets of a header section that are not counted
+_FREE_RECIPIENTS = 8  # final ones of a transaction, likewise
+_RECIPIENT = 2000  # octets that one costs, with a long address and an ORCPT
+_SHARE = 16384  # octets of memory that are taken at a time
 _MOST_TOLD = 100  # refusals of one session that have a line in the log; the rest is counted
 _HEADER_TOO_LARGE = Reply.of(552, "5.3.4", "Header section too large")
 _HEADER_GREW = Reply.of(552, "5.3.4", "Header section too large once it is completed or rewritten")
@@ -240,7 +241,7 @@ class Reception:
 
     def _hold_header(self, octets: int) -> bool:
         """The header section has so many, and where it is completed there are two of it."""
-        now = octets if self._completion is None else 2 * octets
+        now = _shares(octets if self._completion is None else 2 * octets)
         if not self._intake.memory.change(self._held_header, now):
             return False
         self._held_header = now
@@ -248,7 +249,7 @@ class Reception:
 
     def _hold_recipients(self, recipients: int) -> bool:
         """So many final recipients are remembered."""
-        now = recipients * _RECIPIENT
+        now = _shares(recipients * _RECIPIENT)
         if not self._intake.memory.change(self._held_recipients, now):
             return False
         self._held_recipients = now
@@ -356,7 +357,8 @@ class Reception:
         if total > limits.destinations and transaction.recipients:
             transaction.full = _TOO_MANY
             return self._refuse(_rcpt_text(mailbox), _TOO_MANY, f"{total} final recipients")
-        if total > _FREE_RECIPIENTS and not self._hold_recipients(total):
+        held = max(total, transaction.recipients + 1)  # what is thrown away has no destination
+        if held > _FREE_RECIPIENTS and not self._hold_recipients(held):
             transaction.full = _NO_MEMORY
             return self._refuse(_rcpt_text(mailbox), _NO_MEMORY)
         transaction.add(Addressee(mailbox, params.orcpt, notify, plan))
@@ -512,6 +514,11 @@ _VERDICTS: Mapping[type, Callable[..., Reply | None]] = {
     events.AuthResponse: Reception._not_offered,
     events.XClient: Reception._not_offered,
 }
+
+
+def _shares(octets: int) -> int:
+    """Octets of memory for so many: whole shares."""
+    return -(-octets // _SHARE) * _SHARE
 
 
 def _mail_text(event: events.Mail) -> str:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import unittest
 
 from relayd.intake.door import Door
-from relayd.intake.limits import Memory
+from relayd.intake.limits import Memory, SessionLimits
 from relayd.intake.session import LONGEST_TURN, STEP, TURN
 from relayd.intake.submission import Manners
-from relayd.mail.plan import Plan
+from relayd.mail.plan import Plan, Verdict
+from relayd.mail.reply import Reply
 from relayd.rules.evaluate import Facts
 from relayd.rules.ruleset import Ruleset
 from relayd.smtp.events import Auth, AuthResponse
@@ -439,8 +440,33 @@ class Holding(unittest.TestCase):
     def test_those_of_ordinary_mail_are_not_counted(self) -> None:
         scene = Scene()
         scene.change(memory=Memory(0))
-        peer = self.holding(scene, 60_000)
+        peer = self.holding(scene, 7000)
         self.assertEqual(peer.send(b"\r\n\r\n.\r\n")[0][:3], "250")
+        heard = peer.say(*message(*(f"user{number}@example.com" for number in range(8))))
+        self.assertEqual([reply[:3] for reply in heard], ["250"] * 9 + ["354"])
+
+    def test_a_little_in_each_of_many_sessions(self) -> None:
+        scene = Scene(sessions=SessionLimits(per_client=0))
+        scene.change(memory=Memory(1 << 20))
+        peers = [self.holding(scene, 15_000) for _ in range(100)]
+        ends = [peer.send(b"\r\n\r\n.\r\n")[0][:9] for peer in peers]
+        self.assertEqual(ends, ["250 2.0.0"] * 64 + ["452 4.3.1"] * 36)
+        codes = [
+            scene.greeted().say(*message(*(f"user{number}@example.com" for number in range(9))))
+            for _ in range(40)
+        ]
+        self.assertEqual([each[-2][:9] for each in codes], ["250 2.1.5"] * 32 + ["452 4.3.1"] * 8)
+
+    def test_those_who_are_thrown_away_are_remembered_too(self) -> None:
+        scene = Scene()
+        scene.change(
+            memory=Memory(0),
+            decide=lambda ruleset, facts: Plan(
+                Verdict.DISCARD, Reply.of(250, "2.1.5", "Ok"), (), ()
+            ),
+        )
+        heard = scene.greeted().say(*message(*(f"user{each}@example.com" for each in range(9))))
+        self.assertEqual([reply[:9] for reply in heard[-2:-1]], ["452 4.3.1"])
 
     def test_a_submission_is_held_twice(self) -> None:
         scene = Scene()
@@ -463,13 +489,13 @@ class Holding(unittest.TestCase):
 
     def test_recipients(self) -> None:
         scene = Scene()
-        scene.change(memory=Memory(700 * 400))
+        scene.change(memory=Memory(50 << 14))
         memory = scene.service.intake.memory
         peer = scene.greeted()
         lines = message(*(f"user{number}@example.com" for number in range(500)))
         codes = [reply[:9] for reply in peer.say(*lines) + turns(scene, peer)]
-        self.assertEqual(codes[1:-1], ["250 2.1.5"] * 400 + ["452 4.3.1"] * 100)
-        self.assertEqual(memory.held, 700 * 400)
+        self.assertEqual(codes[1:-1], ["250 2.1.5"] * 409 + ["452 4.3.1"] * 91)
+        self.assertEqual(memory.held, 50 << 14)
         self.assertEqual(peer.say(*CONTENT)[0][:3], "250")
         self.assertEqual(memory.held, 0)
 
