@@ -49,6 +49,7 @@ _RECIPIENT = 2000  # octets that one costs, with a long address and an ORCPT
 _SHARE = 16384  # octets of memory that are taken at a time
 _MOST_TOLD = 100  # refusals of one session that have a line in the log; the rest is counted
 _HEADER_TOO_LARGE = Reply.of(552, "5.3.4", "Header section too large")
+_TOO_MANY_FIELDS = Reply.of(552, "5.3.4", "Header section has too many fields")
 _HEADER_GREW = Reply.of(552, "5.3.4", "Header section too large once it is completed or rewritten")
 _MESSAGE_GREW = Reply.of(552, "5.3.4", "Message too large once it is completed or rewritten")
 
@@ -152,8 +153,8 @@ class Reception:
                 if not data:
                     return
             header.receive(data)
-            if header.oversize:
-                self._fail(_HEADER_TOO_LARGE)
+            if header.oversize or header.crowded:
+                self._fail(_HEADER_TOO_LARGE if header.oversize else _TOO_MANY_FIELDS)
                 return
             if header.size > _FREE and not self._hold_header(header.held):
                 self._fail(_NO_MEMORY)
@@ -436,6 +437,8 @@ class Reception:
         if transaction is None or header is None or ruleset is None:
             return _TROUBLE
         header.end()
+        if header.crowded:
+            return _TOO_MANY_FIELDS
         section, size = header.octets, header.size
         if self._completion is not None:
             try:

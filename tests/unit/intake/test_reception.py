@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import unittest
 
+from relayd.intake.header import MAX_FIELDS
 from relayd.intake.limits import SessionLimits
 from relayd.intake.reception import ReceptionLimits
+from relayd.intake.submission import RELAY, Manners
 from relayd.intake.trace import LoopLimits, TraceField
 from relayd.intake.transaction import merge_notify
 from relayd.mail.address import Mailbox
@@ -179,6 +181,26 @@ class Transactions(unittest.TestCase):
         self.assertEqual([reply[:3] for reply in peer.say("DATA", *CONTENT)], ["354", "250"])
         heard = peer.say("MAIL FROM:<>", "RCPT TO:<alias@example.org>")
         self.assertEqual([reply[:3] for reply in heard], ["250", "250"])
+
+    def test_a_header_section_of_too_many_fields_is_not_edited(self) -> None:
+        """Each of them costs, however small it is."""
+        for manners, recipient in (
+            (RELAY, "rewritten@example.com"),
+            (Manners(True, False, "example.com"), "alice@example.com"),
+        ):
+            for beginning in (b"To:\r\n", b"X-Del:\r\n", b"a:\r\n", b"To:\r\n \r\n"):
+                for end in (b"\r\nHello.\r\n.\r\n", b".\r\n"):
+                    for fields, code in ((MAX_FIELDS - 10, "250"), (MAX_FIELDS + 10, "552 5.3.4")):
+                        with self.subTest(manners=manners, field=beginning, end=end, fields=fields):
+                            scene = Scene()
+                            scene.change(manners=lambda _, manners=manners: manners)
+                            peer = scene.greeted()
+                            peer.say(*message(recipient))
+                            (reply,) = peer.send(beginning * fields + end)
+                            self.assertEqual(reply[: len(code)], code)
+
+    def test_a_header_section_that_no_rule_edits_may_have_any_number_of_fields(self) -> None:
+        self.submit("alice@example.com", content=("To:",) * (2 * MAX_FIELDS) + CONTENT)
 
     def test_rset_and_ehlo_forget_the_transaction(self) -> None:
         for command in ("RSET", "EHLO again.example"):
