@@ -241,8 +241,8 @@ class Reception:
         self._draft = self._transaction = self._header = self._failure = self._completion = None
 
     def _hold_header(self, octets: int) -> bool:
-        """The header section has so many, and where it is completed there are two of it."""
-        now = _shares(octets if self._completion is None else 2 * octets)
+        """The header section has so many. The draft holds it too; and where it is completed, we do."""
+        now = _shares(octets * (2 if self._completion is None else 3))
         if not self._intake.memory.change(self._held_header, now):
             return False
         self._held_header = now

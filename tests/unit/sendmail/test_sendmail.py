@@ -144,6 +144,25 @@ class Sendmail(unittest.TestCase):
             self.assertEqual(slip["sender"], "")
             self.assertIn(f"From: {self.user}@{MAILNAME}".encode(), content.replace(b"root <", b""))
 
+    def test_a_recipient_with_a_name(self) -> None:
+        for argument, found in (
+            ("Foo <b@c.test>", ["b@c.test"]),
+            ('"Foo, Bar @ home" <b@c.test>', ["b@c.test"]),
+            ('"Foo \\"the\\" Bar"<b@c.test>', ["b@c.test"]),
+            ("J\u00fcrgen M\u00fcller <b>", [f"b@{MAILNAME}"]),
+            ("Foo <b@c.test>, Bar <d@c.test>", ["b@c.test", "d@c.test"]),
+            ('Foo <"a b"@c.test>', ['"a b"@c.test']),
+            ('"a b"@c.test', ['"a b"@c.test']),
+        ):
+            with self.subTest(argument):
+                slip, _ = self.only(argument, text=b"\n")
+                self.assertEqual(slip["recipients"], found)
+        for argument in ("Foo <b@c.test", "Foo b@c.test", "Foo <>", "a@b.test <b@c.test>"):
+            with self.subTest(argument):
+                status, said = self.run_it(argument)
+                self.assertIn(status, (64, 65))
+                self.assertRegex(said, "is no address|no recipients")
+
     def test_many_recipients_are_spread_over_files(self) -> None:
         self.run_it(*(f"r{number}@example.net" for number in range(1100)))
         found = [slip["recipients"] for slip, _ in self.dropped()]
