@@ -24,12 +24,12 @@ class PartlyTaken:
     def load(self, drops: Path) -> None:
         """What was noted in an earlier life, but of files that have gone from the drop folder."""
         with contextlib.suppress(FileNotFoundError):
-            for name in os.listdir(self._folder):
+            for each in tuple(self._folder.iterdir()):
                 with contextlib.suppress(OSError, ValueError, TypeError):
-                    stamp, *numbers = json.loads((self._folder / name).read_text("ascii"))
-                    self._notes[name] = stamp, frozenset(numbers)
-                if not os.path.lexists(drops / name):
-                    self.forget(name)
+                    stamp, *numbers = json.loads(each.read_text("ascii"))
+                    self._notes[each.name] = stamp, frozenset(numbers)
+                if not os.path.lexists(drops / each.name):
+                    self.forget(each.name)
 
     def recipients(self, name: str, status: os.stat_result) -> frozenset[int]:
         """Which of the recipients on the slip are taken: their numbers, from 0."""

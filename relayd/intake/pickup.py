@@ -1,4 +1,4 @@
-"""Takes up the mail that local programs have left in the drop folder (see ops/sendmail.py).
+"""Takes up the mail that local programs have left in the drop folder (see relayd/sendmail).
 
 Nothing in the folder is trusted. Any local user may put files there, nobody but us may list or
 read them: the folder is ours, mode 3733, so that files in it get our group and only we and who

@@ -241,7 +241,7 @@ class Reception:
         self._draft = self._transaction = self._header = self._failure = self._completion = None
 
     def _hold_header(self, octets: int) -> bool:
-        """The header section has so many. The draft holds it too; and where it is completed, we do."""
+        """The header section has so many. The draft holds it too, and so does who completes it."""
         now = _shares(octets * (2 if self._completion is None else 3))
         if not self._intake.memory.change(self._held_header, now):
             return False

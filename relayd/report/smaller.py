@@ -178,9 +178,8 @@ def _brief_text(part: bytes, missing: int) -> bytes:
         # a paragraph goes whole, or else it would begin or end within an encoded octet
         part = part[: part.rfind(b"\r\n\r\n", 0, MAX_BRIEF - 200)] + b"\r\n\r\n[...]\r\n"
     if missing:
-        part = part.removesuffix(b"\r\n") + (
-            b"\r\n\r\nThis report had to be short: %d recipients are named nowhere in it.\r\n" % missing
-        )
+        words = b"This report had to be short: %d recipients are named nowhere in it." % missing
+        part = part.removesuffix(b"\r\n") + b"\r\n\r\n" + words + b"\r\n"
     return part
 
 

@@ -27,14 +27,14 @@ route any via sink
 # sendmail as it is, but for the place of its configuration
 _SENDMAIL = """\
 import os, sys
-from relayd.ops import drop, sendmail
+from relayd.sendmail import drop, program
 drop.CONFIG, user = sys.argv.pop(1), int(sys.argv.pop(1))
 if user:
     os.setgroups([])
     os.setgid(user)
     os.setuid(user)
 sys.argv[0] = "sendmail"
-raise SystemExit(sendmail.main())
+raise SystemExit(program.main())
 """
 
 
@@ -89,6 +89,36 @@ class DropFolder(Scenario):
         for fact in (f"file={waiting.name}", "uid=0", "again_in=10", "451 4.7.1 Not now"):
             self.assertIn(fact, line)
         self.assertIn("drop put off 1", self.relay.ctl("status").stdout)
+
+    def test_of_one_message_those_are_taken_who_can_be_and_the_others_fail_in_the_end(self) -> None:
+        self.start("warn-after 4s\ngive-up 8s")
+        self.left("-f", "sender@example.com", LATER, GOOD)
+        self.arrived(1)
+        self.relay.stop()
+        self.relay.start()
+        self.arrived(2)  # the report
+        first, report = self.sink.arrived
+        self.assertEqual([*first.recipients], [GOOD])
+        self.assertEqual([*report.recipients], ["sender@example.com"])
+        self.assertEqual(report.sender, "")
+        self.assertIn(b"Final-Recipient: rfc822; later@example.com", report.content)
+        self.assertIn(b"Not now", report.content)
+        wait_until(lambda: self.troubles("drop given up"), "the log says so")
+        for folder in (self.drop, self.drop.parent / "drop-taken"):
+            wait_until(lambda folder=folder: not list(folder.iterdir()), f"{folder} is empty")
+
+    def test_the_sender_hears_of_a_file_that_is_no_mail(self) -> None:
+        self.start()
+        slip = b'{"relayd": 1, "sender": "sender@example.com", "recipients": ["%s"]}\n'
+        part = self.drop / "x.part"
+        part.write_bytes(slip % GOOD.encode() + b"Subject: x\n\nbare line feeds\n")
+        part.rename(self.drop / "x.mail")
+        self.arrived(1)
+        (report,) = self.sink.arrived
+        self.assertEqual([*report.recipients], ["sender@example.com"])
+        self.assertIn(b"a bare LF", report.content)
+        wait_until(lambda: self.troubles("drop set aside"), "it is set aside")
+        self.assertEqual(len(list((self.drop.parent / "drop-damaged").iterdir())), 1)
 
     def test_what_waits_is_taken_up_by_the_next_relayd_and_by_one_of_two_workers(self) -> None:
         relay = self.start(workers=2)
