@@ -407,6 +407,8 @@ class Pickup:
         for number, text in enumerate(slip.recipients):
             if number in before:
                 continue
+            if self._stopping:
+                raise LaterError("stopping")
             try:
                 mailbox = Mailbox.parse(text)
             except AddressError as error:

@@ -49,7 +49,7 @@ GULP = 4 * SIP  # ... while content comes faster than that
 HIGH_WATER = SIP  # octets of input held back
 MOMENT = 0.2  # seconds for the end of what came before the greeting
 TURN = 64  # lines and pieces of content read in one turn of the reactor; then others have theirs
-LONGEST_TURN = 0.01  # seconds; and so it is when these are over, as we see ...
+LONGEST_TURN = 0.005  # seconds; and so it is when these are over, as we see ...
 STEP = 4  # ... every so many of them
 
 _READY_FOR_TLS = Reply.of(220, "2.0.0", "Ready to start TLS")

@@ -319,6 +319,18 @@ class FolderOfDrops(TestCase):
         turns = [call for call in later.mock_calls if call.args and call.args[0] == 0]
         self.assertEqual(len(turns), 1 + 2 + 3)  # after each of the addresses
 
+    def test_stopping_waits_for_no_long_list(self) -> None:
+        def dear(ruleset: Ruleset, facts: Facts) -> Plan:
+            if facts.recipient.local == "user3":
+                Deferred.fromCoroutine(self.pickup.stop())
+            return accepted(facts)
+
+        self.pickup._intake = replace(self.scene.intake, decide=dear)
+        self.drop(recipients=[f"user{each}@example.net" for each in range(1000)])
+        self.look()
+        self.assertEqual(self.scene.spool.stored, [])
+        self.assertEqual(len(list(self.folder.iterdir())), 1)
+
     def test_a_new_start_takes_up_what_was_put_off(self) -> None:
         self.leave("1.mail", "later@example.net", 20)
         self.look()
