@@ -6,8 +6,6 @@ import re
 
 from relayd.intake.trace import Hops, TraceField
 
-MAX_FIELDS = 5000  # of a section that is to be changed: each of them has its price
-_SMALLEST = 4  # octets of a field
 _WINDOW = 65536  # octets kept unread of a section that no rule will rewrite
 _FIELD = re.compile(rb"([!-9;-~]*)[ \t]*")  # field-name of RFC 5322 section 3.6.8; section 4.5
 _LINE = 1000  # octets; with more of them and no colon it is no field's first line
@@ -49,7 +47,6 @@ class HeaderSection:
         "_limit",
         "_trace",
         "complete",
-        "crowded",
         "eight_bit",
         "hops",
         "octets",
@@ -63,7 +60,6 @@ class HeaderSection:
         self._buffer = bytearray()
         self.octets = b""  # the section, empty line included, if it was to be kept
         self.complete = False  # the empty line went by, or the limit
-        self.crowded = False  # it was to be kept, and has more than MAX_FIELDS
         self.eight_bit = False
         self.hops = Hops()
         self.size = 0  # octets, the empty line included
@@ -116,7 +112,6 @@ class HeaderSection:
             self._count(rest)
             if self._keep:
                 self.octets = rest
-                self.crowded = len(rest) > MAX_FIELDS * _SMALLEST and _fields(rest) > MAX_FIELDS
 
     def _let_go(self, before: int) -> None:
         # the CRLF before the next line stays: it may be half of the empty line, and a field's
@@ -130,8 +125,3 @@ class HeaderSection:
         if not lines.isascii():
             self.eight_bit = True
         self.hops += self._trace.hops(lines)
-
-
-def _fields(section: bytes) -> int:
-    """How many there are, about: every line that does not go on with the one before it."""
-    return section.count(b"\r\n") - section.count(b"\r\n ") - section.count(b"\r\n\t")

@@ -25,7 +25,7 @@ from relayd.mail.reply import Reply
 from relayd.report.bounce import expand
 from relayd.report.wishes import STRANGERS, TRUSTED, Wishes
 from relayd.rules.evaluate import Facts, evaluate
-from relayd.rules.header import edit_header
+from relayd.rules.header import TooManyFieldsError, edit_header
 from relayd.rules.ruleset import Ruleset
 from relayd.rules.srsstage import FORGED
 from relayd.smtp import events
@@ -49,7 +49,7 @@ _RECIPIENT = 2000  # octets that one costs, with a long address and an ORCPT
 _SHARE = 16384  # octets of memory that are taken at a time
 _MOST_TOLD = 100  # refusals of one session that have a line in the log; the rest is counted
 _HEADER_TOO_LARGE = Reply.of(552, "5.3.4", "Header section too large")
-_TOO_MANY_FIELDS = Reply.of(552, "5.3.4", "Header section has too many fields")
+_TOO_MANY_FIELDS = Reply.of(552, "5.3.4", "Too many header fields of one kind")
 _HEADER_GREW = Reply.of(552, "5.3.4", "Header section too large once it is completed or rewritten")
 _MESSAGE_GREW = Reply.of(552, "5.3.4", "Message too large once it is completed or rewritten")
 
@@ -153,8 +153,8 @@ class Reception:
                 if not data:
                     return
             header.receive(data)
-            if header.oversize or header.crowded:
-                self._fail(_HEADER_TOO_LARGE if header.oversize else _TOO_MANY_FIELDS)
+            if header.oversize:
+                self._fail(_HEADER_TOO_LARGE)
                 return
             if header.size > _FREE and not self._hold_header(header.held):
                 self._fail(_NO_MEMORY)
@@ -437,8 +437,6 @@ class Reception:
         if transaction is None or header is None or ruleset is None:
             return _TROUBLE
         header.end()
-        if header.crowded:
-            return _TOO_MANY_FIELDS
         section, size = header.octets, header.size
         if self._completion is not None:
             try:
@@ -456,9 +454,12 @@ class Reception:
             eight_bit=self._eight_bit,
             utf8_header=header.eight_bit,
         )
-        submission = transaction.submission(
-            facts, ruleset.hash, lambda rules, section: edit(ruleset, rules, section)
-        )
+        try:
+            submission = transaction.submission(
+                facts, ruleset.hash, lambda rules, section: edit(ruleset, rules, section)
+            )
+        except TooManyFieldsError:
+            return _TOO_MANY_FIELDS
         grown = max([size, *(len(each) - len(self._trace) for each in submission.headers)])
         if grown > header.size and self._draft is not None:
             # what came was within the limits; what leaves is to be so as well
