@@ -19,11 +19,15 @@ _KNOWN = 1000  # files of one user that have their turn in one pass: the oldest
 
 @dataclass(frozen=True, slots=True)
 class Quota:
-    """What the folder may take. `files` and `octets` are for each user but root; 0: any number."""
+    """What the folder may take, and how long it may wait.
+
+    `files` and `octets` are for each user but root; 0: any number.
+    """
 
     size: int  # octets of one message
     files: int = 1000  # that wait
     octets: int = 200 << 20  # ... in all of them
+    give_up: float = 5 * 86400.0  # seconds until what cannot be taken has failed
 
 
 @dataclass(frozen=True, slots=True, order=True)

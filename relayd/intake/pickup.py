@@ -1,4 +1,4 @@
-"""Takes up the mail that local programs have left in the drop folder (see ops/sendmail.py).
+"""Takes up the mail that local programs have left in the drop folder (see relayd/sendmail).
 
 Nothing in the folder is trusted. Any local user may put files there, nobody but us may list or
 read them: the folder is ours, mode 3733, so that files in it get our group and only we and who
@@ -7,13 +7,14 @@ made one may remove it. The kernel says who made it; all else a file says is par
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
 import re
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -26,14 +27,15 @@ from relayd.intake.asking import reception_of
 from relayd.intake.deadlines import SessionPhase
 from relayd.intake.dropfolder import FolderSurvey, Quota, Waiting
 from relayd.intake.limits import NORMAL
+from relayd.intake.partlytaken import PartlyTaken
 from relayd.intake.pending import Pending
-from relayd.intake.reception import Intake, ReceptionLimits
-from relayd.mail.address import Mailbox, ReversePath
+from relayd.intake.reception import Intake, Reception, ReceptionLimits
+from relayd.mail.address import AddressError, Mailbox, ReversePath
 from relayd.mail.client import Client
 from relayd.mail.content import BARE
 from relayd.mail.envelope import Direction
 from relayd.mail.plan import Destination, Plan, Verdict
-from relayd.mail.reply import Reply, Severity
+from relayd.mail.reply import Reply, Severity, printable
 from relayd.reactor.coroutine import promise
 from relayd.rules.evaluate import WELCOME, Facts, evaluate
 from relayd.rules.ruleset import Ruleset
@@ -41,6 +43,7 @@ from relayd.smtp import events
 
 FOLDER = "drop"
 SET_ASIDE = "drop-damaged"  # beside it; for inspection
+PARTLY_TAKEN = "drop-taken"  # likewise: notes on files of which some recipients wait
 OVER_QUOTA = "drop-over-quota"  # likewise: the users who have left too much, one a line
 PERIOD = 1.0  # seconds between two looks
 AFTER_TROUBLE = 10.0  # ... when all mail has to wait; and before a file has its next turn
@@ -50,7 +53,7 @@ BATCH = 200  # files taken up in one look
 MOST_ASIDE = 1000  # files kept in SET_ASIDE
 _REMEMBERED = 50_000  # files whose turn we remember; those beyond are tried with every look
 _BETWEEN_SLICES = 0.02  # seconds for others while a large folder is looked through
-_IN_A_ROW = 20  # files after which others get a turn
+_TURN = 0.02  # seconds after which others get a turn
 _LINES = 20  # of the log, in a minute; the others are counted
 _REMIND = 600.0  # seconds until trouble that stays is said again
 MAX_ENVELOPE = 1 << 20  # octets
@@ -76,7 +79,7 @@ class Slip:
     """The envelope on the first line of a file."""
 
     sender: ReversePath
-    recipients: tuple[Mailbox, ...]
+    recipients: tuple[str, ...]  # different ones; each is read when it has its turn
     params: events.MailParams
     notify: frozenset[str]
 
@@ -94,8 +97,11 @@ def read_slip(line: bytes, hostname: str) -> Slip:
             raise DamagedError("recipients or notify is no list")
         if not all(isinstance(each, str) for each in [sender, *recipients, *texts, *notify]):
             raise DamagedError("the envelope holds something else than text")
-        path = _mailbox(sender, hostname) if sender else None
-        mailboxes = tuple(dict.fromkeys(_mailbox(each, hostname) for each in recipients))
+        different = dict.fromkeys(recipients)
+        if not 0 < len(different) <= MAX_RECIPIENTS:
+            raise DamagedError(f"{len(different)} recipients, expected 1 to {MAX_RECIPIENTS}")
+        path = Mailbox.parse(_qualified(sender, hostname)) if sender else None
+        qualified = tuple(_qualified(each, hostname) for each in different)
     except (ValueError, KeyError, RecursionError) as error:  # AddressError is a ValueError
         raise DamagedError(f"unreadable envelope: {error}") from None
     body, ret, envid = texts
@@ -105,16 +111,16 @@ def read_slip(line: bytes, hostname: str) -> Slip:
         raise DamagedError("unknown notify")
     if not _ENVID.match(envid):
         raise DamagedError("malformed envid")
-    if not 0 < len(mailboxes) <= MAX_RECIPIENTS:
-        raise DamagedError(f"{len(mailboxes)} recipients, expected 1 to {MAX_RECIPIENTS}")
-    utf8 = any(each.needs_smtputf8 for each in (*mailboxes, *([path] if path else [])))
+    # RFC 6531 section 3.2; a domain in U-labels alone does not need it
+    utf8 = any(not each.rpartition("@")[0].isascii() for each in qualified)
+    utf8 = utf8 or (path is not None and path.needs_smtputf8)
     params = events.MailParams(body=body, ret=ret, envid=envid, smtputf8=utf8)
-    return Slip(path, mailboxes, params, frozenset(notify))
+    return Slip(path, qualified, params, frozenset(notify))
 
 
-def _mailbox(text: str, hostname: str) -> Mailbox:
+def _qualified(text: str, hostname: str) -> str:
     text.encode()  # half of a surrogate pair, which JSON can spell, is a ValueError
-    return Mailbox.parse(text if "@" in text else f"{text}@{hostname}")
+    return text if "@" in text else f"{text}@{hostname}"
 
 
 def pieces(file: BinaryIO) -> Iterator[bytes]:
@@ -143,14 +149,21 @@ def admit(ruleset: Ruleset, facts: Facts) -> Plan:
     plan = evaluate(ruleset, facts)
     if plan.verdict is not Verdict.REFUSE or plan.reply.severity is not Severity.PERMANENT:
         return plan
-    nowhere = Destination(facts.recipient, str(Direction(refusal=plan.reply)), facts.sender)
+    return _failed(facts, plan.reply, plan)
+
+
+def _failed(facts: Facts, reply: Reply, plan: Plan) -> Plan:
+    """Taken over, only to be reported as failed with this reply."""
+    nowhere = Destination(facts.recipient, str(Direction(refusal=reply)), facts.sender)
     return Plan(Verdict.ACCEPT, WELCOME, (nowhere,), plan.trail)
 
 
 class Pickup:
     """Looks into the folder every second, and takes up one file after the other.
 
-    A file goes after its message is committed: if we die in between it is taken up twice.
+    A file goes after its message is committed: if we die in between it is taken up twice. One of
+    which some recipients have to wait stays for them, with a note of those that are taken; when
+    they have waited too long they fail as deliveries do, with a report to its sender.
     Each file stands for itself: one that cannot be taken now has its next turn later, and
     users have theirs one after the other, however much each has left.
     """
@@ -168,6 +181,9 @@ class Pickup:
         self._hostname = hostname
         self._turns: dict[str, _Turn] = {}  # of files that were put off
         self._taken: set[str] = set()  # committed, but the file could not be removed
+        self._partly = PartlyTaken(spool / PARTLY_TAKEN)
+        self._told: set[str] = set()  # damaged, which its sender knows, but it could not be moved
+        self._turn_began = 0.0
         self._waiting = 0  # files at the last look
         self._over: frozenset[int] = frozenset()  # users who have left too much
         self._published: frozenset[int] | None = None  # ... as the sendmail command knows them
@@ -189,6 +205,7 @@ class Pickup:
     def start(self) -> None:
         """From now on. Without the folder (made by whoever installs us) there is nothing to do."""
         if self._folder.is_dir():
+            self._partly.load(self._folder)
             self._call = self._reactor.callLater(0, self._look)
 
     async def stop(self) -> None:
@@ -224,8 +241,7 @@ class Pickup:
                     return
                 self._demand_room()
                 await self._take(each)
-                if number % _IN_A_ROW == 0:
-                    await self._after(0)
+                await self._share()
                 if number == BATCH:
                     pause = 0
             self._over_it()
@@ -252,11 +268,12 @@ class Pickup:
         return survey
 
     def _note(self, survey: FolderSurvey, now: float) -> None:
+        before = self._turns
         self._turns = {
-            name: turn
-            for name, turn in self._turns.items()
-            if turn.at <= now or name in survey.later
+            name: turn for name, turn in before.items() if turn.at <= now or name in survey.later
         }
+        for name in before.keys() - self._turns.keys():
+            self._partly.forget(name)
         self._waiting = survey.files
         if survey.strange > self._strange:
             self._say(
@@ -310,7 +327,7 @@ class Pickup:
         try:
             if each.name not in self._taken:
                 with self._opened(path, each) as file:
-                    await self._receive(file, os.fstat(file.fileno()).st_uid)
+                    await self._receive(file, each.name)
                 self._taken.add(each.name)
             path.unlink()
         except FileNotFoundError:
@@ -325,7 +342,12 @@ class Pickup:
             self._put_off(each, repr(error))
             return
         self._taken.discard(each.name)
-        self._turns.pop(each.name, None)
+        self._gone(each.name)
+
+    def _gone(self, name: str) -> None:
+        self._turns.pop(name, None)
+        self._partly.forget(name)
+        self._told.discard(name)
 
     def _put_off(self, each: Waiting, why: str, pause: float = 0.0) -> None:
         """Not now: the file has its next turn after a while, and the others theirs meanwhile."""
@@ -358,29 +380,34 @@ class Pickup:
             raise DamagedError("no plain file that was made here")
         return file
 
-    async def _receive(self, file: BinaryIO, uid: int) -> None:
+    async def _receive(self, file: BinaryIO, name: str) -> None:
         """The message as any other, from this host; when it returns it is committed."""
+        status = os.fstat(file.fileno())
         slip = read_slip(file.readline(MAX_ENVELOPE), self._hostname)
-        client = Client("127.0.0.1", listener=FOLDER, helo=f"uid-{uid}.localhost", protocol="ESMTP")
-        reception = reception_of(self._intake, client)
+        helo = f"uid-{status.st_uid}.localhost"
+        client = Client("127.0.0.1", listener=FOLDER, helo=helo, protocol="ESMTP")
+        before = self._partly.recipients(name, status)
+        intake, given_up = self._intake, list[str]()
+        if name in self._turns and intake.clock() - status.st_ctime >= self.bounds.give_up:
+            intake = replace(intake, decide=self._giving_up(given_up))
+        reception = reception_of(intake, client)
         try:
             _check(await self._settled(reception.receive(events.Mail(slip.sender, slip.params))))
-            for mailbox in slip.recipients:
-                rcpt = events.Rcpt(mailbox, events.RcptParams(slip.notify))
-                _check(await self._settled(reception.receive(rcpt)))
-            _check(await self._settled(reception.receive(events.Data(bdat=False))))
-            size = breath = 0
-            for piece in pieces(file):
-                reception.content(piece)
-                size += len(piece)
-                if size > self.bounds.size:
-                    raise DamagedError(f"larger than message-size ({self.bounds.size} octets)")
-                if size - breath >= _BREATH:
-                    breath = size
-                    await self._after(0)
-            _check(await self._settled(reception.end_of_content()))
+            taken, why = await self._recipients(reception, slip, before)
+            if taken:
+                await self._content(reception, file)
+        except DamagedError as error:
+            reception.rollback()
+            await self._tell(client, slip, name, str(error))
+            raise
         finally:
             reception.rollback()
+        if given_up:
+            self._say("drop given up", file=name, uid=status.st_uid, why=given_up[0])
+        if why:
+            if taken:
+                self._partly.note(name, status, before | taken)
+            raise LaterError(why)
 
     async def _settled(self, verdict: Reply | Pending[Any] | None) -> Reply | None:
         """The reply that it is or becomes."""
@@ -400,11 +427,95 @@ class Pickup:
             verdict = verdict.then(result)
         return verdict
 
-    def _after(self, seconds: float) -> Deferred[None]:
+    async def _recipients(
+        self, reception: Reception, slip: Slip, before: frozenset[int]
+    ) -> tuple[set[int], str]:
+        """The numbers of those that are taken now; and why others have to wait, if any do."""
+        taken: set[int] = set()
+        later = ""
+        for number, text in enumerate(slip.recipients):
+            if number in before:
+                continue
+            if self._stopping:
+                raise LaterError("stopping")
+            try:
+                mailbox = Mailbox.parse(text)
+            except AddressError as error:
+                raise DamagedError(f"unreadable envelope: {error}") from None
+            rcpt = events.Rcpt(mailbox, events.RcptParams(slip.notify))
+            reply = await self._settled(reception.receive(rcpt))
+            if reply is not None and reply.severity is Severity.TRANSIENT:
+                later = later or str(reply)
+            else:
+                _check(reply)
+                taken.add(number)
+            await self._share()
+        return taken, later
+
+    async def _content(self, reception: Reception, file: BinaryIO) -> None:
+        _check(await self._settled(reception.receive(events.Data(bdat=False))))
+        size = breath = 0
+        for piece in pieces(file):
+            reception.content(piece)
+            size += len(piece)
+            if size > self.bounds.size:
+                raise DamagedError(f"larger than message-size ({self.bounds.size} octets)")
+            if size - breath >= _BREATH:
+                breath = size
+                await self._after(0)
+        _check(await self._settled(reception.end_of_content()))
+
+    def _giving_up(self, given_up: list[str]) -> Callable[[Ruleset, Facts], Plan]:
+        """As ever, but who would have to wait any longer fails; `given_up`: to be told why."""
+        decide = self._intake.decide
+
+        def decide_at_last(ruleset: Ruleset, facts: Facts) -> Plan:
+            plan = decide(ruleset, facts)
+            if plan.verdict is not Verdict.REFUSE:
+                return plan
+            given_up.append(f"{facts.recipient}: {plan.reply}")
+            # delivery time expired (RFC 3463 section 3.5)
+            return _failed(facts, Reply.of(554, "5.4.7", f"Waited too long: {plan.reply}"), plan)
+
+        return decide_at_last
+
+    async def _tell(self, client: Client, slip: Slip, name: str, why: str) -> None:
+        """The sender hears of a file that is no mail as of any that fails, without its content."""
+        if slip.sender is None or name in self._told:
+            return
+        reply = Reply.of(554, "5.6.0", printable(f"Not taken from the drop folder: {why}", 400))
+        already = Plan(Verdict.REFUSE, reply, (), ())
+        decide = lambda ruleset, facts: _failed(facts, reply, already)  # noqa: E731
+        reception = Reception(replace(self._intake, decide=decide), client)  # nobody is asked
+        try:
+            mail = events.Mail(slip.sender, replace(slip.params, ret="HDRS"))
+            _check(await self._settled(reception.receive(mail)))
+            readable = 0
+            for text in slip.recipients:
+                with contextlib.suppress(AddressError):
+                    rcpt = events.Rcpt(Mailbox.parse(text), events.RcptParams(slip.notify))
+                    _check(await self._settled(reception.receive(rcpt)))
+                    readable += 1
+                await self._share()
+            if readable:
+                _check(await self._settled(reception.receive(events.Data(bdat=False))))
+                reception.content(b"\r\n")
+                _check(await self._settled(reception.end_of_content()))
+        finally:
+            reception.rollback()
+        self._told.add(name)
+
+    async def _share(self) -> None:
+        """Others have a turn when ours has been long enough."""
+        if self._reactor.seconds() - self._turn_began >= _TURN:
+            await self._after(0)
+
+    async def _after(self, seconds: float) -> None:
         """Others have a turn."""
         turn: Deferred[None] = Deferred()
         self._reactor.callLater(seconds, turn.callback, None)
-        return turn
+        await turn
+        self._turn_began = self._reactor.seconds()
 
     def _set_aside(self, path: Path, each: Waiting, why: str) -> None:
         """Out of the way: kept for inspection, and said."""
@@ -417,12 +528,12 @@ class Pickup:
                 target = self._aside / f"{time.time_ns():x}{path.suffix}"
             path.rename(target)
         except FileNotFoundError:
-            self._turns.pop(each.name, None)  # its owner has thought better of it
+            self._gone(each.name)  # its owner has thought better of it
         except OSError as error:  # another user's folder, say
             why = f"{why}; and it cannot be set aside: {error.strerror}"
             self._put_off(each, why, STUCK)
         else:
-            self._turns.pop(each.name, None)
+            self._gone(each.name)
             self._say("drop set aside", file=target.name, uid=each.uid, why=why)
 
     def _set_aside_already(self) -> int:

@@ -29,7 +29,7 @@ from relayd.mail.reply import Reply
 from relayd.report.bounce import expand
 from relayd.report.wishes import STRANGERS, TRUSTED, Wishes
 from relayd.rules.evaluate import Facts, evaluate
-from relayd.rules.header import edit_header
+from relayd.rules.header import TooManyFieldsError, edit_header
 from relayd.rules.ruleset import Ruleset
 from relayd.rules.srsstage import FORGED
 from relayd.smtp import events
@@ -47,11 +47,13 @@ _NOT_OFFERED = Reply.of(502, "5.5.1", "Not offered")
 _LOGIN_FIRST = Reply.of(530, "5.7.0", "Authentication required")  # RFC 6409 section 4.3
 _TOO_MANY_HASHES = Reply.of(450, "4.7.1", "Too many wrong SRS addresses, try again later")
 _NO_MEMORY = Reply.of(452, "4.3.1", "Too much mail at once, try again later")
-_FREE = 65536  # octets of a header section that are not counted
-_FREE_RECIPIENTS = 256  # final ones of a transaction, likewise
-_RECIPIENT = 700  # octets that one costs, about
+_FREE = 8192  # octets of a header section that are not counted
+_FREE_RECIPIENTS = 8  # final ones of a transaction, likewise
+_RECIPIENT = 2000  # octets that one costs, with a long address and an ORCPT
+_SHARE = 16384  # octets of memory that are taken at a time
 _MOST_TOLD = 100  # refusals of one session that have a line in the log; the rest is counted
 _HEADER_TOO_LARGE = Reply.of(552, "5.3.4", "Header section too large")
+_TOO_MANY_FIELDS = Reply.of(552, "5.3.4", "Too many header fields of one kind")
 _HEADER_GREW = Reply.of(552, "5.3.4", "Header section too large once it is completed or rewritten")
 _MESSAGE_GREW = Reply.of(552, "5.3.4", "Message too large once it is completed or rewritten")
 
@@ -261,8 +263,8 @@ class Reception:
         self._draft = self._transaction = self._header = self._failure = self._completion = None
 
     def _hold_header(self, octets: int) -> bool:
-        """The header section has so many, and where it is completed there are two of it."""
-        now = octets if self._completion is None else 2 * octets
+        """The header section has so many. The draft holds it too, and so does who completes it."""
+        now = _shares(octets * (2 if self._completion is None else 3))
         if not self._intake.memory.change(self._held_header, now):
             return False
         self._held_header = now
@@ -270,7 +272,7 @@ class Reception:
 
     def _hold_recipients(self, recipients: int) -> bool:
         """So many final recipients are remembered."""
-        now = recipients * _RECIPIENT
+        now = _shares(recipients * _RECIPIENT)
         if not self._intake.memory.change(self._held_recipients, now):
             return False
         self._held_recipients = now
@@ -354,7 +356,9 @@ class Reception:
             known.notify = merge_notify(known.notify, notify)
             return known.plan.reply
         if transaction.recipients >= limits.recipients:
-            return self._refuse(rcpt_text(mailbox), _TOO_MANY)
+            transaction.full = _TOO_MANY
+        if transaction.full is not None:  # to decide again what cannot be taken would be dear
+            return self._refuse(rcpt_text(mailbox), transaction.full)
         srs, guesses = self._ruleset.srs, self._intake.guesses
         guessable = guesses if srs is not None and srs.holds(mailbox) else None
         if guessable is not None and guessable.too_many_hashes(client_key(self.client.address)):
@@ -376,8 +380,11 @@ class Reception:
             return self._refuse(rcpt_text(mailbox), plan.reply, _why(plan))
         total = transaction.destinations + len(plan.destinations)
         if total > limits.destinations and transaction.recipients:
+            transaction.full = _TOO_MANY
             return self._refuse(rcpt_text(mailbox), _TOO_MANY, f"{total} final recipients")
-        if total > _FREE_RECIPIENTS and not self._hold_recipients(total):
+        held = max(total, transaction.recipients + 1)  # what is thrown away has no destination
+        if held > _FREE_RECIPIENTS and not self._hold_recipients(held):
+            transaction.full = _NO_MEMORY
             return self._refuse(rcpt_text(mailbox), _NO_MEMORY)
         transaction.add(Addressee(mailbox, params.orcpt, notify, plan))
         return plan.reply
@@ -478,9 +485,12 @@ class Reception:
             eight_bit=self._eight_bit,
             utf8_header=header.eight_bit,
         )
-        submission = transaction.submission(
-            facts, ruleset.hash, lambda rules, section: edit(ruleset, rules, section)
-        )
+        try:
+            submission = transaction.submission(
+                facts, ruleset.hash, lambda rules, section: edit(ruleset, rules, section)
+            )
+        except TooManyFieldsError:
+            return _TOO_MANY_FIELDS
         grown = size
         if submission.headers:
             grown = max(grown, max(map(len, submission.headers)) - len(self._trace))
@@ -547,6 +557,11 @@ _VERDICTS: Mapping[type, Callable[..., Reply | None]] = {
     events.AuthResponse: Reception._not_offered,
     events.XClient: Reception._not_offered,
 }
+
+
+def _shares(octets: int) -> int:
+    """Octets of memory for so many: whole shares."""
+    return -(-octets // _SHARE) * _SHARE
 
 
 def mail_text(event: events.Mail) -> str:

@@ -53,6 +53,8 @@ GULP = 4 * SIP  # ... while content comes faster than that
 HIGH_WATER = SIP  # octets of input held back
 MOMENT = 0.2  # seconds for the end of what came before the greeting
 TURN = 64  # lines and pieces of content read in one turn of the reactor; then others have theirs
+LONGEST_TURN = 0.005  # seconds; and so it is when these are over, as we see ...
+STEP = 4  # ... every so many of them
 
 _READY_FOR_TLS = Reply.of(220, "2.0.0", "Ready to start TLS")
 _NO_LOGIN = Reply.of(502, "5.5.1", "Not offered")
@@ -100,6 +102,8 @@ class Session(Protocol):
         self._pending: Pending[Any] | None = None  # the verdict that input waits for
         self._asked: Deferred[None] | None = None  # ... where it can be cancelled
         self._pumping = False
+        self._share = 0  # lines and pieces of content left of this turn
+        self._turn_ends = 0.0  # seconds of the reactor's clock
         self._unread = False  # our replies pile up: the peer does not take them
         self._paused = False
         self._heard_out = False  # the peer has shut its sending side
@@ -253,7 +257,9 @@ class Session(Protocol):
         if self._pumping or self._pending is not None or self._next_turn is not None:
             return
         self._pumping = True
-        self._server.allowance = TURN
+        self._server.allowance = STEP
+        self._share = TURN
+        self._turn_ends = self._service.reactor.seconds() + LONGEST_TURN
         try:
             self._answer_all()
         except Exception as error:
@@ -266,6 +272,8 @@ class Session(Protocol):
         while self._deadlines.phase is not SessionPhase.CLOSING:
             event = server.next_event()
             if event is None:
+                if server.allowance <= 0 and self._turn_goes_on():
+                    continue
                 break
             if type(event) is Chunk:
                 reception.content(event.data)
@@ -306,6 +314,14 @@ class Session(Protocol):
             self._next_turn = self._service.reactor.callLater(0, self._take_turn)
         if self._heard_out:
             self._end_if_all_is_answered()
+
+    def _turn_goes_on(self) -> bool:
+        """Whether neither the turn's share nor its time is used up."""
+        self._share -= STEP
+        if self._share <= 0 or self._service.reactor.seconds() >= self._turn_ends:
+            return False
+        self._server.allowance = STEP
+        return True
 
     def _take_turn(self) -> None:
         """Go on with what was left when others had their turn."""

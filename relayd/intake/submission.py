@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from itertools import islice
 
 from relayd.intake.header import HeaderSection
 from relayd.intake.trace import date_time
 from relayd.mail.ident import ident_text
 from relayd.rules.addrspec import MAX_ADDRESSES, MAX_OCTETS, folded, unqualified
+from relayd.rules.header import MAX_FIELDS
 
 # the fields of RFC 5322 sections 3.6.2, 3.6.3 and 3.6.6 that hold addresses
 _ADDRESS_FIELD = re.compile(
@@ -55,7 +57,7 @@ def completed(section: bytes, *, now: float, ident: int, hostname: str, origin: 
 
     What is there stays as it is, octet by octet, but for folds of lines that become too long; new
     fields stand in front. Addresses after the first MAX_ADDRESSES without a domain stay as they
-    are, and so do those in fields after the first MAX_OCTETS.
+    are, and so do those in fields after the first MAX_OCTETS or MAX_FIELDS.
     """
     missing = []
     if _DATE.search(section) is None:
@@ -65,7 +67,7 @@ def completed(section: bytes, *, now: float, ident: int, hostname: str, origin: 
     domain = b"@" + origin.encode("ascii", "replace")
     pieces, done, octets = ["".join(missing).encode("ascii", "replace")], 0, 0
     left = iter(range(MAX_ADDRESSES))
-    for match in _ADDRESS_FIELD.finditer(section):
+    for match in islice(_ADDRESS_FIELD.finditer(section), MAX_FIELDS):
         octets += len(match.group())
         if octets > MAX_OCTETS:
             break

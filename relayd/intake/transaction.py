@@ -10,6 +10,7 @@ from relayd.mail.client import Client
 from relayd.mail.envelope import DIRECT, Envelope, Recipient
 from relayd.mail.message import RecipientState, Record, Submission
 from relayd.mail.plan import Destination, Plan, Step, Verdict
+from relayd.mail.reply import Reply
 
 _STATE = {
     Verdict.ACCEPT: RecipientState.QUEUED,
@@ -51,6 +52,7 @@ class ReceivedTransaction:
         "destinations",
         "edits_header",
         "envelope",
+        "full",
         "started",
     )
 
@@ -60,6 +62,7 @@ class ReceivedTransaction:
         self.started = started  # seconds since the epoch
         self.destinations = 0  # final recipients so far, repetitions counted
         self.edits_header = False  # the rules will change the header section for somebody
+        self.full: Reply | None = None  # what every further recipient hears
         self._addressees: dict[tuple[str, str], Addressee] = {}
 
     @property

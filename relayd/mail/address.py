@@ -16,6 +16,7 @@ from relayd.mail.value import dataclass
 MAX_LOCAL = 250
 MAX_DOMAIN = 255  # octets, RFC 5321 section 4.5.3.1.2
 MAX_LABEL = 63  # octets, RFC 1035 section 2.3.4
+_MAX_PUNYCODE = MAX_LABEL - len("xn--")
 
 # atext of RFC 5322 section 3.2.3, widened to UTF-8 by RFC 6531 section 3.3
 _ATEXT = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\-\u0080-\U0010ffff]"
@@ -55,10 +56,27 @@ def fold_domain(domain: str) -> str:
         raise AddressError(f"domain longer than {MAX_DOMAIN} octets")
     if max(map(len, _DOTS.split(folded))) > MAX_LABEL:
         raise AddressError(f"domain label longer than {MAX_LABEL} octets")
+    a_labels, why = _a_labels(folded)
+    if why:
+        raise AddressError(why)
+    return a_labels
+
+
+@functools.lru_cache(maxsize=2048)
+def _a_labels(domain: str) -> tuple[str, str]:
+    """The A-labels of a domain with U-labels of bounded length, or else why it has none.
+
+    IDNA may take a millisecond, and one command asks several times: an error is no exception here
+    so that it is remembered too. Labels that come out too long are known before the dear part.
+    """
     try:
-        return idna.encode(folded, uts46=True).decode("ascii")
+        mapped = idna.uts46_remap(domain, std3_rules=False, transitional=False)
+        for label in mapped.split("."):
+            if not label.isascii() and len(label.encode("punycode")) > _MAX_PUNYCODE:
+                return "", f"domain label longer than {MAX_LABEL} octets"
+        return idna.encode(mapped).decode("ascii"), ""
     except idna.IDNAError as error:
-        raise AddressError(f"domain is not a valid internationalized name: {error}") from None
+        return "", f"domain is not a valid internationalized name: {error}"
 
 
 @dataclass(frozen=True, slots=True)

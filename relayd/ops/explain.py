@@ -83,11 +83,15 @@ def _at_mail(ruleset: Ruleset, asked: Facts) -> Plan | None:
 
 def header_changes(ruleset: Ruleset, plan: Plan, text: str) -> dict[str, Any]:
     """What becomes of a header section (an octet a character): the rules, and a unified diff."""
-    from relayd.rules.header import edit_header
+    from relayd.rules.header import MAX_FIELDS, TooManyFieldsError, edit_header
 
     section = text.encode("latin-1", "replace")
     rules = plan.destinations[0].header_rules if plan.destinations else ()
-    edited = edit_header(ruleset, rules, section)
+    try:
+        edited = edit_header(ruleset, rules, section)
+    except TooManyFieldsError:
+        why = f"more than {MAX_FIELDS} fields that header rules name: refused with 552 5.3.4"
+        raise QuestionError(why) from None
     steps = [ruleset.headers.entries[number].step for number in rules]
     at_work = [
         {"stage": "header", "place": step.place, "rule": step.rule, "note": ""}

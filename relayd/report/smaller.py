@@ -1,7 +1,8 @@
 """A report that was refused for its form or size, once more in a form that the way back carries.
 
 The message that it is about is gone by then, so it is made out of the report itself: first in
-7 bits, with the header section of the message; then without anything of the message.
+7 bits, with the header section of the message; then without anything of the message; at last with
+as many of its recipients as fit into a few kilobytes, each with what RFC 3464 wants of it.
 """
 
 from __future__ import annotations
@@ -21,10 +22,14 @@ from relayd.report.fields import enquoted
 
 MAX_HEADER = 4 * 1024  # octets of a returned header section
 MAX_STATUS = 8 * 1024  # octets of delivery status with all that the servers said
+MAX_BRIEF = 6 * 1024  # octets of each of the two parts that are left at last
 _MOST = 8 * 1024 * 1024  # octets: ours are smaller
 
 _BOUNDARY = re.compile(rb'\r\n boundary="(=[0-9a-f]{24})"\r\n')
 _UTF8_ADDRESS = re.compile(r"((?:Final|Original)-Recipient: *utf-8; *)(.*)", re.IGNORECASE)
+# RFC 3464 section 2.3: the fields that each recipient must have, and by which a sender knows him
+_NEEDED = ("final-recipient:", "original-recipient:", "action:", "status:")
+_NAMES_ALL = re.compile(rb"the next part names them all\.")
 _NO_REQUIRETLS = "5.7.30"  # RFC 8689 section 4.2.1
 
 
@@ -78,6 +83,8 @@ def smaller(message: Message, settlements: Sequence[Settlement]) -> Smaller | No
     found = reduced(content, bare=without_tls)
     if found == content:
         found = reduced(content, bare=True)
+    if found == content:
+        found = brief(content)
     if found is None or (found == content and not without_tls):
         return None
     recipients = tuple(each.record.recipient for each in settlements)
@@ -107,6 +114,33 @@ def reduced(content: bytes, *, bare: bool) -> bytes | None:
 
     None: we did not write it.
     """
+    taken = _taken_apart(content)
+    if taken is None:
+        return None
+    head, mark, (text, status, *returned) = taken
+    kept = [text, _status(status)]
+    if returned and not bare:
+        kept.append(_head(returned[0]))
+    return _put_together(head, mark, kept)
+
+
+def brief(content: bytes) -> bytes | None:
+    """The report without its message and, where it is long, without some of its recipients.
+
+    How many are not named is said. None: we did not write it.
+    """
+    taken = _taken_apart(content)
+    if taken is None:
+        return None
+    head, mark, (text, status, *_) = taken
+    status, named, missing = _brief_status(_status(status))
+    if missing:
+        text = _NAMES_ALL.sub(b"the next part names the first %d of all." % named, text)
+    return _put_together(head, mark, [_brief_text(text, missing), status])
+
+
+def _taken_apart(content: bytes) -> tuple[bytes, bytes, list[bytes]] | None:
+    """All before the parts, what stands before each of them, and the parts, two or three."""
     header, gap, body = content.partition(b"\r\n\r\n")
     match = _BOUNDARY.search(header + b"\r\n")
     if not gap or match is None:
@@ -115,13 +149,38 @@ def reduced(content: bytes, *, bare: bool) -> bytes | None:
     preamble, *parts = body.split(mark)
     if len(parts) not in (3, 4) or parts[-1] != b"--\r\n":
         return None
-    text, status, *returned = parts[:-1]
-    kept = [text, _status(status)]
-    if returned and not bare:
-        kept.append(_head(returned[0]))
-    return b"".join(
-        [_top(header), gap, preamble] + [mark + part for part in kept] + [mark, parts[-1]]
-    )
+    return _top(header) + gap + preamble, mark, parts[:-1]
+
+
+def _put_together(head: bytes, mark: bytes, parts: Sequence[bytes]) -> bytes:
+    return head + b"".join(mark + part for part in (*parts, b"--\r\n"))
+
+
+def _brief_status(part: bytes) -> tuple[bytes, int, int]:
+    """The part with those recipients who fit, how many these are, and how many are left out."""
+    head, gap, data = part.partition(b"\r\n\r\n")
+    about, *groups = data.decode("ascii").strip("\r\n").split("\r\n\r\n")
+    kept, size = [about], len(about)
+    for group in groups:
+        lines = [each for each in group.split("\r\n") if each.lower().startswith(_NEEDED)]
+        size += sum(len(each) + 2 for each in lines) + 2
+        if size > MAX_BRIEF:
+            break
+        kept.append("\r\n".join(lines))
+    named = len(kept) - 1
+    body = "\r\n\r\n".join(kept) + "\r\n"
+    return head + gap + body.encode("ascii"), named, len(groups) - named
+
+
+def _brief_text(part: bytes, missing: int) -> bytes:
+    """The part with the paragraphs that fit, and a word on what is left out."""
+    if len(part) > MAX_BRIEF:
+        # a paragraph goes whole, or else it would begin or end within an encoded octet
+        part = part[: part.rfind(b"\r\n\r\n", 0, MAX_BRIEF - 200)] + b"\r\n\r\n[...]\r\n"
+    if missing:
+        words = b"This report had to be short: %d recipients are named nowhere in it." % missing
+        part = part.removesuffix(b"\r\n") + b"\r\n\r\n" + words + b"\r\n"
+    return part
 
 
 def _of_form(reply: Reply) -> bool:

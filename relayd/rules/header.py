@@ -22,6 +22,16 @@ from relayd.rules.table import Unknown
 _NAMED = rb"(?:^|(?<=\r\n))(%s)[ \t\v\f]*:[^\r]*(?:\r(?!\n(?![ \t]))[^\r]*)*(?:\r\n|\Z)"
 
 
+MAX_FIELDS = 5000  # that rules name: each has its price, however small it is
+
+
+class TooManyFieldsError(Exception):
+    """Of the fields that rules name there are more than MAX_FIELDS.
+
+    The mail is refused: what a rule is to remove must not get by behind a crowd of others.
+    """
+
+
 @dataclass(slots=True)
 class _Field:
     name: bytes  # folded to lower case; empty: any number of fields that no rule names
@@ -37,7 +47,7 @@ def edit_header(ruleset: Ruleset, header_rules: tuple[int, ...], section: bytes)
     the order of the rules. What is added stands in front of all that the sender wrote: behind a
     line that is no field other parsers see no header any more. A table that cannot be read leaves
     an address as it is; so do those after the first MAX_ADDRESSES and those in fields after the
-    first MAX_OCTETS.
+    first MAX_OCTETS. Raises TooManyFieldsError.
     """
     rules = [ruleset.headers.entries[number].rule for number in header_rules]
     rewrites: dict[bytes, list[HeaderRewrite]] = {}
@@ -65,7 +75,10 @@ def _split(section: bytes, names: Set[bytes]) -> tuple[list[_Field], bytes]:
     fields: list[_Field] = []
     at = 0
     named = b"|".join(map(re.escape, sorted(names)))
-    for match in re.finditer(_NAMED % named, section[:end], re.IGNORECASE):
+    found = re.finditer(_NAMED % named, section[:end], re.IGNORECASE)
+    for number, match in enumerate(found):
+        if number == MAX_FIELDS:
+            raise TooManyFieldsError
         if match.start() > at:
             fields.append(_Field(b"", section[at : match.start()]))
         at = match.end()

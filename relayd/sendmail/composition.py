@@ -25,6 +25,8 @@ _LABEL = "[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _USUAL = re.compile(
     rf"(?=.{{1,250}}\Z)(?=.{{1,64}}@){_ATOMS}(?:\.{_ATOMS})*@{_LABEL}(?:\.{_LABEL})*\Z"
 )
+# name-addr of RFC 5322 section 3.4: a name in words or in quotes, and the address
+_NAME_ADDR = re.compile(r'(?:"(?:[^"\\\r\n]|\\[^\r\n])*"|[^"<>@\\\r\n\0]+)[ \t]*<([^<>]*)>\Z')
 _NOBODY = re.compile(r'[^:;<>@",]*:\s*;\s*\Z')  # an empty group, as "undisclosed-recipients:;"
 
 
@@ -119,11 +121,13 @@ def named(section: list[bytes]) -> list[str]:
 
 
 def cleaned(recipients: list[str]) -> Iterator[str]:
-    """Addresses as mailx and others pass them: `a, b`, `<a>`."""
+    """Addresses as mailx and others pass them: `a, b`, `<a>`, `Ann Other <a>`."""
     for each in recipients:
         parts = [each] if '"' in each else each.split(",")
         for part in parts:
-            address = part.strip(" \t").removeprefix("<").removesuffix(">")
+            text = part.strip(" \t")
+            match = _NAME_ADDR.match(text)
+            address = match[1] if match else text.removeprefix("<").removesuffix(">")
             if address:
                 yield address
 

@@ -24,8 +24,8 @@ def reception_limits(settings: Settings) -> ReceptionLimits:
 
 
 def drop(settings: Settings) -> Quota:
-    """What the drop folder may take."""
-    return Quota(settings.message_size, settings.drop_files, settings.drop_size)
+    """What the drop folder may take, and how long it may wait."""
+    return Quota(settings.message_size, settings.drop_files, settings.drop_size, settings.give_up)
 
 
 def retry_policy(settings: Settings) -> RetryPolicy:

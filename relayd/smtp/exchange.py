@@ -28,6 +28,7 @@ class ServerLimits:
 
 
 _TRANSIENT, _PERMANENT = 1, 100  # what a refusal weighs: our own trouble cuts off nobody soon
+_TOO_MANY = 3  # recipients: the client's doing; RFC 5321 section 4.5.3.1.10 lets it go on for some
 _POLICY = 7  # of an enhanced status code (RFC 3463 section 3.8): a 4.7.x is no trouble of ours
 _NO_END = 1 << 62
 
@@ -175,8 +176,10 @@ class Exchange:
 
     def _weighed(self, reply: Reply) -> Reply:
         """The same refusal, whoever decided it, or 421 when there have been too many."""
-        theirs = reply.code >= 500 or reply.subject == _POLICY
-        self._refusals += _PERMANENT if theirs else _TRANSIENT
+        if reply.code >= 500 or reply.subject == _POLICY:
+            self._refusals += _PERMANENT
+        else:
+            self._refusals += _TOO_MANY if reply.status == "4.5.3" else _TRANSIENT
         if self._refusals > self.limits.refusals * _PERMANENT:
             return Reply.of(421, "4.7.0", f"{self.hostname} Too many refused commands")
         return reply

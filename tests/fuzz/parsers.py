@@ -13,7 +13,7 @@ from relayd.login.dovecot import DovecotClient, DovecotError
 from relayd.login.scram import ScramError, ScramServer, Verifier
 from relayd.mail.address import AddressError, Mailbox
 from relayd.rules.addrspec import addresses
-from relayd.rules.header import edit_header
+from relayd.rules.header import MAX_FIELDS, TooManyFieldsError, edit_header
 from relayd.rules.srs import Scheme, SrsError
 from relayd.smtp.proxyheader import ProxyError, read_header
 from relayd.tls.sts import MAX_AGE, StsPolicy, parse_policy, policy_id
@@ -33,7 +33,11 @@ _OURS, _THEIRS = Scheme("gw.test", (b"ours",)), Scheme("gw.test", (b"theirs",))
 
 def header(data: bytes) -> None:
     """Rewriting changes domains in the named fields and not one octet elsewhere, but for folds."""
-    edited = edit_header(_RULES, (0,), data)
+    try:
+        edited = edit_header(_RULES, (0,), data)
+    except TooManyFieldsError:
+        assert data.count(b"\r\n") >= MAX_FIELDS
+        return
     # folds only add to white space
     before, after = b"".join(data.split()), b"".join(edited.split())
     assert after.replace(b"new.test", b"") == _without(before, after), (data, edited)

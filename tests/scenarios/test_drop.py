@@ -90,6 +90,36 @@ class DropFolder(Scenario):
             self.assertIn(fact, line)
         self.assertIn("drop put off 1", self.relay.ctl("status").stdout)
 
+    def test_of_one_message_those_are_taken_who_can_be_and_the_others_fail_in_the_end(self) -> None:
+        self.start("warn-after 4s\ngive-up 8s")
+        self.left("-f", "sender@example.com", LATER, GOOD)
+        self.arrived(1)
+        self.relay.stop()
+        self.relay.start()
+        self.arrived(2)  # the report
+        first, report = self.sink.arrived
+        self.assertEqual([*first.recipients], [GOOD])
+        self.assertEqual([*report.recipients], ["sender@example.com"])
+        self.assertEqual(report.sender, "")
+        self.assertIn(b"Final-Recipient: rfc822; later@example.com", report.content)
+        self.assertIn(b"Not now", report.content)
+        wait_until(lambda: self.troubles("drop given up"), "the log says so")
+        taken = self.drop.parent / "drop-taken"
+        wait_until(lambda: not [*self.drop.iterdir(), *taken.iterdir()], "both are empty")
+
+    def test_the_sender_hears_of_a_file_that_is_no_mail(self) -> None:
+        self.start()
+        slip = b'{"relayd": 1, "sender": "sender@example.com", "recipients": ["%s"]}\n'
+        part = self.drop / "x.part"
+        part.write_bytes(slip % GOOD.encode() + b"Subject: x\n\nbare line feeds\n")
+        part.rename(self.drop / "x.mail")
+        self.arrived(1)
+        (report,) = self.sink.arrived
+        self.assertEqual([*report.recipients], ["sender@example.com"])
+        self.assertIn(b"a bare LF", report.content)
+        wait_until(lambda: self.troubles("drop set aside"), "it is set aside")
+        self.assertEqual(len(list((self.drop.parent / "drop-damaged").iterdir())), 1)
+
     def test_what_waits_is_taken_up_by_the_next_relayd_and_by_one_of_two_workers(self) -> None:
         relay = self.start(workers=2)
         self.left(LATER)

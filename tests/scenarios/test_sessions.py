@@ -360,7 +360,7 @@ class Memory(Scenario):
         good.say(HELLO)
         good.say(ENVELOPE)
         self.assertEqual(good.say(CONTENT)[:4], b"250 ")
-        self.assertLess(relay.memory() - before, 60 << 20)
+        self.assertLess(relay.memory() - before, 80 << 20)
         replies = [line.say(b"\r\n.\r\n")[:9] for line in lines]
         self.assertEqual(set(replies), {b"250 2.0.0", b"452 4.3.1"})
         self.assertGreater(replies.count(b"250 2.0.0"), 10)

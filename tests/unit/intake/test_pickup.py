@@ -16,6 +16,7 @@ from relayd.intake.pickup import (
     AFTER_TROUBLE,
     FOLDER,
     OVER_QUOTA,
+    PARTLY_TAKEN,
     PERIOD,
     SET_ASIDE,
     DamagedError,
@@ -26,6 +27,7 @@ from relayd.intake.pickup import (
 )
 from relayd.mail.address import Mailbox
 from relayd.mail.client import Client
+from relayd.mail.envelope import Direction
 from relayd.mail.plan import Plan, Verdict
 from relayd.rules.evaluate import Facts
 from relayd.rules.ruleset import Ruleset
@@ -68,6 +70,23 @@ class FolderOfDrops(TestCase):
     def aside(self) -> list[str]:
         folder = self.spool / SET_ASIDE
         return [each.name for each in folder.iterdir()] if folder.exists() else []
+
+    def whole(self) -> list[bytes]:
+        """The content of all that was taken, but what stands for damaged mail in reports."""
+        return [
+            b"".join(stored.content.chunks())
+            for stored, submission in self.scene.spool.stored
+            if Direction.parse(submission.recipients[0].next_hop).refusal is None
+        ]
+
+    def fates(self) -> list[tuple[str, str]]:
+        """Who is reported to have failed, and how."""
+        return [
+            (str(each.mailbox), str(Direction.parse(each.next_hop).refusal))
+            for _, submission in self.scene.spool.stored
+            for each in submission.recipients
+            if Direction.parse(each.next_hop).refusal is not None
+        ]
 
     def troubles(self) -> str:
         return "\n".join(self.scene.log.of("trouble"))
@@ -116,6 +135,7 @@ class FolderOfDrops(TestCase):
             self.assertIn("It took too long to decide", self.troubles())
             self.scene.clock.advance(AFTER_TROUBLE + PERIOD)
             others.asked[1].callback(None)
+            self.scene.clock.pump([0.0] * 3)  # whoever has waited so long has had his turn
             self.assertEqual(list(self.folder.iterdir()), [])
         self.assertEqual(len(self.scene.spool.stored), 3)
 
@@ -163,7 +183,7 @@ class FolderOfDrops(TestCase):
                 self.look()
                 self.assertEqual(self.aside(), ["1.mail"], self.troubles())
                 self.assertIn("drop set aside", self.troubles()[before:])
-                self.assertEqual(len(self.scene.spool.stored), 1)
+                self.assertEqual(len(self.whole()), 1)
                 (self.spool / SET_ASIDE / "1.mail").unlink()
 
     def test_links_pipes_and_folders_are_no_mail(self) -> None:
@@ -216,6 +236,129 @@ class FolderOfDrops(TestCase):
         (self.folder / "1.mail").unlink()
         self.pass_time(2)
         self.assertEqual(self.pickup.figures(), {})
+
+    def test_of_one_slip_those_who_can_be_taken_are_and_the_others_wait(self) -> None:
+        self.drop(recipients=["later@example.net", "alice@example.net", "bob@example.net"])
+        self.look()
+        ((_, submission),) = self.scene.spool.stored
+        self.assertEqual(
+            [str(each.mailbox) for each in submission.recipients],
+            ["alice@example.net", "bob@example.net"],
+        )
+        self.assertEqual(len(list(self.folder.iterdir())), 1)
+        self.assertIn("Table unreadable", self.troubles())
+        self.pass_time(2 * AFTER_TROUBLE)
+        self.assertEqual(len(self.scene.spool.stored), 1)  # nobody twice
+        self.decide_anew()
+        self.pass_time(4 * AFTER_TROUBLE)
+        self.assertEqual(self.taken(), ["alice@example.net", "later@example.net"])
+        self.assertEqual([len(each.recipients) for _, each in self.scene.spool.stored], [2, 1])
+        self.assertEqual(list(self.folder.iterdir()), [])
+        self.assertEqual(list((self.spool / PARTLY_TAKEN).iterdir()), [])
+
+    def test_who_is_taken_is_known_after_a_new_start(self) -> None:
+        self.drop(recipients=["alice@example.net", "later@example.net"])
+        self.look()
+        self.successResultOf(Deferred.fromCoroutine(self.pickup.stop()))
+        intake = replace(self.scene.intake, decide=lambda ruleset, facts: accepted(facts))
+        again = Pickup(self.scene.clock, self.spool, intake, HOST, BOUNDS)
+        again._intake = intake
+        again.start()
+        self.look()
+        self.assertEqual(self.taken(), ["alice@example.net", "later@example.net"])
+        self.successResultOf(Deferred.fromCoroutine(again.stop()))
+
+    def test_another_file_of_the_same_name_has_nobody_taken(self) -> None:
+        self.leave("1.mail", "later@example.net", 20)
+        self.drop(recipients=["alice@example.net", "later@example.net"])
+        (made,) = (each for each in self.folder.iterdir() if "-" in each.name)
+        made.replace(self.folder / "1.mail")
+        self.look()
+        self.assertEqual(self.taken(), ["alice@example.net"])
+        (self.folder / "1.mail").unlink()
+        self.leave("1.mail", "alice@example.net", 20)
+        self.pass_time(2 * AFTER_TROUBLE)
+        self.assertEqual(self.taken(), ["alice@example.net"] * 2)
+
+    def test_a_note_that_cannot_be_written_doubles_nobody(self) -> None:
+        (self.spool / PARTLY_TAKEN).write_bytes(b"in the way")
+        self.drop(recipients=["alice@example.net", "later@example.net"])
+        self.pass_time(4 * AFTER_TROUBLE)
+        self.assertEqual(self.taken(), ["alice@example.net"])
+        self.assertIn("File exists", self.troubles())
+
+    def test_what_waits_too_long_fails_and_its_sender_hears_of_it(self) -> None:
+        self.drop(recipients=["alice@example.net", "later@example.net"])
+        self.look()
+        (waiting,) = self.folder.iterdir()
+        self.scene.clock.rightNow = waiting.stat().st_ctime + BOUNDS.give_up + 1
+        self.look()
+        self.assertEqual(
+            self.fates(),
+            [("later@example.net", "554 5.4.7 Waited too long: 451 4.3.0 Table unreadable")],
+        )
+        stored = self.scene.spool.stored[-1][1]
+        self.assertEqual(str(stored.envelope.reverse_path), f"root@{HOST}")
+        self.assertIn("drop given up", self.troubles())
+        self.assertEqual(list(self.folder.iterdir()), [])
+
+    def test_the_sender_hears_of_a_file_that_is_set_aside_for_its_content(self) -> None:
+        self.raw(json.dumps(SLIP).encode() + b"\nSubject: x\n\nbare\n")
+        self.look()
+        self.assertEqual(self.aside(), ["1.mail"])
+        ((mailbox, reply),) = self.fates()
+        self.assertEqual(mailbox, "alice@example.net")
+        self.assertEqual(
+            reply,
+            "554 5.6.0 Not taken from the drop folder: "
+            "a bare CR, a bare LF or a NUL in the content",
+        )
+
+    def test_nobody_hears_of_a_damaged_file_with_a_null_sender(self) -> None:
+        self.raw(json.dumps({**SLIP, "sender": ""}).encode() + b"\nbare\n")
+        self.look()
+        self.assertEqual(self.aside(), ["1.mail"])
+        self.assertEqual(self.scene.spool.stored, [])
+
+    def test_the_sender_hears_once_of_what_cannot_be_moved_away(self) -> None:
+        (self.spool / SET_ASIDE).write_bytes(b"in the way")
+        self.raw(json.dumps(SLIP).encode() + b"\nbare\n")
+        self.pass_time(2)
+        self.scene.clock.advance(4000)
+        self.pass_time(2)
+        self.assertEqual(len(self.fates()), 1)
+
+    def decide_anew(self) -> None:
+        self.pickup._intake = replace(
+            self.scene.intake, decide=lambda ruleset, facts: accepted(facts)
+        )
+
+    def test_dear_addresses_leave_the_reactor_to_others(self) -> None:
+        def dear(ruleset: Ruleset, facts: Facts) -> Plan:
+            self.scene.clock.rightNow += 0.05
+            return accepted(facts)
+
+        self.pickup._intake = replace(self.scene.intake, decide=dear)
+        for number in range(3):
+            self.drop(recipients=[f"user{each}@example.net" for each in range(number + 1)])
+        clock = self.scene.clock
+        with mock.patch.object(clock, "callLater", wraps=clock.callLater) as later:
+            self.look()
+        self.assertEqual(len(self.scene.spool.stored), 3)
+        turns = [call for call in later.mock_calls if call.args and call.args[0] == 0]
+        self.assertEqual(len(turns), 1 + 2 + 3)  # after each of the addresses
+
+    def test_stopping_waits_for_no_long_list(self) -> None:
+        def dear(ruleset: Ruleset, facts: Facts) -> Plan:
+            if facts.recipient.local == "user3":
+                Deferred.fromCoroutine(self.pickup.stop())
+            return accepted(facts)
+
+        self.pickup._intake = replace(self.scene.intake, decide=dear)
+        self.drop(recipients=[f"user{each}@example.net" for each in range(1000)])
+        self.look()
+        self.assertEqual(self.scene.spool.stored, [])
+        self.assertEqual(len(list(self.folder.iterdir())), 1)
 
     def test_a_new_start_takes_up_what_was_put_off(self) -> None:
         self.leave("1.mail", "later@example.net", 20)
@@ -401,6 +544,14 @@ class Slips(TestCase):
         many = [f"r{number}@example.net" for number in range(1001)]
         with self.assertRaises(DamagedError):
             read_slip(json.dumps({**SLIP, "recipients": many}).encode(), HOST)
+
+    def test_too_many_recipients_are_counted_before_any_is_read(self) -> None:
+        many = [f"a@\u0627{number}" for number in range(80_000)]
+        with (
+            mock.patch.object(Mailbox, "parse", side_effect=AssertionError("it was read")),
+            self.assertRaisesRegex(DamagedError, "80000 recipients"),
+        ):
+            read_slip(json.dumps({**SLIP, "sender": "", "recipients": many}).encode(), HOST)
 
     def test_a_refusal_becomes_the_fate_of_the_recipient(self) -> None:
         """Nobody is there to hear 550: the recipient is taken over and reported."""

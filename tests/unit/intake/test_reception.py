@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import unittest
+from unittest.mock import patch
 
 from relayd.intake.limits import SessionLimits
 from relayd.intake.reception import ReceptionLimits
+from relayd.intake.submission import completed
 from relayd.intake.trace import LoopLimits, TraceField
 from relayd.intake.transaction import merge_notify
 from relayd.mail.address import Mailbox
@@ -12,8 +14,19 @@ from relayd.mail.message import RecipientState, Submission
 from relayd.mail.plan import Destination, Plan
 from relayd.report.wishes import STRANGERS, TRUSTED, Wishes
 from relayd.rules.evaluate import Facts
+from relayd.rules.header import MAX_FIELDS, edit_header
 from relayd.rules.ruleset import Ruleset
-from tests.unit.intake.scene import CONTENT, HOST, RULES, STEP, Peer, Scene, accepted, message
+from tests.unit.intake.scene import (
+    CONTENT,
+    HOST,
+    RULES,
+    STEP,
+    Peer,
+    Scene,
+    accepted,
+    decide,
+    message,
+)
 from tests.unit.rules.sample import rules as parsed
 
 
@@ -148,7 +161,48 @@ class Transactions(unittest.TestCase):
             "RCPT TO:<alias@example.org>",
             "RCPT TO:<a@example.org>",
         )
-        self.assertEqual([reply[:3] for reply in replies[1:]], ["250", "452", "250"])
+        # and now it is full: the next one may fit, but is not worth another decision
+        self.assertEqual([reply[:3] for reply in replies[1:]], ["250", "452", "452"])
+
+    def test_a_list_beyond_the_limit_is_decided_about_once(self) -> None:
+        decided = []
+
+        def counting(ruleset: Ruleset, facts: Facts) -> Plan:
+            decided.append(facts.recipient.local)
+            return decide(ruleset, facts)
+
+        scene = Scene(limits=ReceptionLimits(destinations=3))
+        scene.change(decide=counting)
+        peer = scene.greeted()
+        heard = peer.say("MAIL FROM:<>", "RCPT TO:<alias@example.com>")
+        heard += peer.say(*[f"RCPT TO:<alias@{number}.example>" for number in range(50)])
+        self.assertEqual([reply[:3] for reply in heard], ["250"] * 2 + ["452"] * 50)
+        self.assertEqual(decided, ["alias"] * 2)
+        # those who were taken are, and the next transaction begins anew
+        self.assertEqual([reply[:3] for reply in peer.say("DATA", *CONTENT)], ["354", "250"])
+        heard = peer.say("MAIL FROM:<>", "RCPT TO:<alias@example.org>")
+        self.assertEqual([reply[:3] for reply in heard], ["250", "250"])
+
+    def test_more_fields_than_rules_may_look_at_are_refused(self) -> None:
+        """Each of them costs, however small it is."""
+        ruleset = parsed("rewrite header To @ours.test -> @new.test\nheader remove X-Del")
+        for field in (b"To:\r\n", b"X-Del:\r\n", b"To:\r\n \r\n"):
+            for end in (b"\r\nHello.\r\n.\r\n", b".\r\n"):
+                for fields, code in ((MAX_FIELDS, "250"), (MAX_FIELDS + 1, "552 5.3.4")):
+                    with self.subTest(field=field, end=end, fields=fields):
+                        scene = Scene()
+                        scene.change(edit=lambda _, rules, text: edit_header(ruleset, (0, 1), text))
+                        peer = scene.greeted()
+                        peer.say(*message("rewritten@example.com"))
+                        (reply,) = peer.send(field * fields + b"X: y\r\n" * 20_000 + end)
+                        self.assertEqual(reply[: len(code)], code)
+
+    def test_a_submission_completes_no_more_fields_than_that(self) -> None:
+        section = b"To: a\r\n" * (MAX_FIELDS + 10) + b"\r\n"
+        with patch("relayd.intake.submission.MAX_ADDRESSES", 1 << 30):
+            found = completed(section, now=0.0, ident=1, hostname=HOST, origin="example.com")
+        self.assertEqual(found.count(b"To: a@example.com\r\n"), MAX_FIELDS)
+        self.assertEqual(found.count(b"To: a\r\n"), 10)
 
     def test_rset_and_ehlo_forget_the_transaction(self) -> None:
         for command in ("RSET", "EHLO again.example"):

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import unittest
 
-from relayd.intake.limits import Memory
-from relayd.intake.session import TURN
+from relayd.intake.limits import Memory, SessionLimits
+from relayd.intake.session import LONGEST_TURN, STEP, TURN
+from relayd.mail.plan import Plan, Verdict
+from relayd.mail.reply import Reply
+from relayd.rules.evaluate import Facts
+from relayd.rules.ruleset import Ruleset
 from relayd.smtp.events import Auth, AuthResponse
 from relayd.smtp.exchange import ServerLimits
 from relayd.spool.errors import SpoolFull
 from tests.support import TestCase
-from tests.unit.intake.scene import CONTENT, Peer, Scene, message
+from tests.unit.intake.scene import CONTENT, Peer, Scene, decide, message
 from tests.unit.intake.test_login import RIGHT, WRONG, Site
 
 
@@ -44,6 +48,37 @@ class Sharing(unittest.TestCase):
         scene.clock.advance(0)
         self.assertEqual(len(bad.replies()), 11)
         self.assertEqual(turns(scene, bad), [])
+
+    def test_a_turn_of_dear_commands_is_over_when_its_time_is(self) -> None:
+        scene = Scene()
+
+        def dear(ruleset: Ruleset, facts: Facts) -> Plan:
+            scene.clock.rightNow += LONGEST_TURN
+            return decide(ruleset, facts)
+
+        scene.change(decide=dear)
+        bad, good = scene.greeted(), scene.greeted("192.0.2.2")
+        lines = message(*(f"user{number}@example.com" for number in range(30)))
+        first = bad.say(*lines)
+        self.assertEqual(len(first), STEP)
+        self.assertEqual(len(good.say("NOOP")), 1)
+        replies = first + turns(scene, bad)
+        self.assertEqual([reply[:3] for reply in replies], ["250"] * 31 + ["354"])
+        self.assertEqual(bad.say(*CONTENT)[0][:3], "250")
+
+    def test_too_many_recipients_are_the_clients_doing(self) -> None:
+        """It may go on for some thousands, and then go on with its message; but not for ever."""
+        scene = Scene(session=ServerLimits(recipients=1))
+        peer = scene.greeted()
+        peer.say("MAIL FROM:<>", "RCPT TO:<alice@example.com>")
+        more = [f"RCPT TO:<user{number}@example.com>" for number in range(3000)]
+        replies = peer.say(*more) + turns(scene, peer)
+        self.assertEqual({reply[:3] for reply in replies}, {"452"})
+        self.assertEqual([reply[:3] for reply in peer.say("DATA", *CONTENT)], ["354", "250"])
+        peer.say("MAIL FROM:<>", "RCPT TO:<alice@example.com>")
+        replies = peer.say(*more, *more) + turns(scene, peer)
+        self.assertEqual(replies[-1][:9], "421 4.7.0")
+        self.assertLess(len(replies), 4000)
 
     def test_reading_waits_while_a_flood_does(self) -> None:
         scene = Scene(session=ServerLimits(idle=100_000))
@@ -391,10 +426,10 @@ class Holding(unittest.TestCase):
 
     def test_unfinished_header_sections(self) -> None:
         scene = Scene()
-        scene.change(memory=Memory(1_000_000))
+        scene.change(memory=Memory(2_000_000))
         memory = scene.service.intake.memory
         peers = [self.holding(scene, 300_000) for _ in range(6)]
-        self.assertLess(memory.held, 1_000_001)
+        self.assertLess(memory.held, 2_000_001)
         ends = [peer.send(b"\r\n\r\n.\r\n")[0][:9] for peer in peers]
         self.assertEqual(ends, ["250 2.0.0"] * 3 + ["452 4.3.1"] * 3)
         self.assertEqual(memory.held, 0)
@@ -403,49 +438,74 @@ class Holding(unittest.TestCase):
     def test_those_of_ordinary_mail_are_not_counted(self) -> None:
         scene = Scene()
         scene.change(memory=Memory(0))
-        peer = self.holding(scene, 60_000)
+        peer = self.holding(scene, 7000)
         self.assertEqual(peer.send(b"\r\n\r\n.\r\n")[0][:3], "250")
+        heard = peer.say(*message(*(f"user{number}@example.com" for number in range(8))))
+        self.assertEqual([reply[:3] for reply in heard], ["250"] * 9 + ["354"])
 
-    def test_a_submission_is_held_twice(self) -> None:
+    def test_a_little_in_each_of_many_sessions(self) -> None:
+        scene = Scene(sessions=SessionLimits(per_client=0))
+        scene.change(memory=Memory(1 << 20))
+        peers = [self.holding(scene, 15_000) for _ in range(100)]
+        ends = [peer.send(b"\r\n\r\n.\r\n")[0][:9] for peer in peers]
+        self.assertEqual(ends, ["250 2.0.0"] * 32 + ["452 4.3.1"] * 68)
+        codes = [
+            scene.greeted().say(*message(*(f"user{number}@example.com" for number in range(9))))
+            for _ in range(40)
+        ]
+        self.assertEqual([each[-2][:9] for each in codes], ["250 2.1.5"] * 32 + ["452 4.3.1"] * 8)
+
+    def test_those_who_are_thrown_away_are_remembered_too(self) -> None:
         scene = Scene()
-        scene.change(memory=Memory(1_000_000))
+        scene.change(
+            memory=Memory(0),
+            decide=lambda ruleset, facts: Plan(
+                Verdict.DISCARD, Reply.of(250, "2.1.5", "Ok"), (), ()
+            ),
+        )
+        heard = scene.greeted().say(*message(*(f"user{each}@example.com" for each in range(9))))
+        self.assertEqual([reply[:9] for reply in heard[-2:-1]], ["452 4.3.1"])
+
+    def test_a_submission_is_held_once_more(self) -> None:
+        scene = Scene()
+        scene.change(memory=Memory(2_000_000))
         scene.listen(submission=True, origin="example.com")
         self.holding(scene, 300_000)
-        self.assertGreater(scene.service.intake.memory.held, 590_000)
+        self.assertGreater(scene.service.intake.memory.held, 890_000)
 
     def test_whole_sections_of_unfinished_messages(self) -> None:
         scene = Scene()
-        scene.change(memory=Memory(1_000_000))
+        scene.change(memory=Memory(2_000_000))
         peers = [self.holding(scene, 300_000) for _ in range(3)]
         for peer in peers:
             peer.send(b"\r\nand text")
-        self.assertGreater(scene.service.intake.memory.held, 890_000)
+        self.assertGreater(scene.service.intake.memory.held, 1_780_000)
         for peer in peers:
             peer.leave()
         self.assertEqual(scene.service.intake.memory.held, 0)
 
     def test_recipients(self) -> None:
         scene = Scene()
-        scene.change(memory=Memory(700 * 400))
+        scene.change(memory=Memory(50 << 14))
         memory = scene.service.intake.memory
         peer = scene.greeted()
         lines = message(*(f"user{number}@example.com" for number in range(500)))
         codes = [reply[:9] for reply in peer.say(*lines) + turns(scene, peer)]
-        self.assertEqual(codes[1:-1], ["250 2.1.5"] * 400 + ["452 4.3.1"] * 100)
-        self.assertEqual(memory.held, 700 * 400)
+        self.assertEqual(codes[1:-1], ["250 2.1.5"] * 409 + ["452 4.3.1"] * 91)
+        self.assertEqual(memory.held, 50 << 14)
         self.assertEqual(peer.say(*CONTENT)[0][:3], "250")
         self.assertEqual(memory.held, 0)
 
     def test_until_the_commit_is_over_whoever_waits_for_it(self) -> None:
         scene = Scene()
-        scene.change(memory=Memory(1_000_000))
+        scene.change(memory=Memory(2_000_000))
         scene.spool.slow = True
         memory = scene.service.intake.memory
         peers = [self.holding(scene, 300_000) for _ in range(3)]
         for peer in peers:
             self.assertEqual(peer.send(b"\r\n\r\n.\r\n"), [])
         peers[0].leave()
-        self.assertGreater(memory.held, 890_000)
+        self.assertGreater(memory.held, 1_780_000)
         self.assertEqual(self.holding(scene, 300_000).send(b"\r\n\r\n.\r\n")[0][:9], "452 4.3.1")
         scene.spool.finish()
         scene.spool.finish()

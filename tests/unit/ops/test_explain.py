@@ -17,6 +17,7 @@ from relayd.dns.resolver import Resolver
 from relayd.ops.explain import exit_status, lines
 from relayd.relay.resolve import Directory
 from relayd.relay.selfdetection import SelfDetection
+from relayd.rules.header import MAX_FIELDS
 from relayd.service.configuration import Configuration, Enquiry
 from tests.dnsserver import DnsServer
 from tests.spooling import Troubles
@@ -164,6 +165,12 @@ class OfflineTest(TestCase):
         self.site.write_text(config_text + "accept to any\n")
         _, out, _ = self.ctl("--eml", self.letter, "info@example.com")
         self.assertIn("the header stays as it is", out)
+
+    def test_a_crowd_of_fields_is_said_to_be_refused(self) -> None:
+        self.letter.write_bytes(b"From: joe@intern.example.com\n" * (MAX_FIELDS + 1) + b"\n")
+        status, _, err = self.ctl("--eml", self.letter, "info@example.com")
+        self.assertEqual(status, 2)
+        self.assertIn("refused with 552 5.3.4", err)
 
     def test_letters(self) -> None:
         for octets, section in (

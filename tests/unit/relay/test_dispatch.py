@@ -1221,7 +1221,7 @@ class LostReports(TestCase):
             world.courier.finish(outcome)
             self.assertEqual(len(world.table.smaller), 1, outcome)
 
-    def test_smaller_twice_then_the_postmaster_then_no_more(self) -> None:
+    def test_smaller_three_times_then_the_postmaster_then_no_more(self) -> None:
         world, _ = self.carry()
         world.courier.finish(TOO_EIGHT)
         world.courier.finish(failed("5.3.4", "too large", code=552))
@@ -1229,16 +1229,19 @@ class LostReports(TestCase):
         self.assertGreater(len(first.content), len(second.content))
         self.assertNotIn(b"Subject: =?utf-8", second.content)
         world.courier.finish(failed("5.3.4", "too large", code=552))
+        *_, third = world.table.smaller
+        self.assertGreater(len(second.content), len(third.content))
+        world.courier.finish(failed("5.3.4", "too large", code=552))
         (copy,) = world.table.reports
         self.assertTrue(copy.lost)
         self.assertEqual(copy.to.local, "postmaster")
-        self.assertIn(b"".join(second.content.splitlines(True)[-3:]), octets(copy.about))
+        self.assertIn(b"".join(third.content.splitlines(True)[-3:]), octets(copy.about))
         self.assertEqual(world.dispatcher.lost_reports, 1)
         (line,) = world.log.troubles
         self.assertEqual((line[0], line[1]["postmaster"]), ("report lost", "told"))
         world.courier.finish(REFUSED)
         self.assertEqual(world.courier.under_way, [])
-        self.assertEqual((len(world.table.reports), len(world.table.smaller)), (1, 2))
+        self.assertEqual((len(world.table.reports), len(world.table.smaller)), (1, 3))
         self.assertEqual(world.dispatcher.lost_reports, 2)
         self.assertEqual(world.log.troubles[1][1]["postmaster"], "no: this was the copy")
         self.assertEqual(world.table.rows, {})

@@ -14,7 +14,7 @@ from relayd.mail.message import Message, RecipientState
 from relayd.mail.outcome import failed
 from relayd.report.bounce import Report
 from relayd.report.dsn import Written, write
-from relayd.report.smaller import MAX_HEADER, reduced, smaller
+from relayd.report.smaller import MAX_BRIEF, MAX_HEADER, brief, reduced, smaller
 from tests.unit.report.examples import (
     HOSTNAME,
     IDENT,
@@ -139,10 +139,72 @@ class ReducedTests(unittest.TestCase):
         self.check(small, 2 if bare else 3)
 
 
+class BriefTests(unittest.TestCase):
+    def of(self, recipients: int, words: str) -> bytes:
+        failures = [
+            settlement(
+                recipient(f"user{number:04}-of-many@some.long.domain.example.org"),
+                outcome=failed("5.1.1", f"{words} {number if recipients < 30 else ''}"),
+            )
+            for number in range(recipients)
+        ]
+        (report,) = reports(message(PLAIN), *failures)
+        content = written(report).content
+        for bare in (False, True):
+            content = reduced(content, bare=bare) or b""
+        return content
+
+    def test_a_report_of_many_recipients_fits_into_a_small_mailbox(self) -> None:
+        content = self.of(300, "No such user here, and many words about it")
+        self.assertGreater(len(content), 20_000)
+        small = brief(content)
+        assert small is not None
+        self.assertLess(len(small), 2 * MAX_BRIEF + 2000)
+        self.assertEqual(parse(small).defects, [])
+        groups = status_groups(small)[1:]
+        self.assertGreater(len(groups), 30)
+        for number, group in enumerate(groups):
+            self.assertIn(f"user{number:04}-of-many@", group["Final-Recipient"])
+            self.assertEqual((group["Action"], group["Status"]), ("failed", "5.1.1"))
+        text = parts(small)[0].get_payload(decode=True)
+        assert isinstance(text, bytes)
+        self.assertIn(b"to 300 recipients", text)
+        self.assertIn(f"names the first {len(groups)} of all".encode(), text)
+        self.assertIn(f"{300 - len(groups)} recipients are named nowhere".encode(), text)
+        self.assertEqual(brief(small), small)
+
+    def test_long_words_of_many_servers_are_cut_too(self) -> None:
+        small = brief(self.of(20, "Gr\u00fc\u00dfe, long words of a server " * 30))
+        assert small is not None
+        self.assertLess(len(small), 2 * MAX_BRIEF + 2000)
+        self.assertEqual(parse(small).defects, [])
+        self.assertEqual(len(status_groups(small)), 21)
+        self.assertEqual(brief(small), small)
+
+    def test_every_kind_of_report_has_one(self) -> None:
+        for name, report in examples():
+            with self.subTest(name):
+                small = brief(written(report).content)
+                assert small is not None
+                self.assertEqual(parse(small).defects, [])
+                self.assertEqual(len(status_groups(small)), 1 + len(report.entries))
+                self.assertEqual(brief(small), small)
+
+    def test_it_is_the_last_form(self) -> None:
+        content = self.of(300, "No such user here")
+        report = replace(as_message(written(failing(PLAIN))), content=BytesContent(content))
+        too_large = settlement(recipient(), outcome=failed("5.3.4", "too large", code=552))
+        again = smaller(report, [too_large])
+        assert again is not None
+        self.assertEqual(again.content, brief(content))
+        report = replace(report, content=BytesContent(again.content))
+        self.assertIsNone(smaller(report, [too_large]))
+
+
 class SmallerTests(unittest.TestCase):
     def test_none_where_nothing_can_be_left_out(self) -> None:
         report = as_message(written(failing(PLAIN)))
-        bare = reduced(b"".join(report.content.chunks()), bare=True)
+        bare = brief(b"".join(report.content.chunks()))
         assert bare is not None
         refused = settlement(recipient(), outcome=TOO_EIGHT)
         again = smaller(replace(report, content=BytesContent(bare)), [refused])

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 from unittest import mock
 
 from relayd.intake.pickup import read_slip
+from relayd.mail.address import Mailbox
 from relayd.sendmail import drop
 from relayd.sendmail import program as sendmail
 from relayd.sendmail.dialogue import converse
@@ -51,7 +52,8 @@ class Sendmail(unittest.TestCase):
         for path in sorted(self.folder.iterdir()):
             self.assertEqual(path.suffix, ".mail")
             line, _, content = path.read_bytes().partition(b"\n")
-            read_slip(line, "gw.example.com")  # what the daemon demands
+            for each in read_slip(line, "gw.example.com").recipients:  # what the daemon demands
+                Mailbox.parse(each)
             path.unlink()
             yield json.loads(line), content
 
@@ -141,6 +143,25 @@ class Sendmail(unittest.TestCase):
             slip, content = self.only("-f", option, "a@example.net", text=b"\n")
             self.assertEqual(slip["sender"], "")
             self.assertIn(f"From: {self.user}@{MAILNAME}".encode(), content.replace(b"root <", b""))
+
+    def test_a_recipient_with_a_name(self) -> None:
+        for argument, found in (
+            ("Foo <b@c.test>", ["b@c.test"]),
+            ('"Foo, Bar @ home" <b@c.test>', ["b@c.test"]),
+            ('"Foo \\"the\\" Bar"<b@c.test>', ["b@c.test"]),
+            ("J\u00fcrgen M\u00fcller <b>", [f"b@{MAILNAME}"]),
+            ("Foo <b@c.test>, Bar <d@c.test>", ["b@c.test", "d@c.test"]),
+            ('Foo <"a b"@c.test>', ['"a b"@c.test']),
+            ('"a b"@c.test', ['"a b"@c.test']),
+        ):
+            with self.subTest(argument):
+                slip, _ = self.only(argument, text=b"\n")
+                self.assertEqual(slip["recipients"], found)
+        for argument in ("Foo <b@c.test", "Foo b@c.test", "Foo <>", "a@b.test <b@c.test>"):
+            with self.subTest(argument):
+                status, said = self.run_it(argument)
+                self.assertIn(status, (64, 65))
+                self.assertRegex(said, "is no address|no recipients")
 
     def test_many_recipients_are_spread_over_files(self) -> None:
         self.run_it(*(f"r{number}@example.net" for number in range(1100)))

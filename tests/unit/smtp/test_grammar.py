@@ -133,6 +133,36 @@ class TestLengths(unittest.TestCase):
                 self.assertLessEqual(len(call.args[0]), 255)
                 self.assertLessEqual(max(map(len, re.split("[.\u3002]", call.args[0]))), 63)
 
+    def test_idna_is_asked_once_for_one_domain(self) -> None:
+        domain = "once." + ".".join(["\u30fb\u30a2" * 13 + "\u4e00"] * 3) + ".test"
+        with patch("relayd.mail.address.idna.encode", wraps=idna.encode) as encode:
+            mailbox = Mailbox.parse(f"a@{domain}")
+            for _ in range(5):
+                self.assertTrue(mailbox.key.endswith(mailbox.domain_key))
+            self.assertEqual(len(encode.mock_calls), 1)
+
+    def test_labels_that_come_out_too_long_are_refused_before_idna(self) -> None:
+        domain = "".join(map(chr, range(0x4E00, 0x4E00 + 50 * 97, 97))) + ".test"
+        with patch("relayd.mail.address.idna.encode", wraps=idna.encode) as encode:
+            for _ in range(2):
+                with self.assertRaisesRegex(AddressError, "label longer than 63 octets"):
+                    Mailbox.parse(f"a@{domain}")
+            self.assertEqual(encode.mock_calls, [])
+
+    def test_what_is_no_internationalized_domain_is_said_each_time(self) -> None:
+        errors = []
+        for _ in range(2):
+            with self.assertRaises(AddressError) as caught:
+                fold_domain("\u0660a\u0627.test")
+            errors.append(caught.exception)
+        self.assertEqual(str(errors[0]), str(errors[1]))
+        self.assertIsNot(errors[0], errors[1])  # one would gather tracebacks
+
+    def test_full_width_letters_count_as_what_they_stand_for(self) -> None:
+        name = "relay" * 9
+        wide = "".join(chr(ord(each) + 0xFEE0) for each in name)
+        self.assertEqual(fold_domain(f"{wide}.test"), f"{name}.test")
+
     def test_a_domain_of_all_its_length_is_taken(self) -> None:
         for label in ("\u00fc" * 50, chr(0x627) + chr(0x660) * 20):
             self.assertTrue(Mailbox.parse(f"a@{label}.test").domain_key.endswith(".test"))
