@@ -355,7 +355,8 @@ class Reception:
         if known is not None:
             known.notify = merge_notify(known.notify, notify)
             return known.plan.reply
-        if transaction.recipients >= limits.recipients:
+        recipients = transaction.recipients
+        if recipients >= limits.recipients:
             transaction.full = _TOO_MANY
         if transaction.full is not None:  # to decide again what cannot be taken would be dear
             return self._refuse(rcpt_text(mailbox), transaction.full)
@@ -379,10 +380,10 @@ class Reception:
             self._intake.untold(transaction.client, sender, mailbox, plan, self._ruleset.hash)
             return self._refuse(rcpt_text(mailbox), plan.reply, _why(plan))
         total = transaction.destinations + len(plan.destinations)
-        if total > limits.destinations and transaction.recipients:
+        if total > limits.destinations and recipients:
             transaction.full = _TOO_MANY
             return self._refuse(rcpt_text(mailbox), _TOO_MANY, f"{total} final recipients")
-        held = max(total, transaction.recipients + 1)  # what is thrown away has no destination
+        held = max(total, recipients + 1)  # what is thrown away has no destination
         if held > _FREE_RECIPIENTS and not self._hold_recipients(held):
             transaction.full = _NO_MEMORY
             return self._refuse(rcpt_text(mailbox), _NO_MEMORY)
