@@ -18,14 +18,14 @@ MAX_DOMAIN = 255  # octets, RFC 5321 section 4.5.3.1.2
 MAX_LABEL = 63  # octets, RFC 1035 section 2.3.4
 _MAX_PUNYCODE = MAX_LABEL - len("xn--")
 
-# atext of RFC 5322 section 3.2.3, widened to UTF-8 by RFC 6531 section 3.3
-_ATEXT = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\-\u0080-\U0010ffff]"
+# UTF-8 of RFC 6531 section 3.3, but for C1 controls and what else ends a line for some readers
+_UTF8 = r"\u00a0-\u2027\u202a-\U0010ffff"
+# atext of RFC 5322 section 3.2.3, widened to it
+_ATEXT = rf"[A-Za-z0-9!#$%&'*+/=?^_`{{|}}~\-{_UTF8}]"
 # Dot-string = Atom *("." Atom)
 _DOT_STRING = re.compile(rf"{_ATEXT}+(?:\.{_ATEXT}+)*\Z")
 # Quoted-string = DQUOTE *(qtextSMTP / quoted-pairSMTP) DQUOTE
-_QUOTED_STRING = re.compile(
-    r'"((?:[\x20-\x21\x23-\x5b\x5d-\x7e\u0080-\U0010ffff]|\\[\x20-\x7e])*)"'
-)
+_QUOTED_STRING = re.compile(rf'"((?:[\x20-\x21\x23-\x5b\x5d-\x7e{_UTF8}]|\\[\x20-\x7e])*)"')
 # sub-domain = Let-dig [Ldh-str]; the underscore is not in the book, but is met in the wild
 _SUB_DOMAIN = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_\-]*[A-Za-z0-9_])?\Z")
 # what UTS 46 section 4 takes for a dot

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import pwd
+import re
 import socket
 import sys
 import threading
@@ -314,7 +315,8 @@ class Sendmail(unittest.TestCase):
     def test_names_that_are_completed_stay_within_the_length_of_a_line(self) -> None:
         _, content = self.only("x@b.test", text=b"To: " + b"a, " * 200 + b"a\n\n")
         self.assertLess(max(map(len, content.split(b"\r\n"))), 998)
-        self.assertEqual(content.count(b"a@" + MAILNAME.encode()), 201)
+        to = content[content.index(b"To: ") :]  # not in a Message-ID that happens to end in a
+        self.assertEqual(re.split(rb"\r\n(?![ \t])", to)[0].count(b"a@" + MAILNAME.encode()), 201)
 
     def test_who_has_left_too_much_is_told_so(self) -> None:
         (self.spool / drop.OVER_QUOTA).write_text("999\n1000\n")

@@ -133,6 +133,12 @@ class TestLengths(unittest.TestCase):
                 self.assertLessEqual(len(call.args[0]), 255)
                 self.assertLessEqual(max(map(len, re.split("[.\u3002]", call.args[0]))), 63)
 
+    def test_what_ends_a_line_for_some_readers_is_in_no_mailbox(self) -> None:
+        for end in ("\x80", "\x85", "\x9f", "\u2028", "\u2029"):
+            for local in (f"a{end}b", f'"a{end}b"'):
+                with self.assertRaises(AddressError):
+                    Mailbox.parse(f"{local}@example.com")
+
     def test_idna_is_asked_once_for_one_domain(self) -> None:
         domain = "once." + ".".join(["\u30fb\u30a2" * 13 + "\u4e00"] * 3) + ".test"
         with patch("relayd.mail.address.idna.encode", wraps=idna.encode) as encode:
