@@ -43,7 +43,8 @@ class Output:
         self._failed = 0  # lines that could not be written, before those in `_lines`
         self._busy = False  # the thread has something in its hands
         self._end: float | None = None  # when a process that ends waits no longer (monotonic)
-        self._guard = threading.Lock()
+        # not a plain lock: Twisted's handler of SIGTERM logs, in the midst of whatever is written
+        self._guard = threading.RLock()
         self._changed = threading.Condition(self._guard)
         self._thread: threading.Thread | None = None
         self.reopen()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import fcntl
 import os
 import socket
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -175,6 +177,32 @@ class OutputTests(unittest.TestCase):
         self.assertEqual(path.read_bytes(), b"")
         output.finish()
         self.assertEqual(path.read_bytes(), b"one\n")
+
+    def test_a_signal_that_logs_interrupts_a_line_that_is_being_logged(self) -> None:
+        """Twisted's handler of SIGTERM does, wherever the main thread is just then."""
+        script = (
+            "import signal\n"
+            "from pathlib import Path\n"
+            "from relayd.ops.output import Output\n"
+            "output = Output(Path('/dev/null'))\n"
+            "output.start()\n"
+            "heard = []\n"
+            "def handler(*_):\n"
+            "    heard.append(output.write(b'Received SIGTERM\\n'))\n"
+            "signal.signal(signal.SIGALRM, handler)\n"
+            "signal.setitimer(signal.ITIMER_REAL, 0.0002, 0.0002)\n"
+            "while len(heard) < 2000:\n"
+            "    output.write(b'session\\n')\n"
+            "signal.setitimer(signal.ITIMER_REAL, 0)\n"
+            "output.finish()\n"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", script],
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
+            timeout=60,
+            check=False,
+        )
+        self.assertEqual(done.returncode, 0)
 
     def test_twisteds_own_lines_go_the_same_way(self) -> None:
         path = self.folder / "mail.log"
