@@ -348,8 +348,9 @@ class FailingCommitTests(FaultCase):
                 gate = threading.Event()
                 self.wait_at("BEGIN", gate)
                 writer.put(Prune(1 << 62, 0))  # all of it, a message a step
+                harness.bridge.until(lambda: not writer._inbox.entries)  # it has been begun
                 closed = harness.spool.close()
-                harness.bridge.until(lambda: bool(writer._inbox))
+                harness.bridge.until(lambda: bool(writer._inbox.entries))
                 gate.set()
                 harness.bridge.wait(closed)
             self.heal()
