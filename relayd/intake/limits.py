@@ -65,7 +65,7 @@ class Memory:
     It is peers who decide how much that is and for how long, so all of them share one bound.
     """
 
-    def __init__(self, most: int = 64 << 20) -> None:
+    def __init__(self, most: int = 24 << 20) -> None:
         self.most = most
         self.held = 0
 

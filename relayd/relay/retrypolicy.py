@@ -52,10 +52,14 @@ def serves_none(outcomes: Sequence[Outcome]) -> bool:
 
 
 def asks_for_less(outcome: Outcome) -> bool:
-    """The next hop itself said that it is too much, in whatever words about this mail."""
+    """The next hop itself said that it is too much, in whatever words about this mail.
+
+    Not 4.3.2 (RFC 3463: it takes nothing from anybody just now): that is as a connection lost.
+    """
     return (
         outcome.severity is Severity.TRANSIENT
         and outcome.remote_mta != ""
+        and outcome.reply.status != "4.3.2"
         and (outcome.blame is Blame.DESTINATION or outcome.reply.status in TOO_MUCH)
     )
 

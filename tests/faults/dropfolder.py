@@ -131,7 +131,7 @@ def _traps(leaver: Leaver, folder: Path, draw: random.Random) -> list[Callable[[
         unreadable,
         huge,
         linked,
-        lambda: leaver.leave(slip("a@b.test", "trap@corp.test"), b"Subject: x\r\n\r\na\nb\r\n"),
+        lambda: leaver.leave(slip("", "trap@corp.test"), b"Subject: x\r\n\r\na\nb\r\n"),
         lambda: leaver.leave(draw.choice(bad), b"Subject: x\r\n\r\n", first=draw.random() < 0.5),
         lambda: name("$(reboot);'\n.mail").write_bytes(b"x"),
         lambda: name(".part").write_bytes(b"half of it"),
