@@ -6,7 +6,7 @@ import os
 import stat
 from pathlib import Path
 
-from relayd.rules.source import Complaint, Place, Source, did_you_mean
+from relayd.rules.language.source import Complaint, Place, Source, did_you_mean
 
 
 def read_text(path: Path, shown: str) -> str:

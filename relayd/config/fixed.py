@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from relayd.config.settings import SPECS, Effect, Listener
-from relayd.rules.lexer import lex, quote
-from relayd.rules.source import Source
-from relayd.rules.words import Words
+from relayd.rules.language.lexer import lex, quote
+from relayd.rules.language.source import Source
+from relayd.rules.language.words import Words
 
 
 def statements_of(fixed: Mapping[str, Any]) -> str:

@@ -7,7 +7,7 @@ import stat
 from pathlib import Path
 
 from relayd.config.files import similar_file
-from relayd.rules.source import Complaint
+from relayd.rules.language.source import Complaint
 from relayd.rules.srs import HASH_LENGTH, MAX_HASH_LENGTH, length_of
 from relayd.rules.srsrule import SrsDomain
 

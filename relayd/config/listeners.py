@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from relayd.rules.check import word_at
+from relayd.rules.check.check import word_at
 from relayd.rules.conditions.name import AtListener
-from relayd.rules.model import Item, Rule
-from relayd.rules.pattern import Text
-from relayd.rules.source import Problem, did_you_mean, one_of
+from relayd.rules.language.model import Item, Rule
+from relayd.rules.language.pattern import Text
+from relayd.rules.language.source import Problem, did_you_mean, one_of
 
 _MOST_SHOWN = 5
 

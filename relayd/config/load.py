@@ -33,7 +33,7 @@ from relayd.login.initiator import Secret
 from relayd.login.oauth import Provider
 from relayd.mail.nexthop import NextHop
 from relayd.report.tlsrpt import TlsReports
-from relayd.rules.check import (
+from relayd.rules.check.check import (
     hop_problems,
     name_problems,
     open_doors,
@@ -41,19 +41,19 @@ from relayd.rules.check import (
     unanswered,
     used_tables,
 )
-from relayd.rules.deadend import dead_ends
-from relayd.rules.expect import failures
+from relayd.rules.check.deadend import dead_ends
+from relayd.rules.check.expect import failures
+from relayd.rules.check.loops import loops
+from relayd.rules.check.shadow import never_held, shadowed
 from relayd.rules.fact import Fact
-from relayd.rules.grammar import VERBS, Reader, read_statement
-from relayd.rules.lexer import Statement, lex
-from relayd.rules.loops import loops
-from relayd.rules.model import HopDef, Include, Item, Rule, TableDef
+from relayd.rules.language.grammar import VERBS, Reader, read_statement
+from relayd.rules.language.lexer import Statement, lex
+from relayd.rules.language.model import HopDef, Include, Item, Rule, TableDef
+from relayd.rules.language.source import Complaint, Place, Problem, Source
+from relayd.rules.language.words import Words
 from relayd.rules.ruleset import build
-from relayd.rules.shadow import never_held, shadowed
-from relayd.rules.source import Complaint, Place, Problem, Source
 from relayd.rules.srsrule import SrsDomain, srs_problems
-from relayd.rules.table import Table
-from relayd.rules.words import Words
+from relayd.rules.tables.table import Table
 from relayd.tls.files import CertificateFiles
 
 GATHERED: frozenset[Fact] = frozenset()  # facts that a running relayd asks others for

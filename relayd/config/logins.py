@@ -10,10 +10,10 @@ from relayd.config.files import read_text, require_private, similar_file
 from relayd.login.initiator import Secret
 from relayd.login.secrets import SecretsError, parse
 from relayd.mail.nexthop import NextHop
-from relayd.rules.source import Complaint, Place, Problem, did_you_mean
-from relayd.rules.table import Table
-from relayd.rules.userstable import DovecotTable, UsersTable
-from relayd.rules.words import Words
+from relayd.rules.language.source import Complaint, Place, Problem, did_you_mean
+from relayd.rules.language.words import Words
+from relayd.rules.tables.table import Table
+from relayd.rules.tables.userstable import DovecotTable, UsersTable
 from relayd.tls.files import CertificateFiles
 
 AUTH, SUBMISSION = "auth", "submission"  # options of listeners

@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 from relayd.login.initiator import Secret
 from relayd.login.oauth import CLIENT, REFRESH, Provider
 from relayd.mail.address import AddressError, check_domain
-from relayd.rules.source import Complaint, Place, Problem, did_you_mean, one_of
-from relayd.rules.words import Words
+from relayd.rules.language.source import Complaint, Place, Problem, did_you_mean, one_of
+from relayd.rules.language.words import Words
 
 _URL = "the URL of an endpoint, https://..."
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from relayd.rules.check import word_at
-from relayd.rules.lexer import TokenKind
-from relayd.rules.pattern import Anything, InTable, Net
-from relayd.rules.patternreader import client_pattern
-from relayd.rules.source import Place, Problem, did_you_mean
+from relayd.rules.check.check import word_at
+from relayd.rules.language.lexer import TokenKind
+from relayd.rules.language.pattern import Anything, InTable, Net
+from relayd.rules.language.patternreader import client_pattern
+from relayd.rules.language.source import Place, Problem, did_you_mean
+from relayd.rules.language.words import Words
 from relayd.rules.subject import client_number
-from relayd.rules.table import Table
-from relayd.rules.words import Words
+from relayd.rules.tables.table import Table
 
 PROXY, XCLIENT = "proxy", "xclient"  # options of listeners that name peers
 XCLIENT_LOGIN = "xclient-login"  # stands alone
@@ -27,7 +27,7 @@ class Peers:
     patterns: tuple[Net | InTable, ...] = ()
 
     def hold(self, address: str, tables: Mapping[str, Table]) -> bool:
-        """Whether the address is one of theirs; raises relayd.rules.table.Unknown."""
+        """Whether the address is one of theirs; raises relayd.rules.tables.table.Unknown."""
         return any(_fits(pattern, address, tables) for pattern in self.patterns)
 
     @property

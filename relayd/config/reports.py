@@ -7,8 +7,8 @@ from pathlib import Path
 
 from relayd.report.tlsrpt import TlsReports
 from relayd.report.wishes import Wishes
-from relayd.rules.source import Complaint, Place
-from relayd.rules.words import Words
+from relayd.rules.language.source import Complaint, Place
+from relayd.rules.language.words import Words
 
 FOR = ("strangers", "trusted")
 _NOTIFY = ("failures", "as-asked")

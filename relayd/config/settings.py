@@ -36,10 +36,10 @@ from relayd.mail.nexthop import HostPort, NextHop
 from relayd.report.dsn import MAX_RETURNED
 from relayd.report.tlsrpt import TlsReports
 from relayd.report.wishes import STRANGERS, TRUSTED, Wishes
-from relayd.rules.pattern import Network
+from relayd.rules.language.pattern import Network
+from relayd.rules.language.source import Problem
+from relayd.rules.language.words import Words
 from relayd.rules.ruleset import Ruleset
-from relayd.rules.source import Problem
-from relayd.rules.words import Words
 from relayd.spool.schedule import DEFAULT as DEFAULT_SCHEDULE
 from relayd.spool.schedule import Schedule
 from relayd.tls.files import CertificateFiles

@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from relayd.config.files import read_text, require_private, short_name, similar_file
-from relayd.rules.model import Item, TableDef
-from relayd.rules.source import Complaint, Problem, Source
-from relayd.rules.table import Table
-from relayd.rules.tablefile import ReadFile, list_table, read_table
-from relayd.rules.userstable import DovecotTable
+from relayd.rules.language.model import Item, TableDef
+from relayd.rules.language.source import Complaint, Problem, Source
+from relayd.rules.tables.table import Table
+from relayd.rules.tables.tablefile import ReadFile, list_table, read_table
+from relayd.rules.tables.userstable import DovecotTable
 
 MAX_ROWS = 5_000_000
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from relayd.mail.address import AddressError, check_domain, fold_domain
 from relayd.mail.nexthop import HostPort
 from relayd.mail.security import IMPLICIT, LEVELS, Level
-from relayd.rules.source import Place, Problem, one_of
-from relayd.rules.words import Words, domain_of, host_port
+from relayd.rules.language.source import Place, Problem, one_of
+from relayd.rules.language.words import Words, domain_of, host_port
 from relayd.tls.files import CertificateFiles, open_key
 
 MINIMUMS = ("1.0", "1.1", "1.2", "1.3")

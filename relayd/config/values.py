@@ -11,10 +11,10 @@ from relayd.config.logins import AUTH, SUBMISSION, listener_auth, listener_submi
 from relayd.config.peers import PROXY, XCLIENT, XCLIENT_LOGIN, Peers, listener_peers
 from relayd.config.tls import listener_tls
 from relayd.mail.nexthop import HostPort
-from relayd.rules.lexer import TokenKind
-from relayd.rules.pattern import Network
-from relayd.rules.source import Complaint, did_you_mean, one_of
-from relayd.rules.words import Words, host_port, network_of
+from relayd.rules.language.lexer import TokenKind
+from relayd.rules.language.pattern import Network
+from relayd.rules.language.source import Complaint, did_you_mean, one_of
+from relayd.rules.language.words import Words, host_port, network_of
 from relayd.spool.schedule import Schedule
 
 _DURATION = re.compile(r"(?:\d+[dhms])+\Z")

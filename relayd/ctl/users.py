@@ -19,7 +19,7 @@ from relayd.login.saslprep import PrepareError
 from relayd.login.scram import Verifier
 
 if TYPE_CHECKING:
-    from relayd.rules.model import TableDef
+    from relayd.rules.language.model import TableDef
 
 _TABLE = re.compile(
     r'^table[ \t]+\S+[ \t]+users[ \t]+file[ \t]+(?:"([^"]*)"|([^\s#"]+))[ \t]*(?:#.*)?$',
@@ -47,7 +47,7 @@ def run(options: argparse.Namespace, config: Path) -> int:
 def file_of(config: Path) -> Path:
     """The one users file that the configuration names; raises UsersFailure."""
     from relayd.config import ConfigErrors, load
-    from relayd.rules.model import TableDef
+    from relayd.rules.language.model import TableDef
 
     try:
         settings = load(config)

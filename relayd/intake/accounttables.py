@@ -11,8 +11,8 @@ from twisted.internet.threads import deferToThreadPool
 from relayd.login.accounts import Accounts, DovecotAccounts, FileAccounts
 from relayd.login.dovecotsocket import DovecotSocket
 from relayd.login.users import Users
-from relayd.rules.table import Table
-from relayd.rules.userstable import DovecotTable, UsersTable
+from relayd.rules.tables.table import Table
+from relayd.rules.tables.userstable import DovecotTable, UsersTable
 
 T = TypeVar("T")
 

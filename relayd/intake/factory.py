@@ -14,7 +14,7 @@ from relayd.intake.smtpservice import SmtpService
 from relayd.intake.transport import Transport
 from relayd.mail.client import Client
 from relayd.mail.reply import Reply
-from relayd.rules.table import Unknown
+from relayd.rules.tables.table import Unknown
 
 
 class TurnedAway(Protocol):

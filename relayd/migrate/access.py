@@ -11,7 +11,7 @@ from relayd.migrate.domains import network_of
 from relayd.migrate.draft import is_mailbox, pattern
 from relayd.migrate.tables import MapSpec, MapText, PatternRow
 from relayd.migrate.work import Work, when
-from relayd.rules.lexer import string
+from relayd.rules.language.lexer import string
 
 LISTS = {
     "smtpd_client_restrictions": "client",

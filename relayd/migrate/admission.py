@@ -10,7 +10,7 @@ from relayd.migrate.domains import Names
 from relayd.migrate.draft import good_entry
 from relayd.migrate.tables import MapSpec, MapText, maps
 from relayd.migrate.work import Work, when
-from relayd.rules.lexer import string
+from relayd.rules.language.lexer import string
 
 RESTRICTIONS = (
     "smtpd_client_restrictions",

@@ -28,7 +28,7 @@ from relayd.migrate.security import inbound, outbound
 from relayd.migrate.settings import settings
 from relayd.migrate.tables import PostfixTables
 from relayd.migrate.work import Work
-from relayd.rules.expect import OUTSIDER
+from relayd.rules.check.expect import OUTSIDER
 
 LIVE = Path("/etc/postfix")  # whoever imports this imports this very machine
 _SIOCGIFADDR = 0x8915  # of linux/sockios.h

@@ -13,7 +13,7 @@ from relayd.migrate.expressions import carried
 from relayd.migrate.maincf import MainCf, split
 from relayd.migrate.report import ImportReport
 from relayd.migrate.tables import PATTERNS, Expression, MapSpec, PostfixTables, is_table
-from relayd.rules.lexer import string
+from relayd.rules.language.lexer import string
 
 MAX_NESTING = 10  # files in files
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network

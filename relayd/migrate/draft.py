@@ -9,10 +9,10 @@ from pathlib import Path
 
 from relayd.mail.address import AddressError, Mailbox, check_domain
 from relayd.mail.nexthop import LMTP, SMTP, HostPort, NextHop
-from relayd.rules.lexer import quote
-from relayd.rules.pattern import Domain, Exact, LocalPart, SubDomains
-from relayd.rules.source import Place, Source
-from relayd.rules.tablefile import list_table
+from relayd.rules.language.lexer import quote
+from relayd.rules.language.pattern import Domain, Exact, LocalPart, SubDomains
+from relayd.rules.language.source import Place, Source
+from relayd.rules.tables.tablefile import list_table
 
 RULES = Path("rules.d/50-postfix.rules")
 CONF = Path("relayd.conf")

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from relayd.migrate.tables import Expression
-from relayd.rules.regex import template_trouble, trouble
+from relayd.rules.language.regex import template_trouble, trouble
 
 _POSIX = {
     "alnum": "a-z0-9",

@@ -10,7 +10,7 @@ from relayd.migrate.draft import pattern
 from relayd.migrate.expressions import refers, template
 from relayd.migrate.tables import MapSpec, MapText, PatternRow, PostfixRow
 from relayd.migrate.work import Work, expression_of, when
-from relayd.rules.lexer import string
+from relayd.rules.language.lexer import string
 
 _DUMMY = ("anything", "x", "ok", "dummy", "virtual", "whatever", "domain", "postfix", "ignored")
 

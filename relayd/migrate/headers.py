@@ -6,7 +6,7 @@ import re
 
 from relayd.migrate.tables import MapText, PatternRow
 from relayd.migrate.work import Work
-from relayd.rules.lexer import string
+from relayd.rules.language.lexer import string
 
 SETTING = "header_checks"
 # "/^X-Internal:/", perhaps with ".*" or "$" behind: every field of that name

@@ -10,7 +10,7 @@ from relayd.mail.security import Level
 from relayd.migrate.draft import SECRETS
 from relayd.migrate.mastercf import Service
 from relayd.migrate.work import Work
-from relayd.rules.lexer import quote
+from relayd.rules.language.lexer import quote
 
 TABLE = "dovecot-logins"
 _BY_HAND = "make accounts with `relayctl user add`, or name Dovecot's socket: see docs/login.md"

@@ -11,8 +11,8 @@ from relayd.mail.nexthop import LMTP, SMTP, HostPort
 from relayd.migrate.maincf import split
 from relayd.migrate.mastercf import Service
 from relayd.migrate.work import Work
-from relayd.rules.source import Complaint, Place, Source
-from relayd.rules.words import host_port
+from relayd.rules.language.source import Complaint, Place, Source
+from relayd.rules.language.words import host_port
 
 _PORTS = {"smtp": 25, "submission": 587, "submissions": 465, "smtps": 465, "lmtp": 24}
 _STATUS = re.compile(r"[45]\.\d{1,3}\.\d{1,3}\s")

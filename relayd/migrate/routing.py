@@ -12,9 +12,9 @@ from relayd.migrate.draft import pattern
 from relayd.migrate.nexthops import Where, to_hosts, where
 from relayd.migrate.tables import MapText, PatternRow, PostfixRow
 from relayd.migrate.work import Work, when
-from relayd.rules.lexer import string
-from relayd.rules.source import Problem, Source
-from relayd.rules.transport import transport_table
+from relayd.rules.language.lexer import string
+from relayd.rules.language.source import Problem, Source
+from relayd.rules.tables.transport import transport_table
 
 UNMOVED = "4.3.0 This mailbox has not moved to this relay yet"
 UNKNOWN = "5.1.1 User unknown in virtual alias table"

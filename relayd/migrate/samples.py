@@ -10,7 +10,7 @@ from relayd.migrate.draft import is_mailbox
 from relayd.migrate.expressions import carried
 from relayd.migrate.tables import PATTERNS, MapText, maps
 from relayd.migrate.work import Work
-from relayd.rules.regex import search
+from relayd.rules.language.regex import search
 
 from re import _constants as op  # type: ignore[attr-defined]  # isort: skip
 from re import _parser  # type: ignore[attr-defined]  # isort: skip

@@ -13,8 +13,8 @@ from relayd.mail.security import Level
 from relayd.migrate.draft import pattern
 from relayd.migrate.maincf import readable
 from relayd.migrate.work import Work
-from relayd.rules.lexer import quote
-from relayd.rules.source import Place, Problem, Source
+from relayd.rules.language.lexer import quote
+from relayd.rules.language.source import Place, Problem, Source
 from relayd.tls.files import CertificateFiles
 
 _LEVELS = {

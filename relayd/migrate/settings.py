@@ -13,7 +13,7 @@ from relayd.mail.nexthop import HostPort
 from relayd.migrate.logins import PostfixLogin
 from relayd.migrate.mastercf import Service
 from relayd.migrate.work import Work
-from relayd.rules.lexer import quote
+from relayd.rules.language.lexer import quote
 from relayd.spool.schedule import DEFAULT, Schedule
 
 SPOOL = "/var/spool/relayd"

@@ -14,7 +14,7 @@ from relayd.migrate.maincf import MainCf
 from relayd.migrate.mastercf import Service
 from relayd.migrate.report import ImportReport
 from relayd.migrate.tables import MapSpec, MapText, PatternRow, PostfixTables, maps
-from relayd.rules.lexer import string
+from relayd.rules.language.lexer import string
 
 _TARGET = re.compile(r'\s*((?:"(?:[^"\\]|\\.)*"|[^",\s])+)(?:[,\s]+|\Z)')
 

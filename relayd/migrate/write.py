@@ -14,7 +14,7 @@ from relayd.config import ConfigErrors, load
 from relayd.config.settings import Settings
 from relayd.migrate.draft import CONF, RULES, SECRETS
 from relayd.migrate.work import Work
-from relayd.rules.source import Problem
+from relayd.rules.language.source import Problem
 
 MAX_ROUNDS = 40
 _HARMLESS = ("never reached", "given before")  # a rule that has nothing left to do

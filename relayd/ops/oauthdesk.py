@@ -12,7 +12,7 @@ from relayd.mail.log import MailLog
 from relayd.ops.commands import Operations, Stream
 from relayd.ops.documents import Document, Request, RequestError, text_of
 from relayd.relay.enrolment import Enrolment
-from relayd.rules.source import did_you_mean
+from relayd.rules.language.source import did_you_mean
 
 
 class OauthDesk:

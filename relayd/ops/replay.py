@@ -13,7 +13,7 @@ from relayd.mail.nexthop import NextHop
 from relayd.mail.plan import Plan, Step, Verdict
 from relayd.mail.reply import Severity
 from relayd.ops.text import moment, safe
-from relayd.rules.check import used_tables
+from relayd.rules.check.check import used_tables
 from relayd.rules.evaluate import LOOPED, Facts, evaluate
 from relayd.rules.ruleset import Ruleset
 from relayd.spool.envelopes import Dropped, Seen

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 
 from relayd.rules.conditions.condition import Operand
-from relayd.rules.model import AdmissionRule
-from relayd.rules.pattern import Domain, Exact, InTable
-from relayd.rules.table import ListTable, MapTable, Table
+from relayd.rules.language.model import AdmissionRule
+from relayd.rules.language.pattern import Domain, Exact, InTable
+from relayd.rules.tables.table import ListTable, MapTable, Table
 
 
 def home_of(rules: Iterable[AdmissionRule], tables: Mapping[str, Table]) -> str:

@@ -17,14 +17,14 @@ from relayd.mail.plan import Destination, Plan, Step, Verdict
 from relayd.mail.reply import Reply
 from relayd.rules.fact import Fact
 from relayd.rules.forward import Fanned, Loop, fan_out
-from relayd.rules.model import AdmissionRule, Rewrite
+from relayd.rules.language.model import AdmissionRule, Rewrite
 from relayd.rules.replace import replace
 from relayd.rules.ruleset import Ruleset
 from relayd.rules.senderroute import has_route, takes_route
 from relayd.rules.srsstage import SrsStage
 from relayd.rules.stage import ReadyRule, Stage
 from relayd.rules.subject import Subject
-from relayd.rules.table import NoMailbox, Unknown
+from relayd.rules.tables.table import NoMailbox, Unknown
 from relayd.rules.view import View
 
 DENIED = Reply.of(550, "5.7.1", "Relaying denied")

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 
 from relayd.mail.address import Mailbox
 from relayd.mail.plan import Step
-from relayd.rules.model import Forward
-from relayd.rules.pattern import Final
+from relayd.rules.language.model import Forward
+from relayd.rules.language.pattern import Final
 from relayd.rules.replace import Became, replace
 from relayd.rules.ruleset import Ruleset
 from relayd.rules.stage import ReadyRule

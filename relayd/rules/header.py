@@ -9,12 +9,12 @@ from email.header import Header
 
 from relayd.mail.address import Mailbox
 from relayd.rules.addrspec import MAX_ADDRESSES, MAX_OCTETS, addresses, folded
-from relayd.rules.model import HeaderEdit, HeaderRewrite
-from relayd.rules.pattern import Final
+from relayd.rules.language.model import HeaderEdit, HeaderRewrite
+from relayd.rules.language.pattern import Final
 from relayd.rules.replace import replace
 from relayd.rules.ruleset import Ruleset
 from relayd.rules.subject import Subject
-from relayd.rules.table import Unknown
+from relayd.rules.tables.table import Unknown
 
 # a field of one of these names, with the lines that it is folded into
 # (nothing possessive: Python before 3.11.5 gets that wrong; and there is one way only to match);

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from relayd.mail.address import AddressError, Mailbox
-from relayd.rules.pattern import (
+from relayd.rules.language.pattern import (
     Anything,
     Domain,
     Exact,
@@ -21,9 +21,9 @@ from relayd.rules.pattern import (
     SubDomains,
     Template,
 )
-from relayd.rules.regex import search, template_parts
+from relayd.rules.language.regex import search, template_parts
 from relayd.rules.subject import Subject
-from relayd.rules.table import NoMailbox, Table, Unknown, tagged
+from relayd.rules.tables.table import NoMailbox, Table, Unknown, tagged
 
 _QUOTED_PAIR = re.compile(r"\\(.)")
 

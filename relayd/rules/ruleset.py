@@ -15,7 +15,7 @@ from relayd.rules.conditions.condition import Condition, Test
 from relayd.rules.conditions.mailbox import FromSender, ToRecipient
 from relayd.rules.defaultdomain import home_of
 from relayd.rules.fact import CERTIFICATE, Fact, Known
-from relayd.rules.model import (
+from relayd.rules.language.model import (
     AdmissionRule,
     Expect,
     Forward,
@@ -29,13 +29,13 @@ from relayd.rules.model import (
     Subaddress,
     TableDef,
 )
-from relayd.rules.pattern import InTable
+from relayd.rules.language.pattern import InTable
 from relayd.rules.replace import mapped
 from relayd.rules.sendas import SendAs, SendAsStage
 from relayd.rules.srsstage import SrsStage, srs_stage
 from relayd.rules.stage import Stage
 from relayd.rules.subject import Subject
-from relayd.rules.table import Table, TransportTable, Unknown
+from relayd.rules.tables.table import Table, TransportTable, Unknown
 from relayd.rules.view import View
 
 T = TypeVar("T")
@@ -97,7 +97,7 @@ def build(
     keys: Sequence[bytes] = (),
     origin: str = "",
 ) -> Ruleset:
-    """Compile statements that were found good (see relayd.rules.check).
+    """Compile statements that were found good (see relayd.rules.check.check).
 
     `keys` are for SRS, `origin` is the domain of logins without one (else the hostname).
     """

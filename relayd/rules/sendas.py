@@ -16,13 +16,13 @@ from relayd.mail.reply import Reply
 from relayd.rules.conditions.mailbox import FromSender
 from relayd.rules.conditions.registry import when
 from relayd.rules.fact import Known
-from relayd.rules.model import Rule, commas
-from relayd.rules.pattern import InTable, MailboxPattern, Null
-from relayd.rules.patternreader import mailbox_pattern
+from relayd.rules.language.model import Rule, commas
+from relayd.rules.language.pattern import InTable, MailboxPattern, Null
+from relayd.rules.language.patternreader import mailbox_pattern
+from relayd.rules.language.words import Words
 from relayd.rules.subject import Subject
-from relayd.rules.table import MapTable, Table, Unknown
+from relayd.rules.tables.table import MapTable, Table, Unknown
 from relayd.rules.view import View
-from relayd.rules.words import Words
 
 NOT_YOURS = Reply.of(553, "5.7.1", "Sender address rejected: not owned by your login")
 TROUBLE = Reply.of(451, "4.3.0", "Temporary local problem, please try again later")

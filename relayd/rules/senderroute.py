@@ -11,10 +11,10 @@ import re
 from collections.abc import Mapping
 
 from relayd.rules.conditions.condition import Condition
-from relayd.rules.model import AdmissionRule
-from relayd.rules.pattern import Exact, InTable, LocalPart
+from relayd.rules.language.model import AdmissionRule
+from relayd.rules.language.pattern import Exact, InTable, LocalPart
 from relayd.rules.subject import Subject
-from relayd.rules.table import Table
+from relayd.rules.tables.table import Table
 from relayd.rules.view import View
 
 # the percent hack of RFC 1123 section 5.2.16, UUCP's `!` (RFC 976), and an @ in quotes

@@ -9,14 +9,14 @@ from relayd.mail.address import Mailbox, fold_domain, is_srs
 from relayd.rules.conditions.condition import Condition
 from relayd.rules.conditions.mailbox import FromSender
 from relayd.rules.conditions.registry import CONDITIONS, condition, when
-from relayd.rules.lexer import TokenKind, quote
-from relayd.rules.model import NOWHERE, Forward, Item, Rule, commas, spaces
-from relayd.rules.pattern import Anything, Exact, InTable, MailboxPattern, Null
-from relayd.rules.patternreader import mailbox_patterns
-from relayd.rules.source import Complaint, Place, Problem
+from relayd.rules.language.lexer import TokenKind, quote
+from relayd.rules.language.model import NOWHERE, Forward, Item, Rule, commas, spaces
+from relayd.rules.language.pattern import Anything, Exact, InTable, MailboxPattern, Null
+from relayd.rules.language.patternreader import mailbox_patterns
+from relayd.rules.language.source import Complaint, Place, Problem
+from relayd.rules.language.words import Words
 from relayd.rules.srs import HASH_LENGTH, MAX_AGE, MAX_HASH_LENGTH
-from relayd.rules.table import MapTable, Table
-from relayd.rules.words import Words
+from relayd.rules.tables.table import MapTable, Table
 
 _WHAT = ("domain", "ours", "except")
 

@@ -13,14 +13,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from relayd.mail.address import Mailbox, ReversePath, fold_domain
 from relayd.mail.plan import Step
 from relayd.mail.reply import Reply
-from relayd.rules.model import AdmissionRule, Item
-from relayd.rules.pattern import Domain, Exact, InTable, Regex, SubDomains
-from relayd.rules.regex import search
+from relayd.rules.language.model import AdmissionRule, Item
+from relayd.rules.language.pattern import Domain, Exact, InTable, Regex, SubDomains
+from relayd.rules.language.regex import search
 from relayd.rules.srs import ForgedError, MalformedError, Scheme, SrsError, TooLongError
 from relayd.rules.srsrule import SrsDomain, SrsException, SrsOurs
 from relayd.rules.stage import Stage
 from relayd.rules.subject import Subject, domain_probes
-from relayd.rules.table import ListTable, MapTable, Table, TransportTable
+from relayd.rules.tables.table import ListTable, MapTable, Table, TransportTable
 from relayd.rules.view import View
 
 REPORTS_ONLY = Reply.of(550, "5.7.1", "This address takes reports only")

@@ -13,10 +13,10 @@ from typing import Generic, TypeVar
 from relayd.mail.plan import Step
 from relayd.rules.conditions.condition import Condition, Test
 from relayd.rules.conditions.index import Index, Key
-from relayd.rules.model import Rule
-from relayd.rules.pattern import Exact, InTable
+from relayd.rules.language.model import Rule
+from relayd.rules.language.pattern import Exact, InTable
 from relayd.rules.replace import mapped
-from relayd.rules.table import Table, Unknown
+from relayd.rules.tables.table import Table, Unknown
 from relayd.rules.view import View
 
 R = TypeVar("R", bound=Rule)

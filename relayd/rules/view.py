@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from relayd.mail.client import Client
 from relayd.rules.fact import Fact
 from relayd.rules.subject import Subject
-from relayd.rules.table import Unknown
+from relayd.rules.tables.table import Unknown
 
 
 class View:

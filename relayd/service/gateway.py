@@ -43,7 +43,7 @@ from relayd.relay.selfdetection import SelfDetection
 from relayd.relay.smtpout import Courier
 from relayd.relay.tokenkeeper import PATIENCE, Keeper
 from relayd.relay.tokens import Tokens
-from relayd.rules.table import Table
+from relayd.rules.tables.table import Table
 from relayd.service import limits
 from relayd.service.configuration import Configuration, Enquiry
 from relayd.service.listeners import ListenerPolicies

@@ -13,7 +13,7 @@ from relayd.intake.policy import ListenerPolicy, ServerSide
 from relayd.login.guesses import Guesses
 from relayd.mail.log import MailLog
 from relayd.mail.security import IMPLICIT
-from relayd.rules.table import Table, Unknown
+from relayd.rules.tables.table import Table, Unknown
 from relayd.smtp.xclient import ATTRIBUTES, LOGIN
 
 

@@ -18,7 +18,7 @@ from relayd.config.values import LISTEN_OPTIONS
 from relayd.ctl.relayctl import parser
 from relayd.mail.security import LEVELS
 from relayd.rules.conditions.registry import CONDITIONS
-from relayd.rules.grammar import KINDS, VERBS
+from relayd.rules.language.grammar import KINDS, VERBS
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 MAN = CHECKOUT / "docs" / "man"

@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from relayd.rules.conditions.condition import Condition, Operand, Test, always
 from relayd.rules.conditions.index import Index, Key
 from relayd.rules.fact import ADDRESS
-from relayd.rules.pattern import Anything, ClientPattern, InTable, Net
-from relayd.rules.patternreader import client_pattern
+from relayd.rules.language.pattern import Anything, ClientPattern, InTable, Net
+from relayd.rules.language.patternreader import client_pattern
+from relayd.rules.language.words import Words
 from relayd.rules.subject import NetIndex, client_number
-from relayd.rules.table import Table
+from relayd.rules.tables.table import Table
 from relayd.rules.view import View
-from relayd.rules.words import Words
 
 
 class ClientIndex(Index):

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from dataclasses import replace as but
 from typing import ClassVar, TypeVar
 
+from relayd.rules.check.cover import covers
 from relayd.rules.conditions.index import Index, Key
-from relayd.rules.cover import covers
 from relayd.rules.fact import Fact, Known
-from relayd.rules.pattern import ClientPattern, InTable, MailboxPattern, NamePattern
-from relayd.rules.table import Table, Unknown
+from relayd.rules.language.pattern import ClientPattern, InTable, MailboxPattern, NamePattern
+from relayd.rules.language.words import Words
+from relayd.rules.tables.table import Table, Unknown
 from relayd.rules.view import View
-from relayd.rules.words import Words
 
 Operand = MailboxPattern | ClientPattern | NamePattern
 Test = Callable[[View], bool]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from relayd.rules.conditions.condition import Condition, Test, always
-from relayd.rules.table import Table
+from relayd.rules.language.words import Words
+from relayd.rules.tables.table import Table
 from relayd.rules.view import View
-from relayd.rules.words import Words
 
 
 class Always(Condition):

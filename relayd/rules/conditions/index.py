@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from relayd.rules.pattern import Network
+from relayd.rules.language.pattern import Network
 from relayd.rules.view import View
 
 Key = str | Network

@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping
 from operator import attrgetter
 from typing import ClassVar, TypeVar
 
+from relayd.rules.check.cover import above
 from relayd.rules.conditions.condition import Condition, Operand, Test, always
 from relayd.rules.conditions.index import Index, Key
-from relayd.rules.cover import above
 from relayd.rules.fact import RECIPIENT, SENDER
-from relayd.rules.pattern import (
+from relayd.rules.language.pattern import (
     Anything,
     Domain,
     Exact,
@@ -21,13 +21,13 @@ from relayd.rules.pattern import (
     Regex,
     SubDomains,
 )
-from relayd.rules.patternreader import mailbox_pattern
-from relayd.rules.regex import search
-from relayd.rules.source import Complaint
+from relayd.rules.language.patternreader import mailbox_pattern
+from relayd.rules.language.regex import search
+from relayd.rules.language.source import Complaint
+from relayd.rules.language.words import Words
 from relayd.rules.subject import Subject
-from relayd.rules.table import Table
+from relayd.rules.tables.table import Table
 from relayd.rules.view import View
-from relayd.rules.words import Words
 
 NULL_PROBE = "<>"
 M = TypeVar("M", bound="OfMailbox")

@@ -9,11 +9,11 @@ from typing import ClassVar
 from relayd.rules.conditions.condition import Condition, Operand, Test
 from relayd.rules.conditions.index import Index, Key
 from relayd.rules.fact import HELO, LISTENER, LOGIN
-from relayd.rules.pattern import InTable, NamePattern, Text
-from relayd.rules.patternreader import name_pattern
-from relayd.rules.table import Table
+from relayd.rules.language.pattern import InTable, NamePattern, Text
+from relayd.rules.language.patternreader import name_pattern
+from relayd.rules.language.words import Words
+from relayd.rules.tables.table import Table
 from relayd.rules.view import View
-from relayd.rules.words import Words
 
 
 class NameIndex(Index):

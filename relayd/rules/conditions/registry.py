@@ -9,9 +9,9 @@ from relayd.rules.conditions.mailbox import FromSender, ToRecipient
 from relayd.rules.conditions.name import AtListener, ByHelo, ByLogin
 from relayd.rules.conditions.reversename import ByReverseName
 from relayd.rules.conditions.security import ByCertificate, OverTls
-from relayd.rules.lexer import TokenKind
-from relayd.rules.source import Complaint, did_you_mean, one_of
-from relayd.rules.words import Words
+from relayd.rules.language.lexer import TokenKind
+from relayd.rules.language.source import Complaint, did_you_mean, one_of
+from relayd.rules.language.words import Words
 
 ALL: tuple[type[Condition], ...] = (
     FromClient,

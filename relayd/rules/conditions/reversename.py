@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from relayd.mail.address import fold_domain
 from relayd.rules.conditions.condition import Condition, Operand, Test
 from relayd.rules.fact import Fact, Known
-from relayd.rules.pattern import Anything, InTable, Regex, Text
-from relayd.rules.patternreader import name_pattern, regex_pattern
-from relayd.rules.regex import search
-from relayd.rules.table import Table
+from relayd.rules.language.pattern import Anything, InTable, Regex, Text
+from relayd.rules.language.patternreader import name_pattern, regex_pattern
+from relayd.rules.language.regex import search
+from relayd.rules.language.words import Words, domain_of
+from relayd.rules.tables.table import Table
 from relayd.rules.view import View
-from relayd.rules.words import Words, domain_of
 
 REVERSE_NAME = Fact("the client's reverse name", Known.CLIENT, asked=True)
 """Folded, without a dot at its end; empty: there is none, or it does not lead back."""

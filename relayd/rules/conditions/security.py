@@ -7,11 +7,11 @@ from collections.abc import Mapping
 
 from relayd.rules.conditions.condition import Condition, Operand, Test
 from relayd.rules.fact import CERTIFICATE, TLS
-from relayd.rules.pattern import Anything, InTable, NamePattern, Text
-from relayd.rules.patternreader import name_pattern
-from relayd.rules.table import Table
+from relayd.rules.language.pattern import Anything, InTable, NamePattern, Text
+from relayd.rules.language.patternreader import name_pattern
+from relayd.rules.language.words import Words
+from relayd.rules.tables.table import Table
 from relayd.rules.view import View
-from relayd.rules.words import Words
 
 
 class OverTls(Condition):

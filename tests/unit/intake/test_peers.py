@@ -8,7 +8,7 @@ from collections.abc import Callable
 from relayd.intake.balancer import HEADER_TIME
 from relayd.intake.limits import SessionLimits
 from relayd.intake.trace import address_literal
-from relayd.rules.table import Unknown
+from relayd.rules.tables.table import Unknown
 from relayd.smtp.xclient import ATTRIBUTES, LOGIN
 from tests.support import TestCase
 from tests.unit.intake.scene import CONTENT, Peer, Scene, message

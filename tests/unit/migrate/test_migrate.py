@@ -16,7 +16,7 @@ from relayd.migrate.report import SettingFate
 from relayd.migrate.samples import samples
 from relayd.migrate.tables import PATTERNS, MapSpec
 from relayd.migrate.write import settle
-from relayd.rules.regex import search
+from relayd.rules.language.regex import search
 from tests.certs import Authority
 from tests.unit.migrate.migration import BASE, INSIDE, MACHINE, MASTER, Import
 

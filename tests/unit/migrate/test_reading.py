@@ -15,7 +15,7 @@ from relayd.migrate.mastercf import read_services
 from relayd.migrate.samples import example
 from relayd.migrate.settings import seconds, written
 from relayd.migrate.tables import Expression, MapSpec, PostfixTables, maps
-from relayd.rules.regex import search
+from relayd.rules.language.regex import search
 
 
 class Folder(unittest.TestCase):

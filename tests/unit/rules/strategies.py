@@ -15,7 +15,7 @@ from relayd.rules.conditions.everyone import Always
 from relayd.rules.conditions.mailbox import FromSender, ToRecipient
 from relayd.rules.conditions.name import AtListener, ByHelo, ByLogin
 from relayd.rules.conditions.security import ByCertificate, OverTls
-from relayd.rules.model import (
+from relayd.rules.language.model import (
     AdmissionRule,
     Expect,
     Expected,
@@ -28,7 +28,7 @@ from relayd.rules.model import (
     Subaddress,
     TableDef,
 )
-from relayd.rules.pattern import (
+from relayd.rules.language.pattern import (
     Anything,
     Domain,
     Exact,

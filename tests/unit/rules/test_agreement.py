@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from relayd.mail.address import Mailbox
 from relayd.mail.client import Client
+from relayd.rules.check.loops import loops
+from relayd.rules.check.shadow import never_held, shadowed
 from relayd.rules.evaluate import LOOPED, Facts, evaluate
-from relayd.rules.loops import loops
 from relayd.rules.ruleset import build
-from relayd.rules.shadow import never_held, shadowed
 from tests.unit.rules.test_grammar import parse
 
 LOCALS = ["a", "b", "a+x", "c"]

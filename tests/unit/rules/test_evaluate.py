@@ -12,7 +12,7 @@ from relayd import config
 from relayd.mail.plan import Verdict
 from relayd.rules.ruleset import Ruleset
 from relayd.rules.stage import Stage
-from relayd.rules.table import BrokenTable
+from relayd.rules.tables.table import BrokenTable
 from tests.unit.rules.sample import outcome, plan, rules, senders, write_site
 
 

@@ -7,10 +7,10 @@ import unittest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relayd.rules.grammar import VERBS, read_statement
-from relayd.rules.lexer import lex
-from relayd.rules.model import Item
-from relayd.rules.source import Complaint, Source
+from relayd.rules.language.grammar import VERBS, read_statement
+from relayd.rules.language.lexer import lex
+from relayd.rules.language.model import Item
+from relayd.rules.language.source import Complaint, Source
 from tests.unit.rules.sample import RULES
 from tests.unit.rules.strategies import ITEMS
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from relayd.mail.address import Mailbox
 from relayd.mail.client import Client
+from relayd.rules.check.loops import loops
 from relayd.rules.evaluate import LOOPED, Facts, evaluate
 from relayd.rules.forward import MAX_EXPANDED, MAX_LEVELS
-from relayd.rules.loops import loops
 from relayd.rules.ruleset import Ruleset, build
 from tests.unit.rules.sample import outcome, problems, rules
 from tests.unit.rules.test_grammar import parse

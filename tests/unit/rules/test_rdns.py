@@ -9,14 +9,14 @@ from hypothesis import strategies as st
 
 from relayd.mail.address import Mailbox
 from relayd.mail.client import Client
-from relayd.rules.check import open_doors, unanswered
+from relayd.rules.check.check import open_doors, unanswered
+from relayd.rules.check.shadow import shadowed
 from relayd.rules.conditions.reversename import REVERSE_NAME, ByReverseName
 from relayd.rules.evaluate import Facts, evaluate
-from relayd.rules.model import AdmissionRule, Item
-from relayd.rules.pattern import Anything, InTable, Regex, Text
+from relayd.rules.language.model import AdmissionRule, Item
+from relayd.rules.language.pattern import Anything, InTable, Regex, Text
 from relayd.rules.ruleset import build
-from relayd.rules.shadow import shadowed
-from relayd.rules.table import BrokenTable
+from relayd.rules.tables.table import BrokenTable
 from tests.unit.rules.sample import problems
 from tests.unit.rules.strategies import some
 from tests.unit.rules.test_grammar import parse

@@ -8,7 +8,7 @@ import unittest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relayd.rules.regex import MAX_SUBJECT, search, template_parts, trouble
+from relayd.rules.language.regex import MAX_SUBJECT, search, template_parts, trouble
 
 HARMLESS = (
     r"^(.+)-team@example\.com$", r"^(.+)\.(.+)@example\.com$", r"@(?:[a-z0-9-]+\.)+example\.com$",

@@ -8,13 +8,13 @@ from relayd.login.scram import Verifier
 from relayd.login.users import line_of
 from relayd.mail.address import Mailbox
 from relayd.mail.client import Client
-from relayd.rules.check import name_problems, table_problems
-from relayd.rules.grammar import VERBS, read_statement
-from relayd.rules.lexer import lex
+from relayd.rules.check.check import name_problems, table_problems
+from relayd.rules.language.grammar import VERBS, read_statement
+from relayd.rules.language.lexer import lex
+from relayd.rules.language.source import Complaint, Problem, Source
 from relayd.rules.ruleset import build
-from relayd.rules.source import Complaint, Problem, Source
-from relayd.rules.table import Table
-from relayd.rules.tablefile import read_table
+from relayd.rules.tables.table import Table
+from relayd.rules.tables.tablefile import read_table
 
 OWNERS = "info@example.com alice, bob@example.com\n@lists.example.com carol\n"
 USERS = "\n".join(

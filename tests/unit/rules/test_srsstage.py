@@ -17,7 +17,7 @@ from relayd.mail.plan import Plan, Step, Verdict
 from relayd.rules.evaluate import Facts, evaluate, plan_own
 from relayd.rules.ruleset import Ruleset
 from relayd.rules.srs import DAY, Scheme
-from relayd.rules.table import BrokenTable
+from relayd.rules.tables.table import BrokenTable
 
 NOW = 1.7e9
 KEY = "tops3cr3t"

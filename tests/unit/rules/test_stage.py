@@ -11,14 +11,23 @@ from hypothesis import strategies as st
 
 from relayd.mail.address import Mailbox, ReversePath
 from relayd.mail.client import Client
+from relayd.rules.check.shadow import shadowed
 from relayd.rules.conditions.client import FromClient
 from relayd.rules.conditions.mailbox import FromSender, ToRecipient
 from relayd.rules.conditions.name import ByLogin
-from relayd.rules.model import NOWHERE, AdmissionRule
-from relayd.rules.pattern import Anything, Domain, Exact, LocalPart, Net, Null, SubDomains, Text
+from relayd.rules.language.model import NOWHERE, AdmissionRule
+from relayd.rules.language.pattern import (
+    Anything,
+    Domain,
+    Exact,
+    LocalPart,
+    Net,
+    Null,
+    SubDomains,
+    Text,
+)
+from relayd.rules.language.source import Place
 from relayd.rules.ruleset import build
-from relayd.rules.shadow import shadowed
-from relayd.rules.source import Place
 from relayd.rules.stage import Stage
 from relayd.rules.subject import Subject
 from relayd.rules.view import View

@@ -6,7 +6,7 @@ import functools
 import re
 
 from relayd.mail.address import MAX_DOMAIN, MAX_LOCAL
-from relayd.rules.redos import capital, runaway
+from relayd.rules.language.redos import capital, runaway
 
 # characters: no mailbox that a peer may name is longer, so none gets round a rule by its length
 MAX_SUBJECT = MAX_LOCAL + 1 + MAX_DOMAIN

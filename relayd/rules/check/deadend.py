@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 from relayd.mail.address import Mailbox
 from relayd.mail.client import Client
-from relayd.rules.model import Forward
-from relayd.rules.pattern import Domain, Exact, Final, MailboxPattern, Replacement
+from relayd.rules.language.model import Forward
+from relayd.rules.language.pattern import Domain, Exact, Final, MailboxPattern, Replacement
+from relayd.rules.language.source import Problem
 from relayd.rules.ruleset import Ruleset
-from relayd.rules.source import Problem
 from relayd.rules.subject import Subject
-from relayd.rules.table import Unknown
+from relayd.rules.tables.table import Unknown
 from relayd.rules.view import View
 
 _NOBODY = Client("192.0.2.1")

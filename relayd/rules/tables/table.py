@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from relayd.mail.address import AddressError, Mailbox, check_domain
 from relayd.mail.nexthop import NextHop
 from relayd.mail.reply import Reply
-from relayd.rules.pattern import Final
-from relayd.rules.source import Place, Source
+from relayd.rules.language.pattern import Final
+from relayd.rules.language.source import Place, Source
 from relayd.rules.subject import NetIndex, Subject, client_number
 
 

@@ -7,9 +7,9 @@ import re
 from relayd.mail.address import AddressError, Mailbox, fold_domain
 from relayd.mail.nexthop import LMTP, SMTP, HostPort, NextHop
 from relayd.mail.reply import Reply
-from relayd.rules.source import Complaint, Place, Problem, Source
-from relayd.rules.table import MapTransport, TransportTable
-from relayd.rules.words import domain_of, host_port
+from relayd.rules.language.source import Complaint, Place, Problem, Source
+from relayd.rules.language.words import domain_of, host_port
+from relayd.rules.tables.table import MapTransport, TransportTable
 
 _STATUS = re.compile(r"([45]\.\d{1,3}\.\d{1,3})\s*(.*)")
 _SMTP = ("smtp", "relay", "esmtp")

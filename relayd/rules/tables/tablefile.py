@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from relayd.mail.address import AddressError, Mailbox, check_domain, fold_domain
-from relayd.rules.source import Complaint, Place, Problem, Source
-from relayd.rules.table import ListTable, MapEntry, MapTable, Table, is_domain
-from relayd.rules.transport import transport_table
-from relayd.rules.userstable import hidden, users_table
-from relayd.rules.words import domain_of, local_of, network_of
+from relayd.rules.language.source import Complaint, Place, Problem, Source
+from relayd.rules.language.words import domain_of, local_of, network_of
+from relayd.rules.tables.table import ListTable, MapEntry, MapTable, Table, is_domain
+from relayd.rules.tables.transport import transport_table
+from relayd.rules.tables.userstable import hidden, users_table
 
 # what needs no second look; everything else is parsed by the book
 _PLAIN_MAILBOX = re.compile(r"[a-z0-9_+=\-]+(?:\.[a-z0-9_+=\-]+)*@[a-z0-9]+(?:[.\-][a-z0-9]+)*\Z")

@@ -7,12 +7,12 @@ import re
 from relayd.mail.address import Mailbox, ReversePath
 from relayd.rules.conditions.condition import Operand
 from relayd.rules.conditions.registry import CONDITIONS
-from relayd.rules.lexer import TokenKind
-from relayd.rules.model import REWRITTEN, Expect, Expected
-from relayd.rules.pattern import Net, Text
-from relayd.rules.sentences import STATUS
-from relayd.rules.source import one_of
-from relayd.rules.words import Words
+from relayd.rules.language.lexer import TokenKind
+from relayd.rules.language.model import REWRITTEN, Expect, Expected
+from relayd.rules.language.pattern import Net, Text
+from relayd.rules.language.sentences import STATUS
+from relayd.rules.language.source import one_of
+from relayd.rules.language.words import Words
 
 
 def read_expect(words: Words) -> Expect:

@@ -7,8 +7,8 @@ import re
 from dataclasses import dataclass
 
 from relayd.mail.address import Mailbox, fold_domain
-from relayd.rules.lexer import quote, string
-from relayd.rules.regex import compiled
+from relayd.rules.language.lexer import quote, string
+from relayd.rules.language.regex import compiled
 
 _MARKS = re.compile(r"[#{}]")  # atext that the language has another use for
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network

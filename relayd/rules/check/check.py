@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 
 from relayd.mail.nexthop import NextHop
 from relayd.rules.fact import Fact
-from relayd.rules.model import (
+from relayd.rules.language.model import (
     AdmissionRule,
     Expect,
     Forward,
@@ -18,12 +18,12 @@ from relayd.rules.model import (
     Rule,
     TableDef,
 )
-from relayd.rules.pattern import InTable
+from relayd.rules.language.pattern import InTable
+from relayd.rules.language.source import Place, Problem, did_you_mean
 from relayd.rules.sendas import SendAs
-from relayd.rules.source import Place, Problem, did_you_mean
 from relayd.rules.srsrule import SrsOurs
-from relayd.rules.table import ListTable, MapTable, Table, TransportTable
-from relayd.rules.userstable import DovecotTable, UsersTable
+from relayd.rules.tables.table import ListTable, MapTable, Table, TransportTable
+from relayd.rules.tables.userstable import DovecotTable, UsersTable
 
 
 def name_problems(items: Sequence[Item], broken: Set[str] = frozenset()) -> list[Problem]:

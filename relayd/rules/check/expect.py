@@ -6,9 +6,9 @@ from relayd.mail.address import Mailbox, ReversePath, path_text
 from relayd.mail.client import Client
 from relayd.mail.plan import Plan, Verdict
 from relayd.rules.evaluate import Facts, evaluate
-from relayd.rules.model import REWRITTEN, Expect
+from relayd.rules.language.model import REWRITTEN, Expect
+from relayd.rules.language.source import Problem
 from relayd.rules.ruleset import Ruleset
-from relayd.rules.source import Problem
 
 OUTSIDER = "192.0.2.1"  # who asks when an `expect` names no client (RFC 5737)
 SOMEBODY = Mailbox("somebody", "outside.invalid")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from relayd.rules.pattern import (
+from relayd.rules.language.pattern import (
     Anything,
     Domain,
     Exact,
@@ -15,9 +15,9 @@ from relayd.rules.pattern import (
     SubDomains,
     Text,
 )
-from relayd.rules.regex import search
+from relayd.rules.language.regex import search
 from relayd.rules.subject import Subject, domain_probes
-from relayd.rules.table import ListTable, MapTable, Table
+from relayd.rules.tables.table import ListTable, MapTable, Table
 
 Named = Exact | Domain | SubDomains | LocalPart
 

@@ -11,7 +11,7 @@ import enum
 import re
 from dataclasses import dataclass, field
 
-from relayd.rules.source import Place, Problem, Source
+from relayd.rules.language.source import Place, Problem, Source
 
 _STRING = r'"(?:[^"\\]|\\.)*"'
 _SPACE = re.compile(r"\s+")

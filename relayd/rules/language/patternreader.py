@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 
-from relayd.rules.lexer import TokenKind
-from relayd.rules.pattern import (
+from relayd.rules.language.lexer import TokenKind
+from relayd.rules.language.pattern import (
     Anything,
     ClientPattern,
     Domain,
@@ -20,9 +20,16 @@ from relayd.rules.pattern import (
     SubDomains,
     Text,
 )
-from relayd.rules.regex import trouble
-from relayd.rules.source import Complaint, Place
-from relayd.rules.words import Words, domain_of, local_of, mailbox_of, network_of, table_name
+from relayd.rules.language.regex import trouble
+from relayd.rules.language.source import Complaint, Place
+from relayd.rules.language.words import (
+    Words,
+    domain_of,
+    local_of,
+    mailbox_of,
+    network_of,
+    table_name,
+)
 
 _PATTERN = "a mailbox pattern: local@domain, @domain, @.domain, local@, <table>, regex or any"
 

@@ -13,14 +13,14 @@ from relayd.mail.envelope import DIRECT
 from relayd.mail.nexthop import NextHop
 from relayd.mail.reply import Reply
 from relayd.rules.conditions.condition import Condition
-from relayd.rules.lexer import quote, string
-from relayd.rules.pattern import (
+from relayd.rules.language.lexer import quote, string
+from relayd.rules.language.pattern import (
     Final,
     MailboxPattern,
     Replacement,
     mailbox_text,
 )
-from relayd.rules.source import Place, Source
+from relayd.rules.language.source import Place, Source
 
 REWRITTEN = "srs"  # what an `expect` calls a sender that was rewritten: the hash is secret
 NOWHERE = Place(Source("", "", ()), 0)
@@ -250,7 +250,7 @@ class TableDef:
     """`table NAME [KIND] { entries }` or `table NAME [KIND] file PATH`."""
 
     name: str
-    kind: str  # a key of relayd.rules.tablefile.READERS
+    kind: str  # a key of relayd.rules.tables.tablefile.READERS
     entries: tuple[str, ...] = ()
     file: str = ""  # relative to the file it is written in
     includes: str = ""  # folder below which aliases(5) may :include:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from relayd.login.users import Users, parse
-from relayd.rules.source import Place, Problem, Source
+from relayd.rules.language.source import Place, Problem, Source
 from relayd.rules.subject import Subject
-from relayd.rules.table import Table
+from relayd.rules.tables.table import Table
 
 HIDDEN = "..."
 

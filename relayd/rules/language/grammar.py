@@ -9,20 +9,20 @@ from relayd.mail.envelope import DIRECT
 from relayd.mail.nexthop import LMTP, SMTP, WITHOUT_TLS, HostPort, NextHop
 from relayd.mail.security import IMPLICIT, LEVELS, Level
 from relayd.rules.conditions.registry import CONDITIONS
-from relayd.rules.expectation import read_expect
-from relayd.rules.lexer import Lexeme, Statement, TokenKind
-from relayd.rules.model import HopDef, Include, Item, Subaddress, TableDef
-from relayd.rules.sendas import read_send_as
-from relayd.rules.sentences import (
+from relayd.rules.language.expectation import read_expect
+from relayd.rules.language.lexer import Lexeme, Statement, TokenKind
+from relayd.rules.language.model import HopDef, Include, Item, Subaddress, TableDef
+from relayd.rules.language.sentences import (
     read_admission,
     read_forward,
     read_header,
     read_rewrite,
     read_route,
 )
-from relayd.rules.source import Complaint, did_you_mean, one_of
+from relayd.rules.language.source import Complaint, did_you_mean, one_of
+from relayd.rules.language.words import Words, host_port
+from relayd.rules.sendas import read_send_as
 from relayd.rules.srsrule import read_srs
-from relayd.rules.words import Words, host_port
 
 T = TypeVar("T")
 Reader = Callable[[Words], T]

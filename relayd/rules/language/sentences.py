@@ -8,8 +8,8 @@ from relayd.mail.envelope import DIRECT
 from relayd.mail.reply import Reply
 from relayd.rules.conditions.condition import Condition
 from relayd.rules.conditions.registry import conditions, when
-from relayd.rules.lexer import TokenKind
-from relayd.rules.model import (
+from relayd.rules.language.lexer import TokenKind
+from relayd.rules.language.model import (
     AdmissionRule,
     Forward,
     HeaderEdit,
@@ -17,7 +17,7 @@ from relayd.rules.model import (
     Rewrite,
     Route,
 )
-from relayd.rules.pattern import (
+from relayd.rules.language.pattern import (
     Domain,
     Exact,
     InTable,
@@ -29,9 +29,9 @@ from relayd.rules.pattern import (
     SubDomains,
     Template,
 )
-from relayd.rules.patternreader import mailbox_patterns
-from relayd.rules.regex import template_trouble
-from relayd.rules.words import Words, domain_of, local_of, mailbox_of, table_name
+from relayd.rules.language.patternreader import mailbox_patterns
+from relayd.rules.language.regex import template_trouble
+from relayd.rules.language.words import Words, domain_of, local_of, mailbox_of, table_name
 
 _CODE = re.compile(r"\d+\Z")
 STATUS = re.compile(r"[245]\.\d{1,3}\.\d{1,3}\Z")

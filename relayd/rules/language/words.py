@@ -14,9 +14,9 @@ from relayd.mail.address import (
     check_local,
 )
 from relayd.mail.nexthop import HostPort
-from relayd.rules.lexer import Lexeme, Statement, TokenKind
-from relayd.rules.pattern import Network
-from relayd.rules.source import Complaint, Place, did_you_mean
+from relayd.rules.language.lexer import Lexeme, Statement, TokenKind
+from relayd.rules.language.pattern import Network
+from relayd.rules.language.source import Complaint, Place, did_you_mean
 
 T = TypeVar("T")
 _TABLE = re.compile(r"<(.*)>\Z")

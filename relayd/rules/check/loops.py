@@ -7,16 +7,16 @@ from collections.abc import Iterable, Iterator
 
 from relayd.mail.address import AddressError, Mailbox
 from relayd.mail.client import Client
+from relayd.rules.check.shadow import sample
 from relayd.rules.conditions.mailbox import ToRecipient
 from relayd.rules.forward import MAX_EXPANDED, Endless, ForwardWalk, Loop
-from relayd.rules.model import Forward
-from relayd.rules.pattern import Anything, Domain, Exact, InTable, MailboxPattern, Regex
-from relayd.rules.regex import search
+from relayd.rules.language.model import Forward
+from relayd.rules.language.pattern import Anything, Domain, Exact, InTable, MailboxPattern, Regex
+from relayd.rules.language.regex import search
+from relayd.rules.language.source import Place, Problem
 from relayd.rules.ruleset import Ruleset
-from relayd.rules.shadow import sample
-from relayd.rules.source import Place, Problem
 from relayd.rules.subject import Subject
-from relayd.rules.table import MapTable, Unknown
+from relayd.rules.tables.table import MapTable, Unknown
 from relayd.rules.view import View
 
 MAX_PROBLEMS = 20

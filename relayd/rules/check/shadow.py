@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from relayd.mail.address import Mailbox
 from relayd.rules.conditions.condition import Condition
 from relayd.rules.conditions.mailbox import FromSender, ToRecipient
-from relayd.rules.model import AdmissionRule, Forward, Rewrite, Route, Rule
-from relayd.rules.pattern import Anything, Domain, Exact, InTable, LocalPart, SubDomains
+from relayd.rules.language.model import AdmissionRule, Forward, Rewrite, Route, Rule
+from relayd.rules.language.pattern import Anything, Domain, Exact, InTable, LocalPart, SubDomains
+from relayd.rules.language.source import Problem
 from relayd.rules.ruleset import Ruleset
 from relayd.rules.senderroute import names_route
-from relayd.rules.source import Problem
 from relayd.rules.stage import R, Stage
-from relayd.rules.table import Table
+from relayd.rules.tables.table import Table
 
 
 def shadowed(ruleset: Ruleset) -> list[Problem]:

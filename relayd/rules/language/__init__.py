@@ -1,0 +1,1 @@
+"""The rule language: text to words, words to statements, statements as values."""
