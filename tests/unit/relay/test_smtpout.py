@@ -51,17 +51,21 @@ class CourierCase(TestCase):
         self.resolved = 0
         self.unresolved: Outcome | None = None
         self.endpoints: list[Endpoint] = []
+        self.couriers: list[Courier] = []
         self.courier = self.a_courier()
         self.patch(pool, "_TICK", 0.02)
 
     def a_courier(self, **changes: Any) -> Courier:  # noqa: ANN401
-        return Courier(reactor, self.resolve, "gw.example.com", **changes)
+        courier = Courier(reactor, self.resolve, "gw.example.com", **changes)
+        self.couriers.append(courier)
+        return courier
 
     async def tearDown(self) -> None:  # type: ignore[override]  # the base makes it a Deferred
-        self.courier.abort()
+        for courier in self.couriers:
+            courier.abort()
         for sink in self.sinks:
             sink.stop()
-        while self.courier.connections:
+        while any(courier.connections for courier in self.couriers):
             await pause(0.005)
 
     def sink(self, script: Script | None = None, **changes: Any) -> Sink:  # noqa: ANN401
@@ -316,6 +320,7 @@ class FailurePolicy(CourierCase):
         self.courier = Courier(
             reactor, lambda hop: succeed(dead if hop is hops[0] else alive), "gw.example.com"
         )
+        self.couriers.append(self.courier)
         (outcome,) = await self.deliver(a_delivery(), Hop(hops))
         self.assertEqual((outcome.reply.code, len(sink.arrived)), (250, 1))
 
