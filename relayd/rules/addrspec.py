@@ -164,8 +164,11 @@ def _specs(member: list[_Piece]) -> Iterator[tuple[Span, Span]]:
     for at, (kind, octets, _, _) in enumerate(member):
         if kind != "special" or octets != b"@":
             continue
-        left = at - 2 if at and member[at - 1][0] == "space" else at - 1
-        right = at + 2 if member[at + 1 : at + 2] and member[at + 1][0] == "space" else at + 1
+        left, right = at - 1, at + 1
+        while left > 0 and member[left][0] == "space":  # a comment parts it into several
+            left -= 1
+        while right < len(member) - 1 and member[right][0] == "space":
+            right += 1
         first = _leftmost(member, left)
         last = _rightmost(member, right)
         if first is not None and last is not None:

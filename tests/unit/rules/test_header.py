@@ -56,6 +56,18 @@ class RewriteTests(unittest.TestCase):
                     edited(REWRITE, section), b"From:  " + after + b"\r\nX: a@old.example\r\n\r\n"
                 )
 
+    def test_comments_with_blanks_on_both_sides_around_the_at(self) -> None:
+        for address in (
+            b"a (c) @old.example",
+            b"a (c) @ (d) old.example",
+            b"<a@\r\n (c)\r\n (d) old.example>",
+            b'"a b" (c) (d) @ old.example',
+        ):
+            with self.subTest(address):
+                section = b"From: " + address + b"\r\n\r\n"
+                after = section.replace(b"old.example", b"new.example")
+                self.assertEqual(edited(REWRITE, section), after)
+
     def test_so_many_addresses_and_no_more(self) -> None:
         many = b"To: " + b"a@old.example,\r\n " * 3000 + b"a@old.example\r\n\r\n"
         section = edited(REWRITE, many)
