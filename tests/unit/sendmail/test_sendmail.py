@@ -349,6 +349,24 @@ class Sendmail(unittest.TestCase):
         with mock.patch.object(sendmail, "section_of", side_effect=KeyError("a bug")):
             self.refused(70, "a bug", "a@example.net")
 
+    def test_smtp_runs_nothing_that_stands_behind_a_data_that_was_refused(self) -> None:
+        inner = (
+            b"MAIL FROM:<x@b.test>\r\nRCPT TO:<y@c.test>\r\nDATA\r\nSubject: y\r\n\r\ny\r\n.\r\n"
+        )
+        for mail in (
+            b"MAIL FROM:<a@b.test>\r\nRCPT TO:<b@@c.test>\r\n",
+            b"MAIL FROM:<a@@b.test>\r\n",
+            b"",
+        ):
+            with self.subTest(mail):
+                ours, theirs = socket.socketpair()
+                self.addCleanup(ours.close)
+                self.addCleanup(theirs.close)
+                ours.sendall(b"EHLO x\r\n" + mail + b"DATA\r\n" + inner + b"QUIT\r\n")
+                converse(theirs.fileno(), theirs.fileno(), drop.Site.here())
+                self.assertIn("421 4.5.0", ours.recv(65536).decode().splitlines()[-1])
+                self.assertEqual(list(self.folder.iterdir()), [])
+
     def test_smtp_says_who_has_left_too_much_and_how_large_a_message_may_be(self) -> None:
         (self.spool / drop.OVER_QUOTA).write_text("1000\n")
         config = self.spool / "relayd.conf"
