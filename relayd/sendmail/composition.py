@@ -31,7 +31,7 @@ _NOBODY = re.compile(r'[^:;<>@",]*:\s*;\s*\Z')  # an empty group, as "undisclose
 
 
 class InputLines:
-    """Standard input as lines that end in CRLF, whatever ended them."""
+    """Standard input as lines, and the end of the message in it."""
 
     def __init__(self, file: BinaryIO, dots: bool) -> None:
         self._file = file
@@ -39,25 +39,25 @@ class InputLines:
         self._pushed: bytes | None = None
 
     def line(self) -> bytes:
-        """The next line; empty at the end of the message."""
+        """The next line, up to its LF; empty at the end of the message."""
         if self._pushed is not None:
             line, self._pushed = self._pushed, None
             return line
         line = self._file.readline(MAX_LINE)
         if not line or (self._dots and line in (b".\n", b".\r\n", b".")):
             return b""
-        whole = line if line[-1:] == b"\n" else line + b"\n"
-        return _LINE_END.sub(b"\r\n", whole.replace(b"\0", b""))
+        return (line if line[-1:] == b"\n" else line + b"\n").replace(b"\0", b"")
 
     def push(self, line: bytes) -> None:
         """Give one back."""
         self._pushed = line
 
     def rest(self) -> Iterator[bytes]:
-        """All that is left, in pieces."""
+        """All that is left, in pieces, every line ending in CRLF, whatever ended it."""
         held: list[bytes] = []
         size = 0
         while line := self.line():
+            line = _LINE_END.sub(b"\r\n", line)
             held.append(line)
             size += len(line)
             if size > 1 << 16:
@@ -69,12 +69,14 @@ class InputLines:
 def section_of(reader: InputLines, most: int) -> list[bytes]:
     """The fields of the header section, each with its CRLF, as far as there is one.
 
+    A CR within a line is a blank: who put it into a subject shall make no field of its rest.
     Raises UsageError if it has more than `most` octets.
     """
     fields: list[bytes] = []
     size = 0
     first = True
-    while line := reader.line():
+    while raw := reader.line():
+        line = raw.rstrip(b"\r\n").replace(b"\r", b" ") + b"\r\n"
         if first and line.startswith((b"From ", b">From ")):  # an mbox's separator
             continue
         first = False
@@ -85,7 +87,7 @@ def section_of(reader: InputLines, most: int) -> list[bytes]:
         elif _FIELD.match(line):
             fields.append(line)
         else:  # the body begins without an empty line
-            reader.push(line)
+            reader.push(raw)
             break
         size += len(line)
         if size > most:

@@ -126,6 +126,16 @@ class Sendmail(unittest.TestCase):
         _, content = self.only("a@example.net", text=b"a\r\nb\rc\n\nd\0e")
         self.assertTrue(content.endswith(b"\r\n\r\na\r\nb\r\nc\r\n\r\nde\r\n"), content)
 
+    def test_a_cr_within_a_header_line_begins_no_other_line(self) -> None:
+        slip, content = self.only(
+            "-t",
+            text=b"To: a@example.net\r\nSubject: x\rBcc: b@example.net\rX: \r\n y\r\r\n\r\r\nz\n",
+        )
+        self.assertEqual(slip["recipients"], ["a@example.net"])
+        head, _, body = content.partition(b"\r\n\r\n")
+        self.assertTrue(head.endswith(b"\r\nSubject: x Bcc: b@example.net X: \r\n y"), content)
+        self.assertEqual(body, b"z\r\n")
+
     def test_options_of_a_long_history(self) -> None:
         slip, content = self.only(
             *("-f", "<w@example.org>", "-F", 'Ann "A" Other', "-N", "success,delay", "-Rhdrs"),
