@@ -481,6 +481,30 @@ class OfflineTests(RelayctlTestCase):
         self.assertEqual(status, 2)
         self.assertIn("relayd.conf:3:", err)
 
+    @unittest.skipIf(os.geteuid() != 0, "gives a spool to another user: needs root")
+    def test_what_the_spools_owner_has_put_there_leads_root_nowhere(self) -> None:
+        spool, treasure = self.directory / "spool", self.directory / "treasure"
+        (spool / "shard-0").mkdir(parents=True)
+        treasure.touch(0o600)
+        self.directory.chmod(0o755)
+        self.write("tls-reports from postmaster@example.com\naccept to any\n")
+        for link, *command in (
+            (spool / "tls-results.db", "tls-report"),
+            (spool / "shard-0/queue.db", "replay", str(self.config)),
+        ):
+            with self.subTest(command):
+                link.symlink_to(treasure)
+                for path in (spool, spool / "shard-0"):
+                    os.chown(path, 64321, 64321)
+                status, _, err = self.offline(*command)
+                self.assertNotEqual(status, 0)
+                self.assertIn("unable to open database file", err)
+                self.assertEqual(treasure.read_bytes(), b"")
+                self.assertEqual(os.geteuid(), 0)
+                self.assertEqual(
+                    [each.name for each in self.directory.glob("treasure*")], ["treasure"]
+                )
+
 
 class FindingTests(RelayctlTestCase):
     def found(self, config: str) -> Path:

@@ -70,10 +70,10 @@ class Endless(Protocol):
     sent = 0
 
     def connectionMade(self) -> None:
-        assert self.transport is not None
-        self.transport.write(self.opening)
+        transport: Any = self.transport
+        transport.write(self.opening)
         if self.piece:
-            self.transport.registerProducer(self, False)
+            transport.registerProducer(self, False)
 
     def resumeProducing(self) -> None:
         assert self.transport is not None
