@@ -487,7 +487,7 @@ class StartTls(unittest.TestCase):
         self.assertEqual(peer.say("EHLO early.example"), [])
         peer.protocol.handshakeCompleted()  # type: ignore[attr-defined]
         self.assertEqual(peer.replies(), [])
-        self.assertEqual(peer.say("MAIL FROM:<>")[0][:3], "503")
+        self.assertEqual(peer.say("RCPT TO:<a@b.example>")[0][:3], "503")
         self.assertNotIn("250-STARTTLS", peer.say("EHLO secure.example"))
         peer.say(*message())
         self.assertEqual(peer.say(*CONTENT)[0][:3], "250")

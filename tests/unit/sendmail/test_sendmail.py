@@ -234,7 +234,7 @@ class Sendmail(unittest.TestCase):
                 "a\udcff@b.test",
                 "x" * 300 + "@b.test",
                 "a@" + "x" * 300,
-                '"a"b@c.test',
+                '"a"[b]@c.test',
             ),
         ):
             with self.subTest(recipient=recipient[:30]):

@@ -253,6 +253,7 @@ class TestExtensions(unittest.TestCase):
             keywords = mail_keywords(offer, tls)
             self.assertEqual(read.starttls, not tls)
             self.assertEqual(bool(read.auth), tls)
-            self.assertEqual("AUTH" in keywords, tls)
+            self.assertIn("AUTH", keywords)  # said without being offered, too, unless it is strict
+            self.assertEqual("AUTH" in mail_keywords(offer, tls, strict=True), tls)
             self.assertEqual(read.require_tls, "REQUIRETLS" in keywords)
             self.assertEqual(read.dsn, bool(rcpt_keywords(offer)))
