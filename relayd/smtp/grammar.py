@@ -31,12 +31,9 @@ _ADDRESS_TYPE = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\-]+\Z")
 
 # a tab is a blank, but not within quotes; what is never closed reaches to the end
 _TAB = re.compile(r'"(?:[^"\\]|\\.)*(?:"|\Z)|\t')
-# a path without its angle brackets, or with blanks within
-_SLOPPY_PATH = re.compile(
-    r"(?:< *(?P<within>PATH*) *>|(?P<bare>PATH+))(?= |\Z)".replace(
-        "PATH", r'(?:"(?:[^"\\]|\\.)*"|\\.|[^\s"\\<>])'
-    )
-)
+# a path with blanks within its angle brackets, or without these
+_PIECE = r'(?:"(?:[^"\\]|\\.)*"|\\.|[^\s"\\<>])'
+_SLOPPY_PATH = re.compile(rf"(?:< *(?P<within>{_PIECE}*) *>|(?P<bare>{_PIECE}+))(?= |\Z)")
 # Reverse-path or Forward-path and what follows, as RFC 5321 sections 4.1.1.2 and 4.1.2 have them;
 # domains are not looked at, but for a dot at their end
 _LETTER = re.compile(
@@ -346,7 +343,7 @@ def parse_bdat(argument: bytes) -> tuple[int, bool] | None:
 
 def parse_auth(argument: bytes) -> tuple[str, bytes | None]:
     """`mechanism [ SP initial-response ]` (RFC 4954 section 4)."""
-    words = text_of(argument).split()
+    words = [word for word in text_of(argument).split(" ") if word]
     if not 0 < len(words) <= 2:
         raise _bad("5.5.4", "Syntax: AUTH mechanism [initial-response]")
     if len(words) == 1:
