@@ -12,7 +12,13 @@ from typing import Any
 from relayd.config.files import read_text, short_name, similar_file
 from relayd.config.keys import keys_path, read_keys
 from relayd.config.listeners import listener_name_problems
-from relayd.config.logins import AUTH, LoginOptions, listener_problems, read_secrets
+from relayd.config.logins import (
+    AUTH,
+    MECHANISMS,
+    LoginOptions,
+    listener_problems,
+    read_secrets,
+)
 from relayd.config.logins import hop_problems as unknown_logins
 from relayd.config.oauth import with_secrets
 from relayd.config.peers import PROXY, XCLIENT, peer_problems
@@ -306,7 +312,11 @@ class _Loader:
         """Logins at our listeners and at next hops: what is missing for them."""
         given = [
             LoginOptions(
-                str(each.value), each.value.option(AUTH), each.value.option("tls"), each.place
+                str(each.value),
+                each.value.option(AUTH),
+                each.value.option("tls"),
+                each.value.option(MECHANISMS),
+                each.place,
             )
             for each in self._settings.get("listen", ())
             if isinstance(each.value, Listener)

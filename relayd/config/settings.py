@@ -16,6 +16,7 @@ from relayd.config.peers import NOBODY, XCLIENT_LOGIN, Peers
 from relayd.config.reports import reports, tls_reports
 from relayd.config.tls import MINIMUMS, DomainTls, certificate, domain_tls
 from relayd.config.values import (
+    STRICT,
     Options,
     address_port,
     choice,
@@ -74,7 +75,7 @@ class Listener:
     def _words(self, name: str) -> str:
         return (
             ""
-            if name in (SUBMISSION, XCLIENT_LOGIN)
+            if name in (SUBMISSION, STRICT, XCLIENT_LOGIN)
             else str(self.peers(name)) or self.option(name)
         )
 

@@ -7,7 +7,13 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from relayd.config.logins import AUTH, SUBMISSION, listener_auth, listener_submission
+from relayd.config.logins import (
+    AUTH,
+    MECHANISMS,
+    SUBMISSION,
+    listener_auth,
+    listener_mechanisms,
+)
 from relayd.config.peers import PROXY, XCLIENT, XCLIENT_LOGIN, Peers, listener_peers
 from relayd.config.tls import listener_tls
 from relayd.mail.nexthop import HostPort
@@ -26,13 +32,23 @@ _UNITS |= {"kib": 2**10, "mib": 2**20, "gib": 2**30}
 _MAX_DURATION = 366 * 86400
 MAX_WORKERS = 64
 
+STRICT = "strict"  # an option of listeners
+
+
+def _alone(words: Words) -> str:
+    """Nothing follows the option."""
+    return "yes"
+
+
 LISTEN_OPTIONS: Mapping[str, Callable[[Words], str | Peers]] = {
     "tls": listener_tls,
     AUTH: listener_auth,
-    SUBMISSION: listener_submission,
+    MECHANISMS: listener_mechanisms,
+    SUBMISSION: _alone,
+    STRICT: _alone,
     PROXY: listener_peers,
     XCLIENT: listener_peers,
-    XCLIENT_LOGIN: lambda words: "yes",
+    XCLIENT_LOGIN: _alone,
 }
 """What may follow a listener's address, and how the words behind it are read."""
 
@@ -186,6 +202,8 @@ def listener(words: Words) -> tuple[str, int, Options]:
         if name in options:
             raise words.complain(f'"{name}" was said already', "expected it once")
         options[name] = LISTEN_OPTIONS[name](words)
+    if MECHANISMS in options and AUTH not in options:
+        raise words.complain(f'"{MECHANISMS}" without a login', 'expected "auth TABLE" as well')
     if XCLIENT_LOGIN in options and XCLIENT not in options:
         raise words.complain(f'"{XCLIENT_LOGIN}" trusts nobody', 'expected "xclient PEERS" as well')
     return place.host, 0 if any_port else place.port, tuple(options.items())

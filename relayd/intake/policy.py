@@ -42,6 +42,7 @@ class ListenerPolicy:
     implicit: bool = False  # TLS from the first octet (RFC 8314 section 3.3)
     balancer: Callable[[str], bool] = _nobody  # a PROXY header must come first from this peer
     xclient: Callable[[str], tuple[str, ...]] = _nothing  # attributes this peer may set
+    strict: bool = False  # the letter of RFC 5321
     submission: bool = False  # complete what people's mail programs leave out (RFC 6409)
     login_required: bool = False
     origin: str = ""  # completes addresses without a domain; only with `submission`

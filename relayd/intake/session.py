@@ -90,7 +90,7 @@ class Session(Protocol):
         self._server = service.make_server(policy)
         self._reception = reception_of(service.intake, client, policy)
         self._deadlines = SessionDeadlines(service.reactor, lambda: service.deadlines, self._late)
-        self._server.origin = policy.origin
+        self._server.origin, self._server.strict = policy.origin, policy.strict
         login = policy.login
         self._login = None if login is None else Authentication(login, client.address)
         self._offer_login()

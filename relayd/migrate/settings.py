@@ -21,6 +21,7 @@ _TIME = re.compile(r"(\d+)([smhdw]?)\Z")
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _PORTS = {"smtp": 25, "submission": 587, "submissions": 465, "smtps": 465}
 _HUGE = "1024GiB"
+_HELO_FIRST = 'reject any 503 5.5.1 "Say HELO or EHLO first"'
 _MUST_LOG_IN = (
     "smtpd_client_restrictions",
     "smtpd_recipient_restrictions",
@@ -92,6 +93,11 @@ def _listeners(work: Work, login: PostfixLogin) -> None:
             "inet_protocols",
             f"{work.main['inet_protocols']}: the `listen` statements. Outgoing mail uses both",
         )
+    if work.main.yes("strict_rfc821_envelopes"):
+        work.report.translated("strict_rfc821_envelopes", "`strict` at every `listen`")
+    if work.main.yes("smtpd_helo_required"):
+        work.draft.rule("admission", f"{_HELO_FIRST} when not helo any", "smtpd_helo_required")
+        work.report.translated("smtpd_helo_required", f"{_HELO_FIRST} when not helo any")
 
 
 def _listener(
@@ -139,6 +145,8 @@ def _listen(
     if port in ports:
         return
     ports.append(port)
+    if work.main.yes("strict_rfc821_envelopes"):
+        options += " strict"
     for address in addresses:
         work.draft.setting(f"listen {HostPort(address, port)}{options}")
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from relayd.sendmail.drop import Site
-from relayd.sendmail.order import DATA_ERROR, Order, UsageError, fit
+from relayd.sendmail.order import DATA_ERROR, USAGE, Order, UsageError, fit
 
 MAX_LINE = 1 << 20  # octets; a longer one is cut
 _FOLD = 900  # octets of a header line; the wire takes 998
@@ -135,7 +135,10 @@ def cleaned(recipients: list[str]) -> Iterator[str]:
 
 
 def mailbox(address: str, site: Site, status: int) -> str:
-    """The address with our domain if it has none; UsageError if relayd could not read it."""
+    """The address with our domain if it has none, in the spelling of the book.
+
+    UsageError if relayd could not read it.
+    """
     whole = site.qualified(address)
     if not _USUAL.match(whole):
         # only who has one that is out of the ordinary waits for the parser to be loaded
@@ -143,7 +146,7 @@ def mailbox(address: str, site: Site, status: int) -> str:
 
         try:
             whole.encode()
-            Mailbox.parse(whole)
+            return str(Mailbox.parse(whole))
         except ValueError as error:
             why = "not UTF-8" if isinstance(error, UnicodeError) else str(error)
             raise UsageError(status, f"{address[:300]!a} is no address: {why}") from None
@@ -155,7 +158,7 @@ def added(section: list[bytes], site: Site, order: Order) -> Iterator[bytes]:
     names = {name_of(each) for each in section}
     now = time.time()
     if b"from" not in names:
-        address = site.qualified(order.sender or site.user)
+        address = mailbox(order.sender or site.user, site, USAGE)
         name = order.name or ("" if order.sender else fit(site.name))
         if not name.isascii():
             from email.header import Header

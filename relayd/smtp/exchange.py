@@ -57,6 +57,7 @@ class Exchange:
         self.authenticated = False
         self._introduced = False  # by XCLIENT in the clear
         self.origin = ""  # completes paths without a domain, on listeners for submission
+        self.strict = False  # the letter of RFC 5321, on listeners that ask for it
         self._input = Lines()
         self._output: list[bytes] = []
         self._asked: Event | None = None  # it needs a verdict

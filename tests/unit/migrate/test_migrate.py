@@ -53,6 +53,18 @@ class Settings(Import):
                                    "listen 192.0.2.25:2525"])  # fmt: skip
         self.assertIs(self.fate("master.cf submission/inet"), SettingFate.LOST)
 
+    def test_what_makes_postfix_strict_makes_relayd_strict(self) -> None:
+        self.bring(
+            "smtpd_helo_required = yes\nstrict_rfc821_envelopes = yes\ninet_protocols = ipv4\n"
+        )
+        self.assertIn("listen 0.0.0.0:25 strict\n", self.conf + "\n")
+        self.assertIn('reject any 503 5.5.1 "Say HELO or EHLO first" when not helo any', self.rules)
+        self.bring(
+            "smtpd_helo_required = no\nstrict_rfc821_envelopes = no\ninet_protocols = ipv4\n"
+        )
+        self.assertNotIn("strict", self.conf)
+        self.assertNotIn("helo", self.rules)
+
     def test_only_one_protocol(self) -> None:
         self.bring("inet_protocols = ipv4\n")
         self.assertNotIn("[::]", self.conf)

@@ -14,7 +14,7 @@ from relayd import config
 from relayd.ctl import relayctl
 from relayd.ctl.headersection import LetterError, read
 from relayd.dns.resolver import Resolver
-from relayd.ops.explain import exit_status, lines
+from relayd.ops.explain import exit_status, facts, lines
 from relayd.relay.resolve import Directory
 from relayd.relay.selfdetection import SelfDetection
 from relayd.rules.header import MAX_FIELDS
@@ -108,6 +108,12 @@ class OnlineTest(TestCase):
         answer = await self.answer(recipient="old@example.com")
         self.assertEqual(exit_status(answer), 1)
         self.assertIn("refused: 550 5.1.6 Moved to new@example.com", list(lines(answer)))
+
+    def test_a_client_has_a_name_unless_it_is_asked_about_one_without(self) -> None:
+        self.assertEqual(facts({"recipient": "a@b.example"}).client.helo, "outside.invalid")
+        for name in ("mx.example", ""):
+            asked = facts({"recipient": "a@b.example", "helo": name})
+            self.assertEqual(asked.client.helo, name)
 
     async def test_a_header(self) -> None:
         section = LETTER.replace(b"\n", b"\r\n").decode("latin-1").partition("body")[0]

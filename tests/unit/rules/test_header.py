@@ -47,6 +47,10 @@ class RewriteTests(unittest.TestCase):
             (b"Bob <a @old.example>, c@ else.example", b"Bob <a @new.example>, c@ else.example"),
             (b'"a"@old.example, "A\\b"@old.example', b'"a"@new.example, "A\\b"@new.example'),
             (b"[\\[ a@old.example", b"[\\[ a@new.example"),
+            # dots where the book has none, as mobile phones have them
+            (b"a..b@old.example, Ann <a.@old.example>, .a@old.example.",
+             b"a..b@new.example, Ann <a.@new.example>, .a@new.example."),
+            (b'"a".b@old.example, . @ old.example', b'"a".b@new.example, . @ new.example'),
             (b"x [a@old.example] <a@old.example>", b"x [a@old.example] <a@new.example>"),
             (b"@ old.example, a @, @, a @ @ old.example", b"@ old.example, a @, @, a @ @ old.example"),
         ):  # fmt: skip

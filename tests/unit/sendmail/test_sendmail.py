@@ -210,6 +210,16 @@ class Sendmail(unittest.TestCase):
         self.assertEqual(slip["recipients"], ["b@example.net"])
         self.assertEqual(content, b"Subject: x\r\n\r\n.dot\r\n")
 
+    def test_dots_that_need_quotes_leave_in_the_spelling_of_the_book(self) -> None:
+        text = b"To: Ann <.ann@docomo.example>, ann.@docomo.example.\n\nhi\n"
+        self.assertEqual(self.run_it("-t", "-f", "a..b@docomo.example", text=text)[0], 0)
+        ((slip, content),) = self.dropped()
+        self.assertEqual(slip["sender"], '"a..b"@docomo.example')
+        self.assertEqual(slip["recipients"], ['".ann"@docomo.example', '"ann."@docomo.example'])
+        self.assertIn(b'From: "a..b"@docomo.example\r\n', content)
+        envelope = read_slip(json.dumps(slip).encode(), MAILNAME)
+        self.assertEqual(envelope.sender, Mailbox("a..b", "docomo.example"))
+
     def refused(self, status: int, words: str, *arguments: str, text: bytes = b"\nhi\n") -> None:
         """It ends with this status and these words, and leaves nothing."""
         said = self.run_it(*arguments, text=text)
@@ -244,7 +254,7 @@ class Sendmail(unittest.TestCase):
                 "a\udcff@b.test",
                 "x" * 300 + "@b.test",
                 "a@" + "x" * 300,
-                '"a"b@c.test',
+                '"a"[b]@c.test',
             ),
         ):
             with self.subTest(recipient=recipient[:30]):
