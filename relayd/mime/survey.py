@@ -45,7 +45,7 @@ _SIGNATURES = {b"dkim-signature": "DKIM", b"arc-message-signature": "ARC"}
 
 
 class Unconvertible(Exception):  # noqa: N818  # it is no error: many contents are
-    """This content cannot be put in 7 bits; says why."""
+    """There is no way to put this content in 7 bits; says why."""
 
 
 @dataclass(frozen=True, slots=True)
