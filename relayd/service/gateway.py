@@ -18,7 +18,8 @@ from relayd.dns.reverse import ReverseNames
 from relayd.intake.accepting import AcceptBalancer
 from relayd.intake.accounttables import AccountTables
 from relayd.intake.limits import Admission, SessionLimits
-from relayd.intake.listener import IntakeService, ListenAddress
+from relayd.intake.listener import IntakeService
+from relayd.intake.opening import ListenAddress, Ready, nothing_ready
 from relayd.intake.pickup import Pickup
 from relayd.intake.policy import ListenerPolicy
 from relayd.intake.reception import Intake
@@ -161,6 +162,7 @@ class Gateway(Service):
         *,
         shards: Sequence[int] = (0,),
         sockets: Sequence[socket.socket] = (),
+        ready: Ready = nothing_ready,
         sessions: SharedCounters | None = None,
         accept_balancer: AcceptBalancer | None = None,
         guess_memory: int | None = None,
@@ -212,7 +214,13 @@ class Gateway(Service):
         self._service = self._make_service(sessions)
         addresses = [ListenAddress(each.address, each.port) for each in settings.listeners]
         self._listening = IntakeService(
-            reactor, self._service, addresses, sockets, accept_balancer=accept_balancer, grace=GRACE
+            reactor,
+            self._service,
+            addresses,
+            sockets,
+            ready=ready,
+            accept_balancer=accept_balancer,
+            grace=GRACE,
         )
         self._pickup = Pickup(
             reactor,
@@ -412,6 +420,11 @@ class Gateway(Service):
         await self._listening.drain(DRAIN_TIME)
 
     # what operators ask
+
+    @property
+    def missing(self) -> Mapping[ListenAddress, str]:
+        """Where it does not listen, and why."""
+        return self._listening.missing
 
     def backends(self) -> tuple[Backend, ...]:
         """The shards, for the control socket."""
