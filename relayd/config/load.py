@@ -27,8 +27,10 @@ from relayd.config.settings import (
     still_listening,
     system_hostname,
 )
+from relayd.config.shortnames import unfindable
 from relayd.config.tables import TableLoader
 from relayd.config.tls import certificate_problems, open_keys, resolved
+from relayd.config.values import name_order
 from relayd.login.initiator import Secret
 from relayd.login.oauth import Provider
 from relayd.mail.nexthop import NextHop
@@ -215,7 +217,7 @@ class _Loader:
         origin = str(values.get("origin", ""))
         ruleset = build(sound, tables, hostname, keys, origin)
         places = {item.hop.name: item.place for item in self._items if isinstance(item, HopDef)}
-        listeners = [each.value for each in self._settings.get("listen", ())]
+        listeners = self._values_of("listen")
         own = [(each.address, each.port) for each in listeners if isinstance(each, Listener)]
         problems += self._certificates(values)
         problems += self._tls_reports(values)
@@ -242,9 +244,14 @@ class _Loader:
                 *dead_ends(ruleset),
                 *never_held(ruleset),
                 *open_keys(self._private_keys()),
+                *unfindable(ruleset.next_hops, places, name_order(self._values_of("resolver"))),
             ),
             **values,  # type: ignore[arg-type]  # each read by its own Spec
         )
+
+    def _values_of(self, name: str) -> list[object]:
+        """What the statements of a setting say, in order."""
+        return [each.value for each in self._settings.get(name, ())]
 
     def _listeners(self, tables: Mapping[str, Table], broken: Set[str]) -> list[Problem]:
         """Names that listeners, and conditions about them, use and nobody gave."""

@@ -12,6 +12,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
 from relayd.config import Settings
+from relayd.dns.localnames import LocalNames
 from relayd.dns.lookup import Lookup
 from relayd.dns.resolver import Resolver
 from relayd.dns.reverse import ReverseNames
@@ -70,10 +71,15 @@ DAY = 86400.0
 
 def resolver_of(reactor: Reactor, settings: Settings) -> Resolver:
     """Who asks the DNS."""
-    return Resolver(reactor, [(server.host, server.port) for server in settings.resolver])
+    return Resolver(reactor, settings.dns_servers)
 
 
-def directory_of(configuration: Configuration, resolver: Resolver) -> Directory:
+def local_names(reactor: Reactor, settings: Settings) -> LocalNames | None:
+    """The names that the system knows without the DNS, if they count."""
+    return LocalNames(reactor.seconds) if settings.name_order.hosts else None
+
+
+def directory_of(reactor: Reactor, configuration: Configuration, resolver: Resolver) -> Directory:
     """Who knows where mail goes by the settings."""
     settings = configuration.settings
     own = SelfDetection([settings.hostname], [listener.address for listener in settings.listeners])
@@ -82,6 +88,7 @@ def directory_of(configuration: Configuration, resolver: Resolver) -> Directory:
         own,
         port=settings.relay_port,
         internal=lambda: configuration.settings.internal_destinations,
+        local=local_names(reactor, settings),
     )
     configuration.on_change(lambda fresh: directory.forget())
     return directory
@@ -89,9 +96,12 @@ def directory_of(configuration: Configuration, resolver: Resolver) -> Directory:
 
 def reverse_names_of(reactor: Reactor, configuration: Configuration) -> ReverseNames:
     """Who looks up the names of clients: with slots, and patience, of their own."""
-    servers = [(server.host, server.port) for server in configuration.settings.resolver]
-    lookup = Lookup(reactor, servers, rounds=(2.0, 3.0), lifetime=5.0)
-    names = ReverseNames(Resolver(reactor, ask=lookup.ask, cache_size=10_000), reactor)
+    settings = configuration.settings
+    lookup = Lookup(reactor, settings.dns_servers, rounds=(2.0, 3.0), lifetime=5.0)
+    resolver = Resolver(reactor, ask=lookup.ask, cache_size=10_000)
+    local = local_names(reactor, settings)
+    listed = (lambda address: "") if local is None else local.name
+    names = ReverseNames(resolver, reactor, listed=listed)
     configuration.on_change(lambda fresh: names.forget())
     return names
 
@@ -105,7 +115,7 @@ def enquiry_of(
 ) -> Enquiry:
     """Who answers questions about the rules, the DNS and TLS as they are."""
     protection = protection_of(reactor, lambda: configuration.settings, log, resolver)
-    return Enquiry(configuration, directory_of(configuration, resolver), protection, names)
+    return Enquiry(configuration, directory_of(reactor, configuration, resolver), protection, names)
 
 
 def web_of(reactor: Reactor, settings: Settings, resolver: Resolver) -> Https:
@@ -176,7 +186,7 @@ class Gateway(Service):
         self._started_at = time.time()
         # outwards
         self._resolver = resolver_of(reactor, settings)
-        self.directory = directory_of(configuration, self._resolver)
+        self.directory = directory_of(reactor, configuration, self._resolver)
         self._names = reverse_names_of(reactor, configuration)
         self.explain = enquiry_of(reactor, configuration, log, self._resolver, self._names).explain
         self._outbound_tls = OutboundTls(

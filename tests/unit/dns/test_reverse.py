@@ -86,7 +86,7 @@ class Confirmed(ReverseCase):
             {(POINTER, "PTR"): ("liar.example",)},
             {(POINTER, "PTR"): ("a b.example", "(x)", "", "..", "-", "x" * 254, "ü.example")},
         ):
-            self.zone.records = dict(records)  # type: ignore[arg-type]
+            self.zone.records = dict(records)
             self.names.forget()
             self.assertEqual(self.found(), "", records)
             self.assertEqual(self.names.known(ADDRESS), "")
@@ -105,7 +105,7 @@ class Confirmed(ReverseCase):
             {(POINTER, "PTR"): DnsTrouble},
             {(POINTER, "PTR"): ("a.example",), ("a.example", "A"): DnsTrouble},
         ):
-            self.zone.records = dict(records)  # type: ignore[arg-type]
+            self.zone.records = dict(records)
             self.names.forget()
             self.assertIsNone(self.found(), records)
             self.assertIsNone(self.names.known(ADDRESS))
@@ -123,13 +123,21 @@ class Confirmed(ReverseCase):
 
     def test_what_a_file_lists_comes_first(self) -> None:
         names = ReverseNames(
-            self.resolver, self.clock, listed=lambda address: "printer" if address == ADDRESS else ""
+            self.resolver,
+            self.clock,
+            listed={ADDRESS: "printer"}.__getitem__,
         )
         self.assertEqual(names.known(ADDRESS), "printer")
         self.assertEqual(self.zone.asked, [])
 
     def test_names_of_hosts(self) -> None:
-        for text, name in (("A.B.", "a.b"), ("_x.y", "_x.y"), ("a..b", ""), (".", ""), ("a\r\nb", "")):
+        for text, name in (
+            ("A.B.", "a.b"),
+            ("_x.y", "_x.y"),
+            ("a..b", ""),
+            (".", ""),
+            ("a\r\nb", ""),
+        ):
             self.assertEqual(host_name(text), name)
 
 

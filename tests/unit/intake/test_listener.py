@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,8 +13,8 @@ from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
 from relayd.intake import accepting as accept_balancer
-from relayd.intake.accepting import AcceptBalancer
 from relayd.intake import listener, opening
+from relayd.intake.accepting import AcceptBalancer
 from relayd.intake.listener import IntakeService
 from relayd.intake.opening import ListenAddress, ListeningSockets, listening_socket, listens
 from relayd.intake.smtpservice import SmtpService
@@ -270,8 +270,15 @@ class NotThereYet(TestCase):
         for service in self.services:
             await service.stopService()
 
-    def serve(self, *addresses: ListenAddress, sockets: Any = (), **options: Any) -> IntakeService:
-        service = IntakeService(reactor, self.smtp, addresses, sockets, grace=0.2, **options)
+    def serve(
+        self,
+        *addresses: ListenAddress,
+        sockets: Sequence[socket.socket] = (),
+        accept_balancer: AcceptBalancer | None = None,
+    ) -> IntakeService:
+        service = IntakeService(
+            reactor, self.smtp, addresses, sockets, accept_balancer=accept_balancer, grace=0.2
+        )
         self.services.append(service)
         service.startService()
         return service
@@ -331,7 +338,7 @@ class NotThereYet(TestCase):
     async def test_an_address_family_that_the_system_does_not_have(self) -> None:
         real = socket.socket
 
-        def without_ipv6(family: int = socket.AF_INET, *rest: Any) -> socket.socket:
+        def without_ipv6(family: int = socket.AF_INET, *rest: int) -> socket.socket:
             if family == socket.AF_INET6:
                 raise OSError(97, "Address family not supported by protocol")
             return real(family, *rest)
