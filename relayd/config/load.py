@@ -200,7 +200,7 @@ class _Loader:
         problems = self._problems
         given = {each.tokens[1].text for each in self._broken if len(each.tokens) > 1}
         problems += name_problems(self._items, given)
-        problems += unanswered(self._items, GATHERED)
+        problems += unanswered(self._items, GATHERED if values.get("client_names", True) else set())
         loader = TableLoader(self._folder, problems)
         tables = loader.load_all(self._items)
         problems += self._listeners(tables, given)

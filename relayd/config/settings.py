@@ -167,6 +167,8 @@ class Settings:
         resolver, "address and port, hosts dns, or dns", RESTART, default=(), repeatable=True
     )  # no address: the system's
 
+    client_names: bool = setting(yes_no, "yes or no", default=True)
+
     reports: tuple[tuple[str, Wishes], ...] = setting(
         reports, "whose wishes, and which", default=(), repeatable=True
     )  # "strangers" or "trusted"; the last one counts

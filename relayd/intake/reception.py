@@ -358,12 +358,11 @@ class Reception:
             else:
                 self.client = self.client.with_(rdns=name)
 
-    def _named(self, naming: ClientNaming, then: Callable[[], Reply]) -> Reply | Pending[Any]:
-        """What needs the name, with the name where it comes in time."""
-        if naming.worth_waiting:
-            return Pending(naming.wait(), lambda _: self._named(naming, then), lambda: None)
-        self._take_name(naming)
-        return then()
+    def _once_named(
+        self, naming: ClientNaming, then: Callable[[], Reply | Pending[Any]]
+    ) -> Pending[Any]:
+        """What needs the name, when it is there or too late."""
+        return Pending(naming.wait(), lambda _: then(), lambda: None)
 
     def _take_name(self, naming: ClientNaming) -> None:
         if not naming.over:
@@ -387,14 +386,10 @@ class Reception:
         if self._transaction is not None:
             self.rollback()
         naming = self._naming
-        if naming is None:
-            return self._begin_transaction(event)
-        if REVERSE_NAME in self._intake.rules().needs:
-            return self._named(naming, lambda: self._begin_transaction(event))
-        self._take_name(naming)
-        return self._begin_transaction(event)
-
-    def _begin_transaction(self, event: events.Mail) -> Reply:
+        if naming is not None:
+            if naming.worth_waiting and REVERSE_NAME in self._intake.rules().needs:
+                return self._once_named(naming, lambda: self._mail(event))
+            self._take_name(naming)
         intake, params, client = self._intake, event.params, self.client
         if self._policy.login_required and not client.login:
             return self._refuse(mail_text(event), _LOGIN_FIRST)
@@ -474,11 +469,11 @@ class Reception:
         return plan.reply
 
     def _data(self, event: events.Data) -> Reply | Pending[Any]:
-        if self._naming is not None:
-            return self._named(self._naming, self._begin_content)
-        return self._begin_content()
-
-    def _begin_content(self) -> Reply:
+        naming = self._naming
+        if naming is not None:
+            if naming.worth_waiting:
+                return self._once_named(naming, lambda: self._data(event))
+            self._take_name(naming)
         intake, transaction = self._intake, self._transaction
         if transaction is None:  # the core does not let it happen
             return Reply.of(503, "5.5.1", "MAIL first")

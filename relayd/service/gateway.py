@@ -290,7 +290,6 @@ class Gateway(Service):
             untold=self._refused_log.note,
             guesses=self._guesses,
             turn=lambda: deferLater(self._reactor, 0),
-            names=self._names,
             wishes=lambda trusted: self._configuration.settings.wishes(trusted=trusted),
         )
         return SmtpService(
@@ -341,6 +340,7 @@ class Gateway(Service):
 
     def _limit_messages(self, now: Settings) -> None:
         self._service.intake.limits = limits.reception_limits(now)
+        self._service.intake.names = self._names if now.client_names else None
         self._pickup.apply(self._service.intake.limits, limits.drop(now))
 
     def _limit_deliveries(self, now: Settings) -> None:

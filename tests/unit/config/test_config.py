@@ -354,6 +354,12 @@ class Resolvers(unittest.TestCase):
             # and a worker reads the same
             self.assertEqual(fixed_of(statements_of(found.fixed)), found.fixed)
 
+    def test_rules_look_at_names_only_where_they_are_looked_up(self) -> None:
+        rules = "accept to @example.com when not rdns none\n"
+        self.assertTrue(self.settings(rules).client_names)
+        with self.assertRaisesRegex(config.ConfigErrors, "reverse name is not looked up"):
+            self.settings(f"client-names no\n{rules}")
+
     def test_short_names_that_nobody_finds_are_warned_of(self) -> None:
         hops = "next-hop in smtp mail:25, 10.0.0.1:25, a.example\nnext-hop l smtp localhost\n"
         rules = "accept to @example.com\nroute any via in\n"

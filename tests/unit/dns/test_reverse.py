@@ -105,7 +105,7 @@ class Confirmed(ReverseCase):
             {(POINTER, "PTR"): DnsTrouble},
             {(POINTER, "PTR"): ("a.example",), ("a.example", "A"): DnsTrouble},
         ):
-            self.zone.records = dict(records)
+            self.zone.records = dict(records)  # type: ignore[arg-type]
             self.names.forget()
             self.assertIsNone(self.found(), records)
             self.assertIsNone(self.names.known(ADDRESS))
