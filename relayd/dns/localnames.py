@@ -71,7 +71,7 @@ class LocalNames:
         self._names = {}
         for address, *names in hosts:
             try:
-                address = str(ipaddress.ip_address(address))
+                address = str(ipaddress.ip_address(address.replace("%", " ")))
             except ValueError:
                 continue  # of another file format, or a link's own (fe80::1%eth0)
             for name in map(host_name, names):
