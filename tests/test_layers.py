@@ -26,7 +26,7 @@ FLOORS = (
     {"migrate"},
     {"ops"},
     {"intake", "relay", "config"},
-    {"smtp", "rules", "spool", "report", "tls"},
+    {"smtp", "rules", "spool", "report", "mime", "tls"},
     {"mail", "dns", "login"},
     {"reactor", "shared"},
 )

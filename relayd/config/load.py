@@ -33,8 +33,10 @@ from relayd.config.settings import (
     still_listening,
     system_hostname,
 )
+from relayd.config.shortnames import unfindable
 from relayd.config.tables import TableLoader
 from relayd.config.tls import certificate_problems, open_keys, resolved
+from relayd.config.values import name_order
 from relayd.login.initiator import Secret
 from relayd.login.oauth import Provider
 from relayd.mail.nexthop import NextHop
@@ -51,6 +53,7 @@ from relayd.rules.check.deadend import dead_ends
 from relayd.rules.check.expect import failures
 from relayd.rules.check.loops import loops
 from relayd.rules.check.shadow import never_held, shadowed
+from relayd.rules.conditions.reversename import REVERSE_NAME
 from relayd.rules.fact import Fact
 from relayd.rules.language.grammar import VERBS, Reader, read_statement
 from relayd.rules.language.lexer import Statement, lex
@@ -62,7 +65,7 @@ from relayd.rules.srsrule import SrsDomain, srs_problems
 from relayd.rules.tables.table import Table
 from relayd.tls.files import CertificateFiles
 
-GATHERED: frozenset[Fact] = frozenset()  # facts that a running relayd asks others for
+GATHERED: frozenset[Fact] = frozenset({REVERSE_NAME})  # facts that a running relayd asks others for
 MAX_FILES = 1000
 MAX_SHOWN = 100
 _ONCE = "expected each file once"
@@ -203,7 +206,7 @@ class _Loader:
         problems = self._problems
         given = {each.tokens[1].text for each in self._broken if len(each.tokens) > 1}
         problems += name_problems(self._items, given)
-        problems += unanswered(self._items, GATHERED)
+        problems += unanswered(self._items, GATHERED if values.get("client_names", True) else set())
         loader = TableLoader(self._folder, problems)
         tables = loader.load_all(self._items)
         problems += self._listeners(tables, given)
@@ -220,7 +223,7 @@ class _Loader:
         origin = str(values.get("origin", ""))
         ruleset = build(sound, tables, hostname, keys, origin)
         places = {item.hop.name: item.place for item in self._items if isinstance(item, HopDef)}
-        listeners = [each.value for each in self._settings.get("listen", ())]
+        listeners = self._values_of("listen")
         own = [(each.address, each.port) for each in listeners if isinstance(each, Listener)]
         problems += self._certificates(values)
         problems += self._tls_reports(values)
@@ -247,9 +250,14 @@ class _Loader:
                 *dead_ends(ruleset),
                 *never_held(ruleset),
                 *open_keys(self._private_keys()),
+                *unfindable(ruleset.next_hops, places, name_order(self._values_of("resolver"))),
             ),
             **values,  # type: ignore[arg-type]  # each read by its own Spec
         )
+
+    def _values_of(self, name: str) -> list[object]:
+        """What the statements of a setting say, in order."""
+        return [each.value for each in self._settings.get(name, ())]
 
     def _listeners(self, tables: Mapping[str, Table], broken: Set[str]) -> list[Problem]:
         """Names that listeners, and conditions about them, use and nobody gave."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from relayd.config.logins import (
@@ -31,6 +32,7 @@ _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9}
 _UNITS |= {"kib": 2**10, "mib": 2**20, "gib": 2**30}
 _MAX_DURATION = 366 * 86400
 MAX_WORKERS = 64
+HOSTS_FILE, DNS = "hosts", "dns"
 
 STRICT = "strict"  # an option of listeners
 
@@ -174,6 +176,37 @@ def schedule(words: Words) -> Schedule:
         except ValueError as error:
             raise words.complain(str(error), "expected e.g. 1m 5m*2 15m*3 1h*6 4h") from None
     return Schedule(tuple(steps))
+
+
+@dataclass(frozen=True, slots=True)
+class NameOrder:
+    """How the hosts of next hops are looked up."""
+
+    hosts: bool  # in /etc/hosts first, and short names in the search domains
+
+    @property
+    def statement(self) -> str:
+        """What stands behind `resolver`."""
+        return f"{HOSTS_FILE} {DNS}" if self.hosts else DNS
+
+
+def name_order(said: Iterable[object]) -> NameOrder:
+    """What the `resolver` statements say of it; the last one counts."""
+    orders = [each for each in said if isinstance(each, NameOrder)]
+    return orders[-1] if orders else NameOrder(hosts=True)
+
+
+def resolver(words: Words) -> HostPort | NameOrder:
+    """A server to ask, or `hosts dns`, or `dns`."""
+    if words.skip_word(DNS):
+        return NameOrder(hosts=False)
+    if words.skip_word(HOSTS_FILE):
+        if not words.skip_word(DNS):
+            raise words.complain(
+                f'"{HOSTS_FILE}" alone finds no domain', f'expected "{HOSTS_FILE} {DNS}"'
+            )
+        return NameOrder(hosts=True)
+    return address_port(words)
 
 
 def address_port(words: Words) -> HostPort:

@@ -174,7 +174,9 @@ def _client(client: Client) -> Document:
     return {
         "client": {
             name: found
-            for name in ("address", "port", "listener", "helo", "protocol", "tls", "login")
+            for name in (
+                *("address", "port", "rdns", "listener", "helo", "protocol", "tls", "login"),
+            )
             if (found := getattr(client, name))
         }
     }

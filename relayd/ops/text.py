@@ -137,6 +137,8 @@ def status_lines(status: dict[str, Any], now: float) -> Iterator[str]:
             yield safe(f"{key.replace('_', ' '):13}  {fact}")
     for warning in status.get("warnings", ()):
         yield safe(f"{'warning':13}  {warning}")
+    for missing in status.get("not_listening", ()):
+        yield safe(f"{'NOT LISTENING':13}  {missing} (tried again every few seconds)")
     if status.get("restart"):
         yield f"{'restart':13}  needed for {', '.join(status['restart'])}"
     yield (

@@ -29,7 +29,7 @@ from relayd.service.activation import AT_START, Handed, handed_over, place_of, u
 from relayd import __version__
 from relayd.config import ConfigErrors, Settings, embedded, load
 from relayd.config.fixed import statements_of
-from relayd.intake.listener import ListenAddress, listening_socket
+from relayd.intake.opening import ListenAddress, ListeningSockets
 from relayd.mail.log import MailLog
 from relayd.ops.commands import OperatorCommands
 from relayd.ops.control import ControlError, ControlFactory, listen
@@ -44,7 +44,14 @@ from relayd.reactor.workerpipe import Reactor
 from relayd.relay.enrolment import Enrolment
 from relayd.service.configthread import aside
 from relayd.service.configuration import Configuration
-from relayd.service.gateway import Gateway, enquiry_of, keeper_of, resolver_of, web_of
+from relayd.service.gateway import (
+    Gateway,
+    enquiry_of,
+    keeper_of,
+    resolver_of,
+    reverse_names_of,
+    web_of,
+)
 from relayd.service.supervisor import Orders, Supervisor
 from relayd.service.watch import ConfigurationWatch
 from relayd.spool.disk.lock import Lock
@@ -185,7 +192,7 @@ class Relayd(MultiService):
             self._configuration,
             self._log,
             shards=shards_of(settings.spool, 0, 1),
-            sockets=self._open_alone() if self._handed else (),
+            ready=self._handed_for,
         )
         self._mover = gateway
         self._commands = commands_of(gateway, self._configuration, self._log, self._oauth())
@@ -205,16 +212,21 @@ class Relayd(MultiService):
             )
             for number in range(settings.workers)
         ]
-        sockets = partial(_sockets, settings, self._handed)
+        addresses = [ListenAddress(each.address, each.port) for each in settings.listeners]
+        sockets = ListeningSockets(self._reactor, self._log, addresses, self._handed_for)
         supervisor = Supervisor(self._reactor, self._log, orders, sockets)
         self._mover = supervisor
         resolver = resolver_of(self._reactor, settings)
-        enquiry = enquiry_of(self._reactor, self._configuration, self._log, resolver)
+        names = reverse_names_of(self._reactor, self._configuration)
+        enquiry = enquiry_of(self._reactor, self._configuration, self._log, resolver, names)
         started = time.time()
         self._commands = ForwardedCommands(
             self._reactor,
             supervisor.controls,
-            about=lambda: {**about(self._configuration, started), **supervisor.figures()},
+            about=lambda: {
+                **about(self._configuration, started, sockets.missing),
+                **supervisor.figures(),
+            },
             explain=enquiry.explain,
             check=self._configuration.check,
             reload=self._reload_all,
@@ -235,11 +247,11 @@ class Relayd(MultiService):
         self._configuration.on_change(reloaded)
         return OauthDesk(Enrolment(keeper), lambda: self._configuration.settings, self._log)
 
-    def _open_alone(self) -> Sequence[socket.socket]:
-        try:
-            return _sockets(self._settings, self._handed)
-        except OSError as error:
-            _refuse(f"relayd: {error.strerror or error}")
+    def _handed_for(self, address: ListenAddress) -> socket.socket | None:
+        """Systemd's socket for this address, if there is one."""
+        place = place_of(address.host, address.port)
+        found = next((each for each in self._handed if each.place == place), None)
+        return None if found is None else found.listening.dup()
 
     async def _reload_all(self) -> str:
         """Ours first: a bad configuration never reaches the workers."""
@@ -346,7 +358,7 @@ def commands_of(
     started = time.time()
     return OperatorCommands(
         gateway.backends(),
-        about=lambda: about(configuration, started),
+        about=lambda: about(configuration, started, gateway.missing),
         explain=gateway.explain,
         check=configuration.check,
         reload=configuration.reload,
@@ -356,7 +368,9 @@ def commands_of(
     )
 
 
-def about(configuration: Configuration, started: float) -> dict[str, object]:
+def about(
+    configuration: Configuration, started: float, missing: Mapping[ListenAddress, str]
+) -> dict[str, object]:
     """What `relayctl status` tells of the process."""
     settings = configuration.settings
     return {
@@ -369,15 +383,5 @@ def about(configuration: Configuration, started: float) -> dict[str, object]:
         "workers": settings.workers,
         "restart": configuration.restart,
         "warnings": [each.headline for each in settings.warnings],
+        "not_listening": [f"{address}: {why}" for address, why in missing.items()],
     }
-
-
-def _sockets(settings: Settings, handed: Sequence[Handed] = ()) -> Sequence[socket.socket]:
-    """A listening socket for each listener, perhaps one of systemd's; raises OSError."""
-    ready = {each.place: each.listening for each in handed}
-    opened = []
-    for listener in settings.listeners:
-        address = ListenAddress(listener.address, listener.port)
-        found = ready.get(place_of(listener.address, listener.port))
-        opened.append(listening_socket(address) if found is None else found.dup())
-    return opened

@@ -6,9 +6,10 @@ import json
 import os
 import socket
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
@@ -191,6 +192,16 @@ class _Worker(ProcessProtocol):
             each.callback(None)
 
 
+class Opened(Protocol):
+    """The sockets of all workers; relayd.intake.opening has the real ones."""
+
+    def open(self) -> Sequence[socket.socket]:
+        """One for each listener; those that do not listen yet may do so later. Raises OSError."""
+
+    def close(self) -> None:
+        """Open no more of them."""
+
+
 class Supervisor(Service):
     """Keeps all workers running.
 
@@ -203,13 +214,13 @@ class Supervisor(Service):
         reactor: Reactor,
         log: MailLog,
         orders: Sequence[Orders],
-        sockets: Callable[[], Sequence[socket.socket]],
+        sockets: Opened,
     ) -> None:
         self.reactor = reactor
         self.log = log
         self.stopping = False
         self.null = -1
-        self._make_sockets = sockets
+        self._opened = sockets
         self._sockets: Sequence[socket.socket] = ()
         self._memory: tuple[int, ...] = ()
         self._counts: tuple[tuple[SharedCounters, SessionCounts], ...] = ()
@@ -219,7 +230,7 @@ class Supervisor(Service):
     def privilegedStartService(self) -> None:
         """Open the sockets; as root when there is root. Raises OSError."""
         if not self._sockets:
-            self._sockets = self._make_sockets()
+            self._sockets = self._opened.open()
         super().privilegedStartService()  # type: ignore[no-untyped-call]  # Twisted's own
 
     def startService(self) -> None:
@@ -245,6 +256,7 @@ class Supervisor(Service):
         self.stopping = True
         for gone in [worker.stop() for worker in self._workers]:
             await gone
+        self._opened.close()
         for listening in self._sockets:
             listening.close()
         for memory in self._memory:

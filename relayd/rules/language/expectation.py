@@ -20,7 +20,7 @@ def read_expect(words: Words) -> Expect:
     facts: dict[str, str] = {}
     sender: ReversePath | str = ""
     recipient: Mailbox | None = None
-    names = ("from", "sender", "login", "listener", "helo", "to")
+    names = ("from", "sender", "login", "listener", "helo", "rdns", "to")
     while not words.skip_mark("->"):
         if not words.at_word(*names):
             token = words.peek()
@@ -54,6 +54,7 @@ def read_expect(words: Words) -> Expect:
         status,
         goals,
         new_sender,
+        facts.get("rdns", ""),
         place=words.verb.place,
     )
 

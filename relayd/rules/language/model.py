@@ -226,6 +226,7 @@ class Expect(Rule):
     status: str = ""
     destinations: tuple[Expected, ...] = ()  # with accept and hold; empty: any
     new_sender: ReversePath | str = ""  # reverse-path of all; "": any, REWRITTEN: by SRS
+    rdns: str = ""  # "none": there is none; "": some name of no domain that has a rule
 
     @property
     def body(self) -> str:
@@ -233,6 +234,7 @@ class Expect(Rule):
         for name, value in (("from", self.client), ("login", self.login), ("helo", self.helo)):
             words += [name, quote(value)] if value else []
         words += ["listener", self.listener] if self.listener else []
+        words += ["rdns", quote(self.rdns)] if self.rdns else []
         words += ["sender", _path(self.sender)] if self.sender != "" else []
         words += ["to", mailbox_text(self.recipient), "->"]
         if self.verdict == "reject":
