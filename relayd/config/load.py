@@ -241,6 +241,7 @@ class _Loader:
                 *dead_ends(ruleset),
                 *never_held(ruleset),
                 *open_keys(self._private_keys()),
+                *loader.warnings,
             ),
             **values,  # type: ignore[arg-type]  # each read by its own Spec
         )
