@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from relayd.config.files import read_text, short_name, similar_file
+from relayd.config.files import COMMENT, read_text, short_name, similar_file
+from relayd.config.hostname import hostname_cautions
 from relayd.config.keys import keys_path, read_keys
-from relayd.config.listeners import listener_name_problems
+from relayd.config.listeners import listener_name_problems, open_to_strangers
 from relayd.config.logins import AUTH, LoginOptions, listener_problems, read_secrets
 from relayd.config.logins import hop_problems as unknown_logins
 from relayd.config.oauth import with_secrets
@@ -36,20 +37,20 @@ from relayd.report.tlsrpt import TlsReports
 from relayd.rules.check.check import (
     hop_problems,
     name_problems,
-    open_doors,
     table_problems,
     unanswered,
     used_tables,
 )
-from relayd.rules.check.deadend import dead_ends
+from relayd.rules.check.caution import cautions
 from relayd.rules.check.expect import failures
 from relayd.rules.check.loops import loops
-from relayd.rules.check.shadow import never_held, shadowed
+from relayd.rules.check.shadow import shadowed
 from relayd.rules.fact import Fact
 from relayd.rules.language.grammar import VERBS, Reader, read_statement
 from relayd.rules.language.lexer import Statement, lex
 from relayd.rules.language.model import HopDef, Include, Item, Rule, TableDef
 from relayd.rules.language.source import Complaint, Place, Problem, Source
+from relayd.rules.language.unseen import unseen
 from relayd.rules.language.words import Words
 from relayd.rules.ruleset import build
 from relayd.rules.srsrule import SrsDomain, srs_problems
@@ -117,6 +118,7 @@ class _Loader:
         self._open: list[Path] = []  # files being read, for include loops
         self._files: dict[Path, Place | None] = {}
         self._patterns: list[str] = []
+        self._unseen: list[Problem] = []
         self._verbs: Mapping[str, Reader[Item | Setting]] = {
             **VERBS,
             **{name: _reader(name, spec) for name, spec in SPECS.items()},
@@ -158,6 +160,7 @@ class _Loader:
 
     def take(self, source: Source, folder: Path) -> None:
         """Read a text's statements, and what they include, in order."""
+        self._unseen += unseen(source, COMMENT)
         lexed = lex(source)
         self._problems += lexed.problems
         self._broken += lexed.broken
@@ -210,7 +213,7 @@ class _Loader:
         wrong = table_problems(sound, tables)
         problems += wrong
         if wrong:
-            raise ConfigErrors(_sorted(problems))
+            raise self._errors(problems)
         origin = str(values.get("origin", ""))
         ruleset = build(sound, tables, hostname, keys, origin)
         places = {item.hop.name: item.place for item in self._items if isinstance(item, HopDef)}
@@ -222,10 +225,18 @@ class _Loader:
         problems += self._logins(values, ruleset.next_hops, places, tables)
         problems += [*shadowed(ruleset), *loops(ruleset)]
         problems += failures(ruleset) if not problems else []
+        if problems:
+            raise self._errors(problems)
+        reached = [each for each in listeners or Settings.listeners if isinstance(each, Listener)]
+        warnings = (
+            *self._hostname(path, hostname),
+            *self._unseen,
+            *cautions(ruleset, open_to_strangers(reached)),
+            *open_keys(self._private_keys()),
+            *loader.warnings,
+        )
         for table in tables.values():
             table.source = None
-        if problems:
-            raise ConfigErrors(_sorted(problems))
         waiting = _hold(values, fixed)
         if "hostname" in waiting:
             ruleset = build(sound, tables, str(values["hostname"]), keys, origin)
@@ -236,15 +247,24 @@ class _Loader:
             next_hops=ruleset.next_hops,
             files=(*self._files, *loader.files),
             patterns=tuple(self._patterns),
-            warnings=(
-                *open_doors(self._items),
-                *dead_ends(ruleset),
-                *never_held(ruleset),
-                *open_keys(self._private_keys()),
-                *loader.warnings,
-            ),
+            warnings=warnings,
             **values,  # type: ignore[arg-type]  # each read by its own Spec
         )
+
+    def _errors(self, problems: list[Problem]) -> ConfigErrors:
+        """All of them, and in the same lines what cannot be seen, which may be their cause."""
+        lines = set(map(_line_of, problems))
+        hidden = [each for each in self._unseen if _line_of(each) in lines]
+        return ConfigErrors(_sorted([*hidden, *problems]))
+
+    def _hostname(self, path: Path | None, hostname: str) -> list[Problem]:
+        given = self._settings.get("hostname")
+        if given:
+            return hostname_cautions(hostname, given[0].place, given=True)
+        if path is None:  # an embedded text is for a first look
+            return []
+        nowhere = Place(Source(str(path), path.name, ()), 1)
+        return hostname_cautions(hostname, nowhere, given=False)
 
     def _listeners(self, tables: Mapping[str, Table], broken: Set[str]) -> list[Problem]:
         """Names that listeners, and conditions about them, use and nobody gave."""
@@ -426,6 +446,10 @@ def _reader(name: str, spec: Spec) -> Reader[Item | Setting]:
 
 def _by(place: Place | None) -> str:
     return f", at {place}" if place is not None else " (it is where everything begins)"
+
+
+def _line_of(problem: Problem) -> tuple[str, int]:
+    return problem.place.source.path, problem.place.line
 
 
 def _sorted(problems: list[Problem]) -> list[Problem]:

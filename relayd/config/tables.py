@@ -19,6 +19,7 @@ from relayd.config.files import (
 )
 from relayd.rules.language.model import Item, TableDef
 from relayd.rules.language.source import Complaint, Place, Problem, Source
+from relayd.rules.language.unseen import unseen
 from relayd.rules.tables.table import Table
 from relayd.rules.tables.tablefile import ReadFile, list_table, read_table
 from relayd.rules.tables.userstable import DovecotTable
@@ -92,7 +93,9 @@ class TableLoader:
     def _source(self, path: Path, kind: str) -> Source:
         unread = ASIDE if kind in ("aliases", "virtual", "canonical") else COMMENT
         text = read_text(path, str(path), unread)
-        return Source.of(text, str(path), short_name(path, self.folder))
+        source = Source.of(text, str(path), short_name(path, self.folder))
+        self.warnings += unseen(source, unread) if kind != "users" else ()
+        return source
 
     def _includer(self, folder: Path) -> ReadFile:
         """Reads :include: files, which must lie below the folder, whatever links say."""

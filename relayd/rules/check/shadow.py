@@ -76,6 +76,7 @@ def _in_stage(
     tables: Mapping[str, Table],
     conditions: Callable[[Rule], tuple[Condition, ...]],
 ) -> Iterator[Problem]:
+    hidden: dict[int, list[Rule]] = {}  # by the rule that takes all of theirs
     for entry in stage.entries:
         mine = conditions(entry.rule)
         for number in sorted(_rivals(stage, mine)):
@@ -86,13 +87,28 @@ def _in_stage(
                 continue
             at = rival.folded_at if isinstance(rival, Forward | Rewrite) else ()
             if _covers(conditions(rival), mine, tables, at):
-                same = str(rival) == str(entry.rule)
-                yield Problem(
-                    entry.rule.place,
-                    "this rule was given before" if same else "this rule is never reached",
-                    f"{rival.place} takes all of it" + ("" if same else f": {rival}"),
-                )
+                hidden.setdefault(number, []).append(entry.rule)
                 break
+    for number, rules in hidden.items():
+        yield _told(stage.entries[number].rule, rules)
+
+
+def _told(rival: Rule, hidden: list[Rule]) -> Problem:
+    """One complaint for one cause, at the rule that is hidden, or where many are at their cause."""
+    first = hidden[0]
+    if len(hidden) == 1:
+        same = str(rival) == str(first)
+        return Problem(
+            first.place,
+            "this rule was given before" if same else "this rule is never reached",
+            f"{rival.place} takes all of it" + ("" if same else f": {rival}"),
+        )
+    return Problem(
+        rival.place,
+        f"this rule takes all that {len(hidden)} rules behind it are for; the first is at "
+        f"{first.place}: {first}",
+        "expected it behind them, or to take less",
+    )
 
 
 def _decides(rival: Rule, rule: Rule) -> bool:
