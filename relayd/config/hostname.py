@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
-
 from relayd.rules.language.source import Place, Problem
 
 _THIS_HOST = ("localhost", "localdomain")  # RFC 6761, and what distributions make of it
@@ -29,12 +27,6 @@ def _wrong(name: str) -> str:
     text = name.rstrip(".").lower()
     if text.rpartition(".")[2] in _THIS_HOST or text.partition(".")[0] == "localhost":
         return "every host's name for itself"
-    try:
-        ipaddress.ip_address(text.strip("[]").removeprefix("ipv6:"))
-    except ValueError:
-        pass
-    else:
-        return "" if text.startswith("[") else "an address"  # a literal is one way to say it
     if text.replace(".", "").isdigit():
         return "an address"
-    return "" if "." in text or not text.isascii() or text.startswith("[") else "a bare word"
+    return "" if "." in text else "a bare word"

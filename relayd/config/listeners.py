@@ -37,6 +37,14 @@ def open_to_strangers(listeners: Iterable[Listener]) -> list[str]:
     ]
 
 
+def reached_by_others(listeners: Iterable[object]) -> bool:
+    """Whether somebody on another host speaks to one of them."""
+    return any(
+        isinstance(each, Listener) and not ipaddress.ip_address(each.address).is_loopback
+        for each in listeners
+    )
+
+
 def _is_own(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
     return any(address in network for network in _OWN)
 

@@ -12,7 +12,7 @@ from typing import Any
 from relayd.config.files import COMMENT, read_text, short_name, similar_file
 from relayd.config.hostname import hostname_cautions
 from relayd.config.keys import keys_path, read_keys
-from relayd.config.listeners import listener_name_problems, open_to_strangers
+from relayd.config.listeners import listener_name_problems, open_to_strangers, reached_by_others
 from relayd.config.logins import AUTH, LoginOptions, listener_problems, read_secrets
 from relayd.config.logins import hop_problems as unknown_logins
 from relayd.config.oauth import with_secrets
@@ -40,6 +40,7 @@ from relayd.rules.check.check import (
     table_problems,
     unanswered,
     used_tables,
+    word_at,
 )
 from relayd.rules.check.caution import cautions
 from relayd.rules.check.expect import failures
@@ -260,9 +261,10 @@ class _Loader:
     def _hostname(self, path: Path | None, hostname: str) -> list[Problem]:
         given = self._settings.get("hostname")
         if given:
-            return hostname_cautions(hostname, given[0].place, given=True)
-        if path is None:  # an embedded text is for a first look
-            return []
+            return hostname_cautions(hostname, word_at(given[0].place, hostname), given=True)
+        listeners = [each.value for each in self._settings.get("listen", ())]
+        if path is None or not reached_by_others(listeners or Settings.listeners):
+            return []  # a first look, or nobody is greeted by it
         nowhere = Place(Source(str(path), path.name, ()), 1)
         return hostname_cautions(hostname, nowhere, given=False)
 

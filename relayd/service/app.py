@@ -10,6 +10,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -70,7 +71,7 @@ class Options(usage.Options):
 
 
 def makeService(options: Options) -> IService:
-    """The whole of relayd as one service. A bad configuration ends the process with status 1."""
+    """The whole of relayd as one service. A bad configuration ends the process: EX_CONFIG."""
     reactor = own_reactor()
     prepare_process(reactor)
     handed = handed_over(AT_START, os.getpid())
@@ -78,7 +79,7 @@ def makeService(options: Options) -> IService:
     try:
         settings = read({})
     except ConfigErrors as errors:
-        _refuse(str(errors))
+        _refuse(str(errors), os.EX_CONFIG)
     return Relayd(
         reactor, settings, partial(read, settings.fixed), Output(_log_file(options)), handed
     )
@@ -122,11 +123,11 @@ def _log_file(options: Options) -> Path | None:
     return None if name in (None, "-") else Path(name).absolute()
 
 
-def _refuse(why: str) -> NoReturn:
-    """Do not start."""
+def _refuse(why: str, status: int = 1) -> NoReturn:
+    """Do not start. With EX_CONFIG (sysexits.h) it is of no use to try again as things are."""
     sys.stderr.write(why.rstrip("\n") + "\n")
     sys.stderr.flush()
-    raise SystemExit(1)
+    raise SystemExit(status)
 
 
 def shards_of(spool: Path, number: int, workers: int) -> tuple[int, ...]:
@@ -164,17 +165,19 @@ class Relayd(MultiService):
         self._configuration.warn()
         self._notices = Notices(os.environ, reactor.callLater)
         self._watch = ConfigurationWatch(
-            reactor, lambda: self._configuration.settings, self._reload_it, log
+            reactor,
+            lambda: self._configuration.settings,
+            lambda: self._reload(by_itself=True),
+            log,
         )
         self._lock = Lock(settings.spool / "lock")
         self._control: IListeningPort | None = None
         self._commands: OperatorCommands | ForwardedCommands
         self._mover: Service
+        self._supervisor: Supervisor
         if settings.workers == 1:
-            self._reload: Callable[[], Deferred[str]] = self._configuration.reload
             self._alone()
         else:
-            self._reload = lambda: promise(self._reload_all())
             self._with_workers()
         self._mover.setServiceParent(self)
 
@@ -207,7 +210,7 @@ class Relayd(MultiService):
         ]
         sockets = partial(_sockets, settings, self._handed)
         supervisor = Supervisor(self._reactor, self._log, orders, sockets)
-        self._mover = supervisor
+        self._mover = self._supervisor = supervisor
         resolver = resolver_of(self._reactor, settings)
         enquiry = enquiry_of(self._reactor, self._configuration, self._log, resolver)
         started = time.time()
@@ -218,10 +221,10 @@ class Relayd(MultiService):
             explain=enquiry.explain,
             check=self._configuration.check,
             reload=self._reload_all,
-            restart=supervisor.restart,
+            restart=self._restart_workers,
             log=self._log,
             oauth=self._oauth(),
-            warnings=self._configuration.warnings,
+            said=self._configuration.said,
         )
 
     def _oauth(self) -> OauthDesk:
@@ -241,10 +244,26 @@ class Relayd(MultiService):
         except OSError as error:
             _refuse(f"relayd: {error.strerror or error}")
 
-    async def _reload_all(self) -> str:
+    def _reload(self, *, by_itself: bool = False) -> Deferred[str]:
+        """See Configuration.reload."""
+        if isinstance(self._commands, ForwardedCommands):
+            return promise(self._reload_all(by_itself=by_itself))
+        return self._configuration.reload(by_itself=by_itself)
+
+    async def _reload_all(self, *, by_itself: bool = False) -> str:
         """Ours first: a bad configuration never reaches the workers."""
         assert isinstance(self._commands, ForwardedCommands)
-        return await self._configuration.reload() or await self._commands.reload_workers()
+        return (
+            await self._configuration.reload(by_itself=by_itself)
+            or await self._commands.reload_workers()
+        )
+
+    async def _restart_workers(self) -> str:
+        """One after the other; none is stopped while what it would start with is wrong."""
+        complaint = await self._reload_all()
+        if not complaint:
+            await self._supervisor.restart()
+        return complaint
 
     def setServiceParent(self, parent: object) -> None:
         """Into twistd's application, whose own log lines then go the way of ours.
@@ -328,9 +347,6 @@ class Relayd(MultiService):
         except OSError as error:
             self._log.trouble("log file", why=str(error))
 
-    def _reload_it(self) -> Deferred[str]:
-        return self._reload()
-
     def _reload_now(self) -> None:
         self._reopen()
         self._notices.reloading()
@@ -352,7 +368,7 @@ def commands_of(
         reload=configuration.reload,
         log=log,
         oauth=oauth,
-        warnings=configuration.warnings,
+        said=configuration.said,
     )
 
 
@@ -368,6 +384,7 @@ def about(configuration: Configuration, started: float) -> dict[str, object]:
         "rules": settings.ruleset.hash,
         "workers": settings.workers,
         "restart": configuration.restart,
+        "refused": configuration.refused and asdict(configuration.refused),
         "warnings": [each.headline for each in settings.warnings],
     }
 

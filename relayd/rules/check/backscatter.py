@@ -41,7 +41,7 @@ def backscatter(ruleset: Ruleset) -> list[Problem]:
     if not found:
         return []
     rule, domain = next(iter(found.values()))
-    more = f"; so do {len(found) - 1} more rules" if len(found) > 1 else ""
+    more = f" ({len(found):,} rules do so)" if len(found) > 1 else ""
     return [
         Problem(
             rule.place,

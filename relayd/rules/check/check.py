@@ -47,8 +47,10 @@ def name_problems(items: Sequence[Item], broken: Set[str] = frozenset()) -> list
     for (word, name), places in missing.items():
         known = tables if word == "table" else hops
         hint = did_you_mean(name, known) or f'expected a statement "{word} {name} ..."'
-        more = f", here and in {len(places) - 1} more rules" if len(places) > 1 else ""
-        problems.append(Problem(places[0], f"there is no {word.replace('-', ' ')} {name}{more}", hint))
+        what = f"there is no {word.replace('-', ' ')} {name}"
+        if len(places) > 1:
+            what += f", which {len(places):,} rules name"
+        problems.append(Problem(places[0], what, hint))
     return problems
 
 

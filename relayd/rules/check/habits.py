@@ -56,11 +56,16 @@ def _of_rule(rule: Rule, *, reports_stay: bool) -> Iterator[Problem]:
     named = [*patterns, *targets, *(one for each in rule.tests for one in each.operands)]
     for one in dict.fromkeys(named):
         if isinstance(one, Exact | LocalPart) and "*" in str(one):
-            place = word_at(rule.place, str(one))
+            plain = f"{one.local}@" if isinstance(one, LocalPart) else _plain(one.mailbox)
+            place = word_at(rule.place, plain)
             if place != rule.place:  # written so, and not in quotes
-                yield _no_wildcard(place, str(one))
+                yield _no_wildcard(place, plain)
         elif isinstance(one, Text) and "*" in one.text:
             yield _no_wildcard(word_at(rule.place, one.text), one.text)
+
+
+def _plain(mailbox: Mailbox) -> str:
+    return f"{mailbox.local}@{mailbox.domain}"
 
 
 def _gives_reports_a_sender(rule: Rewrite) -> bool:

@@ -84,7 +84,7 @@ def open_doors(ruleset: Ruleset, listeners: Sequence[str] = ()) -> list[Problem]
                 few.setdefault(address, entry)
     if not problems and _many(few):
         doors = list(dict.fromkeys(few.values()))
-        problems.append(_problem(doors[0], f" (with {len(doors) - 1} more rules)"))
+        problems.append(_problem(doors[0], f" ({len(doors)} rules together)"))
     return problems
 
 

@@ -46,7 +46,7 @@ def _is_unseen(line: str, at: int) -> bool:
 def _told(character: str, places: list[Place]) -> Problem:
     name = unicodedata.name(character, "").lower()
     what = "turns the line round" if _TURNING.match(character) else "cannot be seen"
-    more = f", here and in {len(places) - 1} more places" if len(places) > 1 else ""
+    more = f", at {len(places):,} places" if len(places) > 1 else ""
     return Problem(
         places[0],
         f"U+{ord(character):04X} ({name}) {what}{more}",

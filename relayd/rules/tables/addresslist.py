@@ -48,7 +48,7 @@ def _items(value: str) -> Iterator[list[str]]:
             apart = True
         elif apart or piece[0] == "<":
             words.append(piece)
-            apart = piece[0] == "<"
+            apart = _angle(piece)
         else:
             words[-1] += piece
     yield words

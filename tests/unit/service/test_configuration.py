@@ -102,15 +102,17 @@ class CurrentTest(TestCase):
         self.assertEqual(self.log.heard, [])
 
     async def test_what_a_good_configuration_is_warned_of_is_told_by_check_and_reload(self) -> None:
-        self.assertEqual(len(self.current.warnings()), 1)  # `accept any`
+        self.assertEqual(len(self.current.said()["warnings"]), 1)  # `accept any`
         checked = Deferred.fromCoroutine(self.current.check())
         self.reads[0].callback(settings("accept to a@example.com"))
         self.assertEqual(await checked, "")
-        self.assertEqual(self.current.warnings(), [])
+        self.assertNotIn("warnings", self.current.said())
         reloaded = self.current.reload()
         self.reads[1].callback(settings())
         self.assertEqual(await reloaded, "")
-        self.assertIn("an open relay", self.current.warnings()[0])
+        warning = self.current.said()["warnings"][0]
+        self.assertIn("an open relay", warning)
+        self.assertIn("\n    accept any\n    ^", warning, "with its place")
 
 
 class AsideTest(TestCase):
