@@ -216,6 +216,18 @@ class Restarted(WithWorkers):
             self.assertEqual(len(sink.arrived), len(sent.acknowledged))
 
 
+    def test_no_worker_is_stopped_for_a_configuration_it_could_not_start_with(self) -> None:
+        relay = self.start(free_port())
+        before = workers_of(relay)
+        relay.config.write_text(f"{relay.config.read_text()}acept to @example.com\n")
+        done = relay.ctl("restart", check=False, seconds=90)
+        self.assertNotEqual(done.returncode, 0)
+        self.assertIn("no worker was stopped: ", done.stderr)
+        self.assertIn('unknown verb "acept"', done.stderr)
+        self.assertEqual(workers_of(relay), before)
+        self.assertIn("REFUSED", relay.ctl("status").stdout)
+
+
 class LastWords(WithWorkers):
     """What a worker says before it closes arrives, in the clear and under TLS."""
 

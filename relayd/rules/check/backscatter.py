@@ -6,9 +6,11 @@ What the next hop then refuses is reported to a sender who, for most such mail, 
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 
 from relayd.mail.address import Mailbox
 from relayd.mail.client import Client
@@ -23,15 +25,16 @@ from relayd.rules.ruleset import Ruleset
 from relayd.rules.tables.table import ListTable, MapTable, Table, TransportTable
 
 _NOBODY = "no-such-mailbox-7d3f"
-_TRIED = 20  # domains of a table
+_TRIED = 8  # domains of a table
 _ENDS_WITH = re.compile(r"@\(?((?:[a-z0-9-]|\\\.)+)\)?\$?\Z")  # a regex for a domain
 
 
 def backscatter(ruleset: Ruleset) -> list[Problem]:
     """A warning for the first rule that opens a domain so, with the number of others."""
     found = {}
+    whole = functools.cache(partial(_whole, ruleset.tables))
     for entry in ruleset.admission.entries:
-        domain = _open_domain(ruleset, entry.rule)
+        domain = _open_domain(ruleset, entry.rule, whole)
         if domain:
             found[str(entry.rule.place)] = entry.rule, domain
     for expect in ruleset.expects if found else ():
@@ -53,7 +56,9 @@ def backscatter(ruleset: Ruleset) -> list[Problem]:
     ]
 
 
-def _open_domain(ruleset: Ruleset, rule: AdmissionRule) -> str:
+def _open_domain(
+    ruleset: Ruleset, rule: AdmissionRule, whole: Callable[[str], Sequence[str]]
+) -> str:
     """A domain of which the rule lets a made-up mailbox through; empty: there is none."""
     if rule.verb != "accept":
         return ""
@@ -64,7 +69,7 @@ def _open_domain(ruleset: Ruleset, rule: AdmissionRule) -> str:
         for one in each.operands
     ]
     for operand in operands:
-        for domain in _domains(operand, ruleset.tables):
+        for domain in whole(operand.name) if isinstance(operand, InTable) else _domains(operand):
             facts = Facts(Client(OUTSIDER), SOMEBODY, Mailbox(_NOBODY, domain))
             plan = evaluate(ruleset, facts)
             if _by(plan) == str(rule.place) and _kept(plan, _NOBODY):
@@ -84,8 +89,8 @@ def _by(plan: Plan) -> str:
     return next((step.place for step in plan.trail if step.stage == "accept"), "")
 
 
-def _domains(operand: object, tables: Mapping[str, Table]) -> Iterator[str]:
-    """Domains that the pattern takes whole, some of a table's."""
+def _domains(operand: object) -> Iterator[str]:
+    """Domains that the pattern takes whole."""
     if isinstance(operand, Domain):
         yield operand.domain
     elif isinstance(operand, SubDomains):
@@ -94,15 +99,19 @@ def _domains(operand: object, tables: Mapping[str, Table]) -> Iterator[str]:
         match = _ENDS_WITH.search(operand.text)
         if match is not None:
             yield match.group(1).replace("\\", "")
-    elif isinstance(operand, InTable):
-        table = tables[operand.name]
-        probes: Iterator[str] = iter(())
-        if isinstance(table, ListTable):
-            probes = iter(table.probes)
-        elif isinstance(table, TransportTable):
-            probes = iter(table.entries)
-        elif isinstance(table, MapTable):
-            probes = itertools.chain((f"@{each}" for each in table.domains), table.entries)
-        whole = (probe[1:] for probe in probes if probe[:1] == "@")
-        for domain in itertools.islice(whole, _TRIED):
-            yield f"sub{domain}" if domain[:1] == "." else domain
+
+
+def _whole(tables: Mapping[str, Table], name: str) -> Sequence[str]:
+    """Some of the domains that a table takes whole."""
+    table = tables[name]
+    probes: Iterable[str] = ()
+    if isinstance(table, ListTable):
+        probes = table.probes
+    elif isinstance(table, TransportTable):
+        probes = table.entries
+    elif isinstance(table, MapTable):
+        probes = itertools.chain((f"@{each}" for each in table.domains), table.entries)
+    domains = (probe[1:] for probe in probes if probe[:1] == "@")
+    return [
+        f"sub{each}" if each[:1] == "." else each for each in itertools.islice(domains, _TRIED)
+    ]

@@ -6,10 +6,13 @@ domains that nobody has named; who gets in tells where the door is.
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace as but
+from functools import partial
 
 from relayd.mail.address import Mailbox
 from relayd.mail.client import Client
@@ -53,6 +56,7 @@ _MAILBOXES = tuple(
     )
 )
 _SOMEBODY = Mailbox("somebody", "outside.invalid")
+_NAMED = re.compile(r"[a-z0-9-]+(?:(?:\\?\.|\[\.\])[a-z0-9-]+)+")  # a domain in a regex
 _CLIENT = Client(_IPV4[0])
 _NAME = "client.outside.invalid"
 # top-level domains that are nobody's on the Internet, or for tests (RFC 6761, RFC 8375, ICANN)
@@ -69,31 +73,38 @@ def open_doors(ruleset: Ruleset, listeners: Sequence[str] = ()) -> list[Problem]
     """
     few: dict[str, ReadyRule[AdmissionRule]] = {}  # who gets in by rules that let in some only
     problems = []
+    tops = functools.cache(partial(_tops, ruleset.tables))
     for entry in ruleset.admission.entries:
         if entry.rule.verb != "accept":
             continue
         let_in: set[str] = set()
-        for view in _Strangers(ruleset, entry, listeners):
+        for view in _Strangers(ruleset, entry, listeners, tops):
             if view.client.address not in let_in and _is_first(ruleset, entry, view):
                 let_in.add(view.client.address)
                 if _many(let_in):
-                    problems.append(_problem(entry))
+                    problems.append(_problem(entry, _whither(view.recipient.mailbox)))
                     break
         else:
             for address in let_in:
                 few.setdefault(address, entry)
     if not problems and _many(few):
         doors = list(dict.fromkeys(few.values()))
-        problems.append(_problem(doors[0], f" ({len(doors)} rules together)"))
+        whither = f"everywhere ({len(doors)} rules together)"
+        problems.append(_problem(doors[0], whither))
     return problems
 
 
-def _problem(entry: ReadyRule[AdmissionRule], more: str = "") -> Problem:
+def _problem(entry: ReadyRule[AdmissionRule], whither: str) -> Problem:
     return Problem(
         entry.rule.place,
-        f"this takes mail from everyone for everywhere{more}: an open relay",
+        f"this takes mail from everyone for {whither}: an open relay",
         'expected "from", "to" or "login" with something definite',
     )
+
+
+def _whither(mailbox: Mailbox) -> str:
+    """Everywhere, or the mailbox that a pattern fits which is wider than it looks."""
+    return "everywhere" if mailbox in _MAILBOXES else f"{mailbox}, too"
 
 
 def _many(addresses: set[str] | Mapping[str, object]) -> bool:
@@ -122,8 +133,13 @@ class _Strangers:
     """What a rule would see of strangers, who say and ask whatever it takes."""
 
     def __init__(
-        self, ruleset: Ruleset, entry: ReadyRule[AdmissionRule], listeners: Sequence[str]
+        self,
+        ruleset: Ruleset,
+        entry: ReadyRule[AdmissionRule],
+        listeners: Sequence[str],
+        tops: Callable[[str], Sequence[Mailbox]],
     ) -> None:
+        self._tops = tops
         self._ruleset = ruleset
         self._listeners = (*listeners, "elsewhere:0")
         self._tests = list(zip(entry.rule.tests, entry.tests, strict=True))
@@ -131,7 +147,8 @@ class _Strangers:
     def __iter__(self) -> Iterator[View]:
         """Those for whom it holds. Each of its conditions asks for one thing, so one is varied."""
         tables = self._ruleset.tables
-        given = (*_MAILBOXES, *_below_top(self._operands(ToRecipient), tables))
+        operands = self._operands(ToRecipient)
+        given = (*_MAILBOXES, *self._below_top(operands), *_beside(operands))
         recipients = [
             each
             for each in map(self._subject, given)
@@ -184,6 +201,14 @@ class _Strangers:
             view,
         )
 
+    def _below_top(self, operands: Sequence[object]) -> Iterator[Mailbox]:
+        """Somebody below each top-level domain that a pattern takes whole."""
+        for operand in operands:
+            if isinstance(operand, SubDomains):
+                yield from _public(operand.probe)
+            elif isinstance(operand, InTable):
+                yield from self._tops(operand.name)
+
     def _subject(self, mailbox: Mailbox) -> Subject:
         return Subject(mailbox, self._ruleset.subaddress)
 
@@ -205,15 +230,20 @@ def _is_regex(operand: object) -> bool:
     return isinstance(operand, Regex)
 
 
-def _below_top(operands: Sequence[object], tables: Mapping[str, Table]) -> Iterator[Mailbox]:
-    """Somebody below each top-level domain that a pattern takes whole."""
+def _tops(tables: Mapping[str, Table], name: str) -> Sequence[Mailbox]:
+    """Somebody below each top-level domain that a table takes whole."""
+    wide = (probe for probe in _probes(tables[name]) if probe.startswith("@."))
+    return [mailbox for probe in wide for mailbox in _public(probe)]
+
+
+def _beside(operands: Sequence[object]) -> Iterator[Mailbox]:
+    """Mailboxes that a regex fits by accident, which speaks of a domain but says not where."""
     for operand in operands:
-        if isinstance(operand, SubDomains):
-            yield from _public(operand.probe)
-        elif isinstance(operand, InTable):
-            for probe in _probes(tables[operand.name]):
-                if probe.startswith("@."):
-                    yield from _public(probe)
+        for written in _NAMED.findall(operand.text) if isinstance(operand, Regex) else ():
+            domain = written.replace("\\", "").replace("[.]", ".")
+            yield Mailbox("somebody", f"{domain}.nonesuch.com")
+            yield Mailbox("somebody", f"nonesuch-{domain}")
+            yield Mailbox(domain, "nonesuch.com")
 
 
 def _public(probe: str) -> Iterator[Mailbox]:

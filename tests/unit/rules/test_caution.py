@@ -129,6 +129,23 @@ class OpenDoorTest(CautionTest):
         self.assertEqual(len(self.told(OPEN, text, t="* smtp:[h.example]\n")), 1)
         self.assertEqual(self.told(OPEN, text, t="a.example smtp:[h.example]\n"), [])
 
+    def test_a_regex_that_fits_more_than_the_domain_it_speaks_of_is_one(self) -> None:
+        for regex, fits in (
+            ("example[.]com", "somebody@example.com.nonesuch.com"),
+            ("@example\\.com", "somebody@example.com.nonesuch.com"),
+            ("example\\.com$", "somebody@nonesuch-example.com"),
+            ("^.*example.com$", "somebody@nonesuch-example.com"),
+            ("^[^@]*example.com", "example.com@nonesuch.com"),
+            ("@example\\.com$", ""),
+            ("^.+@(.+\\.)?example\\.com$", ""),
+            ("^(ann|bob)@example[.]com\\Z", ""),
+        ):
+            with self.subTest(regex):
+                told = self.told(OPEN, f'accept to regex "{regex}"')
+                self.assertEqual(len(told), int(bool(fits)))
+                for each in told:
+                    self.assertIn(f"for {fits}, too: an open relay", each.what)
+
     def test_many_rules_that_let_in_a_part_each_are_one_door(self) -> None:
         rules = "\n".join(f"accept from {number}.0.0.0/6" for number in range(12, 64, 4))
         (told,) = self.told(OPEN, rules)
