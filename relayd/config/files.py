@@ -9,7 +9,6 @@ from pathlib import Path
 
 from relayd.rules.language.source import Complaint, Place, Source, did_you_mean
 
-
 _FOREIGN = re.compile("[\udc80-\udcff]")  # an octet that is not UTF-8 (PEP 383)
 _QUOTED = r'"(?:[^"\\]|\\.)*"'
 COMMENT = re.compile(rf"{_QUOTED}|(?:^|(?<=[\s,{{}}]))#.*")

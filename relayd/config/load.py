@@ -34,6 +34,7 @@ from relayd.login.initiator import Secret
 from relayd.login.oauth import Provider
 from relayd.mail.nexthop import NextHop
 from relayd.report.tlsrpt import TlsReports
+from relayd.rules.check.caution import cautions
 from relayd.rules.check.check import (
     hop_problems,
     name_problems,
@@ -42,7 +43,6 @@ from relayd.rules.check.check import (
     used_tables,
     word_at,
 )
-from relayd.rules.check.caution import cautions
 from relayd.rules.check.expect import failures
 from relayd.rules.check.loops import loops
 from relayd.rules.check.shadow import shadowed

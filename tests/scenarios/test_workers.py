@@ -215,7 +215,6 @@ class Restarted(WithWorkers):
             relay.wait_empty()
             self.assertEqual(len(sink.arrived), len(sent.acknowledged))
 
-
     def test_no_worker_is_stopped_for_a_configuration_it_could_not_start_with(self) -> None:
         relay = self.start(free_port())
         before = workers_of(relay)

@@ -112,6 +112,4 @@ def _whole(tables: Mapping[str, Table], name: str) -> Sequence[str]:
     elif isinstance(table, MapTable):
         probes = itertools.chain((f"@{each}" for each in table.domains), table.entries)
     domains = (probe[1:] for probe in probes if probe[:1] == "@")
-    return [
-        f"sub{each}" if each[:1] == "." else each for each in itertools.islice(domains, _TRIED)
-    ]
+    return [f"sub{each}" if each[:1] == "." else each for each in itertools.islice(domains, _TRIED)]

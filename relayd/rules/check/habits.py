@@ -11,7 +11,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from relayd.mail.address import Mailbox
 from relayd.rules.check.check import word_at
 from relayd.rules.conditions.mailbox import FromSender
-from relayd.rules.language.model import Expect, Forward, HeaderRewrite, Item, Rewrite, Rule, TableDef
+from relayd.rules.language.model import (
+    Expect,
+    Forward,
+    HeaderRewrite,
+    Item,
+    Rewrite,
+    Rule,
+    TableDef,
+)
 from relayd.rules.language.pattern import Anything, Exact, LocalPart, Null, Template, Text
 from relayd.rules.language.source import Place, Problem
 from relayd.rules.tables.table import ListTable, MapTable, Table, TransportTable

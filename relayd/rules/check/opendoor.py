@@ -61,8 +61,10 @@ _CLIENT = Client(_IPV4[0])
 _NAME = "client.outside.invalid"
 # top-level domains that are nobody's on the Internet, or for tests (RFC 6761, RFC 8375, ICANN)
 _PRIVATE = frozenset(
-    "arpa corp example home internal intern intranet invalid lan local localdomain localhost mail"
-    " onion private test".split()
+    (
+        *("arpa", "corp", "example", "home", "internal", "intern", "intranet", "invalid", "lan"),
+        *("local", "localdomain", "localhost", "mail", "onion", "private", "test"),
+    )
 )
 
 

@@ -28,6 +28,8 @@ def _told(before: Ruleset, now: Ruleset) -> Iterator[str]:
         old, new = before.tables[item.name], now.tables[item.name]
         for had, has, what in ((old.size, new.size, "entries"), (old.named, new.named, "names")):
             if has * 2 < had:
-                left = f"has {has:,} of {had:,} {what} left" if has else f"has lost all {had:,} {what}"
+                left = (
+                    f"has {has:,} of {had:,} {what} left" if has else f"has lost all {had:,} {what}"
+                )
                 yield f"table {item.name} ({new.place}) {left}"
                 break

@@ -74,7 +74,7 @@ class HostnameTest(FolderTest):
                 self.assertEqual(len(shown), int(bool(told)), shown)
                 for each in shown:
                     self.assertIn(f"the hostname {name} is {told}", each)
-                    self.assertIn('expected the full name', each)
+                    self.assertIn("expected the full name", each)
                     self.assertIn("    hostname", each)
 
     def test_the_systems_own_where_others_are_greeted_by_it(self) -> None:
@@ -86,8 +86,9 @@ class HostnameTest(FolderTest):
             ("0.0.0.0:25", "gw.example.com", 0),
             ("127.0.0.1:25", "gw", 0),
         ):
-            with self.subTest(listen=listen, system=system), mock.patch(
-                "relayd.config.load.system_hostname", return_value=system
+            with (
+                self.subTest(listen=listen, system=system),
+                mock.patch("relayd.config.load.system_hostname", return_value=system),
             ):
                 settings = self.load(f"listen {listen}\naccept from 10.0.0.0/8\n")
                 shown = [str(each) for each in settings.warnings]
@@ -123,13 +124,15 @@ class UnseenTest(FolderTest):
 
     def test_not_in_quotes_and_comments(self) -> None:
         settings = self.load(
-            f'{self.RULES}# a\u200bb\naccept to a@example.com  # c\u202ed\n'
+            f"{self.RULES}# a\u200bb\naccept to a@example.com  # c\u202ed\n"
             'accept to "a\u200bb"@example.com\nhold sender x@example.com "why\u2066"\n'
         )
         self.assertEqual(settings.warnings, ())
 
     def test_letters_that_need_them_may_be_joined(self) -> None:
-        settings = self.load(f"{self.RULES}accept to ann@\u0646\u0627\u0645\u0647\u200c\u0627\u06cc.example\n")
+        settings = self.load(
+            f"{self.RULES}accept to ann@\u0646\u0627\u0645\u0647\u200c\u0627\u06cc.example\n"
+        )
         self.assertEqual(settings.warnings, ())
 
     def test_in_tables_too(self) -> None:
@@ -224,7 +227,10 @@ class TableTest(FolderTest):
         for kind, lines in (
             ("", b"# M\xfcller\nann@example.com  # J\xf6rg\n"),
             ("virtual", b"# M\xfcller\nann@example.com ann@example.net\n  # J\xf6rg\n"),
-            ("aliases", b"# M\xfcller\nann: ann@example.net (J\xf6rg)\nb: J\xf6rg <j@example.net>\n"),
+            (
+                "aliases",
+                b"# M\xfcller\nann: ann@example.net (J\xf6rg)\nb: J\xf6rg <j@example.net>\n",
+            ),
             ("transport", b"# M\xfcller\nexample.com smtp:[h.example]\n"),
         ):
             with self.subTest(kind):
@@ -257,7 +263,9 @@ class TableTest(FolderTest):
             database.execute(f"CREATE TABLE t ({columns})")
             marks = ", ".join("?" * len(rows[0]))
             database.executemany(f"INSERT INTO t VALUES ({marks})", rows)
-            database.execute("UPDATE t SET a = CAST(x'6dfc40622e74657374' AS TEXT) WHERE a = 'latin'")
+            database.execute(
+                "UPDATE t SET a = CAST(x'6dfc40622e74657374' AS TEXT) WHERE a = 'latin'"
+            )
 
     MAP = 'hostname gw.example.com\ntable t sqlite file db query "SELECT a, b FROM t"\naccept from 10.0.0.1\nforward <t>\n'
     LIST = 'hostname gw.example.com\ntable t sqlite file db query "SELECT a FROM t"\naccept from 10.0.0.1\n'

@@ -473,9 +473,7 @@ class OfflineTests(RelayctlTestCase):
     def test_check(self) -> None:
         status, out, err = self.offline("check")
         self.assertEqual(status, 0)
-        self.assertEqual(
-            out, f"{self.config} is good\nread: 1 file, 2 rules, 0 tables, 0 tests\n"
-        )
+        self.assertEqual(out, f"{self.config} is good\nread: 1 file, 2 rules, 0 tables, 0 tests\n")
         self.assertRegex(err, r"^warning: \S+relayd.conf:\d+:1: this takes mail for any mailbox of")
         self.assertIn("\n    ^^^^^^\n", err)
         self.write("accept to <nowhere>\nroute any via nothing\n")

@@ -160,7 +160,9 @@ class OpenDoorTest(CautionTest):
     def test_an_open_door_in_one_of_500_files_is_one_line(self) -> None:
         (self.folder / "r").mkdir()
         for number in range(500):
-            rules = f"accept to @c{number}.example\nforward @c{number}.example -> a@b{number}.example\n"
+            rules = (
+                f"accept to @c{number}.example\nforward @c{number}.example -> a@b{number}.example\n"
+            )
             rules += f"route to @c{number}.example direct\n"
             if number == 3:
                 rules += "accept any\n"
@@ -219,7 +221,9 @@ class BackscatterTest(CautionTest):
         text = "table v virtual file v\naccept to <v>\nforward <v>"
         self.assertEqual(self.told(WHOLE, text, v="@example.com all@b.example\n"), [])
         self.assertEqual(len(self.told(WHOLE, text, v="@example.com @b.example\n")), 1)
-        self.assertEqual(len(self.told(WHOLE, text, v="example.com x\na@example.com b@c.test\n")), 1)
+        self.assertEqual(
+            len(self.told(WHOLE, text, v="example.com x\na@example.com b@c.test\n")), 1
+        )
 
     def test_an_expect_for_a_mailbox_without_a_rule_says_that_it_is_meant(self) -> None:
         rules = "accept to @example.com\nforward info@example.com -> a@b.example\n"
@@ -267,7 +271,9 @@ class HabitsTest(CautionTest):
         ):
             with self.subTest(rules):
                 (told,) = self.told(NO_GROUP, rules)
-                self.assertIn("$", told.place.source.line(told.place.line)[told.place.column - 1 :][:1])
+                self.assertIn(
+                    "$", told.place.source.line(told.place.line)[told.place.column - 1 :][:1]
+                )
                 self.assertIn('expected "\\1"', told.expected)
         self.assertEqual(
             self.told(NO_GROUP, 'forward regex "^(.+)@x[.]example$" -> "\\1$@y.example"'), []
@@ -304,7 +310,10 @@ class HabitsTest(CautionTest):
                 )  # fmt: skip
                 self.assertEqual(len(told), 1)
                 self.assertTrue(told[0].expected)
-        for rules in ('accept to "info*"@example.com', 'table t { "*"@example.com }\naccept to <t>'):
+        for rules in (
+            'accept to "info*"@example.com',
+            'table t { "*"@example.com }\naccept to <t>',
+        ):
             self.assertEqual(self.told(NO_WILDCARD, rules), [], "in quotes it is meant")
 
     def test_a_target_that_its_own_catch_all_catches(self) -> None:

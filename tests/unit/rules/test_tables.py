@@ -145,7 +145,9 @@ class AliasTests(_Folder):
 
     def test_each_line_of_an_include_file_stands_alone(self) -> None:
         (self.folder / "lists").mkdir()
-        (self.folder / "lists" / "all").write_text("  ann@y.example\nbob@y.example\n\tcid@y.example\n")
+        (self.folder / "lists" / "all").write_text(
+            "  ann@y.example\nbob@y.example\n\tcid@y.example\n"
+        )
         one = self.rules(self.RULES, aliases="all: :include:all\n")
         self.assertEqual(
             outcome(one, "all@x.example"),
