@@ -145,8 +145,9 @@ class PackageScripts(Scenario):
         first, *others = (f"sh {script} {word}; echo status $?" for word in words.split("; "))
         spoil = f"touch {programs}/wrong" if mistake else ":"
         steps = "; ".join([first, "sleep 1", spoil, *others])
-        done = self.enter(["sh", "-c", f"{steps}; sleep 1; start-stop-daemon --status --pidfile /run/relayd.pid"
-                           f" && echo it runs; rm -f {programs}/wrong; sh {script} stop"], 120)  # fmt: skip
+        runs = "start-stop-daemon --status --pidfile /run/relayd.pid && echo it runs"
+        end = f"rm -f {programs}/wrong; sh {script} stop"
+        done = self.enter(["sh", "-c", f"{steps}; sleep 1; {runs}; {end}"], 120)
         return done.stdout + done.stderr
 
     def test_a_restart_with_a_mistake_leaves_running_what_runs(self) -> None:

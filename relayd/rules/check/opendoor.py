@@ -257,6 +257,7 @@ def _public(probe: str) -> Iterator[Mailbox]:
 def _named(operands: Sequence[object], tables: Mapping[str, Table]) -> Iterator[Mailbox]:
     """A sender for each pattern."""
     for operand in operands:
+        probes: Iterator[str]
         if isinstance(operand, InTable):
             probes = itertools.islice(_probes(tables[operand.name]), 1)
         else:

@@ -13,7 +13,7 @@ from relayd.rules.ruleset import Ruleset
 
 
 def shrunk(before: Ruleset, now: Ruleset) -> list[str]:
-    """For each table from a file that has lost more than half, a line that says how much is left."""
+    """A line for each table from a file that has lost more than half: how much is left."""
     return list(_told(before, now))
 
 
@@ -28,8 +28,8 @@ def _told(before: Ruleset, now: Ruleset) -> Iterator[str]:
         old, new = before.tables[item.name], now.tables[item.name]
         for had, has, what in ((old.size, new.size, "entries"), (old.named, new.named, "names")):
             if has * 2 < had:
-                left = (
-                    f"has {has:,} of {had:,} {what} left" if has else f"has lost all {had:,} {what}"
-                )
+                left = f"has {has:,} of {had:,} {what} left"
+                if not has:
+                    left = f"has lost all {had:,} {what}"
                 yield f"table {item.name} ({new.place}) {left}"
                 break

@@ -8,7 +8,10 @@ import unicodedata
 from relayd.rules.language.source import Place, Problem, Source
 
 # ignorable by default (Unicode 15, DerivedCoreProperties), or blank, and in no category of such
-_BLANK = "\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e0fff"
+_BLANK = (
+    "\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0"
+    "\U000e0100-\U000e0fff"
+)
 _SUSPECT = re.compile(r"[^\x00-\x7f]")
 _ODD = re.compile(f"[{_BLANK}]")
 _INVISIBLE = ("Cf", "Zs", "Zl", "Zp")

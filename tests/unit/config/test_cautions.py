@@ -1,4 +1,4 @@
-"""What a good configuration is warned of, with its place; what was read; and what gives no warning."""
+"""What a good configuration is warned of, with its place; and what gives no warning."""
 
 from __future__ import annotations
 
@@ -130,9 +130,8 @@ class UnseenTest(FolderTest):
         self.assertEqual(settings.warnings, ())
 
     def test_letters_that_need_them_may_be_joined(self) -> None:
-        settings = self.load(
-            f"{self.RULES}accept to ann@\u0646\u0627\u0645\u0647\u200c\u0627\u06cc.example\n"
-        )
+        domain = "\u0646\u0627\u0645\u0647\u200c\u0627\u06cc.example"
+        settings = self.load(f"{self.RULES}accept to ann@{domain}\n")
         self.assertEqual(settings.warnings, ())
 
     def test_in_tables_too(self) -> None:
@@ -267,8 +266,9 @@ class TableTest(FolderTest):
                 "UPDATE t SET a = CAST(x'6dfc40622e74657374' AS TEXT) WHERE a = 'latin'"
             )
 
-    MAP = 'hostname gw.example.com\ntable t sqlite file db query "SELECT a, b FROM t"\naccept from 10.0.0.1\nforward <t>\n'
-    LIST = 'hostname gw.example.com\ntable t sqlite file db query "SELECT a FROM t"\naccept from 10.0.0.1\n'
+    RULES = "hostname gw.example.com\naccept from 10.0.0.1\n"
+    MAP = f'{RULES}table t sqlite file db query "SELECT a, b FROM t"\nforward <t>\n'
+    LIST = f'{RULES}table t sqlite file db query "SELECT a FROM t"\n'
 
     def test_a_bad_row_of_a_map_is_passed_over_and_named(self) -> None:
         good = [("ann@b.test", "ann@c.test"), ("bob@b.test", "bob@c.test")]

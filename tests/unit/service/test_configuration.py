@@ -168,7 +168,7 @@ class ShrunkTest(TestCase):
     async def taken(self, *, by_itself: bool) -> str:
         return await self.current.reload(by_itself=by_itself)
 
-    async def test_watch_leaves_what_has_become_empty_or_lost_most_and_reload_takes_it(
+    async def test_watch_leaves_what_has_lost_most_of_its_entries_and_reload_takes_it(
         self,
     ) -> None:
         for name, text, told in (
