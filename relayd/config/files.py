@@ -7,8 +7,10 @@ import re
 import stat
 from pathlib import Path
 
+from relayd.config.texts import Texts
 from relayd.rules.language.source import Complaint, Place, Source, did_you_mean
 
+_DISK = Texts()
 _FOREIGN = re.compile("[\udc80-\udcff]")  # an octet that is not UTF-8 (PEP 383)
 _QUOTED = r'"(?:[^"\\]|\\.)*"'
 COMMENT = re.compile(rf"{_QUOTED}|(?:^|(?<=[\s,{{}}]))#.*")
@@ -17,12 +19,14 @@ ASIDE = re.compile(rf"{_QUOTED}|^\s*#.*|\([^()]*\)|[^,:<>]*(?=<[^<>]*>)")
 """The same in aliases and maps: comments, and phrases before an address in angle brackets."""
 
 
-def read_text(path: Path, shown: str, unread: re.Pattern[str] = COMMENT) -> str:
+def read_text(
+    path: Path, shown: str, unread: re.Pattern[str] = COMMENT, texts: Texts = _DISK
+) -> str:
     """A file's text; raises OSError, or Complaint where it is not UTF-8.
 
     What is `unread` may be in any other code: it is taken for Latin-1.
     """
-    data = path.read_bytes()
+    data = texts.octets(path)
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:

@@ -29,6 +29,7 @@ from relayd.config.settings import (
     system_hostname,
 )
 from relayd.config.tables import TableLoader
+from relayd.config.texts import Texts
 from relayd.config.tls import certificate_problems, open_keys, resolved
 from relayd.login.initiator import Secret
 from relayd.login.oauth import Provider
@@ -86,12 +87,15 @@ class Setting:
     place: Place
 
 
-def load(path: Path | str, fixed: Mapping[str, Any] | None = None) -> Settings:
+def load(
+    path: Path | str, fixed: Mapping[str, Any] | None = None, texts: Texts | None = None
+) -> Settings:
     """The settings that the file and all it names make; raises ConfigErrors.
 
-    `fixed`: what holds until a restart, whatever the file says (see Settings.fixed).
+    `fixed`: what holds until a restart, whatever the file says (see Settings.fixed). `texts`: where
+    the text files are, if not on disk as they are; databases, keys and secrets are.
     """
-    loader = _Loader(Path(path))
+    loader = _Loader(Path(path), texts)
     loader.read(Path(path), str(path), None)
     loader.refuse_silence(str(path))
     return loader.settings(Path(path), fixed or {})
@@ -110,8 +114,9 @@ def load_text(
 
 
 class _Loader:
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, texts: Texts | None = None) -> None:
         self._folder = path.parent
+        self._given, self._texts = texts, texts or Texts()
         self._items: list[Item] = []
         self._settings: dict[str, list[Setting]] = {}
         self._problems: list[Problem] = []
@@ -141,7 +146,7 @@ class _Loader:
             return
         self._files[real] = place
         try:
-            text = read_text(path, shown)
+            text = read_text(path, shown, texts=self._texts)
         except OSError as error:
             self._complain(
                 place, shown, f"cannot read {shown}: {error.strerror or error}", similar_file(path)
@@ -184,7 +189,7 @@ class _Loader:
         magic = glob.has_magic(include.pattern)
         if magic:
             self._patterns.append(pattern)
-        paths = sorted(glob.glob(pattern)) if magic else [pattern]  # noqa: PTH207
+        paths = self._texts.find(pattern) if magic else [pattern]
         for each in paths:
             shown = each
             if not Path(include.pattern).is_absolute():
@@ -202,7 +207,7 @@ class _Loader:
         given = {each.tokens[1].text for each in self._broken if len(each.tokens) > 1}
         problems += name_problems(self._items, given)
         problems += unanswered(self._items, GATHERED)
-        loader = TableLoader(self._folder, problems)
+        loader = TableLoader(self._folder, problems, self._texts)
         tables = loader.load_all(self._items)
         problems += self._listeners(tables, given)
         if not any(each.verb.is_word("srs") for each in self._broken):
@@ -249,6 +254,7 @@ class _Loader:
             files=(*self._files, *loader.files),
             patterns=tuple(self._patterns),
             warnings=warnings,
+            texts=self._given,
             **values,  # type: ignore[arg-type]  # each read by its own Spec
         )
 

@@ -17,6 +17,7 @@ from relayd.config.files import (
     short_name,
     similar_file,
 )
+from relayd.config.texts import Texts
 from relayd.rules.language.model import Item, TableDef
 from relayd.rules.language.source import Complaint, Place, Problem, Source
 from relayd.rules.language.unseen import unseen
@@ -37,6 +38,7 @@ class TableLoader:
 
     folder: Path
     problems: list[Problem]
+    texts: Texts
     files: list[Path] = field(default_factory=list)
     warnings: list[Problem] = field(default_factory=list)
 
@@ -88,11 +90,11 @@ class TableLoader:
     def _find(self, item: TableDef) -> Path:
         """Beside the file that names it, else beside relayd.conf."""
         beside = self._beside(item) / item.file
-        return beside if beside.exists() else self.folder / item.file
+        return beside if self.texts.has(beside) else self.folder / item.file
 
     def _source(self, path: Path, kind: str) -> Source:
         unread = ASIDE if kind in ("aliases", "virtual", "canonical") else COMMENT
-        text = read_text(path, str(path), unread)
+        text = read_text(path, str(path), unread, self.texts)
         source = Source.of(text, str(path), short_name(path, self.folder))
         self.warnings += unseen(source, unread) if kind != "users" else ()
         return source

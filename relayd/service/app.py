@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from dataclasses import replace as but
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -30,6 +31,7 @@ from relayd.service.activation import AT_START, Handed, handed_over, place_of, u
 from relayd import __version__
 from relayd.config import ConfigErrors, Settings, embedded, load
 from relayd.config.fixed import statements_of
+from relayd.config.texts import RecordedTexts, Texts
 from relayd.intake.listener import ListenAddress, listening_socket
 from relayd.mail.log import MailLog
 from relayd.ops.commands import OperatorCommands
@@ -77,12 +79,17 @@ def makeService(options: Options) -> IService:
     handed = handed_over(AT_START, os.getpid())
     read = partial(read_settings, options["config"] or "")
     try:
-        settings = read({})
+        settings = read({}, RecordedTexts())
     except ConfigErrors as errors:
         _refuse(str(errors), os.EX_CONFIG)
-    return Relayd(
-        reactor, settings, partial(read, settings.fixed), Output(_log_file(options)), handed
-    )
+    alone = settings.workers == 1
+    if alone:
+        settings = but(settings, texts=None)  # there is nobody to hand them to
+
+    def reread() -> Settings:
+        return read(settings.fixed, None if alone else RecordedTexts())
+
+    return Relayd(reactor, settings, reread, Output(_log_file(options)), handed)
 
 
 def prepare_process(reactor: Reactor) -> None:
@@ -93,12 +100,12 @@ def prepare_process(reactor: Reactor) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def read_settings(config: str, fixed: Mapping[str, Any]) -> Settings:
+def read_settings(config: str, fixed: Mapping[str, Any], texts: Texts | None = None) -> Settings:
     """The settings in this file, or the embedded default; raises ConfigErrors.
 
-    `fixed`: what holds until a restart, whatever the file says.
+    `fixed`: what holds until a restart, whatever the file says; `texts`: see relayd.config.load.
     """
-    return load(Path(config), fixed) if config else embedded(Path.cwd(), fixed)
+    return load(Path(config), fixed, texts) if config else embedded(Path.cwd(), fixed)
 
 
 def mail_log(reactor: Reactor, output: Output) -> LineLog:
@@ -211,6 +218,7 @@ class Relayd(MultiService):
         sockets = partial(_sockets, settings, self._handed)
         supervisor = Supervisor(self._reactor, self._log, orders, sockets)
         self._mover = self._supervisor = supervisor
+        self._configuration.keep_up(self._remember)
         resolver = resolver_of(self._reactor, settings)
         enquiry = enquiry_of(self._reactor, self._configuration, self._log, resolver)
         started = time.time()
@@ -226,6 +234,11 @@ class Relayd(MultiService):
             oauth=self._oauth(),
             said=self._configuration.said,
         )
+
+    def _remember(self, settings: Settings) -> None:
+        """What a worker that is started again is to read."""
+        if isinstance(settings.texts, RecordedTexts):
+            self._supervisor.remember(settings.texts.taken())
 
     def _oauth(self) -> OauthDesk:
         """Enrolment is one process's business, of several that of the master."""

@@ -226,6 +226,32 @@ class Restarted(WithWorkers):
         self.assertEqual(workers_of(relay), before)
         self.assertIn("REFUSED", relay.ctl("status").stdout)
 
+    def test_a_worker_that_died_comes_back_with_the_rules_in_force(self) -> None:
+        """Whatever is on disk by then: a mistake, or what nobody has put in force."""
+        relay = self.start(free_port())
+        good = relay.config.read_text()
+
+        def code() -> int:
+            with relay.session() as client:
+                client.ehlo("client.example")
+                client.mail("a@b.example")
+                return client.rcpt("x@closed.example")[0]
+
+        for words in ("acept to @example.com\n", "reject to @closed.example\n"):
+            relay.config.write_text(words + good)
+            before = set(workers_of(relay))
+            for each in before:
+                os.kill(each, signal.SIGKILL)
+            wait_until(
+                lambda old=before: len(workers_of(relay)) == 2 and not old & {*workers_of(relay)},
+                "both workers are new",
+                60,
+            )
+            self.wait_ready(relay, 2)
+            self.assertEqual([code() for _ in range(4)], [250] * 4, words)
+        relay.ctl("reload")
+        self.assertEqual([code() for _ in range(4)], [550] * 4)
+
 
 class LastWords(WithWorkers):
     """What a worker says before it closes arrives, in the clear and under TLS."""
