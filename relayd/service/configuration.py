@@ -28,7 +28,7 @@ TAKE_IT = '"relayctl reload" puts it in force'
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class RefusedConfiguration:
     """A configuration on disk that is not in force."""
 
     since: float  # seconds since the epoch
@@ -54,7 +54,7 @@ class Configuration:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.settings = settings
-        self.refused: Refused | None = None
+        self.refused: RefusedConfiguration | None = None
         self._reread = reread
         self._log = log
         self._read = settings  # the last good ones, in force or only checked
@@ -131,7 +131,7 @@ class Configuration:
         """Keep what is in force; for how long, and why, `status` tells."""
         self._log.trouble("reload refused", why=why.replace("\n", " | "))
         since = self._clock() if self.refused is None else self.refused.since
-        self.refused = Refused(since, why)
+        self.refused = RefusedConfiguration(since, why)
         return why
 
     def _told(self, changed: Callable[[Settings], None], fresh: Settings) -> bool:
