@@ -25,7 +25,7 @@ def hostname_cautions(name: str, place: Place, *, given: bool) -> list[Problem]:
 
 def _wrong(name: str) -> str:
     text = name.rstrip(".").lower()
-    if text.rpartition(".")[2] in _THIS_HOST or text.partition(".")[0] == "localhost":
+    if text.rpartition(".")[2] in _THIS_HOST:
         return "every host's name for itself"
     if text.replace(".", "").isdigit():
         return "an address"

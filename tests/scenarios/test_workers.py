@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from tests.certs import Authority
@@ -237,16 +238,16 @@ class Restarted(WithWorkers):
                 client.mail("a@b.example")
                 return client.rcpt("x@closed.example")[0]
 
+        def replaced(old: set[int]) -> bool:
+            now = workers_of(relay)
+            return len(now) == 2 and not old & set(now)
+
         for words in ("acept to @example.com\n", "reject to @closed.example\n"):
             relay.config.write_text(words + good)
             before = set(workers_of(relay))
             for each in before:
                 os.kill(each, signal.SIGKILL)
-            wait_until(
-                lambda old=before: len(workers_of(relay)) == 2 and not old & {*workers_of(relay)},
-                "both workers are new",
-                60,
-            )
+            wait_until(partial(replaced, before), "both workers are new", 60)
             self.wait_ready(relay, 2)
             self.assertEqual([code() for _ in range(4)], [250] * 4, words)
         relay.ctl("reload")

@@ -66,6 +66,7 @@ class HostnameTest(FolderTest):
             ("mail", "a bare word"),
             ("192.0.2.1", "an address"),
             ("gw.example.com", ""),
+            ("localhost.example.com", ""),
             ("xn--mller-kva.example", ""),
         ):
             with self.subTest(name):
