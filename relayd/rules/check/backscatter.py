@@ -20,7 +20,7 @@ from relayd.rules.conditions.mailbox import ToRecipient
 from relayd.rules.evaluate import Facts, evaluate
 from relayd.rules.language.model import AdmissionRule
 from relayd.rules.language.pattern import Domain, InTable, Regex, SubDomains
-from relayd.rules.language.source import Problem
+from relayd.rules.language.source import Place, Problem
 from relayd.rules.ruleset import Ruleset
 from relayd.rules.tables.table import ListTable, MapTable, Table, TransportTable
 
@@ -29,11 +29,16 @@ _TRIED = 8  # domains of a table
 _ENDS_WITH = re.compile(r"@\(?((?:[a-z0-9-]|\\\.)+)\)?\$?\Z")  # a regex for a domain
 
 
-def backscatter(ruleset: Ruleset) -> list[Problem]:
-    """A warning for the first rule that opens a domain so, with the number of others."""
+def backscatter(ruleset: Ruleset, told: Sequence[Place] = ()) -> list[Problem]:
+    """A warning for the first rule that opens a domain so, with the number of others.
+
+    `told`: of these rules something worse has been said.
+    """
     found = {}
     whole = functools.cache(partial(_whole, ruleset.tables))
     for entry in ruleset.admission.entries:
+        if entry.rule.place in told:
+            continue
         domain = _open_domain(ruleset, entry.rule, whole)
         if domain:
             found[str(entry.rule.place)] = entry.rule, domain

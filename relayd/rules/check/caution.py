@@ -16,9 +16,10 @@ from relayd.rules.ruleset import Ruleset
 
 def cautions(ruleset: Ruleset, listeners: Sequence[str]) -> list[Problem]:
     """All warnings of rules and tables; `listeners`: where strangers may speak without a login."""
+    doors = open_doors(ruleset, listeners)
     return [
-        *open_doors(ruleset, listeners),
-        *backscatter(ruleset),
+        *doors,
+        *backscatter(ruleset, [each.place for each in doors]),
         *dead_ends(ruleset),
         *never_held(ruleset),
         *self_caught(ruleset),

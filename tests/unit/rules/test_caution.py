@@ -129,6 +129,11 @@ class OpenDoorTest(CautionTest):
         self.assertEqual(len(self.told(OPEN, text, t="* smtp:[h.example]\n")), 1)
         self.assertEqual(self.told(OPEN, text, t="a.example smtp:[h.example]\n"), [])
 
+    def test_of_an_open_door_nothing_less_is_said(self) -> None:
+        for rules in ("accept to @.com", "accept to @.co.uk, @example.com", "accept to <top>"):
+            (told,) = self.warnings(TABLES + rules)
+            self.assertIn(OPEN, told.what)
+
     def test_a_regex_that_fits_more_than_the_domain_it_speaks_of_is_one(self) -> None:
         for regex, fits in (
             ("example[.]com", "somebody@example.com.nonesuch.com"),
