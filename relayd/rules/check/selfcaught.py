@@ -70,7 +70,7 @@ def _caught(
     subject = Subject(mailbox, ruleset.subaddress)
     try:
         matched = onward(ruleset, View(_NOBODY, None, subject), subject)
-    except Unknown:
+    except (Unknown, AddressError):
         return False
     if matched is None or matched[0] is not entry:
         return False
