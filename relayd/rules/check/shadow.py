@@ -18,7 +18,12 @@ from relayd.rules.tables.table import Table
 
 
 def shadowed(ruleset: Ruleset) -> list[Problem]:
-    """A problem for each rule that an earlier one of its stage leaves nothing to."""
+    """A problem for each rule that leaves nothing to others behind it."""
+    return [_told(rival, hidden) for rival, hidden in hidden_rules(ruleset)]
+
+
+def hidden_rules(ruleset: Ruleset) -> list[tuple[Rule, list[Rule]]]:
+    """Rules that an earlier one of their stage leaves nothing to, by that one."""
     tables = ruleset.tables
     return [
         *_in_stage(ruleset.admission, tables, _tests),
@@ -75,8 +80,8 @@ def _in_stage(
     stage: Stage[Rule] | Stage[AdmissionRule] | Stage[Rewrite] | Stage[Forward] | Stage[Route],
     tables: Mapping[str, Table],
     conditions: Callable[[Rule], tuple[Condition, ...]],
-) -> Iterator[Problem]:
-    hidden: dict[int, list[Rule]] = {}  # by the rule that takes all of theirs
+) -> Iterator[tuple[Rule, list[Rule]]]:
+    hidden: dict[int, list[Rule]] = {}  # by the number of the rule that takes all of theirs
     for entry in stage.entries:
         mine = conditions(entry.rule)
         for number in sorted(_rivals(stage, mine)):
@@ -90,7 +95,7 @@ def _in_stage(
                 hidden.setdefault(number, []).append(entry.rule)
                 break
     for number, rules in hidden.items():
-        yield _told(stage.entries[number].rule, rules)
+        yield stage.entries[number].rule, rules
 
 
 def _told(rival: Rule, hidden: list[Rule]) -> Problem:
