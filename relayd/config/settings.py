@@ -14,6 +14,7 @@ from relayd.config.logins import SUBMISSION, yes_no
 from relayd.config.oauth import oauth
 from relayd.config.peers import NOBODY, XCLIENT_LOGIN, Peers
 from relayd.config.reports import reports, tls_reports
+from relayd.config.texts import Texts
 from relayd.config.tls import MINIMUMS, DomainTls, certificate, domain_tls
 from relayd.config.values import (
     STRICT,
@@ -145,6 +146,7 @@ class Settings:
     patterns: tuple[str, ...] = ()  # of `include`: what they find may become more
     warnings: tuple[Problem, ...] = ()
     waiting: tuple[str, ...] = ()  # settings for which the files have something new at a restart
+    texts: Texts | None = field(default=None, compare=False, repr=False)  # given to `load`
 
     hostname: str = setting(domain, "a host name", RESTART)
     spool: Path = setting(path_of, "a path", RESTART, default=Path("/var/spool/relayd"))

@@ -245,26 +245,27 @@ def check(options: argparse.Namespace) -> int:
     if path is None:
         try:
             answer = daemon(options).answer("check")
-            good = ["the configuration is good", *text.warning_lines(answer)]
-            return _complaint(options, answer, "\n".join(good))
+            return _complaint(options, answer, "the configuration is good")
         except NotRunningError:
             path = DEFAULT_CONFIG
-    from relayd.config import ConfigErrors, load
+    from relayd.config import ConfigErrors, contents, load
 
     try:
         settings = load(path)
     except ConfigErrors as errors:
         return _complaint(options, {"complaint": str(errors)}, "")
-    for warning in settings.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
-    return _complaint(options, {"complaint": ""}, f"{path} is good")
+    answer = {
+        "complaint": "",
+        "warnings": [str(each) for each in settings.warnings],
+        "read": contents(settings),
+    }
+    return _complaint(options, answer, f"{path} is good")
 
 
 def reload(options: argparse.Namespace) -> int:
     """Put the configuration on disk in force."""
     answer = daemon(options).answer("reload")
     good = ["the new configuration is in force", *text.restart_lines(answer)]
-    good += text.warning_lines(answer)
     return _complaint(options, answer, "\n".join(good))
 
 
@@ -318,7 +319,11 @@ def _complaint(options: argparse.Namespace, answer: dict[str, Any], good: str) -
     elif complaint:
         print(complaint, file=sys.stderr)
     else:
+        for line in text.warning_lines(answer):
+            print(line, file=sys.stderr)
         print(good)
+        for line in text.contents_lines(answer):
+            print(line)
     return FAILED if complaint else OK
 
 

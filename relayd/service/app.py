@@ -10,6 +10,8 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from dataclasses import replace as but
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -29,6 +31,7 @@ from relayd.service.activation import AT_START, Handed, handed_over, place_of, u
 from relayd import __version__
 from relayd.config import ConfigErrors, Settings, embedded, load
 from relayd.config.fixed import statements_of
+from relayd.config.texts import RecordedTexts, Texts
 from relayd.intake.opening import ListenAddress, ListeningSockets
 from relayd.mail.log import MailLog
 from relayd.ops.commands import OperatorCommands
@@ -77,18 +80,23 @@ class Options(usage.Options):
 
 
 def makeService(options: Options) -> IService:
-    """The whole of relayd as one service. A bad configuration ends the process with status 1."""
+    """The whole of relayd as one service. A bad configuration ends the process: EX_CONFIG."""
     reactor = own_reactor()
     prepare_process(reactor)
     handed = handed_over(AT_START, os.getpid())
     read = partial(read_settings, options["config"] or "")
     try:
-        settings = read({})
+        settings = read({}, RecordedTexts())
     except ConfigErrors as errors:
-        _refuse(str(errors))
-    return Relayd(
-        reactor, settings, partial(read, settings.fixed), Output(_log_file(options)), handed
-    )
+        _refuse(str(errors), os.EX_CONFIG)
+    alone = settings.workers == 1
+    if alone:
+        settings = but(settings, texts=None)  # there is nobody to hand them to
+
+    def reread() -> Settings:
+        return read(settings.fixed, None if alone else RecordedTexts())
+
+    return Relayd(reactor, settings, reread, Output(_log_file(options)), handed)
 
 
 def prepare_process(reactor: Reactor) -> None:
@@ -99,12 +107,12 @@ def prepare_process(reactor: Reactor) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def read_settings(config: str, fixed: Mapping[str, Any]) -> Settings:
+def read_settings(config: str, fixed: Mapping[str, Any], texts: Texts | None = None) -> Settings:
     """The settings in this file, or the embedded default; raises ConfigErrors.
 
-    `fixed`: what holds until a restart, whatever the file says.
+    `fixed`: what holds until a restart, whatever the file says; `texts`: see relayd.config.load.
     """
-    return load(Path(config), fixed) if config else embedded(Path.cwd(), fixed)
+    return load(Path(config), fixed, texts) if config else embedded(Path.cwd(), fixed)
 
 
 def mail_log(reactor: Reactor, output: Output) -> LineLog:
@@ -129,11 +137,11 @@ def _log_file(options: Options) -> Path | None:
     return None if name in (None, "-") else Path(name).absolute()
 
 
-def _refuse(why: str) -> NoReturn:
-    """Do not start."""
+def _refuse(why: str, status: int = 1) -> NoReturn:
+    """Do not start. With EX_CONFIG (sysexits.h) it is of no use to try again as things are."""
     sys.stderr.write(why.rstrip("\n") + "\n")
     sys.stderr.flush()
-    raise SystemExit(1)
+    raise SystemExit(status)
 
 
 def shards_of(spool: Path, number: int, workers: int) -> tuple[int, ...]:
@@ -171,17 +179,19 @@ class Relayd(MultiService):
         self._configuration.warn()
         self._notices = Notices(os.environ, reactor.callLater)
         self._watch = ConfigurationWatch(
-            reactor, lambda: self._configuration.settings, self._reload_it, log
+            reactor,
+            lambda: self._configuration.settings,
+            lambda: self._reload(by_itself=True),
+            log,
         )
         self._lock = Lock(settings.spool / "lock")
         self._control: IListeningPort | None = None
         self._commands: OperatorCommands | ForwardedCommands
         self._mover: Service
+        self._supervisor: Supervisor
         if settings.workers == 1:
-            self._reload: Callable[[], Deferred[str]] = self._configuration.reload
             self._alone()
         else:
-            self._reload = lambda: promise(self._reload_all())
             self._with_workers()
         self._mover.setServiceParent(self)
 
@@ -215,7 +225,8 @@ class Relayd(MultiService):
         addresses = [ListenAddress(each.address, each.port) for each in settings.listeners]
         sockets = ListeningSockets(self._reactor, self._log, addresses, self._handed_for)
         supervisor = Supervisor(self._reactor, self._log, orders, sockets)
-        self._mover = supervisor
+        self._mover = self._supervisor = supervisor
+        self._configuration.keep_up(self._remember)
         resolver = resolver_of(self._reactor, settings)
         names = reverse_names_of(self._reactor, self._configuration)
         enquiry = enquiry_of(self._reactor, self._configuration, self._log, resolver, names)
@@ -230,11 +241,16 @@ class Relayd(MultiService):
             explain=enquiry.explain,
             check=self._configuration.check,
             reload=self._reload_all,
-            restart=supervisor.restart,
+            restart=self._restart_workers,
             log=self._log,
             oauth=self._oauth(),
-            warnings=self._configuration.warnings,
+            said=self._configuration.said,
         )
+
+    def _remember(self, settings: Settings) -> None:
+        """What a worker that is started again is to read."""
+        if isinstance(settings.texts, RecordedTexts):
+            self._supervisor.remember(settings.texts.taken())
 
     def _oauth(self) -> OauthDesk:
         """Enrolment is one process's business, of several that of the master."""
@@ -253,10 +269,26 @@ class Relayd(MultiService):
         found = next((each for each in self._handed if each.place == place), None)
         return None if found is None else found.listening.dup()
 
-    async def _reload_all(self) -> str:
+    def _reload(self, *, by_itself: bool = False) -> Deferred[str]:
+        """See Configuration.reload."""
+        if isinstance(self._commands, ForwardedCommands):
+            return promise(self._reload_all(by_itself=by_itself))
+        return self._configuration.reload(by_itself=by_itself)
+
+    async def _reload_all(self, *, by_itself: bool = False) -> str:
         """Ours first: a bad configuration never reaches the workers."""
         assert isinstance(self._commands, ForwardedCommands)
-        return await self._configuration.reload() or await self._commands.reload_workers()
+        return (
+            await self._configuration.reload(by_itself=by_itself)
+            or await self._commands.reload_workers()
+        )
+
+    async def _restart_workers(self) -> str:
+        """One after the other; none is stopped while what it would start with is wrong."""
+        complaint = await self._reload_all()
+        if not complaint:
+            await self._supervisor.restart()
+        return complaint
 
     def setServiceParent(self, parent: object) -> None:
         """Into twistd's application, whose own log lines then go the way of ours.
@@ -340,9 +372,6 @@ class Relayd(MultiService):
         except OSError as error:
             self._log.trouble("log file", why=str(error))
 
-    def _reload_it(self) -> Deferred[str]:
-        return self._reload()
-
     def _reload_now(self) -> None:
         self._reopen()
         self._notices.reloading()
@@ -364,7 +393,7 @@ def commands_of(
         reload=configuration.reload,
         log=log,
         oauth=oauth,
-        warnings=configuration.warnings,
+        said=configuration.said,
     )
 
 
@@ -382,6 +411,7 @@ def about(
         "rules": settings.ruleset.hash,
         "workers": settings.workers,
         "restart": configuration.restart,
+        "refused": configuration.refused and asdict(configuration.refused),
         "warnings": [each.headline for each in settings.warnings],
         "not_listening": [f"{address}: {why}" for address, why in missing.items()],
     }

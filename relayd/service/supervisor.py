@@ -24,7 +24,8 @@ from relayd.shared.counters import SharedCounters, shared_memory
 from relayd.shared.sessioncounts import SessionCounts, shared_session_counts
 
 PIPE_FD = 3  # the worker's descriptor of the channel to its master
-FIRST_SOCKET_FD = 4  # ... and of the listening sockets, then counters, guesses, session counts
+# ... and of the listening sockets, then counters, guesses, session counts, configuration
+FIRST_SOCKET_FD = 4
 STEADY = 10.0  # seconds a worker has to live for its death to be forgiven
 FIRST_DELAY = 0.1  # seconds before a worker is started again; doubles while it keeps dying
 MOST_DELAY = 1.0  # not longer: its mail moves on within two seconds, also after many deaths
@@ -223,6 +224,7 @@ class Supervisor(Service):
         self._opened = sockets
         self._sockets: Sequence[socket.socket] = ()
         self._memory: tuple[int, ...] = ()
+        self._configuration = b""  # until there is memory that workers see
         self._counts: tuple[tuple[SharedCounters, SessionCounts], ...] = ()
         self._workers = tuple(_Worker(self, order) for order in orders)
         self._restarting = False
@@ -244,13 +246,27 @@ class Supervisor(Service):
         # sessions by worker
         counters, guesses = shared_memory(rows), os.memfd_create("relayd-guesses", 0)
         session_counts = shared_session_counts(rows)
-        self._memory = (counters, guesses, *session_counts)
+        texts = os.memfd_create("relayd-configuration", 0)
+        self._memory = (counters, guesses, *session_counts, texts)
+        self.remember(self._configuration)
         self._counts = tuple(
             (SharedCounters(counters, rows, row), SessionCounts(session_counts, row))
             for row in range(rows)
         )
         for worker in self._workers:
             worker.start()
+
+    def remember(self, configuration: bytes) -> None:
+        """What was read last and is in force (relayd.config.texts), for workers to come."""
+        if not self._memory:
+            self._configuration = configuration
+            return
+        self._configuration, texts = b"", self._memory[-1]
+        os.ftruncate(texts, 0)
+        rest, at = memoryview(configuration), 0
+        while rest:
+            written = os.pwrite(texts, rest, at)
+            rest, at = rest[written:], at + written
 
     async def _stop(self) -> None:
         self.stopping = True

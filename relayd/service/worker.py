@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import gc
+import os
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 from twisted.python import log as twisted_log
 from twisted.python.failure import Failure
 
-from relayd.config import ConfigErrors
+from relayd.config import ConfigErrors, Settings
 from relayd.config.fixed import fixed_of
+from relayd.config.texts import RememberedTexts
 from relayd.intake.accepting import AcceptBalancer
 from relayd.ops.control import ControlError, ControlFactory, listen
 from relayd.ops.maillog import LineLog
@@ -33,13 +36,28 @@ from relayd.spool.errors import SpoolError
 reactor: Reactor = own_reactor()
 
 
+def _in_force(read: Callable[..., Settings], texts: int) -> Settings:
+    """What the master has in force, from the texts that it remembers, or else from disk.
+
+    So a worker that takes the place of another one has the same rules, whatever the files say by
+    now. Raises ConfigErrors.
+    """
+    try:
+        return read(texts=RememberedTexts(os.pread(texts, os.fstat(texts).st_size, 0)))
+    except (ConfigErrors, OSError, ValueError):  # a key is gone, or it is just being replaced
+        return read()
+
+
 class Worker:
     """The life of the process: start, serve, and stop when the master says so or is gone."""
 
     def __init__(self, orders: Orders, log: LineLog, output: Output) -> None:
         self._log = log
         read = partial(read_settings, orders.config, fixed_of(orders.fixed))
-        self._configuration = Configuration(read(), aside(reactor, read), log)
+        memory = FIRST_SOCKET_FD + len(orders.listeners)
+        session_counts = range(memory + 2, memory + 3 + orders.workers)
+        settings = _in_force(read, memory + 3 + orders.workers)
+        self._configuration = Configuration(settings, aside(reactor, read), log)
         self._configuration.on_change(lambda _: output.reopen())  # it may have been rotated
         sockets = [
             socket.socket(fileno=FIRST_SOCKET_FD + number)
@@ -47,8 +65,6 @@ class Worker:
         ]
         for listening in sockets:
             listening.setblocking(False)
-        memory = FIRST_SOCKET_FD + len(sockets)
-        session_counts = range(memory + 2, memory + 3 + orders.workers)
         self._gateway = Gateway(
             reactor,
             self._configuration,

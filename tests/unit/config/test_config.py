@@ -207,7 +207,7 @@ class WarningTests(unittest.TestCase):
             ("sender @example.com", True),
             ("any when not from 10.0.0.1", True),
             ("from 10.0.0.0/8", False),
-            ("to @example.com", False),
+            ("to a@example.com", False),
             ("any when login any", False),
             ("certificate <t>", False),
         ):
@@ -221,6 +221,9 @@ class WarningTests(unittest.TestCase):
             "reject to @closed.example, old@example.com\n"
             "reject from 192.0.2.66 to @sometimes.example\n"
             "accept to @example.com\n"
+            # that whole domains are taken is meant
+            "expect to x@open.example -> x@open.example\n"
+            "expect to x@example.com -> x@example.com\n"
         )
         for target, refused in (
             ("x@closed.example", True),

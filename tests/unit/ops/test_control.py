@@ -92,7 +92,7 @@ class Fixture(TestCase):
             check=self.complain,
             reload=self.complain,
             log=self.log,
-            warnings=lambda: self.warnings,
+            said=lambda: {"warnings": self.warnings} if self.warnings else {},
             clock=lambda: NOW,
         )
         self.clock = Clock()
