@@ -22,6 +22,8 @@ from relayd.spool.sqlite.rows import (
 )
 
 _RUNS = (64, 48, 32, 24, 16, 12, 10, 8, 7, 6, 5, 4, 3, 2, 1)  # rows; few steps for any number
+_MOST = _RUNS[0]
+_LONGEST = [next((run for run in _RUNS if run <= rows), 0) for rows in range(_MOST + 1)]
 
 Key = tuple[int, int]
 """A recipient: message, number."""
@@ -35,17 +37,17 @@ class RunStatement:
 
     def __init__(self, text: str, columns: int) -> None:
         row = f"({', '.join('?' * columns)})"
-        self._texts = [(length, text.format(", ".join([row] * length))) for length in _RUNS]
+        self._texts = {length: text.format(", ".join([row] * length)) for length in _RUNS}
 
     def execute(self, connection: sqlite3.Connection, rows: Sequence[Row]) -> list[Row]:
         """Run it over all rows; what it selects."""
         found: list[Row] = []
         at, count = 0, len(rows)
-        for length, text in self._texts:
-            while count - at >= length:
-                run = list(chain.from_iterable(rows[at : at + length]))
-                found += connection.execute(text, run).fetchall()
-                at += length
+        while at < count:
+            length = _LONGEST[min(count - at, _MOST)]
+            run = list(chain.from_iterable(rows[at : at + length]))
+            found += connection.execute(self._texts[length], run).fetchall()
+            at += length
         return found
 
 
