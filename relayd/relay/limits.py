@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from relayd.smtp.events import TransactionStage
 from relayd.spool.queue import Bounds
 
 
@@ -60,6 +61,17 @@ class NextHopDeadlines:
     content: float = 7200.0  # the whole content, so that a drip ends
     end_of_data: float = 600.0  # 4.5.3.2.6
     quit: float = 5.0
+
+    def by_stage(self) -> dict[TransactionStage, float]:
+        """The same for each stage that a client can wait in, RCPT without its recipients."""
+        seconds = dict.fromkeys(TransactionStage, self.hello)
+        seconds[TransactionStage.MAIL] = seconds[TransactionStage.RSET] = self.envelope
+        seconds[TransactionStage.RCPT] = self.envelope
+        seconds[TransactionStage.DATA] = self.data
+        seconds[TransactionStage.CONTENT] = self.block
+        seconds[TransactionStage.END] = self.end_of_data
+        seconds[TransactionStage.QUIT] = self.quit
+        return seconds
 
 
 def grown(window: int, limits: RelayLimits) -> int:

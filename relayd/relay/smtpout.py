@@ -16,12 +16,11 @@ from collections.abc import (
     Iterable,
     Sequence,
 )
-from typing import Any
+from typing import Any, cast
 
 from twisted.internet.defer import CancelledError, Deferred
 from zope.interface import implementer
 
-from relayd.mail.content import BytesContent, Content
 from relayd.mail.delivery import Delivery
 from relayd.mail.nexthop import LMTP, NextHop
 from relayd.mail.outcome import Blame, Outcome, postponed
@@ -87,7 +86,7 @@ class Courier:
         self._shy: dict[Endpoint, float] = {}  # did not answer: until when to try others first
         self._served: dict[NextHop, float] = {}  # took mail from us: until when that counts
 
-    async def deliver(self, delivery: Delivery, hop: Hop) -> tuple[Outcome, ...]:
+    async def deliver(self, delivery: Delivery, hop: Hop) -> Sequence[Outcome]:
         """See ICourier."""
         attempt = _Attempt(delivery)
         try:
@@ -325,34 +324,20 @@ class Then(enum.Enum):
 class _Attempt:
     """How far one delivery has come."""
 
-    __slots__ = (
-        "_held_back",
-        "_outcomes",
-        "_put_off",
-        "_tail",
-        "_trouble",
-        "asked",
-        "content",
-        "delivery",
-        "pending",
-        "renewed",
-        "spent",
-        "taken",
-    )
+    asked: Collection[Place] = ()  # whose answers count, and who are not asked again
+    renewed = False  # a connection had carried enough: a fresh one has the last word
+    spent: tuple[Endpoint, int] | None = None  # ... whose, after how many transactions
+    taken = False  # somebody, by the host that is asked now
+    _held_back: Sequence[int] = ()  # for another host, until this one is done with the others
+    _put_off: dict[int, Outcome] | None = None  # by hosts that were spoken with
+    _trouble: Outcome | None = None  # with all who found no host to speak with
 
     def __init__(self, delivery: Delivery) -> None:
+        count = len(delivery.records)
         self.delivery = delivery
-        self._outcomes: list[Outcome | None] = [None] * len(delivery.records)
-        self._tail: bool | None = None
-        self.content: Content = delivery.content
-        self.pending: Sequence[int] = range(len(delivery.records))
-        self.asked: Collection[Place] = ()  # whose answers count, and who are not asked again
-        self.renewed = False  # a connection had carried enough: a fresh one has the last word
-        self.spent: tuple[Endpoint, int] | None = None  # ... whose, after how many transactions
-        self.taken = False  # somebody, by the host that is asked now
-        self._held_back: list[int] = []  # for another host, until this one is done with the others
-        self._put_off: dict[int, Outcome] | None = None  # by hosts that were spoken with
-        self._trouble: Outcome | None = None  # with all who found no host to speak with
+        self.content = delivery.content
+        self.pending: Sequence[int] = range(count)
+        self._outcomes: list[Outcome | None] = [None] * count
 
     def miss(self, trouble: Outcome) -> None:
         """A host, or where to find one, is out of reach for all who are pending."""
@@ -369,20 +354,18 @@ class _Attempt:
 
     def transaction(self, numbers: Sequence[int], connection: Connection) -> Transaction:
         """The envelope for these recipients; raises OSError when the content is gone."""
-        message, records = self.delivery.message, self.delivery.records
-        if self._tail is None:
-            self._tail = _ends_with_crlf(self.content)
+        message, records, content = self.delivery.message, self.delivery.records, self.content
         envelope = message.envelope
         return Transaction(
             self.delivery.reverse_path,
             [records[number].recipient for number in numbers],
-            self.content.size,
+            content.size,
             envelope.body,
             envelope.ret,
             envelope.envid,
             message.eight_bit,
             message.utf8_header,
-            self._tail,
+            content.tail(2) == b"\r\n",
             envelope.require_tls and not connection.lmtp,  # RFC 8689 is about relaying
             envelope.smtputf8,
         )
@@ -419,7 +402,7 @@ class _Attempt:
             else:
                 self._outcomes[number] = self._last_word(number, outcome)
         if again and then is not Then.AFRESH:
-            self._held_back += elsewhere
+            self._held_back = [*self._held_back, *elsewhere]
             self.pending = again
             return Then.ON
         if then is Then.AFRESH and done.end is not End.LOST:
@@ -428,7 +411,7 @@ class _Attempt:
         elif elsewhere and done.end is End.ANSWERED:
             self.asked = {*self.asked, (connection.target, connection.endpoint)}
         self.pending = [*again, *self._held_back, *elsewhere]
-        self._held_back = []
+        self._held_back = ()
         return then
 
     def _put_off_by(self, number: int, outcome: Outcome) -> None:
@@ -450,17 +433,8 @@ class _Attempt:
             return self._trouble or _NOWHERE
         return weightier(self._trouble, word)
 
-    def outcomes(self) -> tuple[Outcome, ...]:
+    def outcomes(self) -> Sequence[Outcome]:
         """One per record."""
-        return tuple(
-            [
-                self._unsettled(number) if each is None else each
-                for number, each in enumerate(self._outcomes)
-            ]
-        )
-
-
-def _ends_with_crlf(content: Content) -> bool:
-    if type(content) is BytesContent:
-        return content.data.endswith(b"\r\n")
-    return content.tail(2) == b"\r\n"
+        for number in (*self.pending, *self._held_back):
+            self._outcomes[number] = self._unsettled(number)
+        return cast(list[Outcome], self._outcomes)
