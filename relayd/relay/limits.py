@@ -1,4 +1,4 @@
-"""How much goes out at a time: the bounds of couriers and lanes, and how a lane's window moves."""
+"""How much goes out at a time: the bounds of couriers and lanes."""
 
 from __future__ import annotations
 
@@ -72,8 +72,3 @@ class NextHopDeadlines:
         seconds[TransactionStage.END] = self.end_of_data
         seconds[TransactionStage.QUIT] = self.quit
         return seconds
-
-
-def grown(window: int, limits: RelayLimits) -> int:
-    """The window after a success."""
-    return min(window + 1, limits.window)

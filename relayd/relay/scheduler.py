@@ -60,7 +60,7 @@ class Scheduler:
         *,
         limits: RelayLimits,
         now: Callable[[], float],
-        start: Callable[[Lane, Delivery, Shares], None],
+        start: Callable[[Lane, Delivery, Shares], Coroutine[Any, Any, None]],
         longest: Callable[[], float],
     ) -> None:
         self.limits = limits
@@ -252,10 +252,14 @@ class Scheduler:
                 self.in_flight += 1
                 for share in shares:
                     share.in_flight += 1
-                self._start(lane, delivery, shares)
+                self.spawn(self._start(lane, delivery, shares))
                 if lane.loaded and lane.in_flight < lane.capacity:
                     self.line_up(lane)
-        self._maybe_look(lane)
+        if lane.gone is None:
+            if lane.more:
+                self._maybe_look(lane)
+            else:
+                self.arm(lane)
 
     def probe(self, lane: Lane) -> None:
         """One message finds out whether the lane has to be down."""
@@ -278,11 +282,7 @@ class Scheduler:
     # looks at the table
 
     def _maybe_look(self, lane: Lane) -> None:
-        if lane.gone is not None:
-            return
-        if not lane.more:
-            self.arm(lane)
-            return
+        """The table may hold more that is due."""
         if lane.standing is Standing.OPEN:
             if lane.loaded >= lane.window:
                 return

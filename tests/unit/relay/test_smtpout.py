@@ -19,6 +19,7 @@ from relayd.mail.delivery import Delivery
 from relayd.mail.nexthop import LMTP, HostPort, NextHop
 from relayd.mail.outcome import Blame, Outcome, failed, postponed
 from relayd.relay import newcomers, pool
+from relayd.reactor.coroutine import promise
 from relayd.relay.courier import Hop
 from relayd.relay.dial import IReactor
 from relayd.relay.limits import NextHopDeadlines, RelayLimits
@@ -51,17 +52,21 @@ class CourierCase(TestCase):
         self.resolved = 0
         self.unresolved: Outcome | None = None
         self.endpoints: list[Endpoint] = []
+        self.couriers: list[Courier] = []
         self.courier = self.a_courier()
         self.patch(pool, "_TICK", 0.02)
 
     def a_courier(self, **changes: Any) -> Courier:  # noqa: ANN401
-        return Courier(reactor, self.resolve, "gw.example.com", **changes)
+        courier = Courier(reactor, self.resolve, "gw.example.com", **changes)
+        self.couriers.append(courier)
+        return courier
 
     async def tearDown(self) -> None:  # type: ignore[override]  # the base makes it a Deferred
-        self.courier.abort()
+        for courier in self.couriers:
+            courier.abort()
         for sink in self.sinks:
             sink.stop()
-        while self.courier.connections:
+        while any(courier.connections for courier in self.couriers):
             await pause(0.005)
 
     def sink(self, script: Script | None = None, **changes: Any) -> Sink:  # noqa: ANN401
@@ -87,8 +92,8 @@ class CourierCase(TestCase):
             raise UnresolvedError(self.unresolved)
         return succeed(self.endpoints)
 
-    def deliver(self, delivery: Delivery, hop: Hop = HOP) -> Deferred[tuple[Outcome, ...]]:
-        return Deferred.fromCoroutine(self.courier.deliver(delivery, hop))
+    def deliver(self, delivery: Delivery, hop: Hop = HOP) -> Deferred[Sequence[Outcome]]:
+        return promise(self.courier.deliver(delivery, hop))
 
 
 def a_delivery(
