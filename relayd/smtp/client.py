@@ -100,16 +100,15 @@ class SmtpClient:
 
     def next_event(self) -> ClientEvent | None:
         """The next event, or None: something must be received or done first."""
-        while not self._events:
-            if self.closed:
+        events, reader = self._events, self._reader
+        while not events:
+            if self.closed or not reader.pending:
                 return None
             if self._handshake:
-                if self._reader.pending:
-                    self._trouble("spoke in the clear after STARTTLS")
-                    continue
-                return None
+                self._trouble("spoke in the clear after STARTTLS")
+                continue
             try:
-                reply = self._reader.next() if self._reader.pending else None
+                reply = reader.next()
             except ReplyError as error:
                 self._trouble(str(error))
                 continue
@@ -125,7 +124,7 @@ class SmtpClient:
                 progress.take_rcpt(reply)
                 if not expected:
                     self._advance(progress)
-        return self._events.popleft()
+        return events.popleft()
 
     def data_to_send(self) -> bytes:
         """What is to be written to the server now; empty when there is nothing."""

@@ -8,7 +8,6 @@ from relayd.mail.reply import Reply
 from relayd.smtp.events import End, TransactionDone, TransactionStage
 from relayd.smtp.transaction import Commands
 
-
 _NOT_YET = Reply.bare(0)
 
 

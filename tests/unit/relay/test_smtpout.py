@@ -18,8 +18,8 @@ from twisted.internet.task import deferLater
 from relayd.mail.delivery import Delivery
 from relayd.mail.nexthop import LMTP, HostPort, NextHop
 from relayd.mail.outcome import Blame, Outcome, failed, postponed
-from relayd.relay import newcomers, pool
 from relayd.reactor.coroutine import promise
+from relayd.relay import newcomers, pool
 from relayd.relay.courier import Hop
 from relayd.relay.dial import IReactor
 from relayd.relay.limits import NextHopDeadlines, RelayLimits
