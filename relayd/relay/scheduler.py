@@ -75,6 +75,7 @@ class Scheduler:
         self._longest = longest  # seconds that a recipient may have to wait for its next attempt
         self._line: deque[Lane] = deque()
         self._to_look: deque[Lane] = deque()
+        self._aside = 0  # lanes that wait there, or for a share
         self._next_hops_down = Share()
         self._domains = Share()  # all that goes to domains, the next two as well
         self._domains_down = Share()
@@ -175,10 +176,12 @@ class Scheduler:
         self._pumping = True
         try:
             while self.in_flight < self.limits.deliveries:
-                line = self._line or self._elsewhere()
+                line = self._line or (self._elsewhere() if self._aside else None)
                 if not line or self._settling.stalled:
                     return
                 lane = line.popleft()
+                if line is not self._line:
+                    self._aside -= 1
                 lane.waits = False
                 self._serve(lane)
         finally:
@@ -219,6 +222,7 @@ class Scheduler:
         """The first of those who wait elsewhere may stand in line again."""
         if others:
             lane = others.popleft()
+            self._aside -= 1
             lane.waits = False
             self.line_up(lane)
 
@@ -272,6 +276,7 @@ class Scheduler:
         if lane.waits:
             return
         lane.waits = True
+        self._aside += 1
         if lane.loaded and not self._queue.roomy:
             self._queue.unload(lane)
         if lane.loaded and not lane.in_flight:
@@ -291,6 +296,7 @@ class Scheduler:
         if self._looks >= self.limits.looks:
             if not lane.waits:
                 lane.waits = True
+                self._aside += 1
                 if lane.direct:
                     self._to_look.append(lane)
                 else:
