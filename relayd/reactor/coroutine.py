@@ -28,7 +28,7 @@ class Log(Protocol):
         """Something an operator should look at."""
 
 
-class Answer(Deferred[T]):
+class Awaited(Deferred[T]):
     """A Deferred whose result goes straight to the spawned coroutine that waits for it.
 
     For what each message waits for. To others it is a Deferred; but who has it waited for by a
@@ -82,7 +82,7 @@ def _go_on(result: object, coroutine: Spawned, broken: Broken) -> None:
     except Exception:
         broken(Failure())  # type: ignore[no-untyped-call]
         return
-    if type(awaited) is Answer:
+    if type(awaited) is Awaited:
         awaited.waiting = coroutine, broken
     else:
         awaited.addBoth(_go_on, coroutine, broken)

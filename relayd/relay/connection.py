@@ -16,7 +16,7 @@ from relayd.mail.content import CHUNK, Content
 from relayd.mail.nexthop import NextHop
 from relayd.mail.outcome import Outcome
 from relayd.mail.reply import Reply
-from relayd.reactor.coroutine import Answer, promise
+from relayd.reactor.coroutine import Awaited, promise
 from relayd.reactor.wire import Wire
 from relayd.relay.limits import NextHopDeadlines
 from relayd.relay.logins import Conversation, Login, LoginEvent
@@ -185,7 +185,7 @@ class Connection(Protocol):
 
     def carry(self, transaction: Transaction, content: Content) -> Deferred[TransactionDone]:
         """Send one transaction; only while `usable`. Never fails; a cancel cuts the connection."""
-        done: Answer[TransactionDone] = Answer(lambda _: self.cut("stopped"))
+        done: Awaited[TransactionDone] = Awaited(lambda _: self.cut("stopped"))
         self._carried = done
         self._content = content
         recipients = len(transaction.recipients) * self._deadlines.recipient

@@ -11,7 +11,7 @@ from twisted.internet.defer import AlreadyCalledError, CancelledError, Deferred,
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from relayd.reactor.coroutine import Answer, log_bug, promise, spawn
+from relayd.reactor.coroutine import Awaited, log_bug, promise, spawn
 
 
 class Strands(SynchronousTestCase):
@@ -134,13 +134,13 @@ class Strands(SynchronousTestCase):
         self.assertIn("ValueError: x", str(facts[1][1]))
 
 
-class Answers(Strands):
+class AwaitedOnes(Strands):
     """The same, and all else that a Deferred does."""
 
-    kind = Answer
+    kind = Awaited
 
     def test_it_comes_once(self) -> None:
-        early, late = Answer[object](), Answer[object]()
+        early, late = Awaited[object](), Awaited[object]()
         early.callback(1)
         self.run_it(self.gather(early, late))
         late.callback(2)
@@ -149,27 +149,27 @@ class Answers(Strands):
         self.assertEqual(self.seen, [1, 2, "end"])
 
     def test_it_can_be_cancelled(self) -> None:
-        async def patient(waited: Answer[object]) -> None:
+        async def patient(waited: Awaited[object]) -> None:
             try:
                 self.seen.append(await waited)
             except CancelledError:
                 self.seen.append("cancelled")
 
-        answered = Answer[object](lambda it: it.callback("at the last moment"))
-        for waited in (Answer[object](), answered):
+        answered = Awaited[object](lambda it: it.callback("at the last moment"))
+        for waited in (Awaited[object](), answered):
             self.run_it(patient(waited))
             waited.cancel()
         self.assertEqual(self.seen, ["cancelled", "at the last moment"])
 
     def test_a_promise_waits_for_it_and_can_be_cancelled(self) -> None:
-        async def twice(waited: Answer[int]) -> int:
+        async def twice(waited: Awaited[int]) -> int:
             return 2 * await waited
 
-        waited = Answer[int]()
+        waited = Awaited[int]()
         promised = promise(twice(waited))
         self.assertNoResult(promised)
         waited.callback(2)
         self.assertEqual(self.successResultOf(promised), 4)
-        promised = promise(twice(Answer[int]()))
+        promised = promise(twice(Awaited[int]()))
         promised.cancel()
         self.failureResultOf(promised, CancelledError)
