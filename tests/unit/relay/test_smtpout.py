@@ -477,6 +477,22 @@ class Reuse(CourierCase):
         await pause(0.1)
         self.assertEqual(self.courier.connections, 0)
 
+    async def test_one_of_two_that_ends_does_not_hide_the_other(self) -> None:
+        sink = self.sink()
+        first, second = self.deliver(a_delivery()), self.deliver(a_delivery())
+        await first
+        await second
+        self.assertEqual(sink.sessions, 2)
+        kept = self.courier._pool
+        one, other = kept.take(HOP), kept.take(HOP)
+        assert one is not None and other is not None
+        one.quit()
+        kept.give_back(other, HOP)
+        self.assertIs(kept.take(HOP), other)
+        self.assertIsNone(kept.take(HOP))
+        other.quit()
+        self.assertEqual((kept._shelves, kept._shelf_of), ({}, {}))
+
     async def test_not_more_idle_connections_than_allowed(self) -> None:
         self.courier = self.a_courier(limits=RelayLimits(idle_connections=2))
         self.sink()
