@@ -376,18 +376,21 @@ class _Attempt:
         elsewhere: list[int] = []
         carried = connection.transactions > 1
         then = Then.KEEP
-        replies, stages = done.replies, done.stages
-        for at, number in enumerate(numbers):
+        said, where = None, None
+        words = zip(numbers, done.replies, done.stages, strict=True)
+        for at, (number, reply, stage) in enumerate(words):
             # most have the same word as the one before: one reply ends the content for them all
-            if at == 0 or replies[at] is not replies[at - 1] or stages[at] is not stages[at - 1]:
+            if reply is not said or stage is not where:
+                said, where = reply, stage
                 result = consequence(connection, done, at)
                 outcome = result.outcome
                 if connection.tls:
                     outcome = outcome.but(tls=connection.tls)
                 taken = outcome.reply.code < 300
+                if taken:
+                    connection.serves_us = self.taken = True
+                    self.renewed = False
             if taken:
-                connection.serves_us = self.taken = True
-                self.renewed = False
                 self._outcomes[number] = outcome
             elif carried and not self.renewed and spent(done, at):
                 again.append(number)
@@ -397,7 +400,7 @@ class _Attempt:
             elif result.elsewhere:
                 elsewhere.append(number)
                 self._put_off_by(number, outcome)
-                if stages[at] in (TransactionStage.MAIL, TransactionStage.DATA):
+                if stage in (TransactionStage.MAIL, TransactionStage.DATA):
                     then = Then.END
             else:
                 self._outcomes[number] = self._last_word(number, outcome)
