@@ -34,7 +34,7 @@ from relayd.mail.message import Message, Record
 from relayd.mail.outcome import Outcome
 from relayd.ops.commands import Backend
 from relayd.ops.watchdog import Watchdog
-from relayd.reactor.coroutine import promise
+from relayd.reactor.coroutine import Awaited, promise
 from relayd.reactor.workerpipe import Reactor, in_thread
 from relayd.relay.courier import Hop
 from relayd.relay.dispatch import Dispatcher
@@ -138,7 +138,7 @@ class ReactorBridge:
     """How the spool's threads speak to the reactor."""
 
     def __init__(self, reactor: Reactor) -> None:
-        self.promise: Callable[[], Promise[Any]] = Deferred
+        self.promise: Callable[[], Promise[Any]] = Awaited
         self.call: Callable[..., None] = reactor.callFromThread
 
 

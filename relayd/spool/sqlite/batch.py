@@ -13,15 +13,16 @@ from itertools import chain
 from relayd.mail.message import Settlement
 from relayd.spool.sqlite.rows import (
     ROWS,
-    LedgerRow,
+    EndRow,
     NewRows,
     Row,
     columns,
-    end_row,
     outcome_text,
 )
 
 _RUNS = (64, 48, 32, 24, 16, 12, 10, 8, 7, 6, 5, 4, 3, 2, 1)  # rows; few steps for any number
+_MOST = _RUNS[0]
+_LONGEST = [next((run for run in _RUNS if run <= rows), 0) for rows in range(_MOST + 1)]
 
 Key = tuple[int, int]
 """A recipient: message, number."""
@@ -35,17 +36,17 @@ class RunStatement:
 
     def __init__(self, text: str, columns: int) -> None:
         row = f"({', '.join('?' * columns)})"
-        self._texts = [(length, text.format(", ".join([row] * length))) for length in _RUNS]
+        self._texts = {length: text.format(", ".join([row] * length)) for length in _RUNS}
 
     def execute(self, connection: sqlite3.Connection, rows: Sequence[Row]) -> list[Row]:
         """Run it over all rows; what it selects."""
         found: list[Row] = []
         at, count = 0, len(rows)
-        for length, text in self._texts:
-            while count - at >= length:
-                run = list(chain.from_iterable(rows[at : at + length]))
-                found += connection.execute(text, run).fetchall()
-                at += length
+        while at < count:
+            length = _LONGEST[min(count - at, _MOST)]
+            run = list(chain.from_iterable(rows[at : at + length]))
+            found += connection.execute(self._texts[length], run).fetchall()
+            at += length
         return found
 
 
@@ -71,9 +72,10 @@ _WAITING = RunStatement(
     2,
 )
 _END = RunStatement(
-    f"""INSERT OR IGNORE INTO ledger({columns("ledger")}) SELECT v.* FROM (VALUES {{}}) AS v
+    f"""INSERT OR IGNORE INTO ledger({", ".join(EndRow._fields)}, ended)
+    SELECT v.*, 1 FROM (VALUES {{}}) AS v
     CROSS JOIN recipient AS r ON r.message = v.column1 AND r.number = v.column2""",
-    len(LedgerRow._fields),
+    len(EndRow._fields),
 )
 # the SELECT around VALUES lets SQLite look each pair up; without it, it walks the whole table
 _CROSS_OFF = RunStatement(
@@ -120,7 +122,7 @@ class Batch:
         self._recipient: list[Row] = []
         self._header: list[Row] = []
         self._ledger: list[Row] = []
-        self._ends: dict[Key, LedgerRow] = {}
+        self._ends: dict[Key, EndRow] = {}
         self._postponed: dict[Key, Settlement] = {}
         self._messages = 0
         self._octets = 0
@@ -140,6 +142,7 @@ class Batch:
 
     def settle(self, settlements: Sequence[Settlement]) -> None:
         """Recipients got an outcome; the first end of each counts."""
+        now = self.now
         outcome, text = None, None  # most share the outcome of the one before
         for settlement in settlements:
             record = settlement.record
@@ -148,11 +151,14 @@ class Batch:
                 if settlement.outcome is not outcome:
                     outcome = settlement.outcome
                     text = outcome_text(outcome)
-                self._ends.setdefault(key, end_row(settlement, self.now, text))
+                attempts = record.attempts + settlement.attempted
+                state = int(settlement.state)
+                end = EndRow(*key, now, state, attempts, text, settlement.note)
+                self._ends.setdefault(key, end)
             elif key not in self._ends:
                 self._postponed[key] = settlement
 
-    def end(self, key: Key, row: LedgerRow) -> None:
+    def end(self, key: Key, row: EndRow) -> None:
         """A recipient ends; `row` is what the ledger says of it."""
         self._ends.setdefault(key, row)
 

@@ -16,7 +16,7 @@ from relayd.mail.address import Mailbox, ReversePath
 from relayd.mail.client import Client
 from relayd.mail.content import Content
 from relayd.mail.envelope import Envelope, Recipient
-from relayd.mail.message import Message, RecipientState, Record, Settlement, Submission
+from relayd.mail.message import Message, RecipientState, Record, Submission
 from relayd.mail.outcome import Blame, Outcome
 from relayd.mail.plan import Step
 from relayd.mail.reply import Reply
@@ -99,6 +99,18 @@ class LedgerRow(NamedTuple):
     attempts: int | None = None
     outcome: str | None = None
     note: str | None = None
+
+
+class EndRow(NamedTuple):
+    """What the ledger's row about the end of a recipient says; all else in it is empty."""
+
+    message: int
+    number: int
+    at: float
+    state: int
+    attempts: int
+    outcome: str | None  # as text
+    note: str
 
 
 ROWS: dict[str, type[NamedTuple]] = {
@@ -345,27 +357,6 @@ def accept_rows(
         ledger,
         value,
     )
-
-
-def end_row(settlement: Settlement, now: float, outcome: str | None) -> LedgerRow:
-    """The ledger's row about the end of a recipient; `outcome` is the settlement's as text."""
-    record = settlement.record
-    return LedgerRow(
-        record.message,
-        record.number,
-        1,
-        now,
-        int(settlement.state),
-        attempts=record.attempts + settlement.attempted,
-        outcome=outcome,
-        note=settlement.note,
-    )
-
-
-def removal_row(message: int, number: int, now: float, attempts: int, note: str) -> LedgerRow:
-    """The same, where the operator has ended it."""
-    removed = int(RecipientState.REMOVED)
-    return LedgerRow(message, number, 1, now, removed, attempts=attempts, note=note)
 
 
 def message_of(row: MessageRow, content: Content, headers: tuple[bytes, ...]) -> Message:

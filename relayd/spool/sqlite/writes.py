@@ -9,7 +9,7 @@ from typing import Any
 from relayd.mail.message import RecipientState, Settlement
 from relayd.spool.sqlite.batch import Batch
 from relayd.spool.sqlite.bridge import Promise
-from relayd.spool.sqlite.rows import NewRows, removal_row
+from relayd.spool.sqlite.rows import EndRow, NewRows
 from relayd.spool.sqlite.search import condition
 from relayd.spool.view import QueueFilter
 
@@ -168,8 +168,9 @@ class OperatorWrite(Write):
         else:
             self._next = self._end_of_step(connection)
         if self._verb == "remove":
+            removed = int(RecipientState.REMOVED)
             for message, number, attempts in found:
-                row = removal_row(message, number, batch.now, attempts, self._note)
+                row = EndRow(message, number, batch.now, removed, attempts, None, self._note)
                 batch.end((message, number), row)
         elif self._verb == "hold":
             connection.executemany(

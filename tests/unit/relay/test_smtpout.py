@@ -20,6 +20,7 @@ from twisted.internet.task import deferLater
 from relayd.mail.delivery import Delivery
 from relayd.mail.nexthop import LMTP, HostPort, NextHop
 from relayd.mail.outcome import Blame, Outcome, failed, postponed
+from relayd.reactor.coroutine import promise
 from relayd.relay import newcomers, pool, smtpout
 from relayd.relay.courier import Hop
 from relayd.relay.dial import IReactor
@@ -95,8 +96,8 @@ class CourierCase(TestCase):
             raise UnresolvedError(self.unresolved)
         return succeed(self.endpoints)
 
-    def deliver(self, delivery: Delivery, hop: Hop = HOP) -> Deferred[tuple[Outcome, ...]]:
-        return Deferred.fromCoroutine(self.courier.deliver(delivery, hop))
+    def deliver(self, delivery: Delivery, hop: Hop = HOP) -> Deferred[Sequence[Outcome]]:
+        return promise(self.courier.deliver(delivery, hop))
 
 
 def a_delivery(
@@ -572,6 +573,22 @@ class Reuse(CourierCase):
         self.assertEqual(self.courier.connections, 1)
         await pause(0.1)
         self.assertEqual(self.courier.connections, 0)
+
+    async def test_one_of_two_that_ends_does_not_hide_the_other(self) -> None:
+        sink = self.sink()
+        first, second = self.deliver(a_delivery()), self.deliver(a_delivery())
+        await first
+        await second
+        self.assertEqual(sink.sessions, 2)
+        kept = self.courier._pool
+        one, other = kept.take(HOP), kept.take(HOP)
+        assert one is not None and other is not None
+        one.quit()
+        kept.give_back(other, HOP)
+        self.assertIs(kept.take(HOP), other)
+        self.assertIsNone(kept.take(HOP))
+        other.quit()
+        self.assertEqual((kept._shelves, kept._shelf_of), ({}, {}))
 
     async def test_not_more_idle_connections_than_allowed(self) -> None:
         self.courier = self.a_courier(limits=RelayLimits(idle_connections=2))
