@@ -102,6 +102,17 @@ class OfClients(Names):
                 self.assertEqual(done.returncode, status, (words, done.stdout, done.stderr))
             relay.stop()
 
+    def test_nobody_is_asked_where_the_administrator_says_so(self) -> None:
+        relay, sink = self.gateway(self.zone(), "accept to @example.com", 2)
+        text = relay.config.read_text()
+        for number, (more, name) in enumerate(
+            (("client-names no\n", "unknown"), ("", "mail.client.example")), 1
+        ):
+            relay.config.write_text(text + more)
+            relay.ctl("reload")
+            self.assertEqual(self.said(relay, "ADDR=192.0.2.7"), 250)
+            self.assertIn(f"({name} [".encode(), sink.wait(number)[-1].content)
+
     def test_nobody_waits_for_a_name_server_that_is_silent(self) -> None:
         relay, _ = self.gateway(
             self.silent(), "reject to no@example.com rdns none\naccept to @example.com"
