@@ -48,13 +48,13 @@ class Names(Scenario):
         self.addCleanup(sink.stop)
         relay = self.relayd(
             f"next-hop out smtp 127.0.0.1:{sink.port}\n{rules}\nroute any via out\n",
+            name=f"relayd-{workers}",
             settings=f"resolver 127.0.0.1:{dns}\n",
             start=False,
         )
-        text = re.sub(
-            r"^listen .*$", r"\g<0> xclient 127.0.0.0/8", relay.config.read_text(), flags=re.M
-        )
-        relay.config.write_text(text.replace("workers 1\n", f"workers {workers}\n"))
+        text = relay.config.read_text().replace("workers 1\n", f"workers {workers}\n")
+        text = re.sub(r"^listen .*$", r"\g<0> xclient 127.0.0.0/8", text, flags=re.MULTILINE)
+        relay.config.write_text(text)
         return relay.start(), sink
 
     def said(self, relay: Relayd, xclient: str, recipient: str = "bob@example.com") -> int:
