@@ -160,15 +160,11 @@ class Balanced(Proxied):
                 client.starttls(context=self.trusting)
                 client.ehlo("client.example")
                 self.assertEqual(rcpt(client), 250, name)
-                self.assertIn(
-                    f"client.example (friend.example [{FRIEND}])", self.stored(relay, client)
-                )
+                self.assertIn(f"client.example (localhost [{FRIEND}])", self.stored(relay, client))
         for name in ("tls-one", "tls-two"):
             with connected(balancer.ports[name], FRIEND, tls=self.trusting) as client:
                 self.assertEqual(rcpt(client), 250, name)
-                self.assertIn(
-                    f"client.example (friend.example [{FRIEND}])", self.stored(relay, client)
-                )
+                self.assertIn(f"client.example (localhost [{FRIEND}])", self.stored(relay, client))
         log = wait_until(
             lambda: (
                 text
