@@ -48,13 +48,13 @@ class Names(Scenario):
         self.addCleanup(sink.stop)
         relay = self.relayd(
             f"next-hop out smtp 127.0.0.1:{sink.port}\n{rules}\nroute any via out\n",
+            name=f"relayd-{workers}",
             settings=f"resolver 127.0.0.1:{dns}\n",
             start=False,
         )
-        text = re.sub(
-            r"^listen .*$", r"\g<0> xclient 127.0.0.0/8", relay.config.read_text(), flags=re.M
-        )
-        relay.config.write_text(text.replace("workers 1\n", f"workers {workers}\n"))
+        text = relay.config.read_text().replace("workers 1\n", f"workers {workers}\n")
+        text = re.sub(r"^listen .*$", r"\g<0> xclient 127.0.0.0/8", text, flags=re.MULTILINE)
+        relay.config.write_text(text)
         return relay.start(), sink
 
     def said(self, relay: Relayd, xclient: str, recipient: str = "bob@example.com") -> int:
@@ -101,6 +101,17 @@ class OfClients(Names):
                 done = relay.ctl("explain", *words, "no@example.com", check=False)
                 self.assertEqual(done.returncode, status, (words, done.stdout, done.stderr))
             relay.stop()
+
+    def test_nobody_is_asked_where_the_administrator_says_so(self) -> None:
+        relay, sink = self.gateway(self.zone(), "accept to @example.com", 2)
+        text = relay.config.read_text()
+        for number, (more, name) in enumerate(
+            (("client-names no\n", "unknown"), ("", "mail.client.example")), 1
+        ):
+            relay.config.write_text(text + more)
+            relay.ctl("reload")
+            self.assertEqual(self.said(relay, "ADDR=192.0.2.7"), 250)
+            self.assertIn(f"({name} [".encode(), sink.wait(number)[-1].content)
 
     def test_nobody_waits_for_a_name_server_that_is_silent(self) -> None:
         relay, _ = self.gateway(

@@ -222,12 +222,14 @@ class ConversionTests(unittest.TestCase):
     def test_a_leaf_gets_another_encoding_and_keeps_its_other_fields(self) -> None:
         data = (
             b"Subject: x\r\nMIME-Version: 1.0\r\nContent-Transfer-Encoding: 8bit\r\n"
-            b"Content-Type: text/plain; charset=utf-8\r\n\r\nGr\xc3\xbc\xc3\x9fe vom Meer \r\n.\r\n"
+            b"Content-Type: text/plain; charset=utf-8\r\n\r\n"
+            b"Gr\xc3\xbc\xc3\x9fe vom weiten Meer \r\n.\r\n"
         )
         self.assertEqual(
             self.same(data),
             b"Subject: x\r\nMIME-Version: 1.0\r\nContent-Transfer-Encoding: quoted-printable\r\n"
-            b"Content-Type: text/plain; charset=utf-8\r\n\r\nGr=C3=BC=C3=9Fe vom Meer=20\r\n.\r\n",
+            b"Content-Type: text/plain; charset=utf-8\r\n\r\n"
+            b"Gr=C3=BC=C3=9Fe vom weiten Meer=20\r\n.\r\n",
         )
 
     def test_the_shorter_encoding_is_taken(self) -> None:
