@@ -136,7 +136,7 @@ class Session(Protocol):
         self._server.receive_data(data)
         if not self._unread:
             self._pump()
-        if self._paused or self._unread or self._server.buffered > HIGH_WATER:
+        if self._paused or self._unread or self._pending or self._next_turn:
             self._regulate()
         # each read has its price; only content may come in gulps, for only that is not held back
         gulp = len(data) >= SIP and self._deadlines.phase is SessionPhase.CONTENT
@@ -269,7 +269,7 @@ class Session(Protocol):
 
     def _answer_all(self) -> None:
         server, reception = self._server, self._reception
-        while self._deadlines.phase is not SessionPhase.CLOSING:
+        while not server.hungry and self._deadlines.phase is not SessionPhase.CLOSING:
             event = server.next_event()
             if event is None:
                 if server.allowance <= 0 and self._turn_goes_on():
@@ -310,7 +310,7 @@ class Session(Protocol):
         self._flush()
         if self._last_reply is not None:
             self._dismiss_at_rest()
-        if server.allowance <= 0 and self._deadlines.phase in _LISTENING:
+        if server.allowance <= 0 and not server.hungry and self._deadlines.phase in _LISTENING:
             self._next_turn = self._service.reactor.callLater(0, self._take_turn)
         if self._heard_out:
             self._end_if_all_is_answered()

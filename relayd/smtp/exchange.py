@@ -61,7 +61,7 @@ class Exchange:
         self._output: list[bytes] = []
         self._asked: Event | None = None  # it needs a verdict
         self._events: deque[Event] = deque()
-        self._hungry = False  # nothing can be done before more input
+        self.hungry = False  # nothing can be done before more input
         self._read: Callable[[], Event | None] = self._read_command  # what comes next
         self._smtputf8 = False  # the open transaction is a SMTPUTF8 one
 
@@ -100,13 +100,13 @@ class Exchange:
         if self.state is SessionState.CLOSED or self.state is SessionState.HANDSHAKE:
             return  # RFC 3207: a byte in the clear behind STARTTLS is an attacker's
         self._input.append(data)
-        self._hungry = False
+        self.hungry = False
 
     def next_event(self) -> Event | None:
         """The next event; None: more input or a verdict is needed first, or all is over."""
         if self._events:
             return self._next_queued()
-        while not self._hungry and self._asked is None and self.state not in _DEAF:
+        while not self.hungry and self._asked is None and self.state not in _DEAF:
             if self.allowance <= 0:
                 return None
             self.allowance -= 1
@@ -137,7 +137,7 @@ class Exchange:
     def fail(self, reply: Reply) -> None:
         """Close the session with an unsolicited 421 (timeout, shutdown), whatever it is at."""
         if self.state is not SessionState.CLOSED:
-            self._write(reply)
+            self._reply(reply)
             self._close()
             self._events.clear()
 
@@ -146,19 +146,16 @@ class Exchange:
     def _read_command(self) -> Event | None:
         raise NotImplementedError
 
-    def _write(self, reply: Reply) -> Reply:
+    def _reply(self, reply: Reply, command: Command | None = None) -> Reply:
         """Say it; or what refused too often hears instead, which is returned."""
         if reply.code >= 400:
             reply = self._weighed(reply)
         self._output.append(replies.encode(reply, smtputf8=self._smtputf8))
         if reply.code == 421:
             self._close()
-        return reply
-
-    def _reply(self, reply: Reply, command: Command) -> None:
-        self._write(reply)
-        if self.state is not SessionState.CLOSED:
+        elif command is not None:
             self.state = MOVES.get((self.state, command, reply.code // 100), self.state)
+        return reply
 
     def _close(self) -> None:
         self.state = SessionState.CLOSED
