@@ -89,14 +89,15 @@ class Session(Protocol):
         self._policy = policy
         self._server = service.make_server(policy)
         self._reception = reception_of(service.intake, client, policy)
-        self._deadlines = SessionDeadlines(service.reactor, lambda: service.deadlines, self._late)
+        self._deadlines = SessionDeadlines(service, self._late)
         self._server.origin = policy.origin
-        login = policy.login
-        self._login = None if login is None else Authentication(login, client.address)
-        self._offer_login()
-        xclient = policy.xclient(client.address)
-        if xclient:
-            self._server.offer = replace(self._server.offer, xclient=xclient)
+        self._login: Authentication | None = None
+        if policy.login is not None:
+            self._login = Authentication(policy.login, client.address)
+            self._offer_login(self._login)
+        if policy.xclient is not None:
+            offered = policy.xclient(client.address)
+            self._server.offer = replace(self._server.offer, xclient=offered)
         self._end = "lost"  # how the session will have ended, for the log
         self._last_reply: Reply | None = None  # a 421 to be said after the commit
         self._pending: Pending[Any] | None = None  # the verdict that input waits for
@@ -182,7 +183,7 @@ class Session(Protocol):
         self._reception.secured(*tls.describe(self.transport.getHandle()))
         if self._login is not None:
             self._login.secured(channel_bindings(self.transport.getHandle()))
-            self._offer_login()
+            self._offer_login(self._login)
         self._deadlines.enter(SessionPhase.COMMAND)
         if self._policy.implicit:
             self._greet(tls.early(self.transport.getHandle()))
@@ -465,13 +466,10 @@ class Session(Protocol):
         self._failed(failure.value)
         self.abort()
 
-    def _offer_login(self) -> None:
-        if self._login is not None:
-            self._server.offer = replace(
-                self._server.offer,
-                auth=self._login.mechanisms,
-                auth_in_clear=self._login.in_clear,
-            )
+    def _offer_login(self, login: Authentication) -> None:
+        self._server.offer = replace(
+            self._server.offer, auth=login.mechanisms, auth_in_clear=login.in_clear
+        )
 
     def _log_in(self, event: Auth | AuthResponse) -> Reply | Pending[Said]:
         login = self._login

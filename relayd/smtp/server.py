@@ -221,7 +221,8 @@ class SmtpServer(Receiving):
         return Rcpt(path, params)
 
     def _data(self, argument: bytes) -> Event:
-        _require_no_argument(argument)
+        if argument:
+            _require_blank(argument)
         self._require(Command.DATA)
         self._content = IncomingContent(self.offer.size, self.limits.normalise)
         return Data(bdat=False)
@@ -250,7 +251,8 @@ class SmtpServer(Receiving):
         return None
 
     def _rset(self, argument: bytes) -> Event:
-        _require_no_argument(argument)
+        if argument:
+            _require_blank(argument)
         self._idled()
         self._reset_transaction()
         self.doubted = None
@@ -273,8 +275,9 @@ class SmtpServer(Receiving):
         return Vrfy(text)
 
     def _quit(self, argument: bytes) -> Event:
-        _require_no_argument(argument)
-        self._reply(Reply.of(221, "2.0.0", f"{self.hostname} closing connection"))
+        if argument:
+            _require_blank(argument)
+        self._reply(Reply(221, 0, 0, (f"{self.hostname} closing connection",)))
         self._close()
         return Quit()
 
@@ -289,7 +292,7 @@ class SmtpServer(Receiving):
             raise RemoteProtocolError(replies.TLS_BEFORE_XCLIENT)
         if not self.offer.starttls or self.tls:
             raise RemoteProtocolError(replies.NOT_IMPLEMENTED)
-        _require_no_argument(argument)
+        _require_blank(argument)
         self._require(Command.STARTTLS)
         return StartTls()
 
@@ -336,7 +339,7 @@ class SmtpServer(Receiving):
         return AuthResponse(response)
 
 
-def _require_no_argument(argument: bytes) -> None:
+def _require_blank(argument: bytes) -> None:
     if argument.strip(b" "):
         raise RemoteProtocolError(replies.NO_ARGUMENT)
 

@@ -335,7 +335,9 @@ def accept_rows(
         | (IN_FILE if data is None else 0)
     )
     row = (ident, now, sender, size, submission.header_size, flags, facts, parity)
-    headers = [(ident, n, section) for n, section in enumerate(submission.headers, 1)]
+    headers: list[Row] = []
+    if submission.headers:
+        headers = [(ident, n, section) for n, section in enumerate(submission.headers, 1)]
     return NewRows(
         ident,
         MessageRow(*row, _parity(row)),
