@@ -42,9 +42,9 @@ def _nobody() -> None:
 class SessionDeadlines:
     """Watches one session. A deadline belongs to the phase, not to the last octet.
 
-    `late` is called when a phase has lasted too long. The
-    timer is most often too early, because the session has moved on since it was set: setting it
-    anew each time would cost more than to look once in vain.
+    `late` is called when a phase has lasted too long. The timer is most often too early, because
+    the session has moved on since it was set: setting it anew each time would cost more than to
+    look once in vain.
     """
 
     def __init__(self, watch: Watch, late: Callable[[], None]) -> None:

@@ -98,7 +98,7 @@ class ReceivedTransaction:
         found: dict[tuple[object, ...], int] = {}
         recipients: list[Recipient] = []
         states: list[RecipientState] = []
-        headers = _Headers(facts, edit_header)
+        headers = _Headers(facts, edit_header) if self.edits_header else None
         for named, addressee in self.addressees.items():
             state = _STATE[addressee.plan.verdict]
             for destination in addressee.plan.destinations or (_nowhere(addressee),):
@@ -122,7 +122,7 @@ class ReceivedTransaction:
             header_size=facts.header_size,
             eight_bit=facts.eight_bit,
             utf8_header=facts.utf8_header,
-            headers=tuple(headers.sections),
+            headers=() if headers is None else tuple(headers.sections),
             state=states[0] if alike else RecipientState.QUEUED,
             states=() if alike else tuple(states),
             trail=self._trail(),
@@ -164,7 +164,7 @@ class _Headers:
 
 
 def _recipient(
-    addressee: Addressee, destination: Destination, headers: _Headers, *, moved: bool
+    addressee: Addressee, destination: Destination, headers: _Headers | None, *, moved: bool
 ) -> Recipient:
     orcpt = addressee.orcpt
     if moved and not orcpt:
@@ -178,7 +178,7 @@ def _recipient(
         destination.reverse_path,
         orcpt,
         addressee.notify,
-        headers.number(destination.header_rules) if destination.header_rules else 0,
+        0 if headers is None else headers.number(destination.header_rules),
     )
 
 
