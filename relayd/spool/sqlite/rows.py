@@ -67,6 +67,53 @@ class RecipientRow(NamedTuple):
     outcome: str | None
 
 
+class NewRecipientRow(NamedTuple):
+    """What is not the same in all recipients that are new."""
+
+    message: int
+    number: int
+    destination: str
+    mailbox: str
+    original: str | None
+    next_hop: str
+    sender: str | None
+    orcpt: str
+    notify: str
+    header: int
+    parity: int
+    state: int
+    next_attempt: float
+
+
+class AcceptedRow(NamedTuple):
+    """What the ledger's row about a recipient's acceptance says; all else in it is empty."""
+
+    message: int
+    number: int
+    at: float
+    state: int
+    mailbox: str
+    original: str | None
+    next_hop: str
+    note: str | None
+
+
+class FirstAcceptedRow(NamedTuple):
+    """The same of recipient 0, whose row tells of the message too."""
+
+    message: int
+    number: int
+    at: float
+    state: int
+    mailbox: str
+    original: str | None
+    next_hop: str
+    note: str | None
+    size: int
+    sender: str
+    facts: str
+
+
 class ContentRow(NamedTuple):
     """Content that is in no file."""
 
@@ -147,9 +194,11 @@ class NewRows(NamedTuple):
     ident: int
     message: MessageRow | None  # None: the ledger alone hears of it
     content: Row | None
-    recipients: list[RecipientRow]
+    recipients: list[NewRecipientRow]
     headers: list[Row]
-    ledger: list[LedgerRow]
+    first: FirstAcceptedRow
+    further: list[AcceptedRow]
+    ended: list[LedgerRow]  # of those who end at once
     value: Accepted
 
 
@@ -247,9 +296,6 @@ def _parity(fixed: Row) -> int:
     return crc32(repr(fixed).encode("utf-8", "surrogatepass"))
 
 
-_OF_RECIPIENT_0 = (None, None, None)  # size, sender and facts stand there
-
-
 def accept_rows(
     ident: int,
     now: float,
@@ -273,10 +319,10 @@ def accept_rows(
     )
     facts = facts_text(submission)
     sender = raw_path(submission.envelope.reverse_path)
-    about: tuple[int | None, str | None, str | None] = (size, sender, facts)
     records = []
-    recipients: list[RecipientRow] = []
-    ledger: list[LedgerRow] = []
+    recipients: list[NewRecipientRow] = []
+    accepted: list[AcceptedRow] = []
+    ended: list[LedgerRow] = []
     states = submission.states or (submission.state,) * len(submission.recipients)
     for number, recipient in enumerate(submission.recipients):
         state = states[number]
@@ -292,26 +338,12 @@ def accept_rows(
             path = raw_path(recipient.reverse_path)
             if path == sender:
                 path = None
-        ledger.append(
-            LedgerRow(
-                ident,
-                number,
-                0,
-                now,
-                stored,
-                mailbox,
-                original,
-                recipient.next_hop,
-                *about,
-                None,
-                None,
-                path,
-            )
+        accepted.append(
+            AcceptedRow(ident, number, now, stored, mailbox, original, recipient.next_hop, path)
         )
-        about = _OF_RECIPIENT_0
         records.append(Record(ident, number, recipient, state, 0, now))
         if not state.waiting:
-            ledger.append(LedgerRow(ident, number, 1, now, stored, attempts=0, note=""))
+            ended.append(LedgerRow(ident, number, 1, now, stored, attempts=0, note=""))
             continue
         fixed = (
             ident,
@@ -325,10 +357,11 @@ def accept_rows(
             ",".join(sorted(recipient.notify)) if recipient.notify else "",
             recipient.header,
         )
-        recipients.append(RecipientRow(*fixed, _parity(fixed), stored, 0, now, 0, None, None))
-    value = (message, tuple(records))
+        recipients.append(NewRecipientRow(*fixed, _parity(fixed), stored, now))
+    first = FirstAcceptedRow(*accepted[0], size, sender, facts)
+    told = (first, accepted[1:], ended, (message, tuple(records)))
     if not recipients:
-        return NewRows(ident, None, None, [], [], ledger, value)
+        return NewRows(ident, None, None, [], [], *told)
     flags = (
         (EIGHT_BIT if submission.eight_bit else 0)
         | (UTF8_HEADER if submission.utf8_header else 0)
@@ -344,8 +377,7 @@ def accept_rows(
         None if data is None else (ident, data),
         recipients,
         headers,
-        ledger,
-        value,
+        *told,
     )
 
 
