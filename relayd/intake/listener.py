@@ -108,6 +108,8 @@ class IntakeService(Service):
             self.privilegedStartService()
         super().startService()  # type: ignore[no-untyped-call]  # Twisted's own
         for listening, address in zip(self._sockets, self._addresses, strict=True):
+            # replies are small, and waited for; a connection has it from whom it comes by
+            listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             factory = SessionFactory(self.service, str(address))
             self._ports.append(
                 self._reactor.adoptStreamPort(

@@ -53,6 +53,7 @@ class _Admission(NamedTuple):
     matched: bool = True  # some rule said it
 
 
+_OUT = (Verdict.REFUSE, Verdict.DISCARD)
 _ACCEPTED = _Admission(Verdict.ACCEPT)
 _HELD = _Admission(Verdict.HOLD)
 _DENIED = _Admission(Verdict.REFUSE, DENIED, matched=False)
@@ -150,7 +151,7 @@ def _decide(
         admitted = _unwrap(ruleset, srs, facts.now, admission, view, trail)
     elif admission is not None:
         admitted = _admit(ruleset, admission.candidates(view), view, trail, _DENIED)
-    if admitted.verdict in (Verdict.REFUSE, Verdict.DISCARD):
+    if admitted.verdict in _OUT:
         return Plan(admitted.verdict, admitted.reply, (), tuple(trail), admitted.matched)
     header_rules = _rewrite(ruleset, view, trail)
     original = view.recipient

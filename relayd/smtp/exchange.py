@@ -32,7 +32,8 @@ _TOO_MANY = 3  # recipients: the client's doing; RFC 5321 section 4.5.3.1.10 let
 _POLICY = 7  # of an enhanced status code (RFC 3463 section 3.8): a 4.7.x is no trouble of ours
 _NO_END = 1 << 62
 
-_DEAF = frozenset({SessionState.NEW, SessionState.HANDSHAKE, SessionState.CLOSED})
+_SHUT = frozenset({SessionState.HANDSHAKE, SessionState.CLOSED})
+_DEAF = _SHUT | {SessionState.NEW}
 
 
 def _nothing() -> None:
@@ -97,7 +98,7 @@ class Exchange:
 
     def receive_data(self, data: bytes) -> None:
         """Take in what the client sent."""
-        if self.state is SessionState.CLOSED or self.state is SessionState.HANDSHAKE:
+        if self.state in _SHUT:
             return  # RFC 3207: a byte in the clear behind STARTTLS is an attacker's
         self._input.append(data)
         self.hungry = False
