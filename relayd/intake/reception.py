@@ -391,7 +391,8 @@ class Reception:
             transaction.full = _TOO_MANY
             return self._refuse(rcpt_text(mailbox), _TOO_MANY, f"{total} final recipients")
         held = max(total, recipients + 1)  # what is thrown away has no destination
-        if held > _FREE_RECIPIENTS and not self._hold_recipients(held):
+        much = held > _FREE_RECIPIENTS and held * _RECIPIENT > self._held_recipients
+        if much and not self._hold_recipients(held):
             transaction.full = _NO_MEMORY
             return self._refuse(rcpt_text(mailbox), _NO_MEMORY)
         transaction.add(named, Addressee(mailbox, params.orcpt, notify, plan))
