@@ -170,7 +170,6 @@ _OUTCOME = ("remote_mta", "remote_address", "blame.value", "passed_on", "tls", "
 
 _envelope_values = attrgetter(*_ENVELOPE)
 client_values = attrgetter(*_CLIENT)
-_step_values = attrgetter(*_STEP)
 _reply_values = attrgetter(*_REPLY)
 _outcome_values = attrgetter(*_OUTCOME)
 
@@ -232,7 +231,7 @@ def facts_text(submission: Submission) -> str:
             _envelope_values(submission.envelope),
             client_values(submission.client),
             submission.rules,
-            list(map(_step_values, submission.trail)),
+            submission.trail,
         )
     )
 
