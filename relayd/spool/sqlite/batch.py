@@ -9,15 +9,14 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 from itertools import chain
-from typing import NamedTuple
 
 from relayd.mail.message import Settlement
 from relayd.spool.sqlite.rows import (
+    ACCEPTED,
+    FIRST_ACCEPTED,
+    NEW_RECIPIENT,
     ROWS,
-    AcceptedRow,
-    FirstAcceptedRow,
     LedgerRow,
-    NewRecipientRow,
     NewRows,
     Row,
     columns,
@@ -58,11 +57,11 @@ def _insertion(table: str) -> RunStatement:
     return RunStatement(text, len(ROWS[table]._fields))
 
 
-def _part(table: str, row: type[NamedTuple], alike: str, values: str) -> RunStatement:
-    """Rows of which the rest is empty, but for what is alike in all."""
-    text = f"""INSERT INTO {table}({", ".join(row._fields)}, {alike})
+def _part(table: str, given: Sequence[str], alike: str, values: str) -> RunStatement:
+    """Rows of which only so much is given; the rest is alike in all, or empty."""
+    text = f"""INSERT INTO {table}({", ".join(given)}, {alike})
     SELECT v.*, {values} FROM (VALUES {{}}) AS v"""
-    return RunStatement(text, len(row._fields))
+    return RunStatement(text, len(given))
 
 
 _MESSAGE = _insertion("message")
@@ -70,9 +69,9 @@ _CONTENT = _insertion("content")
 _HEADER = _insertion("header")
 _LEDGER = _insertion("ledger")
 # a value costs as much to hand over as to store, and to say that there is none costs more
-_RECIPIENT = _part("recipient", NewRecipientRow, "attempts, warned", "0, 0")
-_FIRST = _part("ledger", FirstAcceptedRow, "ended", "0")
-_FURTHER = _part("ledger", AcceptedRow, "ended", "0")
+_RECIPIENT = _part("recipient", NEW_RECIPIENT, "attempts, warned", "0, 0")
+_FIRST = _part("ledger", FIRST_ACCEPTED, "ended", "0")
+_FURTHER = _part("ledger", ACCEPTED, "ended", "0")
 
 # A postponement leaves an operator's hold alone; HELD itself holds.
 _POSTPONE = """

@@ -67,53 +67,6 @@ class RecipientRow(NamedTuple):
     outcome: str | None
 
 
-class NewRecipientRow(NamedTuple):
-    """What is not the same in all recipients that are new."""
-
-    message: int
-    number: int
-    destination: str
-    mailbox: str
-    original: str | None
-    next_hop: str
-    sender: str | None
-    orcpt: str
-    notify: str
-    header: int
-    parity: int
-    state: int
-    next_attempt: float
-
-
-class AcceptedRow(NamedTuple):
-    """What the ledger's row about a recipient's acceptance says; all else in it is empty."""
-
-    message: int
-    number: int
-    at: float
-    state: int
-    mailbox: str
-    original: str | None
-    next_hop: str
-    note: str | None
-
-
-class FirstAcceptedRow(NamedTuple):
-    """The same of recipient 0, whose row tells of the message too."""
-
-    message: int
-    number: int
-    at: float
-    state: int
-    mailbox: str
-    original: str | None
-    next_hop: str
-    note: str | None
-    size: int
-    sender: str
-    facts: str
-
-
 class ContentRow(NamedTuple):
     """Content that is in no file."""
 
@@ -160,6 +113,12 @@ ROWS: dict[str, type[NamedTuple]] = {
 _MESSAGE_FIXED = MessageRow._fields.index("parity")  # columns that parity is over
 _RECIPIENT_FIXED = RecipientRow._fields.index("parity")
 
+# What is written of a recipient when it is accepted: neither what is the same in all that are new,
+# nor what is empty.
+NEW_RECIPIENT = (*RecipientRow._fields[: _RECIPIENT_FIXED + 1], "state", "next_attempt")
+ACCEPTED = ("message", "number", "at", "state", "mailbox", "original", "next_hop", "note")
+FIRST_ACCEPTED = (*ACCEPTED, "size", "sender", "facts")  # recipient 0's tells of the message too
+
 # Fields in the order in which JSON has them. What is added goes to the end: what was stored
 # before lacks it, and gets the default.
 _ENVELOPE = ("body", "smtputf8", "ret", "envid", "require_tls")
@@ -193,11 +152,11 @@ class NewRows(NamedTuple):
     ident: int
     message: MessageRow | None  # None: the ledger alone hears of it
     content: Row | None
-    recipients: list[NewRecipientRow]
+    recipients: list[Row]  # NEW_RECIPIENT
     headers: list[Row]
-    first: FirstAcceptedRow
-    further: list[AcceptedRow]
-    ended: list[LedgerRow]  # of those who end at once
+    first: Row  # of the ledger: FIRST_ACCEPTED
+    further: list[Row]  # ... ACCEPTED
+    ended: list[LedgerRow]  # ... of those who end at once
     value: Accepted
 
 
@@ -319,8 +278,8 @@ def accept_rows(
     facts = facts_text(submission)
     sender = raw_path(submission.envelope.reverse_path)
     records = []
-    recipients: list[NewRecipientRow] = []
-    accepted: list[AcceptedRow] = []
+    recipients: list[Row] = []
+    accepted: list[Row] = []
     ended: list[LedgerRow] = []
     states = submission.states or (submission.state,) * len(submission.recipients)
     for number, recipient in enumerate(submission.recipients):
@@ -337,9 +296,7 @@ def accept_rows(
             path = raw_path(recipient.reverse_path)
             if path == sender:
                 path = None
-        accepted.append(
-            AcceptedRow(ident, number, now, stored, mailbox, original, recipient.next_hop, path)
-        )
+        accepted.append((ident, number, now, stored, mailbox, original, recipient.next_hop, path))
         records.append(Record(ident, number, recipient, state, 0, now))
         if not state.waiting:
             ended.append(LedgerRow(ident, number, 1, now, stored, attempts=0, note=""))
@@ -356,8 +313,8 @@ def accept_rows(
             ",".join(sorted(recipient.notify)) if recipient.notify else "",
             recipient.header,
         )
-        recipients.append(NewRecipientRow(*fixed, _parity(fixed), stored, now))
-    first = FirstAcceptedRow(*accepted[0], size, sender, facts)
+        recipients.append((*fixed, _parity(fixed), stored, now))
+    first = (*accepted[0], size, sender, facts)
     told = (first, accepted[1:], ended, (message, tuple(records)))
     if not recipients:
         return NewRows(ident, None, None, [], [], *told)
