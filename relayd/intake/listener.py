@@ -105,6 +105,8 @@ class IntakeService(Service):
             if not listens(listening):
                 continue
             self._late.remove((listening, address))
+            # replies are small, and waited for; a connection has it from whom it comes by
+            listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             factory = SessionFactory(self.service, str(address))
             opened.append(
                 self._reactor.adoptStreamPort(

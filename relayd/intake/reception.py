@@ -16,7 +16,13 @@ from relayd.intake.pending import Pending
 from relayd.intake.policy import RELAY, ListenerPolicy
 from relayd.intake.submission import Completion, completed
 from relayd.intake.trace import LoopLimits, TraceField, loop, protocol_keyword
-from relayd.intake.transaction import Addressee, ContentFacts, ReceivedTransaction, merge_notify
+from relayd.intake.transaction import (
+    Addressee,
+    ContentFacts,
+    ReceivedTransaction,
+    identity,
+    merge_notify,
+)
 from relayd.login.guesses import Guesses
 from relayd.mail.address import Mailbox, ReversePath, path_text
 from relayd.mail.client import Client
@@ -429,11 +435,12 @@ class Reception:
             return Reply.of(503, "5.5.1", "MAIL first")
         mailbox, params = event.path, event.params
         notify = self._wishes.notify(params.notify) if params.notify else params.notify
-        known = transaction.known(mailbox)
+        named = identity(mailbox)
+        known = transaction.addressees.get(named)
         if known is not None:
             known.notify = merge_notify(known.notify, notify)
             return known.plan.reply
-        recipients = transaction.recipients
+        recipients = len(transaction.addressees)
         if recipients >= limits.recipients:
             transaction.full = _TOO_MANY
         if transaction.full is not None:  # to decide again what cannot be taken would be dear
@@ -445,10 +452,10 @@ class Reception:
         plan = self._intake.decide(
             self._ruleset,
             Facts(
-                client=transaction.client,
-                sender=transaction.envelope.reverse_path,
-                recipient=mailbox,
-                now=transaction.started,
+                transaction.client,
+                transaction.envelope.reverse_path,
+                mailbox,
+                transaction.started,
             ),
         )
         if plan.verdict is Verdict.REFUSE:
@@ -462,10 +469,11 @@ class Reception:
             transaction.full = _TOO_MANY
             return self._refuse(rcpt_text(mailbox), _TOO_MANY, f"{total} final recipients")
         held = max(total, recipients + 1)  # what is thrown away has no destination
-        if held > _FREE_RECIPIENTS and not self._hold_recipients(held):
+        much = held > _FREE_RECIPIENTS and held * _RECIPIENT > self._held_recipients
+        if much and not self._hold_recipients(held):
             transaction.full = _NO_MEMORY
             return self._refuse(rcpt_text(mailbox), _NO_MEMORY)
-        transaction.add(Addressee(mailbox, params.orcpt, notify, plan))
+        transaction.add(named, Addressee(mailbox, params.orcpt, notify, plan))
         return plan.reply
 
     def _data(self, event: events.Data) -> Reply | Pending[Any]:

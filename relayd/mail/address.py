@@ -160,7 +160,7 @@ class Mailbox:
     def ascii(self) -> str:
         """The address with its domain in A-labels, for a peer without SMTPUTF8."""
         local = _local_text(self.local)
-        return f"{local}@{self.domain_key}" if self.domain else local
+        return f"{local}@{fold_domain(self.domain)}" if self.domain else local
 
     def __str__(self) -> str:
         local = _local_text(self.local)

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.tcp import Connection
+from twisted.python.failure import Failure
 from zope.interface import alsoProvides
 
+_DONE = Failure(ConnectionDone())  # type: ignore[no-untyped-call]  # Twisted's own
 _LARGE = 32768  # octets that wait for nobody
 
 
@@ -87,6 +90,22 @@ class Wire:
         if self._held:
             held, self._held = self._held, b""
             self.write(held, last=True)
+
+    def close(self) -> bool:
+        """Close when all is sent; whether it is, and so nobody need be waited for.
+
+        Twisted would watch the socket until it takes what is not there, and send nothing.
+        """
+        transport = self._transport
+        self.flush()
+        waits = self.secure or not self.at_once
+        if waits or transport.disconnecting or not transport.connected:
+            transport.loseConnection()
+            return False
+        transport.stopReading()
+        transport.disconnecting = True
+        transport.reactor.callLater(0, transport.connectionLost, _DONE)
+        return True
 
     def close_below(self) -> None:
         """Close what is below TLS, too: a peer that sends no more says no goodbye to wait for."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 import resource
 import signal
@@ -341,6 +342,7 @@ class Relayd(MultiService):
         signal.signal(signal.SIGHUP, self._hang_up)
         self._watch.start()
         self._notices.ready("serving")
+        gc.freeze()  # as in relayd.service.worker
 
     def stopService(self) -> Deferred[None]:
         """Everything ends in good order; fires when it has."""

@@ -309,15 +309,8 @@ class Gateway(Service):
         return self._configuration.settings.ruleset.wants_certificate
 
     def _make_server(self, policy: ListenerPolicy) -> SmtpServer:
-        settings = self._configuration.settings
-        rules = SessionRules(
-            line=settings.command_length,
-            recipients=settings.recipients,
-            errors=settings.errors_per_session,
-            normalise=settings.bare_newlines == "normalise",
-        )
-        offer = Offer(size=settings.message_size, starttls=policy.starttls, require_tls=True)
-        return SmtpServer(settings.hostname, rules, offer)
+        offer = self._offers[policy.starttls]
+        return SmtpServer(self._service.hostname, self._session_rules, offer)
 
     # what is in force
 
@@ -333,6 +326,16 @@ class Gateway(Service):
         )
 
     def _limit_sessions(self, now: Settings) -> None:
+        self._session_rules = SessionRules(
+            line=now.command_length,
+            recipients=now.recipients,
+            errors=now.errors_per_session,
+            normalise=now.bare_newlines == "normalise",
+        )
+        self._offers = {
+            starttls: Offer(size=now.message_size, starttls=starttls, require_tls=True)
+            for starttls in (False, True)
+        }
         self._service.admission.limits = limits.session_limits(now, self._workers)
         self._service.normal = limits.deadlines(now)
         self._service.tighten()  # who is here already: his time may be shorter now

@@ -41,13 +41,13 @@ class ListenerPolicies:
         return {str(each): self._policy(each, settings) for each in settings.listeners}
 
     def _policy(self, listener: Listener, settings: Settings) -> ListenerPolicy:
-        balancers, tls = listener.peers(PROXY), listener.option("tls")
+        tls = listener.option("tls")
         served = self._certificates(str(listener))
         submission, table = bool(listener.option(SUBMISSION)), listener.option(AUTH)
         return ListenerPolicy(
             tls=served if tls != "none" else None,
             implicit=tls == IMPLICIT,
-            balancer=lambda address: balancers.hold(address, self._tables()),
+            balancer=self._balancer(listener),
             xclient=self._xclient(listener),
             strict=bool(listener.option(STRICT)),
             submission=submission,
@@ -56,8 +56,16 @@ class ListenerPolicies:
             login=self._login(listener, in_clear=settings.auth_without_tls) if table else None,
         )
 
-    def _xclient(self, listener: Listener) -> Callable[[str], tuple[str, ...]]:
+    def _balancer(self, listener: Listener) -> Callable[[str], bool] | None:
+        peers = listener.peers(PROXY)
+        if not peers.patterns:
+            return None
+        return lambda address: peers.hold(address, self._tables())
+
+    def _xclient(self, listener: Listener) -> Callable[[str], tuple[str, ...]] | None:
         peers = listener.peers(XCLIENT)
+        if not peers.patterns:
+            return None
         offered = (*ATTRIBUTES, LOGIN) if listener.option(XCLIENT_LOGIN) else ATTRIBUTES
 
         def xclient(address: str) -> tuple[str, ...]:

@@ -63,12 +63,8 @@ def mail_keywords(offer: Offer, tls: bool, strict: bool = False) -> frozenset[st
     return frozenset(keyword for keyword, wanted in offered.items() if wanted)
 
 
-def rcpt_keywords(offer: Offer) -> frozenset[str]:
-    """Parameters that RCPT accepts under this offer; any other is 555."""
-    return _DSN_RCPT if offer.dsn else frozenset()
-
-
-_DSN_RCPT = frozenset({"NOTIFY", "ORCPT"})
+DSN_RCPT = frozenset({"NOTIFY", "ORCPT"})
+"""Parameters that RCPT accepts where DSN is offered; any other is 555."""
 
 
 class Extensions:

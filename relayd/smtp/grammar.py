@@ -194,7 +194,7 @@ def _path(text: str, status: str, usage: str) -> tuple[Mailbox, str]:
         raise _bad(status, f"Bad address: {error}") from None
     if not rest:
         raise _bad("5.5.4", f"Syntax: {usage}, closing angle bracket missing")
-    return mailbox, _behind(rest[1:], usage)
+    return mailbox, rest[1:] and _behind(rest[1:], usage)
 
 
 def _behind(rest: str, usage: str) -> str:

@@ -26,7 +26,7 @@ from relayd.smtp.events import (
     XClient,
 )
 from relayd.smtp.exchange import ServerLimits, out_of_order
-from relayd.smtp.extensions import Offer, ehlo_lines, mail_keywords, rcpt_keywords
+from relayd.smtp.extensions import DSN_RCPT, Offer, ehlo_lines, mail_keywords
 from relayd.smtp.framing import LineTooLong, TornLine
 from relayd.smtp.grammar import RemoteProtocolError
 from relayd.smtp.receiving import Receiving
@@ -82,7 +82,7 @@ class SmtpServer(Receiving):
                 self.doubted = None
             self._reply(reply, Command.MAIL)
         elif type(event) is Vrfy:
-            self._write(reply)
+            self._reply(reply)
         elif type(event) is StartTls:
             self._reply(reply, Command.STARTTLS)
             if self.state is SessionState.HANDSHAKE:
@@ -123,6 +123,7 @@ class SmtpServer(Receiving):
         lines = ehlo_lines(self.offer, self.tls) if event.esmtp else ()
         if self.state in IN_TRANSACTION:
             self._events.append(Rset())
+            self.hungry = False
         self._reset_transaction()
         self.doubted = None
         self._reply(Reply.bare(250, first, *lines), Command.HELO)
@@ -148,9 +149,9 @@ class SmtpServer(Receiving):
         except TornLine as error:
             return self._refuse_torn(error)
         if line is None:
-            self._hungry = True
+            self.hungry = True
             return None
-        self._hungry = self._input.at == len(self._input.data)
+        self.hungry = self._input.at == len(self._input.data)
         verb, _, argument = line.partition(b" ")
         read = _COMMANDS.get(verb) or _COMMANDS.get(verb.upper(), SmtpServer._unknown)
         if b"\r" in line or b"\0" in line:
@@ -202,7 +203,7 @@ class SmtpServer(Receiving):
             reply = Reply(reply.code, reply.subject, reply.detail, ("Command refused",))
         if verb in _TURNING:
             self._doubt(_TURNING[verb])
-        return Refused(shown, self._write(reply))
+        return Refused(shown, self._reply(reply))
 
     def _shown(self, verb: bytes, line: bytes, reply: Reply) -> str:
         """What the log may show of a refused command: never a password, nor a line of mail."""
@@ -244,15 +245,15 @@ class SmtpServer(Receiving):
         self._require(Command.RCPT)
         if self.strict:
             grammar.require_letter(argument)
-        path, params = grammar.parse_rcpt(
-            argument, rcpt_keywords(self.offer), self._smtputf8, self.origin
-        )
+        keywords = DSN_RCPT if self.offer.dsn else ()
+        path, params = grammar.parse_rcpt(argument, keywords, self._smtputf8, self.origin)
         if self._recipients >= self.limits.recipients:
             raise RemoteProtocolError(replies.TOO_MANY_RECIPIENTS)
         return Rcpt(path, params)
 
     def _data(self, argument: bytes) -> Event:
-        _require_no_argument(argument)
+        if argument:
+            _require_blank(argument)
         self._require(Command.DATA)
         self._content = IncomingContent(self.offer.size, self.limits.normalise)
         return Data(bdat=False)
@@ -268,7 +269,7 @@ class SmtpServer(Receiving):
         self._bdat_size = self._octets
         self._swallow = None
         self._read = self._read_octets
-        self._hungry = False  # there may be none
+        self.hungry = False  # there may be none
         if not self.offer.chunking:
             self._swallow = self._counted(replies.NOT_IMPLEMENTED)
         elif self.state is SessionState.ADDRESSED:
@@ -281,7 +282,8 @@ class SmtpServer(Receiving):
         return None
 
     def _rset(self, argument: bytes) -> Event:
-        _require_no_argument(argument)
+        if argument:
+            _require_blank(argument)
         self._idled()
         self._reset_transaction()
         self.doubted = None
@@ -290,11 +292,11 @@ class SmtpServer(Receiving):
 
     def _noop(self, argument: bytes) -> None:
         self._idled()
-        self._write(replies.OK)
+        self._reply(replies.OK)
 
     def _help(self, argument: bytes) -> None:
         self._idled()
-        self._write(replies.HELP)
+        self._reply(replies.HELP)
 
     def _vrfy(self, argument: bytes) -> Event:
         text = printable(grammar.text_of(argument))
@@ -304,8 +306,9 @@ class SmtpServer(Receiving):
         return Vrfy(text)
 
     def _quit(self, argument: bytes) -> Event:
-        _require_no_argument(argument)
-        self._write(Reply.of(221, "2.0.0", f"{self.hostname} closing connection"))
+        if argument:
+            _require_blank(argument)
+        self._reply(Reply(221, 0, 0, (f"{self.hostname} closing connection",)))
         self._close()
         return Quit()
 
@@ -320,7 +323,7 @@ class SmtpServer(Receiving):
             raise RemoteProtocolError(replies.TLS_BEFORE_XCLIENT)
         if not self.offer.starttls or self.tls:
             raise RemoteProtocolError(replies.NOT_IMPLEMENTED)
-        _require_no_argument(argument)
+        _require_blank(argument)
         self._require(Command.STARTTLS)
         return StartTls()
 
@@ -357,7 +360,7 @@ class SmtpServer(Receiving):
             line = self._input.line(MAX_AUTH_LINE)
             if line is None:
                 self._read = self._read_login
-                self._hungry = True
+                self.hungry = True
                 return None
             response = None if line == b"*" else grammar.parse_base64(line)
         except LineTooLong:
@@ -372,7 +375,7 @@ class SmtpServer(Receiving):
         return self._refuse(b"AUTH ", reply)
 
 
-def _require_no_argument(argument: bytes) -> None:
+def _require_blank(argument: bytes) -> None:
     if argument.strip(b" \t"):
         raise RemoteProtocolError(replies.NO_ARGUMENT)
 

@@ -12,6 +12,9 @@ from itertools import chain
 
 from relayd.mail.message import Settlement
 from relayd.spool.sqlite.rows import (
+    ACCEPTED,
+    FIRST_ACCEPTED,
+    NEW_RECIPIENT,
     ROWS,
     EndRow,
     NewRows,
@@ -55,11 +58,21 @@ def _insertion(table: str) -> RunStatement:
     return RunStatement(text, len(ROWS[table]._fields))
 
 
+def _part(table: str, given: Sequence[str], alike: str, values: str) -> RunStatement:
+    """Rows of which only so much is given; the rest is alike in all, or empty."""
+    text = f"""INSERT INTO {table}({", ".join(given)}, {alike})
+    SELECT v.*, {values} FROM (VALUES {{}}) AS v"""
+    return RunStatement(text, len(given))
+
+
 _MESSAGE = _insertion("message")
 _CONTENT = _insertion("content")
-_RECIPIENT = _insertion("recipient")
 _HEADER = _insertion("header")
 _LEDGER = _insertion("ledger")
+# a value costs as much to hand over as to store, and to say that there is none costs more
+_RECIPIENT = _part("recipient", NEW_RECIPIENT, "attempts, warned", "0, 0")
+_FIRST = _part("ledger", FIRST_ACCEPTED, "ended", "0")
+_FURTHER = _part("ledger", ACCEPTED, "ended", "0")
 
 # A postponement leaves an operator's hold alone; HELD itself holds.
 _POSTPONE = """
@@ -121,6 +134,8 @@ class Batch:
         self._content: list[Row] = []
         self._recipient: list[Row] = []
         self._header: list[Row] = []
+        self._first: list[Row] = []  # ... of the ledger: see relayd.spool.sqlite.rows
+        self._further: list[Row] = []
         self._ledger: list[Row] = []
         self._ends: dict[Key, EndRow] = {}
         self._postponed: dict[Key, Settlement] = {}
@@ -138,7 +153,9 @@ class Batch:
             self._content.append(rows.content)
         self._recipient += rows.recipients
         self._header += rows.headers
-        self._ledger += rows.ledger
+        self._first.append(rows.first)
+        self._further += rows.further
+        self._ledger += rows.ended
 
     def settle(self, settlements: Sequence[Settlement]) -> None:
         """Recipients got an outcome; the first end of each counts."""
@@ -184,7 +201,7 @@ class Batch:
 
     def write(self, connection: sqlite3.Connection) -> None:
         """Everything collected; inside a transaction that the caller began."""
-        if self._ledger:
+        if self._first:
             self._write_accepted(connection)
         if self._postponed:
             self._write_postponed(connection)
@@ -198,8 +215,12 @@ class Batch:
         _RECIPIENT.execute(connection, self._recipient)
         if self._header:
             _HEADER.execute(connection, self._header)
-        _LEDGER.execute(connection, self._ledger)
-        self.ledger_rows += len(self._ledger)
+        _FIRST.execute(connection, self._first)
+        if self._further:
+            _FURTHER.execute(connection, self._further)
+        if self._ledger:
+            _LEDGER.execute(connection, self._ledger)
+        self.ledger_rows += len(self._first) + len(self._further) + len(self._ledger)
 
     def _write_postponed(self, connection: sqlite3.Connection) -> None:
         rows = []

@@ -17,6 +17,7 @@ from relayd.intake import listener, opening
 from relayd.intake.accepting import AcceptBalancer
 from relayd.intake.listener import IntakeService
 from relayd.intake.opening import ListenAddress, ListeningSockets, listening_socket, listens
+from relayd.intake.session import Session
 from relayd.intake.smtpservice import SmtpService
 from relayd.shared.sessioncounts import SessionCounts, shared_session_counts
 from tests.support import TestCase
@@ -87,6 +88,18 @@ class OverLoopback(TestCase):
         await stopped
         self.assertEqual(self.scene.admission.in_all, 0)
         self.assertEqual(self.service.service.sessions, set())
+
+    async def test_replies_wait_for_no_acknowledgement(self) -> None:
+        self.service.startService()
+        talker = await self.connect()
+        await talker.lines(1)
+        (session,) = self.service.service.sessions
+        assert isinstance(session, Session)
+        connection = session.transport.getHandle()
+        assert isinstance(connection, socket.socket)
+        self.assertTrue(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+        await self.service.stopService()
+        await talker.gone
 
     async def test_stopping_does_not_wait_for_ever(self) -> None:
         self.scene.spool.slow = True

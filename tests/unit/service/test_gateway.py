@@ -97,9 +97,6 @@ READ_IN_TIME = {
     "tls-reports",
     "secrets",
     "oauth",
-    "command-length",
-    "errors-per-session",
-    "bare-newlines",
     "internal-destinations",
     "watch",
 }

@@ -18,7 +18,7 @@ from relayd.mail.address import AddressError, Mailbox, fold_domain
 from relayd.mail.client import Client
 from relayd.rules.srs import Scheme, TooLongError
 from relayd.smtp.events import MailParams, RcptParams
-from relayd.smtp.extensions import Extensions, Offer, ehlo_lines, mail_keywords, rcpt_keywords
+from relayd.smtp.extensions import DSN_RCPT, Extensions, Offer, ehlo_lines, mail_keywords
 from relayd.smtp.grammar import (
     RemoteProtocolError,
     parse_auth,
@@ -38,7 +38,6 @@ from relayd.smtp.xtext import (
 from tests.unit.smtp.strategies import BOUNDED
 
 MAIL = mail_keywords(Offer(auth=("PLAIN",), require_tls=True), True)
-RCPT = rcpt_keywords(Offer())
 
 
 class TestMail(unittest.TestCase):
@@ -146,7 +145,7 @@ class TestMail(unittest.TestCase):
     @BOUNDED
     def test_the_letter_takes_what_we_write(self, mailbox: Mailbox) -> None:
         require_letter(f"TO:<{mailbox}>".encode())
-        found, _ = parse_rcpt(f"TO:<{mailbox}>".encode(), RCPT, smtputf8=True)
+        found, _ = parse_rcpt(f"TO:<{mailbox}>".encode(), DSN_RCPT, smtputf8=True)
         self.assertEqual(found, mailbox)
 
     def test_all_parameters(self) -> None:
@@ -170,7 +169,7 @@ class TestMail(unittest.TestCase):
 class TestRcpt(unittest.TestCase):
     def test_postmaster_needs_no_domain(self) -> None:
         self.assertEqual(
-            parse_rcpt(b"TO:<Postmaster> NOTIFY=NEVER", RCPT, False),
+            parse_rcpt(b"TO:<Postmaster> NOTIFY=NEVER", DSN_RCPT, False),
             (Mailbox("Postmaster", ""), RcptParams(frozenset({"NEVER"}))),
         )
 
@@ -183,14 +182,14 @@ class TestRcpt(unittest.TestCase):
             ("rfc822;j+C3+BCrgen@example.org", "rfc822;jürgen@example.org"),
         ):
             line = f"TO:<a@example.org> ORCPT={given_}".encode()
-            self.assertEqual(parse_rcpt(line, RCPT, True)[1].orcpt, orcpt)
+            self.assertEqual(parse_rcpt(line, DSN_RCPT, True)[1].orcpt, orcpt)
 
     @given(st.binary(max_size=80))
     @BOUNDED
     def test_anything_is_read_or_refused(self, octets: bytes) -> None:
         for line in (b"TO:<" + octets, b"TO:<a@b> " + octets, b"TO:<a@b> ORCPT=" + octets):
             try:
-                mailbox, params = parse_rcpt(line, RCPT, True)
+                mailbox, params = parse_rcpt(line, DSN_RCPT, True)
             except RemoteProtocolError as error:
                 self.assertGreaterEqual(error.reply.code, 500)
             else:
@@ -355,4 +354,4 @@ class TestExtensions(unittest.TestCase):
             self.assertIn("AUTH", keywords)  # said without being offered, too, unless it is strict
             self.assertEqual("AUTH" in mail_keywords(offer, tls, strict=True), tls)
             self.assertEqual(read.require_tls, "REQUIRETLS" in keywords)
-            self.assertEqual(read.dsn, bool(rcpt_keywords(offer)))
+            self.assertEqual(read.dsn, offer.dsn)
