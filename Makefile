@@ -15,9 +15,12 @@
 PYTHON ?= python3
 VENV = .venv/bin/python
 JOBS ?= 2
-# clean roots of Debian 12, made once and kept
+# the release of Debian to build for and to try on: 12 or 13
+DEBIAN ?= 12
+export DEBIAN
+# clean roots of it, made once and kept
 CHROOT ?= /var/tmp/relayd-chroot
-DEB ?= build/deb
+DEB ?= build/deb$(if $(filter-out 12,$(DEBIAN)),-$(DEBIAN))
 
 .PHONY: help run test lint types deb deb-test peers bench bench-report profile clean python faults fuzz
 .SILENT:
