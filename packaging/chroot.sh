@@ -119,6 +119,7 @@ inside() {
         root=$1
         shift
         mount -t proc proc "$root/proc"
+        mount -t devpts -o newinstance,ptmxmode=0666 devpts "$root/dev/pts"
         mount -t tmpfs tmpfs "$root/tmp"
         mount -t tmpfs tmpfs "$root/run"
         mkdir "$root/run/lock"

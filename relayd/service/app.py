@@ -18,7 +18,7 @@ from twisted.application.service import IService, MultiService, Service
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.protocol import Factory
-from twisted.logger import ILogObserver, textFileLogObserver
+from twisted.logger import ILogObserver
 from twisted.python import usage
 from twisted.python.components import Componentized
 
@@ -36,7 +36,7 @@ from relayd.ops.control import ControlError, ControlFactory, listen
 from relayd.ops.forward import ForwardedCommands
 from relayd.ops.maillog import LineLog
 from relayd.ops.oauthdesk import OauthDesk
-from relayd.ops.output import Output, TextLines, journal_reads_us
+from relayd.ops.output import Output, journal_reads_us
 from relayd.ops.systemd import Notices
 from relayd.reactor.coroutine import promise
 from relayd.reactor.lean import own_reactor
@@ -247,13 +247,12 @@ class Relayd(MultiService):
         return await self._configuration.reload() or await self._commands.reload_workers()
 
     def setServiceParent(self, parent: object) -> None:
-        """Into twistd's application, whose own log lines then go the way of ours.
+        """Into twistd's application, whose own log lines then go the way of ours, in our form.
 
         Twisted would write them itself, and wait for whoever does not read them.
         """
         if isinstance(parent, Componentized):
-            file: Any = TextLines(self._output)
-            observer = textFileLogObserver(file)
+            observer = TwistedLog(self._log.line, self._output.write)
             parent.setComponent(ILogObserver, observer)  # type: ignore[no-untyped-call]  # Twisted's own
         super().setServiceParent(parent)  # type: ignore[no-untyped-call]  # Twisted's own
 
