@@ -4,4 +4,13 @@ from relayd.config.default import DEFAULT, embedded
 from relayd.config.load import ConfigErrors, load, load_text, statements
 from relayd.config.settings import Listener, Settings
 
-__all__ = ["DEFAULT", "ConfigErrors", "Listener", "Settings", "embedded", "load", "load_text", "statements"]
+__all__ = [
+    "DEFAULT",
+    "ConfigErrors",
+    "Listener",
+    "Settings",
+    "embedded",
+    "load",
+    "load_text",
+    "statements",
+]

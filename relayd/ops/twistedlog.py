@@ -30,7 +30,11 @@ class TwistedLog:
         """Write the event, if it is news."""
         failure: Failure | None = event.get("log_failure")
         if failure is not None:
-            facts = {"error": repr(failure.value), "at": _at(failure), "why": failure.getTraceback()}
+            facts = {
+                "error": repr(failure.value),
+                "at": _at(failure),
+                "why": failure.getTraceback(),
+            }
             self._write(self._line("unhandled error", trouble=True, **facts))
             return
         quiet = event.get("log_level") in _QUIET

@@ -38,6 +38,7 @@ from relayd.ops.maillog import LineLog
 from relayd.ops.oauthdesk import OauthDesk
 from relayd.ops.output import Output, journal_reads_us
 from relayd.ops.systemd import Notices
+from relayd.ops.twistedlog import TwistedLog
 from relayd.reactor.coroutine import promise
 from relayd.reactor.lean import own_reactor
 from relayd.reactor.workerpipe import Reactor

@@ -34,7 +34,7 @@ class TwistedLogTests(unittest.TestCase):
         for line in self.written:
             self.assertTrue(_LINE.fullmatch(line), line)
         self.assertIn('trouble event="too\\nmany files"', self.written[0])
-        self.assertIn('error="ValueError(\'a=b\')"', self.written[1])
+        self.assertIn("error=\"ValueError('a=b')\"", self.written[1])
         self.assertIn('notice event="Received SIGTERM', self.written[2])
 
     def test_where_an_error_was_raised_is_not_cut_off(self) -> None:
