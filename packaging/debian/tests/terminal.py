@@ -1,6 +1,6 @@
-"""Answers debconf as somebody at a terminal does: terminal.py COMMAND... with lines on standard input.
+"""Answers debconf as somebody at a terminal does: terminal.py COMMAND...
 
-Each line is `WORDS | ANSWER`: when these words have been shown, the answer is typed. All that was
+Each line of standard input is `WORDS | ANSWER`: when these words have been shown, the answer is typed. All that was
 shown goes to standard output; ends with 1 if words did not come, else with the command's status.
 """
 
