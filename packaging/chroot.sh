@@ -127,3 +127,21 @@ inside() {
         exec chroot "$root" env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8 \
             DEBIAN_FRONTEND=noninteractive HOME=/root "$@"' sh "$cache/$name/root" "$@"
 }
+
+# in_memory COMMAND...: DEB_FOLDER is a folder for it, in memory if there is enough, gone when it ends
+in_memory() {
+    local status=0 free
+    free=$(awk '/^MemAvailable:/ { print int($2 / 1048576) }' /proc/meminfo)
+    DEB_FOLDER=$(mktemp -d)
+    export DEB_FOLDER
+    if [ "$free" -lt 6 ]; then
+        echo "NOTE: $free GiB of memory are too little for the clean roots: they are made on disk"
+        "$@" || status=$?
+    else
+        unshare --mount --propagation private sh -ec '
+            mount -t tmpfs -o mode=755,size=90% tmpfs "$DEB_FOLDER"
+            exec "$@"' sh "$@" || status=$?
+    fi
+    rm -rf "$DEB_FOLDER"
+    return $status
+}
