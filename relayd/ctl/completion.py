@@ -17,7 +17,7 @@ from relayd.ctl.relayctl import parser
 
 
 @dataclass(frozen=True, slots=True)
-class Level:
+class CommandWords:
     """What may follow the words of a command, and options among it that take a file."""
 
     path: tuple[str, ...]  # ("user", "add")
@@ -27,12 +27,12 @@ class Level:
     file: bool = False  # it takes one itself
 
 
-def levels(top: argparse.ArgumentParser, path: tuple[str, ...] = ()) -> Iterator[Level]:
+def levels(top: argparse.ArgumentParser, path: tuple[str, ...] = ()) -> Iterator[CommandWords]:
     """The command line itself, then each command, then theirs."""
     words: dict[str, str] = {}
     options: dict[str, str] = {}
     files: set[str] = set()
-    below: list[Level] = []
+    below: list[CommandWords] = []
     file = False
     for action in top._actions:  # argparse shows them to nobody else
         about = " ".join((action.help or "").split())
@@ -49,11 +49,11 @@ def levels(top: argparse.ArgumentParser, path: tuple[str, ...] = ()) -> Iterator
             words.update(dict.fromkeys(map(str, action.choices), about))
         else:
             file = file or action.type is Path
-    yield Level(path, tuple(words.items()), tuple(options.items()), frozenset(files), file)
+    yield CommandWords(path, tuple(words.items()), tuple(options.items()), frozenset(files), file)
     yield from below
 
 
-def bash(found: list[Level]) -> Iterator[str]:
+def bash(found: list[CommandWords]) -> Iterator[str]:
     """For bash."""
     yield "_relayctl() {"
     yield "\tlocal current=${COMP_WORDS[COMP_CWORD]} at='' words='' word"
@@ -78,7 +78,7 @@ def bash(found: list[Level]) -> Iterator[str]:
     yield "complete -o default -F _relayctl relayctl"
 
 
-def zsh(found: list[Level]) -> Iterator[str]:
+def zsh(found: list[CommandWords]) -> Iterator[str]:
     """For zsh."""
     yield "local at='' word"
     yield "local -a found"
@@ -99,7 +99,7 @@ def zsh(found: list[Level]) -> Iterator[str]:
     yield "_describe relayctl found || _files"
 
 
-def fish(found: list[Level]) -> Iterator[str]:
+def fish(found: list[CommandWords]) -> Iterator[str]:
     """For fish."""
     yield "complete -c relayctl -f"
     for level in found:
@@ -118,15 +118,15 @@ def fish(found: list[Level]) -> Iterator[str]:
             yield f"complete -c relayctl{where} {form}{file} -d '{_plain(about)}'"
 
 
-def _files(found: list[Level]) -> list[str]:
+def _files(found: list[CommandWords]) -> list[str]:
     return sorted({name for level in found for name in level.files})
 
 
-def _paths(found: list[Level]) -> list[str]:
+def _paths(found: list[CommandWords]) -> list[str]:
     return [_quoted(level) for level in found if level.path]
 
 
-def _quoted(level: Level) -> str:
+def _quoted(level: CommandWords) -> str:
     return '"' + "".join(f" {word}" for word in level.path) + '"'
 
 

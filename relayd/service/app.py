@@ -35,8 +35,11 @@ from relayd.ops.commands import OperatorCommands
 from relayd.ops.control import ControlError, ControlFactory, listen
 from relayd.ops.forward import ForwardedCommands
 from relayd.ops.maillog import LineLog
+from relayd.ops.mailq import MAX_SESSIONS as MOST_PUBLIC
+from relayd.ops.mailq import PublicQueue
 from relayd.ops.oauthdesk import OauthDesk
 from relayd.ops.output import Output, journal_reads_us
+from relayd.ops.publicpath import public_path
 from relayd.ops.systemd import Notices
 from relayd.ops.twistedlog import TwistedLog
 from relayd.reactor.coroutine import promise
@@ -169,6 +172,7 @@ class Relayd(MultiService):
         )
         self._lock = Lock(settings.spool / "lock")
         self._control: IListeningPort | None = None
+        self._public: IListeningPort | None = None
         self._commands: OperatorCommands | ForwardedCommands
         self._mover: Service
         if settings.workers == 1:
@@ -288,6 +292,7 @@ class Relayd(MultiService):
             super().startService()  # type: ignore[no-untyped-call]  # Twisted's own
             factory = ControlFactory(self._reactor, self._commands, self._log)
             self._control = listen(self._reactor, self._settings.control, factory)
+            self._listen_to_everybody()
         except SpoolError as error:
             _refuse(f"relayd: {error}")
         except ControlError as error:
@@ -298,6 +303,16 @@ class Relayd(MultiService):
         self._watch.start()
         self._notices.ready("serving")
 
+    def _listen_to_everybody(self) -> None:
+        """For `mailq` of users; without it mail flows as well."""
+        everybody = PublicQueue(self._commands)
+        factory = ControlFactory(self._reactor, everybody, self._log, MOST_PUBLIC)
+        try:
+            path = public_path(self._settings.control)
+            self._public = listen(self._reactor, path, factory, mode=0o666)
+        except ControlError as error:
+            self._log.trouble("mailq is for root only", why=str(error))
+
     def stopService(self) -> Deferred[None]:
         """Everything ends in good order; fires when it has."""
         return promise(self._stop())
@@ -306,8 +321,8 @@ class Relayd(MultiService):
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         self._notices.stopping()
         self._watch.stop()
-        if self._control is not None:
-            stopped = self._control.stopListening()
+        for port in (self._control, self._public):
+            stopped = port.stopListening() if port is not None else None
             if isinstance(stopped, Deferred):
                 await stopped
         await super().stopService()  # type: ignore[no-untyped-call]  # Twisted's own

@@ -1,7 +1,8 @@
 """Answers debconf as somebody at a terminal does: terminal.py COMMAND...
 
-Each line of standard input is `WORDS | ANSWER`: when these words have been shown, the answer is typed. All that was
-shown goes to standard output; ends with 1 if words did not come, else with the command's status.
+Each line of standard input is `WORDS | ANSWER`: when these words have been shown, the answer is
+typed. All that was shown goes to standard output; ends with 1 if words did not come, else with the
+command's status.
 """
 
 from __future__ import annotations

@@ -309,7 +309,8 @@ def accept_rows(
             )
         )
         about = _OF_RECIPIENT_0
-        records.append(Record(ident, number, recipient, state, 0, now))
+        word = submission.first_word(number) if state is RecipientState.HELD else None
+        records.append(Record(ident, number, recipient, state, 0, now, word))
         if not state.waiting:
             ledger.append(LedgerRow(ident, number, 1, now, stored, attempts=0, note=""))
             continue
@@ -325,7 +326,8 @@ def accept_rows(
             ",".join(sorted(recipient.notify)) if recipient.notify else "",
             recipient.header,
         )
-        recipients.append(RecipientRow(*fixed, _parity(fixed), stored, 0, now, 0, None, None))
+        said = (None, None) if word is None else (str(word.reply), outcome_text(word))
+        recipients.append(RecipientRow(*fixed, _parity(fixed), stored, 0, now, 0, *said))
     value = (message, tuple(records))
     if not recipients:
         return NewRows(ident, None, None, [], [], ledger, value)

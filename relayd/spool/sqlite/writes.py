@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from relayd.mail.message import RecipientState, Settlement
+from relayd.mail.outcome import held
 from relayd.spool.sqlite.batch import Batch
 from relayd.spool.sqlite.bridge import Promise
-from relayd.spool.sqlite.rows import NewRows, removal_row
+from relayd.spool.sqlite.rows import NewRows, outcome_text, removal_row
 from relayd.spool.sqlite.search import condition
 from relayd.spool.view import QueueFilter
 
@@ -172,12 +173,18 @@ class OperatorWrite(Write):
                 row = removal_row(message, number, batch.now, attempts, self._note)
                 batch.end((message, number), row)
         elif self._verb == "hold":
+            word = held(self._note or "the operator")
+            said = (str(word.reply), outcome_text(word))
             connection.executemany(
-                "UPDATE recipient SET state = 1 WHERE message = ? AND number = ?", self._met
+                "UPDATE recipient SET state = 1, reply = ?, outcome = ?"
+                " WHERE message = ? AND number = ?",
+                [(*said, *key) for key in self._met],
             )
         else:
+            word = ", reply = NULL, outcome = NULL" if self._verb == "release" else ""
             connection.executemany(
-                "UPDATE recipient SET state = 0, next_attempt = ? WHERE message = ? AND number = ?",
+                f"UPDATE recipient SET state = 0, next_attempt = ?{word}"
+                " WHERE message = ? AND number = ?",
                 [(batch.now, *key) for key in self._met],
             )
 
