@@ -124,7 +124,12 @@ inside() {
         mount -t tmpfs tmpfs "$root/run"
         mkdir "$root/run/lock"
         cp -L /etc/resolv.conf "$root/etc/resolv.conf"
-        exec chroot "$root" env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8 \
+        # not by chroot, which whoever enters another mount namespace would leave
+        cd "$root"
+        pivot_root . .
+        umount -l .
+        cd /
+        exec env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8 \
             DEBIAN_FRONTEND=noninteractive HOME=/root "$@"' sh "$cache/$name/root" "$@"
 }
 
