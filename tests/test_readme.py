@@ -1,4 +1,4 @@
-"""README.md is read first: every example in it is a file that is run here, every figure is looked up."""
+"""README.md is read first: every example in it is a file that is run, every figure is looked up."""
 
 from __future__ import annotations
 

@@ -45,5 +45,5 @@ class TwistedLog:
 
 def _at(failure: Failure) -> str:
     """Where it was raised: a traceback is cut, and begins far away from there."""
-    frames = extract_tb(failure.getTracebackObject())
+    frames = extract_tb(failure.getTracebackObject())  # type: ignore[no-untyped-call]
     return f"{frames[-1].filename}:{frames[-1].lineno} {frames[-1].name}" if frames else "?"

@@ -181,9 +181,9 @@ class OperatorWrite(Write):
                 [(*said, *key) for key in self._met],
             )
         else:
-            word = ", reply = NULL, outcome = NULL" if self._verb == "release" else ""
+            said_no_more = ", reply = NULL, outcome = NULL" if self._verb == "release" else ""
             connection.executemany(
-                f"UPDATE recipient SET state = 0, next_attempt = ?{word}"
+                f"UPDATE recipient SET state = 0, next_attempt = ?{said_no_more}"
                 " WHERE message = ? AND number = ?",
                 [(batch.now, *key) for key in self._met],
             )

@@ -22,7 +22,7 @@ class TwistedLogTests(unittest.TestCase):
 
     def made(self, *, journal: bool) -> TwistedLog:
         log = LineLog(
-            self.written.append, clock=lambda: 1e9, later=lambda flush: None, journal=journal
+            lambda lines: None, clock=lambda: 1e9, later=lambda flush: None, journal=journal
         )
         return TwistedLog(log.line, lambda lines: self.written.append(lines.decode()))
 
