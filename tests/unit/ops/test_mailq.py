@@ -10,10 +10,11 @@ from relayd.mail.message import RecipientState, Settlement
 from relayd.mail.outcome import postponed
 from relayd.ops.control import ControlFactory
 from relayd.ops.mailq import MAX_SESSIONS, MOST, PublicQueue
+from tests.support import TestCase
 from tests.unit.ops.test_control import Fixture
 
 
-class MailqTests(Fixture):
+class MailqTests(Fixture, TestCase):
     def setUp(self) -> None:
         super().setUp()
         self.private = self.commands
