@@ -2,7 +2,7 @@
 
 from relayd.config.contents import contents
 from relayd.config.default import DEFAULT, embedded
-from relayd.config.load import ConfigErrors, load, load_text
+from relayd.config.load import ConfigErrors, load, load_text, statements
 from relayd.config.settings import Listener, Settings
 
 __all__ = [
@@ -14,4 +14,5 @@ __all__ = [
     "embedded",
     "load",
     "load_text",
+    "statements",
 ]

@@ -122,6 +122,16 @@ def load_text(
     return loader.settings(None, fixed or {})
 
 
+def statements(path: Path) -> list[Item]:
+    """The rules and definitions in a file and all it includes, as far as they can be read.
+
+    For who makes a file that they name: as long as it is missing, nothing loads.
+    """
+    loader = _Loader(path)
+    loader.read(path, str(path), None)
+    return loader.items
+
+
 class _Loader:
     def __init__(self, path: Path, texts: Texts | None = None) -> None:
         self._folder = path.parent
@@ -167,6 +177,11 @@ class _Loader:
         self._open.append(real)
         self.take(Source.of(text, shown, short_name(path, self._folder)), path.parent)
         self._open.pop()
+
+    @property
+    def items(self) -> list[Item]:
+        """What was read, in order, but for the settings."""
+        return self._items
 
     def refuse_silence(self, shown: str) -> None:
         """A file without a statement is one that is being written, or was emptied by accident."""

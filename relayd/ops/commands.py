@@ -251,7 +251,10 @@ class OperatorCommands:
         name = text_of(request, "command")
         if name == "remove":
             return await store.remove(wanted, text_of(request, "note") or "by the operator")
-        change = {"retry": store.retry, "hold": store.hold, "release": store.release}[name]
+        if name == "hold":
+            by, note = text_of(request, "by"), text_of(request, "note")
+            return await store.hold(wanted, f"the operator ({by}){f': {note}' if note else ''}")
+        change = {"retry": store.retry, "release": store.release}[name]
         return await change(wanted)
 
     def _holding(self, ident: int) -> list[Backend]:

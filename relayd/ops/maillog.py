@@ -160,13 +160,17 @@ class LineLog:
             self._lines = []
             self._write("".join(lines).encode("utf-8", "backslashreplace"))
 
+    def line(self, event: str, *, trouble: bool, **facts: object) -> bytes:
+        """A line for who writes it himself, at once; any thread may ask for it."""
+        text = f"{'trouble' if trouble else 'notice'} event={value(event)}{_facts(facts)}\n"
+        if self._journal:
+            return f"{_WARNING if trouble else _NOTICE}{text}".encode("utf-8", "backslashreplace")
+        now = datetime.fromtimestamp(self._clock(), UTC).isoformat(timespec="milliseconds")
+        return f"{now.removesuffix('+00:00')}Z {text}".encode("utf-8", "backslashreplace")
+
     def dropped(self, count: int) -> bytes:
         """The line about so many that found no room; any thread may ask for it."""
-        line = f"trouble event={value('log lines dropped')} lines={count}\n"
-        if self._journal:
-            return f"{_WARNING}{line}".encode()
-        now = datetime.fromtimestamp(self._clock(), UTC).isoformat(timespec="milliseconds")
-        return f"{now.removesuffix('+00:00')}Z {line}".encode()
+        return self.line("log lines dropped", trouble=True, lines=count)
 
     def _put(self, level: str, *lines: str) -> None:
         if self._journal:

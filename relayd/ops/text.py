@@ -55,13 +55,13 @@ def coarse(seconds: float) -> str:
 
 @lru_cache(maxsize=4096)
 def octets(count: int) -> str:
-    """A size: `512`, `5.2K`, `20M`."""
+    """A size, with its unit as settings have them: `512B`, `5.2KiB`, `20MiB`."""
     size = float(count)
-    for unit in ("", "K", "M", "G"):
-        if size < 1000 or unit == "G":
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1000 or unit == "GiB":
             break
         size /= 1024
-    return f"{size:.1f}{unit}" if unit and size < 10 else f"{size:.0f}{unit}"
+    return f"{size:.1f}{unit}" if unit != "B" and size < 10 else f"{size:.0f}{unit}"
 
 
 def moment(seconds: float) -> str:

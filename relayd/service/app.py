@@ -21,7 +21,7 @@ from twisted.application.service import IService, MultiService, Service
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.protocol import Factory
-from twisted.logger import ILogObserver, textFileLogObserver
+from twisted.logger import ILogObserver
 from twisted.python import usage
 from twisted.python.components import Componentized
 
@@ -39,9 +39,13 @@ from relayd.ops.commands import OperatorCommands
 from relayd.ops.control import ControlError, ControlFactory, listen
 from relayd.ops.forward import ForwardedCommands
 from relayd.ops.maillog import LineLog
+from relayd.ops.mailq import MAX_SESSIONS as MOST_PUBLIC
+from relayd.ops.mailq import PublicQueue
 from relayd.ops.oauthdesk import OauthDesk
-from relayd.ops.output import Output, TextLines, journal_reads_us
+from relayd.ops.output import Output, journal_reads_us
+from relayd.ops.publicpath import public_path
 from relayd.ops.systemd import Notices
+from relayd.ops.twistedlog import TwistedLog
 from relayd.reactor.coroutine import promise
 from relayd.reactor.lean import own_reactor
 from relayd.reactor.workerpipe import Reactor
@@ -187,6 +191,7 @@ class Relayd(MultiService):
         )
         self._lock = Lock(settings.spool / "lock")
         self._control: IListeningPort | None = None
+        self._public: IListeningPort | None = None
         self._commands: OperatorCommands | ForwardedCommands
         self._mover: Service
         self._supervisor: Supervisor
@@ -292,13 +297,12 @@ class Relayd(MultiService):
         return complaint
 
     def setServiceParent(self, parent: object) -> None:
-        """Into twistd's application, whose own log lines then go the way of ours.
+        """Into twistd's application, whose own log lines then go the way of ours, in our form.
 
         Twisted would write them itself, and wait for whoever does not read them.
         """
         if isinstance(parent, Componentized):
-            file: Any = TextLines(self._output)
-            observer = textFileLogObserver(file)
+            observer = TwistedLog(self._log.line, self._output.write)
             parent.setComponent(ILogObserver, observer)  # type: ignore[no-untyped-call]  # Twisted's own
         super().setServiceParent(parent)  # type: ignore[no-untyped-call]  # Twisted's own
 
@@ -333,6 +337,7 @@ class Relayd(MultiService):
             super().startService()  # type: ignore[no-untyped-call]  # Twisted's own
             factory = ControlFactory(self._reactor, self._commands, self._log)
             self._control = listen(self._reactor, self._settings.control, factory)
+            self._listen_to_everybody()
         except SpoolError as error:
             _refuse(f"relayd: {error}")
         except ControlError as error:
@@ -344,6 +349,16 @@ class Relayd(MultiService):
         self._notices.ready("serving")
         gc.freeze()  # as in relayd.service.worker
 
+    def _listen_to_everybody(self) -> None:
+        """For `mailq` of users; without it mail flows as well."""
+        everybody = PublicQueue(self._commands)
+        factory = ControlFactory(self._reactor, everybody, self._log, MOST_PUBLIC)
+        try:
+            path = public_path(self._settings.control)
+            self._public = listen(self._reactor, path, factory, mode=0o666)
+        except ControlError as error:
+            self._log.trouble("mailq is for root only", why=str(error))
+
     def stopService(self) -> Deferred[None]:
         """Everything ends in good order; fires when it has."""
         return promise(self._stop())
@@ -352,8 +367,8 @@ class Relayd(MultiService):
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         self._notices.stopping()
         self._watch.stop()
-        if self._control is not None:
-            stopped = self._control.stopListening()
+        for port in (self._control, self._public):
+            stopped = port.stopListening() if port is not None else None
             if isinstance(stopped, Deferred):
                 await stopped
         await super().stopService()  # type: ignore[no-untyped-call]  # Twisted's own

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from twisted.python import log as twisted_log
+from twisted.logger import globalLogBeginner
 from twisted.python.failure import Failure
 
 from relayd.config import ConfigErrors, Settings
@@ -20,7 +20,8 @@ from relayd.config.texts import RememberedTexts
 from relayd.intake.accepting import AcceptBalancer
 from relayd.ops.control import ControlError, ControlFactory, listen
 from relayd.ops.maillog import LineLog
-from relayd.ops.output import Output, TextLines
+from relayd.ops.output import Output
+from relayd.ops.twistedlog import TwistedLog
 from relayd.reactor.coroutine import log_bug, promise
 from relayd.reactor.lean import own_reactor
 from relayd.reactor.workerpipe import Reactor, WorkerPipe
@@ -124,12 +125,12 @@ def main() -> None:
     # the master says when to stop: a Ctrl-C that reaches the whole group is its business
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    twisted_log.startLogging(TextLines(output), setStdout=False)  # type: ignore[no-untyped-call]
+    globalLogBeginner.beginLoggingTo([TwistedLog(log.line, output.write)], redirectStandardIO=False)
     try:
         worker = Worker(orders, log, output)
         worker.start()
     except (ConfigErrors, SpoolError, ControlError, OSError) as error:
-        output.write(f"relayd worker {orders.number}: {error}\n".encode())
+        log.trouble("worker not started", worker=orders.number, why=error)
         raise SystemExit(1) from None
     reactor.run(installSignalHandlers=False)
 

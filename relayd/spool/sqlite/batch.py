@@ -70,6 +70,7 @@ _CONTENT = _insertion("content")
 _HEADER = _insertion("header")
 _LEDGER = _insertion("ledger")
 # a value costs as much to hand over as to store, and to say that there is none costs more
+_HELD = _insertion("recipient")
 _RECIPIENT = _part("recipient", NEW_RECIPIENT, "attempts, warned", "0, 0")
 _FIRST = _part("ledger", FIRST_ACCEPTED, "ended", "0")
 _FURTHER = _part("ledger", ACCEPTED, "ended", "0")
@@ -133,6 +134,7 @@ class Batch:
         self._message: list[Row] = []  # the rows of what was accepted, by table
         self._content: list[Row] = []
         self._recipient: list[Row] = []
+        self._held: list[Row] = []
         self._header: list[Row] = []
         self._first: list[Row] = []  # ... of the ledger: see relayd.spool.sqlite.rows
         self._further: list[Row] = []
@@ -152,6 +154,7 @@ class Batch:
         if rows.content is not None:
             self._content.append(rows.content)
         self._recipient += rows.recipients
+        self._held += rows.held
         self._header += rows.headers
         self._first.append(rows.first)
         self._further += rows.further
@@ -213,6 +216,8 @@ class Batch:
         _MESSAGE.execute(connection, self._message)
         _CONTENT.execute(connection, self._content)
         _RECIPIENT.execute(connection, self._recipient)
+        if self._held:
+            _HELD.execute(connection, self._held)
         if self._header:
             _HEADER.execute(connection, self._header)
         _FIRST.execute(connection, self._first)

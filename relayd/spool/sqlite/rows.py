@@ -165,6 +165,7 @@ class NewRows(NamedTuple):
     message: MessageRow | None  # None: the ledger alone hears of it
     content: Row | None
     recipients: list[Row]  # NEW_RECIPIENT
+    held: list[RecipientRow]  # further ones, of whom it is said why they wait
     headers: list[Row]
     first: Row  # of the ledger: FIRST_ACCEPTED
     further: list[Row]  # ... ACCEPTED
@@ -291,6 +292,7 @@ def accept_rows(
     sender = raw_path(submission.envelope.reverse_path)
     records = []
     recipients: list[Row] = []
+    held: list[RecipientRow] = []
     accepted: list[Row] = []
     ended: list[LedgerRow] = []
     states = submission.states or (submission.state,) * len(submission.recipients)
@@ -309,7 +311,8 @@ def accept_rows(
             if path == sender:
                 path = None
         accepted.append((ident, number, now, stored, mailbox, original, recipient.next_hop, path))
-        records.append(Record(ident, number, recipient, state, 0, now))
+        word = submission.first_word(number) if state is RecipientState.HELD else None
+        records.append(Record(ident, number, recipient, state, 0, now, word))
         if not state.waiting:
             ended.append(LedgerRow(ident, number, 1, now, stored, attempts=0, note=""))
             continue
@@ -325,11 +328,15 @@ def accept_rows(
             ",".join(sorted(recipient.notify)) if recipient.notify else "",
             recipient.header,
         )
-        recipients.append((*fixed, _parity(fixed), stored, now))
+        if word is None:
+            recipients.append((*fixed, _parity(fixed), stored, now))
+        else:
+            said = (str(word.reply), outcome_text(word))
+            held.append(RecipientRow(*fixed, _parity(fixed), stored, 0, now, 0, *said))
     first = (*accepted[0], size, sender, facts)
     told = (first, accepted[1:], ended, (message, tuple(records)))
-    if not recipients:
-        return NewRows(ident, None, None, [], [], *told)
+    if not recipients and not held:
+        return NewRows(ident, None, None, [], [], [], *told)
     flags = (
         (EIGHT_BIT if submission.eight_bit else 0)
         | (UTF8_HEADER if submission.utf8_header else 0)
@@ -344,6 +351,7 @@ def accept_rows(
         MessageRow(*row, _parity(row)),
         None if data is None else (ident, data),
         recipients,
+        held,
         headers,
         *told,
     )

@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from relayd.mail.message import RecipientState, Settlement
+from relayd.mail.outcome import held
 from relayd.spool.sqlite.batch import Batch
 from relayd.spool.sqlite.bridge import Promise
-from relayd.spool.sqlite.rows import EndRow, NewRows
+from relayd.spool.sqlite.rows import EndRow, NewRows, outcome_text
 from relayd.spool.sqlite.search import condition
 from relayd.spool.view import QueueFilter
 
@@ -173,12 +174,18 @@ class OperatorWrite(Write):
                 row = EndRow(message, number, batch.now, removed, attempts, None, self._note)
                 batch.end((message, number), row)
         elif self._verb == "hold":
+            word = held(self._note or "the operator")
+            said = (str(word.reply), outcome_text(word))
             connection.executemany(
-                "UPDATE recipient SET state = 1 WHERE message = ? AND number = ?", self._met
+                "UPDATE recipient SET state = 1, reply = ?, outcome = ?"
+                " WHERE message = ? AND number = ?",
+                [(*said, *key) for key in self._met],
             )
         else:
+            said_no_more = ", reply = NULL, outcome = NULL" if self._verb == "release" else ""
             connection.executemany(
-                "UPDATE recipient SET state = 0, next_attempt = ? WHERE message = ? AND number = ?",
+                f"UPDATE recipient SET state = 0, next_attempt = ?{said_no_more}"
+                " WHERE message = ? AND number = ?",
                 [(batch.now, *key) for key in self._met],
             )
 

@@ -365,7 +365,7 @@ class Resolvers(unittest.TestCase):
 
     def test_short_names_that_nobody_finds_are_warned_of(self) -> None:
         hops = "next-hop in smtp mail:25, 10.0.0.1:25, a.example\nnext-hop l smtp localhost\n"
-        rules = "accept to @example.com\nroute any via in\n"
+        rules = "accept to info@example.com\nroute any via in\n"
         (warning,) = self.settings(f"resolver dns\n{hops}{rules}").warnings
         self.assertIn('next hop in will not find "mail": the DNS alone', str(warning))
         hosts = Path(mkdtemp()) / "hosts"

@@ -582,7 +582,7 @@ class WordTests(unittest.TestCase):
 
     def test_sizes(self) -> None:
         for size, expected in (
-            (0, "0"), (999, "999"), (1000, "1.0K"), (5300, "5.2K"), (20 << 20, "20M"),
-            (5000 << 30, "5000G"),
+            (0, "0B"), (999, "999B"), (1000, "1.0KiB"), (5300, "5.2KiB"), (20 << 20, "20MiB"),
+            (5000 << 30, "5000GiB"),
         ):  # fmt: skip
             self.assertEqual(text.octets(size), expected)

@@ -92,7 +92,7 @@ class Mechanisms(TestCase):
         for bindings in ({}, self.BINDINGS):
             session: Any = peer.protocol
             session._login.secured(bindings)
-            session._offer_login()
+            session._offer_login(session._login)
             found = [each[4:] for each in peer.say("EHLO x") if each[4:9] == "AUTH "]
             lines.append(" ".join(found))
         return lines[0], lines[1]
@@ -124,7 +124,7 @@ class Mechanisms(TestCase):
             peer = Site(mechanisms=mechanisms).scene.greeted()
             session: Any = peer.protocol
             session._login.secured(self.BINDINGS)
-            session._offer_login()
+            session._offer_login(session._login)
             client = ScramClient("alice@example.com", "pencil", could_bind=True)
             said = peer.say(f"AUTH SCRAM-SHA-256 {b64encode(client.first()).decode()}")
             if said[0].startswith("334"):
@@ -140,7 +140,7 @@ class Mechanisms(TestCase):
             peer = Site(mechanisms=mechanisms).scene.greeted()
             session: Any = peer.protocol
             session._login.secured(self.BINDINGS)
-            session._offer_login()
+            session._offer_login(session._login)
             [offer] = [each for each in peer.say("EHLO x") if each[4:9] == "AUTH "]
             best = offer[9:].split()[0]
             self.assertEqual(peer.say(f"AUTH {best}"), ["334 "])

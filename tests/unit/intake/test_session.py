@@ -63,7 +63,7 @@ class Dialogues(unittest.TestCase):
         self.assertEqual(str(submission.recipients[0].mailbox), '"a..b"@example.com')
         self.assertTrue(
             b"".join(stored.content.chunks()).startswith(
-                b"Received: from [192.0.2.1] ([192.0.2.1])\r\n"
+                b"Received: from [192.0.2.1] (unknown [192.0.2.1])\r\n"
                 b" by gw.example.com (relayd) with SMTP id " + str(stored).encode() + b"\r\n"
                 b' for <"a..b"@example.com>;\r\n'
             )
