@@ -94,7 +94,7 @@ class Wire:
     def close(self) -> bool:
         """Close when all is sent; whether it is, and so nobody need be waited for.
 
-        Twisted would watch the socket until it takes what is not there, and send nothing.
+        Twisted would watch the socket until it takes more, though there is no more.
         """
         transport = self._transport
         self.flush()
