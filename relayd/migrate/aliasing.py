@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from relayd.mail.address import AddressError
 from relayd.migrate.draft import pattern
 from relayd.migrate.forwarding import Line
-from relayd.migrate.maincf import logical_lines
-from relayd.migrate.tables import MapSpec, MapText, PostfixRow
+from relayd.migrate.mailboxes import items
+from relayd.migrate.tables import MapSpec, MapText, PostfixRow, decoded
 from relayd.migrate.work import Work
 
 MAX_INCLUDED = 8  # :include: files inside each other
@@ -80,22 +81,26 @@ def _alias(work: Work, table: MapText, row: PostfixRow) -> Line | None:
         work.report.lost(setting, f'{where}: "{row.key}" is no name: {error}', mark)
         return None
     targets: list[str] = []
+    troubles: list[str] = []
     for item, trouble in _alias_items(work, row.value):
         if trouble:
             work.report.lost(setting, f"{where}: {row.key}: {trouble}", mark)
+            troubles.append(trouble)
         else:
             targets.append(item)
-    if not targets:
+    if troubles or not targets:  # a part of it would be less than was meant
         for domain in work.local.entries:
-            work.draft.later[f"{row.key}@{domain}"] = None
+            if not domain.startswith("."):
+                work.draft.later[f"{row.key}@{domain}"] = None
         return None
     return Line(row.key, targets)
 
 
 def _alias_items(work: Work, value: str, depth: int = 0) -> Iterator[tuple[str, str]]:
     """Each address with an empty text, or what an item is and what to do about it."""
-    for raw in _split_alias(value):
-        item = raw.strip().strip('"')
+    for raw in items(value):
+        whole = re.fullmatch(r'"((?:[^"\\]|\\.)*)"', raw)
+        item = whole.group(1) if whole else raw
         if item.startswith("|"):
             yield "", f"{item} runs a command: relayd only forwards; keep it on a mail store"
         elif item.startswith("/"):
@@ -103,17 +108,18 @@ def _alias_items(work: Work, value: str, depth: int = 0) -> Iterator[tuple[str, 
         elif item.startswith(":include:"):
             yield from _included(work, item.removeprefix(":include:").strip(), depth)
         elif item:
-            text = item.removeprefix("\\")
-            good, bad = work.targets(text)
+            good, bad = work.targets((raw if whole else item).removeprefix("\\"))
             yield from ((each, "") for each in good)
-            yield from (("", f'"{word}" is no address') for word in bad)
+            yield from (("", f"{word}: no address") for word in bad)
+            if not good and not bad:
+                yield "", f"{raw}: no address"
 
 
 def _included(work: Work, name: str, depth: int) -> Iterator[tuple[str, str]]:
     """A list in a file of its own, as it is now."""
     try:
-        text = work.shelf.locate(name).read_text("utf-8")
-    except (OSError, UnicodeDecodeError):
+        text = decoded(work.shelf.locate(name).read_bytes())
+    except OSError:
         yield "", f"cannot read :include:{name}"
         return
     if depth >= MAX_INCLUDED:
@@ -123,21 +129,9 @@ def _included(work: Work, name: str, depth: int) -> Iterator[tuple[str, str]]:
         f"{name} was read once: a later change of it does not reach relayd."
         f" Its members stand in tables/aliases",
     )
-    for _, line in logical_lines(text):
-        yield from _alias_items(work, line, depth + 1)
-
-
-def _split_alias(value: str) -> list[str]:
-    items, item, quoted = [], "", False
-    for letter in value:
-        if letter == '"':
-            quoted = not quoted
-        if letter == "," and not quoted:
-            items.append(item)
-            item = ""
-        else:
-            item += letter
-    return [each for each in [*items, item] if each.strip()]
+    for line in text.split("\n"):  # each line stands alone
+        if line.strip() and not line.lstrip().startswith("#"):
+            yield from _alias_items(work, line.strip(), depth + 1)
 
 
 def relocated(work: Work) -> None:
@@ -151,22 +145,15 @@ def relocated(work: Work) -> None:
                 try:
                     pattern(key)
                 except AddressError as error:
-                    work.report.lost(
-                        setting,
-                        f"{table.where(row.line)}: {row.key}: {error}",
-                        f"entry:{table.spec} {row.key}",
-                    )
+                    work.close((), setting, f"{table.where(row.line)}: {row.key}: {error}")
                 else:
                     # behind the error transport stands the reply's text
                     lines.append(
                         f"{key.removeprefix('@')} error:5.1.6 User has moved to {row.value}"
                     )
         for each in table.patterns:
-            work.report.lost(
-                setting,
-                f"{table.where(each.line)}: expressions are not carried over here",
-                f"map:{table.spec}",
-            )
+            where = table.where(each.line)
+            work.close((), setting, f"{where}: expressions are not carried over here")
     if lines:
         operand = work.draft.map_of("relocated", "transport", lines, setting)
         work.draft.rule("route", f"route {operand}")

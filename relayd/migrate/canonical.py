@@ -7,6 +7,7 @@ of relayd rewrites once. So each entry is followed to its end here, and the end 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 
 from relayd.mail.address import AddressError
@@ -122,6 +123,7 @@ def _keyed(work: Work, setting: str) -> Keyed:
                     f"entry:{table.spec} {row.key}",
                 )
                 work.refuse_later(row.key)
+                _close_sender(work, setting, row.key)
                 stands = False
                 continue
             stands = stands and "@" in row.key and good[0] == row.value
@@ -133,6 +135,16 @@ def _keyed(work: Work, setting: str) -> Keyed:
                 keyed.exact.setdefault(key, good[0])
     keyed.single = tables[0] if stands and tables[0].path else None
     return keyed
+
+
+def _close_sender(work: Work, setting: str, key: str) -> None:
+    """A sender that would become another one, nobody knows which."""
+    if setting == "recipient_canonical_maps":
+        return
+    keys = [key] if "@" in key else [f"{key}@{at}" for at in work.bare_domains]
+    for each in keys:
+        with contextlib.suppress(AddressError):
+            work.close((f"sender {pattern(each)}",), setting, f"{each}: its entry is not understood")
 
 
 def _scope(work: Work, part: str, kind: str, chain: Sequence[Keyed], hidden: Masquerade) -> None:
@@ -237,16 +249,18 @@ def _pattern_rule(
 ) -> None:
     where, mark = source.where(row.line), f"map:{source.spec}"
     found = work.condition(row, source.spec, subject or "to")
-    if isinstance(found, str):
-        work.report.lost(keyed.setting, f"{where}: {found}", mark)
-        return
-    operand, tests = found
+    operand, tests = ("any", []) if isinstance(found, str) else found
+    why = found if isinstance(found, str) else ""
     if tests and not subject:
-        work.report.lost(keyed.setting, f"{where}: `if` blocks do not apply to header fields", mark)
-        return
-    targets, wrong = targets_of(work, row.value, expression_of(operand))
+        why = "`if` blocks do not apply to header fields"
+    targets, wrong = ([], why) if why else targets_of(work, row.value, expression_of(operand))
     if wrong or len(targets) != 1:
-        work.report.lost(keyed.setting, f"{where}: {row.value}: {wrong or 'not one address'}", mark)
+        why = f"{where}: {wrong or f'{row.value}: not one address'}"
+        if subject:
+            scope = (*([] if operand == "any" else [f"{subject} {operand}"]), *tests)
+            work.close(scope, keyed.setting, why)
+        else:
+            work.report.lost(keyed.setting, why, mark)
         return
     if targets[0].startswith('"') and not refers(row.value):
         targets[0] = targets[0].strip('"')

@@ -27,6 +27,7 @@ _TITLES = {
 }
 INLINE = 6  # entries of a list that stand in the rules themselves
 LATER = '451 4.3.0 "This address has not moved to this relay yet, try again later"'
+RETRY = "retry:4.3.0 This address has not moved to this relay yet, try again later"
 _NAME_LETTER = re.compile(r"[^A-Za-z0-9_.-]+")
 
 
@@ -158,12 +159,7 @@ class ConfigDraft:
 
     def files(self) -> dict[Path, list[str]]:
         """Every file's lines, by its path relative to relayd.conf."""
-        self.tables.pop("not-moved", None)
-        later = self.list_of("not-moved", self.later, "what could not be translated")
-        if later:
-            first = (f"reject to {later} {LATER}", "not moved; see the report")
-            rules = [rule for rule in self.rules["admission"] if rule[1] != first[1]]
-            self.rules["admission"] = [first, *rules]
+        self._not_moved()
         tables, hops = self._in_use()
         files = {CONF: self._conf(), RULES: self._rules(tables, hops)}
         for table in tables:
@@ -173,6 +169,30 @@ class ConfigDraft:
         if self.secrets:
             files[SECRETS] = ["# NAME USER PASSWORD", *self.secrets]
         return files
+
+    def _not_moved(self) -> None:
+        """What could not be translated waits, also where another address leads to it.
+
+        At RCPT it is refused; behind an alias it stays what it is, and has no route.
+        """
+        names = ("not-moved", "not-moved-stays", "not-moved-waits")
+        for name in names:
+            self.tables.pop(name, None)
+        title = "closed: its entry is not understood; see the report"
+        for section in SECTIONS:
+            self.rules[section] = [one for one in self.rules[section] if one[1] != title]
+        listed = self.list_of(names[0], self.later, "what could not be translated")
+        if not listed:
+            return
+        good = [each for each in self.later if good_entry(each)]
+        stays = [f"{each} {each}" for each in good if each[0] != "@"]
+        waits = [f"{each.removeprefix('@')} {RETRY}" for each in good]
+        route = self.map_of(names[2], "transport", waits, "what could not be translated")
+        self.rules["route"].insert(0, (f"route {route}", title))
+        if stays:
+            forward = self.map_of(names[1], "virtual", stays, "what could not be translated")
+            self.rules["forward"].insert(0, (f"forward {forward}", title))
+        self.rules["admission"].insert(0, (f"reject to {listed} {LATER}", title))
 
     def _conf(self) -> list[str]:
         lines = ["# Made by `relayctl import postfix`. What each setting means: relayd.conf(5)", ""]

@@ -59,8 +59,6 @@ def inbound(work: Work) -> bool:
     shown = _certificates(work)
     if main.is_given(setting):
         if level == "encrypt":
-            text = 'reject any 530 5.7.0 "Must issue a STARTTLS command first" when not tls'
-            work.draft.rule("admission", text, f"{setting} = encrypt")
             report.translated(setting, "clients without TLS are refused at RCPT")
         elif shown:
             report.same(setting, "STARTTLS is offered wherever there is a certificate")
