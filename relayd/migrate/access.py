@@ -67,7 +67,10 @@ class AccessMap:
                 found += self._unseen(value, "relayd does not look at that", scope, read)
             return found
         handled: list[Scope] = []
-        for level in self._levels(found, scope, read):
+        levels = self._levels(found, scope, read)
+        closed = [each for each in found if isinstance(each, Closed)]
+        found = [each for each in found if not isinstance(each, Closed)]
+        for level in levels:
             ended: list[Scope] = []
             for group in level:
                 condition = group.scope or (f"{self._kind} {self._operand(group)}",)
@@ -77,6 +80,7 @@ class AccessMap:
                 if not all(isinstance(move, Refuse) and move.scope == inner for move in said):
                     ended.append(condition)
             handled += ended
+        found += closed
         self._work.report.translated(self._setting, f"{title}: {len(self._table):,} entries")
         return found
 
@@ -100,7 +104,7 @@ class AccessMap:
     def _levels(self, found: list[Move], scope: Scope, read: ReadList) -> list[list[_Group]]:
         """Groups from the most to the least exact key: what Postfix looks up first comes first.
 
-        What is not understood goes to `found` at once, so it stands above all that is.
+        What is not understood goes to `found`.
         """
         main = self._work.main
         parents = "smtpd_access_maps" in main.words("parent_domain_matches_subdomains")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from relayd.mail.address import AddressError
 from relayd.migrate.draft import pattern
@@ -11,7 +11,10 @@ from relayd.migrate.forwarding import Line
 from relayd.migrate.mailboxes import items
 from relayd.migrate.tables import MapSpec, MapText, PostfixRow, decoded
 from relayd.migrate.work import Work
+from relayd.rules.language.lexer import string
+from relayd.rules.language.regex import trouble
 
+MOST_TAGGED = 500  # aliases with a rule of their own for their sub-addresses
 MAX_INCLUDED = 8  # :include: files inside each other
 
 
@@ -32,6 +35,9 @@ def aliases(work: Work, *, used: bool) -> None:
             line = _alias(work, table, row)
             if line is not None and all(line.key != known.key for known in lines):
                 lines.append(line)
+    if setting in work.incomplete:
+        work.report.note("alias_maps: one of them is missing, so all local names wait")
+        return
     if not lines:
         return
     at = [domain for domain in work.local.entries if not domain.startswith(".")]
@@ -40,6 +46,7 @@ def aliases(work: Work, *, used: bool) -> None:
             setting, "no local domain is known by name, so no alias applies", "class:local"
         )
         return
+    _tagged(work, lines, at)
     texts = [f"{_quoted(line.key)}: {', '.join(line.targets)}" for line in lines]
     operand = work.draft.map_of("aliases", "aliases", texts, f"{setting}, addresses completed")
     work.draft.rule("forward", f"forward {operand} at {', '.join('@' + each for each in at)}")
@@ -50,11 +57,28 @@ def aliases(work: Work, *, used: bool) -> None:
             " Postfix writes $myorigin",
             "owner",
         )
-    if work.main["recipient_delimiter"]:
-        work.report.note(
-            "relayd carries a sub-address on through aliases(5), Postfix drops it there",
-            "alias-extension",
-        )
+
+
+def _tagged(work: Work, lines: Sequence[Line], at: Sequence[str]) -> None:
+    """`root+x` finds the alias `root`, and Postfix drops the `+x` there; relayd's tables keep it."""
+    marks = work.draft.subaddress
+    if not marks:
+        return
+    domains = "|".join(re.escape(each.lower()) for each in at)
+    end = f"[{re.escape(marks)}][^@]*@(?:{domains})$"
+    own = [line for line in lines if any(mark in line.key[1:] for mark in marks)]
+    if own:
+        texts = [f"{_quoted(line.key)}: {', '.join(line.targets)}" for line in own]
+        operand = work.draft.map_of("aliases-tagged", "aliases", texts, "alias_maps")
+        work.draft.rule("forward", f"forward {operand} at {', '.join('@' + each for each in at)}")
+    for number, line in enumerate(lines):
+        text = f"^{re.escape(line.key)}{end}"
+        if number >= MOST_TAGGED or trouble(text) is not None:
+            why = "aliases with a sub-address: relayd would carry it on, Postfix drops it"
+            work.close((f"to regex {string(end)}",), "alias_maps", why)
+            break
+        targets = ", ".join(pattern(each) for each in line.targets)
+        work.draft.rule("forward", f"forward regex {string(text)} -> {targets}", line.key)
 
 
 def _default_aliases(work: Work) -> None:

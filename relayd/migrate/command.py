@@ -34,7 +34,7 @@ def run(options: argparse.Namespace) -> int:
             work.report.wrote += publish(options.output, written, force=options.force)
         outcome = None
         if options.verify:
-            outcome = verify(work, written.settings, _addresses(work, options.verify))
+            outcome = verify(work, written, _addresses(work, options.verify))
     except (MainCfError, WriteError) as error:
         raise ImportFailure(str(error)) from None
     except PostmapError as error:

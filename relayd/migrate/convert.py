@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import ipaddress
 import pwd
+import re
 import socket
 import struct
 from collections.abc import Callable, Sequence
@@ -29,6 +30,7 @@ from relayd.migrate.settings import settings
 from relayd.migrate.tables import PostfixTables
 from relayd.migrate.work import Work
 from relayd.rules.check.expect import OUTSIDER
+from relayd.rules.language.lexer import string
 
 LIVE = Path("/etc/postfix")  # whoever imports this imports this very machine
 _SIOCGIFADDR = 0x8915  # of linux/sockios.h
@@ -162,6 +164,14 @@ def _delimiter(work: Work) -> None:
     good = "".join(each for each in value if not each.isalnum() and each not in '@."\\ ,')
     if good != value:
         work.report.lost(setting, f"{value!r}: relayd takes marks such as + and - only")
+    carried = {"canonical", "virtual"} - set(work.main.words("propagate_unmatched_extensions"))
+    if value and (carried or good != value):
+        marks = "".join(re.escape(each) for each in value)
+        work.close(
+            (f"to regex {string(f'[{marks}][^@]*@')}",),
+            "propagate_unmatched_extensions" if carried else setting,
+            "relayd carries a sub-address on, to wherever an entry leads",
+        )
     if good:
         work.draft.subaddress = good
         work.report.translated(setting, f"subaddress {good}")

@@ -26,8 +26,9 @@ _TITLES = {
     "tests": "Tests: with one that fails the rules never go live",
 }
 INLINE = 6  # entries of a list that stand in the rules themselves
-LATER = '451 4.3.0 "This address has not moved to this relay yet, try again later"'
-RETRY = "retry:4.3.0 This address has not moved to this relay yet, try again later"
+NOT_MOVED = "has not moved to this relay yet"
+LATER = f'451 4.3.0 "This address {NOT_MOVED}, try again later"'
+RETRY = f"retry:4.3.0 This address {NOT_MOVED}, try again later"
 _NAME_LETTER = re.compile(r"[^A-Za-z0-9_.-]+")
 
 
@@ -73,6 +74,7 @@ class ConfigDraft:
         default_factory=lambda: {section: [] for section in SECTIONS}
     )
     secrets: list[str] = field(default_factory=list)  # lines of the secrets file
+    shut: str = ""  # a rule that relayd would not take, for which all mail waits
     later: dict[str, None] = field(default_factory=dict)  # what is to be asked for again later
 
     def setting(self, statement: str, comment: str = "") -> None:
@@ -182,6 +184,8 @@ class ConfigDraft:
         for section in SECTIONS:
             self.rules[section] = [one for one in self.rules[section] if one[1] != title]
         listed = self.list_of(names[0], self.later, "what could not be translated")
+        if self.shut:
+            self.rules["admission"].insert(0, (f"reject any {LATER}", title))
         if not listed:
             return
         good = [each for each in self.later if good_entry(each)]

@@ -177,6 +177,9 @@ def _rule(work: Work, operand: str, lines: Sequence[Line], at: Sequence[str]) ->
     if any(not line.declares for line in lines):
         work.draft.rule("forward", f"forward {operand}{where}")
         work.listed.append(operand)
+    names = [f"{line.key}@{each}" for line in lines if "@" not in line.key for each in at]
+    if bare and names:
+        work.listed.append(work.draft.list_of("virtual-names", names, "names without a domain"))
 
 
 def pattern_rule(work: Work, setting: str, source: MapText, row: PatternRow) -> None:

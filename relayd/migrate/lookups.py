@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
-from relayd.migrate.maincf import MainCf, split
-from relayd.migrate.postmap import Answers
+from relayd.migrate.mailboxes import ListError, addresses
+from relayd.migrate.maincf import split
+from relayd.migrate.postmap import Answers, parameters
+from relayd.migrate.restrictions import OLD, RELAYING
 from relayd.migrate.tables import PATTERNS, MapSpec, is_table, maps
 from relayd.migrate.work import Work
 
@@ -17,19 +20,24 @@ _CLASSES = (
 )
 
 
-class Values:
-    """Parameters, expanded and taken apart once."""
+class Unsure(Exception):  # noqa: N818 - an answer, too
+    """What Postfix does here hangs on what cannot be asked; `str()` names it."""
 
-    def __init__(self, main: MainCf) -> None:
-        self._main = main
-        self._values: dict[str, str] = {}
+
+class Values:
+    """Parameters as Postfix's own postconf(1) has them, taken apart once."""
+
+    def __init__(self, values: Mapping[str, str]) -> None:
+        self._values = values
         self._words: dict[str, list[str]] = {}
         self._maps: dict[str, list[MapSpec]] = {}
 
+    def with_(self, overrides: Mapping[str, str]) -> Values:
+        """The same for one service, with its `-o name=value`."""
+        return Values({**self._values, **overrides}) if overrides else self
+
     def __getitem__(self, name: str) -> str:
-        if name not in self._values:
-            self._values[name] = self._main[name]
-        return self._values[name]
+        return self._values.get(name, "")
 
     def words(self, name: str) -> list[str]:
         """A list's items."""
@@ -53,18 +61,24 @@ class Lookups:
 
     def __init__(self, work: Work, answers: Answers) -> None:
         self.work = work
-        self.main = Values(work.main)
+        self.main, self._services = asked(work.main.folder)
+        if not any(self.main[each] for each in RELAYING):
+            self.main = self.main.with_({RELAYING[1]: OLD})
         self.answers = answers
         self.touched: set[str] = set()
         self._classes: dict[str, tuple[str, set[str]]] = {}
-        self._delimiters = work.main["recipient_delimiter"]
+        self._delimiters = self.main["recipient_delimiter"]
         self.origin = work.main.myorigin.lower()
+
+    def of_service(self, service: str) -> Values:
+        """The parameters that a service of master.cf goes by; its name and type, or nothing."""
+        return self._services.get(service, self.main)
 
     def ask(self, spec: MapSpec, key: str, *, aliases: bool = False) -> str | None:
         """One key in one table."""
         value = self.answers.ask(spec, key, aliases=aliases)
         if spec in self.answers.unreadable:
-            self.touched.add(f"map:{spec}")
+            raise Unsure(f"{spec} cannot be asked")
         if value is not None:
             self.touched |= {f"map:{spec}", f"entry:{spec} {key.lower()}"}
         return value
@@ -119,11 +133,15 @@ class Lookups:
         if value.startswith("@"):
             local = address.rpartition("@")[0].removesuffix(extension)
             value = local + value
-        addresses = []
-        for word in value.replace(",", " ").split():
-            local, _, domain = self.work.complete(word.strip("<>")).rpartition("@")
-            addresses.append(f"{local}{extension}@{domain}")
-        return addresses
+        made = []
+        try:
+            words = addresses(value)
+        except ListError as error:
+            raise Unsure(f"{setting}: {error}") from None
+        for word in words:
+            local, _, domain = self.work.complete(word).rpartition("@")
+            made.append(f"{local}{extension}@{domain}")
+        return made
 
     def listed(self, setting: str, domain: str) -> bool:
         """Whether a list of domains holds it."""
@@ -181,3 +199,13 @@ def parents_of(domain: str, parents: bool) -> Iterator[str]:
     while "." in domain:
         domain = domain.partition(".")[2]
         yield domain if parents else f".{domain}"
+
+
+def asked(folder: Path) -> tuple[Values, dict[str, Values]]:
+    """What the configuration in `folder` says, and what each service of it says besides."""
+    main = Values(parameters(folder))
+    services: dict[str, dict[str, str]] = {}
+    for name, value in parameters(folder, "-P").items():
+        service, _, parameter = name.rpartition("/")
+        services.setdefault(service, {})[parameter] = value
+    return main, {name: main.with_(overrides) for name, overrides in services.items()}

@@ -20,6 +20,7 @@ _ENDINGS = {
     "sdbm": (".dir",),
 }
 TIMEOUT = 300
+NO_ANSWER = 5  # seconds for a server of our own; postmap itself would try for half a minute
 
 
 class PostmapError(Exception):
@@ -40,6 +41,21 @@ def program(name: str) -> str:
             " or install Debian's postfix package beside a copy of its configuration"
         )
     return found
+
+
+def parameters(folder: Path, *options: str) -> dict[str, str]:
+    """Every parameter of the configuration in `folder`, expanded; raises PostmapError."""
+    done = subprocess.run(
+        [program("postconf"), "-c", str(folder), *options, "-x"],
+        capture_output=True,
+        timeout=TIMEOUT,
+    )
+    text = done.stdout.decode("utf-8", "surrogateescape")
+    if done.returncode:
+        errors = done.stderr.decode("utf-8", "replace").strip().splitlines()
+        raise PostmapError(f"postconf cannot read {folder}: {errors[-1] if errors else 'no word'}")
+    pairs = (line.partition("=") for line in text.splitlines())
+    return {name.strip(): value.strip() for name, _, value in pairs}
 
 
 class Answers:
@@ -94,7 +110,7 @@ class Answers:
             return {}
         try:
             return self._query(self._name(*table), keys)
-        except (PostmapError, OSError) as error:
+        except (PostmapError, OSError, subprocess.TimeoutExpired) as error:
             self.unreadable[table[0]] = str(error)
             return {}
 
@@ -103,7 +119,7 @@ class Answers:
             [self._postmap, "-c", str(self._folder), "-q", "-", table],
             input="".join(f"{key}\n" for key in keys).encode("utf-8", "surrogateescape"),
             capture_output=True,
-            timeout=TIMEOUT,
+            timeout=TIMEOUT if "socketmap:" not in table and "tcp:" not in table else NO_ANSWER,
         )
         errors = done.stderr.decode("utf-8", "replace")
         if "fatal:" in errors or "error:" in errors:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from relayd.migrate.access import AccessMap, action
+from relayd.migrate.access import AccessMap
 from relayd.migrate.maincf import MainCf, split
 from relayd.migrate.moves import (
     Closed,
@@ -22,7 +22,7 @@ from relayd.migrate.moves import (
     Scope,
 )
 from relayd.migrate.senders import OwnSenders
-from relayd.migrate.tables import MapSpec, is_table, maps
+from relayd.migrate.tables import MapSpec, is_table
 from relayd.migrate.work import Work
 
 LISTS = {
@@ -84,7 +84,7 @@ FILTERS = {
     "reject_unverified_address": _PROBE,
 }
 """Known, and left out: the report names each."""
-_ANYWAY = {
+ANYWAY = {
     "reject_unauth_pipelining": "a client out of step is refused anyway",
     "reject_unlisted_recipient": "unknown recipients are refused at RCPT in any case",
     "check_recipient_maps": "unknown recipients are refused at RCPT in any case",
@@ -116,6 +116,7 @@ class Restrictions:
         self._setting = ""
         self._relay = False
         self._depth = 0
+        self._in_entry = False  # of a map, where Postfix opens no tables
         self._classes = main.words("smtpd_restriction_classes")
         self._readers: dict[str, Callable[[str, Scope], Sequence[Move]]] = {
             "permit": lambda _, scope: [Permit(scope, "permit")],
@@ -178,11 +179,11 @@ class Restrictions:
         while at < len(words):
             word, at = words[at].lower() if ":" not in words[at] else words[at], at + 1
             argument = ""
-            if word not in _NO_ARGUMENT and word.startswith(_ARGUMENT) and at < len(words):
+            if takes_argument(word) and at < len(words):
                 argument, at = words[at], at + 1
             if word == "warn_if_reject":
                 skipped = words[at : at + 1]
-                at += 2 if skipped and skipped[0].startswith(_ARGUMENT) else 1
+                at += 2 if skipped and takes_argument(skipped[0]) else 1
                 self._work.report.lost(self._setting, f"{word}: relayd has no warnings of this kind")
                 continue
             if argument.startswith("{") and not is_table(argument):  # { name, more }
@@ -209,8 +210,8 @@ class Restrictions:
             if moves:
                 report.translated(setting, word)
             return moves
-        if word in _ANYWAY:
-            report.same(setting, f"{word}: {_ANYWAY[word]}")
+        if word in ANYWAY:
+            report.same(setting, f"{word}: {ANYWAY[word]}")
             return [Passed(scope, word)]
         if word in FILTERS:
             report.lost(setting, f"{text}: {FILTERS[word]}")
@@ -223,6 +224,8 @@ class Restrictions:
             return [Doubt((*scope, *([condition] if condition else [])), f"{text}: {why}")]
         if word in self._classes and self._depth < _DEPTH:
             return self._class(word, scope)
+        if self._in_entry and (argument or is_table(word)):
+            return []  # "do not specify lookup tables inside SMTPD access maps"
         if word.startswith("check_") and word.endswith("_access") and argument:
             return self._access(word, argument, scope)
         if is_table(word):  # an old way to name the list's own access map
@@ -231,12 +234,13 @@ class Restrictions:
 
     def _class(self, word: str, scope: Scope) -> Sequence[Move]:
         self._depth += 1
+        outside, self._in_entry = self._in_entry, False
         try:
             self._main.used.add(word)
-            # an empty class decides nothing
-            return self._moves(self._main.words(word), scope) or [Passed(scope, word)]
+            return self._moves(self._main.words(word), scope)
         finally:
             self._depth -= 1
+            self._in_entry = outside
 
     def _access(self, check: str, argument: str, scope: Scope) -> Sequence[Move]:
         spec = MapSpec.parse(argument, self._main["default_database_type"])
@@ -245,6 +249,7 @@ class Restrictions:
     def _listed(self, text: str, scope: Scope) -> Sequence[Move]:
         """A list of restrictions as an entry of a map names it."""
         self._depth += 1
+        outside, self._in_entry = self._in_entry, True
         try:
             if self._depth > _DEPTH:
                 return [self._closed("a list in itself", text, scope)]
@@ -252,6 +257,7 @@ class Restrictions:
             return self._moves(words, scope) or [self._closed("an entry", text, scope)]
         finally:
             self._depth -= 1
+            self._in_entry = outside
 
     # single words
 
@@ -302,9 +308,6 @@ class Restrictions:
         return self._own.moves(self._setting, word, scope)
 
 
-def entries_of(work: Work, setting: str, main: MainCf) -> list[MapSpec]:
-    """The tables of a parameter, as one gate has it."""
-    return maps(main[setting], work.main["default_database_type"])
-
-
-__all__ = ["ENDS", "FILTERS", "LISTS", "RELAYING", "Restrictions", "action", "entries_of"]
+def takes_argument(word: str) -> bool:
+    """Whether the next word of the list belongs to this one."""
+    return word not in _NO_ARGUMENT and word.startswith(_ARGUMENT)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import ipaddress
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+from relayd.migrate.domains import network_of
 from relayd.migrate.draft import is_mailbox
 from relayd.migrate.expressions import carried
-from relayd.migrate.tables import PATTERNS, MapText, maps
+from relayd.migrate.restrictions import LISTS
+from relayd.migrate.tables import PATTERNS, MapSpec, MapText, is_table, maps
 from relayd.migrate.work import Work
 from relayd.rules.language.regex import search
 
@@ -28,10 +32,17 @@ ADDRESS_MAPS = (
     "virtual_mailbox_maps",
 )
 SOMEBODY = "somebody"
+_NO_ADDRESSES = (
+    "smtp_tls_policy_maps",
+    "smtp_sasl_password_maps",
+    "header_checks",
+    "virtual_uid_maps",
+    "virtual_gid_maps",
+)
 
 
 def samples(work: Work) -> list[str]:
-    """Every address, each once: whole keys, targets, and somebody of each domain."""
+    """Every address, each once: whole keys and their neighbours, targets, somebody of each domain."""
     found: dict[str, None] = {}
     for address in _all(work):
         text = address.lower()
@@ -46,22 +57,61 @@ def samples(work: Work) -> list[str]:
     return list(found)
 
 
+def tables(work: Work) -> Iterator[tuple[str, MapText]]:
+    """Every table that the configuration names, with the check or the parameter that asks it."""
+    main, default = work.main, work.main["default_database_type"]
+    for setting in main.given.keys() | set(ADDRESS_MAPS):
+        if setting.endswith("_maps") and setting not in ("alias_maps", *_NO_ADDRESSES):
+            for spec in maps(main[setting], default):
+                yield setting, work.shelf.read(spec)
+    mains = [main, *(main.overlaid(each.overrides) for each in work.services)]
+    for its in mains:
+        for setting in (*LISTS, *its.words("smtpd_restriction_classes")):
+            yield from _checked(work, its.words(setting), LISTS.get(setting, ""))
+
+
+def _checked(work: Work, words: Sequence[str], kind: str) -> Iterator[tuple[str, MapText]]:
+    """The access maps that a list of restrictions asks."""
+    default = work.main["default_database_type"]
+    for word, name in itertools.pairwise([*words, ""]):
+        if word.startswith("check_") and word.endswith("_access") and name:
+            yield word, work.shelf.read(MapSpec.parse(name, default))
+        elif is_table(word):
+            yield f"check_{kind}_access", work.shelf.read(MapSpec.parse(word, default))
+
+
+def clients(work: Work) -> list[str]:
+    """An address of every network that is named, and one just outside."""
+    texts = [*work.trusted.entries, *work.trusted.excepted]
+    for check, table in tables(work):
+        if check == "check_client_access":
+            texts += [row.key for row in table.rows]
+            texts += [row.expression.text for row in table.patterns if table.spec.type == "cidr"]
+    found: dict[str, None] = {}
+    for text in texts:
+        network = ipaddress.ip_network(network_of(text) or "192.0.2.1/32")
+        first, last = network[0], network[-1]
+        for address in (first, last):
+            found[str(address)] = None
+        for step, address in ((-1, first), (1, last)):
+            with contextlib.suppress(ipaddress.AddressValueError, ValueError):
+                found[str(address + step)] = None
+    return list(found)
+
+
+def words_of(work: Work, check: str) -> list[str]:
+    """The keys of all maps that a check asks, for names that are no addresses."""
+    found = [row.key for name, table in tables(work) if name == check for row in table.rows]
+    return list(dict.fromkeys(found))
+
+
 def _all(work: Work) -> Iterator[str]:
     for names in work.classes():
         for entry in names.entries:
             yield f"{SOMEBODY}@{'sub' if entry.startswith('.') else ''}{entry}"
-    for setting in ADDRESS_MAPS:
-        for spec in maps(work.main[setting], work.main["default_database_type"]):
-            yield from _of_table(work, work.shelf.read(spec))
-    for setting in (
-        "smtpd_sender_restrictions",
-        "smtpd_recipient_restrictions",
-        "smtpd_relay_restrictions",
-    ):
-        words = work.main.words(setting)
-        for word, name in itertools.pairwise(words):
-            if word in ("check_sender_access", "check_recipient_access"):
-                yield from _of_table(work, work.shelf.read(maps(name)[0]))
+    for check, table in tables(work):
+        if check not in ("check_client_access", "check_helo_access", "check_sasl_access"):
+            yield from _of_table(work, table)
     for spec in maps(work.main["alias_maps"], work.main["default_database_type"]):
         for row in work.shelf.read(spec, aliases=True).rows:
             for domain in work.bare_domains[:2]:
@@ -88,12 +138,21 @@ def _of_table(work: Work, table: MapText) -> Iterator[str]:
 def _of_key(work: Work, key: str) -> Iterator[str]:
     if key.startswith("@"):
         yield SOMEBODY + key
+        yield f"{SOMEBODY}@sub.{key[1:]}"
     elif "@" in key:
         yield key if not key.endswith("@") else f"{key}elsewhere.invalid"
+        if not key.endswith("@"):  # its neighbours
+            local, _, domain = key.rpartition("@")
+            yield f"{SOMEBODY}@{domain}"
+            yield f"{local}@sub.{domain}"
+        elif work.bare_domains:
+            yield f"{key}{work.bare_domains[0]}"
     elif key.startswith("."):
         yield f"{SOMEBODY}@sub{key}"
     elif "." in key:
         yield f"{SOMEBODY}@{key}"
+        yield f"{SOMEBODY}@sub.{key}"
+        yield f"{SOMEBODY}@x{key}"
     elif key != "*":
         yield f"{SOMEBODY}@{key}"
         for domain in work.bare_domains[:2]:

@@ -107,7 +107,6 @@ def _listener(
         return
     chosen = [host.strip("[]")] if host else addresses
     service = behind(service, work.services)
-    work.listeners.append((service, [HostPort(address, port) for address in chosen]))
     wrapped = service.overrides.get("smtpd_tls_wrappermode") == "yes" or port == 465
     options = " tls implicit" if wrapped else ""
     wanted = login.wanted(service)
@@ -117,13 +116,18 @@ def _listener(
             why or "TLS from the first octet takes a certificate: write `certificate FILE key FILE`"
         )
     if why and (wrapped or "smtpd_sasl_auth_enable" in service.overrides):
-        work.report.lost(title, f"{why}; the listener stands in relayd.conf as a comment")
+        work.report.lost(
+            title,
+            f"{why}; the listener stands in relayd.conf as a comment, without the rules that were"
+            " its own: import again when that is done",
+        )
         for address in chosen:
             line = f"# listen {HostPort(address, port)}{options}{' auth TABLE' if wanted else ''}"
             work.draft.setting(line, f"{service.title}: see docs/migrate-postfix.md")
         return
     if wanted and not why:
         options += login.options(service)
+    work.listeners.append((service, [HostPort(address, port) for address in chosen]))
     _listen(work, chosen, port, ports, options)
     work.report.translated(title, f"listen on port {port}{f':{options}' if options else ''}")
     if service.command == "postscreen":

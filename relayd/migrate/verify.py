@@ -14,9 +14,13 @@ from relayd.mail.address import AddressError, Mailbox, path_text
 from relayd.mail.client import Client
 from relayd.mail.envelope import DIRECT
 from relayd.mail.plan import Plan, Verdict
+from relayd.migrate.draft import NOT_MOVED
+from relayd.migrate.gate import Question
 from relayd.migrate.postmap import Answers, Missing
+from relayd.migrate.samples import SOMEBODY, clients, tables, words_of
 from relayd.migrate.walk import RecipientFate, Walk
 from relayd.migrate.work import Work
+from relayd.migrate.write import WrittenFiles
 from relayd.ops.text import safe
 from relayd.rules.evaluate import Facts, evaluate
 
@@ -24,6 +28,7 @@ OUTSIDE = "203.0.113.1"
 STRANGER = "someone@outside.invalid"
 MAX_ROUNDS = 2000
 MAX_SHOWN = 50
+MOST_LOGINS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +51,16 @@ class Verification:
     differences: list[Difference] = field(default_factory=list)
     stale: list[str] = field(default_factory=list)
     unasked: list[str] = field(default_factory=list)
+    unsure: dict[str, int] = field(default_factory=dict)  # what cannot be asked, and how often
+
+    @property
+    def causes(self) -> dict[str, int]:
+        """How many differences each cause has."""
+        found: dict[str, int] = {}
+        for each in self.differences:
+            if each.named:
+                found[each.named] = found.get(each.named, 0) + 1
+        return found
 
     @property
     def unnamed(self) -> list[Difference]:
@@ -68,6 +83,8 @@ class Verification:
                 for each in self.differences
             ],
             "unnamed": len(self.unnamed),
+            "causes": self.causes,
+            "not asked": self.unsure,
             "notes": [*self.stale, *(f"no address: {text}" for text in self.unasked)],
         }
 
@@ -75,9 +92,14 @@ class Verification:
         """For people: what nobody announced first."""
         yield ""
         yield (
-            f"Verified {self.addresses:,} addresses ({self.questions:,} questions) with postmap:"
-            f" {len(self.differences):,} differences, {len(self.unnamed):,} of them not named above"
+            f"Verified {self.addresses:,} addresses ({self.questions:,} questions) with postmap and"
+            f" postconf: {len(self.differences):,} differences for {len(self.causes):,} causes named"
+            f" above, {len(self.unnamed):,} without one"
         )
+        for why, count in self.unsure.items():
+            yield safe(f"  {count:,} questions that Postfix's tables do not answer: {why}")
+        for why, count in self.causes.items():
+            yield safe(f"  {count:,} differences: {why[:200]}")
         for note in [*self.stale, *(f"no address: {text}" for text in self.unasked)]:
             yield safe(f"  note: {note}")
         named = [each for each in self.differences if each.named]
@@ -94,21 +116,22 @@ class Verification:
             yield f"  ... and {more:,} more (--json lists them all)"
 
 
-@dataclass(frozen=True, slots=True)
-class _Question:
-    address: str  # the one it is about
-    sender: str
-    recipient: str
-    inside: bool
+def _shown(asked: Question) -> str:
+    where = "from inside" if asked.inside else "from outside"
+    if asked.login:
+        where += f", logged in as {asked.login}"
+    if asked.client not in (OUTSIDE, ""):
+        where += f" ({asked.client})"
+    if asked.service:
+        where += f" at {asked.service}"
+    if asked.helo != "client.invalid":
+        where += f", HELO {asked.helo}"
+    if asked.sender == STRANGER:
+        return f"{where} to {asked.recipient}"
+    return f"{where}, sender {asked.sender or '<>'}, to {asked.recipient}"
 
-    def __str__(self) -> str:
-        where = "from inside" if self.inside else "from outside"
-        if self.sender == STRANGER:
-            return f"{where} to {self.recipient}"
-        return f"{where}, sender {self.sender}, to {self.recipient}"
 
-
-def verify(work: Work, settings: Settings, addresses: Sequence[str]) -> Verification:
+def verify(work: Work, written: WrittenFiles, addresses: Sequence[str]) -> Verification:
     """Ask both about all addresses; raises PostmapError."""
     outcome = Verification()
     good = []
@@ -119,33 +142,77 @@ def verify(work: Work, settings: Settings, addresses: Sequence[str]) -> Verifica
             outcome.unasked.append(f"{text}: {error}")
     good = list(dict.fromkeys(good))
     outcome.addresses = len(good)
-    client = inside_client(work)
     with tempfile.TemporaryDirectory(prefix="relayd-verify-") as scratch:
         answers = Answers(work.main.folder, work.shelf, Path(scratch))
         walk = Walk(work, answers)
-        questions = list(_questions(good, inside=bool(client)))
+        questions = list(dict.fromkeys(_questions(work, good)))
         outcome.questions = len(questions)
         for question, fate in zip(questions, _fates(walk, answers, questions), strict=True):
-            difference = _compare(work, settings, question, fate, client)
+            if fate.answer.unsure:
+                outcome.unsure[fate.answer.unsure] = outcome.unsure.get(fate.answer.unsure, 0) + 1
+            difference = _compare(work, written, question, fate)
             if difference is not None:
                 outcome.differences.append(difference)
         outcome.stale = list(dict.fromkeys(answers.stale))
         outcome.stale += [
-            f"{text}; asked as if it were empty" for text in answers.unreadable.values()
+            f"{text}; what hangs on it was not asked" for text in answers.unreadable.values()
         ]
     return outcome
 
 
-def _questions(addresses: Sequence[str], *, inside: bool) -> Iterator[_Question]:
-    """Each address as a recipient from outside and inside, and as a sender."""
+def _questions(work: Work, addresses: Sequence[str]) -> Iterator[Question]:
+    """Each address as a recipient and as a sender; from outside, inside and logged in; and clients."""
+    client = inside_client(work)
+    ours = next((each for each in addresses if _is_ours(work, each)), STRANGER)
+    doors = [("", "")]
+    doors += [
+        (str(where[0]), service.title) for service, where in work.listeners if where
+        if service.overrides
+    ]  # fmt: skip
+    logins = [name for name in (*words_of(work, "check_sasl_access"), *owners(work))][:MOST_LOGINS]
     for address in addresses:
-        yield _Question(address, STRANGER, address, inside=False)
-        if inside:
-            yield _Question(address, STRANGER, address, inside=True)
-            yield _Question(address, address, STRANGER, inside=True)
+        for listener, service in doors:
+            door = {"listener": listener, "service": service}
+            yield Question(address, STRANGER, address, OUTSIDE, **door)
+            yield Question(address, address, ours, OUTSIDE, **door)
+            yield Question(address, address, STRANGER, OUTSIDE, login=SOMEBODY, **door)
+            if client:
+                yield Question(address, STRANGER, address, client, True, **door)
+                yield Question(address, address, STRANGER, client, True, **door)
+        for login in logins:
+            yield Question(address, address, STRANGER, OUTSIDE, login=login)
+    trusted = [ipaddress.ip_network(each) for each in work.trusted.entries]
+    spared = [ipaddress.ip_network(each) for each in work.trusted.excepted]
+    for each in clients(work):
+        address = ipaddress.ip_address(each)
+        inside = any(address in net for net in trusted if net.version == address.version)
+        inside &= not any(address in net for net in spared if net.version == address.version)
+        for recipient in (ours, STRANGER):
+            yield Question(each, "a@far.invalid", recipient, each, inside)
+    for helo in words_of(work, "check_helo_access"):
+        for name in (helo, f"sub.{helo.lstrip('.')}", f"x{helo}"):
+            yield Question(helo, STRANGER, ours, OUTSIDE, helo=name)
+    yield Question(ours, "", ours, OUTSIDE)
 
 
-def _fates(walk: Walk, answers: Answers, questions: Sequence[_Question]) -> list[RecipientFate]:
+def owners(work: Work) -> list[str]:
+    """Logins that own senders."""
+    found = [
+        word
+        for name, table in tables(work)
+        if name == "smtpd_sender_login_maps"
+        for row in table.rows
+        for word in row.value.replace(",", " ").split()
+    ]
+    return list(dict.fromkeys(found))
+
+
+def _is_ours(work: Work, address: str) -> bool:
+    domain = address.rpartition("@")[2]
+    return any(domain in names.entries for names in work.classes())
+
+
+def _fates(walk: Walk, answers: Answers, questions: Sequence[Question]) -> list[RecipientFate]:
     """Postfix's answers; tables are asked in rounds, for what one answer asks for next."""
     fates: dict[int, RecipientFate] = {}
     left = list(range(len(questions)))
@@ -154,7 +221,7 @@ def _fates(walk: Walk, answers: Answers, questions: Sequence[_Question]) -> list
         for number in left:
             each = questions[number]
             try:
-                fates[number] = walk.fate(each.sender, each.recipient, inside=each.inside)
+                fates[number] = walk.fate(each)
             except Missing:
                 again.append(number)
         left = again
@@ -178,37 +245,95 @@ def inside_client(work: Work) -> str:
 
 
 def _compare(
-    work: Work, settings: Settings, question: _Question, fate: RecipientFate, client: str
+    work: Work, written: WrittenFiles, asked: Question, fate: RecipientFate
 ) -> Difference | None:
+    settings = written.settings
     facts = Facts(
-        Client(client if question.inside else OUTSIDE, helo="client.invalid"),
-        Mailbox.parse(question.sender),
-        Mailbox.parse(question.recipient),
+        Client(
+            asked.client,
+            helo=asked.helo,
+            login=asked.login,
+            tls="TLSv1.3" if asked.tls else "",
+            listener=asked.listener,
+        ),
+        Mailbox.parse(asked.sender) if asked.sender else None,
+        Mailbox.parse(asked.recipient),
     )
+    refused = settings.ruleset.send_as.refusal(facts.client, facts.sender)
     plan = evaluate(settings.ruleset, facts)
+    if refused is not None:
+        plan = Plan(Verdict.REFUSE, refused, (), ())
+    answer = fate.answer
+    taken = plan.verdict is not Verdict.REFUSE
+    if answer.unsure and not taken:
+        return None
     theirs, ours = _told(fate), _planned(settings, plan)
-    if fate.answer.relaying and plan.verdict is Verdict.REFUSE:
+    if answer.relaying and not taken:
         return None  # both refuse to relay; relayd does so for good
     if theirs == ours:
         return None
-    marks = set(fate.touched)
-    if plan.verdict is Verdict.REFUSE and any(
-        how in ("error", "retry") for how in fate.goals.values()
-    ):
-        if all(how in ("error", "retry") for how in fate.goals.values()):
-            same = {"error": 5, "retry": 4}[next(iter(fate.goals.values()))]
-            if plan.reply.code // 100 == same:
-                return None  # refused at once, where Postfix would send a report
-        marks.add("refused-earlier")
-    named = next(
-        (work.report.named[mark] for mark in sorted(marks) if mark in work.report.named), ""
-    )
-    return Difference(question.address, str(question), theirs, ours, named)
+    if not taken:
+        named = _closed(written, plan) or _early(work, plan, fate)
+        if named is None:
+            return None
+    elif answer.unsure or answer.refused or answer.elsewhere:
+        named = ""  # whatever the report says, this may not be
+    else:
+        named = next(
+            (work.report.named[mark] for mark in sorted(fate.touched) if mark in work.report.named
+             and mark.partition(":")[0] in _HARMLESS),
+            "",
+        )  # fmt: skip
+    return Difference(asked.address, _shown(asked), theirs, ours, named)
+
+
+_HARMLESS = (
+    "entry",
+    "owner",
+    "alias-extension",
+    "bare-domain",
+    "sender-extension",
+    "masquerade-header",
+    "refused-earlier",
+    "map",
+)
+"""What the report may announce of mail that both take."""
+
+
+def _closed(written: WrittenFiles, plan: Plan) -> str:
+    """The cause for which relayd asks to come later, as it stands above the rule; empty: none."""
+    if NOT_MOVED not in str(plan.reply):
+        return ""
+    step = plan.trail[-1]
+    path, _, line = step.place.rpartition(":")
+    for relative, lines in written.files.items():
+        if path.endswith(str(relative)) and line.isdigit():
+            above = lines[int(line) - 2] if int(line) >= 2 else ""
+            if above.startswith("# "):
+                return above.removeprefix("# ")
+            return f"{lines[int(line) - 1]}"
+    return f"{step.rule} {step.note}".strip()
+
+
+def _early(work: Work, plan: Plan, fate: RecipientFate) -> str | None:
+    """A refusal of what Postfix takes, and then bounces or puts off; None: it comes to the same."""
+    hows = set(fate.goals.values())
+    if not hows & {"error", "retry"}:
+        return ""
+    if hows <= {"error", "retry"}:
+        same = {"error": 5, "retry": 4}[next(iter(fate.goals.values()))]
+        if plan.reply.code // 100 == same:
+            return None  # refused at once, where Postfix would send a report
+    return work.report.named.get("refused-earlier", "")
 
 
 def _told(fate: RecipientFate) -> str:
+    if fate.answer.unsure:
+        return f"cannot be asked: {fate.answer.unsure}"
     if fate.answer.refused:
         return f"refused, {fate.answer.refused}xx"
+    if fate.answer.elsewhere:
+        return f"goes on by {fate.answer.elsewhere}"
     if fate.answer.discarded or (
         fate.goals and all(how == "discard" for how in fate.goals.values())
     ):

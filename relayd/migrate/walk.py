@@ -8,13 +8,14 @@ ADDRESS_CLASS_README, canonical(5), virtual(5), transport(5), access(5), aliases
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from relayd.mail.nexthop import LMTP, SMTP
 from relayd.migrate.follow import Masquerade
-from relayd.migrate.gate import Gate, GateAnswer
-from relayd.migrate.lookups import Lookups, parents_of
+from relayd.migrate.gate import Gate, GateAnswer, Question
+from relayd.migrate.lookups import Lookups, Unsure, parents_of
+from relayd.migrate.mailboxes import ListError, addresses, items
 from relayd.migrate.nexthops import hosts_of, port_of, program_of
 from relayd.migrate.postmap import Answers
 from relayd.migrate.work import Work
@@ -41,22 +42,25 @@ class Walk:
         self._look = Lookups(work, answers)
         self._gate = Gate(self._look)
 
-    def fate(self, sender: str, recipient: str, *, inside: bool) -> RecipientFate:
-        """The whole way of one recipient; `inside`: the client is in mynetworks."""
+    def fate(self, asked: Question) -> RecipientFate:
+        """The whole way of one recipient."""
         touched: set[str] = set()
         self._look.touched = touched
-        if self._look.stripped(sender)[1]:
+        if self._look.stripped(asked.sender)[1]:
             touched.add("sender-extension")
-        answer = self._gate.judge(sender, recipient, inside=inside)
+        answer = self._gate.judge(asked)
         fate = RecipientFate(answer, touched)
-        if answer.refused or answer.discarded:
+        if answer.refused or answer.discarded or answer.unsure or answer.elsewhere:
             return fate
-        sender = self._canonical(sender, "sender") if sender else ""
-        address = self._canonical(recipient, "recipient")
-        for final in self._virtual(address):
-            for goal, how, path in self._resolve(final, sender):
-                fate.goals[goal.lower()] = how
-                fate.senders.add(path.lower())
+        try:
+            sender = self._canonical(asked.sender, "sender") if asked.sender else ""
+            address = self._canonical(asked.recipient, "recipient")
+            for final in self._virtual(address):
+                for goal, how, path in self._resolve(final, sender):
+                    fate.goals[goal.lower()] = how
+                    fate.senders.add(path.lower())
+        except Unsure as why:
+            answer.unsure = str(why)
         return fate
 
     # cleanup(8)
@@ -180,12 +184,24 @@ class Walk:
         if self._look.search(specs, owner, full=True, aliases=True) is not None:
             sender = self._look.work.complete(owner)
             self._look.touched |= {"owner"} if domain.lower() != self._look.origin else set()
-        for word in value.split(","):
-            item = word.strip().strip('"').removeprefix("\\")
-            if item.startswith(("|", "/", ":include:")):
-                yield f"{item}@{domain}", "local", sender
+        for item in items(value):
+            bare_item = item.strip('"').removeprefix("\\")
+            if bare_item.startswith(("|", "/", ":include:")):
+                yield f"{bare_item}@{domain}", "local", sender
                 continue
-            target = self._look.work.complete(item)
+            try:
+                words = addresses(item.removeprefix("\\"))
+            except ListError as error:
+                raise Unsure(f"alias_maps: {error}") from None
+            yield from self._aliased(words, address, bare, sender, depth)
+
+    def _aliased(
+        self, words: Sequence[str], address: str, bare: str, sender: str, depth: int
+    ) -> Iterator[_Goal]:
+        """The addresses of one item of an alias."""
+        domain = address.rpartition("@")[2]
+        for word in words:
+            target = self._look.work.complete(word)
             if target.lower() in (address.lower(), f"{bare}@{domain}".lower()):
                 yield from self._stored(target, sender)
             elif self._look.is_local(target.rpartition("@")[2]):
@@ -195,7 +211,12 @@ class Walk:
                     yield from self._resolve(final, sender, depth + 1)
 
     def _stored(self, address: str, sender: str) -> Iterator[_Goal]:
+        for setting in ("mailbox_transport_maps", "fallback_transport_maps", "luser_relay"):
+            if self._look.main[setting]:
+                raise Unsure(setting)
         for setting in ("mailbox_transport", "fallback_transport"):
+            if setting == "fallback_transport" and self._look.main[setting]:
+                raise Unsure(setting)
             transport, _, nexthop = self._look.main[setting].partition(":")
             program = program_of(self._look.work.services, transport) if transport else "local"
             if program != "local":

@@ -17,6 +17,7 @@ from relayd.migrate.work import Work
 from relayd.rules.language.source import Problem
 
 MAX_ROUNDS = 40
+_OPENING = ("accept", "may-send-as", "expect", "header", "subaddress")  # without it less is open
 _HARMLESS = ("never reached", "given before")  # a rule that has nothing left to do
 
 
@@ -43,10 +44,10 @@ def settle(work: Work) -> WrittenFiles:
             try:
                 return WrittenFiles(files, load(scratch / CONF))
             except ConfigErrors as errors:
-                before = len(work.draft.later)
+                before, shut = len(work.draft.later), work.draft.shut
                 if not _drop(work, scratch, files, dropped, errors):
                     raise WriteError(f"the result does not load:\n{errors}") from None
-                if len(work.draft.later) != before:
+                if len(work.draft.later) != before or work.draft.shut != shut:
                     dropped.pop(RULES, None)  # its lines have moved
     raise WriteError("the result does not load, whatever is left out")
 
@@ -135,7 +136,10 @@ def _tell(work: Work, path: Path, line: str, problem: Problem) -> None:
     table = next((each for each in work.draft.tables.values() if each.path == path), None)
     why = f"{problem.what}" + (f"; {problem.expected}" if problem.expected else "")
     if table is None:
-        work.report.note(f"NOT translated: {line.strip()}: {why}", f"rule:{line.strip()}")
+        text = f"{line.strip()}: {why}"
+        work.report.note(f"NOT translated: {text}", f"rule:{line.strip()}")
+        if path == RULES and key not in _OPENING:  # it decided something, nobody knows now what
+            work.draft.shut = work.draft.shut or text
         return
     work.refuse_later(key)
     marks = [f"entry:{spec} {key}" for spec in (table.spec, table.origin.split(",")[0])]
