@@ -9,7 +9,8 @@ from relayd.mail.address import AddressError
 from relayd.migrate.draft import pattern
 from relayd.migrate.forwarding import Line
 from relayd.migrate.mailboxes import items
-from relayd.migrate.tables import MapSpec, MapText, PostfixRow, decoded
+from relayd.migrate.maincf import readable
+from relayd.migrate.tables import MapSpec, MapText, PostfixRow
 from relayd.migrate.work import Work
 from relayd.rules.language.lexer import string
 from relayd.rules.language.regex import trouble
@@ -71,7 +72,12 @@ def _tagged(work: Work, lines: Sequence[Line], at: Sequence[str]) -> None:
         texts = [f"{_quoted(line.key)}: {', '.join(line.targets)}" for line in own]
         operand = work.draft.map_of("aliases-tagged", "aliases", texts, "alias_maps")
         work.draft.rule("forward", f"forward {operand} at {', '.join('@' + each for each in at)}")
+    owned = {line.key.removeprefix("owner-") for line in lines if line.key.startswith("owner-")}
     for number, line in enumerate(lines):
+        if line.key in owned:  # the rule would not know the owner
+            why = f"{line.key} with a sub-address"
+            work.close((f"to regex {string(f'^{re.escape(line.key)}{end}')}",), "alias_maps", why)
+            continue
         text = f"^{re.escape(line.key)}{end}"
         if number >= MOST_TAGGED or trouble(text) is not None:
             why = "aliases with a sub-address: relayd would carry it on, Postfix drops it"
@@ -141,9 +147,7 @@ def _alias_items(work: Work, value: str, depth: int = 0) -> Iterator[tuple[str, 
 
 def _included(work: Work, name: str, depth: int) -> Iterator[tuple[str, str]]:
     """A list in a file of its own, as it is now."""
-    try:
-        text = decoded(work.shelf.locate(name).read_bytes())
-    except OSError:
+    if not readable(work.shelf.locate(name)):
         yield "", f"cannot read :include:{name}"
         return
     if depth >= MAX_INCLUDED:
@@ -153,9 +157,8 @@ def _included(work: Work, name: str, depth: int) -> Iterator[tuple[str, str]]:
         f"{name} was read once: a later change of it does not reach relayd."
         f" Its members stand in tables/aliases",
     )
-    for line in text.split("\n"):  # each line stands alone
-        if line.strip() and not line.lstrip().startswith("#"):
-            yield from _alias_items(work, line.strip(), depth + 1)
+    for line in work.shelf.texts(name):
+        yield from _alias_items(work, line, depth + 1)
 
 
 def relocated(work: Work) -> None:

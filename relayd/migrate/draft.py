@@ -17,6 +17,8 @@ from relayd.rules.tables.tablefile import list_table
 RULES = Path("rules.d/50-postfix.rules")
 CONF = Path("relayd.conf")
 SECRETS = Path("secrets")
+KEYS = Path("srs.keys")
+PRIVATE = (SECRETS, KEYS)
 SECTIONS = ("admission", "rewrite", "forward", "route", "tests")
 _TITLES = {
     "admission": "Who may send what to whom",
@@ -74,6 +76,7 @@ class ConfigDraft:
         default_factory=lambda: {section: [] for section in SECTIONS}
     )
     secrets: list[str] = field(default_factory=list)  # lines of the secrets file
+    keys: list[str] = field(default_factory=list)  # lines of the file of SRS keys
     shut: str = ""  # a rule that relayd would not take, for which all mail waits
     later: dict[str, None] = field(default_factory=dict)  # what is to be asked for again later
 
@@ -170,6 +173,8 @@ class ConfigDraft:
                 files[table.path] = [*head, *table.lines]
         if self.secrets:
             files[SECRETS] = ["# NAME USER PASSWORD", *self.secrets]
+        if self.keys:
+            files[KEYS] = list(self.keys)
         return files
 
     def _not_moved(self) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from relayd.migrate.lookups import Lookups, Unsure, parents_of
 from relayd.migrate.maincf import split
-from relayd.migrate.restrictions import ANYWAY, FILTERS, LISTS, UNAUTH, takes_argument
+from relayd.migrate.restrictions import ANYWAY, FILTERS, LISTS, PERHAPS, UNAUTH, takes_argument
 from relayd.migrate.tables import MapSpec, is_table
 
 _SEEN = {
@@ -52,6 +52,7 @@ class GateAnswer:
     discarded: bool = False
     elsewhere: str = ""  # taken, but its mail goes where an access map says
     unsure: str = ""  # why it cannot be told
+    deferring: bool = False  # a refusal behind is not for good
 
 
 @dataclass
@@ -73,6 +74,13 @@ class Gate:
 
     def judge(self, asked: Question) -> GateAnswer:
         """What RCPT hears."""
+        answer = self._judged(asked)
+        soft = self._look.of_service(asked.service).yes("soft_bounce") or answer.deferring
+        if answer.refused and soft:
+            answer.refused = 4
+        return answer
+
+    def _judged(self, asked: Question) -> GateAnswer:
         main = self._look.of_service(asked.service)
         state = _State(asked, False)
         answer = state.answer
@@ -95,8 +103,6 @@ class Gate:
         except Unsure as why:
             answer.unsure = str(why)
             return answer
-        if main.yes("soft_bounce") and answer.refused:
-            answer.refused = 4
         return answer
 
     def _list(self, state: _State, words: Sequence[str], setting: str) -> bool:
@@ -152,8 +158,8 @@ class Gate:
         if word in _SEEN and argument:
             action = self._access(MapSpec.parse(argument, main["default_database_type"]), word, asked)
             return self._act(state, action, setting)
-        if word in FILTERS or word in ANYWAY:
-            return False
+        if word in FILTERS or word in ANYWAY or word in PERHAPS:
+            return False  # nobody here has a certificate, or stands in a list in the DNS
         raise Unsure(f"{setting}: {word} {argument}".rstrip())
 
     def _trusted(self, asked: Question) -> bool:
@@ -206,7 +212,8 @@ class Gate:
             answer.refused = int(status.group(1)) if status else 4
             return True
         if upper == "DEFER_IF_REJECT":
-            raise Unsure(f"{setting}: {word}")
+            answer.deferring = True
+            return False
         return self._inner(state, split(action), setting, entry=True)
 
     def _inner(self, state: _State, words: Sequence[str], setting: str, *, entry: bool) -> bool:

@@ -92,7 +92,7 @@ ANYWAY = {
     "sleep": "a pause decides nothing",
     "check_etrn_access": "relayd has no ETRN",
 }
-_PERHAPS = {
+PERHAPS = {
     "permit_tls_clientcerts": ("tls", "relayd has not those certificates' fingerprints"),
     "permit_tls_all_clientcerts": ("tls", "relayd has not those certificates' authorities"),
     "permit_mx_backup": ("", "relayd does not ask whose MX this host is"),
@@ -216,8 +216,8 @@ class Restrictions:
         if word in FILTERS:
             report.lost(setting, f"{text}: {FILTERS[word]}")
             return [Passed(scope, word)]
-        if word in _PERHAPS:
-            condition, why = _PERHAPS[word]
+        if word in PERHAPS:
+            condition, why = PERHAPS[word]
             report.lost(
                 setting, f"{text}: {why}. What is refused behind it is asked to come later instead"
             )

@@ -129,6 +129,15 @@ class PostfixTables:
             return None
         return [word for _, line in logical_lines(text) for word in split(line)]
 
+    def texts(self, name: str) -> list[str]:
+        """The lines of a file of addresses, each alone, without comments."""
+        try:
+            text = decoded(self.locate(name).read_bytes())
+        except OSError:
+            return []
+        lines = (line.strip() for line in text.split("\n"))
+        return [line for line in lines if line and not line.startswith("#")]
+
     def _text(self, spec: MapSpec, aliases: bool) -> MapText:
         made = MapText(spec)
         if spec.type == "static":

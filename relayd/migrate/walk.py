@@ -186,6 +186,9 @@ class Walk:
             self._look.touched |= {"owner"} if domain.lower() != self._look.origin else set()
         for item in items(value):
             bare_item = item.strip('"').removeprefix("\\")
+            if bare_item.startswith(":include:"):
+                yield from self._included(bare_item, address, bare, sender, depth)
+                continue
             if bare_item.startswith(("|", "/", ":include:")):
                 yield f"{bare_item}@{domain}", "local", sender
                 continue
@@ -194,6 +197,18 @@ class Walk:
             except ListError as error:
                 raise Unsure(f"alias_maps: {error}") from None
             yield from self._aliased(words, address, bare, sender, depth)
+
+    def _included(
+        self, item: str, address: str, bare: str, sender: str, depth: int
+    ) -> Iterator[_Goal]:
+        """The members of a list, a line each; what else stands in it cannot be told."""
+        for line in self._look.work.shelf.texts(item.removeprefix(":include:").strip()):
+            for each in items(line):
+                try:
+                    words = addresses(each)
+                except ListError as error:
+                    raise Unsure(f"{item}: {error}") from None
+                yield from self._aliased(words, address, bare, sender, depth)
 
     def _aliased(
         self, words: Sequence[str], address: str, bare: str, sender: str, depth: int

@@ -44,6 +44,7 @@ class Work:
     trusted: Names = field(default_factory=lambda: Names("mynetworks"))
     listeners: list[tuple[Service, list[HostPort]]] = field(default_factory=list)
     incomplete: set[str] = field(default_factory=set)  # parameters with a table we cannot read
+    elsewhere: set[MapSpec] = field(default_factory=set)  # tables that became something else
     listed: list[str] = field(default_factory=list)  # operands: who has an entry in a map
     closed: list[tuple[tuple[str, ...], str]] = field(default_factory=list)  # whom, and why
 
@@ -91,6 +92,8 @@ class Work:
         """The readable tables of a `..._maps` parameter; the others are reported."""
         found = []
         for spec in maps(self.main[setting], self.main["default_database_type"]):
+            if spec in self.elsewhere:
+                continue
             table = self.shelf.read(spec, aliases=aliases and spec.type not in ("static", "inline"))
             if table.trouble:
                 self.incomplete.add(setting)

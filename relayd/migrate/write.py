@@ -12,7 +12,7 @@ from pathlib import Path
 
 from relayd.config import ConfigErrors, load
 from relayd.config.settings import Settings
-from relayd.migrate.draft import CONF, RULES, SECRETS
+from relayd.migrate.draft import CONF, PRIVATE, RULES
 from relayd.migrate.work import Work
 from relayd.rules.language.source import Problem
 
@@ -57,7 +57,7 @@ def put(folder: Path, files: Mapping[Path, list[str]]) -> None:
     for relative, lines in files.items():
         path = folder / relative
         path.parent.mkdir(parents=True, exist_ok=True)
-        if relative == SECRETS:
+        if relative in PRIVATE:
             path.unlink(missing_ok=True)
             path.touch(0o600)
         path.write_text("\n".join(lines) + "\n", "utf-8")
@@ -77,9 +77,10 @@ def publish(output: Path, written: WrittenFiles, *, force: bool = False) -> list
                 " --output, or say --force"
             )
         put(output, written.files)
-        if SECRETS in written.files and os.geteuid() == 0:
+        for secret in PRIVATE if os.geteuid() == 0 else ():
             with contextlib.suppress(LookupError):  # there is no such user yet
-                shutil.chown(output / SECRETS, "relayd")
+                if secret in written.files:
+                    shutil.chown(output / secret, "relayd")
     except OSError as error:
         raise WriteError(f"{error.filename}: {error.strerror}") from None
     return [str(output / path) for path in written.files]

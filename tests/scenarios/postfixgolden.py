@@ -10,6 +10,7 @@ A folder has main.cf, master.cf, the maps, and `asked`: a question a line, such 
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -152,3 +153,15 @@ class Imported:
         lines += ["", "# Answers", ""]
         lines += [f"{asked.text}\n    {self.answer(asked)}" for asked in questions(folder)]
         return "\n".join(lines).replace(f"{folder}/", "") + "\n"
+
+
+def write(room: Path) -> None:
+    """Write all golden files anew: `python -m tests.scenarios.postfixgolden`."""
+    for name in names():
+        folder = copied(name, room)
+        (GOLDEN / name / "import").write_text(Imported.of(folder).told(folder), "utf-8")
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as made:
+        write(Path(made))

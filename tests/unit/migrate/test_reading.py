@@ -192,7 +192,7 @@ class TableTests(Folder):
         )
         self.assertEqual([(row.key, row.value) for row in table.rows],
                          [("root", "admin, \\keep"), ("odd one", '|"/bin/x y"'),
-                          ("list", ":include:/x")])  # fmt: skip
+                          ("list", ":include:/x  # c")])  # fmt: skip
 
 
 class ExpressionTests(unittest.TestCase):
