@@ -85,8 +85,9 @@ class AccessMap:
         return found
 
     def _values(self) -> list[str]:
-        rows = [*self._table.rows, *self._table.patterns]
-        return list(dict.fromkeys(row.value for row in rows))
+        values = [row.value for row in self._table.rows]
+        values += [row.value for row in self._table.patterns]
+        return list(dict.fromkeys(values))
 
     def _unseen(self, value: str, why: str, scope: Scope, read: ReadList) -> list[Move]:
         """An entry of which nobody here can tell whom it is about."""

@@ -62,7 +62,8 @@ def admission(work: Work) -> None:
         base = (f"listener {', '.join(map(str, where))}",) if where else ()
         senders.append(_gate(work, service, base))
     senders.append(_gate(work, None, ()))
-    may_send_as(work, senders)
+    if any(" auth " in statement for statement, _ in work.draft.settings):
+        may_send_as(work, senders)
     for each in senders:
         for text, comment in each.gate.rules:
             work.draft.rule("admission", text, comment)

@@ -61,7 +61,7 @@ def aliases(work: Work, *, used: bool) -> None:
 
 
 def _tagged(work: Work, lines: Sequence[Line], at: Sequence[str]) -> None:
-    """`root+x` finds the alias `root`, and Postfix drops the `+x` there; relayd's tables keep it."""
+    """`root+x` finds the alias `root` and loses its `+x` with Postfix; relayd's tables keep it."""
     marks = work.draft.subaddress
     if not marks:
         return
@@ -112,10 +112,10 @@ def _alias(work: Work, table: MapText, row: PostfixRow) -> Line | None:
         return None
     targets: list[str] = []
     troubles: list[str] = []
-    for item, trouble in _alias_items(work, row.value):
-        if trouble:
-            work.report.lost(setting, f"{where}: {row.key}: {trouble}", mark)
-            troubles.append(trouble)
+    for item, why in _alias_items(work, row.value):
+        if why:
+            work.report.lost(setting, f"{where}: {row.key}: {why}", mark)
+            troubles.append(why)
         else:
             targets.append(item)
     if troubles or not targets:  # a part of it would be less than was meant

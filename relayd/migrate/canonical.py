@@ -144,7 +144,9 @@ def _close_sender(work: Work, setting: str, key: str) -> None:
     keys = [key] if "@" in key else [f"{key}@{at}" for at in work.bare_domains]
     for each in keys:
         with contextlib.suppress(AddressError):
-            work.close((f"sender {pattern(each)}",), setting, f"{each}: its entry is not understood")
+            work.close(
+                (f"sender {pattern(each)}",), setting, f"{each}: its entry is not understood"
+            )
 
 
 def _scope(work: Work, part: str, kind: str, chain: Sequence[Keyed], hidden: Masquerade) -> None:

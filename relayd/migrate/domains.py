@@ -138,9 +138,7 @@ class DomainReader:
             elif not (own and "@" in pattern.expression.text):
                 self._domain_pattern(spec, pattern.expression, names)
 
-    def _domain_pattern(
-        self, spec: MapSpec, expression: Expression, names: Names
-    ) -> None:
+    def _domain_pattern(self, spec: MapSpec, expression: Expression, names: Names) -> None:
         text = expression.text
         behind = text[1:] if text.startswith("^") else f"[^@]*{text}"
         found = carried(Expression(f"@{behind}", expression.flags, False), spec.type)

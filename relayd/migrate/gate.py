@@ -156,7 +156,9 @@ class Gate:
         if argument and state.in_entry:
             raise Unsure(f"{setting}: an entry with the table {argument}")
         if word in _SEEN and argument:
-            action = self._access(MapSpec.parse(argument, main["default_database_type"]), word, asked)
+            action = self._access(
+                MapSpec.parse(argument, main["default_database_type"]), word, asked
+            )
             return self._act(state, action, setting)
         if word in FILTERS or word in ANYWAY or word in PERHAPS:
             return False  # nobody here has a certificate, or stands in a list in the DNS
@@ -176,7 +178,9 @@ class Gate:
 
     def _mismatch(self, state: _State, word: str) -> bool:
         asked, kind = state.asked, word.removeprefix("reject_")
-        if not asked.sender or not self._look.of_service(asked.service).yes("smtpd_sasl_auth_enable"):
+        if not asked.sender or not self._look.of_service(asked.service).yes(
+            "smtpd_sasl_auth_enable"
+        ):
             return False
         found = self._look.find("smtpd_sender_login_maps", asked.sender)
         owners = [] if found is None else [each.lower() for each in split(found[0])]

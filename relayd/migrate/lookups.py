@@ -75,7 +75,11 @@ class Lookups:
         return self._services.get(service, self.main)
 
     def ask(self, spec: MapSpec, key: str, *, aliases: bool = False) -> str | None:
-        """One key in one table."""
+        """One key in one table; PostSRSd's have become `srs`, whose addresses change by the day."""
+        if spec in self.work.elsewhere:
+            if key.lower().startswith(("srs0", "srs1")):
+                raise Unsure(f"{spec} makes another address every day")
+            return None
         value = self.answers.ask(spec, key, aliases=aliases)
         if spec in self.answers.unreadable:
             raise Unsure(f"{spec} cannot be asked")

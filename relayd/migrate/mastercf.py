@@ -29,10 +29,12 @@ class Service:
 
 
 def behind(service: Service, services: Sequence[Service]) -> Service:
-    """Whose settings clients of a listener meet: with postscreen the smtpd that it passes them to."""
+    """Whose settings clients meet: with postscreen those of the smtpd that it passes them to."""
     if service.command != "postscreen":
         return service
-    found = next((each for each in services if (each.type, each.command) == ("pass", "smtpd")), None)
+    found = next(
+        (each for each in services if (each.type, each.command) == ("pass", "smtpd")), None
+    )
     return replace(service, overrides=service.overrides | (found.overrides if found else {}))
 
 

@@ -184,7 +184,9 @@ class Restrictions:
             if word == "warn_if_reject":
                 skipped = words[at : at + 1]
                 at += 2 if skipped and takes_argument(skipped[0]) else 1
-                self._work.report.lost(self._setting, f"{word}: relayd has no warnings of this kind")
+                self._work.report.lost(
+                    self._setting, f"{word}: relayd has no warnings of this kind"
+                )
                 continue
             if argument.startswith("{") and not is_table(argument):  # { name, more }
                 argument = split(argument[1:-1])[0] if argument[1:-1].strip() else ""

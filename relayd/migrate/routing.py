@@ -252,9 +252,9 @@ def _transport_maps(work: Work, classes: Classes) -> None:
         return
     first = tables[0]
     if stands and first.path:
-        text = first.path.read_text("utf-8").rstrip("\n").split("\n")
+        copied = first.path.read_text("utf-8").rstrip("\n").split("\n")
         operand = work.draft.map_of(
-            first.path.name, "transport", text, f"{first.spec}, as it stands", copied=True
+            first.path.name, "transport", copied, f"{first.spec}, as it stands", copied=True
         )
         work.draft.rule("route", f"route {operand}")
     else:

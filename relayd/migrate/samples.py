@@ -42,7 +42,7 @@ _NO_ADDRESSES = (
 
 
 def samples(work: Work) -> list[str]:
-    """Every address, each once: whole keys and their neighbours, targets, somebody of each domain."""
+    """Every address once: whole keys and their neighbours, targets, somebody of each domain."""
     found: dict[str, None] = {}
     for address in _all(work):
         text = address.lower()

@@ -214,7 +214,9 @@ def _one_hop(work: Work, key: str, level: Level) -> bool:
     for name in names:
         work.draft.hops[name] = replace(work.draft.hops[name], level=level)
     tables = [each for each in work.draft.tables.values() if each.kind == "transport"]
-    return bool(names) and not any(f"[{wanted.host}]" in line for each in tables for line in each.lines)
+    return bool(names) and not any(
+        f"[{wanted.host}]" in line for each in tables for line in each.lines
+    )
 
 
 def _authorities(work: Work) -> None:

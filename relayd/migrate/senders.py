@@ -14,6 +14,7 @@ from relayd.migrate.work import Work
 
 SETTING = "smtpd_sender_login_maps"
 _REPLY = '553 5.7.1 "Sender address rejected: not owned by user"'
+_UNAUTHENTICATED = ("reject_sender_login_mismatch", "reject_unauthenticated_sender_login_mismatch")
 _MOST_OWNERS = 60  # rules, one for each set of logins
 
 
@@ -39,10 +40,9 @@ class OwnSenders:
         domains = [key for key in self.owners if key.startswith("@")]
         listed = self.work.draft.list_of("sender-owners", [*keys, *domains], SETTING)
         found: list[Move] = [Passed(scope, word)]
-        if word in ("reject_sender_login_mismatch", "reject_unauthenticated_sender_login_mismatch"):
-            if listed:
-                whom = (*scope, f"sender {listed}", "not login any")
-                found.append(Refuse(whom, word, (), _REPLY))
+        if listed and word in _UNAUTHENTICATED:
+            whom = (*scope, f"sender {listed}", "not login any")
+            found.append(Refuse(whom, word, (), _REPLY))
         if word == "reject_known_sender_login_mismatch":
             return [*found, *self._known(word, scope, keys, domains)]
         if word != "reject_unauthenticated_sender_login_mismatch":

@@ -104,5 +104,3 @@ def _text(work: Work, name: str) -> str | None:
         except OSError:
             continue
     return None
-
-

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -92,9 +92,9 @@ class Verification:
         """For people: what nobody announced first."""
         yield ""
         yield (
-            f"Verified {self.addresses:,} addresses ({self.questions:,} questions) with postmap and"
-            f" postconf: {len(self.differences):,} differences for {len(self.causes):,} causes named"
-            f" above, {len(self.unnamed):,} without one"
+            f"Verified {self.addresses:,} addresses ({self.questions:,} questions) with postmap"
+            f" and postconf: {len(self.differences):,} differences for {len(self.causes):,} causes"
+            f" named above, {len(self.unnamed):,} without one"
         )
         for why, count in self.unsure.items():
             yield safe(f"  {count:,} questions that Postfix's tables do not answer: {why}")
@@ -161,34 +161,33 @@ def verify(work: Work, written: WrittenFiles, addresses: Sequence[str]) -> Verif
 
 
 def _questions(work: Work, addresses: Sequence[str]) -> Iterator[Question]:
-    """Each address as a recipient and as a sender; from outside, inside and logged in; and clients."""
+    """Each address as recipient and as sender, from outside, inside, logged in; and each client."""
     client = inside_client(work)
     ours = next((each for each in addresses if _is_ours(work, each)), STRANGER)
     doors = [("", "")]
-    doors += [
-        (str(where[0]), service.title) for service, where in work.listeners if where
-        if service.overrides
-    ]  # fmt: skip
-    logins = [name for name in (*words_of(work, "check_sasl_access"), *owners(work))][:MOST_LOGINS]
+    doors += [(str(at[0]), each.title) for each, at in work.listeners if at and each.overrides]
+    logins = [*words_of(work, "check_sasl_access"), *owners(work)][:MOST_LOGINS]
     for address in addresses:
         for listener, service in doors:
-            door = {"listener": listener, "service": service}
-            yield Question(address, STRANGER, address, OUTSIDE, **door)
-            yield Question(address, address, ours, OUTSIDE, **door)
-            yield Question(address, address, STRANGER, OUTSIDE, login=SOMEBODY, **door)
-            if client:
-                yield Question(address, STRANGER, address, client, True, **door)
-                yield Question(address, address, STRANGER, client, True, **door)
+            for asked in (
+                Question(address, STRANGER, address, OUTSIDE),
+                Question(address, address, ours, OUTSIDE),
+                Question(address, address, STRANGER, OUTSIDE, login=SOMEBODY),
+                Question(address, STRANGER, address, client, inside=True),
+                Question(address, address, STRANGER, client, inside=True),
+            ):
+                if asked.client:
+                    yield replace(asked, listener=listener, service=service)
         for login in logins:
             yield Question(address, address, STRANGER, OUTSIDE, login=login)
     trusted = [ipaddress.ip_network(each) for each in work.trusted.entries]
     spared = [ipaddress.ip_network(each) for each in work.trusted.excepted]
-    for each in clients(work):
-        address = ipaddress.ip_address(each)
-        inside = any(address in net for net in trusted if net.version == address.version)
-        inside &= not any(address in net for net in spared if net.version == address.version)
+    for text in clients(work):
+        place = ipaddress.ip_address(text)
+        inside = any(place in net for net in trusted if net.version == place.version)
+        inside &= not any(place in net for net in spared if net.version == place.version)
         for recipient in (ours, STRANGER):
-            yield Question(each, "a@far.invalid", recipient, each, inside)
+            yield Question(text, "a@far.invalid", recipient, text, inside)
     for helo in words_of(work, "check_helo_access"):
         for name in (helo, f"sub.{helo.lstrip('.')}", f"x{helo}"):
             yield Question(helo, STRANGER, ours, OUTSIDE, helo=name)

@@ -106,13 +106,12 @@ class Work:
                 else:
                     self.close((), setting, why)
                 break  # what stands behind it may be overruled by it
-            else:
-                found.append(table)
-                for row in table.repeated:
-                    self.report.note(
-                        f"{table.where(row.line)}: {row.key} has an entry already; Postfix and"
-                        " relayd keep the first"
-                    )
+            found.append(table)
+            for row in table.repeated:
+                self.report.note(
+                    f"{table.where(row.line)}: {row.key} has an entry already; Postfix and"
+                    " relayd keep the first"
+                )
         return found
 
     def complete(self, address: str) -> str:

@@ -19,7 +19,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from relayd.migrate import verify
 from relayd.migrate.mastercf import Service, read_services
 from relayd.migrate.nexthops import program_of
 from relayd.migrate.walk import _how
@@ -71,8 +70,11 @@ class Small:
     failed: str = ""
 
     @classmethod
-    def made(cls, golden: Path, folder: Path) -> Small:
-        """Write its files; the text stays as it is but for places, ports and programs."""
+    def made(cls, golden: Path, folder: Path, maps: int) -> Small:
+        """Write its files; the text stays as it is but for places, ports and programs.
+
+        `maps`: the port of Maps.
+        """
         small = cls(golden.name, folder, read_services(golden))
         etc = folder / "etc"
         etc.mkdir(parents=True)
@@ -82,7 +84,10 @@ class Small:
                 (etc / path.name).write_bytes(text)
         small._folders()
         main = (etc / "main.cf").read_text("utf-8")
-        main = re.sub(r"(?m)^(inet_interfaces|alias_database|smtpd_authorized_xclient_hosts) .*\n", "", main)
+        main = re.sub(r"(tcp|socketmap:inet):127\.0\.0\.1:\d+", rf"\1:127.0.0.1:{maps}", main)
+        main = re.sub(
+            r"(?m)^(inet_interfaces|alias_database|smtpd_authorized_xclient_hosts) .*\n", "", main
+        )
         (etc / "main.cf").write_text(_each_once(main + _MAIN.format(folder=folder)))
         (etc / "master.cf").write_text("\n".join(small._master()) + "\n")
         small._compile(main)
@@ -108,7 +113,11 @@ class Small:
     def _compile(self, main: str) -> None:
         etc = self.folder / "etc"
         aliases = re.findall(r"(?m)^alias_maps *=(.*(?:\n[ \t].*)*)", main)
-        named = set(_KINDS.findall(main.replace("$config_directory", str(etc)).replace("${config_directory}", str(etc))))
+        named = set(
+            _KINDS.findall(
+                main.replace("$config_directory", str(etc)).replace("${config_directory}", str(etc))
+            )
+        )
         alias = set(_KINDS.findall(" ".join(aliases)))
         for tool, paths in (("postmap", named - alias), ("postalias", alias)):
             there = [f"hash:{path}" for path in sorted(paths) if Path(path).exists()]
@@ -125,8 +134,11 @@ class Small:
         for service in self.services:
             if service.type == "inet" and service.command == "smtpd":
                 port = self.ports[service.name] = free_port()
-                overrides = [f"  -o {name}={value.replace(' ', '')}" for name, value in service.overrides.items()
-                             if name != "syslog_name"]  # fmt: skip
+                overrides = [
+                    f"  -o {name}={value.replace(' ', '')}"
+                    for name, value in service.overrides.items()
+                    if name != "syslog_name"
+                ]
                 yield f"127.0.0.1:{port} inet n - n - - smtpd"
                 yield from overrides
             elif service.type == "unix" and service.name not in _ABROAD:
@@ -144,10 +156,15 @@ class Small:
 
     def last_word(self) -> str:
         """Why nobody greets: what the log says, once it does."""
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.ports["smtp"])):
-            log = self.folder / "log"
-            wait_until(lambda: "fatal:" in log.read_text("utf-8", "replace"), f"{self.name} says why")
-        return (self.folder / "log").read_text("utf-8", "replace")
+        with socket.create_connection(("127.0.0.1", self.ports["smtp"])):
+            wait_until(lambda: "fatal:" in self._text(), f"{self.name} says why")
+        return self._text()
+
+    def _text(self) -> str:
+        try:
+            return (self.folder / "log").read_text("utf-8", "replace")
+        except OSError:
+            return ""
 
     def stop(self) -> None:
         """End it and its children."""
@@ -206,7 +223,7 @@ class Small:
 
     def _kept(self, asked: Asked) -> str:
         """hold or discard, as an access map says."""
-        text = (self.folder / "log").read_text("utf-8", "replace")
+        text = self._text()
         match = re.search(
             rf"NOQUEUE: (hold|discard): RCPT from unknown\[{re.escape(asked.client)}\].*"
             rf"from=<{re.escape(asked.sender)}> to=<{re.escape(asked.to)}>", text)  # fmt: skip
@@ -214,11 +231,10 @@ class Small:
 
     def _log(self) -> dict[str, list[tuple[str, str]]]:
         found: dict[str, list[tuple[str, str]]] = {}
-        with contextlib.suppress(OSError):
-            for line in (self.folder / "log").read_text("utf-8", "replace").splitlines():
-                match = _LINE.search(line)
-                if match:
-                    found.setdefault(match["id"], []).append((match["by"], match["rest"]))
+        for line in self._text().splitlines():
+            match = _LINE.search(line)
+            if match:
+                found.setdefault(match["id"], []).append((match["by"], match["rest"]))
         return found
 
     def _settled(self, idents: Sequence[str]) -> bool:
@@ -249,7 +265,9 @@ class Small:
                 senders |= paths
                 continue
             goals.add((match["to"].lower(), self._where(by, match)))
-            path = next((m[1] for _, one in log[ident] if (m := re.match(r"from=<([^>]*)>", one))), "")
+            path = next(
+                (m[1] for _, one in log[ident] if (m := re.match(r"from=<([^>]*)>", one))), ""
+            )
             senders.add(path.lower() or "<>")
         return frozenset(goals), frozenset(senders)
 
@@ -262,6 +280,30 @@ class Small:
         if name == by:
             return {"sent": "local", "bounced": "error"}.get(match["status"], "retry")
         return _how("/var/spool/postfix", name, program_of(self.services, name), match["why"])
+
+
+class Maps:
+    """A server for tcp and socketmap tables in which there is nothing."""
+
+    def __init__(self) -> None:
+        self._listening = socket.create_server(("127.0.0.1", 0), backlog=64)
+        self.port = self._listening.getsockname()[1]
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                one, _ = self._listening.accept()
+                threading.Thread(target=self._answer, args=(one,), daemon=True).start()
+
+    def _answer(self, one: socket.socket) -> None:
+        with contextlib.suppress(OSError), one:
+            while asked := one.recv(4096):
+                one.sendall(b"9:NOTFOUND ,") if asked[:1].isdigit() else one.sendall(b"500 none\n")
+
+    def close(self) -> None:
+        """No more."""
+        self._listening.close()
 
 
 class Logins:
@@ -279,12 +321,11 @@ class Logins:
         with contextlib.suppress(OSError):
             while True:
                 one, _ = self._listening.accept()
-                one.sendall(b"VERSION\t1\t1\nMECH\tPLAIN\tplaintext\nSPID\t1\nCUID\t1\nCOOKIE\t0\nDONE\n")
+                one.sendall(
+                    b"VERSION\t1\t1\nMECH\tPLAIN\tplaintext\nSPID\t1\nCUID\t1\nCOOKIE\t0\nDONE\n"
+                )
                 kept.append(one)
 
     def close(self) -> None:
         """No more."""
         self._listening.close()
-
-
-OUTSIDE = verify.OUTSIDE

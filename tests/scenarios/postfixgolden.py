@@ -58,7 +58,9 @@ class Answer:
         if self.refused:
             return f"refused, {self.text}"
         goals = ", ".join(f"{goal} {how}" for goal, how in sorted(self.goals))
-        return f"{self.kept or 'taken'}: {goals or 'nobody'} sender {', '.join(sorted(self.senders))}"
+        return (
+            f"{self.kept or 'taken'}: {goals or 'nobody'} sender {', '.join(sorted(self.senders))}"
+        )
 
 
 def names() -> list[str]:
@@ -141,7 +143,9 @@ class Imported:
         return Answer(kept=kept, goals=goals, senders=senders)
 
     def _listener(self, at: str) -> str:
-        return next((str(where[0]) for service, where in self.work.listeners if service.name == at), "")
+        return next(
+            (str(where[0]) for service, where in self.work.listeners if service.name == at), ""
+        )
 
     def told(self, folder: Path) -> str:
         """The text of the golden file."""

@@ -12,9 +12,9 @@ from relayd.migrate import verify
 from relayd.migrate.samples import samples
 from tests.scenarios import postfixgolden as golden
 from tests.scenarios.harness import Scenario
-from tests.scenarios.postfixfarm import Logins, Small
+from tests.scenarios.postfixfarm import Logins, Maps, Small
 
-AT_ONCE = 6
+AT_ONCE = 10
 DEAD = ("postfix-2-says-nothing",)  # Postfix 3 takes no mail at all with it, Postfix 2 did
 _NO_MAIL = {"error", "retry"}  # where Postfix takes mail, and then it does not arrive
 
@@ -58,11 +58,13 @@ class Golden(Scenario):
     def test_nothing_is_taken_that_postfix_refuses_and_nothing_goes_to_somebody_else(self) -> None:
         heard: dict[str, dict[str, golden.Answer]] = {}
         room = self.room("golden")
+        maps = Maps()
+        self.addCleanup(maps.close)
         folders = {name: golden.copied(name, room) for name in golden.names()}
 
         def ask(name: str) -> None:
             questions = list(golden.questions(folders[name]))
-            small = Small.made(folders[name], self.farm / name)
+            small = Small.made(folders[name], self.farm / name, maps.port)
             if (self.farm / name / "etc/main.cf").read_text().count("smtpd_sasl_path"):
                 self.logins.append(Logins(self.farm / name / "queue/private/auth"))
             try:
@@ -131,5 +133,3 @@ def compared(theirs: golden.Answer, ours: golden.Answer) -> str:
     if theirs.goals != ours.goals:
         return "goes somewhere else"
     return "" if theirs.senders == ours.senders else "has another sender"
-
-

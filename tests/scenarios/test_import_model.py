@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from relayd.migrate.convert import convert
+from relayd.migrate.gate import Question
 from relayd.migrate.postmap import Answers, Missing
 from relayd.migrate.samples import samples
-from relayd.migrate.verify import STRANGER
+from relayd.migrate.verify import OUTSIDE, STRANGER
 from relayd.migrate.walk import Walk
 from tests.scenarios import postfixmaps
 from tests.scenarios.harness import Scenario, program, run
@@ -88,7 +89,10 @@ class Model(Scenario):
         fates = self.answered(
             walk,
             answers,
-            [functools.partial(walk.fate, STRANGER, each, inside=False) for each in asked],
+            [
+                functools.partial(walk.fate, Question(each, STRANGER, each, OUTSIDE))
+                for each in asked
+            ],
         )
         wrong = []
         with smtplib.SMTP(postfix.address, postfix.port, timeout=120) as client:

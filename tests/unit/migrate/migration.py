@@ -43,8 +43,15 @@ class Import(unittest.TestCase):
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(text.encode() if isinstance(text, str) else text)
 
-    def bring(self, main: str, *, base: str = BASE, master: str = MASTER, machine: Machine = MACHINE,
-              **tables: str | bytes) -> None:  # fmt: skip
+    def bring(
+        self,
+        main: str,
+        *,
+        base: str = BASE,
+        master: str = MASTER,
+        machine: Machine = MACHINE,
+        **tables: str | bytes,
+    ) -> None:
         """Import main.cf with these tables beside it; `__` in a name is a dot."""
         self.put("main.cf", base + main)
         self.put("master.cf", master)
