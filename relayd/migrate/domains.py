@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from relayd.mail.address import AddressError, check_domain
 from relayd.migrate.draft import ConfigDraft
-from relayd.migrate.expressions import carried
+from relayd.migrate.expressions import addresses_only, carried
 from relayd.migrate.maincf import MainCf, split
 from relayd.migrate.report import ImportReport
 from relayd.migrate.tables import PATTERNS, Expression, MapSpec, PostfixTables, is_table
@@ -123,19 +123,21 @@ class DomainReader:
             if own and "@" not in row.key and "." not in row.key:
                 self.report.note(
                     f"{spec}: a key without a dot, as {row.key}, is a name of the local"
-                    " domains; Postfix takes it for a domain as well",
-                    "bare-domain",
+                    " domains, and a domain as well, as Postfix has it"
                 )
-            elif "@" not in row.key:
+            if "@" not in row.key:
                 into += self._domain(row.key, names, parents)
         for pattern in table.patterns:
+            tests = (pattern.expression, *pattern.guards)
+            if own and any(addresses_only(each, spec.type) for each in tests):
+                continue  # it is about addresses, as most of such a map is
             if pattern.guards:
                 self.lost(names, f"{spec}: `if` blocks are not carried over here", f"map:{spec}")
             elif spec.type not in PATTERNS and pattern.expression.text:
                 self.lost(names, f"{spec}: domains are no networks", f"map:{spec}")
             elif not pattern.expression.text:
                 names.everything = True
-            elif not (own and "@" in pattern.expression.text):
+            else:
                 self._domain_pattern(spec, pattern.expression, names)
 
     def _domain_pattern(self, spec: MapSpec, expression: Expression, names: Names) -> None:

@@ -164,8 +164,6 @@ class Lookups:
                 if spec.type not in PATTERNS:
                     keys += list(parents_of(domain, parents))
                 hit = any(self.ask(spec, key) is not None for key in keys)
-                if hit and "." not in domain:
-                    self.touched.add("bare-domain")
             else:
                 name = word.lower()
                 hit = (

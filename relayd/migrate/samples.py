@@ -142,9 +142,9 @@ def _of_key(work: Work, key: str) -> Iterator[str]:
     elif "@" in key:
         yield key if not key.endswith("@") else f"{key}elsewhere.invalid"
         if not key.endswith("@"):  # its neighbours
-            local, _, domain = key.rpartition("@")
+            domain = key.rpartition("@")[2]
             yield f"{SOMEBODY}@{domain}"
-            yield f"{local}@sub.{domain}"
+            yield f"{SOMEBODY}@sub.{domain}"
         elif work.bare_domains:
             yield f"{key}{work.bare_domains[0]}"
     elif key.startswith("."):

@@ -166,6 +166,7 @@ def _questions(work: Work, addresses: Sequence[str]) -> Iterator[Question]:
     ours = next((each for each in addresses if _is_ours(work, each)), STRANGER)
     doors = [("", "")]
     doors += [(str(at[0]), each.title) for each, at in work.listeners if at and each.overrides]
+    taken = any(" auth " in statement for statement, _ in work.draft.settings)
     logins = [*words_of(work, "check_sasl_access"), *owners(work)][:MOST_LOGINS]
     for address in addresses:
         for listener, service in doors:
@@ -176,9 +177,9 @@ def _questions(work: Work, addresses: Sequence[str]) -> Iterator[Question]:
                 Question(address, STRANGER, address, client, inside=True),
                 Question(address, address, STRANGER, client, inside=True),
             ):
-                if asked.client:
+                if asked.client and (taken or not asked.login):
                     yield replace(asked, listener=listener, service=service)
-        for login in logins:
+        for login in logins if taken else ():
             yield Question(address, address, STRANGER, OUTSIDE, login=login)
     trusted = [ipaddress.ip_network(each) for each in work.trusted.entries]
     spared = [ipaddress.ip_network(each) for each in work.trusted.excepted]
@@ -290,7 +291,6 @@ _HARMLESS = (
     "entry",
     "owner",
     "alias-extension",
-    "bare-domain",
     "sender-extension",
     "masquerade-header",
     "refused-earlier",
