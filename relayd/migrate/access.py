@@ -75,7 +75,7 @@ class AccessMap:
             for group in level:
                 condition = group.scope or (f"{self._kind} {self._operand(group)}",)
                 inner = (*scope, *condition)
-                said = action(self._work, self._setting, str(self._spec), group.value, inner, read)
+                said = self._said(group.value, inner, read)
                 found += [_except(move, handled) for move in said]
                 if not all(isinstance(move, Refuse) and move.scope == inner for move in said):
                     ended.append(condition)
@@ -89,9 +89,16 @@ class AccessMap:
         values += [row.value for row in self._table.patterns]
         return list(dict.fromkeys(values))
 
+    def _said(self, value: str, scope: Scope, read: ReadList) -> Sequence[Move]:
+        """An entry's moves; one of which nothing is understood closes."""
+        moves = action(self._work, self._setting, str(self._spec), value, scope, read)
+        if not moves:
+            self._lost(f"{value}: not understood")
+        return moves or [Closed(scope, f"{self._spec}: {value}: not understood")]
+
     def _unseen(self, value: str, why: str, scope: Scope, read: ReadList) -> list[Move]:
         """An entry of which nobody here can tell whom it is about."""
-        said = action(self._work, self._setting, str(self._spec), value, scope, read)
+        said = self._said(value, scope, read)
         self._lost(f"{value}: {why}")
         title = f"{self._check} {self._spec}: {why}"
         passing = all(isinstance(each, Permit | Passed | Doubt) for each in said)

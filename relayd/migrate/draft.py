@@ -227,6 +227,11 @@ class ConfigDraft:
         return lines
 
 
+def foreign(text: str) -> bool:
+    """Whether there are octets in it that are not UTF-8."""
+    return not text.isascii() and any("\udc80" <= letter <= "\udcff" for letter in text)
+
+
 def slug(text: str) -> str:
     """The text as a name of the language."""
     name = _NAME_LETTER.sub("-", text).strip("-.")
@@ -235,6 +240,8 @@ def slug(text: str) -> str:
 
 def good_entry(text: str) -> bool:
     """Whether a list can hold it."""
+    if foreign(text):
+        return False
     problems: list[object] = []
     place = Place(Source("", "", (text,)), 1)
     list_table("", "", [(text, place)], problems)  # type: ignore[arg-type]  # only counted
@@ -246,6 +253,8 @@ def pattern(text: str) -> str:
 
     Raises AddressError.
     """
+    if foreign(text):
+        raise AddressError("it is not UTF-8")
     if text.startswith("@."):
         check_domain(text[2:])
         return str(SubDomains(text[2:]))

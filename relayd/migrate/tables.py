@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from relayd.migrate.draft import foreign
 from relayd.migrate.maincf import logical_lines, readable, split
 
 TEXTS = ("hash", "btree", "lmdb", "cdb", "dbm", "sdbm", "texthash")
@@ -184,11 +185,6 @@ class PostfixTables:
 def decoded(text: bytes) -> str:
     """UTF-8; a line of another kind keeps its octets as they are, which no address can hold."""
     return text.decode("utf-8", "surrogateescape")
-
-
-def foreign(text: str) -> bool:
-    """Whether there are octets in it that are not UTF-8."""
-    return not text.isascii() and any("\udc80" <= letter <= "\udcff" for letter in text)
 
 
 def _compiled(path: Path) -> bool:

@@ -60,7 +60,7 @@ def put(folder: Path, files: Mapping[Path, list[str]]) -> None:
         if relative in PRIVATE:
             path.unlink(missing_ok=True)
             path.touch(0o600)
-        path.write_text("\n".join(lines) + "\n", "utf-8")
+        path.write_text("\n".join(lines) + "\n", "utf-8", "backslashreplace")
 
 
 def publish(output: Path, written: WrittenFiles, *, force: bool = False) -> list[str]:

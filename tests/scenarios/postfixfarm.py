@@ -21,7 +21,7 @@ from pathlib import Path
 
 from relayd.migrate.mastercf import Service, read_services
 from relayd.migrate.nexthops import program_of
-from relayd.migrate.walk import _how
+from relayd.verification.walk import _how
 from tests.ports import free_port
 from tests.scenarios.harness import greets, owner, program, run, wait_until
 from tests.scenarios.peers import _MASTER_CF, _each_once

@@ -18,11 +18,11 @@ from pathlib import Path
 from relayd.mail.address import Mailbox, path_text
 from relayd.mail.client import Client
 from relayd.mail.plan import Plan, Verdict
-from relayd.migrate import verify
 from relayd.migrate.convert import Machine, convert
 from relayd.migrate.work import Work
 from relayd.migrate.write import WrittenFiles, settle
 from relayd.rules.evaluate import Facts, evaluate
+from relayd.verification import verify
 from tests.certs import Authority
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden/postfix"

@@ -8,8 +8,8 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from relayd.migrate import verify
-from relayd.migrate.samples import samples
+from relayd.verification import verify
+from relayd.verification.samples import samples
 from tests.scenarios import postfixgolden as golden
 from tests.scenarios.harness import Scenario
 from tests.scenarios.postfixfarm import Logins, Maps, Small

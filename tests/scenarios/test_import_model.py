@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import TypeVar
 
 from relayd.migrate.convert import convert
-from relayd.migrate.gate import Question
-from relayd.migrate.postmap import Answers, Missing
-from relayd.migrate.samples import samples
-from relayd.migrate.verify import OUTSIDE, STRANGER
-from relayd.migrate.walk import Walk
+from relayd.verification.gate import Inquiry
+from relayd.verification.postmap import Answers, Missing
+from relayd.verification.samples import samples
+from relayd.verification.verify import OUTSIDE, STRANGER
+from relayd.verification.walk import Walk
 from tests.scenarios import postfixmaps
 from tests.scenarios.harness import Scenario, program, run
 from tests.scenarios.peers import Postfix
@@ -90,7 +90,7 @@ class Model(Scenario):
             walk,
             answers,
             [
-                functools.partial(walk.fate, Question(each, STRANGER, each, OUTSIDE))
+                functools.partial(walk.fate, Inquiry(each, STRANGER, each, OUTSIDE))
                 for each in asked
             ],
         )

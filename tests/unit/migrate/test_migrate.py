@@ -9,15 +9,15 @@ from unittest import mock
 
 from relayd.config import load
 from relayd.ctl import relayctl
-from relayd.migrate import verify as verifying
 from relayd.migrate.convert import Machine, convert
 from relayd.migrate.defaults import DEFAULTS
-from relayd.migrate.postmap import Answers, PostmapError, program
 from relayd.migrate.report import SettingFate
-from relayd.migrate.samples import samples
 from relayd.migrate.tables import PATTERNS, MapSpec
 from relayd.migrate.write import settle
 from relayd.rules.language.regex import search
+from relayd.verification import verify as verifying
+from relayd.verification.postmap import Answers, PostmapError, program
+from relayd.verification.samples import samples
 from tests.certs import Authority
 from tests.unit.migrate.migration import BASE, INSIDE, MACHINE, MASTER, Import
 
@@ -452,7 +452,7 @@ class Texts(Answers):
     """Answers by the tables' text, in place of postmap."""
 
     def __init__(self, folder: Path, shelf: object, scratch: Path) -> None:
-        with mock.patch("relayd.migrate.postmap.program", return_value="postmap"):
+        with mock.patch("relayd.verification.postmap.program", return_value="postmap"):
             super().__init__(folder, shelf, scratch)  # type: ignore[arg-type]
 
     def _found(self, table: tuple[MapSpec, bool], keys: object) -> dict[str, str]:
@@ -480,7 +480,7 @@ class Verifying(Import):
             main = self.work.main
             return {} if options else {name: main[name] for name in {*DEFAULTS, *main.given}}
 
-        return mock.patch("relayd.migrate.lookups.parameters", parameters)
+        return mock.patch("relayd.verification.lookups.parameters", parameters)
 
     def test_an_import_of_everything_has_no_difference_that_is_not_named(self) -> None:
         self.bring(
@@ -551,7 +551,7 @@ class CommandLine(Import):
     def test_no_postmap_is_said_plainly_after_the_report(self) -> None:
         self.bring("")
         missing = PostmapError("postmap is not installed here")
-        with mock.patch("relayd.migrate.postmap.program", side_effect=missing):
+        with mock.patch("relayd.verification.postmap.program", side_effect=missing):
             status, out, err = self.run_it("--dry-run", "--verify", "all")
         self.assertEqual(status, 1)
         self.assertIn("main.cf gives", out)

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from relayd.migrate.mailboxes import ListError, addresses
 from relayd.migrate.maincf import split
-from relayd.migrate.postmap import Answers, parameters
 from relayd.migrate.restrictions import OLD, RELAYING
 from relayd.migrate.tables import PATTERNS, MapSpec, is_table, maps
 from relayd.migrate.work import Work
+from relayd.verification.postmap import Answers, parameters
 
 _CLASSES = (
     ("mydestination", "local"),

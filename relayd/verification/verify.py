@@ -15,14 +15,14 @@ from relayd.mail.client import Client
 from relayd.mail.envelope import DIRECT
 from relayd.mail.plan import Plan, Verdict
 from relayd.migrate.draft import NOT_MOVED
-from relayd.migrate.gate import Question
-from relayd.migrate.postmap import Answers, Missing
-from relayd.migrate.samples import SOMEBODY, clients, tables, words_of
-from relayd.migrate.walk import RecipientFate, Walk
 from relayd.migrate.work import Work
 from relayd.migrate.write import WrittenFiles
 from relayd.ops.text import safe
 from relayd.rules.evaluate import Facts, evaluate
+from relayd.verification.gate import Inquiry
+from relayd.verification.postmap import Answers, Missing
+from relayd.verification.samples import SOMEBODY, clients, tables, words_of
+from relayd.verification.walk import RecipientFate, Walk
 
 OUTSIDE = "203.0.113.1"
 STRANGER = "someone@outside.invalid"
@@ -116,7 +116,7 @@ class Verification:
             yield f"  ... and {more:,} more (--json lists them all)"
 
 
-def _shown(asked: Question) -> str:
+def _shown(asked: Inquiry) -> str:
     where = "from inside" if asked.inside else "from outside"
     if asked.login:
         where += f", logged in as {asked.login}"
@@ -131,8 +131,10 @@ def _shown(asked: Question) -> str:
     return f"{where}, sender {asked.sender or '<>'}, to {asked.recipient}"
 
 
-def verify(work: Work, written: WrittenFiles, addresses: Sequence[str]) -> Verification:
-    """Ask both about all addresses; raises PostmapError."""
+def verify(
+    work: Work, written: WrittenFiles, addresses: Sequence[str], *, clients_too: bool = True
+) -> Verification:
+    """Ask both about all addresses, and about all clients; raises PostmapError."""
     outcome = Verification()
     good = []
     for text in addresses:
@@ -145,7 +147,7 @@ def verify(work: Work, written: WrittenFiles, addresses: Sequence[str]) -> Verif
     with tempfile.TemporaryDirectory(prefix="relayd-verify-") as scratch:
         answers = Answers(work.main.folder, work.shelf, Path(scratch))
         walk = Walk(work, answers)
-        questions = list(dict.fromkeys(_questions(work, good)))
+        questions = list(dict.fromkeys(_questions(work, good, clients_too=clients_too)))
         outcome.questions = len(questions)
         for question, fate in zip(questions, _fates(walk, answers, questions), strict=True):
             if fate.answer.unsure:
@@ -160,7 +162,7 @@ def verify(work: Work, written: WrittenFiles, addresses: Sequence[str]) -> Verif
     return outcome
 
 
-def _questions(work: Work, addresses: Sequence[str]) -> Iterator[Question]:
+def _questions(work: Work, addresses: Sequence[str], *, clients_too: bool) -> Iterator[Inquiry]:
     """Each address as recipient and as sender, from outside, inside, logged in; and each client."""
     client = inside_client(work)
     ours = next((each for each in addresses if _is_ours(work, each)), STRANGER)
@@ -171,16 +173,18 @@ def _questions(work: Work, addresses: Sequence[str]) -> Iterator[Question]:
     for address in addresses:
         for listener, service in doors:
             for asked in (
-                Question(address, STRANGER, address, OUTSIDE),
-                Question(address, address, ours, OUTSIDE),
-                Question(address, address, STRANGER, OUTSIDE, login=SOMEBODY),
-                Question(address, STRANGER, address, client, inside=True),
-                Question(address, address, STRANGER, client, inside=True),
+                Inquiry(address, STRANGER, address, OUTSIDE),
+                Inquiry(address, address, ours, OUTSIDE),
+                Inquiry(address, address, STRANGER, OUTSIDE, login=SOMEBODY),
+                Inquiry(address, STRANGER, address, client, inside=True),
+                Inquiry(address, address, STRANGER, client, inside=True),
             ):
                 if asked.client and (taken or not asked.login):
                     yield replace(asked, listener=listener, service=service)
         for login in logins if taken else ():
-            yield Question(address, address, STRANGER, OUTSIDE, login=login)
+            yield Inquiry(address, address, STRANGER, OUTSIDE, login=login)
+    if not clients_too:
+        return
     trusted = [ipaddress.ip_network(each) for each in work.trusted.entries]
     spared = [ipaddress.ip_network(each) for each in work.trusted.excepted]
     for text in clients(work):
@@ -188,11 +192,11 @@ def _questions(work: Work, addresses: Sequence[str]) -> Iterator[Question]:
         inside = any(place in net for net in trusted if net.version == place.version)
         inside &= not any(place in net for net in spared if net.version == place.version)
         for recipient in (ours, STRANGER):
-            yield Question(text, "a@far.invalid", recipient, text, inside)
+            yield Inquiry(text, "a@far.invalid", recipient, text, inside)
     for helo in words_of(work, "check_helo_access"):
         for name in (helo, f"sub.{helo.lstrip('.')}", f"x{helo}"):
-            yield Question(helo, STRANGER, ours, OUTSIDE, helo=name)
-    yield Question(ours, "", ours, OUTSIDE)
+            yield Inquiry(helo, STRANGER, ours, OUTSIDE, helo=name)
+    yield Inquiry(ours, "", ours, OUTSIDE)
 
 
 def owners(work: Work) -> list[str]:
@@ -212,7 +216,7 @@ def _is_ours(work: Work, address: str) -> bool:
     return any(domain in names.entries for names in work.classes())
 
 
-def _fates(walk: Walk, answers: Answers, questions: Sequence[Question]) -> list[RecipientFate]:
+def _fates(walk: Walk, answers: Answers, questions: Sequence[Inquiry]) -> list[RecipientFate]:
     """Postfix's answers; tables are asked in rounds, for what one answer asks for next."""
     fates: dict[int, RecipientFate] = {}
     left = list(range(len(questions)))
@@ -245,7 +249,7 @@ def inside_client(work: Work) -> str:
 
 
 def _compare(
-    work: Work, written: WrittenFiles, asked: Question, fate: RecipientFate
+    work: Work, written: WrittenFiles, asked: Inquiry, fate: RecipientFate
 ) -> Difference | None:
     settings = written.settings
     facts = Facts(

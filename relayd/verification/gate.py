@@ -7,10 +7,10 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from relayd.migrate.lookups import Lookups, Unsure, parents_of
 from relayd.migrate.maincf import split
 from relayd.migrate.restrictions import ANYWAY, FILTERS, LISTS, PERHAPS, UNAUTH, takes_argument
 from relayd.migrate.tables import MapSpec, is_table
+from relayd.verification.lookups import Lookups, Unsure, parents_of
 
 _SEEN = {
     "check_client_access": "client",
@@ -24,7 +24,7 @@ _MISMATCH = re.compile(r"reject_(|authenticated_|unauthenticated_|known_)sender_
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class Inquiry:
     """Who asks for what."""
 
     address: str  # the one it is about
@@ -59,20 +59,20 @@ class GateAnswer:
 class _State:
     """One RCPT on its way through the lists."""
 
-    asked: Question
+    asked: Inquiry
     ours: bool
     answer: GateAnswer = field(default_factory=GateAnswer)
     depth: int = 0
     in_entry: bool = False  # of a map, where smtpd(8) opens no tables
 
 
-class Gate:
+class Smtpd:
     """smtpd(8). Methods raise postmap.Missing."""
 
     def __init__(self, lookups: Lookups) -> None:
         self._look = lookups
 
-    def judge(self, asked: Question) -> GateAnswer:
+    def judge(self, asked: Inquiry) -> GateAnswer:
         """What RCPT hears."""
         answer = self._judged(asked)
         soft = self._look.of_service(asked.service).yes("soft_bounce") or answer.deferring
@@ -80,7 +80,7 @@ class Gate:
             answer.refused = 4
         return answer
 
-    def _judged(self, asked: Question) -> GateAnswer:
+    def _judged(self, asked: Inquiry) -> GateAnswer:
         main = self._look.of_service(asked.service)
         state = _State(asked, False)
         answer = state.answer
@@ -164,7 +164,7 @@ class Gate:
             return False  # nobody here has a certificate, or stands in a list in the DNS
         raise Unsure(f"{setting}: {word} {argument}".rstrip())
 
-    def _trusted(self, asked: Question) -> bool:
+    def _trusted(self, asked: Inquiry) -> bool:
         main = self._look.of_service(asked.service)
         if asked.service and main["mynetworks"] != self._look.main["mynetworks"]:
             names = self._look.work.reader.networks("mynetworks", "x", main.words("mynetworks"))
@@ -231,7 +231,7 @@ class Gate:
         state.in_entry = outside
         return ended
 
-    def _access(self, spec: MapSpec, check: str, asked: Question) -> str:
+    def _access(self, spec: MapSpec, check: str, asked: Inquiry) -> str:
         """access(5): what a map says, from the most exact key to the least."""
         subject = str(getattr(asked, _SEEN[check]))
         parents = "smtpd_access_maps" in self._look.main.words("parent_domain_matches_subdomains")

@@ -11,11 +11,11 @@ from pathlib import Path
 from relayd.mail.address import AddressError, Mailbox
 from relayd.migrate.convert import convert
 from relayd.migrate.maincf import MainCfError
-from relayd.migrate.postmap import PostmapError
-from relayd.migrate.samples import samples
-from relayd.migrate.verify import Verification, verify
 from relayd.migrate.work import Work
 from relayd.migrate.write import WriteError, publish, settle
+from relayd.verification.postmap import PostmapError
+from relayd.verification.samples import samples
+from relayd.verification.verify import Verification, verify
 
 OK, FAILED = 0, 1
 ALL = "all"
@@ -34,7 +34,12 @@ def run(options: argparse.Namespace) -> int:
             work.report.wrote += publish(options.output, written, force=options.force)
         outcome = None
         if options.verify:
-            outcome = verify(work, written, _addresses(work, options.verify))
+            outcome = verify(
+                work,
+                written,
+                _addresses(work, options.verify),
+                clients_too=ALL in options.verify,
+            )
     except (MainCfError, WriteError) as error:
         raise ImportFailure(str(error)) from None
     except PostmapError as error:

@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 
 from relayd.mail.nexthop import LMTP, SMTP
 from relayd.migrate.follow import Masquerade
-from relayd.migrate.gate import Gate, GateAnswer, Question
-from relayd.migrate.lookups import Lookups, Unsure, parents_of
 from relayd.migrate.mailboxes import ListError, addresses, items
 from relayd.migrate.nexthops import hosts_of, port_of, program_of
-from relayd.migrate.postmap import Answers
 from relayd.migrate.work import Work
+from relayd.verification.gate import GateAnswer, Inquiry, Smtpd
+from relayd.verification.lookups import Lookups, Unsure, parents_of
+from relayd.verification.postmap import Answers
 
 MAX_CANONICAL = 10  # rounds, as cleanup(8) has them
 MAX_VIRTUAL = 1000  # addresses, virtual_alias_expansion_limit
@@ -40,9 +40,9 @@ class Walk:
 
     def __init__(self, work: Work, answers: Answers) -> None:
         self._look = Lookups(work, answers)
-        self._gate = Gate(self._look)
+        self._gate = Smtpd(self._look)
 
-    def fate(self, asked: Question) -> RecipientFate:
+    def fate(self, asked: Inquiry) -> RecipientFate:
         """The whole way of one recipient."""
         touched: set[str] = set()
         self._look.touched = touched
