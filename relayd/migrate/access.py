@@ -13,7 +13,7 @@ from relayd.migrate.moves import Closed, Doubt, Marked, Move, Passed, Permit, Re
 from relayd.migrate.tables import MapSpec, PatternRow
 from relayd.migrate.work import Work, expression_of
 from relayd.rules.language.lexer import string
-from relayd.rules.language.regex import search, trouble
+from relayd.rules.language.regex import search
 
 KINDS = {
     "check_client_access": "from",
@@ -30,7 +30,6 @@ _HEADER = re.compile(r"([A-Za-z0-9-]+):\s*([\x20-\x7e]*)\Z")
 _OK = re.compile(r"(?:ok|relay|\d+)\Z", re.IGNORECASE)
 _NAME = re.compile(r"[a-z0-9._+@=-]+\Z")
 INLINE = 3  # entries that stand in the rule itself
-_MOST = 380  # characters of an expression made of many names
 ReadList = Callable[[str, Scope], Sequence[Move]]
 """Reads a list of restrictions, such as an entry may name."""
 
@@ -210,7 +209,7 @@ class AccessMap:
 
     def _operand(self, group: _Group) -> str:
         entries = list(dict.fromkeys(group.entries))
-        tagged = self._tagged(entries)
+        tagged = self._work.tagged_senders(entries) if self._kind == "sender" else []
         if len(entries) > INLINE and "null" not in entries:
             name = self._table.path.name if self._table.path else self._check.removeprefix("check_")
             word = re.sub(r"\W+", "-", group.value.lower())[:20].strip("-")
@@ -219,28 +218,6 @@ class AccessMap:
             made = self._work.draft.list_of(f"{name}-{word}", entries, f"{self._spec}: {word}")
             entries = [made] if made else entries
         return ", ".join([*entries, *tagged])
-
-    def _tagged(self, entries: Sequence[str]) -> list[str]:
-        """Senders with a sub-address, which Postfix takes away before it looks them up."""
-        marks = self._work.draft.subaddress
-        if self._kind != "sender" or not marks:
-            return []
-        by_domain: dict[str, list[str]] = {}
-        for entry in entries:
-            local, at, domain = entry.rpartition("@")
-            if at and local and not local.startswith('"'):
-                by_domain.setdefault(re.escape(domain.lower()), []).append(re.escape(local.lower()))
-        made = []
-        for domain, locals_ in by_domain.items():
-            while locals_:
-                some = [locals_.pop(0)]
-                while locals_ and len("|".join(some)) + len(domain) < _MOST:
-                    some.append(locals_.pop(0))
-                end = f"{domain}$" if domain else ""
-                text = f"^(?:{'|'.join(some)})[{re.escape(marks)}][^@]*@{end}"
-                assert trouble(text) is None, text
-                made.append(f"regex {string(text)}")
-        return made
 
 
 def _except(move: Move, handled: Sequence[Scope]) -> Move:

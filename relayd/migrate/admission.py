@@ -31,10 +31,10 @@ _GOES_BY = (
     "smtpd_enforce_tls",
     "soft_bounce",
     "smtpd_reject_unlisted_sender",
+    "smtpd_reject_unlisted_recipient",
 )
 """What `-o` of a listener may say, and its gate goes by."""
 _ELSEWHERE = (
-    "smtpd_reject_unlisted_recipient",
     "smtpd_sasl_auth_enable",
     "smtpd_sasl_type",
     "smtpd_sasl_path",
@@ -138,12 +138,9 @@ def _closed(work: Work, gate: Gate, main: MainCf, title: str) -> None:
         gate.close(scope, f"{title}{name}: {why}")
     for scope, why in work.closed:
         gate.close(scope, why)
-    if main.yes("smtpd_reject_unlisted_sender") or any(
-        "reject_unlisted_sender" in main.words(name) for name in LISTS
-    ):
-        for scope in work.ours():
-            whom = tuple(each.replace("to ", "sender ", 1) for each in scope)
-            gate.close(whom, "smtpd_reject_unlisted_sender: relayd does not look senders up")
+    if main.yes("smtpd_reject_unlisted_sender"):
+        for scope in work.senders_of_ours():
+            gate.close(scope, "smtpd_reject_unlisted_sender: relayd does not look senders up")
         work.report.lost(
             "smtpd_reject_unlisted_sender",
             "relayd does not look senders up: those of our domains are asked to come later",
@@ -171,6 +168,10 @@ def _unlisted(work: Work, gate: Gate, main: MainCf) -> None:
         known = ", ".join(dict.fromkeys([*operands, *work.listed]))
         scope = (f"to {names.operand(work.draft)}",)
         spared = [(f"to {each}",) for each in (known, *_above(work, names)) if each]
+        if not main.yes("smtpd_reject_unlisted_recipient"):
+            why = (
+                why or "others are taken, and then bounced or not (smtpd_reject_unlisted_recipient)"
+            )
         if why:
             gate.close(scope, f"{setting}: {why}", spared)
         else:
@@ -182,7 +183,7 @@ def _unlisted(work: Work, gate: Gate, main: MainCf) -> None:
         if main.yes(setting):
             report.same(setting)
         else:
-            report.lost(setting, "relayd always refuses unknown recipients at RCPT", "unlisted")
+            report.lost(setting, "relayd takes no unknown recipients: they are asked to come later")
 
 
 def _above(work: Work, names: Names) -> list[str]:

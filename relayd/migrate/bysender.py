@@ -71,9 +71,10 @@ def _senders(work: Work, setting: str, keys: Sequence[str]) -> str:
             good.append(pattern(key))
         except AddressError as error:
             work.close((), setting, f"{key}: {error}")
-    if len(good) <= 3:
-        return ", ".join(good)
-    return work.draft.list_of("senders", good, setting)
+    tagged = work.tagged_senders(good)
+    if len(good) > 3:
+        good = [work.draft.list_of("senders", good, setting)]
+    return ", ".join([*good, *tagged])
 
 
 def _sender_route(work: Work, setting: str, table: MapText, row: PostfixRow) -> str:

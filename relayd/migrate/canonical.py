@@ -8,7 +8,8 @@ of relayd rewrites once. So each entry is followed to its end here, and the end 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 
 from relayd.mail.address import AddressError
 from relayd.migrate.draft import pattern
@@ -17,6 +18,7 @@ from relayd.migrate.follow import Keyed, Masquerade, followed
 from relayd.migrate.forwarding import targets_of
 from relayd.migrate.tables import MapText, PatternRow
 from relayd.migrate.work import Work, expression_of, when
+from relayd.rules.language.lexer import string
 
 SENDER_FIELDS = (
     "From",
@@ -29,6 +31,8 @@ SENDER_FIELDS = (
     "Resent-Sender",
     "Resent-Reply-To",
 )
+MOST_TAGGED = 100  # senders with a rule of their own for their sub-addresses
+_PLAIN = re.compile(r"[A-Za-z0-9._-]+@[A-Za-z0-9.-]+\Z")
 RECIPIENT_FIELDS = ("To", "Cc", "Bcc", "Apparently-To", "Resent-To", "Resent-Cc", "Resent-Bcc")
 
 
@@ -235,9 +239,32 @@ def _map_rules(
             texts,
             f"{origin}, each entry followed to its end",
         )
+    if subject == "sender":
+        _tagged(work, head, conditions, lines)
     work.draft.rule("rewrite", f"{head} {operand}{when(conditions)}")
     if subject == "to":
         work.listed.append(operand)
+
+
+def _tagged(work: Work, head: str, conditions: Sequence[str], lines: Mapping[str, str]) -> None:
+    """Senders with a sub-address, which Postfix takes away to look them up, and puts back."""
+    marks = work.draft.subaddress
+    exact = {key: value for key, value in lines.items() if not key.startswith("@")}
+    plain = all(_PLAIN.match(each) for pair in exact.items() for each in pair)
+    if not marks or not exact:
+        return
+    if len(exact) > MOST_TAGGED or not plain:
+        work.report.note(
+            "a sub-address is stripped for recipients, not for senders, when a table is asked",
+            "sender-extension",
+        )
+        return
+    for key, value in exact.items():
+        local, _, domain = key.lower().rpartition("@")
+        text = f"^{re.escape(local)}([{re.escape(marks)}][^@]*)@{re.escape(domain)}$"
+        new, _, there = value.rpartition("@")
+        goal = string(f"{new}\\1@{there}")
+        work.draft.rule("rewrite", f"{head} regex {string(text)} -> {goal}{when(conditions)}")
 
 
 def _pattern_rule(

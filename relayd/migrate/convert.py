@@ -192,10 +192,6 @@ def _delimiter(work: Work) -> None:
     if good:
         work.draft.subaddress = good
         work.report.translated(setting, f"subaddress {good}")
-        work.report.note(
-            "a sub-address is stripped for recipients, not for senders, when a table is asked",
-            "sender-extension",
-        )
     elif not value:
         work.report.same(setting, "none")
 

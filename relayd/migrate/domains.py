@@ -16,6 +16,7 @@ from relayd.migrate.tables import PATTERNS, Expression, MapSpec, PostfixTables, 
 from relayd.rules.language.lexer import string
 
 MAX_NESTING = 10  # files in files
+_INSIDE = re.compile(r"(\\.|\[\^?\]?[^\]]*\])|\^")  # a ^ that stands for the beginning
 _GROUP = re.compile(r"[0-9a-fA-F]{1,4}\Z")  # of an IPv6 address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -143,6 +144,8 @@ class DomainReader:
     def _domain_pattern(self, spec: MapSpec, expression: Expression, names: Names) -> None:
         text = expression.text
         behind = text[1:] if text.startswith("^") else f"[^@]*{text}"
+        # where a domain begins there is an @ before it
+        behind = _INSIDE.sub(lambda match: match[1] or "(?<=@)", behind)
         found = carried(Expression(f"@{behind}", expression.flags, False), spec.type)
         if found.text and not expression.negated:
             names.expressions.append(found.text)

@@ -132,6 +132,7 @@ class Restrictions:
             "defer_unauth_destination": self._unauth,
             "reject_non_fqdn_sender": self._bare,
             "reject_non_fqdn_recipient": self._bare,
+            "reject_unlisted_sender": self._unlisted_sender,
             "reject_sender_login_mismatch": self._mismatch,
             "reject_authenticated_sender_login_mismatch": self._mismatch,
             "reject_known_sender_login_mismatch": self._mismatch,
@@ -305,6 +306,13 @@ class Restrictions:
         subject = "sender" if word.endswith("sender") else "to"
         reply = '504 5.5.2 "need fully-qualified address"'
         return [Refuse((*scope, f"{subject} {_BARE}"), word, (), reply)]
+
+    def _unlisted_sender(self, word: str, scope: Scope) -> Sequence[Move]:
+        self._work.report.lost(self._setting, f"{word}: relayd does not look senders up")
+        why = f"{word}: relayd does not look senders up"
+        return [Closed((*scope, *each), why) for each in self._work.senders_of_ours()] or [
+            Passed(scope, word)
+        ]
 
     def _mismatch(self, word: str, scope: Scope) -> Sequence[Move]:
         return self._own.moves(self._setting, word, scope)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -16,7 +17,9 @@ from relayd.migrate.mastercf import Service
 from relayd.migrate.report import ImportReport
 from relayd.migrate.tables import MapSpec, MapText, PatternRow, PostfixTables, maps
 from relayd.rules.language.lexer import string
+from relayd.rules.language.regex import trouble
 
+_MOST = 380  # characters of an expression made of many names
 _CLOSE_THEMSELVES = (
     "alias_maps",  # only for names of the local domains
     "transport_maps",  # only for what nothing before it routes
@@ -83,6 +86,30 @@ class Work:
             else:
                 plain.append(names.operand(self.draft))
         return [*([(f"to {', '.join(plain)}",)] if plain else []), *scopes]
+
+    def senders_of_ours(self) -> list[tuple[str, ...]]:
+        """The senders of those domains, each with its conditions."""
+        return [tuple(each.replace("to ", "sender ", 1) for each in scope) for scope in self.ours()]
+
+    def tagged_senders(self, entries: Sequence[str]) -> list[str]:
+        """Senders with a sub-address, as operands: Postfix takes it away to look them up."""
+        marks = self.draft.subaddress
+        by_domain: dict[str, list[str]] = {}
+        for entry in entries if marks else ():
+            local, at, domain = entry.rpartition("@")
+            if at and local and not local.startswith('"'):
+                by_domain.setdefault(re.escape(domain.lower()), []).append(re.escape(local.lower()))
+        made = []
+        for domain, names in by_domain.items():
+            while names:
+                some = [names.pop(0)]
+                while names and len("|".join(some)) + len(domain) < _MOST:
+                    some.append(names.pop(0))
+                end = f"{domain}$" if domain else ""
+                text = f"^(?:{'|'.join(some)})[{re.escape(marks)}][^@]*@{end}"
+                assert trouble(text) is None, text
+                made.append(f"regex {string(text)}")
+        return made
 
     def classes(self) -> list[Names]:
         """The destinations that Postfix takes mail for."""

@@ -354,7 +354,7 @@ def _planned(settings: Settings, plan: Plan) -> str:
         return "discarded"
     goals = ", ".join(
         sorted(
-            f"{each.mailbox.key} {_how(settings, each.mailbox, each.next_hop)}"
+            f"{str(each.mailbox).lower()} {_how(settings, each.mailbox, each.next_hop)}"
             for each in plan.destinations
         )
     )

@@ -133,7 +133,10 @@ class Imported:
             text = f"{plan.reply.code} {plan.reply.status}"
             return Answer(plan.reply.code // 100, relaying=denied, text=text)
         goals = frozenset(
-            (each.mailbox.key, verify._how(self.written.settings, each.mailbox, each.next_hop))
+            (
+                str(each.mailbox).lower(),
+                verify._how(self.written.settings, each.mailbox, each.next_hop),
+            )
             for each in plan.destinations
         )
         senders = frozenset(
