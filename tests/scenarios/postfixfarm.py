@@ -135,7 +135,7 @@ class Small:
             if service.type == "inet" and service.command == "smtpd":
                 port = self.ports[service.name] = free_port()
                 overrides = [
-                    f"  -o {name}={value.replace(' ', '')}"
+                    f"  -o {{ {name} = {value} }}"
                     for name, value in service.overrides.items()
                     if name != "syslog_name"
                 ]
