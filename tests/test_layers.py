@@ -23,6 +23,7 @@ FLOORS = (
     {"demo"},  # a reader's first five minutes; nothing of the product knows it
     {"service", "sendmail"},  # programs: the daemon, and the command that programs call
     {"ctl"},
+    {"verification"},
     {"migrate"},
     {"ops"},
     {"intake", "relay", "config"},

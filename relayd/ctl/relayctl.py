@@ -313,7 +313,7 @@ def oauth(options: argparse.Namespace) -> int:
 
 def bring_over(options: argparse.Namespace) -> int:
     """Make a configuration out of another mail server's."""
-    from relayd.migrate import command as migrating
+    from relayd.verification import command as migrating
 
     try:
         return migrating.run(options)
