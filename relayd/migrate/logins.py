@@ -121,7 +121,8 @@ def outgoing(work: Work) -> None:
         work.draft.secrets = secrets
         work.draft.setting(f"secrets {SECRETS}", "logins at next hops, mode 0600")
         for name in (enable, setting):
-            report.translated(name, f"`login` on {len(secrets)} next hops, passwords in {SECRETS}")
+            hops = "1 next hop" if len(secrets) == 1 else f"{len(secrets)} next hops"
+            report.translated(name, f"`login` on {hops}, passwords in {SECRETS}")
     else:
         for name in (enable, setting):
             if main.is_given(name):

@@ -18,7 +18,7 @@ _QUEUE_HEAD = (
 
 _TOLD_ELSEWHERE = {
     *("version", "started", "hostname", "waiting", "shards"),
-    *("destinations", "more_destinations"),
+    *("destinations", "more_destinations", "refused"),
 }
 
 

@@ -15,6 +15,7 @@ from dataclasses import asdict
 from dataclasses import replace as but
 from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import Any, NoReturn
 
 from twisted.application.service import IService, MultiService, Service
@@ -147,6 +148,22 @@ def _refuse(why: str, status: int = 1) -> NoReturn:
     sys.stderr.write(why.rstrip("\n") + "\n")
     sys.stderr.flush()
     raise SystemExit(status)
+
+
+def _heed_once() -> None:
+    """One SIGINT or SIGTERM ends us. More of them, as from Ctrl-C and a parent, say the same again."""
+    ending = (signal.SIGINT, signal.SIGTERM)
+    stops = {number: signal.getsignal(number) for number in ending}
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        for each in ending:
+            signal.signal(each, signal.SIG_IGN)
+        handler = stops[signal.Signals(number)]
+        if callable(handler):
+            handler(number, frame)
+
+    for number in ending:
+        signal.signal(number, stop)
 
 
 def shards_of(spool: Path, number: int, workers: int) -> tuple[int, ...]:
@@ -345,6 +362,7 @@ class Relayd(MultiService):
         except OSError as error:
             _refuse(f"relayd: {spool}: {error.strerror or error}")
         signal.signal(signal.SIGHUP, self._hang_up)
+        self._reactor.callWhenRunning(_heed_once)  # Twisted's own handlers are there by then
         self._watch.start()
         self._notices.ready("serving")
         gc.freeze()  # as in relayd.service.worker

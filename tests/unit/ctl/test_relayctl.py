@@ -368,6 +368,18 @@ class CommandTests(RelayctlTestCase):
         expected = (0, f"the new configuration is in force\n{said}", "")
         self.assertEqual(self.run_main("reload"), expected)
 
+    def test_a_configuration_that_nobody_refused_is_not_spoken_of(self) -> None:
+        self.serve(lambda _: [{"answer": {**STATUS, "refused": None}}, {"done": True}])
+        _, out, _ = self.run_main("status")
+        self.assertNotIn("refused ", out)
+        self.assertNotIn("None", out)
+
+    def test_a_state_that_is_none_is_told_those_that_are(self) -> None:
+        complaint = io.StringIO()
+        with contextlib.redirect_stderr(complaint), self.assertRaises(SystemExit):
+            main(["queue", "--state", "hold"])
+        self.assertRegex(complaint.getvalue(), r"\(choose from '?queued'?, '?held'?\)")
+
     def test_an_empty_queue(self) -> None:
         self.serve(lambda request: [COLUMNS, {"done": True}])
         self.assertEqual(self.run_main("queue"), (0, "Nothing is waiting.\n", ""))
