@@ -75,9 +75,9 @@ def decide(ruleset: Ruleset, question: Question) -> dict[str, Any]:
 
 def _decided(ruleset: Ruleset, question: Question, asked: Facts) -> dict[str, Any]:
     from relayd.mail.envelope import Direction
-    from relayd.rules.evaluate import evaluate
+    from relayd.rules.evaluate import evaluate_aloud
 
-    plan = evaluate(ruleset, asked)
+    plan = evaluate_aloud(ruleset, asked)
     if question.get("sender"):
         # MAIL comes before RCPT: who may not use the sender is not asked for recipients
         plan = _at_mail(ruleset, asked) or plan

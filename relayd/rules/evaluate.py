@@ -102,6 +102,19 @@ def _postmaster(ruleset: Ruleset, facts: Facts) -> Plan:
     return Plan(Verdict.REFUSE, NO_POSTMASTER, (), (_NOWHERE,))
 
 
+def evaluate_aloud(ruleset: Ruleset, facts: Facts) -> Plan:
+    """As evaluate() decides, naming the forward that what no rule accepts would have met."""
+    plan = evaluate(ruleset, facts)
+    if not plan.trail or plan.trail[-1] is not _NOBODY:
+        return plan
+    later = _plan(ruleset, facts, None).trail
+    waiting = next((step for step in later if step.stage == "forward" and step.place), None)
+    if waiting is None:
+        return plan
+    note = f"{_NOBODY.note}; the forward at {waiting.place} comes after accepting"
+    return but(plan, trail=(*plan.trail[:-1], _NOBODY._replace(note=note)))
+
+
 def plan_own(ruleset: Ruleset, facts: Facts) -> Plan:
     """The plan for mail of our own (reports), which nobody has to let in. Never raises."""
     return _plan(ruleset, facts, None)

@@ -6,7 +6,7 @@ from relayd.dns.hostname import host_name
 from relayd.mail.address import Mailbox, ReversePath, path_text
 from relayd.mail.client import Client
 from relayd.mail.plan import Plan, Verdict
-from relayd.rules.evaluate import Facts, evaluate
+from relayd.rules.evaluate import Facts, evaluate_aloud
 from relayd.rules.language.model import REWRITTEN, Expect
 from relayd.rules.language.source import Problem
 from relayd.rules.ruleset import Ruleset
@@ -25,7 +25,7 @@ def failures(ruleset: Ruleset) -> list[Problem]:
     """A problem for each `expect` that fails: what comes out instead, and by which rules."""
     problems = []
     for expect in ruleset.expects:
-        plan = evaluate(ruleset, facts_of(expect))
+        plan = evaluate_aloud(ruleset, facts_of(expect))
         if not met(expect, plan):
             problems.append(
                 Problem(

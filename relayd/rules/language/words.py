@@ -170,6 +170,12 @@ def mailbox_of(token: Lexeme) -> Mailbox:
     try:
         return Mailbox.parse(token.text)
     except AddressError as error:
+        if table_name(token) is not None:
+            raise Complaint(
+                token.place,
+                f'"{token.text}" is a table, not one mailbox',
+                "expected mailboxes with commas between them",
+            ) from None
         raise Complaint(
             token.place, f'"{token.text}" is no mailbox: {error}', "expected local@domain"
         ) from None

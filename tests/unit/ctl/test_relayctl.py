@@ -470,6 +470,14 @@ class OfflineTests(RelayctlTestCase):
             status = main(["--config", str(self.config), *arguments])
         return status, out.getvalue(), err.getvalue()
 
+    def test_explain_names_the_forward_of_what_is_not_accepted(self) -> None:
+        self.write("accept to @example.com\nforward a@example.net -> b@example.com\n")
+        status, out, _ = self.offline("explain", "--offline", "a@example.net")
+        self.assertEqual(status, 1)
+        self.assertIn("no rule accepts it; the forward at relayd.conf:4 comes after accepting", out)
+        _, out, _ = self.offline("explain", "--offline", "c@example.net")
+        self.assertRegex(out, "no rule accepts it\n")
+
     def test_explain(self) -> None:
         status, out, _ = self.offline("explain", "--offline", "info@example.com")
         self.assertEqual(status, 0)
