@@ -151,7 +151,7 @@ def _refuse(why: str, status: int = 1) -> NoReturn:
 
 
 def _heed_once() -> None:
-    """One SIGINT or SIGTERM ends us. More of them, as from Ctrl-C and a parent, say the same again."""
+    """One SIGINT or SIGTERM ends us; another, as from Ctrl-C and a parent, says the same again."""
     ending = (signal.SIGINT, signal.SIGTERM)
     stops = {number: signal.getsignal(number) for number in ending}
 
