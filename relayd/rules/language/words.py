@@ -170,15 +170,8 @@ def mailbox_of(token: Lexeme) -> Mailbox:
     try:
         return Mailbox.parse(token.text)
     except AddressError as error:
-        if table_name(token) is not None:
-            raise Complaint(
-                token.place,
-                f'"{token.text}" is a table, not one mailbox',
-                "expected mailboxes with commas between them",
-            ) from None
-        raise Complaint(
-            token.place, f'"{token.text}" is no mailbox: {error}', "expected local@domain"
-        ) from None
+        why = f"no mailbox: {error}" if table_name(token) is None else "a table, not one mailbox"
+        raise Complaint(token.place, f'"{token.text}" is {why}', "expected local@domain") from None
 
 
 def domain_of(text: str, place: Place) -> str:
