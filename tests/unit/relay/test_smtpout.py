@@ -55,17 +55,20 @@ class CourierCase(TestCase):
         self.resolved = 0
         self.unresolved: Outcome | None = None
         self.endpoints: list[Endpoint] = []
+        self.couriers: list[Courier] = []
         self.courier = self.a_courier()
         self.patch(pool, "_TICK", 0.02)
 
     def a_courier(self, **changes: Any) -> Courier:  # noqa: ANN401
-        return Courier(reactor, self.resolve, "gw.example.com", **changes)
+        self.couriers.append(Courier(reactor, self.resolve, "gw.example.com", **changes))
+        return self.couriers[-1]
 
     async def tearDown(self) -> None:  # type: ignore[override]  # the base makes it a Deferred
-        self.courier.abort()
+        for courier in self.couriers:
+            courier.abort()
         for sink in self.sinks:
             sink.stop()
-        while self.courier.connections:
+        while any(courier.connections for courier in self.couriers):
             await pause(0.005)
 
     def sink(self, script: Script | None = None, **changes: Any) -> Sink:  # noqa: ANN401
@@ -434,9 +437,10 @@ class EightBitContent(CourierCase, TestCase):
         )
         # and what is gone meanwhile waits, as ever
         path.unlink()
-        self.courier = self.a_courier()
         (outcome,) = await self.deliver(delivery)
         self.assertEqual((outcome.reply.code, outcome.blame), (451, R))
+        self.assertEqual((await self.deliver(a_delivery()))[0].reply.code, 250)
+        self.assertEqual(sink.sessions, 1)  # the connection carries other mail
 
 
 def _add_cases() -> None:
