@@ -24,6 +24,7 @@ _MAX_NODES = 5000
 _LOCAL = "soebdyacfghijklmnpqrtuvwxz0123456789-_.+!#$%&'*/=?^`{|}~\u00e9"
 _DOMAIN = "soebdyacfghijklmnpqrtuvwxz0123456789-."
 _WORD = frozenset("_").union("abcdefghijklmnopqrstuvwxyz0123456789\u00e9")
+_BEGINNING = (op.AT_BEGINNING, op.AT_BEGINNING_STRING)
 _AGAIN = (op.MAX_REPEAT, op.MIN_REPEAT, op.POSSESSIVE_REPEAT)
 
 States = frozenset[int]
@@ -41,8 +42,9 @@ class Kinds:
         self._named = named[:MAX_NAMED]
         self._separators = separators
         rows = [self._row(parsed_of(text), self._end()) for text in expressions]
-        self._searches = frozenset(rows)  # begun at every letter
-        self._whole = frozenset(map(self._chain, self._named))  # begun at the first
+        begun = {row for row in rows if self._asks[row] in _BEGINNING}
+        self._searches = frozenset(rows) - begun  # begun at every letter
+        self._whole = begun.union(map(self._chain, self._named))  # begun at the first
         self._locals = self._apart(_LOCAL)
         self._domains = self._apart(_DOMAIN)
 
@@ -202,7 +204,7 @@ class Kinds:
 
 def _holds(asked: object, prev: str, letter: str) -> bool:
     """Whether the place between two letters is what an expression wants; "": there is none."""
-    if asked in (op.AT_BEGINNING, op.AT_BEGINNING_STRING):
+    if asked in _BEGINNING:
         return not prev
     if asked in (op.AT_END, op.AT_END_STRING):
         return not letter
