@@ -22,6 +22,7 @@ table halves { 0.0.0.0/1, 128.0.0.0/1 }
 table many   { 2000::/4, 3000::/4 }
 table top    { .com, x@example.net }
 table ours   { example.com, .example.net }
+table names  { mail.example.net, relay.example.net }
 listen 0.0.0.0:25
 listen 127.0.0.1:2525
 listen 10.0.0.1:2525
@@ -81,6 +82,15 @@ class OpenDoorTest(CautionTest):
             "accept sender <few>",
             'accept sender regex "@example[.]com$"',
             "accept helo mail.example.com",
+            "accept helo <names>",
+            "accept rdns .com",
+            "accept rdns .fr, mail.example.com",
+            'accept rdns regex "[.]net$"',
+            "accept any when not rdns .com",
+            "reject any when not sender @example.com\naccept any",
+            "reject any when not sender <few>\naccept to any",
+            "reject from 0.0.0.0/0 when not helo mail.example.com\naccept any",
+            "discard any when not sender @a.example and not helo <names>\naccept any",
             "accept any when tls",
             "accept any when not tls",
             "accept certificate any",
@@ -108,6 +118,11 @@ class OpenDoorTest(CautionTest):
             "accept to <ours>",
             'accept to regex "^(.+)-team@example[.]com$"',
             "accept to postmaster@",
+            "accept rdns mail.example.com, .example.net",
+            "accept rdns .internal",
+            'accept rdns regex "[.]example[.]com$"',
+            "reject any when not sender @example.com\naccept to @example.com",
+            "reject any when not rdns .example.net\naccept any",
             "reject any when not from 10.0.0.0/8\naccept any",
             "reject any when not to <ours>\naccept any",
             "reject any when not login any\naccept any",
