@@ -19,7 +19,7 @@ def cautions(ruleset: Ruleset, listeners: Sequence[str]) -> list[Problem]:
     doors = open_doors(ruleset, listeners)
     return [
         *doors,
-        *backscatter(ruleset, [each.place for each in doors]),
+        *backscatter(ruleset, [each.place for each in doors], listeners),
         *dead_ends(ruleset),
         *never_held(ruleset),
         *self_caught(ruleset),

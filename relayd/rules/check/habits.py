@@ -115,8 +115,10 @@ def _of_table(table: Table) -> Iterator[Problem]:
     if isinstance(table, MapTable):
         for entry in table.entries.values():
             for value in entry.values:
-                group = _GROUP.search(value) if "$" in value else None
                 place = table.place_of(entry.line)
+                if value.startswith("*@") and place is not None:
+                    yield _no_wildcard(_at(place, value), value)
+                group = _GROUP.search(value) if "$" in value else None
                 if group is not None and place is not None:
                     yield _no_group(_at(place, group.group()), group.group())
 

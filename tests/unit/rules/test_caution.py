@@ -218,6 +218,15 @@ class BackscatterTest(CautionTest):
             "accept to @example.com\nforward @example.com -> @example.org",
             "accept to @example.com when not from 10.0.0.0/8",
             "accept to @example.com\nrewrite recipient @example.com -> @example.org",
+            "accept to @example.com when listener 0.0.0.0:25",
+            "accept listener 0.0.0.0:25 to @example.com",
+            "accept to @example.com when not listener 127.0.0.1:2525",
+            "accept to @example.com when tls",
+            "accept to @example.com when not tls",
+            "accept to @example.com when not rdns none",
+            "accept to @example.com when rdns any and helo any",
+            "accept to @example.com when helo mail.example.net and listener 0.0.0.0:25 and tls",
+            "reject rdns none\naccept to @example.com",
         ):
             with self.subTest(rules):
                 self.assertEqual(len(self.told(WHOLE, TABLES + rules)), 1)
@@ -233,6 +242,9 @@ class BackscatterTest(CautionTest):
             "accept to @example.com when to <few>",
             "discard to @example.com\naccept from 10.0.0.0/8",
             "hold to @example.com\naccept to @example.com",
+            "accept to @example.com when listener 127.0.0.1:2525",
+            "accept to @example.com when rdns .example.net",
+            "accept to @example.com when certificate any and login any",
         ):
             with self.subTest(rules):
                 self.assertEqual(self.told(WHOLE, TABLES + rules), [])
@@ -330,6 +342,10 @@ class HabitsTest(CautionTest):
                 )  # fmt: skip
                 self.assertEqual(len(told), 1)
                 self.assertTrue(told[0].expected)
+        (told,) = self.told(
+            NO_WILDCARD, "table v virtual file v\nforward <v>", v="a@example.com *@b.example\n"
+        )
+        self.assertEqual((told.place.line, told.place.column), (1, 15))
         for rules in (
             'accept to "info*"@example.com',
             'table t { "*"@example.com }\naccept to <t>',
