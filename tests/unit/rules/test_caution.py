@@ -193,6 +193,24 @@ class OpenDoorTest(CautionTest):
         self.assertEqual((told.place.source.path, told.place.line), ("r/003.rules", 4))
         self.assertIn("takes all that 496 rules behind it are for", told.what)
 
+    def test_what_500_rules_or_entries_have_alike_is_one_line(self) -> None:
+        numbers = range(500)
+        for what, rules in (
+            (OPEN, (f"accept sender @c{n}.example" for n in numbers)),
+            (NO_WILDCARD, (f"accept to *a@c{n}.example" for n in numbers)),
+            (NO_GROUP, (f'forward regex "^(.*)@c{n}$" -> "$1@x.example"' for n in numbers)),
+            (CAUGHT, (f"forward @c{n}.example -> ann@c{n}.example" for n in numbers)),
+        ):
+            with self.subTest(what):
+                (told,) = self.told(what, "listen 0.0.0.0:25\n" + "\n".join(rules))
+                self.assertEqual(told.place.line, 3)
+                self.assertIn("(the first of 500 such)", told.what)
+        entries = "".join(f"*@c{n}.example a@b.example\n" for n in numbers)
+        (told,) = self.told(NO_WILDCARD, "table v virtual file v\nforward <v>", v=entries)
+        self.assertIn("(the first of 500 such)", told.what)
+        few = "\n".join(f"accept to *a@c{n}.example" for n in range(5))
+        self.assertEqual(len(self.told(NO_WILDCARD, few)), 5, "each has its place")
+
     def test_a_table_that_500_rules_miss_is_one_line(self) -> None:
         rules = "\n".join(f"accept to <ours> when from 10.0.{n}.0/24" for n in range(200))
         hops = "\n".join(f"route to a@c{n}.example via nowhere" for n in range(200))
