@@ -360,10 +360,10 @@ class HabitsTest(CautionTest):
                 )  # fmt: skip
                 self.assertEqual(len(told), 1)
                 self.assertTrue(told[0].expected)
-        (told,) = self.told(
+        (target,) = self.told(
             NO_WILDCARD, "table v virtual file v\nforward <v>", v="a@example.com *@b.example\n"
         )
-        self.assertEqual((told.place.line, told.place.column), (1, 15))
+        self.assertEqual((target.place.line, target.place.column), (1, 15))
         for rules in (
             'accept to "info*"@example.com',
             'table t { "*"@example.com }\naccept to <t>',
