@@ -207,7 +207,7 @@ def _alias_values(
         if bare.startswith(("|", "/")):
             _complain_of_action(item, bare, line, reading)
         elif bare.startswith(":include:"):
-            yield from _included(bare[9:].strip(), line, item, reading, key, depth)
+            yield from _included(bare[9:].strip(' "'), line, item, reading, key, depth)
         elif _PLAIN_MAILBOX.match(item) or _good_target(item, line, reading):
             yield item
 

@@ -143,6 +143,15 @@ class AliasTests(_Folder):
             with self.subTest(to):
                 self.assertEqual(outcome(one, f"{to}@x.example"), expected)
 
+    def test_quotes_around_the_path_of_an_include_file(self) -> None:
+        (self.folder / "lists").mkdir()
+        (self.folder / "lists" / "all").write_text("ann@y.example\n")
+        one = self.rules(
+            self.RULES, aliases='a: :include:"all"\nb: ":include:all"\nc: :include: "all"\n'
+        )
+        for name in "abc":
+            self.assertEqual(outcome(one, f"{name}@x.example"), "ann@y.example direct")
+
     def test_each_line_of_an_include_file_stands_alone(self) -> None:
         (self.folder / "lists").mkdir()
         (self.folder / "lists" / "all").write_text(
@@ -238,6 +247,18 @@ class PostfixMapTests(_Folder):
         self.assertEqual(
             outcome(one, "a@x.example"), "/G=Ann/S=Lee/@y.example direct, ann#1@y.example direct"
         )
+
+    def test_a_comment_behind_a_transport_is_no_part_of_it(self) -> None:
+        for value in (
+            *("smtp:h.example # old", "smtp:[h.example]:26\t# old", ": # old", "smtp: # old"),
+            *("lmtp:unix:/run/lmtp # old", "relay:h.example #old"),
+        ):
+            with self.subTest(value):
+                (self.folder / "t").write_text(f"a.example {value}\n")
+                (told,) = problems("table t transport file t\nroute <t>\n", self.folder)
+                self.assertIn("here no comment begins", told)
+        (self.folder / "t").write_text("a.example error:5.1.1 ask #7\n")
+        self.assertEqual(problems("table t transport file t\nroute <t>\n", self.folder), [])
 
     def test_canonical(self) -> None:
         one = self.rules(
