@@ -99,17 +99,20 @@ def _folds(field: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def _is_local_part(words: list[_Piece], body: bytes) -> bool:
-    """Word *("." word) without anything between."""
+    """Words with dots between, at the ends and side by side, and nothing else."""
+    word = True  # one may stand here: there is none before
     for n, (kind, octets, start, end) in enumerate(words):
-        if kind == "quoted" and not _QUOTED.fullmatch(body, start, end):
-            return False  # it never ends
         if n and start != words[n - 1][3]:
             return False
-        if n % 2 == 0 and kind not in ("atom", "quoted"):
+        if kind == "quoted" and not _QUOTED.fullmatch(body, start, end):
+            return False  # it never ends
+        if octets == b".":
+            word = True
+        elif word and kind in ("atom", "quoted"):
+            word = False
+        else:
             return False
-        if n % 2 == 1 and octets != b".":
-            return False
-    return len(words) % 2 == 1
+    return any(octets != b"." for _, octets, _, _ in words)
 
 
 def _pieces(body: bytes) -> Iterator[_Piece]:

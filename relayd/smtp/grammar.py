@@ -31,9 +31,11 @@ _ADDRESS_TYPE = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\-]+\Z")
 
 # a tab is a blank, but not within quotes; what is never closed reaches to the end
 _TAB = re.compile(r'"(?:[^"\\]|\\.)*(?:"|\Z)|\t')
-# a path with blanks within its angle brackets, or without these
+# a path with blanks within its angle brackets, or with two of them, or without any
 _PIECE = r'(?:"(?:[^"\\]|\\.)*"|\\.|[^\s"\\<>])'
-_SLOPPY_PATH = re.compile(rf"(?:< *(?P<within>{_PIECE}*) *>|(?P<bare>{_PIECE}+))(?= |\Z)")
+_SLOPPY_PATH = re.compile(
+    rf"(?:<(?: *(?P<within>{_PIECE}*) *|<(?P<inner>{_PIECE}+)>)>|(?P<bare>{_PIECE}+))(?= |\Z)"
+)
 # Reverse-path or Forward-path and what follows, as RFC 5321 sections 4.1.1.2 and 4.1.2 have them;
 # domains are not looked at, but for a dot at their end
 _LETTER = re.compile(
@@ -165,7 +167,7 @@ def _tidied(text: str) -> str:
     match = _SLOPPY_PATH.match(text)
     if match is None:
         return text
-    return f"<{match['within'] or match['bare'] or ''}>{text[match.end() :]}"
+    return f"<{match['within'] or match['inner'] or match['bare'] or ''}>{text[match.end() :]}"
 
 
 def _completed(text: str, origin: str) -> str:

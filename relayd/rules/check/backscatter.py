@@ -17,9 +17,11 @@ from relayd.mail.client import Client
 from relayd.mail.plan import Plan, Verdict
 from relayd.rules.check.expect import OUTSIDER, SOMEBODY, facts_of
 from relayd.rules.conditions.mailbox import ToRecipient
+from relayd.rules.conditions.name import AtListener, ByHelo
+from relayd.rules.conditions.security import OverTls
 from relayd.rules.evaluate import Facts, evaluate
 from relayd.rules.language.model import AdmissionRule
-from relayd.rules.language.pattern import Domain, InTable, Regex, SubDomains
+from relayd.rules.language.pattern import Domain, InTable, Regex, SubDomains, Text
 from relayd.rules.language.source import Place, Problem
 from relayd.rules.ruleset import Ruleset
 from relayd.rules.tables.table import ListTable, MapTable, Table, TransportTable
@@ -29,17 +31,20 @@ _TRIED = 8  # domains of a table
 _ENDS_WITH = re.compile(r"@\(?((?:[a-z0-9-]|\\\.)+)\)?\$?\Z")  # a regex for a domain
 
 
-def backscatter(ruleset: Ruleset, told: Sequence[Place] = ()) -> list[Problem]:
+def backscatter(
+    ruleset: Ruleset, told: Sequence[Place] = (), listeners: Sequence[str] = ()
+) -> list[Problem]:
     """A warning for the first rule that opens a domain so, with the number of others.
 
-    `told`: of these rules something worse has been said.
+    `told`: of these rules something worse has been said. `listeners`: those at which strangers may
+    speak without a login.
     """
     found = {}
     whole = functools.cache(partial(_whole, ruleset.tables))
     for entry in ruleset.admission.entries:
         if entry.rule.place in told:
             continue
-        domain = _open_domain(ruleset, entry.rule, whole)
+        domain = _open_domain(ruleset, entry.rule, whole, listeners)
         if domain:
             found[str(entry.rule.place)] = entry.rule, domain
     for expect in ruleset.expects if found else ():
@@ -62,7 +67,10 @@ def backscatter(ruleset: Ruleset, told: Sequence[Place] = ()) -> list[Problem]:
 
 
 def _open_domain(
-    ruleset: Ruleset, rule: AdmissionRule, whole: Callable[[str], Sequence[str]]
+    ruleset: Ruleset,
+    rule: AdmissionRule,
+    whole: Callable[[str], Sequence[str]],
+    listeners: Sequence[str],
 ) -> str:
     """A domain of which the rule lets a made-up mailbox through; empty: there is none."""
     if rule.verb != "accept":
@@ -74,12 +82,24 @@ def _open_domain(
         for one in each.operands
     ]
     for operand in operands:
-        for domain in whole(operand.name) if isinstance(operand, InTable) else _domains(operand):
-            facts = Facts(Client(OUTSIDER), SOMEBODY, Mailbox(_NOBODY, domain))
-            plan = evaluate(ruleset, facts)
+        domains = whole(operand.name) if isinstance(operand, InTable) else _domains(operand)
+        for domain, client in itertools.product(domains, _strangers(rule, listeners)):
+            plan = evaluate(ruleset, Facts(client, SOMEBODY, Mailbox(_NOBODY, domain)))
             if _by(plan) == str(rule.place) and _kept(plan, _NOBODY):
                 return domain
     return ""
+
+
+def _strangers(rule: AdmissionRule, listeners: Sequence[str]) -> Iterator[Client]:
+    """What the rule asks of a client, anybody has: a name, TLS, the right door."""
+    stranger = Client(OUTSIDER, helo="outside.invalid", rdns="outside.invalid")
+    kinds = {type(each) for each in rule.tests}
+    for operand in (one for each in rule.tests if type(each) is ByHelo for one in each.operands):
+        if isinstance(operand, Text):
+            stranger = stranger.with_(helo=operand.text)
+    doors = ("", *listeners) if AtListener in kinds else ("",)
+    for door, tls in itertools.product(doors, ("", "TLSv1.3") if OverTls in kinds else ("",)):
+        yield stranger.with_(listener=door, tls=tls)
 
 
 def _kept(plan: Plan, local: str) -> bool:

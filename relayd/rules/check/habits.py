@@ -25,7 +25,6 @@ from relayd.rules.language.source import Place, Problem
 from relayd.rules.tables.table import ListTable, MapTable, Table, TransportTable
 
 _GROUP = re.compile(r"\$(?:\{\w+\}|\(\w+\)|\d|&)")
-MAX_TOLD = 20  # of a table
 
 
 def habits(items: Sequence[Item], tables: Mapping[str, Table]) -> list[Problem]:
@@ -39,7 +38,7 @@ def habits(items: Sequence[Item], tables: Mapping[str, Table]) -> list[Problem]:
             problems += _of_rule(item, reports_stay=reports_stay)
             reports_stay |= isinstance(item, Rewrite) and Null() in item.patterns and not item.when
     for table in tables.values():
-        problems += list(_of_table(table))[:MAX_TOLD]
+        problems += _of_table(table)
     return problems
 
 
@@ -115,8 +114,10 @@ def _of_table(table: Table) -> Iterator[Problem]:
     if isinstance(table, MapTable):
         for entry in table.entries.values():
             for value in entry.values:
-                group = _GROUP.search(value) if "$" in value else None
                 place = table.place_of(entry.line)
+                if value.startswith("*@") and place is not None:
+                    yield _no_wildcard(_at(place, value), value)
+                group = _GROUP.search(value) if "$" in value else None
                 if group is not None and place is not None:
                     yield _no_group(_at(place, group.group()), group.group())
 

@@ -20,7 +20,7 @@ from relayd.rules.conditions.client import FromClient
 from relayd.rules.conditions.condition import Condition, Test
 from relayd.rules.conditions.mailbox import FromSender, ToRecipient
 from relayd.rules.conditions.name import ByHelo
-from relayd.rules.conditions.reversename import REVERSE_NAME
+from relayd.rules.conditions.reversename import REVERSE_NAME, ByReverseName
 from relayd.rules.fact import CERTIFICATE, TLS, Fact
 from relayd.rules.language.model import AdmissionRule
 from relayd.rules.language.pattern import InTable, Regex, SubDomains, Text
@@ -76,11 +76,13 @@ def open_doors(ruleset: Ruleset, listeners: Sequence[str] = ()) -> list[Problem]
     few: dict[str, ReadyRule[AdmissionRule]] = {}  # who gets in by rules that let in some only
     problems = []
     tops = functools.cache(partial(_tops, ruleset.tables))
+    spared: list[Condition] = []  # what rules before make an exception of
     for entry in ruleset.admission.entries:
         if entry.rule.verb != "accept":
+            spared += (each for each in entry.rule.tests if each.negated)
             continue
         let_in: set[str] = set()
-        for view in _Strangers(ruleset, entry, listeners, tops):
+        for view in _Strangers(ruleset, entry, listeners, tops, spared):
             if view.client.address not in let_in and _is_first(ruleset, entry, view):
                 let_in.add(view.client.address)
                 if _many(let_in):
@@ -140,8 +142,10 @@ class _Strangers:
         entry: ReadyRule[AdmissionRule],
         listeners: Sequence[str],
         tops: Callable[[str], Sequence[Mailbox]],
+        spared: Sequence[Condition],
     ) -> None:
         self._tops = tops
+        self._said = (*spared, *entry.rule.tests)  # names that it may help to give oneself
         self._ruleset = ruleset
         self._listeners = (*listeners, "elsewhere:0")
         self._tests = list(zip(entry.rule.tests, entry.tests, strict=True))
@@ -149,7 +153,7 @@ class _Strangers:
     def __iter__(self) -> Iterator[View]:
         """Those for whom it holds. Each of its conditions asks for one thing, so one is varied."""
         tables = self._ruleset.tables
-        operands = self._operands(ToRecipient)
+        operands = _operands(ToRecipient, [each for each, _ in self._tests])
         given = (*_MAILBOXES, *self._below_top(operands), *_beside(operands))
         recipients = [
             each
@@ -166,7 +170,7 @@ class _Strangers:
         ]
         if not addresses:
             return
-        named = (_SOMEBODY, *_named(self._operands(FromSender), tables))
+        named = (_SOMEBODY, *_named(_operands(FromSender, self._said), tables))
         senders = [
             each
             for each in (None, *map(Subject, named))
@@ -182,9 +186,8 @@ class _Strangers:
                 yield View(but(client, address=address), each, to, gathered)
 
     def _clients(self) -> Iterator[tuple[Client, Mapping[Fact, object]]]:
-        names = [_NAME, *(each.text for each in self._operands(ByHelo) if isinstance(each, Text))]
         for name, (tls, certificate), listener, gathered in itertools.product(
-            names, self._secured(), self._listeners, self._gathered()
+            self._names(), self._secured(), self._listeners, self._gathered()
         ):
             client = but(_CLIENT, listener=listener, helo=name, tls=tls, certificate=certificate)
             yield client, gathered
@@ -214,8 +217,15 @@ class _Strangers:
     def _subject(self, mailbox: Mailbox) -> Subject:
         return Subject(mailbox, self._ruleset.subaddress)
 
-    def _operands(self, kind: type[Condition]) -> list[object]:
-        return [one for each, _ in self._tests if isinstance(each, kind) for one in each.operands]
+    def _names(self) -> Iterator[str]:
+        """What a client calls itself."""
+        yield _NAME
+        for operand in _operands(ByHelo, self._said):
+            if isinstance(operand, Text):
+                yield operand.text
+            elif isinstance(operand, InTable):
+                table = self._ruleset.tables[operand.name]
+                yield from itertools.islice(getattr(table, "words", ()), 1)
 
     def _secured(self) -> tuple[tuple[str, str], ...]:
         if self._ruleset.needs & {TLS, CERTIFICATE}:
@@ -224,8 +234,19 @@ class _Strangers:
 
     def _gathered(self) -> tuple[Mapping[Fact, object], ...]:
         if REVERSE_NAME in self._ruleset.needs:
-            return {REVERSE_NAME: ""}, {REVERSE_NAME: _NAME}
+            return tuple({REVERSE_NAME: name} for name in ("", *self._reverse_names()))
         return ({},)
+
+    def _reverse_names(self) -> Iterator[str]:
+        """Names that strangers have: one below each top-level domain that a rule takes whole."""
+        yield from (_NAME, *(each.domain for each in _MAILBOXES))
+        for operand in _operands(ByReverseName, self._said):
+            if isinstance(operand, Text):
+                yield from (each.domain for each in _public(f"@{operand.text}"))
+
+
+def _operands(kind: type[Condition], tests: Sequence[Condition]) -> list[object]:
+    return [one for each in tests if isinstance(each, kind) for one in each.operands]
 
 
 def _is_regex(operand: object) -> bool:

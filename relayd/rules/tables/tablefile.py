@@ -205,14 +205,16 @@ def _alias_values(
         if _foreign(item, line, reading, key):
             return
         if bare.startswith(("|", "/")):
-            what = "runs a command" if bare[0] == "|" else "writes to a file"
-            reading.complain(
-                line, item, f"this alias {what}: relayd only forwards", "expected addresses"
-            )
+            _complain_of_action(item, bare, line, reading)
         elif bare.startswith(":include:"):
-            yield from _included(bare[9:].strip(), line, item, reading, key, depth)
+            yield from _included(bare[9:].strip(' "'), line, item, reading, key, depth)
         elif _PLAIN_MAILBOX.match(item) or _good_target(item, line, reading):
             yield item
+
+
+def _complain_of_action(item: str, bare: str, line: int, reading: Reading) -> None:
+    what = "runs a command" if bare[0] == "|" else "writes to a file"
+    reading.complain(line, item, f"this alias {what}: relayd only forwards", "expected addresses")
 
 
 def _foreign(value: str, line: int, reading: Reading, key: str) -> bool:
@@ -222,11 +224,13 @@ def _foreign(value: str, line: int, reading: Reading, key: str) -> bool:
         return False
     word = match.group(1)
     name = key if "@" in key else f"{key}@example.com"
+    # a catch-all is for what the other entries leave
+    where = "behind the accepts of its mailboxes" if key[:1] == "@" else "before any accept"
     reading.complain(
         line,
         word,
         f'"{word}" is no address: what is not forwarded, a rule says',
-        f"expected among the rules, before any accept: {_HERE[word.lower()].format(name)}",
+        f"expected among the rules, {where}: {_HERE[word.lower()].format(name)}",
     )
     return True
 
@@ -345,7 +349,18 @@ def _map_values(value: str, line: int, reading: Reading, key: str) -> Iterator[s
     if _foreign(value, line, reading, key):
         return
     for item in addresses(value, blanks=True):
-        if _PLAIN_MAILBOX.match(item) or _good_target(item, line, reading):
+        if item[0] == "#":
+            reading.complain(
+                line, item, "here no comment begins", "expected it on a line of its own"
+            )
+            return
+        if "@" not in item and item.startswith(("|", "/", '"|', '"/')):
+            _complain_of_action(item, item.strip('"'), line, reading)
+        elif item.startswith(":include:"):
+            reading.complain(
+                line, item, "only aliases have :include:", "expected a table of kind aliases"
+            )
+        elif _PLAIN_MAILBOX.match(item) or _good_target(item, line, reading):
             yield item
 
 

@@ -391,7 +391,9 @@ ADDRESSES = (
     (b'"a b".c', b'"a b".c@d'),
     (b"<>", b"<>"),
     (b"", b""),
-    (b"a..b", b"a..b"),
+    (b"a..b", b"a..b@d"),
+    (b"Bob <c..d>, .e, <f.>", b"Bob <c..d@d>, .e@d, <f.@d>"),
+    (b"..., <.>, a .b, <a b.>", b"..., <.>, a .b, <a b.>"),
     (b"<bob", b"<bob"),
     (b"\r\n bob,\r\n\teve", b"\r\n bob@d,\r\n\teve@d"),
 )

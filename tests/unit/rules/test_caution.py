@@ -22,6 +22,7 @@ table halves { 0.0.0.0/1, 128.0.0.0/1 }
 table many   { 2000::/4, 3000::/4 }
 table top    { .com, x@example.net }
 table ours   { example.com, .example.net }
+table names  { mail.example.net, relay.example.net }
 listen 0.0.0.0:25
 listen 127.0.0.1:2525
 listen 10.0.0.1:2525
@@ -81,6 +82,15 @@ class OpenDoorTest(CautionTest):
             "accept sender <few>",
             'accept sender regex "@example[.]com$"',
             "accept helo mail.example.com",
+            "accept helo <names>",
+            "accept rdns .com",
+            "accept rdns .fr, mail.example.com",
+            'accept rdns regex "[.]net$"',
+            "accept any when not rdns .com",
+            "reject any when not sender @example.com\naccept any",
+            "reject any when not sender <few>\naccept to any",
+            "reject from 0.0.0.0/0 when not helo mail.example.com\naccept any",
+            "discard any when not sender @a.example and not helo <names>\naccept any",
             "accept any when tls",
             "accept any when not tls",
             "accept certificate any",
@@ -108,6 +118,11 @@ class OpenDoorTest(CautionTest):
             "accept to <ours>",
             'accept to regex "^(.+)-team@example[.]com$"',
             "accept to postmaster@",
+            "accept rdns mail.example.com, .example.net",
+            "accept rdns .internal",
+            'accept rdns regex "[.]example[.]com$"',
+            "reject any when not sender @example.com\naccept to @example.com",
+            "reject any when not rdns .example.net\naccept any",
             "reject any when not from 10.0.0.0/8\naccept any",
             "reject any when not to <ours>\naccept any",
             "reject any when not login any\naccept any",
@@ -178,6 +193,24 @@ class OpenDoorTest(CautionTest):
         self.assertEqual((told.place.source.path, told.place.line), ("r/003.rules", 4))
         self.assertIn("takes all that 496 rules behind it are for", told.what)
 
+    def test_what_500_rules_or_entries_have_alike_is_one_line(self) -> None:
+        numbers = range(500)
+        for what, rules in (
+            (OPEN, (f"accept sender @c{n}.example" for n in numbers)),
+            (NO_WILDCARD, (f"accept to *a@c{n}.example" for n in numbers)),
+            (NO_GROUP, (f'forward regex "^(.*)@c{n}$" -> "$1@x.example"' for n in numbers)),
+            (CAUGHT, (f"forward @c{n}.example -> ann@c{n}.example" for n in numbers)),
+        ):
+            with self.subTest(what):
+                (told,) = self.told(what, "listen 0.0.0.0:25\n" + "\n".join(rules))
+                self.assertEqual(told.place.line, 3)
+                self.assertIn("(the first of 500 such)", told.what)
+        entries = "".join(f"*@c{n}.example a@b.example\n" for n in numbers)
+        (told,) = self.told(NO_WILDCARD, "table v virtual file v\nforward <v>", v=entries)
+        self.assertIn("(the first of 500 such)", told.what)
+        few = "\n".join(f"accept to *a@c{n}.example" for n in range(5))
+        self.assertEqual(len(self.told(NO_WILDCARD, few)), 5, "each has its place")
+
     def test_a_table_that_500_rules_miss_is_one_line(self) -> None:
         rules = "\n".join(f"accept to <ours> when from 10.0.{n}.0/24" for n in range(200))
         hops = "\n".join(f"route to a@c{n}.example via nowhere" for n in range(200))
@@ -203,6 +236,15 @@ class BackscatterTest(CautionTest):
             "accept to @example.com\nforward @example.com -> @example.org",
             "accept to @example.com when not from 10.0.0.0/8",
             "accept to @example.com\nrewrite recipient @example.com -> @example.org",
+            "accept to @example.com when listener 0.0.0.0:25",
+            "accept listener 0.0.0.0:25 to @example.com",
+            "accept to @example.com when not listener 127.0.0.1:2525",
+            "accept to @example.com when tls",
+            "accept to @example.com when not tls",
+            "accept to @example.com when not rdns none",
+            "accept to @example.com when rdns any and helo any",
+            "accept to @example.com when helo mail.example.net and listener 0.0.0.0:25 and tls",
+            "reject rdns none\naccept to @example.com",
         ):
             with self.subTest(rules):
                 self.assertEqual(len(self.told(WHOLE, TABLES + rules)), 1)
@@ -218,6 +260,9 @@ class BackscatterTest(CautionTest):
             "accept to @example.com when to <few>",
             "discard to @example.com\naccept from 10.0.0.0/8",
             "hold to @example.com\naccept to @example.com",
+            "accept to @example.com when listener 127.0.0.1:2525",
+            "accept to @example.com when rdns .example.net",
+            "accept to @example.com when certificate any and login any",
         ):
             with self.subTest(rules):
                 self.assertEqual(self.told(WHOLE, TABLES + rules), [])
@@ -315,6 +360,10 @@ class HabitsTest(CautionTest):
                 )  # fmt: skip
                 self.assertEqual(len(told), 1)
                 self.assertTrue(told[0].expected)
+        (target,) = self.told(
+            NO_WILDCARD, "table v virtual file v\nforward <v>", v="a@example.com *@b.example\n"
+        )
+        self.assertEqual((target.place.line, target.place.column), (1, 15))
         for rules in (
             'accept to "info*"@example.com',
             'table t { "*"@example.com }\naccept to <t>',

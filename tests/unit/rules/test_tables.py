@@ -143,6 +143,15 @@ class AliasTests(_Folder):
             with self.subTest(to):
                 self.assertEqual(outcome(one, f"{to}@x.example"), expected)
 
+    def test_quotes_around_the_path_of_an_include_file(self) -> None:
+        (self.folder / "lists").mkdir()
+        (self.folder / "lists" / "all").write_text("ann@y.example\n")
+        one = self.rules(
+            self.RULES, aliases='a: :include:"all"\nb: ":include:all"\nc: :include: "all"\n'
+        )
+        for name in "abc":
+            self.assertEqual(outcome(one, f"{name}@x.example"), "ann@y.example direct")
+
     def test_each_line_of_an_include_file_stands_alone(self) -> None:
         (self.folder / "lists").mkdir()
         (self.folder / "lists" / "all").write_text(
@@ -212,6 +221,44 @@ class PostfixMapTests(_Folder):
         wrong = problems("table v virtual file v\nforward <v>\n", self.folder)
         self.assertEqual(len(wrong), 1)
         self.assertIn('reject to old@x.example 550 5.1.1 "No such user"', wrong[0])
+        # what the other mailboxes of the domain would not survive is not recommended
+        (self.folder / "v").write_text("@x.example :fail:\nann@x.example ann@y.example\n")
+        (told,) = problems("table v virtual file v\nforward <v>\n", self.folder)
+        self.assertIn("behind the accepts of its mailboxes: reject to @x.example", told)
+
+    def test_what_a_map_does_not_have_is_no_name_of_a_mailbox(self) -> None:
+        for value, what in (
+            ("ann@y.example # the boss", "here no comment begins"),
+            ("ann@y.example #boss", "here no comment begins"),
+            ("|/usr/bin/vacation", "this alias runs a command"),
+            ('ann@y.example, "|/usr/bin/vacation ann"', "this alias runs a command"),
+            ("/var/mail/ann", "this alias writes to a file"),
+            (":include:/etc/list", "only aliases have :include:"),
+        ):
+            for kind in ("virtual", "canonical"):
+                with self.subTest(value, kind=kind):
+                    (self.folder / "v").write_text(f"a@x.example {value}\n")
+                    (told,) = problems(f"table v {kind} file v\nrewrite sender <v>\n", self.folder)
+                    self.assertIn(what, told)
+        one = self.rules(
+            "table v virtual file v\naccept any\nforward <v>\n",
+            v="a@x.example /G=Ann/S=Lee/@y.example, ann#1@y.example\n",
+        )
+        self.assertEqual(
+            outcome(one, "a@x.example"), "/G=Ann/S=Lee/@y.example direct, ann#1@y.example direct"
+        )
+
+    def test_a_comment_behind_a_transport_is_no_part_of_it(self) -> None:
+        for value in (
+            *("smtp:h.example # old", "smtp:[h.example]:26\t# old", ": # old", "smtp: # old"),
+            *("lmtp:unix:/run/lmtp # old", "relay:h.example #old"),
+        ):
+            with self.subTest(value):
+                (self.folder / "t").write_text(f"a.example {value}\n")
+                (told,) = problems("table t transport file t\nroute <t>\n", self.folder)
+                self.assertIn("here no comment begins", told)
+        (self.folder / "t").write_text("a.example error:5.1.1 ask #7\n")
+        self.assertEqual(problems("table t transport file t\nroute <t>\n", self.folder), [])
 
     def test_canonical(self) -> None:
         one = self.rules(

@@ -78,6 +78,7 @@ class TestMail(unittest.TestCase):
             ('FROM:"a > b"@b.example', Mailbox("a > b", "b.example")),
             ("FROM:a@[192.0.2.1]", Mailbox("a", "[192.0.2.1]")),
             ("FROM:<a@b\u00fccher.example.>", Mailbox("a", "b\u00fccher.example")),
+            ("FROM:<<a@b.example>>", plain),
             ("FROM:< >", None),
         ):
             utf8 = "" if text.isascii() else " SMTPUTF8"
@@ -90,7 +91,7 @@ class TestMail(unittest.TestCase):
     def test_what_nobody_takes_is_not_taken(self) -> None:
         for text in (
             *("FROM:", "FROM: ", "FROM:<", "FROM:>", "FROM :<a@b.example>", "FROM:a@b.example>"),
-            *("FROM:<a@b.example", "FROM:<<a@b.example>>", "FROM:<a@b.example>>", "FROM:a"),
+            *("FROM:<a@b.example", "FROM:<a@b.example>>", "FROM:<<<a@b.example>>>", "FROM:a"),
             *("FROM:a b@b.example", "FROM:<a b@b.example>", "FROM:Ann <a@b.example>"),
             *("FROM:'a@b.example'", "FROM:a@b.example,c@b.example", "FROM:a@b.example (Ann)"),
             *("FROM:a@", "FROM:@b.example", "FROM:<a@b..example>", "FROM:<a@b.example..>"),
