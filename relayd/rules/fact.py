@@ -27,6 +27,7 @@ class Fact:
     known: Known
     asked: bool = False  # for by us: a look-up, a filter; View.told has the answer
     of: str = ""  # which one, where there are several: the name of a list, a filter, a limit
+    usual: object = None  # what it is of a client whom nothing is said about, in tests of rules
 
     def __str__(self) -> str:
         return f"{self.name} {self.of}" if self.of else self.name

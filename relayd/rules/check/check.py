@@ -8,6 +8,7 @@ from relayd.mail.nexthop import NextHop
 from relayd.rules.fact import Fact
 from relayd.rules.language.model import (
     AdmissionRule,
+    DnsListDef,
     Expect,
     Forward,
     HeaderRewrite,
@@ -35,9 +36,18 @@ def name_problems(items: Sequence[Item], broken: Set[str] = frozenset()) -> list
     hops = _names(
         problems, "next hop", [(i.hop.name, i.place) for i in items if isinstance(i, HopDef)]
     )
+    lists = _names(
+        problems, "list", [(i.name, i.place) for i in items if isinstance(i, DnsListDef)]
+    )
     for item in items:
         if not isinstance(item, Rule):
             continue
+        for name in _used_lists(item):
+            if name not in lists and name not in broken:
+                hint = did_you_mean(name, lists) or f'expected a statement "dnsbl {name} ZONE"'
+                problems.append(
+                    Problem(word_at(item.place, name), f"there is no list {name}", hint)
+                )
         for name in dict.fromkeys(used_tables(item)):
             if name not in tables and name not in broken:
                 hint = did_you_mean(name, tables) or f'expected a statement "table {name} ..."'
@@ -98,6 +108,11 @@ def _used_hops(rule: Rule) -> Iterable[str]:
         # the name of a transport map's next hop is its text, with colons
         return [name for name in names if name != "direct" and ":" not in name]
     return ()
+
+
+def _used_lists(rule: Rule) -> Iterable[str]:
+    stated = rule.stated if isinstance(rule, Expect) else ()
+    return dict.fromkeys(name for each in (*rule.tests, *stated) for name in each.lists)
 
 
 def unanswered(items: Sequence[Item], gathered: Set[Fact]) -> list[Problem]:

@@ -24,7 +24,7 @@ def failures(ruleset: Ruleset) -> list[Problem]:
     """A problem for each `expect` that fails: what comes out instead, and by which rules."""
     problems = []
     for expect in ruleset.expects:
-        plan = evaluate(ruleset, facts_of(expect))
+        plan = evaluate(ruleset, facts_of(ruleset, expect))
         if not met(expect, plan):
             problems.append(
                 Problem(
@@ -34,8 +34,8 @@ def failures(ruleset: Ruleset) -> list[Problem]:
     return problems
 
 
-def facts_of(expect: Expect) -> Facts:
-    """The facts that the test stands for."""
+def facts_of(ruleset: Ruleset, expect: Expect) -> Facts:
+    """The facts that the test stands for; what it does not state is as of anybody."""
     client = Client(
         expect.client or OUTSIDER,
         listener=expect.listener,
@@ -43,14 +43,19 @@ def facts_of(expect: Expect) -> Facts:
         login=expect.login,
     )
     sender: ReversePath = SOMEBODY if isinstance(expect.sender, str) else expect.sender
-    return Facts(client, sender, expect.recipient)
+    gathered = {fact: fact.usual for fact in ruleset.needs if fact.asked}
+    gathered |= dict(condition.stated() for condition in expect.stated)
+    return Facts(client, sender, expect.recipient, gathered=gathered)
 
 
 def met(expect: Expect, plan: Plan) -> bool:
     """Whether the plan is what the test expects."""
-    if _VERDICTS[plan.verdict] != expect.verdict:
+    if expect.verdict == "defer":
+        if plan.verdict is not Verdict.REFUSE or plan.reply.code >= 500:
+            return False
+    elif _VERDICTS[plan.verdict] != expect.verdict:
         return False
-    if expect.verdict == "reject":
+    if expect.verdict in ("reject", "defer"):
         code_fits = expect.code in (0, plan.reply.code)
         return code_fits and expect.status in ("", plan.reply.status)
     if expect.new_sender == REWRITTEN:
