@@ -26,7 +26,7 @@ FLOORS = (
     {"migrate"},
     {"ops"},
     {"intake", "relay", "config"},
-    {"smtp", "rules", "spool", "report", "tls"},
+    {"smtp", "rules", "spool", "report", "tls", "authentication"},
     {"mail", "dns", "login"},
     {"reactor", "shared"},
 )
@@ -69,7 +69,7 @@ OUTSIDE = {
     "dns": {"dns", "relay"},
     "OpenSSL": {"tls"},
     "service_identity": {"tls"},
-    "cryptography": {"tls"},
+    "cryptography": {"tls", "authentication"},
     "dkim": {"report"},
 }
 """Every package from outside the standard library, and who may import it."""
