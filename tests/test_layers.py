@@ -36,6 +36,7 @@ RIM = {"service", "reactor", "intake", "relay", "tls", "dns", "login", "ops", "d
 PURE_AT_THE_RIM = {
     "relayd.intake.reception",  # awaits the spool, but knows no reactor
     "relayd.intake.asking",
+    "relayd.intake.lookups",
     "relayd.intake.checks",
     "relayd.intake.pending",
     "relayd.intake.transaction",

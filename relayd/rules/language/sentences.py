@@ -46,15 +46,14 @@ def read_admission(words: Words) -> AdmissionRule:
     What it says to the client, or to the log, stands in front of `when` or behind it.
     """
     verb = words.verb.text.lower()
-    tests = () if words.at_word("when") or _said(words) else conditions(words)
+    only_when = words.comes("when") and (words.at_word("when") or _said(words))
+    tests = () if only_when else conditions(words)
     refuses = verb in _REFUSALS
     before = words.place
     reply = _reply(words, verb) if refuses else None
     reason = _reason(words, verb)
     silent = words.place == before
     needed = when(words)
-    if not tests and not needed:
-        conditions(words)  # which complains
     if silent:
         reply = _reply(words, verb) if refuses else None
         reason = _reason(words, verb)
