@@ -50,11 +50,16 @@ class Zone:
 
 class ListTests(TestCase):
     async def has(
-        self, records: Mapping[tuple[str, str], Any], address: str = "192.0.2.7", **definition: object
+        self,
+        records: Mapping[tuple[str, str], Any],
+        address: str = "192.0.2.7",
+        *,
+        kind: str = "dnsbl",
+        answers: tuple[str, ...] = (),
     ) -> tuple[bool, list[tuple[str, str]]]:
         troubles: list[tuple[str, str]] = []
-        stated = {"kind": "dnsbl", "name": "zen", "zone": SECRET} | definition
-        one = DnsList(DnsListDef(**stated)  # type: ignore[arg-type], Zone(records), lambda *told: troubles.append(told))
+        definition = DnsListDef(kind, "zen", SECRET, answers)
+        one = DnsList(definition, Zone(records), lambda *told: troubles.append(told))
         return await one.has(address), troubles
 
     async def test_who_is_listed(self) -> None:
