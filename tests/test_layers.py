@@ -26,7 +26,7 @@ FLOORS = (
     {"migrate"},
     {"ops"},
     {"intake", "relay", "config"},
-    {"smtp", "rules", "spool", "report", "tls", "authentication"},
+    {"smtp", "rules", "spool", "report", "mime", "tls", "authentication"},
     {"mail", "dns", "login"},
     {"reactor", "shared"},
 )

@@ -45,6 +45,7 @@ from relayd.rules.check.deadend import dead_ends
 from relayd.rules.check.expect import failures
 from relayd.rules.check.loops import loops
 from relayd.rules.check.shadow import never_held, shadowed
+from relayd.rules.conditions.reversename import REVERSE_NAME
 from relayd.rules.fact import Fact
 from relayd.rules.language.grammar import VERBS, Reader, read_statement
 from relayd.rules.language.lexer import Statement, lex
@@ -56,7 +57,7 @@ from relayd.rules.srsrule import SrsDomain, srs_problems
 from relayd.rules.tables.table import Table
 from relayd.tls.files import CertificateFiles
 
-GATHERED: frozenset[Fact] = frozenset()  # facts that a running relayd asks others for
+GATHERED: frozenset[Fact] = frozenset({REVERSE_NAME})  # facts that a running relayd asks others for
 MAX_FILES = 1000
 MAX_SHOWN = 100
 _ONCE = "expected each file once"

@@ -131,6 +131,8 @@ def _add_question(to: argparse.ArgumentParser) -> None:
     add("--helo", metavar="NAME")
     add("--login", metavar="NAME", help="the client has logged in as NAME")
     add("--listener", metavar="HOST:PORT", help="the `listen` setting that took the connection")
+    add("--with", dest="facts", action="append", default=[], metavar="FACT",
+        help='what else is so, such as "rdns mail.example.com"')  # fmt: skip
     add("--offline", action="store_true", help="from the files, without asking the daemon")
 
 

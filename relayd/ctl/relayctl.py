@@ -189,6 +189,7 @@ def explain(options: argparse.Namespace) -> int:
             "helo": options.helo,
             "login": options.login,
             "listener": options.listener,
+            "with": options.facts,
         }
         if options.offline:
             try:

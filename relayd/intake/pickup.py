@@ -23,6 +23,7 @@ from typing import Any, BinaryIO
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
+from relayd.dns.hostname import LOCALHOST
 from relayd.intake.asking import reception_of
 from relayd.intake.deadlines import SessionPhase
 from relayd.intake.dropfolder import FolderSurvey, Quota, Waiting
@@ -385,7 +386,7 @@ class Pickup:
         status = os.fstat(file.fileno())
         slip = read_slip(file.readline(MAX_ENVELOPE), self._hostname)
         helo = f"uid-{status.st_uid}.localhost"
-        client = Client("127.0.0.1", listener=FOLDER, helo=helo, protocol="ESMTP")
+        client = Client("127.0.0.1", listener=FOLDER, helo=helo, protocol="ESMTP", rdns=LOCALHOST)
         before = self._partly.recipients(name, status)
         intake, given_up = self._intake, list[str]()
         if name in self._turns and intake.clock() - status.st_ctime >= self.bounds.give_up:

@@ -28,6 +28,7 @@ from relayd.mail.plan import Plan, Verdict
 from relayd.mail.reply import Reply
 from relayd.report.bounce import expand
 from relayd.report.wishes import STRANGERS, TRUSTED, Wishes
+from relayd.rules.conditions.reversename import REVERSE_NAME
 from relayd.rules.evaluate import Facts, evaluate
 from relayd.rules.header import TooManyFieldsError, edit_header
 from relayd.rules.ruleset import Ruleset
@@ -56,6 +57,38 @@ _HEADER_TOO_LARGE = Reply.of(552, "5.3.4", "Header section too large")
 _TOO_MANY_FIELDS = Reply.of(552, "5.3.4", "Too many header fields of one kind")
 _HEADER_GREW = Reply.of(552, "5.3.4", "Header section too large once it is completed or rewritten")
 _MESSAGE_GREW = Reply.of(552, "5.3.4", "Message too large once it is completed or rewritten")
+
+
+class ClientNaming(Protocol):
+    """A client's name while it is looked up (relayd.dns.reverse)."""
+
+    @property
+    def name(self) -> str | None:
+        """Folded; "": there is none; None: not known, or not yet."""
+
+    @property
+    def over(self) -> bool:
+        """Nothing more will be known."""
+
+    @property
+    def worth_waiting(self) -> bool:
+        """It may yet come in time."""
+
+    async def wait(self) -> None:
+        """Until it is over, or too late."""
+
+    def cancel(self) -> None:
+        """The client has gone."""
+
+
+class ClientNames(Protocol):
+    """Who knows the names of clients, or looks them up."""
+
+    def known(self, address: str) -> str | None:
+        """What needs no question; "": there is none."""
+
+    def look_up(self, address: str) -> ClientNaming:
+        """Begin to ask."""
 
 
 class DraftStore(Protocol):
@@ -109,6 +142,7 @@ class Intake:
     edit: Callable[[Ruleset, tuple[int, ...], bytes], bytes] = edit_header
     wishes: Callable[[bool], Wishes] = lambda trusted: TRUSTED if trusted else STRANGERS
     # ^ for reports, honoured from a client that is trusted or not
+    names: ClientNames | None = None  # of clients; None: nobody looks them up
     checks: Checks | None = None  # who else is asked before mail is taken
     turn: Callable[[], Awaitable[None]] = at_once  # let others have theirs
 
@@ -124,6 +158,7 @@ class Reception:
 
     def __init__(self, intake: Intake, client: Client, policy: ListenerPolicy = RELAY) -> None:
         self.client = client
+        self._naming: ClientNaming | None = None  # for the client's reverse name
         self.messages = 0  # accepted in this session
         self.refused = 0  # commands and contents refused
         self._intake = intake
@@ -142,6 +177,8 @@ class Reception:
         self._held_header = self._held_recipients = 0  # octets of the memory that all share
         self._expected = False
         self._expect(soon=True)
+        if client.rdns is None:
+            self._look_up_name()
 
     @property
     def in_transaction(self) -> bool:
@@ -248,6 +285,9 @@ class Reception:
 
     def leave(self) -> None:
         """The session is over, or another client's: tell of the refusals that have no line."""
+        if self._naming is not None:
+            self._naming.cancel()
+            self._naming = None
         untold = self.refused - _MOST_TOLD
         if untold > 0:
             self._intake.log.refused(self.client, f"and {untold} more", "not told one by one")
@@ -295,11 +335,45 @@ class Reception:
         self.rollback()
         self.client = client
         self.messages = self.refused = 0
+        if self._naming is not None:  # another one's
+            self._naming.cancel()
+            self._naming = None
+        if client.rdns is None:
+            self._look_up_name()
 
     def logged_in(self, name: str) -> None:
         """AUTH succeeded."""
         keyword = protocol_keyword(True, bool(self.client.tls), True, False)
         self.client = self.client.with_(login=name, protocol=keyword)
+
+    # -- the client's name -----------------------------------------------------------------------
+
+    def _look_up_name(self) -> None:
+        """Begin; it goes on side by side with the session."""
+        names = self._intake.names
+        if names is not None:
+            name = names.known(self.client.address)
+            if name is None:
+                self._naming = names.look_up(self.client.address)
+            else:
+                self.client = self.client.with_(rdns=name)
+
+    def _named(self, naming: ClientNaming, then: Callable[[], Reply]) -> Reply | Pending[Any]:
+        """What needs the name, with the name where it comes in time."""
+        if naming.worth_waiting:
+            return Pending(naming.wait(), lambda _: self._named(naming, then), lambda: None)
+        self._take_name(naming)
+        return then()
+
+    def _take_name(self, naming: ClientNaming) -> None:
+        if not naming.over:
+            return
+        self._naming = None
+        if naming.name is not None:
+            self.client = self.client.with_(rdns=naming.name)
+            if self._transaction is not None:
+                client = self._transaction.client
+                self._transaction.client = client.with_(rdns=naming.name)
 
     # -- verdicts --------------------------------------------------------------------------------
 
@@ -309,9 +383,18 @@ class Reception:
         self.client = client.with_(helo=event.name, protocol=keyword)
         return _HELLO_OK
 
-    def _mail(self, event: events.Mail) -> Reply:
+    def _mail(self, event: events.Mail) -> Reply | Pending[Any]:
         if self._transaction is not None:
             self.rollback()
+        naming = self._naming
+        if naming is None:
+            return self._begin_transaction(event)
+        if REVERSE_NAME in self._intake.rules().needs:
+            return self._named(naming, lambda: self._begin_transaction(event))
+        self._take_name(naming)
+        return self._begin_transaction(event)
+
+    def _begin_transaction(self, event: events.Mail) -> Reply:
         intake, params, client = self._intake, event.params, self.client
         if self._policy.login_required and not client.login:
             return self._refuse(mail_text(event), _LOGIN_FIRST)
@@ -390,7 +473,12 @@ class Reception:
         transaction.add(Addressee(mailbox, params.orcpt, notify, plan))
         return plan.reply
 
-    def _data(self, event: events.Data) -> Reply:
+    def _data(self, event: events.Data) -> Reply | Pending[Any]:
+        if self._naming is not None:
+            return self._named(self._naming, self._begin_content)
+        return self._begin_content()
+
+    def _begin_content(self) -> Reply:
         intake, transaction = self._intake, self._transaction
         if transaction is None:  # the core does not let it happen
             return Reply.of(503, "5.5.1", "MAIL first")
@@ -542,7 +630,7 @@ class Reception:
         return reply
 
 
-_VERDICTS: Mapping[type, Callable[..., Reply | None]] = {
+_VERDICTS: Mapping[type, Callable[..., Reply | Pending[Any] | None]] = {
     events.Hello: Reception._hello,
     events.Mail: Reception._mail,
     events.Rcpt: Reception._rcpt,

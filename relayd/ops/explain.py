@@ -6,6 +6,7 @@ import difflib
 import ipaddress
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from relayd.ops.text import safe
@@ -31,15 +32,30 @@ _LINE = 100
 Question = Mapping[str, object]
 Describe = Callable[[str, "Mailbox"], Awaitable[Sequence[str]]]
 """What a next hop's name leads to for a mailbox, a line for each host."""
+ReverseName = Callable[[str], Awaitable["str | None"]]
+"""The name of a client's address; empty: it has none, None: nobody could say."""
 
 
 class QuestionError(Exception):
     """The question makes no sense; `str(error)` is for the one who typed it."""
 
 
-async def explain(ruleset: Ruleset, question: Question, describe: Describe) -> dict[str, Any]:
-    """The answer with the hosts that each destination leads to."""
-    answer = decide(ruleset, question)
+async def explain(
+    ruleset: Ruleset, question: Question, describe: Describe, reverse_name: ReverseName
+) -> dict[str, Any]:
+    """The answer with the facts that are looked up, and the hosts of each destination."""
+    from relayd.rules.conditions.reversename import REVERSE_NAME
+
+    found: list[dict[str, str]] = []
+    asked = facts(question)
+    if REVERSE_NAME in ruleset.needs and asked.client.rdns is None:
+        began = time.monotonic()
+        name = await reverse_name(asked.client.address)
+        cost = f"looked up in {(time.monotonic() - began) * 1000:.0f} ms"
+        asked = replace(asked, client=asked.client.with_(rdns=name))
+        found.append(_fact(name, cost if name is not None else f"{cost}: nobody could say"))
+    answer = _decided(ruleset, question, asked)
+    answer["facts"] += found
     for destination in answer["destinations"]:
         mailbox = _mailbox(destination["mailbox"])
         destination["hosts"] = list(await describe(destination["next_hop"], mailbox))
@@ -50,17 +66,23 @@ def decide(ruleset: Ruleset, question: Question) -> dict[str, Any]:
     """The answer by the rules alone; next hops with names are shown as they are defined.
 
     `question`: recipient, and optionally from (IP address), sender, helo, login, listener, header
-    (a section, see relayd.ctl.headersection). Raises QuestionError.
+    (a section, see relayd.ctl.headersection), with (facts in the words of conditions). What is not
+    given and would have to be looked up is not known here. Raises QuestionError.
     """
+    return _decided(ruleset, question, facts(question))
+
+
+def _decided(ruleset: Ruleset, question: Question, asked: Facts) -> dict[str, Any]:
     from relayd.mail.envelope import Direction
     from relayd.rules.evaluate import evaluate
 
-    asked = facts(question)
     plan = evaluate(ruleset, asked)
     if question.get("sender"):
         # MAIL comes before RCPT: who may not use the sender is not asked for recipients
         plan = _at_mail(ruleset, asked) or plan
     answer = document(plan)
+    if question.get("with"):
+        answer["facts"].append(_fact(asked.client.rdns, "given"))
     for destination in answer["destinations"]:
         names = Direction.parse(destination["next_hop"]).names
         hops = [ruleset.next_hops[name] for name in names if name in ruleset.next_hops]
@@ -68,6 +90,28 @@ def decide(ruleset: Ruleset, question: Question) -> dict[str, Any]:
     if question.get("header"):
         answer["header"] = header_changes(ruleset, plan, str(question["header"]))
     return answer
+
+
+def _fact(name: str | None, source: str) -> dict[str, str]:
+    value = "unknown" if name is None else f"rdns {name or 'none'}"
+    return {"fact": "the client's reverse name", "value": value, "source": source}
+
+
+def _given(question: Question) -> str | None:
+    """The reverse name that the question states; None: it does not."""
+    from relayd.dns.hostname import host_name
+
+    given = question.get("with") or ()
+    name: str | None = None
+    for text in given if isinstance(given, (list, tuple)) else [given]:
+        word, _, value = str(text).strip().partition(" ")
+        value = value.strip()
+        if word.lower() != "rdns" or not value or not host_name(value):
+            raise QuestionError(
+                f'--with {text!r} states no fact; expected e.g. "rdns mail.example.com"'
+            )
+        name = "" if value.lower() == "none" else host_name(value)
+    return name
 
 
 def _at_mail(ruleset: Ruleset, asked: Facts) -> Plan | None:
@@ -109,6 +153,7 @@ def _shown(section: bytes) -> list[str]:
 
 def facts(question: Question) -> Facts:
     """The facts that a question describes; raises QuestionError."""
+    from relayd.dns.hostname import LOCALHOST, is_loopback
     from relayd.mail.address import AddressError, Mailbox
     from relayd.mail.client import Client
     from relayd.rules.evaluate import Facts
@@ -124,7 +169,11 @@ def facts(question: Question) -> Facts:
         helo=str(question.get("helo") or ""),
         protocol="ESMTPA" if question.get("login") else "ESMTP",
         login=str(question.get("login") or ""),
+        rdns=LOCALHOST if is_loopback(address) else None,
     )
+    given = _given(question)
+    if given is not None:
+        client = client.with_(rdns=given)
     text = str(question.get("recipient") or "")
     recipient = Mailbox(text, "") if text.lower() == "postmaster" else _mailbox(text)
     sender = question.get("sender")
@@ -158,6 +207,7 @@ def document(plan: Plan) -> dict[str, Any]:
             {"stage": step.stage, "place": step.place, "rule": step.rule, "note": step.note}
             for step in plan.trail
         ],
+        "facts": [],
         "destinations": [
             {
                 "mailbox": str(destination.mailbox),
@@ -182,6 +232,8 @@ def lines(answer: Mapping[str, Any]) -> Iterator[str]:
     """The answer for people: a line for each rule that had a say, hosts below their route."""
     hosts = {each["mailbox"]: each["hosts"] for each in answer["destinations"]}
     header = answer.get("header") or {"rules": [], "diff": []}
+    for fact in answer.get("facts", ()):
+        yield safe(f"fact  {fact['value']}   ({fact['source']})")
     shown = trail_rows([*answer["trail"], *header["rules"]])
     for step, line in zip(answer["trail"], shown, strict=False):
         yield line

@@ -19,6 +19,7 @@ from collections.abc import (
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import deferLater
 from zope.interface import implementer
 
 from relayd.mail.content import BytesContent, Content
@@ -26,6 +27,8 @@ from relayd.mail.delivery import Delivery
 from relayd.mail.nexthop import LMTP, NextHop
 from relayd.mail.outcome import Blame, Outcome, postponed
 from relayd.mail.reply import Severity
+from relayd.mime.conversion import converted
+from relayd.mime.survey import Unconvertible
 from relayd.reactor.coroutine import promise
 from relayd.relay.connection import Connection
 from relayd.relay.courier import Hop, ICourier
@@ -280,7 +283,11 @@ class Courier:
         then = Then.ON
         while then is Then.ON:
             numbers = tuple(attempt.pending)
-            done = await connection.carry(attempt.transaction(numbers, connection), content)
+            if attempt.delivery.message.eight_bit and not connection.extensions.eight_bit:
+                content = await attempt.in_seven_bits(connection, self._turn)
+            done = await connection.carry(
+                attempt.transaction(numbers, connection, content), content
+            )
             then = attempt.take(connection, numbers, done)
         if fresh and attempt.taken:
             self._took(connection, attempt)
@@ -297,6 +304,10 @@ class Courier:
             self._served[target] = self._reactor.seconds() + SERVED
         if attempt.spent is not None and attempt.spent[0] == connection.endpoint:
             self._pool.learn(*attempt.spent)
+
+    def _turn(self) -> Awaitable[None]:
+        """Others have theirs."""
+        return deferLater(self._reactor, 0)
 
     # where to
 
@@ -327,8 +338,10 @@ class _Attempt:
 
     __slots__ = (
         "_held_back",
+        "_of_conversion",
         "_outcomes",
         "_put_off",
+        "_seven_bits",
         "_tail",
         "_trouble",
         "asked",
@@ -344,6 +357,8 @@ class _Attempt:
         self.delivery = delivery
         self._outcomes: list[Outcome | None] = [None] * len(delivery.records)
         self._tail: bool | None = None
+        self._seven_bits: Content | None = None  # for hosts that take no more
+        self._of_conversion = ""  # what it broke, or why there is none; for the log
         self.content: Content = delivery.content
         self.pending: Sequence[int] = range(len(delivery.records))
         self.asked: Collection[Place] = ()  # whose answers count, and who are not asked again
@@ -367,22 +382,49 @@ class _Attempt:
         """Whatever was heard by now: this is what became of all who are pending."""
         self._trouble, self._put_off = trouble, None
 
-    def transaction(self, numbers: Sequence[int], connection: Connection) -> Transaction:
+    async def in_seven_bits(
+        self, connection: Connection, turn: Callable[[], Awaitable[None]]
+    ) -> Content:
+        """The content for a host without 8BITMIME (RFC 6152 section 3); as it is, if it must be."""
+        target = connection.target
+        if isinstance(target, NextHop) and not target.conversion:
+            return self.content
+        if self._seven_bits is None and not self._of_conversion:
+            try:
+                found = await converted(self.content, turn)
+            except Unconvertible as why:
+                self._of_conversion = f"not converted to 7 bits: {why}"
+                return self.content
+            self._seven_bits = self.content  # nothing above ASCII, after all
+            if found is not None:
+                self._seven_bits = found
+                self._of_conversion = "converted to 7 bits"
+                if found.signatures:
+                    self._of_conversion += f", which breaks its signatures: {found.signatures}"
+        return self._seven_bits or self.content
+
+    def transaction(
+        self, numbers: Sequence[int], connection: Connection, content: Content
+    ) -> Transaction:
         """The envelope for these recipients; raises OSError when the content is gone."""
         message, records = self.delivery.message, self.delivery.records
         if self._tail is None:
             self._tail = _ends_with_crlf(self.content)
         envelope = message.envelope
+        eight_bit = message.eight_bit
+        if eight_bit and self._seven_bits is not None:
+            eight_bit = connection.extensions.eight_bit
         return Transaction(
             self.delivery.reverse_path,
             [records[number].recipient for number in numbers],
-            self.content.size,
+            content.size,
             envelope.body,
             envelope.ret,
             envelope.envid,
-            message.eight_bit,
+            eight_bit,
             message.utf8_header,
-            self._tail,
+            # the size of what is converted is not known to the octet, as BDAT has it
+            self._tail or content is not self.content,
             envelope.require_tls and not connection.lmtp,  # RFC 8689 is about relaying
             envelope.smtputf8,
         )
@@ -401,6 +443,10 @@ class _Attempt:
                 outcome = result.outcome
                 if connection.tls:
                     outcome = outcome.but(tls=connection.tls)
+                if self._of_conversion and not connection.extensions.eight_bit:
+                    outcome = outcome.but(
+                        why="; ".join(filter(None, (self._of_conversion, outcome.why)))
+                    )
                 taken = outcome.reply.code < 300
             if taken:
                 connection.serves_us = self.taken = True

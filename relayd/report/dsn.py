@@ -17,9 +17,10 @@ from relayd.mail.content import Content
 from relayd.mail.envelope import Envelope, Recipient
 from relayd.mail.ident import ident_text
 from relayd.mail.message import Message, RecipientState, Submission
+from relayd.mail.quotedprintable import quoted_printable
 from relayd.mail.reply import printable
 from relayd.report.bounce import Action, Report
-from relayd.report.encoding import DESCRIPTION, Part, fits, is_utf8, quoted_printable, returned_head
+from relayd.report.encoding import DESCRIPTION, Part, fits, is_utf8, returned_head
 from relayd.report.fields import stamp, status_fields
 from relayd.report.wording import human_text, subject
 

@@ -44,7 +44,14 @@ from relayd.reactor.workerpipe import Reactor
 from relayd.relay.enrolment import Enrolment
 from relayd.service.configthread import aside
 from relayd.service.configuration import Configuration
-from relayd.service.gateway import Gateway, enquiry_of, keeper_of, resolver_of, web_of
+from relayd.service.gateway import (
+    Gateway,
+    enquiry_of,
+    keeper_of,
+    resolver_of,
+    reverse_names_of,
+    web_of,
+)
 from relayd.service.supervisor import Orders, Supervisor
 from relayd.service.watch import ConfigurationWatch
 from relayd.spool.disk.lock import Lock
@@ -209,7 +216,8 @@ class Relayd(MultiService):
         supervisor = Supervisor(self._reactor, self._log, orders, sockets)
         self._mover = supervisor
         resolver = resolver_of(self._reactor, settings)
-        enquiry = enquiry_of(self._reactor, self._configuration, self._log, resolver)
+        names = reverse_names_of(self._reactor, self._configuration)
+        enquiry = enquiry_of(self._reactor, self._configuration, self._log, resolver, names)
         started = time.time()
         self._commands = ForwardedCommands(
             self._reactor,

@@ -10,6 +10,7 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from relayd.config import ConfigErrors, Settings
+from relayd.dns.reverse import ReverseNames
 from relayd.mail.address import Mailbox
 from relayd.mail.envelope import Recipient
 from relayd.mail.log import MailLog
@@ -135,15 +136,30 @@ class Enquiry:
         configuration: Configuration,
         directory: Directory,
         protection: Callable[[], Protection] | None = None,
+        names: ReverseNames | None = None,
     ) -> None:
-        """`protection`: by the settings of now; without, nothing is said of TLS."""
+        """`protection`: by the settings of now; without, nothing is said of TLS.
+
+        `names`: of clients; without, they are not known.
+        """
         self._configuration = configuration
         self._directory = directory
+        self._names = names
         self._protection = protection
 
     def explain(self, question: Mapping[str, object]) -> Awaitable[dict[str, Any]]:
         """See relayd.ops.explain."""
-        return explain(self._configuration.settings.ruleset, question, self._describe)
+        return explain(
+            self._configuration.settings.ruleset, question, self._describe, self._reverse_name
+        )
+
+    async def _reverse_name(self, address: str) -> str | None:
+        if self._names is None:
+            return None
+        lookup = self._names.look_up(address)
+        await lookup.wait()
+        lookup.cancel()
+        return lookup.name
 
     async def _describe(self, next_hop: str, mailbox: Mailbox) -> Sequence[str]:
         hop = route(Recipient(mailbox, mailbox, next_hop), self._configuration.settings.next_hops)

@@ -12,7 +12,9 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
 from relayd.config import Settings
+from relayd.dns.lookup import Lookup
 from relayd.dns.resolver import Resolver
+from relayd.dns.reverse import ReverseNames
 from relayd.intake.accepting import AcceptBalancer
 from relayd.intake.accounttables import AccountTables
 from relayd.intake.limits import Admission, SessionLimits
@@ -84,12 +86,25 @@ def directory_of(configuration: Configuration, resolver: Resolver) -> Directory:
     return directory
 
 
+def reverse_names_of(reactor: Reactor, configuration: Configuration) -> ReverseNames:
+    """Who looks up the names of clients: with slots, and patience, of their own."""
+    servers = [(server.host, server.port) for server in configuration.settings.resolver]
+    lookup = Lookup(reactor, servers, rounds=(2.0, 3.0), lifetime=5.0)
+    names = ReverseNames(Resolver(reactor, ask=lookup.ask, cache_size=10_000), reactor)
+    configuration.on_change(lambda fresh: names.forget())
+    return names
+
+
 def enquiry_of(
-    reactor: Reactor, configuration: Configuration, log: MailLog, resolver: Resolver
+    reactor: Reactor,
+    configuration: Configuration,
+    log: MailLog,
+    resolver: Resolver,
+    names: ReverseNames,
 ) -> Enquiry:
     """Who answers questions about the rules, the DNS and TLS as they are."""
     protection = protection_of(reactor, lambda: configuration.settings, log, resolver)
-    return Enquiry(configuration, directory_of(configuration, resolver), protection)
+    return Enquiry(configuration, directory_of(configuration, resolver), protection, names)
 
 
 def web_of(reactor: Reactor, settings: Settings, resolver: Resolver) -> Https:
@@ -160,7 +175,8 @@ class Gateway(Service):
         # outwards
         self._resolver = resolver_of(reactor, settings)
         self.directory = directory_of(configuration, self._resolver)
-        self.explain = enquiry_of(reactor, configuration, log, self._resolver).explain
+        self._names = reverse_names_of(reactor, configuration)
+        self.explain = enquiry_of(reactor, configuration, log, self._resolver, self._names).explain
         self._outbound_tls = OutboundTls(
             reactor,
             lambda: configuration.settings,
@@ -256,6 +272,7 @@ class Gateway(Service):
             untold=self._refused_log.note,
             guesses=self._guesses,
             turn=lambda: deferLater(self._reactor, 0),
+            names=self._names,
             wishes=lambda trusted: self._configuration.settings.wishes(trusted=trusted),
         )
         return SmtpService(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from relayd.dns.hostname import host_name
 from relayd.mail.address import Mailbox, ReversePath, path_text
 from relayd.mail.client import Client
 from relayd.mail.plan import Plan, Verdict
@@ -41,6 +42,7 @@ def facts_of(ruleset: Ruleset, expect: Expect) -> Facts:
         listener=expect.listener,
         helo=expect.helo or "outside.invalid",
         login=expect.login,
+        rdns="" if expect.rdns == "none" else host_name(expect.rdns) or "outside.invalid",
     )
     sender: ReversePath = SOMEBODY if isinstance(expect.sender, str) else expect.sender
     gathered = {fact: fact.usual for fact in ruleset.needs if fact.asked}

@@ -20,8 +20,12 @@ def read_expect(words: Words) -> Expect:
     facts: dict[str, str] = {}
     sender: ReversePath | str = ""
     recipient: Mailbox | None = None
+<<<<<<< HEAD
     names = ("from", "sender", "login", "listener", "helo", "to")
     stated: tuple[Condition, ...] = ()
+=======
+    names = ("from", "sender", "login", "listener", "helo", "rdns", "to")
+>>>>>>> hops
     while not words.skip_mark("->"):
         if words.at_word("when") and not stated:
             stated = _stated(words)
@@ -58,7 +62,11 @@ def read_expect(words: Words) -> Expect:
         status,
         goals,
         new_sender,
+<<<<<<< HEAD
         stated,
+=======
+        facts.get("rdns", ""),
+>>>>>>> hops
         place=words.verb.place,
     )
 

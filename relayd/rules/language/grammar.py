@@ -6,7 +6,14 @@ from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 from relayd.mail.envelope import DIRECT
-from relayd.mail.nexthop import LMTP, SMTP, WITHOUT_TLS, HostPort, NextHop
+from relayd.mail.nexthop import (
+    LMTP,
+    NO_CONVERSION,
+    SMTP,
+    WITHOUT_TLS,
+    HostPort,
+    NextHop,
+)
 from relayd.mail.security import IMPLICIT, LEVELS, Level
 from relayd.rules.conditions.registry import CONDITIONS
 from relayd.rules.dnslist import counts
@@ -124,14 +131,17 @@ def _next_hop(words: Words) -> HopDef:
     if level is not None and unix:
         raise words.complain("a unix socket needs no TLS", "expected the end of the line")
     login, without_tls = _hop_login(words) if words.skip_word("login") else ("", False)
-    hop = NextHop(name, protocol, hosts, unix, mx, level, implicit, login, without_tls)
+    converts = not words.skip_word(NO_CONVERSION)
+    if not converts and words.peek() is not None:
+        raise words.missing(f'"{NO_CONVERSION}" as the last word')
+    hop = NextHop(name, protocol, hosts, unix, mx, level, implicit, login, without_tls, converts)
     return HopDef(hop, place=place)
 
 
 def _hop_login(words: Words) -> tuple[str, bool]:
     """`login NAME` or `login NAME without-tls`; see NextHop.login."""
     name = words.name("the name of a secret")
-    if name.lower() in ("tls", "login", IMPLICIT, WITHOUT_TLS):
+    if name.lower() in ("tls", "login", IMPLICIT, WITHOUT_TLS, NO_CONVERSION):
         raise words.complain(f'"{name}" has a meaning of its own', "expected another name")
     return name, words.skip_word(WITHOUT_TLS)
 

@@ -226,7 +226,11 @@ class Expect(Rule):
     status: str = ""
     destinations: tuple[Expected, ...] = ()  # with accept and hold; empty: any
     new_sender: ReversePath | str = ""  # reverse-path of all; "": any, REWRITTEN: by SRS
+<<<<<<< HEAD
     stated: tuple[Condition, ...] = ()  # facts that others would be asked for
+=======
+    rdns: str = ""  # "none": there is none; "": some name of no domain that has a rule
+>>>>>>> hops
 
     @property
     def body(self) -> str:
@@ -234,6 +238,7 @@ class Expect(Rule):
         for name, value in (("from", self.client), ("login", self.login), ("helo", self.helo)):
             words += [name, quote(value)] if value else []
         words += ["listener", self.listener] if self.listener else []
+        words += ["rdns", quote(self.rdns)] if self.rdns else []
         words += ["sender", _path(self.sender)] if self.sender != "" else []
         words += ["to", mailbox_text(self.recipient)]
         words += ["when", " and ".join(map(str, self.stated))] if self.stated else []

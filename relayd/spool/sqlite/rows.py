@@ -116,7 +116,7 @@ _RECIPIENT_FIXED = RecipientRow._fields.index("parity")
 # Fields in the order in which JSON has them. What is added goes to the end: what was stored
 # before lacks it, and gets the default.
 _ENVELOPE = ("body", "smtputf8", "ret", "envid", "require_tls")
-_CLIENT = ("address", "port", "listener", "helo", "protocol", "tls", "login", "certificate")
+_CLIENT = ("address", "port", "listener", "helo", "protocol", "tls", "login", "certificate", "rdns")
 _STEP = ("stage", "place", "rule", "note")
 _REPLY = ("code", "subject", "detail", "lines")
 _OUTCOME = ("remote_mta", "remote_address", "blame.value", "passed_on", "tls", "why")

@@ -78,7 +78,7 @@ class OverLoopback(TestCase):
         self.assertEqual([r[:3] for r in await talker.lines(2)], ["250", "221"])
         await talker.gone
         ((stored, _),) = self.scene.spool.stored
-        self.assertIn(b"([127.0.0.1])", b"".join(stored.content.chunks()))
+        self.assertIn(b"(localhost [127.0.0.1])", b"".join(stored.content.chunks()))
         stopped = self.service.stopService()
         self.assertEqual(await other.lines(1), [f"421 4.3.2 {HOST} is shutting down"])
         await other.gone

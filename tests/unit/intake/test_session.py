@@ -38,7 +38,7 @@ class Dialogues(unittest.TestCase):
         ((stored, submission),) = scene.spool.stored
         self.assertEqual(
             b"".join(stored.content.chunks()),
-            b"Received: from client.example ([192.0.2.1])\r\n"
+            b"Received: from client.example (unknown [192.0.2.1])\r\n"
             b" by gw.example.com (relayd) with ESMTP id " + str(stored).encode() + b"\r\n"
             b" for <alice@example.com>;\r\n Sat, 22 Nov 2025 05:04:00 +0000\r\n"
             b"Subject: test\r\n\r\nHello.\r\n",
@@ -493,7 +493,7 @@ class StartTls(unittest.TestCase):
         self.assertEqual(peer.say(*CONTENT)[0][:3], "250")
         ((stored, submission),) = self.scene.spool.stored
         content = b"".join(stored.content.chunks())
-        self.assertTrue(content.startswith(b"Received: from secure.example ([192.0.2.1])"))
+        self.assertTrue(content.startswith(b"Received: from secure.example (unknown [192.0.2.1])"))
         self.assertIn(b" with ESMTPS id ", content)
         self.assertIn(b"\r\n (TLSv1.3 TLS_AES_256_GCM_SHA384)\r\n", content)
         self.assertEqual(submission.client.tls, "TLSv1.3 TLS_AES_256_GCM_SHA384")
