@@ -17,6 +17,7 @@ from relayd.dns.resolver import Resolver
 from relayd.dns.reverse import ReverseNames
 from relayd.intake.accepting import AcceptBalancer
 from relayd.intake.accounttables import AccountTables
+from relayd.intake.gatheredfacts import Gatherer
 from relayd.intake.limits import Admission, SessionLimits
 from relayd.intake.listener import IntakeService, ListenAddress
 from relayd.intake.pickup import Pickup
@@ -93,6 +94,15 @@ def reverse_names_of(reactor: Reactor, configuration: Configuration) -> ReverseN
     names = ReverseNames(Resolver(reactor, ask=lookup.ask, cache_size=10_000), reactor)
     configuration.on_change(lambda fresh: names.forget())
     return names
+
+
+def lookups_of(reactor: Reactor, configuration: Configuration) -> Resolver:
+    """Who looks up what rules want to know: with slots, and patience, of its own."""
+    servers = [(server.host, server.port) for server in configuration.settings.resolver]
+    lookup = Lookup(reactor, servers, rounds=(2.0, 3.0), lifetime=5.0)
+    resolver = Resolver(reactor, ask=lookup.ask)
+    configuration.on_change(lambda fresh: resolver.forget())
+    return resolver
 
 
 def enquiry_of(
@@ -203,6 +213,13 @@ class Gateway(Service):
             most=settings.journal_size // workers,
         )
         # inwards
+        self._gatherer = Gatherer(
+            reactor,
+            lookups_of(reactor, configuration),
+            log,
+            settings.hostname,
+            time.time,
+        )
         self._certificates = Certificates(reactor, log, wants_certificate=self._wants_certificate)
         self._accounts = AccountTables(reactor, self._tables)
         self._guesses = Guesses(reactor.seconds, guess_memory)
@@ -272,6 +289,7 @@ class Gateway(Service):
             untold=self._refused_log.note,
             guesses=self._guesses,
             turn=lambda: deferLater(self._reactor, 0),
+            gatherer=self._gatherer_for(settings),
             names=self._names,
             wishes=lambda trusted: self._configuration.settings.wishes(trusted=trusted),
         )
@@ -283,6 +301,10 @@ class Gateway(Service):
             make_server=self._make_server,
             policies={},
         )
+
+    def _gatherer_for(self, settings: Settings) -> Gatherer | None:
+        """Who asks for what its rules look at; nobody where none does."""
+        return self._gatherer if settings.ruleset.asked else None
 
     def _tables(self) -> Mapping[str, Table]:
         return self._configuration.settings.ruleset.tables
@@ -322,6 +344,7 @@ class Gateway(Service):
         self._service.policies = self._policies.of(now)
 
     def _limit_messages(self, now: Settings) -> None:
+        self._service.intake.gatherer = self._gatherer_for(now)
         self._service.intake.limits = limits.reception_limits(now)
         self._pickup.apply(self._service.intake.limits, limits.drop(now))
 

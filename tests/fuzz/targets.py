@@ -137,7 +137,12 @@ def report(data: bytes) -> None:
 _PARSERS = (
     parsers.conversion,
     parsers.header,
-    parsers.proxy, parsers.dovecot, parsers.scram, parsers.srs, parsers.sts)
+    parsers.proxy,
+    parsers.dovecot,
+    parsers.scram,
+    parsers.srs,
+    parsers.sts,
+)
 _PEERS = (
     peers.rewriting,
     peers.submission,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 
 from relayd.mail.nexthop import NextHop
-from relayd.rules.fact import Fact
 from relayd.rules.language.model import (
     AdmissionRule,
     DnsListDef,
@@ -113,22 +112,6 @@ def _used_hops(rule: Rule) -> Iterable[str]:
 def _used_lists(rule: Rule) -> Iterable[str]:
     stated = rule.stated if isinstance(rule, Expect) else ()
     return dict.fromkeys(name for each in (*rule.tests, *stated) for name in each.lists)
-
-
-def unanswered(items: Sequence[Item], gathered: Set[Fact]) -> list[Problem]:
-    """Conditions on facts that nobody is asked for: all mail would wait for them, for ever."""
-    return [
-        Problem(
-            word_at(item.place, condition.word),
-            f"{fact} is not looked up: this would never be known, and mail refused with 451 4.3.0",
-            "expected another condition",
-        )
-        for item in items
-        if isinstance(item, Rule)
-        for condition in item.tests
-        for fact in condition.needs
-        if fact.asked and fact not in gathered
-    ]
 
 
 def table_problems(items: Sequence[Item], tables: Mapping[str, Table]) -> list[Problem]:

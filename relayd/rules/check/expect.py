@@ -6,6 +6,7 @@ from relayd.dns.hostname import host_name
 from relayd.mail.address import Mailbox, ReversePath, path_text
 from relayd.mail.client import Client
 from relayd.mail.plan import Plan, Verdict
+from relayd.rules.conditions.reversename import REVERSE_NAME
 from relayd.rules.evaluate import Facts, evaluate
 from relayd.rules.language.model import REWRITTEN, Expect
 from relayd.rules.language.source import Problem
@@ -42,12 +43,19 @@ def facts_of(ruleset: Ruleset, expect: Expect) -> Facts:
         listener=expect.listener,
         helo=expect.helo or "outside.invalid",
         login=expect.login,
-        rdns="" if expect.rdns == "none" else host_name(expect.rdns) or "outside.invalid",
+        rdns=_reverse_name(expect),
     )
     sender: ReversePath = SOMEBODY if isinstance(expect.sender, str) else expect.sender
-    gathered = {fact: fact.usual for fact in ruleset.needs if fact.asked}
+    gathered = {fact: fact.usual for fact in ruleset.asked}
     gathered |= dict(condition.stated() for condition in expect.stated)
     return Facts(client, sender, expect.recipient, gathered=gathered)
+
+
+def _reverse_name(expect: Expect) -> str:
+    stated = dict(condition.stated() for condition in expect.stated)
+    if REVERSE_NAME in stated:
+        return str(stated[REVERSE_NAME])
+    return "" if expect.rdns == "none" else host_name(expect.rdns) or str(REVERSE_NAME.usual)
 
 
 def met(expect: Expect, plan: Plan) -> bool:

@@ -20,12 +20,8 @@ def read_expect(words: Words) -> Expect:
     facts: dict[str, str] = {}
     sender: ReversePath | str = ""
     recipient: Mailbox | None = None
-<<<<<<< HEAD
-    names = ("from", "sender", "login", "listener", "helo", "to")
-    stated: tuple[Condition, ...] = ()
-=======
     names = ("from", "sender", "login", "listener", "helo", "rdns", "to")
->>>>>>> hops
+    stated: tuple[Condition, ...] = ()
     while not words.skip_mark("->"):
         if words.at_word("when") and not stated:
             stated = _stated(words)
@@ -62,11 +58,8 @@ def read_expect(words: Words) -> Expect:
         status,
         goals,
         new_sender,
-<<<<<<< HEAD
         stated,
-=======
         facts.get("rdns", ""),
->>>>>>> hops
         place=words.verb.place,
     )
 

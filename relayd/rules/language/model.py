@@ -226,11 +226,8 @@ class Expect(Rule):
     status: str = ""
     destinations: tuple[Expected, ...] = ()  # with accept and hold; empty: any
     new_sender: ReversePath | str = ""  # reverse-path of all; "": any, REWRITTEN: by SRS
-<<<<<<< HEAD
     stated: tuple[Condition, ...] = ()  # facts that others would be asked for
-=======
     rdns: str = ""  # "none": there is none; "": some name of no domain that has a rule
->>>>>>> hops
 
     @property
     def body(self) -> str:

@@ -123,13 +123,21 @@ class Confirmed(ReverseCase):
 
     def test_what_a_file_lists_comes_first(self) -> None:
         names = ReverseNames(
-            self.resolver, self.clock, listed=lambda address: "printer" if address == ADDRESS else ""
+            self.resolver,
+            self.clock,
+            listed=lambda address: "printer" if address == ADDRESS else "",
         )
         self.assertEqual(names.known(ADDRESS), "printer")
         self.assertEqual(self.zone.asked, [])
 
     def test_names_of_hosts(self) -> None:
-        for text, name in (("A.B.", "a.b"), ("_x.y", "_x.y"), ("a..b", ""), (".", ""), ("a\r\nb", "")):
+        for text, name in (
+            ("A.B.", "a.b"),
+            ("_x.y", "_x.y"),
+            ("a..b", ""),
+            (".", ""),
+            ("a\r\nb", ""),
+        ):
             self.assertEqual(host_name(text), name)
 
 

@@ -100,7 +100,9 @@ class Written(unittest.TestCase):
             "x" * 300,
         ):
             field = written(CLIENT.with_(helo=helo), ALICE)
-            self.assertTrue(field.startswith(b"Received: from [192.0.2.1] (unknown [192.0.2.1])"), field)
+            self.assertTrue(
+                field.startswith(b"Received: from [192.0.2.1] (unknown [192.0.2.1])"), field
+            )
             self.assertEqual(FIELD.hops(field), Hops(1, 1, ("alice@example.org",)))
 
     @given(helo=st.text(max_size=300), tls=st.text(max_size=80), local=st.text(max_size=64))

@@ -207,7 +207,9 @@ class NextHost(CourierCase, TestCase):
                     if swapped:
                         self.endpoints.reverse()
                     name = f"x{id(other)}{swapped}.example"
-                    (outcome,) = await self.deliver(eight_bit(a_delivery(content=UNCONVERTIBLE)), Hop(domain=name))
+                    (outcome,) = await self.deliver(
+                        eight_bit(a_delivery(content=UNCONVERTIBLE)), Hop(domain=name)
+                    )
                     self.assertEqual((outcome.reply.code // 100, outcome.blame), (4, R), outcome)
 
 

@@ -40,7 +40,10 @@ class ArgumentTests(unittest.TestCase):
             ("NAME=[TEMPUNAVAIL]", XClient()),  # we may find it
             ("addr=IPV6:2001:DB8::1 port=25", XClient("2001:db8::1", 25)),
             ("ADDR=::ffff:192.0.2.1", XClient("192.0.2.1")),
-            ("NAME=[UNAVAILABLE] ADDR=[UNAVAILABLE] PORT=[TEMPUNAVAIL]", XClient(NO_ADDRESS, 0, name="")),
+            (
+                "NAME=[UNAVAILABLE] ADDR=[UNAVAILABLE] PORT=[TEMPUNAVAIL]",
+                XClient(NO_ADDRESS, 0, name=""),
+            ),
             ("PROTO=ESMTP HELO=[tempunavail]", XClient(helo="")),
             ("HELO=a+20b LOGIN=ann+40example.com", XClient(helo="a b", login="ann@example.com")),
             ("LOGIN=[UNAVAILABLE] DESTADDR=192.0.2.9 DESTPORT=25", XClient(login="")),
