@@ -52,6 +52,14 @@ class Gatherer:
         """Ask, for no longer than is reasonable."""
         return promise(question).addTimeout(PATIENCE, self._reactor)
 
+    async def fact(
+        self, ruleset: Ruleset, fact: Fact, client: Client, sender: ReversePath
+    ) -> object:
+        """One fact, for who asks about it by itself."""
+        if fact == SENDER_POLICY:
+            return await self.sender_policy(client, sender)
+        return await self.listed(ruleset, fact.of, client)
+
     def listed(self, ruleset: Ruleset, name: str, client: Client) -> Coroutine[Any, Any, bool]:
         """Whether a list has the client."""
         return self._lists_of(ruleset)[name].has(client.address)

@@ -96,13 +96,14 @@ def reverse_names_of(reactor: Reactor, configuration: Configuration) -> ReverseN
     return names
 
 
-def lookups_of(reactor: Reactor, configuration: Configuration) -> Resolver:
-    """Who looks up what rules want to know: with slots, and patience, of its own."""
-    servers = [(server.host, server.port) for server in configuration.settings.resolver]
+def gatherer_of(reactor: Reactor, configuration: Configuration, log: MailLog) -> Gatherer:
+    """Who asks for what rules look at: with slots, and patience, of its own."""
+    settings = configuration.settings
+    servers = [(server.host, server.port) for server in settings.resolver]
     lookup = Lookup(reactor, servers, rounds=(2.0, 3.0), lifetime=5.0)
     resolver = Resolver(reactor, ask=lookup.ask)
     configuration.on_change(lambda fresh: resolver.forget())
-    return resolver
+    return Gatherer(reactor, resolver, log, settings.hostname, time.time)
 
 
 def enquiry_of(
@@ -111,10 +112,12 @@ def enquiry_of(
     log: MailLog,
     resolver: Resolver,
     names: ReverseNames,
+    gatherer: Gatherer,
 ) -> Enquiry:
     """Who answers questions about the rules, the DNS and TLS as they are."""
     protection = protection_of(reactor, lambda: configuration.settings, log, resolver)
-    return Enquiry(configuration, directory_of(configuration, resolver), protection, names)
+    directory = directory_of(configuration, resolver)
+    return Enquiry(configuration, directory, protection, names, gatherer)
 
 
 def web_of(reactor: Reactor, settings: Settings, resolver: Resolver) -> Https:
@@ -186,7 +189,10 @@ class Gateway(Service):
         self._resolver = resolver_of(reactor, settings)
         self.directory = directory_of(configuration, self._resolver)
         self._names = reverse_names_of(reactor, configuration)
-        self.explain = enquiry_of(reactor, configuration, log, self._resolver, self._names).explain
+        self._gatherer = gatherer_of(reactor, configuration, log)
+        self.explain = enquiry_of(
+            reactor, configuration, log, self._resolver, self._names, self._gatherer
+        ).explain
         self._outbound_tls = OutboundTls(
             reactor,
             lambda: configuration.settings,
@@ -213,13 +219,6 @@ class Gateway(Service):
             most=settings.journal_size // workers,
         )
         # inwards
-        self._gatherer = Gatherer(
-            reactor,
-            lookups_of(reactor, configuration),
-            log,
-            settings.hostname,
-            time.time,
-        )
         self._certificates = Certificates(reactor, log, wants_certificate=self._wants_certificate)
         self._accounts = AccountTables(reactor, self._tables)
         self._guesses = Guesses(reactor.seconds, guess_memory)

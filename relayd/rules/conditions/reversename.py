@@ -14,7 +14,9 @@ from relayd.rules.language.words import Words, domain_of
 from relayd.rules.tables.table import Table
 from relayd.rules.view import View
 
-REVERSE_NAME = Fact("the client's reverse name", Known.CLIENT, asked=True, usual="outside.invalid")
+REVERSE_NAME = Fact(
+    "the client's reverse name", Known.CLIENT, asked=True, spelled="rdns", usual="outside.invalid"
+)
 """Folded, without a dot at its end; empty: there is none, or it does not lead back."""
 _NONE = Text("none")
 _OURSELVES = "localhost"  # mail of our own
