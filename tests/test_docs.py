@@ -9,6 +9,7 @@ from pathlib import Path
 
 from relayd.config.settings import SPECS, Effect
 from relayd.ctl.relayctl import parser
+from tests.bench.report import debian, machine
 from tests.test_layers import FLOOR
 
 CHECKOUT = Path(__file__).resolve().parents[1]
@@ -62,6 +63,12 @@ class Documents(unittest.TestCase):
                         parser().parse_args(words)
                     except SystemExit:
                         self.fail(f"relayctl does not understand: {line}")
+
+    def test_the_measurements_name_the_debian_they_were_made_on(self) -> None:
+        self.assertIn(debian(), machine(CHECKOUT))
+        text = (CHECKOUT / "docs/performance.md").read_text("utf-8")
+        said = text.partition("<!-- machine -->")[2].partition("<!-- /machine -->")[0]
+        self.assertRegex(said, r"Debian \d+")
 
     def test_the_table_of_settings_is_the_declaration(self) -> None:
         text = (CHECKOUT / "docs/operations.md").read_text("utf-8")

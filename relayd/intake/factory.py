@@ -51,13 +51,14 @@ class SessionFactory(Factory):
             rdns=LOCALHOST if is_loopback(address) else None,
         )
         policy = self._service.policies[self._listener]
-        try:
-            balancer = policy.balancer(peer.address)
-        except Unknown as why:
-            self._service.intake.log.refused(peer, "connection", "closed", str(why))
-            return None
-        if balancer:
-            return BehindBalancer(self._service, peer, partial(self._welcome, policy))
+        if policy.balancer is not None:
+            try:
+                balancer = policy.balancer(peer.address)
+            except Unknown as why:
+                self._service.intake.log.refused(peer, "connection", "closed", str(why))
+                return None
+            if balancer:
+                return BehindBalancer(self._service, peer, partial(self._welcome, policy))
         return self._welcome(policy, peer)
 
     def _welcome(

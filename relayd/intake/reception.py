@@ -17,7 +17,13 @@ from relayd.intake.pending import Pending
 from relayd.intake.policy import RELAY, ListenerPolicy
 from relayd.intake.submission import Completion, completed
 from relayd.intake.trace import LoopLimits, TraceField, loop, protocol_keyword
-from relayd.intake.transaction import Addressee, ContentFacts, ReceivedTransaction, merge_notify
+from relayd.intake.transaction import (
+    Addressee,
+    ContentFacts,
+    ReceivedTransaction,
+    identity,
+    merge_notify,
+)
 from relayd.login.guesses import Guesses
 from relayd.mail.address import Mailbox, ReversePath, path_text
 from relayd.mail.client import Client
@@ -368,12 +374,11 @@ class Reception:
             else:
                 self.client = self.client.with_(rdns=name)
 
-    def _named(self, naming: ClientNaming, then: Callable[[], Reply]) -> Reply | Pending[Any]:
-        """What needs the name, with the name where it comes in time."""
-        if naming.worth_waiting:
-            return Pending(naming.wait(), lambda _: self._named(naming, then), lambda: None)
-        self._take_name(naming)
-        return then()
+    def _once_named(
+        self, naming: ClientNaming, then: Callable[[], Reply | Pending[Any]]
+    ) -> Pending[Any]:
+        """What needs the name, when it is there or too late."""
+        return Pending(naming.wait(), lambda _: then(), lambda: None)
 
     def _take_name(self, naming: ClientNaming) -> None:
         if not naming.over:
@@ -404,14 +409,10 @@ class Reception:
         if self._transaction is not None:
             self.rollback()
         naming = self._naming
-        if naming is None:
-            return self._begin_transaction(event)
-        if REVERSE_NAME in self._intake.rules().needs:
-            return self._named(naming, lambda: self._begin_transaction(event))
-        self._take_name(naming)
-        return self._begin_transaction(event)
-
-    def _begin_transaction(self, event: events.Mail) -> Reply:
+        if naming is not None:
+            if naming.worth_waiting and REVERSE_NAME in self._intake.rules().needs:
+                return self._once_named(naming, lambda: self._mail(event))
+            self._take_name(naming)
         intake, params, client = self._intake, event.params, self.client
         if self._policy.login_required and not client.login:
             return self._refuse(mail_text(event), _LOGIN_FIRST)
@@ -457,11 +458,12 @@ class Reception:
             return Reply.of(503, "5.5.1", "MAIL first")
         mailbox, params = event.path, event.params
         notify = self._wishes.notify(params.notify) if params.notify else params.notify
-        known = transaction.known(mailbox)
+        named = identity(mailbox)
+        known = transaction.addressees.get(named)
         if known is not None:
             known.notify = merge_notify(known.notify, notify)
             return known.plan.reply
-        recipients = transaction.recipients
+        recipients = len(transaction.addressees)
         if recipients >= limits.recipients:
             transaction.full = _TOO_MANY
         if transaction.full is not None:  # to decide again what cannot be taken would be dear
@@ -473,11 +475,11 @@ class Reception:
         plan = self._intake.decide(
             self._ruleset,
             Facts(
-                client=transaction.client,
-                sender=transaction.envelope.reverse_path,
-                recipient=mailbox,
-                now=transaction.started,
-                gathered=None if gathering is None else gathering.facts,
+                transaction.client,
+                transaction.envelope.reverse_path,
+                mailbox,
+                transaction.started,
+                None if gathering is None else gathering.facts,
             ),
         )
         if plan.verdict is Verdict.REFUSE:
@@ -491,18 +493,19 @@ class Reception:
             transaction.full = _TOO_MANY
             return self._refuse(rcpt_text(mailbox), _TOO_MANY, f"{total} final recipients")
         held = max(total, recipients + 1)  # what is thrown away has no destination
-        if held > _FREE_RECIPIENTS and not self._hold_recipients(held):
+        much = held > _FREE_RECIPIENTS and held * _RECIPIENT > self._held_recipients
+        if much and not self._hold_recipients(held):
             transaction.full = _NO_MEMORY
             return self._refuse(rcpt_text(mailbox), _NO_MEMORY)
-        transaction.add(Addressee(mailbox, params.orcpt, notify, plan))
+        transaction.add(named, Addressee(mailbox, params.orcpt, notify, plan))
         return plan.reply
 
     def _data(self, event: events.Data) -> Reply | Pending[Any]:
-        if self._naming is not None:
-            return self._named(self._naming, self._begin_content)
-        return self._begin_content()
-
-    def _begin_content(self) -> Reply:
+        naming = self._naming
+        if naming is not None:
+            if naming.worth_waiting:
+                return self._once_named(naming, lambda: self._data(event))
+            self._take_name(naming)
         intake, transaction = self._intake, self._transaction
         if transaction is None:  # the core does not let it happen
             return Reply.of(503, "5.5.1", "MAIL first")

@@ -61,6 +61,9 @@ class Hops:
         )
 
 
+NO_HOPS = Hops()
+
+
 @dataclass(frozen=True, slots=True)
 class LoopLimits:
     """From how many passages on a message is taken to be in a loop.

@@ -12,11 +12,12 @@ from pathlib import Path
 
 from relayd.config import ConfigErrors, load
 from relayd.config.settings import Settings
-from relayd.migrate.draft import CONF, RULES, SECRETS
+from relayd.migrate.draft import CONF, PRIVATE, RULES
 from relayd.migrate.work import Work
 from relayd.rules.language.source import Problem
 
 MAX_ROUNDS = 40
+_OPENING = ("accept", "may-send-as", "expect", "header", "subaddress")  # without it less is open
 _HARMLESS = ("never reached", "given before")  # a rule that has nothing left to do
 
 
@@ -43,10 +44,10 @@ def settle(work: Work) -> WrittenFiles:
             try:
                 return WrittenFiles(files, load(scratch / CONF))
             except ConfigErrors as errors:
-                before = len(work.draft.later)
+                before, shut = len(work.draft.later), work.draft.shut
                 if not _drop(work, scratch, files, dropped, errors):
                     raise WriteError(f"the result does not load:\n{errors}") from None
-                if len(work.draft.later) != before:
+                if len(work.draft.later) != before or work.draft.shut != shut:
                     dropped.pop(RULES, None)  # its lines have moved
     raise WriteError("the result does not load, whatever is left out")
 
@@ -56,10 +57,10 @@ def put(folder: Path, files: Mapping[Path, list[str]]) -> None:
     for relative, lines in files.items():
         path = folder / relative
         path.parent.mkdir(parents=True, exist_ok=True)
-        if relative == SECRETS:
+        if relative in PRIVATE:
             path.unlink(missing_ok=True)
             path.touch(0o600)
-        path.write_text("\n".join(lines) + "\n", "utf-8")
+        path.write_text("\n".join(lines) + "\n", "utf-8", "backslashreplace")
 
 
 def publish(output: Path, written: WrittenFiles, *, force: bool = False) -> list[str]:
@@ -76,9 +77,10 @@ def publish(output: Path, written: WrittenFiles, *, force: bool = False) -> list
                 " --output, or say --force"
             )
         put(output, written.files)
-        if SECRETS in written.files and os.geteuid() == 0:
+        for secret in PRIVATE if os.geteuid() == 0 else ():
             with contextlib.suppress(LookupError):  # there is no such user yet
-                shutil.chown(output / SECRETS, "relayd")
+                if secret in written.files:
+                    shutil.chown(output / secret, "relayd")
     except OSError as error:
         raise WriteError(f"{error.filename}: {error.strerror}") from None
     return [str(output / path) for path in written.files]
@@ -135,7 +137,10 @@ def _tell(work: Work, path: Path, line: str, problem: Problem) -> None:
     table = next((each for each in work.draft.tables.values() if each.path == path), None)
     why = f"{problem.what}" + (f"; {problem.expected}" if problem.expected else "")
     if table is None:
-        work.report.note(f"NOT translated: {line.strip()}: {why}", f"rule:{line.strip()}")
+        text = f"{line.strip()}: {why}"
+        work.report.note(f"NOT translated: {text}", f"rule:{line.strip()}")
+        if path == RULES and key not in _OPENING:  # it decided something, nobody knows now what
+            work.draft.shut = work.draft.shut or text
         return
     work.refuse_later(key)
     marks = [f"entry:{spec} {key}" for spec in (table.spec, table.origin.split(",")[0])]

@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # relayctl starts without them where it can
 # Somebody out there, when the question does not say who (addresses of RFC 5737).
 STRANGER = "203.0.113.1"
 STRANGER_SENDER = "someone@outside.invalid"
+STRANGER_HELO = "outside.invalid"
 
 ACCEPTED, REFUSED, UNKNOWN = 0, 1, 2  # exit statuses
 _STATUS = {"accept": ACCEPTED, "hold": ACCEPTED, "discard": ACCEPTED}
@@ -178,10 +179,11 @@ def facts(question: Question) -> Facts:
         ipaddress.ip_address(address)
     except ValueError:
         raise QuestionError(f"{address!r} is no IP address") from None
+    helo = question.get("helo")
     client = Client(
         address,
         listener=str(question.get("listener") or ""),
-        helo=str(question.get("helo") or ""),
+        helo=STRANGER_HELO if helo is None else str(helo),
         protocol="ESMTPA" if question.get("login") else "ESMTP",
         login=str(question.get("login") or ""),
         rdns=LOCALHOST if is_loopback(address) else None,

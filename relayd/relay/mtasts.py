@@ -24,6 +24,7 @@ from relayd.tls.sts import StsPolicy, parse_policy, policy_id
 PAUSE = 300.0  # seconds after a failed fetch: section 3.3
 REFRESH = 86_400.0  # seconds after which a policy in use is fetched anew: section 3.3, once a day
 MOST = 10_000  # policies in memory
+MOST_OCTETS = 16 << 20  # ... and about so much, for it is others who write them
 
 Fetch = Callable[[str], Awaitable[str]]
 
@@ -39,6 +40,11 @@ class Kept:
     def fresh(self, now: float) -> bool:
         """It still holds."""
         return now < self.fetched + self.policy.max_age
+
+    @property
+    def octets(self) -> int:
+        """About so much memory."""
+        return sum(len(each) + 64 for each in self.policy.mx)
 
 
 class StsPolicies:
@@ -60,6 +66,7 @@ class StsPolicies:
         self._clock = clock
         self._failed = failed
         self._kept: OrderedDict[str, Kept | None] = OrderedDict()
+        self._octets = 0  # of all of them
         self._not_before: dict[str, float] = {}
         self._under_way: dict[str, list[Deferred[None]]] = {}
 
@@ -124,10 +131,11 @@ class StsPolicies:
         return kept
 
     def _remember(self, domain: str, kept: Kept | None) -> None:
+        self._octets += _octets(kept) - _octets(self._kept.get(domain))
         self._kept[domain] = kept
         self._kept.move_to_end(domain)
-        if len(self._kept) > MOST:
-            self._kept.popitem(last=False)
+        while len(self._kept) > MOST or self._octets > MOST_OCTETS:
+            self._octets -= _octets(self._kept.popitem(last=False)[1])
 
     def _path(self, domain: str) -> Path:
         # never a peer's text in a path
@@ -154,3 +162,7 @@ class StsPolicies:
             beside.replace(path)
         except OSError as error:
             self._log.trouble("mta-sts", domain=domain, why=f"policy not kept: {error}")
+
+
+def _octets(kept: Kept | None) -> int:
+    return 0 if kept is None else kept.octets

@@ -110,11 +110,12 @@ def _top(
         f"Subject: {subject(report)}",
         f"Message-ID: <{ident_text(ident)}.{report.kind}@{hostname}>",
     ]
-    message_id = str(fields.get("Message-ID", "")).strip()
-    if _MESSAGE_ID.match(message_id):
-        top += [f"In-Reply-To: {message_id}", f"References: {message_id}"]
-    if not report.about.envelope.require_tls and _waives_tls(fields):
-        top.append("TLS-Required: No")  # RFC 8689 section 3: to arrive matters more to this sender
+    if not report.about.envelope.require_tls:  # else nothing here tells of the message
+        message_id = str(fields.get("Message-ID", "")).strip()
+        if _MESSAGE_ID.match(message_id):
+            top += [f"In-Reply-To: {message_id}", f"References: {message_id}"]
+        if _waives_tls(fields):
+            top.append("TLS-Required: No")  # RFC 8689 section 3: this sender wants it to arrive
     return [
         *top,
         "Auto-Submitted: auto-replied",  # RFC 3834 section 5

@@ -90,7 +90,8 @@ class TheWayBack(Reports):
         self.assertIn(b"Final-Recipient: rfc822; bob@example.com", report.content)
         last = parts(report.content)[2]
         self.assertEqual(last.get_content_type(), "message/rfc822")
-        (returned,) = last.get_payload()
+        returned = last.get_payload(0)
+        assert isinstance(returned, Message)
         self.assertEqual(returned["Subject"], "from the sea")
         self.assertEqual(returned.get_payload(decode=True), "wohlgemüt\r\n".encode())
         relay.wait_empty()

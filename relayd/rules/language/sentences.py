@@ -31,12 +31,18 @@ from relayd.rules.language.pattern import (
 )
 from relayd.rules.language.patternreader import mailbox_patterns
 from relayd.rules.language.regex import template_trouble
+from relayd.rules.language.source import Complaint
 from relayd.rules.language.words import Words, domain_of, local_of, mailbox_of, table_name
 
 _REFUSALS = {"reject": (550, 400, 599), "defer": (451, 400, 499)}  # code by itself, least, most
 _REASONED = ("hold", "discard")
 _CODE = re.compile(r"\d+\Z")
 STATUS = re.compile(r"[245]\.\d{1,3}\.\d{1,3}\Z")
+# how others' aliases say that mail goes nowhere, and the verb for it
+_NO_TARGETS = {
+    **dict.fromkeys((":fail:", ":unknown:", ":defer:"), "reject"),
+    **dict.fromkeys((":blackhole:", "/dev/null"), "discard"),
+}
 _FIELD = re.compile(r"[\x21-\x39\x3b-\x7e]+\Z")  # ftext of RFC 5322 section 2.2
 
 
@@ -242,6 +248,11 @@ def _at_domain(words: Words) -> str:
 def _target(words: Words, patterns: tuple[MailboxPattern, ...]) -> Replacement:
     if words.at_word("any", "direct"):
         raise words.missing("a mailbox, @domain or local@")
+    token = words.peek()
+    verb = _NO_TARGETS.get(token.text.lower()) if token is not None else None
+    if token is not None and verb is not None:
+        hint = f'did you mean "{verb} to {patterns[0]}", in place of this?'
+        raise Complaint(token.place, f'"{token.text}" is no target', hint)
     target = _replacement(words, patterns)
     if isinstance(target, Null):
         raise words.complain("mail cannot be forwarded to null", 'did you mean "discard"?')

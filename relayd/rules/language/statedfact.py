@@ -12,7 +12,7 @@ from relayd.rules.language.words import Words
 
 def stated_facts(text: str) -> dict[Fact, object]:
     """`FACT and not FACT ...` as values; raises ValueError."""
-    lexed = lex(Source("", "", (f"expect when {text}",)))
+    lexed = lex(Source("", "", (f"expect when {text.strip().rstrip('.')}",)))
     if lexed.problems or len(lexed.statements) != 1:
         raise ValueError("expected one fact in the words of a condition")
     try:

@@ -86,7 +86,7 @@ class Confirmed(ReverseCase):
             {(POINTER, "PTR"): ("liar.example",)},
             {(POINTER, "PTR"): ("a b.example", "(x)", "", "..", "-", "x" * 254, "ü.example")},
         ):
-            self.zone.records = dict(records)  # type: ignore[arg-type]
+            self.zone.records = dict(records)
             self.names.forget()
             self.assertEqual(self.found(), "", records)
             self.assertEqual(self.names.known(ADDRESS), "")
@@ -125,7 +125,7 @@ class Confirmed(ReverseCase):
         names = ReverseNames(
             self.resolver,
             self.clock,
-            listed=lambda address: "printer" if address == ADDRESS else "",
+            listed={ADDRESS: "printer"}.__getitem__,
         )
         self.assertEqual(names.known(ADDRESS), "printer")
         self.assertEqual(self.zone.asked, [])

@@ -75,7 +75,8 @@ class InTheTraceField(NamedCase):
         self.zone.hold()
         peer = self.scene.greeted(ADDRESS)
         replies = peer.send(
-            b"MAIL FROM:<s@example.org>\r\nRCPT TO:<a@example.com>\r\nBDAT 5 LAST\r\nx\r\n\r\nNOOP\r\n"
+            b"MAIL FROM:<s@example.org>\r\nRCPT TO:<a@example.com>\r\n"
+            b"BDAT 5 LAST\r\nx\r\n\r\nNOOP\r\n"
         )
         self.assertEqual([each[:3] for each in replies], ["250", "250"])
         self.zone.go_on()

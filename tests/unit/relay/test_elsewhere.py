@@ -418,6 +418,24 @@ class OurSetUp(CourierCase, TestCase):
         )
         await self.all_wait(("mail", "rcpt"), replies, "ask it to relay for this host")
 
+    async def test_other_words_for_not_relaying_for_us(self) -> None:
+        replies = (
+            "550 5.7.1 Invalid credentials for relay [192.0.2.1]",
+            "550 5.7.3 Requested action aborted; user not authenticated",
+            "550 5.7.1 Client was not authenticated",
+            "550 5.7.1 No relaying allowed",
+            "550 relaying to <user0@example.com> prohibited by administrator",
+            "550 Relaying mail to example.com is not allowed",
+            "551 we don't relay",
+            "553 Relaying disallowed as alice@example.com",
+            "550 not local host example.com, not a gateway",
+            "550 Please authenticate before sending",
+            "503 AUTH first (#5.5.1)",
+            "503 5.5.1 Authentication required",
+            "503 Error: need EHLO and AUTH first !",
+        )
+        await self.all_wait(("mail", "rcpt"), replies, "ask it to relay for this host")
+
     async def test_what_speaks_of_the_mail_is_final(self) -> None:
         for stage, reply in (
             ("rcpt", "550 5.7.1 <bob@example.com>: Recipient address rejected: not to strangers"),
@@ -430,6 +448,9 @@ class OurSetUp(CourierCase, TestCase):
             ("rcpt", "553 sorry, your envelope sender is in my badmailfrom list (#5.7.1)"),
             ("rcpt", "550 5.1.1 no such author required to answer"),
             ("mail", "550 5.7.1 sender address could not be authenticated"),
+            ("rcpt", "550 5.7.1 the sender's relay 192.0.2.1 is listed as a source of spam"),
+            ("rcpt", "550 5.1.1 no mailbox of that author here"),
+            ("mail", "503 5.5.1 bad sequence of commands"),
             ("content", "552 5.7.0 This message was blocked because of its content"),
             ("content", "550 5.7.1 spam, relaying denied"),
             ("content", "554 5.7.1 spam"),

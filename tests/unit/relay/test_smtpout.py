@@ -20,6 +20,7 @@ from twisted.internet.task import deferLater
 from relayd.mail.delivery import Delivery
 from relayd.mail.nexthop import LMTP, HostPort, NextHop
 from relayd.mail.outcome import Blame, Outcome, failed, postponed
+from relayd.reactor.coroutine import promise
 from relayd.relay import newcomers, pool, smtpout
 from relayd.relay.courier import Hop
 from relayd.relay.dial import IReactor
@@ -55,17 +56,21 @@ class CourierCase(TestCase):
         self.resolved = 0
         self.unresolved: Outcome | None = None
         self.endpoints: list[Endpoint] = []
+        self.couriers: list[Courier] = []
         self.courier = self.a_courier()
         self.patch(pool, "_TICK", 0.02)
 
     def a_courier(self, **changes: Any) -> Courier:  # noqa: ANN401
-        return Courier(reactor, self.resolve, "gw.example.com", **changes)
+        courier = Courier(reactor, self.resolve, "gw.example.com", **changes)
+        self.couriers.append(courier)
+        return courier
 
     async def tearDown(self) -> None:  # type: ignore[override]  # the base makes it a Deferred
-        self.courier.abort()
+        for courier in self.couriers:
+            courier.abort()
         for sink in self.sinks:
             sink.stop()
-        while self.courier.connections:
+        while any(courier.connections for courier in self.couriers):
             await pause(0.005)
 
     def sink(self, script: Script | None = None, **changes: Any) -> Sink:  # noqa: ANN401
@@ -91,8 +96,8 @@ class CourierCase(TestCase):
             raise UnresolvedError(self.unresolved)
         return succeed(self.endpoints)
 
-    def deliver(self, delivery: Delivery, hop: Hop = HOP) -> Deferred[tuple[Outcome, ...]]:
-        return Deferred.fromCoroutine(self.courier.deliver(delivery, hop))
+    def deliver(self, delivery: Delivery, hop: Hop = HOP) -> Deferred[Sequence[Outcome]]:
+        return promise(self.courier.deliver(delivery, hop))
 
 
 def a_delivery(
@@ -320,6 +325,7 @@ class FailurePolicy(CourierCase):
         self.courier = Courier(
             reactor, lambda hop: succeed(dead if hop is hops[0] else alive), "gw.example.com"
         )
+        self.couriers.append(self.courier)
         (outcome,) = await self.deliver(a_delivery(), Hop(hops))
         self.assertEqual((outcome.reply.code, len(sink.arrived)), (250, 1))
 
@@ -568,6 +574,22 @@ class Reuse(CourierCase):
         await pause(0.1)
         self.assertEqual(self.courier.connections, 0)
 
+    async def test_one_of_two_that_ends_does_not_hide_the_other(self) -> None:
+        sink = self.sink()
+        first, second = self.deliver(a_delivery()), self.deliver(a_delivery())
+        await first
+        await second
+        self.assertEqual(sink.sessions, 2)
+        kept = self.courier._pool
+        one, other = kept.take(HOP), kept.take(HOP)
+        assert one is not None and other is not None
+        one.quit()
+        kept.give_back(other, HOP)
+        self.assertIs(kept.take(HOP), other)
+        self.assertIsNone(kept.take(HOP))
+        other.quit()
+        self.assertEqual((kept._shelves, kept._shelf_of), ({}, {}))
+
     async def test_not_more_idle_connections_than_allowed(self) -> None:
         self.courier = self.a_courier(limits=RelayLimits(idle_connections=2))
         self.sink()
@@ -721,6 +743,8 @@ class Newcomers(CourierCase):
         self.assertEqual(self.courier._newcomers._doors, {})
 
     async def test_many_who_come_together_to_one_that_greets_are_all_served(self) -> None:
+        self.patch(newcomers, "FIRST_WAIT", 60.0)  # this machine may be slow, the host is not
+        self.patch(newcomers, "AT_THE_DOOR", 30.0)
         self.sink()
         asked = [
             self.deliver(a_delivery(), Hop(domain=f"d{number}.example")) for number in range(20)

@@ -158,6 +158,21 @@ class AdmissionTests(unittest.TestCase):
                     if text.startswith(("sender", "login", "listener", "helo", "tls")):
                         self.assertEqual(outcome(negated, "x@example.com"), "x@example.com direct")
 
+    def test_dots_that_need_quotes_are_found_however_they_are_written(self) -> None:
+        for written in ("A..b@docomo.example", '"a..b"@docomo.example', "a..b@docomo.example."):
+            for text in (
+                f"accept to {written}\nforward a..b@ -> .x@new.example\n",
+                f'accept to {written}\nforward "a..b"@ -> ".x"@new.example\n',
+                f"table some {{ {written} }}\naccept to <some>\nforward any -> .x@new.example\n",
+                f"accept any\nrewrite recipient {written} -> .x@new.example\n",
+            ):
+                ruled = rules(text)
+                for given in ("a..b@docomo.example", '"A..B"@docomo.example'):
+                    with self.subTest(text, given=given):
+                        self.assertEqual(outcome(ruled, given), '".x"@new.example direct')
+                if "accept any" not in text:
+                    self.assertEqual(outcome(ruled, "a.b@docomo.example"), "reject 550 5.7.1")
+
     def test_the_bare_postmaster_is_ours(self) -> None:
         post = rules("accept to postmaster@gw.example.com\nforward postmaster@ -> a@b.example\n")
         self.assertEqual(outcome(post, "Postmaster"), "a@b.example direct")

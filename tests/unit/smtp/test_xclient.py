@@ -131,7 +131,7 @@ class SessionTests(unittest.TestCase):
         self.assertEqual(self.introduce("LOGIN=ann"), "220 gw.example.com ESMTP relayd\r\n")
         self.assertEqual(self.event, XClient(login="ann"))
         self.assertTrue(self.server.authenticated)
-        self.assertEqual(self.say("MAIL FROM:<>")[:3], "503")
+        self.assertEqual(self.say("RCPT TO:<a@b.example>")[:3], "503")
         self.say("EHLO x")
         self.assertEqual(self.say("MAIL FROM:<>")[:3], "250")
         self.assertIsInstance(self.event, Mail)

@@ -17,6 +17,7 @@ from twisted.web.server import Request, Site
 
 from relayd.dns.answer import Answer, DnsError, DnsTrouble, NxDomain
 from relayd.dns.resolver import Resolver
+from relayd.relay import mtasts
 from relayd.relay.hosts import Hosts, Leads
 from relayd.relay.internal import may_lead_to
 from relayd.relay.mtasts import PAUSE, REFRESH, StsPolicies
@@ -230,6 +231,17 @@ class Keeping(TestCase):
             self.assertTrue(policy.enforced)
             self.policies = self.start()
         self.assertEqual(self.fetched, 1)
+
+    async def test_long_policies_of_many_domains_are_bounded_and_hold_all_the_same(self) -> None:
+        self.patch(mtasts, "MOST_OCTETS", 50_000)
+        self.text = POLICY + "".join(f"mx: mx{n}.{'x' * 60}.example\n" for n in range(300))
+        self.announce("1")
+        for number in range(4):
+            self.assertIsNotNone(await self.policies(f"d{number}.example"))
+            self.assertLessEqual(self.policies._octets, 50_000)
+        self.assertEqual(len(self.policies._kept), 1)
+        self.assertIsNotNone(await self.policies("d0.example"))  # from the disk
+        self.assertEqual(self.fetched, 4)
 
     async def test_a_new_id_fetches_anew(self) -> None:
         self.announce("1")
