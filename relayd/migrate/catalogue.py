@@ -68,6 +68,7 @@ LOST = {
     "fallback_transport_maps": "write `route to ... via` rules",
     "recipient_bcc_maps": "write `forward` rules that keep a copy",
     "sender_bcc_maps": "relayd copies by recipient only",
+    "relay_clientcerts": "write `accept certificate SHA-256` for each of them",
     "smtp_bind_address": "outgoing mail takes the address the system chooses",
     "smtp_bind_address6": "outgoing mail takes the address the system chooses",
     "smtp_fallback_relay": "name two next hops in a route: route any via first, second",

@@ -111,7 +111,7 @@ _CLOSING: dict[str, tuple[Whom, str]] = {
     "cleanup_service_name": (_cleanup, "it has settings of its own"),
     "smtpd_upstream_proxy_protocol": (
         _all,
-        "the client's address comes from a proxy: see docs for `listen ... proxy-protocol`",
+        "the client's address comes from a proxy, which relayd would take for the client",
     ),
     "postscreen_upstream_proxy_protocol": (_all, "the client's address comes from a proxy"),
     "smtpd_authorized_xclient_hosts": (_hosts, "relayd knows no XCLIENT, so who it is is unknown"),

@@ -276,7 +276,7 @@ def _complete(work: Work) -> None:
 
 
 def own_networks() -> list[str]:
-    """The same with the length of their networks: `192.0.2.25/24`."""
+    """The interfaces of this machine with their networks, as Linux tells them: `192.0.2.25/24`."""
     found: list[str] = []
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
         for _, name in socket.if_nameindex():
@@ -296,16 +296,5 @@ def own_networks() -> list[str]:
 
 def own_addresses() -> list[str]:
     """The addresses of this machine's interfaces, as Linux tells them."""
-    found: list[str] = []
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
-        for _, name in socket.if_nameindex():
-            with contextlib.suppress(OSError):
-                request = struct.pack("256s", name.encode()[:15])
-                reply = fcntl.ioctl(asked.fileno(), _SIOCGIFADDR, request)
-                found.append(socket.inet_ntoa(reply[20:24]))
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/net/if_inet6").read_text("ascii").splitlines():
-            address = ipaddress.IPv6Address(bytes.fromhex(line.split()[0]))
-            if not address.is_link_local:
-                found.append(str(address))
-    return list(dict.fromkeys(found))
+    found = [ipaddress.ip_interface(each).ip for each in own_networks()]
+    return [str(each) for each in found if each.version == 4 or not each.is_link_local]

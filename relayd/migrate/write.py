@@ -18,7 +18,6 @@ from relayd.rules.language.source import Problem
 
 MAX_ROUNDS = 40
 _OPENING = ("accept", "may-send-as", "expect", "header", "subaddress")  # without it less is open
-_HARMLESS = ("never reached", "given before")  # a rule that has nothing left to do
 
 
 class WriteError(Exception):
@@ -114,23 +113,25 @@ def _drop(
     """Mark what the problems point at; whether there was something."""
     found = False
     for problem in errors.problems:
-        try:
-            path = Path(problem.place.source.path).relative_to(scratch)
-        except ValueError:
-            continue
-        number = problem.place.line
-        lines = files.get(path, [])
-        if not 0 < number <= len(lines) or number in dropped.get(path, ()):
-            continue
-        dropped.setdefault(path, set()).add(number)
-        found = True
-        _tell(work, path, lines[number - 1], problem)
+        # what an earlier rule leaves nothing to may go; never that one, which may be what closes
+        for place in problem.idle or (problem.place, *problem.also):
+            try:
+                path = Path(place.source.path).relative_to(scratch)
+            except ValueError:
+                continue
+            number = place.line
+            lines = files.get(path, [])
+            if not 0 < number <= len(lines) or number in dropped.get(path, ()):
+                continue
+            dropped.setdefault(path, set()).add(number)
+            found = True
+            _tell(work, path, lines[number - 1], problem)
     return found
 
 
 def _tell(work: Work, path: Path, line: str, problem: Problem) -> None:
     """Report a statement that relayd would not take."""
-    if any(word in problem.what for word in _HARMLESS):
+    if problem.idle:
         work.report.note(f"left out, for an earlier rule takes all of it: {line.strip()}")
         return
     key = line.split()[0].rstrip(":").lower() if line.split() else ""

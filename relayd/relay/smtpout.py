@@ -283,11 +283,14 @@ class Courier:
         then = Then.ON
         while then is Then.ON:
             numbers = tuple(attempt.pending)
-            if attempt.delivery.message.eight_bit and not connection.extensions.eight_bit:
-                content = await attempt.in_seven_bits(connection, self._turn)
-            done = await connection.carry(
-                attempt.transaction(numbers, connection, content), content
-            )
+            try:
+                if attempt.delivery.message.eight_bit and not connection.extensions.eight_bit:
+                    content = await attempt.in_seven_bits(connection, self._turn)
+                transaction = attempt.transaction(numbers, connection, content)
+            except OSError:  # the content's fault: the connection is for other mail
+                self._pool.give_back(connection, key)
+                raise
+            done = await connection.carry(transaction, content)
             then = attempt.take(connection, numbers, done)
         if fresh and attempt.taken:
             self._took(connection, attempt)

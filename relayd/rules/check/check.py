@@ -57,7 +57,7 @@ def name_problems(items: Sequence[Item], broken: Set[str] = frozenset()) -> list
         what = f"there is no {word.replace('-', ' ')} {name}"
         if len(places) > 1:
             what += f", which {len(places):,} rules name"
-        problems.append(Problem(places[0], what, hint))
+        problems.append(Problem(places[0], what, hint, also=tuple(places[1:])))
     return problems
 
 

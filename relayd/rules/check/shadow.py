@@ -107,12 +107,14 @@ def _told(rival: Rule, hidden: list[Rule]) -> Problem:
             first.place,
             "this rule was given before" if same else "this rule is never reached",
             f"{rival.place} takes all of it" + ("" if same else f": {rival}"),
+            idle=(first.place,),
         )
     return Problem(
         rival.place,
         f"this rule takes all that {len(hidden)} rules behind it are for; the first is at "
         f"{first.place}: {first}",
         "expected it behind them, or to take less",
+        idle=tuple(each.place for each in hidden),
     )
 
 

@@ -51,6 +51,8 @@ class Problem:
     place: Place
     what: str
     expected: str = ""
+    idle: tuple[Place, ...] = ()  # statements that do nothing because of it, and may go
+    also: tuple[Place, ...] = ()  # further statements with the same fault
 
     @property
     def headline(self) -> str:

@@ -440,9 +440,10 @@ class EightBitContent(CourierCase, TestCase):
         )
         # and what is gone meanwhile waits, as ever
         path.unlink()
-        self.courier = self.a_courier()
         (outcome,) = await self.deliver(delivery)
         self.assertEqual((outcome.reply.code, outcome.blame), (451, R))
+        self.assertEqual((await self.deliver(a_delivery()))[0].reply.code, 250)
+        self.assertEqual(sink.sessions, 1)  # the connection carries other mail
 
 
 def _add_cases() -> None:

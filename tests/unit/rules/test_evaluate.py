@@ -119,6 +119,21 @@ class AdmissionTests(unittest.TestCase):
         )
         self.assertEqual(outcome(either, "b@x.example", client="192.0.2.1"), "reject 450 4.7.0")
 
+    def test_a_helo_name_below_a_domain(self) -> None:
+        below = rules("reject helo .bad.example 550\naccept to @example.com\n")
+        for helo, wanted in (
+            ("mx.Bad.example", "reject 550 5.7.1"),
+            ("bad.example", "a@example.com direct"),
+            ("notbad.example", "a@example.com direct"),
+        ):
+            self.assertEqual(outcome(below, "a@example.com", helo=helo), wanted)
+        both = rules(
+            "reject helo .bad.example 550 when not helo good.bad.example\naccept to @example.com\n"
+        )
+        self.assertEqual(
+            outcome(both, "a@example.com", helo="good.bad.example"), "a@example.com direct"
+        )
+
     def test_a_hold_accepts_nothing_by_itself(self) -> None:
         held = rules('hold sender @odd.example "looks odd"\naccept to @example.com\n')
         odd = {"sender": "x@odd.example"}
