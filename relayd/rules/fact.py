@@ -28,7 +28,12 @@ class Fact:
     asked: bool = False  # for by us: a look-up, a filter; View.told has the answer
     of: str = ""  # which one, where there are several: the name of a list, a filter, a limit
     spelled: str = ""  # the word of the condition that looks at it, where somebody is asked
-    usual: object = None  # what it is of a client whom nothing is said about, in tests of rules
+    values: tuple[object, ...] = ()  # some of those it may have; the first is as of anybody
+
+    @property
+    def usual(self) -> object:
+        """What it is of a client whom nothing is said about."""
+        return self.values[0]
 
     def said(self, value: object) -> str:
         """It with a value, in the words of the language where there are some."""

@@ -75,7 +75,8 @@ def _open_domain(
     ]
     for operand in operands:
         for domain in whole(operand.name) if isinstance(operand, InTable) else _domains(operand):
-            facts = Facts(Client(OUTSIDER), SOMEBODY, Mailbox(_NOBODY, domain))
+            told = {fact: fact.usual for fact in ruleset.needs if fact.asked}
+            facts = Facts(Client(OUTSIDER), SOMEBODY, Mailbox(_NOBODY, domain), gathered=told)
             plan = evaluate(ruleset, facts)
             if _by(plan) == str(rule.place) and _kept(plan, _NOBODY):
                 return domain

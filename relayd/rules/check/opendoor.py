@@ -20,7 +20,6 @@ from relayd.rules.conditions.client import FromClient
 from relayd.rules.conditions.condition import Condition, Test
 from relayd.rules.conditions.mailbox import FromSender, ToRecipient
 from relayd.rules.conditions.name import ByHelo
-from relayd.rules.conditions.reversename import REVERSE_NAME
 from relayd.rules.fact import CERTIFICATE, TLS, Fact
 from relayd.rules.language.model import AdmissionRule
 from relayd.rules.language.pattern import InTable, Regex, SubDomains, Text
@@ -59,6 +58,7 @@ _SOMEBODY = Mailbox("somebody", "outside.invalid")
 _NAMED = re.compile(r"[a-z0-9-]+(?:(?:\\?\.|\[\.\])[a-z0-9-]+)+")  # a domain in a regex
 _CLIENT = Client(_IPV4[0])
 _NAME = "client.outside.invalid"
+_MOST_SAID = 64  # combinations of what others may say that are tried
 # top-level domains that are nobody's on the Internet, or for tests (RFC 6761, RFC 8375, ICANN)
 _PRIVATE = frozenset(
     (
@@ -223,9 +223,16 @@ class _Strangers:
         return (("", ""),)
 
     def _gathered(self) -> tuple[Mapping[Fact, object], ...]:
-        if REVERSE_NAME in self._ruleset.needs:
-            return {REVERSE_NAME: ""}, {REVERSE_NAME: _NAME}
-        return ({},)
+        """What others may say of him: of each fact that its conditions ask for, everything."""
+        asked = sorted(
+            {fact for each, _ in self._tests for fact in each.needs if fact.asked}, key=str
+        )
+        some = itertools.product(*(fact.values for fact in asked))
+        usual = {fact: fact.usual for fact in self._ruleset.needs if fact.asked}
+        return tuple(
+            usual | dict(zip(asked, values, strict=True))
+            for values in itertools.islice(some, _MOST_SAID)
+        )
 
 
 def _is_regex(operand: object) -> bool:

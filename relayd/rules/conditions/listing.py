@@ -16,7 +16,9 @@ def listing(name: str) -> Fact:
 
     A list that does not answer, or says that it will not, has nobody.
     """
-    return Fact("the listing in", Known.CLIENT, asked=True, of=name, spelled="listed", usual=False)
+    return Fact(
+        "the listing in", Known.CLIENT, asked=True, of=name, spelled="listed", values=(False, True)
+    )
 
 
 class ByListing(Condition):

@@ -15,7 +15,11 @@ from relayd.rules.tables.table import Table
 from relayd.rules.view import View
 
 REVERSE_NAME = Fact(
-    "the client's reverse name", Known.CLIENT, asked=True, spelled="rdns", usual="outside.invalid"
+    "the client's reverse name",
+    Known.CLIENT,
+    asked=True,
+    spelled="rdns",
+    values=("outside.invalid", ""),
 )
 """Folded, without a dot at its end; empty: there is none, or it does not lead back."""
 _NONE = Text("none")

@@ -203,7 +203,7 @@ class ReverseNameTest(TestCase):
         self.assertEqual((self.asked, answer["facts"]), ([], []))
 
     async def test_what_is_no_fact(self) -> None:
-        for given in ("rdns", "rdns a..b", "spf pass", "", "rdns (x)"):
+        for given in ("rdns", "rdns a..b", "tls", "", "rdns (x)"):
             with self.assertRaisesRegex(QuestionError, "states no fact"):
                 await self.answer(None, **{"with": [given]})
 
