@@ -27,7 +27,7 @@ FLOORS = (
     {"migrate"},
     {"ops"},
     {"intake", "relay", "config"},
-    {"smtp", "rules", "spool", "report", "mime", "tls"},
+    {"smtp", "rules", "spool", "report", "mime", "tls", "authentication"},
     {"mail", "dns", "login"},
     {"reactor", "shared"},
 )
@@ -37,6 +37,7 @@ RIM = {"service", "reactor", "intake", "relay", "tls", "dns", "login", "ops", "d
 PURE_AT_THE_RIM = {
     "relayd.intake.reception",  # awaits the spool, but knows no reactor
     "relayd.intake.asking",
+    "relayd.intake.lookups",
     "relayd.intake.checks",
     "relayd.intake.pending",
     "relayd.intake.transaction",
@@ -70,7 +71,7 @@ OUTSIDE = {
     "dns": {"dns", "relay"},
     "OpenSSL": {"tls"},
     "service_identity": {"tls"},
-    "cryptography": {"tls"},
+    "cryptography": {"tls", "authentication"},
     "dkim": {"report"},
 }
 """Every package from outside the standard library, and who may import it."""

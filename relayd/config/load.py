@@ -56,7 +56,6 @@ from relayd.rules.check.expect import failures
 from relayd.rules.check.loops import loops
 from relayd.rules.check.shadow import shadowed
 from relayd.rules.conditions.reversename import REVERSE_NAME
-from relayd.rules.fact import Fact
 from relayd.rules.language.grammar import VERBS, Reader, read_statement
 from relayd.rules.language.lexer import Statement, lex
 from relayd.rules.language.model import HopDef, Include, Item, Rule, TableDef
@@ -68,7 +67,6 @@ from relayd.rules.srsrule import SrsDomain, srs_problems
 from relayd.rules.tables.table import Table
 from relayd.tls.files import CertificateFiles
 
-GATHERED: frozenset[Fact] = frozenset({REVERSE_NAME})  # facts that a running relayd asks others for
 MAX_FILES = 1000
 MAX_SHOWN = 100
 _ONCE = "expected each file once"
@@ -230,7 +228,9 @@ class _Loader:
         problems = self._problems
         given = {each.tokens[1].text for each in self._broken if len(each.tokens) > 1}
         problems += name_problems(self._items, given)
-        problems += unanswered(self._items, GATHERED if values.get("client_names", True) else set())
+        problems += unanswered(
+            self._items, set() if values.get("client_names", True) else {REVERSE_NAME}
+        )
         loader = TableLoader(self._folder, problems, self._texts)
         tables = loader.load_all(self._items)
         problems += self._listeners(tables, given)

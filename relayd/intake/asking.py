@@ -96,7 +96,7 @@ class AskingReception(Reception):
         self.rollback()
         return self._refuse(mail_text(event), objection)
 
-    def _recipient_asked(self, event: events.Rcpt, objection: Objection) -> Reply:
+    def _recipient_asked(self, event: events.Rcpt, objection: Objection) -> Reply | Pending[Any]:
         if objection is None:
             return self._rcpt(event)
         return self._refuse(rcpt_text(event.path), objection)

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from relayd.intake.checks import Checks, at_once
 from relayd.intake.deadlines import SessionPhase
+from relayd.intake.gatheredfacts import GatheredFacts, Gatherer
 from relayd.intake.header import HeaderSection, front
 from relayd.intake.limits import Memory, client_key
 from relayd.intake.pending import Pending
@@ -148,6 +149,7 @@ class Intake:
     edit: Callable[[Ruleset, tuple[int, ...], bytes], bytes] = edit_header
     wishes: Callable[[bool], Wishes] = lambda trusted: TRUSTED if trusted else STRANGERS
     # ^ for reports, honoured from a client that is trusted or not
+    gatherer: Gatherer | None = None  # for what rules look at and others know; None: no rule does
     names: ClientNames | None = None  # of clients; None: nobody looks them up
     checks: Checks | None = None  # who else is asked before mail is taken
     turn: Callable[[], Awaitable[None]] = at_once  # let others have theirs
@@ -165,6 +167,7 @@ class Reception:
     def __init__(self, intake: Intake, client: Client, policy: ListenerPolicy = RELAY) -> None:
         self.client = client
         self._naming: ClientNaming | None = None  # for the client's reverse name
+        self._gathering: GatheredFacts | None = None
         self.messages = 0  # accepted in this session
         self.refused = 0  # commands and contents refused
         self._intake = intake
@@ -185,6 +188,8 @@ class Reception:
         self._expect(soon=True)
         if client.rdns is None:
             self._look_up_name()
+        if intake.gatherer is not None:
+            self._ask_about_client(intake.gatherer)
 
     @property
     def in_transaction(self) -> bool:
@@ -294,6 +299,8 @@ class Reception:
         if self._naming is not None:
             self._naming.cancel()
             self._naming = None
+        if self._gathering is not None:
+            self._gathering.cancel()
         untold = self.refused - _MOST_TOLD
         if untold > 0:
             self._intake.log.refused(self.client, f"and {untold} more", "not told one by one")
@@ -346,6 +353,9 @@ class Reception:
             self._naming = None
         if client.rdns is None:
             self._look_up_name()
+        if self._gathering is not None:
+            self._gathering.cancel()
+            self._gathering.about_client(self._intake.rules(), client)
 
     def logged_in(self, name: str) -> None:
         """AUTH succeeded."""
@@ -379,6 +389,13 @@ class Reception:
             if self._transaction is not None:
                 client = self._transaction.client
                 self._transaction.client = client.with_(rdns=naming.name)
+
+    # -- what others know --------------------------------------------------------------------
+
+    def _ask_about_client(self, gatherer: Gatherer) -> GatheredFacts:
+        gathering = self._gathering = gatherer.gathering()
+        gathering.about_client(self._intake.rules(), self.client)
+        return gathering
 
     # -- verdicts --------------------------------------------------------------------------------
 
@@ -418,6 +435,9 @@ class Reception:
         )
         self._ruleset = ruleset
         self._transaction = ReceivedTransaction(envelope, client, intake.clock())
+        if intake.gatherer is not None:
+            gathering = self._gathering or self._ask_about_client(intake.gatherer)
+            gathering.about_sender(ruleset, client, event.path)
         if not self._expected:
             self._expect(soon=True)
         return _MAIL_OK
@@ -429,7 +449,10 @@ class Reception:
             self._wishing = ruleset, client
             self._wishes = self._intake.wishes(ruleset.trusts(client))
 
-    def _rcpt(self, event: events.Rcpt) -> Reply:
+    def _rcpt(self, event: events.Rcpt) -> Reply | Pending[Any]:
+        gathering = self._gathering
+        if gathering is not None and not gathering.complete:
+            return Pending(gathering.wait(), lambda _: self._rcpt(event), lambda: None)
         transaction, limits = self._transaction, self._intake.limits
         if transaction is None or self._ruleset is None:  # the core does not let it happen
             return Reply.of(503, "5.5.1", "MAIL first")
@@ -456,6 +479,7 @@ class Reception:
                 transaction.envelope.reverse_path,
                 mailbox,
                 transaction.started,
+                None if gathering is None else gathering.facts,
             ),
         )
         if plan.verdict is Verdict.REFUSE:

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 from relayd.ops.text import safe
 
 if TYPE_CHECKING:  # relayctl starts without them where it can
-    from relayd.mail.address import Mailbox
+    from relayd.mail.address import Mailbox, ReversePath
+    from relayd.mail.client import Client
     from relayd.mail.plan import Plan
     from relayd.rules.evaluate import Facts
+    from relayd.rules.fact import Fact
     from relayd.rules.ruleset import Ruleset
 
 # Somebody out there, when the question does not say who (addresses of RFC 5737).
@@ -35,6 +37,8 @@ Describe = Callable[[str, "Mailbox"], Awaitable[Sequence[str]]]
 """What a next hop's name leads to for a mailbox, a line for each host."""
 ReverseName = Callable[[str], Awaitable["str | None"]]
 """The name of a client's address; empty: it has none, None: nobody could say."""
+Gather = Callable[["Ruleset", "Fact", "Client", "ReversePath"], Awaitable[object]]
+"""Asks others for one fact."""
 
 
 class QuestionError(Exception):
@@ -42,7 +46,11 @@ class QuestionError(Exception):
 
 
 async def explain(
-    ruleset: Ruleset, question: Question, describe: Describe, reverse_name: ReverseName
+    ruleset: Ruleset,
+    question: Question,
+    describe: Describe,
+    reverse_name: ReverseName,
+    gather: Gather,
 ) -> dict[str, Any]:
     """The answer with the facts that are looked up, and the hosts of each destination."""
     from relayd.rules.conditions.reversename import REVERSE_NAME
@@ -52,15 +60,25 @@ async def explain(
     if REVERSE_NAME in ruleset.needs and asked.client.rdns is None:
         began = time.monotonic()
         name = await reverse_name(asked.client.address)
-        cost = f"looked up in {(time.monotonic() - began) * 1000:.0f} ms"
         asked = replace(asked, client=asked.client.with_(rdns=name))
-        found.append(_fact(name, cost if name is not None else f"{cost}: nobody could say"))
-    answer = _decided(ruleset, question, asked)
+        found.append(_fact(REVERSE_NAME, name, _cost(began, known=name is not None)))
+    given = asked.gathered or {}
+    gathered = dict(given)
+    for fact in sorted(ruleset.asked - given.keys(), key=str):
+        began = time.monotonic()
+        gathered[fact] = await gather(ruleset, fact, asked.client, asked.sender)
+        found.append(_fact(fact, gathered[fact], _cost(began, known=True)))
+    answer = _decided(ruleset, question, replace(asked, gathered=gathered))
     answer["facts"] += found
     for destination in answer["destinations"]:
         mailbox = _mailbox(destination["mailbox"])
         destination["hosts"] = list(await describe(destination["next_hop"], mailbox))
     return answer
+
+
+def _cost(began: float, *, known: bool) -> str:
+    cost = f"looked up in {(time.monotonic() - began) * 1000:.0f} ms"
+    return cost if known else f"{cost}: nobody could say"
 
 
 def decide(ruleset: Ruleset, question: Question) -> dict[str, Any]:
@@ -82,8 +100,8 @@ def _decided(ruleset: Ruleset, question: Question, asked: Facts) -> dict[str, An
         # MAIL comes before RCPT: who may not use the sender is not asked for recipients
         plan = _at_mail(ruleset, asked) or plan
     answer = document(plan)
-    if question.get("with"):
-        answer["facts"].append(_fact(asked.client.rdns, "given"))
+    for fact, value in _given(question).items():
+        answer["facts"].append(_fact(fact, value, "given"))
     for destination in answer["destinations"]:
         names = Direction.parse(destination["next_hop"]).names
         hops = [ruleset.next_hops[name] for name in names if name in ruleset.next_hops]
@@ -93,26 +111,22 @@ def _decided(ruleset: Ruleset, question: Question, asked: Facts) -> dict[str, An
     return answer
 
 
-def _fact(name: str | None, source: str) -> dict[str, str]:
-    value = "unknown" if name is None else f"rdns {name or 'none'}"
-    return {"fact": "the client's reverse name", "value": value, "source": source}
+def _fact(fact: Fact, value: object, source: str) -> dict[str, str]:
+    return {"fact": str(fact), "value": fact.said(value), "source": source}
 
 
-def _given(question: Question) -> str | None:
-    """The reverse name that the question states; None: it does not."""
-    from relayd.dns.hostname import host_name
+def _given(question: Question) -> dict[Fact, object]:
+    """The facts that the question states."""
+    from relayd.rules.language.statedfact import stated_facts
 
     given = question.get("with") or ()
-    name: str | None = None
+    stated: dict[Fact, object] = {}
     for text in given if isinstance(given, (list, tuple)) else [given]:
-        word, _, value = str(text).strip().partition(" ")
-        value = value.strip()
-        if word.lower() != "rdns" or not value or not host_name(value):
-            raise QuestionError(
-                f'--with {text!r} states no fact; expected e.g. "rdns mail.example.com"'
-            )
-        name = "" if value.lower() == "none" else host_name(value)
-    return name
+        try:
+            stated |= stated_facts(str(text))
+        except ValueError as error:
+            raise QuestionError(f"--with {text!r} states no fact: {error}") from None
+    return stated
 
 
 def _at_mail(ruleset: Ruleset, asked: Facts) -> Plan | None:
@@ -157,6 +171,7 @@ def facts(question: Question) -> Facts:
     from relayd.dns.hostname import LOCALHOST, is_loopback
     from relayd.mail.address import AddressError, Mailbox
     from relayd.mail.client import Client
+    from relayd.rules.conditions.reversename import REVERSE_NAME
     from relayd.rules.evaluate import Facts
 
     address = str(question.get("from") or STRANGER)
@@ -174,17 +189,17 @@ def facts(question: Question) -> Facts:
         rdns=LOCALHOST if is_loopback(address) else None,
     )
     given = _given(question)
-    if given is not None:
-        client = client.with_(rdns=given)
+    if REVERSE_NAME in given:
+        client = client.with_(rdns=str(given.pop(REVERSE_NAME)))
     text = str(question.get("recipient") or "")
     recipient = Mailbox(text, "") if text.lower() == "postmaster" else _mailbox(text)
     sender = question.get("sender")
     if sender is None:
         sender = STRANGER_SENDER
     if sender in ("", "<>", "null"):
-        return Facts(client, None, recipient, time.time())
+        return Facts(client, None, recipient, time.time(), given)
     try:
-        return Facts(client, Mailbox.parse(str(sender)), recipient, time.time())
+        return Facts(client, Mailbox.parse(str(sender)), recipient, time.time(), given)
     except AddressError as error:
         raise QuestionError(f"sender {sender!r}: {error}") from None
 

@@ -245,7 +245,7 @@ def _admit(
         trail.append(entry.noted(*view.notes) if view.notes else entry.step)
         if rule.verb == "accept":
             return accepted
-        if rule.verb == "reject":
+        if rule.verb in ("reject", "defer"):
             return _Admission(Verdict.REFUSE, rule.reply or DENIED)
         if rule.verb == "discard":
             return _Admission(Verdict.DISCARD)

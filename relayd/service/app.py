@@ -56,6 +56,7 @@ from relayd.service.configuration import Configuration
 from relayd.service.gateway import (
     Gateway,
     enquiry_of,
+    gatherer_of,
     keeper_of,
     resolver_of,
     reverse_names_of,
@@ -252,7 +253,10 @@ class Relayd(MultiService):
         self._configuration.keep_up(self._remember)
         resolver = resolver_of(self._reactor, settings)
         names = reverse_names_of(self._reactor, self._configuration)
-        enquiry = enquiry_of(self._reactor, self._configuration, self._log, resolver, names)
+        gatherer = gatherer_of(self._reactor, self._configuration, self._log)
+        enquiry = enquiry_of(
+            self._reactor, self._configuration, self._log, resolver, names, gatherer
+        )
         started = time.time()
         self._commands = ForwardedCommands(
             self._reactor,

@@ -13,7 +13,9 @@ from twisted.python.failure import Failure
 
 from relayd.config import ConfigErrors, Settings, contents
 from relayd.dns.reverse import ReverseNames
-from relayd.mail.address import Mailbox
+from relayd.intake.gatheredfacts import Gatherer
+from relayd.mail.address import Mailbox, ReversePath
+from relayd.mail.client import Client
 from relayd.mail.envelope import Recipient
 from relayd.mail.log import MailLog
 from relayd.mail.outcome import Outcome
@@ -24,6 +26,8 @@ from relayd.relay.resolve import Directory
 from relayd.relay.route import route
 from relayd.relay.tlsview import tls_lines
 from relayd.rules.check.shrunk import shrunk
+from relayd.rules.fact import Fact
+from relayd.rules.ruleset import Ruleset
 
 TAKE_IT = '"relayctl reload" puts it in force'
 
@@ -172,21 +176,35 @@ class Enquiry:
         directory: Directory,
         protection: Callable[[], Protection] | None = None,
         names: ReverseNames | None = None,
+        gatherer: Gatherer | None = None,
     ) -> None:
         """`protection`: by the settings of now; without, nothing is said of TLS.
 
-        `names`: of clients; without, they are not known.
+        `names`: of clients; without, they are not known. `gatherer`: who asks for what rules look
+        at; without, that is not known.
         """
         self._configuration = configuration
         self._directory = directory
         self._names = names
+        self._gatherer = gatherer
         self._protection = protection
 
     def explain(self, question: Mapping[str, object]) -> Awaitable[dict[str, Any]]:
         """See relayd.ops.explain."""
         return explain(
-            self._configuration.settings.ruleset, question, self._describe, self._reverse_name
+            self._configuration.settings.ruleset,
+            question,
+            self._describe,
+            self._reverse_name,
+            self._gather,
         )
+
+    async def _gather(
+        self, ruleset: Ruleset, fact: Fact, client: Client, sender: ReversePath
+    ) -> object:
+        if self._gatherer is None:
+            return None
+        return await self._gatherer.fact(ruleset, fact, client, sender)
 
     async def _reverse_name(self, address: str) -> str | None:
         if self._names is None:

@@ -18,6 +18,7 @@ from relayd.dns.resolver import Resolver
 from relayd.dns.reverse import ReverseNames
 from relayd.intake.accepting import AcceptBalancer
 from relayd.intake.accounttables import AccountTables
+from relayd.intake.gatheredfacts import Gatherer
 from relayd.intake.limits import Admission, SessionLimits
 from relayd.intake.listener import IntakeService
 from relayd.intake.opening import ListenAddress, Ready, nothing_ready
@@ -106,16 +107,27 @@ def reverse_names_of(reactor: Reactor, configuration: Configuration) -> ReverseN
     return names
 
 
+def gatherer_of(reactor: Reactor, configuration: Configuration, log: MailLog) -> Gatherer:
+    """Who asks for what rules look at: with slots, and patience, of its own."""
+    settings = configuration.settings
+    lookup = Lookup(reactor, settings.dns_servers, rounds=(2.0, 3.0), lifetime=5.0)
+    resolver = Resolver(reactor, ask=lookup.ask)
+    configuration.on_change(lambda fresh: resolver.forget())
+    return Gatherer(reactor, resolver, log, settings.hostname, time.time)
+
+
 def enquiry_of(
     reactor: Reactor,
     configuration: Configuration,
     log: MailLog,
     resolver: Resolver,
     names: ReverseNames,
+    gatherer: Gatherer,
 ) -> Enquiry:
     """Who answers questions about the rules, the DNS and TLS as they are."""
     protection = protection_of(reactor, lambda: configuration.settings, log, resolver)
-    return Enquiry(configuration, directory_of(reactor, configuration, resolver), protection, names)
+    directory = directory_of(reactor, configuration, resolver)
+    return Enquiry(configuration, directory, protection, names, gatherer)
 
 
 def web_of(reactor: Reactor, settings: Settings, resolver: Resolver) -> Https:
@@ -188,7 +200,10 @@ class Gateway(Service):
         self._resolver = resolver_of(reactor, settings)
         self.directory = directory_of(reactor, configuration, self._resolver)
         self._names = reverse_names_of(reactor, configuration)
-        self.explain = enquiry_of(reactor, configuration, log, self._resolver, self._names).explain
+        self._gatherer = gatherer_of(reactor, configuration, log)
+        self.explain = enquiry_of(
+            reactor, configuration, log, self._resolver, self._names, self._gatherer
+        ).explain
         self._outbound_tls = OutboundTls(
             reactor,
             lambda: configuration.settings,
@@ -290,6 +305,7 @@ class Gateway(Service):
             untold=self._refused_log.note,
             guesses=self._guesses,
             turn=lambda: deferLater(self._reactor, 0),
+            gatherer=self._gatherer_for(settings),
             wishes=lambda trusted: self._configuration.settings.wishes(trusted=trusted),
         )
         return SmtpService(
@@ -300,6 +316,10 @@ class Gateway(Service):
             make_server=self._make_server,
             policies={},
         )
+
+    def _gatherer_for(self, settings: Settings) -> Gatherer | None:
+        """Who asks for what its rules look at; nobody where none does."""
+        return self._gatherer if settings.ruleset.asked else None
 
     def _tables(self) -> Mapping[str, Table]:
         return self._configuration.settings.ruleset.tables
@@ -342,6 +362,7 @@ class Gateway(Service):
         self._service.policies = self._policies.of(now)
 
     def _limit_messages(self, now: Settings) -> None:
+        self._service.intake.gatherer = self._gatherer_for(now)
         self._service.intake.limits = limits.reception_limits(now)
         self._service.intake.names = self._names if now.client_names else None
         self._pickup.apply(self._service.intake.limits, limits.drop(now))

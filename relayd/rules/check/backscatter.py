@@ -48,7 +48,7 @@ def backscatter(
         if domain:
             found[str(entry.rule.place)] = entry.rule, domain
     for expect in ruleset.expects if found else ():
-        plan = evaluate(ruleset, facts_of(expect))
+        plan = evaluate(ruleset, facts_of(ruleset, expect))
         if _kept(plan, expect.recipient.local):
             found.pop(_by(plan), None)
     if not found:
@@ -83,8 +83,10 @@ def _open_domain(
     ]
     for operand in operands:
         domains = whole(operand.name) if isinstance(operand, InTable) else _domains(operand)
+        told = {fact: fact.usual for fact in ruleset.needs if fact.asked}
         for domain, client in itertools.product(domains, _strangers(rule, listeners)):
-            plan = evaluate(ruleset, Facts(client, SOMEBODY, Mailbox(_NOBODY, domain)))
+            facts = Facts(client, SOMEBODY, Mailbox(_NOBODY, domain), gathered=told)
+            plan = evaluate(ruleset, facts)
             if _by(plan) == str(rule.place) and _kept(plan, _NOBODY):
                 return domain
     return ""

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from relayd.mail.nexthop import NextHop
 from relayd.rules.fact import Fact
 from relayd.rules.language.model import (
+    DnsListDef,
     Expect,
     Forward,
     HeaderRewrite,
@@ -34,10 +35,16 @@ def name_problems(items: Sequence[Item], broken: Set[str] = frozenset()) -> list
     hops = _names(
         problems, "next hop", [(i.hop.name, i.place) for i in items if isinstance(i, HopDef)]
     )
+    lists = _names(
+        problems, "list", [(i.name, i.place) for i in items if isinstance(i, DnsListDef)]
+    )
     missing: dict[tuple[str, str], list[Place]] = {}  # a word and a name: where it is used
     for item in items:
         if not isinstance(item, Rule):
             continue
+        for name in _used_lists(item):
+            if name not in lists and name not in broken:
+                missing.setdefault(("dnsbl", name), []).append(word_at(item.place, name))
         for name in dict.fromkeys(used_tables(item)):
             if name not in tables and name not in broken:
                 missing.setdefault(("table", name), []).append(word_at(item.place, name))
@@ -45,7 +52,7 @@ def name_problems(items: Sequence[Item], broken: Set[str] = frozenset()) -> list
             if name not in hops and name not in broken:
                 missing.setdefault(("next-hop", name), []).append(word_at(item.place, name))
     for (word, name), places in missing.items():
-        known = tables if word == "table" else hops
+        known = {"table": tables, "next-hop": hops, "dnsbl": lists}[word]
         hint = did_you_mean(name, known) or f'expected a statement "{word} {name} ..."'
         what = f"there is no {word.replace('-', ' ')} {name}"
         if len(places) > 1:
@@ -101,7 +108,12 @@ def _used_hops(rule: Rule) -> Iterable[str]:
     return ()
 
 
-def unanswered(items: Sequence[Item], gathered: Set[Fact]) -> list[Problem]:
+def _used_lists(rule: Rule) -> Iterable[str]:
+    stated = rule.stated if isinstance(rule, Expect) else ()
+    return dict.fromkeys(name for each in (*rule.tests, *stated) for name in each.lists)
+
+
+def unanswered(items: Sequence[Item], not_asked: Set[Fact]) -> list[Problem]:
     """Conditions on facts that nobody is asked for: all mail would wait for them, for ever."""
     return [
         Problem(
@@ -113,7 +125,7 @@ def unanswered(items: Sequence[Item], gathered: Set[Fact]) -> list[Problem]:
         if isinstance(item, Rule)
         for condition in item.tests
         for fact in condition.needs
-        if fact.asked and fact not in gathered
+        if fact in not_asked
     ]
 
 

@@ -59,6 +59,7 @@ _SOMEBODY = Mailbox("somebody", "outside.invalid")
 _NAMED = re.compile(r"[a-z0-9-]+(?:(?:\\?\.|\[\.\])[a-z0-9-]+)+")  # a domain in a regex
 _CLIENT = Client(_IPV4[0])
 _NAME = "client.outside.invalid"
+_MOST_SAID = 64  # combinations of what others may say that are tried
 # top-level domains that are nobody's on the Internet, or for tests (RFC 6761, RFC 8375, ICANN)
 _PRIVATE = frozenset(
     (
@@ -233,9 +234,16 @@ class _Strangers:
         return (("", ""),)
 
     def _gathered(self) -> tuple[Mapping[Fact, object], ...]:
-        if REVERSE_NAME in self._ruleset.needs:
-            return tuple({REVERSE_NAME: name} for name in ("", *self._reverse_names()))
-        return ({},)
+        """What others may say of him: of each fact that its conditions ask for, everything."""
+        asked = sorted({fact for each in self._said for fact in each.needs if fact.asked}, key=str)
+        usual = {fact: fact.usual for fact in self._ruleset.needs if fact.asked}
+        return tuple(
+            usual | dict(zip(asked, values, strict=True))
+            for values in itertools.islice(itertools.product(*map(self._values, asked)), _MOST_SAID)
+        )
+
+    def _values(self, fact: Fact) -> Sequence[object]:
+        return ("", *self._reverse_names()) if fact == REVERSE_NAME else fact.values
 
     def _reverse_names(self) -> Iterator[str]:
         """Names that strangers have: one below each top-level domain that a rule takes whole."""

@@ -14,7 +14,13 @@ from relayd.rules.language.words import Words, domain_of
 from relayd.rules.tables.table import Table
 from relayd.rules.view import View
 
-REVERSE_NAME = Fact("the client's reverse name", Known.CLIENT, asked=True)
+REVERSE_NAME = Fact(
+    "the client's reverse name",
+    Known.CLIENT,
+    asked=True,
+    spelled="rdns",
+    values=("outside.invalid", ""),
+)
 """Folded, without a dot at its end; empty: there is none, or it does not lead back."""
 _NONE = Text("none")
 _OURSELVES = "localhost"  # mail of our own
@@ -55,6 +61,13 @@ class ByReverseName(Condition):
         if operand.text.startswith("."):
             return _noting(lambda name: name.endswith(f".{wanted}"))
         return lambda view: _name(view) == wanted
+
+    def stated(self) -> tuple[Fact, object]:
+        """What a test says of a client with this: one name, or none."""
+        (operand,) = self.operands if len(self.operands) == 1 else (None,)
+        if self.negated or not isinstance(operand, Text) or operand.text.startswith("."):
+            raise ValueError('expected "rdns none" or "rdns NAME"')
+        return REVERSE_NAME, "" if operand == _NONE else fold_domain(operand.text)
 
     def covers(
         self, other: Condition, tables: Mapping[str, Table], at: tuple[str, ...] = ()

@@ -16,9 +16,17 @@ from relayd.mail.nexthop import (
 )
 from relayd.mail.security import IMPLICIT, LEVELS, Level
 from relayd.rules.conditions.registry import CONDITIONS
+from relayd.rules.dnslist import counts
 from relayd.rules.language.expectation import read_expect
 from relayd.rules.language.lexer import Lexeme, Statement, TokenKind
-from relayd.rules.language.model import HopDef, Include, Item, Subaddress, TableDef
+from relayd.rules.language.model import (
+    DnsListDef,
+    HopDef,
+    Include,
+    Item,
+    Subaddress,
+    TableDef,
+)
 from relayd.rules.language.sentences import (
     read_admission,
     read_forward,
@@ -156,6 +164,25 @@ def _host(words: Words, protocol: str) -> HostPort:
     return host_port(token.text, token.place, 25 if protocol == SMTP else 0)
 
 
+def _dns_list(words: Words) -> DnsListDef:
+    kind = words.verb.text.lower()
+    name, place = words.name("the list's name"), words.last
+    zone = words.domain(words.word("the list's zone, e.g. zen.spamhaus.org").text.rstrip("."))
+    answers = words.commas(lambda: _answer(words)) if words.peek() is not None else ()
+    return DnsListDef(kind, name, zone, answers, place=place)
+
+
+def _answer(words: Words) -> str:
+    """`127.0.0.2`, `127.0.0.2-11` or `127.0.0.0/24`."""
+    text = words.word("an answer that counts, e.g. 127.0.0.2").text
+    try:
+        counts(text)
+    except ValueError as error:
+        hint = "expected e.g. 127.0.0.2, 127.0.0.2-11 or 127.0.0.0/24"
+        raise words.complain(f'"{text}" is no answer of a list: {error}', hint) from None
+    return text
+
+
 def _subaddress(words: Words) -> Subaddress:
     text = words.next("the separator, e.g. +").text
     if any(letter.isalnum() or letter in '@."\\ ,' for letter in text) or not text.isascii():
@@ -170,6 +197,7 @@ def _include(words: Words) -> Include:
 VERBS: dict[str, Reader[Item]] = {
     "accept": read_admission,
     "reject": read_admission,
+    "defer": read_admission,
     "hold": read_admission,
     "discard": read_admission,
     "rewrite": read_rewrite,
@@ -178,6 +206,8 @@ VERBS: dict[str, Reader[Item]] = {
     "route": read_route,
     "table": _table,
     "next-hop": _next_hop,
+    "dnsbl": _dns_list,
+    "dnswl": _dns_list,
     "subaddress": _subaddress,
     "include": _include,
     "expect": read_expect,

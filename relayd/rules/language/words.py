@@ -106,6 +106,10 @@ class Words:
         token = self.peek()
         return token is not None and any(token.is_word(word) for word in words)
 
+    def comes(self, word: str) -> bool:
+        """Whether the keyword stands anywhere from here on."""
+        return any(token.is_word(word) for token in self._tokens[self._at :])
+
     def commas(self, item: Callable[[], T]) -> tuple[T, ...]:
         """One or more items with commas between them."""
         items = [item()]
