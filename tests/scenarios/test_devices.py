@@ -64,7 +64,9 @@ class OldDevice(Office):
             [message] = sink.wait(1)
             self.assertEqual(message.sender, f"scanner@{SITE}")
             self.assertEqual(message.recipients, ("bob@example.com",))
-            self.assertIn(b"Received: from [127.0.0.1] (localhost [127.0.0.1])\r\n", message.content)
+            self.assertIn(
+                b"Received: from [127.0.0.1] (localhost [127.0.0.1])\r\n", message.content
+            )
             self.assertIn(b" with SMTP id ", message.content)
 
     def test_without_a_name_that_can_be_heard(self) -> None:
