@@ -62,6 +62,13 @@ class LookUps(Scenario):
             code, text = client.rcpt("bob@example.com")
             return f"{code} {text.decode().split()[0]}"
 
+    def told_once(self, relay: Relayd) -> None:
+        """That a list will not say, without the zone's name."""
+        wait_until(lambda: "list in the DNS" in relay.log(), "the list's trouble is told")
+        (told,) = (line for line in relay.log().splitlines() if "list in the DNS" in line)
+        self.assertIn("list=zen", told)
+        self.assertNotIn("zen.test", told)
+
     def test_lists_and_spf_decide(self) -> None:
         for workers in (1, 2):
             relay, _ = self.gateway(RULES, workers)
@@ -77,6 +84,9 @@ class LookUps(Scenario):
             ):
                 with self.subTest(address, workers=workers):
                     self.assertEqual(self.said(relay, address, sender), reply)
+            wait_until(
+                lambda log=relay.log: "list in the DNS" in log(), "the list's trouble is told"
+            )
             told = [line for line in relay.log().splitlines() if "list in the DNS" in line]
             self.assertEqual(len(told), 1, told)
             self.assertIn("list=zen", told[0])
