@@ -2,8 +2,9 @@
 # make test    every test; scenarios whose peers are missing say so (as root: make peers)
 # make lint    ruff
 # make types   mypy
-# make deb     build the Debian packages in a clean chroot (as root, with debootstrap)
-# make deb-test  try them in clean chroots (PARTS="upgrade odd"; packaging/try names them)
+# make deb     build the Debian packages in a clean chroot (as root, with debootstrap; DEBIAN=13)
+# make deb-test  try them in clean chroots (DEBIAN=13; PARTS="upgrade odd": packaging/try names them)
+# make deb-suite every test on the packages of DEBIAN=13, in a clean chroot
 # make peers   install the scenarios' peers (Debian, as root)
 # make bench   relayd beside Postfix (Debian, as root); BENCH="--quick" for a first look
 # make bench-report  measure all that docs/performance.md tells, and write it there (20 minutes)
@@ -15,11 +16,14 @@
 PYTHON ?= python3
 VENV = .venv/bin/python
 JOBS ?= 2
-# clean roots of Debian 12, made once and kept
+# the release of Debian to build for and to try on: 12 or 13
+DEBIAN ?= 12
+export DEBIAN
+# clean roots of it, made once and kept
 CHROOT ?= /var/tmp/relayd-chroot
-DEB ?= build/deb
+DEB ?= build/deb$(if $(filter-out 12,$(DEBIAN)),-$(DEBIAN))
 
-.PHONY: help run test lint types deb deb-test peers bench bench-report profile clean python faults fuzz
+.PHONY: help run test lint types deb deb-test deb-suite peers bench bench-report profile clean python faults fuzz
 .SILENT:
 
 help:
@@ -53,6 +57,9 @@ deb:
 
 deb-test:
 	packaging/try $(CHROOT) $(DEB) $(PARTS)
+
+deb-suite:
+	packaging/suite $(CHROOT) --quiet --jobs $(JOBS) $(TESTS)
 
 peers:
 	.ci/peers

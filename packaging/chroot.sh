@@ -1,15 +1,9 @@
-# Clean roots of Debian 12 for packaging/deb, packaging/try and packaging/ci, made once and kept.
+# Clean roots of Debian for packaging/deb, packaging/try, packaging/suite and packaging/ci, made once
+# and kept. DEBIAN=12 (the default) or DEBIAN=13 says which.
 #
-# CACHE/base is what debootstrap makes. Every other root is a layer of overlayfs above one of them:
+# CACHE is a folder for each release. CACHE/base is what debootstrap makes. Every other root is a layer of overlayfs above one of them:
 # CACHE/NAME/below names it, CACHE/NAME/upper has what it adds. Nothing stays mounted: who works in
 # a root mounts it in a mount namespace of its own.
-
-# mirror RELEASE: where this machine itself gets it from
-mirror() {
-    apt-get indextargets --format '$(REPO_URI)' "Release: $1" 'Created-By: Packages' | head -n 1
-}
-MIRROR=${MIRROR:-$(mirror bookworm)}
-SECURITY=${SECURITY:-$(mirror bookworm-security)}
 
 # stop WHY: it cannot be done here
 stop() {
@@ -17,14 +11,34 @@ stop() {
     exit 1
 }
 
+export DEBIAN=${DEBIAN:-12}
+case $DEBIAN in
+12) CODENAME=bookworm ;;
+13) CODENAME=trixie ;;
+*) stop "DEBIAN=$DEBIAN: it is 12 or 13" ;;
+esac
+
+# mirror LABEL: where this machine gets its own Debian from, whichever release that is
+mirror() {
+    apt-get indextargets --format '$(REPO_URI)' "Label: $1" 'Created-By: Packages' | head -n 1
+}
+MIRROR=${MIRROR:-$(mirror Debian)}
+SECURITY=${SECURITY:-$(mirror Debian-Security)}
+
 # needs COMMAND PACKAGE
 needs() {
     command -v "$1" >/dev/null || stop "no $1 here (apt-get install $2)"
 }
 
+# sources: what apt is told of this release
+sources() {
+    printf "deb %s $CODENAME main\ndeb %s $CODENAME-updates main\ndeb %s $CODENAME-security main\n" \
+        "$MIRROR" "$MIRROR" "$SECURITY"
+}
+
 bootstrap() {
     rm -rf "$1/base"
-    debootstrap --variant=minbase bookworm "$1/base" "$MIRROR" >"$1/debootstrap.log" 2>&1
+    debootstrap --variant=minbase $CODENAME "$1/base" "$MIRROR" >"$1/debootstrap.log" 2>&1
 }
 
 # chroot_base CACHE: CACHE/base is what debootstrap makes
@@ -34,15 +48,14 @@ chroot_base() {
     [ "$(id -u)" -eq 0 ] || stop "a clean chroot takes root"
     needs debootstrap debootstrap
     if [ -z "$MIRROR" ] || [ -z "$SECURITY" ]; then
-        stop "say where Debian 12 is to be had: MIRROR=URL SECURITY=URL make deb"
+        stop "say where Debian $DEBIAN is to be had: MIRROR=URL SECURITY=URL make deb"
     fi
     mkdir -p "$cache"
     bootstrap "$cache" || bootstrap "$cache" || { # a mirror may have a bad moment
         tail "$cache/debootstrap.log" >&2
         stop "debootstrap has failed"
     }
-    printf 'deb %s bookworm main\ndeb %s bookworm-updates main\ndeb %s bookworm-security main\n' \
-        "$MIRROR" "$MIRROR" "$SECURITY" >"$cache/base/etc/apt/sources.list"
+    sources >"$cache/base/etc/apt/sources.list"
     printf '%s\n' 'Acquire::Retries "5";' 'APT::Keep-Downloaded-Packages "false";' \
         'APT::Install-Recommends "false";' 'Dpkg::Use-Pty "false";' \
         >"$cache/base/etc/apt/apt.conf.d/90trial"
@@ -106,10 +119,34 @@ inside() {
         root=$1
         shift
         mount -t proc proc "$root/proc"
+        mount -t devpts -o newinstance,ptmxmode=0666 devpts "$root/dev/pts"
         mount -t tmpfs tmpfs "$root/tmp"
         mount -t tmpfs tmpfs "$root/run"
         mkdir "$root/run/lock"
         cp -L /etc/resolv.conf "$root/etc/resolv.conf"
-        exec chroot "$root" env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8 \
+        # not by chroot, which whoever enters another mount namespace would leave
+        cd "$root"
+        pivot_root . .
+        umount -l .
+        cd /
+        exec env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8 \
             DEBIAN_FRONTEND=noninteractive HOME=/root "$@"' sh "$cache/$name/root" "$@"
+}
+
+# in_memory COMMAND...: DEB_FOLDER is a folder for it, in memory if there is enough, gone when it ends
+in_memory() {
+    local status=0 free
+    free=$(awk '/^MemAvailable:/ { print int($2 / 1048576) }' /proc/meminfo)
+    DEB_FOLDER=$(mktemp -d)
+    export DEB_FOLDER
+    if [ "$free" -lt 6 ]; then
+        echo "NOTE: $free GiB of memory are too little for the clean roots: they are made on disk"
+        "$@" || status=$?
+    else
+        unshare --mount --propagation private sh -ec '
+            mount -t tmpfs -o mode=755,size=90% tmpfs "$DEB_FOLDER"
+            exec "$@"' sh "$@" || status=$?
+    fi
+    rm -rf "$DEB_FOLDER"
+    return $status
 }

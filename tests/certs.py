@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import ipaddress
+import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,6 +79,24 @@ class Issued:
         chain.write_bytes(self.chain_pem)
         key.write_bytes(self.key_pem)
         return chain, key
+
+
+def of_no_version(issued: Issued) -> bytes:
+    """The certificate in PEM, of an X.509 version that there is not: OpenSSL does not mind."""
+    assert isinstance(issued.key, ec.EllipticCurvePrivateKey)
+    body = issued.certificate.tbs_certificate_bytes
+    body = body.replace(bytes.fromhex("a003020102"), bytes.fromhex("a003020109"), 1)
+    signature = issued.key.sign(body, ec.ECDSA(SHA256()))
+    ecdsa_with_sha256 = bytes.fromhex("300a06082a8648ce3d040302")
+    der = _tlv(0x30, body + ecdsa_with_sha256 + _tlv(0x03, b"\0" + signature))
+    return ssl.DER_cert_to_PEM_cert(der).encode()
+
+
+def _tlv(tag: int, value: bytes) -> bytes:
+    """In DER (X.690 section 8.1)."""
+    size = len(value)
+    octets = size.to_bytes((size.bit_length() + 7) // 8, "big")
+    return bytes([tag, size] if size < 0x80 else [tag, 0x80 | len(octets), *octets]) + value
 
 
 class Authority:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from relayd.config.settings import SPECS, Effect
 from relayd.ctl.relayctl import parser
+from tests.bench.report import debian, machine
 from tests.test_layers import FLOOR
 
 CHECKOUT = Path(__file__).resolve().parents[1]
@@ -43,7 +44,7 @@ class Documents(unittest.TestCase):
 
     def test_every_part_of_relayd_is_in_the_table_of_floors(self) -> None:
         text = (CHECKOUT / "README.md").read_text("utf-8")
-        table = text[text.index("| floor |") : text.index("## Operating it")]
+        table = text[text.index("| floor |") : text.index("## What it stands on")]
         parts = {path.stem for path in (CHECKOUT / "relayd").iterdir() if path.name[0] not in "_."}
         missing = sorted(part for part in parts & set(FLOOR) if f"`{part}`" not in table)
         self.assertEqual(missing, [])
@@ -62,6 +63,12 @@ class Documents(unittest.TestCase):
                         parser().parse_args(words)
                     except SystemExit:
                         self.fail(f"relayctl does not understand: {line}")
+
+    def test_the_measurements_name_the_debian_they_were_made_on(self) -> None:
+        self.assertIn(debian(), machine(CHECKOUT))
+        text = (CHECKOUT / "docs/performance.md").read_text("utf-8")
+        said = text.partition("<!-- machine -->")[2].partition("<!-- /machine -->")[0]
+        self.assertRegex(said, r"Debian \d+")
 
     def test_the_table_of_settings_is_the_declaration(self) -> None:
         text = (CHECKOUT / "docs/operations.md").read_text("utf-8")

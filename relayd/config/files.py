@@ -3,23 +3,46 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from pathlib import Path
 
+from relayd.config.texts import Texts
 from relayd.rules.language.source import Complaint, Place, Source, did_you_mean
 
+_DISK = Texts()
+_FOREIGN = re.compile("[\udc80-\udcff]")  # an octet that is not UTF-8 (PEP 383)
+_QUOTED = r'"(?:[^"\\]|\\.)*"'
+COMMENT = re.compile(rf"{_QUOTED}|(?:^|(?<=[\s,{{}}]))#.*")
+"""What is not read of a line, or (in quotes) may hold what looks like it."""
+ASIDE = re.compile(rf"{_QUOTED}|^\s*#.*|\([^()]*\)|[^,:<>]*(?=<[^<>]*>)")
+"""The same in aliases and maps: comments, and phrases before an address in angle brackets."""
 
-def read_text(path: Path, shown: str) -> str:
-    """A file's text; raises OSError, or Complaint where it is not UTF-8."""
-    data = path.read_bytes()
+
+def read_text(
+    path: Path, shown: str, unread: re.Pattern[str] = COMMENT, texts: Texts = _DISK
+) -> str:
+    """A file's text; raises OSError, or Complaint where it is not UTF-8.
+
+    What is `unread` may be in any other code: it is taken for Latin-1.
+    """
+    data = texts.octets(path)
     try:
         return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        column = error.start - (data.rfind(b"\n", 0, error.start) + 1) + 1
-        source = Source.of(data.decode("latin-1"), shown)
-        what = f"octet 0x{data[error.start]:02x} is not UTF-8"
-        raise Complaint(Place(source, line, column), what, "expected a text in UTF-8") from None
+    except UnicodeDecodeError:
+        text = data.decode("utf-8-sig", "surrogateescape")
+    latin = _FOREIGN.sub(lambda found: chr(ord(found.group()) - 0xDC00), text)
+    for number, line in enumerate(text.split("\n"), 1):
+        found = _FOREIGN.search(unread.sub(_blank, line)) if not line.isascii() else None
+        if found is not None:
+            place = Place(Source.of(latin, shown), number, found.start() + 1)
+            what = f"octet 0x{ord(found.group()) - 0xDC00:02x} is not UTF-8"
+            raise Complaint(place, what, "expected a text in UTF-8")
+    return latin
+
+
+def _blank(found: re.Match[str]) -> str:
+    return found.group() if found.group().startswith('"') else " " * len(found.group())
 
 
 def require_private(path: Path, name: str, place: Place, *, group: bool = True) -> None:

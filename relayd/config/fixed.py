@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from relayd.config.settings import SPECS, Effect, Listener
+from relayd.config.values import NameOrder
 from relayd.rules.language.lexer import lex, quote
 from relayd.rules.language.source import Source
 from relayd.rules.language.words import Words
@@ -20,7 +21,8 @@ def _statements(fixed: Mapping[str, Any]) -> Iterator[str]:
     for name, spec in SPECS.items():
         value = fixed.get(spec.attribute, ())
         for each in value if isinstance(value, tuple) else (value,):
-            yield f"{name} {each.statement if isinstance(each, Listener) else quote(str(each))}"
+            whole = isinstance(each, (Listener, NameOrder))
+            yield f"{name} {each.statement if whole else quote(str(each))}"
 
 
 def fixed_of(statements: str) -> dict[str, Any]:

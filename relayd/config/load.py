@@ -9,10 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from relayd.config.files import read_text, short_name, similar_file
+from relayd.config.files import COMMENT, read_text, short_name, similar_file
+from relayd.config.hostname import hostname_cautions
 from relayd.config.keys import keys_path, read_keys
-from relayd.config.listeners import listener_name_problems
-from relayd.config.logins import AUTH, LoginOptions, listener_problems, read_secrets
+from relayd.config.listeners import listener_name_problems, open_to_strangers, reached_by_others
+from relayd.config.logins import (
+    AUTH,
+    MECHANISMS,
+    LoginOptions,
+    listener_problems,
+    read_secrets,
+)
 from relayd.config.logins import hop_problems as unknown_logins
 from relayd.config.oauth import with_secrets
 from relayd.config.peers import PROXY, XCLIENT, peer_problems
@@ -27,36 +34,39 @@ from relayd.config.settings import (
     still_listening,
     system_hostname,
 )
+from relayd.config.shortnames import unfindable
 from relayd.config.tables import TableLoader
+from relayd.config.texts import Texts
 from relayd.config.tls import certificate_problems, open_keys, resolved
+from relayd.config.values import name_order
 from relayd.login.initiator import Secret
 from relayd.login.oauth import Provider
 from relayd.mail.nexthop import NextHop
 from relayd.report.tlsrpt import TlsReports
+from relayd.rules.check.caution import cautions
 from relayd.rules.check.check import (
     hop_problems,
     name_problems,
-    open_doors,
     table_problems,
     unanswered,
     used_tables,
+    word_at,
 )
-from relayd.rules.check.deadend import dead_ends
 from relayd.rules.check.expect import failures
 from relayd.rules.check.loops import loops
-from relayd.rules.check.shadow import never_held, shadowed
-from relayd.rules.fact import Fact
+from relayd.rules.check.shadow import shadowed
+from relayd.rules.conditions.reversename import REVERSE_NAME
 from relayd.rules.language.grammar import VERBS, Reader, read_statement
 from relayd.rules.language.lexer import Statement, lex
 from relayd.rules.language.model import HopDef, Include, Item, Rule, TableDef
 from relayd.rules.language.source import Complaint, Place, Problem, Source
+from relayd.rules.language.unseen import unseen
 from relayd.rules.language.words import Words
 from relayd.rules.ruleset import build
 from relayd.rules.srsrule import SrsDomain, srs_problems
 from relayd.rules.tables.table import Table
 from relayd.tls.files import CertificateFiles
 
-GATHERED: frozenset[Fact] = frozenset()  # facts that a running relayd asks others for
 MAX_FILES = 1000
 MAX_SHOWN = 100
 _ONCE = "expected each file once"
@@ -84,12 +94,15 @@ class Setting:
     place: Place
 
 
-def load(path: Path | str, fixed: Mapping[str, Any] | None = None) -> Settings:
+def load(
+    path: Path | str, fixed: Mapping[str, Any] | None = None, texts: Texts | None = None
+) -> Settings:
     """The settings that the file and all it names make; raises ConfigErrors.
 
-    `fixed`: what holds until a restart, whatever the file says (see Settings.fixed).
+    `fixed`: what holds until a restart, whatever the file says (see Settings.fixed). `texts`: where
+    the text files are, if not on disk as they are; databases, keys and secrets are.
     """
-    loader = _Loader(Path(path))
+    loader = _Loader(Path(path), texts)
     loader.read(Path(path), str(path), None)
     loader.refuse_silence(str(path))
     return loader.settings(Path(path), fixed or {})
@@ -107,9 +120,20 @@ def load_text(
     return loader.settings(None, fixed or {})
 
 
+def statements(path: Path) -> list[Item]:
+    """The rules and definitions in a file and all it includes, as far as they can be read.
+
+    For who makes a file that they name: as long as it is missing, nothing loads.
+    """
+    loader = _Loader(path)
+    loader.read(path, str(path), None)
+    return loader.items
+
+
 class _Loader:
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, texts: Texts | None = None) -> None:
         self._folder = path.parent
+        self._given, self._texts = texts, texts or Texts()
         self._items: list[Item] = []
         self._settings: dict[str, list[Setting]] = {}
         self._problems: list[Problem] = []
@@ -117,6 +141,7 @@ class _Loader:
         self._open: list[Path] = []  # files being read, for include loops
         self._files: dict[Path, Place | None] = {}
         self._patterns: list[str] = []
+        self._unseen: list[Problem] = []
         self._verbs: Mapping[str, Reader[Item | Setting]] = {
             **VERBS,
             **{name: _reader(name, spec) for name, spec in SPECS.items()},
@@ -138,7 +163,7 @@ class _Loader:
             return
         self._files[real] = place
         try:
-            text = read_text(path, shown)
+            text = read_text(path, shown, texts=self._texts)
         except OSError as error:
             self._complain(
                 place, shown, f"cannot read {shown}: {error.strerror or error}", similar_file(path)
@@ -151,6 +176,11 @@ class _Loader:
         self.take(Source.of(text, shown, short_name(path, self._folder)), path.parent)
         self._open.pop()
 
+    @property
+    def items(self) -> list[Item]:
+        """What was read, in order, but for the settings."""
+        return self._items
+
     def refuse_silence(self, shown: str) -> None:
         """A file without a statement is one that is being written, or was emptied by accident."""
         if not (self._items or self._settings or self._problems or self._broken):
@@ -158,6 +188,7 @@ class _Loader:
 
     def take(self, source: Source, folder: Path) -> None:
         """Read a text's statements, and what they include, in order."""
+        self._unseen += unseen(source, COMMENT)
         lexed = lex(source)
         self._problems += lexed.problems
         self._broken += lexed.broken
@@ -180,7 +211,7 @@ class _Loader:
         magic = glob.has_magic(include.pattern)
         if magic:
             self._patterns.append(pattern)
-        paths = sorted(glob.glob(pattern)) if magic else [pattern]  # noqa: PTH207
+        paths = self._texts.find(pattern) if magic else [pattern]
         for each in paths:
             shown = each
             if not Path(include.pattern).is_absolute():
@@ -197,8 +228,10 @@ class _Loader:
         problems = self._problems
         given = {each.tokens[1].text for each in self._broken if len(each.tokens) > 1}
         problems += name_problems(self._items, given)
-        problems += unanswered(self._items, GATHERED)
-        loader = TableLoader(self._folder, problems)
+        problems += unanswered(
+            self._items, set() if values.get("client_names", True) else {REVERSE_NAME}
+        )
+        loader = TableLoader(self._folder, problems, self._texts)
         tables = loader.load_all(self._items)
         problems += self._listeners(tables, given)
         if not any(each.verb.is_word("srs") for each in self._broken):
@@ -210,11 +243,11 @@ class _Loader:
         wrong = table_problems(sound, tables)
         problems += wrong
         if wrong:
-            raise ConfigErrors(_sorted(problems))
+            raise self._errors(problems)
         origin = str(values.get("origin", ""))
         ruleset = build(sound, tables, hostname, keys, origin)
         places = {item.hop.name: item.place for item in self._items if isinstance(item, HopDef)}
-        listeners = [each.value for each in self._settings.get("listen", ())]
+        listeners = self._values_of("listen")
         own = [(each.address, each.port) for each in listeners if isinstance(each, Listener)]
         problems += self._certificates(values)
         problems += self._tls_reports(values)
@@ -222,10 +255,19 @@ class _Loader:
         problems += self._logins(values, ruleset.next_hops, places, tables)
         problems += [*shadowed(ruleset), *loops(ruleset)]
         problems += failures(ruleset) if not problems else []
+        if problems:
+            raise self._errors(problems)
+        reached = [each for each in listeners or Settings.listeners if isinstance(each, Listener)]
+        warnings = (
+            *self._hostname(path, hostname),
+            *self._unseen,
+            *cautions(ruleset, open_to_strangers(reached)),
+            *open_keys(self._private_keys()),
+            *unfindable(ruleset.next_hops, places, name_order(self._values_of("resolver"))),
+            *loader.warnings,
+        )
         for table in tables.values():
             table.source = None
-        if problems:
-            raise ConfigErrors(_sorted(problems))
         waiting = _hold(values, fixed)
         if "hostname" in waiting:
             ruleset = build(sound, tables, str(values["hostname"]), keys, origin)
@@ -236,14 +278,30 @@ class _Loader:
             next_hops=ruleset.next_hops,
             files=(*self._files, *loader.files),
             patterns=tuple(self._patterns),
-            warnings=(
-                *open_doors(self._items),
-                *dead_ends(ruleset),
-                *never_held(ruleset),
-                *open_keys(self._private_keys()),
-            ),
+            warnings=warnings,
+            texts=self._given,
             **values,  # type: ignore[arg-type]  # each read by its own Spec
         )
+
+    def _values_of(self, name: str) -> list[object]:
+        """What the statements of a setting say, in order."""
+        return [each.value for each in self._settings.get(name, ())]
+
+    def _errors(self, problems: list[Problem]) -> ConfigErrors:
+        """All of them, and in the same lines what cannot be seen, which may be their cause."""
+        lines = set(map(_line_of, problems))
+        hidden = [each for each in self._unseen if _line_of(each) in lines]
+        return ConfigErrors(_sorted([*hidden, *problems]))
+
+    def _hostname(self, path: Path | None, hostname: str) -> list[Problem]:
+        given = self._settings.get("hostname")
+        if given:
+            return hostname_cautions(hostname, word_at(given[0].place, hostname), given=True)
+        listeners = [each.value for each in self._settings.get("listen", ())]
+        if path is None or not reached_by_others(listeners or Settings.listeners):
+            return []  # a first look, or nobody is greeted by it
+        nowhere = Place(Source(str(path), path.name, ()), 1)
+        return hostname_cautions(hostname, nowhere, given=False)
 
     def _listeners(self, tables: Mapping[str, Table], broken: Set[str]) -> list[Problem]:
         """Names that listeners, and conditions about them, use and nobody gave."""
@@ -306,7 +364,11 @@ class _Loader:
         """Logins at our listeners and at next hops: what is missing for them."""
         given = [
             LoginOptions(
-                str(each.value), each.value.option(AUTH), each.value.option("tls"), each.place
+                str(each.value),
+                each.value.option(AUTH),
+                each.value.option("tls"),
+                each.value.option(MECHANISMS),
+                each.place,
             )
             for each in self._settings.get("listen", ())
             if isinstance(each.value, Listener)
@@ -425,6 +487,10 @@ def _reader(name: str, spec: Spec) -> Reader[Item | Setting]:
 
 def _by(place: Place | None) -> str:
     return f", at {place}" if place is not None else " (it is where everything begins)"
+
+
+def _line_of(problem: Problem) -> tuple[str, int]:
+    return problem.place.source.path, problem.place.line
 
 
 def _sorted(problems: list[Problem]) -> list[Problem]:

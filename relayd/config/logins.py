@@ -8,15 +8,18 @@ from pathlib import Path
 
 from relayd.config.files import read_text, require_private, similar_file
 from relayd.login.initiator import Secret
+from relayd.login.mechanisms import MECHANISMS as KNOWN
+from relayd.login.mechanisms import SHOWING
 from relayd.login.secrets import SecretsError, parse
 from relayd.mail.nexthop import NextHop
-from relayd.rules.language.source import Complaint, Place, Problem, did_you_mean
+from relayd.rules.language.source import Complaint, Place, Problem, did_you_mean, one_of
 from relayd.rules.language.words import Words
 from relayd.rules.tables.table import Table
 from relayd.rules.tables.userstable import DovecotTable, UsersTable
 from relayd.tls.files import CertificateFiles
 
-AUTH, SUBMISSION = "auth", "submission"  # options of listeners
+# options of listeners
+AUTH, MECHANISMS, SUBMISSION = "auth", "mechanisms", "submission"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +29,7 @@ class LoginOptions:
     listener: str
     table: str
     tls: str
+    mechanisms: str  # empty: those that are offered by default
     place: Place
 
 
@@ -34,9 +38,18 @@ def listener_auth(words: Words) -> str:
     return words.name("the table of those who may log in")
 
 
-def listener_submission(words: Words) -> str:
-    """`submission` stands alone."""
-    return "yes"
+def listener_mechanisms(words: Words) -> str:
+    """`SCRAM-SHA-256, PLAIN`: what is offered, in this order."""
+
+    def mechanism() -> str:
+        token = words.word("a mechanism such as SCRAM-SHA-256")
+        name = token.text.upper()
+        if name not in KNOWN:
+            hint = did_you_mean(name, KNOWN) or f"expected {one_of(tuple(KNOWN))}"
+            raise words.complain(f'there is no mechanism "{token.text}"', hint)
+        return name
+
+    return ", ".join(dict.fromkeys(words.commas(mechanism)))
 
 
 def yes_no(words: Words) -> bool:
@@ -63,6 +76,10 @@ def listener_problems(
             hint = 'expected "certificate FILE key FILE", or "auth-without-tls yes" if you mean it'
             problems.append(Problem(each.place, what, hint))
         table = tables.get(each.table)
+        said = each.mechanisms.replace(",", " ").split()
+        if isinstance(table, DovecotTable) and said and not set(said) & set(SHOWING):
+            what = f"Dovecot looks at passwords, and {each.mechanisms} shows none"
+            problems.append(Problem(each.place, what, f"expected {one_of(SHOWING)} among them"))
         if not each.table or isinstance(table, UsersTable | DovecotTable):
             continue
         if table is None:

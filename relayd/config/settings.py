@@ -14,17 +14,21 @@ from relayd.config.logins import SUBMISSION, yes_no
 from relayd.config.oauth import oauth
 from relayd.config.peers import NOBODY, XCLIENT_LOGIN, Peers
 from relayd.config.reports import reports, tls_reports
+from relayd.config.texts import Texts
 from relayd.config.tls import MINIMUMS, DomainTls, certificate, domain_tls
 from relayd.config.values import (
+    STRICT,
+    NameOrder,
     Options,
-    address_port,
     choice,
     domain,
     duration,
     listener,
+    name_order,
     networks,
     number,
     or_off,
+    resolver,
     schedule,
     size,
     workers,
@@ -74,7 +78,7 @@ class Listener:
     def _words(self, name: str) -> str:
         return (
             ""
-            if name in (SUBMISSION, XCLIENT_LOGIN)
+            if name in (SUBMISSION, STRICT, XCLIENT_LOGIN)
             else str(self.peers(name)) or self.option(name)
         )
 
@@ -142,6 +146,7 @@ class Settings:
     patterns: tuple[str, ...] = ()  # of `include`: what they find may become more
     warnings: tuple[Problem, ...] = ()
     waiting: tuple[str, ...] = ()  # settings for which the files have something new at a restart
+    texts: Texts | None = field(default=None, compare=False, repr=False)  # given to `load`
 
     hostname: str = setting(domain, "a host name", RESTART)
     spool: Path = setting(path_of, "a path", RESTART, default=Path("/var/spool/relayd"))
@@ -161,9 +166,11 @@ class Settings:
     )
     warn_after: float = setting(duration(), "time", default=4 * 3600.0)
     give_up: float = setting(duration(1), "time", default=5 * 86400.0)
-    resolver: tuple[HostPort, ...] = setting(
-        address_port, "address and port", RESTART, default=(), repeatable=True
-    )  # empty: the system's
+    resolver: tuple[HostPort | NameOrder, ...] = setting(
+        resolver, "address and port, hosts dns, or dns", RESTART, default=(), repeatable=True
+    )  # no address: the system's
+
+    client_names: bool = setting(yes_no, "yes or no", default=True)
 
     reports: tuple[tuple[str, Wishes], ...] = setting(
         reports, "whose wishes, and which", default=(), repeatable=True
@@ -227,6 +234,16 @@ class Settings:
     watch: float = setting(
         or_off(duration(1)), "time, or off", default=0.0
     )  # seconds between two looks at the files; 0: never
+
+    @property
+    def dns_servers(self) -> list[tuple[str, int]]:
+        """Whom to ask; empty: those of the system."""
+        return [(each.host, each.port) for each in self.resolver if isinstance(each, HostPort)]
+
+    @property
+    def name_order(self) -> NameOrder:
+        """How the hosts of next hops are looked up; the last one counts."""
+        return name_order(self.resolver)
 
     @property
     def fixed(self) -> dict[str, object]:

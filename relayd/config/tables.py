@@ -9,23 +9,38 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from relayd.config.files import read_text, require_private, short_name, similar_file
+from relayd.config.files import (
+    ASIDE,
+    COMMENT,
+    read_text,
+    require_private,
+    short_name,
+    similar_file,
+)
+from relayd.config.texts import Texts
 from relayd.rules.language.model import Item, TableDef
-from relayd.rules.language.source import Complaint, Problem, Source
+from relayd.rules.language.source import Complaint, Place, Problem, Source
+from relayd.rules.language.unseen import unseen
 from relayd.rules.tables.table import Table
 from relayd.rules.tables.tablefile import ReadFile, list_table, read_table
 from relayd.rules.tables.userstable import DovecotTable
 
 MAX_ROWS = 5_000_000
+MAX_SKIPPED = 10  # rows of a table that are named
 
 
 @dataclass
 class TableLoader:
-    """Reads tables for a configuration in `folder`; `files` and `problems` grow as it does."""
+    """Reads tables for a configuration in `folder`.
+
+    `files`, `problems` and `warnings`, of rows that are passed over, grow as it does.
+    """
 
     folder: Path
     problems: list[Problem]
+    texts: Texts
     files: list[Path] = field(default_factory=list)
+    warnings: list[Problem] = field(default_factory=list)
 
     def load_all(self, items: Sequence[Item]) -> dict[str, Table]:
         """Every table by name, but those with a complaint."""
@@ -46,14 +61,12 @@ class TableLoader:
         path = self._find(item)
         where = item.entry_places[0] if item.entry_places else item.place
         self.files.append(path)
-        kind = item.kind
         try:
-            if kind == "sqlite":
-                source, kind = self._rows(path, item.query)
-            else:
-                source = self._source(path)
-                if kind == "users":
-                    require_private(path, item.file, where)
+            if item.kind == "sqlite":
+                return self._from_database(item, path)
+            source = self._source(path, item.kind)
+            if item.kind == "users":
+                require_private(path, item.file, where)
         except OSError as error:
             problem = f"cannot read {item.file}: {error.strerror or error}"
             self.problems.append(Problem(where, problem, similar_file(path)))
@@ -69,7 +82,7 @@ class TableLoader:
         include = None
         if item.includes:
             include = self._includer(self._beside(item) / item.includes)
-        return read_table(item.name, kind, source, self.problems, include)
+        return read_table(item.name, item.kind, source, self.problems, include)
 
     def _beside(self, item: TableDef) -> Path:
         return Path(item.place.source.path).parent
@@ -77,10 +90,14 @@ class TableLoader:
     def _find(self, item: TableDef) -> Path:
         """Beside the file that names it, else beside relayd.conf."""
         beside = self._beside(item) / item.file
-        return beside if beside.exists() else self.folder / item.file
+        return beside if self.texts.has(beside) else self.folder / item.file
 
-    def _source(self, path: Path) -> Source:
-        return Source.of(read_text(path, str(path)), str(path), short_name(path, self.folder))
+    def _source(self, path: Path, kind: str) -> Source:
+        unread = ASIDE if kind in ("aliases", "virtual", "canonical") else COMMENT
+        text = read_text(path, str(path), unread, self.texts)
+        source = Source.of(text, str(path), short_name(path, self.folder))
+        self.warnings += unseen(source, unread) if kind != "users" else ()
+        return source
 
     def _includer(self, folder: Path) -> ReadFile:
         """Reads :include: files, which must lie below the folder, whatever links say."""
@@ -94,23 +111,90 @@ class TableLoader:
                 raise ValueError(f"{name} lies outside the folder {folder}")
             self.files.append(path)
             try:
-                return self._source(path)
+                return self._source(path, "aliases")
             except Complaint as complaint:
                 raise ValueError(complaint.problem.headline) from None
 
         return read
 
-    def _rows(self, path: Path, query: str) -> tuple[Source, str]:
-        """A query's rows as the lines of a list (one column) or a map (two: address, targets)."""
-        if not path.is_file():
-            raise FileNotFoundError(2, "No such file or directory")
-        uri = f"{path.absolute().as_uri()}?mode=ro"
-        with closing(sqlite3.connect(uri, uri=True, timeout=2)) as database:
-            rows = database.execute(query).fetchmany(MAX_ROWS)
-        name = short_name(path, self.folder)
-        wide = bool(rows) and len(rows[0]) > 1
-        lines = [
-            " ".join(" ".join(str(cell).split()) for cell in row if cell is not None)
-            for row in rows
-        ]
-        return Source(str(path), name, tuple(lines)), "virtual" if wide else "list"
+    def _from_database(self, item: TableDef, path: Path) -> Table:
+        """A query's rows as a list (one column) or a map (two: address, targets).
+
+        A database is others' business: a row that makes no entry is named, and the rest counts.
+        """
+        skipped: list[Problem] = []
+        rows = _rows(path, item.query)
+        source = Source(str(path), short_name(path, self.folder), tuple(map(_line, rows)))
+        kind = "virtual" if rows and len(rows[0]) > 1 else "list"
+        entries = []
+        for number, (row, line) in enumerate(zip(rows, source.lines, strict=True), 1):
+            wrong = _wrong(row)
+            if wrong:
+                skipped.append(Problem(Place(source, number, 1, max(len(line), 1)), wrong))
+            entries.append("" if wrong else line)
+        read = Source(source.path, source.name, tuple(entries))
+        table = read_table(item.name, kind, read, skipped)
+        self.warnings += _named(item.name, skipped)
+        return table
+
+
+def _rows(path: Path, query: str) -> list[tuple[object, ...]]:
+    if not path.is_file():
+        raise FileNotFoundError(2, "No such file or directory")
+    uri = f"{path.absolute().as_uri()}?mode=ro"
+    with closing(sqlite3.connect(uri, uri=True, timeout=2)) as database:
+        database.text_factory = _text  # else one row that is not UTF-8 costs all
+        return database.execute(query).fetchmany(MAX_ROWS)
+
+
+def _text(octets: bytes) -> str:
+    return octets.decode("utf-8", "surrogateescape")
+
+
+def _cell(cell: object) -> str:
+    text = _text(cell) if isinstance(cell, bytes) else "" if cell is None else str(cell)
+    return " ".join(text.split())
+
+
+def _line(row: tuple[object, ...]) -> str:
+    """The row as a line of a file, for people to recognise."""
+    return " ".join(filter(None, map(_cell, row))).encode("utf-8", "replace").decode()
+
+
+def _wrong(row: tuple[object, ...]) -> str:
+    """Why the row could not be told from others, or from none, once it is a line."""
+    key = _cell(row[0])
+    if not key:
+        return "there is no address in it" if len(row) > 1 else "there is nothing in it"
+    if any(not each.isascii() and not _is_text(each) for each in map(_cell, row)):
+        return "it is not UTF-8"
+    if key[0] == "#" or (" " in key and key[0] != '"'):
+        return f'"{key}" is no address'
+    return ""
+
+
+def _is_text(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _named(name: str, skipped: list[Problem]) -> list[Problem]:
+    """The rows that were passed over, in order, not too many of them."""
+    rows: dict[int, Problem] = {}
+    for each in sorted(skipped, key=lambda problem: problem.place.line):
+        rows.setdefault(each.place.line, each)
+    shown = [
+        Problem(
+            each.place,
+            f"table {name}, row {line} is passed over: {each.what}",
+            each.expected or "expected an address, and in a second column what it becomes",
+        )
+        for line, each in list(rows.items())[:MAX_SKIPPED]
+    ]
+    if len(rows) > len(shown):
+        what = f"{shown[-1].what} (and so are {len(rows) - len(shown)} more)"
+        shown[-1] = Problem(shown[-1].place, what, shown[-1].expected)
+    return shown

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-from relayd.config.logins import AUTH, SUBMISSION, listener_auth, listener_submission
+from relayd.config.logins import (
+    AUTH,
+    MECHANISMS,
+    SUBMISSION,
+    listener_auth,
+    listener_mechanisms,
+)
 from relayd.config.peers import PROXY, XCLIENT, XCLIENT_LOGIN, Peers, listener_peers
 from relayd.config.tls import listener_tls
 from relayd.mail.nexthop import HostPort
@@ -25,14 +32,25 @@ _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9}
 _UNITS |= {"kib": 2**10, "mib": 2**20, "gib": 2**30}
 _MAX_DURATION = 366 * 86400
 MAX_WORKERS = 64
+HOSTS_FILE, DNS = "hosts", "dns"
+
+STRICT = "strict"  # an option of listeners
+
+
+def _alone(words: Words) -> str:
+    """Nothing follows the option."""
+    return "yes"
+
 
 LISTEN_OPTIONS: Mapping[str, Callable[[Words], str | Peers]] = {
     "tls": listener_tls,
     AUTH: listener_auth,
-    SUBMISSION: listener_submission,
+    MECHANISMS: listener_mechanisms,
+    SUBMISSION: _alone,
+    STRICT: _alone,
     PROXY: listener_peers,
     XCLIENT: listener_peers,
-    XCLIENT_LOGIN: lambda words: "yes",
+    XCLIENT_LOGIN: _alone,
 }
 """What may follow a listener's address, and how the words behind it are read."""
 
@@ -160,6 +178,37 @@ def schedule(words: Words) -> Schedule:
     return Schedule(tuple(steps))
 
 
+@dataclass(frozen=True, slots=True)
+class NameOrder:
+    """How the hosts of next hops are looked up."""
+
+    hosts: bool  # in /etc/hosts first, and short names in the search domains
+
+    @property
+    def statement(self) -> str:
+        """What stands behind `resolver`."""
+        return f"{HOSTS_FILE} {DNS}" if self.hosts else DNS
+
+
+def name_order(said: Iterable[object]) -> NameOrder:
+    """What the `resolver` statements say of it; the last one counts."""
+    orders = [each for each in said if isinstance(each, NameOrder)]
+    return orders[-1] if orders else NameOrder(hosts=True)
+
+
+def resolver(words: Words) -> HostPort | NameOrder:
+    """A server to ask, or `hosts dns`, or `dns`."""
+    if words.skip_word(DNS):
+        return NameOrder(hosts=False)
+    if words.skip_word(HOSTS_FILE):
+        if not words.skip_word(DNS):
+            raise words.complain(
+                f'"{HOSTS_FILE}" alone finds no domain', f'expected "{HOSTS_FILE} {DNS}"'
+            )
+        return NameOrder(hosts=True)
+    return address_port(words)
+
+
 def address_port(words: Words) -> HostPort:
     """An IP address with a port, 53 by default."""
     token = words.word("an address and port such as 127.0.0.1:53")
@@ -186,6 +235,8 @@ def listener(words: Words) -> tuple[str, int, Options]:
         if name in options:
             raise words.complain(f'"{name}" was said already', "expected it once")
         options[name] = LISTEN_OPTIONS[name](words)
+    if MECHANISMS in options and AUTH not in options:
+        raise words.complain(f'"{MECHANISMS}" without a login', 'expected "auth TABLE" as well')
     if XCLIENT_LOGIN in options and XCLIENT not in options:
         raise words.complain(f'"{XCLIENT_LOGIN}" trusts nobody', 'expected "xclient PEERS" as well')
     return place.host, 0 if any_port else place.port, tuple(options.items())

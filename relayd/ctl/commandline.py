@@ -118,7 +118,7 @@ def _add_filter(to: argparse.ArgumentParser) -> None:
     add("--recipient", default="", metavar="TEXT", help="mailbox or part of one")
     add("--next-hop", "--destination", dest="destination", default="", metavar="NAME",
         help="a next hop's name, or a domain sent to directly")  # fmt: skip
-    add("--state", default="", choices=["", "queued", "held"], metavar="queued|held")
+    add("--state", default="", choices=["queued", "held"], metavar="queued|held")
     add("--older-than", type=span, default=0, metavar="TIME", help="such as 30m, 2h, 5d")
 
 
@@ -131,6 +131,8 @@ def _add_question(to: argparse.ArgumentParser) -> None:
     add("--helo", metavar="NAME")
     add("--login", metavar="NAME", help="the client has logged in as NAME")
     add("--listener", metavar="HOST:PORT", help="the `listen` setting that took the connection")
+    add("--with", dest="facts", action="append", default=[], metavar="FACT",
+        help='what else is so, such as "rdns mail.example.com"')  # fmt: skip
     add("--offline", action="store_true", help="from the files, without asking the daemon")
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from relayd.config import ConfigErrors, Settings, load
 from relayd.ops.replay import Replay
+from relayd.spool.disk.rights import rights_of
 from relayd.spool.envelopes import Dropped, Seen, accepted, noted, shard_folders
 from relayd.spool.errors import SpoolError
 
@@ -44,10 +45,11 @@ def run(options: argparse.Namespace, default_config: Path) -> int:
     since = time.time() - options.since
     bar = sys.stderr.isatty() and not options.json
     try:
-        for number, (done, seen) in enumerate(_envelopes(spool, since)):
-            replay.feed(seen)
-            if bar and number % _STEP == 0:
-                _draw(number, done(seen.at))
+        with rights_of(spool.stat()):
+            for number, (done, seen) in enumerate(_envelopes(spool, since)):
+                replay.feed(seen)
+                if bar and number % _STEP == 0:
+                    _draw(number, done(seen.at))
     except SpoolError as error:
         raise RehearsalError(str(error)) from None
     if bar:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import os
 import signal
 import sys
 import time
@@ -17,6 +18,7 @@ from relayd.ctl.commandline import Run
 from relayd.ctl.socketpath import DEFAULT_CONFIG, FailureError, socket_of
 from relayd.ops import explain as explaining
 from relayd.ops import text
+from relayd.ops.publicpath import public_path
 
 if TYPE_CHECKING:
     from relayd.config import Settings
@@ -49,6 +51,13 @@ def daemon(options: argparse.Namespace) -> Daemon:
     return Daemon(options.socket or socket_of(options.config or DEFAULT_CONFIG))
 
 
+def queue_of(options: argparse.Namespace) -> Daemon:
+    """The daemon, or what it has for everybody; raises FailureError."""
+    path = options.socket or socket_of(options.config or DEFAULT_CONFIG)
+    everybody = public_path(path)
+    return Daemon(path if os.access(path, os.W_OK) or not everybody.exists() else everybody)
+
+
 # the commands
 
 
@@ -61,9 +70,9 @@ def status(options: argparse.Namespace) -> int:
 
 
 def queue(options: argparse.Namespace) -> int:
-    """What is waiting."""
+    """What is waiting; who may not ask relayd itself hears what is for everybody."""
     gc.disable()  # rows hold no cycles, and looking for some takes longer than all the rest
-    documents = daemon(options).ask("queue", limit=options.limit, **_filter(options))
+    documents = queue_of(options).ask("queue", limit=options.limit, **_filter(options))
     if options.json:
         for piece in _json_rows(documents):
             sys.stdout.write(piece)
@@ -189,6 +198,7 @@ def explain(options: argparse.Namespace) -> int:
             "helo": options.helo,
             "login": options.login,
             "listener": options.listener,
+            "with": options.facts,
         }
         if options.offline:
             try:
@@ -244,26 +254,27 @@ def check(options: argparse.Namespace) -> int:
     if path is None:
         try:
             answer = daemon(options).answer("check")
-            good = ["the configuration is good", *text.warning_lines(answer)]
-            return _complaint(options, answer, "\n".join(good))
+            return _complaint(options, answer, "the configuration is good")
         except NotRunningError:
             path = DEFAULT_CONFIG
-    from relayd.config import ConfigErrors, load
+    from relayd.config import ConfigErrors, contents, load
 
     try:
         settings = load(path)
     except ConfigErrors as errors:
         return _complaint(options, {"complaint": str(errors)}, "")
-    for warning in settings.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
-    return _complaint(options, {"complaint": ""}, f"{path} is good")
+    answer = {
+        "complaint": "",
+        "warnings": [str(each) for each in settings.warnings],
+        "read": contents(settings),
+    }
+    return _complaint(options, answer, f"{path} is good")
 
 
 def reload(options: argparse.Namespace) -> int:
     """Put the configuration on disk in force."""
     answer = daemon(options).answer("reload")
     good = ["the new configuration is in force", *text.restart_lines(answer)]
-    good += text.warning_lines(answer)
     return _complaint(options, answer, "\n".join(good))
 
 
@@ -302,7 +313,7 @@ def oauth(options: argparse.Namespace) -> int:
 
 def bring_over(options: argparse.Namespace) -> int:
     """Make a configuration out of another mail server's."""
-    from relayd.migrate import command as migrating
+    from relayd.verification import command as migrating
 
     try:
         return migrating.run(options)
@@ -317,7 +328,11 @@ def _complaint(options: argparse.Namespace, answer: dict[str, Any], good: str) -
     elif complaint:
         print(complaint, file=sys.stderr)
     else:
+        for line in text.warning_lines(answer):
+            print(line, file=sys.stderr)
         print(good)
+        for line in text.contents_lines(answer):
+            print(line)
     return FAILED if complaint else OK
 
 

@@ -24,6 +24,7 @@ def run(options: argparse.Namespace, config: Path) -> int:
     from relayd.config import ConfigErrors, load
     from relayd.relay.tlsledger import NAME, TlsLedger
     from relayd.report.tlsrpt import TlsReport
+    from relayd.spool.disk.rights import rights_of
 
     try:
         settings = load(config)
@@ -41,11 +42,12 @@ def run(options: argparse.Namespace, config: Path) -> int:
     contact = settings.tls_reports.address if settings.tls_reports else ""
     ledger = TlsLedger(settings.spool)
     try:
-        for domain in [options.domain] if options.domain else ledger.domains_of(day):
-            rows = ledger.rows(day, domain)
-            if rows:
-                report = TlsReport(domain, day, settings.hostname, str(contact), rows)
-                print(json.dumps(report.document(), indent=None if options.json else 2))
+        with rights_of(settings.spool.stat()):
+            for domain in [options.domain] if options.domain else ledger.domains_of(day):
+                rows = ledger.rows(day, domain)
+                if rows:
+                    report = TlsReport(domain, day, settings.hostname, str(contact), rows)
+                    print(json.dumps(report.document(), indent=None if options.json else 2))
     except OSError as error:
         raise TlsReportFailure(f"{error.filename}: {error.strerror}") from None
     return 0

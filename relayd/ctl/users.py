@@ -8,7 +8,6 @@ import fcntl
 import getpass
 import json
 import os
-import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,10 +20,6 @@ from relayd.login.scram import Verifier
 if TYPE_CHECKING:
     from relayd.rules.language.model import TableDef
 
-_TABLE = re.compile(
-    r'^table[ \t]+\S+[ \t]+users[ \t]+file[ \t]+(?:"([^"]*)"|([^\s#"]+))[ \t]*(?:#.*)?$',
-    re.MULTILINE,
-)
 MIN_PASSWORD = 1  # characters; how good it is to be is the site's business
 
 
@@ -45,21 +40,14 @@ def run(options: argparse.Namespace, config: Path) -> int:
 
 
 def file_of(config: Path) -> Path:
-    """The one users file that the configuration names; raises UsersFailure."""
-    from relayd.config import ConfigErrors, load
+    """The one users file that the configuration names, there or not; raises UsersFailure."""
+    from relayd.config import statements
     from relayd.rules.language.model import TableDef
 
-    try:
-        settings = load(config)
-        items = [item for item in settings.ruleset.items if isinstance(item, TableDef)]
-        found = {_path_of(item, config) for item in items if item.kind == "users"}
-    except ConfigErrors:
-        # most likely because this very file is not there yet
-        try:
-            text = config.read_text("utf-8", "replace")
-        except OSError as error:
-            raise UsersFailure(f"{config}: {error.strerror}; or say --file FILE") from None
-        found = {config.parent / (match[1] or match[2]) for match in _TABLE.finditer(text)}
+    if not os.access(config, os.R_OK):
+        raise UsersFailure(f"{config}: cannot be read; or say --file FILE")
+    items = [item for item in statements(config) if isinstance(item, TableDef)]
+    found = {_path_of(item, config) for item in items if item.kind == "users"}
     if len(found) != 1:
         number = "no users file" if not found else f"{len(found)} users files"
         raise UsersFailure(f"{config} names {number}: say which with --file FILE")
@@ -67,8 +55,10 @@ def file_of(config: Path) -> Path:
 
 
 def _path_of(table: TableDef, config: Path) -> Path:
+    """Where it is, as the configuration is read; where it is to be, if it is not there."""
     beside = Path(table.place.source.path).parent / table.file
-    return beside if beside.exists() else config.parent / table.file
+    elsewhere = config.parent / table.file
+    return elsewhere if elsewhere.exists() and not beside.exists() else beside
 
 
 @contextlib.contextmanager

@@ -56,7 +56,7 @@ class Servers:
         self._path = None if addresses else path
         self._look_at = clock() + LOOK
         self.answered_at = 0.0  # when any of them last did
-        self._stamp = _stamp(path)
+        self._stamp = stamp_of(path)
         self._servers = [
             NameServer(address, chosen=bool(addresses))
             for address in addresses or system_servers(path)
@@ -67,7 +67,7 @@ class Servers:
         now = self._clock()
         if self._path is not None and now >= self._look_at:
             self._look_at = now + LOOK
-            stamp = _stamp(self._path)
+            stamp = stamp_of(self._path)
             if stamp != self._stamp:
                 self._stamp = stamp
                 self._servers = [NameServer(address) for address in system_servers(self._path)]
@@ -95,7 +95,7 @@ def system_servers(path: Path = RESOLV_CONF) -> tuple[Address, ...]:
     return tuple((address, 53) for address in found[:3]) or (("127.0.0.1", 53),)
 
 
-def _stamp(path: Path) -> tuple[int, int]:
+def stamp_of(path: Path) -> tuple[int, int]:
     """Changes when the file does, also when another takes its place."""
     try:
         status = path.stat()

@@ -53,12 +53,10 @@ class AskingReception(Reception):
         if type(event) is events.Rcpt and transaction is not None:
             asked = self._checks.recipient(transaction.client, transaction.envelope, event.path)
             return _answered(asked, partial(self._recipient_asked, event))
-        reply = super().receive(event)
-        transaction = self._transaction
-        if type(event) is events.Mail and transaction is not None and isinstance(reply, Reply):
-            asked = self._checks.mail(transaction.client, transaction.envelope)
-            return _answered(asked, partial(self._mail_asked, event, reply))
-        return reply
+        verdict = super().receive(event)
+        if type(event) is events.Mail and verdict is not None:
+            return _followed(verdict, partial(self._mail_answered, event))
+        return verdict
 
     def end_of_content(self) -> Reply | Pending[Any]:
         """The verdict on the content."""
@@ -84,13 +82,21 @@ class AskingReception(Reception):
     def _turn_away(self, objection: Reply) -> Reply:
         return self._refuse("connection", objection)
 
+    def _mail_answered(self, event: events.Mail, reply: Reply) -> Reply | Pending[Any]:
+        """Others are asked about a sender whom we would take."""
+        transaction = self._transaction
+        if transaction is None:
+            return reply
+        asked = self._checks.mail(transaction.client, transaction.envelope)
+        return _answered(asked, partial(self._mail_asked, event, reply))
+
     def _mail_asked(self, event: events.Mail, reply: Reply, objection: Objection) -> Reply:
         if objection is None:
             return reply
         self.rollback()
         return self._refuse(mail_text(event), objection)
 
-    def _recipient_asked(self, event: events.Rcpt, objection: Objection) -> Reply:
+    def _recipient_asked(self, event: events.Rcpt, objection: Objection) -> Reply | Pending[Any]:
         if objection is None:
             return self._rcpt(event)
         return self._refuse(rcpt_text(event.path), objection)
@@ -117,6 +123,21 @@ class AskingReception(Reception):
             self._header, self._completion = header, None
             self._eight_bit = content.eight_bit
         return super().end_of_content()
+
+
+def _followed(
+    verdict: Reply | Pending[Any], then: Callable[[Reply], Reply | Pending[Any]]
+) -> Reply | Pending[Any]:
+    """What becomes of a reply that is there, or that is to come."""
+    if isinstance(verdict, Reply):
+        return then(verdict)
+    before = verdict.then
+    return Pending(
+        verdict.coming,
+        lambda result: _followed(before(result), then),
+        verdict.late,
+        verdict.phase,
+    )
 
 
 def _answered(

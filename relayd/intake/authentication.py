@@ -11,6 +11,7 @@ from relayd.login.accounts import Accounts, Checked
 from relayd.login.dovecot import Result
 from relayd.login.guesses import Guesses
 from relayd.login.mechanisms import (
+    DEFAULT,
     MECHANISMS,
     Answer,
     Challenge,
@@ -19,6 +20,7 @@ from relayd.login.mechanisms import (
     LoginError,
     Mechanism,
 )
+from relayd.login.scram import PLUS
 from relayd.mail.client import Client
 from relayd.mail.log import MailLog
 from relayd.mail.reply import Reply
@@ -51,6 +53,7 @@ class LoginPolicy:
     guesses: Guesses
     log: MailLog
     in_clear: bool = False  # also without TLS
+    mechanisms: tuple[str, ...] = DEFAULT  # of those that the accounts can
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +85,8 @@ class Authentication:
     @property
     def mechanisms(self) -> tuple[str, ...]:
         """What EHLO is to offer."""
-        return self._policy.accounts.mechanisms(bound=bool(self._bindings))
+        possible = self._policy.accounts.mechanisms(bound=bool(self._bindings))
+        return tuple(name for name in self._policy.mechanisms if name in possible)
 
     def moved(self, address: str) -> None:
         """Another client speaks now (XCLIENT): its guesses are its own."""
@@ -93,7 +97,8 @@ class Authentication:
     def secured(self, bindings: Mapping[str, bytes]) -> None:
         """TLS is up; `bindings` are those that both ends can know (RFC 5929, RFC 9266)."""
         self.abandon()
-        self._bindings = dict(bindings)
+        # a client that could bind and sees no -PLUS is right where none is offered ("y")
+        self._bindings = dict(bindings) if PLUS in self._policy.mechanisms else {}
 
     def abandon(self) -> None:
         """The session is over or begins anew: an unfinished login is not a failed one."""

@@ -83,7 +83,7 @@ class BehindBalancer(Protocol):
         rest, self._received = self._received[header.size :], b""
         client = self._balancer
         if header.source is not None:
-            client = client.with_(address=header.source.address, port=header.source.port)
+            client = client.with_(address=header.source.address, port=header.source.port, rdns=None)
         follower = self._welcome(client, rest)
         if follower is None:
             self.transport.loseConnection()

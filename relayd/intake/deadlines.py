@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable
+from typing import Protocol
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
@@ -22,6 +23,18 @@ class SessionPhase(enum.Enum):
     CLOSING = "closing"  # for the peer to take the last reply
 
 
+class Watch(Protocol):
+    """As much of relayd.intake.smtpservice.SmtpService as the deadlines need."""
+
+    @property
+    def reactor(self) -> IReactorTime:
+        """The clock."""
+
+    @property
+    def deadlines(self) -> Deadlines:
+        """Those now in force."""
+
+
 def _nobody() -> None:
     """There is nobody left who could be late."""
 
@@ -29,23 +42,18 @@ def _nobody() -> None:
 class SessionDeadlines:
     """Watches one session. A deadline belongs to the phase, not to the last octet.
 
-    `deadlines` are those now in force; `late` is called when a phase has lasted too long. The
-    timer is most often too early, because the session has moved on since it was set: setting it
-    anew each time would cost more than to look once in vain.
+    `late` is called when a phase has lasted too long. The timer is most often too early, because
+    the session has moved on since it was set: setting it anew each time would cost more than to
+    look once in vain.
     """
 
-    def __init__(
-        self,
-        reactor: IReactorTime,
-        deadlines: Callable[[], Deadlines],
-        late: Callable[[], None],
-    ) -> None:
+    def __init__(self, watch: Watch, late: Callable[[], None]) -> None:
         self.phase = SessionPhase.COMMAND
         self.octets = 0  # of content in this window
-        self._reactor = reactor
-        self._deadlines = deadlines
+        self._watch = watch
+        self._reactor = watch.reactor
         self._late = late
-        self._began = self._since = self._fruitful = reactor.seconds()
+        self._began = self._since = self._fruitful = self._reactor.seconds()
         self._timer: IDelayedCall | None = None
 
     @property
@@ -55,7 +63,7 @@ class SessionDeadlines:
 
     def begin(self) -> None:
         """From now on it is watched."""
-        deadlines = self._deadlines()
+        deadlines = self._watch.deadlines
         soon = min(deadlines.command, deadlines.barren, deadlines.content)
         self._timer = self._reactor.callLater(soon, self._tick)
 
@@ -83,17 +91,16 @@ class SessionDeadlines:
     def look(self) -> None:
         """The deadline has come nearer than the timer knows."""
         if self._timer is not None:
-            self._timer.reset(self._soon())
+            self._timer.reset(self._soon(self._watch.deadlines))
 
-    def _soon(self) -> float:
+    def _soon(self, deadlines: Deadlines) -> float:
         """Seconds until the deadline, or until one of a phase that may begin meanwhile."""
-        deadlines = self._deadlines()
-        left = max(self._deadline() - self._reactor.seconds(), 0.0)
+        left = max(self._deadline(deadlines) - self._reactor.seconds(), 0.0)
         return min(left, deadlines.command, deadlines.content)
 
-    def _deadline(self) -> float:
+    def _deadline(self, deadlines: Deadlines) -> float:
         """When this phase has lasted too long, in the reactor's seconds."""
-        deadlines, since = self._deadlines(), self._since
+        since = self._since
         if self.phase is SessionPhase.COMMAND:
             return min(since + deadlines.command, self._fruitful + deadlines.barren)
         if self.phase is SessionPhase.CONTENT:
@@ -110,8 +117,8 @@ class SessionDeadlines:
 
     def _tick(self) -> None:
         self._timer = None
-        if self._reactor.seconds() >= self._deadline():
-            deadlines = self._deadlines()
+        deadlines = self._watch.deadlines
+        if self._reactor.seconds() >= self._deadline(deadlines):
             enough = deadlines.content * deadlines.content_rate
             if self.phase is SessionPhase.CONTENT and self.octets >= enough:
                 self.enter(SessionPhase.CONTENT)
@@ -120,4 +127,4 @@ class SessionDeadlines:
                 return
             else:
                 self._late()
-        self._timer = self._reactor.callLater(self._soon(), self._tick)
+        self._timer = self._reactor.callLater(self._soon(deadlines), self._tick)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import heapq
 import os
 import stat
+import time
 from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
@@ -14,6 +17,7 @@ from pathlib import Path
 READY = ".mail"  # how the name of a whole file ends
 WRITING = ".part"  # ... and of one that is being written
 SLICE = 500  # names looked at in one go: a millisecond or two
+ABANDONED = 3600.0  # seconds without a change after which somebody must hold what is unfinished
 _KNOWN = 1000  # files of one user that have their turn in one pass: the oldest
 
 
@@ -21,11 +25,11 @@ _KNOWN = 1000  # files of one user that have their turn in one pass: the oldest
 class Quota:
     """What the folder may take, and how long it may wait.
 
-    `files` and `octets` are for each user but root; 0: any number.
+    `files` and `octets` are for each user but root, unfinished ones too; 0: any number.
     """
 
     size: int  # octets of one message
-    files: int = 1000  # that wait
+    files: int = 1000  # that wait, or are being written
     octets: int = 200 << 20  # ... in all of them
     give_up: float = 5 * 86400.0  # seconds until what cannot be taken has failed
 
@@ -59,6 +63,8 @@ class FolderSurvey:
     def __init__(self, folder: Path, later: Container[str]) -> None:
         self.later: set[str] = set()  # those of `later` that are still there
         self.strange = 0  # names of no kind that we know
+        self.files = 0  # that are ready, those that are put off included
+        self.old: list[str] = []  # unfinished ones that nobody has changed for long
         self._later = later
         self._names = os.scandir(folder)
         self._users: dict[int, _User] = {}
@@ -68,8 +74,8 @@ class FolderSurvey:
         seen = 0
         for entry in islice(self._names, SLICE):
             seen += 1
-            if not entry.name.endswith(READY):
-                self.strange += not entry.name.endswith(WRITING)
+            if not entry.name.endswith((READY, WRITING)):
+                self.strange += 1
                 continue
             with contextlib.suppress(FileNotFoundError):
                 self._count(entry.name, entry.stat(follow_symlinks=False))
@@ -83,6 +89,11 @@ class FolderSurvey:
         user = self._users.setdefault(status.st_uid, _User())
         user.files += 1
         user.octets += status.st_size
+        if name.endswith(WRITING):
+            if len(self.old) < SLICE and time.time() - status.st_mtime > ABANDONED:
+                self.old.append(name)
+            return
+        self.files += 1
         if name in self._later:
             self.later.add(name)
             return
@@ -92,11 +103,6 @@ class FolderSurvey:
             heapq.heappush(user.oldest, (-found.age, found))
         else:
             heapq.heappushpop(user.oldest, (-found.age, found))
-
-    @property
-    def files(self) -> int:
-        """How many files are ready, those that are put off included."""
-        return sum(user.files for user in self._users.values())
 
     def in_turn(self) -> Iterator[Waiting]:
         """One file of each user after the other, of each the oldest first."""
@@ -118,3 +124,27 @@ class FolderSurvey:
                 or (bounds.octets and user.octets > bounds.octets)
             )
         }
+
+
+def remove_abandoned(path: Path) -> bool:
+    """Remove an old unfinished file unless somebody still writes it; raises OSError.
+
+    Its writer holds a lock on it, which the kernel takes from whoever dies. A file that we may
+    not read, or of another kind, is none that `sendmail` writes.
+    """
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.ELOOP, errno.ENXIO):
+            raise
+        file = -1
+    try:
+        if file >= 0:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        path.unlink()
+    except (BlockingIOError, FileNotFoundError):
+        return False
+    finally:
+        if file >= 0:
+            os.close(file)
+    return True

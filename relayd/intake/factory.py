@@ -7,6 +7,7 @@ from functools import partial
 from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import Factory, Protocol
 
+from relayd.dns.hostname import LOCALHOST, is_loopback
 from relayd.intake.balancer import BehindBalancer
 from relayd.intake.policy import ListenerPolicy
 from relayd.intake.session import Session
@@ -42,19 +43,22 @@ class SessionFactory(Factory):
 
     def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
         """A session, or a refusal before the greeting; None where it could not be understood."""
+        address = getattr(addr, "host", "").partition("%")[0]  # fe80::1%eth0
         peer = Client(
-            address=getattr(addr, "host", "").partition("%")[0],  # fe80::1%eth0
+            address=address,
             port=getattr(addr, "port", 0),
             listener=self._listener,
+            rdns=LOCALHOST if is_loopback(address) else None,
         )
         policy = self._service.policies[self._listener]
-        try:
-            balancer = policy.balancer(peer.address)
-        except Unknown as why:
-            self._service.intake.log.refused(peer, "connection", "closed", str(why))
-            return None
-        if balancer:
-            return BehindBalancer(self._service, peer, partial(self._welcome, policy))
+        if policy.balancer is not None:
+            try:
+                balancer = policy.balancer(peer.address)
+            except Unknown as why:
+                self._service.intake.log.refused(peer, "connection", "closed", str(why))
+                return None
+            if balancer:
+                return BehindBalancer(self._service, peer, partial(self._welcome, policy))
         return self._welcome(policy, peer)
 
     def _welcome(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from relayd.intake.trace import Hops, TraceField
+from relayd.intake.trace import NO_HOPS, TraceField
 
 _WINDOW = 65536  # octets kept unread of a section that no rule will rewrite
 _FIELD = re.compile(rb"([!-9;-~]*)[ \t]*")  # field-name of RFC 5322 section 3.6.8; section 4.5
@@ -61,7 +61,7 @@ class HeaderSection:
         self.octets = b""  # the section, empty line included, if it was to be kept
         self.complete = False  # the empty line went by, or the limit
         self.eight_bit = False
-        self.hops = Hops()
+        self.hops = NO_HOPS
         self.size = 0  # octets, the empty line included
 
     @property
@@ -108,7 +108,7 @@ class HeaderSection:
         self.size = size
         self.complete = True
         self._buffer.clear()
-        if not self.oversize:
+        if size <= self._limit:
             self._count(rest)
             if self._keep:
                 self.octets = rest
@@ -124,4 +124,5 @@ class HeaderSection:
     def _count(self, lines: bytes) -> None:
         if not lines.isascii():
             self.eight_bit = True
-        self.hops += self._trace.hops(lines)
+        hops = self._trace.hops(lines)
+        self.hops = hops if self.hops is NO_HOPS else self.hops + hops

@@ -15,7 +15,9 @@ def introduced(client: Client, event: XClient) -> Client:
     over: they were another's. TLS is the connection's, and stays.
     """
     if event.address is not None:
-        client = replace(client, address=event.address, port=0)
+        client = replace(client, address=event.address, port=0, rdns=None)
+    if event.name is not None:
+        client = replace(client, rdns=event.name)
     return replace(
         client,
         port=client.port if event.port is None else event.port,

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import socket
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 from twisted.application.service import Service
 from twisted.internet.address import IPv4Address, IPv6Address
@@ -19,48 +17,26 @@ from twisted.internet.interfaces import (
 
 from relayd.intake.accepting import AcceptBalancer
 from relayd.intake.factory import SessionFactory
+from relayd.intake.opening import (
+    ListenAddress,
+    ListeningSockets,
+    Ready,
+    listens,
+    nothing_ready,
+)
 from relayd.intake.smtpservice import SmtpService
 from relayd.reactor.coroutine import promise
 
-BACKLOG = 1024  # Twisted's 50 is filled in an instant by a busy peer; the kernel caps it
-
-
-@dataclass(frozen=True, slots=True)
-class ListenAddress:
-    """Where to listen: an IP address without brackets, and a port (0: any free one)."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-
-def listening_socket(address: ListenAddress, *, backlog: int = BACKLOG) -> socket.socket:
-    """A bound, listening, non-blocking TCP socket; raises OSError that says where."""
-    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-    listening = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listening.setblocking(False)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            # IPv4 clients come through a socket of their own: no ::ffff: addresses in rules
-            listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        listening.bind((address.host, address.port))
-        listening.listen(backlog)
-    except OSError as error:
-        listening.close()
-        what = f"cannot listen on {address}: {error.strerror}"
-        raise OSError(error.errno, what) from error
-    return listening
+LOOK = 1.0  # seconds between two looks whether a socket listens by now
 
 
 class IntakeService(Service):
     """Serves the listeners of one process.
 
     The sockets are opened while the process may still have root's rights; or they come from
-    outside (the master, systemd), already open, one for each address. `reactor` has both time
-    and sockets. With a `accept_balancer` other processes serve the same sockets.
+    outside (the master), one for each address. Those that do not listen yet are served as soon as
+    they do; `ready` are systemd's. `reactor` has both time and sockets. With a `accept_balancer`
+    other processes serve the same sockets.
     """
 
     def __init__(
@@ -70,6 +46,7 @@ class IntakeService(Service):
         addresses: Sequence[ListenAddress],
         sockets: Sequence[socket.socket] = (),
         *,
+        ready: Ready = nothing_ready,
         accept_balancer: AcceptBalancer | None = None,
         grace: float = 5.0,
     ) -> None:
@@ -77,9 +54,13 @@ class IntakeService(Service):
         self._reactor = reactor
         self._addresses = tuple(addresses)
         self._sockets = list(sockets)
+        self._ready = ready
         self._accept_balancer = accept_balancer
         self._grace = grace  # seconds for sessions to end when relayd stops
         self._ports: list[IListeningPort] = []
+        self._opening: ListeningSockets | None = None  # ours, where none came from outside
+        self._late: list[tuple[socket.socket, ListenAddress]] = []
+        self._look_again: IDelayedCall | None = None
 
     @property
     def bound(self) -> tuple[ListenAddress, ...]:
@@ -91,15 +72,19 @@ class IntakeService(Service):
             if isinstance(host, (IPv4Address, IPv6Address))
         )
 
+    @property
+    def missing(self) -> Mapping[ListenAddress, str]:
+        """Where it does not listen, and why; as far as that is for this process to know."""
+        return {} if self._opening is None else self._opening.missing
+
     def privilegedStartService(self) -> None:
         """Open the sockets; called as root when there is root. Raises OSError."""
         if not self._sockets:
-            for address in self._addresses:
-                try:
-                    self._sockets.append(listening_socket(address))
-                except OSError:
-                    self._close_sockets()
-                    raise
+            log = self.service.intake.log
+            self._opening = ListeningSockets(
+                self.service.reactor, log, self._addresses, self._ready
+            )
+            self._sockets = list(self._opening.open())
         super().privilegedStartService()  # type: ignore[no-untyped-call]  # Twisted's own
 
     def startService(self) -> None:
@@ -107,19 +92,35 @@ class IntakeService(Service):
         if not self._sockets:
             self.privilegedStartService()
         super().startService()  # type: ignore[no-untyped-call]  # Twisted's own
-        for listening, address in zip(self._sockets, self._addresses, strict=True):
+        self._late = list(zip(self._sockets, self._addresses, strict=True))
+        self._sockets = []
+        if self._accept_balancer is not None:
+            self.service.count = self._accept_balancer.count
+        self._look()
+
+    def _look(self) -> None:
+        """Serve what listens by now."""
+        opened = []
+        for listening, address in [*self._late]:
+            if not listens(listening):
+                continue
+            self._late.remove((listening, address))
+            # replies are small, and waited for; a connection has it from whom it comes by
+            listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             factory = SessionFactory(self.service, str(address))
-            self._ports.append(
+            opened.append(
                 self._reactor.adoptStreamPort(
                     listening.fileno(),
                     listening.family,
                     factory,  # type: ignore[arg-type]  # generic in the protocol it makes
                 )
             )
-        self._close_sockets()  # the reactor has its own descriptors now
-        if self._accept_balancer is not None:
-            self.service.count = self._accept_balancer.count
-            self._accept_balancer.open(self._ports)
+            listening.close()  # the reactor has its own descriptor now
+        self._ports += opened
+        if self._accept_balancer is not None and opened:
+            self._accept_balancer.open(opened)
+        clock: IReactorTime = self.service.reactor
+        self._look_again = clock.callLater(LOOK, self._look) if self._late else None
 
     def drain(self, patience: float) -> Deferred[None]:
         """Accept no more, and let every transaction end; fires then, or after `patience` seconds.
@@ -146,6 +147,14 @@ class IntakeService(Service):
             session.abort()
 
     async def _close_ports(self) -> None:
+        if self._look_again is not None:
+            self._look_again.cancel()
+            self._look_again = None
+        if self._opening is not None:
+            self._opening.close()
+        for listening, _ in self._late:
+            listening.close()
+        self._late.clear()
         if self._accept_balancer is not None:
             self._accept_balancer.close()
         ports, self._ports = self._ports, []
@@ -169,9 +178,3 @@ class IntakeService(Service):
 
         self.service.on_empty = empty
         await done
-
-    def _close_sockets(self) -> None:
-        for listening in self._sockets:
-            with contextlib.suppress(OSError):
-                listening.close()
-        self._sockets.clear()

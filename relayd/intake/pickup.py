@@ -14,7 +14,7 @@ import os
 import re
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -23,9 +23,10 @@ from typing import Any, BinaryIO
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
+from relayd.dns.hostname import LOCALHOST
 from relayd.intake.asking import reception_of
 from relayd.intake.deadlines import SessionPhase
-from relayd.intake.dropfolder import FolderSurvey, Quota, Waiting
+from relayd.intake.dropfolder import FolderSurvey, Quota, Waiting, remove_abandoned
 from relayd.intake.limits import NORMAL
 from relayd.intake.partlytaken import PartlyTaken
 from relayd.intake.pending import Pending
@@ -280,6 +281,7 @@ class Pickup:
                 "drop folder", why="files with names that are none of ours", files=survey.strange
             )
         self._strange = survey.strange
+        self._remove_abandoned(survey.old)
         over = survey.over(self.bounds, exempt=(0, os.geteuid()))
         for uid in over.keys() - self._over:
             files, octets = over[uid]
@@ -288,6 +290,15 @@ class Pickup:
         if self._over != self._published:
             self._publish(self._over)
         self._tell_rest()
+
+    def _remove_abandoned(self, names: Sequence[str]) -> None:
+        """What a `sendmail` that was killed has left half-written, in this pass."""
+        removed = 0
+        for name in names[:BATCH]:
+            with contextlib.suppress(OSError):  # a folder, say: it counts as long as it is there
+                removed += remove_abandoned(self._folder / name)
+        if removed:
+            self._say("drop folder", why="unfinished and abandoned: removed", files=removed)
 
     def _publish(self, users: frozenset[int]) -> None:
         """For the sendmail command, which cannot see what waits: who may leave no more for now."""
@@ -385,7 +396,7 @@ class Pickup:
         status = os.fstat(file.fileno())
         slip = read_slip(file.readline(MAX_ENVELOPE), self._hostname)
         helo = f"uid-{status.st_uid}.localhost"
-        client = Client("127.0.0.1", listener=FOLDER, helo=helo, protocol="ESMTP")
+        client = Client("127.0.0.1", listener=FOLDER, helo=helo, protocol="ESMTP", rdns=LOCALHOST)
         before = self._partly.recipients(name, status)
         intake, given_up = self._intake, list[str]()
         if name in self._turns and intake.clock() - status.st_ctime >= self.bounds.give_up:

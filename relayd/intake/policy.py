@@ -23,14 +23,6 @@ class ServerSide(Protocol):
         """What the client has sent together with the end of the handshake."""
 
 
-def _nobody(address: str) -> bool:
-    return False
-
-
-def _nothing(address: str) -> tuple[str, ...]:
-    return ()
-
-
 @dataclass(frozen=True, slots=True)
 class ListenerPolicy:
     """One `listen` statement; a session keeps what it began with.
@@ -40,8 +32,9 @@ class ListenerPolicy:
 
     tls: ServerSide | None = None
     implicit: bool = False  # TLS from the first octet (RFC 8314 section 3.3)
-    balancer: Callable[[str], bool] = _nobody  # a PROXY header must come first from this peer
-    xclient: Callable[[str], tuple[str, ...]] = _nothing  # attributes this peer may set
+    balancer: Callable[[str], bool] | None = None  # a PROXY header comes first from this peer
+    xclient: Callable[[str], tuple[str, ...]] | None = None  # attributes this peer may set
+    strict: bool = False  # the letter of RFC 5321
     submission: bool = False  # complete what people's mail programs leave out (RFC 6409)
     login_required: bool = False
     origin: str = ""  # completes addresses without a domain; only with `submission`

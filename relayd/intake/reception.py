@@ -10,13 +10,20 @@ from typing import Any, Protocol
 
 from relayd.intake.checks import Checks, at_once
 from relayd.intake.deadlines import SessionPhase
+from relayd.intake.gatheredfacts import GatheredFacts, Gatherer
 from relayd.intake.header import HeaderSection, front
 from relayd.intake.limits import Memory, client_key
 from relayd.intake.pending import Pending
 from relayd.intake.policy import RELAY, ListenerPolicy
 from relayd.intake.submission import Completion, completed
 from relayd.intake.trace import LoopLimits, TraceField, loop, protocol_keyword
-from relayd.intake.transaction import Addressee, ContentFacts, ReceivedTransaction, merge_notify
+from relayd.intake.transaction import (
+    Addressee,
+    ContentFacts,
+    ReceivedTransaction,
+    identity,
+    merge_notify,
+)
 from relayd.login.guesses import Guesses
 from relayd.mail.address import Mailbox, ReversePath, path_text
 from relayd.mail.client import Client
@@ -28,6 +35,7 @@ from relayd.mail.plan import Plan, Verdict
 from relayd.mail.reply import Reply
 from relayd.report.bounce import expand
 from relayd.report.wishes import STRANGERS, TRUSTED, Wishes
+from relayd.rules.conditions.reversename import REVERSE_NAME
 from relayd.rules.evaluate import Facts, evaluate
 from relayd.rules.header import TooManyFieldsError, edit_header
 from relayd.rules.ruleset import Ruleset
@@ -56,6 +64,38 @@ _HEADER_TOO_LARGE = Reply.of(552, "5.3.4", "Header section too large")
 _TOO_MANY_FIELDS = Reply.of(552, "5.3.4", "Too many header fields of one kind")
 _HEADER_GREW = Reply.of(552, "5.3.4", "Header section too large once it is completed or rewritten")
 _MESSAGE_GREW = Reply.of(552, "5.3.4", "Message too large once it is completed or rewritten")
+
+
+class ClientNaming(Protocol):
+    """A client's name while it is looked up (relayd.dns.reverse)."""
+
+    @property
+    def name(self) -> str | None:
+        """Folded; "": there is none; None: not known, or not yet."""
+
+    @property
+    def over(self) -> bool:
+        """Nothing more will be known."""
+
+    @property
+    def worth_waiting(self) -> bool:
+        """It may yet come in time."""
+
+    async def wait(self) -> None:
+        """Until it is over, or too late."""
+
+    def cancel(self) -> None:
+        """The client has gone."""
+
+
+class ClientNames(Protocol):
+    """Who knows the names of clients, or looks them up."""
+
+    def known(self, address: str) -> str | None:
+        """What needs no question; "": there is none."""
+
+    def look_up(self, address: str) -> ClientNaming:
+        """Begin to ask."""
 
 
 class DraftStore(Protocol):
@@ -109,6 +149,8 @@ class Intake:
     edit: Callable[[Ruleset, tuple[int, ...], bytes], bytes] = edit_header
     wishes: Callable[[bool], Wishes] = lambda trusted: TRUSTED if trusted else STRANGERS
     # ^ for reports, honoured from a client that is trusted or not
+    gatherer: Gatherer | None = None  # for what rules look at and others know; None: no rule does
+    names: ClientNames | None = None  # of clients; None: nobody looks them up
     checks: Checks | None = None  # who else is asked before mail is taken
     turn: Callable[[], Awaitable[None]] = at_once  # let others have theirs
 
@@ -124,6 +166,8 @@ class Reception:
 
     def __init__(self, intake: Intake, client: Client, policy: ListenerPolicy = RELAY) -> None:
         self.client = client
+        self._naming: ClientNaming | None = None  # for the client's reverse name
+        self._gathering: GatheredFacts | None = None
         self.messages = 0  # accepted in this session
         self.refused = 0  # commands and contents refused
         self._intake = intake
@@ -142,6 +186,10 @@ class Reception:
         self._held_header = self._held_recipients = 0  # octets of the memory that all share
         self._expected = False
         self._expect(soon=True)
+        if client.rdns is None:
+            self._look_up_name()
+        if intake.gatherer is not None:
+            self._ask_about_client(intake.gatherer)
 
     @property
     def in_transaction(self) -> bool:
@@ -248,6 +296,11 @@ class Reception:
 
     def leave(self) -> None:
         """The session is over, or another client's: tell of the refusals that have no line."""
+        if self._naming is not None:
+            self._naming.cancel()
+            self._naming = None
+        if self._gathering is not None:
+            self._gathering.cancel()
         untold = self.refused - _MOST_TOLD
         if untold > 0:
             self._intake.log.refused(self.client, f"and {untold} more", "not told one by one")
@@ -295,11 +348,54 @@ class Reception:
         self.rollback()
         self.client = client
         self.messages = self.refused = 0
+        if self._naming is not None:  # another one's
+            self._naming.cancel()
+            self._naming = None
+        if client.rdns is None:
+            self._look_up_name()
+        if self._gathering is not None:
+            self._gathering.cancel()
+            self._gathering.about_client(self._intake.rules(), client)
 
     def logged_in(self, name: str) -> None:
         """AUTH succeeded."""
         keyword = protocol_keyword(True, bool(self.client.tls), True, False)
         self.client = self.client.with_(login=name, protocol=keyword)
+
+    # -- the client's name -----------------------------------------------------------------------
+
+    def _look_up_name(self) -> None:
+        """Begin; it goes on side by side with the session."""
+        names = self._intake.names
+        if names is not None:
+            name = names.known(self.client.address)
+            if name is None:
+                self._naming = names.look_up(self.client.address)
+            else:
+                self.client = self.client.with_(rdns=name)
+
+    def _once_named(
+        self, naming: ClientNaming, then: Callable[[], Reply | Pending[Any]]
+    ) -> Pending[Any]:
+        """What needs the name, when it is there or too late."""
+        return Pending(naming.wait(), lambda _: then(), lambda: None)
+
+    def _take_name(self, naming: ClientNaming) -> None:
+        if not naming.over:
+            return
+        self._naming = None
+        if naming.name is not None:
+            self.client = self.client.with_(rdns=naming.name)
+            if self._transaction is not None:
+                client = self._transaction.client
+                self._transaction.client = client.with_(rdns=naming.name)
+
+    # -- what others know --------------------------------------------------------------------
+
+    def _ask_about_client(self, gatherer: Gatherer) -> GatheredFacts:
+        gathering = self._gathering = gatherer.gathering()
+        gathering.about_client(self._intake.rules(), self.client)
+        return gathering
 
     # -- verdicts --------------------------------------------------------------------------------
 
@@ -309,9 +405,14 @@ class Reception:
         self.client = client.with_(helo=event.name, protocol=keyword)
         return _HELLO_OK
 
-    def _mail(self, event: events.Mail) -> Reply:
+    def _mail(self, event: events.Mail) -> Reply | Pending[Any]:
         if self._transaction is not None:
             self.rollback()
+        naming = self._naming
+        if naming is not None:
+            if naming.worth_waiting and REVERSE_NAME in self._intake.rules().needs:
+                return self._once_named(naming, lambda: self._mail(event))
+            self._take_name(naming)
         intake, params, client = self._intake, event.params, self.client
         if self._policy.login_required and not client.login:
             return self._refuse(mail_text(event), _LOGIN_FIRST)
@@ -334,6 +435,9 @@ class Reception:
         )
         self._ruleset = ruleset
         self._transaction = ReceivedTransaction(envelope, client, intake.clock())
+        if intake.gatherer is not None:
+            gathering = self._gathering or self._ask_about_client(intake.gatherer)
+            gathering.about_sender(ruleset, client, event.path)
         if not self._expected:
             self._expect(soon=True)
         return _MAIL_OK
@@ -345,17 +449,21 @@ class Reception:
             self._wishing = ruleset, client
             self._wishes = self._intake.wishes(ruleset.trusts(client))
 
-    def _rcpt(self, event: events.Rcpt) -> Reply:
+    def _rcpt(self, event: events.Rcpt) -> Reply | Pending[Any]:
+        gathering = self._gathering
+        if gathering is not None and not gathering.complete:
+            return Pending(gathering.wait(), lambda _: self._rcpt(event), lambda: None)
         transaction, limits = self._transaction, self._intake.limits
         if transaction is None or self._ruleset is None:  # the core does not let it happen
             return Reply.of(503, "5.5.1", "MAIL first")
         mailbox, params = event.path, event.params
         notify = self._wishes.notify(params.notify) if params.notify else params.notify
-        known = transaction.known(mailbox)
+        named = identity(mailbox)
+        known = transaction.addressees.get(named)
         if known is not None:
             known.notify = merge_notify(known.notify, notify)
             return known.plan.reply
-        recipients = transaction.recipients
+        recipients = len(transaction.addressees)
         if recipients >= limits.recipients:
             transaction.full = _TOO_MANY
         if transaction.full is not None:  # to decide again what cannot be taken would be dear
@@ -367,10 +475,11 @@ class Reception:
         plan = self._intake.decide(
             self._ruleset,
             Facts(
-                client=transaction.client,
-                sender=transaction.envelope.reverse_path,
-                recipient=mailbox,
-                now=transaction.started,
+                transaction.client,
+                transaction.envelope.reverse_path,
+                mailbox,
+                transaction.started,
+                None if gathering is None else gathering.facts,
             ),
         )
         if plan.verdict is Verdict.REFUSE:
@@ -384,13 +493,19 @@ class Reception:
             transaction.full = _TOO_MANY
             return self._refuse(rcpt_text(mailbox), _TOO_MANY, f"{total} final recipients")
         held = max(total, recipients + 1)  # what is thrown away has no destination
-        if held > _FREE_RECIPIENTS and not self._hold_recipients(held):
+        much = held > _FREE_RECIPIENTS and held * _RECIPIENT > self._held_recipients
+        if much and not self._hold_recipients(held):
             transaction.full = _NO_MEMORY
             return self._refuse(rcpt_text(mailbox), _NO_MEMORY)
-        transaction.add(Addressee(mailbox, params.orcpt, notify, plan))
+        transaction.add(named, Addressee(mailbox, params.orcpt, notify, plan))
         return plan.reply
 
-    def _data(self, event: events.Data) -> Reply:
+    def _data(self, event: events.Data) -> Reply | Pending[Any]:
+        naming = self._naming
+        if naming is not None:
+            if naming.worth_waiting:
+                return self._once_named(naming, lambda: self._data(event))
+            self._take_name(naming)
         intake, transaction = self._intake, self._transaction
         if transaction is None:  # the core does not let it happen
             return Reply.of(503, "5.5.1", "MAIL first")
@@ -542,7 +657,7 @@ class Reception:
         return reply
 
 
-_VERDICTS: Mapping[type, Callable[..., Reply | None]] = {
+_VERDICTS: Mapping[type, Callable[..., Reply | Pending[Any] | None]] = {
     events.Hello: Reception._hello,
     events.Mail: Reception._mail,
     events.Rcpt: Reception._rcpt,

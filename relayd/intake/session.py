@@ -61,7 +61,9 @@ _NO_LOGIN = Reply.of(502, "5.5.1", "Not offered")
 _BUG = Reply.of(421, "4.3.0", "Local trouble, try again later")
 # between DATA or the first BDAT and the end of the content, or of what is swallowed instead
 _CONTENT = frozenset({SessionState.RECEIVING, SessionState.CHUNKING, SessionState.SPOILED})
-_LISTENING = frozenset({SessionPhase.COMMAND, SessionPhase.CONTENT})
+# every command asks for these: to look one up in an Enum takes as long as a call
+_COMMAND, _CLOSING = SessionPhase.COMMAND, SessionPhase.CLOSING
+_LISTENING = frozenset({_COMMAND, SessionPhase.CONTENT})
 
 
 def _place(error: BaseException | None) -> str:
@@ -89,14 +91,15 @@ class Session(Protocol):
         self._policy = policy
         self._server = service.make_server(policy)
         self._reception = reception_of(service.intake, client, policy)
-        self._deadlines = SessionDeadlines(service.reactor, lambda: service.deadlines, self._late)
-        self._server.origin = policy.origin
-        login = policy.login
-        self._login = None if login is None else Authentication(login, client.address)
-        self._offer_login()
-        xclient = policy.xclient(client.address)
-        if xclient:
-            self._server.offer = replace(self._server.offer, xclient=xclient)
+        self._deadlines = SessionDeadlines(service, self._late)
+        self._server.origin, self._server.strict = policy.origin, policy.strict
+        self._login: Authentication | None = None
+        if policy.login is not None:
+            self._login = Authentication(policy.login, client.address)
+            self._offer_login(self._login)
+        if policy.xclient is not None:
+            offered = policy.xclient(client.address)
+            self._server.offer = replace(self._server.offer, xclient=offered)
         self._end = "lost"  # how the session will have ended, for the log
         self._last_reply: Reply | None = None  # a 421 to be said after the commit
         self._pending: Pending[Any] | None = None  # the verdict that input waits for
@@ -113,8 +116,6 @@ class Session(Protocol):
 
     def connectionMade(self) -> None:
         """Greet."""
-        if ITCPTransport.providedBy(self.transport):
-            self.transport.setTcpNoDelay(True)  # replies are small, and waited for
         self._wire = Wire(self.transport)
         self._service.sessions.add(self)
         self._service.count(1)
@@ -130,13 +131,13 @@ class Session(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         """Octets from the peer, as many as there were."""
-        if self._deadlines.phase is SessionPhase.CLOSING:
+        if self._deadlines.phase is _CLOSING:
             return
         self._deadlines.octets += len(data)
         self._server.receive_data(data)
         if not self._unread:
             self._pump()
-        if self._paused or self._unread or self._server.buffered > HIGH_WATER:
+        if self._paused or self._unread or self._pending or self._next_turn:
             self._regulate()
         # each read has its price; only content may come in gulps, for only that is not held back
         gulp = len(data) >= SIP and self._deadlines.phase is SessionPhase.CONTENT
@@ -147,7 +148,7 @@ class Session(Protocol):
         if self._deadlines.phase is SessionPhase.HANDSHAKE:
             self._end = f"handshake failed: {words(reason and reason.value)}"
         self._take_leave()
-        self._deadlines.phase = SessionPhase.CLOSING
+        self._deadlines.phase = _CLOSING
         self._give_up()
         if self._login is not None:
             self._login.abandon()
@@ -182,8 +183,8 @@ class Session(Protocol):
         self._reception.secured(*tls.describe(self.transport.getHandle()))
         if self._login is not None:
             self._login.secured(channel_bindings(self.transport.getHandle()))
-            self._offer_login()
-        self._deadlines.enter(SessionPhase.COMMAND)
+            self._offer_login(self._login)
+        self._deadlines.enter(_COMMAND)
         if self._policy.implicit:
             self._greet(tls.early(self.transport.getHandle()))
         self._pump()
@@ -207,7 +208,7 @@ class Session(Protocol):
     def resumeProducing(self) -> None:
         """The peer has taken our replies."""
         self._unread = False
-        if self._deadlines.phase is not SessionPhase.CLOSING:
+        if self._deadlines.phase is not _CLOSING:
             self._pump()
         self._regulate()
 
@@ -240,7 +241,7 @@ class Session(Protocol):
     def _dismiss_at_rest(self) -> None:
         if (
             self._last_reply is not None
-            and self._deadlines.phase is SessionPhase.COMMAND
+            and self._deadlines.phase is _COMMAND
             and self._reception.messages
             and not self._reception.in_transaction
         ):
@@ -269,7 +270,7 @@ class Session(Protocol):
 
     def _answer_all(self) -> None:
         server, reception = self._server, self._reception
-        while self._deadlines.phase is not SessionPhase.CLOSING:
+        while not server.hungry and self._deadlines.phase is not _CLOSING:
             event = server.next_event()
             if event is None:
                 if server.allowance <= 0 and self._turn_goes_on():
@@ -310,7 +311,7 @@ class Session(Protocol):
         self._flush()
         if self._last_reply is not None:
             self._dismiss_at_rest()
-        if server.allowance <= 0 and self._deadlines.phase in _LISTENING:
+        if server.allowance <= 0 and not server.hungry and self._deadlines.phase in _LISTENING:
             self._next_turn = self._service.reactor.callLater(0, self._take_turn)
         if self._heard_out:
             self._end_if_all_is_answered()
@@ -363,7 +364,7 @@ class Session(Protocol):
 
     def _greet_late(self, early: bytes) -> None:
         self._next_turn = None
-        if self._deadlines.phase is SessionPhase.CLOSING:
+        if self._deadlines.phase is _CLOSING:
             return
         if has_ended(self.transport.getHandle()):
             self._welcome()
@@ -434,7 +435,7 @@ class Session(Protocol):
             server.greet(reply)
         if phase is not SessionPhase.VERDICT:
             deadlines.bore_fruit()
-        deadlines.enter(SessionPhase.COMMAND)
+        deadlines.enter(_COMMAND)
         if phase is SessionPhase.COMMIT and self._last_reply is not None:
             self._dismiss(self._last_reply, "shutdown")
         elif server.out_of_step:
@@ -465,13 +466,10 @@ class Session(Protocol):
         self._failed(failure.value)
         self.abort()
 
-    def _offer_login(self) -> None:
-        if self._login is not None:
-            self._server.offer = replace(
-                self._server.offer,
-                auth=self._login.mechanisms,
-                auth_in_clear=self._login.in_clear,
-            )
+    def _offer_login(self, login: Authentication) -> None:
+        self._server.offer = replace(
+            self._server.offer, auth=login.mechanisms, auth_in_clear=login.in_clear
+        )
 
     def _log_in(self, event: Auth | AuthResponse) -> Reply | Pending[Said]:
         login = self._login
@@ -515,7 +513,7 @@ class Session(Protocol):
             self._wire.write(replies)
         if server.state is SessionState.CLOSED:
             self._close(self._end if self._end != "lost" else "421")
-        elif self._deadlines.phase is SessionPhase.COMMAND:
+        elif self._deadlines.phase is _COMMAND:
             if server.state in _CONTENT:
                 self._deadlines.enter(SessionPhase.CONTENT)
             elif replies:
@@ -523,12 +521,12 @@ class Session(Protocol):
         elif self._deadlines.phase is SessionPhase.CONTENT and server.state not in _CONTENT:
             # the core refused it, and has swallowed it to its end
             self._deadlines.bore_fruit()
-            self._deadlines.enter(SessionPhase.COMMAND)
+            self._deadlines.enter(_COMMAND)
 
     def _regulate(self) -> None:
         """Stop reading while input waits for a verdict, or our replies for the peer."""
         pause = self._unread or self._server.buffered > HIGH_WATER
-        closing = self._deadlines.phase is SessionPhase.CLOSING
+        closing = self._deadlines.phase is _CLOSING
         if pause is not self._paused and not closing and not self._heard_out:
             self._paused = pause
             if pause:
@@ -539,7 +537,7 @@ class Session(Protocol):
     # -- the end ---------------------------------------------------------------------------------
 
     def _late(self) -> None:
-        if self._deadlines.phase is SessionPhase.CLOSING:
+        if self._deadlines.phase is _CLOSING:
             self.transport.abortConnection()
             return
         if self._deadlines.phase is SessionPhase.HANDSHAKE:
@@ -556,7 +554,7 @@ class Session(Protocol):
 
     def _dismiss(self, reply: Reply, end: str) -> None:
         """Say 421, whatever the peer is doing, and close."""
-        if self._deadlines.phase is SessionPhase.CLOSING:
+        if self._deadlines.phase is _CLOSING:
             return
         self._give_up()
         self._reception.rollback()
@@ -567,19 +565,20 @@ class Session(Protocol):
 
     def _close(self, end: str) -> None:
         """Close when the last reply is out; at the latest when the peer has had its time."""
-        if self._deadlines.phase is SessionPhase.CLOSING:
+        if self._deadlines.phase is _CLOSING:
             return
         self._end = end
         self._take_leave()
-        self._deadlines.enter(SessionPhase.CLOSING)
+        self._deadlines.enter(_CLOSING)
         # a producer left in place would keep a slow transport from ever closing
         self.transport.unregisterProducer()
-        self.transport.loseConnection()
+        closed = self._wire.close()
         if self._heard_out:
             self._wire.close_below()
-        self._deadlines.look()
+        if not closed:
+            self._deadlines.look()
 
     def _take_leave(self) -> None:
         """Before the peer knows that it is over, and comes again."""
-        if self._deadlines.phase is not SessionPhase.CLOSING:
+        if self._deadlines.phase is not _CLOSING:
             self._service.count(-1)

@@ -61,6 +61,9 @@ class Hops:
         )
 
 
+NO_HOPS = Hops()
+
+
 @dataclass(frozen=True, slots=True)
 class LoopLimits:
     """From how many passages on a message is taken to be in a loop.
@@ -90,7 +93,7 @@ class TraceField:
         host = re.escape(self._needle)
         # what received() writes, lower-cased, however a later hop has folded it
         self._own = re.compile(
-            rb"^received:\s+from\s+\S+\s+\(\S+\)(?:\s+\(helo [^()]*\))?"
+            rb"^received:\s+from\s+\S+\s+\((?:\S+\s+)?\S+\)(?:\s+\(helo [^()]*\))?"
             rb"\s+by\s+" + host + rb"\s+\(relayd\)\s+with\s+[a-z0-9]+\s+id\s+[0-9a-z]{12}"
             rb"(?:\s+\([^()]*\))?(?:\s+for\s+<([^\r\n]*)>)?;",
             re.MULTILINE,
@@ -107,11 +110,12 @@ class TraceField:
         if second != self._second:
             self._second, self._date = second, date_time(second)
         address = address_literal(client.address)
+        name = f"{client.rdns or 'unknown'} " if client.address else ""
         helo = client.helo
         if _EXTENDED_DOMAIN.match(helo):
-            origin = f"{helo} ({address})"
+            origin = f"{helo} ({name}{address})"
         else:
-            origin = _odd_origin(helo, address)
+            origin = _odd_origin(helo, name, address)
         tls = f"\r\n ({_comment(client.tls)})" if client.tls else ""
         sole = ""
         if recipient is not None:
@@ -160,15 +164,16 @@ def loop(hops: Hops, limits: LoopLimits, recipient: Mailbox | None) -> str:
     return ""
 
 
-def _odd_origin(helo: str, address: str) -> str:
+def _odd_origin(helo: str, name: str, address: str) -> str:
     """The From-domain for an argument of EHLO that is no name: the address speaks for it."""
     try:
         folded = fold_domain(helo)
     except (AddressError, UnicodeError):
         folded = ""
     if not helo.isascii() and _EXTENDED_DOMAIN.match(folded):
-        return f"{folded} ({address})"
-    return f"{address} ({address}) (HELO {_comment(helo)})" if helo else f"{address} ({address})"
+        return f"{folded} ({name}{address})"
+    origin = f"{address} ({name}{address})"
+    return f"{origin} (HELO {_comment(helo)})" if helo else origin
 
 
 def _comment(text: str) -> str:

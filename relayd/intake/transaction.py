@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from relayd.mail import value
 from relayd.mail.address import AddressError, Mailbox
 from relayd.mail.client import Client
 from relayd.mail.envelope import DIRECT, Envelope, Recipient
@@ -17,6 +18,9 @@ _STATE = {
     Verdict.HOLD: RecipientState.HELD,
     Verdict.DISCARD: RecipientState.DISCARDED,
 }
+
+Identity = tuple[str, str]
+"""What makes two mailboxes the same, see `identity`."""
 
 EditHeader = Callable[[tuple[int, ...], bytes], bytes]
 """Applies header rules, by their numbers, to a header section."""
@@ -32,7 +36,7 @@ class Addressee:
     plan: Plan
 
 
-@dataclass(frozen=True, slots=True)
+@value.dataclass(frozen=True, slots=True)
 class ContentFacts:
     """What was learnt about the content while it went by."""
 
@@ -47,7 +51,8 @@ class ReceivedTransaction:
     """From MAIL to the end of content; replaced whole, never field by field."""
 
     __slots__ = (
-        "_addressees",
+        "_merged",
+        "addressees",
         "client",
         "destinations",
         "edits_header",
@@ -63,27 +68,19 @@ class ReceivedTransaction:
         self.destinations = 0  # final recipients so far, repetitions counted
         self.edits_header = False  # the rules will change the header section for somebody
         self.full: Reply | None = None  # what every further recipient hears
-        self._addressees: dict[tuple[str, str], Addressee] = {}
-
-    @property
-    def recipients(self) -> int:
-        """How many different mailboxes RCPT has named with success."""
-        return len(self._addressees)
+        self.addressees: dict[Identity, Addressee] = {}  # whom RCPT has named with success
+        self._merged = False  # some led to what is somebody else's delivery as well
 
     @property
     def sole_recipient(self) -> Mailbox | None:
         """The one mailbox RCPT named; None when there are several."""
-        if len(self._addressees) != 1:
+        if len(self.addressees) != 1:
             return None
-        return next(iter(self._addressees.values())).original
+        return next(iter(self.addressees.values())).original
 
-    def known(self, mailbox: Mailbox) -> Addressee | None:
-        """The addressee of an earlier RCPT for the same mailbox."""
-        return self._addressees.get(_identity(mailbox))
-
-    def add(self, addressee: Addressee) -> None:
+    def add(self, named: Identity, addressee: Addressee) -> None:
         """Take in a RCPT that the rules accepted, held or discarded."""
-        self._addressees[_identity(addressee.original)] = addressee
+        self.addressees[named] = addressee
         for destination in addressee.plan.destinations:
             self.destinations += 1
             if destination.header_rules:
@@ -91,26 +88,28 @@ class ReceivedTransaction:
 
     def shadows(self, records: Sequence[Record]) -> list[Addressee]:
         """Those of whom no record tells: all they led to is somebody else's delivery as well."""
-        if len(self._addressees) == 1:
+        if not self._merged:
             return []
-        told = {_identity(record.recipient.original) for record in records}
-        return [each for key, each in self._addressees.items() if key not in told]
+        told = {identity(record.recipient.original) for record in records}
+        return [each for key, each in self.addressees.items() if key not in told]
 
     def submission(self, facts: ContentFacts, rules: str, edit_header: EditHeader) -> Submission:
         """All of it, as the spool is to keep it. `rules` is the hash of the rule set."""
         found: dict[tuple[object, ...], int] = {}
         recipients: list[Recipient] = []
         states: list[RecipientState] = []
-        headers = _Headers(facts, edit_header)
-        for named, addressee in self._addressees.items():
+        headers = _Headers(facts, edit_header) if self.edits_header else None
+        for named, addressee in self.addressees.items():
             state = _STATE[addressee.plan.verdict]
             for destination in addressee.plan.destinations or (_nowhere(addressee),):
-                mailbox = _identity(destination.mailbox)
+                kept = destination.mailbox is addressee.original
+                mailbox = named if kept else identity(destination.mailbox)
                 # the same mailbox at the same next hop is one delivery; what one recipient
                 # has on hold must not take the other's along
                 at = found.setdefault((mailbox, destination.next_hop, state), len(recipients))
                 recipient = _recipient(addressee, destination, headers, moved=mailbox != named)
                 if at < len(recipients):
+                    self._merged = True
                     recipients[at] = _merge(recipients[at], recipient)
                 else:
                     recipients.append(recipient)
@@ -123,7 +122,7 @@ class ReceivedTransaction:
             header_size=facts.header_size,
             eight_bit=facts.eight_bit,
             utf8_header=facts.utf8_header,
-            headers=tuple(headers.sections),
+            headers=() if headers is None else tuple(headers.sections),
             state=states[0] if alike else RecipientState.QUEUED,
             states=() if alike else tuple(states),
             trail=self._trail(),
@@ -131,10 +130,10 @@ class ReceivedTransaction:
         )
 
     def _trail(self) -> tuple[Step, ...]:
-        if len(self._addressees) == 1:
-            return next(iter(self._addressees.values())).plan.trail
+        if len(self.addressees) == 1:
+            return next(iter(self.addressees.values())).plan.trail
         steps: dict[Step, None] = {}
-        for addressee in self._addressees.values():
+        for addressee in self.addressees.values():
             steps.update(dict.fromkeys(addressee.plan.trail))
         return tuple(steps)
 
@@ -165,7 +164,7 @@ class _Headers:
 
 
 def _recipient(
-    addressee: Addressee, destination: Destination, headers: _Headers, *, moved: bool
+    addressee: Addressee, destination: Destination, headers: _Headers | None, *, moved: bool
 ) -> Recipient:
     orcpt = addressee.orcpt
     if moved and not orcpt:
@@ -173,13 +172,13 @@ def _recipient(
         text = str(addressee.original)
         orcpt = f"{'rfc822' if text.isascii() else 'utf-8'};{text}"
     return Recipient(
-        mailbox=destination.mailbox,
-        original=addressee.original,
-        next_hop=destination.next_hop,
-        reverse_path=destination.reverse_path,
-        orcpt=orcpt,
-        notify=addressee.notify,
-        header=headers.number(destination.header_rules) if destination.header_rules else 0,
+        destination.mailbox,
+        addressee.original,
+        destination.next_hop,
+        destination.reverse_path,
+        orcpt,
+        addressee.notify,
+        0 if headers is None else headers.number(destination.header_rules),
     )
 
 
@@ -217,7 +216,7 @@ def merge_notify(first: frozenset[str], second: frozenset[str]) -> frozenset[str
     return (first | second) - {"NEVER"}
 
 
-def _identity(mailbox: Mailbox) -> tuple[str, str]:
+def identity(mailbox: Mailbox) -> Identity:
     """What makes two mailboxes the same: a relay must not fold local parts (RFC 5321 2.4)."""
     domain = mailbox.domain
     if domain.isascii():

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from relayd.login.dovecot import DovecotAnswer, Result
-from relayd.login.mechanisms import MECHANISMS
+from relayd.login.mechanisms import MECHANISMS, SHOWING
 from relayd.login.scram import PLUS, Verifier
 from relayd.login.users import Users
 
@@ -76,7 +76,7 @@ class DovecotAccounts:
 
     def mechanisms(self, *, bound: bool) -> tuple[str, ...]:
         """Those that hand over the password."""
-        return ("PLAIN", "LOGIN")
+        return SHOWING
 
     def verifier(self, name: str) -> Verifier:
         """There is none, and no mechanism on offer that asks."""

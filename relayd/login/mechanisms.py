@@ -157,3 +157,14 @@ MECHANISMS: Mapping[str, Callable[[bytes | None, Channel], Mechanism]] = {
     "LOGIN": login,
 }
 """By name, the best first: the order in which EHLO lists them."""
+
+SHOWING = ("PLAIN", "LOGIN")
+"""Those that show the password to the server, which somebody else may look at then."""
+
+DEFAULT = tuple(name for name in MECHANISMS if name != PLUS)
+"""What is on offer where nobody says otherwise: not -PLUS.
+
+Clients take it because it is the strongest, and some find out too late that they cannot: GNU SASL
+chooses it wherever it is offered, a mail program that does not know tls-exporter (which is all
+that TLS 1.3 has) fails, and tries no other. Nothing that a server says after the offer helps them.
+"""

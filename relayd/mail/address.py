@@ -24,13 +24,21 @@ _UTF8 = r"\u00a0-\u2027\u202a-\U0010ffff"
 _ATEXT = rf"[A-Za-z0-9!#$%&'*+/=?^_`{{|}}~\-{_UTF8}]"
 # Dot-string = Atom *("." Atom)
 _DOT_STRING = re.compile(rf"{_ATEXT}+(?:\.{_ATEXT}+)*\Z")
+# ... and as it is met: dots at its ends and side by side, which the book has in quotes alone
+_DOTS_AND_ATOMS = re.compile(rf"(?:{_ATEXT}|\.)+\Z")
 # Quoted-string = DQUOTE *(qtextSMTP / quoted-pairSMTP) DQUOTE
-_QUOTED_STRING = re.compile(rf'"((?:[\x20-\x21\x23-\x5b\x5d-\x7e{_UTF8}]|\\[\x20-\x7e])*)"')
+_QUOTED = rf'"(?:[\x20-\x21\x23-\x5b\x5d-\x7e{_UTF8}]|\\[\x20-\x7e])*"'
+_QUOTED_STRING = re.compile(_QUOTED)
+# obs-local-part of RFC 5322 section 4.4, and the quoted pairs outside quotes of RFC 821
+_OBSOLETE = re.compile(rf"((?:{_QUOTED}|{_ATEXT}|\.|\\[\x20-\x7e])+)@")
+# Local-part = Dot-string / Quoted-string
+LOCAL_PART = rf"(?:{_ATEXT}+(?:\.{_ATEXT}+)*|{_QUOTED})"
 # sub-domain = Let-dig [Ldh-str]; the underscore is not in the book, but is met in the wild
 _SUB_DOMAIN = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_\-]*[A-Za-z0-9_])?\Z")
 # what UTS 46 section 4 takes for a dot
 _DOTS = re.compile("[.\u3002\uff0e\uff61]")
 _QUOTED_PAIR = re.compile(r"\\(.)")
+_QUOTING = re.compile(r'"|\\(.)')
 # the first separator is - + or =, by whoever made the address
 _SRS = re.compile(r"SRS[01][-+=]", re.IGNORECASE | re.ASCII)
 _TO_QUOTE = re.compile(r'(["\\])')
@@ -99,24 +107,35 @@ class Mailbox:
 
     @classmethod
     def parse_prefix(cls, text: str) -> tuple[Mailbox, str]:
-        """Read a mailbox at the start of `text`, up to `>`; returns it and what is left."""
-        if text.startswith('"'):
-            match = _QUOTED_STRING.match(text)
+        """Read a mailbox at the start of `text`, up to `>`; returns it and what is left.
+
+        What is only met in the wild is read as the mailbox that is meant: unquoted dots that need
+        quotes, needless quotes, a dot behind the domain.
+        """
+        try:
+            if text.startswith('"'):
+                local, at = _quoted_local(text)
+            else:
+                at = text.find("@")
+                if at < 0:
+                    raise AddressError("no @ in the address")
+                local = text[:at]
+                check_local(local, quoted=False)
+        except AddressError:
+            match = _OBSOLETE.match(text)
             if match is None:
-                raise AddressError("unterminated or malformed quoted local part")
-            local, at = _QUOTED_PAIR.sub(r"\1", match.group(1)), match.end()
-            if text[at : at + 1] != "@":
-                raise AddressError("no @ after the quoted local part")
-            quoted = True
-        else:
-            at = text.find("@")
-            if at < 0:
-                raise AddressError("no @ in the address")
-            local, quoted = text[:at], False
+                raise
+            local, at = _QUOTING.sub(r"\1", match[1]), match.end() - 1
+            check_local(local, quoted=True)
         end = text.find(">", at)
         domain, rest = (text[at + 1 :], "") if end < 0 else (text[at + 1 : end], text[end:])
-        check_local(local, quoted=quoted)
-        check_domain(domain)
+        try:
+            check_domain(domain)
+        except AddressError:
+            if not domain.endswith("."):
+                raise
+            domain = domain[:-1]
+            check_domain(domain)
         return cls(local, domain), rest
 
     @property
@@ -141,11 +160,24 @@ class Mailbox:
     def ascii(self) -> str:
         """The address with its domain in A-labels, for a peer without SMTPUTF8."""
         local = _local_text(self.local)
-        return f"{local}@{self.domain_key}" if self.domain else local
+        return f"{local}@{fold_domain(self.domain)}" if self.domain else local
 
     def __str__(self) -> str:
         local = _local_text(self.local)
         return f"{local}@{self.domain}" if self.domain else local
+
+
+def _quoted_local(text: str) -> tuple[str, int]:
+    """The local part that is one quoted string, without its quotes, and where its @ stands."""
+    match = _QUOTED_STRING.match(text)
+    if match is None:
+        raise AddressError("unterminated or malformed quoted local part")
+    at = match.end()
+    if text[at : at + 1] != "@":
+        raise AddressError("no @ after the quoted local part")
+    local = _QUOTED_PAIR.sub(r"\1", text[1 : at - 1])
+    check_local(local, quoted=True)
+    return local, at
 
 
 @functools.lru_cache(_KNOWN)
@@ -183,7 +215,7 @@ def check_local(local: str, *, quoted: bool) -> None:
         raise AddressError("empty local part")
     if len(local.encode("utf-8", "surrogatepass")) > MAX_LOCAL:
         raise AddressError(f"local part longer than {MAX_LOCAL} octets")
-    if not quoted and not _DOT_STRING.match(local):
+    if not quoted and not _DOTS_AND_ATOMS.match(local):
         raise AddressError("local part has a character that needs quoting")
 
 

@@ -19,7 +19,10 @@ class Client:
     tls: str = ""  # "TLSv1.3 TLS_AES_256_GCM_SHA384", empty in the clear
     login: str = ""  # authenticated identity
     certificate: str = ""  # fingerprint of a verified client certificate
+    rdns: str | None = (
+        None  # its confirmed reverse name, folded; "": there is none; None: not known
+    )
 
-    def with_(self, **changes: str | int) -> Client:
+    def with_(self, **changes: str | int | None) -> Client:
         """A copy with these facts changed."""
         return replace(self, **changes)  # type: ignore[arg-type]  # names are checked by replace

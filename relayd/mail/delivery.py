@@ -23,4 +23,5 @@ class Delivery:
     @property
     def content(self) -> Content:
         """The content as these recipients are to see it."""
-        return self.message.content_for(self.records[0].recipient.header)
+        header = self.records[0].recipient.header
+        return self.message.content_for(header) if header else self.message.content

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # Crockford's base 32: no I, L, O, U to misread
 _VALUE = {character: value for value, character in enumerate(_ALPHABET)}
 _VALUE |= {character.lower(): value for character, value in _VALUE.items()}
@@ -21,6 +23,7 @@ def shard_of(ident: int) -> int:
     return ident & (MAX_SHARDS - 1)
 
 
+@lru_cache(1024)  # a message's is asked for by its trace field, its reply and its log lines
 def ident_text(ident: int) -> str:
     """Twelve characters, e.g. `1K7QJ4V8Z0G0`."""
     pairs = _PAIRS

@@ -9,7 +9,7 @@ from relayd.mail.client import Client
 from relayd.mail.content import Content, SplicedContent
 from relayd.mail.envelope import Envelope, Recipient
 from relayd.mail.ident import ident_text
-from relayd.mail.outcome import Outcome
+from relayd.mail.outcome import Outcome, held
 from relayd.mail.plan import Step
 from relayd.mail.value import dataclass
 
@@ -91,6 +91,13 @@ class Submission:
     def state_of(self, number: int) -> RecipientState:
         """The state in which the recipient of this number (from 0) enters the spool."""
         return self.states[number] if self.states else self.state
+
+    def first_word(self, number: int) -> Outcome | None:
+        """What is to be said of a recipient before any attempt: which rules hold it."""
+        if self.state_of(number) is not RecipientState.HELD:
+            return None
+        holding = [f"{step.place} {step.rule}" for step in self.trail if step.rule[:4] == "hold"]
+        return held(f"rule {', '.join(holding)}" if holding else "a rule")
 
 
 @dataclass(frozen=True, slots=True)

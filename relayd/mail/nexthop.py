@@ -8,6 +8,7 @@ from relayd.mail.value import dataclass
 SMTP = "smtp"
 LMTP = "lmtp"
 WITHOUT_TLS = "without-tls"  # the word for it: log in even in the clear
+NO_CONVERSION = "no-conversion"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,7 @@ class NextHop:
     implicit_tls: bool = False  # TLS from the first octet
     login: str = ""  # the name of the secret we log in with; empty: we do not
     login_without_tls: bool = False  # ... even in the clear
+    conversion: bool = True  # 8-bit content is put in 7 bits where it takes no other
 
     @property
     def tls(self) -> Level | None:
@@ -57,4 +59,6 @@ class NextHop:
             words += ["tls", self.level, *([IMPLICIT] if self.implicit_tls else [])]
         if self.login:
             words += ["login", self.login, *([WITHOUT_TLS] if self.login_without_tls else [])]
+        if not self.conversion:
+            words.append(NO_CONVERSION)
         return " ".join(words)

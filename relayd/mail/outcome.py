@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from dataclasses import replace
 
-from relayd.mail.reply import Reply, Severity
+from relayd.mail.reply import Reply, Severity, printable
 from relayd.mail.value import dataclass
 
 _SEVERITY = {2: Severity.SUCCESS, 5: Severity.PERMANENT}  # all else may be better next time
@@ -48,6 +48,11 @@ def postponed(
 ) -> Outcome:
     """A transient outcome of our own making."""
     return Outcome(Reply.of(code, status, text), blame=blame, why=why)
+
+
+def held(by: str) -> Outcome:
+    """Why a recipient is on hold, where else stands what the last attempt has met."""
+    return Outcome(Reply.of(450, "4.7.0", printable(f"Held by {by}")))
 
 
 def failed(status: str, text: str, *, code: int = 550, why: str = "") -> Outcome:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from typing import NamedTuple
 
 from relayd.mail.address import Mailbox, ReversePath
 from relayd.mail.reply import Reply
@@ -18,8 +19,7 @@ class Verdict(enum.Enum):
     REFUSE = "refuse"  # the client hears `reply`, 4xx when the answer is unknown
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(NamedTuple):
     """One rule that had a say: where it stands, its text, and what it said."""
 
     stage: str  # "accept", "rewrite", "forward", "route", ...

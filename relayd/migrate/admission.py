@@ -1,179 +1,158 @@
-"""Who may send what to whom: mynetworks, address classes, restrictions and access maps."""
+"""Who may send what to whom: a gate for each set of listeners, with the restrictions they have.
+
+A gate is closed and opened by its last rules: refusals of all its lists come first, then whatever
+could not be carried over is asked to come later, then it is said who is accepted. Nobody else is.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 
-from relayd.migrate.access import LISTS, rules_of
+from relayd.migrate import catalogue, closings
+from relayd.migrate.defaults import DEFAULTS
 from relayd.migrate.domains import Names
 from relayd.migrate.draft import good_entry
+from relayd.migrate.maincf import MainCf
+from relayd.migrate.mastercf import Service
+from relayd.migrate.moves import Gate, Scope
+from relayd.migrate.restrictions import LISTS, RELAYING, Restrictions
+from relayd.migrate.senders import OwnSenders, may_send_as
 from relayd.migrate.tables import MapSpec, MapText, maps
-from relayd.migrate.work import Work, when
+from relayd.migrate.work import Work
 from relayd.rules.language.lexer import string
 
-RESTRICTIONS = (
-    "smtpd_client_restrictions",
-    "smtpd_helo_restrictions",
-    "smtpd_sender_restrictions",
-    "smtpd_relay_restrictions",
-    "smtpd_recipient_restrictions",
-)
-_UNAUTH = ("reject_unauth_destination", "defer_unauth_destination")
-_NO_SUCH = "relayd has no such check"
-_NOT_CHECKED = {
-    "reject_rbl_client": "relayd asks no blocklists; let a filter in front or behind do it",
-    "reject_rhsbl_client": "relayd asks no blocklists",
-    "reject_rhsbl_helo": "relayd asks no blocklists",
-    "reject_rhsbl_sender": "relayd asks no blocklists",
-    "reject_rhsbl_recipient": "relayd asks no blocklists",
-    "reject_rhsbl_reverse_client": "relayd asks no blocklists",
-    "check_policy_service": "relayd speaks no policy protocol",
-    "reject_unknown_sender_domain": "relayd does not look up the sender's domain",
-    "reject_unknown_recipient_domain": "an unknown domain is found out at delivery, and reported",
-    "reject_unverified_recipient": "relayd does not probe addresses",
-    "reject_unverified_sender": "relayd does not probe addresses",
-}
-_WITH_ARGUMENT = (
-    "check_",
-    "reject_rbl",
-    "reject_rhsbl",
-    "permit_dnswl",
-    "permit_rhswl",
-    "sleep",
-    "reject_plaintext_session_",
-)
 _USERS = MapSpec("unix", "passwd.byname")
-_OURS_ANYWAY = ("reject_unauth_pipelining",)
-
-
-@dataclass
-class _Walk:
-    """One restriction list being read: what left it with a permit, and what is still to be said."""
-
-    setting: str
-    permits: list[str] = field(default_factory=list)
-    done: bool = False
-
-    @property
-    def tests(self) -> list[str]:
-        """For `when`: nothing before has let it pass."""
-        return [f"not {each}" for each in self.permits]
+_GOES_BY = (
+    *LISTS,
+    "mynetworks",
+    "smtpd_restriction_classes",
+    "smtpd_sender_login_maps",
+    "smtpd_tls_security_level",
+    "smtpd_enforce_tls",
+    "soft_bounce",
+    "smtpd_reject_unlisted_sender",
+    "smtpd_reject_unlisted_recipient",
+)
+"""What `-o` of a listener may say, and its gate goes by."""
+_ELSEWHERE = (
+    "smtpd_sasl_auth_enable",
+    "smtpd_sasl_type",
+    "smtpd_sasl_path",
+    "smtpd_tls_wrappermode",
+    "smtpd_tls_auth_only",
+    "syslog_name",
+    *(name for name in DEFAULTS if name.startswith("smtpd_client_connection")),
+    "smtpd_hard_error_limit",
+    "smtpd_recipient_limit",
+    "smtpd_timeout",
+    "message_size_limit",
+    "line_length_limit",
+    "hopcount_limit",
+    "local_header_rewrite_clients",
+    "remote_header_rewrite_domain",
+)
+"""What it may say besides: it decides neither who is served nor where mail goes."""
 
 
 def admission(work: Work) -> None:
     """All rules that say who is served."""
-    ends = ("reject", "defer", *_UNAUTH)
-    relay_list = next(
-        (each for each in RESTRICTIONS[3:] if any(word in ends for word in work.main.words(each))),
-        "",
+    senders: list[OwnSenders] = []
+    own = [(service, where) for service, where in work.listeners if _has_own(work, service)]
+    for service, where in own:
+        base = (f"listener {', '.join(map(str, where))}",) if where else ()
+        senders.append(_gate(work, service, base))
+    senders.append(_gate(work, None, ()))
+    if any(" auth " in statement for statement, _ in work.draft.settings):
+        may_send_as(work, senders)
+    for each in senders:
+        for text, comment in each.gate.rules:
+            work.draft.rule("admission", text, comment)
+
+
+def _has_own(work: Work, service: Service) -> bool:
+    """Whether a listener decides otherwise than main.cf says."""
+    main, its = work.main, work.main.overlaid(service.overrides)
+    names = [*_GOES_BY, *closings.names()]
+    if its["smtpd_sender_login_maps"]:
+        names.append("smtpd_sasl_auth_enable")
+    return any(its[name] != main[name] for name in names) or any(
+        _strange(work, name, value) for name, value in service.overrides.items()
     )
-    if not relay_list:
+
+
+def _strange(work: Work, name: str, value: str) -> bool:
+    """Whether it is a parameter that no gate can go by."""
+    if name in (*_GOES_BY, *_ELSEWHERE, *closings.names()):
+        return False
+    return name in DEFAULTS and catalogue.about(name, value) is None
+
+
+def _gate(work: Work, service: Service | None, base: Scope) -> OwnSenders:
+    main = work.main if service is None else work.main.overlaid(service.overrides)
+    gate = Gate(base, main.yes("soft_bounce"))
+    own = OwnSenders(work, gate, main)
+    title = "" if service is None else f"master.cf {service.title} "
+    for name, value in service.overrides.items() if service is not None else ():
+        if _strange(work, name, value):
+            why = f"-o {name}={value}: relayd has one setting for all listeners"
+            work.report.lost(f"master.cf {service.title}", why)  # type: ignore[union-attr]
+            gate.close((), f"{title}{why}")
+    trusted = work.trusted
+    if main["mynetworks"] != work.main["mynetworks"]:
+        work.trusted = work.reader_of(main).networks("mynetworks", f"mynetworks-{service.name}")  # type: ignore[union-attr]
+    try:
+        _lists(work, gate, main, own, title)
+        _closed(work, gate, main, title)
+        _unlisted(work, gate, main)
+        _accept(work, gate)
+    finally:
+        work.trusted = trusted
+    return own
+
+
+def _lists(work: Work, gate: Gate, main: MainCf, own: OwnSenders, title: str) -> None:
+    if main["smtpd_tls_security_level"].lower() == "encrypt" or (
+        main.yes("smtpd_enforce_tls") and not main["smtpd_tls_security_level"]
+    ):
+        reply = '530 5.7.0 "Must issue a STARTTLS command first"'
+        gate.write("reject", ("not tls",), reply, f"{title}smtpd_tls_security_level = encrypt")
+    lists = Restrictions(work, gate, main, own)
+    relay = next((each for each in RELAYING if lists.refuses_foreign(each)), "")
+    if not relay:
         work.report.lost(
-            RESTRICTIONS[3],
+            RELAYING[0],
             "nothing in it refuses foreign destinations: relayd refuses whatever no rule accepts",
             "restriction:relay",
         )
-    passes: list[str] = []
-    for setting in RESTRICTIONS:
-        walk = _Walk(setting)
-        found = _walk_list(work, walk, is_relay=setting == relay_list)
-        if setting == relay_list:
-            passes = found
-        if not work.main.is_given(setting) and not work.main.words(setting):
-            work.report.same(setting, "none")
-    _unlisted(work)
-    _accept(work, passes)
+    for setting in LISTS:
+        lists.read(setting, relay=setting == relay)
 
 
-def _walk_list(work: Work, walk: _Walk, *, is_relay: bool) -> list[str]:
-    """The rules of one list; what it lets pass before it refuses foreign destinations."""
-    passes: list[str] = []
-    found = False
-    words = work.main.words(walk.setting)
-    at = 0
-    while at < len(words) and not walk.done:
-        word = words[at]
-        argument = ""
-        if word.startswith(_WITH_ARGUMENT) and at + 1 < len(words):
-            at += 1
-            argument = words[at]
-        elif ":" in word:  # an old way to name the list's own access map
-            word, argument = f"check_{LISTS.get(walk.setting, 'client')}_access", word
-        at += 1
-        if word == "warn_if_reject":
-            at += 1
-            work.report.lost(walk.setting, "warn_if_reject: relayd has no warnings of this kind")
-            continue
-        if word in _UNAUTH and is_relay:
-            passes = list(walk.permits)
-            work.report.translated(walk.setting, f"{word}: what no rule accepts is refused")
-            found = True
-            continue
-        if word in ("reject", "defer") and is_relay and not found:
-            passes = list(walk.permits)
-        _one(work, walk, word, argument)
-    return passes
-
-
-def _ours(work: Work) -> str:
-    """The operand for every destination that is ours."""
-    return ", ".join(each.operand(work.draft) for each in work.classes())
-
-
-def _one(work: Work, walk: _Walk, word: str, argument: str) -> None:
-    report, setting = work.report, walk.setting
-    if word == "permit_mynetworks":
-        operand = work.trusted.operand(work.draft)
-        if operand:
-            walk.permits.append(f"from {operand}")
-        report.translated(setting, "permit_mynetworks: from <mynetworks>")
-    elif word == "permit_sasl_authenticated":
-        walk.permits.append("login any")
-        report.translated(
-            setting, "permit_sasl_authenticated: `login any`, on listeners with `auth`"
+def _closed(work: Work, gate: Gate, main: MainCf, title: str) -> None:
+    """What could not be carried over, and so decides nothing: it is asked for again later."""
+    for mark in gate.marked:
+        if mark.verb == "later":
+            gate.close(mark.scope, mark.why, mark.unless)
+    for scope, name, why in closings.close(work, main):
+        work.report.lost(name, f"{why}; until then its mail is asked to come later")
+        gate.close(scope, f"{title}{name}: {why}")
+    for scope, why in work.closed:
+        gate.close(scope, why)
+    if main.yes("smtpd_reject_unlisted_sender"):
+        for scope in work.senders_of_ours():
+            gate.close(scope, "smtpd_reject_unlisted_sender: relayd does not look senders up")
+        work.report.lost(
+            "smtpd_reject_unlisted_sender",
+            "relayd does not look senders up: those of our domains are asked to come later",
         )
-    elif word in ("reject_sender_login_mismatch", "reject_authenticated_sender_login_mismatch"):
-        report.translated(setting, f"{word}: a login sends as its own, and as `may-send-as` says")
-    elif word in ("permit_auth_destination",):
-        if _ours(work):
-            walk.permits.append(f"to {_ours(work)}")
-        report.translated(setting, word)
-    elif word == "permit":
-        walk.done = True
-        report.translated(setting, word)
-    elif word in ("reject", "defer", *_UNAUTH):
-        _refuse_rest(work, walk, word)
-    elif word.startswith("check_") and word.endswith("_access"):
-        walk.permits += rules_of(work, setting, word, argument, walk.tests)
-    elif word in ("reject_unlisted_recipient", "check_recipient_maps"):
-        report.translated(setting, f"{word}: unknown recipients are refused at RCPT in any case")
-    elif word in _OURS_ANYWAY:
-        report.same(setting, f"{word}: a client out of step is refused anyway")
-    elif word in ("defer_if_permit", "sleep"):
-        report.lost(setting, f"{word}: {_NO_SUCH}", f"restriction:{word}")
-    else:
-        text = f"{word} {argument}".rstrip()
-        report.lost(setting, f"{text}: {_NOT_CHECKED.get(word, _NO_SUCH)}", f"restriction:{text}")
+    doubts = [names.doubt for names in work.all_classes() if names.doubt]
+    for doubt in doubts[:1]:
+        gate.close((), f"{doubt}: nobody can tell which domains are ours", work.ours())
 
 
-def _refuse_rest(work: Work, walk: _Walk, word: str) -> None:
-    """`reject`, `defer`, or reject_unauth_destination in a second list: what is left."""
-    tests = list(walk.tests)
-    if word in _UNAUTH:
-        tests += [f"not to {_ours(work)}"] if _ours(work) else []
-        reply = '550 5.7.1 "Relay access denied"'
-    else:
-        code = "550 5.7.1" if word == "reject" else "450 4.7.1"
-        reply = f'{code} "Access denied"'
-        walk.done = True
-    work.draft.rule("admission", f"reject any {reply}{when(tests)}", f"{walk.setting}: {word}")
-    work.report.translated(walk.setting, f"{word}: whatever it has not permitted before")
-
-
-def _unlisted(work: Work) -> None:
+def _unlisted(work: Work, gate: Gate, main: MainCf) -> None:
     """Recipients that no map of their class lists."""
-    main, report = work.main, work.report
+    report = work.report
     for setting, names, words in (
         ("local_recipient_maps", work.local, "local recipient table"),
         ("relay_recipient_maps", work.relay, "relay recipient table"),
@@ -185,29 +164,26 @@ def _unlisted(work: Work) -> None:
                     setting, "every recipient of these domains is taken" if names else "none"
                 )
             continue
-        operands = _listed(work, setting)
-        if operands is None:
-            continue
-        if not operands and not work.listed:
-            report.lost(
-                setting,
-                "no entry is left, so every recipient of these domains is taken",
-                f"unlisted:{setting}",
-            )
-            continue
+        operands, why = _listed(work, setting)
         known = ", ".join(dict.fromkeys([*operands, *work.listed]))
-        reply = f"550 5.1.1 {string(f'User unknown in {words}')}"
-        spared = [f"not to {each}" for each in (known, *_above(work, names)) if each]
-        work.draft.rule(
-            "admission", f"reject to {names.operand(work.draft)} {reply}{when(spared)}", setting
-        )
-        report.translated(setting, "others are refused at RCPT with 550 5.1.1")
+        scope = (f"to {names.operand(work.draft)}",)
+        spared = [(f"to {each}",) for each in (known, *_above(work, names)) if each]
+        if not main.yes("smtpd_reject_unlisted_recipient"):
+            why = (
+                why or "others are taken, and then bounced or not (smtpd_reject_unlisted_recipient)"
+            )
+        if why:
+            gate.close(scope, f"{setting}: {why}", spared)
+        else:
+            reply = f"550 5.1.1 {string(f'User unknown in {words}')}"
+            gate.write("reject", scope, reply, setting, spared)
+            report.translated(setting, "others are refused at RCPT with 550 5.1.1")
     if main.is_given("smtpd_reject_unlisted_recipient"):
         setting = "smtpd_reject_unlisted_recipient"
         if main.yes(setting):
             report.same(setting)
         else:
-            report.lost(setting, "relayd always refuses unknown recipients at RCPT", "unlisted")
+            report.lost(setting, "relayd takes no unknown recipients: they are asked to come later")
 
 
 def _above(work: Work, names: Names) -> list[str]:
@@ -218,10 +194,11 @@ def _above(work: Work, names: Names) -> list[str]:
     return [each.operand(work.draft) for each in classes[: classes.index(names)]]
 
 
-def _listed(work: Work, setting: str) -> list[str] | None:
-    """The operands of who is listed; None: that cannot be told, so all are taken."""
+def _listed(work: Work, setting: str) -> tuple[list[str], str]:
+    """The operands of who is listed; and why that is not all of them."""
     entries: list[str] = []
     operands: list[str] = []
+    unread = ""
     for spec in maps(work.main[setting], work.main["default_database_type"]):
         if spec == _USERS and work.users is not None:
             entries += [f"{name}@" for name in work.users]
@@ -233,44 +210,42 @@ def _listed(work: Work, setting: str) -> list[str] | None:
         as_aliases = str(spec) in work.main["alias_maps"]
         table = work.shelf.read(spec, aliases=as_aliases)
         if table.trouble:
-            _all_taken(work, setting, table)
-            return None
+            unread = unread or _unread(work, setting, table)
+            continue
         entries += _entries(work, setting, table)
         for pattern in table.patterns:
             found = work.condition(pattern, table.spec, "to")
             if isinstance(found, str) or found[1]:
                 why = found if isinstance(found, str) else "`if` and `!` are not carried over here"
+                unread = unread or f"{table.where(pattern.line)}: {why}"
                 work.report.lost(
                     setting,
-                    f"{table.where(pattern.line)}: {why}; every recipient of"
-                    " these domains is taken instead",
+                    f"{unread}; whom nothing else lists is asked to come later",
                     f"unlisted:{setting}",
                 )
-                return None
-            operands.append(found[0])
+            else:
+                operands.append(found[0])
     name = setting.removesuffix("_maps").replace("_", "-")
     table_operand = work.draft.list_of(name + "s", entries, setting)
-    return [*operands, *([table_operand] if table_operand else [])]
+    return [*operands, *([table_operand] if table_operand else [])], unread
 
 
-def _all_taken(work: Work, setting: str, table: MapText) -> None:
+def _unread(work: Work, setting: str, table: MapText) -> str:
     """Nobody can be told to be unknown."""
     if table.spec.type == "unix" and setting == "local_recipient_maps":
         why = (
             "relayd does not know the users of this system. Names of the local domains that are"
-            " no alias get the answer of their route, below"
+            " no alias are asked to come later"
         )
         if work.main.is_given(setting):
-            work.report.lost(setting, why, f"unlisted:{setting}", "class:local")
+            work.report.lost(setting, why)
         else:
-            work.report.note(f"local_recipient_maps: {why}", f"unlisted:{setting}", "class:local")
-        return
+            work.report.note(f"local_recipient_maps: {why}")
+        return "the users of this system are not known"
     work.report.lost(
-        setting,
-        f"{table.spec}: {table.trouble}; every recipient of these domains is taken instead",
-        f"unlisted:{setting}",
-        f"map:{table.spec}",
+        setting, f"{table.spec}: {table.trouble}; whom nothing else lists is asked to come later"
     )
+    return f"{table.spec}: {table.trouble}"
 
 
 def _entries(work: Work, setting: str, table: MapText) -> Iterator[str]:
@@ -286,15 +261,23 @@ def _entries(work: Work, setting: str, table: MapText) -> Iterator[str]:
             )
 
 
-def _accept(work: Work, passes: Sequence[str]) -> None:
-    draft = work.draft
-    for condition in passes:
-        tests = []
-        if work.trusted and condition == f"from {work.trusted.operand(draft)}":
-            excepted = work.trusted.exception(draft)
-            tests = [f"not from {excepted}"] if excepted else []
-        draft.rule("admission", f"accept {condition}{when(tests)}")
+def _accept(work: Work, gate: Gate) -> None:
+    """Who is taken: those who may relay, and everybody who writes to us; what is thrown away."""
+    accepted: list[tuple[Scope, str]] = [(scope, "") for scope in gate.relaying]
     for names in work.classes():
-        excepted = names.exception(draft)
-        tests = [f"not to {excepted}"] if excepted else []
-        draft.rule("admission", f"accept to {names.operand(draft)}{when(tests)}", names.origin)
+        excepted = names.exception(work.draft)
+        tests = (f"not to {excepted}",) if excepted else ()
+        accepted.append(((f"to {names.operand(work.draft)}", *tests), names.origin))
+    for mark in gate.marked:
+        if mark.verb == "hold":
+            gate.write("hold", mark.scope, string(mark.reason), mark.why, mark.unless)
+        elif mark.verb == "discard":
+            for scope, _ in accepted:
+                whom = (*mark.scope, *scope)
+                gate.write("discard", whom, string(mark.reason), mark.why, mark.unless)
+    for scope, comment in accepted:
+        gate.write("accept", scope, "", comment)
+    for doubt in gate.doubted:
+        gate.close(doubt.scope, f"who may relay: {doubt.why}")
+    if gate.base or gate.soft:
+        gate.write("reject", (), '550 5.7.1 "Relay access denied"', "nobody else")

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 
 from relayd.mail.address import AddressError
 from relayd.migrate.draft import pattern
 from relayd.migrate.forwarding import Line
-from relayd.migrate.maincf import logical_lines
+from relayd.migrate.mailboxes import items
+from relayd.migrate.maincf import readable
 from relayd.migrate.tables import MapSpec, MapText, PostfixRow
 from relayd.migrate.work import Work
+from relayd.rules.language.lexer import string
+from relayd.rules.language.regex import trouble
 
+MOST_TAGGED = 500  # aliases with a rule of their own for their sub-addresses
 MAX_INCLUDED = 8  # :include: files inside each other
 
 
@@ -31,6 +36,9 @@ def aliases(work: Work, *, used: bool) -> None:
             line = _alias(work, table, row)
             if line is not None and all(line.key != known.key for known in lines):
                 lines.append(line)
+    if setting in work.incomplete:
+        work.report.note("alias_maps: one of them is missing, so all local names wait")
+        return
     if not lines:
         return
     at = [domain for domain in work.local.entries if not domain.startswith(".")]
@@ -39,6 +47,7 @@ def aliases(work: Work, *, used: bool) -> None:
             setting, "no local domain is known by name, so no alias applies", "class:local"
         )
         return
+    _tagged(work, lines, at)
     texts = [f"{_quoted(line.key)}: {', '.join(line.targets)}" for line in lines]
     operand = work.draft.map_of("aliases", "aliases", texts, f"{setting}, addresses completed")
     work.draft.rule("forward", f"forward {operand} at {', '.join('@' + each for each in at)}")
@@ -49,11 +58,33 @@ def aliases(work: Work, *, used: bool) -> None:
             " Postfix writes $myorigin",
             "owner",
         )
-    if work.main["recipient_delimiter"]:
-        work.report.note(
-            "relayd carries a sub-address on through aliases(5), Postfix drops it there",
-            "alias-extension",
-        )
+
+
+def _tagged(work: Work, lines: Sequence[Line], at: Sequence[str]) -> None:
+    """`root+x` finds the alias `root` and loses its `+x` with Postfix; relayd's tables keep it."""
+    marks = work.draft.subaddress
+    if not marks:
+        return
+    domains = "|".join(re.escape(each.lower()) for each in at)
+    end = f"[{re.escape(marks)}][^@]*@(?:{domains})$"
+    own = [line for line in lines if any(mark in line.key[1:] for mark in marks)]
+    if own:
+        texts = [f"{_quoted(line.key)}: {', '.join(line.targets)}" for line in own]
+        operand = work.draft.map_of("aliases-tagged", "aliases", texts, "alias_maps")
+        work.draft.rule("forward", f"forward {operand} at {', '.join('@' + each for each in at)}")
+    owned = {line.key.removeprefix("owner-") for line in lines if line.key.startswith("owner-")}
+    for number, line in enumerate(lines):
+        if line.key in owned:  # the rule would not know the owner
+            why = f"{line.key} with a sub-address"
+            work.close((f"to regex {string(f'^{re.escape(line.key)}{end}')}",), "alias_maps", why)
+            continue
+        text = f"^{re.escape(line.key)}{end}"
+        if number >= MOST_TAGGED or trouble(text) is not None:
+            why = "aliases with a sub-address: relayd would carry it on, Postfix drops it"
+            work.close((f"to regex {string(end)}",), "alias_maps", why)
+            break
+        targets = ", ".join(pattern(each) for each in line.targets)
+        work.draft.rule("forward", f"forward regex {string(text)} -> {targets}", line.key)
 
 
 def _default_aliases(work: Work) -> None:
@@ -80,22 +111,26 @@ def _alias(work: Work, table: MapText, row: PostfixRow) -> Line | None:
         work.report.lost(setting, f'{where}: "{row.key}" is no name: {error}', mark)
         return None
     targets: list[str] = []
-    for item, trouble in _alias_items(work, row.value):
-        if trouble:
-            work.report.lost(setting, f"{where}: {row.key}: {trouble}", mark)
+    troubles: list[str] = []
+    for item, why in _alias_items(work, row.value):
+        if why:
+            work.report.lost(setting, f"{where}: {row.key}: {why}", mark)
+            troubles.append(why)
         else:
             targets.append(item)
-    if not targets:
+    if troubles or not targets:  # a part of it would be less than was meant
         for domain in work.local.entries:
-            work.draft.later[f"{row.key}@{domain}"] = None
+            if not domain.startswith("."):
+                work.draft.later[f"{row.key}@{domain}"] = None
         return None
     return Line(row.key, targets)
 
 
 def _alias_items(work: Work, value: str, depth: int = 0) -> Iterator[tuple[str, str]]:
     """Each address with an empty text, or what an item is and what to do about it."""
-    for raw in _split_alias(value):
-        item = raw.strip().strip('"')
+    for raw in items(value):
+        whole = re.fullmatch(r'"((?:[^"\\]|\\.)*)"', raw)
+        item = whole.group(1) if whole else raw
         if item.startswith("|"):
             yield "", f"{item} runs a command: relayd only forwards; keep it on a mail store"
         elif item.startswith("/"):
@@ -103,17 +138,16 @@ def _alias_items(work: Work, value: str, depth: int = 0) -> Iterator[tuple[str, 
         elif item.startswith(":include:"):
             yield from _included(work, item.removeprefix(":include:").strip(), depth)
         elif item:
-            text = item.removeprefix("\\")
-            good, bad = work.targets(text)
+            good, bad = work.targets((raw if whole else item).removeprefix("\\"))
             yield from ((each, "") for each in good)
-            yield from (("", f'"{word}" is no address') for word in bad)
+            yield from (("", f"{word}: no address") for word in bad)
+            if not good and not bad:
+                yield "", f"{raw}: no address"
 
 
 def _included(work: Work, name: str, depth: int) -> Iterator[tuple[str, str]]:
     """A list in a file of its own, as it is now."""
-    try:
-        text = work.shelf.locate(name).read_text("utf-8")
-    except (OSError, UnicodeDecodeError):
+    if not readable(work.shelf.locate(name)):
         yield "", f"cannot read :include:{name}"
         return
     if depth >= MAX_INCLUDED:
@@ -123,21 +157,8 @@ def _included(work: Work, name: str, depth: int) -> Iterator[tuple[str, str]]:
         f"{name} was read once: a later change of it does not reach relayd."
         f" Its members stand in tables/aliases",
     )
-    for _, line in logical_lines(text):
+    for line in work.shelf.texts(name):
         yield from _alias_items(work, line, depth + 1)
-
-
-def _split_alias(value: str) -> list[str]:
-    items, item, quoted = [], "", False
-    for letter in value:
-        if letter == '"':
-            quoted = not quoted
-        if letter == "," and not quoted:
-            items.append(item)
-            item = ""
-        else:
-            item += letter
-    return [each for each in [*items, item] if each.strip()]
 
 
 def relocated(work: Work) -> None:
@@ -151,22 +172,15 @@ def relocated(work: Work) -> None:
                 try:
                     pattern(key)
                 except AddressError as error:
-                    work.report.lost(
-                        setting,
-                        f"{table.where(row.line)}: {row.key}: {error}",
-                        f"entry:{table.spec} {row.key}",
-                    )
+                    work.close((), setting, f"{table.where(row.line)}: {row.key}: {error}")
                 else:
                     # behind the error transport stands the reply's text
                     lines.append(
                         f"{key.removeprefix('@')} error:5.1.6 User has moved to {row.value}"
                     )
         for each in table.patterns:
-            work.report.lost(
-                setting,
-                f"{table.where(each.line)}: expressions are not carried over here",
-                f"map:{table.spec}",
-            )
+            where = table.where(each.line)
+            work.close((), setting, f"{where}: expressions are not carried over here")
     if lines:
         operand = work.draft.map_of("relocated", "transport", lines, setting)
         work.draft.rule("route", f"route {operand}")

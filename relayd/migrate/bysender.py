@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from relayd.mail.address import AddressError
-from relayd.migrate.draft import pattern
+from relayd.migrate.draft import good_entry, pattern
 from relayd.migrate.nexthops import to_hosts, where
 from relayd.migrate.tables import MapText, PostfixRow
 from relayd.migrate.work import Work, when
@@ -18,15 +18,15 @@ def own_nexthop(work: Work, setting: str) -> bool:
     return bool(work.main[setting].partition(":")[2])
 
 
-def by_sender(work: Work) -> None:
-    """sender_dependent_relayhost_maps and sender_dependent_default_transport_maps."""
+def by_sender(work: Work) -> bool:
+    """sender_dependent_relayhost_maps and sender_dependent_default_transport_maps.
+
+    Whether all of them is understood; what is written comes before what is not.
+    """
+    understood = True
     for setting in (_DEFAULT_BY_SENDER, "sender_dependent_relayhost_maps"):
         if work.main[setting] and own_nexthop(work, "default_transport"):
-            work.report.lost(
-                setting,
-                "default_transport names a next hop, which is stronger",
-                f"setting:{setting}",
-            )
+            work.report.unneeded(setting, "default_transport names a next hop, which is stronger")
             continue
         groups: dict[tuple[bool, str], list[str]] = {}
         for table in work.tables(setting):
@@ -42,9 +42,10 @@ def by_sender(work: Work) -> None:
             for pattern_row in table.patterns:
                 work.report.lost(
                     setting,
-                    f"{table.where(pattern_row.line)}: expressions are not carried over here",
-                    f"map:{table.spec}",
+                    f"{table.where(pattern_row.line)}: expressions are not carried over here; what"
+                    " nothing before it routes is asked to come later",
                 )
+                understood = False
         # the first has no say about relay domains
         spared = setting == _DEFAULT_BY_SENDER and bool(work.relay)
         tests = [f"not to {work.relay.operand(work.draft)}"] if spared else []
@@ -58,6 +59,9 @@ def by_sender(work: Work) -> None:
             work.report.translated(setting, f"{count:,} senders with a route of their own")
         elif not work.main[setting]:
             work.report.same(setting, "none")
+        if setting in work.incomplete or not understood:
+            return False
+    return True
 
 
 def _senders(work: Work, setting: str, keys: Sequence[str]) -> str:
@@ -66,10 +70,11 @@ def _senders(work: Work, setting: str, keys: Sequence[str]) -> str:
         try:
             good.append(pattern(key))
         except AddressError as error:
-            work.report.lost(setting, f"{key}: {error}", f"sender:{key}")
-    if len(good) <= 3:
-        return ", ".join(good)
-    return work.draft.list_of("senders", good, setting)
+            work.close((), setting, f"{key}: {error}")
+    tagged = work.tagged_senders(good)
+    if len(good) > 3:
+        good = [work.draft.list_of("senders", good, setting)]
+    return ", ".join([*good, *tagged])
 
 
 def _sender_route(work: Work, setting: str, table: MapText, row: PostfixRow) -> str:
@@ -81,7 +86,6 @@ def _sender_route(work: Work, setting: str, table: MapText, row: PostfixRow) -> 
         found = to_hosts(work, row.value, "")
     if not found.route:
         why = found.why or f"{row.value} is no host"
-        work.report.lost(
-            setting, f"{table.where(row.line)}: {row.key}: {why}", f"entry:{table.spec} {row.key}"
-        )
+        scope = () if not good_entry(row.key) else (f"sender {row.key}",)
+        work.close(scope, setting, f"{table.where(row.line)}: {row.key}: {why}")
     return found.route

@@ -7,7 +7,9 @@ of relayd rewrites once. So each entry is followed to its end here, and the end 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import re
+from collections.abc import Mapping, Sequence
 
 from relayd.mail.address import AddressError
 from relayd.migrate.draft import pattern
@@ -16,6 +18,7 @@ from relayd.migrate.follow import Keyed, Masquerade, followed
 from relayd.migrate.forwarding import targets_of
 from relayd.migrate.tables import MapText, PatternRow
 from relayd.migrate.work import Work, expression_of, when
+from relayd.rules.language.lexer import string
 
 SENDER_FIELDS = (
     "From",
@@ -28,6 +31,8 @@ SENDER_FIELDS = (
     "Resent-Sender",
     "Resent-Reply-To",
 )
+MOST_TAGGED = 100  # senders with a rule of their own for their sub-addresses
+_PLAIN = re.compile(r"[A-Za-z0-9._-]+@[A-Za-z0-9.-]+\Z")
 RECIPIENT_FIELDS = ("To", "Cc", "Bcc", "Apparently-To", "Resent-To", "Resent-Cc", "Resent-Bcc")
 
 
@@ -122,6 +127,7 @@ def _keyed(work: Work, setting: str) -> Keyed:
                     f"entry:{table.spec} {row.key}",
                 )
                 work.refuse_later(row.key)
+                _close_sender(work, setting, row.key)
                 stands = False
                 continue
             stands = stands and "@" in row.key and good[0] == row.value
@@ -133,6 +139,18 @@ def _keyed(work: Work, setting: str) -> Keyed:
                 keyed.exact.setdefault(key, good[0])
     keyed.single = tables[0] if stands and tables[0].path else None
     return keyed
+
+
+def _close_sender(work: Work, setting: str, key: str) -> None:
+    """A sender that would become another one, nobody knows which."""
+    if setting == "recipient_canonical_maps":
+        return
+    keys = [key] if "@" in key else [f"{key}@{at}" for at in work.bare_domains]
+    for each in keys:
+        with contextlib.suppress(AddressError):
+            work.close(
+                (f"sender {pattern(each)}",), setting, f"{each}: its entry is not understood"
+            )
 
 
 def _scope(work: Work, part: str, kind: str, chain: Sequence[Keyed], hidden: Masquerade) -> None:
@@ -221,9 +239,32 @@ def _map_rules(
             texts,
             f"{origin}, each entry followed to its end",
         )
+    if subject == "sender":
+        _tagged(work, head, conditions, lines)
     work.draft.rule("rewrite", f"{head} {operand}{when(conditions)}")
     if subject == "to":
         work.listed.append(operand)
+
+
+def _tagged(work: Work, head: str, conditions: Sequence[str], lines: Mapping[str, str]) -> None:
+    """Senders with a sub-address, which Postfix takes away to look them up, and puts back."""
+    marks = work.draft.subaddress
+    exact = {key: value for key, value in lines.items() if not key.startswith("@")}
+    plain = all(_PLAIN.match(each) for pair in exact.items() for each in pair)
+    if not marks or not exact:
+        return
+    if len(exact) > MOST_TAGGED or not plain:
+        work.report.note(
+            "a sub-address is stripped for recipients, not for senders, when a table is asked",
+            "sender-extension",
+        )
+        return
+    for key, value in exact.items():
+        local, _, domain = key.lower().rpartition("@")
+        text = f"^{re.escape(local)}([{re.escape(marks)}][^@]*)@{re.escape(domain)}$"
+        new, _, there = value.rpartition("@")
+        goal = string(f"{new}\\1@{there}")
+        work.draft.rule("rewrite", f"{head} regex {string(text)} -> {goal}{when(conditions)}")
 
 
 def _pattern_rule(
@@ -237,16 +278,18 @@ def _pattern_rule(
 ) -> None:
     where, mark = source.where(row.line), f"map:{source.spec}"
     found = work.condition(row, source.spec, subject or "to")
-    if isinstance(found, str):
-        work.report.lost(keyed.setting, f"{where}: {found}", mark)
-        return
-    operand, tests = found
+    operand, tests = ("any", []) if isinstance(found, str) else found
+    why = found if isinstance(found, str) else ""
     if tests and not subject:
-        work.report.lost(keyed.setting, f"{where}: `if` blocks do not apply to header fields", mark)
-        return
-    targets, wrong = targets_of(work, row.value, expression_of(operand))
+        why = "`if` blocks do not apply to header fields"
+    targets, wrong = ([], why) if why else targets_of(work, row.value, expression_of(operand))
     if wrong or len(targets) != 1:
-        work.report.lost(keyed.setting, f"{where}: {row.value}: {wrong or 'not one address'}", mark)
+        why = f"{where}: {wrong or f'{row.value}: not one address'}"
+        if subject:
+            scope = (*([] if operand == "any" else [f"{subject} {operand}"]), *tests)
+            work.close(scope, keyed.setting, why)
+        else:
+            work.report.lost(keyed.setting, why, mark)
         return
     if targets[0].startswith('"') and not refers(row.value):
         targets[0] = targets[0].strip('"')

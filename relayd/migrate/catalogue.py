@@ -10,6 +10,10 @@ _FILTER = "relayd calls no filters: put one in front, or between two relays"
 _OWN_PROCESSES = "about Postfix's own programs and files"
 _STORE = "about mailboxes on this machine, of which relayd has none"
 _DELIVERY = "relayd finds its own pace: it starts with few deliveries and works its way up"
+_PACE = (
+    "not carried over: relayd has no pace for each destination yet. A provider that limits how many"
+    " connections or messages it takes may put some of the mail off"
+)
 _TABLES = "about how Postfix reads tables; relayd loads text"
 _HEADERS = "relayd looks at header fields only to remove, add, replace or rewrite them by rules"
 _WIRE = "relayd keeps the RFCs here, and has no such switch"
@@ -26,7 +30,7 @@ UNNEEDED = {
     "local_transport": _STORE,
     "mail_name": "relayd's greeting names relayd",
     "mailbox_size_limit": _STORE,
-    "mynetworks_style": "mynetworks is given",
+    "mynetworks_style": "mynetworks is given, or was made of it",
     "parent_domain_matches_subdomains": "the lists and tables were read as it says",
     "proxy_interfaces": "relayd knows itself by its listeners; a next hop that it is is refused",
     "queue_directory": "relayd's spool is its own; what waits in Postfix's queue is Postfix's to"
@@ -34,18 +38,18 @@ UNNEEDED = {
     "queue_run_delay": "relayd has no queue runs: each message has its own moment",
     "readme_directory": _OWN_PROCESSES,
     "smtpd_banner": "relayd's greeting is its host name",
-    "smtpd_helo_required": "a transaction without EHLO or HELO is refused anyway",
+    "smtpd_helo_required": "relayd takes mail without EHLO or HELO, too",
     "disable_vrfy_command": "VRFY tells nothing",
     "smtpd_delay_reject": "rules are always decided at RCPT",
-    "strict_rfc821_envelopes": "envelopes are read by RFC 5321",
+    "strict_rfc821_envelopes": "relayd takes what Postfix takes, and makes it RFC 5321",
     "smtputf8_enable": "SMTPUTF8 is always offered",
     "respectful_logging": _OWN_PROCESSES,
     "smtpd_relay_before_recipient_restrictions": "a recipient has to pass both lists in any case",
     "smtpd_soft_error_limit": "relayd counts errors, and ends the session at errors-per-session",
     "header_size_limit": "relayd refuses a header section above header-size (1MiB)",
     "bounce_size_limit": "reports bring the header section, or all where RET=FULL asks for it",
-    "soft_bounce": "hold mail with `hold` rules instead",
     "propagate_unmatched_extensions": "a tag that found no entry of its own is carried on",
+    "smtpd_restriction_classes": "its classes were read where a list or an entry names them",
     "smtpd_discard_ehlo_keywords": _WIRE,
     "notify_classes": "the log has all of it",
     "unknown_local_recipient_reject_code": "550",
@@ -64,6 +68,7 @@ LOST = {
     "fallback_transport_maps": "write `route to ... via` rules",
     "recipient_bcc_maps": "write `forward` rules that keep a copy",
     "sender_bcc_maps": "relayd copies by recipient only",
+    "relay_clientcerts": "write `accept certificate SHA-256` for each of them",
     "smtp_bind_address": "outgoing mail takes the address the system chooses",
     "smtp_bind_address6": "outgoing mail takes the address the system chooses",
     "smtp_fallback_relay": "name two next hops in a route: route any via first, second",
@@ -72,10 +77,7 @@ LOST = {
     "smtp_helo_name": "relayd says its hostname",
     "smtpd_milters": _FILTER,
     "non_smtpd_milters": _FILTER,
-    "smtpd_restriction_classes": "write the restrictions as rules",
     "smtpd_etrn_restrictions": "relayd has no ETRN",
-    "smtpd_data_restrictions": "rules are decided at RCPT",
-    "smtpd_end_of_data_restrictions": "rules are decided at RCPT",
     "smtpd_client_message_rate_limit": "relayd limits sessions, not messages",
     "smtpd_client_recipient_rate_limit": "relayd limits sessions, not recipients",
     "swap_bangpath": "% and ! in a local part have no meaning",
@@ -115,6 +117,12 @@ _FAMILIES: tuple[tuple[str, bool, str], ...] = (
         r"|command_|biff|home_|sun_|dovecot_",
         False,
         _STORE,
+    ),
+    (
+        r".*_(destination_(concurrency_limit|recipient_limit|rate_delay)|transport_rate_delay"
+        r"|initial_destination_concurrency)\Z|initial_destination_concurrency\Z",
+        True,
+        _PACE,
     ),
     (
         r".*_(delivery_slot_|destination_|minimum_delivery|recipient_(limit|refill)|extra_recipient"

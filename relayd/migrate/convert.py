@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import ipaddress
 import pwd
+import re
 import socket
 import struct
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ from relayd.migrate import catalogue
 from relayd.migrate.admission import admission
 from relayd.migrate.aliasing import aliases, relocated
 from relayd.migrate.canonical import canonical
+from relayd.migrate.defaults import DEFAULTS
 from relayd.migrate.draft import ConfigDraft
 from relayd.migrate.forwarding import virtual
 from relayd.migrate.headers import header_checks
@@ -26,13 +28,16 @@ from relayd.migrate.report import ImportReport
 from relayd.migrate.routing import routing, uses_aliases
 from relayd.migrate.security import inbound, outbound
 from relayd.migrate.settings import settings
+from relayd.migrate.srs import srs
 from relayd.migrate.tables import PostfixTables
 from relayd.migrate.work import Work
 from relayd.rules.check.expect import OUTSIDER
+from relayd.rules.language.lexer import string
 
 LIVE = Path("/etc/postfix")  # whoever imports this imports this very machine
-_SIOCGIFADDR = 0x8915  # of linux/sockios.h
+_SIOCGIFADDR, _SIOCGIFNETMASK = 0x8915, 0x891B  # of linux/sockios.h
 _LOOPBACK = ("127.0.0.0/8", "::1")
+_DECIDING = ("cleanup", "trivial-rewrite", "local", "proxymap")  # where mail goes
 _INTERNAL = (
     "lmtp",
     "smtp",
@@ -70,6 +75,11 @@ class Machine:
     hostname: Callable[[], str] | None = None
     interfaces: Callable[[], Sequence[str]] | None = None
     users: Callable[[], Sequence[str]] | None = None
+    networks: Callable[[], Sequence[str]] | None = None
+
+    def own(self, folder: Path) -> bool:
+        """Whether the machine's networks can be told: they are asked for, or given."""
+        return self.networks is not None or self.interfaces is None
 
 
 def convert(folder: Path, machine: Machine | None = None) -> Work:
@@ -86,22 +96,24 @@ def convert(folder: Path, machine: Machine | None = None) -> Work:
     elif folder.resolve() == LIVE:
         work.users = [each.pw_name for each in pwd.getpwall()]
     _destinations(work)
-    _networks(work)
+    _networks(work, (machine.networks or own_networks)() if machine.own(folder) else ())
     _delimiter(work)
     login = PostfixLogin(work, certificate=inbound(work))
     settings(work, login)
+    srs(work)
     virtual(work)
     aliases(work, used=uses_aliases(work))
     canonical(work)
     relocated(work)
     routing(work)
-    admission(work)
     header_checks(work)
     login.finish()
     outbound(work)
     outgoing(work)
-    _guard(work)
+    _soft(work)
     _services(work)
+    admission(work)
+    _guard(work)
     _complete(work)
     return work
 
@@ -133,22 +145,29 @@ def _destinations(work: Work) -> None:
             report.same(names.origin, "none")
 
 
-def _networks(work: Work) -> None:
+def _styled(interface: str, style: str) -> str:
+    """What an interface makes of mynetworks: `192.0.2.25/24` its subnet, its class, or itself."""
+    here = ipaddress.ip_interface(interface)
+    if style == "subnet":
+        return str(here.network)
+    if style == "class" and isinstance(here, ipaddress.IPv4Interface):
+        first = here.packed[0]
+        length = 8 if first < 128 else 16 if first < 192 else 24
+        return str(ipaddress.ip_network(f"{here.ip}/{length}", strict=False))
+    return str(here.network if style == "class" else here.ip)
+
+
+def _networks(work: Work, networks: Sequence[str]) -> None:
     """mynetworks, or what mynetworks_style makes of this machine's interfaces."""
     setting = "mynetworks"
     if work.main.is_given(setting):
         work.trusted = work.reader.networks(setting, "mynetworks")
     else:
-        words = [*_LOOPBACK, *work.interfaces]
-        if work.main["mynetworks_style"] in ("subnet", "class"):
-            work.report.lost(
-                "mynetworks_style",
-                f"{work.main['mynetworks_style']}: only this machine"
-                " itself may relay; write its networks into <mynetworks>",
-                "network:style",
-            )
+        style = work.main["mynetworks_style"]
+        words = [*_LOOPBACK, *(_styled(each, style) for each in networks or work.interfaces)]
+        work.report.translated("mynetworks_style", f"{style}: the networks are {', '.join(words)}")
         work.trusted = work.reader.networks(setting, "mynetworks", words)
-        work.trusted.origin = "mynetworks (by mynetworks_style: this machine)"
+        work.trusted.origin = f"mynetworks (by mynetworks_style: {style})"
     count = len(work.trusted.entries)
     if work.trusted:
         work.report.translated(setting, f"accept from <mynetworks>: {count} networks")
@@ -162,15 +181,33 @@ def _delimiter(work: Work) -> None:
     good = "".join(each for each in value if not each.isalnum() and each not in '@."\\ ,')
     if good != value:
         work.report.lost(setting, f"{value!r}: relayd takes marks such as + and - only")
+    carried = {"canonical", "virtual"} - set(work.main.words("propagate_unmatched_extensions"))
+    if value and (carried or good != value):
+        marks = "".join(re.escape(each) for each in value)
+        work.close(
+            (f"to regex {string(f'[{marks}][^@]*@')}",),
+            "propagate_unmatched_extensions" if carried else setting,
+            "relayd carries a sub-address on, to wherever an entry leads",
+        )
     if good:
         work.draft.subaddress = good
         work.report.translated(setting, f"subaddress {good}")
-        work.report.note(
-            "a sub-address is stripped for recipients, not for senders, when a table is asked",
-            "sender-extension",
-        )
     elif not value:
         work.report.same(setting, "none")
+
+
+def _soft(work: Work) -> None:
+    """soft_bounce: what would be refused for good waits, so nothing is."""
+    if not work.main.yes("soft_bounce"):
+        return
+    for table in work.draft.tables.values():
+        if table.kind == "transport":
+            table.lines = [re.sub(r"\berror:5\.", "retry:4.", line) for line in table.lines]
+    work.report.translated("soft_bounce", "no rule refuses for good")
+    work.report.lost(
+        "soft_bounce",
+        "what a next hop refuses for good is reported to the sender, as it always is",
+    )
 
 
 def _guard(work: Work) -> None:
@@ -196,16 +233,21 @@ def _services(work: Work) -> None:
             f"{', '.join(others)}: relayd starts no programs; a table's"
             " entry that sends mail there is named where the table is",
         )
+    main = work.main
     for service in work.services:
         title = f"master.cf {service.title}"
         if service.type == "inet":
             continue
         if service.command in _INTERNAL and service.command != "smtpd":
             for name, value in service.overrides.items():
-                if name != "syslog_name":
-                    work.report.lost(
-                        title, f"-o {name}={value}: relayd has one set of settings for all it sends"
-                    )
+                if name == "syslog_name":
+                    continue
+                why = f"-o {name}={value}: relayd has one set of settings for all it sends"
+                deciding = service.command in _DECIDING and name in DEFAULTS
+                if deciding and main.overlaid(service.overrides)[name] != main[name]:
+                    work.close((), title, why)
+                else:
+                    work.report.lost(title, why)
 
 
 def _complete(work: Work) -> None:
@@ -215,6 +257,9 @@ def _complete(work: Work) -> None:
         report.note(f"main.cf:{given.line}: {given.name} is given again further down, which counts")
     for name in main.given:
         main.expand(main.given[name].raw)  # to know whose names it uses
+    for service in work.services:
+        for value in service.overrides.values():
+            main.expand(value)
     for name in main.given:
         if report.has(name):
             continue
@@ -223,25 +268,33 @@ def _complete(work: Work) -> None:
             lost, why = known
             (report.lost if lost and main[name] else report.unneeded)(name, why)
         elif name in main.used:
-            report.unneeded(name, "a name for others' values, in which it was put")
+            report.unneeded(name, "a name of its own, put into the values that use it")
         elif not main[name]:
             report.unneeded(name, "empty")
         else:
             report.lost(name, "the import does not know it; see postconf(5) what it was for")
 
 
-def own_addresses() -> list[str]:
-    """The addresses of this machine's interfaces, as Linux tells them."""
+def own_networks() -> list[str]:
+    """The interfaces of this machine with their networks, as Linux tells them: `192.0.2.25/24`."""
     found: list[str] = []
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
         for _, name in socket.if_nameindex():
             with contextlib.suppress(OSError):
                 request = struct.pack("256s", name.encode()[:15])
-                reply = fcntl.ioctl(asked.fileno(), _SIOCGIFADDR, request)
-                found.append(socket.inet_ntoa(reply[20:24]))
+                address, mask = (
+                    socket.inet_ntoa(fcntl.ioctl(asked.fileno(), what, request)[20:24])
+                    for what in (_SIOCGIFADDR, _SIOCGIFNETMASK)
+                )
+                found.append(f"{address}/{mask}")
     with contextlib.suppress(OSError):
         for line in Path("/proc/net/if_inet6").read_text("ascii").splitlines():
-            address = ipaddress.IPv6Address(bytes.fromhex(line.split()[0]))
-            if not address.is_link_local:
-                found.append(str(address))
+            number, _, length = line.split()[:3]
+            found.append(f"{ipaddress.IPv6Address(bytes.fromhex(number))}/{int(length, 16)}")
     return list(dict.fromkeys(found))
+
+
+def own_addresses() -> list[str]:
+    """The addresses of this machine's interfaces, as Linux tells them."""
+    found = [ipaddress.ip_interface(each).ip for each in own_networks()]
+    return [str(each) for each in found if each.version == 4 or not each.is_link_local]

@@ -9,13 +9,15 @@ from dataclasses import dataclass, field
 
 from relayd.mail.address import AddressError, check_domain
 from relayd.migrate.draft import ConfigDraft
-from relayd.migrate.expressions import carried
+from relayd.migrate.expressions import addresses_only, carried
 from relayd.migrate.maincf import MainCf, split
 from relayd.migrate.report import ImportReport
 from relayd.migrate.tables import PATTERNS, Expression, MapSpec, PostfixTables, is_table
 from relayd.rules.language.lexer import string
 
 MAX_NESTING = 10  # files in files
+_INSIDE = re.compile(r"(\\.|\[\^?\]?[^\]]*\])|\^")  # a ^ that stands for the beginning
+_GROUP = re.compile(r"[0-9a-fA-F]{1,4}\Z")  # of an IPv6 address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
@@ -29,6 +31,7 @@ class Names:
     expressions: list[str] = field(default_factory=list)
     everything: bool = False
     origin: str = ""
+    doubt: str = ""  # why it may hold more than stands here
 
     def __bool__(self) -> bool:
         return bool(self.entries or self.expressions or self.everything)
@@ -55,17 +58,25 @@ class DomainReader:
     shelf: PostfixTables
     report: ImportReport
 
+    def lost(self, names: Names, why: str, mark: str) -> None:
+        """Say what of a list could not be read, which leaves the list in doubt."""
+        self.report.lost(names.origin, why, mark)
+        names.doubt = names.doubt or f"{names.origin}: {why}"
+
     def domains(self, setting: str, name: str) -> Names:
         """A list of domains such as `mydestination` or `relay_domains`."""
         names = Names(name, origin=setting)
         style = self.main["parent_domain_matches_subdomains"]
         parents = setting in split(style)
-        for word, negated in self._items(setting):
+        for word, negated in self._items(names):
             found: list[str] = []
             if is_table(word):
+                if negated:  # whom it excepts of what follows cannot be told
+                    self.lost(names, f"!{word}: a table that excepts", f"map:{word}")
+                    break
                 self._domain_table(MapSpec.parse(word), setting, names, found, parents)
             else:
-                found = self._domain(word, setting, parents)
+                found = self._domain(word, names, parents)
             if negated:
                 names.excepted += self._effective(setting, found, names, _domain_within)
             else:
@@ -88,14 +99,14 @@ class DomainReader:
                 kept.append(each)
         return kept
 
-    def _domain(self, word: str, setting: str, parents: bool) -> list[str]:
+    def _domain(self, word: str, names: Names, parents: bool) -> list[str]:
         text = word.lower().rstrip(".")
         if text.startswith("["):
             return []  # an address literal: whoever writes one means this very host
         try:
             check_domain(text.removeprefix("."))
         except AddressError as error:
-            self.report.lost(setting, f'"{word}" is no domain: {error}', f"domain:{text}")
+            self.lost(names, f'"{word}" is no domain: {error}', f"domain:{text}")
             return []
         if text.startswith("."):
             return [text]
@@ -106,52 +117,62 @@ class DomainReader:
     ) -> None:
         table = self.shelf.read(spec)
         if table.trouble:
-            self.report.lost(setting, f"{spec}: {table.trouble}", f"map:{spec}")
+            self.lost(names, f"{spec}: {table.trouble}", f"map:{spec}")
             return
         own = not self.main.is_given(setting)  # the domains are the map's keys without an @
         for row in table.rows:
             if own and "@" not in row.key and "." not in row.key:
                 self.report.note(
                     f"{spec}: a key without a dot, as {row.key}, is a name of the local"
-                    " domains; Postfix takes it for a domain as well",
-                    "bare-domain",
+                    " domains, and a domain as well, as Postfix has it"
                 )
-            elif "@" not in row.key:
-                into += self._domain(row.key, setting, parents)
+            if "@" not in row.key:
+                into += self._domain(row.key, names, parents)
         for pattern in table.patterns:
-            if not pattern.expression.text:
+            tests = (pattern.expression, *pattern.guards)
+            if own and any(addresses_only(each, spec.type) for each in tests):
+                continue  # it is about addresses, as most of such a map is
+            if pattern.guards:
+                self.lost(names, f"{spec}: `if` blocks are not carried over here", f"map:{spec}")
+            elif spec.type not in PATTERNS and pattern.expression.text:
+                self.lost(names, f"{spec}: domains are no networks", f"map:{spec}")
+            elif not pattern.expression.text:
                 names.everything = True
-            elif spec.type in PATTERNS and not (own and "@" in pattern.expression.text):
-                self._domain_pattern(spec, pattern.expression, setting, names)
+            else:
+                self._domain_pattern(spec, pattern.expression, names)
 
-    def _domain_pattern(
-        self, spec: MapSpec, expression: Expression, setting: str, names: Names
-    ) -> None:
+    def _domain_pattern(self, spec: MapSpec, expression: Expression, names: Names) -> None:
         text = expression.text
         behind = text[1:] if text.startswith("^") else f"[^@]*{text}"
+        # where a domain begins there is an @ before it
+        behind = _INSIDE.sub(lambda match: match[1] or "(?<=@)", behind)
         found = carried(Expression(f"@{behind}", expression.flags, False), spec.type)
         if found.text and not expression.negated:
             names.expressions.append(found.text)
         else:
             why = found.why or "it is negated"
-            self.report.lost(setting, f"{spec}: /{text}/: {why}", f"map:{spec}")
+            self.lost(names, f"{spec}: /{text}/: {why}", f"map:{spec}")
 
     def networks(self, setting: str, name: str, words: Sequence[str] | None = None) -> Names:
         """A list of networks such as `mynetworks`; `words` in place of its value."""
         names = Names(name, origin=setting)
-        items = self._items(setting) if words is None else ((word, False) for word in words)
+        items = self._items(names) if words is None else ((word, False) for word in words)
         for word, negated in items:
             if is_table(word) and not re.match(r"[0-9a-fA-F:]+(/\d+)?\Z", word):
-                self._network_table(MapSpec.parse(word), setting, names)
+                self._network_table(MapSpec.parse(word), names, negated=negated)
+                if negated:
+                    break
                 continue
             network = network_of(word)
             if network is None:
-                self.report.lost(
-                    setting,
+                self.lost(
+                    names,
                     f'"{word}" is no network: write it with its host bits at 0, or leave it'
                     " out; its hosts may not relay",
                     f"network:{word}",
                 )
+                if negated:
+                    break
             elif negated:
                 names.excepted += self._effective(setting, [network], names, _network_within)
             else:
@@ -159,35 +180,42 @@ class DomainReader:
         names.entries = _widest(names.entries)
         return names
 
-    def _network_table(self, spec: MapSpec, setting: str, names: Names) -> None:
+    def _network_table(self, spec: MapSpec, names: Names, *, negated: bool) -> None:
+        """A table of clients; Postfix stops at the first row of a cidr table that fits."""
         table = self.shelf.read(spec)
-        if table.trouble or spec.type in PATTERNS:
-            why = table.trouble or "relayd's clients are networks, not expressions"
-            self.report.lost(setting, f"{spec}: {why}; its hosts may not relay", f"map:{spec}")
+        why = table.trouble
+        if negated:
+            why = "a table that excepts is not carried over"
+        elif spec.type != "cidr" and table.patterns:
+            why = "relayd's clients are networks, not expressions"
+        elif any(row.expression.negated or row.guards for row in table.patterns):
+            why = "`!` and `if` are not carried over here"
+        if why:
+            self.lost(names, f"{spec}: {why}; its hosts may not relay", f"map:{spec}")
             return
         keys = [row.key for row in table.rows]
-        keys += [row.expression.text for row in table.patterns if not row.expression.negated]
+        keys += [row.expression.text for row in table.patterns]
         for key in keys:
             network = network_of(key)
             if network is None:
-                self.report.lost(setting, f"{spec}: {key} is no network", f"entry:{spec} {key}")
+                self.lost(names, f"{spec}: {key} is no network", f"entry:{spec} {key}")
             else:
                 names.entries.append(network)
 
     def _items(
-        self, setting: str, text: str | None = None, depth: int = 0
+        self, names: Names, text: str | None = None, depth: int = 0
     ) -> Iterator[tuple[str, bool]]:
         """Each item and whether it is excepted; files are opened."""
-        words = self.main.words(setting) if text is None else self.shelf.lines(text) or []
+        words = self.main.words(names.origin) if text is None else self.shelf.lines(text) or []
         for word in words:
             negated = word.startswith("!")
             word = word.lstrip("!")
             if not word.startswith("/"):
                 yield word, negated
             elif depth > MAX_NESTING or self.shelf.lines(word) is None:
-                self.report.lost(setting, f"cannot read {word}", f"file:{word}")
+                self.lost(names, f"cannot read {word}", f"file:{word}")
             else:
-                inner = self._items(setting, word, depth + 1)
+                inner = self._items(names, word, depth + 1)
                 yield from ((each, negated != other) for each, other in inner)
 
 
@@ -197,6 +225,12 @@ def network_of(text: str) -> str | None:
     octets = bare.split(".")
     if ":" not in bare and "/" not in bare and len(octets) < 4 and all(map(str.isdigit, octets)):
         bare = ".".join(octets + ["0"] * (4 - len(octets))) + f"/{8 * len(octets)}"
+    groups = bare.split(":")
+    if "/" not in bare and 1 < len(groups) < 8 and all(map(_GROUP.match, groups)):
+        # access(5)'s `2001:db8:1`: the first groups; a group of 0 may be written otherwise
+        if any(int(group, 16) == 0 for group in groups):
+            return None
+        bare = f"{bare}::/{16 * len(groups)}"
     try:
         network = ipaddress.ip_network(bare)
     except ValueError:

@@ -17,6 +17,8 @@ from relayd.rules.tables.tablefile import list_table
 RULES = Path("rules.d/50-postfix.rules")
 CONF = Path("relayd.conf")
 SECRETS = Path("secrets")
+KEYS = Path("srs.keys")
+PRIVATE = (SECRETS, KEYS)
 SECTIONS = ("admission", "rewrite", "forward", "route", "tests")
 _TITLES = {
     "admission": "Who may send what to whom",
@@ -26,7 +28,9 @@ _TITLES = {
     "tests": "Tests: with one that fails the rules never go live",
 }
 INLINE = 6  # entries of a list that stand in the rules themselves
-LATER = '451 4.3.0 "This address has not moved to this relay yet, try again later"'
+NOT_MOVED = "has not moved to this relay yet"
+LATER = f'451 4.3.0 "This address {NOT_MOVED}, try again later"'
+RETRY = f"retry:4.3.0 This address {NOT_MOVED}, try again later"
 _NAME_LETTER = re.compile(r"[^A-Za-z0-9_.-]+")
 
 
@@ -72,6 +76,8 @@ class ConfigDraft:
         default_factory=lambda: {section: [] for section in SECTIONS}
     )
     secrets: list[str] = field(default_factory=list)  # lines of the secrets file
+    keys: list[str] = field(default_factory=list)  # lines of the file of SRS keys
+    shut: str = ""  # a rule that relayd would not take, for which all mail waits
     later: dict[str, None] = field(default_factory=dict)  # what is to be asked for again later
 
     def setting(self, statement: str, comment: str = "") -> None:
@@ -158,12 +164,7 @@ class ConfigDraft:
 
     def files(self) -> dict[Path, list[str]]:
         """Every file's lines, by its path relative to relayd.conf."""
-        self.tables.pop("not-moved", None)
-        later = self.list_of("not-moved", self.later, "what could not be translated")
-        if later:
-            first = (f"reject to {later} {LATER}", "not moved; see the report")
-            rules = [rule for rule in self.rules["admission"] if rule[1] != first[1]]
-            self.rules["admission"] = [first, *rules]
+        self._not_moved()
         tables, hops = self._in_use()
         files = {CONF: self._conf(), RULES: self._rules(tables, hops)}
         for table in tables:
@@ -172,7 +173,35 @@ class ConfigDraft:
                 files[table.path] = [*head, *table.lines]
         if self.secrets:
             files[SECRETS] = ["# NAME USER PASSWORD", *self.secrets]
+        if self.keys:
+            files[KEYS] = list(self.keys)
         return files
+
+    def _not_moved(self) -> None:
+        """What could not be translated waits, also where another address leads to it.
+
+        At RCPT it is refused; behind an alias it stays what it is, and has no route.
+        """
+        names = ("not-moved", "not-moved-stays", "not-moved-waits")
+        for name in names:
+            self.tables.pop(name, None)
+        title = "closed: its entry is not understood; see the report"
+        for section in SECTIONS:
+            self.rules[section] = [one for one in self.rules[section] if one[1] != title]
+        listed = self.list_of(names[0], self.later, "what could not be translated")
+        if self.shut:
+            self.rules["admission"].insert(0, (f"reject any {LATER}", title))
+        if not listed:
+            return
+        good = [each for each in self.later if good_entry(each)]
+        stays = [f"{each} {each}" for each in good if each[0] != "@"]
+        waits = [f"{each.removeprefix('@')} {RETRY}" for each in good]
+        route = self.map_of(names[2], "transport", waits, "what could not be translated")
+        self.rules["route"].insert(0, (f"route {route}", title))
+        if stays:
+            forward = self.map_of(names[1], "virtual", stays, "what could not be translated")
+            self.rules["forward"].insert(0, (f"forward {forward}", title))
+        self.rules["admission"].insert(0, (f"reject to {listed} {LATER}", title))
 
     def _conf(self) -> list[str]:
         lines = ["# Made by `relayctl import postfix`. What each setting means: relayd.conf(5)", ""]
@@ -198,6 +227,11 @@ class ConfigDraft:
         return lines
 
 
+def foreign(text: str) -> bool:
+    """Whether there are octets in it that are not UTF-8."""
+    return not text.isascii() and any("\udc80" <= letter <= "\udcff" for letter in text)
+
+
 def slug(text: str) -> str:
     """The text as a name of the language."""
     name = _NAME_LETTER.sub("-", text).strip("-.")
@@ -206,6 +240,8 @@ def slug(text: str) -> str:
 
 def good_entry(text: str) -> bool:
     """Whether a list can hold it."""
+    if foreign(text):
+        return False
     problems: list[object] = []
     place = Place(Source("", "", (text,)), 1)
     list_table("", "", [(text, place)], problems)  # type: ignore[arg-type]  # only counted
@@ -217,6 +253,8 @@ def pattern(text: str) -> str:
 
     Raises AddressError.
     """
+    if foreign(text):
+        raise AddressError("it is not UTF-8")
     if text.startswith("@."):
         check_domain(text[2:])
         return str(SubDomains(text[2:]))

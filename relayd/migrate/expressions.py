@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from relayd.migrate.tables import Expression
 from relayd.rules.language.regex import template_trouble, trouble
+
+from re import _constants as op  # type: ignore[attr-defined]  # isort: skip
+from re import _parser  # type: ignore[attr-defined]  # isort: skip
 
 _POSIX = {
     "alnum": "a-z0-9",
@@ -53,6 +58,28 @@ def carried(expression: Expression, kind: str) -> Carried:
             return Carried(candidate)
     assert wrong is not None
     return Carried(why=f"{wrong[0]} ({wrong[1]})")
+
+
+def addresses_only(expression: Expression, kind: str) -> bool:
+    """Whether nothing without an @ can match: no bare domain, as a list of domains has them."""
+    found = carried(expression, kind)
+    if expression.negated or not found.text:
+        return False
+    return _requires(list(_parser.parse(found.text)))
+
+
+def _requires(parsed: Sequence[Any]) -> bool:
+    """Whether an @ is in every text that these match."""
+    for code, value in parsed:
+        if code is op.LITERAL and value == ord("@"):
+            return True
+        if code is op.SUBPATTERN and _requires(list(value[-1])):
+            return True
+        if code in (op.MAX_REPEAT, op.MIN_REPEAT) and value[0] and _requires(list(value[2])):
+            return True
+        if code is op.BRANCH and all(_requires(list(each)) for each in value[1]):
+            return True
+    return False
 
 
 def template(text: str, expression: str) -> tuple[str, str]:

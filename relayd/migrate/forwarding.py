@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from relayd.mail.address import AddressError
 from relayd.migrate.draft import pattern
 from relayd.migrate.expressions import refers, template
+from relayd.migrate.mailboxes import ListError, addresses
 from relayd.migrate.tables import MapSpec, MapText, PatternRow, PostfixRow
 from relayd.migrate.work import Work, expression_of, when
 from relayd.rules.language.lexer import string
@@ -86,14 +87,12 @@ def _line(
         work.report.lost(
             setting, f'{table.where(row.line)}: "{row.key}" is no address: {error}', mark
         )
+        work.refuse_later("@" + row.key.rpartition("@")[2] if "@" in row.key else row.key)
         return None
     for word in bad:
-        work.report.lost(
-            setting, f'{table.where(row.line)}: {row.key}: "{word}" is no address', mark
-        )
-    if bad:
+        work.report.lost(setting, f"{table.where(row.line)}: {row.key}: {word}: no address", mark)
+    if bad or not targets:  # a part of it would be less than was meant
         table.plain = False
-    if not targets:
         work.refuse_later(row.key)
         return None
     return Line(row.key, targets)
@@ -178,19 +177,23 @@ def _rule(work: Work, operand: str, lines: Sequence[Line], at: Sequence[str]) ->
     if any(not line.declares for line in lines):
         work.draft.rule("forward", f"forward {operand}{where}")
         work.listed.append(operand)
+    names = [f"{line.key}@{each}" for line in lines if "@" not in line.key for each in at]
+    if bare and names:
+        work.listed.append(work.draft.list_of("virtual-names", names, "names without a domain"))
 
 
 def pattern_rule(work: Work, setting: str, source: MapText, row: PatternRow) -> None:
     """`forward regex ... -> ...`."""
-    where, mark = source.where(row.line), f"map:{source.spec}"
+    where = source.where(row.line)
     found = work.condition(row, source.spec, "to")
     if isinstance(found, str):
-        work.report.lost(setting, f"{where}: {found}", mark)
+        work.close((), setting, f"{where}: {found}")
         return
     operand, tests = found
     targets, wrong = targets_of(work, row.value, expression_of(operand))
     if wrong or not targets:
-        work.report.lost(setting, f"{where}: {row.value}: {wrong or 'no address'}", mark)
+        scope = (*([] if operand == "any" else [f"to {operand}"]), *tests)
+        work.close(scope, setting, f"{where}: {row.value}: {wrong or 'no address'}")
         return
     work.draft.rule("forward", f"forward {operand} -> {', '.join(targets)}{when(tests)}", where)
     if not tests:
@@ -200,7 +203,11 @@ def pattern_rule(work: Work, setting: str, source: MapText, row: PatternRow) -> 
 def targets_of(work: Work, value: str, expression: str) -> tuple[list[str], str]:
     """The targets of a pattern's value as rule text, and what is wrong with one."""
     made = []
-    for word in value.replace(",", " ").split():
+    try:
+        words = [value] if value.startswith("@") else addresses(value)
+    except ListError as error:
+        return [], str(error)
+    for word in words:
         if refers(word):
             if not expression:
                 return [], f"{word}: nothing was matched that it could refer to"

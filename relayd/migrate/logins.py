@@ -16,7 +16,6 @@ TABLE = "dovecot-logins"
 _BY_HAND = "make accounts with `relayctl user add`, or name Dovecot's socket: see docs/login.md"
 _MUST = ("permit_sasl_authenticated", "reject")  # as master.cf's submission has it
 _LISTS = ("smtpd_client_restrictions", "smtpd_recipient_restrictions", "smtpd_relay_restrictions")
-_OWN = ("reject_sender_login_mismatch", "reject_authenticated_sender_login_mismatch")
 _QUIET = (
     "smtpd_sasl_security_options",
     "smtpd_sasl_tls_security_options",
@@ -65,8 +64,8 @@ class PostfixLogin:
     def options(self, service: Service) -> str:
         """What stands behind its `listen`; with `submission` where nobody sends without one."""
         self.used = True
-        lists = (self._work.main.expand(service.overrides.get(name, "")) for name in _LISTS)
-        must = any(tuple(text.replace(",", " ").split()[:2]) == _MUST for text in lists)
+        its = self._work.main.overlaid(service.overrides)
+        must = any(tuple(its.words(name)[:2]) == _MUST for name in _LISTS)
         return f" auth {TABLE}" + (" submission" if must else "")
 
     def finish(self) -> None:
@@ -88,25 +87,6 @@ class PostfixLogin:
             f"table {TABLE} dovecot-auth unix:{quote(self.socket)}",
             "relayd's user must be able to open it",
         )
-        work.draft.rule("admission", "accept login any", "clients that have logged in")
-        self._senders()
-
-    def _senders(self) -> None:
-        """What a login may send as: in Postfix anything, unless a restriction says otherwise."""
-        work, setting = self._work, "smtpd_sender_login_maps"
-        restrictions = work.main.words("smtpd_sender_restrictions")
-        restrictions += work.main.words("smtpd_recipient_restrictions")
-        if not any(word in restrictions for word in _OWN):
-            rule = "may-send-as any"
-            work.draft.rule("admission", rule, "as in Postfix; without it, as one's own address")
-            if work.main.is_given(setting):
-                work.report.lost(setting, "no restriction asks it (reject_sender_login_mismatch)")
-            return
-        lines = [f"{row.key} {row.value}" for table in work.tables(setting) for row in table.rows]
-        if lines:
-            operand = work.draft.map_of("sender-logins", "virtual", lines, setting)
-            work.draft.rule("admission", f"may-send-as {operand}", setting)
-            work.report.translated(setting, f"may-send-as {operand}: {len(lines):,} senders")
 
 
 def outgoing(work: Work) -> None:
@@ -141,7 +121,8 @@ def outgoing(work: Work) -> None:
         work.draft.secrets = secrets
         work.draft.setting(f"secrets {SECRETS}", "logins at next hops, mode 0600")
         for name in (enable, setting):
-            report.translated(name, f"`login` on {len(secrets)} next hops, passwords in {SECRETS}")
+            hops = "1 next hop" if len(secrets) == 1 else f"{len(secrets)} next hops"
+            report.translated(name, f"`login` on {hops}, passwords in {SECRETS}")
     else:
         for name in (enable, setting):
             if main.is_given(name):

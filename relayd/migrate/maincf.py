@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,7 +40,7 @@ class MainCf:
         *,
         hostname: Callable[[], str] | None = None,
     ) -> None:
-        self.folder = folder
+        self.folder = folder.absolute()
         self.repeated = [
             each
             for number, each in enumerate(lines)
@@ -66,6 +66,15 @@ class MainCf:
             if match is not None:
                 given.append(Given(match.group(1), match.group(2).strip(), line))
         return cls(folder, given, hostname=hostname)
+
+    def overlaid(self, overrides: Mapping[str, str]) -> MainCf:
+        """The same as one service of master.cf sees it, with its `-o name=value`."""
+        if not overrides:
+            return self
+        made = MainCf(self.folder, list(self.given.values()), hostname=self._hostname)
+        made.given |= {name: Given(name, value, 0) for name, value in overrides.items()}
+        made.undefined, made.used, made._defaults = self.undefined, self.used, self._defaults
+        return made
 
     def is_given(self, name: str) -> bool:
         """Whether main.cf itself gives it."""

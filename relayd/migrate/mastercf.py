@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from relayd.migrate.maincf import logical_lines, split
@@ -25,6 +26,16 @@ class Service:
     def title(self) -> str:
         """How a report names it."""
         return f"{self.name}/{self.type}"
+
+
+def behind(service: Service, services: Sequence[Service]) -> Service:
+    """Whose settings clients meet: with postscreen those of the smtpd that it passes them to."""
+    if service.command != "postscreen":
+        return service
+    found = next(
+        (each for each in services if (each.type, each.command) == ("pass", "smtpd")), None
+    )
+    return replace(service, overrides=service.overrides | (found.overrides if found else {}))
 
 
 def read_services(folder: Path) -> list[Service]:

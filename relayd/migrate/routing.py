@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from relayd.mail.address import AddressError
 from relayd.mail.nexthop import NextHop
 from relayd.migrate.bysender import by_sender, own_nexthop
 from relayd.migrate.domains import Names
-from relayd.migrate.draft import pattern
+from relayd.migrate.draft import RETRY, pattern
 from relayd.migrate.nexthops import Where, to_hosts, where
 from relayd.migrate.tables import MapText, PatternRow, PostfixRow
 from relayd.migrate.work import Work, when
@@ -16,7 +17,13 @@ from relayd.rules.language.lexer import string
 from relayd.rules.language.source import Problem, Source
 from relayd.rules.tables.transport import transport_table
 
-UNMOVED = "4.3.0 This mailbox has not moved to this relay yet"
+UNMOVED = "4.3.0 This address has not moved to this relay yet, try again later"
+_SOME_LOCAL = (
+    "luser_relay",
+    "fallback_transport",
+    "fallback_transport_maps",
+    "mailbox_transport_maps",
+)
 UNKNOWN = "5.1.1 User unknown in virtual alias table"
 
 
@@ -40,10 +47,18 @@ def routing(work: Work) -> None:
     # a next hop in relay_transport itself is stronger than any relayhost
     if own_nexthop(work, "relay_transport"):
         _class_route(work, work.relay, classes.relay, "relay")
-    by_sender(work)
+    if not by_sender(work):
+        close_routes(work)
+        return
     if classes.relay.text != classes.default.text or classes.relay.hops != classes.default.hops:
         _class_route(work, work.relay, classes.relay, "relay")
     _default(work, classes.default)
+
+
+def close_routes(work: Work) -> None:
+    """Whatever no route before has taken is asked to come later."""
+    operand = work.draft.map_of("no-way-yet", "transport", [f"* {RETRY}"], "what is not understood")
+    work.draft.rule("route", f"route {operand}", "closed: see the report")
 
 
 def uses_aliases(work: Work) -> bool:
@@ -73,9 +88,7 @@ def _relayhost(work: Work) -> Where | None:
             f"{found.why}: write a next-hop and `route any via` it",
             "setting:relayhost",
         )
-        return Where(
-            refuse="4.3.0 relayhost is not set up", text="retry:4.3.0 relayhost is not set up"
-        )
+        return Where(refuse=UNMOVED, text=RETRY)
     how = "the addresses of its name" if "[" in value else "the mail exchangers of its name"
     work.report.translated("relayhost", f"next-hop {', '.join(found.hops)}, by {how}")
     return found
@@ -90,8 +103,7 @@ def _onward(work: Work, setting: str, relayhost: Where | None) -> Where:
         work.report.lost(
             setting, f"{why}; mail is asked to come later instead", f"setting:{setting}"
         )
-        text = f"4.3.0 {setting} is not set up"
-        return Where(refuse=text, text=f"retry:{text}")
+        return Where(refuse=UNMOVED, text=RETRY)
     if found.direct and relayhost is not None:
         found = relayhost
     if work.main.is_given(setting):
@@ -102,23 +114,32 @@ def _onward(work: Work, setting: str, relayhost: Where | None) -> Where:
 def _local(work: Work) -> Where:
     """Where mail for the local domains goes once aliases are followed."""
     main, report = work.main, work.report
-    for setting in ("local_transport", "mailbox_transport", "fallback_transport"):
+    unknown = [name for name in _SOME_LOCAL if main[name]]
+    for name in unknown:
+        report.lost(
+            name,
+            "it takes some names of the local domains, nobody can tell here which: they are asked"
+            " to come later. Write `route to ... via` rules, or a catch-all",
+        )
+    if "alias_maps" in work.incomplete:
+        unknown.append("alias_maps")
+    for setting in ("local_transport", "mailbox_transport"):
         value = main[setting]
         found = where(work, value, title="store") if value else Where(local=True)
         if found.local:
             if main.is_given(setting) and (value or setting != "local_transport"):
                 report.same(setting, "no other transport")
             continue
-        if found.route:
-            report.translated(setting, f"local domains: {found.route}")
-            if setting == "fallback_transport":
-                report.note(
-                    "fallback_transport takes only names that are no system users; relayd"
-                    " sends all of the local domains there",
-                    "class:local",
-                )
+        if found.refuse or found.discard:
+            report.translated(setting, f"local domains: {found.text}")
             return found
-        report.lost(setting, found.why or found.text, "class:local")
+        if found.route and (setting == "local_transport" or not unknown):
+            report.translated(setting, f"local domains: {found.route}")
+            return found
+        report.lost(
+            setting, found.why or f"{', '.join(unknown)} may have another word", "class:local"
+        )
+        break
     if work.local:
         report.note(
             "Mailboxes on this machine: relayd has none. Names of the local domains that are no"
@@ -127,7 +148,7 @@ def _local(work: Work) -> Where:
             " store`, or an alias for each name (root and postmaster first)",
             "class:local",
         )
-    return Where(refuse=UNMOVED, text=f"retry:{UNMOVED}")
+    return Where(refuse=UNMOVED, text=RETRY)
 
 
 def _mailbox(work: Work) -> Where:
@@ -138,8 +159,8 @@ def _mailbox(work: Work) -> Where:
         if work.main.is_given(setting):
             work.report.unneeded(setting, "there are no virtual mailbox domains")
         return found
-    if found.route:
-        work.report.translated(setting, f"virtual mailbox domains: {found.route}")
+    if found.route or found.refuse or found.discard:
+        work.report.translated(setting, f"virtual mailbox domains: {found.route or found.text}")
         return found
     work.report.lost(
         setting,
@@ -147,7 +168,7 @@ def _mailbox(work: Work) -> Where:
         " unix:/path) and route these domains there; until then their mail is asked to come later",
         "class:mailbox",
     )
-    return Where(refuse=UNMOVED, text=f"retry:{UNMOVED}")
+    return Where(refuse=UNMOVED, text=RETRY)
 
 
 def _class_route(work: Work, names: Names, found: Where, title: str) -> None:
@@ -184,7 +205,7 @@ def _virtual_alias(work: Work) -> None:
         return
     unknown = f"error:{UNKNOWN}"
     if "virtual_alias_maps" in work.incomplete:
-        unknown = "retry:4.3.0 Not every table of this relay could be read"
+        unknown = RETRY
         work.report.name(
             "virtual_alias_maps: a table is missing, so an unknown address is asked to come later",
             "class:virtual",
@@ -198,45 +219,63 @@ def _virtual_alias(work: Work) -> None:
 
 
 def _transport_maps(work: Work, classes: Classes) -> None:
+    """In Postfix's order: whole addresses and expressions of all tables first, then domains."""
     setting = "transport_maps"
     tables = work.tables(setting)
-    if not tables:
-        if not work.main[setting]:
-            work.report.same(setting, "none")
-        return
+    parents = setting in work.main.words("parent_domain_matches_subdomains")
+    complete = setting not in work.incomplete
     lines: dict[str, str] = {}
     stands = len(tables) == 1 and tables[0].plain and not tables[0].repeated
-    stands = stands and not tables[0].continued
+    stands = stands and not tables[0].continued and not parents and complete
+    mixed = any(table.patterns for table in tables)
     for table in tables:
-        for each in table.patterns:
-            _pattern(work, table, classes, each)
+        whole: dict[str, str] = {}
         for row in table.rows:
             text = _entry(work, table, row, classes)
-            if text:
-                lines.setdefault(row.key, text)
+            for key in _keys(row.key, parents) if text else ():
+                (whole if mixed and "@" in key else lines).setdefault(key, text)
             stands = stands and text == row.value
+        if whole:
+            _table(work, "transport-whole", whole, str(table.spec))
+        for each in table.patterns:
+            if not _pattern(work, table, classes, each):
+                close_routes(work)  # whatever is left may be what it is about
+                return
+    if not complete:
+        whole = {key: text for key, text in lines.items() if "@" in key}
+        _table(work, "transport-whole", whole, "what stands before the table that is missing")
+        close_routes(work)
+        return
+    if not tables and not work.main[setting]:
+        work.report.same(setting, "none")
     if not lines:
         return
     first = tables[0]
     if stands and first.path:
-        whole = first.path.read_text("utf-8").rstrip("\n").split("\n")
+        copied = first.path.read_text("utf-8").rstrip("\n").split("\n")
         operand = work.draft.map_of(
-            first.path.name, "transport", whole, f"{first.spec}, as it stands", copied=True
+            first.path.name, "transport", copied, f"{first.spec}, as it stands", copied=True
         )
+        work.draft.rule("route", f"route {operand}")
     else:
-        origin = ", ".join(str(table.spec) for table in tables)
-        operand = work.draft.map_of(
-            "transport", "transport", [f"{k} {v}" for k, v in lines.items()], origin
-        )
-    work.draft.rule("route", f"route {operand}")
+        _table(work, "transport", lines, ", ".join(str(table.spec) for table in tables))
     work.report.translated(setting, f"{len(lines):,} entries become a transport table")
-    if "transport_maps" in work.main.words("parent_domain_matches_subdomains"):
-        work.report.lost(
-            setting,
-            "parent_domain_matches_subdomains names transport_maps: write"
-            " .example.com for sub-domains",
-            f"setting:{setting}",
-        )
+
+
+def _table(work: Work, name: str, lines: Mapping[str, str], origin: str) -> None:
+    if lines:
+        texts = [f"{key} {value}" for key, value in lines.items()]
+        operand = work.draft.map_of(name, "transport", texts, origin)
+        work.draft.rule("route", f"route {operand}")
+
+
+def _keys(key: str, parents: bool) -> Iterator[str]:
+    """With parent_domain_matches_subdomains a domain is all that is below it, too."""
+    if parents and key.startswith("."):
+        return  # is never looked up
+    yield key
+    if parents and "@" not in key and key != "*":
+        yield f".{key}"
 
 
 def _entry(work: Work, table: MapText, row: PostfixRow, classes: Classes) -> str:
@@ -247,7 +286,7 @@ def _entry(work: Work, table: MapText, row: PostfixRow, classes: Classes) -> str
         try:
             pattern(row.key if "@" in row.key else f"@{row.key}")
         except AddressError as error:
-            work.report.lost(setting, f'{spot}: "{row.key}": {error}', mark)
+            work.close((), setting, f'{spot}: "{row.key}": {error}')
             return ""
     name, colon, nexthop = row.value.partition(":")
     if not colon:
@@ -277,7 +316,7 @@ def _entry(work: Work, table: MapText, row: PostfixRow, classes: Classes) -> str
         f"{spot}: {row.key} {row.value}: {why}; its mail is asked to come later instead",
         mark,
     )
-    return "retry:4.3.0 The way to this address is not set up yet"
+    return RETRY
 
 
 def _leaves_alone() -> bool:
@@ -316,21 +355,36 @@ def _class_of(work: Work, key: str, classes: Classes) -> Where:
     return classes.default
 
 
-def _pattern(work: Work, table: MapText, classes: Classes, row: PatternRow) -> None:
+def _pattern(work: Work, table: MapText, classes: Classes, row: PatternRow) -> bool:
+    """Write the route of one expression; whether it could be done."""
     setting, mark = "transport_maps", f"map:{table.spec}"
     found = work.condition(row, table.spec, "to")
     if isinstance(found, str):
-        work.report.lost(setting, f"{table.where(row.line)}: {found}", mark)
-        return
+        work.report.lost(
+            setting,
+            f"{table.where(row.line)}: {found}. What nothing before it routes is asked to come"
+            " later: write it as a `route` rule, and take out the table that closes",
+            mark,
+        )
+        return False
     operand, tests = found
-    goal = where(work, row.value, title="")
+    goal = where(work, row.value if ":" in row.value else f"{row.value}:", title="")
     goal = classes.local if goal.local else goal
     head = "route any" if operand == "any" else f"route to {operand}"
-    if goal.route:
+    if goal.route and row.value.partition(":")[0]:
         work.draft.rule("route", f"{head} {goal.route}{when(tests)}", table.where(row.line))
-        return
+        return True
+    if operand == "any" and not tests and goal.text:
+        _table(work, "transport-any", {"*": goal.text}, table.where(row.line))
+        return True
     why = goal.why or "a route by expression cannot refuse: write a `reject to regex` rule"
-    work.report.lost(setting, f"{table.where(row.line)}: {row.value}: {why}", mark)
+    work.report.lost(
+        setting,
+        f"{table.where(row.line)}: {row.value}: {why}. What nothing before it routes is asked to"
+        " come later",
+        mark,
+    )
+    return False
 
 
 def _default(work: Work, found: Where) -> None:

@@ -12,6 +12,7 @@ from relayd.mail.nexthop import SMTP
 from relayd.mail.security import Level
 from relayd.migrate.draft import pattern
 from relayd.migrate.maincf import readable
+from relayd.migrate.nexthops import hosts_of
 from relayd.migrate.work import Work
 from relayd.rules.language.lexer import quote
 from relayd.rules.language.source import Place, Problem, Source
@@ -59,8 +60,6 @@ def inbound(work: Work) -> bool:
     shown = _certificates(work)
     if main.is_given(setting):
         if level == "encrypt":
-            text = 'reject any 530 5.7.0 "Must issue a STARTTLS command first" when not tls'
-            work.draft.rule("admission", text, f"{setting} = encrypt")
             report.translated(setting, "clients without TLS are refused at RCPT")
         elif shown:
             report.same(setting, "STARTTLS is offered wherever there is a certificate")
@@ -136,7 +135,7 @@ def outbound(work: Work) -> None:
         )
     level = _LEVELS.get(text) if text else Level.AUTO
     if level is None:
-        report.lost(setting, f"{text}: write `tls to any LEVEL`, and `tls LEVEL` on next hops")
+        work.close((), setting, f"{text}: write `tls to any LEVEL`, and `tls LEVEL` on next hops")
         level = Level.AUTO
     elif level is not Level.AUTO:
         work.draft.setting(f"tls to any {level.value}", f"{setting} = {text}")
@@ -174,12 +173,23 @@ def _policies(work: Work) -> None:
         for row in table.rows:
             words = row.value.lower().split()
             level = _LEVELS.get(words[0])
+            if level in (Level.AUTO, Level.NONE):
+                work.report.lost(
+                    setting,
+                    f"{table.where(row.line)}: {row.key} {row.value}: DANE or MTA-STS where the"
+                    " domain publishes it, else TLS if there is any",
+                )
+                continue
+            if level is not None and not words[1:] and _one_hop(work, row.key, level):
+                count += 1
+                continue
             try:
                 domain = pattern(f"@{row.key}")
             except ValueError:
                 domain = ""
-            if not domain or level is None or level is Level.AUTO or words[1:]:
-                work.report.lost(
+            if not domain or level is None or words[1:]:
+                work.close(
+                    (f"to {domain}",) if domain else (),
                     setting,
                     f"{table.where(row.line)}: {row.key} {row.value}: write `tls"
                     " to @domain LEVEL`, or `tls LEVEL` on a next hop",
@@ -188,11 +198,25 @@ def _policies(work: Work) -> None:
             work.draft.setting(f"tls to {domain} {level.value}")
             count += 1
         for pattern_row in table.patterns:
-            work.report.lost(
-                setting, f"{table.where(pattern_row.line)}: expressions name no domain"
-            )
+            where = table.where(pattern_row.line)
+            work.close((), setting, f"{where}: expressions name no domain")
     if count:
         work.report.translated(setting, f"{count:,} domains: tls to @domain LEVEL")
+
+
+def _one_hop(work: Work, key: str, level: Level) -> bool:
+    """`[host]:port` of a next hop that has a name here."""
+    found = hosts_of(key)
+    if not key.startswith("[") or isinstance(found, str):
+        return False
+    wanted = found[0].hosts[0]
+    names = [name for name, hop in work.draft.hops.items() if wanted in hop.hosts]
+    for name in names:
+        work.draft.hops[name] = replace(work.draft.hops[name], level=level)
+    tables = [each for each in work.draft.tables.values() if each.kind == "transport"]
+    return bool(names) and not any(
+        f"[{wanted.host}]" in line for each in tables for line in each.lines
+    )
 
 
 def _authorities(work: Work) -> None:

@@ -10,8 +10,11 @@ from collections.abc import Iterator
 from relayd.config.settings import Settings
 from relayd.mail.address import AddressError, check_domain
 from relayd.mail.nexthop import HostPort
+from relayd.migrate import closings
+from relayd.migrate.defaults import DEFAULTS
 from relayd.migrate.logins import PostfixLogin
-from relayd.migrate.mastercf import Service
+from relayd.migrate.mastercf import Service, behind
+from relayd.migrate.restrictions import LISTS
 from relayd.migrate.work import Work
 from relayd.rules.language.lexer import quote
 from relayd.spool.schedule import DEFAULT, Schedule
@@ -21,11 +24,7 @@ _TIME = re.compile(r"(\d+)([smhdw]?)\Z")
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _PORTS = {"smtp": 25, "submission": 587, "submissions": 465, "smtps": 465}
 _HUGE = "1024GiB"
-_MUST_LOG_IN = (
-    "smtpd_client_restrictions",
-    "smtpd_recipient_restrictions",
-    "smtpd_relay_restrictions",
-)
+_HELO_FIRST = 'reject any 503 5.5.1 "Say HELO or EHLO first"'
 _QUIET_OVERRIDES = (
     "smtpd_tls_auth_only",
     "smtpd_sasl_type",
@@ -35,6 +34,10 @@ _QUIET_OVERRIDES = (
     "smtpd_tls_wrappermode",
     "smtpd_sasl_auth_enable",
     "milter_macro_daemon_name",
+    "mynetworks",
+    "smtpd_sender_login_maps",
+    "soft_bounce",
+    "smtpd_reject_unlisted_recipient",
 )
 
 
@@ -92,6 +95,11 @@ def _listeners(work: Work, login: PostfixLogin) -> None:
             "inet_protocols",
             f"{work.main['inet_protocols']}: the `listen` statements. Outgoing mail uses both",
         )
+    if work.main.yes("strict_rfc821_envelopes"):
+        work.report.translated("strict_rfc821_envelopes", "`strict` at every `listen`")
+    if work.main.yes("smtpd_helo_required"):
+        work.draft.rule("admission", f"{_HELO_FIRST} when not helo any", "smtpd_helo_required")
+        work.report.translated("smtpd_helo_required", f"{_HELO_FIRST} when not helo any")
 
 
 def _listener(
@@ -104,6 +112,7 @@ def _listener(
         work.report.lost(title, f"no port is known for {port_name}")
         return
     chosen = [host.strip("[]")] if host else addresses
+    service = behind(service, work.services)
     wrapped = service.overrides.get("smtpd_tls_wrappermode") == "yes" or port == 465
     options = " tls implicit" if wrapped else ""
     wanted = login.wanted(service)
@@ -113,23 +122,29 @@ def _listener(
             why or "TLS from the first octet takes a certificate: write `certificate FILE key FILE`"
         )
     if why and (wrapped or "smtpd_sasl_auth_enable" in service.overrides):
-        work.report.lost(title, f"{why}; the listener stands in relayd.conf as a comment")
+        work.report.lost(
+            title,
+            f"{why}; the listener stands in relayd.conf as a comment, without the rules that were"
+            " its own: import again when that is done",
+        )
         for address in chosen:
             line = f"# listen {HostPort(address, port)}{options}{' auth TABLE' if wanted else ''}"
             work.draft.setting(line, f"{service.title}: see docs/migrate-postfix.md")
         return
     if wanted and not why:
         options += login.options(service)
+    work.listeners.append((service, [HostPort(address, port) for address in chosen]))
     _listen(work, chosen, port, ports, options)
     work.report.translated(title, f"listen on port {port}{f':{options}' if options else ''}")
     if service.command == "postscreen":
         work.report.lost(title, "postscreen's tests are not carried over; put a filter in front")
     for name, value in service.overrides.items():
-        if name not in _QUIET_OVERRIDES and not (name in _MUST_LOG_IN and "submission" in options):
+        if name in LISTS or name in closings.names():
+            work.report.translated(title, f"-o {name}: rules for this listener")
+        elif name not in _QUIET_OVERRIDES and name in DEFAULTS:
             work.report.lost(
                 title,
-                f"-o {name}={value}: relayd's rules and limits are the same for"
-                " all listeners but where a rule names one",
+                f"-o {name}={value}: relayd's limits are the same for all listeners",
             )
 
 
@@ -139,6 +154,8 @@ def _listen(
     if port in ports:
         return
     ports.append(port)
+    if work.main.yes("strict_rfc821_envelopes"):
+        options += " strict"
     for address in addresses:
         work.draft.setting(f"listen {HostPort(address, port)}{options}")
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from relayd.migrate.draft import foreign
 from relayd.migrate.maincf import logical_lines, readable, split
 
 TEXTS = ("hash", "btree", "lmdb", "cdb", "dbm", "sdbm", "texthash")
@@ -15,7 +16,7 @@ PATTERNS = ("regexp", "pcre")
 COMPILED = (".db", ".lmdb", ".cdb", ".dir")
 _TYPE = re.compile(r"(?:[a-z]+:)+(?!//)")
 _QUOTED = re.compile(r'("(?:[^"\\]|\\.)*"\S*)\s*(.*)', re.DOTALL)
-_FLAGS = re.compile(r"[A-Za-z]*\Z")
+_FLAGS = re.compile(r"([A-Za-z]*)(?:\s+(.*))?\Z|()(.*)\Z", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +68,13 @@ class PatternRow:
 
 @dataclass
 class MapText:
-    """A table's text, taken apart; `trouble` says why there is none."""
+    """A table's text, taken apart; `trouble` says why there is none, or not all of it."""
 
     spec: MapSpec
     path: Path | None = None
     rows: list[PostfixRow] = field(default_factory=list)
     patterns: list[PatternRow] = field(default_factory=list)
-    trouble: str = ""
+    trouble: str = "not understood"  # until a reader has understood it
     repeated: list[PostfixRow] = field(default_factory=list)  # Postfix keeps the first of a key
     plain: bool = True  # the text is as relayd's own readers know it
     continued: bool = False  # some entry goes on in an indented line
@@ -124,18 +125,29 @@ class PostfixTables:
     def lines(self, name: str) -> list[str] | None:
         """A list in a file, one or more items a line; None: it cannot be read."""
         try:
-            text = self.locate(name).read_bytes().decode("utf-8", "surrogateescape")
+            text = decoded(self.locate(name).read_bytes())
         except OSError:
             return None
         return [word for _, line in logical_lines(text) for word in split(line)]
+
+    def texts(self, name: str) -> list[str]:
+        """The lines of a file of addresses, each alone, without comments."""
+        try:
+            text = decoded(self.locate(name).read_bytes())
+        except OSError:
+            return []
+        lines = (line.strip() for line in text.split("\n"))
+        return [line for line in lines if line and not line.startswith("#")]
 
     def _text(self, spec: MapSpec, aliases: bool) -> MapText:
         made = MapText(spec)
         if spec.type == "static":
             value = spec.name.strip("{} ") if spec.name.startswith("{") else spec.name
             made.patterns = [PatternRow(Expression("", "", False), (), value, 0)]
+            made.trouble = ""
         elif spec.type == "inline":
-            made.rows = list(_inline(spec.name))
+            _settle(made, list(_inline(spec.name)))
+            made.trouble = ""
         elif spec.type in (*TEXTS, *PATTERNS, "cidr"):
             self._file(made, aliases)
         else:
@@ -145,7 +157,7 @@ class PostfixTables:
     def _file(self, made: MapText, aliases: bool) -> None:
         path = made.path = self.locate(made.spec.name)
         try:
-            text = path.read_bytes().decode("utf-8")
+            text = decoded(path.read_bytes())
         except OSError as error:
             made.trouble = f"cannot read {path}: {error.strerror or error}"
             if _compiled(path):
@@ -153,19 +165,26 @@ class PostfixTables:
                     f"; only its compiled form is there: postmap -s {made.spec} > {path.name}"
                 )
             return
-        except UnicodeDecodeError:
-            made.trouble = f"{path} is not UTF-8"
-            return
         self.paths.append(path)
-        if made.spec.type in PATTERNS:
-            made.patterns = list(_patterns(text))
-        elif made.spec.type == "cidr":
-            made.patterns = list(_networks(text))
-        else:
-            rows = list(_alias_rows(text) if aliases else _rows(text))
-            _settle(made, rows)
+        made.trouble = ""
+        try:
+            if made.spec.type in PATTERNS:
+                made.patterns = list(_patterns(text))
+            elif made.spec.type == "cidr":
+                made.patterns = list(_networks(text))
+            else:
+                rows = list(_alias_rows(text) if aliases else _rows(text))
+                _settle(made, rows)
+        except ValueError as error:
+            made.patterns, made.trouble = [], f"{path.name}{error}"
+        made.plain = made.plain and not foreign(text)
         made.plain = made.plain and "\r" not in text
         made.continued = re.search(r"^[ \t]+[^\s#]", text, re.MULTILINE) is not None
+
+
+def decoded(text: bytes) -> str:
+    """UTF-8; a line of another kind keeps its octets as they are, which no address can hold."""
+    return text.decode("utf-8", "surrogateescape")
 
 
 def _compiled(path: Path) -> bool:
@@ -203,7 +222,7 @@ def _alias_rows(text: str) -> Iterator[PostfixRow]:
             key, value = match.groups() if match else (logical, "")
         else:
             key, _, value = logical.partition(":")
-        yield PostfixRow(key.strip().lower(), re.sub(r"\s#.*", "", value).strip(), line)
+        yield PostfixRow(key.strip().lower(), value.strip(), line)
 
 
 def _inline(name: str) -> Iterator[PostfixRow]:
@@ -216,35 +235,43 @@ def _inline(name: str) -> Iterator[PostfixRow]:
 
 
 def _patterns(text: str) -> Iterator[PatternRow]:
-    """regexp_table(5) and pcre_table(5): `/re/flags value`, `!`, `if`, `endif`."""
+    """regexp_table(5) and pcre_table(5): `/re/flags value`, `!`, `if`, `endif`.
+
+    Raises ValueError for a line that is none of these.
+    """
     guards: list[Expression] = []
     for line, logical in logical_lines(text):
         if logical.lower().startswith("endif"):
             guards = guards[:-1]
             continue
         if re.match(r"if\b", logical, re.IGNORECASE):
-            expression, _ = _expression(logical[2:].strip())
+            expression, rest = _expression(logical[2:].strip(), line)
+            if rest:
+                raise ValueError(f":{line}: something stands behind `if`")
             guards.append(expression)
             continue
-        expression, value = _expression(logical)
-        if value:
-            yield PatternRow(expression, tuple(guards), value, line)
+        expression, value = _expression(logical, line)
+        yield PatternRow(expression, tuple(guards), value, line)
 
 
-def _expression(text: str) -> tuple[Expression, str]:
+def _expression(text: str, line: int) -> tuple[Expression, str]:
     """The expression between its delimiters, and what stands behind it."""
     negated = text.startswith("!")
     text = text[1:].lstrip() if negated else text
     delimiter, at = text[:1], 1
+    if not delimiter or delimiter.isalnum() or delimiter == "\\":
+        raise ValueError(f":{line}: no expression begins here")
     while at < len(text) and text[at] != delimiter:
         at += 2 if text[at] == "\\" else 1
+    if at >= len(text):
+        raise ValueError(f":{line}: the expression has no end")
     pattern, rest = text[1:at], text[at + 1 :]
-    flags, _, value = rest.partition(" ") if not rest[:1].isspace() else ("", "", rest)
-    if not _FLAGS.match(flags):
-        flags, value = "", rest
+    match = _FLAGS.match(rest)
+    assert match is not None
     if delimiter != "/":
         pattern = pattern.replace("\\" + delimiter, delimiter)
-    return Expression(pattern.replace("\\/", "/"), flags, negated), value.strip()
+    expression = Expression(pattern.replace("\\/", "/"), match.group(1) or "", negated)
+    return expression, (match.group(2) or match.group(4) or "").strip()
 
 
 def _networks(text: str) -> Iterator[PatternRow]:
@@ -254,10 +281,13 @@ def _networks(text: str) -> Iterator[PatternRow]:
         words = logical.split(None, 1)
         if words[0].lower() == "endif":
             guards = guards[:-1]
-        elif words[0].lower() == "if":
-            net = words[1] if len(words) > 1 else ""
-            guards.append(Expression(net.lstrip("! "), "", net.startswith("!")))
+        elif words[0].lower() == "if" and len(words) > 1:
+            guards.append(_network(words[1]))
         elif len(words) == 2:
-            net = words[0]
-            expression = Expression(net.lstrip("!"), "", net.startswith("!"))
-            yield PatternRow(expression, tuple(guards), words[1].strip(), line)
+            yield PatternRow(_network(words[0]), tuple(guards), words[1].strip(), line)
+        else:
+            raise ValueError(f":{line}: a network without a result")
+
+
+def _network(text: str) -> Expression:
+    return Expression(text.lstrip("! "), "", text.startswith("!"))

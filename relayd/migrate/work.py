@@ -7,16 +7,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from relayd.mail.address import AddressError
+from relayd.mail.nexthop import HostPort
 from relayd.migrate.domains import DomainReader, Names
 from relayd.migrate.draft import ConfigDraft, is_mailbox, pattern
 from relayd.migrate.expressions import carried
+from relayd.migrate.mailboxes import ListError, addresses
 from relayd.migrate.maincf import MainCf
 from relayd.migrate.mastercf import Service
 from relayd.migrate.report import ImportReport
 from relayd.migrate.tables import MapSpec, MapText, PatternRow, PostfixTables, maps
 from relayd.rules.language.lexer import string
+from relayd.rules.language.regex import trouble
 
-_TARGET = re.compile(r'\s*((?:"(?:[^"\\]|\\.)*"|[^",\s])+)(?:[,\s]+|\Z)')
+_MOST = 380  # characters of an expression made of many names
+_CLOSE_THEMSELVES = (
+    "alias_maps",  # only for names of the local domains
+    "transport_maps",  # only for what nothing before it routes
+    "sender_dependent_relayhost_maps",
+    "sender_dependent_default_transport_maps",
+    "smtp_sasl_password_maps",  # without one the next hop refuses, and mail waits
+)
 
 
 @dataclass
@@ -35,13 +45,20 @@ class Work:
     mailbox: Names = field(default_factory=lambda: Names("mailbox-domains"))
     relay: Names = field(default_factory=lambda: Names("relay-domains"))
     trusted: Names = field(default_factory=lambda: Names("mynetworks"))
+    listeners: list[tuple[Service, list[HostPort]]] = field(default_factory=list)
     incomplete: set[str] = field(default_factory=set)  # parameters with a table we cannot read
+    elsewhere: set[MapSpec] = field(default_factory=set)  # tables that became something else
     listed: list[str] = field(default_factory=list)  # operands: who has an entry in a map
+    closed: list[tuple[tuple[str, ...], str]] = field(default_factory=list)  # whom, and why
 
     @property
     def reader(self) -> DomainReader:
         """Reads lists of domains and networks."""
-        return DomainReader(self.main, self.shelf, self.report)
+        return self.reader_of(self.main)
+
+    def reader_of(self, main: MainCf) -> DomainReader:
+        """The same for a listener with settings of its own."""
+        return DomainReader(main, self.shelf, self.report)
 
     @property
     def bare_domains(self) -> list[str]:
@@ -49,30 +66,79 @@ class Work:
         names = [self.main.myorigin.lower(), *self.local.entries]
         return [name for name in dict.fromkeys(names) if not name.startswith(".")]
 
+    def all_classes(self) -> list[Names]:
+        """The four lists of destinations, empty ones too."""
+        return [self.local, self.virtual, self.mailbox, self.relay]
+
+    def close(self, scope: Sequence[str], setting: str, why: str) -> None:
+        """Mail for all in `scope` is asked to come later, for what is said here."""
+        self.report.lost(setting, f"{why}; until then its mail is asked to come later")
+        if (tuple(scope), f"{setting}: {why}") not in self.closed:
+            self.closed.append((tuple(scope), f"{setting}: {why}"))
+
+    def ours(self) -> list[tuple[str, ...]]:
+        """The destinations that are ours, each with its conditions."""
+        plain, scopes = [], []
+        for names in self.classes():
+            excepted = names.exception(self.draft)
+            if excepted:
+                scopes.append((f"to {names.operand(self.draft)}", f"not to {excepted}"))
+            else:
+                plain.append(names.operand(self.draft))
+        return [*([(f"to {', '.join(plain)}",)] if plain else []), *scopes]
+
+    def senders_of_ours(self) -> list[tuple[str, ...]]:
+        """The senders of those domains, each with its conditions."""
+        return [tuple(each.replace("to ", "sender ", 1) for each in scope) for scope in self.ours()]
+
+    def tagged_senders(self, entries: Sequence[str]) -> list[str]:
+        """Senders with a sub-address, as operands: Postfix takes it away to look them up."""
+        marks = self.draft.subaddress
+        by_domain: dict[str, list[str]] = {}
+        for entry in entries if marks else ():
+            local, at, domain = entry.rpartition("@")
+            if at and local and not local.startswith('"'):
+                by_domain.setdefault(re.escape(domain.lower()), []).append(re.escape(local.lower()))
+        made = []
+        for domain, names in by_domain.items():
+            while names:
+                some = [names.pop(0)]
+                while names and len("|".join(some)) + len(domain) < _MOST:
+                    some.append(names.pop(0))
+                end = f"{domain}$" if domain else ""
+                text = f"^(?:{'|'.join(some)})[{re.escape(marks)}][^@]*@{end}"
+                assert trouble(text) is None, text
+                made.append(f"regex {string(text)}")
+        return made
+
     def classes(self) -> list[Names]:
         """The destinations that Postfix takes mail for."""
-        return [each for each in (self.local, self.virtual, self.mailbox, self.relay) if each]
+        return [each for each in self.all_classes() if each]
 
     def tables(self, setting: str, *, aliases: bool = False) -> list[MapText]:
         """The readable tables of a `..._maps` parameter; the others are reported."""
         found = []
         for spec in maps(self.main[setting], self.main["default_database_type"]):
+            if spec in self.elsewhere:
+                continue
             table = self.shelf.read(spec, aliases=aliases and spec.type not in ("static", "inline"))
             if table.trouble:
                 self.incomplete.add(setting)
-                self.report.lost(
-                    setting,
+                why = (
                     f"{spec}: {table.trouble}. Its entries are missing: put them in a text file"
-                    " and import again, or use a table of kind sqlite",
-                    f"map:{spec}",
+                    " and import again, or use a table of kind sqlite"
                 )
-            else:
-                found.append(table)
-                for row in table.repeated:
-                    self.report.note(
-                        f"{table.where(row.line)}: {row.key} has an entry already; Postfix and"
-                        " relayd keep the first"
-                    )
+                if setting in _CLOSE_THEMSELVES:
+                    self.report.lost(setting, why, f"map:{spec}")
+                else:
+                    self.close((), setting, why)
+                break  # what stands behind it may be overruled by it
+            found.append(table)
+            for row in table.repeated:
+                self.report.note(
+                    f"{table.where(row.line)}: {row.key} has an entry already; Postfix and"
+                    " relayd keep the first"
+                )
         return found
 
     def complete(self, address: str) -> str:
@@ -86,11 +152,17 @@ class Work:
 
     def targets(self, value: str) -> tuple[list[str], list[str]]:
         """The addresses of a map's value, completed; and what is none."""
+        if value.startswith("@") and len(value.split()) == 1 and "," not in value:
+            words = [value]
+        else:
+            try:
+                words = addresses(value)
+            except ListError as error:
+                return [], [str(error)]
         good: list[str] = []
         bad: list[str] = []
-        for word in _TARGET.findall(value) if value else []:
-            text = word.strip("<>")
-            whole = text if text.startswith("@") else self.complete(text)
+        for word in words:
+            whole = word if word.startswith("@") else self.complete(word)
             try:
                 pattern(whole)
             except AddressError:

@@ -12,12 +12,12 @@ from pathlib import Path
 
 from relayd.config import ConfigErrors, load
 from relayd.config.settings import Settings
-from relayd.migrate.draft import CONF, RULES, SECRETS
+from relayd.migrate.draft import CONF, PRIVATE, RULES
 from relayd.migrate.work import Work
 from relayd.rules.language.source import Problem
 
 MAX_ROUNDS = 40
-_HARMLESS = ("never reached", "given before")  # a rule that has nothing left to do
+_OPENING = ("accept", "may-send-as", "expect", "header", "subaddress")  # without it less is open
 
 
 class WriteError(Exception):
@@ -43,10 +43,10 @@ def settle(work: Work) -> WrittenFiles:
             try:
                 return WrittenFiles(files, load(scratch / CONF))
             except ConfigErrors as errors:
-                before = len(work.draft.later)
+                before, shut = len(work.draft.later), work.draft.shut
                 if not _drop(work, scratch, files, dropped, errors):
                     raise WriteError(f"the result does not load:\n{errors}") from None
-                if len(work.draft.later) != before:
+                if len(work.draft.later) != before or work.draft.shut != shut:
                     dropped.pop(RULES, None)  # its lines have moved
     raise WriteError("the result does not load, whatever is left out")
 
@@ -56,10 +56,10 @@ def put(folder: Path, files: Mapping[Path, list[str]]) -> None:
     for relative, lines in files.items():
         path = folder / relative
         path.parent.mkdir(parents=True, exist_ok=True)
-        if relative == SECRETS:
+        if relative in PRIVATE:
             path.unlink(missing_ok=True)
             path.touch(0o600)
-        path.write_text("\n".join(lines) + "\n", "utf-8")
+        path.write_text("\n".join(lines) + "\n", "utf-8", "backslashreplace")
 
 
 def publish(output: Path, written: WrittenFiles, *, force: bool = False) -> list[str]:
@@ -76,9 +76,10 @@ def publish(output: Path, written: WrittenFiles, *, force: bool = False) -> list
                 " --output, or say --force"
             )
         put(output, written.files)
-        if SECRETS in written.files and os.geteuid() == 0:
+        for secret in PRIVATE if os.geteuid() == 0 else ():
             with contextlib.suppress(LookupError):  # there is no such user yet
-                shutil.chown(output / SECRETS, "relayd")
+                if secret in written.files:
+                    shutil.chown(output / secret, "relayd")
     except OSError as error:
         raise WriteError(f"{error.filename}: {error.strerror}") from None
     return [str(output / path) for path in written.files]
@@ -112,30 +113,35 @@ def _drop(
     """Mark what the problems point at; whether there was something."""
     found = False
     for problem in errors.problems:
-        try:
-            path = Path(problem.place.source.path).relative_to(scratch)
-        except ValueError:
-            continue
-        number = problem.place.line
-        lines = files.get(path, [])
-        if not 0 < number <= len(lines) or number in dropped.get(path, ()):
-            continue
-        dropped.setdefault(path, set()).add(number)
-        found = True
-        _tell(work, path, lines[number - 1], problem)
+        # what an earlier rule leaves nothing to may go; never that one, which may be what closes
+        for place in problem.idle or (problem.place, *problem.also):
+            try:
+                path = Path(place.source.path).relative_to(scratch)
+            except ValueError:
+                continue
+            number = place.line
+            lines = files.get(path, [])
+            if not 0 < number <= len(lines) or number in dropped.get(path, ()):
+                continue
+            dropped.setdefault(path, set()).add(number)
+            found = True
+            _tell(work, path, lines[number - 1], problem)
     return found
 
 
 def _tell(work: Work, path: Path, line: str, problem: Problem) -> None:
     """Report a statement that relayd would not take."""
-    if any(word in problem.what for word in _HARMLESS):
+    if problem.idle:
         work.report.note(f"left out, for an earlier rule takes all of it: {line.strip()}")
         return
     key = line.split()[0].rstrip(":").lower() if line.split() else ""
     table = next((each for each in work.draft.tables.values() if each.path == path), None)
     why = f"{problem.what}" + (f"; {problem.expected}" if problem.expected else "")
     if table is None:
-        work.report.note(f"NOT translated: {line.strip()}: {why}", f"rule:{line.strip()}")
+        text = f"{line.strip()}: {why}"
+        work.report.note(f"NOT translated: {text}", f"rule:{line.strip()}")
+        if path == RULES and key not in _OPENING:  # it decided something, nobody knows now what
+            work.draft.shut = work.draft.shut or text
         return
     work.refuse_later(key)
     marks = [f"entry:{spec} {key}" for spec in (table.spec, table.origin.split(",")[0])]

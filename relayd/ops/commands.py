@@ -97,12 +97,12 @@ class OperatorCommands:
         reload: Complaint,
         log: MailLog,
         oauth: Oauth | None = None,
-        warnings: Callable[[], list[str]] = list,
+        said: Callable[[], Document] = dict,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._backends = backends
         self._oauth = oauth
-        self._warnings = warnings
+        self._said = said
         self._about = about
         self._explain = explain
         self._complaints = {"check": check, "reload": reload}
@@ -222,8 +222,8 @@ class OperatorCommands:
     async def _answer_complaint(self, request: Request, stream: Stream) -> None:
         name = text_of(request, "command")
         answer: Document = {"complaint": await self._complaints[name]()}
-        if not answer["complaint"] and (warnings := self._warnings()):
-            answer["warnings"] = warnings
+        if not answer["complaint"]:
+            answer |= self._said()
         if name == "reload" and not answer["complaint"]:
             answer["restart"] = self._about().get("restart", [])
         await stream.send({"answer": answer})
@@ -251,7 +251,10 @@ class OperatorCommands:
         name = text_of(request, "command")
         if name == "remove":
             return await store.remove(wanted, text_of(request, "note") or "by the operator")
-        change = {"retry": store.retry, "hold": store.hold, "release": store.release}[name]
+        if name == "hold":
+            by, note = text_of(request, "by"), text_of(request, "note")
+            return await store.hold(wanted, f"the operator ({by}){f': {note}' if note else ''}")
+        change = {"retry": store.retry, "release": store.release}[name]
         return await change(wanted)
 
     def _holding(self, ident: int) -> list[Backend]:

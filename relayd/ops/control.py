@@ -206,15 +206,22 @@ class ControlFactory(Factory):
 
     noisy = False
 
-    def __init__(self, clock: IReactorTime, commands: Operations, log: MailLog) -> None:
+    def __init__(
+        self,
+        clock: IReactorTime,
+        commands: Operations,
+        log: MailLog,
+        most: int = MAX_SESSIONS,
+    ) -> None:
         self._clock = clock
         self._commands = commands
         self._log = log
+        self._most = most
         self._sessions = 0
 
     def buildProtocol(self, addr: IAddress | None) -> ControlSession | None:
         """A session, or None: the connection is closed."""
-        if self._sessions >= MAX_SESSIONS:
+        if self._sessions >= self._most:
             return None
         self._sessions += 1
         return ControlSession(self._clock, self._commands, self._log, self._ended)
@@ -223,17 +230,19 @@ class ControlFactory(Factory):
         self._sessions -= 1
 
 
-def listen(reactor: IReactorUNIX, path: Path, factory: Factory) -> IListeningPort:
-    """Listen at `path`, for our own user only (mode 0600); raises ControlError.
+def listen(
+    reactor: IReactorUNIX, path: Path, factory: Factory, mode: int = 0o600
+) -> IListeningPort:
+    """Listen at `path`, for our own user only if the mode does not say more; raises ControlError.
 
     A socket that nobody answers at is left over from a crash, and is replaced.
     """
     if len(os.fsencode(path)) > MAX_PATH:
         raise ControlError(f"{path}: longer than {MAX_PATH} octets; set `control` to a shorter one")
     _clear(path)
-    before = os.umask(0o177)  # not only chmod afterwards: that would leave a moment in between
+    before = os.umask(0o777 & ~mode)  # not only chmod afterwards: there would be a moment before
     try:
-        return reactor.listenUNIX(str(path), factory, mode=0o600)
+        return reactor.listenUNIX(str(path), factory, mode=mode)
     except Exception as error:
         raise ControlError(f"{path}: cannot listen: {error}") from error
     finally:

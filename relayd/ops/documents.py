@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from relayd.mail.address import path_text
+from relayd.mail.address import AddressError, Mailbox, path_text
 from relayd.mail.client import Client
 from relayd.mail.envelope import Envelope
 from relayd.mail.ident import ident_text, parse_ident
@@ -80,10 +80,21 @@ def filter_of(request: Request, now: float) -> QueueFilter:
     return QueueFilter(
         state=STATES[state] if state else None,
         destination=text_of(request, "destination"),
-        sender=text_of(request, "sender"),
-        recipient=text_of(request, "recipient"),
+        sender=_raw(text_of(request, "sender")),
+        recipient=_raw(text_of(request, "recipient")),
         received_before=now - older_than if older_than else 0.0,
     )
+
+
+def _raw(text: str) -> str:
+    """A mailbox as the spool has it, where somebody has it with quotes, from the log."""
+    if '"' not in text:
+        return text
+    try:
+        mailbox = Mailbox.parse(text)
+    except AddressError:
+        return text
+    return f"{mailbox.local}@{mailbox.domain}"
 
 
 def totals(counts: Iterable[Counts]) -> Document:
@@ -163,7 +174,9 @@ def _client(client: Client) -> Document:
     return {
         "client": {
             name: found
-            for name in ("address", "port", "listener", "helo", "protocol", "tls", "login")
+            for name in (
+                *("address", "port", "rdns", "listener", "helo", "protocol", "tls", "login"),
+            )
             if (found := getattr(client, name))
         }
     }

@@ -6,19 +6,23 @@ import difflib
 import ipaddress
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from relayd.ops.text import safe
 
 if TYPE_CHECKING:  # relayctl starts without them where it can
-    from relayd.mail.address import Mailbox
+    from relayd.mail.address import Mailbox, ReversePath
+    from relayd.mail.client import Client
     from relayd.mail.plan import Plan
     from relayd.rules.evaluate import Facts
+    from relayd.rules.fact import Fact
     from relayd.rules.ruleset import Ruleset
 
 # Somebody out there, when the question does not say who (addresses of RFC 5737).
 STRANGER = "203.0.113.1"
 STRANGER_SENDER = "someone@outside.invalid"
+STRANGER_HELO = "outside.invalid"
 
 ACCEPTED, REFUSED, UNKNOWN = 0, 1, 2  # exit statuses
 _STATUS = {"accept": ACCEPTED, "hold": ACCEPTED, "discard": ACCEPTED}
@@ -31,36 +35,73 @@ _LINE = 100
 Question = Mapping[str, object]
 Describe = Callable[[str, "Mailbox"], Awaitable[Sequence[str]]]
 """What a next hop's name leads to for a mailbox, a line for each host."""
+ReverseName = Callable[[str], Awaitable["str | None"]]
+"""The name of a client's address; empty: it has none, None: nobody could say."""
+Gather = Callable[["Ruleset", "Fact", "Client", "ReversePath"], Awaitable[object]]
+"""Asks others for one fact."""
 
 
 class QuestionError(Exception):
     """The question makes no sense; `str(error)` is for the one who typed it."""
 
 
-async def explain(ruleset: Ruleset, question: Question, describe: Describe) -> dict[str, Any]:
-    """The answer with the hosts that each destination leads to."""
-    answer = decide(ruleset, question)
+async def explain(
+    ruleset: Ruleset,
+    question: Question,
+    describe: Describe,
+    reverse_name: ReverseName,
+    gather: Gather,
+) -> dict[str, Any]:
+    """The answer with the facts that are looked up, and the hosts of each destination."""
+    from relayd.rules.conditions.reversename import REVERSE_NAME
+
+    found: list[dict[str, str]] = []
+    asked = facts(question)
+    if REVERSE_NAME in ruleset.needs and asked.client.rdns is None:
+        began = time.monotonic()
+        name = await reverse_name(asked.client.address)
+        asked = replace(asked, client=asked.client.with_(rdns=name))
+        found.append(_fact(REVERSE_NAME, name, _cost(began, known=name is not None)))
+    given = asked.gathered or {}
+    gathered = dict(given)
+    for fact in sorted(ruleset.asked - given.keys(), key=str):
+        began = time.monotonic()
+        gathered[fact] = await gather(ruleset, fact, asked.client, asked.sender)
+        found.append(_fact(fact, gathered[fact], _cost(began, known=True)))
+    answer = _decided(ruleset, question, replace(asked, gathered=gathered))
+    answer["facts"] += found
     for destination in answer["destinations"]:
         mailbox = _mailbox(destination["mailbox"])
         destination["hosts"] = list(await describe(destination["next_hop"], mailbox))
     return answer
 
 
+def _cost(began: float, *, known: bool) -> str:
+    cost = f"looked up in {(time.monotonic() - began) * 1000:.0f} ms"
+    return cost if known else f"{cost}: nobody could say"
+
+
 def decide(ruleset: Ruleset, question: Question) -> dict[str, Any]:
     """The answer by the rules alone; next hops with names are shown as they are defined.
 
     `question`: recipient, and optionally from (IP address), sender, helo, login, listener, header
-    (a section, see relayd.ctl.headersection). Raises QuestionError.
+    (a section, see relayd.ctl.headersection), with (facts in the words of conditions). What is not
+    given and would have to be looked up is not known here. Raises QuestionError.
     """
-    from relayd.mail.envelope import Direction
-    from relayd.rules.evaluate import evaluate
+    return _decided(ruleset, question, facts(question))
 
-    asked = facts(question)
-    plan = evaluate(ruleset, asked)
+
+def _decided(ruleset: Ruleset, question: Question, asked: Facts) -> dict[str, Any]:
+    from relayd.mail.envelope import Direction
+    from relayd.rules.evaluate import evaluate_aloud
+
+    plan = evaluate_aloud(ruleset, asked)
     if question.get("sender"):
         # MAIL comes before RCPT: who may not use the sender is not asked for recipients
         plan = _at_mail(ruleset, asked) or plan
     answer = document(plan)
+    for fact, value in _given(question).items():
+        answer["facts"].append(_fact(fact, value, "given"))
     for destination in answer["destinations"]:
         names = Direction.parse(destination["next_hop"]).names
         hops = [ruleset.next_hops[name] for name in names if name in ruleset.next_hops]
@@ -68,6 +109,24 @@ def decide(ruleset: Ruleset, question: Question) -> dict[str, Any]:
     if question.get("header"):
         answer["header"] = header_changes(ruleset, plan, str(question["header"]))
     return answer
+
+
+def _fact(fact: Fact, value: object, source: str) -> dict[str, str]:
+    return {"fact": str(fact), "value": fact.said(value), "source": source}
+
+
+def _given(question: Question) -> dict[Fact, object]:
+    """The facts that the question states."""
+    from relayd.rules.language.statedfact import stated_facts
+
+    given = question.get("with") or ()
+    stated: dict[Fact, object] = {}
+    for text in given if isinstance(given, (list, tuple)) else [given]:
+        try:
+            stated |= stated_facts(str(text))
+        except ValueError as error:
+            raise QuestionError(f"--with {text!r} states no fact: {error}") from None
+    return stated
 
 
 def _at_mail(ruleset: Ruleset, asked: Facts) -> Plan | None:
@@ -109,8 +168,10 @@ def _shown(section: bytes) -> list[str]:
 
 def facts(question: Question) -> Facts:
     """The facts that a question describes; raises QuestionError."""
+    from relayd.dns.hostname import LOCALHOST, is_loopback
     from relayd.mail.address import AddressError, Mailbox
     from relayd.mail.client import Client
+    from relayd.rules.conditions.reversename import REVERSE_NAME
     from relayd.rules.evaluate import Facts
 
     address = str(question.get("from") or STRANGER)
@@ -118,22 +179,27 @@ def facts(question: Question) -> Facts:
         ipaddress.ip_address(address)
     except ValueError:
         raise QuestionError(f"{address!r} is no IP address") from None
+    helo = question.get("helo")
     client = Client(
         address,
         listener=str(question.get("listener") or ""),
-        helo=str(question.get("helo") or ""),
+        helo=STRANGER_HELO if helo is None else str(helo),
         protocol="ESMTPA" if question.get("login") else "ESMTP",
         login=str(question.get("login") or ""),
+        rdns=LOCALHOST if is_loopback(address) else None,
     )
+    given = _given(question)
+    if REVERSE_NAME in given:
+        client = client.with_(rdns=str(given.pop(REVERSE_NAME)))
     text = str(question.get("recipient") or "")
     recipient = Mailbox(text, "") if text.lower() == "postmaster" else _mailbox(text)
     sender = question.get("sender")
     if sender is None:
         sender = STRANGER_SENDER
     if sender in ("", "<>", "null"):
-        return Facts(client, None, recipient, time.time())
+        return Facts(client, None, recipient, time.time(), given)
     try:
-        return Facts(client, Mailbox.parse(str(sender)), recipient, time.time())
+        return Facts(client, Mailbox.parse(str(sender)), recipient, time.time(), given)
     except AddressError as error:
         raise QuestionError(f"sender {sender!r}: {error}") from None
 
@@ -158,6 +224,7 @@ def document(plan: Plan) -> dict[str, Any]:
             {"stage": step.stage, "place": step.place, "rule": step.rule, "note": step.note}
             for step in plan.trail
         ],
+        "facts": [],
         "destinations": [
             {
                 "mailbox": str(destination.mailbox),
@@ -182,6 +249,8 @@ def lines(answer: Mapping[str, Any]) -> Iterator[str]:
     """The answer for people: a line for each rule that had a say, hosts below their route."""
     hosts = {each["mailbox"]: each["hosts"] for each in answer["destinations"]}
     header = answer.get("header") or {"rules": [], "diff": []}
+    for fact in answer.get("facts", ()):
+        yield safe(f"fact  {fact['value']}   ({fact['source']})")
     shown = trail_rows([*answer["trail"], *header["rules"]])
     for step, line in zip(answer["trail"], shown, strict=False):
         yield line

@@ -104,10 +104,10 @@ class ForwardedCommands:
         explain: Explain,
         check: Complaint,
         reload: Callable[[], Awaitable[str]],
-        restart: Callable[[], Awaitable[None]],
+        restart: Callable[[], Awaitable[str]],
         log: MailLog,
         oauth: Oauth | None = None,
-        warnings: Callable[[], list[str]] = list,
+        said: Callable[[], Document] = dict,
     ) -> None:
         self._reactor = reactor
         self._workers = workers
@@ -118,7 +118,7 @@ class ForwardedCommands:
         self._restart = restart
         self._log = log
         self._oauth = oauth
-        self._warnings = warnings
+        self._said = said
 
     async def run(self, request: Request, stream: Stream, who: str) -> None:
         """Answer one request; raises RequestError. `who` is for the log."""
@@ -143,7 +143,9 @@ class ForwardedCommands:
             await stream.send({"answer": self._warned(answer)})
         elif name == "restart":
             self._log.notice("operator", command=name, by=who)
-            await self._restart()
+            complaint = await self._restart()
+            if complaint:
+                raise RequestError(f"no worker was stopped: {complaint}")
             await stream.send({"answer": {}})
         elif name in ("retry", "hold", "release", "remove"):
             await self._change({**request, "by": who}, stream)
@@ -153,9 +155,7 @@ class ForwardedCommands:
             raise RequestError(f"no command {name!r}")
 
     def _warned(self, answer: Document) -> Document:
-        if not answer["complaint"] and (warnings := self._warnings()):
-            answer["warnings"] = warnings
-        return answer
+        return answer if answer["complaint"] else {**answer, **self._said()}
 
     async def reload_workers(self) -> str:
         """Tell every worker to read the configuration again; the first complaint.

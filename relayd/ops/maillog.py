@@ -42,7 +42,10 @@ _STATUS = {
 }
 
 # Printable ASCII without space, quote, equals sign and backslash: needs no quotes.
-_bare = re.compile(r"[!#-<>-\[\]-~]+").fullmatch
+_BARE = r"[!#-<>-\[\]-~]"
+_PATH = rf"<{_BARE}{{0,{MAX_VALUE - 2}}}>"
+_bare = re.compile(f"{_BARE}+").fullmatch
+_bare_paths = re.compile(f"to={_PATH}(?: orig_to={_PATH})?").fullmatch
 _plain = re.compile(r"[ -\[\]-~]*").fullmatch  # without backslash, which escapes start with
 _MESSAGE_ID = re.compile(rb"\nmessage-id:[ \t\r\n]*(<[!-=?-~]{1,250}>)", re.IGNORECASE)
 _USUAL_IDS = (b"\nMessage-ID: <", b"\nMessage-Id: <")
@@ -122,9 +125,12 @@ class LineLog:
             if became != told:  # most have the same story as the one before
                 told, relay, story = became, _relay(each.outcome), _story(each)
             to, original = each.record.recipient.mailbox, each.record.recipient.original
-            orig_to = f" orig_to={_path(original)}" if original is not to and original != to else ""
+            renamed = original is not to and original != to
+            whom = f"to=<{to}> orig_to=<{original}>" if renamed else f"to=<{to}>"
+            if not _bare_paths(whom):
+                whom = f"to={_path(to)} orig_to={_path(original)}" if renamed else f"to={_path(to)}"
             lines.append(
-                f"attempt id={ident} to={_path(to)}{orig_to} relay={relay}"
+                f"attempt id={ident} {whom} relay={relay}"
                 f" attempts={each.record.attempts + each.attempted} {delays} {story}"
             )
         if lines:
@@ -154,13 +160,17 @@ class LineLog:
             self._lines = []
             self._write("".join(lines).encode("utf-8", "backslashreplace"))
 
+    def line(self, event: str, *, trouble: bool, **facts: object) -> bytes:
+        """A line for who writes it himself, at once; any thread may ask for it."""
+        text = f"{'trouble' if trouble else 'notice'} event={value(event)}{_facts(facts)}\n"
+        if self._journal:
+            return f"{_WARNING if trouble else _NOTICE}{text}".encode("utf-8", "backslashreplace")
+        now = datetime.fromtimestamp(self._clock(), UTC).isoformat(timespec="milliseconds")
+        return f"{now.removesuffix('+00:00')}Z {text}".encode("utf-8", "backslashreplace")
+
     def dropped(self, count: int) -> bytes:
         """The line about so many that found no room; any thread may ask for it."""
-        line = f"trouble event={value('log lines dropped')} lines={count}\n"
-        if self._journal:
-            return f"{_WARNING}{line}".encode()
-        now = datetime.fromtimestamp(self._clock(), UTC).isoformat(timespec="milliseconds")
-        return f"{now.removesuffix('+00:00')}Z {line}".encode()
+        return self.line("log lines dropped", trouble=True, lines=count)
 
     def _put(self, level: str, *lines: str) -> None:
         if self._journal:

@@ -122,20 +122,6 @@ class Output:
                 self._changed.notify_all()
 
 
-class TextLines:
-    """An Output as the text file that Twisted's own log observers write to."""
-
-    def __init__(self, output: Output) -> None:
-        self._output = output
-
-    def write(self, text: str) -> None:
-        """Write whole lines, soon."""
-        self._output.write(text.encode("utf-8", "backslashreplace"))
-
-    def flush(self) -> None:
-        """Nothing: the thread never rests."""
-
-
 def _unwritten(descriptor: int, lines: bytes) -> int:
     """Write them, however long it takes; how many lines could not be."""
     rest = memoryview(lines)

@@ -18,7 +18,7 @@ _QUEUE_HEAD = (
 
 _TOLD_ELSEWHERE = {
     *("version", "started", "hostname", "waiting", "shards"),
-    *("destinations", "more_destinations"),
+    *("destinations", "more_destinations", "refused"),
 }
 
 
@@ -55,13 +55,13 @@ def coarse(seconds: float) -> str:
 
 @lru_cache(maxsize=4096)
 def octets(count: int) -> str:
-    """A size: `512`, `5.2K`, `20M`."""
+    """A size, with its unit as settings have them: `512B`, `5.2KiB`, `20MiB`."""
     size = float(count)
-    for unit in ("", "K", "M", "G"):
-        if size < 1000 or unit == "G":
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1000 or unit == "GiB":
             break
         size /= 1024
-    return f"{size:.1f}{unit}" if unit and size < 10 else f"{size:.0f}{unit}"
+    return f"{size:.1f}{unit}" if unit != "B" and size < 10 else f"{size:.0f}{unit}"
 
 
 def moment(seconds: float) -> str:
@@ -123,7 +123,20 @@ def restart_lines(answer: dict[str, Any]) -> Iterator[str]:
 def warning_lines(answer: dict[str, Any]) -> Iterator[str]:
     """What is to be said of a good configuration all the same."""
     for warning in answer.get("warnings", ()):
-        yield safe(f"warning: {warning}")
+        yield from map(safe, f"warning: {warning}".split("\n"))
+
+
+def contents_lines(answer: dict[str, Any]) -> Iterator[str]:
+    """What was read, so that what is missing is seen."""
+    read = answer.get("read")
+    if not read:
+        return
+    yield (
+        f"read: {_many(len(read['files']), 'file')}, {_many(read['rules'], 'rule')}, "
+        f"{_many(len(read['tables']), 'table')}, {_many(read['tests'], 'test')}"
+    )
+    for name, entries in read["tables"].items():
+        yield safe(f"      table {name}: {_many(entries, 'entry', 'entries')}")
 
 
 def status_lines(status: dict[str, Any], now: float) -> Iterator[str]:
@@ -135,8 +148,12 @@ def status_lines(status: dict[str, Any], now: float) -> Iterator[str]:
     for key, fact in status.items():
         if key not in _TOLD_ELSEWHERE and not isinstance(fact, (dict, list)):
             yield safe(f"{key.replace('_', ' '):13}  {fact}")
+    if status.get("refused"):
+        yield from _refused_lines(status["refused"], now)
     for warning in status.get("warnings", ()):
         yield safe(f"{'warning':13}  {warning}")
+    for missing in status.get("not_listening", ()):
+        yield safe(f"{'NOT LISTENING':13}  {missing} (tried again every few seconds)")
     if status.get("restart"):
         yield f"{'restart':13}  needed for {', '.join(status['restart'])}"
     yield (
@@ -163,6 +180,14 @@ def status_lines(status: dict[str, Any], now: float) -> Iterator[str]:
         )
     if status["more_destinations"]:
         yield f"... and {status['more_destinations']} more"
+
+
+def _refused_lines(refused: dict[str, Any], now: float) -> Iterator[str]:
+    since = refused["since"]
+    ago = duration(int(now - since))
+    yield f"{'REFUSED':13}  what is on disk, since {moment(since)} ({ago} ago); the old rules hold:"
+    for line in refused["why"].split("\n"):
+        yield safe(f"{'':13}  {line}")
 
 
 def _trouble(lane: dict[str, Any], now: float) -> str:
@@ -239,5 +264,5 @@ def _pairs(facts: dict[str, Any]) -> str:
     return " ".join(f"{name}={fact}" for name, fact in facts.items())
 
 
-def _many(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count:,} {noun}s"
+def _many(count: int, noun: str, several: str = "") -> str:
+    return f"{count} {noun}" if count == 1 else f"{count:,} {several or noun + 's'}"

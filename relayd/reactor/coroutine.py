@@ -17,6 +17,7 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 T = TypeVar("T")
+Spawned = Coroutine[Deferred[Any], Any, None]
 Broken = Callable[[Failure], None]
 
 
@@ -27,7 +28,34 @@ class Log(Protocol):
         """Something an operator should look at."""
 
 
-def spawn(coroutine: Coroutine[Deferred[Any], Any, None], broken: Broken) -> None:
+class Awaited(Deferred[T]):
+    """A Deferred whose result goes straight to the spawned coroutine that waits for it.
+
+    For what each message waits for. To others it is a Deferred; but who has it waited for by a
+    spawned coroutine may not add callbacks to it besides.
+    """
+
+    waiting: tuple[Spawned, Broken] | None = None
+
+    def callback(self, result: Any) -> None:  # noqa: ANN401 - as Deferred has it
+        """It came."""
+        waiting = self.waiting
+        if waiting is None:
+            super().callback(result)
+            return
+        self.called, self.result, self.waiting = True, result, None
+        _go_on(result, *waiting)
+        self.result = None  # nobody else wants it
+
+    def errback(self, fail: Any = None) -> None:  # noqa: ANN401
+        """It will not come."""
+        if self.waiting is not None:
+            self.addBoth(_go_on, *self.waiting)
+            self.waiting = None
+        super().errback(fail)
+
+
+def spawn(coroutine: Spawned, broken: Broken) -> None:
     """Run it up to the first Deferred that has no result yet, and from there on by and by.
 
     It answers for itself: it returns nothing, and what it raises is a bug that `broken` hears of.
@@ -43,7 +71,7 @@ def promise(coroutine: Coroutine[Deferred[Any], Any, T]) -> Deferred[T]:
     return Deferred.fromCoroutine(coroutine)
 
 
-def _go_on(result: object, coroutine: Coroutine[Deferred[Any], Any, None], broken: Broken) -> None:
+def _go_on(result: object, coroutine: Spawned, broken: Broken) -> None:
     try:
         if isinstance(result, Failure):
             awaited = result.throwExceptionIntoGenerator(coroutine)  # type: ignore[no-untyped-call]
@@ -54,7 +82,10 @@ def _go_on(result: object, coroutine: Coroutine[Deferred[Any], Any, None], broke
     except Exception:
         broken(Failure())  # type: ignore[no-untyped-call]
         return
-    awaited.addBoth(_go_on, coroutine, broken)
+    if type(awaited) is Awaited:
+        awaited.waiting = coroutine, broken
+    else:
+        awaited.addBoth(_go_on, coroutine, broken)
 
 
 def log_bug(log: Log, event: str, failure: Failure) -> None:

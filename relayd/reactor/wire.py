@@ -9,10 +9,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.tcp import Connection
+from twisted.python.failure import Failure
 from zope.interface import alsoProvides
 
+_DONE = Failure(ConnectionDone())  # type: ignore[no-untyped-call]  # Twisted's own
 _LARGE = 32768  # octets that wait for nobody
 
 
@@ -31,14 +34,30 @@ class Wire:
         self._held = b""  # until the turn's end
         self._leaving = getattr(getattr(transport, "reactor", None), "leaving", None)
 
-    def write(self, data: bytes) -> None:
-        """Send, in this turn or by and by; silence on a connection that is lost."""
-        if self.secure:
-            self._transport.write(data)
-        elif self._leaving is None:
-            self._send(data)
-        else:
-            self.leave(data)
+    def write(self, data: bytes, *, last: bool = False) -> None:
+        """Send, in this turn or by and by; silence on a connection that is lost.
+
+        `last`: it was held back long enough, and is what TLS has made of it.
+        """
+        if not last:
+            if self.secure:
+                self._transport.write(data)
+                return
+            if self._leaving is not None:
+                self.leave(data)
+                return
+        if self.at_once and self._transport.connected:
+            try:
+                sent = self._transport.socket.send(data)
+            except OSError:
+                sent = 0
+            if sent == len(data):
+                return
+            # The rest waits its turn, and what follows must not overtake it. So does all of it
+            # after an error, which the reactor will meet and report as the connection's end.
+            self.at_once = False
+            data = data[sent:]
+        self._below.write(data)
 
     def start_tls(self, creator: object) -> None:
         """Encrypt what is written from now on, with a connection that `creator` makes."""
@@ -60,7 +79,7 @@ class Wire:
         leaving, held = self._leaving, self._held + data
         if leaving is None or not self.at_once or len(held) >= _LARGE:
             self._held = b""
-            self._send(held)
+            self.write(held, last=True)
         else:
             if not self._held:
                 leaving.append(self)
@@ -70,26 +89,28 @@ class Wire:
         """Send what is held back; before anything else is done to the transport but closing it."""
         if self._held:
             held, self._held = self._held, b""
-            self._send(held)
+            self.write(held, last=True)
+
+    def close(self) -> bool:
+        """Close when all is sent; whether it is, and so nobody need be waited for.
+
+        Twisted would watch the socket until it takes more, though there is no more.
+        """
+        transport = self._transport
+        self.flush()
+        waits = self.secure or not self.at_once
+        if waits or transport.disconnecting or not transport.connected:
+            transport.loseConnection()
+            return False
+        transport.stopReading()
+        transport.disconnecting = True
+        transport.reactor.callLater(0, transport.connectionLost, _DONE)
+        return True
 
     def close_below(self) -> None:
         """Close what is below TLS, too: a peer that sends no more says no goodbye to wait for."""
         if self.secure:
             self._below.loseConnection()
-
-    def _send(self, data: bytes) -> None:
-        if self.at_once and self._transport.connected:
-            try:
-                sent = self._transport.socket.send(data)
-            except OSError:
-                sent = 0
-            if sent == len(data):
-                return
-            # The rest waits its turn, and what follows must not overtake it. So does all of it
-            # after an error, which the reactor will meet and report as the connection's end.
-            self.at_once = False
-            data = data[sent:]
-        self._below.write(data)
 
     def through_buffer(self) -> None:
         """What is written next waits for the reactor, and so for others that have their turn."""

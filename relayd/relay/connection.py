@@ -16,7 +16,7 @@ from relayd.mail.content import CHUNK, Content
 from relayd.mail.nexthop import NextHop
 from relayd.mail.outcome import Outcome
 from relayd.mail.reply import Reply
-from relayd.reactor.coroutine import promise
+from relayd.reactor.coroutine import Awaited, promise
 from relayd.reactor.wire import Wire
 from relayd.relay.limits import NextHopDeadlines
 from relayd.relay.logins import Conversation, Login, LoginEvent
@@ -152,6 +152,7 @@ class Connection(Protocol):
         self.deadline = self.born + deadlines.greeting
         self._watch = watch
         self._deadlines = deadlines
+        self._seconds = deadlines.by_stage()  # that each stage may take
         self._security = security
         self._secured = False  # all is decided: the next Ready opens
         self._securing = False  # from STARTTLS on to the answer to the EHLO under TLS
@@ -161,7 +162,6 @@ class Connection(Protocol):
         self._core = SmtpClient(hello, lmtp=lmtp)
         self._stage = TransactionStage.GREETING
         self._limit = 0.0  # the end of CONTENT, however it flows
-        self._recipients = 0
         self._content: Content | None = None
         self._chunks: Iterator[bytes] | None = None
         self._pure = False  # they were looked through when they came
@@ -185,10 +185,11 @@ class Connection(Protocol):
 
     def carry(self, transaction: Transaction, content: Content) -> Deferred[TransactionDone]:
         """Send one transaction; only while `usable`. Never fails; a cancel cuts the connection."""
-        done: Deferred[TransactionDone] = Deferred(lambda _: self.cut("stopped"))
+        done: Awaited[TransactionDone] = Awaited(lambda _: self.cut("stopped"))
         self._carried = done
         self._content = content
-        self._recipients = len(transaction.recipients)
+        recipients = len(transaction.recipients) * self._deadlines.recipient
+        self._seconds[TransactionStage.RCPT] = self._deadlines.envelope + recipients
         self.transactions += 1
         self._stage = TransactionStage.IDLE
         self._wire.drained()  # or the transaction before would not be over
@@ -362,7 +363,7 @@ class Connection(Protocol):
         stage = core.waiting_for
         if stage is not self._stage:
             self._stage = stage
-            self._set_deadline(stage)
+            self.deadline = self._watch.seconds() + self._seconds[stage]
         if core.closed:
             self._finish()
         if self._chunks is not None and not producing:
@@ -455,26 +456,6 @@ class Connection(Protocol):
             self._open()
         else:
             self._fail(refusal)
-
-    def _set_deadline(self, stage: TransactionStage) -> None:
-        deadlines = self._deadlines
-        now = self._watch.seconds()
-        match stage:
-            case TransactionStage.END:
-                seconds = deadlines.end_of_data
-            case TransactionStage.MAIL | TransactionStage.RSET:
-                seconds = deadlines.envelope
-            case TransactionStage.RCPT:
-                seconds = deadlines.envelope + deadlines.recipient * self._recipients
-            case TransactionStage.DATA:
-                seconds = deadlines.data
-            case TransactionStage.CONTENT:
-                seconds = deadlines.block
-            case TransactionStage.QUIT:
-                seconds = deadlines.quit
-            case _:
-                seconds = deadlines.hello
-        self.deadline = now + seconds
 
     def _fail(self, reply: Reply, end: End = End.LOST) -> None:
         """What is not answered gets this reply, and nothing more is said."""

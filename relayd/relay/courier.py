@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 
 from zope.interface import Interface
 
@@ -32,7 +32,7 @@ class ICourier(Interface):
     def deliver(  # zope's interfaces have no self
         delivery: Delivery,  # noqa: N805
         hop: Hop,
-    ) -> Awaitable[tuple[Outcome, ...]]:
+    ) -> Awaitable[Sequence[Outcome]]:
         """Try once; exactly one Outcome per record, in order.
 
         Mail trouble is an Outcome, never an exception; an exception is a bug in the courier and

@@ -1,9 +1,6 @@
 """Sends what is due to its next hop, and sees to what follows from the outcome.
 
-What an attempt teaches about a destination counts only if no lesson came since it began
-(`Lane.epoch`): what began before the trouble says nothing about what came after, and twenty
-connections lost at once are one failure, not twenty. A destination that refuses some of ours and
-serves others is not down: it has asked for less, and gets it (`spool/pace.py`).
+What that teaches about the destination is said in `relay/lessons.py`.
 """
 
 from __future__ import annotations
@@ -22,33 +19,21 @@ from relayd.mail.envelope import Recipient
 from relayd.mail.log import MailLog
 from relayd.mail.message import Message, RecipientState, Record, Settlement
 from relayd.mail.outcome import Blame, Outcome, postponed
-from relayd.mail.reply import Severity
 from relayd.reactor.coroutine import promise
 from relayd.relay.courier import Hop, ICourier
 from relayd.relay.gathering import Gathering, bad_news
-from relayd.relay.limits import RelayLimits, grown
+from relayd.relay.lessons import Lessons
+from relayd.relay.limits import RelayLimits
 from relayd.relay.lost import LostReports
-from relayd.relay.retrypolicy import (
-    RetryPolicy,
-    asks_for_less,
-    judge,
-    serves_none,
-    speaks_against_destination,
-    unreported,
-)
+from relayd.relay.retrypolicy import RetryPolicy, judge, unreported
 from relayd.relay.scheduler import Scheduler, Shares
 from relayd.relay.settling import QueueStore, Settling
 from relayd.relay.sweep import Sweep
 from relayd.report.bounce import Report, owed
 from relayd.report.smaller import Smaller, is_report
-from relayd.spool.pace import Pace
-from relayd.spool.queue import SERVED, Lane, LaneView, Queue, Standing, deliveries, domains
+from relayd.spool.queue import Lane, LaneView, Queue, Standing, deliveries
 from relayd.spool.view import NewMessage
 
-_LATELY = 60.0  # seconds for which a success shows that the destination is there
-_LOSSES = 3  # connections in a row, each alone
-_MOMENT = 1.0  # seconds until what one connection was too much for goes over another
-_UNSERVED = 2  # domains that it does not serve us for
 _LAST_WORDS = 2.0  # seconds for the outcomes of what was cut off to be recorded
 
 Route = Callable[[Recipient], Hop | Outcome]
@@ -109,8 +94,16 @@ class Dispatcher:
             log,
             limits=self._limits,
             now=now,
-            start=self._start,
+            start=self._carry,
             longest=lambda: self._retry_policy.longest,
+        )
+        self._lessons = Lessons(
+            self._queue,
+            self._scheduler,
+            log,
+            retry_policy=self._retry_policy,
+            limits=self._limits,
+            random=random,
         )
         self._sweep = Sweep(
             clock, shelf, self._queue, self._settle_swept, log, lambda: self._retry_policy, now
@@ -209,8 +202,8 @@ class Dispatcher:
 
         What one would not take from us is tried again at once.
         """
-        self._retry_policy = retry_policy
-        self._limits = self._scheduler.limits = limits
+        self._retry_policy = self._lessons.retry_policy = retry_policy
+        self._limits = self._scheduler.limits = self._lessons.limits = limits
         self._queue.bounds = limits.bounds
         for lane in self._queue.lanes.values():
             lane.window = min(lane.window, limits.window)
@@ -249,14 +242,21 @@ class Dispatcher:
 
     # one delivery
 
-    def _start(self, lane: Lane, delivery: Delivery, shares: Shares) -> None:
-        self._busy[id(delivery)] = delivery
-        self._scheduler.spawn(self._carry(lane, delivery, shares))
-
     async def _carry(self, lane: Lane, delivery: Delivery, shares: Shares) -> None:
+        self._busy[id(delivery)] = delivery
         epoch, began = lane.epoch, self._now()
+        count = len(delivery.records)
         hop = self._route(delivery.records[0].recipient)
-        outcomes = await self._attempt(delivery, hop)
+        outcomes: Sequence[Outcome]
+        try:
+            if isinstance(hop, Outcome):
+                outcomes = [hop] * count
+            else:
+                outcomes = await self._courier.deliver(delivery, hop)
+        except Exception as error:
+            outcomes = self._mishap(delivery, "courier failed", why=_traceback(error))
+        if len(outcomes) != count:
+            outcomes = self._mishap(delivery, "courier miscounted")
         scheduler, now = self._scheduler, self._now()
         scheduler.landed(lane, shares)
         settlements = self._judged(lane, epoch, delivery, outcomes, now)
@@ -272,22 +272,11 @@ class Dispatcher:
             recorded = None
         self._done(lane, delivery, recorded)
 
-    async def _attempt(self, delivery: Delivery, hop: Hop | Outcome) -> Sequence[Outcome]:
-        """One outcome per record, whatever happens."""
-        count = len(delivery.records)
-        if isinstance(hop, Outcome):
-            return [hop] * count
-        try:
-            outcomes = await self._courier.deliver(delivery, hop)
-        except Exception as error:
-            self._log.trouble(
-                "courier failed", message=str(delivery.message), why=_traceback(error)
-            )
-        else:
-            if len(outcomes) == count:
-                return outcomes
-            self._log.trouble("courier miscounted", message=str(delivery.message))
-        return [postponed("4.3.0", "local error in processing", blame=Blame.RECIPIENT)] * count
+    def _mishap(self, delivery: Delivery, event: str, **facts: object) -> list[Outcome]:
+        """A bug of the courier's: mail waits for it to be mended."""
+        self._log.trouble(event, message=str(delivery.message), **facts)
+        local = postponed("4.3.0", "local error in processing", blame=Blame.RECIPIENT)
+        return [local] * len(delivery.records)
 
     def _judged(
         self, lane: Lane, epoch: int, delivery: Delivery, outcomes: Sequence[Outcome], now: float
@@ -297,13 +286,13 @@ class Dispatcher:
         message = delivery.message
         retry_at, excused = now, False
         if not stopped:
-            retry_at, excused = self._learn(lane, epoch, delivery, outcomes, now)
+            retry_at, excused = self._lessons.learn(lane, epoch, delivery, outcomes, now)
         disowned = stopped or id(delivery) in self._disowned
         settlements = []
         judged, taken = None, False  # most share the outcome of the one before
         for record, outcome in zip(delivery.records, outcomes, strict=True):
             if outcome is not judged:
-                judged, taken = outcome, outcome.severity is Severity.SUCCESS
+                judged, taken = outcome, outcome.reply.code < 300
             if taken:
                 settlements.append(Settlement(record, RecipientState.DELIVERED, outcome))
                 continue
@@ -318,195 +307,6 @@ class Dispatcher:
             if not (disowned and settlement.state is RecipientState.QUEUED):
                 settlements.append(settlement)
         return settlements
-
-    def _learn(
-        self, lane: Lane, epoch: int, delivery: Delivery, outcomes: Sequence[Outcome], now: float
-    ) -> tuple[float, bool]:
-        """What the outcomes say about the destination.
-
-        Returns when it is tried again, or 0 for as the schedule says, and whether this attempt
-        counts for nothing.
-        """
-        success = any(outcome.severity is Severity.SUCCESS for outcome in outcomes)
-        if not success and (
-            all(map(speaks_against_destination, outcomes))
-            or ((lane.proved_at or lane.pace is not None) and all(map(asks_for_less, outcomes)))
-        ):
-            return self._suffer(lane, epoch, delivery.message, outcomes[0], now)
-        if success:
-            self._scheduler.proved(lane, now)
-            if lane.unserved:
-                self._serves(lane, delivery, outcomes, now)
-        else:
-            lane.impatient = False
-            if serves_none(outcomes):
-                return self._serves_not(lane, epoch, delivery, outcomes[0], now)
-        if epoch == lane.epoch:
-            if success:
-                self._grow(lane, now)
-            if lane.standing is not Standing.OPEN:
-                self._open(lane)
-        elif success and lane.standing is Standing.DOWN:
-            self._doubt(lane, now)
-        return 0.0, False
-
-    def _serves(
-        self, lane: Lane, delivery: Delivery, outcomes: Sequence[Outcome], now: float
-    ) -> None:
-        """It took mail for these domains; and of what was refused long ago nothing waits."""
-        taken = {
-            record.recipient.mailbox.domain_key
-            for record, outcome in zip(delivery.records, outcomes, strict=True)
-            if outcome.severity is Severity.SUCCESS
-        }
-        lane.unserved = {
-            domain: (at, trouble)
-            for domain, (at, trouble) in lane.unserved.items()
-            if domain not in taken and now - at <= self._retry_policy.longest
-        }
-
-    def _serves_not(
-        self, lane: Lane, epoch: int, delivery: Delivery, trouble: Outcome, now: float
-    ) -> tuple[float, bool]:
-        """As _learn, for a next hop that does not serve us for the domains of this mail.
-
-        For those of one other, too, and of none that is taken: then it is down. Who may be served
-        all the same does not wait for that: other domains than those it refused probe it at once.
-        """
-        new = lane.new(delivery)
-        if not lane.unserved:
-            self._log.notice(
-                "next hop refuses some", destination=lane.destination, reply=str(trouble.reply)
-            )
-        heard = domains(delivery)
-        if new or heard <= lane.unserved.keys():
-            lane.unserved = {**lane.unserved, **dict.fromkeys(heard, (now, trouble))}
-        since = sum(at > lane.proved_at for at, _ in lane.unserved.values())
-        served = 0.0 <= now - lane.proved_at < SERVED
-        if lane.standing is Standing.OPEN and (served or since < _UNSERVED):
-            return 0.0, False
-        if epoch == lane.epoch and lane.standing is not Standing.DOWN:
-            self._shut(lane, trouble, now)
-            if new:
-                lane.probe_at = now + _MOMENT
-                self._scheduler.arm(lane)
-        return (now if lane.standing is Standing.DOWN else 0.0), False
-
-    def _doubt(self, lane: Lane, now: float) -> None:
-        """Another connection was lost, this one lived on: does the lane have to be down?
-
-        A probe finds out; where the next hop itself asked for less, it is left alone.
-        """
-        if lane.trouble is not None and not asks_for_less(lane.trouble):
-            lane.failures = 0
-            lane.probe_at = min(lane.probe_at, now + _MOMENT)
-            self._scheduler.arm(lane)
-
-    def _suffer(
-        self, lane: Lane, epoch: int, message: Message, trouble: Outcome, now: float
-    ) -> tuple[float, bool]:
-        """As _learn, for an attempt that speaks against the destination as a whole."""
-        lane.impatient = False
-        fresh = epoch == lane.epoch
-        if lane.standing is Standing.OPEN:
-            if self._lives(lane, trouble, now, fresh=fresh):
-                pace = lane.pace or self._ask_less(lane, trouble, now)
-                if not pace.excuses(message.ident):
-                    return 0.0, False  # others are taken: it is this message
-                if self._slow(lane, pace, trouble, now, fresh=fresh):
-                    if trouble.in_doubt:
-                        return 0.0, False
-                    again = pace.resume_at if pace.waits(now) else now
-                    return max(again, now + _MOMENT), True
-            self._shut(lane, trouble, now)
-        elif lane.standing is Standing.PROBING and fresh:
-            self._shut(lane, trouble, now)
-        # while it is down the lane waits, not the mail: that is due when the lane opens
-        return (now if lane.standing is Standing.DOWN else 0.0), False
-
-    def _lives(self, lane: Lane, trouble: Outcome, now: float, *, fresh: bool) -> bool:
-        """Whether others of ours are served, or were lately, so that it is no use to wait long."""
-        lately = 0.0 <= now - lane.proved_at < _LATELY
-        if asks_for_less(trouble):
-            return lately or lane.in_flight > 0
-        # a connection that was lost, or not made: one alone means that nobody is there, unless
-        # some are lost now and then
-        flaky = lane.pace is not None and lane.pace.losses < _LOSSES
-        return lately and (lane.in_flight > 0 or not fresh or flaky)
-
-    def _grow(self, lane: Lane, now: float) -> None:
-        """It took what began after all that we know of it."""
-        pace = lane.pace
-        if pace is None or pace.took(now):
-            lane.window = grown(lane.window, self._limits)
-        if (
-            pace is not None
-            and pace.over
-            and lane.window >= self._limits.opening
-            and lane.standing is Standing.OPEN
-        ):
-            self._log.notice("next hop takes it all again", destination=lane.destination)
-            lane.pace = lane.trouble = None
-
-    def _ask_less(self, lane: Lane, trouble: Outcome, now: float) -> Pace:
-        """From now on the lane has a pace."""
-        lane.pace = Pace(now)
-        self._log.notice(
-            "next hop slowed",
-            destination=lane.destination,
-            reply=str(trouble.reply),
-            why=trouble.why,
-            window=max(lane.in_flight, 1),
-        )
-        return lane.pace
-
-    def _slow(self, lane: Lane, pace: Pace, trouble: Outcome, now: float, *, fresh: bool) -> bool:
-        """It lives, but wants less: what it serves beside this, or after a pause. False: it's down.
-
-        Of what began together only the first one is a lesson, but each shows how many there were.
-        """
-        spoken = asks_for_less(trouble)
-        lane.trouble = trouble
-        lane.window = max(min(lane.window, lane.in_flight), 1)
-        if fresh:
-            lane.epoch += 1
-            pace.learnt(now, spoken=spoken)
-        if lane.in_flight or not spoken:  # a connection that is lost says nothing of a rate
-            return True
-        return pace.refused(now, self._retry_policy.schedule.delay(1))
-
-    def _open(self, lane: Lane) -> None:
-        self._log.notice("next hop up", destination=lane.destination)
-        lane.standing = Standing.OPEN
-        lane.failures = 0
-        lane.more = True  # all that is due flows at once
-        if lane.pace is not None:  # ... or as it was asked for
-            lane.window = 1
-            lane.pace.reopened()
-        else:
-            lane.trouble = None
-            lane.window = self._limits.opening
-
-    def _shut(self, lane: Lane, trouble: Outcome, now: float) -> None:
-        lane.failures += 1
-        lane.epoch += 1
-        lane.trouble = trouble
-        if not asks_for_less(trouble):
-            lane.pace = None  # it was no limit: it is gone
-        delay = self._retry_policy.delay(lane.failures, self._random())
-        lane.probe_at = now + delay
-        if lane.standing is Standing.OPEN:
-            self._log.notice(
-                "next hop down",
-                destination=lane.destination,
-                reply=str(trouble.reply),
-                why=trouble.why,
-                retry_in=round(delay),
-            )
-        lane.standing = Standing.DOWN
-        self._scheduler.failed(lane)
-        self._queue.unload(lane)
-        self._scheduler.arm(lane)
 
     # recording
 

@@ -13,6 +13,7 @@ from twisted.internet.defer import Deferred, FirstError, gatherResults
 from twisted.python.failure import Failure
 
 from relayd.dns.answer import Answer, DnsError, DnsTrouble, NxDomain
+from relayd.dns.localnames import LocalNames
 from relayd.dns.resolver import Resolver
 from relayd.mail.address import AddressError, check_domain, fold_domain
 from relayd.reactor.coroutine import promise
@@ -39,7 +40,14 @@ class Found(NamedTuple):
 class Hosts:
     """Finds the addresses of hosts. `shuffle` is what spreads load over several of one host."""
 
-    def __init__(self, resolver: Resolver, shuffle: Shuffle = random.shuffle) -> None:
+    def __init__(
+        self,
+        resolver: Resolver,
+        shuffle: Shuffle = random.shuffle,
+        local: LocalNames | None = None,
+    ) -> None:
+        """`local`: names that this system knows, for hosts of next hops; None: the DNS alone."""
+        self._local = local
         self._resolver = resolver
         self._shuffle = shuffle
 
@@ -64,10 +72,33 @@ class Hosts:
                 found[host] = Found(LOCALHOST)
             else:
                 try:
-                    queries[host] = fold_domain(host)
+                    name = fold_domain(host)
                 except AddressError as error:
                     found[host] = Found((), str(error))
+                    continue
+                listed = self._listed(name)
+                if listed:
+                    found[host] = Found(listed[:MAX_PER_HOST])
+                elif "." in name or self._local is None:
+                    queries[host] = name
+                else:
+                    found[host] = await self._short(name, self._local)
         return found | await self._query(queries)
+
+    def _listed(self, name: str) -> tuple[str, ...]:
+        """Its addresses in /etc/hosts."""
+        return () if self._local is None else tuple(filter(usable, self._local.addresses(name)))
+
+    async def _short(self, name: str, local: LocalNames) -> Found:
+        """A name without a dot: the first of our domains that has it."""
+        candidates = local.candidates(name)
+        answers = await self._query({each: each for each in candidates})
+        for each in candidates:
+            # in trouble is not the same as not there: the next one may be another host
+            if answers[each].addresses or answers[each].trouble is not None:
+                return answers[each]
+        looked = ", ".join(candidates)
+        return Found((), f"not in /etc/hosts, and no address of {looked}")
 
     async def _query(self, names: dict[str, str], leads: Leads = None) -> dict[str, Found]:
         """A and AAAA of every value, under its key; what the cache has costs no coroutine."""

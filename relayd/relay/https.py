@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint, wrapClientTLS
 from twisted.internet.error import ConnectError
-from twisted.internet.interfaces import IConsumer, IStreamClientEndpoint
+from twisted.internet.interfaces import IConsumer, IProtocolFactory, IStreamClientEndpoint
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.internet.ssl import (
     Certificate,
@@ -38,6 +38,8 @@ HTTPS = 443
 HTTP = 80
 CONNECT = 15  # seconds for one address
 MOST_ADDRESSES = 3
+_HEAD = 64 * 1024  # octets of an answer beside its body
+_LINES = 1000  # of all of it: old releases of Twisted take the square of the fields of one name
 
 _MARK = b"-----END CERTIFICATE-----"
 
@@ -102,19 +104,22 @@ class Https:
             if not secure and not ipaddress.ip_address(address).is_loopback:
                 raise HttpError(f"{host} [{address}] is not this machine, and this is not HTTPS")
             trust = self._trust() if secure else None
-            way = _Way(self._reactor, host, address, port, trust)
+            way = _Way(self._reactor, host, address, port, trust, _HEAD + 4 * self._most)
             asked = promise(self._ask(way, method, url, headers, body))
             timer = self._reactor.callLater(self._patience, asked.cancel)
             try:
                 return await asked
             except HttpError:
                 raise
-            except CancelledError:
-                if timer.active():
-                    raise  # not the time is over, but somebody gave up
-                why, unproven = f"no answer within {self._patience:g} seconds", False
             except Exception as error:  # of TCP, of TLS, of HTTP
                 cause = _cause(error)
+                if isinstance(cause, CancelledError):
+                    if timer.active():
+                        raise cause from None  # not the time is over, but somebody gave up
+                    why, unproven = f"no answer within {self._patience:g} seconds", False
+                    break
+                if way.overflowed:
+                    raise HttpError(f"{host}: its answer is too large") from None
                 why = f"{type(cause).__name__}: {reason(cause)}"
                 unproven = isinstance(cause, WrongNameError) or is_unverified(cause)
                 if method == "GET" or isinstance(error, ConnectError):
@@ -175,26 +180,68 @@ def _cause(error: BaseException) -> BaseException:
 
 @implementer(IAgentEndpointFactory)
 class _Way:
-    """To one address, whatever name is in the URL; the certificate must be for the name."""
+    """To one address, whatever name is in the URL; the certificate must be for the name.
 
-    def __init__(self, reactor: Any, host: str, address: str, port: int, trust: Any) -> None:  # noqa: ANN401
+    Who says more than `most` octets there, or _LINES, is hung up on: Twisted bounds no header
+    section.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,  # noqa: ANN401
+        host: str,
+        address: str,
+        port: int,
+        trust: Any,  # noqa: ANN401
+        most: int,
+    ) -> None:
+        self.overflowed = False
         self._reactor = reactor
         self._host = host
         self._address = address
         self._port = port
         self._trust = trust  # None: no TLS
+        self._left, self._lines = most, _LINES
 
     def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
         """The one way there is."""
         kind = TCP6ClientEndpoint if ":" in self._address else TCP4ClientEndpoint
         plain: IStreamClientEndpoint = kind(self._reactor, self._address, self._port, CONNECT)
         if self._trust is None:
-            return plain
+            return _Watched(plain, self._watch)
         options = CertificateOptions(trustRoot=self._trust, raiseMinimumTo=TLSVersion.TLSv1_2)
         way: IStreamClientEndpoint = wrapClientTLS(
             NamedTls(options.getContext(), self._host), plain
         )
-        return way
+        return _Watched(way, self._watch)
+
+    def _watch(self, protocol: Any) -> Any:  # noqa: ANN401  # Twisted's own
+        receive = protocol.dataReceived
+
+        def data_received(data: bytes) -> None:
+            self._left -= len(data)
+            self._lines -= data.count(b"\n")
+            if self._left >= 0 and self._lines >= 0:
+                receive(data)
+            else:
+                self.overflowed = True
+                protocol.transport.abortConnection()
+
+        protocol.dataReceived = data_received
+        return protocol
+
+
+@implementer(IStreamClientEndpoint)
+class _Watched:
+    """An endpoint whose connections somebody sees before they are used."""
+
+    def __init__(self, endpoint: IStreamClientEndpoint, watch: Callable[[Any], Any]) -> None:
+        self._endpoint = endpoint
+        self._watch = watch
+
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[Any]:  # noqa: N803
+        """See IStreamClientEndpoint."""
+        return self._endpoint.connect(protocolFactory).addCallback(self._watch)
 
 
 @implementer(IBodyProducer)

@@ -1,9 +1,10 @@
-"""How much goes out at a time: the bounds of couriers and lanes, and how a lane's window moves."""
+"""How much goes out at a time: the bounds of couriers and lanes."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from relayd.smtp.events import TransactionStage
 from relayd.spool.queue import Bounds
 
 
@@ -61,7 +62,13 @@ class NextHopDeadlines:
     end_of_data: float = 600.0  # 4.5.3.2.6
     quit: float = 5.0
 
-
-def grown(window: int, limits: RelayLimits) -> int:
-    """The window after a success."""
-    return min(window + 1, limits.window)
+    def by_stage(self) -> dict[TransactionStage, float]:
+        """The same for each stage that a client can wait in, RCPT without its recipients."""
+        seconds = dict.fromkeys(TransactionStage, self.hello)
+        seconds[TransactionStage.MAIL] = seconds[TransactionStage.RSET] = self.envelope
+        seconds[TransactionStage.RCPT] = self.envelope
+        seconds[TransactionStage.DATA] = self.data
+        seconds[TransactionStage.CONTENT] = self.block
+        seconds[TransactionStage.END] = self.end_of_data
+        seconds[TransactionStage.QUIT] = self.quit
+        return seconds

@@ -20,6 +20,17 @@ _MEMORY = 3600.0  # seconds for which it is known how much a host takes on one c
 _MOST_KNOWN = 1000  # hosts
 
 
+class Shelf:
+    """The connections of one hop, and of the same demands on TLS."""
+
+    __slots__ = ("hop", "idle", "members")
+
+    def __init__(self, hop: Hashable) -> None:
+        self.hop = hop
+        self.idle: list[Connection] = []  # the one last used is the last
+        self.members = 0  # idle, or carrying mail
+
+
 class Pool:
     """Keeps connections for the next message of the same hop, and of the same demands on TLS."""
 
@@ -28,8 +39,9 @@ class Pool:
         self.seconds = clock.seconds  # for the deadlines
         self.limits = limits
         self.connections: set[Connection] = set()
-        self._idle: OrderedDict[Connection, Hashable] = OrderedDict()  # the longest idle first
-        self._of_hop: dict[Hashable, list[Connection]] = {}
+        self._idle: OrderedDict[Connection, None] = OrderedDict()  # the longest idle first
+        self._shelves: dict[Hashable, Shelf] = {}
+        self._shelf_of: dict[Connection, Shelf] = {}  # of those that were given back once
         self._enough: dict[Endpoint, tuple[int, float]] = {}  # transactions, and until when
         self._tick: IDelayedCall | None = None
         self._closing = False
@@ -39,19 +51,19 @@ class Pool:
 
         Not to a place that was `asked` already, and not one that has carried enough.
         """
-        kept = self._of_hop.get(hop)
-        if not kept:
+        shelf = self._shelves.get(hop)
+        if shelf is None or not shelf.idle:
             return None
         if not asked and not self._enough:
-            connection = kept[-1]
-            self._forget(connection)
+            connection = shelf.idle.pop()
+            del self._idle[connection]
             return connection
-        for connection in kept[::-1]:
+        for connection in shelf.idle[::-1]:
             if self._spent(connection):
-                self._forget(connection)
                 connection.quit()
             elif (connection.target, connection.endpoint) not in asked:
-                self._forget(connection)
+                del self._idle[connection]
+                shelf.idle.remove(connection)
                 return connection
         return None
 
@@ -76,18 +88,19 @@ class Pool:
             connection.quit()
             return
         connection.deadline = now + limits.idle_seconds
-        self._idle[connection] = hop
-        self._of_hop.setdefault(hop, []).append(connection)
+        shelf = self._shelf_of.get(connection)
+        if shelf is None:
+            shelf = self._shelf_of[connection] = self._shelves.setdefault(hop, Shelf(hop))
+            shelf.members += 1
+        shelf.idle.append(connection)
+        self._idle[connection] = None
         if len(self._idle) > limits.idle_connections:
-            oldest = next(iter(self._idle))
-            self._forget(oldest)
-            oldest.quit()
+            next(iter(self._idle)).quit()
 
     def close(self) -> None:
         """Keep nothing any more."""
         self._closing = True
         for connection in list(self._idle):
-            self._forget(connection)
             connection.quit()
 
     def abort(self) -> None:
@@ -106,8 +119,15 @@ class Pool:
 
     def ended(self, connection: Connection) -> None:
         """It is of no use any more."""
+        shelf = self._shelf_of.pop(connection, None)
+        if shelf is None:
+            return
         if connection in self._idle:
-            self._forget(connection)
+            del self._idle[connection]
+            shelf.idle.remove(connection)
+        shelf.members -= 1
+        if not shelf.members:
+            del self._shelves[shelf.hop]
 
     def lost(self, connection: Connection) -> None:
         """Its socket is closed."""
@@ -132,10 +152,3 @@ class Pool:
             del self._enough[connection.endpoint]
             return False
         return connection.transactions >= transactions
-
-    def _forget(self, connection: Connection) -> None:
-        hop = self._idle.pop(connection)
-        kept = self._of_hop[hop]
-        kept.remove(connection)
-        if not kept:
-            del self._of_hop[hop]

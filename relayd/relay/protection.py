@@ -91,8 +91,9 @@ class Protection:
 
     def key(self, hop: Hop, delivery: Delivery) -> Hashable:
         """Connections with the same key may carry each other's mail."""
-        levels = tuple(map(self.level, hop.next_hops or (hop.domain,)))
-        return hop, delivery.message.envelope.require_tls, levels, self.settings.contexts
+        settings = self.settings
+        level = None if hop.next_hops else settings.level_for(hop.domain)  # those have their own
+        return hop, delivery.message.envelope.require_tls, level, settings.contexts
 
     async def secure(
         self, target: NextHop | str, endpoint: Endpoint, delivery: Delivery

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from relayd.dns.answer import DnsError, DnsTrouble, MailExchanger, NoData, NxDomain
+from relayd.dns.localnames import LocalNames
 from relayd.dns.resolver import Resolver
 from relayd.mail.address import AddressError, check_domain, fold_domain, literal_address
 from relayd.mail.nexthop import NextHop
@@ -29,6 +30,7 @@ _NOT_ASKED = Found((), "too many hosts before it")
 class Directory:
     """Knows where mail goes; see `resolve`. `port` is the one that mail exchangers listen at.
 
+    `local`: names that this system knows without the DNS, for hosts of next hops alone.
     `internal`: the internal networks to which MX records and address literals may lead.
     """
 
@@ -40,10 +42,11 @@ class Directory:
         port: int = SMTP_PORT,
         internal: Callable[[], Sequence[Network]] = tuple,
         shuffle: Shuffle = random.shuffle,
+        local: LocalNames | None = None,
     ) -> None:
         self._internal = internal
         self._resolver = resolver
-        self._hosts = Hosts(resolver, shuffle)
+        self._hosts = Hosts(resolver, shuffle, local)
         self._own = own
         self._port = port
         self._shuffle = shuffle

@@ -16,6 +16,9 @@ def route(recipient: Recipient, next_hops: Mapping[str, NextHop]) -> Hop | Outco
     The names are looked up at each attempt, so that mending a next hop mends queued mail. Of
     several (`via a, b`) those that are still defined are tried, in order.
     """
+    only = next_hops.get(recipient.next_hop)
+    if only is not None:
+        return Hop(next_hops=(only,))
     direction = Direction.parse(recipient.next_hop)
     if direction.direct:
         return Hop(domain=recipient.mailbox.domain_key)

@@ -60,7 +60,7 @@ class Scheduler:
         *,
         limits: RelayLimits,
         now: Callable[[], float],
-        start: Callable[[Lane, Delivery, Shares], None],
+        start: Callable[[Lane, Delivery, Shares], Coroutine[Any, Any, None]],
         longest: Callable[[], float],
     ) -> None:
         self.limits = limits
@@ -75,6 +75,7 @@ class Scheduler:
         self._longest = longest  # seconds that a recipient may have to wait for its next attempt
         self._line: deque[Lane] = deque()
         self._to_look: deque[Lane] = deque()
+        self._aside = 0  # lanes that wait there, or for a share
         self._next_hops_down = Share()
         self._domains = Share()  # all that goes to domains, the next two as well
         self._domains_down = Share()
@@ -175,10 +176,12 @@ class Scheduler:
         self._pumping = True
         try:
             while self.in_flight < self.limits.deliveries:
-                line = self._line or self._elsewhere()
+                line = self._line or (self._elsewhere() if self._aside else None)
                 if not line or self._settling.stalled:
                     return
                 lane = line.popleft()
+                if line is not self._line:
+                    self._aside -= 1
                 lane.waits = False
                 self._serve(lane)
         finally:
@@ -219,6 +222,7 @@ class Scheduler:
         """The first of those who wait elsewhere may stand in line again."""
         if others:
             lane = others.popleft()
+            self._aside -= 1
             lane.waits = False
             self.line_up(lane)
 
@@ -252,10 +256,14 @@ class Scheduler:
                 self.in_flight += 1
                 for share in shares:
                     share.in_flight += 1
-                self._start(lane, delivery, shares)
+                self.spawn(self._start(lane, delivery, shares))
                 if lane.loaded and lane.in_flight < lane.capacity:
                     self.line_up(lane)
-        self._maybe_look(lane)
+        if lane.gone is None:
+            if lane.more:
+                self._maybe_look(lane)
+            else:
+                self.arm(lane)
 
     def probe(self, lane: Lane) -> None:
         """One message finds out whether the lane has to be down."""
@@ -268,6 +276,7 @@ class Scheduler:
         if lane.waits:
             return
         lane.waits = True
+        self._aside += 1
         if lane.loaded and not self._queue.roomy:
             self._queue.unload(lane)
         if lane.loaded and not lane.in_flight:
@@ -278,11 +287,7 @@ class Scheduler:
     # looks at the table
 
     def _maybe_look(self, lane: Lane) -> None:
-        if lane.gone is not None:
-            return
-        if not lane.more:
-            self.arm(lane)
-            return
+        """The table may hold more that is due."""
         if lane.standing is Standing.OPEN:
             if lane.loaded >= lane.window:
                 return
@@ -291,6 +296,7 @@ class Scheduler:
         if self._looks >= self.limits.looks:
             if not lane.waits:
                 lane.waits = True
+                self._aside += 1
                 if lane.direct:
                     self._to_look.append(lane)
                 else:

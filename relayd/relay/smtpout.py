@@ -16,16 +16,19 @@ from collections.abc import (
     Iterable,
     Sequence,
 )
-from typing import Any
+from typing import Any, cast
 
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import deferLater
 from zope.interface import implementer
 
-from relayd.mail.content import BytesContent, Content
+from relayd.mail.content import Content
 from relayd.mail.delivery import Delivery
 from relayd.mail.nexthop import LMTP, NextHop
 from relayd.mail.outcome import Blame, Outcome, postponed
 from relayd.mail.reply import Severity
+from relayd.mime.conversion import converted
+from relayd.mime.survey import Unconvertible
 from relayd.reactor.coroutine import promise
 from relayd.relay.connection import Connection
 from relayd.relay.courier import Hop, ICourier
@@ -87,7 +90,7 @@ class Courier:
         self._shy: dict[Endpoint, float] = {}  # did not answer: until when to try others first
         self._served: dict[NextHop, float] = {}  # took mail from us: until when that counts
 
-    async def deliver(self, delivery: Delivery, hop: Hop) -> tuple[Outcome, ...]:
+    async def deliver(self, delivery: Delivery, hop: Hop) -> Sequence[Outcome]:
         """See ICourier."""
         attempt = _Attempt(delivery)
         try:
@@ -280,7 +283,14 @@ class Courier:
         then = Then.ON
         while then is Then.ON:
             numbers = tuple(attempt.pending)
-            done = await connection.carry(attempt.transaction(numbers, connection), content)
+            try:
+                if attempt.delivery.message.eight_bit and not connection.extensions.eight_bit:
+                    content = await attempt.in_seven_bits(connection, self._turn)
+                transaction = attempt.transaction(numbers, connection, content)
+            except OSError:  # the content's fault: the connection is for other mail
+                self._pool.give_back(connection, key)
+                raise
+            done = await connection.carry(transaction, content)
             then = attempt.take(connection, numbers, done)
         if fresh and attempt.taken:
             self._took(connection, attempt)
@@ -297,6 +307,10 @@ class Courier:
             self._served[target] = self._reactor.seconds() + SERVED
         if attempt.spent is not None and attempt.spent[0] == connection.endpoint:
             self._pool.learn(*attempt.spent)
+
+    def _turn(self) -> Awaitable[None]:
+        """Others have theirs."""
+        return deferLater(self._reactor, 0)
 
     # where to
 
@@ -325,34 +339,22 @@ class Then(enum.Enum):
 class _Attempt:
     """How far one delivery has come."""
 
-    __slots__ = (
-        "_held_back",
-        "_outcomes",
-        "_put_off",
-        "_tail",
-        "_trouble",
-        "asked",
-        "content",
-        "delivery",
-        "pending",
-        "renewed",
-        "spent",
-        "taken",
-    )
+    asked: Collection[Place] = ()  # whose answers count, and who are not asked again
+    renewed = False  # a connection had carried enough: a fresh one has the last word
+    spent: tuple[Endpoint, int] | None = None  # ... whose, after how many transactions
+    taken = False  # somebody, by the host that is asked now
+    _held_back: Sequence[int] = ()  # for another host, until this one is done with the others
+    _put_off: dict[int, Outcome] | None = None  # by hosts that were spoken with
+    _trouble: Outcome | None = None  # with all who found no host to speak with
+    _seven_bits: Content | None = None  # for hosts that take no more
+    _of_conversion = ""  # what it broke, or why there is none; for the log
 
     def __init__(self, delivery: Delivery) -> None:
+        count = len(delivery.records)
         self.delivery = delivery
-        self._outcomes: list[Outcome | None] = [None] * len(delivery.records)
-        self._tail: bool | None = None
         self.content: Content = delivery.content
-        self.pending: Sequence[int] = range(len(delivery.records))
-        self.asked: Collection[Place] = ()  # whose answers count, and who are not asked again
-        self.renewed = False  # a connection had carried enough: a fresh one has the last word
-        self.spent: tuple[Endpoint, int] | None = None  # ... whose, after how many transactions
-        self.taken = False  # somebody, by the host that is asked now
-        self._held_back: list[int] = []  # for another host, until this one is done with the others
-        self._put_off: dict[int, Outcome] | None = None  # by hosts that were spoken with
-        self._trouble: Outcome | None = None  # with all who found no host to speak with
+        self.pending: Sequence[int] = range(count)
+        self._outcomes: list[Outcome | None] = [None] * count
 
     def miss(self, trouble: Outcome) -> None:
         """A host, or where to find one, is out of reach for all who are pending."""
@@ -367,22 +369,47 @@ class _Attempt:
         """Whatever was heard by now: this is what became of all who are pending."""
         self._trouble, self._put_off = trouble, None
 
-    def transaction(self, numbers: Sequence[int], connection: Connection) -> Transaction:
+    async def in_seven_bits(
+        self, connection: Connection, turn: Callable[[], Awaitable[None]]
+    ) -> Content:
+        """The content for a host without 8BITMIME (RFC 6152 section 3); as it is, if it must be."""
+        target = connection.target
+        if isinstance(target, NextHop) and not target.conversion:
+            return self.content
+        if self._seven_bits is None and not self._of_conversion:
+            try:
+                found = await converted(self.content, turn)
+            except Unconvertible as why:
+                self._of_conversion = f"not converted to 7 bits: {why}"
+                return self.content
+            self._seven_bits = self.content  # nothing above ASCII, after all
+            if found is not None:
+                self._seven_bits = found
+                self._of_conversion = "converted to 7 bits"
+                if found.signatures:
+                    self._of_conversion += f", which breaks its signatures: {found.signatures}"
+        return self._seven_bits or self.content
+
+    def transaction(
+        self, numbers: Sequence[int], connection: Connection, content: Content
+    ) -> Transaction:
         """The envelope for these recipients; raises OSError when the content is gone."""
         message, records = self.delivery.message, self.delivery.records
-        if self._tail is None:
-            self._tail = _ends_with_crlf(self.content)
         envelope = message.envelope
+        eight_bit = message.eight_bit
+        if eight_bit and self._seven_bits is not None:
+            eight_bit = connection.extensions.eight_bit
         return Transaction(
             self.delivery.reverse_path,
             [records[number].recipient for number in numbers],
-            self.content.size,
+            content.size,
             envelope.body,
             envelope.ret,
             envelope.envid,
-            message.eight_bit,
+            eight_bit,
             message.utf8_header,
-            self._tail,
+            # the size of what is converted is not known to the octet, as BDAT has it
+            content is not self.content or content.tail(2) == b"\r\n",
             envelope.require_tls and not connection.lmtp,  # RFC 8689 is about relaying
             envelope.smtputf8,
         )
@@ -393,18 +420,25 @@ class _Attempt:
         elsewhere: list[int] = []
         carried = connection.transactions > 1
         then = Then.KEEP
-        replies, stages = done.replies, done.stages
-        for at, number in enumerate(numbers):
+        said, where = None, None
+        words = zip(numbers, done.replies, done.stages, strict=True)
+        for at, (number, reply, stage) in enumerate(words):
             # most have the same word as the one before: one reply ends the content for them all
-            if at == 0 or replies[at] is not replies[at - 1] or stages[at] is not stages[at - 1]:
+            if reply is not said or stage is not where:
+                said, where = reply, stage
                 result = consequence(connection, done, at)
                 outcome = result.outcome
                 if connection.tls:
                     outcome = outcome.but(tls=connection.tls)
+                if self._of_conversion and not connection.extensions.eight_bit:
+                    outcome = outcome.but(
+                        why="; ".join(filter(None, (self._of_conversion, outcome.why)))
+                    )
                 taken = outcome.reply.code < 300
+                if taken:
+                    connection.serves_us = self.taken = True
+                    self.renewed = False
             if taken:
-                connection.serves_us = self.taken = True
-                self.renewed = False
                 self._outcomes[number] = outcome
             elif carried and not self.renewed and spent(done, at):
                 again.append(number)
@@ -414,12 +448,12 @@ class _Attempt:
             elif result.elsewhere:
                 elsewhere.append(number)
                 self._put_off_by(number, outcome)
-                if stages[at] in (TransactionStage.MAIL, TransactionStage.DATA):
+                if stage in (TransactionStage.MAIL, TransactionStage.DATA):
                     then = Then.END
             else:
                 self._outcomes[number] = self._last_word(number, outcome)
         if again and then is not Then.AFRESH:
-            self._held_back += elsewhere
+            self._held_back = [*self._held_back, *elsewhere]
             self.pending = again
             return Then.ON
         if then is Then.AFRESH and done.end is not End.LOST:
@@ -428,7 +462,7 @@ class _Attempt:
         elif elsewhere and done.end is End.ANSWERED:
             self.asked = {*self.asked, (connection.target, connection.endpoint)}
         self.pending = [*again, *self._held_back, *elsewhere]
-        self._held_back = []
+        self._held_back = ()
         return then
 
     def _put_off_by(self, number: int, outcome: Outcome) -> None:
@@ -450,17 +484,8 @@ class _Attempt:
             return self._trouble or _NOWHERE
         return weightier(self._trouble, word)
 
-    def outcomes(self) -> tuple[Outcome, ...]:
+    def outcomes(self) -> Sequence[Outcome]:
         """One per record."""
-        return tuple(
-            [
-                self._unsettled(number) if each is None else each
-                for number, each in enumerate(self._outcomes)
-            ]
-        )
-
-
-def _ends_with_crlf(content: Content) -> bool:
-    if type(content) is BytesContent:
-        return content.data.endswith(b"\r\n")
-    return content.tail(2) == b"\r\n"
+        for number in (*self.pending, *self._held_back):
+            self._outcomes[number] = self._unsettled(number)
+        return cast(list[Outcome], self._outcomes)

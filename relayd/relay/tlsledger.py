@@ -6,6 +6,7 @@ import json
 import sqlite3
 from collections.abc import Iterable, Mapping
 from contextlib import closing
+from hashlib import blake2b
 from pathlib import Path
 
 from relayd.report.tlsrpt import TlsReportRow
@@ -13,7 +14,10 @@ from relayd.tls.flaw import Failure, Policy
 
 NAME = "tls-results.db"  # in the spool
 MOST_ROWS = 100_000  # beyond, failures are counted without their details
+MOST_OCTETS = 64 << 20  # of what domains publish; beyond, they are counted without it
+MOST_WHY = 200  # characters of why a session failed
 DAYS = 7  # what was not asked for by then is forgotten
+_NOTHING = "[[], []]"  # published
 _PATIENCE = 20.0  # seconds for other processes
 
 Key = tuple[str, Policy, Failure | None]
@@ -25,9 +29,16 @@ CREATE TABLE IF NOT EXISTS result (
     PRIMARY KEY (day, domain, kind, policy, flaw, detail)
 ) WITHOUT ROWID
 """
+_PUBLISHED = """
+CREATE TABLE IF NOT EXISTS published (digest TEXT PRIMARY KEY, octets INTEGER, text TEXT)
+"""  # each text once; `result.policy` is its digest (in older databases the text itself)
 _ADD = """
 INSERT INTO result VALUES (?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT DO UPDATE SET sessions = sessions + excluded.sessions
+"""
+_TEXTS = """
+SELECT DISTINCT policy, text FROM result LEFT JOIN published ON policy = digest
+WHERE day = ? AND domain = ?
 """
 
 
@@ -41,12 +52,19 @@ class TlsLedger:
         """So many sessions more, in one transaction."""
         with closing(self._open()) as database, _Told(self._path), database:
             (rows,) = database.execute("SELECT count(*) FROM result").fetchone()
+            question = "SELECT coalesce(sum(octets), 0) FROM published"
+            (octets,) = database.execute(question).fetchone()
+            digests: dict[Policy, str] = {}
             for (day, policy, failure), sessions in counts.items():
-                published = json.dumps([policy.strings, policy.mx])
+                published = digests.get(policy)
+                if published is None:
+                    published, more = _publish(database, policy, MOST_OCTETS - octets)
+                    digests[policy] = published
+                    octets += more
                 flaw, detail = "", ""
                 if failure is not None:
                     flaw = failure.flaw.value
-                    known = (failure.host, failure.address, failure.sender, failure.why[:200])
+                    known = (failure.host, failure.address, failure.sender, failure.why[:MOST_WHY])
                     detail = json.dumps(known if rows < MOST_ROWS else [""] * 4)
                 row = (day, policy.domain, policy.kind, published, flaw, detail, sessions)
                 database.execute(_ADD, row)
@@ -70,19 +88,30 @@ class TlsLedger:
                 "SELECT kind, policy, flaw, detail, sessions FROM result"
                 " WHERE day = ? AND domain = ? ORDER BY kind, policy, flaw, detail"
             )
-            return tuple(_row(*each) for each in database.execute(question, (day, domain)))
+            asked = (day, domain)
+            published = {
+                digest: _lists(text or digest) for digest, text in database.execute(_TEXTS, asked)
+            }
+            return tuple(
+                _row(kind, published[digest], *others)
+                for kind, digest, *others in database.execute(question, asked)
+            )
 
     def forget(self, days: Iterable[tuple[str, str]], before: str = "") -> None:
         """These days of these domains have been told, or never will be; and all older days."""
         with closing(self._open()) as database, _Told(self._path), database:
             database.executemany("DELETE FROM result WHERE day = ? AND domain = ?", days)
             database.execute("DELETE FROM result WHERE day < ?", (before,))
+            database.execute(
+                "DELETE FROM published WHERE digest NOT IN (SELECT policy FROM result)"
+            )
 
     def _open(self) -> sqlite3.Connection:
         with _Told(self._path):
             database = sqlite3.connect(self._path, timeout=_PATIENCE)
             database.execute("PRAGMA synchronous = NORMAL")
             database.execute(_SCHEMA)
+            database.execute(_PUBLISHED)
             return database
 
 
@@ -100,7 +129,30 @@ class _Told:
             raise OSError(0, str(error), str(self._path)) from error
 
 
-def _row(kind: str, policy: str, flaw: str, detail: str, sessions: int) -> TlsReportRow:
-    strings, mx = json.loads(policy)
+def _publish(database: sqlite3.Connection, policy: Policy, room: int) -> tuple[str, int]:
+    """What stands for what the policy publishes, and how many octets more are kept for it."""
+    text = json.dumps([policy.strings, policy.mx])
+    digest = blake2b(text.encode(), digest_size=16).hexdigest()
+    known = database.execute("SELECT 1 FROM published WHERE digest = ?", (digest,)).fetchone()
+    if known:
+        return digest, 0
+    if len(text) > room:
+        return _NOTHING, 0
+    database.execute("INSERT INTO published VALUES (?, ?, ?)", (digest, len(text), text))
+    return digest, len(text)
+
+
+def _lists(text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    strings, mx = json.loads(text)
+    return tuple(strings), tuple(mx)
+
+
+def _row(
+    kind: str,
+    published: tuple[tuple[str, ...], tuple[str, ...]],
+    flaw: str,
+    detail: str,
+    sessions: int,
+) -> TlsReportRow:
     host, address, sender, why = json.loads(detail) if detail else ("", "", "", "")
-    return TlsReportRow(kind, tuple(strings), tuple(mx), flaw, host, address, sender, why, sessions)
+    return TlsReportRow(kind, *published, flaw, host, address, sender, why, sessions)

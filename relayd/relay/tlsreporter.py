@@ -54,8 +54,10 @@ class TlsReporter:
         settings: Callable[[], TlsReports | None],
         hostname: str,
         now: Callable[[], float] = time.time,
+        prune: Callable[[], None] = lambda: None,
     ) -> None:
         self._clock = clock
+        self._prune = prune  # of what else nobody needs any more; in a thread
         self._ledger = ledger
         self._results = results
         self._resolver = resolver
@@ -84,9 +86,16 @@ class TlsReporter:
     def _look(self) -> None:
         self._timer = self._clock.callLater(PERIOD, self._look)
         spawn(self.send_due(), self._bug)
+        spawn(self._look_after(), self._not_pruned)
 
     def _bug(self, failure: Failure) -> None:
         self._log.trouble("TLS reports not sent", why=failure.getErrorMessage())
+
+    async def _look_after(self) -> None:
+        await self._in_thread(self._prune)
+
+    def _not_pruned(self, failure: Failure) -> None:
+        self._log.trouble("mta-sts", why=f"expired policies not removed: {failure.value}")
 
     async def send_due(self) -> None:
         """Everything of the days before, each some time after its midnight."""

@@ -13,12 +13,13 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from relayd.mail.delivery import Delivery
 from relayd.mail.log import MailLog
 from relayd.reactor.coroutine import log_bug, spawn
-from relayd.relay.tlsledger import Key, TlsLedger
+from relayd.relay.tlsledger import MOST_WHY, Key, TlsLedger
 from relayd.report.tlsrpt import TlsReports
 from relayd.tls.flaw import Failure, Policy
 
 BATCH = 10.0  # seconds
 MOST = 10_000  # different results in memory: beyond, failures are counted without details
+MOST_OCTETS = 4 << 20  # of policies in memory, for it is others who write them: likewise
 
 InThread = Callable[..., Awaitable[Any]]
 
@@ -47,6 +48,8 @@ class TlsResults:
         self._settings = settings
         self._now = now
         self._counts: dict[Key, int] = {}
+        self._policies: dict[Policy, Policy] = {}  # those in the counts, each kept once
+        self._octets = 0  # of what they publish
         self._timer: IDelayedCall | None = None
 
     def ours(self, delivery: Delivery) -> bool:
@@ -58,13 +61,27 @@ class TlsResults:
         """A session came to TLS as the policy wants it, or failed."""
         if self._settings() is None:
             return
-        key = (day_of(self._now()), policy, failure)
+        if failure is not None and len(failure.why) > MOST_WHY:
+            failure = replace(failure, why=failure.why[:MOST_WHY])
+        key = (day_of(self._now()), self._once(policy), failure)
         if len(self._counts) >= MOST and key not in self._counts:
-            bare = replace(policy, strings=(), mx=())
-            key = (key[0], bare, None if failure is None else Failure(failure.flaw))
+            key = (key[0], _bare(policy), None if failure is None else Failure(failure.flaw))
         self._counts[key] = self._counts.get(key, 0) + 1
         if self._timer is None:
             self._timer = self._clock.callLater(BATCH, self._due)
+
+    def _once(self, policy: Policy) -> Policy:
+        """The same policy as in other counts; without what it publishes where that is too much."""
+        if not policy.strings and not policy.mx:
+            return policy
+        known = self._policies.get(policy)
+        if known is None:
+            octets = sum(len(each) + 64 for each in (*policy.strings, *policy.mx))
+            if self._octets + octets > MOST_OCTETS:
+                return _bare(policy)
+            self._octets += octets
+            known = self._policies[policy] = policy
+        return known
 
     def _due(self) -> None:
         self._timer = None
@@ -76,9 +93,14 @@ class TlsResults:
             self._timer.cancel()
             self._timer = None
         counts, self._counts = self._counts, {}
+        self._policies, self._octets = {}, 0
         if not counts:
             return
         try:
             await self._in_thread(self._ledger.add, counts)
         except OSError as error:
             self._log.trouble("TLS results not kept", why=str(error), results=sum(counts.values()))
+
+
+def _bare(policy: Policy) -> Policy:
+    return replace(policy, strings=(), mx=())

@@ -64,14 +64,22 @@ _BEFORE_CONTENT = {(7, 0), (7, 10), (7, 11), (7, 14)}
 # "Relay access denied" has no code of its own: 550 5.7.1 and 554 5.7.1 are also said of mailboxes
 # and senders. So here, and only here, the words decide, as the servers in use write them.
 _NO_RELAY = re.compile(
-    r"\brelay(?:ing)? (?:access )?(?:is )?(?:denied|not (?:permitted|allowed)|prohibited|refused)\b"
-    r"|\b(?:unable|not (?:allowed|permitted|authori[sz]ed)|cannot|do(?:es)? not) (?:to )?relay\b"
+    r"\brelay(?:ing)? (?:access )?(?:(?:mail )?(?:to|for|from) \S+ )?(?:is )?"
+    r"(?:denied|disallowed|not (?:permitted|allowed)|prohibited|refused)\b"
+    r"|\bno relaying\b"
+    r"|\b(?:unable|not (?:allowed|permitted|authori[sz]ed)|cannot|do(?:es)? not|don't)"
+    r" (?:to )?relay\b"
+    r"|\binvalid credentials for relay\b"
+    r"|\bnot a gateway\b"
     r"|\bclient host rejected\b"
     r"|\bauth(?:entication)? (?:is )?required\b"
-    r"|\bmust (?:first )?authenticate\b"
+    r"|\b(?:client|user) (?:is |was )?not authenticated\b"
+    r"|\b(?:must (?:first )?|please )authenticate\b"
     r"|(?:\bnot|n't) in my list of allowed rcpthosts\b",
     re.IGNORECASE,
 )
+# out of sequence: what is missing is a login, not that we know the order of commands
+_AUTH_FIRST = re.compile(r"\bauth(?:entication|enticate)?\b", re.IGNORECASE)
 
 
 class SessionError(Exception):
@@ -258,6 +266,8 @@ def _unserved(peer: Peer, reply: Reply, stage: TransactionStage) -> Outcome | No
 
 def _speaks_of_us(reply: Reply, stage: TransactionStage) -> bool:
     if _is_of_login(reply):
+        return True
+    if reply.code == 503 and _AUTH_FIRST.search(reply.text) is not None:
         return True
     if stage not in (TransactionStage.MAIL, TransactionStage.RCPT, TransactionStage.DATA):
         return False

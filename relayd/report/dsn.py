@@ -17,9 +17,10 @@ from relayd.mail.content import Content
 from relayd.mail.envelope import Envelope, Recipient
 from relayd.mail.ident import ident_text
 from relayd.mail.message import Message, RecipientState, Submission
+from relayd.mail.quotedprintable import quoted_printable
 from relayd.mail.reply import printable
 from relayd.report.bounce import Action, Report
-from relayd.report.encoding import DESCRIPTION, Part, fits, is_utf8, quoted_printable, returned_head
+from relayd.report.encoding import DESCRIPTION, Part, fits, is_utf8, returned_head
 from relayd.report.fields import stamp, status_fields
 from relayd.report.wording import human_text, subject
 
@@ -109,11 +110,12 @@ def _top(
         f"Subject: {subject(report)}",
         f"Message-ID: <{ident_text(ident)}.{report.kind}@{hostname}>",
     ]
-    message_id = str(fields.get("Message-ID", "")).strip()
-    if _MESSAGE_ID.match(message_id):
-        top += [f"In-Reply-To: {message_id}", f"References: {message_id}"]
-    if not report.about.envelope.require_tls and _waives_tls(fields):
-        top.append("TLS-Required: No")  # RFC 8689 section 3: to arrive matters more to this sender
+    if not report.about.envelope.require_tls:  # else nothing here tells of the message
+        message_id = str(fields.get("Message-ID", "")).strip()
+        if _MESSAGE_ID.match(message_id):
+            top += [f"In-Reply-To: {message_id}", f"References: {message_id}"]
+        if _waives_tls(fields):
+            top.append("TLS-Required: No")  # RFC 8689 section 3: this sender wants it to arrive
     return [
         *top,
         "Auto-Submitted: auto-replied",  # RFC 3834 section 5

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 from relayd.mail.content import BARE, MAX_LINE
+from relayd.mail.quotedprintable import quoted_printable
 
 DESCRIPTION = "Header section of your message"
-_ENCODED_LINE = 76  # characters, RFC 2045 section 6.7 rule 5
-_UNSAFE = re.compile(rb"[^\t !-<>-~]|[\t ]\Z")  # of one line: what quoted-printable encodes
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,21 +49,3 @@ def is_utf8(data: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return True
-
-
-def quoted_printable(data: bytes) -> bytes:
-    """RFC 2045 section 6.7: CRLF and bare LF end lines, a bare CR is a character."""
-    return b"\r\n".join(map(_encoded_line, data.replace(b"\r\n", b"\n").split(b"\n")))
-
-
-def _encoded_line(line: bytes) -> bytes:
-    text = _UNSAFE.sub(lambda match: b"=%02X" % match.group()[0], line)
-    pieces = []
-    start = 0
-    while len(text) - start > _ENCODED_LINE:
-        end = start + _ENCODED_LINE - 1
-        mark = text.rfind(b"=", end - 2, end)  # an encoded octet is not torn apart
-        end = mark if mark >= 0 else end
-        pieces.append(text[start:end] + b"=")
-        start = end
-    return b"\r\n".join([*pieces, text[start:]])

@@ -99,17 +99,20 @@ def _folds(field: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def _is_local_part(words: list[_Piece], body: bytes) -> bool:
-    """Word *("." word) without anything between."""
+    """Words with dots between, at the ends and side by side, and nothing else."""
+    word = True  # one may stand here: there is none before
     for n, (kind, octets, start, end) in enumerate(words):
-        if kind == "quoted" and not _QUOTED.fullmatch(body, start, end):
-            return False  # it never ends
         if n and start != words[n - 1][3]:
             return False
-        if n % 2 == 0 and kind not in ("atom", "quoted"):
+        if kind == "quoted" and not _QUOTED.fullmatch(body, start, end):
+            return False  # it never ends
+        if octets == b".":
+            word = True
+        elif word and kind in ("atom", "quoted"):
+            word = False
+        else:
             return False
-        if n % 2 == 1 and octets != b".":
-            return False
-    return len(words) % 2 == 1
+    return any(octets != b"." for _, octets, _, _ in words)
 
 
 def _pieces(body: bytes) -> Iterator[_Piece]:
@@ -164,8 +167,11 @@ def _specs(member: list[_Piece]) -> Iterator[tuple[Span, Span]]:
     for at, (kind, octets, _, _) in enumerate(member):
         if kind != "special" or octets != b"@":
             continue
-        left = at - 2 if at and member[at - 1][0] == "space" else at - 1
-        right = at + 2 if member[at + 1 : at + 2] and member[at + 1][0] == "space" else at + 1
+        left, right = at - 1, at + 1
+        while left > 0 and member[left][0] == "space":  # a comment parts it into several
+            left -= 1
+        while right < len(member) - 1 and member[right][0] == "space":
+            right += 1
         first = _leftmost(member, left)
         last = _rightmost(member, right)
         if first is not None and last is not None:
@@ -173,20 +179,23 @@ def _specs(member: list[_Piece]) -> Iterator[tuple[Span, Span]]:
 
 
 def _leftmost(member: list[_Piece], near: int) -> int | None:
-    """The first token of the local part whose last is at `near`."""
+    """The first token of the local part whose last is at `near`.
+
+    Words with dots between; and dots at its ends or side by side, which are met all the same.
+    """
     first = None
-    word = True  # a word is due, then a dot
+    word = True  # one may stand here: there is none behind
     for n in range(near, -1, -1):
         kind, octets, _, end = member[n]
         if n != near and end != member[n + 1][2]:
             break  # a comment between
         if word and kind in ("atom", "quoted"):
             first, word = n, False
-        elif not word and octets == b".":
-            word = True
+        elif octets == b".":
+            first, word = n, True
         else:
             break
-    return None if word else first
+    return first
 
 
 def _rightmost(member: list[_Piece], near: int) -> int | None:

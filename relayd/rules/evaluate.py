@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from dataclasses import replace as but
 from typing import NamedTuple
 
@@ -15,6 +14,7 @@ from relayd.mail.client import Client
 from relayd.mail.envelope import DIRECT
 from relayd.mail.plan import Destination, Plan, Step, Verdict
 from relayd.mail.reply import Reply
+from relayd.mail.value import dataclass
 from relayd.rules.fact import Fact
 from relayd.rules.forward import Fanned, Loop, fan_out
 from relayd.rules.language.model import AdmissionRule, Rewrite
@@ -53,6 +53,7 @@ class _Admission(NamedTuple):
     matched: bool = True  # some rule said it
 
 
+_OUT = (Verdict.REFUSE, Verdict.DISCARD)
 _ACCEPTED = _Admission(Verdict.ACCEPT)
 _HELD = _Admission(Verdict.HOLD)
 _DENIED = _Admission(Verdict.REFUSE, DENIED, matched=False)
@@ -99,6 +100,19 @@ def _postmaster(ruleset: Ruleset, facts: Facts) -> Plan:
         home = but(facts, recipient=Mailbox(local, ruleset.home))
         return _plan(ruleset, home, ruleset.admission)
     return Plan(Verdict.REFUSE, NO_POSTMASTER, (), (_NOWHERE,))
+
+
+def evaluate_aloud(ruleset: Ruleset, facts: Facts) -> Plan:
+    """As evaluate() decides, naming the forward that what no rule accepts would have met."""
+    plan = evaluate(ruleset, facts)
+    if not plan.trail or plan.trail[-1] is not _NOBODY:
+        return plan
+    later = _plan(ruleset, facts, None).trail
+    waiting = next((step for step in later if step.stage == "forward" and step.place), None)
+    if waiting is None:
+        return plan
+    note = f"{_NOBODY.note}; the forward at {waiting.place} comes after accepting"
+    return but(plan, trail=(*plan.trail[:-1], _NOBODY._replace(note=note)))
 
 
 def plan_own(ruleset: Ruleset, facts: Facts) -> Plan:
@@ -150,7 +164,7 @@ def _decide(
         admitted = _unwrap(ruleset, srs, facts.now, admission, view, trail)
     elif admission is not None:
         admitted = _admit(ruleset, admission.candidates(view), view, trail, _DENIED)
-    if admitted.verdict in (Verdict.REFUSE, Verdict.DISCARD):
+    if admitted.verdict in _OUT:
         return Plan(admitted.verdict, admitted.reply, (), tuple(trail), admitted.matched)
     header_rules = _rewrite(ruleset, view, trail)
     original = view.recipient
@@ -219,7 +233,7 @@ def _admit(
     routed = has_route(view.recipient.local)
     for entry in entries:
         view.notes.clear()
-        if not entry.holds(view):
+        if entry.needed and not entry.holds(view):
             continue
         rule = entry.rule
         if rule.verb == "hold" and accepted is _HELD:
@@ -231,7 +245,7 @@ def _admit(
         trail.append(entry.noted(*view.notes) if view.notes else entry.step)
         if rule.verb == "accept":
             return accepted
-        if rule.verb == "reject":
+        if rule.verb in ("reject", "defer"):
             return _Admission(Verdict.REFUSE, rule.reply or DENIED)
         if rule.verb == "discard":
             return _Admission(Verdict.DISCARD)
@@ -247,10 +261,11 @@ def _admit(
 
 def _rewrite(ruleset: Ruleset, view: View, trail: list[Step]) -> tuple[int, ...]:
     """Rewrite the envelope's addresses in the view; the header rules that apply."""
-    became = _rewritten(ruleset, ruleset.recipients, view, view.recipient, trail)
-    if became is not None and became[0] is not None:
-        view.recipient = Subject(became[0], ruleset.subaddress)
-    if view.sender is not None or ruleset.senders.entries:
+    if ruleset.recipients.entries:
+        became = _rewritten(ruleset, ruleset.recipients, view, view.recipient, trail)
+        if became is not None and became[0] is not None:
+            view.recipient = Subject(became[0], ruleset.subaddress)
+    if ruleset.senders.entries:
         became = _rewritten(ruleset, ruleset.senders, view, view.sender, trail)
         if became is not None:
             view.sender = None if became[0] is None else Subject(became[0])
@@ -268,8 +283,6 @@ def _rewritten(
     trail: list[Step],
 ) -> tuple[ReversePath] | None:
     """What the first matching rule makes of a mailbox, in a tuple; None: no rule matches."""
-    if not stage.entries:
-        return None
     for entry in stage.candidates(view):
         rule = entry.rule
         if not entry.mapped and not entry.holds(view):
@@ -281,7 +294,7 @@ def _rewritten(
             new = _target_of_null(rule)
             note = ""
         else:
-            became = replace(rule.patterns, targets, subject, ruleset.tables, rule.folded_at)
+            became = replace(rule.patterns, targets, subject, ruleset.tables, entry.at)
             if became is None or (entry.mapped and not entry.holds(view)):
                 continue
             target, note = became.targets[0], became.note
@@ -303,7 +316,7 @@ def _route(ruleset: Ruleset, view: View, fanned: Fanned, trail: list[Step]) -> s
     here = str(fanned.subject.mailbox)
     for entry in ruleset.route.candidates(view):
         view.notes.clear()
-        if not entry.holds(view):
+        if entry.needed and not entry.holds(view):
             continue
         rule = entry.rule
         if not rule.table:

@@ -27,6 +27,26 @@ class Fact:
     known: Known
     asked: bool = False  # for by us: a look-up, a filter; View.told has the answer
     of: str = ""  # which one, where there are several: the name of a list, a filter, a limit
+    spelled: str = ""  # the word of the condition that looks at it, where somebody is asked
+    values: tuple[object, ...] = ()  # some of those it may have; the first is as of anybody
+
+    @property
+    def usual(self) -> object:
+        """What it is of a client whom nothing is said about."""
+        return self.values[0]
+
+    def said(self, value: object) -> str:
+        """It with a value, in the words of the language where there are some."""
+        if value is None:
+            return f"{self.condition} unknown"
+        if isinstance(value, bool):
+            return f"{'' if value else 'not '}{self.condition}"
+        return f"{self.condition} {value or 'none'}"
+
+    @property
+    def condition(self) -> str:
+        """What a condition on it looks like."""
+        return f"{self.spelled} {self.of}" if self.of else self.spelled
 
     def __str__(self) -> str:
         return f"{self.name} {self.of}" if self.of else self.name

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from relayd.mail import value
 from relayd.mail.address import Mailbox
 from relayd.mail.plan import Step
-from relayd.rules.language.model import Forward
+from relayd.rules.language.model import Forward, commas
 from relayd.rules.language.pattern import Final
 from relayd.rules.replace import Became, replace
 from relayd.rules.ruleset import Ruleset
@@ -43,7 +44,7 @@ class Endless(Loop):
         return f"more than {self.limit} {self.what}: {first} -> ... -> {last}"
 
 
-@dataclass(frozen=True, slots=True)
+@value.dataclass(frozen=True, slots=True)
 class Fanned:
     """One final recipient."""
 
@@ -205,25 +206,19 @@ def onward(
     view.recipient = subject
     for entry in ruleset.forward.candidates(view):
         rule = entry.rule
-        if not entry.mapped and not entry.holds(view):
+        needed = entry.needed
+        if needed and not entry.mapped and not entry.holds(view):
             continue
-        became = replace(rule.patterns, rule.targets, subject, ruleset.tables, rule.folded_at)
-        if became is None or (entry.mapped and not entry.holds(view)):
+        became = replace(rule.patterns, rule.targets, subject, ruleset.tables, entry.at)
+        if became is None or (needed and entry.mapped and not entry.holds(view)):
             continue
         return entry, became
     return None
 
 
 def _step(entry: ReadyRule[Forward], became: Became, subject: Subject) -> Step:
-    rule = entry.rule
-    if rule.targets and [str(target) for target in rule.targets] == [
-        str(target) for target in became.targets
-    ]:
-        # the rule's text tells all, unless the pattern is more than the mailbox
-        return (
-            entry.step
-            if str(rule.patterns[0]) == str(subject.mailbox)
-            else entry.noted(str(subject.mailbox))
-        )
-    outcome = ", ".join(map(str, became.targets))
-    return entry.noted(f"{subject.mailbox} -> {outcome}", became.note)
+    here, outcome = str(subject.mailbox), commas(became.targets)
+    if outcome != entry.targets or not entry.rule.targets:
+        return entry.noted(f"{here} -> {outcome}", became.note)
+    # the rule's text tells all, unless the pattern is more than the mailbox
+    return entry.step if str(entry.rule.patterns[0]) == here else entry.noted(here)

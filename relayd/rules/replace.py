@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from itertools import repeat
 
 from relayd.mail.address import AddressError, Mailbox
+from relayd.mail.value import dataclass
 from relayd.rules.language.pattern import (
     Anything,
     Domain,
@@ -60,9 +61,10 @@ def replace(
                 continue
             note = table.mailbox(subject)
             if note:
-                return Became(_all(pattern, targets, subject), note)
+                became = map(target_of, repeat(pattern), targets, repeat(subject))
+                return Became(tuple(became), note)
         elif fits(pattern, subject):
-            return Became(_all(pattern, targets, subject))
+            return Became(tuple(map(target_of, repeat(pattern), targets, repeat(subject))))
     return None
 
 
@@ -73,12 +75,6 @@ def fits(pattern: MailboxPattern, subject: Subject) -> bool:
     if isinstance(pattern, Regex):
         return search(pattern.text, subject.key) is not None
     return isinstance(pattern, Anything)
-
-
-def _all(
-    pattern: MailboxPattern, targets: Sequence[Replacement | Final], subject: Subject
-) -> tuple[Mailbox | Final | None, ...]:
-    return tuple(target_of(pattern, target, subject) for target in targets)
 
 
 def target_of(

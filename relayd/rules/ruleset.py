@@ -13,10 +13,12 @@ from relayd.mail.client import Client
 from relayd.mail.nexthop import NextHop
 from relayd.rules.conditions.condition import Condition, Test
 from relayd.rules.conditions.mailbox import FromSender, ToRecipient
+from relayd.rules.conditions.reversename import REVERSE_NAME
 from relayd.rules.defaultdomain import home_of
 from relayd.rules.fact import CERTIFICATE, Fact, Known
 from relayd.rules.language.model import (
     AdmissionRule,
+    DnsListDef,
     Expect,
     Forward,
     HeaderEdit,
@@ -64,6 +66,8 @@ class Ruleset:
     srs: SrsStage | None = field(default=None)  # None: senders are not rewritten
     send_as: SendAsStage = field(default=SendAsStage((), {}, "", ""))
     needs: frozenset[Fact] = field(default=frozenset())  # what its rules look at
+    asked: frozenset[Fact] = field(default=frozenset())  # ... and that a session asks others for
+    lists: Mapping[str, DnsListDef] = field(default_factory=dict)
     home: str = field(default="")  # the first domain that is ours
     introductions: tuple[tuple[Test, ...], ...] = field(default=())  # see trusts()
 
@@ -106,6 +110,9 @@ def build(
     hops = {name: hop for table in tables.values() if isinstance(table, TransportTable)
             for name, hop in table.next_hops.items()}  # fmt: skip
     hops |= {item.hop.name: item.hop for item in items if isinstance(item, HopDef)}
+    needs = frozenset(
+        fact for rule in _of(items, Rule) for condition in rule.tests for fact in condition.needs
+    )
     unconditional = all(not rule.when for rule in headers)
     separators = "".join(item.separators for item in items if isinstance(item, Subaddress))
     return Ruleset(
@@ -127,12 +134,9 @@ def build(
         header_always=tuple(range(len(headers))) if unconditional else None,
         srs=srs_stage(items, tables, hostname, keys),
         send_as=SendAsStage(_of(items, SendAs), tables, origin or hostname, separators),
-        needs=frozenset(
-            fact
-            for rule in _of(items, Rule)
-            for condition in rule.tests
-            for fact in condition.needs
-        ),
+        needs=needs,
+        asked=frozenset(fact for fact in needs if fact.asked) - {REVERSE_NAME},
+        lists={item.name: item for item in items if isinstance(item, DnsListDef)},
         home=home_of(_of(items, AdmissionRule), tables),
         introductions=tuple(_introductions(_of(items, AdmissionRule), tables)),
     )

@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Generic, TypeVar
 
 from relayd.mail.plan import Step
-from relayd.rules.conditions.condition import Condition, Test
+from relayd.rules.conditions.condition import Condition, Test, always
 from relayd.rules.conditions.index import Index, Key
-from relayd.rules.language.model import Rule
+from relayd.rules.language.model import Rule, commas
 from relayd.rules.language.pattern import Exact, InTable
 from relayd.rules.replace import mapped
 from relayd.rules.tables.table import Table, Unknown
@@ -25,15 +25,17 @@ R = TypeVar("R", bound=Rule)
 class ReadyRule(Generic[R]):
     """One rule, ready to run."""
 
-    __slots__ = ("mapped", "needed", "number", "rule", "step", "tests")
+    __slots__ = ("at", "mapped", "needed", "number", "rule", "step", "targets", "tests")
 
     def __init__(self, rule: R, number: int, tests: Sequence[Test]) -> None:
         self.rule = rule
         self.number = number
         self.tests = tests  # all conditions
-        self.needed = tests  # those that the index has not answered
+        self.needed = tests  # those that neither the index has answered nor everybody passes
         # its tables, not its own text, must be asked for what fits
         self.mapped = mapped(getattr(rule, "patterns", ()))
+        self.at: Sequence[str] = getattr(rule, "folded_at", ())
+        self.targets = commas(getattr(rule, "targets", ()))  # as a trail tells them
         self.step = Step(rule.stage, str(rule.place), rule.text)
 
     def holds(self, view: View) -> bool:
@@ -83,11 +85,12 @@ class Stage(Generic[R]):
         operands += getattr(rule, "patterns", ())
         names = {one.name for one in operands if isinstance(one, InTable)}
         self._owners += [tables[name] for name in names]
-        for at, condition in enumerate(conditions):
-            if self._file(condition, number):
-                entry.needed = [test for n, test in enumerate(entry.tests) if n != at]
-                return entry
-        self._always.append(number)
+        filed = next((n for n, each in enumerate(conditions) if self._file(each, number)), None)
+        if filed is None:
+            self._always.append(number)
+        entry.needed = [
+            test for n, test in enumerate(entry.tests) if n != filed and test is not always
+        ]
         return entry
 
     def _file(self, condition: Condition, number: int) -> bool:
@@ -125,9 +128,7 @@ class Stage(Generic[R]):
             index.collect(view, found)
         if not found:
             return self._all_always
-        found += self._always
-        entries = self.entries
-        return [entries[number] for number in sorted(set(found))]
+        return [*map(self.entries.__getitem__, sorted({*found, *self._always}))]
 
     def first(self, view: View) -> ReadyRule[R] | None:
         """The first rule that holds; raises Unknown."""

@@ -10,31 +10,25 @@ from __future__ import annotations
 import functools
 import ipaddress
 
-from relayd.mail.address import Mailbox
+from relayd.mail.address import Mailbox, fold_domain
 
 
 class Subject:
     """One mailbox under a rule's eyes. Built once per evaluation, never shared."""
 
-    __slots__ = ("_probes", "domain", "key", "local", "mailbox", "others", "tag", "wide")
+    __slots__ = ("domain", "key", "local", "mailbox", "others", "probes", "tag", "wide")
 
     def __init__(self, mailbox: Mailbox, separators: str = "") -> None:
         self.mailbox = mailbox
-        self.key = mailbox.key
-        self.local, _, self.domain = self.key.rpartition("@")
-        self._probes: tuple[str, ...] | None = None
+        self.local, self.domain = mailbox.local.lower(), fold_domain(mailbox.domain)
+        self.key = f"{self.local}@{self.domain}"  # as Mailbox.key
+        # from the most to the least exact: mailbox, domain, sub-domains, local part
+        self.probes = (self.key, *domain_probes(self.domain), f"{self.local}@")
         stem, self.tag = split_tag(self.mailbox.local, separators) if separators else ("", "")
         stem = stem.lower()
         # what a tagged mailbox is also known by, and whether a stage lets it (Stage.candidates)
         self.others = (f"{stem}@{self.domain}", f"{stem}@") if stem else ()
         self.wide = self.others
-
-    @property
-    def probes(self) -> tuple[str, ...]:
-        """From the most to the least exact: mailbox, domain, sub-domains, local part."""
-        if self._probes is None:
-            self._probes = (self.key, *domain_probes(self.domain), self.local + "@")
-        return self._probes
 
 
 def split_tag(local: str, separators: str) -> tuple[str, str]:

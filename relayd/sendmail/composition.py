@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from relayd.sendmail.drop import Site
-from relayd.sendmail.order import DATA_ERROR, Order, UsageError, fit
+from relayd.sendmail.order import DATA_ERROR, USAGE, Order, UsageError, fit
 
 MAX_LINE = 1 << 20  # octets; a longer one is cut
 _FOLD = 900  # octets of a header line; the wire takes 998
@@ -31,7 +31,7 @@ _NOBODY = re.compile(r'[^:;<>@",]*:\s*;\s*\Z')  # an empty group, as "undisclose
 
 
 class InputLines:
-    """Standard input as lines that end in CRLF, whatever ended them."""
+    """Standard input as lines, and the end of the message in it."""
 
     def __init__(self, file: BinaryIO, dots: bool) -> None:
         self._file = file
@@ -39,25 +39,25 @@ class InputLines:
         self._pushed: bytes | None = None
 
     def line(self) -> bytes:
-        """The next line; empty at the end of the message."""
+        """The next line, up to its LF; empty at the end of the message."""
         if self._pushed is not None:
             line, self._pushed = self._pushed, None
             return line
         line = self._file.readline(MAX_LINE)
         if not line or (self._dots and line in (b".\n", b".\r\n", b".")):
             return b""
-        whole = line if line[-1:] == b"\n" else line + b"\n"
-        return _LINE_END.sub(b"\r\n", whole.replace(b"\0", b""))
+        return (line if line[-1:] == b"\n" else line + b"\n").replace(b"\0", b"")
 
     def push(self, line: bytes) -> None:
         """Give one back."""
         self._pushed = line
 
     def rest(self) -> Iterator[bytes]:
-        """All that is left, in pieces."""
+        """All that is left, in pieces, every line ending in CRLF, whatever ended it."""
         held: list[bytes] = []
         size = 0
         while line := self.line():
+            line = _LINE_END.sub(b"\r\n", line)
             held.append(line)
             size += len(line)
             if size > 1 << 16:
@@ -69,12 +69,14 @@ class InputLines:
 def section_of(reader: InputLines, most: int) -> list[bytes]:
     """The fields of the header section, each with its CRLF, as far as there is one.
 
+    A CR within a line is a blank: who put it into a subject shall make no field of its rest.
     Raises UsageError if it has more than `most` octets.
     """
     fields: list[bytes] = []
     size = 0
     first = True
-    while line := reader.line():
+    while raw := reader.line():
+        line = raw.rstrip(b"\r\n").replace(b"\r", b" ") + b"\r\n"
         if first and line.startswith((b"From ", b">From ")):  # an mbox's separator
             continue
         first = False
@@ -85,7 +87,7 @@ def section_of(reader: InputLines, most: int) -> list[bytes]:
         elif _FIELD.match(line):
             fields.append(line)
         else:  # the body begins without an empty line
-            reader.push(line)
+            reader.push(raw)
             break
         size += len(line)
         if size > most:
@@ -133,7 +135,10 @@ def cleaned(recipients: list[str]) -> Iterator[str]:
 
 
 def mailbox(address: str, site: Site, status: int) -> str:
-    """The address with our domain if it has none; UsageError if relayd could not read it."""
+    """The address with our domain if it has none, in the spelling of the book.
+
+    UsageError if relayd could not read it.
+    """
     whole = site.qualified(address)
     if not _USUAL.match(whole):
         # only who has one that is out of the ordinary waits for the parser to be loaded
@@ -141,7 +146,7 @@ def mailbox(address: str, site: Site, status: int) -> str:
 
         try:
             whole.encode()
-            Mailbox.parse(whole)
+            return str(Mailbox.parse(whole))
         except ValueError as error:
             why = "not UTF-8" if isinstance(error, UnicodeError) else str(error)
             raise UsageError(status, f"{address[:300]!a} is no address: {why}") from None
@@ -153,7 +158,7 @@ def added(section: list[bytes], site: Site, order: Order) -> Iterator[bytes]:
     names = {name_of(each) for each in section}
     now = time.time()
     if b"from" not in names:
-        address = site.qualified(order.sender or site.user)
+        address = mailbox(order.sender or site.user, site, USAGE)
         name = order.name or ("" if order.sender else fit(site.name))
         if not name.isascii():
             from email.header import Header

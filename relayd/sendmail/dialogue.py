@@ -125,6 +125,8 @@ def converse(input_: int, output: int, site: Site) -> int:
             reply = dialogue.answer(event)
             if reply is not None:
                 server.answer(reply)
+            if server.out_of_step:  # content, perhaps, behind a DATA that was refused
+                server.fail(server.too_early())
         if not _say(output, server.data_to_send()):
             dialogue.forget()
             return TRY_AGAIN

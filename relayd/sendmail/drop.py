@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import pwd
@@ -118,6 +119,9 @@ class Drop:
         self._writing = self._stem + ".part"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         self._file = os.fdopen(os.open(self._writing, flags, 0o640), "wb")
+        # as long as somebody holds it, relayd removes it for nothing, however old it is
+        with contextlib.suppress(OSError):
+            fcntl.flock(self._file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.fchmod(self._file.fileno(), 0o640)  # whatever the umask: relayd's group is to read it
         self.write(json.dumps(slip).encode() + b"\n")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 import resource
 import signal
@@ -10,15 +11,18 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from dataclasses import replace as but
 from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import Any, NoReturn
 
 from twisted.application.service import IService, MultiService, Service
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.protocol import Factory
-from twisted.logger import ILogObserver, textFileLogObserver
+from twisted.logger import ILogObserver
 from twisted.python import usage
 from twisted.python.components import Componentized
 
@@ -29,22 +33,35 @@ from relayd.service.activation import AT_START, Handed, handed_over, place_of, u
 from relayd import __version__
 from relayd.config import ConfigErrors, Settings, embedded, load
 from relayd.config.fixed import statements_of
-from relayd.intake.listener import ListenAddress, listening_socket
+from relayd.config.texts import RecordedTexts, Texts
+from relayd.intake.opening import ListenAddress, ListeningSockets
 from relayd.mail.log import MailLog
 from relayd.ops.commands import OperatorCommands
 from relayd.ops.control import ControlError, ControlFactory, listen
 from relayd.ops.forward import ForwardedCommands
 from relayd.ops.maillog import LineLog
+from relayd.ops.mailq import MAX_SESSIONS as MOST_PUBLIC
+from relayd.ops.mailq import PublicQueue
 from relayd.ops.oauthdesk import OauthDesk
-from relayd.ops.output import Output, TextLines, journal_reads_us
+from relayd.ops.output import Output, journal_reads_us
+from relayd.ops.publicpath import public_path
 from relayd.ops.systemd import Notices
+from relayd.ops.twistedlog import TwistedLog
 from relayd.reactor.coroutine import promise
 from relayd.reactor.lean import own_reactor
 from relayd.reactor.workerpipe import Reactor
 from relayd.relay.enrolment import Enrolment
 from relayd.service.configthread import aside
 from relayd.service.configuration import Configuration
-from relayd.service.gateway import Gateway, enquiry_of, keeper_of, resolver_of, web_of
+from relayd.service.gateway import (
+    Gateway,
+    enquiry_of,
+    gatherer_of,
+    keeper_of,
+    resolver_of,
+    reverse_names_of,
+    web_of,
+)
 from relayd.service.supervisor import Orders, Supervisor
 from relayd.service.watch import ConfigurationWatch
 from relayd.spool.disk.lock import Lock
@@ -70,18 +87,23 @@ class Options(usage.Options):
 
 
 def makeService(options: Options) -> IService:
-    """The whole of relayd as one service. A bad configuration ends the process with status 1."""
+    """The whole of relayd as one service. A bad configuration ends the process: EX_CONFIG."""
     reactor = own_reactor()
     prepare_process(reactor)
     handed = handed_over(AT_START, os.getpid())
     read = partial(read_settings, options["config"] or "")
     try:
-        settings = read({})
+        settings = read({}, RecordedTexts())
     except ConfigErrors as errors:
-        _refuse(str(errors))
-    return Relayd(
-        reactor, settings, partial(read, settings.fixed), Output(_log_file(options)), handed
-    )
+        _refuse(str(errors), os.EX_CONFIG)
+    alone = settings.workers == 1
+    if alone:
+        settings = but(settings, texts=None)  # there is nobody to hand them to
+
+    def reread() -> Settings:
+        return read(settings.fixed, None if alone else RecordedTexts())
+
+    return Relayd(reactor, settings, reread, Output(_log_file(options)), handed)
 
 
 def prepare_process(reactor: Reactor) -> None:
@@ -92,12 +114,12 @@ def prepare_process(reactor: Reactor) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def read_settings(config: str, fixed: Mapping[str, Any]) -> Settings:
+def read_settings(config: str, fixed: Mapping[str, Any], texts: Texts | None = None) -> Settings:
     """The settings in this file, or the embedded default; raises ConfigErrors.
 
-    `fixed`: what holds until a restart, whatever the file says.
+    `fixed`: what holds until a restart, whatever the file says; `texts`: see relayd.config.load.
     """
-    return load(Path(config), fixed) if config else embedded(Path.cwd(), fixed)
+    return load(Path(config), fixed, texts) if config else embedded(Path.cwd(), fixed)
 
 
 def mail_log(reactor: Reactor, output: Output) -> LineLog:
@@ -122,11 +144,27 @@ def _log_file(options: Options) -> Path | None:
     return None if name in (None, "-") else Path(name).absolute()
 
 
-def _refuse(why: str) -> NoReturn:
-    """Do not start."""
+def _refuse(why: str, status: int = 1) -> NoReturn:
+    """Do not start. With EX_CONFIG (sysexits.h) it is of no use to try again as things are."""
     sys.stderr.write(why.rstrip("\n") + "\n")
     sys.stderr.flush()
-    raise SystemExit(1)
+    raise SystemExit(status)
+
+
+def _heed_once() -> None:
+    """One SIGINT or SIGTERM ends us; another, as from Ctrl-C and a parent, says the same again."""
+    ending = (signal.SIGINT, signal.SIGTERM)
+    stops = {number: signal.getsignal(number) for number in ending}
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        for each in ending:
+            signal.signal(each, signal.SIG_IGN)
+        handler = stops[signal.Signals(number)]
+        if callable(handler):
+            handler(number, frame)
+
+    for number in ending:
+        signal.signal(number, stop)
 
 
 def shards_of(spool: Path, number: int, workers: int) -> tuple[int, ...]:
@@ -164,17 +202,20 @@ class Relayd(MultiService):
         self._configuration.warn()
         self._notices = Notices(os.environ, reactor.callLater)
         self._watch = ConfigurationWatch(
-            reactor, lambda: self._configuration.settings, self._reload_it, log
+            reactor,
+            lambda: self._configuration.settings,
+            lambda: self._reload(by_itself=True),
+            log,
         )
         self._lock = Lock(settings.spool / "lock")
         self._control: IListeningPort | None = None
+        self._public: IListeningPort | None = None
         self._commands: OperatorCommands | ForwardedCommands
         self._mover: Service
+        self._supervisor: Supervisor
         if settings.workers == 1:
-            self._reload: Callable[[], Deferred[str]] = self._configuration.reload
             self._alone()
         else:
-            self._reload = lambda: promise(self._reload_all())
             self._with_workers()
         self._mover.setServiceParent(self)
 
@@ -185,7 +226,7 @@ class Relayd(MultiService):
             self._configuration,
             self._log,
             shards=shards_of(settings.spool, 0, 1),
-            sockets=self._open_alone() if self._handed else (),
+            ready=self._handed_for,
         )
         self._mover = gateway
         self._commands = commands_of(gateway, self._configuration, self._log, self._oauth())
@@ -205,24 +246,38 @@ class Relayd(MultiService):
             )
             for number in range(settings.workers)
         ]
-        sockets = partial(_sockets, settings, self._handed)
+        addresses = [ListenAddress(each.address, each.port) for each in settings.listeners]
+        sockets = ListeningSockets(self._reactor, self._log, addresses, self._handed_for)
         supervisor = Supervisor(self._reactor, self._log, orders, sockets)
-        self._mover = supervisor
+        self._mover = self._supervisor = supervisor
+        self._configuration.keep_up(self._remember)
         resolver = resolver_of(self._reactor, settings)
-        enquiry = enquiry_of(self._reactor, self._configuration, self._log, resolver)
+        names = reverse_names_of(self._reactor, self._configuration)
+        gatherer = gatherer_of(self._reactor, self._configuration, self._log)
+        enquiry = enquiry_of(
+            self._reactor, self._configuration, self._log, resolver, names, gatherer
+        )
         started = time.time()
         self._commands = ForwardedCommands(
             self._reactor,
             supervisor.controls,
-            about=lambda: {**about(self._configuration, started), **supervisor.figures()},
+            about=lambda: {
+                **about(self._configuration, started, sockets.missing),
+                **supervisor.figures(),
+            },
             explain=enquiry.explain,
             check=self._configuration.check,
             reload=self._reload_all,
-            restart=supervisor.restart,
+            restart=self._restart_workers,
             log=self._log,
             oauth=self._oauth(),
-            warnings=self._configuration.warnings,
+            said=self._configuration.said,
         )
+
+    def _remember(self, settings: Settings) -> None:
+        """What a worker that is started again is to read."""
+        if isinstance(settings.texts, RecordedTexts):
+            self._supervisor.remember(settings.texts.taken())
 
     def _oauth(self) -> OauthDesk:
         """Enrolment is one process's business, of several that of the master."""
@@ -235,25 +290,40 @@ class Relayd(MultiService):
         self._configuration.on_change(reloaded)
         return OauthDesk(Enrolment(keeper), lambda: self._configuration.settings, self._log)
 
-    def _open_alone(self) -> Sequence[socket.socket]:
-        try:
-            return _sockets(self._settings, self._handed)
-        except OSError as error:
-            _refuse(f"relayd: {error.strerror or error}")
+    def _handed_for(self, address: ListenAddress) -> socket.socket | None:
+        """Systemd's socket for this address, if there is one."""
+        place = place_of(address.host, address.port)
+        found = next((each for each in self._handed if each.place == place), None)
+        return None if found is None else found.listening.dup()
 
-    async def _reload_all(self) -> str:
+    def _reload(self, *, by_itself: bool = False) -> Deferred[str]:
+        """See Configuration.reload."""
+        if isinstance(self._commands, ForwardedCommands):
+            return promise(self._reload_all(by_itself=by_itself))
+        return self._configuration.reload(by_itself=by_itself)
+
+    async def _reload_all(self, *, by_itself: bool = False) -> str:
         """Ours first: a bad configuration never reaches the workers."""
         assert isinstance(self._commands, ForwardedCommands)
-        return await self._configuration.reload() or await self._commands.reload_workers()
+        return (
+            await self._configuration.reload(by_itself=by_itself)
+            or await self._commands.reload_workers()
+        )
+
+    async def _restart_workers(self) -> str:
+        """One after the other; none is stopped while what it would start with is wrong."""
+        complaint = await self._reload_all()
+        if not complaint:
+            await self._supervisor.restart()
+        return complaint
 
     def setServiceParent(self, parent: object) -> None:
-        """Into twistd's application, whose own log lines then go the way of ours.
+        """Into twistd's application, whose own log lines then go the way of ours, in our form.
 
         Twisted would write them itself, and wait for whoever does not read them.
         """
         if isinstance(parent, Componentized):
-            file: Any = TextLines(self._output)
-            observer = textFileLogObserver(file)
+            observer = TwistedLog(self._log.line, self._output.write)
             parent.setComponent(ILogObserver, observer)  # type: ignore[no-untyped-call]  # Twisted's own
         super().setServiceParent(parent)  # type: ignore[no-untyped-call]  # Twisted's own
 
@@ -288,6 +358,7 @@ class Relayd(MultiService):
             super().startService()  # type: ignore[no-untyped-call]  # Twisted's own
             factory = ControlFactory(self._reactor, self._commands, self._log)
             self._control = listen(self._reactor, self._settings.control, factory)
+            self._listen_to_everybody()
         except SpoolError as error:
             _refuse(f"relayd: {error}")
         except ControlError as error:
@@ -295,8 +366,20 @@ class Relayd(MultiService):
         except OSError as error:
             _refuse(f"relayd: {spool}: {error.strerror or error}")
         signal.signal(signal.SIGHUP, self._hang_up)
+        self._reactor.callWhenRunning(_heed_once)  # Twisted's own handlers are there by then
         self._watch.start()
         self._notices.ready("serving")
+        gc.freeze()  # as in relayd.service.worker
+
+    def _listen_to_everybody(self) -> None:
+        """For `mailq` of users; without it mail flows as well."""
+        everybody = PublicQueue(self._commands)
+        factory = ControlFactory(self._reactor, everybody, self._log, MOST_PUBLIC)
+        try:
+            path = public_path(self._settings.control)
+            self._public = listen(self._reactor, path, factory, mode=0o666)
+        except ControlError as error:
+            self._log.trouble("mailq is for root only", why=str(error))
 
     def stopService(self) -> Deferred[None]:
         """Everything ends in good order; fires when it has."""
@@ -306,8 +389,8 @@ class Relayd(MultiService):
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         self._notices.stopping()
         self._watch.stop()
-        if self._control is not None:
-            stopped = self._control.stopListening()
+        for port in (self._control, self._public):
+            stopped = port.stopListening() if port is not None else None
             if isinstance(stopped, Deferred):
                 await stopped
         await super().stopService()  # type: ignore[no-untyped-call]  # Twisted's own
@@ -328,9 +411,6 @@ class Relayd(MultiService):
         except OSError as error:
             self._log.trouble("log file", why=str(error))
 
-    def _reload_it(self) -> Deferred[str]:
-        return self._reload()
-
     def _reload_now(self) -> None:
         self._reopen()
         self._notices.reloading()
@@ -346,17 +426,19 @@ def commands_of(
     started = time.time()
     return OperatorCommands(
         gateway.backends(),
-        about=lambda: about(configuration, started),
+        about=lambda: about(configuration, started, gateway.missing),
         explain=gateway.explain,
         check=configuration.check,
         reload=configuration.reload,
         log=log,
         oauth=oauth,
-        warnings=configuration.warnings,
+        said=configuration.said,
     )
 
 
-def about(configuration: Configuration, started: float) -> dict[str, object]:
+def about(
+    configuration: Configuration, started: float, missing: Mapping[ListenAddress, str]
+) -> dict[str, object]:
     """What `relayctl status` tells of the process."""
     settings = configuration.settings
     return {
@@ -368,16 +450,7 @@ def about(configuration: Configuration, started: float) -> dict[str, object]:
         "rules": settings.ruleset.hash,
         "workers": settings.workers,
         "restart": configuration.restart,
+        "refused": configuration.refused and asdict(configuration.refused),
         "warnings": [each.headline for each in settings.warnings],
+        "not_listening": [f"{address}: {why}" for address, why in missing.items()],
     }
-
-
-def _sockets(settings: Settings, handed: Sequence[Handed] = ()) -> Sequence[socket.socket]:
-    """A listening socket for each listener, perhaps one of systemd's; raises OSError."""
-    ready = {each.place: each.listening for each in handed}
-    opened = []
-    for listener in settings.listeners:
-        address = ListenAddress(listener.address, listener.port)
-        found = ready.get(place_of(listener.address, listener.port))
-        opened.append(listening_socket(address) if found is None else found.dup())
-    return opened

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from relayd.config import ConfigErrors, Settings
-from relayd.mail.address import Mailbox
+from relayd.config import ConfigErrors, Settings, contents
+from relayd.dns.reverse import ReverseNames
+from relayd.intake.gatheredfacts import Gatherer
+from relayd.mail.address import Mailbox, ReversePath
+from relayd.mail.client import Client
 from relayd.mail.envelope import Recipient
 from relayd.mail.log import MailLog
 from relayd.mail.outcome import Outcome
@@ -20,6 +25,19 @@ from relayd.relay.protection import Protection
 from relayd.relay.resolve import Directory
 from relayd.relay.route import route
 from relayd.relay.tlsview import tls_lines
+from relayd.rules.check.shrunk import shrunk
+from relayd.rules.fact import Fact
+from relayd.rules.ruleset import Ruleset
+
+TAKE_IT = '"relayctl reload" puts it in force'
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedConfiguration:
+    """A configuration on disk that is not in force."""
+
+    since: float  # seconds since the epoch
+    why: str  # as `reload` prints it
 
 
 class Configuration:
@@ -34,14 +52,21 @@ class Configuration:
     """
 
     def __init__(
-        self, settings: Settings, reread: Callable[[], Awaitable[Settings]], log: MailLog
+        self,
+        settings: Settings,
+        reread: Callable[[], Awaitable[Settings]],
+        log: MailLog,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self.settings = settings
+        self.refused: RefusedConfiguration | None = None
         self._reread = reread
         self._log = log
         self._read = settings  # the last good ones, in force or only checked
         self._changed: list[Callable[[Settings], None]] = []
+        self._clock = clock
         self._asked: list[Deferred[str]] = []
+        self._wanted = False  # by somebody who asks, not by files that have changed
         self._reloading = False
 
     @property
@@ -58,14 +83,18 @@ class Configuration:
         changed(self.settings)
         self.on_change(changed)
 
-    def reload(self) -> Deferred[str]:
+    def reload(self, *, by_itself: bool = False) -> Deferred[str]:
         """Put the configuration on disk in force; or keep the old one and say why not.
+
+        `by_itself`: nobody has asked for it. Then a table that has lost most of its entries is a
+        reason to keep the old one, too.
 
         Who asks while one is being read gets the answer of the next, which sees what changed
         meanwhile; however many ask, they share it.
         """
         answer: Deferred[str] = Deferred()
         self._asked.append(answer)
+        self._wanted |= not by_itself
         if not self._reloading:
             self._reloading = True
             spawn(self._take_turns(), partial(log_bug, self._log, "bug"))
@@ -75,21 +104,24 @@ class Configuration:
         try:
             while self._asked:
                 asked, self._asked = self._asked, []
-                complaint = await self._reload_once()
+                wanted, self._wanted = self._wanted, False
+                complaint = await self._reload_once(wanted=wanted)
                 for answer in asked:
                     answer.callback(complaint)
         finally:
             self._reloading = False
 
-    async def _reload_once(self) -> str:
+    async def _reload_once(self, *, wanted: bool) -> str:
         try:
             fresh = await self._reread()
         except ConfigErrors as errors:
-            self._log.trouble("reload refused", why=str(errors).replace("\n", " | "))
-            return str(errors)
+            return self._refuse(str(errors))
         except Exception as error:  # a bug in reading it must not cost us the old one
-            self._log.trouble("reload refused", why=repr(error))
-            return f"the configuration cannot be read: {error!r}"
+            return self._refuse(f"the configuration cannot be read: {error!r}")
+        less = [] if wanted else shrunk(self.settings.ruleset, fresh.ruleset)
+        if less:
+            return self._refuse("\n".join(f"{each}; {TAKE_IT}" for each in less))
+        self.refused = None
         self.settings = self._read = fresh
         for word in self.restart:
             self._log.trouble("restart needed", setting=word)
@@ -99,6 +131,13 @@ class Configuration:
         if broken:
             return "in force, but a fault of relayd's keeps parts of it back; see its log"
         return ""
+
+    def _refuse(self, why: str) -> str:
+        """Keep what is in force; for how long, and why, `status` tells."""
+        self._log.trouble("reload refused", why=why.replace("\n", " | "))
+        since = self._clock() if self.refused is None else self.refused.since
+        self.refused = RefusedConfiguration(since, why)
+        return why
 
     def _told(self, changed: Callable[[Settings], None], fresh: Settings) -> bool:
         """Whether it took the new configuration; a bug in one keeps nothing from the others."""
@@ -122,9 +161,10 @@ class Configuration:
             return str(errors)
         return ""
 
-    def warnings(self) -> list[str]:
-        """What the last good answer of `check` or `reload` has to say all the same."""
-        return [each.headline for each in self._read.warnings]
+    def said(self) -> dict[str, Any]:
+        """What a good answer of `check` or `reload` says: warnings, and what was read."""
+        warnings = [str(each) for each in self._read.warnings]
+        return {**({"warnings": warnings} if warnings else {}), "read": contents(self._read)}
 
 
 class Enquiry:
@@ -135,15 +175,44 @@ class Enquiry:
         configuration: Configuration,
         directory: Directory,
         protection: Callable[[], Protection] | None = None,
+        names: ReverseNames | None = None,
+        gatherer: Gatherer | None = None,
     ) -> None:
-        """`protection`: by the settings of now; without, nothing is said of TLS."""
+        """`protection`: by the settings of now; without, nothing is said of TLS.
+
+        `names`: of clients; without, they are not known. `gatherer`: who asks for what rules look
+        at; without, that is not known.
+        """
         self._configuration = configuration
         self._directory = directory
+        self._names = names
+        self._gatherer = gatherer
         self._protection = protection
 
     def explain(self, question: Mapping[str, object]) -> Awaitable[dict[str, Any]]:
         """See relayd.ops.explain."""
-        return explain(self._configuration.settings.ruleset, question, self._describe)
+        return explain(
+            self._configuration.settings.ruleset,
+            question,
+            self._describe,
+            self._reverse_name,
+            self._gather,
+        )
+
+    async def _gather(
+        self, ruleset: Ruleset, fact: Fact, client: Client, sender: ReversePath
+    ) -> object:
+        if self._gatherer is None:
+            return None
+        return await self._gatherer.fact(ruleset, fact, client, sender)
+
+    async def _reverse_name(self, address: str) -> str | None:
+        if self._names is None:
+            return None
+        lookup = self._names.look_up(address)
+        await lookup.wait()
+        lookup.cancel()
+        return lookup.name
 
     async def _describe(self, next_hop: str, mailbox: Mailbox) -> Sequence[str]:
         hop = route(Recipient(mailbox, mailbox, next_hop), self._configuration.settings.next_hops)

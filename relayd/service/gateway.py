@@ -12,11 +12,16 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
 from relayd.config import Settings
+from relayd.dns.localnames import LocalNames
+from relayd.dns.lookup import Lookup
 from relayd.dns.resolver import Resolver
+from relayd.dns.reverse import ReverseNames
 from relayd.intake.accepting import AcceptBalancer
 from relayd.intake.accounttables import AccountTables
+from relayd.intake.gatheredfacts import Gatherer
 from relayd.intake.limits import Admission, SessionLimits
-from relayd.intake.listener import IntakeService, ListenAddress
+from relayd.intake.listener import IntakeService
+from relayd.intake.opening import ListenAddress, Ready, nothing_ready
 from relayd.intake.pickup import Pickup
 from relayd.intake.policy import ListenerPolicy
 from relayd.intake.reception import Intake
@@ -30,7 +35,7 @@ from relayd.mail.message import Message, Record
 from relayd.mail.outcome import Outcome
 from relayd.ops.commands import Backend
 from relayd.ops.watchdog import Watchdog
-from relayd.reactor.coroutine import promise
+from relayd.reactor.coroutine import Awaited, promise
 from relayd.reactor.workerpipe import Reactor, in_thread
 from relayd.relay.courier import Hop
 from relayd.relay.dispatch import Dispatcher
@@ -67,10 +72,15 @@ DAY = 86400.0
 
 def resolver_of(reactor: Reactor, settings: Settings) -> Resolver:
     """Who asks the DNS."""
-    return Resolver(reactor, [(server.host, server.port) for server in settings.resolver])
+    return Resolver(reactor, settings.dns_servers)
 
 
-def directory_of(configuration: Configuration, resolver: Resolver) -> Directory:
+def local_names(reactor: Reactor, settings: Settings) -> LocalNames | None:
+    """The names that the system knows without the DNS, if they count."""
+    return LocalNames(reactor.seconds) if settings.name_order.hosts else None
+
+
+def directory_of(reactor: Reactor, configuration: Configuration, resolver: Resolver) -> Directory:
     """Who knows where mail goes by the settings."""
     settings = configuration.settings
     own = SelfDetection([settings.hostname], [listener.address for listener in settings.listeners])
@@ -79,17 +89,45 @@ def directory_of(configuration: Configuration, resolver: Resolver) -> Directory:
         own,
         port=settings.relay_port,
         internal=lambda: configuration.settings.internal_destinations,
+        local=local_names(reactor, settings),
     )
     configuration.on_change(lambda fresh: directory.forget())
     return directory
 
 
+def reverse_names_of(reactor: Reactor, configuration: Configuration) -> ReverseNames:
+    """Who looks up the names of clients: with slots, and patience, of their own."""
+    settings = configuration.settings
+    lookup = Lookup(reactor, settings.dns_servers, rounds=(2.0, 3.0), lifetime=5.0)
+    resolver = Resolver(reactor, ask=lookup.ask, cache_size=10_000)
+    local = local_names(reactor, settings)
+    listed = (lambda address: "") if local is None else local.name
+    names = ReverseNames(resolver, reactor, listed=listed)
+    configuration.on_change(lambda fresh: names.forget())
+    return names
+
+
+def gatherer_of(reactor: Reactor, configuration: Configuration, log: MailLog) -> Gatherer:
+    """Who asks for what rules look at: with slots, and patience, of its own."""
+    settings = configuration.settings
+    lookup = Lookup(reactor, settings.dns_servers, rounds=(2.0, 3.0), lifetime=5.0)
+    resolver = Resolver(reactor, ask=lookup.ask)
+    configuration.on_change(lambda fresh: resolver.forget())
+    return Gatherer(reactor, resolver, log, settings.hostname, time.time)
+
+
 def enquiry_of(
-    reactor: Reactor, configuration: Configuration, log: MailLog, resolver: Resolver
+    reactor: Reactor,
+    configuration: Configuration,
+    log: MailLog,
+    resolver: Resolver,
+    names: ReverseNames,
+    gatherer: Gatherer,
 ) -> Enquiry:
     """Who answers questions about the rules, the DNS and TLS as they are."""
     protection = protection_of(reactor, lambda: configuration.settings, log, resolver)
-    return Enquiry(configuration, directory_of(configuration, resolver), protection)
+    directory = directory_of(reactor, configuration, resolver)
+    return Enquiry(configuration, directory, protection, names, gatherer)
 
 
 def web_of(reactor: Reactor, settings: Settings, resolver: Resolver) -> Https:
@@ -112,7 +150,7 @@ class ReactorBridge:
     """How the spool's threads speak to the reactor."""
 
     def __init__(self, reactor: Reactor) -> None:
-        self.promise: Callable[[], Promise[Any]] = Deferred
+        self.promise: Callable[[], Promise[Any]] = Awaited
         self.call: Callable[..., None] = reactor.callFromThread
 
 
@@ -146,6 +184,7 @@ class Gateway(Service):
         *,
         shards: Sequence[int] = (0,),
         sockets: Sequence[socket.socket] = (),
+        ready: Ready = nothing_ready,
         sessions: SharedCounters | None = None,
         accept_balancer: AcceptBalancer | None = None,
         guess_memory: int | None = None,
@@ -159,8 +198,12 @@ class Gateway(Service):
         self._started_at = time.time()
         # outwards
         self._resolver = resolver_of(reactor, settings)
-        self.directory = directory_of(configuration, self._resolver)
-        self.explain = enquiry_of(reactor, configuration, log, self._resolver).explain
+        self.directory = directory_of(reactor, configuration, self._resolver)
+        self._names = reverse_names_of(reactor, configuration)
+        self._gatherer = gatherer_of(reactor, configuration, log)
+        self.explain = enquiry_of(
+            reactor, configuration, log, self._resolver, self._names, self._gatherer
+        ).explain
         self._outbound_tls = OutboundTls(
             reactor,
             lambda: configuration.settings,
@@ -196,7 +239,13 @@ class Gateway(Service):
         self._service = self._make_service(sessions)
         addresses = [ListenAddress(each.address, each.port) for each in settings.listeners]
         self._listening = IntakeService(
-            reactor, self._service, addresses, sockets, accept_balancer=accept_balancer, grace=GRACE
+            reactor,
+            self._service,
+            addresses,
+            sockets,
+            ready=ready,
+            accept_balancer=accept_balancer,
+            grace=GRACE,
         )
         self._pickup = Pickup(
             reactor,
@@ -256,6 +305,7 @@ class Gateway(Service):
             untold=self._refused_log.note,
             guesses=self._guesses,
             turn=lambda: deferLater(self._reactor, 0),
+            gatherer=self._gatherer_for(settings),
             wishes=lambda trusted: self._configuration.settings.wishes(trusted=trusted),
         )
         return SmtpService(
@@ -267,6 +317,10 @@ class Gateway(Service):
             policies={},
         )
 
+    def _gatherer_for(self, settings: Settings) -> Gatherer | None:
+        """Who asks for what its rules look at; nobody where none does."""
+        return self._gatherer if settings.ruleset.asked else None
+
     def _tables(self) -> Mapping[str, Table]:
         return self._configuration.settings.ruleset.tables
 
@@ -275,15 +329,8 @@ class Gateway(Service):
         return self._configuration.settings.ruleset.wants_certificate
 
     def _make_server(self, policy: ListenerPolicy) -> SmtpServer:
-        settings = self._configuration.settings
-        rules = SessionRules(
-            line=settings.command_length,
-            recipients=settings.recipients,
-            errors=settings.errors_per_session,
-            normalise=settings.bare_newlines == "normalise",
-        )
-        offer = Offer(size=settings.message_size, starttls=policy.starttls, require_tls=True)
-        return SmtpServer(settings.hostname, rules, offer)
+        offer = self._offers[policy.starttls]
+        return SmtpServer(self._service.hostname, self._session_rules, offer)
 
     # what is in force
 
@@ -299,13 +346,25 @@ class Gateway(Service):
         )
 
     def _limit_sessions(self, now: Settings) -> None:
+        self._session_rules = SessionRules(
+            line=now.command_length,
+            recipients=now.recipients,
+            errors=now.errors_per_session,
+            normalise=now.bare_newlines == "normalise",
+        )
+        self._offers = {
+            starttls: Offer(size=now.message_size, starttls=starttls, require_tls=True)
+            for starttls in (False, True)
+        }
         self._service.admission.limits = limits.session_limits(now, self._workers)
         self._service.normal = limits.deadlines(now)
         self._service.tighten()  # who is here already: his time may be shorter now
         self._service.policies = self._policies.of(now)
 
     def _limit_messages(self, now: Settings) -> None:
+        self._service.intake.gatherer = self._gatherer_for(now)
         self._service.intake.limits = limits.reception_limits(now)
+        self._service.intake.names = self._names if now.client_names else None
         self._pickup.apply(self._service.intake.limits, limits.drop(now))
 
     def _limit_deliveries(self, now: Settings) -> None:
@@ -395,6 +454,11 @@ class Gateway(Service):
         await self._listening.drain(DRAIN_TIME)
 
     # what operators ask
+
+    @property
+    def missing(self) -> Mapping[ListenAddress, str]:
+        """Where it does not listen, and why."""
+        return self._listening.missing
 
     def backends(self) -> tuple[Backend, ...]:
         """The shards, for the control socket."""

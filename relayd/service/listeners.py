@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from relayd.config import Listener, Settings
-from relayd.config.logins import AUTH, SUBMISSION
+from relayd.config.logins import AUTH, MECHANISMS, SUBMISSION
 from relayd.config.peers import PROXY, XCLIENT, XCLIENT_LOGIN
+from relayd.config.values import STRICT
 from relayd.intake.accounttables import AccountTables
 from relayd.intake.authentication import LoginPolicy
 from relayd.intake.policy import ListenerPolicy, ServerSide
 from relayd.login.guesses import Guesses
+from relayd.login.mechanisms import DEFAULT
 from relayd.mail.log import MailLog
 from relayd.mail.security import IMPLICIT
 from relayd.rules.tables.table import Table, Unknown
@@ -39,22 +41,31 @@ class ListenerPolicies:
         return {str(each): self._policy(each, settings) for each in settings.listeners}
 
     def _policy(self, listener: Listener, settings: Settings) -> ListenerPolicy:
-        balancers, tls = listener.peers(PROXY), listener.option("tls")
+        tls = listener.option("tls")
         served = self._certificates(str(listener))
         submission, table = bool(listener.option(SUBMISSION)), listener.option(AUTH)
         return ListenerPolicy(
             tls=served if tls != "none" else None,
             implicit=tls == IMPLICIT,
-            balancer=lambda address: balancers.hold(address, self._tables()),
+            balancer=self._balancer(listener),
             xclient=self._xclient(listener),
+            strict=bool(listener.option(STRICT)),
             submission=submission,
             login_required=submission and bool(table),
             origin=settings.origin or settings.hostname if submission else "",
-            login=self._login(table, in_clear=settings.auth_without_tls) if table else None,
+            login=self._login(listener, in_clear=settings.auth_without_tls) if table else None,
         )
 
-    def _xclient(self, listener: Listener) -> Callable[[str], tuple[str, ...]]:
+    def _balancer(self, listener: Listener) -> Callable[[str], bool] | None:
+        peers = listener.peers(PROXY)
+        if not peers.patterns:
+            return None
+        return lambda address: peers.hold(address, self._tables())
+
+    def _xclient(self, listener: Listener) -> Callable[[str], tuple[str, ...]] | None:
         peers = listener.peers(XCLIENT)
+        if not peers.patterns:
+            return None
         offered = (*ATTRIBUTES, LOGIN) if listener.option(XCLIENT_LOGIN) else ATTRIBUTES
 
         def xclient(address: str) -> tuple[str, ...]:
@@ -65,6 +76,7 @@ class ListenerPolicies:
 
         return xclient
 
-    def _login(self, table: str, *, in_clear: bool) -> LoginPolicy:
-        accounts = self._accounts.accounts(table)
-        return LoginPolicy(accounts, self._guesses, self._log, in_clear=in_clear)
+    def _login(self, listener: Listener, *, in_clear: bool) -> LoginPolicy:
+        accounts = self._accounts.accounts(listener.option(AUTH))
+        said = tuple(listener.option(MECHANISMS).replace(",", " ").split())
+        return LoginPolicy(accounts, self._guesses, self._log, in_clear, said or DEFAULT)

@@ -67,6 +67,7 @@ class OutboundTls:
             log,
             lambda: settings().tls_reports,
             now.hostname,
+            prune=self._policies.prune,
         )
 
     def apply(self, fresh: Settings) -> None:

@@ -6,9 +6,10 @@ import json
 import os
 import socket
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
@@ -23,7 +24,8 @@ from relayd.shared.counters import SharedCounters, shared_memory
 from relayd.shared.sessioncounts import SessionCounts, shared_session_counts
 
 PIPE_FD = 3  # the worker's descriptor of the channel to its master
-FIRST_SOCKET_FD = 4  # ... and of the listening sockets, then counters, guesses, session counts
+# ... and of the listening sockets, then counters, guesses, session counts, configuration
+FIRST_SOCKET_FD = 4
 STEADY = 10.0  # seconds a worker has to live for its death to be forgiven
 FIRST_DELAY = 0.1  # seconds before a worker is started again; doubles while it keeps dying
 MOST_DELAY = 1.0  # not longer: its mail moves on within two seconds, also after many deaths
@@ -191,6 +193,16 @@ class _Worker(ProcessProtocol):
             each.callback(None)
 
 
+class Opened(Protocol):
+    """The sockets of all workers; relayd.intake.opening has the real ones."""
+
+    def open(self) -> Sequence[socket.socket]:
+        """One for each listener; those that do not listen yet may do so later. Raises OSError."""
+
+    def close(self) -> None:
+        """Open no more of them."""
+
+
 class Supervisor(Service):
     """Keeps all workers running.
 
@@ -203,15 +215,16 @@ class Supervisor(Service):
         reactor: Reactor,
         log: MailLog,
         orders: Sequence[Orders],
-        sockets: Callable[[], Sequence[socket.socket]],
+        sockets: Opened,
     ) -> None:
         self.reactor = reactor
         self.log = log
         self.stopping = False
         self.null = -1
-        self._make_sockets = sockets
+        self._opened = sockets
         self._sockets: Sequence[socket.socket] = ()
         self._memory: tuple[int, ...] = ()
+        self._configuration = b""  # until there is memory that workers see
         self._counts: tuple[tuple[SharedCounters, SessionCounts], ...] = ()
         self._workers = tuple(_Worker(self, order) for order in orders)
         self._restarting = False
@@ -219,7 +232,7 @@ class Supervisor(Service):
     def privilegedStartService(self) -> None:
         """Open the sockets; as root when there is root. Raises OSError."""
         if not self._sockets:
-            self._sockets = self._make_sockets()
+            self._sockets = self._opened.open()
         super().privilegedStartService()  # type: ignore[no-untyped-call]  # Twisted's own
 
     def startService(self) -> None:
@@ -233,7 +246,9 @@ class Supervisor(Service):
         # sessions by worker
         counters, guesses = shared_memory(rows), os.memfd_create("relayd-guesses", 0)
         session_counts = shared_session_counts(rows)
-        self._memory = (counters, guesses, *session_counts)
+        texts = os.memfd_create("relayd-configuration", 0)
+        self._memory = (counters, guesses, *session_counts, texts)
+        self.remember(self._configuration)
         self._counts = tuple(
             (SharedCounters(counters, rows, row), SessionCounts(session_counts, row))
             for row in range(rows)
@@ -241,10 +256,23 @@ class Supervisor(Service):
         for worker in self._workers:
             worker.start()
 
+    def remember(self, configuration: bytes) -> None:
+        """What was read last and is in force (relayd.config.texts), for workers to come."""
+        if not self._memory:
+            self._configuration = configuration
+            return
+        self._configuration, texts = b"", self._memory[-1]
+        os.ftruncate(texts, 0)
+        rest, at = memoryview(configuration), 0
+        while rest:
+            written = os.pwrite(texts, rest, at)
+            rest, at = rest[written:], at + written
+
     async def _stop(self) -> None:
         self.stopping = True
         for gone in [worker.stop() for worker in self._workers]:
             await gone
+        self._opened.close()
         for listening in self._sockets:
             listening.close()
         for memory in self._memory:

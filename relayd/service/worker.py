@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import gc
+import os
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from twisted.python import log as twisted_log
+from twisted.logger import globalLogBeginner
 from twisted.python.failure import Failure
 
-from relayd.config import ConfigErrors
+from relayd.config import ConfigErrors, Settings
 from relayd.config.fixed import fixed_of
+from relayd.config.texts import RememberedTexts
 from relayd.intake.accepting import AcceptBalancer
 from relayd.ops.control import ControlError, ControlFactory, listen
 from relayd.ops.maillog import LineLog
-from relayd.ops.output import Output, TextLines
+from relayd.ops.output import Output
+from relayd.ops.twistedlog import TwistedLog
 from relayd.reactor.coroutine import log_bug, promise
 from relayd.reactor.lean import own_reactor
 from relayd.reactor.workerpipe import Reactor, WorkerPipe
@@ -33,13 +37,28 @@ from relayd.spool.errors import SpoolError
 reactor: Reactor = own_reactor()
 
 
+def _in_force(read: Callable[..., Settings], texts: int) -> Settings:
+    """What the master has in force, from the texts that it remembers, or else from disk.
+
+    So a worker that takes the place of another one has the same rules, whatever the files say by
+    now. Raises ConfigErrors.
+    """
+    try:
+        return read(texts=RememberedTexts(os.pread(texts, os.fstat(texts).st_size, 0)))
+    except (ConfigErrors, OSError, ValueError):  # a key is gone, or it is just being replaced
+        return read()
+
+
 class Worker:
     """The life of the process: start, serve, and stop when the master says so or is gone."""
 
     def __init__(self, orders: Orders, log: LineLog, output: Output) -> None:
         self._log = log
         read = partial(read_settings, orders.config, fixed_of(orders.fixed))
-        self._configuration = Configuration(read(), aside(reactor, read), log)
+        memory = FIRST_SOCKET_FD + len(orders.listeners)
+        session_counts = range(memory + 2, memory + 3 + orders.workers)
+        settings = _in_force(read, memory + 3 + orders.workers)
+        self._configuration = Configuration(settings, aside(reactor, read), log)
         self._configuration.on_change(lambda _: output.reopen())  # it may have been rotated
         sockets = [
             socket.socket(fileno=FIRST_SOCKET_FD + number)
@@ -47,8 +66,6 @@ class Worker:
         ]
         for listening in sockets:
             listening.setblocking(False)
-        memory = FIRST_SOCKET_FD + len(sockets)
-        session_counts = range(memory + 2, memory + 3 + orders.workers)
         self._gateway = Gateway(
             reactor,
             self._configuration,
@@ -108,12 +125,12 @@ def main() -> None:
     # the master says when to stop: a Ctrl-C that reaches the whole group is its business
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    twisted_log.startLogging(TextLines(output), setStdout=False)  # type: ignore[no-untyped-call]
+    globalLogBeginner.beginLoggingTo([TwistedLog(log.line, output.write)], redirectStandardIO=False)
     try:
         worker = Worker(orders, log, output)
         worker.start()
     except (ConfigErrors, SpoolError, ControlError, OSError) as error:
-        output.write(f"relayd worker {orders.number}: {error}\n".encode())
+        log.trouble("worker not started", worker=orders.number, why=error)
         raise SystemExit(1) from None
     reactor.run(installSignalHandlers=False)
 

@@ -100,26 +100,31 @@ class SmtpClient:
 
     def next_event(self) -> ClientEvent | None:
         """The next event, or None: something must be received or done first."""
-        while not self._events:
-            if self.closed:
+        events, reader = self._events, self._reader
+        while not events:
+            if self.closed or not reader.pending:
                 return None
             if self._handshake:
-                if self._reader.pending:
-                    self._trouble("spoke in the clear after STARTTLS")
-                    continue
-                return None
+                self._trouble("spoke in the clear after STARTTLS")
+                continue
             try:
-                reply = self._reader.next() if self._reader.pending else None
+                reply = reader.next()
             except ReplyError as error:
                 self._trouble(str(error))
                 continue
             if reply is None:
                 return None
-            if self._progress is not None and self._expected and reply.code != 421:
-                self._take_in_transaction(self._progress, reply, self._expected.popleft())
-            else:
+            progress, expected = self._progress, self._expected
+            if progress is None or not expected or reply.code == 421:
                 self._take(reply)
-        return self._events.popleft()
+            elif expected[0] is not TransactionStage.RCPT or reply.code // 100 == 3:
+                self._take_in_transaction(progress, reply, expected.popleft())
+            else:  # there may be many
+                expected.popleft()
+                progress.take_rcpt(reply)
+                if not expected:
+                    self._advance(progress)
+        return events.popleft()
 
     def data_to_send(self) -> bytes:
         """What is to be written to the server now; empty when there is nothing."""
@@ -349,10 +354,6 @@ class SmtpClient:
         digit = reply.code // 100
         if digit == (2 if stage is TransactionStage.DATA else 3):
             self._trouble(f"said {reply.code} to {stage}", stage)
-        elif stage is TransactionStage.RCPT:
-            progress.take_rcpt(reply)
-            if not self._expected:
-                self._advance(progress)
         elif stage is TransactionStage.END:
             if not self._lmtp:
                 progress.take_end(reply)
@@ -390,7 +391,7 @@ class SmtpClient:
             self._send_queue()
 
     def _begin_content(self, progress: Progress) -> None:
-        self._purity = Purity()
+        self._purity.unfinished = False
         if progress.accepted:
             if progress.bdat:
                 self._output.append(b"BDAT %d LAST\r\n" % progress.size)

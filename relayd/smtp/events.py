@@ -143,6 +143,7 @@ class XClient(NeedsVerdict):
     port: int | None = None  # 0: unknown
     helo: str | None = None  # "": unknown
     login: str | None = None  # "": nobody has logged in
+    name: str | None = None  # the reverse name; "": there is none
 
 
 @dataclass(frozen=True, slots=True)

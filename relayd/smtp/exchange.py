@@ -32,7 +32,8 @@ _TOO_MANY = 3  # recipients: the client's doing; RFC 5321 section 4.5.3.1.10 let
 _POLICY = 7  # of an enhanced status code (RFC 3463 section 3.8): a 4.7.x is no trouble of ours
 _NO_END = 1 << 62
 
-_DEAF = frozenset({SessionState.NEW, SessionState.HANDSHAKE, SessionState.CLOSED})
+_SHUT = frozenset({SessionState.HANDSHAKE, SessionState.CLOSED})
+_DEAF = _SHUT | {SessionState.NEW}
 
 
 def _nothing() -> None:
@@ -57,11 +58,12 @@ class Exchange:
         self.authenticated = False
         self._introduced = False  # by XCLIENT in the clear
         self.origin = ""  # completes paths without a domain, on listeners for submission
+        self.strict = False  # the letter of RFC 5321, on listeners that ask for it
         self._input = Lines()
         self._output: list[bytes] = []
         self._asked: Event | None = None  # it needs a verdict
         self._events: deque[Event] = deque()
-        self._hungry = False  # nothing can be done before more input
+        self.hungry = False  # nothing can be done before more input
         self._read: Callable[[], Event | None] = self._read_command  # what comes next
         self._smtputf8 = False  # the open transaction is a SMTPUTF8 one
 
@@ -97,16 +99,16 @@ class Exchange:
 
     def receive_data(self, data: bytes) -> None:
         """Take in what the client sent."""
-        if self.state is SessionState.CLOSED or self.state is SessionState.HANDSHAKE:
+        if self.state in _SHUT:
             return  # RFC 3207: a byte in the clear behind STARTTLS is an attacker's
         self._input.append(data)
-        self._hungry = False
+        self.hungry = False
 
     def next_event(self) -> Event | None:
         """The next event; None: more input or a verdict is needed first, or all is over."""
         if self._events:
             return self._next_queued()
-        while not self._hungry and self._asked is None and self.state not in _DEAF:
+        while not self.hungry and self._asked is None and self.state not in _DEAF:
             if self.allowance <= 0:
                 return None
             self.allowance -= 1
@@ -137,7 +139,7 @@ class Exchange:
     def fail(self, reply: Reply) -> None:
         """Close the session with an unsolicited 421 (timeout, shutdown), whatever it is at."""
         if self.state is not SessionState.CLOSED:
-            self._write(reply)
+            self._reply(reply)
             self._close()
             self._events.clear()
 
@@ -146,19 +148,16 @@ class Exchange:
     def _read_command(self) -> Event | None:
         raise NotImplementedError
 
-    def _write(self, reply: Reply) -> Reply:
+    def _reply(self, reply: Reply, command: Command | None = None) -> Reply:
         """Say it; or what refused too often hears instead, which is returned."""
         if reply.code >= 400:
             reply = self._weighed(reply)
         self._output.append(replies.encode(reply, smtputf8=self._smtputf8))
         if reply.code == 421:
             self._close()
-        return reply
-
-    def _reply(self, reply: Reply, command: Command) -> None:
-        self._write(reply)
-        if self.state is not SessionState.CLOSED:
+        elif command is not None:
             self.state = MOVES.get((self.state, command, reply.code // 100), self.state)
+        return reply
 
     def _close(self) -> None:
         self.state = SessionState.CLOSED

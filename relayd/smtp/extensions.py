@@ -46,26 +46,25 @@ def ehlo_lines(offer: Offer, tls: bool) -> tuple[str, ...]:
 
 
 @functools.lru_cache(maxsize=64)
-def mail_keywords(offer: Offer, tls: bool) -> frozenset[str]:
-    """Parameters that MAIL accepts under this offer; any other is 555."""
+def mail_keywords(offer: Offer, tls: bool, strict: bool = False) -> frozenset[str]:
+    """Parameters that MAIL accepts under this offer; any other is 555.
+
+    AUTH always, unless `strict`: it changes nothing, and clients say it without being asked.
+    """
     offered = {
         "SIZE": True,
         "BODY": offer.eight_bit,
         "SMTPUTF8": offer.smtputf8,
         "RET": offer.dsn,
         "ENVID": offer.dsn,
-        "AUTH": bool(offer.auth) and (tls or offer.auth_in_clear),
+        "AUTH": not strict or (bool(offer.auth) and (tls or offer.auth_in_clear)),
         "REQUIRETLS": offer.require_tls and tls,
     }
     return frozenset(keyword for keyword, wanted in offered.items() if wanted)
 
 
-def rcpt_keywords(offer: Offer) -> frozenset[str]:
-    """Parameters that RCPT accepts under this offer; any other is 555."""
-    return _DSN_RCPT if offer.dsn else frozenset()
-
-
-_DSN_RCPT = frozenset({"NOTIFY", "ORCPT"})
+DSN_RCPT = frozenset({"NOTIFY", "ORCPT"})
+"""Parameters that RCPT accepts where DSN is offered; any other is 555."""
 
 
 class Extensions:

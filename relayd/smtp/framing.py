@@ -30,19 +30,30 @@ class LineTooLong(ValueError):  # noqa: N818  a condition, not a mistake
         self.beginning = beginning
 
 
+class TornLine(ValueError):  # noqa: N818  a condition, not a mistake
+    """A line that a bare LF ends; `complete`: what follows a bare LF, up to its CRLF."""
+
+    def __init__(self, line: bytes, *, complete: bool) -> None:
+        super().__init__("bare LF")
+        self.line = line
+        self.complete = complete
+
+
 class Lines:
     """Cuts input into command lines, and holds what is not yet used.
 
-    Only CRLF ends a line. Two peers that disagree about a bare LF are how mail is smuggled.
+    Only CRLF ends a line. Two peers that disagree about a bare LF are how mail is smuggled: it
+    tears the line, which is reported at once, and so is each piece up to the CRLF.
     """
 
-    __slots__ = ("_beginning", "_skipping", "at", "data")
+    __slots__ = ("_beginning", "_skipping", "_torn", "at", "data")
 
     def __init__(self) -> None:
         self.data = b""
         self.at = 0  # everything before is used up
         self._beginning = b""  # of the line that was too long
         self._skipping = False  # inside a line that was too long
+        self._torn = False  # behind a bare LF
 
     def __len__(self) -> int:
         return len(self.data) - self.at
@@ -55,23 +66,22 @@ class Lines:
 
     def clear(self) -> None:
         """Forget everything held."""
-        self.data, self.at, self._skipping = b"", 0, False
+        self.data, self.at, self._skipping, self._torn = b"", 0, False, False
 
     def line(self, limit: int) -> bytes | None:
         """The next line without its CRLF; None: more is needed. LineTooLong: beyond `limit`.
 
-        A line too long is used up whole before it is reported, and never held whole.
+        A line too long is used up whole before it is reported, and never held whole. TornLine: an
+        LF was bare.
         """
         data, at = self.data, self.at
-        end = data.find(b"\r\n", at)
+        end = data.find(b"\n", at)
         if end >= 0:
-            self.at = end + 2
-            if self._skipping:
-                self._skipping = False
-                raise LineTooLong(self._beginning)
-            if end + 2 - at > limit:
-                raise LineTooLong(data[at : at + _BEGINNING])
-            return data[at:end]
+            self.at = end + 1
+            complete = end > at and data[end - 1] == _CR
+            if complete and not self._torn and not self._skipping and end - at < limit:
+                return data[at : end - 1]
+            raise self._spoiled(data[at:end], limit, complete=complete)
         if len(data) - at > limit and not self._skipping:
             self._skipping = True
             self._beginning = data[at : at + _BEGINNING]
@@ -79,6 +89,16 @@ class Lines:
             self.data = data[-1:] if data.endswith(b"\r") else b""
             self.at = 0
         return None
+
+    def _spoiled(self, line: bytes, limit: int, *, complete: bool) -> LineTooLong | TornLine:
+        """What is wrong with a line that has come to its LF; its CR is still there."""
+        rest, self._torn = self._torn, not complete
+        beginning = self._beginning if self._skipping else line[:_BEGINNING]
+        too_long = self._skipping or len(line) >= limit
+        self._skipping = False
+        if rest and complete:
+            return TornLine(beginning, complete=True)
+        return LineTooLong(beginning) if too_long else TornLine(line, complete=False)
 
     def take(self, limit: int = -1) -> bytes:
         """What is held, at most `limit` octets of it."""

@@ -7,7 +7,7 @@ import binascii
 import re
 from collections.abc import Callable, Collection, Mapping
 
-from relayd.mail.address import AddressError, Mailbox, ReversePath
+from relayd.mail.address import LOCAL_PART, AddressError, Mailbox, ReversePath, check_domain
 from relayd.mail.reply import Reply, printable
 from relayd.smtp.events import MailParams, RcptParams
 from relayd.smtp.xtext import XtextError, decode_orcpt, decode_xtext
@@ -29,6 +29,19 @@ _CHUNK = re.compile(rb" *([0-9]{1,2000})(?: +(LAST))? *\Z", re.IGNORECASE)
 # addr-type = atom
 _ADDRESS_TYPE = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\-]+\Z")
 
+# a tab is a blank, but not within quotes; what is never closed reaches to the end
+_TAB = re.compile(r'"(?:[^"\\]|\\.)*(?:"|\Z)|\t')
+# a path with blanks within its angle brackets, or with two of them, or without any
+_PIECE = r'(?:"(?:[^"\\]|\\.)*"|\\.|[^\s"\\<>])'
+_SLOPPY_PATH = re.compile(
+    rf"(?:<(?: *(?P<within>{_PIECE}*) *|<(?P<inner>{_PIECE}+)>)>|(?P<bare>{_PIECE}+))(?= |\Z)"
+)
+# Reverse-path or Forward-path and what follows, as RFC 5321 sections 4.1.1.2 and 4.1.2 have them;
+# domains are not looked at, but for a dot at their end
+_LETTER = re.compile(
+    rf"(?:FROM|TO):<(?:(?:@[^\s<>:]+:)?{LOCAL_PART}(?:@[^\s<>]*[^\s<>.])?)?>(?: \S+)* *\Z",
+    re.IGNORECASE,
+)
 # a path that is a local part alone
 _LONE_LOCAL = re.compile(r'<("(?:[^"\\]|\\.)*"|[^\s"@<>:,;]+)>')
 
@@ -54,19 +67,30 @@ def text_of(octets: bytes) -> str:
         text = octets.decode("ascii" if octets.isascii() else "utf-8")
     except UnicodeDecodeError:
         raise _bad("5.5.2", "Command is not valid UTF-8") from None
-    if not text.isprintable() and _CONTROL.search(text):
-        raise _bad("5.5.2", "Control character in command")
+    if not text.isprintable():
+        if "\t" in text:
+            text = _TAB.sub(lambda match: match[0] if match[0] != "\t" else " ", text)
+        if _CONTROL.search(text):
+            raise _bad("5.5.2", "Control character in command")
     return text.rstrip(" ")  # RFC 5321 section 4.1.1: tolerate trailing white space
 
 
 # -- HELO, EHLO ------------------------------------------------------------------------------
 
 
-def parse_hello(argument: bytes) -> str:
-    """The name a client gives itself. Sloppy ones are common and harmless; none is refused."""
+def parse_hello(argument: bytes, *, strict: bool = False) -> str:
+    """The name a client gives itself. Sloppy ones are common and harmless; none is refused.
+
+    `strict`: it has to be a domain or an address literal (RFC 5321 section 4.1.1.1).
+    """
     name = printable(text_of(argument), MAX_HELO)
     if not name:
         raise _bad("5.5.4", "HELO and EHLO need your host name")
+    if strict:
+        try:
+            check_domain(name)
+        except AddressError as error:
+            raise _bad("5.5.4", f"Not a host name: {error}") from None
     return name
 
 
@@ -114,14 +138,36 @@ def parse_rcpt(
     return path, params
 
 
+def require_letter(argument: bytes) -> None:
+    """Refuse the argument of MAIL or RCPT unless it is spelled as RFC 5321 has it."""
+    if not _LETTER.match(argument.decode("utf-8", "replace")):
+        raise _bad("5.5.4", "Not as RFC 5321 spells it, and this listener is strict")
+
+
 def _after(argument: bytes, keyword: bytes, usage: str) -> str:
-    """What follows `FROM:` or `TO:`; blanks there are against the book, and everywhere."""
+    """The path behind `FROM:` or `TO:`, and all that follows.
+
+    Blanks around the keyword and within the brackets, and paths without any brackets, are against
+    the book, and everywhere.
+    """
     if argument[: len(keyword)].upper() != keyword:
-        raise _bad("5.5.4", f"Syntax: {usage}")
+        argument = argument.lstrip(b" \t")
+        if argument[: len(keyword)].upper() != keyword:
+            raise _bad("5.5.4", f"Syntax: {usage}")
     text = text_of(argument[len(keyword) :]).lstrip(" ")
-    if not text.startswith("<"):
-        raise _bad("5.5.4", f"Syntax: {usage}, with angle brackets")
+    if text[:1] != "<" or text[1:2] == " ":
+        text = _tidied(text)
+    if text[:1] != "<":
+        raise _bad("5.5.4", f"Syntax: {usage}")
     return text
+
+
+def _tidied(text: str) -> str:
+    """The path as it should have been written, and what follows; what is no path as it is."""
+    match = _SLOPPY_PATH.match(text)
+    if match is None:
+        return text
+    return f"<{match['within'] or match['inner'] or match['bare'] or ''}>{text[match.end() :]}"
 
 
 def _completed(text: str, origin: str) -> str:
@@ -144,10 +190,13 @@ def _path(text: str, status: str, usage: str) -> tuple[Mailbox, str]:
     try:
         mailbox, rest = Mailbox.parse_prefix(text[start:])
     except AddressError as error:
+        tidied = _tidied(text)  # a blank before the bracket?
+        if tidied != text:
+            return _path(tidied, status, usage)
         raise _bad(status, f"Bad address: {error}") from None
     if not rest:
         raise _bad("5.5.4", f"Syntax: {usage}, closing angle bracket missing")
-    return mailbox, _behind(rest[1:], usage)
+    return mailbox, rest[1:] and _behind(rest[1:], usage)
 
 
 def _behind(rest: str, usage: str) -> str:
@@ -296,8 +345,8 @@ def parse_bdat(argument: bytes) -> tuple[int, bool] | None:
 
 def parse_auth(argument: bytes) -> tuple[str, bytes | None]:
     """`mechanism [ SP initial-response ]` (RFC 4954 section 4)."""
-    words = text_of(argument).split(" ")
-    if not words[0] or len(words) > 2:
+    words = [word for word in text_of(argument).split(" ") if word]
+    if not 0 < len(words) <= 2:
         raise _bad("5.5.4", "Syntax: AUTH mechanism [initial-response]")
     if len(words) == 1:
         return words[0].upper(), None

@@ -8,6 +8,8 @@ from relayd.mail.reply import Reply
 from relayd.smtp.events import End, TransactionDone, TransactionStage
 from relayd.smtp.transaction import Commands
 
+_NOT_YET = Reply.bare(0)
+
 
 class Progress:
     """Replies find their recipients here. The first word on a recipient is the last."""
@@ -36,7 +38,7 @@ class Progress:
         self._ended = 0  # LMTP: how many of the accepted have their reply after the dot
         self._end = End.ANSWERED
         self._last: Reply | None = None  # of whoever was not answered
-        self._replies: list[Reply | None] = [None] * count
+        self._replies = [_NOT_YET] * count
         self._stages = [TransactionStage.OFFER] * count
         for number, reply in commands.refused.items():
             self._replies[number] = reply
@@ -84,13 +86,12 @@ class Progress:
 
     def done(self, reusable: bool, trouble: str) -> TransactionDone:
         """What became of the transaction, every recipient having its reply."""
-        replies = tuple([reply for reply in self._replies if reply is not None])
         return TransactionDone(
-            replies, tuple(self._stages), reusable, self._end, self._last, trouble
+            tuple(self._replies), tuple(self._stages), reusable, self._end, self._last, trouble
         )
 
     def _settle(self, numbers: Iterable[int], reply: Reply, stage: TransactionStage) -> None:
         for number in numbers:
-            if self._replies[number] is None:
+            if self._replies[number] is _NOT_YET:
                 self._replies[number] = reply
                 self._stages[number] = stage

@@ -47,7 +47,7 @@ class Receiving(Exchange):
     def _read_data(self) -> Event | None:
         lines, content = self._input, self._content
         if lines.at == len(lines.data):
-            self._hungry = True
+            self.hungry = True
             return None
         refused = content.refusal
         data, ended = content.take_data(lines)
@@ -81,7 +81,7 @@ class Receiving(Exchange):
         if self._octets:
             data = self._input.take(self._octets)
             if not data:
-                self._hungry = True
+                self.hungry = True
                 return None
             self._octets -= len(data)
             if self._swallow is not None:

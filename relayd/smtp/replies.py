@@ -11,7 +11,6 @@ MAX_LINE = 2048  # octets of a next hop's reply line; more than the book's 512, 
 MAX_LINES = 128  # of one reply
 
 
-_CR = 0x0D
 _MARKS = (b" ", b"-", b"")
 
 # what the server's core says by itself
@@ -107,20 +106,19 @@ class ReplyReader:
         data = self._data
         while True:
             at = self._at
-            end = data.find(b"\n", at)
-            if end < 0:
-                if len(data) - at > MAX_LINE:
-                    raise ReplyError("reply line too long")
-                return None
-            if end - at >= MAX_LINE:
+            end = data.find(b"\n", at) + 1
+            if (end or len(data)) - at > MAX_LINE:
                 raise ReplyError("reply line too long")
-            self._at = end + 1
-            line = data[at : end - 1] if end > at and data[end - 1] == _CR else data[at:end]
-            if not self._lines and line[3:4] != b"-":
-                self.pending = end + 1 < len(data)
+            if not end:
+                return None
+            self._at = end
+            line = data[at:end]
+            if line[3:4] != b"-" and not self._lines:
+                self.pending = end < len(data)
                 return _single(line)
+            line = _bare(line)
             if self._continue(line):
-                self.pending = end + 1 < len(data)
+                self.pending = end < len(data)
                 lines, self._lines = self._lines, []
                 return Reply.received(_code(line), tuple(_text(line) for line in lines))
 
@@ -138,7 +136,13 @@ class ReplyReader:
 
 @functools.lru_cache(maxsize=256)  # MAIL and RCPT are answered in the same words all day
 def _single(line: bytes) -> Reply:
+    line = _bare(line)
     return Reply.received(_code(line), (_text(line),))
+
+
+def _bare(line: bytes) -> bytes:
+    """Without its end."""
+    return line[:-2] if line.endswith(b"\r\n") else line[:-1]
 
 
 def _code(line: bytes) -> int:

@@ -26,8 +26,8 @@ from relayd.smtp.events import (
     XClient,
 )
 from relayd.smtp.exchange import ServerLimits, out_of_order
-from relayd.smtp.extensions import Offer, ehlo_lines, mail_keywords, rcpt_keywords
-from relayd.smtp.framing import LineTooLong
+from relayd.smtp.extensions import DSN_RCPT, Offer, ehlo_lines, mail_keywords
+from relayd.smtp.framing import LineTooLong, TornLine
 from relayd.smtp.grammar import RemoteProtocolError
 from relayd.smtp.receiving import Receiving
 from relayd.smtp.state import IN_TRANSACTION, MOVES, Command, SessionState
@@ -38,6 +38,7 @@ __all__ = ["Offer", "ServerLimits", "SmtpServer"]
 MAX_AUTH_LINE = 12288  # octets, RFC 4954 section 4
 
 _VERB = re.compile(rb"[\s\0]*([A-Za-z]*)")  # whatever stands before it, and whatever ends it
+_BLANKS = re.compile(rb"[ \t]*([A-Za-z]+)(?:[ \t]|\Z)")
 # a field of a header section (RFC 5322 section 2.2), with what is obsolete about it (4.5)
 _FIELD = re.compile(rb"[!-9;-~]+[ \t]*:")
 # what no line of mail and no password begins with
@@ -81,7 +82,7 @@ class SmtpServer(Receiving):
                 self.doubted = None
             self._reply(reply, Command.MAIL)
         elif type(event) is Vrfy:
-            self._write(reply)
+            self._reply(reply)
         elif type(event) is StartTls:
             self._reply(reply, Command.STARTTLS)
             if self.state is SessionState.HANDSHAKE:
@@ -122,6 +123,7 @@ class SmtpServer(Receiving):
         lines = ehlo_lines(self.offer, self.tls) if event.esmtp else ()
         if self.state in IN_TRANSACTION:
             self._events.append(Rset())
+            self.hungry = False
         self._reset_transaction()
         self.doubted = None
         self._reply(Reply.bare(250, first, *lines), Command.HELO)
@@ -144,20 +146,44 @@ class SmtpServer(Receiving):
             line = self._input.line(self.limits.line)
         except LineTooLong as error:
             return self._refuse(error.beginning, replies.LINE_TOO_LONG)
+        except TornLine as error:
+            return self._refuse_torn(error)
         if line is None:
-            self._hungry = True
+            self.hungry = True
             return None
-        self._hungry = self._input.at == len(self._input.data)
+        self.hungry = self._input.at == len(self._input.data)
         verb, _, argument = line.partition(b" ")
         read = _COMMANDS.get(verb) or _COMMANDS.get(verb.upper(), SmtpServer._unknown)
-        if b"\r" in line or b"\n" in line or b"\0" in line:
+        if b"\r" in line or b"\0" in line:
             return self._refuse(line, replies.LINE_BROKEN)
+        if read is SmtpServer._unknown and not (self.strict or self.doubted):
+            read, argument = self._sloppy(line)
         if self.state is SessionState.UNWELCOME and read is not SmtpServer._quit:
             return self._refuse(line, replies.OUT_OF_ORDER)
         try:
             return read(self, argument)
         except RemoteProtocolError as error:
             return self._refuse(line, error.reply)
+
+    def _sloppy(self, line: bytes) -> tuple[_Read, bytes]:
+        """The command and its argument where blanks or tabs stand before or behind the verb.
+
+        Only where it does not matter whether others take it for one: what follows stays commands.
+        """
+        match = _BLANKS.match(line)
+        verb = match[1].upper() if match else b""
+        read = None if verb in _TURNING or verb == b"BDAT" else _COMMANDS.get(verb)
+        return (read, line[match.end() :]) if match and read else (SmtpServer._unknown, b"")
+
+    def _refuse_torn(self, torn: TornLine) -> Event | None:
+        """What a bare LF ends is answered, for its sender waits; what hides behind it is not run.
+
+        The end of a torn line has had its answer with the beginning, unless it would be a command.
+        """
+        match = _VERB.match(torn.line)
+        if torn.complete and not (match and match[1].upper() in _COMMANDS):
+            return None
+        return self._refuse(torn.line, replies.LINE_BROKEN)
 
     def _refuse(self, line: bytes, reply: Reply) -> Event:
         """Answer a command that the core itself refuses, and count it."""
@@ -177,7 +203,7 @@ class SmtpServer(Receiving):
             reply = Reply(reply.code, reply.subject, reply.detail, ("Command refused",))
         if verb in _TURNING:
             self._doubt(_TURNING[verb])
-        return Refused(shown, self._write(reply))
+        return Refused(shown, self._reply(reply))
 
     def _shown(self, verb: bytes, line: bytes, reply: Reply) -> str:
         """What the log may show of a refused command: never a password, nor a line of mail."""
@@ -196,16 +222,20 @@ class SmtpServer(Receiving):
 
     def _helo(self, argument: bytes) -> Event:
         self._idled()
-        return Hello(grammar.parse_hello(argument), esmtp=False)
+        return Hello(grammar.parse_hello(argument, strict=self.strict), esmtp=False)
 
     def _ehlo(self, argument: bytes) -> Event:
         self._idled()
-        return Hello(grammar.parse_hello(argument), esmtp=True)
+        return Hello(grammar.parse_hello(argument, strict=self.strict), esmtp=True)
 
     def _mail(self, argument: bytes) -> Event:
         self._require(Command.MAIL)
+        if self.strict:
+            if self.state is SessionState.GREETED:
+                raise RemoteProtocolError(replies.HELLO_FIRST)
+            grammar.require_letter(argument)
         path, params = grammar.parse_mail(
-            argument, mail_keywords(self.offer, self.tls), self.origin
+            argument, mail_keywords(self.offer, self.tls, self.strict), self.origin
         )
         if params.size and 0 < self.offer.size < params.size:
             raise RemoteProtocolError(replies.TOO_BIG)
@@ -213,15 +243,17 @@ class SmtpServer(Receiving):
 
     def _rcpt(self, argument: bytes) -> Event:
         self._require(Command.RCPT)
-        path, params = grammar.parse_rcpt(
-            argument, rcpt_keywords(self.offer), self._smtputf8, self.origin
-        )
+        if self.strict:
+            grammar.require_letter(argument)
+        keywords = DSN_RCPT if self.offer.dsn else ()
+        path, params = grammar.parse_rcpt(argument, keywords, self._smtputf8, self.origin)
         if self._recipients >= self.limits.recipients:
             raise RemoteProtocolError(replies.TOO_MANY_RECIPIENTS)
         return Rcpt(path, params)
 
     def _data(self, argument: bytes) -> Event:
-        _require_no_argument(argument)
+        if argument:
+            _require_blank(argument)
         self._require(Command.DATA)
         self._content = IncomingContent(self.offer.size, self.limits.normalise)
         return Data(bdat=False)
@@ -237,7 +269,7 @@ class SmtpServer(Receiving):
         self._bdat_size = self._octets
         self._swallow = None
         self._read = self._read_octets
-        self._hungry = False  # there may be none
+        self.hungry = False  # there may be none
         if not self.offer.chunking:
             self._swallow = self._counted(replies.NOT_IMPLEMENTED)
         elif self.state is SessionState.ADDRESSED:
@@ -250,7 +282,8 @@ class SmtpServer(Receiving):
         return None
 
     def _rset(self, argument: bytes) -> Event:
-        _require_no_argument(argument)
+        if argument:
+            _require_blank(argument)
         self._idled()
         self._reset_transaction()
         self.doubted = None
@@ -259,11 +292,11 @@ class SmtpServer(Receiving):
 
     def _noop(self, argument: bytes) -> None:
         self._idled()
-        self._write(replies.OK)
+        self._reply(replies.OK)
 
     def _help(self, argument: bytes) -> None:
         self._idled()
-        self._write(replies.HELP)
+        self._reply(replies.HELP)
 
     def _vrfy(self, argument: bytes) -> Event:
         text = printable(grammar.text_of(argument))
@@ -273,8 +306,9 @@ class SmtpServer(Receiving):
         return Vrfy(text)
 
     def _quit(self, argument: bytes) -> Event:
-        _require_no_argument(argument)
-        self._write(Reply.of(221, "2.0.0", f"{self.hostname} closing connection"))
+        if argument:
+            _require_blank(argument)
+        self._reply(Reply(221, 0, 0, (f"{self.hostname} closing connection",)))
         self._close()
         return Quit()
 
@@ -289,7 +323,7 @@ class SmtpServer(Receiving):
             raise RemoteProtocolError(replies.TLS_BEFORE_XCLIENT)
         if not self.offer.starttls or self.tls:
             raise RemoteProtocolError(replies.NOT_IMPLEMENTED)
-        _require_no_argument(argument)
+        _require_blank(argument)
         self._require(Command.STARTTLS)
         return StartTls()
 
@@ -326,22 +360,28 @@ class SmtpServer(Receiving):
             line = self._input.line(MAX_AUTH_LINE)
             if line is None:
                 self._read = self._read_login
-                self._hungry = True
+                self.hungry = True
                 return None
             response = None if line == b"*" else grammar.parse_base64(line)
-        except (ValueError, RemoteProtocolError) as error:
-            reply = getattr(error, "reply", replies.LINE_TOO_LONG)
-            self.state = SessionState.READY
-            return self._refuse(b"AUTH ", reply)
-        return AuthResponse(response)
+        except LineTooLong:
+            reply = replies.LINE_TOO_LONG
+        except TornLine:
+            reply = replies.LINE_BROKEN
+        except RemoteProtocolError as error:
+            reply = error.reply
+        else:
+            return AuthResponse(response)
+        self.state = SessionState.READY
+        return self._refuse(b"AUTH ", reply)
 
 
-def _require_no_argument(argument: bytes) -> None:
-    if argument.strip(b" "):
+def _require_blank(argument: bytes) -> None:
+    if argument.strip(b" \t"):
         raise RemoteProtocolError(replies.NO_ARGUMENT)
 
 
-_COMMANDS: Mapping[bytes, Callable[[SmtpServer, bytes], Event | None]] = (
+_Read = Callable[[SmtpServer, bytes], "Event | None"]
+_COMMANDS: Mapping[bytes, _Read] = (
     {
         b"HELO": SmtpServer._helo,
         b"EHLO": SmtpServer._ehlo,

@@ -89,7 +89,8 @@ _MOVES: tuple[tuple[tuple[SessionState, ...], Command, tuple[int, ...], SessionS
     ((_S.NEW,), _C.GREET, (SUCCESS,), _S.GREETED),
     ((_S.NEW,), _C.GREET, REFUSAL, _S.UNWELCOME),
     ((_S.GREETED, *OPEN), _C.HELO, (SUCCESS,), _S.READY),
-    ((_S.READY,), _C.MAIL, (SUCCESS,), _S.OPENED),
+    # MAIL without HELO: old devices have none that is fit to be heard, or none at all
+    ((_S.GREETED, _S.READY), _C.MAIL, (SUCCESS,), _S.OPENED),
     ((_S.OPENED, _S.ADDRESSED), _C.RCPT, (SUCCESS,), _S.ADDRESSED),
     ((_S.ADDRESSED,), _C.DATA, (INTERMEDIATE,), _S.RECEIVING),
     ((_S.RECEIVING,), _C.END, ANY, _S.READY),

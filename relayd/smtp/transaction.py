@@ -93,7 +93,7 @@ def _refusal(transaction: Transaction, offer: Extensions) -> Reply | None:
         if transaction.utf8_header and transaction.smtputf8:
             return NO_UTF8_HEADER
         path = transaction.reverse_path
-        if path is not None and path.needs_smtputf8:
+        if path is not None and not path.local.isascii():
             return NO_UTF8_ADDRESS
     if transaction.eight_bit and not offer.eight_bit:
         return NO_EIGHT_BIT

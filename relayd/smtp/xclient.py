@@ -8,6 +8,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Callable, Mapping
 
+from relayd.dns.hostname import host_name
 from relayd.mail.reply import Reply, printable
 from relayd.smtp.events import XClient
 from relayd.smtp.grammar import MAX_HELO, RemoteProtocolError, text_of
@@ -17,7 +18,8 @@ ATTRIBUTES = ("NAME", "ADDR", "PORT", "PROTO", "HELO", "DESTADDR", "DESTPORT")
 LOGIN = "LOGIN"  # offered, and believed, only where a listener says so
 
 NO_ADDRESS = "0.0.0.0"  # nobody's: a client whose address the peer does not know
-_UNKNOWN = ("[UNAVAILABLE]", "[TEMPUNAVAIL]")
+_TEMPORARILY = "[TEMPUNAVAIL]"
+_UNKNOWN = ("[UNAVAILABLE]", _TEMPORARILY)
 _MAX_VALUE = 255  # octets
 
 
@@ -39,6 +41,8 @@ def parse_xclient(argument: bytes, offered: tuple[str, ...]) -> XClient:
         seen.add(name)
         field, read = _READERS[name]
         value = read(_decoded(name, encoded))
+        if name == "NAME" and encoded.upper() == _TEMPORARILY:
+            continue  # as if it had not been said: we may find it
         if field:
             facts[field] = value
     if not seen:
@@ -95,14 +99,21 @@ def _helo(text: str) -> str:
     return printable(text, MAX_HELO)
 
 
+def _name(text: str) -> str:
+    """The name that the peer has looked up."""
+    if text and not host_name(text):
+        raise _bad("Bad XCLIENT NAME value")
+    return host_name(text)
+
+
 _Reader = Callable[[str], "str | int"]
 _READERS: Mapping[str, tuple[str, _Reader]] = {
     "ADDR": ("address", _address),
     "PORT": ("port", _port),
     "HELO": ("helo", _helo),
     "LOGIN": ("login", str),
-    # checked, and of no use here: rules look at addresses, and EHLO or HELO follows
-    "NAME": ("", str),
+    "NAME": ("name", _name),
+    # checked, and of no use here: EHLO or HELO follows
     "PROTO": ("", _protocol),
     "DESTADDR": ("", _address),
     "DESTPORT": ("", _port),

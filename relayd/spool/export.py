@@ -13,6 +13,7 @@ from pathlib import Path
 from relayd.spool import formats
 from relayd.spool.disk.content import os_trouble, sync_directory
 from relayd.spool.disk.lock import Lock
+from relayd.spool.disk.rights import rights_of
 from relayd.spool.errors import SpoolError
 from relayd.spool.sqlite import schema
 from relayd.spool.sqlite.database import in_force
@@ -34,7 +35,7 @@ def export(spool: Path, target: Path, wanted: int) -> Exported:
     `target` must not be there yet, or be empty. Its shards have the place that they have in
     the spool, and its owner; the spool stays as it is. Content files are linked where that is
     possible: nobody ever writes into one. Root makes the target, and does the rest as the
-    spool's owner: what he may have put into it, links above all, leads root nowhere.
+    spool's owner.
     """
     if not formats.OLDEST <= wanted <= formats.VERSION:
         raise SpoolError(
@@ -46,7 +47,7 @@ def export(spool: Path, target: Path, wanted: int) -> Exported:
         owner = spool.stat()
         made = _made(target, owner)
         try:
-            with _as(owner), _alone(spool):
+            with rights_of(owner), _alone(spool):
                 return _export(spool, target, wanted)
         except BaseException:
             if made:
@@ -72,24 +73,6 @@ def _made(target: Path, owner: os.stat_result) -> bool:
         finally:
             os.close(folder)
     return fresh
-
-
-@contextlib.contextmanager
-def _as(owner: os.stat_result) -> Iterator[None]:
-    """With that user's rights and no others, if we have root's."""
-    if os.geteuid() != 0 or owner.st_uid == 0:
-        yield
-        return
-    groups = os.getgroups()
-    os.setgroups([])
-    os.setegid(owner.st_gid)
-    os.seteuid(owner.st_uid)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
-        os.setegid(os.getgid())
-        os.setgroups(groups)
 
 
 @contextlib.contextmanager

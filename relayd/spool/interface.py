@@ -126,8 +126,8 @@ class Store(Protocol):
     def retry(self, wanted: QueueFilter) -> Awaitable[int]:
         """Make queued recipients due now; how many. In small steps, like the next three."""
 
-    def hold(self, wanted: QueueFilter) -> Awaitable[int]:
-        """Keep queued recipients out of the queue; how many."""
+    def hold(self, wanted: QueueFilter, by: str = "") -> Awaitable[int]:
+        """Keep queued recipients out of the queue; how many. `by`: who wants it so, and why."""
 
     def release(self, wanted: QueueFilter) -> Awaitable[int]:
         """Put held recipients back, due now; how many."""

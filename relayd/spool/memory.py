@@ -14,6 +14,7 @@ from typing import Any
 from relayd.mail.content import BytesContent, from_octet
 from relayd.mail.ident import make_ident
 from relayd.mail.message import Message, RecipientState, Record, Settlement, Submission
+from relayd.mail.outcome import held
 from relayd.spool.errors import SpoolError
 from relayd.spool.interface import AnyDraft
 from relayd.spool.sqlite.bridge import Bridge, Promise
@@ -157,7 +158,15 @@ class MemorySpool:
             submission.headers,
         )
         records = tuple(
-            Record(new.ident, number, recipient, submission.state_of(number), 0, now)
+            Record(
+                new.ident,
+                number,
+                recipient,
+                submission.state_of(number),
+                0,
+                now,
+                submission.first_word(number),
+            )
             for number, recipient in enumerate(submission.recipients)
         )
         entries = []
@@ -356,14 +365,15 @@ class MemorySpool:
         """Make queued recipients due now."""
         return self.record(lambda: self._put_back("retry", wanted, RecipientState.QUEUED))
 
-    def hold(self, wanted: QueueFilter) -> Awaitable[int]:
+    def hold(self, wanted: QueueFilter, by: str = "") -> Awaitable[int]:
         """Keep queued recipients out of the queue."""
 
         def act() -> int:
             met = [each for each in self._met(wanted) if each.state is RecipientState.QUEUED]
             for record in met:
-                held = replace(record, state=RecipientState.HELD)
-                self._records[record.message][record.number] = held
+                word = held(by or "the operator")
+                kept = replace(record, state=RecipientState.HELD, last=word)
+                self._records[record.message][record.number] = kept
             return self._changed("hold", met)
 
         return self.record(act)
@@ -375,8 +385,9 @@ class MemorySpool:
     def _put_back(self, verb: str, wanted: QueueFilter, state: RecipientState) -> int:
         met = [each for each in self._met(wanted) if each.state is state]
         for record in met:
+            last = None if verb == "release" else record.last  # it said why it was held
             self._records[record.message][record.number] = replace(
-                record, state=RecipientState.QUEUED, next_attempt=float(self._clock())
+                record, state=RecipientState.QUEUED, next_attempt=float(self._clock()), last=last
             )
         return self._changed(verb, met)
 

@@ -95,6 +95,7 @@ class Lane:
         "held",
         "impatient",
         "in_flight",
+        "loaded",
         "more",
         "next_due",
         "pace",
@@ -127,12 +128,8 @@ class Lane:
         self.gone: set[Key] | None = None  # not None: a look at the table is under way
         self.alarm = NEVER  # the entry of Queue's heap that counts
         self.waits = False  # the dispatcher has it in a line
+        self.loaded = 0  # deliveries that are due, in memory and not started
         self._loaded: deque[Delivery] | None = None  # 100,000 empty deques would be 76 MB
-
-    @property
-    def loaded(self) -> int:
-        """Deliveries that are due, in memory and not started."""
-        return len(self._loaded) if self._loaded else 0
 
     @property
     def head(self) -> Delivery | None:
@@ -251,7 +248,8 @@ class Queue:
         if not lane._loaded:
             return None
         delivery = lane._loaded.popleft()
-        if not lane._loaded:
+        lane.loaded -= 1
+        if not lane.loaded:
             lane._loaded = None
         lane.in_flight += 1
         return delivery
@@ -280,6 +278,7 @@ class Queue:
             self.release(lane, lane._loaded.popleft())
             lane.more = True
         lane._loaded = None
+        lane.loaded = 0
 
     def forget(self, idents: Collection[int] | None) -> list[Lane]:
         """The operator changed these messages (None: any): what is not started is read again.
@@ -305,6 +304,7 @@ class Queue:
                 else:
                     kept.append(delivery)
             lane._loaded = kept or None
+            lane.loaded = len(kept)
             if lane.more:
                 touched.append(lane)
         return touched
@@ -313,6 +313,7 @@ class Queue:
         if lane._loaded is None:
             lane._loaded = deque()
         lane._loaded.append(delivery)
+        lane.loaded += 1
         message = delivery.message.ident
         for record in delivery.records:
             self.keys.add((message, record.number))

@@ -15,7 +15,7 @@ from relayd.mail.security import Level
 from relayd.tls import dane
 from relayd.tls.demand import Demand, UnmetError
 from relayd.tls.flaw import Flaw
-from relayd.tls.names import certifies
+from relayd.tls.names import certifies, readable
 from relayd.tls.strength import DEFAULT_MINIMUM, client_context
 
 # X509_V_ERR_*: what goes wrong most, in the words of X509_verify_cert_error_string(3)
@@ -101,7 +101,7 @@ class ClientTls:
 def _check_dane(connection: SSL.Connection, demand: Demand) -> None:
     chain = peer_chain(connection)
     if not chain:
-        raise UnmetError("no certificate")
+        raise UnmetError("no certificate that can be read")
     if dane.end_entity(demand.records, chain):
         return
     if trouble := dane.trust_anchor(demand.records, chain):
@@ -111,15 +111,14 @@ def _check_dane(connection: SSL.Connection, demand: Demand) -> None:
 
 
 def peer_chain(connection: SSL.Connection) -> Sequence[x509.Certificate]:
-    """What the server sent, its own first."""
-    return [each.to_cryptography() for each in connection.get_peer_cert_chain() or ()]
+    """What the server sent, its own first; without those above it that cannot be read."""
+    chain = [readable(each) for each in connection.get_peer_cert_chain() or ()]
+    return [each for each in chain if each is not None] if chain and chain[0] else ()
 
 
 def _wrong_name(connection: SSL.Connection, names: Sequence[str]) -> str:
     """Empty: the certificate is for one of the names (RFC 9525); else why not."""
-    presented = connection.get_peer_certificate()
-    if presented is not None:
-        certificate = presented.to_cryptography()
-        if any(certifies(certificate, name) for name in names):
-            return ""
+    certificate = readable(connection.get_peer_certificate())
+    if certificate is not None and any(certifies(certificate, name) for name in names):
+        return ""
     return f"certificate is not for {' or '.join(names) or 'a name'}"

@@ -8,7 +8,7 @@ from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from relayd.tls.names import certifies, is_address
+from relayd.tls.names import certifies, is_address, readable
 
 
 class WrongNameError(Exception):
@@ -44,11 +44,8 @@ class NamedTls:
     def _look(self, connection: SSL.Connection, where: int, _: int) -> None:
         if not where & SSL.SSL_CB_HANDSHAKE_DONE:
             return
-        presented = connection.get_peer_certificate()
-        try:
-            good = presented is not None and certifies(presented.to_cryptography(), self._name)
-        except ValueError:  # what is raised in here, OpenSSL would not notice
-            good = False
-        if not good:
+        # nothing here may raise: OpenSSL would not notice
+        certificate = readable(connection.get_peer_certificate())
+        if certificate is None or not certifies(certificate, self._name):
             wrong = Failure(WrongNameError())  # type: ignore[no-untyped-call]  # Twisted's own
             connection.get_app_data().failVerification(wrong)

@@ -1,13 +1,26 @@
-"""Whether a certificate is for a name: RFC 9525, by its subjectAltName and nothing else."""
+"""What peers present, and whether it is for a name: RFC 9525, by its subjectAltName alone."""
 
 from __future__ import annotations
 
 import ipaddress
 
 from cryptography import x509
+from OpenSSL import crypto
 from service_identity.cryptography import verify_certificate_hostname, verify_certificate_ip_address
 
 from relayd.mail.address import fold_domain
+
+
+def readable(presented: crypto.X509 | None) -> x509.Certificate | None:
+    """A peer's certificate; None: there is none, or one that only OpenSSL makes something of."""
+    if presented is None:
+        return None
+    try:
+        certificate = presented.to_cryptography()
+        certificate.public_key()
+    except Exception:  # of several kinds: no such version, no such key, no DER
+        return None
+    return certificate
 
 
 def certifies(certificate: x509.Certificate, name: str) -> bool:

@@ -11,6 +11,7 @@ from twisted.internet.interfaces import IHalfCloseableProtocol, IOpenSSLServerCo
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 from zope.interface import implementer
 
+from relayd.tls.names import readable
 from relayd.tls.pair import CertificateError, Pair
 from relayd.tls.strength import DEFAULT_MINIMUM, server_context
 
@@ -132,13 +133,14 @@ def _anybody(*_: object) -> bool:
 
 
 def fingerprints(certificate: crypto.X509 | None) -> str:
-    """SHA-256 of the certificate and of its public key (SPKI), hexadecimal; empty: there is none.
+    """SHA-256 of the certificate and of its public key (SPKI), hexadecimal.
 
-    That the client has the key to it the handshake has proved.
+    Empty: there is none, or none that can be read. That the client has the key to it the handshake
+    has proved.
     """
-    if certificate is None:
+    found = readable(certificate)
+    if found is None:
         return ""
-    found = certificate.to_cryptography()
     whole = found.public_bytes(Encoding.DER)
     spki = found.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     return f"{hashlib.sha256(whole).hexdigest()} {hashlib.sha256(spki).hexdigest()}"

@@ -18,7 +18,7 @@ from relayd.mail.ident import make_ident
 from relayd.mail.message import Submission
 from relayd.spool.sqlite import schema
 from relayd.spool.sqlite.batch import RunStatement
-from relayd.spool.sqlite.rows import accept_rows
+from relayd.spool.sqlite.rows import FIRST_ACCEPTED, accept_rows
 from tests.spooling import SENDER, submission
 
 RULES = """\
@@ -38,7 +38,9 @@ def fill(spool: Path, count: int) -> None:
     shard.mkdir(parents=True)
     connection = schema.connect(shard / "queue.db", cache=1 << 20)
     schema.prepare(connection, now=time.time())
-    insert = RunStatement("INSERT INTO ledger VALUES {}", 14)
+    columns = ", ".join(FIRST_ACCEPTED)
+    text = f"INSERT INTO ledger({columns}, ended) SELECT v.*, 0 FROM (VALUES {{}}) AS v"
+    insert = RunStatement(text, len(FIRST_ACCEPTED))
     start = time.time() - 6 * 86400
     connection.execute("BEGIN")
     rows = []
@@ -47,7 +49,7 @@ def fill(spool: Path, count: int) -> None:
         mailbox = Mailbox(f"user{number % 20_000}", "corp.example")
         made: Submission = submission(Recipient(mailbox, mailbox, "inside", SENDER))
         new = accept_rows(make_ident(int(at * 1e6), 0), at, made, BytesContent(b""), 0, b"")
-        rows += new.ledger
+        rows.append(new.first)
     insert.execute(connection, rows)
     connection.execute("COMMIT")
     connection.close()

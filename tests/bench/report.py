@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import os
+import platform
 import re
 import statistics
 import subprocess
@@ -207,6 +208,16 @@ PARTS: dict[str, Callable[[Visit], str]] = {
 }
 
 
+def debian() -> str:
+    """The system's name and version, as it says them: Debian 13.1."""
+    release = platform.freedesktop_os_release()
+    try:
+        point = Path("/etc/debian_version").read_text("ascii").strip()
+    except OSError:
+        return release.get("PRETTY_NAME", "an unknown system")
+    return f"Debian {point}" if release.get("ID") == "debian" else release["PRETTY_NAME"]
+
+
 def machine(base: Path) -> str:
     """What kind of machine it is: cores, disk, versions. No names."""
     info = Path("/proc/cpuinfo").read_text()
@@ -223,9 +234,10 @@ def machine(base: Path) -> str:
     whose = " as Debian has them" if packaged_python().startswith("/usr/") else ""
     return (
         f"Measured on {datetime.date.today():%d %B %Y} on {virtual} with {os.cpu_count()} cores"
-        f" ({model.group(1).strip() if model else 'unknown'}), its queues on {files}, Linux "
-        f"{os.uname().release.partition('-')[0]}, Python {python} and Twisted {twisted}{whose}; "
-        f"its load average was {os.getloadavg()[0]:.1f} when the measurement began."
+        f" ({model.group(1).strip() if model else 'unknown'}), its queues on {files}, {debian()},"
+        f" Linux {os.uname().release.partition('-')[0]}, Python {python} and Twisted"
+        f" {twisted}{whose}; its load average was {os.getloadavg()[0]:.1f} when the measurement"
+        " began."
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import unittest
 from dataclasses import replace
@@ -16,6 +17,7 @@ from relayd.mail.envelope import Envelope, Recipient
 from relayd.mail.ident import shard_of
 from relayd.mail.message import RecipientState, Record, Settlement
 from relayd.mail.outcome import Outcome, failed
+from relayd.mail.plan import Step
 from relayd.mail.reply import Reply
 from relayd.spool.errors import SpoolError
 from relayd.spool.interface import Store
@@ -519,6 +521,33 @@ class StoreContract:
         a, b = (message.ident, 0), (message.ident, 1)
         assert seen == [("retry", [a]), ("hold", [b]), ("release", [b]), ("remove", [a, b])]
         assert self.wait(self.store.audit(0, 100)).discrepancies == []
+
+    def held_because(self, ident: int) -> list[str]:
+        """What `queue` and `show` say of this message's recipients: the same."""
+        _, records = self.wait(self.store.load(ident))
+        listed = json.loads(self.wait(self.store.listing(QueueFilter(), 0, 100)).rows)
+        replies = [each[8] for row in listed if row[0] == ident for each in row[4]]
+        assert replies == [str(each.last.reply) if each.last else "" for each in records]
+        return replies
+
+    def test_mail_that_is_held_says_why_and_by_whom(self) -> None:
+        trail = (
+            Step("accept", "rules.d/10.rules:3", "hold to @corp.example"),
+            Step("accept", "rules.d/10.rules:5", "accept any"),
+        )
+        by_rule, _ = self.put(recipient("a"), state=RecipientState.HELD, trail=trail)
+        assert self.held_because(by_rule.ident) == [
+            "450 4.7.0 Held by rule rules.d/10.rules:3 hold to @corp.example"
+        ]
+        by_hand, _ = self.put(recipient("b"))
+        assert self.held_because(by_hand.ident) == [""]
+        wanted = QueueFilter(ident=by_hand.ident)
+        self.wait(self.store.hold(wanted, "the operator (uid=0 pid=7): spam?"))
+        assert self.held_because(by_hand.ident) == [
+            "450 4.7.0 Held by the operator (uid=0 pid=7): spam?"
+        ]
+        self.wait(self.store.release(wanted))
+        assert self.held_because(by_hand.ident) == [""]
 
     def test_a_change_reaches_all_of_a_long_queue(self) -> None:
         drafts = []

@@ -5,7 +5,7 @@ A dialogue is a file of lines:
     # text            a comment; the first one says what the dialogue shows
     # set: k k=v      how the server is set up: size=N line=N errors=N refusals=N idle=N
                       recipients=N normalise starttls auth auth-in-clear no-chunking no-smtputf8
-                      no-dsn tls
+                      no-dsn tls strict
     C: text           the client sends the text and CRLF; lines in a row are one write
     C> text           the client sends just the text, in which \\r \\n \\0 \\xNN \\\\ are escapes;
                       `{x*1000}` is a thousand times x

@@ -5,7 +5,7 @@ from __future__ import annotations
 import unittest
 
 from tests.faults.journal import Entry
-from tests.faults.oracle import Oracle, Verdict
+from tests.faults.oracle import RECORDING, Oracle, Verdict
 
 OK, NO = "ok-0.a@corp.test", "no-1.a@corp.test"
 REPORT = (
@@ -106,3 +106,23 @@ class Judgement(unittest.TestCase):
     def test_twice_long_before_the_fault(self) -> None:
         early = arrived(at=1.0)
         self.assertEqual(self.judge(*sent(), early, *FAULT, arrived(), report()).twice, [OK])
+
+    def test_a_moment_before_the_fault_whatever_became_of_its_session(self) -> None:
+        moment, again = 10.5 - RECORDING, arrived(at=12.0, session=2)
+        for at, told in (
+            (moment + 0.01, True),  # relayd may not have written it down
+            (moment - 0.01, False),  # it had the time
+            (moment - 3.0, False),
+        ):
+            with self.subTest(at):
+                # its session had come to its end: nothing was cut
+                verdict = self.judge(*sent(), arrived(at=at), FAULT[0], again, report())
+                self.assertEqual(verdict.twice, [] if told else [OK])
+                self.assertEqual(verdict.duplicates, int(told))
+
+    def test_a_report_a_moment_before_the_fault(self) -> None:
+        for at, twice in ((10.5 - RECORDING / 2, []), (10.5 - RECORDING * 2, [NO])):
+            with self.subTest(at):
+                first, again = report(at=at), report(at=12.0, session=2)
+                verdict = self.judge(*sent(), arrived(), first, FAULT[0], again)
+                self.assertEqual(verdict.twice, twice)

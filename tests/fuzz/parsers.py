@@ -12,6 +12,9 @@ from relayd.config.load import load_text
 from relayd.login.dovecot import DovecotClient, DovecotError
 from relayd.login.scram import ScramError, ScramServer, Verifier
 from relayd.mail.address import AddressError, Mailbox
+from relayd.mail.content import BytesContent
+from relayd.mime.conversion import ConvertedContent
+from relayd.mime.survey import EightBitSurvey, Unconvertible
 from relayd.rules.addrspec import addresses
 from relayd.rules.header import MAX_FIELDS, TooManyFieldsError, edit_header
 from relayd.rules.srs import Scheme, SrsError
@@ -128,3 +131,26 @@ def sts(data: bytes) -> None:
         assert parse_policy(str(policy)) == policy
         assert isinstance(policy, StsPolicy)
         assert not policy.allows("")
+
+
+def conversion(data: bytes) -> None:
+    """Any content leaves in 7 bits, the same however it is cut, or is refused with a reason."""
+    content = data[1:]
+    try:
+        whole = in_seven_bits(content)
+    except Unconvertible as why:
+        assert str(why)
+        assert not content.isascii()
+        return
+    assert whole.isascii() and (whole == content or not content.isascii()), whole
+    if len(content) < 4096:
+        assert in_seven_bits(content, data[0] % 61 + 1 if data else 1) == whole
+
+
+def in_seven_bits(content: bytes, piece: int = 1 << 16) -> bytes:
+    """What becomes of a content that comes in pieces of this size."""
+    survey = EightBitSurvey()
+    for at in range(0, len(content), piece):
+        survey.feed(content[at : at + piece])
+    survey.end()
+    return b"".join(ConvertedContent(BytesContent(content), survey.edits).chunks())

@@ -134,7 +134,15 @@ def report(data: bytes) -> None:
         assert len(email.message_from_bytes(small).get_payload()) == 3
 
 
-_PARSERS = (parsers.header, parsers.proxy, parsers.dovecot, parsers.scram, parsers.srs, parsers.sts)
+_PARSERS = (
+    parsers.conversion,
+    parsers.header,
+    parsers.proxy,
+    parsers.dovecot,
+    parsers.scram,
+    parsers.srs,
+    parsers.sts,
+)
 _PEERS = (
     peers.rewriting,
     peers.submission,

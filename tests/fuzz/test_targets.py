@@ -39,6 +39,12 @@ WORDS = {
         b";", b'"', b"\\", b"(", b")", b"\r\n", b"\r\n ", b"\r\n\t", b"\r\n\r\n", b"\r", b"\n", b":", b".", b" ", b"\xff", b"[", b"]",
         b"From: a@old.test\r\n", b"@new.test", "ü@old.test".encode(),
     ],
+    "conversion": [
+        b"Subject: x\r\n", b"MIME-Version: 1.0\r\n", b"Content-Type: multipart/mixed; boundary=b\r\n", b"Content-Type: multipart/digest; boundary=c\r\n",
+        b"Content-Type: message/rfc822\r\n", b"Content-Type: text/plain\r\n", b"Content-Transfer-Encoding: 8bit\r\n", b"\r\n", b"\r\n\r\n", b"\r\n--b\r\n",
+        b"--b", b"--b--\r\n", b"\r\n--c\r\n", b"--c--", b"\xff", "ü".encode(), b"=", b"--", b" ", b"\r", b"\n", b"\0", b"x" * 70, b"x" * 5000,
+        b"Content-Transfer-Encoding: base64\r\n", b"Content-Transfer-Encoding: quoted-printable\r\n", b'boundary="', b";", b"(",
+    ],
     "proxy": [
         b"PROXY ", b"TCP4 ", b"TCP6 ", b"UNKNOWN", b"192.0.2.1 ", b"2001:db8::1 ", b"25", b" ", b"65536", b"\r\n", b"\r", b"\n",
         b"\r\n\r\n\0\r\nQUIT\n", b"\r\n\r\n\0", b"\x21", b"\x20", b"\x11", b"\x12", b"\x22", b"\x31", b"\x00\x0c", b"\x00\x24", b"\xff\xff",

@@ -312,35 +312,26 @@ class Exim:
         )
 
 
-_DOVECOT = """
+_DOVECOT = """\
+{first}
 protocols = imap pop3 lmtp
 base_dir = {folder}/run
 state_dir = {folder}/state
 log_path = {folder}/log
 ssl = no
-disable_plaintext_auth = no
 auth_mechanisms = plain
 auth_failure_delay = 0
 first_valid_uid = 1
-mail_location = maildir:%h/Maildir
 postmaster_address = postmaster@example.com
 hostname = store.example.com
 lmtp_save_to_detail_mailbox = no
 default_internal_user = dovecot
 default_login_user = dovenull
 default_internal_group = dovecot
-passdb {{
-  driver = passwd-file
-  args = scheme=PLAIN username_format=%u {folder}/users
-}}
-userdb {{
-  driver = passwd-file
-  args = username_format=%u {folder}/users
-}}
 service imap-login {{
   chroot =
   inet_listener imap {{
-    address = 127.0.0.1
+    {listen} = 127.0.0.1
     port = {imap}
   }}
   inet_listener imaps {{
@@ -350,7 +341,7 @@ service imap-login {{
 service pop3-login {{
   chroot =
   inet_listener pop3 {{
-    address = 127.0.0.1
+    {listen} = 127.0.0.1
     port = {pop3}
   }}
   inet_listener pop3s {{
@@ -362,7 +353,7 @@ service lmtp {{
     mode = 0666
   }}
   inet_listener lmtp {{
-    address = 127.0.0.1
+    {listen} = 127.0.0.1
     port = {lmtp}
   }}
 }}
@@ -379,6 +370,58 @@ service auth {{
   }}
 }}
 """
+
+# what Dovecot 2.4 has other words for: of Debian 12, of Debian 13
+_DOVECOT_2_3 = """
+disable_plaintext_auth = no
+mail_location = maildir:%h/Maildir
+passdb {{
+  driver = passwd-file
+  args = scheme=PLAIN username_format=%u {folder}/users
+}}
+userdb {{
+  driver = passwd-file
+  args = username_format=%u {folder}/users
+}}
+"""
+_DOVECOT_2_4 = """
+auth_allow_cleartext = yes
+mail_driver = maildir
+mail_path = %{{home}}/Maildir
+passdb passwd-file {{
+  passwd_file_path = {folder}/users
+}}
+userdb passwd-file {{
+  passwd_file_path = {folder}/users
+}}
+"""
+
+
+def dovecot_is_2_4() -> bool:
+    """Whether the configuration of the Dovecot that is here is written in the new way."""
+    said = subprocess.run(
+        [program("dovecot"), "--version"], capture_output=True, text=True, check=True
+    ).stdout
+    return tuple(map(int, said.split()[0].split(".")[:2])) >= (2, 4)
+
+
+def dovecot_oauth2(url: str, authority: Path, folder: Path) -> str:
+    """The part of a configuration that asks a provider whether a token is good (RFC 7662)."""
+    asked = (
+        f"introspection_mode = post\nintrospection_url = {url}\n"
+        "username_attribute = username\nactive_attribute = active\nactive_value = true\n"
+    )
+    if dovecot_is_2_4():
+        return (
+            f"oauth2 {{\n{asked}ssl_client_ca_file = {authority}\n}}\n"
+            "passdb oauth2 {\n  mechanisms_filter = xoauth2 oauthbearer\n}\n"
+        )
+    path = folder / "dovecot-oauth2.conf"
+    path.write_text(f"{asked}tls_ca_cert_file = {authority}\n")
+    return (
+        f"passdb {{\n  driver = oauth2\n  mechanisms = xoauth2 oauthbearer\n  args = {path}\n}}\n"
+    )
+
 
 PASSWORD = "correct horse"
 
@@ -418,10 +461,20 @@ class Dovecot:
             lines.append(f"{user}:{{PLAIN}}{PASSWORD}:{uid}:{gid}::{home}::")
         (folder / "users").write_text("\n".join(lines) + "\n")
         self.config = folder / "dovecot.conf"
+        modern = dovecot_is_2_4()
+        version = "2.4.0"
         self.config.write_text(
             _DOVECOT.format(
-                folder=folder, imap=self.imap_port, pop3=self.pop3_port, lmtp=self.lmtp_port
+                first=f"dovecot_config_version = {version}\ndovecot_storage_version = {version}"
+                if modern
+                else "",
+                listen="listen" if modern else "address",
+                folder=folder,
+                imap=self.imap_port,
+                pop3=self.pop3_port,
+                lmtp=self.lmtp_port,
             )
+            + (_DOVECOT_2_4 if modern else _DOVECOT_2_3).format(folder=folder)
             + extra
         )
         self.socket = folder / "lmtp"

@@ -37,7 +37,6 @@ smtpd_client_restrictions = check_client_access hash:/etc/postfix/client permit_
 header_checks = regexp:/etc/postfix/header_checks
 message_size_limit = 20480000
 maximal_queue_lifetime = 3d
-always_bcc = archive@example.com
 inet_interfaces = loopback-only
 """
 
@@ -57,7 +56,7 @@ endif
     + "".join(f"old{n}@example.com x\n" for n in range(20)),
     "access": "spammer@bad.example REJECT go away\nbad.example 550 5.7.1 no\n"
     "friend@bad.example OK\nslow.example 450 later\ndrop@drop.example DISCARD\n",
-    "client": "192.0.2.66 REJECT\n198.51.100 554 no\nhost.example.com REJECT\n",
+    "client": "192.0.2.66 REJECT\n198.51.100 554 no\n192.0.2.67 REJECT\n",
     "header_checks": "/^X-Internal:/ IGNORE\n/^Subject: buy/ REJECT\n",
     "aliases": "postmaster: root\nroot: admin@example.net\nprogram: |/usr/bin/prog\n"
     "team: alice, bob@example.org\nalice: alice@example.net\nowner-team: alice\n",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -97,7 +98,7 @@ class Complaints(Scenario):
         self.assertIn("route", text)
         self.assertIn("sink", text)
 
-    def test_twistd_ends_with_status_1(self) -> None:
+    def test_twistd_ends_with_a_status_that_systemd_does_not_try_again(self) -> None:
         relay = self.broken()
         for option in ("--config", "-c"):
             command = [word if word != "--config" else option for word in relay.command]
@@ -109,7 +110,7 @@ class Complaints(Scenario):
                 cwd=relay.folder,
                 env={**relay.environment, "PATH": "/usr/bin:/bin"},
             )
-            self.assertEqual(done.returncode, 1, done.stderr)
+            self.assertEqual(done.returncode, os.EX_CONFIG, done.stderr)
             self.assert_complaints(done.stderr, relay)
             self.assertNotIn("Traceback", done.stderr + done.stdout)
         self.assertFalse((relay.folder / "spool").exists())

@@ -91,6 +91,15 @@ class Killed(Scenario):
 
 
 class Stopped(Scenario):
+    def test_two_signals_at_once_end_it_like_one(self) -> None:
+        """Ctrl-C reaches all of a terminal, and a parent passes it on."""
+        relay = self.relayd("accept from 127.0.0.0/8\n")
+        relay.signal(signal.SIGINT)
+        relay.signal(signal.SIGTERM)
+        self.assertIn(relay.stop(), (0, -signal.SIGINT))
+        self.assertNotIn("unhandled error", relay.log())
+        self.assertIn("event=stopped", relay.log())
+
     def test_sigterm_ends_well_and_loses_nothing(self) -> None:
         port = free_port()
         relay = self.relayd(

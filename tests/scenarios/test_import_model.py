@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import TypeVar
 
 from relayd.migrate.convert import convert
-from relayd.migrate.postmap import Answers, Missing
-from relayd.migrate.samples import samples
-from relayd.migrate.verify import STRANGER
-from relayd.migrate.walk import Walk
+from relayd.verification.gate import Inquiry
+from relayd.verification.postmap import Answers, Missing
+from relayd.verification.samples import samples
+from relayd.verification.verify import OUTSIDE, STRANGER
+from relayd.verification.walk import Walk
 from tests.scenarios import postfixmaps
 from tests.scenarios.harness import Scenario, program, run
 from tests.scenarios.peers import Postfix
@@ -88,7 +89,10 @@ class Model(Scenario):
         fates = self.answered(
             walk,
             answers,
-            [functools.partial(walk.fate, STRANGER, each, inside=False) for each in asked],
+            [
+                functools.partial(walk.fate, Inquiry(each, STRANGER, each, OUTSIDE))
+                for each in asked
+            ],
         )
         wrong = []
         with smtplib.SMTP(postfix.address, postfix.port, timeout=120) as client:

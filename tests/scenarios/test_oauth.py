@@ -52,19 +52,13 @@ class Site(Scenario):
 
     def next_hop(self) -> int:
         """The port of a Postfix that asks Dovecot, which asks the provider."""
-        asked = self.folder / "dovecot-oauth2.conf"
-        asked.write_text(
-            f"introspection_mode = post\nintrospection_url = https://127.0.0.1:{self.idp.port}"
-            "/introspect\nusername_attribute = username\nactive_attribute = active\n"
-            f"active_value = true\ntls_ca_cert_file = {self.root}\n"
-        )
+        url = f"https://127.0.0.1:{self.idp.port}/introspect"
         dovecot = peers.Dovecot(
             self,
             [USER],
             f"auth_mechanisms = {self.mechanisms}\nauth_failure_delay = 0\n"
             "service anvil {\n  unix_listener anvil-auth-penalty {\n    mode = 0\n  }\n}\n"
-            f"passdb {{\n  driver = oauth2\n  mechanisms = xoauth2 oauthbearer\n"
-            f"  args = {asked}\n}}\n",
+            + peers.dovecot_oauth2(url, self.root, self.folder),
         )
         self.dovecot = dovecot
         self.postfix = peers.Postfix(

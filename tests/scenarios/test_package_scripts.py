@@ -120,15 +120,18 @@ class PackageScripts(Scenario):
 
     # the init script
 
-    def init(self) -> str:
-        """Start and stop by the init script; in place of relayd something that tells who it is.
+    def init(self, words: str = "start; stop", mistake: str = "") -> str:
+        """Run the init script with each word; in place of relayd something that tells who it is.
 
-        What the script said.
+        `mistake`: from the second word on `relayctl check` says this. What the script said.
         """
         programs = self.room("programs")
         stand_in = programs / "twistd3"
         stand_in.write_text("#!/bin/sh\nid -u; umask; exec sleep 60\n")
-        (programs / "relayctl").write_text("#!/bin/sh\nexit 0\n")
+        (programs / "relayctl").write_text(
+            f'#!/bin/sh\n[ "$3" != check ] || [ ! -e {programs}/wrong ] || '
+            f"{{ echo {mistake!r} >&2; exit 1; }}\n"
+        )
         for each in programs.iterdir():
             each.chmod(0o755)
         config = programs / "relayd.conf"
@@ -139,8 +142,36 @@ class PackageScripts(Scenario):
         text = text.replace("CONFIG=/etc/relayd/relayd.conf", f"CONFIG={config}")
         script = programs / "relayd"
         script.write_text(text)
-        done = self.enter(["sh", "-c", f"sh {script} start; sleep 1; sh {script} stop"], 120)
+        first, *others = (f"sh {script} {word}; echo status $?" for word in words.split("; "))
+        spoil = f"touch {programs}/wrong" if mistake else ":"
+        steps = "; ".join([first, "sleep 1", spoil, *others])
+        runs = "start-stop-daemon --status --pidfile /run/relayd.pid && echo it runs"
+        end = f"rm -f {programs}/wrong; sh {script} stop"
+        done = self.enter(["sh", "-c", f"{steps}; sleep 1; {runs}; {end}"], 120)
         return done.stdout + done.stderr
+
+    def test_a_restart_with_a_mistake_leaves_running_what_runs(self) -> None:
+        for word in ("restart", "force-reload"):
+            with self.subTest(word):
+                shutil.rmtree(self.folder / "programs", ignore_errors=True)
+                said = self.init(f"start; {word}", "relayd.conf:1:1: unknown verb")
+                self.assertIn("status 0", said)
+                self.assertIn("relayd.conf:1:1: unknown verb", said)
+                self.assertIn("status 1", said)
+                self.assertIn("it runs", said)
+
+    def test_a_start_with_a_mistake_says_it(self) -> None:
+        said = self.init("stop; start", "relayd.conf:1:1: unknown verb")
+        self.assertIn("relayd.conf:1:1: unknown verb", said)
+        self.assertIn("status 1", said)
+        self.assertNotIn("it runs", said)
+
+    def test_a_good_restart_restarts(self) -> None:
+        said = self.init("start; restart")
+        self.assertIn("it runs", said)
+        self.assertNotIn("status 1", said)
+        log = (self.world / "var/log/relayd/relayd.log").read_text()
+        self.assertEqual(log.count(str(UID)), 2, said)
 
     def test_the_log_of_the_init_script_is_for_its_group(self) -> None:
         said = self.init()

@@ -160,11 +160,11 @@ class Balanced(Proxied):
                 client.starttls(context=self.trusting)
                 client.ehlo("client.example")
                 self.assertEqual(rcpt(client), 250, name)
-                self.assertIn(f"client.example ([{FRIEND}])", self.stored(relay, client))
+                self.assertIn(f"client.example (localhost [{FRIEND}])", self.stored(relay, client))
         for name in ("tls-one", "tls-two"):
             with connected(balancer.ports[name], FRIEND, tls=self.trusting) as client:
                 self.assertEqual(rcpt(client), 250, name)
-                self.assertIn(f"client.example ([{FRIEND}])", self.stored(relay, client))
+                self.assertIn(f"client.example (localhost [{FRIEND}])", self.stored(relay, client))
         log = wait_until(
             lambda: (
                 text
@@ -235,7 +235,7 @@ class Believed(Proxied):
             self.assertIn("queued as", heard, relay.log())
             ident = relay.queue()[-1]["id"]
             trace = relay.ctl("content", ident).stdout.partition(";")[0]
-            self.assertIn(f"client.example ([{FRIEND}])", trace)
+            self.assertIn(f"client.example (friend.example [{FRIEND}])", trace)
             self.assertEqual(" with ESMTPS " in trace, bool(tls))
         for source, code in ((peer, 220), (STRANGER, 550)):
             with connected(self.ports[0], source) as client:

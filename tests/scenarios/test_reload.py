@@ -136,3 +136,47 @@ class ReloadTest(Scenario):
         time.sleep(3)
         self.assertEqual(relay.log(1000).count("reload refused"), 1, "said once")
         self.assertEqual(code("x@example.org"), 250)
+
+    def test_a_table_that_has_become_empty_waits_for_somebody_to_ask(self) -> None:
+        relay = self.relayd(
+            "table ours file ours\naccept to <ours>\nroute any direct\n",
+            settings="watch 1s",
+            start=False,
+        )
+        ours = relay.folder / "ours"
+        ours.write_text("".join(f"user{n}@example.com\n" for n in range(20)))
+        relay.start()
+        ours.write_text("")
+        wait_until(lambda: "reload refused" in relay.log(), "it is noticed")
+        told = relay.ctl("status").stdout
+        self.assertIn("REFUSED", told)
+        self.assertIn("table ours (ours) has lost all 20 entries", told)
+        with relay.session() as client:
+            client.ehlo("client.example")
+            client.mail("a@b.example")
+            self.assertEqual(client.rcpt("user1@example.com")[0], 250, "the old ones hold")
+        relay.ctl("reload")
+        self.assertNotIn("REFUSED", relay.ctl("status").stdout)
+        with relay.session() as client:
+            client.ehlo("client.example")
+            client.mail("a@b.example")
+            self.assertEqual(client.rcpt("user1@example.com")[0], 550)
+
+    def test_status_shows_what_was_refused_and_reload_warns_as_check_does(self) -> None:
+        relay = self.relayd("accept from 127.0.0.0/8\nroute any direct\n")
+        good = relay.config.read_text()
+        relay.config.write_text(f"{good}acept to @example.com\n")
+        self.assertEqual(relay.ctl("reload", check=False).returncode, 1)
+        told = relay.ctl("status").stdout
+        self.assertRegex(told, r"REFUSED +what is on disk, since 20\d\d-\S+ \S+ \S+ \(\d+s ago\)")
+        self.assertIn('unknown verb "acept"; did you mean "accept"?', told)
+        self.assertIn("^^^^^", told)
+        relay.config.write_text(f"{good}accept from 0.0.0.0/1, 128.0.0.0/1\n")
+        checked, reloaded = relay.ctl("check"), relay.ctl("reload")
+        self.assertIn("an open relay", checked.stderr)
+        self.assertIn("    accept from 0.0.0.0/1, 128.0.0.0/1\n    ^^^^^^\n", checked.stderr)
+        self.assertEqual(checked.stderr, reloaded.stderr)
+        self.assertIn("read: 1 file, 3 rules, 0 tables, 0 tests", checked.stdout)
+        told = relay.ctl("status").stdout
+        self.assertNotIn("REFUSED", told)
+        self.assertIn("an open relay", told)

@@ -81,11 +81,31 @@ class TheWayBack(Reports):
         self.assertEqual((len(back.arrived), self.lost(relay)), (1, 0))
         self.assertEqual(self.boss.arrived, [])
 
+    def check_converted(self, back: Sink, *, lmtp: bool = False) -> None:
+        """The whole message comes back, in 7 bits."""
+        relay = self.world(back, lmtp=lmtp)
+        relay.send(ANN, ["bob@example.com"], EIGHT, mail_options=["BODY=8BITMIME"])
+        (report,) = back.wait(1)
+        self.assertTrue(report.content.isascii())
+        self.assertIn(b"Final-Recipient: rfc822; bob@example.com", report.content)
+        last = parts(report.content)[2]
+        self.assertEqual(last.get_content_type(), "message/rfc822")
+        returned = last.get_payload(0)
+        assert isinstance(returned, Message)
+        self.assertEqual(returned["Subject"], "from the sea")
+        self.assertEqual(returned.get_payload(decode=True), "wohlgemüt\r\n".encode())
+        relay.wait_empty()
+        self.assertEqual((len(back.arrived), self.lost(relay)), (1, 0))
+
     def test_without_8bitmime(self) -> None:
-        self.check_smaller(self.sink(extensions=SEVEN_BITS))
+        self.check_converted(self.sink(extensions=SEVEN_BITS))
 
     def test_without_8bitmime_by_lmtp(self) -> None:
-        self.check_smaller(self.sink(extensions=SEVEN_BITS, lmtp=True), lmtp=True)
+        self.check_converted(self.sink(extensions=SEVEN_BITS, lmtp=True), lmtp=True)
+
+    def test_without_8bitmime_a_raw_header(self) -> None:
+        content = b"X-Raw: gr\xfcn\r\n" + EIGHT
+        self.check_smaller(self.sink(extensions=SEVEN_BITS), content)
 
     def test_with_a_small_size(self) -> None:
         extensions = ("SIZE 9000", "8BITMIME", "ENHANCEDSTATUSCODES")

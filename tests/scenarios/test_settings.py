@@ -455,6 +455,7 @@ SEEN = {
     "watch": Seen("watch 1s", Site.by_itself, None, True),
 }
 UNSEEN = {
+    "client-names": "wants clients from elsewhere: tests/scenarios/test_names.py",
     "tls-authorities": "wants next hops with certificates: tests/scenarios/test_tls.py has them",
     "tls-reports": "a report leaves once a day: tests/scenarios/test_tlsrpt.py",
     "secrets": "wants a next hop with logins: tests/scenarios/test_login.py",

@@ -78,13 +78,16 @@ class Swaks(Gate):
 class Mutt(Submission):
     needs = ("mutt",)
 
-    def write(self, url: str, password: str, *, check: bool = True) -> bytes:
-        """Send a letter as a person does, with a password of his own; what mutt said."""
+    def write(self, url: str, password: str, *, check: bool = True, ways: str = "") -> bytes:
+        """Send a letter as a person does, with a password of his own; what mutt said.
+
+        `ways`: the mechanisms that he told it to use; by itself it takes the best.
+        """
         mailbox = ALICE.replace("@", "%40")
         settings = {
             "smtp_url": url.format(mailbox),
             "smtp_pass": password,
-            "smtp_authenticators": "plain:login",
+            "smtp_authenticators": ways,
             "ssl_force_tls": "yes",
             "ssl_ca_certificates_file": str(self.root),
             "from": ALICE,
@@ -111,10 +114,37 @@ class Mutt(Submission):
             self.assertEqual(message.recipients, (BOB,))
             self.assertIn(b"From: Alice =?utf-8?", message.content)
 
+    def test_by_the_mechanisms_that_show_a_password(self) -> None:
+        for way in ("plain", "login"):
+            self.write(f"smtp://{{}}@localhost:{self.submission}/", PASSWORD, ways=way)
+        self.assert_submitted(2)
+
     def test_a_wrong_password_is_said(self) -> None:
         said = self.write(f"smtp://{{}}@localhost:{self.submission}/", "wrong", check=False)
         self.assertIn(b"auth", said.lower())
         self.assertEqual(self.sink.arrived, [])
+
+
+class MuttWherePlusIsOffered(Mutt):
+    """Why -PLUS is not offered by itself: mutt's GNU SASL takes it, cannot bind, and gives up.
+
+    Its mutt has tls-unique for it, which TLS 1.3 does not have, and no tls-exporter.
+    """
+
+    mechanisms = "mechanisms SCRAM-SHA-256-PLUS, SCRAM-SHA-256, PLAIN"
+
+    def test_at_both_listeners(self) -> None:
+        said = self.write(f"smtp://{{}}@localhost:{self.submission}/", PASSWORD, check=False)
+        self.assertIn(b"auth", said.lower())
+        self.assertEqual(self.sink.arrived, [])
+
+    def test_by_the_mechanisms_that_show_a_password(self) -> None:
+        self.write(f"smtp://{{}}@localhost:{self.submission}/", PASSWORD, ways="plain")
+        self.assert_submitted(1)
+
+
+class MuttWhereScramIsLeftOut(Mutt):
+    mechanisms = "mechanisms LOGIN, PLAIN"
 
 
 class ByHand(Gate):
@@ -123,7 +153,7 @@ class ByHand(Gate):
     TALK = (
         ("hello?", "50[02]"),
         ("help", "214"),
-        ("mail from: bob@example.org", "250|5.."),
+        ("mail from: bob@example.org", "250"),
         ("rset", "250"),
         ("EHLO", "501"),
         ("helo my laptop", "250|501"),

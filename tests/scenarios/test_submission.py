@@ -34,7 +34,9 @@ class Submission(Site):
             raise AssertionError(f"{error}\n{self.relay.log(100)}") from None
         for message in arrived:
             self.assertEqual(message.sender, ALICE)
-            self.assertRegex(message.content, rb" with ESMTPSA id .*\r\n\s+\(TLSv1\.3 TLS_")
+            self.assertRegex(
+                message.content, rb" with (?:ESMTP|UTF8SMTP)SA id .*\r\n\s+\(TLSv1\.3 TLS_"
+            )
 
 
 class PostfixSubmits(Submission):

@@ -84,7 +84,8 @@ class Clients(Scenario):
 
     def assert_secure(self) -> None:
         header = self.received()
-        self.assertIn(" by gw.example.com (relayd) with ESMTPS id ", header)
+        # msmtp 1.8.28 says SMTPUTF8 of everything (RFC 6531 section 3.7.3)
+        self.assertRegex(header, r" by gw\.example\.com \(relayd\) with (ESMTP|UTF8SMTP)S id ")
         self.assertRegex(header, r"\(TLSv1\.3 TLS_\w+\)")
 
     def test_swaks(self) -> None:

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from tests.certs import Authority
@@ -214,6 +215,43 @@ class Restarted(WithWorkers):
             self.all_arrive(sink, sent, relay)
             relay.wait_empty()
             self.assertEqual(len(sink.arrived), len(sent.acknowledged))
+
+    def test_no_worker_is_stopped_for_a_configuration_it_could_not_start_with(self) -> None:
+        relay = self.start(free_port())
+        before = workers_of(relay)
+        relay.config.write_text(f"{relay.config.read_text()}acept to @example.com\n")
+        done = relay.ctl("restart", check=False, seconds=90)
+        self.assertNotEqual(done.returncode, 0)
+        self.assertIn("no worker was stopped: ", done.stderr)
+        self.assertIn('unknown verb "acept"', done.stderr)
+        self.assertEqual(workers_of(relay), before)
+        self.assertIn("REFUSED", relay.ctl("status").stdout)
+
+    def test_a_worker_that_died_comes_back_with_the_rules_in_force(self) -> None:
+        """Whatever is on disk by then: a mistake, or what nobody has put in force."""
+        relay = self.start(free_port())
+        good = relay.config.read_text()
+
+        def code() -> int:
+            with relay.session() as client:
+                client.ehlo("client.example")
+                client.mail("a@b.example")
+                return client.rcpt("x@closed.example")[0]
+
+        def replaced(old: set[int]) -> bool:
+            now = workers_of(relay)
+            return len(now) == 2 and not old & set(now)
+
+        for words in ("acept to @example.com\n", "reject to @closed.example\n"):
+            relay.config.write_text(words + good)
+            before = set(workers_of(relay))
+            for each in before:
+                os.kill(each, signal.SIGKILL)
+            wait_until(partial(replaced, before), "both workers are new", 60)
+            self.wait_ready(relay, 2)
+            self.assertEqual([code() for _ in range(4)], [250] * 4, words)
+        relay.ctl("reload")
+        self.assertEqual([code() for _ in range(4)], [550] * 4)
 
 
 class LastWords(WithWorkers):

@@ -75,7 +75,7 @@ class ManTest(unittest.TestCase):
             path.write_text("hostname gw.example.com\n" + example)
             (Path(name) / "aliases").write_text("office: ann@example.com\n")
             settings = load(path)
-        self.assertEqual(len(settings.ruleset.expects), 2)
+        self.assertEqual(len(settings.ruleset.expects), 3)
 
     def test_troff_has_no_complaint(self) -> None:
         checks = [

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from relayd.mail.nexthop import NextHop
 from relayd.rules.fact import Fact
 from relayd.rules.language.model import (
-    AdmissionRule,
+    DnsListDef,
     Expect,
     Forward,
     HeaderRewrite,
@@ -35,21 +35,29 @@ def name_problems(items: Sequence[Item], broken: Set[str] = frozenset()) -> list
     hops = _names(
         problems, "next hop", [(i.hop.name, i.place) for i in items if isinstance(i, HopDef)]
     )
+    lists = _names(
+        problems, "list", [(i.name, i.place) for i in items if isinstance(i, DnsListDef)]
+    )
+    missing: dict[tuple[str, str], list[Place]] = {}  # a word and a name: where it is used
     for item in items:
         if not isinstance(item, Rule):
             continue
+        for name in _used_lists(item):
+            if name not in lists and name not in broken:
+                missing.setdefault(("dnsbl", name), []).append(word_at(item.place, name))
         for name in dict.fromkeys(used_tables(item)):
             if name not in tables and name not in broken:
-                hint = did_you_mean(name, tables) or f'expected a statement "table {name} ..."'
-                problems.append(
-                    Problem(word_at(item.place, name), f"there is no table {name}", hint)
-                )
+                missing.setdefault(("table", name), []).append(word_at(item.place, name))
         for name in _used_hops(item):
             if name not in hops and name not in broken:
-                hint = did_you_mean(name, hops) or f'expected a statement "next-hop {name} ..."'
-                problems.append(
-                    Problem(word_at(item.place, name), f"there is no next hop {name}", hint)
-                )
+                missing.setdefault(("next-hop", name), []).append(word_at(item.place, name))
+    for (word, name), places in missing.items():
+        known = {"table": tables, "next-hop": hops, "dnsbl": lists}[word]
+        hint = did_you_mean(name, known) or f'expected a statement "{word} {name} ..."'
+        what = f"there is no {word.replace('-', ' ')} {name}"
+        if len(places) > 1:
+            what += f", which {len(places):,} rules name"
+        problems.append(Problem(places[0], what, hint, also=tuple(places[1:])))
     return problems
 
 
@@ -100,7 +108,12 @@ def _used_hops(rule: Rule) -> Iterable[str]:
     return ()
 
 
-def unanswered(items: Sequence[Item], gathered: Set[Fact]) -> list[Problem]:
+def _used_lists(rule: Rule) -> Iterable[str]:
+    stated = rule.stated if isinstance(rule, Expect) else ()
+    return dict.fromkeys(name for each in (*rule.tests, *stated) for name in each.lists)
+
+
+def unanswered(items: Sequence[Item], not_asked: Set[Fact]) -> list[Problem]:
     """Conditions on facts that nobody is asked for: all mail would wait for them, for ever."""
     return [
         Problem(
@@ -112,7 +125,7 @@ def unanswered(items: Sequence[Item], gathered: Set[Fact]) -> list[Problem]:
         if isinstance(item, Rule)
         for condition in item.tests
         for fact in condition.needs
-        if fact.asked and fact not in gathered
+        if fact in not_asked
     ]
 
 
@@ -188,18 +201,3 @@ def hop_problems(
                     )
                 )
     return problems
-
-
-def open_doors(items: Sequence[Item]) -> list[Problem]:
-    """Warnings: rules that take mail for everywhere from whoever says a word, an open relay."""
-    return [
-        Problem(
-            item.place,
-            "this takes mail from everyone for everywhere: an open relay",
-            'expected "from", "to" or "login" with something definite',
-        )
-        for item in items
-        if isinstance(item, AdmissionRule)
-        and item.verb == "accept"
-        and not any(condition.limits for condition in item.tests)
-    ]

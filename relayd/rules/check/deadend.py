@@ -43,7 +43,7 @@ def _refused_at(ruleset: Ruleset, rule: Forward, target: Replacement | Final) ->
                     continue
             except Unknown:
                 break
-            if entry.rule.verb == "reject":
+            if entry.rule.verb in ("reject", "defer"):
                 return str(entry.rule.place)
             break
     return ""

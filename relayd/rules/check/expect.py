@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from relayd.dns.hostname import host_name
 from relayd.mail.address import Mailbox, ReversePath, path_text
 from relayd.mail.client import Client
 from relayd.mail.plan import Plan, Verdict
-from relayd.rules.evaluate import Facts, evaluate
+from relayd.rules.conditions.reversename import REVERSE_NAME
+from relayd.rules.evaluate import Facts, evaluate_aloud
 from relayd.rules.language.model import REWRITTEN, Expect
 from relayd.rules.language.source import Problem
 from relayd.rules.ruleset import Ruleset
@@ -24,7 +26,7 @@ def failures(ruleset: Ruleset) -> list[Problem]:
     """A problem for each `expect` that fails: what comes out instead, and by which rules."""
     problems = []
     for expect in ruleset.expects:
-        plan = evaluate(ruleset, facts_of(expect))
+        plan = evaluate_aloud(ruleset, facts_of(ruleset, expect))
         if not met(expect, plan):
             problems.append(
                 Problem(
@@ -34,23 +36,36 @@ def failures(ruleset: Ruleset) -> list[Problem]:
     return problems
 
 
-def facts_of(expect: Expect) -> Facts:
-    """The facts that the test stands for."""
+def facts_of(ruleset: Ruleset, expect: Expect) -> Facts:
+    """The facts that the test stands for; what it does not state is as of anybody."""
     client = Client(
         expect.client or OUTSIDER,
         listener=expect.listener,
         helo=expect.helo or "outside.invalid",
         login=expect.login,
+        rdns=_reverse_name(expect),
     )
     sender: ReversePath = SOMEBODY if isinstance(expect.sender, str) else expect.sender
-    return Facts(client, sender, expect.recipient)
+    gathered = {fact: fact.usual for fact in ruleset.asked}
+    gathered |= dict(condition.stated() for condition in expect.stated)
+    return Facts(client, sender, expect.recipient, gathered=gathered)
+
+
+def _reverse_name(expect: Expect) -> str:
+    stated = dict(condition.stated() for condition in expect.stated)
+    if REVERSE_NAME in stated:
+        return str(stated[REVERSE_NAME])
+    return "" if expect.rdns == "none" else host_name(expect.rdns) or str(REVERSE_NAME.usual)
 
 
 def met(expect: Expect, plan: Plan) -> bool:
     """Whether the plan is what the test expects."""
-    if _VERDICTS[plan.verdict] != expect.verdict:
+    if expect.verdict == "defer":
+        if plan.verdict is not Verdict.REFUSE or plan.reply.code >= 500:
+            return False
+    elif _VERDICTS[plan.verdict] != expect.verdict:
         return False
-    if expect.verdict == "reject":
+    if expect.verdict in ("reject", "defer"):
         code_fits = expect.code in (0, plan.reply.code)
         return code_fits and expect.status in ("", plan.reply.status)
     if expect.new_sender == REWRITTEN:

@@ -7,16 +7,26 @@ from collections.abc import Iterable, Iterator
 
 from relayd.mail.address import AddressError, Mailbox
 from relayd.mail.client import Client
+from relayd.rules.check.kinds import MAX_NAMED, Kinds
 from relayd.rules.check.shadow import sample
 from relayd.rules.conditions.mailbox import ToRecipient
 from relayd.rules.forward import MAX_EXPANDED, Endless, ForwardWalk, Loop
 from relayd.rules.language.model import Forward
-from relayd.rules.language.pattern import Anything, Domain, Exact, InTable, MailboxPattern, Regex
+from relayd.rules.language.pattern import (
+    Anything,
+    Domain,
+    Exact,
+    InTable,
+    LocalPart,
+    MailboxPattern,
+    Regex,
+    SubDomains,
+)
 from relayd.rules.language.regex import search
 from relayd.rules.language.source import Place, Problem
 from relayd.rules.ruleset import Ruleset
 from relayd.rules.subject import Subject
-from relayd.rules.tables.table import MapTable, Unknown
+from relayd.rules.tables.table import ListTable, MapTable, Table, Unknown
 from relayd.rules.view import View
 
 MAX_PROBLEMS = 20
@@ -27,6 +37,7 @@ _NOBODY = Client("192.0.2.1")
 def loops(ruleset: Ruleset) -> list[Problem]:
     """A problem for each circle. Conditions are answered for an unknown outside client."""
     problems: list[Problem] = []
+    told: set[Place] = set()
     view = View(_NOBODY, None, Subject(Mailbox("nobody", "invalid")))
     walk = ForwardWalk(ruleset, view)
     for mailbox, place in _Starts(ruleset):
@@ -36,6 +47,9 @@ def loops(ruleset: Ruleset) -> list[Problem]:
                 ForwardWalk(ruleset, view).begin(subject)
         except Loop as loop:
             where = place or walk.taken[0][0].rule.place
+            if place is None and where in told:  # by a like mailbox
+                continue
+            told.add(where)
             problems.append(Problem(where, _described(loop), "it would be refused with 554 5.4.6"))
         except (Unknown, AddressError):  # what cannot be told now is told when mail comes
             continue
@@ -51,14 +65,22 @@ def _described(loop: Loop) -> str:
     return f"mail goes in circles: {loop}"
 
 
+def _each_with_each(some: Iterable[str], others: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """All pairs, those of the first ones first, for there may be more than there is time for."""
+    rows, columns = list(some), list(others)
+    for rank in range(len(rows) + len(columns) - 1):
+        for row in range(max(0, rank - len(columns) + 1), min(rank + 1, len(rows))):
+            yield rows[row], columns[rank - row]
+
+
 class _Starts:
     """Where a circle may begin: few of many aliases, for most of their targets lie elsewhere.
 
     A circle that has a fixed target on it is found from there. So an alias is of interest only if
     a target of it is an address known to forward, or fits a rule that keeps the local part. On the
-    others every step keeps a part, and what they have of their own is named by some rule: they are
-    found from the local parts and domains of such rules, each with each. Only what a regex makes
-    is not foreseen.
+    others every step keeps a part, and what they have of their own is named by some rule, or told
+    apart by a regex: they are found from the local parts and domains of such rules, each with
+    each. Only where templates make ever new local parts, one of each kind may not stand for all.
     """
 
     def __init__(self, ruleset: Ruleset) -> None:
@@ -91,23 +113,37 @@ class _Starts:
             for target in entry.rule.targets:
                 if isinstance(target, Exact):
                     yield target.mailbox, None
-        crossed = itertools.product(*self._parts())
+        crossed = _each_with_each(*self._parts())
         for local, domain in itertools.islice(crossed, MAX_CROSSED):
             yield Mailbox(local, domain), None
 
     def _parts(self) -> tuple[Iterable[str], Iterable[str]]:
         """Local parts and domains that rules name which keep the other part."""
         named: list[object] = [Anything()]
+        exact: list[object] = []  # of interest only for what regexes tell apart from them
         for entry in self._ruleset.forward.entries:
             rule = entry.rule
             named += [one for each in rule.when for one in each.recipients]
-            if not all(isinstance(each, Exact) for each in rule.patterns):
+            if all(isinstance(each, Exact) for each in rule.patterns):
+                exact += rule.patterns
+            else:
                 named += [*rule.patterns, *rule.targets]
+        tables = dict.fromkeys(each.name for each in named if isinstance(each, InTable))
+        for name in tables:
+            named += itertools.islice(_keys(self._ruleset.tables[name]), MAX_NAMED)
+        expressions = dict.fromkeys(each.text for each in named if isinstance(each, Regex))
+        if expressions:
+            named += exact
         found = [mailbox for each in named if (mailbox := sample(each)) is not None]
-        return (
-            dict.fromkeys(each.local for each in found),
-            dict.fromkeys(each.domain for each in found),
-        )
+        locals_ = dict.fromkeys(each.local for each in found)
+        domains = dict.fromkeys(each.domain for each in found)
+        if expressions:
+            parents = dict.fromkeys(each.domain for each in named if isinstance(each, SubDomains))
+            kinds = Kinds(expressions, list(locals_), self._ruleset.subaddress)
+            more_locals, more_domains = kinds.mailboxes(list(parents))
+            locals_ |= dict.fromkeys(more_locals)
+            domains |= dict.fromkeys(more_domains)
+        return locals_, domains
 
     def _fitting(self) -> Iterator[tuple[Mailbox, Place]]:
         """Something that each rule fits."""
@@ -121,6 +157,10 @@ class _Starts:
                     table = self._ruleset.tables[pattern.name]
                     if isinstance(table, MapTable) and not rule.targets:
                         yield from self._aliases(rule, table)
+                    elif not all(isinstance(each, Exact) for each in rule.targets):
+                        for key in itertools.islice(_keys(table), MAX_CROSSED):
+                            if (mailbox := sample(key)) is not None:
+                                yield mailbox, rule.place
 
     def _aliases(self, rule: Forward, table: MapTable) -> Iterator[tuple[Mailbox, Place]]:
         at = rule.folded_at
@@ -157,3 +197,22 @@ class _Starts:
         for each in self._ruleset.tables.values():
             if each is not table and isinstance(each, MapTable):
                 yield each
+
+
+def _keys(table: Table) -> Iterator[MailboxPattern]:
+    """What of mailboxes a table holds, those that stand for many first."""
+    probes: Iterable[str] = ()
+    if isinstance(table, ListTable):
+        probes = table.probes
+    elif isinstance(table, MapTable):
+        probes = itertools.chain(table.entries, map("@{}".format, table.domains))
+    one = []
+    for probe in probes:
+        local, _, domain = probe.rpartition("@")
+        if not local:
+            yield SubDomains(domain[1:]) if domain[:1] == "." else Domain(domain)
+        elif not domain:
+            yield LocalPart(local)
+        else:
+            one.append(Mailbox(local, domain))
+    yield from map(Exact, one)

@@ -18,7 +18,12 @@ from relayd.rules.tables.table import Table
 
 
 def shadowed(ruleset: Ruleset) -> list[Problem]:
-    """A problem for each rule that an earlier one of its stage leaves nothing to."""
+    """A problem for each rule that leaves nothing to others behind it."""
+    return [_told(rival, hidden) for rival, hidden in hidden_rules(ruleset)]
+
+
+def hidden_rules(ruleset: Ruleset) -> list[tuple[Rule, list[Rule]]]:
+    """Rules that an earlier one of their stage leaves nothing to, by that one."""
     tables = ruleset.tables
     return [
         *_in_stage(ruleset.admission, tables, _tests),
@@ -75,7 +80,8 @@ def _in_stage(
     stage: Stage[Rule] | Stage[AdmissionRule] | Stage[Rewrite] | Stage[Forward] | Stage[Route],
     tables: Mapping[str, Table],
     conditions: Callable[[Rule], tuple[Condition, ...]],
-) -> Iterator[Problem]:
+) -> Iterator[tuple[Rule, list[Rule]]]:
+    hidden: dict[int, list[Rule]] = {}  # by the number of the rule that takes all of theirs
     for entry in stage.entries:
         mine = conditions(entry.rule)
         for number in sorted(_rivals(stage, mine)):
@@ -86,13 +92,30 @@ def _in_stage(
                 continue
             at = rival.folded_at if isinstance(rival, Forward | Rewrite) else ()
             if _covers(conditions(rival), mine, tables, at):
-                same = str(rival) == str(entry.rule)
-                yield Problem(
-                    entry.rule.place,
-                    "this rule was given before" if same else "this rule is never reached",
-                    f"{rival.place} takes all of it" + ("" if same else f": {rival}"),
-                )
+                hidden.setdefault(number, []).append(entry.rule)
                 break
+    for number, rules in hidden.items():
+        yield stage.entries[number].rule, rules
+
+
+def _told(rival: Rule, hidden: list[Rule]) -> Problem:
+    """One complaint for one cause, at the rule that is hidden, or where many are at their cause."""
+    first = hidden[0]
+    if len(hidden) == 1:
+        same = str(rival) == str(first)
+        return Problem(
+            first.place,
+            "this rule was given before" if same else "this rule is never reached",
+            f"{rival.place} takes all of it" + ("" if same else f": {rival}"),
+            idle=(first.place,),
+        )
+    return Problem(
+        rival.place,
+        f"this rule takes all that {len(hidden)} rules behind it are for; the first is at "
+        f"{first.place}: {first}",
+        "expected it behind them, or to take less",
+        idle=tuple(each.place for each in hidden),
+    )
 
 
 def _decides(rival: Rule, rule: Rule) -> bool:

@@ -76,6 +76,14 @@ class Condition:
         """Whether one operand fits, as a function of a view."""
         raise NotImplementedError
 
+    def stated(self) -> tuple[Fact, object]:
+        """The fact that a test or a question states with it, and its value.
+
+        ValueError: it says nothing definite, or is about what is stated otherwise; in words, what
+        would be expected.
+        """
+        raise ValueError('expected a fact that is asked for, such as "listed NAME"')
+
     # a stage files it
 
     @property
@@ -94,6 +102,11 @@ class Condition:
     def tables(self) -> Iterator[str]:
         """The names of the tables that it asks."""
         return (operand.name for operand in self.operands if isinstance(operand, InTable))
+
+    @property
+    def lists(self) -> Iterator[str]:
+        """The names of the lists in the DNS that it asks."""
+        return iter(())
 
     def misused(self, tables: Mapping[str, Table]) -> Iterator[tuple[str, str, str]]:
         """Tables that cannot hold what it asks for: name, what is wrong, what was expected."""

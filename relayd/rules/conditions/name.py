@@ -107,12 +107,19 @@ class AtListener(OfName):
 
 
 class ByHelo(OfName):
-    """`helo mx.example.com`."""
+    """`helo mx.example.com, .example.net` (any name below it)."""
 
     __slots__ = ()
     word = "helo"
     facts = frozenset({HELO})
     seen = attrgetter("client.helo")
+
+    def test(self, operand: Operand, tables: Mapping[str, Table]) -> Test:
+        """Whether one operand fits, as a function of a view."""
+        if isinstance(operand, Text) and operand.text.startswith("."):
+            below = operand.text.lower()
+            return lambda view: view.client.helo.lower().endswith(below)
+        return OfName.test(self, operand, tables)
 
 
 def _held(seen: Callable[[View], str], table: Table) -> Test:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from relayd.mail.address import fold_domain
 from relayd.rules.conditions.condition import Condition, Operand, Test
@@ -14,9 +14,16 @@ from relayd.rules.language.words import Words, domain_of
 from relayd.rules.tables.table import Table
 from relayd.rules.view import View
 
-REVERSE_NAME = Fact("the client's reverse name", Known.CLIENT, asked=True)
+REVERSE_NAME = Fact(
+    "the client's reverse name",
+    Known.CLIENT,
+    asked=True,
+    spelled="rdns",
+    values=("outside.invalid", ""),
+)
 """Folded, without a dot at its end; empty: there is none, or it does not lead back."""
 _NONE = Text("none")
+_OURSELVES = "localhost"  # mail of our own
 
 
 class ByReverseName(Condition):
@@ -45,15 +52,22 @@ class ByReverseName(Condition):
             return _held(tables[operand.name])
         if isinstance(operand, Regex):
             text = operand.text
-            return lambda view: bool(name := _name(view)) and search(text, name) is not None
+            return _noting(lambda name: bool(name) and search(text, name) is not None)
         if not isinstance(operand, Text):
-            return lambda view: bool(_name(view))
+            return _noting(bool)
         if operand == _NONE:
             return lambda view: not _name(view)
         wanted = fold_domain(operand.text.removeprefix("."))
         if operand.text.startswith("."):
-            return lambda view: _name(view).endswith(f".{wanted}")
+            return _noting(lambda name: name.endswith(f".{wanted}"))
         return lambda view: _name(view) == wanted
+
+    def stated(self) -> tuple[Fact, object]:
+        """What a test says of a client with this: one name, or none."""
+        (operand,) = self.operands if len(self.operands) == 1 else (None,)
+        if self.negated or not isinstance(operand, Text) or operand.text.startswith("."):
+            raise ValueError('expected "rdns none" or "rdns NAME"')
+        return REVERSE_NAME, "" if operand == _NONE else fold_domain(operand.text)
 
     def covers(
         self, other: Condition, tables: Mapping[str, Table], at: tuple[str, ...] = ()
@@ -70,7 +84,23 @@ class ByReverseName(Condition):
 
 
 def _name(view: View) -> str:
-    return str(view.told(REVERSE_NAME))
+    client = view.client
+    if client.rdns is not None:
+        return client.rdns
+    return str(view.told(REVERSE_NAME)) if client.address else _OURSELVES
+
+
+def _noting(fits: Callable[[str], bool]) -> Test:
+    """Which name it was is said in the trail, where the rule itself does not."""
+
+    def test(view: View) -> bool:
+        name = _name(view)
+        held = fits(name)
+        if held:
+            view.notes.append(f"rdns {name}")
+        return held
+
+    return test
 
 
 def _held(table: Table) -> Test:

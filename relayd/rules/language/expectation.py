@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 
 from relayd.mail.address import Mailbox, ReversePath
-from relayd.rules.conditions.condition import Operand
-from relayd.rules.conditions.registry import CONDITIONS
+from relayd.rules.conditions.condition import Condition, Operand
+from relayd.rules.conditions.registry import CONDITIONS, when
 from relayd.rules.language.lexer import TokenKind
 from relayd.rules.language.model import REWRITTEN, Expect, Expected
 from relayd.rules.language.pattern import Net, Text
@@ -20,8 +20,12 @@ def read_expect(words: Words) -> Expect:
     facts: dict[str, str] = {}
     sender: ReversePath | str = ""
     recipient: Mailbox | None = None
-    names = ("from", "sender", "login", "listener", "helo", "to")
+    names = ("from", "sender", "login", "listener", "helo", "rdns", "to")
+    stated: tuple[Condition, ...] = ()
     while not words.skip_mark("->"):
+        if words.at_word("when") and not stated:
+            stated = _stated(words)
+            continue
         if not words.at_word(*names):
             token = words.peek()
             if token is not None and "@" in token.text:
@@ -54,8 +58,22 @@ def read_expect(words: Words) -> Expect:
         status,
         goals,
         new_sender,
+        stated,
+        facts.get("rdns", ""),
         place=words.verb.place,
     )
+
+
+def _stated(words: Words) -> tuple[Condition, ...]:
+    """`when FACT and FACT ...`: what others would say."""
+    start = words.place
+    facts = when(words)
+    for fact in facts:
+        try:
+            fact.stated()
+        except ValueError as error:
+            raise words.complain(f'"{fact}" is no fact to state', str(error), start) from None
+    return facts
 
 
 def _one_value(words: Words, operands: tuple[Operand, ...]) -> str:
@@ -76,18 +94,20 @@ def _path(words: Words) -> ReversePath:
 
 
 def _expected(words: Words) -> tuple[str, int, str, tuple[Expected, ...]]:
-    if words.skip_word("reject"):
+    if words.at_word("reject", "defer"):
+        verb = words.word("a verdict").text.lower()
         code, status = 0, ""
         token = words.peek()
         if token is not None:
-            code = int(token.text) if re.fullmatch(r"[45]\d\d", token.text) else 0
+            known, most = (r"4\d\d", 499) if verb == "defer" else (r"[45]\d\d", 599)
+            code = int(token.text) if re.fullmatch(known, token.text) else 0
             if not code:
-                raise words.missing("a reply code from 400 to 599")
+                raise words.missing(f"a reply code from 400 to {most}")
             words.next("a code")
             status = words.next("a status code").text if words.peek() is not None else ""
             if status and not STATUS.match(status):
                 raise words.complain(f'"{status}" is no status code', "expected e.g. 5.7.1")
-        return "reject", code, status, ()
+        return verb, code, status, ()
     if words.skip_word("discard"):
         return "discard", 0, "", ()
     verdict = "accept"
@@ -100,7 +120,7 @@ def _expected(words: Words) -> tuple[str, int, str, tuple[Expected, ...]]:
 
 def _goals(words: Words) -> tuple[Expected, ...]:
     goals: list[Expected] = []
-    expected = "a mailbox with its next hop, reject, hold or discard"
+    expected = "a mailbox with its next hop, reject, defer, hold or discard"
     while True:
         mailbox = words.mailbox(expected)
         hops: list[str] = []

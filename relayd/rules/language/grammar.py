@@ -6,12 +6,27 @@ from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 from relayd.mail.envelope import DIRECT
-from relayd.mail.nexthop import LMTP, SMTP, WITHOUT_TLS, HostPort, NextHop
+from relayd.mail.nexthop import (
+    LMTP,
+    NO_CONVERSION,
+    SMTP,
+    WITHOUT_TLS,
+    HostPort,
+    NextHop,
+)
 from relayd.mail.security import IMPLICIT, LEVELS, Level
 from relayd.rules.conditions.registry import CONDITIONS
+from relayd.rules.dnslist import counts
 from relayd.rules.language.expectation import read_expect
 from relayd.rules.language.lexer import Lexeme, Statement, TokenKind
-from relayd.rules.language.model import HopDef, Include, Item, Subaddress, TableDef
+from relayd.rules.language.model import (
+    DnsListDef,
+    HopDef,
+    Include,
+    Item,
+    Subaddress,
+    TableDef,
+)
 from relayd.rules.language.sentences import (
     read_admission,
     read_forward,
@@ -116,14 +131,17 @@ def _next_hop(words: Words) -> HopDef:
     if level is not None and unix:
         raise words.complain("a unix socket needs no TLS", "expected the end of the line")
     login, without_tls = _hop_login(words) if words.skip_word("login") else ("", False)
-    hop = NextHop(name, protocol, hosts, unix, mx, level, implicit, login, without_tls)
+    converts = not words.skip_word(NO_CONVERSION)
+    if not converts and words.peek() is not None:
+        raise words.missing(f'"{NO_CONVERSION}" as the last word')
+    hop = NextHop(name, protocol, hosts, unix, mx, level, implicit, login, without_tls, converts)
     return HopDef(hop, place=place)
 
 
 def _hop_login(words: Words) -> tuple[str, bool]:
     """`login NAME` or `login NAME without-tls`; see NextHop.login."""
     name = words.name("the name of a secret")
-    if name.lower() in ("tls", "login", IMPLICIT, WITHOUT_TLS):
+    if name.lower() in ("tls", "login", IMPLICIT, WITHOUT_TLS, NO_CONVERSION):
         raise words.complain(f'"{name}" has a meaning of its own', "expected another name")
     return name, words.skip_word(WITHOUT_TLS)
 
@@ -146,6 +164,25 @@ def _host(words: Words, protocol: str) -> HostPort:
     return host_port(token.text, token.place, 25 if protocol == SMTP else 0)
 
 
+def _dns_list(words: Words) -> DnsListDef:
+    kind = words.verb.text.lower()
+    name, place = words.name("the list's name"), words.last
+    zone = words.domain(words.word("the list's zone, e.g. zen.spamhaus.org").text.rstrip("."))
+    answers = words.commas(lambda: _answer(words)) if words.peek() is not None else ()
+    return DnsListDef(kind, name, zone, answers, place=place)
+
+
+def _answer(words: Words) -> str:
+    """`127.0.0.2`, `127.0.0.2-11` or `127.0.0.0/24`."""
+    text = words.word("an answer that counts, e.g. 127.0.0.2").text
+    try:
+        counts(text)
+    except ValueError as error:
+        hint = "expected e.g. 127.0.0.2, 127.0.0.2-11 or 127.0.0.0/24"
+        raise words.complain(f'"{text}" is no answer of a list: {error}', hint) from None
+    return text
+
+
 def _subaddress(words: Words) -> Subaddress:
     text = words.next("the separator, e.g. +").text
     if any(letter.isalnum() or letter in '@."\\ ,' for letter in text) or not text.isascii():
@@ -160,6 +197,7 @@ def _include(words: Words) -> Include:
 VERBS: dict[str, Reader[Item]] = {
     "accept": read_admission,
     "reject": read_admission,
+    "defer": read_admission,
     "hold": read_admission,
     "discard": read_admission,
     "rewrite": read_rewrite,
@@ -168,6 +206,8 @@ VERBS: dict[str, Reader[Item]] = {
     "route": read_route,
     "table": _table,
     "next-hop": _next_hop,
+    "dnsbl": _dns_list,
+    "dnswl": _dns_list,
     "subaddress": _subaddress,
     "include": _include,
     "expect": read_expect,

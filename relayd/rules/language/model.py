@@ -59,11 +59,11 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class AdmissionRule(Rule):
-    """`accept`, `reject`, `hold` or `discard`: whether the recipient is taken at all."""
+    """`accept`, `reject`, `defer`, `hold` or `discard`: whether the recipient is taken at all."""
 
     verb: str
     conditions: tuple[Condition, ...]
-    reply: Reply | None = None  # only with reject
+    reply: Reply | None = None  # only with reject and defer
     reason: str = ""  # for the log, with hold and discard
 
     @property
@@ -76,7 +76,7 @@ class AdmissionRule(Rule):
 
     @property
     def body(self) -> str:
-        words = [spaces(self.conditions)]
+        words = [spaces(self.conditions)] if self.conditions else []
         if self.reply is not None:
             words += [str(self.reply.code), self.reply.status, string(self.reply.text)]
         elif self.reason:
@@ -221,11 +221,13 @@ class Expect(Rule):
     login: str = ""
     listener: str = ""
     helo: str = ""
-    verdict: str = "accept"  # or reject, hold, discard
+    verdict: str = "accept"  # or reject, defer, hold, discard
     code: int = 0  # with reject; 0: any
     status: str = ""
     destinations: tuple[Expected, ...] = ()  # with accept and hold; empty: any
     new_sender: ReversePath | str = ""  # reverse-path of all; "": any, REWRITTEN: by SRS
+    stated: tuple[Condition, ...] = ()  # facts that others would be asked for
+    rdns: str = ""  # "none": there is none; "": some name of no domain that has a rule
 
     @property
     def body(self) -> str:
@@ -233,10 +235,13 @@ class Expect(Rule):
         for name, value in (("from", self.client), ("login", self.login), ("helo", self.helo)):
             words += [name, quote(value)] if value else []
         words += ["listener", self.listener] if self.listener else []
+        words += ["rdns", quote(self.rdns)] if self.rdns else []
         words += ["sender", _path(self.sender)] if self.sender != "" else []
-        words += ["to", mailbox_text(self.recipient), "->"]
-        if self.verdict == "reject":
-            words += ["reject", *([str(self.code)] if self.code else []), self.status]
+        words += ["to", mailbox_text(self.recipient)]
+        words += ["when", " and ".join(map(str, self.stated))] if self.stated else []
+        words.append("->")
+        if self.verdict in ("reject", "defer"):
+            words += [self.verdict, *([str(self.code)] if self.code else []), self.status]
         elif self.verdict != "accept" or not self.destinations:
             words += [self.verdict, commas(self.destinations)]
         else:
@@ -305,7 +310,21 @@ class Include:
         return f"include {quote(self.pattern)}"
 
 
-Item = Rule | TableDef | HopDef | Subaddress | Include
+@dataclass(frozen=True, slots=True)
+class DnsListDef:
+    """`dnsbl NAME ZONE [ANSWERS]` or `dnswl NAME ZONE [ANSWERS]`: a list in the DNS (RFC 5782)."""
+
+    kind: str  # dnsbl or dnswl
+    name: str
+    zone: str  # may hold a key: it is never shown but in the file that has it
+    answers: tuple[str, ...] = ()  # that count; empty: those that mean a listing everywhere
+    place: Place = field(default=NOWHERE, compare=False)
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name} {self.zone} {commas(self.answers)}".rstrip()
+
+
+Item = Rule | TableDef | HopDef | DnsListDef | Subaddress | Include
 
 
 def commas(items: Iterable[object]) -> str:

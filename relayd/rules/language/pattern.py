@@ -10,7 +10,7 @@ from relayd.mail.address import Mailbox, fold_domain
 from relayd.rules.language.lexer import quote, string
 from relayd.rules.language.regex import compiled
 
-_MARKS = re.compile(r"[#{}]")  # atext that the language has another use for
+_MARKS = re.compile(r"[#{}]|\A\*\Z")  # atext that the language has another use for
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 

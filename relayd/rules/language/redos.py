@@ -51,9 +51,14 @@ class _Runaway(Exception):  # noqa: N818 - about the expression, not about us
     pass
 
 
+def parsed_of(text: str) -> Parsed:
+    """The (valid) expression as the steps that `re` makes of it."""
+    return list(_parser.parse(text))
+
+
 def runaway(text: str) -> str:
     """Why the (valid) expression could run away; empty: it cannot."""
-    parsed = list(_parser.parse(text))
+    parsed = parsed_of(text)
     try:
         items = list(_flat(parsed))
         degree = 0 if _anchored(parsed) else 1
@@ -117,7 +122,7 @@ def _flat(parsed: Parsed) -> Iterator[_Item]:
         elif code in (op.GROUPREF, op.GROUPREF_EXISTS):
             raise _Runaway("it refers back to one of its own groups")
         else:
-            yield _Item(_letters(code, value), 1, 1)
+            yield _Item(letters_of(code, value), 1, 1)
 
 
 def _unsure(items: Iterator[_Item]) -> Iterator[_Item]:
@@ -197,7 +202,7 @@ def _first(parsed: Parsed) -> Letters:
         elif code in (op.AT, op.ASSERT, op.ASSERT_NOT):
             continue
         else:
-            begin = _letters(code, value)
+            begin = letters_of(code, value)
         return letters | begin
     return _ALL
 
@@ -215,7 +220,7 @@ def _loose(items: list[_Item], at: int) -> int:
     return 0
 
 
-def _letters(code: Any, value: Any) -> Letters:  # noqa: ANN401 - the parser's own tuples
+def letters_of(code: Any, value: Any) -> Letters:  # noqa: ANN401 - the parser's own tuples
     """At least every letter that a step can consume, in either case."""
     if code is op.LITERAL:
         return _cased({min(value, 128)})

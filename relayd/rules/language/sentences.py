@@ -31,35 +31,68 @@ from relayd.rules.language.pattern import (
 )
 from relayd.rules.language.patternreader import mailbox_patterns
 from relayd.rules.language.regex import template_trouble
+from relayd.rules.language.source import Complaint
 from relayd.rules.language.words import Words, domain_of, local_of, mailbox_of, table_name
 
+_REFUSALS = {"reject": (550, 400, 599), "defer": (451, 400, 499)}  # code by itself, least, most
+_REASONED = ("hold", "discard")
 _CODE = re.compile(r"\d+\Z")
 STATUS = re.compile(r"[245]\.\d{1,3}\.\d{1,3}\Z")
+# how others' aliases say that mail goes nowhere, and the verb for it
+_NO_TARGETS = {
+    **dict.fromkeys((":fail:", ":unknown:", ":defer:"), "reject"),
+    **dict.fromkeys((":blackhole:", "/dev/null"), "discard"),
+}
 _FIELD = re.compile(r"[\x21-\x39\x3b-\x7e]+\Z")  # ftext of RFC 5322 section 2.2
 
 
 def read_admission(words: Words) -> AdmissionRule:
-    """`accept`, `reject`, `hold` or `discard`."""
+    """`accept`, `reject`, `defer`, `hold` or `discard`.
+
+    What it says to the client, or to the log, stands in front of `when` or behind it.
+    """
     verb = words.verb.text.lower()
-    tests = conditions(words)
-    reply, reason = None, ""
-    if verb == "reject":
-        reply = _reply(words)
-    elif verb != "accept":
-        token = words.peek()
-        reason = words.next("a reason").text if token and token.kind is TokenKind.STRING else ""
-    return AdmissionRule(verb, tests, reply, reason, when=when(words), place=words.verb.place)
+    only_when = words.comes("when") and (words.at_word("when") or _said(words))
+    tests = () if only_when else conditions(words)
+    refuses = verb in _REFUSALS
+    before = words.place
+    reply = _reply(words, verb) if refuses else None
+    reason = _reason(words, verb)
+    silent = words.place == before
+    needed = when(words)
+    if silent:
+        reply = _reply(words, verb) if refuses else None
+        reason = _reason(words, verb)
+    return AdmissionRule(verb, tests, reply, reason, when=needed, place=words.verb.place)
 
 
-def _reply(words: Words) -> Reply:
-    """`[CODE [STATUS]] ["TEXT"]`, with 550 5.7.1 as the default."""
-    code, status, text = 550, "", "Refused by a rule of this site"
+def _said(words: Words) -> bool:
+    """Whether a reply or a reason is next."""
+    token = words.peek()
+    return token is not None and (
+        token.kind is TokenKind.STRING
+        or (token.kind is TokenKind.WORD and bool(_CODE.match(token.text)))
+    )
+
+
+def _reason(words: Words, verb: str) -> str:
+    token = words.peek()
+    if verb not in _REASONED or token is None or token.kind is not TokenKind.STRING:
+        return ""
+    return words.next("a reason").text
+
+
+def _reply(words: Words, verb: str) -> Reply:
+    """`[CODE [STATUS]] ["TEXT"]`, with 550 5.7.1 or 451 4.7.1 as the default."""
+    code, least, most = _REFUSALS[verb]
+    status, text = "", "Refused by a rule of this site"
     token = words.peek()
     if token is not None and token.kind is TokenKind.WORD and _CODE.match(token.text):
         code = int(words.word("a reply code").text)
-        if not 400 <= code <= 599 or len(token.text) != 3:
+        if not least <= code <= most or len(token.text) != 3:
+            does = "puts nothing off" if verb == "defer" else "refuses nothing"
             raise words.complain(
-                f"{token.text} refuses nothing", "expected a reply code from 400 to 599"
+                f"{token.text} {does}", f"expected a reply code from {least} to {most}"
             )
         token = words.peek()
         if token is not None and token.kind is TokenKind.WORD and not token.is_word("when"):
@@ -215,6 +248,11 @@ def _at_domain(words: Words) -> str:
 def _target(words: Words, patterns: tuple[MailboxPattern, ...]) -> Replacement:
     if words.at_word("any", "direct"):
         raise words.missing("a mailbox, @domain or local@")
+    token = words.peek()
+    verb = _NO_TARGETS.get(token.text.lower()) if token is not None else None
+    if token is not None and verb is not None:
+        hint = f'did you mean "{verb} to {patterns[0]}", in place of this?'
+        raise Complaint(token.place, f'"{token.text}" is no target', hint)
     target = _replacement(words, patterns)
     if isinstance(target, Null):
         raise words.complain("mail cannot be forwarded to null", 'did you mean "discard"?')

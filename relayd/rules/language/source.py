@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-_UNSEEN = re.compile(r"[^\t\x20-\x7e\xa0-\U0010ffff]")
 _WIDE = 200  # characters of a line that are shown; of a longer one the part around the place
 _CUT = "..."
 
@@ -52,6 +51,8 @@ class Problem:
     place: Place
     what: str
     expected: str = ""
+    idle: tuple[Place, ...] = ()  # statements that do nothing because of it, and may go
+    also: tuple[Place, ...] = ()  # further statements with the same fault
 
     @property
     def headline(self) -> str:
@@ -60,12 +61,15 @@ class Problem:
         where = f"{place.source.path}:{place.line}:{place.column}"
         if not place.source.lines:  # a file that cannot be read
             where = place.source.path
-        return f"{where}: {_brief(self.what)}" + (f"; {self.expected}" if self.expected else "")
+        said = f"{_brief(self.what)}" + (f"; {self.expected}" if self.expected else "")
+        return f"{where}: {said if said.isprintable() else _escaped(said)}"
 
     def __str__(self) -> str:
         if not self.place.source.lines:
             return self.headline
-        line = _UNSEEN.sub("?", self.place.source.line(self.place.line))
+        line = self.place.source.line(self.place.line)
+        if not line.isprintable():
+            line = "".join(each if each.isprintable() or each == "\t" else "?" for each in line)
         at = self.place.column - 1
         if len(line) > _WIDE:
             line, at = _around(line, at)
@@ -73,6 +77,13 @@ class Problem:
         lead = re.sub(r"[^\t]", " ", line[:at])
         caret = "^" * max(1, min(self.place.width, len(line) - at))
         return f"{self.headline}\n    {line}\n    {lead}{caret}"
+
+
+def _escaped(text: str) -> str:
+    """What cannot be seen, or turns the line round, by its code point."""
+    return "".join(
+        each if each.isprintable() else each.encode("unicode_escape").decode() for each in text
+    )
 
 
 def _brief(text: str) -> str:

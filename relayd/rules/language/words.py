@@ -106,6 +106,10 @@ class Words:
         token = self.peek()
         return token is not None and any(token.is_word(word) for word in words)
 
+    def comes(self, word: str) -> bool:
+        """Whether the keyword stands anywhere from here on."""
+        return any(token.is_word(word) for token in self._tokens[self._at :])
+
     def commas(self, item: Callable[[], T]) -> tuple[T, ...]:
         """One or more items with commas between them."""
         items = [item()]
@@ -170,9 +174,8 @@ def mailbox_of(token: Lexeme) -> Mailbox:
     try:
         return Mailbox.parse(token.text)
     except AddressError as error:
-        raise Complaint(
-            token.place, f'"{token.text}" is no mailbox: {error}', "expected local@domain"
-        ) from None
+        why = f"no mailbox: {error}" if table_name(token) is None else "a table, not one mailbox"
+        raise Complaint(token.place, f'"{token.text}" is {why}', "expected local@domain") from None
 
 
 def domain_of(text: str, place: Place) -> str:

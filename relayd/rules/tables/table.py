@@ -58,6 +58,16 @@ class Table:
         words = self.source.line(line).split()
         return Place(self.source, line, width=len(words[0]) if words else 1)
 
+    @property
+    def size(self) -> int:
+        """How many entries it has."""
+        return 0
+
+    @property
+    def named(self) -> int:
+        """How many names and addresses stand in its entries."""
+        return self.size
+
     def mailbox(self, subject: Subject) -> str:
         """Whether it holds the mailbox: a note that says where, or empty."""
         return ""
@@ -130,6 +140,11 @@ class ListTable(Table):
     def __len__(self) -> int:
         return len(self.words)
 
+    @property
+    def size(self) -> int:
+        """See Table."""
+        return len(self.words)
+
     def _note(self, line: int) -> str:
         return f"{self.name}: {self.place}" + (f":{line}" if self._lines else "")
 
@@ -184,6 +199,16 @@ class MapTable(Table):
 
     def __len__(self) -> int:
         return len(self.entries)
+
+    @property
+    def size(self) -> int:
+        """See Table."""
+        return len(self.entries) + len(self.domains)
+
+    @property
+    def named(self) -> int:
+        """See Table: the targets behind each."""
+        return len(self.domains) + sum(len(each.values) for each in self.entries.values())
 
     def _note(self, line: int) -> str:
         return f"{self.name}: {self.place}:{line}"
@@ -244,6 +269,11 @@ class TransportTable(Table):
         self.entries: dict[str, tuple[int, MapTransport | None]] = {}
 
     def __len__(self) -> int:
+        return len(self.entries)
+
+    @property
+    def size(self) -> int:
+        """See Table."""
         return len(self.entries)
 
     @property

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from relayd.mail.address import AddressError, Mailbox, check_domain, fold_domain
 from relayd.rules.language.source import Complaint, Place, Problem, Source
 from relayd.rules.language.words import domain_of, local_of, network_of
+from relayd.rules.tables.addresslist import addresses
 from relayd.rules.tables.table import ListTable, MapEntry, MapTable, Table, is_domain
 from relayd.rules.tables.transport import transport_table
 from relayd.rules.tables.userstable import hidden, users_table
@@ -21,7 +22,15 @@ _PLAIN_DOMAIN = re.compile(r"[a-z0-9]+(?:[.\-][a-z0-9]+)*\Z")
 _PLAIN_NAME = re.compile(r"[a-z0-9_+=\-]+(?:\.[a-z0-9_+=\-]+)*\Z")
 _NUMERIC = re.compile(r"[0-9.]+(?:/[0-9.]+)?\Z|[0-9a-fA-F:.\[\]]*:[0-9a-fA-F:.\[\]]*(?:/\d+)?\Z")
 _COMMENT = re.compile(r"(?:^|\s)#.*")
-_QUOTED_ITEM = re.compile(r'\s*((?:"(?:[^"\\]|\\.)*"|[^",])+)(?:,|\Z)')
+# how Exim's redirect and others' aliases say that there is no mailbox, and what says it here
+_ELSEWHERE = re.compile(r'"?(:(?:fail|blackhole|defer|unknown):|/dev/null\b)', re.IGNORECASE)
+_HERE = {
+    ":fail:": 'reject to {} 550 5.1.1 "No such user"',
+    ":unknown:": 'reject to {} 550 5.1.1 "No such user"',
+    ":defer:": 'reject to {} 451 4.2.1 "Not now"',
+    ":blackhole:": "discard to {}",
+    "/dev/null": "discard to {}",
+}
 MAX_INCLUDED = 8  # :include: files inside :include: files
 
 ReadFile = Callable[[str], Source]
@@ -110,10 +119,9 @@ _FINGERPRINT = re.compile(r"[0-9A-Fa-f]{64}\Z")  # of a client certificate: too 
 
 def _add(table: ListTable, text: str, place: Place, line: int) -> None:
     """Understand one entry: a mailbox pattern, a network, a sub-domain mark or a domain."""
-    table.words.setdefault(text.lower(), line)
     if _FINGERPRINT.match(text):
-        return
-    if "@" in text:
+        pass
+    elif "@" in text:
         table.probes.setdefault(_probe(text, place), line)
     elif _NUMERIC.match(text):
         table.networks.add(network_of(text, place), line)
@@ -121,6 +129,7 @@ def _add(table: ListTable, text: str, place: Place, line: int) -> None:
         table.probes.setdefault("@." + fold_domain(domain_of(text[1:], place)), line)
     else:
         table.probes.setdefault("@" + fold_domain(domain_of(text, place)), line)
+    table.words.setdefault(text.lower(), line)
 
 
 def _probe(text: str, place: Place) -> str:
@@ -138,16 +147,24 @@ def _probe(text: str, place: Place) -> str:
         ) from None
 
 
-def logical_lines(source: Source, *, inline_comments: bool = False) -> Iterator[tuple[int, str]]:
+def _logical_lines(reading: Reading) -> Iterator[tuple[int, str]]:
     """Lines with what continues them (a line that begins with space), comments left out."""
     pending, start = "", 0
-    for number, line in enumerate(source.lines, 1):
+    for number, line in enumerate(reading.source.lines, 1):
         if not line or line[0] == "#" or line.isspace():
             continue
         if line[0] in " \t":
             stripped = line.strip()
-            if stripped[0] != "#" or not inline_comments:
-                pending += " " + stripped
+            if stripped[0] == "#":
+                continue
+            if not start:
+                reading.complain(
+                    number,
+                    "",
+                    "an indented line continues an entry, but there is none before it",
+                    "expected an entry at the start of the line",
+                )
+            pending += " " + stripped
             continue
         if start:
             yield start, pending
@@ -158,13 +175,13 @@ def logical_lines(source: Source, *, inline_comments: bool = False) -> Iterator[
 
 def _read_aliases(name: str, reading: Reading) -> MapTable:
     table = MapTable(name, "aliases", reading.source.name)
-    for number, line in logical_lines(reading.source, inline_comments=True):
+    for number, line in _logical_lines(reading):
         key, colon, value = _alias_key(line)
         if not colon:
             reading.complain(number, "", "an alias has no colon", 'expected "name: address, ..."')
             continue
         before = len(reading.problems)
-        values = tuple(_alias_values(value, number, reading))
+        values = tuple(_alias_values(value, number, reading, key))
         if len(reading.problems) == before:
             _put(table, key, values, number, reading)
     return table
@@ -178,27 +195,49 @@ def _alias_key(line: str) -> tuple[str, str, str]:
     return key.rstrip(), colon, value
 
 
-def _items(value: str) -> list[str]:
-    if '"' not in value:
-        return [item for item in (part.strip() for part in value.split(",")) if item]
-    return [item.strip() for item in _QUOTED_ITEM.findall(value) if item.strip()]
-
-
-def _alias_values(value: str, line: int, reading: Reading, depth: int = 0) -> Iterator[str]:
-    for item in _items(value):
+def _alias_values(
+    value: str, line: int, reading: Reading, key: str, depth: int = 0
+) -> Iterator[str]:
+    if _foreign(value, line, reading, key):
+        return
+    for item in addresses(value):
         bare = item.strip('"')
+        if _foreign(item, line, reading, key):
+            return
         if bare.startswith(("|", "/")):
-            what = "runs a command" if bare[0] == "|" else "writes to a file"
-            reading.complain(
-                line, item, f"this alias {what}: relayd only forwards", "expected addresses"
-            )
+            _complain_of_action(item, bare, line, reading)
         elif bare.startswith(":include:"):
-            yield from _included(bare[9:].strip(), line, item, reading, depth)
+            yield from _included(bare[9:].strip(' "'), line, item, reading, key, depth)
         elif _PLAIN_MAILBOX.match(item) or _good_target(item, line, reading):
             yield item
 
 
-def _included(path: str, line: int, item: str, reading: Reading, depth: int) -> Iterator[str]:
+def _complain_of_action(item: str, bare: str, line: int, reading: Reading) -> None:
+    what = "runs a command" if bare[0] == "|" else "writes to a file"
+    reading.complain(line, item, f"this alias {what}: relayd only forwards", "expected addresses")
+
+
+def _foreign(value: str, line: int, reading: Reading, key: str) -> bool:
+    """Complain of what other systems write in place of addresses, and say what to write here."""
+    match = _ELSEWHERE.match(value.lstrip())
+    if match is None:
+        return False
+    word = match.group(1)
+    name = key if "@" in key else f"{key}@example.com"
+    # a catch-all is for what the other entries leave
+    where = "behind the accepts of its mailboxes" if key[:1] == "@" else "before any accept"
+    reading.complain(
+        line,
+        word,
+        f'"{word}" is no address: what is not forwarded, a rule says',
+        f"expected among the rules, {where}: {_HERE[word.lower()].format(name)}",
+    )
+    return True
+
+
+def _included(
+    path: str, line: int, item: str, reading: Reading, key: str, depth: int
+) -> Iterator[str]:
     if reading.include is None:
         reading.complain(
             line,
@@ -221,8 +260,10 @@ def _included(path: str, line: int, item: str, reading: Reading, depth: int) -> 
         reading.complain(line, item, str(error), "expected a text file below it")
         return
     inner = Reading(source, reading.problems, reading.include)
-    for number, text in logical_lines(source):
-        yield from _alias_values(text, number, inner, depth + 1)
+    for number, text in enumerate(source.lines, 1):  # each stands alone, indented or not
+        text = text.strip()
+        if text and text[0] != "#":
+            yield from _alias_values(text, number, inner, key, depth + 1)
 
 
 def _good_target(item: str, line: int, reading: Reading) -> bool:
@@ -278,7 +319,7 @@ def _put(table: MapTable, key: str, values: tuple[str, ...], line: int, reading:
 
 def _read_postfix_map(name: str, reading: Reading, kind: str) -> MapTable:
     table = MapTable(name, kind, reading.source.name)
-    for number, line in logical_lines(reading.source):
+    for number, line in _logical_lines(reading):
         if line.startswith('"'):
             match = re.match(r'("(?:[^"\\]|\\.)*"\S*)\s*(.*)', line)
             key, value = (match.group(1), match.group(2)) if match else (line, "")
@@ -288,7 +329,7 @@ def _read_postfix_map(name: str, reading: Reading, kind: str) -> MapTable:
             table.domains.setdefault(fold_domain(key), number)
             continue
         before = len(reading.problems)
-        values = tuple(_map_values(value, number, reading))
+        values = tuple(_map_values(value, number, reading, key))
         if len(reading.problems) > before:
             continue
         if kind == "canonical" and len(values) > 1:
@@ -304,10 +345,22 @@ def _declares_domain(key: str, value: str) -> bool:
     return len(value.split()) == 1
 
 
-def _map_values(value: str, line: int, reading: Reading) -> Iterator[str]:
-    items = _items(value) if '"' in value else value.replace(",", " ").split()
-    for item in items:
-        if _PLAIN_MAILBOX.match(item) or _good_target(item, line, reading):
+def _map_values(value: str, line: int, reading: Reading, key: str) -> Iterator[str]:
+    if _foreign(value, line, reading, key):
+        return
+    for item in addresses(value, blanks=True):
+        if item[0] == "#":
+            reading.complain(
+                line, item, "here no comment begins", "expected it on a line of its own"
+            )
+            return
+        if "@" not in item and item.startswith(("|", "/", '"|', '"/')):
+            _complain_of_action(item, item.strip('"'), line, reading)
+        elif item.startswith(":include:"):
+            reading.complain(
+                line, item, "only aliases have :include:", "expected a table of kind aliases"
+            )
+        elif _PLAIN_MAILBOX.match(item) or _good_target(item, line, reading):
             yield item
 
 

@@ -57,6 +57,8 @@ def _transport(value: str, place: Place) -> MapTransport | None:
         return MapTransport(reply=_reply(method, where.strip()))
     if method == "discard":
         return MapTransport(discard=True)
+    if " #" in where or "\t#" in where:
+        raise Complaint(place, "here no comment begins", "expected it on a line of its own")
     if not where and not method:
         return None  # transport(5): do not change what would be done without this table
     if not where and method in _SMTP:

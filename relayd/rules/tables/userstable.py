@@ -22,6 +22,11 @@ class UsersTable(Table):
     def __len__(self) -> int:
         return len(self.users.verifiers)
 
+    @property
+    def size(self) -> int:
+        """See Table."""
+        return len(self.users.verifiers)
+
     def word(self, text: str) -> str:
         """Whether this is a login's name."""
         return f"{self.name}: {self.place}" if text.lower() in self.users.verifiers else ""

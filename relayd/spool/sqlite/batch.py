@@ -12,16 +12,20 @@ from itertools import chain
 
 from relayd.mail.message import Settlement
 from relayd.spool.sqlite.rows import (
+    ACCEPTED,
+    FIRST_ACCEPTED,
+    NEW_RECIPIENT,
     ROWS,
-    LedgerRow,
+    EndRow,
     NewRows,
     Row,
     columns,
-    end_row,
     outcome_text,
 )
 
 _RUNS = (64, 48, 32, 24, 16, 12, 10, 8, 7, 6, 5, 4, 3, 2, 1)  # rows; few steps for any number
+_MOST = _RUNS[0]
+_LONGEST = [next((run for run in _RUNS if run <= rows), 0) for rows in range(_MOST + 1)]
 
 Key = tuple[int, int]
 """A recipient: message, number."""
@@ -35,17 +39,17 @@ class RunStatement:
 
     def __init__(self, text: str, columns: int) -> None:
         row = f"({', '.join('?' * columns)})"
-        self._texts = [(length, text.format(", ".join([row] * length))) for length in _RUNS]
+        self._texts = {length: text.format(", ".join([row] * length)) for length in _RUNS}
 
     def execute(self, connection: sqlite3.Connection, rows: Sequence[Row]) -> list[Row]:
         """Run it over all rows; what it selects."""
         found: list[Row] = []
         at, count = 0, len(rows)
-        for length, text in self._texts:
-            while count - at >= length:
-                run = list(chain.from_iterable(rows[at : at + length]))
-                found += connection.execute(text, run).fetchall()
-                at += length
+        while at < count:
+            length = _LONGEST[min(count - at, _MOST)]
+            run = list(chain.from_iterable(rows[at : at + length]))
+            found += connection.execute(self._texts[length], run).fetchall()
+            at += length
         return found
 
 
@@ -54,11 +58,22 @@ def _insertion(table: str) -> RunStatement:
     return RunStatement(text, len(ROWS[table]._fields))
 
 
+def _part(table: str, given: Sequence[str], alike: str, values: str) -> RunStatement:
+    """Rows of which only so much is given; the rest is alike in all, or empty."""
+    text = f"""INSERT INTO {table}({", ".join(given)}, {alike})
+    SELECT v.*, {values} FROM (VALUES {{}}) AS v"""
+    return RunStatement(text, len(given))
+
+
 _MESSAGE = _insertion("message")
 _CONTENT = _insertion("content")
-_RECIPIENT = _insertion("recipient")
 _HEADER = _insertion("header")
 _LEDGER = _insertion("ledger")
+# a value costs as much to hand over as to store, and to say that there is none costs more
+_HELD = _insertion("recipient")
+_RECIPIENT = _part("recipient", NEW_RECIPIENT, "attempts, warned", "0, 0")
+_FIRST = _part("ledger", FIRST_ACCEPTED, "ended", "0")
+_FURTHER = _part("ledger", ACCEPTED, "ended", "0")
 
 # A postponement leaves an operator's hold alone; HELD itself holds.
 _POSTPONE = """
@@ -71,9 +86,10 @@ _WAITING = RunStatement(
     2,
 )
 _END = RunStatement(
-    f"""INSERT OR IGNORE INTO ledger({columns("ledger")}) SELECT v.* FROM (VALUES {{}}) AS v
+    f"""INSERT OR IGNORE INTO ledger({", ".join(EndRow._fields)}, ended)
+    SELECT v.*, 1 FROM (VALUES {{}}) AS v
     CROSS JOIN recipient AS r ON r.message = v.column1 AND r.number = v.column2""",
-    len(LedgerRow._fields),
+    len(EndRow._fields),
 )
 # the SELECT around VALUES lets SQLite look each pair up; without it, it walks the whole table
 _CROSS_OFF = RunStatement(
@@ -118,9 +134,12 @@ class Batch:
         self._message: list[Row] = []  # the rows of what was accepted, by table
         self._content: list[Row] = []
         self._recipient: list[Row] = []
+        self._held: list[Row] = []
         self._header: list[Row] = []
+        self._first: list[Row] = []  # ... of the ledger: see relayd.spool.sqlite.rows
+        self._further: list[Row] = []
         self._ledger: list[Row] = []
-        self._ends: dict[Key, LedgerRow] = {}
+        self._ends: dict[Key, EndRow] = {}
         self._postponed: dict[Key, Settlement] = {}
         self._messages = 0
         self._octets = 0
@@ -135,11 +154,15 @@ class Batch:
         if rows.content is not None:
             self._content.append(rows.content)
         self._recipient += rows.recipients
+        self._held += rows.held
         self._header += rows.headers
-        self._ledger += rows.ledger
+        self._first.append(rows.first)
+        self._further += rows.further
+        self._ledger += rows.ended
 
     def settle(self, settlements: Sequence[Settlement]) -> None:
         """Recipients got an outcome; the first end of each counts."""
+        now = self.now
         outcome, text = None, None  # most share the outcome of the one before
         for settlement in settlements:
             record = settlement.record
@@ -148,11 +171,14 @@ class Batch:
                 if settlement.outcome is not outcome:
                     outcome = settlement.outcome
                     text = outcome_text(outcome)
-                self._ends.setdefault(key, end_row(settlement, self.now, text))
+                attempts = record.attempts + settlement.attempted
+                state = int(settlement.state)
+                end = EndRow(*key, now, state, attempts, text, settlement.note)
+                self._ends.setdefault(key, end)
             elif key not in self._ends:
                 self._postponed[key] = settlement
 
-    def end(self, key: Key, row: LedgerRow) -> None:
+    def end(self, key: Key, row: EndRow) -> None:
         """A recipient ends; `row` is what the ledger says of it."""
         self._ends.setdefault(key, row)
 
@@ -178,7 +204,7 @@ class Batch:
 
     def write(self, connection: sqlite3.Connection) -> None:
         """Everything collected; inside a transaction that the caller began."""
-        if self._ledger:
+        if self._first:
             self._write_accepted(connection)
         if self._postponed:
             self._write_postponed(connection)
@@ -190,10 +216,16 @@ class Batch:
         _MESSAGE.execute(connection, self._message)
         _CONTENT.execute(connection, self._content)
         _RECIPIENT.execute(connection, self._recipient)
+        if self._held:
+            _HELD.execute(connection, self._held)
         if self._header:
             _HEADER.execute(connection, self._header)
-        _LEDGER.execute(connection, self._ledger)
-        self.ledger_rows += len(self._ledger)
+        _FIRST.execute(connection, self._first)
+        if self._further:
+            _FURTHER.execute(connection, self._further)
+        if self._ledger:
+            _LEDGER.execute(connection, self._ledger)
+        self.ledger_rows += len(self._first) + len(self._further) + len(self._ledger)
 
     def _write_postponed(self, connection: sqlite3.Connection) -> None:
         rows = []

@@ -16,7 +16,7 @@ from relayd.mail.address import Mailbox, ReversePath
 from relayd.mail.client import Client
 from relayd.mail.content import Content
 from relayd.mail.envelope import Envelope, Recipient
-from relayd.mail.message import Message, RecipientState, Record, Settlement, Submission
+from relayd.mail.message import Message, RecipientState, Record, Submission
 from relayd.mail.outcome import Blame, Outcome
 from relayd.mail.plan import Step
 from relayd.mail.reply import Reply
@@ -101,6 +101,18 @@ class LedgerRow(NamedTuple):
     note: str | None = None
 
 
+class EndRow(NamedTuple):
+    """What the ledger's row about the end of a recipient says; all else in it is empty."""
+
+    message: int
+    number: int
+    at: float
+    state: int
+    attempts: int
+    outcome: str | None  # as text
+    note: str
+
+
 ROWS: dict[str, type[NamedTuple]] = {
     "message": MessageRow,
     "recipient": RecipientRow,
@@ -113,17 +125,22 @@ ROWS: dict[str, type[NamedTuple]] = {
 _MESSAGE_FIXED = MessageRow._fields.index("parity")  # columns that parity is over
 _RECIPIENT_FIXED = RecipientRow._fields.index("parity")
 
+# What is written of a recipient when it is accepted: neither what is the same in all that are new,
+# nor what is empty.
+NEW_RECIPIENT = (*RecipientRow._fields[: _RECIPIENT_FIXED + 1], "state", "next_attempt")
+ACCEPTED = ("message", "number", "at", "state", "mailbox", "original", "next_hop", "note")
+FIRST_ACCEPTED = (*ACCEPTED, "size", "sender", "facts")  # recipient 0's tells of the message too
+
 # Fields in the order in which JSON has them. What is added goes to the end: what was stored
 # before lacks it, and gets the default.
 _ENVELOPE = ("body", "smtputf8", "ret", "envid", "require_tls")
-_CLIENT = ("address", "port", "listener", "helo", "protocol", "tls", "login", "certificate")
+_CLIENT = ("address", "port", "listener", "helo", "protocol", "tls", "login", "certificate", "rdns")
 _STEP = ("stage", "place", "rule", "note")
 _REPLY = ("code", "subject", "detail", "lines")
 _OUTCOME = ("remote_mta", "remote_address", "blame.value", "passed_on", "tls", "why")
 
 _envelope_values = attrgetter(*_ENVELOPE)
 client_values = attrgetter(*_CLIENT)
-_step_values = attrgetter(*_STEP)
 _reply_values = attrgetter(*_REPLY)
 _outcome_values = attrgetter(*_OUTCOME)
 
@@ -147,9 +164,12 @@ class NewRows(NamedTuple):
     ident: int
     message: MessageRow | None  # None: the ledger alone hears of it
     content: Row | None
-    recipients: list[RecipientRow]
+    recipients: list[Row]  # NEW_RECIPIENT
+    held: list[RecipientRow]  # further ones, of whom it is said why they wait
     headers: list[Row]
-    ledger: list[LedgerRow]
+    first: Row  # of the ledger: FIRST_ACCEPTED
+    further: list[Row]  # ... ACCEPTED
+    ended: list[LedgerRow]  # ... of those who end at once
     value: Accepted
 
 
@@ -183,7 +203,7 @@ def facts_text(submission: Submission) -> str:
             _envelope_values(submission.envelope),
             client_values(submission.client),
             submission.rules,
-            list(map(_step_values, submission.trail)),
+            submission.trail,
         )
     )
 
@@ -247,9 +267,6 @@ def _parity(fixed: Row) -> int:
     return crc32(repr(fixed).encode("utf-8", "surrogatepass"))
 
 
-_OF_RECIPIENT_0 = (None, None, None)  # size, sender and facts stand there
-
-
 def accept_rows(
     ident: int,
     now: float,
@@ -273,10 +290,11 @@ def accept_rows(
     )
     facts = facts_text(submission)
     sender = raw_path(submission.envelope.reverse_path)
-    about: tuple[int | None, str | None, str | None] = (size, sender, facts)
     records = []
-    recipients: list[RecipientRow] = []
-    ledger: list[LedgerRow] = []
+    recipients: list[Row] = []
+    held: list[RecipientRow] = []
+    accepted: list[Row] = []
+    ended: list[LedgerRow] = []
     states = submission.states or (submission.state,) * len(submission.recipients)
     for number, recipient in enumerate(submission.recipients):
         state = states[number]
@@ -292,26 +310,11 @@ def accept_rows(
             path = raw_path(recipient.reverse_path)
             if path == sender:
                 path = None
-        ledger.append(
-            LedgerRow(
-                ident,
-                number,
-                0,
-                now,
-                stored,
-                mailbox,
-                original,
-                recipient.next_hop,
-                *about,
-                None,
-                None,
-                path,
-            )
-        )
-        about = _OF_RECIPIENT_0
-        records.append(Record(ident, number, recipient, state, 0, now))
+        accepted.append((ident, number, now, stored, mailbox, original, recipient.next_hop, path))
+        word = submission.first_word(number) if state is RecipientState.HELD else None
+        records.append(Record(ident, number, recipient, state, 0, now, word))
         if not state.waiting:
-            ledger.append(LedgerRow(ident, number, 1, now, stored, attempts=0, note=""))
+            ended.append(LedgerRow(ident, number, 1, now, stored, attempts=0, note=""))
             continue
         fixed = (
             ident,
@@ -325,47 +328,33 @@ def accept_rows(
             ",".join(sorted(recipient.notify)) if recipient.notify else "",
             recipient.header,
         )
-        recipients.append(RecipientRow(*fixed, _parity(fixed), stored, 0, now, 0, None, None))
-    value = (message, tuple(records))
-    if not recipients:
-        return NewRows(ident, None, None, [], [], ledger, value)
+        if word is None:
+            recipients.append((*fixed, _parity(fixed), stored, now))
+        else:
+            said = (str(word.reply), outcome_text(word))
+            held.append(RecipientRow(*fixed, _parity(fixed), stored, 0, now, 0, *said))
+    first = (*accepted[0], size, sender, facts)
+    told = (first, accepted[1:], ended, (message, tuple(records)))
+    if not recipients and not held:
+        return NewRows(ident, None, None, [], [], [], *told)
     flags = (
         (EIGHT_BIT if submission.eight_bit else 0)
         | (UTF8_HEADER if submission.utf8_header else 0)
         | (IN_FILE if data is None else 0)
     )
     row = (ident, now, sender, size, submission.header_size, flags, facts, parity)
-    headers = [(ident, n, section) for n, section in enumerate(submission.headers, 1)]
+    headers: list[Row] = []
+    if submission.headers:
+        headers = [(ident, n, section) for n, section in enumerate(submission.headers, 1)]
     return NewRows(
         ident,
         MessageRow(*row, _parity(row)),
         None if data is None else (ident, data),
         recipients,
+        held,
         headers,
-        ledger,
-        value,
+        *told,
     )
-
-
-def end_row(settlement: Settlement, now: float, outcome: str | None) -> LedgerRow:
-    """The ledger's row about the end of a recipient; `outcome` is the settlement's as text."""
-    record = settlement.record
-    return LedgerRow(
-        record.message,
-        record.number,
-        1,
-        now,
-        int(settlement.state),
-        attempts=record.attempts + settlement.attempted,
-        outcome=outcome,
-        note=settlement.note,
-    )
-
-
-def removal_row(message: int, number: int, now: float, attempts: int, note: str) -> LedgerRow:
-    """The same, where the operator has ended it."""
-    removed = int(RecipientState.REMOVED)
-    return LedgerRow(message, number, 1, now, removed, attempts=attempts, note=note)
 
 
 def message_of(row: MessageRow, content: Content, headers: tuple[bytes, ...]) -> Message:

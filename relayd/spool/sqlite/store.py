@@ -246,9 +246,9 @@ class Spool:
         """Make queued recipients due now."""
         return self._change("retry", wanted)
 
-    def hold(self, wanted: QueueFilter) -> Awaitable[int]:
+    def hold(self, wanted: QueueFilter, by: str = "") -> Awaitable[int]:
         """Keep queued recipients out of the queue."""
-        return self._change("hold", wanted)
+        return self._change("hold", wanted, by)
 
     def release(self, wanted: QueueFilter) -> Awaitable[int]:
         """Put held recipients back, due now."""

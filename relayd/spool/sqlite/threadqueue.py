@@ -21,14 +21,20 @@ class ThreadQueue(Generic[T]):
 
     def __init__(self) -> None:
         self.entries: deque[T] = deque()  # the reader takes them out
-        self._bell = threading.Event()
+        # whoever waits takes it, who wakes him lets go of it: an Event comes to the same in a
+        # hundred steps of Python
+        self._bell = threading.Lock()
+        self._bell.acquire()
         self._wanted = _BUSY
 
     def put(self, entry: T, *, urgent: bool = False) -> None:
         """Add an entry. The reader wakes when it is the last it waits for, or urgent."""
         self.entries.append(entry)
         if urgent or len(self.entries) >= self._wanted:
-            self._bell.set()
+            try:
+                self._bell.release()
+            except RuntimeError:
+                return  # it rings already
 
     def wait(self, count: int, seconds: float | None = None) -> bool:
         """Until there are so many entries, an urgent one came, or the time is over; or sooner.
@@ -38,9 +44,11 @@ class ThreadQueue(Generic[T]):
         # first what is wanted, then the look at the number: `put` has it the other way round, so
         # one of the two sees the other
         self._wanted = count
-        in_time = len(self.entries) >= count or self._bell.wait(seconds)
+        in_time = len(self.entries) >= count or self._bell.acquire(
+            timeout=-1 if seconds is None else seconds
+        )
         self._wanted = _BUSY
-        self._bell.clear()
+        self._bell.acquire(blocking=False)
         return in_time
 
     def gather(self, count: int, step: float, steps: int) -> None:

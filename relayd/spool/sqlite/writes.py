@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from relayd.mail.message import RecipientState, Settlement
+from relayd.mail.outcome import held
 from relayd.spool.sqlite.batch import Batch
 from relayd.spool.sqlite.bridge import Promise
-from relayd.spool.sqlite.rows import NewRows, removal_row
+from relayd.spool.sqlite.rows import EndRow, NewRows, outcome_text
 from relayd.spool.sqlite.search import condition
 from relayd.spool.view import QueueFilter
 
@@ -168,16 +169,23 @@ class OperatorWrite(Write):
         else:
             self._next = self._end_of_step(connection)
         if self._verb == "remove":
+            removed = int(RecipientState.REMOVED)
             for message, number, attempts in found:
-                row = removal_row(message, number, batch.now, attempts, self._note)
+                row = EndRow(message, number, batch.now, removed, attempts, None, self._note)
                 batch.end((message, number), row)
         elif self._verb == "hold":
+            word = held(self._note or "the operator")
+            said = (str(word.reply), outcome_text(word))
             connection.executemany(
-                "UPDATE recipient SET state = 1 WHERE message = ? AND number = ?", self._met
+                "UPDATE recipient SET state = 1, reply = ?, outcome = ?"
+                " WHERE message = ? AND number = ?",
+                [(*said, *key) for key in self._met],
             )
         else:
+            said_no_more = ", reply = NULL, outcome = NULL" if self._verb == "release" else ""
             connection.executemany(
-                "UPDATE recipient SET state = 0, next_attempt = ? WHERE message = ? AND number = ?",
+                f"UPDATE recipient SET state = 0, next_attempt = ?{said_no_more}"
+                " WHERE message = ? AND number = ?",
                 [(batch.now, *key) for key in self._met],
             )
 

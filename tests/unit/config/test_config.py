@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import re
+import shutil
 import unittest
 from dataclasses import fields
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, mkdtemp
+from unittest.mock import patch
 
 import hypothesis
 from hypothesis import given
 from hypothesis import strategies as st
 
 from relayd import config
-from relayd.config.settings import SPECS
+from relayd.config.fixed import fixed_of, statements_of
+from relayd.config.load import load_text
+from relayd.config.settings import SPECS, Settings
+from relayd.dns import localnames
 from relayd.mail.nexthop import HostPort, NextHop
 from tests.certs import Authority
 from tests.unit.rules.sample import outcome, write_site
@@ -202,7 +207,7 @@ class WarningTests(unittest.TestCase):
             ("sender @example.com", True),
             ("any when not from 10.0.0.1", True),
             ("from 10.0.0.0/8", False),
-            ("to @example.com", False),
+            ("to a@example.com", False),
             ("any when login any", False),
             ("certificate <t>", False),
         ):
@@ -216,6 +221,9 @@ class WarningTests(unittest.TestCase):
             "reject to @closed.example, old@example.com\n"
             "reject from 192.0.2.66 to @sometimes.example\n"
             "accept to @example.com\n"
+            # that whole domains are taken is meant
+            "expect to x@open.example -> x@open.example\n"
+            "expect to x@example.com -> x@example.com\n"
         )
         for target, refused in (
             ("x@closed.example", True),
@@ -328,3 +336,48 @@ class ShippedTests(unittest.TestCase):
         )
         self.assertEqual(outcome(site.ruleset, "x@example.com"), "reject 550 5.7.1")
         self.assertEqual(site.next_hops["demo"].hosts, (HostPort("127.0.0.1", 2626),))
+
+
+class Resolvers(unittest.TestCase):
+    """`resolver`: whom to ask, and where the hosts of next hops are looked up."""
+
+    def settings(self, text: str) -> Settings:
+        return load_text(f"hostname gw.example.com\n{text}", Path("/nonexistent"), "relayd.conf")
+
+    def test_hosts_and_dns_unless_it_says_dns(self) -> None:
+        for text, hosts, servers in (
+            ("", True, []),
+            ("resolver hosts dns\n", True, []),
+            ("resolver dns\n", False, []),
+            ("resolver 127.0.0.1:53\nresolver dns\n", False, [("127.0.0.1", 53)]),
+            ("resolver dns\nresolver hosts dns\nresolver [::1]:5353\n", True, [("::1", 5353)]),
+        ):
+            found = self.settings(text)
+            self.assertEqual((found.name_order.hosts, found.dns_servers), (hosts, servers), text)
+            # and a worker reads the same
+            self.assertEqual(fixed_of(statements_of(found.fixed)), found.fixed)
+
+    def test_rules_look_at_names_only_where_they_are_looked_up(self) -> None:
+        rules = "accept to @example.com when not rdns none\n"
+        self.assertTrue(self.settings(rules).client_names)
+        with self.assertRaisesRegex(config.ConfigErrors, "reverse name is not looked up"):
+            self.settings(f"client-names no\n{rules}")
+
+    def test_short_names_that_nobody_finds_are_warned_of(self) -> None:
+        hops = "next-hop in smtp mail:25, 10.0.0.1:25, a.example\nnext-hop l smtp localhost\n"
+        rules = "accept to info@example.com\nroute any via in\n"
+        (warning,) = self.settings(f"resolver dns\n{hops}{rules}").warnings
+        self.assertIn('next hop in will not find "mail": the DNS alone', str(warning))
+        hosts = Path(mkdtemp()) / "hosts"
+        self.addCleanup(shutil.rmtree, hosts.parent)
+        for text, search, count in (
+            ("10.0.0.9 mail\n", "", 0),
+            ("", "corp.example", 0),
+            ("", "", 1),
+        ):
+            hosts.write_text(text)
+            resolv_conf = hosts.with_name("resolv.conf")
+            resolv_conf.write_text(f"search {search}\n")
+            with patch.multiple(localnames, HOSTS=hosts, RESOLV_CONF=resolv_conf):
+                found = self.settings(hops + rules).warnings
+            self.assertEqual(len(found), count, (text, search))

@@ -368,6 +368,18 @@ class CommandTests(RelayctlTestCase):
         expected = (0, f"the new configuration is in force\n{said}", "")
         self.assertEqual(self.run_main("reload"), expected)
 
+    def test_a_configuration_that_nobody_refused_is_not_spoken_of(self) -> None:
+        self.serve(lambda _: [{"answer": {**STATUS, "refused": None}}, {"done": True}])
+        _, out, _ = self.run_main("status")
+        self.assertNotIn("refused ", out)
+        self.assertNotIn("None", out)
+
+    def test_a_state_that_is_none_is_told_those_that_are(self) -> None:
+        complaint = io.StringIO()
+        with contextlib.redirect_stderr(complaint), self.assertRaises(SystemExit):
+            main(["queue", "--state", "hold"])
+        self.assertRegex(complaint.getvalue(), r"\(choose from '?queued'?, '?held'?\)")
+
     def test_an_empty_queue(self) -> None:
         self.serve(lambda request: [COLUMNS, {"done": True}])
         self.assertEqual(self.run_main("queue"), (0, "Nothing is waiting.\n", ""))
@@ -458,6 +470,14 @@ class OfflineTests(RelayctlTestCase):
             status = main(["--config", str(self.config), *arguments])
         return status, out.getvalue(), err.getvalue()
 
+    def test_explain_names_the_forward_of_what_is_not_accepted(self) -> None:
+        self.write("accept to @example.com\nforward a@example.net -> b@example.com\n")
+        status, out, _ = self.offline("explain", "--offline", "a@example.net")
+        self.assertEqual(status, 1)
+        self.assertIn("no rule accepts it; the forward at relayd.conf:4 comes after accepting", out)
+        _, out, _ = self.offline("explain", "--offline", "c@example.net")
+        self.assertRegex(out, "no rule accepts it\n")
+
     def test_explain(self) -> None:
         status, out, _ = self.offline("explain", "--offline", "info@example.com")
         self.assertEqual(status, 0)
@@ -471,7 +491,11 @@ class OfflineTests(RelayctlTestCase):
             self.assertTrue(err.startswith("relayctl: "), err)
 
     def test_check(self) -> None:
-        self.assertEqual(self.offline("check"), (0, f"{self.config} is good\n", ""))
+        status, out, err = self.offline("check")
+        self.assertEqual(status, 0)
+        self.assertEqual(out, f"{self.config} is good\nread: 1 file, 2 rules, 0 tables, 0 tests\n")
+        self.assertRegex(err, r"^warning: \S+relayd.conf:\d+:1: this takes mail for any mailbox of")
+        self.assertIn("\n    ^^^^^^\n", err)
         self.write("accept to <nowhere>\nroute any via nothing\n")
         status, out, err = self.offline("check")
         self.assertEqual((status, out), (1, ""))
@@ -480,6 +504,30 @@ class OfflineTests(RelayctlTestCase):
         status, _, err = self.offline("explain", "--offline", "a@b.example")
         self.assertEqual(status, 2)
         self.assertIn("relayd.conf:3:", err)
+
+    @unittest.skipIf(os.geteuid() != 0, "gives a spool to another user: needs root")
+    def test_what_the_spools_owner_has_put_there_leads_root_nowhere(self) -> None:
+        spool, treasure = self.directory / "spool", self.directory / "treasure"
+        (spool / "shard-0").mkdir(parents=True)
+        treasure.touch(0o600)
+        self.directory.chmod(0o755)
+        self.write("tls-reports from postmaster@example.com\naccept to any\n")
+        for link, *command in (
+            (spool / "tls-results.db", "tls-report"),
+            (spool / "shard-0/queue.db", "replay", str(self.config)),
+        ):
+            with self.subTest(command):
+                link.symlink_to(treasure)
+                for path in (spool, spool / "shard-0"):
+                    os.chown(path, 64321, 64321)
+                status, _, err = self.offline(*command)
+                self.assertNotEqual(status, 0)
+                self.assertIn("unable to open database file", err)
+                self.assertEqual(treasure.read_bytes(), b"")
+                self.assertEqual(os.geteuid(), 0)
+                self.assertEqual(
+                    [each.name for each in self.directory.glob("treasure*")], ["treasure"]
+                )
 
 
 class FindingTests(RelayctlTestCase):
@@ -554,7 +602,7 @@ class WordTests(unittest.TestCase):
 
     def test_sizes(self) -> None:
         for size, expected in (
-            (0, "0"), (999, "999"), (1000, "1.0K"), (5300, "5.2K"), (20 << 20, "20M"),
-            (5000 << 30, "5000G"),
+            (0, "0B"), (999, "999B"), (1000, "1.0KiB"), (5300, "5.2KiB"), (20 << 20, "20MiB"),
+            (5000 << 30, "5000GiB"),
         ):  # fmt: skip
             self.assertEqual(text.octets(size), expected)

@@ -61,6 +61,33 @@ class UserTests(unittest.TestCase):
         self.assertEqual(self.users.read_text().splitlines()[0], before)  # the seed stays
         self.assertEqual([each.name for each in self.folder.glob(".users*")], [])
 
+    def test_a_file_that_is_not_there_yet_is_found_wherever_the_table_is_defined(self) -> None:
+        base = f"hostname gw.example.com\nspool {self.folder}/spool\n"
+        (self.folder / "rules.d").mkdir()
+        (self.folder / "logins").mkdir()
+        rules = self.folder / "rules.d" / "20-mine.rules"
+        for written, made in (
+            ("table people users file people", "rules.d/people"),
+            ("table people users file ../logins/people", "logins/people"),
+            (f"table people users file {self.folder}/logins/people", "logins/people"),
+            ('table people  users\n  file "the people"  # ours', "rules.d/the people"),
+        ):
+            with self.subTest(written=written):
+                self.config.write_text(base + "include rules.d/*.rules\n")
+                rules.write_text(written + "\naccept login <people>\n")
+                status, out, err = self.run_user("add", "bob", said="x\n")
+                self.assertEqual((status, err), (0, ""))
+                where = self.folder / made
+                self.assertIn("bob added", out)
+                self.assertEqual(self.run_user("list")[1], "bob\n")
+                self.assertEqual(main(["check", str(self.config)]), 0)
+                where.unlink()
+
+    def test_a_broken_rule_elsewhere_hides_no_table(self) -> None:
+        self.config.write_text("forwrad x\n" + self.config.read_text())
+        self.assertEqual(self.run_user("add", "bob", said="x\n")[0], 0)
+        self.assertTrue(self.accepts("bob", "x"))
+
     def test_what_is_refused(self) -> None:
         self.run_user("add", "bob", said="x\n")
         for arguments, said, why in (

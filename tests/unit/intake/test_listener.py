@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,8 +13,11 @@ from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
 from relayd.intake import accepting as accept_balancer
+from relayd.intake import listener, opening
 from relayd.intake.accepting import AcceptBalancer
-from relayd.intake.listener import IntakeService, ListenAddress, listening_socket
+from relayd.intake.listener import IntakeService
+from relayd.intake.opening import ListenAddress, ListeningSockets, listening_socket, listens
+from relayd.intake.session import Session
 from relayd.intake.smtpservice import SmtpService
 from relayd.shared.sessioncounts import SessionCounts, shared_session_counts
 from tests.support import TestCase
@@ -78,13 +81,25 @@ class OverLoopback(TestCase):
         self.assertEqual([r[:3] for r in await talker.lines(2)], ["250", "221"])
         await talker.gone
         ((stored, _),) = self.scene.spool.stored
-        self.assertIn(b"([127.0.0.1])", b"".join(stored.content.chunks()))
+        self.assertIn(b"(localhost [127.0.0.1])", b"".join(stored.content.chunks()))
         stopped = self.service.stopService()
         self.assertEqual(await other.lines(1), [f"421 4.3.2 {HOST} is shutting down"])
         await other.gone
         await stopped
         self.assertEqual(self.scene.admission.in_all, 0)
         self.assertEqual(self.service.service.sessions, set())
+
+    async def test_replies_wait_for_no_acknowledgement(self) -> None:
+        self.service.startService()
+        talker = await self.connect()
+        await talker.lines(1)
+        (session,) = self.service.service.sessions
+        assert isinstance(session, Session)
+        connection = session.transport.getHandle()
+        assert isinstance(connection, socket.socket)
+        self.assertTrue(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+        await self.service.stopService()
+        await talker.gone
 
     async def test_stopping_does_not_wait_for_ever(self) -> None:
         self.scene.spool.slow = True
@@ -237,15 +252,142 @@ class Sockets(TestCase):
         self.addCleanup(listening.close)
         self.assertEqual(listening.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY), 1)
 
-    def test_a_port_that_is_taken(self) -> None:
+    def test_where_all_ports_are_taken_it_does_not_start(self) -> None:
         first = listening_socket(LOOPBACK)
         self.addCleanup(first.close)
         address = ListenAddress("127.0.0.1", first.getsockname()[1])
-        scene = Scene()
-        service = IntakeService(reactor, scene.service, [LOOPBACK, address])
-        with self.assertRaisesRegex(OSError, f"cannot listen on {address}"):
-            service.privilegedStartService()
+        for addresses in ([address], [ListenAddress("192.0.2.1", 2525), address]):
+            service = IntakeService(reactor, Scene().service, addresses)
+            with self.assertRaisesRegex(OSError, f"cannot listen on {address}"):
+                service.privilegedStartService()
 
     def test_names(self) -> None:
         self.assertEqual(str(ListenAddress("::1", 25)), "[::1]:25")
         self.assertEqual(str(ListenAddress("127.0.0.1", 25)), "127.0.0.1:25")
+
+
+class NotThereYet(TestCase):
+    """Addresses that cannot be had keep nobody from listening at the others."""
+
+    def setUp(self) -> None:
+        self.patch(opening, "RETRY", 0.05)
+        self.patch(listener, "LOOK", 0.02)
+        self.scene = Scene()
+        self.smtp: SmtpService = replace(self.scene.service, reactor=reactor)
+        self.services: list[IntakeService] = []
+        self.holder = listening_socket(LOOPBACK)
+        self.taken = ListenAddress("127.0.0.1", self.holder.getsockname()[1])
+
+    async def tearDown(self) -> None:  # type: ignore[override]  # the base makes it a Deferred
+        self.holder.close()
+        for service in self.services:
+            await service.stopService()
+
+    def serve(
+        self,
+        *addresses: ListenAddress,
+        sockets: Sequence[socket.socket] = (),
+        accept_balancer: AcceptBalancer | None = None,
+    ) -> IntakeService:
+        service = IntakeService(
+            reactor, self.smtp, addresses, sockets, accept_balancer=accept_balancer, grace=0.2
+        )
+        self.services.append(service)
+        service.startService()
+        return service
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        for _ in range(500):
+            if condition():
+                return
+            await deferLater(reactor, 0.01, lambda: None)
+        self.fail("it never happened")
+
+    def greets(self, address: ListenAddress) -> bool:
+        try:
+            socket.create_connection((address.host, address.port), 1).close()
+        except OSError:
+            return False
+        return True
+
+    async def test_a_port_that_is_taken_is_had_when_it_is_free(self) -> None:
+        service = self.serve(LOOPBACK, self.taken)
+        self.assertEqual(len(service.bound), 1)
+        self.assertEqual(dict(service.missing), {self.taken: "Address already in use"})
+        (told,) = self.scene.log.of("trouble")
+        self.assertIn(str(self.taken), told)
+        await deferLater(reactor, 0.2, lambda: None)
+        self.assertEqual(len(self.scene.log.of("trouble")), 1)  # said once
+        self.holder.close()
+        await self.until(lambda: len(service.bound) == 2)
+        self.assertEqual(dict(service.missing), {})
+        self.assertTrue(self.greets(self.taken))
+        self.assertIn("listening", self.scene.log.of("notice")[0])
+
+    async def test_an_address_that_is_not_there(self) -> None:
+        absent = ListenAddress("192.0.2.1", 2525)
+        service = self.serve(absent, LOOPBACK)
+        self.assertEqual(len(service.bound), 1)
+        self.assertEqual(dict(service.missing), {absent: "Cannot assign requested address"})
+
+    async def test_where_none_is_there_yet_it_waits(self) -> None:
+        service = self.serve(ListenAddress("192.0.2.1", 2525), ListenAddress("2001:db8::9", 25))
+        self.assertEqual((service.bound, len(service.missing)), ((), 2))
+
+    async def test_the_reason_is_said_again_when_it_is_another(self) -> None:
+        reasons = ["one", "one", "two"]
+
+        def refuse(opened: object, address: object, backlog: int = 0) -> None:
+            raise OSError(
+                99, f"cannot listen on x: {reasons.pop(0) if len(reasons) > 1 else 'two'}"
+            )
+
+        self.patch(opening, "_listen", refuse)
+        self.serve(ListenAddress("192.0.2.1", 2525))
+        await self.until(lambda: len(self.scene.log.of("trouble")) == 2)
+        await deferLater(reactor, 0.2, lambda: None)
+        self.assertEqual(len(self.scene.log.of("trouble")), 2)
+
+    async def test_an_address_family_that_the_system_does_not_have(self) -> None:
+        real = socket.socket
+
+        def without_ipv6(family: int = socket.AF_INET, *rest: int) -> socket.socket:
+            if family == socket.AF_INET6:
+                raise OSError(97, "Address family not supported by protocol")
+            return real(family, *rest)
+
+        self.patch(socket, "socket", without_ipv6)
+        service = self.serve(ListenAddress("::1", 2525), LOOPBACK)
+        await deferLater(reactor, 0.2, lambda: None)
+        self.assertEqual(len(service.bound), 1)
+        self.assertIn("not supported", *service.missing.values())
+
+    async def test_all_workers_serve_it_as_soon_as_it_listens(self) -> None:
+        sockets = ListeningSockets(reactor, self.scene.log, [LOOPBACK, self.taken])
+        opened = sockets.open()
+        shared = shared_session_counts(2)
+        for number in range(2):
+            ours = AcceptBalancer(reactor, SessionCounts(shared, number))
+            theirs = [each.dup() for each in opened]
+            self.serve(LOOPBACK, self.taken, sockets=theirs, accept_balancer=ours)
+        self.assertEqual([len(each.bound) for each in self.services], [1, 1])
+        self.holder.close()
+        await self.until(lambda: all(len(each.bound) == 2 for each in self.services))
+        self.assertTrue(self.greets(self.taken))
+        sockets.close()
+        for service in self.services:
+            await service.stopService()
+        self.services.clear()
+        for each in opened:
+            each.close()
+        for descriptor in shared:
+            os.close(descriptor)
+
+    async def test_it_stops_while_it_waits(self) -> None:
+        service = self.serve(LOOPBACK, self.taken)
+        await service.stopService()
+        self.services.clear()
+        self.holder.close()
+        await deferLater(reactor, 0.1, lambda: None)
+        self.assertFalse(self.greets(self.taken))
+        self.assertFalse(listens(socket.socket()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from base64 import b64decode, b64encode
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar, cast
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,6 +19,7 @@ from relayd.intake.trace import TraceField
 from relayd.login.accounts import Checked, DovecotAccounts, FileAccounts
 from relayd.login.dovecot import DovecotAnswer, Result
 from relayd.login.guesses import Guesses
+from relayd.login.mechanisms import DEFAULT
 from relayd.login.scram import ScramClient, Verifier
 from relayd.login.users import Users
 from tests.support import TestCase
@@ -37,7 +38,13 @@ RIGHT, WRONG = plain("alice@example.com", "pencil"), plain("alice@example.com", 
 class Site:
     """A scene with accounts; hashes are computed when the test says so, if it is slow."""
 
-    def __init__(self, *, slow: bool = False, accounts: Any = None) -> None:  # noqa: ANN401
+    def __init__(
+        self,
+        *,
+        slow: bool = False,
+        accounts: Any = None,  # noqa: ANN401
+        mechanisms: tuple[str, ...] = DEFAULT,
+    ) -> None:
         self.scene = Scene()
         self.slow = slow
         self.hashing: list[tuple[Deferred[bool], Any]] = []
@@ -47,6 +54,7 @@ class Site:
             self.guesses,
             self.scene.log,
             in_clear=True,
+            mechanisms=mechanisms,
         )
         self.scene.listen(login=login)
 
@@ -68,6 +76,81 @@ class Site:
 
     def submission(self, *, login: bool = True) -> None:
         self.scene.listen(submission=True, login_required=login, origin="example.com")
+
+
+class Mechanisms(TestCase):
+    """What is on offer, under TLS 1.3 with its channel binding as well."""
+
+    PLUS = "SCRAM-SHA-256-PLUS"
+    BINDINGS: ClassVar = {"tls-exporter": b"x" * 32}
+
+    def offered(self, *mechanisms: str, accounts: Any = None) -> tuple[str, str]:  # noqa: ANN401
+        """In the clear, and under TLS."""
+        site = Site(mechanisms=mechanisms or DEFAULT, accounts=accounts)
+        peer = site.scene.greeted()
+        lines = []
+        for bindings in ({}, self.BINDINGS):
+            session: Any = peer.protocol
+            session._login.secured(bindings)
+            session._offer_login(session._login)
+            found = [each[4:] for each in peer.say("EHLO x") if each[4:9] == "AUTH "]
+            lines.append(" ".join(found))
+        return lines[0], lines[1]
+
+    def test_plus_is_not_offered_unless_it_is_asked_for(self) -> None:
+        self.assertEqual(self.offered(), ("AUTH SCRAM-SHA-256 PLAIN LOGIN",) * 2)
+        self.assertEqual(
+            self.offered(self.PLUS, "SCRAM-SHA-256", "PLAIN"),
+            ("AUTH SCRAM-SHA-256 PLAIN", "AUTH SCRAM-SHA-256-PLUS SCRAM-SHA-256 PLAIN"),
+        )
+        self.assertEqual(self.offered(self.PLUS), ("", "AUTH SCRAM-SHA-256-PLUS"))
+
+    def test_any_other_can_be_left_out_too(self) -> None:
+        self.assertEqual(self.offered("SCRAM-SHA-256"), ("AUTH SCRAM-SHA-256",) * 2)
+        self.assertEqual(self.offered("LOGIN", "PLAIN"), ("AUTH LOGIN PLAIN",) * 2)
+        dovecot = DovecotAccounts(cast("Any", None))
+        self.assertEqual(self.offered(accounts=dovecot), ("AUTH PLAIN LOGIN",) * 2)
+        self.assertEqual(
+            self.offered("SCRAM-SHA-256", "PLAIN", accounts=dovecot), ("AUTH PLAIN",) * 2
+        )
+
+    def test_what_is_left_out_is_not_taken_either(self) -> None:
+        peer = Site(mechanisms=("SCRAM-SHA-256",)).scene.greeted()
+        self.assertEqual(peer.say(RIGHT)[0][:3], "504")
+
+    def test_a_client_that_could_bind_logs_in_where_no_plus_is_offered(self) -> None:
+        # RFC 5802 section 6: "y" tells that it saw no -PLUS, and so it must have been offered
+        for mechanisms, code in ((DEFAULT, "235"), ((self.PLUS, *DEFAULT), "535")):
+            peer = Site(mechanisms=mechanisms).scene.greeted()
+            session: Any = peer.protocol
+            session._login.secured(self.BINDINGS)
+            session._offer_login(session._login)
+            client = ScramClient("alice@example.com", "pencil", could_bind=True)
+            said = peer.say(f"AUTH SCRAM-SHA-256 {b64encode(client.first()).decode()}")
+            if said[0].startswith("334"):
+                final = client.final(b64decode(said[0][4:]))
+                said = peer.say(b64encode(final))
+                client.verify(b64decode(said[0][4:]))
+                said = peer.say("")
+            self.assertEqual(said[0][:3], code)
+
+    def test_gnu_sasl_gives_up_where_plus_is_offered_and_gets_in_where_it_is_not(self) -> None:
+        # as mutt does: the best mechanism and no other, cancelled once the binding is missing
+        for mechanisms, code in ((DEFAULT, "235"), ((self.PLUS, *DEFAULT), "501")):
+            peer = Site(mechanisms=mechanisms).scene.greeted()
+            session: Any = peer.protocol
+            session._login.secured(self.BINDINGS)
+            session._offer_login(session._login)
+            [offer] = [each for each in peer.say("EHLO x") if each[4:9] == "AUTH "]
+            best = offer[9:].split()[0]
+            self.assertEqual(peer.say(f"AUTH {best}"), ["334 "])
+            if best == self.PLUS:
+                self.assertEqual(peer.say("*")[0][:3], code)
+                continue
+            client = ScramClient("alice@example.com", "pencil")
+            said = peer.say(b64encode(client.first()))
+            said = peer.say(b64encode(client.final(b64decode(said[0][4:]))))
+            self.assertEqual(peer.say("")[0][:3], code)
 
 
 class LoginTests(TestCase):
@@ -308,7 +391,9 @@ ADDRESSES = (
     (b'"a b".c', b'"a b".c@d'),
     (b"<>", b"<>"),
     (b"", b""),
-    (b"a..b", b"a..b"),
+    (b"a..b", b"a..b@d"),
+    (b"Bob <c..d>, .e, <f.>", b"Bob <c..d@d>, .e@d, <f.@d>"),
+    (b"..., <.>, a .b, <a b.>", b"..., <.>, a .b, <a b.>"),
     (b"<bob", b"<bob"),
     (b"\r\n bob,\r\n\teve", b"\r\n bob@d,\r\n\teve@d"),
 )

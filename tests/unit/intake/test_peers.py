@@ -47,7 +47,8 @@ class PeerCase(TestCase):
         self.assertIn("queued", peer.say(*CONTENT)[-1])
         stored, _ = scene.spool.stored[-1]
         trace = b"".join(stored.content.chunks()).split(b"\r\n")[0].decode()
-        self.assertIn(f"({address_literal(stored.client.address)})", trace)
+        name = stored.client.rdns or "unknown"
+        self.assertIn(f"({name} {address_literal(stored.client.address)})", trace)
         return f"{stored.client.address}:{stored.client.port}"
 
 

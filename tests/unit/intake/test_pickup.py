@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import time
 import unittest
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from unittest import mock
 
 from twisted.internet.defer import Deferred
 
-from relayd.intake.dropfolder import SLICE, FolderSurvey, Quota
+from relayd.intake.dropfolder import ABANDONED, SLICE, FolderSurvey, Quota
 from relayd.intake.limits import NORMAL
 from relayd.intake.pickup import (
     AFTER_TROUBLE,
@@ -115,6 +116,39 @@ class FolderOfDrops(TestCase):
         self.assertEqual(self.scene.spool.stored, [])
         drop.rollback()
         self.assertEqual(list(self.folder.iterdir()), [])
+
+    def test_what_a_killed_sendmail_left_half_written_is_removed_and_never_a_writers(self) -> None:
+        writing, killed = Drop(str(self.folder), SLIP), Drop(str(self.folder), SLIP)
+        self.addCleanup(writing.rollback)
+        killed.write(CONTENT)
+        killed._file.close()  # as the kernel does for who dies
+        recent = self.folder / "recent.part"
+        recent.write_bytes(b"x")
+        link = self.folder / "link.part"
+        link.symlink_to(self.spool)
+        pipe = self.folder / "pipe.part"
+        os.mkfifo(pipe)
+        (self.folder / "folder.part").mkdir()
+        old = time.time() - ABANDONED - 60
+        for each in self.folder.iterdir():
+            if each != recent:
+                os.utime(each, (old, old), follow_symlinks=False)
+        self.look()
+        left = {Path(writing._writing).name, "recent.part", "folder.part"}
+        self.assertEqual({each.name for each in self.folder.iterdir()}, left)
+        self.assertIn("unfinished and abandoned: removed", self.troubles())
+        self.assertIn("'files': 3", self.troubles())
+        writing.commit()
+        self.look()
+        self.assertEqual(len(self.whole()), 1)
+
+    def test_what_is_half_written_counts_for_who_leaves_too_much(self) -> None:
+        for number in range(11):
+            (self.folder / f"{number}.part").write_bytes(b"x")
+            os.chown(self.folder / f"{number}.part", 1000, -1)
+        self.pass_time(2)
+        self.assertEqual((self.spool / OVER_QUOTA).read_text(), "1000\n")
+        self.assertNotIn("drop_waiting", self.pickup.figures())
 
     def test_what_cannot_be_taken_now_waits(self) -> None:
         self.drop(recipients=["later@example.net"])

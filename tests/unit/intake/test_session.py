@@ -38,7 +38,7 @@ class Dialogues(unittest.TestCase):
         ((stored, submission),) = scene.spool.stored
         self.assertEqual(
             b"".join(stored.content.chunks()),
-            b"Received: from client.example ([192.0.2.1])\r\n"
+            b"Received: from client.example (unknown [192.0.2.1])\r\n"
             b" by gw.example.com (relayd) with ESMTP id " + str(stored).encode() + b"\r\n"
             b" for <alice@example.com>;\r\n Sat, 22 Nov 2025 05:04:00 +0000\r\n"
             b"Subject: test\r\n\r\nHello.\r\n",
@@ -50,6 +50,45 @@ class Dialogues(unittest.TestCase):
         self.assertEqual(scene.log.of("session"), ["192.0.2.1 messages=1 refused=0 0s quit"])
         self.assertEqual((scene.admission.in_all, scene.service.sessions), (0, set()))
         self.assertEqual(scene.clock.getDelayedCalls(), [])
+
+    def test_a_device_that_does_not_say_who_it_is(self) -> None:
+        peer = self.scene.connect()
+        peer.replies()
+        for hello in (b"HELO", b"HELO ", b"EHLO caf\xe9"):
+            self.assertEqual(peer.say(hello)[0][:3], "501")
+        peer.say("MAIL FROM: s@example.org", "RCPT TO: a..b@example.com", "DATA")
+        self.assertEqual(peer.say(*CONTENT, "QUIT")[0][:3], "250")
+        ((stored, submission),) = self.scene.spool.stored
+        self.assertEqual((stored.client.helo, stored.client.protocol), ("", "SMTP"))
+        self.assertEqual(str(submission.recipients[0].mailbox), '"a..b"@example.com')
+        self.assertTrue(
+            b"".join(stored.content.chunks()).startswith(
+                b"Received: from [192.0.2.1] (unknown [192.0.2.1])\r\n"
+                b" by gw.example.com (relayd) with SMTP id " + str(stored).encode() + b"\r\n"
+                b' for <"a..b"@example.com>;\r\n'
+            )
+        )
+
+    def test_who_ends_lines_with_lf_alone_is_answered_and_cut_off_in_the_end(self) -> None:
+        peer = self.scene.connect()
+        peer.replies()
+        for _ in range(20):
+            self.assertEqual(peer.send(b"EHLO client.example\n")[0][:9], "500 5.5.2")
+        self.assertEqual(peer.send(b"EHLO client.example\n")[0][:3], "421")
+        self.assertTrue(peer.told_to_go)
+
+    def test_a_strict_listener_wants_the_letter_and_says_so(self) -> None:
+        self.scene.listen(strict=True)
+        peer = self.scene.connect()
+        peer.replies()
+        self.assertEqual(peer.say("MAIL FROM:<s@example.org>")[0][:3], "503")
+        peer.say("EHLO client.example")
+        for wrong in ("MAIL FROM: <s@example.org>", "MAIL FROM:s@example.org"):
+            self.assertEqual(
+                peer.say(wrong),
+                ["501 5.5.4 Not as RFC 5321 spells it, and this listener is strict"],
+            )
+        self.assertEqual(peer.say("MAIL FROM:<s@example.org>")[0][:3], "250")
 
     def test_all_at_once_is_answered_in_two_writes(self) -> None:
         peer = self.scene.greeted()
@@ -487,13 +526,13 @@ class StartTls(unittest.TestCase):
         self.assertEqual(peer.say("EHLO early.example"), [])
         peer.protocol.handshakeCompleted()  # type: ignore[attr-defined]
         self.assertEqual(peer.replies(), [])
-        self.assertEqual(peer.say("MAIL FROM:<>")[0][:3], "503")
+        self.assertEqual(peer.say("RCPT TO:<a@b.example>")[0][:3], "503")
         self.assertNotIn("250-STARTTLS", peer.say("EHLO secure.example"))
         peer.say(*message())
         self.assertEqual(peer.say(*CONTENT)[0][:3], "250")
         ((stored, submission),) = self.scene.spool.stored
         content = b"".join(stored.content.chunks())
-        self.assertTrue(content.startswith(b"Received: from secure.example ([192.0.2.1])"))
+        self.assertTrue(content.startswith(b"Received: from secure.example (unknown [192.0.2.1])"))
         self.assertIn(b" with ESMTPS id ", content)
         self.assertIn(b"\r\n (TLSv1.3 TLS_AES_256_GCM_SHA384)\r\n", content)
         self.assertEqual(submission.client.tls, "TLSv1.3 TLS_AES_256_GCM_SHA384")

@@ -38,16 +38,26 @@ class Import(unittest.TestCase):
         readable.start()
         self.addCleanup(readable.stop)
 
-    def put(self, name: str, text: str) -> None:
-        (self.folder / name).write_text(text, "utf-8")
+    def put(self, name: str, text: str | bytes) -> None:
+        path = self.folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(text.encode() if isinstance(text, str) else text)
 
-    def bring(self, main: str, *, base: str = BASE, master: str = MASTER, **tables: str) -> None:
+    def bring(
+        self,
+        main: str,
+        *,
+        base: str = BASE,
+        master: str = MASTER,
+        machine: Machine = MACHINE,
+        **tables: str | bytes,
+    ) -> None:
         """Import main.cf with these tables beside it; `__` in a name is a dot."""
         self.put("main.cf", base + main)
         self.put("master.cf", master)
         for name, text in tables.items():
             self.put(name.replace("__", "."), text)
-        self.work = convert(self.folder, MACHINE)
+        self.work = convert(self.folder, machine)
         self.written = settle(self.work)
 
     def file(self, name: str) -> str:

@@ -9,14 +9,15 @@ from unittest import mock
 
 from relayd.config import load
 from relayd.ctl import relayctl
-from relayd.migrate import verify as verifying
 from relayd.migrate.convert import Machine, convert
-from relayd.migrate.postmap import Answers, PostmapError, program
+from relayd.migrate.defaults import DEFAULTS
 from relayd.migrate.report import SettingFate
-from relayd.migrate.samples import samples
 from relayd.migrate.tables import PATTERNS, MapSpec
 from relayd.migrate.write import settle
 from relayd.rules.language.regex import search
+from relayd.verification import verify as verifying
+from relayd.verification.postmap import Answers, PostmapError, program
+from relayd.verification.samples import samples
 from tests.certs import Authority
 from tests.unit.migrate.migration import BASE, INSIDE, MACHINE, MASTER, Import
 
@@ -52,6 +53,18 @@ class Settings(Import):
         self.assertEqual(listens, ["listen 127.0.0.1:25", "listen [::1]:25",
                                    "listen 192.0.2.25:2525"])  # fmt: skip
         self.assertIs(self.fate("master.cf submission/inet"), SettingFate.LOST)
+
+    def test_what_makes_postfix_strict_makes_relayd_strict(self) -> None:
+        self.bring(
+            "smtpd_helo_required = yes\nstrict_rfc821_envelopes = yes\ninet_protocols = ipv4\n"
+        )
+        self.assertIn("listen 0.0.0.0:25 strict\n", self.conf + "\n")
+        self.assertIn('reject any 503 5.5.1 "Say HELO or EHLO first" when not helo any', self.rules)
+        self.bring(
+            "smtpd_helo_required = no\nstrict_rfc821_envelopes = no\ninet_protocols = ipv4\n"
+        )
+        self.assertNotIn("strict", self.conf)
+        self.assertNotIn("helo", self.rules)
 
     def test_only_one_protocol(self) -> None:
         self.bring("inet_protocols = ipv4\n")
@@ -101,8 +114,22 @@ class WhoMaySend(Import):
         self.bring("")
         self.assertEqual(self.goes("x@far.example", client="192.0.2.25"), "x@far.example direct")
         self.assertEqual(self.goes("x@far.example", client="192.0.2.26"), "550 5.7.1")
-        self.bring("mynetworks_style = subnet\n")
-        self.assertIs(self.fate("mynetworks_style"), SettingFate.LOST)
+
+    def test_mynetworks_style_takes_in_the_networks_of_the_interfaces(self) -> None:
+        for style, inside, outside in (
+            ("subnet", ("192.0.2.7", "2001:db8::7"), ("192.0.3.7", "2001:db9::7")),
+            ("class", ("192.0.2.200", "2001:db8::7"), ("192.0.3.7",)),
+            ("host", ("192.0.2.25",), ("192.0.2.7", "2001:db8::7")),
+        ):
+            machine = Machine(
+                lambda: "mx.example.com", lambda: ["127.0.0.1", "192.0.2.25"],
+                networks=lambda: ["192.0.2.25/255.255.255.128", "2001:db8::25/64"],
+            )  # fmt: skip
+            self.bring(f"mynetworks_style = {style}\n", machine=machine)
+            for client in inside:
+                self.assertEqual(self.goes("x@far.example", client=client), "x@far.example direct")
+            for client in outside:
+                self.assertEqual(self.goes("x@far.example", client=client), "550 5.7.1", client)
 
     def test_unknown_relay_recipients(self) -> None:
         self.bring(
@@ -149,6 +176,7 @@ class WhoMaySend(Import):
         )
         self.assertEqual(self.goes("a@corp.example", client="192.0.2.66"), "554 5.7.1")
         self.assertEqual(self.goes("a@corp.example", client="198.51.100.7"), "554 5.7.1")
+        self.assertEqual(self.goes("a@corp.example"), "451 4.3.0")  # it may be that host
         said = self.said("smtpd_client_restrictions")
         self.assertIn("host.far.example", said)
         self.assertIn("reject_rbl_client zen.example", said)
@@ -280,6 +308,7 @@ class Forwarding(Import):
     def test_a_mail_store_behind_lmtp(self) -> None:
         self.bring(
             "mydestination = mx.example.com\nmailbox_transport = lmtp:unix:private/dovecot\n"
+            "local_recipient_maps =\n"
         )
         self.assertEqual(self.goes("any@mx.example.com"), "any@mx.example.com store")
         self.assertIn("next-hop store lmtp unix:/var/spool/postfix/private/dovecot", self.rules)
@@ -435,7 +464,7 @@ class Texts(Answers):
     """Answers by the tables' text, in place of postmap."""
 
     def __init__(self, folder: Path, shelf: object, scratch: Path) -> None:
-        with mock.patch("relayd.migrate.postmap.program", return_value="postmap"):
+        with mock.patch("relayd.verification.postmap.program", return_value="postmap"):
             super().__init__(folder, shelf, scratch)  # type: ignore[arg-type]
 
     def _found(self, table: tuple[MapSpec, bool], keys: object) -> dict[str, str]:
@@ -453,8 +482,17 @@ class Texts(Answers):
 
 class Verifying(Import):
     def outcome(self) -> verifying.Verification:
-        with mock.patch.object(verifying, "Answers", Texts):
-            return verifying.verify(self.work, self.written.settings, samples(self.work))
+        with mock.patch.object(verifying, "Answers", Texts), self.values():
+            return verifying.verify(self.work, self.written, samples(self.work))
+
+    def values(self) -> contextlib.AbstractContextManager[object]:
+        """The parameters as postconf has them, for where there is none."""
+
+        def parameters(folder: Path, *options: str) -> dict[str, str]:
+            main = self.work.main
+            return {} if options else {name: main[name] for name in {*DEFAULTS, *main.given}}
+
+        return mock.patch("relayd.verification.lookups.parameters", parameters)
 
     def test_an_import_of_everything_has_no_difference_that_is_not_named(self) -> None:
         self.bring(
@@ -488,8 +526,8 @@ class Verifying(Import):
 
     def test_an_address_that_is_none_is_said(self) -> None:
         self.bring("")
-        with mock.patch.object(verifying, "Answers", Texts):
-            outcome = verifying.verify(self.work, self.written.settings, ["no address"])
+        with mock.patch.object(verifying, "Answers", Texts), self.values():
+            outcome = verifying.verify(self.work, self.written, ["no address"])
         self.assertEqual(len(outcome.unasked), 1)
 
 
@@ -525,7 +563,7 @@ class CommandLine(Import):
     def test_no_postmap_is_said_plainly_after_the_report(self) -> None:
         self.bring("")
         missing = PostmapError("postmap is not installed here")
-        with mock.patch("relayd.migrate.postmap.program", side_effect=missing):
+        with mock.patch("relayd.verification.postmap.program", side_effect=missing):
             status, out, err = self.run_it("--dry-run", "--verify", "all")
         self.assertEqual(status, 1)
         self.assertIn("main.cf gives", out)

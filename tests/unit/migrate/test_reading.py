@@ -12,10 +12,10 @@ from relayd.migrate.domains import network_of
 from relayd.migrate.expressions import carried, template
 from relayd.migrate.maincf import MainCf, MainCfError, split
 from relayd.migrate.mastercf import read_services
-from relayd.migrate.samples import example
 from relayd.migrate.settings import seconds, written
 from relayd.migrate.tables import Expression, MapSpec, PostfixTables, maps
 from relayd.rules.language.regex import search
+from relayd.verification.samples import example
 
 
 class Folder(unittest.TestCase):
@@ -192,7 +192,7 @@ class TableTests(Folder):
         )
         self.assertEqual([(row.key, row.value) for row in table.rows],
                          [("root", "admin, \\keep"), ("odd one", '|"/bin/x y"'),
-                          ("list", ":include:/x")])  # fmt: skip
+                          ("list", ":include:/x  # c")])  # fmt: skip
 
 
 class ExpressionTests(unittest.TestCase):

@@ -33,6 +33,7 @@ from relayd.ops.control import (
     ControlSession,
     listen,
 )
+from relayd.ops.documents import filter_of
 from relayd.ops.explain import QuestionError
 from relayd.spool.memory import MemorySpool
 from relayd.spool.queue import Lane, LaneView, Standing
@@ -44,6 +45,15 @@ reactor: Any = the_reactor
 CONTENT = b"Subject: one\r\n\r\nbody\r\n"
 NOW = 1_767_600_600.0
 STEP = Step("accept", "rules.d/10-site.rules:14", "accept to <ours>", "ours: x:1")
+
+
+class Filters(TestCase):
+    def test_a_mailbox_may_be_named_as_the_log_shows_it(self) -> None:
+        for said in ('"a..b"@docomo.example', "a..b@docomo.example"):
+            wanted = filter_of({"sender": said, "recipient": said}, 0.0)
+            self.assertEqual((wanted.sender, wanted.recipient), ("a..b@docomo.example",) * 2)
+        for said in ("@docomo.example", '"', "<>", "ann"):
+            self.assertEqual(filter_of({"sender": said}, 0.0).sender, said)
 
 
 class Bridge:
@@ -82,7 +92,7 @@ class Fixture(TestCase):
             check=self.complain,
             reload=self.complain,
             log=self.log,
-            warnings=lambda: self.warnings,
+            said=lambda: {"warnings": self.warnings} if self.warnings else {},
             clock=lambda: NOW,
         )
         self.clock = Clock()

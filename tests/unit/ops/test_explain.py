@@ -14,10 +14,12 @@ from relayd import config
 from relayd.ctl import relayctl
 from relayd.ctl.headersection import LetterError, read
 from relayd.dns.resolver import Resolver
-from relayd.ops.explain import exit_status, lines
+from relayd.ops.explain import QuestionError, exit_status, explain, facts, lines
 from relayd.relay.resolve import Directory
 from relayd.relay.selfdetection import SelfDetection
+from relayd.rules.fact import Fact
 from relayd.rules.header import MAX_FIELDS
+from relayd.rules.ruleset import Ruleset
 from relayd.service.configuration import Configuration, Enquiry
 from tests.dnsserver import DnsServer
 from tests.spooling import Troubles
@@ -109,6 +111,12 @@ class OnlineTest(TestCase):
         self.assertEqual(exit_status(answer), 1)
         self.assertIn("refused: 550 5.1.6 Moved to new@example.com", list(lines(answer)))
 
+    def test_a_client_has_a_name_unless_it_is_asked_about_one_without(self) -> None:
+        self.assertEqual(facts({"recipient": "a@b.example"}).client.helo, "outside.invalid")
+        for name in ("mx.example", ""):
+            asked = facts({"recipient": "a@b.example", "helo": name})
+            self.assertEqual(asked.client.helo, name)
+
     async def test_a_header(self) -> None:
         section = LETTER.replace(b"\n", b"\r\n").decode("latin-1").partition("body")[0]
         answer = await self.answer(
@@ -121,6 +129,83 @@ class OnlineTest(TestCase):
             [each["place"].rpartition(":")[2] for each in answer["header"]["rules"]],
             ["19", "20", "21"],
         )
+
+
+class ReverseNameTest(TestCase):
+    """What a rule looks at and nobody has said is looked up; what is said, is so."""
+
+    def setUp(self) -> None:
+        self.site = write_site(Path(self.mktemp()))
+        self.site.write_text(
+            "hostname gw.example.com\nreject to info@example.com rdns none\n"
+            "accept to @example.com\nroute any direct\n"
+        )
+
+    async def answer(self, name: str | None, **question: Any) -> dict[str, Any]:  # noqa: ANN401
+        async def reverse_name(address: str) -> str | None:
+            self.asked.append(address)
+            return name
+
+        async def describe(next_hop: str, mailbox: object) -> list[str]:
+            return []
+
+        async def gather(ruleset: Ruleset, fact: Fact, client: object, sender: object) -> object:
+            self.asked.append(str(fact))
+            return {"the listing in zen": True, "the result of SPF": "softfail"}[str(fact)]
+
+        self.asked: list[str] = []
+        ruleset = config.load(self.site).ruleset
+        return await explain(
+            ruleset, {"recipient": "info@example.com", **question}, describe, reverse_name, gather
+        )
+
+    async def test_it_is_looked_up(self) -> None:
+        for name, status, said in (
+            ("mail.example.net", 0, "rdns mail.example.net"),
+            ("", 1, "rdns none"),
+            (None, 2, "rdns unknown"),
+        ):
+            answer = await self.answer(name, **{"from": "192.0.2.7"})
+            self.assertEqual((exit_status(answer), self.asked), (status, ["192.0.2.7"]), name)
+            self.assertRegex(next(lines(answer)), rf"^fact  {said}   \(looked up in \d+ ms")
+
+    async def test_what_is_given_is_not_looked_up(self) -> None:
+        for given, status in (("rdns none", 1), ("rdns Mail.Example.net.", 0)):
+            answer = await self.answer(None, **{"with": [given]})
+            self.assertEqual((exit_status(answer), self.asked), (status, []))
+            self.assertIn("(given)", next(lines(answer)))
+
+    async def test_what_others_know_is_asked_for_or_given(self) -> None:
+        self.site.write_text(
+            "hostname gw.example.com\ndnsbl zen zen.test\nreject when listed zen and spf fail\n"
+            'reject when listed zen and spf softfail 550 5.7.1 "Listed"\naccept to @example.com\n'
+        )
+        answer = await self.answer(None, **{"from": "192.0.2.7"})
+        self.assertEqual((exit_status(answer), len(self.asked)), (1, 2))
+        told = [line.partition("(")[0].strip() for line in lines(answer)][:2]
+        self.assertEqual(told, ["fact  listed zen", "fact  spf softfail"])
+        answer = await self.answer(None, **{"with": ["not listed zen", "spf pass"]})
+        self.assertEqual((exit_status(answer), self.asked), (0, []))
+        self.assertEqual(
+            list(lines(answer))[:2], ["fact  not listed zen   (given)", "fact  spf pass   (given)"]
+        )
+        for wrong in ("spf", "listed", "spf maybe", "listed zen or", "from 192.0.2.7", "x", ""):
+            with self.assertRaises(QuestionError):
+                await self.answer(None, **{"with": [wrong]})
+
+    async def test_loopback_is_localhost(self) -> None:
+        answer = await self.answer(None, **{"from": "127.0.0.1"})
+        self.assertEqual((exit_status(answer), self.asked), (0, []))
+
+    async def test_nobody_is_asked_where_no_rule_looks(self) -> None:
+        self.site.write_text("hostname gw.example.com\naccept to @example.com\n")
+        answer = await self.answer(None)
+        self.assertEqual((self.asked, answer["facts"]), ([], []))
+
+    async def test_what_is_no_fact(self) -> None:
+        for given in ("rdns", "rdns a..b", "tls", "", "rdns (x)"):
+            with self.assertRaisesRegex(QuestionError, "states no fact"):
+                await self.answer(None, **{"with": [given]})
 
 
 class OfflineTest(TestCase):

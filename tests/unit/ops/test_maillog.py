@@ -16,7 +16,7 @@ from relayd.mail.log import MailLog
 from relayd.mail.message import Message, RecipientState, Record, Settlement
 from relayd.mail.outcome import Outcome, postponed
 from relayd.mail.reply import Reply
-from relayd.ops.maillog import LineLog, message_id, value
+from relayd.ops.maillog import MAX_VALUE, LineLog, message_id, value
 
 CLIENT = Client("192.0.2.9", 4711, "192.0.2.1:25", "client.example", "ESMTP")
 HEAD = b"Received: x\r\nSubject: y\r\nMessage-ID: <one@sender.example>\r\n\r\n"
@@ -104,6 +104,23 @@ class VocabularyTests(LogTestCase):
             " relay=mx1.example.net[198.51.100.7]:25 attempts=1 delay=1.25 delays=1.00/0.25"
             " dsn=2.0.0 status=sent (250 2.0.0 Ok: queued)",
         )
+
+    def test_who_it_is_for_stands_in_quotes_where_it_must(self) -> None:
+        plain, spaced = Mailbox("bob", "example.net"), Mailbox("b ob", "example.net")
+        long = Mailbox("b" * MAX_VALUE, "example.net")
+        quoted = r'"<\"b ob\"@example.net>"'
+        for to, original, expected in (
+            (plain, plain, "to=<bob@example.net>"),
+            (spaced, spaced, f"to={quoted}"),
+            (plain, spaced, f"to=<bob@example.net> orig_to={quoted}"),
+            (spaced, plain, f"to={quoted} orig_to=<bob@example.net>"),
+            (long, plain, f'to="<{"b" * (MAX_VALUE - 1)}" orig_to=<bob@example.net>'),
+        ):
+            with self.subTest(to=to, original=original):
+                record = Record(MESSAGE.ident, 0, Recipient(to, original))
+                settled = [Settlement(record, RecipientState.DELIVERED, SENT)]
+                line = self.line(lambda log, all_=settled: log.attempted(MESSAGE, all_, 0.25))  # type: ignore[misc]
+                self.assertIn(f" id=CHWZE8DE0000 {expected} relay=", line)
 
     def test_status_words(self) -> None:
         put_off = postponed("4.4.1", "Connection refused", why="ECONNREFUSED [198.51.100.7]:25")

@@ -17,7 +17,7 @@ from pathlib import Path
 from unittest import mock
 
 from relayd.ops import output as module
-from relayd.ops.output import MAX_WAITING, Output, TextLines
+from relayd.ops.output import MAX_WAITING, Output
 
 LINE = b"refused " + b"x" * 1000 + b"\n"
 
@@ -203,10 +203,3 @@ class OutputTests(unittest.TestCase):
             check=False,
         )
         self.assertEqual(done.returncode, 0)
-
-    def test_twisteds_own_lines_go_the_same_way(self) -> None:
-        path = self.folder / "mail.log"
-        output = Output(path)
-        TextLines(output).write("caf\u00e9 \udcff\n")
-        output.finish()
-        self.assertEqual(path.read_bytes(), b"caf\xc3\xa9 \\udcff\n")

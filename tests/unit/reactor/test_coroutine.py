@@ -7,14 +7,16 @@ import weakref
 from collections.abc import Coroutine
 from typing import Any
 
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import AlreadyCalledError, CancelledError, Deferred, fail, succeed
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from relayd.reactor.coroutine import log_bug, spawn
+from relayd.reactor.coroutine import Awaited, log_bug, promise, spawn
 
 
 class Strands(SynchronousTestCase):
+    kind: type[Deferred[Any]] = Deferred
+
     def setUp(self) -> None:
         self.seen: list[object] = []
         self.broken: list[BaseException] = []
@@ -42,9 +44,9 @@ class Strands(SynchronousTestCase):
         self.assertEqual(self.seen, [1, None, (3,), "end"])
 
     def test_what_has_none_is_waited_for(self) -> None:
-        first: Deferred[object] = Deferred()
-        second: Deferred[object] = Deferred()
-        third: Deferred[object] = Deferred()
+        first: Deferred[object] = self.kind()
+        second: Deferred[object] = self.kind()
+        third: Deferred[object] = self.kind()
         self.run_it(self.gather(first, second, third))
         self.assertEqual(self.seen, [])
         second.callback(None)
@@ -56,7 +58,7 @@ class Strands(SynchronousTestCase):
         self.assertEqual(self.broken, [])
 
     def test_one_that_waits_for_another_deferred(self) -> None:
-        inner: Deferred[object] = Deferred()
+        inner: Deferred[object] = self.kind()
         outer: Deferred[object] = Deferred()
         outer.addCallback(lambda _: inner)
         self.run_it(self.gather(outer))
@@ -72,7 +74,7 @@ class Strands(SynchronousTestCase):
 
     def test_a_bug_is_told_once_and_not_to_the_deferred(self) -> None:
         for early in (True, False):
-            waited: Deferred[object] = succeed(1) if early else Deferred()
+            waited: Deferred[object] = succeed(1) if early else self.kind()
 
             async def bug(waited: Deferred[object] = waited) -> None:
                 await waited
@@ -89,7 +91,7 @@ class Strands(SynchronousTestCase):
         async def trusting(waited: Deferred[object]) -> None:
             await waited
 
-        waited: Deferred[object] = Deferred()
+        waited: Deferred[object] = self.kind()
         self.run_it(trusting(waited))
         waited.errback(LookupError("gone"))
         self.assertIsInstance(self.broken.pop(), LookupError)
@@ -107,7 +109,7 @@ class Strands(SynchronousTestCase):
 
         witness = Witness()
         gone = weakref.ref(witness)
-        waited: Deferred[object] = Deferred()
+        waited: Deferred[object] = self.kind()
         gc.disable()
         self.addCleanup(gc.enable)
         self.run_it(hold(witness, waited))
@@ -130,3 +132,44 @@ class Strands(SynchronousTestCase):
         self.assertEqual((event, facts[0]), ("bug", ("error", "ValueError('x')")))
         self.assertEqual(facts[1][0], "why")
         self.assertIn("ValueError: x", str(facts[1][1]))
+
+
+class AwaitedOnes(Strands):
+    """The same, and all else that a Deferred does."""
+
+    kind = Awaited
+
+    def test_it_comes_once(self) -> None:
+        early, late = Awaited[object](), Awaited[object]()
+        early.callback(1)
+        self.run_it(self.gather(early, late))
+        late.callback(2)
+        for waited in (early, late):
+            self.assertRaises(AlreadyCalledError, waited.callback, 3)
+        self.assertEqual(self.seen, [1, 2, "end"])
+
+    def test_it_can_be_cancelled(self) -> None:
+        async def patient(waited: Awaited[object]) -> None:
+            try:
+                self.seen.append(await waited)
+            except CancelledError:
+                self.seen.append("cancelled")
+
+        answered = Awaited[object](lambda it: it.callback("at the last moment"))
+        for waited in (Awaited[object](), answered):
+            self.run_it(patient(waited))
+            waited.cancel()
+        self.assertEqual(self.seen, ["cancelled", "at the last moment"])
+
+    def test_a_promise_waits_for_it_and_can_be_cancelled(self) -> None:
+        async def twice(waited: Awaited[int]) -> int:
+            return 2 * await waited
+
+        waited = Awaited[int]()
+        promised = promise(twice(waited))
+        self.assertNoResult(promised)
+        waited.callback(2)
+        self.assertEqual(self.successResultOf(promised), 4)
+        promised = promise(twice(Awaited[int]()))
+        promised.cancel()
+        self.failureResultOf(promised, CancelledError)

@@ -102,6 +102,54 @@ class AtOnce(unittest.TestCase):
         self.assertEqual((transport.sent, transport.buffered), (b"", [b"piece"]))
 
 
+class Closing(unittest.TestCase):
+    def closed(self, wire: Wire, transport: Socket) -> list[str]:
+        """What closing makes of it."""
+        done: list[str] = []
+        transport.disconnecting = False
+        later = lambda delay, lost, reason: done.append(f"{lost.__name__} in {delay}")  # noqa: E731
+        setattr(transport, "reactor", SimpleNamespace(callLater=later))  # noqa: B010 - no whole one
+        transport.stopReading = lambda: done.append("stopReading")  # type: ignore[method-assign]
+        transport.loseConnection = lambda: done.append("lose")  # type: ignore[method-assign]
+        self.at_once = wire.close()
+        return done
+
+    def test_when_all_is_sent_it_closes_in_the_next_turn(self) -> None:
+        transport = Socket(100)
+        wire = Wire(transport)
+        wire.write(b"221 bye\r\n")
+        self.assertEqual(self.closed(wire, transport), ["stopReading", "connectionLost in 0"])
+        self.assertTrue(self.at_once)
+        self.assertTrue(transport.disconnecting)
+
+    def test_what_is_not_sent_is_waited_for(self) -> None:
+        transport = Socket(3)
+        wire = Wire(transport)
+        wire.write(b"221 bye\r\n")
+        self.assertEqual(self.closed(wire, transport), ["lose"])
+        self.assertFalse(self.at_once)
+
+    def test_what_would_leave_at_the_turns_end_leaves_before(self) -> None:
+        transport = Socket(100)
+        setattr(transport, "reactor", SimpleNamespace(leaving=[]))  # noqa: B010 - no whole reactor
+        wire = Wire(transport)
+        wire.write(b"221 bye\r\n")
+        self.assertEqual(transport.sent, b"")
+        self.assertEqual(self.closed(wire, transport), ["stopReading", "connectionLost in 0"])
+        self.assertEqual(transport.sent, b"221 bye\r\n")
+
+    def test_tls_says_goodbye_first(self) -> None:
+        transport = Socket(100)
+        wire = Wire(transport)
+        wire.start_tls(object())
+        self.assertEqual(self.closed(wire, transport), ["lose"])
+
+    def test_a_lost_connection_is_not_lost_again(self) -> None:
+        transport = Socket(100)
+        transport.connected = False
+        self.assertEqual(self.closed(Wire(transport), transport), ["lose"])
+
+
 class Together(unittest.TestCase):
     """Where the reactor sends at a turn's end."""
 

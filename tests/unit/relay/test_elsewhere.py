@@ -37,6 +37,9 @@ def after(transactions: int, stage: str, reply: str) -> Script:
     return script
 
 
+UNCONVERTIBLE = b"Subject: gr\xfcn\r\n\r\nhello\r\n"  # for who takes 7 bits only
+
+
 def eight_bit(delivery: Delivery) -> Delivery:
     return Delivery(replace(delivery.message, eight_bit=True), delivery.records)
 
@@ -173,19 +176,19 @@ class NextHost(CourierCase, TestCase):
     async def test_what_one_host_does_not_offer_another_may(self) -> None:
         self.sink(extensions=("PIPELINING",))
         second = self.sink()
-        (outcome,) = await self.deliver(eight_bit(a_delivery()))
+        (outcome,) = await self.deliver(eight_bit(a_delivery(content=UNCONVERTIBLE)))
         self.assertEqual((outcome.reply.code, len(second.arrived)), (250, 1))
 
     async def test_what_no_host_offers_is_the_end(self) -> None:
         for _ in range(2):
             self.sink(extensions=("PIPELINING",))
-        (outcome,) = await self.deliver(eight_bit(a_delivery()))
+        (outcome,) = await self.deliver(eight_bit(a_delivery(content=UNCONVERTIBLE)))
         self.assertEqual(outcome.reply.status, "5.6.3")
 
     async def test_what_ten_hosts_do_not_offer_is_not_the_end_while_there_are_more(self) -> None:
         for _ in range(11):
             self.sink(extensions=("PIPELINING",))
-        (outcome,) = await self.deliver(eight_bit(a_delivery()))
+        (outcome,) = await self.deliver(eight_bit(a_delivery(content=UNCONVERTIBLE)))
         self.assertEqual((outcome.reply.code, outcome.blame), (451, R))
         self.assertIn("not offered", outcome.why)
 
@@ -204,7 +207,9 @@ class NextHost(CourierCase, TestCase):
                     if swapped:
                         self.endpoints.reverse()
                     name = f"x{id(other)}{swapped}.example"
-                    (outcome,) = await self.deliver(eight_bit(a_delivery()), Hop(domain=name))
+                    (outcome,) = await self.deliver(
+                        eight_bit(a_delivery(content=UNCONVERTIBLE)), Hop(domain=name)
+                    )
                     self.assertEqual((outcome.reply.code // 100, outcome.blame), (4, R), outcome)
 
 
@@ -413,6 +418,24 @@ class OurSetUp(CourierCase, TestCase):
         )
         await self.all_wait(("mail", "rcpt"), replies, "ask it to relay for this host")
 
+    async def test_other_words_for_not_relaying_for_us(self) -> None:
+        replies = (
+            "550 5.7.1 Invalid credentials for relay [192.0.2.1]",
+            "550 5.7.3 Requested action aborted; user not authenticated",
+            "550 5.7.1 Client was not authenticated",
+            "550 5.7.1 No relaying allowed",
+            "550 relaying to <user0@example.com> prohibited by administrator",
+            "550 Relaying mail to example.com is not allowed",
+            "551 we don't relay",
+            "553 Relaying disallowed as alice@example.com",
+            "550 not local host example.com, not a gateway",
+            "550 Please authenticate before sending",
+            "503 AUTH first (#5.5.1)",
+            "503 5.5.1 Authentication required",
+            "503 Error: need EHLO and AUTH first !",
+        )
+        await self.all_wait(("mail", "rcpt"), replies, "ask it to relay for this host")
+
     async def test_what_speaks_of_the_mail_is_final(self) -> None:
         for stage, reply in (
             ("rcpt", "550 5.7.1 <bob@example.com>: Recipient address rejected: not to strangers"),
@@ -425,6 +448,9 @@ class OurSetUp(CourierCase, TestCase):
             ("rcpt", "553 sorry, your envelope sender is in my badmailfrom list (#5.7.1)"),
             ("rcpt", "550 5.1.1 no such author required to answer"),
             ("mail", "550 5.7.1 sender address could not be authenticated"),
+            ("rcpt", "550 5.7.1 the sender's relay 192.0.2.1 is listed as a source of spam"),
+            ("rcpt", "550 5.1.1 no mailbox of that author here"),
+            ("mail", "503 5.5.1 bad sequence of commands"),
             ("content", "552 5.7.0 This message was blocked because of its content"),
             ("content", "550 5.7.1 spam, relaying denied"),
             ("content", "554 5.7.1 spam"),

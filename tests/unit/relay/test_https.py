@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from twisted.internet import reactor as _reactor
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.ssl import PrivateCertificate
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
@@ -61,6 +62,28 @@ class Root(Resource):
         return b"{}"
 
 
+class Endless(Protocol):
+    """An answer that never comes to its end, and how much of it was sent."""
+
+    opening = b"HTTP/1.1 200 OK\r\n"
+    piece = b""
+    sent = 0
+
+    def connectionMade(self) -> None:
+        transport: Any = self.transport
+        transport.write(self.opening)
+        if self.piece:
+            transport.registerProducer(self, False)
+
+    def resumeProducing(self) -> None:
+        assert self.transport is not None
+        type(self).sent += len(self.piece)
+        self.transport.write(self.piece)
+
+    def stopProducing(self) -> None:
+        """The client has hung up."""
+
+
 class HttpsTests(TestCase):
     def setUp(self) -> None:
         self.root = Root()
@@ -103,6 +126,35 @@ class HttpsTests(TestCase):
         [request] = self.root.open
         await self.assertFailure(request.notifyFinish(), Exception)  # we hung up
         self.assertIn("too large", await self.failure(self.web(), f"{self.base}/huge"))
+
+    def endless(self, piece: bytes, opening: bytes = Endless.opening) -> tuple[str, type[Endless]]:
+        kind = type("_", (Endless,), {"piece": piece, "opening": opening})
+        port = reactor.listenTCP(0, Factory.forProtocol(kind), interface="127.0.0.1")
+        self.addCleanup(port.stopListening)
+        return f"http://127.0.0.1:{port.getHost().port}/", kind
+
+    async def test_a_header_section_without_end(self) -> None:
+        for piece in (
+            b"X-1: %s\r\n" % (b"x" * 1000) * 100,
+            b"X: y\r\n" * 10_000,
+            b" folded\r\n" * 10_000,
+            b"\r\nHTTP/1.1 100 Continue\r\n" * 5_000,
+        ):
+            with self.subTest(piece[:30]):
+                url, server = self.endless(piece, Endless.opening + b"Y: z\r\n")
+                asked = Deferred.fromCoroutine(self.web().get(url))
+                error = await self.assertFailure(asked, HttpError)
+                self.assertIn("answer is too large", str(error))
+                self.assertLess(server.sent, 8 << 20)
+
+    async def test_a_header_section_that_stops(self) -> None:
+        url, _ = self.endless(b"")
+        asked = Deferred.fromCoroutine(self.web(patience=0.3).get(url))
+        error = await self.assertFailure(asked, HttpError)
+        self.assertIn("no answer within 0.3 seconds", str(error))
+        asked = Deferred.fromCoroutine(self.web("127.0.0.1", "127.0.0.1").get(url))
+        reactor.callLater(0.1, asked.cancel)  # somebody gives up: no other address is asked
+        await self.assertFailure(asked, CancelledError)
 
     async def test_who_gives_up_is_not_told_of_time(self) -> None:
         asked = Deferred.fromCoroutine(self.web().post(f"{self.base}/slow", b"", {}))

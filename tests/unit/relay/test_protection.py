@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from cryptography import x509
+from OpenSSL import crypto
 from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Factory, Protocol
-from twisted.internet.ssl import PrivateCertificate
+from twisted.internet.ssl import CertificateOptions, PrivateCertificate
 from twisted.internet.task import Clock, deferLater
 from twisted.internet.testing import StringTransport
 
@@ -40,7 +41,7 @@ from relayd.smtp.server import SmtpServer as SmtpServer
 from relayd.tls.client import ClientContexts
 from relayd.tls.demand import Demand
 from relayd.tls.flaw import Failure, Policy
-from tests.certs import DAY, Authority, Issued
+from tests.certs import DAY, Authority, Issued, of_no_version
 from tests.ports import free_port
 from tests.support import TestCase
 from tests.unit.relay.fakes import a_message, a_recipient
@@ -110,6 +111,7 @@ def tlsa(usage: int, selector: int, issued: Issued, matching: int = 1) -> Tlsa:
 
 class Case(TestCase):
     timeout = 60
+    GREETING = (b"220 mx ESMTP\r\n", b"250-mx\r\n250 STARTTLS\r\n")
 
     def setUp(self) -> None:
         self.folder = Path(self.mktemp())
@@ -167,13 +169,17 @@ class Case(TestCase):
         self.endpoints.append(Endpoint(MX, "127.0.0.1", server.number, secure))
         return server
 
-    def script(self, *replies: bytes, issued: Issued | None = None) -> None:
+    def script(
+        self,
+        *replies: bytes,
+        issued: Issued | None = None,
+        options: CertificateOptions | None = None,
+    ) -> None:
         factory: Any = Factory()
-        facts: dict[str, Any] = {"replies": replies, "heard": self.heard}
         if issued is not None:
-            pem = issued.key_pem + issued.chain_pem
-            facts["options"] = PrivateCertificate.loadPEM(pem).options()
-        factory.protocol = type("_", (Scripted if issued is None else Encrypting,), facts)
+            options = PrivateCertificate.loadPEM(issued.key_pem + issued.chain_pem).options()
+        facts = {"replies": replies, "heard": self.heard, "options": options}
+        factory.protocol = type("_", (Scripted if options is None else Encrypting,), facts)
         port = reactor.listenTCP(0, factory, interface="127.0.0.1")
         self.addCleanup(port.stopListening)
         self.endpoints.append(Endpoint(MX, "127.0.0.1", port.getHost().port, True))
@@ -345,8 +351,6 @@ class Silence(TestCase):
 
 class Downgrades(Case):
     """Nothing is sent in the clear because something was stripped or broken."""
-
-    GREETING = (b"220 mx ESMTP\r\n", b"250-mx\r\n250 STARTTLS\r\n")
 
     async def attempts(self, *replies: bytes) -> AsyncIterator[tuple[bool, int, int]]:
         """At each level: whether it may be in the clear, and the EHLOs and MAILs there were."""
@@ -526,6 +530,15 @@ class Dane(Case):
         )
         forged = replace(key, above=(middle.certificate,))
         self.waits(await self.check(forged, record), "TLSA")
+
+    async def test_a_certificate_that_cannot_be_read_proves_nothing(self) -> None:
+        issued = self.authority.issue(MX)
+        strange = crypto.load_certificate(crypto.FILETYPE_PEM, of_no_version(issued))
+        key = crypto.load_privatekey(crypto.FILETYPE_PEM, issued.key_pem)
+        options: Any = CertificateOptions(privateKey=key, certificate=strange)
+        self.script(*self.GREETING, b"220 go\r\n", options=options)
+        self.publish(tlsa(3, 0, issued))
+        self.waits(await self.deliver(), "no certificate that can be read")
 
     async def test_records_that_cannot_be_used_still_demand_tls(self) -> None:
         issued = Authority("x").issue("nobody")

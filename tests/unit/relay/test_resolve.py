@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 from random import Random
 from typing import Any, ClassVar, TypedDict, Unpack
 
@@ -16,6 +17,7 @@ from relayd.dns.answer import (
     NoData,
     NxDomain,
 )
+from relayd.dns.localnames import LocalNames
 from relayd.dns.resolver import Resolver
 from relayd.mail.nexthop import HostPort, NextHop
 from relayd.mail.outcome import Blame, Outcome
@@ -55,6 +57,7 @@ def mx(*pairs: tuple[int, str]) -> list[MailExchanger]:
 
 
 class Options(TypedDict, total=False):
+    local: LocalNames
     own: tuple[str, ...]
     listen: tuple[str, ...]
     seed: int
@@ -66,12 +69,14 @@ def directory(
     own: tuple[str, ...] = ("gw.example.com",),
     listen: tuple[str, ...] = (),
     seed: int = 1,
+    local: LocalNames | None = None,
 ) -> Directory:
     resolver = Resolver(None, ask=FakeDns(zone).ask)
     return Directory(
         resolver,
         SelfDetection(own, listen, local=lambda address: address == "203.0.113.9"),
         shuffle=Random(seed).shuffle,
+        local=local,
     )
 
 
@@ -480,3 +485,71 @@ class RealMachine(TestCase):
         ):
             self.assertEqual(own.address(address), ours, address)
         self.assertFalse(SelfDetection((), ("127.0.0.1",)).address("127.0.0.2"))
+
+
+class ByTheSystemsNames(Resolving):
+    """/etc/hosts and search domains are for hosts of next hops, and never for domains of mail."""
+
+    def local(self, hosts: str = "", search: str = "") -> LocalNames:
+        folder = Path(self.mktemp())
+        folder.mkdir()
+        (folder / "hosts").write_text(hosts)
+        (folder / "resolv.conf").write_text(f"search {search}\n")
+        return LocalNames(lambda: 0.0, hosts=folder / "hosts", resolv_conf=folder / "resolv.conf")
+
+    def hop(self, *hosts: str, mx: bool = False) -> NextHop:
+        return NextHop("out", "smtp", tuple(HostPort(each, 25) for each in hosts), mx=mx)
+
+    async def test_a_host_in_etc_hosts_is_found_without_the_dns(self) -> None:
+        local = self.local("10.0.0.9 exchange.corp.example exchange\n2001:db8::9 exchange\n")
+        zone: Zone = {("exchange.corp.example", "A"): ["192.0.2.1"]}
+        for name, found in (
+            ("exchange", ["exchange 10.0.0.9:25", "exchange [2001:db8::9]:25"]),
+            ("Exchange.Corp.example", ["Exchange.Corp.example 10.0.0.9:25"]),
+        ):
+            self.assertEqual(await self.endpoints(zone, self.hop(name), local=local), found)
+
+    async def test_a_short_name_is_looked_for_in_the_search_domains(self) -> None:
+        local = self.local(search="a.example b.example")
+        zone: Zone = {("mail.b.example", "A"): ["10.0.0.2"], ("mail", "A"): ["10.0.0.3"]}
+        self.assertEqual(
+            await self.endpoints(zone, self.hop("mail"), local=local), ["mail 10.0.0.2:25"]
+        )
+        zone["mail.a.example", "A"] = ["10.0.0.1"]
+        self.assertEqual(
+            await self.endpoints(zone, self.hop("mail"), local=local), ["mail 10.0.0.1:25"]
+        )
+
+    async def test_trouble_with_one_domain_is_not_the_next_ones_host(self) -> None:
+        local = self.local(search="a.example b.example")
+        zone: Zone = {("mail.a.example", "A"): TROUBLE, ("mail.b.example", "A"): ["10.0.0.2"]}
+        outcome = await self.outcome(zone, self.hop("mail"), local=local)
+        self.assertEqual(outcome.reply.code, 451)
+        self.assertIn("SERVFAIL", outcome.why)
+
+    async def test_where_it_was_looked_for_is_said(self) -> None:
+        outcome = await self.outcome({}, self.hop("mail"), local=self.local(search="a.example"))
+        self.assertEqual(outcome.reply.code, 451)
+        self.assertIn("not in /etc/hosts, and no address of mail.a.example, mail", outcome.why)
+
+    async def test_names_with_dots_are_whole(self) -> None:
+        local = self.local(search="a.example")
+        zone: Zone = {("mail.corp.a.example", "A"): ["10.0.0.1"]}
+        outcome = await self.outcome(zone, self.hop("mail.corp"), local=local)
+        self.assertIn("does not exist", outcome.why)
+
+    async def test_mail_domains_and_exchangers_go_by_the_dns_alone(self) -> None:
+        local = self.local("10.0.0.1 example.net mx.example.net\n", search="a.example")
+        zone: Zone = {
+            ("example.net", "MX"): mx((10, "mx.example.net")),
+            ("mx.example.net", "A"): ["192.0.2.1"],
+        }
+        for where in ("example.net", self.hop("example.net", mx=True)):
+            self.assertEqual(
+                await self.endpoints(zone, where, local=local), ["mx.example.net 192.0.2.1:25"]
+            )
+        self.assertEqual((await self.outcome(zone, "short", local=local)).reply.status, "5.1.2")
+
+    async def test_without_them_the_dns_alone_is_asked(self) -> None:
+        outcome = await self.outcome({}, self.hop("mail"))
+        self.assertIn("mail: does not exist", outcome.why)

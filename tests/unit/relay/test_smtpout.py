@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import email
 import itertools
 import shutil
 import tempfile
@@ -10,6 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
+from zlib import crc32
 
 from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred, succeed
@@ -18,7 +20,8 @@ from twisted.internet.task import deferLater
 from relayd.mail.delivery import Delivery
 from relayd.mail.nexthop import LMTP, HostPort, NextHop
 from relayd.mail.outcome import Blame, Outcome, failed, postponed
-from relayd.relay import newcomers, pool
+from relayd.reactor.coroutine import promise
+from relayd.relay import newcomers, pool, smtpout
 from relayd.relay.courier import Hop
 from relayd.relay.dial import IReactor
 from relayd.relay.limits import NextHopDeadlines, RelayLimits
@@ -33,6 +36,8 @@ from tests.unit.relay.fakes import a_message, a_recipient
 reactor = cast(IReactor, _reactor)
 
 HOP = Hop(domain="example.com")
+EIGHT_BIT = "Subject: x\r\n\r\nGrüße von weit her, und mehr\r\n.Punkt\r\n".encode()
+RAW_HEADER = b"Subject: gr\xfcn\r\n\r\nhello\r\n"
 R, D = Blame.RECIPIENT, Blame.DESTINATION
 QUICK = NextHopDeadlines(
     greeting=0.2, hello=0.2, envelope=0.2, recipient=0, data=0.2, block=0.2, end_of_data=0.2
@@ -51,17 +56,21 @@ class CourierCase(TestCase):
         self.resolved = 0
         self.unresolved: Outcome | None = None
         self.endpoints: list[Endpoint] = []
+        self.couriers: list[Courier] = []
         self.courier = self.a_courier()
         self.patch(pool, "_TICK", 0.02)
 
     def a_courier(self, **changes: Any) -> Courier:  # noqa: ANN401
-        return Courier(reactor, self.resolve, "gw.example.com", **changes)
+        courier = Courier(reactor, self.resolve, "gw.example.com", **changes)
+        self.couriers.append(courier)
+        return courier
 
     async def tearDown(self) -> None:  # type: ignore[override]  # the base makes it a Deferred
-        self.courier.abort()
+        for courier in self.couriers:
+            courier.abort()
         for sink in self.sinks:
             sink.stop()
-        while self.courier.connections:
+        while any(courier.connections for courier in self.couriers):
             await pause(0.005)
 
     def sink(self, script: Script | None = None, **changes: Any) -> Sink:  # noqa: ANN401
@@ -87,8 +96,8 @@ class CourierCase(TestCase):
             raise UnresolvedError(self.unresolved)
         return succeed(self.endpoints)
 
-    def deliver(self, delivery: Delivery, hop: Hop = HOP) -> Deferred[tuple[Outcome, ...]]:
-        return Deferred.fromCoroutine(self.courier.deliver(delivery, hop))
+    def deliver(self, delivery: Delivery, hop: Hop = HOP) -> Deferred[Sequence[Outcome]]:
+        return promise(self.courier.deliver(delivery, hop))
 
 
 def a_delivery(
@@ -316,6 +325,7 @@ class FailurePolicy(CourierCase):
         self.courier = Courier(
             reactor, lambda hop: succeed(dead if hop is hops[0] else alive), "gw.example.com"
         )
+        self.couriers.append(self.courier)
         (outcome,) = await self.deliver(a_delivery(), Hop(hops))
         self.assertEqual((outcome.reply.code, len(sink.arrived)), (250, 1))
 
@@ -339,8 +349,101 @@ class FailurePolicy(CourierCase):
 
     async def test_what_the_next_hop_cannot_take_is_said_honestly(self) -> None:
         self.sink(extensions=("PIPELINING",))
-        (outcome,) = await self.deliver(a_delivery(eight_bit=True))
+        (outcome,) = await self.deliver(a_delivery(content=RAW_HEADER, eight_bit=True))
         self.assertEqual(str(outcome.reply.status), "5.6.3")
+        self.assertIn("not converted to 7 bits: 8-bit header fields", outcome.why)
+
+
+class EightBitContent(CourierCase, TestCase):
+    """For hops without 8BITMIME it is put in 7 bits (RFC 6152 section 3)."""
+
+    def a_hop(self, *, lmtp: bool = False, conversion: bool = True) -> Hop:
+        hosts = (HostPort("mx.example", 24),)
+        protocol = LMTP if lmtp else "smtp"
+        return Hop((NextHop("out", protocol, hosts, conversion=conversion),))
+
+    async def test_it_is_converted_for_smtp_and_lmtp(self) -> None:
+        for lmtp, pipelining in itertools.product((False, True), (("PIPELINING",), ())):
+            self.endpoints.clear()
+            self.courier = self.a_courier()
+            sink = self.sink(lmtp=lmtp, extensions=(*pipelining, "CHUNKING"))
+            (outcome,) = await self.deliver(
+                a_delivery(content=EIGHT_BIT, eight_bit=True), self.a_hop(lmtp=lmtp)
+            )
+            self.assertEqual(outcome.reply.code, 250, outcome)
+            self.assertEqual(outcome.why, "converted to 7 bits")
+            (arrived,) = sink.arrived
+            self.assertTrue(arrived.content.isascii())
+            self.assertEqual(
+                email.message_from_bytes(arrived.content).get_payload(decode=True),
+                EIGHT_BIT.partition(b"\r\n\r\n")[2],
+            )
+
+    async def test_hops_with_8bitmime_get_it_as_it_is(self) -> None:
+        sink = self.sink()
+        (outcome,) = await self.deliver(a_delivery(content=EIGHT_BIT, eight_bit=True))
+        self.assertEqual((outcome.reply.code, outcome.why), (250, ""))
+        self.assertEqual(sink.arrived[0].content, EIGHT_BIT)
+
+    async def test_no_conversion_is_refused_as_before(self) -> None:
+        self.sink(extensions=("PIPELINING",))
+        delivery = a_delivery(content=EIGHT_BIT, eight_bit=True)
+        (outcome,) = await self.deliver(delivery, self.a_hop(conversion=False))
+        self.assertEqual(outcome.reply.status, "5.6.3")
+        self.assertEqual(self.sinks[0].arrived, [])
+
+    async def test_the_next_host_that_takes_8_bits_gets_8_bits(self) -> None:
+        self.sink(says("rcpt", "450 4.2.1 later"), extensions=("PIPELINING",))
+        second = self.sink()
+        (outcome,) = await self.deliver(a_delivery(content=EIGHT_BIT, eight_bit=True))
+        self.assertEqual((outcome.reply.code, outcome.why), (250, ""))
+        self.assertEqual(second.arrived[0].content, EIGHT_BIT)
+
+    async def test_what_was_said_to_be_8_bit_and_is_not_goes_as_it_is(self) -> None:
+        sink = self.sink(extensions=("PIPELINING",))
+        (outcome,) = await self.deliver(a_delivery(eight_bit=True))
+        self.assertEqual((outcome.reply.code, outcome.why), (250, ""))
+        self.assertEqual(sink.arrived[0].content, b"Subject: x\r\n\r\nhello\r\n.dot\r\n")
+
+    async def test_a_broken_signature_is_told(self) -> None:
+        self.sink(extensions=("PIPELINING",))
+        signed = b"DKIM-Signature: v=1; d=example.com; b=AA\r\n" + EIGHT_BIT
+        (outcome,) = await self.deliver(a_delivery(content=signed, eight_bit=True))
+        self.assertEqual(
+            outcome.why, "converted to 7 bits, which breaks its signatures: DKIM of example.com"
+        )
+
+    async def test_seven_bit_mail_is_not_looked_at(self) -> None:
+        self.patch(smtpout, "converted", None)
+        self.sink(extensions=("PIPELINING",))
+        self.assertEqual((await self.deliver(a_delivery()))[0].reply.code, 250)
+        self.endpoints.clear()
+        self.courier = self.a_courier()
+        self.sink()
+        (outcome,) = await self.deliver(a_delivery(content=EIGHT_BIT, eight_bit=True))
+        self.assertEqual(outcome.reply.code, 250)
+
+    async def test_a_large_one_comes_from_its_file(self) -> None:
+        line = "grün und noch mehr Text, der lang ist\r\n".encode()
+        data = EIGHT_BIT + line * 50_000
+        path = self.directory() / "content"
+        path.write_bytes(data)
+        sink = self.sink(extensions=("PIPELINING", "SIZE 99999999"))
+        delivery = a_delivery(eight_bit=True)
+        content = FileContent(path, len(data), crc32(data), lambda why: None)
+        object.__setattr__(delivery.message, "content", content)
+        (outcome,) = await self.deliver(delivery)
+        self.assertEqual(outcome.reply.code, 250, outcome)
+        self.assertEqual(
+            email.message_from_bytes(sink.arrived[0].content).get_payload(decode=True),
+            data.partition(b"\r\n\r\n")[2],
+        )
+        # and what is gone meanwhile waits, as ever
+        path.unlink()
+        (outcome,) = await self.deliver(delivery)
+        self.assertEqual((outcome.reply.code, outcome.blame), (451, R))
+        self.assertEqual((await self.deliver(a_delivery()))[0].reply.code, 250)
+        self.assertEqual(sink.sessions, 1)  # the connection carries other mail
 
 
 def _add_cases() -> None:
@@ -471,6 +574,22 @@ class Reuse(CourierCase):
         self.assertEqual(self.courier.connections, 1)
         await pause(0.1)
         self.assertEqual(self.courier.connections, 0)
+
+    async def test_one_of_two_that_ends_does_not_hide_the_other(self) -> None:
+        sink = self.sink()
+        first, second = self.deliver(a_delivery()), self.deliver(a_delivery())
+        await first
+        await second
+        self.assertEqual(sink.sessions, 2)
+        kept = self.courier._pool
+        one, other = kept.take(HOP), kept.take(HOP)
+        assert one is not None and other is not None
+        one.quit()
+        kept.give_back(other, HOP)
+        self.assertIs(kept.take(HOP), other)
+        self.assertIsNone(kept.take(HOP))
+        other.quit()
+        self.assertEqual((kept._shelves, kept._shelf_of), ({}, {}))
 
     async def test_not_more_idle_connections_than_allowed(self) -> None:
         self.courier = self.a_courier(limits=RelayLimits(idle_connections=2))
@@ -625,6 +744,8 @@ class Newcomers(CourierCase):
         self.assertEqual(self.courier._newcomers._doors, {})
 
     async def test_many_who_come_together_to_one_that_greets_are_all_served(self) -> None:
+        self.patch(newcomers, "FIRST_WAIT", 60.0)  # this machine may be slow, the host is not
+        self.patch(newcomers, "AT_THE_DOOR", 30.0)
         self.sink()
         asked = [
             self.deliver(a_delivery(), Hop(domain=f"d{number}.example")) for number in range(20)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import sqlite3
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +18,10 @@ from relayd.dns.answer import Answer as DnsAnswer
 from relayd.dns.answer import DnsError, DnsTrouble, NxDomain
 from relayd.dns.resolver import Resolver
 from relayd.mail.address import Mailbox
+from relayd.relay import tlsledger, tlsresults
 from relayd.relay.https import HttpAnswer, HttpError
-from relayd.relay.tlsledger import TlsLedger
-from relayd.relay.tlsreporter import LATEST, TlsReporter
+from relayd.relay.tlsledger import MOST_WHY, TlsLedger
+from relayd.relay.tlsreporter import FIRST, LATEST, PERIOD, TlsReporter
 from relayd.relay.tlsresults import BATCH, TlsResults, day_of
 from relayd.report.tlsrpt import TlsReport, TlsReports, mailbox_of, uris
 from relayd.tls.flaw import Failure, Flaw, Policy, PolicyKind
@@ -72,6 +75,54 @@ class Counting(Case):
         report = TlsReport("a.example", self.day, "gw.example", "tls@gw.example", rows)
         self.assertNotIn("domain", json.dumps(report.document()["organization-name"]))
         self.assertEqual(report.compressed(), report.compressed())
+
+    def test_a_long_policy_is_kept_once_for_all_its_results(self) -> None:
+        mx = tuple(f"mx{number}.{'x' * 50}.example" for number in range(1000))
+        for number in range(50):
+            policy = Policy("a.example", PolicyKind.STS, tuple(f"mx: {each}" for each in mx), mx)
+            self.results.note(policy, Failure(Flaw.EXPIRED, "w" * 5000, f"mx{number}.example"))
+        self.assertEqual(len({id(policy) for _, policy, _ in self.results._counts}), 1)
+        self.assertEqual({len(f.why) for _, _, f in self.results._counts if f}, {MOST_WHY})
+        self.clock.advance(BATCH)
+        self.assertLess((self.folder / "tls-results.db").stat().st_size, 300_000)
+        rows = self.ledger.rows(self.day, "a.example")
+        self.assertEqual(len(rows), 50)
+        self.assertEqual({row.mx for row in rows}, {mx})
+        self.assertEqual(len({id(row.mx) for row in rows}), 1)
+        self.ledger.forget([(self.day, "a.example")])
+        with closing(sqlite3.connect(self.folder / "tls-results.db")) as database:
+            self.assertEqual(database.execute("SELECT * FROM published").fetchall(), [])
+
+    def test_many_long_policies_are_counted_without_their_text_in_the_end(self) -> None:
+        self.patch(tlsresults, "MOST_OCTETS", 50_000)
+        self.patch(tlsledger, "MOST_OCTETS", 100_000)
+        for turn in range(8):
+            for number in range(20):
+                strings = ("x" * 9000, f"{turn}-{number}")
+                self.results.note(Policy("a.example", PolicyKind.STS, strings), BAD)
+            kept = sum(
+                len(each) for _, policy, _ in self.results._counts for each in policy.strings
+            )
+            self.assertLess(kept, 50_000)
+            self.clock.advance(BATCH)
+        rows = self.ledger.rows(self.day, "a.example")
+        self.assertEqual(sum(row.sessions for row in rows), 160)
+        self.assertLess(sum(len(each) for row in rows for each in row.strings), 100_000)
+
+    def test_what_an_older_relayd_counted_is_still_told(self) -> None:
+        policy = Policy("a.example", PolicyKind.STS, ("version: STSv1",), ("mx",))
+        self.results.note(policy, None)
+        self.clock.advance(BATCH)
+        with closing(sqlite3.connect(self.folder / "tls-results.db")) as database, database:
+            database.execute("UPDATE result SET policy = (SELECT text FROM published)")
+            database.execute("DROP TABLE published")
+        self.results.note(policy, None)
+        self.clock.advance(BATCH)
+        rows = self.ledger.rows(self.day, "a.example")
+        self.assertEqual([(row.strings, row.mx) for row in rows], [(policy.strings, policy.mx)] * 2)
+        report = TlsReport("a.example", self.day, "gw.example", "tls@gw.example", rows)
+        told: Any = report.document()["policies"]
+        self.assertEqual([each["summary"]["total-successful-session-count"] for each in told], [2])
 
     def test_nothing_is_counted_without_the_setting(self) -> None:
         self.setting = None
@@ -163,6 +214,16 @@ class Sending(Case):
         self.clock.advance(LATEST)
         await self.reporter.send_due()
         self.assertEqual(self.ledger.domains("9999"), [])
+
+    async def test_what_has_expired_is_looked_after_also_when_nothing_is_counted(self) -> None:
+        self.setting = None
+        pruned: list[int] = []
+        self.reporter._prune = lambda: pruned.append(1)
+        self.reporter.start()
+        self.clock.advance(FIRST)
+        self.clock.advance(PERIOD)
+        self.assertEqual(pruned, [1, 1])
+        await self.reporter.stop()
 
     async def test_silent_name_servers_are_asked_again(self) -> None:
         self.answers["_smtp._tls.a.example"] = DnsTrouble("x", "TXT", "SERVFAIL")

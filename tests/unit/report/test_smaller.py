@@ -236,6 +236,18 @@ class SmallerTests(unittest.TestCase):
         self.assertEqual(len(parts(again.content)), 2)
         self.assertNotIn(b"Subject: =?utf-8", again.content)
 
+    def test_what_goes_redacted_does_not_name_the_message(self) -> None:
+        report = as_message(written(failing(PLAIN, require_tls=True)))
+        for state, outcome in (
+            (RecipientState.EXPIRED, None),
+            (RecipientState.FAILED, failed("5.7.30", "no REQUIRETLS")),
+        ):
+            again = smaller(report, [settlement(recipient(), state, outcome=outcome)])
+            assert again is not None
+            self.assertNotIn(b"<first@sender.example>", again.content)
+        # where it stays under TLS the header section says which one it is
+        self.assertIn(b"<first@sender.example>", b"".join(report.content.chunks()))
+
 
 class RequireTlsTests(unittest.TestCase):
     """RFC 8689 section 5."""

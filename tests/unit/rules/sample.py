@@ -60,6 +60,7 @@ route    to @.internal.example             via exchange    # any sub-domain
 route    any                               direct          # by MX
 
 expect   to info@example.com               -> alice@example.net direct, bob@example.org direct
+expect   to sales@example.org              -> sales@example.org direct    # no list: the whole domain
 expect   from 203.0.113.9 to x@elsewhere.example -> reject 550
 """
 

@@ -25,7 +25,7 @@ class RegistryTests(unittest.TestCase):
 
     def test_when_it_is_known(self) -> None:
         late = {word: kind().known for word, kind in CONDITIONS.items() if kind().known > 0}
-        self.assertEqual(late, {"to": Known.RECIPIENT, "sender": Known.SENDER})
+        self.assertEqual(late, {"to": Known.RECIPIENT, "sender": Known.SENDER, "spf": Known.SENDER})
 
     def test_a_rule_set_says_what_it_looks_at(self) -> None:
         self.assertEqual(rules("accept to @example.com").needs, {RECIPIENT})
@@ -88,7 +88,7 @@ class ExclusionTests(unittest.TestCase):
             "accept to @example.com when not sender @example.com",
             "accept from 10.0.0.0/8 when not login any",
         ):
-            self.assertEqual(self.warnings(rule), [], rule)
+            self.assertFalse([each for each in self.warnings(rule) if "never holds" in each], rule)
 
     def test_not_any_takes_nothing_from_the_rules_behind(self) -> None:
         self.assertEqual(

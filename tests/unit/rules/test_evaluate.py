@@ -119,6 +119,21 @@ class AdmissionTests(unittest.TestCase):
         )
         self.assertEqual(outcome(either, "b@x.example", client="192.0.2.1"), "reject 450 4.7.0")
 
+    def test_a_helo_name_below_a_domain(self) -> None:
+        below = rules("reject helo .bad.example 550\naccept to @example.com\n")
+        for helo, wanted in (
+            ("mx.Bad.example", "reject 550 5.7.1"),
+            ("bad.example", "a@example.com direct"),
+            ("notbad.example", "a@example.com direct"),
+        ):
+            self.assertEqual(outcome(below, "a@example.com", helo=helo), wanted)
+        both = rules(
+            "reject helo .bad.example 550 when not helo good.bad.example\naccept to @example.com\n"
+        )
+        self.assertEqual(
+            outcome(both, "a@example.com", helo="good.bad.example"), "a@example.com direct"
+        )
+
     def test_a_hold_accepts_nothing_by_itself(self) -> None:
         held = rules('hold sender @odd.example "looks odd"\naccept to @example.com\n')
         odd = {"sender": "x@odd.example"}
@@ -157,6 +172,21 @@ class AdmissionTests(unittest.TestCase):
                     negated = rules(f"listen 127.0.0.1:587\naccept any when not {test}\n")
                     if text.startswith(("sender", "login", "listener", "helo", "tls")):
                         self.assertEqual(outcome(negated, "x@example.com"), "x@example.com direct")
+
+    def test_dots_that_need_quotes_are_found_however_they_are_written(self) -> None:
+        for written in ("A..b@docomo.example", '"a..b"@docomo.example', "a..b@docomo.example."):
+            for text in (
+                f"accept to {written}\nforward a..b@ -> .x@new.example\n",
+                f'accept to {written}\nforward "a..b"@ -> ".x"@new.example\n',
+                f"table some {{ {written} }}\naccept to <some>\nforward any -> .x@new.example\n",
+                f"accept any\nrewrite recipient {written} -> .x@new.example\n",
+            ):
+                ruled = rules(text)
+                for given in ("a..b@docomo.example", '"A..B"@docomo.example'):
+                    with self.subTest(text, given=given):
+                        self.assertEqual(outcome(ruled, given), '".x"@new.example direct')
+                if "accept any" not in text:
+                    self.assertEqual(outcome(ruled, "a.b@docomo.example"), "reject 550 5.7.1")
 
     def test_the_bare_postmaster_is_ours(self) -> None:
         post = rules("accept to postmaster@gw.example.com\nforward postmaster@ -> a@b.example\n")

@@ -60,10 +60,9 @@ class ForwardTests(unittest.TestCase):
         self.assertEqual(outcome(rules(late), "a0@x.example"), "reject 554 5.4.6")
 
     def test_patterns_that_breed_are_stopped(self) -> None:
-        one = rules(
-            "accept any\n"
-            'forward regex "^([ab]*)@x\\.example$" -> "\\1a@x.example", "\\1b@x.example"\n'
-        )
+        breeds = 'forward regex "^([ab]*)@x\\.example$" -> "\\1a@x.example", "\\1b@x.example"'
+        self.assertIn("more than 50 forwards", problems(f"accept any\n{breeds}\n")[0])
+        one = rules(f"accept any\n{breeds} when from 203.0.113.9\n")
         self.assertIn(outcome(one, "a@x.example"), ("reject 554 5.4.6", "reject 451 4.3.0"))
 
     def test_loops_are_errors_before(self) -> None:

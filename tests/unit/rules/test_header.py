@@ -47,6 +47,10 @@ class RewriteTests(unittest.TestCase):
             (b"Bob <a @old.example>, c@ else.example", b"Bob <a @new.example>, c@ else.example"),
             (b'"a"@old.example, "A\\b"@old.example', b'"a"@new.example, "A\\b"@new.example'),
             (b"[\\[ a@old.example", b"[\\[ a@new.example"),
+            # dots where the book has none, as mobile phones have them
+            (b"a..b@old.example, Ann <a.@old.example>, .a@old.example.",
+             b"a..b@new.example, Ann <a.@new.example>, .a@new.example."),
+            (b'"a".b@old.example, . @ old.example', b'"a".b@new.example, . @ new.example'),
             (b"x [a@old.example] <a@old.example>", b"x [a@old.example] <a@new.example>"),
             (b"@ old.example, a @, @, a @ @ old.example", b"@ old.example, a @, @, a @ @ old.example"),
         ):  # fmt: skip
@@ -55,6 +59,18 @@ class RewriteTests(unittest.TestCase):
                 self.assertEqual(
                     edited(REWRITE, section), b"From:  " + after + b"\r\nX: a@old.example\r\n\r\n"
                 )
+
+    def test_comments_with_blanks_on_both_sides_around_the_at(self) -> None:
+        for address in (
+            b"a (c) @old.example",
+            b"a (c) @ (d) old.example",
+            b"<a@\r\n (c)\r\n (d) old.example>",
+            b'"a b" (c) (d) @ old.example',
+        ):
+            with self.subTest(address):
+                section = b"From: " + address + b"\r\n\r\n"
+                after = section.replace(b"old.example", b"new.example")
+                self.assertEqual(edited(REWRITE, section), after)
 
     def test_so_many_addresses_and_no_more(self) -> None:
         many = b"To: " + b"a@old.example,\r\n " * 3000 + b"a@old.example\r\n\r\n"

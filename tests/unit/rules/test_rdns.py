@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from relayd.mail.address import Mailbox
 from relayd.mail.client import Client
-from relayd.rules.check.check import open_doors, unanswered
+from relayd.rules.check.check import unanswered
+from relayd.rules.check.opendoor import open_doors
 from relayd.rules.check.shadow import shadowed
 from relayd.rules.conditions.reversename import REVERSE_NAME, ByReverseName
 from relayd.rules.evaluate import Facts, evaluate
@@ -103,18 +104,43 @@ class ReverseNameTests(unittest.TestCase):
 
     def test_whoever_has_any_name_is_everyone(self) -> None:
         for test, wrong in (("any", 1), ("none", 1), ("mail.example.com", 0), (".example.com", 0)):
-            self.assertEqual(len(open_doors(parse(f"accept rdns {test}"))), wrong, test)
+            ruleset = build(parse(f"accept rdns {test}"), {}, "gw.example.com")
+            self.assertEqual(len(open_doors(ruleset)), wrong, test)
 
     def test_it_is_an_error_where_nobody_looks_it_up(self) -> None:
         text = "accept to @example.com when not rdns none"
         self.assertEqual(
-            problems(text),
+            [str(each).partition("\n")[0] for each in unanswered(parse(text), {REVERSE_NAME})],
             [
-                "the client's reverse name is not looked up: this would never be known, and mail "
-                "refused with 451 4.3.0; expected another condition"
+                "x:1:33: the client's reverse name is not looked up: this would never be "
+                "known, and mail refused with 451 4.3.0; expected another condition"
             ],
         )
-        self.assertEqual(unanswered(parse(text), {REVERSE_NAME}), [])
+        self.assertEqual(problems(text), [])
+
+    def test_the_name_of_a_client_is_a_fact_about_him(self) -> None:
+        ruleset = build(parse("reject rdns none\naccept rdns .example.net\naccept any"), {}, "gw")
+        for client, code in (
+            (Client("192.0.2.7", rdns=""), 550),
+            (Client("192.0.2.7", rdns="a.example.net"), 250),
+            (Client("192.0.2.7"), 451),
+            (Client(""), 250),  # mail of our own
+        ):
+            facts = Facts(client, None, Mailbox("a", "b.example"))
+            self.assertEqual(evaluate(ruleset, facts).reply.code, code, client)
+
+    def test_the_trail_says_the_name(self) -> None:
+        ruleset = build(parse("accept rdns .example.net"), {}, "gw")
+        facts = Facts(Client("192.0.2.7", rdns="a.example.net"), None, Mailbox("a", "b.example"))
+        self.assertIn("a.example.net", evaluate(ruleset, facts).trail[0].note)
+
+    def test_an_expect_states_the_name(self) -> None:
+        text = "reject rdns none\naccept rdns .example.net\naccept to @ours.example\n"
+        for said, code in (("rdns none ", 0), ("rdns a.example.net ", 1), ("", 1)):
+            expect = f"expect from 192.0.2.7 {said}to a@ours.example -> reject"
+            self.assertEqual(len(problems(text + expect)), code, said)
+            (read,) = parse(expect)
+            self.assertEqual(str(read), expect)
 
     def test_complaints(self) -> None:
         for text, told in (

@@ -132,6 +132,13 @@ class Golden(unittest.TestCase):
             rewritten = OURS.forward(mailbox(sender), JL)
             self.assertEqual(str(rewritten), f"{local}@srs.example.com")
 
+    def test_dots_that_need_quotes_come_back_whatever_a_hop_makes_of_the_quotes(self) -> None:
+        for local in ("a..b", ".a", "a."):
+            sender = Mailbox.parse(f"{local}@docomo.example")
+            ours = OURS.forward(sender, NOW)
+            for text in (str(ours), str(ours).replace('"', "")):
+                self.assertEqual(OURS.reverse(Mailbox.parse(text), NOW), sender)
+
     def test_quoted_and_utf8_local_parts(self) -> None:
         spaced = OURS.forward(mailbox('"a b"@example.net'), JL)
         self.assertEqual(str(spaced), '"SRS0=d+yC=JL=example.net=a b"@srs.example.com')

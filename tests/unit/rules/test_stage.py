@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from relayd.mail.address import Mailbox, ReversePath
 from relayd.mail.client import Client
-from relayd.rules.check.shadow import shadowed
+from relayd.rules.check.shadow import hidden_rules
 from relayd.rules.conditions.client import FromClient
 from relayd.rules.conditions.mailbox import FromSender, ToRecipient
 from relayd.rules.conditions.name import ByLogin
@@ -117,6 +117,6 @@ class IndexTests(unittest.TestCase):
             replace(rule, place=Place(NOWHERE.source, number)) for number, rule in enumerate(rules)
         ]
         ruleset = build(placed, {}, "x.example")
-        never = {problem.place.line for problem in shadowed(ruleset)}
+        never = {each.place.line for _, rules in hidden_rules(ruleset) for each in rules}
         found = ruleset.admission.first(seen(client, sender, to, login))
         self.assertNotIn(None if found is None else found.rule.place.line, never)

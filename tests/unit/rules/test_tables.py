@@ -108,6 +108,61 @@ class AliasTests(_Folder):
         self.assertIn("link lies outside the folder", wrong[0])
         self.assertIn("/etc/passwd lies outside the folder", wrong[1])
 
+    def test_phrases_and_comments_are_for_people(self) -> None:
+        """RFC 5322 sections 3.2.2 and 3.4: read as addresses, each word would get the mail."""
+        (self.folder / "lists").mkdir()
+        (self.folder / "lists" / "all").write_text(
+            "Ann Lee <ann@y.example>\n   bob (on leave), Cid <cid@y.example>\n"
+            '\t"Day, Dan" <dan@y.example>\n# nobody <x@y.example>\n  # nor <z@y.example>\n'
+        )
+        one = self.rules(
+            self.RULES,
+            aliases=(
+                "a: Ann Lee <ann@y.example>\nb: ann@y.example (Ann (of sales) \\) Lee), bob\n"
+                'c: "Lee, Ann" <ann@y.example>, Bob <bob>, (nobody) cid@y.example\n'
+                "d: <ann@y.example>,<bob@y.example>\ne: ann(x)@y.example\n"
+                'f: "a (b)"@y.example\ng: Ann Lee\n   <ann@y.example>,\n   (and) bob\n'
+                "h: :include:all\ni: (x) \\i, Ann <ann@y.example> (x)\n"
+            ),
+        )
+        for to, expected in (
+            ("a", "ann@y.example direct"),
+            ("b", "ann@y.example direct, bob@x.example direct"),
+            ("c", "ann@y.example direct, bob@x.example direct, cid@y.example direct"),
+            ("d", "ann@y.example direct, bob@y.example direct"),
+            ("e", "ann@y.example direct"),
+            ("f", '"a (b)"@y.example direct'),
+            ("g", "ann@y.example direct, bob@x.example direct"),
+            (
+                "h",
+                "ann@y.example direct, bob@x.example direct, cid@y.example direct, "
+                "dan@y.example direct",
+            ),
+            ("i", "i@x.example direct, ann@y.example direct"),
+        ):
+            with self.subTest(to):
+                self.assertEqual(outcome(one, f"{to}@x.example"), expected)
+
+    def test_quotes_around_the_path_of_an_include_file(self) -> None:
+        (self.folder / "lists").mkdir()
+        (self.folder / "lists" / "all").write_text("ann@y.example\n")
+        one = self.rules(
+            self.RULES, aliases='a: :include:"all"\nb: ":include:all"\nc: :include: "all"\n'
+        )
+        for name in "abc":
+            self.assertEqual(outcome(one, f"{name}@x.example"), "ann@y.example direct")
+
+    def test_each_line_of_an_include_file_stands_alone(self) -> None:
+        (self.folder / "lists").mkdir()
+        (self.folder / "lists" / "all").write_text(
+            "  ann@y.example\nbob@y.example\n\tcid@y.example\n"
+        )
+        one = self.rules(self.RULES, aliases="all: :include:all\n")
+        self.assertEqual(
+            outcome(one, "all@x.example"),
+            "ann@y.example direct, bob@y.example direct, cid@y.example direct",
+        )
+
     def test_owner(self) -> None:
         (self.folder / "lists").mkdir()
         one = self.rules(self.RULES, aliases="list: ann@y.example\nowner-list: boss@y.example\n")
@@ -138,6 +193,72 @@ class PostfixMapTests(_Folder):
         ):
             with self.subTest(to):
                 self.assertEqual(outcome(one, to), expected)
+
+    def test_phrases_and_comments_in_a_map(self) -> None:
+        one = self.rules(
+            "table v virtual file v\naccept any\nforward <v>\n",
+            v=(
+                "a@x.example Ann Lee <ann@y.example>\nb@x.example ann@y.example (Ann Lee) bob@y.example\n"
+                'c@x.example "Lee, Ann" <ann@y.example>, Bob <bob@y.example>\n'
+                "d@x.example cid@y.example Ann Lee <ann@y.example> dan@y.example\n"
+                "  # indented comments are no addresses\n"
+                'e@x.example "a b"@y.example <ann@y.example>\nf@x.example "@" <ann@y.example>\n'
+            ),
+        )
+        for to, expected in (
+            ("a", "ann@y.example direct"),
+            ("b", "ann@y.example direct, bob@y.example direct"),
+            ("c", "ann@y.example direct, bob@y.example direct"),
+            ("d", "cid@y.example direct, ann@y.example direct, dan@y.example direct"),
+            ("e", '"a b"@y.example direct, ann@y.example direct'),
+            ("f", "ann@y.example direct"),
+        ):
+            with self.subTest(to):
+                self.assertEqual(outcome(one, f"{to}@x.example"), expected)
+
+    def test_what_elsewhere_means_no_mailbox_says_what_to_write(self) -> None:
+        (self.folder / "v").write_text("old@x.example :fail: gone\n")
+        wrong = problems("table v virtual file v\nforward <v>\n", self.folder)
+        self.assertEqual(len(wrong), 1)
+        self.assertIn('reject to old@x.example 550 5.1.1 "No such user"', wrong[0])
+        # what the other mailboxes of the domain would not survive is not recommended
+        (self.folder / "v").write_text("@x.example :fail:\nann@x.example ann@y.example\n")
+        (told,) = problems("table v virtual file v\nforward <v>\n", self.folder)
+        self.assertIn("behind the accepts of its mailboxes: reject to @x.example", told)
+
+    def test_what_a_map_does_not_have_is_no_name_of_a_mailbox(self) -> None:
+        for value, what in (
+            ("ann@y.example # the boss", "here no comment begins"),
+            ("ann@y.example #boss", "here no comment begins"),
+            ("|/usr/bin/vacation", "this alias runs a command"),
+            ('ann@y.example, "|/usr/bin/vacation ann"', "this alias runs a command"),
+            ("/var/mail/ann", "this alias writes to a file"),
+            (":include:/etc/list", "only aliases have :include:"),
+        ):
+            for kind in ("virtual", "canonical"):
+                with self.subTest(value, kind=kind):
+                    (self.folder / "v").write_text(f"a@x.example {value}\n")
+                    (told,) = problems(f"table v {kind} file v\nrewrite sender <v>\n", self.folder)
+                    self.assertIn(what, told)
+        one = self.rules(
+            "table v virtual file v\naccept any\nforward <v>\n",
+            v="a@x.example /G=Ann/S=Lee/@y.example, ann#1@y.example\n",
+        )
+        self.assertEqual(
+            outcome(one, "a@x.example"), "/G=Ann/S=Lee/@y.example direct, ann#1@y.example direct"
+        )
+
+    def test_a_comment_behind_a_transport_is_no_part_of_it(self) -> None:
+        for value in (
+            *("smtp:h.example # old", "smtp:[h.example]:26\t# old", ": # old", "smtp: # old"),
+            *("lmtp:unix:/run/lmtp # old", "relay:h.example #old"),
+        ):
+            with self.subTest(value):
+                (self.folder / "t").write_text(f"a.example {value}\n")
+                (told,) = problems("table t transport file t\nroute <t>\n", self.folder)
+                self.assertIn("here no comment begins", told)
+        (self.folder / "t").write_text("a.example error:5.1.1 ask #7\n")
+        self.assertEqual(problems("table t transport file t\nroute <t>\n", self.folder), [])
 
     def test_canonical(self) -> None:
         one = self.rules(

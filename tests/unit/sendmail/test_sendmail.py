@@ -126,6 +126,16 @@ class Sendmail(unittest.TestCase):
         _, content = self.only("a@example.net", text=b"a\r\nb\rc\n\nd\0e")
         self.assertTrue(content.endswith(b"\r\n\r\na\r\nb\r\nc\r\n\r\nde\r\n"), content)
 
+    def test_a_cr_within_a_header_line_begins_no_other_line(self) -> None:
+        slip, content = self.only(
+            "-t",
+            text=b"To: a@example.net\r\nSubject: x\rBcc: b@example.net\rX: \r\n y\r\r\n\r\r\nz\n",
+        )
+        self.assertEqual(slip["recipients"], ["a@example.net"])
+        head, _, body = content.partition(b"\r\n\r\n")
+        self.assertTrue(head.endswith(b"\r\nSubject: x Bcc: b@example.net X: \r\n y"), content)
+        self.assertEqual(body, b"z\r\n")
+
     def test_options_of_a_long_history(self) -> None:
         slip, content = self.only(
             *("-f", "<w@example.org>", "-F", 'Ann "A" Other', "-N", "success,delay", "-Rhdrs"),
@@ -200,6 +210,16 @@ class Sendmail(unittest.TestCase):
         self.assertEqual(slip["recipients"], ["b@example.net"])
         self.assertEqual(content, b"Subject: x\r\n\r\n.dot\r\n")
 
+    def test_dots_that_need_quotes_leave_in_the_spelling_of_the_book(self) -> None:
+        text = b"To: Ann <.ann@docomo.example>, ann.@docomo.example.\n\nhi\n"
+        self.assertEqual(self.run_it("-t", "-f", "a..b@docomo.example", text=text)[0], 0)
+        ((slip, content),) = self.dropped()
+        self.assertEqual(slip["sender"], '"a..b"@docomo.example')
+        self.assertEqual(slip["recipients"], ['".ann"@docomo.example', '"ann."@docomo.example'])
+        self.assertIn(b'From: "a..b"@docomo.example\r\n', content)
+        envelope = read_slip(json.dumps(slip).encode(), MAILNAME)
+        self.assertEqual(envelope.sender, Mailbox("a..b", "docomo.example"))
+
     def refused(self, status: int, words: str, *arguments: str, text: bytes = b"\nhi\n") -> None:
         """It ends with this status and these words, and leaves nothing."""
         said = self.run_it(*arguments, text=text)
@@ -234,7 +254,7 @@ class Sendmail(unittest.TestCase):
                 "a\udcff@b.test",
                 "x" * 300 + "@b.test",
                 "a@" + "x" * 300,
-                '"a"b@c.test',
+                '"a"[b]@c.test',
             ),
         ):
             with self.subTest(recipient=recipient[:30]):
@@ -348,6 +368,24 @@ class Sendmail(unittest.TestCase):
     def test_a_bug_has_a_status_that_programs_know(self) -> None:
         with mock.patch.object(sendmail, "section_of", side_effect=KeyError("a bug")):
             self.refused(70, "a bug", "a@example.net")
+
+    def test_smtp_runs_nothing_that_stands_behind_a_data_that_was_refused(self) -> None:
+        inner = (
+            b"MAIL FROM:<x@b.test>\r\nRCPT TO:<y@c.test>\r\nDATA\r\nSubject: y\r\n\r\ny\r\n.\r\n"
+        )
+        for mail in (
+            b"MAIL FROM:<a@b.test>\r\nRCPT TO:<b@@c.test>\r\n",
+            b"MAIL FROM:<a@@b.test>\r\n",
+            b"",
+        ):
+            with self.subTest(mail):
+                ours, theirs = socket.socketpair()
+                self.addCleanup(ours.close)
+                self.addCleanup(theirs.close)
+                ours.sendall(b"EHLO x\r\n" + mail + b"DATA\r\n" + inner + b"QUIT\r\n")
+                converse(theirs.fileno(), theirs.fileno(), drop.Site.here())
+                self.assertIn("421 4.5.0", ours.recv(65536).decode().splitlines()[-1])
+                self.assertEqual(list(self.folder.iterdir()), [])
 
     def test_smtp_says_who_has_left_too_much_and_how_large_a_message_may_be(self) -> None:
         (self.spool / drop.OVER_QUOTA).write_text("1000\n")

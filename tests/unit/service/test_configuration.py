@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from twisted.internet import reactor as the_reactor
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 
-from relayd.config import ConfigErrors, Settings, load_text
+from relayd.config import ConfigErrors, Settings, load, load_text
 from relayd.service.configthread import aside
 from relayd.service.configuration import Configuration
 from tests.spooling import Troubles
@@ -29,7 +29,8 @@ class CurrentTest(TestCase):
         self.log = Troubles()
         log: Any = self.log
         self.reads: list[Deferred[Settings]] = []
-        self.current = Configuration(settings(), self.reread, log)
+        self.now = 1000.0
+        self.current = Configuration(settings(), self.reread, log, lambda: self.now)
         self.swapped: list[Settings] = []
         self.current.on_change(self.swapped.append)
 
@@ -95,6 +96,27 @@ class CurrentTest(TestCase):
         self.assertEqual((len(heard), len(self.swapped)), (100, 100), "the others are told")
         self.assertEqual(self.log.events().count("bug"), 100)
 
+    async def test_what_was_refused_is_told_since_when_and_why_until_a_good_one_is_in_force(
+        self,
+    ) -> None:
+        self.assertIsNone(self.current.refused)
+        for error, why in ((_errors(), "acept"), (ValueError("a bug"), "a bug")):
+            reloaded = self.current.reload()
+            self.reads[-1].errback(error)
+            await reloaded
+            assert self.current.refused is not None
+            self.assertIn(why, self.current.refused.why)
+            self.assertEqual(self.current.refused.since, 1000.0, "the first of them")
+            self.now += 60
+        checked = Deferred.fromCoroutine(self.current.check())
+        self.reads[-1].callback(settings())
+        await checked
+        self.assertIsNotNone(self.current.refused, "only checked, not in force")
+        reloaded = self.current.reload()
+        self.reads[-1].callback(settings())
+        await reloaded
+        self.assertIsNone(self.current.refused)
+
     async def test_check_changes_nothing(self) -> None:
         checked = Deferred.fromCoroutine(self.current.check())
         self.reads[0].errback(_errors())
@@ -102,15 +124,100 @@ class CurrentTest(TestCase):
         self.assertEqual(self.log.heard, [])
 
     async def test_what_a_good_configuration_is_warned_of_is_told_by_check_and_reload(self) -> None:
-        self.assertEqual(len(self.current.warnings()), 1)  # `accept any`
+        self.assertEqual(len(self.current.said()["warnings"]), 1)  # `accept any`
         checked = Deferred.fromCoroutine(self.current.check())
         self.reads[0].callback(settings("accept to a@example.com"))
         self.assertEqual(await checked, "")
-        self.assertEqual(self.current.warnings(), [])
+        self.assertNotIn("warnings", self.current.said())
         reloaded = self.current.reload()
         self.reads[1].callback(settings())
         self.assertEqual(await reloaded, "")
-        self.assertIn("an open relay", self.current.warnings()[0])
+        warning = self.current.said()["warnings"][0]
+        self.assertIn("an open relay", warning)
+        self.assertIn("\n    accept any\n    ^", warning, "with its place")
+
+
+class ShrunkTest(TestCase):
+    """A table that has lost most of its entries is put in force by somebody who asks only."""
+
+    TEXT = (
+        "hostname gw.example.com\nwatch 5s\ntable t file t\ntable a aliases file a include l\n"
+        "accept to <t>\nforward <a> at @example.com\n"
+    )
+
+    def setUp(self) -> None:
+        self.folder = Path(self.mktemp())
+        (self.folder / "l").mkdir(parents=True)
+        self.write("relayd.conf", self.TEXT)
+        self.write("t", "".join(f"a{n}@example.com\n" for n in range(100)))
+        self.write("a", "all: :include:all\nann: b@example.net\n")
+        self.write("l/all", "".join(f"m{n}@example.net\n" for n in range(100)))
+        self.log = Troubles()
+        log: Any = self.log
+        self.current = Configuration(self.load(), self.reread, log)
+
+    def write(self, name: str, text: str) -> None:
+        (self.folder / name).write_text(text)
+
+    def load(self) -> Settings:
+        return load(self.folder / "relayd.conf")
+
+    def reread(self) -> Deferred[Settings]:
+        return succeed(self.load())
+
+    async def taken(self, *, by_itself: bool) -> str:
+        return await self.current.reload(by_itself=by_itself)
+
+    async def test_watch_leaves_what_has_lost_most_of_its_entries_and_reload_takes_it(
+        self,
+    ) -> None:
+        for name, text, told in (
+            ("t", "", "table t (t) has lost all 100 entries"),
+            ("t", "# nothing yet\n", "has lost all 100 entries"),
+            ("t", "a1@example.com\n" * 1, "has 1 of 100 entries left"),
+            ("t", "".join(f"a{n}@example.com\n" for n in range(49)), "has 49 of 100 entries left"),
+            ("l/all", "m1@example.net\n", "table a (a) has 2 of 101 names left"),
+        ):
+            with self.subTest(told):
+                kept, before = (self.folder / name).read_text(), self.current.settings
+                self.write(name, text)
+                why = await self.taken(by_itself=True)
+                self.assertIn(told, why)
+                self.assertIn('"relayctl reload" puts it in force', why)
+                self.assertIs(self.current.settings, before)
+                assert self.current.refused is not None
+                self.assertEqual(self.current.refused.why, why)
+                self.assertEqual(await self.taken(by_itself=False), "")
+                self.assertIsNone(self.current.refused)
+                self.write(name, kept)
+                self.assertEqual(await self.taken(by_itself=True), "", "more is no accident")
+
+    async def test_watch_takes_what_has_lost_less(self) -> None:
+        self.write("t", "".join(f"a{n}@example.com\n" for n in range(50)))
+        self.assertEqual(await self.taken(by_itself=True), "")
+
+    async def test_what_the_rules_themselves_say_is_no_accident(self) -> None:
+        self.write("relayd.conf", self.TEXT.replace("table t file t", "table t { a@example.com }"))
+        self.assertEqual(await self.taken(by_itself=True), "")
+        self.write("relayd.conf", "hostname gw.example.com\nwatch 5s\naccept to a@example.com\n")
+        self.assertEqual(await self.taken(by_itself=True), "")
+
+    async def test_who_asks_while_files_change_by_themselves_is_heard(self) -> None:
+        self.write("t", "")
+        reads: list[Deferred[Settings]] = []
+
+        def reread() -> Deferred[Settings]:
+            reads.append(Deferred())
+            return reads[-1]
+
+        log: Any = self.log
+        current = Configuration(self.current.settings, reread, log)
+        first = current.reload(by_itself=True)
+        second, third = current.reload(by_itself=True), current.reload()
+        reads[0].callback(self.load())
+        self.assertIn("has lost all", await first)
+        reads[1].callback(self.load())
+        self.assertEqual((await second, await third), ("", ""))
 
 
 class AsideTest(TestCase):

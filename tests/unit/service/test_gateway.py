@@ -49,6 +49,7 @@ OTHER = {
     "reports": "reports for strangers as-asked whole",
     "report-size": "report-size 7KiB",
     "resolver": "resolver 127.0.0.7",
+    "client-names": "client-names no",
     "certificate": "certificate other.pem key other.key",
     "tls-minimum": "tls-minimum 1.3",
     "tls-authorities": "tls-authorities other.pem",
@@ -96,9 +97,6 @@ READ_IN_TIME = {
     "tls-reports",
     "secrets",
     "oauth",
-    "command-length",
-    "errors-per-session",
-    "bare-newlines",
     "internal-destinations",
     "watch",
 }

@@ -98,6 +98,19 @@ def orders(number: int, workers: int) -> Orders:
     return Orders("", number, workers, (number,), (("127.0.0.1", 0),), f"/spool/{number}", "")
 
 
+class Opened:
+    """Sockets that are there already."""
+
+    def __init__(self, sockets: list[socket.socket]) -> None:
+        self._sockets = sockets
+
+    def open(self) -> list[socket.socket]:
+        return self._sockets
+
+    def close(self) -> None:
+        pass
+
+
 class Care(TestCase):
     def setUp(self) -> None:
         self.reactor = Reactor()
@@ -105,7 +118,7 @@ class Care(TestCase):
         self.sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
         log: Any = self.log
         self.supervisor = Supervisor(
-            self.reactor, log, [orders(number, 2) for number in range(2)], lambda: self.sockets
+            self.reactor, log, [orders(number, 2) for number in range(2)], Opened(self.sockets)
         )
         self.supervisor.startService()
         self.addCleanup(self.end)

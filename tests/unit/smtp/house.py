@@ -50,6 +50,7 @@ class House:
                 require_tls=True,
             ),
         )
+        self.server.strict = "strict" in given
         self.messages: list[bytes] = []
         self.events: list[Event] = []  # neighbouring chunks joined
         self._heard = bytearray()

@@ -9,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relayd.mail.reply import Reply
-from relayd.smtp.framing import DataScanner, DotStuffer, Lines, Normaliser, Purity
+from relayd.smtp.framing import (
+    DataScanner,
+    DotStuffer,
+    Lines,
+    LineTooLong,
+    Normaliser,
+    Purity,
+    TornLine,
+)
 from relayd.smtp.replies import (
     MAX_LINE,
     MAX_LINES,
@@ -146,21 +154,36 @@ class TestLines(unittest.TestCase):
     )
     @BOUNDED
     def test_every_cut_gives_the_same_lines(self, pieces: list[bytes]) -> None:
-        *whole, _ = b"".join(pieces).split(b"\r\n")
-        expected = [line if len(line) + 2 <= 20 else None for line in whole]
+        *whole, _ = b"".join(pieces).split(b"\n")
+        expected: list[tuple[str, bytes]] = []
+        torn = False
+        for each in whole:
+            complete = each.endswith(b"\r")
+            if complete and torn:
+                expected.append(("rest", each[:18]))
+            elif len(each) + 1 > 20:
+                expected.append(("too long", each[:18]))
+            else:
+                expected.append(("whole", each[:-1]) if complete else ("torn", each))
+            torn = not complete
         lines = Lines()
-        got: list[bytes | None] = []
+        got: list[tuple[str, bytes]] = []
         for piece in pieces:
             lines.append(piece)
             while True:
                 try:
                     line = lines.line(20)
-                except ValueError:
-                    got.append(None)
+                except LineTooLong as error:
+                    got.append(("too long", error.beginning[:18]))
+                    continue
+                except TornLine as error:
+                    got.append(
+                        ("rest", error.line[:18]) if error.complete else ("torn", error.line)
+                    )
                     continue
                 if line is None:
                     break
-                got.append(line)
+                got.append(("whole", line))
             self.assertLessEqual(len(lines), 20)
         self.assertEqual(got, expected)
 

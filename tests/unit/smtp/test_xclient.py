@@ -32,10 +32,18 @@ def refusal(argument: str, offered: tuple[str, ...] = ALL) -> int:
 class ArgumentTests(unittest.TestCase):
     def test_what_postfix_documents(self) -> None:
         for text, expected in (
-            ("NAME=spike.porcupine.org ADDR=168.100.189.2", XClient("168.100.189.2")),
+            (
+                "NAME=Spike.Porcupine.org. ADDR=168.100.189.2",
+                XClient("168.100.189.2", name="spike.porcupine.org"),
+            ),
+            ("NAME=[UNAVAILABLE]", XClient(name="")),
+            ("NAME=[TEMPUNAVAIL]", XClient()),  # we may find it
             ("addr=IPV6:2001:DB8::1 port=25", XClient("2001:db8::1", 25)),
             ("ADDR=::ffff:192.0.2.1", XClient("192.0.2.1")),
-            ("NAME=[UNAVAILABLE] ADDR=[UNAVAILABLE] PORT=[TEMPUNAVAIL]", XClient(NO_ADDRESS, 0)),
+            (
+                "NAME=[UNAVAILABLE] ADDR=[UNAVAILABLE] PORT=[TEMPUNAVAIL]",
+                XClient(NO_ADDRESS, 0, name=""),
+            ),
             ("PROTO=ESMTP HELO=[tempunavail]", XClient(helo="")),
             ("HELO=a+20b LOGIN=ann+40example.com", XClient(helo="a b", login="ann@example.com")),
             ("LOGIN=[UNAVAILABLE] DESTADDR=192.0.2.9 DESTPORT=25", XClient(login="")),
@@ -60,6 +68,9 @@ class ArgumentTests(unittest.TestCase):
             "LOGIN=a+00",
             "COLOUR=blue",
             "NAME=" + "x" * 300,
+            "NAME=a+20b",
+            "NAME=a+5b",
+            "NAME=a..b",
         ):
             self.assertEqual(refusal(text), 501, text)
 
@@ -120,7 +131,7 @@ class SessionTests(unittest.TestCase):
         self.assertEqual(self.introduce("LOGIN=ann"), "220 gw.example.com ESMTP relayd\r\n")
         self.assertEqual(self.event, XClient(login="ann"))
         self.assertTrue(self.server.authenticated)
-        self.assertEqual(self.say("MAIL FROM:<>")[:3], "503")
+        self.assertEqual(self.say("RCPT TO:<a@b.example>")[:3], "503")
         self.say("EHLO x")
         self.assertEqual(self.say("MAIL FROM:<>")[:3], "250")
         self.assertIsInstance(self.event, Mail)

@@ -141,11 +141,11 @@ class RowTests(unittest.TestCase):
         message, (one, two) = harness.put(b"abc", recipient("one"), recipient("two"))
         wait(spool.settle([Settlement(one, RecipientState.QUEUED, LATER, 7e9)]))
         wait(spool.settle([Settlement(two, RecipientState.FAILED, failed("5.1.1", "no"))]))
-        wait(spool.hold(QueueFilter(message.ident)))
-        wait(spool.release(QueueFilter(message.ident)))
         found = wait(spool.load(message.ident))
         assert found is not None
         self.assertEqual([record.last for record in found[1]], [LATER])
+        wait(spool.hold(QueueFilter(message.ident)))
+        wait(spool.release(QueueFilter(message.ident)))
         self.assertEqual(wait(spool.remove(QueueFilter(message.ident), "gone")), 1)
         history = wait(spool.history(message.ident))
         assert history is not None

@@ -69,14 +69,24 @@ class InboxTest(unittest.TestCase):
         """How many steps it gathers, of five at most, while so many join in each."""
         taken: list[float] = []
 
-        def wait(seconds: float) -> bool:
-            count = joining[len(taken)]
-            taken.append(seconds)
-            for entry in range(count):
-                self.inbox.put(entry, urgent=urgent)
-            return urgent
+        bell = self.inbox._bell
 
-        with patch.object(self.inbox._bell, "wait", wait):
+        class Bell:
+            """Rings as it did; who waits for it is joined by others."""
+
+            release = bell.release
+
+            @staticmethod
+            def acquire(blocking: bool = True, timeout: float = -1) -> bool:
+                if not blocking:
+                    return bell.acquire(blocking=False)
+                count = joining[len(taken)]
+                taken.append(timeout)
+                for entry in range(count):
+                    self.inbox.put(entry, urgent=urgent)
+                return bell.acquire(blocking=False)
+
+        with patch.object(self.inbox, "_bell", Bell):
             self.inbox.gather(20, 0.25, 5)
         assert set(taken) == {0.25}
         return len(taken)

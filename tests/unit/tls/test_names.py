@@ -7,11 +7,22 @@ import unittest
 from cryptography import x509
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.x509.oid import ExtensionOID
+from OpenSSL import crypto
 
-from relayd.tls.names import certifies
-from tests.certs import DAY, Authority, _builder, ecdsa_key, general_name
+from relayd.tls.names import certifies, readable
+from tests.certs import DAY, Authority, _builder, ecdsa_key, general_name, of_no_version
 
 MX = "mx.example.com"
+
+
+class Readable(unittest.TestCase):
+    def test_what_only_openssl_makes_something_of_is_none(self) -> None:
+        issued = Authority().issue(MX)
+        presented = crypto.X509.from_cryptography(issued.certificate)
+        self.assertEqual(readable(presented), issued.certificate)
+        strange = crypto.load_certificate(crypto.FILETYPE_PEM, of_no_version(issued))
+        self.assertIsNone(readable(strange))
+        self.assertIsNone(readable(None))
 
 
 class Names(unittest.TestCase):

@@ -26,7 +26,7 @@ from relayd.smtp.server import SmtpServer as SmtpServer
 from relayd.tls.files import CertificateFiles
 from relayd.tls.pair import CertificateError, load
 from relayd.tls.renewal import LOOK, Certificates
-from tests.certs import DAY, Authority, Issued, ecdsa_key, rsa_key
+from tests.certs import DAY, Authority, Issued, ecdsa_key, of_no_version, rsa_key
 from tests.support import TestCase
 from tests.unit.intake.scene import FakeLog, Scene
 
@@ -222,6 +222,26 @@ class Sessions(ServerCase):
             await in_thread(send)
         prints = [each[1].client.certificate for each in self.server.scene.spool.stored]
         self.assertEqual(prints, [f"{mine.sha256} {mine.spki_sha256}", ""])
+
+    async def test_a_client_certificate_that_cannot_be_read_is_none(self) -> None:
+        self.server = self.make(wants_certificate=True)
+        self.serve(files(self.authority.issue("gw.example.com"), self.folder, "a"))
+        mine = self.authority.issue("me.example")
+        chain, key = mine.write(self.folder, "mine")
+        chain.write_bytes(of_no_version(mine))
+
+        def send() -> None:
+            context = client_context()
+            context.load_cert_chain(chain, key)
+            client = smtplib.SMTP("127.0.0.1", self.server.number, "c.example", timeout=60)
+            client.starttls(context=context)
+            client.sendmail("s@example.org", ["alice@example.com"], "Subject: x\r\n\r\nx\r\n")
+            client.quit()
+
+        await in_thread(send)
+        (stored,) = self.server.scene.spool.stored
+        self.assertEqual(stored[1].client.certificate, "")
+        self.assertIn("TLSv1.3", stored[1].client.tls)
 
 
 class WhichCertificate(ServerCase):

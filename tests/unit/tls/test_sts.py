@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import unittest
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,13 @@ from twisted.web.server import Request, Site
 
 from relayd.dns.answer import Answer, DnsError, DnsTrouble, NxDomain
 from relayd.dns.resolver import Resolver
+from relayd.relay import mtasts
 from relayd.relay.hosts import Hosts, Leads
 from relayd.relay.internal import may_lead_to
-from relayd.relay.mtasts import PAUSE, REFRESH, StsPolicies
+from relayd.relay.mtasts import PAUSE, REFRESH, Kept, StsPolicies
 from relayd.relay.stsfetch import FetchError, StsFetch
 from relayd.tls.flaw import Flaw
-from relayd.tls.sts import MAX_SIZE, StsPolicy, parse_policy, policy_id
+from relayd.tls.sts import MAX_AGE, MAX_SIZE, StsPolicy, parse_policy, policy_id
 from tests.certs import DAY, Authority, Issued
 from tests.support import TestCase
 from tests.unit.intake.scene import FakeLog
@@ -231,6 +233,17 @@ class Keeping(TestCase):
             self.policies = self.start()
         self.assertEqual(self.fetched, 1)
 
+    async def test_long_policies_of_many_domains_are_bounded_and_hold_all_the_same(self) -> None:
+        self.patch(mtasts, "MOST_OCTETS", 50_000)
+        self.text = POLICY + "".join(f"mx: mx{n}.{'x' * 60}.example\n" for n in range(300))
+        self.announce("1")
+        for number in range(4):
+            self.assertIsNotNone(await self.policies(f"d{number}.example"))
+            self.assertLessEqual(self.policies._octets, 50_000)
+        self.assertEqual(len(self.policies._kept), 1)
+        self.assertIsNotNone(await self.policies("d0.example"))  # from the disk
+        self.assertEqual(self.fetched, 4)
+
     async def test_a_new_id_fetches_anew(self) -> None:
         self.announce("1")
         await self.policies("example.com")
@@ -279,6 +292,61 @@ class Keeping(TestCase):
         self.policies = self.start()
         self.assertIsNotNone(await self.policies("example.com"))
         self.assertEqual(self.fetched, 2)
+
+    async def keep(self, domain: str, age: int) -> Path:
+        before = set(self.folder.iterdir()) if self.folder.exists() else set()
+        self.text = POLICY.replace("86400", str(age))
+        self.announce("1")
+        self.assertIsNotNone(await self.policies(domain))
+        (path,) = set(self.folder.iterdir()) - before
+        return path
+
+    async def test_files_of_policies_that_have_expired_go_and_no_others(self) -> None:
+        self.policies.prune()  # no folder yet
+        short = await self.keep("short.example", 1000)
+        long = await self.keep("long.example", 2_000_000)
+        damaged, strange = self.folder / ("d" * 32), self.folder / "notes"
+        left, writing = self.folder / ("e" * 32 + ".12"), self.folder / ("f" * 32 + ".13")
+        for path in (damaged, strange, left, writing):
+            path.write_text("{")
+            os.utime(path, (self.now, self.now))
+        self.policies.prune()
+        self.assertTrue(short.exists())
+        self.now += 5000
+        os.utime(writing, (self.now, self.now))
+        self.policies.prune()
+        self.assertEqual(set(self.folder.iterdir()), {long, damaged, strange, writing})
+        self.now += MAX_AGE
+        self.policies.prune()
+        self.assertEqual(set(self.folder.iterdir()), {strange})
+
+    async def test_a_policy_renewed_while_the_expired_one_is_removed_stays(self) -> None:
+        path = await self.keep("example.com", 1000)
+        self.now += 5000
+        other = self.start()
+        seen = StsPolicies._expired
+
+        def slow(policies: StsPolicies, path: Path) -> bool:
+            """Between the look and the removal another worker fetches it anew."""
+            self.patch(StsPolicies, "_expired", seen)
+            expired = seen(policies, path)
+            other._keep("example.com", Kept("2", self.now, parse_policy(POLICY)))
+            return expired
+
+        self.patch(StsPolicies, "_expired", slow)
+        self.policies.prune()
+        self.assertTrue(path.exists())
+
+    async def test_a_large_folder_is_pruned_slice_by_slice(self) -> None:
+        self.patch(mtasts, "SLICE", 2)
+        for number in range(5):
+            await self.keep(f"d{number}.example", 1000)
+        self.now += 5000
+        counts = []
+        for _ in range(3):
+            self.policies.prune()
+            counts.append(len(list(self.folder.iterdir())))
+        self.assertEqual(counts, [3, 1, 0])
 
     async def test_all_who_ask_at_once_wait_for_one_fetch(self) -> None:
         self.announce("1")

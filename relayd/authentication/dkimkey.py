@@ -1,0 +1,103 @@
+"""Public keys as the DNS has them (RFC 6376 section 3.6.1, RFC 8463), and what they verify."""
+
+from __future__ import annotations
+
+import binascii
+from base64 import b64decode
+from dataclasses import dataclass
+from functools import lru_cache
+
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import load_der_public_key
+
+from relayd.authentication.taglist import tag_list, without_space
+
+_KNOWN = 1000  # keys that are kept as read, so that each is read once
+_LEAST_BITS = 1024  # RFC 8301 section 3.2
+_MOST_BITS = 8192  # more takes longer than a relay should let a stranger make it work
+_PADDING = PKCS1v15()
+_DIGEST = Prehashed(SHA256())
+
+
+@dataclass(frozen=True, slots=True)
+class DkimKey:
+    """One key record."""
+
+    key: RSAPublicKey | Ed25519PublicKey
+    strict: bool  # the flag `s`: who signs for a subdomain is not vouched for
+    testing: bool  # the flag `y`
+
+    @property
+    def kind(self) -> str:
+        """As a signature names it in front of its hash."""
+        return "rsa" if isinstance(self.key, RSAPublicKey) else "ed25519"
+
+    def verifies(self, signature: bytes, digest: bytes) -> bool:
+        """The signature is of this key and of this SHA-256 digest."""
+        try:
+            if isinstance(self.key, RSAPublicKey):
+                self.key.verify(signature, digest, _PADDING, _DIGEST)
+            else:
+                self.key.verify(signature, digest)
+        except InvalidSignature:
+            return False
+        return True
+
+
+@lru_cache(_KNOWN)
+def dkim_key(text: str) -> DkimKey | str:
+    """Read a record: the key, or in words why it is none to use."""
+    try:
+        tags = tag_list(text)
+    except ValueError as error:
+        return f"key record: {error}"
+    if tags.get("v", "DKIM1") != "DKIM1" or ("v" in tags and next(iter(tags)) != "v"):
+        return "key record of another version"
+    if "p" not in tags:
+        return "key record without a key"
+    if not tags["p"]:
+        return "the key was revoked"
+    if not _has(tags.get("h", "sha256"), "sha256"):
+        return "the key is not for sha256"
+    if not {"*", "email"} & set(_list(tags.get("s", "*"))):
+        return "the key is not for mail"
+    key = _public_key(tags.get("k", "rsa"), without_space(tags["p"]))
+    if isinstance(key, str):
+        return key
+    flags = _list(tags.get("t", ""))
+    return DkimKey(key, strict="s" in flags, testing="y" in flags)
+
+
+def _public_key(kind: str, encoded: str) -> RSAPublicKey | Ed25519PublicKey | str:
+    try:
+        octets = b64decode(encoded, validate=True)
+    except (binascii.Error, ValueError):
+        return "the key is not base64"
+    if kind == "ed25519":
+        if len(octets) != 32:
+            return "an Ed25519 key has 32 octets"
+        return Ed25519PublicKey.from_public_bytes(octets)
+    if kind != "rsa":
+        return "a key of an unknown kind"
+    try:
+        key = load_der_public_key(octets)
+    except (ValueError, UnsupportedAlgorithm):
+        return "the key is no RSA key"
+    if not isinstance(key, RSAPublicKey):
+        return "the key is no RSA key"
+    if not _LEAST_BITS <= key.key_size <= _MOST_BITS:
+        return f"an RSA key of {key.key_size} bits"
+    return key
+
+
+def _list(value: str) -> list[str]:
+    return [each.strip() for each in value.split(":")]
+
+
+def _has(value: str, wanted: str) -> bool:
+    return wanted in _list(value)

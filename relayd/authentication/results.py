@@ -1,0 +1,146 @@
+"""Authentication-Results (RFC 8601): what was checked, written down for who reads it later."""
+
+from __future__ import annotations
+
+import re
+from base64 import b64encode
+from collections.abc import Iterable
+
+from relayd.authentication.canonical import Field, fields
+from relayd.authentication.dkim import DkimResult
+from relayd.authentication.dmarc import DmarcResult
+from relayd.authentication.spf import SpfResult
+
+_TOKEN = re.compile(r"[!#$%&'*+.0-9A-Z^_`a-z{|}~/@-]+\Z")
+_PIECE = re.compile(r'"(?:[^"\\]|\\.)*"|\\.|[();]|[^();"\\]+|.', re.DOTALL)
+_QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')
+_QUOTED_PAIR = re.compile(r"\\(.)")
+_ENDS_VALUE = re.compile(r"[ \t;]")
+_WORD = re.compile(r'[^" ]*"(?:[^"\\]|\\.)*"|[^ ]+')
+_WIDTH = 78  # octets of a line, where it can be
+
+
+class ResultsField:
+    """One field in the making: our name, then a result after the other."""
+
+    def __init__(self, authserv: str) -> None:
+        self._parts: list[str] = [authserv]
+
+    def spf(self, result: SpfResult, sender: str, helo: str) -> None:
+        """Of MAIL, or of HELO where the reverse-path is null."""
+        name, value = ("mailfrom", sender) if sender else ("helo", helo)
+        self._add("spf", result.result, result.why, [(f"smtp.{name}", value)])
+
+    def dkim(self, results: Iterable[DkimResult]) -> None:
+        """Of each signature; without one, that there is none."""
+        some = False
+        for each in results:
+            some = True
+            properties = []
+            if each.domain:
+                properties = [
+                    ("header.d", each.domain),
+                    ("header.s", each.selector),
+                    ("header.a", each.algorithm),
+                    ("header.b", b64encode(each.signature[:6]).decode("ascii")),
+                ]
+            self._add("dkim", each.result, each.why, properties)
+        if not some:
+            self._add("dkim", "none", "", [])
+
+    def dmarc(self, result: DmarcResult) -> None:
+        """With the policy that the author's domain asks for."""
+        comment = f"p={result.policy}" if result.published else result.why
+        self._add("dmarc", result.result, comment, [("header.from", result.author)])
+
+    def auth(self, login: str) -> None:
+        """The client had logged in (RFC 8601 section 2.7.4)."""
+        self._add("auth", "pass", "", [("smtp.auth", login)])
+
+    def rdns(self, result: str, address: str, name: str) -> None:
+        """The client's reverse name: `iprev` of RFC 8601 section 2.7.3."""
+        self._add("iprev", result, name, [("policy.iprev", address)])
+
+    def _add(self, method: str, result: str, why: str, properties: list[tuple[str, str]]) -> None:
+        words = [f"{method}={result}"]
+        if why:
+            words.append(f"({_plain(why)})")
+        words += [f"{name}={_value(value)}" for name, value in properties if value]
+        self._parts.append(" ".join(words))
+
+    def __bytes__(self) -> bytes:
+        """The field, folded, with its final CRLF."""
+        if len(self._parts) == 1:
+            self._parts.append("none")
+        lines = ["Authentication-Results: " + self._parts[0] + ";"]
+        for number, part in enumerate(self._parts[1:], 2):
+            end = ";" if number < len(self._parts) else ""
+            line = " "
+            for word in _words(part):
+                if len(line) > 1 and len(line) + 1 + len(word) > _WIDTH:
+                    lines.append(line)
+                    line = "  "
+                line += ("" if line.isspace() else " ") + word
+            lines.append(line + end)
+        return "\r\n".join(lines).encode("utf-8") + b"\r\n"
+
+
+def _words(part: str) -> list[str]:
+    """What may stand on a line of its own: a quoted string is one."""
+    return _WORD.findall(part)
+
+
+def _plain(text: str) -> str:
+    """A comment's text: nothing in it ends it, or a line."""
+    return "".join(each if each.isprintable() and each not in "()\\" else " " for each in text)[
+        :200
+    ]
+
+
+def _value(text: str) -> str:
+    """A token as it is, all else as a quoted string."""
+    if _TOKEN.match(text):
+        return text
+    clean = "".join(each if each.isprintable() else "?" for each in text)
+    return '"' + clean.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def authserv_id(field: Field) -> str:
+    """Whose results a field claims to be, folded; empty: nobody's (RFC 8601 section 2.2)."""
+    text = _without_comments(field.body.decode("utf-8", "replace").replace("\r\n", ""))
+    text = text.lstrip(" \t")
+    if text.startswith('"'):
+        quoted = _QUOTED.match(text)
+        return _QUOTED_PAIR.sub(r"\1", quoted[1]).lower() if quoted is not None else ""
+    return _ENDS_VALUE.split(text, maxsplit=1)[0].lower().rstrip(".")
+
+
+def _without_comments(text: str) -> str:
+    """The text in front of the first semicolon, its comments gone, however they nest."""
+    kept: list[str] = []
+    depth = 0
+    for match in _PIECE.finditer(text):
+        piece = match[0]
+        if piece == "(":
+            depth += 1
+        elif piece == ")" and depth:
+            depth -= 1
+        elif piece == ";" and not depth:
+            break
+        elif not depth:
+            kept.append(piece)
+    return "".join(kept)
+
+
+def without_forged(section: bytes, authserv: str) -> bytes:
+    """A header section without fields that speak in our name (RFC 8601 section 5).
+
+    The same octets where there is none.
+    """
+    if b"authentication-results" not in section.lower():
+        return section
+    kept = section
+    for field in fields(section):
+        if field.name == b"authentication-results" and authserv_id(field) == authserv.lower():
+            kept = kept.replace(field.octets + b"\r\n", b"", 1)
+    return kept

@@ -1,0 +1,99 @@
+"""What is looked up in the DNS about a client and a sender before rules are asked.
+
+Nobody raises here: what is not answered is what RFC 5782 and RFC 7208 make of that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from ipaddress import ip_address
+from typing import Any, Protocol, TypeVar
+
+from relayd.authentication.asking import Asking, RecordQuery, Unanswered
+from relayd.authentication.spf import SpfResult, check_host, spf_client
+from relayd.dns.answer import Answer, DnsError, DnsTrouble, NoData, NxDomain
+from relayd.mail.address import ReversePath, path_text
+from relayd.mail.client import Client
+from relayd.rules.dnslist import meaning
+from relayd.rules.language.model import DnsListDef
+
+T = TypeVar("T")
+Trouble = Callable[[str, str], None]
+"""Told who does not answer, and why: for the log and the counters, not for the client."""
+
+
+class Records(Protocol):
+    """What is needed of relayd.dns.resolver.Resolver."""
+
+    def known(self, name: str, rdtype: Any) -> Answer[Any] | DnsError | None:  # noqa: ANN401
+        """What needs no question."""
+
+    def query(self, name: str, rdtype: Any) -> Coroutine[Any, Any, Answer[Any]]:  # noqa: ANN401
+        """The records of a name."""
+
+
+async def answered(asking: Asking[T], records: Records) -> T:
+    """The result of an evaluation that asks for records; what is known is not waited for."""
+    try:
+        query = next(asking)
+        while True:
+            try:
+                values = await _values(query, records)
+            except Unanswered as nothing:
+                query = asking.throw(nothing)
+            else:
+                query = asking.send(values)
+    except StopIteration as end:
+        result: T = end.value
+        return result
+
+
+async def _values(query: RecordQuery, records: Records) -> tuple[Any, ...]:
+    known = records.known(query.name, query.rdtype)
+    if known is None:
+        try:
+            return (await records.query(query.name, query.rdtype)).values
+        except (NxDomain, NoData):
+            return ()
+        except DnsError:
+            raise Unanswered from None
+    if isinstance(known, Answer):
+        return known.values
+    if isinstance(known, DnsTrouble):
+        raise Unanswered
+    return ()
+
+
+class DnsList:
+    """One list in the DNS (RFC 5782), asked about addresses."""
+
+    def __init__(self, definition: DnsListDef, records: Records, trouble: Trouble) -> None:
+        self._name = definition.name
+        self._zone = definition.zone
+        self._means = meaning(definition.kind, definition.answers)
+        self._records = records
+        self._trouble = trouble
+
+    async def has(self, address: str) -> bool:
+        """Whether it lists the address: no, where it does not say."""
+        reverse = ip_address(address).reverse_pointer.removesuffix(".arpa")
+        name = f"{reverse.rpartition('.')[0]}.{self._zone}"
+        try:
+            answer = await self._records.query(name, "A")
+        except (NxDomain, NoData):
+            return False
+        except DnsError as error:
+            self._trouble(self._name, error.text)  # its name may hold a key, and is not told
+            return False
+        listed = self._means(answer.values)
+        if listed is None:
+            self._trouble(self._name, f"it says {', '.join(answer.values)}, which is no listing")
+        return bool(listed)
+
+
+async def sender_policy(
+    client: Client, sender: ReversePath, receiver: str, now: float, records: Records
+) -> SpfResult:
+    """SPF for one sender, or for HELO where the reverse-path is null."""
+    who = spf_client(client.address, path_text(sender), client.helo, receiver, int(now))
+    return await answered(check_host(who), records)

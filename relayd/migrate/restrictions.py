@@ -1,0 +1,323 @@
+"""smtpd's restriction lists, word by word: what is not understood closes the list.
+
+Each word has a reader; it returns moves. A word without a reader, and a reader that returns none,
+make the list ask all who reach that word to come later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from relayd.migrate.access import AccessMap
+from relayd.migrate.maincf import MainCf, split
+from relayd.migrate.moves import (
+    Closed,
+    Doubt,
+    Gate,
+    ListState,
+    Move,
+    Passed,
+    Permit,
+    Refuse,
+    Scope,
+)
+from relayd.migrate.senders import OwnSenders
+from relayd.migrate.tables import MapSpec, is_table
+from relayd.migrate.work import Work
+
+LISTS = {
+    "smtpd_client_restrictions": "client",
+    "smtpd_helo_restrictions": "helo",
+    "smtpd_sender_restrictions": "sender",
+    "smtpd_relay_restrictions": "recipient",
+    "smtpd_recipient_restrictions": "recipient",
+    "smtpd_data_restrictions": "recipient",
+    "smtpd_end_of_data_restrictions": "recipient",
+}
+"""In the order in which they count, each with what an access map in it is asked about."""
+RELAYING = ("smtpd_relay_restrictions", "smtpd_recipient_restrictions")
+UNAUTH = ("reject_unauth_destination", "defer_unauth_destination")
+ENDS = ("reject", "defer", *UNAUTH)
+OLD = "permit_mynetworks, reject_unauth_destination"  # what Postfix 2 did where nothing was said
+_DEPTH = 20  # classes in classes
+_ARGUMENT = (
+    "check_",
+    "reject_rbl",
+    "reject_rhsbl",
+    "permit_dnswl",
+    "permit_rhswl",
+    "sleep",
+    "reject_plaintext_session_",
+)
+_NO_ARGUMENT = ("check_relay_domains", "check_recipient_maps")
+_DENIED = '550 5.7.1 "Relay access denied"'
+
+# Filters against unwanted mail that ask strangers (DNS, other servers), or look at how a client
+# speaks. They say nothing of who may relay and where mail goes, so without them the rest stands.
+_ASKS = "relayd asks no blocklists; let a filter in front or behind do it"
+_DNS = "relayd does not look that up in the DNS"
+_FORM = "relayd does not look at the form of that name"
+_PROBE = "relayd does not probe addresses"
+FILTERS = {
+    "reject_rbl_client": _ASKS,
+    "reject_rhsbl_client": _ASKS,
+    "reject_rhsbl_helo": _ASKS,
+    "reject_rhsbl_sender": _ASKS,
+    "reject_rhsbl_recipient": _ASKS,
+    "reject_rhsbl_reverse_client": _ASKS,
+    "reject_maps_rbl": _ASKS,
+    "reject_unknown_sender_domain": _DNS,
+    "reject_unknown_recipient_domain": "an unknown domain is found out at delivery, and reported",
+    "reject_unknown_address": _DNS,
+    "reject_unknown_client": _DNS,
+    "reject_unknown_client_hostname": _DNS,
+    "reject_unknown_reverse_client_hostname": _DNS,
+    "reject_unknown_forward_client_hostname": _DNS,
+    "reject_unknown_hostname": _DNS,
+    "reject_unknown_helo_hostname": _DNS,
+    "reject_invalid_hostname": _FORM,
+    "reject_invalid_helo_hostname": _FORM,
+    "reject_non_fqdn_hostname": _FORM,
+    "reject_non_fqdn_helo_hostname": _FORM,
+    "reject_unverified_recipient": _PROBE,
+    "reject_unverified_sender": _PROBE,
+    "reject_unverified_address": _PROBE,
+}
+"""Known, and left out: the report names each."""
+ANYWAY = {
+    "reject_unauth_pipelining": "a client out of step is refused anyway",
+    "reject_unlisted_recipient": "unknown recipients are refused at RCPT in any case",
+    "check_recipient_maps": "unknown recipients are refused at RCPT in any case",
+    "reject_multi_recipient_bounce": "a report with many recipients is decided for each",
+    "sleep": "a pause decides nothing",
+    "check_etrn_access": "relayd has no ETRN",
+}
+PERHAPS = {
+    "permit_tls_clientcerts": ("tls", "relayd has not those certificates' fingerprints"),
+    "permit_tls_all_clientcerts": ("tls", "relayd has not those certificates' authorities"),
+    "permit_mx_backup": ("", "relayd does not ask whose MX this host is"),
+    "permit_dnswl_client": ("", "relayd asks no such lists"),
+    "permit_rhswl_client": ("", "relayd asks no such lists"),
+    "permit_naked_ip_address": ("", _FORM),
+    "defer_if_reject": ("", "what would be refused is asked to come later"),
+}
+"""Who passes by them cannot be told: what the list refuses behind them is asked to come later."""
+_BARE = 'regex "@[^.@]*$"'
+
+
+class Restrictions:
+    """Reads lists for one gate; `main` is what its listeners go by."""
+
+    def __init__(self, work: Work, gate: Gate, main: MainCf, own: OwnSenders) -> None:
+        self._work = work
+        self._gate = gate
+        self._main = main
+        self._own = own
+        self._setting = ""
+        self._relay = False
+        self._depth = 0
+        self._in_entry = False  # of a map, where Postfix opens no tables
+        self._classes = main.words("smtpd_restriction_classes")
+        self._readers: dict[str, Callable[[str, Scope], Sequence[Move]]] = {
+            "permit": lambda _, scope: [Permit(scope, "permit")],
+            "reject": self._reject,
+            "defer": self._reject,
+            "defer_if_permit": self._reject,
+            "reject_plaintext_session": self._plaintext,
+            "permit_mynetworks": self._mynetworks,
+            "permit_inet_interfaces": self._interfaces,
+            "permit_sasl_authenticated": self._login,
+            "permit_auth_destination": self._destination,
+            "reject_unauth_destination": self._unauth,
+            "defer_unauth_destination": self._unauth,
+            "reject_non_fqdn_sender": self._bare,
+            "reject_non_fqdn_recipient": self._bare,
+            "reject_unlisted_sender": self._unlisted_sender,
+            "reject_sender_login_mismatch": self._mismatch,
+            "reject_authenticated_sender_login_mismatch": self._mismatch,
+            "reject_known_sender_login_mismatch": self._mismatch,
+            "reject_unauthenticated_sender_login_mismatch": self._mismatch,
+        }
+
+    def read(self, setting: str, *, relay: bool) -> None:
+        """Write the rules of one list; `relay`: it says who may send to foreign destinations."""
+        self._setting, self._relay = setting, relay
+        state = ListState(self._gate, setting)
+        words = self._main.words(setting)
+        if setting == RELAYING[1] and self._old():
+            words = split(OLD)
+        for move in self._moves(words, ()):
+            if state.done:
+                break
+            if relay and isinstance(move, Refuse) and move.reply == _DENIED:
+                # what no rule accepts is refused
+                self._gate.relaying += [each for each in state.permits if each]
+                self._gate.doubted += state.doubts
+                relay = self._relay = False
+                continue
+            if relay and isinstance(move, Refuse) and not move.scope and not move.unless:
+                self._gate.relaying += [each for each in state.permits if each]
+            state.take(move)
+        if not self._main.is_given(setting) and not words:
+            self._work.report.same(setting, "none")
+
+    def refuses_foreign(self, setting: str) -> bool:
+        """Whether the list, as far as it can be told, refuses foreign destinations."""
+        words = self._main.words(setting)
+        if setting == RELAYING[1] and self._old():
+            return True
+        return any(word in ENDS for word in words)
+
+    def _old(self) -> bool:
+        """A main.cf of Postfix 2, which says nothing of relaying."""
+        given = any(self._main.is_given(each) for each in RELAYING)
+        return not given and not any(self._main.words(each) for each in RELAYING)
+
+    def _moves(self, words: Sequence[str], scope: Scope) -> list[Move]:
+        """All moves of a list, in order."""
+        found: list[Move] = []
+        at = 0
+        while at < len(words):
+            word, at = words[at].lower() if ":" not in words[at] else words[at], at + 1
+            argument = ""
+            if takes_argument(word) and at < len(words):
+                argument, at = words[at], at + 1
+            if word == "warn_if_reject":
+                skipped = words[at : at + 1]
+                at += 2 if skipped and takes_argument(skipped[0]) else 1
+                self._work.report.lost(
+                    self._setting, f"{word}: relayd has no warnings of this kind"
+                )
+                continue
+            if argument.startswith("{") and not is_table(argument):  # { name, more }
+                argument = split(argument[1:-1])[0] if argument[1:-1].strip() else ""
+            moves = self._one(word, argument, scope)
+            found += moves or [self._closed(word, argument, scope)]
+        return found
+
+    def _closed(self, word: str, argument: str, scope: Scope) -> Move:
+        text = f"{word} {argument}".rstrip()
+        self._work.report.lost(
+            self._setting,
+            f"{text}: not understood. Whoever reaches it is asked to come later: write what it"
+            " stands for as rules, and take out the one with this comment",
+        )
+        return Closed(scope, f"{text}: not understood")
+
+    def _one(self, word: str, argument: str, scope: Scope) -> Sequence[Move]:
+        report, setting = self._work.report, self._setting
+        text = f"{word} {argument}".rstrip()
+        reader = self._readers.get(word)
+        if reader is not None:
+            moves = reader(word, scope)
+            if moves:
+                report.translated(setting, word)
+            return moves
+        if word in ANYWAY:
+            report.same(setting, f"{word}: {ANYWAY[word]}")
+            return [Passed(scope, word)]
+        if word in FILTERS:
+            report.lost(setting, f"{text}: {FILTERS[word]}")
+            return [Passed(scope, word)]
+        if word in PERHAPS:
+            condition, why = PERHAPS[word]
+            report.lost(
+                setting, f"{text}: {why}. What is refused behind it is asked to come later instead"
+            )
+            return [Doubt((*scope, *([condition] if condition else [])), f"{text}: {why}")]
+        if word in self._classes and self._depth < _DEPTH:
+            return self._class(word, scope)
+        if self._in_entry and (argument or is_table(word)):
+            return []  # "do not specify lookup tables inside SMTPD access maps"
+        if word.startswith("check_") and word.endswith("_access") and argument:
+            return self._access(word, argument, scope)
+        if is_table(word):  # an old way to name the list's own access map
+            return self._access(f"check_{LISTS[setting]}_access", word, scope)
+        return []
+
+    def _class(self, word: str, scope: Scope) -> Sequence[Move]:
+        self._depth += 1
+        outside, self._in_entry = self._in_entry, False
+        try:
+            self._main.used.add(word)
+            return self._moves(self._main.words(word), scope)
+        finally:
+            self._depth -= 1
+            self._in_entry = outside
+
+    def _access(self, check: str, argument: str, scope: Scope) -> Sequence[Move]:
+        spec = MapSpec.parse(argument, self._main["default_database_type"])
+        return AccessMap(self._work, self._setting, check, spec).moves(scope, self._listed)
+
+    def _listed(self, text: str, scope: Scope) -> Sequence[Move]:
+        """A list of restrictions as an entry of a map names it."""
+        self._depth += 1
+        outside, self._in_entry = self._in_entry, True
+        try:
+            if self._depth > _DEPTH:
+                return [self._closed("a list in itself", text, scope)]
+            words = split(text)
+            return self._moves(words, scope) or [self._closed("an entry", text, scope)]
+        finally:
+            self._depth -= 1
+            self._in_entry = outside
+
+    # single words
+
+    def _reject(self, word: str, scope: Scope) -> Sequence[Move]:
+        code = "550 5.7.1" if word == "reject" else "450 4.7.1"
+        return [Refuse(scope, word, (), f'{code} "Access denied"')]
+
+    def _plaintext(self, word: str, scope: Scope) -> Sequence[Move]:
+        return [Refuse((*scope, "not tls"), word, (), '450 4.7.1 "Session encryption is required"')]
+
+    def _mynetworks(self, word: str, scope: Scope) -> Sequence[Move]:
+        trusted = self._work.trusted
+        draft = self._work.draft
+        found: list[Move] = [Passed(scope, word)]
+        if trusted:
+            excepted = trusted.exception(draft)
+            tests = [f"not from {excepted}"] if excepted else []
+            found = [Permit((*scope, f"from {trusted.operand(draft)}", *tests), word)]
+        if trusted.doubt:
+            found.append(Doubt(scope, f"{word}: {trusted.doubt}"))
+        return found
+
+    def _interfaces(self, word: str, scope: Scope) -> Sequence[Move]:
+        work = self._work
+        operand = work.draft.list_of("this-host", work.interfaces, "this machine's addresses")
+        return [Permit((*scope, f"from {operand}"), word)] if operand else []
+
+    def _login(self, word: str, scope: Scope) -> Sequence[Move]:
+        return [Permit((*scope, "login any"), word)]
+
+    def _destination(self, word: str, scope: Scope) -> Sequence[Move]:
+        return [Permit((*scope, *each), word) for each in self._work.ours()] or [
+            Passed(scope, word)
+        ]
+
+    def _unauth(self, word: str, scope: Scope) -> Sequence[Move]:
+        code = _DENIED if word == UNAUTH[0] else '450 4.7.1 "Relay access denied"'
+        if self._relay and not scope:
+            code = _DENIED  # both refuse to relay
+        return [Refuse(scope, word, tuple(self._work.ours()), code)]
+
+    def _bare(self, word: str, scope: Scope) -> Sequence[Move]:
+        subject = "sender" if word.endswith("sender") else "to"
+        reply = '504 5.5.2 "need fully-qualified address"'
+        return [Refuse((*scope, f"{subject} {_BARE}"), word, (), reply)]
+
+    def _unlisted_sender(self, word: str, scope: Scope) -> Sequence[Move]:
+        self._work.report.lost(self._setting, f"{word}: relayd does not look senders up")
+        why = f"{word}: relayd does not look senders up"
+        return [Closed((*scope, *each), why) for each in self._work.senders_of_ours()] or [
+            Passed(scope, word)
+        ]
+
+    def _mismatch(self, word: str, scope: Scope) -> Sequence[Move]:
+        return self._own.moves(self._setting, word, scope)
+
+
+def takes_argument(word: str) -> bool:
+    """Whether the next word of the list belongs to this one."""
+    return word not in _NO_ARGUMENT and word.startswith(_ARGUMENT)

@@ -1,0 +1,89 @@
+"""`relayctl import postfix DIR`: converts, writes, reports, and verifies."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from relayd.mail.address import AddressError, Mailbox
+from relayd.migrate.convert import convert
+from relayd.migrate.maincf import MainCfError
+from relayd.migrate.work import Work
+from relayd.migrate.write import WriteError, publish, settle
+from relayd.verification.postmap import PostmapError
+from relayd.verification.samples import samples
+from relayd.verification.verify import Verification, verify
+
+OK, FAILED = 0, 1
+ALL = "all"
+
+
+class ImportFailure(Exception):  # noqa: N818 - one for all that can go wrong here
+    """Nothing was made; `str()` is for the one who asked."""
+
+
+def run(options: argparse.Namespace) -> int:
+    """Do it; returns the exit status. Raises ImportFailure."""
+    try:
+        work = convert(options.folder)
+        written = settle(work)
+        if not options.dry_run:
+            work.report.wrote += publish(options.output, written, force=options.force)
+        outcome = None
+        if options.verify:
+            outcome = verify(
+                work,
+                written,
+                _addresses(work, options.verify),
+                clients_too=ALL in options.verify,
+            )
+    except (MainCfError, WriteError) as error:
+        raise ImportFailure(str(error)) from None
+    except PostmapError as error:
+        _tell(work, None, as_json=options.json)
+        raise ImportFailure(f"not verified: {error}") from None
+    _tell(work, outcome, as_json=options.json)
+    return FAILED if outcome is not None and outcome.unnamed else OK
+
+
+def _tell(work: Work, outcome: Verification | None, *, as_json: bool) -> None:
+    if as_json:
+        document = work.report.document()
+        if outcome is not None:
+            document["verified"] = outcome.document()
+        json.dump(document, sys.stdout, indent=2)
+        print()
+        return
+    for line in work.report.lines():
+        print(line)
+    if not work.report.wrote:
+        print("\nNothing was written.")
+    for line in outcome.lines() if outcome is not None else ():
+        print(line)
+
+
+def _addresses(work: Work, wanted: Sequence[str]) -> list[str]:
+    """What `--verify` names."""
+    found: list[str] = []
+    for each in wanted:
+        path = Path(each)
+        if each == ALL:
+            found += samples(work)
+        elif path.is_file():
+            lines = path.read_text("utf-8", "replace").splitlines()
+            found += [line.strip() for line in lines if line.strip() and line.strip()[0] != "#"]
+        elif "@" in each:
+            found += [_address(text) for text in each.replace(",", " ").split()]
+        else:
+            raise ImportFailure(f'--verify {each}: expected "all", a file, or addresses')
+    return found
+
+
+def _address(text: str) -> str:
+    try:
+        return str(Mailbox.parse(text))
+    except AddressError as error:
+        raise ImportFailure(f"--verify {text}: {error}") from None

@@ -1,0 +1,114 @@
+"""What others know of clients and senders, in a whole relayd with a real name server."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import time
+
+from tests.ports import free_port
+from tests.scenarios.harness import Relayd, Scenario, wait_until
+from tests.sink import Sink
+
+ZONE = """\
+9.100.51.198.zen.test. A 127.0.0.2
+10.100.51.198.zen.test. A 127.0.0.10
+10.100.51.198.friends.test. A 127.0.10.2
+11.100.51.198.zen.test. A 127.255.255.254
+7.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.8.b.d.0.1.0.0.2.zen.test. A 127.0.0.4
+sender.example. TXT "v=spf1 ip4:192.0.2.0/24 include:more.example -all"
+more.example. TXT "v=spf1 a:mail.example ~all"
+mail.example. A 203.0.113.5
+"""
+RULES = """\
+dnsbl   zen zen.test
+dnswl   friends friends.test
+reject  when listed zen and not listed friends 550 5.7.1 "Your address is on a block list"
+reject  to @example.com when spf fail 550 5.7.23 "Not for this domain"
+accept  to @example.com
+expect  to info@example.com when listed zen -> reject 550
+"""
+
+
+class LookUps(Scenario):
+    def gateway(self, rules: str, workers: int = 1) -> tuple[Relayd, Sink]:
+        """One that believes XCLIENT of loopback, with a name server that has the zone."""
+        folder, port = self.room(f"dns-{workers}"), free_port()
+        (folder / "zone").write_text(ZONE)
+        words = ["-m", "tests.dnsserver", "127.0.0.1", str(port), str(folder / "zone")]
+        served = self.launch([sys.executable, *words], f"dns-{workers}")
+        wait_until(lambda: "listening" in served.log(), "the name server listens")
+        sink = Sink()
+        self.addCleanup(sink.stop)
+        relay = self.relayd(
+            f"next-hop out smtp 127.0.0.1:{sink.port}\n{rules}\nroute any via out\n",
+            name=f"relayd-{workers}",
+            settings=f"resolver 127.0.0.1:{port}\n",
+            start=False,
+        )
+        text = relay.config.read_text().replace("workers 1\n", f"workers {workers}\n")
+        text = re.sub(r"^listen .*$", r"\g<0> xclient 127.0.0.0/8", text, flags=re.MULTILINE)
+        relay.config.write_text(text)
+        return relay.start(), sink
+
+    def said(self, relay: Relayd, address: str, sender: str = "ann@sender.example") -> str:
+        """The reply to RCPT for a client of this address."""
+        with relay.session() as client:
+            client.ehlo("client.example")
+            self.assertEqual(client.docmd("XCLIENT", f"ADDR={address}")[0], 220)
+            client.ehlo("client.example")
+            client.mail(sender)
+            code, text = client.rcpt("bob@example.com")
+            return f"{code} {text.decode().split()[0]}"
+
+    def test_lists_and_spf_decide(self) -> None:
+        for workers in (1, 2):
+            relay, _ = self.gateway(RULES, workers)
+            for address, sender, reply in (
+                ("192.0.2.7", "ann@sender.example", "250 2.1.5"),
+                ("203.0.113.5", "ann@sender.example", "250 2.1.5"),
+                ("203.0.113.6", "ann@sender.example", "550 5.7.23"),
+                ("203.0.113.6", "ann@none.example", "250 2.1.5"),
+                ("198.51.100.9", "ann@none.example", "550 5.7.1"),
+                ("198.51.100.10", "ann@none.example", "250 2.1.5"),
+                ("198.51.100.11", "ann@none.example", "250 2.1.5"),  # the list will not say
+                ("IPV6:2001:db8::7", "ann@none.example", "550 5.7.1"),
+            ):
+                with self.subTest(address, workers=workers):
+                    self.assertEqual(self.said(relay, address, sender), reply)
+            told = [line for line in relay.log().splitlines() if "list in the DNS" in line]
+            self.assertEqual(len(told), 1, told)
+            self.assertIn("list=zen", told[0])
+            self.assertNotIn("zen.test", told[0])
+
+    def test_rules_that_begin_to_ask_are_in_force_at_once(self) -> None:
+        relay, _ = self.gateway("accept to @example.com")
+        self.assertEqual(self.said(relay, "198.51.100.9"), "250 2.1.5")
+        text = relay.config.read_text()
+        relay.config.write_text(text.replace("accept to @example.com", RULES))
+        relay.ctl("reload")
+        self.assertEqual(self.said(relay, "198.51.100.9"), "550 5.7.1")
+
+    def test_explain_asks_and_says_what_it_heard(self) -> None:
+        relay, _ = self.gateway(RULES)
+        words = ("--sender", "ann@sender.example", "bob@example.com")
+        asked = relay.ctl("explain", "--json", "--from", "198.51.100.9", *words, check=False)
+        answer = json.loads(asked.stdout)
+        self.assertEqual(answer["reply"][:9], "550 5.7.1")
+        told = sorted(each["value"] for each in answer["facts"])
+        self.assertEqual(told, ["listed zen", "not listed friends", "spf fail"])
+        fact = "not listed zen and spf pass"
+        given = relay.ctl("explain", "--with", fact, *words, check=False).stdout
+        self.assertIn("not listed zen", given)
+        self.assertIn("(given)", given)
+
+    def test_a_silent_name_server_holds_nobody_for_long(self) -> None:
+        relay, _ = self.gateway(RULES)
+        text = relay.config.read_text()
+        relay.config.write_text(re.sub(r"^resolver .*$", "resolver 127.0.0.1:9", text, flags=re.M))
+        relay.stop()
+        relay.start()
+        began = time.monotonic()
+        self.assertEqual(self.said(relay, "198.51.100.9", "ann@none.example"), "250 2.1.5")
+        self.assertLess(time.monotonic() - began, 25)

@@ -1,0 +1,22 @@
+"""relayd.service: a configuration that is wrong is not tried again and again."""
+
+from __future__ import annotations
+
+import os
+import unittest
+from pathlib import Path
+
+UNIT = Path(__file__).parents[3] / "packaging" / "debian" / "relayd.service"
+
+
+class UnitFileTest(unittest.TestCase):
+    def test_a_wrong_configuration_is_not_restarted_for_ever_and_a_crash_is(self) -> None:
+        lines = UNIT.read_text().splitlines()
+        self.assertIn(f"RestartPreventExitStatus={os.EX_CONFIG}", lines)
+        self.assertIn("Restart=on-failure", lines)
+
+    def test_a_reload_waits_for_the_verdict(self) -> None:
+        self.assertIn(
+            "ExecReload=/usr/bin/relayctl --config /etc/relayd/relayd.conf reload",
+            UNIT.read_text().splitlines(),
+        )
