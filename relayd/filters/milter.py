@@ -8,6 +8,7 @@ him whole is told no more of the connection.
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,18 +26,19 @@ from relayd.filters.milteredits import (
     ReplaceBody,
 )
 from relayd.filters.milterwire import (
-    Action,
     Agreement,
     Event,
+    MilterAction,
     MilterError,
+    MilterStep,
     Packets,
-    Step,
     agreement,
     offer,
     packet,
     strings,
     text,
 )
+from relayd.mail.reply import Reply
 
 CHUNK = 65535  # octets of a body in one event, as libmilter takes them
 _INDEX = struct.Struct("!I")
@@ -69,27 +71,30 @@ class Word(Enum):
 
 
 _WORDS = {word.value: word for word in Word}
-_FINAL = (Word.ACCEPT, Word.REJECT, Word.TEMPFAIL, Word.DISCARD, Word.SHUT_DOWN, Word.REPLY)
+_FINAL = (Word.ACCEPT, Word.REJECT, Word.TEMPFAIL, Word.DISCARD, Word.REPLY)
+_REFUSALS = (Word.REJECT, Word.TEMPFAIL, Word.REPLY)
+_REPLY_LINE = re.compile(r"([45]\d\d)(?:[ -](.*)|\Z)", re.DOTALL)
+_LINE_END = re.compile(r"\r\n|\r|\n")
 _OF_THE_CONNECTION = (Event.CONNECT, Event.HELO)
 _NEEDED = {
-    b"h": Action.ADD_HEADER,
-    b"i": Action.ADD_HEADER,
-    b"m": Action.CHANGE_HEADER,
-    b"b": Action.CHANGE_BODY,
-    b"+": Action.ADD_RECIPIENT,
-    b"2": Action.ADD_RECIPIENT_WITH_ARGUMENTS,
-    b"-": Action.DELETE_RECIPIENT,
-    b"e": Action.CHANGE_SENDER,
-    b"q": Action.QUARANTINE,
+    b"h": MilterAction.ADD_HEADER,
+    b"i": MilterAction.ADD_HEADER,
+    b"m": MilterAction.CHANGE_HEADER,
+    b"b": MilterAction.CHANGE_BODY,
+    b"+": MilterAction.ADD_RECIPIENT,
+    b"2": MilterAction.ADD_RECIPIENT_WITH_ARGUMENTS,
+    b"-": MilterAction.DELETE_RECIPIENT,
+    b"e": MilterAction.CHANGE_SENDER,
+    b"q": MilterAction.QUARANTINE,
 }
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class FilterVerdict:
     """What a filter said to one event."""
 
     word: Word
-    reply: str = ""  # with REPLY: code, status and text as the filter wrote them
+    reply: Reply | None = None  # with REPLY
     edits: tuple[Edit, ...] = ()  # only at the end of a message
 
 
@@ -131,7 +136,7 @@ class MilterClient:
     @property
     def leading_space(self) -> bool:
         """Fields go to and fro with what stands behind their colon."""
-        return bool(self.agreed.steps & Step.LEADING_SPACE)
+        return bool(self.agreed.steps & MilterStep.LEADING_SPACE)
 
     def wants(self, event: Event) -> bool:
         """Whether it is to be told this; where not, nothing is written and nothing comes."""
@@ -161,7 +166,11 @@ class MilterClient:
         return packet(b"D", event.letter + text(*pairs))
 
     def next_message(self) -> bytes:
-        """The message is over, for whatever reason: it forgets it, and stays for the next."""
+        """The message is over, for whatever reason: it forgets it, and stays for the next.
+
+        Only where it owes no answer; else the connection is to be closed.
+        """
+        assert self.ready
         if self._state is _State.PASSED:
             self._state = _State.IDLE
         self._edits.clear()
@@ -169,7 +178,8 @@ class MilterClient:
         return packet(b"A")
 
     def next_client(self) -> bytes:
-        """Another client comes on the same connection, where the version knows that."""
+        """Another client comes on the same connection, where it is `reusable`."""
+        assert self.reusable
         self._edits.clear()
         self._skips = False
         self._state = _State.IDLE
@@ -184,7 +194,7 @@ class MilterClient:
         """The last thing to write."""
         return packet(b"Q")
 
-    def receive(self, data: bytes) -> list[Verdict]:
+    def receive(self, data: bytes) -> list[FilterVerdict]:
         """What it says. Raises MilterError: the connection is to be closed."""
         verdicts = []
         for letter, body in self._packets.feed(data):
@@ -201,7 +211,7 @@ class MilterClient:
                 verdicts.append(verdict)
         return verdicts
 
-    def _said(self, letter: bytes, body: bytes) -> Verdict | None:
+    def _said(self, letter: bytes, body: bytes) -> FilterVerdict | None:
         if letter == b"p":  # still at it: who waits begins to count anew
             return None
         if letter in _NEEDED:
@@ -214,23 +224,20 @@ class MilterClient:
             raise MilterError(f"it says more than {letter!r}")
         return self._verdict(word, strings(body, 1)[0] if word is Word.REPLY else "")
 
-    def _verdict(self, word: Word, reply: str) -> Verdict:
+    def _verdict(self, word: Word, reply: str) -> FilterVerdict:
         event, edits = self._event, tuple(self._edits)
         self._edits.clear()
-        if word is Word.REPLY:
-            reply = _reply(reply)
+        self._state = _State.IDLE
         if word is Word.SKIP:
-            if event is not Event.BODY or not self.agreed.steps & Step.SKIPS:
+            if event is not Event.BODY or not self.agreed.steps & MilterStep.SKIPS:
                 raise MilterError("it skips what cannot be skipped")
             self._skips = True
-        self._state = _State.IDLE
-        if word in _FINAL and not (
-            event is Event.RCPT and word is not Word.ACCEPT and word is not Word.DISCARD
-        ):
-            self._state = _State.GONE if event in _OF_THE_CONNECTION else _State.PASSED
-        if event is Event.UNKNOWN:
-            self._state = _State.IDLE
-        return Verdict(word, reply, edits)
+        elif word is Word.SHUT_DOWN or (word in _FINAL and event in _OF_THE_CONNECTION):
+            self._state = _State.GONE
+        elif word in _FINAL and not (event is Event.RCPT and word in _REFUSALS):
+            # one recipient that is refused is no end of the message
+            self._state = _State.IDLE if event is Event.UNKNOWN else _State.PASSED
+        return FilterVerdict(word, _reply(reply) if word is Word.REPLY else None, edits)
 
     def _edit(self, letter: bytes, body: bytes) -> None:
         if self._event is not Event.END_OF_MESSAGE:
@@ -263,11 +270,17 @@ def _edit(letter: bytes, body: bytes) -> Edit:
     return AddRecipient(value) if letter == b"+" else DeleteRecipient(value)
 
 
-def _reply(reply: str) -> str:
-    """A filter's own reply: two percent signs are one, a single one is none (as in Sendmail)."""
-    if not (reply[:1] in ("4", "5") and reply[:3].isdigit() and reply[3:4] in (" ", "-", "")):
-        raise MilterError(f"its reply is {reply[:40]!r}")
-    return reply.replace("%%", "\0").replace("%", "").replace("\0", "%")
+def _reply(text: str) -> Reply:
+    """A filter's own reply; two percent signs are one, a single one is none (as in Sendmail)."""
+    text = text.replace("%%", "\0").replace("%", "").replace("\0", "%")
+    lines = [line for line in _LINE_END.split(text) if line]
+    found = [_REPLY_LINE.match(line) for line in lines]
+    codes = {match[1] for match in found if match is not None}
+    if len(codes) != 1 or None in found:
+        raise MilterError(f"its reply is {text[:40]!r}")
+    return Reply.received(
+        int(codes.pop()), tuple(match[2] or "" for match in found if match is not None)
+    )
 
 
 def _braced(name: str) -> str:

@@ -21,7 +21,7 @@ class MilterError(Exception):
     """The filter breaks the protocol; nothing that it said counts."""
 
 
-class Action(IntFlag):
+class MilterAction(IntFlag):
     """What a filter may want to do to a message, at its end."""
 
     ADD_HEADER = 0x01  # inserting is this too
@@ -35,7 +35,7 @@ class Action(IntFlag):
     NAME_MACROS = 0x100
 
 
-class Step(IntFlag):
+class MilterStep(IntFlag):
     """What a filter does not want to be told, or does not answer."""
 
     NO_CONNECT = 0x01
@@ -63,14 +63,14 @@ class Step(IntFlag):
     CHUNKS_1M = 1 << 29
 
 
-_STEPS_2 = Step(0x7F)
-_STEPS_3 = _STEPS_2 | Step.SILENT_HEADER | Step.NO_UNKNOWN
-_STEPS_4 = _STEPS_3 | Step.NO_DATA
-_STEPS_6 = Step(0x1FFFFF)
+_STEPS_2 = MilterStep(0x7F)
+_STEPS_3 = _STEPS_2 | MilterStep.SILENT_HEADER | MilterStep.NO_UNKNOWN
+_STEPS_4 = _STEPS_3 | MilterStep.NO_DATA
+_STEPS_6 = MilterStep(0x1FFFFF)
 STEPS = {2: _STEPS_2, 3: _STEPS_3, 4: _STEPS_4, 5: _STEPS_4, 6: _STEPS_6}
 """What each version knows; a version has all of those before it."""
-ACTIONS = Action(0x1FF)
-_ACTIONS_2 = Action(0x3F)
+ACTIONS = MilterAction(0x1FF)
+_ACTIONS_2 = MilterAction(0x3F)
 
 
 class Event(Enum):
@@ -78,41 +78,46 @@ class Event(Enum):
     the version that brought it, and the number of its list of macros.
     """
 
-    CONNECT = (b"C", Step.NO_CONNECT, Step.SILENT_CONNECT, 2, 0)
-    HELO = (b"H", Step.NO_HELO, Step.SILENT_HELO, 2, 1)
-    MAIL = (b"M", Step.NO_MAIL, Step.SILENT_MAIL, 2, 2)
-    RCPT = (b"R", Step.NO_RCPT, Step.SILENT_RCPT, 2, 3)
-    DATA = (b"T", Step.NO_DATA, Step.SILENT_DATA, 4, 4)
-    UNKNOWN = (b"U", Step.NO_UNKNOWN, Step.SILENT_UNKNOWN, 3, None)
-    HEADER = (b"L", Step.NO_HEADER, Step.SILENT_HEADER, 2, None)
-    END_OF_HEADER = (b"N", Step.NO_END_OF_HEADER, Step.SILENT_END_OF_HEADER, 2, 6)
-    BODY = (b"B", Step.NO_BODY, Step.SILENT_BODY, 2, None)
-    END_OF_MESSAGE = (b"E", Step(0), Step(0), 2, 5)
+    CONNECT = (b"C", MilterStep.NO_CONNECT, MilterStep.SILENT_CONNECT, 2, 0)
+    HELO = (b"H", MilterStep.NO_HELO, MilterStep.SILENT_HELO, 2, 1)
+    MAIL = (b"M", MilterStep.NO_MAIL, MilterStep.SILENT_MAIL, 2, 2)
+    RCPT = (b"R", MilterStep.NO_RCPT, MilterStep.SILENT_RCPT, 2, 3)
+    DATA = (b"T", MilterStep.NO_DATA, MilterStep.SILENT_DATA, 4, 4)
+    UNKNOWN = (b"U", MilterStep.NO_UNKNOWN, MilterStep.SILENT_UNKNOWN, 3, None)
+    HEADER = (b"L", MilterStep.NO_HEADER, MilterStep.SILENT_HEADER, 2, None)
+    END_OF_HEADER = (b"N", MilterStep.NO_END_OF_HEADER, MilterStep.SILENT_END_OF_HEADER, 2, 6)
+    BODY = (b"B", MilterStep.NO_BODY, MilterStep.SILENT_BODY, 2, None)
+    END_OF_MESSAGE = (b"E", MilterStep(0), MilterStep(0), 2, 5)
 
     @property
     def letter(self) -> bytes:
         """Of its packet."""
-        return self.value[0]
+        letter: bytes = self.value[0]
+        return letter
 
     @property
-    def off(self) -> Step:
+    def off(self) -> MilterStep:
         """The flag with which a filter does not want it."""
-        return self.value[1]
+        off: MilterStep = self.value[1]
+        return off
 
     @property
-    def silent(self) -> Step:
+    def silent(self) -> MilterStep:
         """The flag with which a filter does not answer it."""
-        return self.value[2]
+        silent: MilterStep = self.value[2]
+        return silent
 
     @property
     def since(self) -> int:
         """The first version that knows it."""
-        return self.value[3]
+        since: int = self.value[3]
+        return since
 
     @property
     def macros(self) -> int | None:
         """The number of its list, as SETSYMLIST counts them; None: it has none."""
-        return self.value[4]
+        macros: int | None = self.value[4]
+        return macros
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +125,8 @@ class Agreement:
     """What came of the negotiation."""
 
     version: int
-    actions: Action
-    steps: Step
+    actions: MilterAction
+    steps: MilterStep
     macros: dict[int, tuple[str, ...]]  # names that the filter asked for, by list
 
     def wants(self, event: Event) -> bool:
@@ -150,13 +155,19 @@ def agreement(data: bytes) -> Agreement:
     version, actions, steps = _OPTIONS.unpack_from(data)
     if not OLDEST <= version <= VERSION:
         raise MilterError(f"it speaks version {version}")
-    known = ACTIONS if version >= VERSION else _ACTIONS_2
-    steps &= ~(Step.CHUNKS_256K | Step.CHUNKS_1M)  # an answer to what was not offered says nothing
-    if actions & ~known:
-        raise MilterError(f"it wants actions {actions & ~known:#x}, which were not offered")
-    if steps & ~STEPS[version]:
-        raise MilterError(f"it wants steps {steps & ~STEPS[version]:#x}, which were not offered")
-    return Agreement(version, Action(actions), Step(steps), _macro_lists(data[_OPTIONS.size :]))
+    # the inverse of a flag of Python's has known bits only
+    beyond = actions & ~int(ACTIONS if version >= VERSION else _ACTIONS_2)
+    if beyond:
+        raise MilterError(f"it wants actions {beyond:#x}, which were not offered")
+    steps &= ~int(
+        MilterStep.CHUNKS_256K | MilterStep.CHUNKS_1M
+    )  # of what was not offered it says nothing
+    beyond = steps & ~int(STEPS[version])
+    if beyond:
+        raise MilterError(f"it wants steps {beyond:#x}, which were not offered")
+    return Agreement(
+        version, MilterAction(actions), MilterStep(steps), _macro_lists(data[_OPTIONS.size :])
+    )
 
 
 def _macro_lists(data: bytes) -> dict[int, tuple[str, ...]]:
