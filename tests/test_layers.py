@@ -27,7 +27,7 @@ FLOORS = (
     {"migrate"},
     {"ops"},
     {"intake", "relay", "config"},
-    {"smtp", "rules", "spool", "report", "mime", "tls", "authentication"},
+    {"smtp", "rules", "spool", "report", "mime", "tls", "authentication", "filters"},
     {"mail", "dns", "login"},
     {"reactor", "shared"},
 )
@@ -71,7 +71,7 @@ OUTSIDE = {
     "dns": {"dns", "relay"},
     "OpenSSL": {"tls"},
     "service_identity": {"tls"},
-    "cryptography": {"tls", "authentication"},
+    "cryptography": {"tls", "authentication", "filters"},
     "dkim": {"report"},
 }
 """Every package from outside the standard library, and who may import it."""

@@ -1,0 +1,1 @@
+"""Filter protocols as cores without sockets: milters, policy services, rspamd, clamd."""
