@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import re
-import sys
 import time
 
-from tests.ports import free_port
-from tests.scenarios.harness import Relayd, Scenario, wait_until
-from tests.sink import Sink
+from tests.scenarios.harness import Relayd, wait_until
+from tests.scenarios.test_names import Names
 
 ZONE = """\
 9.100.51.198.zen.test. A 127.0.0.2
@@ -31,28 +28,10 @@ expect  to info@example.com when listed zen -> reject 550
 """
 
 
-class LookUps(Scenario):
-    def gateway(self, rules: str, workers: int = 1) -> tuple[Relayd, Sink]:
-        """One that believes XCLIENT of loopback, with a name server that has the zone."""
-        folder, port = self.room(f"dns-{workers}"), free_port()
-        (folder / "zone").write_text(ZONE)
-        words = ["-m", "tests.dnsserver", "127.0.0.1", str(port), str(folder / "zone")]
-        served = self.launch([sys.executable, *words], f"dns-{workers}")
-        wait_until(lambda: "listening" in served.log(), "the name server listens")
-        sink = Sink()
-        self.addCleanup(sink.stop)
-        relay = self.relayd(
-            f"next-hop out smtp 127.0.0.1:{sink.port}\n{rules}\nroute any via out\n",
-            name=f"relayd-{workers}",
-            settings=f"resolver 127.0.0.1:{port}\n",
-            start=False,
-        )
-        text = relay.config.read_text().replace("workers 1\n", f"workers {workers}\n")
-        text = re.sub(r"^listen .*$", r"\g<0> xclient 127.0.0.0/8", text, flags=re.MULTILINE)
-        relay.config.write_text(text)
-        return relay.start(), sink
+class LookUps(Names):
+    records = ZONE
 
-    def said(self, relay: Relayd, address: str, sender: str = "ann@sender.example") -> str:
+    def decided(self, relay: Relayd, address: str, sender: str = "ann@sender.example") -> str:
         """The reply to RCPT for a client of this address."""
         with relay.session() as client:
             client.ehlo("client.example")
@@ -70,8 +49,9 @@ class LookUps(Scenario):
         self.assertNotIn("zen.test", told)
 
     def test_lists_and_spf_decide(self) -> None:
+        dns = self.zone()
         for workers in (1, 2):
-            relay, _ = self.gateway(RULES, workers)
+            relay, _ = self.gateway(dns, RULES, workers)
             for address, sender, reply in (
                 ("192.0.2.7", "ann@sender.example", "250 2.1.5"),
                 ("203.0.113.5", "ann@sender.example", "250 2.1.5"),
@@ -83,19 +63,19 @@ class LookUps(Scenario):
                 ("IPV6:2001:db8::7", "ann@none.example", "550 5.7.1"),
             ):
                 with self.subTest(address, workers=workers):
-                    self.assertEqual(self.said(relay, address, sender), reply)
+                    self.assertEqual(self.decided(relay, address, sender), reply)
             self.told_once(relay)
 
     def test_rules_that_begin_to_ask_are_in_force_at_once(self) -> None:
-        relay, _ = self.gateway("accept to @example.com")
-        self.assertEqual(self.said(relay, "198.51.100.9"), "250 2.1.5")
+        relay, _ = self.gateway(self.zone(), "accept to @example.com")
+        self.assertEqual(self.decided(relay, "198.51.100.9"), "250 2.1.5")
         text = relay.config.read_text()
         relay.config.write_text(text.replace("accept to @example.com", RULES))
         relay.ctl("reload")
-        self.assertEqual(self.said(relay, "198.51.100.9"), "550 5.7.1")
+        self.assertEqual(self.decided(relay, "198.51.100.9"), "550 5.7.1")
 
     def test_explain_asks_and_says_what_it_heard(self) -> None:
-        relay, _ = self.gateway(RULES)
+        relay, _ = self.gateway(self.zone(), RULES)
         words = ("--sender", "ann@sender.example", "bob@example.com")
         asked = relay.ctl("explain", "--json", "--from", "198.51.100.9", *words, check=False)
         answer = json.loads(asked.stdout)
@@ -108,11 +88,7 @@ class LookUps(Scenario):
         self.assertIn("(given)", given)
 
     def test_a_silent_name_server_holds_nobody_for_long(self) -> None:
-        relay, _ = self.gateway(RULES)
-        text = relay.config.read_text()
-        relay.config.write_text(re.sub(r"^resolver .*$", "resolver 127.0.0.1:9", text, flags=re.M))
-        relay.stop()
-        relay.start()
+        relay, _ = self.gateway(self.silent(), RULES)
         began = time.monotonic()
-        self.assertEqual(self.said(relay, "198.51.100.9", "ann@none.example"), "250 2.1.5")
+        self.assertEqual(self.decided(relay, "198.51.100.9", "ann@none.example"), "250 2.1.5")
         self.assertLess(time.monotonic() - began, 25)

@@ -26,10 +26,12 @@ host.corp.example. A 127.0.0.1
 
 
 class Names(Scenario):
+    records = ZONE
+
     def zone(self) -> int:
         """A name server with the zone; its port."""
         folder, port = self.room("dns"), free_port()
-        (folder / "zone").write_text(ZONE)
+        (folder / "zone").write_text(self.records)
         words = ["-m", "tests.dnsserver", "127.0.0.1", str(port), str(folder / "zone")]
         served = self.launch([sys.executable, *words], "dns")
         wait_until(lambda: "listening" in served.log(), "the name server listens")
