@@ -23,7 +23,7 @@ from relayd.rules.conditions.name import ByHelo
 from relayd.rules.conditions.reversename import REVERSE_NAME, ByReverseName
 from relayd.rules.fact import CERTIFICATE, TLS, Fact
 from relayd.rules.language.model import AdmissionRule
-from relayd.rules.language.pattern import InTable, Regex, SubDomains, Text
+from relayd.rules.language.pattern import InTable, LocalPart, Regex, SubDomains, Text
 from relayd.rules.language.source import Problem
 from relayd.rules.ruleset import Ruleset
 from relayd.rules.stage import ReadyRule
@@ -59,6 +59,7 @@ _SOMEBODY = Mailbox("somebody", "outside.invalid")
 _NAMED = re.compile(r"[a-z0-9-]+(?:(?:\\?\.|\[\.\])[a-z0-9-]+)+")  # a domain in a regex
 _CLIENT = Client(_IPV4[0])
 _NAME = "client.outside.invalid"
+_POSTMASTER = "postmaster"
 _MOST_SAID = 64  # combinations of what others may say that are tried
 # top-level domains that are nobody's on the Internet, or for tests (RFC 6761, RFC 8375, ICANN)
 _PRIVATE = frozenset(
@@ -268,8 +269,13 @@ def _tops(tables: Mapping[str, Table], name: str) -> Sequence[Mailbox]:
 
 
 def _beside(operands: Sequence[object]) -> Iterator[Mailbox]:
-    """Mailboxes that a regex fits by accident, which speaks of a domain but says not where."""
+    """Mailboxes that are fitted by accident: by a regex that speaks of a domain but says not where,
+    by a local part that everybody has, and is let in wherever that is. The postmaster is no door
+    (RFC 5321 section 4.5.1).
+    """
     for operand in operands:
+        if isinstance(operand, LocalPart) and operand.local.lower() != _POSTMASTER:
+            yield Mailbox(operand.local, "nonesuch.com")
         for written in _NAMED.findall(operand.text) if isinstance(operand, Regex) else ():
             domain = written.replace("\\", "").replace("[.]", ".")
             yield Mailbox("somebody", f"{domain}.nonesuch.com")

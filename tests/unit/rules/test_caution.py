@@ -56,6 +56,7 @@ class OpenDoorTest(CautionTest):
             "accept from ::/0",
             "accept from 0.0.0.0/1",
             "accept from 0.0.0.0/1, 128.0.0.0/1",
+            "accept to info@",
             "accept from 10.0.0.0/8, 64.0.0.0/2",
             "accept from 2000::/3",
             "accept from <halves>",
