@@ -65,7 +65,10 @@ def parser(run: Mapping[str, Run]) -> argparse.ArgumentParser:
     command("audit", "whether every recipient in the ledger is accounted for")
     checking = command("check", "whether the configuration on disk is good")
     checking.add_argument("file", nargs="?", type=Path, metavar="FILE")
-    command("reload", "put the configuration on disk in force")
+    reloading = command("reload", "put the configuration on disk in force")
+    reloading.add_argument(
+        "--quiet", action="store_true", help="only the exit status: the log has the rest"
+    )
     _add_user(command("user", "keep the file of those who may log in"))
     _add_oauth(command("oauth", "enrol logins at next hops that go by OAuth2 tokens"))
     _add_import(command("import", "make a configuration out of Postfix's"))

@@ -274,6 +274,8 @@ def check(options: argparse.Namespace) -> int:
 def reload(options: argparse.Namespace) -> int:
     """Put the configuration on disk in force."""
     answer = daemon(options).answer("reload")
+    if options.quiet:
+        return FAILED if answer["complaint"] else OK
     good = ["the new configuration is in force", *text.restart_lines(answer)]
     return _complaint(options, answer, "\n".join(good))
 

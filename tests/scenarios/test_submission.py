@@ -6,7 +6,7 @@ import json
 
 from tests.scenarios import peers
 from tests.scenarios.harness import NODE_PATH, program, run
-from tests.scenarios.test_login import ALICE, LETTER, PASSWORD, Site
+from tests.scenarios.test_login import ALICE, LETTER, PASSWORD, Site, msmtp_must_bind
 
 BOB = "bob@example.org"
 WHOLE = LETTER.replace(b"From: alice\r\nTo: Bob <bob>, eve", f"From: {ALICE}\r\nTo: eve".encode())
@@ -117,6 +117,11 @@ class SwaksSubmits(Submission):
 
 class MsmtpSubmits(Submission):
     needs = ("msmtp",)
+
+    def setUp(self) -> None:
+        if msmtp_must_bind():
+            self.mechanisms = "mechanisms SCRAM-SHA-256-PLUS, PLAIN"
+        super().setUp()
 
     def test_at_the_implicit_listener(self) -> None:
         run(

@@ -17,6 +17,6 @@ class UnitFileTest(unittest.TestCase):
 
     def test_a_reload_waits_for_the_verdict(self) -> None:
         self.assertIn(
-            "ExecReload=/usr/bin/relayctl --config /etc/relayd/relayd.conf reload",
+            "ExecReload=/usr/bin/relayctl --config /etc/relayd/relayd.conf reload --quiet",
             UNIT.read_text().splitlines(),
         )
