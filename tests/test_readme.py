@@ -56,7 +56,7 @@ class Readme(unittest.TestCase):
         self.assertEqual(len(self.blocks), 3)
 
     def test_the_figures_are_those_of_their_pages(self) -> None:
-        for word in ("three times", "a third", "10,000 times", "300,000", "none lost", "50 ways"):
+        for word in ("three times", "a third", "8,000 times", "200,000", "none lost", "50 ways"):
             self.assertIn(word, self.text)
         for job, server, _, ratio, cpu, _ in _cells("performance.md", "job"):
             if (job, server) == ("5k", "relayd-2"):
@@ -68,7 +68,7 @@ class Readme(unittest.TestCase):
         faults = _cells("reliability.md", "fault")
         number = [int(row[1].replace(",", "")) for row in faults]
         acknowledged = [int(row[2].replace(",", "")) for row in faults]
-        self.assertGreater(sum(number), 10_000)
-        self.assertGreater(sum(acknowledged), 300_000)
+        self.assertGreater(sum(number), 8_000)
+        self.assertGreater(sum(acknowledged), 200_000)
         self.assertEqual({row[5] for row in faults}, {"0"})
         self.assertGreaterEqual(len(TRICKS), 50)
