@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
-from relayd.authentication.asking import Asking, Unanswered, ask
+from relayd.authentication.asking import Asking, RecordType, Unanswered, ask
 from relayd.authentication.spfmacro import MacroString, macro_string
 from relayd.authentication.spfrecord import Mechanism, SpfRecord, is_spf, spf_record
 
@@ -43,7 +43,7 @@ class SpfClient:
     time: int = 0  # seconds since the epoch
 
     @property
-    def rdtype(self) -> str:
+    def rdtype(self) -> RecordType:
         """Of his family's addresses."""
         return "A" if self.address.version == 4 else "AAAA"
 
@@ -86,7 +86,6 @@ class _Check:
         self._client = client
         self._lookups = 0
         self._void = 0
-        self._name: str | None = None  # validated, of the client's address: %{p}
 
     def host(self, domain: str, *, top: bool = False) -> Asking[SpfResult]:
         """The result for one domain's record."""
@@ -125,12 +124,12 @@ class _Check:
         if self._lookups > MOST_LOOKUPS:
             raise _Over("permerror", f"more than {MOST_LOOKUPS} terms that ask the DNS")
 
-    def _ask(self, name: str, rdtype: str) -> Asking[tuple]:  # type: ignore[type-arg]
+    def _ask(self, name: str, rdtype: RecordType) -> Asking[tuple]:  # type: ignore[type-arg]
         """Records of a name that a record has us look up; what finds nothing is counted."""
         records: tuple = ()  # type: ignore[type-arg]
         if _is_name(name):
             try:
-                records = yield from ask(name, rdtype)  # type: ignore[arg-type]
+                records = yield from ask(name, rdtype)
             except Unanswered:
                 raise _Over("temperror", f"{name} {rdtype}: no answer") from None
         if not records:
@@ -143,13 +142,9 @@ class _Check:
         name, client = mechanism.name, self._client
         if name == "all":
             return True
-        if name == "ip4":
-            return client.address.version == 4 and _same(
-                int(client.address), mechanism.network, 32 - mechanism.prefix4
-            )
-        if name == "ip6":
-            return client.address.version == 6 and _same(
-                int(client.address), mechanism.network, 128 - mechanism.prefix6
+        if name in ("ip4", "ip6"):
+            return name == f"ip{client.address.version}" and self._near(
+                mechanism.network, mechanism
             )
         self._count()
         if mechanism.domain is None:
@@ -183,9 +178,13 @@ class _Check:
         return result.result == "pass"
 
     def _among(self, addresses: tuple[str, ...], mechanism: Mechanism) -> bool:
+        return any(self._near(int(ip_address(each)), mechanism) for each in addresses)
+
+    def _near(self, address: int, mechanism: Mechanism) -> bool:
+        """An address of the client's family that is in one network with him."""
         mine = self._client.address
         free = 32 - mechanism.prefix4 if mine.version == 4 else 128 - mechanism.prefix6
-        return any(_same(int(mine), int(ip_address(each)), free) for each in addresses)
+        return int(mine) >> free == address >> free
 
     def _validated(self, domain: str) -> Asking[str | None]:
         """The client's name that leads back to his address and is in `domain` (section 5.5)."""
@@ -201,13 +200,17 @@ class _Check:
         for name in names[:MOST_NAMES]:
             if not _within(name, domain) or not _is_name(name):
                 continue
-            try:
-                addresses = yield from ask(name, client.rdtype)  # type: ignore[arg-type]
-            except Unanswered:
-                continue
-            if any(ip_address(each) == client.address for each in addresses):
+            if (yield from self._leads_back(name)):
                 return str(name)
         return None
+
+    def _leads_back(self, name: str) -> Asking[bool]:
+        """The name has the client's address; one whose server does not answer is passed over."""
+        try:
+            addresses = yield from ask(name, self._client.rdtype)
+        except Unanswered:
+            return False
+        return any(ip_address(each) == self._client.address for each in addresses)
 
     def _target(self, spec: MacroString, domain: str) -> Asking[str]:
         """The name that a domain-spec expands to; too long, it loses labels at its left."""
@@ -250,11 +253,7 @@ class _Check:
             key=lambda name: (name.lower() != domain.lower(), not _within(name, domain)),
         )
         for name in ranked:
-            try:
-                addresses = yield from ask(name, client.rdtype)  # type: ignore[arg-type]
-            except Unanswered:
-                continue
-            if any(ip_address(each) == client.address for each in addresses):
+            if (yield from self._leads_back(name)):
                 return str(name)
         return "unknown"
 
@@ -273,10 +272,6 @@ class _Check:
         except (Unanswered, _Over, ValueError):
             return result
         return replace(result, explanation=text if text.isprintable() else "")
-
-
-def _same(one: int, other: int, free: int) -> bool:
-    return one >> free == other >> free
 
 
 def _within(name: str, domain: str) -> bool:

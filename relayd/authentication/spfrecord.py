@@ -90,22 +90,8 @@ def _mechanism(term: str) -> Mechanism:
         return Mechanism(name, result, _domain(rest[1:]))
     if name in ("a", "mx"):
         return _addresses_of(name, result, rest)
-    if name == "ip4" and rest[:1] == ":":
-        network, _, length = rest[1:].partition("/")
-        prefix = _prefix(length, 32, rest)
-        try:
-            return Mechanism(name, result, network=int(IPv4Address(network)), prefix4=prefix)
-        except AddressValueError as error:
-            raise SpfSyntaxError(term) from error
-    if name == "ip6" and rest[:1] == ":":
-        network, _, length = rest[1:].partition("/")
-        prefix = _prefix(length, 128, rest)
-        try:
-            if "%" in network:
-                raise AddressValueError("a zone")
-            return Mechanism(name, result, network=int(IPv6Address(network)), prefix6=prefix)
-        except AddressValueError as error:
-            raise SpfSyntaxError(term) from error
+    if name in ("ip4", "ip6") and rest[:1] == ":":
+        return _network(name, result, rest)
     raise SpfSyntaxError(term)
 
 
@@ -128,12 +114,22 @@ def _addresses_of(name: str, result: str, rest: str) -> Mechanism:
     return Mechanism(name, result, domain, prefix4=prefix4, prefix6=prefix6)
 
 
-def _prefix(length: str, most: int, rest: str) -> int:
-    if "/" not in rest:
-        return most
-    if re.fullmatch(r"0|[1-9][0-9]{0,2}", length) is None or int(length) > most:
-        raise SpfSyntaxError(rest)
-    return int(length)
+def _network(name: str, result: str, rest: str) -> Mechanism:
+    """`ip4` and `ip6`: ":" network [cidr-length]."""
+    text, slash, length = rest[1:].partition("/")
+    if "%" in text:  # Python knows zones
+        raise SpfSyntaxError(name + rest)
+    most = 32 if name == "ip4" else 128
+    prefix = most
+    if slash:
+        if re.fullmatch(r"0|[1-9][0-9]{0,2}", length) is None or int(length) > most:
+            raise SpfSyntaxError(rest)
+        prefix = int(length)
+    try:
+        network = IPv4Address(text) if name == "ip4" else IPv6Address(text)
+    except AddressValueError as error:
+        raise SpfSyntaxError(name + rest) from error
+    return Mechanism(name, result, network=int(network), prefix4=prefix, prefix6=prefix)
 
 
 def _domain(spec: str) -> MacroString:

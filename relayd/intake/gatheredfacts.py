@@ -48,24 +48,19 @@ class Gatherer:
         """For one session."""
         return GatheredFacts(self)
 
-    def begin(self, question: Coroutine[Any, Any, object]) -> Deferred[object]:
-        """Ask, for no longer than is reasonable."""
-        return promise(question).addTimeout(PATIENCE, self._reactor)
-
-    async def fact(
-        self, ruleset: Ruleset, fact: Fact, client: Client, sender: ReversePath
-    ) -> object:
-        """One fact, for who asks about it by itself."""
+    def ask(
+        self, ruleset: Ruleset, fact: Fact, client: Client, sender: ReversePath = None
+    ) -> Deferred[object]:
+        """Ask for one fact, for no longer than is reasonable; fires with its value, never fails."""
+        question: Coroutine[Any, Any, object]
         if fact == SENDER_POLICY:
-            return await self.sender_policy(client, sender)
-        return await self.listed(ruleset, fact.of, client)
+            question = self._sender_policy(client, sender)
+        else:
+            question = self._lists_of(ruleset)[fact.of].has(client.address)
+        asked = promise(question).addTimeout(PATIENCE, self._reactor)
+        return asked.addErrback(lambda failure: fact.unanswered)
 
-    def listed(self, ruleset: Ruleset, name: str, client: Client) -> Coroutine[Any, Any, bool]:
-        """Whether a list has the client."""
-        return self._lists_of(ruleset)[name].has(client.address)
-
-    async def sender_policy(self, client: Client, sender: ReversePath) -> str:
-        """The result of SPF."""
+    async def _sender_policy(self, client: Client, sender: ReversePath) -> str:
         found = await sender_policy(client, sender, self._hostname, self._clock(), self._records)
         return found.result
 
@@ -104,18 +99,17 @@ class GatheredFacts:
         """He has come, or the rules have changed since."""
         if ruleset is self._ruleset:
             return
+        self.cancel()
         self._ruleset = ruleset
-        for fact in ruleset.asked:
-            if fact.of and fact not in self.facts and fact not in self._asked:
-                self._begin(fact, self._gatherer.listed(ruleset, fact.of, client), otherwise=False)
+        for fact in ruleset.asked - {SENDER_POLICY}:
+            self._ask(fact, ruleset, client)
 
     def about_sender(self, ruleset: Ruleset, client: Client, sender: ReversePath) -> None:
         """MAIL: what was said about another sender counts no more."""
         self.about_client(ruleset, client)
         self._forget(SENDER_POLICY)
         if SENDER_POLICY in ruleset.asked:
-            question = self._gatherer.sender_policy(client, sender)
-            self._begin(SENDER_POLICY, question, otherwise="temperror")
+            self._ask(SENDER_POLICY, ruleset, client, sender)
 
     async def wait(self) -> None:
         """Until all is there."""
@@ -133,11 +127,10 @@ class GatheredFacts:
         self.facts.clear()
         self._ruleset = None
 
-    def _begin(
-        self, fact: Fact, question: Coroutine[Any, Any, object], *, otherwise: object
+    def _ask(
+        self, fact: Fact, ruleset: Ruleset, client: Client, sender: ReversePath = None
     ) -> None:
-        asked = self._asked[fact] = self._gatherer.begin(question)
-        asked.addErrback(lambda failure: otherwise)
+        asked = self._asked[fact] = self._gatherer.ask(ruleset, fact, client, sender)
         asked.addCallback(self._known, fact, asked)
 
     def _known(self, value: object, fact: Fact, asked: Deferred[object]) -> None:

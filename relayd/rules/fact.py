@@ -28,6 +28,7 @@ class Fact:
     asked: bool = False  # for by us: a look-up, a filter; View.told has the answer
     of: str = ""  # which one, where there are several: the name of a list, a filter, a limit
     spelled: str = ""  # the word of the condition that looks at it, where somebody is asked
+    unanswered: object = None  # what it is where nobody says in time
     values: tuple[object, ...] = ()  # some of those it may have; the first is as of anybody
 
     @property

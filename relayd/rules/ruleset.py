@@ -76,6 +76,11 @@ class Ruleset:
         """Whether a rule looks at the client's certificate."""
         return CERTIFICATE in self.needs
 
+    @property
+    def usual(self) -> dict[Fact, object]:
+        """What others would say of anybody: what is not stated is so."""
+        return {fact: fact.usual for fact in self.needs if fact.asked}
+
     def trusts(self, client: Client) -> bool:
         """Whether it has logged in, or a rule that accepts names it: it is no stranger.
 

@@ -204,7 +204,7 @@ class Enquiry:
     ) -> object:
         if self._gatherer is None:
             return None
-        return await self._gatherer.fact(ruleset, fact, client, sender)
+        return await self._gatherer.ask(ruleset, fact, client, sender)
 
     async def _reverse_name(self, address: str) -> str | None:
         if self._names is None:

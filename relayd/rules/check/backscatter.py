@@ -83,9 +83,8 @@ def _open_domain(
     ]
     for operand in operands:
         domains = whole(operand.name) if isinstance(operand, InTable) else _domains(operand)
-        told = {fact: fact.usual for fact in ruleset.needs if fact.asked}
         for domain, client in itertools.product(domains, _strangers(rule, listeners)):
-            facts = Facts(client, SOMEBODY, Mailbox(_NOBODY, domain), gathered=told)
+            facts = Facts(client, SOMEBODY, Mailbox(_NOBODY, domain), gathered=ruleset.usual)
             plan = evaluate(ruleset, facts)
             if _by(plan) == str(rule.place) and _kept(plan, _NOBODY):
                 return domain

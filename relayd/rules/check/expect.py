@@ -46,8 +46,7 @@ def facts_of(ruleset: Ruleset, expect: Expect) -> Facts:
         rdns=_reverse_name(expect),
     )
     sender: ReversePath = SOMEBODY if isinstance(expect.sender, str) else expect.sender
-    gathered = {fact: fact.usual for fact in ruleset.asked}
-    gathered |= dict(condition.stated() for condition in expect.stated)
+    gathered = ruleset.usual | dict(condition.stated() for condition in expect.stated)
     return Facts(client, sender, expect.recipient, gathered=gathered)
 
 

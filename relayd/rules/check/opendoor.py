@@ -237,7 +237,7 @@ class _Strangers:
     def _gathered(self) -> tuple[Mapping[Fact, object], ...]:
         """What others may say of him: of each fact that its conditions ask for, everything."""
         asked = sorted({fact for each in self._said for fact in each.needs if fact.asked}, key=str)
-        usual = {fact: fact.usual for fact in self._ruleset.needs if fact.asked}
+        usual = self._ruleset.usual
         return tuple(
             usual | dict(zip(asked, values, strict=True))
             for values in itertools.islice(itertools.product(*map(self._values, asked)), _MOST_SAID)

@@ -17,7 +17,13 @@ def listing(name: str) -> Fact:
     A list that does not answer, or says that it will not, has nobody.
     """
     return Fact(
-        "the listing in", Known.CLIENT, asked=True, of=name, spelled="listed", values=(False, True)
+        "the listing in",
+        Known.CLIENT,
+        asked=True,
+        of=name,
+        spelled="listed",
+        unanswered=False,
+        values=(False, True),
     )
 
 

@@ -12,7 +12,14 @@ from relayd.rules.language.words import Words
 from relayd.rules.tables.table import Table
 
 RESULTS = ("none", "neutral", "pass", "fail", "softfail", "temperror", "permerror")
-SENDER_POLICY = Fact("the result of SPF", Known.SENDER, asked=True, spelled="spf", values=RESULTS)
+SENDER_POLICY = Fact(
+    "the result of SPF",
+    Known.SENDER,
+    asked=True,
+    spelled="spf",
+    unanswered="temperror",
+    values=RESULTS,
+)
 """One of RESULTS: of the sender's domain, of HELO where the reverse-path is null."""
 
 

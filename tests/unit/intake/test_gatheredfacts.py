@@ -111,6 +111,13 @@ class Decided(GatheringCase):
         self.rules(RULES)
         self.assertEqual(self.say(peer)[-1], "550 5.7.1")
 
+    def test_a_list_of_another_zone_is_asked_anew(self) -> None:
+        peer = self.scene.greeted(BAD)
+        self.assertEqual(self.say(peer, "ann@example.net")[-1], "550 5.7.1")
+        self.rules(RULES.replace("zen.test", "other.test"))
+        peer.say("RSET")
+        self.assertEqual(self.say(peer, "ann@example.net")[-1], "250 2.1.5")
+
 
 class Asked(GatheringCase):
     def test_side_by_side_from_the_connection_on(self) -> None:
