@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from relayd.rules.conditions.condition import Condition, Operand, Test, always
+from relayd.rules.conditions.condition import Condition, Operand, Test, always, noting
 from relayd.rules.conditions.index import Index, Key
 from relayd.rules.fact import ADDRESS
 from relayd.rules.language.pattern import Anything, ClientPattern, InTable, Net
@@ -57,7 +57,8 @@ class FromClient(Condition):
     def test(self, operand: Operand, tables: Mapping[str, Table]) -> Test:
         """Whether one operand fits, as a function of a view."""
         if isinstance(operand, InTable):
-            return _held(tables[operand.name])
+            table = tables[operand.name]
+            return noting(lambda view: table.client(view.client.address))
         if not isinstance(operand, Net):
             return always
         networks = NetIndex()
@@ -103,13 +104,3 @@ def _everybody(operand: Operand) -> bool:
     return isinstance(operand, Anything) or (
         isinstance(operand, Net) and not operand.network.prefixlen
     )
-
-
-def _held(table: Table) -> Test:
-    def test(view: View) -> bool:
-        note = table.client(view.client.address)
-        if note:
-            view.notes.append(note)
-        return bool(note)
-
-    return test

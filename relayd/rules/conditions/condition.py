@@ -166,6 +166,18 @@ def _either(tests: list[Test]) -> Test:
     return test
 
 
+def noting(look: Callable[[View], str]) -> Test:
+    """What a table says of a view: where it holds something, the trail tells where."""
+
+    def test(view: View) -> bool:
+        note = look(view)
+        if note:
+            view.notes.append(note)
+        return bool(note)
+
+    return test
+
+
 def always(_view: View) -> bool:
     """The test that everything passes."""
     return True

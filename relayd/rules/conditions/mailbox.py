@@ -7,7 +7,7 @@ from operator import attrgetter
 from typing import ClassVar, TypeVar
 
 from relayd.rules.check.cover import above
-from relayd.rules.conditions.condition import Condition, Operand, Test, always
+from relayd.rules.conditions.condition import Condition, Operand, Test, always, noting
 from relayd.rules.conditions.index import Index, Key
 from relayd.rules.fact import RECIPIENT, SENDER
 from relayd.rules.language.pattern import (
@@ -155,14 +155,11 @@ def mailbox_test(
     if isinstance(operand, InTable):
         table = tables[operand.name]
 
-        def held(view: View) -> bool:
+        def place(view: View) -> str:
             subject = seen(view)
-            note = "" if subject is None else table.mailbox(subject)
-            if note:
-                view.notes.append(note)
-            return bool(note)
+            return "" if subject is None else table.mailbox(subject)
 
-        return held
+        return noting(place)
     probe = _probe_of(operand)
 
     def fits(view: View) -> bool:

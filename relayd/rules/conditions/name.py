@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from operator import attrgetter
 from typing import ClassVar
 
-from relayd.rules.conditions.condition import Condition, Operand, Test
+from relayd.rules.conditions.condition import Condition, Operand, Test, noting
 from relayd.rules.conditions.index import Index, Key
 from relayd.rules.fact import HELO, LISTENER, LOGIN
 from relayd.rules.language.pattern import InTable, NamePattern, Text
@@ -56,7 +56,8 @@ class OfName(Condition):
         """Whether one operand fits, as a function of a view."""
         seen = type(self).seen
         if isinstance(operand, InTable):
-            return _held(seen, tables[operand.name])
+            table = tables[operand.name]
+            return noting(lambda view: table.word(seen(view)))
         if not isinstance(operand, Text):
             return lambda view: bool(seen(view))
         wanted = operand.text.lower()
@@ -120,13 +121,3 @@ class ByHelo(OfName):
             below = operand.text.lower()
             return lambda view: view.client.helo.lower().endswith(below)
         return OfName.test(self, operand, tables)
-
-
-def _held(seen: Callable[[View], str], table: Table) -> Test:
-    def test(view: View) -> bool:
-        note = table.word(seen(view))
-        if note:
-            view.notes.append(note)
-        return bool(note)
-
-    return test

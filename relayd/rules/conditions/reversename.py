@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from relayd.mail.address import fold_domain
-from relayd.rules.conditions.condition import Condition, Operand, Test
+from relayd.rules.conditions.condition import Condition, Operand, Test, noting
 from relayd.rules.fact import Fact, Known
 from relayd.rules.language.pattern import Anything, InTable, Regex, Text
 from relayd.rules.language.patternreader import name_pattern, regex_pattern
@@ -49,7 +49,8 @@ class ByReverseName(Condition):
     def test(self, operand: Operand, tables: Mapping[str, Table]) -> Test:
         """Whether one operand fits, as a function of a view."""
         if isinstance(operand, InTable):
-            return _held(tables[operand.name])
+            table = tables[operand.name]
+            return noting(lambda view: table.word(name) if (name := _name(view)) else "")
         if isinstance(operand, Regex):
             text = operand.text
             return _noting(lambda name: bool(name) and search(text, name) is not None)
@@ -92,23 +93,4 @@ def _name(view: View) -> str:
 
 def _noting(fits: Callable[[str], bool]) -> Test:
     """Which name it was is said in the trail, where the rule itself does not."""
-
-    def test(view: View) -> bool:
-        name = _name(view)
-        held = fits(name)
-        if held:
-            view.notes.append(f"rdns {name}")
-        return held
-
-    return test
-
-
-def _held(table: Table) -> Test:
-    def test(view: View) -> bool:
-        name = _name(view)
-        note = table.word(name) if name else ""
-        if note:
-            view.notes.append(note)
-        return bool(note)
-
-    return test
+    return noting(lambda view: f"rdns {name}" if fits(name := _name(view)) else "")

@@ -5,13 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from relayd.rules.conditions.condition import Condition, Operand, Test
+from relayd.rules.conditions.condition import Condition, Operand, Test, noting
 from relayd.rules.fact import CERTIFICATE, TLS
 from relayd.rules.language.pattern import Anything, InTable, NamePattern, Text
 from relayd.rules.language.patternreader import name_pattern
 from relayd.rules.language.words import Words
 from relayd.rules.tables.table import Table
-from relayd.rules.view import View
 
 
 class OverTls(Condition):
@@ -57,7 +56,12 @@ class ByCertificate(Condition):
     def test(self, operand: Operand, tables: Mapping[str, Table]) -> Test:
         """Whether one operand fits, as a function of a view."""
         if isinstance(operand, InTable):
-            return _held(tables[operand.name])
+            table = tables[operand.name]
+            return noting(
+                lambda view: next(
+                    filter(None, map(table.word, view.client.certificate.split())), ""
+                )
+            )
         if not isinstance(operand, Text):
             return lambda view: bool(view.client.certificate)
         wanted = operand.text.lower()
@@ -72,14 +76,3 @@ class ByCertificate(Condition):
     def limits(self) -> bool:
         """Whether it keeps strangers out, who may have a certificate too."""
         return not self.negated and Anything() not in self.operands
-
-
-def _held(table: Table) -> Test:
-    def test(view: View) -> bool:
-        prints = view.client.certificate.split()
-        note = next(filter(None, map(table.word, prints)), "")
-        if note:
-            view.notes.append(note)
-        return bool(note)
-
-    return test
