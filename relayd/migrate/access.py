@@ -117,6 +117,13 @@ class AccessMap:
         parents = "smtpd_access_maps" in main.words("parent_domain_matches_subdomains")
         levels: dict[int, dict[str, _Group]] = {}
         for row in self._table.rows:
+            if parents and self._idle(row.key):
+                self._work.report.note(
+                    f"{self._table.where(row.line)}: {row.key} fits nothing with Postfix:"
+                    " smtpd_access_maps is in parent_domain_matches_subdomains, so it would have"
+                    f" to read {row.key[1:]}"
+                )
+                continue
             entries = self._entries(row.key, parents)
             if not entries:
                 where = f"{self._table.where(row.line)}: {row.key}"
@@ -138,6 +145,10 @@ class AccessMap:
             else:
                 ordered.append([_Group(each.value, whom or ("any",))])
         return ordered
+
+    def _idle(self, key: str) -> bool:
+        """Whether it is a key that Postfix never looks for where parents match sub-domains."""
+        return key.startswith(".") and self._kind != "login"
 
     def _domain(self, key: str) -> Scope:
         """The domain that a key that is no address is about, where it can be told."""

@@ -22,6 +22,8 @@ from relayd.migrate.work import Work
 from relayd.rules.language.lexer import string
 
 _USERS = MapSpec("unix", "passwd.byname")
+ALWAYS_LOCAL = ("postmaster", "mailer-daemon")  # smtpd(8) asks no map for these, as they stand
+_ALWAYS = f'regex "^(?:{"|".join(ALWAYS_LOCAL)})@"'
 _GOES_BY = (
     *LISTS,
     "mynetworks",
@@ -197,7 +199,7 @@ def _above(work: Work, names: Names) -> list[str]:
 def _listed(work: Work, setting: str) -> tuple[list[str], str]:
     """The operands of who is listed; and why that is not all of them."""
     entries: list[str] = []
-    operands: list[str] = []
+    operands = [_ALWAYS] if setting == "local_recipient_maps" else []
     unread = ""
     for spec in maps(work.main[setting], work.main["default_database_type"]):
         if spec == _USERS and work.users is not None:
@@ -249,10 +251,12 @@ def _unread(work: Work, setting: str, table: MapText) -> str:
 
 
 def _entries(work: Work, setting: str, table: MapText) -> Iterator[str]:
+    local = setting == "local_recipient_maps"
     for row in table.rows:
-        entry = row.key if "@" in row.key else f"{row.key}@"
-        if good_entry(entry):
-            yield entry
+        names = [""] if local else work.bare_domains  # elsewhere no name stands alone
+        entries = [row.key] if "@" in row.key else [f"{row.key}@{each}" for each in names]
+        if all(map(good_entry, entries)):
+            yield from entries
         else:
             work.report.lost(
                 setting,

@@ -108,9 +108,15 @@ class DomainReader:
         except AddressError as error:
             self.lost(names, f'"{word}" is no domain: {error}', f"domain:{text}")
             return []
-        if text.startswith("."):
-            return [text]
-        return [text, f".{text}"] if parents else [text]
+        if not text.startswith("."):
+            return [text, f".{text}"] if parents else [text]
+        if parents:  # Postfix looks for example.com, never for .example.com
+            self.report.note(
+                f"{names.origin}: {text} fits nothing with Postfix, for the list is in"
+                f" parent_domain_matches_subdomains: it would have to read {text[1:]}"
+            )
+            return []
+        return [text]
 
     def _domain_table(
         self, spec: MapSpec, setting: str, names: Names, into: list[str], parents: bool

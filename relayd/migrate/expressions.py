@@ -96,6 +96,11 @@ def template(text: str, expression: str) -> tuple[str, str]:
     return made, template_trouble(expression, made)
 
 
+def braced(text: str) -> str:
+    """The same with `${1}` for `$(1)`, which in an address would be a comment."""
+    return _REFERENCE.sub(lambda found: f"${{{found[3]}}}" if found[3] else found[0], text)
+
+
 def refers(text: str) -> bool:
     """Whether a result uses what the expression found."""
     return _REFERENCE.search(text) is not None

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from relayd.mail.address import AddressError
 from relayd.migrate.draft import pattern
-from relayd.migrate.expressions import refers, template
+from relayd.migrate.expressions import braced, refers, template
 from relayd.migrate.mailboxes import ListError, addresses
 from relayd.migrate.tables import MapSpec, MapText, PatternRow, PostfixRow
 from relayd.migrate.work import Work, expression_of, when
@@ -204,7 +204,7 @@ def targets_of(work: Work, value: str, expression: str) -> tuple[list[str], str]
     """The targets of a pattern's value as rule text, and what is wrong with one."""
     made = []
     try:
-        words = [value] if value.startswith("@") else addresses(value)
+        words = [value] if value.startswith("@") else addresses(braced(value))
     except ListError as error:
         return [], str(error)
     for word in words:

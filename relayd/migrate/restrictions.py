@@ -36,8 +36,8 @@ LISTS = {
 }
 """In the order in which they count, each with what an access map in it is asked about."""
 RELAYING = ("smtpd_relay_restrictions", "smtpd_recipient_restrictions")
-UNAUTH = ("reject_unauth_destination", "defer_unauth_destination")
-ENDS = ("reject", "defer", *UNAUTH)
+UNAUTH = ("reject_unauth_destination", "defer_unauth_destination", "check_relay_domains")
+ENDS = ("reject", "defer", "defer_if_permit", *UNAUTH)
 OLD = "permit_mynetworks, reject_unauth_destination"  # what Postfix 2 did where nothing was said
 _DEPTH = 20  # classes in classes
 _ARGUMENT = (
@@ -130,6 +130,7 @@ class Restrictions:
             "permit_auth_destination": self._destination,
             "reject_unauth_destination": self._unauth,
             "defer_unauth_destination": self._unauth,
+            "check_relay_domains": self._relay_domains,
             "reject_non_fqdn_sender": self._bare,
             "reject_non_fqdn_recipient": self._bare,
             "reject_unlisted_sender": self._unlisted_sender,
@@ -297,10 +298,16 @@ class Restrictions:
         ]
 
     def _unauth(self, word: str, scope: Scope) -> Sequence[Move]:
-        code = _DENIED if word == UNAUTH[0] else '450 4.7.1 "Relay access denied"'
+        code = '450 4.7.1 "Relay access denied"' if word == UNAUTH[1] else _DENIED
         if self._relay and not scope:
             code = _DENIED  # both refuse to relay
         return [Refuse(scope, word, tuple(self._work.ours()), code)]
+
+    def _relay_domains(self, word: str, scope: Scope) -> Sequence[Move]:
+        self._work.report.lost(
+            self._setting, f"{word}: clients with a name in relay_domains may not relay by it here"
+        )
+        return self._unauth(word, scope)
 
     def _bare(self, word: str, scope: Scope) -> Sequence[Move]:
         subject = "sender" if word.endswith("sender") else "to"

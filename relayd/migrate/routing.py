@@ -24,6 +24,9 @@ _SOME_LOCAL = (
     "fallback_transport_maps",
     "mailbox_transport_maps",
 )
+_NO_WAY = "nobody can tell here where its mail goes"
+_NO_STORE = "relayd keeps no mailboxes, so nobody knows where its mail goes: name a next hop"
+_CLOSED = {"local-class": _NO_STORE, "mailbox-class": _NO_STORE}
 UNKNOWN = "5.1.1 User unknown in virtual alias table"
 
 
@@ -47,18 +50,19 @@ def routing(work: Work) -> None:
     # a next hop in relay_transport itself is stronger than any relayhost
     if own_nexthop(work, "relay_transport"):
         _class_route(work, work.relay, classes.relay, "relay")
-    if not by_sender(work):
-        close_routes(work)
+    unclear = by_sender(work)
+    if unclear:
+        close_routes(work, unclear)
         return
     if classes.relay.text != classes.default.text or classes.relay.hops != classes.default.hops:
         _class_route(work, work.relay, classes.relay, "relay")
     _default(work, classes.default)
 
 
-def close_routes(work: Work) -> None:
+def close_routes(work: Work, setting: str) -> None:
     """Whatever no route before has taken is asked to come later."""
     operand = work.draft.map_of("no-way-yet", "transport", [f"* {RETRY}"], "what is not understood")
-    work.draft.rule("route", f"route {operand}", "closed: see the report")
+    work.draft.rule("route", f"route {operand}", f"closed: {setting}: not all of it is understood")
 
 
 def uses_aliases(work: Work) -> bool:
@@ -187,7 +191,8 @@ def _table_route(work: Work, names: Names, text: str, title: str) -> None:
     lines += ["* " + text] if names.everything else []
     if lines:
         operand = work.draft.map_of(title, "transport", lines, names.origin)
-        work.draft.rule("route", f"route {operand}")
+        why = f"closed: {names.origin}: {_CLOSED.get(title, _NO_WAY)}" if text == RETRY else ""
+        work.draft.rule("route", f"route {operand}", why)
     for expression in names.expressions:
         status, _, words = text.partition(":")[2].partition(" ")
         code = "451" if status.startswith("4") else "550"
@@ -239,12 +244,12 @@ def _transport_maps(work: Work, classes: Classes) -> None:
             _table(work, "transport-whole", whole, str(table.spec))
         for each in table.patterns:
             if not _pattern(work, table, classes, each):
-                close_routes(work)  # whatever is left may be what it is about
+                close_routes(work, setting)  # whatever is left may be what it is about
                 return
     if not complete:
         whole = {key: text for key, text in lines.items() if "@" in key}
         _table(work, "transport-whole", whole, "what stands before the table that is missing")
-        close_routes(work)
+        close_routes(work, setting)
         return
     if not tables and not work.main[setting]:
         work.report.same(setting, "none")
@@ -396,4 +401,5 @@ def _default(work: Work, found: Where) -> None:
         operand = work.draft.map_of(
             "default", "transport", [f"* {found.text}"], "default_transport"
         )
-        work.draft.rule("route", f"route {operand}")
+        why = f"closed: default_transport, relayhost: {_NO_WAY}" if found.text == RETRY else ""
+        work.draft.rule("route", f"route {operand}", why)

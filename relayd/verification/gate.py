@@ -7,9 +7,11 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from relayd.migrate.admission import ALWAYS_LOCAL
 from relayd.migrate.maincf import split
 from relayd.migrate.restrictions import ANYWAY, FILTERS, LISTS, PERHAPS, UNAUTH, takes_argument
 from relayd.migrate.tables import MapSpec, is_table
+from relayd.rules.senderroute import has_route
 from relayd.verification.lookups import Lookups, Unsure, parents_of
 
 _SEEN = {
@@ -86,7 +88,8 @@ class Smtpd:
         answer = state.answer
         try:
             ours = self._look.class_of(asked.recipient.rpartition("@")[2])
-            state.ours = bool(ours)
+            # nobody relays by a route in a local part: user%host@ours, host!user@ours
+            state.ours = bool(ours) and not has_route(asked.recipient.rpartition("@")[0])
             if main["smtpd_tls_security_level"] == "encrypt" and not asked.tls:
                 answer.refused = 5
                 return answer
@@ -139,7 +142,7 @@ class Smtpd:
             return state.ours
         if word in UNAUTH:
             if not state.ours:
-                answer.refused, answer.relaying = (5 if word == UNAUTH[0] else 4), True
+                answer.refused, answer.relaying = (4 if word == UNAUTH[1] else 5), True
             return not state.ours
         if word in ("reject_non_fqdn_sender", "reject_non_fqdn_recipient"):
             text = asked.sender if word.endswith("sender") else asked.recipient
@@ -279,6 +282,8 @@ class Smtpd:
         if ours != "local":
             return self._look.find(setting, recipient) is not None
         local = recipient.rpartition("@")[0]
+        if local.lower() in ALWAYS_LOCAL:
+            return True
         aliases = self._look.main["alias_maps"]
         for spec in self._look.main.maps(setting):
             for key in (

@@ -169,7 +169,7 @@ class Lookups:
                 hit = (
                     name == domain
                     or (parents and domain.endswith("." + name))
-                    or (name.startswith(".") and domain.endswith(name))
+                    or (not parents and name.startswith(".") and domain.endswith(name))
                 )
             if hit:
                 return wanted

@@ -194,7 +194,7 @@ def _questions(work: Work, addresses: Sequence[str], *, clients_too: bool) -> It
         for recipient in (ours, STRANGER):
             yield Inquiry(text, "a@far.invalid", recipient, text, inside)
     for helo in words_of(work, "check_helo_access"):
-        for name in (helo, f"sub.{helo.lstrip('.')}", f"x{helo}"):
+        for name in (helo.lstrip("."), f"sub.{helo.lstrip('.')}", f"x{helo}"):
             yield Inquiry(helo, STRANGER, ours, OUTSIDE, helo=name)
     yield Inquiry(ours, "", ours, OUTSIDE)
 
@@ -312,7 +312,7 @@ def _closed(written: WrittenFiles, plan: Plan) -> str:
     for relative, lines in written.files.items():
         if path.endswith(str(relative)) and line.isdigit():
             above = lines[int(line) - 2] if int(line) >= 2 else ""
-            if above.startswith("# "):
+            if above.startswith("# closed: "):
                 return above.removeprefix("# ")
             return f"{lines[int(line) - 1]}"
     return f"{step.rule} {step.note}".strip()

@@ -137,17 +137,17 @@ class Walk:
         }.get(ours, "default_transport")
         value = self._look.main[setting]
         self._look.touched.add(f"setting:{setting}")
-        if ours == "" and sender:
-            dependent = self._look.find("sender_dependent_default_transport_maps", sender)
+        key = sender or "<>"
+        if ours == "":
+            dependent = self._look.find("sender_dependent_default_transport_maps", key)
             if dependent is not None and dependent[0].upper() != "DUNNO":
                 value = dependent[0]
         transport, _, nexthop = value.partition(":")
         if nexthop or ours in ("local", "mailbox"):
             return transport, nexthop or domain
-        if sender:
-            dependent = self._look.find("sender_dependent_relayhost_maps", sender)
-            if dependent is not None and dependent[0].upper() != "DUNNO":
-                return transport, dependent[0]
+        dependent = self._look.find("sender_dependent_relayhost_maps", key)
+        if dependent is not None and dependent[0].upper() != "DUNNO":
+            return transport, dependent[0]
         return transport, self._look.main["relayhost"] or domain
 
     def _transport(self, address: str) -> str | None:
