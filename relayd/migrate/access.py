@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from relayd.mail.address import AddressError
-from relayd.migrate.domains import network_of
+from relayd.migrate.domains import is_mapped, network_of
 from relayd.migrate.draft import is_mailbox, pattern
 from relayd.migrate.moves import Closed, Doubt, Marked, Move, Passed, Permit, Refuse, Scope
 from relayd.migrate.tables import MapSpec, PatternRow
@@ -117,6 +117,12 @@ class AccessMap:
         parents = "smtpd_access_maps" in main.words("parent_domain_matches_subdomains")
         levels: dict[int, dict[str, _Group]] = {}
         for row in self._table.rows:
+            if self._kind == "from" and (is_mapped(row.key) or "/" in row.key):
+                self._work.report.note(
+                    f"{self._table.where(row.line)}: {row.key} fits nobody with Postfix, nor here:"
+                    " such a table is asked for 192.0.2.1, 192.0.2, 192.0 and 192"
+                )
+                continue
             if parents and self._idle(row.key):
                 self._work.report.note(
                     f"{self._table.where(row.line)}: {row.key} fits nothing with Postfix:"

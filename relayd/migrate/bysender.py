@@ -93,7 +93,10 @@ def _steps(work: Work, setting: str) -> tuple[list[_Step], bool]:
             if step is None:
                 return steps, False
             steps.append(step)
-    return [*steps, *(step for each in wide.items() for step in _grouped(work, setting, *each))], True
+    return [
+        *steps,
+        *(step for each in wide.items() for step in _grouped(work, setting, *each)),
+    ], True
 
 
 def _grouped(work: Work, setting: str, route: str, keys: Sequence[str]) -> Iterator[_Step]:
@@ -123,7 +126,8 @@ def _expression(work: Work, setting: str, table: MapText, row: PatternRow) -> _S
     operand, tests = found
     if not route and tests:
         work.report.lost(
-            setting, f"{where}: `if` around DUNNO; what nothing before it routes is asked to come later"
+            setting,
+            f"{where}: `if` around DUNNO; what nothing before it routes is asked to come later",
         )
         return None
     null = operand != "any" and search(expression_of(operand), NULL) is not None

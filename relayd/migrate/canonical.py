@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from relayd.mail.address import AddressError
 from relayd.migrate.draft import pattern
-from relayd.migrate.expressions import braced, carried, refers
+from relayd.migrate.expressions import apart_from_references, braced, carried, refers
 from relayd.migrate.follow import Keyed, Masquerade, end, followed, passed
 from relayd.migrate.forwarding import targets_of
 from relayd.migrate.tables import MapText, PatternRow
@@ -222,11 +222,24 @@ def _map_rules(
         _lines(work, head, conditions, keyed, then, lines, subject)
         return
     # in Postfix's order: whole addresses and expressions, table by table, then what is left
+    tagged = work.tagged if subject == "to" and keyed.tables[0][1] else []
+    for source, keys in keyed.tables if tagged else ():
+        own = {key: lines[key] for key in keys if work.is_tagged(key)}
+        _lines(work, head, conditions, keyed, then, own, "")
+        for row in source.patterns:
+            one = _Pattern(keyed, then, hidden, source, row)
+            _pattern_rule(work, head, [*conditions, *tagged], one, subject)
+    exact: dict[str, str] = {}
     for source, keys in keyed.tables:
         own = {key: lines.pop(key) for key in keys if key in lines}
-        _lines(work, head, conditions, keyed, then, own, subject)
+        exact |= own
+        _lines(work, head, conditions, keyed, then, own, subject if subject == "to" else "")
         for row in source.patterns:
-            _pattern_rule(work, head, conditions, _Pattern(keyed, then, hidden, source, row), subject)
+            _pattern_rule(
+                work, head, conditions, _Pattern(keyed, then, hidden, source, row), subject
+            )
+    if subject == "sender":
+        _tagged(work, head, conditions, exact)
     _lines(work, head, conditions, keyed, then, lines, subject)
 
 
@@ -318,7 +331,12 @@ class _Pattern:
             return end(value, *self._rest), [], ""
         path = passed(domain, *self._rest[:2])
         last = end(f"@{domain}", *self._rest)
-        special = [key for key in self._keys() if key.rpartition("@")[2] in path]
+        shape = re.compile(f"(?:{'.*'.join(map(re.escape, apart_from_references(local)))})@")
+        special = [
+            key
+            for key in self._keys()
+            if key.rpartition("@")[2] in path and (key[0] == "@" or shape.match(key))
+        ]
         found = _WHOLE_LOCAL.match(expression) if local in ("$1", "${1}") else None
         if found is None and (special or not last.startswith("@") or self.hidden.exceptions):
             return "", [], again
@@ -337,7 +355,9 @@ class _Pattern:
         return self.keyed, self.then, self.hidden
 
     def _keys(self) -> list[str]:
-        return [key for each in self.chain for key in (*each.exact, *map("@{}".format, each.domains))]
+        return [
+            key for each in self.chain for key in (*each.exact, *map("@{}".format, each.domains))
+        ]
 
 
 def _may_fit(source: MapText, row: PatternRow, domain: str) -> bool:
@@ -361,7 +381,8 @@ def _pattern_rule(
     if tests and not subject:
         why = "`if` blocks do not apply to header fields"
     expression = expression_of(operand)
-    value, apart = each.row.value, []
+    value = each.row.value
+    apart: list[tuple[str, str]] = []
     if not why:
         value, apart, why = each.onward(expression, work.complete(braced(value)))
     targets, wrong = ([], why) if why else targets_of(work, value, expression)

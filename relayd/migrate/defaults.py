@@ -46,6 +46,7 @@ DEFAULTS = {
     "mydestination": "$myhostname, localhost.$mydomain, localhost",
     "mynetworks_style": "${{$compatibility_level} <level {2} ? {subnet} : {host}}",
     "myorigin": "$myhostname",
+    "owner_request_special": "yes",
     "parent_domain_matches_subdomains": (
         "debug_peer_list,fast_flush_domains,mynetworks,permit_mx_backup_networks,"
         "qmqpd_authorized_clients,relay_domains,smtpd_access_maps"

@@ -101,6 +101,12 @@ def braced(text: str) -> str:
     return _REFERENCE.sub(lambda found: f"${{{found[3]}}}" if found[3] else found[0], text)
 
 
+def apart_from_references(text: str) -> list[str]:
+    """What stands before, between and behind the references, in lower case."""
+    ends = [0, *(at for found in _REFERENCE.finditer(text) for at in found.span()), len(text)]
+    return [text[a:b].lower() for a, b in zip(ends[::2], ends[1::2], strict=True)]
+
+
 def refers(text: str) -> bool:
     """Whether a result uses what the expression found."""
     return _REFERENCE.search(text) is not None

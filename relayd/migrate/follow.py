@@ -96,7 +96,6 @@ def end(address: str, keyed: Keyed, then: Sequence[Keyed], hidden: Masquerade) -
 
 def followed(keyed: Keyed, then: Sequence[Keyed], hidden: Masquerade) -> dict[str, str]:
     """Every key with what it becomes in the end."""
-
     lines = {key: end(key, keyed, then, hidden) for key in keyed.exact}
     for domain in keyed.domains:
         path = passed(domain, keyed, then)

@@ -84,6 +84,7 @@ class Gate:
             if verb == "accept":
                 return
             ways, verb, tail = [()], "reject", LATER
+            comment = f"closed: {comment.removeprefix('closed: ')}: too many exceptions for rules"
         for tests in ways:
             text = rule(verb, (*self.base, *scope, *tests), self.softened(tail))
             if text and all(text != known for known, _ in self.rules):

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from relayd.migrate.mailboxes import ListError, addresses
 from relayd.migrate.maincf import split
+from relayd.migrate.mastercf import answering
 from relayd.migrate.restrictions import OLD, RELAYING
-from relayd.migrate.tables import PATTERNS, MapSpec, is_table, maps
+from relayd.migrate.tables import PATTERNS, MapSpec, is_table, maps, uncommented
 from relayd.migrate.work import Work
 from relayd.verification.postmap import Answers, parameters
 
@@ -72,7 +73,9 @@ class Lookups:
 
     def of_service(self, service: str) -> Values:
         """The parameters that a service of master.cf goes by; its name and type, or nothing."""
-        return self._services.get(service, self.main)
+        found = next((each for each in self.work.services if each.title == service), None)
+        title = answering(found, self.work.services).title if found is not None else service
+        return self._services.get(title, self.main)
 
     def ask(self, spec: MapSpec, key: str, *, aliases: bool = False) -> str | None:
         """One key in one table; PostSRSd's have become `srs`, whose addresses change by the day."""
@@ -153,7 +156,7 @@ class Lookups:
         return self._in_list(self.main.words(setting), domain.lower(), parents)
 
     def _in_list(self, words: Sequence[str], domain: str, parents: bool) -> bool:
-        for word in words:
+        for word in uncommented(words):
             wanted = not word.startswith("!")
             word = word.lstrip("!")
             if word.startswith("/"):

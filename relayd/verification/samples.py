@@ -52,7 +52,7 @@ def samples(work: Work) -> list[str]:
     if delimiter:
         for address in list(found):
             local, _, domain = address.rpartition("@")
-            if delimiter not in local:
+            if delimiter not in local and not local.startswith('"'):
                 found[f"{local}{delimiter}tag@{domain}"] = None
     return list(found)
 
@@ -73,7 +73,9 @@ def tables(work: Work) -> Iterator[tuple[str, MapText]]:
 def _checked(work: Work, words: Sequence[str], kind: str) -> Iterator[tuple[str, MapText]]:
     """The access maps that a list of restrictions asks."""
     default = work.main["default_database_type"]
-    asked = [word for before, word in itertools.pairwise(["", *words]) if not takes_argument(before)]
+    asked = [
+        word for before, word in itertools.pairwise(["", *words]) if not takes_argument(before)
+    ]
     for word, name in itertools.pairwise([*words, ""]):
         if word.startswith("check_") and word.endswith("_access") and name:
             yield word, work.shelf.read(MapSpec.parse(name, default))

@@ -343,8 +343,16 @@ def _told(fate: RecipientFate) -> str:
         return "discarded"
     if not fate.goals:
         return "deferred: it expands in circles"
-    goals = ", ".join(f"{goal} {how}" for goal, how in sorted(fate.goals.items()))
+    goals = ", ".join(f"{_plain(goal)} {how}" for goal, how in sorted(fate.goals.items()))
     return f"{goals} (sender {', '.join(sorted(fate.senders))})"
+
+
+def _plain(address: str) -> str:
+    """The address without quotes that it does not need."""
+    try:
+        return str(Mailbox.parse(address)).lower()
+    except AddressError:
+        return address
 
 
 def _planned(settings: Settings, plan: Plan) -> str:

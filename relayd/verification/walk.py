@@ -181,7 +181,8 @@ class Walk:
             yield from self._stored(address, sender)
             return
         owner = f"owner-{(bare or local).lower()}"
-        if self._look.search(specs, owner, full=True, aliases=True) is not None:
+        special = self._look.main.yes("owner_request_special")
+        if special and self._look.search(specs, owner, full=True, aliases=True) is not None:
             sender = self._look.work.complete(owner)
             self._look.touched |= {"owner"} if domain.lower() != self._look.origin else set()
         for item in items(value):

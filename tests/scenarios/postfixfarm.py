@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from relayd.migrate.mastercf import Service, read_services
+from relayd.migrate.mastercf import Service, behind, read_services
 from relayd.migrate.nexthops import program_of
 from relayd.verification.walk import _how
 from tests.ports import free_port
@@ -132,7 +132,8 @@ class Small:
             elif line:
                 yield line
         for service in self.services:
-            if service.type == "inet" and service.command == "smtpd":
+            service = behind(service, self.services)
+            if service.type == "inet" and service.command in ("smtpd", "postscreen"):
                 port = self.ports[service.name] = free_port()
                 overrides = [
                     f"  -o {{ {name} = {value} }}"

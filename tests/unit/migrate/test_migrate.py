@@ -106,7 +106,8 @@ class WhoMaySend(Import):
             c="172.16.0.0/12 OK\n",
         )  # fmt: skip
         self.assertEqual(self.goes("x@one.example"), "x@one.example direct")
-        self.assertEqual(self.goes("x@a.two.example"), "x@a.two.example direct")
+        self.assertEqual(self.goes("x@a.one.example"), "x@a.one.example direct")
+        self.assertEqual(self.goes("x@a.two.example"), "550 5.7.1")  # Postfix asks for two.example
         for client in ("192.0.2.9", "2001:db8:1::1", "172.20.0.1"):
             self.assertEqual(self.goes("x@far.example", client=client), "x@far.example direct")
 
