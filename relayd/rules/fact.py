@@ -42,6 +42,8 @@ class Fact:
             return f"{self.condition} unknown"
         if isinstance(value, bool):
             return f"{'' if value else 'not '}{self.condition}"
+        if isinstance(value, float):
+            return f"{self.condition} {value:g}"
         return f"{self.condition} {value or 'none'}"
 
     @property

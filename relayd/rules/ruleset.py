@@ -11,6 +11,7 @@ from typing import TypeVar
 from relayd.mail.address import Mailbox
 from relayd.mail.client import Client
 from relayd.mail.nexthop import NextHop
+from relayd.rules.askstage import AskStage
 from relayd.rules.conditions.condition import Condition, Test
 from relayd.rules.conditions.mailbox import FromSender, ToRecipient
 from relayd.rules.conditions.reversename import REVERSE_NAME
@@ -18,8 +19,10 @@ from relayd.rules.defaultdomain import home_of
 from relayd.rules.fact import CERTIFICATE, Fact, Known
 from relayd.rules.language.model import (
     AdmissionRule,
+    Ask,
     DnsListDef,
     Expect,
+    FilterDef,
     Forward,
     HeaderEdit,
     HeaderRewrite,
@@ -68,6 +71,8 @@ class Ruleset:
     needs: frozenset[Fact] = field(default=frozenset())  # what its rules look at
     asked: frozenset[Fact] = field(default=frozenset())  # ... and that a session asks others for
     lists: Mapping[str, DnsListDef] = field(default_factory=dict)
+    filters: Mapping[str, FilterDef] = field(default_factory=dict)
+    asks: AskStage | None = field(default=None)  # None: no filter is asked
     home: str = field(default="")  # the first domain that is ours
     introductions: tuple[tuple[Test, ...], ...] = field(default=())  # see trusts()
 
@@ -140,8 +145,12 @@ def build(
         srs=srs_stage(items, tables, hostname, keys),
         send_as=SendAsStage(_of(items, SendAs), tables, origin or hostname, separators),
         needs=needs,
-        asked=frozenset(fact for fact in needs if fact.asked) - {REVERSE_NAME},
+        asked=frozenset(
+            fact for fact in needs if fact.asked and fact.known is not Known.CONTENT
+        ) - {REVERSE_NAME},
         lists={item.name: item for item in items if isinstance(item, DnsListDef)},
+        filters={item.name: item for item in items if isinstance(item, FilterDef)},
+        asks=AskStage(asks, tables) if (asks := _of(items, Ask)) else None,
         home=home_of(_of(items, AdmissionRule), tables),
         introductions=tuple(_introductions(_of(items, AdmissionRule), tables)),
     )

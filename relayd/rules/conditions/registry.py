@@ -5,6 +5,7 @@ from __future__ import annotations
 from relayd.rules.conditions.client import FromClient
 from relayd.rules.conditions.condition import Condition
 from relayd.rules.conditions.everyone import Always
+from relayd.rules.conditions.filtering import ByFilterWord, ByScore, BySymbol
 from relayd.rules.conditions.listing import ByListing
 from relayd.rules.conditions.mailbox import FromSender, ToRecipient
 from relayd.rules.conditions.name import AtListener, ByHelo, ByLogin
@@ -25,6 +26,9 @@ ALL: tuple[type[Condition], ...] = (
     ByReverseName,
     ByListing,
     BySenderPolicy,
+    ByScore,
+    ByFilterWord,
+    BySymbol,
     ByCertificate,
     OverTls,
     Always,
