@@ -120,7 +120,7 @@ class AskingReception(Reception):
         elif content.rewritten:
             header = HeaderSection(self._intake.trace, self._intake.limits.header_size, keep=True)
             header.receive(content.section)
-            self._header, self._completion = header, None
+            self._header, self._completion, self._trace = header, None, content.trace
             self._eight_bit = content.eight_bit
         return super().end_of_content()
 

@@ -357,7 +357,7 @@ class Reception:
             self._gathering.cancel()
             self._gathering.about_client(self._intake.rules(), client)
 
-    def logged_in(self, name: str) -> None:
+    def logged_in(self, name: str, mechanism: str = "") -> None:
         """AUTH succeeded."""
         keyword = protocol_keyword(True, bool(self.client.tls), True, False)
         self.client = self.client.with_(login=name, protocol=keyword)

@@ -480,8 +480,8 @@ class Session(Protocol):
         return Pending(coming, self._logged_in, lambda: login.too_late(client))
 
     def _logged_in(self, said: Said) -> Reply:
-        if said.name:
-            self._reception.logged_in(said.name)
+        if said.name and self._login is not None:
+            self._reception.logged_in(said.name, self._login.mechanism)
         return said.reply
 
     def _introduce(self, event: XClient) -> Reply | Pending[Any]:
