@@ -1,4 +1,4 @@
-"""A connection to a filter, unix or TCP: what is written leaves at once, what comes is waited for."""
+"""A connection to a filter, unix or TCP: what is written leaves at once, what comes is awaited."""
 
 from __future__ import annotations
 
@@ -122,12 +122,14 @@ class FilterLine(Protocol):
     # Twisted's side
 
     def connectionMade(self) -> None:
+        """It is open."""
         self.transport.registerProducer(self, True)
         if ITCPTransport.providedBy(self.transport):
             self.transport.setTcpNoDelay(True)
         self._quickly()
 
     def dataReceived(self, data: bytes) -> None:
+        """Octets from the filter."""
         self._unread.append(data)
         self._held += len(data)
         if self._held > MOST_UNREAD:
@@ -138,25 +140,28 @@ class FilterLine(Protocol):
         self._wake(self._coming)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """It is over."""
         self.ended = self.ended or "it closed the connection"
         self._wake(self._coming)
         self._wake(self._room)
 
     def pauseProducing(self) -> None:
+        """The filter does not take what is written."""
         self.full = True
 
     def resumeProducing(self) -> None:
+        """It takes more."""
         self.full = False
         self._wake(self._room)
 
     def stopProducing(self) -> None:
-        """connectionLost says the rest."""
+        """ConnectionLost says the rest."""
 
     def _quickly(self) -> None:
         # many filters write a reply in small pieces without TCP_NODELAY: each would wait for our
         # delayed acknowledgement
-        if ITCPTransport.providedBy(self.transport) and not self.ended:
-            handle = self.transport.getHandle()
+        if not self.ended and ITCPTransport.providedBy(self.transport):
+            handle: object = self.transport.getHandle()
             if isinstance(handle, socket.socket):
                 handle.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
@@ -168,15 +173,7 @@ class FilterLine(Protocol):
 
 async def dial(reactor: Any, place: FilterPlace, patience: float) -> FilterLine:  # noqa: ANN401
     """A new connection. Raises FilterTroubleError."""
-    endpoint: Any
-    if place.unix:
-        endpoint = UNIXClientEndpoint(reactor, place.unix, patience)
-    elif ":" in place.host:
-        endpoint = TCP6ClientEndpoint(reactor, place.host, place.port, patience)
-    elif place.host.replace(".", "").isdigit():
-        endpoint = TCP4ClientEndpoint(reactor, place.host, place.port, patience)
-    else:
-        endpoint = HostnameEndpoint(reactor, place.host.encode("ascii"), place.port, patience)
+    endpoint = _endpoint(reactor, place, patience)
     factory = Factory.forProtocol(lambda: FilterLine(reactor))
     factory.noisy = False
     try:
@@ -189,5 +186,19 @@ async def dial(reactor: Any, place: FilterPlace, patience: float) -> FilterLine:
         cause = getattr(error, "osError", None) or error
         number = getattr(cause, "errno", None)
         why = getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
-        raise FilterTroubleError(f"no connection: {why}" if number or why else "no connection") from None
+        raise FilterTroubleError(
+            f"no connection: {why}" if number or why else "no connection"
+        ) from None
     return line
+
+
+def _endpoint(reactor: Any, place: FilterPlace, patience: float) -> Any:  # noqa: ANN401
+    kind: Any = TCP4ClientEndpoint
+    if place.unix:
+        kind = UNIXClientEndpoint
+        return kind(reactor, place.unix, patience)
+    if ":" in place.host:
+        kind = TCP6ClientEndpoint
+    elif not place.host.replace(".", "").isdigit():
+        kind = HostnameEndpoint
+    return kind(reactor, place.host, place.port, patience)

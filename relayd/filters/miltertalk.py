@@ -49,9 +49,7 @@ def milter_line(line: FilterLine) -> MilterLine:
 class MilterTalk:
     """What one milter says to one session."""
 
-    def __init__(
-        self, lines: FilterLines[MilterLine], command: float, content: float
-    ) -> None:
+    def __init__(self, lines: FilterLines[MilterLine], command: float, content: float) -> None:
         self._lines = lines
         self._command = command  # seconds for an answer to a command
         self._content = content  # ... about the content
@@ -228,9 +226,7 @@ class MilterTalk:
         return CONTINUE
 
 
-def _write(
-    speaker: MilterLine, event: Event, data: bytes, macros: Mapping[str, str]
-) -> bool:
+def _write(speaker: MilterLine, event: Event, data: bytes, macros: Mapping[str, str]) -> bool:
     """One event, its macros with it, in one write. Whether an answer will come."""
     if speaker.line.spoke:
         raise MilterError("it says something that nobody asked for")

@@ -111,7 +111,7 @@ def _body(fields: Mapping[bytes, bytes], body: bytes, *, over: bool) -> bytes | 
 
 
 def _unchunked(data: bytes) -> bytes | None:
-    pieces = []
+    pieces: list[bytes] = []
     while True:
         line, end, rest = data.partition(b"\r\n")
         if not end:
@@ -159,7 +159,9 @@ def _changes(said: Mapping[str, Any]) -> Iterator[HeaderChange]:
                 yield DeleteHeaders(str(name))
     for name, values in (milter.get("add_headers") or {}).items():
         for each in values if isinstance(values, list) else [values]:
-            value, order = (each["value"], each.get("order")) if isinstance(each, dict) else (each, None)
+            value, order = (
+                (each["value"], each.get("order")) if isinstance(each, dict) else (each, None)
+            )
             if order is None or int(order) < 0:
                 yield AddHeader(str(name), str(value))
             else:

@@ -52,9 +52,7 @@ class Clamd(_Scanner):
 class ClamdScan:
     """One message on its way to clamd."""
 
-    def __init__(
-        self, lines: FilterLines[_ScanLine], speaker: _ScanLine, patience: float
-    ) -> None:
+    def __init__(self, lines: FilterLines[_ScanLine], speaker: _ScanLine, patience: float) -> None:
         self._lines = lines
         self._speaker: _ScanLine | None = speaker
         self._line = speaker.line
@@ -135,5 +133,3 @@ class Rspamd(_Scanner):
             raise FilterTroubleError(str(error)) from None
         finally:
             self.lines.drop(speaker)
-
-

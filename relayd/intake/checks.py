@@ -103,7 +103,9 @@ class ReceivedContent:
     ) -> None:
         """Another header section, another body, or both, in one step.
 
-        `above`: whole fields, all that are to stand above our trace field. ValueError: it cannot be one, or is too large; SpoolError: there is no room.
+        `above`: whole fields, all that are to stand above our trace field.
+
+        ValueError: it cannot be one, or is too large; SpoolError: there is no room.
         """
         section = self.section if section is None else _whole(section, self._most_section)
         if body is not None:

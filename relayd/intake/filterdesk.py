@@ -1,4 +1,4 @@
-"""Those who are asked, as one process has them: their connections, how fast they are, their trouble."""
+"""Those who are asked, as one process has them: their connections, their speed, their trouble."""
 
 from __future__ import annotations
 

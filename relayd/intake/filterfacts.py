@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from relayd.filters.milter import connection, path
-from relayd.filters.milterwire import Event, text
 from relayd.filters.miltertalk import Happening
+from relayd.filters.milterwire import Event, text
 from relayd.mail.address import Mailbox, ReversePath, path_text
 from relayd.mail.client import Client
 from relayd.smtp.events import MailParams, RcptParams
@@ -21,7 +21,7 @@ _UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True, slots=True)
-class Peer:
+class AskedAbout:
     """The client of a session, and how it logged in."""
 
     client: Client
@@ -50,7 +50,7 @@ def _known(**macros: str) -> dict[str, str]:
     return {name: value for name, value in macros.items() if value}
 
 
-def connected(peer: Peer) -> Happening:
+def connected(peer: AskedAbout) -> Happening:
     """Somebody has come."""
     client = peer.client
     macros = _known(
@@ -69,14 +69,14 @@ def connected(peer: Peer) -> Happening:
     return Happening(Event.CONNECT, connection(peer.name, client.address, client.port), macros)
 
 
-def introduced(peer: Peer) -> Happening:
+def introduced(peer: AskedAbout) -> Happening:
     """HELO or EHLO."""
     protocol, cipher = peer.tls
     macros = _known(tls_version=protocol, cipher=cipher)
     return Happening(Event.HELO, text(peer.client.helo), macros)
 
 
-def sent_from(peer: Peer, sender: ReversePath, params: MailParams) -> Happening:
+def sent_from(peer: AskedAbout, sender: ReversePath, params: MailParams) -> Happening:
     """MAIL."""
     given = [
         f"SIZE={params.size}" if params.size is not None else "",
@@ -118,7 +118,7 @@ def instance() -> str:
 
 
 def policy_attributes(
-    peer: Peer,
+    peer: AskedAbout,
     state: str,
     sender: ReversePath,
     recipient: Mailbox | None,
@@ -165,7 +165,7 @@ def policy_attributes(
 
 
 def rspamd_headers(
-    peer: Peer, sender: ReversePath, recipients: list[Mailbox], ident: str
+    peer: AskedAbout, sender: ReversePath, recipients: list[Mailbox], ident: str
 ) -> list[tuple[str, str]]:
     """The envelope of a message, as /checkv2 wants it."""
     client = peer.client

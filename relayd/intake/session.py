@@ -23,12 +23,12 @@ from twisted.internet.protocol import Protocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from relayd.intake.asking import reception_of
 from relayd.intake.authentication import Authentication, Said
 from relayd.intake.deadlines import SessionDeadlines, SessionPhase
 from relayd.intake.identity import introduced
 from relayd.intake.pending import Pending
 from relayd.intake.policy import ListenerPolicy
+from relayd.intake.receptions import reception_of
 from relayd.intake.smtpservice import SmtpService
 from relayd.intake.transport import Transport, has_ended
 from relayd.mail.client import Client

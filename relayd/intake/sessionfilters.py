@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-
 from relayd.filters.line import FilterTroubleError
 from relayd.filters.milter import FilterVerdict, Word
 from relayd.filters.milteredits import (
@@ -31,9 +30,10 @@ from relayd.filters.milteredits import (
 from relayd.filters.miltertalk import Happening, MilterTalk
 from relayd.filters.policy import PolicyAction
 from relayd.intake.checks import NewBody, Objection, ReceivedContent
+from relayd.intake.examination import Filtered
 from relayd.intake.filterdesk import AskedFilter, FilterDesk
 from relayd.intake.filterfacts import (
-    Peer,
+    AskedAbout,
     connected,
     content_begins,
     instance,
@@ -45,8 +45,9 @@ from relayd.intake.filterfacts import (
 )
 from relayd.mail.address import AddressError, Mailbox, ReversePath, parse_path_text
 from relayd.mail.client import Client
+from relayd.mail.envelope import Envelope
 from relayd.mail.ident import ident_text
-from relayd.mail.plan import Step
+from relayd.mail.plan import Step, Verdict
 from relayd.mail.reply import Reply, printable
 from relayd.rules.conditions.filtering import said_of
 from relayd.rules.fact import Fact, Known
@@ -110,9 +111,9 @@ class SessionFilters:
         self._filters = desk.filters(ruleset)
         self._talks: dict[AskedFilter, MilterTalk] = {}
         self._happened: list[Happening] = []
-        self._peer = Peer(Client(""), desk.hostname)
+        self._peer = AskedAbout(Client(""), desk.hostname)
         self._sender: ReversePath = None
-        self._gathered: Mapping[Fact, object] = {}
+        self.gathered: Mapping[Fact, object] = {}
         self._in_transaction = False
         self._size = 0  # as MAIL gave it
         self._instance = ""
@@ -123,7 +124,7 @@ class SessionFilters:
     async def connection(self, client: Client, gathered: Mapping[Fact, object]) -> Objection:
         """Somebody has come."""
         self._is(client, "")
-        self._gathered = gathered
+        self.gathered = gathered
         self._happened = [connected(self._peer)]
         return await self._tell(Known.CLIENT)
 
@@ -145,6 +146,8 @@ class SessionFilters:
         """A transaction begins, under these rules."""
         self.reset()
         self._is(client, mechanism)
+        if not self._happened:  # mail that no session brought
+            self._happened = [connected(self._peer), introduced(self._peer)]
         if ruleset is not self._ruleset:
             self._ruleset, self._filters = ruleset, self._desk.filters(ruleset)
         self._in_transaction = True
@@ -152,8 +155,11 @@ class SessionFilters:
         self._happened.append(sent_from(self._peer, sender, params))
         return await self._tell(Known.SENDER)
 
-    async def recipient(self, mailbox: Mailbox, params: RcptParams) -> Objection:
+    async def recipient(
+        self, mailbox: Mailbox, params: RcptParams, gathered: Mapping[Fact, object]
+    ) -> Objection:
         """One more, whom the rules would take."""
+        self.gathered = gathered
         happening = sent_to(mailbox, params)
         self._happened.append(happening)
         objection = await self._tell(Known.RECIPIENT, mailbox)
@@ -188,16 +194,36 @@ class SessionFilters:
 
     # the content
 
-    async def content(
-        self, content: ReceivedContent, recipients: Sequence[Mailbox], gathered: Mapping[Fact, object]
+    async def examine(
+        self,
+        client: Client,
+        envelope: Envelope,
+        recipients: Sequence[Mailbox],
+        content: ReceivedContent,
+        told: Mapping[Fact, object],
+    ) -> Filtered:
+        """What they say of it, all together; see relayd.intake.examination."""
+        objection = await self._shown(content, recipients, told)
+        if objection is not None:
+            return Filtered(objection, trail=(Step("ask", "", self.why),))
+        wanted = self.wanted
+        verdict = Verdict.HOLD if wanted.hold else Verdict.ACCEPT
+        if wanted.discard:
+            verdict = Verdict.DISCARD
+        return Filtered(None, verdict, self.facts, tuple(wanted.steps))
+
+    async def _shown(
+        self,
+        content: ReceivedContent,
+        recipients: Sequence[Mailbox],
+        gathered: Mapping[Fact, object],
     ) -> Objection:
-        """All of it is there. SpoolError is raised as it comes."""
         message = _Message(content)
         if self.wanted.above:
             section = b"".join(self.wanted.above) + content.section
             await content.rewrite(section)
             message = _Message(content)
-        self._gathered = gathered
+        self.gathered = gathered
         for name, asked in self._in_order():
             self._note(name, "", None, frozenset())
             failed = self._failed.get(name)
@@ -251,9 +277,7 @@ class SessionFilters:
 
         if verdict.word is Word.CONTINUE:
             macros = {"i": ident_text(message.content.ident)}
-            verdict = await talk.examine(
-                message.shown(), message.content.body, macros, replaced
-            )
+            verdict = await talk.examine(message.shown(), message.content.body, macros, replaced)
         for edit in verdict.edits:
             if isinstance(edit, ReplaceBody):
                 replaced(edit.octets)
@@ -499,7 +523,7 @@ class SessionFilters:
         assert self._ruleset.asks is not None
         unknown = False
         sender = None if self._sender is None else Subject(self._sender)
-        gathered = {**self._gathered, **self.facts}
+        gathered = {**self.gathered, **self.facts}
         about = [Subject(each, self._ruleset.subaddress) for each in recipients] or [_NOBODY]
         for subject in about:
             view = View(self._peer.client, sender, subject, gathered)
@@ -516,7 +540,7 @@ class SessionFilters:
         return talk
 
     def _is(self, client: Client, mechanism: str) -> None:
-        self._peer = Peer(client, self._desk.hostname, mechanism)
+        self._peer = AskedAbout(client, self._desk.hostname, mechanism)
 
     def _instance_now(self) -> str:
         self._instance = self._instance or instance()
@@ -535,7 +559,9 @@ class _Message:
     def shown(self) -> list[tuple[str, bytes]]:
         """Names and values of its fields; ours is no filter's business."""
         return [
-            (name, raw[raw.index(b":") + 1 :]) for name, raw in (*self._above, *self._fields) if name
+            (name, raw[raw.index(b":") + 1 :])
+            for name, raw in (*self._above, *self._fields)
+            if name
         ]
 
     async def edit(

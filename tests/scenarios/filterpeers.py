@@ -1,4 +1,4 @@
-"""Filters of our own: a milter that does what a message asks for, and others that only misbehave."""
+"""Filters of our own: a milter that does what a test says, a policy service, and misbehaviour."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+
+from tests.scenarios.harness import Scenario
 
 Packet = tuple[bytes, bytes]
 """A letter and its data."""
@@ -61,7 +62,9 @@ class Heard:
 class Listening:
     """A thread for each connection; ends with the test."""
 
-    def __init__(self, scenario: Any, serve: Callable[[socket.socket], None], path: str = "") -> None:
+    def __init__(
+        self, scenario: Scenario, serve: Callable[[socket.socket], None], path: str = ""
+    ) -> None:
         self._serve = serve
         self.connections = 0
         self._open: list[socket.socket] = []
@@ -114,7 +117,7 @@ class Milter:
 
     def __init__(
         self,
-        scenario: Any,
+        scenario: Scenario,
         *,
         path: str = "",
         version: int = 6,
@@ -131,7 +134,6 @@ class Milter:
         self.where = self.listening.where
 
     def _serve(self, connection: socket.socket) -> None:
-        connection.setsockopt  # noqa: B018
         heard = Heard()
         self.heard.append(heard)
         fields: dict[str, str] = {}
@@ -192,7 +194,9 @@ def packets(connection: socket.socket) -> Iterator[Packet]:
 class Policy:
     """A policy service that records requests and answers what it is told to."""
 
-    def __init__(self, scenario: Any, answer: Callable[[dict[str, str]], str], path: str = "") -> None:
+    def __init__(
+        self, scenario: Scenario, answer: Callable[[dict[str, str]], str], path: str = ""
+    ) -> None:
         self.requests: list[str] = []
         self._answer = answer
         self.listening = Listening(scenario, self._serve, path)

@@ -14,7 +14,7 @@ def filter_problems(items: Sequence[Item]) -> list[Problem]:
     """Conditions about what nobody is asked for, or what he does not say."""
     filters = {item.name: item for item in items if isinstance(item, FilterDef)}
     asked = {name for item in items if isinstance(item, Ask) for name in item.names}
-    problems = []
+    problems: list[Problem] = []
     for item in items:
         if isinstance(item, Rule):
             problems += _of(item, filters, asked)

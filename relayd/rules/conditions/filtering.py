@@ -82,7 +82,12 @@ class _AboutFilter(Condition):
     @property
     def needs(self) -> frozenset[Fact]:
         """What it looks at."""
-        return frozenset({self._fact})
+        return frozenset({self._fact} if self.operands else ())
+
+    @property
+    def known(self) -> Known:
+        """From when on it can be asked."""
+        return Known.CONTENT
 
     @property
     def filters(self) -> Iterator[str]:
