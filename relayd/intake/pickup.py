@@ -24,13 +24,13 @@ from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from relayd.dns.hostname import LOCALHOST
-from relayd.intake.asking import reception_of
 from relayd.intake.deadlines import SessionPhase
 from relayd.intake.dropfolder import FolderSurvey, Quota, Waiting, remove_abandoned
 from relayd.intake.limits import NORMAL
 from relayd.intake.partlytaken import PartlyTaken
 from relayd.intake.pending import Pending
 from relayd.intake.reception import Intake, Reception, ReceptionLimits
+from relayd.intake.receptions import reception_of
 from relayd.mail.address import AddressError, Mailbox, ReversePath
 from relayd.mail.client import Client
 from relayd.mail.content import BARE
@@ -413,6 +413,7 @@ class Pickup:
             raise
         finally:
             reception.rollback()
+            reception.leave()
         if given_up:
             self._say("drop given up", file=name, uid=status.st_uid, why=given_up[0])
         if why:

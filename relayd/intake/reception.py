@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from relayd.intake.checks import Checks, at_once
+from relayd.intake.checks import Checks, Objection, ReceivedContent, at_once
 from relayd.intake.deadlines import SessionPhase
+from relayd.intake.examination import Examination, Filtered, Filters
+from relayd.intake.filterdesk import FilterDesk
 from relayd.intake.gatheredfacts import GatheredFacts, Gatherer
 from relayd.intake.header import HeaderSection, front
 from relayd.intake.limits import Memory, client_key
@@ -36,7 +38,8 @@ from relayd.mail.reply import Reply
 from relayd.report.bounce import expand
 from relayd.report.wishes import STRANGERS, TRUSTED, Wishes
 from relayd.rules.conditions.reversename import REVERSE_NAME
-from relayd.rules.evaluate import Facts, evaluate
+from relayd.rules.evaluate import Facts, evaluate, examine
+from relayd.rules.fact import Fact, Known
 from relayd.rules.header import TooManyFieldsError, edit_header
 from relayd.rules.ruleset import Ruleset
 from relayd.rules.srsstage import FORGED
@@ -46,6 +49,7 @@ from relayd.spool.interface import AnyDraft
 
 _MAIL_OK = Reply.of(250, "2.1.0", "Ok")
 _HELLO_OK = Reply.bare(250)
+LATE = Reply.of(451, "4.3.0", "It took too long to decide, try again later")
 _GO_AHEAD = Reply.bare(354, "End data with <CR><LF>.<CR><LF>")
 _TROUBLE = Reply.of(451, "4.3.0", "Local trouble, try again later")
 _FULL = Reply.of(452, "4.3.1", "Insufficient system storage, try again later")
@@ -59,6 +63,7 @@ _FREE = 8192  # octets of a header section that are not counted
 _FREE_RECIPIENTS = 8  # final ones of a transaction, likewise
 _RECIPIENT = 2000  # octets that one costs, with a long address and an ORCPT
 _SHARE = 16384  # octets of memory that are taken at a time
+_A_TURNS_RECIPIENTS = 50  # decided about again in one turn of the reactor
 _MOST_TOLD = 100  # refusals of one session that have a line in the log; the rest is counted
 _HEADER_TOO_LARGE = Reply.of(552, "5.3.4", "Header section too large")
 _TOO_MANY_FIELDS = Reply.of(552, "5.3.4", "Too many header fields of one kind")
@@ -152,6 +157,8 @@ class Intake:
     gatherer: Gatherer | None = None  # for what rules look at and others know; None: no rule does
     names: ClientNames | None = None  # of clients; None: nobody looks them up
     checks: Checks | None = None  # who else is asked before mail is taken
+    filters: Filters | None = None  # who else reads the content; None: no rule asks any
+    desk: FilterDesk | None = None  # ... where each session has its own
     turn: Callable[[], Awaitable[None]] = at_once  # let others have theirs
 
 
@@ -179,7 +186,10 @@ class Reception:
         self._beginning = b""  # of content, until it is known whether it has a header section
         self._policy = policy
         self._completion: Completion | None = None
+        self._examination: Examination | None = None
+        self._filters = intake.filters
         self._eight_bit = False
+        self._why = ""  # the content is refused, for the log
         self._failure: Reply | None = None  # known before the end of content
         self._wishes = STRANGERS
         self._wishing: tuple[Ruleset, Client] | None = None  # whose `_wishes` are
@@ -221,6 +231,8 @@ class Reception:
             if header.size > _FREE and not self._hold_header(header.held):
                 self._fail(_NO_MEMORY)
                 return
+        if self._examination is not None:
+            self._examination.receive(data)
         if self._completion is not None:
             data = self._completion.receive(data)
             if not data:
@@ -244,11 +256,16 @@ class Reception:
 
     def end_of_content(self) -> Reply | Pending[Any]:
         """The verdict on the content; a commit, unless something speaks against it."""
+        examination = self._examination
+        if examination is not None and self._end() is None:
+            asked = self._examined(examination)
+            return Pending(asked, self._verdict_on_content, lambda: LATE, SessionPhase.EXAMINATION)
         transaction, draft = self._transaction, self._draft
         submission = self._submission()
         if isinstance(submission, Reply):
+            why, self._why = self._why, ""
             self.rollback()
-            return self._refuse("end of content", submission)
+            return self._refuse("end of content", submission, why)
         assert draft is not None
         assert transaction is not None
         # the commit's from now on: the session may end before that does
@@ -313,6 +330,9 @@ class Reception:
         if self._held_header or self._held_recipients:
             self._hold_header(0)
             self._hold_recipients(0)
+        if self._examination is not None:
+            self._examination.cancel()
+            self._examination = None
         self._draft = self._transaction = self._header = self._failure = self._completion = None
 
     def _hold_header(self, octets: int) -> bool:
@@ -357,7 +377,7 @@ class Reception:
             self._gathering.cancel()
             self._gathering.about_client(self._intake.rules(), client)
 
-    def logged_in(self, name: str) -> None:
+    def logged_in(self, name: str, mechanism: str = "") -> None:
         """AUTH succeeded."""
         keyword = protocol_keyword(True, bool(self.client.tls), True, False)
         self.client = self.client.with_(login=name, protocol=keyword)
@@ -497,7 +517,10 @@ class Reception:
         if much and not self._hold_recipients(held):
             transaction.full = _NO_MEMORY
             return self._refuse(rcpt_text(mailbox), _NO_MEMORY)
-        transaction.add(named, Addressee(mailbox, params.orcpt, notify, plan))
+        told = None
+        if gathering is not None and self._ruleset.examined:  # it may be decided again
+            told = dict(gathering.facts)
+        transaction.add(named, Addressee(mailbox, params.orcpt, notify, plan, told))
         return plan.reply
 
     def _data(self, event: events.Data) -> Reply | Pending[Any]:
@@ -522,10 +545,15 @@ class Reception:
             reply = self._spool_reply(error)
             self._fail(reply)
             return self._refuse("DATA", reply, error.reason)
+        if self._ruleset is not None and (self._ruleset.examined or self._filters is not None):
+            self._examination = Examination(self._ruleset)
         self._header = HeaderSection(
             intake.trace,
             intake.limits.header_size,
-            keep=self._keeps_header or transaction.edits_header or self._policy.submission,
+            keep=self._keeps_header
+            or transaction.edits_header
+            or self._policy.submission
+            or self._examination is not None,
         )
         self._completion = self._complete_with(draft.ident) if self._policy.submission else None
         return _GO_AHEAD
@@ -562,6 +590,111 @@ class Reception:
 
     def _not_offered(self, event: events.Event) -> Reply:
         return _NOT_OFFERED
+
+    # -- the examination of the content ----------------------------------------------------------
+
+    async def _examined(self, examination: Examination) -> Objection:
+        """Gather what is to be known of it, ask who else reads it, then ask the rules again."""
+        transaction, ruleset, filters = self._transaction, self._ruleset, self._filters
+        assert transaction is not None
+        assert ruleset is not None
+        content = self._received_content()
+        found = Filtered()
+        try:
+            told: dict[Fact, object] = dict(self._gathering.facts) if self._gathering else {}
+            told |= await examination.facts(content)
+            if filters is not None:
+                named = [each.original for each in transaction.addressees.values()]
+                found = await filters.examine(
+                    transaction.client, transaction.envelope, named, content, told
+                )
+                if found.objection is not None:
+                    self._why = " ".join(step.rule for step in found.trail)
+                    return found.objection
+                told |= found.facts
+            if content.rewritten:
+                self._content_rewritten(content)
+        except SpoolError as error:
+            return self._spool_reply(error)
+        finally:
+            content.close()
+        return await self._decided_again(ruleset, transaction, told, found)
+
+    async def _decided_again(
+        self,
+        ruleset: Ruleset,
+        transaction: ReceivedTransaction,
+        told: Mapping[Fact, object],
+        found: Filtered,
+    ) -> Objection:
+        """What the rules say now that the content is known: of all recipients, then of each."""
+        client, sender = transaction.client, transaction.envelope.reverse_path
+        started = transaction.started
+        nobody = Mailbox("", "")
+        plan = examine(ruleset, Facts(client, sender, nobody, started, told, Known.CONTENT))
+        if plan.verdict is Verdict.REFUSE:
+            return self._refused_by(plan, ruleset, transaction)
+        told_of_content = {fact: told[fact] for fact in ruleset.examined if fact in told}
+        plans = []
+        for number, each in enumerate(transaction.addressees.values(), 1):
+            fresh = each.plan
+            if ruleset.plans_anew or plan.trail:
+                gathered = {**(each.gathered or {}), **told_of_content}
+                facts = Facts(client, sender, each.original, started, gathered, Known.CONTENT)
+                fresh = self._intake.decide(ruleset, facts)
+                if fresh.verdict is Verdict.REFUSE:
+                    return self._refused_by(fresh, ruleset, transaction)
+            if found.verdict is not Verdict.ACCEPT and fresh.verdict is not Verdict.DISCARD:
+                fresh = replace(fresh, verdict=found.verdict)
+            plans.append(replace(fresh, trail=(*fresh.trail, *found.trail)))
+            if number % _A_TURNS_RECIPIENTS == 0:
+                await self._intake.turn()
+        return self._planned_anew(transaction, plans)
+
+    def _planned_anew(self, transaction: ReceivedTransaction, plans: Sequence[Plan]) -> Objection:
+        total = sum(len(plan.destinations) for plan in plans)
+        if total > self._intake.limits.destinations and len(plans) > 1:
+            return _TOO_MANY
+        held = max(total, len(plans))
+        if held > _FREE_RECIPIENTS and not self._hold_recipients(held):
+            return _NO_MEMORY
+        transaction.plan_anew(plans)
+        return None
+
+    def _refused_by(
+        self, plan: Plan, ruleset: Ruleset, transaction: ReceivedTransaction
+    ) -> Objection:
+        """None of the recipients is taken: SMTP has one answer for all."""
+        self._why = _why(plan)
+        path = transaction.envelope.reverse_path
+        for each in transaction.addressees.values():
+            self._intake.untold(transaction.client, path, each.original, plan, ruleset.hash)
+        return plan.reply
+
+    def _verdict_on_content(self, objection: Objection) -> Reply | Pending[Any]:
+        self._examination = None
+        if objection is not None:
+            self._fail(objection)
+        return Reception.end_of_content(self)
+
+    def _received_content(self) -> ReceivedContent:
+        """All of it, for who wants to read it, or write it anew."""
+        assert self._draft is not None
+        assert self._header is not None
+        return ReceivedContent(
+            self._draft,
+            self._trace,
+            self._header.octets if self._completion is None else self._completion.section,
+            most_section=self._intake.limits.header_size,
+            most_size=self._intake.limits.message_size,
+            turn=self._intake.turn,
+        )
+
+    def _content_rewritten(self, content: ReceivedContent) -> None:
+        header = HeaderSection(self._intake.trace, self._intake.limits.header_size, keep=True)
+        header.receive(content.section)
+        self._header, self._completion, self._trace = header, None, content.trace
+        self._eight_bit = content.eight_bit
 
     # -- the end of content ----------------------------------------------------------------------
 

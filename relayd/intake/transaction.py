@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from relayd.mail import value
@@ -12,6 +12,7 @@ from relayd.mail.envelope import DIRECT, Envelope, Recipient
 from relayd.mail.message import RecipientState, Record, Submission
 from relayd.mail.plan import Destination, Plan, Step, Verdict
 from relayd.mail.reply import Reply
+from relayd.rules.fact import Fact
 
 _STATE = {
     Verdict.ACCEPT: RecipientState.QUEUED,
@@ -34,6 +35,7 @@ class Addressee:
     orcpt: str
     notify: frozenset[str]
     plan: Plan
+    gathered: Mapping[Fact, object] | None = None  # what it was decided by, if kept for later
 
 
 @value.dataclass(frozen=True, slots=True)
@@ -85,6 +87,18 @@ class ReceivedTransaction:
             self.destinations += 1
             if destination.header_rules:
                 self.edits_header = True
+
+    def drop(self, named: Identity) -> None:
+        """Somebody objects to what `add` took in last."""
+        self.destinations -= len(self.addressees.pop(named).plan.destinations)
+
+    def plan_anew(self, plans: Iterable[Plan]) -> None:
+        """Other plans for all addressees, in their order."""
+        self.destinations = 0
+        self.edits_header = False
+        for (named, addressee), plan in zip([*self.addressees.items()], plans, strict=True):
+            addressee.plan = plan
+            self.add(named, addressee)
 
     def shadows(self, records: Sequence[Record]) -> list[Addressee]:
         """Those of whom no record tells: all they led to is somebody else's delivery as well."""

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from dataclasses import replace as but
 from typing import TypeVar
 
 from relayd.mail.address import Mailbox
 from relayd.mail.client import Client
 from relayd.mail.nexthop import NextHop
+from relayd.rules.askstage import AskStage
 from relayd.rules.conditions.condition import Condition, Test
 from relayd.rules.conditions.mailbox import FromSender, ToRecipient
 from relayd.rules.conditions.reversename import REVERSE_NAME
@@ -18,8 +20,10 @@ from relayd.rules.defaultdomain import home_of
 from relayd.rules.fact import CERTIFICATE, Fact, Known
 from relayd.rules.language.model import (
     AdmissionRule,
+    Ask,
     DnsListDef,
     Expect,
+    FilterDef,
     Forward,
     HeaderEdit,
     HeaderRewrite,
@@ -35,7 +39,7 @@ from relayd.rules.language.pattern import InTable
 from relayd.rules.replace import mapped
 from relayd.rules.sendas import SendAs, SendAsStage
 from relayd.rules.srsstage import SrsStage, srs_stage
-from relayd.rules.stage import Stage
+from relayd.rules.stage import R, Stage
 from relayd.rules.subject import Subject
 from relayd.rules.tables.table import Table, TransportTable, Unknown
 from relayd.rules.view import View
@@ -68,8 +72,14 @@ class Ruleset:
     needs: frozenset[Fact] = field(default=frozenset())  # what its rules look at
     asked: frozenset[Fact] = field(default=frozenset())  # ... and that a session asks others for
     lists: Mapping[str, DnsListDef] = field(default_factory=dict)
+    filters: Mapping[str, FilterDef] = field(default_factory=dict)
+    asks: AskStage | None = field(default=None)  # None: no filter is asked
     home: str = field(default="")  # the first domain that is ours
     introductions: tuple[tuple[Test, ...], ...] = field(default=())  # see trusts()
+    examined: frozenset[Fact] = field(default=frozenset())  # what its rules look at in the content
+    content: Stage[AdmissionRule] | None = field(default=None)  # ... those that let mail in, or not
+    plans_anew: bool = field(default=False)  # ... or may change what becomes of one recipient
+    at_rcpt: Ruleset | None = field(default=None)  # it without such rules; None: it has none
 
     @property
     def wants_certificate(self) -> bool:
@@ -79,7 +89,7 @@ class Ruleset:
     @property
     def usual(self) -> dict[Fact, object]:
         """What others would say of anybody: what is not stated is so."""
-        return {fact: fact.usual for fact in self.needs if fact.asked}
+        return {fact: fact.usual for fact in self.needs if fact.gathered}
 
     def trusts(self, client: Client) -> bool:
         """Whether it has logged in, or a rule that accepts names it: it is no stranger.
@@ -120,18 +130,19 @@ def build(
     )
     unconditional = all(not rule.when for rule in headers)
     separators = "".join(item.separators for item in items if isinstance(item, Subaddress))
-    return Ruleset(
+    admissions = _of(items, AdmissionRule)
+    ruleset = Ruleset(
         hostname=hostname,
         items=tuple(items),
         tables=dict(tables),
         next_hops=hops,
         subaddress=separators,
-        admission=Stage(_of(items, AdmissionRule), lambda rule: rule.tests, tables),
+        admission=Stage(admissions, _tests, tables, _examines),
         recipients=Stage(
             [rule for rule in rewrites if rule.what == "recipient"], _recipient, tables
         ),
         senders=Stage([rule for rule in rewrites if rule.what == "sender"], _sender, tables),
-        headers=Stage(headers, lambda rule: rule.when, tables),
+        headers=Stage(headers, _tests, tables),
         forward=Stage(_of(items, Forward), _recipient, tables),
         route=Stage(_of(items, Route), _routed, tables),
         expects=tuple(_of(items, Expect)),
@@ -142,9 +153,49 @@ def build(
         needs=needs,
         asked=frozenset(fact for fact in needs if fact.asked) - {REVERSE_NAME},
         lists={item.name: item for item in items if isinstance(item, DnsListDef)},
-        home=home_of(_of(items, AdmissionRule), tables),
-        introductions=tuple(_introductions(_of(items, AdmissionRule), tables)),
+        filters={item.name: item for item in items if isinstance(item, FilterDef)},
+        asks=AskStage(asks, tables) if (asks := _of(items, Ask)) else None,
+        home=home_of(admissions, tables),
+        introductions=tuple(_introductions(admissions, tables)),
     )
+    return _examining(ruleset) if any(map(_examines, _of(items, Rule))) else ruleset
+
+
+def _examining(ruleset: Ruleset) -> Ruleset:
+    """A set with rules that look at the content: what is asked when."""
+    tables = ruleset.tables
+    admissions = [entry.rule for entry in ruleset.admission.entries]
+
+    def early(stage: Stage[R], conditions: Callable[[R], Sequence[Condition]]) -> Stage[R]:
+        rules = [entry.rule for entry in stage.entries]
+        return Stage(rules, conditions, tables, _examines) if any(map(_examines, rules)) else stage
+
+    return but(
+        ruleset,
+        examined=frozenset(fact for fact in ruleset.needs if fact.known is Known.CONTENT),
+        asked=frozenset(fact for fact in ruleset.asked if fact.known is not Known.CONTENT),
+        content=Stage(admissions, _tests, tables, lambda rule: not rule.examines),
+        plans_anew=any(
+            rule.examines and not (isinstance(rule, AdmissionRule) and rule.for_all)
+            for rule in _of(ruleset.items, Rule)
+        ),
+        at_rcpt=but(
+            ruleset,
+            recipients=early(ruleset.recipients, _recipient),
+            senders=early(ruleset.senders, _sender),
+            headers=early(ruleset.headers, _tests),
+            forward=early(ruleset.forward, _recipient),
+            route=early(ruleset.route, _routed),
+        ),
+    )
+
+
+def _examines(rule: Rule) -> bool:
+    return rule.examines
+
+
+def _tests(rule: Rule) -> tuple[Condition, ...]:
+    return rule.tests
 
 
 def _introductions(
@@ -152,6 +203,8 @@ def _introductions(
 ) -> Iterator[tuple[Test, ...]]:
     """What each rule that accepts clients by who they are wants to see of them."""
     for rule in rules:
+        if rule.examines:  # it lets nobody in
+            continue
         if rule.verb == "accept" and any(each.names_client for each in rule.tests):
             yield tuple(each.compiled(tables) for each in rule.tests if each.known is Known.CLIENT)
 

@@ -14,12 +14,18 @@ from typing import ClassVar, TypeVar
 from relayd.rules.check.cover import covers
 from relayd.rules.conditions.index import Index, Key
 from relayd.rules.fact import Fact, Known
-from relayd.rules.language.pattern import ClientPattern, InTable, MailboxPattern, NamePattern
+from relayd.rules.language.pattern import (
+    ClientPattern,
+    ContentPattern,
+    InTable,
+    MailboxPattern,
+    NamePattern,
+)
 from relayd.rules.language.words import Words
 from relayd.rules.tables.table import Table, Unknown
 from relayd.rules.view import View
 
-Operand = MailboxPattern | ClientPattern | NamePattern
+Operand = MailboxPattern | ClientPattern | NamePattern | ContentPattern
 Test = Callable[[View], bool]
 """Yes or no; the third answer is to raise Unknown."""
 C = TypeVar("C", bound="Condition")
@@ -106,6 +112,11 @@ class Condition:
     @property
     def lists(self) -> Iterator[str]:
         """The names of the lists in the DNS that it asks."""
+        return iter(())
+
+    @property
+    def filters(self) -> Iterator[str]:
+        """The names of the filters whose word it looks at."""
         return iter(())
 
     def misused(self, tables: Mapping[str, Table]) -> Iterator[tuple[str, str, str]]:
