@@ -42,6 +42,7 @@ DEFAULTS = {
     "maximal_backoff_time": "4000s",
     "maximal_queue_lifetime": "5d",
     "message_size_limit": "10240000",
+    "milter_default_action": "tempfail",
     "minimal_backoff_time": "300s",
     "mydestination": "$myhostname, localhost.$mydomain, localhost",
     "mynetworks_style": "${{$compatibility_level} <level {2} ? {subnet} : {host}}",
@@ -51,6 +52,12 @@ DEFAULTS = {
         "debug_peer_list,fast_flush_domains,mynetworks,permit_mx_backup_networks,"
         "qmqpd_authorized_clients,relay_domains,smtpd_access_maps"
     ),
+    "postscreen_access_list": "permit_mynetworks",
+    "postscreen_denylist_action": (
+        "${postscreen_blacklist_action?{$postscreen_blacklist_action}:{ignore}}"
+    ),
+    "postscreen_dnsbl_action": "ignore",
+    "postscreen_dnsbl_threshold": "1",
     "propagate_unmatched_extensions": "canonical, virtual",
     "proxy_interfaces": "",
     "queue_directory": "/var/spool/postfix",
@@ -67,6 +74,7 @@ DEFAULTS = {
     "sender_canonical_maps": "",
     "sender_dependent_default_transport_maps": "",
     "sender_dependent_relayhost_maps": "",
+    "postscreen_blacklist_action": "",
     "smtp_connect_timeout": "30s",
     "smtpd_client_connection_count_limit": "50",
     "smtpd_client_connection_rate_limit": "0",
@@ -74,6 +82,7 @@ DEFAULTS = {
     "smtpd_forbid_bare_newline": "no",
     "smtpd_hard_error_limit": "${stress?{1}:{20}}",
     "smtpd_helo_restrictions": "",
+    "smtpd_policy_service_default_action": "451 4.3.5 Server configuration problem",
     "smtpd_recipient_limit": "1000",
     "smtpd_recipient_restrictions": "",
     "smtpd_reject_unlisted_recipient": "yes",
@@ -83,6 +92,7 @@ DEFAULTS = {
     "stress": "",
     "transport_maps": "",
     "unknown_local_recipient_reject_code": "550",
+    "unknown_client_reject_code": "450",
     "virtual_alias_domains": "$virtual_alias_maps",
     "virtual_alias_maps": "$virtual_maps",
     "virtual_mailbox_domains": "$virtual_mailbox_maps",

@@ -137,7 +137,9 @@ def _listener(
     _listen(work, chosen, port, ports, options)
     work.report.translated(title, f"listen on port {port}{f':{options}' if options else ''}")
     if service.command == "postscreen":
-        work.report.lost(title, "postscreen's tests are not carried over; put a filter in front")
+        work.report.lost(
+            title, "postscreen's tests of how a client speaks are not carried over; its lists are"
+        )
     for name, value in service.overrides.items():
         if name in LISTS or name in closings.names():
             work.report.translated(title, f"-o {name}: rules for this listener")
