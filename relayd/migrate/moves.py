@@ -57,7 +57,7 @@ class Passed(Move):
 
 
 @dataclass(frozen=True, slots=True)
-class Asked(Move):
+class AskedOf(Move):
     """Somebody else is asked about them, such as a policy service."""
 
     name: str = ""
@@ -110,7 +110,7 @@ class Gate:
         """Ask all of these to come later; `why` stands above the rule."""
         self.write("reject", scope, LATER, f"closed: {why}", unless)
 
-    def ask(self, move: Asked, comment: str, before: Sequence[Scope]) -> None:
+    def ask(self, move: AskedOf, comment: str, before: Sequence[Scope]) -> None:
         """Who is asked about those that have not passed."""
         ways = negated(before)
         if ways is None:
@@ -151,7 +151,7 @@ class ListState:
                 self.permits += [(*move.scope, *tests) for tests in ways]
         elif isinstance(move, Doubt):
             self.doubts.append(move)
-        elif isinstance(move, Asked):
+        elif isinstance(move, AskedOf):
             self.gate.ask(move, comment, before)
         elif isinstance(move, Marked):
             doubts = tuple(each.scope for each in self.doubts)

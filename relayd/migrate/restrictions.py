@@ -13,7 +13,7 @@ from relayd.migrate.access import AccessMap
 from relayd.migrate.asking import dns_list, policy
 from relayd.migrate.maincf import MainCf, split
 from relayd.migrate.moves import (
-    Asked,
+    AskedOf,
     Closed,
     Doubt,
     Gate,
@@ -276,7 +276,7 @@ class Restrictions:
             )
         if word == "check_policy_service" and self._setting not in _LATER_THAN_RCPT:
             name = policy(work, self._main, argument)
-            return [Asked(scope, f"{word} {argument}", (), name)] if name else []
+            return [AskedOf(scope, f"{word} {argument}", (), name)] if name else []
         return []
 
     def _listed_client(self, scope: Scope, name: str, word: str) -> Move:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import re
 import socket
@@ -67,9 +68,12 @@ def _hostname(work: Work) -> None:
     how = f"the first line of {raw}, " if raw.startswith("/") else ""
     work.report.translated(
         "myorigin",
-        f"{how}{origin}: put behind addresses without a domain in the"
-        " tables. relayd takes no mail without a domain",
+        f"{how}{origin}: put behind addresses without a domain, in the tables and from clients",
     )
+    if origin != name:
+        with contextlib.suppress(AddressError):
+            check_domain(origin)
+            work.draft.setting(f"origin {origin}")
     if raw.startswith("/") and origin == work.main["myhostname"]:
         work.report.note(f"myorigin: {raw} cannot be read here, or says {origin} too", "myorigin")
 
