@@ -36,8 +36,10 @@ class ListsInTheDns(Import):
             self.assertIn("reject_rbl_client", self.said("smtpd_recipient_restrictions"))
 
     def test_who_has_passed_is_not_looked_up(self) -> None:
-        self.bring(RELAY + "smtpd_client_restrictions = permit_mynetworks,"
-                   " permit_dnswl_client list.dnswl.example, reject_rbl_client bl.one.example\n")  # fmt: skip
+        self.bring(
+            RELAY + "smtpd_client_restrictions = permit_mynetworks,"
+            " permit_dnswl_client list.dnswl.example, reject_rbl_client bl.one.example\n"
+        )
         self.assertEqual(self.goes("a@corp.example", listed="one"), "554 5.7.1")
         self.assertEqual(self.goes("a@corp.example", client=INSIDE, listed="one"), TAKEN)
         self.assertEqual(self.goes("a@corp.example", listed="one dnswl"), TAKEN)
