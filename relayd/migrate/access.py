@@ -56,6 +56,7 @@ class AccessMap:
         self._kind = KINDS.get(check, "")
         self._spec = spec
         self._table = work.shelf.read(spec)
+        self._null = work.main["smtpd_null_access_lookup_key"].lower()
 
     def moves(self, scope: Scope, read: ReadList) -> list[Move]:
         """What it says about those in `scope`; none: not understood."""
@@ -120,6 +121,8 @@ class AccessMap:
         parents = "smtpd_access_maps" in main.words("parent_domain_matches_subdomains")
         levels: dict[int, dict[tuple[str, str], _Group]] = {}
         for row in self._table.rows:
+            if row.key == "<>" and (self._kind != "sender" or self._null != "<>"):
+                continue  # nobody has that name
             if self._kind == "from" and (is_mapped(row.key) or "/" in row.key):
                 self._work.report.note(
                     f"{self._table.where(row.line)}: {row.key} fits nobody with Postfix, nor here:"
@@ -200,15 +203,16 @@ class AccessMap:
         if self._kind == "helo":
             names = [key, f".{key}"] if parents and not key.startswith(".") else [key]
             return names if _HOST.fullmatch(key) else []
-        if key in ("<>", ""):
-            return ["null"] if self._kind == "sender" else []
+        null = ["null"] if key == self._null and self._kind == "sender" else []
+        if null and key == "<>":
+            return null
         names = [key] if "@" in key else [f"@{key}"]
         if "@" not in key and parents and not key.startswith("."):
             names.append(f"@.{key}")
         try:
-            return [pattern(name) for name in names]
+            return [*null, *map(pattern, names)]
         except AddressError:
-            return []
+            return null
 
     def _pattern(self, row: PatternRow) -> Scope | str:
         """Whom a row is about; a text: why that cannot be told."""
@@ -233,8 +237,7 @@ class AccessMap:
         operand, tests = found
         if operand == "any":  # who has said no HELO is not asked about
             return (*(["helo any"] if kind == "helo" else []), *tests)
-        # Postfix asks for the null sender by the name of <>
-        null = kind == "sender" and search(expression_of(operand), "<>") is not None
+        null = kind == "sender" and search(expression_of(operand), self._null) is not None
         return (f"{kind} {operand}{', null' if null else ''}", *tests)
 
     def _name_pattern(self, row: PatternRow) -> Scope | str:

@@ -82,6 +82,7 @@ DEFAULTS = {
     "smtpd_forbid_bare_newline": "no",
     "smtpd_hard_error_limit": "${stress?{1}:{20}}",
     "smtpd_helo_restrictions": "",
+    "smtpd_null_access_lookup_key": "<>",
     "smtpd_policy_service_default_action": "451 4.3.5 Server configuration problem",
     "smtpd_recipient_limit": "1000",
     "smtpd_recipient_restrictions": "",

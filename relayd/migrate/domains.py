@@ -23,6 +23,8 @@ from relayd.migrate.tables import (
 )
 from relayd.rules.language.lexer import string
 
+WHOLE_NAMES = ("mydestination", "virtual_alias_domains", "virtual_mailbox_domains")
+"""Lists in which a domain stands for itself, and never for what is below it."""
 MAX_NESTING = 10  # files in files
 _INSIDE = re.compile(r"(\\.|\[\^?\]?[^\]]*\])|\^")  # a ^ that stands for the beginning
 _GROUP = re.compile(r"[0-9a-fA-F]{1,4}\Z")  # of an IPv6 address
@@ -75,8 +77,9 @@ class DomainReader:
     def domains(self, setting: str, name: str) -> Names:
         """A list of domains such as `mydestination` or `relay_domains`."""
         names = Names(name, origin=setting)
-        style = self.main["parent_domain_matches_subdomains"]
-        parents = setting in split(style)
+        parents = None  # whole names only, with or without a dot before them
+        if setting not in WHOLE_NAMES:
+            parents = setting in split(self.main["parent_domain_matches_subdomains"])
         for word, negated in self._items(names):
             found: list[str] = []
             if is_table(word):
@@ -108,7 +111,7 @@ class DomainReader:
                 kept.append(each)
         return kept
 
-    def _domain(self, word: str, names: Names, parents: bool) -> list[str]:
+    def _domain(self, word: str, names: Names, parents: bool | None) -> list[str]:
         text = word.lower().rstrip(".")
         if text.startswith("["):
             return []  # an address literal: whoever writes one means this very host
@@ -119,16 +122,18 @@ class DomainReader:
             return []
         if not text.startswith("."):
             return [text, f".{text}"] if parents else [text]
-        if parents:  # Postfix looks for example.com, never for .example.com
-            self.report.note(
-                f"{names.origin}: {text} fits nothing with Postfix, for the list is in"
-                f" parent_domain_matches_subdomains: it would have to read {text[1:]}"
-            )
-            return []
-        return [text]
+        if parents is False:
+            return [text]
+        why = (
+            "it is a list of whole names"
+            if parents is None
+            else f"it is in parent_domain_matches_subdomains, and would have to read {text[1:]}"
+        )
+        self.report.note(f"{names.origin}: {text} fits nothing with Postfix, nor here: {why}")
+        return []
 
     def _domain_table(
-        self, spec: MapSpec, setting: str, names: Names, into: list[str], parents: bool
+        self, spec: MapSpec, setting: str, names: Names, into: list[str], parents: bool | None
     ) -> None:
         table = self.shelf.read(spec)
         if table.trouble:

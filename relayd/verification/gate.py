@@ -301,7 +301,7 @@ class Smtpd:
     def _mailbox(self, address: str, parents: bool) -> Iterator[tuple[str, bool]]:
         """The address, its domain and its parents, its local part."""
         if not address:
-            yield "<>", True
+            yield self._look.main["smtpd_null_access_lookup_key"], True
             return
         bare, _ = self._look.stripped(address)
         local, _, domain = address.rpartition("@")

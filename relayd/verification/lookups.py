@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from relayd.migrate.domains import WHOLE_NAMES
 from relayd.migrate.mailboxes import ListError, addresses
 from relayd.migrate.maincf import split
 from relayd.migrate.mastercf import answering
@@ -152,10 +153,12 @@ class Lookups:
 
     def listed(self, setting: str, domain: str) -> bool:
         """Whether a list of domains holds it."""
-        parents = setting in self.main.words("parent_domain_matches_subdomains")
+        parents = None
+        if setting not in WHOLE_NAMES:
+            parents = setting in self.main.words("parent_domain_matches_subdomains")
         return self._in_list(self.main.words(setting), domain.lower(), parents)
 
-    def _in_list(self, words: Sequence[str], domain: str, parents: bool) -> bool:
+    def _in_list(self, words: Sequence[str], domain: str, parents: bool | None) -> bool:
         for word in uncommented(words):
             wanted = not word.startswith("!")
             word = word.lstrip("!")
@@ -164,7 +167,7 @@ class Lookups:
             elif is_table(word):
                 spec = MapSpec.parse(word)
                 keys = [domain]
-                if spec.type not in PATTERNS:
+                if spec.type not in PATTERNS and parents is not None:
                     keys += list(parents_of(domain, parents))
                 hit = any(self.ask(spec, key) is not None for key in keys)
             else:
@@ -172,7 +175,7 @@ class Lookups:
                 hit = (
                     name == domain
                     or (parents and domain.endswith("." + name))
-                    or (not parents and name.startswith(".") and domain.endswith(name))
+                    or (parents is False and name.startswith(".") and domain.endswith(name))
                 )
             if hit:
                 return wanted

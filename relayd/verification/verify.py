@@ -329,7 +329,7 @@ def _closed(written: WrittenFiles, plan: Plan) -> str:
             above = lines[int(line) - 2] if int(line) >= 2 else ""
             if above.startswith("# closed: "):
                 return above.removeprefix("# ")
-            return f"{lines[int(line) - 1]}"
+            return f"{lines[int(line) - 1]} {step.note}".strip()
     return f"{step.rule} {step.note}".strip()
 
 
