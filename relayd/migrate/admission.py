@@ -17,7 +17,8 @@ from relayd.migrate.maincf import MainCf
 from relayd.migrate.mastercf import Service
 from relayd.migrate.moves import Gate, ListState, Scope
 from relayd.migrate.postscreen import postscreen
-from relayd.migrate.restrictions import LISTS, RELAYING, Restrictions
+from relayd.migrate.restrictions import Restrictions
+from relayd.migrate.restrictionwords import LISTS, RELAYING
 from relayd.migrate.senders import OwnSenders, may_send_as
 from relayd.migrate.tables import MapSpec, MapText, maps
 from relayd.migrate.work import Work
