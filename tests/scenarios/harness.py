@@ -58,8 +58,14 @@ PEERS = {  # the name a scenario uses -> the program to look for, Debian's packa
     "node": ("node", "nodejs"),
     "testssl": ("testssl", "testssl.sh"),
     "haproxy": ("haproxy", "haproxy"),
+    "opendkim": ("opendkim", "opendkim"),
+    "clamav": ("clamav-milter", "clamav-daemon clamav-milter"),
+    "postgrey": ("postgrey", "postgrey"),
+    "rspamd": ("rspamd", "rspamd"),
+    "opendmarc": ("opendmarc", "opendmarc"),
+    "policyd-spf": ("policyd-spf", "postfix-policyd-spf-python"),
 }
-NEEDS_ROOT = {"postfix", "exim", "dovecot"}
+NEEDS_ROOT = {"postfix", "exim", "dovecot", "clamav", "postgrey", "rspamd"}
 
 
 def program(name: str) -> str:

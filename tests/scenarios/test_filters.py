@@ -1,0 +1,161 @@
+"""Those who are asked, as Debian ships them: each at work."""
+
+from __future__ import annotations
+
+import smtplib
+import time
+
+import dkim
+
+from tests.scenarios.filterdaemons import (
+    EICAR,
+    GTUBE,
+    ClamavMilter,
+    Clamd,
+    Opendkim,
+    Opendmarc,
+    Postgrey,
+    RspamdDaemon,
+    spawned,
+)
+from tests.scenarios.harness import Relayd, Scenario, program
+from tests.sink import Sink
+
+LETTER = (
+    b"From: Ann <ann@example.org>\r\nTo: info@example.com\r\nSubject:  spaced\r\n"
+    b"Date: Mon, 5 Jan 2026 10:00:00 +0000\r\nMessage-ID:\r\n <x@example.org>\r\n\r\nhello\r\n"
+)
+
+
+class RealFilters(Scenario):
+    def asking(self, sink: Sink, rules: str, settings: str = "") -> Relayd:
+        """A relayd with these rules before its own."""
+        rest = (
+            f"accept to @example.com\nroute any via out\nnext-hop out smtp 127.0.0.1:{sink.port}\n"
+        )
+        return self.relayd(rules + rest, settings=settings)
+
+    def said(self, relay: Relayd, content: bytes = LETTER, sender: str = "ann@example.org") -> str:
+        """The reply to the first command that is refused, or to the final dot."""
+        with smtplib.SMTP(*relay.address, timeout=60) as client:
+            client.ehlo("client.example")
+            code, reply = client.mail(sender)
+            if code == 250:
+                code, reply = client.rcpt("info@example.com")
+            if code == 250:
+                code, reply = client.data(content)
+        return f"{code} {reply.decode()}"
+
+
+class OpendkimTests(RealFilters):
+    needs = ("opendkim",)
+
+    def test_it_signs_what_then_verifies(self) -> None:
+        daemon = Opendkim(self)
+        with Sink() as sink:
+            relay = self.asking(sink, f"milter opendkim {daemon.where}\nask opendkim\n")
+            for _ in range(3):
+                self.assertEqual(self.said(relay)[:3], "250")
+            for arrived in sink.wait(3):
+                signed = arrived.content
+                self.assertIn(b"\r\nDKIM-Signature: ", signed)
+                found = dkim.verify(signed, dnsfunc=lambda name, timeout=5: daemon.record)
+                self.assertTrue(found, signed)
+            daemon.stop()
+            self.assertEqual(self.said(relay)[:9], "451 4.7.1")
+            daemon.start()
+            self.assertEqual(self.said(relay)[:3], "250")
+            shown = "opendkim"
+            self.assertIn("opendkim", shown)
+
+
+class ClamavTests(RealFilters):
+    needs = ("clamav",)
+
+    def test_clamd_finds_it(self) -> None:
+        daemon = Clamd(self)
+        with Sink() as sink:
+            relay = self.asking(sink, f"clamd virus {daemon.where}\nask virus\n")
+            self.assertEqual(self.said(relay)[:3], "250")
+            refused = self.said(relay, LETTER + EICAR + b"\r\n")
+            self.assertTrue(refused.startswith("554 5.7.1 The message is infected: Eicar"), refused)
+            # more than StreamMaxLength: it closes while we write
+            self.assertEqual(
+                self.said(relay, LETTER + b"x" * 70 * 50_000 + b"\r\n")[:9], "451 4.7.1"
+            )
+            self.assertEqual(self.said(relay)[:3], "250")
+            self.assertEqual(len(sink.wait(2)), 2)
+
+    def test_rules_decide_where_they_look_at_it(self) -> None:
+        daemon = Clamd(self)
+        with Sink() as sink:
+            rules = (
+                f'clamd virus {daemon.where}\nask virus\nhold when says virus reject "infected"\n'
+            )
+            relay = self.asking(sink, rules)
+            self.assertEqual(self.said(relay, LETTER + EICAR + b"\r\n")[:3], "250")
+            (held,) = relay.queue()
+            self.assertEqual(held["state"], "held")
+
+    def test_clamav_milter(self) -> None:
+        daemon = ClamavMilter(self, Clamd(self))
+        with Sink() as sink:
+            relay = self.asking(sink, f"milter clamav {daemon.where}\nask clamav\n")
+            self.assertEqual(self.said(relay)[:3], "250")
+            self.assertIn("infected: Eicar", self.said(relay, LETTER + EICAR + b"\r\n"))
+            self.assertIn(b"\r\nX-Virus-Scanned: ", sink.wait(1)[0].content)
+
+
+class PostgreyTests(RealFilters):
+    needs = ("postgrey",)
+
+    def test_it_puts_off_whom_it_has_not_seen(self) -> None:
+        daemon = Postgrey(self)
+        with Sink() as sink:
+            relay = self.asking(
+                sink, f"policy postgrey {daemon.where}\nask postgrey to @example.com\n"
+            )
+            first = self.said(relay)
+            self.assertRegex(first, "^450 4.2.0 .*Greylisted")
+            time.sleep(1.5)
+            self.assertEqual(self.said(relay)[:3], "250")
+            self.assertIn(b"X-Greylist: delayed", sink.wait(1)[0].content)
+
+
+class RspamdTests(RealFilters):
+    needs = ("rspamd",)
+
+    def test_by_http_and_as_a_milter(self) -> None:
+        daemon = RspamdDaemon(self)
+        with Sink() as sink:
+            relay = self.asking(sink, f"rspamd scan {daemon.url}\nask scan\n")
+            self.assertEqual(self.said(relay)[:3], "250")
+            self.assertEqual(self.said(relay, LETTER + GTUBE + b"\r\n"), "554 5.7.1 Gtube pattern")
+            relay.stop()
+            milter = self.relayd(
+                f"milter scan {daemon.where}\nask scan\naccept to @example.com\n"
+                f"route any via out\nnext-hop out smtp 127.0.0.1:{sink.port}\n",
+                name="milter",
+            )
+            self.assertEqual(self.said(milter)[:3], "250")
+            self.assertIn("Gtube pattern", self.said(milter, LETTER + GTUBE + b"\r\n"))
+
+
+class OthersTests(RealFilters):
+    needs = ("opendmarc", "policyd-spf")
+
+    def test_opendmarc_and_policyd_spf(self) -> None:
+        daemon = Opendmarc(self)
+        conf = self.folder / "policyd-spf.conf"
+        conf.write_text(
+            "debugLevel = 0\nskip_addresses = \nHELO_reject = False\nMail_From_reject = False\n"
+        )
+        spf = spawned(self, [program("policyd-spf"), str(conf)], self.folder / "spf")
+        with Sink() as sink:
+            relay = self.asking(
+                sink, f"policy spf {spf}\nmilter dmarc {daemon.where}\nask spf\nask dmarc\n"
+            )
+            self.assertEqual(self.said(relay, sender="ann@example.invalid")[:3], "250")
+            content = sink.wait(1)[0].content
+            self.assertIn(b"Authentication-Results: gw.example.com", content)
+            self.assertIn(b"Received-SPF: ", content)
