@@ -39,6 +39,7 @@ class MilterLine:
 
     line: FilterLine
     client: MilterClient
+    in_message: bool = False  # it has heard of one, and not that it is over
 
 
 def milter_line(line: FilterLine) -> MilterLine:
@@ -114,18 +115,18 @@ class MilterTalk:
             raise
 
     def over(self) -> None:
-        """The session is: the connection may serve another one."""
+        """The session is, and so is the connection.
+
+        Version 6 would let the next client have it; but libmilter, as Debian has it, says nothing
+        more after that unless the last message was taken back.
+        """
         speaker, self._speaker = self._speaker, None
         self._told.clear()
         self._standing = None
         if speaker is None:
             return
         if speaker.client.ready and not speaker.line.ended:
-            if speaker.client.reusable:
-                speaker.line.write(speaker.client.next_client())
-                self._lines.give_back(speaker)
-            else:
-                self._lines.end(speaker, speaker.client.quit())
+            self._lines.end(speaker, speaker.client.quit())
         else:
             self._lines.drop(speaker)
 
@@ -162,14 +163,16 @@ class MilterTalk:
         if speaker is None:
             return
         if speaker.client.ready:
-            speaker.line.write(speaker.client.next_message())
+            if speaker.in_message:
+                speaker.line.write(speaker.client.next_message())
+                speaker.in_message = False
+            else:
+                speaker.client.next_message()
         else:
             self._broken("")
 
     async def _greeted(self) -> MilterLine:
-        speaker, used = await self._lines.take(self._command)
-        if used:
-            return speaker
+        speaker, _ = await self._lines.take(self._command)
         try:
             speaker.line.write(speaker.client.offer())
             while not speaker.client.ready:
@@ -232,6 +235,8 @@ def _write(speaker: MilterLine, event: Event, data: bytes, macros: Mapping[str, 
         raise MilterError("it says something that nobody asked for")
     octets, answers = speaker.client.tell(event, data, macros)
     speaker.line.write(octets)
+    if event not in _OF_THE_CONNECTION:
+        speaker.in_message = True
     return answers
 
 

@@ -58,14 +58,14 @@ class OpendkimTests(RealFilters):
                 self.assertEqual(self.said(relay)[:3], "250")
             for arrived in sink.wait(3):
                 signed = arrived.content
-                self.assertIn(b"\r\nDKIM-Signature: ", signed)
+                self.assertTrue(signed.startswith(b"DKIM-Signature: "), signed)
                 found = dkim.verify(signed, dnsfunc=lambda name, timeout=5: daemon.record)
                 self.assertTrue(found, signed)
             daemon.stop()
             self.assertEqual(self.said(relay)[:9], "451 4.7.1")
             daemon.start()
             self.assertEqual(self.said(relay)[:3], "250")
-            shown = "opendkim"
+            shown = relay.ctl("filters").stdout
             self.assertIn("opendkim", shown)
 
 
@@ -94,8 +94,7 @@ class ClamavTests(RealFilters):
             )
             relay = self.asking(sink, rules)
             self.assertEqual(self.said(relay, LETTER + EICAR + b"\r\n")[:3], "250")
-            (held,) = relay.queue()
-            self.assertEqual(held["state"], "held")
+            self.assertIn("Held by rule", relay.ctl("queue").stdout)
 
     def test_clamav_milter(self) -> None:
         daemon = ClamavMilter(self, Clamd(self))
@@ -146,16 +145,13 @@ class OthersTests(RealFilters):
 
     def test_opendmarc_and_policyd_spf(self) -> None:
         daemon = Opendmarc(self)
-        conf = self.folder / "policyd-spf.conf"
-        conf.write_text(
-            "debugLevel = 0\nskip_addresses = \nHELO_reject = False\nMail_From_reject = False\n"
-        )
-        spf = spawned(self, [program("policyd-spf"), str(conf)], self.folder / "spf")
+        # without a configuration it skips clients of this machine, and says so
+        spf = spawned(self, [program("policyd-spf"), "/dev/null"], self.folder / "spf")
         with Sink() as sink:
             relay = self.asking(
                 sink, f"policy spf {spf}\nmilter dmarc {daemon.where}\nask spf\nask dmarc\n"
             )
-            self.assertEqual(self.said(relay, sender="ann@example.invalid")[:3], "250")
+            self.assertEqual(self.said(relay)[:3], "250")
             content = sink.wait(1)[0].content
-            self.assertIn(b"Authentication-Results: gw.example.com", content)
-            self.assertIn(b"Received-SPF: ", content)
+            self.assertTrue(content.startswith(b"Authentication-Results: gw.example.com"), content)
+            self.assertIn(b"\r\nX-Comment: SPF check N/A for local", content)
