@@ -433,6 +433,7 @@ def commands_of(
         log=log,
         oauth=oauth,
         said=configuration.said,
+        filters=gateway.filters.view,
     )
 
 
