@@ -188,10 +188,10 @@ class FilteringReception(Reception):
                     return _NO_PLAN
                 plan = replace(plan, destinations=fresh.destinations)
             if named in gone:
-                step = Step("discard", "", "ask", gone[named])
+                step = self._session.done("discard", gone[named])
                 plan = Plan(Verdict.DISCARD, plan.reply, (), (*plan.trail, step))
             elif named in held and plan.verdict is Verdict.ACCEPT:
-                step = Step("hold", "", "ask", held[named])
+                step = self._session.done("hold", held[named])
                 plan = replace(plan, verdict=Verdict.HOLD, trail=(*plan.trail, step))
             plans.append(plan)
         verdict = Verdict.HOLD if wanted.hold else Verdict.ACCEPT
@@ -201,7 +201,7 @@ class FilteringReception(Reception):
             planned = self._planned(ruleset, transaction, mailbox)
             if planned is None:
                 return _NO_PLAN
-            step = Step("ask", "", name, f"added <{mailbox}>")
+            step = self._session.done("add", f"{name}: <{mailbox}>")
             planned = replace(planned, trail=(step, *planned.trail))
             if planned.verdict is Verdict.ACCEPT:
                 planned = replace(planned, verdict=verdict)

@@ -119,6 +119,11 @@ class SessionFilters:
         self._instance = ""
         self._failed: dict[str, Objection] = {}  # who did not say, in this transaction
 
+    def done(self, verb: str, said: str) -> Step:
+        """A step of the trail: what was done to the message, and who (`NAME: why`) wanted it."""
+        definition = self._ruleset.filters.get(said.partition(":")[0])
+        return Step(verb, str(definition.place) if definition else "", f"{verb} by {said}")
+
     # the session goes on
 
     async def connection(self, client: Client, gathered: Mapping[Fact, object]) -> Objection:
@@ -206,11 +211,14 @@ class SessionFilters:
         objection = await self._shown(content, recipients, told)
         if objection is not None:
             return Filtered(objection, trail=(Step("ask", "", self.why),))
-        wanted = self.wanted
-        verdict = Verdict.HOLD if wanted.hold else Verdict.ACCEPT
+        wanted, verdict, steps = self.wanted, Verdict.ACCEPT, [*self.wanted.steps]
         if wanted.discard:
             verdict = Verdict.DISCARD
-        return Filtered(None, verdict, self.facts, tuple(wanted.steps))
+            steps.append(self.done("discard", wanted.discard))
+        elif wanted.hold:
+            verdict = Verdict.HOLD
+            steps.append(self.done("hold", wanted.hold))
+        return Filtered(None, verdict, self.facts, tuple(steps))
 
     async def _shown(
         self,

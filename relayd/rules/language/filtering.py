@@ -93,10 +93,9 @@ def read_ask(words: Words) -> Ask:
     """`ask NAME, NAME [conditions] [when ...]`."""
     start = words.place
     names = words.commas(lambda: words.name("the name of a milter, rspamd, clamd or policy"))
-    token = words.peek()
-    if token is not None and names[-1].lower() in (*CONDITIONS, "when"):  # is it no name, then
-        if not words.at_word(*CONDITIONS, "when"):
-            raise words.complain("nobody is named", "expected the name of who is asked")
+    a_condition = names[-1].lower() in CONDITIONS and words.peek() is not None
+    if a_condition and not words.at_word(*CONDITIONS, "when"):
+        raise words.complain("nobody is named", "expected the name of who is asked")
     for name in names:
         if names.count(name) > 1:
             raise words.complain(f"{name} is asked once", "expected each name once", start)
