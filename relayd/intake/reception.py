@@ -229,7 +229,7 @@ class Reception:
                 self._fail(_NO_MEMORY)
                 return
         if self._examination is not None:
-            self._examination.receive(data)
+            self._examination.receive(header, data)
         if self._completion is not None:
             data = self._completion.receive(data)
             if not data:
@@ -543,7 +543,7 @@ class Reception:
             self._fail(reply)
             return self._refuse("DATA", reply, error.reason)
         if self._ruleset is not None and (self._ruleset.examined or intake.filters is not None):
-            self._examination = Examination(self._ruleset)
+            self._examination = Examination(self._ruleset, intake.gatherer)
         self._header = HeaderSection(
             intake.trace,
             intake.limits.header_size,
@@ -592,14 +592,18 @@ class Reception:
 
     async def _examined(self, examination: Examination) -> Objection:
         """Gather what is to be known of it, ask who else reads it, then ask the rules again."""
-        transaction, ruleset, filters = self._transaction, self._ruleset, self._intake.filters
+        transaction, ruleset, header = self._transaction, self._ruleset, self._header
+        filters = self._intake.filters
         assert transaction is not None
         assert ruleset is not None
+        assert header is not None
         content = self._received_content()
         found = Filtered()
         try:
             told: dict[Fact, object] = dict(self._gathering.facts) if self._gathering else {}
-            told |= await examination.facts(content)
+            told |= await examination.facts(
+                header, content, transaction.client, transaction.envelope, told
+            )
             if filters is not None:
                 named = [each.original for each in transaction.addressees.values()]
                 found = await filters.examine(

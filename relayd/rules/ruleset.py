@@ -15,6 +15,8 @@ from relayd.mail.nexthop import NextHop
 from relayd.rules.conditions.condition import Condition, Test
 from relayd.rules.conditions.mailbox import FromSender, ToRecipient
 from relayd.rules.conditions.reversename import REVERSE_NAME
+from relayd.rules.conditions.senderpolicy import SENDER_POLICY
+from relayd.rules.conditions.signatures import DMARC
 from relayd.rules.defaultdomain import home_of
 from relayd.rules.fact import CERTIFICATE, Fact, Known
 from relayd.rules.language.model import (
@@ -166,7 +168,8 @@ def _examining(ruleset: Ruleset) -> Ruleset:
     return but(
         ruleset,
         examined=frozenset(fact for fact in ruleset.needs if fact.known is Known.CONTENT),
-        asked=frozenset(fact for fact in ruleset.asked if fact.known is not Known.CONTENT),
+        asked=frozenset(fact for fact in ruleset.asked if fact.known is not Known.CONTENT)
+        | ({SENDER_POLICY} if DMARC in ruleset.needs else set()),
         content=Stage(admissions, _tests, tables, lambda rule: not rule.examines),
         plans_anew=any(
             rule.examines and not (isinstance(rule, AdmissionRule) and rule.for_all)
