@@ -25,6 +25,7 @@ from relayd.intake.transaction import (
     identity,
     merge_notify,
 )
+from relayd.intake.vouching import Vouched, results_field
 from relayd.login.guesses import Guesses
 from relayd.mail.address import Mailbox, ReversePath, path_text
 from relayd.mail.client import Client
@@ -37,6 +38,7 @@ from relayd.mail.reply import Reply
 from relayd.report.bounce import expand
 from relayd.report.wishes import STRANGERS, TRUSTED, Wishes
 from relayd.rules.conditions.reversename import REVERSE_NAME
+from relayd.rules.conditions.senderpolicy import SENDER_POLICY
 from relayd.rules.evaluate import Facts, evaluate, examine
 from relayd.rules.fact import Fact, Known
 from relayd.rules.header import TooManyFieldsError, edit_header
@@ -185,6 +187,7 @@ class Reception:
         self._policy = policy
         self._completion: Completion | None = None
         self._examination: Examination | None = None
+        self._vouched: Vouched | None = None  # what came of it
         self._eight_bit = False
         self._why = ""  # the content is refused, for the log
         self._failure: Reply | None = None  # known before the end of content
@@ -330,6 +333,7 @@ class Reception:
         if self._examination is not None:
             self._examination.cancel()
             self._examination = None
+        self._vouched = None
         self._draft = self._transaction = self._header = self._failure = self._completion = None
 
     def _hold_header(self, octets: int) -> bool:
@@ -550,7 +554,8 @@ class Reception:
             keep=self._keeps_header
             or transaction.edits_header
             or self._policy.submission
-            or self._examination is not None,
+            or self._examination is not None
+            or (self._ruleset is not None and self._ruleset.authenticates),
         )
         self._completion = self._complete_with(draft.ident) if self._policy.submission else None
         return _GO_AHEAD
@@ -673,7 +678,10 @@ class Reception:
         return plan.reply
 
     def _verdict_on_content(self, objection: Objection) -> Reply | Pending[Any]:
-        self._examination = None
+        """What others say was heard before (AskingReception); what is left is ours."""
+        if self._examination is not None:
+            self._vouched = self._examination.vouched
+            self._examination = None
         if objection is not None:
             self._fail(objection)
         return Reception.end_of_content(self)
@@ -734,6 +742,8 @@ class Reception:
             header_size=len(self._trace) + size,
             eight_bit=self._eight_bit,
             utf8_header=header.eight_bit,
+            results=self._results(ruleset, transaction) if ruleset.authenticates else b"",
+            authserv=self._intake.trace.hostname,
         )
         try:
             submission = transaction.submission(
@@ -743,7 +753,8 @@ class Reception:
             return _TOO_MANY_FIELDS
         grown = size
         if submission.headers:
-            grown = max(grown, max(map(len, submission.headers)) - len(self._trace))
+            ours = len(facts.results) + len(self._trace)
+            grown = max(grown, max(map(len, submission.headers)) - ours)
         if grown > header.size and self._draft is not None:
             # what came was within the limits; what leaves is to be so as well
             if grown > limits.header_size:
@@ -751,6 +762,17 @@ class Reception:
             if self._draft.size - len(self._trace) - size + grown > limits.message_size:
                 return _MESSAGE_GREW
         return submission
+
+    def _results(self, ruleset: Ruleset, transaction: ReceivedTransaction) -> bytes:
+        """What was found out about who vouches for it, for those who read it after us."""
+        told = {} if self._gathering is None else self._gathering.facts
+        return results_field(
+            self._intake.trace.hostname,
+            transaction.client,
+            transaction.envelope,
+            told.get(SENDER_POLICY),
+            self._vouched,
+        )
 
     def _write(self, data: bytes) -> None:
         if data and self._draft is not None:

@@ -16,8 +16,12 @@ from twisted.python.failure import Failure
 
 from relayd.authentication.asking import Asking
 from relayd.authentication.dmarc import DmarcResult, evaluate, policy_names
+from relayd.authentication.results import ResultsField
+from relayd.authentication.spf import SpfResult
 from relayd.intake.lookups import Records, answered
-from relayd.mail.address import AddressError
+from relayd.mail.address import AddressError, path_text
+from relayd.mail.client import Client
+from relayd.mail.envelope import Envelope
 from relayd.mime.headertext import field_bodies
 from relayd.reactor.coroutine import promise
 from relayd.rules.addrspec import addresses
@@ -153,6 +157,25 @@ def _whole(found: DkimResult) -> DkimResult:
     if found.result == "pass" and found.partial:
         return replace(found, result="neutral", why="more body came than it signs")
     return found
+
+
+def results_field(
+    authserv: str, client: Client, envelope: Envelope, spf: object, vouched: Vouched | None
+) -> bytes:
+    """Authentication-Results (RFC 8601) for what was checked; `spf`: its result, if there is one.
+
+    Empty: nothing was.
+    """
+    if spf is None and vouched is None:
+        return b""
+    field = ResultsField(authserv)
+    if spf is not None:
+        field.spf(SpfResult(str(spf)), path_text(envelope.reverse_path), client.helo)
+    if vouched is not None:
+        field.dkim(vouched.dkim)
+        for each in vouched.dmarc:
+            field.dmarc(each)
+    return bytes(field)
 
 
 def author_domains(section: bytes) -> Iterator[str]:

@@ -16,7 +16,7 @@ from relayd.rules.conditions.condition import Condition, Test
 from relayd.rules.conditions.mailbox import FromSender, ToRecipient
 from relayd.rules.conditions.reversename import REVERSE_NAME
 from relayd.rules.conditions.senderpolicy import SENDER_POLICY
-from relayd.rules.conditions.signatures import DMARC
+from relayd.rules.conditions.signatures import DKIM, DMARC
 from relayd.rules.defaultdomain import home_of
 from relayd.rules.fact import CERTIFICATE, Fact, Known
 from relayd.rules.language.model import (
@@ -75,6 +75,7 @@ class Ruleset:
     introductions: tuple[tuple[Test, ...], ...] = field(default=())  # see trusts()
     examined: frozenset[Fact] = field(default=frozenset())  # what its rules look at in the content
     content: Stage[AdmissionRule] | None = field(default=None)  # ... those that let mail in, or not
+    authenticates: bool = field(default=False)  # they look at SPF, DKIM or DMARC
     plans_anew: bool = field(default=False)  # ... or may change what becomes of one recipient
     at_rcpt: Ruleset | None = field(default=None)  # it without such rules; None: it has none
 
@@ -149,6 +150,7 @@ def build(
         send_as=SendAsStage(_of(items, SendAs), tables, origin or hostname, separators),
         needs=needs,
         asked=frozenset(fact for fact in needs if fact.asked) - {REVERSE_NAME},
+        authenticates=bool(needs & {SENDER_POLICY, DKIM, DMARC}),
         lists={item.name: item for item in items if isinstance(item, DnsListDef)},
         home=home_of(admissions, tables),
         introductions=tuple(_introductions(admissions, tables)),

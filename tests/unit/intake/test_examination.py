@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -265,7 +266,10 @@ AUTHOR_SIGNED = SECTION  # as `sign` signs it
 BODY = b"Hello  there \r\n\r\n"
 KEY = ("s._domainkey.example.com", "TXT")
 POLICY = ("_dmarc.example.com", "TXT")
-STRICT = {KEY: (ED_RECORD,), POLICY: ("v=DMARC1; p=reject",)}
+STRICT: dict[tuple[str, str], tuple[str, ...] | None] = {
+    KEY: (ED_RECORD,),
+    POLICY: ("v=DMARC1; p=reject",),
+}
 
 
 class VouchedFor(ExaminationCase):
@@ -365,7 +369,7 @@ class VouchedFor(ExaminationCase):
         ):
             for asked in DMARC_WORDS:
                 with self.subTest(word, asked=asked):
-                    records = {KEY: (ED_RECORD,), POLICY: policy}
+                    records = {**STRICT, POLICY: policy}
                     answer = self.holds(f"dmarc {asked}", content, records)
                     self.assertEqual(answer, "yes" if asked == word else "no")
 
@@ -469,3 +473,83 @@ class Fields(ExaminationCase):
         lines = ["Subject: " + "a " * 490] * 20
         self.assertFalse(self.holds('field subject "spam"', *lines, "Subject: spam"))
         self.assertTrue(self.holds('field subject "spam"', "Subject: spam", *lines))
+
+
+class Results(ExaminationCase):
+    """Authentication-Results (RFC 8601)."""
+
+    def taken(self, rules: str, content: bytes) -> tuple[bytes, bytes]:
+        """What is sent on: what stands in front of our Received field, and what behind it."""
+        spf = {("example.com", "TXT"): ("v=spf1 ip4:192.0.2.0/24 -all",)}
+        self.zone = Zone({**STRICT, **spf})
+        self.gatherer = Gatherer(self.scene.clock, self.zone, self.log, HOST, lambda: NOW)
+        self.rules(f"accept to @example.org\n{rules}")
+        peer = self.scene.greeted()
+        peer.say(*message("b@example.org", sender="ann@example.com"))
+        (reply,) = peer.send(content + b".\r\n")
+        self.assertEqual(reply[:3], "250")
+        stored, submission = self.scene.spool.stored[-1]
+        whole = b"".join(stored.content.chunks())
+        if submission.recipients[0].header:
+            section = submission.headers[submission.recipients[0].header - 1]
+            whole = section + whole[submission.header_size :]
+        before, received, behind = whole.partition(b"Received: ")
+        own = received + behind
+        end = re.search(rb"\r\n(?![ \t])", own)
+        assert end is not None
+        return before, own[end.end() :]
+
+    def test_what_was_checked_is_written_down_in_front(self) -> None:
+        content = sign() + b"\r\n" + AUTHOR_SIGNED + BODY
+        before, behind = self.taken("reject when dmarc reject", content)
+        self.assertEqual(behind, content)
+        text = b" ".join(before.split()).decode()
+        self.assertTrue(text.startswith(f"Authentication-Results: {HOST}; spf=pass"), text)
+        self.assertIn(" smtp.mailfrom=ann@example.com; dkim=pass header.d=example.com", text)
+        self.assertIn("; dmarc=pass (p=reject) header.from=example.com", text)
+
+    def test_only_what_was_checked(self) -> None:
+        before, _ = self.taken("reject when spf fail", AUTHOR + BODY)
+        self.assertIn(b"spf=pass", before)
+        self.assertNotIn(b"dkim", before)
+        before, _ = self.taken("reject when dkim fail", AUTHOR + BODY)
+        self.assertIn(b"dkim=none", before)
+        self.assertNotIn(b"spf", before)
+
+    def test_where_nobody_looks_every_octet_stays(self) -> None:
+        forged = f"Authentication-Results: {HOST}; spf=pass\r\n".encode() + AUTHOR + BODY
+        for rules in ("", "reject when size > 100000"):
+            self.assertEqual(self.taken(rules, forged), (b"", forged))
+
+    def test_what_speaks_in_our_name_is_removed_and_nothing_else(self) -> None:
+        for line, goes in (
+            (f"Authentication-Results: {HOST}; spf=pass", True),
+            (f"authentication-results : (a;b) {HOST.upper()} 1;\r\n\tdmarc=pass", True),
+            (f"Authentication-Results: other.example; spf=pass smtp.helo={HOST}", False),
+            (f"X-Authentication-Results: {HOST}; spf=pass", False),
+            (f"X: Authentication-Results: {HOST}; spf=pass", False),
+        ):
+            with self.subTest(line):
+                octets = line.encode() + b"\r\n"
+                _, behind = self.taken(
+                    "reject when dmarc reject", b"A: b\r\n" + octets + AUTHOR_SIGNED_BODY
+                )
+                kept = b"" if goes else octets
+                self.assertEqual(behind, b"A: b\r\n" + kept + AUTHOR_SIGNED_BODY)
+
+    def test_a_field_that_quotes_the_forged_one_does_not_save_it(self) -> None:
+        forged = f"Authentication-Results: {HOST}; spf=pass\r\n".encode()
+        content = b"X: " + forged + b"To: b@example.org\r\n" + forged + AUTHOR_SIGNED_BODY
+        _, behind = self.taken("reject when dmarc reject", content)
+        self.assertEqual(behind, b"X: " + forged + b"To: b@example.org\r\n" + AUTHOR_SIGNED_BODY)
+
+    def test_header_rules_work_behind_it(self) -> None:
+        before, behind = self.taken(
+            'reject when dmarc reject\nheader remove Authentication-Results\nheader add X-A "b"',
+            b"Authentication-Results: other.example; none\r\n" + AUTHOR_SIGNED_BODY,
+        )
+        self.assertIn(b"dmarc=pass", before)
+        self.assertEqual(behind, b"X-A: b\r\n" + AUTHOR_SIGNED_BODY)
+
+
+AUTHOR_SIGNED_BODY = sign() + b"\r\n" + AUTHOR_SIGNED + BODY
