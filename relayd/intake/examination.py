@@ -5,7 +5,7 @@ Only for a rule set that looks at it (Ruleset.examined).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -19,7 +19,7 @@ from relayd.mail.client import Client
 from relayd.mail.envelope import Envelope
 from relayd.mail.plan import Step, Verdict
 from relayd.mime.headertext import field_texts
-from relayd.rules.conditions.headerfield import FIELD, MOST_CHARACTERS, MOST_IN_ALL
+from relayd.rules.conditions.headerfield import FIELD, bounded
 from relayd.rules.conditions.senderpolicy import SENDER_POLICY
 from relayd.rules.conditions.signatures import DKIM, DMARC
 from relayd.rules.conditions.size import SIZE
@@ -94,7 +94,7 @@ class Examination:
             if fact == SIZE:
                 found[fact] = content.size
             elif fact.spelled == FIELD:
-                found[fact] = _bounded(field_texts(content.section, fact.of))
+                found[fact] = bounded(field_texts(content.section, fact.of))
         if self._vouching is not None:
             if not self._vouching.begun:  # all of it is header section
                 self._vouching.begin(header.octets)
@@ -109,15 +109,3 @@ class Examination:
         """Nobody wants to know any more."""
         if self._vouching is not None:
             self._vouching.cancel()
-
-
-def _bounded(texts: Iterable[str]) -> tuple[str, ...]:
-    """As much as expressions are to look at."""
-    left = MOST_IN_ALL
-    kept = []
-    for text in texts:
-        kept.append(text[: min(MOST_CHARACTERS, left)].lower())
-        left -= len(kept[-1])
-        if left <= 0:
-            break
-    return tuple(kept)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from dataclasses import replace as but
 from typing import TypeVar
@@ -160,31 +160,57 @@ def build(
 
 def _examining(ruleset: Ruleset) -> Ruleset:
     """A set with rules that look at the content: what is asked when."""
-    tables = ruleset.tables
-    admissions = [entry.rule for entry in ruleset.admission.entries]
-
-    def early(stage: Stage[R], conditions: Callable[[R], Sequence[Condition]]) -> Stage[R]:
-        rules = [entry.rule for entry in stage.entries]
-        return Stage(rules, conditions, tables, _examines) if any(map(_examines, rules)) else stage
-
     return but(
         ruleset,
         examined=frozenset(fact for fact in ruleset.needs if fact.known is Known.CONTENT),
         asked=frozenset(fact for fact in ruleset.asked if fact.known is not Known.CONTENT)
         | ({SENDER_POLICY} if DMARC in ruleset.needs else set()),
-        content=Stage(admissions, _tests, tables, lambda rule: not rule.examines),
+        content=_content(ruleset, lambda rule: not rule.examines),
         plans_anew=any(
             rule.examines and not (isinstance(rule, AdmissionRule) and rule.for_all)
             for rule in _of(ruleset.items, Rule)
         ),
-        at_rcpt=but(
-            ruleset,
-            recipients=early(ruleset.recipients, _recipient),
-            senders=early(ruleset.senders, _sender),
-            headers=early(ruleset.headers, _tests),
-            forward=early(ruleset.forward, _recipient),
-            route=early(ruleset.route, _routed),
-        ),
+        at_rcpt=_without(ruleset, _examines),
+    )
+
+
+def without_unknown(ruleset: Ruleset, told: Collection[Fact]) -> Ruleset:
+    """The set without rules that look at something of the content that is not told."""
+
+    def asks_more(rule: Rule) -> bool:
+        return any(
+            fact.known is Known.CONTENT and fact not in told
+            for condition in rule.tests
+            for fact in condition.needs
+        )
+
+    content = _content(ruleset, lambda rule: not rule.examines or asks_more(rule))
+    return but(_without(ruleset, asks_more), content=content)
+
+
+def _content(
+    ruleset: Ruleset, passed_over: Callable[[AdmissionRule], bool]
+) -> Stage[AdmissionRule]:
+    rules = [entry.rule for entry in ruleset.admission.entries]
+    return Stage(rules, _tests, ruleset.tables, passed_over)
+
+
+def _without(ruleset: Ruleset, passed_over: Callable[[Rule], bool]) -> Ruleset:
+    """The set with some rules passed over behind admission; all keep their numbers."""
+
+    def stage(all_: Stage[R], conditions: Callable[[R], Sequence[Condition]]) -> Stage[R]:
+        rules = [entry.rule for entry in all_.entries]
+        if not any(map(passed_over, rules)):
+            return all_
+        return Stage(rules, conditions, ruleset.tables, passed_over)
+
+    return but(
+        ruleset,
+        recipients=stage(ruleset.recipients, _recipient),
+        senders=stage(ruleset.senders, _sender),
+        headers=stage(ruleset.headers, _tests),
+        forward=stage(ruleset.forward, _recipient),
+        route=stage(ruleset.route, _routed),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from relayd.rules.conditions.condition import Condition, Operand, Test
 from relayd.rules.fact import Fact, Known
@@ -25,6 +25,18 @@ def header_field(name: str) -> Fact:
     In lower case, as all that expressions are matched with. Empty: there is none.
     """
     return Fact("the header field", Known.CONTENT, of=name.lower(), spelled=FIELD, values=((),))
+
+
+def bounded(texts: Iterable[str]) -> tuple[str, ...]:
+    """Texts of fields as rules look at them: as much as expressions may have, in lower case."""
+    left = MOST_IN_ALL
+    kept = []
+    for text in texts:
+        kept.append(text[: min(MOST_CHARACTERS, left)].lower())
+        left -= len(kept[-1])
+        if left <= 0:
+            break
+    return tuple(kept)
 
 
 class ByField(Condition):
