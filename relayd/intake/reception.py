@@ -33,7 +33,7 @@ from relayd.mail.envelope import Envelope, Recipient
 from relayd.mail.ident import ident_text
 from relayd.mail.log import MailLog
 from relayd.mail.message import Message, RecipientState, Record, Submission
-from relayd.mail.plan import Plan, Verdict
+from relayd.mail.plan import Plan, Step, Verdict
 from relayd.mail.reply import Reply
 from relayd.report.bounce import expand
 from relayd.report.wishes import STRANGERS, TRUSTED, Wishes
@@ -44,6 +44,7 @@ from relayd.rules.fact import Fact, Known
 from relayd.rules.header import TooManyFieldsError, edit_header
 from relayd.rules.ruleset import Ruleset
 from relayd.rules.srsstage import FORGED
+from relayd.rules.storedfact import kept
 from relayd.smtp import events
 from relayd.spool.errors import SpoolError, SpoolFull
 from relayd.spool.interface import AnyDraft
@@ -188,6 +189,7 @@ class Reception:
         self._completion: Completion | None = None
         self._examination: Examination | None = None
         self._vouched: Vouched | None = None  # what came of it
+        self._told: Mapping[Fact, object] | None = None  # all that was known at the final dot
         self._eight_bit = False
         self._why = ""  # the content is refused, for the log
         self._failure: Reply | None = None  # known before the end of content
@@ -333,7 +335,7 @@ class Reception:
         if self._examination is not None:
             self._examination.cancel()
             self._examination = None
-        self._vouched = None
+        self._vouched = self._told = None
         self._draft = self._transaction = self._header = self._failure = self._completion = None
 
     def _hold_header(self, octets: int) -> bool:
@@ -507,6 +509,9 @@ class Reception:
             if guessable is not None and plan.reply is FORGED:
                 guessable.wrong_hash(client_key(self.client.address))
             sender = transaction.envelope.reverse_path
+            if gathering is not None:
+                told = kept(gathering.facts)
+                plan = replace(plan, trail=(*told, *plan.trail))
             self._intake.untold(transaction.client, sender, mailbox, plan, self._ruleset.hash)
             return self._refuse(rcpt_text(mailbox), plan.reply, _why(plan))
         total = transaction.destinations + len(plan.destinations)
@@ -518,10 +523,10 @@ class Reception:
         if much and not self._hold_recipients(held):
             transaction.full = _NO_MEMORY
             return self._refuse(rcpt_text(mailbox), _NO_MEMORY)
-        told = None
+        facts = None
         if gathering is not None and self._ruleset.examined:  # it may be decided again
-            told = dict(gathering.facts)
-        transaction.add(named, Addressee(mailbox, params.orcpt, notify, plan, told))
+            facts = dict(gathering.facts)
+        transaction.add(named, Addressee(mailbox, params.orcpt, notify, plan, facts))
         return plan.reply
 
     def _data(self, event: events.Data) -> Reply | Pending[Any]:
@@ -634,6 +639,7 @@ class Reception:
         found: Filtered,
     ) -> Objection:
         """What the rules say now that the content is known: of all recipients, then of each."""
+        self._told = told
         client, sender = transaction.client, transaction.envelope.reverse_path
         started = transaction.started
         nobody = Mailbox("", "")
@@ -672,6 +678,7 @@ class Reception:
     ) -> Objection:
         """None of the recipients is taken: SMTP has one answer for all."""
         self._why = _why(plan)
+        plan = replace(plan, trail=(*self._facts_told(), *plan.trail))
         path = transaction.envelope.reverse_path
         for each in transaction.addressees.values():
             self._intake.untold(transaction.client, path, each.original, plan, ruleset.hash)
@@ -742,6 +749,7 @@ class Reception:
             header_size=len(self._trace) + size,
             eight_bit=self._eight_bit,
             utf8_header=header.eight_bit,
+            told=() if self._gathering is None and self._told is None else self._facts_told(),
             results=self._results(ruleset, transaction) if ruleset.authenticates else b"",
             authserv=self._intake.trace.hostname,
         )
@@ -762,6 +770,13 @@ class Reception:
             if self._draft.size - len(self._trace) - size + grown > limits.message_size:
                 return _MESSAGE_GREW
         return submission
+
+    def _facts_told(self) -> tuple[Step, ...]:
+        """What rules have looked at by now, to be kept with the message."""
+        told = self._told
+        if told is None and self._gathering is not None:
+            told = self._gathering.facts
+        return kept(told or {})
 
     def _results(self, ruleset: Ruleset, transaction: ReceivedTransaction) -> bytes:
         """What was found out about who vouches for it, for those who read it after us."""

@@ -48,6 +48,7 @@ class ContentFacts:
     header_size: int  # octets of both, the empty line included
     eight_bit: bool
     utf8_header: bool
+    told: tuple[Step, ...] = ()  # facts that rules looked at (relayd.mail.plan.FACT)
     results: bytes = b""  # Authentication-Results of ours, to stand in front of all
     authserv: str = ""  # in whose name they are
 
@@ -140,7 +141,7 @@ class ReceivedTransaction:
             headers=() if headers is None else tuple(headers.sections),
             state=states[0] if alike else RecipientState.QUEUED,
             states=() if alike else tuple(states),
-            trail=self._trail(),
+            trail=(*facts.told, *self._trail()) if facts.told else self._trail(),
             rules=rules,
         )
 

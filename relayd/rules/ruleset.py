@@ -85,6 +85,11 @@ class Ruleset:
         return CERTIFICATE in self.needs
 
     @property
+    def gathered(self) -> frozenset[Fact]:
+        """What it looks at besides the envelope and the session, the client's name left out."""
+        return self.asked | self.examined
+
+    @property
     def usual(self) -> dict[Fact, object]:
         """What others would say of anybody: what is not stated is so."""
         return {fact: fact.usual for fact in self.needs if fact.gathered}

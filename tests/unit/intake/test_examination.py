@@ -15,13 +15,17 @@ from relayd.mail.address import Mailbox
 from relayd.mail.client import Client
 from relayd.mail.envelope import Envelope
 from relayd.mail.message import RecipientState, Submission
-from relayd.mail.plan import Step, Verdict
+from relayd.mail.plan import FACT, Plan, Step, Verdict
 from relayd.mail.reply import Reply
-from relayd.rules.conditions.signatures import DMARC, DMARC_WORDS
+from relayd.rules.conditions.headerfield import header_field
+from relayd.rules.conditions.listing import listing
+from relayd.rules.conditions.signatures import DKIM, DMARC, DMARC_WORDS, SignedResult
+from relayd.rules.conditions.size import SIZE
 from relayd.rules.evaluate import evaluate
 from relayd.rules.fact import Fact
 from relayd.rules.header import edit_header
 from relayd.rules.ruleset import build
+from relayd.rules.storedfact import kept, recalled
 from relayd.spool.errors import SpoolFull
 from tests.support import TestCase
 from tests.unit.authentication.test_dkim import ED_RECORD, NOW, SECTION, sign
@@ -553,3 +557,57 @@ class Results(ExaminationCase):
 
 
 AUTHOR_SIGNED_BODY = sign() + b"\r\n" + AUTHOR_SIGNED + BODY
+
+
+class Kept(ExaminationCase):
+    """What was known stays with the message, for `why` and `replay`."""
+
+    def facts(self, trail: Sequence[Step]) -> dict[str, str]:
+        return {step.place: step.note for step in trail if step.stage == FACT}
+
+    def test_with_the_message(self) -> None:
+        self.send(("Subject: Urgent", *LARGE[1:]), "a@example.com")
+        trail = self.submission.trail
+        self.assertEqual(self.facts(trail), {"field subject": '["urgent"]', "size": "7219"})
+        self.assertEqual([step.stage for step in trail[:3]], ["fact", "fact", "accept"])
+        self.assertEqual([step.rule for step in trail[:2]], ["field subject urgent", "size 7219"])
+
+    def test_with_the_refusal_of_each_recipient(self) -> None:
+        noted: list[Plan] = []
+        intake = self.scene.service.intake
+        intake.untold = lambda _client, _sender, _mailbox, plan, _hash: noted.append(plan)
+        self.send(LARGE, "a@example.com", "b@example.com", sender="x@example.net")
+        self.assertEqual([self.facts(plan.trail)["size"] for plan in noted], ["7218", "7218"])
+        self.assertEqual(noted[0].trail[-1].stage, "reject")
+
+    def test_with_a_refusal_at_rcpt(self) -> None:
+        noted: list[Plan] = []
+        spf: dict[tuple[str, str], tuple[str, ...] | None]
+        spf = {("example.com", "TXT"): ("v=spf1 -all",)}
+        self.gatherer = Gatherer(self.scene.clock, Zone(spf), self.log, HOST, lambda: NOW)
+        self.rules("reject when spf fail\naccept any")
+        self.scene.service.intake.untold = lambda *told: noted.append(told[3])
+        peer = self.scene.greeted()
+        peer.say(*message("b@example.org", sender="ann@example.com"))
+        self.assertEqual(self.facts(noted[0].trail), {"spf": '"fail"'})
+
+    def test_what_is_long_is_not(self) -> None:
+        self.send(("Subject: " + "long " * 150, *SMALL[1:]), "a@example.com")
+        self.assertEqual(set(self.facts(self.submission.trail)), {"size"})
+
+    def test_it_is_recalled_as_it_was(self) -> None:
+        told: dict[Fact, object] = {
+            DKIM: (SignedResult("pass", "a.test"), SignedResult("fail")),
+            DMARC: None,
+            SIZE: 4,
+            header_field("X"): ("a", "ü"),
+            listing("zen"): True,
+        }
+        stored = self.facts(kept(told))
+        self.assertEqual(recalled(told, stored), told)
+        self.assertEqual(recalled([SIZE], {}), {})
+
+    def test_where_nobody_looks_nothing_is(self) -> None:
+        self.rules("accept to @example.com")
+        self.send(SMALL, "a@example.com")
+        self.assertEqual(self.facts(self.submission.trail), {})
