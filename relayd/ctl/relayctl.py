@@ -131,6 +131,8 @@ def _why_lines(answer: dict[str, Any]) -> Iterator[str]:
         f" decided by rule set {answer.get('rules') or '(unknown)'}:"
     )
     yield ""
+    for fact in answer.get("facts", ()):
+        yield text.safe(f"fact  {fact}   (as stored)")
     yield from explaining.trail_rows(answer.get("trail", []))
     for recipient in answer["recipients"]:
         yield ""

@@ -89,7 +89,7 @@ def sent_from(peer: AskedAbout, sender: ReversePath, params: MailParams) -> Happ
     macros = _known(
         auth_type=peer.mechanism if login else "",
         auth_authen=login,
-        mail_host=sender.domain if sender is not None else "",
+        mail_host=sender.domain if sender is not None else peer.hostname,
         mail_mailer="smtp",
     )
     macros["mail_addr"] = path_text(sender)  # empty for the null one: it is known

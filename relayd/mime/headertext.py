@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from email.errors import HeaderParseError
 from email.header import decode_header
+from functools import lru_cache
 
 _MOST_OCTETS = 8000  # of one field that are decoded
 _FIELD = rb"(?:^|(?<=\r\n))%s[ \t\v\f]*:((?:[^\r]|\r(?!\n(?![ \t])))*)"
@@ -14,9 +15,19 @@ _FOLD = re.compile(rb"\r\n(?=[ \t])")
 
 def field_texts(section: bytes, name: str) -> Iterator[str]:
     """The texts of all fields of this name, from the top."""
-    wanted = re.compile(_FIELD % re.escape(name.encode("ascii")), re.IGNORECASE)
-    for match in wanted.finditer(section):
-        yield _decoded(_FOLD.sub(b"", match[1][:_MOST_OCTETS]).strip())
+    for body in field_bodies(section, name):
+        yield _decoded(_FOLD.sub(b"", body[:_MOST_OCTETS]).strip())
+
+
+def field_bodies(section: bytes, name: str) -> Iterator[bytes]:
+    """What stands behind the colon of all fields of this name, from the top."""
+    for match in _named(name).finditer(section):
+        yield match[1]
+
+
+@lru_cache(1000)
+def _named(name: str) -> re.Pattern[bytes]:
+    return re.compile(_FIELD % re.escape(name.encode("ascii")), re.IGNORECASE)
 
 
 def _decoded(body: bytes) -> str:

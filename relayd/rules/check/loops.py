@@ -36,6 +36,7 @@ _NOBODY = Client("192.0.2.1")
 
 def loops(ruleset: Ruleset) -> list[Problem]:
     """A problem for each circle. Conditions are answered for an unknown outside client."""
+    ruleset = ruleset.at_rcpt or ruleset
     problems: list[Problem] = []
     told: set[Place] = set()
     view = View(_NOBODY, None, Subject(Mailbox("nobody", "invalid")))

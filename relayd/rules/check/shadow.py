@@ -27,6 +27,7 @@ def hidden_rules(ruleset: Ruleset) -> list[tuple[Rule, list[Rule]]]:
     tables = ruleset.tables
     return [
         *_in_stage(ruleset.admission, tables, _tests),
+        *(_in_stage(ruleset.content, tables, _tests) if ruleset.content is not None else ()),
         *_in_stage(ruleset.recipients, tables, _patterned),
         *_in_stage(ruleset.senders, tables, _patterned),
         *_in_stage(ruleset.forward, tables, _patterned),

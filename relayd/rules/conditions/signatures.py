@@ -90,7 +90,7 @@ def _best(view: View, domain: Domain | SubDomains | None) -> str:
     if signed is None:
         raise Unknown(f"{DKIM} are not known")
     assert isinstance(signed, tuple)
-    results = (each.result for each in signed if domain is None or _is_of(each.domain, domain))
+    results = (result for result, signer in signed if domain is None or _is_of(signer, domain))
     return min(results, key=_RANK.__getitem__, default="none")
 
 
