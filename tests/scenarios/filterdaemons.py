@@ -5,11 +5,13 @@ from __future__ import annotations
 import base64
 import os
 import socket
+import subprocess
 from pathlib import Path
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
+from tests.scenarios.filterpeers import Listening
 from tests.scenarios.harness import (
     Process,
     Scenario,
@@ -234,11 +236,9 @@ class Opendmarc(_Daemon):
 
 def spawned(scenario: Scenario, command: list[str], path: Path) -> str:
     """A service that Postfix would start for each connection (spawn(8)), on a socket."""
-    from tests.scenarios.filterpeers import Listening
 
     def serve(connection: socket.socket) -> None:
-        import subprocess
-
-        subprocess.run(command, stdin=connection, stdout=connection, timeout=60, check=False)
+        number = connection.fileno()
+        subprocess.run(command, stdin=number, stdout=number, timeout=60, check=False)
 
     return Listening(scenario, serve, str(path)).where

@@ -74,6 +74,11 @@ def slow_rspamd(connection: socket.socket) -> None:
         connection.sendall(REPORT[at : at + 7])
 
 
+def slow_answer(asked: dict[str, str]) -> str:
+    time.sleep(0.5)
+    return "DUNNO"
+
+
 class FilterFaults(Scenario):
     def test_the_failure_word_counts_whatever_is_wrong(self) -> None:
         rules, expected = "", dict[str, str]()
@@ -118,7 +123,7 @@ class FilterFaults(Scenario):
             found[kind] = {name: Listening(self, serve).where for name, serve in wrong.items()}
             found[kind]["dead"] = f"127.0.0.1:{free_port()}"
         found["milter"]["slow"] = Milter(self, pause=lambda letter: 0.2).where
-        found["policy"]["slow"] = Policy(self, lambda asked: time.sleep(0.5) or "DUNNO").where
+        found["policy"]["slow"] = Policy(self, slow_answer).where
         found["clamd"]["slow"] = Listening(self, slow_clamd).where
         found["rspamd"]["slow"] = Listening(self, slow_rspamd).where
         return found

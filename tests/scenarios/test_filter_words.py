@@ -124,7 +124,14 @@ def _macros(heard: Heard) -> dict[str, list[str]]:
 
 
 def _neutral(request: str) -> str:
-    """Without what no two servers share."""
+    """Without what no two servers share, and what Postfix says of itself from 3.8 on."""
+    kept = [line for line in request.split("\n") if not line.startswith(_LATER)]
     return re.sub(
-        "^(client_port|server_port|queue_id|instance)=.*$", r"\1=", request, flags=re.MULTILINE
+        "^(client_port|server_port|queue_id|instance)=.*$",
+        r"\1=",
+        "\n".join(kept),
+        flags=re.MULTILINE,
     )
+
+
+_LATER = ("compatibility_level=", "mail_version=")
