@@ -169,6 +169,7 @@ class Postgrey(_Daemon):
 _RSPAMD = """
 options {{
   pidfile = "{folder}/pid";
+  url_tld = "{folder}/tlds";  # of all it makes an automaton, for a minute
   filters = "";
   gtube_patterns = "all";
   enable_test_patterns = true;
@@ -202,6 +203,7 @@ class RspamdDaemon(_Daemon):
         """Its workers."""
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
+        (self.folder / "tlds").write_text("com\norg\nexample\n")
         text = _RSPAMD.format(
             folder=self.folder, port=self.port, dns=free_port(), socket=self.socket
         )

@@ -162,3 +162,34 @@ class FilterFaults(Scenario):
                 each.close()
             self.assertLess(quick, 5)
             self.assertLess(time.monotonic() - began, 40)
+
+    def test_clamd_sees_a_message_while_it_arrives(self) -> None:
+        heard: list[bytes] = []
+
+        def serve(connection: socket.socket) -> None:
+            stream = connection.makefile("rb")
+            stream.read(len(b"zINSTREAM\0"))
+            while length := struct.unpack("!I", stream.read(4))[0]:
+                heard.append(stream.read(length))
+            connection.sendall(CLEAN)
+
+        line = b"x" * 76 + b"\r\n"
+        with Sink() as sink:
+            relay = self.relayd(
+                f"clamd virus {Listening(self, serve).where}\nask virus\naccept to @example.com\n"
+                f"route any via out\nnext-hop out smtp 127.0.0.1:{sink.port}\n"
+            )
+            with socket.create_connection(relay.address, 60) as client:
+                replies = client.makefile("rb")
+                for command in (b"", b"EHLO x\r\n", b"MAIL FROM:<a@example.org>\r\n",
+                                b"RCPT TO:<b@example.com>\r\n", b"DATA\r\n"):  # fmt: skip
+                    client.sendall(command)
+                    while replies.readline()[3:4] == b"-":
+                        pass
+                client.sendall(LETTER + line * 100)
+                wait_until(lambda: b"".join(heard).endswith(line), "it has what came so far")
+                client.sendall(line * 2000 + b"..dot\r\n.\r\n")
+                self.assertEqual(replies.readline()[:3], b"250")
+            content = LETTER + line * 2100 + b".dot\r\n"
+            self.assertEqual(b"".join(heard), content)
+            self.assertTrue(sink.wait(1)[0].content.endswith(content))
