@@ -21,6 +21,7 @@ from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+CLOSED = "it closed the connection"
 MOST_UNREAD = 4 << 20  # octets: a filter that says more than anybody reads is babbling
 
 
@@ -147,7 +148,7 @@ class FilterLine(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """It is over."""
-        self.ended = self.ended or "it closed the connection"
+        self.ended = self.ended or CLOSED
         self._wake(self._coming)
         self._wake(self._room)
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from relayd.filters import clamd
 from relayd.filters.clamd import ClamdAnswer, ClamdError, Scanned
-from relayd.filters.line import FilterLine, FilterPlace, FilterTroubleError
+from relayd.filters.line import CLOSED, FilterLine, FilterPlace, FilterTroubleError
 from relayd.filters.lines import FilterLines
 from relayd.filters.rspamd import RspamdAnswer, RspamdError, RspamdReport, check_request
 
@@ -48,8 +47,12 @@ class Clamd(_Scanner):
     async def scan(self, chunks: Chunks, begun: ClamdScan | None = None) -> Scanned:
         """What it finds; `begun`: it has some of it already. Raises FilterTroubleError."""
         if begun is not None and not begun.refused:
-            with contextlib.suppress(FilterTroubleError):  # it may have been tired of waiting
+            try:
                 return await self._rest(begun, chunks)
+            except FilterTroubleError:
+                if not begun.ended:
+                    raise
+                # it may have been tired of waiting for the rest
         return await self._rest(await self._begin(), chunks)
 
     async def early(self) -> ClamdScan | None:
@@ -106,6 +109,11 @@ class ClamdScan:
     def refused(self) -> bool:
         """It has answered, or ended, before all of it was there."""
         return self._speaker is None or bool(self._line.ended) or self._line.spoke
+
+    @property
+    def ended(self) -> bool:
+        """It has closed the connection."""
+        return self._line.ended == CLOSED
 
     @property
     def full(self) -> bool:

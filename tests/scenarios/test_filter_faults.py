@@ -136,8 +136,11 @@ class FilterFaults(Scenario):
             if code == 250:
                 code, reply = client.rcpt(f"{to}@example.com")
             if code == 250:
-                code, reply = client.data(LETTER)
-        return f"{code} {reply.decode()}"
+                try:
+                    code, reply = client.data(LETTER)
+                except smtplib.SMTPDataError as refused:  # DATA itself
+                    code, reply = refused.smtp_code, refused.smtp_error
+        return f"{code} {reply!r}"
 
     def test_a_filter_that_takes_a_second_holds_its_sessions_and_nobody_else(self) -> None:
         slow = Milter(self, pause=lambda letter: 1.0 if letter == b"R" else 0.0)
@@ -187,7 +190,7 @@ class FilterFaults(Scenario):
                     while replies.readline()[3:4] == b"-":
                         pass
                 client.sendall(LETTER + line * 100)
-                wait_until(lambda: b"".join(heard).endswith(line), "it has what came so far")
+                wait_until(lambda: line * 99 in b"".join(heard), "it has what came so far")
                 client.sendall(line * 2000 + b"..dot\r\n.\r\n")
                 self.assertEqual(replies.readline()[:3], b"250")
             content = LETTER + line * 2100 + b".dot\r\n"
