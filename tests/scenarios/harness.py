@@ -83,6 +83,9 @@ def missing_peer(name: str) -> str:
         return network.missing()
     if name == "sslyze":
         return "" if shutil.which(name, path=SBIN[-1]) else "sslyze (make peers)"
+    if name == "pymilter":
+        there = subprocess.run(["/usr/bin/python3", "-c", "import Milter"], capture_output=True)
+        return "" if there.returncode == 0 else "pymilter (apt-get install python3-milter)"
     if name == "nodemailer":
         there = Path(NODE_PATH, name).is_dir()
         return missing_peer("node") if there else "nodemailer (apt-get install node-nodemailer)"

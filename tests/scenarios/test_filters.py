@@ -18,6 +18,7 @@ from tests.scenarios.filterdaemons import (
     RspamdDaemon,
     spawned,
 )
+from tests.scenarios.filterpeers import Milter, insert
 from tests.scenarios.harness import Relayd, Scenario, program
 from tests.sink import Sink
 
@@ -155,3 +156,99 @@ class OthersTests(RealFilters):
             content = sink.wait(1)[0].content
             self.assertTrue(content.startswith(b"Authentication-Results: gw.example.com"), content)
             self.assertIn(b"\r\nX-Comment: SPF check N/A for local", content)
+
+
+_PYMILTER = """
+import sys
+import Milter
+
+class Edits(Milter.Base):
+    def header(self, name, value):
+        return Milter.CONTINUE
+
+    def envrcpt(self, to, *arguments):
+        if "refused" in to:
+            self.setreply("550", "5.7.1", "Not %% him")
+            return Milter.REJECT
+        return Milter.CONTINUE
+
+    def eom(self):
+        self.addheader("X-By", "pymilter")
+        self.chgheader("Subject", 1, "changed")
+        self.replacebody(b"another\\r\\nbody\\r\\n")
+        self.addrcpt("<extra@example.com>")
+        self.chgfrom("<other@example.org>")
+        return Milter.CONTINUE
+
+Milter.factory = Edits
+Milter.set_flags(Milter.ADDHDRS | Milter.CHGHDRS | Milter.CHGBODY | Milter.ADDRCPT | Milter.CHGFROM)
+Milter.runmilter("edits", sys.argv[1], 60)
+"""
+
+
+class PymilterDaemon(Opendkim):
+    """A filter programmed with pymilter."""
+
+    name = "pymilter"
+
+    def configure(self) -> None:
+        """The program."""
+        (self.folder / "filter.py").write_text(_PYMILTER)
+
+    def command(self) -> list[str]:
+        """With Debian's Python, which has the module."""
+        return ["/usr/bin/python3", str(self.folder / "filter.py"), f"unix:{self.socket}"]
+
+
+class PymilterTests(RealFilters):
+    needs = ("pymilter",)
+
+    def test_it_edits_content_and_envelope(self) -> None:
+        daemon = PymilterDaemon(self)
+        with Sink() as sink:
+            relay = self.asking(sink, f"milter edits {daemon.where}\nask edits\n")
+            with smtplib.SMTP(*relay.address, timeout=60) as client:
+                client.ehlo("client.example")
+                client.mail("ann@example.org")
+                self.assertEqual(client.rcpt("info@example.com")[0], 250)
+                self.assertEqual(client.rcpt("refused@example.com"), (550, b"5.7.1 Not % him"))
+                self.assertEqual(client.data(LETTER)[0], 250)
+            (arrived,) = sink.wait(1)
+            self.assertEqual(arrived.sender, "other@example.org")
+            self.assertEqual(arrived.recipients, ("info@example.com", "extra@example.com"))
+            self.assertIn(b"\r\nSubject: changed\r\n", arrived.content)
+            self.assertTrue(
+                arrived.content.endswith(b"X-By: pymilter\r\n\r\nanother\r\nbody\r\n"),
+                arrived.content,
+            )
+            self.assertIn("milter edits", relay.log())
+
+
+class RulesTests(RealFilters):
+    def test_a_session_from_before_the_rules_asked_anybody_is_asked_too_or_ends(self) -> None:
+        """After a reload that brings the first `ask`, nobody sends mail past it for long."""
+        milter = Milter(self, answers=lambda letter, data: (b"r" if letter == b"M" else b"c", b""))
+        with Sink() as sink:
+            relay = self.asking(sink, "")
+            with smtplib.SMTP(*relay.address, timeout=60) as client:
+                client.ehlo("client.example")
+                client.sendmail("ann@example.org", ["info@example.com"], LETTER)
+                rules = relay.config.read_text("utf-8")
+                relay.config.write_text(f"{rules}milter m {milter.where}\nask m\n", "utf-8")
+                relay.ctl("reload")
+                with self.assertRaises(smtplib.SMTPException):
+                    client.sendmail("ann@example.org", ["info@example.com"], LETTER)
+            self.assertEqual(self.said(relay), "550 5.7.1 Command rejected")
+            self.assertEqual(len(sink.arrived), 1)
+
+    def test_what_filters_say_is_in_the_trail(self) -> None:
+        milter = Milter(
+            self, edits=lambda fields, content: [(b"q", b"smells\0"), insert(1, "X-In", "yes")]
+        )
+        with Sink() as sink:
+            relay = self.asking(sink, f"milter nose {milter.where}\nask nose\n")
+            said = self.said(relay)
+            told = relay.ctl("why", said.split()[-1]).stdout
+            self.assertRegex(told, r"ask +relayd\.conf:\d+ +milter nose +added a header field; q")
+            self.assertIn("hold by nose: smells", told)
+            self.assertEqual(sink.arrived, [])
