@@ -29,7 +29,7 @@ from relayd.intake.dropfolder import FolderSurvey, Quota, Waiting, remove_abando
 from relayd.intake.limits import NORMAL
 from relayd.intake.partlytaken import PartlyTaken
 from relayd.intake.pending import Pending
-from relayd.intake.reception import Intake, Reception, ReceptionLimits
+from relayd.intake.reception import Intake, Reception
 from relayd.intake.receptions import reception_of
 from relayd.mail.address import AddressError, Mailbox, ReversePath
 from relayd.mail.client import Client
@@ -177,7 +177,7 @@ class Pickup:
         self._aside = spool / SET_ASIDE
         self._over_quota = spool / OVER_QUOTA
         self._intake = replace(intake, decide=admit)
-        self.apply(intake.limits, bounds)
+        self.apply(intake, bounds)
         self._log = intake.log
         self._hostname = hostname
         self._turns: dict[str, _Turn] = {}  # of files that were put off
@@ -198,9 +198,11 @@ class Pickup:
         self._asked: Deferred[Any] | None = None  # a verdict on the file in hand is pending
         self._stopping = False
 
-    def apply(self, limits: ReceptionLimits, bounds: Quota) -> None:
-        """Other limits from now on; the number of recipients has its own."""
-        self._intake.limits = replace(limits, recipients=_UNLIMITED, destinations=_UNLIMITED)
+    def apply(self, intake: Intake, bounds: Quota) -> None:
+        """Other limits, and others to ask, from now on; the number of recipients has its own."""
+        self._intake.limits = replace(intake.limits, recipients=_UNLIMITED, destinations=_UNLIMITED)
+        self._intake.gatherer, self._intake.names = intake.gatherer, intake.names
+        self._intake.desk = intake.desk
         self.bounds = bounds
 
     def start(self) -> None:

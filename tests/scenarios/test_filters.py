@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
 import smtplib
+import socket
 import time
 
 import dkim
@@ -18,7 +21,7 @@ from tests.scenarios.filterdaemons import (
     RspamdDaemon,
     spawned,
 )
-from tests.scenarios.filterpeers import Milter, insert
+from tests.scenarios.filterpeers import Listening, Milter, insert
 from tests.scenarios.harness import Relayd, Scenario, program
 from tests.sink import Sink
 
@@ -29,12 +32,12 @@ LETTER = (
 
 
 class RealFilters(Scenario):
-    def asking(self, sink: Sink, rules: str, settings: str = "") -> Relayd:
+    def asking(self, sink: Sink, rules: str, *, start: bool = True) -> Relayd:
         """A relayd with these rules before its own."""
         rest = (
             f"accept to @example.com\nroute any via out\nnext-hop out smtp 127.0.0.1:{sink.port}\n"
         )
-        return self.relayd(rules + rest, settings=settings)
+        return self.relayd(rules + rest, start=start)
 
     def said(self, relay: Relayd, content: bytes = LETTER, sender: str = "ann@example.org") -> str:
         """The reply to the first command that is refused, or to the final dot."""
@@ -252,3 +255,50 @@ class RulesTests(RealFilters):
             self.assertRegex(told, r"ask +relayd\.conf:\d+ +milter nose +added a header field; q")
             self.assertIn("hold by nose: smells", told)
             self.assertEqual(sink.arrived, [])
+
+    def test_scores_and_symbols_decide_with_two_workers(self) -> None:
+        def serve(connection: socket.socket) -> None:
+            stream = connection.makefile("rb")
+            head = b"".join(iter(stream.readline, b"\r\n"))
+            asked.append(head.decode())
+            size = int(re.findall(rb"Content-Length: (\d+)", head)[0])
+            spam = re.findall(rb"score-(\d+)", stream.read(size))
+            report = {
+                "action": "reject",
+                "score": float(spam[0]) if spam else 0.5,
+                "symbols": {"BAYES_SPAM": {}} if spam else {},
+                "milter": {"add_headers": {"X-Checked": {"value": "yes", "order": 0}}},
+            }
+            body = json.dumps(report).encode()
+            answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body)
+            connection.sendall(answer + body)
+
+        asked: list[str] = []
+        rules = (
+            f"rspamd scan http://{Listening(self, serve).where}\nask scan\n"
+            'hold when score scan >= 15 "spam?"\nheader add X-Spam "yes" when score scan >= 6\n'
+            "reject when symbol scan BAYES_SPAM and score scan > 30\n"
+        )
+        with Sink() as sink:
+            relay = self.asking(sink, rules, start=False)
+            config = relay.config.read_text("utf-8").replace("workers 1\n", "workers 2\n")
+            relay.config.write_text(config, "utf-8")
+            relay.start()
+            for number, expected in ((0, "250"), (7, "250"), (20, "250"), (31, "550")):
+                said = self.said(relay, LETTER + (b"score-%d\r\n" % number if number else b""))
+                self.assertEqual(said[:3], expected)
+                if number == 20:
+                    told = relay.ctl("why", said.split()[-1]).stdout
+                    self.assertIn("score scan 20", told)
+            plain, marked = (each.content for each in sink.wait(2))
+            self.assertIn(b"\r\nX-Checked: yes\r\nFrom: ", plain)
+            self.assertNotIn(b"X-Spam", plain)
+            self.assertIn(b"\r\nX-Spam: yes\r\n", marked)
+            self.assertIn("Held by rule", relay.ctl("queue").stdout)
+            (figures,) = json.loads(relay.ctl("filters", "--json").stdout)["filters"]
+            self.assertEqual((figures["asked"], figures["trouble"]), (4, 0))
+            told = relay.ctl("explain", "--with", "score scan 20", "info@example.com").stdout
+            self.assertIn("accepted, then: hold", told)
+            for name in ("Ip: 127.0.0.1", "Helo: client.example", "From: ann@example.org",
+                         "Rcpt: info@example.com", "Hostname: localhost"):  # fmt: skip
+                self.assertIn(name + "\r\n", asked[0])
