@@ -153,6 +153,7 @@ class Intake:
     expect: Callable[[int], None] = lambda change: None  # so many more (-1: less) may soon commit
     guesses: Guesses | None = None  # who guesses at the hashes of SRS addresses
     decide: Callable[[Ruleset, Facts], Plan] = evaluate
+    examine: Callable[[Ruleset, Facts], Plan] = examine
     edit: Callable[[Ruleset, tuple[int, ...], bytes], bytes] = edit_header
     wishes: Callable[[bool], Wishes] = lambda trusted: TRUSTED if trusted else STRANGERS
     # ^ for reports, honoured from a client that is trusted or not
@@ -643,7 +644,9 @@ class Reception:
         client, sender = transaction.client, transaction.envelope.reverse_path
         started = transaction.started
         nobody = Mailbox("", "")
-        plan = examine(ruleset, Facts(client, sender, nobody, started, told, Known.CONTENT))
+        plan = self._intake.examine(
+            ruleset, Facts(client, sender, nobody, started, told, Known.CONTENT)
+        )
         if plan.verdict is Verdict.REFUSE:
             return self._refused_by(plan, ruleset, transaction)
         told_of_content = {fact: told[fact] for fact in ruleset.examined if fact in told}
