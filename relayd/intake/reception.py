@@ -340,8 +340,12 @@ class Reception:
         self._draft = self._transaction = self._header = self._failure = self._completion = None
 
     def _hold_header(self, octets: int) -> bool:
-        """The header section has so many. The draft holds it too, and so does who completes it."""
-        now = _shares(octets * (2 if self._completion is None else 3))
+        """The header section has so many.
+
+        The draft holds it too, and so do those who complete it and who examine it.
+        """
+        others = (self._completion is not None) + (self._examination is not None)
+        now = _shares(octets * (2 + others))
         if not self._intake.memory.change(self._held_header, now):
             return False
         self._held_header = now
@@ -626,6 +630,7 @@ class Reception:
                 told |= found.facts
             if content.rewritten:
                 self._content_rewritten(content)
+                told |= examination.fields(content.section)
         except SpoolError as error:
             return self._spool_reply(error)
         finally:
