@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
 from relayd.mail.address import AddressError, Mailbox
 from relayd.mail.client import Client
@@ -25,13 +26,15 @@ from relayd.rules.language.pattern import (
 from relayd.rules.language.regex import search
 from relayd.rules.language.source import Place, Problem
 from relayd.rules.ruleset import Ruleset
-from relayd.rules.subject import Subject
-from relayd.rules.tables.table import ListTable, MapTable, Table, Unknown
+from relayd.rules.subject import Subject, split_tag
+from relayd.rules.tables.table import ListTable, MapTable, Table, Unknown, tagged
 from relayd.rules.view import View
 
 MAX_PROBLEMS = 20
-MAX_CROSSED = 20_000  # local parts with domains
+MAX_CROSSED = 20_000  # local parts with domains; mailboxes with tags
+MAX_TAGS = 50
 _NOBODY = Client("192.0.2.1")
+S = TypeVar("S")
 
 
 def loops(ruleset: Ruleset) -> list[Problem]:
@@ -65,7 +68,7 @@ def _described(loop: Loop) -> str:
     return f"mail goes in circles: {loop}"
 
 
-def _each_with_each(some: Iterable[str], others: Iterable[str]) -> Iterator[tuple[str, str]]:
+def _each_with_each(some: Iterable[S], others: Iterable[str]) -> Iterator[tuple[S, str]]:
     """All pairs, those of the first ones first, for there may be more than there is time for."""
     rows, columns = list(some), list(others)
     for rank in range(len(rows) + len(columns) - 1):
@@ -81,6 +84,9 @@ class _Starts:
     others every step keeps a part, and what they have of their own is named by some rule, or told
     apart by a regex: they are found from the local parts and domains of such rules, each with
     each. Only where templates make ever new local parts, one of each kind may not stand for all.
+
+    A sub-address tag goes along to the target, so mailboxes without one stand for those with one,
+    too; but where names with a tag are named, a tag tells apart what follows.
     """
 
     def __init__(self, ruleset: Ruleset) -> None:
@@ -108,6 +114,61 @@ class _Starts:
             self._wild = True
 
     def __iter__(self) -> Iterator[tuple[Mailbox, Place | None]]:
+        yield from self._untagged()
+        for mailbox in itertools.islice(self._tagged(), MAX_CROSSED):
+            yield mailbox, None
+
+    def _tagged(self) -> Iterator[Mailbox]:
+        tags = self._tags()
+        if not tags:
+            return
+        stems: dict[Mailbox, None] = {}
+        for mailbox, _ in self._untagged():
+            stem, _ = split_tag(mailbox.local, self._ruleset.subaddress)
+            stems.setdefault(Mailbox(stem or mailbox.local, mailbox.domain))
+        for mailbox, tag in _each_with_each(stems, tags):
+            yield tagged(mailbox, tag)
+
+    def _tags(self) -> list[str]:
+        """What may stand behind a name: the ends of those that are named with a tag, and a new one.
+
+        None where no such name is named.
+        """
+        separators = self._ruleset.subaddress
+        ends: dict[str, None] = {}
+        for name in self._named() if separators else ():
+            if not any(each in name for each in separators):
+                continue
+            tag = split_tag(name, separators)[1].lower()
+            ends |= {tag[at:]: None for at, each in enumerate(tag) if each in separators}
+            if len(ends) >= MAX_TAGS:
+                break
+        new = (f"{separators[0]}{number}" for number in itertools.count())
+        return [next(each for each in new if each not in ends), *ends] if ends else []
+
+    def _named(self) -> Iterator[str]:
+        """Local parts that the rules and their tables name."""
+        tables: set[str] = set()
+        for entry in self._ruleset.forward.entries:
+            rule = entry.rule
+            recipients = (one for each in rule.when for one in each.recipients)
+            for one in (*rule.patterns, *rule.targets, *recipients):
+                if isinstance(one, InTable):
+                    tables.add(one.name)
+                elif (mailbox := sample(one)) is not None:
+                    yield mailbox.local
+        for table in (self._ruleset.tables[name] for name in tables):
+            texts: Iterable[str] = ()
+            if isinstance(table, ListTable):
+                texts = table.probes
+            elif isinstance(table, MapTable):
+                values = (each.values for each in table.entries.values())
+                texts = itertools.chain(table.entries, itertools.chain.from_iterable(values))
+            for text in texts:
+                local, at, name = text.rpartition("@")
+                yield local if at else name
+
+    def _untagged(self) -> Iterator[tuple[Mailbox, Place | None]]:
         yield from self._fitting()
         for entry in self._ruleset.forward.entries:
             for target in entry.rule.targets:
@@ -185,12 +246,15 @@ class _Starts:
             key = f"{local}@{here}"
         if not local or domain in self._keeping or not key.isascii() or local[0] in '"\\':
             return True
-        if key in table.entries or f"{local}@" in table.entries:
-            return True
-        if self._ruleset.forward.filed(ToRecipient, key):
-            return True
-        return any(search(text, key) for text in self._regexes) or any(
-            other.owns(key) or other.owns(f"{local}@") for other in self._others(table)
+        names = [key, f"{local}@"]
+        if self._ruleset.subaddress:
+            stem, _ = split_tag(local, self._ruleset.subaddress)
+            names += [f"{stem}@{domain}", f"{stem}@"] if stem else []
+        return (
+            any(each in table.entries for each in names)
+            or any(self._ruleset.forward.filed(ToRecipient, each) for each in names)
+            or any(search(text, key) for text in self._regexes)
+            or any(other.owns(each) for other in self._others(table) for each in names)
         )
 
     def _others(self, table: MapTable) -> Iterator[MapTable]:
