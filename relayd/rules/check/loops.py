@@ -85,8 +85,8 @@ class _Starts:
     apart by a regex: they are found from the local parts and domains of such rules, each with
     each. Only where templates make ever new local parts, one of each kind may not stand for all.
 
-    A sub-address tag goes along to the target, so mailboxes without one stand for those with one,
-    too; but where names with a tag are named, a tag tells apart what follows.
+    A sub-address tag goes along to some targets, and to others not; and names with a tag may be
+    named. So each of them is looked at with a tag, too.
     """
 
     def __init__(self, ruleset: Ruleset) -> None:
@@ -114,37 +114,29 @@ class _Starts:
             self._wild = True
 
     def __iter__(self) -> Iterator[tuple[Mailbox, Place | None]]:
-        yield from self._untagged()
-        for mailbox in itertools.islice(self._tagged(), MAX_CROSSED):
-            yield mailbox, None
-
-    def _tagged(self) -> Iterator[Mailbox]:
-        tags = self._tags()
-        if not tags:
-            return
+        separators = self._ruleset.subaddress
         stems: dict[Mailbox, None] = {}
-        for mailbox, _ in self._untagged():
-            stem, _ = split_tag(mailbox.local, self._ruleset.subaddress)
-            stems.setdefault(Mailbox(stem or mailbox.local, mailbox.domain))
-        for mailbox, tag in _each_with_each(stems, tags):
-            yield tagged(mailbox, tag)
+        for mailbox, place in self._untagged():
+            yield mailbox, place
+            if separators and len(stems) < MAX_CROSSED:
+                stem = split_tag(mailbox.local, separators)[0] or mailbox.local
+                stems[Mailbox(stem, mailbox.domain)] = None
+        behind = _each_with_each(stems, self._tags() if separators else ())
+        for mailbox, tag in itertools.islice(behind, MAX_CROSSED):
+            yield tagged(mailbox, tag), None
 
     def _tags(self) -> list[str]:
-        """What may stand behind a name: the ends of those that are named with a tag, and a new one.
-
-        None where no such name is named.
-        """
+        """What may stand behind a name: a tag that nothing names, and ends of names with one."""
         separators = self._ruleset.subaddress
         ends: dict[str, None] = {}
-        for name in self._named() if separators else ():
-            if not any(each in name for each in separators):
-                continue
-            tag = split_tag(name, separators)[1].lower()
-            ends |= {tag[at:]: None for at, each in enumerate(tag) if each in separators}
+        for name in self._named():
+            if any(each in name for each in separators):
+                tag = split_tag(name, separators)[1].lower()
+                ends |= {tag[at:]: None for at, each in enumerate(tag) if each in separators}
             if len(ends) >= MAX_TAGS:
                 break
         new = (f"{separators[0]}{number}" for number in itertools.count())
-        return [next(each for each in new if each not in ends), *ends] if ends else []
+        return [next(each for each in new if each not in ends), *ends]
 
     def _named(self) -> Iterator[str]:
         """Local parts that the rules and their tables name."""

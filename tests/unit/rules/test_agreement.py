@@ -136,6 +136,13 @@ class AgreementTests(unittest.TestCase):
         ]
     )
     @example(["subaddress +", "forward a+x@ -> @y.example", "forward a@ -> a+x@"])
+    @example(
+        [
+            "subaddress +",
+            "forward b@x.example -> @sub.x.example",
+            "forward @sub.x.example -> @x.example, b@",
+        ]
+    )
     def test_of_circles(self, lines: list[str]) -> None:
         """For the stranger whom `check` has in mind, a circle is refused if and only if it is told."""
         self.agree([line for line in lines if line.startswith(("forward", "subaddress"))], {})
