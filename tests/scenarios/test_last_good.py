@@ -165,9 +165,7 @@ class LastGoodTest(Scenario):
                     cwd=relay.folder / "spool",
                     environment=relay.environment,
                 )
-                wait_until(
-                    lambda process=process: relay.greets() or not process.running, "it greets", 30
-                )
+                wait_until(relay.greets, f"it greets\n{process.log()}", 30)
                 self.arrives(relay, sink, "old")
                 relay.config.write_text(conf)
                 relay.ctl("reload")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Container, Iterable, Iterator
 from typing import TypeVar
 
 from relayd.mail.address import AddressError, Mailbox
 from relayd.mail.client import Client
 from relayd.rules.check.kinds import MAX_NAMED, Kinds
-from relayd.rules.check.shadow import sample
 from relayd.rules.conditions.mailbox import ToRecipient
 from relayd.rules.forward import MAX_EXPANDED, Endless, ForwardWalk, Loop
 from relayd.rules.language.model import Forward
@@ -34,6 +34,7 @@ MAX_PROBLEMS = 20
 MAX_CROSSED = 20_000  # local parts with domains; mailboxes with tags
 MAX_TAGS = 50
 _NOBODY = Client("192.0.2.1")
+_SOMEBODY, _SUB, _SOMEWHERE = "somebody", "sub", "somewhere"
 S = TypeVar("S")
 
 
@@ -97,6 +98,7 @@ class _Starts:
         for entry in ruleset.forward.entries:
             for pattern in entry.rule.patterns:
                 self._note(entry.rule, pattern)
+        self._names = _Names(_named(ruleset), ruleset.subaddress)
 
     def _note(self, rule: Forward, pattern: MailboxPattern) -> None:
         if isinstance(pattern, InTable):
@@ -121,44 +123,9 @@ class _Starts:
             if separators and len(stems) < MAX_CROSSED:
                 stem = split_tag(mailbox.local, separators)[0] or mailbox.local
                 stems[Mailbox(stem, mailbox.domain)] = None
-        behind = _each_with_each(stems, self._tags() if separators else ())
+        behind = _each_with_each(stems, self._names.tags)
         for mailbox, tag in itertools.islice(behind, MAX_CROSSED):
             yield tagged(mailbox, tag), None
-
-    def _tags(self) -> list[str]:
-        """What may stand behind a name: a tag that nothing names, and ends of names with one."""
-        separators = self._ruleset.subaddress
-        ends: dict[str, None] = {}
-        for name in self._named():
-            if any(each in name for each in separators):
-                tag = split_tag(name, separators)[1].lower()
-                ends |= {tag[at:]: None for at, each in enumerate(tag) if each in separators}
-            if len(ends) >= MAX_TAGS:
-                break
-        new = (f"{separators[0]}{number}" for number in itertools.count())
-        return [next(each for each in new if each not in ends), *ends]
-
-    def _named(self) -> Iterator[str]:
-        """Local parts that the rules and their tables name."""
-        tables: set[str] = set()
-        for entry in self._ruleset.forward.entries:
-            rule = entry.rule
-            recipients = (one for each in rule.when for one in each.recipients)
-            for one in (*rule.patterns, *rule.targets, *recipients):
-                if isinstance(one, InTable):
-                    tables.add(one.name)
-                elif (mailbox := sample(one)) is not None:
-                    yield mailbox.local
-        for table in (self._ruleset.tables[name] for name in tables):
-            texts: Iterable[str] = ()
-            if isinstance(table, ListTable):
-                texts = table.probes
-            elif isinstance(table, MapTable):
-                values = (each.values for each in table.entries.values())
-                texts = itertools.chain(table.entries, itertools.chain.from_iterable(values))
-            for text in texts:
-                local, at, name = text.rpartition("@")
-                yield local if at else name
 
     def _untagged(self) -> Iterator[tuple[Mailbox, Place | None]]:
         yield from self._fitting()
@@ -187,7 +154,7 @@ class _Starts:
         expressions = dict.fromkeys(each.text for each in named if isinstance(each, Regex))
         if expressions:
             named += exact
-        found = [mailbox for each in named if (mailbox := sample(each)) is not None]
+        found = [mailbox for each in named if (mailbox := self._names.sample(each)) is not None]
         locals_ = dict.fromkeys(each.local for each in found)
         domains = dict.fromkeys(each.domain for each in found)
         if expressions:
@@ -203,7 +170,7 @@ class _Starts:
         for entry in self._ruleset.forward.entries:
             rule = entry.rule
             for pattern in rule.patterns:
-                mailbox = sample(pattern)
+                mailbox = self._names.sample(pattern)
                 if mailbox is not None:
                     yield mailbox, rule.place
                 elif isinstance(pattern, InTable):
@@ -212,7 +179,7 @@ class _Starts:
                         yield from self._aliases(rule, table)
                     elif not all(isinstance(each, Exact) for each in rule.targets):
                         for key in itertools.islice(_keys(table), MAX_CROSSED):
-                            if (mailbox := sample(key)) is not None:
+                            if (mailbox := self._names.sample(key)) is not None:
                                 yield mailbox, rule.place
 
     def _aliases(self, rule: Forward, table: MapTable) -> Iterator[tuple[Mailbox, Place]]:
@@ -272,3 +239,66 @@ def _keys(table: Table) -> Iterator[MailboxPattern]:
         else:
             one.append(Mailbox(local, domain))
     yield from map(Exact, one)
+
+
+def _named(ruleset: Ruleset) -> Iterator[str]:
+    """The mailboxes and the parts of them that forwards and their tables name."""
+    tables: set[str] = set()
+    for entry in ruleset.forward.entries:
+        rule = entry.rule
+        recipients = (one for each in rule.when for one in each.recipients)
+        for one in (*rule.patterns, *rule.targets, *recipients):
+            if isinstance(one, InTable):
+                tables.add(one.name)
+            elif isinstance(one, Exact | Domain | SubDomains | LocalPart):
+                yield one.probe
+    for table in (ruleset.tables[name] for name in tables):
+        if isinstance(table, ListTable):
+            yield from table.probes
+        elif isinstance(table, MapTable):
+            yield from table.entries
+            for each in table.entries.values():
+                yield from each.values
+
+
+class _Names:
+    """Names for what is named, and others for all that is not.
+
+    `tags`: what may stand behind a name, a new one and the ends of names that have one.
+    """
+
+    def __init__(self, named: Iterable[str], separators: str) -> None:
+        words = (_SOMEBODY, _SUB, _SOMEWHERE, *map(re.escape, separators))
+        alike = re.compile("|".join(words), re.IGNORECASE)
+        taken: set[str] = set()
+        ends: dict[str, None] = {}
+        for text in filter(alike.search, named):
+            local, at, domain = text.lower().rpartition("@")
+            local, domain = (local, domain) if at else (domain, "")
+            taken |= {local, domain.lstrip(".").partition(".")[0]}
+            if len(ends) < MAX_TAGS:
+                tag = split_tag(local, separators)[1]
+                ends |= {tag[n:]: None for n, each in enumerate(tag) if each in separators}
+        self._somebody, self._sub = _new(_SOMEBODY, taken), _new(_SUB, taken)
+        self._somewhere = f"{_new(_SOMEWHERE, taken)}.invalid"
+        self.tags = [_new(f"{separators[0]}0", ends), *ends] if separators else []
+
+    def sample(self, pattern: object) -> Mailbox | None:
+        """Some mailbox that the pattern fits; None for a regex or a table."""
+        if isinstance(pattern, Exact):
+            return pattern.mailbox
+        if isinstance(pattern, Domain):
+            return Mailbox(self._somebody, pattern.domain)
+        if isinstance(pattern, SubDomains):
+            return Mailbox(self._somebody, f"{self._sub}.{pattern.domain}")
+        if isinstance(pattern, LocalPart):
+            return Mailbox(pattern.local, self._somewhere)
+        if isinstance(pattern, Anything):
+            return Mailbox(self._somebody, self._somewhere)
+        return None
+
+
+def _new(word: str, taken: Container[str]) -> str:
+    """The word, or one like it that is not taken."""
+    numbered = (f"{word}{number}" for number in itertools.count())
+    return next(each for each in itertools.chain([word], numbered) if each not in taken)

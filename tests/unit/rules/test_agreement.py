@@ -143,6 +143,13 @@ class AgreementTests(unittest.TestCase):
             "forward @sub.x.example -> @x.example, b@",
         ]
     )
+    @example(["forward c@ -> a@, c@sub.x.example", "forward @.x.example -> c@"])
+    @example(
+        [
+            "forward somebody@x.example -> a@y.example",
+            "forward @x.example -> @x.example, b@x.example",
+        ]
+    )
     def test_of_circles(self, lines: list[str]) -> None:
         """For the stranger whom `check` has in mind, a circle is refused if and only if it is told."""
         self.agree([line for line in lines if line.startswith(("forward", "subaddress"))], {})
