@@ -84,7 +84,7 @@ def _require_ours(fd: int, owner: int) -> None:
         raise LastGoodError(f"it is open to others (mode {stat.S_IMODE(found.st_mode):04o})")
 
 
-class Keeper:
+class LastGoodFile:
     """Keeps the texts of a configuration whenever one is put in force; called from a thread."""
 
     def __init__(self, spool: Path, config: Path) -> None:

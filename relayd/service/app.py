@@ -34,7 +34,7 @@ from relayd import __version__
 from relayd.config import ConfigErrors, Settings, embedded, load
 from relayd.config.fixed import statements_of
 from relayd.config.lastgood import NAME as KEPT
-from relayd.config.lastgood import Keeper, LastGoodError, last_good
+from relayd.config.lastgood import LastGoodError, LastGoodFile, last_good
 from relayd.config.texts import RecordedTexts, Texts
 from relayd.ctl.socketpath import spools_of
 from relayd.intake.opening import ListenAddress, ListeningSockets
@@ -241,7 +241,9 @@ class Relayd(MultiService):
         self._commands: OperatorCommands | ForwardedCommands
         self._mover: Service
         self._supervisor: Supervisor | None = None
-        self._keeper = Keeper(settings.spool, settings.path.absolute()) if settings.path else None
+        self._kept = (
+            LastGoodFile(settings.spool, settings.path.absolute()) if settings.path else None
+        )
         self._good = b""  # to be kept as soon as we serve
         if settings.workers == 1:
             self._alone()
@@ -309,7 +311,7 @@ class Relayd(MultiService):
         texts = settings.texts
         if not isinstance(texts, RecordedTexts):
             return
-        if self._keeper is not None:
+        if self._kept is not None:
             self._good = texts.without_secrets()
             if self._serving:
                 self._keep()
@@ -320,13 +322,13 @@ class Relayd(MultiService):
     def _keep(self) -> None:
         """In a thread: it waits for the disk."""
         good, self._good = self._good, b""
-        if self._keeper is None or not good:
+        if self._kept is None or not good:
             return
 
         def not_kept(why: Failure) -> None:
             self._log.trouble("last good configuration not kept", why=why.getErrorMessage())
 
-        aside(self._reactor, partial(self._keeper.keep, good, time.time()))().addErrback(not_kept)
+        aside(self._reactor, partial(self._kept.keep, good, time.time()))().addErrback(not_kept)
 
     def _oauth(self) -> OauthDesk:
         """Enrolment is one process's business, of several that of the master."""

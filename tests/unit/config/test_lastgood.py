@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from unittest import mock
 
 from relayd import config
-from relayd.config.lastgood import NAME, Keeper, LastGoodError, last_good
+from relayd.config.lastgood import NAME, LastGoodError, LastGoodFile, last_good
 from relayd.config.texts import RecordedTexts
 from relayd.login.scram import Verifier
 from relayd.login.users import line_of
@@ -28,7 +28,7 @@ class LastGoodTest(unittest.TestCase):
         self.spool.mkdir(mode=0o700)
         self.kept = self.spool / NAME
         self.path = write_site(self.folder / "relayd")
-        self.keeper = Keeper(self.spool, self.path)
+        self.file = LastGoodFile(self.spool, self.path)
 
     def packed(self) -> bytes:
         texts = RecordedTexts()
@@ -53,7 +53,7 @@ class LastGoodTest(unittest.TestCase):
 class KeptTest(LastGoodTest):
     def test_rules_and_tables_are_kept(self) -> None:
         good = config.load(self.path)
-        self.keeper.keep(self.packed(), 17.0)
+        self.file.keep(self.packed(), 17.0)
         self.path.write_text("nonsense")
         (self.path.parent / "aliases").unlink()
         self.assertEqual(self.again().ruleset.hash, good.ruleset.hash)
@@ -67,29 +67,29 @@ class KeptTest(LastGoodTest):
     def test_nobody_else_may_read_it(self) -> None:
         before = os.umask(0)
         self.addCleanup(os.umask, before)
-        self.keeper.keep(self.packed(), 0.0)
+        self.file.keep(self.packed(), 0.0)
         self.assertEqual(self.kept.stat().st_mode, 0o100600)
 
     def test_what_is_the_same_is_not_written_again(self) -> None:
         """Not by another process either; and it is good since it was kept first."""
-        self.keeper.keep(self.packed(), 17.0)
+        self.file.keep(self.packed(), 17.0)
         first = self.written()
-        self.keeper.keep(self.packed(), 18.0)
-        Keeper(self.spool, self.path).keep(self.packed(), 19.0)
+        self.file.keep(self.packed(), 18.0)
+        LastGoodFile(self.spool, self.path).keep(self.packed(), 19.0)
         self.assertEqual(self.written(), first)
 
     def test_what_differs_takes_its_place(self) -> None:
-        self.keeper.keep(self.packed(), 17.0)
+        self.file.keep(self.packed(), 17.0)
         rules = self.path.parent / "rules.d" / "10-site.rules"
         rules.write_text(rules.read_text() + "reject sender x@example.org\n")
         good = config.load(self.path)
-        self.keeper.keep(self.packed(), 18.0)
+        self.file.keep(self.packed(), 18.0)
         self.path.write_text("nonsense")
         self.assertEqual(self.again().ruleset.hash, good.ruleset.hash)
         self.assertEqual([*self.spool.iterdir()], [self.kept])
 
     def test_a_disk_that_fails_leaves_the_one_before(self) -> None:
-        self.keeper.keep(b'{"sizes": {}, "there": [], "found": {}}\n', 17.0)
+        self.file.keep(b'{"sizes": {}, "there": [], "found": {}}\n', 17.0)
         before = self.kept.read_bytes()
         for call in ("fsync", "rename"):
             with (
@@ -97,24 +97,24 @@ class KeptTest(LastGoodTest):
                 mock.patch(f"os.{call}", side_effect=OSError(28, "No space left on device")),
                 self.assertRaises(OSError),
             ):
-                self.keeper.keep(self.packed(), 18.0)
+                self.file.keep(self.packed(), 18.0)
             self.assertEqual(self.kept.read_bytes(), before)
             self.assertEqual([*self.spool.iterdir()], [self.kept])
-        self.keeper.keep(self.packed(), 19.0)
+        self.file.keep(self.packed(), 19.0)
         self.assertNotEqual(self.kept.read_bytes(), before)
 
     def test_what_a_crash_has_left_is_no_hindrance(self) -> None:
         beside, precious = self.kept.with_name(f"{NAME}.new"), self.folder / "precious"
         precious.write_text("mine")
         beside.symlink_to(precious)
-        self.keeper.keep(self.packed(), 17.0)
+        self.file.keep(self.packed(), 17.0)
         self.assertEqual(precious.read_text(), "mine")
         self.assertEqual([*self.spool.iterdir()], [self.kept])
 
     def test_a_damaged_one_is_replaced(self) -> None:
-        self.keeper.keep(self.packed(), 17.0)
+        self.file.keep(self.packed(), 17.0)
         self.kept.write_bytes(self.kept.read_bytes()[:-1])
-        Keeper(self.spool, self.path).keep(self.packed(), 18.0)
+        LastGoodFile(self.spool, self.path).keep(self.packed(), 18.0)
         self.again()
 
     def test_no_password_is_kept_and_one_that_is_taken_back_stays_so(self) -> None:
@@ -123,7 +123,7 @@ class KeptTest(LastGoodTest):
         staff.write_text("".join(line_of(name, verifier) + "\n" for name in ("ann", "bob")))
         staff.chmod(0o600)
         rules.write_text("table staff users file staff\n")
-        self.keeper.keep(self.packed(), 17.0)
+        self.file.keep(self.packed(), 17.0)
         self.assertNotIn(b"SCRAM", self.kept.read_bytes())
         staff.write_text(line_of("bob", verifier) + "\n")
         self.path.write_text("nonsense")
@@ -139,7 +139,7 @@ class BelievedTest(LastGoodTest):
         super().setUp()
         self.assertIsNone(last_good(self.spool, self.path, US))
         self.assertIsNone(last_good(self.folder / "nowhere", self.path, US))
-        self.keeper.keep(self.packed(), 17.0)
+        self.file.keep(self.packed(), 17.0)
 
     def test_one_that_is_torn_is_not(self) -> None:
         whole = self.kept.read_bytes()

@@ -376,14 +376,13 @@ class CommandTests(RelayctlTestCase):
 
     def test_a_configuration_that_was_refused_is_no_success(self) -> None:
         why = "relayd.conf:1:1: unknown verb\n    acept any\n    ^^^^^"
+        refused: dict[str, Any] = {"since": NOW - 60, "why": why, "last_good": None}
+        self.serve(lambda _: [{"answer": {**STATUS, "refused": refused}}, {"done": True}])
         for last_good, holds in (
             (None, "the old rules hold:"),
             (NOW - 3600, "started with the last good configuration, of "),
         ):
-            refused = {"since": NOW - 60, "why": why, "last_good": last_good}
-            self.serve(
-                lambda _, it=refused: [{"answer": {**STATUS, "refused": it}}, {"done": True}]
-            )
+            refused["last_good"] = last_good
             status, out, _ = self.run_main("status")
             self.assertEqual(status, 1)
             self.assertIn(holds, out)
@@ -594,11 +593,11 @@ class FindingTests(RelayctlTestCase):
 
     def test_where_the_spool_of_a_wrong_configuration_may_be(self) -> None:
         path, others = self.directory / "relayd.conf", [Path.cwd(), Path("/var/spool/relayd")]
-        for text, expected in (
+        for said, expected in (
             ("acept any\nspool run/spool\n", [self.directory / "run/spool", *others]),
             ("acept any\n", [others[1], others[0]]),
         ):
-            path.write_text(text)
+            path.write_text(said)
             self.assertEqual(spools_of(path), expected)
         self.assertEqual(spools_of(self.directory / "none"), [others[1], others[0]])
 
