@@ -11,7 +11,7 @@ from relayd.mail.address import AddressError, Mailbox
 from relayd.mail.client import Client
 from relayd.rules.check.kinds import MAX_NAMED, Kinds
 from relayd.rules.conditions.mailbox import ToRecipient
-from relayd.rules.forward import MAX_EXPANDED, Endless, ForwardWalk, Loop
+from relayd.rules.forward import MAX_EXPANDED, Endless, ForwardWalk, Loop, onward
 from relayd.rules.language.model import Forward
 from relayd.rules.language.pattern import (
     Anything,
@@ -50,7 +50,9 @@ def loops(ruleset: Ruleset) -> list[Problem]:
             if walk.begin(subject).reach > MAX_EXPANDED:  # some may be counted twice
                 ForwardWalk(ruleset, view).begin(subject)
         except Loop as loop:
-            where = place or walk.taken[0][0].rule.place
+            matched = onward(ruleset, view, subject)
+            assert matched is not None
+            where = place or matched[0].rule.place
             if place is None and where in told:  # by a like mailbox
                 continue
             told.add(where)

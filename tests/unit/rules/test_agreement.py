@@ -143,6 +143,13 @@ class AgreementTests(unittest.TestCase):
             "forward @sub.x.example -> @x.example, b@",
         ]
     )
+    @example(
+        [
+            "subaddress +",
+            "forward a@ -> b@, a+x@x.example when not to @y.example",
+            "forward a+x@x.example, @.example -> @sub.x.example, a+x@x.example",
+        ]
+    )
     @example(["forward c@ -> a@, c@sub.x.example", "forward @.x.example -> c@"])
     @example(
         [
