@@ -120,13 +120,14 @@ def _last_good(options: Options, why: str) -> tuple[Settings, RefusedConfigurati
                 continue
             settings = load(options["config"], {}, RecordedTexts(kept.texts))
         except (LastGoodError, ConfigErrors) as error:
-            told += f"\nrelayd: the last good configuration cannot be used, {spool / KEPT}: {error}"
+            fault = "the same is wrong" if str(error) == why else error
+            told += f"\nrelayd: the last good configuration cannot be used, {spool / KEPT}: {fault}"
             continue
-        sys.stderr.write(
-            f"{why}\nrelayd: starts with the last good configuration, in force since "
-            f'{moment(kept.since)}; mend the above, then "relayctl reload"\n'
-        )
-        sys.stderr.flush()
+        if _log_file(options) is not None:  # else the log, which says it too, is seen there
+            since = moment(kept.since)
+            told = f"{why}\nrelayd: starts with the last good configuration, in force since {since}"
+            sys.stderr.write(f'{told}; mend the above, then "relayctl reload"\n')
+            sys.stderr.flush()
         return settings, RefusedConfiguration(time.time(), why, kept.since)
     return _refuse(told, os.EX_CONFIG)
 

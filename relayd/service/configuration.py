@@ -155,9 +155,10 @@ class Configuration:
     def warn(self) -> None:
         """Log what is allowed but hardly meant, such as an open relay, and what is not in force."""
         if self.refused is not None:
-            why = self.refused.why.replace("\n", " | ")
             since = moment(self.refused.last_good or 0)
-            self._log.trouble("started with the last good configuration", since=since, why=why)
+            self._log.trouble("started with the last good configuration", since=since)
+            for line in self.refused.why.split("\n"):  # a line each: a value is cut, and so wide
+                self._log.trouble("configuration refused", why=line)
         for warning in self.settings.warnings:
             self._log.trouble("configuration", why=str(warning).replace("\n", " | "))
 

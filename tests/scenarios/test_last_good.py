@@ -83,7 +83,7 @@ class LastGoodTest(Scenario):
             self.assertGreater(float(str(refused["since"])), float(str(refused["last_good"])))
             log = relay.log(1000)
             self.assertIn('trouble event="started with the last good configuration"', log)
-            self.assertIn("^^^^^^^", log)
+            self.assertIn('event="configuration refused" why="    ^^^^^^^"', log)
             self.assertEqual(relay.ctl("check", check=False).returncode, 1)
             self.assertEqual(relay.ctl("reload", check=False).returncode, 1)
             self.assertIn("of 2", relay.ctl("status", check=False).stdout, "it is still so")

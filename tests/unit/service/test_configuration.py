@@ -122,10 +122,11 @@ class CurrentTest(TestCase):
         refused = RefusedConfiguration(900.0, "relayd.conf:1:1: acept\n    acept", last_good=17.0)
         self.current = Configuration(settings(), self.reread, log, lambda: self.now, refused)
         self.current.warn()
-        event, facts = self.log.heard[0]
+        (event, facts), *lines = self.log.heard[:3]
         self.assertEqual(event, "started with the last good configuration")
-        self.assertEqual(facts["why"], "relayd.conf:1:1: acept |     acept")
         self.assertIn("1970-01-01", str(facts["since"]))
+        self.assertEqual([each for each, _ in lines], ["configuration refused"] * 2)
+        self.assertEqual("\n".join(str(each["why"]) for _, each in lines), refused.why)
         reloaded = self.current.reload()
         self.reads[-1].errback(_errors())
         await reloaded
