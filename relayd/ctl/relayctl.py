@@ -66,7 +66,7 @@ def status(options: argparse.Namespace) -> int:
     answer = daemon(options).answer("status")
     _show(options, answer, text.status_lines(answer, time.time()))
     healthy = all(shard["healthy"] for shard in answer["shards"])
-    return OK if healthy else FAILED
+    return OK if healthy and not answer.get("refused") else FAILED
 
 
 def queue(options: argparse.Namespace) -> int:

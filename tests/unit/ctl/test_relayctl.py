@@ -19,7 +19,7 @@ from unittest import mock
 
 from relayd.ctl.commandline import span
 from relayd.ctl.relayctl import main
-from relayd.ctl.socketpath import FailureError, socket_of
+from relayd.ctl.socketpath import FailureError, socket_of, spools_of
 from relayd.ops import text
 
 ROOT = Path(__file__).parents[3]
@@ -374,6 +374,23 @@ class CommandTests(RelayctlTestCase):
         self.assertNotIn("refused ", out)
         self.assertNotIn("None", out)
 
+    def test_a_configuration_that_was_refused_is_no_success(self) -> None:
+        why = "relayd.conf:1:1: unknown verb\n    acept any\n    ^^^^^"
+        refused: dict[str, Any] = {"since": NOW - 60, "why": why, "last_good": None}
+        self.serve(lambda _: [{"answer": {**STATUS, "refused": refused}}, {"done": True}])
+        for last_good, holds in (
+            (None, "the old rules hold:"),
+            (NOW - 3600, "started with the last good configuration, of "),
+        ):
+            refused["last_good"] = last_good
+            status, out, _ = self.run_main("status")
+            self.assertEqual(status, 1)
+            self.assertIn(holds, out)
+            for line in why.split("\n"):
+                self.assertIn(f"{'':13}  {line}\n", out)
+            status, out, _ = self.run_main("status", "--json")
+            self.assertEqual((status, json.loads(out)["refused"]), (1, refused))
+
     def test_a_state_that_is_none_is_told_those_that_are(self) -> None:
         complaint = io.StringIO()
         with contextlib.redirect_stderr(complaint), self.assertRaises(SystemExit):
@@ -559,6 +576,30 @@ class FindingTests(RelayctlTestCase):
     def test_no_configuration(self) -> None:
         with self.assertRaisesRegex(FailureError, "--config or --socket"):
             socket_of(self.directory / "none")
+
+    def test_without_the_configuration_a_relayd_that_runs_is_found(self) -> None:
+        """It has started with the last good one."""
+        usual = self.directory / "control"
+        with (
+            mock.patch("relayd.ctl.socketpath.DEFAULT_CONFIG", self.directory / "none"),
+            mock.patch("relayd.ctl.socketpath.DEFAULT_SPOOL", str(self.directory)),
+        ):
+            with self.assertRaises(FailureError):
+                socket_of(self.directory / "none")
+            usual.touch()
+            self.assertEqual(socket_of(self.directory / "none"), usual)
+            with self.assertRaises(FailureError):
+                socket_of(self.directory / "another")
+
+    def test_where_the_spool_of_a_wrong_configuration_may_be(self) -> None:
+        path, others = self.directory / "relayd.conf", [Path.cwd(), Path("/var/spool/relayd")]
+        for said, expected in (
+            ("acept any\nspool run/spool\n", [self.directory / "run/spool", *others]),
+            ("acept any\n", [others[1], others[0]]),
+        ):
+            path.write_text(said)
+            self.assertEqual(spools_of(path), expected)
+        self.assertEqual(spools_of(self.directory / "none"), [others[1], others[0]])
 
     def test_spans(self) -> None:
         for written, seconds in (("90", 90), ("30m", 1800), ("1h30m", 5400), ("5d", 432000)):
