@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
+import io
 import json
 import os
 import signal
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from relayd.ctl import commandline, spoolcommand, tlsreport
@@ -39,6 +42,10 @@ def main(arguments: list[str] | None = None) -> int:
     except (FailureError, DaemonError) as error:
         print(f"relayctl: {error}", file=sys.stderr)
         return USAGE if options.command in ("explain", "replay") else FAILED
+    except OSError as error:  # standard output's, as a rule: what else there is has its own words
+        print(f"relayctl: {error}", file=sys.stderr)
+        sys.stdout = io.StringIO()  # what is still held would fail once more at the end
+        return FAILED
     except KeyboardInterrupt:
         return 130
 
@@ -260,7 +267,8 @@ def check(options: argparse.Namespace) -> int:
     from relayd.config import ConfigErrors, contents, load
 
     try:
-        settings = load(path)
+        with _as_its_reader(path) if path is DEFAULT_CONFIG else contextlib.nullcontext():
+            settings = load(path)
     except ConfigErrors as errors:
         return _complaint(options, {"complaint": str(errors)}, "")
     answer = {
@@ -269,6 +277,14 @@ def check(options: argparse.Namespace) -> int:
         "read": contents(settings),
     }
     return _complaint(options, answer, f"{path} is good")
+
+
+def _as_its_reader(path: Path) -> contextlib.AbstractContextManager[None]:
+    """With the rights of him whom relayd runs as: what only root can read is no use to it."""
+    from relayd.spool.disk.rights import rights_of
+
+    folder = socket_of(path).parent
+    return rights_of(folder.stat(), groups=True) if folder.is_dir() else contextlib.nullcontext()
 
 
 def reload(options: argparse.Namespace) -> int:

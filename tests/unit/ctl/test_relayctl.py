@@ -382,7 +382,7 @@ class CommandTests(RelayctlTestCase):
 
     def test_an_empty_queue(self) -> None:
         self.serve(lambda request: [COLUMNS, {"done": True}])
-        self.assertEqual(self.run_main("queue"), (0, "Nothing is waiting.\n", ""))
+        self.assertEqual(self.run_main("queue"), (0, "Mail queue is empty\n", ""))
 
     def test_json_of_the_others(self) -> None:
         self.serve()
