@@ -96,7 +96,7 @@ def _valued(order: Order, letter: str, value: str) -> None:
     elif letter == "o":  # -oi, -oem and the like; of all of them only -oi matters
         order.dots = order.dots and value != "i"
     elif letter in "fr":
-        order.sender = value.strip(" \t").removeprefix("<").removesuffix(">")
+        order.sender = value
     elif letter == "F":
         if _UNFIT.search(value) or len(value) > MAX_NAME:
             raise UsageError(USAGE, f"-F wants a name of up to {MAX_NAME} characters in one line")

@@ -19,6 +19,7 @@ from itertools import chain
 from relayd.sendmail.composition import (
     InputLines,
     added,
+    bare,
     cleaned,
     mailbox,
     name_of,
@@ -80,9 +81,9 @@ def _message(order: Order) -> int:
     recipients = list(dict.fromkeys(recipients))
     if not recipients:
         raise UsageError(USAGE, "no recipients")
-    sender = order.sender
-    if sender is None:
-        sender = site.user
+    sender = site.user
+    if order.sender is not None:
+        sender = order.sender = bare(order.sender)
     sender = mailbox(sender, site, USAGE) if sender else ""
     head = b"".join([*added(section, site, order), *(whole(each, site) for each in section)])
     if len(head) > site.section:
