@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import gc
 import io
 import json
@@ -12,7 +11,6 @@ import signal
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from relayd.ctl import commandline, spoolcommand, tlsreport
@@ -265,10 +263,14 @@ def check(options: argparse.Namespace) -> int:
         except NotRunningError:
             path = DEFAULT_CONFIG
     from relayd.config import ConfigErrors, contents, load
+    from relayd.spool.disk.rights import rights_of
 
     try:
-        with _as_its_reader(path) if path is DEFAULT_CONFIG else contextlib.nullcontext():
-            settings = load(path)
+        settings = load(path)
+        if path is DEFAULT_CONFIG and os.geteuid() == 0 and settings.spool.is_dir():
+            # what only root can read is no use to him whom relayd runs as
+            with rights_of(settings.spool.stat(), groups=True):
+                load(path)
     except ConfigErrors as errors:
         return _complaint(options, {"complaint": str(errors)}, "")
     answer = {
@@ -277,14 +279,6 @@ def check(options: argparse.Namespace) -> int:
         "read": contents(settings),
     }
     return _complaint(options, answer, f"{path} is good")
-
-
-def _as_its_reader(path: Path) -> contextlib.AbstractContextManager[None]:
-    """With the rights of him whom relayd runs as: what only root can read is no use to it."""
-    from relayd.spool.disk.rights import rights_of
-
-    folder = socket_of(path).parent
-    return rights_of(folder.stat(), groups=True) if folder.is_dir() else contextlib.nullcontext()
 
 
 def reload(options: argparse.Namespace) -> int:
