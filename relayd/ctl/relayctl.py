@@ -211,7 +211,10 @@ def explain(options: argparse.Namespace) -> int:
             except explaining.QuestionError as error:
                 raise FailureError(str(error)) from None
         else:
-            answer = daemon(options).answer("explain", **question)
+            try:
+                answer = daemon(options).answer("explain", **question)
+            except NotRunningError as error:
+                raise FailureError(f"{error}; --offline asks the files") from None
         if number and not options.json:
             print()
         _show(options, answer, explaining.lines(answer))

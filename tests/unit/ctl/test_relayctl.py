@@ -483,7 +483,9 @@ class CommandTests(RelayctlTestCase):
         status, out, err = self.run_main("status")
         self.assertEqual((status, out), (1, ""))
         self.assertEqual(err, f"relayctl: relayd is not running: nobody answers at {self.path}\n")
-        self.assertEqual(self.run_main("explain", "a@b")[0], 2)
+        status, _, err = self.run_main("explain", "a@b")
+        self.assertEqual(status, 2)
+        self.assertIn(f"nobody answers at {self.path}; --offline asks the files\n", err)
 
     def test_a_daemon_that_dies_in_the_middle(self) -> None:
         self.serve(lambda request: [COLUMNS, {"rows": ROWS}])
