@@ -106,6 +106,8 @@ class Wire:
             return False
         transport.stopReading()
         transport.disconnecting = True
+        # nobody shares the socket: closing shuts it, and is no error where the peer was faster
+        transport._shouldShutdown = False
         soon(transport.reactor)(transport.connectionLost, _DONE)
         return True
 
