@@ -37,6 +37,7 @@ __all__ = ["Offer", "ServerLimits", "SmtpServer"]
 
 MAX_AUTH_LINE = 12288  # octets, RFC 4954 section 4
 
+_NONE: frozenset[str] = frozenset()
 _NUL, _CR = b"\0\r"  # as numbers: to ask for an octet that is given as bytes costs an exception
 _VERB = re.compile(rb"[\s\0]*([A-Za-z]*)")  # whatever stands before it, and whatever ends it
 _BLANKS = re.compile(rb"[ \t]*([A-Za-z]+)(?:[ \t]|\Z)")
@@ -246,7 +247,7 @@ class SmtpServer(Receiving):
         self._require(Command.RCPT)
         if self.strict:
             grammar.require_letter(argument)
-        keywords = DSN_RCPT if self.offer.dsn else ()
+        keywords = DSN_RCPT if self.offer.dsn else _NONE
         path, params = grammar.parse_rcpt(argument, keywords, self._smtputf8, self.origin)
         if self._recipients >= self.limits.recipients:
             raise RemoteProtocolError(replies.TOO_MANY_RECIPIENTS)
