@@ -392,6 +392,7 @@ class CommandTests(RelayctlTestCase):
                 self.assertIn(f"{'':13}  {line}\n", out)
             status, out, _ = self.run_main("status", "--json")
             self.assertEqual((status, json.loads(out)["refused"]), (1, refused))
+
     @unittest.skipIf(os.geteuid() != 0, "reads with another user's rights: needs root")
     def test_check_reads_with_the_rights_of_him_who_is_to_start_with_it(self) -> None:
         folder = tempfile.TemporaryDirectory()
