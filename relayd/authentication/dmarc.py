@@ -8,12 +8,12 @@ list of public suffixes is looked at.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
 from relayd.authentication.asking import Asking, Unanswered, ask
 from relayd.authentication.taglist import tag_list
+from relayd.mail.value import dataclass
 
 _MOST_LABELS = 8  # a name with as many or more is cut to one label less in the first step up
 _KNOWN = 1000  # records that are kept as read

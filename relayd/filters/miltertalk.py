@@ -7,6 +7,7 @@ connection on or only at the final dot; and a transaction that is over is taken 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -68,7 +69,7 @@ class MilterTalk:
 
         Raises FilterTroubleError.
         """
-        try:
+        with self._or_broken():
             await self._take_back(happened)
             verdict = self._standing or CONTINUE
             if verdict.word in _STANDING:
@@ -83,14 +84,7 @@ class MilterTalk:
                         self._standing = verdict
                     if verdict.word is not Word.ACCEPT:
                         return verdict
-            return CONTINUE
-        except MilterError as error:
-            raise self._broken(str(error)) from None
-        except FilterTroubleError as error:
-            raise self._broken(str(error)) from None
-        except BaseException:
-            self._broken("")
-            raise
+        return CONTINUE
 
     async def examine(
         self,
@@ -104,15 +98,8 @@ class MilterTalk:
         `fields`: names, and what stands behind the colon. `replaced` is given the pieces of a body
         that is to take the place of this one. Raises FilterTroubleError.
         """
-        try:
+        with self._or_broken():
             return await self._examine(fields, body, macros, replaced)
-        except MilterError as error:
-            raise self._broken(str(error)) from None
-        except FilterTroubleError as error:
-            raise self._broken(str(error)) from None
-        except BaseException:
-            self._broken("")
-            raise
 
     def over(self) -> None:
         """The session is, and so is the connection.
@@ -131,6 +118,17 @@ class MilterTalk:
             self._lines.drop(speaker)
 
     # the parts of it
+
+    @contextlib.contextmanager
+    def _or_broken(self) -> Iterator[None]:
+        """Whatever goes wrong, or is given up, ends the connection: who knows where it stands."""
+        try:
+            yield
+        except (MilterError, FilterTroubleError) as error:
+            raise self._broken(str(error)) from None
+        except BaseException:
+            self._broken("")
+            raise
 
     def _broken(self, why: str) -> FilterTroubleError:
         speaker, self._speaker = self._speaker, None
