@@ -222,7 +222,7 @@ class FilteringReception(Reception):
                 plan = replace(plan, verdict=Verdict.HOLD, trail=(*plan.trail, step))
             plans.append(plan)
         verdict = Verdict.HOLD if wanted.hold else Verdict.ACCEPT
-        for mailbox, name in wanted.added:
+        for mailbox, name in () if wanted.discard else wanted.added:
             if identity(mailbox) in transaction.addressees:
                 continue
             planned = self._planned(ruleset, transaction, mailbox)

@@ -84,8 +84,8 @@ def missing_peer(name: str) -> str:
     if name == "sslyze":
         return "" if shutil.which(name, path=SBIN[-1]) else "sslyze (make peers)"
     if name == "pymilter":
-        there = subprocess.run(["/usr/bin/python3", "-c", "import Milter"], capture_output=True)
-        return "" if there.returncode == 0 else "pymilter (apt-get install python3-milter)"
+        done = subprocess.run(["/usr/bin/python3", "-c", "import Milter"], capture_output=True)
+        return "" if done.returncode == 0 else "pymilter (apt-get install python3-milter)"
     if name == "nodemailer":
         there = Path(NODE_PATH, name).is_dir()
         return missing_peer("node") if there else "nodemailer (apt-get install node-nodemailer)"

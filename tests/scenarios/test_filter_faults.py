@@ -139,7 +139,7 @@ class FilterFaults(Scenario):
                 try:
                     code, reply = client.data(LETTER)
                 except smtplib.SMTPDataError as refused:  # DATA itself
-                    code, reply = refused.smtp_code, refused.smtp_error
+                    return f"{refused.smtp_code} {refused.smtp_error!r}"
         return f"{code} {reply!r}"
 
     def test_a_filter_that_takes_a_second_holds_its_sessions_and_nobody_else(self) -> None:

@@ -38,7 +38,7 @@ class Net:
 
     async def dial(self, reactor: object, place: FilterPlace, patience: float) -> FilterLine:
         line = FilterLine(self.clock)
-        line.makeConnection(Wire())  # type: ignore[arg-type]
+        line.makeConnection(Wire())
         self.made.append(line)
         return line
 
