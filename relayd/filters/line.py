@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from dataclasses import dataclass
 from typing import Any
@@ -13,11 +14,14 @@ from twisted.internet.endpoints import (
     TCP6ClientEndpoint,
     UNIXClientEndpoint,
 )
-from twisted.internet.interfaces import IPushProducer, ITCPTransport
+from twisted.internet.error import ConnectError
+from twisted.internet.error import TimeoutError as ConnectionTimeout
+from twisted.internet.interfaces import IPushProducer
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+CLOSED = "it closed the connection"
 MOST_UNREAD = 4 << 20  # octets: a filter that says more than anybody reads is babbling
 
 
@@ -61,6 +65,7 @@ class FilterLine(Protocol):
         self._room: Deferred[None] | None = None  # ... or room for ours
         self.full = False  # the filter does not take what is written
         self.ended = ""  # why it is over
+        self._tcp: socket.socket | None = None
 
     # what who asks does
 
@@ -124,9 +129,11 @@ class FilterLine(Protocol):
     def connectionMade(self) -> None:
         """It is open."""
         self.transport.registerProducer(self, True)
-        if ITCPTransport.providedBy(self.transport):
+        handle: object = getattr(self.transport, "socket", None)
+        if isinstance(handle, socket.socket) and handle.family != socket.AF_UNIX:
+            self._tcp = handle
             self.transport.setTcpNoDelay(True)
-        self._quickly()
+            self._quickly()
 
     def dataReceived(self, data: bytes) -> None:
         """Octets from the filter."""
@@ -141,7 +148,7 @@ class FilterLine(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """It is over."""
-        self.ended = self.ended or "it closed the connection"
+        self.ended = self.ended or CLOSED
         self._wake(self._coming)
         self._wake(self._room)
 
@@ -160,10 +167,8 @@ class FilterLine(Protocol):
     def _quickly(self) -> None:
         # many filters write a reply in small pieces without TCP_NODELAY: each would wait for our
         # delayed acknowledgement
-        if not self.ended and ITCPTransport.providedBy(self.transport):
-            handle: object = self.transport.getHandle()
-            if isinstance(handle, socket.socket):
-                handle.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+        if self._tcp is not None and not self.ended:
+            self._tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
     @staticmethod
     def _wake(waiting: Deferred[None] | None) -> None:
@@ -177,18 +182,19 @@ async def dial(reactor: Any, place: FilterPlace, patience: float) -> FilterLine:
     factory = Factory.forProtocol(lambda: FilterLine(reactor))
     factory.noisy = False
     try:
-        line: FilterLine = await endpoint.connect(factory).addTimeout(patience, reactor)
+        # the endpoint has the time limit: it knows how to give up
+        line: FilterLine = await endpoint.connect(factory)
     except CancelledError:
         raise
-    except TimeoutError:
-        raise FilterTroubleError(f"no connection within {patience:g} seconds") from None
-    except Exception as error:  # of the system, in many kinds
-        cause = getattr(error, "osError", None) or error
-        number = getattr(cause, "errno", None)
-        why = getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
-        raise FilterTroubleError(
-            f"no connection: {why}" if number or why else "no connection"
-        ) from None
+    except ConnectError as error:
+        why = "no connection"
+        if isinstance(error, ConnectionTimeout):
+            why = f"no connection within {patience:g} seconds"
+        elif error.osError is not None:
+            why = f"no connection: {os.strerror(error.osError)}"
+        raise FilterTroubleError(why) from None
+    except Exception as error:  # a name that is none
+        raise FilterTroubleError(f"no connection: {type(error).__name__}") from None
     return line
 
 

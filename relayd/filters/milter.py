@@ -41,6 +41,7 @@ from relayd.filters.milterwire import (
 from relayd.mail.reply import Reply
 
 MOST_EDITS = 10_000  # of one message
+MOST_LINES = 32  # of a reply, as libmilter has it
 MOST_EDITED = 4 << 20  # octets in them
 CHUNK = 65535  # octets of a body in one event, as libmilter takes them
 _INDEX = struct.Struct("!I")
@@ -289,7 +290,7 @@ def _edit(letter: bytes, body: bytes) -> Edit:
 def _reply(text: str) -> Reply:
     """A filter's own reply; two percent signs are one, a single one is none (as in Sendmail)."""
     text = text.replace("%%", "\0").replace("%", "").replace("\0", "%")
-    lines = [line for line in _LINE_END.split(text) if line]
+    lines = [line for line in _LINE_END.split(text) if line][:MOST_LINES]
     found = [_REPLY_LINE.match(line) for line in lines]
     codes = {match[1] for match in found if match is not None}
     if len(codes) != 1 or None in found:

@@ -7,6 +7,7 @@ connection on or only at the final dot; and a transaction that is over is taken 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -39,6 +40,7 @@ class MilterLine:
 
     line: FilterLine
     client: MilterClient
+    in_message: bool = False  # it has heard of one, and not that it is over
 
 
 def milter_line(line: FilterLine) -> MilterLine:
@@ -67,7 +69,7 @@ class MilterTalk:
 
         Raises FilterTroubleError.
         """
-        try:
+        with self._or_broken():
             await self._take_back(happened)
             verdict = self._standing or CONTINUE
             if verdict.word in _STANDING:
@@ -82,14 +84,7 @@ class MilterTalk:
                         self._standing = verdict
                     if verdict.word is not Word.ACCEPT:
                         return verdict
-            return CONTINUE
-        except MilterError as error:
-            raise self._broken(str(error)) from None
-        except FilterTroubleError as error:
-            raise self._broken(str(error)) from None
-        except BaseException:
-            self._broken("")
-            raise
+        return CONTINUE
 
     async def examine(
         self,
@@ -103,33 +98,37 @@ class MilterTalk:
         `fields`: names, and what stands behind the colon. `replaced` is given the pieces of a body
         that is to take the place of this one. Raises FilterTroubleError.
         """
-        try:
+        with self._or_broken():
             return await self._examine(fields, body, macros, replaced)
-        except MilterError as error:
-            raise self._broken(str(error)) from None
-        except FilterTroubleError as error:
-            raise self._broken(str(error)) from None
-        except BaseException:
-            self._broken("")
-            raise
 
     def over(self) -> None:
-        """The session is: the connection may serve another one."""
+        """The session is, and so is the connection.
+
+        Version 6 would let the next client have it; but libmilter, as Debian has it, says nothing
+        more after that unless the last message was taken back.
+        """
         speaker, self._speaker = self._speaker, None
         self._told.clear()
         self._standing = None
         if speaker is None:
             return
         if speaker.client.ready and not speaker.line.ended:
-            if speaker.client.reusable:
-                speaker.line.write(speaker.client.next_client())
-                self._lines.give_back(speaker)
-            else:
-                self._lines.end(speaker, speaker.client.quit())
+            self._lines.end(speaker, speaker.client.quit())
         else:
             self._lines.drop(speaker)
 
     # the parts of it
+
+    @contextlib.contextmanager
+    def _or_broken(self) -> Iterator[None]:
+        """Whatever goes wrong, or is given up, ends the connection: who knows where it stands."""
+        try:
+            yield
+        except (MilterError, FilterTroubleError) as error:
+            raise self._broken(str(error)) from None
+        except BaseException:
+            self._broken("")
+            raise
 
     def _broken(self, why: str) -> FilterTroubleError:
         speaker, self._speaker = self._speaker, None
@@ -162,14 +161,16 @@ class MilterTalk:
         if speaker is None:
             return
         if speaker.client.ready:
-            speaker.line.write(speaker.client.next_message())
+            if speaker.in_message:
+                speaker.line.write(speaker.client.next_message())
+                speaker.in_message = False
+            else:
+                speaker.client.next_message()
         else:
             self._broken("")
 
     async def _greeted(self) -> MilterLine:
-        speaker, used = await self._lines.take(self._command)
-        if used:
-            return speaker
+        speaker, _ = await self._lines.take(self._command)
         try:
             speaker.line.write(speaker.client.offer())
             while not speaker.client.ready:
@@ -232,6 +233,8 @@ def _write(speaker: MilterLine, event: Event, data: bytes, macros: Mapping[str, 
         raise MilterError("it says something that nobody asked for")
     octets, answers = speaker.client.tell(event, data, macros)
     speaker.line.write(octets)
+    if event not in _OF_THE_CONNECTION:
+        speaker.in_message = True
     return answers
 
 

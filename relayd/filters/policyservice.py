@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from relayd.filters.line import FilterLine, FilterPlace, FilterTroubleError
+from relayd.filters.line import CLOSED, FilterLine, FilterPlace, FilterTroubleError
 from relayd.filters.lines import FilterLines
 from relayd.filters.policy import PolicyAction, PolicyAnswers, PolicyError, request
 
@@ -37,7 +37,7 @@ class PolicyService:
                 return await self._asked(speaker, question)
             except FilterTroubleError:
                 # one that was kept may have been closed meanwhile, which says nothing
-                if not used or speaker.line.ended != "it closed the connection":
+                if not used or speaker.line.ended != CLOSED:
                     raise
 
     async def _asked(self, speaker: _PolicyLine, question: bytes) -> PolicyAction:

@@ -81,9 +81,9 @@ class ReceivedContent:
         """Octets of it."""
         return self._draft.size - len(self.trace)
 
-    def chunks(self) -> Iterator[bytes]:
-        """Header section and body, in pieces; raises SpoolError."""
-        return self._draft.chunks(len(self.trace))
+    def chunks(self, start: int = 0) -> Iterator[bytes]:
+        """Header section and body, in pieces, from an octet on; raises SpoolError."""
+        return self._draft.chunks(len(self.trace) + start)
 
     def body(self) -> Iterator[bytes]:
         """The body, in pieces; raises SpoolError."""

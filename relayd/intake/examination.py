@@ -5,17 +5,23 @@ Only for a rule set that looks at it (Ruleset.examined).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from relayd.intake.checks import Objection, ReceivedContent
+from relayd.intake.gatheredfacts import Gatherer
+from relayd.intake.header import HeaderSection
+from relayd.intake.lookups import spf_domain
+from relayd.intake.vouching import Vouched, Vouching
 from relayd.mail.address import Mailbox
 from relayd.mail.client import Client
 from relayd.mail.envelope import Envelope
 from relayd.mail.plan import Step, Verdict
 from relayd.mime.headertext import field_texts
-from relayd.rules.conditions.headerfield import MOST_CHARACTERS, MOST_IN_ALL
+from relayd.rules.conditions.headerfield import FIELD, bounded
+from relayd.rules.conditions.senderpolicy import SENDER_POLICY
+from relayd.rules.conditions.signatures import DKIM, DMARC
 from relayd.rules.conditions.size import SIZE
 from relayd.rules.fact import Fact
 from relayd.rules.ruleset import Ruleset
@@ -53,33 +59,58 @@ class Filters(Protocol):
 class Examination:
     """One message's."""
 
-    def __init__(self, ruleset: Ruleset) -> None:
+    def __init__(self, ruleset: Ruleset, gatherer: Gatherer | None) -> None:
         self._wanted = ruleset.examined
+        self._vouching: Vouching | None = None  # None: nobody wants to know
+        if gatherer is not None and self._wanted & {DKIM, DMARC}:
+            self._vouching = gatherer.vouching(dmarc=DMARC in self._wanted)
+        self._received = 0  # octets
+        self.vouched: Vouched | None = None
 
-    def receive(self, data: bytes) -> None:
-        """A piece of the content, as the client sent it."""
+    def receive(self, header: HeaderSection, data: bytes) -> None:
+        """A piece of the content as it came, which the header section has seen."""
+        vouching = self._vouching
+        if vouching is None:
+            return
+        self._received += len(data)
+        if not header.complete:
+            return
+        if not vouching.begun:
+            vouching.begin(header.octets)
+            data = data[len(data) - (self._received - header.size) :]
+        vouching.feed(data)
 
-    async def facts(self, content: ReceivedContent) -> dict[Fact, object]:
-        """All that rules look at in it."""
-        told: dict[Fact, object] = {}
-        for fact in self._wanted:
-            if fact == SIZE:
-                told[fact] = content.size
-            elif fact.spelled == "field":
-                told[fact] = _bounded(field_texts(content.section, fact.of))
-        return told
+    async def facts(
+        self,
+        header: HeaderSection,
+        content: ReceivedContent,
+        client: Client,
+        envelope: Envelope,
+        told: Mapping[Fact, object],
+    ) -> dict[Fact, object]:
+        """All that rules look at in it; `told`: what is known of client and sender."""
+        found = self.fields(content.section)
+        if SIZE in self._wanted:
+            found[SIZE] = content.size
+        if self._vouching is not None:
+            if not self._vouching.begun:  # all of it is header section
+                self._vouching.begin(header.octets)
+            spf = str(told.get(SENDER_POLICY, ""))
+            vouched = await self._vouching.finish(spf, spf_domain(client, envelope))
+            self.vouched = vouched
+            found[DKIM] = vouched.signed
+            found[DMARC] = vouched.asks_for
+        return found
+
+    def fields(self, section: bytes) -> dict[Fact, object]:
+        """What rules look at in a header section: the one that came, or what filters made of it."""
+        return {
+            fact: bounded(field_texts(section, fact.of))
+            for fact in self._wanted
+            if fact.spelled == FIELD
+        }
 
     def cancel(self) -> None:
         """Nobody wants to know any more."""
-
-
-def _bounded(texts: Iterable[str]) -> tuple[str, ...]:
-    """As much as expressions are to look at."""
-    left = MOST_IN_ALL
-    kept = []
-    for text in texts:
-        kept.append(text[: min(MOST_CHARACTERS, left)].lower())
-        left -= len(kept[-1])
-        if left <= 0:
-            break
-    return tuple(kept)
+        if self._vouching is not None:
+            self._vouching.cancel()

@@ -104,6 +104,7 @@ class FilterDesk:
         gone = set(self._filters) - set(ruleset.filters.values())
         for each in gone:
             self._filters.pop(each).lines.close()
+        self.filters(ruleset)
 
     def close(self) -> None:
         """Nobody is asked any more."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from relayd.filters.scanning import ClamdScan
 from relayd.intake.asking import LATE_AT_THE_DOOR, answered, followed
 from relayd.intake.checks import Finding, Objection
 from relayd.intake.examination import Filtered
@@ -23,7 +25,10 @@ from relayd.rules.evaluate import Facts, plan_own
 from relayd.rules.fact import Fact
 from relayd.rules.ruleset import Ruleset
 from relayd.smtp import events
+from relayd.spool.errors import SpoolError
+from relayd.spool.interface import AnyDraft
 
+_BEHIND = 65536  # octets
 _NO_PLAN = Reply.of(451, "4.3.0", "Temporary local problem, please try again later")
 
 
@@ -138,7 +143,8 @@ class FilteringReception(Reception):
             self._fail(objection)
             return self._object("DATA", objection)
 
-        return self._asked(self._session.data(draft.ident, named), reply, refused)
+        asked = self._session.data(draft.ident, named, as_it_comes=self._completion is None)
+        return self._asked(asked, reply, refused)
 
     def _asked(
         self, asked: Finding, reply: Reply, refused: Callable[[Reply], Reply]
@@ -159,6 +165,27 @@ class FilteringReception(Reception):
         self._intake.untold(transaction.client, path, mailbox, plan, rules)
 
     # the content
+
+    def content(self, data: bytes) -> None:
+        """A piece of content: for who sees it while it arrives, too."""
+        super().content(data)
+        draft = self._draft
+        if draft is not None and self._session.early:
+            with contextlib.suppress(SpoolError):  # of which the commit will hear
+                for scan in self._session.early:
+                    self._hand_over_early(scan, draft, data)
+
+    def _hand_over_early(self, scan: ClamdScan, draft: AnyDraft, data: bytes) -> None:
+        # what is in the draft may be more than this, or less: its beginning is held back; and who
+        # has fallen behind gets the rest when all of it is there
+        missing = draft.size - len(self._trace) - scan.sent
+        if scan.full or scan.refused or not 0 < missing <= len(data) + _BEHIND:
+            return
+        if missing == len(data):
+            scan.push(data)
+            return
+        for piece in draft.chunks(len(self._trace) + scan.sent):
+            scan.push(piece)
 
     async def _decided_again(
         self,
@@ -188,20 +215,20 @@ class FilteringReception(Reception):
                     return _NO_PLAN
                 plan = replace(plan, destinations=fresh.destinations)
             if named in gone:
-                step = Step("discard", "", "ask", gone[named])
+                step = self._session.done("discard", gone[named])
                 plan = Plan(Verdict.DISCARD, plan.reply, (), (*plan.trail, step))
             elif named in held and plan.verdict is Verdict.ACCEPT:
-                step = Step("hold", "", "ask", held[named])
+                step = self._session.done("hold", held[named])
                 plan = replace(plan, verdict=Verdict.HOLD, trail=(*plan.trail, step))
             plans.append(plan)
         verdict = Verdict.HOLD if wanted.hold else Verdict.ACCEPT
-        for mailbox, name in wanted.added:
+        for mailbox, name in () if wanted.discard else wanted.added:
             if identity(mailbox) in transaction.addressees:
                 continue
             planned = self._planned(ruleset, transaction, mailbox)
             if planned is None:
                 return _NO_PLAN
-            step = Step("ask", "", name, f"added <{mailbox}>")
+            step = self._session.done("add", f"{name}: <{mailbox}>")
             planned = replace(planned, trail=(step, *planned.trail))
             if planned.verdict is Verdict.ACCEPT:
                 planned = replace(planned, verdict=verdict)

@@ -89,10 +89,10 @@ def sent_from(peer: AskedAbout, sender: ReversePath, params: MailParams) -> Happ
     macros = _known(
         auth_type=peer.mechanism if login else "",
         auth_authen=login,
-        mail_addr=path_text(sender),
-        mail_host=sender.domain if sender is not None else "",
+        mail_host=sender.domain if sender is not None else peer.hostname,
         mail_mailer="smtp",
     )
+    macros["mail_addr"] = path_text(sender)  # empty for the null one: it is known
     data = path(path_text(sender), tuple(filter(None, given)))
     return Happening(Event.MAIL, data, macros)
 
@@ -110,6 +110,11 @@ def sent_to(mailbox: Mailbox, params: RcptParams) -> Happening:
 def content_begins(ident: str) -> Happening:
     """DATA, or the first BDAT."""
     return Happening(Event.DATA, b"", {"i": ident})
+
+
+def _unquoted(mailbox: ReversePath) -> str:
+    """As Postfix has it inside, where nothing needs quotes."""
+    return "" if mailbox is None else f"{mailbox.local}@{mailbox.domain}"
 
 
 def instance() -> str:
@@ -142,8 +147,8 @@ def policy_attributes(
         "server_address": server[0],
         "server_port": server[1],
         "helo_name": client.helo,
-        "sender": path_text(sender),
-        "recipient": "" if recipient is None else str(recipient),
+        "sender": _unquoted(sender),
+        "recipient": _unquoted(recipient),
         "recipient_count": str(recipients),
         "queue_id": ident,
         "instance": instance,

@@ -13,6 +13,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
 from relayd.intake.lookups import DnsList, Records, sender_policy
+from relayd.intake.vouching import Vouching
 from relayd.mail.address import ReversePath
 from relayd.mail.client import Client
 from relayd.mail.log import MailLog
@@ -44,6 +45,10 @@ class Gatherer:
         self._lists: tuple[Ruleset | None, Mapping[str, DnsList]] = (None, {})
         self._told: dict[str, float] = {}  # by list: when its trouble was said last
 
+    def vouching(self, *, dmarc: bool) -> Vouching:
+        """For one message."""
+        return Vouching(self._reactor, self._records, self._clock, PATIENCE, dmarc=dmarc)
+
     def gathering(self) -> GatheredFacts:
         """For one session."""
         return GatheredFacts(self)
@@ -57,7 +62,9 @@ class Gatherer:
             question = self._sender_policy(client, sender)
         else:
             question = self._lists_of(ruleset)[fact.of].has(client.address)
-        asked = promise(question).addTimeout(PATIENCE, self._reactor)
+        asked = promise(question)
+        if not asked.called:
+            asked.addTimeout(PATIENCE, self._reactor)
         return asked.addErrback(lambda failure: fact.unanswered)
 
     async def _sender_policy(self, client: Client, sender: ReversePath) -> str:

@@ -26,6 +26,7 @@ from relayd.intake.transaction import (
     identity,
     merge_notify,
 )
+from relayd.intake.vouching import Vouched, results_field
 from relayd.login.guesses import Guesses
 from relayd.mail.address import Mailbox, ReversePath, path_text
 from relayd.mail.client import Client
@@ -33,16 +34,18 @@ from relayd.mail.envelope import Envelope, Recipient
 from relayd.mail.ident import ident_text
 from relayd.mail.log import MailLog
 from relayd.mail.message import Message, RecipientState, Record, Submission
-from relayd.mail.plan import Plan, Verdict
+from relayd.mail.plan import Plan, Step, Verdict
 from relayd.mail.reply import Reply
 from relayd.report.bounce import expand
 from relayd.report.wishes import STRANGERS, TRUSTED, Wishes
 from relayd.rules.conditions.reversename import REVERSE_NAME
+from relayd.rules.conditions.senderpolicy import SENDER_POLICY
 from relayd.rules.evaluate import Facts, evaluate, examine
 from relayd.rules.fact import Fact, Known
 from relayd.rules.header import TooManyFieldsError, edit_header
 from relayd.rules.ruleset import Ruleset
 from relayd.rules.srsstage import FORGED
+from relayd.rules.storedfact import kept
 from relayd.smtp import events
 from relayd.spool.errors import SpoolError, SpoolFull
 from relayd.spool.interface import AnyDraft
@@ -151,6 +154,7 @@ class Intake:
     expect: Callable[[int], None] = lambda change: None  # so many more (-1: less) may soon commit
     guesses: Guesses | None = None  # who guesses at the hashes of SRS addresses
     decide: Callable[[Ruleset, Facts], Plan] = evaluate
+    examine: Callable[[Ruleset, Facts], Plan] = examine
     edit: Callable[[Ruleset, tuple[int, ...], bytes], bytes] = edit_header
     wishes: Callable[[bool], Wishes] = lambda trusted: TRUSTED if trusted else STRANGERS
     # ^ for reports, honoured from a client that is trusted or not
@@ -188,6 +192,8 @@ class Reception:
         self._completion: Completion | None = None
         self._examination: Examination | None = None
         self._filters = intake.filters
+        self._vouched: Vouched | None = None  # what came of it
+        self._told: Mapping[Fact, object] | None = None  # all that was known at the final dot
         self._eight_bit = False
         self._why = ""  # the content is refused, for the log
         self._failure: Reply | None = None  # known before the end of content
@@ -232,7 +238,7 @@ class Reception:
                 self._fail(_NO_MEMORY)
                 return
         if self._examination is not None:
-            self._examination.receive(data)
+            self._examination.receive(header, data)
         if self._completion is not None:
             data = self._completion.receive(data)
             if not data:
@@ -333,11 +339,16 @@ class Reception:
         if self._examination is not None:
             self._examination.cancel()
             self._examination = None
+        self._vouched = self._told = None
         self._draft = self._transaction = self._header = self._failure = self._completion = None
 
     def _hold_header(self, octets: int) -> bool:
-        """The header section has so many. The draft holds it too, and so does who completes it."""
-        now = _shares(octets * (2 if self._completion is None else 3))
+        """The header section has so many.
+
+        The draft holds it too, and so do those who complete it and who examine it.
+        """
+        others = (self._completion is not None) + (self._examination is not None)
+        now = _shares(octets * (2 + others))
         if not self._intake.memory.change(self._held_header, now):
             return False
         self._held_header = now
@@ -506,6 +517,9 @@ class Reception:
             if guessable is not None and plan.reply is FORGED:
                 guessable.wrong_hash(client_key(self.client.address))
             sender = transaction.envelope.reverse_path
+            if gathering is not None:
+                told = kept(gathering.facts)
+                plan = replace(plan, trail=(*told, *plan.trail))
             self._intake.untold(transaction.client, sender, mailbox, plan, self._ruleset.hash)
             return self._refuse(rcpt_text(mailbox), plan.reply, _why(plan))
         total = transaction.destinations + len(plan.destinations)
@@ -517,10 +531,10 @@ class Reception:
         if much and not self._hold_recipients(held):
             transaction.full = _NO_MEMORY
             return self._refuse(rcpt_text(mailbox), _NO_MEMORY)
-        told = None
+        facts = None
         if gathering is not None and self._ruleset.examined:  # it may be decided again
-            told = dict(gathering.facts)
-        transaction.add(named, Addressee(mailbox, params.orcpt, notify, plan, told))
+            facts = dict(gathering.facts)
+        transaction.add(named, Addressee(mailbox, params.orcpt, notify, plan, facts))
         return plan.reply
 
     def _data(self, event: events.Data) -> Reply | Pending[Any]:
@@ -546,14 +560,15 @@ class Reception:
             self._fail(reply)
             return self._refuse("DATA", reply, error.reason)
         if self._ruleset is not None and (self._ruleset.examined or self._filters is not None):
-            self._examination = Examination(self._ruleset)
+            self._examination = Examination(self._ruleset, intake.gatherer)
         self._header = HeaderSection(
             intake.trace,
             intake.limits.header_size,
             keep=self._keeps_header
             or transaction.edits_header
             or self._policy.submission
-            or self._examination is not None,
+            or self._examination is not None
+            or (self._ruleset is not None and self._ruleset.authenticates),
         )
         self._completion = self._complete_with(draft.ident) if self._policy.submission else None
         return _GO_AHEAD
@@ -595,14 +610,18 @@ class Reception:
 
     async def _examined(self, examination: Examination) -> Objection:
         """Gather what is to be known of it, ask who else reads it, then ask the rules again."""
-        transaction, ruleset, filters = self._transaction, self._ruleset, self._filters
+        transaction, ruleset, header = self._transaction, self._ruleset, self._header
+        filters = self._filters
         assert transaction is not None
         assert ruleset is not None
+        assert header is not None
         content = self._received_content()
         found = Filtered()
         try:
             told: dict[Fact, object] = dict(self._gathering.facts) if self._gathering else {}
-            told |= await examination.facts(content)
+            told |= await examination.facts(
+                header, content, transaction.client, transaction.envelope, told
+            )
             if filters is not None:
                 named = [each.original for each in transaction.addressees.values()]
                 found = await filters.examine(
@@ -614,6 +633,7 @@ class Reception:
                 told |= found.facts
             if content.rewritten:
                 self._content_rewritten(content)
+                told |= examination.fields(content.section)
         except SpoolError as error:
             return self._spool_reply(error)
         finally:
@@ -628,10 +648,13 @@ class Reception:
         found: Filtered,
     ) -> Objection:
         """What the rules say now that the content is known: of all recipients, then of each."""
+        self._told = told
         client, sender = transaction.client, transaction.envelope.reverse_path
         started = transaction.started
         nobody = Mailbox("", "")
-        plan = examine(ruleset, Facts(client, sender, nobody, started, told, Known.CONTENT))
+        plan = self._intake.examine(
+            ruleset, Facts(client, sender, nobody, started, told, Known.CONTENT)
+        )
         if plan.verdict is Verdict.REFUSE:
             return self._refused_by(plan, ruleset, transaction)
         told_of_content = {fact: told[fact] for fact in ruleset.examined if fact in told}
@@ -666,13 +689,17 @@ class Reception:
     ) -> Objection:
         """None of the recipients is taken: SMTP has one answer for all."""
         self._why = _why(plan)
+        plan = replace(plan, trail=(*self._facts_told(), *plan.trail))
         path = transaction.envelope.reverse_path
         for each in transaction.addressees.values():
             self._intake.untold(transaction.client, path, each.original, plan, ruleset.hash)
         return plan.reply
 
     def _verdict_on_content(self, objection: Objection) -> Reply | Pending[Any]:
-        self._examination = None
+        """What others say was heard before (AskingReception); what is left is ours."""
+        if self._examination is not None:
+            self._vouched = self._examination.vouched
+            self._examination = None
         if objection is not None:
             self._fail(objection)
         return Reception.end_of_content(self)
@@ -733,6 +760,9 @@ class Reception:
             header_size=len(self._trace) + size,
             eight_bit=self._eight_bit,
             utf8_header=header.eight_bit,
+            told=() if self._gathering is None and self._told is None else self._facts_told(),
+            results=self._results(ruleset, transaction) if ruleset.authenticates else b"",
+            authserv=self._intake.trace.hostname,
         )
         try:
             submission = transaction.submission(
@@ -742,7 +772,8 @@ class Reception:
             return _TOO_MANY_FIELDS
         grown = size
         if submission.headers:
-            grown = max(grown, max(map(len, submission.headers)) - len(self._trace))
+            ours = len(facts.results) + len(self._trace)
+            grown = max(grown, max(map(len, submission.headers)) - ours)
         if grown > header.size and self._draft is not None:
             # what came was within the limits; what leaves is to be so as well
             if grown > limits.header_size:
@@ -750,6 +781,24 @@ class Reception:
             if self._draft.size - len(self._trace) - size + grown > limits.message_size:
                 return _MESSAGE_GREW
         return submission
+
+    def _facts_told(self) -> tuple[Step, ...]:
+        """What rules have looked at by now, to be kept with the message."""
+        told = self._told
+        if told is None and self._gathering is not None:
+            told = self._gathering.facts
+        return kept(told or {})
+
+    def _results(self, ruleset: Ruleset, transaction: ReceivedTransaction) -> bytes:
+        """What was found out about who vouches for it, for those who read it after us."""
+        told = {} if self._gathering is None else self._gathering.facts
+        return results_field(
+            self._intake.trace.hostname,
+            transaction.client,
+            transaction.envelope,
+            told.get(SENDER_POLICY),
+            self._vouched,
+        )
 
     def _write(self, data: bytes) -> None:
         if data and self._draft is not None:

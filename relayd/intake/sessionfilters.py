@@ -7,7 +7,7 @@ each recipient; clamd and rspamd see the content only. All of them are asked in 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from relayd.filters.line import FilterTroubleError
@@ -29,6 +29,7 @@ from relayd.filters.milteredits import (
 )
 from relayd.filters.miltertalk import Happening, MilterTalk
 from relayd.filters.policy import PolicyAction
+from relayd.filters.scanning import ClamdScan
 from relayd.intake.checks import NewBody, Objection, ReceivedContent
 from relayd.intake.examination import Filtered
 from relayd.intake.filterdesk import AskedFilter, FilterDesk
@@ -118,6 +119,12 @@ class SessionFilters:
         self._size = 0  # as MAIL gave it
         self._instance = ""
         self._failed: dict[str, Objection] = {}  # who did not say, in this transaction
+        self._early: dict[str, ClamdScan] = {}  # who sees the message while it arrives
+
+    def done(self, verb: str, said: str) -> Step:
+        """A step of the trail: what was done to the message, and who (`NAME: why`) wanted it."""
+        definition = self._ruleset.filters.get(said.partition(":")[0])
+        return Step(verb, str(definition.place) if definition else "", f"{verb} by {said}")
 
     # the session goes on
 
@@ -166,15 +173,39 @@ class SessionFilters:
         happening.refused = objection is not None
         return objection
 
-    async def data(self, ident: int, recipients: Sequence[Mailbox]) -> Objection:
-        """The content is about to come."""
+    async def data(
+        self, ident: int, recipients: Sequence[Mailbox], *, as_it_comes: bool
+    ) -> Objection:
+        """The content is about to come, and is kept as it comes, or is completed first."""
         self._happened.append(content_begins(ident_text(ident)))
         for name, asked in self._in_order():
             if asked.milters is not None and self._asks(name, Known.RECIPIENT, recipients):
                 objection = await self._tell_one(name, asked)
                 if objection is not None:
                     return objection
+        return await self._begin_early(recipients) if as_it_comes else None
+
+    async def _begin_early(self, recipients: Sequence[Mailbox]) -> Objection:
+        """A clamd before whom nobody changes the message sees it while it arrives."""
+        for name, asked in self._in_order():
+            asks = self._asks(name, Known.RECIPIENT, recipients)
+            if asked.clamd is None or asks is None or self.wanted.above:
+                if asks is False or (self._stage(name) is not Known.CONTENT and asked.policy):
+                    continue
+                return None
+            if asks and name not in self._failed:
+                try:
+                    scan = await asked.clamd.early()
+                except FilterTroubleError as error:
+                    return self._in_trouble(name, asked, str(error))
+                if scan is not None:
+                    self._early[name] = scan
         return None
+
+    @property
+    def early(self) -> Collection[ClamdScan]:
+        """Who sees the message while it arrives."""
+        return self._early.values()
 
     def reset(self) -> None:
         """The transaction is over, if there was one."""
@@ -185,6 +216,9 @@ class SessionFilters:
             self.facts = {}
             self._failed.clear()
             self._instance = ""
+            for scan in self._early.values():
+                scan.close()
+            self._early.clear()
 
     def over(self) -> None:
         """The session is."""
@@ -206,11 +240,14 @@ class SessionFilters:
         objection = await self._shown(content, recipients, told)
         if objection is not None:
             return Filtered(objection, trail=(Step("ask", "", self.why),))
-        wanted = self.wanted
-        verdict = Verdict.HOLD if wanted.hold else Verdict.ACCEPT
+        wanted, verdict, steps = self.wanted, Verdict.ACCEPT, [*self.wanted.steps]
         if wanted.discard:
             verdict = Verdict.DISCARD
-        return Filtered(None, verdict, self.facts, tuple(wanted.steps))
+            steps.append(self.done("discard", wanted.discard))
+        elif wanted.hold:
+            verdict = Verdict.HOLD
+            steps.append(self.done("hold", wanted.hold))
+        return Filtered(None, verdict, self.facts, tuple(steps))
 
     async def _shown(
         self,
@@ -254,7 +291,7 @@ class SessionFilters:
         if asked.milters is not None:
             objection = await self._show_milter(name, asked, message)
         elif asked.clamd is not None:
-            scanned = await asked.clamd.scan(message.content.chunks)
+            scanned = await asked.clamd.scan(message.content.chunks, self._early.get(name))
             objection = self._found(name, asked, scanned.virus)
         elif asked.rspamd is not None:
             objection = await self._show_rspamd(name, asked, message, recipients)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from relayd.authentication.results import without_forged
 from relayd.mail import value
 from relayd.mail.address import AddressError, Mailbox
 from relayd.mail.client import Client
@@ -43,10 +44,13 @@ class ContentFacts:
     """What was learnt about the content while it went by."""
 
     trace: bytes  # the Received field written in front of it
-    section: bytes  # the header section as received; empty unless Transaction.edits_header
+    section: bytes  # the header section as received; empty unless it was to be kept
     header_size: int  # octets of both, the empty line included
     eight_bit: bool
     utf8_header: bool
+    told: tuple[Step, ...] = ()  # facts that rules looked at (relayd.mail.plan.FACT)
+    results: bytes = b""  # Authentication-Results of ours, to stand in front of all
+    authserv: str = ""  # in whose name they are
 
 
 class ReceivedTransaction:
@@ -112,7 +116,9 @@ class ReceivedTransaction:
         found: dict[tuple[object, ...], int] = {}
         recipients: list[Recipient] = []
         states: list[RecipientState] = []
-        headers = _Headers(facts, edit_header) if self.edits_header else None
+        headers = None
+        if self.edits_header or facts.results:
+            headers = _Headers(facts, edit_header)
         for named, addressee in self.addressees.items():
             state = _STATE[addressee.plan.verdict]
             for destination in addressee.plan.destinations or (_nowhere(addressee),):
@@ -139,7 +145,7 @@ class ReceivedTransaction:
             headers=() if headers is None else tuple(headers.sections),
             state=states[0] if alike else RecipientState.QUEUED,
             states=() if alike else tuple(states),
-            trail=self._trail(),
+            trail=(*facts.told, *self._trail()) if facts.told else self._trail(),
             rules=rules,
         )
 
@@ -159,17 +165,23 @@ class _Headers:
         self.sections: list[bytes] = []
         self._facts = facts
         self._edit = edit_header
-        self._numbers: dict[tuple[int, ...], int] = {(): 0}
+        self._numbers: dict[tuple[int, ...], int] = {}
+        self._before = facts.results + facts.trace
+        self._ours = facts.section  # without what speaks in our name
+        if facts.results:
+            self._ours = without_forged(facts.section, facts.authserv)
+        else:
+            self._numbers[()] = 0
 
     def number(self, rules: tuple[int, ...]) -> int:
         """Recipient.header for these rules; the trace field in front is never theirs to edit."""
         number = self._numbers.get(rules)
         if number is None:
-            edited = self._edit(rules, self._facts.section)
-            if edited == self._facts.section:
+            edited = self._edit(rules, self._ours) if rules else self._ours
+            if edited == self._facts.section and not self._facts.results:
                 number = 0
             else:
-                section = self._facts.trace + edited
+                section = self._before + edited
                 if section not in self.sections:
                     self.sections.append(section)
                 number = self.sections.index(section) + 1

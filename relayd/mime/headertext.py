@@ -8,15 +8,29 @@ from email.errors import HeaderParseError
 from email.header import decode_header
 
 _MOST_OCTETS = 8000  # of one field that are decoded
-_FIELD = rb"(?:^|(?<=\r\n))%s[ \t\v\f]*:((?:[^\r]|\r(?!\n(?![ \t])))*)"
+_COLON = re.compile(rb"[ \t\v\f]*:")
+_END = re.compile(rb"\r\n(?![ \t])")
 _FOLD = re.compile(rb"\r\n(?=[ \t])")
 
 
 def field_texts(section: bytes, name: str) -> Iterator[str]:
     """The texts of all fields of this name, from the top."""
-    wanted = re.compile(_FIELD % re.escape(name.encode("ascii")), re.IGNORECASE)
-    for match in wanted.finditer(section):
-        yield _decoded(_FOLD.sub(b"", match[1][:_MOST_OCTETS]).strip())
+    for body in field_bodies(section, name):
+        yield _decoded(_FOLD.sub(b"", body[:_MOST_OCTETS]).strip())
+
+
+def field_bodies(section: bytes, name: str) -> Iterator[bytes]:
+    """What stands behind the colon of all fields of this name, from the top."""
+    lines = b"\r\n" + section
+    wanted = b"\r\n" + name.encode("ascii").lower()
+    low, at = lines.lower(), 0
+    while (at := low.find(wanted, at)) >= 0:
+        at += len(wanted)
+        colon = _COLON.match(lines, at)
+        if colon is not None:
+            end = _END.search(lines, colon.end())
+            at = len(lines) if end is None else end.start()
+            yield lines[colon.end() : at]
 
 
 def _decoded(body: bytes) -> str:

@@ -111,7 +111,7 @@ def evaluate_aloud(ruleset: Ruleset, facts: Facts) -> Plan:
     plan = evaluate(ruleset, facts)
     if not plan.trail or plan.trail[-1] is not _NOBODY:
         return plan
-    later = _plan(ruleset, facts, None).trail
+    later = plan_own(ruleset, facts).trail
     waiting = next((step for step in later if step.stage == "forward" and step.place), None)
     if waiting is None:
         return plan

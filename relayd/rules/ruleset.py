@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from dataclasses import replace as but
 from typing import TypeVar
@@ -16,6 +16,8 @@ from relayd.rules.askstage import AskStage
 from relayd.rules.conditions.condition import Condition, Test
 from relayd.rules.conditions.mailbox import FromSender, ToRecipient
 from relayd.rules.conditions.reversename import REVERSE_NAME
+from relayd.rules.conditions.senderpolicy import SENDER_POLICY
+from relayd.rules.conditions.signatures import DKIM, DMARC
 from relayd.rules.defaultdomain import home_of
 from relayd.rules.fact import CERTIFICATE, Fact, Known
 from relayd.rules.language.model import (
@@ -78,6 +80,7 @@ class Ruleset:
     introductions: tuple[tuple[Test, ...], ...] = field(default=())  # see trusts()
     examined: frozenset[Fact] = field(default=frozenset())  # what its rules look at in the content
     content: Stage[AdmissionRule] | None = field(default=None)  # ... those that let mail in, or not
+    authenticates: bool = field(default=False)  # they look at SPF, DKIM or DMARC
     plans_anew: bool = field(default=False)  # ... or may change what becomes of one recipient
     at_rcpt: Ruleset | None = field(default=None)  # it without such rules; None: it has none
 
@@ -85,6 +88,11 @@ class Ruleset:
     def wants_certificate(self) -> bool:
         """Whether a rule looks at the client's certificate."""
         return CERTIFICATE in self.needs
+
+    @property
+    def gathered(self) -> frozenset[Fact]:
+        """What it looks at besides the envelope and the session, the client's name left out."""
+        return self.asked | self.examined
 
     @property
     def usual(self) -> dict[Fact, object]:
@@ -152,6 +160,7 @@ def build(
         send_as=SendAsStage(_of(items, SendAs), tables, origin or hostname, separators),
         needs=needs,
         asked=frozenset(fact for fact in needs if fact.asked) - {REVERSE_NAME},
+        authenticates=bool(needs & {SENDER_POLICY, DKIM, DMARC}),
         lists={item.name: item for item in items if isinstance(item, DnsListDef)},
         filters={item.name: item for item in items if isinstance(item, FilterDef)},
         asks=AskStage(asks, tables) if (asks := _of(items, Ask)) else None,
@@ -163,30 +172,59 @@ def build(
 
 def _examining(ruleset: Ruleset) -> Ruleset:
     """A set with rules that look at the content: what is asked when."""
-    tables = ruleset.tables
-    admissions = [entry.rule for entry in ruleset.admission.entries]
-
-    def early(stage: Stage[R], conditions: Callable[[R], Sequence[Condition]]) -> Stage[R]:
-        rules = [entry.rule for entry in stage.entries]
-        return Stage(rules, conditions, tables, _examines) if any(map(_examines, rules)) else stage
-
+    asked = {fact for fact in ruleset.asked if fact.known is not Known.CONTENT}
+    if DMARC in ruleset.needs:
+        asked.add(SENDER_POLICY)
+    ruleset = but(ruleset, asked=frozenset(asked))
     return but(
         ruleset,
         examined=frozenset(fact for fact in ruleset.needs if fact.known is Known.CONTENT),
-        asked=frozenset(fact for fact in ruleset.asked if fact.known is not Known.CONTENT),
-        content=Stage(admissions, _tests, tables, lambda rule: not rule.examines),
+        content=_content(ruleset, lambda rule: not rule.examines),
         plans_anew=any(
             rule.examines and not (isinstance(rule, AdmissionRule) and rule.for_all)
             for rule in _of(ruleset.items, Rule)
         ),
-        at_rcpt=but(
-            ruleset,
-            recipients=early(ruleset.recipients, _recipient),
-            senders=early(ruleset.senders, _sender),
-            headers=early(ruleset.headers, _tests),
-            forward=early(ruleset.forward, _recipient),
-            route=early(ruleset.route, _routed),
-        ),
+        at_rcpt=_without(ruleset, _examines),
+    )
+
+
+def without_unknown(ruleset: Ruleset, told: Collection[Fact]) -> Ruleset:
+    """The set without rules that look at something of the content that is not told."""
+
+    def asks_more(rule: Rule) -> bool:
+        return any(
+            fact.known is Known.CONTENT and fact not in told
+            for condition in rule.tests
+            for fact in condition.needs
+        )
+
+    content = _content(ruleset, lambda rule: not rule.examines or asks_more(rule))
+    return but(_without(ruleset, asks_more), content=content)
+
+
+def _content(
+    ruleset: Ruleset, passed_over: Callable[[AdmissionRule], bool]
+) -> Stage[AdmissionRule]:
+    rules = [entry.rule for entry in ruleset.admission.entries]
+    return Stage(rules, _tests, ruleset.tables, passed_over)
+
+
+def _without(ruleset: Ruleset, passed_over: Callable[[Rule], bool]) -> Ruleset:
+    """The set with some rules passed over behind admission; all keep their numbers."""
+
+    def stage(all_: Stage[R], conditions: Callable[[R], Sequence[Condition]]) -> Stage[R]:
+        rules = [entry.rule for entry in all_.entries]
+        if not any(map(passed_over, rules)):
+            return all_
+        return Stage(rules, conditions, ruleset.tables, passed_over)
+
+    return but(
+        ruleset,
+        recipients=stage(ruleset.recipients, _recipient),
+        senders=stage(ruleset.senders, _sender),
+        headers=stage(ruleset.headers, _tests),
+        forward=stage(ruleset.forward, _recipient),
+        route=stage(ruleset.route, _routed),
     )
 
 

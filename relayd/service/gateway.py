@@ -369,7 +369,7 @@ class Gateway(Service):
         self._ask_filters(now)
         self._service.intake.limits = limits.reception_limits(now)
         self._service.intake.names = self._names if now.client_names else None
-        self._pickup.apply(self._service.intake.limits, limits.drop(now))
+        self._pickup.apply(self._service.intake, limits.drop(now))
 
     def _ask_filters(self, now: Settings) -> None:
         """Who is asked; a session that began where nobody was ends with its next message."""

@@ -167,6 +167,9 @@ def _unmarked(content: bytes) -> bytes:
 
 
 def _difference(here: Arrived, there: Arrived) -> str:
-    lines = [_unmarked(each.content).decode("latin-1").splitlines() for each in (here, there)]
-    diff = "\n".join([*difflib.unified_diff(*lines, "relayd", "postfix", lineterm="", n=1)][:20])
+    ours, theirs = (
+        _unmarked(each.content).decode("latin-1").splitlines() for each in (here, there)
+    )
+    told = difflib.unified_diff(ours, theirs, "relayd", "postfix", lineterm="", n=1)
+    diff = "\n".join([*told][:20])
     return f"{here.sender} {here.recipients} / {there.sender} {there.recipients}\n{diff}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from relayd.rules.conditions.condition import Condition, Operand, Test
 from relayd.rules.fact import Fact, Known
@@ -14,6 +14,7 @@ from relayd.rules.language.words import Words
 from relayd.rules.tables.table import Table
 from relayd.rules.view import View
 
+FIELD = "field"
 MOST_CHARACTERS = 1000  # of one field; what stands behind them is not looked at
 MOST_IN_ALL = 2000  # of all fields of a name: an expression has its price for each
 
@@ -23,14 +24,26 @@ def header_field(name: str) -> Fact:
 
     In lower case, as all that expressions are matched with. Empty: there is none.
     """
-    return Fact("the header field", Known.CONTENT, of=name.lower(), spelled="field", values=((),))
+    return Fact("the header field", Known.CONTENT, of=name.lower(), spelled=FIELD, values=((),))
+
+
+def bounded(texts: Iterable[str]) -> tuple[str, ...]:
+    """Texts of fields as rules look at them: as much as expressions may have, in lower case."""
+    left = MOST_IN_ALL
+    kept = []
+    for text in texts:
+        kept.append(text[: min(MOST_CHARACTERS, left)].lower())
+        left -= len(kept[-1])
+        if left <= 0:
+            break
+    return tuple(kept)
 
 
 class ByField(Condition):
     """`field Subject "invoice"`, `field List-Id "."`: one of the fields of this name fits."""
 
     __slots__ = ()
-    word = "field"
+    word = FIELD
 
     @classmethod
     def read(cls, words: Words, *, negated: bool = False) -> ByField:

@@ -7,7 +7,6 @@ from urllib.parse import urlsplit
 
 from relayd.rules.conditions.condition import Condition
 from relayd.rules.conditions.registry import CONDITIONS, conditions, when
-from relayd.rules.language.lexer import TokenKind
 from relayd.rules.language.model import Ask, FilterDef
 from relayd.rules.language.words import Words, host_port
 
@@ -92,15 +91,15 @@ def _patience(words: Words) -> int:
 
 def read_ask(words: Words) -> Ask:
     """`ask NAME, NAME [conditions] [when ...]`."""
-    if words.at_word(*CONDITIONS, "when"):
-        raise words.missing("the name of who is asked")
     start = words.place
     names = words.commas(lambda: words.name("the name of a milter, rspamd, clamd or policy"))
+    a_condition = names[-1].lower() in CONDITIONS and words.peek() is not None
+    if a_condition and not words.at_word(*CONDITIONS, "when"):
+        raise words.complain("nobody is named", "expected the name of who is asked")
     for name in names:
         if names.count(name) > 1:
             raise words.complain(f"{name} is asked once", "expected each name once", start)
     tests: tuple[Condition, ...] = ()
-    token = words.peek()
-    if token is not None and token.kind is TokenKind.WORD and words.at_word(*CONDITIONS):
+    if words.at_word(*CONDITIONS):
         tests = conditions(words)
     return Ask(names, tests, when=when(words), place=words.verb.place)
