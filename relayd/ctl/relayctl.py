@@ -66,7 +66,8 @@ def status(options: argparse.Namespace) -> int:
     answer = daemon(options).answer("status")
     _show(options, answer, text.status_lines(answer, time.time()))
     healthy = all(shard["healthy"] for shard in answer["shards"])
-    return OK if healthy and not answer.get("refused") else FAILED
+    as_it_should = not (answer.get("refused") or {}).get("last_good")
+    return OK if healthy and as_it_should else FAILED
 
 
 def queue(options: argparse.Namespace) -> int:

@@ -374,22 +374,24 @@ class CommandTests(RelayctlTestCase):
         self.assertNotIn("refused ", out)
         self.assertNotIn("None", out)
 
-    def test_a_configuration_that_was_refused_is_no_success(self) -> None:
+    def test_to_run_with_the_last_good_configuration_is_no_success(self) -> None:
         why = "relayd.conf:1:1: unknown verb\n    acept any\n    ^^^^^"
         refused: dict[str, Any] = {"since": NOW - 60, "why": why, "last_good": None}
-        self.serve(lambda _: [{"answer": {**STATUS, "refused": refused}}, {"done": True}])
-        for last_good, holds in (
-            (None, "the old rules hold:"),
-            (NOW - 3600, "started with the last good configuration, of "),
+        shards = [{**each, "healthy": True} for each in STATUS["shards"]]
+        answer = {**STATUS, "shards": shards, "refused": refused}
+        self.serve(lambda _: [{"answer": answer}, {"done": True}])
+        for last_good, expected, holds in (
+            (None, 0, "the old rules hold:"),
+            (NOW - 3600, 1, "started with the last good configuration, of "),
         ):
             refused["last_good"] = last_good
             status, out, _ = self.run_main("status")
-            self.assertEqual(status, 1)
+            self.assertEqual(status, expected)
             self.assertIn(holds, out)
             for line in why.split("\n"):
                 self.assertIn(f"{'':13}  {line}\n", out)
             status, out, _ = self.run_main("status", "--json")
-            self.assertEqual((status, json.loads(out)["refused"]), (1, refused))
+            self.assertEqual((status, json.loads(out)["refused"]), (expected, refused))
 
     def test_a_state_that_is_none_is_told_those_that_are(self) -> None:
         complaint = io.StringIO()
