@@ -107,7 +107,7 @@ def queue_lines(documents: Iterable[dict[str, Any]], now: float) -> Iterator[str
         total = f"{_many(messages, 'message')}, {_many(recipients, 'recipient')}"
         yield f"{total}, {octets(size_sum)}\n"
     else:
-        yield "Nothing is waiting.\n"
+        yield "Mail queue is empty\n"  # the words that scripts know from mailq
 
 
 def _due(at: float, now: float) -> str:

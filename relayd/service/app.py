@@ -52,7 +52,7 @@ from relayd.ops.systemd import Notices
 from relayd.ops.text import moment
 from relayd.ops.twistedlog import TwistedLog
 from relayd.reactor.coroutine import promise
-from relayd.reactor.lean import own_reactor
+from relayd.reactor.lean import own_reactor, soon
 from relayd.reactor.workerpipe import Reactor
 from relayd.relay.enrolment import Enrolment
 from relayd.service.configthread import aside
@@ -153,7 +153,7 @@ def mail_log(reactor: Reactor, output: Output) -> LineLog:
     log = LineLog(
         output.write,
         clock=time.time,
-        later=partial(reactor.callLater, 0),
+        later=soon(reactor),
         journal=output.path is None and journal_reads_us(),
     )
     output.told = log.dropped

@@ -40,6 +40,7 @@ S = TypeVar("S")
 
 def loops(ruleset: Ruleset) -> list[Problem]:
     """A problem for each circle. Conditions are answered for an unknown outside client."""
+    ruleset = ruleset.at_rcpt or ruleset
     problems: list[Problem] = []
     told: set[Place] = set()
     view = View(_NOBODY, None, Subject(Mailbox("nobody", "invalid")))

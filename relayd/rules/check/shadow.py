@@ -26,6 +26,7 @@ def hidden_rules(ruleset: Ruleset) -> list[tuple[Rule, list[Rule]]]:
     tables = ruleset.tables
     return [
         *_in_stage(ruleset.admission, tables, _tests),
+        *(_in_stage(ruleset.content, tables, _tests) if ruleset.content is not None else ()),
         *_in_stage(ruleset.recipients, tables, _patterned),
         *_in_stage(ruleset.senders, tables, _patterned),
         *_in_stage(ruleset.forward, tables, _patterned),
@@ -118,8 +119,13 @@ def _told(rival: Rule, hidden: list[Rule]) -> Problem:
 
 
 def _decides(rival: Rule, rule: Rule) -> bool:
-    """A `hold` leaves the decision to the rules behind it; an `accept` may, on a route."""
+    """A `hold` leaves the decision to the rules behind it; an `accept` may, on a route.
+
+    Whoever is let in at RCPT comes to the rules about the content, wherever those stand.
+    """
     if isinstance(rival, AdmissionRule) and isinstance(rule, AdmissionRule):
+        if rule.examines and not rival.examines and rival.verb == "accept":
+            return False
         if rival.verb == "hold":
             return rule.verb == "hold"
         return rival.verb != "accept" or not names_route(rule)
