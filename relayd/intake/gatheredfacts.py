@@ -62,7 +62,9 @@ class Gatherer:
             question = self._sender_policy(client, sender)
         else:
             question = self._lists_of(ruleset)[fact.of].has(client.address)
-        asked = promise(question).addTimeout(PATIENCE, self._reactor)
+        asked = promise(question)
+        if not asked.called:
+            asked.addTimeout(PATIENCE, self._reactor)
         return asked.addErrback(lambda failure: fact.unanswered)
 
     async def _sender_policy(self, client: Client, sender: ReversePath) -> str:

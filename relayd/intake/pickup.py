@@ -38,7 +38,7 @@ from relayd.mail.envelope import Direction
 from relayd.mail.plan import Destination, Plan, Verdict
 from relayd.mail.reply import Reply, Severity, printable
 from relayd.reactor.coroutine import promise
-from relayd.rules.evaluate import WELCOME, Facts, evaluate
+from relayd.rules.evaluate import WELCOME, Facts, evaluate, examine
 from relayd.rules.ruleset import Ruleset
 from relayd.smtp import events
 
@@ -153,6 +153,18 @@ def admit(ruleset: Ruleset, facts: Facts) -> Plan:
     return _failed(facts, plan.reply, plan)
 
 
+def examined(ruleset: Ruleset, facts: Facts) -> Plan:
+    """Likewise what the content decides for all: each recipient's plan will say it."""
+    plan = examine(ruleset, facts)
+    if plan.verdict is not Verdict.REFUSE or plan.reply.severity is not Severity.PERMANENT:
+        return plan
+    return _left_to_each(plan)
+
+
+def _left_to_each(plan: Plan) -> Plan:
+    return Plan(Verdict.ACCEPT, WELCOME, (), plan.trail)
+
+
 def _failed(facts: Facts, reply: Reply, plan: Plan) -> Plan:
     """Taken over, only to be reported as failed with this reply."""
     nowhere = Destination(facts.recipient, str(Direction(refusal=reply)), facts.sender)
@@ -176,7 +188,7 @@ class Pickup:
         self._folder = spool / FOLDER
         self._aside = spool / SET_ASIDE
         self._over_quota = spool / OVER_QUOTA
-        self._intake = replace(intake, decide=admit)
+        self._intake = replace(intake, decide=admit, examine=examined)
         self.apply(intake.limits, bounds)
         self._log = intake.log
         self._hostname = hostname
@@ -400,7 +412,11 @@ class Pickup:
         before = self._partly.recipients(name, status)
         intake, given_up = self._intake, list[str]()
         if name in self._turns and intake.clock() - status.st_ctime >= self.bounds.give_up:
-            intake = replace(intake, decide=self._giving_up(given_up))
+            intake = replace(
+                intake,
+                decide=self._giving_up(given_up),
+                examine=lambda ruleset, facts: _left_to_each(examine(ruleset, facts)),
+            )
         reception = reception_of(intake, client)
         try:
             _check(await self._settled(reception.receive(events.Mail(slip.sender, slip.params))))
@@ -497,7 +513,8 @@ class Pickup:
         reply = Reply.of(554, "5.6.0", printable(f"Not taken from the drop folder: {why}", 400))
         already = Plan(Verdict.REFUSE, reply, (), ())
         decide = lambda ruleset, facts: _failed(facts, reply, already)  # noqa: E731
-        reception = Reception(replace(self._intake, decide=decide), client)  # nobody is asked
+        intake = replace(self._intake, decide=decide, rules=self._envelope_rules, filters=None)
+        reception = Reception(intake, client)  # nobody is asked
         try:
             mail = events.Mail(slip.sender, replace(slip.params, ret="HDRS"))
             _check(await self._settled(reception.receive(mail)))
@@ -515,6 +532,11 @@ class Pickup:
         finally:
             reception.rollback()
         self._told.add(name)
+
+    def _envelope_rules(self) -> Ruleset:
+        """The rules without those about the content, which is not there."""
+        ruleset = self._intake.rules()
+        return ruleset.at_rcpt or ruleset
 
     async def _share(self) -> None:
         """Others have a turn when ours has been long enough."""

@@ -153,6 +153,7 @@ class Intake:
     expect: Callable[[int], None] = lambda change: None  # so many more (-1: less) may soon commit
     guesses: Guesses | None = None  # who guesses at the hashes of SRS addresses
     decide: Callable[[Ruleset, Facts], Plan] = evaluate
+    examine: Callable[[Ruleset, Facts], Plan] = examine
     edit: Callable[[Ruleset, tuple[int, ...], bytes], bytes] = edit_header
     wishes: Callable[[bool], Wishes] = lambda trusted: TRUSTED if trusted else STRANGERS
     # ^ for reports, honoured from a client that is trusted or not
@@ -339,8 +340,12 @@ class Reception:
         self._draft = self._transaction = self._header = self._failure = self._completion = None
 
     def _hold_header(self, octets: int) -> bool:
-        """The header section has so many. The draft holds it too, and so does who completes it."""
-        now = _shares(octets * (2 if self._completion is None else 3))
+        """The header section has so many.
+
+        The draft holds it too, and so do those who complete it and who examine it.
+        """
+        others = (self._completion is not None) + (self._examination is not None)
+        now = _shares(octets * (2 + others))
         if not self._intake.memory.change(self._held_header, now):
             return False
         self._held_header = now
@@ -625,6 +630,7 @@ class Reception:
                 told |= found.facts
             if content.rewritten:
                 self._content_rewritten(content)
+                told |= examination.fields(content.section)
         except SpoolError as error:
             return self._spool_reply(error)
         finally:
@@ -643,7 +649,9 @@ class Reception:
         client, sender = transaction.client, transaction.envelope.reverse_path
         started = transaction.started
         nobody = Mailbox("", "")
-        plan = examine(ruleset, Facts(client, sender, nobody, started, told, Known.CONTENT))
+        plan = self._intake.examine(
+            ruleset, Facts(client, sender, nobody, started, told, Known.CONTENT)
+        )
         if plan.verdict is Verdict.REFUSE:
             return self._refused_by(plan, ruleset, transaction)
         told_of_content = {fact: told[fact] for fact in ruleset.examined if fact in told}

@@ -165,11 +165,13 @@ def build(
 
 def _examining(ruleset: Ruleset) -> Ruleset:
     """A set with rules that look at the content: what is asked when."""
+    asked = {fact for fact in ruleset.asked if fact.known is not Known.CONTENT}
+    if DMARC in ruleset.needs:
+        asked.add(SENDER_POLICY)
+    ruleset = but(ruleset, asked=frozenset(asked))
     return but(
         ruleset,
         examined=frozenset(fact for fact in ruleset.needs if fact.known is Known.CONTENT),
-        asked=frozenset(fact for fact in ruleset.asked if fact.known is not Known.CONTENT)
-        | ({SENDER_POLICY} if DMARC in ruleset.needs else set()),
         content=_content(ruleset, lambda rule: not rule.examines),
         plans_anew=any(
             rule.examines and not (isinstance(rule, AdmissionRule) and rule.for_all)
