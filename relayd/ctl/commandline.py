@@ -62,6 +62,7 @@ def parser(run: Mapping[str, Run]) -> argparse.ArgumentParser:
     asking = command("explain", "what the rules do with a recipient, and why")
     _add_question(asking)
     _add_replay(command("replay", "what new rules would make of the mail of the last days"))
+    command("filters", "who is asked about mail, how fast they are, how often in trouble")
     command("audit", "whether every recipient in the ledger is accounted for")
     checking = command("check", "whether the configuration on disk is good")
     checking.add_argument("file", nargs="?", type=Path, metavar="FILE")

@@ -145,6 +145,13 @@ def _why_lines(answer: dict[str, Any]) -> Iterator[str]:
         yield from text.recipient_lines(recipient, now)
 
 
+def filters(options: argparse.Namespace) -> int:
+    """Who is asked about mail, and how that goes."""
+    answer = daemon(options).answer("filters")
+    _show(options, answer, text.filter_lines(answer, time.time()))
+    return OK
+
+
 def audit(options: argparse.Namespace) -> int:
     """Whether every recipient ever accepted has ended in one way, or is waiting."""
     audited = 0
@@ -387,6 +394,7 @@ _RUN: dict[str, Run] = {
     "content": content,
     "explain": explain,
     "replay": replay,
+    "filters": filters,
     "audit": audit,
     "check": check,
     "reload": reload,

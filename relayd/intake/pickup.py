@@ -24,13 +24,13 @@ from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from relayd.dns.hostname import LOCALHOST
-from relayd.intake.asking import reception_of
 from relayd.intake.deadlines import SessionPhase
 from relayd.intake.dropfolder import FolderSurvey, Quota, Waiting, remove_abandoned
 from relayd.intake.limits import NORMAL
 from relayd.intake.partlytaken import PartlyTaken
 from relayd.intake.pending import Pending
-from relayd.intake.reception import Intake, Reception, ReceptionLimits
+from relayd.intake.reception import Intake, Reception
+from relayd.intake.receptions import reception_of
 from relayd.mail.address import AddressError, Mailbox, ReversePath
 from relayd.mail.client import Client
 from relayd.mail.content import BARE
@@ -189,7 +189,7 @@ class Pickup:
         self._aside = spool / SET_ASIDE
         self._over_quota = spool / OVER_QUOTA
         self._intake = replace(intake, decide=admit, examine=examined)
-        self.apply(intake.limits, bounds)
+        self.apply(intake, bounds)
         self._log = intake.log
         self._hostname = hostname
         self._turns: dict[str, _Turn] = {}  # of files that were put off
@@ -210,9 +210,11 @@ class Pickup:
         self._asked: Deferred[Any] | None = None  # a verdict on the file in hand is pending
         self._stopping = False
 
-    def apply(self, limits: ReceptionLimits, bounds: Quota) -> None:
-        """Other limits from now on; the number of recipients has its own."""
-        self._intake.limits = replace(limits, recipients=_UNLIMITED, destinations=_UNLIMITED)
+    def apply(self, intake: Intake, bounds: Quota) -> None:
+        """Other limits, and others to ask, from now on; the number of recipients has its own."""
+        self._intake.limits = replace(intake.limits, recipients=_UNLIMITED, destinations=_UNLIMITED)
+        self._intake.gatherer, self._intake.names = intake.gatherer, intake.names
+        self._intake.desk = intake.desk
         self.bounds = bounds
 
     def start(self) -> None:
@@ -429,6 +431,7 @@ class Pickup:
             raise
         finally:
             reception.rollback()
+            reception.leave()
         if given_up:
             self._say("drop given up", file=name, uid=status.st_uid, why=given_up[0])
         if why:

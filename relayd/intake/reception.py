@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from relayd.intake.checks import Checks, Objection, ReceivedContent, at_once
 from relayd.intake.deadlines import SessionPhase
 from relayd.intake.examination import Examination, Filtered, Filters
+from relayd.intake.filterdesk import FilterDesk
 from relayd.intake.gatheredfacts import GatheredFacts, Gatherer
 from relayd.intake.header import HeaderSection, front
 from relayd.intake.limits import Memory, client_key
@@ -161,6 +162,7 @@ class Intake:
     names: ClientNames | None = None  # of clients; None: nobody looks them up
     checks: Checks | None = None  # who else is asked before mail is taken
     filters: Filters | None = None  # who else reads the content; None: no rule asks any
+    desk: FilterDesk | None = None  # ... where each session has its own
     turn: Callable[[], Awaitable[None]] = at_once  # let others have theirs
 
 
@@ -189,6 +191,7 @@ class Reception:
         self._policy = policy
         self._completion: Completion | None = None
         self._examination: Examination | None = None
+        self._filters = intake.filters
         self._vouched: Vouched | None = None  # what came of it
         self._told: Mapping[Fact, object] | None = None  # all that was known at the final dot
         self._eight_bit = False
@@ -385,7 +388,7 @@ class Reception:
             self._gathering.cancel()
             self._gathering.about_client(self._intake.rules(), client)
 
-    def logged_in(self, name: str) -> None:
+    def logged_in(self, name: str, mechanism: str = "") -> None:
         """AUTH succeeded."""
         keyword = protocol_keyword(True, bool(self.client.tls), True, False)
         self.client = self.client.with_(login=name, protocol=keyword)
@@ -556,7 +559,7 @@ class Reception:
             reply = self._spool_reply(error)
             self._fail(reply)
             return self._refuse("DATA", reply, error.reason)
-        if self._ruleset is not None and (self._ruleset.examined or intake.filters is not None):
+        if self._ruleset is not None and (self._ruleset.examined or self._filters is not None):
             self._examination = Examination(self._ruleset, intake.gatherer)
         self._header = HeaderSection(
             intake.trace,
@@ -608,7 +611,7 @@ class Reception:
     async def _examined(self, examination: Examination) -> Objection:
         """Gather what is to be known of it, ask who else reads it, then ask the rules again."""
         transaction, ruleset, header = self._transaction, self._ruleset, self._header
-        filters = self._intake.filters
+        filters = self._filters
         assert transaction is not None
         assert ruleset is not None
         assert header is not None
@@ -717,7 +720,7 @@ class Reception:
     def _content_rewritten(self, content: ReceivedContent) -> None:
         header = HeaderSection(self._intake.trace, self._intake.limits.header_size, keep=True)
         header.receive(content.section)
-        self._header, self._completion = header, None
+        self._header, self._completion, self._trace = header, None, content.trace
         self._eight_bit = content.eight_bit
 
     # -- the end of content ----------------------------------------------------------------------

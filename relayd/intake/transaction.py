@@ -92,6 +92,10 @@ class ReceivedTransaction:
             if destination.header_rules:
                 self.edits_header = True
 
+    def drop(self, named: Identity) -> None:
+        """Somebody objects to what `add` took in last."""
+        self.destinations -= len(self.addressees.pop(named).plan.destinations)
+
     def plan_anew(self, plans: Iterable[Plan]) -> None:
         """Other plans for all addressees, in their order."""
         self.destinations = 0

@@ -98,11 +98,13 @@ class OperatorCommands:
         log: MailLog,
         oauth: Oauth | None = None,
         said: Callable[[], Document] = dict,
+        filters: Callable[[], Sequence[Document]] = tuple,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._backends = backends
         self._oauth = oauth
         self._said = said
+        self._filters = filters
         self._about = about
         self._explain = explain
         self._complaints = {"check": check, "reload": reload}
@@ -114,6 +116,7 @@ class OperatorCommands:
             "show": self._show,
             "why": self._show,
             "audit": self._audit,
+            "filters": self._tell_filters,
             "content": self._content,
             "explain": self._answer_explain,
             "check": self._answer_complaint,
@@ -206,6 +209,9 @@ class OperatorCommands:
                 after = audit.after
                 found = [[ident_text(ident), *rest] for ident, *rest in audit.discrepancies]
                 await stream.send({"audited": audit.accepted, "discrepancies": found})
+
+    async def _tell_filters(self, request: Request, stream: Stream) -> None:
+        await stream.send({"answer": {"filters": [*self._filters()]}})
 
     async def _content(self, request: Request, stream: Stream) -> None:
         ident = ident_of(text_of(request, "id"))

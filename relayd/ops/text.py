@@ -182,6 +182,23 @@ def status_lines(status: dict[str, Any], now: float) -> Iterator[str]:
         yield f"... and {status['more_destinations']} more"
 
 
+def filter_lines(answer: dict[str, Any], now: float) -> Iterator[str]:
+    """Who is asked, how long they take, and how often they did not say."""
+    if not answer["filters"]:
+        yield "No rule asks a filter."
+        return
+    yield f"{'FILTER':24}  {'ASKED':>9}  {'MEAN':>8}  {'SLOWEST':>8}  {'TROUBLE':>7}  WHERE"
+    for each in answer["filters"]:
+        mean = each["seconds"] / each["asked"] if each["asked"] else 0.0
+        yield safe(
+            f"{each['kind'] + ' ' + each['name']:24}  {each['asked']:9,}  {mean * 1000:6.1f}ms"
+            f"  {each['slowest'] * 1000:6.0f}ms  {each['trouble']:7,}  {each['where']}"
+        )
+        if each["trouble"]:
+            ago = duration(max(int(now - each["last_trouble_at"]), 0))
+            yield safe(f"    {ago} ago: {each['last_trouble']} (on failure {each['on_failure']})")
+
+
 def _refused_lines(refused: dict[str, Any], now: float) -> Iterator[str]:
     since = refused["since"]
     ago = duration(int(now - since))

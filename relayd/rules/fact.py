@@ -47,6 +47,8 @@ class Fact:
             return f"{self.condition} unknown"
         if isinstance(value, bool):
             return f"{'' if value else 'not '}{self.condition}"
+        if isinstance(value, float):
+            return f"{self.condition} {value:g}"
         if isinstance(value, tuple):
             value = ", ".join(map(str, value))
         return f"{self.condition} {value or 'none'}"

@@ -12,6 +12,7 @@ from typing import TypeVar
 from relayd.mail.address import Mailbox
 from relayd.mail.client import Client
 from relayd.mail.nexthop import NextHop
+from relayd.rules.askstage import AskStage
 from relayd.rules.conditions.condition import Condition, Test
 from relayd.rules.conditions.mailbox import FromSender, ToRecipient
 from relayd.rules.conditions.reversename import REVERSE_NAME
@@ -21,8 +22,10 @@ from relayd.rules.defaultdomain import home_of
 from relayd.rules.fact import CERTIFICATE, Fact, Known
 from relayd.rules.language.model import (
     AdmissionRule,
+    Ask,
     DnsListDef,
     Expect,
+    FilterDef,
     Forward,
     HeaderEdit,
     HeaderRewrite,
@@ -71,6 +74,8 @@ class Ruleset:
     needs: frozenset[Fact] = field(default=frozenset())  # what its rules look at
     asked: frozenset[Fact] = field(default=frozenset())  # ... and that a session asks others for
     lists: Mapping[str, DnsListDef] = field(default_factory=dict)
+    filters: Mapping[str, FilterDef] = field(default_factory=dict)
+    asks: AskStage | None = field(default=None)  # None: no filter is asked
     home: str = field(default="")  # the first domain that is ours
     introductions: tuple[tuple[Test, ...], ...] = field(default=())  # see trusts()
     examined: frozenset[Fact] = field(default=frozenset())  # what its rules look at in the content
@@ -157,6 +162,8 @@ def build(
         asked=frozenset(fact for fact in needs if fact.asked) - {REVERSE_NAME},
         authenticates=bool(needs & {SENDER_POLICY, DKIM, DMARC}),
         lists={item.name: item for item in items if isinstance(item, DnsListDef)},
+        filters={item.name: item for item in items if isinstance(item, FilterDef)},
+        asks=AskStage(asks, tables) if (asks := _of(items, Ask)) else None,
         home=home_of(admissions, tables),
         introductions=tuple(_introductions(admissions, tables)),
     )

@@ -493,6 +493,7 @@ def commands_of(
         log=log,
         oauth=oauth,
         said=configuration.said,
+        filters=gateway.filters.view,
     )
 
 

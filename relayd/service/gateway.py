@@ -18,6 +18,7 @@ from relayd.dns.resolver import Resolver
 from relayd.dns.reverse import ReverseNames
 from relayd.intake.accepting import AcceptBalancer
 from relayd.intake.accounttables import AccountTables
+from relayd.intake.filterdesk import FilterDesk
 from relayd.intake.gatheredfacts import Gatherer
 from relayd.intake.limits import Admission, SessionLimits
 from relayd.intake.listener import IntakeService
@@ -201,6 +202,7 @@ class Gateway(Service):
         self.directory = directory_of(reactor, configuration, self._resolver)
         self._names = reverse_names_of(reactor, configuration)
         self._gatherer = gatherer_of(reactor, configuration, log)
+        self.filters = FilterDesk(reactor, log, settings.hostname, time.time)
         self.explain = enquiry_of(
             reactor, configuration, log, self._resolver, self._names, self._gatherer
         ).explain
@@ -364,9 +366,18 @@ class Gateway(Service):
 
     def _limit_messages(self, now: Settings) -> None:
         self._service.intake.gatherer = self._gatherer_for(now)
+        self._ask_filters(now)
         self._service.intake.limits = limits.reception_limits(now)
         self._service.intake.names = self._names if now.client_names else None
-        self._pickup.apply(self._service.intake.limits, limits.drop(now))
+        self._pickup.apply(self._service.intake, limits.drop(now))
+
+    def _ask_filters(self, now: Settings) -> None:
+        """Who is asked; a session that began where nobody was ends with its next message."""
+        asked = self._service.intake.desk is not None
+        self._service.intake.desk = None if now.ruleset.asks is None else self.filters
+        if not asked and self._service.intake.desk is not None:
+            self._service.retire()
+        self.filters.keep_up(now.ruleset)
 
     def _limit_deliveries(self, now: Settings) -> None:
         retry_policy = limits.retry_policy(now)
@@ -443,6 +454,7 @@ class Gateway(Service):
         self._certificates.stop()
         await self._listening.stopService()
         await self._pickup.stop()
+        self.filters.close()
         self._refused_log.close()
         for stopped in [promise(shard.stop()) for shard in self.shards]:
             await stopped

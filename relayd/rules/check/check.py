@@ -9,8 +9,10 @@ from relayd.rules.conditions.condition import Condition
 from relayd.rules.fact import Fact, Known
 from relayd.rules.language.model import (
     AdmissionRule,
+    Ask,
     DnsListDef,
     Expect,
+    FilterDef,
     Forward,
     HeaderEdit,
     HeaderRewrite,
@@ -44,6 +46,9 @@ def name_problems(items: Sequence[Item], broken: Set[str] = frozenset()) -> list
     lists = _names(
         problems, "list", [(i.name, i.place) for i in items if isinstance(i, DnsListDef)]
     )
+    filters = _names(
+        problems, "filter", [(i.name, i.place) for i in items if isinstance(i, FilterDef)]
+    )
     missing: dict[tuple[str, str], list[Place]] = {}  # a word and a name: where it is used
     for item in items:
         if not isinstance(item, Rule):
@@ -51,6 +56,9 @@ def name_problems(items: Sequence[Item], broken: Set[str] = frozenset()) -> list
         for name in _used_lists(item):
             if name not in lists and name not in broken:
                 missing.setdefault(("dnsbl", name), []).append(word_at(item.place, name))
+        for name in _used_filters(item):
+            if name not in filters and name not in broken:
+                missing.setdefault(("milter", name), []).append(word_at(item.place, name))
         for name in dict.fromkeys(used_tables(item)):
             if name not in tables and name not in broken:
                 missing.setdefault(("table", name), []).append(word_at(item.place, name))
@@ -58,7 +66,7 @@ def name_problems(items: Sequence[Item], broken: Set[str] = frozenset()) -> list
             if name not in hops and name not in broken:
                 missing.setdefault(("next-hop", name), []).append(word_at(item.place, name))
     for (word, name), places in missing.items():
-        known = {"table": tables, "next-hop": hops, "dnsbl": lists}[word]
+        known = {"table": tables, "next-hop": hops, "dnsbl": lists, "milter": filters}[word]
         hint = did_you_mean(name, known) or f'expected a statement "{word} {name} ..."'
         what = f"there is no {word.replace('-', ' ')} {name}"
         if len(places) > 1:
@@ -117,6 +125,13 @@ def _used_hops(rule: Rule) -> Iterable[str]:
 def _used_lists(rule: Rule) -> Iterable[str]:
     stated = rule.stated if isinstance(rule, Expect) else ()
     return dict.fromkeys(name for each in (*rule.tests, *stated) for name in each.lists)
+
+
+def _used_filters(rule: Rule) -> Iterable[str]:
+    stated = rule.stated if isinstance(rule, Expect) else ()
+    asked = rule.names if isinstance(rule, Ask) else ()
+    looked_at = (name for each in (*rule.tests, *stated) for name in each.filters)
+    return dict.fromkeys([*asked, *looked_at])
 
 
 def unanswered(items: Sequence[Item], not_asked: Set[Fact]) -> list[Problem]:

@@ -114,6 +114,11 @@ class Condition:
         """The names of the lists in the DNS that it asks."""
         return iter(())
 
+    @property
+    def filters(self) -> Iterator[str]:
+        """The names of the filters whose word it looks at."""
+        return iter(())
+
     def misused(self, tables: Mapping[str, Table]) -> Iterator[tuple[str, str, str]]:
         """Tables that cannot hold what it asks for: name, what is wrong, what was expected."""
         return iter(())

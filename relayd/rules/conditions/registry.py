@@ -5,6 +5,7 @@ from __future__ import annotations
 from relayd.rules.conditions.client import FromClient
 from relayd.rules.conditions.condition import Condition
 from relayd.rules.conditions.everyone import Always
+from relayd.rules.conditions.filtering import ByFilterWord, ByScore, BySymbol
 from relayd.rules.conditions.headerfield import ByField
 from relayd.rules.conditions.listing import ByListing
 from relayd.rules.conditions.mailbox import FromSender, ToRecipient
@@ -32,6 +33,9 @@ ALL: tuple[type[Condition], ...] = (
     ByDmarc,
     BySize,
     ByField,
+    ByScore,
+    ByFilterWord,
+    BySymbol,
     ByCertificate,
     OverTls,
     Always,

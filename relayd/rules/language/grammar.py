@@ -18,6 +18,7 @@ from relayd.mail.security import IMPLICIT, LEVELS, Level
 from relayd.rules.conditions.registry import CONDITIONS
 from relayd.rules.dnslist import counts
 from relayd.rules.language.expectation import read_expect
+from relayd.rules.language.filtering import read_ask, read_filter
 from relayd.rules.language.lexer import Lexeme, Statement, TokenKind
 from relayd.rules.language.model import (
     DnsListDef,
@@ -208,6 +209,11 @@ VERBS: dict[str, Reader[Item]] = {
     "next-hop": _next_hop,
     "dnsbl": _dns_list,
     "dnswl": _dns_list,
+    "milter": read_filter,
+    "rspamd": read_filter,
+    "clamd": read_filter,
+    "policy": read_filter,
+    "ask": read_ask,
     "subaddress": _subaddress,
     "include": _include,
     "expect": read_expect,

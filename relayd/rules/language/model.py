@@ -335,7 +335,42 @@ class DnsListDef:
         return f"{self.kind} {self.name} {self.zone} {commas(self.answers)}".rstrip()
 
 
-Item = Rule | TableDef | HopDef | DnsListDef | Subaddress | Include
+@dataclass(frozen=True, slots=True)
+class FilterDef:
+    """`milter NAME WHERE [on failure WORD] [timeout TIME]`; so too `rspamd`, `clamd`, `policy`."""
+
+    kind: str  # the verb
+    name: str
+    where: str  # unix:/path, host:port; with rspamd http://host:port
+    on_failure: str = ""  # accept, defer, reject or hold; empty: defer
+    timeout: int = 0  # seconds; 0: as is usual for what it is told
+    place: Place = field(default=NOWHERE, compare=False)
+
+    def __str__(self) -> str:
+        words = [self.kind, self.name, quote(self.where)]
+        words += ["on failure", self.on_failure] if self.on_failure else []
+        words += [f"timeout {self.timeout}s"] if self.timeout else []
+        return " ".join(words)
+
+
+@dataclass(frozen=True, slots=True)
+class Ask(Rule):
+    """`ask NAME, NAME [conditions]`: who is asked about a message, in this order."""
+
+    names: tuple[str, ...]
+    conditions: tuple[Condition, ...] = ()
+
+    @property
+    def tests(self) -> tuple[Condition, ...]:
+        return self.conditions + self.when
+
+    @property
+    def body(self) -> str:
+        words = [commas(self.names), *([spaces(self.conditions)] if self.conditions else [])]
+        return " ".join(words)
+
+
+Item = Rule | TableDef | HopDef | DnsListDef | FilterDef | Subaddress | Include
 
 
 def commas(items: Iterable[object]) -> str:
