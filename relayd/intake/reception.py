@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from relayd.intake.checks import Checks, at_once
+from relayd.intake.counting import take_back
 from relayd.intake.deadlines import SessionPhase
 from relayd.intake.gatheredfacts import GatheredFacts, Gatherer
 from relayd.intake.header import HeaderSection, front
@@ -40,6 +41,7 @@ from relayd.rules.evaluate import Facts, evaluate
 from relayd.rules.header import TooManyFieldsError, edit_header
 from relayd.rules.ruleset import Ruleset
 from relayd.rules.srsstage import FORGED
+from relayd.rules.view import Unasked
 from relayd.smtp import events
 from relayd.spool.errors import SpoolError, SpoolFull
 from relayd.spool.interface import AnyDraft
@@ -252,7 +254,7 @@ class Reception:
         assert draft is not None
         assert transaction is not None
         # the commit's from now on: the session may end before that does
-        self._draft = None
+        self._draft = self._transaction = None
         held = self._held_header + self._held_recipients
         self._held_header = self._held_recipients = 0
         self.rollback()
@@ -270,8 +272,10 @@ class Reception:
         try:
             message, records = await draft.commit(submission)
         except SpoolError as error:
+            take_back(transaction.counted)
             return self._refuse("end of content", self._spool_reply(error), error.reason)
         except Exception as error:  # a bug of ours must not bounce anybody's mail
+            take_back(transaction.counted)
             intake.log.trouble("commit failed", error=repr(error))
             return self._refuse("end of content", _TROUBLE, repr(error))
         finally:
@@ -309,6 +313,8 @@ class Reception:
         """The transaction, if there is one, ends without a message."""
         if self._draft is not None:
             self._draft.rollback()
+        if self._transaction is not None and self._transaction.counted:
+            take_back(self._transaction.counted)
         self._expect(soon=False)
         if self._held_header or self._held_recipients:
             self._hold_header(0)
@@ -472,33 +478,45 @@ class Reception:
         guessable = guesses if srs is not None and srs.holds(mailbox) else None
         if guessable is not None and guessable.too_many_hashes(client_key(self.client.address)):
             return self._refuse(rcpt_text(mailbox), _TOO_MANY_HASHES, "guesses at SRS addresses")
-        plan = self._intake.decide(
-            self._ruleset,
-            Facts(
-                transaction.client,
-                transaction.envelope.reverse_path,
-                mailbox,
-                transaction.started,
-                None if gathering is None else gathering.facts,
-            ),
+        facts = Facts(
+            transaction.client,
+            transaction.envelope.reverse_path,
+            mailbox,
+            transaction.started,
+            None if gathering is None else gathering.facts,
+            gathering is not None,
         )
+        try:
+            plan = self._intake.decide(self._ruleset, facts)
+        except Unasked as unasked:
+            assert gathering is not None
+            gathering.about_recipient(self._ruleset, unasked.fact, facts, transaction.counted)
+            return self._rcpt(event)
         if plan.verdict is Verdict.REFUSE:
             if guessable is not None and plan.reply is FORGED:
                 guessable.wrong_hash(client_key(self.client.address))
             sender = transaction.envelope.reverse_path
             self._intake.untold(transaction.client, sender, mailbox, plan, self._ruleset.hash)
-            return self._refuse(rcpt_text(mailbox), plan.reply, _why(plan))
+            return self._refuse_recipient(mailbox, plan.reply, _why(plan))
         total = transaction.destinations + len(plan.destinations)
         if total > limits.destinations and recipients:
             transaction.full = _TOO_MANY
-            return self._refuse(rcpt_text(mailbox), _TOO_MANY, f"{total} final recipients")
+            return self._refuse_recipient(mailbox, _TOO_MANY, f"{total} final recipients")
         held = max(total, recipients + 1)  # what is thrown away has no destination
         much = held > _FREE_RECIPIENTS and held * _RECIPIENT > self._held_recipients
         if much and not self._hold_recipients(held):
             transaction.full = _NO_MEMORY
-            return self._refuse(rcpt_text(mailbox), _NO_MEMORY)
+            return self._refuse_recipient(mailbox, _NO_MEMORY)
+        if gathering is not None:
+            transaction.counted += tuple(gathering.recipient_decided(taken=True))
         transaction.add(named, Addressee(mailbox, params.orcpt, notify, plan))
         return plan.reply
+
+    def _refuse_recipient(self, mailbox: Mailbox, reply: Reply, why: str = "") -> Reply:
+        """After it was decided about: nothing of it is counted."""
+        if self._gathering is not None:
+            self._gathering.recipient_decided(taken=False)
+        return self._refuse(rcpt_text(mailbox), reply, why)
 
     def _data(self, event: events.Data) -> Reply | Pending[Any]:
         naming = self._naming

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from relayd.intake.counting import Receipt
 from relayd.mail import value
 from relayd.mail.address import AddressError, Mailbox
 from relayd.mail.client import Client
@@ -54,6 +55,7 @@ class ReceivedTransaction:
         "_merged",
         "addressees",
         "client",
+        "counted",
         "destinations",
         "edits_header",
         "envelope",
@@ -69,6 +71,7 @@ class ReceivedTransaction:
         self.edits_header = False  # the rules will change the header section for somebody
         self.full: Reply | None = None  # what every further recipient hears
         self.addressees: dict[Identity, Addressee] = {}  # whom RCPT has named with success
+        self.counted: tuple[Receipt, ...] = ()  # against limits: taken back if it is not taken
         self._merged = False  # some led to what is somebody else's delivery as well
 
     @property

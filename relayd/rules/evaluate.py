@@ -15,7 +15,7 @@ from relayd.mail.envelope import DIRECT
 from relayd.mail.plan import Destination, Plan, Step, Verdict
 from relayd.mail.reply import Reply
 from relayd.mail.value import dataclass
-from relayd.rules.fact import Fact
+from relayd.rules.fact import Fact, Known
 from relayd.rules.forward import Fanned, Loop, fan_out
 from relayd.rules.language.model import AdmissionRule, Rewrite
 from relayd.rules.replace import replace
@@ -25,7 +25,7 @@ from relayd.rules.srsstage import SrsStage
 from relayd.rules.stage import ReadyRule, Stage
 from relayd.rules.subject import Subject
 from relayd.rules.tables.table import NoMailbox, Unknown
-from relayd.rules.view import View
+from relayd.rules.view import Unasked, View
 
 DENIED = Reply.of(550, "5.7.1", "Relaying denied")
 NO_ROUTES = Reply.of(550, "5.7.1", "Relaying denied: no routes in the local part")
@@ -68,10 +68,14 @@ class Facts:
     recipient: Mailbox
     now: float = 0.0  # seconds since the epoch: SRS addresses have an age
     gathered: Mapping[Fact, object] | None = None  # what others were asked for; else unknown
+    asks: bool = False  # of the recipient others may still be asked: Unasked says for what
 
 
 def evaluate(ruleset: Ruleset, facts: Facts) -> Plan:
-    """The plan for these facts. Never raises: unknown is refused with 451 4.3.0.
+    """The plan for these facts. Unknown is refused with 451 4.3.0.
+
+    Raises nothing but Unasked, and that only where the facts say so: then they are to be asked for,
+    and it is to be called again.
 
     What rules make no valid address of is refused for good: it would not come out otherwise later.
     """
@@ -143,6 +147,8 @@ def _plan(ruleset: Ruleset, facts: Facts, admission: Stage[AdmissionRule] | None
         trail.append(Step("rewrite", "", str(NO_MAILBOX), str(nothing)))
         return Plan(Verdict.REFUSE, NO_MAILBOX, (), tuple(trail))
     except Unknown as unknown:
+        if facts.asks and isinstance(unknown, Unasked) and unknown.fact.known is Known.RECIPIENT:
+            raise
         trail.append(Step("unknown", "", str(TROUBLE), str(unknown)))
     except Loop as loop:
         trail.append(Step("forward", "", str(LOOPED), str(loop)))

@@ -25,6 +25,7 @@ from relayd.rules.language.model import (
     HeaderRewrite,
     HopDef,
     Item,
+    LimitDef,
     Rewrite,
     Route,
     Rule,
@@ -68,6 +69,7 @@ class Ruleset:
     needs: frozenset[Fact] = field(default=frozenset())  # what its rules look at
     asked: frozenset[Fact] = field(default=frozenset())  # ... and that a session asks others for
     lists: Mapping[str, DnsListDef] = field(default_factory=dict)
+    limits: Mapping[str, LimitDef] = field(default_factory=dict)
     home: str = field(default="")  # the first domain that is ours
     introductions: tuple[tuple[Test, ...], ...] = field(default=())  # see trusts()
 
@@ -116,7 +118,10 @@ def build(
             for name, hop in table.next_hops.items()}  # fmt: skip
     hops |= {item.hop.name: item.hop for item in items if isinstance(item, HopDef)}
     needs = frozenset(
-        fact for rule in _of(items, Rule) for condition in rule.tests for fact in condition.needs
+        fact
+        for rule in _of(items, Rule)
+        for condition in rule.tests
+        for fact in condition.needs | condition.welcome
     )
     unconditional = all(not rule.when for rule in headers)
     separators = "".join(item.separators for item in items if isinstance(item, Subaddress))
@@ -142,6 +147,7 @@ def build(
         needs=needs,
         asked=frozenset(fact for fact in needs if fact.asked) - {REVERSE_NAME},
         lists={item.name: item for item in items if isinstance(item, DnsListDef)},
+        limits={item.name: item for item in items if isinstance(item, LimitDef)},
         home=home_of(_of(items, AdmissionRule), tables),
         introductions=tuple(_introductions(_of(items, AdmissionRule), tables)),
     )

@@ -58,6 +58,7 @@ from relayd.service.gateway import (
     enquiry_of,
     gatherer_of,
     keeper_of,
+    own_verification_of,
     resolver_of,
     reverse_names_of,
     web_of,
@@ -253,7 +254,12 @@ class Relayd(MultiService):
         self._configuration.keep_up(self._remember)
         resolver = resolver_of(self._reactor, settings)
         names = reverse_names_of(self._reactor, self._configuration)
-        gatherer = gatherer_of(self._reactor, self._configuration, self._log)
+        gatherer = gatherer_of(
+            self._reactor,
+            self._configuration,
+            self._log,
+            own_verification_of(self._reactor, self._configuration, self._log, resolver),
+        )
         enquiry = enquiry_of(
             self._reactor, self._configuration, self._log, resolver, names, gatherer
         )

@@ -149,7 +149,7 @@ class ReverseNameTest(TestCase):
         async def describe(next_hop: str, mailbox: object) -> list[str]:
             return []
 
-        async def gather(ruleset: Ruleset, fact: Fact, client: object, sender: object) -> object:
+        async def gather(ruleset: Ruleset, fact: Fact, facts: object) -> object:
             self.asked.append(str(fact))
             return {"the listing in zen": True, "the result of SPF": "softfail"}[str(fact)]
 
