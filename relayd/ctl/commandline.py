@@ -75,6 +75,7 @@ def parser(run: Mapping[str, Run]) -> argparse.ArgumentParser:
     spoolcommand.add_options(command("spool", "copy the spool for an older relayd"))
     telling = command("tls-report", "what domains are told of TLS (RFC 8460)")
     tlsreport.add_options(telling)
+    _add_limits(command("limits", "who is near a limit of the rules, or has reached it"))
     command("restart", "replace one worker after the other, refusing nobody")
     return top
 
@@ -113,6 +114,12 @@ def _add_oauth(to: argparse.ArgumentParser) -> None:
     ):
         action = actions.add_parser(name, help=about, description=about, parents=[_everywhere()])
         action.add_argument("name", nargs=number, metavar="NAME", help="as the `oauth` statement")
+
+
+def _add_limits(to: argparse.ArgumentParser) -> None:
+    add = to.add_argument
+    add("name", nargs="?", default="", metavar="NAME", help="as the `limit` statement")
+    add("--forget", default="", metavar="KEY", help="count this login, client, ... anew")
 
 
 def _add_filter(to: argparse.ArgumentParser) -> None:

@@ -34,11 +34,13 @@ from relayd import __version__
 from relayd.config import ConfigErrors, Settings, embedded, load
 from relayd.config.fixed import statements_of
 from relayd.config.texts import RecordedTexts, Texts
+from relayd.intake.counting import FOLDER, Limits
 from relayd.intake.opening import ListenAddress, ListeningSockets
 from relayd.mail.log import MailLog
 from relayd.ops.commands import OperatorCommands
 from relayd.ops.control import ControlError, ControlFactory, listen
 from relayd.ops.forward import ForwardedCommands
+from relayd.ops.limitsdesk import LimitsDesk
 from relayd.ops.maillog import LineLog
 from relayd.ops.mailq import MAX_SESSIONS as MOST_PUBLIC
 from relayd.ops.mailq import PublicQueue
@@ -230,7 +232,9 @@ class Relayd(MultiService):
             ready=self._handed_for,
         )
         self._mover = gateway
-        self._commands = commands_of(gateway, self._configuration, self._log, self._oauth())
+        self._commands = commands_of(
+            gateway, self._configuration, self._log, self._oauth(), self._limits()
+        )
 
     def _with_workers(self) -> None:
         settings = self._settings
@@ -277,6 +281,7 @@ class Relayd(MultiService):
             restart=self._restart_workers,
             log=self._log,
             oauth=self._oauth(),
+            limits=self._limits(),
             said=self._configuration.said,
         )
 
@@ -295,6 +300,10 @@ class Relayd(MultiService):
 
         self._configuration.on_change(reloaded)
         return OauthDesk(Enrolment(keeper), lambda: self._configuration.settings, self._log)
+
+    def _limits(self) -> LimitsDesk:
+        limits = Limits(self._settings.spool / FOLDER, time.time)
+        return LimitsDesk(limits, lambda: self._configuration.settings, self._log)
 
     def _handed_for(self, address: ListenAddress) -> socket.socket | None:
         """Systemd's socket for this address, if there is one."""
@@ -426,7 +435,11 @@ class Relayd(MultiService):
 
 
 def commands_of(
-    gateway: Gateway, configuration: Configuration, log: MailLog, oauth: OauthDesk | None = None
+    gateway: Gateway,
+    configuration: Configuration,
+    log: MailLog,
+    oauth: OauthDesk | None = None,
+    limits: LimitsDesk | None = None,
 ) -> OperatorCommands:
     """What operators can ask of one process that moves mail."""
     started = time.time()
@@ -438,6 +451,7 @@ def commands_of(
         reload=configuration.reload,
         log=log,
         oauth=oauth,
+        limits=limits,
         said=configuration.said,
     )
 

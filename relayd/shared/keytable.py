@@ -7,6 +7,7 @@ minute. Pages of the file that nobody has used take no room.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import struct
@@ -135,6 +136,8 @@ class KeyTable:
     @contextmanager
     def _locked(self, start: int, size: int) -> Iterator[None]:
         """The kernel lets go for a process that dies."""
+        if self._fd < 0:
+            raise OSError(errno.EBADF, "closed")
         fcntl.lockf(self._fd, fcntl.LOCK_EX, size, start)
         try:
             yield
