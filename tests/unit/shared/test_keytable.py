@@ -39,8 +39,14 @@ class Rows(KeyTableCase):
 
     def test_are_edited_as_they_are(self) -> None:
         table, seen = self.table(), list[bytes | None]()
-        for row in (b"abcd", None, b"efgh", None):
-            table.change("ann", 1000.0, lambda old, row=row: (seen.append(old), row)[1])  # type: ignore[misc]
+        rows = [b"abcd", None, b"efgh", None]
+
+        def edit(row: bytes | None) -> bytes | None:
+            seen.append(row)
+            return rows.pop(0)
+
+        for _ in range(4):
+            table.change("ann", 1000.0, edit)
         self.assertEqual(seen, [None, b"abcd", b"abcd", b"efgh"])
         self.assertEqual(table.look("ann"), b"efgh")
 
@@ -111,12 +117,12 @@ class Crashes(KeyTableCase):
                 os._exit(1)
         os.close(writer)
         told = b""
-        with open(reader, "rb", buffering=0) as said:
-            while len(told) < 4 * 200:
-                told += said.read(400) or b""
-            os.kill(child, signal.SIGKILL)
-            while more := said.read(65536):
-                told += more
+        while len(told) < 4 * 200:
+            told += os.read(reader, 400)
+        os.kill(child, signal.SIGKILL)
+        while more := os.read(reader, 65536):
+            told += more
+        os.close(reader)
         os.waitpid(child, 0)
         table = self.table()
         last = len(told) // 4
