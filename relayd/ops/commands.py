@@ -78,7 +78,7 @@ class Oauth(Protocol):
         """Answer one request; raises RequestError."""
 
 
-class Counts(Protocol):
+class CountsDesk(Protocol):
     """Who answers `relayctl limits`."""
 
     def answer(self, request: Request, who: str) -> Document:
@@ -104,7 +104,7 @@ class OperatorCommands:
         reload: Complaint,
         log: MailLog,
         oauth: Oauth | None = None,
-        limits: Counts | None = None,
+        limits: CountsDesk | None = None,
         said: Callable[[], Document] = dict,
         clock: Callable[[], float] = time.time,
     ) -> None:

@@ -19,7 +19,7 @@ from relayd.mail.log import MailLog
 from relayd.ops.commands import (
     MAX_DESTINATIONS,
     Complaint,
-    Counts,
+    CountsDesk,
     Explain,
     Oauth,
     Stream,
@@ -115,7 +115,7 @@ class ForwardedCommands:
         restart: Callable[[], Awaitable[str]],
         log: MailLog,
         oauth: Oauth | None = None,
-        limits: Counts | None = None,
+        limits: CountsDesk | None = None,
         said: Callable[[], Document] = dict,
     ) -> None:
         self._reactor = reactor
