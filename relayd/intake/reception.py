@@ -507,9 +507,9 @@ class Reception:
         if much and not self._hold_recipients(held):
             transaction.full = _NO_MEMORY
             return self._refuse_recipient(mailbox, _NO_MEMORY)
+        transaction.add(named, Addressee(mailbox, params.orcpt, notify, plan))
         if gathering is not None:
             transaction.counted += tuple(gathering.recipient_decided(taken=True))
-        transaction.add(named, Addressee(mailbox, params.orcpt, notify, plan))
         return plan.reply
 
     def _refuse_recipient(self, mailbox: Mailbox, reply: Reply, why: str = "") -> Reply:

@@ -112,9 +112,7 @@ class LimitScenarios(Counting):
         for _ in range(4):
             relay.send("ann@c.example", ["held@example.com", "info@example.com"], b"\r\nx\r\n")
         held = relay.queue("--state", "held")
-        self.assertEqual(
-            [each["recipients"][0]["mailbox"] for each in held], ["held@example.com"]
-        )
+        self.assertEqual([each["recipients"][0]["mailbox"] for each in held], ["held@example.com"])
         self.assertIn("over letters", relay.ctl("why", held[0]["id"]).stdout)
 
 
