@@ -24,6 +24,7 @@ from relayd.mail.log import MailLog
 from relayd.mail.message import Message, Record
 from relayd.mail.nexthop import NextHop
 from relayd.mail.outcome import Blame, Outcome
+from relayd.mail.reply import Severity
 from relayd.reactor.coroutine import log_bug, spawn
 from relayd.relay.courier import Hop
 from relayd.relay.dial import IReactor
@@ -58,7 +59,7 @@ class _Line:
     def __init__(self) -> None:
         self.waiting: dict[Mailbox, list[Deferred[_Answer]]] = {}
         self.asking = False
-        self.down_until = 0.0
+        self.down_until = self.told_until = 0.0
 
 
 class MailboxVerification:
@@ -92,6 +93,8 @@ class MailboxVerification:
     def stop(self) -> None:
         """Nobody asks any more."""
         self._courier.abort()
+        for line in self._lines.values():
+            self._answer(line, {})
         if self._table is not None:
             self._table.close()
 
@@ -137,16 +140,17 @@ class MailboxVerification:
             self._answer(line, {})
 
     def _look_at(self, hop: NextHop, line: _Line, outcome: Outcome) -> None:
-        """What speaks of the next hop, and not of one mailbox, keeps us from asking it for a while.
+        """Why something is not known: what nobody but an operator can mend is told.
 
-        It is told then, once.
+        What speaks of the next hop, and not of one mailbox, keeps us from asking it for a while.
         """
         now = self._reactor.seconds()
-        if outcome.blame is not Blame.RECIPIENT and line.down_until <= now:
+        of_hop = outcome.blame is not Blame.RECIPIENT
+        if of_hop:
             line.down_until = now + DOWN
-            self._log.trouble(
-                "mailboxes not verified", next_hop=hop.name, why=f"{outcome.reply}", again_in=DOWN
-            )
+        if (of_hop or outcome.severity is Severity.PERMANENT) and line.told_until <= now:
+            line.told_until = now + _MINUTE
+            self._log.trouble("mailboxes not verified", next_hop=hop.name, why=outcome.reply)
 
     def _answer(self, line: _Line, answers: dict[Mailbox, _Answer]) -> None:
         """Tell those who wait for one of these; for none: all, that nobody can say."""
