@@ -14,18 +14,9 @@ from relayd.intake.limits import client_key
 from relayd.mail.address import Mailbox, ReversePath, fold_domain
 from relayd.mail.client import Client
 from relayd.rules.language.model import Counted, LimitDef
-from relayd.shared.slidingcounts import SlidingCounts
+from relayd.shared.slidingcounts import ENDINGS, SlidingCounts
 
 FOLDER = "counts"  # below the spool
-
-
-class Receipt(NamedTuple):
-    """What was counted, to be taken back."""
-
-    counts: SlidingCounts
-    limit: str
-    key: str
-    slot: int
 
 
 class Limits:
@@ -49,7 +40,11 @@ class Limits:
         """Count one more; whether it is one too many."""
         counts = self._counts_of(limit)
         count, slot = counts.add(key, self._clock())
-        return count > limit.most, Receipt(counts, limit.name, key, slot)
+        return count > limit.most, Receipt(self, limit, key, slot)
+
+    def take_back(self, limit: LimitDef, key: str, slot: int) -> None:
+        """What `take` has counted did not happen."""
+        self._counts_of(limit).take_back(key, slot)
 
     def over(self, limit: LimitDef, key: str) -> bool:
         """Whether one more would be one too many."""
@@ -63,21 +58,41 @@ class Limits:
         """Count anew from nothing; whether anything was counted."""
         return self._counts_of(limit).forget(written_key(limit.per, text))
 
+    def remove_others(self, limits: Mapping[str, LimitDef]) -> None:
+        """Files of limits that are no more."""
+        kept = {_file(each) + ending for each in limits.values() for ending in ENDINGS}
+        for path in self._folder.iterdir() if self._folder.is_dir() else ():
+            if path.name not in kept:
+                path.unlink(missing_ok=True)
+
     def _counts_of(self, limit: LimitDef) -> SlidingCounts:
         counts = self._counts.get(limit)
         if counts is None:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            name = f"{limit.name}.{limit.what}.{limit.per.value}.{limit.seconds:.0f}s"
-            counts = SlidingCounts(self._folder / name, limit.most, limit.seconds)
+            counts = SlidingCounts(self._folder / _file(limit), limit.most, limit.seconds)
             self._counts[limit] = counts
         return counts
+
+
+class Receipt(NamedTuple):
+    """What was counted, to be taken back."""
+
+    limits: Limits
+    limit: LimitDef
+    key: str
+    slot: int
+
+
+def _file(limit: LimitDef) -> str:
+    """What is the same of the same limit."""
+    return f"{limit.name}.{limit.what}.{limit.per.value}.{limit.seconds:.0f}s"
 
 
 def take_back(receipts: Iterable[Receipt]) -> None:
     """It did not happen; where that cannot be written it counts until the window has passed."""
     for receipt in receipts:
         try:
-            receipt.counts.take_back(receipt.key, receipt.slot)
+            receipt.limits.take_back(receipt.limit, receipt.key, receipt.slot)
         except OSError:
             continue
 

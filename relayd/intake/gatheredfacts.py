@@ -94,6 +94,14 @@ class Gatherer:
         if self._of_recipients is not None:
             self._of_recipients.limits.keep(ruleset.limits)
 
+    def tidy(self, ruleset: Ruleset) -> None:
+        """At the start, by one process of all: remove what no rule can ask for any more."""
+        if self._of_recipients is not None:
+            try:
+                self._of_recipients.limits.remove_others(ruleset.limits)
+            except OSError as error:
+                self._log.trouble("old counts not removed", why=error)
+
     def _in_time(self, fact: Fact, ask: Callable[[], object]) -> object:
         try:
             value = ask()

@@ -101,7 +101,7 @@ class RecipientFacts:
         key = key_of(limit.per, facts.client, facts.sender, facts.recipient)
         if not key:
             return False
-        if limit.messages and any((each.limit, each.key) == (limit.name, key) for each in counted):
+        if limit.messages and any((each.limit, each.key) == (limit, key) for each in counted):
             return False  # its message is counted
         over, receipt = self.limits.take(limit, key)
         receipts.append(receipt)

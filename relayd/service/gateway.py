@@ -481,6 +481,7 @@ class Gateway(Service):
         self._listening.startService()
         if self._picks_up:
             self._pickup.start()
+            self._gatherer.tidy(self._configuration.settings.ruleset)
             self._outbound_tls.reporter.start()
         self._log.notice(
             "started",

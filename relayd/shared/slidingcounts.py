@@ -12,6 +12,7 @@ KEYS = 1_000_000  # that are counted at a time; of more the longest unused are f
 NAMES = 16_384  # of keys near their limit, or over it, that are remembered as they are written
 NEAR = 0.75  # of the limit
 CELLS = 65  # the window has one less: what is older than it is forgotten up to a 64th of it late
+ENDINGS = (".counts", ".wide", ".names")  # of its files; the second one instead of the first
 _WIDE = 0xFFFF  # a limit of more has cells of four octets
 _NAME = 254  # octets of a key's text, behind their number
 
@@ -25,14 +26,15 @@ class SlidingCounts:
     """
 
     def __init__(self, path: Path, most: int, seconds: float, keys: int = KEYS) -> None:
-        """Files at `path` and beside it. Raises OSError, as each method may."""
+        """Two files, `path` with ENDINGS. Raises OSError, as each method may."""
         self._row = struct.Struct(f"<Q{CELLS}{'I' if most > _WIDE else 'H'}")
         self._full = (1 << 32 if most > _WIDE else 1 << 16) - 1
         self._most = most
         self._cell = seconds / (CELLS - 1)
-        wide = ".wide" if most > _WIDE else ""
-        self._counts = KeyTable(path.with_name(path.name + wide), self._row.size, keys)
-        self._names = KeyTable(path.with_name(path.name + ".names"), 1 + _NAME, NAMES)
+        narrow, wide, names = ENDINGS
+        kind = wide if most > _WIDE else narrow
+        self._counts = KeyTable(path.with_name(path.name + kind), self._row.size, keys)
+        self._names = KeyTable(path.with_name(path.name + names), 1 + _NAME, NAMES)
 
     def close(self) -> None:
         """Nobody asks it any more."""

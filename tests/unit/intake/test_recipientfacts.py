@@ -183,6 +183,28 @@ class LimitTests(RecipientCase):
         self.rules(BURST.replace("3/1m", "2/2m"))  # another one
         self.assertEqual(self.rcpts(peer, *"cd"), ["250 2.1.5"] * 2)
 
+    def test_what_is_under_way_at_a_reload_is_taken_back_all_the_same(self) -> None:
+        self.rules(BURST)
+        peer = self.scene.greeted(ANN)
+        self.rcpts(peer, *"ab")
+        self.rules(BURST.replace("3/1m", "9/1m"))
+        self.assertEqual(self.counted(ANN), 2)
+        peer.say("RSET")
+        self.assertEqual(self.counted(ANN), 0)
+
+    def test_files_of_limits_that_are_no_more_are_removed_at_the_start(self) -> None:
+        for text in (BURST, BURST.replace("3/1m", "3/2m"), BURST.replace("burst", "b")):
+            self.rules(text)
+            self.rcpts(self.scene.greeted(ANN), "a")
+        kept = BURST.replace("3/1m", "5/1m")
+        self.rules(kept)
+        self.gatherer.tidy(self.scene.service.intake.rules())
+        files = sorted(path.name for path in (self.spool / "counts").iterdir())
+        name = "burst.recipients.client.60s"
+        self.assertEqual(files, [f"{name}.counts", f"{name}.names"])
+        self.gatherer.tidy(build((), {}, HOST))
+        self.assertEqual([*(self.spool / "counts").iterdir()], [])
+
     def test_counts_that_cannot_be_written_put_mail_off_and_are_told_once(self) -> None:
         self.rules(BURST)
         (self.spool / "counts").write_text("a file")
