@@ -166,7 +166,7 @@ def _domain_of(name: str) -> str:
 
 
 def _tells_address(name: str, address: str) -> bool:
-    host = ipaddress.ip_address(address)
+    host = _host(address)
     if host.version == 6:
         digits = host.exploded.replace(":", "")
         return digits[16:] in name.replace("-", "").replace(".", "")
@@ -180,9 +180,10 @@ def _tells_address(name: str, address: str) -> bool:
 
 def _network(address: str) -> str:
     """The /24 or the /64."""
+    host = _host(address)
+    return str(ipaddress.ip_network((host, 24 if host.version == 4 else 64), strict=False))
+
+
+def _host(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
     host = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(host, ipaddress.IPv6Address):
-        if host.ipv4_mapped is None:
-            return str(ipaddress.ip_network((host, 64), strict=False))
-        host = host.ipv4_mapped
-    return str(ipaddress.ip_network((host, 24), strict=False))
+    return host if host.version == 4 else host.ipv4_mapped or host
