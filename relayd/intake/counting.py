@@ -6,7 +6,8 @@ taken back where its message is not taken after all.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -81,6 +82,22 @@ class Receipt(NamedTuple):
     limit: LimitDef
     key: str
     slot: int
+
+
+@dataclass(slots=True)
+class Tally:
+    """What is counted for one recipient, and what was counted of its transaction before."""
+
+    before: Sequence[Receipt] = ()
+    receipts: list[Receipt] = field(default_factory=list)
+
+    def over(self, limits: Limits, limit: LimitDef, key: str) -> bool:
+        """Count it, or (once) its message; whether it is one too many."""
+        if limit.messages and any((each.limit, each.key) == (limit, key) for each in self.before):
+            return False
+        over, receipt = limits.take(limit, key)
+        self.receipts.append(receipt)
+        return over
 
 
 def _file(limit: LimitDef) -> str:

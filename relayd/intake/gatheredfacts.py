@@ -6,13 +6,13 @@ time has the value that RFC 5782 and RFC 7208 give it, so no session waits for e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Mapping, MutableSequence, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
-from relayd.intake.counting import Receipt, take_back
+from relayd.intake.counting import Receipt, Tally, take_back
 from relayd.intake.lookups import DnsList, Records, sender_policy
 from relayd.intake.recipientfacts import RecipientFacts
 from relayd.mail.address import AddressError, ReversePath
@@ -67,27 +67,30 @@ class Gatherer:
         return asked.addErrback(lambda failure: fact.unanswered)
 
     def ask_of_recipient(
-        self,
-        ruleset: Ruleset,
-        fact: Fact,
-        facts: Facts,
-        counted: Sequence[Receipt],
-        receipts: MutableSequence[Receipt],
+        self, ruleset: Ruleset, fact: Fact, facts: Facts, tally: Tally | None
     ) -> object:
-        """What is to be known of a recipient: its value, or a Deferred that fires with it."""
+        """What is to be known of a recipient: its value, or a Deferred that fires with it.
+
+        Without a tally it is only a question about the rules.
+        """
         others = self._of_recipients
         if others is None:
             return None
-        return self._in_time(fact, lambda: others.ask(ruleset, fact, facts, counted, receipts))
+        try:
+            value = others.ask(ruleset, fact, facts, tally)
+        except (OSError, AddressError) as error:
+            self._tell("fact not known", "fact", fact.condition, str(error), "nobody can say")
+            return None
+        if not isinstance(value, Coroutine):
+            return value
+        asked = promise(value).addTimeout(PATIENCE, self._reactor)
+        return asked.addErrback(lambda failure: None)
 
     def look(self, ruleset: Ruleset, fact: Fact, facts: Facts) -> object:
-        """The same for a question about the rules: nothing is counted or noted."""
-        if fact.known is not Known.RECIPIENT:
-            return self.ask(ruleset, fact, facts.client, facts.sender)
-        others = self._of_recipients
-        if others is None:
-            return None
-        return self._in_time(fact, lambda: others.look(ruleset, fact, facts))
+        """Any fact for a question about the rules; a Deferred fires with it."""
+        if fact.known is Known.RECIPIENT:
+            return self.ask_of_recipient(ruleset, fact, facts, None)
+        return self.ask(ruleset, fact, facts.client, facts.sender)
 
     def apply(self, ruleset: Ruleset) -> None:
         """These rules are in force."""
@@ -101,17 +104,6 @@ class Gatherer:
                 self._of_recipients.limits.remove_others(ruleset.limits)
             except OSError as error:
                 self._log.trouble("old counts not removed", why=error)
-
-    def _in_time(self, fact: Fact, ask: Callable[[], object]) -> object:
-        try:
-            value = ask()
-        except (OSError, AddressError) as error:
-            self._tell("fact not known", "fact", fact.condition, str(error), "nobody can say")
-            return None
-        if not isinstance(value, Coroutine):
-            return value
-        asked = promise(value).addTimeout(PATIENCE, self._reactor)
-        return asked.addErrback(lambda failure: None)
 
     async def _sender_policy(self, client: Client, sender: ReversePath) -> str:
         found = await sender_policy(client, sender, self._hostname, self._clock(), self._records)
@@ -146,7 +138,7 @@ class GatheredFacts:
         self._ruleset: Ruleset | None = None
         self._waiting: Deferred[None] | None = None
         self._of_recipient: list[Fact] = []  # of the one that is just decided about
-        self._receipts: list[Receipt] = []  # ... what was counted for it
+        self._tally = Tally()  # ... what was counted for it
 
     @property
     def complete(self) -> bool:
@@ -174,7 +166,8 @@ class GatheredFacts:
         self, ruleset: Ruleset, fact: Fact, facts: Facts, counted: Sequence[Receipt]
     ) -> None:
         """RCPT: a rule is about to decide by it. `counted`: of this transaction so far."""
-        asked = self._gatherer.ask_of_recipient(ruleset, fact, facts, counted, self._receipts)
+        self._tally.before = counted
+        asked = self._gatherer.ask_of_recipient(ruleset, fact, facts, self._tally)
         self._of_recipient.append(fact)
         if isinstance(asked, Deferred):
             self._asked[fact] = asked
@@ -184,7 +177,7 @@ class GatheredFacts:
 
     def recipient_decided(self, *, taken: bool) -> Sequence[Receipt]:
         """What was known of this recipient counts for no other; what was counted for it, if so."""
-        receipts, self._receipts = self._receipts, []
+        receipts, self._tally.receipts = self._tally.receipts, []
         for fact in self._of_recipient:
             self._forget(fact)
         self._of_recipient.clear()

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable, Coroutine, MutableSequence, Sequence
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from relayd.intake.counting import FOLDER, Limits, Receipt, key_of
+from relayd.intake.counting import FOLDER, Limits, Tally, key_of
 from relayd.mail.address import Mailbox, ReversePath, path_text
 from relayd.mail.client import Client
 from relayd.mail.nexthop import NextHop
@@ -21,6 +21,7 @@ from relayd.mail.plan import Verdict
 from relayd.rules.conditions.senderpolicy import SENDER_POLICY
 from relayd.rules.evaluate import Facts, evaluate
 from relayd.rules.fact import Fact
+from relayd.rules.language.model import LimitDef
 from relayd.rules.language.words import seconds_of
 from relayd.rules.ruleset import Ruleset
 from relayd.rules.view import Unasked
@@ -56,56 +57,28 @@ class RecipientFacts:
         self._clock = clock  # seconds since the epoch
         self._mailboxes = mailboxes
 
-    def ask(
-        self,
-        ruleset: Ruleset,
-        fact: Fact,
-        facts: Facts,
-        counted: Sequence[Receipt],
-        receipts: MutableSequence[Receipt],
-    ) -> object:
+    def ask(self, ruleset: Ruleset, fact: Fact, facts: Facts, tally: Tally | None) -> object:
         """Its value, a coroutine that will have it, or None: nobody can say.
 
-        `counted`: what was counted of the transaction so far; what is counted now is added to
-        `receipts`.
+        Without a tally it is only a question: nothing is counted, and nobody is noted.
         """
         match fact.spelled:
             case "over":
-                return self._over(ruleset, fact, facts, counted, receipts)
+                return self._over(ruleset.limits[fact.of], facts, tally)
             case "first-seen":
-                return self._first_sights().new(*_errand(fact, facts, self._clock()))
+                sights = self._first_sights()
+                new = sights.seems_new if tally is None else sights.new
+                return new(*_errand(fact, facts, self._clock()))
             case _:
                 return self._unknown(ruleset, fact, facts)
 
-    def look(self, ruleset: Ruleset, fact: Fact, facts: Facts) -> object:
-        """The same for a question: nothing is counted, and nobody is noted."""
-        match fact.spelled:
-            case "over":
-                limit = ruleset.limits[fact.of]
-                key = key_of(limit.per, facts.client, facts.sender, facts.recipient)
-                return bool(key) and self.limits.over(limit, key)
-            case "first-seen":
-                return self._first_sights().seems_new(*_errand(fact, facts, self._clock()))
-            case _:
-                return self._unknown(ruleset, fact, facts)
-
-    def _over(
-        self,
-        ruleset: Ruleset,
-        fact: Fact,
-        facts: Facts,
-        counted: Sequence[Receipt],
-        receipts: MutableSequence[Receipt],
-    ) -> bool:
-        limit = ruleset.limits[fact.of]
+    def _over(self, limit: LimitDef, facts: Facts, tally: Tally | None) -> bool:
         key = key_of(limit.per, facts.client, facts.sender, facts.recipient)
         if not key:
             return False
-        if limit.messages and any((each.limit, each.key) == (limit, key) for each in counted):
-            return False  # its message is counted
-        over, receipt = self.limits.take(limit, key)
-        receipts.append(receipt)
-        return over
+        if tally is None:
+            return self.limits.over(limit, key)
+        return tally.over(self.limits, limit, key)
 
     def _first_sights(self) -> FirstSights:
         if self._sights is None:
