@@ -6,6 +6,8 @@ taken back where its message is not taken after all.
 
 from __future__ import annotations
 
+import contextlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,9 +45,9 @@ class Limits:
         count, slot = counts.add(key, self._clock())
         return count > limit.most, Receipt(self, limit, key, slot)
 
-    def take_back(self, limit: LimitDef, key: str, slot: int) -> None:
-        """What `take` has counted did not happen."""
-        self._counts_of(limit).take_back(key, slot)
+    def take_back(self, limit: LimitDef, key: str, slot: int, times: int) -> None:
+        """What `take` has counted did not happen, so often."""
+        self._counts_of(limit).take_back(key, slot, times)
 
     def over(self, limit: LimitDef, key: str) -> bool:
         """Whether one more would be one too many."""
@@ -107,11 +109,9 @@ def _file(limit: LimitDef) -> str:
 
 def take_back(receipts: Iterable[Receipt]) -> None:
     """It did not happen; where that cannot be written it counts until the window has passed."""
-    for receipt in receipts:
-        try:
-            receipt.limits.take_back(receipt.limit, receipt.key, receipt.slot)
-        except OSError:
-            continue
+    for (limits, limit, key, slot), times in Counter(receipts).items():
+        with contextlib.suppress(OSError):
+            limits.take_back(limit, key, slot, times)
 
 
 def key_of(per: Counted, client: Client, sender: ReversePath, recipient: Mailbox) -> str:

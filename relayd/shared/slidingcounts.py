@@ -59,8 +59,8 @@ class SlidingCounts:
             self._names.change(key, now, lambda _: name)
         return count, slot
 
-    def take_back(self, key: str, slot: int) -> None:
-        """What `add` has counted did not happen."""
+    def take_back(self, key: str, slot: int, times: int = 1) -> None:
+        """What `add` has counted did not happen, so often."""
 
         def edit(row: bytes | None) -> bytes | None:
             if row is None:
@@ -68,7 +68,7 @@ class SlidingCounts:
             last, *cells = self._row.unpack(row)
             if last - slot >= CELLS or not cells[slot % CELLS]:
                 return None
-            cells[slot % CELLS] -= 1
+            cells[slot % CELLS] = max(cells[slot % CELLS] - times, 0)
             return self._row.pack(last, *cells)
 
         self._counts.change(key, slot * self._cell, edit)

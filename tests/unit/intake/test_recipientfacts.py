@@ -111,6 +111,20 @@ class LimitTests(RecipientCase):
                 peer.say(end)
             self.assertEqual(self.counted(ANN), 0, end)
 
+    def test_of_many_recipients_all_are_taken_back_at_once(self) -> None:
+        self.rules(BURST.replace("3/1m", "900/1m"))
+        peer = self.scene.greeted(ANN)
+        self.assertEqual(len(self.rcpts(peer, *map(str, range(200)))), 200)
+        self.assertEqual(self.counted(ANN), 200)
+        changed: list[str] = []
+        table = self.facts.limits._counts_of(self.scene.service.intake.rules().limits["burst"])
+        change = table._counts.change
+        self.patch(
+            table._counts, "change", lambda key, *more: (changed.append(key), change(key, *more))
+        )
+        peer.leave()
+        self.assertEqual((self.counted(ANN), changed), (0, [ANN]))
+
     def test_a_recipient_that_is_refused_does_not_count(self) -> None:
         self.rules(BURST + "reject any 550")
         peer = self.scene.greeted(ANN)
