@@ -15,6 +15,7 @@ from twisted.internet.interfaces import IReactorTime
 from relayd.intake.counting import Receipt, Tally, take_back
 from relayd.intake.lookups import DnsList, Records, sender_policy
 from relayd.intake.recipientfacts import RecipientFacts
+from relayd.intake.vouching import Vouching
 from relayd.mail.address import AddressError, ReversePath
 from relayd.mail.client import Client
 from relayd.mail.log import MailLog
@@ -49,6 +50,10 @@ class Gatherer:
         self._of_recipients = of_recipients
         self._lists: tuple[Ruleset | None, Mapping[str, DnsList]] = (None, {})
         self._told: dict[str, float] = {}  # by its name: when somebody's trouble was said last
+
+    def vouching(self, *, dmarc: bool) -> Vouching:
+        """For one message."""
+        return Vouching(self._reactor, self._records, self._clock, PATIENCE, dmarc=dmarc)
 
     def gathering(self) -> GatheredFacts:
         """For one session."""
@@ -174,6 +179,11 @@ class GatheredFacts:
             asked.addCallback(self._known, fact, asked)
         else:
             self.facts[fact] = asked
+
+    @property
+    def of_recipient(self) -> Mapping[Fact, object]:
+        """What is known of the recipient that was asked about last."""
+        return {fact: self.facts[fact] for fact in self._of_recipient if fact in self.facts}
 
     def recipient_decided(self, *, taken: bool) -> Sequence[Receipt]:
         """What was known of this recipient counts for no other; what was counted for it, if so."""

@@ -33,6 +33,11 @@ class Fact:
     about: str = ""  # the mailbox, where it is of one that rules have made
 
     @property
+    def gathered(self) -> bool:
+        """Whether it is neither of the envelope nor of the session: View.told has it."""
+        return self.asked or self.known is Known.CONTENT
+
+    @property
     def usual(self) -> object:
         """What it is of a client whom nothing is said about."""
         return self.values[0]
@@ -43,6 +48,8 @@ class Fact:
             return f"{self.condition} unknown"
         if isinstance(value, bool):
             return f"{'' if value else 'not '}{self.condition}"
+        if isinstance(value, tuple):
+            value = ", ".join(map(str, value))
         return f"{self.condition} {value or 'none'}"
 
     @property

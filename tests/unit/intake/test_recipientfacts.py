@@ -14,6 +14,7 @@ from relayd.intake.recipientfacts import RecipientFacts, who
 from relayd.mail.address import Mailbox
 from relayd.mail.client import Client
 from relayd.mail.nexthop import NextHop
+from relayd.mail.plan import FACT
 from relayd.rules.evaluate import evaluate
 from relayd.rules.ruleset import build
 from relayd.shared.keytable import Edit
@@ -161,6 +162,45 @@ class LimitTests(RecipientCase):
             [each.name for each in self.scene.spool.stored[0][1].states],
             ["QUEUED"] * 3 + ["HELD"] * 2,
         )
+
+    def test_what_was_known_is_kept_with_the_message_and_with_a_refusal(self) -> None:
+        self.rules(
+            BURST.replace("3/1m", "1/1m").replace("defer when", "hold to b@example.com when")
+        )
+        untold: list[str] = []
+        intake = self.scene.service.intake
+        intake.untold = lambda *said: untold.extend(step.place for step in said[3].trail)
+        peer = self.scene.greeted(ANN)
+        for _ in range(2):
+            self.rcpts(peer, "b")
+            peer.say("DATA")
+            self.assertIn("queued", peer.say(*CONTENT)[-1])
+        told = [
+            [step.rule for step in submission.trail if step.stage == FACT]
+            for _, submission in self.scene.spool.stored
+        ]
+        self.assertEqual(told, [["not over burst"], ["over burst"]])
+        self.rules(BURST.replace("3/1m", "1/1m"))
+        peer.say("MAIL FROM:<a@example.org>", "RCPT TO:<x@example.com>")
+        self.assertIn("over burst", untold)
+
+    def test_a_rule_about_the_content_has_it_counted_at_the_final_dot(self) -> None:
+        rules = BURST.replace("defer when", "hold to b@example.com when size > 1 and")
+        self.rules(rules.replace("3/1m", "1/1m"))
+        peer = self.scene.greeted(ANN)
+        for number in range(2):
+            self.rcpts(peer, "a", "b")
+            self.assertEqual(self.counted(ANN), number)
+            peer.say("DATA")
+            self.assertIn("queued", peer.say(*CONTENT)[-1])
+        self.assertEqual(
+            [submission.state_of(1).name for _, submission in self.scene.spool.stored],
+            ["QUEUED", "HELD"],
+        )
+        self.scene.spool.commit_error = SpoolError("the disk is gone")
+        self.rcpts(peer, "a", "b")
+        peer.say("DATA", *CONTENT)
+        self.assertEqual(self.counted(ANN), 2)
 
     def test_by_whom_it_counts(self) -> None:
         for per, key in (
