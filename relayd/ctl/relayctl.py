@@ -328,6 +328,13 @@ def oauth(options: argparse.Namespace) -> int:
     return enrolling.run(options, daemon(options))
 
 
+def held(options: argparse.Namespace) -> int:
+    """What is kept back."""
+    from relayd.ctl import held as quarantine
+
+    return quarantine.run(options, daemon(options))
+
+
 def limits(options: argparse.Namespace) -> int:
     """Who is near a limit, or to be counted anew."""
     answer = daemon(options).answer("limits", name=options.name, forget=options.forget)
@@ -398,6 +405,7 @@ _RUN: dict[str, Run] = {
     "reload": reload,
     "user": user,
     "oauth": oauth,
+    "held": held,
     "limits": limits,
     "import": bring_over,
     "spool": spool,

@@ -113,7 +113,17 @@ class LimitScenarios(Counting):
             relay.send("ann@c.example", ["held@example.com", "info@example.com"], b"\r\nx\r\n")
         held = relay.queue("--state", "held")
         self.assertEqual([each["recipients"][0]["mailbox"] for each in held], ["held@example.com"])
-        self.assertIn("over letters", relay.ctl("why", held[0]["id"]).stdout)
+        ident = held[0]["id"]
+        self.assertIn("over letters", relay.ctl("why", ident).stdout)
+        told = relay.ctl("held").stdout
+        self.assertIn("<held@example.com>  450 4.7.0 Held by rule", told)
+        self.assertIn("\n    over letters\n", told)
+        self.assertIn("1 recipient released", relay.ctl("held", "release", ident).stdout)
+        relay.wait_empty()
+        relay.send("ann@c.example", ["held@example.com"], b"\r\nx\r\n")
+        (again,) = relay.queue("--state", "held")
+        self.assertIn("1 recipient discarded", relay.ctl("held", "discard", again["id"]).stdout)
+        self.assertIn("Nothing is held.", relay.ctl("held").stdout)
 
 
 class Greylisting(Counting):
