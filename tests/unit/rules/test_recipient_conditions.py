@@ -18,6 +18,7 @@ from relayd.rules.check.opendoor import open_doors
 from relayd.rules.conditions.condition import Condition
 from relayd.rules.conditions.counted import ByCount, count_of
 from relayd.rules.conditions.firstseen import ByFirstSight, first_seen
+from relayd.rules.conditions.listing import listing
 from relayd.rules.conditions.reversename import REVERSE_NAME
 from relayd.rules.conditions.senderpolicy import SENDER_POLICY
 from relayd.rules.conditions.verified import UnknownAt, unknown_at
@@ -28,20 +29,9 @@ from relayd.rules.language.pattern import Text
 from relayd.rules.ruleset import Ruleset, build
 from relayd.rules.view import Unasked
 from tests.unit.rules.strategies import some
+from tests.unit.rules.test_checks_block import BEFORE, WHO
 from tests.unit.rules.test_grammar import parse
 
-# as an operator would write it in front of a site's own rules
-LIMITS = """\
-limit     hourly    500/1h   per login
-limit     burst     100/1m   per client
-limit     fresh     50/1h    per sender-domain
-"""
-BEFORE = """\
-defer     when over burst                                         "Slow down, please"
-hold      login any when over hourly                              "more than 500 an hour"
-defer     to <ours> when first-seen 5m and not spf pass           # greylisting
-reject    to <ours> when unknown at exchange                      550 5.1.1 "There is no such mailbox"
-"""
 SITE = """\
 hostname  gw.example.com
 table     ours { info@example.com }
@@ -107,25 +97,19 @@ class AsAnOperatorWritesIt(unittest.TestCase):
             return config.load(folder / "relayd.conf")
 
     def test_it_loads_and_its_tests_pass(self) -> None:
-        self.assertEqual(self.load(LIMITS + BEFORE).warnings, ())
-
-    def test_each_rule_may_stand_alone(self) -> None:
-        site = "".join(line for line in SITE.splitlines(True) if not line.startswith("expect"))
-        for line in BEFORE.splitlines():
-            with self.subTest(line):
-                self.load(f"{LIMITS}{line}\n", site)
+        self.assertEqual(self.load(WHO + BEFORE).warnings, ())
 
     def test_a_test_that_comes_out_otherwise_is_an_error(self) -> None:
         with self.assertRaises(config.ConfigErrors):
-            self.load(LIMITS + BEFORE, SITE.replace("when over burst                     -> defer",
+            self.load(WHO + BEFORE, SITE.replace("when over burst                     -> defer",
                                                     "when over burst -> accept"))  # fmt: skip
 
     def test_first_seen_does_without_names_of_clients(self) -> None:
-        self.load(LIMITS + BEFORE, SITE + "client-names no\n")
+        self.load(WHO + BEFORE, SITE + "client-names no\n")
 
 
 class Decided(unittest.TestCase):
-    RULES = LIMITS + (
+    RULES = WHO + (
         "next-hop exchange smtp ex1:25\ntable ours { example.com }\n"
         + BEFORE
         + "accept to <ours>\naccept login any\nroute any via exchange\n"
@@ -140,6 +124,7 @@ class Decided(unittest.TestCase):
 
     def code(self, told: Mapping[Fact, object], *, login: str = "", asks: bool = False) -> str:
         client = Client("192.0.2.7", login=login)
+        told = {listing("zen"): False, listing("friends"): False, **told}
         facts = Facts(client, None, Mailbox("info", "example.com"), gathered=told, asks=asks)
         plan = evaluate(self.ruleset(), facts)
         return f"{plan.verdict.value} {plan.reply}"[:16]
