@@ -42,6 +42,7 @@ class ByPostfix(Verification):
             self.assertEqual(self.reply(relay, "bob@example.com"), "250 2.1.5")
             self.assertEqual(self.reply(relay, "nobody@example.com"), "550 5.1.1")
         self.assertEqual(self.reply(relay, "x@elsewhere.example"), "550 5.7.1")
+        wait_until(lambda: "NOQUEUE: reject: RCPT" in postfix.log(), "Postfix's log has it")
         log = postfix.log()
         self.assertNotIn("elsewhere.example", log)
         self.assertEqual(log.count("NOQUEUE: reject: RCPT"), 1, log)
