@@ -7,8 +7,7 @@ one verdict, for which its key is asked.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 
 from relayd.authentication.asking import Asking, Unanswered, ask
 from relayd.authentication.canonical import BodyHash, Field, fields, relaxed_field
@@ -19,8 +18,10 @@ from relayd.authentication.dkimsignature import (
     domain_of,
     signature,
 )
+from relayd.mail.value import dataclass
 
 MOST_SIGNATURES = 8  # of one message: those further down are older, and not looked at
+_NO_ANSWER = "no answer for its key"
 RESULTS = ("none", "pass", "fail", "neutral", "temperror", "permerror")
 
 
@@ -62,6 +63,15 @@ class DkimVerifier:
         self._bodies[relaxed].of(found.length)
         return found
 
+    def bodies(self, name: bytes) -> Iterator[bytes]:
+        """What stands behind the colon of all fields of this name (in lower case)."""
+        return (field.body for field in self._fields if field.name == name)
+
+    @property
+    def key_names(self) -> list[str]:
+        """Where the keys are in the DNS that its signatures need."""
+        return [each.key_name for each in self._signatures if isinstance(each, Signature)]
+
     def feed(self, piece: bytes) -> None:
         """More of the body."""
         for body in self._bodies.values():
@@ -74,6 +84,13 @@ class DkimVerifier:
     def verdicts(self, now: float) -> Sequence[Asking[DkimResult]]:
         """One evaluation for each signature, in their order; they may go side by side."""
         return [self._verdict(each, now) for each in self._signatures]
+
+    def unanswered(self, number: int) -> DkimResult:
+        """The verdict on the signature of this number where nobody says in time what its key is."""
+        found = self._signatures[number]
+        if isinstance(found, DkimResult):
+            return found
+        return _result("temperror", _NO_ANSWER, found)
 
     def _verdict(self, found: Signature | DkimResult, now: float) -> Asking[DkimResult]:
         if isinstance(found, DkimResult):
@@ -118,7 +135,7 @@ def _key(found: Signature) -> Asking[DkimKey | DkimResult]:
     try:
         records = yield from ask(found.key_name, "TXT")
     except Unanswered:
-        return _result("temperror", "no answer for its key", found)
+        return _result("temperror", _NO_ANSWER, found)
     why = "there is no key"
     for text in records:
         key = dkim_key(text)

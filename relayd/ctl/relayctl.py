@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import io
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from relayd.ctl import commandline, spoolcommand, tlsreport
 from relayd.ctl.client import Daemon, DaemonError, NotRunningError
 from relayd.ctl.commandline import Run
+from relayd.ctl.mistyped import mistyped
 from relayd.ctl.socketpath import DEFAULT_CONFIG, FailureError, socket_of
 from relayd.ops import explain as explaining
 from relayd.ops import text
@@ -31,7 +33,12 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     if arguments is None:
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `relayctl queue | head` ends quietly
-    options = parser().parse_args(arguments)
+    top = parser()
+    wrong = mistyped(top, sys.argv[1:] if arguments is None else arguments)
+    if wrong:
+        print(f"relayctl: {wrong}", file=sys.stderr)
+        return 2
+    options = top.parse_args(arguments)
     try:
         status: int = options.run(options)
         sys.stdout.flush()
@@ -39,6 +46,10 @@ def main(arguments: list[str] | None = None) -> int:
     except (FailureError, DaemonError) as error:
         print(f"relayctl: {error}", file=sys.stderr)
         return USAGE if options.command in ("explain", "replay") else FAILED
+    except OSError as error:  # standard output's, as a rule: what else there is has its own words
+        print(f"relayctl: {error}", file=sys.stderr)
+        sys.stdout = io.StringIO()  # what is still held would fail once more at the end
+        return FAILED
     except KeyboardInterrupt:
         return 130
 
@@ -66,7 +77,8 @@ def status(options: argparse.Namespace) -> int:
     answer = daemon(options).answer("status")
     _show(options, answer, text.status_lines(answer, time.time()))
     healthy = all(shard["healthy"] for shard in answer["shards"])
-    return OK if healthy else FAILED
+    as_it_should = not (answer.get("refused") or {}).get("last_good")
+    return OK if healthy and as_it_should else FAILED
 
 
 def queue(options: argparse.Namespace) -> int:
@@ -131,10 +143,19 @@ def _why_lines(answer: dict[str, Any]) -> Iterator[str]:
         f" decided by rule set {answer.get('rules') or '(unknown)'}:"
     )
     yield ""
+    for fact in answer.get("facts", ()):
+        yield text.safe(f"fact  {fact}   (as stored)")
     yield from explaining.trail_rows(answer.get("trail", []))
     for recipient in answer["recipients"]:
         yield ""
         yield from text.recipient_lines(recipient, now)
+
+
+def filters(options: argparse.Namespace) -> int:
+    """Who is asked about mail, and how that goes."""
+    answer = daemon(options).answer("filters")
+    _show(options, answer, text.filter_lines(answer, time.time()))
+    return OK
 
 
 def audit(options: argparse.Namespace) -> int:
@@ -206,7 +227,10 @@ def explain(options: argparse.Namespace) -> int:
             except explaining.QuestionError as error:
                 raise FailureError(str(error)) from None
         else:
-            answer = daemon(options).answer("explain", **question)
+            try:
+                answer = daemon(options).answer("explain", **question)
+            except NotRunningError as error:
+                raise FailureError(f"{error}; --offline asks the files") from None
         if number and not options.json:
             print()
         _show(options, answer, explaining.lines(answer))
@@ -258,9 +282,14 @@ def check(options: argparse.Namespace) -> int:
         except NotRunningError:
             path = DEFAULT_CONFIG
     from relayd.config import ConfigErrors, contents, load
+    from relayd.spool.disk.rights import rights_of
 
     try:
         settings = load(path)
+        if path is DEFAULT_CONFIG and os.geteuid() == 0 and settings.spool.is_dir():
+            # what only root can read is no use to him whom relayd runs as
+            with rights_of(settings.spool.stat(), groups=True):
+                load(path)
     except ConfigErrors as errors:
         return _complaint(options, {"complaint": str(errors)}, "")
     answer = {
@@ -311,6 +340,20 @@ def oauth(options: argparse.Namespace) -> int:
     from relayd.ctl import oauth as enrolling
 
     return enrolling.run(options, daemon(options))
+
+
+def held(options: argparse.Namespace) -> int:
+    """What is kept back."""
+    from relayd.ctl import held as quarantine
+
+    return quarantine.run(options, daemon(options))
+
+
+def limits(options: argparse.Namespace) -> int:
+    """Who is near a limit, or to be counted anew."""
+    answer = daemon(options).answer("limits", name=options.name, forget=options.forget)
+    _show(options, answer, text.limit_lines(answer))
+    return FAILED if options.forget and not answer["forgotten"] else OK
 
 
 def bring_over(options: argparse.Namespace) -> int:
@@ -371,11 +414,14 @@ _RUN: dict[str, Run] = {
     "content": content,
     "explain": explain,
     "replay": replay,
+    "filters": filters,
     "audit": audit,
     "check": check,
     "reload": reload,
     "user": user,
     "oauth": oauth,
+    "held": held,
+    "limits": limits,
     "import": bring_over,
     "spool": spool,
     "tls-report": tls_report,

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 from relayd.ops.text import safe
 
 if TYPE_CHECKING:  # relayctl starts without them where it can
-    from relayd.mail.address import Mailbox, ReversePath
-    from relayd.mail.client import Client
+    from relayd.mail.address import Mailbox
     from relayd.mail.plan import Plan
     from relayd.rules.evaluate import Facts
     from relayd.rules.fact import Fact
@@ -37,8 +36,8 @@ Describe = Callable[[str, "Mailbox"], Awaitable[Sequence[str]]]
 """What a next hop's name leads to for a mailbox, a line for each host."""
 ReverseName = Callable[[str], Awaitable["str | None"]]
 """The name of a client's address; empty: it has none, None: nobody could say."""
-Gather = Callable[["Ruleset", "Fact", "Client", "ReversePath"], Awaitable[object]]
-"""Asks others for one fact."""
+Gather = Callable[["Ruleset", "Fact", "Facts"], Awaitable[object]]
+"""Asks others for one fact; nothing is counted for a question, and nobody noted."""
 
 
 class QuestionError(Exception):
@@ -54,6 +53,9 @@ async def explain(
 ) -> dict[str, Any]:
     """The answer with the facts that are looked up, and the hosts of each destination."""
     from relayd.rules.conditions.reversename import REVERSE_NAME
+    from relayd.rules.evaluate import evaluate
+    from relayd.rules.fact import Known
+    from relayd.rules.view import Unasked
 
     found: list[dict[str, str]] = []
     asked = facts(question)
@@ -64,11 +66,23 @@ async def explain(
         found.append(_fact(REVERSE_NAME, name, _cost(began, known=name is not None)))
     given = asked.gathered or {}
     gathered = dict(given)
-    for fact in sorted(ruleset.asked - given.keys(), key=str):
+    asked = replace(asked, gathered=gathered, asks=True)
+
+    async def add(fact: Fact) -> None:
         began = time.monotonic()
-        gathered[fact] = await gather(ruleset, fact, asked.client, asked.sender)
-        found.append(_fact(fact, gathered[fact], _cost(began, known=True)))
-    answer = _decided(ruleset, question, replace(asked, gathered=gathered))
+        value = gathered[fact] = await gather(ruleset, fact, asked)
+        found.append(_fact(fact, value, _cost(began, known=value is not None)))
+
+    for fact in sorted(ruleset.asked - given.keys(), key=str):
+        if fact.known < Known.RECIPIENT:
+            await add(fact)
+    while True:  # of the recipient only what a rule is about to decide by
+        try:
+            evaluate(ruleset, asked)
+            break
+        except Unasked as unasked:
+            await add(unasked.fact)
+    answer = _decided(ruleset, question, replace(asked, asks=False))
     answer["facts"] += found
     for destination in answer["destinations"]:
         mailbox = _mailbox(destination["mailbox"])
@@ -94,14 +108,27 @@ def decide(ruleset: Ruleset, question: Question) -> dict[str, Any]:
 def _decided(ruleset: Ruleset, question: Question, asked: Facts) -> dict[str, Any]:
     from relayd.mail.envelope import Direction
     from relayd.rules.evaluate import evaluate_aloud
+    from relayd.rules.fact import Known
+    from relayd.rules.ruleset import without_unknown
 
-    plan = evaluate_aloud(ruleset, asked)
+    told = {**_fields(ruleset, question), **(asked.gathered or {})}
+    unknown = ruleset.examined - told.keys()
+    if ruleset.examined:  # rules about what nobody has said are left out
+        asked = replace(asked, gathered=told, known=Known.CONTENT)
+        plan = evaluate_aloud(without_unknown(ruleset, told), asked)
+    else:
+        plan = evaluate_aloud(ruleset, asked)
     if question.get("sender"):
         # MAIL comes before RCPT: who may not use the sender is not asked for recipients
         plan = _at_mail(ruleset, asked) or plan
     answer = document(plan)
     for fact, value in _given(question).items():
         answer["facts"].append(_fact(fact, value, "given"))
+    for fact, value in _fields(ruleset, question).items():
+        answer["facts"].append(_fact(fact, value, "in the header"))
+    for fact in sorted(unknown, key=str):
+        why = "known when the content is there; rules that look at it are left out here"
+        answer["facts"].append(_fact(fact, None, why))
     for destination in answer["destinations"]:
         names = Direction.parse(destination["next_hop"]).names
         hops = [ruleset.next_hops[name] for name in names if name in ruleset.next_hops]
@@ -127,6 +154,22 @@ def _given(question: Question) -> dict[Fact, object]:
         except ValueError as error:
             raise QuestionError(f"--with {text!r} states no fact: {error}") from None
     return stated
+
+
+def _fields(ruleset: Ruleset, question: Question) -> dict[Fact, object]:
+    """What rules look at in the header section that is given, and not stated otherwise."""
+    from relayd.mime.headertext import field_texts
+    from relayd.rules.conditions.headerfield import FIELD, bounded
+
+    if not question.get("header"):
+        return {}
+    section = str(question["header"]).encode("latin-1", "replace")
+    given = _given(question)
+    return {
+        fact: bounded(field_texts(section, fact.of))
+        for fact in sorted(ruleset.examined, key=str)
+        if fact.spelled == FIELD and fact not in given
+    }
 
 
 def _at_mail(ruleset: Ruleset, asked: Facts) -> Plan | None:

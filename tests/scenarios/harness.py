@@ -58,8 +58,14 @@ PEERS = {  # the name a scenario uses -> the program to look for, Debian's packa
     "node": ("node", "nodejs"),
     "testssl": ("testssl", "testssl.sh"),
     "haproxy": ("haproxy", "haproxy"),
+    "opendkim": ("opendkim", "opendkim"),
+    "clamav": ("clamav-milter", "clamav-daemon clamav-milter"),
+    "postgrey": ("postgrey", "postgrey"),
+    "rspamd": ("rspamd", "rspamd"),
+    "opendmarc": ("opendmarc", "opendmarc"),
+    "policyd-spf": ("policyd-spf", "postfix-policyd-spf-python"),
 }
-NEEDS_ROOT = {"postfix", "exim", "dovecot"}
+NEEDS_ROOT = {"postfix", "exim", "dovecot", "clamav", "postgrey", "rspamd"}
 
 
 def program(name: str) -> str:
@@ -77,6 +83,9 @@ def missing_peer(name: str) -> str:
         return network.missing()
     if name == "sslyze":
         return "" if shutil.which(name, path=SBIN[-1]) else "sslyze (make peers)"
+    if name == "pymilter":
+        done = subprocess.run(["/usr/bin/python3", "-c", "import Milter"], capture_output=True)
+        return "" if done.returncode == 0 else "pymilter (apt-get install python3-milter)"
     if name == "nodemailer":
         there = Path(NODE_PATH, name).is_dir()
         return missing_peer("node") if there else "nodemailer (apt-get install node-nodemailer)"
@@ -248,7 +257,8 @@ class Relayd:
         wait_until(greeted, f"relayd greets\n{process.log()}", seconds)
         if all_workers and "\nworkers 1\n" not in self.config.read_text("utf-8"):
             # one of several workers greets; relayctl speaks for all
-            ready = lambda: self.ctl("status", check=False).returncode == 0  # noqa: E731
+            # whatever it has to say
+            ready = lambda: bool(self.ctl("status", check=False).stdout)  # noqa: E731
             wait_until(ready, f"all workers are ready\n{process.log()}", seconds)
         return self
 

@@ -166,12 +166,35 @@ class PackageScripts(Scenario):
         self.assertIn("status 1", said)
         self.assertNotIn("it runs", said)
 
+    def test_a_start_with_a_mistake_starts_what_was_good_before(self) -> None:
+        """Also by `restart`, where nothing runs."""
+        (self.spool / "last-good").touch()
+        for word in ("start", "restart"):
+            with self.subTest(word):
+                shutil.rmtree(self.folder / "programs", ignore_errors=True)
+                said = self.init(f"stop; {word}", "relayd.conf:1:1: unknown verb")
+                self.assertIn("relayd.conf:1:1: unknown verb", said)
+                self.assertNotIn("status 1", said)
+                self.assertIn("it runs", said)
+
     def test_a_good_restart_restarts(self) -> None:
         said = self.init("start; restart")
         self.assertIn("it runs", said)
         self.assertNotIn("status 1", said)
         log = (self.world / "var/log/relayd/relayd.log").read_text()
         self.assertEqual(log.count(str(UID)), 2, said)
+
+    def test_a_number_in_the_pid_file_that_is_a_strangers_by_now_is_left_alone(self) -> None:
+        stranger = subprocess.Popen(["sleep", "300"])
+        self.addCleanup(stranger.wait)
+        self.addCleanup(stranger.kill)
+        file = self.world / "run/relayd.pid"
+        for words, status in (("status", "status 3"), ("stop", "status 0"), ("start", "it runs")):
+            with self.subTest(words):
+                shutil.rmtree(self.folder / "programs", ignore_errors=True)
+                file.write_text(f"{stranger.pid}\n")
+                self.assertIn(status, self.init(words))
+                self.assertIsNone(stranger.poll(), "it was stopped")
 
     def test_the_log_of_the_init_script_is_for_its_group(self) -> None:
         said = self.init()

@@ -5,14 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 
 from relayd.mail.nexthop import NextHop
-from relayd.rules.fact import Fact
+from relayd.rules.conditions.condition import Condition
+from relayd.rules.fact import Fact, Known
 from relayd.rules.language.model import (
+    AdmissionRule,
+    Ask,
     DnsListDef,
     Expect,
+    FilterDef,
     Forward,
+    HeaderEdit,
     HeaderRewrite,
     HopDef,
     Item,
+    LimitDef,
     Rewrite,
     Route,
     Rule,
@@ -24,6 +30,9 @@ from relayd.rules.sendas import SendAs
 from relayd.rules.srsrule import SrsOurs
 from relayd.rules.tables.table import ListTable, MapTable, Table, TransportTable
 from relayd.rules.tables.userstable import DovecotTable, UsersTable
+
+_EXAMINING = (AdmissionRule, Forward, HeaderEdit, HeaderRewrite, Rewrite, Route)
+"""Rules that may look at the content."""
 
 
 def name_problems(items: Sequence[Item], broken: Set[str] = frozenset()) -> list[Problem]:
@@ -38,13 +47,26 @@ def name_problems(items: Sequence[Item], broken: Set[str] = frozenset()) -> list
     lists = _names(
         problems, "list", [(i.name, i.place) for i in items if isinstance(i, DnsListDef)]
     )
+    filters = _names(
+        problems, "filter", [(i.name, i.place) for i in items if isinstance(i, FilterDef)]
+    )
+    limits = _names(
+        problems, "limit", [(i.name, i.place) for i in items if isinstance(i, LimitDef)]
+    )
+    defined = {
+        "table": tables,
+        "next-hop": hops,
+        "dnsbl": lists,
+        "milter": filters,
+        "limit": limits,
+    }
     missing: dict[tuple[str, str], list[Place]] = {}  # a word and a name: where it is used
     for item in items:
         if not isinstance(item, Rule):
             continue
-        for name in _used_lists(item):
-            if name not in lists and name not in broken:
-                missing.setdefault(("dnsbl", name), []).append(word_at(item.place, name))
+        for word, name in _named(item):
+            if name not in defined[word] and name not in broken:
+                missing.setdefault((word, name), []).append(word_at(item.place, name))
         for name in dict.fromkeys(used_tables(item)):
             if name not in tables and name not in broken:
                 missing.setdefault(("table", name), []).append(word_at(item.place, name))
@@ -52,8 +74,7 @@ def name_problems(items: Sequence[Item], broken: Set[str] = frozenset()) -> list
             if name not in hops and name not in broken:
                 missing.setdefault(("next-hop", name), []).append(word_at(item.place, name))
     for (word, name), places in missing.items():
-        known = {"table": tables, "next-hop": hops, "dnsbl": lists}[word]
-        hint = did_you_mean(name, known) or f'expected a statement "{word} {name} ..."'
+        hint = did_you_mean(name, defined[word]) or f'expected a statement "{word} {name} ..."'
         what = f"there is no {word.replace('-', ' ')} {name}"
         if len(places) > 1:
             what += f", which {len(places):,} rules name"
@@ -108,9 +129,11 @@ def _used_hops(rule: Rule) -> Iterable[str]:
     return ()
 
 
-def _used_lists(rule: Rule) -> Iterable[str]:
+def _named(rule: Rule) -> Iterable[tuple[str, str]]:
     stated = rule.stated if isinstance(rule, Expect) else ()
-    return dict.fromkeys(name for each in (*rule.tests, *stated) for name in each.lists)
+    asked = [("milter", name) for name in rule.names] if isinstance(rule, Ask) else []
+    looked_at = (name for each in (*rule.tests, *stated) for name in each.named)
+    return dict.fromkeys([*asked, *looked_at])
 
 
 def unanswered(items: Sequence[Item], not_asked: Set[Fact]) -> list[Problem]:
@@ -127,6 +150,35 @@ def unanswered(items: Sequence[Item], not_asked: Set[Fact]) -> list[Problem]:
         for fact in condition.needs
         if fact in not_asked
     ]
+
+
+def content_problems(items: Sequence[Item]) -> list[Problem]:
+    """Rules that look at the content where it is not known, or where it is too late for them."""
+    problems = []
+    for item in items:
+        if not isinstance(item, Rule) or not item.examines:
+            continue
+        looks = next(each for each in item.tests if each.known is Known.CONTENT)
+        if not isinstance(item, _EXAMINING):
+            what = f'the content is not known here: "{looks.word}" cannot be asked for'
+            place = word_at(item.place, looks.word)
+            problems.append(Problem(place, what, "expected another condition"))
+        elif isinstance(item, AdmissionRule) and item.for_all:
+            problems += _about_recipients(item, looks)
+    return problems
+
+
+def _about_recipients(rule: AdmissionRule, looks: Condition) -> Iterator[Problem]:
+    for condition in rule.tests:
+        if any(fact.known is Known.RECIPIENT for fact in condition.needs):
+            yield Problem(
+                word_at(rule.place, condition.word),
+                f'"{rule.verb}" with "{looks.word}" is decided when the content is there, for all '
+                f'recipients at once: it cannot look at "{condition.word}"',
+                'expected "hold" or "discard", which are for each, or a rule without '
+                f'"{looks.word}"',
+            )
+            return
 
 
 def table_problems(items: Sequence[Item], tables: Mapping[str, Table]) -> list[Problem]:

@@ -80,6 +80,8 @@ def open_doors(ruleset: Ruleset, listeners: Sequence[str] = ()) -> list[Problem]
     tops = functools.cache(partial(_tops, ruleset.tables))
     spared: list[Condition] = []  # what rules before make an exception of
     for entry in ruleset.admission.entries:
+        if entry.rule.examines:  # whoever comes to it was let in before
+            continue
         if entry.rule.verb != "accept":
             spared += (each for each in entry.rule.tests if each.negated)
             continue
@@ -202,8 +204,10 @@ class _Strangers:
                 test
                 for each, test in self._tests
                 if (isinstance(each, kind) and (kind in apart or not isinstance(each, apart)))
-                # what a sender must be like for a regex nobody can tell; somebody will
-                and not (kind is FromSender and any(map(_is_regex, each.operands)))
+                # what a sender or a HELO must be like for a regex nobody can tell; somebody will
+                and not (
+                    isinstance(each, FromSender | ByHelo) and any(map(_is_regex, each.operands))
+                )
             ],
             view,
         )

@@ -16,10 +16,16 @@ from relayd.mail.address import (
 from relayd.mail.nexthop import HostPort
 from relayd.rules.language.lexer import Lexeme, Statement, TokenKind
 from relayd.rules.language.pattern import Network
+from relayd.rules.language.size import SIZE, UNITS
 from relayd.rules.language.source import Complaint, Place, did_you_mean
 
 T = TypeVar("T")
+MAX_DURATION = 366 * 86400  # seconds
+_DURATION = re.compile(r"(?:\d+[dhms])+\Z", re.ASCII)
+_DURATION_PART = re.compile(r"(\d+)([dhms])", re.ASCII)
+_SECONDS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 _TABLE = re.compile(r"<(.*)>\Z")
+_FIELD = re.compile(r"[\x21-\x39\x3b-\x7e]+\Z")  # ftext of RFC 5322 section 2.2
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*\Z")
 
 
@@ -44,6 +50,11 @@ class Words:
     def last(self) -> Place:
         """Where the token consumed last stands."""
         return self._tokens[self._at - 1].place
+
+    @property
+    def text(self) -> str:
+        """The token consumed last, as it is written."""
+        return self._tokens[self._at - 1].text
 
     def peek(self) -> Lexeme | None:
         """The next token, not consumed."""
@@ -150,6 +161,55 @@ class Words:
             raise self.complain(f'"{token.text}" is no name', hint)
         return token.text
 
+    def duration(self, least: float = 0) -> float:
+        """`90s`, `5m`, `4h`, `5d`, `1h30m` as seconds."""
+        token = self.word("a duration such as 5m, 4h or 1h30m")
+        seconds = seconds_of(token.text)
+        if seconds is None:
+            hint = "expected e.g. 90s, 5m, 4h, 5d or 1h30m"
+            unit = self.peek()
+            if token.text.isdecimal() and unit is not None and unit.text[:1].lower() in _SECONDS:
+                hint = f'did you mean "{token.text}{unit.text[0].lower()}"?'
+            raise self.complain(f'"{token.text}" is no duration', hint)
+        self.within(token.text, seconds, least)
+        return seconds
+
+    def within(self, text: str, seconds: float, least: float) -> None:
+        """A duration is neither too short nor too long; at the token consumed last."""
+        if not least <= seconds <= MAX_DURATION:
+            raise self.complain(
+                f"{text} is out of range", f"expected {least:g} seconds to 366 days"
+            )
+
+    def size(self, least: int) -> int:
+        """`50MiB`, `10MB`, `4096` as octets."""
+        token = self.word("a size such as 50MiB")
+        match = SIZE.match(token.text)
+        unit = None if match is None else UNITS.get(match.group(2).lower())
+        if match is None or unit is None:
+            hint = "expected e.g. 50MiB, 10MB or 4096"
+            if match is not None and match.group(2).lower() in ("k", "m", "g"):
+                hint = f'did you mean "{token.text}iB"?'
+            raise self.complain(f'"{token.text}" is no size', hint)
+        octets = int(match.group(1)[:18]) * unit
+        if not least <= octets < 2**50:
+            unit_ = self.peek()
+            hint = f"expected at least {least}"
+            if unit_ is not None and unit_.text.lower() in UNITS:
+                hint = f'did you mean "{token.text}{unit_.text}"?'
+            raise self.complain(f"{token.text} is out of range", hint)
+        return octets
+
+    def field_name(self) -> str:
+        """The name of a header field."""
+        name = self.word("a header field's name").text
+        if not _FIELD.match(name):
+            hint = "expected e.g. X-Gateway"
+            if _FIELD.match(name.rstrip(":")):
+                hint = f'did you mean "{name.rstrip(":")}"?'
+            raise self.complain(f'"{name}" is no header field\'s name', hint)
+        return name
+
     def mailbox(self, what: str = "a mailbox, local@domain") -> Mailbox:
         """A whole mailbox."""
         return mailbox_of(self.next(what))
@@ -157,6 +217,14 @@ class Words:
     def domain(self, text: str) -> str:
         """The text, checked to be a domain, at the token consumed last."""
         return domain_of(text, self.last)
+
+
+def seconds_of(text: str) -> float | None:
+    """A duration, `5m` or `1h30m`, in seconds; None: it is none."""
+    if not _DURATION.match(text):
+        return None
+    parts = _DURATION_PART.findall(text)
+    return float(sum(int(count[:9]) * _SECONDS[unit] for count, unit in parts))
 
 
 def table_name(token: Lexeme) -> str | None:

@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import os
+import pwd
 import shutil
 import socket
 import subprocess
@@ -17,9 +18,10 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from relayd.ctl import relayctl
 from relayd.ctl.commandline import span
 from relayd.ctl.relayctl import main
-from relayd.ctl.socketpath import FailureError, socket_of
+from relayd.ctl.socketpath import FailureError, socket_of, spools_of
 from relayd.ops import text
 
 ROOT = Path(__file__).parents[3]
@@ -314,6 +316,53 @@ class ShapeTests(RelayctlTestCase):
         self.check("explain-refused", 1, "explain", "x@refused.example")
 
 
+class HeldTests(RelayctlTestCase):
+    """Quarantine: what is kept back, and why."""
+
+    def answers(self, request: dict[str, Any]) -> list[dict[str, Any]]:
+        story: Any = STORY
+        first = story["recipients"][0]
+        recipients = [
+            {**first, "mailbox": "ann@b.test", "state": "held",
+             "reply": "450 4.7.0 Held by rule x:1 hold when over l"},
+            {**first, "mailbox": "bob@b.test", "state": "queued"},
+        ]  # fmt: skip
+        if request["command"] == "show":
+            facts = ["not listed zen", "over l", "score scan 15.2"]
+            story = {**STORY, "received_at": NOW - 60, "facts": facts, "recipients": recipients}
+            return [{"answer": story}, {"done": True}]
+        return usual({"recipient": "", **request})
+
+    def test_each_message_is_told_with_who_holds_it_and_what_is_so(self) -> None:
+        fake = self.serve(self.answers)
+        status, out, _ = self.run_main("held", "--limit", "5")
+        self.assertEqual(status, 0)
+        self.assertEqual(fake.requests[0]["state"], "held")
+        self.assertEqual(fake.requests[0]["limit"], 5)
+        head, recipient, facts = out.splitlines()[:3]
+        self.assertRegex(head, rf"^{STORY['id']}  1m  \S+  <{STORY['sender']}>$")
+        self.assertEqual(recipient, "    <ann@b.test>  450 4.7.0 Held by rule x:1 hold when over l")
+        self.assertEqual(facts, "    over l, score scan 15.2")
+        self.assertNotIn("bob", out)
+        _, out, _ = self.run_main("held", "list", "--json")
+        self.assertEqual(json.loads(out.splitlines()[0])["recipients"][0]["mailbox"], "ann@b.test")
+
+    def test_only_what_is_held_is_released_or_discarded(self) -> None:
+        fake = self.serve(self.answers)
+        self.assertEqual(self.run_main("held", "release", ID)[:2], (0, "2 recipients released\n"))
+        self.assertEqual(self.run_main("held", "discard", ID)[:2], (0, "2 recipients discarded\n"))
+        self.run_main("held", "discard", ID, "--note", "spam")
+        self.assertEqual(
+            [(each["command"], each["state"], each.get("note", "")) for each in fake.requests],
+            [("release", "held", ""), ("remove", "held", "discarded from what is held"),
+             ("remove", "held", "spam")],
+        )  # fmt: skip
+
+    def test_nothing_is_held(self) -> None:
+        self.serve(lambda request: [COLUMNS, {"done": True}])
+        self.assertEqual(self.run_main("held")[:2], (0, "Nothing is held.\n"))
+
+
 class CommandTests(RelayctlTestCase):
     def test_filters_are_passed_on(self) -> None:
         fake = self.serve()
@@ -374,15 +423,73 @@ class CommandTests(RelayctlTestCase):
         self.assertNotIn("refused ", out)
         self.assertNotIn("None", out)
 
+    def test_to_run_with_the_last_good_configuration_is_no_success(self) -> None:
+        why = "relayd.conf:1:1: unknown verb\n    acept any\n    ^^^^^"
+        refused: dict[str, Any] = {"since": NOW - 60, "why": why, "last_good": None}
+        given: list[dict[str, Any]] = STATUS["shards"]  # type: ignore[assignment]
+        shards = [{**each, "healthy": True} for each in given]
+        answer = {**STATUS, "shards": shards, "refused": refused}
+        self.serve(lambda _: [{"answer": answer}, {"done": True}])
+        for last_good, expected, holds in (
+            (None, 0, "the old rules hold:"),
+            (NOW - 3600, 1, "started with the last good configuration, of "),
+        ):
+            refused["last_good"] = last_good
+            status, out, _ = self.run_main("status")
+            self.assertEqual(status, expected)
+            self.assertIn(holds, out)
+            for line in why.split("\n"):
+                self.assertIn(f"{'':13}  {line}\n", out)
+            status, out, _ = self.run_main("status", "--json")
+            self.assertEqual((status, json.loads(out)["refused"]), (expected, refused))
+
+    @unittest.skipIf(os.geteuid() != 0, "reads with another user's rights: needs root")
+    def test_check_reads_with_the_rights_of_him_who_is_to_start_with_it(self) -> None:
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        top = Path(folder.name)
+        top.chmod(0o755)
+        (top / "spool").mkdir()
+        nobody = pwd.getpwnam("nobody")
+        os.chown(top / "spool", nobody.pw_uid, nobody.pw_gid)
+        config, list_ = top / "relayd.conf", top / "list"
+        config.write_text("hostname gw.example.com\nspool spool\ntable people file list\n")
+        list_.write_text("a@b.example\n")
+        list_.chmod(0o600)
+        with mock.patch.object(relayctl, "DEFAULT_CONFIG", config):
+            for group, status in ((0, 1), (nobody.pw_gid, 0)):
+                os.chown(list_, 0, group)
+                list_.chmod(0o640)
+                out, err = io.StringIO(), io.StringIO()
+                with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+                    self.assertEqual(main(["check"]), status, err.getvalue())
+                self.assertEqual("Permission denied" in err.getvalue(), bool(status))
+        self.assertEqual(main(["check", str(config)]), 0)  # a draft is read by whoever asks
+        self.assertEqual((os.geteuid(), os.getegid()), (0, 0))
+
+    def test_an_output_that_takes_nothing_is_said_in_a_line(self) -> None:
+        self.serve(lambda request: [COLUMNS, {"done": True}])
+        out = subprocess.run(
+            [
+                *("sh", "-c", '"$0" -m relayd.ctl.relayctl --socket "$1" queue >/dev/full'),
+                *(sys.executable, str(self.path)),
+            ],
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        self.assertEqual(out.returncode, 1)
+        self.assertEqual(out.stderr, "relayctl: [Errno 28] No space left on device\n")
+
     def test_a_state_that_is_none_is_told_those_that_are(self) -> None:
         complaint = io.StringIO()
-        with contextlib.redirect_stderr(complaint), self.assertRaises(SystemExit):
-            main(["queue", "--state", "hold"])
-        self.assertRegex(complaint.getvalue(), r"\(choose from '?queued'?, '?held'?\)")
+        with contextlib.redirect_stderr(complaint):
+            self.assertEqual(main(["queue", "--state", "waiting"]), 2)
+        self.assertIn('--state "waiting": expected queued or held', complaint.getvalue())
 
     def test_an_empty_queue(self) -> None:
         self.serve(lambda request: [COLUMNS, {"done": True}])
-        self.assertEqual(self.run_main("queue"), (0, "Nothing is waiting.\n", ""))
+        self.assertEqual(self.run_main("queue"), (0, "Mail queue is empty\n", ""))
 
     def test_json_of_the_others(self) -> None:
         self.serve()
@@ -443,7 +550,9 @@ class CommandTests(RelayctlTestCase):
         status, out, err = self.run_main("status")
         self.assertEqual((status, out), (1, ""))
         self.assertEqual(err, f"relayctl: relayd is not running: nobody answers at {self.path}\n")
-        self.assertEqual(self.run_main("explain", "a@b")[0], 2)
+        status, _, err = self.run_main("explain", "a@b")
+        self.assertEqual(status, 2)
+        self.assertIn(f"nobody answers at {self.path}; --offline asks the files\n", err)
 
     def test_a_daemon_that_dies_in_the_middle(self) -> None:
         self.serve(lambda request: [COLUMNS, {"rows": ROWS}])
@@ -559,6 +668,30 @@ class FindingTests(RelayctlTestCase):
     def test_no_configuration(self) -> None:
         with self.assertRaisesRegex(FailureError, "--config or --socket"):
             socket_of(self.directory / "none")
+
+    def test_without_the_configuration_a_relayd_that_runs_is_found(self) -> None:
+        """It has started with the last good one."""
+        usual = self.directory / "control"
+        with (
+            mock.patch("relayd.ctl.socketpath.DEFAULT_CONFIG", self.directory / "none"),
+            mock.patch("relayd.ctl.socketpath.DEFAULT_SPOOL", str(self.directory)),
+        ):
+            with self.assertRaises(FailureError):
+                socket_of(self.directory / "none")
+            usual.touch()
+            self.assertEqual(socket_of(self.directory / "none"), usual)
+            with self.assertRaises(FailureError):
+                socket_of(self.directory / "another")
+
+    def test_where_the_spool_of_a_wrong_configuration_may_be(self) -> None:
+        path, others = self.directory / "relayd.conf", [Path.cwd(), Path("/var/spool/relayd")]
+        for said, expected in (
+            ("acept any\nspool run/spool\n", [self.directory / "run/spool", *others]),
+            ("acept any\n", [others[1], others[0]]),
+        ):
+            path.write_text(said)
+            self.assertEqual(spools_of(path), expected)
+        self.assertEqual(spools_of(self.directory / "none"), [others[1], others[0]])
 
     def test_spans(self) -> None:
         for written, seconds in (("90", 90), ("30m", 1800), ("1h30m", 5400), ("5d", 432000)):
