@@ -99,7 +99,8 @@ class Examination:
             vouched = await self._vouching.finish(spf, spf_domain(client, envelope))
             self.vouched = vouched
             found[DKIM] = vouched.signed
-            found[DMARC] = vouched.asks_for
+            if DMARC in self._wanted:
+                found[DMARC] = vouched.asks_for
         return found
 
     def fields(self, section: bytes) -> dict[Fact, object]:

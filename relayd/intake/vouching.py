@@ -58,7 +58,7 @@ class Vouched:
         """`pass`, or what the author's domain asks for; of several the strictest. None: unknown."""
         words = ["none"]
         for each in self.dmarc:
-            if each.result == "temperror":
+            if each.result == "temperror" and not (each.published and each.policy == "none"):
                 return None
             words.append(each.disposition)
         return max(words[1:] or words, key=_STRICT.__getitem__)
