@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from relayd.ctl import commandline, spoolcommand, tlsreport
 from relayd.ctl.client import Daemon, DaemonError, NotRunningError
 from relayd.ctl.commandline import Run
+from relayd.ctl.mistyped import mistyped
 from relayd.ctl.socketpath import DEFAULT_CONFIG, FailureError, socket_of
 from relayd.ops import explain as explaining
 from relayd.ops import text
@@ -32,7 +33,12 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     if arguments is None:
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `relayctl queue | head` ends quietly
-    options = parser().parse_args(arguments)
+    top = parser()
+    wrong = mistyped(top, sys.argv[1:] if arguments is None else arguments)
+    if wrong:
+        print(f"relayctl: {wrong}", file=sys.stderr)
+        return 2
+    options = top.parse_args(arguments)
     try:
         status: int = options.run(options)
         sys.stdout.flush()
@@ -71,7 +77,8 @@ def status(options: argparse.Namespace) -> int:
     answer = daemon(options).answer("status")
     _show(options, answer, text.status_lines(answer, time.time()))
     healthy = all(shard["healthy"] for shard in answer["shards"])
-    return OK if healthy and not answer.get("refused") else FAILED
+    as_it_should = not (answer.get("refused") or {}).get("last_good")
+    return OK if healthy and as_it_should else FAILED
 
 
 def queue(options: argparse.Namespace) -> int:

@@ -23,7 +23,7 @@ from relayd.rules.ruleset import Ruleset
 from relayd.rules.senderroute import has_route, takes_route
 from relayd.rules.srsstage import SrsStage
 from relayd.rules.stage import ReadyRule, Stage
-from relayd.rules.subject import Subject
+from relayd.rules.subject import Subject, sender_subject
 from relayd.rules.tables.table import NoMailbox, Unknown
 from relayd.rules.view import View
 
@@ -163,7 +163,7 @@ def _decide(
     ruleset: Ruleset, facts: Facts, admission: Stage[AdmissionRule] | None, trail: list[Step]
 ) -> Plan:
     recipient = facts.recipient
-    sender = None if facts.sender is None else Subject(facts.sender)
+    sender = None if facts.sender is None else sender_subject(facts.sender)
     view = View(facts.client, sender, Subject(recipient, ruleset.subaddress), facts.gathered)
     named, srs = view.recipient, ruleset.srs
     given = named.key
