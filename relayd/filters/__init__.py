@@ -1,1 +1,1 @@
-"""Filter protocols as cores without sockets: milters, policy services, rspamd, clamd."""
+"""Filters: milters, policy services, rspamd, clamd. Cores without sockets, and who connects them."""
