@@ -1,1 +1,1 @@
-"""Filters: milters, policy services, rspamd, clamd. Cores without sockets, and who connects them."""
+"""Filters: their protocols as cores without sockets, and the connections that carry them."""
