@@ -342,6 +342,20 @@ def oauth(options: argparse.Namespace) -> int:
     return enrolling.run(options, daemon(options))
 
 
+def held(options: argparse.Namespace) -> int:
+    """What is kept back."""
+    from relayd.ctl import held as quarantine
+
+    return quarantine.run(options, daemon(options))
+
+
+def limits(options: argparse.Namespace) -> int:
+    """Who is near a limit, or to be counted anew."""
+    answer = daemon(options).answer("limits", name=options.name, forget=options.forget)
+    _show(options, answer, text.limit_lines(answer))
+    return FAILED if options.forget and not answer["forgotten"] else OK
+
+
 def bring_over(options: argparse.Namespace) -> int:
     """Make a configuration out of another mail server's."""
     from relayd.verification import command as migrating
@@ -406,6 +420,8 @@ _RUN: dict[str, Run] = {
     "reload": reload,
     "user": user,
     "oauth": oauth,
+    "held": held,
+    "limits": limits,
     "import": bring_over,
     "spool": spool,
     "tls-report": tls_report,

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from relayd.intake.checks import Checks, Objection, ReceivedContent, at_once
+from relayd.intake.counting import take_back
 from relayd.intake.deadlines import SessionPhase
 from relayd.intake.examination import Examination, Filtered, Filters
 from relayd.intake.filterdesk import FilterDesk
@@ -46,6 +47,7 @@ from relayd.rules.header import TooManyFieldsError, edit_header
 from relayd.rules.ruleset import Ruleset
 from relayd.rules.srsstage import FORGED
 from relayd.rules.storedfact import kept
+from relayd.rules.view import Unasked
 from relayd.smtp import events
 from relayd.spool.errors import SpoolError, SpoolFull
 from relayd.spool.interface import AnyDraft
@@ -275,7 +277,7 @@ class Reception:
         assert draft is not None
         assert transaction is not None
         # the commit's from now on: the session may end before that does
-        self._draft = None
+        self._draft = self._transaction = None
         held = self._held_header + self._held_recipients
         self._held_header = self._held_recipients = 0
         self.rollback()
@@ -293,8 +295,10 @@ class Reception:
         try:
             message, records = await draft.commit(submission)
         except SpoolError as error:
+            take_back(transaction.counted)
             return self._refuse("end of content", self._spool_reply(error), error.reason)
         except Exception as error:  # a bug of ours must not bounce anybody's mail
+            take_back(transaction.counted)
             intake.log.trouble("commit failed", error=repr(error))
             return self._refuse("end of content", _TROUBLE, repr(error))
         finally:
@@ -332,6 +336,8 @@ class Reception:
         """The transaction, if there is one, ends without a message."""
         if self._draft is not None:
             self._draft.rollback()
+        if self._transaction is not None and self._transaction.counted:
+            take_back(self._transaction.counted)
         self._expect(soon=False)
         if self._held_header or self._held_recipients:
             self._hold_header(0)
@@ -503,39 +509,50 @@ class Reception:
         guessable = guesses if srs is not None and srs.holds(mailbox) else None
         if guessable is not None and guessable.too_many_hashes(client_key(self.client.address)):
             return self._refuse(rcpt_text(mailbox), _TOO_MANY_HASHES, "guesses at SRS addresses")
-        plan = self._intake.decide(
-            self._ruleset,
-            Facts(
-                transaction.client,
-                transaction.envelope.reverse_path,
-                mailbox,
-                transaction.started,
-                None if gathering is None else gathering.facts,
-            ),
+        facts = Facts(
+            transaction.client,
+            transaction.envelope.reverse_path,
+            mailbox,
+            transaction.started,
+            None if gathering is None else gathering.facts,
+            asks=gathering is not None,
         )
+        try:
+            plan = self._intake.decide(self._ruleset, facts)
+        except Unasked as unasked:
+            assert gathering is not None
+            gathering.about_recipient(self._ruleset, unasked.fact, facts, transaction.counted)
+            return self._rcpt(event)
         if plan.verdict is Verdict.REFUSE:
             if guessable is not None and plan.reply is FORGED:
                 guessable.wrong_hash(client_key(self.client.address))
             sender = transaction.envelope.reverse_path
             if gathering is not None:
-                told = kept(gathering.facts)
-                plan = replace(plan, trail=(*told, *plan.trail))
+                plan = replace(plan, trail=(*kept(gathering.facts), *plan.trail))
             self._intake.untold(transaction.client, sender, mailbox, plan, self._ruleset.hash)
-            return self._refuse(rcpt_text(mailbox), plan.reply, _why(plan))
+            return self._refuse_recipient(mailbox, plan.reply, _why(plan))
         total = transaction.destinations + len(plan.destinations)
         if total > limits.destinations and recipients:
             transaction.full = _TOO_MANY
-            return self._refuse(rcpt_text(mailbox), _TOO_MANY, f"{total} final recipients")
+            return self._refuse_recipient(mailbox, _TOO_MANY, f"{total} final recipients")
         held = max(total, recipients + 1)  # what is thrown away has no destination
         much = held > _FREE_RECIPIENTS and held * _RECIPIENT > self._held_recipients
         if much and not self._hold_recipients(held):
             transaction.full = _NO_MEMORY
-            return self._refuse(rcpt_text(mailbox), _NO_MEMORY)
-        facts = None
+            return self._refuse_recipient(mailbox, _NO_MEMORY)
+        told = None
         if gathering is not None and self._ruleset.examined:  # it may be decided again
-            facts = dict(gathering.facts)
-        transaction.add(named, Addressee(mailbox, params.orcpt, notify, plan, facts))
+            told = dict(gathering.facts)
+        transaction.add(named, Addressee(mailbox, params.orcpt, notify, plan, told))
+        if gathering is not None:
+            transaction.note(gathering.of_recipient, gathering.recipient_decided(taken=True))
         return plan.reply
+
+    def _refuse_recipient(self, mailbox: Mailbox, reply: Reply, why: str = "") -> Reply:
+        """After it was decided about: nothing of it is counted."""
+        if self._gathering is not None:
+            self._gathering.recipient_decided(taken=False)
+        return self._refuse(rcpt_text(mailbox), reply, why)
 
     def _data(self, event: events.Data) -> Reply | Pending[Any]:
         naming = self._naming
@@ -664,7 +681,7 @@ class Reception:
             if ruleset.plans_anew or plan.trail:
                 gathered = {**(each.gathered or {}), **told_of_content}
                 facts = Facts(client, sender, each.original, started, gathered, Known.CONTENT)
-                fresh = self._intake.decide(ruleset, facts)
+                fresh = await self._decided_asking(ruleset, transaction, facts)
                 if fresh.verdict is Verdict.REFUSE:
                     return self._refused_by(fresh, ruleset, transaction)
             if found.verdict is not Verdict.ACCEPT and fresh.verdict is not Verdict.DISCARD:
@@ -673,6 +690,27 @@ class Reception:
             if number % _A_TURNS_RECIPIENTS == 0:
                 await self._intake.turn()
         return self._planned_anew(transaction, plans)
+
+    async def _decided_asking(
+        self, ruleset: Ruleset, transaction: ReceivedTransaction, facts: Facts
+    ) -> Plan:
+        """What they say of one recipient, about whom others may still have to be asked."""
+        gathering = self._gathering
+        if gathering is None:
+            return self._intake.decide(ruleset, facts)
+        facts = replace(facts, asks=True)
+        while True:
+            try:
+                plan = self._intake.decide(ruleset, facts)
+            except Unasked as unasked:
+                fact = unasked.fact
+                gathering.about_recipient(ruleset, fact, facts, transaction.counted)
+                await gathering.wait()
+                known = {**(facts.gathered or {}), fact: gathering.facts[fact]}
+                facts = replace(facts, gathered=known)
+            else:
+                transaction.note(gathering.of_recipient, gathering.recipient_decided(taken=True))
+                return plan
 
     def _planned_anew(self, transaction: ReceivedTransaction, plans: Sequence[Plan]) -> Objection:
         total = sum(len(plan.destinations) for plan in plans)
@@ -787,7 +825,9 @@ class Reception:
         told = self._told
         if told is None and self._gathering is not None:
             told = self._gathering.facts
-        return kept(told or {})
+        transaction = self._transaction
+        of_recipients = {} if transaction is None else transaction.told
+        return kept({**(told or {}), **of_recipients} if of_recipients else told or {})
 
     def _results(self, ruleset: Ruleset, transaction: ReceivedTransaction) -> bytes:
         """What was found out about who vouches for it, for those who read it after us."""

@@ -15,7 +15,7 @@ from relayd.migrate import closings
 from relayd.migrate.defaults import DEFAULTS
 from relayd.migrate.logins import PostfixLogin
 from relayd.migrate.mastercf import Service, behind
-from relayd.migrate.restrictions import LISTS
+from relayd.migrate.restrictionwords import LISTS
 from relayd.migrate.work import Work
 from relayd.rules.language.lexer import quote
 from relayd.spool.schedule import DEFAULT, Schedule

@@ -78,6 +78,13 @@ class Oauth(Protocol):
         """Answer one request; raises RequestError."""
 
 
+class CountsDesk(Protocol):
+    """Who answers `relayctl limits`."""
+
+    def answer(self, request: Request, who: str) -> Document:
+        """The answer to one request; raises RequestError."""
+
+
 class OperatorCommands:
     """Carries out requests. Anything a command needs beyond the spool is a plain callable.
 
@@ -97,12 +104,14 @@ class OperatorCommands:
         reload: Complaint,
         log: MailLog,
         oauth: Oauth | None = None,
+        limits: CountsDesk | None = None,
         said: Callable[[], Document] = dict,
         filters: Callable[[], Sequence[Document]] = tuple,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._backends = backends
         self._oauth = oauth
+        self._limits = limits
         self._said = said
         self._filters = filters
         self._about = about
@@ -129,6 +138,9 @@ class OperatorCommands:
         name = text_of(request, "command")
         if name == "oauth" and self._oauth is not None:
             await self._oauth.run(request, stream, who, self)
+            return
+        if name == "limits" and self._limits is not None:
+            await stream.send({"answer": self._limits.answer(request, who)})
             return
         command = self._commands.get(name)
         if command is None:

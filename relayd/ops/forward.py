@@ -16,7 +16,15 @@ from twisted.python.failure import Failure
 from relayd.mail.content import CHUNK
 from relayd.mail.ident import shard_of
 from relayd.mail.log import MailLog
-from relayd.ops.commands import MAX_DESTINATIONS, Complaint, Explain, Oauth, Stream, explained
+from relayd.ops.commands import (
+    MAX_DESTINATIONS,
+    Complaint,
+    CountsDesk,
+    Explain,
+    Oauth,
+    Stream,
+    explained,
+)
 from relayd.ops.documents import Document, Request, RequestError, ident_of, number_of, text_of
 from relayd.reactor.workerpipe import Reactor
 
@@ -107,6 +115,7 @@ class ForwardedCommands:
         restart: Callable[[], Awaitable[str]],
         log: MailLog,
         oauth: Oauth | None = None,
+        limits: CountsDesk | None = None,
         said: Callable[[], Document] = dict,
     ) -> None:
         self._reactor = reactor
@@ -118,6 +127,7 @@ class ForwardedCommands:
         self._restart = restart
         self._log = log
         self._oauth = oauth
+        self._limits = limits
         self._said = said
 
     async def run(self, request: Request, stream: Stream, who: str) -> None:
@@ -153,6 +163,8 @@ class ForwardedCommands:
             await self._change({**request, "by": who}, stream)
         elif name == "oauth" and self._oauth is not None:
             await self._oauth.run(request, stream, who, self)
+        elif name == "limits" and self._limits is not None:
+            await stream.send({"answer": self._limits.answer(request, who)})
         else:
             raise RequestError(f"no command {name!r}")
 

@@ -139,6 +139,25 @@ def contents_lines(answer: dict[str, Any]) -> Iterator[str]:
         yield safe(f"      table {name}: {_many(entries, 'entry', 'entries')}")
 
 
+def limit_lines(answer: dict[str, Any]) -> Iterator[str]:
+    """Who is near each limit, or who was forgotten."""
+    if "forgotten" in answer:
+        named = ", ".join(answer["forgotten"])
+        yield safe(f"{answer['key']}  {f'forgotten by {named}' if named else 'was not counted'}")
+        return
+    for limit in answer["limits"]:
+        window = duration(int(limit["seconds"]))
+        head = f"{limit['name']}  {limit['most']:,} {limit['counts']} in {window}"
+        near = "" if limit["near"] else ": nobody is near it"
+        yield safe(f"{head} per {limit['per']}{near}")
+        width = max((len(each["key"]) for each in limit["near"]), default=0)
+        for each in limit["near"]:
+            over = "  OVER" if each["over"] else ""
+            yield safe(f"  {each['key']:{width}}  {each['count']:,}{over}")
+        if limit["more"]:
+            yield f"  ... and {limit['more']:,} more"
+
+
 def status_lines(status: dict[str, Any], now: float) -> Iterator[str]:
     """The state of the whole daemon."""
     waiting = status["waiting"]

@@ -30,6 +30,7 @@ class Fact:
     spelled: str = ""  # the word of the condition that looks at it, where somebody is asked
     unanswered: object = None  # what it is where nobody says in time
     values: tuple[object, ...] = ()  # some of those it may have; the first is as of anybody
+    about: str = ""  # the mailbox, where it is of one that rules have made
 
     @property
     def gathered(self) -> bool:

@@ -31,6 +31,7 @@ from relayd.rules.language.model import (
     HeaderRewrite,
     HopDef,
     Item,
+    LimitDef,
     Rewrite,
     Route,
     Rule,
@@ -76,6 +77,7 @@ class Ruleset:
     lists: Mapping[str, DnsListDef] = field(default_factory=dict)
     filters: Mapping[str, FilterDef] = field(default_factory=dict)
     asks: AskStage | None = field(default=None)  # None: no filter is asked
+    limits: Mapping[str, LimitDef] = field(default_factory=dict)
     home: str = field(default="")  # the first domain that is ours
     introductions: tuple[tuple[Test, ...], ...] = field(default=())  # see trusts()
     examined: frozenset[Fact] = field(default=frozenset())  # what its rules look at in the content
@@ -134,7 +136,10 @@ def build(
             for name, hop in table.next_hops.items()}  # fmt: skip
     hops |= {item.hop.name: item.hop for item in items if isinstance(item, HopDef)}
     needs = frozenset(
-        fact for rule in _of(items, Rule) for condition in rule.tests for fact in condition.needs
+        fact
+        for rule in _of(items, Rule)
+        for condition in rule.tests
+        for fact in condition.needs | condition.welcome
     )
     unconditional = all(not rule.when for rule in headers)
     separators = "".join(item.separators for item in items if isinstance(item, Subaddress))
@@ -164,6 +169,7 @@ def build(
         lists={item.name: item for item in items if isinstance(item, DnsListDef)},
         filters={item.name: item for item in items if isinstance(item, FilterDef)},
         asks=AskStage(asks, tables) if (asks := _of(items, Ask)) else None,
+        limits={item.name: item for item in items if isinstance(item, LimitDef)},
         home=home_of(admissions, tables),
         introductions=tuple(_introductions(admissions, tables)),
     )

@@ -26,6 +26,7 @@ from relayd.intake.opening import ListenAddress, Ready, nothing_ready
 from relayd.intake.pickup import Pickup
 from relayd.intake.policy import ListenerPolicy
 from relayd.intake.reception import Intake
+from relayd.intake.recipientfacts import RecipientFacts
 from relayd.intake.smtpservice import SmtpService
 from relayd.intake.trace import TraceField
 from relayd.login.guesses import Guesses
@@ -38,11 +39,14 @@ from relayd.ops.commands import Backend
 from relayd.ops.watchdog import Watchdog
 from relayd.reactor.coroutine import Awaited, promise
 from relayd.reactor.workerpipe import Reactor, in_thread
+from relayd.relay import mailboxes
 from relayd.relay.courier import Hop
 from relayd.relay.dispatch import Dispatcher
 from relayd.relay.hosts import Hosts
 from relayd.relay.https import Https
 from relayd.relay.logins import Logins
+from relayd.relay.mailboxes import MailboxVerification
+from relayd.relay.protection import Protection
 from relayd.relay.resolve import Directory
 from relayd.relay.route import route
 from relayd.relay.selfdetection import SelfDetection
@@ -108,13 +112,61 @@ def reverse_names_of(reactor: Reactor, configuration: Configuration) -> ReverseN
     return names
 
 
-def gatherer_of(reactor: Reactor, configuration: Configuration, log: MailLog) -> Gatherer:
+def verification_of(
+    reactor: Reactor,
+    configuration: Configuration,
+    log: MailLog,
+    directory: Directory,
+    protection: Protection,
+    logins: Logins,
+) -> MailboxVerification:
+    """Who asks next hops for mailboxes: with connections, and patience, of its own."""
+    settings = configuration.settings
+    courier = Courier(
+        reactor,
+        directory.resolve,
+        settings.hostname,
+        limits=mailboxes.LIMITS,
+        deadlines=mailboxes.DEADLINES,
+        protection=protection,
+        logins=logins,
+    )
+    verification = MailboxVerification(reactor, courier, settings.spool, log)
+    configuration.on_change(lambda fresh: verification.apply([*fresh.ruleset.next_hops.values()]))
+    return verification
+
+
+def own_verification_of(
+    reactor: Reactor, configuration: Configuration, log: MailLog, resolver: Resolver
+) -> MailboxVerification:
+    """The same where no mail moves, and only questions about the rules are answered."""
+    keeper = keeper_of(reactor, configuration.settings, resolver)
+    tokens = Tokens(keeper, lambda: configuration.settings.oauth, log)
+    return verification_of(
+        reactor,
+        configuration,
+        log,
+        directory_of(reactor, configuration, resolver),
+        protection_of(reactor, lambda: configuration.settings, log, resolver)(),
+        Logins(lambda: configuration.settings.secrets, log, in_thread(reactor), tokens),
+    )
+
+
+def gatherer_of(
+    reactor: Reactor,
+    configuration: Configuration,
+    log: MailLog,
+    verification: MailboxVerification | None = None,
+) -> Gatherer:
     """Who asks for what rules look at: with slots, and patience, of its own."""
     settings = configuration.settings
     lookup = Lookup(reactor, settings.dns_servers, rounds=(2.0, 3.0), lifetime=5.0)
     resolver = Resolver(reactor, ask=lookup.ask)
     configuration.on_change(lambda fresh: resolver.forget())
-    return Gatherer(reactor, resolver, log, settings.hostname, time.time)
+    of_recipients = RecipientFacts(settings.spool, time.time, verification)
+    gatherer = Gatherer(reactor, resolver, log, settings.hostname, time.time, of_recipients)
+    configuration.on_change(lambda fresh: gatherer.apply(fresh.ruleset))
+    return gatherer
 
 
 def enquiry_of(
@@ -201,11 +253,7 @@ class Gateway(Service):
         self._resolver = resolver_of(reactor, settings)
         self.directory = directory_of(reactor, configuration, self._resolver)
         self._names = reverse_names_of(reactor, configuration)
-        self._gatherer = gatherer_of(reactor, configuration, log)
         self.filters = FilterDesk(reactor, log, settings.hostname, time.time)
-        self.explain = enquiry_of(
-            reactor, configuration, log, self._resolver, self._names, self._gatherer
-        ).explain
         self._outbound_tls = OutboundTls(
             reactor,
             lambda: configuration.settings,
@@ -218,6 +266,18 @@ class Gateway(Service):
         self._logins = Logins(
             lambda: configuration.settings.secrets, log, in_thread(reactor), self._tokens
         )
+        self._verification = verification_of(
+            reactor,
+            configuration,
+            log,
+            self.directory,
+            self._outbound_tls.protection,
+            self._logins,
+        )
+        self._gatherer = gatherer_of(reactor, configuration, log, self._verification)
+        self.explain = enquiry_of(
+            reactor, configuration, log, self._resolver, self._names, self._gatherer
+        ).explain
         # at rest
         bridge = ReactorBridge(reactor)
         self.shards = tuple(self._shard(number, bridge) for number in shards)
@@ -433,6 +493,7 @@ class Gateway(Service):
         self._listening.startService()
         if self._picks_up:
             self._pickup.start()
+            self._gatherer.tidy(self._configuration.settings.ruleset)
             self._outbound_tls.reporter.start()
         self._log.notice(
             "started",
@@ -455,6 +516,7 @@ class Gateway(Service):
         await self._listening.stopService()
         await self._pickup.stop()
         self.filters.close()
+        self._verification.stop()
         self._refused_log.close()
         for stopped in [promise(shard.stop()) for shard in self.shards]:
             await stopped

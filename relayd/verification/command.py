@@ -80,7 +80,10 @@ def _next(work: Work, options: argparse.Namespace, *, verified: bool) -> Iterato
     if not verified:
         yield f"  {again} --output {output} --verify all    # is it what Postfix does?"
     yield f"  relayctl --config {output}/relayd.conf check"
-    yield f"  relayctl --config {output}/relayd.conf explain --offline {whom or 'a@b.example'}"
+    lists = [each.split()[1] for each in work.draft.definitions.values() if each[:3] == "dns"]
+    said = "".join(f' --with "not listed {name}"' for name in lists)
+    ask = f"relayctl --config {output}/relayd.conf explain --offline"
+    yield f"  {ask}{said} {whom or 'a@b.example'}"
     yield f"  then what is in {output} goes to /etc/relayd: docs/migrate-postfix.md, The whole way"
 
 

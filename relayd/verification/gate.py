@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from relayd.migrate.admission import ALWAYS_LOCAL
 from relayd.migrate.maincf import split
 from relayd.migrate.postscreen import SCREEN_ACTS
-from relayd.migrate.restrictions import (
+from relayd.migrate.restrictionwords import (
     ANYWAY,
     FILTERS,
     HELO_FORMS,

@@ -9,7 +9,7 @@ from relayd.migrate.domains import WHOLE_NAMES
 from relayd.migrate.mailboxes import ListError, addresses
 from relayd.migrate.maincf import split
 from relayd.migrate.mastercf import answering
-from relayd.migrate.restrictions import OLD, RELAYING
+from relayd.migrate.restrictionwords import OLD, RELAYING
 from relayd.migrate.tables import PATTERNS, MapSpec, is_table, maps, uncommented
 from relayd.migrate.work import Work
 from relayd.verification.postmap import Answers, parameters

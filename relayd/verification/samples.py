@@ -11,7 +11,7 @@ from typing import Any
 from relayd.migrate.domains import network_of
 from relayd.migrate.draft import is_mailbox
 from relayd.migrate.expressions import carried
-from relayd.migrate.restrictions import LISTS, takes_argument
+from relayd.migrate.restrictionwords import LISTS, takes_argument
 from relayd.migrate.tables import PATTERNS, MapSpec, MapText, is_table, maps
 from relayd.migrate.work import Work
 from relayd.rules.language.regex import search

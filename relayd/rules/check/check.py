@@ -18,6 +18,7 @@ from relayd.rules.language.model import (
     HeaderRewrite,
     HopDef,
     Item,
+    LimitDef,
     Rewrite,
     Route,
     Rule,
@@ -49,16 +50,23 @@ def name_problems(items: Sequence[Item], broken: Set[str] = frozenset()) -> list
     filters = _names(
         problems, "filter", [(i.name, i.place) for i in items if isinstance(i, FilterDef)]
     )
+    limits = _names(
+        problems, "limit", [(i.name, i.place) for i in items if isinstance(i, LimitDef)]
+    )
+    defined = {
+        "table": tables,
+        "next-hop": hops,
+        "dnsbl": lists,
+        "milter": filters,
+        "limit": limits,
+    }
     missing: dict[tuple[str, str], list[Place]] = {}  # a word and a name: where it is used
     for item in items:
         if not isinstance(item, Rule):
             continue
-        for name in _used_lists(item):
-            if name not in lists and name not in broken:
-                missing.setdefault(("dnsbl", name), []).append(word_at(item.place, name))
-        for name in _used_filters(item):
-            if name not in filters and name not in broken:
-                missing.setdefault(("milter", name), []).append(word_at(item.place, name))
+        for word, name in _named(item):
+            if name not in defined[word] and name not in broken:
+                missing.setdefault((word, name), []).append(word_at(item.place, name))
         for name in dict.fromkeys(used_tables(item)):
             if name not in tables and name not in broken:
                 missing.setdefault(("table", name), []).append(word_at(item.place, name))
@@ -66,8 +74,7 @@ def name_problems(items: Sequence[Item], broken: Set[str] = frozenset()) -> list
             if name not in hops and name not in broken:
                 missing.setdefault(("next-hop", name), []).append(word_at(item.place, name))
     for (word, name), places in missing.items():
-        known = {"table": tables, "next-hop": hops, "dnsbl": lists, "milter": filters}[word]
-        hint = did_you_mean(name, known) or f'expected a statement "{word} {name} ..."'
+        hint = did_you_mean(name, defined[word]) or f'expected a statement "{word} {name} ..."'
         what = f"there is no {word.replace('-', ' ')} {name}"
         if len(places) > 1:
             what += f", which {len(places):,} rules name"
@@ -122,15 +129,10 @@ def _used_hops(rule: Rule) -> Iterable[str]:
     return ()
 
 
-def _used_lists(rule: Rule) -> Iterable[str]:
+def _named(rule: Rule) -> Iterable[tuple[str, str]]:
     stated = rule.stated if isinstance(rule, Expect) else ()
-    return dict.fromkeys(name for each in (*rule.tests, *stated) for name in each.lists)
-
-
-def _used_filters(rule: Rule) -> Iterable[str]:
-    stated = rule.stated if isinstance(rule, Expect) else ()
-    asked = rule.names if isinstance(rule, Ask) else ()
-    looked_at = (name for each in (*rule.tests, *stated) for name in each.filters)
+    asked = [("milter", name) for name in rule.names] if isinstance(rule, Ask) else []
+    looked_at = (name for each in (*rule.tests, *stated) for name in each.named)
     return dict.fromkeys([*asked, *looked_at])
 
 

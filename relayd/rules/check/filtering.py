@@ -24,8 +24,8 @@ def filter_problems(items: Sequence[Item]) -> list[Problem]:
 def _of(rule: Rule, filters: Mapping[str, FilterDef], asked: set[str]) -> Iterator[Problem]:
     stated = rule.stated if isinstance(rule, Expect) else ()
     for condition in (*rule.tests, *stated):
-        for name in condition.filters:
-            if name not in filters:
+        for word, name in condition.named:
+            if word != "milter" or name not in filters:
                 continue  # which is complained of elsewhere
             place = word_at(rule.place, name)
             kind = filters[name].kind
@@ -43,7 +43,7 @@ def _of(rule: Rule, filters: Mapping[str, FilterDef], asked: set[str]) -> Iterat
                 yield Problem(place, f"nobody asks {name}", f'expected a rule "ask {name}"')
     for condition in rule.tests:
         if isinstance(condition, ByScore) and not condition.comparison:
-            (name,) = condition.filters
+            ((_, name),) = condition.named
             yield Problem(
                 word_at(rule.place, name),
                 "a score is hardly ever just that",

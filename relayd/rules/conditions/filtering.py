@@ -90,9 +90,9 @@ class _AboutFilter(Condition):
         return Known.CONTENT
 
     @property
-    def filters(self) -> Iterator[str]:
-        """The filter whose word it looks at."""
-        return iter((self._name,))
+    def named(self) -> Iterator[tuple[str, str]]:
+        """The definition that it names: of the filter whose word it looks at."""
+        return iter((("milter", self._name),))
 
     def compiled(self, tables: Mapping[str, Table]) -> Test:
         """It as a function of a view."""

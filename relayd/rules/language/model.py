@@ -5,6 +5,7 @@ Equality leaves the place out, so that `parse(str(rule)) == rule` can be a test.
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -22,6 +23,7 @@ from relayd.rules.language.pattern import (
     mailbox_text,
 )
 from relayd.rules.language.source import Place, Source
+from relayd.rules.language.words import seconds_of
 
 REWRITTEN = "srs"  # what an `expect` calls a sender that was rewritten: the hash is secret
 NOWHERE = Place(Source("", "", ()), 0)
@@ -370,7 +372,45 @@ class Ask(Rule):
         return " ".join(words)
 
 
-Item = Rule | TableDef | HopDef | DnsListDef | FilterDef | Subaddress | Include
+class Counted(enum.Enum):
+    """By what a limit counts."""
+
+    LOGIN = "login"
+    CLIENT = "client"  # an IPv4 address, or an IPv6 /64
+    SENDER = "sender"
+    SENDER_DOMAIN = "sender-domain"
+    RECIPIENT = "recipient"
+    RECIPIENT_DOMAIN = "recipient-domain"
+    LISTENER = "listener"
+
+
+@dataclass(frozen=True, slots=True)
+class LimitDef:
+    """`limit NAME N/TIME [messages] per WHOM`: how much of them is taken in any such time."""
+
+    name: str
+    most: int
+    time: str  # as it is written
+    per: Counted
+    messages: bool = False  # else recipients
+    place: Place = field(default=NOWHERE, compare=False)
+
+    @property
+    def seconds(self) -> float:
+        """The length of the window."""
+        return seconds_of(self.time) or 0.0
+
+    @property
+    def what(self) -> str:
+        """What it counts."""
+        return "messages" if self.messages else "recipients"
+
+    def __str__(self) -> str:
+        words = f"limit {self.name} {self.most}/{self.time}"
+        return f"{words}{' messages' if self.messages else ''} per {self.per.value}"
+
+
+Item = Rule | TableDef | HopDef | DnsListDef | FilterDef | LimitDef | Subaddress | Include
 
 
 def commas(items: Iterable[object]) -> str:

@@ -316,6 +316,53 @@ class ShapeTests(RelayctlTestCase):
         self.check("explain-refused", 1, "explain", "x@refused.example")
 
 
+class HeldTests(RelayctlTestCase):
+    """Quarantine: what is kept back, and why."""
+
+    def answers(self, request: dict[str, Any]) -> list[dict[str, Any]]:
+        story: Any = STORY
+        first = story["recipients"][0]
+        recipients = [
+            {**first, "mailbox": "ann@b.test", "state": "held",
+             "reply": "450 4.7.0 Held by rule x:1 hold when over l"},
+            {**first, "mailbox": "bob@b.test", "state": "queued"},
+        ]  # fmt: skip
+        if request["command"] == "show":
+            facts = ["not listed zen", "over l", "score scan 15.2"]
+            story = {**STORY, "received_at": NOW - 60, "facts": facts, "recipients": recipients}
+            return [{"answer": story}, {"done": True}]
+        return usual({"recipient": "", **request})
+
+    def test_each_message_is_told_with_who_holds_it_and_what_is_so(self) -> None:
+        fake = self.serve(self.answers)
+        status, out, _ = self.run_main("held", "--limit", "5")
+        self.assertEqual(status, 0)
+        self.assertEqual(fake.requests[0]["state"], "held")
+        self.assertEqual(fake.requests[0]["limit"], 5)
+        head, recipient, facts = out.splitlines()[:3]
+        self.assertRegex(head, rf"^{STORY['id']}  1m  \S+  <{STORY['sender']}>$")
+        self.assertEqual(recipient, "    <ann@b.test>  450 4.7.0 Held by rule x:1 hold when over l")
+        self.assertEqual(facts, "    over l, score scan 15.2")
+        self.assertNotIn("bob", out)
+        _, out, _ = self.run_main("held", "list", "--json")
+        self.assertEqual(json.loads(out.splitlines()[0])["recipients"][0]["mailbox"], "ann@b.test")
+
+    def test_only_what_is_held_is_released_or_discarded(self) -> None:
+        fake = self.serve(self.answers)
+        self.assertEqual(self.run_main("held", "release", ID)[:2], (0, "2 recipients released\n"))
+        self.assertEqual(self.run_main("held", "discard", ID)[:2], (0, "2 recipients discarded\n"))
+        self.run_main("held", "discard", ID, "--note", "spam")
+        self.assertEqual(
+            [(each["command"], each["state"], each.get("note", "")) for each in fake.requests],
+            [("release", "held", ""), ("remove", "held", "discarded from what is held"),
+             ("remove", "held", "spam")],
+        )  # fmt: skip
+
+    def test_nothing_is_held(self) -> None:
+        self.serve(lambda request: [COLUMNS, {"done": True}])
+        self.assertEqual(self.run_main("held")[:2], (0, "Nothing is held.\n"))
+
+
 class CommandTests(RelayctlTestCase):
     def test_filters_are_passed_on(self) -> None:
         fake = self.serve()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import itertools
 
+from relayd.ctl.relayctl import main
 from relayd.migrate.asking import combinations
 from relayd.migrate.report import SettingFate
 from tests.unit.migrate.migration import INSIDE, MASTER, Import
@@ -60,6 +63,31 @@ class ListsInTheDns(Import):
     def test_lists_of_names_are_said(self) -> None:
         self.bring(RELAY + "smtpd_recipient_restrictions = reject_rhsbl_sender dbl.example\n")
         self.assertIn("not about names", self.said("smtpd_recipient_restrictions"))
+
+
+class WhatComesNext(Import):
+    def told(self, *options: str) -> str:
+        self.put("main.cf", "myhostname = mx.example.com\n" + RELAY
+                 + "smtpd_recipient_restrictions = reject_rbl_client zen.example\n")  # fmt: skip
+        said = io.StringIO()
+        with contextlib.redirect_stdout(said):
+            status = main(["import", "postfix", str(self.folder), "--output",
+                           str(self.folder / "new"), *options])  # fmt: skip
+        self.assertEqual(status, 0)
+        return said.getvalue().partition("Next")[2]
+
+    def test_what_was_written_is_checked_and_tried(self) -> None:
+        new = self.folder / "new"
+        said = self.told()
+        self.assertIn(f"relayctl import postfix {self.folder} --output {new} --verify all", said)
+        self.assertIn(f"relayctl --config {new}/relayd.conf check\n", said)
+        self.assertIn(f'--config {new}/relayd.conf explain --offline --with "not listed zen"', said)
+
+    def test_what_was_only_tried_is_written(self) -> None:
+        self.assertIn("--output DIR --verify all", self.told("--dry-run"))
+
+    def test_json_is_nothing_else(self) -> None:
+        self.assertEqual(self.told("--json"), "")
 
 
 class WeightedLists(Import):
@@ -254,3 +282,21 @@ class NamesInHelo(Import):
                              ("a!b.example", "504 5.5.2"), ("[192.0.2.1]", TAKEN),
                              ("[ipv6:2001:db8::1]", TAKEN), ("mx.example.", TAKEN)):  # fmt: skip
             self.assertEqual(self.goes("a@corp.example", helo=helo), wanted, helo)
+
+
+class Rates(Import):
+    def test_what_a_client_may_send_in_a_time(self) -> None:
+        self.bring(
+            RELAY + "smtpd_client_message_rate_limit = 20\nanvil_rate_time_unit = 2m\n"
+            "smtpd_client_recipient_rate_limit = 0\n"
+        )
+        self.assertIn("\nlimit client-messages 20/120s messages per client\n", self.rules)
+        self.assertIn("when over client-messages and not from <mynetworks>", self.rules)
+        self.assertEqual(self.goes("a@corp.example"), TAKEN)
+
+    def test_others_that_are_spared_are_said(self) -> None:
+        self.bring(
+            RELAY + "smtpd_client_recipient_rate_limit = 5\n"
+            "smtpd_client_event_limit_exceptions = 192.0.2.0/24\n"
+        )
+        self.assertIn("limit NAME", self.said("smtpd_client_recipient_rate_limit"))

@@ -268,6 +268,12 @@ class BackscatterTest(CautionTest):
             with self.subTest(rules):
                 self.assertEqual(self.told(WHOLE, TABLES + rules), [])
 
+    def test_nor_where_the_next_hop_is_asked_for_them(self) -> None:
+        accept = "next-hop x smtp 192.0.2.25:25\naccept to @example.com\n"
+        reject = "reject to @example.com when unknown at x\n"
+        self.assertEqual(self.told(WHOLE, reject + accept), [])
+        self.assertEqual(len(self.told(WHOLE, accept + "route any via x when not unknown at x")), 1)
+
     def test_a_map_with_a_catch_all_knows_them(self) -> None:
         text = "table v virtual file v\naccept to <v>\nforward <v>"
         self.assertEqual(self.told(WHOLE, text, v="@example.com all@b.example\n"), [])
