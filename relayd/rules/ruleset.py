@@ -11,6 +11,7 @@ from typing import TypeVar
 from relayd.mail.address import Mailbox
 from relayd.mail.client import Client
 from relayd.mail.nexthop import NextHop
+from relayd.mail.pacing import Pacing
 from relayd.rules.conditions.condition import Condition, Test
 from relayd.rules.conditions.mailbox import FromSender, ToRecipient
 from relayd.rules.conditions.reversename import REVERSE_NAME
@@ -25,9 +26,12 @@ from relayd.rules.language.model import (
     HeaderRewrite,
     HopDef,
     Item,
+    PaceDef,
+    ProviderDef,
     Rewrite,
     Route,
     Rule,
+    SourceDef,
     Subaddress,
     TableDef,
 )
@@ -70,6 +74,7 @@ class Ruleset:
     lists: Mapping[str, DnsListDef] = field(default_factory=dict)
     home: str = field(default="")  # the first domain that is ours
     introductions: tuple[tuple[Test, ...], ...] = field(default=())  # see trusts()
+    pacing: Pacing = field(default=Pacing())  # how fast mail goes out, and from where
 
     @property
     def wants_certificate(self) -> bool:
@@ -144,6 +149,11 @@ def build(
         lists={item.name: item for item in items if isinstance(item, DnsListDef)},
         home=home_of(_of(items, AdmissionRule), tables),
         introductions=tuple(_introductions(_of(items, AdmissionRule), tables)),
+        pacing=Pacing(
+            {item.provider.name: item.provider for item in _of(items, ProviderDef)},
+            tuple(item.pace for item in _of(items, PaceDef)),
+            {item.source.name: item.source for item in _of(items, SourceDef)},
+        ),
     )
 
 

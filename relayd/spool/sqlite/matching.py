@@ -18,7 +18,11 @@ def matches(wanted: QueueFilter, message: Message, record: Record) -> bool:
     return (
         (not wanted.ident or message.ident == wanted.ident)
         and (wanted.state is None or record.state is wanted.state)
-        and (not wanted.destination or bool({wanted.destination, direct} & destinations))
+        and (
+            not wanted.destination
+            or bool({wanted.destination, direct} & destinations)
+            or recipient.destination.startswith(f"{direct} ")
+        )
         and (sender == "" if wanted.sender == "<>" else _match(wanted.sender, sender))
         and (
             _match(wanted.recipient, raw(recipient.mailbox))
