@@ -52,6 +52,7 @@ class Outcome:
     # all was said and no answer came: it may be delivered already. Of the attempt, not stored.
     in_doubt: bool = False
     meaning: Meaning | None = None  # likewise
+    pause: float = 0.0  # likewise: seconds for which it wants nothing, where that is known
 
     @property
     def severity(self) -> Severity:

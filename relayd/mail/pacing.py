@@ -25,8 +25,8 @@ def matches(pattern: str, name: str) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Provider:
-    """Who runs the exchangers with these names: however many domains, it is one place to send to."""
+class MailProvider:
+    """Who runs exchangers with these names: however many domains, it is one place to send to."""
 
     name: str
     exchangers: tuple[str, ...]  # folded; with a dot in front: every name below
@@ -73,7 +73,7 @@ class Rate:
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class PaceLimits:
     """How fast mail goes somewhere; 0 or None: nothing is said of it."""
 
     kind: str  # PROVIDER, TO or VIA
@@ -82,9 +82,9 @@ class Pace:
     messages: int = 0  # on one connection
     rate: Rate | None = None
 
-    def over(self, other: Pace) -> Pace:
+    def over(self, other: PaceLimits) -> PaceLimits:
         """What this one says, and else what the other does."""
-        return Pace(
+        return PaceLimits(
             self.kind,
             self.whom,
             self.connections or other.connections,
@@ -101,7 +101,7 @@ class Pace:
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class SourceAddress:
     """An address of ours to send from, for each family at most one, and how we introduce ourselves.
 
     The name in EHLO is what the address resolves to and back.
@@ -123,9 +123,9 @@ class Source:
 class Pacing:
     """All of it. Of a provider, and of a limit, that is given twice the later one counts."""
 
-    providers: Mapping[str, Provider] = field(default_factory=dict, hash=False)
-    paces: tuple[Pace, ...] = ()
-    sources: Mapping[str, Source] = field(default_factory=dict, hash=False)
+    providers: Mapping[str, MailProvider] = field(default_factory=dict, hash=False)
+    paces: tuple[PaceLimits, ...] = ()
+    sources: Mapping[str, SourceAddress] = field(default_factory=dict, hash=False)
 
     def provider_of(self, exchangers: Iterable[str]) -> str:
         """Whose these are; empty: nobody's that has a name."""
@@ -134,9 +134,9 @@ class Pacing:
             return ""
         return next((each.name for each in self.providers.values() if each.runs(names)), "")
 
-    def pace(self, kind: str, whom: str) -> Pace | None:
+    def pace(self, kind: str, whom: str) -> PaceLimits | None:
         """What is said of a provider, a domain or a next hop; None: nothing."""
-        found: Pace | None = None
+        found: PaceLimits | None = None
         for each in self.paces:
             fits = matches(each.whom, whom) if kind == TO else each.whom == whom
             if each.kind == kind and fits:

@@ -12,13 +12,14 @@ import traceback
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from relayd.mail.delivery import Delivery
-from relayd.mail.envelope import Recipient
+from relayd.mail.envelope import Recipient, domain_of
 from relayd.mail.log import MailLog
 from relayd.mail.message import Message, RecipientState, Record, Settlement
 from relayd.mail.outcome import Blame, Outcome, postponed
+from relayd.mail.pacing import Pacing
 from relayd.reactor.coroutine import promise
 from relayd.relay.courier import Hop, ICourier
 from relayd.relay.gathering import Gathering, bad_news
@@ -28,6 +29,7 @@ from relayd.relay.lost import LostReports
 from relayd.relay.retrypolicy import RetryPolicy, judge, unreported
 from relayd.relay.scheduler import Scheduler, Shares
 from relayd.relay.settling import QueueStore, Settling
+from relayd.relay.sites import Sites, goes_around, located
 from relayd.relay.sweep import Sweep
 from relayd.report.bounce import Report, owed
 from relayd.report.smaller import Smaller, is_report
@@ -66,9 +68,11 @@ class Dispatcher:
         *,
         retry_policy: RetryPolicy | None = None,
         limits: RelayLimits | None = None,
+        sites: Sites | None = None,
         now: Callable[[], float] = time.time,
         random: Callable[[], float] = default_random.random,
     ) -> None:
+        self._sites = sites
         self._clock = clock
         self._shelf = shelf
         self._courier = courier
@@ -96,6 +100,7 @@ class Dispatcher:
             now=now,
             start=self._carry,
             longest=lambda: self._retry_policy.longest,
+            made=self._made,
         )
         self._lessons = Lessons(
             self._queue,
@@ -103,6 +108,7 @@ class Dispatcher:
             log,
             retry_policy=self._retry_policy,
             limits=self._limits,
+            sites=sites,
             random=random,
         )
         self._sweep = Sweep(
@@ -111,12 +117,16 @@ class Dispatcher:
         self._busy: dict[int, Delivery] = {}  # until the outcome is recorded
         self._disowned: set[int] = set()  # ... of those, what the operator has changed
         self._quiet: Deferred[None] | None = None
+        self._keeping: IDelayedCall | None = None
 
     # the life of a dispatcher
 
     def start(self) -> None:
         """Begin to deliver. The table's lanes are taken up by and by; fresh mail need not wait."""
         self._phase = Phase.RUNNING
+        if self._sites is not None:
+            self._sites.load()
+            self._keeping = self._clock.callLater(self._sites.period, self._keep, self._sites)
         self._sweep.start()
         self._scheduler.open()
 
@@ -129,6 +139,8 @@ class Dispatcher:
 
     async def _stop(self, grace: float) -> None:
         self._phase = Phase.STOPPING
+        if self._keeping is not None and self._keeping.active():
+            self._keeping.cancel()
         self._sweep.stop()
         self._scheduler.close()
         self._courier.close()
@@ -140,6 +152,13 @@ class Dispatcher:
         if self._busy:
             self._log.trouble("stopped with outcomes not recorded", deliveries=len(self._busy))
         self._settling.stop()
+        if self._sites is not None:
+            self._sites.save()
+
+    def _keep(self, sites: Sites) -> None:
+        """What sites have taught us, now and then."""
+        sites.save()
+        self._keeping = self._clock.callLater(sites.period, self._keep, sites)
 
     async def _quiet_within(self, seconds: float) -> None:
         if not self._busy:
@@ -240,13 +259,54 @@ class Dispatcher:
         """Nothing is delivered because the spool cannot record outcomes."""
         return self._settling.owed > 0 or not self._shelf.healthy
 
+    # where the mail of a lane goes
+
+    def _made(self, lane: Lane) -> None:
+        """A lane is new: what is known of it by its name."""
+        if self._sites is not None:
+            lane.gates, lane.around = self._sites.gates_of(lane.destination)
+
+    def pace(self, pacing: Pacing) -> None:
+        """New rules of how fast mail goes out: lanes find their sites anew."""
+        if self._sites is not None and self._sites.apply(pacing):
+            for lane in self._queue.lanes.values():
+                lane.located_at = 0.0
+                self._made(lane)
+
+    async def _located(self, lane: Lane, sites: Sites) -> None:
+        lane.located_at = self._now()
+        lane.gates = await sites.locate(domain_of(lane.destination))
+
+    def _put_back(self, lane: Lane, delivery: Delivery, shares: Shares) -> None:
+        """It has to wait for its site, after all."""
+        self._scheduler.landed(lane, shares)
+        del self._busy[id(delivery)]
+        if id(delivery) in self._disowned or self._phase is not Phase.RUNNING:
+            self._disowned.discard(id(delivery))
+            self._queue.release(lane, delivery)
+            lane.more = True
+        else:
+            self._queue.put_back(lane, delivery)
+        self._scheduler.line_up(lane)
+        self._scheduler.pump()
+        self._fall_quiet()
+
     # one delivery
 
     async def _carry(self, lane: Lane, delivery: Delivery, shares: Shares) -> None:
         self._busy[id(delivery)] = delivery
         epoch, began = lane.epoch, self._now()
         count = len(delivery.records)
+        if lane.direct and self._sites is not None and not located(lane, began):
+            await self._located(lane, self._sites)
+            joined = self._scheduler.join(lane, shares)
+            if joined is None:
+                self._put_back(lane, delivery, shares)
+                return
+            shares = joined
         hop = self._route(delivery.records[0].recipient)
+        if lane.around is not None and isinstance(hop, Hop) and goes_around(lane.gates, shares):
+            hop = hop.around
         outcomes: Sequence[Outcome]
         try:
             if isinstance(hop, Outcome):
@@ -259,7 +319,7 @@ class Dispatcher:
             outcomes = self._mishap(delivery, "courier miscounted")
         scheduler, now = self._scheduler, self._now()
         scheduler.landed(lane, shares)
-        settlements = self._judged(lane, epoch, delivery, outcomes, now)
+        settlements = self._judged(lane, epoch, delivery, outcomes, now, began)
         self._log.attempted(delivery.message, settlements, now - began)
         if lane.loaded or lane.more:
             scheduler.line_up(lane)
@@ -279,14 +339,20 @@ class Dispatcher:
         return [local] * len(delivery.records)
 
     def _judged(
-        self, lane: Lane, epoch: int, delivery: Delivery, outcomes: Sequence[Outcome], now: float
+        self,
+        lane: Lane,
+        epoch: int,
+        delivery: Delivery,
+        outcomes: Sequence[Outcome],
+        now: float,
+        began: float,
     ) -> list[Settlement]:
         # what we cut off ourselves says nothing about the destination
         stopped = self._phase is Phase.STOPPED
         message = delivery.message
         retry_at, excused = now, False
         if not stopped:
-            retry_at, excused = self._lessons.learn(lane, epoch, delivery, outcomes, now)
+            retry_at, excused = self._lessons.learn(lane, epoch, delivery, outcomes, now, began)
         disowned = stopped or id(delivery) in self._disowned
         settlements = []
         judged, taken = None, False  # most share the outcome of the one before
@@ -390,6 +456,9 @@ class Dispatcher:
         if lane.more:
             self._scheduler.line_up(lane)
             self._scheduler.pump()
+        self._fall_quiet()
+
+    def _fall_quiet(self) -> None:
         if not self._busy and self._quiet is not None and not self._quiet.called:
             self._quiet.callback(None)
 

@@ -109,6 +109,10 @@ class LearntRate:
         self._taken = self._credit = 0
         return True
 
+    def reopened(self) -> None:
+        """It is to be tried now: pauses begin anew, what was learnt stays."""
+        self.resume_at = self._pause = self._next = 0.0
+
     def _halve(self, now: float) -> None:
         if not self.rate:
             self.rate = max(self._lately(now) / 2, SLOWEST)

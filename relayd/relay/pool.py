@@ -81,7 +81,7 @@ class Pool:
         now = self._clock.seconds()
         if (
             self._closing
-            or connection.transactions >= limits.connection_messages
+            or connection.transactions >= (connection.most or limits.connection_messages)
             or (self._enough and self._spent(connection))
             or now - connection.born >= limits.connection_seconds
         ):

@@ -63,7 +63,9 @@ ROWS = (
     Row("google", (421,), ("7.29",), "", Meaning.TEMPORARY, U),
     Row("google", (450, 550), ("2.1",), "ReceivingRate|rate that prevents", Meaning.RECIPIENT, R),
     Row("google", (452, 552), ("2.2",), "", Meaning.FULL, R),
-    Row("google", (421, 451, 550), ("7.26", "7.27", "7.30", "7.32"), "", Meaning.UNAUTHENTICATED, M),
+    Row(
+        "google", (421, 451, 550), ("7.26", "7.27", "7.30", "7.32"), "", Meaning.UNAUTHENTICATED, M
+    ),
     Row("google", (550, 552), ("7.1",), "UnsolicitedMessage|reputation", Meaning.CONTENT, M),
     Row("google", (452,), ("5.3",), "", Meaning.TEMPORARY, M),
     Row("google", (451,), ("3.0",), "Multiple destination domains", Meaning.TEMPORARY, M),
@@ -81,7 +83,9 @@ ROWS = (
     Row("microsoft", (), (), r"\((?:S775|S3114)\)", Meaning.SLOWER, S, HOUR / 4),
     Row("microsoft", (550, 554), ("7.606",), "", Meaning.BLOCKED, S),
     Row("microsoft", (550, 554), (), r"\(?\bS31[45]0\b", Meaning.BLOCKED, S),
-    Row("microsoft", (421, 550), (), r"maximum number of (?:connections|messages)", Meaning.LIMIT, S),
+    Row(
+        "microsoft", (421, 550), (), r"maximum number of (?:connections|messages)", Meaning.LIMIT, S
+    ),
     Row("microsoft", (421, 550), (), r"\bIB007\b|messages per connection", Meaning.LIMIT, S),
     Row("microsoft", (421,), (), r"\bRP-00[123]\b", Meaning.SLOWER, S, HOUR / 4),
     Row("microsoft", (550,), ("7.515",), "", Meaning.UNAUTHENTICATED, M),
@@ -90,7 +94,9 @@ ROWS = (
     # GMX, WEB.DE and mail.com: https://postmaster.gmx.net/en/error-messages
     Row("gmx", (421, 554), (), _CONNECTIONS, Meaning.LIMIT, S),
     # Orange and Wanadoo
-    Row("orange", (421, 450, 550), (), r"Trop de connexions|too many connections", Meaning.LIMIT, S),
+    Row(
+        "orange", (421, 450, 550), (), r"Trop de connexions|too many connections", Meaning.LIMIT, S
+    ),
     # QQ: https://service.mail.qq.com; NetEase: https://mail.163.com/help
     Row("qq", (450, 550, 554), (), r"frequency limited", Meaning.SLOWER, S),
     Row("netease", (450, 550, 554), (), r"frequency limited|RP:ORQ", Meaning.SLOWER, S),

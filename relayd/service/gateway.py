@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -45,6 +46,7 @@ from relayd.relay.logins import Logins
 from relayd.relay.resolve import Directory
 from relayd.relay.route import route
 from relayd.relay.selfdetection import SelfDetection
+from relayd.relay.sites import Sites
 from relayd.relay.smtpout import Courier
 from relayd.relay.tokenkeeper import PATIENCE, Keeper
 from relayd.relay.tokens import Tokens
@@ -195,6 +197,7 @@ class Gateway(Service):
         self._configuration = configuration
         self._log = log
         self._workers = workers
+        self._sessions = sessions
         self._started_at = time.time()
         # outwards
         self._resolver = resolver_of(reactor, settings)
@@ -273,12 +276,23 @@ class Gateway(Service):
             log=self._log,
             lock=settings.spool / f"shard-{number}" / "lock",
         )
+        sites = Sites(
+            self.directory.resolve,
+            self._log,
+            time.time,
+            random.random,
+            counters=self._sessions,
+            workers=self._workers,
+            folder=settings.spool / f"shard-{number}",
+        )
         courier = Courier(
             self._reactor,
             self.directory.resolve,
             settings.hostname,
             protection=self._outbound_tls.protection,
             logins=self._logins,
+            terms=sites.terms,
+            blocked=sites.blocked,
         )
         dispatcher = Dispatcher(
             self._reactor,
@@ -287,6 +301,7 @@ class Gateway(Service):
             self._route,
             lambda report: report_for(report, spool, self._configuration.settings),
             self._log,
+            sites=sites,
         )
         return Shard(number, spool, dispatcher)
 
@@ -371,6 +386,7 @@ class Gateway(Service):
         retry_policy = limits.retry_policy(now)
         relay_limits = limits.relay_limits(now, self._workers)
         for shard in self.shards:
+            shard.dispatcher.pace(now.ruleset.pacing)
             shard.dispatcher.apply(retry_policy, relay_limits)
 
     def _limit_shards(self, now: Settings) -> None:
@@ -392,7 +408,8 @@ class Gateway(Service):
         self.shards[0].dispatcher.accept(message, records)
 
     def _route(self, recipient: Recipient) -> Hop | Outcome:
-        return route(recipient, self._configuration.settings.next_hops)
+        settings = self._configuration.settings
+        return route(recipient, settings.next_hops, settings.ruleset.pacing.sources)
 
     # its life
 

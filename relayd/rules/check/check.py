@@ -62,18 +62,21 @@ def name_problems(items: Sequence[Item], broken: Set[str] = frozenset()) -> list
         for name in dict.fromkeys(used_tables(item)):
             if name not in tables and name not in broken:
                 missing.setdefault(("table", name), []).append(word_at(item.place, name))
-        if isinstance(item, Route) and item.source and item.source not in sources:
-            if item.source not in broken:
-                at = word_at(item.place, f"from {item.source}")
-                at = Place(at.source, at.line, at.column + len("from "), len(item.source))
-                missing.setdefault(("source", item.source), []).append(at)
+        source = item.source if isinstance(item, Route) else ""
+        if source and source not in sources and source not in broken:
+            at = word_at(item.place, f"from {source}")
+            at = Place(at.source, at.line, at.column + len("from "), len(source))
+            missing.setdefault(("source", source), []).append(at)
         for name in _used_hops(item):
             if name not in hops and name not in broken:
                 missing.setdefault(("next-hop", name), []).append(word_at(item.place, name))
     for (word, name), places in missing.items():
         known = {
-            **{"table": tables, "next-hop": hops, "dnsbl": lists},
-            **{"source": sources, "provider": providers},
+            "table": tables,
+            "next-hop": hops,
+            "dnsbl": lists,
+            "source": sources,
+            "provider": providers,
         }[word]
         hint = did_you_mean(name, known) or f'expected a statement "{word} {name} ..."'
         what = f"there is no {word.replace('-', ' ')} {name}"

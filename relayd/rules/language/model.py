@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from relayd.mail.address import Mailbox, ReversePath, fold_domain
 from relayd.mail.envelope import DIRECT, Direction
 from relayd.mail.nexthop import NextHop
-from relayd.mail.pacing import Pace, Provider, Source as SourceAddress
+from relayd.mail.pacing import MailProvider, PaceLimits, SourceAddress
 from relayd.mail.reply import Reply
 from relayd.rules.conditions.condition import Condition
 from relayd.rules.language.lexer import quote, string
@@ -330,7 +330,7 @@ class DnsListDef:
 class ProviderDef:
     """`provider NAME mx SUFFIX, ...`."""
 
-    provider: Provider
+    provider: MailProvider
     place: Place = field(default=NOWHERE, compare=False)
 
     def __str__(self) -> str:
@@ -341,7 +341,7 @@ class ProviderDef:
 class PaceDef:
     """`pace provider NAME | to @DOMAIN | via NEXT-HOP`, and what is the most there."""
 
-    pace: Pace
+    pace: PaceLimits
     place: Place = field(default=NOWHERE, compare=False)
 
     def __str__(self) -> str:
@@ -360,15 +360,7 @@ class SourceDef:
 
 
 Item = (
-    Rule
-    | TableDef
-    | HopDef
-    | DnsListDef
-    | Subaddress
-    | Include
-    | ProviderDef
-    | PaceDef
-    | SourceDef
+    Rule | TableDef | HopDef | DnsListDef | Subaddress | Include | ProviderDef | PaceDef | SourceDef
 )
 
 

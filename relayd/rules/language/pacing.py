@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 
 from relayd.mail.address import fold_domain
-from relayd.mail.pacing import PROVIDER, TO, VIA, Pace, Provider, Rate, Source
+from relayd.mail.pacing import PROVIDER, TO, VIA, MailProvider, PaceLimits, Rate, SourceAddress
 from relayd.rules.language.model import PaceDef, ProviderDef, SourceDef
 from relayd.rules.language.words import Words
 
@@ -19,7 +19,7 @@ def read_provider(words: Words) -> ProviderDef:
     if not words.skip_word("mx"):
         raise words.missing('"mx" and the names of its exchangers, e.g. "mx .google.com"')
     exchangers = words.commas(lambda: _below(words, "an exchanger's name, e.g. .google.com"))
-    return ProviderDef(Provider(name, exchangers), place)
+    return ProviderDef(MailProvider(name, exchangers), place)
 
 
 def read_pace(words: Words) -> PaceDef:
@@ -39,7 +39,7 @@ def read_pace(words: Words) -> PaceDef:
         if limit in given:
             raise words.complain(f'"{limit}" stands here already', "expected it once")
         given[limit] = _rate(words) if limit == "rate" else _number(words, limit)
-    return PaceDef(Pace(kind, whom, **given), place)  # type: ignore[arg-type]  # by their names
+    return PaceDef(PaceLimits(kind, whom, **given), place)  # type: ignore[arg-type]  # by their names
 
 
 def read_source(words: Words) -> SourceDef:
@@ -50,7 +50,7 @@ def read_source(words: Words) -> SourceDef:
     if not words.skip_word("helo"):
         raise words.missing('"helo" and the name that the address resolves to')
     helo = words.domain(words.word("a host name, e.g. bulk.example.com").text)
-    return SourceDef(Source(name, tuple(addresses), helo), place)
+    return SourceDef(SourceAddress(name, tuple(addresses), helo), place)
 
 
 def _below(words: Words, what: str, mark: str = "") -> str:

@@ -64,7 +64,8 @@ def condition(wanted: QueueFilter) -> tuple[str, dict[str, Any]]:
         parameters["state"] = int(wanted.state)
     if wanted.destination:
         terms.append(
-            "(r.destination IN (:destination, :direct) OR instr(r.destination, :direct || ' ') = 1 OR"
+            "(r.destination IN (:destination, :direct)"
+            " OR instr(r.destination, :direct || ' ') = 1 OR"
             " instr(',' || replace(r.next_hop, ' ', '') || ',', :hop))"
         )
         parameters["destination"] = wanted.destination

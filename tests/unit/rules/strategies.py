@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from relayd.mail.address import Mailbox
 from relayd.mail.nexthop import HostPort, NextHop
-from relayd.mail.pacing import Pace, Provider, Rate, Source
+from relayd.mail.pacing import MailProvider, PaceLimits, Rate, SourceAddress
 from relayd.mail.reply import Reply
 from relayd.rules.conditions.client import FromClient
 from relayd.rules.conditions.condition import Condition
@@ -232,9 +232,9 @@ LIMITS = st.one_of(
     st.fixed_dictionaries({"rate": RATES}),
 )
 PACING = st.one_of(
-    st.builds(Provider, NAMES, some(BELOW)).map(ProviderDef),
+    st.builds(MailProvider, NAMES, some(BELOW)).map(ProviderDef),
     st.builds(
-        lambda whom, limits: PaceDef(Pace(*whom, **limits)),
+        lambda whom, limits: PaceDef(PaceLimits(*whom, **limits)),
         st.one_of(
             st.tuples(st.sampled_from(["provider", "via"]), NAMES),
             st.tuples(st.just("to"), BELOW),
@@ -242,7 +242,7 @@ PACING = st.one_of(
         LIMITS,
     ),
     st.builds(
-        Source,
+        SourceAddress,
         NAMES,
         st.sampled_from([("192.0.2.1",), ("2001:db8::1",), ("192.0.2.1", "2001:db8::1")]),
         st.sampled_from(["bulk.example.com", "mx.example"]),

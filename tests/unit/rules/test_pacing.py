@@ -24,7 +24,7 @@ pace      via isp                  rate 1000/1h
 source    bulk       192.0.2.10, 2001:db8::10  helo bulk.example.com
 route     sender @news.example     direct from bulk
 route     any                      direct, via isp                # the isp also when we are blocked, not only when all hosts are down
-"""  # noqa: E501 - as administrators have it
+"""
 
 
 class Loaded(unittest.TestCase):
@@ -75,9 +75,7 @@ class Loaded(unittest.TestCase):
         self.assertEqual(pacing.provider_of(["mta5.am0.yahoodns.net"]), "")
         self.assertEqual(pacing.provider_of(["mx.yahoo.test"]), "yahoo")
         google = pacing.pace(PROVIDER, "google")
-        self.assertEqual(
-            str(google), "pace provider google connections 5 messages 50 rate 5/1s"
-        )
+        self.assertEqual(str(google), "pace provider google connections 5 messages 50 rate 5/1s")
 
     def test_a_domain_s_pace_may_be_for_all_below_it(self) -> None:
         pacing = self.pacing("pace to @.slow.example messages 1\n")

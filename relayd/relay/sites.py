@@ -1,0 +1,478 @@
+"""Sites: what is one place to send to, however many domains have their mail there.
+
+Theory of operation. Where a domain's mail goes is known after the look-up of its exchangers, so a
+lane learns its site from its first delivery. A site is a provider where the rules know the names of
+the exchangers, else the sorted set of those. What a reply says of us holds for all lanes of the
+site. A site that nobody limits, and that has asked for nothing, is only counted; one that is
+`gated` is a share like those of `relay/scheduler.py`, which lanes wait for: for a connection, for
+the rate, or for the end of a block. `pace to` and `pace via` make sites of their own, without a
+look-up.
+
+Over several workers each has its part of a rate, and sees the connections of the others.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from weakref import WeakValueDictionary
+
+from relayd.mail.envelope import is_direct
+from relayd.mail.log import MailLog
+from relayd.mail.nexthop import NextHop
+from relayd.mail.outcome import Outcome
+from relayd.mail.pacing import PROVIDER, TO, VIA, PaceLimits, Pacing
+from relayd.mail.reply import Reply
+from relayd.relay.learntrate import LearntRate
+from relayd.relay.limits import RelayLimits
+from relayd.relay.scheduler import Share
+from relayd.relay.survey import Endpoint, UnresolvedError
+from relayd.shared.counters import SharedCounters
+from relayd.spool.queue import Lane
+
+BLOCK = 24 * 3600.0  # seconds for which mail takes the next way
+PROBE = 3600.0  # seconds from one question whether a block is gone to the next
+LOCATED = 3600.0  # seconds for which it is known where a domain's mail goes
+_LATELY = 60.0  # seconds
+_WIDER = 60.0  # seconds without "too many connections" after which one more is tried
+_AGAIN = 0.5  # seconds until it is looked again whether another worker has left a connection
+_WIDEST = 20  # connections; who takes that many does not count them
+_OFTEN = 5.0  # seconds: longer nobody waits without a look at how things are
+_EXCUSES = 3  # attempts of one message that count for nothing; then it is the message
+_MOST_EXCUSED = 1000  # messages to remember
+_UNLIMITED = 1 << 30
+_FILE = "paces"
+_MOST_KEPT = 1000  # sites whose pace outlives a restart
+_SAVE = 30.0  # seconds between two looks whether there is something to keep
+
+Resolve = Callable[[str], Awaitable[Sequence[Endpoint]]]
+
+
+class SendingSite(Share):
+    """One place to send to. Times are seconds since the epoch."""
+
+    __slots__ = (
+        *("__weakref__", "_counters", "_excuses", "_in_flight", "_key", "_limited_at", "_now"),
+        "_waiting",
+        *("blocked_until", "connections", "exchangers", "gated", "learnt", "limit", "messages"),
+        *("name", "probe_at", "proved_at", "provider", "refused", "taken", "trouble"),
+    )
+    paced = True
+
+    def __init__(
+        self,
+        name: str,
+        rate: LearntRate,
+        now: Callable[[], float],
+        *,
+        provider: str = "",
+        exchangers: Iterable[str] = (),
+        counters: SharedCounters | None = None,
+    ) -> None:
+        self._now = now
+        self._counters = counters
+        self._key = f"site {name}"
+        self._in_flight = 0
+        self._excuses: dict[int, int] | None = None
+        self._waiting: deque[Lane] | None = None  # most never have any, and there are many sites
+        super().__init__()
+        self.name = name
+        self.provider = provider
+        self.exchangers = frozenset(exchangers)
+        self.learnt = rate
+        self.connections = 0  # at a time, as configured; 0: nothing is said of it
+        self.limit = 0  # ... as it has asked for
+        self._limited_at = 0.0
+        self.messages = 0  # on one connection, as configured
+        self.blocked_until = 0.0
+        self.probe_at = 0.0  # when the next one may ask whether that is over
+        self.proved_at = 0.0  # when it last took a message
+        self.trouble: Outcome | None = None  # why it is slowed or blocked
+        self.taken = self.refused = 0  # messages, since the start
+        self.gated = False
+
+    # as a share
+
+    @property
+    def in_flight(self) -> int:
+        """Deliveries of this process that are under way there."""
+        return self._in_flight
+
+    @in_flight.setter
+    def in_flight(self, count: int) -> None:
+        if self._counters is not None and count != self._in_flight:
+            self._counters.add(self._key, count - self._in_flight)
+        self._in_flight = count
+
+    @property
+    def waiting(self) -> deque[Lane]:
+        """Who waits for it."""
+        if self._waiting is None:
+            self._waiting = deque()
+        return self._waiting
+
+    @waiting.setter
+    def waiting(self, lanes: deque[Lane]) -> None:
+        self._waiting = lanes or None
+
+    def most(self, limits: RelayLimits) -> int:
+        """How many may be under way by now."""
+        if self.opens_at(self._now()) > self._now():
+            return 0
+        most = self.limit or _UNLIMITED
+        if self.connections:
+            elsewhere = 0 if self._counters is None else self._counters.get(self._key)
+            most = min(most, max(self.connections - elsewhere, 0))
+        return most
+
+    def wait(self) -> float:
+        """Seconds until it is worth while to look again."""
+        return min(max(self.opens_at(self._now()) - self._now(), 0.0) or _AGAIN, _OFTEN)
+
+    def opens_at(self, now: float) -> float:
+        """When the next one may start."""
+        at = self.learnt.opens_at(now)
+        if self.blocked_until and self.probe_at - now <= PROBE:
+            at = max(at, self.probe_at)
+        return at
+
+    def started(self, now: float) -> None:
+        """One has."""
+        self.learnt.started(now)
+        if self.blocked_until:
+            self.probe_at = now + PROBE
+
+    # what it says
+
+    @property
+    def blocks(self) -> bool:
+        """Nothing of ours is taken, as far as is known."""
+        return self.blocked_until > 0.0
+
+    def reopened(self) -> None:
+        """The operator wants it tried now."""
+        self.probe_at = 0.0
+        self.learnt.reopened()
+
+    def excuses(self, message: int) -> bool:
+        """Whether this attempt counts for nothing: not if it is always the same message."""
+        excuses = self._excuses = self._excuses or {}
+        if len(excuses) >= _MOST_EXCUSED and message not in excuses:
+            excuses.clear()
+        excuses[message] = excuses.get(message, 0) + 1
+        return excuses[message] <= _EXCUSES
+
+    def probe_due(self, now: float) -> bool:
+        """It is time to ask whether a block is gone."""
+        return not 0.0 < self.probe_at - now <= PROBE
+
+    def serves_lately(self, now: float) -> bool:
+        """It took something a moment ago, or is known to take so much and no more."""
+        return self.learnt.rate > 0 or 0.0 <= now - self.proved_at < _LATELY
+
+    def took(self, now: float) -> None:
+        """It took a message."""
+        self.taken += 1
+        self.proved_at = now
+        self.learnt.took(now)
+        if self.gated:
+            if self.limit and now - self._limited_at >= _WIDER:
+                self._limited_at = now
+                self.limit = self.limit + 1 if self.limit < (self.connections or _WIDEST) else 0
+            self.weigh()
+
+    def slower(self, now: float, began: float, trouble: Outcome, pause: float = 0.0) -> bool:
+        """It wants less in the same time; whether that was news."""
+        self.refused += 1
+        self.trouble = trouble
+        news = self.learnt.slower(now, began, pause)
+        self.weigh()
+        return news
+
+    def fewer(self, now: float, trouble: Outcome) -> None:
+        """It wants fewer at a time: those that it serves beside this one."""
+        self.refused += 1
+        self.trouble = trouble
+        self._limited_at = now
+        self.limit = max(min(self.in_flight, self.limit or _UNLIMITED), 1)
+        self.weigh()
+
+    def block(self, now: float, trouble: Outcome) -> bool:
+        """It takes nothing from us; whether that was news."""
+        news = not self.blocked_until
+        self.refused += 1
+        self.trouble = trouble
+        self.blocked_until, self.probe_at = now + BLOCK, now + PROBE
+        self.weigh()
+        return news
+
+    def unblock(self) -> None:
+        """It takes our mail again."""
+        self.blocked_until = self.probe_at = 0.0
+        self.weigh()
+
+    def pace_as(self, pace: PaceLimits | None, workers: int) -> None:
+        """As configured, of which a rate is for all workers together."""
+        self.connections = pace.connections if pace is not None else 0
+        self.messages = pace.messages if pace is not None else 0
+        rate = pace.rate if pace is not None else None
+        self.learnt.pinned = 0.0 if rate is None else 1 / rate.interval / workers
+        self.weigh()
+
+    def weigh(self) -> None:
+        """Whether lanes have to ask it at all."""
+        self.gated = bool(
+            self.connections or self.limit or self.blocked_until or self.learnt.active
+        )
+        if not self.gated:
+            self.trouble = None
+
+    # across a restart
+
+    def kept(self) -> dict[str, Any]:
+        """What it has learnt."""
+        return {
+            "limit": self.limit,
+            "blocked_until": self.blocked_until,
+            "probe_at": self.probe_at,
+            "said": "" if self.trouble is None else str(self.trouble.reply),
+            **self.learnt.kept(),
+        }
+
+
+class Sites:
+    """Knows the sites of one queue's lanes."""
+
+    def __init__(
+        self,
+        resolve: Resolve,
+        log: MailLog,
+        now: Callable[[], float],
+        random: Callable[[], float],
+        *,
+        counters: SharedCounters | None = None,
+        workers: int = 1,
+        folder: Path | None = None,
+    ) -> None:
+        """`folder`: where what is learnt outlives a restart; None: nowhere."""
+        self._resolve = resolve
+        self._log = log
+        self._now = now
+        self._random = random
+        self._counters = counters
+        self._workers = workers
+        self._path = folder / _FILE if folder is not None else None
+        self._pacing = Pacing()
+        self._sites: WeakValueDictionary[str, SendingSite] = WeakValueDictionary()
+        self._gated: dict[str, SendingSite] = {}  # kept, whether there is mail or not
+        self._learnt: dict[str, dict[str, Any]] = {}  # before the restart, until it is asked for
+        self._saved = ""
+
+    def apply(self, pacing: Pacing) -> bool:
+        """New rules; whether lanes have to find their sites anew."""
+        if pacing == self._pacing:
+            return False
+        self._pacing = pacing
+        for site in list(self._sites.values()):
+            site.pace_as(self._pace_of(site.name, site.provider), self._workers)
+        return True
+
+    def _pace_of(self, name: str, provider: str) -> PaceLimits | None:
+        kind, _, whom = name.partition(" ")
+        if provider:
+            return self._pacing.pace(PROVIDER, provider)
+        return self._pacing.pace(kind, whom) if kind in (TO, VIA) else None
+
+    # where a lane's mail goes
+
+    def gates_of(
+        self, destination: str
+    ) -> tuple[tuple[SendingSite, ...], tuple[SendingSite, ...] | None]:
+        """What is known of a queue by its name: its sites, and those of the way around them."""
+        if not is_direct(destination):
+            return self._hops(destination.split(",")), None
+        _, via, names = destination.partition(" via ")
+        return (), self._hops(names.split(",")) if via else None
+
+    def _hops(self, names: Iterable[str]) -> tuple[SendingSite, ...]:
+        found = (name.strip() for name in names)
+        return tuple(
+            self._site(f"{VIA} {name}")
+            for name in found
+            if any(each.kind == VIA and each.whom == name for each in self._pacing.paces)
+        )
+
+    async def locate(self, domain: str) -> tuple[SendingSite, ...]:
+        """The sites of what goes direct to a domain; none: that cannot be said."""
+        try:
+            endpoints = await self._resolve(domain)
+        except UnresolvedError:
+            return ()
+        names = sorted({endpoint.host.lower() for endpoint in endpoints})
+        provider = self._pacing.provider_of(names)
+        found = (self._site(provider or " ".join(names), provider, names),)
+        if self._pacing.pace(TO, domain) is not None:
+            return *found, self._site(f"{TO} {domain}")
+        return found
+
+    def _site(self, name: str, provider: str = "", exchangers: Iterable[str] = ()) -> SendingSite:
+        site = self._sites.get(name)
+        if site is None:
+            site = self._sites[name] = SendingSite(
+                name,
+                LearntRate(self._random),
+                self._now,
+                provider=provider,
+                exchangers=exchangers,
+                counters=self._counters,
+            )
+            self._restore(site)
+            site.pace_as(self._pace_of(name, provider), self._workers)
+        elif provider and not site.exchangers.issuperset(exchangers):
+            site.exchangers |= frozenset(exchangers)
+        if site.gated:
+            self.keep(site)
+        return site
+
+    def keep(self, site: SendingSite) -> None:
+        """It has something to remember."""
+        self._gated[site.name] = site
+
+    # what couriers tell, and ask
+
+    def blocked(self, provider: str, outcome: Outcome) -> None:
+        """A host of this provider says that it takes nothing from us."""
+        site = self._sites.get(provider)
+        if site is None:
+            return
+        self.keep(site)
+        if site.block(self._now(), outcome):
+            self._log.notice("provider blocks us", provider=provider, reply=str(outcome.reply))
+
+    def terms(self, target: NextHop | str, endpoint: Endpoint) -> tuple[str, int]:
+        """Whose host this is (empty: nobody's with a name), and the most for one connection."""
+        if isinstance(target, NextHop):
+            pace = self._pacing.pace(VIA, target.name) if self._pacing.paces else None
+            return "", 0 if pace is None else pace.messages
+        provider = self._pacing.provider_of((endpoint.host.lower(),))
+        messages = 0
+        for pace in (
+            self._pacing.pace(PROVIDER, provider) if provider else None,
+            self._pacing.pace(TO, target),
+        ):
+            if pace is not None and pace.messages:
+                messages = min(messages or pace.messages, pace.messages)
+        return provider, messages
+
+    # what operators ask
+
+    def gated(self) -> Iterator[SendingSite]:
+        """Those that have a pace, are blocked, or were."""
+        for site in list(self._gated.values()):
+            if site.gated:
+                yield site
+            else:
+                del self._gated[site.name]
+
+    # across a restart
+
+    def load(self) -> None:
+        """What was learnt before the restart; nothing, if it cannot be read."""
+        if self._path is None:
+            return
+        try:
+            found = json.loads(self._path.read_text())
+            learnt = {str(name): dict(kept) for name, kept in found.items()}
+        except FileNotFoundError:
+            return
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            self._log.trouble("paces not read", file=str(self._path), why=str(error))
+            return
+        self._learnt = learnt
+
+    def _restore(self, site: SendingSite) -> None:
+        kept = self._learnt.pop(site.name, None)
+        if kept is None:
+            return
+        now = self._now()
+        numbers = {
+            name: float(value)
+            for name, value in kept.items()
+            if isinstance(value, (int, float)) and value == value  # no NaN
+        }
+        site.learnt.restore(numbers, now)
+        site.limit = max(int(min(numbers.get("limit", 0), 1e6)), 0)
+        until = numbers.get("blocked_until", 0.0)
+        if now < until <= now + BLOCK:
+            site.blocked_until = until
+            site.probe_at = min(numbers.get("probe_at", 0.0), now + PROBE)
+        site.trouble = _said(kept.get("said"))
+        site.weigh()
+
+    def save(self) -> None:
+        """Keep what is learnt."""
+        if self._path is None:
+            return
+        kept = dict(self._learnt)
+        kept |= {
+            site.name: site.kept()
+            for site in self.gated()
+            if site.learnt.rate or site.learnt.resume_at or site.limit or site.blocked_until
+        }
+        text = json.dumps(dict(list(kept.items())[-_MOST_KEPT:]), indent=1)
+        if text == self._saved or (not kept and not self._saved and not self._path.exists()):
+            return
+        part = self._path.with_suffix(".new")
+        try:
+            part.write_text(text)
+            os.replace(part, self._path)  # noqa: PTH105
+        except OSError as error:
+            self._log.trouble("paces not kept", file=str(self._path), why=str(error))
+        else:
+            self._saved = text
+
+    @property
+    def period(self) -> float:
+        """Seconds between two calls of `save`."""
+        return _SAVE
+
+
+def _said(text: object) -> Outcome | None:
+    try:
+        return Outcome(Reply.parse(str(text)))
+    except ValueError:
+        return None
+
+
+def located(lane: Lane, now: float) -> bool:
+    """Whether it is known where a lane's mail goes; of a named next hop it always is."""
+    return not lane.direct or 0.0 <= now - lane.located_at < LOCATED
+
+
+def goes_around(gates: Sequence[SendingSite], shares: Sequence[Share]) -> bool:
+    """Whether a delivery that was let go with these shares takes the other way."""
+    return any(gate.blocks and gate not in shares for gate in gates)
+
+
+def document(site: SendingSite, now: float) -> Mapping[str, object]:
+    """One site for the operator."""
+    rate = site.learnt.in_force
+    opens_at = site.opens_at(now)
+    return {
+        "site": site.name,
+        "provider": site.provider,
+        "rate": round(60 * rate, 3),  # messages a minute
+        "pinned": bool(site.learnt.pinned),
+        "connections": site.limit or site.connections,
+        "messages": site.messages,
+        "in_flight": site.in_flight,
+        "taken": site.taken,
+        "refused": site.refused,
+        "resume_at": opens_at if opens_at > now + 1 else 0.0,
+        "blocked_until": site.blocked_until,
+        "trouble": "" if site.trouble is None else str(site.trouble.reply),
+    }
