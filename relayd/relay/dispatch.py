@@ -289,7 +289,8 @@ class Dispatcher:
             self._queue.put_back(lane, delivery)
         self._scheduler.line_up(lane)
         self._scheduler.pump()
-        self._fall_quiet()
+        if not self._busy and self._quiet is not None:
+            self._fall_quiet(self._quiet)
 
     # one delivery
 
@@ -456,11 +457,12 @@ class Dispatcher:
         if lane.more:
             self._scheduler.line_up(lane)
             self._scheduler.pump()
-        self._fall_quiet()
+        if not self._busy and self._quiet is not None:
+            self._fall_quiet(self._quiet)
 
-    def _fall_quiet(self) -> None:
-        if not self._busy and self._quiet is not None and not self._quiet.called:
-            self._quiet.callback(None)
+    def _fall_quiet(self, quiet: Deferred[None]) -> None:
+        if not quiet.called:
+            quiet.callback(None)
 
 
 def _as_hoped(settlements: Sequence[Settlement]) -> bool:

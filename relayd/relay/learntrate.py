@@ -20,6 +20,7 @@ _WINDOW = 10.0  # seconds of which it is known what was taken
 LONGEST_PAUSE = 300.0  # seconds
 _HOLD = 600.0  # seconds
 _LONGEST_HOLD = 24 * 3600.0
+_LATE = 0.5  # seconds
 _JITTER = 0.05  # a distance is that part shorter or longer
 _PLENTY = 100.0  # messages a second: who takes that for as long as _HOLD has no limit
 
@@ -74,7 +75,8 @@ class LearntRate:
         if not self.pinned:
             distance *= 1 + _JITTER * (2 * self._random() - 1)
         # what woke up a little late is made good, so that the rate is reached
-        self._next = max(self._next, now - min(distance, 1.0)) + distance
+        late = now - self._next
+        self._next = (self._next if 0.0 <= late < _LATE else now) + distance
 
     def took(self, now: float) -> None:
         """A message was taken."""
@@ -96,7 +98,7 @@ class LearntRate:
         """
         if pause:
             self.resume_at = max(self.resume_at, now + pause)
-        if began < self._refused_at:
+        if began <= self._refused_at:
             return False
         if self._taken or not self._refused_at:
             self._pause = INTERVAL

@@ -175,12 +175,14 @@ class Scheduler:
             shares = self._domains_down, self._domains
         else:
             shares = (self._domains,) if lane.proved_at else (self._domains_new, self._domains)
-        for gate in lane.gates:
-            if gate.gated:
-                if gate.blocks and lane.around is not None and not gate.probe_due(self._now()):
-                    return (*shares, *(each for each in lane.around if each.gated))
-                shares = (*shares, gate)
-        return shares
+        gates = lane.gates
+        if not gates:
+            return shares
+        if lane.around is not None:
+            for gate in gates:
+                if gate.blocks and not gate.probe_due(self._now()):
+                    return (*shares, *lane.around)
+        return (*shares, *gates)
 
     def _free(self, share: Share) -> bool:
         return share.in_flight < share.most(self.limits)
@@ -188,7 +190,7 @@ class Scheduler:
     def _crowded(self, shares: Shares) -> bool:
         """Half is taken: from here on those who have proved nothing have one slot each."""
         return 2 * self.in_flight >= self.limits.deliveries or any(
-            2 * share.in_flight >= share.most(self.limits) for share in shares
+            2 * share.in_flight >= share.most(self.limits) for share in shares if not share.paced
         )
 
     # the lines

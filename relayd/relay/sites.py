@@ -121,6 +121,8 @@ class SendingSite(Share):
 
     def most(self, limits: RelayLimits) -> int:
         """How many may be under way by now."""
+        if not self.gated:
+            return _UNLIMITED
         if self.opens_at(self._now()) > self._now():
             return 0
         most = self.limit or _UNLIMITED
@@ -142,7 +144,8 @@ class SendingSite(Share):
 
     def started(self, now: float) -> None:
         """One has."""
-        self.learnt.started(now)
+        if self.gated:
+            self.learnt.started(now)
         if self.blocked_until:
             self.probe_at = now + PROBE
 
