@@ -76,6 +76,16 @@ def parser(run: Mapping[str, Run]) -> argparse.ArgumentParser:
     telling = command("tls-report", "what domains are told of TLS (RFC 8460)")
     tlsreport.add_options(telling)
     command("restart", "replace one worker after the other, refusing nobody")
+    command("pace", "how fast mail goes where it does not go as it comes, and why")
+    suspending = command("suspend", "tell some of the mail to wait, what comes later as well")
+    _add_whom(suspending)
+    suspending.add_argument("--for", dest="seconds", type=span, required=True, metavar="TIME",
+                            help="such as 30m, 2h, 5d")  # fmt: skip
+    suspending.add_argument("--reason", default="", metavar="TEXT", help="for all who ask")
+    resuming = command("resume", "let what was suspended go on")
+    _add_whom(resuming)
+    resuming.add_argument("--all", action="store_true", help="all that is suspended")
+    command("suspended", "what is suspended, for how long, and why")
     return top
 
 
@@ -87,6 +97,14 @@ def _everywhere() -> argparse.ArgumentParser:
     add("--socket", type=Path, metavar="PATH", help="relayd's control socket")
     add("--json", action="store_true", help="print JSON")
     return options
+
+
+def _add_whom(to: argparse.ArgumentParser) -> None:
+    add = to.add_argument
+    add("--destination", default="", metavar="NAME", help="a next hop's name, or a domain")
+    add("--provider", default="", metavar="NAME", help="as a `provider` statement has it")
+    add("--sender", default="", metavar="MAILBOX", help="or @DOMAIN, or <>")
+    add("--login", default="", metavar="NAME", help="who has logged in as NAME")
 
 
 def _add_user(to: argparse.ArgumentParser) -> None:

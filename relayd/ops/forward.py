@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,15 @@ from relayd.mail.content import CHUNK
 from relayd.mail.ident import shard_of
 from relayd.mail.log import MailLog
 from relayd.ops.commands import MAX_DESTINATIONS, Complaint, Explain, Oauth, Stream, explained
-from relayd.ops.documents import Document, Request, RequestError, ident_of, number_of, text_of
+from relayd.ops.documents import (
+    Document,
+    Request,
+    RequestError,
+    ident_of,
+    number_of,
+    paces,
+    text_of,
+)
 from relayd.reactor.workerpipe import Reactor
 
 RELOAD_TIME = 60.0  # seconds for a worker to read the configuration; hundred thousands take one
@@ -108,7 +117,9 @@ class ForwardedCommands:
         log: MailLog,
         oauth: Oauth | None = None,
         said: Callable[[], Document] = dict,
+        clock: Callable[[], float] = time.time,
     ) -> None:
+        self._clock = clock
         self._reactor = reactor
         self._workers = workers
         self._about = about
@@ -147,6 +158,16 @@ class ForwardedCommands:
             if complaint:
                 raise RequestError(f"no worker was stopped: {complaint}")
             await stream.send({"answer": {}})
+        elif name == "pace":
+            answers = await self._answers(request)
+            sites = paces([site for answer in answers for site in answer["sites"]])
+            await stream.send({"answer": {"sites": sites}})
+        elif name in ("suspend", "resume", "suspended"):
+            # until the same moment in all of them
+            seconds = number_of(request, "seconds")
+            until = {"until": self._clock() + seconds} if seconds else {}
+            answers = await self._answers({**request, **until, "by": who})
+            await stream.send({"answer": answers[0]})
         elif name in ("retry", "hold", "release", "remove"):
             await self._change({**request, "by": who}, stream)
         elif name == "oauth" and self._oauth is not None:
@@ -231,17 +252,22 @@ class ForwardedCommands:
                     continue
                 document = _parsed(line)
                 if told and "columns" in document:
-                    document = {"lanes": document["lanes"]}  # its own, for its rows
+                    # its own, for its rows
+                    document = {name: document[name] for name in ("lanes", "behind")}
                 told = True
                 await stream.send(document)
 
     async def _status(self, request: Request, stream: Stream) -> None:
-        answers = [
+        answers = await self._answers(request)
+        await stream.send({"answer": {**_summed(answers), **self._about()}})
+
+    async def _answers(self, request: Request) -> list[Document]:
+        """Of all workers."""
+        return [
             document["answer"]
             for path in self._workers()
             async for document in self._documents(path, request)
         ]
-        await stream.send({"answer": {**_summed(answers), **self._about()}})
 
     async def _one(self, request: Request, stream: Stream) -> None:
         """About one message: ask the worker that holds its shard, then the others."""
@@ -309,10 +335,11 @@ def _summed(answers: Sequence[Document]) -> Document:
         "shards": shards,
         "destinations": order[:MAX_DESTINATIONS],
         "more_destinations": more + max(len(order) - MAX_DESTINATIONS, 0),
+        "sites": paces([site for answer in answers for site in answer["sites"]]),
     }
 
 
-_WORSE = "waiting open slowed refusing probing down"
+_WORSE = "waiting open slowed refusing blocked probing down suspended"
 
 
 def _join(known: Document, lane: Document) -> None:

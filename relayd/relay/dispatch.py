@@ -9,7 +9,7 @@ import enum
 import random as default_random
 import time
 import traceback
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -29,7 +29,8 @@ from relayd.relay.lost import LostReports
 from relayd.relay.retrypolicy import RetryPolicy, judge, unreported
 from relayd.relay.scheduler import Scheduler, Shares
 from relayd.relay.settling import QueueStore, Settling
-from relayd.relay.sites import Sites, goes_around, located
+from relayd.relay.sites import Sites, goes_around, located, site_document
+from relayd.relay.suspensions import Suspension, Suspensions
 from relayd.relay.sweep import Sweep
 from relayd.report.bounce import Report, owed
 from relayd.report.smaller import Smaller, is_report
@@ -69,10 +70,14 @@ class Dispatcher:
         retry_policy: RetryPolicy | None = None,
         limits: RelayLimits | None = None,
         sites: Sites | None = None,
+        suspensions: Suspensions | None = None,
         now: Callable[[], float] = time.time,
         random: Callable[[], float] = default_random.random,
     ) -> None:
         self._sites = sites
+        self._suspensions = suspensions
+        if suspensions is not None:
+            suspensions.told.append(self._suspend)
         self._clock = clock
         self._shelf = shelf
         self._courier = courier
@@ -244,6 +249,12 @@ class Dispatcher:
         """Snapshots of all lanes, for the operator."""
         return self._queue.views()
 
+    def sites(self) -> Iterator[Mapping[str, object]]:
+        """Those that have a pace, or are blocked, for the operator."""
+        if self._sites is not None:
+            for site in self._sites.gated():
+                yield site_document(site, self._now())
+
     @property
     def in_flight(self) -> int:
         """Deliveries with a courier now."""
@@ -265,6 +276,28 @@ class Dispatcher:
         """A lane is new: what is known of it by its name."""
         if self._sites is not None:
             lane.gates, lane.around = self._sites.gates_of(lane.destination)
+        self._held_up(lane)
+
+    def _held_up(self, lane: Lane) -> bool:
+        """Whether the operator wants the lane to wait; it does from now on, or goes on."""
+        if self._suspensions is None:
+            return False
+        site = lane.gates[0] if lane.gates else None
+        found = self._suspensions.of_lane(lane.destination, site)
+        lane.suspended = None if found is None else found.outcome
+        lane.suspended_until = 0.0 if found is None else found.until
+        return found is not None
+
+    def _suspend(self) -> None:
+        """The operator has changed what is to wait."""
+        for lane in list(self._queue.lanes.values()):
+            before = lane.suspended is not None
+            if self._held_up(lane):
+                self._queue.unload(lane)
+            elif before:
+                lane.more = True
+            self._scheduler.line_up(lane)
+        self._scheduler.pump()
 
     def pace(self, pacing: Pacing) -> None:
         """New rules of how fast mail goes out: lanes find their sites anew."""
@@ -292,6 +325,30 @@ class Dispatcher:
         if not self._busy and self._quiet is not None:
             self._fall_quiet(self._quiet)
 
+    async def _put_off(
+        self,
+        lane: Lane,
+        delivery: Delivery,
+        shares: Shares,
+        waits: Sequence[Suspension | None],
+    ) -> None:
+        """The operator wants some of its recipients to wait; the others come again without them."""
+        message, now = delivery.message, self._now()
+        settlements = [
+            judge(
+                *(message, record, found.outcome, self._retry_policy),
+                now=now,
+                retry_at=min(found.until, now + self._retry_policy.farthest),
+                excused=True,
+            )
+            for record, found in zip(delivery.records, waits, strict=True)
+            if found is not None and id(delivery) not in self._disowned
+        ]
+        lane.more = True
+        self._scheduler.landed(lane, shares)
+        self._log.attempted(message, settlements, 0.0)
+        self._done(lane, delivery, await self._settle(message, settlements))
+
     # one delivery
 
     async def _carry(self, lane: Lane, delivery: Delivery, shares: Shares) -> None:
@@ -300,11 +357,17 @@ class Dispatcher:
         count = len(delivery.records)
         if lane.direct and self._sites is not None and not located(lane, began):
             await self._located(lane, self._sites)
-            joined = self._scheduler.join(lane, shares)
+            held_up = self._held_up(lane)
+            joined = None if held_up else self._scheduler.join(lane, shares)
             if joined is None:
                 self._put_back(lane, delivery, shares)
                 return
             shares = joined
+        if self._suspensions is not None and self._suspensions.of_messages:
+            waits = [self._suspensions.of_record(delivery, record) for record in delivery.records]
+            if any(waits):
+                await self._put_off(lane, delivery, shares, waits)
+                return
         hop = self._route(delivery.records[0].recipient)
         if lane.around is not None and isinstance(hop, Hop) and goes_around(lane.gates, shares):
             hop = hop.around

@@ -111,7 +111,7 @@ class Lessons:
         if lane.standing is not Standing.OPEN and epoch == lane.epoch:
             self._open(lane)
         if meaning is Meaning.BLOCKED:
-            return max(site.probe_at, now + _MOMENT), True
+            return self._at(site.probe_at, now), True
         if meaning is not Meaning.SLOWER and site.in_flight:
             site.fewer(now, trouble)
         elif site.slower(now, began, trouble, trouble.pause):
@@ -125,7 +125,11 @@ class Lessons:
             self._sites.keep(site)
         if not site.excuses(delivery.message.ident):
             return _NONE  # others are taken: it is this message
-        return max(site.opens_at(now), now + _MOMENT), True
+        return self._at(site.opens_at(now), now), True
+
+    def _at(self, when: float, now: float) -> float:
+        """As its site opens; the mail may be due before, for it waits there."""
+        return min(max(when, now + _MOMENT), now + self.retry_policy.farthest)
 
     def _site_took(self, lane: Lane, now: float) -> None:
         for gate in lane.gates:

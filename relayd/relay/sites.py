@@ -461,7 +461,7 @@ def goes_around(gates: Sequence[SendingSite], shares: Sequence[Share]) -> bool:
     return any(gate.blocks and gate not in shares for gate in gates)
 
 
-def document(site: SendingSite, now: float) -> Mapping[str, object]:
+def site_document(site: SendingSite, now: float) -> Mapping[str, object]:
     """One site for the operator."""
     rate = site.learnt.in_force
     opens_at = site.opens_at(now)

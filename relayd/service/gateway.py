@@ -48,6 +48,7 @@ from relayd.relay.route import route
 from relayd.relay.selfdetection import SelfDetection
 from relayd.relay.sites import Sites
 from relayd.relay.smtpout import Courier
+from relayd.relay.suspensions import Suspensions
 from relayd.relay.tokenkeeper import PATIENCE, Keeper
 from relayd.relay.tokens import Tokens
 from relayd.rules.tables.table import Table
@@ -219,6 +220,7 @@ class Gateway(Service):
         self._logins = Logins(
             lambda: configuration.settings.secrets, log, in_thread(reactor), self._tokens
         )
+        self.suspensions = Suspensions(settings.spool, log, time.time)
         # at rest
         bridge = ReactorBridge(reactor)
         self.shards = tuple(self._shard(number, bridge) for number in shards)
@@ -302,6 +304,7 @@ class Gateway(Service):
             lambda report: report_for(report, spool, self._configuration.settings),
             self._log,
             sites=sites,
+            suspensions=self.suspensions,
         )
         return Shard(number, spool, dispatcher)
 
@@ -430,6 +433,7 @@ class Gateway(Service):
                 shard.spool.close()
             raise
         super().startService()  # type: ignore[no-untyped-call]  # Twisted's own
+        self.suspensions.load()
         for shard in self.shards:
             shard.dispatcher.start()
         self._certificates.start()
@@ -490,6 +494,7 @@ class Gateway(Service):
                     "sessions": self._service.admission.in_all if shard is self.shards[0] else 0,
                     **(self._pickup.figures() if shard.number == 0 else {}),
                 },
+                shard.dispatcher.sites,
             )
             for shard in self.shards
         )

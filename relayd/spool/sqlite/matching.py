@@ -28,6 +28,8 @@ def matches(wanted: QueueFilter, message: Message, record: Record) -> bool:
             _match(wanted.recipient, raw(recipient.mailbox))
             or _match(wanted.recipient, raw(recipient.original))
         )
+        and (record.last is not None or not wanted.reply)
+        and (record.last is None or str(record.last.reply).startswith(wanted.reply))
         and (not wanted.received_before or message.received_at < wanted.received_before)
     )
 

@@ -80,6 +80,9 @@ def condition(wanted: QueueFilter) -> tuple[str, dict[str, Any]]:
         both = (_match(column, "recipient", wanted.recipient) for column in _RECIPIENT_COLUMNS)
         terms.append(f"({' OR '.join(both)})")
         parameters["recipient"] = fold(wanted.recipient)
+    if wanted.reply:
+        terms.append("instr(ifnull(r.reply, ''), :reply) = 1")
+        parameters["reply"] = wanted.reply
     if wanted.received_before:
         terms.append("m.received < :received_before")
         parameters["received_before"] = wanted.received_before

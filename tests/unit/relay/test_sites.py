@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-import unittest
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from twisted.internet.defer import Deferred
+
+from relayd.mail.delivery import Delivery
 from relayd.mail.envelope import Recipient
 from relayd.mail.nexthop import HostPort, NextHop
 from relayd.mail.outcome import Meaning, Outcome, postponed
@@ -56,7 +58,7 @@ class Far(World):
         self.apply(rules)
         deliver = self.courier.deliver
 
-        def noted(delivery, hop):  # type: ignore[no-untyped-def]
+        def noted(delivery: Delivery, hop: Hop) -> Deferred[tuple[Outcome, ...]]:
             self.hops.append(hop)
             return deliver(delivery, hop)
 
@@ -311,9 +313,7 @@ class Blocks(TestCase):
         world.wait(3700)
         world.courier.reply = lambda record: SAID
         world.mail("1.big", "direct,isp")
-        self.assertEqual(
-            world.log.notices, ["provider blocks us", "provider takes our mail again"]
-        )
+        self.assertEqual(world.log.notices, ["provider blocks us", "provider takes our mail again"])
         world.mail("2.big", "direct,isp")
         self.assertEqual(world.hops[-1].targets, ("2.big", ISP))
         world.courier.reply = None
