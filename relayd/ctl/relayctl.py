@@ -103,7 +103,8 @@ def _json_rows(documents: Iterator[dict[str, Any]]) -> Iterator[str]:
                 if not recipient["state"] and recipient["destination"] in lanes:
                     due = max(recipient["next_attempt"], lanes[recipient["destination"]])
                     recipient["next_attempt"] = due
-                    recipient["reply"] = behind.get(recipient["destination"], recipient["reply"])
+                if not recipient["state"] and recipient["destination"] in behind:
+                    recipient["reply"] = behind[recipient["destination"]]
                 recipient["state"] = text.STATES[recipient["state"]]
             message["recipients"] = recipients
             lines.append(encode({"id": ident_text(message.pop("ident")), **message}) + "\n")

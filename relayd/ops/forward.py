@@ -253,7 +253,9 @@ class ForwardedCommands:
                 document = _parsed(line)
                 if told and "columns" in document:
                     # its own, for its rows
-                    document = {name: document[name] for name in ("lanes", "behind")}
+                    document = {
+                        name: document[name] for name in ("lanes", "behind") if name in document
+                    }
                 told = True
                 await stream.send(document)
 
