@@ -20,7 +20,7 @@ from relayd.reactor.coroutine import Awaited, promise
 from relayd.reactor.wire import Wire
 from relayd.relay.limits import NextHopDeadlines
 from relayd.relay.logins import Conversation, Login, LoginEvent
-from relayd.relay.survey import Endpoint
+from relayd.relay.survey import ON_ANY, Endpoint, Terms
 from relayd.relay.trouble import (
     SessionError,
     lacks_address,
@@ -144,6 +144,7 @@ class Connection(Protocol):
         lmtp: bool = False,
         security: Security | None = None,
         login: Login | None = None,
+        terms: Terms = ON_ANY,
     ) -> None:
         self.endpoint = endpoint
         self.target = target  # what led there
@@ -154,8 +155,7 @@ class Connection(Protocol):
         self.tls = ""
         self.waived = False  # one message's sender was content with less TLS than is usual here
         self.serves_us = False  # the next hop has lately taken mail from us
-        self.provider = ""  # whose host it is; empty: nobody's with a name
-        self.most = 0  # transactions that are wanted on it; 0: nothing is said of it
+        self.terms = terms
         self.local = ""  # our own address
         self.born = watch.seconds()
         self.deadline = self.born + deadlines.greeting
@@ -418,7 +418,7 @@ class Connection(Protocol):
             # it has welcomed us in the clear: under TLS it cannot, unless it is only too busy
             if event.reply.code != 421:
                 security.broken(why)
-        provider = self.provider if isinstance(self.target, str) else None
+        provider = self.terms.provider if isinstance(self.target, str) else None
         return unwelcome(endpoint, event, spoken=spoken, provider=provider)
 
     def _ready(self, event: Ready, tell: list[Callable[[], None]]) -> None:

@@ -30,6 +30,7 @@ from relayd.relay.retrypolicy import RetryPolicy, judge, unreported
 from relayd.relay.scheduler import Scheduler, Shares
 from relayd.relay.settling import QueueStore, Settling
 from relayd.relay.sites import Sites, goes_around, located, site_document
+from relayd.relay.survey import UnresolvedError
 from relayd.relay.suspensions import Suspension, Suspensions
 from relayd.relay.sweep import Sweep
 from relayd.report.bounce import Report, owed
@@ -306,9 +307,14 @@ class Dispatcher:
                 lane.located_at = 0.0
                 self._made(lane)
 
-    async def _located(self, lane: Lane, sites: Sites) -> None:
+    async def _located(self, lane: Lane, sites: Sites) -> Outcome | None:
+        """Find the lane's sites; or why there is nowhere to go."""
+        try:
+            lane.gates = await sites.locate(domain_of(lane.destination))
+        except UnresolvedError as error:
+            return error.outcome
         lane.located_at = self._now()
-        lane.gates = await sites.locate(domain_of(lane.destination))
+        return None
 
     def _put_back(self, lane: Lane, delivery: Delivery, shares: Shares) -> None:
         """It has to wait for its site, after all."""
@@ -355,8 +361,9 @@ class Dispatcher:
         self._busy[id(delivery)] = delivery
         epoch, began = lane.epoch, self._now()
         count = len(delivery.records)
+        nowhere: Outcome | None = None
         if lane.direct and self._sites is not None and not located(lane, began):
-            await self._located(lane, self._sites)
+            nowhere = await self._located(lane, self._sites)
             held_up = self._held_up(lane)
             joined = None if held_up else self._scheduler.join(lane, shares)
             if joined is None:
@@ -369,8 +376,11 @@ class Dispatcher:
                 await self._put_off(lane, delivery, shares, waits)
                 return
         hop = self._route(delivery.records[0].recipient)
-        if lane.around is not None and isinstance(hop, Hop) and goes_around(lane.gates, shares):
-            hop = hop.around
+        if lane.around is not None:
+            if isinstance(hop, Hop) and goes_around(lane.gates, shares):
+                hop = hop.around
+        elif nowhere is not None and isinstance(hop, Hop):
+            hop = nowhere
         outcomes: Sequence[Outcome]
         try:
             if isinstance(hop, Outcome):

@@ -111,6 +111,8 @@ class Lessons:
         if lane.standing is not Standing.OPEN and epoch == lane.epoch:
             self._open(lane)
         if meaning is Meaning.BLOCKED:
+            if not site.blocks and self._sites is not None:
+                self._sites.block(site, trouble)
             return self._at(site.probe_at, now), True
         if meaning is not Meaning.SLOWER and site.in_flight:
             site.fewer(now, trouble)

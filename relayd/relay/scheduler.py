@@ -56,6 +56,9 @@ class Share:
     def started(self, now: float) -> None:
         """A delivery has taken a slot."""
 
+    def reopened(self) -> None:
+        """The operator wants it tried now."""
+
 
 class _ToDomains(Share):
     """All that goes to domains."""
@@ -230,16 +233,18 @@ class Scheduler:
     def retry(self, destinations: Iterable[str] | None) -> None:
         """Look at the table again; a lane that is down probes now. None: all lanes."""
         names = list(self._queue.lanes) if destinations is None else destinations
+        gates: dict[Share, None] = {}
         for name in names:
             lane = self.lane(name)
+            gates.update(dict.fromkeys(lane.gates))
             lane.more = True
             lane.probe_at = 0.0
             if lane.pace is not None:
                 lane.pace.reopened()
-            for gate in lane.gates:
-                gate.reopened()
-                self._opens(gate)
             self.line_up(lane)
+        for gate in gates:
+            gate.reopened()
+            self._opens(gate)
         self.pump()
 
     def _elsewhere(self) -> deque[Lane] | None:

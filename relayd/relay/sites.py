@@ -30,7 +30,7 @@ from relayd.mail.reply import Reply
 from relayd.relay.learntrate import LearntRate
 from relayd.relay.limits import RelayLimits
 from relayd.relay.scheduler import Share
-from relayd.relay.survey import Endpoint, UnresolvedError
+from relayd.relay.survey import Endpoint, Terms
 from relayd.shared.counters import SharedCounters
 from relayd.spool.queue import Lane
 
@@ -131,6 +131,13 @@ class SendingSite(Share):
             most = min(most, max(self.connections - elsewhere, 0))
         return most
 
+    @property
+    def room(self) -> int:
+        """How many connections may be open beside those that carry mail now."""
+        elsewhere = 0 if self._counters is None else self._counters.get(self._key)
+        least = min(self.connections or _UNLIMITED, self.limit or _UNLIMITED)
+        return _UNLIMITED if least == _UNLIMITED else max(least - self._in_flight - elsewhere, 0)
+
     def wait(self) -> float:
         """Seconds until it is worth while to look again."""
         return min(max(self.opens_at(self._now()) - self._now(), 0.0) or _AGAIN, _OFTEN)
@@ -138,7 +145,7 @@ class SendingSite(Share):
     def opens_at(self, now: float) -> float:
         """When the next one may start."""
         at = self.learnt.opens_at(now)
-        if self.blocked_until and self.probe_at - now <= PROBE:
+        if self.blocks and self.probe_at - now <= PROBE:
             at = max(at, self.probe_at)
         return at
 
@@ -146,7 +153,7 @@ class SendingSite(Share):
         """One has."""
         if self.gated:
             self.learnt.started(now)
-        if self.blocked_until:
+        if self.blocks:
             self.probe_at = now + PROBE
 
     # what it says
@@ -154,7 +161,7 @@ class SendingSite(Share):
     @property
     def blocks(self) -> bool:
         """Nothing of ours is taken, as far as is known."""
-        return self.blocked_until > 0.0
+        return self.blocked_until > 0.0 and 0.0 < self.blocked_until - self._now() <= BLOCK
 
     def reopened(self) -> None:
         """The operator wants it tried now."""
@@ -206,7 +213,7 @@ class SendingSite(Share):
 
     def block(self, now: float, trouble: Outcome) -> bool:
         """It takes nothing from us; whether that was news."""
-        news = not self.blocked_until
+        news = not self.blocks
         self.refused += 1
         self.trouble = trouble
         self.blocked_until, self.probe_at = now + BLOCK, now + PROBE
@@ -310,11 +317,8 @@ class Sites:
         )
 
     async def locate(self, domain: str) -> tuple[SendingSite, ...]:
-        """The sites of what goes direct to a domain; none: that cannot be said."""
-        try:
-            endpoints = await self._resolve(domain)
-        except UnresolvedError:
-            return ()
+        """The sites of what goes direct to a domain; raises UnresolvedError."""
+        endpoints = await self._resolve(domain)
         names = sorted({endpoint.host.lower() for endpoint in endpoints})
         provider = self._pacing.provider_of(names)
         found = (self._site(provider or " ".join(names), provider, names),)
@@ -350,26 +354,30 @@ class Sites:
     def blocked(self, provider: str, outcome: Outcome) -> None:
         """A host of this provider says that it takes nothing from us."""
         site = self._sites.get(provider)
-        if site is None:
-            return
+        if site is not None:
+            self.block(site, outcome)
+
+    def block(self, site: SendingSite, outcome: Outcome) -> None:
+        """The same of a site."""
         self.keep(site)
         if site.block(self._now(), outcome):
-            self._log.notice("provider blocks us", provider=provider, reply=str(outcome.reply))
+            self._log.notice("provider blocks us", provider=site.name, reply=str(outcome.reply))
 
-    def terms(self, target: NextHop | str, endpoint: Endpoint) -> tuple[str, int]:
-        """Whose host this is (empty: nobody's with a name), and the most for one connection."""
+    def terms(self, target: NextHop | str, endpoint: Endpoint) -> Terms:
+        """On what terms a host takes a connection."""
+        provider = ""
         if isinstance(target, NextHop):
-            pace = self._pacing.pace(VIA, target.name) if self._pacing.paces else None
-            return "", 0 if pace is None else pace.messages
-        provider = self._pacing.provider_of((endpoint.host.lower(),))
-        messages = 0
-        for pace in (
-            self._pacing.pace(PROVIDER, provider) if provider else None,
-            self._pacing.pace(TO, target),
-        ):
-            if pace is not None and pace.messages:
-                messages = min(messages or pace.messages, pace.messages)
-        return provider, messages
+            names = [f"{VIA} {target.name}"]
+        else:
+            provider = self._pacing.provider_of((endpoint.host.lower(),))
+            names = [provider or endpoint.host.lower(), f"{TO} {target}"]
+        messages, group, room = 0, "", _UNLIMITED
+        for site in filter(None, map(self._sites.get, names)):
+            if site.messages:
+                messages = min(messages or site.messages, site.messages)
+            if site.room < room:
+                group, room = site.name, site.room
+        return Terms(provider, messages, group, room)
 
     # what operators ask
 

@@ -40,7 +40,7 @@ from relayd.relay.newcomers import Newcomers
 from relayd.relay.pool import Place, Pool
 from relayd.relay.protection import Protection
 from relayd.relay.security import HopSecurity
-from relayd.relay.survey import Endpoint, UnresolvedError
+from relayd.relay.survey import ON_ANY, Endpoint, Terms, UnresolvedError
 from relayd.relay.trouble import (
     SessionError,
     beside,
@@ -54,9 +54,6 @@ from relayd.relay.trouble import (
 from relayd.smtp.client import Transaction
 from relayd.smtp.events import End, TransactionDone, TransactionStage
 from relayd.spool.queue import SERVED
-
-Terms = Callable[[NextHop | str, Endpoint], tuple[str, int]]
-"""Whose host it is (empty: nobody's with a name), and the most messages for one connection."""
 
 Resolve = Callable[[NextHop | str], Awaitable[Sequence[Endpoint]]]
 
@@ -81,7 +78,7 @@ class Courier:
         deadlines: NextHopDeadlines | None = None,
         protection: Protection | None = None,
         logins: Logins | None = None,
-        terms: Terms | None = None,
+        terms: Callable[[NextHop | str, Endpoint], Terms] | None = None,
         blocked: Callable[[str, Outcome], None] | None = None,
     ) -> None:
         """`terms` and `blocked`: see relayd.relay.sites."""
@@ -229,8 +226,8 @@ class Courier:
                 if login is None or not login.renew():
                     attempt.miss(error.outcome)
                     if isinstance(target, str):
-                        provider = "" if self._terms is None else self._terms(target, endpoint)[0]
-                        attempt.hear(provider, error.outcome)
+                        terms = ON_ANY if self._terms is None else self._terms(target, endpoint)
+                        attempt.hear(terms.provider, error.outcome)
                     return None
 
     async def _secure(
@@ -281,6 +278,9 @@ class Courier:
             deadlines = newcomers.deadlines(endpoint, deadlines)
             wait = min(wait, newcomers.wait(endpoint))
             began = newcomers.knocked(endpoint)
+        terms = ON_ANY if self._terms is None else self._terms(target, endpoint)
+        if terms.group:
+            self._pool.make_room(terms)
         made = Connection(
             self._pool,
             endpoint,
@@ -290,9 +290,8 @@ class Courier:
             lmtp=lmtp,
             security=security,
             login=login,
+            terms=terms,
         )
-        if self._terms is not None:
-            made.provider, made.most = self._terms(target, endpoint)
         from_address = "" if source is None else source.of_family(endpoint.address)
         try:
             await dial(self._reactor, made, wait, from_address)
@@ -506,7 +505,7 @@ class _Attempt:
                 elsewhere.append(number)
                 self._put_off_by(number, outcome)
                 if isinstance(connection.target, str):
-                    self.hear(connection.provider, outcome)
+                    self.hear(connection.terms.provider, outcome)
                 if stage in (TransactionStage.MAIL, TransactionStage.DATA):
                     then = Then.END
             else:

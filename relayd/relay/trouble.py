@@ -37,7 +37,7 @@ from relayd.mail.pacing import SourceAddress
 from relayd.mail.reply import Reply, Severity
 from relayd.mail.value import dataclass
 from relayd.relay.replies import About, row_of
-from relayd.relay.survey import Endpoint
+from relayd.relay.survey import Endpoint, Terms
 from relayd.smtp.events import End, TransactionDone, TransactionStage, Unwelcome
 from relayd.smtp.extensions import Extensions
 
@@ -101,7 +101,7 @@ class Peer(Protocol):
     target: NextHop | str  # what led there: a next hop of ours, or a domain by its MX records
     tls: str  # empty: we speak in the clear
     serves_us: bool  # it has lately taken mail from us
-    provider: str  # whose host it is (relayd.relay.sites); empty: nobody's with a name
+    terms: Terms
 
     @property
     def extensions(self) -> Extensions:
@@ -198,7 +198,7 @@ def consequence(peer: Peer, done: TransactionDone, number: int) -> Consequence:
         case End.SHUT_DOWN:
             outcome = _from(endpoint, reply, Blame.DESTINATION, why=f"at {stage}")
             if isinstance(peer.target, str):
-                outcome = _meant(peer.provider, endpoint, outcome)
+                outcome = _meant(peer.terms.provider, endpoint, outcome)
             return Consequence(outcome, elsewhere=True)
         case End.LOST if stage is TransactionStage.END:
             return Consequence(_unsaid(endpoint, reply, why=_MAY_BE_DELIVERED).but(in_doubt=True))
@@ -210,7 +210,7 @@ def consequence(peer: Peer, done: TransactionDone, number: int) -> Consequence:
             return Consequence(unserved, elsewhere=True)
     transient = reply.severity is Severity.TRANSIENT
     said = _from(endpoint, reply, Blame.RECIPIENT, why=f"at {stage}")
-    outcome = _meant(peer.provider, endpoint, said) if isinstance(peer.target, str) else said
+    outcome = _meant(peer.terms.provider, endpoint, said) if isinstance(peer.target, str) else said
     return Consequence(outcome, transient or outcome.severity is Severity.TRANSIENT)
 
 

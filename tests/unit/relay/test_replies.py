@@ -8,7 +8,7 @@ from relayd.mail.nexthop import NextHop
 from relayd.mail.outcome import Blame, Meaning, Outcome
 from relayd.mail.reply import Reply, Severity
 from relayd.relay.replies import ROWS, row_of
-from relayd.relay.survey import Endpoint
+from relayd.relay.survey import Endpoint, Terms
 from relayd.relay.trouble import consequence, unwelcome
 from relayd.smtp.events import End, TransactionDone, TransactionStage, Unwelcome
 from relayd.smtp.extensions import Extensions
@@ -92,7 +92,7 @@ class Peer:
         self.target: NextHop | str = "example.com"
         self.tls = ""
         self.serves_us = False
-        self.provider = provider
+        self.terms = Terms(provider)
         self.extensions = Extensions({})
 
 

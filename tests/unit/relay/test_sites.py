@@ -175,13 +175,14 @@ class Limits(TestCase):
         world.wait(5, step=0.5)
         self.assertEqual(world.under_way, 4)
 
-    def test_who_cannot_be_looked_up_is_tried_as_ever(self) -> None:
+    def test_who_cannot_be_looked_up_is_down_or_goes_another_way(self) -> None:
         world = Far(BIG + "pace provider big connections 1\n")
         world.nowhere = {"1.big"}
         world.mail("1.big")
-        self.assertEqual(world.under_way, 1)
-        world.courier.finish(DEAD)
+        self.assertEqual(world.under_way, 0)
         self.assertIs(world.lane("direct 1.big").standing, Standing.DOWN)
+        world.mail("1.big", "direct,isp")
+        self.assertEqual(world.hops[-1].targets, ("1.big", ISP))
 
     def test_connections_over_workers(self) -> None:
         descriptor = shared_memory(2)
