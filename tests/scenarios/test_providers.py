@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import threading
 import time
@@ -208,6 +209,55 @@ class Providers(Scenario):
         one.wait(5, 20)
         relay.wait_empty()
         self.assertIn("Nothing", relay.ctl("suspended").stdout)
+
+    def test_connections_and_messages_on_one_are_as_configured(self) -> None:
+        most: list[int] = []
+        sinks: list[Sink] = []
+
+        def script(asked: Asked) -> str | None:
+            if asked.stage == "mail":
+                most.append(sum(len(sink.open) for sink in sinks))
+                time.sleep(0.02)
+            return None
+
+        sinks += [self.sink("192.0.2.10", script), self.sink("192.0.2.11", script)]
+        limits = "pace provider big connections 3 messages 2\n"
+        relay = self.relay(f"{BIG}{limits}route any direct\n")
+        session = relay.session()
+        for number in range(60):
+            recipient = f"bob@d{number % 10}.example"
+            session.sendmail("ann@gw.example", [recipient], b"Subject: x\r\n\r\nx\r\n")
+        relay.wait_empty()
+        arrived = [(sink, each.session) for sink in sinks for each in sink.arrived]
+        self.assertEqual(len(arrived), 60)
+        self.assertLessEqual(max(map(arrived.count, arrived)), 2)
+        self.assertLessEqual(max(most), 3)
+
+    def test_by_two_workers_likewise(self) -> None:
+        one = self.sink("192.0.2.10")
+        relay = self.relayd(
+            BIG + "pace provider big connections 1\nroute any direct\n",
+            hostname="gw.example",
+            host=self.gw,
+            address="192.0.2.1",
+            port=2525,
+            settings="resolver 192.0.2.53:53\n",
+            start=False,
+        )
+        text = relay.config.read_text()
+        relay.config.write_text(re.sub("workers .*", "workers 2", text))
+        relay.start()
+        relay.ctl("suspend", "--provider", "big", "--for", "1h", "--reason", "both")
+        for number in range(8):
+            relay.send("ann@gw.example", [f"bob@d{2 * number}.example"])
+        wait_until(lambda: relay.ctl("queue").stdout.count("both") == 8, "the reason")
+        self.assertEqual(relay.ctl("suspended").stdout.count("provider big"), 1)
+        self.assertEqual(one.sessions, 0)
+        relay.ctl("resume", "--all")
+        one.wait(8, 30)
+        relay.wait_empty()
+        (site,) = self.status(relay, "pace")["sites"]
+        self.assertEqual((site["taken"], site["connections"]), (8, 1))
 
     def test_suspended_by_sender_and_login_what_waits_is_released(self) -> None:
         well = self.sink("192.0.2.12")
