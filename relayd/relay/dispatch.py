@@ -11,7 +11,7 @@ import time
 import traceback
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from relayd.mail.delivery import Delivery
@@ -29,7 +29,7 @@ from relayd.relay.lost import LostReports
 from relayd.relay.retrypolicy import RetryPolicy, judge, unreported
 from relayd.relay.scheduler import Scheduler, Shares
 from relayd.relay.settling import QueueStore, Settling
-from relayd.relay.sites import Sites, goes_around, located, site_document
+from relayd.relay.sites import SendingSite, Sites, goes_around, located, site_document
 from relayd.relay.survey import UnresolvedError
 from relayd.relay.suspensions import Suspension, Suspensions
 from relayd.relay.sweep import Sweep
@@ -124,6 +124,7 @@ class Dispatcher:
         self._disowned: set[int] = set()  # ... of those, what the operator has changed
         self._quiet: Deferred[None] | None = None
         self._keeping: IDelayedCall | None = None
+        self._seeking: set[Deferred[tuple[SendingSite, ...]]] = set()
 
     # the life of a dispatcher
 
@@ -149,6 +150,8 @@ class Dispatcher:
             self._keeping.cancel()
         self._sweep.stop()
         self._scheduler.close()
+        for seeking in list(self._seeking):
+            seeking.cancel()
         self._courier.close()
         self._gathering.stop()
         await self._quiet_within(grace)
@@ -309,10 +312,16 @@ class Dispatcher:
 
     async def _located(self, lane: Lane, sites: Sites) -> Outcome | None:
         """Find the lane's sites; or why there is nowhere to go."""
+        seeking = promise(sites.locate(domain_of(lane.destination)))
+        self._seeking.add(seeking)
         try:
-            lane.gates = await sites.locate(domain_of(lane.destination))
+            lane.gates = await seeking
         except UnresolvedError as error:
             return error.outcome
+        except CancelledError:
+            return None
+        finally:
+            self._seeking.discard(seeking)
         lane.located_at = self._now()
         return None
 
@@ -364,16 +373,16 @@ class Dispatcher:
         nowhere: Outcome | None = None
         if lane.direct and self._sites is not None and not located(lane, began):
             nowhere = await self._located(lane, self._sites)
-            held_up = self._held_up(lane)
-            joined = None if held_up else self._scheduler.join(lane, shares)
+            waits = self._held_up(lane) or self._phase is not Phase.RUNNING
+            joined = None if waits else self._scheduler.join(lane, shares)
             if joined is None:
                 self._put_back(lane, delivery, shares)
                 return
             shares = joined
         if self._suspensions is not None and self._suspensions.of_messages:
-            waits = [self._suspensions.of_record(delivery, record) for record in delivery.records]
-            if any(waits):
-                await self._put_off(lane, delivery, shares, waits)
+            by = [self._suspensions.of_record(delivery, record) for record in delivery.records]
+            if any(by):
+                await self._put_off(lane, delivery, shares, by)
                 return
         hop = self._route(delivery.records[0].recipient)
         if lane.around is not None:

@@ -22,6 +22,7 @@ _HOLD = 600.0  # seconds
 _LONGEST_HOLD = 24 * 3600.0
 _LATE = 0.5  # seconds
 _JITTER = 0.05  # a distance is that part shorter or longer
+FORGOTTEN = 7 * 86_400.0  # seconds without a refusal after which there is no limit any more
 _PLENTY = 100.0  # messages a second: who takes that for as long as _HOLD has no limit
 
 
@@ -154,7 +155,8 @@ class LearntRate:
             self.rate = more
         else:
             self.rate = more
-        if self.rate >= _PLENTY and now - self._refused_at >= _HOLD:
+        quiet = now - self._refused_at
+        if (self.rate >= _PLENTY and quiet >= _HOLD) or quiet >= FORGOTTEN:
             self.rate = self._held = self._next = 0.0
 
     # across a restart

@@ -14,6 +14,7 @@ Over several workers each has its part of a rate, and sees the connections of th
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
@@ -27,7 +28,7 @@ from relayd.mail.nexthop import NextHop
 from relayd.mail.outcome import Outcome
 from relayd.mail.pacing import PROVIDER, TO, VIA, PaceLimits, Pacing
 from relayd.mail.reply import Reply
-from relayd.relay.learntrate import LearntRate
+from relayd.relay.learntrate import FORGOTTEN, LearntRate
 from relayd.relay.limits import RelayLimits
 from relayd.relay.scheduler import Share
 from relayd.relay.survey import Endpoint, Terms
@@ -348,6 +349,11 @@ class Sites:
     def keep(self, site: SendingSite) -> None:
         """It has something to remember."""
         self._gated[site.name] = site
+        if len(self._gated) > _MOST_KEPT:
+            for each in list(self.gated()):
+                if not (each.blocks or each.connections or each.learnt.pinned):
+                    del self._gated[each.name]
+                    break
 
     # what couriers tell, and ask
 
@@ -403,18 +409,20 @@ class Sites:
         except (OSError, ValueError, TypeError, AttributeError) as error:
             self._log.trouble("paces not read", file=str(self._path), why=str(error))
             return
-        self._learnt = learnt
+        now = self._now()
+        self._learnt = {
+            name: kept
+            for name, kept in learnt.items()
+            if now - _number(kept.get("refused_at")) < FORGOTTEN
+            or _number(kept.get("blocked_until")) > now
+        }
 
     def _restore(self, site: SendingSite) -> None:
         kept = self._learnt.pop(site.name, None)
         if kept is None:
             return
         now = self._now()
-        numbers = {
-            name: float(value)
-            for name, value in kept.items()
-            if isinstance(value, (int, float)) and value == value  # no NaN
-        }
+        numbers = {name: _number(value) for name, value in kept.items()}
         site.learnt.restore(numbers, now)
         site.limit = max(int(min(numbers.get("limit", 0), 1e6)), 0)
         until = numbers.get("blocked_until", 0.0)
@@ -450,6 +458,11 @@ class Sites:
     def period(self) -> float:
         """Seconds between two calls of `save`."""
         return _SAVE
+
+
+def _number(value: object) -> float:
+    """As it is kept; 0 for what is no number."""
+    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else 0.0
 
 
 def _said(text: object) -> Outcome | None:

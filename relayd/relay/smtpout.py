@@ -105,7 +105,7 @@ class Courier:
             key: Hashable = hop
             if self._protection is not None:
                 key = self._protection.key(hop, delivery)
-            while attempt.pending and not attempt.renewed:
+            while attempt.pending and not attempt.renewed and attempt.turned_away is None:
                 connection = self._pool.take(key, attempt.asked)
                 if connection is None:
                     break
@@ -121,8 +121,12 @@ class Courier:
         if self._aborted:
             attempt.give_up(_CUT_OFF)
         outcomes = attempt.outcomes()
-        if not hop.next_hops:
+        if hop.domain:
             self._newcomers.heard(outcomes)
+            if attempt.turned_away is not None and self._blocked is not None:
+                provider, said = attempt.turned_away
+                if said.meaning is Meaning.BLOCKED:
+                    self._blocked(provider, said)
         return outcomes
 
     def apply(self, limits: RelayLimits) -> None:
@@ -161,8 +165,11 @@ class Courier:
         """Every address of every host in order, until nobody is left who may go elsewhere."""
         until = self._reactor.seconds() + self._limits.attempt
         for target in hop.targets:
-            if attempt.waits_for_direct and isinstance(target, NextHop):
-                return
+            if isinstance(target, NextHop):
+                if attempt.waits_for_direct:
+                    return
+            elif attempt.turned_away is not None:  # on a connection that was kept
+                continue
             try:
                 endpoints = await self._resolve(target)
             except UnresolvedError as error:
@@ -199,10 +206,8 @@ class Courier:
                     return
                 if login is not None and login.hopeless:
                     break
-                if attempt.turned_away is not None:  # its other hosts say the same
-                    self._turned_away(attempt.turned_away)
-                    attempt.turned_away = None
-                    break
+                if attempt.turned_away is not None and isinstance(target, str):
+                    break  # its other hosts say the same
 
     async def _connect(
         self,
@@ -344,12 +349,6 @@ class Courier:
             self._served[target] = self._reactor.seconds() + SERVED
         if attempt.spent is not None and attempt.spent[0] == connection.endpoint:
             self._pool.learn(*attempt.spent)
-
-    def _turned_away(self, said: tuple[str, Outcome]) -> None:
-        """A host has said something of us that holds for all of its provider's."""
-        provider, outcome = said
-        if self._blocked is not None and outcome.meaning is Meaning.BLOCKED:
-            self._blocked(provider, outcome)
 
     def _turn(self) -> Awaitable[None]:
         """Others have theirs."""

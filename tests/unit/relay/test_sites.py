@@ -184,6 +184,20 @@ class Limits(TestCase):
         world.mail("1.big", "direct,isp")
         self.assertEqual(world.hops[-1].targets, ("1.big", ISP))
 
+    def test_stopping_does_not_wait_for_a_look_up(self) -> None:
+        world = Far()
+        never: Deferred[Sequence[Endpoint]] = Deferred()
+
+        async def resolve(domain: str) -> Sequence[Endpoint]:
+            return await never
+
+        world.sites._resolve = resolve
+        ident = world.mail("1.big")
+        stopped = world.dispatcher.stop(5)
+        self.assertTrue(stopped.called)
+        self.assertEqual(world.table.rows[ident, 0].attempts, 0)
+        self.assertEqual(world.log.troubles, [])
+
     def test_connections_over_workers(self) -> None:
         descriptor = shared_memory(2)
         self.addCleanup(os.close, descriptor)
