@@ -77,6 +77,7 @@ def parser(run: Mapping[str, Run]) -> argparse.ArgumentParser:
     tlsreport.add_options(telling)
     command("restart", "replace one worker after the other, refusing nobody")
     command("pace", "how fast mail goes where it does not go as it comes, and why")
+    command("blame", "whose mail providers refuse for what it is")
     suspending = command("suspend", "tell some of the mail to wait, what comes later as well")
     _add_whom(suspending)
     suspending.add_argument("--for", dest="seconds", type=span, required=True, metavar="TIME",

@@ -367,6 +367,13 @@ def pace(options: argparse.Namespace) -> int:
     return OK
 
 
+def blame(options: argparse.Namespace) -> int:
+    """Whose mail is complained about."""
+    answer = daemon(options).answer("blame")
+    _show(options, answer, text.blame_lines(answer))
+    return OK
+
+
 def suspend(options: argparse.Namespace) -> int:
     """Tell some of the mail to wait."""
     answer = daemon(options).answer(
@@ -427,6 +434,7 @@ _RUN: dict[str, Run] = {
     "tls-report": tls_report,
     "restart": restart,
     "pace": pace,
+    "blame": blame,
     "suspend": suspend,
     "resume": resume,
     "suspended": suspended,

@@ -15,6 +15,7 @@ from relayd.ops.documents import (
     Document,
     Request,
     RequestError,
+    blamed,
     down,
     filter_of,
     ident_of,
@@ -49,6 +50,7 @@ class Backend:
     lanes: Callable[[], Iterable[LaneView]]
     figures: Callable[[], Mapping[str, object]]  # sessions, deliveries in flight, ...
     sites: Callable[[], Iterable[Mapping[str, object]]] = tuple  # that have a pace, or are blocked
+    origins: Callable[[], Iterable[Mapping[str, object]]] = tuple  # whose mail is complained about
 
 
 class Stream(Protocol):
@@ -125,6 +127,7 @@ class OperatorCommands:
             "reload": self._answer_complaint,
             **dict.fromkeys(("retry", "hold", "release", "remove"), self._change),
             "pace": self._pace,
+            "blame": self._blame,
             **dict.fromkeys(("suspend", "resume", "suspended"), self._suspend),
         }
 
@@ -179,6 +182,10 @@ class OperatorCommands:
 
     async def _pace(self, request: Request, stream: Stream) -> None:
         await stream.send({"answer": {"sites": self._sites()}})
+
+    async def _blame(self, request: Request, stream: Stream) -> None:
+        found = [dict(each) for backend in self._backends for each in backend.origins()]
+        await stream.send({"answer": {"origins": blamed(found)}})
 
     async def _suspend(self, request: Request, stream: Stream) -> None:
         if self._suspending is None:

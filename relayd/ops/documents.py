@@ -138,6 +138,18 @@ def paces(sites: Iterable[Document]) -> list[Document]:
     return sorted(found.values(), key=lambda site: (not site["trouble"], str(site["site"])))
 
 
+def blamed(origins: Iterable[Document]) -> list[Document]:
+    """Origins as several processes see them, each as one: the worst first."""
+    found: dict[str, Document] = {}
+    for origin in origins:
+        known = found.setdefault(origin["origin"], origin)
+        if known is not origin:
+            for name in ("messages", "complaints", "rate"):
+                known[name] = round(known[name] + origin[name], 3)
+            known["share"] = round(known["complaints"] / max(known["messages"], 1), 3)
+    return sorted(found.values(), key=lambda each: -float(each["share"]))
+
+
 def down(views: Iterable[LaneView]) -> dict[str, LaneView]:
     """The lanes in which nothing is tried before a certain time, whenever its mail is due."""
     closed = (Standing.DOWN, Standing.SUSPENDED, Standing.BLOCKED)

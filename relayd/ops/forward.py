@@ -22,6 +22,7 @@ from relayd.ops.documents import (
     Document,
     Request,
     RequestError,
+    blamed,
     ident_of,
     number_of,
     paces,
@@ -162,6 +163,10 @@ class ForwardedCommands:
             answers = await self._answers(request)
             sites = paces([site for answer in answers for site in answer["sites"]])
             await stream.send({"answer": {"sites": sites}})
+        elif name == "blame":
+            answers = await self._answers(request)
+            found = blamed([each for answer in answers for each in answer["origins"]])
+            await stream.send({"answer": {"origins": found}})
         elif name in ("suspend", "resume", "suspended"):
             # until the same moment in all of them
             seconds = number_of(request, "seconds")

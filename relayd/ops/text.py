@@ -207,6 +207,19 @@ def pace_lines(answer: dict[str, Any], now: float) -> Iterator[str]:
         )
 
 
+def blame_lines(answer: dict[str, Any]) -> Iterator[str]:
+    """Logins and forwarded addresses whose mail providers refuse for what it is."""
+    if not answer["origins"]:
+        yield "No provider has complained of anybody's mail."
+        return
+    head = f"{'SHARE':>5}  {'REFUSED':>7}  {'OF':>7}  {'A MINUTE':>8}"
+    yield f"{head}  ORIGIN, AND WHAT WAS SAID LAST"
+    for each in answer["origins"]:
+        rate = f"{each['rate']:.3g}" if each["rate"] else "-"
+        front = f"{each['share']:5.0%}  {each['complaints']:7.0f}  {each['messages']:7.0f}"
+        yield safe(f"{front}  {rate:>8}  {each['origin']}: {each['last']}")
+
+
 def suspension_lines(answer: dict[str, Any], now: float) -> Iterator[str]:
     """What the operator has told to wait."""
     if not answer["suspended"]:

@@ -26,12 +26,13 @@ from relayd.relay.gathering import Gathering, bad_news
 from relayd.relay.lessons import Lessons
 from relayd.relay.limits import RelayLimits
 from relayd.relay.lost import LostReports
+from relayd.relay.origins import Origins
 from relayd.relay.retrypolicy import RetryPolicy, judge, unreported
 from relayd.relay.scheduler import Scheduler, Shares
 from relayd.relay.settling import QueueStore, Settling
 from relayd.relay.sites import SendingSite, Sites, goes_around, located, site_document
 from relayd.relay.survey import UnresolvedError
-from relayd.relay.suspensions import Suspension, Suspensions
+from relayd.relay.suspensions import Suspensions
 from relayd.relay.sweep import Sweep
 from relayd.report.bounce import Report, owed
 from relayd.report.smaller import Smaller, is_report
@@ -124,6 +125,7 @@ class Dispatcher:
         self._disowned: set[int] = set()  # ... of those, what the operator has changed
         self._quiet: Deferred[None] | None = None
         self._keeping: IDelayedCall | None = None
+        self._origins = Origins(log, now, random)
         self._seeking: set[Deferred[tuple[SendingSite, ...]]] = set()
 
     # the life of a dispatcher
@@ -259,6 +261,10 @@ class Dispatcher:
             for site in self._sites.gated():
                 yield site_document(site, self._now())
 
+    def origins(self) -> Iterator[Mapping[str, object]]:
+        """Those whose mail is complained about, for the operator."""
+        return self._origins.documents()
+
     @property
     def in_flight(self) -> int:
         """Deliveries with a courier now."""
@@ -345,19 +351,22 @@ class Dispatcher:
         lane: Lane,
         delivery: Delivery,
         shares: Shares,
-        waits: Sequence[Suspension | None],
+        waits: Sequence[tuple[float, Outcome] | None],
     ) -> None:
-        """The operator wants some of its recipients to wait; the others come again without them."""
+        """Some of its recipients are to wait, until when and why; others come again without them.
+
+        It is no attempt.
+        """
         message, now = delivery.message, self._now()
         settlements = [
             judge(
-                *(message, record, found.outcome, self._retry_policy),
+                *(message, record, why, self._retry_policy),
                 now=now,
-                retry_at=min(found.until, now + self._retry_policy.farthest),
+                retry_at=min(until, now + self._retry_policy.farthest),
                 excused=True,
             )
-            for record, found in zip(delivery.records, waits, strict=True)
-            if found is not None and id(delivery) not in self._disowned
+            for record, (until, why) in _with_some(delivery.records, waits)
+            if id(delivery) not in self._disowned
         ]
         lane.more = True
         self._scheduler.landed(lane, shares)
@@ -382,7 +391,13 @@ class Dispatcher:
         if self._suspensions is not None and self._suspensions.of_messages:
             by = [self._suspensions.of_record(delivery, record) for record in delivery.records]
             if any(by):
-                await self._put_off(lane, delivery, shares, by)
+                until = [None if each is None else (each.until, each.outcome) for each in by]
+                await self._put_off(lane, delivery, shares, until)
+                return
+        if self._origins.slowed and lane.direct:
+            turn = self._origins.turn_of(delivery)
+            if turn is not None:
+                await self._put_off(lane, delivery, shares, [turn] * count)
                 return
         hop = self._route(delivery.records[0].recipient)
         if lane.around is not None:
@@ -436,6 +451,8 @@ class Dispatcher:
         retry_at, excused = now, False
         if not stopped:
             retry_at, excused = self._lessons.learn(lane, epoch, delivery, outcomes, now, began)
+            if lane.direct:
+                self._origins.heard(delivery, outcomes)
         disowned = stopped or id(delivery) in self._disowned
         settlements = []
         judged, taken = None, False  # most share the outcome of the one before
@@ -545,6 +562,14 @@ class Dispatcher:
     def _fall_quiet(self, quiet: Deferred[None]) -> None:
         if not quiet.called:
             quiet.callback(None)
+
+
+def _with_some(
+    records: Sequence[Record], waits: Sequence[tuple[float, Outcome] | None]
+) -> Iterator[tuple[Record, tuple[float, Outcome]]]:
+    for record, wait in zip(records, waits, strict=True):
+        if wait is not None:
+            yield record, wait
 
 
 def _as_hoped(settlements: Sequence[Settlement]) -> bool:

@@ -495,6 +495,7 @@ class Gateway(Service):
                     **(self._pickup.figures() if shard.number == 0 else {}),
                 },
                 shard.dispatcher.sites,
+                shard.dispatcher.origins,
             )
             for shard in self.shards
         )
