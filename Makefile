@@ -10,7 +10,7 @@
 # make bench-report  measure all that docs/performance.md tells, and write it there (20 minutes)
 # make profile the CPU of one message, station by station (needs py-spy)
 # make faults  breaks relayd on purpose and counts the mail (as root, with gcc; under an hour)
-# make fuzz    looks for input that breaks a parser (FUZZ=name TIME=seconds)
+# make fuzz    looks for input that breaks a parser or a property (FUZZ=name, or tests.unit...; TIME=seconds)
 # make clean   remove what the above made
 
 PYTHON ?= python3

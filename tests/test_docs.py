@@ -49,6 +49,13 @@ class Documents(unittest.TestCase):
         missing = sorted(part for part in parts & set(FLOOR) if f"`{part}`" not in table)
         self.assertEqual(missing, [])
 
+    def test_names_of_files_in_another_root_are_not_expanded_in_this_one(self) -> None:
+        for document in DOCUMENTS:
+            for line in re.findall(r"^ {4}chroot .*", document.read_text("utf-8"), re.MULTILINE):
+                with self.subTest(document=document.name, line=line):
+                    bare = re.sub(r"'[^']*'", "", line)  # what is left is this shell's
+                    self.assertNotRegex(bare, r"[*?]")
+
     def test_commands_to_type_are_understood(self) -> None:
         for document in DOCUMENTS:
             for line in _COMMAND.findall(document.read_text("utf-8")):

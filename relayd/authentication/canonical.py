@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Callable
 from typing import Any, Protocol
 
 _NAME = re.compile(rb"[!-9;-~]+")
@@ -27,13 +28,24 @@ class Field:
 
 def fields(section: bytes) -> list[Field]:
     """The fields of a header section, in order; what is no field is passed over."""
-    found = []
+    found = map(_field, _BETWEEN_FIELDS.split(section))
+    return [field for field in found if field is not None]
+
+
+def without(section: bytes, unwanted: Callable[[Field], bool]) -> bytes:
+    """The section without some of its fields; every other octet stays."""
+    kept = []
     for octets in _BETWEEN_FIELDS.split(section):
-        name, colon, _ = octets.partition(b":")
-        name = name.rstrip(b" \t")
-        if colon and _NAME.fullmatch(name):
-            found.append(Field(name.lower(), octets))
-    return found
+        field = _field(octets)
+        if field is None or not unwanted(field):
+            kept.append(octets)
+    return b"\r\n".join(kept)
+
+
+def _field(octets: bytes) -> Field | None:
+    name, colon, _ = octets.partition(b":")
+    name = name.rstrip(b" \t")
+    return Field(name.lower(), octets) if colon and _NAME.fullmatch(name) else None
 
 
 def relaxed_field(octets: bytes) -> bytes:

@@ -21,6 +21,7 @@ from relayd.authentication.dkimsignature import (
 )
 
 MOST_SIGNATURES = 8  # of one message: those further down are older, and not looked at
+_NO_ANSWER = "no answer for its key"
 RESULTS = ("none", "pass", "fail", "neutral", "temperror", "permerror")
 
 
@@ -62,6 +63,11 @@ class DkimVerifier:
         self._bodies[relaxed].of(found.length)
         return found
 
+    @property
+    def key_names(self) -> list[str]:
+        """Where the keys are in the DNS that its signatures need."""
+        return [each.key_name for each in self._signatures if isinstance(each, Signature)]
+
     def feed(self, piece: bytes) -> None:
         """More of the body."""
         for body in self._bodies.values():
@@ -74,6 +80,13 @@ class DkimVerifier:
     def verdicts(self, now: float) -> Sequence[Asking[DkimResult]]:
         """One evaluation for each signature, in their order; they may go side by side."""
         return [self._verdict(each, now) for each in self._signatures]
+
+    def unanswered(self) -> Sequence[DkimResult]:
+        """Likewise, where nobody says what its key is."""
+        return [
+            _result("temperror", _NO_ANSWER, each) if isinstance(each, Signature) else each
+            for each in self._signatures
+        ]
 
     def _verdict(self, found: Signature | DkimResult, now: float) -> Asking[DkimResult]:
         if isinstance(found, DkimResult):
@@ -118,7 +131,7 @@ def _key(found: Signature) -> Asking[DkimKey | DkimResult]:
     try:
         records = yield from ask(found.key_name, "TXT")
     except Unanswered:
-        return _result("temperror", "no answer for its key", found)
+        return _result("temperror", _NO_ANSWER, found)
     why = "there is no key"
     for text in records:
         key = dkim_key(text)

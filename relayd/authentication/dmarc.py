@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 from relayd.authentication.asking import Asking, Unanswered, ask
 from relayd.authentication.taglist import tag_list
@@ -92,19 +93,42 @@ def _word(value: str | None, known: tuple[str, ...]) -> str | None:
     return value.lower() if value is not None and value.lower() in known else None
 
 
-def evaluate(author: str, signed: Iterable[str], sender: str | None) -> Asking[DmarcResult]:
+def evaluate(
+    author: str,
+    signed: Iterable[str],
+    sender: str | None,
+    *,
+    later_signed: Iterable[str] = (),
+    later_sender: str | None = None,
+) -> Asking[DmarcResult]:
     """The result for a message whose author's domain is `author` (folded).
 
     `signed`: the domains of its signatures that pass. `sender`: the domain that SPF says pass for
-    in MAIL (or in HELO where the reverse-path is null); None: it does not.
+    in MAIL (or in HELO where the reverse-path is null); None: it does not. `later_signed`,
+    `later_sender`: those of whom nobody could say; where one of them would make it pass, and the
+    policy is stricter than none, the result is not known now.
     """
+    later = _Vouchers(tuple(dict.fromkeys(later_signed)), later_sender)
     try:
-        return (yield from _evaluate(author, list(dict.fromkeys(signed)), sender))
+        vouchers = _Vouchers(tuple(dict.fromkeys(signed)), sender)
+        return (yield from _evaluate(author, vouchers, later))
     except Unanswered:
         return DmarcResult("temperror", author=author, why="no answer for the policy")
 
 
-def _evaluate(author: str, signed: list[str], sender: str | None) -> Asking[DmarcResult]:
+def policy_names(author: str) -> list[str]:
+    """Where its policy is looked for: all names that the walk may ask for."""
+    return [f"_dmarc.{name}" for name in _names(author)]
+
+
+class _Vouchers(NamedTuple):
+    """Domains that vouch for a message."""
+
+    signed: tuple[str, ...]
+    sender: str | None
+
+
+def _evaluate(author: str, vouchers: _Vouchers, later: _Vouchers) -> Asking[DmarcResult]:
     walked = yield from _walk(author)
     organization = _organization(author, walked)
     record = _policy(author, organization, walked)
@@ -113,28 +137,29 @@ def _evaluate(author: str, signed: list[str], sender: str | None) -> Asking[Dmar
             "none", author=author, organization=organization, why="no policy is published"
         )
     policy = yield from _asked_for(record, author)
-    aligned = ""
+    aligned = yield from _aligned(record, author, organization, vouchers)
+    result, why = "pass", ""
+    if not aligned:
+        result, why = "fail", "nothing that passes is of the author's domain"
+        if policy != "none" and (yield from _aligned(record, author, organization, later)):
+            result, why = "temperror", "no answer for what may be of the author's domain"
+    return DmarcResult(result, policy, author, organization, record.domain, aligned, why)
+
+
+def _aligned(
+    record: DmarcRecord, author: str, organization: str, vouchers: _Vouchers
+) -> Asking[str]:
+    """The first that is of the author's domain: how, and its domain; empty: there is none."""
     for how, domains, strict in (
-        ("dkim", signed, record.strict_dkim),
-        ("spf", [sender] if sender else [], record.strict_spf),
+        ("dkim", vouchers.signed, record.strict_dkim),
+        ("spf", (vouchers.sender,) if vouchers.sender else (), record.strict_spf),
     ):
         for domain in domains:
             if domain == author or (
                 not strict and (yield from _organization_of(domain)) == organization
             ):
-                aligned = f"{how} {domain}"
-                break
-        if aligned:
-            break
-    return DmarcResult(
-        "pass" if aligned else "fail",
-        policy,
-        author,
-        organization,
-        record.domain,
-        aligned,
-        "" if aligned else "nothing that passes is of the author's domain",
-    )
+                return f"{how} {domain}"
+    return ""
 
 
 def _names(domain: str) -> Iterator[str]:

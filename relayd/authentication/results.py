@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 from base64 import b64encode
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-from relayd.authentication.canonical import Field, fields
-from relayd.authentication.dkim import DkimResult
-from relayd.authentication.dmarc import DmarcResult
-from relayd.authentication.spf import SpfResult
+from relayd.authentication.canonical import Field, without
+
+if TYPE_CHECKING:  # what verifies takes its time to load, and its memory
+    from relayd.authentication.dkim import DkimResult
+    from relayd.authentication.dmarc import DmarcResult
+    from relayd.authentication.spf import SpfResult
 
 _TOKEN = re.compile(r"[!#$%&'*+.0-9A-Z^_`a-z{|}~/@-]+\Z")
 _PIECE = re.compile(r'"(?:[^"\\]|\\.)*"|\\.|[();]|[^();"\\]+|.', re.DOTALL)
@@ -139,8 +142,8 @@ def without_forged(section: bytes, authserv: str) -> bytes:
     """
     if b"authentication-results" not in section.lower():
         return section
-    kept = section
-    for field in fields(section):
-        if field.name == b"authentication-results" and authserv_id(field) == authserv.lower():
-            kept = kept.replace(field.octets + b"\r\n", b"", 1)
-    return kept
+    ours = authserv.lower()
+    return without(
+        section,
+        lambda field: field.name == b"authentication-results" and authserv_id(field) == ours,
+    )

@@ -20,13 +20,18 @@ ASIDE = re.compile(rf"{_QUOTED}|^\s*#.*|\([^()]*\)|[^,:<>]*(?=<[^<>]*>)")
 
 
 def read_text(
-    path: Path, shown: str, unread: re.Pattern[str] = COMMENT, texts: Texts = _DISK
+    path: Path,
+    shown: str,
+    unread: re.Pattern[str] = COMMENT,
+    texts: Texts = _DISK,
+    *,
+    secret: bool = False,
 ) -> str:
     """A file's text; raises OSError, or Complaint where it is not UTF-8.
 
     What is `unread` may be in any other code: it is taken for Latin-1.
     """
-    data = texts.octets(path)
+    data = texts.secret(path) if secret else texts.octets(path)
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:

@@ -45,6 +45,7 @@ from relayd.mail.nexthop import NextHop
 from relayd.report.tlsrpt import TlsReports
 from relayd.rules.check.caution import cautions
 from relayd.rules.check.check import (
+    content_problems,
     hop_problems,
     name_problems,
     table_problems,
@@ -231,6 +232,7 @@ class _Loader:
         problems += unanswered(
             self._items, set() if values.get("client_names", True) else {REVERSE_NAME}
         )
+        problems += content_problems(self._items)
         loader = TableLoader(self._folder, problems, self._texts)
         tables = loader.load_all(self._items)
         problems += self._listeners(tables, given)

@@ -94,14 +94,14 @@ class TableLoader:
 
     def _source(self, path: Path, kind: str) -> Source:
         unread = ASIDE if kind in ("aliases", "virtual", "canonical") else COMMENT
-        text = read_text(path, str(path), unread, self.texts)
+        text = read_text(path, str(path), unread, self.texts, secret=kind == "users")
         source = Source.of(text, str(path), short_name(path, self.folder))
         self.warnings += unseen(source, unread) if kind != "users" else ()
         return source
 
     def _includer(self, folder: Path) -> ReadFile:
         """Reads :include: files, which must lie below the folder, whatever links say."""
-        if not folder.is_dir():
+        if not self.texts.has(folder):
             folder = self.folder / folder.name
 
         def read(name: str) -> Source:

@@ -1,7 +1,8 @@
 """The text files of a configuration: as they are on disk, or as they were when it was read.
 
 A worker that is started again must not find rules that the others have not, nor a mistake that was
-refused: it reads what the master has read.
+refused: it reads what the master has read. So does a start with a mistake on disk
+(relayd.config.lastgood), but for secrets: these are as they are on disk, or not at all.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import errno
 import glob
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 
@@ -20,8 +22,12 @@ class Texts:
         """A file's content; raises OSError."""
         return path.read_bytes()
 
+    def secret(self, path: Path) -> bytes:
+        """The same of a file with passwords, of which no copy is to lie on disk."""
+        return path.read_bytes()
+
     def has(self, path: Path) -> bool:
-        """Whether there is such a file."""
+        """Whether there is such a file, or folder."""
         return path.exists()
 
     def find(self, pattern: str) -> list[str]:
@@ -30,29 +36,55 @@ class Texts:
 
 
 class RecordedTexts(Texts):
-    """Reads from disk, and knows what it was."""
+    """Reads from disk, or from other texts, and knows what it was."""
 
-    def __init__(self) -> None:
+    def __init__(self, source: Texts | None = None) -> None:
+        self._source = source or Texts()
         self._octets: dict[str, bytes] = {}
+        self._secret: dict[str, bytes] = {}
+        self._there: dict[str, None] = {}
         self._found: dict[str, list[str]] = {}
 
     def octets(self, path: Path) -> bytes:
         """See Texts."""
-        self._octets[str(path)] = octets = path.read_bytes()
+        self._octets[_name(path)] = octets = self._source.octets(path)
         return octets
+
+    def secret(self, path: Path) -> bytes:
+        """See Texts."""
+        self._secret[_name(path)] = octets = self._source.secret(path)
+        return octets
+
+    def has(self, path: Path) -> bool:
+        """See Texts."""
+        there = self._source.has(path)
+        if there:
+            self._there[_name(path)] = None
+        return there
 
     def find(self, pattern: str) -> list[str]:
         """See Texts."""
-        self._found[pattern] = found = super().find(pattern)
+        self._found[_name(pattern)] = found = self._source.find(pattern)
         return found
+
+    def without_secrets(self) -> bytes:
+        """What may lie on disk of it, for RememberedTexts."""
+        return self._packed(self._octets)
 
     def taken(self) -> bytes:
         """All of it for RememberedTexts, once: it is not kept here any longer."""
-        sizes = {name: len(octets) for name, octets in self._octets.items()}
-        head = json.dumps({"sizes": sizes, "found": self._found}).encode() + b"\n"
-        packed = b"".join([head, *self._octets.values()])
-        self._octets, self._found = {}, {}
+        packed = self._packed({**self._octets, **self._secret})
+        self.forget()
         return packed
+
+    def forget(self) -> None:
+        """It is not needed any longer."""
+        self._octets, self._secret, self._there, self._found = {}, {}, {}, {}
+
+    def _packed(self, octets: Mapping[str, bytes]) -> bytes:
+        sizes = {name: len(each) for name, each in octets.items()}
+        head = {"sizes": sizes, "there": list(self._there), "found": self._found}
+        return b"".join([json.dumps(head).encode(), b"\n", *octets.values()])
 
 
 class RememberedTexts(Texts):
@@ -61,6 +93,7 @@ class RememberedTexts(Texts):
     def __init__(self, packed: bytes) -> None:
         head, _, rest = packed.partition(b"\n")
         read = json.loads(head)
+        self._there = frozenset(read["there"])
         self._found: dict[str, list[str]] = read["found"]
         self._octets: dict[str, bytes] = {}
         at = 0
@@ -73,14 +106,24 @@ class RememberedTexts(Texts):
     def octets(self, path: Path) -> bytes:
         """See Texts."""
         try:
-            return self._octets[str(path)]
+            return self._octets[_name(path)]
         except KeyError:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)) from None
 
+    def secret(self, path: Path) -> bytes:
+        """See Texts; one that was left out is read from disk."""
+        found = self._octets.get(_name(path))
+        return super().secret(path) if found is None else found
+
     def has(self, path: Path) -> bool:
         """See Texts."""
-        return str(path) in self._octets
+        return _name(path) in self._there
 
     def find(self, pattern: str) -> list[str]:
         """See Texts."""
-        return self._found.get(pattern, [])
+        return self._found.get(_name(pattern), [])
+
+
+def _name(path: Path | str) -> str:
+    """However it was spelled: the master's configuration may be named from where it was started."""
+    return os.path.abspath(path)  # noqa: PTH100 - symlinks stay

@@ -27,9 +27,6 @@ from relayd.spool.schedule import Schedule
 _DURATION = re.compile(r"(?:\d+[dhms])+\Z")
 _DURATION_PART = re.compile(r"(\d+)([dhms])")
 _SECONDS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
-_SIZE = re.compile(r"(\d+)([A-Za-z]*)\Z")
-_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9}
-_UNITS |= {"kib": 2**10, "mib": 2**20, "gib": 2**30}
 _MAX_DURATION = 366 * 86400
 MAX_WORKERS = 64
 HOSTS_FILE, DNS = "hosts", "dns"
@@ -86,26 +83,7 @@ def or_off(read: Callable[[Words], float]) -> Callable[[Words], float]:
 
 def size(least: int) -> Callable[[Words], int]:
     """`50MiB`, `10MB`, `4096` as octets."""
-
-    def read(words: Words) -> int:
-        token = words.word("a size such as 50MiB")
-        match = _SIZE.match(token.text)
-        unit = None if match is None else _UNITS.get(match.group(2).lower())
-        if match is None or unit is None:
-            hint = "expected e.g. 50MiB, 10MB or 4096"
-            if match is not None and match.group(2).lower() in ("k", "m", "g"):
-                hint = f'did you mean "{token.text}iB"?'
-            raise words.complain(f'"{token.text}" is no size', hint)
-        octets = int(match.group(1)[:18]) * unit
-        if not least <= octets < 2**50:
-            unit_ = words.peek()
-            hint = f"expected at least {least}"
-            if unit_ is not None and unit_.text.lower() in _UNITS:
-                hint = f'did you mean "{token.text}{unit_.text}"?'
-            raise words.complain(f"{token.text} is out of range", hint)
-        return octets
-
-    return read
+    return lambda words: words.size(least)
 
 
 def number(least: int, most: int) -> Callable[[Words], int]:

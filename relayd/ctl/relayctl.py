@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import io
 import json
 import os
 import signal
@@ -39,6 +40,10 @@ def main(arguments: list[str] | None = None) -> int:
     except (FailureError, DaemonError) as error:
         print(f"relayctl: {error}", file=sys.stderr)
         return USAGE if options.command in ("explain", "replay") else FAILED
+    except OSError as error:  # standard output's, as a rule: what else there is has its own words
+        print(f"relayctl: {error}", file=sys.stderr)
+        sys.stdout = io.StringIO()  # what is still held would fail once more at the end
+        return FAILED
     except KeyboardInterrupt:
         return 130
 
@@ -66,7 +71,7 @@ def status(options: argparse.Namespace) -> int:
     answer = daemon(options).answer("status")
     _show(options, answer, text.status_lines(answer, time.time()))
     healthy = all(shard["healthy"] for shard in answer["shards"])
-    return OK if healthy else FAILED
+    return OK if healthy and not answer.get("refused") else FAILED
 
 
 def queue(options: argparse.Namespace) -> int:
@@ -135,6 +140,8 @@ def _why_lines(answer: dict[str, Any]) -> Iterator[str]:
         f" decided by rule set {answer.get('rules') or '(unknown)'}:"
     )
     yield ""
+    for fact in answer.get("facts", ()):
+        yield text.safe(f"fact  {fact}   (as stored)")
     yield from explaining.trail_rows(answer.get("trail", []))
     for recipient in answer["recipients"]:
         yield ""
@@ -210,7 +217,10 @@ def explain(options: argparse.Namespace) -> int:
             except explaining.QuestionError as error:
                 raise FailureError(str(error)) from None
         else:
-            answer = daemon(options).answer("explain", **question)
+            try:
+                answer = daemon(options).answer("explain", **question)
+            except NotRunningError as error:
+                raise FailureError(f"{error}; --offline asks the files") from None
         if number and not options.json:
             print()
         _show(options, answer, explaining.lines(answer))
@@ -262,9 +272,14 @@ def check(options: argparse.Namespace) -> int:
         except NotRunningError:
             path = DEFAULT_CONFIG
     from relayd.config import ConfigErrors, contents, load
+    from relayd.spool.disk.rights import rights_of
 
     try:
         settings = load(path)
+        if path is DEFAULT_CONFIG and os.geteuid() == 0 and settings.spool.is_dir():
+            # what only root can read is no use to him whom relayd runs as
+            with rights_of(settings.spool.stat(), groups=True):
+                load(path)
     except ConfigErrors as errors:
         return _complaint(options, {"complaint": str(errors)}, "")
     answer = {

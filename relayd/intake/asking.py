@@ -8,16 +8,14 @@ from typing import Any
 
 from relayd.intake.checks import Checks, Finding, Objection, ReceivedContent
 from relayd.intake.deadlines import SessionPhase
-from relayd.intake.header import HeaderSection
 from relayd.intake.pending import Pending
 from relayd.intake.policy import RELAY, ListenerPolicy
-from relayd.intake.reception import Intake, Reception, mail_text, rcpt_text
+from relayd.intake.reception import LATE, Intake, Reception, mail_text, rcpt_text
 from relayd.mail.client import Client
 from relayd.mail.reply import Reply
 from relayd.smtp import events
 from relayd.spool.errors import SpoolError
 
-_LATE = Reply.of(451, "4.3.0", "It took too long to decide, try again later")
 _LATE_AT_THE_DOOR = Reply.of(421, "4.3.0", "It took too long to decide, try again later")
 
 
@@ -61,20 +59,13 @@ class AskingReception(Reception):
     def end_of_content(self) -> Reply | Pending[Any]:
         """The verdict on the content."""
         failure = self._end()
-        transaction, draft, header = self._transaction, self._draft, self._header
-        if failure is not None or transaction is None or draft is None or header is None:
+        transaction = self._transaction
+        if failure is not None or transaction is None:
             return super().end_of_content()
-        content = ReceivedContent(
-            draft,
-            self._trace,
-            header.octets if self._completion is None else self._completion.section,
-            most_section=self._intake.limits.header_size,
-            most_size=self._intake.limits.message_size,
-            turn=self._intake.turn,
-        )
+        content = self._received_content()
         asked = self._checks.content(transaction.client, transaction.envelope, content)
         if asked is not None and not isinstance(asked, Reply):
-            asked = self._examined(content, asked)
+            asked = self._asked_about(content, asked)
         return _answered(
             asked, partial(self._content_asked, content), phase=SessionPhase.EXAMINATION
         )
@@ -101,7 +92,7 @@ class AskingReception(Reception):
             return self._rcpt(event)
         return self._refuse(rcpt_text(event.path), objection)
 
-    async def _examined(
+    async def _asked_about(
         self, content: ReceivedContent, asked: Coroutine[Any, Any, Objection]
     ) -> Objection:
         try:
@@ -118,10 +109,7 @@ class AskingReception(Reception):
         if objection is not None:
             self._fail(objection)
         elif content.rewritten:
-            header = HeaderSection(self._intake.trace, self._intake.limits.header_size, keep=True)
-            header.receive(content.section)
-            self._header, self._completion = header, None
-            self._eight_bit = content.eight_bit
+            self._content_rewritten(content)
         return super().end_of_content()
 
 
@@ -143,7 +131,7 @@ def _followed(
 def _answered(
     asked: Finding,
     then: Callable[[Objection], Reply | Pending[Any]],
-    late: Reply = _LATE,
+    late: Reply = LATE,
     phase: SessionPhase = SessionPhase.VERDICT,
 ) -> Reply | Pending[Any]:
     if asked is None or isinstance(asked, Reply):

@@ -13,6 +13,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
 from relayd.intake.lookups import DnsList, Records, sender_policy
+from relayd.intake.vouching import Vouching
 from relayd.mail.address import ReversePath
 from relayd.mail.client import Client
 from relayd.mail.log import MailLog
@@ -43,6 +44,10 @@ class Gatherer:
         self._clock = clock  # seconds since the epoch
         self._lists: tuple[Ruleset | None, Mapping[str, DnsList]] = (None, {})
         self._told: dict[str, float] = {}  # by list: when its trouble was said last
+
+    def vouching(self, *, dmarc: bool) -> Vouching:
+        """For one message."""
+        return Vouching(self._reactor, self._records, self._clock, PATIENCE, dmarc=dmarc)
 
     def gathering(self) -> GatheredFacts:
         """For one session."""

@@ -12,8 +12,9 @@ from typing import Any, Protocol, TypeVar
 from relayd.authentication.asking import Asking, RecordQuery, Unanswered
 from relayd.authentication.spf import SpfResult, check_host, spf_client
 from relayd.dns.answer import Answer, DnsError, DnsTrouble, NoData, NxDomain
-from relayd.mail.address import ReversePath, path_text
+from relayd.mail.address import AddressError, ReversePath, fold_domain, path_text
 from relayd.mail.client import Client
+from relayd.mail.envelope import Envelope
 from relayd.rules.dnslist import meaning
 from relayd.rules.language.model import DnsListDef
 
@@ -89,6 +90,18 @@ class DnsList:
         if listed is None:
             self._trouble(self._name, f"it says {', '.join(answer.values)}, which is no listing")
         return bool(listed)
+
+
+def spf_domain(client: Client, envelope: Envelope) -> str:
+    """The domain that SPF is about, folded: the sender's, or HELO where the path is null.
+
+    Empty: it is none.
+    """
+    sender = envelope.reverse_path
+    try:
+        return fold_domain(client.helo) if sender is None else sender.domain_key
+    except AddressError:
+        return ""
 
 
 async def sender_policy(

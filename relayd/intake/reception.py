@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from relayd.intake.checks import Checks, at_once
+from relayd.intake.checks import Checks, Objection, ReceivedContent, at_once
 from relayd.intake.deadlines import SessionPhase
+from relayd.intake.examination import Examination, Filtered, Filters
 from relayd.intake.gatheredfacts import GatheredFacts, Gatherer
 from relayd.intake.header import HeaderSection, front
 from relayd.intake.limits import Memory, client_key
@@ -24,6 +25,7 @@ from relayd.intake.transaction import (
     identity,
     merge_notify,
 )
+from relayd.intake.vouching import Vouched, results_field
 from relayd.login.guesses import Guesses
 from relayd.mail.address import Mailbox, ReversePath, path_text
 from relayd.mail.client import Client
@@ -31,21 +33,25 @@ from relayd.mail.envelope import Envelope, Recipient
 from relayd.mail.ident import ident_text
 from relayd.mail.log import MailLog
 from relayd.mail.message import Message, RecipientState, Record, Submission
-from relayd.mail.plan import Plan, Verdict
+from relayd.mail.plan import Plan, Step, Verdict
 from relayd.mail.reply import Reply
 from relayd.report.bounce import expand
 from relayd.report.wishes import STRANGERS, TRUSTED, Wishes
 from relayd.rules.conditions.reversename import REVERSE_NAME
-from relayd.rules.evaluate import Facts, evaluate
+from relayd.rules.conditions.senderpolicy import SENDER_POLICY
+from relayd.rules.evaluate import Facts, evaluate, examine
+from relayd.rules.fact import Fact, Known
 from relayd.rules.header import TooManyFieldsError, edit_header
 from relayd.rules.ruleset import Ruleset
 from relayd.rules.srsstage import FORGED
+from relayd.rules.storedfact import kept
 from relayd.smtp import events
 from relayd.spool.errors import SpoolError, SpoolFull
 from relayd.spool.interface import AnyDraft
 
 _MAIL_OK = Reply.of(250, "2.1.0", "Ok")
 _HELLO_OK = Reply.bare(250)
+LATE = Reply.of(451, "4.3.0", "It took too long to decide, try again later")
 _GO_AHEAD = Reply.bare(354, "End data with <CR><LF>.<CR><LF>")
 _TROUBLE = Reply.of(451, "4.3.0", "Local trouble, try again later")
 _FULL = Reply.of(452, "4.3.1", "Insufficient system storage, try again later")
@@ -59,6 +65,7 @@ _FREE = 8192  # octets of a header section that are not counted
 _FREE_RECIPIENTS = 8  # final ones of a transaction, likewise
 _RECIPIENT = 2000  # octets that one costs, with a long address and an ORCPT
 _SHARE = 16384  # octets of memory that are taken at a time
+_A_TURNS_RECIPIENTS = 50  # decided about again in one turn of the reactor
 _MOST_TOLD = 100  # refusals of one session that have a line in the log; the rest is counted
 _HEADER_TOO_LARGE = Reply.of(552, "5.3.4", "Header section too large")
 _TOO_MANY_FIELDS = Reply.of(552, "5.3.4", "Too many header fields of one kind")
@@ -152,6 +159,7 @@ class Intake:
     gatherer: Gatherer | None = None  # for what rules look at and others know; None: no rule does
     names: ClientNames | None = None  # of clients; None: nobody looks them up
     checks: Checks | None = None  # who else is asked before mail is taken
+    filters: Filters | None = None  # who else reads the content; None: no rule asks any
     turn: Callable[[], Awaitable[None]] = at_once  # let others have theirs
 
 
@@ -179,7 +187,11 @@ class Reception:
         self._beginning = b""  # of content, until it is known whether it has a header section
         self._policy = policy
         self._completion: Completion | None = None
+        self._examination: Examination | None = None
+        self._vouched: Vouched | None = None  # what came of it
+        self._told: Mapping[Fact, object] | None = None  # all that was known at the final dot
         self._eight_bit = False
+        self._why = ""  # the content is refused, for the log
         self._failure: Reply | None = None  # known before the end of content
         self._wishes = STRANGERS
         self._wishing: tuple[Ruleset, Client] | None = None  # whose `_wishes` are
@@ -221,6 +233,8 @@ class Reception:
             if header.size > _FREE and not self._hold_header(header.held):
                 self._fail(_NO_MEMORY)
                 return
+        if self._examination is not None:
+            self._examination.receive(header, data)
         if self._completion is not None:
             data = self._completion.receive(data)
             if not data:
@@ -244,11 +258,16 @@ class Reception:
 
     def end_of_content(self) -> Reply | Pending[Any]:
         """The verdict on the content; a commit, unless something speaks against it."""
+        examination = self._examination
+        if examination is not None and self._end() is None:
+            asked = self._examined(examination)
+            return Pending(asked, self._verdict_on_content, lambda: LATE, SessionPhase.EXAMINATION)
         transaction, draft = self._transaction, self._draft
         submission = self._submission()
         if isinstance(submission, Reply):
+            why, self._why = self._why, ""
             self.rollback()
-            return self._refuse("end of content", submission)
+            return self._refuse("end of content", submission, why)
         assert draft is not None
         assert transaction is not None
         # the commit's from now on: the session may end before that does
@@ -313,6 +332,10 @@ class Reception:
         if self._held_header or self._held_recipients:
             self._hold_header(0)
             self._hold_recipients(0)
+        if self._examination is not None:
+            self._examination.cancel()
+            self._examination = None
+        self._vouched = self._told = None
         self._draft = self._transaction = self._header = self._failure = self._completion = None
 
     def _hold_header(self, octets: int) -> bool:
@@ -486,6 +509,9 @@ class Reception:
             if guessable is not None and plan.reply is FORGED:
                 guessable.wrong_hash(client_key(self.client.address))
             sender = transaction.envelope.reverse_path
+            if gathering is not None:
+                told = kept(gathering.facts)
+                plan = replace(plan, trail=(*told, *plan.trail))
             self._intake.untold(transaction.client, sender, mailbox, plan, self._ruleset.hash)
             return self._refuse(rcpt_text(mailbox), plan.reply, _why(plan))
         total = transaction.destinations + len(plan.destinations)
@@ -497,7 +523,10 @@ class Reception:
         if much and not self._hold_recipients(held):
             transaction.full = _NO_MEMORY
             return self._refuse(rcpt_text(mailbox), _NO_MEMORY)
-        transaction.add(named, Addressee(mailbox, params.orcpt, notify, plan))
+        facts = None
+        if gathering is not None and self._ruleset.examined:  # it may be decided again
+            facts = dict(gathering.facts)
+        transaction.add(named, Addressee(mailbox, params.orcpt, notify, plan, facts))
         return plan.reply
 
     def _data(self, event: events.Data) -> Reply | Pending[Any]:
@@ -522,10 +551,16 @@ class Reception:
             reply = self._spool_reply(error)
             self._fail(reply)
             return self._refuse("DATA", reply, error.reason)
+        if self._ruleset is not None and (self._ruleset.examined or intake.filters is not None):
+            self._examination = Examination(self._ruleset, intake.gatherer)
         self._header = HeaderSection(
             intake.trace,
             intake.limits.header_size,
-            keep=self._keeps_header or transaction.edits_header or self._policy.submission,
+            keep=self._keeps_header
+            or transaction.edits_header
+            or self._policy.submission
+            or self._examination is not None
+            or (self._ruleset is not None and self._ruleset.authenticates),
         )
         self._completion = self._complete_with(draft.ident) if self._policy.submission else None
         return _GO_AHEAD
@@ -562,6 +597,120 @@ class Reception:
 
     def _not_offered(self, event: events.Event) -> Reply:
         return _NOT_OFFERED
+
+    # -- the examination of the content ----------------------------------------------------------
+
+    async def _examined(self, examination: Examination) -> Objection:
+        """Gather what is to be known of it, ask who else reads it, then ask the rules again."""
+        transaction, ruleset, header = self._transaction, self._ruleset, self._header
+        filters = self._intake.filters
+        assert transaction is not None
+        assert ruleset is not None
+        assert header is not None
+        content = self._received_content()
+        found = Filtered()
+        try:
+            told: dict[Fact, object] = dict(self._gathering.facts) if self._gathering else {}
+            told |= await examination.facts(
+                header, content, transaction.client, transaction.envelope, told
+            )
+            if filters is not None:
+                named = [each.original for each in transaction.addressees.values()]
+                found = await filters.examine(
+                    transaction.client, transaction.envelope, named, content, told
+                )
+                if found.objection is not None:
+                    self._why = " ".join(step.rule for step in found.trail)
+                    return found.objection
+                told |= found.facts
+            if content.rewritten:
+                self._content_rewritten(content)
+        except SpoolError as error:
+            return self._spool_reply(error)
+        finally:
+            content.close()
+        return await self._decided_again(ruleset, transaction, told, found)
+
+    async def _decided_again(
+        self,
+        ruleset: Ruleset,
+        transaction: ReceivedTransaction,
+        told: Mapping[Fact, object],
+        found: Filtered,
+    ) -> Objection:
+        """What the rules say now that the content is known: of all recipients, then of each."""
+        self._told = told
+        client, sender = transaction.client, transaction.envelope.reverse_path
+        started = transaction.started
+        nobody = Mailbox("", "")
+        plan = examine(ruleset, Facts(client, sender, nobody, started, told, Known.CONTENT))
+        if plan.verdict is Verdict.REFUSE:
+            return self._refused_by(plan, ruleset, transaction)
+        told_of_content = {fact: told[fact] for fact in ruleset.examined if fact in told}
+        plans = []
+        for number, each in enumerate(transaction.addressees.values(), 1):
+            fresh = each.plan
+            if ruleset.plans_anew or plan.trail:
+                gathered = {**(each.gathered or {}), **told_of_content}
+                facts = Facts(client, sender, each.original, started, gathered, Known.CONTENT)
+                fresh = self._intake.decide(ruleset, facts)
+                if fresh.verdict is Verdict.REFUSE:
+                    return self._refused_by(fresh, ruleset, transaction)
+            if found.verdict is not Verdict.ACCEPT and fresh.verdict is not Verdict.DISCARD:
+                fresh = replace(fresh, verdict=found.verdict)
+            plans.append(replace(fresh, trail=(*fresh.trail, *found.trail)))
+            if number % _A_TURNS_RECIPIENTS == 0:
+                await self._intake.turn()
+        return self._planned_anew(transaction, plans)
+
+    def _planned_anew(self, transaction: ReceivedTransaction, plans: Sequence[Plan]) -> Objection:
+        total = sum(len(plan.destinations) for plan in plans)
+        if total > self._intake.limits.destinations and len(plans) > 1:
+            return _TOO_MANY
+        held = max(total, len(plans))
+        if held > _FREE_RECIPIENTS and not self._hold_recipients(held):
+            return _NO_MEMORY
+        transaction.plan_anew(plans)
+        return None
+
+    def _refused_by(
+        self, plan: Plan, ruleset: Ruleset, transaction: ReceivedTransaction
+    ) -> Objection:
+        """None of the recipients is taken: SMTP has one answer for all."""
+        self._why = _why(plan)
+        plan = replace(plan, trail=(*self._facts_told(), *plan.trail))
+        path = transaction.envelope.reverse_path
+        for each in transaction.addressees.values():
+            self._intake.untold(transaction.client, path, each.original, plan, ruleset.hash)
+        return plan.reply
+
+    def _verdict_on_content(self, objection: Objection) -> Reply | Pending[Any]:
+        """What others say was heard before (AskingReception); what is left is ours."""
+        if self._examination is not None:
+            self._vouched = self._examination.vouched
+            self._examination = None
+        if objection is not None:
+            self._fail(objection)
+        return Reception.end_of_content(self)
+
+    def _received_content(self) -> ReceivedContent:
+        """All of it, for who wants to read it, or write it anew."""
+        assert self._draft is not None
+        assert self._header is not None
+        return ReceivedContent(
+            self._draft,
+            self._trace,
+            self._header.octets if self._completion is None else self._completion.section,
+            most_section=self._intake.limits.header_size,
+            most_size=self._intake.limits.message_size,
+            turn=self._intake.turn,
+        )
+
+    def _content_rewritten(self, content: ReceivedContent) -> None:
+        header = HeaderSection(self._intake.trace, self._intake.limits.header_size, keep=True)
+        header.receive(content.section)
+        self._header, self._completion = header, None
+        self._eight_bit = content.eight_bit
 
     # -- the end of content ----------------------------------------------------------------------
 
@@ -600,6 +749,9 @@ class Reception:
             header_size=len(self._trace) + size,
             eight_bit=self._eight_bit,
             utf8_header=header.eight_bit,
+            told=() if self._gathering is None and self._told is None else self._facts_told(),
+            results=self._results(ruleset, transaction) if ruleset.authenticates else b"",
+            authserv=self._intake.trace.hostname,
         )
         try:
             submission = transaction.submission(
@@ -609,7 +761,8 @@ class Reception:
             return _TOO_MANY_FIELDS
         grown = size
         if submission.headers:
-            grown = max(grown, max(map(len, submission.headers)) - len(self._trace))
+            ours = len(facts.results) + len(self._trace)
+            grown = max(grown, max(map(len, submission.headers)) - ours)
         if grown > header.size and self._draft is not None:
             # what came was within the limits; what leaves is to be so as well
             if grown > limits.header_size:
@@ -617,6 +770,24 @@ class Reception:
             if self._draft.size - len(self._trace) - size + grown > limits.message_size:
                 return _MESSAGE_GREW
         return submission
+
+    def _facts_told(self) -> tuple[Step, ...]:
+        """What rules have looked at by now, to be kept with the message."""
+        told = self._told
+        if told is None and self._gathering is not None:
+            told = self._gathering.facts
+        return kept(told or {})
+
+    def _results(self, ruleset: Ruleset, transaction: ReceivedTransaction) -> bytes:
+        """What was found out about who vouches for it, for those who read it after us."""
+        told = {} if self._gathering is None else self._gathering.facts
+        return results_field(
+            self._intake.trace.hostname,
+            transaction.client,
+            transaction.envelope,
+            told.get(SENDER_POLICY),
+            self._vouched,
+        )
 
     def _write(self, data: bytes) -> None:
         if data and self._draft is not None:

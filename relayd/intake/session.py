@@ -30,7 +30,7 @@ from relayd.intake.identity import introduced
 from relayd.intake.pending import Pending
 from relayd.intake.policy import ListenerPolicy
 from relayd.intake.smtpservice import SmtpService
-from relayd.intake.transport import Transport, has_ended
+from relayd.intake.transport import Transport, has_ended, is_unread
 from relayd.mail.client import Client
 from relayd.mail.reply import Reply
 from relayd.reactor.coroutine import promise, spawn
@@ -377,11 +377,13 @@ class Session(Protocol):
         if not ITCPTransport.providedBy(self.transport):
             return b""
         connection = self.transport.getHandle()
+        if not is_unread(connection):
+            return b""  # as it should be; or it is the end, of which we shall hear
         assert isinstance(connection, socket)
         try:
             return connection.recv(SIP)
         except OSError:
-            return b""  # nothing, as it should be; or the end, of which we shall hear
+            return b""
 
     # -- verdicts that take their time -----------------------------------------------------------
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from relayd.authentication.results import without_forged
 from relayd.mail import value
 from relayd.mail.address import AddressError, Mailbox
 from relayd.mail.client import Client
@@ -12,6 +13,7 @@ from relayd.mail.envelope import DIRECT, Envelope, Recipient
 from relayd.mail.message import RecipientState, Record, Submission
 from relayd.mail.plan import Destination, Plan, Step, Verdict
 from relayd.mail.reply import Reply
+from relayd.rules.fact import Fact
 
 _STATE = {
     Verdict.ACCEPT: RecipientState.QUEUED,
@@ -34,6 +36,7 @@ class Addressee:
     orcpt: str
     notify: frozenset[str]
     plan: Plan
+    gathered: Mapping[Fact, object] | None = None  # what it was decided by, if kept for later
 
 
 @value.dataclass(frozen=True, slots=True)
@@ -41,10 +44,13 @@ class ContentFacts:
     """What was learnt about the content while it went by."""
 
     trace: bytes  # the Received field written in front of it
-    section: bytes  # the header section as received; empty unless Transaction.edits_header
+    section: bytes  # the header section as received; empty unless it was to be kept
     header_size: int  # octets of both, the empty line included
     eight_bit: bool
     utf8_header: bool
+    told: tuple[Step, ...] = ()  # facts that rules looked at (relayd.mail.plan.FACT)
+    results: bytes = b""  # Authentication-Results of ours, to stand in front of all
+    authserv: str = ""  # in whose name they are
 
 
 class ReceivedTransaction:
@@ -86,6 +92,14 @@ class ReceivedTransaction:
             if destination.header_rules:
                 self.edits_header = True
 
+    def plan_anew(self, plans: Iterable[Plan]) -> None:
+        """Other plans for all addressees, in their order."""
+        self.destinations = 0
+        self.edits_header = False
+        for (named, addressee), plan in zip([*self.addressees.items()], plans, strict=True):
+            addressee.plan = plan
+            self.add(named, addressee)
+
     def shadows(self, records: Sequence[Record]) -> list[Addressee]:
         """Those of whom no record tells: all they led to is somebody else's delivery as well."""
         if not self._merged:
@@ -98,7 +112,9 @@ class ReceivedTransaction:
         found: dict[tuple[object, ...], int] = {}
         recipients: list[Recipient] = []
         states: list[RecipientState] = []
-        headers = _Headers(facts, edit_header) if self.edits_header else None
+        headers = None
+        if self.edits_header or facts.results:
+            headers = _Headers(facts, edit_header)
         for named, addressee in self.addressees.items():
             state = _STATE[addressee.plan.verdict]
             for destination in addressee.plan.destinations or (_nowhere(addressee),):
@@ -125,7 +141,7 @@ class ReceivedTransaction:
             headers=() if headers is None else tuple(headers.sections),
             state=states[0] if alike else RecipientState.QUEUED,
             states=() if alike else tuple(states),
-            trail=self._trail(),
+            trail=(*facts.told, *self._trail()) if facts.told else self._trail(),
             rules=rules,
         )
 
@@ -145,17 +161,23 @@ class _Headers:
         self.sections: list[bytes] = []
         self._facts = facts
         self._edit = edit_header
-        self._numbers: dict[tuple[int, ...], int] = {(): 0}
+        self._numbers: dict[tuple[int, ...], int] = {}
+        self._before = facts.results + facts.trace
+        self._ours = facts.section  # without what speaks in our name
+        if facts.results:
+            self._ours = without_forged(facts.section, facts.authserv)
+        else:
+            self._numbers[()] = 0
 
     def number(self, rules: tuple[int, ...]) -> int:
         """Recipient.header for these rules; the trace field in front is never theirs to edit."""
         number = self._numbers.get(rules)
         if number is None:
-            edited = self._edit(rules, self._facts.section)
-            if edited == self._facts.section:
+            edited = self._edit(rules, self._ours) if rules else self._ours
+            if edited == self._facts.section and not self._facts.results:
                 number = 0
             else:
-                section = self._facts.trace + edited
+                section = self._before + edited
                 if section not in self.sections:
                     self.sections.append(section)
                 number = self.sections.index(section) + 1

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from fcntl import ioctl
 from socket import IPPROTO_TCP, TCP_INFO, socket
+from termios import FIONREAD
 from typing import Protocol
 
 _CLOSE_WAIT = 8  # tcp(7): the peer has shut its sending side
+_NOTHING = bytes(4)  # an int
 
 
 class AnyProtocol(Protocol):
@@ -44,6 +47,15 @@ class Transport(Protocol):
 
     def getHandle(self) -> object:
         """The socket; under TLS, the connection of pyOpenSSL."""
+
+
+def is_unread(connection: object) -> bool:
+    """Whether octets wait in this TCP socket; to read in vain costs more, an exception."""
+    assert isinstance(connection, socket)
+    try:
+        return ioctl(connection, FIONREAD, _NOTHING) != _NOTHING
+    except OSError:
+        return False
 
 
 def has_ended(connection: object) -> bool:

@@ -28,6 +28,11 @@ class Step(NamedTuple):
     note: str = ""  # what it matched, what came out
 
 
+FACT = "fact"
+"""The stage of a step that is no rule, but a fact that rules looked at: `place` is its name, `rule`
+says it in words, `note` its value in JSON. Such steps stand in front of all others."""
+
+
 @dataclass(frozen=True, slots=True)
 class Destination:
     """One final recipient of a plan."""

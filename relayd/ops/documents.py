@@ -11,7 +11,7 @@ from relayd.mail.envelope import Envelope
 from relayd.mail.ident import ident_text, parse_ident
 from relayd.mail.message import RecipientState, Record
 from relayd.mail.outcome import Outcome
-from relayd.mail.plan import Step
+from relayd.mail.plan import FACT, Step
 from relayd.spool.queue import LaneView, Standing
 from relayd.spool.view import (
     Accepted,
@@ -167,7 +167,8 @@ def story(
         document = _message(history.ident, history.received_at, history.size)
         document |= _envelope(history.envelope) | _client(history.client)
         document["rules"] = history.rules
-        document["trail"] = [_step(step) for step in history.trail]
+        document["facts"] = [step.rule for step in history.trail if step.stage == FACT]
+        document["trail"] = [_step(step) for step in history.trail if step.stage != FACT]
         recipients = {entry.number: _entry(entry) for entry in history.entries}
     elif accepted is not None:
         message = accepted[0]

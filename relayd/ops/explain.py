@@ -94,14 +94,27 @@ def decide(ruleset: Ruleset, question: Question) -> dict[str, Any]:
 def _decided(ruleset: Ruleset, question: Question, asked: Facts) -> dict[str, Any]:
     from relayd.mail.envelope import Direction
     from relayd.rules.evaluate import evaluate_aloud
+    from relayd.rules.fact import Known
+    from relayd.rules.ruleset import without_unknown
 
-    plan = evaluate_aloud(ruleset, asked)
+    told = {**_fields(ruleset, question), **(asked.gathered or {})}
+    unknown = ruleset.examined - told.keys()
+    if ruleset.examined:  # rules about what nobody has said are left out
+        asked = replace(asked, gathered=told, known=Known.CONTENT)
+        plan = evaluate_aloud(without_unknown(ruleset, told), asked)
+    else:
+        plan = evaluate_aloud(ruleset, asked)
     if question.get("sender"):
         # MAIL comes before RCPT: who may not use the sender is not asked for recipients
         plan = _at_mail(ruleset, asked) or plan
     answer = document(plan)
     for fact, value in _given(question).items():
         answer["facts"].append(_fact(fact, value, "given"))
+    for fact, value in _fields(ruleset, question).items():
+        answer["facts"].append(_fact(fact, value, "in the header"))
+    for fact in sorted(unknown, key=str):
+        why = "known when the content is there; rules that look at it are left out here"
+        answer["facts"].append(_fact(fact, None, why))
     for destination in answer["destinations"]:
         names = Direction.parse(destination["next_hop"]).names
         hops = [ruleset.next_hops[name] for name in names if name in ruleset.next_hops]
@@ -127,6 +140,22 @@ def _given(question: Question) -> dict[Fact, object]:
         except ValueError as error:
             raise QuestionError(f"--with {text!r} states no fact: {error}") from None
     return stated
+
+
+def _fields(ruleset: Ruleset, question: Question) -> dict[Fact, object]:
+    """What rules look at in the header section that is given, and not stated otherwise."""
+    from relayd.mime.headertext import field_texts
+    from relayd.rules.conditions.headerfield import FIELD, bounded
+
+    if not question.get("header"):
+        return {}
+    section = str(question["header"]).encode("latin-1", "replace")
+    given = _given(question)
+    return {
+        fact: bounded(field_texts(section, fact.of))
+        for fact in sorted(ruleset.examined, key=str)
+        if fact.spelled == FIELD and fact not in given
+    }
 
 
 def _at_mail(ruleset: Ruleset, asked: Facts) -> Plan | None:

@@ -55,7 +55,7 @@ class LineLog:
     """Implements relayd.mail.log.MailLog. To be called in the reactor's thread only.
 
     Lines are gathered and written at the end of the reactor's iteration: `later(flush)` is to
-    call `flush` then, e.g. `partial(reactor.callLater, 0)`. `write` takes whole lines in UTF-8.
+    call `flush` then (relayd.reactor.lean.soon). `write` takes whole lines in UTF-8.
     `journal` leaves time stamps to journald and tells it the level instead.
     """
 

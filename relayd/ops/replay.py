@@ -15,7 +15,9 @@ from relayd.mail.reply import Severity
 from relayd.ops.text import moment, safe
 from relayd.rules.check.check import used_tables
 from relayd.rules.evaluate import LOOPED, Facts, evaluate
+from relayd.rules.fact import Known
 from relayd.rules.ruleset import Ruleset
+from relayd.rules.storedfact import recalled
 from relayd.spool.envelopes import Dropped, Seen
 
 SAME, CHANGED, TROUBLE = 0, 1, 2  # exit statuses
@@ -30,6 +32,11 @@ KINDS: Mapping[str, tuple[str, str, str]] = {
     "refused": ("would be refused", "would be refused", "refused"),
     "loop": ("loops", "loop", "loops"),
     "unknown": ("would be put off", "would be put off", "put off: unknown now"),
+    "unstored": (
+        "depends on what was not stored",
+        "depend on what was not stored",
+        "unknown, for it was not stored then",
+    ),
     "accepted": ("would be accepted", "would be accepted", "accepted"),
     "held": ("would be held", "would be held", "held"),
     "discarded": ("would be discarded", "would be discarded", "discarded"),
@@ -99,7 +106,7 @@ class Replay:
             kind,
             recipient,
             _then(seen),
-            _now(plan),
+            "unknown" if kind == "unstored" else _now(plan),
             step.place,
             step.rule if step.rule.startswith(step.stage) else f"{step.stage} {step.rule}".strip(),
             seen.at,
@@ -115,11 +122,13 @@ class Replay:
         if refusal is not None:
             note = f"login {seen.client.login} as {path_text(seen.sender)}"
             return Plan(Verdict.REFUSE, refusal, (), (Step("may-send-as", "", note),))
-        return evaluate(self.ruleset, _facts(seen))
+        return evaluate(self.ruleset, _facts(self.ruleset, seen))
 
     def _kind(self, seen: Seen, plan: Plan) -> str:
         """What changes first and most; empty: nothing."""
         then, now = seen.verdict, plan.verdict
+        if plan.trail and plan.trail[-1].stage == "unknown" and _not_stored(self.ruleset, seen):
+            return "unstored"
         if now is Verdict.REFUSE:
             if then is Verdict.REFUSE:
                 return "" if str(plan.reply) == seen.reply else "reply"
@@ -157,7 +166,7 @@ class Replay:
         then = self.rules_then
         if then is None or not (then.headers.entries or self.ruleset.headers.entries):
             return False
-        before = _header_rules(then, evaluate(then, _facts(seen)))
+        before = _header_rules(then, evaluate(then, _facts(then, seen)))
         return before != _header_rules(self.ruleset, plan)
 
     def _is_moved(self, names: str) -> bool:
@@ -219,8 +228,16 @@ class Replay:
                 yield kind, sorted(found, key=lambda change: (-change.count, change.recipient))
 
 
-def _facts(seen: Seen) -> Facts:
-    return Facts(seen.client, seen.sender, seen.recipient, seen.at)
+def _facts(ruleset: Ruleset, seen: Seen) -> Facts:
+    """What was known then. Who was refused at RCPT has shown us no content."""
+    told = recalled(ruleset.gathered, seen.facts)
+    content = seen.verdict is not Verdict.REFUSE or bool(ruleset.examined & told.keys())
+    known = Known.CONTENT if content else Known.RECIPIENT
+    return Facts(seen.client, seen.sender, seen.recipient, seen.at, told, known)
+
+
+def _not_stored(ruleset: Ruleset, seen: Seen) -> bool:
+    return any(fact.condition not in seen.facts for fact in ruleset.gathered)
 
 
 def _header_rules(ruleset: Ruleset, plan: Plan) -> list[tuple[str, tuple[str, ...]]]:
@@ -249,6 +266,8 @@ def _deciding(kind: str, seen: Seen, plan: Plan) -> Step:
         stages = ("accept", "srs")
     elif kind in _STAGES:
         stages = (_STAGES[kind],)
+    elif kind == "unstored":
+        return Step("", "", plan.trail[-1].note)
     elif kind == "header":
         return Step("header", "", "rules for the header", "")
     else:

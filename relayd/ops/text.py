@@ -111,7 +111,7 @@ def queue_lines(documents: Iterable[dict[str, Any]], now: float) -> Iterator[str
         total = f"{_many(messages, 'message')}, {_many(recipients, 'recipient')}"
         yield f"{total}, {octets(size_sum)}\n"
     else:
-        yield "Nothing is waiting.\n"
+        yield "Mail queue is empty\n"  # the words that scripts know from mailq
 
 
 def _due(at: float, now: float) -> str:
@@ -249,7 +249,10 @@ def _site(site: dict[str, Any], now: float) -> str:
 def _refused_lines(refused: dict[str, Any], now: float) -> Iterator[str]:
     since = refused["since"]
     ago = duration(int(now - since))
-    yield f"{'REFUSED':13}  what is on disk, since {moment(since)} ({ago} ago); the old rules hold:"
+    holds = "the old rules hold"
+    if refused.get("last_good"):
+        holds = f"started with the last good configuration, of {moment(refused['last_good'])}"
+    yield f"{'REFUSED':13}  what is on disk, since {moment(since)} ({ago} ago); {holds}:"
     for line in refused["why"].split("\n"):
         yield safe(f"{'':13}  {line}")
 

@@ -10,7 +10,7 @@ the garbage collector; three coroutines belong to each message.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Generator
 from typing import Any, Protocol, TypeVar
 
 from twisted.internet.defer import Deferred
@@ -36,6 +36,16 @@ class Awaited(Deferred[T]):
     """
 
     waiting: tuple[Spawned, Broken] | None = None
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        """Wait for it; what it is waited with is told the result.
+
+        Twisted's is asked before and after, and says it by an exception each time.
+        """
+        if self.called:
+            return (yield from super().__await__())
+        result: T = yield self
+        return result
 
     def callback(self, result: Any) -> None:  # noqa: ANN401 - as Deferred has it
         """It came."""

@@ -1,13 +1,17 @@
-"""The reactor's turn without Twisted's logging context, which nobody here reads.
+"""The reactor's turn without what nobody here needs of Twisted's.
 
 `twisted.python.log.callWithLogger` sets up a context for each readable socket, so that Twisted's
 own log could say whose event it was. A session has some ten of them, and it cost a tenth of the
-CPU of a message.
+CPU of a message. What is to be done at the turn's end is no timer, and needs none's place among
+them.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from functools import partial
+from select import EPOLLIN
 from typing import Any, Protocol
 
 from twisted.internet.epollreactor import EPollReactor
@@ -29,6 +33,29 @@ class LeanReactor(EPollReactor):
 
     leaving: list[Leaving] | None = None  # what goes at the turn's end; None: all goes at once
 
+    def __init__(self) -> None:
+        self._soon: list[tuple[Callable[..., object], tuple[object, ...]]] = []
+        super().__init__()  # type: ignore[no-untyped-call]
+
+    def call_soon(self, function: Callable[..., object], *args: object) -> None:
+        """Call it when the events of this turn were seen to, and its timers; in order.
+
+        It may ask for more, which has its turn at once: nothing that goes on for ever.
+        """
+        self._soon.append((function, args))
+
+    def runUntilCurrent(self) -> None:
+        """What other threads want, timers that are due, and what is to be done soon."""
+        super().runUntilCurrent()
+        soon = self._soon
+        if soon:
+            for function, args in soon:  # with what is added meanwhile
+                try:
+                    function(*args)
+                except Exception:
+                    log.err()  # type: ignore[no-untyped-call]  # Twisted's own
+            soon.clear()
+
     def send_together(self) -> None:
         """What is written in a turn shall leave at its end.
 
@@ -47,16 +74,30 @@ class LeanReactor(EPollReactor):
         reactor: Any = self  # Twisted has no types for its insides
         selectables = reactor._selectables
         events = reactor._poller.poll(_FOR_EVER if timeout is None else timeout, len(selectables))
-        serve = reactor._doReadOrWrite
         for fd, event in events:
             selectable = selectables.get(fd)  # None: it went while others had their turn
-            if selectable is not None:
+            if selectable is None:
+                continue
+            try:
+                if event != EPOLLIN:
+                    reactor._doReadOrWrite(selectable, fd, event)
+                    continue
                 try:
-                    serve(selectable, fd, event)
-                except Exception:
+                    over = selectable.doRead()
+                except Exception as error:
                     log.err()  # type: ignore[no-untyped-call]  # Twisted's own
+                    over = error
+                if over:
+                    reactor._disconnectSelectable(selectable, over, True)
+            except Exception:
+                log.err()  # type: ignore[no-untyped-call]
 
     doIteration = doPoll
+
+
+def soon(reactor: Any) -> Callable[..., object]:  # noqa: ANN401 - as below
+    """What calls a function at the turn's end: ours, or a timer of a reactor that is not."""
+    return getattr(reactor, "call_soon", None) or partial(reactor.callLater, 0)
 
 
 def own_reactor() -> Any:  # noqa: ANN401 - it is more than one interface

@@ -15,6 +15,8 @@ from twisted.internet.tcp import Connection
 from twisted.python.failure import Failure
 from zope.interface import alsoProvides
 
+from relayd.reactor.lean import soon
+
 _DONE = Failure(ConnectionDone())  # type: ignore[no-untyped-call]  # Twisted's own
 _LARGE = 32768  # octets that wait for nobody
 
@@ -104,7 +106,9 @@ class Wire:
             return False
         transport.stopReading()
         transport.disconnecting = True
-        transport.reactor.callLater(0, transport.connectionLost, _DONE)
+        # nobody shares the socket: closing shuts it, and is no error where the peer was faster
+        transport._shouldShutdown = False
+        soon(transport.reactor)(transport.connectionLost, _DONE)
         return True
 
     def close_below(self) -> None:

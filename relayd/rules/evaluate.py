@@ -15,7 +15,7 @@ from relayd.mail.envelope import DIRECT, Direction
 from relayd.mail.plan import Destination, Plan, Step, Verdict
 from relayd.mail.reply import Reply
 from relayd.mail.value import dataclass
-from relayd.rules.fact import Fact
+from relayd.rules.fact import Fact, Known
 from relayd.rules.forward import Fanned, Loop, fan_out
 from relayd.rules.language.model import AdmissionRule, Rewrite
 from relayd.rules.replace import replace
@@ -68,13 +68,17 @@ class Facts:
     recipient: Mailbox
     now: float = 0.0  # seconds since the epoch: SRS addresses have an age
     gathered: Mapping[Fact, object] | None = None  # what others were asked for; else unknown
+    known: Known = Known.RECIPIENT  # how far the session is: rules about the content come last
 
 
 def evaluate(ruleset: Ruleset, facts: Facts) -> Plan:
     """The plan for these facts. Never raises: unknown is refused with 451 4.3.0.
 
     What rules make no valid address of is refused for good: it would not come out otherwise later.
+    At RCPT rules that look at the content are left out; once it is known all are asked.
     """
+    if facts.known is not Known.CONTENT:
+        ruleset = ruleset.at_rcpt or ruleset
     if not facts.recipient.domain:
         return _postmaster(ruleset, facts)
     return _plan(ruleset, facts, ruleset.admission)
@@ -107,7 +111,7 @@ def evaluate_aloud(ruleset: Ruleset, facts: Facts) -> Plan:
     plan = evaluate(ruleset, facts)
     if not plan.trail or plan.trail[-1] is not _NOBODY:
         return plan
-    later = _plan(ruleset, facts, None).trail
+    later = plan_own(ruleset, facts).trail
     waiting = next((step for step in later if step.stage == "forward" and step.place), None)
     if waiting is None:
         return plan
@@ -116,8 +120,11 @@ def evaluate_aloud(ruleset: Ruleset, facts: Facts) -> Plan:
 
 
 def plan_own(ruleset: Ruleset, facts: Facts) -> Plan:
-    """The plan for mail of our own (reports), which nobody has to let in. Never raises."""
-    return _plan(ruleset, facts, None)
+    """The plan for mail of our own (reports), which nobody has to let in. Never raises.
+
+    Its content is ours, and not looked at.
+    """
+    return _plan(ruleset.at_rcpt or ruleset, facts, None)
 
 
 def plan_postmaster(ruleset: Ruleset, facts: Facts) -> Plan:
@@ -159,12 +166,16 @@ def _decide(
     recipient = facts.recipient
     sender = None if facts.sender is None else Subject(facts.sender)
     view = View(facts.client, sender, Subject(recipient, ruleset.subaddress), facts.gathered)
-    given, srs = view.recipient.key, ruleset.srs
+    named, srs = view.recipient, ruleset.srs
+    given = named.key
     admitted = _ACCEPTED
     if srs is not None and srs.holds(recipient):
         admitted = _unwrap(ruleset, srs, facts.now, admission, view, trail)
     elif admission is not None:
         admitted = _admit(ruleset, admission.candidates(view), view, trail, _DENIED)
+    if facts.known is Known.CONTENT and admission is not None and admitted.verdict not in _OUT:
+        as_named = View(view.client, view.sender, named, view.gathered)
+        admitted = _examined(ruleset, as_named, trail, admitted)
     if admitted.verdict in _OUT:
         return Plan(admitted.verdict, admitted.reply, (), tuple(trail), admitted.matched)
     header_rules = _rewrite(ruleset, view, trail)
@@ -258,6 +269,71 @@ def _admit(
         return _Admission(Verdict.REFUSE, NO_ROUTES)
     trail.append(_NOBODY)
     return otherwise
+
+
+def examine(ruleset: Ruleset, facts: Facts) -> Plan:
+    """What the content decides for all recipients at once: ACCEPT, or REFUSE. Never raises.
+
+    `facts.recipient` is not looked at. Which rules had a say is in the trail.
+    """
+    trail: list[Step] = []
+    sender = None if facts.sender is None else Subject(facts.sender)
+    view = View(facts.client, sender, Subject(Mailbox("", "")), facts.gathered)
+    try:
+        decided = _for_all(ruleset, view)
+    except Unknown as unknown:
+        trail.append(Step("unknown", "", str(TROUBLE), str(unknown)))
+        return Plan(Verdict.REFUSE, TROUBLE, (), tuple(trail))
+    except Exception as bug:  # a bug must neither bounce mail nor relay it
+        trail.append(Step("unknown", "", str(TROUBLE), f"bug: {bug!r}"))
+        return Plan(Verdict.REFUSE, TROUBLE, (), tuple(trail))
+    if decided is None:
+        return Plan(Verdict.ACCEPT, WELCOME, (), ())
+    trail.append(decided.noted(*view.notes))
+    if decided.rule.verb == "accept":
+        return Plan(Verdict.ACCEPT, WELCOME, (), tuple(trail))
+    return Plan(Verdict.REFUSE, decided.rule.reply or DENIED, (), tuple(trail))
+
+
+def _for_all(ruleset: Ruleset, view: View) -> ReadyRule[AdmissionRule] | None:
+    """The first rule about the content that refuses it, or takes it. Raises Unknown."""
+    for entry in () if ruleset.content is None else ruleset.content.candidates(view):
+        if entry.rule.for_all:
+            view.notes.clear()
+            if entry.holds(view):
+                return entry
+    return None
+
+
+def _examined(ruleset: Ruleset, view: View, trail: list[Step], admitted: _Admission) -> _Admission:
+    """What rules about the content make of a recipient who was let in.
+
+    What takes or refuses it is asked before what holds it or throws it away, and an `accept`
+    leaves nothing to those behind it, as at RCPT.
+    """
+    if ruleset.content is None:
+        return admitted
+    until = len(ruleset.admission.entries)
+    if ruleset.srs is not None and ruleset.srs.holds(view.recipient.mailbox):
+        until = ruleset.srs.above
+    decided = _for_all(ruleset, view)
+    if decided is not None:
+        trail.append(decided.noted(*view.notes))
+        if decided.rule.verb != "accept":
+            return _Admission(Verdict.REFUSE, decided.rule.reply or DENIED)
+        until = min(until, decided.number)
+    for entry in ruleset.content.candidates(view):
+        if entry.number >= until:
+            break
+        view.notes.clear()
+        if entry.rule.for_all or (entry.rule.verb == "hold" and admitted.verdict is Verdict.HOLD):
+            continue
+        if entry.holds(view):
+            trail.append(entry.noted(*view.notes))
+            if entry.rule.verb == "discard":
+                return _Admission(Verdict.DISCARD)
+            admitted = _HELD
+    return admitted
 
 
 def _rewrite(ruleset: Ruleset, view: View, trail: list[Step]) -> tuple[int, ...]:

@@ -32,6 +32,11 @@ class Fact:
     values: tuple[object, ...] = ()  # some of those it may have; the first is as of anybody
 
     @property
+    def gathered(self) -> bool:
+        """Whether it is neither of the envelope nor of the session: View.told has it."""
+        return self.asked or self.known is Known.CONTENT
+
+    @property
     def usual(self) -> object:
         """What it is of a client whom nothing is said about."""
         return self.values[0]
@@ -42,6 +47,8 @@ class Fact:
             return f"{self.condition} unknown"
         if isinstance(value, bool):
             return f"{'' if value else 'not '}{self.condition}"
+        if isinstance(value, tuple):
+            value = ", ".join(map(str, value))
         return f"{self.condition} {value or 'none'}"
 
     @property

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from dataclasses import replace as but
 from typing import TypeVar
 
 from relayd.mail.address import Mailbox
@@ -15,6 +16,8 @@ from relayd.mail.pacing import Pacing
 from relayd.rules.conditions.condition import Condition, Test
 from relayd.rules.conditions.mailbox import FromSender, ToRecipient
 from relayd.rules.conditions.reversename import REVERSE_NAME
+from relayd.rules.conditions.senderpolicy import SENDER_POLICY
+from relayd.rules.conditions.signatures import DKIM, DMARC
 from relayd.rules.defaultdomain import home_of
 from relayd.rules.fact import CERTIFICATE, Fact, Known
 from relayd.rules.language.model import (
@@ -39,7 +42,7 @@ from relayd.rules.language.pattern import InTable
 from relayd.rules.replace import mapped
 from relayd.rules.sendas import SendAs, SendAsStage
 from relayd.rules.srsstage import SrsStage, srs_stage
-from relayd.rules.stage import Stage
+from relayd.rules.stage import R, Stage
 from relayd.rules.subject import Subject
 from relayd.rules.tables.table import Table, TransportTable, Unknown
 from relayd.rules.view import View
@@ -74,6 +77,11 @@ class Ruleset:
     lists: Mapping[str, DnsListDef] = field(default_factory=dict)
     home: str = field(default="")  # the first domain that is ours
     introductions: tuple[tuple[Test, ...], ...] = field(default=())  # see trusts()
+    examined: frozenset[Fact] = field(default=frozenset())  # what its rules look at in the content
+    content: Stage[AdmissionRule] | None = field(default=None)  # ... those that let mail in, or not
+    authenticates: bool = field(default=False)  # they look at SPF, DKIM or DMARC
+    plans_anew: bool = field(default=False)  # ... or may change what becomes of one recipient
+    at_rcpt: Ruleset | None = field(default=None)  # it without such rules; None: it has none
     pacing: Pacing = field(default=Pacing())  # how fast mail goes out, and from where
 
     @property
@@ -82,9 +90,14 @@ class Ruleset:
         return CERTIFICATE in self.needs
 
     @property
+    def gathered(self) -> frozenset[Fact]:
+        """What it looks at besides the envelope and the session, the client's name left out."""
+        return self.asked | self.examined
+
+    @property
     def usual(self) -> dict[Fact, object]:
         """What others would say of anybody: what is not stated is so."""
-        return {fact: fact.usual for fact in self.needs if fact.asked}
+        return {fact: fact.usual for fact in self.needs if fact.gathered}
 
     def trusts(self, client: Client) -> bool:
         """Whether it has logged in, or a rule that accepts names it: it is no stranger.
@@ -125,18 +138,19 @@ def build(
     )
     unconditional = all(not rule.when for rule in headers)
     separators = "".join(item.separators for item in items if isinstance(item, Subaddress))
-    return Ruleset(
+    admissions = _of(items, AdmissionRule)
+    ruleset = Ruleset(
         hostname=hostname,
         items=tuple(items),
         tables=dict(tables),
         next_hops=hops,
         subaddress=separators,
-        admission=Stage(_of(items, AdmissionRule), lambda rule: rule.tests, tables),
+        admission=Stage(admissions, _tests, tables, _examines),
         recipients=Stage(
             [rule for rule in rewrites if rule.what == "recipient"], _recipient, tables
         ),
         senders=Stage([rule for rule in rewrites if rule.what == "sender"], _sender, tables),
-        headers=Stage(headers, lambda rule: rule.when, tables),
+        headers=Stage(headers, _tests, tables),
         forward=Stage(_of(items, Forward), _recipient, tables),
         route=Stage(_of(items, Route), _routed, tables),
         expects=tuple(_of(items, Expect)),
@@ -146,15 +160,81 @@ def build(
         send_as=SendAsStage(_of(items, SendAs), tables, origin or hostname, separators),
         needs=needs,
         asked=frozenset(fact for fact in needs if fact.asked) - {REVERSE_NAME},
+        authenticates=bool(needs & {SENDER_POLICY, DKIM, DMARC}),
         lists={item.name: item for item in items if isinstance(item, DnsListDef)},
-        home=home_of(_of(items, AdmissionRule), tables),
-        introductions=tuple(_introductions(_of(items, AdmissionRule), tables)),
         pacing=Pacing(
             {item.provider.name: item.provider for item in _of(items, ProviderDef)},
             tuple(item.pace for item in _of(items, PaceDef)),
             {item.source.name: item.source for item in _of(items, SourceDef)},
         ),
+        home=home_of(admissions, tables),
+        introductions=tuple(_introductions(admissions, tables)),
     )
+    return _examining(ruleset) if any(map(_examines, _of(items, Rule))) else ruleset
+
+
+def _examining(ruleset: Ruleset) -> Ruleset:
+    """A set with rules that look at the content: what is asked when."""
+    return but(
+        ruleset,
+        examined=frozenset(fact for fact in ruleset.needs if fact.known is Known.CONTENT),
+        asked=frozenset(fact for fact in ruleset.asked if fact.known is not Known.CONTENT)
+        | ({SENDER_POLICY} if DMARC in ruleset.needs else set()),
+        content=_content(ruleset, lambda rule: not rule.examines),
+        plans_anew=any(
+            rule.examines and not (isinstance(rule, AdmissionRule) and rule.for_all)
+            for rule in _of(ruleset.items, Rule)
+        ),
+        at_rcpt=_without(ruleset, _examines),
+    )
+
+
+def without_unknown(ruleset: Ruleset, told: Collection[Fact]) -> Ruleset:
+    """The set without rules that look at something of the content that is not told."""
+
+    def asks_more(rule: Rule) -> bool:
+        return any(
+            fact.known is Known.CONTENT and fact not in told
+            for condition in rule.tests
+            for fact in condition.needs
+        )
+
+    content = _content(ruleset, lambda rule: not rule.examines or asks_more(rule))
+    return but(_without(ruleset, asks_more), content=content)
+
+
+def _content(
+    ruleset: Ruleset, passed_over: Callable[[AdmissionRule], bool]
+) -> Stage[AdmissionRule]:
+    rules = [entry.rule for entry in ruleset.admission.entries]
+    return Stage(rules, _tests, ruleset.tables, passed_over)
+
+
+def _without(ruleset: Ruleset, passed_over: Callable[[Rule], bool]) -> Ruleset:
+    """The set with some rules passed over behind admission; all keep their numbers."""
+
+    def stage(all_: Stage[R], conditions: Callable[[R], Sequence[Condition]]) -> Stage[R]:
+        rules = [entry.rule for entry in all_.entries]
+        if not any(map(passed_over, rules)):
+            return all_
+        return Stage(rules, conditions, ruleset.tables, passed_over)
+
+    return but(
+        ruleset,
+        recipients=stage(ruleset.recipients, _recipient),
+        senders=stage(ruleset.senders, _sender),
+        headers=stage(ruleset.headers, _tests),
+        forward=stage(ruleset.forward, _recipient),
+        route=stage(ruleset.route, _routed),
+    )
+
+
+def _examines(rule: Rule) -> bool:
+    return rule.examines
+
+
+def _tests(rule: Rule) -> tuple[Condition, ...]:
+    return rule.tests
 
 
 def _introductions(
@@ -162,6 +242,8 @@ def _introductions(
 ) -> Iterator[tuple[Test, ...]]:
     """What each rule that accepts clients by who they are wants to see of them."""
     for rule in rules:
+        if rule.examines:  # it lets nobody in
+            continue
         if rule.verb == "accept" and any(each.names_client for each in rule.tests):
             yield tuple(each.compiled(tables) for each in rule.tests if each.known is Known.CLIENT)
 

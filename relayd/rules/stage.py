@@ -58,26 +58,37 @@ class ReadyRule(Generic[R]):
 
 
 class Stage(Generic[R]):
-    """Rules of one stage; `conditions` says what must hold for a rule."""
+    """Rules of one stage; `conditions` says what must hold for a rule.
+
+    Those that `passed_over` says yes of keep their number, and are no candidates.
+    """
 
     def __init__(
         self,
         rules: Sequence[R],
         conditions: Callable[[R], Sequence[Condition]],
         tables: Mapping[str, Table],
+        passed_over: Callable[[R], bool] = lambda rule: False,
     ) -> None:
         self._filed: dict[type[Condition], Index] = {}
         self._always: list[int] = []
         self._own: set[str] = set()  # mailboxes that a rule names
         self._owners: list[Table] = []  # tables that may hold a tagged mailbox of its own
         self.entries = [
-            self._entry(rule, number, conditions(rule), tables) for number, rule in enumerate(rules)
+            self._entry(rule, number, conditions(rule), tables, passed_over=passed_over(rule))
+            for number, rule in enumerate(rules)
         ]
         self._all_always = [self.entries[number] for number in self._always]
         self._indexes = tuple(self._filed.values())
 
     def _entry(
-        self, rule: R, number: int, conditions: Sequence[Condition], tables: Mapping[str, Table]
+        self,
+        rule: R,
+        number: int,
+        conditions: Sequence[Condition],
+        tables: Mapping[str, Table],
+        *,
+        passed_over: bool,
     ) -> ReadyRule[R]:
         entry = ReadyRule(rule, number, [each.compiled(tables) for each in conditions])
         operands = [one for each in conditions for one in each.recipients]
@@ -85,6 +96,8 @@ class Stage(Generic[R]):
         operands += getattr(rule, "patterns", ())
         names = {one.name for one in operands if isinstance(one, InTable)}
         self._owners += [tables[name] for name in names]
+        if passed_over:
+            return entry
         filed = next((n for n, each in enumerate(conditions) if self._file(each, number)), None)
         if filed is None:
             self._always.append(number)

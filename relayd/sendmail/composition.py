@@ -127,11 +127,15 @@ def cleaned(recipients: list[str]) -> Iterator[str]:
     for each in recipients:
         parts = [each] if '"' in each else each.split(",")
         for part in parts:
-            text = part.strip(" \t")
-            match = _NAME_ADDR.match(text)
-            address = match[1] if match else text.removeprefix("<").removesuffix(">")
-            if address:
+            if address := bare(part):
                 yield address
+
+
+def bare(text: str) -> str:
+    """The address alone of `a`, `<a>`, `Ann Other <a>`."""
+    text = text.strip(" \t")
+    match = _NAME_ADDR.match(text)
+    return match[1] if match else text.removeprefix("<").removesuffix(">")
 
 
 def mailbox(address: str, site: Site, status: int) -> str:

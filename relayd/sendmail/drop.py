@@ -59,8 +59,10 @@ class Site:
             name = entry.pw_gecos.split(",")[0]
             if _USER.match(entry.pw_name):  # a directory's DOMAIN\user is no local part
                 user = entry.pw_name
+        # as everything in it, the spool is named from where the configuration is
+        spool = os.path.join(os.path.dirname(CONFIG), settings.get("spool", SPOOL))  # noqa: PTH118, PTH120 - as below
         return cls(
-            f"{settings.get('spool', SPOOL)}/drop",
+            f"{spool}/drop",
             domain,
             user,
             name,

@@ -6,12 +6,14 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-OK, USAGE, DATA_ERROR, NO_INPUT, SOFTWARE, CANNOT_CREATE, TRY_AGAIN = 0, 64, 65, 66, 70, 73, 75
-# ^ sysexits.h
+# sysexits.h
+OK, USAGE, DATA_ERROR, NO_INPUT, UNAVAILABLE = 0, 64, 65, 66, 69
+SOFTWARE, CANNOT_CREATE, TRY_AGAIN = 70, 73, 75
 MAX_NAME = 250  # characters of a full name
 
-_WITH_VALUE = "BCDdFfhLNOoRrVXM"
-_ATTACHED = "Aeq"  # a value only if it is attached
+# as getopt(3) would be told, by sendmail 8 and by Postfix
+_WITH_VALUE = "ABbCDeFfhLMNOopQRrVX"
+_ATTACHED = "dq"  # a value only if it is attached
 _ALONE = "GimntUvIxJ"
 _RET = {"full": "FULL", "hdrs": "HDRS"}
 _NOTIFY = {"never": "NEVER", "success": "SUCCESS", "failure": "FAILURE", "delay": "DELAY"}
@@ -33,6 +35,7 @@ class Order:
     """The command line."""
 
     mode: str = "m"  # m: a message; p: the queue; s: SMTP; i: newaliases; d, q, v ...
+    every: str = ""  # how often to look into the queue (-q30m)
     sender: str | None = None
     name: str = ""  # full name, -F
     from_header: bool = False  # -t
@@ -52,41 +55,48 @@ def read_order(arguments: list[str]) -> Order:
         if word == "--":
             order.recipients += words
         elif len(word) > 1 and word[0] == "-":
-            _option(order, word[1], word[2:], words)
+            _options(order, word[1:], words)
         else:
             order.recipients.append(word)
     return order
 
 
-def _option(order: Order, letter: str, rest: str, words: Iterator[str]) -> None:
-    if letter == "b":
-        order.mode = rest[:1] or "m"
-    elif letter == "q":
-        order.mode = "q"
-    elif letter == "o":  # -oi, -oem and the like; of all of them only -oi matters
-        order.dots = order.dots and rest != "i"
-    elif letter in _WITH_VALUE:
-        value = rest or next(words, None)
-        if value is None and letter not in "d":
-            raise UsageError(USAGE, f"option -{letter} wants a value")
-        _valued(order, letter, value or "")
-    elif letter in _ALONE:
-        for each in letter + rest:  # -ti
-            if each == "t":
-                order.from_header = True
-            elif each == "i":
-                order.dots = False
-            elif each == "I":
-                order.mode = "i"
-            elif each not in _ALONE:
-                raise UsageError(USAGE, f"unknown option -{each}")
-    elif letter not in _ATTACHED:
-        raise UsageError(USAGE, f"unknown option -{letter}")
+def _options(order: Order, letters: str, words: Iterator[str]) -> None:
+    """A word of options: any that stand alone, and one that takes the rest or the next word."""
+    for number, letter in enumerate(letters, 1):
+        rest = letters[number:]
+        if letter in _ALONE:
+            _flag(order, letter)
+        elif letter in _ATTACHED:
+            if letter == "q":
+                order.mode, order.every = "q", rest
+            return
+        elif letter in _WITH_VALUE:
+            value = rest or next(words, None)
+            if value is None:
+                raise UsageError(USAGE, f"option -{letter} wants a value")
+            _valued(order, letter, value)
+            return
+        else:
+            raise UsageError(USAGE, f"unknown option -{letter}")
+
+
+def _flag(order: Order, letter: str) -> None:
+    if letter == "t":
+        order.from_header = True
+    elif letter == "i":
+        order.dots = False
+    elif letter == "I":
+        order.mode = "i"
 
 
 def _valued(order: Order, letter: str, value: str) -> None:
-    if letter in "fr":
-        order.sender = value.strip(" \t").removeprefix("<").removesuffix(">")
+    if letter == "b":
+        order.mode = value[:1] or "m"
+    elif letter == "o":  # -oi, -oem and the like; of all of them only -oi matters
+        order.dots = order.dots and value != "i"
+    elif letter in "fr":
+        order.sender = value
     elif letter == "F":
         if _UNFIT.search(value) or len(value) > MAX_NAME:
             raise UsageError(USAGE, f"-F wants a name of up to {MAX_NAME} characters in one line")

@@ -9,13 +9,17 @@ blink.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
+import signal
 import sys
 from itertools import chain
 
 from relayd.sendmail.composition import (
     InputLines,
     added,
+    bare,
     cleaned,
     mailbox,
     name_of,
@@ -31,6 +35,7 @@ from relayd.sendmail.order import (
     OK,
     SOFTWARE,
     TRY_AGAIN,
+    UNAVAILABLE,
     USAGE,
     Order,
     UsageError,
@@ -76,9 +81,9 @@ def _message(order: Order) -> int:
     recipients = list(dict.fromkeys(recipients))
     if not recipients:
         raise UsageError(USAGE, "no recipients")
-    sender = order.sender
-    if sender is None:
-        sender = site.user
+    sender = site.user
+    if order.sender is not None:
+        sender = order.sender = bare(order.sender)
     sender = mailbox(sender, site, USAGE) if sender else ""
     head = b"".join([*added(section, site, order), *(whole(each, site) for each in section)])
     if len(head) > site.section:
@@ -119,7 +124,8 @@ def _message(order: Order) -> int:
 def _queue(_order: Order) -> int:
     from relayd.ctl.relayctl import main as relayctl
 
-    return relayctl(["queue"])
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `mailq | head` ends quietly
+    return UNAVAILABLE if relayctl(["queue"]) else OK
 
 
 def _aliases(_order: Order) -> int:
@@ -128,12 +134,24 @@ def _aliases(_order: Order) -> int:
     from relayd.ctl.socketpath import DEFAULT_CONFIG, FailureError, socket_of
 
     try:
-        Daemon(socket_of(DEFAULT_CONFIG)).answer("reload")
+        complaint = Daemon(socket_of(DEFAULT_CONFIG)).answer("reload")["complaint"]
     except (NotRunningError, FailureError):
         return OK  # it reads them when it starts
     except DaemonError as error:
         raise UsageError(CANNOT_CREATE, str(error)) from None
+    if complaint:
+        raise UsageError(DATA_ERROR, f"the old aliases stay in force:\n{complaint}")
     return OK
+
+
+def _flush(order: Order) -> int:
+    """All that waits is due now. `-q30m`, to look into the queue for ever, is what relayd does."""
+    from relayd.ctl.relayctl import main as relayctl
+
+    if order.every not in ("", "f"):
+        return OK
+    with contextlib.redirect_stdout(io.StringIO()):
+        return UNAVAILABLE if relayctl(["retry", "--all"]) else OK
 
 
 def _smtp(_order: Order) -> int:
@@ -144,15 +162,11 @@ def _smtp(_order: Order) -> int:
     return converse(sys.stdin.fileno(), sys.stdout.fileno(), Site.here())
 
 
-def _nothing(_order: Order) -> int:
-    return OK  # -q: relayd minds its queue by itself
-
-
 def _unsupported(order: Order) -> int:
     raise UsageError(USAGE, f"mode -b{order.mode} is not relayd's: it runs as a service")
 
 
-_MODES = {"m": _message, "p": _queue, "i": _aliases, "s": _smtp, "q": _nothing}
+_MODES = {"m": _message, "p": _queue, "i": _aliases, "s": _smtp, "q": _flush}
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from dataclasses import replace as but
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -25,6 +24,7 @@ from twisted.internet.protocol import Factory
 from twisted.logger import ILogObserver
 from twisted.python import usage
 from twisted.python.components import Componentized
+from twisted.python.failure import Failure
 
 # before whatever imports Twisted's endpoints: see AT_START
 from relayd.service.activation import AT_START, Handed, handed_over, place_of, unwanted
@@ -33,7 +33,10 @@ from relayd.service.activation import AT_START, Handed, handed_over, place_of, u
 from relayd import __version__
 from relayd.config import ConfigErrors, Settings, embedded, load
 from relayd.config.fixed import statements_of
+from relayd.config.lastgood import NAME as KEPT
+from relayd.config.lastgood import LastGoodError, LastGoodFile, last_good
 from relayd.config.texts import RecordedTexts, Texts
+from relayd.ctl.socketpath import spools_of
 from relayd.intake.opening import ListenAddress, ListeningSockets
 from relayd.mail.log import MailLog
 from relayd.ops.commands import OperatorCommands
@@ -47,13 +50,14 @@ from relayd.ops.output import Output, journal_reads_us
 from relayd.ops.publicpath import public_path
 from relayd.ops.suspending import SuspendingDesk
 from relayd.ops.systemd import Notices
+from relayd.ops.text import moment
 from relayd.ops.twistedlog import TwistedLog
 from relayd.reactor.coroutine import promise
-from relayd.reactor.lean import own_reactor
+from relayd.reactor.lean import own_reactor, soon
 from relayd.reactor.workerpipe import Reactor
 from relayd.relay.enrolment import Enrolment
 from relayd.service.configthread import aside
-from relayd.service.configuration import Configuration
+from relayd.service.configuration import Configuration, RefusedConfiguration
 from relayd.service.gateway import (
     Gateway,
     enquiry_of,
@@ -93,18 +97,40 @@ def makeService(options: Options) -> IService:
     prepare_process(reactor)
     handed = handed_over(AT_START, os.getpid())
     read = partial(read_settings, options["config"] or "")
+    refused = None
     try:
         settings = read({}, RecordedTexts())
     except ConfigErrors as errors:
-        _refuse(str(errors), os.EX_CONFIG)
-    alone = settings.workers == 1
-    if alone:
-        settings = but(settings, texts=None)  # there is nobody to hand them to
+        settings, refused = _last_good(options, str(errors))
 
     def reread() -> Settings:
-        return read(settings.fixed, None if alone else RecordedTexts())
+        return read(settings.fixed, RecordedTexts())
 
-    return Relayd(reactor, settings, reread, Output(_log_file(options)), handed)
+    return Relayd(reactor, settings, reread, Output(_log_file(options)), handed, refused)
+
+
+def _last_good(options: Options, why: str) -> tuple[Settings, RefusedConfiguration]:
+    """What was in force before, in the place of what is refused; or relayd does not start."""
+    config = Path(options["config"] or "").absolute()
+    owner = (getattr(options, "parent", None) or {}).get("uid")
+    told = why
+    for spool in spools_of(config):
+        try:
+            kept = last_good(spool, config, os.geteuid() if owner is None else owner)
+            if kept is None:
+                continue
+            settings = load(options["config"], {}, RecordedTexts(kept.texts))
+        except (LastGoodError, ConfigErrors) as error:
+            fault = "the same is wrong" if str(error) == why else error
+            told += f"\nrelayd: the last good configuration cannot be used, {spool / KEPT}: {fault}"
+            continue
+        if _log_file(options) is not None:  # else the log, which says it too, is seen there
+            since = moment(kept.since)
+            told = f"{why}\nrelayd: starts with the last good configuration, in force since {since}"
+            sys.stderr.write(f'{told}; mend the above, then "relayctl reload"\n')
+            sys.stderr.flush()
+        return settings, RefusedConfiguration(time.time(), why, kept.since)
+    return _refuse(told, os.EX_CONFIG)
 
 
 def prepare_process(reactor: Reactor) -> None:
@@ -128,7 +154,7 @@ def mail_log(reactor: Reactor, output: Output) -> LineLog:
     log = LineLog(
         output.write,
         clock=time.time,
-        later=partial(reactor.callLater, 0),
+        later=soon(reactor),
         journal=output.path is None and journal_reads_us(),
     )
     output.told = log.dropped
@@ -188,18 +214,21 @@ class Relayd(MultiService):
         reread: Callable[[], Settings],
         output: Output,
         handed: Sequence[Handed] = (),
+        refused: RefusedConfiguration | None = None,
     ) -> None:
+        """`refused`: see Configuration."""
         super().__init__()  # type: ignore[no-untyped-call]  # Twisted's own
         self._reactor = reactor
         self._output = output
         log = mail_log(reactor, output)
         self._log = log
         self._settings = settings
+        self._serving = False
         self._handed = handed
         places = [place_of(each.address, each.port) for each in settings.listeners]
         for name, place in unwanted(handed, places):
             log.trouble("no listener for a socket of systemd's", name=name, address=place)
-        self._configuration = Configuration(settings, aside(reactor, reread), log)
+        self._configuration = Configuration(settings, aside(reactor, reread), log, refused=refused)
         self._configuration.warn()
         self._notices = Notices(os.environ, reactor.callLater)
         self._watch = ConfigurationWatch(
@@ -213,11 +242,16 @@ class Relayd(MultiService):
         self._public: IListeningPort | None = None
         self._commands: OperatorCommands | ForwardedCommands
         self._mover: Service
-        self._supervisor: Supervisor
+        self._supervisor: Supervisor | None = None
+        self._kept = (
+            LastGoodFile(settings.spool, settings.path.absolute()) if settings.path else None
+        )
+        self._good = b""  # to be kept as soon as we serve
         if settings.workers == 1:
             self._alone()
         else:
             self._with_workers()
+        self._configuration.keep_up(self._remember)
         self._mover.setServiceParent(self)
 
     def _alone(self) -> None:
@@ -251,7 +285,6 @@ class Relayd(MultiService):
         sockets = ListeningSockets(self._reactor, self._log, addresses, self._handed_for)
         supervisor = Supervisor(self._reactor, self._log, orders, sockets)
         self._mover = self._supervisor = supervisor
-        self._configuration.keep_up(self._remember)
         resolver = resolver_of(self._reactor, settings)
         names = reverse_names_of(self._reactor, self._configuration)
         gatherer = gatherer_of(self._reactor, self._configuration, self._log)
@@ -276,9 +309,28 @@ class Relayd(MultiService):
         )
 
     def _remember(self, settings: Settings) -> None:
-        """What a worker that is started again is to read."""
-        if isinstance(settings.texts, RecordedTexts):
-            self._supervisor.remember(settings.texts.taken())
+        """What a worker that is started again is to read; or relayd, with a mistake on disk."""
+        texts = settings.texts
+        if not isinstance(texts, RecordedTexts):
+            return
+        if self._kept is not None:
+            self._good = texts.without_secrets()
+            if self._serving:
+                self._keep()
+        if self._supervisor is not None:
+            self._supervisor.remember(texts.taken())
+        texts.forget()
+
+    def _keep(self) -> None:
+        """In a thread: it waits for the disk."""
+        good, self._good = self._good, b""
+        if self._kept is None or not good:
+            return
+
+        def not_kept(why: Failure) -> None:
+            self._log.trouble("last good configuration not kept", why=why.getErrorMessage())
+
+        aside(self._reactor, partial(self._kept.keep, good, time.time()))().addErrback(not_kept)
 
     def _oauth(self) -> OauthDesk:
         """Enrolment is one process's business, of several that of the master."""
@@ -314,7 +366,7 @@ class Relayd(MultiService):
     async def _restart_workers(self) -> str:
         """One after the other; none is stopped while what it would start with is wrong."""
         complaint = await self._reload_all()
-        if not complaint:
+        if not complaint and self._supervisor is not None:
             await self._supervisor.restart()
         return complaint
 
@@ -369,7 +421,9 @@ class Relayd(MultiService):
         signal.signal(signal.SIGHUP, self._hang_up)
         self._reactor.callWhenRunning(_heed_once)  # Twisted's own handlers are there by then
         self._watch.start()
-        self._notices.ready("serving")
+        self._serving = True
+        self._keep()
+        self._ready()
         gc.freeze()  # as in relayd.service.worker
 
     def _listen_to_everybody(self) -> None:
@@ -417,7 +471,13 @@ class Relayd(MultiService):
         self._notices.reloading()
         reloaded = self._reload()
         reloaded.addErrback(lambda why: self._log.trouble("reload", why=why.getErrorMessage()))
-        reloaded.addBoth(lambda _: self._notices.ready("serving"))
+        reloaded.addBoth(lambda _: self._ready())
+
+    def _ready(self) -> None:
+        refused = self._configuration.refused
+        last_good = refused is not None and refused.last_good is not None
+        how = ", with the last good configuration: see relayctl status" if last_good else ""
+        self._notices.ready(f"serving{how}")
 
 
 def commands_of(

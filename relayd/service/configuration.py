@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -20,6 +20,7 @@ from relayd.mail.envelope import Recipient
 from relayd.mail.log import MailLog
 from relayd.mail.outcome import Outcome
 from relayd.ops.explain import explain
+from relayd.ops.text import moment
 from relayd.reactor.coroutine import log_bug, spawn
 from relayd.relay.protection import Protection
 from relayd.relay.resolve import Directory
@@ -38,6 +39,7 @@ class RefusedConfiguration:
 
     since: float  # seconds since the epoch
     why: str  # as `reload` prints it
+    last_good: float | None = None  # it was so at the start: since when what is in force was so
 
 
 class Configuration:
@@ -57,9 +59,11 @@ class Configuration:
         reread: Callable[[], Awaitable[Settings]],
         log: MailLog,
         clock: Callable[[], float] = time.time,
+        refused: RefusedConfiguration | None = None,
     ) -> None:
+        """`refused`: what is on disk, where these settings are the last good ones."""
         self.settings = settings
-        self.refused: RefusedConfiguration | None = None
+        self.refused = refused
         self._reread = reread
         self._log = log
         self._read = settings  # the last good ones, in force or only checked
@@ -135,8 +139,8 @@ class Configuration:
     def _refuse(self, why: str) -> str:
         """Keep what is in force; for how long, and why, `status` tells."""
         self._log.trouble("reload refused", why=why.replace("\n", " | "))
-        since = self._clock() if self.refused is None else self.refused.since
-        self.refused = RefusedConfiguration(since, why)
+        refused = self.refused or RefusedConfiguration(self._clock(), why)
+        self.refused = replace(refused, why=why)
         return why
 
     def _told(self, changed: Callable[[Settings], None], fresh: Settings) -> bool:
@@ -149,14 +153,19 @@ class Configuration:
         return True
 
     def warn(self) -> None:
-        """Log what is allowed but hardly meant, such as an open relay."""
+        """Log what is allowed but hardly meant, such as an open relay, and what is not in force."""
+        if self.refused is not None:
+            since = moment(self.refused.last_good or 0)
+            self._log.trouble("started with the last good configuration", since=since)
+            for line in self.refused.why.split("\n"):  # a line each: a value is cut, and so wide
+                self._log.trouble("configuration refused", why=line)
         for warning in self.settings.warnings:
             self._log.trouble("configuration", why=str(warning).replace("\n", " | "))
 
     async def check(self) -> str:
         """What a reload would complain about; empty when it is good."""
         try:
-            self._read = await self._reread()
+            self._read = replace(await self._reread(), texts=None)
         except ConfigErrors as errors:
             return str(errors)
         return ""

@@ -337,7 +337,8 @@ class Gateway(Service):
 
     def _gatherer_for(self, settings: Settings) -> Gatherer | None:
         """Who asks for what its rules look at; nobody where none does."""
-        return self._gatherer if settings.ruleset.asked else None
+        ruleset = settings.ruleset
+        return self._gatherer if ruleset.asked or ruleset.examined else None
 
     def _tables(self) -> Mapping[str, Table]:
         return self._configuration.settings.ruleset.tables

@@ -152,7 +152,7 @@ class Exchange:
         """Say it; or what refused too often hears instead, which is returned."""
         if reply.code >= 400:
             reply = self._weighed(reply)
-        self._output.append(replies.encode(reply, smtputf8=self._smtputf8))
+        self._output.append(replies.encode(reply, self._smtputf8))
         if reply.code == 421:
             self._close()
         elif command is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import functools
 import re
 from collections.abc import Callable, Collection, Mapping
 
@@ -15,6 +16,7 @@ from relayd.smtp.xtext import XtextError, decode_orcpt, decode_xtext
 MAX_HELO = 255  # octets of a HELO argument that we keep; a domain has no more
 MAX_ENVID = 100  # octets, RFC 3461 section 4.4
 MAX_ORCPT = 500  # octets, RFC 3461 section 4.2
+_KNOWN = 1024  # arguments of MAIL and of RCPT: most are said again all day, and so remembered
 
 # C0 and C1 controls, DEL, and what else str.splitlines() would take for the end of a line
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
@@ -97,8 +99,9 @@ def parse_hello(argument: bytes, *, strict: bool = False) -> str:
 # -- MAIL, RCPT ------------------------------------------------------------------------------
 
 
+@functools.lru_cache(_KNOWN)
 def parse_mail(
-    argument: bytes, keywords: Collection[str], origin: str = ""
+    argument: bytes, keywords: frozenset[str], origin: str = ""
 ) -> tuple[ReversePath, MailParams]:
     """`FROM:<reverse-path> parameters`. `keywords` are the parameters on offer.
 
@@ -120,8 +123,9 @@ def parse_mail(
     return path, params
 
 
+@functools.lru_cache(_KNOWN)
 def parse_rcpt(
-    argument: bytes, keywords: Collection[str], smtputf8: bool, origin: str = ""
+    argument: bytes, keywords: frozenset[str], smtputf8: bool, origin: str = ""
 ) -> tuple[Mailbox, RcptParams]:
     """`TO:<forward-path> parameters`; `smtputf8` says that MAIL asked for it."""
     text = _after(argument, b"TO:", "RCPT TO:<address>")

@@ -42,7 +42,8 @@ class ReplyError(Exception):
     """What a server sent is no reply; `str(error)` says why."""
 
 
-def encode(reply: Reply, *, smtputf8: bool = False) -> bytes:
+@functools.lru_cache(maxsize=256)  # nearly all are said again and again
+def encode(reply: Reply, smtputf8: bool = False) -> bytes:
     """The reply as sent, whatever its text holds: no line ends, no over-long line in it.
 
     Text beyond ASCII goes out only in a SMTPUTF8 transaction (RFC 6531 section 3.7.4).

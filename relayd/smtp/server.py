@@ -37,6 +37,8 @@ __all__ = ["Offer", "ServerLimits", "SmtpServer"]
 
 MAX_AUTH_LINE = 12288  # octets, RFC 4954 section 4
 
+_NONE: frozenset[str] = frozenset()
+_NUL, _CR = b"\0\r"  # as numbers: to ask for an octet that is given as bytes costs an exception
 _VERB = re.compile(rb"[\s\0]*([A-Za-z]*)")  # whatever stands before it, and whatever ends it
 _BLANKS = re.compile(rb"[ \t]*([A-Za-z]+)(?:[ \t]|\Z)")
 # a field of a header section (RFC 5322 section 2.2), with what is obsolete about it (4.5)
@@ -154,7 +156,7 @@ class SmtpServer(Receiving):
         self.hungry = self._input.at == len(self._input.data)
         verb, _, argument = line.partition(b" ")
         read = _COMMANDS.get(verb) or _COMMANDS.get(verb.upper(), SmtpServer._unknown)
-        if b"\r" in line or b"\0" in line:
+        if _CR in line or _NUL in line:
             return self._refuse(line, replies.LINE_BROKEN)
         if read is SmtpServer._unknown and not (self.strict or self.doubted):
             read, argument = self._sloppy(line)
@@ -245,7 +247,7 @@ class SmtpServer(Receiving):
         self._require(Command.RCPT)
         if self.strict:
             grammar.require_letter(argument)
-        keywords = DSN_RCPT if self.offer.dsn else ()
+        keywords = DSN_RCPT if self.offer.dsn else _NONE
         path, params = grammar.parse_rcpt(argument, keywords, self._smtputf8, self.origin)
         if self._recipients >= self.limits.recipients:
             raise RemoteProtocolError(replies.TOO_MANY_RECIPIENTS)

@@ -6,8 +6,8 @@ import contextlib
 import json
 import os
 import sqlite3
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import groupby, zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ from relayd.mail.address import Mailbox, ReversePath
 from relayd.mail.client import Client
 from relayd.mail.ident import make_ident
 from relayd.mail.message import RecipientState
-from relayd.mail.plan import Verdict
+from relayd.mail.plan import FACT, Verdict
 from relayd.spool.errors import SpoolError
 from relayd.spool.refusedlog import FOLDER, SUFFIX, NotedEntry, begun
 from relayd.spool.sqlite.database import in_force
@@ -70,6 +70,7 @@ class Seen:
     elsewhere: frozenset[tuple[str, str]] = frozenset()
     # ^ mailbox and next hop of what else the message was for: a delivery that two recipients led
     # to is the first one's alone in the ledger
+    facts: Mapping[str, str] = field(default_factory=dict)  # that rules looked at: JSON, by name
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +122,7 @@ def noted(shard: Path, since: float) -> Iterator[Seen | Dropped]:
 def _note(entry: Sequence[Any]) -> Seen | Dropped:
     if len(entry) == 2:
         return Dropped(float(entry[0]), int(entry[1]))
-    line = NotedEntry._make(entry)
+    line = NotedEntry(*entry)
     verdict = Verdict(line.verdict)
     return Seen(
         float(line.at),
@@ -132,6 +133,7 @@ def _note(entry: Sequence[Any]) -> Seen | Dropped:
         tuple((mailbox_of(mailbox), str(hop), path_of(path)) for mailbox, hop, path in line.ways),
         reply=str(line.reply) if verdict is Verdict.REFUSE else "",
         place=str(line.place),
+        facts={str(name): str(value) for name, value in line.facts.items()},
     )
 
 
@@ -169,28 +171,30 @@ def _recipients(rows: list[_Acceptance]) -> Iterator[Seen]:
     """One message's recipients as the client named them."""
     first = rows[0]
     try:
-        _, values, *_ = json.loads(first.facts)
+        _, values, _, trail, *_ = json.loads(first.facts)
+        facts = {step[1]: step[3] for step in trail if step[0] == FACT}
         client = client_of(values)
         sender = path_of(first.sender)
-    except (ValueError, TypeError, UndecodableError):
+    except (ValueError, TypeError, LookupError, UndecodableError):
         return  # damaged, or its first row has grown too old
     if not client.address:
         return
     if len(rows) == 1:
-        yield _seen(client, sender, rows)
+        yield _seen(client, sender, rows, facts)
         return
     named: dict[str, list[_Acceptance]] = {}
     for row in rows:
         named.setdefault(row.named, []).append(row)
     all_of_it = frozenset((mailbox_of(row.mailbox).key, row.next_hop) for row in rows)
     for same in named.values():
-        yield _seen(client, sender, same, all_of_it if len(named) > 1 else frozenset())
+        yield _seen(client, sender, same, facts, all_of_it if len(named) > 1 else frozenset())
 
 
 def _seen(
     client: Client,
     sender: ReversePath,
     rows: list[_Acceptance],
+    facts: Mapping[str, str],
     elsewhere: frozenset[tuple[str, str]] = frozenset(),
 ) -> Seen:
     first = rows[0]
@@ -212,4 +216,5 @@ def _seen(
             for row in rows
         ),
         elsewhere=elsewhere,
+        facts=facts,
     )

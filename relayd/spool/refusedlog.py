@@ -12,13 +12,13 @@ import contextlib
 import json
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from relayd.mail.address import Mailbox, ReversePath
 from relayd.mail.client import Client
-from relayd.mail.plan import Plan
+from relayd.mail.plan import FACT, Plan
 from relayd.spool.sqlite.rows import client_values, raw, raw_path
 
 FOLDER = "journal"  # in the shard's
@@ -45,6 +45,7 @@ class NotedEntry(NamedTuple):
     rules: str  # hash of the rule set
     verdict: str
     ways: Sequence[tuple[str, str, str]]  # mailbox, next hop, reverse-path of each
+    facts: Mapping[str, str] = {}  # that rules looked at: values in JSON, by name
 
 
 def begun(segment: Path) -> float:
@@ -126,7 +127,8 @@ class RefusedLog:
         if self._untold:
             self._append((round(now, 3), self._untold))
             self._untold = 0
-        self._append(NotedEntry(round(now, 3), *about, rules, verdict, ways))
+        facts = {step.place: step.note for step in plan.trail if step.stage == FACT}
+        self._append(NotedEntry(round(now, 3), *about, rules, verdict, ways, facts))
 
     def _earn(self, now: float) -> None:
         """A full journal's worth in one period, and never more than a segment at once."""

@@ -4,15 +4,21 @@
 
 Without a target each has its turn. What breaks one is kept in tests/fuzz/corpus/TARGET, where
 the tests of every run find it.
+
+A target `tests.unit...`, a module, class or test, is run again and again, and where the suite has
+the same examples each time hypothesis makes others (and ever the ones that once failed). What
+breaks it belongs in an `@example`.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 from tests.fuzz.targets import CORPUS, TARGETS, seeds
@@ -51,6 +57,23 @@ def fuzz(name: str, seconds: int) -> int:
         ).returncode
 
 
+def repeat(name: str, seconds: int) -> int:
+    """Tests with properties, with ever new examples, until one fails or time is over."""
+    end = time.monotonic() + seconds
+    command = [sys.executable, "-m", "tests.runner", "--quiet", name]
+    status = 0
+    while status == 0 and time.monotonic() < end:
+        status = subprocess.run(command, env={**os.environ, "RELAYD_RANDOM": "1"}).returncode
+    return status
+
+
+def target(text: str) -> str:
+    """One of TARGETS, or tests by their dotted name."""
+    if text not in TARGETS and not text.startswith("tests."):
+        raise argparse.ArgumentTypeError(f"expected one of {', '.join(TARGETS)}, or tests.unit...")
+    return text
+
+
 def _escaped(word: bytes) -> str:
     return "".join(f"\\x{octet:02x}" for octet in word[:64])
 
@@ -72,8 +95,10 @@ def main() -> int:
     """Fuzz one target or all."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz")
     parser.add_argument("--time", type=int, default=60, help="seconds for each target")
-    parser.add_argument("target", nargs="?", choices=list(TARGETS))
+    parser.add_argument("target", nargs="?", type=target)
     options = parser.parse_args()
+    if options.target and options.target not in TARGETS:
+        return repeat(options.target, options.time)
     install()
     names = [options.target] if options.target else list(TARGETS)
     return max(fuzz(name, options.time) for name in names)

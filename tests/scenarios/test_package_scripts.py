@@ -166,6 +166,17 @@ class PackageScripts(Scenario):
         self.assertIn("status 1", said)
         self.assertNotIn("it runs", said)
 
+    def test_a_start_with_a_mistake_starts_what_was_good_before(self) -> None:
+        """Also by `restart`, where nothing runs."""
+        (self.spool / "last-good").touch()
+        for word in ("start", "restart"):
+            with self.subTest(word):
+                shutil.rmtree(self.folder / "programs", ignore_errors=True)
+                said = self.init(f"stop; {word}", "relayd.conf:1:1: unknown verb")
+                self.assertIn("relayd.conf:1:1: unknown verb", said)
+                self.assertNotIn("status 1", said)
+                self.assertIn("it runs", said)
+
     def test_a_good_restart_restarts(self) -> None:
         said = self.init("start; restart")
         self.assertIn("it runs", said)

@@ -22,6 +22,7 @@ from relayd.rules.language.grammar import KINDS, VERBS
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 MAN = CHECKOUT / "docs" / "man"
+SENDMAIL = CHECKOUT / "packaging" / "debian" / "mta" / "sendmail.8"
 
 
 def words(page: str) -> set[str]:
@@ -89,7 +90,7 @@ class ManTest(unittest.TestCase):
         self.addCleanup(temporary.cleanup)
         made = Path(temporary.name) / "relayd.conf.5"
         made.write_text(settings_page())
-        for page in [*sorted(MAN.iterdir()), made]:
+        for page in [*sorted(MAN.iterdir()), SENDMAIL, made]:
             for command in checks:
                 done = subprocess.run([*command, str(page)], capture_output=True, text=True)
                 said = done.stdout if command[0] == "mandoc" else done.stderr

@@ -7,11 +7,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from relayd.mail.envelope import Direction
 from relayd.mail.nexthop import NextHop
 from relayd.mail.pacing import PROVIDER, VIA
-from relayd.rules.fact import Fact
+from relayd.rules.conditions.condition import Condition
+from relayd.rules.fact import Fact, Known
 from relayd.rules.language.model import (
+    AdmissionRule,
     DnsListDef,
     Expect,
     Forward,
+    HeaderEdit,
     HeaderRewrite,
     HopDef,
     Item,
@@ -29,6 +32,9 @@ from relayd.rules.sendas import SendAs
 from relayd.rules.srsrule import SrsOurs
 from relayd.rules.tables.table import ListTable, MapTable, Table, TransportTable
 from relayd.rules.tables.userstable import DovecotTable, UsersTable
+
+_EXAMINING = (AdmissionRule, Forward, HeaderEdit, HeaderRewrite, Rewrite, Route)
+"""Rules that may look at the content."""
 
 
 def name_problems(items: Sequence[Item], broken: Set[str] = frozenset()) -> list[Problem]:
@@ -165,6 +171,35 @@ def unanswered(items: Sequence[Item], not_asked: Set[Fact]) -> list[Problem]:
         for fact in condition.needs
         if fact in not_asked
     ]
+
+
+def content_problems(items: Sequence[Item]) -> list[Problem]:
+    """Rules that look at the content where it is not known, or where it is too late for them."""
+    problems = []
+    for item in items:
+        if not isinstance(item, Rule) or not item.examines:
+            continue
+        looks = next(each for each in item.tests if each.known is Known.CONTENT)
+        if not isinstance(item, _EXAMINING):
+            what = f'the content is not known here: "{looks.word}" cannot be asked for'
+            place = word_at(item.place, looks.word)
+            problems.append(Problem(place, what, "expected another condition"))
+        elif isinstance(item, AdmissionRule) and item.for_all:
+            problems += _about_recipients(item, looks)
+    return problems
+
+
+def _about_recipients(rule: AdmissionRule, looks: Condition) -> Iterator[Problem]:
+    for condition in rule.tests:
+        if any(fact.known is Known.RECIPIENT for fact in condition.needs):
+            yield Problem(
+                word_at(rule.place, condition.word),
+                f'"{rule.verb}" with "{looks.word}" is decided when the content is there, for all '
+                f'recipients at once: it cannot look at "{condition.word}"',
+                'expected "hold" or "discard", which are for each, or a rule without '
+                f'"{looks.word}"',
+            )
+            return
 
 
 def table_problems(items: Sequence[Item], tables: Mapping[str, Table]) -> list[Problem]:

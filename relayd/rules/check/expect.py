@@ -9,6 +9,7 @@ from relayd.mail.envelope import DIRECT, Direction
 from relayd.mail.plan import Plan, Verdict
 from relayd.rules.conditions.reversename import REVERSE_NAME
 from relayd.rules.evaluate import Facts, evaluate_aloud
+from relayd.rules.fact import Known
 from relayd.rules.language.model import REWRITTEN, Expect
 from relayd.rules.language.source import Problem
 from relayd.rules.ruleset import Ruleset
@@ -48,7 +49,7 @@ def facts_of(ruleset: Ruleset, expect: Expect) -> Facts:
     )
     sender: ReversePath = SOMEBODY if isinstance(expect.sender, str) else expect.sender
     gathered = ruleset.usual | dict(condition.stated() for condition in expect.stated)
-    return Facts(client, sender, expect.recipient, gathered=gathered)
+    return Facts(client, sender, expect.recipient, gathered=gathered, known=Known.CONTENT)
 
 
 def _reverse_name(expect: Expect) -> str:

@@ -22,6 +22,7 @@ _NOBODY = Client("192.0.2.1")
 
 def self_caught(ruleset: Ruleset) -> list[Problem]:
     """A warning for each, in rules and in tables."""
+    ruleset = ruleset.at_rcpt or ruleset
     problems = []
     for entry in ruleset.forward.entries:
         for mailbox, place, catches in _targets(ruleset, entry):

@@ -5,11 +5,10 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from relayd.mail.address import Mailbox
 from relayd.rules.conditions.condition import Condition
 from relayd.rules.conditions.mailbox import FromSender, ToRecipient
 from relayd.rules.language.model import AdmissionRule, Forward, Rewrite, Route, Rule
-from relayd.rules.language.pattern import Anything, Domain, Exact, InTable, LocalPart, SubDomains
+from relayd.rules.language.pattern import InTable
 from relayd.rules.language.source import Problem
 from relayd.rules.ruleset import Ruleset
 from relayd.rules.senderroute import names_route
@@ -27,6 +26,7 @@ def hidden_rules(ruleset: Ruleset) -> list[tuple[Rule, list[Rule]]]:
     tables = ruleset.tables
     return [
         *_in_stage(ruleset.admission, tables, _tests),
+        *(_in_stage(ruleset.content, tables, _tests) if ruleset.content is not None else ()),
         *_in_stage(ruleset.recipients, tables, _patterned),
         *_in_stage(ruleset.senders, tables, _patterned),
         *_in_stage(ruleset.forward, tables, _patterned),
@@ -119,8 +119,13 @@ def _told(rival: Rule, hidden: list[Rule]) -> Problem:
 
 
 def _decides(rival: Rule, rule: Rule) -> bool:
-    """A `hold` leaves the decision to the rules behind it; an `accept` may, on a route."""
+    """A `hold` leaves the decision to the rules behind it; an `accept` may, on a route.
+
+    Whoever is let in at RCPT comes to the rules about the content, wherever those stand.
+    """
     if isinstance(rival, AdmissionRule) and isinstance(rule, AdmissionRule):
+        if rule.examines and not rival.examines and rival.verb == "accept":
+            return False
         if rival.verb == "hold":
             return rule.verb == "hold"
         return rival.verb != "accept" or not names_route(rule)
@@ -150,18 +155,3 @@ def _covers(
     return all(
         each.everything or any(each.covers(one, tables, at) for one in mine) for each in theirs
     )
-
-
-def sample(pattern: object) -> Mailbox | None:
-    """Some mailbox that the pattern fits; None for a regex or a table."""
-    if isinstance(pattern, Exact):
-        return pattern.mailbox
-    if isinstance(pattern, Domain):
-        return Mailbox("somebody", pattern.domain)
-    if isinstance(pattern, SubDomains):
-        return Mailbox("somebody", "sub." + pattern.domain)
-    if isinstance(pattern, LocalPart):
-        return Mailbox(pattern.local, "somewhere.invalid")
-    if isinstance(pattern, Anything):
-        return Mailbox("somebody", "somewhere.invalid")
-    return None

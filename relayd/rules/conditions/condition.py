@@ -14,12 +14,18 @@ from typing import ClassVar, TypeVar
 from relayd.rules.check.cover import covers
 from relayd.rules.conditions.index import Index, Key
 from relayd.rules.fact import Fact, Known
-from relayd.rules.language.pattern import ClientPattern, InTable, MailboxPattern, NamePattern
+from relayd.rules.language.pattern import (
+    ClientPattern,
+    ContentPattern,
+    InTable,
+    MailboxPattern,
+    NamePattern,
+)
 from relayd.rules.language.words import Words
 from relayd.rules.tables.table import Table, Unknown
 from relayd.rules.view import View
 
-Operand = MailboxPattern | ClientPattern | NamePattern
+Operand = MailboxPattern | ClientPattern | NamePattern | ContentPattern
 Test = Callable[[View], bool]
 """Yes or no; the third answer is to raise Unknown."""
 C = TypeVar("C", bound="Condition")

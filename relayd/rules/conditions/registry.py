@@ -5,12 +5,15 @@ from __future__ import annotations
 from relayd.rules.conditions.client import FromClient
 from relayd.rules.conditions.condition import Condition
 from relayd.rules.conditions.everyone import Always
+from relayd.rules.conditions.headerfield import ByField
 from relayd.rules.conditions.listing import ByListing
 from relayd.rules.conditions.mailbox import FromSender, ToRecipient
 from relayd.rules.conditions.name import AtListener, ByHelo, ByLogin
 from relayd.rules.conditions.reversename import ByReverseName
 from relayd.rules.conditions.security import ByCertificate, OverTls
 from relayd.rules.conditions.senderpolicy import BySenderPolicy
+from relayd.rules.conditions.signatures import ByDkim, ByDmarc
+from relayd.rules.conditions.size import BySize
 from relayd.rules.language.lexer import TokenKind
 from relayd.rules.language.source import Complaint, did_you_mean, one_of
 from relayd.rules.language.words import Words
@@ -25,6 +28,10 @@ ALL: tuple[type[Condition], ...] = (
     ByReverseName,
     ByListing,
     BySenderPolicy,
+    ByDkim,
+    ByDmarc,
+    BySize,
+    ByField,
     ByCertificate,
     OverTls,
     Always,

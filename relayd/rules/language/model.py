@@ -14,6 +14,7 @@ from relayd.mail.nexthop import NextHop
 from relayd.mail.pacing import MailProvider, PaceLimits, SourceAddress
 from relayd.mail.reply import Reply
 from relayd.rules.conditions.condition import Condition
+from relayd.rules.fact import Known
 from relayd.rules.language.lexer import quote, string
 from relayd.rules.language.pattern import (
     Final,
@@ -38,6 +39,11 @@ class Rule:
     def tests(self) -> tuple[Condition, ...]:
         """Every condition that must hold, those of `when` included."""
         return self.when
+
+    @property
+    def examines(self) -> bool:
+        """Whether it looks at the content: then it is asked at the final dot, and not at RCPT."""
+        return any(each.known is Known.CONTENT for each in self.tests)
 
     @property
     def body(self) -> str:
@@ -70,6 +76,11 @@ class AdmissionRule(Rule):
     @property
     def tests(self) -> tuple[Condition, ...]:
         return self.conditions + self.when
+
+    @property
+    def for_all(self) -> bool:
+        """Whether, looking at the content, it is about all recipients: SMTP has one answer then."""
+        return self.verb in ("accept", "reject", "defer")
 
     @property
     def stage(self) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from relayd.mail.address import Mailbox, fold_domain
 from relayd.rules.language.lexer import quote, string
 from relayd.rules.language.regex import compiled
+from relayd.rules.language.size import size_text
 
 _MARKS = re.compile(r"[#{}]|\A\*\Z")  # atext that the language has another use for
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -157,6 +158,40 @@ class Final:
         return "\\" + mailbox_text(self.mailbox)
 
 
+@dataclass(frozen=True, slots=True)
+class SizeBound:
+    """More, or less, than so many octets: `> 20MB`."""
+
+    sign: str  # > or <
+    octets: int
+
+    def __str__(self) -> str:
+        return f"{self.sign} {size_text(self.octets)}"
+
+
+@dataclass(frozen=True, slots=True)
+class SignedBy:
+    """A result of DKIM, of all signatures or of those of a domain: `pass @example.org`."""
+
+    result: str
+    domain: Domain | SubDomains | None = None
+
+    def __str__(self) -> str:
+        return self.result if self.domain is None else f"{self.result} {self.domain}"
+
+
+@dataclass(frozen=True, slots=True)
+class FieldLike:
+    """A header field that an expression fits: `Subject "invoice"`."""
+
+    name: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.name} {string(self.text)}"
+
+
+ContentPattern = SizeBound | SignedBy | FieldLike
 MailboxPattern = Exact | Domain | SubDomains | LocalPart | InTable | Regex | Null | Anything
 ClientPattern = Net | InTable | Anything
 NamePattern = Text | InTable | Anything

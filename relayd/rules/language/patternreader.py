@@ -81,10 +81,10 @@ def _hint(text: str) -> str:
     return f'did you mean "@{text}"?' if "." in text else f"expected {_PATTERN}"
 
 
-def regex_pattern(words: Words) -> Regex:
+def regex_pattern(words: Words, about: str = "addresses") -> Regex:
     """What stands behind `regex`."""
     token = words.next("the regular expression in quotes")
-    wrong = trouble(token.text)
+    wrong = trouble(token.text, about)
     if wrong is not None:
         what, hint, at = wrong
         place = token.place

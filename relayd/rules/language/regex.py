@@ -24,8 +24,11 @@ def search(text: str, subject: str) -> re.Match[str] | None:
     return compiled(text).search(subject) if len(subject) <= MAX_SUBJECT else None
 
 
-def trouble(text: str) -> tuple[str, str, int | None] | None:
-    """What is wrong with an expression, what to do, and at which character; None: nothing."""
+def trouble(text: str, about: str = "addresses") -> tuple[str, str, int | None] | None:
+    """What is wrong with an expression, what to do, and at which character; None: nothing.
+
+    `about`: what it is matched with.
+    """
     if len(text) > MAX_EXPRESSION:
         return "the regex is too long", f"expected at most {MAX_EXPRESSION} characters", None
     try:
@@ -37,14 +40,14 @@ def trouble(text: str) -> tuple[str, str, int | None] | None:
     reason = runaway(text)
     if reason:
         return (
-            f"the regex could take very long on some addresses: {reason}",
+            f"the regex could take very long on some {about}: {reason}",
             'expected e.g. [^@]+ in place of .+, and "^" at its start',
             None,
         )
     letter = capital(text)
     if letter:
         return (
-            f'the regex asks for a capital "{letter}", but addresses are matched in lower case',
+            f'the regex asks for a capital "{letter}", but {about} are matched in lower case',
             f'did you mean "{letter.lower()}"?',
             text.find(letter),
         )

@@ -43,7 +43,6 @@ _NO_TARGETS = {
     **dict.fromkeys((":fail:", ":unknown:", ":defer:"), "reject"),
     **dict.fromkeys((":blackhole:", "/dev/null"), "discard"),
 }
-_FIELD = re.compile(r"[\x21-\x39\x3b-\x7e]+\Z")  # ftext of RFC 5322 section 2.2
 
 
 def read_admission(words: Words) -> AdmissionRule:
@@ -197,13 +196,7 @@ def _replacement(words: Words, patterns: tuple[MailboxPattern, ...]) -> Replacem
 
 
 def _field(words: Words) -> str:
-    token = words.word("a header field's name")
-    name = token.text
-    if not _FIELD.match(name):
-        hint = "expected e.g. X-Gateway"
-        if _FIELD.match(name.rstrip(":")):
-            hint = f'did you mean "{name.rstrip(":")}"?'
-        raise words.complain(f'"{name}" is no header field\'s name', hint)
+    name = words.field_name()
     if name.lower() == "received":
         raise words.complain("Received fields are how mail loops are found", "leave them alone")
     return name

@@ -16,10 +16,12 @@ from relayd.mail.address import (
 from relayd.mail.nexthop import HostPort
 from relayd.rules.language.lexer import Lexeme, Statement, TokenKind
 from relayd.rules.language.pattern import Network
+from relayd.rules.language.size import SIZE, UNITS
 from relayd.rules.language.source import Complaint, Place, did_you_mean
 
 T = TypeVar("T")
 _TABLE = re.compile(r"<(.*)>\Z")
+_FIELD = re.compile(r"[\x21-\x39\x3b-\x7e]+\Z")  # ftext of RFC 5322 section 2.2
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*\Z")
 
 
@@ -149,6 +151,35 @@ class Words:
                 hint = f'did you mean "{match.group(1)}"? (here it stands without < and >)'
             raise self.complain(f'"{token.text}" is no name', hint)
         return token.text
+
+    def size(self, least: int) -> int:
+        """`50MiB`, `10MB`, `4096` as octets."""
+        token = self.word("a size such as 50MiB")
+        match = SIZE.match(token.text)
+        unit = None if match is None else UNITS.get(match.group(2).lower())
+        if match is None or unit is None:
+            hint = "expected e.g. 50MiB, 10MB or 4096"
+            if match is not None and match.group(2).lower() in ("k", "m", "g"):
+                hint = f'did you mean "{token.text}iB"?'
+            raise self.complain(f'"{token.text}" is no size', hint)
+        octets = int(match.group(1)[:18]) * unit
+        if not least <= octets < 2**50:
+            unit_ = self.peek()
+            hint = f"expected at least {least}"
+            if unit_ is not None and unit_.text.lower() in UNITS:
+                hint = f'did you mean "{token.text}{unit_.text}"?'
+            raise self.complain(f"{token.text} is out of range", hint)
+        return octets
+
+    def field_name(self) -> str:
+        """The name of a header field."""
+        name = self.word("a header field's name").text
+        if not _FIELD.match(name):
+            hint = "expected e.g. X-Gateway"
+            if _FIELD.match(name.rstrip(":")):
+                hint = f'did you mean "{name.rstrip(":")}"?'
+            raise self.complain(f'"{name}" is no header field\'s name', hint)
+        return name
 
     def mailbox(self, what: str = "a mailbox, local@domain") -> Mailbox:
         """A whole mailbox."""

@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import os
+import pwd
 import shutil
 import socket
 import subprocess
@@ -17,9 +18,10 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from relayd.ctl import relayctl
 from relayd.ctl.commandline import span
 from relayd.ctl.relayctl import main
-from relayd.ctl.socketpath import FailureError, socket_of
+from relayd.ctl.socketpath import FailureError, socket_of, spools_of
 from relayd.ops import text
 
 ROOT = Path(__file__).parents[3]
@@ -374,6 +376,61 @@ class CommandTests(RelayctlTestCase):
         self.assertNotIn("refused ", out)
         self.assertNotIn("None", out)
 
+    def test_a_configuration_that_was_refused_is_no_success(self) -> None:
+        why = "relayd.conf:1:1: unknown verb\n    acept any\n    ^^^^^"
+        refused: dict[str, Any] = {"since": NOW - 60, "why": why, "last_good": None}
+        self.serve(lambda _: [{"answer": {**STATUS, "refused": refused}}, {"done": True}])
+        for last_good, holds in (
+            (None, "the old rules hold:"),
+            (NOW - 3600, "started with the last good configuration, of "),
+        ):
+            refused["last_good"] = last_good
+            status, out, _ = self.run_main("status")
+            self.assertEqual(status, 1)
+            self.assertIn(holds, out)
+            for line in why.split("\n"):
+                self.assertIn(f"{'':13}  {line}\n", out)
+            status, out, _ = self.run_main("status", "--json")
+            self.assertEqual((status, json.loads(out)["refused"]), (1, refused))
+
+    @unittest.skipIf(os.geteuid() != 0, "reads with another user's rights: needs root")
+    def test_check_reads_with_the_rights_of_him_who_is_to_start_with_it(self) -> None:
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        top = Path(folder.name)
+        top.chmod(0o755)
+        (top / "spool").mkdir()
+        nobody = pwd.getpwnam("nobody")
+        os.chown(top / "spool", nobody.pw_uid, nobody.pw_gid)
+        config, list_ = top / "relayd.conf", top / "list"
+        config.write_text("hostname gw.example.com\nspool spool\ntable people file list\n")
+        list_.write_text("a@b.example\n")
+        list_.chmod(0o600)
+        with mock.patch.object(relayctl, "DEFAULT_CONFIG", config):
+            for group, status in ((0, 1), (nobody.pw_gid, 0)):
+                os.chown(list_, 0, group)
+                list_.chmod(0o640)
+                out, err = io.StringIO(), io.StringIO()
+                with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+                    self.assertEqual(main(["check"]), status, err.getvalue())
+                self.assertEqual("Permission denied" in err.getvalue(), bool(status))
+        self.assertEqual(main(["check", str(config)]), 0)  # a draft is read by whoever asks
+        self.assertEqual((os.geteuid(), os.getegid()), (0, 0))
+
+    def test_an_output_that_takes_nothing_is_said_in_a_line(self) -> None:
+        self.serve(lambda request: [COLUMNS, {"done": True}])
+        out = subprocess.run(
+            [
+                *("sh", "-c", '"$0" -m relayd.ctl.relayctl --socket "$1" queue >/dev/full'),
+                *(sys.executable, str(self.path)),
+            ],
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        self.assertEqual(out.returncode, 1)
+        self.assertEqual(out.stderr, "relayctl: [Errno 28] No space left on device\n")
+
     def test_a_state_that_is_none_is_told_those_that_are(self) -> None:
         complaint = io.StringIO()
         with contextlib.redirect_stderr(complaint), self.assertRaises(SystemExit):
@@ -382,7 +439,7 @@ class CommandTests(RelayctlTestCase):
 
     def test_an_empty_queue(self) -> None:
         self.serve(lambda request: [COLUMNS, {"done": True}])
-        self.assertEqual(self.run_main("queue"), (0, "Nothing is waiting.\n", ""))
+        self.assertEqual(self.run_main("queue"), (0, "Mail queue is empty\n", ""))
 
     def test_json_of_the_others(self) -> None:
         self.serve()
@@ -443,7 +500,9 @@ class CommandTests(RelayctlTestCase):
         status, out, err = self.run_main("status")
         self.assertEqual((status, out), (1, ""))
         self.assertEqual(err, f"relayctl: relayd is not running: nobody answers at {self.path}\n")
-        self.assertEqual(self.run_main("explain", "a@b")[0], 2)
+        status, _, err = self.run_main("explain", "a@b")
+        self.assertEqual(status, 2)
+        self.assertIn(f"nobody answers at {self.path}; --offline asks the files\n", err)
 
     def test_a_daemon_that_dies_in_the_middle(self) -> None:
         self.serve(lambda request: [COLUMNS, {"rows": ROWS}])
@@ -559,6 +618,30 @@ class FindingTests(RelayctlTestCase):
     def test_no_configuration(self) -> None:
         with self.assertRaisesRegex(FailureError, "--config or --socket"):
             socket_of(self.directory / "none")
+
+    def test_without_the_configuration_a_relayd_that_runs_is_found(self) -> None:
+        """It has started with the last good one."""
+        usual = self.directory / "control"
+        with (
+            mock.patch("relayd.ctl.socketpath.DEFAULT_CONFIG", self.directory / "none"),
+            mock.patch("relayd.ctl.socketpath.DEFAULT_SPOOL", str(self.directory)),
+        ):
+            with self.assertRaises(FailureError):
+                socket_of(self.directory / "none")
+            usual.touch()
+            self.assertEqual(socket_of(self.directory / "none"), usual)
+            with self.assertRaises(FailureError):
+                socket_of(self.directory / "another")
+
+    def test_where_the_spool_of_a_wrong_configuration_may_be(self) -> None:
+        path, others = self.directory / "relayd.conf", [Path.cwd(), Path("/var/spool/relayd")]
+        for said, expected in (
+            ("acept any\nspool run/spool\n", [self.directory / "run/spool", *others]),
+            ("acept any\n", [others[1], others[0]]),
+        ):
+            path.write_text(said)
+            self.assertEqual(spools_of(path), expected)
+        self.assertEqual(spools_of(self.directory / "none"), [others[1], others[0]])
 
     def test_spans(self) -> None:
         for written, seconds in (("90", 90), ("30m", 1800), ("1h30m", 5400), ("5d", 432000)):

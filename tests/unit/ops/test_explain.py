@@ -193,6 +193,43 @@ class ReverseNameTest(TestCase):
             with self.assertRaises(QuestionError):
                 await self.answer(None, **{"with": [wrong]})
 
+    async def test_what_the_content_decides_is_left_out_where_it_is_not_said(self) -> None:
+        self.site.write_text(
+            "hostname gw.example.com\naccept to @example.com\nreject when dkim fail\n"
+            'hold any when size > 20MB\nhold any when field subject "spam"\n'
+        )
+        answer = await self.answer(None)
+        self.assertEqual((answer["verdict"], self.asked), ("accept", []))
+        self.assertEqual(
+            [line.partition("   (")[0] for line in lines(answer)][:3],
+            ["fact  dkim unknown", "fact  field subject unknown", "fact  size unknown"],
+        )
+        for given, verdict in (
+            (["dkim fail"], "refuse"), (["dkim pass @a.test"], "accept"),
+            (["size > 20MB"], "hold"), (["size > 20MB", "dkim fail"], "refuse"),
+            (['field Subject "a spam"'], "hold"),
+        ):  # fmt: skip
+            with self.subTest(given):
+                answer = await self.answer(None, **{"with": given})
+                self.assertEqual(answer["verdict"], verdict)
+                self.assertIn("   (given)", next(lines(answer)))
+
+    async def test_a_header_that_is_given_says_what_its_fields_are(self) -> None:
+        self.site.write_text(
+            'hostname gw.example.com\naccept to @example.com\nhold any when field subject "spam"\n'
+        )
+        section = "From: a@b.test\r\nSubject: Cheap =?utf-8?q?SPAM?=\r\n\r\n"
+        answer = await self.answer(None, header=section)
+        self.assertEqual(answer["verdict"], "hold")
+        self.assertEqual(next(lines(answer)), "fact  field subject cheap spam   (in the header)")
+
+    async def test_dmarc_alone_has_spf_looked_up(self) -> None:
+        self.site.write_text(
+            "hostname gw.example.com\naccept to @example.com\nreject when dmarc reject\n"
+        )
+        answer = await self.answer(None, **{"with": ["dmarc reject"]})
+        self.assertEqual((answer["verdict"], self.asked), ("refuse", ["the result of SPF"]))
+
     async def test_loopback_is_localhost(self) -> None:
         answer = await self.answer(None, **{"from": "127.0.0.1"})
         self.assertEqual((exit_status(answer), self.asked), (0, []))

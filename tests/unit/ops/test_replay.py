@@ -9,6 +9,7 @@ import time
 import unittest
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from relayd.config import load_text
 from relayd.ctl import relayctl
@@ -50,6 +51,68 @@ def replay(
         reply = str(plan.reply) if refusal else ""
         replaying.feed(Seen(1e9, client, sender, mailbox, plan.verdict, ways, reply))
     return replaying
+
+
+class StoredFactsTest(unittest.TestCase):
+    """Rules that look at more than the envelope, over what was stored of that."""
+
+    def replayed(
+        self, rules: str, *, refused: bool = False, listed: str = "", **facts: str
+    ) -> Replay:
+        then = load_text(OLD, Path("/")).ruleset
+        now = load_text(f"{OLD}dnsbl zen zen.test\n{rules}", Path("/")).ruleset
+        replaying = Replay(now, then.next_hops, then)
+        mailbox = Mailbox("x" if refused else "bob", "example.net" if refused else "example.com")
+        plan = evaluate(then, Facts(CLIENT, SENDER, mailbox, 1e9))
+        ways = tuple((each.mailbox, each.next_hop, each.reverse_path) for each in plan.destinations)
+        stored = dict(facts) | ({"listed zen": listed} if listed else {})
+        reply = str(plan.reply) if refused else ""
+        replaying.feed(Seen(1e9, CLIENT, SENDER, mailbox, plan.verdict, ways, reply, facts=stored))
+        return replaying
+
+    def kinds(self, rules: str, **more: Any) -> list[str]:  # noqa: ANN401
+        return [kind for kind, _ in self.replayed(rules, **more).changes]
+
+    def test_what_was_stored_decides(self) -> None:
+        for rules, facts, kinds in (
+            ("reject when dmarc reject", {"dmarc": '"reject"'}, ["refused"]),
+            ("reject when dmarc reject", {"dmarc": '"pass"'}, []),
+            ("hold any when size > 20MB", {"size": "20000001"}, ["held"]),
+            ("hold any when size > 20MB", {"size": "20000000"}, []),
+            ("hold any when dkim fail", {"dkim": '[["fail","a.test"]]'}, ["held"]),
+            ('discard any when field subject "spam"', {}, ["unstored"]),
+            ("hold any when size > 5 and dmarc reject", {"size": "1"}, []),
+        ):
+            with self.subTest(rules, facts=facts):
+                self.assertEqual(self.kinds(rules, **facts), kinds)
+
+    def test_what_was_not_is_unknown_and_said_to_be(self) -> None:
+        found = self.replayed("reject when dmarc reject")
+        self.assertEqual(
+            found.summary(), "1 recipient depends on what was not stored (1 envelope looked at)"
+        )
+        told = "\n".join(found.lines())
+        self.assertIn("    now   unknown\n    by    (built in)   what DMARC asks for is not", told)
+
+    def test_facts_of_the_client_likewise(self) -> None:
+        rules = "hold any when listed zen\n"
+        text = OLD.replace("accept", rules + "accept")
+        for listed, kinds in (("true", ["held"]), ("false", []), ("", ["unstored"])):
+            then = load_text(OLD, Path("/")).ruleset
+            now = load_text("dnsbl zen zen.test\n" + text, Path("/")).ruleset
+            replaying = Replay(now, then.next_hops, then)
+            mailbox = Mailbox("bob", "example.com")
+            way = ((mailbox, "inside", SENDER),)
+            facts = {"listed zen": listed} if listed else {}
+            replaying.feed(Seen(1e9, CLIENT, SENDER, mailbox, Verdict.ACCEPT, way, "", facts=facts))
+            self.assertEqual([kind for kind, _ in replaying.changes], kinds)
+
+    def test_who_was_refused_at_rcpt_has_shown_no_content(self) -> None:
+        self.assertEqual(self.kinds("reject when dmarc reject", refused=True), [])
+        self.assertEqual(
+            self.kinds("accept to @example.net\nreject when dmarc reject", refused=True),
+            ["accepted"],
+        )
 
 
 class KindTest(unittest.TestCase):

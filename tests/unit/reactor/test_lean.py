@@ -10,10 +10,11 @@ from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from relayd.reactor.lean import LeanReactor
+from relayd.reactor.lean import LeanReactor, soon
 
 
 class Echo(Protocol):
@@ -124,6 +125,35 @@ class Turns(SynchronousTestCase):
         self.run_until(lambda: "next turn" in order)
         self.assertEqual(order, ["said", "sent", "sent", "next turn"])
         self.assertIs(self.reactor.leaving, leaving)
+
+    def test_what_is_to_be_done_soon_is_done_in_order_before_the_reactor_waits(self) -> None:
+        done: list[str] = []
+
+        def first() -> None:
+            self.reactor.call_soon(done.append, "asked for meanwhile")
+            done.append("first")
+
+        def breaks() -> None:
+            raise ArithmeticError
+
+        self.reactor.call_soon(first)
+        self.reactor.call_soon(breaks)
+        self.reactor.call_soon(done.append, "second")
+        self.reactor.callLater(0, done.append, "timer")
+        self.run_until(lambda: len(done) == 4)
+        self.assertEqual(done, ["timer", "first", "second", "asked for meanwhile"])
+        self.assertEqual(len(self.flushLoggedErrors(ArithmeticError)), 1)
+
+    def test_what_is_to_be_done_soon_is_a_timer_of_another_reactor(self) -> None:
+        done: list[str] = []
+        clock = Clock()
+        soon(self.reactor)(done.append, "ours")
+        soon(clock)(done.append, "another's")
+        self.assertEqual(done, [])
+        clock.advance(0)
+        self.assertEqual(done, ["another's"])
+        self.reactor.runUntilCurrent()
+        self.assertEqual(done, ["another's", "ours"])
 
     def test_what_breaks_is_logged_and_ends_only_itself(self) -> None:
         self.client(b"break")

@@ -13,9 +13,12 @@ from relayd.mail.reply import Reply
 from relayd.rules.conditions.client import FromClient
 from relayd.rules.conditions.condition import Condition
 from relayd.rules.conditions.everyone import Always
+from relayd.rules.conditions.headerfield import ByField
 from relayd.rules.conditions.mailbox import FromSender, ToRecipient
 from relayd.rules.conditions.name import AtListener, ByHelo, ByLogin
 from relayd.rules.conditions.security import ByCertificate, OverTls
+from relayd.rules.conditions.signatures import DKIM_RESULTS, DMARC_WORDS, ByDkim, ByDmarc
+from relayd.rules.conditions.size import BySize
 from relayd.rules.language.model import (
     AdmissionRule,
     Expect,
@@ -36,11 +39,14 @@ from relayd.rules.language.pattern import (
     Anything,
     Domain,
     Exact,
+    FieldLike,
     InTable,
     LocalPart,
     Net,
     Null,
     Regex,
+    SignedBy,
+    SizeBound,
     SubDomains,
     Template,
     Text,
@@ -95,6 +101,12 @@ def some(items: st.SearchStrategy) -> st.SearchStrategy:
 
 FINGERPRINTS = st.from_regex("[0-9a-f]{64}", fullmatch=True)
 PRINTS = st.one_of(st.builds(Text, FINGERPRINTS), TABLE, st.just(Anything()))
+
+
+def _alone(item: object) -> tuple[object]:
+    return (item,)
+
+
 OPERANDS: dict[type[Condition], st.SearchStrategy] = {
     FromClient: some(CLIENT),
     ToRecipient: some(PATTERN),
@@ -105,7 +117,20 @@ OPERANDS: dict[type[Condition], st.SearchStrategy] = {
     ByCertificate: some(PRINTS),
     OverTls: st.just(()),
     Always: st.just(()),
-}
+    ByDkim: some(
+        st.builds(
+            SignedBy, st.sampled_from(DKIM_RESULTS),
+            st.one_of(st.none(), st.builds(Domain, DOMAINS), st.builds(SubDomains, NAMED_DOMAINS)),
+        )
+    ),
+    ByDmarc: some(st.sampled_from(DMARC_WORDS).map(Text)),
+    BySize: st.builds(SizeBound, st.sampled_from("<>"), st.integers(1, 2**50 - 1)).map(_alone),
+    ByField: st.builds(
+        FieldLike, st.sampled_from(["Subject", "List-Id", "X-A"]),
+        st.sampled_from(["spam", r"^re:", 'say "hi"', "a#b", r"\d+ pills?", "", "->"]),
+    ).map(_alone),
+}  # fmt: skip
+CONTENT_KINDS = (ByDkim, ByDmarc, BySize, ByField)
 """What may stand behind each condition."""
 
 
@@ -114,6 +139,7 @@ def _conditions(*, negated: bool) -> st.SearchStrategy[Condition]:
     return st.one_of(*(st.builds(kind, operands, no) for kind, operands in OPERANDS.items()))
 
 
+CONTENT = st.one_of(*(st.builds(kind, OPERANDS[kind], st.booleans()) for kind in CONTENT_KINDS))
 LEADING = some(_conditions(negated=False))
 WHEN = st.one_of(st.just(()), some(_conditions(negated=True)))
 TEXT = st.text("".join(chr(n) for n in range(32, 127) if chr(n) != "\\"), min_size=1, max_size=40)

@@ -27,6 +27,7 @@ PATTERNS = st.one_of(
     st.sampled_from(["@.x.example", "@.example", "any", 'regex "^a"', 'regex "@x\\."']),
 )
 TARGETS = st.one_of(NAMED, st.sampled_from(DOMAINS).map("@{}".format))
+KEPT = st.one_of(TARGETS, st.sampled_from(LOCALS).map("{}@".format))
 
 
 def listed(items: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
@@ -57,7 +58,7 @@ ADMISSIONS = st.builds(
 )
 RULES = st.one_of(
     ADMISSIONS,
-    st.builds("forward {} -> {}{}".format, listed(PATTERNS), listed(TARGETS), WHEN),
+    st.builds("forward {} -> {}{}".format, listed(PATTERNS), listed(KEPT), WHEN),
     st.builds("rewrite recipient {} -> {}{}".format, listed(PATTERNS), TARGETS, WHEN),
     st.builds("rewrite sender {} -> {}{}".format, listed(PATTERNS), TARGETS, WHEN),
     st.builds("route {} direct{}".format, CONDITIONS, WHEN),
@@ -67,7 +68,6 @@ SETS = st.lists(RULES, min_size=2, max_size=8).map(lambda rules: [*rules, "accep
 REGEXES = st.sampled_from([
     "^a", "b@", r"@x\\.", r"^[ab]+@", r"x@y\\.", r"^[^@+]+@sub\\.", r"\\.x\\.example$", "^.b", "[^a]@", "e$", r"\\bx@",
 ]).map('regex "{}"'.format)  # fmt: skip
-KEPT = st.one_of(TARGETS, st.sampled_from(LOCALS).map("{}@".format))
 REGEX_FORWARDS = st.one_of(
     st.builds("forward {} -> {}{}".format, REGEXES, listed(KEPT),
               st.one_of(st.just(""), st.builds(" when {}to {}".format, NOT, REGEXES))),
@@ -83,8 +83,8 @@ REGEX_FORWARDS = st.one_of(
     st.just("subaddress +"),
 )  # fmt: skip
 ALIASES = st.dictionaries(
-    st.one_of(NAMED, st.sampled_from(["a@", "b@", "c@", "@x.example", "@y.example"])),
-    st.lists(st.one_of(NAMED, st.sampled_from(["a", "b", "@y.example", r"\c"])),
+    st.one_of(NAMED, st.sampled_from(["a@", "b@", "c@", "a+x@", "@x.example", "@y.example"])),
+    st.lists(st.one_of(NAMED, st.sampled_from(["a", "b", "a+x", "b+x", "@y.example", r"\c"])),
              min_size=1, max_size=2, unique=True).map(tuple),
     max_size=4,
 )  # fmt: skip
@@ -128,12 +128,49 @@ class AgreementTests(unittest.TestCase):
     @example(["forward @.x.example -> @x.example", 'forward regex "^a" -> @sub.x.example'])
     @example(['forward regex "b@" -> @x.example', "forward @x.example -> @y.example"])
     @example(["subaddress +", 'forward regex "x@" -> @x.example', "forward b@ -> @y.example"])
+    @example(
+        [
+            "subaddress +",
+            "forward a+x@ -> @x.example",
+            "forward b@x.example, a@ -> a+x@x.example, @y.example",
+        ]
+    )
+    @example(["subaddress +", "forward a+x@ -> @y.example", "forward a@ -> a+x@"])
+    @example(
+        [
+            "subaddress +",
+            "forward b@x.example -> @sub.x.example",
+            "forward @sub.x.example -> @x.example, b@",
+        ]
+    )
+    @example(
+        [
+            "subaddress +",
+            "forward a@ -> b@, a+x@x.example when not to @y.example",
+            "forward a+x@x.example, @.example -> @sub.x.example, a+x@x.example",
+        ]
+    )
+    @example(["forward c@ -> a@, c@sub.x.example", "forward @.x.example -> c@"])
+    @example(
+        [
+            "forward somebody@x.example -> a@y.example",
+            "forward @x.example -> @x.example, b@x.example",
+        ]
+    )
     def test_of_circles(self, lines: list[str]) -> None:
         """For the stranger whom `check` has in mind, a circle is refused if and only if it is told."""
         self.agree([line for line in lines if line.startswith(("forward", "subaddress"))], {})
 
     @settings(max_examples=300, deadline=None)
     @given(st.lists(REGEX_FORWARDS, min_size=1, max_size=6), ALIASES, LISTED)
+    @example(
+        ["subaddress +", "forward <people> at @x.example"], {"a@": ("b+x",), "b@": ("a+x",)}, set()
+    )
+    @example(
+        ["subaddress +", "forward <people> at @x.example"],
+        {"a+x@": ("c@y.example",), "a@": ("a+x",)},
+        set(),
+    )
     def test_of_circles_through_regexes_templates_and_tables(
         self, lines: list[str], aliases: dict[str, tuple[str, ...]], listed: set[str]
     ) -> None:

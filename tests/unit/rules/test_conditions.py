@@ -25,7 +25,9 @@ class RegistryTests(unittest.TestCase):
 
     def test_when_it_is_known(self) -> None:
         late = {word: kind().known for word, kind in CONDITIONS.items() if kind().known > 0}
-        self.assertEqual(late, {"to": Known.RECIPIENT, "sender": Known.SENDER, "spf": Known.SENDER})
+        content = dict.fromkeys(("dkim", "dmarc", "size", "field"), Known.CONTENT)
+        envelope = {"to": Known.RECIPIENT, "sender": Known.SENDER, "spf": Known.SENDER}
+        self.assertEqual(late, envelope | content)
 
     def test_a_rule_set_says_what_it_looks_at(self) -> None:
         self.assertEqual(rules("accept to @example.com").needs, {RECIPIENT})

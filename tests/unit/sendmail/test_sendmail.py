@@ -149,6 +149,38 @@ class Sendmail(unittest.TestCase):
         self.assertTrue(content.startswith(b'From: "Ann \\"A\\" Other" <w@example.org>'), content)
         self.assertTrue(content.endswith(b"X-A: 1\r\n\r\nbody without an empty line\r\n"), content)
 
+    def test_options_stand_together_or_apart_as_getopt_takes_them(self) -> None:
+        text = b"To: a@example.net\n\na\n.\nb\n"
+        for options in (
+            *(["-tif", "w@example.org"], ["-itfw@example.org"], ["-toi", "-fw@example.org"]),
+            *(["-t", "-o", "i", "-f", "w@example.org"], ["-vti", "-oem", "-rw@example.org"]),
+            ["-e", "m", "-A", "c", "-b", "m", "-o", "db", "-p", "SMTP:x", "-tfw@example.org", "-i"],
+        ):
+            with self.subTest(options):
+                slip, content = self.only(*options, text=text)
+                self.assertEqual(slip["sender"], "w@example.org")
+                self.assertEqual(slip["recipients"], ["a@example.net"])
+                self.assertTrue(content.endswith(b"a\r\n.\r\nb\r\n"), content)
+        self.assertEqual(
+            self.only("-d", "a@example.net", text=b"\n")[0]["recipients"], ["a@example.net"]
+        )
+        for words, *options in (("option -y", "-tyi"), ("-o wants", "-to"), ("-bd is", "-b", "d")):
+            self.refused(64, words, *options)
+
+    def test_a_sender_with_a_name(self) -> None:
+        for sender in ("Ann Other <w@example.org>", '"O, Ann" <w@example.org>', "<w@example.org>"):
+            with self.subTest(sender):
+                slip, content = self.only("-f", sender, "a@example.net", text=b"\n")
+                self.assertEqual(slip["sender"], "w@example.org")
+                self.assertTrue(content.startswith(b"From: w@example.org\r\n"), content)
+
+    def test_the_spool_is_named_from_where_the_configuration_is(self) -> None:
+        config = self.spool / "relayd.conf"
+        for spool in (".", f'"{self.spool}"', f"../{self.spool.name}  # here"):
+            config.write_text(f"spool {spool}\n")
+            with self.subTest(spool):
+                self.only("a@example.net", text=b"\n")
+
     def test_the_null_sender(self) -> None:
         for option in ("<>", ""):
             slip, content = self.only("-f", option, "a@example.net", text=b"\n")

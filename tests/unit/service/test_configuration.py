@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred, succeed
 
 from relayd.config import ConfigErrors, Settings, load, load_text
 from relayd.service.configthread import aside
-from relayd.service.configuration import Configuration
+from relayd.service.configuration import Configuration, RefusedConfiguration
 from tests.spooling import Troubles
 from tests.support import TestCase
 
@@ -116,6 +116,32 @@ class CurrentTest(TestCase):
         self.reads[-1].callback(settings())
         await reloaded
         self.assertIsNone(self.current.refused)
+
+    async def test_the_last_good_one_is_spoken_of_until_another_is_in_force(self) -> None:
+        log: Any = self.log
+        refused = RefusedConfiguration(900.0, "relayd.conf:1:1: acept\n    acept", last_good=17.0)
+        self.current = Configuration(settings(), self.reread, log, lambda: self.now, refused)
+        self.current.warn()
+        (event, facts), *lines = self.log.heard[:3]
+        self.assertEqual(event, "started with the last good configuration")
+        self.assertIn("1970-01-01", str(facts["since"]))
+        self.assertEqual([each for each, _ in lines], ["configuration refused"] * 2)
+        self.assertEqual("\n".join(str(each["why"]) for _, each in lines), refused.why)
+        reloaded = self.current.reload()
+        self.reads[-1].errback(_errors())
+        await reloaded
+        assert self.current.refused is not None
+        self.assertNotEqual(self.current.refused.why, refused.why, "what is wrong by now")
+        self.assertEqual(
+            (self.current.refused.since, self.current.refused.last_good), (900.0, 17.0)
+        )
+        reloaded = self.current.reload()
+        self.reads[-1].callback(settings())
+        await reloaded
+        self.assertIsNone(self.current.refused)
+        self.log.heard.clear()
+        self.current.warn()
+        self.assertNotIn(event, self.log.events())
 
     async def test_check_changes_nothing(self) -> None:
         checked = Deferred.fromCoroutine(self.current.check())

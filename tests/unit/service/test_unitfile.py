@@ -15,6 +15,12 @@ class UnitFileTest(unittest.TestCase):
         self.assertIn(f"RestartPreventExitStatus={os.EX_CONFIG}", lines)
         self.assertIn("Restart=on-failure", lines)
 
+    def test_it_starts_without_a_configuration_file_where_one_was_good_before(self) -> None:
+        lines = UNIT.read_text().splitlines()
+        for path in ("/etc/relayd/relayd.conf", "/var/spool/relayd/last-good"):
+            self.assertIn(f"ConditionPathExists=|{path}", lines)
+        self.assertIn("WorkingDirectory=/var/spool/relayd", lines)
+
     def test_a_reload_waits_for_the_verdict(self) -> None:
         self.assertIn(
             "ExecReload=/usr/bin/relayctl --config /etc/relayd/relayd.conf reload --quiet",

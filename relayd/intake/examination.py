@@ -1,0 +1,111 @@
+"""What is learnt of one message's content: while it arrives, and at the final dot.
+
+Only for a rule set that looks at it (Ruleset.examined).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from relayd.intake.checks import Objection, ReceivedContent
+from relayd.intake.gatheredfacts import Gatherer
+from relayd.intake.header import HeaderSection
+from relayd.intake.lookups import spf_domain
+from relayd.intake.vouching import Vouched, Vouching
+from relayd.mail.address import Mailbox
+from relayd.mail.client import Client
+from relayd.mail.envelope import Envelope
+from relayd.mail.plan import Step, Verdict
+from relayd.mime.headertext import field_texts
+from relayd.rules.conditions.headerfield import FIELD, bounded
+from relayd.rules.conditions.senderpolicy import SENDER_POLICY
+from relayd.rules.conditions.signatures import DKIM, DMARC
+from relayd.rules.conditions.size import SIZE
+from relayd.rules.fact import Fact
+from relayd.rules.ruleset import Ruleset
+
+
+@dataclass(frozen=True, slots=True)
+class Filtered:
+    """What those who read the content say of it, all of them together."""
+
+    objection: Objection = None  # the reply that refuses it, for all recipients
+    verdict: Verdict = Verdict.ACCEPT  # ... or HOLD, or DISCARD: likewise for all
+    facts: Mapping[Fact, object] = field(default_factory=dict)  # scores, symbols, verdicts: told
+    trail: tuple[Step, ...] = ()  # who said something that counts
+
+
+class Filters(Protocol):
+    """Those who read the content and are not us: asked once for a message, at the final dot.
+
+    All facts of the content that are ours to gather are known by then, and rules that look at the
+    content are asked when all filters have answered: by what they say (Filtered.facts), and by
+    what we found ourselves. Their edits are made on `content` (ReceivedContent.rewrite).
+    """
+
+    async def examine(
+        self,
+        client: Client,
+        envelope: Envelope,
+        recipients: Sequence[Mailbox],  # those that RCPT has taken, as they were named
+        content: ReceivedContent,
+        told: Mapping[Fact, object],  # what is known of client, sender and content
+    ) -> Filtered:
+        """Their answer. Raises SpoolError; is cancelled when nobody waits any more."""
+
+
+class Examination:
+    """One message's."""
+
+    def __init__(self, ruleset: Ruleset, gatherer: Gatherer | None) -> None:
+        self._wanted = ruleset.examined
+        self._vouching: Vouching | None = None  # None: nobody wants to know
+        if gatherer is not None and self._wanted & {DKIM, DMARC}:
+            self._vouching = gatherer.vouching(dmarc=DMARC in self._wanted)
+        self._received = 0  # octets
+        self.vouched: Vouched | None = None
+
+    def receive(self, header: HeaderSection, data: bytes) -> None:
+        """A piece of the content as it came, which the header section has seen."""
+        vouching = self._vouching
+        if vouching is None:
+            return
+        self._received += len(data)
+        if not header.complete:
+            return
+        if not vouching.begun:
+            vouching.begin(header.octets)
+            data = data[len(data) - (self._received - header.size) :]
+        vouching.feed(data)
+
+    async def facts(
+        self,
+        header: HeaderSection,
+        content: ReceivedContent,
+        client: Client,
+        envelope: Envelope,
+        told: Mapping[Fact, object],
+    ) -> dict[Fact, object]:
+        """All that rules look at in it; `told`: what is known of client and sender."""
+        found: dict[Fact, object] = {}
+        for fact in self._wanted:
+            if fact == SIZE:
+                found[fact] = content.size
+            elif fact.spelled == FIELD:
+                found[fact] = bounded(field_texts(content.section, fact.of))
+        if self._vouching is not None:
+            if not self._vouching.begun:  # all of it is header section
+                self._vouching.begin(header.octets)
+            spf = str(told.get(SENDER_POLICY, ""))
+            vouched = await self._vouching.finish(spf, spf_domain(client, envelope))
+            self.vouched = vouched
+            found[DKIM] = vouched.signed
+            found[DMARC] = vouched.asks_for
+        return found
+
+    def cancel(self) -> None:
+        """Nobody wants to know any more."""
+        if self._vouching is not None:
+            self._vouching.cancel()

@@ -1,0 +1,192 @@
+"""Who vouches for one message: its DKIM signatures, verified while it arrives, and DMARC.
+
+What its keys and its author's domains say is asked for as soon as the header section is there, side
+by side with the body; what nobody answers in time is `temperror`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeVar
+
+from twisted.internet.defer import Deferred, TimeoutError
+from twisted.internet.interfaces import IReactorTime
+from twisted.python.failure import Failure
+
+from relayd.authentication.asking import Asking
+from relayd.authentication.dmarc import DmarcResult, evaluate, policy_names
+from relayd.authentication.results import ResultsField
+from relayd.authentication.spf import SpfResult
+from relayd.intake.lookups import Records, answered
+from relayd.mail.address import AddressError, path_text
+from relayd.mail.client import Client
+from relayd.mail.envelope import Envelope
+from relayd.mime.headertext import field_bodies
+from relayd.reactor.coroutine import promise
+from relayd.rules.addrspec import addresses
+from relayd.rules.conditions.signatures import SignedResult
+
+if TYPE_CHECKING:  # what verifies takes its time to load, and its memory
+    from relayd.authentication.dkim import DkimResult, DkimVerifier
+
+MOST_AUTHORS = 10  # domains in From that are asked about
+_MOST_FROM = 16_384  # octets of From that are looked at
+_STRICT = {"pass": 0, "none": 1, "quarantine": 2, "reject": 3}
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Vouched:
+    """What was found out."""
+
+    dkim: tuple[DkimResult, ...]
+    dmarc: tuple[DmarcResult, ...] = ()  # for each author's domain; empty: nobody asked
+
+    @property
+    def signed(self) -> tuple[SignedResult, ...]:
+        """As rules look at it."""
+        return tuple(SignedResult(each.result, each.domain) for each in self.dkim)
+
+    @property
+    def asks_for(self) -> str | None:
+        """`pass`, or what the author's domain asks for; of several the strictest. None: unknown."""
+        words = ["none"]
+        for each in self.dmarc:
+            if each.result == "temperror":
+                return None
+            words.append(each.disposition)
+        return max(words[1:] or words, key=_STRICT.__getitem__)
+
+
+class Vouching:
+    """Of one message while it arrives."""
+
+    def __init__(
+        self,
+        reactor: IReactorTime,
+        records: Records,
+        clock: Callable[[], float],
+        patience: float,
+        *,
+        dmarc: bool,
+    ) -> None:
+        self._reactor = reactor
+        self._records = records
+        self._early: list[Deferred[object]] = []  # look-ups begun before they are needed
+        self._clock = clock  # seconds since the epoch
+        self._patience = patience  # seconds for each question, with all that follows from it
+        self._dmarc = dmarc
+        self._verifier: DkimVerifier | None = None
+        self._authors: tuple[str, ...] = ()
+
+    @property
+    def begun(self) -> bool:
+        """The header section was there."""
+        return self._verifier is not None
+
+    def begin(self, section: bytes) -> None:
+        """The whole header section, its empty line included."""
+        from relayd.authentication.dkim import DkimVerifier
+
+        self._verifier = DkimVerifier(section)
+        self._ask_early(self._verifier.key_names)
+        if self._dmarc:
+            self._authors = tuple(author_domains(section))
+            for author in self._authors:
+                self._ask_early(policy_names(author))
+
+    def _ask_early(self, names: Iterable[str]) -> None:
+        """What is answered before it is needed, the cache has then."""
+        for name in names:
+            if self._records.known(name, "TXT") is None:
+                asked = promise(self._records.query(name, "TXT"))
+                self._early.append(asked.addErrback(lambda failure: None))
+
+    def feed(self, piece: bytes) -> None:
+        """More of the body."""
+        assert self._verifier is not None
+        self._verifier.feed(piece)
+
+    async def finish(self, spf: str, sender: str) -> Vouched:
+        """That was all of it. `spf`: its result for the domain `sender` (folded)."""
+        verifier = self._verifier
+        assert verifier is not None
+        verifier.finish()
+        until = self._reactor.seconds() + self._patience
+        verdicts = zip(verifier.verdicts(self._clock()), verifier.unanswered(), strict=True)
+        dkim = tuple([_whole(await self._in_time(*each, until)) for each in verdicts])
+        passing = [each.domain for each in dkim if each.result == "pass"]
+        later = [each.domain for each in dkim if each.result == "temperror" and each.domain]
+        dmarc = []
+        for author in self._authors:
+            asking = evaluate(
+                author,
+                passing,
+                sender if spf == "pass" else None,
+                later_signed=later,
+                later_sender=sender if spf == "temperror" else None,
+            )
+            unanswered = DmarcResult("temperror", author=author, why="no answer in time")
+            dmarc.append(await self._in_time(asking, unanswered, until))
+        self.cancel()
+        return Vouched(dkim, tuple(dmarc))
+
+    async def _in_time(self, asking: Asking[T], otherwise: T, until: float) -> T:
+        """Its result; `otherwise` where that takes too long."""
+        coming = promise(answered(asking, self._records))
+        if not coming.called:
+            coming.addTimeout(max(until - self._reactor.seconds(), 0.0), self._reactor)
+            coming.addErrback(_late, otherwise)
+        return await coming
+
+    def cancel(self) -> None:
+        """Nobody wants to know any more."""
+        early, self._early = self._early, []
+        for each in early:
+            each.cancel()
+
+
+def _late(failure: Failure, otherwise: T) -> T:
+    failure.trap(TimeoutError)  # type: ignore[no-untyped-call]
+    return otherwise
+
+
+def _whole(found: DkimResult) -> DkimResult:
+    """A signature that leaves out the end of the body vouches for no body (RFC 6376 8.2)."""
+    if found.result == "pass" and found.partial:
+        return replace(found, result="neutral", why="more body came than it signs")
+    return found
+
+
+def results_field(
+    authserv: str, client: Client, envelope: Envelope, spf: object, vouched: Vouched | None
+) -> bytes:
+    """Authentication-Results (RFC 8601) for what was checked; `spf`: its result, if there is one.
+
+    Empty: nothing was.
+    """
+    if spf is None and vouched is None:
+        return b""
+    field = ResultsField(authserv)
+    if spf is not None:
+        field.spf(SpfResult(str(spf)), path_text(envelope.reverse_path), client.helo)
+    if vouched is not None:
+        field.dkim(vouched.dkim)
+        for each in vouched.dmarc:
+            field.dmarc(each)
+    return bytes(field)
+
+
+def author_domains(section: bytes) -> Iterator[str]:
+    """The domains in From, each once, folded: one, in what is a message (RFC 5322 section 3.6)."""
+    told: set[str] = set()
+    for body in field_bodies(section, "From"):
+        for _, _, mailbox in addresses(body[:_MOST_FROM]):
+            try:
+                domain = mailbox.domain_key
+            except AddressError:
+                continue
+            if domain[:1] != "[" and domain not in told and len(told) < MOST_AUTHORS:
+                told.add(domain)
+                yield domain

@@ -1,0 +1,76 @@
+"""One set of rules that looks at mail in every way there is, as an operator would write it.
+
+Each statement stands with those that it goes with. A set behind it opens the door, as everywhere.
+"""
+
+from __future__ import annotations
+
+import unittest
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from relayd import config
+from tests.unit.rules.test_grammar import parse
+
+SITE = """\
+hostname  gw.example.com
+table     ours { example.com }
+next-hop  exchange smtp ex1.corp.example:25
+next-hop  junk     lmtp unix:/run/dovecot/junk
+include   rules.d/*.rules
+"""
+BEHIND = """\
+accept    to <ours>
+route     to <ours>                        via exchange
+expect    to info@example.com              -> info@example.com via exchange
+"""
+WHO = """\
+# who can be asked
+dnsbl     zen       zen.spamhaus.org                              # 127.0.0.2-11 count
+dnsbl     strict    bl.example.net 127.0.0.2, 127.0.0.4           # only these answers count
+dnswl     friends   list.dnswl.org
+"""
+BEFORE = """\
+# before the content
+reject    when listed zen and not listed friends                  550 5.7.1 "Your address is on a block list"
+"""
+CONTENT = """\
+# once the content is there
+reject    when dmarc reject and not listed friends                550 5.7.1 "DMARC says no"
+discard   to news@example.com when size > 20MB                    "too big for a list"
+"""
+TESTS = """\
+expect    from 198.51.100.9 to info@example.com when listed zen   -> reject 550
+"""
+BLOCK = "\n".join((WHO, BEFORE, CONTENT, TESTS))
+
+
+class BlockTests(unittest.TestCase):
+    def load(self, block: str, behind: str = BEHIND) -> config.Settings:
+        with TemporaryDirectory() as name:
+            folder = Path(name)
+            (folder / "rules.d").mkdir()
+            (folder / "relayd.conf").write_text(SITE)
+            (folder / "rules.d" / "05-checks.rules").write_text(block)
+            (folder / "rules.d" / "10-site.rules").write_text(behind)
+            return config.load(folder / "relayd.conf")
+
+    def test_it_loads_in_front_of_a_sites_own_rules(self) -> None:
+        settings = self.load(BLOCK)
+        own = [each for each in settings.warnings if "any mailbox" not in each.what]
+        self.assertEqual(own, [])
+
+    def test_what_it_says_is_tested_by_itself(self) -> None:
+        broken = BLOCK.replace("when listed zen   -> reject 550", "when listed zen   -> accept")
+        self.assertNotEqual(broken, BLOCK)
+        with self.assertRaises(config.ConfigErrors):
+            self.load(broken)
+
+    def test_each_statement_prints_as_it_is_read(self) -> None:
+        items = parse(BLOCK)
+        self.assertEqual(parse("\n".join(map(str, items))), items)
+
+    def test_each_rule_may_stand_alone(self) -> None:
+        for line in (BEFORE + CONTENT).splitlines():
+            with self.subTest(line):
+                self.load(f"{WHO}{line}\n")
