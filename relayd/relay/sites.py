@@ -47,6 +47,7 @@ _EXCUSES = 3  # attempts of one message that count for nothing; then it is the m
 _MOST_EXCUSED = 1000  # messages to remember
 _UNLIMITED = 1 << 30
 _FILE = "paces"
+_MX = "mx "  # how the name of a site begins that is nobody's with a name
 _MOST_KEPT = 1000  # sites whose pace outlives a restart
 _SAVE = 30.0  # seconds between two looks whether there is something to keep
 
@@ -58,7 +59,7 @@ class SendingSite(Share):
 
     __slots__ = (
         *("__weakref__", "_counters", "_excuses", "_in_flight", "_key", "_limited_at", "_now"),
-        "_waiting",
+        *("_told", "_waiting"),
         *("blocked_until", "connections", "exchangers", "gated", "learnt", "limit", "messages"),
         *("name", "probe_at", "proved_at", "provider", "refused", "taken", "trouble"),
     )
@@ -78,6 +79,8 @@ class SendingSite(Share):
         self._counters = counters
         self._key = f"site {name}"
         self._in_flight = 0
+        self._told = 0  # of those, what other workers know
+        self.connections = 0  # at a time, as configured; 0: nothing is said of it
         self._excuses: dict[int, int] | None = None
         self._waiting: deque[Lane] | None = None  # most never have any, and there are many sites
         super().__init__()
@@ -85,7 +88,6 @@ class SendingSite(Share):
         self.provider = provider
         self.exchangers = frozenset(exchangers)
         self.learnt = rate
-        self.connections = 0  # at a time, as configured; 0: nothing is said of it
         self.limit = 0  # ... as it has asked for
         self._limited_at = 0.0
         self.messages = 0  # on one connection, as configured
@@ -105,9 +107,11 @@ class SendingSite(Share):
 
     @in_flight.setter
     def in_flight(self, count: int) -> None:
-        if self._counters is not None and count != self._in_flight:
-            self._counters.add(self._key, count - self._in_flight)
         self._in_flight = count
+        if self._counters is not None and (self.connections or self._told):
+            told = count if self.connections else 0
+            self._counters.add(self._key, told - self._told)
+            self._told = told
 
     @property
     def waiting(self) -> deque[Lane]:
@@ -322,7 +326,8 @@ class Sites:
         endpoints = await self._resolve(domain)
         names = sorted({endpoint.host.lower() for endpoint in endpoints})
         provider = self._pacing.provider_of(names)
-        found = (self._site(provider or " ".join(names), provider, names),)
+        # no provider, and no pace of ours, has such a name: strangers choose their exchangers'
+        found = (self._site(provider or _MX + ",".join(names), provider, names),)
         if self._pacing.pace(TO, domain) is not None:
             return *found, self._site(f"{TO} {domain}")
         return found
@@ -376,7 +381,7 @@ class Sites:
             names = [f"{VIA} {target.name}"]
         else:
             provider = self._pacing.provider_of((endpoint.host.lower(),))
-            names = [provider or endpoint.host.lower(), f"{TO} {target}"]
+            names = [provider or _MX + endpoint.host.lower(), f"{TO} {target}"]
         messages, group, room = 0, "", _UNLIMITED
         for site in filter(None, map(self._sites.get, names)):
             if site.messages:

@@ -149,7 +149,7 @@ class Suspensions:
         """What holds a whole queue."""
         if not self._known:
             return None
-        names = [(DESTINATION, destination)]
+        names = [(DESTINATION, destination.lower())]
         if is_direct(destination):
             names.append((DESTINATION, domain_of(destination)))
         if site is not None and site.provider:

@@ -49,6 +49,7 @@ class Far(World):
         self.rules = rules
         self.lookups: Counter[str] = Counter()
         self.nowhere: set[str] = set()
+        self.names: dict[str, str] = {}  # exchangers of a domain
         self.hops: list[Hop] = []
 
         def sites(world: World) -> Sites:
@@ -75,6 +76,8 @@ class Far(World):
         self.lookups[domain] += 1
         if domain in self.nowhere:
             raise UnresolvedError(DEAD)
+        if domain in self.names:
+            return [Endpoint(name, "192.0.2.9", 25) for name in self.names[domain].split()]
         host = "mx1.big.test" if domain.endswith(".big") else f"mx.{domain}"
         return [Endpoint(host, "192.0.2.9", 25)]
 
@@ -174,6 +177,18 @@ class Limits(TestCase):
         world.apply(BIG)
         world.wait(5, step=0.5)
         self.assertEqual(world.under_way, 4)
+
+    def test_a_stranger_s_exchanger_bears_no_name_of_ours(self) -> None:
+        world = Far(BIG + "pace provider big connections 1\npace to @a.example connections 1\n")
+        world.names = {"x.example": "big", "y.example": "to a.example"}
+        for domain in ("1.big", "a.example", "x.example", "y.example"):
+            world.mail(domain)
+        self.assertEqual(world.under_way, 4)
+        world.mail("x.example")
+        world.courier.finish(SLOWER, 2)
+        sites = {site.name: site.learnt.rate for site in world.sites.gated()}
+        self.assertEqual(sites["big"], 0.0)
+        self.assertGreater(sites["mx big"], 0.0)
 
     def test_who_cannot_be_looked_up_is_down_or_goes_another_way(self) -> None:
         world = Far(BIG + "pace provider big connections 1\n")

@@ -82,7 +82,7 @@ class Lanes(TestCase):
 
     def test_a_named_next_hop(self) -> None:
         world = Waiting()
-        world.suspend("destination", "isp")
+        world.suspend("destination", "ISP")
         world.mail("a.example", "isp")
         self.assertEqual(world.went, 0)
         world.suspensions.resume()
