@@ -83,6 +83,13 @@ def is_direct(queue: str) -> bool:
     return queue.startswith(f"{DIRECT} ")
 
 
+def source_of(queue: str) -> str:
+    """Of a queue that `is_direct`: the name of the source that it leaves from; empty: of none."""
+    _, _, way = queue.removeprefix(f"{DIRECT} ").partition(" ")
+    word, _, rest = way.partition(" ")
+    return rest.partition(",")[0] if word == _FROM.strip() else ""
+
+
 @dataclass(frozen=True, slots=True)
 class Envelope:
     """What MAIL said, common to all recipients. Reports go to `reverse_path` or a list's owner."""

@@ -15,7 +15,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from relayd.mail.delivery import Delivery
-from relayd.mail.envelope import Recipient, domain_of
+from relayd.mail.envelope import Recipient, domain_of, source_of
 from relayd.mail.log import MailLog
 from relayd.mail.message import Message, RecipientState, Record, Settlement
 from relayd.mail.outcome import Blame, Outcome, postponed
@@ -318,7 +318,8 @@ class Dispatcher:
 
     async def _located(self, lane: Lane, sites: Sites) -> Outcome | None:
         """Find the lane's sites; or why there is nowhere to go."""
-        seeking = promise(sites.locate(domain_of(lane.destination)))
+        queue = lane.destination
+        seeking = promise(sites.locate(domain_of(queue), source_of(queue)))
         self._seeking.add(seeking)
         try:
             lane.gates = await seeking

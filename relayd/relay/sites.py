@@ -321,13 +321,17 @@ class Sites:
             if any(each.kind == VIA and each.whom == name for each in self._pacing.paces)
         )
 
-    async def locate(self, domain: str) -> tuple[SendingSite, ...]:
-        """The sites of what goes direct to a domain; raises UnresolvedError."""
+    async def locate(self, domain: str, source: str = "") -> tuple[SendingSite, ...]:
+        """The sites of what goes direct to a domain from a source; raises UnresolvedError.
+
+        A provider knows us by our address: to it, each source is somebody else.
+        """
         endpoints = await self._resolve(domain)
         names = sorted({endpoint.host.lower() for endpoint in endpoints})
         provider = self._pacing.provider_of(names)
         # no provider, and no pace of ours, has such a name: strangers choose their exchangers'
-        found = (self._site(provider or _MX + ",".join(names), provider, names),)
+        name = _of_source(provider or _MX + ",".join(names), source)
+        found = (self._site(name, provider, names),)
         if self._pacing.pace(TO, domain) is not None:
             return *found, self._site(f"{TO} {domain}")
         return found
@@ -362,9 +366,9 @@ class Sites:
 
     # what couriers tell, and ask
 
-    def blocked(self, provider: str, outcome: Outcome) -> None:
-        """A host of this provider says that it takes nothing from us."""
-        site = self._sites.get(provider)
+    def blocked(self, provider: str, source: str, outcome: Outcome) -> None:
+        """A host of this provider says that it takes nothing from us, or from that source."""
+        site = self._sites.get(_of_source(provider, source))
         if site is not None:
             self.block(site, outcome)
 
@@ -374,14 +378,15 @@ class Sites:
         if site.block(self._now(), outcome):
             self._log.notice("provider blocks us", provider=site.name, reply=str(outcome.reply))
 
-    def terms(self, target: NextHop | str, endpoint: Endpoint) -> Terms:
-        """On what terms a host takes a connection."""
+    def terms(self, target: NextHop | str, endpoint: Endpoint, source: str) -> Terms:
+        """On what terms a host takes a connection from a source, empty: from none by name."""
         provider = ""
         if isinstance(target, NextHop):
             names = [f"{VIA} {target.name}"]
         else:
             provider = self._pacing.provider_of((endpoint.host.lower(),))
-            names = [provider or _MX + endpoint.host.lower(), f"{TO} {target}"]
+            host = _of_source(provider or _MX + endpoint.host.lower(), source)
+            names = [host, f"{TO} {target}"]
         messages, group, room = 0, "", _UNLIMITED
         for site in filter(None, map(self._sites.get, names)):
             if site.messages:
@@ -475,6 +480,11 @@ def _said(text: object) -> Outcome | None:
         return Outcome(Reply.parse(str(text)))
     except ValueError:
         return None
+
+
+def _of_source(name: str, source: str) -> str:
+    """A site's name, as it is for what comes from there."""
+    return f"{name} from {source}" if source else name
 
 
 def located(lane: Lane, now: float) -> bool:

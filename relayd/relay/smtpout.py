@@ -78,8 +78,8 @@ class Courier:
         deadlines: NextHopDeadlines | None = None,
         protection: Protection | None = None,
         logins: Logins | None = None,
-        terms: Callable[[NextHop | str, Endpoint], Terms] | None = None,
-        blocked: Callable[[str, Outcome], None] | None = None,
+        terms: Callable[[NextHop | str, Endpoint, str], Terms] | None = None,
+        blocked: Callable[[str, str, Outcome], None] | None = None,
     ) -> None:
         """`terms` and `blocked`: see relayd.relay.sites."""
         self._terms = terms
@@ -126,7 +126,8 @@ class Courier:
             if attempt.turned_away is not None and self._blocked is not None:
                 provider, said = attempt.turned_away
                 if said.meaning is Meaning.BLOCKED:
-                    self._blocked(provider, said)
+                    source = "" if hop.source is None else hop.source.name
+                    self._blocked(provider, source, said)
         return outcomes
 
     def apply(self, limits: RelayLimits) -> None:
@@ -231,7 +232,11 @@ class Courier:
                 if login is None or not login.renew():
                     attempt.miss(error.outcome)
                     if isinstance(target, str):
-                        terms = ON_ANY if self._terms is None else self._terms(target, endpoint)
+                        terms = (
+                            ON_ANY
+                            if self._terms is None
+                            else self._terms(target, endpoint, source.name if source else "")
+                        )
                         attempt.hear(terms.provider, error.outcome)
                     return None
 
@@ -283,7 +288,11 @@ class Courier:
             deadlines = newcomers.deadlines(endpoint, deadlines)
             wait = min(wait, newcomers.wait(endpoint))
             began = newcomers.knocked(endpoint)
-        terms = ON_ANY if self._terms is None else self._terms(target, endpoint)
+        terms = (
+            ON_ANY
+            if self._terms is None
+            else self._terms(target, endpoint, source.name if source else "")
+        )
         if terms.group:
             self._pool.make_room(terms)
         made = Connection(
@@ -355,6 +364,14 @@ class Courier:
         return deferLater(self._reactor, 0)
 
     # where to
+
+    def _terms_of(
+        self, target: NextHop | str, endpoint: Endpoint, source: SourceAddress | None
+    ) -> Terms:
+        """On what terms a host takes a connection."""
+        if self._terms is None:
+            return ON_ANY
+        return self._terms(target, endpoint, "" if source is None else source.name)
 
     def _bold_first(self, endpoints: Sequence[Endpoint]) -> Iterable[Endpoint]:
         """In order, but those that lately did not answer at the end."""

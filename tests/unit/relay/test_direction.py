@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unittest
 
-from relayd.mail.envelope import Direction, direct_queue, domain_of, is_direct
+from relayd.mail.envelope import Direction, direct_queue, domain_of, is_direct, source_of
 from relayd.mail.nexthop import HostPort, NextHop
 from relayd.mail.reply import Reply
 from relayd.mail.security import Level
@@ -91,3 +91,4 @@ class TwoWays(unittest.TestCase):
         for queue in queues:
             self.assertTrue(is_direct(queue))
             self.assertEqual(domain_of(queue), "example.com")
+        self.assertEqual([source_of(queue) for queue in queues], ["", "", "bulk", "bulk"])

@@ -14,7 +14,7 @@ from relayd.mail.delivery import Delivery
 from relayd.mail.envelope import Recipient
 from relayd.mail.nexthop import HostPort, NextHop
 from relayd.mail.outcome import Meaning, Outcome, postponed
-from relayd.mail.pacing import Pacing
+from relayd.mail.pacing import Pacing, SourceAddress
 from relayd.mail.reply import Reply
 from relayd.relay.courier import Hop
 from relayd.relay.route import route
@@ -49,6 +49,7 @@ class Far(World):
         self.rules = rules
         self.lookups: Counter[str] = Counter()
         self.nowhere: set[str] = set()
+        self.sources: dict[str, SourceAddress] = {}
         self.names: dict[str, str] = {}  # exchangers of a domain
         self.hops: list[Hop] = []
 
@@ -82,7 +83,7 @@ class Far(World):
         return [Endpoint(host, "192.0.2.9", 25)]
 
     def route(self, recipient: Recipient) -> Hop | Outcome:
-        return route(recipient, {"isp": ISP, "sink": ISP})
+        return route(recipient, {"isp": ISP, "sink": ISP}, self.sources)
 
     def mail(self, domain: str, next_hop: str = "direct") -> int:
         self.ident += 1
@@ -253,6 +254,18 @@ class Learnt(TestCase):
         attempts = {each.attempts for each in world.table.rows.values()}
         self.assertEqual(attempts - {0, 1}, set(), "what was too fast was no attempt")
 
+    def test_each_source_is_somebody_else_to_a_provider(self) -> None:
+        world = Far()
+        world.sources = {name: SourceAddress(name, ("192.0.2.1",), "x.example") for name in "ab"}
+        world.mail("1.big", "direct from a")
+        world.courier.finish(SLOWER)
+        world.courier.reply = lambda record: SAID
+        world.mail("1.big", "direct from a")
+        world.mail("1.big", "direct from b")
+        world.mail("1.big")
+        self.assertEqual(len(world.table.ended), 2)
+        self.assertEqual([site.name for site in world.sites.gated()], ["big from a"])
+
     def test_a_domain_that_was_never_reached_is_not_down_for_it(self) -> None:
         world = Far()
         world.mail("1.big")
@@ -315,7 +328,7 @@ class Learnt(TestCase):
 class Blocks(TestCase):
     def blocked(self, world: Far, outcome: Outcome = BY_ISP) -> None:
         """The courier has heard of a block, and gone on to the isp, if there is one."""
-        world.sites.blocked("big", BLOCKED)
+        world.sites.blocked("big", "", BLOCKED)
         world.courier.finish(outcome)
 
     def test_the_next_way_is_taken_and_one_an_hour_asks(self) -> None:

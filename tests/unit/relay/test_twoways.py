@@ -36,10 +36,10 @@ class TwoWays(CourierCase, TestCase):
             return self.endpoints
 
         self.courier._resolve = resolve
-        self.courier._terms = lambda target, endpoint: Terms(
+        self.courier._terms = lambda target, endpoint, source: Terms(
             "microsoft" if isinstance(target, str) else ""
         )
-        self.courier._blocked = lambda provider, said: self.heard.append((provider, said))
+        self.courier._blocked = lambda provider, source, said: self.heard.append((provider, said))
         return behind
 
     async def test_nobody_can_be_reached(self) -> None:
