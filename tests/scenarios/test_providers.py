@@ -102,7 +102,7 @@ class Providers(Scenario):
         well = self.sink("192.0.2.12")
         relay = self.relay(BIG + "route any direct\n", "retry 1m 5m 15m")
         session = relay.session()
-        for number in range(1100):
+        for number in range(900):
             session.sendmail(
                 "ann@gw.example",
                 [f"bob{number}@d{number % DOMAINS}.example"],
@@ -110,19 +110,19 @@ class Providers(Scenario):
             )
         delays = []
         began = time.monotonic()
-        while time.monotonic() - began < 110:
+        while time.monotonic() - began < 90:
             count, at = len(well.arrived), time.monotonic()
             session.sendmail("ann@gw.example", ["bob@well.example"], b"Subject: x\r\n\r\nx\r\n")
             wait_until(lambda before=count: len(well.arrived) > before, "the healthy one")  # type: ignore[misc]
             delays.append(time.monotonic() - at)
             time.sleep(0.5)
         settled = time.monotonic()
-        time.sleep(45)
+        time.sleep(30)
         taken, refused = bucket.since(settled)
         (site,) = self.status(relay, "pace")["sites"]
         evidence = (taken, refused, site, self.status(relay)["sites"])
-        self.assertGreater(taken, 0.85 * A_MINUTE * 45 / 60, evidence)
-        self.assertLessEqual(taken, 1.05 * A_MINUTE * 45 / 60, evidence)
+        self.assertGreater(taken, 0.85 * A_MINUTE * 30 / 60, evidence)
+        self.assertLessEqual(taken, 1.05 * A_MINUTE * 30 / 60, evidence)
         self.assertLess(refused, max(0.02 * taken, 2), evidence)
         self.assertIn("big slowed to", relay.ctl("status").stdout)
         self.assertIn("421 4.7.28", relay.ctl("pace").stdout)
@@ -212,12 +212,19 @@ class Providers(Scenario):
 
     def test_connections_and_messages_on_one_are_as_configured(self) -> None:
         most: list[int] = []
+        busy: list[int] = []
+        under_way: set[int] = set()
         sinks: list[Sink] = []
 
         def script(asked: Asked) -> str | None:
+            thread = threading.get_ident()  # each session has one
             if asked.stage == "mail":
+                under_way.add(thread)
+                busy.append(len(under_way))
                 most.append(sum(len(sink.open) for sink in sinks))
                 time.sleep(0.02)
+            elif asked.stage == "content":
+                under_way.discard(thread)
             return None
 
         sinks += [self.sink("192.0.2.10", script), self.sink("192.0.2.11", script)]
@@ -231,7 +238,8 @@ class Providers(Scenario):
         arrived = [(sink, each.session) for sink in sinks for each in sink.arrived]
         self.assertEqual(len(arrived), 60)
         self.assertLessEqual(max(map(arrived.count, arrived)), 2)
-        self.assertLessEqual(max(most), 3)
+        self.assertLessEqual(max(busy), 3)
+        self.assertLessEqual(max(most), 4)  # one may not have read our QUIT yet
 
     def test_by_two_workers_likewise(self) -> None:
         one = self.sink("192.0.2.10")
