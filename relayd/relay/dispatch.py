@@ -452,7 +452,7 @@ class Dispatcher:
         retry_at, excused = now, False
         if not stopped:
             retry_at, excused = self._lessons.learn(lane, epoch, delivery, outcomes, now, began)
-            if lane.direct:
+            if lane.direct and (self._origins.counting or outcomes[0].reply.code >= 300):
                 self._origins.heard(delivery, outcomes)
         disowned = stopped or id(delivery) in self._disowned
         settlements = []

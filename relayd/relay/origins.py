@@ -64,6 +64,7 @@ class Origins:
         self._known: dict[str, _Origin] = {}
         self._slots: dict[int, float] = {}  # of messages: when it is their turn
         self.slowed = False  # anybody is
+        self.counting = False  # somebody was complained about
 
     def heard(self, delivery: Delivery, outcomes: Sequence[Outcome]) -> None:
         """What became of a delivery by a domain's exchangers."""
@@ -81,6 +82,7 @@ class Origins:
             if len(self._known) >= _MOST:
                 self._forget_one()
             origin = self._known[name] = _Origin(name, now)
+            self.counting = True
         origin.count(now, complaint=complaint)
         if complaint:
             origin.last = str(outcome.reply)

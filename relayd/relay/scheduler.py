@@ -33,11 +33,16 @@ _REVIEW = 900.0  # seconds: should a lane ever be forgotten, it is not for longe
 _MOST_PROVEN = 10_000  # destinations to remember when there is no mail for them
 
 
+NOBODY: deque[Lane] = deque(maxlen=0)
+"""Who waits for a share, as long as nobody ever has."""
+
+
 class Share:
     """The slots that lanes of one kind may hold together, and who waits for one of them."""
 
     __slots__ = ("alarm", "in_flight", "more", "waiting")
-    paced = False  # it wants to know of each start
+    paced = False  # it is one place, and not a kind of them
+    gated = False  # it wants to know of each start and end
 
     def __init__(self) -> None:
         self.in_flight = 0
@@ -55,6 +60,9 @@ class Share:
 
     def started(self, now: float) -> None:
         """A delivery has taken a slot."""
+
+    def ended(self) -> None:
+        """... and given it back."""
 
     def reopened(self) -> None:
         """The operator wants it tried now."""
@@ -228,6 +236,8 @@ class Scheduler:
         self.in_flight -= 1
         for share in shares:
             share.in_flight -= 1
+            if share.gated:
+                share.ended()
             self._call_up(share.waiting)
 
     def retry(self, destinations: Iterable[str] | None) -> None:
@@ -266,7 +276,7 @@ class Scheduler:
                 return None
         for share in wanted:
             share.in_flight += 1
-            if share.paced:
+            if share.gated:
                 share.started(self._now())
         return (*shares, *wanted)
 
@@ -335,7 +345,7 @@ class Scheduler:
                 self.in_flight += 1
                 for share in shares:
                     share.in_flight += 1
-                    if share.paced:
+                    if share.gated:
                         share.started(self._now())
                 self.spawn(self._start(lane, delivery, shares))
                 if lane.loaded and lane.in_flight < lane.capacity:
@@ -360,6 +370,8 @@ class Scheduler:
         self._aside += 1
         if lane.loaded and not self._queue.roomy:
             self._queue.unload(lane)
+        if share.waiting is NOBODY:
+            share.waiting = deque()
         if lane.loaded and not lane.in_flight:
             share.waiting.appendleft(lane)
         else:

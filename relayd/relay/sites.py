@@ -16,7 +16,6 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ from relayd.mail.pacing import PROVIDER, TO, VIA, PaceLimits, Pacing
 from relayd.mail.reply import Reply
 from relayd.relay.learntrate import FORGOTTEN, LearntRate
 from relayd.relay.limits import RelayLimits
-from relayd.relay.scheduler import Share
+from relayd.relay.scheduler import NOBODY, Share
 from relayd.relay.survey import Endpoint, Terms
 from relayd.shared.counters import SharedCounters
 from relayd.spool.queue import Lane
@@ -58,8 +57,8 @@ class SendingSite(Share):
     """One place to send to. Times are seconds since the epoch."""
 
     __slots__ = (
-        *("__weakref__", "_counters", "_excuses", "_in_flight", "_key", "_limited_at", "_now"),
-        *("_told", "_waiting"),
+        *("__weakref__", "_counters", "_excuses", "_key", "_limited_at", "_now"),
+        "_told",
         *("blocked_until", "connections", "exchangers", "gated", "learnt", "limit", "messages"),
         *("name", "probe_at", "proved_at", "provider", "refused", "taken", "trouble"),
     )
@@ -78,12 +77,11 @@ class SendingSite(Share):
         self._now = now
         self._counters = counters
         self._key = f"site {name}"
-        self._in_flight = 0
         self._told = 0  # of those, what other workers know
         self.connections = 0  # at a time, as configured; 0: nothing is said of it
         self._excuses: dict[int, int] | None = None
-        self._waiting: deque[Lane] | None = None  # most never have any, and there are many sites
         super().__init__()
+        self.waiting = NOBODY  # most never have any, and there are many sites
         self.name = name
         self.provider = provider
         self.exchangers = frozenset(exchangers)
@@ -99,30 +97,6 @@ class SendingSite(Share):
         self.gated = False
 
     # as a share
-
-    @property
-    def in_flight(self) -> int:
-        """Deliveries of this process that are under way there."""
-        return self._in_flight
-
-    @in_flight.setter
-    def in_flight(self, count: int) -> None:
-        self._in_flight = count
-        if self._counters is not None and (self.connections or self._told):
-            told = count if self.connections else 0
-            self._counters.add(self._key, told - self._told)
-            self._told = told
-
-    @property
-    def waiting(self) -> deque[Lane]:
-        """Who waits for it."""
-        if self._waiting is None:
-            self._waiting = deque()
-        return self._waiting
-
-    @waiting.setter
-    def waiting(self, lanes: deque[Lane]) -> None:
-        self._waiting = lanes or None
 
     def most(self, limits: RelayLimits) -> int:
         """How many may be under way by now."""
@@ -141,7 +115,7 @@ class SendingSite(Share):
         """How many connections may be open beside those that carry mail now."""
         elsewhere = 0 if self._counters is None else self._counters.get(self._key)
         least = min(self.connections or _UNLIMITED, self.limit or _UNLIMITED)
-        return _UNLIMITED if least == _UNLIMITED else max(least - self._in_flight - elsewhere, 0)
+        return _UNLIMITED if least == _UNLIMITED else max(least - self.in_flight - elsewhere, 0)
 
     def wait(self) -> float:
         """Seconds until it is worth while to look again."""
@@ -156,10 +130,21 @@ class SendingSite(Share):
 
     def started(self, now: float) -> None:
         """One has."""
-        if self.gated:
-            self.learnt.started(now)
+        self.learnt.started(now)
         if self.blocks:
             self.probe_at = now + PROBE
+        self._tell()
+
+    def ended(self) -> None:
+        """One is not under way any more."""
+        self._tell()
+
+    def _tell(self) -> None:
+        """Other workers, how many there are: where that counts."""
+        if self._counters is not None:
+            told = self.in_flight if self.connections else 0
+            self._counters.add(self._key, told - self._told)
+            self._told = told
 
     # what it says
 
@@ -243,6 +228,7 @@ class SendingSite(Share):
         self.gated = bool(
             self.connections or self.limit or self.blocked_until or self.learnt.active
         )
+        self._tell()
         if not self.gated:
             self.trouble = None
 
