@@ -20,6 +20,7 @@ _WINDOW = 10.0  # seconds of which it is known what was taken
 LONGEST_PAUSE = 300.0  # seconds
 _HOLD = 600.0  # seconds
 _LONGEST_HOLD = 24 * 3600.0
+_USED = 0.8  # of the rate: with less mail nothing is learnt of it
 _LATE = 0.5  # seconds
 _JITTER = 0.05  # a distance is that part shorter or longer
 FORGOTTEN = 7 * 86_400.0  # seconds without a refusal after which there is no limit any more
@@ -142,7 +143,7 @@ class LearntRate:
         interval = max(INTERVAL, _MESSAGES / self.rate)
         if now - self._changed_at < interval:
             return
-        wanted = self._credit >= self.rate * (now - self._changed_at) / 2
+        wanted = self._credit + 1 >= _USED * self.rate * (now - self._changed_at)
         self._changed_at, self._credit = now, 0
         if not wanted:
             return  # nothing is known of what it takes beyond what there was
