@@ -33,7 +33,7 @@ FLOORS = (
 )
 FLOOR = {name: number for number, names in enumerate(reversed(FLOORS)) for name in names}
 
-RIM = {"service", "reactor", "intake", "relay", "tls", "dns", "login", "ops", "demo"}
+RIM = {"service", "reactor", "intake", "relay", "tls", "dns", "login", "filters", "ops", "demo"}
 PURE_AT_THE_RIM = {
     "relayd.intake.reception",  # awaits the spool, but knows no reactor
     "relayd.intake.asking",
@@ -48,6 +48,20 @@ PURE_AT_THE_RIM = {
     "relayd.intake.authentication",
     "relayd.intake.submission",
     "relayd.intake.identity",
+    "relayd.intake.examination",
+    "relayd.intake.filterdesk",
+    "relayd.intake.filterfacts",
+    "relayd.intake.filtered",
+    "relayd.intake.sessionfilters",
+    "relayd.filters.clamd",
+    "relayd.filters.milter",
+    "relayd.filters.milteredits",
+    "relayd.filters.miltertalk",
+    "relayd.filters.milterwire",
+    "relayd.filters.policy",
+    "relayd.filters.policyservice",
+    "relayd.filters.rspamd",
+    "relayd.filters.scanning",
     "relayd.relay.route",
     "relayd.relay.logins",
     "relayd.login.saslprep",

@@ -51,8 +51,10 @@ def _field(octets: bytes) -> Field | None:
 def relaxed_field(octets: bytes) -> bytes:
     """A whole field in the form `relaxed` (section 3.4.2)."""
     name, _, body = octets.partition(b":")
+    if b"  " not in body and b"\t" not in body and b"\r" not in body:
+        return name.rstrip(b" \t").lower() + b":" + body.strip(b" ")
     words = body.replace(b"\r\n", b"").replace(b"\t", b" ").split(b" ")
-    return name.rstrip(b" \t").lower() + b":" + b" ".join(word for word in words if word)
+    return name.rstrip(b" \t").lower() + b":" + b" ".join(filter(None, words))
 
 
 class BodyForm(Protocol):

@@ -7,8 +7,7 @@ one verdict, for which its key is asked.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 
 from relayd.authentication.asking import Asking, Unanswered, ask
 from relayd.authentication.canonical import BodyHash, Field, fields, relaxed_field
@@ -19,6 +18,7 @@ from relayd.authentication.dkimsignature import (
     domain_of,
     signature,
 )
+from relayd.mail.value import dataclass
 
 MOST_SIGNATURES = 8  # of one message: those further down are older, and not looked at
 _NO_ANSWER = "no answer for its key"
@@ -63,6 +63,10 @@ class DkimVerifier:
         self._bodies[relaxed].of(found.length)
         return found
 
+    def bodies(self, name: bytes) -> Iterator[bytes]:
+        """What stands behind the colon of all fields of this name (in lower case)."""
+        return (field.body for field in self._fields if field.name == name)
+
     @property
     def key_names(self) -> list[str]:
         """Where the keys are in the DNS that its signatures need."""
@@ -81,12 +85,12 @@ class DkimVerifier:
         """One evaluation for each signature, in their order; they may go side by side."""
         return [self._verdict(each, now) for each in self._signatures]
 
-    def unanswered(self) -> Sequence[DkimResult]:
-        """Likewise, where nobody says what its key is."""
-        return [
-            _result("temperror", _NO_ANSWER, each) if isinstance(each, Signature) else each
-            for each in self._signatures
-        ]
+    def unanswered(self, number: int) -> DkimResult:
+        """The verdict on the signature of this number where nobody says in time what its key is."""
+        found = self._signatures[number]
+        if isinstance(found, DkimResult):
+            return found
+        return _result("temperror", _NO_ANSWER, found)
 
     def _verdict(self, found: Signature | DkimResult, now: float) -> Asking[DkimResult]:
         if isinstance(found, DkimResult):

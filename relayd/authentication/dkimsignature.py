@@ -5,11 +5,11 @@ from __future__ import annotations
 import binascii
 import re
 from base64 import b64decode
-from dataclasses import dataclass
 
 from relayd.authentication.canonical import Field, relaxed_field
 from relayd.authentication.taglist import tag_list, without_space
 from relayd.mail.address import AddressError, fold_domain
+from relayd.mail.value import dataclass
 
 # the value of b=, which is empty while the field itself is hashed (section 3.7)
 _SIGNATURE_VALUE = re.compile(rb"([:;][ \t\r\n]*b[ \t\r\n]*=)[^;]*")

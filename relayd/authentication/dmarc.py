@@ -8,12 +8,12 @@ list of public suffixes is looked at.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
 from relayd.authentication.asking import Asking, Unanswered, ask
 from relayd.authentication.taglist import tag_list
+from relayd.mail.value import dataclass
 
 _MOST_LABELS = 8  # a name with as many or more is cut to one label less in the first step up
 _KNOWN = 1000  # records that are kept as read
@@ -137,28 +137,43 @@ def _evaluate(author: str, vouchers: _Vouchers, later: _Vouchers) -> Asking[Dmar
             "none", author=author, organization=organization, why="no policy is published"
         )
     policy = yield from _asked_for(record, author)
-    aligned = yield from _aligned(record, author, organization, vouchers)
-    result, why = "pass", ""
-    if not aligned:
-        result, why = "fail", "nothing that passes is of the author's domain"
-        if policy != "none" and (yield from _aligned(record, author, organization, later)):
-            result, why = "temperror", "no answer for what may be of the author's domain"
+    result, why, aligned = "pass", "", ""
+    try:
+        aligned = yield from _aligned(record, author, organization, vouchers)
+        if not aligned:
+            result, why = "fail", "nothing that passes is of the author's domain"
+            if policy != "none" and (yield from _aligned(record, author, organization, later)):
+                raise Unanswered
+    except Unanswered:
+        result, why = "temperror", "no answer for what may be of the author's domain"
     return DmarcResult(result, policy, author, organization, record.domain, aligned, why)
 
 
 def _aligned(
     record: DmarcRecord, author: str, organization: str, vouchers: _Vouchers
 ) -> Asking[str]:
-    """The first that is of the author's domain: how, and its domain; empty: there is none."""
-    for how, domains, strict in (
+    """One that is of the author's domain: how, and its domain; empty: there is none.
+
+    The author's own needs no question. Where nobody says whose one of the others is, another may
+    still be found. Raises Unanswered.
+    """
+    named = (
         ("dkim", vouchers.signed, record.strict_dkim),
         ("spf", (vouchers.sender,) if vouchers.sender else (), record.strict_spf),
-    ):
-        for domain in domains:
-            if domain == author or (
-                not strict and (yield from _organization_of(domain)) == organization
-            ):
-                return f"{how} {domain}"
+    )
+    for how, domains, _ in named:
+        if author in domains:
+            return f"{how} {author}"
+    unanswered = False
+    for how, domains, strict in named:
+        for domain in () if strict else domains:
+            try:
+                if (yield from _organization_of(domain)) == organization:
+                    return f"{how} {domain}"
+            except Unanswered:
+                unanswered = True
+    if unanswered:
+        raise Unanswered
     return ""
 
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
-_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*\Z")
 _SPACE = " \t\r\n"
 
 
@@ -17,7 +14,7 @@ def tag_list(text: str) -> dict[str, str]:
     for part in parts:
         name, equals, value = part.partition("=")
         name = name.strip(_SPACE)
-        if not equals or _NAME.match(name) is None:
+        if not equals or not name.isidentifier() or not name.isascii() or name[0] == "_":
             raise ValueError(f"{part.strip()[:40]!r} is no tag")
         if name in tags:
             raise ValueError(f"the tag {name} stands twice")

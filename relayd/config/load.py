@@ -54,6 +54,7 @@ from relayd.rules.check.check import (
     word_at,
 )
 from relayd.rules.check.expect import failures
+from relayd.rules.check.filtering import filter_problems
 from relayd.rules.check.loops import loops
 from relayd.rules.check.shadow import shadowed
 from relayd.rules.conditions.reversename import REVERSE_NAME
@@ -229,6 +230,7 @@ class _Loader:
         problems = self._problems
         given = {each.tokens[1].text for each in self._broken if len(each.tokens) > 1}
         problems += name_problems(self._items, given)
+        problems += filter_problems(self._items)
         problems += unanswered(
             self._items, set() if values.get("client_names", True) else {REVERSE_NAME}
         )

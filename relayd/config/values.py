@@ -24,10 +24,6 @@ from relayd.rules.language.source import Complaint, did_you_mean, one_of
 from relayd.rules.language.words import Words, host_port, network_of
 from relayd.spool.schedule import Schedule
 
-_DURATION = re.compile(r"(?:\d+[dhms])+\Z")
-_DURATION_PART = re.compile(r"(\d+)([dhms])")
-_SECONDS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
-_MAX_DURATION = 366 * 86400
 MAX_WORKERS = 64
 HOSTS_FILE, DNS = "hosts", "dns"
 
@@ -56,24 +52,7 @@ Options = tuple[tuple[str, "str | Peers"], ...]
 
 def duration(least: float = 0) -> Callable[[Words], float]:
     """`90s`, `5m`, `4h`, `5d`, `1h30m` as seconds."""
-
-    def read(words: Words) -> float:
-        token = words.word("a duration such as 5m, 4h or 1h30m")
-        if not _DURATION.match(token.text):
-            hint = "expected e.g. 90s, 5m, 4h, 5d or 1h30m"
-            unit = words.peek()
-            if token.text.isdecimal() and unit is not None and unit.text[:1].lower() in _SECONDS:
-                hint = f'did you mean "{token.text}{unit.text[0].lower()}"?'
-            raise words.complain(f'"{token.text}" is no duration', hint)
-        parts = _DURATION_PART.findall(token.text)
-        seconds = sum(int(count[:9]) * _SECONDS[unit] for count, unit in parts)
-        if not least <= seconds <= _MAX_DURATION:
-            raise words.complain(
-                f"{token.text} is out of range", f"expected {least:g} seconds to 366 days"
-            )
-        return float(seconds)
-
-    return read
+    return lambda words: words.duration(least)
 
 
 def or_off(read: Callable[[Words], float]) -> Callable[[Words], float]:

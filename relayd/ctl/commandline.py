@@ -62,6 +62,7 @@ def parser(run: Mapping[str, Run]) -> argparse.ArgumentParser:
     asking = command("explain", "what the rules do with a recipient, and why")
     _add_question(asking)
     _add_replay(command("replay", "what new rules would make of the mail of the last days"))
+    command("filters", "who is asked about mail, how fast they are, how often in trouble")
     command("audit", "whether every recipient in the ledger is accounted for")
     checking = command("check", "whether the configuration on disk is good")
     checking.add_argument("file", nargs="?", type=Path, metavar="FILE")
@@ -75,6 +76,8 @@ def parser(run: Mapping[str, Run]) -> argparse.ArgumentParser:
     spoolcommand.add_options(command("spool", "copy the spool for an older relayd"))
     telling = command("tls-report", "what domains are told of TLS (RFC 8460)")
     tlsreport.add_options(telling)
+    _add_held(command("held", "what is kept back, and why; release it or discard it"))
+    _add_limits(command("limits", "who is near a limit of the rules, or has reached it"))
     command("restart", "replace one worker after the other, refusing nobody")
     command("pace", "how fast mail goes where it does not go as it comes, and why")
     command("blame", "whose mail providers refuse for what it is")
@@ -132,6 +135,28 @@ def _add_oauth(to: argparse.ArgumentParser) -> None:
     ):
         action = actions.add_parser(name, help=about, description=about, parents=[_everywhere()])
         action.add_argument("name", nargs=number, metavar="NAME", help="as the `oauth` statement")
+
+
+def _add_held(to: argparse.ArgumentParser) -> None:
+    to.set_defaults(action="list", limit=0)
+    to.add_argument("--limit", type=int, default=0, metavar="N", help="at most N messages")
+    actions = to.add_subparsers(dest="action", metavar="ACTION")
+    for name, about in (
+        ("list", "each message, who holds it, and what was known of it"),
+        ("release", "let it go on its way"),
+        ("discard", "end it; nobody is told"),
+    ):
+        action = actions.add_parser(name, help=about, description=about, parents=[_everywhere()])
+        if name != "list":
+            action.add_argument("ids", nargs="+", metavar="ID")
+        if name == "discard":
+            action.add_argument("--note", default="", help="why, for the ledger")
+
+
+def _add_limits(to: argparse.ArgumentParser) -> None:
+    add = to.add_argument
+    add("name", nargs="?", default="", metavar="NAME", help="as the `limit` statement")
+    add("--forget", default="", metavar="KEY", help="count this login, client, ... anew")
 
 
 def _add_filter(to: argparse.ArgumentParser) -> None:

@@ -32,6 +32,7 @@ _NAMES = {
     ("", "ids"): _IDS,
     ("user", "name"): f'relayctl user list 2>/dev/null | grep -xE "{_NAME}"',
     ("oauth", "name"): _statements("oauth"),
+    ("limits", "name"): _statements("limit"),
 }
 
 

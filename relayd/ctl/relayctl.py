@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from relayd.ctl import commandline, spoolcommand, tlsreport
 from relayd.ctl.client import Daemon, DaemonError, NotRunningError
 from relayd.ctl.commandline import Run
+from relayd.ctl.mistyped import mistyped
 from relayd.ctl.socketpath import DEFAULT_CONFIG, FailureError, socket_of
 from relayd.ops import explain as explaining
 from relayd.ops import text
@@ -32,7 +33,12 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     if arguments is None:
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `relayctl queue | head` ends quietly
-    options = parser().parse_args(arguments)
+    top = parser()
+    wrong = mistyped(top, sys.argv[1:] if arguments is None else arguments)
+    if wrong:
+        print(f"relayctl: {wrong}", file=sys.stderr)
+        return 2
+    options = top.parse_args(arguments)
     try:
         status: int = options.run(options)
         sys.stdout.flush()
@@ -71,7 +77,8 @@ def status(options: argparse.Namespace) -> int:
     answer = daemon(options).answer("status")
     _show(options, answer, text.status_lines(answer, time.time()))
     healthy = all(shard["healthy"] for shard in answer["shards"])
-    return OK if healthy and not answer.get("refused") else FAILED
+    as_it_should = not (answer.get("refused") or {}).get("last_good")
+    return OK if healthy and as_it_should else FAILED
 
 
 def queue(options: argparse.Namespace) -> int:
@@ -146,6 +153,13 @@ def _why_lines(answer: dict[str, Any]) -> Iterator[str]:
     for recipient in answer["recipients"]:
         yield ""
         yield from text.recipient_lines(recipient, now)
+
+
+def filters(options: argparse.Namespace) -> int:
+    """Who is asked about mail, and how that goes."""
+    answer = daemon(options).answer("filters")
+    _show(options, answer, text.filter_lines(answer, time.time()))
+    return OK
 
 
 def audit(options: argparse.Namespace) -> int:
@@ -332,6 +346,20 @@ def oauth(options: argparse.Namespace) -> int:
     return enrolling.run(options, daemon(options))
 
 
+def held(options: argparse.Namespace) -> int:
+    """What is kept back."""
+    from relayd.ctl import held as quarantine
+
+    return quarantine.run(options, daemon(options))
+
+
+def limits(options: argparse.Namespace) -> int:
+    """Who is near a limit, or to be counted anew."""
+    answer = daemon(options).answer("limits", name=options.name, forget=options.forget)
+    _show(options, answer, text.limit_lines(answer))
+    return FAILED if options.forget and not answer["forgotten"] else OK
+
+
 def bring_over(options: argparse.Namespace) -> int:
     """Make a configuration out of another mail server's."""
     from relayd.verification import command as migrating
@@ -439,11 +467,14 @@ _RUN: dict[str, Run] = {
     "content": content,
     "explain": explain,
     "replay": replay,
+    "filters": filters,
     "audit": audit,
     "check": check,
     "reload": reload,
     "user": user,
     "oauth": oauth,
+    "held": held,
+    "limits": limits,
     "import": bring_over,
     "spool": spool,
     "tls-report": tls_report,

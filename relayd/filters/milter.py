@@ -40,11 +40,14 @@ from relayd.filters.milterwire import (
 )
 from relayd.mail.reply import Reply
 
+MOST_EDITS = 10_000  # of one message
+MOST_LINES = 32  # of a reply, as libmilter has it
+MOST_EDITED = 4 << 20  # octets in them
 CHUNK = 65535  # octets of a body in one event, as libmilter takes them
 _INDEX = struct.Struct("!I")
 _PORT = struct.Struct("!H")
 MACROS: Mapping[Event, tuple[str, ...]] = {
-    Event.CONNECT: ("j", "daemon_name", "daemon_addr", "v"),
+    Event.CONNECT: ("j", "daemon_name", "daemon_addr", "v", "_"),
     Event.HELO: ("tls_version", "cipher", "cipher_bits", "cert_subject", "cert_issuer"),
     Event.MAIL: (
         "i", "auth_type", "auth_authen", "auth_author", "mail_addr", "mail_host", "mail_mailer",
@@ -116,6 +119,7 @@ class MilterClient:
         self._event = Event.CONNECT
         self._edits: list[Edit] = []
         self._skips = False
+        self._edited = 0  # octets of edits of this message, a new body not among them
 
     def offer(self) -> bytes:
         """The first thing to write."""
@@ -211,6 +215,13 @@ class MilterClient:
                 verdicts.append(verdict)
         return verdicts
 
+    def new_body(self) -> list[bytes]:
+        """What it has written by now of another body: taken out of the edits that wait."""
+        pieces = [each.octets for each in self._edits if isinstance(each, ReplaceBody)]
+        if pieces:
+            self._edits = [each for each in self._edits if not isinstance(each, ReplaceBody)]
+        return pieces
+
     def _said(self, letter: bytes, body: bytes) -> FilterVerdict | None:
         if letter == b"p":  # still at it: who waits begins to count anew
             return None
@@ -227,6 +238,7 @@ class MilterClient:
     def _verdict(self, word: Word, reply: str) -> FilterVerdict:
         event, edits = self._event, tuple(self._edits)
         self._edits.clear()
+        self._edited = 0
         self._state = _State.IDLE
         if word is Word.SKIP:
             if event is not Event.BODY or not self.agreed.steps & MilterStep.SKIPS:
@@ -245,7 +257,12 @@ class MilterClient:
         needed = _NEEDED[letter]
         if not self.agreed.actions & needed:
             raise MilterError(f"it does {needed.name}, which it did not ask for")
-        self._edits.append(_edit(letter, body))
+        edit = _edit(letter, body)
+        if not isinstance(edit, ReplaceBody):
+            self._edited += len(body)
+        if len(self._edits) >= MOST_EDITS or self._edited > MOST_EDITED:
+            raise MilterError("it edits more than any message has")
+        self._edits.append(edit)
 
 
 def _edit(letter: bytes, body: bytes) -> Edit:
@@ -273,7 +290,7 @@ def _edit(letter: bytes, body: bytes) -> Edit:
 def _reply(text: str) -> Reply:
     """A filter's own reply; two percent signs are one, a single one is none (as in Sendmail)."""
     text = text.replace("%%", "\0").replace("%", "").replace("\0", "%")
-    lines = [line for line in _LINE_END.split(text) if line]
+    lines = [line for line in _LINE_END.split(text) if line][:MOST_LINES]
     found = [_REPLY_LINE.match(line) for line in lines]
     codes = {match[1] for match in found if match is not None}
     if len(codes) != 1 or None in found:

@@ -41,6 +41,13 @@ class ChangeHeader:
 
 
 @dataclass(frozen=True, slots=True)
+class DeleteHeaders:
+    """No field of this name is left, but ours."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
 class ReplaceBody:
     """More of a body that takes the place of the one that came."""
 
@@ -77,35 +84,64 @@ class Quarantine:
     reason: str
 
 
-HeaderChange = AddHeader | InsertHeader | ChangeHeader
+HeaderChange = AddHeader | InsertHeader | ChangeHeader | DeleteHeaders
 Edit = HeaderChange | ReplaceBody | AddRecipient | DeleteRecipient | ChangeSender | Quarantine
 
 
+Field = tuple[str, bytes]
+"""A header field's name, and the whole field without its last CRLF; the name is empty for a line
+that is no field."""
+
+
+def section_fields(section: bytes) -> list[Field]:
+    """The fields of a header section, which ends in an empty line or where it ends."""
+    lines = section.removesuffix(b"\r\n").split(b"\r\n")[:-1] if section != b"\r\n" else []
+    found: list[list[bytes]] = []
+    for line in lines:
+        if found and line[:1] in (b" ", b"\t"):
+            found[-1].append(line)
+        else:
+            found.append([line])
+    return [(_name_of(each[0]), b"\r\n".join(each)) for each in found]
+
+
+def _name_of(line: bytes) -> str:
+    name, colon, _ = line.partition(b":")
+    text = name.rstrip(b" \t").decode("latin-1")
+    return text if colon and _NAME.match(text) else ""
+
+
 def edited(
-    fields: list[tuple[str, bytes]], changes: Iterable[HeaderChange], *, leading_space: bool
-) -> list[tuple[str, bytes]]:
-    """Header fields (name, whole field without its last CRLF), our Received first, after changes.
+    fields: list[Field], changes: Iterable[HeaderChange], *, own: int = 0, leading_space: bool
+) -> list[Field]:
+    """Header fields, our Received the one of number `own`, after changes.
 
     `leading_space`: the filter says itself what stands behind the colon.
     """
     fields = list(fields)
+    received = fields[own]
     for change in changes:
         if not _NAME.match(change.name):
             continue  # no field can be made of it, as in Postfix
-        if isinstance(change, AddHeader):
+        if isinstance(change, DeleteHeaders):
+            name = change.name.lower()
+            fields = [each for each in fields if each is received or each[0].lower() != name]
+        elif isinstance(change, AddHeader):
             fields.append(_field(change.name, change.value, leading_space))
         elif isinstance(change, InsertHeader):
             at = min(change.index, len(fields))
             fields.insert(at, _field(change.name, change.value, leading_space))
         else:
-            _change(fields, change, leading_space)
+            _change(fields, change, received, leading_space)
     return fields
 
 
-def _change(fields: list[tuple[str, bytes]], change: ChangeHeader, leading_space: bool) -> None:
+def _change(
+    fields: list[Field], change: ChangeHeader, received: Field, leading_space: bool
+) -> None:
     wanted, left = change.name.lower(), max(change.index, 1)
-    for at, (name, _) in enumerate(fields):
-        if at == 0 or name.lower() != wanted:
+    for at, field in enumerate(fields):
+        if field is received or field[0].lower() != wanted:
             continue
         left -= 1
         if left:
@@ -119,7 +155,7 @@ def _change(fields: list[tuple[str, bytes]], change: ChangeHeader, leading_space
         fields.append(_field(change.name, change.value, leading_space))
 
 
-def _field(name: str, value: str, leading_space: bool) -> tuple[str, bytes]:
+def _field(name: str, value: str, leading_space: bool) -> Field:
     """A field whose lines end in CRLF, each but the first with white space in front."""
     first, *more = _LINE_END.split(value.replace("\0", ""))
     lines = [first, *(line if line[:1] in (" ", "\t") else f"\t{line}" for line in more if line)]

@@ -9,21 +9,14 @@ from typing import Any
 from relayd.intake.checks import Checks, Finding, Objection, ReceivedContent
 from relayd.intake.deadlines import SessionPhase
 from relayd.intake.pending import Pending
-from relayd.intake.policy import RELAY, ListenerPolicy
+from relayd.intake.policy import ListenerPolicy
 from relayd.intake.reception import LATE, Intake, Reception, mail_text, rcpt_text
 from relayd.mail.client import Client
 from relayd.mail.reply import Reply
 from relayd.smtp import events
 from relayd.spool.errors import SpoolError
 
-_LATE_AT_THE_DOOR = Reply.of(421, "4.3.0", "It took too long to decide, try again later")
-
-
-def reception_of(intake: Intake, client: Client, policy: ListenerPolicy = RELAY) -> Reception:
-    """The reception of one session."""
-    if intake.checks is None:
-        return Reception(intake, client, policy)
-    return AskingReception(intake, client, policy, intake.checks)
+LATE_AT_THE_DOOR = Reply.of(421, "4.3.0", "It took too long to decide, try again later")
 
 
 class AskingReception(Reception):
@@ -39,10 +32,10 @@ class AskingReception(Reception):
 
     def connected(self, greeting: Reply) -> Reply | Pending[Any]:
         """The greeting of a client who has just come, or why he is not welcome."""
-        return _answered(
+        return answered(
             self._checks.connection(self.client),
             lambda objection: greeting if objection is None else self._turn_away(objection),
-            _LATE_AT_THE_DOOR,
+            LATE_AT_THE_DOOR,
         )
 
     def receive(self, event: events.Event) -> Reply | Pending[Any] | None:
@@ -50,10 +43,10 @@ class AskingReception(Reception):
         transaction = self._transaction
         if type(event) is events.Rcpt and transaction is not None:
             asked = self._checks.recipient(transaction.client, transaction.envelope, event.path)
-            return _answered(asked, partial(self._recipient_asked, event))
+            return answered(asked, partial(self._recipient_asked, event))
         verdict = super().receive(event)
         if type(event) is events.Mail and verdict is not None:
-            return _followed(verdict, partial(self._mail_answered, event))
+            return followed(verdict, partial(self._mail_answered, event))
         return verdict
 
     def end_of_content(self) -> Reply | Pending[Any]:
@@ -66,7 +59,7 @@ class AskingReception(Reception):
         asked = self._checks.content(transaction.client, transaction.envelope, content)
         if asked is not None and not isinstance(asked, Reply):
             asked = self._asked_about(content, asked)
-        return _answered(
+        return answered(
             asked, partial(self._content_asked, content), phase=SessionPhase.EXAMINATION
         )
 
@@ -79,7 +72,7 @@ class AskingReception(Reception):
         if transaction is None:
             return reply
         asked = self._checks.mail(transaction.client, transaction.envelope)
-        return _answered(asked, partial(self._mail_asked, event, reply))
+        return answered(asked, partial(self._mail_asked, event, reply))
 
     def _mail_asked(self, event: events.Mail, reply: Reply, objection: Objection) -> Reply:
         if objection is None:
@@ -113,7 +106,7 @@ class AskingReception(Reception):
         return super().end_of_content()
 
 
-def _followed(
+def followed(
     verdict: Reply | Pending[Any], then: Callable[[Reply], Reply | Pending[Any]]
 ) -> Reply | Pending[Any]:
     """What becomes of a reply that is there, or that is to come."""
@@ -122,18 +115,19 @@ def _followed(
     before = verdict.then
     return Pending(
         verdict.coming,
-        lambda result: _followed(before(result), then),
+        lambda result: followed(before(result), then),
         verdict.late,
         verdict.phase,
     )
 
 
-def _answered(
+def answered(
     asked: Finding,
     then: Callable[[Objection], Reply | Pending[Any]],
     late: Reply = LATE,
     phase: SessionPhase = SessionPhase.VERDICT,
 ) -> Reply | Pending[Any]:
+    """What becomes of a finding that is there, or that is to come."""
     if asked is None or isinstance(asked, Reply):
         return then(asked)
     return Pending(asked, then, lambda: late, phase)

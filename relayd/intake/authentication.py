@@ -83,6 +83,11 @@ class Authentication:
         return self._policy.in_clear
 
     @property
+    def mechanism(self) -> str:
+        """By which it was tried last."""
+        return self._mechanism
+
+    @property
     def mechanisms(self) -> tuple[str, ...]:
         """What EHLO is to offer."""
         possible = self._policy.accounts.mechanisms(bound=bool(self._bindings))

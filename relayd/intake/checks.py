@@ -60,8 +60,9 @@ class ReceivedContent:
         turn: Callable[[], Awaitable[None]],
     ) -> None:
         self.section = section  # the header section, its empty line included
+        self.trace = trace  # what stands in front of it: our trace field, others perhaps above it
+        self._ours = trace
         self._draft = draft
-        self._trace = trace
         self._before = len(section)  # octets of the section in the draft
         self._most_section = most_section  # octets
         self._most_size = most_size  # octets, our trace field not counted
@@ -78,15 +79,15 @@ class ReceivedContent:
     @property
     def size(self) -> int:
         """Octets of it."""
-        return self._draft.size - len(self._trace)
+        return self._draft.size - len(self.trace)
 
-    def chunks(self) -> Iterator[bytes]:
-        """Header section and body, in pieces; raises SpoolError."""
-        return self._draft.chunks(len(self._trace))
+    def chunks(self, start: int = 0) -> Iterator[bytes]:
+        """Header section and body, in pieces, from an octet on; raises SpoolError."""
+        return self._draft.chunks(len(self.trace) + start)
 
     def body(self) -> Iterator[bytes]:
         """The body, in pieces; raises SpoolError."""
-        return self._draft.chunks(len(self._trace) + self._before)
+        return self._draft.chunks(len(self.trace) + self._before)
 
     def new_body(self) -> NewBody:
         """To be written, and given to `rewrite`; until then the message is as it came."""
@@ -94,8 +95,15 @@ class ReceivedContent:
         self._bodies.append(body)
         return body
 
-    async def rewrite(self, section: bytes | None = None, body: NewBody | None = None) -> None:
+    async def rewrite(
+        self,
+        section: bytes | None = None,
+        body: NewBody | None = None,
+        above: bytes | None = None,
+    ) -> None:
         """Another header section, another body, or both, in one step.
+
+        `above`: whole fields, all that are to stand above our trace field.
 
         ValueError: it cannot be one, or is too large; SpoolError: there is no room.
         """
@@ -103,11 +111,14 @@ class ReceivedContent:
         if body is not None:
             body.end()
         size = self.size - self._before if body is None else body.size
-        if len(section) + size > self._most_size:
+        trace = self.trace
+        if above is not None:
+            trace = _whole(above + b"\r\n", self._most_section)[:-2] + self._ours
+        if len(trace) - len(self._ours) + len(section) + size > self._most_size:
             raise ValueError("the message is too large once it is rewritten")
         fresh = self._draft.anew()
         try:
-            fresh.write(self._trace)
+            fresh.write(trace)
             fresh.write(section)
             eight_bit = not section.isascii()
             copied = 0
@@ -121,7 +132,7 @@ class ReceivedContent:
             self._draft.become(fresh)
         finally:
             fresh.rollback()
-        self.section, self._before = section, len(section)
+        self.trace, self.section, self._before = trace, section, len(section)
         self.rewritten, self.eight_bit = True, eight_bit
 
     def close(self) -> None:

@@ -89,12 +89,9 @@ class Examination:
         told: Mapping[Fact, object],
     ) -> dict[Fact, object]:
         """All that rules look at in it; `told`: what is known of client and sender."""
-        found: dict[Fact, object] = {}
-        for fact in self._wanted:
-            if fact == SIZE:
-                found[fact] = content.size
-            elif fact.spelled == FIELD:
-                found[fact] = bounded(field_texts(content.section, fact.of))
+        found = self.fields(content.section)
+        if SIZE in self._wanted:
+            found[SIZE] = content.size
         if self._vouching is not None:
             if not self._vouching.begun:  # all of it is header section
                 self._vouching.begin(header.octets)
@@ -102,8 +99,17 @@ class Examination:
             vouched = await self._vouching.finish(spf, spf_domain(client, envelope))
             self.vouched = vouched
             found[DKIM] = vouched.signed
-            found[DMARC] = vouched.asks_for
+            if DMARC in self._wanted:
+                found[DMARC] = vouched.asks_for
         return found
+
+    def fields(self, section: bytes) -> dict[Fact, object]:
+        """What rules look at in a header section: the one that came, or what filters made of it."""
+        return {
+            fact: bounded(field_texts(section, fact.of))
+            for fact in self._wanted
+            if fact.spelled == FIELD
+        }
 
     def cancel(self) -> None:
         """Nobody wants to know any more."""

@@ -6,20 +6,23 @@ time has the value that RFC 5782 and RFC 7208 give it, so no session waits for e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
+from relayd.intake.counting import Receipt, Tally, take_back
 from relayd.intake.lookups import DnsList, Records, sender_policy
+from relayd.intake.recipientfacts import RecipientFacts
 from relayd.intake.vouching import Vouching
-from relayd.mail.address import ReversePath
+from relayd.mail.address import AddressError, ReversePath
 from relayd.mail.client import Client
 from relayd.mail.log import MailLog
 from relayd.reactor.coroutine import promise
 from relayd.rules.conditions.senderpolicy import SENDER_POLICY
-from relayd.rules.fact import Fact
+from relayd.rules.evaluate import Facts
+from relayd.rules.fact import Fact, Known
 from relayd.rules.ruleset import Ruleset
 
 PATIENCE = 20.0  # seconds for all of one fact; RFC 7208 section 4.6.4 wants no less for SPF
@@ -36,14 +39,17 @@ class Gatherer:
         log: MailLog,
         hostname: str,
         clock: Callable[[], float],
+        of_recipients: RecipientFacts | None = None,
     ) -> None:
+        """`of_recipients`: without, nothing is known of them."""
         self._reactor = reactor
         self._records = records
         self._log = log
         self._hostname = hostname
         self._clock = clock  # seconds since the epoch
+        self._of_recipients = of_recipients
         self._lists: tuple[Ruleset | None, Mapping[str, DnsList]] = (None, {})
-        self._told: dict[str, float] = {}  # by list: when its trouble was said last
+        self._told: dict[str, float] = {}  # by its name: when somebody's trouble was said last
 
     def vouching(self, *, dmarc: bool) -> Vouching:
         """For one message."""
@@ -62,8 +68,49 @@ class Gatherer:
             question = self._sender_policy(client, sender)
         else:
             question = self._lists_of(ruleset)[fact.of].has(client.address)
-        asked = promise(question).addTimeout(PATIENCE, self._reactor)
+        asked = promise(question)
+        if not asked.called:
+            asked.addTimeout(PATIENCE, self._reactor)
         return asked.addErrback(lambda failure: fact.unanswered)
+
+    def ask_of_recipient(
+        self, ruleset: Ruleset, fact: Fact, facts: Facts, tally: Tally | None
+    ) -> object:
+        """What is to be known of a recipient: its value, or a Deferred that fires with it.
+
+        Without a tally it is only a question about the rules.
+        """
+        others = self._of_recipients
+        if others is None:
+            return None
+        try:
+            value = others.ask(ruleset, fact, facts, tally)
+        except (OSError, AddressError) as error:
+            self._tell("fact not known", "fact", fact.condition, str(error), "nobody can say")
+            return None
+        if not isinstance(value, Coroutine):
+            return value
+        asked = promise(value).addTimeout(PATIENCE, self._reactor)
+        return asked.addErrback(lambda failure: None)
+
+    def look(self, ruleset: Ruleset, fact: Fact, facts: Facts) -> object:
+        """Any fact for a question about the rules; a Deferred fires with it."""
+        if fact.known is Known.RECIPIENT:
+            return self.ask_of_recipient(ruleset, fact, facts, None)
+        return self.ask(ruleset, fact, facts.client, facts.sender)
+
+    def apply(self, ruleset: Ruleset) -> None:
+        """These rules are in force."""
+        if self._of_recipients is not None:
+            self._of_recipients.limits.keep(ruleset.limits)
+
+    def tidy(self, ruleset: Ruleset) -> None:
+        """At the start, by one process of all: remove what no rule can ask for any more."""
+        if self._of_recipients is not None:
+            try:
+                self._of_recipients.limits.remove_others(ruleset.limits)
+            except OSError as error:
+                self._log.trouble("old counts not removed", why=error)
 
     async def _sender_policy(self, client: Client, sender: ReversePath) -> str:
         found = await sender_policy(client, sender, self._hostname, self._clock(), self._records)
@@ -79,10 +126,13 @@ class Gatherer:
         return self._lists[1]
 
     def _trouble(self, name: str, why: str) -> None:
+        self._tell("list in the DNS", "list", name, why, "nobody is listed")
+
+    def _tell(self, event: str, kind: str, name: str, why: str, meaning: str) -> None:
         now = self._reactor.seconds()
         if now - self._told.get(name, -_TROUBLE_EVERY) >= _TROUBLE_EVERY:
             self._told[name] = now
-            self._log.trouble("list in the DNS", list=name, why=why, meaning="nobody is listed")
+            self._log.trouble(event, **{kind: name}, why=why, meaning=meaning)
 
 
 class GatheredFacts:
@@ -94,6 +144,8 @@ class GatheredFacts:
         self._asked: dict[Fact, Deferred[object]] = {}  # still to come
         self._ruleset: Ruleset | None = None
         self._waiting: Deferred[None] | None = None
+        self._of_recipient: list[Fact] = []  # of the one that is just decided about
+        self._tally = Tally()  # ... what was counted for it
 
     @property
     def complete(self) -> bool:
@@ -106,8 +158,9 @@ class GatheredFacts:
             return
         self.cancel()
         self._ruleset = ruleset
-        for fact in ruleset.asked - {SENDER_POLICY}:
-            self._ask(fact, ruleset, client)
+        for fact in ruleset.asked:
+            if fact.known is Known.CLIENT:
+                self._ask(fact, ruleset, client)
 
     def about_sender(self, ruleset: Ruleset, client: Client, sender: ReversePath) -> None:
         """MAIL: what was said about another sender counts no more."""
@@ -115,6 +168,35 @@ class GatheredFacts:
         self._forget(SENDER_POLICY)
         if SENDER_POLICY in ruleset.asked:
             self._ask(SENDER_POLICY, ruleset, client, sender)
+
+    def about_recipient(
+        self, ruleset: Ruleset, fact: Fact, facts: Facts, counted: Sequence[Receipt]
+    ) -> None:
+        """RCPT: a rule is about to decide by it. `counted`: of this transaction so far."""
+        self._tally.before = counted
+        asked = self._gatherer.ask_of_recipient(ruleset, fact, facts, self._tally)
+        self._of_recipient.append(fact)
+        if isinstance(asked, Deferred):
+            self._asked[fact] = asked
+            asked.addCallback(self._known, fact, asked)
+        else:
+            self.facts[fact] = asked
+
+    @property
+    def of_recipient(self) -> Mapping[Fact, object]:
+        """What is known of the recipient that was asked about last."""
+        return {fact: self.facts[fact] for fact in self._of_recipient if fact in self.facts}
+
+    def recipient_decided(self, *, taken: bool) -> Sequence[Receipt]:
+        """What was known of this recipient counts for no other; what was counted for it, if so."""
+        receipts, self._tally.receipts = self._tally.receipts, []
+        for fact in self._of_recipient:
+            self._forget(fact)
+        self._of_recipient.clear()
+        if taken:
+            return receipts
+        take_back(receipts)
+        return ()
 
     async def wait(self) -> None:
         """Until all is there."""
@@ -127,6 +209,7 @@ class GatheredFacts:
 
     def cancel(self) -> None:
         """The client has gone, or is another one: nobody wants to know any more."""
+        self.recipient_decided(taken=False)
         for fact in [*self._asked]:
             self._forget(fact)
         self.facts.clear()

@@ -6,12 +6,13 @@ Nobody raises here: what is not answered is what RFC 5782 and RFC 7208 make of t
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
+from functools import partial
 from ipaddress import ip_address
 from typing import Any, Protocol, TypeVar
 
 from relayd.authentication.asking import Asking, RecordQuery, Unanswered
 from relayd.authentication.spf import SpfResult, check_host, spf_client
-from relayd.dns.answer import Answer, DnsError, DnsTrouble, NoData, NxDomain
+from relayd.dns.answer import Answer, DnsError, NoData, NxDomain
 from relayd.mail.address import AddressError, ReversePath, fold_domain, path_text
 from relayd.mail.client import Client
 from relayd.mail.envelope import Envelope
@@ -33,36 +34,48 @@ class Records(Protocol):
         """The records of a name."""
 
 
-async def answered(asking: Asking[T], records: Records) -> T:
-    """The result of an evaluation that asks for records; what is known is not waited for."""
+def at_once(asking: Asking[T], records: Records) -> T | RecordQuery:
+    """The result of an evaluation where all it asks for is known; else the question to wait for."""
+    return _driven(asking, partial(next, asking), records)
+
+
+async def answered(asking: Asking[T], records: Records, query: RecordQuery | None = None) -> T:
+    """The result of an evaluation that asks for records; what is known is not waited for.
+
+    `query`: the question that it has begun to wait for.
+    """
+    found = at_once(asking, records) if query is None else query
+    while isinstance(found, RecordQuery):
+        told: Answer[Any] | DnsError
+        try:
+            told = await records.query(found.name, found.rdtype)
+        except DnsError as error:
+            told = error
+        found = _driven(asking, partial(_go_on, asking, told), records)
+    return found
+
+
+def _driven(
+    asking: Asking[T], step: Callable[[], RecordQuery], records: Records
+) -> T | RecordQuery:
     try:
-        query = next(asking)
+        query = step()
         while True:
-            try:
-                values = await _values(query, records)
-            except Unanswered as nothing:
-                query = asking.throw(nothing)
-            else:
-                query = asking.send(values)
+            known = records.known(query.name, query.rdtype)
+            if known is None:
+                return query
+            query = _go_on(asking, known)
     except StopIteration as end:
         result: T = end.value
         return result
 
 
-async def _values(query: RecordQuery, records: Records) -> tuple[Any, ...]:
-    known = records.known(query.name, query.rdtype)
-    if known is None:
-        try:
-            return (await records.query(query.name, query.rdtype)).values
-        except (NxDomain, NoData):
-            return ()
-        except DnsError:
-            raise Unanswered from None
-    if isinstance(known, Answer):
-        return known.values
-    if isinstance(known, DnsTrouble):
-        raise Unanswered
-    return ()
+def _go_on(asking: Asking[Any], told: Answer[Any] | DnsError) -> RecordQuery:
+    if isinstance(told, Answer):
+        return asking.send(told.values)
+    if isinstance(told, NxDomain | NoData):
+        return asking.send(())
+    return asking.throw(Unanswered())
 
 
 class DnsList:

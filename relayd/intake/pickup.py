@@ -24,13 +24,13 @@ from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from relayd.dns.hostname import LOCALHOST
-from relayd.intake.asking import reception_of
 from relayd.intake.deadlines import SessionPhase
 from relayd.intake.dropfolder import FolderSurvey, Quota, Waiting, remove_abandoned
 from relayd.intake.limits import NORMAL
 from relayd.intake.partlytaken import PartlyTaken
 from relayd.intake.pending import Pending
-from relayd.intake.reception import Intake, Reception, ReceptionLimits
+from relayd.intake.reception import Intake, Reception
+from relayd.intake.receptions import reception_of
 from relayd.mail.address import AddressError, Mailbox, ReversePath
 from relayd.mail.client import Client
 from relayd.mail.content import BARE
@@ -38,7 +38,7 @@ from relayd.mail.envelope import Direction
 from relayd.mail.plan import Destination, Plan, Verdict
 from relayd.mail.reply import Reply, Severity, printable
 from relayd.reactor.coroutine import promise
-from relayd.rules.evaluate import WELCOME, Facts, evaluate
+from relayd.rules.evaluate import WELCOME, Facts, evaluate, examine
 from relayd.rules.ruleset import Ruleset
 from relayd.smtp import events
 
@@ -153,6 +153,18 @@ def admit(ruleset: Ruleset, facts: Facts) -> Plan:
     return _failed(facts, plan.reply, plan)
 
 
+def examined(ruleset: Ruleset, facts: Facts) -> Plan:
+    """Likewise what the content decides for all: each recipient's plan will say it."""
+    plan = examine(ruleset, facts)
+    if plan.verdict is not Verdict.REFUSE or plan.reply.severity is not Severity.PERMANENT:
+        return plan
+    return _left_to_each(plan)
+
+
+def _left_to_each(plan: Plan) -> Plan:
+    return Plan(Verdict.ACCEPT, WELCOME, (), plan.trail)
+
+
 def _failed(facts: Facts, reply: Reply, plan: Plan) -> Plan:
     """Taken over, only to be reported as failed with this reply."""
     nowhere = Destination(facts.recipient, str(Direction(refusal=reply)), facts.sender)
@@ -176,8 +188,8 @@ class Pickup:
         self._folder = spool / FOLDER
         self._aside = spool / SET_ASIDE
         self._over_quota = spool / OVER_QUOTA
-        self._intake = replace(intake, decide=admit)
-        self.apply(intake.limits, bounds)
+        self._intake = replace(intake, decide=admit, examine=examined)
+        self.apply(intake, bounds)
         self._log = intake.log
         self._hostname = hostname
         self._turns: dict[str, _Turn] = {}  # of files that were put off
@@ -198,9 +210,11 @@ class Pickup:
         self._asked: Deferred[Any] | None = None  # a verdict on the file in hand is pending
         self._stopping = False
 
-    def apply(self, limits: ReceptionLimits, bounds: Quota) -> None:
-        """Other limits from now on; the number of recipients has its own."""
-        self._intake.limits = replace(limits, recipients=_UNLIMITED, destinations=_UNLIMITED)
+    def apply(self, intake: Intake, bounds: Quota) -> None:
+        """Other limits, and others to ask, from now on; the number of recipients has its own."""
+        self._intake.limits = replace(intake.limits, recipients=_UNLIMITED, destinations=_UNLIMITED)
+        self._intake.gatherer, self._intake.names = intake.gatherer, intake.names
+        self._intake.desk = intake.desk
         self.bounds = bounds
 
     def start(self) -> None:
@@ -400,7 +414,11 @@ class Pickup:
         before = self._partly.recipients(name, status)
         intake, given_up = self._intake, list[str]()
         if name in self._turns and intake.clock() - status.st_ctime >= self.bounds.give_up:
-            intake = replace(intake, decide=self._giving_up(given_up))
+            intake = replace(
+                intake,
+                decide=self._giving_up(given_up),
+                examine=lambda ruleset, facts: _left_to_each(examine(ruleset, facts)),
+            )
         reception = reception_of(intake, client)
         try:
             _check(await self._settled(reception.receive(events.Mail(slip.sender, slip.params))))
@@ -413,6 +431,7 @@ class Pickup:
             raise
         finally:
             reception.rollback()
+            reception.leave()
         if given_up:
             self._say("drop given up", file=name, uid=status.st_uid, why=given_up[0])
         if why:
@@ -497,7 +516,8 @@ class Pickup:
         reply = Reply.of(554, "5.6.0", printable(f"Not taken from the drop folder: {why}", 400))
         already = Plan(Verdict.REFUSE, reply, (), ())
         decide = lambda ruleset, facts: _failed(facts, reply, already)  # noqa: E731
-        reception = Reception(replace(self._intake, decide=decide), client)  # nobody is asked
+        intake = replace(self._intake, decide=decide, rules=self._envelope_rules, filters=None)
+        reception = Reception(intake, client)  # nobody is asked
         try:
             mail = events.Mail(slip.sender, replace(slip.params, ret="HDRS"))
             _check(await self._settled(reception.receive(mail)))
@@ -515,6 +535,11 @@ class Pickup:
         finally:
             reception.rollback()
         self._told.add(name)
+
+    def _envelope_rules(self) -> Ruleset:
+        """The rules without those about the content, which is not there."""
+        ruleset = self._intake.rules()
+        return ruleset.at_rcpt or ruleset
 
     async def _share(self) -> None:
         """Others have a turn when ours has been long enough."""

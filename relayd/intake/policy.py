@@ -37,7 +37,7 @@ class ListenerPolicy:
     strict: bool = False  # the letter of RFC 5321
     submission: bool = False  # complete what people's mail programs leave out (RFC 6409)
     login_required: bool = False
-    origin: str = ""  # completes addresses without a domain; only with `submission`
+    origin: str = ""  # completes paths without a domain, and with `submission` the header's
     login: LoginPolicy | None = None  # None: nobody logs in
 
     @property

@@ -9,8 +9,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from relayd.intake.checks import Checks, Objection, ReceivedContent, at_once
+from relayd.intake.counting import take_back
 from relayd.intake.deadlines import SessionPhase
 from relayd.intake.examination import Examination, Filtered, Filters
+from relayd.intake.filterdesk import FilterDesk
 from relayd.intake.gatheredfacts import GatheredFacts, Gatherer
 from relayd.intake.header import HeaderSection, front
 from relayd.intake.limits import Memory, client_key
@@ -45,6 +47,7 @@ from relayd.rules.header import TooManyFieldsError, edit_header
 from relayd.rules.ruleset import Ruleset
 from relayd.rules.srsstage import FORGED
 from relayd.rules.storedfact import kept
+from relayd.rules.view import Unasked
 from relayd.smtp import events
 from relayd.spool.errors import SpoolError, SpoolFull
 from relayd.spool.interface import AnyDraft
@@ -153,6 +156,7 @@ class Intake:
     expect: Callable[[int], None] = lambda change: None  # so many more (-1: less) may soon commit
     guesses: Guesses | None = None  # who guesses at the hashes of SRS addresses
     decide: Callable[[Ruleset, Facts], Plan] = evaluate
+    examine: Callable[[Ruleset, Facts], Plan] = examine
     edit: Callable[[Ruleset, tuple[int, ...], bytes], bytes] = edit_header
     wishes: Callable[[bool], Wishes] = lambda trusted: TRUSTED if trusted else STRANGERS
     # ^ for reports, honoured from a client that is trusted or not
@@ -160,6 +164,7 @@ class Intake:
     names: ClientNames | None = None  # of clients; None: nobody looks them up
     checks: Checks | None = None  # who else is asked before mail is taken
     filters: Filters | None = None  # who else reads the content; None: no rule asks any
+    desk: FilterDesk | None = None  # ... where each session has its own
     turn: Callable[[], Awaitable[None]] = at_once  # let others have theirs
 
 
@@ -188,6 +193,7 @@ class Reception:
         self._policy = policy
         self._completion: Completion | None = None
         self._examination: Examination | None = None
+        self._filters = intake.filters
         self._vouched: Vouched | None = None  # what came of it
         self._told: Mapping[Fact, object] | None = None  # all that was known at the final dot
         self._eight_bit = False
@@ -271,7 +277,7 @@ class Reception:
         assert draft is not None
         assert transaction is not None
         # the commit's from now on: the session may end before that does
-        self._draft = None
+        self._draft = self._transaction = None
         held = self._held_header + self._held_recipients
         self._held_header = self._held_recipients = 0
         self.rollback()
@@ -289,8 +295,10 @@ class Reception:
         try:
             message, records = await draft.commit(submission)
         except SpoolError as error:
+            take_back(transaction.counted)
             return self._refuse("end of content", self._spool_reply(error), error.reason)
         except Exception as error:  # a bug of ours must not bounce anybody's mail
+            take_back(transaction.counted)
             intake.log.trouble("commit failed", error=repr(error))
             return self._refuse("end of content", _TROUBLE, repr(error))
         finally:
@@ -328,6 +336,8 @@ class Reception:
         """The transaction, if there is one, ends without a message."""
         if self._draft is not None:
             self._draft.rollback()
+        if self._transaction is not None and self._transaction.counted:
+            take_back(self._transaction.counted)
         self._expect(soon=False)
         if self._held_header or self._held_recipients:
             self._hold_header(0)
@@ -339,8 +349,12 @@ class Reception:
         self._draft = self._transaction = self._header = self._failure = self._completion = None
 
     def _hold_header(self, octets: int) -> bool:
-        """The header section has so many. The draft holds it too, and so does who completes it."""
-        now = _shares(octets * (2 if self._completion is None else 3))
+        """The header section has so many.
+
+        The draft holds it too, and so do those who complete it and who examine it.
+        """
+        others = (self._completion is not None) + (self._examination is not None)
+        now = _shares(octets * (2 + others))
         if not self._intake.memory.change(self._held_header, now):
             return False
         self._held_header = now
@@ -380,7 +394,7 @@ class Reception:
             self._gathering.cancel()
             self._gathering.about_client(self._intake.rules(), client)
 
-    def logged_in(self, name: str) -> None:
+    def logged_in(self, name: str, mechanism: str = "") -> None:
         """AUTH succeeded."""
         keyword = protocol_keyword(True, bool(self.client.tls), True, False)
         self.client = self.client.with_(login=name, protocol=keyword)
@@ -495,39 +509,50 @@ class Reception:
         guessable = guesses if srs is not None and srs.holds(mailbox) else None
         if guessable is not None and guessable.too_many_hashes(client_key(self.client.address)):
             return self._refuse(rcpt_text(mailbox), _TOO_MANY_HASHES, "guesses at SRS addresses")
-        plan = self._intake.decide(
-            self._ruleset,
-            Facts(
-                transaction.client,
-                transaction.envelope.reverse_path,
-                mailbox,
-                transaction.started,
-                None if gathering is None else gathering.facts,
-            ),
+        facts = Facts(
+            transaction.client,
+            transaction.envelope.reverse_path,
+            mailbox,
+            transaction.started,
+            None if gathering is None else gathering.facts,
+            asks=gathering is not None,
         )
+        try:
+            plan = self._intake.decide(self._ruleset, facts)
+        except Unasked as unasked:
+            assert gathering is not None
+            gathering.about_recipient(self._ruleset, unasked.fact, facts, transaction.counted)
+            return self._rcpt(event)
         if plan.verdict is Verdict.REFUSE:
             if guessable is not None and plan.reply is FORGED:
                 guessable.wrong_hash(client_key(self.client.address))
             sender = transaction.envelope.reverse_path
             if gathering is not None:
-                told = kept(gathering.facts)
-                plan = replace(plan, trail=(*told, *plan.trail))
+                plan = replace(plan, trail=(*kept(gathering.facts), *plan.trail))
             self._intake.untold(transaction.client, sender, mailbox, plan, self._ruleset.hash)
-            return self._refuse(rcpt_text(mailbox), plan.reply, _why(plan))
+            return self._refuse_recipient(mailbox, plan.reply, _why(plan))
         total = transaction.destinations + len(plan.destinations)
         if total > limits.destinations and recipients:
             transaction.full = _TOO_MANY
-            return self._refuse(rcpt_text(mailbox), _TOO_MANY, f"{total} final recipients")
+            return self._refuse_recipient(mailbox, _TOO_MANY, f"{total} final recipients")
         held = max(total, recipients + 1)  # what is thrown away has no destination
         much = held > _FREE_RECIPIENTS and held * _RECIPIENT > self._held_recipients
         if much and not self._hold_recipients(held):
             transaction.full = _NO_MEMORY
-            return self._refuse(rcpt_text(mailbox), _NO_MEMORY)
-        facts = None
+            return self._refuse_recipient(mailbox, _NO_MEMORY)
+        told = None
         if gathering is not None and self._ruleset.examined:  # it may be decided again
-            facts = dict(gathering.facts)
-        transaction.add(named, Addressee(mailbox, params.orcpt, notify, plan, facts))
+            told = dict(gathering.facts)
+        transaction.add(named, Addressee(mailbox, params.orcpt, notify, plan, told))
+        if gathering is not None:
+            transaction.note(gathering.of_recipient, gathering.recipient_decided(taken=True))
         return plan.reply
+
+    def _refuse_recipient(self, mailbox: Mailbox, reply: Reply, why: str = "") -> Reply:
+        """After it was decided about: nothing of it is counted."""
+        if self._gathering is not None:
+            self._gathering.recipient_decided(taken=False)
+        return self._refuse(rcpt_text(mailbox), reply, why)
 
     def _data(self, event: events.Data) -> Reply | Pending[Any]:
         naming = self._naming
@@ -551,7 +576,7 @@ class Reception:
             reply = self._spool_reply(error)
             self._fail(reply)
             return self._refuse("DATA", reply, error.reason)
-        if self._ruleset is not None and (self._ruleset.examined or intake.filters is not None):
+        if self._ruleset is not None and (self._ruleset.examined or self._filters is not None):
             self._examination = Examination(self._ruleset, intake.gatherer)
         self._header = HeaderSection(
             intake.trace,
@@ -603,7 +628,7 @@ class Reception:
     async def _examined(self, examination: Examination) -> Objection:
         """Gather what is to be known of it, ask who else reads it, then ask the rules again."""
         transaction, ruleset, header = self._transaction, self._ruleset, self._header
-        filters = self._intake.filters
+        filters = self._filters
         assert transaction is not None
         assert ruleset is not None
         assert header is not None
@@ -625,6 +650,7 @@ class Reception:
                 told |= found.facts
             if content.rewritten:
                 self._content_rewritten(content)
+                told |= examination.fields(content.section)
         except SpoolError as error:
             return self._spool_reply(error)
         finally:
@@ -643,7 +669,9 @@ class Reception:
         client, sender = transaction.client, transaction.envelope.reverse_path
         started = transaction.started
         nobody = Mailbox("", "")
-        plan = examine(ruleset, Facts(client, sender, nobody, started, told, Known.CONTENT))
+        plan = self._intake.examine(
+            ruleset, Facts(client, sender, nobody, started, told, Known.CONTENT)
+        )
         if plan.verdict is Verdict.REFUSE:
             return self._refused_by(plan, ruleset, transaction)
         told_of_content = {fact: told[fact] for fact in ruleset.examined if fact in told}
@@ -653,7 +681,7 @@ class Reception:
             if ruleset.plans_anew or plan.trail:
                 gathered = {**(each.gathered or {}), **told_of_content}
                 facts = Facts(client, sender, each.original, started, gathered, Known.CONTENT)
-                fresh = self._intake.decide(ruleset, facts)
+                fresh = await self._decided_asking(ruleset, transaction, facts)
                 if fresh.verdict is Verdict.REFUSE:
                     return self._refused_by(fresh, ruleset, transaction)
             if found.verdict is not Verdict.ACCEPT and fresh.verdict is not Verdict.DISCARD:
@@ -662,6 +690,27 @@ class Reception:
             if number % _A_TURNS_RECIPIENTS == 0:
                 await self._intake.turn()
         return self._planned_anew(transaction, plans)
+
+    async def _decided_asking(
+        self, ruleset: Ruleset, transaction: ReceivedTransaction, facts: Facts
+    ) -> Plan:
+        """What they say of one recipient, about whom others may still have to be asked."""
+        gathering = self._gathering
+        if gathering is None:
+            return self._intake.decide(ruleset, facts)
+        facts = replace(facts, asks=True)
+        while True:
+            try:
+                plan = self._intake.decide(ruleset, facts)
+            except Unasked as unasked:
+                fact = unasked.fact
+                gathering.about_recipient(ruleset, fact, facts, transaction.counted)
+                await gathering.wait()
+                known = {**(facts.gathered or {}), fact: gathering.facts[fact]}
+                facts = replace(facts, gathered=known)
+            else:
+                transaction.note(gathering.of_recipient, gathering.recipient_decided(taken=True))
+                return plan
 
     def _planned_anew(self, transaction: ReceivedTransaction, plans: Sequence[Plan]) -> Objection:
         total = sum(len(plan.destinations) for plan in plans)
@@ -709,7 +758,7 @@ class Reception:
     def _content_rewritten(self, content: ReceivedContent) -> None:
         header = HeaderSection(self._intake.trace, self._intake.limits.header_size, keep=True)
         header.receive(content.section)
-        self._header, self._completion = header, None
+        self._header, self._completion, self._trace = header, None, content.trace
         self._eight_bit = content.eight_bit
 
     # -- the end of content ----------------------------------------------------------------------
@@ -776,7 +825,9 @@ class Reception:
         told = self._told
         if told is None and self._gathering is not None:
             told = self._gathering.facts
-        return kept(told or {})
+        transaction = self._transaction
+        of_recipients = {} if transaction is None else transaction.told
+        return kept({**(told or {}), **of_recipients} if of_recipients else told or {})
 
     def _results(self, ruleset: Ruleset, transaction: ReceivedTransaction) -> bytes:
         """What was found out about who vouches for it, for those who read it after us."""

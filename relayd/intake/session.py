@@ -23,12 +23,12 @@ from twisted.internet.protocol import Protocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from relayd.intake.asking import reception_of
 from relayd.intake.authentication import Authentication, Said
 from relayd.intake.deadlines import SessionDeadlines, SessionPhase
 from relayd.intake.identity import introduced
 from relayd.intake.pending import Pending
 from relayd.intake.policy import ListenerPolicy
+from relayd.intake.receptions import reception_of
 from relayd.intake.smtpservice import SmtpService
 from relayd.intake.transport import Transport, has_ended, is_unread
 from relayd.mail.client import Client
@@ -482,8 +482,8 @@ class Session(Protocol):
         return Pending(coming, self._logged_in, lambda: login.too_late(client))
 
     def _logged_in(self, said: Said) -> Reply:
-        if said.name:
-            self._reception.logged_in(said.name)
+        if said.name and self._login is not None:
+            self._reception.logged_in(said.name, self._login.mechanism)
         return said.reply
 
     def _introduce(self, event: XClient) -> Reply | Pending[Any]:

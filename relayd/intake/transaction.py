@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from relayd.authentication.results import without_forged
+from relayd.intake.counting import Receipt
 from relayd.mail import value
 from relayd.mail.address import AddressError, Mailbox
 from relayd.mail.client import Client
@@ -60,11 +61,13 @@ class ReceivedTransaction:
         "_merged",
         "addressees",
         "client",
+        "counted",
         "destinations",
         "edits_header",
         "envelope",
         "full",
         "started",
+        "told",
     )
 
     def __init__(self, envelope: Envelope, client: Client, started: float) -> None:
@@ -75,6 +78,8 @@ class ReceivedTransaction:
         self.edits_header = False  # the rules will change the header section for somebody
         self.full: Reply | None = None  # what every further recipient hears
         self.addressees: dict[Identity, Addressee] = {}  # whom RCPT has named with success
+        self.counted: tuple[Receipt, ...] = ()  # against limits: taken back if it is not taken
+        self.told: Mapping[Fact, object] = {}  # of its recipients, for those who ask why
         self._merged = False  # some led to what is somebody else's delivery as well
 
     @property
@@ -91,6 +96,18 @@ class ReceivedTransaction:
             self.destinations += 1
             if destination.header_rules:
                 self.edits_header = True
+
+    def drop(self, named: Identity) -> None:
+        """Somebody objects to what `add` took in last."""
+        self.destinations -= len(self.addressees.pop(named).plan.destinations)
+
+    def note(self, told: Mapping[Fact, object], counted: Sequence[Receipt]) -> None:
+        """What was known of a recipient, and counted for it. That something is so outweighs not."""
+        self.counted += tuple(counted)
+        for fact, answer in told.items():
+            plain = replace(fact, about="")
+            if answer or plain not in self.told:
+                self.told = {**self.told, plain: answer}
 
     def plan_anew(self, plans: Iterable[Plan]) -> None:
         """Other plans for all addressees, in their order."""

@@ -6,23 +6,24 @@ by side with the body; what nobody answers in time is `temperror`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from twisted.internet.defer import Deferred, TimeoutError
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
-from relayd.authentication.asking import Asking
+from relayd.authentication.asking import Asking, RecordQuery
 from relayd.authentication.dmarc import DmarcResult, evaluate, policy_names
 from relayd.authentication.results import ResultsField
 from relayd.authentication.spf import SpfResult
-from relayd.intake.lookups import Records, answered
-from relayd.mail.address import AddressError, path_text
+from relayd.intake.lookups import Records, answered, at_once
+from relayd.mail.address import AddressError, fold_domain, path_text
 from relayd.mail.client import Client
 from relayd.mail.envelope import Envelope
-from relayd.mime.headertext import field_bodies
 from relayd.reactor.coroutine import promise
 from relayd.rules.addrspec import addresses
 from relayd.rules.conditions.signatures import SignedResult
@@ -32,6 +33,10 @@ if TYPE_CHECKING:  # what verifies takes its time to load, and its memory
 
 MOST_AUTHORS = 10  # domains in From that are asked about
 _MOST_FROM = 16_384  # octets of From that are looked at
+# what nearly every From is, so that it need not be taken apart: one address, perhaps with a name
+_PLAIN = re.compile(
+    rb'[ \t]*(?:(?:[A-Za-z0-9 _-]*|"[^"\\@]*" ?)<[A-Za-z0-9._+-]+@([A-Za-z0-9.-]+)>)[ \t]*\Z'
+)
 _STRICT = {"pass": 0, "none": 1, "quarantine": 2, "reject": 3}
 T = TypeVar("T")
 
@@ -53,7 +58,7 @@ class Vouched:
         """`pass`, or what the author's domain asks for; of several the strictest. None: unknown."""
         words = ["none"]
         for each in self.dmarc:
-            if each.result == "temperror":
+            if each.result == "temperror" and not (each.published and each.policy == "none"):
                 return None
             words.append(each.disposition)
         return max(words[1:] or words, key=_STRICT.__getitem__)
@@ -92,7 +97,7 @@ class Vouching:
         self._verifier = DkimVerifier(section)
         self._ask_early(self._verifier.key_names)
         if self._dmarc:
-            self._authors = tuple(author_domains(section))
+            self._authors = tuple(author_domains(self._verifier.bodies(b"from")))
             for author in self._authors:
                 self._ask_early(policy_names(author))
 
@@ -114,8 +119,11 @@ class Vouching:
         assert verifier is not None
         verifier.finish()
         until = self._reactor.seconds() + self._patience
-        verdicts = zip(verifier.verdicts(self._clock()), verifier.unanswered(), strict=True)
-        dkim = tuple([_whole(await self._in_time(*each, until)) for each in verdicts])
+        found = []
+        for number, verdict in enumerate(verifier.verdicts(self._clock())):
+            unanswered = partial(verifier.unanswered, number)
+            found.append(_whole(await self._in_time(verdict, unanswered, until)))
+        dkim = tuple(found)
         passing = [each.domain for each in dkim if each.result == "pass"]
         later = [each.domain for each in dkim if each.result == "temperror" and each.domain]
         dmarc = []
@@ -127,18 +135,18 @@ class Vouching:
                 later_signed=later,
                 later_sender=sender if spf == "temperror" else None,
             )
-            unanswered = DmarcResult("temperror", author=author, why="no answer in time")
-            dmarc.append(await self._in_time(asking, unanswered, until))
+            dmarc.append(await self._in_time(asking, partial(_no_policy, author), until))
         self.cancel()
         return Vouched(dkim, tuple(dmarc))
 
-    async def _in_time(self, asking: Asking[T], otherwise: T, until: float) -> T:
+    async def _in_time(self, asking: Asking[T], otherwise: Callable[[], T], until: float) -> T:
         """Its result; `otherwise` where that takes too long."""
-        coming = promise(answered(asking, self._records))
-        if not coming.called:
-            coming.addTimeout(max(until - self._reactor.seconds(), 0.0), self._reactor)
-            coming.addErrback(_late, otherwise)
-        return await coming
+        found = at_once(asking, self._records)
+        if not isinstance(found, RecordQuery):
+            return found
+        coming = promise(answered(asking, self._records, found))
+        coming.addTimeout(max(until - self._reactor.seconds(), 0.0), self._reactor)
+        return await coming.addErrback(_late, otherwise)
 
     def cancel(self) -> None:
         """Nobody wants to know any more."""
@@ -147,9 +155,13 @@ class Vouching:
             each.cancel()
 
 
-def _late(failure: Failure, otherwise: T) -> T:
+def _late(failure: Failure, otherwise: Callable[[], T]) -> T:
     failure.trap(TimeoutError)  # type: ignore[no-untyped-call]
-    return otherwise
+    return otherwise()
+
+
+def _no_policy(author: str) -> DmarcResult:
+    return DmarcResult("temperror", author=author, why="no answer in time")
 
 
 def _whole(found: DkimResult) -> DkimResult:
@@ -178,15 +190,24 @@ def results_field(
     return bytes(field)
 
 
-def author_domains(section: bytes) -> Iterator[str]:
+def author_domains(bodies: Iterable[bytes]) -> Iterator[str]:
     """The domains in From, each once, folded: one, in what is a message (RFC 5322 section 3.6)."""
     told: set[str] = set()
-    for body in field_bodies(section, "From"):
-        for _, _, mailbox in addresses(body[:_MOST_FROM]):
+    for body in bodies:
+        for written in _domains(body[:_MOST_FROM]):
             try:
-                domain = mailbox.domain_key
+                domain = fold_domain(written)
             except AddressError:
                 continue
             if domain[:1] != "[" and domain not in told and len(told) < MOST_AUTHORS:
                 told.add(domain)
                 yield domain
+
+
+def _domains(body: bytes) -> Iterator[str]:
+    plain = _PLAIN.match(body)
+    if plain is not None:
+        yield plain[1].decode("ascii")
+        return
+    for _, _, mailbox in addresses(body):
+        yield mailbox.domain

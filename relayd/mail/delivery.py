@@ -14,6 +14,7 @@ class Delivery:
 
     message: Message
     records: tuple[Record, ...]
+    verifies: bool = False  # nothing is delivered: it is only asked whether these would be taken
 
     @property
     def reverse_path(self) -> ReversePath:

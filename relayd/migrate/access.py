@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from relayd.mail.address import AddressError
-from relayd.migrate.domains import network_of
+from relayd.migrate.domains import is_mapped, network_of
 from relayd.migrate.draft import is_mailbox, pattern
+from relayd.migrate.expressions import never_an_address
 from relayd.migrate.moves import Closed, Doubt, Marked, Move, Passed, Permit, Refuse, Scope
 from relayd.migrate.tables import MapSpec, PatternRow
 from relayd.migrate.work import Work, expression_of
@@ -29,6 +30,7 @@ _REPLY = re.compile(r"([45]\d\d)(?:\s+(.*))?\Z", re.DOTALL)
 _HEADER = re.compile(r"([A-Za-z0-9-]+):\s*([\x20-\x7e]*)\Z")
 _OK = re.compile(r"(?:ok|relay|\d+)\Z", re.IGNORECASE)
 _NAME = re.compile(r"[a-z0-9._+@=-]+\Z")
+_HOST = re.compile(r"\.?[a-z0-9_-]+(\.[a-z0-9_-]+)*")
 INLINE = 3  # entries that stand in the rule itself
 ReadList = Callable[[str, Scope], Sequence[Move]]
 """Reads a list of restrictions, such as an entry may name."""
@@ -39,6 +41,7 @@ class _Group:
     """Entries of one map that are equally exact and have the same result."""
 
     value: str
+    kind: str = ""  # from, rdns, helo, sender, to, login
     scope: Scope = ()  # of a pattern
     entries: list[str] = field(default_factory=list)
 
@@ -53,6 +56,7 @@ class AccessMap:
         self._kind = KINDS.get(check, "")
         self._spec = spec
         self._table = work.shelf.read(spec)
+        self._null = work.main["smtpd_null_access_lookup_key"].lower()
 
     def moves(self, scope: Scope, read: ReadList) -> list[Move]:
         """What it says about those in `scope`; none: not understood."""
@@ -72,7 +76,7 @@ class AccessMap:
         for level in levels:
             ended: list[Scope] = []
             for group in level:
-                condition = group.scope or (f"{self._kind} {self._operand(group)}",)
+                condition = group.scope or (f"{group.kind} {self._operand(group)}",)
                 inner = (*scope, *condition)
                 said = self._said(group.value, inner, read)
                 found += [_except(move, handled) for move in said]
@@ -115,20 +119,32 @@ class AccessMap:
         """
         main = self._work.main
         parents = "smtpd_access_maps" in main.words("parent_domain_matches_subdomains")
-        levels: dict[int, dict[str, _Group]] = {}
+        levels: dict[int, dict[tuple[str, str], _Group]] = {}
         for row in self._table.rows:
+            if row.key == "<>" and (self._kind != "sender" or self._null != "<>"):
+                continue  # nobody has that name
+            if self._kind == "from" and (is_mapped(row.key) or "/" in row.key):
+                self._work.report.note(
+                    f"{self._table.where(row.line)}: {row.key} fits nobody with Postfix, nor here:"
+                    " such a table is asked for 192.0.2.1, 192.0.2, 192.0 and 192"
+                )
+                continue
+            if parents and self._idle(row.key):
+                self._work.report.note(
+                    f"{self._table.where(row.line)}: {row.key} fits nothing with Postfix:"
+                    " smtpd_access_maps is in parent_domain_matches_subdomains, so it would have"
+                    f" to read {row.key[1:]}"
+                )
+                continue
             entries = self._entries(row.key, parents)
             if not entries:
                 where = f"{self._table.where(row.line)}: {row.key}"
-                why = (
-                    f"{where}: relayd knows a client by its address, not its name"
-                    if self._kind == "from"
-                    else f"{where}: not understood"
-                )
+                why = f"{where}: not understood"
                 found += self._unseen(row.value, why, (*scope, *self._domain(row.key)), read)
                 continue
+            kind = self._kind_of(row.key)
             level = levels.setdefault(self._level(row.key), {})
-            level.setdefault(row.value, _Group(row.value)).entries += entries
+            level.setdefault((kind, row.value), _Group(row.value, kind)).entries += entries
         ordered = [list(levels[level].values()) for level in sorted(levels)]
         for each in self._table.patterns:  # an expression or a network: first match wins, in order
             whom = self._pattern(each)
@@ -136,8 +152,12 @@ class AccessMap:
                 where = f"{self._table.where(each.line)}: {whom}"
                 found += self._unseen(each.value, where, scope, read)
             else:
-                ordered.append([_Group(each.value, whom or ("any",))])
+                ordered.append([_Group(each.value, "", whom or ("any",))])
         return ordered
+
+    def _idle(self, key: str) -> bool:
+        """Whether it is a key that Postfix never looks for where parents match sub-domains."""
+        return key.startswith(".") and self._kind != "login"
 
     def _domain(self, key: str) -> Scope:
         """The domain that a key that is no address is about, where it can be told."""
@@ -149,8 +169,14 @@ class AccessMap:
                 pass
         return ()
 
+    def _kind_of(self, key: str) -> str:
+        """A client is looked for by its name, then by its address."""
+        return "rdns" if self._kind == "from" and not network_of(key) else self._kind
+
     def _level(self, key: str) -> int:
-        """0 is the most exact."""
+        """The least is the most exact."""
+        if self._kind_of(key) == "rdns":
+            return -1 - key.count(".")
         if self._kind in _ADDRESSED:
             if is_mailbox(key):
                 return 0
@@ -164,6 +190,11 @@ class AccessMap:
 
     def _entries(self, key: str, parents: bool) -> list[str]:
         """A key as operands; none: not understood."""
+        if self._kind_of(key) == "rdns":
+            if key == "unknown":
+                return ["none"]
+            names = [key, f".{key}"] if parents else [key]
+            return names if _HOST.fullmatch(key) else []
         if self._kind == "from":
             network = network_of(key)
             return [network] if network else []
@@ -171,16 +202,17 @@ class AccessMap:
             return [key] if _NAME.match(key) else []
         if self._kind == "helo":
             names = [key, f".{key}"] if parents and not key.startswith(".") else [key]
-            return names if re.fullmatch(r"\.?[a-z0-9_-]+(\.[a-z0-9_-]+)*", key) else []
-        if key in ("<>", ""):
-            return ["null"] if self._kind == "sender" else []
+            return names if _HOST.fullmatch(key) else []
+        null = ["null"] if key == self._null and self._kind == "sender" else []
+        if null and key == "<>":
+            return null
         names = [key] if "@" in key else [f"@{key}"]
         if "@" not in key and parents and not key.startswith("."):
             names.append(f"@.{key}")
         try:
-            return [pattern(name) for name in names]
+            return [*null, *map(pattern, names)]
         except AddressError:
-            return []
+            return null
 
     def _pattern(self, row: PatternRow) -> Scope | str:
         """Whom a row is about; a text: why that cannot be told."""
@@ -195,17 +227,29 @@ class AccessMap:
             return tuple(scope)
         if not row.expression.text and not row.guards:
             return ()
-        if kind not in _ADDRESSED:
+        if kind == "from":
+            return self._name_pattern(row)
+        if kind not in (*_ADDRESSED, "helo"):
             return "expressions are matched with addresses only"
         found = self._work.condition(row, spec, kind)
         if isinstance(found, str):
             return found
         operand, tests = found
-        if operand == "any":
-            return tuple(tests)
-        # Postfix asks for the null sender by the name of <>
-        null = kind == "sender" and search(expression_of(operand), "<>") is not None
+        if operand == "any":  # who has said no HELO is not asked about
+            return (*(["helo any"] if kind == "helo" else []), *tests)
+        null = kind == "sender" and search(expression_of(operand), self._null) is not None
         return (f"{kind} {operand}{', null' if null else ''}", *tests)
+
+    def _name_pattern(self, row: PatternRow) -> Scope | str:
+        """An expression that finds clients by their names, and none by its address."""
+        found = self._work.condition(row, self._table.spec, "rdns")
+        if isinstance(found, str):
+            return found
+        if row.guards or not never_an_address(row.expression, self._table.spec.type):
+            return f"/{row.expression.text}/ may be about names and about addresses"
+        operand, _ = found
+        unknown = search(expression_of(operand), "unknown") is not None
+        return (f"rdns {operand}{', none' if unknown else ''}",)
 
     def _operand(self, group: _Group) -> str:
         entries = list(dict.fromkeys(group.entries))
@@ -213,7 +257,7 @@ class AccessMap:
         if len(entries) > INLINE and "null" not in entries:
             name = self._table.path.name if self._table.path else self._check.removeprefix("check_")
             word = re.sub(r"\W+", "-", group.value.lower())[:20].strip("-")
-            if self._kind == "helo":
+            if group.kind in ("helo", "rdns"):
                 return ", ".join(entries)
             made = self._work.draft.list_of(f"{name}-{word}", entries, f"{self._spec}: {word}")
             entries = [made] if made else entries

@@ -9,19 +9,24 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from relayd.migrate import catalogue, closings
+from relayd.migrate.asking import milters
 from relayd.migrate.defaults import DEFAULTS
 from relayd.migrate.domains import Names
 from relayd.migrate.draft import good_entry
 from relayd.migrate.maincf import MainCf
 from relayd.migrate.mastercf import Service
-from relayd.migrate.moves import Gate, Scope
-from relayd.migrate.restrictions import LISTS, RELAYING, Restrictions
+from relayd.migrate.moves import Gate, ListState, Scope
+from relayd.migrate.postscreen import postscreen
+from relayd.migrate.restrictions import Restrictions
+from relayd.migrate.restrictionwords import LISTS, RELAYING
 from relayd.migrate.senders import OwnSenders, may_send_as
 from relayd.migrate.tables import MapSpec, MapText, maps
 from relayd.migrate.work import Work
 from relayd.rules.language.lexer import string
 
 _USERS = MapSpec("unix", "passwd.byname")
+ALWAYS_LOCAL = ("postmaster", "mailer-daemon")  # smtpd(8) asks no map for these, as they stand
+_ALWAYS = f'regex "^(?:{"|".join(ALWAYS_LOCAL)})@"'
 _GOES_BY = (
     *LISTS,
     "mynetworks",
@@ -61,12 +66,16 @@ def admission(work: Work) -> None:
     for service, where in own:
         base = (f"listener {', '.join(map(str, where))}",) if where else ()
         senders.append(_gate(work, service, base))
-    senders.append(_gate(work, None, ()))
+    apart = tuple(f"not listener {', '.join(map(str, where))}" for _, where in own if where)
+    senders.append(_gate(work, None, (), apart))
     if any(" auth " in statement for statement, _ in work.draft.settings):
         may_send_as(work, senders)
     for each in senders:
         for text, comment in each.gate.rules:
             work.draft.rule("admission", text, comment)
+        for text, comment in each.gate.asks:
+            work.draft.rule("ask", text, comment)
+    milters(work)
 
 
 def _has_own(work: Work, service: Service) -> bool:
@@ -87,9 +96,9 @@ def _strange(work: Work, name: str, value: str) -> bool:
     return name in DEFAULTS and catalogue.about(name, value) is None
 
 
-def _gate(work: Work, service: Service | None, base: Scope) -> OwnSenders:
+def _gate(work: Work, service: Service | None, base: Scope, apart: Scope = ()) -> OwnSenders:
     main = work.main if service is None else work.main.overlaid(service.overrides)
-    gate = Gate(base, main.yes("soft_bounce"))
+    gate = Gate(base, main.yes("soft_bounce"), apart=apart)
     own = OwnSenders(work, gate, main)
     title = "" if service is None else f"master.cf {service.title} "
     for name, value in service.overrides.items() if service is not None else ():
@@ -101,7 +110,7 @@ def _gate(work: Work, service: Service | None, base: Scope) -> OwnSenders:
     if main["mynetworks"] != work.main["mynetworks"]:
         work.trusted = work.reader_of(main).networks("mynetworks", f"mynetworks-{service.name}")  # type: ignore[union-attr]
     try:
-        _lists(work, gate, main, own, title)
+        _lists(work, gate, main, own, title, _screened(work, service, apart))
         _closed(work, gate, main, title)
         _unlisted(work, gate, main)
         _accept(work, gate)
@@ -110,7 +119,21 @@ def _gate(work: Work, service: Service | None, base: Scope) -> OwnSenders:
     return own
 
 
-def _lists(work: Work, gate: Gate, main: MainCf, own: OwnSenders, title: str) -> None:
+def _screened(work: Work, service: Service | None, apart: Scope) -> Scope | None:
+    """The clients of a gate that meet postscreen(8) first, as conditions; None: nobody does."""
+    if service is not None:
+        return () if service.command == "postscreen" else None
+    others = [each for each in work.listeners if not _has_own(work, each[0])]
+    behind = [where for each, where in others if each.command == "postscreen" and where]
+    if not behind:
+        return None
+    at = ", ".join(str(place) for where in behind for place in where)
+    return (f"listener {at}",) if apart or len(behind) < len(others) else ()
+
+
+def _lists(
+    work: Work, gate: Gate, main: MainCf, own: OwnSenders, title: str, screened: Scope | None
+) -> None:
     if main["smtpd_tls_security_level"].lower() == "encrypt" or (
         main.yes("smtpd_enforce_tls") and not main["smtpd_tls_security_level"]
     ):
@@ -124,6 +147,9 @@ def _lists(work: Work, gate: Gate, main: MainCf, own: OwnSenders, title: str) ->
             "nothing in it refuses foreign destinations: relayd refuses whatever no rule accepts",
             "restriction:relay",
         )
+    if screened is not None:
+        state = ListState(gate, "postscreen")
+        postscreen(work, state, main, screened, lambda: lists.mynetworks("postscreen", screened))
     for setting in LISTS:
         lists.read(setting, relay=setting == relay)
 
@@ -197,7 +223,7 @@ def _above(work: Work, names: Names) -> list[str]:
 def _listed(work: Work, setting: str) -> tuple[list[str], str]:
     """The operands of who is listed; and why that is not all of them."""
     entries: list[str] = []
-    operands: list[str] = []
+    operands = [_ALWAYS] if setting == "local_recipient_maps" else []
     unread = ""
     for spec in maps(work.main[setting], work.main["default_database_type"]):
         if spec == _USERS and work.users is not None:
@@ -249,10 +275,12 @@ def _unread(work: Work, setting: str, table: MapText) -> str:
 
 
 def _entries(work: Work, setting: str, table: MapText) -> Iterator[str]:
+    local = setting == "local_recipient_maps"
     for row in table.rows:
-        entry = row.key if "@" in row.key else f"{row.key}@"
-        if good_entry(entry):
-            yield entry
+        names = [""] if local else work.bare_domains  # elsewhere no name stands alone
+        entries = [row.key] if "@" in row.key else [f"{row.key}@{each}" for each in names]
+        if all(map(good_entry, entries)):
+            yield from entries
         else:
             work.report.lost(
                 setting,

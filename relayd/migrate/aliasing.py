@@ -15,11 +15,12 @@ from relayd.migrate.work import Work
 from relayd.rules.language.lexer import string
 from relayd.rules.language.regex import trouble
 
+_OWNERS = "owner_request_special"
 MOST_TAGGED = 500  # aliases with a rule of their own for their sub-addresses
 MAX_INCLUDED = 8  # :include: files inside each other
 
 
-def aliases(work: Work, *, used: bool) -> None:
+def read_aliases(work: Work, *, used: bool) -> None:
     """alias_maps: names of the local domains; only where local(8) delivers."""
     setting = "alias_maps"
     if not work.main.is_given(setting):
@@ -30,15 +31,20 @@ def aliases(work: Work, *, used: bool) -> None:
     if not work.local:
         work.report.unneeded(setting, "there is no local domain")
         return
-    lines: list[Line] = []
     for table in work.tables(setting, aliases=True):
         for row in table.rows:
             line = _alias(work, table, row)
-            if line is not None and all(line.key != known.key for known in lines):
-                lines.append(line)
+            if line is not None:
+                work.aliases.setdefault(line.key, line.targets)
     if setting in work.incomplete:
         work.report.note("alias_maps: one of them is missing, so all local names wait")
-        return
+        work.aliases.clear()
+
+
+def aliases(work: Work) -> None:
+    """What was read as rules, behind those of the virtual maps."""
+    setting = "alias_maps"
+    lines = [Line(key, targets) for key, targets in work.aliases.items()]
     if not lines:
         return
     at = [domain for domain in work.local.entries if not domain.startswith(".")]
@@ -48,16 +54,31 @@ def aliases(work: Work, *, used: bool) -> None:
         )
         return
     _tagged(work, lines, at)
-    texts = [f"{_quoted(line.key)}: {', '.join(line.targets)}" for line in lines]
-    operand = work.draft.map_of("aliases", "aliases", texts, f"{setting}, addresses completed")
+    operand = _table(work, "aliases", lines, f"{setting}, addresses completed")
     work.draft.rule("forward", f"forward {operand} at {', '.join('@' + each for each in at)}")
     work.report.translated(setting, f"{len(lines):,} aliases, at the local domains")
-    if any(line.key.startswith("owner-") for line in lines) and len(at) > 1:
+    owned = _owned(work, lines)
+    if work.main.is_given(_OWNERS):
+        work.report.translated(_OWNERS, "as the aliases were written down")
+    if owned and len(at) > 1:
         work.report.note(
             "the reverse-path of a list is owner-NAME at the domain that was written to;"
             " Postfix writes $myorigin",
             "owner",
         )
+
+
+def _table(work: Work, name: str, lines: Sequence[Line], origin: str) -> str:
+    """A table of names; without owners it is none of aliases(5), where owner-NAME has a meaning."""
+    kind, mark = ("aliases", ":") if work.main.yes(_OWNERS) else ("virtual", "")
+    texts = [f"{_quoted(line.key)}{mark} {', '.join(line.targets)}" for line in lines]
+    return work.draft.map_of(name, kind, texts, origin)
+
+
+def _owned(work: Work, lines: Sequence[Line]) -> set[str]:
+    """The lists that have an owner, to whom reports about their members go."""
+    owners = (line.key for line in lines if work.main.yes(_OWNERS))
+    return {key.removeprefix("owner-") for key in owners if key.startswith("owner-")}
 
 
 def _tagged(work: Work, lines: Sequence[Line], at: Sequence[str]) -> None:
@@ -69,10 +90,9 @@ def _tagged(work: Work, lines: Sequence[Line], at: Sequence[str]) -> None:
     end = f"[{re.escape(marks)}][^@]*@(?:{domains})$"
     own = [line for line in lines if any(mark in line.key[1:] for mark in marks)]
     if own:
-        texts = [f"{_quoted(line.key)}: {', '.join(line.targets)}" for line in own]
-        operand = work.draft.map_of("aliases-tagged", "aliases", texts, "alias_maps")
+        operand = _table(work, "aliases-tagged", own, "alias_maps")
         work.draft.rule("forward", f"forward {operand} at {', '.join('@' + each for each in at)}")
-    owned = {line.key.removeprefix("owner-") for line in lines if line.key.startswith("owner-")}
+    owned = _owned(work, lines)
     for number, line in enumerate(lines):
         if line.key in owned:  # the rule would not know the owner
             why = f"{line.key} with a sub-address"

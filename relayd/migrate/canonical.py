@@ -13,10 +13,10 @@ from collections.abc import Mapping, Sequence
 
 from relayd.mail.address import AddressError
 from relayd.migrate.draft import pattern
-from relayd.migrate.expressions import refers
+from relayd.migrate.expressions import braced, refers
 from relayd.migrate.follow import Keyed, Masquerade, followed
 from relayd.migrate.forwarding import targets_of
-from relayd.migrate.tables import MapText, PatternRow
+from relayd.migrate.onward import MadeByExpression
 from relayd.migrate.work import Work, expression_of, when
 from relayd.rules.language.lexer import string
 
@@ -112,7 +112,8 @@ def _keyed(work: Work, setting: str) -> Keyed:
     tables = work.tables(setting)
     stands = len(tables) == 1 and tables[0].plain and not tables[0].repeated
     for table in tables:
-        keyed.patterns += [(table, row) for row in table.patterns]
+        first: list[str] = []
+        keyed.tables.append((table, first))
         for row in table.rows:
             good, bad = work.targets(row.value)
             try:
@@ -135,6 +136,7 @@ def _keyed(work: Work, setting: str) -> Keyed:
                 keyed.domains.setdefault(row.key[1:], good[0])
                 continue
             keys = [row.key] if "@" in row.key else [f"{row.key}@{at}" for at in work.bare_domains]
+            first += [key for key in keys if key not in keyed.exact]
             for key in keys:
                 keyed.exact.setdefault(key, good[0])
     keyed.single = tables[0] if stands and tables[0].path else None
@@ -213,14 +215,42 @@ def _map_rules(
     hidden: Masquerade,
     subject: str,
 ) -> None:
-    for source, row in keyed.patterns:
-        _pattern_rule(work, head, conditions, keyed, source, row, subject)
-        if then or hidden.domains:
-            work.report.name(
-                f"{keyed.setting}: what {source.spec} makes is not looked up again",
-                f"map:{source.spec}",
-            )
     lines = followed(keyed, then, hidden)
+    if not keyed.patterns:
+        _lines(work, head, conditions, keyed, then, lines, subject)
+        return
+    # in Postfix's order: whole addresses and expressions, table by table, then what is left
+    tagged = work.tagged if subject == "to" and keyed.tables[0][1] else []
+    for source, keys in keyed.tables if tagged else ():
+        own = {key: lines[key] for key in keys if work.is_tagged(key)}
+        _lines(work, head, conditions, keyed, then, own, "")
+        for row in source.patterns:
+            one = MadeByExpression(keyed, then, hidden, source, row)
+            _pattern_rule(work, head, [*conditions, *tagged], one, subject)
+    exact: dict[str, str] = {}
+    for source, keys in keyed.tables:
+        own = {key: lines.pop(key) for key in keys if key in lines}
+        exact |= own
+        _lines(work, head, conditions, keyed, then, own, subject if subject == "to" else "")
+        for row in source.patterns:
+            _pattern_rule(
+                work, head, conditions, MadeByExpression(keyed, then, hidden, source, row), subject
+            )
+    if subject == "sender":
+        _tagged(work, head, conditions, exact)
+    _lines(work, head, conditions, keyed, then, lines, subject)
+
+
+def _lines(
+    work: Work,
+    head: str,
+    conditions: Sequence[str],
+    keyed: Keyed,
+    then: Sequence[Keyed],
+    lines: Mapping[str, str],
+    subject: str,
+) -> None:
+    """One rule for addresses and whole domains, each with its end."""
     if not lines:
         return
     single = keyed.single
@@ -268,33 +298,36 @@ def _tagged(work: Work, head: str, conditions: Sequence[str], lines: Mapping[str
 
 
 def _pattern_rule(
-    work: Work,
-    head: str,
-    conditions: Sequence[str],
-    keyed: Keyed,
-    source: MapText,
-    row: PatternRow,
-    subject: str,
+    work: Work, head: str, conditions: Sequence[str], each: MadeByExpression, subject: str
 ) -> None:
-    where, mark = source.where(row.line), f"map:{source.spec}"
-    found = work.condition(row, source.spec, subject or "to")
+    where, setting = each.source.where(each.row.line), each.keyed.setting
+    found = work.condition(each.row, each.source.spec, subject or "to")
     operand, tests = ("any", []) if isinstance(found, str) else found
     why = found if isinstance(found, str) else ""
     if tests and not subject:
         why = "`if` blocks do not apply to header fields"
-    targets, wrong = ([], why) if why else targets_of(work, row.value, expression_of(operand))
+    expression = expression_of(operand)
+    value = each.row.value
+    apart: list[tuple[str, str]] = []
+    if not why:
+        value, apart, why = each.onward(expression, work.complete(braced(value)))
+    targets, wrong = ([], why) if why else targets_of(work, value, expression)
     if wrong or len(targets) != 1:
-        why = f"{where}: {wrong or f'{row.value}: not one address'}"
+        why = f"{where}: {wrong or f'{value}: not one address'}"
         if subject:
             scope = (*([] if operand == "any" else [f"{subject} {operand}"]), *tests)
-            work.close(scope, keyed.setting, why)
+            work.close(scope, setting, why)
         else:
-            work.report.lost(keyed.setting, why, mark)
+            work.report.lost(setting, why, f"map:{each.source.spec}")
         return
-    if targets[0].startswith('"') and not refers(row.value):
+    if targets[0].startswith('"') and not refers(value):
         targets[0] = targets[0].strip('"')
-    text = f"{head} {operand} -> {targets[0]}{when([*conditions, *tests])}"
-    work.draft.rule("rewrite", text, where)
+    ending = when([*conditions, *tests])
+    for text, target in apart:
+        work.draft.rule(
+            "rewrite", f"{head} regex {string(text)} -> {pattern(target)}{ending}", where
+        )
+    work.draft.rule("rewrite", f"{head} {operand} -> {targets[0]}{ending}", where)
 
 
 def _hiding(hidden: Masquerade, subject: str) -> list[tuple[str, list[str]]]:

@@ -6,7 +6,7 @@ import re
 
 _TLS = "relayd has no such switch; what it has: docs/migrate-postfix.md"
 _SASL = "logins are set up by hand, see docs/migrate-postfix.md"
-_FILTER = "relayd calls no filters: put one in front, or between two relays"
+_FILTER = "have its milter asked (`milter NAME ...`, `ask NAME`), or rspamd, or clamd"
 _OWN_PROCESSES = "about Postfix's own programs and files"
 _STORE = "about mailboxes on this machine, of which relayd has none"
 _DELIVERY = "relayd finds its own pace: it starts with few deliveries and works its way up"
@@ -75,8 +75,9 @@ LOST = {
     "fallback_relay": "name two next hops in a route: route any via first, second",
     "smtp_generic_maps": "write `rewrite sender` and `rewrite header` rules; they are for all mail",
     "smtp_helo_name": "relayd says its hostname",
-    "smtpd_milters": _FILTER,
-    "non_smtpd_milters": _FILTER,
+    "smtpd_milters": "no listener asks them",
+    "non_smtpd_milters": "write `ask` rules",
+    "smtpd_milter_maps": "write `ask NAME when not from ...` for clients that are not asked about",
     "smtpd_etrn_restrictions": "relayd has no ETRN",
     "smtpd_client_message_rate_limit": "relayd limits sessions, not messages",
     "smtpd_client_recipient_rate_limit": "relayd limits sessions, not recipients",
@@ -102,6 +103,11 @@ _FAMILIES: tuple[tuple[str, bool, str], ...] = (
         r"|smtpd_sender_login_maps|smtpd_sasl",
         True,
         _SASL,
+    ),
+    (
+        r"milter_.*(_timeout|macros|protocol|macro_.*)\Z|milter_command|milter_macro",
+        False,
+        "relayd and a milter agree on that by themselves",
     ),
     (r"milter_|non_smtpd_|internal_mail_filter", True, _FILTER),
     (

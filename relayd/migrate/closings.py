@@ -99,14 +99,18 @@ def _cleanup(work: Work, name: str, main: MainCf) -> Iterator[Scope]:
         yield ()
 
 
+_THROUGH = (
+    "mail goes through it and comes back: have its milter asked (`milter NAME ...`, `ask NAME`), or"
+    " rspamd, or clamd"
+)
 _COPY = "relayd makes no copies of this kind: write `forward` rules that keep one"
 _CLOSING: dict[str, tuple[Whom, str]] = {
     "always_bcc": (_all, _COPY),
     "recipient_bcc_maps": (_keyed("to"), _COPY),
     "sender_bcc_maps": (_keyed("sender"), _COPY),
-    "content_filter": (_filtered, "mail goes through it; relayd calls no filters"),
+    "content_filter": (_filtered, _THROUGH),
     "receive_override_options": (_options, "addresses are mapped for every listener"),
-    "smtpd_proxy_filter": (_all, "mail goes through it; relayd calls no filters"),
+    "smtpd_proxy_filter": (_all, _THROUGH),
     "smtpd_command_filter": (_all, "it changes what clients say"),
     "cleanup_service_name": (_cleanup, "it has settings of its own"),
     "smtpd_upstream_proxy_protocol": (

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from relayd.migrate import catalogue
 from relayd.migrate.admission import admission
-from relayd.migrate.aliasing import aliases, relocated
+from relayd.migrate.aliasing import aliases, read_aliases, relocated
 from relayd.migrate.canonical import canonical
 from relayd.migrate.defaults import DEFAULTS
 from relayd.migrate.draft import ConfigDraft
@@ -101,8 +101,9 @@ def convert(folder: Path, machine: Machine | None = None) -> Work:
     login = PostfixLogin(work, certificate=inbound(work))
     settings(work, login)
     srs(work)
+    read_aliases(work, used=uses_aliases(work))
     virtual(work)
-    aliases(work, used=uses_aliases(work))
+    aliases(work)
     canonical(work)
     relocated(work)
     routing(work)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import operator
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -12,12 +13,22 @@ from relayd.migrate.draft import ConfigDraft
 from relayd.migrate.expressions import addresses_only, carried
 from relayd.migrate.maincf import MainCf, split
 from relayd.migrate.report import ImportReport
-from relayd.migrate.tables import PATTERNS, Expression, MapSpec, PostfixTables, is_table
+from relayd.migrate.tables import (
+    PATTERNS,
+    Expression,
+    MapSpec,
+    PostfixTables,
+    is_table,
+    uncommented,
+)
 from relayd.rules.language.lexer import string
 
+WHOLE_NAMES = ("mydestination", "virtual_alias_domains", "virtual_mailbox_domains")
+"""Lists in which a domain stands for itself, and never for what is below it."""
 MAX_NESTING = 10  # files in files
 _INSIDE = re.compile(r"(\\.|\[\^?\]?[^\]]*\])|\^")  # a ^ that stands for the beginning
 _GROUP = re.compile(r"[0-9a-fA-F]{1,4}\Z")  # of an IPv6 address
+_MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
@@ -66,8 +77,9 @@ class DomainReader:
     def domains(self, setting: str, name: str) -> Names:
         """A list of domains such as `mydestination` or `relay_domains`."""
         names = Names(name, origin=setting)
-        style = self.main["parent_domain_matches_subdomains"]
-        parents = setting in split(style)
+        parents = None  # whole names only, with or without a dot before them
+        if setting not in WHOLE_NAMES:
+            parents = setting in split(self.main["parent_domain_matches_subdomains"])
         for word, negated in self._items(names):
             found: list[str] = []
             if is_table(word):
@@ -99,7 +111,7 @@ class DomainReader:
                 kept.append(each)
         return kept
 
-    def _domain(self, word: str, names: Names, parents: bool) -> list[str]:
+    def _domain(self, word: str, names: Names, parents: bool | None) -> list[str]:
         text = word.lower().rstrip(".")
         if text.startswith("["):
             return []  # an address literal: whoever writes one means this very host
@@ -108,12 +120,20 @@ class DomainReader:
         except AddressError as error:
             self.lost(names, f'"{word}" is no domain: {error}', f"domain:{text}")
             return []
-        if text.startswith("."):
+        if not text.startswith("."):
+            return [text, f".{text}"] if parents else [text]
+        if parents is False:
             return [text]
-        return [text, f".{text}"] if parents else [text]
+        why = (
+            "it is a list of whole names"
+            if parents is None
+            else f"it is in parent_domain_matches_subdomains, and would have to read {text[1:]}"
+        )
+        self.report.note(f"{names.origin}: {text} fits nothing with Postfix, nor here: {why}")
+        return []
 
     def _domain_table(
-        self, spec: MapSpec, setting: str, names: Names, into: list[str], parents: bool
+        self, spec: MapSpec, setting: str, names: Names, into: list[str], parents: bool | None
     ) -> None:
         table = self.shelf.read(spec)
         if table.trouble:
@@ -173,6 +193,10 @@ class DomainReader:
                 )
                 if negated:
                     break
+            elif is_mapped(network):
+                self.report.note(
+                    f"{setting}: {word} fits nobody with Postfix, nor here: IPv4 is written as IPv4"
+                )
             elif negated:
                 names.excepted += self._effective(setting, [network], names, _network_within)
             else:
@@ -193,20 +217,40 @@ class DomainReader:
         if why:
             self.lost(names, f"{spec}: {why}; its hosts may not relay", f"map:{spec}")
             return
-        keys = [row.key for row in table.rows]
-        keys += [row.expression.text for row in table.patterns]
-        for key in keys:
-            network = network_of(key)
-            if network is None:
-                self.lost(names, f"{spec}: {key} is no network", f"entry:{spec} {key}")
+        for row in table.patterns:
+            self._network(spec, row.expression.text, names)
+        for each in table.rows:  # looked up by the whole address and nothing else
+            if network_of(each.key) == each.key and "/" not in each.key:
+                self._network(spec, each.key, names)
             else:
-                names.entries.append(network)
+                self.report.lost(
+                    names.origin,
+                    f"{table.where(each.line)}: {each.key} is no client's whole address: with"
+                    " Postfix it lets nobody in, or clients by name, who may not relay here",
+                )
+
+    def _network(self, spec: MapSpec, key: str, names: Names) -> None:
+        network = network_of(key)
+        if network is None:
+            self.lost(names, f"{spec}: {key} is no network", f"entry:{spec} {key}")
+        elif not is_mapped(network):
+            names.entries.append(network)
+
+    def _words(self, names: Names) -> list[str]:
+        words = self.main.words(names.origin)
+        kept = uncommented(words)
+        if kept != words:
+            self.report.note(
+                f"{names.origin}: Postfix reads no further than {words[len(kept)]}: behind other"
+                f" text it begins no comment, and {' '.join(words[len(kept) :])} is lost"
+            )
+        return kept
 
     def _items(
         self, names: Names, text: str | None = None, depth: int = 0
     ) -> Iterator[tuple[str, bool]]:
         """Each item and whether it is excepted; files are opened."""
-        words = self.main.words(names.origin) if text is None else self.shelf.lines(text) or []
+        words = self.shelf.lines(text) or [] if text is not None else self._words(names)
         for word in words:
             negated = word.startswith("!")
             word = word.lstrip("!")
@@ -227,20 +271,27 @@ def network_of(text: str) -> str | None:
         bare = ".".join(octets + ["0"] * (4 - len(octets))) + f"/{8 * len(octets)}"
     groups = bare.split(":")
     if "/" not in bare and 1 < len(groups) < 8 and all(map(_GROUP.match, groups)):
-        # access(5)'s `2001:db8:1`: the first groups; a group of 0 may be written otherwise
-        if any(int(group, 16) == 0 for group in groups):
+        # access(5)'s `2001:db8:1`: the first groups; neighbours of 0, and what may come behind a
+        # 0 at the end, are written as ::
+        zero = [int(group, 16) == 0 for group in groups]
+        if zero[-1] or any(map(operator.and_, zero, zero[1:])):
             return None
         bare = f"{bare}::/{16 * len(groups)}"
     try:
         network = ipaddress.ip_network(bare)
     except ValueError:
         return None
-    if isinstance(network, ipaddress.IPv6Network) and network.prefixlen >= 96:
-        mapped = network.network_address.ipv4_mapped  # relayd knows such a client as IPv4
-        if mapped is not None:
-            network = ipaddress.ip_network(f"{mapped}/{network.prefixlen - 96}")
     whole = network.prefixlen == network.max_prefixlen
     return str(network.network_address if whole else network)
+
+
+def is_mapped(text: str) -> bool:
+    """Whether it is a network of IPv4 within IPv6, in which nobody is: IPv4 is written as IPv4."""
+    try:
+        network = ipaddress.ip_network(network_of(text) or "::")
+    except ValueError:
+        return False
+    return network.version == 6 and network.subnet_of(_MAPPED)
 
 
 def _domain_within(inner: str, outer: str) -> bool:

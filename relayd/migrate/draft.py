@@ -19,9 +19,10 @@ CONF = Path("relayd.conf")
 SECRETS = Path("secrets")
 KEYS = Path("srs.keys")
 PRIVATE = (SECRETS, KEYS)
-SECTIONS = ("admission", "rewrite", "forward", "route", "tests")
+SECTIONS = ("admission", "ask", "rewrite", "forward", "route", "tests")
 _TITLES = {
     "admission": "Who may send what to whom",
+    "ask": "Who is asked about it",
     "rewrite": "Addresses that become others",
     "forward": "Mail that goes on elsewhere",
     "route": "Where mail goes next",
@@ -31,6 +32,7 @@ INLINE = 6  # entries of a list that stand in the rules themselves
 NOT_MOVED = "has not moved to this relay yet"
 LATER = f'451 4.3.0 "This address {NOT_MOVED}, try again later"'
 RETRY = f"retry:4.3.0 This address {NOT_MOVED}, try again later"
+RESERVED = ("any", "none", "null", "when", "not", "and", "or", "on", "timeout")
 _NAME_LETTER = re.compile(r"[^A-Za-z0-9_.-]+")
 
 
@@ -72,6 +74,7 @@ class ConfigDraft:
     subaddress: str = ""
     tables: dict[str, DraftTable] = field(default_factory=dict)
     hops: dict[str, NextHop] = field(default_factory=dict)
+    definitions: dict[str, str] = field(default_factory=dict)  # of who is asked, by name
     rules: dict[str, list[tuple[str, str]]] = field(
         default_factory=lambda: {section: [] for section in SECTIONS}
     )
@@ -145,6 +148,15 @@ class ConfigDraft:
         self.hops[unique] = NextHop(unique, protocol, tuple(hosts), unix, mx)
         return unique
 
+    def definition(self, kind: str, name: str, rest: str) -> str:
+        """The name of somebody who is asked: `dnsbl NAME zone`, `milter NAME where ...`."""
+        for known, statement in self.definitions.items():
+            if statement == f"{kind} {known} {rest}":
+                return known
+        unique = self._unique(slug(name), {*self.definitions, *RESERVED})
+        self.definitions[unique] = f"{kind} {unique} {rest}"
+        return unique
+
     def _unique(self, name: str, taken: Iterable[str]) -> str:
         number, unique, known = 2, name, set(taken)
         while unique in known:
@@ -157,7 +169,7 @@ class ConfigDraft:
         tables = [each for each in self.tables.values() if f"<{each.name}>" in text]
         named = {
             word
-            for words in re.findall(r" via (\S+(?:, \S+)*)", text)
+            for words in re.findall(r" via ([^\s,]+(?:, [^\s,]+)*)", text)
             for word in words.split(", ")
         }
         return tables, [hop for name, hop in self.hops.items() if name in named]
@@ -217,6 +229,10 @@ class ConfigDraft:
             lines += [f"# {table.origin}", table.statement]
         lines += [""] if hops else []
         lines += [str(hop) for hop in hops]
+        texts = [text for section in SECTIONS for text, _ in self.rules[section]]
+        used = {word.rstrip(",") for text in texts for word in text.split()}
+        asked = [text for name, text in self.definitions.items() if name in used]
+        lines += ["", *asked] if asked else []
         for section in SECTIONS:
             rules = self.rules[section]
             if not rules:

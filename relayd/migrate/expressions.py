@@ -65,19 +65,28 @@ def addresses_only(expression: Expression, kind: str) -> bool:
     found = carried(expression, kind)
     if expression.negated or not found.text:
         return False
-    return _requires(list(_parser.parse(found.text)))
+    return _requires(list(_parser.parse(found.text)), "@")
 
 
-def _requires(parsed: Sequence[Any]) -> bool:
-    """Whether an @ is in every text that these match."""
+def never_an_address(expression: Expression, kind: str) -> bool:
+    """Whether no client's address can match: a letter that none has is in every text that does."""
+    found = carried(expression, kind)
+    if expression.negated or not found.text:
+        return False
+    return _requires(list(_parser.parse(found.text)), "ghijklmnopqrstuvwxyz-_")
+
+
+def _requires(parsed: Sequence[Any], letters: str) -> bool:
+    """Whether one of the letters is in every text that these match."""
     for code, value in parsed:
-        if code is op.LITERAL and value == ord("@"):
+        if code is op.LITERAL and chr(value) in letters:
             return True
-        if code is op.SUBPATTERN and _requires(list(value[-1])):
+        if code is op.SUBPATTERN and _requires(list(value[-1]), letters):
             return True
-        if code in (op.MAX_REPEAT, op.MIN_REPEAT) and value[0] and _requires(list(value[2])):
+        repeated = list(value[2]) if code in (op.MAX_REPEAT, op.MIN_REPEAT) and value[0] else []
+        if _requires(repeated, letters):
             return True
-        if code is op.BRANCH and all(_requires(list(each)) for each in value[1]):
+        if code is op.BRANCH and all(_requires(list(each), letters) for each in value[1]):
             return True
     return False
 
@@ -94,6 +103,17 @@ def template(text: str, expression: str) -> tuple[str, str]:
 
     made = _REFERENCE.sub(reference, text.replace("\\", "\\\\"))
     return made, template_trouble(expression, made)
+
+
+def braced(text: str) -> str:
+    """The same with `${1}` for `$(1)`, which in an address would be a comment."""
+    return _REFERENCE.sub(lambda found: f"${{{found[3]}}}" if found[3] else found[0], text)
+
+
+def apart_from_references(text: str) -> list[str]:
+    """What stands before, between and behind the references, in lower case."""
+    ends = [0, *(at for found in _REFERENCE.finditer(text) for at in found.span()), len(text)]
+    return [text[a:b].lower() for a, b in zip(ends[::2], ends[1::2], strict=True)]
 
 
 def refers(text: str) -> bool:

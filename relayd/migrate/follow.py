@@ -17,11 +17,16 @@ class Keyed:
     setting: str
     exact: dict[str, str] = field(default_factory=dict)
     domains: dict[str, str] = field(default_factory=dict)  # domain -> "@domain" or an address
-    patterns: list[tuple[MapText, PatternRow]] = field(default_factory=list)
+    tables: list[tuple[MapText, list[str]]] = field(default_factory=list)  # keys first found there
     single: MapText | None = None  # its only table, if its text is as relayd reads it
 
     def __bool__(self) -> bool:
         return bool(self.exact or self.domains or self.patterns)
+
+    @property
+    def patterns(self) -> list[tuple[MapText, PatternRow]]:
+        """The expressions of all its tables."""
+        return [(table, row) for table, _ in self.tables for row in table.patterns]
 
     def once(self, address: str) -> str | None:
         """What one lookup makes of an address."""
@@ -79,34 +84,41 @@ class Masquerade:
         return f"{local}@{self.domain(domain.lower())}"
 
 
+def end(address: str, keyed: Keyed, then: Sequence[Keyed], hidden: Masquerade) -> str:
+    """What an address becomes at last; `@domain` stands for whoever has no entry of his own."""
+    for each in (keyed, *then):
+        if address.startswith("@"):
+            address = each.whole_domain(address[1:].lower())
+        else:
+            address = each.whole(address)
+    return hidden.address(address)
+
+
 def followed(keyed: Keyed, then: Sequence[Keyed], hidden: Masquerade) -> dict[str, str]:
     """Every key with what it becomes in the end."""
-
-    def end(address: str) -> str:
-        address = keyed.whole(address)
-        for other in then:
-            address = other.whole(address)
-        return hidden.address(address)
-
-    lines = {key: end(key) for key in keyed.exact}
+    lines = {key: end(key, keyed, then, hidden) for key in keyed.exact}
     for domain in keyed.domains:
-        here = keyed.whole_domain(domain)
-        path = [domain, *_path(keyed, domain)]
-        for other in then:
-            if here.startswith("@"):
-                path += _path(other, here[1:])
-                here = other.whole_domain(here[1:])
-            else:
-                here = other.whole(here)
+        path = passed(domain, keyed, then)
         # an address of the domain may have an entry of its own further down
         for other in (keyed, *then):
             for key in other.exact:
                 local, _, at = key.rpartition("@")
                 mine = f"{local}@{domain}"
                 if at in path and mine not in lines and mine not in keyed.exact:
-                    lines[mine] = end(mine)
-        lines["@" + domain] = hidden.address(here)
+                    lines[mine] = end(mine, keyed, then, hidden)
+        lines["@" + domain] = end("@" + domain, keyed, then, hidden)
     return lines
+
+
+def passed(domain: str, keyed: Keyed, then: Sequence[Keyed]) -> list[str]:
+    """The domains that `@domain` passes through on its way to the end."""
+    path = [domain]
+    for each in (keyed, *then):
+        here = each.whole_domain(path[-1])
+        path += _path(each, path[-1])
+        if not here.startswith("@"):
+            break
+    return path
 
 
 def _path(keyed: Keyed, domain: str) -> list[str]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from relayd.mail.address import AddressError
 from relayd.migrate.draft import pattern
-from relayd.migrate.expressions import refers, template
+from relayd.migrate.expressions import braced, refers, template
 from relayd.migrate.mailboxes import ListError, addresses
 from relayd.migrate.tables import MapSpec, MapText, PatternRow, PostfixRow
 from relayd.migrate.work import Work, expression_of, when
@@ -91,11 +91,32 @@ def _line(
         return None
     for word in bad:
         work.report.lost(setting, f"{table.where(row.line)}: {row.key}: {word}: no address", mark)
-    if bad or not targets:  # a part of it would be less than was meant
+    if not bad and targets == [row.key] and row.key[1:] in work.local.entries and work.aliases:
+        work.listed.append(row.key)  # taken, and then it is up to the aliases
+        return None
+    whole = _onward(work, row.key, targets)
+    if bad or not whole:  # a part of it would be less than was meant
         table.plain = False
         work.refuse_later(row.key)
         return None
-    return Line(row.key, targets)
+    return Line(row.key, whole)
+
+
+def _onward(work: Work, key: str, targets: Sequence[str]) -> list[str]:
+    """An address that a map leaves as it is may yet be an alias; a rule forwards it once.
+
+    None, where it is a list with an owner.
+    """
+    name = key.rpartition("@")[0] or key
+    made: list[str] = []
+    for each in targets:
+        local, _, domain = each.lower().rpartition("@")
+        same = each.lower() == key or (local == key and domain in work.bare_domains)
+        same = same and domain in work.local.entries and name in work.aliases
+        if same and f"owner-{name}" in work.aliases:
+            return []
+        made += work.aliases[name] if same else [each]
+    return list(dict.fromkeys(made))
 
 
 def _emit(work: Work, setting: str, layers: Sequence[Layer], kind: str) -> None:
@@ -106,24 +127,32 @@ def _emit(work: Work, setting: str, layers: Sequence[Layer], kind: str) -> None:
         operand = _write(work, kind, layers, merged)
         _rule(work, operand, merged, at)
         return
-    held: list[Line] = []
+    # an expression is asked before anybody takes a sub-address away
+    tagged = work.tagged
+    if tagged and layers[0].lines:
+        for layer in layers:
+            own = [line for line in layer.lines if work.is_tagged(line.key)]
+            if own:
+                _rule(work, _write(work, f"{kind}-tagged", [layer], own), own, at)
+            for row in layer.patterns:
+                pattern_rule(work, setting, layer.source, row, tagged)
+    names: list[Line] = []  # without a domain
+    wide: list[Line] = []
     seen: set[str] = set()
     for layer in layers:
         lines = [line for line in layer.lines if line.key not in seen]
         seen.update(line.key for line in lines)
-        held += [line for line in lines if line.whole_domain]
-        exact = [line for line in lines if not line.whole_domain]
+        wide += [line for line in lines if line.whole_domain]
+        names += [line for line in lines if "@" not in line.key]
+        exact = [line for line in lines if "@" in line.key[1:]]
         if exact:
             _rule(work, _write(work, kind, [layer], exact), exact, at)
         for row in layer.patterns:
             pattern_rule(work, setting, layer.source, row)
-    if held:
-        _rule(
-            work,
-            work.draft.map_of(f"{kind}-domains", "virtual", [one.text for one in held], setting),
-            held,
-            at,
-        )
+    for title, lines in (("names", names), ("domains", wide)):
+        if lines:
+            texts = [one.text for one in lines]
+            _rule(work, work.draft.map_of(f"{kind}-{title}", "virtual", texts, setting), lines, at)
 
 
 def _merged(many: Sequence[Sequence[Line]]) -> list[Line]:
@@ -182,15 +211,24 @@ def _rule(work: Work, operand: str, lines: Sequence[Line], at: Sequence[str]) ->
         work.listed.append(work.draft.list_of("virtual-names", names, "names without a domain"))
 
 
-def pattern_rule(work: Work, setting: str, source: MapText, row: PatternRow) -> None:
-    """`forward regex ... -> ...`."""
+def pattern_rule(
+    work: Work, setting: str, source: MapText, row: PatternRow, only: Sequence[str] = ()
+) -> None:
+    """`forward regex ... -> ...`; `only`: for these, before all others."""
     where = source.where(row.line)
     found = work.condition(row, source.spec, "to")
+    if only and isinstance(found, str):
+        return
     if isinstance(found, str):
         work.close((), setting, f"{where}: {found}")
         return
     operand, tests = found
     targets, wrong = targets_of(work, row.value, expression_of(operand))
+    if only:
+        if targets and not wrong:
+            text = f"forward {operand} -> {', '.join(targets)}{when([*tests, *only])}"
+            work.draft.rule("forward", text, where)
+        return
     if wrong or not targets:
         scope = (*([] if operand == "any" else [f"to {operand}"]), *tests)
         work.close(scope, setting, f"{where}: {row.value}: {wrong or 'no address'}")
@@ -204,7 +242,7 @@ def targets_of(work: Work, value: str, expression: str) -> tuple[list[str], str]
     """The targets of a pattern's value as rule text, and what is wrong with one."""
     made = []
     try:
-        words = [value] if value.startswith("@") else addresses(value)
+        words = [value] if value.startswith("@") else addresses(braced(value))
     except ListError as error:
         return [], str(error)
     for word in words:

@@ -30,12 +30,18 @@ class Service:
 
 def behind(service: Service, services: Sequence[Service]) -> Service:
     """Whose settings clients meet: with postscreen those of the smtpd that it passes them to."""
+    found = answering(service, services)
+    if found is service:
+        return service
+    return replace(service, overrides=service.overrides | found.overrides)
+
+
+def answering(service: Service, services: Sequence[Service]) -> Service:
+    """The smtpd(8) that decides about the clients of a service: behind postscreen another one."""
     if service.command != "postscreen":
         return service
-    found = next(
-        (each for each in services if (each.type, each.command) == ("pass", "smtpd")), None
-    )
-    return replace(service, overrides=service.overrides | (found.overrides if found else {}))
+    pairs = (each for each in services if (each.type, each.command) == ("pass", "smtpd"))
+    return next(pairs, service)
 
 
 def read_services(folder: Path) -> list[Service]:
@@ -63,7 +69,9 @@ def _overrides(arguments: str) -> dict[str, str]:
     words = [word for word in _words(arguments) if word]
     for at, word in enumerate(words):
         if word == "-o" and at + 1 < len(words):
-            name, _, value = words[at + 1].strip("{} ").partition("=")
+            word = words[at + 1]
+            inner = word[1:-1] if word.startswith("{") and word.endswith("}") else word
+            name, _, value = inner.partition("=")
             found[name.strip()] = value.strip()
         elif word.startswith("-o") and "=" in word:
             name, _, value = word[2:].partition("=")

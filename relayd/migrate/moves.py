@@ -57,6 +57,13 @@ class Passed(Move):
 
 
 @dataclass(frozen=True, slots=True)
+class AskedOf(Move):
+    """Somebody else is asked about them, such as a policy service."""
+
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Marked(Move):
     """What is taken from them in the end is held or thrown away; or nobody here can do it."""
 
@@ -74,6 +81,8 @@ class Gate:
     marked: list[Marked] = field(default_factory=list)
     relaying: list[Scope] = field(default_factory=list)  # who may send to foreign destinations
     doubted: list[Doubt] = field(default_factory=list)  # who perhaps may
+    asks: list[tuple[str, str]] = field(default_factory=list)  # `ask` rules
+    apart: Scope = ()  # for `ask`, where the first rule does not decide: no listener with its own
 
     def write(
         self, verb: str, scope: Scope, tail: str, comment: str, unless: Sequence[Scope] = ()
@@ -84,6 +93,7 @@ class Gate:
             if verb == "accept":
                 return
             ways, verb, tail = [()], "reject", LATER
+            comment = f"closed: {comment.removeprefix('closed: ')}: too many exceptions for rules"
         for tests in ways:
             text = rule(verb, (*self.base, *scope, *tests), self.softened(tail))
             if text and all(text != known for known, _ in self.rules):
@@ -99,6 +109,16 @@ class Gate:
     def close(self, scope: Scope, why: str, unless: Sequence[Scope] = ()) -> None:
         """Ask all of these to come later; `why` stands above the rule."""
         self.write("reject", scope, LATER, f"closed: {why}", unless)
+
+    def ask(self, move: AskedOf, comment: str, before: Sequence[Scope]) -> None:
+        """Who is asked about those that have not passed."""
+        ways = negated(before)
+        if ways is None:
+            self.close(move.scope, f"{comment}: too many exceptions for rules")
+            return
+        for tests in ways:
+            text = rule(f"ask {move.name}", (*self.base, *self.apart, *move.scope, *tests))
+            self.asks += [(text, comment)] if text else []
 
 
 @dataclass
@@ -131,6 +151,8 @@ class ListState:
                 self.permits += [(*move.scope, *tests) for tests in ways]
         elif isinstance(move, Doubt):
             self.doubts.append(move)
+        elif isinstance(move, AskedOf):
+            self.gate.ask(move, comment, before)
         elif isinstance(move, Marked):
             doubts = tuple(each.scope for each in self.doubts)
             verb = "later" if doubts else move.verb
@@ -154,7 +176,8 @@ def rule(verb: str, scope: Scope, tail: str = "") -> str:
     first = next((each for each in tests if not each.startswith(("not ", "tls"))), "any")
     rest = [each for each in tests if each != first]
     end = f" when {' and '.join(rest)}" if rest else ""
-    return f"{verb} {first}{f' {tail}' if tail else ''}{end}"
+    whom = "" if first == "any" and verb.startswith("ask ") else f" {first}"
+    return f"{verb}{whom}{f' {tail}' if tail else ''}{end}"
 
 
 def opposite(condition: str) -> str:

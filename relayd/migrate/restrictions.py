@@ -6,11 +6,14 @@ make the list ask all who reach that word to come later.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 
 from relayd.migrate.access import AccessMap
+from relayd.migrate.asking import dns_list, policy
 from relayd.migrate.maincf import MainCf, split
 from relayd.migrate.moves import (
+    AskedOf,
     Closed,
     Doubt,
     Gate,
@@ -21,87 +24,27 @@ from relayd.migrate.moves import (
     Refuse,
     Scope,
 )
+from relayd.migrate.restrictionwords import (
+    ANYWAY,
+    ENDS,
+    FILTERS,
+    HELO_FORMS,
+    LISTS,
+    OLD,
+    PERHAPS,
+    RELAYING,
+    SAME,
+    UNAUTH,
+    takes_argument,
+)
 from relayd.migrate.senders import OwnSenders
 from relayd.migrate.tables import MapSpec, is_table
 from relayd.migrate.work import Work
+from relayd.rules.language.lexer import string
 
-LISTS = {
-    "smtpd_client_restrictions": "client",
-    "smtpd_helo_restrictions": "helo",
-    "smtpd_sender_restrictions": "sender",
-    "smtpd_relay_restrictions": "recipient",
-    "smtpd_recipient_restrictions": "recipient",
-    "smtpd_data_restrictions": "recipient",
-    "smtpd_end_of_data_restrictions": "recipient",
-}
-"""In the order in which they count, each with what an access map in it is asked about."""
-RELAYING = ("smtpd_relay_restrictions", "smtpd_recipient_restrictions")
-UNAUTH = ("reject_unauth_destination", "defer_unauth_destination")
-ENDS = ("reject", "defer", *UNAUTH)
-OLD = "permit_mynetworks, reject_unauth_destination"  # what Postfix 2 did where nothing was said
+_LATER_THAN_RCPT = ("smtpd_data_restrictions", "smtpd_end_of_data_restrictions")
 _DEPTH = 20  # classes in classes
-_ARGUMENT = (
-    "check_",
-    "reject_rbl",
-    "reject_rhsbl",
-    "permit_dnswl",
-    "permit_rhswl",
-    "sleep",
-    "reject_plaintext_session_",
-)
-_NO_ARGUMENT = ("check_relay_domains", "check_recipient_maps")
 _DENIED = '550 5.7.1 "Relay access denied"'
-
-# Filters against unwanted mail that ask strangers (DNS, other servers), or look at how a client
-# speaks. They say nothing of who may relay and where mail goes, so without them the rest stands.
-_ASKS = "relayd asks no blocklists; let a filter in front or behind do it"
-_DNS = "relayd does not look that up in the DNS"
-_FORM = "relayd does not look at the form of that name"
-_PROBE = "relayd does not probe addresses"
-FILTERS = {
-    "reject_rbl_client": _ASKS,
-    "reject_rhsbl_client": _ASKS,
-    "reject_rhsbl_helo": _ASKS,
-    "reject_rhsbl_sender": _ASKS,
-    "reject_rhsbl_recipient": _ASKS,
-    "reject_rhsbl_reverse_client": _ASKS,
-    "reject_maps_rbl": _ASKS,
-    "reject_unknown_sender_domain": _DNS,
-    "reject_unknown_recipient_domain": "an unknown domain is found out at delivery, and reported",
-    "reject_unknown_address": _DNS,
-    "reject_unknown_client": _DNS,
-    "reject_unknown_client_hostname": _DNS,
-    "reject_unknown_reverse_client_hostname": _DNS,
-    "reject_unknown_forward_client_hostname": _DNS,
-    "reject_unknown_hostname": _DNS,
-    "reject_unknown_helo_hostname": _DNS,
-    "reject_invalid_hostname": _FORM,
-    "reject_invalid_helo_hostname": _FORM,
-    "reject_non_fqdn_hostname": _FORM,
-    "reject_non_fqdn_helo_hostname": _FORM,
-    "reject_unverified_recipient": _PROBE,
-    "reject_unverified_sender": _PROBE,
-    "reject_unverified_address": _PROBE,
-}
-"""Known, and left out: the report names each."""
-ANYWAY = {
-    "reject_unauth_pipelining": "a client out of step is refused anyway",
-    "reject_unlisted_recipient": "unknown recipients are refused at RCPT in any case",
-    "check_recipient_maps": "unknown recipients are refused at RCPT in any case",
-    "reject_multi_recipient_bounce": "a report with many recipients is decided for each",
-    "sleep": "a pause decides nothing",
-    "check_etrn_access": "relayd has no ETRN",
-}
-PERHAPS = {
-    "permit_tls_clientcerts": ("tls", "relayd has not those certificates' fingerprints"),
-    "permit_tls_all_clientcerts": ("tls", "relayd has not those certificates' authorities"),
-    "permit_mx_backup": ("", "relayd does not ask whose MX this host is"),
-    "permit_dnswl_client": ("", "relayd asks no such lists"),
-    "permit_rhswl_client": ("", "relayd asks no such lists"),
-    "permit_naked_ip_address": ("", _FORM),
-    "defer_if_reject": ("", "what would be refused is asked to come later"),
-}
-"""Who passes by them cannot be told: what the list refuses behind them is asked to come later."""
 _BARE = 'regex "@[^.@]*$"'
 
 
@@ -124,15 +67,20 @@ class Restrictions:
             "defer": self._reject,
             "defer_if_permit": self._reject,
             "reject_plaintext_session": self._plaintext,
-            "permit_mynetworks": self._mynetworks,
+            "permit_mynetworks": self.mynetworks,
             "permit_inet_interfaces": self._interfaces,
             "permit_sasl_authenticated": self._login,
             "permit_auth_destination": self._destination,
             "reject_unauth_destination": self._unauth,
             "defer_unauth_destination": self._unauth,
+            "check_relay_domains": self._relay_domains,
             "reject_non_fqdn_sender": self._bare,
             "reject_non_fqdn_recipient": self._bare,
             "reject_unlisted_sender": self._unlisted_sender,
+            "reject_unknown_client_hostname": self._nameless,
+            "reject_invalid_helo_hostname": self._helo_form,
+            "reject_non_fqdn_helo_hostname": self._helo_form,
+            "reject_maps_rbl": self._old_lists,
             "reject_sender_login_mismatch": self._mismatch,
             "reject_authenticated_sender_login_mismatch": self._mismatch,
             "reject_known_sender_login_mismatch": self._mismatch,
@@ -179,7 +127,7 @@ class Restrictions:
         at = 0
         while at < len(words):
             word, at = words[at].lower() if ":" not in words[at] else words[at], at + 1
-            argument = ""
+            word, argument = SAME.get(word, word), ""
             if takes_argument(word) and at < len(words):
                 argument, at = words[at], at + 1
             if word == "warn_if_reject":
@@ -189,7 +137,8 @@ class Restrictions:
                     self._setting, f"{word}: relayd has no warnings of this kind"
                 )
                 continue
-            if argument.startswith("{") and not is_table(argument):  # { name, more }
+            braced = argument.startswith("{") and not is_table(argument)  # { name, more }
+            if braced and word != "check_policy_service":
                 argument = split(argument[1:-1])[0] if argument[1:-1].strip() else ""
             moves = self._one(word, argument, scope)
             found += moves or [self._closed(word, argument, scope)]
@@ -197,12 +146,13 @@ class Restrictions:
 
     def _closed(self, word: str, argument: str, scope: Scope) -> Move:
         text = f"{word} {argument}".rstrip()
+        what = "asked at RCPT only" if word == "check_policy_service" else "not understood"
         self._work.report.lost(
             self._setting,
-            f"{text}: not understood. Whoever reaches it is asked to come later: write what it"
+            f"{text}: {what}. Whoever reaches it is asked to come later: write what it"
             " stands for as rules, and take out the one with this comment",
         )
-        return Closed(scope, f"{text}: not understood")
+        return Closed(scope, f"{text}: {what}")
 
     def _one(self, word: str, argument: str, scope: Scope) -> Sequence[Move]:
         report, setting = self._work.report, self._setting
@@ -212,6 +162,10 @@ class Restrictions:
             moves = reader(word, scope)
             if moves:
                 report.translated(setting, word)
+            return moves
+        moves = self._asked(word, argument, scope)
+        if moves:
+            report.translated(setting, text)
             return moves
         if word in ANYWAY:
             report.same(setting, f"{word}: {ANYWAY[word]}")
@@ -234,6 +188,49 @@ class Restrictions:
         if is_table(word):  # an old way to name the list's own access map
             return self._access(f"check_{LISTS[setting]}_access", word, scope)
         return []
+
+    def _asked(self, word: str, argument: str, scope: Scope) -> Sequence[Move]:
+        """Words for which others are asked: lists in the DNS, and policy services at RCPT."""
+        work = self._work
+        if word == "reject_rbl_client":
+            name = dns_list(work, argument, "dnsbl")
+            return [self._listed_client(scope, name, word)] if name else []
+        if word == "permit_dnswl_client":  # never overrides reject_unauth_destination
+            name = dns_list(work, argument, "dnswl")
+            return [Permit((*scope, f"listed {name}", *each), word) for each in work.ours()] * bool(
+                name
+            )
+        if word == "check_policy_service" and self._setting not in _LATER_THAN_RCPT:
+            name = policy(work, self._main, argument)
+            return [AskedOf(scope, f"{word} {argument}", (), name)] if name else []
+        return []
+
+    def _listed_client(self, scope: Scope, name: str, word: str) -> Move:
+        reply = f'554 5.7.1 "Service unavailable; client host blocked by {name}"'
+        return Refuse((*scope, f"listed {name}"), word, (), reply)
+
+    def _old_lists(self, word: str, scope: Scope) -> Sequence[Move]:
+        names = [
+            dns_list(self._work, each, "dnsbl") for each in self._main.words("maps_rbl_domains")
+        ]
+        if not names or not all(names):
+            self._work.report.lost(self._setting, f"{word}: {FILTERS[word]}")
+            return [Passed(scope, word)]
+        self._work.report.translated("maps_rbl_domains", ", ".join(names))
+        return [self._listed_client(scope, name, word) for name in names]
+
+    def _nameless(self, word: str, scope: Scope) -> Sequence[Move]:
+        code = self._main["unknown_client_reject_code"]
+        code = code if re.match(r"[45]\d\d\Z", code) else "450"
+        reply = f'{code} {code[0]}.7.25 "Client host rejected: cannot find your hostname"'
+        return [Refuse((*scope, "rdns none"), word, (), reply)]
+
+    def _helo_form(self, word: str, scope: Scope) -> Sequence[Move]:
+        expressions = ", ".join(f"regex {string(each)}" for each in HELO_FORMS[word])
+        reply = '504 5.5.2 "Helo command rejected: need a fully-qualified hostname"'
+        if word == "reject_invalid_helo_hostname":
+            reply = '501 5.5.2 "Helo command rejected: invalid name"'
+        return [Refuse((*scope, f"helo {expressions}"), word, (), reply)]
 
     def _class(self, word: str, scope: Scope) -> Sequence[Move]:
         self._depth += 1
@@ -271,7 +268,8 @@ class Restrictions:
     def _plaintext(self, word: str, scope: Scope) -> Sequence[Move]:
         return [Refuse((*scope, "not tls"), word, (), '450 4.7.1 "Session encryption is required"')]
 
-    def _mynetworks(self, word: str, scope: Scope) -> Sequence[Move]:
+    def mynetworks(self, word: str, scope: Scope) -> Sequence[Move]:
+        """What permit_mynetworks says."""
         trusted = self._work.trusted
         draft = self._work.draft
         found: list[Move] = [Passed(scope, word)]
@@ -297,10 +295,16 @@ class Restrictions:
         ]
 
     def _unauth(self, word: str, scope: Scope) -> Sequence[Move]:
-        code = _DENIED if word == UNAUTH[0] else '450 4.7.1 "Relay access denied"'
+        code = '450 4.7.1 "Relay access denied"' if word == UNAUTH[1] else _DENIED
         if self._relay and not scope:
             code = _DENIED  # both refuse to relay
         return [Refuse(scope, word, tuple(self._work.ours()), code)]
+
+    def _relay_domains(self, word: str, scope: Scope) -> Sequence[Move]:
+        self._work.report.lost(
+            self._setting, f"{word}: clients with a name in relay_domains may not relay by it here"
+        )
+        return self._unauth(word, scope)
 
     def _bare(self, word: str, scope: Scope) -> Sequence[Move]:
         subject = "sender" if word.endswith("sender") else "to"
@@ -316,8 +320,3 @@ class Restrictions:
 
     def _mismatch(self, word: str, scope: Scope) -> Sequence[Move]:
         return self._own.moves(self._setting, word, scope)
-
-
-def takes_argument(word: str) -> bool:
-    """Whether the next word of the list belongs to this one."""
-    return word not in _NO_ARGUMENT and word.startswith(_ARGUMENT)

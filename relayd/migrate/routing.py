@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from relayd.mail.address import AddressError
@@ -24,6 +24,9 @@ _SOME_LOCAL = (
     "fallback_transport_maps",
     "mailbox_transport_maps",
 )
+_NO_WAY = "nobody can tell here where its mail goes"
+_NO_STORE = "relayd keeps no mailboxes, so nobody knows where its mail goes: name a next hop"
+_CLOSED = {"local-class": _NO_STORE, "mailbox-class": _NO_STORE}
 UNKNOWN = "5.1.1 User unknown in virtual alias table"
 
 
@@ -47,18 +50,19 @@ def routing(work: Work) -> None:
     # a next hop in relay_transport itself is stronger than any relayhost
     if own_nexthop(work, "relay_transport"):
         _class_route(work, work.relay, classes.relay, "relay")
-    if not by_sender(work):
-        close_routes(work)
+    unclear = by_sender(work)
+    if unclear:
+        close_routes(work, unclear)
         return
     if classes.relay.text != classes.default.text or classes.relay.hops != classes.default.hops:
         _class_route(work, work.relay, classes.relay, "relay")
     _default(work, classes.default)
 
 
-def close_routes(work: Work) -> None:
+def close_routes(work: Work, setting: str) -> None:
     """Whatever no route before has taken is asked to come later."""
     operand = work.draft.map_of("no-way-yet", "transport", [f"* {RETRY}"], "what is not understood")
-    work.draft.rule("route", f"route {operand}", "closed: see the report")
+    work.draft.rule("route", f"route {operand}", f"closed: {setting}: not all of it is understood")
 
 
 def uses_aliases(work: Work) -> bool:
@@ -187,7 +191,8 @@ def _table_route(work: Work, names: Names, text: str, title: str) -> None:
     lines += ["* " + text] if names.everything else []
     if lines:
         operand = work.draft.map_of(title, "transport", lines, names.origin)
-        work.draft.rule("route", f"route {operand}")
+        why = f"closed: {names.origin}: {_CLOSED.get(title, _NO_WAY)}" if text == RETRY else ""
+        work.draft.rule("route", f"route {operand}", why)
     for expression in names.expressions:
         status, _, words = text.partition(":")[2].partition(" ")
         code = "451" if status.startswith("4") else "550"
@@ -228,6 +233,16 @@ def _transport_maps(work: Work, classes: Classes) -> None:
     stands = len(tables) == 1 and tables[0].plain and not tables[0].repeated
     stands = stands and not tables[0].continued and not parents and complete
     mixed = any(table.patterns for table in tables)
+    if mixed and tables[0].rows:  # an expression is asked before anybody takes a sub-address away
+        for table in tables:
+            tagged = {
+                key: text
+                for key, text in _whole(work, table, classes, parents)
+                if work.is_tagged(key)
+            }
+            _table(work, "transport-tagged", tagged, str(table.spec))
+            for each in table.patterns if work.tagged else ():
+                _pattern(work, table, classes, each, work.tagged)
     for table in tables:
         whole: dict[str, str] = {}
         for row in table.rows:
@@ -239,12 +254,12 @@ def _transport_maps(work: Work, classes: Classes) -> None:
             _table(work, "transport-whole", whole, str(table.spec))
         for each in table.patterns:
             if not _pattern(work, table, classes, each):
-                close_routes(work)  # whatever is left may be what it is about
+                close_routes(work, setting)  # whatever is left may be what it is about
                 return
     if not complete:
         whole = {key: text for key, text in lines.items() if "@" in key}
         _table(work, "transport-whole", whole, "what stands before the table that is missing")
-        close_routes(work)
+        close_routes(work, setting)
         return
     if not tables and not work.main[setting]:
         work.report.same(setting, "none")
@@ -260,6 +275,14 @@ def _transport_maps(work: Work, classes: Classes) -> None:
     else:
         _table(work, "transport", lines, ", ".join(str(table.spec) for table in tables))
     work.report.translated(setting, f"{len(lines):,} entries become a transport table")
+
+
+def _whole(
+    work: Work, table: MapText, classes: Classes, parents: bool
+) -> Iterator[tuple[str, str]]:
+    for row in table.rows:
+        if "@" in row.key and (text := _entry(work, table, row, classes)):
+            yield from ((key, text) for key in _keys(row.key, parents))
 
 
 def _table(work: Work, name: str, lines: Mapping[str, str], origin: str) -> None:
@@ -304,7 +327,7 @@ def _entry(work: Work, table: MapText, row: PostfixRow, classes: Classes) -> str
     before = dict(work.draft.hops)
     found = where(work, row.value if colon else f"{row.value}:", title="")
     if not name and nexthop:  # only the next hop changes, the class's own transport carries it
-        found = to_hosts(work, nexthop, "")
+        found = where(work, f"{_transport_of(work, row.key)}:{nexthop}", title="")
     work.draft.hops = before  # the table names its hosts itself
     if found.local:
         return classes.local.text
@@ -343,6 +366,19 @@ def _place(hop: NextHop | None) -> object:
     return hop and (hop.protocol, hop.hosts, hop.unix, hop.mx)
 
 
+def _transport_of(work: Work, key: str) -> str:
+    """The transport of the class that a key's domain is in."""
+    domain = key.rpartition("@")[2]
+    for names, setting in (
+        (work.local, "local_transport"),
+        (work.mailbox, "virtual_transport"),
+        (work.relay, "relay_transport"),
+    ):
+        if domain in names.entries:
+            return work.main[setting].partition(":")[0]
+    return work.main["default_transport"].partition(":")[0]
+
+
 def _class_of(work: Work, key: str, classes: Classes) -> Where:
     domain = key.rpartition("@")[2]
     for names, found in (
@@ -355,8 +391,10 @@ def _class_of(work: Work, key: str, classes: Classes) -> Where:
     return classes.default
 
 
-def _pattern(work: Work, table: MapText, classes: Classes, row: PatternRow) -> bool:
-    """Write the route of one expression; whether it could be done."""
+def _pattern(
+    work: Work, table: MapText, classes: Classes, row: PatternRow, only: Sequence[str] = ()
+) -> bool:
+    """Write the route of one expression, perhaps only for some; whether it could be done."""
     setting, mark = "transport_maps", f"map:{table.spec}"
     found = work.condition(row, table.spec, "to")
     if isinstance(found, str):
@@ -372,9 +410,11 @@ def _pattern(work: Work, table: MapText, classes: Classes, row: PatternRow) -> b
     goal = classes.local if goal.local else goal
     head = "route any" if operand == "any" else f"route to {operand}"
     if goal.route and row.value.partition(":")[0]:
-        work.draft.rule("route", f"{head} {goal.route}{when(tests)}", table.where(row.line))
+        work.draft.rule(
+            "route", f"{head} {goal.route}{when([*tests, *only])}", table.where(row.line)
+        )
         return True
-    if operand == "any" and not tests and goal.text:
+    if operand == "any" and not tests and goal.text and not only:
         _table(work, "transport-any", {"*": goal.text}, table.where(row.line))
         return True
     why = goal.why or "a route by expression cannot refuse: write a `reject to regex` rule"
@@ -396,4 +436,5 @@ def _default(work: Work, found: Where) -> None:
         operand = work.draft.map_of(
             "default", "transport", [f"* {found.text}"], "default_transport"
         )
-        work.draft.rule("route", f"route {operand}")
+        why = f"closed: default_transport, relayhost: {_NO_WAY}" if found.text == RETRY else ""
+        work.draft.rule("route", f"route {operand}", why)

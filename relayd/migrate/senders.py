@@ -38,7 +38,9 @@ class OwnSenders:
             return []
         keys = [key for key in self.owners if not key.startswith("@")]
         domains = [key for key in self.owners if key.startswith("@")]
+        tagged = self.work.tagged_senders(keys)
         listed = self.work.draft.list_of("sender-owners", [*keys, *domains], SETTING)
+        listed = ", ".join([*([listed] if listed else []), *tagged])
         found: list[Move] = [Passed(scope, word)]
         if listed and word in _UNAUTHENTICATED:
             whom = (*scope, f"sender {listed}", "not login any")
@@ -56,8 +58,9 @@ class OwnSenders:
         """Everybody may use his own address with relayd; with Postfix only if he is its owner."""
         for key, logins in self.owners.items():
             names = {key, key.rpartition("@")[0]} - {each.lower() for each in logins} - {""}
+            whom = ", ".join([key, *self.work.tagged_senders([key])])
             for name in sorted(names) if "@" in key[1:] else ():
-                yield Refuse((*scope, f"sender {key}", f"login {name}"), word, (), _REPLY)
+                yield Refuse((*scope, f"sender {whom}", f"login {name}"), word, (), _REPLY)
 
     def _known(
         self, word: str, scope: Scope, keys: Sequence[str], domains: Sequence[str]
@@ -72,6 +75,7 @@ class OwnSenders:
         exact = self.work.draft.list_of("sender-owners-exact", keys, SETTING)
         for (wide, logins), members in groups.items():
             operand = self.work.draft.list_of("senders-of", members, SETTING)
+            operand = ", ".join([operand, *self.work.tagged_senders(members)])
             whom = (*scope, f"sender {operand}", "login any")
             spared = tuple((f"login {login}",) for login in logins)
             spared += ((f"sender {exact}",),) if wide and exact else ()
@@ -89,6 +93,8 @@ class OwnSenders:
                 report.lost(SETTING, f"{spec}: {trouble}: nobody can tell who may send as whom")
                 return False
             for row in table.rows:
+                if row.key == "<>":  # the null sender has no owner to ask for
+                    continue
                 keys = (
                     [row.key]
                     if "@" in row.key

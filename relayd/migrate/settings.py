@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import re
 import socket
@@ -14,7 +15,7 @@ from relayd.migrate import closings
 from relayd.migrate.defaults import DEFAULTS
 from relayd.migrate.logins import PostfixLogin
 from relayd.migrate.mastercf import Service, behind
-from relayd.migrate.restrictions import LISTS
+from relayd.migrate.restrictionwords import LISTS
 from relayd.migrate.work import Work
 from relayd.rules.language.lexer import quote
 from relayd.spool.schedule import DEFAULT, Schedule
@@ -67,9 +68,12 @@ def _hostname(work: Work) -> None:
     how = f"the first line of {raw}, " if raw.startswith("/") else ""
     work.report.translated(
         "myorigin",
-        f"{how}{origin}: put behind addresses without a domain in the"
-        " tables. relayd takes no mail without a domain",
+        f"{how}{origin}: put behind addresses without a domain, in the tables and from clients",
     )
+    if origin != name:
+        with contextlib.suppress(AddressError):
+            check_domain(origin)
+            work.draft.setting(f"origin {origin}")
     if raw.startswith("/") and origin == work.main["myhostname"]:
         work.report.note(f"myorigin: {raw} cannot be read here, or says {origin} too", "myorigin")
 
@@ -137,7 +141,9 @@ def _listener(
     _listen(work, chosen, port, ports, options)
     work.report.translated(title, f"listen on port {port}{f':{options}' if options else ''}")
     if service.command == "postscreen":
-        work.report.lost(title, "postscreen's tests are not carried over; put a filter in front")
+        work.report.lost(
+            title, "postscreen's tests of how a client speaks are not carried over; its lists are"
+        )
     for name, value in service.overrides.items():
         if name in LISTS or name in closings.names():
             work.report.translated(title, f"-o {name}: rules for this listener")

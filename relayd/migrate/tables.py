@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -92,6 +93,11 @@ def maps(value: str, default: str = "hash") -> list[MapSpec]:
     return [MapSpec.parse(word, default) for word in split(value)]
 
 
+def uncommented(words: Sequence[str]) -> list[str]:
+    """The items of a list before a `#`, with which Postfix stops reading."""
+    return list(itertools.takewhile(lambda word: not word.startswith("#"), words))
+
+
 def is_table(word: str) -> bool:
     """Whether an item of a list of domains or networks is a table."""
     return bool(_TYPE.match(word)) and not word.startswith("[")
@@ -128,7 +134,7 @@ class PostfixTables:
             text = decoded(self.locate(name).read_bytes())
         except OSError:
             return None
-        return [word for _, line in logical_lines(text) for word in split(line)]
+        return [word for line in text.split("\n") for word in uncommented(split(line))]
 
     def texts(self, name: str) -> list[str]:
         """The lines of a file of addresses, each alone, without comments."""

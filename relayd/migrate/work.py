@@ -49,6 +49,7 @@ class Work:
     incomplete: set[str] = field(default_factory=set)  # parameters with a table we cannot read
     elsewhere: set[MapSpec] = field(default_factory=set)  # tables that became something else
     listed: list[str] = field(default_factory=list)  # operands: who has an entry in a map
+    aliases: dict[str, list[str]] = field(default_factory=dict)  # names of alias_maps, understood
     closed: list[tuple[tuple[str, ...], str]] = field(default_factory=list)  # whom, and why
 
     @property
@@ -90,6 +91,16 @@ class Work:
     def senders_of_ours(self) -> list[tuple[str, ...]]:
         """The senders of those domains, each with its conditions."""
         return [tuple(each.replace("to ", "sender ", 1) for each in scope) for scope in self.ours()]
+
+    @property
+    def tagged(self) -> list[str]:
+        """The condition that a recipient has a sub-address; empty: there are none."""
+        marks = re.escape(self.draft.subaddress)
+        return [f"to regex {string(f'^[^@]+[{marks}][^@]*@')}"] if marks else []
+
+    def is_tagged(self, key: str) -> bool:
+        """Whether a map's key is an address with a sub-address."""
+        return any(mark in key.rpartition("@")[0][1:] for mark in self.draft.subaddress)
 
     def tagged_senders(self, entries: Sequence[str]) -> list[str]:
         """Senders with a sub-address, as operands: Postfix takes it away to look them up."""

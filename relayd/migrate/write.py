@@ -112,7 +112,10 @@ def _drop(
 ) -> bool:
     """Mark what the problems point at; whether there was something."""
     found = False
-    for problem in errors.problems:
+    tables = scratch / "tables"
+    # an entry of a table first: what is wrong with rules may come of it
+    entries = [each for each in errors.problems if Path(each.place.source.path).parent == tables]
+    for problem in entries or errors.problems:
         # what an earlier rule leaves nothing to may go; never that one, which may be what closes
         for place in problem.idle or (problem.place, *problem.also):
             try:

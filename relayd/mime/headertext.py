@@ -6,10 +6,10 @@ import re
 from collections.abc import Iterator
 from email.errors import HeaderParseError
 from email.header import decode_header
-from functools import lru_cache
 
 _MOST_OCTETS = 8000  # of one field that are decoded
-_FIELD = rb"(?:^|(?<=\r\n))%s[ \t\v\f]*:((?:[^\r]|\r(?!\n(?![ \t])))*)"
+_COLON = re.compile(rb"[ \t\v\f]*:")
+_END = re.compile(rb"\r\n(?![ \t])")
 _FOLD = re.compile(rb"\r\n(?=[ \t])")
 
 
@@ -21,13 +21,16 @@ def field_texts(section: bytes, name: str) -> Iterator[str]:
 
 def field_bodies(section: bytes, name: str) -> Iterator[bytes]:
     """What stands behind the colon of all fields of this name, from the top."""
-    for match in _named(name).finditer(section):
-        yield match[1]
-
-
-@lru_cache(1000)
-def _named(name: str) -> re.Pattern[bytes]:
-    return re.compile(_FIELD % re.escape(name.encode("ascii")), re.IGNORECASE)
+    lines = b"\r\n" + section
+    wanted = b"\r\n" + name.encode("ascii").lower()
+    low, at = lines.lower(), 0
+    while (at := low.find(wanted, at)) >= 0:
+        at += len(wanted)
+        colon = _COLON.match(lines, at)
+        if colon is not None:
+            end = _END.search(lines, colon.end())
+            at = len(lines) if end is None else end.start()
+            yield lines[colon.end() : at]
 
 
 def _decoded(body: bytes) -> str:

@@ -83,6 +83,13 @@ class Oauth(Protocol):
         """Answer one request; raises RequestError."""
 
 
+class CountsDesk(Protocol):
+    """Who answers `relayctl limits`."""
+
+    def answer(self, request: Request, who: str) -> Document:
+        """The answer to one request; raises RequestError."""
+
+
 class OperatorCommands:
     """Carries out requests. Anything a command needs beyond the spool is a plain callable.
 
@@ -103,13 +110,17 @@ class OperatorCommands:
         log: MailLog,
         oauth: Oauth | None = None,
         suspending: SuspendingDesk | None = None,
+        limits: CountsDesk | None = None,
         said: Callable[[], Document] = dict,
+        filters: Callable[[], Sequence[Document]] = tuple,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._suspending = suspending
         self._backends = backends
         self._oauth = oauth
+        self._limits = limits
         self._said = said
+        self._filters = filters
         self._about = about
         self._explain = explain
         self._complaints = {"check": check, "reload": reload}
@@ -121,6 +132,7 @@ class OperatorCommands:
             "show": self._show,
             "why": self._show,
             "audit": self._audit,
+            "filters": self._tell_filters,
             "content": self._content,
             "explain": self._answer_explain,
             "check": self._answer_complaint,
@@ -136,6 +148,9 @@ class OperatorCommands:
         name = text_of(request, "command")
         if name == "oauth" and self._oauth is not None:
             await self._oauth.run(request, stream, who, self)
+            return
+        if name == "limits" and self._limits is not None:
+            await stream.send({"answer": self._limits.answer(request, who)})
             return
         command = self._commands.get(name)
         if command is None:
@@ -243,6 +258,9 @@ class OperatorCommands:
                 after = audit.after
                 found = [[ident_text(ident), *rest] for ident, *rest in audit.discrepancies]
                 await stream.send({"audited": audit.accepted, "discrepancies": found})
+
+    async def _tell_filters(self, request: Request, stream: Stream) -> None:
+        await stream.send({"answer": {"filters": [*self._filters()]}})
 
     async def _content(self, request: Request, stream: Stream) -> None:
         ident = ident_of(text_of(request, "id"))

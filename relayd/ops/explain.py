@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 from relayd.ops.text import safe
 
 if TYPE_CHECKING:  # relayctl starts without them where it can
-    from relayd.mail.address import Mailbox, ReversePath
-    from relayd.mail.client import Client
+    from relayd.mail.address import Mailbox
     from relayd.mail.plan import Plan
     from relayd.rules.evaluate import Facts
     from relayd.rules.fact import Fact
@@ -37,8 +36,8 @@ Describe = Callable[[str, "Mailbox"], Awaitable[Sequence[str]]]
 """What a next hop's name leads to for a mailbox, a line for each host."""
 ReverseName = Callable[[str], Awaitable["str | None"]]
 """The name of a client's address; empty: it has none, None: nobody could say."""
-Gather = Callable[["Ruleset", "Fact", "Client", "ReversePath"], Awaitable[object]]
-"""Asks others for one fact."""
+Gather = Callable[["Ruleset", "Fact", "Facts"], Awaitable[object]]
+"""Asks others for one fact; nothing is counted for a question, and nobody noted."""
 
 
 class QuestionError(Exception):
@@ -54,6 +53,9 @@ async def explain(
 ) -> dict[str, Any]:
     """The answer with the facts that are looked up, and the hosts of each destination."""
     from relayd.rules.conditions.reversename import REVERSE_NAME
+    from relayd.rules.evaluate import evaluate
+    from relayd.rules.fact import Known
+    from relayd.rules.view import Unasked
 
     found: list[dict[str, str]] = []
     asked = facts(question)
@@ -64,11 +66,23 @@ async def explain(
         found.append(_fact(REVERSE_NAME, name, _cost(began, known=name is not None)))
     given = asked.gathered or {}
     gathered = dict(given)
-    for fact in sorted(ruleset.asked - given.keys(), key=str):
+    asked = replace(asked, gathered=gathered, asks=True)
+
+    async def add(fact: Fact) -> None:
         began = time.monotonic()
-        gathered[fact] = await gather(ruleset, fact, asked.client, asked.sender)
-        found.append(_fact(fact, gathered[fact], _cost(began, known=True)))
-    answer = _decided(ruleset, question, replace(asked, gathered=gathered))
+        value = gathered[fact] = await gather(ruleset, fact, asked)
+        found.append(_fact(fact, value, _cost(began, known=value is not None)))
+
+    for fact in sorted(ruleset.asked - given.keys(), key=str):
+        if fact.known < Known.RECIPIENT:
+            await add(fact)
+    while True:  # of the recipient only what a rule is about to decide by
+        try:
+            evaluate(ruleset, asked)
+            break
+        except Unasked as unasked:
+            await add(unasked.fact)
+    answer = _decided(ruleset, question, replace(asked, asks=False))
     answer["facts"] += found
     for destination in answer["destinations"]:
         mailbox = _mailbox(destination["mailbox"])

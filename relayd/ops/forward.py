@@ -17,7 +17,15 @@ from twisted.python.failure import Failure
 from relayd.mail.content import CHUNK
 from relayd.mail.ident import shard_of
 from relayd.mail.log import MailLog
-from relayd.ops.commands import MAX_DESTINATIONS, Complaint, Explain, Oauth, Stream, explained
+from relayd.ops.commands import (
+    MAX_DESTINATIONS,
+    Complaint,
+    CountsDesk,
+    Explain,
+    Oauth,
+    Stream,
+    explained,
+)
 from relayd.ops.documents import (
     Document,
     Request,
@@ -117,6 +125,7 @@ class ForwardedCommands:
         restart: Callable[[], Awaitable[str]],
         log: MailLog,
         oauth: Oauth | None = None,
+        limits: CountsDesk | None = None,
         said: Callable[[], Document] = dict,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -130,6 +139,7 @@ class ForwardedCommands:
         self._restart = restart
         self._log = log
         self._oauth = oauth
+        self._limits = limits
         self._said = said
 
     async def run(self, request: Request, stream: Stream, who: str) -> None:
@@ -139,6 +149,8 @@ class ForwardedCommands:
             await self._queue(request, stream)
         elif name == "status":
             await self._status(request, stream)
+        elif name == "filters":
+            await self._filters(request, stream)
         elif name in ("show", "why", "content"):
             await self._one(request, stream)
         elif name == "audit":
@@ -177,6 +189,8 @@ class ForwardedCommands:
             await self._change({**request, "by": who}, stream)
         elif name == "oauth" and self._oauth is not None:
             await self._oauth.run(request, stream, who, self)
+        elif name == "limits" and self._limits is not None:
+            await stream.send({"answer": self._limits.answer(request, who)})
         else:
             raise RequestError(f"no command {name!r}")
 
@@ -276,6 +290,14 @@ class ForwardedCommands:
             async for document in self._documents(path, request)
         ]
 
+    async def _filters(self, request: Request, stream: Stream) -> None:
+        filters: dict[str, Document] = {}
+        for path in self._workers():
+            async for document in self._documents(path, request):
+                for each in document["answer"]["filters"]:
+                    add_filter(filters.setdefault(each["name"], {}), each)
+        await stream.send({"answer": {"filters": [*filters.values()]}})
+
     async def _one(self, request: Request, stream: Stream) -> None:
         """About one message: ask the worker that holds its shard, then the others."""
         shard = shard_of(ident_of(text_of(request, "id")))
@@ -344,6 +366,16 @@ def _summed(answers: Sequence[Document]) -> Document:
         "more_destinations": more + max(len(order) - MAX_DESTINATIONS, 0),
         "sites": paces([site for answer in answers for site in answer["sites"]]),
     }
+
+
+def add_filter(known: Document, told: Document) -> None:
+    """What one more worker tells of a filter."""
+    for name in ("connections", "asked", "seconds", "trouble"):
+        told[name] = known.get(name, 0) + told[name]
+    told["slowest"] = max(known.get("slowest", 0.0), told["slowest"])
+    if known.get("last_trouble_at", 0.0) > told["last_trouble_at"]:
+        del told["last_trouble"], told["last_trouble_at"]
+    known.update(told)
 
 
 _WORSE = "waiting open slowed refusing blocked probing down suspended"

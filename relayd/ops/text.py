@@ -143,6 +143,25 @@ def contents_lines(answer: dict[str, Any]) -> Iterator[str]:
         yield safe(f"      table {name}: {_many(entries, 'entry', 'entries')}")
 
 
+def limit_lines(answer: dict[str, Any]) -> Iterator[str]:
+    """Who is near each limit, or who was forgotten."""
+    if "forgotten" in answer:
+        named = ", ".join(answer["forgotten"])
+        yield safe(f"{answer['key']}  {f'forgotten by {named}' if named else 'was not counted'}")
+        return
+    for limit in answer["limits"]:
+        window = duration(int(limit["seconds"]))
+        head = f"{limit['name']}  {limit['most']:,} {limit['counts']} in {window}"
+        near = "" if limit["near"] else ": nobody is near it"
+        yield safe(f"{head} per {limit['per']}{near}")
+        width = max((len(each["key"]) for each in limit["near"]), default=0)
+        for each in limit["near"]:
+            over = "  OVER" if each["over"] else ""
+            yield safe(f"  {each['key']:{width}}  {each['count']:,}{over}")
+        if limit["more"]:
+            yield f"  ... and {limit['more']:,} more"
+
+
 def status_lines(status: dict[str, Any], now: float) -> Iterator[str]:
     """The state of the whole daemon."""
     waiting = status["waiting"]
@@ -244,6 +263,23 @@ def _site(site: dict[str, Any], now: float) -> str:
     many = f" to {site['connections']} at a time" if site["connections"] else ""
     pause = f", not before {moment(site['resume_at'])}" if site["resume_at"] > now + 5 else ""
     return f"{site['site']} slowed{rate}{many}{pause}: said {site['trouble']}"
+
+
+def filter_lines(answer: dict[str, Any], now: float) -> Iterator[str]:
+    """Who is asked, how long they take, and how often they did not say."""
+    if not answer["filters"]:
+        yield "No rule asks a filter."
+        return
+    yield f"{'FILTER':24}  {'ASKED':>9}  {'MEAN':>8}  {'SLOWEST':>8}  {'TROUBLE':>7}  WHERE"
+    for each in answer["filters"]:
+        mean = each["seconds"] / each["asked"] if each["asked"] else 0.0
+        yield safe(
+            f"{each['kind'] + ' ' + each['name']:24}  {each['asked']:9,}  {mean * 1000:6.1f}ms"
+            f"  {each['slowest'] * 1000:6.0f}ms  {each['trouble']:7,}  {each['where']}"
+        )
+        if each["trouble"]:
+            ago = duration(max(int(now - each["last_trouble_at"]), 0))
+            yield safe(f"    {ago} ago: {each['last_trouble']} (on failure {each['on_failure']})")
 
 
 def _refused_lines(refused: dict[str, Any], now: float) -> Iterator[str]:

@@ -49,6 +49,7 @@ from relayd.relay.trouble import (
     no_source,
     spent,
     too_many_recipients,
+    unknown,
     weightier,
 )
 from relayd.smtp.client import Transaction
@@ -98,9 +99,12 @@ class Courier:
         self._shy: dict[Endpoint, float] = {}  # did not answer: until when to try others first
         self._served: dict[NextHop, float] = {}  # took mail from us: until when that counts
 
-    async def deliver(self, delivery: Delivery, hop: Hop) -> Sequence[Outcome]:
+    async def deliver(
+        self, delivery: Delivery, hop: Hop, attempt: _Attempt | None = None
+    ) -> Sequence[Outcome]:
         """See ICourier."""
-        attempt = _Attempt(delivery)
+        if attempt is None:
+            attempt = _Attempt(delivery)
         try:
             key: Hashable = hop
             if self._protection is not None:
@@ -129,6 +133,17 @@ class Courier:
                     source = "" if hop.source is None else hop.source.name
                     self._blocked(provider, source, said)
         return outcomes
+
+    async def verify(self, delivery: Delivery, hop: Hop) -> Sequence[bool | Outcome]:
+        """Whether each recipient has a mailbox there, asked by RCPT; or why that is not known."""
+        attempt = _Attempt(delivery)
+        outcomes = await self.deliver(delivery, hop, attempt)
+        return [
+            number not in attempt.unknown
+            if outcome.reply.code < 300 or number in attempt.unknown
+            else outcome
+            for number, outcome in enumerate(outcomes)
+        ]
 
     def apply(self, limits: RelayLimits) -> None:
         """New settings; they hold for what begins from now on."""
@@ -399,6 +414,7 @@ class _Attempt:
     """How far one delivery has come."""
 
     asked: Collection[Place] = ()  # whose answers count, and who are not asked again
+    unknown: Collection[int] = ()  # who has no mailbox there, where only that is asked
     renewed = False  # a connection had carried enough: a fresh one has the last word
     spent: tuple[Endpoint, int] | None = None  # ... whose, after how many transactions
     taken = False  # somebody, by the host that is asked now
@@ -484,6 +500,7 @@ class _Attempt:
             content is not self.content or content.tail(2) == b"\r\n",
             envelope.require_tls and not connection.lmtp,  # RFC 8689 is about relaying
             envelope.smtputf8,
+            self.delivery.verifies,
         )
 
     def take(self, connection: Connection, numbers: Sequence[int], done: TransactionDone) -> Then:
@@ -494,6 +511,9 @@ class _Attempt:
         then = Then.KEEP
         said, where = None, None
         words = zip(numbers, done.replies, done.stages, strict=True)
+        if self.delivery.verifies:
+            found = {number for at, number in enumerate(numbers) if unknown(done, at)}
+            self.unknown = found.union(self.unknown)
         for at, (number, reply, stage) in enumerate(words):
             # most have the same word as the one before: one reply ends the content for them all
             if reply is not said or stage is not where:

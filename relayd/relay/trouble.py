@@ -52,6 +52,8 @@ _NOT_CONNECTED: tuple[tuple[type[Exception], str], ...] = (
 )
 TOO_MUCH = ("4.4.5", "4.7.28")  # system congestion; mail flood detected
 _OF_MAILBOX = (1, 2)  # address and mailbox status (RFC 3463 sections 3.2 and 3.3)
+_NO_MAILBOX = (550, 551, 553)
+_NO_ANSWER = (4, 1)
 _TOO_MANY = (452, 552)  # 552 as some say it (RFC 5321 section 4.5.3.1.10)
 _WHY = 600  # octets of a private reason that tells of several hosts
 
@@ -262,6 +264,23 @@ def spent(done: TransactionDone, number: int) -> bool:
                     and all(each.severity is Severity.TRANSIENT for each in done.replies)
                 )
     return False
+
+
+def unknown(done: TransactionDone, number: int) -> bool:
+    """It was refused at RCPT because there is no such mailbox.
+
+    That is said of addresses and mailboxes (RFC 3463 sections 3.2 and 3.3), or without a status
+    code of a mailbox alone (RFC 5321 section 4.2.2). Whatever else is refused for good is policy,
+    or our set-up, and says nothing about the mailbox; but 5.4.1 is how Exchange Online says it.
+    """
+    reply = done.replies[number]
+    if reply.severity is not Severity.PERMANENT or done.stages[number] is not TransactionStage.RCPT:
+        return False
+    if done.ending(number) is not End.ANSWERED or reply.code in _UNKNOWN_TO_THEM:
+        return False
+    if reply.subject < 0:
+        return reply.code in _NO_MAILBOX and _NO_RELAY.search(reply.text) is None
+    return reply.subject in _OF_MAILBOX or (reply.subject, reply.detail) == _NO_ANSWER
 
 
 def weightier(before: Outcome | None, now: Outcome) -> Outcome:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Callable, Iterable
 from ipaddress import IPv4Address, IPv4Network
 
-_RANGE = re.compile(r"(127\.\d{1,3}\.\d{1,3}\.)(\d{1,3})-(\d{1,3})\Z", re.ASCII)
+_RANGES = re.compile(r"127(?:\.\d{1,3}(?:-\d{1,3})?){3}\Z", re.ASCII)
 _LOOPBACK = IPv4Network("127.0.0.0/8")
 # what lists say instead of an answer: a zone mistyped, a resolver not welcome, too many questions
 _REFUSALS = (IPv4Network("127.255.255.0/24"), IPv4Network("127.0.1.255/32"))
@@ -17,13 +18,20 @@ Counts = Callable[[IPv4Address], bool]
 
 
 def counts(text: str) -> Counts:
-    """Whether an answer counts: an address, a range of its last octet, or a network. ValueError."""
-    found = _RANGE.match(text)
-    if found is not None:
-        first, last = IPv4Address(found[1] + found[2]), IPv4Address(found[1] + found[3])
-        if first > last:
+    """Whether an answer counts: an address, with ranges in place of octets, or a network.
+
+    Raises ValueError.
+    """
+    if "-" in text and _RANGES.match(text) is not None:
+        ends = [octet.partition("-") for octet in text.split(".")]
+        first = IPv4Address(".".join(low for low, _, _ in ends)).packed
+        last = IPv4Address(".".join(high or low for low, _, high in ends)).packed
+        if any(map(operator.gt, first, last)):
             raise ValueError("the range is empty")
-        return lambda answer: first <= answer <= last
+        return lambda answer: all(
+            low <= octet <= high
+            for low, octet, high in zip(first, answer.packed, last, strict=True)
+        )
     network = IPv4Network(text)
     if not network.subnet_of(_LOOPBACK):
         raise ValueError("it is not of 127.0.0.0/8")

@@ -23,9 +23,9 @@ from relayd.rules.ruleset import Ruleset
 from relayd.rules.senderroute import has_route, takes_route
 from relayd.rules.srsstage import SrsStage
 from relayd.rules.stage import ReadyRule, Stage
-from relayd.rules.subject import Subject
+from relayd.rules.subject import Subject, sender_subject
 from relayd.rules.tables.table import NoMailbox, Unknown
-from relayd.rules.view import View
+from relayd.rules.view import Unasked, View
 
 DENIED = Reply.of(550, "5.7.1", "Relaying denied")
 NO_ROUTES = Reply.of(550, "5.7.1", "Relaying denied: no routes in the local part")
@@ -69,10 +69,14 @@ class Facts:
     now: float = 0.0  # seconds since the epoch: SRS addresses have an age
     gathered: Mapping[Fact, object] | None = None  # what others were asked for; else unknown
     known: Known = Known.RECIPIENT  # how far the session is: rules about the content come last
+    asks: bool = False  # of the recipient others may still be asked: Unasked says for what
 
 
 def evaluate(ruleset: Ruleset, facts: Facts) -> Plan:
-    """The plan for these facts. Never raises: unknown is refused with 451 4.3.0.
+    """The plan for these facts. Unknown is refused with 451 4.3.0.
+
+    Raises nothing but Unasked, and that only where the facts say so: then they are to be asked for,
+    and it is to be called again.
 
     What rules make no valid address of is refused for good: it would not come out otherwise later.
     At RCPT rules that look at the content are left out; once it is known all are asked.
@@ -151,6 +155,8 @@ def _plan(ruleset: Ruleset, facts: Facts, admission: Stage[AdmissionRule] | None
         trail.append(Step("rewrite", "", str(NO_MAILBOX), str(nothing)))
         return Plan(Verdict.REFUSE, NO_MAILBOX, (), tuple(trail))
     except Unknown as unknown:
+        if facts.asks and isinstance(unknown, Unasked) and unknown.fact.known is Known.RECIPIENT:
+            raise
         trail.append(Step("unknown", "", str(TROUBLE), str(unknown)))
     except Loop as loop:
         trail.append(Step("forward", "", str(LOOPED), str(loop)))
@@ -164,7 +170,7 @@ def _decide(
     ruleset: Ruleset, facts: Facts, admission: Stage[AdmissionRule] | None, trail: list[Step]
 ) -> Plan:
     recipient = facts.recipient
-    sender = None if facts.sender is None else Subject(facts.sender)
+    sender = None if facts.sender is None else sender_subject(facts.sender)
     view = View(facts.client, sender, Subject(recipient, ruleset.subaddress), facts.gathered)
     named, srs = view.recipient, ruleset.srs
     given = named.key

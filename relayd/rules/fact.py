@@ -30,6 +30,7 @@ class Fact:
     spelled: str = ""  # the word of the condition that looks at it, where somebody is asked
     unanswered: object = None  # what it is where nobody says in time
     values: tuple[object, ...] = ()  # some of those it may have; the first is as of anybody
+    about: str = ""  # the mailbox, where it is of one that rules have made
 
     @property
     def gathered(self) -> bool:
@@ -47,6 +48,8 @@ class Fact:
             return f"{self.condition} unknown"
         if isinstance(value, bool):
             return f"{'' if value else 'not '}{self.condition}"
+        if isinstance(value, float):
+            return f"{self.condition} {value:g}"
         if isinstance(value, tuple):
             value = ", ".join(map(str, value))
         return f"{self.condition} {value or 'none'}"

@@ -13,6 +13,7 @@ from relayd.mail.address import Mailbox
 from relayd.mail.client import Client
 from relayd.mail.nexthop import NextHop
 from relayd.mail.pacing import Pacing
+from relayd.rules.askstage import AskStage
 from relayd.rules.conditions.condition import Condition, Test
 from relayd.rules.conditions.mailbox import FromSender, ToRecipient
 from relayd.rules.conditions.reversename import REVERSE_NAME
@@ -22,13 +23,16 @@ from relayd.rules.defaultdomain import home_of
 from relayd.rules.fact import CERTIFICATE, Fact, Known
 from relayd.rules.language.model import (
     AdmissionRule,
+    Ask,
     DnsListDef,
     Expect,
+    FilterDef,
     Forward,
     HeaderEdit,
     HeaderRewrite,
     HopDef,
     Item,
+    LimitDef,
     PaceDef,
     ProviderDef,
     Rewrite,
@@ -75,6 +79,9 @@ class Ruleset:
     needs: frozenset[Fact] = field(default=frozenset())  # what its rules look at
     asked: frozenset[Fact] = field(default=frozenset())  # ... and that a session asks others for
     lists: Mapping[str, DnsListDef] = field(default_factory=dict)
+    filters: Mapping[str, FilterDef] = field(default_factory=dict)
+    asks: AskStage | None = field(default=None)  # None: no filter is asked
+    limits: Mapping[str, LimitDef] = field(default_factory=dict)
     home: str = field(default="")  # the first domain that is ours
     introductions: tuple[tuple[Test, ...], ...] = field(default=())  # see trusts()
     examined: frozenset[Fact] = field(default=frozenset())  # what its rules look at in the content
@@ -134,7 +141,10 @@ def build(
             for name, hop in table.next_hops.items()}  # fmt: skip
     hops |= {item.hop.name: item.hop for item in items if isinstance(item, HopDef)}
     needs = frozenset(
-        fact for rule in _of(items, Rule) for condition in rule.tests for fact in condition.needs
+        fact
+        for rule in _of(items, Rule)
+        for condition in rule.tests
+        for fact in condition.needs | condition.welcome
     )
     unconditional = all(not rule.when for rule in headers)
     separators = "".join(item.separators for item in items if isinstance(item, Subaddress))
@@ -167,6 +177,9 @@ def build(
             tuple(item.pace for item in _of(items, PaceDef)),
             {item.source.name: item.source for item in _of(items, SourceDef)},
         ),
+        filters={item.name: item for item in items if isinstance(item, FilterDef)},
+        asks=AskStage(asks, tables) if (asks := _of(items, Ask)) else None,
+        limits={item.name: item for item in items if isinstance(item, LimitDef)},
         home=home_of(admissions, tables),
         introductions=tuple(_introductions(admissions, tables)),
     )
@@ -175,11 +188,13 @@ def build(
 
 def _examining(ruleset: Ruleset) -> Ruleset:
     """A set with rules that look at the content: what is asked when."""
+    asked = {fact for fact in ruleset.asked if fact.known is not Known.CONTENT}
+    if DMARC in ruleset.needs:
+        asked.add(SENDER_POLICY)
+    ruleset = but(ruleset, asked=frozenset(asked))
     return but(
         ruleset,
         examined=frozenset(fact for fact in ruleset.needs if fact.known is Known.CONTENT),
-        asked=frozenset(fact for fact in ruleset.asked if fact.known is not Known.CONTENT)
-        | ({SENDER_POLICY} if DMARC in ruleset.needs else set()),
         content=_content(ruleset, lambda rule: not rule.examines),
         plans_anew=any(
             rule.examines and not (isinstance(rule, AdmissionRule) and rule.for_all)

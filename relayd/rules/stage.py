@@ -141,6 +141,8 @@ class Stage(Generic[R]):
             index.collect(view, found)
         if not found:
             return self._all_always
+        if len(found) == 1 and not self._always:
+            return [self.entries[found[0]]]
         return [*map(self.entries.__getitem__, sorted({*found, *self._always}))]
 
     def first(self, view: View) -> ReadyRule[R] | None:

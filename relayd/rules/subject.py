@@ -14,7 +14,7 @@ from relayd.mail.address import Mailbox, fold_domain
 
 
 class Subject:
-    """One mailbox under a rule's eyes. Built once per evaluation, never shared."""
+    """One mailbox under a rule's eyes. A recipient's is built once per evaluation, never shared."""
 
     __slots__ = ("domain", "key", "local", "mailbox", "others", "probes", "tag", "wide")
 
@@ -29,6 +29,12 @@ class Subject:
         # what a tagged mailbox is also known by, and whether a stage lets it (Stage.candidates)
         self.others = (f"{stem}@{self.domain}", f"{stem}@") if stem else ()
         self.wide = self.others
+
+
+@functools.lru_cache(maxsize=1024)
+def sender_subject(sender: Mailbox) -> Subject:
+    """The sender's, which no stage changes: the same for all recipients of a message, and later."""
+    return Subject(sender)
 
 
 def split_tag(local: str, separators: str) -> tuple[str, str]:

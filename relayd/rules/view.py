@@ -10,6 +10,14 @@ from relayd.rules.subject import Subject
 from relayd.rules.tables.table import Unknown
 
 
+class Unasked(Unknown):
+    """Somebody can say, and has not been asked yet."""
+
+    def __init__(self, fact: Fact) -> None:
+        super().__init__(f"{fact} is not known")
+        self.fact = fact
+
+
 class View:
     """What the conditions look at. Stages change sender and recipient as they rewrite them."""
 
@@ -28,8 +36,17 @@ class View:
         self.gathered = gathered  # what others were asked for
         self.notes: list[str] = []  # where tables held what they were asked
 
-    def told(self, fact: Fact) -> object:
-        """What was gathered about a fact; raises Unknown where nobody could say."""
-        if self.gathered is None or fact not in self.gathered:
+    def told(self, fact: Fact, about: Fact | None = None) -> object:
+        """What was gathered about a fact, or about it of one mailbox.
+
+        Raises Unknown where nobody could say, Unasked where nobody was asked.
+        """
+        gathered = self.gathered or {}
+        if about is not None and fact not in gathered:
+            fact = about
+        if fact not in gathered:
+            raise Unasked(fact)
+        value = gathered[fact]
+        if value is None:
             raise Unknown(f"{fact} is not known")
-        return self.gathered[fact]
+        return value

@@ -37,11 +37,13 @@ from relayd.config.lastgood import NAME as KEPT
 from relayd.config.lastgood import LastGoodError, LastGoodFile, last_good
 from relayd.config.texts import RecordedTexts, Texts
 from relayd.ctl.socketpath import spools_of
+from relayd.intake.counting import FOLDER, Limits
 from relayd.intake.opening import ListenAddress, ListeningSockets
 from relayd.mail.log import MailLog
 from relayd.ops.commands import OperatorCommands
 from relayd.ops.control import ControlError, ControlFactory, listen
 from relayd.ops.forward import ForwardedCommands
+from relayd.ops.limitsdesk import LimitsDesk
 from relayd.ops.maillog import LineLog
 from relayd.ops.mailq import MAX_SESSIONS as MOST_PUBLIC
 from relayd.ops.mailq import PublicQueue
@@ -63,6 +65,7 @@ from relayd.service.gateway import (
     enquiry_of,
     gatherer_of,
     keeper_of,
+    own_verification_of,
     resolver_of,
     reverse_names_of,
     web_of,
@@ -264,7 +267,9 @@ class Relayd(MultiService):
             ready=self._handed_for,
         )
         self._mover = gateway
-        self._commands = commands_of(gateway, self._configuration, self._log, self._oauth())
+        self._commands = commands_of(
+            gateway, self._configuration, self._log, self._oauth(), self._limits()
+        )
 
     def _with_workers(self) -> None:
         settings = self._settings
@@ -287,7 +292,12 @@ class Relayd(MultiService):
         self._mover = self._supervisor = supervisor
         resolver = resolver_of(self._reactor, settings)
         names = reverse_names_of(self._reactor, self._configuration)
-        gatherer = gatherer_of(self._reactor, self._configuration, self._log)
+        gatherer = gatherer_of(
+            self._reactor,
+            self._configuration,
+            self._log,
+            own_verification_of(self._reactor, self._configuration, self._log, resolver),
+        )
         enquiry = enquiry_of(
             self._reactor, self._configuration, self._log, resolver, names, gatherer
         )
@@ -305,6 +315,7 @@ class Relayd(MultiService):
             restart=self._restart_workers,
             log=self._log,
             oauth=self._oauth(),
+            limits=self._limits(),
             said=self._configuration.said,
         )
 
@@ -342,6 +353,10 @@ class Relayd(MultiService):
 
         self._configuration.on_change(reloaded)
         return OauthDesk(Enrolment(keeper), lambda: self._configuration.settings, self._log)
+
+    def _limits(self) -> LimitsDesk:
+        limits = Limits(self._settings.spool / FOLDER, time.time)
+        return LimitsDesk(limits, lambda: self._configuration.settings, self._log)
 
     def _handed_for(self, address: ListenAddress) -> socket.socket | None:
         """Systemd's socket for this address, if there is one."""
@@ -481,7 +496,11 @@ class Relayd(MultiService):
 
 
 def commands_of(
-    gateway: Gateway, configuration: Configuration, log: MailLog, oauth: OauthDesk | None = None
+    gateway: Gateway,
+    configuration: Configuration,
+    log: MailLog,
+    oauth: OauthDesk | None = None,
+    limits: LimitsDesk | None = None,
 ) -> OperatorCommands:
     """What operators can ask of one process that moves mail."""
     started = time.time()
@@ -499,7 +518,9 @@ def commands_of(
             log,
             time.time,
         ),
+        limits=limits,
         said=configuration.said,
+        filters=gateway.filters.view,
     )
 
 

@@ -14,8 +14,7 @@ from twisted.python.failure import Failure
 from relayd.config import ConfigErrors, Settings, contents
 from relayd.dns.reverse import ReverseNames
 from relayd.intake.gatheredfacts import Gatherer
-from relayd.mail.address import Mailbox, ReversePath
-from relayd.mail.client import Client
+from relayd.mail.address import Mailbox
 from relayd.mail.envelope import Recipient
 from relayd.mail.log import MailLog
 from relayd.mail.outcome import Outcome
@@ -27,6 +26,7 @@ from relayd.relay.resolve import Directory
 from relayd.relay.route import route
 from relayd.relay.tlsview import tls_lines
 from relayd.rules.check.shrunk import shrunk
+from relayd.rules.evaluate import Facts
 from relayd.rules.fact import Fact
 from relayd.rules.ruleset import Ruleset
 
@@ -208,12 +208,11 @@ class Enquiry:
             self._gather,
         )
 
-    async def _gather(
-        self, ruleset: Ruleset, fact: Fact, client: Client, sender: ReversePath
-    ) -> object:
+    async def _gather(self, ruleset: Ruleset, fact: Fact, facts: Facts) -> object:
         if self._gatherer is None:
             return None
-        return await self._gatherer.ask(ruleset, fact, client, sender)
+        value = self._gatherer.look(ruleset, fact, facts)
+        return await value if isinstance(value, Deferred) else value
 
     async def _reverse_name(self, address: str) -> str | None:
         if self._names is None:

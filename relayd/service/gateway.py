@@ -19,6 +19,7 @@ from relayd.dns.resolver import Resolver
 from relayd.dns.reverse import ReverseNames
 from relayd.intake.accepting import AcceptBalancer
 from relayd.intake.accounttables import AccountTables
+from relayd.intake.filterdesk import FilterDesk
 from relayd.intake.gatheredfacts import Gatherer
 from relayd.intake.limits import Admission, SessionLimits
 from relayd.intake.listener import IntakeService
@@ -26,6 +27,7 @@ from relayd.intake.opening import ListenAddress, Ready, nothing_ready
 from relayd.intake.pickup import Pickup
 from relayd.intake.policy import ListenerPolicy
 from relayd.intake.reception import Intake
+from relayd.intake.recipientfacts import RecipientFacts
 from relayd.intake.smtpservice import SmtpService
 from relayd.intake.trace import TraceField
 from relayd.login.guesses import Guesses
@@ -38,11 +40,14 @@ from relayd.ops.commands import Backend
 from relayd.ops.watchdog import Watchdog
 from relayd.reactor.coroutine import Awaited, promise
 from relayd.reactor.workerpipe import Reactor, in_thread
+from relayd.relay import mailboxes
 from relayd.relay.courier import Hop
 from relayd.relay.dispatch import Dispatcher
 from relayd.relay.hosts import Hosts
 from relayd.relay.https import Https
 from relayd.relay.logins import Logins
+from relayd.relay.mailboxes import MailboxVerification
+from relayd.relay.protection import Protection
 from relayd.relay.resolve import Directory
 from relayd.relay.route import route
 from relayd.relay.selfdetection import SelfDetection
@@ -110,13 +115,61 @@ def reverse_names_of(reactor: Reactor, configuration: Configuration) -> ReverseN
     return names
 
 
-def gatherer_of(reactor: Reactor, configuration: Configuration, log: MailLog) -> Gatherer:
+def verification_of(
+    reactor: Reactor,
+    configuration: Configuration,
+    log: MailLog,
+    directory: Directory,
+    protection: Protection,
+    logins: Logins,
+) -> MailboxVerification:
+    """Who asks next hops for mailboxes: with connections, and patience, of its own."""
+    settings = configuration.settings
+    courier = Courier(
+        reactor,
+        directory.resolve,
+        settings.hostname,
+        limits=mailboxes.LIMITS,
+        deadlines=mailboxes.DEADLINES,
+        protection=protection,
+        logins=logins,
+    )
+    verification = MailboxVerification(reactor, courier, settings.spool, log)
+    configuration.on_change(lambda fresh: verification.apply([*fresh.ruleset.next_hops.values()]))
+    return verification
+
+
+def own_verification_of(
+    reactor: Reactor, configuration: Configuration, log: MailLog, resolver: Resolver
+) -> MailboxVerification:
+    """The same where no mail moves, and only questions about the rules are answered."""
+    keeper = keeper_of(reactor, configuration.settings, resolver)
+    tokens = Tokens(keeper, lambda: configuration.settings.oauth, log)
+    return verification_of(
+        reactor,
+        configuration,
+        log,
+        directory_of(reactor, configuration, resolver),
+        protection_of(reactor, lambda: configuration.settings, log, resolver)(),
+        Logins(lambda: configuration.settings.secrets, log, in_thread(reactor), tokens),
+    )
+
+
+def gatherer_of(
+    reactor: Reactor,
+    configuration: Configuration,
+    log: MailLog,
+    verification: MailboxVerification | None = None,
+) -> Gatherer:
     """Who asks for what rules look at: with slots, and patience, of its own."""
     settings = configuration.settings
     lookup = Lookup(reactor, settings.dns_servers, rounds=(2.0, 3.0), lifetime=5.0)
     resolver = Resolver(reactor, ask=lookup.ask)
     configuration.on_change(lambda fresh: resolver.forget())
-    return Gatherer(reactor, resolver, log, settings.hostname, time.time)
+    of_recipients = RecipientFacts(settings.spool, time.time, verification)
+    gatherer = Gatherer(reactor, resolver, log, settings.hostname, time.time, of_recipients)
+    configuration.on_change(lambda fresh: gatherer.apply(fresh.ruleset))
+    return gatherer
 
 
 def enquiry_of(
@@ -204,10 +257,7 @@ class Gateway(Service):
         self._resolver = resolver_of(reactor, settings)
         self.directory = directory_of(reactor, configuration, self._resolver)
         self._names = reverse_names_of(reactor, configuration)
-        self._gatherer = gatherer_of(reactor, configuration, log)
-        self.explain = enquiry_of(
-            reactor, configuration, log, self._resolver, self._names, self._gatherer
-        ).explain
+        self.filters = FilterDesk(reactor, log, settings.hostname, time.time)
         self._outbound_tls = OutboundTls(
             reactor,
             lambda: configuration.settings,
@@ -221,6 +271,18 @@ class Gateway(Service):
             lambda: configuration.settings.secrets, log, in_thread(reactor), self._tokens
         )
         self.suspensions = Suspensions(settings.spool, log, time.time)
+        self._verification = verification_of(
+            reactor,
+            configuration,
+            log,
+            self.directory,
+            self._outbound_tls.protection,
+            self._logins,
+        )
+        self._gatherer = gatherer_of(reactor, configuration, log, self._verification)
+        self.explain = enquiry_of(
+            reactor, configuration, log, self._resolver, self._names, self._gatherer
+        ).explain
         # at rest
         bridge = ReactorBridge(reactor)
         self.shards = tuple(self._shard(number, bridge) for number in shards)
@@ -382,9 +444,18 @@ class Gateway(Service):
 
     def _limit_messages(self, now: Settings) -> None:
         self._service.intake.gatherer = self._gatherer_for(now)
+        self._ask_filters(now)
         self._service.intake.limits = limits.reception_limits(now)
         self._service.intake.names = self._names if now.client_names else None
-        self._pickup.apply(self._service.intake.limits, limits.drop(now))
+        self._pickup.apply(self._service.intake, limits.drop(now))
+
+    def _ask_filters(self, now: Settings) -> None:
+        """Who is asked; a session that began where nobody was ends with its next message."""
+        asked = self._service.intake.desk is not None
+        self._service.intake.desk = None if now.ruleset.asks is None else self.filters
+        if not asked and self._service.intake.desk is not None:
+            self._service.retire()
+        self.filters.keep_up(now.ruleset)
 
     def _limit_deliveries(self, now: Settings) -> None:
         retry_policy = limits.retry_policy(now)
@@ -443,6 +514,7 @@ class Gateway(Service):
         self._listening.startService()
         if self._picks_up:
             self._pickup.start()
+            self._gatherer.tidy(self._configuration.settings.ruleset)
             self._outbound_tls.reporter.start()
         self._log.notice(
             "started",
@@ -464,6 +536,8 @@ class Gateway(Service):
         self._certificates.stop()
         await self._listening.stopService()
         await self._pickup.stop()
+        self.filters.close()
+        self._verification.stop()
         self._refused_log.close()
         for stopped in [promise(shard.stop()) for shard in self.shards]:
             await stopped

@@ -44,15 +44,16 @@ class ListenerPolicies:
         tls = listener.option("tls")
         served = self._certificates(str(listener))
         submission, table = bool(listener.option(SUBMISSION)), listener.option(AUTH)
+        strict = bool(listener.option(STRICT))
         return ListenerPolicy(
             tls=served if tls != "none" else None,
             implicit=tls == IMPLICIT,
             balancer=self._balancer(listener),
             xclient=self._xclient(listener),
-            strict=bool(listener.option(STRICT)),
+            strict=strict,
             submission=submission,
             login_required=submission and bool(table),
-            origin=settings.origin or settings.hostname if submission else "",
+            origin=settings.origin or settings.hostname if submission or not strict else "",
             login=self._login(listener, in_clear=settings.auth_without_tls) if table else None,
         )
 

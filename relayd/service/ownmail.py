@@ -99,14 +99,14 @@ def _written(report: Report, ident: int, settings: Settings) -> Written:
 
 def _recipients(mailbox: Mailbox, settings: Settings) -> tuple[Recipient, ...]:
     """Where mail that we write ourselves goes: by the same rules, but nobody is asked in."""
-    facts = Facts(_OURSELVES, None, mailbox, time.time())
+    facts = Facts(_OURSELVES, None, mailbox, time.time(), settings.ruleset.usual)
     return _planned(plan_own(settings.ruleset, facts), mailbox)
 
 
 def _postmaster(mailbox: Mailbox, settings: Settings) -> tuple[Recipient, ...]:
     """Who our postmaster is by the rules. Nobody is to hear when he cannot be told."""
     here = replace(mailbox, domain=settings.hostname)
-    facts = Facts(_OURSELVES, None, here, time.time())
+    facts = Facts(_OURSELVES, None, here, time.time(), settings.ruleset.usual)
     found = _planned(plan_postmaster(settings.ruleset, facts), here)
     return tuple(replace(each, notify=frozenset({"NEVER"})) for each in found)
 

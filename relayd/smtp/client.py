@@ -155,7 +155,7 @@ class SmtpClient:
             queue.append((TransactionStage.RSET, b"RSET\r\n"))
         queue.append((TransactionStage.MAIL, commands.mail))
         queue.extend(zip(repeat(TransactionStage.RCPT), commands.rcpt, strict=False))
-        if not commands.bdat:
+        if not (commands.bdat or commands.verifies):
             queue.append((TransactionStage.DATA, b"DATA\r\n"))
         self._send_queue()
 
@@ -380,7 +380,7 @@ class SmtpClient:
     def _advance(self, progress: Progress) -> None:
         """The envelope goes on: the next command, or the content, or nobody is left."""
         asking = self._unsent and self._unsent[0][0] is not TransactionStage.DATA
-        if not asking and not progress.accepted:
+        if not asking and (progress.verifies or not progress.accepted):
             self._unsent.clear()
             self._finish(progress)
         elif not self._unsent:

@@ -57,7 +57,7 @@ class Exchange:
         self.tls = False
         self.authenticated = False
         self._introduced = False  # by XCLIENT in the clear
-        self.origin = ""  # completes paths without a domain, on listeners for submission
+        self.origin = ""  # completes paths without a domain
         self.strict = False  # the letter of RFC 5321, on listeners that ask for it
         self._input = Lines()
         self._output: list[bytes] = []

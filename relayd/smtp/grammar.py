@@ -112,8 +112,7 @@ def parse_mail(
     if text.startswith("<>"):
         path, rest = None, _behind(text[2:], "MAIL FROM:<address>")
     else:
-        text = _completed(text, origin) if origin else text
-        path, rest = _path(text, "5.1.7", "MAIL FROM:<address>")
+        path, rest = _path(text, "5.1.7", "MAIL FROM:<address>", origin)
     if not rest:
         params = EMPTY_MAIL_PARAMS
     else:
@@ -132,8 +131,7 @@ def parse_rcpt(
     if text[:12].lower() == "<postmaster>":  # RFC 5321 section 4.1.1.3
         path, rest = Mailbox(text[1:11], ""), _behind(text[12:], "RCPT TO:<address>")
     else:
-        text = _completed(text, origin) if origin else text
-        path, rest = _path(text, "5.1.3", "RCPT TO:<address>")
+        path, rest = _path(text, "5.1.3", "RCPT TO:<address>", origin)
     if not text.isascii() and not smtputf8:
         _require_ascii(path)
     if not rest:
@@ -176,12 +174,12 @@ def _tidied(text: str) -> str:
 
 def _completed(text: str, origin: str) -> str:
     """`<alice>` as `<alice@origin>`; everything else as it is."""
-    match = _LONE_LOCAL.match(text)
+    match = _LONE_LOCAL.match(text) if origin else None
     return text if match is None else f"<{match[1]}@{origin}>{text[match.end() :]}"
 
 
-def _path(text: str, status: str, usage: str) -> tuple[Mailbox, str]:
-    """Read `<mailbox>`; returns it and the text behind it.
+def _path(text: str, status: str, usage: str, origin: str) -> tuple[Mailbox, str]:
+    """Read `<mailbox>`; returns it and the text behind it. `origin` completes one without a domain.
 
     Path = "<" [ A-d-l ":" ] Mailbox ">"; the source route A-d-l is accepted and ignored
     (RFC 5321 appendix C).
@@ -194,9 +192,9 @@ def _path(text: str, status: str, usage: str) -> tuple[Mailbox, str]:
     try:
         mailbox, rest = Mailbox.parse_prefix(text[start:])
     except AddressError as error:
-        tidied = _tidied(text)  # a blank before the bracket?
-        if tidied != text:
-            return _path(tidied, status, usage)
+        for meant in (_tidied(text), _completed(text, origin)):  # a blank before the bracket?
+            if meant != text:
+                return _path(meant, status, usage, origin)
         raise _bad(status, f"Bad address: {error}") from None
     if not rest:
         raise _bad("5.5.4", f"Syntax: {usage}, closing angle bracket missing")

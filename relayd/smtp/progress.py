@@ -26,11 +26,13 @@ class Progress:
         "bdat",
         "opened",
         "size",
+        "verifies",
     )
 
     def __init__(self, count: int, size: int, commands: Commands) -> None:
         self.size = size  # octets of content
         self.bdat = commands.bdat
+        self.verifies = commands.verifies
         self.opened = False  # the server holds a transaction of ours
         self.accepted: list[int] = []  # recipients, by their number
         self._asked = commands.numbers  # the recipients that RCPT is sent for
@@ -57,6 +59,8 @@ class Progress:
             return  # an echo of the refused MAIL
         if reply.code < 300:
             self.accepted.append(number)
+            if self.verifies:
+                self._settle((number,), reply, TransactionStage.RCPT)
         else:
             self._settle((number,), reply, TransactionStage.RCPT)
 

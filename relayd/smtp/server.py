@@ -308,7 +308,7 @@ class SmtpServer(Receiving):
         return Vrfy(text)
 
     def _quit(self, argument: bytes) -> Event:
-        if argument:
+        if argument and self.strict:
             _require_blank(argument)
         self._reply(Reply(221, 0, 0, (f"{self.hostname} closing connection",)))
         self._close()

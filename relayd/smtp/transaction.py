@@ -29,6 +29,7 @@ class Transaction:
     ends_with_crlf: bool = True  # else BDAT is used where possible, for DATA would add one
     require_tls: bool = False  # RFC 8689
     smtputf8: bool = False  # the originator asked for it; addresses that need it do, too
+    verifies: bool = False  # no content follows: it is only asked whether the recipients are taken
 
 
 # Permanent, each where its RFC says so: the next hop's offer will be the same in an hour.
@@ -55,11 +56,12 @@ class Commands:
     numbers: list[int] = field(default_factory=list)  # which recipient each `rcpt` is for
     refused: dict[int, Reply] = field(default_factory=dict)
     bdat: bool = False  # the content goes by BDAT
+    verifies: bool = False  # there is none
 
 
 def commands_for(transaction: Transaction, offer: Extensions) -> Commands:
     """Negotiate: nothing is sent that the next hop did not offer, and nothing is mangled."""
-    commands = Commands()
+    commands = Commands(verifies=transaction.verifies)
     recipients = transaction.recipients
     utf8 = offer.smtputf8 and _wants_smtputf8(transaction)
     path = transaction.reverse_path

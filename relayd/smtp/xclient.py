@@ -6,6 +6,7 @@ Postfix's extension (XCLIENT_README): `attribute=value ...`, the values in xtext
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Callable, Mapping
 
 from relayd.dns.hostname import host_name
@@ -20,6 +21,7 @@ LOGIN = "LOGIN"  # offered, and believed, only where a listener says so
 NO_ADDRESS = "0.0.0.0"  # nobody's: a client whose address the peer does not know
 _TEMPORARILY = "[TEMPUNAVAIL]"
 _UNKNOWN = ("[UNAVAILABLE]", _TEMPORARILY)
+_HEX = re.compile(rb"\+([0-9A-F]{2})")
 _MAX_VALUE = 255  # octets
 
 
@@ -40,7 +42,7 @@ def parse_xclient(argument: bytes, offered: tuple[str, ...]) -> XClient:
             raise _bad(f"XCLIENT attribute {name} given twice")
         seen.add(name)
         field, read = _READERS[name]
-        value = read(_decoded(name, encoded))
+        value = _helo(encoded) if name == "HELO" else read(_decoded(name, encoded))
         if name == "NAME" and encoded.upper() == _TEMPORARILY:
             continue  # as if it had not been said: we may find it
         if field:
@@ -95,8 +97,14 @@ def _protocol(text: str) -> str:
     return text
 
 
-def _helo(text: str) -> str:
-    return printable(text, MAX_HELO)
+def _helo(encoded: str) -> str:
+    """What the client called itself, which may be anything: what cannot be shown is a `?`."""
+    if encoded.upper() in _UNKNOWN:
+        return ""
+    octets = _HEX.sub(lambda match: bytes.fromhex(match[1].decode()), encoded.encode())
+    text = octets.decode("utf-8", "replace").replace("\ufffd", "?")
+    shown = "".join(letter if letter.isprintable() else "?" for letter in text)
+    return printable(shown, MAX_HELO)
 
 
 def _name(text: str) -> str:
@@ -110,7 +118,7 @@ _Reader = Callable[[str], "str | int"]
 _READERS: Mapping[str, tuple[str, _Reader]] = {
     "ADDR": ("address", _address),
     "PORT": ("port", _port),
-    "HELO": ("helo", _helo),
+    "HELO": ("helo", str),
     "LOGIN": ("login", str),
     "NAME": ("name", _name),
     # checked, and of no use here: EHLO or HELO follows

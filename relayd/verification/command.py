@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from shlex import quote
 
 from relayd.mail.address import AddressError, Mailbox
 from relayd.migrate.convert import convert
@@ -43,14 +44,14 @@ def run(options: argparse.Namespace) -> int:
     except (MainCfError, WriteError) as error:
         raise ImportFailure(str(error)) from None
     except PostmapError as error:
-        _tell(work, None, as_json=options.json)
+        _tell(work, None, options)
         raise ImportFailure(f"not verified: {error}") from None
-    _tell(work, outcome, as_json=options.json)
+    _tell(work, outcome, options)
     return FAILED if outcome is not None and outcome.unnamed else OK
 
 
-def _tell(work: Work, outcome: Verification | None, *, as_json: bool) -> None:
-    if as_json:
+def _tell(work: Work, outcome: Verification | None, options: argparse.Namespace) -> None:
+    if options.json:
         document = work.report.document()
         if outcome is not None:
             document["verified"] = outcome.document()
@@ -63,6 +64,27 @@ def _tell(work: Work, outcome: Verification | None, *, as_json: bool) -> None:
         print("\nNothing was written.")
     for line in outcome.lines() if outcome is not None else ():
         print(line)
+    for line in _next(work, options, verified=outcome is not None):
+        print(line)
+
+
+def _next(work: Work, options: argparse.Namespace, *, verified: bool) -> Iterator[str]:
+    """What to do with what was made."""
+    again = f"relayctl import postfix {quote(str(options.folder))}"
+    if not work.report.wrote:
+        yield f"\nNext: {again} --output DIR --verify all"
+        return
+    output = quote(str(options.output))
+    whom = next((f"somebody@{name}" for names in work.classes() for name in names.entries), "")
+    yield "\nNext"
+    if not verified:
+        yield f"  {again} --output {output} --verify all    # is it what Postfix does?"
+    yield f"  relayctl --config {output}/relayd.conf check"
+    lists = [each.split()[1] for each in work.draft.definitions.values() if each[:3] == "dns"]
+    said = "".join(f' --with "not listed {name}"' for name in lists)
+    ask = f"relayctl --config {output}/relayd.conf explain --offline"
+    yield f"  {ask}{said} {whom or 'a@b.example'}"
+    yield f"  then what is in {output} goes to /etc/relayd: docs/migrate-postfix.md, The whole way"
 
 
 def _addresses(work: Work, wanted: Sequence[str]) -> list[str]:

@@ -7,10 +7,23 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from relayd.migrate.admission import ALWAYS_LOCAL
 from relayd.migrate.maincf import split
-from relayd.migrate.restrictions import ANYWAY, FILTERS, LISTS, PERHAPS, UNAUTH, takes_argument
+from relayd.migrate.postscreen import SCREEN_ACTS
+from relayd.migrate.restrictionwords import (
+    ANYWAY,
+    FILTERS,
+    HELO_FORMS,
+    LISTS,
+    PERHAPS,
+    SAME,
+    UNAUTH,
+    takes_argument,
+)
 from relayd.migrate.tables import MapSpec, is_table
-from relayd.verification.lookups import Lookups, Unsure, parents_of
+from relayd.rules.language.regex import search
+from relayd.rules.senderroute import has_route
+from relayd.verification.lookups import Lookups, Unsure, Values, parents_of
 
 _SEEN = {
     "check_client_access": "client",
@@ -33,6 +46,7 @@ class Inquiry:
     client: str
     inside: bool = False
     helo: str = "client.invalid"
+    name: str = "client.invalid"  # the client's own, confirmed; empty: it has none
     login: str = ""
     listener: str = ""  # as relayd has it
     service: str = ""  # as master.cf has it: submission/inet
@@ -86,7 +100,11 @@ class Smtpd:
         answer = state.answer
         try:
             ours = self._look.class_of(asked.recipient.rpartition("@")[2])
-            state.ours = bool(ours)
+            # nobody relays by a route in a local part: user%host@ours, host!user@ours
+            state.ours = bool(ours) and not has_route(asked.recipient.rpartition("@")[0])
+            if self._screened(asked, main):
+                answer.refused = 5
+                return answer
             if main["smtpd_tls_security_level"] == "encrypt" and not asked.tls:
                 answer.refused = 5
                 return answer
@@ -104,6 +122,22 @@ class Smtpd:
             answer.unsure = str(why)
             return answer
         return answer
+
+    def _screened(self, asked: Inquiry, main: Values) -> bool:
+        """Whether postscreen(8) has the client on its list."""
+        found = (each for each in self._look.work.services if each.title == asked.service)
+        service = next(found, None)
+        screens = service is not None and service.command == "postscreen"
+        if not screens or main["postscreen_denylist_action"] not in SCREEN_ACTS:
+            return False
+        for word in main.words("postscreen_access_list"):
+            if word == "permit_mynetworks":
+                value = "permit" if self._trusted(asked) else ""
+            else:
+                value = self._look.search([MapSpec.parse(word)], asked.client, full=True) or ""
+            if value.lower() in ("permit", "reject"):
+                return value.lower() == "reject"
+        return False
 
     def _list(self, state: _State, words: Sequence[str], setting: str) -> bool:
         """Whether it ends with a word; the answer is in the state."""
@@ -139,7 +173,7 @@ class Smtpd:
             return state.ours
         if word in UNAUTH:
             if not state.ours:
-                answer.refused, answer.relaying = (5 if word == UNAUTH[0] else 4), True
+                answer.refused, answer.relaying = (4 if word == UNAUTH[1] else 5), True
             return not state.ours
         if word in ("reject_non_fqdn_sender", "reject_non_fqdn_recipient"):
             text = asked.sender if word.endswith("sender") else asked.recipient
@@ -160,6 +194,17 @@ class Smtpd:
                 MapSpec.parse(argument, main["default_database_type"]), word, asked
             )
             return self._act(state, action, setting)
+        word = SAME.get(word, word)
+        if word == "reject_unknown_client_hostname":
+            code = main["unknown_client_reject_code"]
+            answer.refused = 0 if asked.name else int(code[:1] or 4)
+            return not asked.name
+        if word in HELO_FORMS:
+            bad = any(search(each, asked.helo.lower()) for each in HELO_FORMS[word])
+            answer.refused = 5 if bad else answer.refused
+            return bad
+        if word == "check_policy_service":
+            return False  # which has nothing against it
         if word in FILTERS or word in ANYWAY or word in PERHAPS:
             return False  # nobody here has a certificate, or stands in a list in the DNS
         raise Unsure(f"{setting}: {word} {argument}".rstrip())
@@ -237,7 +282,9 @@ class Smtpd:
         parents = "smtpd_access_maps" in self._look.main.words("parent_domain_matches_subdomains")
         kind = _SEEN[check]
         if kind == "client":
-            keys = [(subject, True), *((key, False) for key in _nets(subject))]
+            name = asked.name.lower() or "unknown"
+            keys = [(name, True), *((key, False) for key in parents_of(name, parents))]
+            keys += [(subject, True), *((key, False) for key in _nets(subject))]
         elif kind == "helo":
             name = subject.lower()
             keys = [(name, True), *((key, False) for key in parents_of(name, parents))]
@@ -254,7 +301,7 @@ class Smtpd:
     def _mailbox(self, address: str, parents: bool) -> Iterator[tuple[str, bool]]:
         """The address, its domain and its parents, its local part."""
         if not address:
-            yield "<>", True
+            yield self._look.main["smtpd_null_access_lookup_key"], True
             return
         bare, _ = self._look.stripped(address)
         local, _, domain = address.rpartition("@")
@@ -279,6 +326,8 @@ class Smtpd:
         if ours != "local":
             return self._look.find(setting, recipient) is not None
         local = recipient.rpartition("@")[0]
+        if local.lower() in ALWAYS_LOCAL:
+            return True
         aliases = self._look.main["alias_maps"]
         for spec in self._look.main.maps(setting):
             for key in (

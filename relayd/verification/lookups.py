@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from relayd.migrate.domains import WHOLE_NAMES
 from relayd.migrate.mailboxes import ListError, addresses
 from relayd.migrate.maincf import split
-from relayd.migrate.restrictions import OLD, RELAYING
-from relayd.migrate.tables import PATTERNS, MapSpec, is_table, maps
+from relayd.migrate.mastercf import answering
+from relayd.migrate.restrictionwords import OLD, RELAYING
+from relayd.migrate.tables import PATTERNS, MapSpec, is_table, maps, uncommented
 from relayd.migrate.work import Work
 from relayd.verification.postmap import Answers, parameters
 
@@ -72,7 +74,9 @@ class Lookups:
 
     def of_service(self, service: str) -> Values:
         """The parameters that a service of master.cf goes by; its name and type, or nothing."""
-        return self._services.get(service, self.main)
+        found = next((each for each in self.work.services if each.title == service), None)
+        title = answering(found, self.work.services).title if found is not None else service
+        return self._services.get(title, self.main)
 
     def ask(self, spec: MapSpec, key: str, *, aliases: bool = False) -> str | None:
         """One key in one table; PostSRSd's have become `srs`, whose addresses change by the day."""
@@ -149,11 +153,13 @@ class Lookups:
 
     def listed(self, setting: str, domain: str) -> bool:
         """Whether a list of domains holds it."""
-        parents = setting in self.main.words("parent_domain_matches_subdomains")
+        parents = None
+        if setting not in WHOLE_NAMES:
+            parents = setting in self.main.words("parent_domain_matches_subdomains")
         return self._in_list(self.main.words(setting), domain.lower(), parents)
 
-    def _in_list(self, words: Sequence[str], domain: str, parents: bool) -> bool:
-        for word in words:
+    def _in_list(self, words: Sequence[str], domain: str, parents: bool | None) -> bool:
+        for word in uncommented(words):
             wanted = not word.startswith("!")
             word = word.lstrip("!")
             if word.startswith("/"):
@@ -161,7 +167,7 @@ class Lookups:
             elif is_table(word):
                 spec = MapSpec.parse(word)
                 keys = [domain]
-                if spec.type not in PATTERNS:
+                if spec.type not in PATTERNS and parents is not None:
                     keys += list(parents_of(domain, parents))
                 hit = any(self.ask(spec, key) is not None for key in keys)
             else:
@@ -169,7 +175,7 @@ class Lookups:
                 hit = (
                     name == domain
                     or (parents and domain.endswith("." + name))
-                    or (name.startswith(".") and domain.endswith(name))
+                    or (parents is False and name.startswith(".") and domain.endswith(name))
                 )
             if hit:
                 return wanted

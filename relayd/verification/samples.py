@@ -11,7 +11,7 @@ from typing import Any
 from relayd.migrate.domains import network_of
 from relayd.migrate.draft import is_mailbox
 from relayd.migrate.expressions import carried
-from relayd.migrate.restrictions import LISTS
+from relayd.migrate.restrictionwords import LISTS, takes_argument
 from relayd.migrate.tables import PATTERNS, MapSpec, MapText, is_table, maps
 from relayd.migrate.work import Work
 from relayd.rules.language.regex import search
@@ -52,7 +52,7 @@ def samples(work: Work) -> list[str]:
     if delimiter:
         for address in list(found):
             local, _, domain = address.rpartition("@")
-            if delimiter not in local:
+            if delimiter not in local and not local.startswith('"'):
                 found[f"{local}{delimiter}tag@{domain}"] = None
     return list(found)
 
@@ -73,10 +73,13 @@ def tables(work: Work) -> Iterator[tuple[str, MapText]]:
 def _checked(work: Work, words: Sequence[str], kind: str) -> Iterator[tuple[str, MapText]]:
     """The access maps that a list of restrictions asks."""
     default = work.main["default_database_type"]
+    asked = [
+        word for before, word in itertools.pairwise(["", *words]) if not takes_argument(before)
+    ]
     for word, name in itertools.pairwise([*words, ""]):
         if word.startswith("check_") and word.endswith("_access") and name:
             yield word, work.shelf.read(MapSpec.parse(name, default))
-        elif is_table(word):
+        elif is_table(word) and word in asked:
             yield f"check_{kind}_access", work.shelf.read(MapSpec.parse(word, default))
 
 

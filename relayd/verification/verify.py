@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,13 @@ from relayd.mail.address import AddressError, Mailbox, path_text
 from relayd.mail.client import Client
 from relayd.mail.envelope import Direction
 from relayd.mail.plan import Plan, Verdict
+from relayd.migrate.domains import network_of
 from relayd.migrate.draft import NOT_MOVED
 from relayd.migrate.work import Work
 from relayd.migrate.write import WrittenFiles
 from relayd.ops.text import safe
 from relayd.rules.evaluate import Facts, evaluate
+from relayd.rules.fact import Fact
 from relayd.verification.gate import Inquiry
 from relayd.verification.postmap import Answers, Missing
 from relayd.verification.samples import SOMEBODY, clients, tables, words_of
@@ -124,6 +126,8 @@ def _shown(asked: Inquiry) -> str:
         where += f" ({asked.client})"
     if asked.service:
         where += f" at {asked.service}"
+    if asked.name != "client.invalid":
+        where += f", by the name of {asked.name or 'unknown'}"
     if asked.helo != "client.invalid":
         where += f", HELO {asked.helo}"
     if asked.sender == STRANGER:
@@ -147,12 +151,13 @@ def verify(
     with tempfile.TemporaryDirectory(prefix="relayd-verify-") as scratch:
         answers = Answers(work.main.folder, work.shelf, Path(scratch))
         walk = Walk(work, answers)
+        usual = written.settings.ruleset.usual
         questions = list(dict.fromkeys(_questions(work, good, clients_too=clients_too)))
         outcome.questions = len(questions)
         for question, fate in zip(questions, _fates(walk, answers, questions), strict=True):
             if fate.answer.unsure:
                 outcome.unsure[fate.answer.unsure] = outcome.unsure.get(fate.answer.unsure, 0) + 1
-            difference = _compare(work, written, question, fate)
+            difference = _compare(work, written, question, fate, usual)
             if difference is not None:
                 outcome.differences.append(difference)
         outcome.stale = list(dict.fromkeys(answers.stale))
@@ -193,8 +198,12 @@ def _questions(work: Work, addresses: Sequence[str], *, clients_too: bool) -> It
         inside &= not any(place in net for net in spared if net.version == place.version)
         for recipient in (ours, STRANGER):
             yield Inquiry(text, "a@far.invalid", recipient, text, inside)
+    for key in words_of(work, "check_client_access"):
+        bare = key.lstrip(".")
+        for name in (bare, f"sub.{bare}") if not network_of(key) and bare != "unknown" else [""]:
+            yield Inquiry(key, STRANGER, ours, OUTSIDE, name=name)
     for helo in words_of(work, "check_helo_access"):
-        for name in (helo, f"sub.{helo.lstrip('.')}", f"x{helo}"):
+        for name in (helo.lstrip("."), f"sub.{helo.lstrip('.')}", f"x{helo}"):
             yield Inquiry(helo, STRANGER, ours, OUTSIDE, helo=name)
     yield Inquiry(ours, "", ours, OUTSIDE)
 
@@ -249,19 +258,25 @@ def inside_client(work: Work) -> str:
 
 
 def _compare(
-    work: Work, written: WrittenFiles, asked: Inquiry, fate: RecipientFate
+    work: Work,
+    written: WrittenFiles,
+    asked: Inquiry,
+    fate: RecipientFate,
+    usual: Mapping[Fact, object],
 ) -> Difference | None:
     settings = written.settings
     facts = Facts(
         Client(
             asked.client,
             helo=asked.helo,
+            rdns=asked.name,
             login=asked.login,
             tls="TLSv1.3" if asked.tls else "",
             listener=asked.listener,
         ),
         Mailbox.parse(asked.sender) if asked.sender else None,
         Mailbox.parse(asked.recipient),
+        gathered=usual,
     )
     refused = settings.ruleset.send_as.refusal(facts.client, facts.sender)
     plan = evaluate(settings.ruleset, facts)
@@ -312,9 +327,9 @@ def _closed(written: WrittenFiles, plan: Plan) -> str:
     for relative, lines in written.files.items():
         if path.endswith(str(relative)) and line.isdigit():
             above = lines[int(line) - 2] if int(line) >= 2 else ""
-            if above.startswith("# "):
+            if above.startswith("# closed: "):
                 return above.removeprefix("# ")
-            return f"{lines[int(line) - 1]}"
+            return f"{lines[int(line) - 1]} {step.note}".strip()
     return f"{step.rule} {step.note}".strip()
 
 
@@ -343,8 +358,16 @@ def _told(fate: RecipientFate) -> str:
         return "discarded"
     if not fate.goals:
         return "deferred: it expands in circles"
-    goals = ", ".join(f"{goal} {how}" for goal, how in sorted(fate.goals.items()))
+    goals = ", ".join(f"{_plain(goal)} {how}" for goal, how in sorted(fate.goals.items()))
     return f"{goals} (sender {', '.join(sorted(fate.senders))})"
+
+
+def _plain(address: str) -> str:
+    """The address without quotes that it does not need."""
+    try:
+        return str(Mailbox.parse(address)).lower()
+    except AddressError:
+        return address
 
 
 def _planned(settings: Settings, plan: Plan) -> str:

@@ -137,17 +137,17 @@ class Walk:
         }.get(ours, "default_transport")
         value = self._look.main[setting]
         self._look.touched.add(f"setting:{setting}")
-        if ours == "" and sender:
-            dependent = self._look.find("sender_dependent_default_transport_maps", sender)
+        key = sender or "<>"
+        if ours == "":
+            dependent = self._look.find("sender_dependent_default_transport_maps", key)
             if dependent is not None and dependent[0].upper() != "DUNNO":
                 value = dependent[0]
         transport, _, nexthop = value.partition(":")
         if nexthop or ours in ("local", "mailbox"):
             return transport, nexthop or domain
-        if sender:
-            dependent = self._look.find("sender_dependent_relayhost_maps", sender)
-            if dependent is not None and dependent[0].upper() != "DUNNO":
-                return transport, dependent[0]
+        dependent = self._look.find("sender_dependent_relayhost_maps", key)
+        if dependent is not None and dependent[0].upper() != "DUNNO":
+            return transport, dependent[0]
         return transport, self._look.main["relayhost"] or domain
 
     def _transport(self, address: str) -> str | None:
@@ -181,7 +181,8 @@ class Walk:
             yield from self._stored(address, sender)
             return
         owner = f"owner-{(bare or local).lower()}"
-        if self._look.search(specs, owner, full=True, aliases=True) is not None:
+        special = self._look.main.yes("owner_request_special")
+        if special and self._look.search(specs, owner, full=True, aliases=True) is not None:
             sender = self._look.work.complete(owner)
             self._look.touched |= {"owner"} if domain.lower() != self._look.origin else set()
         for item in items(value):

@@ -17,8 +17,8 @@ from relayd.mail.envelope import Recipient
 from relayd.mail.ident import make_ident
 from relayd.mail.message import Submission
 from relayd.spool.sqlite import schema
-from relayd.spool.sqlite.batch import RunStatement
-from relayd.spool.sqlite.rows import FIRST_ACCEPTED, accept_rows
+from relayd.spool.sqlite.batch import _FIRST
+from relayd.spool.sqlite.rows import accept_rows
 from tests.spooling import SENDER, submission
 
 RULES = """\
@@ -38,9 +38,6 @@ def fill(spool: Path, count: int) -> None:
     shard.mkdir(parents=True)
     connection = schema.connect(shard / "queue.db", cache=1 << 20)
     schema.prepare(connection, now=time.time())
-    columns = ", ".join(FIRST_ACCEPTED)
-    text = f"INSERT INTO ledger({columns}, ended) SELECT v.*, 0 FROM (VALUES {{}}) AS v"
-    insert = RunStatement(text, len(FIRST_ACCEPTED))
     start = time.time() - 6 * 86400
     connection.execute("BEGIN")
     rows = []
@@ -50,7 +47,7 @@ def fill(spool: Path, count: int) -> None:
         made: Submission = submission(Recipient(mailbox, mailbox, "inside", SENDER))
         new = accept_rows(make_ident(int(at * 1e6), 0), at, made, BytesContent(b""), 0, b"")
         rows.append(new.first)
-    insert.execute(connection, rows)
+    _FIRST.execute(connection, rows)
     connection.execute("COMMIT")
     connection.close()
 

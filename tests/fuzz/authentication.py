@@ -284,6 +284,8 @@ _RECURSION = "trivial recursion"
 # ask for no more than decides; and a name of a ptr whose server does not answer is passed over
 # (RFC 7208 section 5.5), which ends the check for pyspf
 _ASKS_MORE = re.compile("Void lookup limit|no answer")
+# pyspf counts a redirect as a look-up where a mechanism matches before it as well
+_TOO_MANY = "Too many DNS lookups"
 
 
 def _explained(case: SpfCase, why: str) -> bool:
@@ -291,7 +293,11 @@ def _explained(case: SpfCase, why: str) -> bool:
     records = (found for key, found in case.zone.items() if key[1] == "TXT")
     texts = " ".join(text for found in records for text in found or ())
     several = "ptr" in texts or "mx" in texts
-    return _RECURSION in why or (several and _ASKS_MORE.search(why) is not None)
+    return (
+        _RECURSION in why
+        or (several and _ASKS_MORE.search(why) is not None)
+        or ("redirect=" in texts and _TOO_MANY in why)
+    )
 
 
 def differences(count: int, seed: int) -> Iterator[str]:

@@ -58,8 +58,14 @@ PEERS = {  # the name a scenario uses -> the program to look for, Debian's packa
     "node": ("node", "nodejs"),
     "testssl": ("testssl", "testssl.sh"),
     "haproxy": ("haproxy", "haproxy"),
+    "opendkim": ("opendkim", "opendkim"),
+    "clamav": ("clamav-milter", "clamav-daemon clamav-milter"),
+    "postgrey": ("postgrey", "postgrey"),
+    "rspamd": ("rspamd", "rspamd"),
+    "opendmarc": ("opendmarc", "opendmarc"),
+    "policyd-spf": ("policyd-spf", "postfix-policyd-spf-python"),
 }
-NEEDS_ROOT = {"postfix", "exim", "dovecot"}
+NEEDS_ROOT = {"postfix", "exim", "dovecot", "clamav", "postgrey", "rspamd"}
 
 
 def program(name: str) -> str:
@@ -77,6 +83,9 @@ def missing_peer(name: str) -> str:
         return network.missing()
     if name == "sslyze":
         return "" if shutil.which(name, path=SBIN[-1]) else "sslyze (make peers)"
+    if name == "pymilter":
+        done = subprocess.run(["/usr/bin/python3", "-c", "import Milter"], capture_output=True)
+        return "" if done.returncode == 0 else "pymilter (apt-get install python3-milter)"
     if name == "nodemailer":
         there = Path(NODE_PATH, name).is_dir()
         return missing_peer("node") if there else "nodemailer (apt-get install node-nodemailer)"

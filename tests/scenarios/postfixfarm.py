@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from relayd.migrate.mastercf import Service, read_services
+from relayd.migrate.mastercf import Service, behind, read_services
 from relayd.migrate.nexthops import program_of
 from relayd.verification.walk import _how
 from tests.ports import free_port
@@ -31,6 +31,9 @@ QUEUES = ("active", "bounce", "corrupt", "defer", "deferred", "flush", "hold", "
           "private", "saved", "trace")  # fmt: skip
 _ABROAD = ("smtp", "relay", "lmtp")  # services that would leave this machine
 _KINDS = re.compile(r"\b(?:hash|btree):([^,\s}]+)")
+# nobody is there to be asked: Postfix without them is Postfix where they have nothing against it
+_MILTERS = re.compile(r"(?m)^(?:non_)?smtpd_milters *=.*(?:\n[ \t].*)*\n")
+_POLICIES = re.compile(r"check_policy_service +(?:\{[^}]*\}|[^\s,]+)")
 _MAIN = """
 queue_directory = {folder}/queue
 data_directory = {folder}/data
@@ -85,6 +88,7 @@ class Small:
         small._folders()
         main = (etc / "main.cf").read_text("utf-8")
         main = re.sub(r"(tcp|socketmap:inet):127\.0\.0\.1:\d+", rf"\1:127.0.0.1:{maps}", main)
+        main = _POLICIES.sub("reject_unauth_pipelining", _MILTERS.sub("", main))
         main = re.sub(
             r"(?m)^(inet_interfaces|alias_database|smtpd_authorized_xclient_hosts) .*\n", "", main
         )
@@ -132,12 +136,13 @@ class Small:
             elif line:
                 yield line
         for service in self.services:
-            if service.type == "inet" and service.command == "smtpd":
+            service = behind(service, self.services)
+            if service.type == "inet" and service.command in ("smtpd", "postscreen"):
                 port = self.ports[service.name] = free_port()
                 overrides = [
                     f"  -o {{ {name} = {value} }}"
                     for name, value in service.overrides.items()
-                    if name != "syslog_name"
+                    if name not in ("syslog_name", "smtpd_milters")
                 ]
                 yield f"127.0.0.1:{port} inet n - n - - smtpd"
                 yield from overrides
@@ -186,7 +191,7 @@ class Small:
             client.ehlo("before.invalid")
             for number, each in questions:
                 address = f"IPV6:{each.client}" if ":" in each.client else each.client
-                words = f"ADDR={address} NAME=[UNAVAILABLE]"
+                words = f"ADDR={address} NAME={each.name or '[UNAVAILABLE]'}"
                 words += f" LOGIN={each.login}" if each.login else " LOGIN=[UNAVAILABLE]"
                 code, reply = client.docmd("XCLIENT", words)
                 assert code == 220, (self.name, each, code, reply)

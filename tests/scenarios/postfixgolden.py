@@ -40,6 +40,7 @@ class Asked:
     client: str = verify.OUTSIDE
     helo: str = "client.invalid"
     login: str = ""
+    name: str = ""  # the client's, confirmed
     at: str = "smtp"  # as master.cf names the service
 
 
@@ -115,11 +116,13 @@ class Imported:
                 asked.client,
                 listener=listener,
                 helo=asked.helo,
+                rdns=asked.name,
                 login=asked.login,
                 tls="TLSv1.3" if asked.login else "",
             ),
             Mailbox.parse(asked.sender) if asked.sender else None,
             Mailbox.parse(asked.to),
+            gathered=self.written.settings.ruleset.usual,
         )
         ruleset = self.written.settings.ruleset
         mine = ruleset.send_as.refusal(facts.client, facts.sender)

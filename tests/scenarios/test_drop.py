@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.certs import Authority
+from tests.scenarios.filterpeers import Milter, add
 from tests.scenarios.harness import CHECKOUT, Relayd, Scenario, wait_until
 from tests.sink import Sink
 
@@ -43,6 +44,20 @@ class DropFolder(Scenario):
         super().setUp()
         self.sink = Sink()
         self.addCleanup(self.sink.stop)
+
+    def test_a_milter_sees_what_users_leave_and_is_left_with_each(self) -> None:
+        milter = Milter(self, edits=lambda fields, content: [add("X-Seen", "yes")])
+        self.start()
+        config = self.relay.config
+        config.write_text(f"{config.read_text()}milter m {milter.where}\nask m\n")
+        self.relay.ctl("reload")
+        for _ in range(2):
+            self.assertEqual(self.sendmail(GOOD).returncode, 0)
+        for arrived in self.sink.wait(2):
+            self.assertIn(b"\r\nX-Seen: yes\r\n", arrived.content)
+        told = [[letter for letter, _ in each.events] for each in milter.heard[-2:]]
+        wait_until(lambda: all(each.events[-1][0] == b"Q" for each in milter.heard), "it is left")
+        self.assertEqual(told[0][:5], [b"O", b"C", b"H", b"M", b"R"])
 
     def start(self, settings: str = "", workers: int = 0) -> Relayd:
         relay = self.relayd(RULES.format(self.sink.port), settings=settings, start=False)

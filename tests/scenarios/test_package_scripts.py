@@ -184,6 +184,18 @@ class PackageScripts(Scenario):
         log = (self.world / "var/log/relayd/relayd.log").read_text()
         self.assertEqual(log.count(str(UID)), 2, said)
 
+    def test_a_number_in_the_pid_file_that_is_a_strangers_by_now_is_left_alone(self) -> None:
+        stranger = subprocess.Popen(["sleep", "300"])
+        self.addCleanup(stranger.wait)
+        self.addCleanup(stranger.kill)
+        file = self.world / "run/relayd.pid"
+        for words, status in (("status", "status 3"), ("stop", "status 0"), ("start", "it runs")):
+            with self.subTest(words):
+                shutil.rmtree(self.folder / "programs", ignore_errors=True)
+                file.write_text(f"{stranger.pid}\n")
+                self.assertIn(status, self.init(words))
+                self.assertIsNone(stranger.poll(), "it was stopped")
+
     def test_the_log_of_the_init_script_is_for_its_group(self) -> None:
         said = self.init()
         folder, log = self.world / "var/log/relayd", self.world / "var/log/relayd/relayd.log"

@@ -19,6 +19,7 @@ from relayd.rules.check.expect import OUTSIDER, SOMEBODY, facts_of
 from relayd.rules.conditions.mailbox import ToRecipient
 from relayd.rules.conditions.name import AtListener, ByHelo
 from relayd.rules.conditions.security import OverTls
+from relayd.rules.conditions.verified import unknown_at
 from relayd.rules.evaluate import Facts, evaluate
 from relayd.rules.language.model import AdmissionRule
 from relayd.rules.language.pattern import Domain, InTable, Regex, SubDomains, Text
@@ -75,6 +76,8 @@ def _open_domain(
     """A domain of which the rule lets a made-up mailbox through; empty: there is none."""
     if rule.verb != "accept":
         return ""
+    # a next hop that is asked for the mailbox would not know it
+    gathered = ruleset.usual | {fact: True for fact in ruleset.asked if fact == unknown_at(fact.of)}
     operands = [
         one
         for each in rule.tests
@@ -84,7 +87,7 @@ def _open_domain(
     for operand in operands:
         domains = whole(operand.name) if isinstance(operand, InTable) else _domains(operand)
         for domain, client in itertools.product(domains, _strangers(rule, listeners)):
-            facts = Facts(client, SOMEBODY, Mailbox(_NOBODY, domain), gathered=ruleset.usual)
+            facts = Facts(client, SOMEBODY, Mailbox(_NOBODY, domain), gathered=gathered)
             plan = evaluate(ruleset, facts)
             if _by(plan) == str(rule.place) and _kept(plan, _NOBODY):
                 return domain

@@ -11,13 +11,16 @@ from relayd.rules.conditions.condition import Condition
 from relayd.rules.fact import Fact, Known
 from relayd.rules.language.model import (
     AdmissionRule,
+    Ask,
     DnsListDef,
     Expect,
+    FilterDef,
     Forward,
     HeaderEdit,
     HeaderRewrite,
     HopDef,
     Item,
+    LimitDef,
     PaceDef,
     ProviderDef,
     Rewrite,
@@ -53,6 +56,21 @@ def name_problems(items: Sequence[Item], broken: Set[str] = frozenset()) -> list
         problems, "source", [(i.source.name, i.place) for i in items if isinstance(i, SourceDef)]
     )
     providers = _providers(problems, items)
+    filters = _names(
+        problems, "filter", [(i.name, i.place) for i in items if isinstance(i, FilterDef)]
+    )
+    limits = _names(
+        problems, "limit", [(i.name, i.place) for i in items if isinstance(i, LimitDef)]
+    )
+    defined = {
+        "table": tables,
+        "next-hop": hops,
+        "dnsbl": lists,
+        "milter": filters,
+        "limit": limits,
+        "source": sources,
+        "provider": providers,
+    }
     missing: dict[tuple[str, str], list[Place]] = {}  # a word and a name: where it is used
     for item in items:
         if isinstance(item, PaceDef):
@@ -62,9 +80,9 @@ def name_problems(items: Sequence[Item], broken: Set[str] = frozenset()) -> list
                 missing.setdefault((word, item.pace.whom), []).append(item.place)
         if not isinstance(item, Rule):
             continue
-        for name in _used_lists(item):
-            if name not in lists and name not in broken:
-                missing.setdefault(("dnsbl", name), []).append(word_at(item.place, name))
+        for word, name in _named(item):
+            if name not in defined[word] and name not in broken:
+                missing.setdefault((word, name), []).append(word_at(item.place, name))
         for name in dict.fromkeys(used_tables(item)):
             if name not in tables and name not in broken:
                 missing.setdefault(("table", name), []).append(word_at(item.place, name))
@@ -77,14 +95,7 @@ def name_problems(items: Sequence[Item], broken: Set[str] = frozenset()) -> list
             if name not in hops and name not in broken:
                 missing.setdefault(("next-hop", name), []).append(word_at(item.place, name))
     for (word, name), places in missing.items():
-        known = {
-            "table": tables,
-            "next-hop": hops,
-            "dnsbl": lists,
-            "source": sources,
-            "provider": providers,
-        }[word]
-        hint = did_you_mean(name, known) or f'expected a statement "{word} {name} ..."'
+        hint = did_you_mean(name, defined[word]) or f'expected a statement "{word} {name} ..."'
         what = f"there is no {word.replace('-', ' ')} {name}"
         if len(places) > 1:
             what += f", which {len(places):,} rules name"
@@ -152,9 +163,11 @@ def _used_hops(rule: Rule) -> Iterable[str]:
     return ()
 
 
-def _used_lists(rule: Rule) -> Iterable[str]:
+def _named(rule: Rule) -> Iterable[tuple[str, str]]:
     stated = rule.stated if isinstance(rule, Expect) else ()
-    return dict.fromkeys(name for each in (*rule.tests, *stated) for name in each.lists)
+    asked = [("milter", name) for name in rule.names] if isinstance(rule, Ask) else []
+    looked_at = (name for each in (*rule.tests, *stated) for name in each.named)
+    return dict.fromkeys([*asked, *looked_at])
 
 
 def unanswered(items: Sequence[Item], not_asked: Set[Fact]) -> list[Problem]:

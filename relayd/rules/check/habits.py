@@ -20,10 +20,13 @@ from relayd.rules.language.model import (
     Rule,
     TableDef,
 )
-from relayd.rules.language.pattern import Anything, Exact, LocalPart, Null, Template, Text
+from relayd.rules.language.pattern import Anything, Exact, LocalPart, Null, Regex, Template, Text
 from relayd.rules.language.source import Place, Problem
 from relayd.rules.tables.table import ListTable, MapTable, Table, TransportTable
 
+# a name of several labels behind an @, or at the beginning; its dots with or without a backslash
+_NAME = re.compile(r"(?:@|\^)([A-Za-z0-9-]+(?:\\?\.[A-Za-z0-9-]+)+)(?![*+?{\\])")
+_BARE_DOT = re.compile(r"(?<!\\)\.")
 _GROUP = re.compile(r"\$(?:\{\w+\}|\(\w+\)|\d|&)")
 
 
@@ -69,6 +72,8 @@ def _of_rule(rule: Rule, *, reports_stay: bool) -> Iterator[Problem]:
                 yield _no_wildcard(place, plain)
         elif isinstance(one, Text) and "*" in one.text:
             yield _no_wildcard(word_at(rule.place, one.text), one.text)
+        elif isinstance(one, Regex):
+            yield from _bare_dots(rule.place, one.text)
 
 
 def _plain(mailbox: Mailbox) -> str:
@@ -132,6 +137,17 @@ def _at(place: Place, word: str) -> Place:
     """The word in the same line, or else the place."""
     at = place.source.line(place.line).find(word)
     return place if at < 0 else Place(place.source, place.line, at + 1, len(word))
+
+
+def _bare_dots(place: Place, expression: str) -> Iterator[Problem]:
+    """A name whose dots were hardly meant to be any letter."""
+    for match in _NAME.finditer(expression):
+        name = match[1]
+        if _BARE_DOT.search(name) is not None:
+            meant = _BARE_DOT.sub(r"\.", name)
+            other = _BARE_DOT.sub("x", name).replace("\\", "")
+            what = f'"{other}" fits, too: a dot of a regex is any letter, as in "{name}" here'
+            yield Problem(_at(place, name), what, f'did you mean "{meant}"?')
 
 
 def _no_group(place: Place, written: str) -> Problem:

@@ -204,8 +204,10 @@ class _Strangers:
                 test
                 for each, test in self._tests
                 if (isinstance(each, kind) and (kind in apart or not isinstance(each, apart)))
-                # what a sender must be like for a regex nobody can tell; somebody will
-                and not (kind is FromSender and any(map(_is_regex, each.operands)))
+                # what a sender or a HELO must be like for a regex nobody can tell; somebody will
+                and not (
+                    isinstance(each, FromSender | ByHelo) and any(map(_is_regex, each.operands))
+                )
             ],
             view,
         )

@@ -41,6 +41,8 @@ class Condition:
     word: ClassVar[str] = ""
     """Its name in the language."""
     facts: ClassVar[frozenset[Fact]] = frozenset()
+    welcome: ClassVar[frozenset[Fact]] = frozenset()
+    """What it is better with, and does without."""
     index: ClassVar[type[Index] | None] = None
     """Where a stage files rules by it; None: they are looked at each time."""
 
@@ -110,8 +112,8 @@ class Condition:
         return (operand.name for operand in self.operands if isinstance(operand, InTable))
 
     @property
-    def lists(self) -> Iterator[str]:
-        """The names of the lists in the DNS that it asks."""
+    def named(self) -> Iterator[tuple[str, str]]:
+        """The definitions that it names, tables apart: how their statement begins, and the name."""
         return iter(())
 
     def misused(self, tables: Mapping[str, Table]) -> Iterator[tuple[str, str, str]]:

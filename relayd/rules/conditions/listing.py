@@ -41,7 +41,7 @@ class ByListing(Condition):
     @property
     def needs(self) -> frozenset[Fact]:
         """What it looks at."""
-        return frozenset(listing(name) for name in self.lists)
+        return frozenset(listing(name) for _, name in self.named)
 
     def test(self, operand: Operand, tables: Mapping[str, Table]) -> Test:
         """Whether one operand fits, as a function of a view."""
@@ -53,9 +53,10 @@ class ByListing(Condition):
         """What a test says of a client with this: that one list has him, or has not."""
         if len(self.operands) != 1:
             raise ValueError('expected one list: "listed NAME"')
-        return listing(next(self.lists)), not self.negated
+        _, name = next(self.named)
+        return listing(name), not self.negated
 
     @property
-    def lists(self) -> Iterator[str]:
-        """The names of the lists in the DNS that it asks."""
-        return (each.text for each in self.operands if isinstance(each, Text))
+    def named(self) -> Iterator[tuple[str, str]]:
+        """The definitions that it names: lists in the DNS."""
+        return (("dnsbl", each.text) for each in self.operands if isinstance(each, Text))

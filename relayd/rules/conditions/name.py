@@ -9,8 +9,9 @@ from typing import ClassVar
 from relayd.rules.conditions.condition import Condition, Operand, Test, noting
 from relayd.rules.conditions.index import Index, Key
 from relayd.rules.fact import HELO, LISTENER, LOGIN
-from relayd.rules.language.pattern import InTable, NamePattern, Text
-from relayd.rules.language.patternreader import name_pattern
+from relayd.rules.language.pattern import InTable, Regex, Text
+from relayd.rules.language.patternreader import name_pattern, regex_pattern
+from relayd.rules.language.regex import search
 from relayd.rules.language.words import Words
 from relayd.rules.tables.table import Table
 from relayd.rules.view import View
@@ -48,7 +49,7 @@ class OfName(Condition):
     seen: ClassVar[attrgetter[str]]
 
     @classmethod
-    def operand(cls, words: Words) -> NamePattern:
+    def operand(cls, words: Words) -> Operand:
         """One operand."""
         return name_pattern(words)
 
@@ -108,15 +109,23 @@ class AtListener(OfName):
 
 
 class ByHelo(OfName):
-    """`helo mx.example.com, .example.net` (any name below it)."""
+    """`helo mx.example.com, .example.net` (any name below it), `helo regex "^dynamic-"`."""
 
     __slots__ = ()
     word = "helo"
     facts = frozenset({HELO})
     seen = attrgetter("client.helo")
 
+    @classmethod
+    def operand(cls, words: Words) -> Operand:
+        """One operand."""
+        return regex_pattern(words) if words.skip_word("regex") else name_pattern(words)
+
     def test(self, operand: Operand, tables: Mapping[str, Table]) -> Test:
         """Whether one operand fits, as a function of a view."""
+        if isinstance(operand, Regex):
+            text = operand.text
+            return lambda view: search(text, view.client.helo.lower()) is not None
         if isinstance(operand, Text) and operand.text.startswith("."):
             below = operand.text.lower()
             return lambda view: view.client.helo.lower().endswith(below)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from relayd.rules.conditions.client import FromClient
 from relayd.rules.conditions.condition import Condition
+from relayd.rules.conditions.counted import ByCount
 from relayd.rules.conditions.everyone import Always
+from relayd.rules.conditions.filtering import ByFilterWord, ByScore, BySymbol
+from relayd.rules.conditions.firstseen import ByFirstSight
 from relayd.rules.conditions.headerfield import ByField
 from relayd.rules.conditions.listing import ByListing
 from relayd.rules.conditions.mailbox import FromSender, ToRecipient
@@ -14,6 +17,7 @@ from relayd.rules.conditions.security import ByCertificate, OverTls
 from relayd.rules.conditions.senderpolicy import BySenderPolicy
 from relayd.rules.conditions.signatures import ByDkim, ByDmarc
 from relayd.rules.conditions.size import BySize
+from relayd.rules.conditions.verified import UnknownAt
 from relayd.rules.language.lexer import TokenKind
 from relayd.rules.language.source import Complaint, did_you_mean, one_of
 from relayd.rules.language.words import Words
@@ -28,10 +32,16 @@ ALL: tuple[type[Condition], ...] = (
     ByReverseName,
     ByListing,
     BySenderPolicy,
+    ByCount,
+    ByFirstSight,
+    UnknownAt,
     ByDkim,
     ByDmarc,
     BySize,
     ByField,
+    ByScore,
+    ByFilterWord,
+    BySymbol,
     ByCertificate,
     OverTls,
     Always,

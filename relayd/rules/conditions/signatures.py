@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
 from relayd.mail.address import fold_domain
 from relayd.rules.conditions.condition import Condition, Operand, Test
 from relayd.rules.fact import Fact, Known
+from relayd.rules.language.lexer import TokenKind
 from relayd.rules.language.pattern import Domain, SignedBy, SubDomains, Text
 from relayd.rules.language.source import one_of
 from relayd.rules.language.words import Words
@@ -17,6 +19,7 @@ from relayd.rules.view import View
 DKIM_RESULTS = ("pass", "temperror", "fail", "neutral", "permerror", "none")
 """The best first: of several signatures that one counts."""
 _RANK = {result: rank for rank, result in enumerate(DKIM_RESULTS)}
+_DOMAIN = re.compile(r"[a-z][a-z0-9-]*\.[a-z0-9.-]+\Z", re.IGNORECASE)
 _LATER = "temperror"  # it may be otherwise later, so it is nothing else now
 
 
@@ -51,6 +54,9 @@ class ByDkim(Condition):
         """One operand."""
         result = words.choice(DKIM_RESULTS, f"a result of DKIM: {one_of(list(DKIM_RESULTS))}")
         token = words.peek()
+        if token is not None and token.kind is TokenKind.WORD and _DOMAIN.match(token.text):
+            hint = f'did you mean "@{token.text}"?'
+            raise words.complain(f'"{token.text}" is no @domain', hint, token.place)
         if token is None or token.text[:1] != "@":
             return SignedBy(result)
         text = words.word("@domain").text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
@@ -18,12 +19,15 @@ from relayd.mail.security import IMPLICIT, LEVELS, Level
 from relayd.rules.conditions.registry import CONDITIONS
 from relayd.rules.dnslist import counts
 from relayd.rules.language.expectation import read_expect
+from relayd.rules.language.filtering import read_ask, read_filter
 from relayd.rules.language.lexer import Lexeme, Statement, TokenKind
 from relayd.rules.language.model import (
+    Counted,
     DnsListDef,
     HopDef,
     Include,
     Item,
+    LimitDef,
     Subaddress,
     TableDef,
 )
@@ -36,13 +40,16 @@ from relayd.rules.language.sentences import (
     read_route,
 )
 from relayd.rules.language.source import Complaint, did_you_mean, one_of
-from relayd.rules.language.words import Words, host_port
+from relayd.rules.language.words import Words, host_port, seconds_of
 from relayd.rules.sendas import read_send_as
 from relayd.rules.srsrule import read_srs
 
 T = TypeVar("T")
 Reader = Callable[[Words], T]
 KINDS = ("aliases", "virtual", "canonical", "transport", "sqlite", "users", "dovecot-auth")
+MOST_COUNTED = 10**9  # by a limit
+SHORTEST_WINDOW = 1.0  # seconds
+_COUNT = re.compile(r"\d{1,12}\Z", re.ASCII)
 _RESERVED = (DIRECT, "any", "via", "null")
 
 
@@ -184,6 +191,27 @@ def _answer(words: Words) -> str:
     return text
 
 
+def _limit(words: Words) -> LimitDef:
+    name, place = words.name("the limit's name"), words.last
+    text = words.word("how many in what time, e.g. 500/1h").text
+    count, slash, time = text.partition("/")
+    seconds = seconds_of(time)
+    if not (slash and _COUNT.match(count)) or seconds is None:
+        hint = "expected how many in what time, e.g. 500/1h or 20/30s"
+        raise words.complain(f'"{text}" is no limit', hint)
+    if not 0 < int(count) <= MOST_COUNTED:
+        raise words.complain(f"{count} is out of range", f"expected 1 to {MOST_COUNTED}")
+    words.within(time, seconds, SHORTEST_WINDOW)
+    messages = words.skip_word("messages")
+    if not messages:
+        words.skip_word("recipients")
+    if not words.skip_word("per"):
+        raise words.missing('"per login", "per client", ...')
+    known = [each.value for each in Counted]
+    per = Counted(words.choice(known, one_of(known)))
+    return LimitDef(name, int(count), time, per, messages, place=place)
+
+
 def _subaddress(words: Words) -> Subaddress:
     text = words.next("the separator, e.g. +").text
     if any(letter.isalnum() or letter in '@."\\ ,' for letter in text) or not text.isascii():
@@ -209,6 +237,12 @@ VERBS: dict[str, Reader[Item]] = {
     "next-hop": _next_hop,
     "dnsbl": _dns_list,
     "dnswl": _dns_list,
+    "milter": read_filter,
+    "rspamd": read_filter,
+    "clamd": read_filter,
+    "policy": read_filter,
+    "ask": read_ask,
+    "limit": _limit,
     "subaddress": _subaddress,
     "include": _include,
     "expect": read_expect,

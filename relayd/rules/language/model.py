@@ -5,6 +5,7 @@ Equality leaves the place out, so that `parse(str(rule)) == rule` can be a test.
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -23,6 +24,7 @@ from relayd.rules.language.pattern import (
     mailbox_text,
 )
 from relayd.rules.language.source import Place, Source
+from relayd.rules.language.words import seconds_of
 
 REWRITTEN = "srs"  # what an `expect` calls a sender that was rewritten: the hash is secret
 NOWHERE = Place(Source("", "", ()), 0)
@@ -370,8 +372,91 @@ class SourceDef:
         return str(self.source)
 
 
+@dataclass(frozen=True, slots=True)
+class FilterDef:
+    """`milter NAME WHERE [on failure WORD] [timeout TIME]`; so too `rspamd`, `clamd`, `policy`."""
+
+    kind: str  # the verb
+    name: str
+    where: str  # unix:/path, host:port; with rspamd http://host:port
+    on_failure: str = ""  # accept, defer, reject or hold; empty: defer
+    timeout: int = 0  # seconds; 0: as is usual for what it is told
+    place: Place = field(default=NOWHERE, compare=False)
+
+    def __str__(self) -> str:
+        words = [self.kind, self.name, quote(self.where)]
+        words += ["on failure", self.on_failure] if self.on_failure else []
+        words += [f"timeout {self.timeout}s"] if self.timeout else []
+        return " ".join(words)
+
+
+@dataclass(frozen=True, slots=True)
+class Ask(Rule):
+    """`ask NAME, NAME [conditions]`: who is asked about a message, in this order."""
+
+    names: tuple[str, ...]
+    conditions: tuple[Condition, ...] = ()
+
+    @property
+    def tests(self) -> tuple[Condition, ...]:
+        return self.conditions + self.when
+
+    @property
+    def body(self) -> str:
+        words = [commas(self.names), *([spaces(self.conditions)] if self.conditions else [])]
+        return " ".join(words)
+
+
+class Counted(enum.Enum):
+    """By what a limit counts."""
+
+    LOGIN = "login"
+    CLIENT = "client"  # an IPv4 address, or an IPv6 /64
+    SENDER = "sender"
+    SENDER_DOMAIN = "sender-domain"
+    RECIPIENT = "recipient"
+    RECIPIENT_DOMAIN = "recipient-domain"
+    LISTENER = "listener"
+
+
+@dataclass(frozen=True, slots=True)
+class LimitDef:
+    """`limit NAME N/TIME [messages] per WHOM`: how much of them is taken in any such time."""
+
+    name: str
+    most: int
+    time: str  # as it is written
+    per: Counted
+    messages: bool = False  # else recipients
+    place: Place = field(default=NOWHERE, compare=False)
+
+    @property
+    def seconds(self) -> float:
+        """The length of the window."""
+        return seconds_of(self.time) or 0.0
+
+    @property
+    def what(self) -> str:
+        """What it counts."""
+        return "messages" if self.messages else "recipients"
+
+    def __str__(self) -> str:
+        words = f"limit {self.name} {self.most}/{self.time}"
+        return f"{words}{' messages' if self.messages else ''} per {self.per.value}"
+
+
 Item = (
-    Rule | TableDef | HopDef | DnsListDef | Subaddress | Include | ProviderDef | PaceDef | SourceDef
+    Rule
+    | TableDef
+    | HopDef
+    | DnsListDef
+    | FilterDef
+    | LimitDef
+    | Subaddress
+    | Include
+    | ProviderDef
+    | PaceDef
+    | SourceDef
 )
 
 

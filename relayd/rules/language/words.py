@@ -20,6 +20,10 @@ from relayd.rules.language.size import SIZE, UNITS
 from relayd.rules.language.source import Complaint, Place, did_you_mean
 
 T = TypeVar("T")
+MAX_DURATION = 366 * 86400  # seconds
+_DURATION = re.compile(r"(?:\d+[dhms])+\Z", re.ASCII)
+_DURATION_PART = re.compile(r"(\d+)([dhms])", re.ASCII)
+_SECONDS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 _TABLE = re.compile(r"<(.*)>\Z")
 _FIELD = re.compile(r"[\x21-\x39\x3b-\x7e]+\Z")  # ftext of RFC 5322 section 2.2
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*\Z")
@@ -46,6 +50,11 @@ class Words:
     def last(self) -> Place:
         """Where the token consumed last stands."""
         return self._tokens[self._at - 1].place
+
+    @property
+    def text(self) -> str:
+        """The token consumed last, as it is written."""
+        return self._tokens[self._at - 1].text
 
     def peek(self) -> Lexeme | None:
         """The next token, not consumed."""
@@ -152,6 +161,26 @@ class Words:
             raise self.complain(f'"{token.text}" is no name', hint)
         return token.text
 
+    def duration(self, least: float = 0) -> float:
+        """`90s`, `5m`, `4h`, `5d`, `1h30m` as seconds."""
+        token = self.word("a duration such as 5m, 4h or 1h30m")
+        seconds = seconds_of(token.text)
+        if seconds is None:
+            hint = "expected e.g. 90s, 5m, 4h, 5d or 1h30m"
+            unit = self.peek()
+            if token.text.isdecimal() and unit is not None and unit.text[:1].lower() in _SECONDS:
+                hint = f'did you mean "{token.text}{unit.text[0].lower()}"?'
+            raise self.complain(f'"{token.text}" is no duration', hint)
+        self.within(token.text, seconds, least)
+        return seconds
+
+    def within(self, text: str, seconds: float, least: float) -> None:
+        """A duration is neither too short nor too long; at the token consumed last."""
+        if not least <= seconds <= MAX_DURATION:
+            raise self.complain(
+                f"{text} is out of range", f"expected {least:g} seconds to 366 days"
+            )
+
     def size(self, least: int) -> int:
         """`50MiB`, `10MB`, `4096` as octets."""
         token = self.word("a size such as 50MiB")
@@ -188,6 +217,14 @@ class Words:
     def domain(self, text: str) -> str:
         """The text, checked to be a domain, at the token consumed last."""
         return domain_of(text, self.last)
+
+
+def seconds_of(text: str) -> float | None:
+    """A duration, `5m` or `1h30m`, in seconds; None: it is none."""
+    if not _DURATION.match(text):
+        return None
+    parts = _DURATION_PART.findall(text)
+    return float(sum(int(count[:9]) * _SECONDS[unit] for count, unit in parts))
 
 
 def table_name(token: Lexeme) -> str | None:

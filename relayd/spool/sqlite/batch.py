@@ -14,8 +14,10 @@ from relayd.mail.message import Settlement
 from relayd.spool.sqlite.rows import (
     ACCEPTED,
     FIRST_ACCEPTED,
+    MAY_BE_SAME,
     NEW_RECIPIENT,
     ROWS,
+    SAME,
     EndRow,
     NewRows,
     Row,
@@ -60,8 +62,12 @@ def _insertion(table: str) -> RunStatement:
 
 def _part(table: str, given: Sequence[str], alike: str, values: str) -> RunStatement:
     """Rows of which only so much is given; the rest is alike in all, or empty."""
+    told = [
+        f"nullif(v.column{n}, {SAME})" if name in MAY_BE_SAME else f"v.column{n}"
+        for n, name in enumerate(given, 1)
+    ]
     text = f"""INSERT INTO {table}({", ".join(given)}, {alike})
-    SELECT v.*, {values} FROM (VALUES {{}}) AS v"""
+    SELECT {", ".join(told)}, {values} FROM (VALUES {{}}) AS v"""
     return RunStatement(text, len(given))
 
 

@@ -130,6 +130,10 @@ _RECIPIENT_FIXED = RecipientRow._fields.index("parity")
 NEW_RECIPIENT = (*RecipientRow._fields[: _RECIPIENT_FIXED + 1], "state", "next_attempt")
 ACCEPTED = ("message", "number", "at", "state", "mailbox", "original", "next_hop", "note")
 FIRST_ACCEPTED = (*ACCEPTED, "size", "sender", "facts")  # recipient 0's tells of the message too
+SAME = 0
+"""Stands in these rows for NULL: sqlite3 asks of None, but of no number, how it is to be stored,
+and words an exception each time."""
+MAY_BE_SAME = ("original", "sender", "note")
 
 # Fields in the order in which JSON has them. What is added goes to the end: what was stored
 # before lacks it, and gets the default.
@@ -310,7 +314,9 @@ def accept_rows(
             path = raw_path(recipient.reverse_path)
             if path == sender:
                 path = None
-        accepted.append((ident, number, now, stored, mailbox, original, recipient.next_hop, path))
+        before = SAME if original is None else original
+        sent = SAME if path is None else path
+        accepted.append((ident, number, now, stored, mailbox, before, recipient.next_hop, sent))
         word = submission.first_word(number) if state is RecipientState.HELD else None
         records.append(Record(ident, number, recipient, state, 0, now, word))
         if not state.waiting:
@@ -329,7 +335,8 @@ def accept_rows(
             recipient.header,
         )
         if word is None:
-            recipients.append((*fixed, _parity(fixed), stored, now))
+            known = (*fixed[:4], before, recipient.next_hop, sent, *fixed[7:])
+            recipients.append((*known, _parity(fixed), stored, now))
         else:
             said = (str(word.reply), outcome_text(word))
             held.append(RecipientRow(*fixed, _parity(fixed), stored, 0, now, 0, *said))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from relayd.intake import asking
+from relayd.intake import asking, receptions
 from relayd.intake.checks import Objection, ReceivedContent
 from relayd.mail.reply import Reply
 
@@ -55,4 +55,4 @@ def _reception(intake: Any, client: Any, policy: Any) -> asking.AskingReception:
     return asking.AskingReception(intake, client, policy, Others())
 
 
-asking.reception_of = _reception  # type: ignore[assignment]
+receptions.reception_of = _reception  # type: ignore[assignment]

@@ -47,6 +47,33 @@ RFC_BODY = b"Hi.\r\n\r\nWe lost the game.  Are you hungry yet?\r\n\r\nJoe.\r\n"
 RFC_KEY = "v=DKIM1; k=ed25519; p=11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo="
 
 
+# RFC 6376 appendix A.2; its key is in appendix C
+RFC_6376 = b"""\
+DKIM-Signature: v=1; a=rsa-sha256; s=brisbane; d=example.com;
+      c=simple/simple; q=dns/txt; i=joe@football.example.com;
+      h=Received : From : To : Subject : Date : Message-ID;
+      bh=2jUSOH9NhtVGCQWNr9BrIAPreKQjO6Sn7XIkfJVOzv8=;
+      b=AuUoFEfDxTDkHlLXSZEpZj79LICEps6eda7W3deTVFOk4yAUoqOB
+      4nujc7YopdG5dWLSdNg6xNAZpOPr+kHxt1IrE+NahM6L/LbvaHut
+      KVdkLLkpVaVVQPzeRDI009SO2Il5Lu7rDNH6mZckBdrIx0orEtZV
+      4bmp/YzhwvcubU4=;
+Received: from client1.football.example.com  [192.0.2.1]
+      by submitserver.example.com with SUBMISSION;
+      Fri, 11 Jul 2003 21:01:54 -0700 (PDT)
+From: Joe SixPack <joe@football.example.com>
+To: Suzie Q <suzie@shopping.example.net>
+Subject: Is dinner ready?
+Date: Fri, 11 Jul 2003 21:00:37 -0700 (PDT)
+Message-ID: <20030712040037.46341.5F8J@football.example.com>
+
+""".replace(b"\n", b"\r\n")
+RFC_6376_KEY = (
+    "v=DKIM1; p=MIGfMA0GCSqGSIb3DQEBAQUAA4GNADCBiQKBgQDwIRP/UC3SBsEmGqZ9ZJW3/DkMoGeLnQg1fWn7/zYt"
+    "IxN2SnFCjxOCKG9v3b4jYfcTNh5ijSsq631uBItLa7od+v/RtdC2UzJ1lWT947qR+Rcac2gbto/NMqJ0fzfVjH4OuKhi"
+    "tdY9tf6mcwGjaNBcWToIMmPSPDdQPNUYckcQ2QIDAQAB"
+)
+
+
 def verify(section: bytes, body: bytes, zone: Zone, now: float = NOW) -> list[DkimResult]:
     verifier = DkimVerifier(section)
     verifier.feed(body)
@@ -85,6 +112,17 @@ class Passing(unittest.TestCase):
         (changed,) = verify(RFC.replace(b"dinner", b"supper"), RFC_BODY, zone)
         self.assertEqual((changed.result, changed.why), ("fail", "the signature does not fit"))
         (changed,) = verify(RFC, RFC_BODY.replace(b"lost", b"won"), zone)
+        self.assertEqual((changed.result, changed.why), ("fail", "the body has changed"))
+
+    def test_the_message_of_rfc_6376(self) -> None:
+        zone = {("brisbane._domainkey.example.com", "TXT"): (RFC_6376_KEY,)}
+        body = RFC_BODY.replace(b"  ", b" ")
+        (result,) = verify(RFC_6376, body, zone)
+        self.assertEqual((result.result, result.domain), ("pass", "example.com"), result.why)
+        self.assertEqual(result.identity, "joe@football.example.com")
+        (changed,) = verify(RFC_6376.replace(b"dinner", b"supper"), body, zone)
+        self.assertEqual((changed.result, changed.why), ("fail", "the signature does not fit"))
+        (changed,) = verify(RFC_6376, RFC_BODY, zone)
         self.assertEqual((changed.result, changed.why), ("fail", "the body has changed"))
 
     def test_what_we_sign_passes(self) -> None:

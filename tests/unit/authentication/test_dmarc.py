@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from relayd.authentication.asking import RecordQuery
 from relayd.authentication.dmarc import DmarcResult, dmarc_record, evaluate
+from relayd.intake.vouching import Vouched
 from tests.unit.authentication import Zone, drive
 
 
@@ -164,3 +165,35 @@ class Alignment(unittest.TestCase):
     def test_without_a_policy_there_is_no_result(self) -> None:
         result = outcome({}, "example.com", ["example.com"])
         self.assertEqual((result.result, result.disposition), ("none", "none"))
+
+
+class NotKnownNow(unittest.TestCase):
+    """What may yet pass is no failure, and what passes needs no more answers."""
+
+    ZONE = policies(example_com="v=DMARC1; p=reject", dead_test=None, other_test="v=DMARC1; p=none")
+
+    def result(self, *signed: str, later: str = "", policy: str = "reject") -> DmarcResult:
+        zone = {**self.ZONE, **policies(example_com=f"v=DMARC1; p={policy}")}
+        asking = evaluate("a.example.com", signed, None, later_signed=[later] if later else [])
+        return drive(asking, zone)
+
+    def test_a_signature_of_a_domain_that_does_not_answer_is_in_nobodys_way(self) -> None:
+        self.assertEqual(self.result("dead.test", "a.example.com").result, "pass")
+        self.assertEqual(self.result("dead.test", "example.com").result, "pass")
+        self.assertEqual(self.result("other.test", "example.com").aligned, "dkim example.com")
+        self.assertEqual(self.result("dead.test").result, "temperror")
+
+    def test_what_would_be_of_the_authors_domain(self) -> None:
+        for later, result in (
+            ("example.com", "temperror"), ("a.example.com", "temperror"), ("other.test", "fail"),
+            ("dead.test", "temperror"), ("", "fail"),
+        ):  # fmt: skip
+            self.assertEqual(self.result(later=later).result, result, later)
+        self.assertEqual(self.result("example.com", later="dead.test").result, "pass")
+
+    def test_where_nothing_is_asked_for_nothing_hangs_on_it(self) -> None:
+        self.assertEqual(self.result(later="example.com", policy="none").result, "fail")
+        found = self.result("dead.test", policy="none")
+        self.assertEqual((found.result, found.policy), ("temperror", "none"))
+        self.assertEqual(Vouched((), (found,)).asks_for, "none")
+        self.assertIsNone(Vouched((), (self.result("dead.test"),)).asks_for)

@@ -236,6 +236,7 @@ class WithFilters(ExaminationCase):
         filters = self.ask()
         filters.edit = b"Subject: other\r\nX-New: 1\r\n\r\n"
         self.send(SMALL, "a@example.com")
+        self.assertEqual(self.submission.trail[0].rule, "field subject other")
         self.assertIn(
             b"X-New: 1\r\n\r\nHello.\r\n", b"".join(self.scene.spool.stored[-1][0].content.chunks())
         )

@@ -23,6 +23,7 @@ from relayd.intake.pickup import (
     DamagedError,
     Pickup,
     admit,
+    examined,
     pieces,
     read_slip,
 )
@@ -31,12 +32,13 @@ from relayd.mail.client import Client
 from relayd.mail.envelope import Direction
 from relayd.mail.plan import Plan, Verdict
 from relayd.rules.evaluate import Facts
-from relayd.rules.ruleset import Ruleset
+from relayd.rules.ruleset import Ruleset, build
 from relayd.sendmail.drop import Drop
 from relayd.spool.errors import SpoolError
 from tests.support import TestCase
 from tests.unit.intake.scene import HOST, RULES, Scene, accepted
 from tests.unit.intake.test_verdicts import Others
+from tests.unit.rules.test_grammar import parse
 
 SLIP = {"relayd": 1, "sender": "root", "recipients": ["alice@example.net"]}
 BOUNDS = Quota(1 << 20, files=10, octets=1 << 20)
@@ -604,3 +606,48 @@ class Slips(TestCase):
         path.write_bytes(b"x" * 65535 + b"\rend\r\n")
         with path.open("rb") as file, self.assertRaises(DamagedError):
             list(pieces(file))
+
+
+class ByContent(TestCase):
+    """Rules about the content refuse what lies there already: its sender is told by a report."""
+
+    def setUp(self) -> None:
+        self.drops = FolderOfDrops()
+        self.drops.setUp()
+        self.addCleanup(self.drops.doCleanups)
+        self.rules('accept any\nreject when field Subject "spam" 550 5.7.1 "No spam"')
+
+    def rules(self, text: str) -> None:
+        ruleset = build(parse(text), {}, HOST)
+        self.drops.pickup._intake = replace(
+            self.drops.scene.intake, rules=lambda: ruleset, decide=admit, examine=examined
+        )
+
+    def test_what_is_refused_is_taken_and_reported_as_failed(self) -> None:
+        drops = self.drops
+        drops.drop(b"Subject: Spam\r\n\r\nHello.\r\n")
+        drops.look()
+        self.assertEqual(drops.fates(), [("alice@example.net", "550 5.7.1 No spam")])
+        self.assertEqual((list(drops.folder.iterdir()), drops.aside()), ([], []))
+
+    def test_what_is_not_goes_on(self) -> None:
+        self.drops.drop()
+        self.drops.look()
+        self.assertEqual((len(self.drops.whole()), self.drops.fates()), (1, []))
+
+    def test_the_sender_of_a_damaged_file_is_told_whatever_they_say(self) -> None:
+        self.rules("accept any\nreject when dkim none")
+        self.drops.drop(b"Subject: x\n\nbare line feeds\n")
+        self.drops.look()
+        ((mailbox, why),) = self.drops.fates()
+        self.assertEqual((mailbox, why[:9]), ("alice@example.net", "554 5.6.0"))
+
+    def test_what_stays_unknown_is_given_up_in_time(self) -> None:
+        self.rules("accept any\nreject when dkim none")
+        self.drops.pickup.bounds = replace(BOUNDS, give_up=-1e9)
+        self.drops.drop()
+        self.drops.look()
+        self.assertEqual(self.drops.fates(), [])
+        self.drops.scene.clock.pump([AFTER_TROUBLE, PERIOD, 0, 0])
+        ((mailbox, why),) = self.drops.fates()
+        self.assertEqual((mailbox, why[:9]), ("alice@example.net", "554 5.4.7"))

@@ -14,6 +14,7 @@ from relayd.migrate.convert import Machine, convert
 from relayd.migrate.report import SettingFate
 from relayd.migrate.work import Work
 from relayd.migrate.write import WrittenFiles, settle
+from relayd.rules.conditions.listing import listing
 from relayd.rules.evaluate import Facts, evaluate
 
 MASTER = "smtp inet n - y - - smtpd\nuucp unix - n n - - pipe\n  flags=F user=uucp argv=uux\n"
@@ -71,13 +72,24 @@ class Import(unittest.TestCase):
     def conf(self) -> str:
         return self.file("relayd.conf")
 
-    def plan(self, to: str, *, client: str = OUTSIDE, sender: str = "a@far.example") -> Plan:
-        facts = Facts(Client(client), Mailbox.parse(sender), Mailbox.parse(to))
-        return evaluate(self.written.settings.ruleset, facts)
+    def plan(
+        self, to: str, *, client: str = OUTSIDE, sender: str = "a@far.example", listed: str = "",
+        name: str = "host.far.example", helo: str = "host.far.example",
+    ) -> Plan:  # fmt: skip
+        """`listed`: the lists in the DNS that have the client."""
+        ruleset = self.written.settings.ruleset
+        said = {listing(each): True for each in listed.split()}
+        facts = Facts(
+            Client(client, rdns=name, helo=helo),
+            Mailbox.parse(sender),
+            Mailbox.parse(to),
+            gathered=ruleset.usual | said,
+        )
+        return evaluate(ruleset, facts)
 
-    def goes(self, to: str, *, client: str = OUTSIDE, sender: str = "a@far.example") -> str:
-        """`bob@example.net relayhost, ...`, or the reply's code and status."""
-        plan = self.plan(to, client=client, sender=sender)
+    def goes(self, to: str, **of: str) -> str:
+        """`bob@example.net relayhost, ...`, or the reply's code and status; `of` as for plan()."""
+        plan = self.plan(to, **of)
         if plan.verdict is Verdict.DISCARD:
             return "discard"
         if plan.verdict is Verdict.REFUSE:

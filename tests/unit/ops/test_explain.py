@@ -140,6 +140,7 @@ class ReverseNameTest(TestCase):
             "hostname gw.example.com\nreject to info@example.com rdns none\n"
             "accept to @example.com\nroute any direct\n"
         )
+        self.told: dict[str, object] = {"listed zen": True, "spf": "softfail"}
 
     async def answer(self, name: str | None, **question: Any) -> dict[str, Any]:  # noqa: ANN401
         async def reverse_name(address: str) -> str | None:
@@ -149,9 +150,9 @@ class ReverseNameTest(TestCase):
         async def describe(next_hop: str, mailbox: object) -> list[str]:
             return []
 
-        async def gather(ruleset: Ruleset, fact: Fact, client: object, sender: object) -> object:
+        async def gather(ruleset: Ruleset, fact: Fact, facts: object) -> object:
             self.asked.append(str(fact))
-            return {"the listing in zen": True, "the result of SPF": "softfail"}[str(fact)]
+            return self.told[fact.condition]
 
         self.asked: list[str] = []
         ruleset = config.load(self.site).ruleset
@@ -192,6 +193,25 @@ class ReverseNameTest(TestCase):
         for wrong in ("spf", "listed", "spf maybe", "listed zen or", "from 192.0.2.7", "x", ""):
             with self.assertRaises(QuestionError):
                 await self.answer(None, **{"with": [wrong]})
+
+    async def test_of_the_recipient_only_what_a_rule_decides_by_is_asked_for(self) -> None:
+        self.site.write_text(
+            "hostname gw.example.com\nlimit hourly 5/1h per client\nnext-hop x smtp 192.0.2.25:25\n"
+            'defer when over hourly "Slow down"\nreject to @example.com when unknown at x\n'
+            "hold to other@example.com when first-seen 5m\naccept to @example.com\n"
+        )
+        self.told |= {"over hourly": False, "unknown at x": None, "spf": "none"}
+        answer = await self.answer("", **{"from": "192.0.2.7"})
+        self.assertEqual(exit_status(answer), 2)
+        told = [line.partition("(")[0].strip() for line in lines(answer)][1:4]
+        self.assertEqual(
+            told, ["fact  spf none", "fact  not over hourly", "fact  unknown at x unknown"]
+        )
+        self.told["unknown at x"] = True
+        answer = await self.answer("", **{"from": "192.0.2.7", "with": ["not over hourly"]})
+        self.assertEqual((exit_status(answer), "the count of hourly" in self.asked), (1, False))
+        answer = await self.answer("", **{"from": "192.0.2.7", "with": ["over hourly"]})
+        self.assertEqual((exit_status(answer), answer["reply"][:9]), (1, "451 4.7.1"))
 
     async def test_what_the_content_decides_is_left_out_where_it_is_not_said(self) -> None:
         self.site.write_text(

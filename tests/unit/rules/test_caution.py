@@ -268,6 +268,12 @@ class BackscatterTest(CautionTest):
             with self.subTest(rules):
                 self.assertEqual(self.told(WHOLE, TABLES + rules), [])
 
+    def test_nor_where_the_next_hop_is_asked_for_them(self) -> None:
+        accept = "next-hop x smtp 192.0.2.25:25\naccept to @example.com\n"
+        reject = "reject to @example.com when unknown at x\n"
+        self.assertEqual(self.told(WHOLE, reject + accept), [])
+        self.assertEqual(len(self.told(WHOLE, accept + "route any via x when not unknown at x")), 1)
+
     def test_a_map_with_a_catch_all_knows_them(self) -> None:
         text = "table v virtual file v\naccept to <v>\nforward <v>"
         self.assertEqual(self.told(WHOLE, text, v="@example.com all@b.example\n"), [])
@@ -370,6 +376,33 @@ class HabitsTest(CautionTest):
             'table t { "*"@example.com }\naccept to <t>',
         ):
             self.assertEqual(self.told(NO_WILDCARD, rules), [], "in quotes it is meant")
+
+    def test_a_dot_of_a_regex_is_any_letter(self) -> None:
+        for rule, name in (
+            (r'reject to regex "^.*@mail.ours.com$"', "mail.ours.com"),
+            (r'accept to info@ours.com when sender regex "@mail\.ours.com$"', r"mail\.ours.com"),
+            (r'forward regex "^(.+)@old.example$" -> "\1@new.example"', "old.example"),
+            (r'reject from 192.0.2.1 when rdns regex "^mail.ours.com$"', "mail.ours.com"),
+        ):
+            [problem] = self.told("any letter", rule)
+            self.assertIn(f'"{name}"', problem.what)
+            self.assertEqual(problem.place.source.line(problem.place.line)
+                             [problem.place.column - 1:][: len(name)], name)  # fmt: skip
+            self.assertIn(r"\.", problem.expected)
+        for rule in (
+            r'reject to regex "^.*@mail\.ours\.com$"',
+            r'reject to regex "^.*@.*\.ours\.com$"',
+            r'reject to regex "@(?:one|two)\.example$"',
+            r'reject to regex "^info.*@"',
+            r'reject to regex "@mail.+\.example$"',
+            r'reject to regex "@[a-z.]+$"',
+        ):
+            self.assertEqual(self.told("any letter", rule), [], rule)
+
+    def test_many_such_dots_are_one_line(self) -> None:
+        rules = "".join(f'reject to regex "^x@m{n}.ours.com$"\n' for n in range(7))
+        [problem] = self.told("any letter", rules)
+        self.assertIn("the first of 7", problem.what)
 
     def test_a_target_that_its_own_catch_all_catches(self) -> None:
         for rules, warned in (

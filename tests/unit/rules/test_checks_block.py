@@ -29,10 +29,17 @@ WHO = """\
 dnsbl     zen       zen.spamhaus.org                              # 127.0.0.2-11 count
 dnsbl     strict    bl.example.net 127.0.0.2, 127.0.0.4           # only these answers count
 dnswl     friends   list.dnswl.org
+limit     hourly    500/1h   per login
+limit     burst     100/1m   per client
+limit     fresh     50/1h    per sender-domain
 """
 BEFORE = """\
 # before the content
 reject    when listed zen and not listed friends                  550 5.7.1 "Your address is on a block list"
+defer     when over burst                                         "Slow down, please"
+hold      login any when over hourly                              "more than 500 an hour"
+defer     to <ours> when first-seen 5m and not spf pass           # greylisting
+reject    to <ours> when unknown at exchange                      550 5.1.1 "There is no such mailbox"
 """
 CONTENT = """\
 # once the content is there

@@ -25,9 +25,12 @@ class RegistryTests(unittest.TestCase):
 
     def test_when_it_is_known(self) -> None:
         late = {word: kind().known for word, kind in CONDITIONS.items() if kind().known > 0}
-        content = dict.fromkeys(("dkim", "dmarc", "size", "field"), Known.CONTENT)
-        envelope = {"to": Known.RECIPIENT, "sender": Known.SENDER, "spf": Known.SENDER}
-        self.assertEqual(late, envelope | content)
+        content = dict.fromkeys(
+            ("dkim", "dmarc", "score", "says", "symbol", "size", "field"), Known.CONTENT
+        )
+        at_mail = dict.fromkeys(("sender", "spf"), Known.SENDER)
+        at_rcpt = dict.fromkeys(("to", "over", "first-seen", "unknown"), Known.RECIPIENT)
+        self.assertEqual(late, at_mail | at_rcpt | content)
 
     def test_a_rule_set_says_what_it_looks_at(self) -> None:
         self.assertEqual(rules("accept to @example.com").needs, {RECIPIENT})

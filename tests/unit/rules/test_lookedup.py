@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unittest
 from collections.abc import Mapping
+from ipaddress import IPv4Address
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -134,6 +135,18 @@ class LookedUp(unittest.TestCase):
 
     def test_ranges_of_answers(self) -> None:
         for text in ("127.0.0.2-1", "127.0.0.300", "10.0.0.0/8", "127.0.0.2-", "-", "127.0.0.1/8"):
+            with self.subTest(text), self.assertRaises(ValueError):
+                counts(text)
+
+    def test_ranges_in_any_octet(self) -> None:
+        for text, fits, misses in (
+            ("127.0.0-255.1-3", "127.0.12.3", "127.0.12.4"),
+            ("127.0-1.5.0-255", "127.1.5.9", "127.1.6.9"),
+            ("127.0.0.2-11", "127.0.0.11", "127.0.1.2"),
+        ):
+            self.assertTrue(counts(text)(IPv4Address(fits)))
+            self.assertFalse(counts(text)(IPv4Address(misses)))
+        for text in ("127.0-0-1.0.1", "127.1-0.0.1", "127-128.0.0.1", "127.0.0-256.1"):
             with self.subTest(text), self.assertRaises(ValueError):
                 counts(text)
 

@@ -54,6 +54,17 @@ class RoutingTests(unittest.TestCase):
         letter = self.letter("forward postmaster@ -> ann@example.com\n", lost=True)
         self.assertIn(f"To: <{HERE}>\r\n".encode(), letter.content)
 
+    def test_nobody_is_asked_about_mail_of_our_own(self) -> None:
+        rules = (
+            "limit l 5/1h per client\nnext-hop boss smtp 127.0.0.1:2626\ndnsbl zen zen.test\n"
+            "route any via boss when listed zen\nroute any via boss when over l\n"
+            "route any via boss when first-seen 5m\nroute any via boss when unknown at boss\n"
+        )
+        (told,) = self.told(f"accept to @example.com\n{rules}")
+        self.assertEqual(told[:2], ("postmaster@example.com", "direct"))
+        (letter,) = self.letter(rules).submission.recipients
+        self.assertEqual(letter.next_hop, "direct")
+
     def test_a_report_to_a_sender_whose_mail_is_thrown_away_is_thrown_away(self) -> None:
         with TemporaryDirectory() as folder:
             table = Path(folder) / "transport"

@@ -51,6 +51,7 @@ class House:
             ),
         )
         self.server.strict = "strict" in given
+        self.server.origin = str(given.get("origin", ""))
         self.messages: list[bytes] = []
         self.events: list[Event] = []  # neighbouring chunks joined
         self._heard = bytearray()

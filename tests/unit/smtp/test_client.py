@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unittest
+from dataclasses import replace
 from unittest.mock import patch
 
 from hypothesis import given
@@ -339,6 +340,29 @@ class TestPipelined(unittest.TestCase):
         talk.content()
         talk.hear("554 5.7.1 spam")
         self.assertEqual(talk.outcome(), ["554 end", "554 end"])
+
+    def test_whether_recipients_would_be_taken_is_asked_without_content(self) -> None:
+        for lmtp, pipelining in ((False, True), (False, False), (True, True)):
+            with self.subTest(lmtp=lmtp, pipelining=pipelining):
+                talk = Talk(lmtp=lmtp, pipelining=pipelining)
+                sent = talk.send(replace(transaction(A, B, C), verifies=True))
+                for reply in ("250 ok", "250 yes", "550 5.1.1 no", "451 4.2.0 full"):
+                    self.assertNotIn(b"DATA", sent)
+                    self.assertNotIn(b"BDAT", sent)
+                    sent = talk.hear(reply)
+                self.assertEqual(sent, b"")
+                done = talk.events[0]
+                assert isinstance(done, TransactionDone)
+                self.assertTrue(done.reusable)
+                self.assertEqual(talk.outcome(), ["250 rcpt", "550 rcpt", "451 rcpt"])
+                # the next one begins anew
+                self.assertTrue(talk.send(transaction(A)).startswith(b"RSET\r\n"))
+
+    def test_of_nobody_who_would_be_taken_nothing_is_sent(self) -> None:
+        talk = Talk()
+        talk.send(replace(transaction(A), verifies=True))
+        self.assertEqual(talk.hear("250 ok", "550 5.1.1 no"), b"")
+        self.assertEqual(talk.outcome(), ["550 rcpt"])
 
     def test_421_anywhere(self) -> None:
         replies = ["250 ok", "250 ok", "550 no", "250 ok", "354 go"]

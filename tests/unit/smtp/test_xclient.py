@@ -12,7 +12,7 @@ from relayd.mail.reply import Reply
 from relayd.smtp.events import Mail, StartTls, XClient
 from relayd.smtp.exchange import ServerLimits
 from relayd.smtp.extensions import Offer
-from relayd.smtp.grammar import RemoteProtocolError
+from relayd.smtp.grammar import MAX_HELO, RemoteProtocolError
 from relayd.smtp.server import SmtpServer
 from relayd.smtp.xclient import ATTRIBUTES, LOGIN, NO_ADDRESS, parse_xclient
 from relayd.smtp.xtext import encode_xtext
@@ -63,8 +63,6 @@ class ArgumentTests(unittest.TestCase):
             "PORT=65536",
             "PORT=-1",
             "PROTO=LMTP",
-            "HELO=+0A",
-            "HELO=+zz",
             "LOGIN=a+00",
             "COLOUR=blue",
             "NAME=" + "x" * 300,
@@ -73,6 +71,20 @@ class ArgumentTests(unittest.TestCase):
             "NAME=a..b",
         ):
             self.assertEqual(refusal(text), 501, text)
+
+    def test_what_a_client_calls_itself_may_be_anything(self) -> None:
+        for text, shown in (
+            (b"HELO=x+FCy", "x?y"),
+            (b"HELO=x+00y+0Az", "x?y?z"),
+            (b"HELO=x+2", "x+2"),
+            (b"HELO=a=b", "a=b"),
+            ("HELO=\u00fc".encode(), "\u00fc"),
+            (b"HELO=+E3+81+82", "\u3042"),
+            (b"HELO=(x)<y>", "(x)<y>"),
+            (b"HELO=", ""),
+            (b"HELO=" + b"a" * 2000, "a" * MAX_HELO),
+        ):
+            self.assertEqual(parse_xclient(text, ALL).helo, shown, text)
 
     def test_a_login_is_taken_only_where_it_is_offered(self) -> None:
         self.assertEqual(refusal("LOGIN=root", ATTRIBUTES), 550)

@@ -1,0 +1,83 @@
+"""`relayctl held`: what rules or operators keep back, and why; it is released or discarded."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from relayd.ctl.client import Daemon
+from relayd.mail.ident import ident_text
+from relayd.ops.text import coarse, octets, safe
+
+DISCARDED = "discarded from what is held"  # for the ledger, where the operator says no more
+
+
+def run(options: argparse.Namespace, daemon: Daemon) -> int:
+    """One command; the exit status. Raises DaemonError."""
+    if options.action == "release":
+        return _change(options, daemon, "released", "release")
+    if options.action == "discard":
+        note = options.note or DISCARDED
+        return _change(options, daemon, "discarded", "remove", note=note)
+    return _list(options, daemon)
+
+
+def _change(
+    options: argparse.Namespace, daemon: Daemon, done: str, command: str, **more: str
+) -> int:
+    answer = daemon.answer(command, ids=options.ids, state="held", **more)
+    count = answer["recipients"]
+    if options.json:
+        print(json.dumps(answer))
+    else:
+        print(f"{count:,} {'recipient' if count == 1 else 'recipients'} {done}")
+    return 0 if count else 1
+
+
+def _list(options: argparse.Namespace, daemon: Daemon) -> int:
+    found = 0
+    for message in _messages(daemon, options.limit):
+        found += 1
+        if options.json:
+            print(json.dumps(message))
+        else:
+            for line in _lines(message, time.time()):
+                print(line)
+    if not found and not options.json:
+        print("Nothing is held.")
+    return 0
+
+
+def _messages(daemon: Daemon, limit: int) -> Iterator[dict[str, Any]]:
+    """One after the other, with what was known of each when it came."""
+    idents: list[str] = []
+    for document in daemon.ask("queue", state="held", limit=limit):
+        idents += [ident_text(row[0]) for row in document.get("rows", ())]
+    for ident in idents:
+        story = daemon.answer("show", id=ident)
+        yield {
+            "id": story["id"],
+            "since": story["received_at"],
+            "size": story["size"],
+            "sender": story["sender"],
+            "client": story["client"],
+            "facts": story.get("facts", []),
+            "recipients": [
+                {"mailbox": each["mailbox"], "why": each["reply"]}
+                for each in story["recipients"]
+                if each["state"] == "held"
+            ],
+        }
+
+
+def _lines(message: dict[str, Any], now: float) -> Iterator[str]:
+    age, size = coarse(now - message["since"]), octets(message["size"])
+    yield safe(f"{message['id']}  {age}  {size}  <{message['sender']}>")
+    for each in message["recipients"]:
+        yield safe(f"    <{each['mailbox']}>  {each['why']}")
+    so = [fact for fact in message["facts"] if not fact.startswith("not ")]
+    if so:
+        yield safe(f"    {', '.join(so)}")

@@ -1,0 +1,173 @@
+"""rspamd's /checkv2 as a core without sockets: a request's head out, one report in.
+
+HTTP is as much of RFC 9112 as rspamd speaks: an answer ends with its length, its last chunk, or
+the connection.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from relayd.filters.milteredits import (
+    AddHeader,
+    ChangeHeader,
+    DeleteHeaders,
+    HeaderChange,
+    InsertHeader,
+)
+from relayd.mail.reply import printable
+
+MOST = 4 << 20  # octets of an answer
+MOST_SYMBOLS = 1000
+_UNSAFE = re.compile(r"[^\x20-\x7e]+")
+_STATUS = re.compile(rb"HTTP/1\.[01] (\d{3})(?: |\Z)")
+
+
+class RspamdError(Exception):
+    """It answers what nobody understands, or that it cannot say."""
+
+
+@dataclass(frozen=True, slots=True)
+class RspamdReport:
+    """What it found."""
+
+    action: str  # "no action", "greylist", "add header", "rewrite subject", "soft reject", "reject"
+    score: float
+    symbols: frozenset[str]
+    message: str = ""  # its own words for a refusal
+    changes: tuple[HeaderChange, ...] = ()
+
+    @property
+    def word(self) -> str:
+        """As a filter's word: reject, defer, quarantine, or nothing."""
+        return {
+            "reject": "reject",
+            "discard": "reject",
+            "soft reject": "defer",
+            "greylist": "defer",
+            "quarantine": "quarantine",
+        }.get(self.action, "")
+
+
+def check_request(host: str, about: Sequence[tuple[str, str]], size: int) -> bytes:
+    """The head of a question about a message of so many octets."""
+    lines = ["POST /checkv2 HTTP/1.1", f"Host: {host}", f"Content-Length: {size}"]
+    lines += [f"{name}: {_UNSAFE.sub('?', value)}" for name, value in about if value]
+    return ("\r\n".join([*lines, "Connection: close"]) + "\r\n\r\n").encode("ascii")
+
+
+class RspamdAnswer:
+    """Reads the one answer of a connection."""
+
+    def __init__(self) -> None:
+        self._data = b""
+
+    def feed(self, data: bytes) -> RspamdReport | None:
+        """The report, once it is whole. Raises RspamdError."""
+        self._data += data
+        if len(self._data) > MOST:
+            raise RspamdError("an answer without an end")
+        return self._report(over=False)
+
+    def ended(self) -> RspamdReport | None:
+        """The connection is over: the report, if that was all of it. Raises RspamdError."""
+        return self._report(over=True)
+
+    def _report(self, *, over: bool) -> RspamdReport | None:
+        head, end, body = self._data.partition(b"\r\n\r\n")
+        if not end:
+            return None
+        status, *lines = head.split(b"\r\n")
+        found = _STATUS.match(status)
+        if found is None:
+            raise RspamdError(f"it says {printable(status.decode('latin-1'), 80)!r}")
+        fields = {
+            name.strip().lower(): value.strip()
+            for name, _, value in (line.partition(b":") for line in lines)
+        }
+        whole = _body(fields, body, over=over)
+        if found[1] != b"200":
+            if whole is None and not over:
+                return None
+            raise RspamdError(printable((status + b" " + (whole or b"")).decode("latin-1"), 200))
+        return None if whole is None else report_of(whole)
+
+
+def _body(fields: Mapping[bytes, bytes], body: bytes, *, over: bool) -> bytes | None:
+    """The whole body; None: there is more to come."""
+    if fields.get(b"transfer-encoding", b"").lower() == b"chunked":
+        return _unchunked(body)
+    length = fields.get(b"content-length")
+    if length is not None:
+        if not length.isdigit():
+            raise RspamdError("a length that is no number")
+        return body[: int(length)] if len(body) >= int(length) else None
+    return body if over else None
+
+
+def _unchunked(data: bytes) -> bytes | None:
+    pieces: list[bytes] = []
+    while True:
+        line, end, rest = data.partition(b"\r\n")
+        if not end:
+            return None
+        try:
+            size = int(line.partition(b";")[0], 16)
+        except ValueError:
+            raise RspamdError("a chunk without a length") from None
+        if size == 0:
+            return b"".join(pieces)
+        if len(rest) < size + 2:
+            return None
+        pieces.append(rest[:size])
+        data = rest[size + 2 :]
+
+
+def report_of(body: bytes) -> RspamdReport:
+    """What the JSON says. Raises RspamdError."""
+    try:
+        said = json.loads(body)
+        score = float(said.get("score", 0.0))
+        symbols = [str(each) for each in said.get("symbols") or {}][:MOST_SYMBOLS]
+        messages = said.get("messages")
+        message = messages.get("smtp_message", "") if isinstance(messages, dict) else ""
+        if not math.isfinite(score) or not isinstance(said["action"], str):
+            raise ValueError
+        return RspamdReport(
+            said["action"],
+            score,
+            frozenset(symbols),
+            printable(str(message), 400),
+            tuple(_changes(said)),
+        )
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        raise RspamdError(f"it says {printable(body[:80].decode('latin-1'))!r}") from None
+
+
+def _changes(said: Mapping[str, Any]) -> Iterator[HeaderChange]:
+    milter = said.get("milter") or {}
+    for name, which in (milter.get("remove_headers") or {}).items():
+        for number in which if isinstance(which, list) else [which]:
+            if int(number) > 0:
+                yield ChangeHeader(int(number), str(name), "")
+            else:
+                yield DeleteHeaders(str(name))
+    for name, values in (milter.get("add_headers") or {}).items():
+        for each in values if isinstance(values, list) else [values]:
+            value, order = (
+                (each["value"], each.get("order")) if isinstance(each, dict) else (each, None)
+            )
+            if order is None or int(order) < 0:
+                yield AddHeader(str(name), str(value))
+            else:
+                yield InsertHeader(int(order) + 1, str(name), str(value))  # ours is the first
+    if said.get("action") == "rewrite subject" and isinstance(said.get("subject"), str):
+        yield ChangeHeader(1, "Subject", said["subject"])
+    signature = said.get("dkim-signature")
+    for value in [signature] if isinstance(signature, str) else signature or []:
+        yield InsertHeader(1, "DKIM-Signature", str(value))

@@ -1,0 +1,161 @@
+"""Those who are asked, as one process has them: their connections, their speed, their trouble."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from relayd.filters.line import FilterPlace
+from relayd.filters.lines import FilterLines
+from relayd.filters.miltertalk import MilterLine, MilterTalk, milter_line
+from relayd.filters.policyservice import PolicyService
+from relayd.filters.scanning import Clamd, Rspamd
+from relayd.mail.log import MailLog
+from relayd.rules.language.model import FilterDef
+from relayd.rules.ruleset import Ruleset
+
+COMMAND = 30.0  # seconds for an answer to a command, where the definition does not say
+CONTENT = 300.0  # ... about a content
+MOST_MILTERS = 1000  # connections to one milter at a time: each session has its own
+_TROUBLE_EVERY = 60.0  # seconds between two lines about one filter
+
+
+@dataclass(slots=True)
+class FilterFigures:
+    """How one filter has done since it was first asked."""
+
+    asked: int = 0
+    seconds: float = 0.0  # in all
+    slowest: float = 0.0  # seconds
+    trouble: int = 0
+    last_trouble: str = ""
+    last_trouble_at: float = 0.0  # seconds since the epoch
+
+
+class AskedFilter:
+    """One filter: how it is asked depends on its kind."""
+
+    def __init__(self, reactor: Any, definition: FilterDef) -> None:  # noqa: ANN401
+        self.definition = definition
+        self.figures = FilterFigures()
+        self.told = -_TROUBLE_EVERY  # when its trouble was said last
+        self.untold = 0  # troubles since
+        place = FilterPlace.parse(definition.where)
+        self._command = float(definition.timeout) or COMMAND
+        self._content = float(definition.timeout) or CONTENT
+        self.milters: FilterLines[MilterLine] | None = None
+        self.policy: PolicyService | None = None
+        self.clamd: Clamd | None = None
+        self.rspamd: Rspamd | None = None
+        lines: FilterLines[Any]
+        if definition.kind == "milter":
+            lines = self.milters = FilterLines(reactor, place, milter_line, MOST_MILTERS)
+        elif definition.kind == "policy":
+            self.policy = PolicyService(reactor, place, self._command)
+            lines = self.policy.lines
+        elif definition.kind == "clamd":
+            self.clamd = Clamd(reactor, place, self._content)
+            lines = self.clamd.lines
+        else:
+            self.rspamd = Rspamd(reactor, place, self._content)
+            lines = self.rspamd.lines
+        self.lines = lines
+
+    def talk(self) -> MilterTalk:
+        """With one session."""
+        assert self.milters is not None
+        return MilterTalk(self.milters, self._command, self._content)
+
+    @property
+    def on_failure(self) -> str:
+        """What becomes of a message about which it does not say."""
+        return self.definition.on_failure or "defer"
+
+
+class FilterDesk:
+    """All filters of the rules in force."""
+
+    def __init__(
+        self,
+        reactor: Any,  # noqa: ANN401  # of several interfaces
+        log: MailLog,
+        hostname: str,
+        clock: Callable[[], float],
+    ) -> None:
+        self.hostname = hostname
+        self.log = log
+        self._reactor = reactor
+        self._clock = clock  # seconds since the epoch
+        self._filters: dict[FilterDef, AskedFilter] = {}
+
+    @property
+    def seconds(self) -> Callable[[], float]:
+        """The reactor's clock."""
+        seconds: Callable[[], float] = self._reactor.seconds
+        return seconds
+
+    def filters(self, ruleset: Ruleset) -> Mapping[str, AskedFilter]:
+        """By name, as this rule set defines them."""
+        return {name: self._filter(each) for name, each in ruleset.filters.items()}
+
+    def keep_up(self, ruleset: Ruleset) -> None:
+        """Other rules are in force: who is not asked any more has no connections left."""
+        gone = set(self._filters) - set(ruleset.filters.values())
+        for each in gone:
+            self._filters.pop(each).lines.close()
+        self.filters(ruleset)
+
+    def close(self) -> None:
+        """Nobody is asked any more."""
+        for each in self._filters.values():
+            each.lines.close()
+
+    def answered(self, asked: AskedFilter, began: float) -> None:
+        """It has said something, to what it was asked at `began`."""
+        figures, seconds = asked.figures, self._reactor.seconds() - began
+        figures.asked += 1
+        figures.seconds += seconds
+        figures.slowest = max(figures.slowest, seconds)
+
+    def troubled(self, asked: AskedFilter, why: str) -> None:
+        """It did not say: a line in a while, and a counter."""
+        figures, name = asked.figures, asked.definition.name
+        figures.trouble += 1
+        figures.last_trouble, figures.last_trouble_at = why, self._clock()
+        asked.untold += 1
+        now = self._reactor.seconds()
+        if now - asked.told >= _TROUBLE_EVERY:
+            self.log.trouble(
+                "filter",
+                filter=f"{asked.definition.kind} {name}",
+                why=why,
+                times=asked.untold,
+                meaning=f"on failure {asked.on_failure}",
+            )
+            asked.told, asked.untold = now, 0
+
+    def view(self) -> list[dict[str, object]]:
+        """All filters, for operators."""
+        return [
+            {
+                "name": definition.name,
+                "kind": definition.kind,
+                "where": definition.where,
+                "on_failure": asked.on_failure,
+                "connections": asked.lines.open,
+                "asked": asked.figures.asked,
+                "seconds": round(asked.figures.seconds, 6),
+                "slowest": round(asked.figures.slowest, 6),
+                "trouble": asked.figures.trouble,
+                "last_trouble": asked.figures.last_trouble,
+                "last_trouble_at": asked.figures.last_trouble_at,
+            }
+            for definition, asked in self._filters.items()
+        ]
+
+    def _filter(self, definition: FilterDef) -> AskedFilter:
+        asked = self._filters.get(definition)
+        if asked is None:
+            asked = self._filters[definition] = AskedFilter(self._reactor, definition)
+        return asked

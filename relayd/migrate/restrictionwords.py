@@ -1,0 +1,96 @@
+"""The words of smtpd's restriction lists: which lists there are, and what is known of each word."""
+
+from __future__ import annotations
+
+LISTS = {
+    "smtpd_client_restrictions": "client",
+    "smtpd_helo_restrictions": "helo",
+    "smtpd_sender_restrictions": "sender",
+    "smtpd_relay_restrictions": "recipient",
+    "smtpd_recipient_restrictions": "recipient",
+    "smtpd_data_restrictions": "recipient",
+    "smtpd_end_of_data_restrictions": "recipient",
+}
+"""In the order in which they count, each with what an access map in it is asked about."""
+RELAYING = ("smtpd_relay_restrictions", "smtpd_recipient_restrictions")
+UNAUTH = ("reject_unauth_destination", "defer_unauth_destination", "check_relay_domains")
+ENDS = ("reject", "defer", "defer_if_permit", *UNAUTH)
+OLD = "permit_mynetworks, reject_unauth_destination"  # what Postfix 2 did where nothing was said
+_ARGUMENT = (
+    "check_",
+    "reject_rbl",
+    "reject_rhsbl",
+    "permit_dnswl",
+    "permit_rhswl",
+    "sleep",
+    "reject_plaintext_session_",
+)
+_NO_ARGUMENT = ("check_relay_domains", "check_recipient_maps")
+
+# Filters against unwanted mail that ask strangers (DNS, other servers), or look at how a client
+# speaks. They say nothing of who may relay and where mail goes, so without them the rest stands.
+_ASKS = "relayd asks lists about addresses of clients, not about names"
+_PTR = "relayd takes a client's name only where it leads back to him: `rdns none` asks more of him"
+_DNS = "relayd does not look that up in the DNS"
+_FORM = "relayd does not look at the form of that name"
+_NO_NAME = (
+    r"^[0-9.]+$",
+    r"^[^\[].*[^a-z0-9._-]",
+    r"^[.-]|-$|\.\.|-\.|\.-",
+    r"^\[(?!(?:\d{1,3}\.){3}\d{1,3}\]$|ipv6:[0-9a-f:.]+\]$)",
+)
+HELO_FORMS = {
+    "reject_invalid_helo_hostname": _NO_NAME[1:],
+    "reject_non_fqdn_helo_hostname": (r"^[^\[.][^.]*\.?$", *_NO_NAME),
+}
+"""Names that Postfix takes for none, or for no whole one."""
+SAME = {
+    "reject_invalid_hostname": "reject_invalid_helo_hostname",
+    "reject_non_fqdn_hostname": "reject_non_fqdn_helo_hostname",
+    "reject_unknown_client": "reject_unknown_client_hostname",
+}
+"""Names of Postfix 2."""
+_PROBE = "relayd does not probe addresses"
+FILTERS = {
+    "reject_rbl_client": "its zone, or the answers that count, are not understood",
+    "reject_rhsbl_client": _ASKS,
+    "reject_rhsbl_helo": _ASKS,
+    "reject_rhsbl_sender": _ASKS,
+    "reject_rhsbl_recipient": _ASKS,
+    "reject_rhsbl_reverse_client": _ASKS,
+    "reject_maps_rbl": "maps_rbl_domains names no list",
+    "reject_unknown_sender_domain": _DNS,
+    "reject_unknown_recipient_domain": "an unknown domain is found out at delivery, and reported",
+    "reject_unknown_address": _DNS,
+    "reject_unknown_reverse_client_hostname": _PTR,
+    "reject_unknown_forward_client_hostname": _PTR,
+    "reject_unknown_hostname": _DNS,
+    "reject_unknown_helo_hostname": _DNS,
+    "reject_unverified_recipient": _PROBE,
+    "reject_unverified_sender": _PROBE,
+    "reject_unverified_address": _PROBE,
+}
+"""Known, and left out: the report names each."""
+ANYWAY = {
+    "reject_unauth_pipelining": "a client out of step is refused anyway",
+    "reject_unlisted_recipient": "unknown recipients are refused at RCPT in any case",
+    "check_recipient_maps": "unknown recipients are refused at RCPT in any case",
+    "reject_multi_recipient_bounce": "a report with many recipients is decided for each",
+    "sleep": "a pause decides nothing",
+    "check_etrn_access": "relayd has no ETRN",
+}
+PERHAPS = {
+    "permit_tls_clientcerts": ("tls", "relayd has not those certificates' fingerprints"),
+    "permit_tls_all_clientcerts": ("tls", "relayd has not those certificates' authorities"),
+    "permit_mx_backup": ("", "relayd does not ask whose MX this host is"),
+    "permit_dnswl_client": ("", "its zone, or the answers that count, are not understood"),
+    "permit_rhswl_client": ("", _ASKS),
+    "permit_naked_ip_address": ("", _FORM),
+    "defer_if_reject": ("", "what would be refused is asked to come later"),
+}
+"""Who passes by them cannot be told: what the list refuses behind them is asked to come later."""
+
+
+def takes_argument(word: str) -> bool:
+    """Whether the next word of the list belongs to this one."""
+    return word not in _NO_ARGUMENT and word.startswith(_ARGUMENT)

@@ -1,0 +1,52 @@
+"""Who is asked about a client, a sender, a recipient and a content: the `ask` rules, compiled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from relayd.rules.conditions.condition import Test
+from relayd.rules.fact import Known
+from relayd.rules.language.model import Ask
+from relayd.rules.tables.table import Table, Unknown
+from relayd.rules.view import View
+
+
+class AskStage:
+    """Filters in the order in which they are asked."""
+
+    def __init__(self, rules: Sequence[Ask], tables: Mapping[str, Table]) -> None:
+        self.order = tuple(dict.fromkeys(name for rule in rules for name in rule.names))
+        self._when: dict[str, list[tuple[Known, list[Test]]]] = {name: [] for name in self.order}
+        for rule in rules:
+            known = max((each.known for each in rule.tests), default=Known.CLIENT)
+            tests = [each.compiled(tables) for each in rule.tests]
+            for name in rule.names:
+                self._when[name].append((known, tests))
+
+    def known(self, name: str) -> Known:
+        """From when on it can be said whether this one is asked."""
+        return max(known for known, _ in self._when[name])
+
+    def asks(self, name: str, view: View, so_far: Known) -> bool | None:
+        """Whether it is asked, by what is known so far; None: that cannot be said."""
+        unknown = False
+        for known, tests in self._when[name]:
+            if known > so_far:
+                unknown = True
+                continue
+            holds = _holds(tests, view)
+            if holds:
+                return True
+            unknown |= holds is None
+        return None if unknown else False
+
+
+def _holds(tests: Sequence[Test], view: View) -> bool | None:
+    unknown = False
+    for test in tests:
+        try:
+            if not test(view):
+                return False
+        except Unknown:
+            unknown = True
+    return None if unknown else True

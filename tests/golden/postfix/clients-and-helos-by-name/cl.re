@@ -1,0 +1,3 @@
+/^(dsl|dyn)[-.].*\.isp\.example$/ 550 5.7.1 dynamic
+/^unknown$/ DUNNO
+/pool.*\.net$/ REJECT

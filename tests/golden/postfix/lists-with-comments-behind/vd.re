@@ -1,0 +1,2 @@
+/^(www\.)?brand[0-9]+\.example$/ ok
+/^old\.test$/ ok

@@ -1,0 +1,2 @@
+/^NOBODY$/ REJECT re
+/^<>$/ REJECT re2

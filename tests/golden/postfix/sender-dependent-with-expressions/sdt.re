@@ -1,0 +1,1 @@
+/^x-.*@odd\.example$/ smtp:[odd.example]

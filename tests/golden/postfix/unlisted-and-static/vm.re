@@ -1,0 +1,2 @@
+/^[^@]*\.[^@]*@mb\.example$/ ok
+/^postmaster@/ ok

@@ -1,0 +1,304 @@
+"""Those who are asked, as Debian ships them: each at work."""
+
+from __future__ import annotations
+
+import json
+import re
+import smtplib
+import socket
+import time
+
+import dkim
+
+from tests.scenarios.filterdaemons import (
+    EICAR,
+    GTUBE,
+    ClamavMilter,
+    Clamd,
+    Opendkim,
+    Opendmarc,
+    Postgrey,
+    RspamdDaemon,
+    spawned,
+)
+from tests.scenarios.filterpeers import Listening, Milter, insert
+from tests.scenarios.harness import Relayd, Scenario, program
+from tests.sink import Sink
+
+LETTER = (
+    b"From: Ann <ann@example.org>\r\nTo: info@example.com\r\nSubject:  spaced\r\n"
+    b"Date: Mon, 5 Jan 2026 10:00:00 +0000\r\nMessage-ID:\r\n <x@example.org>\r\n\r\nhello\r\n"
+)
+
+
+class RealFilters(Scenario):
+    def asking(self, sink: Sink, rules: str, *, start: bool = True) -> Relayd:
+        """A relayd with these rules before its own."""
+        rest = (
+            f"accept to @example.com\nroute any via out\nnext-hop out smtp 127.0.0.1:{sink.port}\n"
+        )
+        return self.relayd(rules + rest, start=start)
+
+    def said(self, relay: Relayd, content: bytes = LETTER, sender: str = "ann@example.org") -> str:
+        """The reply to the first command that is refused, or to the final dot."""
+        with smtplib.SMTP(*relay.address, timeout=60) as client:
+            client.ehlo("client.example")
+            code, reply = client.mail(sender)
+            if code == 250:
+                code, reply = client.rcpt("info@example.com")
+            if code == 250:
+                code, reply = client.data(content)
+        return f"{code} {reply.decode()}"
+
+
+class OpendkimTests(RealFilters):
+    needs = ("opendkim",)
+
+    def test_it_signs_what_then_verifies(self) -> None:
+        daemon = Opendkim(self)
+        with Sink() as sink:
+            relay = self.asking(sink, f"milter opendkim {daemon.where}\nask opendkim\n")
+            for _ in range(3):
+                self.assertEqual(self.said(relay)[:3], "250")
+            for arrived in sink.wait(3):
+                signed = arrived.content
+                self.assertTrue(signed.startswith(b"DKIM-Signature: "), signed)
+                found = dkim.verify(signed, dnsfunc=lambda name, timeout=5: daemon.record)
+                self.assertTrue(found, signed)
+            daemon.stop()
+            self.assertEqual(self.said(relay)[:9], "451 4.7.1")
+            daemon.start()
+            self.assertEqual(self.said(relay)[:3], "250")
+            shown = relay.ctl("filters").stdout
+            self.assertIn("opendkim", shown)
+
+
+class ClamavTests(RealFilters):
+    needs = ("clamav",)
+
+    def test_clamd_finds_it(self) -> None:
+        daemon = Clamd(self)
+        with Sink() as sink:
+            relay = self.asking(sink, f"clamd virus {daemon.where}\nask virus\n")
+            self.assertEqual(self.said(relay)[:3], "250")
+            refused = self.said(relay, LETTER + EICAR + b"\r\n")
+            self.assertTrue(refused.startswith("554 5.7.1 The message is infected: Eicar"), refused)
+            # more than StreamMaxLength: it closes while we write
+            self.assertEqual(
+                self.said(relay, LETTER + b"x" * 70 * 50_000 + b"\r\n")[:9], "451 4.7.1"
+            )
+            self.assertEqual(self.said(relay)[:3], "250")
+            self.assertEqual(len(sink.wait(2)), 2)
+
+    def test_rules_decide_where_they_look_at_it(self) -> None:
+        daemon = Clamd(self)
+        with Sink() as sink:
+            rules = (
+                f'clamd virus {daemon.where}\nask virus\nhold when says virus reject "infected"\n'
+            )
+            relay = self.asking(sink, rules)
+            self.assertEqual(self.said(relay, LETTER + EICAR + b"\r\n")[:3], "250")
+            self.assertIn("Held by rule", relay.ctl("queue").stdout)
+
+    def test_clamav_milter(self) -> None:
+        daemon = ClamavMilter(self, Clamd(self))
+        with Sink() as sink:
+            relay = self.asking(sink, f"milter clamav {daemon.where}\nask clamav\n")
+            self.assertEqual(self.said(relay)[:3], "250")
+            self.assertIn("infected: Eicar", self.said(relay, LETTER + EICAR + b"\r\n"))
+            self.assertIn(b"\r\nX-Virus-Scanned: ", sink.wait(1)[0].content)
+
+
+class PostgreyTests(RealFilters):
+    needs = ("postgrey",)
+
+    def test_it_puts_off_whom_it_has_not_seen(self) -> None:
+        daemon = Postgrey(self)
+        with Sink() as sink:
+            relay = self.asking(
+                sink, f"policy postgrey {daemon.where}\nask postgrey to @example.com\n"
+            )
+            first = self.said(relay)
+            self.assertRegex(first, "^450 4.2.0 .*Greylisted")
+            time.sleep(1.5)
+            self.assertEqual(self.said(relay)[:3], "250")
+            self.assertIn(b"X-Greylist: delayed", sink.wait(1)[0].content)
+
+
+class RspamdTests(RealFilters):
+    needs = ("rspamd",)
+
+    def test_by_http_and_as_a_milter(self) -> None:
+        daemon = RspamdDaemon(self)
+        with Sink() as sink:
+            relay = self.asking(sink, f"rspamd scan {daemon.url}\nask scan\n")
+            self.assertEqual(self.said(relay)[:3], "250")
+            self.assertEqual(self.said(relay, LETTER + GTUBE + b"\r\n"), "554 5.7.1 Gtube pattern")
+            relay.stop()
+            milter = self.relayd(
+                f"milter scan {daemon.where}\nask scan\naccept to @example.com\n"
+                f"route any via out\nnext-hop out smtp 127.0.0.1:{sink.port}\n",
+                name="milter",
+            )
+            self.assertEqual(self.said(milter)[:3], "250")
+            self.assertIn("Gtube pattern", self.said(milter, LETTER + GTUBE + b"\r\n"))
+
+
+class OthersTests(RealFilters):
+    needs = ("opendmarc", "policyd-spf")
+
+    def test_opendmarc_and_policyd_spf(self) -> None:
+        daemon = Opendmarc(self)
+        # without a configuration it skips clients of this machine, and says so
+        spf = spawned(self, [program("policyd-spf"), "/dev/null"], self.folder / "spf")
+        with Sink() as sink:
+            relay = self.asking(
+                sink, f"policy spf {spf}\nmilter dmarc {daemon.where}\nask spf\nask dmarc\n"
+            )
+            self.assertEqual(self.said(relay)[:3], "250")
+            content = sink.wait(1)[0].content
+            self.assertTrue(content.startswith(b"Authentication-Results: gw.example.com"), content)
+            self.assertIn(b"\r\nX-Comment: SPF check N/A for local", content)
+
+
+_PYMILTER = """
+import sys
+import Milter
+
+class Edits(Milter.Base):
+    def header(self, name, value):
+        return Milter.CONTINUE
+
+    def envrcpt(self, to, *arguments):
+        if "refused" in to:
+            self.setreply("550", "5.7.1", "Not %% him")
+            return Milter.REJECT
+        return Milter.CONTINUE
+
+    def eom(self):
+        self.addheader("X-By", "pymilter")
+        self.chgheader("Subject", 1, "changed")
+        self.replacebody(b"another\\r\\nbody\\r\\n")
+        self.addrcpt("<extra@example.com>")
+        self.chgfrom("<other@example.org>")
+        return Milter.CONTINUE
+
+Milter.factory = Edits
+Milter.set_flags(Milter.ADDHDRS | Milter.CHGHDRS | Milter.CHGBODY | Milter.ADDRCPT | Milter.CHGFROM)
+Milter.runmilter("edits", sys.argv[1], 60)
+"""
+
+
+class PymilterDaemon(Opendkim):
+    """A filter programmed with pymilter."""
+
+    name = "pymilter"
+
+    def configure(self) -> None:
+        """The program."""
+        (self.folder / "filter.py").write_text(_PYMILTER)
+
+    def command(self) -> list[str]:
+        """With Debian's Python, which has the module."""
+        return ["/usr/bin/python3", str(self.folder / "filter.py"), f"unix:{self.socket}"]
+
+
+class PymilterTests(RealFilters):
+    needs = ("pymilter",)
+
+    def test_it_edits_content_and_envelope(self) -> None:
+        daemon = PymilterDaemon(self)
+        with Sink() as sink:
+            relay = self.asking(sink, f"milter edits {daemon.where}\nask edits\n")
+            with smtplib.SMTP(*relay.address, timeout=60) as client:
+                client.ehlo("client.example")
+                client.mail("ann@example.org")
+                self.assertEqual(client.rcpt("info@example.com")[0], 250)
+                self.assertEqual(client.rcpt("refused@example.com"), (550, b"5.7.1 Not % him"))
+                self.assertEqual(client.data(LETTER)[0], 250)
+            (arrived,) = sink.wait(1)
+            self.assertEqual(arrived.sender, "other@example.org")
+            self.assertEqual(arrived.recipients, ("info@example.com", "extra@example.com"))
+            self.assertIn(b"\r\nSubject: changed\r\n", arrived.content)
+            self.assertTrue(
+                arrived.content.endswith(b"X-By: pymilter\r\n\r\nanother\r\nbody\r\n"),
+                arrived.content,
+            )
+            self.assertIn("milter edits", relay.log())
+
+
+class RulesTests(RealFilters):
+    def test_a_session_from_before_the_rules_asked_anybody_is_asked_too_or_ends(self) -> None:
+        """After a reload that brings the first `ask`, nobody sends mail past it for long."""
+        milter = Milter(self, answers=lambda letter, data: (b"r" if letter == b"M" else b"c", b""))
+        with Sink() as sink:
+            relay = self.asking(sink, "")
+            with smtplib.SMTP(*relay.address, timeout=60) as client:
+                client.ehlo("client.example")
+                client.sendmail("ann@example.org", ["info@example.com"], LETTER)
+                rules = relay.config.read_text("utf-8")
+                relay.config.write_text(f"{rules}milter m {milter.where}\nask m\n", "utf-8")
+                relay.ctl("reload")
+                with self.assertRaises(smtplib.SMTPException):
+                    client.sendmail("ann@example.org", ["info@example.com"], LETTER)
+            self.assertEqual(self.said(relay), "550 5.7.1 Command rejected")
+            self.assertEqual(len(sink.arrived), 1)
+
+    def test_what_filters_say_is_in_the_trail(self) -> None:
+        milter = Milter(
+            self, edits=lambda fields, content: [(b"q", b"smells\0"), insert(1, "X-In", "yes")]
+        )
+        with Sink() as sink:
+            relay = self.asking(sink, f"milter nose {milter.where}\nask nose\n")
+            said = self.said(relay)
+            told = relay.ctl("why", said.split()[-1]).stdout
+            self.assertRegex(told, r"ask +relayd\.conf:\d+ +milter nose +added a header field; q")
+            self.assertIn("hold by nose: smells", told)
+            self.assertEqual(sink.arrived, [])
+
+    def test_scores_and_symbols_decide_with_two_workers(self) -> None:
+        def serve(connection: socket.socket) -> None:
+            stream = connection.makefile("rb")
+            head = b"".join(iter(stream.readline, b"\r\n"))
+            asked.append(head.decode())
+            size = int(re.findall(rb"Content-Length: (\d+)", head)[0])
+            spam = re.findall(rb"score-(\d+)", stream.read(size))
+            report = {
+                "action": "reject",
+                "score": float(spam[0]) if spam else 0.5,
+                "symbols": {"BAYES_SPAM": {}} if spam else {},
+                "milter": {"add_headers": {"X-Checked": {"value": "yes", "order": 0}}},
+            }
+            body = json.dumps(report).encode()
+            answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body)
+            connection.sendall(answer + body)
+
+        asked: list[str] = []
+        rules = (
+            f"rspamd scan http://{Listening(self, serve).where}\nask scan\n"
+            'hold when score scan >= 15 "spam?"\nheader add X-Spam "yes" when score scan >= 6\n'
+            "reject when symbol scan BAYES_SPAM and score scan > 30\n"
+        )
+        with Sink() as sink:
+            relay = self.asking(sink, rules, start=False)
+            config = relay.config.read_text("utf-8").replace("workers 1\n", "workers 2\n")
+            relay.config.write_text(config, "utf-8")
+            relay.start()
+            for number, expected in ((0, "250"), (7, "250"), (20, "250"), (31, "550")):
+                said = self.said(relay, LETTER + (b"score-%d\r\n" % number if number else b""))
+                self.assertEqual(said[:3], expected)
+                if number == 20:
+                    told = relay.ctl("why", said.split()[-1]).stdout
+                    self.assertIn("score scan 20", told)
+            plain, marked = (each.content for each in sink.wait(2))
+            self.assertIn(b"\r\nX-Checked: yes\r\nFrom: ", plain)
+            self.assertNotIn(b"X-Spam", plain)
+            self.assertIn(b"\r\nX-Spam: yes\r\n", marked)
+            self.assertIn("Held by rule", relay.ctl("queue").stdout)
+            (figures,) = json.loads(relay.ctl("filters", "--json").stdout)["filters"]
+            self.assertEqual((figures["asked"], figures["trouble"]), (4, 0))
+            told = relay.ctl("explain", "--with", "score scan 20", "info@example.com").stdout
+            self.assertIn("accepted, then: hold", told)
+            for name in ("Ip: 127.0.0.1", "Helo: client.example", "From: ann@example.org",
+                         "Rcpt: info@example.com", "Hostname: localhost"):  # fmt: skip
+                self.assertIn(name + "\r\n", asked[0])
