@@ -22,7 +22,7 @@ from tests.scenarios.filterdaemons import (
     RspamdDaemon,
     spawned,
 )
-from tests.scenarios.filterpeers import Listening, Milter, insert
+from tests.scenarios.filterpeers import Listening, Milter, Policy, insert
 from tests.scenarios.harness import Relayd, Scenario, program, wait_until
 from tests.sink import Sink
 
@@ -257,6 +257,19 @@ class RulesTests(RealFilters):
                         each.noop()
             self.assertEqual(self.said(relay), "550 5.7.1 Command rejected")
             self.assertEqual(len(sink.wait(2)), 2)
+
+    def test_a_policy_service_is_asked_about_the_message_where_its_content_decides(self) -> None:
+        policy = Policy(self, lambda asked: "HOLD too big")
+        with Sink() as sink:
+            relay = self.asking(sink, f"policy big {policy.where}\nask big when size > 1KB\n")
+            self.assertEqual(self.said(relay)[:3], "250")
+            self.assertEqual(self.said(relay, LETTER + b"x" * 70 + b"\r\n" * 1024)[:3], "250")
+            self.assertEqual(len(sink.wait(1)), 1)
+            self.assertIn("hold by big: too big", relay.ctl("queue").stdout)
+            (asked,) = policy.requests
+            self.assertIn("protocol_state=END-OF-MESSAGE", asked)
+            told = relay.ctl("explain", "--with", "size > 2KB", "info@example.com").stdout
+            self.assertRegex(told, r"ask +relayd\.conf:\d+ +policy big\n")
 
     def test_what_filters_say_is_in_the_trail(self) -> None:
         milter = Milter(
