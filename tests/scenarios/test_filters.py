@@ -19,6 +19,7 @@ from tests.scenarios.filterdaemons import (
     Opendkim,
     Opendmarc,
     Postgrey,
+    PymilterDaemon,
     RspamdDaemon,
     spawned,
 )
@@ -160,48 +161,6 @@ class OthersTests(RealFilters):
             content = sink.wait(1)[0].content
             self.assertTrue(content.startswith(b"Authentication-Results: gw.example.com"), content)
             self.assertIn(b"\r\nX-Comment: SPF check N/A for local", content)
-
-
-_PYMILTER = """
-import sys
-import Milter
-
-class Edits(Milter.Base):
-    def header(self, name, value):
-        return Milter.CONTINUE
-
-    def envrcpt(self, to, *arguments):
-        if "refused" in to:
-            self.setreply("550", "5.7.1", "Not %% him")
-            return Milter.REJECT
-        return Milter.CONTINUE
-
-    def eom(self):
-        self.addheader("X-By", "pymilter")
-        self.chgheader("Subject", 1, "changed")
-        self.replacebody(b"another\\r\\nbody\\r\\n")
-        self.addrcpt("<extra@example.com>")
-        self.chgfrom("<other@example.org>")
-        return Milter.CONTINUE
-
-Milter.factory = Edits
-Milter.set_flags(Milter.ADDHDRS | Milter.CHGHDRS | Milter.CHGBODY | Milter.ADDRCPT | Milter.CHGFROM)
-Milter.runmilter("edits", sys.argv[1], 60)
-"""
-
-
-class PymilterDaemon(Opendkim):
-    """A filter programmed with pymilter."""
-
-    name = "pymilter"
-
-    def configure(self) -> None:
-        """The program."""
-        (self.folder / "filter.py").write_text(_PYMILTER)
-
-    def command(self) -> list[str]:
-        """With Debian's Python, which has the module."""
-        return ["/usr/bin/python3", str(self.folder / "filter.py"), f"unix:{self.socket}"]
 
 
 class PymilterTests(RealFilters):
