@@ -235,11 +235,21 @@ class RulesTests(RealFilters):
             self, edits=lambda fields, content: [(b"q", b"smells\0"), insert(1, "X-In", "yes")]
         )
         with Sink() as sink:
-            relay = self.asking(sink, f"milter nose {milter.where}\nask nose\n")
+            silent = Milter(self)
+            policy = Policy(self, lambda asked: "DUNNO")
+            relay = self.asking(
+                sink,
+                f"milter nose {milter.where}\nmilter silent {silent.where}\n"
+                f"policy grey {policy.where}\npolicy others {policy.where}\n"
+                "ask nose, silent, grey\nask others login any\n",
+            )
             said = self.said(relay)
             told = relay.ctl("why", said.split()[-1]).stdout
             self.assertRegex(told, r"ask +relayd\.conf:\d+ +milter nose +added a header field; q")
             self.assertIn("hold by nose: smells", told)
+            self.assertRegex(told, r"ask +relayd\.conf:\d+ +milter silent\n")
+            self.assertRegex(told, r"ask +relayd\.conf:\d+ +policy grey\n")
+            self.assertNotIn("others", told)
             self.assertEqual(sink.arrived, [])
 
     def test_scores_and_symbols_decide_with_two_workers(self) -> None:
