@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import smtplib
 import socket
 import struct
 import threading
@@ -213,3 +214,17 @@ class Policy:
             asked = dict(each.split("=", 1) for each in lines)
             connection.sendall(f"action={self._answer(asked)}\n\n".encode())
             lines = []
+
+
+def answer_to(client: smtplib.SMTP, recipient: str, letter: bytes) -> tuple[int, bytes]:
+    """The reply to the first command that is refused, or to the final dot."""
+    code, reply = client.mail("a@example.org")
+    if code == 250:
+        code, reply = client.rcpt(recipient)
+    if code == 250:
+        try:
+            code, reply = client.data(letter)
+        except smtplib.SMTPDataError as refused:  # DATA itself
+            error = refused.smtp_error
+            return refused.smtp_code, error if isinstance(error, bytes) else error.encode()
+    return code, reply

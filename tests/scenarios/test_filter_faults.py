@@ -9,7 +9,16 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from tests.scenarios.filterpeers import Listening, Milter, Policy, body, insert, packet, packets
+from tests.scenarios.filterpeers import (
+    Listening,
+    Milter,
+    Policy,
+    answer_to,
+    body,
+    insert,
+    packet,
+    packets,
+)
 from tests.scenarios.harness import Relayd, Scenario, free_port, wait_until
 from tests.sink import Sink
 
@@ -132,14 +141,7 @@ class FilterFaults(Scenario):
         """The reply to the first command that is refused, or to the final dot."""
         with smtplib.SMTP(*relay.address, timeout=60) as client:
             client.ehlo("client.example")
-            code, reply = client.mail("a@example.org")
-            if code == 250:
-                code, reply = client.rcpt(f"{to}@example.com")
-            if code == 250:
-                try:
-                    code, reply = client.data(LETTER)
-                except smtplib.SMTPDataError as refused:  # DATA itself
-                    return f"{refused.smtp_code} {refused.smtp_error!r}"
+            code, reply = answer_to(client, f"{to}@example.com", LETTER)
         return f"{code} {reply!r}"
 
     def test_a_filter_that_takes_a_second_holds_its_sessions_and_nobody_else(self) -> None:

@@ -16,6 +16,7 @@ from tests.scenarios.filterdaemons import (
     PymilterDaemon,
     RspamdDaemon,
 )
+from tests.scenarios.filterpeers import answer_to
 from tests.scenarios.harness import Scenario, wait_until
 from tests.sink import Sink
 
@@ -100,14 +101,7 @@ class RealFaults(Scenario):
 
     def said(self, client: smtplib.SMTP, name: str) -> int:
         client.ehlo_or_helo_if_needed()
-        code, _ = client.mail("ann@example.org")
-        if code == 250:
-            code, _ = client.rcpt(f"{name}@example.com")
-        if code == 250:
-            try:
-                code, _ = client.data(LETTER)
-            except smtplib.SMTPDataError as refused:  # DATA itself
-                code = refused.smtp_code
+        code, _ = answer_to(client, f"{name}@example.com", LETTER)
         if code != 250:
             client.rset()
         return code
