@@ -83,7 +83,11 @@ cloud.example. TXT "v=spf1 ip4:192.0.2.0/24 -all"
             if code == 250:
                 code, reply = session.rcpt(to)
             if code == 250:
-                code, reply = session.data(content)
+                try:
+                    code, reply = session.data(content)
+                except smtplib.SMTPDataError as error:  # to DATA itself
+                    code, text = error.smtp_code, error.smtp_error
+                    reply = text if isinstance(text, bytes) else text.encode()
         return f"{code} {reply.decode()}"
 
     def held(self, relay: Relayd) -> str:
@@ -141,7 +145,7 @@ class Counting(Recipes):
         self.assertEqual(bob[:3], "250")
         burst = [self.said(relay)[:9] for _ in range(2)]
         self.assertEqual([burst[0][:3], burst[1]], ["250", "451 4.7.1"])
-        self.assertRegex(relay.ctl("limits", "hourly").stdout, r"ann@example\.org +2 +OVER")
+        self.assertRegex(relay.ctl("limits", "hourly").stdout, r"ann@example\.org +4 +OVER")
 
 
 class BeforeExchange(Recipes):
