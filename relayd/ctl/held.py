@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -12,13 +13,14 @@ from relayd.ctl.client import Daemon
 from relayd.mail.ident import ident_text
 from relayd.ops.text import coarse, octets, safe
 
+_NOTHING = re.compile(r"not |(score|says) \S+ none\Z")  # was found
 DISCARDED = "discarded from what is held"  # for the ledger, where the operator says no more
 
 
 def run(options: argparse.Namespace, daemon: Daemon) -> int:
     """One command; the exit status. Raises DaemonError."""
     if options.action == "release":
-        return _change(options, daemon, "released", "release")
+        return _change(options, daemon, "released", "release", training=options.training)
     if options.action == "discard":
         note = options.note or DISCARDED
         return _change(options, daemon, "discarded", "remove", note=note)
@@ -78,6 +80,6 @@ def _lines(message: dict[str, Any], now: float) -> Iterator[str]:
     yield safe(f"{message['id']}  {age}  {size}  <{message['sender']}>")
     for each in message["recipients"]:
         yield safe(f"    <{each['mailbox']}>  {each['why']}")
-    so = [fact for fact in message["facts"] if not fact.startswith("not ")]
+    so = [fact for fact in message["facts"] if not _NOTHING.match(fact)]
     if so:
         yield safe(f"    {', '.join(so)}")

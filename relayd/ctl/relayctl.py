@@ -350,6 +350,8 @@ def held(options: argparse.Namespace) -> int:
     """What is kept back."""
     from relayd.ctl import held as quarantine
 
+    if options.action == "show":
+        return why(options)
     return quarantine.run(options, daemon(options))
 
 

@@ -65,7 +65,7 @@ cloud.example. TXT "v=spf1 ip4:192.0.2.0/24 -all"
         self.addCleanup(sink.stop)
         return sink
 
-    def said(
+    def reply(
         self,
         relay: Relayd,
         content: bytes = LETTER,
@@ -109,9 +109,9 @@ class AskingTheDns(Recipes):
             ("198.51.100.14", "ann@soft.example", "451 4.7.1"),
         ):
             with self.subTest(address, sender=sender):
-                said = self.said(relay, client=f"ADDR={address}", sender=sender)
+                said = self.reply(relay, client=f"ADDR={address}", sender=sender)
                 self.assertTrue(said.startswith(expected), said)
-        login = self.said(
+        login = self.reply(
             relay, client="ADDR=198.51.100.9 LOGIN=ann@example.org", to="x@example.net"
         )
         self.assertEqual(login[:3], "250")
@@ -119,31 +119,31 @@ class AskingTheDns(Recipes):
     def test_greylisting(self) -> None:
         relay = self.recipe("greylisting", (" 5m ", " 2s "), ("five minutes", "two seconds"))
         self.assertEqual(
-            self.said(relay, client="ADDR=192.0.2.7", sender="a@cloud.example")[:3], "250"
+            self.reply(relay, client="ADDR=192.0.2.7", sender="a@cloud.example")[:3], "250"
         )
-        self.assertEqual(self.said(relay, client="ADDR=198.51.100.10")[:3], "250")  # a friend
-        self.assertEqual(self.said(relay)[:9], "451 4.7.1")
+        self.assertEqual(self.reply(relay, client="ADDR=198.51.100.10")[:3], "250")  # a friend
+        self.assertEqual(self.reply(relay)[:9], "451 4.7.1")
         time.sleep(2)
-        self.assertEqual(self.said(relay, client="ADDR=203.0.113.200")[:3], "250")
-        self.assertEqual(self.said(relay, sender="bob@example.net")[:3], "250")  # known by now
+        self.assertEqual(self.reply(relay, client="ADDR=203.0.113.200")[:3], "250")
+        self.assertEqual(self.reply(relay, sender="bob@example.net")[:3], "250")  # known by now
 
 
 class Counting(Recipes):
     def test_a_quota_for_logins(self) -> None:
         relay = self.recipe("limits", ("500/1h", "2/1h"), ("100/1d", "4/1d"), ("100/1m", "1/1m"))
         ann = "ADDR=203.0.113.1 LOGIN=ann@example.org"
-        said = [self.said(relay, client=ann, to="x@example.net")[:9] for _ in range(5)]
+        said = [self.reply(relay, client=ann, to="x@example.net")[:9] for _ in range(5)]
         self.assertEqual([each[:3] for each in said], ["250"] * 4 + ["550"])
         self.assertEqual(self.held(relay).count("<x@example.net>"), 2)
         self.assertIn("over hourly", self.held(relay))
-        bob = self.said(
+        bob = self.reply(
             relay,
             client="ADDR=203.0.113.1 LOGIN=bob@example.org",
             sender="bob@example.org",
             to="x@example.net",
         )
         self.assertEqual(bob[:3], "250")
-        burst = [self.said(relay)[:9] for _ in range(2)]
+        burst = [self.reply(relay)[:9] for _ in range(2)]
         self.assertEqual([burst[0][:3], burst[1]], ["250", "451 4.7.1"])
         self.assertRegex(relay.ctl("limits", "hourly").stdout, r"ann@example\.org +4 +OVER")
 
@@ -156,13 +156,13 @@ class BeforeExchange(Recipes):
         exchange = peers.Postfix(self, domains=["example.com"], extra=known)
         here = f"smtp 127.0.0.1:{exchange.port}"
         relay = self.recipe("verification", ("smtp ex1.corp.example, ex2.corp.example", here))
-        self.assertEqual(self.said(relay)[:3], "250")
-        self.assertEqual(self.said(relay, to="nobody@example.com")[:9], "550 5.1.1")
+        self.assertEqual(self.reply(relay)[:3], "250")
+        self.assertEqual(self.reply(relay, to="nobody@example.com")[:9], "550 5.1.1")
         wait_until(lambda: len(exchange.mailbox()) == 1, "it goes on to Exchange")
         exchange.stop()
-        self.assertEqual(self.said(relay)[:3], "250")  # known, and waits
-        self.assertEqual(self.said(relay, to="nobody@example.com")[:9], "550 5.1.1")
-        self.assertEqual(self.said(relay, to="new@example.com")[:3], "451")
+        self.assertEqual(self.reply(relay)[:3], "250")  # known, and waits
+        self.assertEqual(self.reply(relay, to="nobody@example.com")[:9], "550 5.1.1")
+        self.assertEqual(self.reply(relay, to="new@example.com")[:3], "451")
 
 
 class Rspamd(Recipes):
@@ -178,17 +178,17 @@ class Rspamd(Recipes):
         )
         marked, spam = GTUBE.replace(b"XJS", b"YJS", 1), LETTER + GTUBE + b"\r\n"
         for content in (LETTER, LETTER + marked + b"\r\n", spam):
-            self.assertEqual(self.said(relay, content)[:3], "250")
+            self.assertEqual(self.reply(relay, content)[:3], "250")
         self.assertNotIn(b"X-Spam", store.wait(1)[0].content)
         self.assertIn(b"\r\nX-Spam: Yes\r\n", junk.wait(1)[0].content)
         self.assertIn("score scan 15", self.held(relay))
-        login = self.said(
+        login = self.reply(
             relay, spam, client="ADDR=203.0.113.1 LOGIN=ann@example.org", to="x@example.net"
         )
         self.assertEqual(login[:3], "250")
         self.assertEqual(self.held(relay).count("Held by rule"), 1)
         daemon.stop()
-        self.assertEqual(self.said(relay, spam)[:3], "250")
+        self.assertEqual(self.reply(relay, spam)[:3], "250")
         self.assertIn(b"GTUBE", store.wait(2)[1].content)
 
 
@@ -203,12 +203,12 @@ class Clamav(Recipes):
             (STORE, f"smtp 127.0.0.1:{store.port}"),
         )
         infected, ours = LETTER + EICAR + b"\r\n", "ADDR=203.0.113.1 LOGIN=ann@example.org"
-        self.assertEqual(self.said(relay)[:3], "250")
-        self.assertEqual(self.said(relay, infected)[:9], "554 5.7.1")
-        self.assertEqual(self.said(relay, infected, client=ours)[:3], "250")
+        self.assertEqual(self.reply(relay)[:3], "250")
+        self.assertEqual(self.reply(relay, infected)[:9], "554 5.7.1")
+        self.assertEqual(self.reply(relay, infected, client=ours)[:3], "250")
         self.assertIn("one of our own computers sends this", self.held(relay))
         daemon.stop()
-        self.assertEqual(self.said(relay)[:9], "451 4.7.1")
+        self.assertEqual(self.reply(relay)[:9], "451 4.7.1")
         self.assertEqual(len(store.wait(1)), 1)
 
 
@@ -223,11 +223,11 @@ class OpenDkim(Recipes):
             (STORE, f"smtp 127.0.0.1:{store.port}"),
         )
         ours = "ADDR=127.0.0.1 LOGIN=ann@example.org"
-        self.assertEqual(self.said(relay, client=ours)[:3], "250")
+        self.assertEqual(self.reply(relay, client=ours)[:3], "250")
         signed = store.wait(1)[0].content
         self.assertTrue(dkim.verify(signed, dnsfunc=lambda name, timeout=5: daemon.record), signed)
-        self.assertEqual(self.said(relay)[:3], "250")
+        self.assertEqual(self.reply(relay)[:3], "250")
         self.assertNotIn(b"DKIM-Signature", store.wait(2)[1].content)
         daemon.stop()
-        self.assertEqual(self.said(relay, client=ours)[:9], "451 4.7.1")
-        self.assertEqual(self.said(relay)[:3], "250")
+        self.assertEqual(self.reply(relay, client=ours)[:9], "451 4.7.1")
+        self.assertEqual(self.reply(relay)[:3], "250")
