@@ -220,6 +220,7 @@ def explain(options: argparse.Namespace) -> int:
             "from": options.client,
             "sender": options.sender,
             "header": letter.text if letter else "",
+            "size": letter.size if letter else 0,
             "helo": options.helo,
             "login": options.login,
             "listener": options.listener,

@@ -99,14 +99,16 @@ def decide(ruleset: Ruleset, question: Question) -> dict[str, Any]:
     """The answer by the rules alone; next hops with names are shown as they are defined.
 
     `question`: recipient, and optionally from (IP address), sender, helo, login, listener, header
-    (a section, see relayd.ctl.headersection), with (facts in the words of conditions). What is not
-    given and would have to be looked up is not known here. Raises QuestionError.
+    (a section, see relayd.ctl.headersection), size (octets of the whole message), with (facts in
+    the words of conditions). What is not given and would have to be looked up is not known here.
+    Raises QuestionError.
     """
     return _decided(ruleset, question, facts(question))
 
 
 def _decided(ruleset: Ruleset, question: Question, asked: Facts) -> dict[str, Any]:
     from relayd.mail.envelope import Direction
+    from relayd.rules.conditions.headerfield import FIELD
     from relayd.rules.evaluate import evaluate_aloud
     from relayd.rules.fact import Known
     from relayd.rules.ruleset import without_unknown
@@ -125,7 +127,8 @@ def _decided(ruleset: Ruleset, question: Question, asked: Facts) -> dict[str, An
     for fact, value in _given(question).items():
         answer["facts"].append(_fact(fact, value, "given"))
     for fact, value in _fields(ruleset, question).items():
-        answer["facts"].append(_fact(fact, value, "in the header"))
+        where = "in the header" if fact.spelled == FIELD else "of the message"
+        answer["facts"].append(_fact(fact, value, where))
     for fact in sorted(unknown, key=str):
         why = "known when the content is there; rules that look at it are left out here"
         answer["facts"].append(_fact(fact, None, why))
@@ -157,19 +160,24 @@ def _given(question: Question) -> dict[Fact, object]:
 
 
 def _fields(ruleset: Ruleset, question: Question) -> dict[Fact, object]:
-    """What rules look at in the header section that is given, and not stated otherwise."""
+    """What rules look at in the message that is given, and not stated otherwise."""
     from relayd.mime.headertext import field_texts
     from relayd.rules.conditions.headerfield import FIELD, bounded
+    from relayd.rules.conditions.size import SIZE
 
     if not question.get("header"):
         return {}
     section = str(question["header"]).encode("latin-1", "replace")
     given = _given(question)
-    return {
+    found: dict[Fact, object] = {
         fact: bounded(field_texts(section, fact.of))
         for fact in sorted(ruleset.examined, key=str)
         if fact.spelled == FIELD and fact not in given
     }
+    size = question.get("size")
+    if isinstance(size, int) and size and SIZE in ruleset.examined and SIZE not in given:
+        found[SIZE] = size
+    return found
 
 
 def _at_mail(ruleset: Ruleset, asked: Facts) -> Plan | None:

@@ -314,9 +314,29 @@ class OfflineTest(TestCase):
         self.assertEqual(status, 2)
         self.assertIn("refused with 552 5.3.4", err)
 
+    def test_size_and_fields_of_the_message_are_known(self) -> None:
+        config_text = self.site.read_text().partition("include")[0]
+        rules = (
+            'discard any when size > 3000\nhold any when field Subject "funds"\n'
+            "accept to @example.com\n"
+        )
+        self.site.write_text(config_text + rules)
+        self.letter.write_bytes(b"Subject: funds\n\n" + b"x\n" * 500)
+        _, out, _ = self.ctl("--eml", self.letter, "info@example.com")
+        self.assertIn("fact  size 1518   (of the message)", out)
+        self.assertIn("then: hold", out)
+        self.letter.write_bytes(b"Subject: funds\r\n\r\n" + b"x\r\n" * 1000)
+        _, out, _ = self.ctl("--eml", self.letter, "info@example.com")
+        self.assertIn("fact  size 3018   (of the message)", out)
+        self.assertIn("then: discard", out)
+        _, out, _ = self.ctl("--eml", self.letter, "--with", "size < 9", "info@example.com")
+        self.assertNotIn("(of the message)", out)
+        self.assertIn("then: hold", out)
+
     def test_letters(self) -> None:
         for octets, section in (
             (b"A: b\n\nbody", "A: b\r\n\r\n"),
+            (b"A: b\n\n" + b"x\n" * (1 << 20), "A: b\r\n\r\n"),
             (b"A: b\r\n\r\nbody", "A: b\r\n\r\n"),
             (b"From joe Sat\nA: b\n\nbody", "A: b\r\n\r\n"),
             (b"A: b\n", "A: b\r\n\r\n"),
@@ -324,6 +344,9 @@ class OfflineTest(TestCase):
             (b"A: \xff\n\n", "A: \xff\r\n\r\n"),
         ):
             self.letter.write_bytes(octets)
-            self.assertEqual(read(self.letter).text, section)
+            letter = read(self.letter)
+            self.assertEqual(letter.text, section)
+            lines = octets.removeprefix(b"From joe Sat\n").replace(b"\r", b"").split(b"\n")
+            self.assertEqual(letter.size, len(b"\r\n".join(lines)))
         with self.assertRaises(LetterError):
             read(self.letter.parent / "none.eml")
