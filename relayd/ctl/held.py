@@ -60,6 +60,13 @@ def _messages(daemon: Daemon, limit: int) -> Iterator[dict[str, Any]]:
         idents += [ident_text(row[0]) for row in document.get("rows", ())]
     for ident in idents:
         story = daemon.answer("show", id=ident)
+        recipients = [
+            {"mailbox": each["mailbox"], "why": each["reply"]}
+            for each in story["recipients"]
+            if each["state"] == "held"
+        ]
+        if not recipients:  # they have been let go meanwhile
+            continue
         yield {
             "id": story["id"],
             "since": story["received_at"],
@@ -67,11 +74,7 @@ def _messages(daemon: Daemon, limit: int) -> Iterator[dict[str, Any]]:
             "sender": story["sender"],
             "client": story["client"],
             "facts": story.get("facts", []),
-            "recipients": [
-                {"mailbox": each["mailbox"], "why": each["reply"]}
-                for each in story["recipients"]
-                if each["state"] == "held"
-            ],
+            "recipients": recipients,
         }
 
 

@@ -333,8 +333,11 @@ async def _trained(store: Store, request: Request, wanted: QueueFilter) -> Mappi
     if found is None:
         return AS_THEY_ARE
     message, records = found
-    held = [each.recipient for each in records if each.state is RecipientState.HELD]
-    return {header: trained(message, header, word) for header in {each.header for each in held}}
+    held = {each.recipient.header for each in records if each.state is RecipientState.HELD}
+    try:
+        return {header: trained(message, header, word) for header in held}
+    except OSError as error:
+        raise RequestError(f"{message} is not released: its content: {error}") from error
 
 
 async def explained(explain: Explain, request: Request) -> Document:
