@@ -134,14 +134,14 @@ class LimitScenarios(Counting):
             "100/1h", "2/1h"
         )
         relay, _ = self.gateway(self.zone(), rules)
-        for to, expected in (("no", "550"), ("no", "550"), ("info", "250"), ("bob", "250")):
+        for to, expected in (("no", "554"), ("no", "554"), ("info", "250"), ("bob", "250")):
             said = self.reply(relay, "192.0.2.7", "ann@a.example", f"{to}@example.com")
             self.assertEqual(said[:3], expected)
         with relay.session() as client:
             client.ehlo("client.example")
             client.mail("ann@b.example")
             said_in_turn = [client.rcpt(f"{to}@example.com")[0] for to in ("a", "no", "b", "c")]
-            self.assertEqual(said_in_turn, [250, 550, 250, 451])
+            self.assertEqual(said_in_turn, [250, 554, 250, 451])
 
 
 class Greylisting(Counting):
