@@ -136,9 +136,31 @@ def _decided(ruleset: Ruleset, question: Question, asked: Facts) -> dict[str, An
         names = Direction.parse(destination["next_hop"]).names
         hops = [ruleset.next_hops[name] for name in names if name in ruleset.next_hops]
         destination["hosts"] = [str(hop) for hop in hops]
+    if ruleset.asks is not None and plan.verdict.value != "refuse":
+        answer["asks"] = _asks(ruleset, asked)
     if question.get("header"):
         answer["header"] = header_changes(ruleset, plan, str(question["header"]))
     return answer
+
+
+def _asks(ruleset: Ruleset, asked: Facts) -> list[dict[str, str]]:
+    """Which filters are asked about it, and by which rule."""
+    from relayd.rules.subject import Subject
+    from relayd.rules.view import View
+
+    assert ruleset.asks is not None
+    sender = None if asked.sender is None else Subject(asked.sender)
+    recipient = Subject(asked.recipient, ruleset.subaddress)
+    view = View(asked.client, sender, recipient, asked.gathered)
+    return [
+        {
+            "stage": "ask",
+            "place": str(rule.place),
+            "rule": f"{ruleset.filters[name].kind} {name}",
+            "note": "" if fits else "or not: its rule looks at what is not known here",
+        }
+        for name, rule, fits in ruleset.asks.fitting(view)
+    ]
 
 
 def _fact(fact: Fact, value: object, source: str) -> dict[str, str]:
@@ -297,12 +319,15 @@ def exit_status(answer: Mapping[str, Any]) -> int:
 
 
 def lines(answer: Mapping[str, Any]) -> Iterator[str]:
-    """The answer for people: a line for each rule that had a say, hosts below their route."""
+    """The answer for people: a line for each rule that had a say, hosts below their route.
+
+    Filters that would be asked follow, then header rules.
+    """
     hosts = {each["mailbox"]: each["hosts"] for each in answer["destinations"]}
     header = answer.get("header") or {"rules": [], "diff": []}
     for fact in answer.get("facts", ()):
         yield safe(f"fact  {fact['value']}   ({fact['source']})")
-    shown = trail_rows([*answer["trail"], *header["rules"]])
+    shown = trail_rows([*answer["trail"], *answer.get("asks", ()), *header["rules"]])
     for step, line in zip(answer["trail"], shown, strict=False):
         yield line
         if step["stage"] == "route":

@@ -36,7 +36,7 @@ from relayd.rules.srsrule import SrsOurs
 from relayd.rules.tables.table import ListTable, MapTable, Table, TransportTable
 from relayd.rules.tables.userstable import DovecotTable, UsersTable
 
-_EXAMINING = (AdmissionRule, Forward, HeaderEdit, HeaderRewrite, Rewrite, Route)
+_EXAMINING = (AdmissionRule, Ask, Forward, HeaderEdit, HeaderRewrite, Rewrite, Route)
 """Rules that may look at the content."""
 
 

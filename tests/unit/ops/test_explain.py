@@ -194,6 +194,32 @@ class ReverseNameTest(TestCase):
             with self.assertRaises(QuestionError):
                 await self.answer(None, **{"with": [wrong]})
 
+    async def test_who_would_be_asked_is_told(self) -> None:
+        self.site.write_text(
+            "hostname gw.example.com\nmilter sign 127.0.0.1:1\npolicy grey 127.0.0.1:2\n"
+            "clamd virus 127.0.0.1:3\nask sign login any\nask grey to info@example.com\n"
+            "ask virus when dkim pass\nask virus sender @partner.example\n"
+            "reject to old@example.com\naccept to @example.com\nroute any direct\n"
+        )
+
+        async def told(**question: Any) -> list[str]:  # noqa: ANN401
+            answer = await self.answer(None, **question)
+            return [" ".join(line.split()) for line in lines(answer) if line.startswith("ask ")]
+
+        grey = "ask relayd.conf:6 policy grey"
+        unknown = "or not: its rule looks at what is not known here"
+        self.assertEqual(await told(), [grey, f"ask relayd.conf:7 clamd virus {unknown}"])
+        self.assertEqual(await told(**{"with": ["dkim fail"]}), [grey])
+        self.assertEqual(
+            await told(sender="a@partner.example", recipient="b@example.com"),
+            ["ask relayd.conf:8 clamd virus"],
+        )
+        self.assertEqual(
+            await told(login="ann", **{"with": ["dkim pass"]}),
+            ["ask relayd.conf:5 milter sign", grey, "ask relayd.conf:7 clamd virus"],
+        )
+        self.assertEqual(await told(recipient="old@example.com"), [])
+
     async def test_of_the_recipient_only_what_a_rule_decides_by_is_asked_for(self) -> None:
         self.site.write_text(
             "hostname gw.example.com\nlimit hourly 5/1h per client\nnext-hop x smtp 192.0.2.25:25\n"
