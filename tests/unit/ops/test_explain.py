@@ -337,7 +337,8 @@ class OfflineTest(TestCase):
 
     def test_what_nobody_has_said_is_named_where_the_answer_is_unknown(self) -> None:
         self.site.write_text(
-            DEFINED + "reject when listed zen\nreject rdns none\ndefer when over burst\naccept any\n"
+            DEFINED
+            + "reject when listed zen\nreject rdns none\ndefer when over burst\naccept any\n"
         )
         status, out, _ = self.ctl("info@example.com")
         self.assertEqual(status, 2)
