@@ -33,8 +33,11 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     if arguments is None:
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `relayctl queue | head` ends quietly
+        arguments = sys.argv[1:]
+    if arguments[:1] == ["help"]:  # as git, systemctl and apt have it
+        arguments = [*arguments[1:], "--help"]
     top = parser()
-    wrong = mistyped(top, sys.argv[1:] if arguments is None else arguments)
+    wrong = mistyped(top, arguments)
     if wrong:
         print(f"relayctl: {wrong}", file=sys.stderr)
         return 2
