@@ -79,6 +79,17 @@ def parser(run: Mapping[str, Run]) -> argparse.ArgumentParser:
     _add_held(command("held", "what is kept back, and why; release it or discard it"))
     _add_limits(command("limits", "who is near a limit of the rules, or has reached it"))
     command("restart", "replace one worker after the other, refusing nobody")
+    command("pace", "how fast mail goes where it does not go as it comes, and why")
+    command("blame", "whose mail providers refuse for what it is")
+    suspending = command("suspend", "tell some of the mail to wait, what comes later as well")
+    _add_whom(suspending)
+    suspending.add_argument("--for", dest="seconds", type=span, required=True, metavar="TIME",
+                            help="such as 30m, 2h, 5d")  # fmt: skip
+    suspending.add_argument("--reason", default="", metavar="TEXT", help="for all who ask")
+    resuming = command("resume", "let what was suspended go on")
+    _add_whom(resuming)
+    resuming.add_argument("--all", action="store_true", help="all that is suspended")
+    command("suspended", "what is suspended, for how long, and why")
     return top
 
 
@@ -90,6 +101,14 @@ def _everywhere() -> argparse.ArgumentParser:
     add("--socket", type=Path, metavar="PATH", help="relayd's control socket")
     add("--json", action="store_true", help="print JSON")
     return options
+
+
+def _add_whom(to: argparse.ArgumentParser) -> None:
+    add = to.add_argument
+    add("--destination", default="", metavar="NAME", help="a next hop's name, or a domain")
+    add("--provider", default="", metavar="NAME", help="as a `provider` statement has it")
+    add("--sender", default="", metavar="MAILBOX", help="or @DOMAIN, or <>")
+    add("--login", default="", metavar="NAME", help="who has logged in as NAME")
 
 
 def _add_user(to: argparse.ArgumentParser) -> None:

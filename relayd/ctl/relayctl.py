@@ -101,8 +101,10 @@ def _json_rows(documents: Iterator[dict[str, Any]]) -> Iterator[str]:
     columns, recipient_columns = names["columns"], names["recipient_columns"]
     encode = json.JSONEncoder(check_circular=False).encode
     lanes: dict[str, float] = names.get("lanes", {})
+    behind: dict[str, str] = names.get("behind", {})
     for document in documents:
         lanes = document.get("lanes", lanes)
+        behind = document.get("behind", behind)
         lines = []
         for row in document.get("rows", ()):
             message = dict(zip(columns, row, strict=True))
@@ -113,6 +115,8 @@ def _json_rows(documents: Iterator[dict[str, Any]]) -> Iterator[str]:
                 if not recipient["state"] and recipient["destination"] in lanes:
                     due = max(recipient["next_attempt"], lanes[recipient["destination"]])
                     recipient["next_attempt"] = due
+                if not recipient["state"] and recipient["destination"] in behind:
+                    recipient["reply"] = behind[recipient["destination"]]
                 recipient["state"] = text.STATES[recipient["state"]]
             message["recipients"] = recipients
             lines.append(encode({"id": ident_text(message.pop("ident")), **message}) + "\n")
@@ -399,6 +403,55 @@ def _filter(options: argparse.Namespace) -> dict[str, object]:
     }
 
 
+def pace(options: argparse.Namespace) -> int:
+    """How fast mail goes where."""
+    answer = daemon(options).answer("pace")
+    _show(options, answer, text.pace_lines(answer, time.time()))
+    return OK
+
+
+def blame(options: argparse.Namespace) -> int:
+    """Whose mail is complained about."""
+    answer = daemon(options).answer("blame")
+    _show(options, answer, text.blame_lines(answer))
+    return OK
+
+
+def suspend(options: argparse.Namespace) -> int:
+    """Tell some of the mail to wait."""
+    answer = daemon(options).answer(
+        "suspend", seconds=options.seconds, reason=options.reason, **_whom(options)
+    )
+    _show(options, answer, text.suspension_lines(answer, time.time()))
+    return OK
+
+
+def resume(options: argparse.Namespace) -> int:
+    """Let it go on."""
+    answer = daemon(options).answer("resume", all=options.all, **_whom(options))
+    ended = answer["resumed"]
+    _show(options, answer, [text.safe(f"{each['kind']} {each['whom']} goes on") for each in ended])
+    if ended or options.all:
+        return OK
+    raise FailureError("that is not suspended")
+
+
+def suspended(options: argparse.Namespace) -> int:
+    """What waits by an operator's word."""
+    answer = daemon(options).answer("suspended")
+    _show(options, answer, text.suspension_lines(answer, time.time()))
+    return OK
+
+
+def _whom(options: argparse.Namespace) -> dict[str, object]:
+    return {
+        "destination": options.destination,
+        "provider": options.provider,
+        "sender": options.sender,
+        "login": options.login,
+    }
+
+
 def restart(options: argparse.Namespace) -> int:
     """Replace the workers."""
     daemon(options).answer("restart")
@@ -426,6 +479,11 @@ _RUN: dict[str, Run] = {
     "spool": spool,
     "tls-report": tls_report,
     "restart": restart,
+    "pace": pace,
+    "blame": blame,
+    "suspend": suspend,
+    "resume": resume,
+    "suspended": suspended,
     **dict.fromkeys(("retry", "hold", "release", "remove"), change),
 }
 

@@ -40,6 +40,7 @@ from relayd.intake.filterfacts import (
     instance,
     introduced,
     policy_attributes,
+    refused,
     rspamd_headers,
     sent_from,
     sent_to,
@@ -172,6 +173,24 @@ class SessionFilters:
         objection = await self._tell(Known.RECIPIENT, mailbox)
         happening.refused = objection is not None
         return objection
+
+    @property
+    def hear_refusals(self) -> bool:
+        """Whether any of them wants to be told of recipients that we refuse."""
+        return any(talk.hears_refusals for talk in self._talks.values())
+
+    async def refused(self, mailbox: Mailbox, params: RcptParams, reply: Reply) -> Objection:
+        """One whom the rules do not take: told to who wants to hear of it, whatever he says."""
+        happening = refused(mailbox, params, reply)
+        self._happened.append(happening)
+        for asked, talk in self._talks.items():
+            if talk.hears_refusals and asked.definition.name not in self._failed:
+                try:
+                    await talk.tell(self._happened)
+                except FilterTroubleError as error:
+                    self._desk.troubled(asked, str(error))
+        happening.refused = True
+        return None
 
     async def data(
         self, ident: int, recipients: Sequence[Mailbox], *, as_it_comes: bool

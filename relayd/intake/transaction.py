@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from relayd.authentication.results import without_forged
-from relayd.intake.counting import Receipt
+from relayd.intake.counting import Receipt, take_back
 from relayd.mail import value
 from relayd.mail.address import AddressError, Mailbox
 from relayd.mail.client import Client
@@ -58,6 +58,7 @@ class ReceivedTransaction:
     """From MAIL to the end of content; replaced whole, never field by field."""
 
     __slots__ = (
+        "_before",
         "_merged",
         "addressees",
         "client",
@@ -79,6 +80,7 @@ class ReceivedTransaction:
         self.full: Reply | None = None  # what every further recipient hears
         self.addressees: dict[Identity, Addressee] = {}  # whom RCPT has named with success
         self.counted: tuple[Receipt, ...] = ()  # against limits: taken back if it is not taken
+        self._before = 0  # how many of them were there before the last recipient
         self.told: Mapping[Fact, object] = {}  # of its recipients, for those who ask why
         self._merged = False  # some led to what is somebody else's delivery as well
 
@@ -100,9 +102,12 @@ class ReceivedTransaction:
     def drop(self, named: Identity) -> None:
         """Somebody objects to what `add` took in last."""
         self.destinations -= len(self.addressees.pop(named).plan.destinations)
+        take_back(self.counted[self._before :])
+        self.counted = self.counted[: self._before]
 
     def note(self, told: Mapping[Fact, object], counted: Sequence[Receipt]) -> None:
         """What was known of a recipient, and counted for it. That something is so outweighs not."""
+        self._before = len(self.counted)
         self.counted += tuple(counted)
         for fact, answer in told.items():
             plain = replace(fact, about="")

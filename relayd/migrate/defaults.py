@@ -10,6 +10,7 @@ DEFAULTS = {
     "alias_database": "hash:/etc/aliases",
     "alias_maps": "hash:/etc/aliases, nis:mail.aliases",
     "always_bcc": "",
+    "anvil_rate_time_unit": "60s",
     "append_at_myorigin": "yes",
     "append_dot_mydomain": "${{$compatibility_level} <level {1} ? {yes} : {no}}",
     "bounce_queue_lifetime": "5d",

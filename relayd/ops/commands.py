@@ -15,19 +15,22 @@ from relayd.ops.documents import (
     Document,
     Request,
     RequestError,
+    blamed,
     down,
     filter_of,
     ident_of,
     idents_of,
     lane_document,
     number_of,
+    paces,
     story,
     text_of,
     totals,
 )
 from relayd.ops.explain import QuestionError
+from relayd.ops.suspending import SuspendingDesk
 from relayd.spool.interface import Store
-from relayd.spool.queue import LaneView
+from relayd.spool.queue import LaneView, Standing
 from relayd.spool.view import Accepted, QueueFilter
 
 PAGE = 1000  # messages in one piece of a listing: some 200 KB
@@ -46,6 +49,8 @@ class Backend:
     store: Store
     lanes: Callable[[], Iterable[LaneView]]
     figures: Callable[[], Mapping[str, object]]  # sessions, deliveries in flight, ...
+    sites: Callable[[], Iterable[Mapping[str, object]]] = tuple  # that have a pace, or are blocked
+    origins: Callable[[], Iterable[Mapping[str, object]]] = tuple  # whose mail is complained about
 
 
 class Stream(Protocol):
@@ -104,11 +109,13 @@ class OperatorCommands:
         reload: Complaint,
         log: MailLog,
         oauth: Oauth | None = None,
+        suspending: SuspendingDesk | None = None,
         limits: CountsDesk | None = None,
         said: Callable[[], Document] = dict,
         filters: Callable[[], Sequence[Document]] = tuple,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        self._suspending = suspending
         self._backends = backends
         self._oauth = oauth
         self._limits = limits
@@ -131,6 +138,9 @@ class OperatorCommands:
             "check": self._answer_complaint,
             "reload": self._answer_complaint,
             **dict.fromkeys(("retry", "hold", "release", "remove"), self._change),
+            "pace": self._pace,
+            "blame": self._blame,
+            **dict.fromkeys(("suspend", "resume", "suspended"), self._suspend),
         }
 
     async def run(self, request: Request, stream: Stream, who: str) -> None:
@@ -176,9 +186,30 @@ class OperatorCommands:
                     ],
                     "destinations": lanes[:MAX_DESTINATIONS],
                     "more_destinations": max(len(lanes) - MAX_DESTINATIONS, 0),
+                    "sites": [site for site in self._sites() if site["trouble"]],
+                    "suspended": self._suspending.documents() if self._suspending else [],
                 }
             }
         )
+
+    def _sites(self) -> list[Document]:
+        return paces([dict(site) for backend in self._backends for site in backend.sites()])
+
+    async def _pace(self, request: Request, stream: Stream) -> None:
+        await stream.send({"answer": {"sites": self._sites()}})
+
+    async def _blame(self, request: Request, stream: Stream) -> None:
+        found = [dict(each) for backend in self._backends for each in backend.origins()]
+        await stream.send({"answer": {"origins": blamed(found)}})
+
+    async def _suspend(self, request: Request, stream: Stream) -> None:
+        if self._suspending is None:
+            raise RequestError("nothing is suspended here")
+
+        async def retry(wanted: QueueFilter) -> int:
+            return sum([await backend.store.retry(wanted) for backend in self._backends])
+
+        await stream.send({"answer": await self._suspending.run(request, retry)})
 
     async def _queue(self, request: Request, stream: Stream) -> None:
         wanted = filter_of(request, self._clock())
@@ -187,9 +218,15 @@ class OperatorCommands:
         said: dict[str, float] = {}
         for backend in self._backends:
             # when those behind are tried, whatever their rows say
-            lanes = {view.destination: view.probe_at for view in down(backend.lanes()).values()}
+            views = down(backend.lanes()).values()
+            lanes = {view.destination: view.probe_at for view in views}
             if head or lanes != said:
-                await stream.send({**head, "lanes": lanes})
+                behind = {
+                    view.destination: str(view.trouble.reply)
+                    for view in views
+                    if view.trouble is not None and view.standing is not Standing.DOWN
+                }
+                await stream.send({**head, "lanes": lanes, "behind": behind})
             head, said = {}, lanes
             after: int | None = 0
             while after is not None and left:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from relayd.mail.address import Mailbox, ReversePath, path_text
 from relayd.mail.client import Client
-from relayd.mail.envelope import DIRECT
+from relayd.mail.envelope import DIRECT, Direction
 from relayd.mail.plan import Destination, Plan, Step, Verdict
 from relayd.mail.reply import Reply
 from relayd.mail.value import dataclass
@@ -139,7 +139,8 @@ def plan_postmaster(ruleset: Ruleset, facts: Facts) -> Plan:
     plan = plan_own(ruleset, facts)
     here = facts.recipient.key
     if ruleset.home and any(
-        each.mailbox.key == here and each.next_hop == DIRECT for each in plan.destinations
+        each.mailbox.key == here and Direction.parse(each.next_hop).direct
+        for each in plan.destinations
     ):
         home = but(facts, recipient=Mailbox(facts.recipient.local, ruleset.home))
         return plan_own(ruleset, home)

@@ -40,6 +40,7 @@ class QueueFilter:
     sender: str = ""
     recipient: str = ""
     received_before: float = 0.0  # seconds since the epoch
+    reply: str = ""  # what the last reply begins with
 
 
 class RecipientSummary(NamedTuple):

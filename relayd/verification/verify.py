@@ -12,7 +12,7 @@ from typing import Any
 from relayd.config.settings import Settings
 from relayd.mail.address import AddressError, Mailbox, path_text
 from relayd.mail.client import Client
-from relayd.mail.envelope import DIRECT
+from relayd.mail.envelope import Direction
 from relayd.mail.plan import Plan, Verdict
 from relayd.migrate.domains import network_of
 from relayd.migrate.draft import NOT_MOVED
@@ -386,7 +386,7 @@ def _planned(settings: Settings, plan: Plan) -> str:
 
 
 def _how(settings: Settings, mailbox: Mailbox, next_hop: str) -> str:
-    if next_hop == DIRECT:
+    if Direction.parse(next_hop).direct:
         return f"smtp mx:{mailbox.domain_key}:25"
     parts, protocol = [], ""
     for name in next_hop.split(","):

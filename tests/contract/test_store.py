@@ -522,6 +522,22 @@ class StoreContract:
         assert seen == [("retry", [a]), ("hold", [b]), ("release", [b]), ("remove", [a, b])]
         assert self.wait(self.store.audit(0, 100)).discrepancies == []
 
+    def test_what_has_two_ways_is_found_by_either_and_by_what_was_said(self) -> None:
+        _, (one, _) = self.put(recipient("a", "direct,isp"), recipient("b", "direct from bulk"))
+        for destination, count in (
+            *(("corp.example", 2), ("isp", 1), ("direct corp.example via isp", 1)),
+            *(("bulk", 0), ("orp.example", 0), ("direct corp.example", 0)),
+        ):
+            wanted = QueueFilter(destination=destination)
+            assert self.wait(self.store.retry(wanted)) == count, destination
+        ((_, (due,)),) = self.wait(
+            self.store.due("direct corp.example via isp", self.clock.now + 1, 9)
+        )
+        assert due.number == 0
+        self.settle(Settlement(one, RecipientState.QUEUED, LATER, self.clock.now + 500))
+        for reply, count in ((str(LATER.reply), 1), (str(LATER.reply)[:5], 1), ("5", 0)):
+            assert self.wait(self.store.retry(QueueFilter(reply=reply))) == count, reply
+
     def held_because(self, ident: int) -> list[str]:
         """What `queue` and `show` say of this message's recipients: the same."""
         _, records = self.wait(self.store.load(ident))

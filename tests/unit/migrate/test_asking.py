@@ -282,3 +282,21 @@ class NamesInHelo(Import):
                              ("a!b.example", "504 5.5.2"), ("[192.0.2.1]", TAKEN),
                              ("[ipv6:2001:db8::1]", TAKEN), ("mx.example.", TAKEN)):  # fmt: skip
             self.assertEqual(self.goes("a@corp.example", helo=helo), wanted, helo)
+
+
+class Rates(Import):
+    def test_what_a_client_may_send_in_a_time(self) -> None:
+        self.bring(
+            RELAY + "smtpd_client_message_rate_limit = 20\nanvil_rate_time_unit = 2m\n"
+            "smtpd_client_recipient_rate_limit = 0\n"
+        )
+        self.assertIn("\nlimit client-messages 20/120s messages per client\n", self.rules)
+        self.assertIn("when over client-messages and not from <mynetworks>", self.rules)
+        self.assertEqual(self.goes("a@corp.example"), TAKEN)
+
+    def test_others_that_are_spared_are_said(self) -> None:
+        self.bring(
+            RELAY + "smtpd_client_recipient_rate_limit = 5\n"
+            "smtpd_client_event_limit_exceptions = 192.0.2.0/24\n"
+        )
+        self.assertIn("limit NAME", self.said("smtpd_client_recipient_rate_limit"))

@@ -113,7 +113,8 @@ class Told(unittest.TestCase):
             ({score: 5.9, friend: False, word: ""}, "250 2.1.5"),
             ({score: 6.0, friend: False, word: ""}, "451 4.7.1"),
             ({score: 6.0, friend: True, word: "reject"}, "550 5.7.1"),
-            ({score: None, friend: False, word: "defer"}, "250 2.1.5"),  # it was not asked
+            ({score: "", friend: False, word: "defer"}, "250 2.1.5"),  # it was not asked
+            ({score: None, friend: False, word: ""}, "451 4.3.0"),
             ({score: 6.0, friend: False}, "451 4.7.1"),
             ({score: 1.0, friend: False}, "451 4.3.0"),
         ):
@@ -133,6 +134,10 @@ class Told(unittest.TestCase):
             {score_of("scan"): 7.5, symbol_of("scan", "A"): True, symbol_of("scan", "B"): False},
         )
         self.assertEqual(said_of(needed, "virus", "reject", None, frozenset()), {})
+        self.assertEqual(
+            said_of(frozenset({score_of("virus")}), "virus", "", None, frozenset()),
+            {score_of("virus"): ""},
+        )
 
     def test_tests_state_what_they_would_say(self) -> None:
         rules = DEFINED + 'accept to @b.test\nhold when score scan >= 15 "spam?"\n'
