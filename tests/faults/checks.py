@@ -56,7 +56,7 @@ ask      stamp
 ask      edits, keeper
 ask      scan, virus
 accept   to @corp.test, @.corp.test
-reject   when dmarc reject and not listed friends 550 5.7.1 "DMARC says no"
+reject   when dmarc reject 550 5.7.1 "DMARC says no"
 hold     when score scan >= 15 "spam?"
 header   add X-Spam "yes" when score scan >= 6
 route    any via out
@@ -262,7 +262,7 @@ class Gateway:
         self._injectors = [
             stage.inject(
                 made=made, calling=Caller, kinds=kinds, sessions=16, pause=0.005, each=10,
-                door=Introduced(address, self._seed),
+                large=60, door=Introduced(address, self._seed),
             ),
             stage.inject(
                 made=made, calling=Caller, sessions=1, pause=0.005, each=10, domains=1,
@@ -311,11 +311,10 @@ async def _checked(
             draw.shuffle(pairs)
             if short:
                 pairs = [(name, moods[at % len(moods)]) for at, name in enumerate(ASKED)]
-                pairs = pairs[: max(3, len(moods))]
             for name, mood in itertools.cycle(pairs):
                 filters.spoil(name, mood)
                 row.runs += 1
-                await asyncio.sleep(draw.uniform(0.8, 1.2) + 2.5 * (mood == "hangs"))
+                await asyncio.sleep(draw.uniform(0.7, 1.3) + 2.5 * (mood == "hangs"))
                 if kills and draw.randrange(2):
                     await stage.kill()
                     await stage.start()

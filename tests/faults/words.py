@@ -19,7 +19,9 @@ NEVER = ("refused", "put off", "infected", "forged")  # fates that no failure wo
 BURST, WINDOW = 40, 10.0  # recipients of one client, in so many seconds
 SLACK = 1.0  # seconds from a recipient's 250 to the journal's "sent", and back
 SETTLED = 0.5  # seconds after a mood began in which the one before may still be seen
-HELD_BACK = ("spam", "quarantined")
+WORDS = {"edits": 451, "keeper": 250, "scan": 250, "virus": 550, "stamp": 250}
+"""What its failure word makes of a plain letter, while a filter alone is in trouble."""
+ENOUGH = 10  # letters
 _LIMITED = "@d0.corp.test"
 _PROBED = "@probed.corp.test"
 _MARKS = (b"x-edits", b"x-keeper", b"x-scan", b"x-spam", b"x-policy", b"x-change", b"x-stale")
@@ -101,7 +103,7 @@ def judge(entries: Iterable[Entry]) -> Words:
     for entry in arrived:
         for complaint in _unkept(entry, held=entry["at"] < released):
             words.add(f"{fate(entry['name'])} letter {entry['name']}: {complaint}")
-        words.counts["arrived with all edits"] += 1
+        words.counts["arrived"] += 1
         words.counts["without a score"] += "X-Scan" not in entry["marks"]
         words.counts["held for its filter's word"] += "X-Keeper" not in entry["marks"]
         words.counts["unstamped"] += "X-Policy" not in entry["marks"]
@@ -113,6 +115,7 @@ def judge(entries: Iterable[Entry]) -> Words:
         if any(each.startswith("no-") and each.endswith(_PROBED) for each in letter.accepted):
             words.add(f"letter {name}: a mailbox that the next hop does not know was accepted")
     words.complaints += _phases(sent, broken, words.counts)
+    words.complaints += _words(words.counts)
     words.complaints += _limit(sent.values(), words.counts)
     return words
 
@@ -167,9 +170,18 @@ def _phase(
     for ident, letter in sent.items():
         if letter.code == 0 or letter.at < span[0] or letter.answered > span[1]:
             continue
-        counts[f"{name} in trouble: {letter.code}"] += 1
+        if fate(ident) == "plain":
+            counts[f"{name} in trouble: {letter.code}"] += 1
         if name in ("edits", "virus") and letter.code == 250:
             yield f"letter {ident}: taken, though {name} {mood}"
+
+
+def _words(counts: Counter[str]) -> Iterator[str]:
+    """Whether each failure word was heard at all, where there was time for it."""
+    for name, code in WORDS.items():
+        heard = [counts[each] for each in counts if each.startswith(f"{name} in trouble: ")]
+        if sum(heard) >= ENOUGH and not counts[f"{name} in trouble: {code}"]:
+            yield f"{sum(heard)} letters while {name} was in trouble, and none heard {code}"
 
 
 def _limit(letters: Iterable[_Sent], counts: Counter[str]) -> Iterator[str]:
