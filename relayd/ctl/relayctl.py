@@ -223,6 +223,7 @@ def explain(options: argparse.Namespace) -> int:
             "from": options.client,
             "sender": options.sender,
             "header": letter.text if letter else "",
+            "size": letter.size if letter else 0,
             "helo": options.helo,
             "login": options.login,
             "listener": options.listener,
@@ -353,6 +354,8 @@ def held(options: argparse.Namespace) -> int:
     """What is kept back."""
     from relayd.ctl import held as quarantine
 
+    if options.action == "show":
+        return why(options)
     return quarantine.run(options, daemon(options))
 
 

@@ -103,8 +103,9 @@ def decide(ruleset: Ruleset, question: Question) -> dict[str, Any]:
     """The answer by the rules alone; next hops with names are shown as they are defined.
 
     `question`: recipient, and optionally from (IP address), sender, helo, login, listener, header
-    (a section, see relayd.ctl.headersection), with (facts in the words of conditions). What is not
-    given and would have to be looked up is not known here. Raises QuestionError.
+    (a section, see relayd.ctl.headersection), size (octets of the whole message), with (facts in
+    the words of conditions). What is not given and would have to be looked up is not known here.
+    Raises QuestionError.
     """
     _all_defined(ruleset, question)
     asked = facts(question)
@@ -128,6 +129,7 @@ def _decided(
     ruleset: Ruleset, question: Question, asked: Facts, found: Sequence[dict[str, str]] = ()
 ) -> dict[str, Any]:
     from relayd.mail.envelope import Direction
+    from relayd.rules.conditions.headerfield import FIELD
     from relayd.rules.evaluate import evaluate_aloud
     from relayd.rules.fact import Known
     from relayd.rules.ruleset import without_unknown
@@ -146,7 +148,8 @@ def _decided(
     for fact, value in _given(question).items():
         answer["facts"].append(_fact(fact, value, "given"))
     for fact, value in _fields(ruleset, question).items():
-        answer["facts"].append(_fact(fact, value, "in the header"))
+        where = "in the header" if fact.spelled == FIELD else "of the message"
+        answer["facts"].append(_fact(fact, value, where))
     answer["facts"] += found
     for fact in sorted(unknown, key=str):
         why = "known when the content is there; rules that look at it are left out here"
@@ -155,9 +158,31 @@ def _decided(
         names = Direction.parse(destination["next_hop"]).names
         hops = [ruleset.next_hops[name] for name in names if name in ruleset.next_hops]
         destination["hosts"] = [str(hop) for hop in hops]
+    if ruleset.asks is not None and plan.verdict.value != "refuse":
+        answer["asks"] = _asks(ruleset, asked)
     if question.get("header"):
         answer["header"] = header_changes(ruleset, plan, str(question["header"]))
     return answer
+
+
+def _asks(ruleset: Ruleset, asked: Facts) -> list[dict[str, str]]:
+    """Which filters are asked about it, and by which rule."""
+    from relayd.rules.subject import Subject
+    from relayd.rules.view import View
+
+    assert ruleset.asks is not None
+    sender = None if asked.sender is None else Subject(asked.sender)
+    recipient = Subject(asked.recipient, ruleset.subaddress)
+    view = View(asked.client, sender, recipient, asked.gathered)
+    return [
+        {
+            "stage": "ask",
+            "place": str(rule.place),
+            "rule": f"{ruleset.filters[name].kind} {name}",
+            "note": "" if fits else "or not: its rule looks at what is not known here",
+        }
+        for name, rule, fits in ruleset.asks.fitting(view)
+    ]
 
 
 def _fact(fact: Fact, value: object, source: str) -> dict[str, str]:
@@ -198,19 +223,24 @@ def _all_defined(ruleset: Ruleset, question: Question) -> None:
 
 
 def _fields(ruleset: Ruleset, question: Question) -> dict[Fact, object]:
-    """What rules look at in the header section that is given, and not stated otherwise."""
+    """What rules look at in the message that is given, and not stated otherwise."""
     from relayd.mime.headertext import field_texts
     from relayd.rules.conditions.headerfield import FIELD, bounded
+    from relayd.rules.conditions.size import SIZE
 
     if not question.get("header"):
         return {}
     section = str(question["header"]).encode("latin-1", "replace")
     given = _given(question)
-    return {
+    found: dict[Fact, object] = {
         fact: bounded(field_texts(section, fact.of))
         for fact in sorted(ruleset.examined, key=str)
         if fact.spelled == FIELD and fact not in given
     }
+    size = question.get("size")
+    if isinstance(size, int) and size and SIZE in ruleset.examined and SIZE not in given:
+        found[SIZE] = size
+    return found
 
 
 def _at_mail(ruleset: Ruleset, asked: Facts) -> Plan | None:
@@ -330,12 +360,15 @@ def exit_status(answer: Mapping[str, Any]) -> int:
 
 
 def lines(answer: Mapping[str, Any]) -> Iterator[str]:
-    """The answer for people: a line for each rule that had a say, hosts below their route."""
+    """The answer for people: a line for each rule that had a say, hosts below their route.
+
+    Filters that would be asked follow, then header rules.
+    """
     hosts = {each["mailbox"]: each["hosts"] for each in answer["destinations"]}
     header = answer.get("header") or {"rules": [], "diff": []}
     for fact in answer.get("facts", ()):
         yield safe(f"fact  {fact['value']}   ({fact['source']})")
-    shown = trail_rows([*answer["trail"], *header["rules"]])
+    shown = trail_rows([*answer["trail"], *answer.get("asks", ()), *header["rules"]])
     for step, line in zip(answer["trail"], shown, strict=False):
         yield line
         if step["stage"] == "route":

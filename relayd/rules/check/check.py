@@ -38,7 +38,7 @@ from relayd.rules.tables.userstable import DovecotTable, UsersTable
 
 _CALLED = {"next-hop": "next hop", "milter": "filter"}
 """What a statement defines, where it is called otherwise; a filter may be of any kind."""
-_EXAMINING = (AdmissionRule, Forward, HeaderEdit, HeaderRewrite, Rewrite, Route)
+_EXAMINING = (AdmissionRule, Ask, Forward, HeaderEdit, HeaderRewrite, Rewrite, Route)
 """Rules that may look at the content."""
 
 

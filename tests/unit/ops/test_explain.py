@@ -202,6 +202,32 @@ class ReverseNameTest(TestCase):
             with self.assertRaises(QuestionError):
                 await self.answer(None, **{"with": [wrong]})
 
+    async def test_who_would_be_asked_is_told(self) -> None:
+        self.site.write_text(
+            "hostname gw.example.com\nmilter sign 127.0.0.1:1\npolicy grey 127.0.0.1:2\n"
+            "clamd virus 127.0.0.1:3\nask sign login any\nask grey to info@example.com\n"
+            "ask virus when dkim pass\nask virus sender @partner.example\n"
+            "reject to old@example.com\naccept to @example.com\nroute any direct\n"
+        )
+
+        async def told(**question: Any) -> list[str]:  # noqa: ANN401
+            answer = await self.answer(None, **question)
+            return [" ".join(line.split()) for line in lines(answer) if line.startswith("ask ")]
+
+        grey = "ask relayd.conf:6 policy grey"
+        unknown = "or not: its rule looks at what is not known here"
+        self.assertEqual(await told(), [grey, f"ask relayd.conf:7 clamd virus {unknown}"])
+        self.assertEqual(await told(**{"with": ["dkim fail"]}), [grey])
+        self.assertEqual(
+            await told(sender="a@partner.example", recipient="b@example.com"),
+            ["ask relayd.conf:8 clamd virus"],
+        )
+        self.assertEqual(
+            await told(login="ann", **{"with": ["dkim pass"]}),
+            ["ask relayd.conf:5 milter sign", grey, "ask relayd.conf:7 clamd virus"],
+        )
+        self.assertEqual(await told(recipient="old@example.com"), [])
+
     async def test_of_the_recipient_only_what_a_rule_decides_by_is_asked_for(self) -> None:
         self.site.write_text(
             "hostname gw.example.com\nlimit hourly 5/1h per client\nnext-hop x smtp 192.0.2.25:25\n"
@@ -381,9 +407,29 @@ class OfflineTest(TestCase):
         self.assertEqual(status, 2)
         self.assertIn("refused with 552 5.3.4", err)
 
+    def test_size_and_fields_of_the_message_are_known(self) -> None:
+        config_text = self.site.read_text().partition("include")[0]
+        rules = (
+            'discard any when size > 3000\nhold any when field Subject "funds"\n'
+            "accept to @example.com\n"
+        )
+        self.site.write_text(config_text + rules)
+        self.letter.write_bytes(b"Subject: funds\n\n" + b"x\n" * 500)
+        _, out, _ = self.ctl("--eml", self.letter, "info@example.com")
+        self.assertIn("fact  size 1518   (of the message)", out)
+        self.assertIn("then: hold", out)
+        self.letter.write_bytes(b"Subject: funds\r\n\r\n" + b"x\r\n" * 1000)
+        _, out, _ = self.ctl("--eml", self.letter, "info@example.com")
+        self.assertIn("fact  size 3018   (of the message)", out)
+        self.assertIn("then: discard", out)
+        _, out, _ = self.ctl("--eml", self.letter, "--with", "size < 9", "info@example.com")
+        self.assertNotIn("(of the message)", out)
+        self.assertIn("then: hold", out)
+
     def test_letters(self) -> None:
         for octets, section in (
             (b"A: b\n\nbody", "A: b\r\n\r\n"),
+            (b"A: b\n\n" + b"x\n" * (1 << 20), "A: b\r\n\r\n"),
             (b"A: b\r\n\r\nbody", "A: b\r\n\r\n"),
             (b"From joe Sat\nA: b\n\nbody", "A: b\r\n\r\n"),
             (b"A: b\n", "A: b\r\n\r\n"),
@@ -391,6 +437,9 @@ class OfflineTest(TestCase):
             (b"A: \xff\n\n", "A: \xff\r\n\r\n"),
         ):
             self.letter.write_bytes(octets)
-            self.assertEqual(read(self.letter).text, section)
+            letter = read(self.letter)
+            self.assertEqual(letter.text, section)
+            lines = octets.removeprefix(b"From joe Sat\n").replace(b"\r", b"").split(b"\n")
+            self.assertEqual(letter.size, len(b"\r\n".join(lines)))
         with self.assertRaises(LetterError):
             read(self.letter.parent / "none.eml")
