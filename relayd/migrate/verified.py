@@ -1,4 +1,4 @@
-"""`reject_unverified_recipient`: which next hop knows the mailboxes of which destination of ours."""
+"""`reject_unverified_recipient`: which next hop knows the mailboxes of which of our domains."""
 
 from __future__ import annotations
 
