@@ -918,4 +918,7 @@ def rcpt_text(mailbox: Mailbox) -> str:
 def _why(plan: Plan) -> str:
     """The rule that refused, for the log."""
     step = plan.trail[-1] if plan.trail else None
-    return f"{step.place} {step.rule}".strip() if step else ""
+    if step is None:
+        return ""
+    built_in = step.rule == str(plan.reply)  # its words stand in the reply already
+    return f"{step.place} {(built_in and step.note) or step.rule}".strip()

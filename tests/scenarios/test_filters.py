@@ -247,6 +247,9 @@ class RulesTests(RealFilters):
             told = relay.ctl("why", said.split()[-1]).stdout
             self.assertRegex(told, r"ask +relayd\.conf:\d+ +milter nose +added a header field; q")
             self.assertIn("hold by nose: smells", told)
+            self.assertRegex(
+                relay.ctl("held").stdout, "<info@example.com>  450 4.7.0 Held by.*smells"
+            )
             self.assertRegex(told, r"ask +relayd\.conf:\d+ +milter silent\n")
             self.assertRegex(told, r"ask +relayd\.conf:\d+ +policy grey\n")
             self.assertNotIn("others", told)

@@ -216,7 +216,7 @@ class Asked(unittest.TestCase):
         problems = name_problems(parse(text)) + filter_problems(parse(text))
         self.assertEqual(
             [each.what for each in problems],
-            ["there is no milter vrius", "virus is a clamd, which gives no scores"],
+            ["there is no filter vrius", "virus is a clamd, which gives no scores"],
         )
         self.assertIn("virus", problems[0].expected)
         self.assertEqual(len(name_problems(parse("ask nobody"))), 1)
