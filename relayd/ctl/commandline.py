@@ -9,6 +9,7 @@ from pathlib import Path
 
 from relayd import __version__
 from relayd.ctl import spoolcommand, tlsreport
+from relayd.ops.training import FIELD, WORDS
 
 Run = Callable[[argparse.Namespace], int]
 
@@ -143,12 +144,18 @@ def _add_held(to: argparse.ArgumentParser) -> None:
     actions = to.add_subparsers(dest="action", metavar="ACTION")
     for name, about in (
         ("list", "each message, who holds it, and what was known of it"),
+        ("show", "how the rules decided about one, as they were then"),
         ("release", "let it go on its way"),
         ("discard", "end it; nobody is told"),
     ):
         action = actions.add_parser(name, help=about, description=about, parents=[_everywhere()])
-        if name != "list":
+        if name == "show":
+            action.add_argument("id", metavar="ID")
+        elif name != "list":
             action.add_argument("ids", nargs="+", metavar="ID")
+        if name == "release":
+            action.add_argument("--training", default="", choices=WORDS,
+                                help=f"with a field {FIELD} that says so")  # fmt: skip
         if name == "discard":
             action.add_argument("--note", default="", help="why, for the ledger")
 

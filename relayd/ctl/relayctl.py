@@ -33,8 +33,11 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     if arguments is None:
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `relayctl queue | head` ends quietly
+        arguments = sys.argv[1:]
+    if arguments[:1] == ["help"]:  # as git, systemctl and apt have it
+        arguments = [*arguments[1:], "--help"]
     top = parser()
-    wrong = mistyped(top, sys.argv[1:] if arguments is None else arguments)
+    wrong = mistyped(top, arguments)
     if wrong:
         print(f"relayctl: {wrong}", file=sys.stderr)
         return 2
@@ -220,6 +223,7 @@ def explain(options: argparse.Namespace) -> int:
             "from": options.client,
             "sender": options.sender,
             "header": letter.text if letter else "",
+            "size": letter.size if letter else 0,
             "helo": options.helo,
             "login": options.login,
             "listener": options.listener,
@@ -350,6 +354,8 @@ def held(options: argparse.Namespace) -> int:
     """What is kept back."""
     from relayd.ctl import held as quarantine
 
+    if options.action == "show":
+        return why(options)
     return quarantine.run(options, daemon(options))
 
 

@@ -23,6 +23,7 @@ MOST_ANSWERS = 16  # of one list in the DNS
 ANY_ANSWER = "127.0.0.0/8"  # what counts with Postfix where nothing is said
 _OCTET = re.compile(r"\[([^\]]*)\]|([^.\[\]]+)")
 _GENERAL = ("bl", "dnsbl", "dnswl", "list", "rbl", "b", "all", "ix", "combined")
+_LONGEST_NAME = 12  # characters of what a list calls itself; keys are twice as long
 _FAILURE = {
     "accept": "accept",
     "reject": "reject",
@@ -58,7 +59,8 @@ def dns_list(work: Work, text: str, kind: str) -> str:
     if not zone or not meant:
         return ""
     labels = zone.split(".")
-    first = labels[1] if labels[0] in _GENERAL and len(labels) > 2 else labels[0]
+    keyed = len(labels[0]) > _LONGEST_NAME  # by which the list knows its subscriber
+    first = labels[1] if (labels[0] in _GENERAL or keyed) and len(labels) > 2 else labels[0]
     return work.draft.definition(kind, first, f"{zone} {', '.join(meant)}")
 
 

@@ -95,6 +95,7 @@ DEFAULTS = {
     "transport_maps": "",
     "unknown_local_recipient_reject_code": "550",
     "unknown_client_reject_code": "450",
+    "unverified_recipient_reject_code": "450",
     "virtual_alias_domains": "$virtual_alias_maps",
     "virtual_alias_maps": "$virtual_maps",
     "virtual_mailbox_domains": "$virtual_mailbox_maps",

@@ -10,6 +10,7 @@ from typing import Protocol
 from relayd.mail.content import Content
 from relayd.mail.ident import ident_text, shard_of
 from relayd.mail.log import MailLog
+from relayd.mail.message import RecipientState
 from relayd.ops.documents import (
     COLUMNS,
     Document,
@@ -29,9 +30,10 @@ from relayd.ops.documents import (
 )
 from relayd.ops.explain import QuestionError
 from relayd.ops.suspending import SuspendingDesk
+from relayd.ops.training import WORDS, trained
 from relayd.spool.interface import Store
 from relayd.spool.queue import LaneView, Standing
-from relayd.spool.view import Accepted, QueueFilter
+from relayd.spool.view import AS_THEY_ARE, Accepted, QueueFilter
 
 PAGE = 1000  # messages in one piece of a listing: some 200 KB
 AUDITED = 2000  # recipients in one piece of an audit
@@ -309,13 +311,33 @@ class OperatorCommands:
         if name == "hold":
             by, note = text_of(request, "by"), text_of(request, "note")
             return await store.hold(wanted, f"the operator ({by}){f': {note}' if note else ''}")
-        change = {"retry": store.retry, "release": store.release}[name]
-        return await change(wanted)
+        if name == "retry":
+            return await store.retry(wanted)
+        return await store.release(wanted, await _trained(store, request, wanted))
 
     def _holding(self, ident: int) -> list[Backend]:
         """The backends that may know a message: its shard's, or all when that one is gone."""
         own = [backend for backend in self._backends if backend.shard == shard_of(ident)]
         return own or list(self._backends)
+
+
+async def _trained(store: Store, request: Request, wanted: QueueFilter) -> Mapping[int, bytes]:
+    word = text_of(request, "training")
+    if not word:
+        return AS_THEY_ARE
+    if word not in WORDS:
+        raise RequestError(f"{word!r} is no training: {' or '.join(WORDS)}")
+    if not wanted.ident:
+        raise RequestError("only messages that are named by ID are taught from")
+    found = await store.load(wanted.ident)
+    if found is None:
+        return AS_THEY_ARE
+    message, records = found
+    held = {each.recipient.header for each in records if each.state is RecipientState.HELD}
+    try:
+        return {header: trained(message, header, word) for header in held}
+    except OSError as error:
+        raise RequestError(f"{message} is not released: its content: {error}") from error
 
 
 async def explained(explain: Explain, request: Request) -> Document:

@@ -267,7 +267,7 @@ def _deciding(kind: str, seen: Seen, plan: Plan) -> Step:
     elif kind in _STAGES:
         stages = (_STAGES[kind],)
     elif kind == "unstored":
-        return Step("", "", plan.trail[-1].note)
+        return Step("", plan.trail[-1].place, plan.trail[-1].note)
     elif kind == "header":
         return Step("header", "", "rules for the header", "")
     else:

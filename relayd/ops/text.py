@@ -270,7 +270,7 @@ def filter_lines(answer: dict[str, Any], now: float) -> Iterator[str]:
     if not answer["filters"]:
         yield "No rule asks a filter."
         return
-    yield f"{'FILTER':24}  {'ASKED':>9}  {'MEAN':>8}  {'SLOWEST':>8}  {'TROUBLE':>7}  WHERE"
+    yield f"{'FILTER':24}  {'ANSWERS':>9}  {'MEAN':>8}  {'SLOWEST':>8}  {'TROUBLE':>7}  WHERE"
     for each in answer["filters"]:
         mean = each["seconds"] / each["asked"] if each["asked"] else 0.0
         yield safe(

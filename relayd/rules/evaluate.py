@@ -157,7 +157,7 @@ def _plan(ruleset: Ruleset, facts: Facts, admission: Stage[AdmissionRule] | None
     except Unknown as unknown:
         if facts.asks and isinstance(unknown, Unasked) and unknown.fact.known is Known.RECIPIENT:
             raise
-        trail.append(Step("unknown", "", str(TROUBLE), str(unknown)))
+        trail.append(Step("unknown", unknown.place, str(TROUBLE), str(unknown)))
     except Loop as loop:
         trail.append(Step("forward", "", str(LOOPED), str(loop)))
         return Plan(Verdict.REFUSE, LOOPED, (), tuple(trail))
@@ -288,7 +288,7 @@ def examine(ruleset: Ruleset, facts: Facts) -> Plan:
     try:
         decided = _for_all(ruleset, view)
     except Unknown as unknown:
-        trail.append(Step("unknown", "", str(TROUBLE), str(unknown)))
+        trail.append(Step("unknown", unknown.place, str(TROUBLE), str(unknown)))
         return Plan(Verdict.REFUSE, TROUBLE, (), tuple(trail))
     except Exception as bug:  # a bug must neither bounce mail nor relay it
         trail.append(Step("unknown", "", str(TROUBLE), f"bug: {bug!r}"))

@@ -450,11 +450,8 @@ class Gateway(Service):
         self._pickup.apply(self._service.intake, limits.drop(now))
 
     def _ask_filters(self, now: Settings) -> None:
-        """Who is asked; a session that began where nobody was ends with its next message."""
-        asked = self._service.intake.desk is not None
+        """Who is asked; a session that began where nobody was ends at its next MAIL."""
         self._service.intake.desk = None if now.ruleset.asks is None else self.filters
-        if not asked and self._service.intake.desk is not None:
-            self._service.retire()
         self.filters.keep_up(now.ruleset)
 
     def _limit_deliveries(self, now: Settings) -> None:

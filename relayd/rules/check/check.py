@@ -36,7 +36,9 @@ from relayd.rules.srsrule import SrsOurs
 from relayd.rules.tables.table import ListTable, MapTable, Table, TransportTable
 from relayd.rules.tables.userstable import DovecotTable, UsersTable
 
-_EXAMINING = (AdmissionRule, Forward, HeaderEdit, HeaderRewrite, Rewrite, Route)
+_CALLED = {"next-hop": "next hop", "milter": "filter"}
+"""What a statement defines, where it is called otherwise; a filter may be of any kind."""
+_EXAMINING = (AdmissionRule, Ask, Forward, HeaderEdit, HeaderRewrite, Rewrite, Route)
 """Rules that may look at the content."""
 
 
@@ -96,7 +98,7 @@ def name_problems(items: Sequence[Item], broken: Set[str] = frozenset()) -> list
                 missing.setdefault(("next-hop", name), []).append(word_at(item.place, name))
     for (word, name), places in missing.items():
         hint = did_you_mean(name, defined[word]) or f'expected a statement "{word} {name} ..."'
-        what = f"there is no {word.replace('-', ' ')} {name}"
+        what = f"there is no {_CALLED.get(word, word)} {name}"
         if len(places) > 1:
             what += f", which {len(places):,} rules name"
         problems.append(Problem(places[0], what, hint, also=tuple(places[1:])))

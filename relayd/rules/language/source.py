@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 
 _WIDE = 200  # characters of a line that are shown; of a longer one the part around the place
 _CUT = "..."
+_LIST = re.compile(r"\s*dns\w*\s", re.IGNORECASE)
+_ZONE = re.compile(r"(?<![^\s\",])(?!127\.)[^\s\",]+\.[^\s\",]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +63,18 @@ class Problem:
         where = f"{place.source.path}:{place.line}:{place.column}"
         if not place.source.lines:  # a file that cannot be read
             where = place.source.path
-        said = f"{_brief(self.what)}" + (f"; {self.expected}" if self.expected else "")
+        what = self.what
+        for zone in _zones(place.source.line(place.line)):
+            what = what.replace(zone, _CUT).replace(zone.rstrip("."), _CUT)
+        said = f"{_brief(what)}" + (f"; {self.expected}" if self.expected else "")
         return f"{where}: {said if said.isprintable() else _escaped(said)}"
 
     def __str__(self) -> str:
         if not self.place.source.lines:
             return self.headline
         line = self.place.source.line(self.place.line)
+        if _LIST.match(line):
+            line = _ZONE.sub(lambda zone: "*" * len(zone[0]), line)
         if not line.isprintable():
             line = "".join(each if each.isprintable() or each == "\t" else "?" for each in line)
         at = self.place.column - 1
@@ -77,6 +84,11 @@ class Problem:
         lead = re.sub(r"[^\t]", " ", line[:at])
         caret = "^" * max(1, min(self.place.width, len(line) - at))
         return f"{self.headline}\n    {line}\n    {lead}{caret}"
+
+
+def _zones(line: str) -> Sequence[str]:
+    """Of a list in the DNS, or what may be meant for one: a key of ours may be in it."""
+    return _ZONE.findall(line) if _LIST.match(line) else ()
 
 
 def _escaped(text: str) -> str:

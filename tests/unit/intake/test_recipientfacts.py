@@ -284,6 +284,8 @@ class LimitTests(RecipientCase):
         self.assertEqual(self.rcpts(self.scene.greeted(ANN), *"abc"), ["451 4.3.0"] * 3)
         (told,) = self.log.of("trouble")
         self.assertIn("over burst", told)
+        for line in self.scene.log.of("refused"):
+            self.assertRegex(line, r"\(\S+:2 the count of burst is not known\)$")
 
 
 class FirstSightTests(RecipientCase):
