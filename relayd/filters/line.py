@@ -21,6 +21,8 @@ from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from relayd.reactor.wire import Wire
+
 CLOSED = "it closed the connection"
 MOST_UNREAD = 4 << 20  # octets: a filter that says more than anybody reads is babbling
 
@@ -56,6 +58,7 @@ class FilterLine(Protocol):
     """One connection. It is read and written by one coroutine at a time."""
 
     transport: Any  # of several kinds
+    _wire: Wire
 
     def __init__(self, reactor: Any) -> None:  # noqa: ANN401  # of several interfaces
         self._reactor = reactor
@@ -72,7 +75,7 @@ class FilterLine(Protocol):
     def write(self, data: bytes) -> None:
         """Octets that leave at once; nothing once it is over."""
         if not self.ended and data:
-            self.transport.write(data)
+            self._wire.write(data)
 
     async def read(self, patience: float) -> bytes:
         """What has come, at least an octet. Raises FilterTroubleError."""
@@ -106,7 +109,7 @@ class FilterLine(Protocol):
         if not self.ended:
             self.ended = "closed"
             self.transport.unregisterProducer()
-            self.transport.loseConnection()
+            self._wire.close()
 
     def abort(self) -> None:
         """It is over."""
@@ -128,6 +131,7 @@ class FilterLine(Protocol):
 
     def connectionMade(self) -> None:
         """It is open."""
+        self._wire = Wire(self.transport)
         self.transport.registerProducer(self, True)
         handle: object = getattr(self.transport, "socket", None)
         if isinstance(handle, socket.socket) and handle.family != socket.AF_UNIX:
@@ -158,6 +162,7 @@ class FilterLine(Protocol):
 
     def resumeProducing(self) -> None:
         """It takes more."""
+        self._wire.drained()
         self.full = False
         self._wake(self._room)
 

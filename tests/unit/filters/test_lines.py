@@ -7,6 +7,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
+from twisted.internet.tcp import Connection
 from twisted.internet.testing import StringTransport
 
 from relayd.filters import lines as module
@@ -41,6 +42,43 @@ class Net:
         line.makeConnection(Wire())
         self.made.append(line)
         return line
+
+
+class Filled(Connection):
+    """A connection whose socket takes so many octets; the rest is the reactor's."""
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+        self.socket: Any = self
+        self.connected = True
+        self.sent = b""
+        self.buffered = b""
+
+    def send(self, data: bytes) -> int:
+        taken, self.room = data[: self.room], self.room - len(data[: self.room])
+        self.sent += taken
+        return len(taken)
+
+    def write(self, data: bytes) -> None:
+        self.buffered += data
+
+    def registerProducer(self, producer: object, streaming: bool) -> None:
+        """It is told when there is room."""
+
+
+class LineTests(TestCase):
+    def test_what_the_socket_takes_leaves_at_once_and_nothing_overtakes_the_rest(self) -> None:
+        line, transport = FilterLine(Clock()), Filled(8)
+        line.makeConnection(transport)
+        for piece in (b"first ", b"second ", b"third"):
+            line.write(piece)
+        line.dataReceived(b"an answer says nothing of what waits")
+        line.write(b" fourth")
+        self.assertEqual((transport.sent, transport.buffered), (b"first se", b"cond third fourth"))
+        transport.room = 100
+        line.resumeProducing()
+        line.write(b" fifth")
+        self.assertEqual(transport.sent, b"first se fifth")
 
 
 class LinesCase(TestCase):
