@@ -70,7 +70,6 @@ class Wanted:
             or self.thrown_away
             or self.added
             or self.sender != ""
-            or self.steps
         )
 
 
@@ -234,6 +233,12 @@ class FilterVerdicts:
             self._say(asked, f"{word} {action.text}".strip())
         return None
 
+    def heard(self, asked: AskedFilter) -> None:
+        """It was asked, and may have had nothing to say: the trail tells that, too."""
+        who = _who(asked)
+        if not any(step.rule == who for step in self.wanted.steps):
+            self._say(asked, "")
+
     def trouble(self, asked: AskedFilter, why: str) -> Objection:
         """It does not say: its failure word counts, for all of this transaction."""
         self._desk.troubled(asked, why)
@@ -245,7 +250,7 @@ class FilterVerdicts:
             self.wanted.hold = self.wanted.hold or f"{name}: {printable(why, 100)}"
         elif on_failure in ("defer", "reject"):
             objection = _LATER if on_failure == "defer" else _NOT_NOW
-        self.why = f"{asked.definition.kind} {name}: {why}"
+        self.why = f"{_who(asked)}: {why}"
         self._say(asked, f"{why}, on failure {on_failure}")
         self.failed[name] = objection
         return objection
@@ -263,8 +268,7 @@ class FilterVerdicts:
         return not said
 
     def _say(self, asked: AskedFilter, what: str) -> None:
-        definition = asked.definition
-        step = Step("ask", str(definition.place), f"{definition.kind} {definition.name}", what)
+        step = Step("ask", str(asked.definition.place), _who(asked), what)
         self.wanted.steps.append(step)
 
     def _add(self, path: str, name: str) -> None:
@@ -273,6 +277,10 @@ class FilterVerdicts:
             self._desk.log.trouble("filter", filter=name, why="a recipient that is none", path=path)
         else:
             self.wanted.added.append((mailbox, name))
+
+
+def _who(asked: AskedFilter) -> str:
+    return f"{asked.definition.kind} {asked.definition.name}"
 
 
 def _reply(verdict: FilterVerdict) -> Reply:

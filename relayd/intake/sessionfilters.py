@@ -240,6 +240,7 @@ class SessionFilters:
                 objection = self._verdicts.trouble(asked, str(error))
             if objection is not None:
                 return objection
+            self._verdicts.heard(asked)
         return None
 
     async def _show(

@@ -19,6 +19,7 @@ from tests.scenarios.filterdaemons import (
     Opendkim,
     Opendmarc,
     Postgrey,
+    PymilterDaemon,
     RspamdDaemon,
     spawned,
 )
@@ -162,48 +163,6 @@ class OthersTests(RealFilters):
             self.assertIn(b"\r\nX-Comment: SPF check N/A for local", content)
 
 
-_PYMILTER = """
-import sys
-import Milter
-
-class Edits(Milter.Base):
-    def header(self, name, value):
-        return Milter.CONTINUE
-
-    def envrcpt(self, to, *arguments):
-        if "refused" in to:
-            self.setreply("550", "5.7.1", "Not %% him")
-            return Milter.REJECT
-        return Milter.CONTINUE
-
-    def eom(self):
-        self.addheader("X-By", "pymilter")
-        self.chgheader("Subject", 1, "changed")
-        self.replacebody(b"another\\r\\nbody\\r\\n")
-        self.addrcpt("<extra@example.com>")
-        self.chgfrom("<other@example.org>")
-        return Milter.CONTINUE
-
-Milter.factory = Edits
-Milter.set_flags(Milter.ADDHDRS | Milter.CHGHDRS | Milter.CHGBODY | Milter.ADDRCPT | Milter.CHGFROM)
-Milter.runmilter("edits", sys.argv[1], 60)
-"""
-
-
-class PymilterDaemon(Opendkim):
-    """A filter programmed with pymilter."""
-
-    name = "pymilter"
-
-    def configure(self) -> None:
-        """The program."""
-        (self.folder / "filter.py").write_text(_PYMILTER)
-
-    def command(self) -> list[str]:
-        """With Debian's Python, which has the module."""
-        return ["/usr/bin/python3", str(self.folder / "filter.py"), f"unix:{self.socket}"]
-
-
 class PymilterTests(RealFilters):
     needs = ("pymilter",)
 
@@ -276,7 +235,14 @@ class RulesTests(RealFilters):
             self, edits=lambda fields, content: [(b"q", b"smells\0"), insert(1, "X-In", "yes")]
         )
         with Sink() as sink:
-            relay = self.asking(sink, f"milter nose {milter.where}\nask nose\n")
+            silent = Milter(self)
+            policy = Policy(self, lambda asked: "DUNNO")
+            relay = self.asking(
+                sink,
+                f"milter nose {milter.where}\nmilter silent {silent.where}\n"
+                f"policy grey {policy.where}\npolicy others {policy.where}\n"
+                "ask nose, silent, grey\nask others login any\n",
+            )
             said = self.said(relay)
             told = relay.ctl("why", said.split()[-1]).stdout
             self.assertRegex(told, r"ask +relayd\.conf:\d+ +milter nose +added a header field; q")
@@ -284,6 +250,9 @@ class RulesTests(RealFilters):
             self.assertRegex(
                 relay.ctl("held").stdout, "<info@example.com>  450 4.7.0 Held by.*smells"
             )
+            self.assertRegex(told, r"ask +relayd\.conf:\d+ +milter silent\n")
+            self.assertRegex(told, r"ask +relayd\.conf:\d+ +policy grey\n")
+            self.assertNotIn("others", told)
             self.assertEqual(sink.arrived, [])
 
     def test_scores_and_symbols_decide_with_two_workers(self) -> None:

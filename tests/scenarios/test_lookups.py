@@ -157,7 +157,8 @@ class RbldnsdTests(Decisions):
         with relay.session() as client:
             client.sendmail("ann@sender.example", ["bob@example.com"], "Subject: x\r\n\r\nx\r\n")
         taken = sink.wait(1)[0]
-        wait_until(lambda: "list in the DNS" in relay.log(), "the list's trouble is told")
+        wait_until(lambda: " accepted id=" in relay.log(), "it is taken")
+        self.assertIn("list in the DNS", relay.log(1000))
         (ident,) = re.findall(r" accepted id=(\w+)", relay.log(1000))
         commands = [
             *(["status"], ["status", "--json"], ["queue"], ["check"], ["filters"], ["limits"]),

@@ -33,6 +33,12 @@ class ListsInTheDns(Import):
             self.assertEqual(self.goes("a@corp.example"), TAKEN)
             self.assertEqual(self.goes("a@corp.example", listed="zen"), "554 5.7.1")
 
+    def test_a_key_in_the_zone_is_no_name(self) -> None:
+        zone = "k3y0123456789abcdefghijklm.zen.dq.spamhaus.example"
+        self.bring(RELAY + f"smtpd_recipient_restrictions = reject_rbl_client {zone}=127.0.0.2\n")
+        self.assertIn(f"dnsbl zen {zone} 127.0.0.2\n", self.rules)
+        self.assertEqual(self.goes("a@corp.example", listed="zen"), "554 5.7.1")
+
     def test_what_is_no_answer_or_no_zone_is_said(self) -> None:
         for text in ("zen.example=10.0.0.1", "zen.example=127.0.0.[1;2;3].[4", "a..b"):
             self.bring(RELAY + f"smtpd_recipient_restrictions = reject_rbl_client {text}x\n")
