@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from relayd.rules.check.backscatter import backscatter
 from relayd.rules.check.deadend import dead_ends
+from relayd.rules.check.filtering import never_asked
 from relayd.rules.check.habits import habits
 from relayd.rules.check.opendoor import open_doors
 from relayd.rules.check.selfcaught import self_caught
@@ -26,6 +27,7 @@ def cautions(ruleset: Ruleset, listeners: Sequence[str]) -> list[Problem]:
         dead_ends(ruleset),
         never_held(ruleset),
         self_caught(ruleset),
+        never_asked(ruleset),
         *_by_kind(habits(ruleset.items, ruleset.tables)),
     ]
     return [each for kind in kinds for each in _few(list(kind))]

@@ -97,7 +97,8 @@ def name_problems(items: Sequence[Item], broken: Set[str] = frozenset()) -> list
             if name not in hops and name not in broken:
                 missing.setdefault(("next-hop", name), []).append(word_at(item.place, name))
     for (word, name), places in missing.items():
-        hint = did_you_mean(name, defined[word]) or f'expected a statement "{word} {name} ..."'
+        kinds = "rspamd, clamd, policy or milter" if word == "milter" else word
+        hint = did_you_mean(name, defined[word]) or f'expected a statement "{kinds} {name} ..."'
         what = f"there is no {_CALLED.get(word, word)} {name}"
         if len(places) > 1:
             what += f", which {len(places):,} rules name"

@@ -8,6 +8,7 @@ from relayd.rules.check.check import word_at
 from relayd.rules.conditions.filtering import ByFilterWord, ByScore, BySymbol
 from relayd.rules.language.model import Ask, Expect, FilterDef, Item, Rule
 from relayd.rules.language.source import Problem
+from relayd.rules.ruleset import Ruleset
 
 
 def filter_problems(items: Sequence[Item]) -> list[Problem]:
@@ -19,6 +20,18 @@ def filter_problems(items: Sequence[Item]) -> list[Problem]:
         if isinstance(item, Rule):
             problems += _of(item, filters, asked)
     return [*problems, *_too_early([item for item in items if isinstance(item, Ask)])]
+
+
+def never_asked(ruleset: Ruleset) -> list[Problem]:
+    """A warning for each filter that is defined, and sees no mail."""
+    asked = {name for item in ruleset.items if isinstance(item, Ask) for name in item.names}
+    return [
+        Problem(
+            each.place, f"nobody asks {each.name}: it sees no mail", f'expected "ask {each.name}"'
+        )
+        for each in ruleset.filters.values()
+        if each.name not in asked
+    ]
 
 
 def _too_early(asks: Sequence[Ask]) -> Iterator[Problem]:

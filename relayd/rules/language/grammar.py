@@ -206,6 +206,8 @@ def _limit(words: Words) -> LimitDef:
     if not messages:
         words.skip_word("recipients")
     if not words.skip_word("per"):
+        if words.at_word("message"):
+            raise words.missing('"messages"')
         raise words.missing('"per login", "per client", ...')
     known = [each.value for each in Counted]
     per = Counted(words.choice(known, one_of(known)))

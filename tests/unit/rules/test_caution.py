@@ -46,6 +46,17 @@ class CautionTest(unittest.TestCase):
         return [each for each in self.warnings(text, **files) if what in each.what]
 
 
+class FilterTest(CautionTest):
+    def test_a_filter_that_is_defined_and_not_asked(self) -> None:
+        for kind, where in (
+            ("milter", "unix:/run/f"), ("clamd", "unix:/run/f"),
+            ("rspamd", "http://127.0.0.1:11333"), ("policy", "127.0.0.1:10023"),
+        ):  # fmt: skip
+            (told,) = self.told("sees no mail", f"{kind} one {where}\n{kind} two {where}\nask two")
+            self.assertIn(":2:", str(told))
+            self.assertIn('nobody asks one: it sees no mail; expected "ask one"', str(told))
+
+
 class OpenDoorTest(CautionTest):
     def test_every_spelling_of_an_open_door_is_found(self) -> None:
         for rules in (

@@ -211,6 +211,14 @@ class Asked(unittest.TestCase):
             text = DEFINED.replace("ask scan, virus\n", "") + rules
             self.assertEqual(len(filter_problems(parse(text))), wrong, rules)
 
+    def test_a_name_that_is_like_none_may_be_of_any_kind(self) -> None:
+        (problem,) = name_problems(parse("hold when score quarantine >= 3"))
+        self.assertEqual(
+            (problem.what, problem.expected),
+            ("there is no filter quarantine",
+             'expected a statement "rspamd, clamd, policy or milter quarantine ..."'),
+        )  # fmt: skip
+
     def test_names_that_nobody_gave_and_filters_that_cannot_say(self) -> None:
         text = DEFINED + "hold when says vrius reject\nhold when score virus >= 3"
         problems = name_problems(parse(text)) + filter_problems(parse(text))
