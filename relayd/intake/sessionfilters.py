@@ -44,6 +44,7 @@ from relayd.intake.filterfacts import (
     sent_from,
     sent_to,
 )
+from relayd.intake.transaction import Identity, identity
 from relayd.mail.address import AddressError, Mailbox, ReversePath, parse_path_text
 from relayd.mail.client import Client
 from relayd.mail.envelope import Envelope
@@ -65,6 +66,7 @@ _GREYLISTED = Reply.of(451, "4.7.1", "Try again later")
 _NOT_KNOWN = Reply.of(451, "4.3.0", "Temporary local problem, please try again later")
 _WORDS = {Word.REJECT: "reject", Word.TEMPFAIL: "defer"}
 _NOBODY = Subject(Mailbox("", ""))
+_NO_PATH = ""
 MOST_RECIPIENTS = 1000  # that filters may add to a message
 _HEADER_EDITS = (AddHeader, InsertHeader, ChangeHeader, DeleteHeaders)
 _EDITS = {
@@ -82,11 +84,22 @@ class Wanted:
     hold: str = ""  # why
     discard: str = ""  # who says so
     held: dict[Mailbox, str] = field(default_factory=dict)  # ... of single recipients
-    thrown_away: dict[Mailbox, str] = field(default_factory=dict)
+    thrown_away: dict[Identity, str] = field(default_factory=dict)
     added: list[tuple[Mailbox, str]] = field(default_factory=list)
     sender: ReversePath | str = ""  # "": it stays
     above: list[bytes] = field(default_factory=list)  # fields that policy services put in front
     steps: list[Step] = field(default_factory=list)  # for the trail
+
+    def add(self, mailbox: Mailbox, name: str) -> None:
+        """One recipient more: also one that was thrown away before."""
+        self.thrown_away.pop(identity(mailbox), None)
+        self.added.append((mailbox, name))
+
+    def throw_away(self, mailbox: Mailbox, said: str) -> None:
+        """One recipient less: also one that was added before."""
+        named = identity(mailbox)
+        self.added = [each for each in self.added if identity(each[0]) != named]
+        self.thrown_away[named] = said
 
     def __bool__(self) -> bool:
         return bool(
@@ -216,9 +229,12 @@ class SessionFilters:
             self.facts = {}
             self._failed.clear()
             self._instance = ""
-            for scan in self._early.values():
-                scan.close()
-            self._early.clear()
+            self._forget_early()
+
+    def _forget_early(self) -> None:
+        for scan in self._early.values():
+            scan.close()
+        self._early.clear()
 
     def over(self) -> None:
         """The session is."""
@@ -256,6 +272,8 @@ class SessionFilters:
         gathered: Mapping[Fact, object],
     ) -> Objection:
         message = _Message(content)
+        if content.rewritten:  # what was handed over while it came is another message
+            self._forget_early()
         if self.wanted.above:
             section = b"".join(self.wanted.above) + content.section
             await content.rewrite(section)
@@ -435,7 +453,7 @@ class SessionFilters:
             elif action.word == "HOLD":
                 self.wanted.held[mailbox] = f"{name}: {action.text or 'hold'}"
             elif action.word == "DISCARD":
-                self.wanted.thrown_away[mailbox] = f"{name}: {action.text or 'discard'}"
+                self.wanted.throw_away(mailbox, f"{name}: {action.text or 'discard'}")
             self._desk.answered(asked, began)
             return self._acted(name, asked, action, [mailbox])
         except (FilterTroubleError, ValueError) as error:
@@ -452,10 +470,10 @@ class SessionFilters:
         if word in ("WARN", "INFO"):
             self._desk.log.notice("policy", policy=name, says=action.text)
         elif word in ("BCC", "REDIRECT"):
-            self._add(action.text, name)
             if word == "REDIRECT":
                 for each in about:
-                    self.wanted.thrown_away[each] = f"{name}: redirected"
+                    self.wanted.throw_away(each, f"{name}: redirected")
+            self._add(action.text, name)
         elif word == "FILTER":
             raise ValueError("the action FILTER, which relayd does not do")
         if word not in ("OK", "DUNNO", "DEFER_IF_REJECT"):
@@ -500,13 +518,12 @@ class SessionFilters:
                 self._add(edit.path, name)
                 done[f"added <{printable(edit.path.strip('<>'))}>"] = None
             elif isinstance(edit, DeleteRecipient):
-                mailbox = _path(edit.path)
-                if mailbox is not None:
-                    self.wanted.thrown_away[mailbox] = f"{name}: deleted"
+                self._throw_away(edit.path, name)
             elif isinstance(edit, ChangeSender):
-                path = _path(edit.path)
-                self.wanted.sender = path
-                done[f"made <{path or ''}> the sender"] = None
+                path = self._parsed(edit.path, name, "a sender")
+                if path is not _NO_PATH:
+                    self.wanted.sender = path
+                    done[f"made <{path or ''}> the sender"] = None
         if done:
             self._say(asked, "; ".join(done))
         return None
@@ -539,11 +556,27 @@ class SessionFilters:
         self.wanted.steps.append(step)
 
     def _add(self, path: str, name: str) -> None:
-        mailbox = _path(path)
-        if mailbox is None or len(self.wanted.added) >= MOST_RECIPIENTS:
-            self._desk.log.trouble("filter", filter=name, why="a recipient that is none", path=path)
+        mailbox = self._parsed(path, name, "a recipient")
+        if not isinstance(mailbox, Mailbox):
+            return
+        if len(self.wanted.added) >= MOST_RECIPIENTS:
+            self._desk.log.trouble("filter", filter=name, why="too many recipients", path=path)
         else:
-            self.wanted.added.append((mailbox, name))
+            self.wanted.add(mailbox, name)
+
+    def _throw_away(self, path: str, name: str) -> None:
+        mailbox = self._parsed(path, name, "a recipient")
+        if isinstance(mailbox, Mailbox):
+            self.wanted.throw_away(mailbox, f"{name}: deleted")
+
+    def _parsed(self, path: str, name: str, what: str) -> ReversePath | str:
+        """A path as filters write it; _NO_PATH, and trouble, where it is none."""
+        try:
+            return parse_path_text(path.strip().removeprefix("<").removesuffix(">"))
+        except AddressError:
+            why = f"{what} that is none"
+            self._desk.log.trouble("filter", filter=name, why=why, path=path)
+            return _NO_PATH
 
     # who is asked
 
@@ -645,11 +678,3 @@ def _prepended(text: str) -> bytes:
     if len(found) != 1 or not found[0][0]:
         raise ValueError("it prepends what is no header field")
     return field
-
-
-def _path(text: str) -> ReversePath:
-    """A path as filters write it; None for what is none, and for the null one."""
-    try:
-        return parse_path_text(text.strip().removeprefix("<").removesuffix(">"))
-    except AddressError:
-        return None
