@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from relayd.authentication.results import without_forged
-from relayd.intake.counting import Receipt
+from relayd.intake.counting import Receipt, take_back
 from relayd.mail import value
 from relayd.mail.address import AddressError, Mailbox
 from relayd.mail.client import Client
@@ -51,13 +51,14 @@ class ContentFacts:
     utf8_header: bool
     told: tuple[Step, ...] = ()  # facts that rules looked at (relayd.mail.plan.FACT)
     results: bytes = b""  # Authentication-Results of ours, to stand in front of all
-    authserv: str = ""  # in whose name they are
+    authserv: str = ""  # in whose name they are; empty: nothing else in the section claims it
 
 
 class ReceivedTransaction:
     """From MAIL to the end of content; replaced whole, never field by field."""
 
     __slots__ = (
+        "_counted_before",
         "_merged",
         "addressees",
         "client",
@@ -80,6 +81,7 @@ class ReceivedTransaction:
         self.addressees: dict[Identity, Addressee] = {}  # whom RCPT has named with success
         self.counted: tuple[Receipt, ...] = ()  # against limits: taken back if it is not taken
         self.told: Mapping[Fact, object] = {}  # of its recipients, for those who ask why
+        self._counted_before = 0  # of `counted`, those of recipients before the last
         self._merged = False  # some led to what is somebody else's delivery as well
 
     @property
@@ -90,7 +92,8 @@ class ReceivedTransaction:
         return next(iter(self.addressees.values())).original
 
     def add(self, named: Identity, addressee: Addressee) -> None:
-        """Take in a RCPT that the rules accepted, held or discarded."""
+        """Take in a RCPT that the rules accepted, held or discarded; `note` follows."""
+        self._counted_before = len(self.counted)
         self.addressees[named] = addressee
         for destination in addressee.plan.destinations:
             self.destinations += 1
@@ -98,11 +101,16 @@ class ReceivedTransaction:
                 self.edits_header = True
 
     def drop(self, named: Identity) -> None:
-        """Somebody objects to what `add` took in last."""
+        """Somebody objects to what `add` took in last: it is not counted either."""
         self.destinations -= len(self.addressees.pop(named).plan.destinations)
+        counted = self.counted[self._counted_before :]
+        if counted:
+            self.counted = self.counted[: self._counted_before]
+            take_back(counted)
 
     def note(self, told: Mapping[Fact, object], counted: Sequence[Receipt]) -> None:
         """What was known of a recipient, and counted for it. That something is so outweighs not."""
+        self._counted_before = len(self.counted)
         self.counted += tuple(counted)
         for fact, answer in told.items():
             plain = replace(fact, about="")
@@ -181,9 +189,9 @@ class _Headers:
         self._numbers: dict[tuple[int, ...], int] = {}
         self._before = facts.results + facts.trace
         self._ours = facts.section  # without what speaks in our name
-        if facts.results:
+        if facts.results and facts.authserv:
             self._ours = without_forged(facts.section, facts.authserv)
-        else:
+        elif not facts.results:
             self._numbers[()] = 0
 
     def number(self, rules: tuple[int, ...]) -> int:
