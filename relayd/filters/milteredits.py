@@ -95,7 +95,8 @@ that is no field."""
 
 def section_fields(section: bytes) -> list[Field]:
     """The fields of a header section, which ends in an empty line or where it ends."""
-    lines = section.removesuffix(b"\r\n").split(b"\r\n")[:-1] if section != b"\r\n" else []
+    text = section.removesuffix(b"\r\n").removesuffix(b"\r\n")  # content may be fields alone
+    lines = text.split(b"\r\n") if text else []
     found: list[list[bytes]] = []
     for line in lines:
         if found and line[:1] in (b" ", b"\t"):

@@ -87,10 +87,7 @@ class Clamd(_Scanner):
         try:
             for piece in chunks(scan.sent):
                 if scan.refused:
-                    found = await scan.end()
-                    if not found.virus:
-                        raise FilterTroubleError(_EARLY)
-                    return found
+                    break
                 await scan.write(piece)
             return await scan.end()
         finally:
@@ -137,14 +134,18 @@ class ClamdScan:
 
     async def end(self) -> Scanned:
         """That was all: what it finds. Raises FilterTroubleError."""
+        early = self._line.spoke
         self._line.write(clamd.END)
         try:
             while True:
                 found = self._answer.feed(await self._line.read(self._patience))
                 if found is not None:
-                    return found
+                    break
         except ClamdError as error:
             raise FilterTroubleError(str(error)) from None
+        if (early or self._line.full) and not found.virus:
+            raise FilterTroubleError(_EARLY)
+        return found
 
     def close(self) -> None:
         """It is over, however far it came."""
@@ -168,17 +169,18 @@ class Rspamd(_Scanner):
     ) -> RspamdReport:
         """What it says of a message of so many octets. Raises FilterTroubleError."""
         speaker, _ = await self.lines.take(self._patience)
-        line, early = speaker.line, False
+        line = speaker.line
         try:
             line.write(check_request(self._host, about, size))
             for piece in chunks():
                 if line.spoke or line.ended:
-                    early = True
                     break
                 if line.full:
                     await line.drained(self._patience)
                 line.write(piece)
+            early = line.spoke
             report = await self._report(line)
+            early = early or line.full
         except RspamdError as error:
             raise FilterTroubleError(str(error)) from None
         finally:

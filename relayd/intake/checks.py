@@ -181,6 +181,8 @@ def _whole(section: bytes, most: int) -> bytes:
     """A header section that is one, and ends where it says."""
     clean = Normaliser()
     section = clean.feed(section) + clean.finish()
+    if b"\r\n\r\n" not in section and section != b"\r\n":  # content that is fields and no more
+        section = section.removesuffix(b"\r\n") + b"\r\n\r\n"
     empty = section == b"\r\n"
     if not empty and (section.find(b"\r\n\r\n") != len(section) - 4 or front(section) != b""):
         raise ValueError("a header section is fields, and an empty line at its end")

@@ -64,6 +64,7 @@ _REJECTED = Reply.of(550, "5.7.1", "Command rejected")
 _CLOSING = Reply.of(421, "4.7.0", "Server closing connection")
 _GREYLISTED = Reply.of(451, "4.7.1", "Try again later")
 _NOT_KNOWN = Reply.of(451, "4.3.0", "Temporary local problem, please try again later")
+_GREW = Reply.of(552, "5.3.4", "Message too large once it is completed or rewritten")
 _WORDS = {Word.REJECT: "reject", Word.TEMPFAIL: "defer"}
 _NOBODY = Subject(Mailbox("", ""))
 _NO_PATH = ""
@@ -276,7 +277,11 @@ class SessionFilters:
             self._forget_early()
         if self.wanted.above:
             section = b"".join(self.wanted.above) + content.section
-            await content.rewrite(section)
+            try:
+                await content.rewrite(section)
+            except ValueError:
+                self.why = "with what policy services prepend it is too large"
+                return _GREW
             message = _Message(content)
         self.gathered = gathered
         for name, asked in self._in_order():

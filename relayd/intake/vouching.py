@@ -34,9 +34,7 @@ if TYPE_CHECKING:  # what verifies takes its time to load, and its memory
 MOST_AUTHORS = 10  # domains in From that are asked about
 MOST_FROM = 16_384  # octets of From that are looked at
 # what nearly every From is, so that it need not be taken apart: one address, perhaps with a name
-_PLAIN = re.compile(
-    rb'(?:(?:[A-Za-z0-9 _-]*|"[^"\\@]*" ?)<[A-Za-z0-9._+-]+@([A-Za-z0-9.-]+)>)\Z'
-)
+_PLAIN = re.compile(rb'(?:(?:[A-Za-z0-9 _-]*|"[^"\\@]*" ?)<[A-Za-z0-9._+-]+@([A-Za-z0-9.-]+)>)\Z')
 # where no address can be read: what somebody may take for the domain of one all the same
 _DOMAIN = re.compile(r"@[ \t\r\n]*([^\s@<>()\[\]\",:;\\]+)")
 _AROUND_DOT = re.compile(r"(?<![ \t\r\n])[ \t\r\n]*\.[ \t\r\n]*")
