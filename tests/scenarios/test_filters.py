@@ -345,14 +345,15 @@ class RulesTests(RealFilters):
 
         def early(says: bytes) -> Callable[[socket.socket], None]:
             def serve(connection: socket.socket) -> None:
-                connection.recv(1)
                 connection.sendall(says)
+                time.sleep(2)
                 while connection.recv(65536):
                     pass
 
             return serve
 
-        long = LETTER + (b"x" * 76 + b"\r\n") * 20_000
+        # more than fits into the buffers between
+        long = LETTER + (b"x" * 900 + b"\r\n") * 10_000
         report = b'{"action":"%s","score":1}'
         clean, bad = (
             b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(said), said)
@@ -367,7 +368,9 @@ class RulesTests(RealFilters):
                     ("rspamd", bad, "554"),
                 )
             ):
-                where = Listening(self, early(says)).where
+                listening = Listening(self, early(says))
+                listening.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                where = listening.where
                 where = f"http://{where}" if kind == "rspamd" else where
                 relay = self.relayd(
                     f"{kind} f {where}\nask f\naccept to @example.com\nroute any via out\n"
