@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 
 _WIDE = 200  # characters of a line that are shown; of a longer one the part around the place
 _CUT = "..."
+# a list in the DNS: the name of its zone may begin with a key, which no log is to show
+_KEYED = re.compile(r"dns\w*\s", re.IGNORECASE)
+_ABOVE = re.compile(r"(?=[^\s\"]*[A-Za-z])[^\s\".]+(?=(?:\.+[^\s\".,]+){2})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +64,13 @@ class Problem:
         where = f"{place.source.path}:{place.line}:{place.column}"
         if not place.source.lines:  # a file that cannot be read
             where = place.source.path
-        said = f"{_brief(self.what)}" + (f"; {self.expected}" if self.expected else "")
+        said = f"{_brief(self._shown(self.what))}" + (f"; {self.expected}" if self.expected else "")
         return f"{where}: {said if said.isprintable() else _escaped(said)}"
 
     def __str__(self) -> str:
         if not self.place.source.lines:
             return self.headline
-        line = self.place.source.line(self.place.line)
+        line = self._shown(self.place.source.line(self.place.line))
         if not line.isprintable():
             line = "".join(each if each.isprintable() or each == "\t" else "?" for each in line)
         at = self.place.column - 1
@@ -77,6 +80,15 @@ class Problem:
         lead = re.sub(r"[^\t]", " ", line[:at])
         caret = "^" * max(1, min(self.place.width, len(line) - at))
         return f"{self.headline}\n    {line}\n    {lead}{caret}"
+
+    def _shown(self, text: str) -> str:
+        """Text of a statement, a key in it made unreadable; as long as before."""
+        first = self.place.line
+        while first > 1 and self.place.source.line(first)[:1].isspace():  # it goes on there
+            first -= 1
+        if _KEYED.match(self.place.source.line(first).lstrip()) is None:
+            return text
+        return _ABOVE.sub(lambda labels: "*" * len(labels[0]), text)
 
 
 def _escaped(text: str) -> str:
