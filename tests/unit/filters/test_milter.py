@@ -41,7 +41,9 @@ from relayd.filters.milterwire import (
     agreement,
     offer,
     packet,
+    strings,
 )
+from relayd.mail.reply import Reply, printable
 
 ALL = MilterAction(0x1FF)
 
@@ -381,3 +383,11 @@ class Edited(unittest.TestCase):
         found = edited(fields, [ChangeHeader(1, "X-Spam", "")] * 5_000, leading_space=False)
         self.assertEqual(len(found), 100_001)
         self.assertLess(time.process_time() - before, 5.0)
+
+
+class Octets(unittest.TestCase):
+    def test_octets_that_are_no_text_are_said_and_kept_all_the_same(self) -> None:
+        """A reply is sent, a reason is written into the log and the spool."""
+        (line,) = strings(b"5.7.1 caf\xe9 \xff\0", 1)
+        self.assertEqual(Reply.received(550, (line,)).wire(), b"550 5.7.1 caf\r\n")
+        self.assertEqual(printable(line), "5.7.1 caf")
