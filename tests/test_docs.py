@@ -59,7 +59,7 @@ class Documents(unittest.TestCase):
     def test_commands_to_type_are_understood(self) -> None:
         for document in DOCUMENTS:
             for line in _COMMAND.findall(document.read_text("utf-8")):
-                words = shlex.split(line.split(" > ")[0].split(";")[0])
+                words = shlex.split(re.split(r" [|>] |;", line)[0])
                 if not words or "|" in words[0] or words[0] == "--help":
                     continue
                 with self.subTest(document=document.name, line=line):

@@ -53,6 +53,8 @@ PURE_AT_THE_RIM = {
     "relayd.intake.filterfacts",
     "relayd.intake.filtered",
     "relayd.intake.sessionfilters",
+    "relayd.intake.filterverdicts",
+    "relayd.intake.editedcontent",
     "relayd.filters.clamd",
     "relayd.filters.milter",
     "relayd.filters.milteredits",

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from relayd import __version__
 from relayd.ctl import spoolcommand, tlsreport
+from relayd.ops.training import FIELD, WORDS
 
 Run = Callable[[argparse.Namespace], int]
 
@@ -79,6 +80,17 @@ def parser(run: Mapping[str, Run]) -> argparse.ArgumentParser:
     _add_held(command("held", "what is kept back, and why; release it or discard it"))
     _add_limits(command("limits", "who is near a limit of the rules, or has reached it"))
     command("restart", "replace one worker after the other, refusing nobody")
+    command("pace", "how fast mail goes where it does not go as it comes, and why")
+    command("blame", "whose mail providers refuse for what it is")
+    suspending = command("suspend", "tell some of the mail to wait, what comes later as well")
+    _add_whom(suspending)
+    suspending.add_argument("--for", dest="seconds", type=span, required=True, metavar="TIME",
+                            help="such as 30m, 2h, 5d")  # fmt: skip
+    suspending.add_argument("--reason", default="", metavar="TEXT", help="for all who ask")
+    resuming = command("resume", "let what was suspended go on")
+    _add_whom(resuming)
+    resuming.add_argument("--all", action="store_true", help="all that is suspended")
+    command("suspended", "what is suspended, for how long, and why")
     return top
 
 
@@ -90,6 +102,14 @@ def _everywhere() -> argparse.ArgumentParser:
     add("--socket", type=Path, metavar="PATH", help="relayd's control socket")
     add("--json", action="store_true", help="print JSON")
     return options
+
+
+def _add_whom(to: argparse.ArgumentParser) -> None:
+    add = to.add_argument
+    add("--destination", default="", metavar="NAME", help="a next hop's name, or a domain")
+    add("--provider", default="", metavar="NAME", help="as a `provider` statement has it")
+    add("--sender", default="", metavar="MAILBOX", help="or @DOMAIN, or <>")
+    add("--login", default="", metavar="NAME", help="who has logged in as NAME")
 
 
 def _add_user(to: argparse.ArgumentParser) -> None:
@@ -124,12 +144,18 @@ def _add_held(to: argparse.ArgumentParser) -> None:
     actions = to.add_subparsers(dest="action", metavar="ACTION")
     for name, about in (
         ("list", "each message, who holds it, and what was known of it"),
+        ("show", "how the rules decided about one, as they were then"),
         ("release", "let it go on its way"),
         ("discard", "end it; nobody is told"),
     ):
         action = actions.add_parser(name, help=about, description=about, parents=[_everywhere()])
-        if name != "list":
+        if name == "show":
+            action.add_argument("id", metavar="ID")
+        elif name != "list":
             action.add_argument("ids", nargs="+", metavar="ID")
+        if name == "release":
+            action.add_argument("--training", default="", choices=WORDS,
+                                help=f"with a field {FIELD} that says so")  # fmt: skip
         if name == "discard":
             action.add_argument("--note", default="", help="why, for the ledger")
 

@@ -24,12 +24,15 @@ def _statements(verb: str) -> str:
 
 
 _IDS = 'relayctl queue --limit 100 2>/dev/null | grep -oE "^[0-9A-Z]{12}"'
+_HELD = _IDS.replace("queue", "queue --state held")
 # What prints names, one a line, in every shell: by the command's first word (if it takes that one
 # to tell) and what argparse calls the argument.
 _NAMES = {
     ("", "destination"): _statements("next-hop"),
     ("", "id"): _IDS,
     ("", "ids"): _IDS,
+    ("held", "id"): _HELD,
+    ("held", "ids"): _HELD,
     ("user", "name"): f'relayctl user list 2>/dev/null | grep -xE "{_NAME}"',
     ("oauth", "name"): _statements("oauth"),
     ("limits", "name"): _statements("limit"),

@@ -20,6 +20,7 @@ class Letter:
     """A header section as text, an octet a character (JSON holds no octets), and its addresses."""
 
     text: str
+    size: int  # octets of the whole message, with the line ends of the wire
     recipients: list[str]
     sender: str | None
 
@@ -28,12 +29,16 @@ def read(path: Path) -> Letter:
     """The header section of the file, with the line ends of the wire; raises LetterError."""
     try:
         with path.open("rb") as file:
-            octets = file.read(_MOST + 1)
+            octets = file.read(_MOST) + file.readline()
+            size = len(_wired(octets))
+            while piece := file.read(_MOST) + file.readline():
+                size += len(_wired(piece))
     except OSError as error:
         raise LetterError(f"{path}: {error.strerror or error}") from None
-    octets = octets.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
+    octets = _wired(octets)
     if octets.startswith(b"From "):  # an mbox's separator
-        octets = octets.partition(b"\r\n")[2]
+        separator, end, octets = octets.partition(b"\r\n")
+        size -= len(separator + end)
     head, empty, _ = octets.partition(b"\r\n\r\n")
     if not empty and len(octets) > _MOST:
         raise LetterError(f"{path}: the header section is longer than {_MOST} octets")
@@ -44,6 +49,12 @@ def read(path: Path) -> Letter:
     senders = [address for _, address in getaddresses([str(sender)])] if sender else []
     return Letter(
         section.decode("latin-1"),
+        size,
         list(dict.fromkeys(address for _, address in getaddresses(named) if "@" in address)),
         senders[0] if senders else None,
     )
+
+
+def _wired(octets: bytes) -> bytes:
+    """Whole lines, with the line ends of the wire."""
+    return octets.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")

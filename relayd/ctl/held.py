@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -12,13 +13,14 @@ from relayd.ctl.client import Daemon
 from relayd.mail.ident import ident_text
 from relayd.ops.text import coarse, octets, safe
 
+_NOTHING = re.compile(r"not |(score|says) \S+ none\Z")  # was found
 DISCARDED = "discarded from what is held"  # for the ledger, where the operator says no more
 
 
 def run(options: argparse.Namespace, daemon: Daemon) -> int:
     """One command; the exit status. Raises DaemonError."""
     if options.action == "release":
-        return _change(options, daemon, "released", "release")
+        return _change(options, daemon, "released", "release", training=options.training)
     if options.action == "discard":
         note = options.note or DISCARDED
         return _change(options, daemon, "discarded", "remove", note=note)
@@ -58,6 +60,13 @@ def _messages(daemon: Daemon, limit: int) -> Iterator[dict[str, Any]]:
         idents += [ident_text(row[0]) for row in document.get("rows", ())]
     for ident in idents:
         story = daemon.answer("show", id=ident)
+        recipients = [
+            {"mailbox": each["mailbox"], "why": each["reply"]}
+            for each in story["recipients"]
+            if each["state"] == "held"
+        ]
+        if not recipients:  # they have been let go meanwhile
+            continue
         yield {
             "id": story["id"],
             "since": story["received_at"],
@@ -65,11 +74,7 @@ def _messages(daemon: Daemon, limit: int) -> Iterator[dict[str, Any]]:
             "sender": story["sender"],
             "client": story["client"],
             "facts": story.get("facts", []),
-            "recipients": [
-                {"mailbox": each["mailbox"], "why": each["reply"]}
-                for each in story["recipients"]
-                if each["state"] == "held"
-            ],
+            "recipients": recipients,
         }
 
 
@@ -78,6 +83,6 @@ def _lines(message: dict[str, Any], now: float) -> Iterator[str]:
     yield safe(f"{message['id']}  {age}  {size}  <{message['sender']}>")
     for each in message["recipients"]:
         yield safe(f"    <{each['mailbox']}>  {each['why']}")
-    so = [fact for fact in message["facts"] if not fact.startswith("not ")]
+    so = [fact for fact in message["facts"] if not _NOTHING.match(fact)]
     if so:
         yield safe(f"    {', '.join(so)}")

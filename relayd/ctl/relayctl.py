@@ -33,8 +33,11 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     if arguments is None:
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `relayctl queue | head` ends quietly
+        arguments = sys.argv[1:]
+    if arguments[:1] == ["help"]:  # as git, systemctl and apt have it
+        arguments = [*arguments[1:], "--help"]
     top = parser()
-    wrong = mistyped(top, sys.argv[1:] if arguments is None else arguments)
+    wrong = mistyped(top, arguments)
     if wrong:
         print(f"relayctl: {wrong}", file=sys.stderr)
         return 2
@@ -101,8 +104,10 @@ def _json_rows(documents: Iterator[dict[str, Any]]) -> Iterator[str]:
     columns, recipient_columns = names["columns"], names["recipient_columns"]
     encode = json.JSONEncoder(check_circular=False).encode
     lanes: dict[str, float] = names.get("lanes", {})
+    behind: dict[str, str] = names.get("behind", {})
     for document in documents:
         lanes = document.get("lanes", lanes)
+        behind = document.get("behind", behind)
         lines = []
         for row in document.get("rows", ()):
             message = dict(zip(columns, row, strict=True))
@@ -113,6 +118,8 @@ def _json_rows(documents: Iterator[dict[str, Any]]) -> Iterator[str]:
                 if not recipient["state"] and recipient["destination"] in lanes:
                     due = max(recipient["next_attempt"], lanes[recipient["destination"]])
                     recipient["next_attempt"] = due
+                if not recipient["state"] and recipient["destination"] in behind:
+                    recipient["reply"] = behind[recipient["destination"]]
                 recipient["state"] = text.STATES[recipient["state"]]
             message["recipients"] = recipients
             lines.append(encode({"id": ident_text(message.pop("ident")), **message}) + "\n")
@@ -216,6 +223,7 @@ def explain(options: argparse.Namespace) -> int:
             "from": options.client,
             "sender": options.sender,
             "header": letter.text if letter else "",
+            "size": letter.size if letter else 0,
             "helo": options.helo,
             "login": options.login,
             "listener": options.listener,
@@ -346,6 +354,8 @@ def held(options: argparse.Namespace) -> int:
     """What is kept back."""
     from relayd.ctl import held as quarantine
 
+    if options.action == "show":
+        return why(options)
     return quarantine.run(options, daemon(options))
 
 
@@ -399,6 +409,55 @@ def _filter(options: argparse.Namespace) -> dict[str, object]:
     }
 
 
+def pace(options: argparse.Namespace) -> int:
+    """How fast mail goes where."""
+    answer = daemon(options).answer("pace")
+    _show(options, answer, text.pace_lines(answer, time.time()))
+    return OK
+
+
+def blame(options: argparse.Namespace) -> int:
+    """Whose mail is complained about."""
+    answer = daemon(options).answer("blame")
+    _show(options, answer, text.blame_lines(answer))
+    return OK
+
+
+def suspend(options: argparse.Namespace) -> int:
+    """Tell some of the mail to wait."""
+    answer = daemon(options).answer(
+        "suspend", seconds=options.seconds, reason=options.reason, **_whom(options)
+    )
+    _show(options, answer, text.suspension_lines(answer, time.time()))
+    return OK
+
+
+def resume(options: argparse.Namespace) -> int:
+    """Let it go on."""
+    answer = daemon(options).answer("resume", all=options.all, **_whom(options))
+    ended = answer["resumed"]
+    _show(options, answer, [text.safe(f"{each['kind']} {each['whom']} goes on") for each in ended])
+    if ended or options.all:
+        return OK
+    raise FailureError("that is not suspended")
+
+
+def suspended(options: argparse.Namespace) -> int:
+    """What waits by an operator's word."""
+    answer = daemon(options).answer("suspended")
+    _show(options, answer, text.suspension_lines(answer, time.time()))
+    return OK
+
+
+def _whom(options: argparse.Namespace) -> dict[str, object]:
+    return {
+        "destination": options.destination,
+        "provider": options.provider,
+        "sender": options.sender,
+        "login": options.login,
+    }
+
+
 def restart(options: argparse.Namespace) -> int:
     """Replace the workers."""
     daemon(options).answer("restart")
@@ -426,6 +485,11 @@ _RUN: dict[str, Run] = {
     "spool": spool,
     "tls-report": tls_report,
     "restart": restart,
+    "pace": pace,
+    "blame": blame,
+    "suspend": suspend,
+    "resume": resume,
+    "suspended": suspended,
     **dict.fromkeys(("retry", "hold", "release", "remove"), change),
 }
 

@@ -1,1 +1,1 @@
-"""Filter protocols as cores without sockets: milters, policy services, rspamd, clamd."""
+"""Filters: their protocols as cores without sockets, and the connections that carry them."""

@@ -295,9 +295,8 @@ def _reply(text: str) -> Reply:
     codes = {match[1] for match in found if match is not None}
     if len(codes) != 1 or None in found:
         raise MilterError(f"its reply is {text[:40]!r}")
-    return Reply.received(
-        int(codes.pop()), tuple(match[2] or "" for match in found if match is not None)
-    )
+    said = tuple(match[2] or "" for match in found if match is not None)
+    return Reply.received(int(codes.pop()), said).or_status(7, 1)
 
 
 def _braced(name: str) -> str:

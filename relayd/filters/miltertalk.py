@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from relayd.filters.line import FilterLine, FilterTroubleError
 from relayd.filters.lines import FilterLines
 from relayd.filters.milter import CHUNK, FilterVerdict, MilterClient, Word, header
-from relayd.filters.milterwire import Event, MilterError
+from relayd.filters.milterwire import Event, MilterError, MilterStep
 
 CONTINUE = FilterVerdict(Word.CONTINUE)
 _OF_THE_CONNECTION = (Event.CONNECT, Event.HELO)
@@ -63,6 +63,14 @@ class MilterTalk:
     def leading_space(self) -> bool:
         """Fields go to and fro with what stands behind their colon."""
         return self._speaker is not None and self._speaker.client.leading_space
+
+    @property
+    def hears_refusals(self) -> bool:
+        """It wants to be told of recipients that we refuse, too."""
+        speaker = self._speaker
+        return speaker is not None and bool(
+            speaker.client.agreed.steps & MilterStep.REFUSED_RECIPIENTS
+        )
 
     async def tell(self, happened: Sequence[Happening]) -> FilterVerdict:
         """Tell what it does not know yet; the first word against it, or the last word of all.

@@ -14,7 +14,7 @@ from relayd.mail.reply import Reply
 MOST = 65536  # octets of an answer
 _UNSAFE = re.compile(r"[\x00\r\n]")
 _CODE = re.compile(r"([45]\d\d)(?:\s+(.*))?\Z", re.DOTALL)
-_REFUSALS = {"REJECT": 550, "DEFER": 450, "DEFER_IF_PERMIT": 450, "DEFER_IF_REJECT": 450}
+_REFUSALS = {"REJECT": 554, "DEFER": 450, "DEFER_IF_PERMIT": 450, "DEFER_IF_REJECT": 450}
 _WORDS = (
     "OK", "DUNNO", "HOLD", "DISCARD", "PREPEND", "REDIRECT", "BCC", "FILTER", "WARN", "INFO",
 )  # fmt: skip
@@ -69,10 +69,14 @@ def _action(answer: bytes) -> PolicyAction:
     word, text = word.upper(), text.strip()
     code = _CODE.match(values["action"].strip())
     if code is not None:
-        return PolicyAction("REJECT", reply=Reply.received(int(code[1]), (code[2] or "",)))
+        return PolicyAction("REJECT", reply=_refusal(int(code[1]), code[2] or ""))
     if word in _REFUSALS:
-        reply = Reply.received(_REFUSALS[word], (text or "Refused by policy",))
+        reply = _refusal(_REFUSALS[word], text or "Refused by policy")
         return PolicyAction("REJECT" if word == "REJECT" else word, reply=reply)
     if word not in _WORDS:
         raise PolicyError(f"the action {word[:40]!r}, which nobody knows")
     return PolicyAction(word, text)
+
+
+def _refusal(code: int, text: str) -> Reply:
+    return Reply.received(code, (text,)).or_status(7, 1)

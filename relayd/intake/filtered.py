@@ -121,8 +121,13 @@ class FilteringReception(Reception):
 
     def _heard_rcpt(self, event: events.Rcpt, again: bool, reply: Reply) -> Reply | Pending[Any]:
         transaction = self._transaction
-        if transaction is None or reply.code >= 400:
+        if transaction is None:
             return reply
+        if reply.code >= 400:
+            if not self._session.hear_refusals:
+                return reply
+            told = self._session.refused(event.path, event.params, reply)
+            return answered(told, lambda _: reply)
         asked = self._session.recipient(event.path, event.params, self._known_by_now())
 
         def refused(objection: Reply) -> Reply:

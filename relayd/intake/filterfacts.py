@@ -15,6 +15,7 @@ from relayd.filters.miltertalk import Happening
 from relayd.filters.milterwire import Event, text
 from relayd.mail.address import Mailbox, ReversePath, path_text
 from relayd.mail.client import Client
+from relayd.mail.reply import Reply
 from relayd.smtp.events import MailParams, RcptParams
 
 _UNKNOWN = "unknown"
@@ -105,6 +106,13 @@ def sent_to(mailbox: Mailbox, params: RcptParams) -> Happening:
     ]
     macros = _known(rcpt_addr=str(mailbox), rcpt_host=mailbox.domain, rcpt_mailer="smtp")
     return Happening(Event.RCPT, path(str(mailbox), tuple(filter(None, given))), macros)
+
+
+def refused(mailbox: Mailbox, params: RcptParams, reply: Reply) -> Happening:
+    """RCPT that we refuse: who wants to hear of it hears why, as Sendmail says it."""
+    told = sent_to(mailbox, params)
+    macros = {"rcpt_mailer": "error", "rcpt_host": reply.status, "rcpt_addr": reply.text}
+    return Happening(told.event, told.data, macros)
 
 
 def content_begins(ident: str) -> Happening:

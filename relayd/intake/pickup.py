@@ -516,7 +516,8 @@ class Pickup:
         reply = Reply.of(554, "5.6.0", printable(f"Not taken from the drop folder: {why}", 400))
         already = Plan(Verdict.REFUSE, reply, (), ())
         decide = lambda ruleset, facts: _failed(facts, reply, already)  # noqa: E731
-        intake = replace(self._intake, decide=decide, rules=self._envelope_rules, filters=None)
+        rules = self._envelope_rules
+        intake = replace(self._intake, decide=decide, rules=rules, filters=None, desk=None)
         reception = Reception(intake, client)  # nobody is asked
         try:
             mail = events.Mail(slip.sender, replace(slip.params, ret="HDRS"))

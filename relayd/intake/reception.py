@@ -60,6 +60,7 @@ _GO_AHEAD = Reply.bare(354, "End data with <CR><LF>.<CR><LF>")
 _TROUBLE = Reply.of(451, "4.3.0", "Local trouble, try again later")
 _FULL = Reply.of(452, "4.3.1", "Insufficient system storage, try again later")
 _TOO_MANY = Reply.of(452, "4.5.3", "Too many recipients")
+_ASKED_BY_NOW = Reply.of(421, "4.3.2", "The rules have changed, please connect again")
 _NOT_VERIFIED = Reply.of(252, "2.5.0", "Cannot verify, but will take mail for it if the rules do")
 _NOT_OFFERED = Reply.of(502, "5.5.1", "Not offered")
 _LOGIN_FIRST = Reply.of(530, "5.7.0", "Authentication required")  # RFC 6409 section 4.3
@@ -454,6 +455,8 @@ class Reception:
                 return self._once_named(naming, lambda: self._mail(event))
             self._take_name(naming)
         intake, params, client = self._intake, event.params, self.client
+        if intake.desk is not None and self._filters is None:
+            return self._refuse(mail_text(event), _ASKED_BY_NOW, "the rules ask filters by now")
         if self._policy.login_required and not client.login:
             return self._refuse(mail_text(event), _LOGIN_FIRST)
         ruleset = intake.rules()
@@ -667,8 +670,9 @@ class Reception:
 
         What filters of ours write in our name from now on stays.
         """
-        clean = without_forged(content.section, self._intake.trace.hostname)
-        if clean != content.section:
+        section = content.whole_section
+        clean = without_forged(section, self._intake.trace.hostname)
+        if clean != section:
             await content.rewrite(clean)
         self._clean = True
 
@@ -930,4 +934,7 @@ def rcpt_text(mailbox: Mailbox) -> str:
 def _why(plan: Plan) -> str:
     """The rule that refused, for the log."""
     step = plan.trail[-1] if plan.trail else None
-    return f"{step.place} {step.rule}".strip() if step else ""
+    if step is None:
+        return ""
+    built_in = step.rule == str(plan.reply)  # its words stand in the reply already
+    return f"{step.place} {(built_in and step.note) or step.rule}".strip()

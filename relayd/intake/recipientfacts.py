@@ -91,7 +91,7 @@ class RecipientFacts:
         if self._mailboxes is None or hop is None:
             return None
         mailbox = Mailbox.parse(fact.about)
-        if not facts.recipient.domain or not _would_be_taken(ruleset, fact, facts):
+        if not facts.recipient.domain or not would_be_taken(ruleset, fact, facts):
             return False  # nobody asks for what is refused in any case, such as others' domains
         return self._asked(self._mailboxes, hop, mailbox)
 
@@ -100,7 +100,8 @@ class RecipientFacts:
         return None if exists is None else not exists
 
 
-def _would_be_taken(ruleset: Ruleset, fact: Fact, facts: Facts) -> bool:
+def would_be_taken(ruleset: Ruleset, fact: Fact, facts: Facts) -> bool:
+    """Whether a recipient is taken if the next hop knows the mailbox."""
     known = {**(facts.gathered or {}), fact: False}
     try:
         return evaluate(ruleset, replace(facts, gathered=known)).verdict is not Verdict.REFUSE

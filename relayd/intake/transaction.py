@@ -58,7 +58,7 @@ class ReceivedTransaction:
     """From MAIL to the end of content; replaced whole, never field by field."""
 
     __slots__ = (
-        "_counted_before",
+        "_before",
         "_merged",
         "addressees",
         "client",
@@ -80,8 +80,8 @@ class ReceivedTransaction:
         self.full: Reply | None = None  # what every further recipient hears
         self.addressees: dict[Identity, Addressee] = {}  # whom RCPT has named with success
         self.counted: tuple[Receipt, ...] = ()  # against limits: taken back if it is not taken
+        self._before = 0  # how many of them were there before the last recipient
         self.told: Mapping[Fact, object] = {}  # of its recipients, for those who ask why
-        self._counted_before = 0  # of `counted`, those of recipients before the last
         self._merged = False  # some led to what is somebody else's delivery as well
 
     @property
@@ -93,7 +93,7 @@ class ReceivedTransaction:
 
     def add(self, named: Identity, addressee: Addressee) -> None:
         """Take in a RCPT that the rules accepted, held or discarded; `note` follows."""
-        self._counted_before = len(self.counted)
+        self._before = len(self.counted)
         self.addressees[named] = addressee
         for destination in addressee.plan.destinations:
             self.destinations += 1
@@ -103,14 +103,12 @@ class ReceivedTransaction:
     def drop(self, named: Identity) -> None:
         """Somebody objects to what `add` took in last: it is not counted either."""
         self.destinations -= len(self.addressees.pop(named).plan.destinations)
-        counted = self.counted[self._counted_before :]
-        if counted:
-            self.counted = self.counted[: self._counted_before]
-            take_back(counted)
+        take_back(self.counted[self._before :])
+        self.counted = self.counted[: self._before]
 
     def note(self, told: Mapping[Fact, object], counted: Sequence[Receipt]) -> None:
         """What was known of a recipient, and counted for it. That something is so outweighs not."""
-        self._counted_before = len(self.counted)
+        self._before = len(self.counted)
         self.counted += tuple(counted)
         for fact, answer in told.items():
             plain = replace(fact, about="")

@@ -96,7 +96,8 @@ class Submission:
         """What is to be said of a recipient before any attempt: which rules hold it."""
         if self.state_of(number) is not RecipientState.HELD:
             return None
-        holding = [f"{step.place} {step.rule}" for step in self.trail if step.rule[:4] == "hold"]
+        steps = (step for step in self.trail if step.stage == "hold")
+        holding = dict.fromkeys(f"{step.place} {step.rule}" for step in steps)  # each once
         return held(f"rule {', '.join(holding)}" if holding else "a rule")
 
 

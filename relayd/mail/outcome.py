@@ -19,6 +19,25 @@ class Blame(enum.Enum):
     DESTINATION = "destination"  # the next hop as a whole: nobody answered, 421, DNS trouble
 
 
+class Meaning(enum.Enum):
+    """What a reply says beyond its code, where it is known (`relayd.relay.replies`)."""
+
+    SLOWER = "slower"  # so many in this time are too many
+    LIMIT = "limit"  # so many at a time, or on one connection
+    BLOCKED = "blocked"  # nothing of ours, whenever it is tried again
+    UNAUTHENTICATED = "not authenticated"
+    RECIPIENT = "this recipient"  # has his fill for now
+    CONTENT = "content"
+    FULL = "full"
+    GREYLISTED = "greylisted"
+    TEMPORARY = "temporary"
+
+    @property
+    def of_us(self) -> bool:
+        """It is about whatever comes from this address of ours, and its other hosts say it, too."""
+        return self in (Meaning.SLOWER, Meaning.LIMIT, Meaning.BLOCKED)
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """The last word on one recipient: SUCCESS delivered, TRANSIENT try again, PERMANENT report."""
@@ -32,6 +51,8 @@ class Outcome:
     why: str = ""  # private reason, for the log only
     # all was said and no answer came: it may be delivered already. Of the attempt, not stored.
     in_doubt: bool = False
+    meaning: Meaning | None = None  # likewise
+    pause: float = 0.0  # likewise: seconds for which it wants nothing, where that is known
 
     @property
     def severity(self) -> Severity:

@@ -73,6 +73,12 @@ class Reply:
             raise ValueError(f"no reply code in {text!r}")
         return cls.received(int(code), (rest,))
 
+    def or_status(self, subject: int, detail: int) -> Reply:
+        """It with this enhanced status where it carries none (RFC 2034 wants one)."""
+        if self.subject >= 0:
+            return self
+        return Reply(self.code, subject, detail, self.lines)
+
     @property
     def severity(self) -> Severity:
         """Success, intermediate, transient or permanent; a code out of range is transient."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from relayd.migrate import catalogue, closings
-from relayd.migrate.asking import milters
+from relayd.migrate.asking import milters, rates
 from relayd.migrate.defaults import DEFAULTS
 from relayd.migrate.domains import Names
 from relayd.migrate.draft import good_entry
@@ -61,6 +61,7 @@ _ELSEWHERE = (
 
 def admission(work: Work) -> None:
     """All rules that say who is served."""
+    rates(work)
     senders: list[OwnSenders] = []
     own = [(service, where) for service, where in work.listeners if _has_own(work, service)]
     for service, where in own:

@@ -23,6 +23,7 @@ MOST_ANSWERS = 16  # of one list in the DNS
 ANY_ANSWER = "127.0.0.0/8"  # what counts with Postfix where nothing is said
 _OCTET = re.compile(r"\[([^\]]*)\]|([^.\[\]]+)")
 _GENERAL = ("bl", "dnsbl", "dnswl", "list", "rbl", "b", "all", "ix", "combined")
+_LONGEST_NAME = 12  # characters of what a list calls itself; keys are twice as long
 _FAILURE = {
     "accept": "accept",
     "reject": "reject",
@@ -32,6 +33,12 @@ _FAILURE = {
 }
 _KNOWN_PORTS = {8891: "opendkim", 8893: "opendmarc", 11332: "rspamd", 10023: "postgrey"}
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
+_RATES = (
+    ("smtpd_client_message_rate_limit", " messages", "client-messages"),
+    ("smtpd_client_recipient_rate_limit", "", "client-recipients"),
+)
+_SPARED = "smtpd_client_event_limit_exceptions"
+_TOO_MUCH = '450 4.7.1 "Too much mail from you, try again later"'
 MILTERS = "smtpd_milters"
 _OTHER_MILTERS = "non_smtpd_milters"
 _OPTIONS = "receive_override_options"
@@ -52,7 +59,8 @@ def dns_list(work: Work, text: str, kind: str) -> str:
     if not zone or not meant:
         return ""
     labels = zone.split(".")
-    first = labels[1] if labels[0] in _GENERAL and len(labels) > 2 else labels[0]
+    keyed = len(labels[0]) > _LONGEST_NAME  # by which the list knows its subscriber
+    first = labels[1] if (labels[0] in _GENERAL or keyed) and len(labels) > 2 else labels[0]
     return work.draft.definition(kind, first, f"{zone} {', '.join(meant)}")
 
 
@@ -126,11 +134,14 @@ def _named(where: str, kind: str) -> str:
     return _KNOWN_PORTS.get(port, f"{kind}-{port}")
 
 
-def _patience(text: str) -> str:
+def _seconds(text: str) -> int:
     match = re.match(r"(\d+)([smh]?)\Z", text)
-    if match is None:
-        return ""
-    return f" timeout {min(max(int(match[1]) * _UNITS[match[2]], 1), MOST_PATIENCE)}s"
+    return int(match[1]) * _UNITS[match[2]] if match is not None else 0
+
+
+def _patience(text: str) -> str:
+    span = _seconds(text)
+    return f" timeout {min(span, MOST_PATIENCE)}s" if span else ""
 
 
 def policy(work: Work, main: MainCf, text: str) -> str:
@@ -212,6 +223,31 @@ def _milters_of(work: Work, main: MainCf, service: Service | None) -> list[str]:
 
 def _ask(work: Work, names: Sequence[str], scope: Scope, comment: str) -> None:
     work.draft.rule("ask", rule(f"ask {', '.join(names)}", scope), comment)
+
+
+# anvil(8)
+
+
+def rates(work: Work) -> None:
+    """What a client may send in a time, but for those that smtpd spares: `limit`, and `defer`."""
+    main, report = work.main, work.report
+    for setting, what, name in _RATES:
+        most, unit = main[setting], _seconds(main["anvil_rate_time_unit"])
+        if not main.is_given(setting) or most == "0":
+            continue
+        if not most.isdigit() or not unit or main.is_given(_SPARED):
+            report.lost(
+                setting, f"write `limit NAME N/TIME{what} per client`, `defer when over NAME`"
+            )
+            continue
+        work.draft.definition("limit", name, f"{most}/{unit}s{what} per client")
+        spared = work.trusted.operand(work.draft) if work.trusted else ""
+        tests = (f"over {name}", *([f"not from {spared}"] if spared else []))
+        text = rule("defer", ("any",), _TOO_MUCH) + f" when {' and '.join(tests)}"
+        work.draft.rule("admission", text, setting)
+        report.translated(setting, f"limit {name} {most}/{unit}s{what} per client")
+        if main.is_given("anvil_rate_time_unit"):
+            report.translated("anvil_rate_time_unit", "the time of the limits")
 
 
 # postscreen(8)

@@ -57,7 +57,7 @@ UNNEEDED = {
 """By name."""
 
 LOST = {
-    "address_verify_map": "relayd does not probe addresses",
+    "address_verify_map": "what next hops say of mailboxes is kept in the spool",
     "allow_percent_hack": "% and ! in a local part have no meaning",
     "always_bcc": "write `forward` rules that keep a copy: a@example.com -> a@example.com, b@...",
     "body_checks": _FILTER,
@@ -113,7 +113,7 @@ _FAMILIES: tuple[tuple[str, bool, str], ...] = (
     (
         r"postscreen_|dnsblog_|psc_|smtpd_policy_|address_verify_|unverified_",
         True,
-        "relayd tests no clients and probes no addresses; put a filter in front",
+        "relayd does not test how clients speak, and asks next hops and services in its own way",
     ),
     (r".*(header|body|mime)_checks\Z", True, _HEADERS),
     (r".*_generic_maps\Z|.*_bcc_maps\Z", True, "write rewrite or forward rules"),

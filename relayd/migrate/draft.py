@@ -169,7 +169,7 @@ class ConfigDraft:
         tables = [each for each in self.tables.values() if f"<{each.name}>" in text]
         named = {
             word
-            for words in re.findall(r" via ([^\s,]+(?:, [^\s,]+)*)", text)
+            for words in re.findall(r" (?:via|unknown at) ([^\s,]+(?:, [^\s,]+)*)", text)
             for word in words.split(", ")
         }
         return tables, [hop for name, hop in self.hops.items() if name in named]

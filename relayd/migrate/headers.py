@@ -36,7 +36,9 @@ def _check(work: Work, table: MapText, row: PatternRow) -> str:
         return "`if` and `!` are not carried over here"
     match = _WHOLE_FIELD.match(row.expression.text)
     if match is None:
-        return "relayd does not look into fields; filter in front, or between two relays"
+        return (
+            'write it as a rule, such as `reject when field Subject "..."`, or have a filter asked'
+        )
     name = match.group(1)
     if name.lower() == "received":
         return "Received fields are how mail loops are found; relayd leaves them alone"

@@ -39,6 +39,7 @@ from relayd.migrate.restrictionwords import (
 )
 from relayd.migrate.senders import OwnSenders
 from relayd.migrate.tables import MapSpec, is_table
+from relayd.migrate.verified import known_at
 from relayd.migrate.work import Work
 from relayd.rules.language.lexer import string
 
@@ -81,6 +82,7 @@ class Restrictions:
             "reject_invalid_helo_hostname": self._helo_form,
             "reject_non_fqdn_helo_hostname": self._helo_form,
             "reject_maps_rbl": self._old_lists,
+            "reject_unverified_recipient": self._unverified,
             "reject_sender_login_mismatch": self._mismatch,
             "reject_authenticated_sender_login_mismatch": self._mismatch,
             "reject_known_sender_login_mismatch": self._mismatch,
@@ -224,6 +226,19 @@ class Restrictions:
         code = code if re.match(r"[45]\d\d\Z", code) else "450"
         reply = f'{code} {code[0]}.7.25 "Client host rejected: cannot find your hostname"'
         return [Refuse((*scope, "rdns none"), word, (), reply)]
+
+    def _unverified(self, word: str, scope: Scope) -> Sequence[Move]:
+        known, unclear = known_at(self._work)
+        if unclear or not known:
+            what = f"{word}: {unclear or 'no next hop is named'}: {FILTERS[word]}"
+            self._work.report.lost(self._setting, what)
+        code = self._main["unverified_recipient_reject_code"]
+        code = code if re.match(r"[45]\d\d\Z", code) else "450"
+        reply = f'{code} {code[0]}.1.1 "Recipient address rejected: undeliverable address"'
+        if known and self._main.is_given("unverified_recipient_reject_code"):
+            self._work.report.translated("unverified_recipient_reject_code", code)
+        asked = [Refuse((*scope, *to, f"unknown at {hop}"), word, (), reply) for to, hop in known]
+        return asked or [Passed(scope, word)]
 
     def _helo_form(self, word: str, scope: Scope) -> Sequence[Move]:
         expressions = ", ".join(f"regex {string(each)}" for each in HELO_FORMS[word])

@@ -50,7 +50,7 @@ SAME = {
     "reject_unknown_client": "reject_unknown_client_hostname",
 }
 """Names of Postfix 2."""
-_PROBE = "relayd does not probe addresses"
+_PROBE = "relayd does not ask who a sender is where his mail would go"
 FILTERS = {
     "reject_rbl_client": "its zone, or the answers that count, are not understood",
     "reject_rhsbl_client": _ASKS,
@@ -66,7 +66,7 @@ FILTERS = {
     "reject_unknown_forward_client_hostname": _PTR,
     "reject_unknown_hostname": _DNS,
     "reject_unknown_helo_hostname": _DNS,
-    "reject_unverified_recipient": _PROBE,
+    "reject_unverified_recipient": "write `reject to @... when unknown at NEXT-HOP` for these",
     "reject_unverified_sender": _PROBE,
     "reject_unverified_address": _PROBE,
 }

@@ -10,25 +10,30 @@ from typing import Protocol
 from relayd.mail.content import Content
 from relayd.mail.ident import ident_text, shard_of
 from relayd.mail.log import MailLog
+from relayd.mail.message import RecipientState
 from relayd.ops.documents import (
     COLUMNS,
     Document,
     Request,
     RequestError,
+    blamed,
     down,
     filter_of,
     ident_of,
     idents_of,
     lane_document,
     number_of,
+    paces,
     story,
     text_of,
     totals,
 )
 from relayd.ops.explain import QuestionError
+from relayd.ops.suspending import SuspendingDesk
+from relayd.ops.training import WORDS, trained
 from relayd.spool.interface import Store
-from relayd.spool.queue import LaneView
-from relayd.spool.view import Accepted, QueueFilter
+from relayd.spool.queue import LaneView, Standing
+from relayd.spool.view import AS_THEY_ARE, Accepted, QueueFilter
 
 PAGE = 1000  # messages in one piece of a listing: some 200 KB
 AUDITED = 2000  # recipients in one piece of an audit
@@ -46,6 +51,8 @@ class Backend:
     store: Store
     lanes: Callable[[], Iterable[LaneView]]
     figures: Callable[[], Mapping[str, object]]  # sessions, deliveries in flight, ...
+    sites: Callable[[], Iterable[Mapping[str, object]]] = tuple  # that have a pace, or are blocked
+    origins: Callable[[], Iterable[Mapping[str, object]]] = tuple  # whose mail is complained about
 
 
 class Stream(Protocol):
@@ -104,11 +111,13 @@ class OperatorCommands:
         reload: Complaint,
         log: MailLog,
         oauth: Oauth | None = None,
+        suspending: SuspendingDesk | None = None,
         limits: CountsDesk | None = None,
         said: Callable[[], Document] = dict,
         filters: Callable[[], Sequence[Document]] = tuple,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        self._suspending = suspending
         self._backends = backends
         self._oauth = oauth
         self._limits = limits
@@ -131,6 +140,9 @@ class OperatorCommands:
             "check": self._answer_complaint,
             "reload": self._answer_complaint,
             **dict.fromkeys(("retry", "hold", "release", "remove"), self._change),
+            "pace": self._pace,
+            "blame": self._blame,
+            **dict.fromkeys(("suspend", "resume", "suspended"), self._suspend),
         }
 
     async def run(self, request: Request, stream: Stream, who: str) -> None:
@@ -176,9 +188,30 @@ class OperatorCommands:
                     ],
                     "destinations": lanes[:MAX_DESTINATIONS],
                     "more_destinations": max(len(lanes) - MAX_DESTINATIONS, 0),
+                    "sites": [site for site in self._sites() if site["trouble"]],
+                    "suspended": self._suspending.documents() if self._suspending else [],
                 }
             }
         )
+
+    def _sites(self) -> list[Document]:
+        return paces([dict(site) for backend in self._backends for site in backend.sites()])
+
+    async def _pace(self, request: Request, stream: Stream) -> None:
+        await stream.send({"answer": {"sites": self._sites()}})
+
+    async def _blame(self, request: Request, stream: Stream) -> None:
+        found = [dict(each) for backend in self._backends for each in backend.origins()]
+        await stream.send({"answer": {"origins": blamed(found)}})
+
+    async def _suspend(self, request: Request, stream: Stream) -> None:
+        if self._suspending is None:
+            raise RequestError("nothing is suspended here")
+
+        async def retry(wanted: QueueFilter) -> int:
+            return sum([await backend.store.retry(wanted) for backend in self._backends])
+
+        await stream.send({"answer": await self._suspending.run(request, retry)})
 
     async def _queue(self, request: Request, stream: Stream) -> None:
         wanted = filter_of(request, self._clock())
@@ -187,9 +220,15 @@ class OperatorCommands:
         said: dict[str, float] = {}
         for backend in self._backends:
             # when those behind are tried, whatever their rows say
-            lanes = {view.destination: view.probe_at for view in down(backend.lanes()).values()}
+            views = down(backend.lanes()).values()
+            lanes = {view.destination: view.probe_at for view in views}
             if head or lanes != said:
-                await stream.send({**head, "lanes": lanes})
+                behind = {
+                    view.destination: str(view.trouble.reply)
+                    for view in views
+                    if view.trouble is not None and view.standing is not Standing.DOWN
+                }
+                await stream.send({**head, "lanes": lanes, "behind": behind})
             head, said = {}, lanes
             after: int | None = 0
             while after is not None and left:
@@ -272,13 +311,33 @@ class OperatorCommands:
         if name == "hold":
             by, note = text_of(request, "by"), text_of(request, "note")
             return await store.hold(wanted, f"the operator ({by}){f': {note}' if note else ''}")
-        change = {"retry": store.retry, "release": store.release}[name]
-        return await change(wanted)
+        if name == "retry":
+            return await store.retry(wanted)
+        return await store.release(wanted, await _trained(store, request, wanted))
 
     def _holding(self, ident: int) -> list[Backend]:
         """The backends that may know a message: its shard's, or all when that one is gone."""
         own = [backend for backend in self._backends if backend.shard == shard_of(ident)]
         return own or list(self._backends)
+
+
+async def _trained(store: Store, request: Request, wanted: QueueFilter) -> Mapping[int, bytes]:
+    word = text_of(request, "training")
+    if not word:
+        return AS_THEY_ARE
+    if word not in WORDS:
+        raise RequestError(f"{word!r} is no training: {' or '.join(WORDS)}")
+    if not wanted.ident:
+        raise RequestError("only messages that are named by ID are taught from")
+    found = await store.load(wanted.ident)
+    if found is None:
+        return AS_THEY_ARE
+    message, records = found
+    held = {each.recipient.header for each in records if each.state is RecipientState.HELD}
+    try:
+        return {header: trained(message, header, word) for header in held}
+    except OSError as error:
+        raise RequestError(f"{message} is not released: its content: {error}") from error
 
 
 async def explained(explain: Explain, request: Request) -> Document:

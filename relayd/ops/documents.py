@@ -123,9 +123,37 @@ def lane_document(view: LaneView) -> Document:
     }
 
 
+def paces(sites: Iterable[Document]) -> list[Document]:
+    """Sites as several processes see them, each as one: those in trouble first."""
+    found: dict[str, Document] = {}
+    for site in sites:
+        known = found.setdefault(site["site"], site)
+        if known is site:
+            continue
+        for name in ("rate", "in_flight", "taken", "refused"):
+            known[name] = round(known[name] + site[name], 3)
+        for name in ("resume_at", "blocked_until", "connections", "messages"):
+            known[name] = max(known[name], site[name])
+        known["trouble"] = known["trouble"] or site["trouble"]
+    return sorted(found.values(), key=lambda site: (not site["trouble"], str(site["site"])))
+
+
+def blamed(origins: Iterable[Document]) -> list[Document]:
+    """Origins as several processes see them, each as one: the worst first."""
+    found: dict[str, Document] = {}
+    for origin in origins:
+        known = found.setdefault(origin["origin"], origin)
+        if known is not origin:
+            for name in ("messages", "complaints", "rate"):
+                known[name] = round(known[name] + origin[name], 3)
+            known["share"] = round(known["complaints"] / max(known["messages"], 1), 3)
+    return sorted(found.values(), key=lambda each: -float(each["share"]))
+
+
 def down(views: Iterable[LaneView]) -> dict[str, LaneView]:
     """The lanes in which nothing is tried before a certain time, whenever its mail is due."""
-    return {view.destination: view for view in views if view.standing is Standing.DOWN}
+    closed = (Standing.DOWN, Standing.SUSPENDED, Standing.BLOCKED)
+    return {view.destination: view for view in views if view.standing in closed and view.probe_at}
 
 
 def story(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -52,11 +52,13 @@ async def explain(
     gather: Gather,
 ) -> dict[str, Any]:
     """The answer with the facts that are looked up, and the hosts of each destination."""
+    from relayd.intake.recipientfacts import would_be_taken
     from relayd.rules.conditions.reversename import REVERSE_NAME
     from relayd.rules.evaluate import evaluate
     from relayd.rules.fact import Known
     from relayd.rules.view import Unasked
 
+    _all_defined(ruleset, question)
     found: list[dict[str, str]] = []
     asked = facts(question)
     if REVERSE_NAME in ruleset.needs and asked.client.rdns is None:
@@ -71,7 +73,10 @@ async def explain(
     async def add(fact: Fact) -> None:
         began = time.monotonic()
         value = gathered[fact] = await gather(ruleset, fact, asked)
-        found.append(_fact(fact, value, _cost(began, known=value is not None)))
+        cost = _cost(began, known=value is not None)
+        if fact.about and value is False and not would_be_taken(ruleset, fact, asked):
+            value, cost = None, "not asked for: it is refused in any case"
+        found.append(_fact(fact, value, cost))
 
     for fact in sorted(ruleset.asked - given.keys(), key=str):
         if fact.known < Known.RECIPIENT:
@@ -82,8 +87,7 @@ async def explain(
             break
         except Unasked as unasked:
             await add(unasked.fact)
-    answer = _decided(ruleset, question, replace(asked, asks=False))
-    answer["facts"] += found
+    answer = _decided(ruleset, question, replace(asked, asks=False), found)
     for destination in answer["destinations"]:
         mailbox = _mailbox(destination["mailbox"])
         destination["hosts"] = list(await describe(destination["next_hop"], mailbox))
@@ -99,14 +103,33 @@ def decide(ruleset: Ruleset, question: Question) -> dict[str, Any]:
     """The answer by the rules alone; next hops with names are shown as they are defined.
 
     `question`: recipient, and optionally from (IP address), sender, helo, login, listener, header
-    (a section, see relayd.ctl.headersection), with (facts in the words of conditions). What is not
-    given and would have to be looked up is not known here. Raises QuestionError.
+    (a section, see relayd.ctl.headersection), size (octets of the whole message), with (facts in
+    the words of conditions). What is not given and would have to be looked up is not known here.
+    Raises QuestionError.
     """
-    return _decided(ruleset, question, facts(question))
+    _all_defined(ruleset, question)
+    asked = facts(question)
+    answer = _decided(ruleset, question, asked)
+    if exit_status(answer) == UNKNOWN:
+        why = "nobody is asked offline; --with says it"
+        unsaid = sorted(_asked_of_others(ruleset, asked), key=str)
+        answer["facts"] += [_fact(fact, None, why) for fact in unsaid]
+    return answer
 
 
-def _decided(ruleset: Ruleset, question: Question, asked: Facts) -> dict[str, Any]:
+def _asked_of_others(ruleset: Ruleset, asked: Facts) -> Set[Fact]:
+    """What rules look at that a session would ask for, and nobody has said."""
+    from relayd.rules.conditions.reversename import REVERSE_NAME
+
+    nameless = {REVERSE_NAME} & ruleset.needs if asked.client.rdns is None else set()
+    return (ruleset.asked | nameless) - (asked.gathered or {}).keys()
+
+
+def _decided(
+    ruleset: Ruleset, question: Question, asked: Facts, found: Sequence[dict[str, str]] = ()
+) -> dict[str, Any]:
     from relayd.mail.envelope import Direction
+    from relayd.rules.conditions.headerfield import FIELD
     from relayd.rules.evaluate import evaluate_aloud
     from relayd.rules.fact import Known
     from relayd.rules.ruleset import without_unknown
@@ -125,7 +148,9 @@ def _decided(ruleset: Ruleset, question: Question, asked: Facts) -> dict[str, An
     for fact, value in _given(question).items():
         answer["facts"].append(_fact(fact, value, "given"))
     for fact, value in _fields(ruleset, question).items():
-        answer["facts"].append(_fact(fact, value, "in the header"))
+        where = "in the header" if fact.spelled == FIELD else "of the message"
+        answer["facts"].append(_fact(fact, value, where))
+    answer["facts"] += found
     for fact in sorted(unknown, key=str):
         why = "known when the content is there; rules that look at it are left out here"
         answer["facts"].append(_fact(fact, None, why))
@@ -133,9 +158,31 @@ def _decided(ruleset: Ruleset, question: Question, asked: Facts) -> dict[str, An
         names = Direction.parse(destination["next_hop"]).names
         hops = [ruleset.next_hops[name] for name in names if name in ruleset.next_hops]
         destination["hosts"] = [str(hop) for hop in hops]
+    if ruleset.asks is not None and plan.verdict.value != "refuse":
+        answer["asks"] = _asks(ruleset, asked)
     if question.get("header"):
         answer["header"] = header_changes(ruleset, plan, str(question["header"]))
     return answer
+
+
+def _asks(ruleset: Ruleset, asked: Facts) -> list[dict[str, str]]:
+    """Which filters are asked about it, and by which rule."""
+    from relayd.rules.subject import Subject
+    from relayd.rules.view import View
+
+    assert ruleset.asks is not None
+    sender = None if asked.sender is None else Subject(asked.sender)
+    recipient = Subject(asked.recipient, ruleset.subaddress)
+    view = View(asked.client, sender, recipient, asked.gathered)
+    return [
+        {
+            "stage": "ask",
+            "place": str(rule.place),
+            "rule": f"{ruleset.filters[name].kind} {name}",
+            "note": "" if fits else "or not: its rule looks at what is not known here",
+        }
+        for name, rule, fits in ruleset.asks.fitting(view)
+    ]
 
 
 def _fact(fact: Fact, value: object, source: str) -> dict[str, str]:
@@ -156,20 +203,44 @@ def _given(question: Question) -> dict[Fact, object]:
     return stated
 
 
+def _all_defined(ruleset: Ruleset, question: Question) -> None:
+    """Raises QuestionError for a fact about somebody whom no statement names."""
+    from relayd.rules.language.source import did_you_mean
+
+    filters = ("filter", ruleset.filters)
+    defined: dict[str, tuple[str, Mapping[str, object]]] = {
+        "listed": ("list", ruleset.lists),
+        "over": ("limit", ruleset.limits),
+        "unknown at": ("next hop", ruleset.next_hops),
+        **dict.fromkeys(("score", "says", "symbol"), filters),
+    }
+    for fact in _given(question):
+        what, names = defined.get(fact.spelled, ("", {}))
+        name = fact.of.partition(" ")[0]
+        if what and name not in names:
+            hint = did_you_mean(name, names) or "expected a name that the rules define"
+            raise QuestionError(f"--with {fact.condition!r}: there is no {what} {name}; {hint}")
+
+
 def _fields(ruleset: Ruleset, question: Question) -> dict[Fact, object]:
-    """What rules look at in the header section that is given, and not stated otherwise."""
+    """What rules look at in the message that is given, and not stated otherwise."""
     from relayd.mime.headertext import field_texts
     from relayd.rules.conditions.headerfield import FIELD, bounded
+    from relayd.rules.conditions.size import SIZE
 
     if not question.get("header"):
         return {}
     section = str(question["header"]).encode("latin-1", "replace")
     given = _given(question)
-    return {
+    found: dict[Fact, object] = {
         fact: bounded(field_texts(section, fact.of))
         for fact in sorted(ruleset.examined, key=str)
         if fact.spelled == FIELD and fact not in given
     }
+    size = question.get("size")
+    if isinstance(size, int) and size and SIZE in ruleset.examined and SIZE not in given:
+        found[SIZE] = size
+    return found
 
 
 def _at_mail(ruleset: Ruleset, asked: Facts) -> Plan | None:
@@ -289,12 +360,15 @@ def exit_status(answer: Mapping[str, Any]) -> int:
 
 
 def lines(answer: Mapping[str, Any]) -> Iterator[str]:
-    """The answer for people: a line for each rule that had a say, hosts below their route."""
+    """The answer for people: a line for each rule that had a say, hosts below their route.
+
+    Filters that would be asked follow, then header rules.
+    """
     hosts = {each["mailbox"]: each["hosts"] for each in answer["destinations"]}
     header = answer.get("header") or {"rules": [], "diff": []}
     for fact in answer.get("facts", ()):
         yield safe(f"fact  {fact['value']}   ({fact['source']})")
-    shown = trail_rows([*answer["trail"], *header["rules"]])
+    shown = trail_rows([*answer["trail"], *answer.get("asks", ()), *header["rules"]])
     for step, line in zip(answer["trail"], shown, strict=False):
         yield line
         if step["stage"] == "route":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,16 @@ from relayd.ops.commands import (
     Stream,
     explained,
 )
-from relayd.ops.documents import Document, Request, RequestError, ident_of, number_of, text_of
+from relayd.ops.documents import (
+    Document,
+    Request,
+    RequestError,
+    blamed,
+    ident_of,
+    number_of,
+    paces,
+    text_of,
+)
 from relayd.reactor.workerpipe import Reactor
 
 RELOAD_TIME = 60.0  # seconds for a worker to read the configuration; hundred thousands take one
@@ -117,7 +127,9 @@ class ForwardedCommands:
         oauth: Oauth | None = None,
         limits: CountsDesk | None = None,
         said: Callable[[], Document] = dict,
+        clock: Callable[[], float] = time.time,
     ) -> None:
+        self._clock = clock
         self._reactor = reactor
         self._workers = workers
         self._about = about
@@ -159,6 +171,20 @@ class ForwardedCommands:
             if complaint:
                 raise RequestError(f"no worker was stopped: {complaint}")
             await stream.send({"answer": {}})
+        elif name == "pace":
+            answers = await self._answers(request)
+            sites = paces([site for answer in answers for site in answer["sites"]])
+            await stream.send({"answer": {"sites": sites}})
+        elif name == "blame":
+            answers = await self._answers(request)
+            found = blamed([each for answer in answers for each in answer["origins"]])
+            await stream.send({"answer": {"origins": found}})
+        elif name in ("suspend", "resume", "suspended"):
+            # until the same moment in all of them
+            seconds = number_of(request, "seconds")
+            until = {"until": self._clock() + seconds} if seconds else {}
+            answers = await self._answers({**request, **until, "by": who})
+            await stream.send({"answer": answers[0]})
         elif name in ("retry", "hold", "release", "remove"):
             await self._change({**request, "by": who}, stream)
         elif name == "oauth" and self._oauth is not None:
@@ -245,17 +271,24 @@ class ForwardedCommands:
                     continue
                 document = _parsed(line)
                 if told and "columns" in document:
-                    document = {"lanes": document["lanes"]}  # its own, for its rows
+                    # its own, for its rows
+                    document = {
+                        name: document[name] for name in ("lanes", "behind") if name in document
+                    }
                 told = True
                 await stream.send(document)
 
     async def _status(self, request: Request, stream: Stream) -> None:
-        answers = [
+        answers = await self._answers(request)
+        await stream.send({"answer": {**_summed(answers), **self._about()}})
+
+    async def _answers(self, request: Request) -> list[Document]:
+        """Of all workers."""
+        return [
             document["answer"]
             for path in self._workers()
             async for document in self._documents(path, request)
         ]
-        await stream.send({"answer": {**_summed(answers), **self._about()}})
 
     async def _filters(self, request: Request, stream: Stream) -> None:
         filters: dict[str, Document] = {}
@@ -331,6 +364,7 @@ def _summed(answers: Sequence[Document]) -> Document:
         "shards": shards,
         "destinations": order[:MAX_DESTINATIONS],
         "more_destinations": more + max(len(order) - MAX_DESTINATIONS, 0),
+        "sites": paces([site for answer in answers for site in answer["sites"]]),
     }
 
 
@@ -344,7 +378,7 @@ def add_filter(known: Document, told: Document) -> None:
     known.update(told)
 
 
-_WORSE = "waiting open slowed refusing probing down"
+_WORSE = "waiting open slowed refusing blocked probing down suspended"
 
 
 def _join(known: Document, lane: Document) -> None:

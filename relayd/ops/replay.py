@@ -267,7 +267,7 @@ def _deciding(kind: str, seen: Seen, plan: Plan) -> Step:
     elif kind in _STAGES:
         stages = (_STAGES[kind],)
     elif kind == "unstored":
-        return Step("", "", plan.trail[-1].note)
+        return Step("", plan.trail[-1].place, plan.trail[-1].note)
     elif kind == "header":
         return Step("header", "", "rules for the header", "")
     else:
@@ -304,10 +304,7 @@ def _ways(verdict: Verdict, ways: Sequence[tuple[str, str, ReversePath]]) -> str
         return "discarded"
     kept = "held, " if verdict is Verdict.HOLD else ""
     paths = {path_text(path) or "<>" for _, _, path in ways}
-    routed = ", ".join(
-        f"{mailbox} direct" if Direction.parse(hop).direct else f"{mailbox} via {hop}"
-        for mailbox, hop, _ in ways
-    )
+    routed = ", ".join(f"{mailbox} {Direction.parse(hop).words}" for mailbox, hop, _ in ways)
     return f"{kept}{routed} from {' '.join(sorted(paths))}"
 
 

@@ -18,7 +18,7 @@ _QUEUE_HEAD = (
 
 _TOLD_ELSEWHERE = {
     *("version", "started", "hostname", "waiting", "shards"),
-    *("destinations", "more_destinations", "refused"),
+    *("destinations", "more_destinations", "refused", "sites", "suspended"),
 }
 
 
@@ -78,8 +78,10 @@ def queue_lines(documents: Iterable[dict[str, Any]], now: float) -> Iterator[str
     messages = recipients = 0
     size_sum = 0
     lanes: dict[str, float] = {}
+    behind: dict[str, str] = {}
     for document in documents:
         lanes = document.get("lanes", lanes)
+        behind = document.get("behind", behind)
         rows = document.get("rows")
         if rows is None:
             continue
@@ -97,6 +99,8 @@ def queue_lines(documents: Iterable[dict[str, Any]], now: float) -> Iterator[str
                     f"{front}{STATES[state]:6}  {attempts:5}  {due:8}  {destination:20}"
                     f"  <{sender}> -> <{mailbox}>"
                 )
+                if not state and destination in behind:
+                    reply = behind[destination]
                 if reply:
                     lines.append(f"    {reply}")
         if not "".join(lines).isprintable():
@@ -189,6 +193,11 @@ def status_lines(status: dict[str, Any], now: float) -> Iterator[str]:
         )
         health = "" if shard["healthy"] else "CANNOT RECORD: nothing is accepted or delivered  "
         yield f"{'shard ' + str(shard['shard']):13}  {health}{facts}".rstrip()
+    for site in status.get("sites", ()):
+        if site["trouble"]:
+            yield safe(f"{'BLOCKED' if site['blocked_until'] else 'slowed':13}  {_site(site, now)}")
+    for each in status.get("suspended", ()):
+        yield safe(f"{'suspended':13}  {_suspension(each, now)}")
     if status["destinations"]:
         yield ""
         yield f"{'DESTINATION':32}  {'WAITING':>7}  {'NOW':>4}  STATE"
@@ -201,12 +210,67 @@ def status_lines(status: dict[str, Any], now: float) -> Iterator[str]:
         yield f"... and {status['more_destinations']} more"
 
 
+def pace_lines(answer: dict[str, Any], now: float) -> Iterator[str]:
+    """Where mail goes out at a pace."""
+    if not answer["sites"]:
+        yield "Nobody has asked for less, and no pace is configured for where mail has gone."
+        return
+    head = f"{'SITE':24}  {'A MINUTE':>9}  {'AT A TIME':>9}  {'NOW':>4}  {'TAKEN':>7}"
+    yield f"{head}  {'REFUSED':>7}  STATE"
+    for site in answer["sites"]:
+        rate = f"{site['rate']:.4g}{'=' if site['pinned'] else ''}" if site["rate"] else "-"
+        state = _site(site, now).partition(" ")[2] if site["trouble"] else ""
+        yield safe(
+            f"{site['site']:24}  {rate:>9}  {site['connections'] or '-':>9}"
+            f"  {site['in_flight']:4}  {site['taken']:7}  {site['refused']:7}  {state}".rstrip()
+        )
+
+
+def blame_lines(answer: dict[str, Any]) -> Iterator[str]:
+    """Logins and forwarded addresses whose mail providers refuse for what it is."""
+    if not answer["origins"]:
+        yield "No provider has complained of anybody's mail."
+        return
+    head = f"{'SHARE':>5}  {'REFUSED':>7}  {'OF':>7}  {'A MINUTE':>8}"
+    yield f"{head}  ORIGIN, AND WHAT WAS SAID LAST"
+    for each in answer["origins"]:
+        rate = f"{each['rate']:.3g}" if each["rate"] else "-"
+        front = f"{each['share']:5.0%}  {each['complaints']:7.0f}  {each['messages']:7.0f}"
+        yield safe(f"{front}  {rate:>8}  {each['origin']}: {each['last']}")
+
+
+def suspension_lines(answer: dict[str, Any], now: float) -> Iterator[str]:
+    """What the operator has told to wait."""
+    if not answer["suspended"]:
+        yield "Nothing is suspended."
+    for each in answer["suspended"]:
+        yield safe(_suspension(each, now))
+
+
+def _suspension(each: dict[str, Any], now: float) -> str:
+    left = coarse(max(each["until"] - now, 0.0))
+    reason = f": {each['reason']}" if each["reason"] else ""
+    by = f" by {each['by']}" if each["by"] else ""
+    until = f"for {left} more, until {moment(each['until'])}"
+    return f"{each['kind']} {each['whom']} {until}{by}{reason}"
+
+
+def _site(site: dict[str, Any], now: float) -> str:
+    if site["blocked_until"]:
+        probe = f", asks again in {coarse(site['resume_at'] - now)}" if site["resume_at"] else ""
+        return f"{site['site']} takes nothing from us{probe}: {site['trouble']}"
+    rate = f" to {site['rate']:.4g} a minute" if site["rate"] else ""
+    many = f" to {site['connections']} at a time" if site["connections"] else ""
+    pause = f", not before {moment(site['resume_at'])}" if site["resume_at"] > now + 5 else ""
+    return f"{site['site']} slowed{rate}{many}{pause}: said {site['trouble']}"
+
+
 def filter_lines(answer: dict[str, Any], now: float) -> Iterator[str]:
     """Who is asked, how long they take, and how often they did not say."""
     if not answer["filters"]:
         yield "No rule asks a filter."
         return
-    yield f"{'FILTER':24}  {'ASKED':>9}  {'MEAN':>8}  {'SLOWEST':>8}  {'TROUBLE':>7}  WHERE"
+    yield f"{'FILTER':24}  {'ANSWERS':>9}  {'MEAN':>8}  {'SLOWEST':>8}  {'TROUBLE':>7}  WHERE"
     for each in answer["filters"]:
         mean = each["seconds"] / each["asked"] if each["asked"] else 0.0
         yield safe(
@@ -240,6 +304,8 @@ def _trouble(lane: dict[str, Any], now: float) -> str:
         return f" some: {lane['trouble']}"
     probe = lane.get("probe_at", 0)
     again = f", next try in {coarse(probe - now)}" if probe > now else ""
+    if lane["standing"] in ("suspended", "blocked"):
+        return f"{again}: {lane['trouble']}"
     return f" after {_many(lane['failures'], 'failure')}{again}: {lane['trouble']}"
 
 

@@ -20,8 +20,15 @@ from relayd.reactor.coroutine import Awaited, promise
 from relayd.reactor.wire import Wire
 from relayd.relay.limits import NextHopDeadlines
 from relayd.relay.logins import Conversation, Login, LoginEvent
-from relayd.relay.survey import Endpoint
-from relayd.relay.trouble import SessionError, nonsense, not_connected, unsecured, unwelcome
+from relayd.relay.survey import ON_ANY, Endpoint, Terms
+from relayd.relay.trouble import (
+    SessionError,
+    lacks_address,
+    nonsense,
+    not_connected,
+    unsecured,
+    unwelcome,
+)
 from relayd.smtp.client import SmtpClient, Transaction
 from relayd.smtp.events import (
     ClientEvent,
@@ -137,6 +144,7 @@ class Connection(Protocol):
         lmtp: bool = False,
         security: Security | None = None,
         login: Login | None = None,
+        terms: Terms = ON_ANY,
     ) -> None:
         self.endpoint = endpoint
         self.target = target  # what led there
@@ -147,6 +155,7 @@ class Connection(Protocol):
         self.tls = ""
         self.waived = False  # one message's sender was content with less TLS than is usual here
         self.serves_us = False  # the next hop has lately taken mail from us
+        self.terms = terms
         self.local = ""  # our own address
         self.born = watch.seconds()
         self.deadline = self.born + deadlines.greeting
@@ -276,7 +285,8 @@ class Connection(Protocol):
     def failed(self, error: BaseException | None) -> None:
         """There was no connection."""
         if not self.opened.called:
-            self.opened.errback(SessionError(not_connected(self.endpoint, error)))
+            outcome = not_connected(self.endpoint, error)
+            self.opened.errback(SessionError(outcome, no_address=lacks_address(error)))
 
     # content that is too large for one write
 
@@ -408,7 +418,8 @@ class Connection(Protocol):
             # it has welcomed us in the clear: under TLS it cannot, unless it is only too busy
             if event.reply.code != 421:
                 security.broken(why)
-        return unwelcome(endpoint, event, spoken=spoken)
+        provider = self.terms.provider if isinstance(self.target, str) else None
+        return unwelcome(endpoint, event, spoken=spoken, provider=provider)
 
     def _ready(self, event: Ready, tell: list[Callable[[], None]]) -> None:
         security = self._security

@@ -9,21 +9,37 @@ from zope.interface import Interface
 from relayd.mail.delivery import Delivery
 from relayd.mail.nexthop import NextHop
 from relayd.mail.outcome import Outcome
+from relayd.mail.pacing import SourceAddress
 from relayd.mail.value import dataclass
 from relayd.relay.limits import RelayLimits
 
 
 @dataclass(frozen=True, slots=True)
 class Hop:
-    """Where one delivery goes: named next hops in order, or (none) the domain's exchangers."""
+    """Where one delivery goes: a domain's exchangers, named next hops in order, or both."""
 
     next_hops: tuple[NextHop, ...] = ()
-    domain: str = ""
+    domain: str = ""  # with next hops: those come after its exchangers
+    source: SourceAddress | None = None  # whose address the way to the exchangers begins at
+
+    @property
+    def targets(self) -> tuple[NextHop | str, ...]:
+        """What is tried, in order."""
+        return (self.domain, *self.next_hops) if self.domain else self.next_hops
+
+    @property
+    def around(self) -> Hop:
+        """The same without the exchangers."""
+        return Hop(self.next_hops)
 
     @property
     def final(self) -> bool:
         """Whether the far side is a mail store, so that success is a delivery."""
-        return bool(self.next_hops) and all(hop.protocol == "lmtp" for hop in self.next_hops)
+        return (
+            bool(self.next_hops)
+            and not self.domain
+            and all(hop.protocol == "lmtp" for hop in self.next_hops)
+        )
 
 
 class ICourier(Interface):

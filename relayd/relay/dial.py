@@ -37,14 +37,19 @@ class _Dialer(ClientFactory):
         self._connection.failed(reason.value)
 
 
-def dial(reactor: IReactor, connection: Connection, timeout: float) -> Deferred[None]:
-    """Connect; fires when a transaction may be sent, fails with SessionError or is cancelled."""
+def dial(
+    reactor: IReactor, connection: Connection, timeout: float, source: str = ""
+) -> Deferred[None]:
+    """Connect; fires when a transaction may be sent, fails with SessionError or is cancelled.
+
+    `source`: the address of ours to come from, of the same family; empty: as the system has it.
+    """
     endpoint = connection.endpoint
     dialer = _Dialer(connection)
     if endpoint.unix:
         connection.connector = reactor.connectUNIX(endpoint.unix, dialer, timeout)
     else:
         connection.connector = reactor.connectTCP(
-            endpoint.address, endpoint.port, dialer, timeout, None
+            endpoint.address, endpoint.port, dialer, timeout, (source, 0) if source else None
         )
     return connection.opened

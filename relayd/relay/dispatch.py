@@ -9,25 +9,30 @@ import enum
 import random as default_random
 import time
 import traceback
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
-from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from relayd.mail.delivery import Delivery
-from relayd.mail.envelope import Recipient
+from relayd.mail.envelope import Recipient, domain_of, source_of
 from relayd.mail.log import MailLog
 from relayd.mail.message import Message, RecipientState, Record, Settlement
 from relayd.mail.outcome import Blame, Outcome, postponed
+from relayd.mail.pacing import Pacing
 from relayd.reactor.coroutine import promise
 from relayd.relay.courier import Hop, ICourier
 from relayd.relay.gathering import Gathering, bad_news
 from relayd.relay.lessons import Lessons
 from relayd.relay.limits import RelayLimits
 from relayd.relay.lost import LostReports
+from relayd.relay.origins import Origins
 from relayd.relay.retrypolicy import RetryPolicy, judge, unreported
 from relayd.relay.scheduler import Scheduler, Shares
 from relayd.relay.settling import QueueStore, Settling
+from relayd.relay.sites import SendingSite, Sites, goes_around, located, site_document
+from relayd.relay.survey import UnresolvedError
+from relayd.relay.suspensions import Suspensions
 from relayd.relay.sweep import Sweep
 from relayd.report.bounce import Report, owed
 from relayd.report.smaller import Smaller, is_report
@@ -66,9 +71,15 @@ class Dispatcher:
         *,
         retry_policy: RetryPolicy | None = None,
         limits: RelayLimits | None = None,
+        sites: Sites | None = None,
+        suspensions: Suspensions | None = None,
         now: Callable[[], float] = time.time,
         random: Callable[[], float] = default_random.random,
     ) -> None:
+        self._sites = sites
+        self._suspensions = suspensions
+        if suspensions is not None:
+            suspensions.told.append(self._suspend)
         self._clock = clock
         self._shelf = shelf
         self._courier = courier
@@ -96,6 +107,7 @@ class Dispatcher:
             now=now,
             start=self._carry,
             longest=lambda: self._retry_policy.longest,
+            made=self._made,
         )
         self._lessons = Lessons(
             self._queue,
@@ -103,6 +115,7 @@ class Dispatcher:
             log,
             retry_policy=self._retry_policy,
             limits=self._limits,
+            sites=sites,
             random=random,
         )
         self._sweep = Sweep(
@@ -111,12 +124,18 @@ class Dispatcher:
         self._busy: dict[int, Delivery] = {}  # until the outcome is recorded
         self._disowned: set[int] = set()  # ... of those, what the operator has changed
         self._quiet: Deferred[None] | None = None
+        self._keeping: IDelayedCall | None = None
+        self._origins = Origins(log, now, random)
+        self._seeking: set[Deferred[tuple[SendingSite, ...]]] = set()
 
     # the life of a dispatcher
 
     def start(self) -> None:
         """Begin to deliver. The table's lanes are taken up by and by; fresh mail need not wait."""
         self._phase = Phase.RUNNING
+        if self._sites is not None:
+            self._sites.load()
+            self._keeping = self._clock.callLater(self._sites.period, self._keep, self._sites)
         self._sweep.start()
         self._scheduler.open()
 
@@ -129,8 +148,12 @@ class Dispatcher:
 
     async def _stop(self, grace: float) -> None:
         self._phase = Phase.STOPPING
+        if self._keeping is not None and self._keeping.active():
+            self._keeping.cancel()
         self._sweep.stop()
         self._scheduler.close()
+        for seeking in list(self._seeking):
+            seeking.cancel()
         self._courier.close()
         self._gathering.stop()
         await self._quiet_within(grace)
@@ -140,6 +163,13 @@ class Dispatcher:
         if self._busy:
             self._log.trouble("stopped with outcomes not recorded", deliveries=len(self._busy))
         self._settling.stop()
+        if self._sites is not None:
+            self._sites.save()
+
+    def _keep(self, sites: Sites) -> None:
+        """What sites have taught us, now and then."""
+        sites.save()
+        self._keeping = self._clock.callLater(sites.period, self._keep, sites)
 
     async def _quiet_within(self, seconds: float) -> None:
         if not self._busy:
@@ -225,6 +255,16 @@ class Dispatcher:
         """Snapshots of all lanes, for the operator."""
         return self._queue.views()
 
+    def sites(self) -> Iterator[Mapping[str, object]]:
+        """Those that have a pace, or are blocked, for the operator."""
+        if self._sites is not None:
+            for site in self._sites.gated():
+                yield site_document(site, self._now())
+
+    def origins(self) -> Iterator[Mapping[str, object]]:
+        """Those whose mail is complained about, for the operator."""
+        return self._origins.documents()
+
     @property
     def in_flight(self) -> int:
         """Deliveries with a courier now."""
@@ -240,13 +280,132 @@ class Dispatcher:
         """Nothing is delivered because the spool cannot record outcomes."""
         return self._settling.owed > 0 or not self._shelf.healthy
 
+    # where the mail of a lane goes
+
+    def _made(self, lane: Lane) -> None:
+        """A lane is new: what is known of it by its name."""
+        if self._sites is not None:
+            lane.gates, lane.around = self._sites.gates_of(lane.destination)
+        self._held_up(lane)
+
+    def _held_up(self, lane: Lane) -> bool:
+        """Whether the operator wants the lane to wait; it does from now on, or goes on."""
+        if self._suspensions is None:
+            return False
+        site = lane.gates[0] if lane.gates else None
+        found = self._suspensions.of_lane(lane.destination, site)
+        lane.suspended = None if found is None else found.outcome
+        lane.suspended_until = 0.0 if found is None else found.until
+        return found is not None
+
+    def _suspend(self) -> None:
+        """The operator has changed what is to wait."""
+        for lane in list(self._queue.lanes.values()):
+            before = lane.suspended is not None
+            if self._held_up(lane):
+                self._queue.unload(lane)
+            elif before:
+                lane.more = True
+            self._scheduler.line_up(lane)
+        self._scheduler.pump()
+
+    def pace(self, pacing: Pacing) -> None:
+        """New rules of how fast mail goes out: lanes find their sites anew."""
+        if self._sites is not None and self._sites.apply(pacing):
+            for lane in self._queue.lanes.values():
+                lane.located_at = 0.0
+                self._made(lane)
+
+    async def _located(self, lane: Lane, sites: Sites) -> Outcome | None:
+        """Find the lane's sites; or why there is nowhere to go."""
+        queue = lane.destination
+        seeking = promise(sites.locate(domain_of(queue), source_of(queue)))
+        self._seeking.add(seeking)
+        try:
+            lane.gates = await seeking
+        except UnresolvedError as error:
+            return error.outcome
+        except CancelledError:
+            return None
+        finally:
+            self._seeking.discard(seeking)
+        lane.located_at = self._now()
+        return None
+
+    def _put_back(self, lane: Lane, delivery: Delivery, shares: Shares) -> None:
+        """It has to wait for its site, after all."""
+        self._scheduler.landed(lane, shares)
+        del self._busy[id(delivery)]
+        if id(delivery) in self._disowned or self._phase is not Phase.RUNNING:
+            self._disowned.discard(id(delivery))
+            self._queue.release(lane, delivery)
+            lane.more = True
+        else:
+            self._queue.put_back(lane, delivery)
+        self._scheduler.line_up(lane)
+        self._scheduler.pump()
+        if not self._busy and self._quiet is not None:
+            self._fall_quiet(self._quiet)
+
+    async def _put_off(
+        self,
+        lane: Lane,
+        delivery: Delivery,
+        shares: Shares,
+        waits: Sequence[tuple[float, Outcome] | None],
+    ) -> None:
+        """Some of its recipients are to wait, until when and why; others come again without them.
+
+        It is no attempt.
+        """
+        message, now = delivery.message, self._now()
+        settlements = [
+            judge(
+                *(message, record, why, self._retry_policy),
+                now=now,
+                retry_at=min(until, now + self._retry_policy.farthest),
+                excused=True,
+            )
+            for record, (until, why) in _with_some(delivery.records, waits)
+            if id(delivery) not in self._disowned
+        ]
+        lane.more = True
+        self._scheduler.landed(lane, shares)
+        self._log.attempted(message, settlements, 0.0)
+        self._done(lane, delivery, await self._settle(message, settlements))
+
     # one delivery
 
     async def _carry(self, lane: Lane, delivery: Delivery, shares: Shares) -> None:
         self._busy[id(delivery)] = delivery
         epoch, began = lane.epoch, self._now()
         count = len(delivery.records)
+        nowhere: Outcome | None = None
+        if lane.direct and self._sites is not None and not located(lane, began):
+            nowhere = await self._located(lane, self._sites)
+            waits = self._held_up(lane) or self._phase is not Phase.RUNNING
+            joined = None if waits else self._scheduler.join(lane, shares)
+            if joined is None:
+                self._put_back(lane, delivery, shares)
+                return
+            shares = joined
+        if self._suspensions is not None and self._suspensions.of_messages:
+            by = [self._suspensions.of_record(delivery, record) for record in delivery.records]
+            if any(by):
+                until = [None if each is None else (each.until, each.outcome) for each in by]
+                await self._put_off(lane, delivery, shares, until)
+                return
+        if self._origins.slowed and lane.direct:
+            turn = self._origins.turn_of(delivery)
+            if turn is not None:
+                await self._put_off(lane, delivery, shares, [turn] * count)
+                return
         hop = self._route(delivery.records[0].recipient)
+        if lane.around is not None:
+            if isinstance(hop, Hop) and goes_around(lane.gates, shares):
+                hop = hop.around
+        elif nowhere is not None and isinstance(hop, Hop):
+            hop = nowhere
         outcomes: Sequence[Outcome]
         try:
             if isinstance(hop, Outcome):
@@ -259,7 +418,7 @@ class Dispatcher:
             outcomes = self._mishap(delivery, "courier miscounted")
         scheduler, now = self._scheduler, self._now()
         scheduler.landed(lane, shares)
-        settlements = self._judged(lane, epoch, delivery, outcomes, now)
+        settlements = self._judged(lane, epoch, delivery, outcomes, now, began)
         self._log.attempted(delivery.message, settlements, now - began)
         if lane.loaded or lane.more:
             scheduler.line_up(lane)
@@ -279,14 +438,22 @@ class Dispatcher:
         return [local] * len(delivery.records)
 
     def _judged(
-        self, lane: Lane, epoch: int, delivery: Delivery, outcomes: Sequence[Outcome], now: float
+        self,
+        lane: Lane,
+        epoch: int,
+        delivery: Delivery,
+        outcomes: Sequence[Outcome],
+        now: float,
+        began: float,
     ) -> list[Settlement]:
         # what we cut off ourselves says nothing about the destination
         stopped = self._phase is Phase.STOPPED
         message = delivery.message
         retry_at, excused = now, False
         if not stopped:
-            retry_at, excused = self._lessons.learn(lane, epoch, delivery, outcomes, now)
+            retry_at, excused = self._lessons.learn(lane, epoch, delivery, outcomes, now, began)
+            if lane.direct and (self._origins.counting or outcomes[0].reply.code >= 300):
+                self._origins.heard(delivery, outcomes)
         disowned = stopped or id(delivery) in self._disowned
         settlements = []
         judged, taken = None, False  # most share the outcome of the one before
@@ -390,8 +557,20 @@ class Dispatcher:
         if lane.more:
             self._scheduler.line_up(lane)
             self._scheduler.pump()
-        if not self._busy and self._quiet is not None and not self._quiet.called:
-            self._quiet.callback(None)
+        if not self._busy and self._quiet is not None:
+            self._fall_quiet(self._quiet)
+
+    def _fall_quiet(self, quiet: Deferred[None]) -> None:
+        if not quiet.called:
+            quiet.callback(None)
+
+
+def _with_some(
+    records: Sequence[Record], waits: Sequence[tuple[float, Outcome] | None]
+) -> Iterator[tuple[Record, tuple[float, Outcome]]]:
+    for record, wait in zip(records, waits, strict=True):
+        if wait is not None:
+            yield record, wait
 
 
 def _as_hoped(settlements: Sequence[Settlement]) -> bool:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from relayd.mail.delivery import Delivery
 from relayd.mail.log import MailLog
 from relayd.mail.message import Message
-from relayd.mail.outcome import Outcome
+from relayd.mail.outcome import Meaning, Outcome
 from relayd.mail.reply import Severity
 from relayd.relay.limits import RelayLimits
 from relayd.relay.retrypolicy import (
@@ -24,6 +24,7 @@ from relayd.relay.retrypolicy import (
     speaks_against_destination,
 )
 from relayd.relay.scheduler import Scheduler
+from relayd.relay.sites import Sites
 from relayd.spool.pace import Pace
 from relayd.spool.queue import SERVED, Lane, Queue, Standing, domains
 
@@ -49,8 +50,10 @@ class Lessons:
         *,
         retry_policy: RetryPolicy,
         limits: RelayLimits,
+        sites: Sites | None = None,
         random: Callable[[], float] = default_random.random,
     ) -> None:
+        self._sites = sites
         self.retry_policy = retry_policy
         self.limits = limits
         self._queue = queue
@@ -59,14 +62,83 @@ class Lessons:
         self._random = random
 
     def learn(
-        self, lane: Lane, epoch: int, delivery: Delivery, outcomes: Sequence[Outcome], now: float
+        self,
+        lane: Lane,
+        epoch: int,
+        delivery: Delivery,
+        outcomes: Sequence[Outcome],
+        now: float,
+        began: float,
     ) -> Lesson:
-        """From an attempt that began in this epoch."""
+        """From an attempt that began in this epoch, and at this time."""
+        if lane.gates:
+            lesson = self._of_site(lane, epoch, delivery, outcomes, now, began)
+            if lesson is not None:
+                return lesson
         for outcome in outcomes:
             if outcome.reply.code < 300:
                 self._taken(lane, epoch, delivery, outcomes, now)
                 return _NONE
         return self._not_taken(lane, epoch, delivery, outcomes, now)
+
+    def _of_site(
+        self,
+        lane: Lane,
+        epoch: int,
+        delivery: Delivery,
+        outcomes: Sequence[Outcome],
+        now: float,
+        began: float,
+    ) -> Lesson | None:
+        """What it says of all that goes where this mail goes; None: the lane has more to learn."""
+        site = lane.gates[0]
+        for outcome in outcomes:
+            if outcome.reply.code < 300:
+                if lane.around is None or outcome.remote_mta.lower() in site.exchangers:
+                    self._site_took(lane, now)
+                return None
+        trouble = outcomes[0]
+        meaning = trouble.meaning
+        if not lane.direct or not all(map(asks_for_less, outcomes)):
+            return None
+        if meaning is Meaning.BLOCKED:
+            if lane.around is not None:
+                return None
+        elif meaning is not Meaning.SLOWER and not (
+            site.serves_lately(now) or (meaning is not None and meaning.of_us)
+        ):
+            return None
+        if lane.standing is not Standing.OPEN and epoch == lane.epoch:
+            self._open(lane)
+        if meaning is Meaning.BLOCKED:
+            if not site.blocks and self._sites is not None:
+                self._sites.block(site, trouble)
+            return self._at(site.probe_at, now), True
+        if meaning is not Meaning.SLOWER and site.in_flight:
+            site.fewer(now, trouble)
+        elif site.slower(now, began, trouble, trouble.pause):
+            self._log.notice(
+                "site slowed",
+                site=site.name,
+                reply=str(trouble.reply),
+                rate=f"{60 * site.learnt.in_force:.1f}/1m",
+            )
+        if self._sites is not None:
+            self._sites.keep(site)
+        if not site.excuses(delivery.message.ident):
+            return _NONE  # others are taken: it is this message
+        return self._at(site.opens_at(now), now), True
+
+    def _at(self, when: float, now: float) -> float:
+        """As its site opens; the mail may be due before, for it waits there."""
+        return min(max(when, now + _MOMENT), now + self.retry_policy.farthest)
+
+    def _site_took(self, lane: Lane, now: float) -> None:
+        for gate in lane.gates:
+            gate.took(now)
+            if gate.blocks:
+                gate.unblock()
+                self._log.notice("provider takes our mail again", provider=gate.name)
 
     def _taken(
         self, lane: Lane, epoch: int, delivery: Delivery, outcomes: Sequence[Outcome], now: float

@@ -10,7 +10,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from relayd.mail.nexthop import NextHop
 from relayd.relay.connection import Connection
 from relayd.relay.limits import RelayLimits
-from relayd.relay.survey import Endpoint
+from relayd.relay.survey import Endpoint, Terms
 
 Place = tuple[NextHop | str, Endpoint]
 """A host as one next hop or domain leads to it: another one may log in there, or not."""
@@ -81,7 +81,7 @@ class Pool:
         now = self._clock.seconds()
         if (
             self._closing
-            or connection.transactions >= limits.connection_messages
+            or connection.transactions >= (connection.terms.messages or limits.connection_messages)
             or (self._enough and self._spent(connection))
             or now - connection.born >= limits.connection_seconds
         ):
@@ -96,6 +96,12 @@ class Pool:
         self._idle[connection] = None
         if len(self._idle) > limits.idle_connections:
             next(iter(self._idle)).quit()
+
+    def make_room(self, terms: Terms) -> None:
+        """Of one group only so many may wait for mail, now that another connection is made."""
+        waiting = [each for each in self._idle if each.terms.group == terms.group]
+        for connection in waiting[: max(len(waiting) - terms.room, 0)]:
+            connection.quit()
 
     def close(self) -> None:
         """Keep nothing any more."""

@@ -92,7 +92,8 @@ class Protection:
     def key(self, hop: Hop, delivery: Delivery) -> Hashable:
         """Connections with the same key may carry each other's mail."""
         settings = self.settings
-        level = None if hop.next_hops else settings.level_for(hop.domain)  # those have their own
+        # next hops have their own
+        level = settings.level_for(hop.domain) if hop.domain else None
         return hop, delivery.message.envelope.require_tls, level, settings.contexts
 
     async def secure(

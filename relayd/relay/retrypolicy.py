@@ -32,6 +32,11 @@ class RetryPolicy:
         """No next attempt is further away, in seconds, unless the clock was set back."""
         return max(self.schedule.delays) * (1 + self.jitter) + 60.0
 
+    @property
+    def farthest(self) -> float:
+        """As far away may be what somebody else has set, in seconds."""
+        return self.longest - 30.0
+
     def expired(self, message: Message, now: float) -> bool:
         """Too old to try again."""
         return now - message.received_at >= self.give_up

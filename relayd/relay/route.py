@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 from relayd.mail.envelope import Direction, Recipient
 from relayd.mail.nexthop import NextHop
 from relayd.mail.outcome import Outcome, postponed
+from relayd.mail.pacing import SourceAddress
 from relayd.relay.courier import Hop
 
 
-def route(recipient: Recipient, next_hops: Mapping[str, NextHop]) -> Hop | Outcome:
+def route(
+    recipient: Recipient,
+    next_hops: Mapping[str, NextHop],
+    sources: Mapping[str, SourceAddress] = MappingProxyType({}),
+) -> Hop | Outcome:
     """Where the recipient goes; an Outcome when none of its names is defined (a transient one).
 
     The names are looked up at each attempt, so that mending a next hop mends queued mail. Of
@@ -21,7 +27,11 @@ def route(recipient: Recipient, next_hops: Mapping[str, NextHop]) -> Hop | Outco
         return Hop(next_hops=(only,))
     direction = Direction.parse(recipient.next_hop)
     if direction.direct:
-        return Hop(domain=recipient.mailbox.domain_key)
+        source = sources.get(direction.source)
+        if direction.source and source is None:
+            return postponed("4.3.5", f"Source {direction.source} is not defined")
+        behind = tuple(next_hops[name] for name in direction.names if name in next_hops)
+        return Hop(behind, recipient.mailbox.domain_key, source)
     if direction.refusal is not None:  # by our rules, when there was nobody to hear it
         return Outcome(direction.refusal)
     defined = tuple(next_hops[name] for name in direction.names if name in next_hops)

@@ -33,15 +33,48 @@ _REVIEW = 900.0  # seconds: should a lane ever be forgotten, it is not for longe
 _MOST_PROVEN = 10_000  # destinations to remember when there is no mail for them
 
 
+NOBODY: deque[Lane] = deque(maxlen=0)
+"""Who waits for a share, as long as nobody ever has."""
+
+
 class Share:
     """The slots that lanes of one kind may hold together, and who waits for one of them."""
 
-    __slots__ = ("in_flight", "more", "waiting")
+    __slots__ = ("alarm", "in_flight", "more", "waiting")
+    paced = False  # it is one place, and not a kind of them
+    gated = False  # it wants to know of each start and end
 
     def __init__(self) -> None:
         self.in_flight = 0
         self.more = 0  # than usual, while things go well
         self.waiting: deque[Lane] = deque()
+        self.alarm: IDelayedCall | None = None  # it opens by itself, too
+
+    def most(self, limits: RelayLimits) -> int:
+        """How many there may be."""
+        return limits.share + self.more
+
+    def wait(self) -> float:
+        """Seconds after which it may be open without a slot that comes free; 0: never."""
+        return 0.0
+
+    def started(self, now: float) -> None:
+        """A delivery has taken a slot."""
+
+    def ended(self) -> None:
+        """... and given it back."""
+
+    def reopened(self) -> None:
+        """The operator wants it tried now."""
+
+
+class _ToDomains(Share):
+    """All that goes to domains."""
+
+    __slots__ = ()
+
+    def most(self, limits: RelayLimits) -> int:
+        return limits.direct
 
 
 Shares = Sequence[Share]
@@ -62,8 +95,10 @@ class Scheduler:
         now: Callable[[], float],
         start: Callable[[Lane, Delivery, Shares], Coroutine[Any, Any, None]],
         longest: Callable[[], float],
+        made: Callable[[Lane], None] = lambda lane: None,
     ) -> None:
         self.limits = limits
+        self._made = made  # what is known of a lane by its name
         self.in_flight = 0
         self._clock = clock
         self._shelf = shelf
@@ -77,7 +112,7 @@ class Scheduler:
         self._to_look: deque[Lane] = deque()
         self._aside = 0  # lanes that wait there, or for a share
         self._next_hops_down = Share()
-        self._domains = Share()  # all that goes to domains, the next two as well
+        self._domains = _ToDomains()  # all that goes to domains, the next two as well
         self._domains_down = Share()
         self._domains_new = Share()
         self._all_shares = (
@@ -110,7 +145,7 @@ class Scheduler:
         """How many more deliveries may start now, if they are for this lane."""
         slots = self.limits.deliveries - self.in_flight
         for share in self._shares(lane):
-            slots = min(slots, self._most(share) - share.in_flight)
+            slots = min(slots, share.most(self.limits) - share.in_flight)
         return max(slots, 0)
 
     def lane(self, destination: str) -> Lane:
@@ -119,6 +154,7 @@ class Scheduler:
         if lane is None:
             lane = self._queue.lane(destination, self.limits.opening)
             lane.proved_at = self._proven.get(destination, 0.0)
+            self._made(lane)
         return lane
 
     def proved(self, lane: Lane, now: float) -> None:
@@ -143,22 +179,29 @@ class Scheduler:
     def _shares(self, lane: Lane) -> Shares:
         """Of which shares a delivery of this lane takes a slot."""
         probing = lane.standing is Standing.PROBING
+        shares: Shares
         if not lane.direct:
-            return (self._next_hops_down,) if probing else ()
-        if probing:
-            return self._domains_down, self._domains
-        return (self._domains,) if lane.proved_at else (self._domains_new, self._domains)
-
-    def _most(self, share: Share) -> int:
-        return self.limits.direct if share is self._domains else self.limits.share + share.more
+            shares = (self._next_hops_down,) if probing else ()
+        elif probing:
+            shares = self._domains_down, self._domains
+        else:
+            shares = (self._domains,) if lane.proved_at else (self._domains_new, self._domains)
+        gates = lane.gates
+        if not gates:
+            return shares
+        if lane.around is not None:
+            for gate in gates:
+                if gate.blocks and not gate.probe_due(self._now()):
+                    return (*shares, *lane.around)
+        return (*shares, *gates)
 
     def _free(self, share: Share) -> bool:
-        return share.in_flight < self._most(share)
+        return share.in_flight < share.most(self.limits)
 
     def _crowded(self, shares: Shares) -> bool:
         """Half is taken: from here on those who have proved nothing have one slot each."""
         return 2 * self.in_flight >= self.limits.deliveries or any(
-            2 * share.in_flight >= self._most(share) for share in shares
+            2 * share.in_flight >= share.most(self.limits) for share in shares if not share.paced
         )
 
     # the lines
@@ -193,18 +236,25 @@ class Scheduler:
         self.in_flight -= 1
         for share in shares:
             share.in_flight -= 1
+            if share.gated:
+                share.ended()
             self._call_up(share.waiting)
 
     def retry(self, destinations: Iterable[str] | None) -> None:
         """Look at the table again; a lane that is down probes now. None: all lanes."""
         names = list(self._queue.lanes) if destinations is None else destinations
+        gates: dict[Share, None] = {}
         for name in names:
             lane = self.lane(name)
+            gates.update(dict.fromkeys(lane.gates))
             lane.more = True
             lane.probe_at = 0.0
             if lane.pace is not None:
                 lane.pace.reopened()
             self.line_up(lane)
+        for gate in gates:
+            gate.reopened()
+            self._opens(gate)
         self.pump()
 
     def _elsewhere(self) -> deque[Lane] | None:
@@ -218,6 +268,40 @@ class Scheduler:
                 return share.waiting
         return None
 
+    def join(self, lane: Lane, shares: Shares) -> Shares | None:
+        """A delivery that has started without the gates of its lane; None: it has to wait there."""
+        wanted = [share for share in self._shares(lane) if share not in shares]
+        for share in wanted:
+            if not self._free(share):
+                return None
+        for share in wanted:
+            share.in_flight += 1
+            if share.gated:
+                share.started(self._now())
+        return (*shares, *wanted)
+
+    def _opens(self, share: Share) -> None:
+        """Some time has passed: lanes that wait there may go on, as far as there is room."""
+        share.alarm = None
+        for lane in [lane for lane in share.waiting if lane.around is not None]:
+            share.waiting.remove(lane)  # another way may be open
+            self._aside -= 1
+            lane.waits = False
+            self.line_up(lane)
+        self.pump()
+        while share.waiting and self._free(share):
+            self._call_up(share.waiting)
+            self.pump()
+            if self._pumping or not self._running:
+                break
+        self._alarm(share)
+
+    def _alarm(self, share: Share) -> None:
+        """As long as lanes wait, there is a time to look at them."""
+        wait = share.wait() if share.waiting and self._running else 0.0
+        if wait and (share.alarm is None or not share.alarm.active()):
+            share.alarm = self._clock.callLater(wait, self._opens, share)
+
     def _call_up(self, others: deque[Lane]) -> None:
         """The first of those who wait elsewhere may stand in line again."""
         if others:
@@ -228,6 +312,11 @@ class Scheduler:
 
     def _serve(self, lane: Lane) -> None:
         """At most one delivery of this lane, and a look at the table when it runs low."""
+        if lane.suspended_until:
+            if self._now() < lane.suspended_until:
+                self._wake(lane, lane.suspended_until)
+                return
+            lane.suspended_until, lane.suspended = 0.0, None
         if lane.standing is Standing.DOWN:
             if self._now() < lane.probe_at:
                 self.arm(lane)
@@ -256,6 +345,8 @@ class Scheduler:
                 self.in_flight += 1
                 for share in shares:
                     share.in_flight += 1
+                    if share.gated:
+                        share.started(self._now())
                 self.spawn(self._start(lane, delivery, shares))
                 if lane.loaded and lane.in_flight < lane.capacity:
                     self.line_up(lane)
@@ -279,10 +370,13 @@ class Scheduler:
         self._aside += 1
         if lane.loaded and not self._queue.roomy:
             self._queue.unload(lane)
+        if share.waiting is NOBODY:
+            share.waiting = deque()
         if lane.loaded and not lane.in_flight:
             share.waiting.appendleft(lane)
         else:
             share.waiting.append(lane)
+        self._alarm(share)
 
     # looks at the table
 

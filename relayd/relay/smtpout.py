@@ -25,7 +25,8 @@ from zope.interface import implementer
 from relayd.mail.content import Content
 from relayd.mail.delivery import Delivery
 from relayd.mail.nexthop import LMTP, NextHop
-from relayd.mail.outcome import Blame, Outcome, postponed
+from relayd.mail.outcome import Blame, Meaning, Outcome, postponed
+from relayd.mail.pacing import SourceAddress
 from relayd.mail.reply import Severity
 from relayd.mime.conversion import converted
 from relayd.mime.survey import Unconvertible
@@ -39,11 +40,13 @@ from relayd.relay.newcomers import Newcomers
 from relayd.relay.pool import Place, Pool
 from relayd.relay.protection import Protection
 from relayd.relay.security import HopSecurity
-from relayd.relay.survey import Endpoint, UnresolvedError
+from relayd.relay.survey import ON_ANY, Endpoint, Terms, UnresolvedError
 from relayd.relay.trouble import (
     SessionError,
     beside,
     consequence,
+    missing_source,
+    no_source,
     spent,
     too_many_recipients,
     unknown,
@@ -76,7 +79,12 @@ class Courier:
         deadlines: NextHopDeadlines | None = None,
         protection: Protection | None = None,
         logins: Logins | None = None,
+        terms: Callable[[NextHop | str, Endpoint, str], Terms] | None = None,
+        blocked: Callable[[str, str, Outcome], None] | None = None,
     ) -> None:
+        """`terms` and `blocked`: see relayd.relay.sites."""
+        self._terms = terms
+        self._blocked = blocked
         self._reactor = reactor
         self._resolve = resolve
         self._hostname = hostname
@@ -101,7 +109,7 @@ class Courier:
             key: Hashable = hop
             if self._protection is not None:
                 key = self._protection.key(hop, delivery)
-            while attempt.pending and not attempt.renewed:
+            while attempt.pending and not attempt.renewed and attempt.turned_away is None:
                 connection = self._pool.take(key, attempt.asked)
                 if connection is None:
                     break
@@ -117,8 +125,13 @@ class Courier:
         if self._aborted:
             attempt.give_up(_CUT_OFF)
         outcomes = attempt.outcomes()
-        if not hop.next_hops:
+        if hop.domain:
             self._newcomers.heard(outcomes)
+            if attempt.turned_away is not None and self._blocked is not None:
+                provider, said = attempt.turned_away
+                if said.meaning is Meaning.BLOCKED:
+                    source = "" if hop.source is None else hop.source.name
+                    self._blocked(provider, source, said)
         return outcomes
 
     async def verify(self, delivery: Delivery, hop: Hop) -> Sequence[bool | Outcome]:
@@ -167,11 +180,18 @@ class Courier:
     async def _walk(self, attempt: _Attempt, hop: Hop, key: Hashable) -> None:
         """Every address of every host in order, until nobody is left who may go elsewhere."""
         until = self._reactor.seconds() + self._limits.attempt
-        for target in hop.next_hops or (hop.domain,):
+        for target in hop.targets:
+            if isinstance(target, NextHop):
+                if attempt.waits_for_direct:
+                    return
+            elif attempt.turned_away is not None:  # on a connection that was kept
+                continue
             try:
                 endpoints = await self._resolve(target)
             except UnresolvedError as error:
                 attempt.miss(error.outcome)
+                if error.outcome.severity is Severity.PERMANENT and isinstance(target, str):
+                    attempt.waits_for_direct = True  # another way leads nowhere, too
                 continue
             if isinstance(target, str):
                 endpoints, until = self._newcomers.in_order(endpoints, until)
@@ -184,10 +204,16 @@ class Courier:
                     return
                 if attempt.asked and (target, endpoint) in attempt.asked:
                     continue
+                source = hop.source if isinstance(target, str) else None
+                if source is not None and not source.of_family(endpoint.address):
+                    attempt.miss(no_source(source, endpoint))
+                    continue
                 login = None if self._logins is None else self._logins.of(target, endpoint)
                 afresh = True
                 while afresh:
-                    connection = await self._connect(target, endpoint, attempt, login, lmtp=lmtp)
+                    connection = await self._connect(
+                        *(target, endpoint, attempt, login, source), lmtp=lmtp
+                    )
                     afresh = connection is not None and await self._use(connection, attempt, key)
                     if afresh and self._reactor.seconds() >= until:
                         attempt.run_out()
@@ -196,6 +222,8 @@ class Courier:
                     return
                 if login is not None and login.hopeless:
                     break
+                if attempt.turned_away is not None and isinstance(target, str):
+                    break  # its other hosts say the same
 
     async def _connect(
         self,
@@ -203,6 +231,7 @@ class Courier:
         endpoint: Endpoint,
         attempt: _Attempt,
         login: Login | None,
+        source: SourceAddress | None,
         *,
         lmtp: bool,
     ) -> Connection | None:
@@ -211,10 +240,19 @@ class Courier:
             try:
                 if login is not None:
                     await login.prepare()
-                return await self._secure(target, endpoint, attempt.delivery, login, lmtp=lmtp)
+                return await self._secure(
+                    target, endpoint, attempt.delivery, login, source, lmtp=lmtp
+                )
             except SessionError as error:
                 if login is None or not login.renew():
                     attempt.miss(error.outcome)
+                    if isinstance(target, str):
+                        terms = (
+                            ON_ANY
+                            if self._terms is None
+                            else self._terms(target, endpoint, source.name if source else "")
+                        )
+                        attempt.hear(terms.provider, error.outcome)
                     return None
 
     async def _secure(
@@ -223,6 +261,7 @@ class Courier:
         endpoint: Endpoint,
         delivery: Delivery,
         login: Login | None,
+        source: SourceAddress | None,
         *,
         lmtp: bool,
     ) -> Connection:
@@ -233,7 +272,7 @@ class Courier:
             security = await protection.secure(target, endpoint, delivery)
         while True:
             try:
-                return await self._open(target, endpoint, security, login, lmtp=lmtp)
+                return await self._open(target, endpoint, security, login, source, lmtp=lmtp)
             except SessionError as error:
                 if protection is None or security is None:
                     raise
@@ -250,6 +289,7 @@ class Courier:
         endpoint: Endpoint,
         security: HopSecurity | None,
         login: Login | None,
+        source: SourceAddress | None,
         *,
         lmtp: bool,
     ) -> Connection:
@@ -263,19 +303,30 @@ class Courier:
             deadlines = newcomers.deadlines(endpoint, deadlines)
             wait = min(wait, newcomers.wait(endpoint))
             began = newcomers.knocked(endpoint)
+        terms = (
+            ON_ANY
+            if self._terms is None
+            else self._terms(target, endpoint, source.name if source else "")
+        )
+        if terms.group:
+            self._pool.make_room(terms)
         made = Connection(
             self._pool,
             endpoint,
-            self._hostname,
+            self._hostname if source is None else source.helo,
             deadlines,
             target=target,
             lmtp=lmtp,
             security=security,
             login=login,
+            terms=terms,
         )
+        from_address = "" if source is None else source.of_family(endpoint.address)
         try:
-            await dial(self._reactor, made, wait)
-        except SessionError:
+            await dial(self._reactor, made, wait, from_address)
+        except SessionError as error:
+            if source is not None and error.no_address:
+                raise SessionError(missing_source(source, from_address)) from None
             if security is None or not security.failed:
                 self._note(endpoint)
             raise
@@ -329,6 +380,14 @@ class Courier:
 
     # where to
 
+    def _terms_of(
+        self, target: NextHop | str, endpoint: Endpoint, source: SourceAddress | None
+    ) -> Terms:
+        """On what terms a host takes a connection."""
+        if self._terms is None:
+            return ON_ANY
+        return self._terms(target, endpoint, "" if source is None else source.name)
+
     def _bold_first(self, endpoints: Sequence[Endpoint]) -> Iterable[Endpoint]:
         """In order, but those that lately did not answer at the end."""
         if not self._shy:
@@ -359,6 +418,8 @@ class _Attempt:
     renewed = False  # a connection had carried enough: a fresh one has the last word
     spent: tuple[Endpoint, int] | None = None  # ... whose, after how many transactions
     taken = False  # somebody, by the host that is asked now
+    turned_away: tuple[str, Outcome] | None = None  # by which provider, with words about us
+    waits_for_direct = False  # a domain's host has heard of the mail, or wants it later
     _held_back: Sequence[int] = ()  # for another host, until this one is done with the others
     _put_off: dict[int, Outcome] | None = None  # by hosts that were spoken with
     _trouble: Outcome | None = None  # with all who found no host to speak with
@@ -375,6 +436,17 @@ class _Attempt:
     def miss(self, trouble: Outcome) -> None:
         """A host, or where to find one, is out of reach for all who are pending."""
         self._trouble = weightier(self._trouble, trouble)
+
+    def hear(self, provider: str, outcome: Outcome) -> None:
+        """What a domain's host that has taken no mail says; is it of us, or is there a later?"""
+        meaning = outcome.meaning
+        if meaning is not None and meaning.of_us:
+            self.turned_away = provider, outcome
+        # only who is blocked, or reaches nobody, goes by another way
+        if meaning is not Meaning.BLOCKED and (
+            meaning is not None or outcome.blame is not Blame.DESTINATION
+        ):
+            self.waits_for_direct = True
 
     def run_out(self) -> None:
         """There are hosts that nobody has asked: what the others do not offer is not the end."""
@@ -460,7 +532,7 @@ class _Attempt:
                     self.renewed = False
             if taken:
                 self._outcomes[number] = outcome
-            elif carried and not self.renewed and spent(done, at):
+            elif carried and not self.renewed and _of_connection(outcome) and spent(done, at):
                 again.append(number)
                 then = Then.AFRESH
             elif done.reusable and too_many_recipients(done, at):
@@ -468,6 +540,8 @@ class _Attempt:
             elif result.elsewhere:
                 elsewhere.append(number)
                 self._put_off_by(number, outcome)
+                if isinstance(connection.target, str):
+                    self.hear(connection.terms.provider, outcome)
                 if stage in (TransactionStage.MAIL, TransactionStage.DATA):
                     then = Then.END
             else:
@@ -509,3 +583,8 @@ class _Attempt:
         for number in (*self.pending, *self._held_back):
             self._outcomes[number] = self._unsettled(number)
         return cast(list[Outcome], self._outcomes)
+
+
+def _of_connection(outcome: Outcome) -> bool:
+    """It may mean no more than that this connection has carried enough."""
+    return outcome.meaning not in (Meaning.SLOWER, Meaning.BLOCKED)

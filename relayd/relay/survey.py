@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from relayd.mail.outcome import Outcome
 
@@ -34,6 +35,18 @@ class Endpoint:
             if ":" in self.address
             else f"{self.address}:{self.port}"
         )
+
+
+class Terms(NamedTuple):
+    """On what terms a host takes a connection (see relayd.relay.sites)."""
+
+    provider: str = ""  # whose it is; empty: nobody's with a name
+    messages: int = 0  # that are wanted on it; 0: nothing is said of it
+    group: str = ""  # with which others it is counted
+    room: int = 1 << 30  # how many of those may be open without mail
+
+
+ON_ANY = Terms()
 
 
 class SurveyKind(enum.Enum):

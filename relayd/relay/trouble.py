@@ -32,10 +32,12 @@ from typing import Protocol
 from twisted.internet import error
 
 from relayd.mail.nexthop import NextHop
-from relayd.mail.outcome import Blame, Outcome, postponed
+from relayd.mail.outcome import Blame, Meaning, Outcome, postponed
+from relayd.mail.pacing import SourceAddress
 from relayd.mail.reply import Reply, Severity
 from relayd.mail.value import dataclass
-from relayd.relay.survey import Endpoint
+from relayd.relay.replies import About, row_of
+from relayd.relay.survey import Endpoint, Terms
 from relayd.smtp.events import End, TransactionDone, TransactionStage, Unwelcome
 from relayd.smtp.extensions import Extensions
 
@@ -87,9 +89,11 @@ _AUTH_FIRST = re.compile(r"\bauth(?:entication|enticate)?\b", re.IGNORECASE)
 class SessionError(Exception):
     """There will be no transaction with this host; `outcome` says why."""
 
-    def __init__(self, outcome: Outcome) -> None:
+    def __init__(self, outcome: Outcome, *, no_address: bool = False) -> None:
+        """`no_address`: this machine does not have the one to come from."""
         super().__init__(str(outcome.reply))
         self.outcome = outcome
+        self.no_address = no_address
 
 
 class Peer(Protocol):
@@ -99,6 +103,7 @@ class Peer(Protocol):
     target: NextHop | str  # what led there: a next hop of ours, or a domain by its MX records
     tls: str  # empty: we speak in the clear
     serves_us: bool  # it has lately taken mail from us
+    terms: Terms
 
     @property
     def extensions(self) -> Extensions:
@@ -128,11 +133,39 @@ def not_connected(endpoint: Endpoint, failure: BaseException | None) -> Outcome:
     return postponed("4.4.1", text, why=str(failure)).but(remote_address=str(endpoint))
 
 
-def unwelcome(endpoint: Endpoint, event: Unwelcome, *, spoken: bool) -> Outcome:
-    """The greeting, or the answer to EHLO, turned us away; or (not `spoken`) it never came."""
+def lacks_address(failure: BaseException | None) -> bool:
+    """The address to come from is none of this machine's."""
+    return isinstance(failure, error.ConnectError) and failure.osError == errno.EADDRNOTAVAIL
+
+
+def missing_source(source: SourceAddress, address: str) -> Outcome:
+    """The operator has to bring the address back; until then mail waits."""
+    text = f"Source {source.name}: {address} is no address of this host"
+    return postponed("4.3.5", text, why="see `ip address`, and the statement that defines it")
+
+
+def no_source(source: SourceAddress, endpoint: Endpoint) -> Outcome:
+    """The host is of a family that the source has no address of."""
+    family = "IPv6" if ":" in endpoint.address else "IPv4"
+    text = f"Source {source.name} has no {family} address, which {_named(endpoint)} takes"
+    return postponed("4.3.5", text)
+
+
+def unwelcome(
+    endpoint: Endpoint, event: Unwelcome, *, spoken: bool, provider: str | None = None
+) -> Outcome:
+    """The greeting, or the answer to EHLO, turned us away; or (not `spoken`) it never came.
+
+    `provider`: whose host it is, empty if nobody's with a name; None: a next hop of ours.
+    """
     reply = event.reply
     if not spoken:
         return _unsaid(endpoint, reply, why=f"at {event.stage}")
+    if provider is not None:
+        said = _from(endpoint, reply, Blame.DESTINATION, why=f"at {event.stage}")
+        said = _meant(provider, endpoint, said)
+        if said.meaning is not None and said.meaning.of_us:
+            return said
     if reply.severity is not Severity.TRANSIENT:
         # RFC 5321 section 3.1 makes it permanent; but it speaks of us, or of this host, and
         # a blocked gateway must not bounce all its mail
@@ -166,6 +199,8 @@ def consequence(peer: Peer, done: TransactionDone, number: int) -> Consequence:
             return Consequence(Outcome(reply, why=done.trouble))
         case End.SHUT_DOWN:
             outcome = _from(endpoint, reply, Blame.DESTINATION, why=f"at {stage}")
+            if isinstance(peer.target, str):
+                outcome = _meant(peer.terms.provider, endpoint, outcome)
             return Consequence(outcome, elsewhere=True)
         case End.LOST if stage is TransactionStage.END:
             return Consequence(_unsaid(endpoint, reply, why=_MAY_BE_DELIVERED).but(in_doubt=True))
@@ -176,7 +211,32 @@ def consequence(peer: Peer, done: TransactionDone, number: int) -> Consequence:
         if unserved is not None:
             return Consequence(unserved, elsewhere=True)
     transient = reply.severity is Severity.TRANSIENT
-    return Consequence(_from(endpoint, reply, Blame.RECIPIENT, why=f"at {stage}"), transient)
+    said = _from(endpoint, reply, Blame.RECIPIENT, why=f"at {stage}")
+    outcome = _meant(peer.terms.provider, endpoint, said) if isinstance(peer.target, str) else said
+    return Consequence(outcome, transient or outcome.severity is Severity.TRANSIENT)
+
+
+def _meant(provider: str, endpoint: Endpoint, said: Outcome) -> Outcome:
+    """With what the words mean beyond the code, of a domain's host.
+
+    What is said of us, or of what a recipient has had for now, waits, whatever the code is: the
+    mail is not at fault (promise 11). Else the code has the last word.
+    """
+    reply = said.reply
+    row = row_of(provider, reply)
+    if row is None:
+        return said
+    about_us = row.meaning.of_us
+    if reply.severity is Severity.PERMANENT and (about_us or row.meaning is Meaning.RECIPIENT):
+        subject, detail = max(reply.subject, 0), max(reply.detail, 0)
+        status = f"4.{subject}.{detail}" if subject else "4.7.0"
+        words = f"{_named(endpoint)} says {row.meaning.value}: {reply}"
+        said = said.but(reply=Reply.of(451, status, words))
+    if about_us:
+        said = said.but(blame=Blame.DESTINATION)
+    elif row.about in (About.RECIPIENT, About.MESSAGE):
+        said = said.but(blame=Blame.RECIPIENT)
+    return said.but(meaning=row.meaning, pause=row.pause)
 
 
 def spent(done: TransactionDone, number: int) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from relayd.rules.conditions.condition import Test
 from relayd.rules.fact import Known
@@ -16,21 +16,23 @@ class AskStage:
 
     def __init__(self, rules: Sequence[Ask], tables: Mapping[str, Table]) -> None:
         self.order = tuple(dict.fromkeys(name for rule in rules for name in rule.names))
-        self._when: dict[str, list[tuple[Known, list[Test]]]] = {name: [] for name in self.order}
+        self._when: dict[str, list[tuple[Known, list[Test], Ask]]] = {
+            name: [] for name in self.order
+        }
         for rule in rules:
             known = max((each.known for each in rule.tests), default=Known.CLIENT)
             tests = [each.compiled(tables) for each in rule.tests]
             for name in rule.names:
-                self._when[name].append((known, tests))
+                self._when[name].append((known, tests, rule))
 
     def known(self, name: str) -> Known:
         """From when on it can be said whether this one is asked."""
-        return max(known for known, _ in self._when[name])
+        return max(known for known, _, _ in self._when[name])
 
     def asks(self, name: str, view: View, so_far: Known) -> bool | None:
         """Whether it is asked, by what is known so far; None: that cannot be said."""
         unknown = False
-        for known, tests in self._when[name]:
+        for known, tests, _ in self._when[name]:
             if known > so_far:
                 unknown = True
                 continue
@@ -39,6 +41,19 @@ class AskStage:
                 return True
             unknown |= holds is None
         return None if unknown else False
+
+    def fitting(self, view: View) -> Iterator[tuple[str, Ask, bool]]:
+        """Who is asked by all that is known, by which rule; False: by what is not known it may be.
+
+        In order; who is not asked is left out.
+        """
+        for name in self.order:
+            held = [(_holds(tests, view), rule) for _, tests, rule in self._when[name]]
+            for wanted in (True, None):
+                rule = next((rule for holds, rule in held if holds is wanted), None)
+                if rule is not None:
+                    yield name, rule, wanted is True
+                    break
 
 
 def _holds(tests: Sequence[Test], view: View) -> bool | None:

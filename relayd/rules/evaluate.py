@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from relayd.mail.address import Mailbox, ReversePath, path_text
 from relayd.mail.client import Client
-from relayd.mail.envelope import DIRECT
+from relayd.mail.envelope import DIRECT, Direction
 from relayd.mail.plan import Destination, Plan, Step, Verdict
 from relayd.mail.reply import Reply
 from relayd.mail.value import dataclass
@@ -139,7 +139,8 @@ def plan_postmaster(ruleset: Ruleset, facts: Facts) -> Plan:
     plan = plan_own(ruleset, facts)
     here = facts.recipient.key
     if ruleset.home and any(
-        each.mailbox.key == here and each.next_hop == DIRECT for each in plan.destinations
+        each.mailbox.key == here and Direction.parse(each.next_hop).direct
+        for each in plan.destinations
     ):
         home = but(facts, recipient=Mailbox(facts.recipient.local, ruleset.home))
         return plan_own(ruleset, home)
@@ -156,7 +157,7 @@ def _plan(ruleset: Ruleset, facts: Facts, admission: Stage[AdmissionRule] | None
     except Unknown as unknown:
         if facts.asks and isinstance(unknown, Unasked) and unknown.fact.known is Known.RECIPIENT:
             raise
-        trail.append(Step("unknown", "", str(TROUBLE), str(unknown)))
+        trail.append(Step("unknown", unknown.place, str(TROUBLE), str(unknown)))
     except Loop as loop:
         trail.append(Step("forward", "", str(LOOPED), str(loop)))
         return Plan(Verdict.REFUSE, LOOPED, (), tuple(trail))
@@ -287,7 +288,7 @@ def examine(ruleset: Ruleset, facts: Facts) -> Plan:
     try:
         decided = _for_all(ruleset, view)
     except Unknown as unknown:
-        trail.append(Step("unknown", "", str(TROUBLE), str(unknown)))
+        trail.append(Step("unknown", unknown.place, str(TROUBLE), str(unknown)))
         return Plan(Verdict.REFUSE, TROUBLE, (), tuple(trail))
     except Exception as bug:  # a bug must neither bounce mail nor relay it
         trail.append(Step("unknown", "", str(TROUBLE), f"bug: {bug!r}"))

@@ -12,6 +12,7 @@ from typing import TypeVar
 from relayd.mail.address import Mailbox
 from relayd.mail.client import Client
 from relayd.mail.nexthop import NextHop
+from relayd.mail.pacing import Pacing
 from relayd.rules.askstage import AskStage
 from relayd.rules.conditions.condition import Condition, Test
 from relayd.rules.conditions.mailbox import FromSender, ToRecipient
@@ -32,9 +33,12 @@ from relayd.rules.language.model import (
     HopDef,
     Item,
     LimitDef,
+    PaceDef,
+    ProviderDef,
     Rewrite,
     Route,
     Rule,
+    SourceDef,
     Subaddress,
     TableDef,
 )
@@ -85,6 +89,7 @@ class Ruleset:
     authenticates: bool = field(default=False)  # they look at SPF, DKIM or DMARC
     plans_anew: bool = field(default=False)  # ... or may change what becomes of one recipient
     at_rcpt: Ruleset | None = field(default=None)  # it without such rules; None: it has none
+    pacing: Pacing = field(default=Pacing())  # how fast mail goes out, and from where
 
     @property
     def wants_certificate(self) -> bool:
@@ -167,6 +172,11 @@ def build(
         asked=frozenset(fact for fact in needs if fact.asked) - {REVERSE_NAME},
         authenticates=bool(needs & {SENDER_POLICY, DKIM, DMARC}),
         lists={item.name: item for item in items if isinstance(item, DnsListDef)},
+        pacing=Pacing(
+            {item.provider.name: item.provider for item in _of(items, ProviderDef)},
+            tuple(item.pace for item in _of(items, PaceDef)),
+            {item.source.name: item.source for item in _of(items, SourceDef)},
+        ),
         filters={item.name: item for item in items if isinstance(item, FilterDef)},
         asks=AskStage(asks, tables) if (asks := _of(items, Ask)) else None,
         limits={item.name: item for item in items if isinstance(item, LimitDef)},

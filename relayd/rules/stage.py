@@ -48,6 +48,7 @@ class ReadyRule(Generic[R]):
             except Unknown as answer:
                 unknown = answer
         if unknown is not None:
+            unknown.place = self.step.place
             raise unknown
         return True
 

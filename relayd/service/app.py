@@ -50,6 +50,7 @@ from relayd.ops.mailq import PublicQueue
 from relayd.ops.oauthdesk import OauthDesk
 from relayd.ops.output import Output, journal_reads_us
 from relayd.ops.publicpath import public_path
+from relayd.ops.suspending import SuspendingDesk
 from relayd.ops.systemd import Notices
 from relayd.ops.text import moment
 from relayd.ops.twistedlog import TwistedLog
@@ -511,6 +512,12 @@ def commands_of(
         reload=configuration.reload,
         log=log,
         oauth=oauth,
+        suspending=SuspendingDesk(
+            gateway.suspensions,
+            lambda: sorted(configuration.settings.ruleset.pacing.providers),
+            log,
+            time.time,
+        ),
         limits=limits,
         said=configuration.said,
         filters=gateway.filters.view,

@@ -223,12 +223,16 @@ class Enquiry:
         return lookup.name
 
     async def _describe(self, next_hop: str, mailbox: Mailbox) -> Sequence[str]:
-        hop = route(Recipient(mailbox, mailbox, next_hop), self._configuration.settings.next_hops)
+        settings = self._configuration.settings
+        recipient = Recipient(mailbox, mailbox, next_hop)
+        hop = route(recipient, settings.next_hops, settings.ruleset.pacing.sources)
         if isinstance(hop, Outcome):
             return [str(hop.reply)]
         lines: list[str] = []
         protection = self._protection and self._protection()
-        for where in hop.next_hops or (hop.domain,):
+        if hop.source is not None:
+            lines.append(str(hop.source))
+        for where in hop.targets:
             survey = await self._directory.survey(where)
             lines += survey.lines()
             if protection is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -50,7 +51,9 @@ from relayd.relay.protection import Protection
 from relayd.relay.resolve import Directory
 from relayd.relay.route import route
 from relayd.relay.selfdetection import SelfDetection
+from relayd.relay.sites import Sites
 from relayd.relay.smtpout import Courier
+from relayd.relay.suspensions import Suspensions
 from relayd.relay.tokenkeeper import PATIENCE, Keeper
 from relayd.relay.tokens import Tokens
 from relayd.rules.tables.table import Table
@@ -248,6 +251,7 @@ class Gateway(Service):
         self._configuration = configuration
         self._log = log
         self._workers = workers
+        self._sessions = sessions
         self._started_at = time.time()
         # outwards
         self._resolver = resolver_of(reactor, settings)
@@ -266,6 +270,7 @@ class Gateway(Service):
         self._logins = Logins(
             lambda: configuration.settings.secrets, log, in_thread(reactor), self._tokens
         )
+        self.suspensions = Suspensions(settings.spool, log, time.time)
         self._verification = verification_of(
             reactor,
             configuration,
@@ -335,12 +340,23 @@ class Gateway(Service):
             log=self._log,
             lock=settings.spool / f"shard-{number}" / "lock",
         )
+        sites = Sites(
+            self.directory.resolve,
+            self._log,
+            time.time,
+            random.random,
+            counters=self._sessions,
+            workers=self._workers,
+            folder=settings.spool / f"shard-{number}",
+        )
         courier = Courier(
             self._reactor,
             self.directory.resolve,
             settings.hostname,
             protection=self._outbound_tls.protection,
             logins=self._logins,
+            terms=sites.terms,
+            blocked=sites.blocked,
         )
         dispatcher = Dispatcher(
             self._reactor,
@@ -349,6 +365,8 @@ class Gateway(Service):
             self._route,
             lambda report: report_for(report, spool, self._configuration.settings),
             self._log,
+            sites=sites,
+            suspensions=self.suspensions,
         )
         return Shard(number, spool, dispatcher)
 
@@ -432,17 +450,15 @@ class Gateway(Service):
         self._pickup.apply(self._service.intake, limits.drop(now))
 
     def _ask_filters(self, now: Settings) -> None:
-        """Who is asked; a session that began where nobody was ends with its next message."""
-        asked = self._service.intake.desk is not None
+        """Who is asked; a session that began where nobody was ends at its next MAIL."""
         self._service.intake.desk = None if now.ruleset.asks is None else self.filters
-        if not asked and self._service.intake.desk is not None:
-            self._service.retire()
         self.filters.keep_up(now.ruleset)
 
     def _limit_deliveries(self, now: Settings) -> None:
         retry_policy = limits.retry_policy(now)
         relay_limits = limits.relay_limits(now, self._workers)
         for shard in self.shards:
+            shard.dispatcher.pace(now.ruleset.pacing)
             shard.dispatcher.apply(retry_policy, relay_limits)
 
     def _limit_shards(self, now: Settings) -> None:
@@ -464,7 +480,8 @@ class Gateway(Service):
         self.shards[0].dispatcher.accept(message, records)
 
     def _route(self, recipient: Recipient) -> Hop | Outcome:
-        return route(recipient, self._configuration.settings.next_hops)
+        settings = self._configuration.settings
+        return route(recipient, settings.next_hops, settings.ruleset.pacing.sources)
 
     # its life
 
@@ -485,6 +502,7 @@ class Gateway(Service):
                 shard.spool.close()
             raise
         super().startService()  # type: ignore[no-untyped-call]  # Twisted's own
+        self.suspensions.load()
         for shard in self.shards:
             shard.dispatcher.start()
         self._certificates.start()
@@ -548,6 +566,8 @@ class Gateway(Service):
                     "sessions": self._service.admission.in_all if shard is self.shards[0] else 0,
                     **(self._pickup.figures() if shard.number == 0 else {}),
                 },
+                shard.dispatcher.sites,
+                shard.dispatcher.origins,
             )
             for shard in self.shards
         )

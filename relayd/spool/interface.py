@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from relayd.mail.message import Settlement, Submission
 from relayd.spool.view import (
+    AS_THEY_ARE,
     Accepted,
     Audit,
     Counts,
@@ -129,8 +130,14 @@ class Store(Protocol):
     def hold(self, wanted: QueueFilter, by: str = "") -> Awaitable[int]:
         """Keep queued recipients out of the queue; how many. `by`: who wants it so, and why."""
 
-    def release(self, wanted: QueueFilter) -> Awaitable[int]:
-        """Put held recipients back, due now; how many."""
+    def release(
+        self, wanted: QueueFilter, sections: Mapping[int, bytes] = AS_THEY_ARE
+    ) -> Awaitable[int]:
+        """Put held recipients back, due now; how many.
+
+        `sections`, of one message alone: header sections that its recipients see from now on, by
+        those that they were to see (Recipient.header).
+        """
 
     def remove(self, wanted: QueueFilter, note: str = "") -> Awaitable[int]:
         """End waiting recipients as REMOVED; how many."""

@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -20,6 +20,7 @@ from relayd.spool.interface import AnyDraft
 from relayd.spool.sqlite.bridge import Bridge, Promise
 from relayd.spool.sqlite.matching import matches, recipient_summary_of, summary_of
 from relayd.spool.view import (
+    AS_THEY_ARE,
     Accepted,
     Audit,
     Counts,
@@ -378,18 +379,40 @@ class MemorySpool:
 
         return self.record(act)
 
-    def release(self, wanted: QueueFilter) -> Awaitable[int]:
+    def release(
+        self, wanted: QueueFilter, sections: Mapping[int, bytes] = AS_THEY_ARE
+    ) -> Awaitable[int]:
         """Put held recipients back, due now."""
-        return self.record(lambda: self._put_back("release", wanted, RecipientState.HELD))
+        return self.record(lambda: self._put_back("release", wanted, RecipientState.HELD, sections))
 
-    def _put_back(self, verb: str, wanted: QueueFilter, state: RecipientState) -> int:
+    def _put_back(
+        self,
+        verb: str,
+        wanted: QueueFilter,
+        state: RecipientState,
+        sections: Mapping[int, bytes] = AS_THEY_ARE,
+    ) -> int:
         met = [each for each in self._met(wanted) if each.state is state]
+        if sections:
+            met = [self._with_section(each, sections) for each in met]
         for record in met:
             last = None if verb == "release" else record.last  # it said why it was held
             self._records[record.message][record.number] = replace(
                 record, state=RecipientState.QUEUED, next_attempt=float(self._clock()), last=last
             )
         return self._changed(verb, met)
+
+    def _with_section(self, record: Record, sections: Mapping[int, bytes]) -> Record:
+        section = sections.get(record.recipient.header)
+        if section is None:
+            return record
+        message = self._messages[record.message]
+        headers = message.headers
+        if section not in headers:
+            headers = (*headers, section)
+            self._messages[record.message] = replace(message, headers=headers)
+        header = headers.index(section) + 1
+        return replace(record, recipient=replace(record.recipient, header=header))
 
     def remove(self, wanted: QueueFilter, note: str = "") -> Awaitable[int]:
         """End waiting recipients as REMOVED."""

@@ -18,6 +18,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from types import MappingProxyType
+from typing import Any
 
 from relayd.mail.content import CHUNK, BytesContent
 from relayd.mail.delivery import Delivery
@@ -53,6 +54,8 @@ class Standing(enum.Enum):
     DOWN = "down"  # nothing of the lane is touched until `probe_at`
     PROBING = "probing"  # one message finds out
     SLOWED = "slowed"  # only shown: open, at the pace that the destination has asked for
+    SUSPENDED = "suspended"  # only shown: by the operator
+    BLOCKED = "blocked"  # only shown: open, but where its mail goes nothing of ours is taken
     REFUSING = "refusing"  # only shown: open, but it does not serve us for some of the mail
 
 
@@ -87,21 +90,26 @@ class Lane:
     __slots__ = (
         "_loaded",
         "alarm",
+        "around",
         "destination",
         "direct",
         "epoch",
         "failures",
+        "gates",
         "gone",
         "held",
         "impatient",
         "in_flight",
         "loaded",
+        "located_at",
         "more",
         "next_due",
         "pace",
         "probe_at",
         "proved_at",
         "standing",
+        "suspended",
+        "suspended_until",
         "trouble",
         "unserved",
         "waits",
@@ -129,6 +137,11 @@ class Lane:
         self.alarm = NEVER  # the entry of Queue's heap that counts
         self.waits = False  # the dispatcher has it in a line
         self.loaded = 0  # deliveries that are due, in memory and not started
+        self.gates: tuple[Any, ...] = ()  # who else has a say (relayd.relay.sites.SendingSite)
+        self.around: tuple[Any, ...] | None = None  # ... on another way; None: there is none
+        self.located_at = 0.0  # when it was looked up where a domain's mail goes
+        self.suspended: Outcome | None = None  # by the operator: why
+        self.suspended_until = 0.0
         self._loaded: deque[Delivery] | None = None  # 100,000 empty deques would be 76 MB
 
     @property
@@ -177,7 +190,19 @@ class Lane:
         down = self.standing is not Standing.OPEN
         pace = self.pace
         standing, trouble = self.standing, self.trouble
-        if down or pace is not None:
+        interval, probe_at = 0.0 if pace is None else pace.interval, self.probe_at
+        gate = next((each for each in self.gates if each.gated and each.trouble is not None), None)
+        if self.suspended is not None:
+            down, standing, trouble = True, Standing.SUSPENDED, self.suspended
+            probe_at = self.suspended_until
+        elif gate is not None and not down:
+            standing = Standing.BLOCKED if gate.blocks else Standing.SLOWED
+            trouble = gate.trouble
+            rate = gate.learnt.in_force
+            interval = 1 / rate if rate else 0.0
+            if gate.blocks and self.around is None:
+                down, probe_at = True, gate.probe_at
+        elif down or pace is not None:
             standing = standing if down else Standing.SLOWED
         elif self.unserved:
             standing = Standing.REFUSING
@@ -190,9 +215,9 @@ class Lane:
             self.in_flight,
             self.loaded,
             self.window,
-            0.0 if pace is None else pace.interval,
+            interval,
             self.failures,
-            self.probe_at if down else 0.0,
+            probe_at if down else 0.0,
             0.0 if self.next_due == NEVER else self.next_due,
             trouble,
         )
@@ -339,6 +364,13 @@ class Queue:
         """There is memory for what cannot start now."""
         bounds = self.bounds
         return 2 * self.messages < bounds.messages and 2 * self.octets < bounds.octets
+
+    def put_back(self, lane: Lane, delivery: Delivery) -> None:
+        """It was taken, and cannot start after all: it is the next one again."""
+        if lane._loaded is None:
+            lane._loaded = deque()
+        lane._loaded.appendleft(delivery)
+        lane.loaded += 1
 
     # looking into the table
 

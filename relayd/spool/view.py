@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,6 +12,9 @@ from relayd.mail.envelope import Envelope
 from relayd.mail.message import Message, RecipientState, Record, Submission
 from relayd.mail.outcome import Outcome
 from relayd.mail.plan import Step
+
+AS_THEY_ARE: Mapping[int, bytes] = {}
+"""No other header sections for anybody."""
 
 Accepted = tuple[Message, tuple[Record, ...]]
 """A message with records of its recipients (all, or those that were asked for)."""
@@ -40,6 +44,7 @@ class QueueFilter:
     sender: str = ""
     recipient: str = ""
     received_before: float = 0.0  # seconds since the epoch
+    reply: str = ""  # what the last reply begins with
 
 
 class RecipientSummary(NamedTuple):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -80,11 +81,23 @@ def _next(work: Work, options: argparse.Namespace, *, verified: bool) -> Iterato
     if not verified:
         yield f"  {again} --output {output} --verify all    # is it what Postfix does?"
     yield f"  relayctl --config {output}/relayd.conf check"
-    lists = [each.split()[1] for each in work.draft.definitions.values() if each[:3] == "dns"]
-    said = "".join(f' --with "not listed {name}"' for name in lists)
+    said = "".join(f' --with "{fact}"' for fact in unremarkable(work))
     ask = f"relayctl --config {output}/relayd.conf explain --offline"
     yield f"  {ask}{said} {whom or 'a@b.example'}"
     yield f"  then what is in {output} goes to /etc/relayd: docs/migrate-postfix.md, The whole way"
+
+
+def unremarkable(work: Work) -> Iterator[str]:
+    """What others would say of a client and a mailbox that nothing is wrong with."""
+    words = {"dnsbl": "listed", "dnswl": "listed", "limit": "over"}
+    for kind, name, *_ in (each.split() for each in work.draft.definitions.values()):
+        if kind in words:
+            yield f"not {words[kind]} {name}"
+    rules = "\n".join(rule for rules in work.draft.rules.values() for rule, _ in rules)
+    for hop in dict.fromkeys(re.findall(r" unknown at (\S+)", rules)):
+        yield f"not unknown at {hop}"
+    if " rdns " in rules:
+        yield "rdns mail.example.com"
 
 
 def _addresses(work: Work, wanted: Sequence[str]) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any
 from relayd.config.settings import Settings
 from relayd.mail.address import AddressError, Mailbox, path_text
 from relayd.mail.client import Client
-from relayd.mail.envelope import DIRECT
+from relayd.mail.envelope import Direction
 from relayd.mail.plan import Plan, Verdict
 from relayd.migrate.domains import network_of
 from relayd.migrate.draft import NOT_MOVED
@@ -95,27 +95,38 @@ class Verification:
         yield ""
         yield (
             f"Verified {self.addresses:,} addresses ({self.questions:,} questions) with postmap"
-            f" and postconf: {len(self.differences):,} differences for {len(self.causes):,} causes"
-            f" named above, {len(self.unnamed):,} without one"
+            f" and postconf: {_number(len(self.differences), 'difference')}"
+            f" for {_number(len(self.causes), 'cause')} named above,"
+            f" {len(self.unnamed):,} without one"
         )
         for why, count in self.unsure.items():
-            yield safe(f"  {count:,} questions that Postfix's tables do not answer: {why}")
+            yield safe(f"  {_number(count, 'question')} that Postfix's tables do not answer: {why}")
         for why, count in self.causes.items():
-            yield safe(f"  {count:,} differences: {why[:200]}")
+            yield safe(f"  {_number(count, 'difference')}: {why[:200]}")
         for note in [*self.stale, *(f"no address: {text}" for text in self.unasked)]:
             yield safe(f"  note: {note}")
-        named = [each for each in self.differences if each.named]
-        for each in [*self.unnamed[:MAX_SHOWN], *named[:MAX_SHOWN]]:
+        shown = [*self.unnamed[:MAX_SHOWN], *self._examples()][: 2 * MAX_SHOWN]
+        for each in shown:
             yield safe(f"  {'named   ' if each.named else 'DIFFERS '} {each.question}")
             yield safe(f"            Postfix: {each.postfix}")
             yield safe(f"            relayd:  {each.relayd}")
             if each.named:
                 yield safe(f"            because  {each.named[:200]}")
-        more = (
-            len(self.differences) - min(len(self.unnamed), MAX_SHOWN) - min(len(named), MAX_SHOWN)
-        )
+        more = len(self.differences) - len(shown)
         if more:
             yield f"  ... and {more:,} more (--json lists them all)"
+
+    def _examples(self) -> Iterator[Difference]:
+        """The first of each cause that is named: the others say the same."""
+        causes: set[str] = set()
+        for each in self.differences:
+            if each.named and each.named not in causes:
+                causes.add(each.named)
+                yield each
+
+
+def _number(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def _shown(asked: Inquiry) -> str:
@@ -386,7 +397,7 @@ def _planned(settings: Settings, plan: Plan) -> str:
 
 
 def _how(settings: Settings, mailbox: Mailbox, next_hop: str) -> str:
-    if next_hop == DIRECT:
+    if Direction.parse(next_hop).direct:
         return f"smtp mx:{mailbox.domain_key}:25"
     parts, protocol = [], ""
     for name in next_hop.split(","):

@@ -25,6 +25,7 @@ class Job:
     aliases: int = 0  # entries of an alias table that every recipient is looked up in
     rewrite: bool = False  # SRS, and a domain rewritten in From: and Reply-To:
     tls: bool = False  # on both sides
+    file: Path | None = None  # the message itself, with LF line ends; None: one of `size` octets
 
     def quick(self) -> Job:
         """A tenth of it, to see that all works."""
@@ -93,7 +94,8 @@ def _is_root() -> bool:
 def send(job: Job, port: int, sink: Sink) -> float:
     """Do the job; seconds from its start to its last message at the sink."""
     before = sink.messages
-    options = ["-s", str(job.sessions), "-m", str(job.messages), "-l", str(job.size)]
+    options = ["-s", str(job.sessions), "-m", str(job.messages)]
+    options += ["-l", str(job.size)] if job.file is None else ["-F", str(job.file)]
     if job.reuse:
         options.append("-d")
     if job.recipients > 1:

@@ -522,6 +522,22 @@ class StoreContract:
         assert seen == [("retry", [a]), ("hold", [b]), ("release", [b]), ("remove", [a, b])]
         assert self.wait(self.store.audit(0, 100)).discrepancies == []
 
+    def test_what_has_two_ways_is_found_by_either_and_by_what_was_said(self) -> None:
+        _, (one, _) = self.put(recipient("a", "direct,isp"), recipient("b", "direct from bulk"))
+        for destination, count in (
+            *(("corp.example", 2), ("isp", 1), ("direct corp.example via isp", 1)),
+            *(("bulk", 0), ("orp.example", 0), ("direct corp.example", 0)),
+        ):
+            wanted = QueueFilter(destination=destination)
+            assert self.wait(self.store.retry(wanted)) == count, destination
+        ((_, (due,)),) = self.wait(
+            self.store.due("direct corp.example via isp", self.clock.now + 1, 9)
+        )
+        assert due.number == 0
+        self.settle(Settlement(one, RecipientState.QUEUED, LATER, self.clock.now + 500))
+        for reply, count in ((str(LATER.reply), 1), (str(LATER.reply)[:5], 1), ("5", 0)):
+            assert self.wait(self.store.retry(QueueFilter(reply=reply))) == count, reply
+
     def held_because(self, ident: int) -> list[str]:
         """What `queue` and `show` say of this message's recipients: the same."""
         _, records = self.wait(self.store.load(ident))
@@ -548,6 +564,29 @@ class StoreContract:
         ]
         self.wait(self.store.release(wanted))
         assert self.held_because(by_hand.ident) == [""]
+
+    def test_held_mail_is_released_with_another_header_section(self) -> None:
+        message, _ = self.put(
+            *(recipient("a"), recipient("b", header=1), recipient("c"), recipient("d", header=2)),
+            content=b"X: 1\r\n\r\nbody",
+            header_size=8,
+            headers=(b"X: 2\r\n\r\n", b"X: 3\r\n\r\n"),
+            states=(RecipientState.HELD,) * 3 + (RecipientState.QUEUED,),
+        )
+        wanted = QueueFilter(ident=message.ident)
+        plain, second = b"T: ham\r\nX: 1\r\n\r\n", b"T: ham\r\nX: 2\r\n\r\n"
+        first = replace(wanted, recipient="a@corp.example")
+        assert self.wait(self.store.release(first, {0: plain})) == 1
+        assert self.wait(self.store.release(wanted, {0: plain, 1: second, 2: b"nobody's"})) == 2
+        message, records = self.wait(self.store.load(message.ident))
+        seen = [octets(message.content_for(each.recipient.header)) for each in records]
+        told = (plain, second, plain, b"X: 3\r\n\r\n")
+        assert seen == [section + b"body" for section in told], seen
+        assert {each.state for each in records} == {RecipientState.QUEUED}
+        assert len(message.headers) == 4, message.headers
+        self.wait(self.store.remove(wanted))
+        assert self.wait(self.store.load(message.ident)) is None
+        assert self.wait(self.store.audit(0, 100)).discrepancies == []
 
     def test_a_change_reaches_all_of_a_long_queue(self) -> None:
         drafts = []

@@ -25,6 +25,7 @@ class RefusedError(Exception):
     def __init__(self, code: int, stage: str) -> None:
         super().__init__(f"{code} at {stage}")
         self.code = code
+        self.stage = stage
 
 
 def stuffed(content: bytes) -> bytes:
@@ -144,7 +145,7 @@ class Injector:
             "sent",
             name=letter.name,
             digest=letter.digest,
-            accepted=accepted,
+            accepted=letter.owed(accepted),
             refused=[mailbox for mailbox, code in replies if code != 250],
         )
         code = await peer.give(stuffed(letter.above + letter.content))

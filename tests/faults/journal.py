@@ -24,6 +24,9 @@ class Journal:
     report   the same for a report: its octets as latin-1 text
     cut      a session that ended without QUIT
     fault    what is being done to relayd
+    filter   name, mood: what is being done to a filter; no mood: it is well again
+    clean    name: what a scanner has found nothing in; written before it says so
+    released what was held is let go from here on
     """
 
     def __init__(self, path: Path) -> None:

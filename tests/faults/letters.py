@@ -25,6 +25,8 @@ class Letter:
     recipients: tuple[str, ...]
     content: bytes  # CRLF line ends, dots not stuffed
     above: bytes = b""  # header fields before it: not in the digest, for rules may change them
+    added: tuple[str, ...] = ()  # recipients that a filter adds
+    removed: tuple[str, ...] = ()  # ... and that it takes away
 
     @property
     def sender(self) -> str:
@@ -35,6 +37,10 @@ class Letter:
     def digest(self) -> str:
         """Of the content, from its first octet to its last."""
         return digest_of(self.content)
+
+    def owed(self, accepted: list[str]) -> list[str]:
+        """To whom it goes if it is taken, these having been accepted."""
+        return [*(each for each in accepted if each not in self.removed), *self.added]
 
 
 def digest_of(content: bytes) -> str:

@@ -11,9 +11,10 @@ import contextlib
 import re
 import socket
 import struct
+from collections.abc import Callable
 from socket import SO_LINGER, SOL_SOCKET
 
-from tests.faults.journal import Journal
+from tests.faults.journal import Entry, Journal
 from tests.faults.letters import kind_of, original
 from tests.ports import free_port
 from tests.scenarios.network import Host
@@ -49,6 +50,7 @@ class Sink:
     def __init__(self, journal: Journal, mood: Mood | None = None) -> None:
         self.journal = journal
         self.mood = mood or Mood()
+        self.read: Callable[[bytes], Entry | None] = letter_of
         self.taken = 0  # messages
         self.sessions: dict[int, Session] = {}
         self.attempts: dict[str, int] = {}  # at "late" recipients
@@ -205,14 +207,20 @@ class Session:
 
     def take(self, *, said: bool = True) -> None:
         """Write down what came; `said`: and relayd is going to hear so."""
-        found = original(self.content)
+        found = self.sink.read(self.content)
         facts = {"session": self.number, "recipients": self.recipients, "said": said}
         journal = self.sink.journal
         if self.null or found is None:
             journal.write("report", text=self.content.decode("latin-1"), **facts)
         else:
-            journal.write("arrived", name=found[0], digest=found[1], **facts)
+            journal.write("arrived", **found, **facts)
         self.sink.taken += 1
+
+
+def letter_of(content: bytes) -> Entry | None:
+    """What the journal is told of a message: which letter it is, and its digest. None: none."""
+    found = original(content)
+    return None if found is None else {"name": found[0], "digest": found[1]}
 
 
 def _path(line: bytes) -> str:

@@ -142,12 +142,13 @@ class Stage:
         each: int = 0,
         door: Door | None = None,
         made: type[Writer] = Writer,
+        calling: type[Injector] = Injector,
     ) -> Injector:
         """Begin to send."""
         seed = self.seed * 1000 + len(self.injectors)
         writer = made(seed, kinds=kinds, large=large, domains=domains)
         door = door or Door(self.relayd.address)
-        injector = Injector(door, writer, self.journal, sessions=sessions, pause=pause, each=each)
+        injector = calling(door, writer, self.journal, sessions=sessions, pause=pause, each=each)
         self.injectors.append(injector)
         injector.start()
         return injector

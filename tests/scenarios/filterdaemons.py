@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import signal
 import socket
 import subprocess
 from pathlib import Path
@@ -68,6 +69,14 @@ class _Daemon:
     def stop(self) -> None:
         """Nobody listens any more."""
         self.process.kill()
+
+    def hang(self) -> None:
+        """It is there, takes connections, and says nothing."""
+        os.killpg(self.process.popen.pid, signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """... and then it goes on as if nothing had been."""
+        os.killpg(self.process.popen.pid, signal.SIGCONT)
 
 
 class Opendkim(_Daemon):
@@ -234,6 +243,59 @@ class Opendmarc(_Daemon):
     def command(self) -> list[str]:
         """In the foreground."""
         return [program("opendmarc"), "-f", "-c", str(self.folder / "conf")]
+
+
+_PYMILTER = """
+import sys
+import Milter
+
+class Edits(Milter.Base):
+    def header(self, name, value):
+        return Milter.CONTINUE
+
+    def envrcpt(self, to, *arguments):
+        if "refused" in to:
+            self.setreply("550", "5.7.1", "Not %% him")
+            return Milter.REJECT
+        return Milter.CONTINUE
+
+    def eom(self):
+        self.addheader("X-By", "pymilter")
+        self.chgheader("Subject", 1, "changed")
+        self.replacebody(b"another\\r\\nbody\\r\\n")
+        self.addrcpt("<extra@example.com>")
+        self.chgfrom("<other@example.org>")
+        return Milter.CONTINUE
+
+Milter.factory = Edits
+Milter.set_flags(Milter.ADDHDRS | Milter.CHGHDRS | Milter.CHGBODY | Milter.ADDRCPT | Milter.CHGFROM)
+Milter.runmilter("edits", sys.argv[1], 60)
+"""
+
+
+class PymilterDaemon(_Daemon):
+    """A filter programmed with pymilter."""
+
+    name = "pymilter"
+
+    def configure(self) -> None:
+        """The program."""
+        (self.folder / "filter.py").write_text(_PYMILTER)
+
+    def command(self) -> list[str]:
+        """With Debian's Python, which has the module."""
+        return ["/usr/bin/python3", str(self.folder / "filter.py"), f"unix:{self.socket}"]
+
+
+class PolicydSpf(_Daemon):
+    """A policy service that wants to be started for each connection."""
+
+    name = "policyd-spf"
+
+    def command(self) -> list[str]:
+        """Without a configuration it skips clients of this machine, and says so."""
+        service = f"{program('policyd-spf')} /dev/null"
+        return [program("socat"), f"UNIX-LISTEN:{self.socket},fork", f"EXEC:{service}"]
 
 
 def spawned(scenario: Scenario, command: list[str], path: Path) -> str:

@@ -53,6 +53,7 @@ PEERS = {  # the name a scenario uses -> the program to look for, Debian's packa
     "dovecot": ("dovecot", "dovecot-imapd dovecot-pop3d dovecot-lmtpd"),
     "nsd": ("nsd", "nsd"),
     "unbound": ("unbound", "unbound"),
+    "rbldnsd": ("rbldnsd", "rbldnsd"),
     "ldns": ("ldns-signzone", "ldnsutils"),
     "postsrsd": ("postsrsd", "postsrsd"),
     "node": ("node", "nodejs"),
@@ -64,8 +65,9 @@ PEERS = {  # the name a scenario uses -> the program to look for, Debian's packa
     "rspamd": ("rspamd", "rspamd"),
     "opendmarc": ("opendmarc", "opendmarc"),
     "policyd-spf": ("policyd-spf", "postfix-policyd-spf-python"),
+    "socat": ("socat", "socat"),
 }
-NEEDS_ROOT = {"postfix", "exim", "dovecot", "clamav", "postgrey", "rspamd"}
+NEEDS_ROOT = {"postfix", "exim", "dovecot", "clamav", "postgrey", "rspamd", "rbldnsd"}
 
 
 def program(name: str) -> str:

@@ -7,6 +7,7 @@ import smtplib
 import threading
 import time
 
+from tests.scenarios.filterpeers import Policy
 from tests.scenarios.harness import Relayd, wait_until
 from tests.scenarios.test_names import Names
 
@@ -124,6 +125,23 @@ class LimitScenarios(Counting):
         (again,) = relay.queue("--state", "held")
         self.assertIn("1 recipient discarded", relay.ctl("held", "discard", again["id"]).stdout)
         self.assertIn("Nothing is held.", relay.ctl("held").stdout)
+
+    def test_whom_a_policy_service_refuses_is_not_counted(self) -> None:
+        policy = Policy(
+            self, answer=lambda asked: "REJECT" if "no@" in asked["recipient"] else "DUNNO"
+        )
+        rules = f"policy p {policy.where}\nask p to @example.com\n{LIMITS}".replace(
+            "100/1h", "2/1h"
+        )
+        relay, _ = self.gateway(self.zone(), rules)
+        for to, expected in (("no", "554"), ("no", "554"), ("info", "250"), ("bob", "250")):
+            said = self.reply(relay, "192.0.2.7", "ann@a.example", f"{to}@example.com")
+            self.assertEqual(said[:3], expected)
+        with relay.session() as client:
+            client.ehlo("client.example")
+            client.mail("ann@b.example")
+            said_in_turn = [client.rcpt(f"{to}@example.com")[0] for to in ("a", "no", "b", "c")]
+            self.assertEqual(said_in_turn, [250, 554, 250, 451])
 
 
 class Greylisting(Counting):

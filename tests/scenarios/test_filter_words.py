@@ -46,12 +46,14 @@ class FilterWords(Scenario):
     maxDiff = None
     needs = ("postfix",)
 
-    def both(self, talk: Talk) -> tuple[tuple[Heard, list[str]], tuple[Heard, list[str]]]:
+    def both(
+        self, talk: Talk, steps: int = 0
+    ) -> tuple[tuple[Heard, list[str]], tuple[Heard, list[str]]]:
         """What a milter and a policy service hear of it from relayd, and from Postfix."""
         heard = []
         with Sink() as sink:
             for relay in ("relayd", "postfix"):
-                milter, policy = Milter(self), Policy(self, lambda asked: "DUNNO")
+                milter, policy = Milter(self, steps=steps), Policy(self, lambda asked: "DUNNO")
                 if relay == "relayd":
                     rules = RULES.format(sink.port)
                     rules += f"milter m {milter.where}\npolicy p {policy.where}\nask p\nask m\n"
@@ -84,6 +86,14 @@ class FilterWords(Scenario):
                 self.assertEqual({**there, **here}.keys(), here.keys())
                 for name, values in there.items():
                     self.assertEqual(here[name], values, name)
+
+    def test_who_wants_to_hear_of_refused_recipients_does(self) -> None:
+        (ours, _), (theirs, _) = self.both(several, 0x800)
+        self.assertEqual(_plain(ours), _plain(theirs))
+        self.assertIn((b"R", b"<nobody@elsewhere.example>\0"), ours.events)
+        for heard in (ours, theirs):
+            errors = [each for _, each in heard.macros if each.get("{rcpt_mailer}") == "error"]
+            self.assertEqual([each["{rcpt_host}"] for each in errors], ["5.7.1"])
 
     def test_a_policy_service_is_asked_the_same(self) -> None:
         for talk in (one_message, several):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import smtplib
@@ -19,6 +20,7 @@ from tests.scenarios.filterdaemons import (
     Opendkim,
     Opendmarc,
     Postgrey,
+    PymilterDaemon,
     RspamdDaemon,
     spawned,
 )
@@ -171,48 +173,6 @@ class OthersTests(RealFilters):
             self.assertIn(b"\r\nX-Comment: SPF check N/A for local", content)
 
 
-_PYMILTER = """
-import sys
-import Milter
-
-class Edits(Milter.Base):
-    def header(self, name, value):
-        return Milter.CONTINUE
-
-    def envrcpt(self, to, *arguments):
-        if "refused" in to:
-            self.setreply("550", "5.7.1", "Not %% him")
-            return Milter.REJECT
-        return Milter.CONTINUE
-
-    def eom(self):
-        self.addheader("X-By", "pymilter")
-        self.chgheader("Subject", 1, "changed")
-        self.replacebody(b"another\\r\\nbody\\r\\n")
-        self.addrcpt("<extra@example.com>")
-        self.chgfrom("<other@example.org>")
-        return Milter.CONTINUE
-
-Milter.factory = Edits
-Milter.set_flags(Milter.ADDHDRS | Milter.CHGHDRS | Milter.CHGBODY | Milter.ADDRCPT | Milter.CHGFROM)
-Milter.runmilter("edits", sys.argv[1], 60)
-"""
-
-
-class PymilterDaemon(Opendkim):
-    """A filter programmed with pymilter."""
-
-    name = "pymilter"
-
-    def configure(self) -> None:
-        """The program."""
-        (self.folder / "filter.py").write_text(_PYMILTER)
-
-    def command(self) -> list[str]:
-        """With Debian's Python, which has the module."""
-        return ["/usr/bin/python3", str(self.folder / "filter.py"), f"unix:{self.socket}"]
-
-
 class PymilterTests(RealFilters):
     needs = ("pymilter",)
 
@@ -234,36 +194,75 @@ class PymilterTests(RealFilters):
                 arrived.content.endswith(b"X-By: pymilter\r\n\r\nanother\r\nbody\r\n"),
                 arrived.content,
             )
-            self.assertIn("milter edits", relay.log())
+            wait_until(lambda: "milter edits" in relay.log(), "the log says who refused")
 
 
 class RulesTests(RealFilters):
-    def test_a_session_from_before_the_rules_asked_anybody_is_asked_too_or_ends(self) -> None:
-        """After a reload that brings the first `ask`, nobody sends mail past it for long."""
+    def test_a_session_from_before_the_rules_asked_anybody_comes_again_to_be_asked(self) -> None:
+        """After a reload that brings the first `ask` nobody sends a message past it."""
         milter = Milter(self, answers=lambda letter, data: (b"r" if letter == b"M" else b"c", b""))
         with Sink() as sink:
             relay = self.asking(sink, "")
-            with smtplib.SMTP(*relay.address, timeout=60) as client:
-                client.ehlo("client.example")
-                client.sendmail("ann@example.org", ["info@example.com"], LETTER)
+            with contextlib.ExitStack() as sessions:
+                new, greeted, reset, used, within = (
+                    sessions.enter_context(smtplib.SMTP(*relay.address, timeout=60))
+                    for _ in range(5)
+                )
+                for each in (greeted, reset, used, within):
+                    each.ehlo("client.example")
+                for each in (reset, within):
+                    each.mail("ann@example.org")
+                used.sendmail("ann@example.org", ["info@example.com"], LETTER)
                 rules = relay.config.read_text("utf-8")
                 relay.config.write_text(f"{rules}milter m {milter.where}\nask m\n", "utf-8")
                 relay.ctl("reload")
-                with self.assertRaises(smtplib.SMTPException):
-                    client.sendmail("ann@example.org", ["info@example.com"], LETTER)
+                within.rcpt("info@example.com")  # what has begun goes by the rules of its beginning
+                self.assertEqual(within.data(LETTER)[0], 250)
+                new.ehlo("client.example")
+                reset.rset()
+                for each in (new, greeted, reset, used, within):
+                    self.assertEqual(each.mail("ann@example.org")[0], 421)
+                    with self.assertRaises(smtplib.SMTPServerDisconnected):
+                        each.noop()
             self.assertEqual(self.said(relay), "550 5.7.1 Command rejected")
-            self.assertEqual(len(sink.arrived), 1)
+            self.assertEqual(len(sink.wait(2)), 2)
+
+    def test_a_policy_service_is_asked_about_the_message_where_its_content_decides(self) -> None:
+        policy = Policy(self, lambda asked: "HOLD too big")
+        with Sink() as sink:
+            relay = self.asking(sink, f"policy big {policy.where}\nask big when size > 1KB\n")
+            self.assertEqual(self.said(relay)[:3], "250")
+            self.assertEqual(self.said(relay, LETTER + b"x" * 70 + b"\r\n" * 1024)[:3], "250")
+            self.assertEqual(len(sink.wait(1)), 1)
+            self.assertIn("hold by big: too big", relay.ctl("queue").stdout)
+            (asked,) = policy.requests
+            self.assertIn("protocol_state=END-OF-MESSAGE", asked)
+            told = relay.ctl("explain", "--with", "size > 2KB", "info@example.com").stdout
+            self.assertRegex(told, r"ask +relayd\.conf:\d+ +policy big\n")
 
     def test_what_filters_say_is_in_the_trail(self) -> None:
         milter = Milter(
             self, edits=lambda fields, content: [(b"q", b"smells\0"), insert(1, "X-In", "yes")]
         )
         with Sink() as sink:
-            relay = self.asking(sink, f"milter nose {milter.where}\nask nose\n")
+            silent = Milter(self)
+            policy = Policy(self, lambda asked: "DUNNO")
+            relay = self.asking(
+                sink,
+                f"milter nose {milter.where}\nmilter silent {silent.where}\n"
+                f"policy grey {policy.where}\npolicy others {policy.where}\n"
+                "ask nose, silent, grey\nask others login any\n",
+            )
             said = self.said(relay)
             told = relay.ctl("why", said.split()[-1]).stdout
             self.assertRegex(told, r"ask +relayd\.conf:\d+ +milter nose +added a header field; q")
             self.assertIn("hold by nose: smells", told)
+            self.assertRegex(
+                relay.ctl("held").stdout, "<info@example.com>  450 4.7.0 Held by.*smells"
+            )
+            self.assertRegex(told, r"ask +relayd\.conf:\d+ +milter silent\n")
+            self.assertRegex(told, r"ask +relayd\.conf:\d+ +policy grey\n")
+            self.assertNotIn("others", told)
             self.assertEqual(sink.arrived, [])
 
     def test_what_they_want_of_the_envelope_counts_in_its_order(self) -> None:
@@ -336,7 +335,7 @@ class RulesTests(RealFilters):
                 client.ehlo("client.example")
                 client.mail("ann@example.org")
                 for name in ("a", "b", "c", "d"):
-                    self.assertEqual(client.rcpt(f"{name}@example.com")[0], 550)
+                    self.assertEqual(client.rcpt(f"{name}@example.com")[0], 554)
                 for name, code in (("info1", 250), ("info2", 250), ("info3", 451)):
                     self.assertEqual(client.rcpt(f"{name}@example.com")[0], code)
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 
-from tests.scenarios.harness import Relayd, wait_until
+from tests.ports import free_port
+from tests.scenarios.harness import Relayd, owner, program, wait_until
 from tests.scenarios.test_names import Names
 
 ZONE = """\
@@ -28,7 +30,7 @@ expect  to info@example.com when listed zen -> reject 550
 """
 
 
-class LookUps(Names):
+class Decisions(Names):
     records = ZONE
 
     def decided(self, relay: Relayd, address: str, sender: str = "ann@sender.example") -> str:
@@ -41,6 +43,8 @@ class LookUps(Names):
             code, text = client.rcpt("bob@example.com")
             return f"{code} {text.decode().split()[0]}"
 
+
+class LookUps(Decisions):
     def told_once(self, relay: Relayd) -> None:
         """That a list will not say, without the zone's name."""
         wait_until(lambda: "list in the DNS" in relay.log(), "the list's trouble is told")
@@ -92,3 +96,90 @@ class LookUps(Names):
         began = time.monotonic()
         self.assertEqual(self.decided(relay, "198.51.100.9", "ann@none.example"), "250 2.1.5")
         self.assertLess(time.monotonic() - began, 25)
+
+
+KEY = "k3y0123456789abcdefghijklm"
+LISTED = """\
+:127.0.0.2:Listed
+198.51.100.9
+198.51.100.11 :127.255.255.252:Typing error
+198.51.100.12 :127.255.255.254:Public resolver
+198.51.100.13 :127.255.255.255:Too many queries
+198.51.100.14 :127.0.1.255:No such zone
+"""
+LISTED_SIX = """\
+:127.0.0.3:Listed
+2001:db8::/64
+"""
+KEYED = f"""\
+dnsbl   zen {KEY}.zen.test
+dnsbl   any {KEY}.zen.test 127.0.0.0/8
+dnsbl   six {KEY}.six.test
+reject  when listed zen 550 5.7.1 "Your address is on a block list"
+reject  when listed any 550 5.7.2 "Your address is on a block list"
+reject  when listed six 550 5.7.3 "Your address is on a block list"
+accept  to @example.com
+"""
+
+
+class RbldnsdTests(Decisions):
+    """A real list: Debian's rbldnsd, asked by a name with a key in it."""
+
+    needs = ("rbldnsd",)
+
+    def zone(self) -> int:
+        folder, port = self.room("rbldnsd"), free_port()
+        folder.chmod(0o755)
+        for name, text in (("four", LISTED), ("six", LISTED_SIX)):
+            (folder / name).write_text(text)
+        served = self.launch(
+            [
+                *(program("rbldnsd"), "-n", "-u", ":".join(map(str, owner("nobody")))),
+                *("-w", str(folder), "-b", f"127.0.0.1/{port}"),
+                *(f"{KEY}.zen.test:ip4set:four", f"{KEY}.six.test:ip6trie:six"),
+            ],
+            "rbldnsd",
+        )
+        wait_until(lambda: "started" in served.log(), "rbldnsd listens")
+        return port
+
+    def test_its_error_codes_list_nobody_and_its_key_is_shown_nowhere(self) -> None:
+        relay, sink = self.gateway(self.zone(), KEYED)
+        for address, reply in (
+            ("198.51.100.9", "550 5.7.1"),
+            ("198.51.100.10", "250 2.1.5"),
+            *((f"198.51.100.{last}", "250 2.1.5") for last in (11, 12, 13, 14)),
+            ("IPV6:2001:db8::7", "550 5.7.3"),
+            ("IPV6:2001:db9::7", "250 2.1.5"),
+        ):
+            with self.subTest(address):
+                self.assertEqual(self.decided(relay, address), reply)
+        with relay.session() as client:
+            client.sendmail("ann@sender.example", ["bob@example.com"], "Subject: x\r\n\r\nx\r\n")
+        taken = sink.wait(1)[0]
+        wait_until(lambda: " accepted id=" in relay.log(), "it is taken")
+        self.assertIn("list in the DNS", relay.log(1000))
+        (ident,) = re.findall(r" accepted id=(\w+)", relay.log(1000))
+        commands = [
+            *(["status"], ["status", "--json"], ["queue"], ["check"], ["filters"], ["limits"]),
+            *(["why", ident], ["why", "bob@example.com"], ["show", ident]),
+            ["explain", "--from", "198.51.100.9", "bob@example.com"],
+            ["explain", "--json", "--from", "198.51.100.11", "bob@example.com"],
+        ]
+        told = [relay.ctl(*words, check=False) for words in commands]
+        rules = relay.config.read_text().replace("six.test", "six.test 127.0.0.999")
+        relay.config.write_text(rules)  # a mistake, on the very line
+        told += [relay.ctl(*words, check=False) for words in (["check"], ["reload"], ["status"])]
+        wait_until(lambda: "reload refused" in relay.log(), "the complaint")
+        for each in told:
+            self.assertNotIn(KEY, each.stdout + each.stderr)
+        self.assertIn("127.0.0.999", told[-3].stdout + told[-3].stderr)
+        self.assertNotIn(KEY, relay.log(5000))
+        self.assertNotIn(KEY.encode(), taken.content)
+        journal = [*relay.folder.rglob("*")]
+        kept = [
+            each
+            for each in journal
+            if each.is_file() and KEY.encode() in each.read_bytes() and each != relay.config
+        ]
+        self.assertEqual([str(each) for each in kept if "last-good" not in str(each)], [])

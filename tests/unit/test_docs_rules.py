@@ -1,4 +1,4 @@
-"""docs/rules.md and docs/recipes: every recipe loads, every example is one of them."""
+"""docs/rules.md, docs/checks.md and docs/recipes: every recipe loads, every example is one."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ _BLOCK = re.compile(r"^```(\w+)(?: ([^\n]*))?\n(.*?)^```$", re.MULTILINE | re.DO
 WANTED = (
     "forward-domain", "catch-all", "split-domain", "backup-mx", "smarthost-by-sender",
     "move-domain", "mailing-list", "srs",
+    "block-lists", "greylisting", "rspamd", "clamav", "opendkim", "limits", "verification",
 )  # fmt: skip
 
 
@@ -43,7 +44,7 @@ class RecipesTest(unittest.TestCase):
                 self.assertEqual(settings.warnings, ())
 
     def test_every_example_is_one_of_the_files(self) -> None:
-        text = (DOCS / "rules.md").read_text()
+        text = "".join((DOCS / name).read_text() for name in ("rules.md", "checks.md"))
         shown = set()
         for kind, words, body in _BLOCK.findall(text):
             name = words.split()[0]

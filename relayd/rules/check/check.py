@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 
+from relayd.mail.envelope import Direction
 from relayd.mail.nexthop import NextHop
+from relayd.mail.pacing import PROVIDER, VIA
 from relayd.rules.conditions.condition import Condition
 from relayd.rules.fact import Fact, Known
 from relayd.rules.language.model import (
@@ -19,9 +21,12 @@ from relayd.rules.language.model import (
     HopDef,
     Item,
     LimitDef,
+    PaceDef,
+    ProviderDef,
     Rewrite,
     Route,
     Rule,
+    SourceDef,
     TableDef,
 )
 from relayd.rules.language.pattern import InTable
@@ -31,7 +36,9 @@ from relayd.rules.srsrule import SrsOurs
 from relayd.rules.tables.table import ListTable, MapTable, Table, TransportTable
 from relayd.rules.tables.userstable import DovecotTable, UsersTable
 
-_EXAMINING = (AdmissionRule, Forward, HeaderEdit, HeaderRewrite, Rewrite, Route)
+_CALLED = {"next-hop": "next hop", "milter": "filter"}
+"""What a statement defines, where it is called otherwise; a filter may be of any kind."""
+_EXAMINING = (AdmissionRule, Ask, Forward, HeaderEdit, HeaderRewrite, Rewrite, Route)
 """Rules that may look at the content."""
 
 
@@ -47,6 +54,10 @@ def name_problems(items: Sequence[Item], broken: Set[str] = frozenset()) -> list
     lists = _names(
         problems, "list", [(i.name, i.place) for i in items if isinstance(i, DnsListDef)]
     )
+    sources = _names(
+        problems, "source", [(i.source.name, i.place) for i in items if isinstance(i, SourceDef)]
+    )
+    providers = _providers(problems, items)
     filters = _names(
         problems, "filter", [(i.name, i.place) for i in items if isinstance(i, FilterDef)]
     )
@@ -59,9 +70,16 @@ def name_problems(items: Sequence[Item], broken: Set[str] = frozenset()) -> list
         "dnsbl": lists,
         "milter": filters,
         "limit": limits,
+        "source": sources,
+        "provider": providers,
     }
     missing: dict[tuple[str, str], list[Place]] = {}  # a word and a name: where it is used
     for item in items:
+        if isinstance(item, PaceDef):
+            word = {PROVIDER: "provider", VIA: "next-hop"}.get(item.pace.kind)
+            known = providers if word == "provider" else hops
+            if word is not None and item.pace.whom not in known and item.pace.whom not in broken:
+                missing.setdefault((word, item.pace.whom), []).append(item.place)
         if not isinstance(item, Rule):
             continue
         for word, name in _named(item):
@@ -70,12 +88,17 @@ def name_problems(items: Sequence[Item], broken: Set[str] = frozenset()) -> list
         for name in dict.fromkeys(used_tables(item)):
             if name not in tables and name not in broken:
                 missing.setdefault(("table", name), []).append(word_at(item.place, name))
+        source = item.source if isinstance(item, Route) else ""
+        if source and source not in sources and source not in broken:
+            at = word_at(item.place, f"from {source}")
+            at = Place(at.source, at.line, at.column + len("from "), len(source))
+            missing.setdefault(("source", source), []).append(at)
         for name in _used_hops(item):
             if name not in hops and name not in broken:
                 missing.setdefault(("next-hop", name), []).append(word_at(item.place, name))
     for (word, name), places in missing.items():
         hint = did_you_mean(name, defined[word]) or f'expected a statement "{word} {name} ..."'
-        what = f"there is no {word.replace('-', ' ')} {name}"
+        what = f"there is no {_CALLED.get(word, word)} {name}"
         if len(places) > 1:
             what += f", which {len(places):,} rules name"
         problems.append(Problem(places[0], what, hint, also=tuple(places[1:])))
@@ -93,6 +116,19 @@ def _names(problems: list[Problem], what: str, given: list[tuple[str, Place]]) -
                 )
             )
     return places
+
+
+def _providers(problems: list[Problem], items: Sequence[Item]) -> dict[str, Place]:
+    """Where each is defined. Another file may define it anew, as the one that is shipped is for."""
+    given: dict[str, list[tuple[str, Place]]] = {}
+    for item in items:
+        if isinstance(item, ProviderDef):
+            each = item.provider.name, item.place
+            given.setdefault(item.place.source.path, []).append(each)
+    known: dict[str, Place] = {}
+    for file in given.values():
+        known |= _names(problems, "provider", file)
+    return known
 
 
 def word_at(place: Place, word: str) -> Place:
@@ -123,9 +159,9 @@ def _used_hops(rule: Rule) -> Iterable[str]:
     if isinstance(rule, Route):
         return rule.hops
     if isinstance(rule, Expect):
-        names = [name for goal in rule.destinations for name in goal.next_hop.split(",") if name]
+        ways = [Direction.parse(goal.next_hop) for goal in rule.destinations if goal.next_hop]
         # the name of a transport map's next hop is its text, with colons
-        return [name for name in names if name != "direct" and ":" not in name]
+        return [name for way in ways for name in way.names if ":" not in name]
     return ()
 
 

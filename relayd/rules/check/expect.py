@@ -5,6 +5,7 @@ from __future__ import annotations
 from relayd.dns.hostname import host_name
 from relayd.mail.address import Mailbox, ReversePath, path_text
 from relayd.mail.client import Client
+from relayd.mail.envelope import DIRECT, Direction
 from relayd.mail.plan import Plan, Verdict
 from relayd.rules.conditions.reversename import REVERSE_NAME
 from relayd.rules.evaluate import Facts, evaluate_aloud
@@ -80,7 +81,8 @@ def met(expect: Expect, plan: Plan) -> bool:
     hops = {each.mailbox.key: each.next_hop for each in plan.destinations}
     wanted_hops = {goal.mailbox.key: goal.next_hop for goal in expect.destinations}
     return hops.keys() == wanted_hops.keys() and all(
-        hop in ("", hops[key]) for key, hop in wanted_hops.items()
+        hop in ("", hops[key]) or (hop == DIRECT and Direction.parse(hops[key]).direct)
+        for key, hop in wanted_hops.items()
     )
 
 
@@ -91,9 +93,7 @@ def described(plan: Plan) -> str:
     if plan.verdict is Verdict.DISCARD:
         return "discard"
     goals = ", ".join(
-        f"{each.mailbox} "
-        + (each.next_hop if each.next_hop == "direct" else f"via {each.next_hop}")
-        for each in plan.destinations
+        f"{each.mailbox} {_way(Direction.parse(each.next_hop))}" for each in plan.destinations
     )
     paths = {
         REWRITTEN if each.srs else path_text(each.reverse_path) or "null"
@@ -102,6 +102,11 @@ def described(plan: Plan) -> str:
     paths.discard(str(SOMEBODY))
     sender = f" sender {', '.join(sorted(paths))}" if paths else ""
     return ("hold " if plan.verdict is Verdict.HOLD else "") + goals + sender
+
+
+def _way(direction: Direction) -> str:
+    """A test says of the direct way no more than that."""
+    return DIRECT if direction.direct else direction.words
 
 
 def _cause(plan: Plan) -> str:

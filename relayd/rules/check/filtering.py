@@ -18,7 +18,21 @@ def filter_problems(items: Sequence[Item]) -> list[Problem]:
     for item in items:
         if isinstance(item, Rule):
             problems += _of(item, filters, asked)
-    return problems
+    return [*problems, *_too_early([item for item in items if isinstance(item, Ask)])]
+
+
+def _too_early(asks: Sequence[Ask]) -> Iterator[Problem]:
+    """Who is asked by what one says who is asked behind him: nobody would ever know."""
+    order = [*dict.fromkeys(name for rule in asks for name in rule.names)]
+    for rule in asks:
+        for condition in rule.tests:
+            if not isinstance(condition, ByScore | ByFilterWord | BySymbol):
+                continue
+            ((_, says),) = condition.named
+            for name in rule.names:
+                if says in order and order.index(says) >= order.index(name):
+                    what = f"{name} is asked before {says}, so what that says is not known by then"
+                    yield Problem(word_at(rule.place, says), what, f"expected {says} further up")
 
 
 def _of(rule: Rule, filters: Mapping[str, FilterDef], asked: set[str]) -> Iterator[Problem]:

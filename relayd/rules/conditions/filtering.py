@@ -27,7 +27,7 @@ _SYMBOL = re.compile(r"[A-Za-z0-9_.\-]{1,200}\Z")
 
 
 def score_of(name: str) -> Fact:
-    """The score that a filter gave; None: it was not asked, or has none."""
+    """The score that a filter gave, a float; empty: it was not asked, or has none."""
     return Fact("the score of", Known.CONTENT, asked=True, of=name, spelled="score", values=(0.0,))
 
 
@@ -61,7 +61,8 @@ def said_of(
     needed: Set[Fact], name: str, word: str, score: float | None, symbols: Set[str]
 ) -> dict[Fact, object]:
     """What a filter said, as those facts that some rule looks at."""
-    said: dict[Fact, object] = {score_of(name): score, word_of(name): word}
+    number = "" if score is None else score
+    said: dict[Fact, object] = {score_of(name): number, word_of(name): word}
     found = {fact: said[fact] for fact in said if fact in needed}
     for fact in needed:
         of, _, symbol = fact.of.partition(" ")

@@ -31,6 +31,7 @@ from relayd.rules.language.model import (
     Subaddress,
     TableDef,
 )
+from relayd.rules.language.pacing import read_pace, read_provider, read_source
 from relayd.rules.language.sentences import (
     read_admission,
     read_forward,
@@ -247,4 +248,7 @@ VERBS: dict[str, Reader[Item]] = {
     "expect": read_expect,
     "srs": read_srs,
     "may-send-as": read_send_as,
+    "provider": read_provider,
+    "pace": read_pace,
+    "source": read_source,
 }

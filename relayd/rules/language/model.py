@@ -10,8 +10,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from relayd.mail.address import Mailbox, ReversePath, fold_domain
-from relayd.mail.envelope import DIRECT
+from relayd.mail.envelope import DIRECT, Direction
 from relayd.mail.nexthop import NextHop
+from relayd.mail.pacing import MailProvider, PaceLimits, SourceAddress
 from relayd.mail.reply import Reply
 from relayd.rules.conditions.condition import Condition
 from relayd.rules.fact import Known
@@ -190,6 +191,8 @@ class Route(Rule):
     conditions: tuple[Condition, ...]
     hops: tuple[str, ...]  # names in order; empty: direct, or as the transport table says
     table: str = ""  # a transport table
+    direct_first: bool = False  # the domain's exchangers before the hops
+    source: str = ""  # whose address the way to them begins at
 
     @property
     def tests(self) -> tuple[Condition, ...]:
@@ -198,16 +201,16 @@ class Route(Rule):
     @property
     def next_hop(self) -> str:
         """What Recipient.next_hop is to be."""
+        if self.direct_first or self.source:
+            return str(Direction(self.hops, exchangers=self.direct_first, source=self.source))
         return ",".join(self.hops) or DIRECT
 
     @property
     def body(self) -> str:
         words = [f"<{self.table}>"] if self.table else []
         words += [spaces(self.conditions)] if self.conditions else []
-        if self.hops:
-            words.append(f"via {commas(self.hops)}")
-        elif not self.table:
-            words.append(DIRECT)
+        if self.hops or not self.table:
+            words.append(Direction.parse(self.next_hop).words)
         return " ".join(words)
 
 
@@ -219,9 +222,8 @@ class Expected:
     next_hop: str = ""
 
     def __str__(self) -> str:
-        if self.next_hop in ("", DIRECT):
-            return f"{mailbox_text(self.mailbox)} {self.next_hop}".rstrip()
-        return f"{mailbox_text(self.mailbox)} via {commas(self.next_hop.split(','))}"
+        where = Direction.parse(self.next_hop).words if self.next_hop else ""
+        return f"{mailbox_text(self.mailbox)} {where}".rstrip()
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,6 +340,39 @@ class DnsListDef:
 
 
 @dataclass(frozen=True, slots=True)
+class ProviderDef:
+    """`provider NAME mx SUFFIX, ...`."""
+
+    provider: MailProvider
+    place: Place = field(default=NOWHERE, compare=False)
+
+    def __str__(self) -> str:
+        return str(self.provider)
+
+
+@dataclass(frozen=True, slots=True)
+class PaceDef:
+    """`pace provider NAME | to @DOMAIN | via NEXT-HOP`, and what is the most there."""
+
+    pace: PaceLimits
+    place: Place = field(default=NOWHERE, compare=False)
+
+    def __str__(self) -> str:
+        return str(self.pace)
+
+
+@dataclass(frozen=True, slots=True)
+class SourceDef:
+    """`source NAME ADDRESS[, ADDRESS] helo NAME`."""
+
+    source: SourceAddress
+    place: Place = field(default=NOWHERE, compare=False)
+
+    def __str__(self) -> str:
+        return str(self.source)
+
+
+@dataclass(frozen=True, slots=True)
 class FilterDef:
     """`milter NAME WHERE [on failure WORD] [timeout TIME]`; so too `rspamd`, `clamd`, `policy`."""
 
@@ -410,7 +445,19 @@ class LimitDef:
         return f"{words}{' messages' if self.messages else ''} per {self.per.value}"
 
 
-Item = Rule | TableDef | HopDef | DnsListDef | FilterDef | LimitDef | Subaddress | Include
+Item = (
+    Rule
+    | TableDef
+    | HopDef
+    | DnsListDef
+    | FilterDef
+    | LimitDef
+    | Subaddress
+    | Include
+    | ProviderDef
+    | PaceDef
+    | SourceDef
+)
 
 
 def commas(items: Iterable[object]) -> str:

@@ -265,9 +265,9 @@ def read_route(words: Words) -> Route:
     if words.skip_word("via"):
         if words.at_word(DIRECT):
             raise words.missing('the name of a next hop ("direct" stands alone, without "via")')
-        hops = words.commas(lambda: words.name("the name of a next hop"))
-        if DIRECT in hops:
-            raise words.complain('"direct" does not mix with next hops', "expected names only")
+        hops = _hops(words)
+    elif words.at_word(DIRECT) and table is None:
+        return _direct(words, tests)
     elif not words.skip_word(DIRECT) and table is None:
         name = token_.text if (token_ := words.peek()) is not None else "NEXT-HOP"
         raise words.missing(f'"via {name}" or "direct"')
@@ -276,3 +276,27 @@ def read_route(words: Words) -> Route:
             "a transport table says itself where to", f'did you mean "route to <{table}> ..."?'
         )
     return Route(tests, hops, table or "", when=when(words), place=words.verb.place)
+
+
+def _hops(words: Words) -> tuple[str, ...]:
+    hops = words.commas(lambda: words.name("the name of a next hop"))
+    if DIRECT in hops:
+        raise words.complain(
+            '"direct" does not stand among next hops', 'expected names only, or "direct, via ..."'
+        )
+    return hops
+
+
+def _direct(words: Words, tests: tuple[Condition, ...]) -> Route:
+    """`direct [from SOURCE][, via NEXT-HOP, ...]`."""
+    words.skip_word(DIRECT)
+    source = words.name("the name of a source") if words.skip_word("from") else ""
+    hops: tuple[str, ...] = ()
+    if words.skip_mark(","):
+        if not words.skip_word("via"):
+            raise words.missing('"via" and the next hop for when the direct way is closed')
+        hops = _hops(words)
+    needed = when(words)
+    return Route(
+        tests, hops, direct_first=bool(hops), source=source, when=needed, place=words.verb.place
+    )

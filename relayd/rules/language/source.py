@@ -9,9 +9,8 @@ from dataclasses import dataclass, field
 
 _WIDE = 200  # characters of a line that are shown; of a longer one the part around the place
 _CUT = "..."
-# a list in the DNS: the name of its zone may begin with a key, which no log is to show
-_KEYED = re.compile(r"dns\w*\s", re.IGNORECASE)
-_ABOVE = re.compile(r"(?=[^\s\"]*[A-Za-z])[^\s\".]+(?=(?:\.+[^\s\".,]+){2})")
+_LIST = re.compile(r"\s*dns\w*\s", re.IGNORECASE)
+_ZONE = re.compile(r"(?<![^\s\",])(?!127\.)[^\s\",]+\.[^\s\",]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +63,18 @@ class Problem:
         where = f"{place.source.path}:{place.line}:{place.column}"
         if not place.source.lines:  # a file that cannot be read
             where = place.source.path
-        said = f"{_brief(self._shown(self.what))}" + (f"; {self.expected}" if self.expected else "")
+        what = self.what
+        for zone in _ZONE.findall(place.source.line(place.line)) if self._is_of_list else ():
+            what = what.replace(zone, _CUT).replace(zone.rstrip("."), _CUT)
+        said = f"{_brief(what)}" + (f"; {self.expected}" if self.expected else "")
         return f"{where}: {said if said.isprintable() else _escaped(said)}"
 
     def __str__(self) -> str:
         if not self.place.source.lines:
             return self.headline
-        line = self._shown(self.place.source.line(self.place.line))
+        line = self.place.source.line(self.place.line)
+        if self._is_of_list:
+            line = _ZONE.sub(lambda zone: "*" * len(zone[0]), line)
         if not line.isprintable():
             line = "".join(each if each.isprintable() or each == "\t" else "?" for each in line)
         at = self.place.column - 1
@@ -81,14 +85,13 @@ class Problem:
         caret = "^" * max(1, min(self.place.width, len(line) - at))
         return f"{self.headline}\n    {line}\n    {lead}{caret}"
 
-    def _shown(self, text: str) -> str:
-        """Text of a statement, a key in it made unreadable; as long as before."""
-        first = self.place.line
-        while first > 1 and self.place.source.line(first)[:1].isspace():  # it goes on there
+    @property
+    def _is_of_list(self) -> bool:
+        """A list in the DNS, or what may be meant for one: a key of ours may be in its zone."""
+        source, first = self.place.source, self.place.line
+        while first > 1 and source.line(first)[:1].isspace():  # it began further up
             first -= 1
-        if _KEYED.match(self.place.source.line(first).lstrip()) is None:
-            return text
-        return _ABOVE.sub(lambda labels: "*" * len(labels[0]), text)
+        return _LIST.match(source.line(first)) is not None
 
 
 def _escaped(text: str) -> str:

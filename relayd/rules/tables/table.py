@@ -17,6 +17,8 @@ from relayd.rules.subject import NetIndex, Subject, client_number
 class Unknown(Exception):  # noqa: N818 - an answer, not an error: neither yes nor no
     """A condition that cannot be decided now; `str()` is the private reason."""
 
+    place = ""  # of the rule that asked
+
 
 class NoMailbox(Unknown):
     """What a rule makes of an address is no address, today and tomorrow; `str()` says why."""

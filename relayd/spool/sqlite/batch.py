@@ -103,17 +103,12 @@ _CROSS_OFF = RunStatement(
     (SELECT v.column1, v.column2 FROM (VALUES {}) AS v)""",
     2,
 )
-_FINISHED = """ IN (VALUES {})
-    AND NOT EXISTS (SELECT 1 FROM recipient WHERE recipient.message = """
-_FINISHED_SIZE = RunStatement(
-    f"""SELECT count(*), ifnull(sum(size), 0), group_concat(CASE WHEN flags & 4 THEN ident END)
-    FROM message WHERE ident {_FINISHED} message.ident)""",
+# one statement for what were four; its content goes with it (see schema.FORGET)
+_FORGET = RunStatement(
+    """DELETE FROM message WHERE ident IN (VALUES {})
+    AND NOT EXISTS (SELECT 1 FROM recipient WHERE recipient.message = message.ident)
+    RETURNING size, iif(flags & 4, ident, NULL)""",
     1,
-)
-_FORGET = (
-    RunStatement(f"DELETE FROM content WHERE message {_FINISHED} content.message)", 1),
-    RunStatement(f"DELETE FROM header WHERE message {_FINISHED} header.message)", 1),
-    RunStatement(f"DELETE FROM message WHERE ident {_FINISHED} message.ident)", 1),
 )
 _MESSAGE_TABLES = (
     ("recipient", "message"),
@@ -121,13 +116,12 @@ _MESSAGE_TABLES = (
     ("header", "message"),
     ("message", "ident"),
 )
+# of a damaged message any part may be missing
 _DROP = tuple(
     RunStatement(f"DELETE FROM {table} WHERE {column} IN (VALUES {{}})", 1)
     for table, column in _MESSAGE_TABLES
 )
-_DROP_SIZE = RunStatement(
-    "SELECT count(*), ifnull(sum(size), 0), NULL FROM message WHERE ident IN (VALUES {})", 1
-)
+_DROP_SIZE = RunStatement("SELECT size, NULL FROM message WHERE ident IN (VALUES {})", 1)
 _PURGE_LEDGER = RunStatement("DELETE FROM ledger WHERE message IN (VALUES {})", 1)
 
 
@@ -256,13 +250,8 @@ class Batch:
         _END.execute(connection, list(self._ends.values()))
         self.ledger_rows += connection.total_changes - changes
         _CROSS_OFF.execute(connection, list(self._ends))
-        self._forget(connection, list({(message,) for message, _ in self._ends}))
-
-    def _forget(self, connection: sqlite3.Connection, rows: list[Row]) -> None:
-        """Drop those messages of which no recipient waits any more."""
-        self._take_off(_FINISHED_SIZE.execute(connection, rows))
-        for statement in _FORGET:
-            statement.execute(connection, rows)
+        # those messages of which no recipient waits any more
+        self._take_off(_FORGET.execute(connection, list({(message,) for message, _ in self._ends})))
 
     def purge(self, connection: sqlite3.Connection, messages: Sequence[int]) -> None:
         """Drop messages that were never accepted, with all that speaks of them."""
@@ -295,12 +284,12 @@ class Batch:
         for statement in _DROP:
             statement.execute(connection, rows)
 
-    def _take_off(self, totals: list[Row]) -> None:
-        for count, octets, files in totals:
-            self._messages -= count
-            self._octets -= octets
-            if files:
-                self.files_to_remove += map(int, str(files).split(","))
+    def _take_off(self, gone: list[Row]) -> None:
+        for size, file in gone:
+            self._messages -= 1
+            self._octets -= size
+            if file is not None:
+                self.files_to_remove.append(file)
 
     def _write_tally(self, connection: sqlite3.Connection) -> None:
         if self._messages or self._octets or self.ledger_rows:

@@ -18,12 +18,18 @@ def matches(wanted: QueueFilter, message: Message, record: Record) -> bool:
     return (
         (not wanted.ident or message.ident == wanted.ident)
         and (wanted.state is None or record.state is wanted.state)
-        and (not wanted.destination or bool({wanted.destination, direct} & destinations))
+        and (
+            not wanted.destination
+            or bool({wanted.destination, direct} & destinations)
+            or recipient.destination.startswith(f"{direct} ")
+        )
         and (sender == "" if wanted.sender == "<>" else _match(wanted.sender, sender))
         and (
             _match(wanted.recipient, raw(recipient.mailbox))
             or _match(wanted.recipient, raw(recipient.original))
         )
+        and (record.last is not None or not wanted.reply)
+        and (record.last is None or str(record.last.reply).startswith(wanted.reply))
         and (not wanted.received_before or message.received_at < wanted.received_before)
     )
 

@@ -49,12 +49,13 @@ class Mender:
         return pause
 
     def opened(self) -> sqlite3.Connection:
-        """A connection to a database that looks well; raises SpoolError."""
+        """A connection to a database that looks well, for the writer; raises SpoolError."""
         connection = None
         try:
             connection = self._database.connect(cache=CACHE)
             schema.prepare(connection, now=self._clock())
             schema.look(connection)
+            connection.execute(schema.FORGET)
             self._database.note_files()
         except Exception as error:
             if connection is not None:

@@ -66,6 +66,11 @@ class RecipientRow(NamedTuple):
     reply: str | None
     outcome: str | None
 
+    def with_header(self, header: int) -> RecipientRow:
+        """It with another header section: the one thing of it that an operator may change."""
+        changed = self._replace(header=header)
+        return changed._replace(parity=_parity(changed[:_RECIPIENT_FIXED]))
+
 
 class ContentRow(NamedTuple):
     """Content that is in no file."""

@@ -81,6 +81,14 @@ LEDGER = """
         PRIMARY KEY (message, number, ended)
     ) WITHOUT ROWID"""
 
+# of the writer's connection alone, and in no file. Each statement lets go of Python's lock several
+# times, so a step that follows from another had better be SQLite's
+FORGET = """
+    CREATE TEMP TRIGGER forget AFTER DELETE ON message BEGIN
+        DELETE FROM content WHERE message = OLD.ident;
+        DELETE FROM header WHERE message = OLD.ident;
+    END"""
+
 DAMAGED = """
     CREATE TABLE damaged(message INTEGER PRIMARY KEY, at REAL NOT NULL, reason TEXT NOT NULL)"""
 

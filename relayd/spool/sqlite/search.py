@@ -64,7 +64,8 @@ def condition(wanted: QueueFilter) -> tuple[str, dict[str, Any]]:
         parameters["state"] = int(wanted.state)
     if wanted.destination:
         terms.append(
-            "(r.destination IN (:destination, :direct) OR"
+            "(r.destination IN (:destination, :direct)"
+            " OR instr(r.destination, :direct || ' ') = 1 OR"
             " instr(',' || replace(r.next_hop, ' ', '') || ',', :hop))"
         )
         parameters["destination"] = wanted.destination
@@ -79,6 +80,9 @@ def condition(wanted: QueueFilter) -> tuple[str, dict[str, Any]]:
         both = (_match(column, "recipient", wanted.recipient) for column in _RECIPIENT_COLUMNS)
         terms.append(f"({' OR '.join(both)})")
         parameters["recipient"] = fold(wanted.recipient)
+    if wanted.reply:
+        terms.append("instr(ifnull(r.reply, ''), :reply) = 1")
+        parameters["reply"] = wanted.reply
     if wanted.received_before:
         terms.append("m.received < :received_before")
         parameters["received_before"] = wanted.received_before

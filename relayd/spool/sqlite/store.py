@@ -7,7 +7,7 @@ import math
 import sqlite3
 import threading
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -36,6 +36,7 @@ from relayd.spool.sqlite.syncer import Syncer
 from relayd.spool.sqlite.writer import Writer
 from relayd.spool.sqlite.writes import Acceptance, OperatorWrite, SetAside, SettlementWrite, Write
 from relayd.spool.view import (
+    AS_THEY_ARE,
     Accepted,
     Audit,
     Counts,
@@ -250,17 +251,26 @@ class Spool:
         """Keep queued recipients out of the queue."""
         return self._change("hold", wanted, by)
 
-    def release(self, wanted: QueueFilter) -> Awaitable[int]:
+    def release(
+        self, wanted: QueueFilter, sections: Mapping[int, bytes] = AS_THEY_ARE
+    ) -> Awaitable[int]:
         """Put held recipients back, due now."""
-        return self._change("release", wanted)
+        return self._change("release", wanted, sections=sections)
 
     def remove(self, wanted: QueueFilter, note: str = "") -> Awaitable[int]:
         """End waiting recipients as REMOVED."""
         return self._change("remove", wanted, note)
 
-    def _change(self, verb: str, wanted: QueueFilter, note: str = "") -> Awaitable[int]:
+    def _change(
+        self,
+        verb: str,
+        wanted: QueueFilter,
+        note: str = "",
+        sections: Mapping[int, bytes] = AS_THEY_ARE,
+    ) -> Awaitable[int]:
         promise: Promise[int] = self._bridge.promise()
-        return self._write(promise, OperatorWrite(promise, verb, wanted, note, self._changed))
+        write = OperatorWrite(promise, verb, wanted, note, self._changed, sections)
+        return self._write(promise, write)
 
     def _changed(self, verb: str, met: list[tuple[int, int]]) -> None:
         self._bridge.call(lambda: self.on_change(verb, met))

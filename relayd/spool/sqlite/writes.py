@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from relayd.mail.message import RecipientState, Settlement
 from relayd.mail.outcome import held
 from relayd.spool.sqlite.batch import Batch
 from relayd.spool.sqlite.bridge import Promise
-from relayd.spool.sqlite.rows import EndRow, NewRows, outcome_text
+from relayd.spool.sqlite.rows import EndRow, NewRows, RecipientRow, columns, outcome_text
 from relayd.spool.sqlite.search import condition
 from relayd.spool.view import QueueFilter
+
+_RECIPIENT = f"SELECT {columns('recipient')} FROM recipient WHERE message = ? AND number = ?"
 
 SCANNED = 4000  # recipients that one step of an operator's change looks at
 CHANGED = 500  # ... and changes, so that acceptance never waits long for it
@@ -128,8 +130,10 @@ class OperatorWrite(Write):
         wanted: QueueFilter,
         note: str,
         report: Callable[[str, list[tuple[int, int]]], None],
+        sections: Mapping[int, bytes],
     ) -> None:
         self.promise = promise
+        self._sections = sections
         self._verb = verb
         self._note = note
         self._report = report
@@ -182,11 +186,33 @@ class OperatorWrite(Write):
                 [(*said, *key) for key in self._met],
             )
         else:
+            if self._sections:
+                self._change_sections(connection)
             said_no_more = ", reply = NULL, outcome = NULL" if self._verb == "release" else ""
             connection.executemany(
                 f"UPDATE recipient SET state = 0, next_attempt = ?{said_no_more}"
                 " WHERE message = ? AND number = ?",
                 [(batch.now, *key) for key in self._met],
+            )
+
+    def _change_sections(self, connection: sqlite3.Connection) -> None:
+        for key in self._met:
+            found = connection.execute(_RECIPIENT, key).fetchone()
+            row = RecipientRow._make(found)
+            section = self._sections.get(row.header)
+            if section is None:
+                continue
+            known = connection.execute(
+                "SELECT section FROM header WHERE message = ? ORDER BY number", (row.message,)
+            ).fetchall()
+            if (section,) not in known:
+                new = (row.message, len(known) + 1, section)
+                connection.execute("INSERT INTO header VALUES (?, ?, ?)", new)
+                known.append((section,))
+            changed = row.with_header(known.index((section,)) + 1)
+            connection.execute(
+                "UPDATE recipient SET header = ?, parity = ? WHERE message = ? AND number = ?",
+                (changed.header, changed.parity, row.message, row.number),
             )
 
     def _end_of_step(self, connection: sqlite3.Connection) -> tuple[int, int]:

@@ -44,3 +44,15 @@ class Mistyped(unittest.TestCase):
         self.assertEqual(
             said.getvalue(), 'relayctl: there is no command "chek": did you mean "check"?\n'
         )
+
+    def test_help_is_a_word_as_well(self) -> None:
+        for words, wanted in (
+            (["help"], "relayctl [-h]"),
+            (["help", "queue"], "relayctl queue [-h]"),
+            (["help", "user", "add"], "relayctl user add [-h]"),
+        ):
+            said = io.StringIO()
+            with contextlib.redirect_stdout(said), self.assertRaises(SystemExit) as ended:
+                main(words)
+            self.assertEqual(ended.exception.code, 0)
+            self.assertIn(wanted, said.getvalue())

@@ -328,7 +328,7 @@ class HeldTests(RelayctlTestCase):
             {**first, "mailbox": "bob@b.test", "state": "queued"},
         ]  # fmt: skip
         if request["command"] == "show":
-            facts = ["not listed zen", "over l", "score scan 15.2"]
+            facts = ["not listed zen", "over l", "says v none", "score scan 15.2"]
             story = {**STORY, "received_at": NOW - 60, "facts": facts, "recipients": recipients}
             return [{"answer": story}, {"done": True}]
         return usual({"recipient": "", **request})
@@ -357,6 +357,15 @@ class HeldTests(RelayctlTestCase):
             [("release", "held", ""), ("remove", "held", "discarded from what is held"),
              ("remove", "held", "spam")],
         )  # fmt: skip
+        self.assertEqual(self.run_main("held", "release", "--training", "ham", ID)[0], 0)
+        self.assertEqual(fake.requests[-1]["training"], "ham")
+        self.assertEqual(self.run_main("held", "release", "--training", "eggs", ID)[0], 2)
+        self.assertNotIn("eggs", str(fake.requests))
+
+    def test_of_one_it_is_shown_how_rules_decided(self) -> None:
+        fake = self.serve(self.answers)
+        self.run_main("held", "show", ID)
+        self.assertEqual((fake.requests[0]["command"], fake.requests[0]["id"]), ("why", ID))
 
     def test_nothing_is_held(self) -> None:
         self.serve(lambda request: [COLUMNS, {"done": True}])

@@ -219,7 +219,7 @@ class Said(unittest.TestCase):
         for text, reply in (
             (b"550 5.7.1 No 100%% way, %s", "550 5.7.1 No 100% way, s"),
             (b"451-4.7.1 one\r\n451 4.7.1 two", "451 4.7.1 one two"),
-            (b"554", "554 "),
+            (b"554", "554 5.7.1 "),
             (b"550 5.7.1 a\x07b", "550 5.7.1 a b"),
         ):
             (verdict,) = self.say(Event.RCPT, packet(b"y", text + b"\0"))

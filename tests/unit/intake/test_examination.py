@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -141,6 +142,26 @@ class ForEach(ExaminationCase):
         self.send(SMALL, "held@example.com", "gone@example.com", "a@example.com")
         self.assertEqual(set(self.states().values()), {RecipientState.QUEUED})
 
+    def said_of(self, submission: Submission, number: int = 0) -> str:
+        outcome = submission.first_word(number)
+        assert outcome is not None
+        return str(outcome.reply)
+
+    def test_a_rule_that_holds_several_recipients_is_said_once(self) -> None:
+        self.rules('accept to @example.com\nhold any when field subject "hello"')
+        self.send(SMALL, "a@example.com", "b@example.com")
+        for number in (0, 1):
+            self.assertRegex(
+                self.said_of(self.submission, number),
+                r'^450 4\.7\.0 Held by rule \S+ hold any when field \S+ "hello"$',
+            )
+
+    def test_a_filter_that_holds_is_said(self) -> None:
+        self.send(SMALL, "a@example.com")
+        step = Step("hold", "x.rules:1", "milter av", "quarantine")
+        held = replace(self.submission, state=RecipientState.HELD, states=(), trail=(step,))
+        self.assertIn("Held by rule x.rules:1 milter av", self.said_of(held))
+
     def test_what_an_accept_lets_in_is_not_held(self) -> None:
         self.send(("Subject: URGENT", *LARGE[1:]), "held@example.com")
         self.assertEqual(set(self.states().values()), {RecipientState.QUEUED})
@@ -167,6 +188,8 @@ class ForEach(ExaminationCase):
             "accept to @example.com\nhold to a@example.com when dmarc reject", filters=broken
         )
         self.assertEqual(self.send(SMALL, "a@example.com", "b@example.com")[:9], "451 4.3.0")
+        (line,) = self.scene.log.of("refused")
+        self.assertRegex(line, r"\(\S+:2 what DMARC asks for is not known\)")
 
 
 class Nothing:

@@ -171,8 +171,16 @@ class ForRules(NamedCase):
 
     def test_so_is_trouble(self) -> None:
         self.zone.records[POINTER, "PTR"] = DnsTrouble
-        self.rules("reject rdns none\naccept any")
+        self.rules("accept from 10.0.0.1\nreject rdns none\naccept any")
         self.assertEqual(self.answers(), ["250 2.1.0", "451 4.3.0"])
+        (line,) = self.scene.log.of("refused")
+        self.assertRegex(line, r"\(\S+:2 the client's reverse name is not known\)$")
+
+    def test_the_log_says_that_no_rule_accepts_it(self) -> None:
+        self.rules("accept to @example.org")
+        self.assertEqual(self.answers()[-1], "550 5.7.1")
+        (line,) = self.scene.log.of("refused")
+        self.assertRegex(line, r"550 5.7.1 Relaying denied \(no rule accepts it\)$")
 
     def test_nobody_waits_at_mail_where_no_rule_asks(self) -> None:
         self.rules("accept any")

@@ -11,11 +11,13 @@ from twisted.trial import unittest
 from relayd.intake.counting import Limits
 from relayd.intake.gatheredfacts import PATIENCE, Gatherer
 from relayd.intake.recipientfacts import RecipientFacts, who
+from relayd.intake.transaction import Addressee, ReceivedTransaction, identity
 from relayd.mail.address import Mailbox
 from relayd.mail.client import Client
+from relayd.mail.envelope import Envelope
 from relayd.mail.nexthop import NextHop
-from relayd.mail.plan import FACT
-from relayd.rules.evaluate import evaluate
+from relayd.mail.plan import FACT, Plan, Verdict
+from relayd.rules.evaluate import WELCOME, evaluate
 from relayd.rules.ruleset import build
 from relayd.shared.keytable import Edit
 from relayd.spool.errors import SpoolError
@@ -128,6 +130,20 @@ class LimitTests(RecipientCase):
         self.patch(table._counts, "change", watched)
         peer.leave()
         self.assertEqual((self.counted(ANN), changed), (0, [ANN]))
+
+    def test_a_recipient_to_whom_a_policy_service_objects_does_not_count(self) -> None:
+        self.rules(BURST)
+        limit = self.scene.service.intake.rules().limits["burst"]
+        mailboxes = [Mailbox(name, "example.com") for name in "ab"]
+        transaction = ReceivedTransaction(Envelope(None), Client(ANN), 0.0)
+        for mailbox in mailboxes:
+            plan = Plan(Verdict.ACCEPT, WELCOME, (), ())
+            addressee = Addressee(mailbox, "", frozenset(), plan)
+            transaction.add(identity(mailbox), addressee)
+            transaction.note({}, [self.facts.limits.take(limit, ANN)[1]])
+        self.assertEqual(self.counted(ANN), 2)
+        transaction.drop(identity(mailboxes[1]))
+        self.assertEqual((self.counted(ANN), len(transaction.counted)), (1, 1))
 
     def test_a_recipient_that_is_refused_does_not_count(self) -> None:
         self.rules(BURST + "reject any 550")
@@ -268,6 +284,8 @@ class LimitTests(RecipientCase):
         self.assertEqual(self.rcpts(self.scene.greeted(ANN), *"abc"), ["451 4.3.0"] * 3)
         (told,) = self.log.of("trouble")
         self.assertIn("over burst", told)
+        for line in self.scene.log.of("refused"):
+            self.assertRegex(line, r"\(\S+:2 the count of burst is not known\)$")
 
 
 class FirstSightTests(RecipientCase):

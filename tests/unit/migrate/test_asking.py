@@ -9,6 +9,7 @@ import itertools
 from relayd.ctl.relayctl import main
 from relayd.migrate.asking import combinations
 from relayd.migrate.report import SettingFate
+from relayd.verification.command import unremarkable
 from tests.unit.migrate.migration import INSIDE, MASTER, Import
 
 RELAY = (
@@ -31,6 +32,12 @@ class ListsInTheDns(Import):
             self.assertIn(f"dnsbl zen zen.spamhaus.example {wanted}\n", self.rules)
             self.assertEqual(self.goes("a@corp.example"), TAKEN)
             self.assertEqual(self.goes("a@corp.example", listed="zen"), "554 5.7.1")
+
+    def test_a_key_in_the_zone_is_no_name(self) -> None:
+        zone = "k3y0123456789abcdefghijklm.zen.dq.spamhaus.example"
+        self.bring(RELAY + f"smtpd_recipient_restrictions = reject_rbl_client {zone}=127.0.0.2\n")
+        self.assertIn(f"dnsbl zen {zone} 127.0.0.2\n", self.rules)
+        self.assertEqual(self.goes("a@corp.example", listed="zen"), "554 5.7.1")
 
     def test_what_is_no_answer_or_no_zone_is_said(self) -> None:
         for text in ("zen.example=10.0.0.1", "zen.example=127.0.0.[1;2;3].[4", "a..b"):
@@ -63,6 +70,61 @@ class ListsInTheDns(Import):
     def test_lists_of_names_are_said(self) -> None:
         self.bring(RELAY + "smtpd_recipient_restrictions = reject_rhsbl_sender dbl.example\n")
         self.assertIn("not about names", self.said("smtpd_recipient_restrictions"))
+
+
+class UnverifiedRecipients(Import):
+    """`reject_unverified_recipient`: whoever the next hop says that it does not know."""
+
+    LIST = "smtpd_recipient_restrictions = permit_mynetworks, reject_unverified_recipient\n"
+
+    def asked(self) -> list[str]:
+        return [line for line in self.rules.splitlines() if " unknown at " in line]
+
+    def test_one_next_hop_for_all_is_asked(self) -> None:
+        self.bring(RELAY + self.LIST + "relay_transport = smtp:[10.0.0.5]\n"
+                   "unverified_recipient_reject_code = 550\n"
+                   "parent_domain_matches_subdomains =\n")  # fmt: skip
+        self.assertEqual(
+            self.asked(),
+            ['reject to @corp.example 550 5.1.1 "Recipient address rejected: undeliverable address"'
+             " when unknown at relay-transport and not from <mynetworks>"],
+        )  # fmt: skip
+        self.assertIn("next-hop relay-transport smtp 10.0.0.5:25\n", self.rules)
+        self.assertNotIn("unknown at NEXT-HOP", self.said("smtpd_recipient_restrictions"))
+        self.assertEqual(self.goes("a@corp.example"), "a@corp.example relay-transport")
+
+    def test_each_domain_has_its_own_and_relayhost_the_rest(self) -> None:
+        self.put("transport", "b.example smtp:[10.0.0.6]\n.a.example smtp:[10.0.0.7]\n")
+        self.bring("mynetworks = 127.0.0.0/8\nrelay_domains = a.example, b.example, c.a.example\n"
+                   "parent_domain_matches_subdomains =\nrelayhost = [10.0.0.5]\n" + self.LIST
+                   + "smtpd_relay_restrictions = reject_unauth_destination\n"
+                   "transport_maps = texthash:$config_directory/transport\n")  # fmt: skip
+        rules = "\n".join(self.asked())
+        self.assertIn('reject to @a.example 450 4.1.1 "', rules)
+        self.assertRegex(rules, "to @a.example .* unknown at relayhost ")
+        self.assertRegex(rules, "to @b.example .* unknown at 10.0.0.6 ")
+        self.assertIn("c.a.example: write", self.said("smtpd_recipient_restrictions"))
+
+    def test_where_nobody_can_be_named_it_is_said(self) -> None:
+        self.put("transport", "ann@corp.example smtp:[10.0.0.6]\n")
+        self.put("virtual", "ann@corp.example bob@corp.example\n")
+        for more in (
+            "",  # by MX
+            "relayhost = [10.0.0.5]\ntransport_maps = texthash:$config_directory/transport\n",
+            "relayhost = [10.0.0.5]\nvirtual_alias_maps = texthash:$config_directory/virtual\n",
+        ):
+            self.bring(RELAY + self.LIST + more)
+            self.assertEqual(self.asked(), [], more)
+            self.assertIn("unknown at NEXT-HOP", self.said("smtpd_recipient_restrictions"), more)
+
+    def test_what_comes_next_says_that_the_mailbox_exists(self) -> None:
+        self.bring(RELAY + self.LIST + "relayhost = [10.0.0.5]\n"
+                   "smtpd_client_message_rate_limit = 20\n"
+                   "smtpd_client_restrictions = reject_unknown_client_hostname\n")  # fmt: skip
+        self.assertEqual(
+            list(unremarkable(self.work)),
+            ["not over client-messages", "not unknown at relayhost", "rdns mail.example.com"],
+        )
 
 
 class WhatComesNext(Import):
@@ -282,3 +344,21 @@ class NamesInHelo(Import):
                              ("a!b.example", "504 5.5.2"), ("[192.0.2.1]", TAKEN),
                              ("[ipv6:2001:db8::1]", TAKEN), ("mx.example.", TAKEN)):  # fmt: skip
             self.assertEqual(self.goes("a@corp.example", helo=helo), wanted, helo)
+
+
+class Rates(Import):
+    def test_what_a_client_may_send_in_a_time(self) -> None:
+        self.bring(
+            RELAY + "smtpd_client_message_rate_limit = 20\nanvil_rate_time_unit = 2m\n"
+            "smtpd_client_recipient_rate_limit = 0\n"
+        )
+        self.assertIn("\nlimit client-messages 20/120s messages per client\n", self.rules)
+        self.assertIn("when over client-messages and not from <mynetworks>", self.rules)
+        self.assertEqual(self.goes("a@corp.example"), TAKEN)
+
+    def test_others_that_are_spared_are_said(self) -> None:
+        self.bring(
+            RELAY + "smtpd_client_recipient_rate_limit = 5\n"
+            "smtpd_client_event_limit_exceptions = 192.0.2.0/24\n"
+        )
+        self.assertIn("limit NAME", self.said("smtpd_client_recipient_rate_limit"))

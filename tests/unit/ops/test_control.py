@@ -23,6 +23,7 @@ from relayd.mail.message import Message, RecipientState, Record, Settlement, Sub
 from relayd.mail.outcome import Outcome, postponed
 from relayd.mail.plan import Step
 from relayd.mail.reply import Reply
+from relayd.ops import commands
 from relayd.ops.commands import PAGE, Backend, OperatorCommands
 from relayd.ops.control import (
     MAX_REQUEST,
@@ -255,6 +256,38 @@ class CommandTests(Fixture):
             [facts["command"] for event, facts in self.log.notices if event == "operator"],
             ["hold", "hold", "release", "retry", "remove"],
         )
+
+    async def test_held_mail_is_released_with_a_field_to_learn_from(self) -> None:
+        message, _ = await self.accept("a@b.example", "c@d.example")
+        ids = [str(message)]
+        self.answer("hold", ids=ids)
+        for asked, complaint in (
+            ({"ids": ids, "training": "eggs"}, "'eggs' is no training: ham or spam"),
+            ({"all": True, "training": "ham"}, "named by ID"),
+        ):
+            (answer,) = self.ask("release", **asked)
+            self.assertIn(complaint, answer["error"])
+        self.assertEqual(self.answer("release", ids=ids, training="ham"), {"recipients": 2})
+        loaded = await self.spools[0].load(message.ident)
+        assert loaded is not None
+        message, records = loaded
+        self.assertEqual({each.recipient.header for each in records}, {1})
+        octets = b"".join(message.content_for(1).chunks())
+        self.assertEqual(octets, b"X-Spam-Training: ham\r\n" + CONTENT)
+        self.assertIn("training=ham", self.log.notices[-1][1]["asked"])
+
+    async def test_content_that_cannot_be_read_is_told_and_stays_held(self) -> None:
+        message, _ = await self.accept("a@b.example")
+        ids = [str(message)]
+        self.answer("hold", ids=ids)
+
+        def unreadable(*_: object) -> bytes:
+            raise OSError(5, "Input/output error")
+
+        self.patch(commands, "trained", unreadable)
+        (answer,) = self.ask("release", ids=ids, training="spam")
+        self.assertIn("is not released: its content: [Errno 5] Input/output", answer["error"])
+        self.assertEqual(self.answer("release", ids=ids), {"recipients": 1})
 
     async def test_nothing_named_changes_nothing(self) -> None:
         await self.accept("a@b.example")

@@ -56,6 +56,14 @@ X-Internal-Host: pc17
 body
 """
 
+DEFINED = """\
+hostname gw.example.com
+dnsbl zen zen.test
+limit burst 5/1m per client
+next-hop x smtp 192.0.2.25:25
+rspamd scan http://127.0.0.1:11333
+"""
+
 DIFF = """\
 --- as received
 +++ as sent on
@@ -194,6 +202,32 @@ class ReverseNameTest(TestCase):
             with self.assertRaises(QuestionError):
                 await self.answer(None, **{"with": [wrong]})
 
+    async def test_who_would_be_asked_is_told(self) -> None:
+        self.site.write_text(
+            "hostname gw.example.com\nmilter sign 127.0.0.1:1\npolicy grey 127.0.0.1:2\n"
+            "clamd virus 127.0.0.1:3\nask sign login any\nask grey to info@example.com\n"
+            "ask virus when dkim pass\nask virus sender @partner.example\n"
+            "reject to old@example.com\naccept to @example.com\nroute any direct\n"
+        )
+
+        async def told(**question: Any) -> list[str]:  # noqa: ANN401
+            answer = await self.answer(None, **question)
+            return [" ".join(line.split()) for line in lines(answer) if line.startswith("ask ")]
+
+        grey = "ask relayd.conf:6 policy grey"
+        unknown = "or not: its rule looks at what is not known here"
+        self.assertEqual(await told(), [grey, f"ask relayd.conf:7 clamd virus {unknown}"])
+        self.assertEqual(await told(**{"with": ["dkim fail"]}), [grey])
+        self.assertEqual(
+            await told(sender="a@partner.example", recipient="b@example.com"),
+            ["ask relayd.conf:8 clamd virus"],
+        )
+        self.assertEqual(
+            await told(login="ann", **{"with": ["dkim pass"]}),
+            ["ask relayd.conf:5 milter sign", grey, "ask relayd.conf:7 clamd virus"],
+        )
+        self.assertEqual(await told(recipient="old@example.com"), [])
+
     async def test_of_the_recipient_only_what_a_rule_decides_by_is_asked_for(self) -> None:
         self.site.write_text(
             "hostname gw.example.com\nlimit hourly 5/1h per client\nnext-hop x smtp 192.0.2.25:25\n"
@@ -264,6 +298,48 @@ class ReverseNameTest(TestCase):
             with self.assertRaisesRegex(QuestionError, "states no fact"):
                 await self.answer(None, **{"with": [given]})
 
+    async def test_what_is_given_is_of_what_the_rules_define(self) -> None:
+        self.site.write_text(DEFINED + "accept to @example.com\n")
+        for given, said in (
+            ("listed zne", 'there is no list zne; did you mean "zen"'),
+            ("not over brst", 'there is no limit brst; did you mean "burst"'),
+            ("unknown at y", "there is no next hop y; expected"),
+            ("score scna 3", 'there is no filter scna; did you mean "scan"'),
+            ("says scna reject", "there is no filter scna"),
+            ("symbol scna X", "there is no filter scna"),
+        ):
+            with self.assertRaisesRegex(QuestionError, said):
+                await self.answer(None, **{"with": [given]})
+        answer = await self.answer(None, **{"with": ["listed zen", "score scan 3", "symbol scan X",
+                                                     "over burst", "unknown at x"]})  # fmt: skip
+        self.assertEqual(exit_status(answer), 0)
+
+    async def test_what_is_unknown_names_the_rule_that_asks(self) -> None:
+        self.site.write_text(DEFINED + "accept to @example.com when not unknown at x\n")
+        self.told["unknown at x"] = None
+        answer = await self.answer(None)
+        self.assertEqual(exit_status(answer), 2)
+        (step,) = answer["trail"]
+        self.assertEqual((step["stage"], step["place"]), ("unknown", f"{self.site.name}:6"))
+
+    async def test_a_mailbox_that_is_not_asked_for_is_not_said_to_exist(self) -> None:
+        self.site.write_text(DEFINED + "reject any when unknown at x\naccept to @example.com\n")
+        self.told["unknown at x"] = False
+        for recipient, said in (
+            ("a@example.com", r"fact  not unknown at x   \(looked up in"),
+            ("a@elsewhere.example", r"fact  unknown at x unknown   \(not asked for: it is refused"),
+        ):
+            answer = await self.answer(None, recipient=recipient)
+            self.assertRegex(next(lines(answer)), said)
+
+    async def test_what_was_looked_up_stands_before_what_the_content_will_say(self) -> None:
+        self.site.write_text(DEFINED + "reject when listed zen and size > 1MB\naccept any\n")
+        answer = await self.answer(None)
+        self.assertEqual(
+            [line.partition("   (")[0] for line in lines(answer)][:2],
+            ["fact  listed zen", "fact  size unknown"],
+        )
+
 
 class OfflineTest(TestCase):
     """relayctl against the files alone."""
@@ -284,6 +360,23 @@ class OfflineTest(TestCase):
         status, out, _ = self.ctl("--from", "203.0.113.9", "info@example.com")
         wanted = [line for line in WANTED.splitlines() if not line.startswith(" ")]
         self.assertEqual((status, out.splitlines()), (0, wanted))
+
+    def test_what_nobody_has_said_is_named_where_the_answer_is_unknown(self) -> None:
+        self.site.write_text(
+            DEFINED
+            + "reject when listed zen\nreject rdns none\ndefer when over burst\naccept any\n"
+        )
+        status, out, _ = self.ctl("info@example.com")
+        self.assertEqual(status, 2)
+        why = "unknown   (nobody is asked offline; --with says it)"
+        self.assertEqual(
+            out.splitlines()[:3],
+            [f"fact  rdns {why}", f"fact  over burst {why}", f"fact  listed zen {why}"],
+        )
+        words = ["not listed zen", "not over burst", "rdns mail.example.com"]
+        given = [word for each in words for word in ("--with", each)]
+        self.assertEqual(self.ctl(*given, "info@example.com")[0], 0)
+        self.assertEqual(self.ctl("--with", "listed zn", "info@example.com")[0], 2)
 
     def test_exit_statuses(self) -> None:
         self.assertEqual(self.ctl("info@example.com")[0], 0)
@@ -314,9 +407,29 @@ class OfflineTest(TestCase):
         self.assertEqual(status, 2)
         self.assertIn("refused with 552 5.3.4", err)
 
+    def test_size_and_fields_of_the_message_are_known(self) -> None:
+        config_text = self.site.read_text().partition("include")[0]
+        rules = (
+            'discard any when size > 3000\nhold any when field Subject "funds"\n'
+            "accept to @example.com\n"
+        )
+        self.site.write_text(config_text + rules)
+        self.letter.write_bytes(b"Subject: funds\n\n" + b"x\n" * 500)
+        _, out, _ = self.ctl("--eml", self.letter, "info@example.com")
+        self.assertIn("fact  size 1518   (of the message)", out)
+        self.assertIn("then: hold", out)
+        self.letter.write_bytes(b"Subject: funds\r\n\r\n" + b"x\r\n" * 1000)
+        _, out, _ = self.ctl("--eml", self.letter, "info@example.com")
+        self.assertIn("fact  size 3018   (of the message)", out)
+        self.assertIn("then: discard", out)
+        _, out, _ = self.ctl("--eml", self.letter, "--with", "size < 9", "info@example.com")
+        self.assertNotIn("(of the message)", out)
+        self.assertIn("then: hold", out)
+
     def test_letters(self) -> None:
         for octets, section in (
             (b"A: b\n\nbody", "A: b\r\n\r\n"),
+            (b"A: b\n\n" + b"x\n" * (1 << 20), "A: b\r\n\r\n"),
             (b"A: b\r\n\r\nbody", "A: b\r\n\r\n"),
             (b"From joe Sat\nA: b\n\nbody", "A: b\r\n\r\n"),
             (b"A: b\n", "A: b\r\n\r\n"),
@@ -324,6 +437,9 @@ class OfflineTest(TestCase):
             (b"A: \xff\n\n", "A: \xff\r\n\r\n"),
         ):
             self.letter.write_bytes(octets)
-            self.assertEqual(read(self.letter).text, section)
+            letter = read(self.letter)
+            self.assertEqual(letter.text, section)
+            lines = octets.removeprefix(b"From joe Sat\n").replace(b"\r", b"").split(b"\n")
+            self.assertEqual(letter.size, len(b"\r\n".join(lines)))
         with self.assertRaises(LetterError):
             read(self.letter.parent / "none.eml")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unittest
 
-from relayd.mail.envelope import Direction, direct_queue, is_direct
+from relayd.mail.envelope import Direction, direct_queue, domain_of, is_direct, source_of
 from relayd.mail.nexthop import HostPort, NextHop
 from relayd.mail.reply import Reply
 from relayd.mail.security import Level
@@ -57,3 +57,38 @@ class NextHopText(unittest.TestCase):
             ({"login": "x", "level": Level.DANE}, Level.DANE),
         ):
             self.assertIs(NextHop("isp", **fields).tls, level)
+
+
+class TwoWays(unittest.TestCase):
+    def test_the_direct_way_from_a_source_and_with_another_behind_it(self) -> None:
+        for direction, text, words in (
+            (Direction(source="bulk"), "direct from bulk", "direct from bulk"),
+            (Direction(("isp",), exchangers=True), "direct,isp", "direct, via isp"),
+            (
+                Direction(("isp", "b"), exchangers=True, source="bulk"),
+                "direct from bulk,isp,b",
+                "direct from bulk, via isp, b",
+            ),
+        ):
+            self.assertEqual((str(direction), Direction.parse(text)), (text, direction))
+            self.assertEqual(direction.words, words)
+            self.assertTrue(direction.direct)
+
+    def test_ways_that_differ_wait_in_queues_of_their_own(self) -> None:
+        queues = [
+            direct_queue("example.com", text)
+            for text in ("direct", "direct,isp", "direct from bulk", "direct from bulk,isp")
+        ]
+        self.assertEqual(
+            queues,
+            [
+                "direct example.com",
+                "direct example.com via isp",
+                "direct example.com from bulk",
+                "direct example.com from bulk, via isp",
+            ],
+        )
+        for queue in queues:
+            self.assertTrue(is_direct(queue))
+            self.assertEqual(domain_of(queue), "example.com")
+        self.assertEqual([source_of(queue) for queue in queues], ["", "", "bulk", "bulk"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from twisted.internet.task import Clock
 
 from relayd.mail.envelope import DIRECT, Recipient
@@ -10,6 +12,7 @@ from relayd.relay.courier import Hop
 from relayd.relay.dispatch import Dispatcher
 from relayd.relay.limits import RelayLimits
 from relayd.relay.retrypolicy import RetryPolicy
+from relayd.relay.sites import Sites
 from relayd.spool.queue import LaneView, Standing
 from relayd.spool.schedule import Schedule
 from tests.unit.relay.fakes import (
@@ -24,7 +27,13 @@ from tests.unit.relay.fakes import (
 class World:
     """A dispatcher among fakes, at a time that only the test moves."""
 
-    def __init__(self, limits: RelayLimits | None = None, *, start: bool = True) -> None:
+    def __init__(
+        self,
+        limits: RelayLimits | None = None,
+        *,
+        start: bool = True,
+        sites: Callable[[World], Sites] | None = None,
+    ) -> None:
         self.clock = Clock()
         self.clock.advance(1_000_000.0)
         self.table = Table()
@@ -42,6 +51,7 @@ class World:
             self.log,
             retry_policy=RetryPolicy(Schedule.parse("1m 5m*2 1h"), jitter=0.0),
             limits=limits or RelayLimits(),
+            sites=sites(self) if sites is not None else None,
             now=lambda: self.now(),
             random=lambda: 0.5,
         )

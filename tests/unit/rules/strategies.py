@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from relayd.mail.address import Mailbox
 from relayd.mail.nexthop import HostPort, NextHop
+from relayd.mail.pacing import MailProvider, PaceLimits, Rate, SourceAddress
 from relayd.mail.reply import Reply
 from relayd.rules.conditions.client import FromClient
 from relayd.rules.conditions.condition import Condition
@@ -26,8 +27,11 @@ from relayd.rules.language.model import (
     HeaderEdit,
     HeaderRewrite,
     HopDef,
+    PaceDef,
+    ProviderDef,
     Rewrite,
     Route,
+    SourceDef,
     Subaddress,
     TableDef,
 )
@@ -197,6 +201,8 @@ FORWARDS = st.one_of(
 ROUTES = st.one_of(
     st.builds(Route, LEADING, st.one_of(st.just(()), some(NAMES)), when=WHEN),
     st.builds(Route, st.just(()), st.just(()), NAMES, when=WHEN),
+    st.builds(Route, LEADING, some(NAMES), direct_first=st.just(True), source=NAMES, when=WHEN),
+    st.builds(Route, LEADING, st.just(()), source=NAMES, when=WHEN),
 )
 HOSTS = st.builds(
     HostPort, st.sampled_from(["a.example", "192.0.2.1", "2001:db8::1"]), st.integers(1, 65535)
@@ -244,7 +250,31 @@ SRS = st.one_of(
     st.builds(SrsOurs, some(st.one_of(EXACT, DOMAIN, SUB, LOCAL, TABLE, REGEX))),
     st.builds(SrsException, LEADING, when=WHEN),
 )
+BELOW = st.sampled_from(["mx.example.com", ".google.com", ".mx.microsoft", "xn--mller-kva.example"])
+RATES = st.builds(Rate, st.integers(1, 10**6), st.sampled_from(["1m", "30s", "2h", "1d", "5"]))
+LIMITS = st.one_of(
+    st.fixed_dictionaries({"connections": st.integers(1, 99)}, optional={"rate": RATES}),
+    st.fixed_dictionaries({"messages": st.integers(1, 99)}, optional={"rate": RATES}),
+    st.fixed_dictionaries({"rate": RATES}),
+)
+PACING = st.one_of(
+    st.builds(MailProvider, NAMES, some(BELOW)).map(ProviderDef),
+    st.builds(
+        lambda whom, limits: PaceDef(PaceLimits(*whom, **limits)),
+        st.one_of(
+            st.tuples(st.sampled_from(["provider", "via"]), NAMES),
+            st.tuples(st.just("to"), BELOW),
+        ),
+        LIMITS,
+    ),
+    st.builds(
+        SourceAddress,
+        NAMES,
+        st.sampled_from([("192.0.2.1",), ("2001:db8::1",), ("192.0.2.1", "2001:db8::1")]),
+        st.sampled_from(["bulk.example.com", "mx.example"]),
+    ).map(SourceDef),
+)
 ITEMS = st.one_of(
-    ADMISSIONS, REWRITES, HEADERS, FORWARDS, ROUTES, HOPS, TABLES, EXPECTS, SRS,
+    ADMISSIONS, REWRITES, HEADERS, FORWARDS, ROUTES, HOPS, TABLES, EXPECTS, SRS, PACING,
     st.sampled_from("+-=_").map(Subaddress),
 )  # fmt: skip

@@ -29,6 +29,11 @@ WHO = """\
 dnsbl     zen       zen.spamhaus.org                              # 127.0.0.2-11 count
 dnsbl     strict    bl.example.net 127.0.0.2, 127.0.0.4           # only these answers count
 dnswl     friends   list.dnswl.org
+milter    opendkim  unix:/run/opendkim/opendkim.sock
+milter    clamav    unix:/run/clamav/clamav-milter.ctl   on failure accept
+rspamd    scan      http://127.0.0.1:11333               on failure accept timeout 8s
+clamd     virus     unix:/run/clamav/clamd.ctl           on failure defer
+policy    postgrey  127.0.0.1:10023                      on failure accept
 limit     hourly    500/1h   per login
 limit     burst     100/1m   per client
 limit     fresh     50/1h    per sender-domain
@@ -40,13 +45,20 @@ defer     when over burst                                         "Slow down, pl
 hold      login any when over hourly                              "more than 500 an hour"
 defer     to <ours> when first-seen 5m and not spf pass           # greylisting
 reject    to <ours> when unknown at exchange                      550 5.1.1 "There is no such mailbox"
+ask       postgrey  to <ours>
+ask       scan, virus, clamav                                     when not login any
+ask       opendkim
 """
 CONTENT = """\
 # once the content is there
 reject    when dmarc reject and not listed friends                550 5.7.1 "DMARC says no"
+hold      when score scan >= 15                                   "spam?"
+header    add X-Spam "yes"                                        when score scan >= 6
 discard   to news@example.com when size > 20MB                    "too big for a list"
+route     to <ours> via junk                                      when score scan >= 6
 """
 TESTS = """\
+expect    to info@example.com when score scan 20                  -> hold
 expect    from 198.51.100.9 to info@example.com when listed zen   -> reject 550
 """
 BLOCK = "\n".join((WHO, BEFORE, CONTENT, TESTS))
@@ -80,4 +92,5 @@ class BlockTests(unittest.TestCase):
     def test_each_rule_may_stand_alone(self) -> None:
         for line in (BEFORE + CONTENT).splitlines():
             with self.subTest(line):
-                self.load(f"{WHO}{line}\n")
+                asked = "ask scan\n" if "score scan" in line else ""
+                self.load(f"{WHO}{asked}{line}\n")

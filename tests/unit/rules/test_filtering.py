@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from relayd.mail.address import Mailbox
 from relayd.mail.client import Client
-from relayd.rules.check.check import name_problems
+from relayd.rules.check.check import content_problems, name_problems
 from relayd.rules.check.expect import failures
 from relayd.rules.check.filtering import filter_problems
 from relayd.rules.conditions.condition import Condition
@@ -24,6 +24,7 @@ from relayd.rules.conditions.filtering import (
     symbol_of,
     word_of,
 )
+from relayd.rules.conditions.size import SIZE
 from relayd.rules.evaluate import Facts, evaluate, examine
 from relayd.rules.fact import Fact, Known
 from relayd.rules.language.filtering import FAILURES
@@ -113,7 +114,8 @@ class Told(unittest.TestCase):
             ({score: 5.9, friend: False, word: ""}, "250 2.1.5"),
             ({score: 6.0, friend: False, word: ""}, "451 4.7.1"),
             ({score: 6.0, friend: True, word: "reject"}, "550 5.7.1"),
-            ({score: None, friend: False, word: "defer"}, "250 2.1.5"),  # it was not asked
+            ({score: "", friend: False, word: "defer"}, "250 2.1.5"),  # it was not asked
+            ({score: None, friend: False, word: ""}, "451 4.3.0"),
             ({score: 6.0, friend: False}, "451 4.7.1"),
             ({score: 1.0, friend: False}, "451 4.3.0"),
         ):
@@ -133,6 +135,10 @@ class Told(unittest.TestCase):
             {score_of("scan"): 7.5, symbol_of("scan", "A"): True, symbol_of("scan", "B"): False},
         )
         self.assertEqual(said_of(needed, "virus", "reject", None, frozenset()), {})
+        self.assertEqual(
+            said_of(frozenset({score_of("virus")}), "virus", "", None, frozenset()),
+            {score_of("virus"): ""},
+        )
 
     def test_tests_state_what_they_would_say(self) -> None:
         rules = DEFINED + 'accept to @b.test\nhold when score scan >= 15 "spam?"\n'
@@ -178,12 +184,39 @@ class Asked(unittest.TestCase):
         self.assertEqual(self.asks(rules, Known.CONTENT), [None, None])
         self.assertEqual(self.asks(rules, Known.CONTENT, login="bob"), [True, None])
 
+    def test_by_what_is_in_the_content_or_others_said_of_it(self) -> None:
+        rules = "ask scan when size < 1MB\nask virus when score scan >= 6"
+        self.assertEqual(content_problems(parse(DEFINED + rules)), [])
+        self.assertEqual(self.asks(rules, Known.RECIPIENT), [None, None])
+        ruleset = build(parse(DEFINED.replace("ask scan, virus\n", "") + rules), {}, "gw")
+        self.assertEqual(ruleset.examined, {SIZE, score_of("scan")})
+        assert ruleset.asks is not None
+        view = View(
+            Client("192.0.2.7"),
+            None,
+            Subject(Mailbox("a", "b.test")),
+            {SIZE: 5, score_of("scan"): 7.0},
+        )
+        self.assertEqual(
+            [ruleset.asks.asks(name, view, Known.CONTENT) for name in ruleset.asks.order],
+            [True, True],
+        )
+
+    def test_nobody_is_asked_by_what_is_said_after_him(self) -> None:
+        for rules, wrong in (
+            ("ask scan\nask virus when score scan >= 6", 0),
+            ("ask virus when score scan >= 6\nask scan", 1),
+            ("ask scan, virus when score scan >= 6", 1),
+        ):
+            text = DEFINED.replace("ask scan, virus\n", "") + rules
+            self.assertEqual(len(filter_problems(parse(text))), wrong, rules)
+
     def test_names_that_nobody_gave_and_filters_that_cannot_say(self) -> None:
         text = DEFINED + "hold when says vrius reject\nhold when score virus >= 3"
         problems = name_problems(parse(text)) + filter_problems(parse(text))
         self.assertEqual(
             [each.what for each in problems],
-            ["there is no milter vrius", "virus is a clamd, which gives no scores"],
+            ["there is no filter vrius", "virus is a clamd, which gives no scores"],
         )
         self.assertIn("virus", problems[0].expected)
         self.assertEqual(len(name_problems(parse("ask nobody"))), 1)
