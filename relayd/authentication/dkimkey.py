@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.serialization import load_der_public_key
 from relayd.authentication.taglist import tag_list, without_space
 
 _KNOWN = 1000  # keys that are kept as read, so that each is read once
+_MOST_KEPT = 2000  # octets of a record: 8,192 bits are 1,400
 _LEAST_BITS = 1024  # RFC 8301 section 3.2
 _MOST_BITS = 8192  # more takes longer than a relay should let a stranger make it work
 _PADDING = PKCS1v15()
@@ -49,9 +50,12 @@ class DkimKey:
         return True
 
 
-@lru_cache(_KNOWN)
 def dkim_key(text: str) -> DkimKey | str:
     """Read a record: the key, or in words why it is none to use."""
+    return _known_key(text) if len(text) <= _MOST_KEPT else _key_of(text)
+
+
+def _key_of(text: str) -> DkimKey | str:
     try:
         tags = tag_list(text)
     except ValueError as error:
@@ -71,6 +75,9 @@ def dkim_key(text: str) -> DkimKey | str:
         return key
     flags = _list(tags.get("t", ""))
     return DkimKey(key, strict="s" in flags, testing="y" in flags)
+
+
+_known_key = lru_cache(_KNOWN)(_key_of)
 
 
 def _public_key(kind: str, encoded: str) -> RSAPublicKey | Ed25519PublicKey | str:

@@ -17,6 +17,7 @@ from relayd.mail.value import dataclass
 
 _MOST_LABELS = 8  # a name with as many or more is cut to one label less in the first step up
 _KNOWN = 1000  # records that are kept as read
+_MOST_KEPT = 2000  # octets of one
 _POLICIES = ("none", "quarantine", "reject")
 _MILDER = {"reject": "quarantine", "quarantine": "none", "none": "none"}
 
@@ -53,9 +54,12 @@ class DmarcResult:
         return "pass" if self.result == "pass" else self.policy
 
 
-@lru_cache(_KNOWN)
 def dmarc_record(domain: str, text: str) -> DmarcRecord | None:
     """Read a TXT record of `_dmarc.<domain>` (section 4.7); None: it is none."""
+    return (_known_record if len(text) <= _MOST_KEPT else _record)(domain, text)
+
+
+def _record(domain: str, text: str) -> DmarcRecord | None:
     if text.partition(";")[0].replace(" ", "").replace("\t", "") != "v=DMARC1":
         return None
     tags = _lenient(text)
@@ -75,6 +79,9 @@ def dmarc_record(domain: str, text: str) -> DmarcRecord | None:
         suffix=_word(tags.get("psd"), ("y", "n", "u")) or "u",
         testing=_word(tags.get("t"), ("y", "n")) == "y",
     )
+
+
+_known_record = lru_cache(_KNOWN)(_record)
 
 
 def _lenient(text: str) -> dict[str, str]:

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from relayd.authentication.canonical import Field, without
+from relayd.mail.address import AddressError, fold_domain
 
 if TYPE_CHECKING:  # what verifies takes its time to load, and its memory
     from relayd.authentication.dkim import DkimResult
@@ -18,7 +19,8 @@ _TOKEN = re.compile(r"[!#$%&'*+.0-9A-Z^_`a-z{|}~/@-]+\Z")
 _PIECE = re.compile(r'"(?:[^"\\]|\\.)*"|\\.|[();]|[^();"\\]+|.', re.DOTALL)
 _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')
 _QUOTED_PAIR = re.compile(r"\\(.)")
-_ENDS_VALUE = re.compile(r"[ \t;]")
+_ENDS_VALUE = re.compile(r"[\s;]")
+_BESIDE = " \t\v\f\N{ZERO WIDTH NO-BREAK SPACE}"  # what readers may pass over in front
 _WORD = re.compile(r'[^" ]*"(?:[^"\\]|\\.)*"|[^ ]+')
 _WIDTH = 78  # octets of a line, where it can be
 
@@ -95,7 +97,7 @@ def _words(part: str) -> list[str]:
 
 def _plain(text: str) -> str:
     """A comment's text: nothing in it ends it, or a line."""
-    return "".join(each if each.isprintable() and each not in "()\\" else " " for each in text)[
+    return "".join(each if " " <= each <= "~" and each not in "()\\" else " " for each in text)[
         :200
     ]
 
@@ -110,25 +112,54 @@ def _value(text: str) -> str:
 
 def authserv_id(field: Field) -> str:
     """Whose results a field claims to be, folded; empty: nobody's (RFC 8601 section 2.2)."""
-    text = _without_comments(field.body.decode("utf-8", "replace").replace("\r\n", ""))
-    text = text.lstrip(" \t")
+    text = field.body.decode("utf-8", "replace").replace("\r\n", "")
+    return _first_value(without_comments(text, end=";"))
+
+
+def _first_value(text: str) -> str:
+    text = text.lstrip(_BESIDE)
     if text.startswith('"'):
         quoted = _QUOTED.match(text)
-        return _QUOTED_PAIR.sub(r"\1", quoted[1]).lower() if quoted is not None else ""
-    return _ENDS_VALUE.split(text, maxsplit=1)[0].lower().rstrip(".")
+        return _folded(_QUOTED_PAIR.sub(r"\1", quoted[1]).strip()) if quoted is not None else ""
+    return _folded(_ENDS_VALUE.split(text, maxsplit=1)[0])
 
 
-def _without_comments(text: str) -> str:
-    """The text in front of the first semicolon, its comments gone, however they nest."""
+def _folded(name: str) -> str:
+    """A name as all its spellings are one: with U-labels it is the same as with A-labels."""
+    name = name.rstrip(".")
+    try:
+        return fold_domain(name)
+    except AddressError:
+        return name.lower()
+
+
+def _is_forged(field: Field, ours: str) -> bool:
+    """Some reader may take it for ours."""
+    if field.name != b"authentication-results":
+        return False
+    if authserv_id(field) == ours:
+        return True
+    text = field.body.decode("utf-8", "replace").replace("\r\n", "")
+    joined = _first_value(without_comments(text, end=";", blank=""))
+    # no token may be an encoded word (RFC 2047 section 5); who reads it decodes it perhaps
+    return joined == ours or joined.startswith("=?")
+
+
+def without_comments(text: str, end: str = "", blank: str = " ") -> str:
+    """The text without its comments, however they nest; up to the first `end` outside of them.
+
+    `blank`: what stands in the place of each, which is as good as one (RFC 5322 section 3.2.2).
+    """
     kept: list[str] = []
     depth = 0
     for match in _PIECE.finditer(text):
         piece = match[0]
         if piece == "(":
             depth += 1
+            kept.append(blank)
         elif piece == ")" and depth:
             depth -= 1
-        elif piece == ";" and not depth:
+        elif piece == end and not depth:
             break
         elif not depth:
             kept.append(piece)
@@ -142,8 +173,5 @@ def without_forged(section: bytes, authserv: str) -> bytes:
     """
     if b"authentication-results" not in section.lower():
         return section
-    ours = authserv.lower()
-    return without(
-        section,
-        lambda field: field.name == b"authentication-results" and authserv_id(field) == ours,
-    )
+    ours = _folded(authserv)
+    return without(section, lambda field: _is_forged(field, ours))

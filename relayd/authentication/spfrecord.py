@@ -10,6 +10,7 @@ from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from relayd.authentication.spfmacro import MacroString, macro_string
 
 _KNOWN = 1000  # records that are kept as read, so that each is read once
+_MOST_KEPT = 2000  # octets of one: what a stranger makes larger is read each time
 
 
 class SpfSyntaxError(ValueError):
@@ -51,9 +52,12 @@ def is_spf(text: str) -> bool:
     return text[:6].lower() == "v=spf1" and (len(text) == 6 or text[6] == " ")
 
 
-@lru_cache(_KNOWN)
 def spf_record(text: str) -> SpfRecord:
     """Read a record that `is_spf`, the whole of it (section 4.6). Raises SpfSyntaxError."""
+    return _known_record(text) if len(text) <= _MOST_KEPT else _record(text)
+
+
+def _record(text: str) -> SpfRecord:
     mechanisms: list[Mechanism] = []
     modifiers: dict[str, MacroString] = {}
     if not text.isascii() or not text.isprintable():
@@ -73,6 +77,9 @@ def spf_record(text: str) -> SpfRecord:
         else:  # of a time to come: a macro-string, and of no consequence
             macro_string(value)
     return SpfRecord(tuple(mechanisms), modifiers.get("redirect"), modifiers.get("exp"))
+
+
+_known_record = lru_cache(_KNOWN)(_record)
 
 
 def _mechanism(term: str) -> Mechanism:

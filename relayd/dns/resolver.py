@@ -17,6 +17,7 @@ from relayd.dns.servers import Address
 from relayd.reactor.coroutine import promise
 
 CACHE_SIZE = 20_000  # entries, about a kilobyte each
+CACHE_OCTETS = 32 << 20  # of text in them: whose name it is may make an answer as large as 32 KiB
 IN_FLIGHT = 100  # queries, one UDP socket each
 # seconds; one second protects a server from mail in bulk to a name that forbids caching
 POSITIVE_TTL = (1, 86_400)
@@ -32,6 +33,7 @@ class _Known(NamedTuple):
 
     expires: float
     result: Answer[Any] | DnsError  # an error is one to raise, again and again
+    octets: int  # of text in it
 
 
 class _Flight:
@@ -61,6 +63,7 @@ class Resolver:
         self._clock = clock
         self._cache: OrderedDict[Key, _Known] = OrderedDict()
         self._cache_size = cache_size
+        self._cache_octets = 0
         self._flights: dict[Key, _Flight] = {}
         self._free = DeferredSemaphore(in_flight)
 
@@ -100,6 +103,7 @@ class Resolver:
     def forget(self) -> None:
         """Empty the cache, for the operator who has just mended the DNS."""
         self._cache.clear()
+        self._cache_octets = 0
 
     def _join(self, key: Key) -> Deferred[Answer[Any]]:
         """Wait for the lookup of this key, which is started unless it is under way."""
@@ -149,10 +153,19 @@ class Resolver:
         return answer
 
     def _remember(self, key: Key, seconds: float, result: Answer[Any] | DnsError) -> None:
-        self._cache[key] = _Known(self._clock() + seconds, result)
+        before = self._cache.get(key)
+        known = _Known(self._clock() + seconds, result, _octets(result))
+        self._cache_octets += known.octets - (0 if before is None else before.octets)
+        self._cache[key] = known
         self._cache.move_to_end(key)
-        if len(self._cache) > self._cache_size:
-            self._cache.popitem(last=False)
+        while len(self._cache) > self._cache_size or self._cache_octets > CACHE_OCTETS:
+            _, gone = self._cache.popitem(last=False)
+            self._cache_octets -= gone.octets
+
+
+def _octets(result: Answer[Any] | DnsError) -> int:
+    values = result.values if isinstance(result, Answer) else ()
+    return sum(len(each) for each in values if isinstance(each, str))
 
 
 def _negative_seconds(error: DnsError) -> float:

@@ -95,7 +95,8 @@ that is no field."""
 
 def section_fields(section: bytes) -> list[Field]:
     """The fields of a header section, which ends in an empty line or where it ends."""
-    lines = section.removesuffix(b"\r\n").split(b"\r\n")[:-1] if section != b"\r\n" else []
+    text = section.removesuffix(b"\r\n").removesuffix(b"\r\n")  # content may be fields alone
+    lines = text.split(b"\r\n") if text else []
     found: list[list[bytes]] = []
     for line in lines:
         if found and line[:1] in (b" ", b"\t"):
@@ -118,41 +119,66 @@ def edited(
 
     `leading_space`: the filter says itself what stands behind the colon.
     """
-    fields = list(fields)
-    received = fields[own]
+    section = _Section(fields, own)
     for change in changes:
         if not _NAME.match(change.name):
             continue  # no field can be made of it, as in Postfix
         if isinstance(change, DeleteHeaders):
-            name = change.name.lower()
-            fields = [each for each in fields if each is received or each[0].lower() != name]
-        elif isinstance(change, AddHeader):
-            fields.append(_field(change.name, change.value, leading_space))
+            section.delete_all(change.name)
+            continue
+        field = _field(change.name, change.value, leading_space)
+        if isinstance(change, AddHeader):
+            section.append(field)
         elif isinstance(change, InsertHeader):
-            at = min(change.index, len(fields))
-            fields.insert(at, _field(change.name, change.value, leading_space))
+            section.insert(change.index, field)
         else:
-            _change(fields, change, received, leading_space)
-    return fields
+            section.change(max(change.index, 1), field, delete=not change.value)
+    return section.fields()
 
 
-def _change(
-    fields: list[Field], change: ChangeHeader, received: Field, leading_space: bool
-) -> None:
-    wanted, left = change.name.lower(), max(change.index, 1)
-    for at, field in enumerate(fields):
-        if field is received or field[0].lower() != wanted:
-            continue
-        left -= 1
-        if left:
-            continue
-        if change.value:
-            fields[at] = _field(change.name, change.value, leading_space)
-        else:
-            del fields[at]
-        return
-    if change.value:
-        fields.append(_field(change.name, change.value, leading_space))
+class _Section:
+    """Fields that are changed one after the other: each by its name, without a look at all."""
+
+    def __init__(self, fields: list[Field], own: int) -> None:
+        self._places: list[Field | None] = [*fields]  # None: it was deleted
+        self._received = fields[own]
+        self._by_name: dict[str, list[int]] | None = None  # places, without our own
+
+    def fields(self) -> list[Field]:
+        return [each for each in self._places if each is not None]
+
+    def append(self, field: Field) -> None:
+        if self._by_name is not None:
+            self._by_name.setdefault(field[0].lower(), []).append(len(self._places))
+        self._places.append(field)
+
+    def insert(self, index: int, field: Field) -> None:
+        if self._by_name is not None:  # which may have deleted some, and all places are others
+            self._places, self._by_name = [*self.fields()], None
+        self._places.insert(min(index, len(self._places)), field)
+
+    def change(self, number: int, field: Field, *, delete: bool) -> None:
+        named = self._named(field[0])
+        if number <= len(named):
+            self._places[named[number - 1]] = None if delete else field
+            if delete:
+                del named[number - 1]
+        elif not delete:
+            self.append(field)
+
+    def delete_all(self, name: str) -> None:
+        named = self._named(name)
+        for place in named:
+            self._places[place] = None
+        named.clear()
+
+    def _named(self, name: str) -> list[int]:
+        if self._by_name is None:
+            self._by_name = {}
+            for place, field in enumerate(self._places):
+                if field is not None and field is not self._received:
+                    self._by_name.setdefault(field[0].lower(), []).append(place)
+        return self._by_name.setdefault(name.lower(), [])
 
 
 def _field(name: str, value: str, leading_space: bool) -> Field:

@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from relayd.filters.milteredits import (
@@ -24,6 +25,11 @@ from relayd.mail.reply import printable
 
 MOST = 4 << 20  # octets of an answer
 MOST_SYMBOLS = 1000
+MOST_CHANGES = 1000  # of the header section
+MOST_HEAD = 64 << 10  # octets of an answer's head
+_SIZE_LINE = 256  # octets of a line with the length of a chunk
+_LENGTH = re.compile(rb"[0-9]{1,10}\Z")
+_CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,8})[ \t]*(?:;.*)?\Z", re.DOTALL)
 _UNSAFE = re.compile(r"[^\x20-\x7e]+")
 _STATUS = re.compile(rb"HTTP/1\.[01] (\d{3})(?: |\Z)")
 
@@ -62,10 +68,15 @@ def check_request(host: str, about: Sequence[tuple[str, str]], size: int) -> byt
 
 
 class RspamdAnswer:
-    """Reads the one answer of a connection."""
+    """Reads the one answer of a connection; each octet once, however it comes."""
 
     def __init__(self) -> None:
-        self._data = b""
+        self._data = bytearray()
+        self._looked = 0  # octets in which the head does not end
+        self._status: bytes | None = None  # the first line, once the head is whole
+        self._fields: Mapping[bytes, bytes] = {}
+        self._body = 0  # where the body, or its next chunk, begins
+        self._chunks: list[bytes] = []
 
     def feed(self, data: bytes) -> RspamdReport | None:
         """The report, once it is whole. Raises RspamdError."""
@@ -79,53 +90,64 @@ class RspamdAnswer:
         return self._report(over=True)
 
     def _report(self, *, over: bool) -> RspamdReport | None:
-        head, end, body = self._data.partition(b"\r\n\r\n")
-        if not end:
+        if self._status is None:
+            self._read_head()
+        status = self._status
+        if status is None:
             return None
-        status, *lines = head.split(b"\r\n")
-        found = _STATUS.match(status)
-        if found is None:
-            raise RspamdError(f"it says {printable(status.decode('latin-1'), 80)!r}")
-        fields = {
-            name.strip().lower(): value.strip()
-            for name, _, value in (line.partition(b":") for line in lines)
-        }
-        whole = _body(fields, body, over=over)
-        if found[1] != b"200":
+        whole = self._whole(over=over)
+        if b" 200" not in status[:12]:
             if whole is None and not over:
                 return None
             raise RspamdError(printable((status + b" " + (whole or b"")).decode("latin-1"), 200))
         return None if whole is None else report_of(whole)
 
+    def _read_head(self) -> None:
+        end = self._data.find(b"\r\n\r\n", self._looked)
+        self._looked = max(len(self._data) - 3, 0)
+        if end < 0:
+            if len(self._data) > MOST_HEAD:
+                raise RspamdError("a head without an end")
+            return
+        status, *lines = bytes(self._data[:end]).split(b"\r\n")
+        if _STATUS.match(status) is None:
+            raise RspamdError(f"it says {printable(status.decode('latin-1'), 80)!r}")
+        self._fields = {
+            name.strip().lower(): value.strip()
+            for name, _, value in (line.partition(b":") for line in lines)
+        }
+        self._status, self._body = status, end + 4
 
-def _body(fields: Mapping[bytes, bytes], body: bytes, *, over: bool) -> bytes | None:
-    """The whole body; None: there is more to come."""
-    if fields.get(b"transfer-encoding", b"").lower() == b"chunked":
-        return _unchunked(body)
-    length = fields.get(b"content-length")
-    if length is not None:
-        if not length.isdigit():
+    def _whole(self, *, over: bool) -> bytes | None:
+        """The whole body; None: there is more to come."""
+        if self._fields.get(b"transfer-encoding", b"").lower() == b"chunked":
+            return self._unchunked()
+        length = self._fields.get(b"content-length")
+        if length is None:
+            return bytes(self._data[self._body :]) if over else None
+        if _LENGTH.match(length) is None:
             raise RspamdError("a length that is no number")
-        return body[: int(length)] if len(body) >= int(length) else None
-    return body if over else None
+        end = self._body + int(length)
+        return bytes(self._data[self._body : end]) if len(self._data) >= end else None
 
-
-def _unchunked(data: bytes) -> bytes | None:
-    pieces: list[bytes] = []
-    while True:
-        line, end, rest = data.partition(b"\r\n")
-        if not end:
-            return None
-        try:
-            size = int(line.partition(b";")[0], 16)
-        except ValueError:
-            raise RspamdError("a chunk without a length") from None
-        if size == 0:
-            return b"".join(pieces)
-        if len(rest) < size + 2:
-            return None
-        pieces.append(rest[:size])
-        data = rest[size + 2 :]
+    def _unchunked(self) -> bytes | None:
+        while True:
+            end = self._data.find(b"\r\n", self._body, self._body + _SIZE_LINE)
+            if end < 0:
+                if len(self._data) - self._body >= _SIZE_LINE:
+                    raise RspamdError("a chunk without a length")
+                return None
+            size = _CHUNK_SIZE.match(self._data, self._body, end)
+            if size is None:
+                raise RspamdError("a chunk without a length")
+            octets = int(size[1], 16)
+            if octets == 0:
+                return b"".join(self._chunks)
+            start = end + 2
+            if len(self._data) < start + octets + 2:
+                return None
+            self._chunks.append(bytes(self._data[start : start + octets]))
+            self._body = start + octets + 2
 
 
 def report_of(body: bytes) -> RspamdReport:
@@ -138,14 +160,17 @@ def report_of(body: bytes) -> RspamdReport:
         message = messages.get("smtp_message", "") if isinstance(messages, dict) else ""
         if not math.isfinite(score) or not isinstance(said["action"], str):
             raise ValueError
+        changes = tuple(islice(_changes(said), MOST_CHANGES + 1))
+        if len(changes) > MOST_CHANGES:
+            raise ValueError
         return RspamdReport(
-            said["action"],
+            printable(said["action"], 40),
             score,
             frozenset(symbols),
             printable(str(message), 400),
-            tuple(_changes(said)),
+            changes,
         )
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    except (ArithmeticError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
         raise RspamdError(f"it says {printable(body[:80].decode('latin-1'))!r}") from None
 
 

@@ -16,6 +16,7 @@ MOST = 100  # connections at a time
 # a message that is handed over while it arrives keeps a thread of clamd's busy, which has ten:
 MOST_EARLY = 3  # so there are no more of them at a time,
 EARLY_SECONDS = 10.0  # and a sender who takes longer has it looked at when all of it is there
+_EARLY = "it answers before it has seen the whole message"
 
 
 class Chunks(Protocol):
@@ -133,14 +134,18 @@ class ClamdScan:
 
     async def end(self) -> Scanned:
         """That was all: what it finds. Raises FilterTroubleError."""
+        early = self._line.spoke
         self._line.write(clamd.END)
         try:
             while True:
                 found = self._answer.feed(await self._line.read(self._patience))
                 if found is not None:
-                    return found
+                    break
         except ClamdError as error:
             raise FilterTroubleError(str(error)) from None
+        if (early or self._line.full) and not found.virus:
+            raise FilterTroubleError(_EARLY)
+        return found
 
     def close(self) -> None:
         """It is over, however far it came."""
@@ -164,27 +169,36 @@ class Rspamd(_Scanner):
     ) -> RspamdReport:
         """What it says of a message of so many octets. Raises FilterTroubleError."""
         speaker, _ = await self.lines.take(self._patience)
-        line, answer = speaker.line, RspamdAnswer()
+        line = speaker.line
         try:
             line.write(check_request(self._host, about, size))
             for piece in chunks():
                 if line.spoke or line.ended:
-                    break  # it has seen enough
+                    break
                 if line.full:
                     await line.drained(self._patience)
                 line.write(piece)
-            while True:
-                try:
-                    data = await line.read(self._patience)
-                except FilterTroubleError:
-                    report = answer.ended() if line.ended else None
-                    if report is None:
-                        raise
-                    return report
-                report = answer.feed(data)
-                if report is not None:
-                    return report
+            early = line.spoke
+            report = await self._report(line)
+            early = early or line.full
         except RspamdError as error:
             raise FilterTroubleError(str(error)) from None
         finally:
             self.lines.drop(speaker)
+        if early and not report.word:  # it may have seen enough to refuse it, and for nothing else
+            raise FilterTroubleError(_EARLY)
+        return report
+
+    async def _report(self, line: FilterLine) -> RspamdReport:
+        answer = RspamdAnswer()
+        while True:
+            try:
+                data = await line.read(self._patience)
+            except FilterTroubleError:
+                report = answer.ended() if line.ended else None
+                if report is None:
+                    raise
+                return report
+            report = answer.feed(data)
+            if report is not None:
+                return report

@@ -81,6 +81,14 @@ class ReceivedContent:
         """Octets of it."""
         return self._draft.size - len(self.trace)
 
+    @property
+    def whole_section(self) -> bytes:
+        """The section as `rewrite` wants it: it ends in an empty line even where none came."""
+        section = self.section
+        if section.endswith(b"\r\n\r\n") or section == b"\r\n":
+            return section
+        return section.removesuffix(b"\r\n") + b"\r\n\r\n" if section else b"\r\n"
+
     def chunks(self, start: int = 0) -> Iterator[bytes]:
         """Header section and body, in pieces, from an octet on; raises SpoolError."""
         return self._draft.chunks(len(self.trace) + start)

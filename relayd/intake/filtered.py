@@ -209,7 +209,6 @@ class FilteringReception(Reception):
         wanted = self._session.wanted
         if not isinstance(wanted.sender, str):
             transaction.envelope = replace(transaction.envelope, reverse_path=wanted.sender)
-        gone = {identity(each): why for each, why in wanted.thrown_away.items()}
         held = {identity(each): why for each, why in wanted.held.items()}
         plans = []
         for named, addressee in transaction.addressees.items():
@@ -219,8 +218,8 @@ class FilteringReception(Reception):
                 if fresh is None:
                     return _NO_PLAN
                 plan = replace(plan, destinations=fresh.destinations)
-            if named in gone:
-                step = self._session.done("discard", gone[named])
+            if named in wanted.thrown_away:
+                step = self._session.done("discard", wanted.thrown_away[named])
                 plan = Plan(Verdict.DISCARD, plan.reply, (), (*plan.trail, step))
             elif named in held and plan.verdict is Verdict.ACCEPT:
                 step = self._session.done("hold", held[named])

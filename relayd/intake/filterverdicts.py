@@ -27,6 +27,7 @@ from relayd.intake.checks import Objection
 from relayd.intake.editedcontent import prepended
 from relayd.intake.examination import Filtered
 from relayd.intake.filterdesk import AskedFilter, FilterDesk
+from relayd.intake.transaction import Identity, identity
 from relayd.mail.address import AddressError, Mailbox, ReversePath, parse_path_text
 from relayd.mail.plan import Step, Verdict
 from relayd.mail.reply import Reply, printable
@@ -40,6 +41,7 @@ _REJECTED = Reply.of(550, "5.7.1", "Command rejected")
 _CLOSING = Reply.of(421, "4.7.0", "Server closing connection")
 _GREYLISTED = Reply.of(451, "4.7.1", "Try again later")
 REFUSING = {Word.REJECT, Word.TEMPFAIL, Word.REPLY, Word.SHUT_DOWN}
+_NO_PATH = ""
 MOST_RECIPIENTS = 1000  # that filters may add to a message
 _EDITS: dict[type[HeaderChange], str] = {
     AddHeader: "added a header field",
@@ -56,11 +58,22 @@ class Wanted:
     hold: str = ""  # why
     discard: str = ""  # who says so
     held: dict[Mailbox, str] = field(default_factory=dict)  # ... of single recipients
-    thrown_away: dict[Mailbox, str] = field(default_factory=dict)
+    thrown_away: dict[Identity, str] = field(default_factory=dict)
     added: list[tuple[Mailbox, str]] = field(default_factory=list)
     sender: ReversePath | str = ""  # "": it stays
     above: list[bytes] = field(default_factory=list)  # fields that policy services put in front
     steps: list[Step] = field(default_factory=list)  # for the trail
+
+    def add(self, mailbox: Mailbox, name: str) -> None:
+        """One recipient more: also one that was thrown away before."""
+        self.thrown_away.pop(identity(mailbox), None)
+        self.added.append((mailbox, name))
+
+    def throw_away(self, mailbox: Mailbox, said: str) -> None:
+        """One recipient less: also one that was added before."""
+        named = identity(mailbox)
+        self.added = [each for each in self.added if identity(each[0]) != named]
+        self.thrown_away[named] = said
 
     def __bool__(self) -> bool:
         return bool(
@@ -148,13 +161,12 @@ class FilterVerdicts:
                 self._add(edit.path, name)
                 done[f"added <{printable(edit.path.strip('<>'))}>"] = None
             elif isinstance(edit, DeleteRecipient):
-                mailbox = _path(edit.path)
-                if mailbox is not None:
-                    self.wanted.thrown_away[mailbox] = f"{name}: deleted"
+                self._throw_away(edit.path, name)
             elif isinstance(edit, ChangeSender):
-                path = _path(edit.path)
-                self.wanted.sender = path
-                done[f"made <{path or ''}> the sender"] = None
+                path = self._parsed(edit.path, name, "a sender")
+                if path != _NO_PATH:
+                    self.wanted.sender = path
+                    done[f"made <{path or ''}> the sender"] = None
         if done:
             self._say(asked, "; ".join(done))
         return None
@@ -198,7 +210,7 @@ class FilterVerdicts:
         elif action.word == "HOLD":
             wanted.held[mailbox] = f"{name}: {action.text or 'hold'}"
         elif action.word == "DISCARD":
-            wanted.thrown_away[mailbox] = f"{name}: {action.text or 'discard'}"
+            wanted.throw_away(mailbox, f"{name}: {action.text or 'discard'}")
         return self._acted(asked, action, [mailbox])
 
     def policy_on_message(
@@ -223,10 +235,10 @@ class FilterVerdicts:
         if word in ("WARN", "INFO"):
             self._desk.log.notice("policy", policy=name, says=action.text)
         elif word in ("BCC", "REDIRECT"):
-            self._add(action.text, name)
             if word == "REDIRECT":
                 for each in about:
-                    self.wanted.thrown_away[each] = f"{name}: redirected"
+                    self.wanted.throw_away(each, f"{name}: redirected")
+            self._add(action.text, name)
         elif word == "FILTER":
             raise ValueError("the action FILTER, which relayd does not do")
         if word not in ("OK", "DUNNO", "DEFER_IF_REJECT"):
@@ -272,11 +284,27 @@ class FilterVerdicts:
         self.wanted.steps.append(step)
 
     def _add(self, path: str, name: str) -> None:
-        mailbox = _path(path)
-        if mailbox is None or len(self.wanted.added) >= MOST_RECIPIENTS:
-            self._desk.log.trouble("filter", filter=name, why="a recipient that is none", path=path)
+        mailbox = self._parsed(path, name, "a recipient")
+        if not isinstance(mailbox, Mailbox):
+            return
+        if len(self.wanted.added) >= MOST_RECIPIENTS:
+            self._desk.log.trouble("filter", filter=name, why="too many recipients", path=path)
         else:
-            self.wanted.added.append((mailbox, name))
+            self.wanted.add(mailbox, name)
+
+    def _throw_away(self, path: str, name: str) -> None:
+        mailbox = self._parsed(path, name, "a recipient")
+        if isinstance(mailbox, Mailbox):
+            self.wanted.throw_away(mailbox, f"{name}: deleted")
+
+    def _parsed(self, path: str, name: str, what: str) -> ReversePath | str:
+        """A path as filters write it; _NO_PATH, and trouble, where it is none."""
+        try:
+            return parse_path_text(path.strip().removeprefix("<").removesuffix(">"))
+        except AddressError:
+            why = f"{what} that is none"
+            self._desk.log.trouble("filter", filter=name, why=why, path=path)
+            return _NO_PATH
 
 
 def _who(asked: AskedFilter) -> str:
@@ -289,11 +317,3 @@ def _reply(verdict: FilterVerdict) -> Reply:
     if verdict.word is Word.SHUT_DOWN:
         return _CLOSING
     return _REJECTED if verdict.word is Word.REJECT else _LATER
-
-
-def _path(text: str) -> ReversePath:
-    """A path as filters write it; None for what is none, and for the null one."""
-    try:
-        return parse_path_text(text.strip().removeprefix("<").removesuffix(">"))
-    except AddressError:
-        return None

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredSemaphore
 from twisted.internet.interfaces import IReactorTime
 
+from relayd.dns.answer import Answer, DnsError
 from relayd.intake.counting import Receipt, Tally, take_back
 from relayd.intake.lookups import DnsList, Records, sender_policy
 from relayd.intake.recipientfacts import RecipientFacts
@@ -25,8 +26,33 @@ from relayd.rules.evaluate import Facts
 from relayd.rules.fact import Fact, Known
 from relayd.rules.ruleset import Ruleset
 
+STRANGERS_QUESTIONS = 50  # in flight at a time: half of what the resolver asks (IN_FLIGHT)
 PATIENCE = 20.0  # seconds for all of one fact; RFC 7208 section 4.6.4 wants no less for SPF
 _TROUBLE_EVERY = 60.0  # seconds between two lines about one list
+
+
+class NamedByStrangers:
+    """Records of names that strangers choose: no more of them are asked for at a time.
+
+    Whoever signs with names of servers that do not answer is in the way of such questions alone,
+    and of none for a list or a next hop.
+    """
+
+    def __init__(self, records: Records) -> None:
+        self._records = records
+        self._free = DeferredSemaphore(STRANGERS_QUESTIONS)
+
+    def known(self, name: str, rdtype: Any) -> Answer[Any] | DnsError | None:  # noqa: ANN401
+        """What needs no question."""
+        return self._records.known(name, rdtype)
+
+    async def query(self, name: str, rdtype: Any) -> Answer[Any]:  # noqa: ANN401
+        """The records of a name."""
+        await self._free.acquire()
+        try:
+            return await self._records.query(name, rdtype)
+        finally:
+            self._free.release()
 
 
 class Gatherer:
@@ -44,6 +70,7 @@ class Gatherer:
         """`of_recipients`: without, nothing is known of them."""
         self._reactor = reactor
         self._records = records
+        self._of_strangers = NamedByStrangers(records)
         self._log = log
         self._hostname = hostname
         self._clock = clock  # seconds since the epoch
@@ -53,7 +80,7 @@ class Gatherer:
 
     def vouching(self, *, dmarc: bool) -> Vouching:
         """For one message."""
-        return Vouching(self._reactor, self._records, self._clock, PATIENCE, dmarc=dmarc)
+        return Vouching(self._reactor, self._of_strangers, self._clock, PATIENCE, dmarc=dmarc)
 
     def gathering(self) -> GatheredFacts:
         """For one session."""
@@ -113,7 +140,8 @@ class Gatherer:
                 self._log.trouble("old counts not removed", why=error)
 
     async def _sender_policy(self, client: Client, sender: ReversePath) -> str:
-        found = await sender_policy(client, sender, self._hostname, self._clock(), self._records)
+        records = self._of_strangers
+        found = await sender_policy(client, sender, self._hostname, self._clock(), records)
         return found.result
 
     def _lists_of(self, ruleset: Ruleset) -> Mapping[str, DnsList]:

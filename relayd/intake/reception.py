@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+from relayd.authentication.results import without_forged
 from relayd.intake.checks import Checks, Objection, ReceivedContent, at_once
 from relayd.intake.counting import take_back
 from relayd.intake.deadlines import SessionPhase
@@ -197,6 +198,7 @@ class Reception:
         self._filters = intake.filters
         self._vouched: Vouched | None = None  # what came of it
         self._told: Mapping[Fact, object] | None = None  # all that was known at the final dot
+        self._clean = False  # nothing in the content speaks in our name that is not ours
         self._eight_bit = False
         self._why = ""  # the content is refused, for the log
         self._failure: Reply | None = None  # known before the end of content
@@ -347,6 +349,7 @@ class Reception:
             self._examination.cancel()
             self._examination = None
         self._vouched = self._told = None
+        self._clean = False
         self._draft = self._transaction = self._header = self._failure = self._completion = None
 
     def _hold_header(self, octets: int) -> bool:
@@ -643,6 +646,8 @@ class Reception:
                 header, content, transaction.client, transaction.envelope, told
             )
             if filters is not None:
+                if ruleset.authenticates:
+                    await self._without_forged(content)
                 named = [each.original for each in transaction.addressees.values()]
                 found = await filters.examine(
                     transaction.client, transaction.envelope, named, content, told
@@ -659,6 +664,17 @@ class Reception:
         finally:
             content.close()
         return await self._decided_again(ruleset, transaction, told, found)
+
+    async def _without_forged(self, content: ReceivedContent) -> None:
+        """Who reads it after us believes our name: nobody is to see what only claims it.
+
+        What filters of ours write in our name from now on stays.
+        """
+        section = content.whole_section
+        clean = without_forged(section, self._intake.trace.hostname)
+        if clean != section:
+            await content.rewrite(clean)
+        self._clean = True
 
     async def _decided_again(
         self,
@@ -803,7 +819,7 @@ class Reception:
             utf8_header=header.eight_bit,
             told=() if self._gathering is None and self._told is None else self._facts_told(),
             results=self._results(ruleset, transaction) if ruleset.authenticates else b"",
-            authserv=self._intake.trace.hostname,
+            authserv="" if self._clean else self._intake.trace.hostname,
         )
         try:
             submission = transaction.submission(

@@ -45,6 +45,7 @@ from relayd.rules.view import View
 from relayd.smtp.events import MailParams, RcptParams
 
 _NOT_KNOWN = Reply.of(451, "4.3.0", "Temporary local problem, please try again later")
+_GREW = Reply.of(552, "5.3.4", "Message too large once it is completed or rewritten")
 _NOBODY = Subject(Mailbox("", ""))
 
 
@@ -185,9 +186,12 @@ class SessionFilters:
             self._verdicts.reset()
             self._happened = [each for each in self._happened[:2] if _of_session(each)]
             self._instance = ""
-            for scan in self._early.values():
-                scan.close()
-            self._early.clear()
+            self._forget_early()
+
+    def _forget_early(self) -> None:
+        for scan in self._early.values():
+            scan.close()
+        self._early.clear()
 
     def over(self) -> None:
         """The session is."""
@@ -214,9 +218,15 @@ class SessionFilters:
         recipients: Sequence[Mailbox],
         gathered: Mapping[Fact, object],
     ) -> Objection:
+        if content.rewritten:  # what was handed over while it came is another message
+            self._forget_early()
         if self.wanted.above:
-            section = b"".join(self.wanted.above) + content.section
-            await content.rewrite(section)
+            section = b"".join(self.wanted.above) + content.whole_section
+            try:
+                await content.rewrite(section)
+            except ValueError:
+                self._verdicts.why = "with what policy services prepend it is too large"
+                return _GREW
         message = EditedContent(content)
         self.gathered = gathered
         for name, asked in self._in_order():

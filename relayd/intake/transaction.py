@@ -51,7 +51,7 @@ class ContentFacts:
     utf8_header: bool
     told: tuple[Step, ...] = ()  # facts that rules looked at (relayd.mail.plan.FACT)
     results: bytes = b""  # Authentication-Results of ours, to stand in front of all
-    authserv: str = ""  # in whose name they are
+    authserv: str = ""  # in whose name they are; empty: nothing else in the section claims it
 
 
 class ReceivedTransaction:
@@ -92,7 +92,8 @@ class ReceivedTransaction:
         return next(iter(self.addressees.values())).original
 
     def add(self, named: Identity, addressee: Addressee) -> None:
-        """Take in a RCPT that the rules accepted, held or discarded."""
+        """Take in a RCPT that the rules accepted, held or discarded; `note` follows."""
+        self._before = len(self.counted)
         self.addressees[named] = addressee
         for destination in addressee.plan.destinations:
             self.destinations += 1
@@ -100,7 +101,7 @@ class ReceivedTransaction:
                 self.edits_header = True
 
     def drop(self, named: Identity) -> None:
-        """Somebody objects to what `add` took in last."""
+        """Somebody objects to what `add` took in last: it is not counted either."""
         self.destinations -= len(self.addressees.pop(named).plan.destinations)
         take_back(self.counted[self._before :])
         self.counted = self.counted[: self._before]
@@ -186,9 +187,9 @@ class _Headers:
         self._numbers: dict[tuple[int, ...], int] = {}
         self._before = facts.results + facts.trace
         self._ours = facts.section  # without what speaks in our name
-        if facts.results:
+        if facts.results and facts.authserv:
             self._ours = without_forged(facts.section, facts.authserv)
-        else:
+        elif not facts.results:
             self._numbers[()] = 0
 
     def number(self, rules: tuple[int, ...]) -> int:

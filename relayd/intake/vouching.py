@@ -18,7 +18,7 @@ from twisted.python.failure import Failure
 
 from relayd.authentication.asking import Asking, RecordQuery
 from relayd.authentication.dmarc import DmarcResult, evaluate, policy_names
-from relayd.authentication.results import ResultsField
+from relayd.authentication.results import ResultsField, without_comments
 from relayd.authentication.spf import SpfResult
 from relayd.intake.lookups import Records, answered, at_once
 from relayd.mail.address import AddressError, fold_domain, path_text
@@ -32,11 +32,13 @@ if TYPE_CHECKING:  # what verifies takes its time to load, and its memory
     from relayd.authentication.dkim import DkimResult, DkimVerifier
 
 MOST_AUTHORS = 10  # domains in From that are asked about
-_MOST_FROM = 16_384  # octets of From that are looked at
+MOST_FROM = 16_384  # octets of From that are looked at
 # what nearly every From is, so that it need not be taken apart: one address, perhaps with a name
-_PLAIN = re.compile(
-    rb'[ \t]*(?:(?:[A-Za-z0-9 _-]*|"[^"\\@]*" ?)<[A-Za-z0-9._+-]+@([A-Za-z0-9.-]+)>)[ \t]*\Z'
-)
+_PLAIN = re.compile(rb'(?:(?:[A-Za-z0-9 _-]*|"[^"\\@]*" ?)<[A-Za-z0-9._+-]+@([A-Za-z0-9.-]+)>)\Z')
+# where no address can be read: what somebody may take for the domain of one all the same
+_DOMAIN = re.compile(r"@[ \t\r\n]*([^\s@<>()\[\]\",:;\\]+)")
+_AROUND_DOT = re.compile(r"(?<![ \t\r\n])[ \t\r\n]*\.[ \t\r\n]*")
+_TOO_MANY = "more authors than a message has"
 _STRICT = {"pass": 0, "none": 1, "quarantine": 2, "reject": 3}
 T = TypeVar("T")
 
@@ -83,7 +85,7 @@ class Vouching:
         self._patience = patience  # seconds for each question, with all that follows from it
         self._dmarc = dmarc
         self._verifier: DkimVerifier | None = None
-        self._authors: tuple[str, ...] = ()
+        self._authors: tuple[str, ...] | None = ()  # None: more than anybody looks at
 
     @property
     def begun(self) -> bool:
@@ -97,8 +99,8 @@ class Vouching:
         self._verifier = DkimVerifier(section)
         self._ask_early(self._verifier.key_names)
         if self._dmarc:
-            self._authors = tuple(author_domains(self._verifier.bodies(b"from")))
-            for author in self._authors:
+            self._authors = author_domains(self._verifier.bodies(b"from"))
+            for author in self._authors or ():
                 self._ask_early(policy_names(author))
 
     def _ask_early(self, names: Iterable[str]) -> None:
@@ -127,7 +129,9 @@ class Vouching:
         passing = [each.domain for each in dkim if each.result == "pass"]
         later = [each.domain for each in dkim if each.result == "temperror" and each.domain]
         dmarc = []
-        for author in self._authors:
+        if self._authors is None:  # an eleventh is not to stand behind ten that pass
+            dmarc.append(DmarcResult("permerror", "reject", why=_TOO_MANY))
+        for author in self._authors or ():
             asking = evaluate(
                 author,
                 passing,
@@ -190,18 +194,27 @@ def results_field(
     return bytes(field)
 
 
-def author_domains(bodies: Iterable[bytes]) -> Iterator[str]:
-    """The domains in From, each once, folded: one, in what is a message (RFC 5322 section 3.6)."""
-    told: set[str] = set()
+def author_domains(bodies: Iterable[bytes]) -> tuple[str, ...] | None:
+    """The domains in From, each once, folded: one, in what is a message (RFC 5322 section 3.6).
+
+    None: there are more than anybody looks at.
+    """
+    found: dict[str, None] = {}
+    octets = 0
     for body in bodies:
-        for written in _domains(body[:_MOST_FROM]):
+        octets += len(body)
+        if octets > MOST_FROM:
+            return None
+        for written in _domains(body.strip(b" \t\r\n")):
             try:
-                domain = fold_domain(written)
+                domain = fold_domain(written.rstrip("."))
             except AddressError:
                 continue
-            if domain[:1] != "[" and domain not in told and len(told) < MOST_AUTHORS:
-                told.add(domain)
-                yield domain
+            if domain[:1] != "[":
+                found[domain] = None
+                if len(found) > MOST_AUTHORS:
+                    return None
+    return tuple(found)
 
 
 def _domains(body: bytes) -> Iterator[str]:
@@ -209,5 +222,12 @@ def _domains(body: bytes) -> Iterator[str]:
     if plain is not None:
         yield plain[1].decode("ascii")
         return
-    for _, _, mailbox in addresses(body):
+    bare = without_comments(body.decode("utf-8", "replace"))
+    some = False
+    # white space may stand around the dots of a domain too (RFC 5322 section 4.4)
+    for _, _, mailbox in addresses(_AROUND_DOT.sub(".", bare).encode()):
+        some = True
         yield mailbox.domain
+    if not some:
+        for match in _DOMAIN.finditer(body.decode("utf-8", "replace")):
+            yield match[1]

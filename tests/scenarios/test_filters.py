@@ -8,6 +8,7 @@ import re
 import smtplib
 import socket
 import time
+from collections.abc import Callable
 
 import dkim
 
@@ -23,7 +24,16 @@ from tests.scenarios.filterdaemons import (
     RspamdDaemon,
     spawned,
 )
-from tests.scenarios.filterpeers import Listening, Milter, Policy, insert
+from tests.scenarios.filterpeers import (
+    Listening,
+    Milter,
+    Packet,
+    Policy,
+    insert,
+    no_recipient,
+    recipient,
+    sender,
+)
 from tests.scenarios.harness import Relayd, Scenario, program, wait_until
 from tests.sink import Sink
 
@@ -253,6 +263,122 @@ class RulesTests(RealFilters):
             self.assertRegex(told, r"ask +relayd\.conf:\d+ +milter silent\n")
             self.assertRegex(told, r"ask +relayd\.conf:\d+ +policy grey\n")
             self.assertNotIn("others", told)
+            self.assertEqual(sink.arrived, [])
+
+    def test_what_they_want_of_the_envelope_counts_in_its_order(self) -> None:
+        """As in Postfix; and what is no path changes nothing, least of all to the null one."""
+        wanted = [
+            no_recipient("<info@example.com>"),
+            recipient("<info@example.com>"),
+            recipient("<new@example.com>"),
+            no_recipient("<new@EXAMPLE.com>"),
+            sender("<@>"),
+            recipient("<@>"),
+        ]
+        milter = Milter(self, edits=lambda fields, content: wanted)
+        with Sink() as sink:
+            relay = self.asking(sink, f"milter m {milter.where}\nask m\n")
+            self.assertEqual(self.said(relay)[:3], "250")
+            (arrived,) = sink.wait(1)
+            self.assertEqual(arrived.recipients, ("info@example.com",))
+            self.assertEqual(arrived.sender, "ann@example.org")
+            wait_until(lambda: "a sender that is none" in relay.log(), "it is told")
+            wait_until(lambda: "a recipient that is none" in relay.log(), "it is told")
+
+    def test_who_is_redirected_to_himself_gets_his_mail(self) -> None:
+        policy = Policy(self, lambda asked: "REDIRECT info@example.com")
+        with Sink() as sink:
+            relay = self.asking(sink, f"policy p {policy.where}\nask p\n")
+            self.assertEqual(self.said(relay)[:3], "250")
+            self.assertEqual(sink.wait(1)[0].recipients, ("info@example.com",))
+
+    def test_a_header_section_alone_loses_no_field(self) -> None:
+        """Content without an empty line, as some devices send it."""
+        alone = b"From: ann@example.org\r\nSubject: nothing more\r\n"
+        policy = Policy(self, lambda asked: "PREPEND X-P: y")
+        milter = Milter(self, edits=lambda fields, content: [insert(1, "X-M", fields["subject"])])
+        rules = f"policy p {policy.where}\nmilter m {milter.where}\nask p\nask m\n"
+        with Sink() as sink:
+            relay = self.asking(sink, rules)
+            self.assertEqual(self.said(relay, alone)[:3], "250")
+            content = sink.wait(1)[0].content
+            self.assertTrue(content.endswith(b"\r\nX-P: y\r\n" + alone + b"\r\n"), content)
+            self.assertIn(b"\r\nX-M: nothing more\r\n", content)
+
+    def test_they_see_nobody_speak_in_our_name_and_may_do_so_themselves(self) -> None:
+        forged = b"Authentication-Results: gw.example.com; dkim=pass header.d=bank.example\r\n"
+        seen: list[str] = []
+
+        def edits(fields: dict[str, str], content: bytes) -> list[Packet]:
+            seen.append(fields.get("authentication-results", "none"))
+            return [insert(1, "Authentication-Results", "gw.example.com; x-test=pass")]
+
+        milter = Milter(self, edits=edits)
+        with Sink() as sink:
+            rules = f"milter m {milter.where}\nask m\nhold when dkim pass @nowhere.example\n"
+            relay = self.asking(sink, rules)
+            for content in (forged + LETTER, forged):
+                self.assertEqual(self.said(relay, content)[:3], "250")
+            for arrived in sink.wait(2):
+                self.assertNotIn(b"bank.example", arrived.content)
+                self.assertIn(b"\r\nAuthentication-Results: gw.example.com; x-", arrived.content)
+            self.assertEqual(seen, ["none", "none"])
+
+    def test_who_is_refused_by_one_who_is_asked_counts_for_no_limit(self) -> None:
+        policy = Policy(
+            self, lambda asked: "DUNNO" if asked["recipient"].startswith("info") else "REJECT"
+        )
+        rules = f"limit few 2/1h per client\ndefer when over few\npolicy p {policy.where}\nask p\n"
+        with Sink() as sink:
+            relay = self.asking(sink, rules)
+            with smtplib.SMTP(*relay.address, timeout=60) as client:
+                client.ehlo("client.example")
+                client.mail("ann@example.org")
+                for name in ("a", "b", "c", "d"):
+                    self.assertEqual(client.rcpt(f"{name}@example.com")[0], 554)
+                for name, code in (("info1", 250), ("info2", 250), ("info3", 451)):
+                    self.assertEqual(client.rcpt(f"{name}@example.com")[0], code)
+
+    def test_clean_is_said_of_a_whole_message_only(self) -> None:
+        """Who says so before all of it was there speaks of something else."""
+
+        def early(says: bytes) -> Callable[[socket.socket], None]:
+            def serve(connection: socket.socket) -> None:
+                connection.sendall(says)
+                time.sleep(2)
+                while connection.recv(65536):
+                    pass
+
+            return serve
+
+        # more than fits into the buffers between
+        long = LETTER + (b"x" * 900 + b"\r\n") * 10_000
+        report = b'{"action":"%s","score":1}'
+        clean, bad = (
+            b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(said), said)
+            for said in (report % b"no action", report % b"reject")
+        )
+        with Sink() as sink:
+            for number, (kind, says, code) in enumerate(
+                (
+                    ("clamd", b"stream: OK\0", "451"),
+                    ("clamd", b"stream: Eicar FOUND\0", "554"),
+                    ("rspamd", clean, "451"),
+                    ("rspamd", bad, "554"),
+                )
+            ):
+                listening = Listening(self, early(says))
+                listening.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                where = listening.where
+                where = f"http://{where}" if kind == "rspamd" else where
+                relay = self.relayd(
+                    f"{kind} f {where}\nask f\naccept to @example.com\nroute any via out\n"
+                    f"next-hop out smtp 127.0.0.1:{sink.port}\n",
+                    name=f"early{number}",
+                )
+                with self.subTest(says):
+                    self.assertEqual(self.said(relay, long)[:3], code)
+                relay.stop()
             self.assertEqual(sink.arrived, [])
 
     def test_scores_and_symbols_decide_with_two_workers(self) -> None:

@@ -64,7 +64,7 @@ class Problem:
         if not place.source.lines:  # a file that cannot be read
             where = place.source.path
         what = self.what
-        for zone in _zones(place.source.line(place.line)):
+        for zone in _ZONE.findall(place.source.line(place.line)) if self._is_of_list else ():
             what = what.replace(zone, _CUT).replace(zone.rstrip("."), _CUT)
         said = f"{_brief(what)}" + (f"; {self.expected}" if self.expected else "")
         return f"{where}: {said if said.isprintable() else _escaped(said)}"
@@ -73,7 +73,7 @@ class Problem:
         if not self.place.source.lines:
             return self.headline
         line = self.place.source.line(self.place.line)
-        if _LIST.match(line):
+        if self._is_of_list:
             line = _ZONE.sub(lambda zone: "*" * len(zone[0]), line)
         if not line.isprintable():
             line = "".join(each if each.isprintable() or each == "\t" else "?" for each in line)
@@ -85,10 +85,13 @@ class Problem:
         caret = "^" * max(1, min(self.place.width, len(line) - at))
         return f"{self.headline}\n    {line}\n    {lead}{caret}"
 
-
-def _zones(line: str) -> Sequence[str]:
-    """Of a list in the DNS, or what may be meant for one: a key of ours may be in it."""
-    return _ZONE.findall(line) if _LIST.match(line) else ()
+    @property
+    def _is_of_list(self) -> bool:
+        """A list in the DNS, or what may be meant for one: a key of ours may be in its zone."""
+        source, first = self.place.source, self.place.line
+        while first > 1 and source.line(first)[:1].isspace():  # it began further up
+            first -= 1
+        return _LIST.match(source.line(first)) is not None
 
 
 def _escaped(text: str) -> str:

@@ -89,6 +89,33 @@ class Forged(unittest.TestCase):
         section = b"".join(others[:2]) + b"".join(ours) + b"".join(others[2:]) + b"\r\n"
         self.assertEqual(without_forged(section, "mx.example.org"), b"".join(others) + b"\r\n")
 
+    def test_no_disguise_saves_one_in_our_name(self) -> None:
+        for name in (
+            "mx.example.org(c)1",
+            "(a)mx.example.org(b(c))1 ",
+            "=?utf-8?q?mx.example.org?=",
+            "(x)=?us-ascii?b?bXguZXhhbXBsZS5vcmc=?=",
+            "mx\u3002example.org",
+            "\ufeffmx.example.org",
+            "\v mx.example.org\v",
+            '" mx.example.org "',
+            '"mx\\.example.org"',
+            '(")") "MX.example.org."',
+        ):
+            with self.subTest(name):
+                field = f"Authentication-Results: {name}; dkim=pass\r\n".encode()
+                section = b"A: b\r\n" + field + b"\r\n"
+                self.assertEqual(without_forged(section, "mx.example.org"), b"A: b\r\n\r\n")
+
+    def test_a_name_is_the_same_with_and_without_letters_beyond_ascii(self) -> None:
+        section = "Authentication-Results: mx.b\u00fccher.example; none\r\n\r\n".encode()
+        self.assertEqual(without_forged(section, "mx.xn--bcher-kva.example"), b"\r\n")
+
+    def test_what_a_stranger_says_is_written_in_ascii(self) -> None:
+        found = ResultsField("mx.example.org")
+        found.dkim([DkimResult("permerror", "algorithm '\u00e4(\\)'")])
+        self.assertTrue(bytes(found).isascii())
+
     def test_a_field_of_comments_costs_no_more_than_its_length(self) -> None:
         before = time.process_time()
         for body in (

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from relayd.authentication.asking import RecordQuery
 from relayd.authentication.spf import SpfResult, check_host, spf_client
 from relayd.authentication.spfmacro import macro_string
+from relayd.authentication.spfrecord import _known_record, spf_record
 from tests.unit.authentication import Zone, drive
 
 D = "example.com"
@@ -120,6 +121,15 @@ class Records(unittest.TestCase):
 
     def test_unknown_modifiers_say_nothing(self) -> None:
         self.assertEqual(check(record("v=spf1 moo.x=%{d}/%% default=-all +all")).result, "pass")
+
+
+class Kept(unittest.TestCase):
+    def test_a_large_record_is_not_kept(self) -> None:
+        """A stranger who publishes many fills no memory with them."""
+        before = _known_record.cache_info().currsize
+        large = "v=spf1 " + "?a " * 5_000 + "-all"
+        self.assertEqual(len(spf_record(large).mechanisms), 5_001)
+        self.assertEqual(_known_record.cache_info().currsize, before)
 
 
 class Mechanisms(unittest.TestCase):

@@ -7,7 +7,7 @@ from typing import Any
 from twisted.internet.defer import CancelledError, Deferred
 
 from relayd.dns.answer import Answer, DnsError, DnsTrouble, NoData, NxDomain
-from relayd.dns.resolver import Resolver
+from relayd.dns.resolver import CACHE_OCTETS, Resolver
 from tests.support import TestCase
 
 
@@ -59,6 +59,19 @@ class Caching(TestCase):
         self.assertIs(self.successResultOf(first), self.successResultOf(again))
         self.assertEqual(len(self.dns.asked), 1)
         self.known_for(60)
+
+    def test_large_answers_push_each_other_out(self) -> None:
+        """A stranger decides how large the records of his names are."""
+        resolver = Resolver(None, ask=self.dns.ask, clock=lambda: self.dns.now)
+        half = "x" * (CACHE_OCTETS // 2)
+        for name in ("a.example", "b.example", "b.example", "c.example"):
+            asked = Deferred.fromCoroutine(resolver.query(name, "TXT"))
+            if not asked.called:
+                answer = Answer(name, name, (half,), secure=False, ttl=60)
+                self.dns.pending.pop((name, "TXT")).callback(answer)
+        self.assertIsNone(resolver.known("a.example", "TXT"))
+        self.assertIsNotNone(resolver.known("b.example", "TXT"))
+        self.assertIsNotNone(resolver.known("c.example", "TXT"))
 
     def test_ttl_is_clamped_between_a_second_and_a_day(self) -> None:
         for ttl, seconds in ((0, 1), (10**9, 86400)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import time
 import unittest
 
 from hypothesis import given
@@ -27,6 +28,7 @@ from relayd.filters.milteredits import (
     Quarantine,
     ReplaceBody,
     edited,
+    section_fields,
 )
 from relayd.filters.milterwire import (
     ACTIONS,
@@ -39,7 +41,9 @@ from relayd.filters.milterwire import (
     agreement,
     offer,
     packet,
+    strings,
 )
+from relayd.mail.reply import Reply, printable
 
 ALL = MilterAction(0x1FF)
 
@@ -340,3 +344,50 @@ class Edited(unittest.TestCase):
         self.assertEqual(self.lines(AddHeader("A b", "x")), self.lines())
         self.assertEqual(self.lines(AddHeader("A", " x"), space=True)[-1], b"A: x")
         self.assertEqual(self.lines(AddHeader("A", "x"), space=True)[-1], b"A:x")
+
+    def test_content_that_is_fields_alone_loses_none(self) -> None:
+        whole = [("A", b"A: b"), ("C", b"C: d\r\n e")]
+        for end in (b"\r\n\r\n", b"\r\n", b""):
+            self.assertEqual(section_fields(b"A: b\r\nC: d\r\n e" + end), whole)
+        self.assertEqual(section_fields(b"\r\n"), [])
+        self.assertEqual(section_fields(b""), [])
+
+    def test_changes_count_what_others_have_left(self) -> None:
+        """As if each change looked at all fields anew."""
+        changes: tuple[AddHeader | InsertHeader | ChangeHeader, ...] = (
+            ChangeHeader(1, "Subject", ""),
+            ChangeHeader(1, "subject", "two again"),
+            AddHeader("Subject", "three"),
+            ChangeHeader(2, "Subject", ""),
+            InsertHeader(2, "Subject", "first"),
+            ChangeHeader(1, "Subject", "first again"),
+            ChangeHeader(9, "New", "n"),
+            ChangeHeader(1, "New", ""),
+        )
+        self.assertEqual(
+            self.lines(*changes),
+            [
+                b"Received: ours",
+                b"Received: theirs",
+                b"Subject: first again",
+                b"X: y",
+                b"subject: two again",
+            ],
+        )
+
+    def test_many_changes_of_many_fields_take_a_moment(self) -> None:
+        """A client may send what a filter then removes, one after the other."""
+        fields = [("Received", b"Received: ours"), *[("a", b"a:")] * 100_000]
+        fields += [("X-Spam", b"X-Spam: no")] * 5_000
+        before = time.process_time()
+        found = edited(fields, [ChangeHeader(1, "X-Spam", "")] * 5_000, leading_space=False)
+        self.assertEqual(len(found), 100_001)
+        self.assertLess(time.process_time() - before, 5.0)
+
+
+class Octets(unittest.TestCase):
+    def test_octets_that_are_no_text_are_said_and_kept_all_the_same(self) -> None:
+        """A reply is sent, a reason is written into the log and the spool."""
+        (line,) = strings(b"5.7.1 caf\xe9 \xff\0", 1)
+        self.assertEqual(Reply.received(550, (line,)).wire(), b"550 5.7.1 caf\r\n")
+        self.assertEqual(printable(line), "5.7.1 caf")

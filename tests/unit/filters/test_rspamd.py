@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import json
+import time
 import unittest
 
 from relayd.filters.milteredits import AddHeader, ChangeHeader, DeleteHeaders, InsertHeader
-from relayd.filters.rspamd import MOST, RspamdAnswer, RspamdError, RspamdReport, check_request
+from relayd.filters.rspamd import (
+    MOST,
+    RspamdAnswer,
+    RspamdError,
+    RspamdReport,
+    check_request,
+    report_of,
+)
 
 SAID = {
     "action": "add header",
@@ -88,3 +96,34 @@ class Answers(unittest.TestCase):
             b"POST /checkv2 HTTP/1.1\r\nHost: h:1\r\nContent-Length: 5\r\nHelo: x?Evil: yes\r\n"
             b"Rcpt: ?@x\r\nConnection: close\r\n\r\n",
         )
+
+    def test_numbers_that_are_none_are_no_answer(self) -> None:
+        for said in (
+            b'{"action":"no action","milter":{"remove_headers":{"X":1e999}}}',
+            b'{"action":"no action","milter":{"add_headers":{"X":{"value":"v","order":1e999}}}}',
+            b'{"action":"no action","score":1' + b"0" * 400 + b"}",
+        ):
+            with self.subTest(said[:70]), self.assertRaises(RspamdError):
+                report_of(said)
+
+    def test_more_changes_than_any_message_has_are_no_answer(self) -> None:
+        many = {"action": "no action", "milter": {"add_headers": {"X": ["v"] * 5_000}}}
+        with self.assertRaises(RspamdError):
+            report_of(json.dumps(many).encode())
+
+    def test_what_it_does_is_one_line_that_can_be_kept(self) -> None:
+        report = report_of(b'{"action":"a\\ud800\\n' + b"x" * 1_000 + b'","score":1}')
+        self.assertTrue(report.action.isprintable())
+        self.assertLess(len(report.action.encode()), 100)
+
+    def test_an_answer_in_a_million_chunks_takes_a_moment(self) -> None:
+        octets = HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 600_000
+        answer, before = RspamdAnswer(), time.process_time()
+        for at in range(0, len(octets), 4096):
+            self.assertIsNone(answer.feed(octets[at : at + 4096]))
+        self.assertLess(time.process_time() - before, 20.0)
+
+    def test_a_chunk_of_less_than_nothing_is_none(self) -> None:
+        for line in (b"-2", b"0_1", b"+1", b"0x1", b"1" * 300):
+            with self.subTest(line), self.assertRaises(RspamdError):
+                RspamdAnswer().feed(HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + line + b"\r\n")

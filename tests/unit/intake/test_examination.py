@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,6 +13,7 @@ from twisted.internet.defer import Deferred
 from relayd.intake.checks import ReceivedContent
 from relayd.intake.examination import Filtered
 from relayd.intake.gatheredfacts import PATIENCE, Gatherer
+from relayd.intake.vouching import author_domains
 from relayd.mail.address import Mailbox
 from relayd.mail.client import Client
 from relayd.mail.envelope import Envelope
@@ -426,6 +428,35 @@ class VouchedFor(ExaminationCase):
         bank = {**STRICT, ("_dmarc.bank.example", "TXT"): ("v=DMARC1; p=reject",)}
         forged = b"From: x@bank.example\r\n" + signed + BODY
         self.assertEqual(self.holds("dmarc reject", forged, bank), "yes")
+
+    def test_no_author_hides_behind_more_than_anybody_looks_at(self) -> None:
+        """Behind ten that pass, or behind a long comment: such a From is refused by who asks."""
+        signed = sign() + b"\r\n"
+        many = b", ".join(b"a@d%d.example" % n for n in range(10)) + b", <x@bank.example>"
+        for name in (many, b"(" + b"c" * 20_000 + b") x@bank.example"):
+            with self.subTest(name[:20]):
+                forged = signed + b"From: " + name + b"\r\n" + BODY
+                self.assertEqual(self.holds("dmarc reject", forged, STRICT), "yes")
+
+    def test_an_author_is_found_however_he_is_written(self) -> None:
+        bank = {("_dmarc.bank.example", "TXT"): ("v=DMARC1; p=reject",)}
+        for name in (
+            b"x@bank.example.",
+            b"x@bank(a (b)).example",
+            b"x @ bank . example",
+            b'"X <x@bank.example>',
+            b"(X <x@bank.example>",
+            b"x@bank\xe3\x80\x82example",
+        ):
+            with self.subTest(name):
+                forged = b"From: " + name + b"\r\n" + BODY
+                self.assertEqual(self.holds("dmarc reject", forged, bank), "yes")
+
+    def test_a_from_of_blanks_takes_a_moment(self) -> None:
+        before = time.process_time()
+        for body in (b" " * 16_000 + b"!", b"a " * 8_000 + b"!", b'"\\' * 8_000, b". " * 8_000):
+            author_domains([body])
+        self.assertLess(time.process_time() - before, 2.0)
 
     def test_look_ups_begin_when_the_header_section_is_there(self) -> None:
         self.zone = Zone(STRICT)

@@ -8,7 +8,7 @@ from twisted.internet.defer import Deferred
 from twisted.trial import unittest
 
 from relayd.dns.answer import Answer
-from relayd.intake.gatheredfacts import PATIENCE, Gatherer
+from relayd.intake.gatheredfacts import PATIENCE, STRANGERS_QUESTIONS, Gatherer
 from relayd.rules.evaluate import evaluate
 from relayd.rules.ruleset import build
 from tests.unit.intake.scene import CONTENT, HOST, FakeLog, Peer, Scene, message
@@ -90,6 +90,21 @@ class Decided(GatheringCase):
             with self.subTest(address, sender=sender):
                 peer = self.scene.greeted(address)
                 self.assertEqual(self.say(peer, sender)[-1], reply)
+
+    def test_names_that_strangers_choose_are_in_no_lists_way(self) -> None:
+        """However many of them nobody answers for."""
+        self.zone.hold()
+        peers = [self.scene.greeted(f"192.0.2.{n}") for n in range(STRANGERS_QUESTIONS + 20)]
+        for number, peer in enumerate(peers):
+            peer.say(f"MAIL FROM:<ann@silent{number}.test>")
+        silent = [name for name in self.zone.asked if name.startswith("silent")]
+        self.assertEqual(len(silent), STRANGERS_QUESTIONS)
+        late = self.scene.greeted(BAD)
+        self.assertIn("9.100.51.198.zen.test", self.zone.asked)
+        for peer in [*peers, late]:
+            peer.leave()
+        self.zone.go_on()
+        self.assertEqual(self.scene.clock.getDelayedCalls(), [])
 
     def test_of_each_sender_anew(self) -> None:
         peer = self.scene.greeted("192.0.2.200")

@@ -36,6 +36,25 @@ CONDITIONS = st.one_of(
 )
 
 
+class KeyInAZone(unittest.TestCase):
+    """The name of a zone may begin with a key: whoever reads a complaint is not to see it."""
+
+    def test_no_complaint_shows_it(self) -> None:
+        for text in (
+            "dnsbl zen KEY.zen.dq.example.net 127.0.0.999",
+            "dnsbl zen KEY.zen.dq.example.net on failure accept",
+            "dnsbl bad KEY..dq.example.net",
+            "dnsbl KEY.zen.dq.example.net",
+            "dnsblist zen KEY.zen.dq.example.net",
+            "DNSWL zen\n  KEY.zen.dq.example.net 127.0.0.999",
+        ):
+            with self.subTest(text), self.assertRaises(Complaint) as caught:
+                parse(text)
+            said = str(caught.exception.problem)
+            self.assertIn("^", said)
+            self.assertNotIn("KEY", said)
+
+
 class LookedUp(unittest.TestCase):
     def code(self, text: str, told: Mapping[Fact, object]) -> str:
         ruleset = build(parse(text), {}, "gw.example.com")
