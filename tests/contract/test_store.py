@@ -548,7 +548,7 @@ class StoreContract:
 
     def test_mail_that_is_held_says_why_and_by_whom(self) -> None:
         trail = (
-            Step("accept", "rules.d/10.rules:3", "hold to @corp.example"),
+            Step("hold", "rules.d/10.rules:3", "hold to @corp.example"),
             Step("accept", "rules.d/10.rules:5", "accept any"),
         )
         by_rule, _ = self.put(recipient("a"), state=RecipientState.HELD, trail=trail)
