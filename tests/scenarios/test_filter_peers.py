@@ -57,7 +57,7 @@ class RealFaults(Scenario):
                 rules += f"ask {name}-{word} to {name}-{word}@example.com\n"
         rules += "accept to @example.com\nroute any via out\nnext-hop out smtp 127.0.0.1:{}\n"
         with Sink() as sink, ThreadPoolExecutor(len(self.words)) as self.clients:
-            relay = self.relayd(rules.format(sink.port))
+            relay = self.relayd(rules.format(sink.port), settings="sessions-per-client 500\n")
             self.taken = 0
             # who greylists has to see them twice
             wait_until(lambda: set(self.all_said(relay.address).values()) == {250}, "all are taken")

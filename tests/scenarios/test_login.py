@@ -121,7 +121,7 @@ class Smtplib(Site):
         [message] = self.sink.wait(1)
         self.assertTrue(message.content.endswith(b"+0000\r\n" + whole), message.content)
         relay = self.client(self.relay.port)
-        self.assertEqual(relay.docmd("MAIL", "FROM:<alice>")[0], 501)
+        self.assertEqual(relay.docmd("MAIL", "FROM:<alice")[0], 501)
         self.assertEqual(relay.docmd("AUTH", "PLAIN")[0], 502)
 
 
