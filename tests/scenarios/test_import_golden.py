@@ -16,6 +16,8 @@ from tests.scenarios.postfixfarm import Logins, Maps, Small
 
 AT_ONCE = 10
 DEAD = ("postfix-2-says-nothing",)  # Postfix 3 takes no mail at all with it, Postfix 2 did
+# newer ones do not know check_relay_domains any more, and put everything off that it would decide
+GONE = ("postfix-2-virtual-maps-and-check-relay-domains",)
 _NO_MAIL = {"error", "retry"}  # where Postfix takes mail, and then it does not arrive
 
 
@@ -73,7 +75,10 @@ class Golden(Scenario):
                     self.assertIn("fatal: in parameter smtpd_relay_restrictions", small.last_word())
                     return
                 small.ask(questions)
-                heard[name] = small.answers(questions)
+                theirs = small.answers(questions)
+                if name in GONE and all(each.refused for each in theirs.values()):
+                    return
+                heard[name] = theirs
             finally:
                 small.stop()
 

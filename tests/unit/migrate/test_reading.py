@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import tempfile
 import unittest
+from ipaddress import ip_network
 from pathlib import Path
 
 from hypothesis import given
@@ -256,7 +257,8 @@ class SmallThings(unittest.TestCase):
             ("10.1.2.3/8", None),
             ("host.example", None),
         ):
-            self.assertEqual(network_of(text), wanted, text)
+            found = network_of(text)  # how it spells a mapped address depends on Python
+            self.assertEqual(found and ip_network(found), wanted and ip_network(wanted), text)
 
     def test_times(self) -> None:
         self.assertEqual(seconds("5", "d"), 432000)
