@@ -13,6 +13,7 @@ from relayd.mail.reply import Reply
 from relayd.smtp.framing import Normaliser
 from relayd.spool.interface import AnyDraft
 
+MESSAGE_GREW = Reply.of(552, "5.3.4", "Message too large once it is completed or rewritten")
 Objection = Reply | None
 """The reply that refuses; None: there is nothing to say against it."""
 

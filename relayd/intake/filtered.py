@@ -21,7 +21,7 @@ from relayd.mail.address import Mailbox
 from relayd.mail.client import Client
 from relayd.mail.plan import Plan, Step, Verdict
 from relayd.mail.reply import Reply
-from relayd.rules.evaluate import Facts, plan_own
+from relayd.rules.evaluate import TROUBLE, Facts, plan_own
 from relayd.rules.fact import Fact
 from relayd.rules.ruleset import Ruleset
 from relayd.smtp import events
@@ -29,7 +29,6 @@ from relayd.spool.errors import SpoolError
 from relayd.spool.interface import AnyDraft
 
 _BEHIND = 65536  # octets
-_NO_PLAN = Reply.of(451, "4.3.0", "Temporary local problem, please try again later")
 
 
 class FilteringReception(Reception):
@@ -216,7 +215,7 @@ class FilteringReception(Reception):
             if not isinstance(wanted.sender, str) and plan.verdict in _KEPT:
                 fresh = self._planned(ruleset, transaction, addressee.original)
                 if fresh is None:
-                    return _NO_PLAN
+                    return TROUBLE
                 plan = replace(plan, destinations=fresh.destinations)
             if named in wanted.thrown_away:
                 step = self._session.done("discard", wanted.thrown_away[named])
@@ -231,7 +230,7 @@ class FilteringReception(Reception):
                 continue
             planned = self._planned(ruleset, transaction, mailbox)
             if planned is None:
-                return _NO_PLAN
+                return TROUBLE
             step = self._session.done("add", f"{name}: <{mailbox}>")
             planned = replace(planned, trail=(step, *planned.trail))
             if planned.verdict is Verdict.ACCEPT:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from relayd.authentication.results import without_forged
-from relayd.intake.checks import Checks, Objection, ReceivedContent, at_once
+from relayd.intake.checks import MESSAGE_GREW, Checks, Objection, ReceivedContent, at_once
 from relayd.intake.counting import take_back
 from relayd.intake.deadlines import SessionPhase
 from relayd.intake.examination import Examination, Filtered, Filters
@@ -75,7 +75,6 @@ _MOST_TOLD = 100  # refusals of one session that have a line in the log; the res
 _HEADER_TOO_LARGE = Reply.of(552, "5.3.4", "Header section too large")
 _TOO_MANY_FIELDS = Reply.of(552, "5.3.4", "Too many header fields of one kind")
 _HEADER_GREW = Reply.of(552, "5.3.4", "Header section too large once it is completed or rewritten")
-_MESSAGE_GREW = Reply.of(552, "5.3.4", "Message too large once it is completed or rewritten")
 
 
 class ClientNaming(Protocol):
@@ -836,7 +835,7 @@ class Reception:
             if grown > limits.header_size:
                 return _HEADER_GREW
             if self._draft.size - len(self._trace) - size + grown > limits.message_size:
-                return _MESSAGE_GREW
+                return MESSAGE_GREW
         return submission
 
     def _facts_told(self) -> tuple[Step, ...]:

@@ -15,7 +15,7 @@ from relayd.filters.milter import Word
 from relayd.filters.milteredits import HeaderChange, ReplaceBody
 from relayd.filters.miltertalk import Happening, MilterTalk
 from relayd.filters.scanning import ClamdScan
-from relayd.intake.checks import NewBody, Objection, ReceivedContent
+from relayd.intake.checks import MESSAGE_GREW, NewBody, Objection, ReceivedContent
 from relayd.intake.editedcontent import EditedContent, prepended
 from relayd.intake.examination import Filtered
 from relayd.intake.filterdesk import AskedFilter, FilterDesk
@@ -38,14 +38,13 @@ from relayd.mail.envelope import Envelope
 from relayd.mail.ident import ident_text
 from relayd.mail.plan import Step
 from relayd.mail.reply import Reply
+from relayd.rules.evaluate import TROUBLE
 from relayd.rules.fact import Fact, Known
 from relayd.rules.ruleset import Ruleset
 from relayd.rules.subject import Subject
 from relayd.rules.view import View
 from relayd.smtp.events import MailParams, RcptParams
 
-_NOT_KNOWN = Reply.of(451, "4.3.0", "Temporary local problem, please try again later")
-_GREW = Reply.of(552, "5.3.4", "Message too large once it is completed or rewritten")
 _NOBODY = Subject(Mailbox("", ""))
 
 
@@ -226,7 +225,7 @@ class SessionFilters:
                 await content.rewrite(section)
             except ValueError:
                 self._verdicts.why = "with what policy services prepend it is too large"
-                return _GREW
+                return MESSAGE_GREW
         message = EditedContent(content)
         self.gathered = gathered
         for name, asked in self._in_order():
@@ -239,7 +238,7 @@ class SessionFilters:
             asks = self._asks(name, Known.CONTENT, recipients)
             if asks is None:
                 self._verdicts.why = f"whether {name} is asked is not known"
-                return _NOT_KNOWN
+                return TROUBLE
             if not asks or self.wanted.discard:
                 continue
             try:
