@@ -101,59 +101,94 @@ async def quiet(path: str) -> None:
     await server.serve_forever()
 
 
-class Checked(Relayd):
-    """relayd that looks at SPF and DKIM, and asks a milter that has nothing to say."""
+class Witnesses:
+    """A name server, a milter that has nothing to say, and the rules that have them asked."""
 
-    name = "quiet-milter"
-    letter: Letter
+    def __init__(self, folder: Path, letter: Letter) -> None:
+        self._folder = folder
+        self._letter = letter
+        self._processes: list[Process] = []
+        self._dns, self._socket = free_port(), folder / "milter"
+        self.rules = _RULES.format(dns=self._dns, socket=self._socket)
 
-    def start(self) -> None:
-        """With the name server and the milter before it."""
-        self._helpers: list[Process] = []
-        self._dns, self._socket = free_port(), self.folder / "milter"
-        zone = self.folder / "zone"
-        zone.write_text(self.letter.zone)
+    def __enter__(self) -> Witnesses:
+        """Start them."""
+        zone = self._folder / "zone"
+        zone.write_text(self._letter.zone)
         try:
-            served = self._help("tests.dnsserver", "127.0.0.1", str(self._dns), str(zone))
+            served = self._start_ours("tests.dnsserver", "127.0.0.1", str(self._dns), str(zone))
             wait_until(lambda: "listening" in served.log(), "the name server listens")
             self._start_milter()
             wait_until(self._socket.exists, "the milter listens")
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        """End them."""
+        for each in self._processes:
+            each.kill()
+
+    def _start_milter(self) -> None:
+        self._start_ours("tests.bench.checked", "--milter", str(self._socket))
+
+    def _start_ours(self, *words: str) -> Process:
+        return self._start([sys.executable, "-m", *words], words[0])
+
+    def _start(self, command: list[str], name: str) -> Process:
+        process = Process(
+            command, self._folder / name, cwd=self._folder, environment={"PYTHONPATH": str(CHECKOUT)}
+        )
+        self._processes.append(process)
+        return process
+
+
+class WithOpendkim(Witnesses):
+    """The same with Debian's OpenDKIM as the milter."""
+
+    def _start_milter(self) -> None:
+        keys, conf = self._folder / "keys", self._folder / "opendkim.conf"
+        keys.write_text(f"{KEY} {self._letter.record}\n")
+        conf.write_text(
+            f"Syslog no\nMode v\nUMask 000\nSocket local:{self._socket}\n"
+            f"TestPublicKeys {keys}\nInternalHosts 192.0.2.1\nRequireSafeKeys no\n"
+        )
+        self._start([program("opendkim"), "-f", "-x", str(conf)], "opendkim")
+
+
+class Checked(Relayd):
+    """relayd that looks at SPF and DKIM, and asks a milter."""
+
+    name = "quiet-milter"
+    letter: Letter
+    witnesses: type[Witnesses] = Witnesses
+
+    def start(self) -> None:
+        """With those whom it asks before it."""
+        self._witnesses = self.witnesses(self.folder, self.letter)
+        self._witnesses.__enter__()
+        try:
             super().start()
         except BaseException:
-            self._end_helpers()
+            self._witnesses.__exit__()
             raise
 
     def stop(self) -> None:
         """All of them."""
         super().stop()
-        self._end_helpers()
-
-    def _end_helpers(self) -> None:
-        for each in self._helpers:
-            each.kill()
-
-    def _start_milter(self) -> None:
-        self._help("tests.bench.checked", "--milter", str(self._socket))
-
-    def _help(self, *words: str) -> Process:
-        return self._helper([sys.executable, "-m", *words], words[0])
-
-    def _helper(self, command: list[str], name: str) -> Process:
-        process = Process(
-            command, self.folder / name, cwd=self.folder, environment={"PYTHONPATH": str(CHECKOUT)}
-        )
-        self._helpers.append(process)
-        return process
+        self._witnesses.__exit__()
 
     def _rules(self) -> Iterator[str]:
         yield from super()._rules()
-        yield _RULES.format(dns=self._dns, socket=self._socket)
+        yield self._witnesses.rules
 
 
-class WithOpendkim(Checked):
+class CheckedByOpendkim(Checked):
     """The same with Debian's OpenDKIM as the milter."""
 
     name = "opendkim"
+    witnesses = WithOpendkim
 
     @classmethod
     def missing(cls) -> str:
@@ -163,15 +198,6 @@ class WithOpendkim(Checked):
         except FileNotFoundError:
             return "opendkim (Debian: apt-get install opendkim)"
         return ""
-
-    def _start_milter(self) -> None:
-        keys, conf = self.folder / "keys", self.folder / "opendkim.conf"
-        keys.write_text(f"{KEY} {self.letter.record}\n")
-        conf.write_text(
-            f"Syslog no\nMode v\nUMask 000\nSocket local:{self._socket}\n"
-            f"TestPublicKeys {keys}\nInternalHosts 192.0.2.1\nRequireSafeKeys no\n"
-        )
-        self._helper([program("opendkim"), "-f", "-x", str(conf)], "opendkim")
 
 
 def main(arguments: Sequence[str] = sys.argv[1:]) -> int:
@@ -185,11 +211,11 @@ def main(arguments: Sequence[str] = sys.argv[1:]) -> int:
         asyncio.run(quiet(options.milter))
         return 0
     kinds: list[type[Server]] = [Relayd, Checked]
-    lacking = WithOpendkim.missing()
+    lacking = CheckedByOpendkim.missing()
     if lacking:
-        print(f"left out: {WithOpendkim.name}, which needs {lacking}")
+        print(f"left out: {CheckedByOpendkim.name}, which needs {lacking}")
     else:
-        kinds.append(WithOpendkim)
+        kinds.append(CheckedByOpendkim)
     with tempfile.TemporaryDirectory(prefix="checked-", dir="/var/tmp") as name:
         base = Path(name)
         base.chmod(0o755)

@@ -1,11 +1,14 @@
 """The way of one message through the code: files, functions and calls, station by station.
 
-    python -m tests.bench.way [--recipients N] [--files]
+    python -m tests.bench.way [--recipients N] [--files] [--checked]
 
 A relayd in this very process, with one worker; on loopback a client that says one command at a
 time, and a sink with PIPELINING. After a warm-up message `sys.setprofile` counts each call of a
 function of ours, in the reactor's thread and in the spool's. A coroutine or generator that goes on
 counts as a call. Counts, and no time: so no machine distorts them.
+
+With `--checked` the message is signed, and relayd looks at it as in tests/bench/checked.py: SPF,
+DKIM and a milter on a unix socket that hears all and has nothing to say.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import IO
@@ -55,6 +58,7 @@ class Way:
     def __init__(self) -> None:
         self.station: str | None = None
         self.calls: Counter[tuple[str, CodeType]] = Counter()
+        self.below = 0  # calls of Twisted's own
         self.at = 0.0  # when the last call was counted
 
     def profile(self, frame: FrameType, event: str, _argument: object) -> None:
@@ -63,6 +67,7 @@ class Way:
             return
         code = frame.f_code
         if not code.co_filename.startswith(f"{ROOT}/") or code.co_filename.endswith(BEATS):
+            self.below += "/twisted/" in code.co_filename
             return
         begins = _BEGINS.get((Path(code.co_filename).stem, code.co_name))
         if begins is not None:
@@ -88,8 +93,9 @@ def main(arguments: Sequence[str] = sys.argv[1:]) -> int:
     parser = argparse.ArgumentParser(prog="way", description=__doc__)
     parser.add_argument("--recipients", type=int, default=20, help="of the second message")
     parser.add_argument("--files", action="store_true", help="each file, with its calls")
+    parser.add_argument("--checked", action="store_true", help="with SPF, DKIM and a milter")
     options = parser.parse_args(arguments)
-    one, many = measured(1, options.recipients)
+    one, many = measured(1, options.recipients, checked=options.checked)
     print("| station | files | functions | calls |\n|---|---:|---:|---:|")
     for station in STATIONS:
         codes = {code: count for (at, code), count in one.calls.items() if at == station}
@@ -100,6 +106,7 @@ def main(arguments: Sequence[str] = sys.argv[1:]) -> int:
     if options.recipients > 1:
         further = (many.calls.total() - calls) / (options.recipients - 1)
         print(f"| each further recipient | | | **{further:.0f}** |")
+    print(f"| Twisted's own, beside them | | | {one.below} |")
     if options.files:
         by_file: Counter[str] = Counter()
         for (_, code), count in one.calls.items():
@@ -109,34 +116,39 @@ def main(arguments: Sequence[str] = sys.argv[1:]) -> int:
     return 0
 
 
-def measured(*recipients: int) -> list[Way]:
+def measured(*recipients: int, checked: bool = False) -> list[Way]:
     """The way of a message to so many recipients, for each number given."""
     ways: list[Way] = []
-    with tempfile.TemporaryDirectory(prefix="relayd-way-") as name, _sink() as sink:
+    with ExitStack() as stack:
+        name = stack.enter_context(tempfile.TemporaryDirectory(prefix="relayd-way-"))
+        sink = stack.enter_context(_sink())
+        content, rules = _content(), ""
+        if checked:
+            content, rules = stack.enter_context(_checks(Path(name)))
         with socket.create_server(("127.0.0.1", 0)) as probe:
             port: int = probe.getsockname()[1]
         config = Path(name, "relayd.conf")
-        config.write_text(CONFIG.format(folder=name, port=port, sink=sink))
+        config.write_text(CONFIG.format(folder=name, port=port, sink=sink) + rules)
         counting = Way()
         relay = _Relay(config, counting)
 
         def client() -> None:
             try:
                 for _ in range(2):
-                    _send(port, 1, lambda _station: None)
+                    _send(port, content, 1, lambda _station: None)
                 time.sleep(QUIET)
                 for count in recipients:
-                    counting.calls = Counter()
+                    counting.calls, counting.below = Counter(), 0
 
                     def enter(station: str | None) -> None:
                         counting.station = station
 
-                    _send(port, count, enter)
+                    _send(port, content, count, enter)
                     while time.monotonic() < counting.at + QUIET:
                         time.sleep(0.01)
                     counting.station = None
                     way = Way()
-                    way.calls = counting.calls
+                    way.calls, way.below = counting.calls, counting.below
                     ways.append(way)
             finally:
                 relay.stop()
@@ -185,17 +197,31 @@ def _functions(way: Way) -> int:
     return len({code for _, code in way.calls})
 
 
-def _send(port: int, recipients: int, enter: Callable[[str | None], None]) -> None:
+def _content() -> bytes:
+    return b"Subject: way\r\n\r\n" + b"x" * 70 + b"\r\n" + (b"y" * 76 + b"\r\n") * 62  # 5 KB
+
+
+@contextmanager
+def _checks(folder: Path) -> Iterator[tuple[bytes, str]]:
+    """A signed message, and rules that look at it: with who is asked, in processes."""
+    from tests.bench.checked import Letter, Witnesses  # with a cryptography that others need not
+
+    letter = Letter(folder)
+    with Witnesses(folder, letter) as witnesses:
+        yield letter.file.read_bytes().replace(b"\n", b"\r\n"), witnesses.rules
+
+
+def _send(
+    port: int, content: bytes, recipients: int, enter: Callable[[str | None], None]
+) -> None:
     """One message in a session of its own, a command at a time."""
-    content = b"Subject: way\r\n\r\n" + b"x" * 70 + b"\r\n"
-    content += (b"y" * 76 + b"\r\n") * 62  # 5 KB
     enter(STATIONS[0])
     with socket.create_connection(("127.0.0.1", port)) as connection:
         replies = connection.makefile("rb")
         _hear(replies)
         _ask(connection, replies, b"EHLO client.example.net")
         enter("MAIL")
-        _ask(connection, replies, b"MAIL FROM:<a@example.org>")
+        _ask(connection, replies, b"MAIL FROM:<a@source.example>")
         enter("RCPT")
         for number in range(recipients):
             _ask(connection, replies, b"RCPT TO:<b%d@example.com>" % number)
