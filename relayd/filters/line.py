@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
-from twisted.internet.defer import CancelledError, Deferred, TimeoutError
+from twisted.internet.defer import CancelledError
 from twisted.internet.endpoints import (
     HostnameEndpoint,
     TCP4ClientEndpoint,
@@ -16,13 +17,20 @@ from twisted.internet.endpoints import (
 )
 from twisted.internet.error import ConnectError
 from twisted.internet.error import TimeoutError as ConnectionTimeout
-from twisted.internet.interfaces import IPushProducer
+from twisted.internet.interfaces import IDelayedCall, IPushProducer
 from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.internet.tcp import Connection
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from relayd.reactor.coroutine import Awaited
 from relayd.reactor.wire import Wire
 
+T = TypeVar("T")
+Conversation = Generator[float, bytes, T]
+"""One side of a talk with a filter: it yields how many seconds it waits, and is given what came;
+nothing, where there is room again for what it writes.
+"""
 CLOSED = "it closed the connection"
 MOST_UNREAD = 4 << 20  # octets: a filter that says more than anybody reads is babbling
 
@@ -64,8 +72,13 @@ class FilterLine(Protocol):
         self._reactor = reactor
         self._unread: list[bytes] = []
         self._held = 0  # octets unread
-        self._coming: Deferred[None] | None = None  # octets that are waited for
-        self._room: Deferred[None] | None = None  # ... or room for ours
+        self._conversation: Conversation[Any] | None = None  # it hears what comes
+        self._coming: Awaited[Any] | None = None  # octets, or its end, that are waited for
+        self._room: Awaited[None] | None = None  # ... or room for ours
+        self._patience = 0.0  # seconds
+        self._until = 0.0  # when who waits has waited long enough, in the reactor's seconds
+        self._timer: IDelayedCall | None = None
+        self._rings = 0.0  # when the timer is due: most often too early, for who waits has changed
         self.full = False  # the filter does not take what is written
         self.ended = ""  # why it is over
         self._tcp: socket.socket | None = None
@@ -82,8 +95,8 @@ class FilterLine(Protocol):
         if not self._unread:
             if self.ended:
                 raise FilterTroubleError(self.ended)
-            self._coming = Deferred()
-            await self._wait(self._coming, patience, "it does not answer")
+            self._coming = self._awaited(patience)
+            await self._coming
         data, self._unread, self._held = b"".join(self._unread), [], 0
         if not data:
             raise FilterTroubleError(self.ended or "it says nothing")
@@ -94,10 +107,27 @@ class FilterLine(Protocol):
         if self.ended:
             raise FilterTroubleError(self.ended)
         if self.full:
-            self._room = Deferred()
-            await self._wait(self._room, patience, "it does not read")
+            self._room = self._awaited(patience)
+            await self._room
             if self.ended:
                 raise FilterTroubleError(self.ended)
+
+    async def converse(self, conversation: Conversation[T]) -> T:
+        """What comes of it. Raises what it does, and FilterTroubleError.
+
+        It goes on with each piece that comes: nobody is woken up before it is over.
+        """
+        try:
+            patience = next(conversation)
+        except StopIteration as end:
+            told: T = end.value
+            return told
+        if self.ended:
+            raise FilterTroubleError(self.ended)
+        self._conversation = conversation
+        coming: Awaited[T] = self._awaited(patience)
+        self._coming = coming
+        return await coming
 
     @property
     def spoke(self) -> bool:
@@ -116,16 +146,63 @@ class FilterLine(Protocol):
         self.ended = self.ended or "closed"
         self.transport.abortConnection()
 
-    async def _wait(self, coming: Deferred[None], patience: float, late: str) -> None:
+    # who waits
+
+    def _awaited(self, patience: float) -> Awaited[Any]:
+        self._wait(patience)
+        return Awaited(self._given_up)
+
+    def _wait(self, patience: float) -> None:
+        """Somebody waits from now on: one timer does for all that is waited for."""
+        self._patience = patience
+        self._until = until = self._reactor.seconds() + patience
+        if self._timer is None:
+            self._timer, self._rings = self._reactor.callLater(patience, self._tick), until
+        elif until < self._rings:
+            self._timer.reset(patience)
+            self._rings = until
+
+    def _tick(self) -> None:
+        self._timer = None
+        if self._coming is None and self._room is None:
+            return
+        left = self._until - self._reactor.seconds()
+        if left > 0:
+            self._timer, self._rings = self._reactor.callLater(left, self._tick), self._until
+            return
+        late = "read" if self.full else "answer"
+        self._fail(FilterTroubleError(f"it does not {late} within {self._patience:g} seconds"))
+
+    def _given_up(self, _coming: object) -> None:
+        self._coming = self._room = self._conversation = None
+        self.abort()  # in the middle of something: nobody can go on here
+
+    def _go_on(self, data: bytes) -> None:
+        """The conversation, with what has come."""
+        assert self._conversation is not None
         try:
-            await coming.addTimeout(patience, self._reactor)
-        except TimeoutError:
-            raise FilterTroubleError(f"{late} within {patience:g} seconds") from None
-        except CancelledError:
-            self.abort()  # in the middle of something: nobody can go on here
-            raise
-        finally:
-            self._coming = self._room = None
+            self._wait(self._conversation.send(data))
+        except StopIteration as end:
+            self._conversation = None
+            self._came(end.value)
+        except Exception as error:
+            self._fail(error)
+
+    def _came(self, what: object) -> None:
+        coming, self._coming = self._coming, None
+        if coming is not None:
+            coming.callback(what)
+
+    def _has_room(self) -> None:
+        room, self._room = self._room, None
+        if room is not None:
+            room.callback(None)
+
+    def _fail(self, error: Exception) -> None:
+        waiting = [each for each in (self._coming, self._room) if each is not None]
+        self._coming = self._room = self._conversation = None
+        for each in waiting:
+            each.errback(error)
 
     # Twisted's side
 
@@ -141,20 +218,29 @@ class FilterLine(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         """Octets from the filter."""
+        if self._tcp is not None:
+            self._quickly()
+        if self._conversation is not None:
+            self._go_on(data)
+            return
         self._unread.append(data)
         self._held += len(data)
         if self._held > MOST_UNREAD:
             self.ended = "it says more than anybody asked for"
             self._unread = []
             self.transport.abortConnection()
-        self._quickly()
-        self._wake(self._coming)
+        self._came(None)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """It is over."""
         self.ended = self.ended or CLOSED
-        self._wake(self._coming)
-        self._wake(self._room)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._conversation is not None:
+            self._fail(FilterTroubleError(self.ended))
+        self._came(None)
+        self._has_room()
 
     def pauseProducing(self) -> None:
         """The filter does not take what is written."""
@@ -164,7 +250,9 @@ class FilterLine(Protocol):
         """It takes more."""
         self._wire.drained()
         self.full = False
-        self._wake(self._room)
+        if self._conversation is not None:
+            self._go_on(b"")
+        self._has_room()
 
     def stopProducing(self) -> None:
         """ConnectionLost says the rest."""
@@ -174,11 +262,6 @@ class FilterLine(Protocol):
         # delayed acknowledgement
         if self._tcp is not None and not self.ended:
             self._tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
-
-    @staticmethod
-    def _wake(waiting: Deferred[None] | None) -> None:
-        if waiting is not None and not waiting.called:
-            waiting.callback(None)
 
 
 async def dial(reactor: Any, place: FilterPlace, patience: float) -> FilterLine:  # noqa: ANN401
@@ -200,6 +283,8 @@ async def dial(reactor: Any, place: FilterPlace, patience: float) -> FilterLine:
         raise FilterTroubleError(why) from None
     except Exception as error:  # a name that is none
         raise FilterTroubleError(f"no connection: {type(error).__name__}") from None
+    if isinstance(line.transport, Connection):
+        line.transport.protocol = line  # not the endpoint's, which only passes on what comes
     return line
 
 

@@ -46,18 +46,6 @@ MOST_EDITED = 4 << 20  # octets in them
 CHUNK = 65535  # octets of a body in one event, as libmilter takes them
 _INDEX = struct.Struct("!I")
 _PORT = struct.Struct("!H")
-MACROS: Mapping[Event, tuple[str, ...]] = {
-    Event.CONNECT: ("j", "daemon_name", "daemon_addr", "v", "_"),
-    Event.HELO: ("tls_version", "cipher", "cipher_bits", "cert_subject", "cert_issuer"),
-    Event.MAIL: (
-        "i", "auth_type", "auth_authen", "auth_author", "mail_addr", "mail_host", "mail_mailer",
-    ),
-    Event.RCPT: ("i", "rcpt_addr", "rcpt_host", "rcpt_mailer"),
-    Event.DATA: ("i",),
-    Event.END_OF_HEADER: ("i",),
-    Event.END_OF_MESSAGE: ("i",),
-}  # fmt: skip
-"""What is told with each event where the filter does not ask for others: Postfix's defaults."""
 
 
 class Word(Enum):
@@ -99,6 +87,10 @@ class FilterVerdict:
     word: Word
     reply: Reply | None = None  # with REPLY
     edits: tuple[Edit, ...] = ()  # only at the end of a message
+
+
+CONTINUE = FilterVerdict(Word.CONTINUE)
+_GO_ON = packet(Word.CONTINUE.value)  # what nearly every answer is
 
 
 class _State(Enum):
@@ -148,26 +140,21 @@ class MilterClient:
             return False
         if event is Event.BODY and self._skips:
             return False
-        return self.agreed.wants(event)
+        return event.letter in self.agreed.told
 
     def tell(self, event: Event, data: bytes, macros: Mapping[str, str]) -> tuple[bytes, bool]:
         """The octets to write, and whether an answer will come."""
         if self._state is not _State.IDLE:
             raise AssertionError(f"told {event.name} while {self._state.value}")
-        self._event = event
-        octets = self._macros(event, macros) + packet(event.letter, data)
-        answers = self.agreed.answers(event)
+        self._event, letter, agreed = event, event.letter, self.agreed
+        octets = packet(letter, data)
+        names = agreed.macros.get(letter)
+        if names is not None:
+            octets = packet(b"D", letter + _macros(names, macros)) + octets
+        answers = letter in agreed.answered
         if answers:
             self._state = _State.WAITING
         return octets, answers
-
-    def _macros(self, event: Event, macros: Mapping[str, str]) -> bytes:
-        if event.macros is None:
-            return b""
-        names = self.agreed.macros.get(event.macros, MACROS.get(event, ()))
-        known = [(name, macros[name]) for name in names if name in macros]
-        pairs = [part for name, value in known for part in (_braced(name), value)]
-        return packet(b"D", event.letter + text(*pairs))
 
     def next_message(self) -> bytes:
         """The message is over, for whatever reason: it forgets it, and stays for the next.
@@ -200,6 +187,10 @@ class MilterClient:
 
     def receive(self, data: bytes) -> list[FilterVerdict]:
         """What it says. Raises MilterError: the connection is to be closed."""
+        waiting = self._state is _State.WAITING
+        if data == _GO_ON and waiting and not (self._packets.held or self._edits):
+            self._state = _State.IDLE
+            return [CONTINUE]
         verdicts = []
         for letter, body in self._packets.feed(data):
             if self._state is _State.NEGOTIATING:
@@ -265,6 +256,13 @@ class MilterClient:
         self._edits.append(edit)
 
 
+def _macros(names: tuple[tuple[str, bytes], ...], macros: Mapping[str, str]) -> bytes:
+    """Of these names those that are known, with their values."""
+    if not macros:
+        return b""
+    return b"".join([octets + text(macros[name]) for name, octets in names if name in macros])
+
+
 def _edit(letter: bytes, body: bytes) -> Edit:
     if letter == b"b":
         return ReplaceBody(body)
@@ -297,10 +295,6 @@ def _reply(text: str) -> Reply:
         raise MilterError(f"its reply is {text[:40]!r}")
     said = tuple(match[2] or "" for match in found if match is not None)
     return Reply.received(int(codes.pop()), said).or_status(7, 1)
-
-
-def _braced(name: str) -> str:
-    return name if len(name) == 1 else f"{{{name}}}"
 
 
 # what each event carries

@@ -7,19 +7,20 @@ connection on or only at the final dot; and a transaction that is over is taken 
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from relayd.filters.line import FilterLine, FilterTroubleError
+from relayd.filters.line import Conversation, FilterLine, FilterTroubleError
 from relayd.filters.lines import FilterLines
-from relayd.filters.milter import CHUNK, FilterVerdict, MilterClient, Word, header
+from relayd.filters.milter import CHUNK, CONTINUE, FilterVerdict, MilterClient, Word, header
 from relayd.filters.milterwire import Event, MilterError, MilterStep
 
-CONTINUE = FilterVerdict(Word.CONTINUE)
 _OF_THE_CONNECTION = (Event.CONNECT, Event.HELO)
 Replaced = Callable[[bytes], None]
 _STANDING = (Word.REJECT, Word.TEMPFAIL, Word.REPLY, Word.SHUT_DOWN)
+_GOES_ON = (Word.CONTINUE, Word.SKIP, Word.ACCEPT)
+_UNASKED = "it says something that nobody asked for"
+_MOST_HELD = 65536  # octets that wait for those after them, to leave in one write
 
 
 class Happening:
@@ -41,6 +42,46 @@ class MilterLine:
     line: FilterLine
     client: MilterClient
     in_message: bool = False  # it has heard of one, and not that it is over
+    held: bytearray = field(default_factory=bytearray)  # what it does not answer, not written yet
+
+    def say(
+        self,
+        event: Event,
+        data: bytes,
+        macros: Mapping[str, str],
+        patience: float,
+        replaced: Replaced | None = None,
+    ) -> Conversation[FilterVerdict]:
+        """One event, its macros with it; what the milter says to it, if it is to say anything."""
+        client = self.client
+        if not client.wants(event):
+            return CONTINUE
+        octets, answers = client.tell(event, data, macros)
+        if event not in _OF_THE_CONNECTION:
+            self.in_message = True
+        self.held += octets
+        if not answers:
+            if len(self.held) >= _MOST_HELD:
+                self.flush()
+                while self.line.full:
+                    if (yield patience):
+                        raise MilterError(_UNASKED)
+            return CONTINUE
+        self.flush()
+        while True:
+            verdicts = client.receive((yield patience))
+            if event is Event.END_OF_MESSAGE:
+                for piece in client.new_body():
+                    if replaced is not None:
+                        replaced(piece)
+            if verdicts:
+                return verdicts[0]
+
+    def flush(self) -> None:
+        """Write what it was told by now."""
+        if self.held:
+            self.line.write(bytes(self.held))
+            self.held.clear()
 
 
 def milter_line(line: FilterLine) -> MilterLine:
@@ -77,22 +118,14 @@ class MilterTalk:
 
         Raises FilterTroubleError.
         """
-        with self._or_broken():
-            await self._take_back(happened)
-            verdict = self._standing or CONTINUE
-            if verdict.word in _STANDING:
-                return verdict
-            for happening in happened[len(self._told) :]:
-                self._told.append(happening)
-                if happening.refused:
-                    continue
-                verdict = await self._say(happening)
-                if verdict.word is not Word.CONTINUE:
-                    if happening.event in _OF_THE_CONNECTION:
-                        self._standing = verdict
-                    if verdict.word is not Word.ACCEPT:
-                        return verdict
-        return CONTINUE
+        with self:
+            self._take_back(happened)
+            speaker = self._speaker = self._speaker or await self._greeted()
+            if speaker.line.spoke:
+                raise MilterError(_UNASKED)
+            if self._standing is not None and self._standing.word in _STANDING:
+                return self._standing
+            return await speaker.line.converse(self._catch_up(speaker, happened))
 
     async def examine(
         self,
@@ -106,8 +139,14 @@ class MilterTalk:
         `fields`: names, and what stands behind the colon. `replaced` is given the pieces of a body
         that is to take the place of this one. Raises FilterTroubleError.
         """
-        with self._or_broken():
-            return await self._examine(fields, body, macros, replaced)
+        with self:
+            speaker = self._speaker
+            if speaker is None:
+                raise FilterTroubleError("the connection is gone")
+            if speaker.line.spoke:
+                raise MilterError(_UNASKED)
+            content = _content(speaker.client, fields, body)
+            return await speaker.line.converse(self._show(speaker, content, macros, replaced))
 
     def over(self) -> None:
         """The session is, and so is the connection.
@@ -127,16 +166,14 @@ class MilterTalk:
 
     # the parts of it
 
-    @contextlib.contextmanager
-    def _or_broken(self) -> Iterator[None]:
+    def __enter__(self) -> None:
         """Whatever goes wrong, or is given up, ends the connection: who knows where it stands."""
-        try:
-            yield
-        except (MilterError, FilterTroubleError) as error:
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if isinstance(error, MilterError | FilterTroubleError):
             raise self._broken(str(error)) from None
-        except BaseException:
+        if error is not None:
             self._broken("")
-            raise
 
     def _broken(self, why: str) -> FilterTroubleError:
         speaker, self._speaker = self._speaker, None
@@ -146,23 +183,23 @@ class MilterTalk:
             self._lines.drop(speaker)
         return FilterTroubleError(why)
 
-    async def _take_back(self, happened: Sequence[Happening]) -> None:
+    def _take_back(self, happened: Sequence[Happening]) -> None:
         """What it was told of and is no more: a transaction, or another client's session."""
-        same = 0
-        for told, happening in zip(self._told, happened, strict=False):
-            if told is not happening:
-                break
-            same += 1
-        undone = self._told[same:]
-        if undone and undone[0].event is Event.CONNECT:
-            self.over()
-        elif any(each.event not in _OF_THE_CONNECTION for each in undone):
-            self._abort()
-        del self._told[same:]
+        told = self._told
+        if told != happened[: len(told)]:
+            same = 0
+            for before, now in zip(told, happened, strict=False):
+                if before is not now:
+                    break
+                same += 1
+            undone = told[same:]
+            if undone[0].event is Event.CONNECT:
+                self.over()
+            elif any(each.event not in _OF_THE_CONNECTION for each in undone):
+                self._abort()
+            del told[same:]
         if self._speaker is not None and self._speaker.line.ended:
             self._broken("")  # it has restarted, perhaps: tell it all, from the beginning
-        if self._speaker is None:
-            self._speaker = await self._greeted()
 
     def _abort(self) -> None:
         speaker = self._speaker
@@ -181,69 +218,48 @@ class MilterTalk:
         speaker, _ = await self._lines.take(self._command)
         try:
             speaker.line.write(speaker.client.offer())
-            while not speaker.client.ready:
-                speaker.client.receive(await speaker.line.read(self._command))
+            await speaker.line.converse(_agreed(speaker.client, self._command))
         except BaseException:
             self._lines.drop(speaker)
             raise
         return speaker
 
-    async def _say(self, happening: Happening) -> FilterVerdict:
-        speaker = self._speaker
-        assert speaker is not None
-        if not speaker.client.wants(happening.event):
-            return CONTINUE
-        answers = _write(speaker, happening.event, happening.data, happening.macros)
-        return await self._answer(speaker, self._command) if answers else CONTINUE
+    def _catch_up(
+        self, speaker: MilterLine, happened: Sequence[Happening]
+    ) -> Conversation[FilterVerdict]:
+        for happening in happened[len(self._told) :]:
+            self._told.append(happening)
+            if happening.refused:
+                continue
+            verdict = yield from speaker.say(
+                happening.event, happening.data, happening.macros, self._command
+            )
+            if verdict.word is not Word.CONTINUE:
+                if happening.event in _OF_THE_CONNECTION:
+                    self._standing = verdict
+                if verdict.word is not Word.ACCEPT:
+                    return verdict
+        speaker.flush()
+        return CONTINUE
 
-    async def _answer(
-        self, speaker: MilterLine, patience: float, replaced: Replaced | None = None
-    ) -> FilterVerdict:
-        while True:
-            verdicts = speaker.client.receive(await speaker.line.read(patience))
-            for piece in speaker.client.new_body():
-                if replaced is not None:
-                    replaced(piece)
-            if len(verdicts) > 1:
-                raise MilterError("it answers twice")
-            if verdicts:
-                return verdicts[0]
-
-    async def _examine(
+    def _show(
         self,
-        fields: Iterable[tuple[str, bytes]],
-        body: Callable[[], Iterator[bytes]],
+        speaker: MilterLine,
+        content: Iterable[tuple[Event, bytes]],
         macros: Mapping[str, str],
         replaced: Replaced,
-    ) -> FilterVerdict:
-        speaker = self._speaker
-        if speaker is None:
-            raise FilterTroubleError("the connection is gone")
-        client, line = speaker.client, speaker.line
-        for event, data in _content(client, fields, body):
-            if not client.wants(event):
-                continue
-            verdict = CONTINUE
-            if _write(speaker, event, data, macros):
-                verdict = await self._answer(speaker, self._content, replaced)
-            elif line.full:
-                await line.drained(self._content)
-            if event is Event.END_OF_MESSAGE:
-                return verdict
-            if verdict.word not in (Word.CONTINUE, Word.SKIP, Word.ACCEPT):
+    ) -> Conversation[FilterVerdict]:
+        for event, data in content:
+            verdict = yield from speaker.say(event, data, macros, self._content, replaced)
+            if event is Event.END_OF_MESSAGE or verdict.word not in _GOES_ON:
                 return verdict
         return CONTINUE
 
 
-def _write(speaker: MilterLine, event: Event, data: bytes, macros: Mapping[str, str]) -> bool:
-    """One event, its macros with it, in one write. Whether an answer will come."""
-    if speaker.line.spoke:
-        raise MilterError("it says something that nobody asked for")
-    octets, answers = speaker.client.tell(event, data, macros)
-    speaker.line.write(octets)
-    if event not in _OF_THE_CONNECTION:
-        speaker.in_message = True
-    return answers
+def _agreed(client: MilterClient, patience: float) -> Conversation[None]:
+    """What comes until it has said what it wants."""
+    while not client.ready:
+        client.receive((yield patience))
 
 
 def _content(

@@ -7,8 +7,10 @@ state of a conversation that both sides must agree on; relayd.filters.milter wal
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum, IntFlag
+from functools import lru_cache
 
 VERSION = 6
 OLDEST = 2
@@ -89,53 +91,40 @@ class Event(Enum):
     BODY = (b"B", MilterStep.NO_BODY, MilterStep.SILENT_BODY, 2, None)
     END_OF_MESSAGE = (b"E", MilterStep(0), MilterStep(0), 2, 5)
 
-    @property
-    def letter(self) -> bytes:
-        """Of its packet."""
-        letter: bytes = self.value[0]
-        return letter
+    def __init__(
+        self, letter: bytes, off: MilterStep, silent: MilterStep, since: int, macros: int | None
+    ) -> None:
+        self.letter = letter  # of its packet
+        self.off = off  # the flag with which a filter does not want it
+        self.silent = silent  # ... does not answer it
+        self.since = since  # the first version that knows it
+        self.macros = macros  # the number of its list, as SETSYMLIST counts them; None: it has none
 
-    @property
-    def off(self) -> MilterStep:
-        """The flag with which a filter does not want it."""
-        off: MilterStep = self.value[1]
-        return off
 
-    @property
-    def silent(self) -> MilterStep:
-        """The flag with which a filter does not answer it."""
-        silent: MilterStep = self.value[2]
-        return silent
-
-    @property
-    def since(self) -> int:
-        """The first version that knows it."""
-        since: int = self.value[3]
-        return since
-
-    @property
-    def macros(self) -> int | None:
-        """The number of its list, as SETSYMLIST counts them; None: it has none."""
-        macros: int | None = self.value[4]
-        return macros
+MACROS: Mapping[Event, tuple[str, ...]] = {
+    Event.CONNECT: ("j", "daemon_name", "daemon_addr", "v", "_"),
+    Event.HELO: ("tls_version", "cipher", "cipher_bits", "cert_subject", "cert_issuer"),
+    Event.MAIL: (
+        "i", "auth_type", "auth_authen", "auth_author", "mail_addr", "mail_host", "mail_mailer",
+    ),
+    Event.RCPT: ("i", "rcpt_addr", "rcpt_host", "rcpt_mailer"),
+    Event.DATA: ("i",),
+    Event.END_OF_HEADER: ("i",),
+    Event.END_OF_MESSAGE: ("i",),
+}  # fmt: skip
+"""What is told with each event where the filter does not ask for others: Postfix's defaults."""
 
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """What came of the negotiation."""
+    """What came of the negotiation. Who agrees on the same again has the same one."""
 
     version: int
     actions: MilterAction
     steps: MilterStep
-    macros: dict[int, tuple[str, ...]]  # names that the filter asked for, by list
-
-    def wants(self, event: Event) -> bool:
-        """It is to be told of this."""
-        return event.since <= self.version and not self.steps & event.off
-
-    def answers(self, event: Event) -> bool:
-        """It says something to this."""
-        return not self.steps & event.silent
+    told: frozenset[bytes]  # letters of the events that it is to be told of
+    answered: frozenset[bytes]  # ... to which it says something
+    macros: Mapping[bytes, tuple[tuple[str, bytes], ...]]  # with them: names, and as octets
 
 
 def packet(letter: bytes, data: bytes = b"") -> bytes:
@@ -148,6 +137,7 @@ def offer() -> bytes:
     return packet(b"O", _OPTIONS.pack(VERSION, ACTIONS, _STEPS_6))
 
 
+@lru_cache(16)  # each connection begins with it, and a filter chooses the same each time
 def agreement(data: bytes) -> Agreement:
     """What the filter chose. Raises MilterError."""
     if len(data) < _OPTIONS.size:
@@ -165,8 +155,18 @@ def agreement(data: bytes) -> Agreement:
     beyond = steps & ~int(STEPS[version])
     if beyond:
         raise MilterError(f"it wants steps {beyond:#x}, which were not offered")
+    lists = _macro_lists(data[_OPTIONS.size :])
     return Agreement(
-        version, MilterAction(actions), MilterStep(steps), _macro_lists(data[_OPTIONS.size :])
+        version,
+        MilterAction(actions),
+        MilterStep(steps),
+        frozenset(e.letter for e in Event if e.since <= version and not steps & e.off),
+        frozenset(e.letter for e in Event if not steps & e.silent),
+        {
+            event.letter: tuple((name, text(_braced(name))) for name in lists.get(number, names))
+            for event, names in MACROS.items()
+            if (number := event.macros) is not None
+        },
     )
 
 
@@ -188,11 +188,11 @@ class Packets:
     """Cuts input into packets."""
 
     def __init__(self) -> None:
-        self._data = b""
+        self.held = b""  # of one that is not whole yet
 
     def feed(self, data: bytes) -> list[tuple[bytes, bytes]]:
         """Letters and data of the packets that are whole by now. Raises MilterError."""
-        data = self._data + data if self._data else data
+        data = self.held + data if self.held else data
         found = []
         at = 0
         while len(data) - at >= _LENGTH.size:
@@ -205,7 +205,7 @@ class Packets:
             start = at + _LENGTH.size
             found.append((data[start : start + 1], data[start + 1 : end]))
             at = end
-        self._data = data[at:]
+        self.held = data[at:]
         return found
 
 
@@ -219,6 +219,13 @@ def strings(data: bytes, count: int) -> list[str]:
 
 def text(*values: str) -> bytes:
     """Texts, each ended by NUL; one in a text would end it too early and is left out."""
-    return b"".join(
-        value.replace("\0", "").encode("utf-8", "surrogateescape") + b"\0" for value in values
-    )
+    if not values:
+        return b""
+    joined = "\0".join(values)
+    if joined.count("\0") >= len(values):
+        joined = "\0".join([value.replace("\0", "") for value in values])
+    return joined.encode("utf-8", "surrogateescape") + b"\0"
+
+
+def _braced(name: str) -> str:
+    return name if len(name) == 1 else f"{{{name}}}"

@@ -138,7 +138,10 @@ class Witnesses:
 
     def _start(self, command: list[str], name: str) -> Process:
         process = Process(
-            command, self._folder / name, cwd=self._folder, environment={"PYTHONPATH": str(CHECKOUT)}
+            command,
+            self._folder / name,
+            cwd=self._folder,
+            environment={"PYTHONPATH": str(CHECKOUT)},
         )
         self._processes.append(process)
         return process

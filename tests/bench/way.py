@@ -211,9 +211,7 @@ def _checks(folder: Path) -> Iterator[tuple[bytes, str]]:
         yield letter.file.read_bytes().replace(b"\n", b"\r\n"), witnesses.rules
 
 
-def _send(
-    port: int, content: bytes, recipients: int, enter: Callable[[str | None], None]
-) -> None:
+def _send(port: int, content: bytes, recipients: int, enter: Callable[[str | None], None]) -> None:
     """One message in a session of its own, a command at a time."""
     enter(STATIONS[0])
     with socket.create_connection(("127.0.0.1", port)) as connection:

@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relayd.filters.milter import (
-    MACROS,
     FilterVerdict,
     MilterClient,
     Word,
@@ -32,6 +31,7 @@ from relayd.filters.milteredits import (
 )
 from relayd.filters.milterwire import (
     ACTIONS,
+    MACROS,
     MOST_DATA,
     STEPS,
     Event,
