@@ -101,13 +101,16 @@ class _State(Enum):
     GONE = "gone"  # ... of this connection
 
 
+_NOTHING = Agreement(0, MilterAction(0), MilterStep(0), frozenset(), frozenset(), {})
+
+
 class MilterClient:
     """One connection to a filter."""
 
     def __init__(self) -> None:
         self._packets = Packets()
         self._state = _State.NEGOTIATING
-        self._agreed: Agreement | None = None
+        self._agreed = _NOTHING
         self._event = Event.CONNECT
         self._edits: list[Edit] = []
         self._skips = False
@@ -120,7 +123,7 @@ class MilterClient:
     @property
     def agreed(self) -> Agreement:
         """What the two agreed on; only after the negotiation."""
-        if self._agreed is None:
+        if self._state is _State.NEGOTIATING:
             raise MilterError("it has not said what it wants")
         return self._agreed
 
@@ -140,13 +143,13 @@ class MilterClient:
             return False
         if event is Event.BODY and self._skips:
             return False
-        return event.letter in self.agreed.told
+        return event.letter in self._agreed.told
 
     def tell(self, event: Event, data: bytes, macros: Mapping[str, str]) -> tuple[bytes, bool]:
         """The octets to write, and whether an answer will come."""
         if self._state is not _State.IDLE:
             raise AssertionError(f"told {event.name} while {self._state.value}")
-        self._event, letter, agreed = event, event.letter, self.agreed
+        self._event, letter, agreed = event, event.letter, self._agreed
         octets = packet(letter, data)
         names = agreed.macros.get(letter)
         if names is not None:

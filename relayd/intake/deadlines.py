@@ -55,6 +55,7 @@ class SessionDeadlines:
         self._late = late
         self._began = self._since = self._fruitful = self._reactor.seconds()
         self._timer: IDelayedCall | None = None
+        self._rings = 0.0  # when the timer is due
 
     @property
     def seconds(self) -> float:
@@ -65,7 +66,7 @@ class SessionDeadlines:
         """From now on it is watched."""
         deadlines = self._watch.deadlines
         soon = min(deadlines.command, deadlines.barren, deadlines.content)
-        self._timer = self._reactor.callLater(soon, self._tick)
+        self._set(soon)
 
     def end(self) -> None:
         """It is over."""
@@ -90,8 +91,15 @@ class SessionDeadlines:
 
     def look(self) -> None:
         """The deadline has come nearer than the timer knows."""
-        if self._timer is not None:
-            self._timer.reset(self._soon(self._watch.deadlines))
+        soon = self._soon(self._watch.deadlines)
+        rings = self._reactor.seconds() + soon
+        if self._timer is not None and rings < self._rings:
+            self._timer.reset(soon)
+            self._rings = rings
+
+    def _set(self, seconds: float) -> None:
+        self._timer = self._reactor.callLater(seconds, self._tick)
+        self._rings = self._reactor.seconds() + seconds
 
     def _soon(self, deadlines: Deadlines) -> float:
         """Seconds until the deadline, or until one of a phase that may begin meanwhile."""
@@ -127,4 +135,4 @@ class SessionDeadlines:
                 return
             else:
                 self._late()
-        self._timer = self._reactor.callLater(self._soon(deadlines), self._tick)
+        self._set(self._soon(deadlines))

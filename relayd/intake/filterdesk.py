@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,6 +88,7 @@ class FilterDesk:
         self._reactor = reactor
         self._clock = clock  # seconds since the epoch
         self._filters: dict[FilterDef, AskedFilter] = {}
+        self._ordered: tuple[Ruleset | None, Sequence[tuple[str, AskedFilter]]] = None, ()
 
     @property
     def seconds(self) -> Callable[[], float]:
@@ -95,16 +96,20 @@ class FilterDesk:
         seconds: Callable[[], float] = self._reactor.seconds
         return seconds
 
-    def filters(self, ruleset: Ruleset) -> Mapping[str, AskedFilter]:
-        """By name, as this rule set defines them."""
-        return {name: self._filter(each) for name, each in ruleset.filters.items()}
+    def order(self, ruleset: Ruleset) -> Sequence[tuple[str, AskedFilter]]:
+        """Whom this rule set asks, by name and in order."""
+        if ruleset is not self._ordered[0]:  # another than the last session's
+            filters, asks = self._known(ruleset), ruleset.asks
+            names = () if asks is None else asks.order
+            self._ordered = ruleset, [(name, filters[name]) for name in names]
+        return self._ordered[1]
 
     def keep_up(self, ruleset: Ruleset) -> None:
         """Other rules are in force: who is not asked any more has no connections left."""
         gone = set(self._filters) - set(ruleset.filters.values())
         for each in gone:
             self._filters.pop(each).lines.close()
-        self.filters(ruleset)
+        self._known(ruleset)
 
     def close(self) -> None:
         """Nobody is asked any more."""
@@ -153,6 +158,9 @@ class FilterDesk:
             }
             for definition, asked in self._filters.items()
         ]
+
+    def _known(self, ruleset: Ruleset) -> Mapping[str, AskedFilter]:
+        return {name: self._filter(each) for name, each in ruleset.filters.items()}
 
     def _filter(self, definition: FilterDef) -> AskedFilter:
         asked = self._filters.get(definition)

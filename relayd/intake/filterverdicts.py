@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from relayd.filters.milter import FilterVerdict, Word
+from relayd.filters.milter import CONTINUE, FilterVerdict, Word
 from relayd.filters.milteredits import (
     AddHeader,
     AddRecipient,
@@ -134,6 +134,8 @@ class FilterVerdicts:
         replaced: bool = False,
     ) -> Objection:
         """A milter's verdict: `live`, on the session as it goes; `replaced`, with another body."""
+        if verdict is CONTINUE and not replaced:
+            return None
         name, word = asked.definition.name, verdict.word
         if word in REFUSING:
             reply = _reply(verdict)

@@ -11,7 +11,7 @@ from dataclasses import replace
 from socket import socket
 from typing import Any
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError
 from twisted.internet.interfaces import (
     IDelayedCall,
     IHalfCloseableProtocol,
@@ -33,7 +33,7 @@ from relayd.intake.smtpservice import SmtpService
 from relayd.intake.transport import Transport, has_ended, is_unread
 from relayd.mail.client import Client
 from relayd.mail.reply import Reply
-from relayd.reactor.coroutine import promise, spawn
+from relayd.reactor.coroutine import Hold, spawn
 from relayd.reactor.wire import Wire
 from relayd.smtp.events import (
     Auth,
@@ -103,7 +103,7 @@ class Session(Protocol):
         self._end = "lost"  # how the session will have ended, for the log
         self._last_reply: Reply | None = None  # a 421 to be said after the commit
         self._pending: Pending[Any] | None = None  # the verdict that input waits for
-        self._asked: Deferred[None] | None = None  # ... where it can be cancelled
+        self._asked: Hold | None = None  # ... where it can be cancelled
         self._pumping = False
         self._share = 0  # lines and pieces of content left of this turn
         self._turn_ends = 0.0  # seconds of the reactor's clock
@@ -394,8 +394,8 @@ class Session(Protocol):
         if pending.phase is SessionPhase.COMMIT:
             spawn(self._hear(pending), self._answer_failed)
             return
-        asked = promise(self._hear(pending))
-        asked.addErrback(self._answer_failed)
+        asked = Hold()
+        spawn(self._hear(pending), self._answer_failed, asked)
         if self._pending is pending:
             self._asked = asked
             self._deadlines.look()  # sooner than the command's deadline

@@ -54,8 +54,8 @@ class SessionFilters:
     def __init__(self, desk: FilterDesk, ruleset: Ruleset) -> None:
         self._desk = desk
         self._ruleset = ruleset
+        self._order = desk.order(ruleset)
         self._verdicts = FilterVerdicts(desk, ruleset)
-        self._filters = desk.filters(ruleset)
         self._talks: dict[AskedFilter, MilterTalk] = {}
         self._happened: list[Happening] = []
         self._peer = AskedAbout(Client(""), desk.hostname)
@@ -109,7 +109,7 @@ class SessionFilters:
         if not self._happened:  # mail that no session brought
             self._happened = [connected(self._peer), introduced(self._peer)]
         if ruleset is not self._ruleset:
-            self._ruleset, self._filters = ruleset, self._desk.filters(ruleset)
+            self._ruleset, self._order = ruleset, self._desk.order(ruleset)
             self._verdicts.ruleset = ruleset
         self._verdicts.in_transaction = True
         self._sender, self._size = sender, params.size or 0
@@ -150,7 +150,7 @@ class SessionFilters:
     ) -> Objection:
         """The content is about to come, and is kept as it comes, or is completed first."""
         self._happened.append(content_begins(ident_text(ident)))
-        for name, asked in self._in_order():
+        for name, asked in self._order:
             if asked.milters is not None and self._asks(name, Known.RECIPIENT, recipients):
                 objection = await self._tell_one(asked)
                 if objection is not None:
@@ -159,7 +159,7 @@ class SessionFilters:
 
     async def _begin_early(self, recipients: Sequence[Mailbox]) -> Objection:
         """A clamd before whom nobody changes the message sees it while it arrives."""
-        for name, asked in self._in_order():
+        for name, asked in self._order:
             asks = self._asks(name, Known.RECIPIENT, recipients)
             if asked.clamd is None or asks is None or self.wanted.above:
                 if asks is False or (self._stage(name) is not Known.CONTENT and asked.policy):
@@ -228,7 +228,7 @@ class SessionFilters:
                 return MESSAGE_GREW
         message = EditedContent(content)
         self.gathered = gathered
-        for name, asked in self._in_order():
+        for name, asked in self._order:
             self._verdicts.note(asked)
             failed = self._verdicts.failed.get(name)
             if failed is not None:
@@ -330,7 +330,7 @@ class SessionFilters:
     async def _tell(self, known: Known, mailbox: Mailbox | None = None) -> Objection:
         """Whoever is asked from now on."""
         whom = [] if mailbox is None else [mailbox]
-        for name, asked in self._in_order():
+        for name, asked in self._order:
             policy = asked.policy is not None and mailbox is not None
             if not policy and asked.milters is None:
                 continue
@@ -377,10 +377,6 @@ class SessionFilters:
 
     # who is asked
 
-    def _in_order(self) -> list[tuple[str, AskedFilter]]:
-        asks = self._ruleset.asks
-        return [] if asks is None else [(name, self._filters[name]) for name in asks.order]
-
     def _stage(self, name: str) -> Known:
         assert self._ruleset.asks is not None
         return self._ruleset.asks.known(name)
@@ -388,6 +384,8 @@ class SessionFilters:
     def _asks(self, name: str, known: Known, recipients: Sequence[Mailbox]) -> bool | None:
         """Whether it is asked, about any of these recipients; None: that is not known yet."""
         assert self._ruleset.asks is not None
+        if name in self._ruleset.asks.always:
+            return True
         unknown = False
         sender = None if self._sender is None else Subject(self._sender)
         gathered = {**self.gathered, **self._verdicts.facts}

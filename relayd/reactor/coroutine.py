@@ -35,7 +35,7 @@ class Awaited(Deferred[T]):
     spawned coroutine may not add callbacks to it besides.
     """
 
-    waiting: tuple[Spawned, Broken] | None = None
+    waiting: tuple[Spawned, Broken, Hold | None] | None = None
 
     def __await__(self) -> Generator[Any, Any, T]:
         """Wait for it; what it is waited with is told the result.
@@ -65,12 +65,26 @@ class Awaited(Deferred[T]):
         super().errback(fail)
 
 
-def spawn(coroutine: Spawned, broken: Broken) -> None:
+class Hold:
+    """By which a spawned coroutine can be given up."""
+
+    __slots__ = ("awaited",)
+
+    def __init__(self) -> None:
+        self.awaited: Deferred[Any] | None = None  # what it waits for, or waited for last
+
+    def cancel(self) -> None:
+        """What it waits for will not come: it hears CancelledError."""
+        if self.awaited is not None:
+            self.awaited.cancel()
+
+
+def spawn(coroutine: Spawned, broken: Broken, hold: Hold | None = None) -> None:
     """Run it up to the first Deferred that has no result yet, and from there on by and by.
 
     It answers for itself: it returns nothing, and what it raises is a bug that `broken` hears of.
     """
-    _go_on(None, coroutine, broken)
+    _go_on(None, coroutine, broken, hold)
 
 
 def promise(coroutine: Coroutine[Deferred[Any], Any, T]) -> Deferred[T]:
@@ -81,7 +95,7 @@ def promise(coroutine: Coroutine[Deferred[Any], Any, T]) -> Deferred[T]:
     return Deferred.fromCoroutine(coroutine)
 
 
-def _go_on(result: object, coroutine: Spawned, broken: Broken) -> None:
+def _go_on(result: object, coroutine: Spawned, broken: Broken, hold: Hold | None) -> None:
     try:
         if isinstance(result, Failure):
             awaited = result.throwExceptionIntoGenerator(coroutine)  # type: ignore[no-untyped-call]
@@ -92,10 +106,12 @@ def _go_on(result: object, coroutine: Spawned, broken: Broken) -> None:
     except Exception:
         broken(Failure())  # type: ignore[no-untyped-call]
         return
+    if hold is not None:
+        hold.awaited = awaited
     if type(awaited) is Awaited:
-        awaited.waiting = coroutine, broken
+        awaited.waiting = coroutine, broken, hold
     else:
-        awaited.addBoth(_go_on, coroutine, broken)
+        awaited.addBoth(_go_on, coroutine, broken, hold)
 
 
 def log_bug(log: Log, event: str, failure: Failure) -> None:
