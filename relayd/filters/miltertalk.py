@@ -59,15 +59,16 @@ class MilterLine:
         octets, answers = client.tell(event, data, macros)
         if event not in _OF_THE_CONNECTION:
             self.in_message = True
-        self.held += octets
         if not answers:
+            self.held += octets
             if len(self.held) >= _MOST_HELD:
                 self.flush()
                 while self.line.full:
                     if (yield patience):
                         raise MilterError(_UNASKED)
             return CONTINUE
-        self.flush()
+        self.line.write(bytes(self.held) + octets)
+        self.held.clear()
         while True:
             verdicts = client.receive((yield patience))
             if event is Event.END_OF_MESSAGE:
@@ -268,8 +269,9 @@ def _content(
     body: Callable[[], Iterator[bytes]],
 ) -> Iterator[tuple[Event, bytes]]:
     if client.wants(Event.HEADER):
+        leading_space = client.leading_space
         for name, value in fields:
-            yield Event.HEADER, header(name, value, leading_space=client.leading_space)
+            yield Event.HEADER, header(name, value, leading_space=leading_space)
     yield Event.END_OF_HEADER, b""
     if client.wants(Event.BODY):
         yield from ((Event.BODY, piece) for piece in _pieces(body()))

@@ -90,12 +90,11 @@ class SessionDeadlines:
         self._fruitful = self._reactor.seconds()
 
     def look(self) -> None:
-        """The deadline has come nearer than the timer knows."""
-        soon = self._soon(self._watch.deadlines)
-        rings = self._reactor.seconds() + soon
-        if self._timer is not None and rings < self._rings:
-            self._timer.reset(soon)
-            self._rings = rings
+        """The deadline may have come nearer than the timer knows."""
+        deadline = self._deadline(self._watch.deadlines)
+        if self._timer is not None and deadline < self._rings:
+            self._timer.reset(max(deadline - self._reactor.seconds(), 0.0))
+            self._rings = deadline
 
     def _set(self, seconds: float) -> None:
         self._timer = self._reactor.callLater(seconds, self._tick)

@@ -405,7 +405,8 @@ class SessionFilters:
         return talk
 
     def _is(self, client: Client, mechanism: str) -> None:
-        self._peer = AskedAbout(client, self._desk.hostname, mechanism)
+        if client is not self._peer.client or mechanism != self._peer.mechanism:
+            self._peer = AskedAbout(client, self._desk.hostname, mechanism)
 
     def _instance_now(self) -> str:
         self._instance = self._instance or instance()

@@ -32,6 +32,9 @@ class Fact:
     values: tuple[object, ...] = ()  # some of those it may have; the first is as of anybody
     about: str = ""  # the mailbox, where it is of one that rules have made
 
+    def __hash__(self) -> int:  # it is looked up all the time: by what tells most apart
+        return hash((self.name, self.of, self.about))
+
     @property
     def gathered(self) -> bool:
         """Whether it is neither of the envelope nor of the session: View.told has it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.internet.tcp import Connection
 from twisted.internet.testing import StringTransport
@@ -24,7 +24,15 @@ PLACE = FilterPlace(unix="/nowhere")
 
 
 class Wire(StringTransport):
-    """A transport that knows when it was cut."""
+    """A transport that knows when it was cut, and what was written together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.writes: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        self.writes.append(data)
+        super().write(data)
 
     def abortConnection(self) -> None:
         self.disconnecting = True
@@ -252,6 +260,100 @@ class TalkTests(LinesCase):
         verdict = self.successResultOf(looking)
         self.assertEqual((verdict.word, b"".join(pieces)), (Word.ACCEPT, b"newer"))
         self.assertEqual(verdict.edits, (InsertHeader(1, "X", "y"),))
+
+    def test_what_is_not_answered_leaves_together_and_at_once(self) -> None:
+        silent = sum(each.silent for each in Event)
+        self.told([CONNECT, HELO, MAIL, RCPT], self.agreed(silent))
+        writes = self.net.made[0].transport.writes
+        self.assertEqual((len(writes), self.letters()), (2, "OCHMR"))
+        fields = [("Subject", b" x"), ("To", b" a")]
+        looking = promise(self.talk.examine(fields, lambda: iter([b"y"]), {}, lambda _: None))
+        self.assertEqual((len(writes), self.letters()), (3, "LLNBE"))
+        self.hear(packet(b"c"))
+        self.assertIs(self.successResultOf(looking).word, Word.CONTINUE)
+
+    def test_a_large_body_that_is_not_answered_waits_for_room(self) -> None:
+        silent = sum(each.silent for each in Event)
+        self.told([CONNECT, MAIL], self.agreed(silent))
+        line, body = self.net.made[0], [b"y" * 65535] * 3
+        for speaks in (False, True):
+            self.letters()
+            line.pauseProducing()
+            looking = promise(self.talk.examine([], lambda: iter(body), {}, lambda _: None))
+            self.assertEqual(self.letters(), "NB")
+            if not speaks:
+                self.clock.advance(299)
+                line.resumeProducing()
+                self.assertEqual(self.letters(), "BBE")
+                self.hear(packet(b"c"))
+                self.successResultOf(looking)
+            else:
+                self.hear(packet(b"c"))
+                self.failureResultOf(looking, FilterTroubleError)
+
+    def test_who_never_takes_what_is_written_is_trouble(self) -> None:
+        self.told([CONNECT, MAIL], self.agreed(sum(each.silent for each in Event)))
+        self.net.made[0].pauseProducing()
+        body = [b"y" * 65535] * 3
+        looking = promise(self.talk.examine([], lambda: iter(body), {}, lambda _: None))
+        self.clock.advance(300)
+        error = self.failureResultOf(looking, FilterTroubleError)
+        self.assertIn("does not read within 300 seconds", str(error.value))
+
+    def test_what_it_does_not_want_to_hear_costs_no_write(self) -> None:
+        off = sum(each.off for each in (Event.CONNECT, Event.HELO, Event.MAIL))
+        self.told([CONNECT, HELO, MAIL], self.agreed(off))
+        self.assertEqual(self.letters(), "O")
+
+    def test_one_timer_watches_all_that_is_waited_for(self) -> None:
+        telling = promise(self.talk.tell([CONNECT, HELO, MAIL, RCPT]))
+        self.hear(self.agreed())
+        for _ in range(3):
+            self.clock.advance(29)  # each answer has its own time
+            self.hear(packet(b"c"))
+            self.assertEqual(len(self.clock.getDelayedCalls()), 1)
+        self.assertNoResult(telling)
+        self.clock.advance(29)
+        self.assertNoResult(telling)
+        self.clock.advance(1)
+        error = self.failureResultOf(telling, FilterTroubleError)
+        self.assertIn("does not answer within 30 seconds", str(error.value))
+
+    def test_the_time_for_a_command_is_its_own_after_that_for_a_content(self) -> None:
+        self.told([CONNECT, MAIL], self.agreed(), *[packet(b"c")] * 2)
+        looking = promise(self.talk.examine([], lambda: iter([]), {}, lambda _: None))
+        self.hear(packet(b"p"))  # it is at it: from here on it has its 300 seconds
+        self.clock.advance(200)
+        self.hear(packet(b"c"), packet(b"c"))
+        self.successResultOf(looking)
+        telling = promise(self.talk.tell([CONNECT, Happening(Event.MAIL, b"<x@y>\0", {})]))
+        self.clock.advance(29)
+        self.assertNoResult(telling)
+        self.clock.advance(1)
+        self.failureResultOf(telling, FilterTroubleError)
+
+    def test_a_line_that_is_over_leaves_no_timer(self) -> None:
+        self.told([CONNECT], self.agreed(), packet(b"c"))
+        self.net.made[0].connectionLost()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_who_is_given_up_in_the_middle_is_cut(self) -> None:
+        telling = promise(self.talk.tell([CONNECT]))
+        self.hear(self.agreed())
+        telling.cancel()
+        self.failureResultOf(telling, CancelledError)
+        self.assertTrue(self.net.made[0].transport.disconnecting)
+        self.hear(packet(b"c"))  # too late for anybody
+        self.told([CONNECT], self.agreed(), packet(b"c"))
+        self.assertEqual(len(self.net.made), 2)
+
+    def test_an_answer_may_come_in_pieces(self) -> None:
+        telling = promise(self.talk.tell([CONNECT, HELO]))
+        for each in self.agreed() + packet(b"c"):
+            self.hear(bytes([each]))
+        self.assertNoResult(telling)
+        self.hear(packet(b"c")[:3], packet(b"c")[3:])
+        self.assertIs(self.successResultOf(telling).word, Word.CONTINUE)
 
 
 class SectionTests(TestCase):

@@ -11,7 +11,7 @@ from twisted.internet.defer import AlreadyCalledError, CancelledError, Deferred,
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from relayd.reactor.coroutine import Awaited, log_bug, promise, spawn
+from relayd.reactor.coroutine import Awaited, Hold, log_bug, promise, spawn
 
 
 class Strands(SynchronousTestCase):
@@ -160,6 +160,24 @@ class AwaitedOnes(Strands):
             self.run_it(patient(waited))
             waited.cancel()
         self.assertEqual(self.seen, ["cancelled", "at the last moment"])
+
+    def test_who_holds_a_spawned_one_can_give_it_up(self) -> None:
+        async def patient(*several: Deferred[object]) -> None:
+            for waited in several:
+                try:
+                    self.seen.append(await waited)
+                except CancelledError:
+                    self.seen.append("cancelled")
+
+        for kind in (Awaited, Deferred):
+            self.seen.clear()
+            hold, first, second = Hold(), kind(), kind()
+            spawn(patient(first, second), self.broken.append, hold)
+            first.callback(1)
+            hold.cancel()  # what it waits for now
+            self.assertEqual(self.seen, [1, "cancelled"])
+            hold.cancel()  # it is over: there is nothing left to give up
+        self.assertEqual(self.broken, [])
 
     def test_a_promise_waits_for_it_and_can_be_cancelled(self) -> None:
         async def twice(waited: Awaited[int]) -> int:
