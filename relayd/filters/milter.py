@@ -259,11 +259,10 @@ class MilterClient:
         self._edits.append(edit)
 
 
-def _macros(names: tuple[tuple[str, bytes], ...], macros: Mapping[str, str]) -> bytes:
+def _macros(names: tuple[tuple[str, str], ...], macros: Mapping[str, str]) -> bytes:
     """Of these names those that are known, with their values."""
-    if not macros:
-        return b""
-    return b"".join([octets + text(macros[name]) for name, octets in names if name in macros])
+    pairs = [part for name, said in names if name in macros for part in (said, macros[name])]
+    return text(*pairs)
 
 
 def _edit(letter: bytes, body: bytes) -> Edit:

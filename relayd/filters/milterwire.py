@@ -124,7 +124,7 @@ class Agreement:
     steps: MilterStep
     told: frozenset[bytes]  # letters of the events that it is to be told of
     answered: frozenset[bytes]  # ... to which it says something
-    macros: Mapping[bytes, tuple[tuple[str, bytes], ...]]  # with them: names, and as octets
+    macros: Mapping[bytes, tuple[tuple[str, str], ...]]  # with them: names, and as they are told
 
 
 def packet(letter: bytes, data: bytes = b"") -> bytes:
@@ -163,7 +163,7 @@ def agreement(data: bytes) -> Agreement:
         frozenset(e.letter for e in Event if e.since <= version and not steps & e.off),
         frozenset(e.letter for e in Event if not steps & e.silent),
         {
-            event.letter: tuple((name, text(_braced(name))) for name in lists.get(number, names))
+            event.letter: tuple((name, _braced(name)) for name in lists.get(number, names))
             for event, names in MACROS.items()
             if (number := event.macros) is not None
         },

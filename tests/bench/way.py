@@ -106,7 +106,8 @@ def main(arguments: Sequence[str] = sys.argv[1:]) -> int:
     if options.recipients > 1:
         further = (many.calls.total() - calls) / (options.recipients - 1)
         print(f"| each further recipient | | | **{further:.0f}** |")
-    print(f"| Twisted's own, beside them | | | {one.below} |")
+    if options.checked:
+        print(f"| Twisted's own, beside them | | | {one.below} |")
     if options.files:
         by_file: Counter[str] = Counter()
         for (_, code), count in one.calls.items():

@@ -169,9 +169,12 @@ class AwaitedOnes(Strands):
                 except CancelledError:
                     self.seen.append("cancelled")
 
-        for kind in (Awaited, Deferred):
+        for first, second in (
+            (Awaited[object](), Awaited[object]()),
+            (Deferred[object](), Deferred[object]()),
+        ):
             self.seen.clear()
-            hold, first, second = Hold(), kind(), kind()
+            hold = Hold()
             spawn(patient(first, second), self.broken.append, hold)
             first.callback(1)
             hold.cancel()  # what it waits for now
