@@ -24,7 +24,8 @@ class AskStage:
             tests = [each.compiled(tables) for each in rule.tests]
             for name in rule.names:
                 self._when[name].append((known, tests, rule))
-        self.always = frozenset(n for n, rs in self._when.items() if not all(t for _, t, _ in rs))
+        # asked whatever is known, and so at once
+        self.always = frozenset(name for rule in rules if not rule.tests for name in rule.names)
 
     def known(self, name: str) -> Known:
         """From when on it can be said whether this one is asked."""

@@ -179,6 +179,13 @@ class Asked(unittest.TestCase):
         self.assertEqual(self.asks(rules, Known.RECIPIENT, login="bob"), [False, True])
         self.assertEqual(self.asks(rules, Known.RECIPIENT, to="b@else.example"), [True, False])
 
+    def test_who_is_always_asked_has_a_rule_without_conditions(self) -> None:
+        rules = "ask virus\nask scan, virus when login any"
+        ruleset = build(parse(DEFINED.replace("ask scan, virus\n", "") + rules), {}, "gw")
+        assert ruleset.asks is not None
+        self.assertEqual(ruleset.asks.always, {"virus"})
+        self.assertEqual(self.asks(rules, Known.CLIENT), [True, False])
+
     def test_several_rules_and_unknown_facts(self) -> None:
         rules = "ask scan login any\nask scan when listed zen\nask virus when spf fail"
         self.assertEqual(self.asks(rules, Known.CONTENT), [None, None])
