@@ -66,7 +66,8 @@ class SessionDeadlines:
         """From now on it is watched."""
         deadlines = self._watch.deadlines
         soon = min(deadlines.command, deadlines.barren, deadlines.content)
-        self._set(soon)
+        self._timer = self._reactor.callLater(soon, self._tick)
+        self._rings = self._reactor.seconds() + soon
 
     def end(self) -> None:
         """It is over."""
@@ -95,10 +96,6 @@ class SessionDeadlines:
         if self._timer is not None and deadline < self._rings:
             self._timer.reset(max(deadline - self._reactor.seconds(), 0.0))
             self._rings = deadline
-
-    def _set(self, seconds: float) -> None:
-        self._timer = self._reactor.callLater(seconds, self._tick)
-        self._rings = self._reactor.seconds() + seconds
 
     def _soon(self, deadlines: Deadlines) -> float:
         """Seconds until the deadline, or until one of a phase that may begin meanwhile."""
@@ -134,4 +131,6 @@ class SessionDeadlines:
                 return
             else:
                 self._late()
-        self._set(self._soon(deadlines))
+        soon = self._soon(deadlines)
+        self._timer = self._reactor.callLater(soon, self._tick)
+        self._rings = self._reactor.seconds() + soon
