@@ -72,6 +72,7 @@ class FilterLine(Protocol):
         self._reactor = reactor
         self._unread: list[bytes] = []
         self._held = 0  # octets unread
+        self.spoke = False  # it has said something that nobody has read
         self._conversation: Conversation[Any] | None = None  # it hears what comes
         self._coming: Awaited[Any] | None = None  # octets, or its end, that are waited for
         self._room: Awaited[None] | None = None  # ... or room for ours
@@ -97,7 +98,7 @@ class FilterLine(Protocol):
                 raise FilterTroubleError(self.ended)
             self._coming = self._awaited(patience)
             await self._coming
-        data, self._unread, self._held = b"".join(self._unread), [], 0
+        data, self._unread, self._held, self.spoke = b"".join(self._unread), [], 0, False
         if not data:
             raise FilterTroubleError(self.ended or "it says nothing")
         return data
@@ -128,11 +129,6 @@ class FilterLine(Protocol):
         coming: Awaited[T] = self._awaited(patience)
         self._coming = coming
         return await coming
-
-    @property
-    def spoke(self) -> bool:
-        """It has said something that nobody has read."""
-        return bool(self._unread)
 
     def close(self) -> None:
         """It is over, once the last octets are out."""
@@ -225,9 +221,10 @@ class FilterLine(Protocol):
             return
         self._unread.append(data)
         self._held += len(data)
+        self.spoke = True
         if self._held > MOST_UNREAD:
             self.ended = "it says more than anybody asked for"
-            self._unread = []
+            self._unread, self.spoke = [], False
             self.transport.abortConnection()
         self._came(None)
 

@@ -56,6 +56,8 @@ class MilterLine:
         client = self.client
         if not client.wants(event):
             return CONTINUE
+        if self.line.spoke:
+            raise MilterError(_UNASKED)
         octets, answers = client.tell(event, data, macros)
         if event not in _OF_THE_CONNECTION:
             self.in_message = True
@@ -122,8 +124,6 @@ class MilterTalk:
         with self:
             self._take_back(happened)
             speaker = self._speaker = self._speaker or await self._greeted()
-            if speaker.line.spoke:
-                raise MilterError(_UNASKED)
             if self._standing is not None and self._standing.word in _STANDING:
                 return self._standing
             return await speaker.line.converse(self._catch_up(speaker, happened))
@@ -144,8 +144,6 @@ class MilterTalk:
             speaker = self._speaker
             if speaker is None:
                 raise FilterTroubleError("the connection is gone")
-            if speaker.line.spoke:
-                raise MilterError(_UNASKED)
             content = _content(speaker.client, fields, body)
             return await speaker.line.converse(self._show(speaker, content, macros, replaced))
 

@@ -218,6 +218,18 @@ class TalkTests(LinesCase):
         self.assertIs(verdict.word, Word.REJECT)
         self.assertIs(self.told([CONNECT, HELO]).word, Word.REJECT)
 
+    def test_who_babbles_after_refusing_a_client_has_refused_him(self) -> None:
+        self.told([CONNECT], self.agreed(), packet(b"r"))
+        self.hear(packet(b"c"))
+        self.assertIs(self.told([CONNECT, HELO]).word, Word.REJECT)
+
+    def test_what_it_says_unasked_is_trouble_at_the_next_event(self) -> None:
+        self.told([CONNECT], self.agreed(), packet(b"c"))
+        self.hear(packet(b"c"))
+        self.told([CONNECT])
+        telling = promise(self.talk.tell([CONNECT, HELO]))
+        self.failureResultOf(telling, FilterTroubleError)
+
     def test_who_has_accepted_is_told_no_more(self) -> None:
         self.told([CONNECT, MAIL], self.agreed(), packet(b"c"), packet(b"a"))
         self.letters()
