@@ -59,7 +59,7 @@ class SigningKey:
 
     domain: str  # folded: SDID
     selector: str  # folded
-    key: RSAPrivateKey | Ed25519PrivateKey = field(repr=False, compare=False)
+    key: RSAPrivateKey | Ed25519PrivateKey = field(repr=False)
 
     @property
     def algorithm(self) -> str:
