@@ -15,16 +15,22 @@ from dataclasses import field
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, generate_private_key
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
 
 from relayd.authentication.canonical import BodyHash, fields, relaxed_field
 from relayd.authentication.dkimkey import MOST_BITS, key_record
 from relayd.mail.value import dataclass
 
-LEAST_BITS = 2048  # what a signer should have at least (RFC 8301 section 3.2)
+# what a signer should have at least (RFC 8301 section 3.2); a record of more is too long for some
+LEAST_BITS = 2048
 MOST_NAMES = 500  # in h=: a message with more of such fields is made to annoy
 _WIDTH = 76  # columns of a line of the field
 _PADDING = PKCS1v15()
@@ -101,6 +107,12 @@ def private_key(pem: bytes) -> RSAPrivateKey | Ed25519PrivateKey:
     if not LEAST_BITS <= key.key_size <= MOST_BITS:
         raise PrivateKeyError(f"the RSA key has {key.key_size} bits, not {LEAST_BITS} or more")
     return key
+
+
+def new_private_key(*, ed25519: bool) -> bytes:
+    """A new key as PEM; `private_key` reads it."""
+    key = Ed25519PrivateKey.generate() if ed25519 else generate_private_key(65537, LEAST_BITS)
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
 def body_hash(pieces: Iterable[bytes]) -> bytes:

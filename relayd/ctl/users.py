@@ -96,7 +96,7 @@ def _change(options: argparse.Namespace, path: Path, config: Path) -> int:
     if options.action != "add" and not there:
         raise UsersFailure(f"{name} is not in {path}")
     verifier = None if options.action == "remove" else _verifier()
-    users.write(path, users.with_user(lines, name, verifier), _owner(config))
+    users.write(path, users.with_user(lines, name, verifier), owner_of(config))
     done = {"add": "added to", "passwd": "changed in", "remove": "removed from"}[options.action]
     if options.json:
         print(json.dumps({"name": name, "file": str(path), "done": options.action}))
@@ -124,7 +124,7 @@ def _password() -> str:
     return password
 
 
-def _owner(config: Path) -> tuple[int, int] | None:
+def owner_of(config: Path) -> tuple[int, int] | None:
     """Whoever relayd runs as must read a new file: the owner of its spool, if we are root."""
     if os.geteuid() != 0:
         return None
