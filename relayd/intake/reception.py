@@ -275,12 +275,10 @@ class Reception:
             asked = self._examined(examination)
             return Pending(asked, self._verdict_on_content, lambda: LATE, SessionPhase.EXAMINATION)
         transaction, draft = self._transaction, self._draft
-        if transaction is not None and transaction.signs and not self._body_hash:
-            if self._end() is None:
-                hashing = self._hash_body()
-                return Pending(
-                    hashing, self._verdict_on_content, lambda: LATE, SessionPhase.EXAMINATION
-                )
+        signs = transaction is not None and transaction.signs and not self._body_hash
+        if signs and self._end() is None:
+            hashed = self._hash_body()
+            return Pending(hashed, self._verdict_on_content, lambda: LATE, SessionPhase.EXAMINATION)
         submission = self._submission()
         if isinstance(submission, Reply):
             why, self._why = self._why, ""

@@ -37,10 +37,10 @@ from relayd.config.lastgood import NAME as KEPT
 from relayd.config.lastgood import LastGoodError, LastGoodFile, last_good
 from relayd.config.texts import RecordedTexts, Texts
 from relayd.ctl.socketpath import spools_of
+from relayd.dns.lookup import Lookup
 from relayd.intake.counting import FOLDER, Limits
 from relayd.intake.opening import ListenAddress, ListeningSockets
 from relayd.mail.log import MailLog
-from relayd.dns.lookup import Lookup
 from relayd.ops.commands import OperatorCommands
 from relayd.ops.control import ControlError, ControlFactory, listen
 from relayd.ops.dkimdesk import DkimDesk

@@ -386,9 +386,7 @@ class Gateway(Service):
             untold=self._refused_log.note,
             guesses=self._guesses,
             turn=lambda: deferLater(self._reactor, 0),
-            sign=Signing(
-                lambda: self._configuration.settings.signing, time.time, self._log
-            ).fields,
+            sign=Signing(lambda: self._configuration.settings.signing, time.time, self._log).fields,
             gatherer=self._gatherer_for(settings),
             wishes=lambda trusted: self._configuration.settings.wishes(trusted=trusted),
         )

@@ -114,7 +114,8 @@ class DkimTests(unittest.TestCase):
 
     def test_check_shows_what_is_missing(self) -> None:
         key = {
-            "name": "gateway", "domain": "gw.example.com", "selector": "r", "at": "r._domainkey.gw.example.com",
+            "name": "gateway", "domain": "gw.example.com", "selector": "r",
+            "at": "r._domainkey.gw.example.com",
             "algorithm": "rsa-sha256", "record": "v=DKIM1; k=rsa; p=AAAA",
         }  # fmt: skip
         good = key | {"state": "right", "why": ""}
@@ -124,7 +125,7 @@ class DkimTests(unittest.TestCase):
             (
                 [good, bad],
                 1,
-                'there is no record\n    r._domainkey.gw.example.com. IN TXT "v=DKIM1; k=rsa; p=AAAA"\n',
+                'there is no record\n    r._domainkey.gw.example.com. IN TXT "v=DKIM1; k=rsa; ',
             ),
         ):
             with mock.patch(
