@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from twisted.internet.defer import Deferred
 
 from relayd.authentication.dkim import DkimResult, DkimVerifier
 from relayd.authentication.dkimsigning import SigningKey
+from relayd.intake.checks import Objection, ReceivedContent
 from relayd.intake.signing import Signing
 from relayd.mail.message import Message
 from relayd.spool.errors import SpoolError
 from tests.unit.authentication import drive
+from tests.unit.intake.scene import message
 from tests.unit.intake.test_examination import ExaminationCase
+from tests.unit.intake.test_verdicts import Others
 
 KEYS = {
     name: (SigningKey(domain, "s", Ed25519PrivateKey.from_private_bytes(bytes([number]) * 32)),)
@@ -42,12 +46,12 @@ class SigningCase(ExaminationCase):
 
     def copies(self) -> dict[str, bytes]:
         """What leaves, by whom it leaves for."""
-        message, submission = self.scene.spool.stored[-1]
-        return {str(each.mailbox): octets(message, each.header) for each in submission.recipients}
+        stored, submission = self.scene.spool.stored[-1]
+        return {str(each.mailbox): octets(stored, each.header) for each in submission.recipients}
 
 
-def octets(message: Message, header: int) -> bytes:
-    return b"".join(message.content_for(header).chunks())
+def octets(stored: Message, header: int) -> bytes:
+    return b"".join(stored.content_for(header).chunks())
 
 
 def verified(copy: bytes) -> list[tuple[str, str]]:
@@ -101,6 +105,28 @@ class Signed(SigningCase):
         self.send(("From: a@example.org", "Subject: No", "", "x", "."), "x@example.com")
         self.assertEqual(verified(self.copies()["x@example.com"]), [])
 
+    def test_what_others_made_of_the_content_is_what_is_signed(self) -> None:
+        async def examine(content: ReceivedContent) -> Objection:
+            body = content.new_body()
+            body.write(b"Another  body")  # without the end of its line
+            await content.rewrite(b"X-Scanned: yes\r\n" + content.section, body)
+            return None
+
+        others = Others("content")
+        others.examine = examine
+        self.rules(RULES, checks=others)
+        self.assertEqual(self.send(CONTENT, "team@example.com")[:3], "250")
+        copy = self.copies()["bob@example.net"]
+        self.assertIn(b"\r\nX-Scanned: yes\r\n", copy)
+        self.assertEqual(verified(copy), [("pass", "gw.example.com")])
+
+    def test_what_we_completed_is_signed_as_well(self) -> None:
+        self.scene.listen(submission=True)
+        self.assertEqual(self.send(CONTENT, "team@example.com")[:3], "250")
+        copy = self.copies()["bob@example.net"]
+        self.assertIn(b"\r\nMessage-ID: ", copy)
+        self.assertEqual(verified(copy), [("pass", "gw.example.com")])
+
     def test_a_large_body_and_none(self) -> None:
         for body in (["x" * 70] * 40_000, []):
             content = ("From: ann@example.org", "", *body, ".")
@@ -132,6 +158,23 @@ class Unsigned(SigningCase):
         self.rules(RULES, sign=signing.fields)
         self.assertEqual(self.send(CONTENT, "team@example.com")[:3], "250")
         self.assertEqual(self.submission.headers, ())
+
+    def test_a_client_that_goes_while_a_large_body_is_hashed(self) -> None:
+        turns: list[Deferred[None]] = []
+
+        def turn() -> Deferred[None]:
+            turns.append(Deferred())
+            return turns[-1]
+
+        self.rules(RULES, turn=turn)
+        content = ("From: ann@example.org", "", *(["x" * 70] * 20_000), ".")
+        peer = self.scene.greeted()
+        peer.say(*message("team@example.com"), *content)
+        self.assertEqual(len(turns), 1)
+        peer.leave()
+        self.assertEqual(self.scene.spool.stored, [])
+        self.assertEqual([each.rolled_back for each in self.scene.spool.drafts], [True])
+        self.assertEqual(self.scene.intake.memory.held, 0)
 
     def test_a_spool_that_cannot_be_read_is_trouble_of_our_own(self) -> None:
         self.scene.spool.read_error = SpoolError("no")
