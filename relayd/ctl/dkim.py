@@ -134,10 +134,9 @@ def _write(path: Path, octets: bytes, config: Path) -> None:
 
 
 def _path(named: KeyFile, config: Path) -> Path:
-    """Where it is, as the configuration is read; where it is to be, if it is not there."""
-    beside = Path(named.place.source.path).parent / named.file
-    elsewhere = config.parent / named.file
-    return elsewhere if elsewhere.exists() and not beside.exists() else beside
+    from relayd.ctl.users import place_of
+
+    return place_of(named.file, named.place, config)
 
 
 # ... and told

@@ -18,7 +18,7 @@ from relayd.login.saslprep import PrepareError
 from relayd.login.scram import Verifier
 
 if TYPE_CHECKING:
-    from relayd.rules.language.model import TableDef
+    from relayd.rules.language.source import Place
 
 MIN_PASSWORD = 1  # characters; how good it is to be is the site's business
 
@@ -47,17 +47,17 @@ def file_of(config: Path) -> Path:
     if not os.access(config, os.R_OK):
         raise UsersFailure(f"{config}: cannot be read; or say --file FILE")
     items = [item for item in statements(config) if isinstance(item, TableDef)]
-    found = {_path_of(item, config) for item in items if item.kind == "users"}
+    found = {place_of(each.file, each.place, config) for each in items if each.kind == "users"}
     if len(found) != 1:
         number = "no users file" if not found else f"{len(found)} users files"
         raise UsersFailure(f"{config} names {number}: say which with --file FILE")
     return found.pop()
 
 
-def _path_of(table: TableDef, config: Path) -> Path:
-    """Where it is, as the configuration is read; where it is to be, if it is not there."""
-    beside = Path(table.place.source.path).parent / table.file
-    elsewhere = config.parent / table.file
+def place_of(name: str, named: Place, config: Path) -> Path:
+    """Where a file is, as the configuration is read; where it is to be, if it is not there."""
+    beside = Path(named.source.path).parent / name
+    elsewhere = config.parent / name
     return elsewhere if elsewhere.exists() and not beside.exists() else beside
 
 

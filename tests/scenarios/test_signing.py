@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 from typing import Any
 
 import dkim
 
 from relayd.authentication.dkimsigning import SigningKey, new_private_key, private_key
 from relayd.ctl.dkim import zone_lines
-from tests.scenarios.harness import Relayd
+from tests.scenarios.harness import Relayd, program
 from tests.scenarios.test_names import Names
 from tests.sink import Arrived
 
@@ -29,7 +30,17 @@ sign any with gateway when forwarded
 """
 
 
-class SigningTests(Names):
+LETTERS = (
+    LETTER,
+    b"From: a@sender.example\r\n\r\n",
+    b"From: a@sender.example\r\nSubject: one \t two\r\n\t three \r\n\r\n \t\r\n\r\n",
+    b"From: a@sender.example\r\nTo: b@x.example\r\nTo: c@x.example\r\nlist-ID : <l.example>\r\n"
+    b"Resent-To: d@x.example\r\nResent-To: e@x.example\r\n\r\n\tx \r\n\r\n  y\t\tz",
+    "From: M\xfcller <m@sender.example>\r\nSubject: \u2603\r\n\r\nGr\xfc\xdfe\r\n".encode(),
+)
+
+
+class SigningCase(Names):
     def setUp(self) -> None:
         super().setUp()
         self.keys = self.room("keys")
@@ -69,6 +80,8 @@ class SigningTests(Names):
         keys = json.loads(done.stdout)["keys"]
         return done.returncode, {key["selector"]: key["state"] for key in keys}
 
+
+class SigningTests(SigningCase):
     def test_forwarded_mail_is_signed_and_a_changed_key_is_taken_up_by_a_reload(self) -> None:
         dns = self.zone()
         for workers in (1, 2):
@@ -89,3 +102,30 @@ class SigningTests(Names):
                 self.assertEqual(self.verified(sink.wait(3)[-1]), [True, True])
                 self.assertEqual(self.checked(relay), (1, {"r": "wrong", "e": "right"}))
                 relay.stop()
+
+
+class OpendkimTests(SigningCase):
+    needs = ("opendkim",)
+
+    def test_opendkim_verifies_both_kinds(self) -> None:
+        relay, sink = self.gateway(self.zone(), RULES.format(self.keys))
+        for letter in LETTERS:
+            options = [] if letter.isascii() else ["BODY=8BITMIME", "SMTPUTF8"]
+            relay.send(ANN, ["info@example.com"], letter, mail_options=options)
+        folder = self.room("opendkim")
+        files = []
+        for number, message in enumerate(sink.wait(len(LETTERS))):
+            files.append(folder / f"{number}.eml")
+            files[-1].write_bytes(message.content)
+        keys = map(self.in_force, self.pems)
+        (folder / "dns").write_text("".join(f"{key.key_name} {key.record}\n" for key in keys))
+        (folder / "conf").write_text(f"Syslog no\nMode v\nTestDNSData {folder / 'dns'}\n")
+        words = [program("opendkim"), "-x", str(folder / "conf"), "-vvv", "-t"]
+        done = subprocess.run(
+            [*words, ",".join(map(str, files))],
+            capture_output=True, text=True, timeout=60, check=True,
+        )  # fmt: skip
+        said = done.stdout + done.stderr
+        for kind in ("rsa", "ed25519"):
+            passed = re.findall(rf"dkim=(\w+)[^;]*header\.a={kind}-sha256", said)
+            self.assertEqual(passed, ["pass"] * len(LETTERS))
