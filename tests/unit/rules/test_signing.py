@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relayd import config
+from relayd.ops.explain import decide, lines
 from relayd.rules.language.model import DkimDef, KeyFile, Sign
 from tests.unit.rules.sample import plan, rules
 from tests.unit.rules.strategies import LEADING, NAMES, WHEN, some
@@ -124,6 +125,19 @@ class Signing(_Site):
         trail = plan(rules(SITE, self.folder), "info@example.com").trail
         said = [step.rule for step in trail if step.stage == "sign"]
         self.assertEqual(said, ["any with gateway when forwarded"])
+
+    def test_explain_tells_it_of_each_copy(self) -> None:
+        question = {"recipient": "info@example.com", "from": "192.0.2.1"}
+        answer = decide(rules(SITE, self.folder), question)
+        self.assertEqual(
+            {each["mailbox"]: each["signed_by"] for each in answer["destinations"]},
+            {
+                "alice@example.net": ["gateway"],
+                "bob@example.com": ["gateway"],
+                "info@example.com": [],
+            },
+        )
+        self.assertIn("sign", " ".join(lines(answer)))
 
     def test_without_sign_rules_there_is_no_stage(self) -> None:
         self.assertIsNone(rules("accept to @example.com\n").signing)
