@@ -200,12 +200,17 @@ def unanswered(items: Sequence[Item], not_asked: Set[Fact]) -> list[Problem]:
             f"{fact} is not looked up: this would never be known, and mail refused with 451 4.3.0",
             "expected another condition",
         )
-        for item in items
-        if isinstance(item, Rule)
-        for condition in item.tests
-        for fact in condition.needs
-        if fact in not_asked
+        for item, condition, fact in looking_at(items, not_asked)
     ]
+
+
+def looking_at(items: Iterable[Item], facts: Set[Fact]) -> Iterator[tuple[Rule, Condition, Fact]]:
+    """Rules that look at one of these facts, and by which condition."""
+    for item in items:
+        if isinstance(item, Rule):
+            for condition in item.tests:
+                for fact in condition.needs & facts:
+                    yield item, condition, fact
 
 
 def content_problems(items: Sequence[Item]) -> list[Problem]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from relayd.rules.check.check import word_at
+from relayd.rules.check.check import looking_at, word_at
 from relayd.rules.fact import FORWARDED
-from relayd.rules.language.model import Item, Route, Rule, Sign
+from relayd.rules.language.model import Item, Route, Sign
 from relayd.rules.language.source import Problem
 from relayd.rules.ruleset import Ruleset
 
@@ -19,10 +19,8 @@ def forwarding_problems(items: Sequence[Item]) -> list[Problem]:
             f'"{condition.word}" is not known here: whom it goes to is decided later',
             "expected it with route or sign",
         )
-        for item in items
-        if isinstance(item, Rule) and not isinstance(item, Route | Sign)
-        for condition in item.tests
-        if FORWARDED in condition.needs
+        for item, condition, _ in looking_at(items, {FORWARDED})
+        if not isinstance(item, Route | Sign)
     ]
 
 
