@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import json
 import os
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -123,14 +124,17 @@ def _write(path: Path, octets: bytes, config: Path) -> None:
         path.parent.mkdir(0o700)
         if owner is not None:
             os.chown(path.parent, *owner)
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-    with os.fdopen(handle, "wb") as file:
-        os.fchmod(handle, 0o600)
-        if owner is not None:
-            os.fchown(handle, *owner)
-        file.write(octets)
-        file.flush()
-        os.fsync(handle)
+    handle, draft = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # mode 0600
+    try:
+        with os.fdopen(handle, "wb") as file:
+            if owner is not None:
+                os.fchown(handle, *owner)
+            file.write(octets)
+            file.flush()
+            os.fsync(handle)
+        path.hardlink_to(draft)  # whole or not at all; fails where there is one
+    finally:
+        Path(draft).unlink()
 
 
 def _path(named: KeyFile, config: Path) -> Path:

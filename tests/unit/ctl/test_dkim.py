@@ -56,6 +56,7 @@ class DkimTests(unittest.TestCase):
             ["rsa-sha256", "ed25519-sha256"],
         )
         self.assertNotIn("PRIVATE", out)
+        self.assertEqual(len(list((self.folder / "dkim").iterdir())), 2)
 
     def test_the_records_it_prints_are_those_of_the_keys(self) -> None:
         out = self.dkim("make", "gateway")[1]
