@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import binascii
-from base64 import b64decode
+from base64 import b64decode, b64encode
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -13,14 +13,18 @@ from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import load_der_public_key
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    load_der_public_key,
+)
 
 from relayd.authentication.taglist import tag_list, without_space
 
 _KNOWN = 1000  # keys that are kept as read, so that each is read once
 _MOST_KEPT = 2000  # octets of a record: 8,192 bits are 1,400
 _LEAST_BITS = 1024  # RFC 8301 section 3.2
-_MOST_BITS = 8192  # more takes longer than a relay should let a stranger make it work
+MOST_BITS = 8192  # more takes longer than a relay should let a stranger make it work
 _PADDING = PKCS1v15()
 _DIGEST = Prehashed(SHA256())
 
@@ -48,6 +52,15 @@ class DkimKey:
         except InvalidSignature:
             return False
         return True
+
+
+def key_record(key: RSAPublicKey | Ed25519PublicKey) -> str:
+    """The record of a key, for the DNS: `dkim_key` reads it."""
+    if isinstance(key, RSAPublicKey):
+        kind, form = "rsa", (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    else:  # RFC 8463 section 4.2: its 32 octets, nothing around them
+        kind, form = "ed25519", (Encoding.Raw, PublicFormat.Raw)
+    return f"v=DKIM1; k={kind}; p={b64encode(key.public_bytes(*form)).decode()}"
 
 
 def dkim_key(text: str) -> DkimKey | str:
@@ -97,7 +110,7 @@ def _public_key(kind: str, encoded: str) -> RSAPublicKey | Ed25519PublicKey | st
         return "the key is no RSA key"
     if not isinstance(key, RSAPublicKey):
         return "the key is no RSA key"
-    if not _LEAST_BITS <= key.key_size <= _MOST_BITS:
+    if not _LEAST_BITS <= key.key_size <= MOST_BITS:
         return f"an RSA key of {key.key_size} bits"
     return key
 

@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from relayd.config.files import COMMENT, read_text, short_name, similar_file
 from relayd.config.hostname import hostname_cautions
@@ -57,10 +57,11 @@ from relayd.rules.check.expect import failures
 from relayd.rules.check.filtering import filter_problems
 from relayd.rules.check.loops import loops
 from relayd.rules.check.shadow import shadowed
+from relayd.rules.check.signing import forwarding_problems
 from relayd.rules.conditions.reversename import REVERSE_NAME
 from relayd.rules.language.grammar import VERBS, Reader, read_statement
 from relayd.rules.language.lexer import Statement, lex
-from relayd.rules.language.model import HopDef, Include, Item, Rule, TableDef
+from relayd.rules.language.model import DkimDef, HopDef, Include, Item, Rule, TableDef
 from relayd.rules.language.source import Complaint, Place, Problem, Source
 from relayd.rules.language.unseen import unseen
 from relayd.rules.language.words import Words
@@ -68,6 +69,9 @@ from relayd.rules.ruleset import build
 from relayd.rules.srsrule import SrsDomain, srs_problems
 from relayd.rules.tables.table import Table
 from relayd.tls.files import CertificateFiles
+
+if TYPE_CHECKING:
+    from relayd.authentication.dkimsigning import SigningKey
 
 MAX_FILES = 1000
 MAX_SHOWN = 100
@@ -235,12 +239,14 @@ class _Loader:
             self._items, set() if values.get("client_names", True) else {REVERSE_NAME}
         )
         problems += content_problems(self._items)
+        problems += forwarding_problems(self._items)
         loader = TableLoader(self._folder, problems, self._texts)
         tables = loader.load_all(self._items)
         problems += self._listeners(tables, given)
         if not any(each.verb.is_word("srs") for each in self._broken):
             problems += srs_problems(self._items, tables)
         keys = self._keys()
+        values["signing"] = self._signing()
         hostname = str(values.setdefault("hostname", system_hostname()))
         # what is sound is looked at even where something else is not: every error at once
         sound = [item for item in self._items if _sound(item, tables)]
@@ -412,13 +418,34 @@ class _Loader:
         statement = next((item for item in self._items if isinstance(item, SrsDomain)), None)
         if statement is None:
             return ()
-        path = keys_path(statement, self._folder)
+        path = keys_path(statement.keys_file, statement.place, self._folder)
         self._files.setdefault(path, statement.place)
         try:
             return read_keys(statement, path)
         except Complaint as complaint:
             self._problems.append(complaint.problem)
             return ()
+
+    def _signing(self) -> dict[str, tuple[SigningKey, ...]]:
+        """The keys of each `dkim` statement that sign."""
+        statements = [item for item in self._items if isinstance(item, DkimDef)]
+        if not statements:
+            return {}
+        # only who signs needs cryptography, which takes its time to load
+        from relayd.config.dkim import read_key
+
+        found: dict[str, tuple[SigningKey, ...]] = {}
+        for statement in statements:
+            for named in statement.keys:  # those that are retired are not needed
+                path = keys_path(named.file, named.place, self._folder)
+                self._files.setdefault(path, named.place)
+                try:
+                    key = read_key(statement.domain, named, path)
+                except Complaint as complaint:
+                    self._problems.append(complaint.problem)
+                else:
+                    found[statement.name] = (*found.get(statement.name, ()), key)
+        return found
 
     def _values(self) -> dict[str, object]:
         values: dict[str, object] = {}

@@ -8,7 +8,7 @@ import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from relayd.config.logins import SUBMISSION, yes_no
 from relayd.config.oauth import oauth
@@ -47,6 +47,9 @@ from relayd.rules.ruleset import Ruleset
 from relayd.spool.schedule import DEFAULT as DEFAULT_SCHEDULE
 from relayd.spool.schedule import Schedule
 from relayd.tls.files import CertificateFiles
+
+if TYPE_CHECKING:
+    from relayd.authentication.dkimsigning import SigningKey
 
 _MIB = 1024 * 1024
 
@@ -193,6 +196,8 @@ class Settings:
     )  # completes what has none; empty: the hostname
     secrets_file: Path | None = setting(path_of, "a path", default=None, word="secrets")
     secrets: Mapping[str, Secret] = field(default_factory=dict, repr=False)  # in that file
+    # by the names of `dkim` statements: the keys that sign
+    signing: Mapping[str, tuple[SigningKey, ...]] = field(default_factory=dict, repr=False)
     oauth: Mapping[str, Provider] = setting(
         oauth, "a provider of tokens", make=dict, repeatable=True
     )  # logins at next hops

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from relayd import __version__
-from relayd.ctl import spoolcommand, tlsreport
+from relayd.ctl import dkim, spoolcommand, tlsreport
 from relayd.ops.training import FIELD, WORDS
 
 Run = Callable[[argparse.Namespace], int]
@@ -73,6 +73,9 @@ def parser(run: Mapping[str, Run]) -> argparse.ArgumentParser:
     )
     _add_user(command("user", "keep the file of those who may log in"))
     _add_oauth(command("oauth", "enrol logins at next hops that go by OAuth2 tokens"))
+    dkim.add_options(
+        command("dkim", "keys for signatures: make them, check their records"), _everywhere
+    )
     _add_import(command("import", "make a configuration out of Postfix's"))
     spoolcommand.add_options(command("spool", "copy the spool for an older relayd"))
     telling = command("tls-report", "what domains are told of TLS (RFC 8460)")

@@ -35,6 +35,7 @@ _NAMES = {
     ("held", "ids"): _HELD,
     ("user", "name"): f'relayctl user list 2>/dev/null | grep -xE "{_NAME}"',
     ("oauth", "name"): _statements("oauth"),
+    ("dkim", "name"): _statements("dkim"),
     ("limits", "name"): _statements("limit"),
 }
 

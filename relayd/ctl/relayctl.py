@@ -350,6 +350,16 @@ def oauth(options: argparse.Namespace) -> int:
     return enrolling.run(options, daemon(options))
 
 
+def dkim(options: argparse.Namespace) -> int:
+    """Keys that sign, and their records."""
+    from relayd.ctl import dkim as keys
+
+    try:
+        return keys.run(options, options.config or DEFAULT_CONFIG, lambda: daemon(options))
+    except keys.DkimFailure as error:
+        raise FailureError(str(error)) from None
+
+
 def held(options: argparse.Namespace) -> int:
     """What is kept back."""
     from relayd.ctl import held as quarantine
@@ -479,6 +489,7 @@ _RUN: dict[str, Run] = {
     "reload": reload,
     "user": user,
     "oauth": oauth,
+    "dkim": dkim,
     "held": held,
     "limits": limits,
     "import": bring_over,

@@ -18,7 +18,7 @@ from relayd.login.saslprep import PrepareError
 from relayd.login.scram import Verifier
 
 if TYPE_CHECKING:
-    from relayd.rules.language.model import TableDef
+    from relayd.rules.language.source import Place
 
 MIN_PASSWORD = 1  # characters; how good it is to be is the site's business
 
@@ -47,17 +47,17 @@ def file_of(config: Path) -> Path:
     if not os.access(config, os.R_OK):
         raise UsersFailure(f"{config}: cannot be read; or say --file FILE")
     items = [item for item in statements(config) if isinstance(item, TableDef)]
-    found = {_path_of(item, config) for item in items if item.kind == "users"}
+    found = {place_of(each.file, each.place, config) for each in items if each.kind == "users"}
     if len(found) != 1:
         number = "no users file" if not found else f"{len(found)} users files"
         raise UsersFailure(f"{config} names {number}: say which with --file FILE")
     return found.pop()
 
 
-def _path_of(table: TableDef, config: Path) -> Path:
-    """Where it is, as the configuration is read; where it is to be, if it is not there."""
-    beside = Path(table.place.source.path).parent / table.file
-    elsewhere = config.parent / table.file
+def place_of(name: str, named: Place, config: Path) -> Path:
+    """Where a file is, as the configuration is read; where it is to be, if it is not there."""
+    beside = Path(named.source.path).parent / name
+    elsewhere = config.parent / name
     return elsewhere if elsewhere.exists() and not beside.exists() else beside
 
 
@@ -96,7 +96,7 @@ def _change(options: argparse.Namespace, path: Path, config: Path) -> int:
     if options.action != "add" and not there:
         raise UsersFailure(f"{name} is not in {path}")
     verifier = None if options.action == "remove" else _verifier()
-    users.write(path, users.with_user(lines, name, verifier), _owner(config))
+    users.write(path, users.with_user(lines, name, verifier), owner_of(config))
     done = {"add": "added to", "passwd": "changed in", "remove": "removed from"}[options.action]
     if options.json:
         print(json.dumps({"name": name, "file": str(path), "done": options.action}))
@@ -124,7 +124,7 @@ def _password() -> str:
     return password
 
 
-def _owner(config: Path) -> tuple[int, int] | None:
+def owner_of(config: Path) -> tuple[int, int] | None:
     """Whoever relayd runs as must read a new file: the owner of its spool, if we are root."""
     if os.geteuid() != 0:
         return None

@@ -71,6 +71,7 @@ _FREE_RECIPIENTS = 8  # final ones of a transaction, likewise
 _RECIPIENT = 2000  # octets that one costs, with a long address and an ORCPT
 _SHARE = 16384  # octets of memory that are taken at a time
 _A_TURNS_RECIPIENTS = 50  # decided about again in one turn of the reactor
+_A_TURNS_OCTETS = 1 << 20  # that are hashed in one turn of the reactor
 _MOST_TOLD = 100  # refusals of one session that have a line in the log; the rest is counted
 _HEADER_TOO_LARGE = Reply.of(552, "5.3.4", "Header section too large")
 _TOO_MANY_FIELDS = Reply.of(552, "5.3.4", "Too many header fields of one kind")
@@ -159,6 +160,8 @@ class Intake:
     decide: Callable[[Ruleset, Facts], Plan] = evaluate
     examine: Callable[[Ruleset, Facts], Plan] = examine
     edit: Callable[[Ruleset, tuple[int, ...], bytes], bytes] = edit_header
+    sign: Callable[[tuple[str, ...], bytes, bytes], bytes] = lambda names, section, body: b""
+    # ^ the fields that sign, in these names, a header section and a body by its hash
     wishes: Callable[[bool], Wishes] = lambda trusted: TRUSTED if trusted else STRANGERS
     # ^ for reports, honoured from a client that is trusted or not
     gatherer: Gatherer | None = None  # for what rules look at and others know; None: no rule does
@@ -199,6 +202,7 @@ class Reception:
         self._told: Mapping[Fact, object] | None = None  # all that was known at the final dot
         self._clean = False  # nothing in the content speaks in our name that is not ours
         self._eight_bit = False
+        self._body_hash = b""  # of what is signed; empty: not made yet
         self._why = ""  # the content is refused, for the log
         self._failure: Reply | None = None  # known before the end of content
         self._wishes = STRANGERS
@@ -271,6 +275,10 @@ class Reception:
             asked = self._examined(examination)
             return Pending(asked, self._verdict_on_content, lambda: LATE, SessionPhase.EXAMINATION)
         transaction, draft = self._transaction, self._draft
+        signs = transaction is not None and transaction.signs and not self._body_hash
+        if signs and self._end() is None:
+            hashed = self._hash_body()
+            return Pending(hashed, self._verdict_on_content, lambda: LATE, SessionPhase.EXAMINATION)
         submission = self._submission()
         if isinstance(submission, Reply):
             why, self._why = self._why, ""
@@ -570,7 +578,7 @@ class Reception:
             return Reply.of(503, "5.5.1", "MAIL first")
         self._failure = None
         self._eight_bit = False
-        self._beginning = b""
+        self._beginning = self._body_hash = b""
         try:
             draft = self._draft = intake.spool.create(pure=True)  # the core lets nothing else by
             self._trace = intake.trace.received(
@@ -588,6 +596,7 @@ class Reception:
             intake.limits.header_size,
             keep=self._keeps_header
             or transaction.edits_header
+            or transaction.signs
             or self._policy.submission
             or self._examination is not None
             or (self._ruleset is not None and self._ruleset.authenticates),
@@ -801,7 +810,7 @@ class Reception:
         if failure is not None:
             return failure
         transaction, header, ruleset = self._transaction, self._header, self._ruleset
-        limits, edit = self._intake.limits, self._intake.edit
+        limits, edit, sign = self._intake.limits, self._intake.edit, self._intake.sign
         if transaction is None or header is None or ruleset is None:
             return _TROUBLE
         section, size = header.octets, header.size
@@ -822,14 +831,16 @@ class Reception:
         )
         try:
             submission = transaction.submission(
-                facts, ruleset.hash, lambda rules, section: edit(ruleset, rules, section)
+                facts,
+                ruleset.hash,
+                lambda rules, section: edit(ruleset, rules, section),
+                lambda names, section: sign(names, section, self._body_hash),
             )
         except TooManyFieldsError:
             return _TOO_MANY_FIELDS
         grown = size
         if submission.headers:
-            ours = len(facts.results) + len(self._trace)
-            grown = max(grown, max(map(len, submission.headers)) - ours)
+            grown = max(grown, transaction.longest_section)
         if grown > header.size and self._draft is not None:
             # what came was within the limits; what leaves is to be so as well
             if grown > limits.header_size:
@@ -837,6 +848,30 @@ class Reception:
             if self._draft.size - len(self._trace) - size + grown > limits.message_size:
                 return MESSAGE_GREW
         return submission
+
+    async def _hash_body(self) -> Objection:
+        """The body as it leaves is in the draft, whoever wrote it: for all signatures of it."""
+        # only who signs needs cryptography, which takes its time to load
+        from relayd.authentication.canonical import BodyHash
+
+        draft, header = self._draft, self._header
+        assert draft is not None
+        assert header is not None
+        size = header.size if self._completion is None else len(self._completion.section)
+        body = BodyHash(relaxed=True)
+        body.of(None)
+        hashed = 0
+        try:
+            for piece in draft.chunks(len(self._trace) + size):
+                body.feed(piece)
+                hashed += len(piece)
+                if hashed >= _A_TURNS_OCTETS:
+                    hashed = 0
+                    await self._intake.turn()
+        except SpoolError as error:
+            return self._spool_reply(error)
+        self._body_hash = body.finish()[None]
+        return None
 
     def _facts_told(self) -> tuple[Step, ...]:
         """What rules have looked at by now, to be kept with the message."""

@@ -28,6 +28,9 @@ Identity = tuple[str, str]
 EditHeader = Callable[[tuple[int, ...], bytes], bytes]
 """Applies header rules, by their numbers, to a header section."""
 
+SignHeader = Callable[[tuple[str, ...], bytes], bytes]
+"""The fields that sign a header section, and the body below it, in these names."""
+
 
 @dataclass(slots=True)
 class Addressee:
@@ -67,6 +70,8 @@ class ReceivedTransaction:
         "edits_header",
         "envelope",
         "full",
+        "longest_section",
+        "signs",
         "started",
         "told",
     )
@@ -77,6 +82,8 @@ class ReceivedTransaction:
         self.started = started  # seconds since the epoch
         self.destinations = 0  # final recipients so far, repetitions counted
         self.edits_header = False  # the rules will change the header section for somebody
+        self.signs = False  # ... or have a copy signed
+        self.longest_section = 0  # octets of the longest that leaves, without what is ours above it
         self.full: Reply | None = None  # what every further recipient hears
         self.addressees: dict[Identity, Addressee] = {}  # whom RCPT has named with success
         self.counted: tuple[Receipt, ...] = ()  # against limits: taken back if it is not taken
@@ -99,6 +106,8 @@ class ReceivedTransaction:
             self.destinations += 1
             if destination.header_rules:
                 self.edits_header = True
+            if destination.signed_by:
+                self.signs = True
 
     def drop(self, named: Identity) -> None:
         """Somebody objects to what `add` took in last: it is not counted either."""
@@ -118,7 +127,7 @@ class ReceivedTransaction:
     def plan_anew(self, plans: Iterable[Plan]) -> None:
         """Other plans for all addressees, in their order."""
         self.destinations = 0
-        self.edits_header = False
+        self.edits_header = self.signs = False
         for (named, addressee), plan in zip([*self.addressees.items()], plans, strict=True):
             addressee.plan = plan
             self.add(named, addressee)
@@ -130,14 +139,20 @@ class ReceivedTransaction:
         told = {identity(record.recipient.original) for record in records}
         return [each for key, each in self.addressees.items() if key not in told]
 
-    def submission(self, facts: ContentFacts, rules: str, edit_header: EditHeader) -> Submission:
+    def submission(
+        self,
+        facts: ContentFacts,
+        rules: str,
+        edit_header: EditHeader,
+        sign_header: SignHeader = lambda names, section: b"",
+    ) -> Submission:
         """All of it, as the spool is to keep it. `rules` is the hash of the rule set."""
         found: dict[tuple[object, ...], int] = {}
         recipients: list[Recipient] = []
         states: list[RecipientState] = []
         headers = None
-        if self.edits_header or facts.results:
-            headers = _Headers(facts, edit_header)
+        if self.edits_header or self.signs or facts.results:
+            headers = _Headers(facts, edit_header, sign_header)
         for named, addressee in self.addressees.items():
             state = _STATE[addressee.plan.verdict]
             for destination in addressee.plan.destinations or (_nowhere(addressee),):
@@ -153,6 +168,7 @@ class ReceivedTransaction:
                 else:
                     recipients.append(recipient)
                     states.append(state)
+        self.longest_section = 0 if headers is None else headers.longest
         alike = states.count(states[0]) == len(states)
         return Submission(
             envelope=self.envelope,
@@ -180,31 +196,41 @@ class ReceivedTransaction:
 class _Headers:
     """The distinct header sections that the recipients of one message are to see."""
 
-    def __init__(self, facts: ContentFacts, edit_header: EditHeader) -> None:
+    def __init__(
+        self, facts: ContentFacts, edit_header: EditHeader, sign_header: SignHeader
+    ) -> None:
         self.sections: list[bytes] = []
+        self.longest = 0  # octets of one of them, without what is ours above it
+        self._sign = sign_header
         self._facts = facts
         self._edit = edit_header
-        self._numbers: dict[tuple[int, ...], int] = {}
+        self._numbers: dict[tuple[tuple[int, ...], tuple[str, ...]], int] = {}
         self._before = facts.results + facts.trace
         self._ours = facts.section  # without what speaks in our name
         if facts.results and facts.authserv:
             self._ours = without_forged(facts.section, facts.authserv)
         elif not facts.results:
-            self._numbers[()] = 0
+            self._numbers[(), ()] = 0
 
-    def number(self, rules: tuple[int, ...]) -> int:
-        """Recipient.header for these rules; the trace field in front is never theirs to edit."""
-        number = self._numbers.get(rules)
+    def number(self, destination: Destination) -> int:
+        """Recipient.header for its rules; the trace field in front is never theirs to edit.
+
+        Signatures stand above it (RFC 6376 section 5.6): all below is as it is signed, or ours.
+        """
+        rules, names = destination.header_rules, destination.signed_by
+        number = self._numbers.get((rules, names))
         if number is None:
             edited = self._edit(rules, self._ours) if rules else self._ours
-            if edited == self._facts.section and not self._facts.results:
+            signatures = self._sign(names, edited) if names else b""
+            if edited == self._facts.section and not self._facts.results and not signatures:
                 number = 0
             else:
-                section = self._before + edited
+                self.longest = max(self.longest, len(edited))
+                section = signatures + self._before + edited
                 if section not in self.sections:
                     self.sections.append(section)
                 number = self.sections.index(section) + 1
-            self._numbers[rules] = number
+            self._numbers[rules, names] = number
         return number
 
 
@@ -223,7 +249,7 @@ def _recipient(
         destination.reverse_path,
         orcpt,
         addressee.notify,
-        0 if headers is None else headers.number(destination.header_rules),
+        0 if headers is None else headers.number(destination),
     )
 
 

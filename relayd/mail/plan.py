@@ -42,6 +42,7 @@ class Destination:
     reverse_path: ReversePath
     header_rules: tuple[int, ...] = ()  # rules that change the header section, by their number
     srs: bool = False  # the reverse-path is an SRS address of ours
+    signed_by: tuple[str, ...] = ()  # the names of the keys that sign this copy
 
 
 @dataclass(frozen=True, slots=True)

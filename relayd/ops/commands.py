@@ -113,6 +113,7 @@ class OperatorCommands:
         oauth: Oauth | None = None,
         suspending: SuspendingDesk | None = None,
         limits: CountsDesk | None = None,
+        dkim: Explain | None = None,
         said: Callable[[], Document] = dict,
         filters: Callable[[], Sequence[Document]] = tuple,
         clock: Callable[[], float] = time.time,
@@ -121,6 +122,7 @@ class OperatorCommands:
         self._backends = backends
         self._oauth = oauth
         self._limits = limits
+        self._dkim = dkim
         self._said = said
         self._filters = filters
         self._about = about
@@ -153,6 +155,9 @@ class OperatorCommands:
             return
         if name == "limits" and self._limits is not None:
             await stream.send({"answer": self._limits.answer(request, who)})
+            return
+        if name == "dkim" and self._dkim is not None:
+            await stream.send({"answer": await self._dkim(request)})
             return
         command = self._commands.get(name)
         if command is None:

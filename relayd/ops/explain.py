@@ -344,6 +344,7 @@ def document(plan: Plan) -> dict[str, Any]:
                 "mailbox": str(destination.mailbox),
                 "next_hop": destination.next_hop,
                 "reverse_path": path_text(destination.reverse_path),
+                "signed_by": list(destination.signed_by),
                 "hosts": [],
             }
             for destination in plan.destinations

@@ -126,6 +126,7 @@ class ForwardedCommands:
         log: MailLog,
         oauth: Oauth | None = None,
         limits: CountsDesk | None = None,
+        dkim: Explain | None = None,
         said: Callable[[], Document] = dict,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -140,6 +141,7 @@ class ForwardedCommands:
         self._log = log
         self._oauth = oauth
         self._limits = limits
+        self._dkim = dkim
         self._said = said
 
     async def run(self, request: Request, stream: Stream, who: str) -> None:
@@ -191,6 +193,8 @@ class ForwardedCommands:
             await self._oauth.run(request, stream, who, self)
         elif name == "limits" and self._limits is not None:
             await stream.send({"answer": self._limits.answer(request, who)})
+        elif name == "dkim" and self._dkim is not None:
+            await stream.send({"answer": await self._dkim(request)})
         else:
             raise RequestError(f"no command {name!r}")
 

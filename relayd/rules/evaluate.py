@@ -17,7 +17,7 @@ from relayd.mail.reply import Reply
 from relayd.mail.value import dataclass
 from relayd.rules.fact import Fact, Known
 from relayd.rules.forward import Fanned, Loop, fan_out
-from relayd.rules.language.model import AdmissionRule, Rewrite
+from relayd.rules.language.model import AdmissionRule, Rewrite, Sign
 from relayd.rules.replace import replace
 from relayd.rules.ruleset import Ruleset
 from relayd.rules.senderroute import has_route, takes_route
@@ -202,11 +202,28 @@ def _decide(
                     said.add(step)  # once, not for each recipient
                     trail.append(step)
             mailbox = fanned.subject.mailbox
-            destinations.append(Destination(mailbox, routed, path, header_rules, ours))
+            signed_by = (
+                () if ruleset.signing is None else _signed(ruleset.signing, view, trail, said)
+            )
+            destinations.append(Destination(mailbox, routed, path, header_rules, ours, signed_by))
     view.recipient = original
     if not destinations:
         return Plan(Verdict.DISCARD, WELCOME, (), tuple(trail))
     return Plan(admitted.verdict, WELCOME, tuple(destinations), tuple(trail))
+
+
+def _signed(stage: Stage[Sign], view: View, trail: list[Step], said: set[Step]) -> tuple[str, ...]:
+    """In whose names this copy is signed: of all rules that hold, each name once."""
+    names: dict[str, None] = {}
+    for entry in stage.candidates(view):
+        view.notes.clear()
+        if entry.holds(view):
+            names[entry.rule.name] = None
+            step = entry.noted(*view.notes)
+            if step not in said:  # once, not for each recipient
+                said.add(step)
+                trail.append(step)
+    return tuple(names)
 
 
 def _unwrap(

@@ -24,6 +24,7 @@ from relayd.rules.fact import CERTIFICATE, Fact, Known
 from relayd.rules.language.model import (
     AdmissionRule,
     Ask,
+    DkimDef,
     DnsListDef,
     Expect,
     FilterDef,
@@ -38,6 +39,7 @@ from relayd.rules.language.model import (
     Rewrite,
     Route,
     Rule,
+    Sign,
     SourceDef,
     Subaddress,
     TableDef,
@@ -82,6 +84,8 @@ class Ruleset:
     filters: Mapping[str, FilterDef] = field(default_factory=dict)
     asks: AskStage | None = field(default=None)  # None: no filter is asked
     limits: Mapping[str, LimitDef] = field(default_factory=dict)
+    signing: Stage[Sign] | None = field(default=None)  # None: nothing is signed
+    dkim: Mapping[str, DkimDef] = field(default_factory=dict)
     home: str = field(default="")  # the first domain that is ours
     introductions: tuple[tuple[Test, ...], ...] = field(default=())  # see trusts()
     examined: frozenset[Fact] = field(default=frozenset())  # what its rules look at in the content
@@ -180,6 +184,8 @@ def build(
         filters={item.name: item for item in items if isinstance(item, FilterDef)},
         asks=AskStage(asks, tables) if (asks := _of(items, Ask)) else None,
         limits={item.name: item for item in items if isinstance(item, LimitDef)},
+        signing=Stage(signs, _tests, tables) if (signs := _of(items, Sign)) else None,
+        dkim={item.name: item for item in items if isinstance(item, DkimDef)},
         home=home_of(admissions, tables),
         introductions=tuple(_introductions(admissions, tables)),
     )
@@ -241,6 +247,7 @@ def _without(ruleset: Ruleset, passed_over: Callable[[Rule], bool]) -> Ruleset:
         headers=stage(ruleset.headers, _tests),
         forward=stage(ruleset.forward, _recipient),
         route=stage(ruleset.route, _routed),
+        signing=None if ruleset.signing is None else stage(ruleset.signing, _tests),
     )
 
 

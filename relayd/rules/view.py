@@ -21,7 +21,7 @@ class Unasked(Unknown):
 class View:
     """What the conditions look at. Stages change sender and recipient as they rewrite them."""
 
-    __slots__ = ("client", "gathered", "notes", "recipient", "sender")
+    __slots__ = ("client", "gathered", "named", "notes", "recipient", "sender")
 
     def __init__(
         self,
@@ -32,7 +32,7 @@ class View:
     ) -> None:
         self.client = client
         self.sender = sender
-        self.recipient = recipient
+        self.recipient = self.named = recipient  # ... as RCPT named it
         self.gathered = gathered  # what others were asked for
         self.notes: list[str] = []  # where tables held what they were asked
 

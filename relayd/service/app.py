@@ -37,11 +37,13 @@ from relayd.config.lastgood import NAME as KEPT
 from relayd.config.lastgood import LastGoodError, LastGoodFile, last_good
 from relayd.config.texts import RecordedTexts, Texts
 from relayd.ctl.socketpath import spools_of
+from relayd.dns.lookup import Lookup
 from relayd.intake.counting import FOLDER, Limits
 from relayd.intake.opening import ListenAddress, ListeningSockets
 from relayd.mail.log import MailLog
 from relayd.ops.commands import OperatorCommands
 from relayd.ops.control import ControlError, ControlFactory, listen
+from relayd.ops.dkimdesk import DkimDesk
 from relayd.ops.forward import ForwardedCommands
 from relayd.ops.limitsdesk import LimitsDesk
 from relayd.ops.maillog import LineLog
@@ -268,7 +270,10 @@ class Relayd(MultiService):
         )
         self._mover = gateway
         self._commands = commands_of(
-            gateway, self._configuration, self._log, self._oauth(), self._limits()
+            *(gateway, self._configuration, self._log),
+            oauth=self._oauth(),
+            limits=self._limits(),
+            dkim=self._dkim(),
         )
 
     def _with_workers(self) -> None:
@@ -316,6 +321,7 @@ class Relayd(MultiService):
             log=self._log,
             oauth=self._oauth(),
             limits=self._limits(),
+            dkim=self._dkim().answer,
             said=self._configuration.said,
         )
 
@@ -353,6 +359,10 @@ class Relayd(MultiService):
 
         self._configuration.on_change(reloaded)
         return OauthDesk(Enrolment(keeper), lambda: self._configuration.settings, self._log)
+
+    def _dkim(self) -> DkimDesk:
+        lookup = Lookup(self._reactor, self._settings.dns_servers)
+        return DkimDesk(lambda: self._configuration.settings, lookup.ask)
 
     def _limits(self) -> LimitsDesk:
         limits = Limits(self._settings.spool / FOLDER, time.time)
@@ -501,6 +511,7 @@ def commands_of(
     log: MailLog,
     oauth: OauthDesk | None = None,
     limits: LimitsDesk | None = None,
+    dkim: DkimDesk | None = None,
 ) -> OperatorCommands:
     """What operators can ask of one process that moves mail."""
     started = time.time()
@@ -519,6 +530,7 @@ def commands_of(
             time.time,
         ),
         limits=limits,
+        dkim=None if dkim is None else dkim.answer,
         said=configuration.said,
         filters=gateway.filters.view,
     )

@@ -28,6 +28,7 @@ from relayd.intake.pickup import Pickup
 from relayd.intake.policy import ListenerPolicy
 from relayd.intake.reception import Intake
 from relayd.intake.recipientfacts import RecipientFacts
+from relayd.intake.signing import Signing
 from relayd.intake.smtpservice import SmtpService
 from relayd.intake.trace import TraceField
 from relayd.login.guesses import Guesses
@@ -385,6 +386,7 @@ class Gateway(Service):
             untold=self._refused_log.note,
             guesses=self._guesses,
             turn=lambda: deferLater(self._reactor, 0),
+            sign=Signing(lambda: self._configuration.settings.signing, time.time, self._log).fields,
             gatherer=self._gatherer_for(settings),
             wishes=lambda trusted: self._configuration.settings.wishes(trusted=trusted),
         )

@@ -11,6 +11,7 @@ import unittest
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from relayd.authentication.dkimsigning import new_private_key
 from relayd.config import load
 from relayd.ctl import relayctl
 
@@ -19,7 +20,7 @@ RECIPES = DOCS / "recipes"
 _BLOCK = re.compile(r"^```(\w+)(?: ([^\n]*))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 WANTED = (
     "forward-domain", "catch-all", "split-domain", "backup-mx", "smarthost-by-sender",
-    "move-domain", "mailing-list", "srs",
+    "move-domain", "mailing-list", "srs", "sign",
     "block-lists", "greylisting", "rspamd", "clamav", "opendkim", "limits", "verification",
 )  # fmt: skip
 
@@ -33,6 +34,11 @@ class RecipesTest(unittest.TestCase):
         keys = self.folder / "srs.keys"  # a secret has no place among the examples
         keys.write_text("an example\n")
         keys.chmod(0o600)
+        (self.folder / "dkim").mkdir()
+        for name in ("gateway-rsa", "gateway-ed", "example"):
+            key = self.folder / "dkim" / f"{name}.pem"
+            key.write_bytes(new_private_key(ed25519=True))
+            key.chmod(0o600)
 
     def test_each_loads_and_proves_itself(self) -> None:
         files = sorted(self.folder.glob("*.conf"))

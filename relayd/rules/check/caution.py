@@ -12,6 +12,7 @@ from relayd.rules.check.habits import habits
 from relayd.rules.check.opendoor import open_doors
 from relayd.rules.check.selfcaught import self_caught
 from relayd.rules.check.shadow import never_held
+from relayd.rules.check.signing import never_signing
 from relayd.rules.language.source import Problem
 from relayd.rules.ruleset import Ruleset
 
@@ -28,6 +29,7 @@ def cautions(ruleset: Ruleset, listeners: Sequence[str]) -> list[Problem]:
         never_held(ruleset),
         self_caught(ruleset),
         never_asked(ruleset),
+        never_signing(ruleset),
         *_by_kind(habits(ruleset.items, ruleset.tables)),
     ]
     return [each for kind in kinds for each in _few(list(kind))]

@@ -12,6 +12,7 @@ from relayd.rules.fact import Fact, Known
 from relayd.rules.language.model import (
     AdmissionRule,
     Ask,
+    DkimDef,
     DnsListDef,
     Expect,
     FilterDef,
@@ -26,6 +27,7 @@ from relayd.rules.language.model import (
     Rewrite,
     Route,
     Rule,
+    Sign,
     SourceDef,
     TableDef,
 )
@@ -38,7 +40,7 @@ from relayd.rules.tables.userstable import DovecotTable, UsersTable
 
 _CALLED = {"next-hop": "next hop", "milter": "filter"}
 """What a statement defines, where it is called otherwise; a filter may be of any kind."""
-_EXAMINING = (AdmissionRule, Ask, Forward, HeaderEdit, HeaderRewrite, Rewrite, Route)
+_EXAMINING = (AdmissionRule, Ask, Forward, HeaderEdit, HeaderRewrite, Rewrite, Route, Sign)
 """Rules that may look at the content."""
 
 
@@ -70,6 +72,7 @@ def name_problems(items: Sequence[Item], broken: Set[str] = frozenset()) -> list
         "dnsbl": lists,
         "milter": filters,
         "limit": limits,
+        "dkim": _signers(problems, items),
         "source": sources,
         "provider": providers,
     }
@@ -132,6 +135,21 @@ def _providers(problems: list[Problem], items: Sequence[Item]) -> dict[str, Plac
     return known
 
 
+def _signers(problems: list[Problem], items: Sequence[Item]) -> dict[str, Place]:
+    """Where each is defined. One selector has one key, whoever names it (RFC 6376 3.6.2.2)."""
+    given = [item for item in items if isinstance(item, DkimDef)]
+    taken: dict[tuple[str, str], DkimDef] = {}
+    for item in given:
+        for key in (*item.keys, *item.retired):
+            first = taken.setdefault((item.domain, key.selector), item)
+            if first is not item:
+                what = (
+                    f"selector {key.selector} of {item.domain} has a key already, at {first.place}"
+                )
+                problems.append(Problem(key.place, what, "expected another selector"))
+    return _names(problems, "dkim", [(item.name, item.place) for item in given])
+
+
 def word_at(place: Place, word: str) -> Place:
     """Where a word stands in a statement, whose lines after the first are indented; or itself."""
     number, start = place.line, place.column + place.width - 1
@@ -169,8 +187,9 @@ def _used_hops(rule: Rule) -> Iterable[str]:
 def _named(rule: Rule) -> Iterable[tuple[str, str]]:
     stated = rule.stated if isinstance(rule, Expect) else ()
     asked = [("milter", name) for name in rule.names] if isinstance(rule, Ask) else []
+    signs = [("dkim", rule.name)] if isinstance(rule, Sign) else []
     looked_at = (name for each in (*rule.tests, *stated) for name in each.named)
-    return dict.fromkeys([*asked, *looked_at])
+    return dict.fromkeys([*asked, *signs, *looked_at])
 
 
 def unanswered(items: Sequence[Item], not_asked: Set[Fact]) -> list[Problem]:
@@ -181,12 +200,17 @@ def unanswered(items: Sequence[Item], not_asked: Set[Fact]) -> list[Problem]:
             f"{fact} is not looked up: this would never be known, and mail refused with 451 4.3.0",
             "expected another condition",
         )
-        for item in items
-        if isinstance(item, Rule)
-        for condition in item.tests
-        for fact in condition.needs
-        if fact in not_asked
+        for item, condition, fact in looking_at(items, not_asked)
     ]
+
+
+def looking_at(items: Iterable[Item], facts: Set[Fact]) -> Iterator[tuple[Rule, Condition, Fact]]:
+    """Rules that look at one of these facts, and by which condition."""
+    for item in items:
+        if isinstance(item, Rule):
+            for condition in item.tests:
+                for fact in condition.needs & facts:
+                    yield item, condition, fact
 
 
 def content_problems(items: Sequence[Item]) -> list[Problem]:

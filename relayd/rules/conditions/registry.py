@@ -8,6 +8,7 @@ from relayd.rules.conditions.counted import ByCount
 from relayd.rules.conditions.everyone import Always
 from relayd.rules.conditions.filtering import ByFilterWord, ByScore, BySymbol
 from relayd.rules.conditions.firstseen import ByFirstSight
+from relayd.rules.conditions.forwarded import Forwarded
 from relayd.rules.conditions.headerfield import ByField
 from relayd.rules.conditions.listing import ByListing
 from relayd.rules.conditions.mailbox import FromSender, ToRecipient
@@ -44,6 +45,7 @@ ALL: tuple[type[Condition], ...] = (
     BySymbol,
     ByCertificate,
     OverTls,
+    Forwarded,
     Always,
 )
 CONDITIONS = {each.word: each for each in ALL}

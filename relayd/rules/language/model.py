@@ -407,6 +407,49 @@ class Ask(Rule):
         return " ".join(words)
 
 
+@dataclass(frozen=True, slots=True)
+class KeyFile:
+    """`selector S key file PATH`: a key to sign with."""
+
+    selector: str  # folded
+    file: str  # relative to the file it is written in
+    place: Place = field(default=NOWHERE, compare=False, repr=False)  # of the path
+
+    def __str__(self) -> str:
+        return f"selector {self.selector} key file {quote(self.file)}"
+
+
+@dataclass(frozen=True, slots=True)
+class DkimDef:
+    """`dkim NAME domain DOMAIN selector S key file PATH, ... [retired selector ...]`."""
+
+    name: str
+    domain: str  # folded
+    keys: tuple[KeyFile, ...]  # all of them sign
+    retired: tuple[KeyFile, ...] = ()  # published still, for the mail that is on its way
+    place: Place = field(default=NOWHERE, compare=False)
+
+    def __str__(self) -> str:
+        words = f"dkim {self.name} domain {self.domain} {commas(self.keys)}"
+        return f"{words} retired {commas(self.retired)}" if self.retired else words
+
+
+@dataclass(frozen=True, slots=True)
+class Sign(Rule):
+    """`sign CONDITIONS with NAME [when ...]`: in whose name a copy is signed when it leaves."""
+
+    conditions: tuple[Condition, ...]
+    name: str
+
+    @property
+    def tests(self) -> tuple[Condition, ...]:
+        return self.conditions + self.when
+
+    @property
+    def body(self) -> str:
+        return f"{spaces(self.conditions)} with {self.name}"
+
+
 class Counted(enum.Enum):
     """By what a limit counts."""
 
@@ -451,6 +494,7 @@ Item = (
     | HopDef
     | DnsListDef
     | FilterDef
+    | DkimDef
     | LimitDef
     | Subaddress
     | Include

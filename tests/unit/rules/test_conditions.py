@@ -29,7 +29,9 @@ class RegistryTests(unittest.TestCase):
             ("dkim", "dmarc", "score", "says", "symbol", "size", "field"), Known.CONTENT
         )
         at_mail = dict.fromkeys(("sender", "spf"), Known.SENDER)
-        at_rcpt = dict.fromkeys(("to", "over", "first-seen", "unknown"), Known.RECIPIENT)
+        at_rcpt = dict.fromkeys(
+            ("to", "over", "first-seen", "unknown", "forwarded"), Known.RECIPIENT
+        )
         self.assertEqual(late, at_mail | at_rcpt | content)
 
     def test_a_rule_set_says_what_it_looks_at(self) -> None:

@@ -1,0 +1,227 @@
+"""`relayctl dkim`: makes the keys that `dkim` statements name, prints and checks their records."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from relayd.ctl.client import Daemon
+from relayd.ops.text import safe
+
+if TYPE_CHECKING:
+    from relayd.authentication.dkimsigning import SigningKey
+    from relayd.rules.language.model import DkimDef, KeyFile
+
+_RSA, _ED25519 = "rsa", "ed25519"
+_STRING = 255  # octets of one string of a record (RFC 1035 section 3.3)
+
+
+class DkimFailure(Exception):  # noqa: N818 - as the others of relayctl
+    """The command failed; `str(error)` goes to standard error."""
+
+
+def add_options(to: argparse.ArgumentParser, everywhere: Callable[[], Any]) -> None:
+    """What follows `relayctl dkim`."""
+    actions = to.add_subparsers(dest="action", required=True, metavar="ACTION")
+    for name, number, about in (
+        ("make", None, "write the keys that are not there yet, and print the DNS records of all"),
+        ("check", "?", "whether the DNS has the records of the keys that sign"),
+        ("list", "?", "the keys, and what each is for"),
+    ):
+        action = actions.add_parser(name, help=about, description=about, parents=[everywhere()])
+        action.add_argument("name", nargs=number, metavar="NAME", help="as the `dkim` statement")
+        if name == "make":
+            action.add_argument(
+                "--type", choices=[_RSA, _ED25519], default="",
+                help="of new keys; without, the first is RSA and further ones are Ed25519",
+            )  # fmt: skip
+
+
+def run(options: argparse.Namespace, config: Path, daemon: Callable[[], Daemon]) -> int:
+    """One command; raises DkimFailure, DaemonError."""
+    if options.action == "check":
+        return _check(options, daemon())
+    try:
+        chosen = _chosen(config, options.name or "")
+        return _make(options, chosen[0], config) if options.action == "make" else _list(
+            options, chosen, config
+        )  # fmt: skip
+    except OSError as error:
+        raise DkimFailure(f"{error.filename or config}: {error.strerror}") from None
+
+
+def _chosen(config: Path, name: str) -> Sequence[DkimDef]:
+    """The statements in the files, whether their keys are there or not."""
+    from relayd.config import statements
+    from relayd.rules.language.model import DkimDef
+    from relayd.rules.language.source import did_you_mean
+
+    if not os.access(config, os.R_OK):
+        raise DkimFailure(f"{config}: cannot be read")
+    known = {item.name: item for item in statements(config) if isinstance(item, DkimDef)}
+    if not name:
+        return [*known.values()]
+    if name not in known:
+        hint = did_you_mean(name, known) or (
+            f'expected "dkim {name} domain DOMAIN selector SELECTOR key file PATH"'
+        )
+        raise DkimFailure(f"{config} has no dkim {name}; {hint}")
+    return [known[name]]
+
+
+# keys are made
+
+
+def _make(options: argparse.Namespace, statement: DkimDef, config: Path) -> int:
+    from relayd.authentication.dkimsigning import new_private_key
+
+    made = []
+    for named in statement.keys:
+        path = _path(named, config)
+        if path.exists():
+            continue
+        kind = options.type or _kind(statement, config)
+        _write(path, new_private_key(ed25519=kind == _ED25519), config)
+        made.append(path)
+    rows = [_row(statement, named, config, "signs") for named in statement.keys]
+    for row in rows:
+        if row["state"] != "signs":
+            raise DkimFailure(f"{row['file']}: {row['why']}")
+    if options.json:
+        print(json.dumps({"made": [str(path) for path in made], "keys": rows}, indent=2))
+        return 0
+    for path in made:
+        print(safe(f"{path} made, for its owner's eyes only"))
+    print("The DNS is to have this:")
+    for row in rows:
+        for line in zone_lines(row["at"], row["record"]):
+            print(safe(line))
+    print(safe(f"Then: relayctl reload, and relayctl dkim check {statement.name}"))
+    return 0
+
+
+def _kind(statement: DkimDef, config: Path) -> str:
+    """Verifiers that know no Ed25519 need an RSA key: one of the keys is."""
+    for named in statement.keys:
+        with contextlib.suppress(OSError, ValueError):
+            if _key(statement, named, config).algorithm.startswith(_RSA):
+                return _ED25519
+    return _RSA
+
+
+def _write(path: Path, octets: bytes, config: Path) -> None:
+    """A new file of its own; raises OSError. One that is there is never overwritten."""
+    from relayd.ctl.users import owner_of
+
+    owner = owner_of(config)
+    if not path.parent.exists():
+        path.parent.mkdir(0o700)
+        if owner is not None:
+            os.chown(path.parent, *owner)
+    handle, draft = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # mode 0600
+    try:
+        with os.fdopen(handle, "wb") as file:
+            if owner is not None:
+                os.fchown(handle, *owner)
+            file.write(octets)
+            file.flush()
+            os.fsync(handle)
+        path.hardlink_to(draft)  # whole or not at all; fails where there is one
+    finally:
+        Path(draft).unlink()
+
+
+def _path(named: KeyFile, config: Path) -> Path:
+    from relayd.ctl.users import place_of
+
+    return place_of(named.file, named.place, config)
+
+
+# ... and told
+
+
+def _list(options: argparse.Namespace, chosen: Sequence[DkimDef], config: Path) -> int:
+    rows = [
+        _row(statement, named, config, state)
+        for statement in chosen
+        for state, keys in (("signs", statement.keys), ("retired", statement.retired))
+        for named in keys
+    ]
+    if options.json:
+        print(json.dumps(rows, indent=2))
+    else:
+        for row in rows:
+            what = " ".join(filter(None, (row["algorithm"], row["file"])))
+            state = f"{row['state']}: {row['why']}" if row["why"] else row["state"]
+            print(safe(f"{row['name']}  {row['at']}  {what}  {state}"))
+        if not rows:
+            print('no "dkim" statement in the configuration')
+    return 0 if all(row["state"] != "unusable" for row in rows) else 1
+
+
+def _row(statement: DkimDef, named: KeyFile, config: Path, state: str) -> dict[str, Any]:
+    path = _path(named, config)
+    row: dict[str, Any] = {
+        "name": statement.name,
+        "domain": statement.domain,
+        "selector": named.selector,
+        "at": f"{named.selector}._domainkey.{statement.domain}",
+        "file": str(path),
+        "algorithm": "",
+        "record": "",
+        "state": state,
+        "why": "",
+    }
+    try:
+        key = _key(statement, named, config)
+    except OSError as error:
+        return row | {"state": "unusable", "why": error.strerror or str(error)}
+    except ValueError as error:
+        return row | {"state": "unusable", "why": str(error)}
+    return row | {"algorithm": key.algorithm, "record": key.record}
+
+
+def _key(statement: DkimDef, named: KeyFile, config: Path) -> SigningKey:
+    """Raises OSError, ValueError."""
+    from relayd.authentication.dkimsigning import SigningKey, private_key
+
+    octets = _path(named, config).read_bytes()
+    return SigningKey(statement.domain, named.selector, private_key(octets))
+
+
+def zone_lines(name: str, record: str) -> Iterator[str]:
+    """A record as a zone file has it, in strings that are short enough."""
+    strings = [record[at : at + _STRING] for at in range(0, len(record), _STRING)]
+    if len(strings) == 1:
+        yield f'{name}. IN TXT "{record}"'
+        return
+    yield f"{name}. IN TXT ("
+    for string in strings:
+        yield f'    "{string}"'
+    yield ")"
+
+
+# ... and looked for in the DNS
+
+
+def _check(options: argparse.Namespace, daemon: Daemon) -> int:
+    answer = daemon.answer("dkim", name=options.name or "")
+    keys: list[dict[str, Any]] = answer["keys"]
+    if options.json:
+        print(json.dumps(answer, indent=2))
+    else:
+        for key in keys:
+            why = f": {key['why']}" if key["why"] else ""
+            print(safe(f"{key['name']}  {key['at']}  {key['algorithm']}  {key['state']}{why}"))
+            if key["state"] in ("missing", "wrong"):
+                for line in zone_lines(key["at"], key["record"]):
+                    print(safe(f"    {line}"))
+        if not keys:
+            print('no "dkim" statement in the configuration in force')
+    return 0 if all(key["state"] == "right" for key in keys) else 1
