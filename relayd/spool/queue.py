@@ -457,6 +457,26 @@ class Queue:
             if lane is not None and lane.gone is not None:
                 lane.gone.add(key)
 
+    # changing what waits (the operator)
+
+    def borrow(self, keys: Collection[Key]) -> bool:
+        """None of these is loaded from now on until they are brought back; not if one is in use."""
+        if not self.keys.isdisjoint(keys):
+            return False
+        self.keys.update(keys)
+        return True
+
+    def bring_back(self, keys: Collection[Key]) -> None:
+        """They may be others now: a look under way has seen them too early."""
+        self.keys.difference_update(keys)
+        stale = {(ident, WHOLE) for ident, _ in keys}
+        if self._watch is not None:
+            self._watch |= stale
+        for lane in self._looking:
+            assert lane.gone is not None
+            lane.gone |= stale
+            lane.more = True
+
     # time
 
     def due_at(self, lane: Lane, when: float) -> None:
