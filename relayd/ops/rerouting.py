@@ -301,11 +301,11 @@ def _anew(record: Record, way: Destination, plan: Plan, now: float) -> Record:
     if stampless(path) == stampless(old.reverse_path):
         path = old.reverse_path
     orcpt = old.orcpt
-    if not orcpt and identity(way.mailbox) != identity(old.original):
+    same = identity(way.mailbox) == identity(old.mailbox)
+    if not (orcpt or same or identity(way.mailbox) == identity(old.original)):
         # RFC 3461 section 5.2.1: an ORCPT of our own names the RCPT that we were given
         text = str(old.original)
         orcpt = f"{'rfc822' if text.isascii() else 'utf-8'};{text}"
-    same = identity(way.mailbox) == identity(old.mailbox)
     mailbox = old.mailbox if same else way.mailbox
     to = replace(old, mailbox=mailbox, next_hop=way.next_hop, reverse_path=path, orcpt=orcpt)
     new = _moved(record, to, now)
