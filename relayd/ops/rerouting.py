@@ -33,7 +33,7 @@ BringBack = Callable[[Collection[Key], Iterable[str]], None]
 """See relayd.relay.dispatch.Dispatcher."""
 
 
-class Waiting(Protocol):
+class Lender(Protocol):
     """Where mail waits, and who delivers it."""
 
     @property
@@ -68,7 +68,7 @@ class ReroutingDesk:
         self._log = log
         self._clock = clock
 
-    async def run(self, request: Request, waiting: Waiting, wanted: QueueFilter) -> Document:
+    async def run(self, request: Request, waiting: Lender, wanted: QueueFilter) -> Document:
         """Page by page; deliveries, and mail that comes in, go on meanwhile. Raises SpoolError."""
         ruleset = self._ruleset()  # one for all of it, whatever is loaded meanwhile
         route_only = request.get("route_only") is True
@@ -89,7 +89,7 @@ class ReroutingDesk:
             )
         return document
 
-    async def _change(self, waiting: Waiting, found: Sequence[Decided]) -> list[bool]:
+    async def _change(self, waiting: Lender, found: Sequence[Decided]) -> list[bool]:
         """Which of them are as decided now; the others are under way, or have changed."""
         reroutings = [each.rerouting for each in found if each.rerouting is not None]
         keys = [[(each.message, each.number) for each in one.before] for one in reroutings]
@@ -227,20 +227,20 @@ def _plans(ruleset: Ruleset, envelopes: Envelopes, now: float, decided: Decided)
             if key[0] not in has_it and key not in coming:
                 coming.add(key)
                 wanted.append(destination)
-        for record, way in _paired(records, wanted):
+        for was, way in _paired(records, wanted):
             if way is None:
-                ended.append((record, ELSEWHERE))
-                decided.changed.append(("mailbox", record, None))
+                ended.append((was, ELSEWHERE))
+                decided.changed.append(("mailbox", was, None))
                 continue
-            if record is None:
+            if was is None:
                 number = envelopes.next_number + len(added)
                 added.append(_anew(replace(records[0], number=number), way, plan, now))
                 decided.changed.append(("mailbox", records[0], added[-1].recipient))
                 continue
-            new = _anew(record, way, plan, now)
-            if new != record:
-                changed.append((record, new))
-                decided.changed.append((_kind(record, new), record, new.recipient))
+            new = _anew(was, way, plan, now)
+            if new != was:
+                changed.append((was, new))
+                decided.changed.append((_kind(was, new), was, new.recipient))
     if changed or added or ended:
         decided.rerouting = Rerouting(envelopes.ident, tuple(changed), tuple(added), tuple(ended))
 
