@@ -16,7 +16,7 @@ from relayd.mail.address import Mailbox, path_text
 from relayd.mail.client import Client
 from relayd.mail.envelope import Envelope, Recipient
 from relayd.mail.message import RecipientState, Settlement, Submission
-from relayd.mail.plan import Verdict
+from relayd.mail.plan import Step, Verdict
 from relayd.ops.commands import Backend
 from relayd.ops.rerouting import ReroutingDesk
 from relayd.ops.text import reroute_lines
@@ -79,7 +79,8 @@ class Reroute(TestCase):
     ) -> int:
         """A message as these rules take it in."""
         ruleset = load_text(rules, self.folder).ruleset
-        recipients, states, trail = [], [], []
+        recipients, states = [], []
+        trail: list[Step] = []
         for text in to:
             original = Mailbox.parse(text)
             plan = evaluate(ruleset, Facts(client, sender, original, self.now))
@@ -364,7 +365,7 @@ class UnderWay(Reroute):
     async def test_a_spool_in_trouble_lets_go_of_what_was_borrowed(self) -> None:
         await self.came(INSIDE, "x@example.com")
         broken: Deferred[list[int]] = Deferred()
-        self.spool.reroute = lambda reroutings: broken  # type: ignore[assignment,method-assign]
+        self.spool.reroute = lambda reroutings: broken  # type: ignore[method-assign]
         desk = ReroutingDesk(lambda: load_text(OTHER, self.folder).ruleset, self.log, lambda: NOW)
         running = Deferred.fromCoroutine(desk.run({}, self.backend, QueueFilter()))
         self.assertTrue(self.lent)
