@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -227,20 +227,19 @@ def _plans(ruleset: Ruleset, envelopes: Envelopes, now: float, decided: Decided)
             if key[0] not in has_it and key not in coming:
                 coming.add(key)
                 wanted.append(destination)
-        for was, way in _paired(records, wanted):
-            if way is None:
-                ended.append((was, ELSEWHERE))
-                decided.changed.append(("mailbox", was, None))
-                continue
-            if was is None:
-                number = envelopes.next_number + len(added)
-                added.append(_anew(replace(records[0], number=number), way, plan, now))
-                decided.changed.append(("mailbox", records[0], added[-1].recipient))
-                continue
+        pairs, gone, more = _paired(records, wanted)
+        for was, way in pairs:
             new = _anew(was, way, plan, now)
             if new != was:
                 changed.append((was, new))
                 decided.changed.append((_kind(was, new), was, new.recipient))
+        for was in gone:
+            ended.append((was, ELSEWHERE))
+            decided.changed.append(("mailbox", was, None))
+        for way in more:
+            number = envelopes.next_number + len(added)
+            added.append(_anew(replace(records[0], number=number), way, plan, now))
+            decided.changed.append(("mailbox", records[0], added[-1].recipient))
     if changed or added or ended:
         decided.rerouting = Rerouting(envelopes.ident, tuple(changed), tuple(added), tuple(ended))
 
@@ -274,24 +273,22 @@ def _delivery(like: Recipient, mailbox: Mailbox) -> tuple[Identity, frozenset[st
 
 def _paired(
     records: Sequence[Record], wanted: Sequence[Destination]
-) -> Iterator[tuple[Record, Destination | None] | tuple[None, Destination]]:
-    """Who was there with where it goes: the same mailbox first, then as they come."""
-    left = list(records)
-    other = []
+) -> tuple[list[tuple[Record, Destination]], list[Record], list[Destination]]:
+    """Who was there with where it goes: the same mailbox first, then as they come; the rest."""
+    gone = list(records)
+    more = []
+    pairs = []
     for way in wanted:
         same = identity(way.mailbox)
-        found = next((each for each in left if identity(each.recipient.mailbox) == same), None)
+        found = next((each for each in gone if identity(each.recipient.mailbox) == same), None)
         if found is None:
-            other.append(way)
+            more.append(way)
         else:
-            left.remove(found)
-            yield found, way
-    for record, way in zip(left, other, strict=False):
-        yield record, way
-    for record in left[len(other) :]:
-        yield record, None
-    for way in other[len(left) :]:
-        yield None, way
+            gone.remove(found)
+            pairs.append((found, way))
+    several = min(len(gone), len(more))
+    pairs += zip(gone[:several], more[:several], strict=True)
+    return pairs, gone[several:], more[several:]
 
 
 def _anew(record: Record, way: Destination, plan: Plan, now: float) -> Record:

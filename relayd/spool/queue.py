@@ -312,12 +312,7 @@ class Queue:
         """
         touched = []
         stale = {(WHOLE, WHOLE)} if idents is None else {(ident, WHOLE) for ident in idents}
-        if self._watch is not None:
-            self._watch |= stale
-        for lane in self._looking:
-            assert lane.gone is not None
-            lane.gone |= stale
-            lane.more = True
+        self._outdate(stale)
         for lane in self.lanes.values():
             if not lane._loaded:
                 continue
@@ -333,6 +328,15 @@ class Queue:
             if lane.more:
                 touched.append(lane)
         return touched
+
+    def _outdate(self, stale: set[Key]) -> None:
+        """A look under way may have seen these too early."""
+        if self._watch is not None:
+            self._watch |= stale
+        for lane in self._looking:
+            assert lane.gone is not None
+            lane.gone |= stale
+            lane.more = True
 
     def _load(self, lane: Lane, delivery: Delivery, octets: int) -> None:
         if lane._loaded is None:
@@ -467,15 +471,9 @@ class Queue:
         return True
 
     def bring_back(self, keys: Collection[Key]) -> None:
-        """They may be others now: a look under way has seen them too early."""
+        """They may be others now."""
         self.keys.difference_update(keys)
-        stale = {(ident, WHOLE) for ident, _ in keys}
-        if self._watch is not None:
-            self._watch |= stale
-        for lane in self._looking:
-            assert lane.gone is not None
-            lane.gone |= stale
-            lane.more = True
+        self._outdate({(ident, WHOLE) for ident, _ in keys})
 
     # time
 

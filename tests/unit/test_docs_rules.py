@@ -1,4 +1,4 @@
-"""docs/rules.md, checks.md and sending.md, and docs/recipes: every recipe loads, every example is one."""
+"""docs/rules.md, checks.md, sending.md and docs/recipes: each recipe loads, each example is one."""
 
 from __future__ import annotations
 
