@@ -26,7 +26,7 @@ from relayd.spool.view import Envelopes, QueueFilter, Rerouting
 
 PAGE = 100  # messages looked at between two turns of the reactor, and in one transaction
 
-ELSEWHERE = "by relayctl reroute: its mail goes to other recipients of the message"
+ELSEWHERE = "by relayctl reroute: no rule leads there any more, or others have got it"
 
 Borrow = Callable[[Iterable[Collection[Key]]], list[bool]]
 BringBack = Callable[[Collection[Key], Iterable[str]], None]
@@ -205,28 +205,23 @@ def _plans(ruleset: Ruleset, envelopes: Envelopes, now: float, decided: Decided)
     for record in _meant(envelopes):
         groups.setdefault(identity(record.recipient.original), []).append(record)
     plans = []
-    staying = [each for each in envelopes.records if each.number not in envelopes.meant]
     for records in groups.values():
         plan = _plan(ruleset, envelopes, records[0].recipient.original)
         why = _left(plan)
         if why:
             decided.left += [(why, record) for record in records]
-            staying += records
         else:
             plans.append((records, plan))
-    has_it = {identity(mailbox) for mailbox in envelopes.ended}
-    coming = {_delivery(each.recipient, each.recipient.mailbox) for each in staying}
+    has_it = {identity(mailbox) for mailbox, note in envelopes.ended if note != ELSEWHERE}
+    staying = [each.recipient for each in envelopes.records if each.number not in envelopes.meant]
     changed: list[tuple[Record, Record]] = []
     added: list[Record] = []
     ended: list[tuple[Record, str]] = []
     for records, plan in plans:
-        like = records[0].recipient
-        wanted = []
-        for destination in plan.destinations:
-            key = _delivery(like, destination.mailbox)
-            if key[0] not in has_it and key not in coming:
-                coming.add(key)
-                wanted.append(destination)
+        original = identity(records[0].recipient.original)
+        beside = {identity(to.mailbox) for to in staying if identity(to.original) == original}
+        ways = {identity(way.mailbox): way for way in plan.destinations}
+        wanted = [way for to, way in ways.items() if to not in has_it and to not in beside]
         pairs, gone, more = _paired(records, wanted)
         for was, way in pairs:
             new = _anew(was, way, plan, now)
@@ -250,9 +245,12 @@ def _meant(envelopes: Envelopes) -> list[Record]:
 
 def _plan(ruleset: Ruleset, envelopes: Envelopes, recipient: Mailbox) -> Plan:
     facts = _facts(ruleset, envelopes, recipient)
-    if not envelopes.client.address:  # a report of ours: nobody had to let it in
-        return plan_own(ruleset, facts)
-    return evaluate(ruleset, facts)
+    if envelopes.client.address:  # else it is a report of ours: nobody had to let it in
+        plan = evaluate(ruleset, facts)
+        if plan.verdict is not Verdict.REFUSE or plan.reply.severity is not Severity.TRANSIENT:
+            return plan
+    # it has been let in, whatever the rules for that cannot say, or would put off
+    return plan_own(ruleset, facts)
 
 
 def _left(plan: Plan) -> str:
@@ -264,11 +262,6 @@ def _left(plan: Plan) -> str:
     if plan.reply is LOOPED:
         return "loop"
     return "unknown" if plan.reply.severity is Severity.TRANSIENT else "refused"
-
-
-def _delivery(like: Recipient, mailbox: Mailbox) -> tuple[Identity, frozenset[str]]:
-    """What makes two recipients one delivery: who gets it, and who hears of it."""
-    return identity(mailbox), like.notify
 
 
 def _paired(

@@ -264,7 +264,9 @@ def reroute_lines(answer: dict[str, Any], *, done: bool) -> Iterator[str]:
         yield safe(f"  {each['id']}  {each['recipient']}")
         yield safe(f"    then  {each['then']}")
         if not each["left"]:
-            yield safe(f"    now   {each['now'] or 'with another recipient of the message'}")
+            yield safe(
+                f"    now   {each['now'] or 'nowhere: no rule leads there, or others have got it'}"
+            )
         else:
             yield f"    left  {_LEFT[each['kind']]}"
     named = min(_NAMED, len(answer["changes"]))

@@ -150,7 +150,7 @@ def plan_postmaster(ruleset: Ruleset, facts: Facts) -> Plan:
 def plan_route(ruleset: Ruleset, facts: Facts, mailbox: Mailbox) -> str | None:
     """Where a recipient goes whom the other stages have made of `facts.recipient` before.
 
-    None: that is unknown, or nowhere. Never raises.
+    None: that is unknown, or nowhere.
     """
     sender = None if facts.sender is None else sender_subject(facts.sender)
     recipient = Subject(facts.recipient, ruleset.subaddress)

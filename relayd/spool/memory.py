@@ -448,7 +448,11 @@ class MemorySpool:
                         history.trail,
                         records,
                         meant,
-                        tuple(each.mailbox for each in history.entries if each.state is not None),
+                        tuple(
+                            (each.mailbox, each.note)
+                            for each in history.entries
+                            if each.state is not None
+                        ),
                         len(history.entries),
                     )
                 )

@@ -140,7 +140,7 @@ class Envelopes:
     trail: tuple[Step, ...]
     records: tuple[Record, ...]  # all that wait
     meant: frozenset[int]  # the numbers of those that the filter means
-    ended: tuple[Mailbox, ...]  # who has got it already, or never will
+    ended: tuple[tuple[Mailbox, str], ...]  # who waits no more, with the ledger's note
     next_number: int  # of a further recipient
 
 

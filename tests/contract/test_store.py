@@ -550,7 +550,7 @@ class StoreContract:
         first, second = self.envelopes()
         assert (first.ident, [each.number for each in first.records]) == (done.ident, [1])
         assert (first.meant, first.next_number) == (frozenset({1}), 2)
-        assert [str(each) for each in first.ended] == ["a@corp.example"]
+        assert [(str(to), note) for to, note in first.ended] == [("a@corp.example", "")]
         assert (second.trail, second.client) == (TRAIL, other.client)
         assert second.received_at == other.received_at
         assert [each.ident for each in self.envelopes(destination="one")] == [other.ident]

@@ -312,7 +312,11 @@ class Search:
                 record_of(each, message.envelope) for each in self._all_recipients(row.ident)
             ]
             told = self._connection.execute(
-                "SELECT number, mailbox FROM ledger WHERE message = ? AND ended = 0", (row.ident,)
+                """SELECT a.number, a.mailbox, ifnull(e.note, '') FROM ledger AS a
+                LEFT JOIN ledger AS e
+                    ON e.message = a.message AND e.number = a.number AND e.ended = 1
+                WHERE a.message = ? AND a.ended = 0""",
+                (row.ident,),
             ).fetchall()
             waiting = {record.number for record in records}
             return Envelopes(
@@ -323,8 +327,8 @@ class Search:
                 facts_of(row.sender, row.facts).trail,
                 tuple(records),
                 meant & waiting,
-                tuple(mailbox_of(mailbox) for number, mailbox in told if number not in waiting),
-                1 + max(waiting.union(number for number, _ in told)),
+                tuple((mailbox_of(to), note) for number, to, note in told if number not in waiting),
+                1 + max(waiting.union(number for number, _, _ in told)),
             )
         except (TypeError, ValueError, AttributeError) as error:
             raise UndecodableError(f"row does not decode ({error})") from error

@@ -209,20 +209,35 @@ class Stages(Reroute):
         self.assertIs(history.entries[1].state, RecipientState.REMOVED)
         self.assertIn("reroute", history.entries[1].note)
 
-    async def test_two_who_lead_to_one_now_are_one_delivery_unless_they_asked_otherwise(
-        self,
-    ) -> None:
-        rules = f"{INSIDE}forward @example.com -> all@inside.example\n"
+    async def test_two_who_lead_to_one_now_and_apart_again(self) -> None:
+        """Each keeps a record of its own, or one of them would be lost on the way back."""
         ident = await self.came(INSIDE, "x@example.com", "y@example.com")
+        before = self.ways(ident)
+        await self.run_with(f"{INSIDE}forward @example.com -> all@inside.example\n")
+        self.assertEqual(
+            [each.split()[:2] for each in self.ways(ident)],
+            [["0", "all@inside.example"], ["1", "all@inside.example"]],
+        )
+        await self.run_with(INSIDE)
+        self.assertEqual(self.ways(ident), before)
+
+    async def test_who_was_left_out_comes_back_with_the_rule(self) -> None:
+        rules = f"{INSIDE}forward team@example.com -> ann@example.com, bob@example.com\n"
+        ident = await self.came(rules, "team@example.com")
+        await self.run_with(f"{INSIDE}forward team@example.com -> ann@example.com\n")
+        self.assertEqual([each.split()[1] for each in self.ways(ident)], ["ann@example.com"])
         await self.run_with(rules)
-        self.assertEqual([each.split()[:2] for each in self.ways(ident)],
-                         [["0", "all@inside.example"]])  # fmt: skip
-        ident = await self.came(INSIDE, "x@example.com", "y@example.com")
-        record = self.spool._records[ident][1]
-        to = replace(record.recipient, notify=frozenset({"NEVER"}))
-        self.spool._records[ident][1] = replace(record, recipient=to)
-        await self.run_with(rules)
-        self.assertEqual(len(self.ways(ident)), 2)
+        self.assertEqual(
+            [each.split()[:2] for each in self.ways(ident)],
+            [["0", "ann@example.com"], ["2", "bob@example.com"]],
+        )
+
+    async def test_who_was_removed_by_hand_does_not_come_back(self) -> None:
+        rules = f"{INSIDE}forward team@example.com -> ann@example.com, bob@example.com\n"
+        ident = await self.came(rules, "team@example.com")
+        await self.spool.remove(QueueFilter(recipient="bob@example.com"), "asked by bob")
+        await self.run_with(rules.replace("any via inside", "any via other"))
+        self.assertEqual([each.split()[1] for each in self.ways(ident)], ["ann@example.com"])
 
     async def test_the_route_alone(self) -> None:
         ident = await self.came(INSIDE, "x@example.com")
@@ -264,11 +279,16 @@ class Verdicts(Reroute):
         self.assertEqual([each.split()[-1] for each in self.ways(ident)], ["queued", "held"])
         self.assertIn("look at it", str(self.spool._records[ident][1].last))
 
-    async def test_what_would_be_refused_discarded_or_unknown_is_left_as_it_is(self) -> None:
+    async def test_what_the_door_would_put_off_now_is_in_already(self) -> None:
+        for rule in ("defer to x@example.com", "reject any when spf fail"):
+            ident = await self.came(INSIDE, "x@example.com")
+            done = await self.run_with(f"{rule}\n{OTHER}", wanted=QueueFilter(ident=ident))
+            self.assertEqual((done["changed"], done["left"]), ({"route": 1}, {}), rule)
+
+    async def test_what_would_be_refused_or_discarded_is_left_as_it_is(self) -> None:
         for rules, kind in (
             (INSIDE.replace("accept to @example.com", "accept to @other.example"), "refused"),
             (f"discard to x@example.com\n{OTHER}", "discarded"),
-            (f"defer to x@example.com\n{OTHER}", "unknown"),
         ):
             ident = await self.came(INSIDE, "x@example.com")
             before = self.ways(ident)
