@@ -32,11 +32,16 @@ def onward(work: Work, found: Where, transport: str) -> str:
     """The end of a route for mail that is not ours; empty: there is none."""
     if found.direct:
         return direct_from(work, transport)
-    fallback = [each for each in _fallback(work, transport) if each not in found.hops]
-    for name in BIND:
-        if found.hops and work.main[name]:
+    for name in BIND if found.hops else ():
+        if work.main[name]:
             work.report.lost(name, f"{found.route}: a next hop is reached from any address of ours")
-    return ", ".join([found.route, *fallback]) if found.hops else ""
+    for name in _FALLBACKS if found.hops else ():
+        if work.main[name]:
+            work.report.lost(
+                name,
+                f"{found.route} has no other way: name a second next hop there, behind a comma",
+            )
+    return found.route
 
 
 def has_source(work: Work, transport: str) -> bool:
@@ -104,8 +109,8 @@ def _fallback(work: Work, transport: str) -> list[str]:
         return []
     work.report.translated(
         setting,
-        f"via {', '.join(found.hops)} behind routes by MX and by relayhost; relayd takes it also"
-        " where a provider blocks this host. What transport_maps names has no other way",
+        f"via {', '.join(found.hops)} behind routes by MX; relayd takes it also where a provider"
+        " blocks this host. What transport_maps names has no other way",
     )
     return found.hops
 
