@@ -103,7 +103,8 @@ class ReroutingDesk:
         finally:
             waiting.bring_back(
                 [(each.message, each.number) for one in ours for each in one.before],
-                {each.recipient.destination for one in ours for each in one.after},
+                # where they were, too: it may be that nothing was changed
+                {each.recipient.destination for one in ours for each in (*one.before, *one.after)},
             )
         return [each.rerouting is None or each.rerouting.message in done for each in found]
 

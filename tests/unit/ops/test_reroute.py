@@ -164,7 +164,7 @@ class Stages(Reroute):
         self.assertEqual(self.ways(ident), ["0 x@example.com other a@partner.example queued"])
         (record,) = self.spool._records[ident].values()
         self.assertEqual((record.attempts, record.next_attempt, record.last), (0, self.now, None))
-        self.assertEqual(self.sought, {"other"})
+        self.assertEqual(self.sought, {"inside", "other"})
         self.assertEqual(self.log.notices[0][0], "operator")
 
     async def test_what_stays_keeps_its_schedule(self) -> None:
@@ -392,3 +392,4 @@ class UnderWay(Reroute):
         broken.errback(OSError(28, "full"))
         self.failureResultOf(running, OSError)
         self.assertFalse(self.lent)
+        self.assertIn("inside", self.sought)  # it was passed over there, and has to be found again

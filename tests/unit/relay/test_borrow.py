@@ -88,3 +88,15 @@ class Borrowed(TestCase):
 
     def under_way(self, ident: int) -> bool:
         return any(each.message.ident == ident for each, _ in self.world.courier.under_way)
+
+    def test_what_comes_back_as_it_was_is_found_again_though_a_look_has_passed_it_over(
+        self,
+    ) -> None:
+        ident = self.world.add("sink")
+        self.assertEqual(self.borrow(ident), [True])
+        self.dispatcher.retry(["sink"])
+        self.world.clock.advance(1)
+        self.assertFalse(self.world.courier.started)
+        self.dispatcher.bring_back([(ident, 0)], ["sink"])
+        self.end_all()
+        self.assertIs(self.world.table.state(ident), RecipientState.DELIVERED)
