@@ -93,6 +93,12 @@ def parser(run: Mapping[str, Run]) -> argparse.ArgumentParser:
     resuming = command("resume", "let what was suspended go on")
     _add_whom(resuming)
     resuming.add_argument("--all", action="store_true", help="all that is suspended")
+    rerouting = command("reroute", "send what waits the way that today's rules say")
+    rerouting.add_argument("ids", nargs="*", metavar="ID")
+    _add_filter(rerouting)
+    rerouting.add_argument("--dry-run", action="store_true", help="change nothing, only tell")
+    rerouting.add_argument("--route-only", action="store_true",
+                           help="only the next hop: addresses stay as they are")  # fmt: skip
     command("suspended", "what is suspended, for how long, and why")
     return top
 

@@ -459,6 +459,19 @@ def suspended(options: argparse.Namespace) -> int:
     return OK
 
 
+def reroute(options: argparse.Namespace) -> int:
+    """What waits goes the way that the rules of now say."""
+    answer = daemon(options).answer(
+        "reroute",
+        ids=options.ids,
+        dry_run=options.dry_run,
+        route_only=options.route_only,
+        **_filter(options),
+    )
+    _show(options, answer, text.reroute_lines(answer, done=not options.dry_run))
+    return OK
+
+
 def _whom(options: argparse.Namespace) -> dict[str, object]:
     return {
         "destination": options.destination,
@@ -501,6 +514,7 @@ _RUN: dict[str, Run] = {
     "suspend": suspend,
     "resume": resume,
     "suspended": suspended,
+    "reroute": reroute,
     **dict.fromkeys(("retry", "hold", "release", "remove"), change),
 }
 

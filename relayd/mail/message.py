@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterable
 from dataclasses import field
 
 from relayd.mail.client import Client
@@ -96,9 +97,14 @@ class Submission:
         """What is to be said of a recipient before any attempt: which rules hold it."""
         if self.state_of(number) is not RecipientState.HELD:
             return None
-        steps = (step for step in self.trail if step.stage == "hold")
-        holding = dict.fromkeys(f"{step.place} {step.rule}" for step in steps)  # each once
-        return held(f"rule {', '.join(holding)}" if holding else "a rule")
+        return held_by_rules(self.trail)
+
+
+def held_by_rules(trail: Iterable[Step]) -> Outcome:
+    """What is to be said of a recipient whom the rules of this trail hold."""
+    steps = (step for step in trail if step.stage == "hold")
+    holding = dict.fromkeys(f"{step.place} {step.rule}" for step in steps)  # each once
+    return held(f"rule {', '.join(holding)}" if holding else "a rule")
 
 
 @dataclass(frozen=True, slots=True)

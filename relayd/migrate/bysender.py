@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from relayd.migrate.draft import good_entry, pattern
 from relayd.migrate.expressions import refers
 from relayd.migrate.nexthops import to_hosts, where
+from relayd.migrate.sending import direct_from, has_source
 from relayd.migrate.tables import MapText, PatternRow
 from relayd.migrate.work import Work, expression_of, when
 from relayd.rules.language.regex import search
@@ -152,6 +153,13 @@ def _sender_route(work: Work, setting: str, value: str, spot: str) -> str | None
         if found.direct and own_nexthop(work, "default_transport"):
             work.report.lost(setting, f"{spot}: {value}: relayhost would count, for these alone")
             return None
+        name = value.partition(":")[0]
+        if found.direct and has_source(work, name):
+            if not work.main["relayhost"]:
+                return direct_from(work, name)
+            work.report.lost(
+                setting, f"{spot}: {value}: relayhost is reached from any address of ours"
+            )
         if found.direct:  # a transport without a next hop: any relayhost counts
             return ""
     else:

@@ -10,10 +10,7 @@ _FILTER = "have its milter asked (`milter NAME ...`, `ask NAME`), or rspamd, or 
 _OWN_PROCESSES = "about Postfix's own programs and files"
 _STORE = "about mailboxes on this machine, of which relayd has none"
 _DELIVERY = "relayd finds its own pace: it starts with few deliveries and works its way up"
-_PACE = (
-    "not carried over: relayd has no pace for each destination yet. A provider that limits how many"
-    " connections or messages it takes may put some of the mail off"
-)
+_PACE = "relayd finds the pace of each destination; write `pace` for those that are to have less"
 _TABLES = "about how Postfix reads tables; relayd loads text"
 _HEADERS = "relayd looks at header fields only to remove, add, replace or rewrite them by rules"
 _WIRE = "relayd keeps the RFCs here, and has no such switch"
@@ -69,8 +66,8 @@ LOST = {
     "recipient_bcc_maps": "write `forward` rules that keep a copy",
     "sender_bcc_maps": "relayd copies by recipient only",
     "relay_clientcerts": "write `accept certificate SHA-256` for each of them",
-    "smtp_bind_address": "outgoing mail takes the address the system chooses",
-    "smtp_bind_address6": "outgoing mail takes the address the system chooses",
+    "smtp_bind_address": "only mail that goes by MX leaves from an address of its own",
+    "smtp_bind_address6": "only mail that goes by MX leaves from an address of its own",
     "smtp_fallback_relay": "name two next hops in a route: route any via first, second",
     "fallback_relay": "name two next hops in a route: route any via first, second",
     "smtp_generic_maps": "write `rewrite sender` and `rewrite header` rules; they are for all mail",
@@ -125,7 +122,12 @@ _FAMILIES: tuple[tuple[str, bool, str], ...] = (
         _STORE,
     ),
     (
-        r".*_(destination_(concurrency_limit|recipient_limit|rate_delay)|transport_rate_delay"
+        r".*_destination_recipient_limit\Z",
+        True,
+        "not carried over: one transaction has up to 100 recipients",
+    ),
+    (
+        r".*_(destination_(concurrency_limit|rate_delay)|transport_rate_delay"
         r"|initial_destination_concurrency)\Z|initial_destination_concurrency\Z",
         True,
         _PACE,

@@ -27,6 +27,7 @@ from relayd.migrate.mastercf import read_services
 from relayd.migrate.report import ImportReport
 from relayd.migrate.routing import routing, uses_aliases
 from relayd.migrate.security import inbound, outbound
+from relayd.migrate.sending import paces
 from relayd.migrate.settings import settings
 from relayd.migrate.srs import srs
 from relayd.migrate.tables import PostfixTables
@@ -107,6 +108,7 @@ def convert(folder: Path, machine: Machine | None = None) -> Work:
     canonical(work)
     relocated(work)
     routing(work)
+    paces(work)
     header_checks(work)
     login.finish()
     outbound(work)
@@ -241,7 +243,7 @@ def _services(work: Work) -> None:
             continue
         if service.command in _INTERNAL and service.command != "smtpd":
             for name, value in service.overrides.items():
-                if name == "syslog_name":
+                if name == "syslog_name" or (service.name, name) in work.carried:
                     continue
                 why = f"-o {name}={value}: relayd has one set of settings for all it sends"
                 deciding = service.command in _DECIDING and name in DEFAULTS

@@ -11,6 +11,7 @@ from relayd.migrate.bysender import by_sender, own_nexthop
 from relayd.migrate.domains import Names
 from relayd.migrate.draft import RETRY, pattern
 from relayd.migrate.nexthops import Where, to_hosts, where
+from relayd.migrate.sending import has_source, onward
 from relayd.migrate.tables import MapText, PatternRow, PostfixRow
 from relayd.migrate.work import Work, when
 from relayd.rules.language.lexer import string
@@ -54,9 +55,16 @@ def routing(work: Work) -> None:
     if unclear:
         close_routes(work, unclear)
         return
-    if classes.relay.text != classes.default.text or classes.relay.hops != classes.default.hops:
-        _class_route(work, work.relay, classes.relay, "relay")
-    _default(work, classes.default)
+    default = onward(work, classes.default, _name(work, "default_transport"))
+    relay = onward(work, classes.relay, _name(work, "relay_transport")) if work.relay else default
+    if classes.relay.text != classes.default.text or relay != default:
+        _class_route(work, work.relay, classes.relay, "relay", relay)
+    _default(work, classes.default, default)
+
+
+def _name(work: Work, setting: str) -> str:
+    """The transport itself, without a next hop."""
+    return work.main[setting].partition(":")[0]
 
 
 def close_routes(work: Work, setting: str) -> None:
@@ -175,12 +183,12 @@ def _mailbox(work: Work) -> Where:
     return Where(refuse=UNMOVED, text=RETRY)
 
 
-def _class_route(work: Work, names: Names, found: Where, title: str) -> None:
+def _class_route(work: Work, names: Names, found: Where, title: str, route: str = "") -> None:
     """The route of one class of destinations."""
     if not names:
         return
     if found.route:
-        work.draft.rule("route", f"route to {names.operand(work.draft)} {found.route}")
+        work.draft.rule("route", f"route to {names.operand(work.draft)} {route or found.route}")
     else:
         _table_route(work, names, found.text, f"{title}-class")
 
@@ -246,7 +254,7 @@ def _transport_maps(work: Work, classes: Classes) -> None:
     for table in tables:
         whole: dict[str, str] = {}
         for row in table.rows:
-            text = _entry(work, table, row, classes)
+            text = _entry(work, table, row, classes, parents)
             for key in _keys(row.key, parents) if text else ():
                 (whole if mixed and "@" in key else lines).setdefault(key, text)
             stands = stands and text == row.value
@@ -281,7 +289,7 @@ def _whole(
     work: Work, table: MapText, classes: Classes, parents: bool
 ) -> Iterator[tuple[str, str]]:
     for row in table.rows:
-        if "@" in row.key and (text := _entry(work, table, row, classes)):
+        if "@" in row.key and (text := _entry(work, table, row, classes, parents)):
             yield from ((key, text) for key in _keys(row.key, parents))
 
 
@@ -301,7 +309,7 @@ def _keys(key: str, parents: bool) -> Iterator[str]:
         yield f".{key}"
 
 
-def _entry(work: Work, table: MapText, row: PostfixRow, classes: Classes) -> str:
+def _entry(work: Work, table: MapText, row: PostfixRow, classes: Classes, parents: bool) -> str:
     """The value as relayd's transport tables have it; empty: the key is of no use."""
     setting, mark = "transport_maps", f"entry:{table.spec} {row.key}"
     spot = table.where(row.line)
@@ -331,6 +339,15 @@ def _entry(work: Work, table: MapText, row: PostfixRow, classes: Classes) -> str
     work.draft.hops = before  # the table names its hosts itself
     if found.local:
         return classes.local.text
+    if found.direct and name:
+        kept_in = work.by_transport.setdefault(name, [])
+        kept_in += [key for key in _keys(row.key, parents) if "@" not in key and key != "*"]
+        if has_source(work, name):
+            work.report.lost(
+                setting,
+                f"{spot}: {row.value}: it goes by MX from any address of ours: write `route to"
+                f" @{row.key} direct from` a source",
+            )
     if found.text:
         return row.value if _reads_alike(row.value, found) else found.text
     why = found.why or "hosts with and without brackets in one entry: write a next-hop for each"
@@ -427,11 +444,9 @@ def _pattern(
     return False
 
 
-def _default(work: Work, found: Where) -> None:
-    if found.direct:
-        work.draft.rule("route", "route any direct", "by MX")
-    elif found.route:
-        work.draft.rule("route", f"route any {found.route}")
+def _default(work: Work, found: Where, route: str) -> None:
+    if route:
+        work.draft.rule("route", f"route any {route}", "by MX" if found.direct else "")
     else:
         operand = work.draft.map_of(
             "default", "transport", [f"* {found.text}"], "default_transport"

@@ -49,6 +49,8 @@ class Work:
     incomplete: set[str] = field(default_factory=set)  # parameters with a table we cannot read
     elsewhere: set[MapSpec] = field(default_factory=set)  # tables that became something else
     listed: list[str] = field(default_factory=list)  # operands: who has an entry in a map
+    by_transport: dict[str, list[str]] = field(default_factory=dict)  # domains that go by MX
+    carried: set[tuple[str, str]] = field(default_factory=set)  # -o of a transport: service, name
     aliases: dict[str, list[str]] = field(default_factory=dict)  # names of alias_maps, understood
     closed: list[tuple[tuple[str, ...], str]] = field(default_factory=list)  # whom, and why
 

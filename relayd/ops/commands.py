@@ -24,11 +24,13 @@ from relayd.ops.documents import (
     lane_document,
     number_of,
     paces,
+    rerouted,
     story,
     text_of,
     totals,
 )
 from relayd.ops.explain import QuestionError
+from relayd.ops.rerouting import Borrow, BringBack, ReroutingDesk
 from relayd.ops.suspending import SuspendingDesk
 from relayd.ops.training import WORDS, trained
 from relayd.spool.interface import Store
@@ -53,6 +55,8 @@ class Backend:
     figures: Callable[[], Mapping[str, object]]  # sessions, deliveries in flight, ...
     sites: Callable[[], Iterable[Mapping[str, object]]] = tuple  # that have a pace, or are blocked
     origins: Callable[[], Iterable[Mapping[str, object]]] = tuple  # whose mail is complained about
+    borrow: Borrow = lambda messages: [True for _ in messages]  # from deliveries, to change them
+    bring_back: BringBack = lambda keys, destinations: None
 
 
 class Stream(Protocol):
@@ -112,6 +116,7 @@ class OperatorCommands:
         log: MailLog,
         oauth: Oauth | None = None,
         suspending: SuspendingDesk | None = None,
+        rerouting: ReroutingDesk | None = None,
         limits: CountsDesk | None = None,
         dkim: Explain | None = None,
         said: Callable[[], Document] = dict,
@@ -119,6 +124,7 @@ class OperatorCommands:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._suspending = suspending
+        self._rerouting = rerouting
         self._backends = backends
         self._oauth = oauth
         self._limits = limits
@@ -142,6 +148,7 @@ class OperatorCommands:
             "check": self._answer_complaint,
             "reload": self._answer_complaint,
             **dict.fromkeys(("retry", "hold", "release", "remove"), self._change),
+            "reroute": self._reroute,
             "pace": self._pace,
             "blame": self._blame,
             **dict.fromkeys(("suspend", "resume", "suspended"), self._suspend),
@@ -217,6 +224,18 @@ class OperatorCommands:
             return sum([await backend.store.retry(wanted) for backend in self._backends])
 
         await stream.send({"answer": await self._suspending.run(request, retry)})
+
+    async def _reroute(self, request: Request, stream: Stream) -> None:
+        if self._rerouting is None:
+            raise RequestError("there are no rules here")
+        wanted = filter_of(request, self._clock())
+        idents = idents_of(request)
+        answers = [
+            await self._rerouting.run(request, backend, replace(wanted, ident=ident))
+            for ident in idents or [0]
+            for backend in (self._holding(ident) if ident else self._backends)
+        ]
+        await stream.send({"answer": rerouted(answers)})
 
     async def _queue(self, request: Request, stream: Stream) -> None:
         wanted = filter_of(request, self._clock())

@@ -26,6 +26,8 @@ from relayd.spool.view import (
 Document = dict[str, Any]
 Request = Mapping[str, object]
 
+MOST_REROUTED = 1000  # recipients that an answer names, of those that go another way
+
 STATES = {state.name.lower(): state for state in RecipientState}
 
 # What the places of a row in a listing mean, and those of a recipient inside it.
@@ -148,6 +150,20 @@ def blamed(origins: Iterable[Document]) -> list[Document]:
                 known[name] = round(known[name] + origin[name], 3)
             known["share"] = round(known["complaints"] / max(known["messages"], 1), 3)
     return sorted(found.values(), key=lambda each: -float(each["share"]))
+
+
+def rerouted(answers: Iterable[Document]) -> Document:
+    """What several stores and processes tell of it as one."""
+    total: Document = {"recipients": 0, "under_way": 0, "changed": {}, "left": {}, "changes": []}
+    for answer in answers:
+        for name in ("recipients", "under_way"):
+            total[name] += answer[name]
+        for name in ("changed", "left"):
+            for kind, count in answer[name].items():
+                total[name][kind] = total[name].get(kind, 0) + count
+        total["changes"] += answer["changes"]
+    total["changes"] = total["changes"][:MOST_REROUTED]
+    return total
 
 
 def down(views: Iterable[LaneView]) -> dict[str, LaneView]:

@@ -34,6 +34,7 @@ from relayd.ops.documents import (
     ident_of,
     number_of,
     paces,
+    rerouted,
     text_of,
 )
 from relayd.reactor.workerpipe import Reactor
@@ -181,6 +182,8 @@ class ForwardedCommands:
             answers = await self._answers(request)
             found = blamed([each for answer in answers for each in answer["origins"]])
             await stream.send({"answer": {"origins": found}})
+        elif name == "reroute":
+            await stream.send({"answer": rerouted(await self._answers({**request, "by": who}))})
         elif name in ("suspend", "resume", "suspended"):
             # until the same moment in all of them
             seconds = number_of(request, "seconds")

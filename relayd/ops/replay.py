@@ -152,9 +152,9 @@ class Replay:
             return "mailbox"
         if was != will or any(self._is_moved(hop) for _, hop in was):
             return "route"
-        before = {_stampless(path) for _, _, path in seen.destinations}
+        before = {stampless(path) for _, _, path in seen.destinations}
         after = {
-            _stampless(each.reverse_path)
+            stampless(each.reverse_path)
             for each in plan.destinations
             if (each.mailbox.key, each.next_hop) in was
         }
@@ -250,7 +250,8 @@ def _header_rules(ruleset: Ruleset, plan: Plan) -> list[tuple[str, tuple[str, ..
     ]
 
 
-def _stampless(path: ReversePath) -> str:
+def stampless(path: ReversePath) -> str:
+    """A reverse-path without what is another in each SRS address for the same sender."""
     return _STAMP.sub(r"\1\2", path_text(path))
 
 

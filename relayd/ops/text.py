@@ -247,6 +247,50 @@ def suspension_lines(answer: dict[str, Any], now: float) -> Iterator[str]:
         yield safe(_suspension(each, now))
 
 
+def reroute_lines(answer: dict[str, Any], *, done: bool) -> Iterator[str]:
+    """What goes another way by the rules of now, and what stays as it is."""
+    counts = answer["changed"]
+    parts = [f"{count:,} {_REROUTED[kind]}" for kind, count in sorted(counts.items())]
+    looked = f"{answer['recipients']:,} recipients looked at"
+    if done or not parts:
+        yield f"{', '.join(parts) or 'Nothing changes'} ({looked})"
+    else:
+        yield f"Would be changed: {', '.join(parts)} ({looked})"
+    for kind, count in sorted(answer["left"].items()):
+        yield f"{count:,} left as they are: {_LEFT[kind]}"
+    if answer["under_way"]:
+        yield f"{answer['under_way']:,} left as they are: under way just now; ask once more"
+    for each in answer["changes"][:_NAMED]:
+        yield safe(f"  {each['id']}  {each['recipient']}")
+        yield safe(f"    then  {each['then']}")
+        if not each["left"]:
+            yield safe(
+                f"    now   {each['now'] or 'nowhere: no rule leads there, or others have got it'}"
+            )
+        else:
+            yield f"    left  {_LEFT[each['kind']]}"
+    named = min(_NAMED, len(answer["changes"]))
+    more = sum(counts.values()) + sum(answer["left"].values()) - named
+    if more > 0:
+        yield f"  ... and {more:,} more (--json names up to a thousand)"
+
+
+_NAMED = 20  # recipients
+
+_REROUTED = {
+    "route": "by another route",
+    "mailbox": "to other mailboxes",
+    "sender": "from another reverse-path",
+    "held": "held",
+}
+_LEFT = {
+    "refused": "the rules would refuse them now",
+    "discarded": "the rules would discard them now",
+    "loop": "they would loop now",
+    "unknown": "the rules cannot decide now",
+}
+
+
 def _suspension(each: dict[str, Any], now: float) -> str:
     left = coarse(max(each["until"] - now, 0.0))
     reason = f": {each['reason']}" if each["reason"] else ""

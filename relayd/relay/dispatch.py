@@ -36,7 +36,7 @@ from relayd.relay.suspensions import Suspensions
 from relayd.relay.sweep import Sweep
 from relayd.report.bounce import Report, owed
 from relayd.report.smaller import Smaller, is_report
-from relayd.spool.queue import Lane, LaneView, Queue, Standing, deliveries
+from relayd.spool.queue import Key, Lane, LaneView, Queue, Standing, deliveries
 from relayd.spool.view import NewMessage
 
 _LAST_WORDS = 2.0  # seconds for the outcomes of what was cut off to be recorded
@@ -214,6 +214,25 @@ class Dispatcher:
         for number, delivery in self._busy.items():
             if idents is None or delivery.message.ident in idents:
                 self._disowned.add(number)
+        self._scheduler.pump()
+
+    def borrow(self, messages: Iterable[Collection[Key]]) -> list[bool]:
+        """These recipients are to be changed, message by message: which of them may be.
+
+        Not what is under way. The others are not started until `bring_back`.
+        """
+        messages = list(messages)
+        for lane in self._queue.forget({ident for keys in messages for ident, _ in keys}):
+            self._scheduler.line_up(lane)
+        return [self._queue.borrow(keys) for keys in messages]
+
+    def bring_back(self, keys: Collection[Key], destinations: Iterable[str]) -> None:
+        """They were changed, or not; something may be due for these destinations."""
+        self._queue.bring_back(keys)
+        for destination in destinations:
+            lane = self._scheduler.lane(destination)
+            lane.more = True
+            self._scheduler.line_up(lane)
         self._scheduler.pump()
 
     def changed(self, verb: str, keys: Collection[tuple[int, int]]) -> None:

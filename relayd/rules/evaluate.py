@@ -147,6 +147,24 @@ def plan_postmaster(ruleset: Ruleset, facts: Facts) -> Plan:
     return plan
 
 
+def plan_route(ruleset: Ruleset, facts: Facts, mailbox: Mailbox) -> str | None:
+    """Where a recipient goes whom the other stages have made of `facts.recipient` before.
+
+    None: that is unknown, or nowhere.
+    """
+    sender = None if facts.sender is None else sender_subject(facts.sender)
+    recipient = Subject(facts.recipient, ruleset.subaddress)
+    view = View(facts.client, sender, recipient, facts.gathered)
+    try:
+        _rewrite(ruleset, view, [])
+        fanned = Fanned(Subject(mailbox, ruleset.subaddress))
+        view.recipient = fanned.subject
+        routed = _route(ruleset, view, fanned, [])
+    except (Unknown, NoMailbox):
+        return None
+    return routed if isinstance(routed, str) else None
+
+
 def _plan(ruleset: Ruleset, facts: Facts, admission: Stage[AdmissionRule] | None) -> Plan:
     trail: list[Step] = []
     try:

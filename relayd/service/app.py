@@ -52,6 +52,7 @@ from relayd.ops.mailq import PublicQueue
 from relayd.ops.oauthdesk import OauthDesk
 from relayd.ops.output import Output, journal_reads_us
 from relayd.ops.publicpath import public_path
+from relayd.ops.rerouting import ReroutingDesk
 from relayd.ops.suspending import SuspendingDesk
 from relayd.ops.systemd import Notices
 from relayd.ops.text import moment
@@ -529,6 +530,7 @@ def commands_of(
             log,
             time.time,
         ),
+        rerouting=ReroutingDesk(lambda: configuration.settings.ruleset, log, time.time),
         limits=limits,
         dkim=None if dkim is None else dkim.answer,
         said=configuration.said,

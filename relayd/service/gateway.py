@@ -570,6 +570,8 @@ class Gateway(Service):
                 },
                 shard.dispatcher.sites,
                 shard.dispatcher.origins,
+                shard.dispatcher.borrow,
+                shard.dispatcher.bring_back,
             )
             for shard in self.shards
         )

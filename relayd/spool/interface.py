@@ -12,10 +12,12 @@ from relayd.spool.view import (
     Accepted,
     Audit,
     Counts,
+    Envelopes,
     History,
     NewMessage,
     Page,
     QueueFilter,
+    Rerouting,
 )
 
 
@@ -141,6 +143,21 @@ class Store(Protocol):
 
     def remove(self, wanted: QueueFilter, note: str = "") -> Awaitable[int]:
         """End waiting recipients as REMOVED; how many."""
+
+    def envelopes(
+        self, wanted: QueueFilter, after: int, limit: int
+    ) -> Awaitable[tuple[list[Envelopes], int | None]]:
+        """Waiting messages by ident that the filter means, of the next `limit`; where to go on.
+
+        None: that was all. Read to act upon.
+        """
+
+    def reroute(self, reroutings: Sequence[Rerouting]) -> Awaitable[list[int]]:
+        """Send waiting recipients another way, in one transaction; of which messages.
+
+        One of which a recipient is not as it was is left alone. No `on_change`: whoever asks for it
+        keeps what is under way off, and knows what to look for afterwards.
+        """
 
     def set_aside(self, ident: int, reason: str) -> Awaitable[bool]:
         """Take a damaged message out of the queue, kept for inspection (promise 8)."""

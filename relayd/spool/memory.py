@@ -24,11 +24,13 @@ from relayd.spool.view import (
     Accepted,
     Audit,
     Counts,
+    Envelopes,
     History,
     LedgerEntry,
     NewMessage,
     Page,
     QueueFilter,
+    Rerouting,
     Summary,
 )
 
@@ -425,6 +427,58 @@ class MemorySpool:
             return self._changed("remove", met)
 
         return self.record(act)
+
+    def envelopes(
+        self, wanted: QueueFilter, after: int, limit: int
+    ) -> Awaitable[tuple[list[Envelopes], int | None]]:
+        """Waiting messages by ident that the filter means."""
+        page = [ident for ident in sorted(self._messages) if ident > after][:limit]
+        found = []
+        for ident in page:
+            message, history = self._messages[ident], self._histories[ident]
+            records = tuple(each for _, each in sorted(self._records[ident].items()))
+            meant = frozenset(each.number for each in records if matches(wanted, message, each))
+            if meant:
+                found.append(
+                    Envelopes(
+                        ident,
+                        message.received_at,
+                        message.envelope,
+                        message.client,
+                        history.trail,
+                        records,
+                        meant,
+                        tuple(
+                            (each.mailbox, each.note)
+                            for each in history.entries
+                            if each.state is not None
+                        ),
+                        len(history.entries),
+                    )
+                )
+        return self._ask((found, None if len(page) < limit else page[-1]), to_act=True)
+
+    def reroute(self, reroutings: Sequence[Rerouting]) -> Awaitable[list[int]]:
+        """Send waiting recipients another way."""
+        return self.record(lambda: [each.message for each in reroutings if self._reroute(each)])
+
+    def _reroute(self, rerouting: Rerouting) -> bool:
+        records = self._records.get(rerouting.message, {})
+        if any(records.get(each.number) != each for each in rerouting.before):
+            return False
+        history = self._histories[rerouting.message]
+        entries = {entry.number: entry for entry in history.entries}
+        for record in rerouting.after:
+            to = record.recipient
+            records[record.number] = record
+            entries[record.number] = LedgerEntry(
+                record.number, to.mailbox, to.original, to.next_hop, None
+            )
+        self._histories[history.ident] = replace(history, entries=tuple(entries.values()))
+        for record, note in rerouting.ended:
+            removal = Settlement(record, RecipientState.REMOVED, note=note)
+            self._end(record, removal, record.attempts)
+        return True
 
     def set_aside(self, ident: int, reason: str) -> Awaitable[bool]:
         """Take a damaged message out of the queue."""

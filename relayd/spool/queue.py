@@ -312,12 +312,7 @@ class Queue:
         """
         touched = []
         stale = {(WHOLE, WHOLE)} if idents is None else {(ident, WHOLE) for ident in idents}
-        if self._watch is not None:
-            self._watch |= stale
-        for lane in self._looking:
-            assert lane.gone is not None
-            lane.gone |= stale
-            lane.more = True
+        self._outdate(stale)
         for lane in self.lanes.values():
             if not lane._loaded:
                 continue
@@ -333,6 +328,15 @@ class Queue:
             if lane.more:
                 touched.append(lane)
         return touched
+
+    def _outdate(self, stale: set[Key]) -> None:
+        """A look under way may have seen these too early."""
+        if self._watch is not None:
+            self._watch |= stale
+        for lane in self._looking:
+            assert lane.gone is not None
+            lane.gone |= stale
+            lane.more = True
 
     def _load(self, lane: Lane, delivery: Delivery, octets: int) -> None:
         if lane._loaded is None:
@@ -456,6 +460,20 @@ class Queue:
             lane = self.lanes.get(each.record.recipient.destination)
             if lane is not None and lane.gone is not None:
                 lane.gone.add(key)
+
+    # changing what waits (the operator)
+
+    def borrow(self, keys: Collection[Key]) -> bool:
+        """None of these is loaded from now on until they are brought back; not if one is in use."""
+        if not self.keys.isdisjoint(keys):
+            return False
+        self.keys.update(keys)
+        return True
+
+    def bring_back(self, keys: Collection[Key]) -> None:
+        """They may be others now."""
+        self.keys.difference_update(keys)
+        self._outdate({(ident, WHOLE) for ident, _ in keys})
 
     # time
 

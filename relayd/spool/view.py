@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -127,6 +127,43 @@ class History:
     def reverse_path(self) -> ReversePath:
         """MAIL FROM as the client gave it."""
         return self.envelope.reverse_path
+
+
+@dataclass(frozen=True, slots=True)
+class Envelopes:
+    """A waiting message without its content, for whoever decides about it again."""
+
+    ident: int
+    received_at: float
+    envelope: Envelope
+    client: Client
+    trail: tuple[Step, ...]
+    records: tuple[Record, ...]  # all that wait
+    meant: frozenset[int]  # the numbers of those that the filter means
+    ended: tuple[tuple[Mailbox, str], ...]  # who waits no more, with the ledger's note
+    next_number: int  # of a further recipient
+
+
+@dataclass(frozen=True, slots=True)
+class Rerouting:
+    """Another way for recipients of one message: all of it, or nothing."""
+
+    message: int
+    changed: tuple[tuple[Record, Record], ...] = ()  # as it is, as it is to be; of one number
+    added: tuple[Record, ...] = ()
+    ended: tuple[tuple[Record, str], ...] = ()  # what others of the message stand for; and why
+
+    @property
+    def before(self) -> Iterator[Record]:
+        """What is to be found as it was."""
+        yield from (old for old, _ in self.changed)
+        yield from (old for old, _ in self.ended)
+
+    @property
+    def after(self) -> Iterator[Record]:
+        """What waits then."""
+        yield from (new for _, new in self.changed)
+        yield from self.added
 
 
 class Discrepancy(NamedTuple):

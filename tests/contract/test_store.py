@@ -24,7 +24,7 @@ from relayd.spool.interface import Store
 from relayd.spool.memory import MemorySpool
 from relayd.spool.sqlite.bridge import ThreadBridge
 from relayd.spool.sqlite.store import Spool
-from relayd.spool.view import Accepted, NewMessage, QueueFilter, Summary
+from relayd.spool.view import Accepted, Envelopes, NewMessage, QueueFilter, Rerouting, Summary
 from tests.spooling import (
     DONE,
     LATER,
@@ -537,6 +537,81 @@ class StoreContract:
         self.settle(Settlement(one, RecipientState.QUEUED, LATER, self.clock.now + 500))
         for reply, count in ((str(LATER.reply), 1), (str(LATER.reply)[:5], 1), ("5", 0)):
             assert self.wait(self.store.retry(QueueFilter(reply=reply))) == count, reply
+
+    def envelopes(self, **wanted: Any) -> list[Envelopes]:
+        found, after = self.wait(self.store.envelopes(QueueFilter(**wanted), 0, 100))
+        assert after is None
+        return list(found)
+
+    def test_what_waits_is_told_without_its_content(self) -> None:
+        done, (end, _) = self.put(recipient("a", "one"), recipient("b", "two"))
+        self.settle(Settlement(end, RecipientState.DELIVERED, DONE))
+        other, _ = self.put(recipient("c", "one"), trail=TRAIL)
+        first, second = self.envelopes()
+        assert (first.ident, [each.number for each in first.records]) == (done.ident, [1])
+        assert (first.meant, first.next_number) == (frozenset({1}), 2)
+        assert [(str(to), note) for to, note in first.ended] == [("a@corp.example", "")]
+        assert (second.trail, second.client) == (TRAIL, other.client)
+        assert second.received_at == other.received_at
+        assert [each.ident for each in self.envelopes(destination="one")] == [other.ident]
+        assert [each.ident for each in self.envelopes(ident=done.ident)] == [done.ident]
+        page, after = self.wait(self.store.envelopes(QueueFilter(destination="one"), 0, 1))
+        assert (page, after) == ([], done.ident)
+        page, after = self.wait(self.store.envelopes(QueueFilter(), done.ident, 9))
+        assert ([each.ident for each in page], after) == ([other.ident], None)
+
+    def test_what_waits_goes_another_way(self) -> None:
+        message, (one, two, three) = self.put(*(recipient(to, "one") for to in "abc"))
+        self.settle(Settlement(one, RecipientState.QUEUED, LATER, self.clock.now + 500))
+        found = self.envelopes()[0].records
+        moved = replace(
+            found[0],
+            recipient=replace(found[0].recipient, next_hop="two", reverse_path=None),
+            attempts=0,
+            next_attempt=self.clock.now,
+            last=None,
+        )
+        more = replace(two, number=3, recipient=recipient("d", "direct"))
+        kept = replace(three, state=RecipientState.HELD, last=LATER)
+        changed = ((found[0], moved), (found[2], kept))
+        rerouting = Rerouting(message.ident, changed, (more,), ((found[1], "goes to d"),))
+        assert self.wait(self.store.reroute([rerouting])) == [message.ident]
+        _, records = self.wait(self.store.load(message.ident))
+        assert list(records) == [moved, kept, more]
+        ((_, due),) = self.wait(self.store.due("two", self.clock.now, 9))
+        assert due == (moved,)
+        history = self.wait(self.store.history(message.ident))
+        entries = {each.number: each for each in history.entries}
+        ways = [(str(each.mailbox), each.next_hop, each.state) for each in entries.values()]
+        assert ways == [
+            ("a@corp.example", "two", None),
+            ("b@corp.example", "one", RecipientState.REMOVED),
+            ("c@corp.example", "one", None),
+            ("d@corp.example", "direct", None),
+        ]
+        assert entries[1].note == "goes to d"
+        assert self.wait(self.store.audit(0, 100)).discrepancies == []
+        assert self.wait(self.store.counts()).queued == 2
+        # once more: it is not as it was
+        assert self.wait(self.store.reroute([rerouting])) == []
+        assert list(self.wait(self.store.load(message.ident))[1]) == [moved, kept, more]
+
+    def test_what_has_changed_meanwhile_is_not_sent_another_way(self) -> None:
+        message, (one,) = self.put(recipient("a", "one"))
+        moved = replace(one, recipient=recipient("a", "two"))
+        rerouting = Rerouting(message.ident, ((one, moved),))
+        self.wait(self.store.hold(QueueFilter(ident=message.ident)))
+        assert self.wait(self.store.reroute([rerouting])) == []
+        self.wait(self.store.remove(QueueFilter(ident=message.ident)))
+        assert self.wait(self.store.reroute([rerouting])) == []
+        assert self.wait(self.store.load(message.ident)) is None
+
+    def test_the_last_one_whose_mail_others_have_got_ends_the_message(self) -> None:
+        message, (one,) = self.put(recipient("a", "one"))
+        rerouting = Rerouting(message.ident, ended=((one, "went to b"),))
+        assert self.wait(self.store.reroute([rerouting])) == [message.ident]
+        assert self.wait(self.store.load(message.ident)) is None
+        assert self.wait(self.store.counts()).messages == 0
 
     def held_because(self, ident: int) -> list[str]:
         """What `queue` and `show` say of this message's recipients: the same."""

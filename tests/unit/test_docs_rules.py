@@ -1,4 +1,4 @@
-"""docs/rules.md, docs/checks.md and docs/recipes: every recipe loads, every example is one."""
+"""docs/rules.md, checks.md, sending.md and docs/recipes: each recipe loads, each example is one."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ WANTED = (
     "forward-domain", "catch-all", "split-domain", "backup-mx", "smarthost-by-sender",
     "move-domain", "mailing-list", "srs", "sign",
     "block-lists", "greylisting", "rspamd", "clamav", "opendkim", "limits", "verification",
+    "pace", "new-address", "safety-net",
 )  # fmt: skip
 
 
@@ -50,7 +51,9 @@ class RecipesTest(unittest.TestCase):
                 self.assertEqual(settings.warnings, ())
 
     def test_every_example_is_one_of_the_files(self) -> None:
-        text = "".join((DOCS / name).read_text() for name in ("rules.md", "checks.md"))
+        text = "".join(
+            (DOCS / name).read_text() for name in ("rules.md", "checks.md", "sending.md")
+        )
         shown = set()
         for kind, words, body in _BLOCK.findall(text):
             name = words.split()[0]

@@ -418,6 +418,35 @@ def record_of(row: RecipientRow, envelope: Envelope) -> Record:
     )
 
 
+def row_of(record: Record, message_sender: str) -> RecipientRow:
+    """The inverse of record_of; `message_sender`: the message's raw reverse-path."""
+    recipient = record.recipient
+    mailbox, original = raw(recipient.mailbox), raw(recipient.original)
+    path = raw_path(recipient.reverse_path)
+    fixed = (
+        record.message,
+        record.number,
+        recipient.destination,
+        mailbox,
+        None if original == mailbox else original,
+        recipient.next_hop,
+        None if path == message_sender else path,
+        recipient.orcpt,
+        ",".join(sorted(recipient.notify)),
+        recipient.header,
+    )
+    return RecipientRow(
+        *fixed,
+        _parity(fixed),
+        int(record.state),
+        record.attempts,
+        record.next_attempt,
+        int(record.warned),
+        None if record.last is None else str(record.last.reply),
+        outcome_text(record.last),
+    )
+
+
 def history_of(ident: int, rows: list[LedgerRow]) -> History | None:
     """A message's ledger rows, in the order of their key, as one value; raises UndecodableError."""
     ends = {row.number: row for row in rows if row.ended}

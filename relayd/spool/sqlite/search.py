@@ -20,7 +20,9 @@ from relayd.spool.sqlite.rows import (
     RecipientRow,
     UndecodableError,
     columns,
+    facts_of,
     history_of,
+    mailbox_of,
     message_of,
     record_of,
 )
@@ -28,6 +30,7 @@ from relayd.spool.view import (
     Accepted,
     Audit,
     Counts,
+    Envelopes,
     History,
     Page,
     QueueFilter,
@@ -268,6 +271,67 @@ class Search:
         if wanted.ident:
             return Page(rows, count, None)
         return Page(rows, count, listed if count == limit else None if end is None else last)
+
+    def envelopes(
+        self, wanted: QueueFilter, after: int, limit: int
+    ) -> tuple[list[Envelopes], int | None]:
+        """See Store.envelopes."""
+        ask = self._connection.execute
+        if wanted.ident:
+            after, limit = wanted.ident - 1, 1
+        messages = ask(
+            f"{_MESSAGE} WHERE ident > ? ORDER BY ident LIMIT ?", (after, limit)
+        ).fetchall()
+        if wanted.ident:
+            messages = [row for row in messages if row[0] == wanted.ident]
+        if not messages:
+            return [], None
+        last = messages[-1][0]
+        terms, parameters = condition(wanted)
+        meant: dict[int, set[int]] = {}
+        for ident, number in ask(
+            f"""SELECT r.message, r.number FROM message AS m
+            CROSS JOIN recipient AS r ON r.message = m.ident
+            WHERE m.ident > :after AND m.ident <= :last AND {terms}""",
+            {**parameters, "after": after, "last": last},
+        ):
+            meant.setdefault(ident, set()).add(number)
+        found = []
+        for row in map(MessageRow._make, messages):
+            if row.ident in meant:
+                try:
+                    found.append(self._envelopes(row, frozenset(meant[row.ident])))
+                except UndecodableError as error:
+                    self.damaged.append((row.ident, str(error)))
+        return found, None if len(messages) < limit or wanted.ident else last
+
+    def _envelopes(self, row: MessageRow, meant: frozenset[int]) -> Envelopes:
+        try:
+            message = message_of(row, BytesContent(b""), ())
+            records = [
+                record_of(each, message.envelope) for each in self._all_recipients(row.ident)
+            ]
+            told = self._connection.execute(
+                """SELECT a.number, a.mailbox, ifnull(e.note, '') FROM ledger AS a
+                LEFT JOIN ledger AS e
+                    ON e.message = a.message AND e.number = a.number AND e.ended = 1
+                WHERE a.message = ? AND a.ended = 0""",
+                (row.ident,),
+            ).fetchall()
+            waiting = {record.number for record in records}
+            return Envelopes(
+                row.ident,
+                row.received,
+                message.envelope,
+                message.client,
+                facts_of(row.sender, row.facts).trail,
+                tuple(records),
+                meant & waiting,
+                tuple((mailbox_of(to), note) for number, to, note in told if number not in waiting),
+                1 + max(waiting.union(number for number, _, _ in told)),
+            )
+        except (TypeError, ValueError, AttributeError) as error:
+            raise UndecodableError(f"row does not decode ({error})") from error
 
     def counts(self) -> Counts:
         """See Store.counts; walks the two narrow indexes only."""

@@ -34,16 +34,25 @@ from relayd.spool.sqlite.rows import NewRows, accept_rows
 from relayd.spool.sqlite.search import Search, newest_by
 from relayd.spool.sqlite.syncer import Syncer
 from relayd.spool.sqlite.writer import Writer
-from relayd.spool.sqlite.writes import Acceptance, OperatorWrite, SetAside, SettlementWrite, Write
+from relayd.spool.sqlite.writes import (
+    Acceptance,
+    OperatorWrite,
+    RerouteWrite,
+    SetAside,
+    SettlementWrite,
+    Write,
+)
 from relayd.spool.view import (
     AS_THEY_ARE,
     Accepted,
     Audit,
     Counts,
+    Envelopes,
     History,
     NewMessage,
     Page,
     QueueFilter,
+    Rerouting,
 )
 
 __all__ = ["Draft", "Spool", "SpoolError", "SpoolFull", "SpoolLocked"]
@@ -261,6 +270,11 @@ class Spool:
         """End waiting recipients as REMOVED."""
         return self._change("remove", wanted, note)
 
+    def reroute(self, reroutings: Sequence[Rerouting]) -> Awaitable[list[int]]:
+        """Send waiting recipients another way."""
+        promise: Promise[list[int]] = self._bridge.promise()
+        return self._write(promise, RerouteWrite(promise, reroutings))
+
     def _change(
         self,
         verb: str,
@@ -322,6 +336,12 @@ class Spool:
     def listing(self, wanted: QueueFilter, after: int, limit: int) -> Awaitable[Page]:
         """Waiting messages by ident."""
         return self._ask(lambda search: search.listing(wanted, after, limit))
+
+    def envelopes(
+        self, wanted: QueueFilter, after: int, limit: int
+    ) -> Awaitable[tuple[list[Envelopes], int | None]]:
+        """Waiting messages by ident that the filter means."""
+        return self._ask(lambda search: search.envelopes(wanted, after, limit), to_act=True)
 
     def counts(self) -> Awaitable[Counts]:
         """Totals."""

@@ -10,11 +10,24 @@ from relayd.mail.message import RecipientState, Settlement
 from relayd.mail.outcome import held
 from relayd.spool.sqlite.batch import Batch
 from relayd.spool.sqlite.bridge import Promise
-from relayd.spool.sqlite.rows import EndRow, NewRows, RecipientRow, columns, outcome_text
+from relayd.spool.sqlite.rows import (
+    ROWS,
+    EndRow,
+    NewRows,
+    RecipientRow,
+    columns,
+    outcome_text,
+    row_of,
+)
 from relayd.spool.sqlite.search import condition
-from relayd.spool.view import QueueFilter
+from relayd.spool.view import QueueFilter, Rerouting
 
 _RECIPIENT = f"SELECT {columns('recipient')} FROM recipient WHERE message = ? AND number = ?"
+
+_OF_MESSAGE = f"SELECT {columns('recipient')} FROM recipient WHERE message = ?"
+_REPLACE = f"""REPLACE INTO recipient({columns("recipient")})
+    VALUES ({", ".join("?" * len(ROWS["recipient"]._fields))})"""
+_SAME_UNTIL = RecipientRow._fields.index("reply")  # what only says why it waits may differ
 
 SCANNED = 4000  # recipients that one step of an operator's change looks at
 CHANGED = 500  # ... and changes, so that acceptance never waits long for it
@@ -231,3 +244,54 @@ class OperatorWrite(Write):
         if self._met:
             self._report(self._verb, self._met)
         return self._at[0] >= self._last
+
+
+class RerouteWrite(Write):
+    """Another way for recipients of some messages."""
+
+    def __init__(self, promise: Promise[Any], reroutings: Sequence[Rerouting]) -> None:
+        self.promise = promise
+        self._reroutings = reroutings
+
+    def enter(self, batch: Batch, connection: sqlite3.Connection) -> None:
+        """Their rows, and what the ledger says of where they go."""
+        self.value = [
+            each.message for each in self._reroutings if self._enter(each, batch, connection)
+        ]
+
+    def _enter(self, rerouting: Rerouting, batch: Batch, connection: sqlite3.Connection) -> bool:
+        ident = rerouting.message
+        found = connection.execute(
+            "SELECT sender FROM message WHERE ident = ?", (ident,)
+        ).fetchone()
+        if found is None:
+            return False
+        (sender,) = found
+        waiting = {row[1]: row for row in connection.execute(_OF_MESSAGE, (ident,))}
+        for record in rerouting.before:
+            row = waiting.get(record.number, ())
+            if row[:_SAME_UNTIL] != row_of(record, sender)[:_SAME_UNTIL]:
+                return False
+        rows = [row_of(record, sender) for record in rerouting.after]
+        connection.executemany(_REPLACE, rows)
+        changed = len(rerouting.changed)
+        connection.executemany(
+            """UPDATE ledger SET mailbox = ?, original = ?, next_hop = ?, note = ?
+            WHERE message = ? AND number = ? AND ended = 0""",
+            [(*_way(row), row.message, row.number) for row in rows[:changed]],
+        )
+        connection.executemany(
+            """INSERT INTO ledger(mailbox, original, next_hop, note,
+            message, number, ended, at, state) VALUES (?, ?, ?, ?, ?, ?, 0, ?, ?)""",
+            [(*_way(row), row.message, row.number, batch.now, row.state) for row in rows[changed:]],
+        )
+        batch.ledger_rows += len(rows) - changed
+        removed = int(RecipientState.REMOVED)
+        for record, note in rerouting.ended:
+            key = (record.message, record.number)
+            batch.end(key, EndRow(*key, batch.now, removed, record.attempts, None, note))
+        return True
+
+
+def _way(row: RecipientRow) -> tuple[str, str | None, str, str | None]:
+    return row.mailbox, row.original, row.next_hop, row.sender

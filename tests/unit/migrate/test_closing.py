@@ -137,12 +137,6 @@ class Listed(Import):
         self.assertEqual(self.goes("a@v.example"), LATER)
         self.assertEqual(self.goes("c@v.example"), "d@far.example direct")
 
-    def test_concurrency_and_delays_are_said_to_be_lost(self) -> None:
-        self.bring("smtp_destination_concurrency_limit = 2\nslow_destination_rate_delay = 3s\n")
-        for name in ("smtp_destination_concurrency_limit", "slow_destination_rate_delay"):
-            self.assertIs(self.fate(name), SettingFate.LOST)
-            self.assertIn("no pace", self.said(name))
-
     def test_names_of_its_own_are_told_truly(self) -> None:
         master = "smtp inet n - y - - smtpd\n587 inet n - y - - smtpd\n"
         master += "  -o smtpd_client_restrictions=$mua_client_restrictions\n"

@@ -257,11 +257,11 @@ class ReportTest(unittest.TestCase):
             to = Mailbox("x", "example.com")
             found.feed(Seen(1e9, CLIENT, SENDER, to, Verdict.ACCEPT, ((to, "inside", path),)))
             self.assertEqual([each.kind for each in found.changes.values()], kinds)
-        from relayd.ops.replay import _stampless
+        from relayd.ops.replay import stampless
 
         self.assertEqual(
-            _stampless(Mailbox.parse("SRS0=aaaa=bb=partner.example=a@gw.example")),
-            _stampless(Mailbox.parse("SRS0=cccc=dd=partner.example=a@gw.example")),
+            stampless(Mailbox.parse("SRS0=aaaa=bb=partner.example=a@gw.example")),
+            stampless(Mailbox.parse("SRS0=cccc=dd=partner.example=a@gw.example")),
         )
 
 
