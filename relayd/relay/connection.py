@@ -107,6 +107,9 @@ class Security(Shape):
     def proven(self, handle: object) -> str | Reply:
         """The handshake is done: what the log says of it, or the reply to fail with."""
 
+    def keep(self, handle: object) -> None:
+        """The server has spoken under TLS: its session may be resumed."""
+
 
 class ConnectionWatch(Shape):
     """Who looks at the deadlines of connections, and hears of their end."""
@@ -434,6 +437,8 @@ class Connection(Protocol):
             else:
                 tell.append(self._open)
             return
+        if self.tls and security is not None:
+            security.keep(self._transport.getHandle())
         tell.append(self._open)
 
     def _without_tls(self, security: Security, why: str, tell: list[Callable[[], None]]) -> None:

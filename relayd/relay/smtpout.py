@@ -276,7 +276,11 @@ class Courier:
             except SessionError as error:
                 if protection is None or security is None:
                     raise
-                if security.failed and delivery.message.envelope.require_tls:
+                if (
+                    security.failed
+                    and delivery.message.envelope.require_tls
+                    and not security.in_vain
+                ):
                     # other mail may do without what this one demands
                     raise SessionError(error.outcome.but(blame=Blame.RECIPIENT)) from None
                 security = protection.without(security, endpoint, delivery)

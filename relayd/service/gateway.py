@@ -567,6 +567,7 @@ class Gateway(Service):
                     "lost_reports": shard.dispatcher.lost_reports,
                     "sessions": self._service.admission.in_all if shard is self.shards[0] else 0,
                     **(self._pickup.figures() if shard.number == 0 else {}),
+                    **(self._outbound_tls.figures() if shard is self.shards[0] else {}),
                 },
                 shard.dispatcher.sites,
                 shard.dispatcher.origins,
