@@ -8,6 +8,7 @@ from dataclasses import replace
 from relayd.mail.reply import Reply, Severity, printable
 from relayd.mail.value import dataclass
 
+NOT_CONFIGURED = "4.3.5"  # system incorrectly configured (RFC 3463 section 3.4)
 _SEVERITY = {2: Severity.SUCCESS, 5: Severity.PERMANENT}  # all else may be better next time
 
 

@@ -22,6 +22,7 @@ from relayd.ops.documents import (
     ident_of,
     idents_of,
     lane_document,
+    lost_addresses,
     number_of,
     paces,
     rerouted,
@@ -57,6 +58,7 @@ class Backend:
     origins: Callable[[], Iterable[Mapping[str, object]]] = tuple  # whose mail is complained about
     borrow: Borrow = lambda messages: [True for _ in messages]  # from deliveries, to change them
     bring_back: BringBack = lambda keys, destinations: None
+    lost: Callable[[], Iterable[Mapping[str, object]]] = tuple  # addresses that sources lack
 
 
 class Stream(Protocol):
@@ -201,6 +203,9 @@ class OperatorCommands:
                     "destinations": lanes[:MAX_DESTINATIONS],
                     "more_destinations": max(len(lanes) - MAX_DESTINATIONS, 0),
                     "sites": [site for site in self._sites() if site["trouble"]],
+                    "lost_addresses": lost_addresses(
+                        dict(each) for backend in self._backends for each in backend.lost()
+                    ),
                     "suspended": self._suspending.documents() if self._suspending else [],
                 }
             }

@@ -140,6 +140,14 @@ def paces(sites: Iterable[Document]) -> list[Document]:
     return sorted(found.values(), key=lambda site: (not site["trouble"], str(site["site"])))
 
 
+def lost_addresses(found: Iterable[Document]) -> list[Document]:
+    """Each once, whoever misses it, since the first did."""
+    known: dict[tuple[str, str], Document] = {}
+    for each in sorted(found, key=lambda each: float(each["since"])):
+        known.setdefault((each["source"], each["address"]), each)
+    return list(known.values())
+
+
 def blamed(origins: Iterable[Document]) -> list[Document]:
     """Origins as several processes see them, each as one: the worst first."""
     found: dict[str, Document] = {}

@@ -32,6 +32,7 @@ from relayd.ops.documents import (
     RequestError,
     blamed,
     ident_of,
+    lost_addresses,
     number_of,
     paces,
     rerouted,
@@ -372,6 +373,9 @@ def _summed(answers: Sequence[Document]) -> Document:
         "destinations": order[:MAX_DESTINATIONS],
         "more_destinations": more + max(len(order) - MAX_DESTINATIONS, 0),
         "sites": paces([site for answer in answers for site in answer["sites"]]),
+        "lost_addresses": lost_addresses(
+            each for answer in answers for each in answer.get("lost_addresses", ())
+        ),
     }
 
 

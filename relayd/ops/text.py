@@ -19,6 +19,7 @@ _QUEUE_HEAD = (
 _TOLD_ELSEWHERE = {
     *("version", "started", "hostname", "waiting", "shards"),
     *("destinations", "more_destinations", "refused", "sites", "suspended"),
+    "lost_addresses",
 }
 
 
@@ -196,6 +197,11 @@ def status_lines(status: dict[str, Any], now: float) -> Iterator[str]:
     for site in status.get("sites", ()):
         if site["trouble"]:
             yield safe(f"{'BLOCKED' if site['blocked_until'] else 'slowed':13}  {_site(site, now)}")
+    for each in status.get("lost_addresses", ()):
+        yield safe(
+            f"{'NO ADDRESS':13}  source {each['source']}: {each['address']} is no address of this"
+            f" host since {moment(each['since'])}; what leaves from there waits"
+        )
     for each in status.get("suspended", ()):
         yield safe(f"{'suspended':13}  {_suspension(each, now)}")
     if status["destinations"]:

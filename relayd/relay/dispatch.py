@@ -18,7 +18,7 @@ from relayd.mail.delivery import Delivery
 from relayd.mail.envelope import Recipient, domain_of, source_of
 from relayd.mail.log import MailLog
 from relayd.mail.message import Message, RecipientState, Record, Settlement
-from relayd.mail.outcome import Blame, Outcome, postponed
+from relayd.mail.outcome import NOT_CONFIGURED, Blame, Outcome, postponed
 from relayd.mail.pacing import Pacing
 from relayd.reactor.coroutine import promise
 from relayd.relay.courier import Hop, ICourier
@@ -260,12 +260,24 @@ class Dispatcher:
         troubled = [
             lane
             for lane in self._queue.lanes.values()
-            if not lane.direct and (lane.standing is Standing.DOWN or lane.unserved)
+            if (lane.standing is Standing.DOWN and (not lane.direct or _ours_to_mend(lane)))
+            or (lane.unserved and not lane.direct)
         ]
         for lane in troubled:
             lane.impatient = bool(lane.unserved)
             lane.unserved = {}
         self.retry([lane.destination for lane in troubled])
+
+    def source_is_back(self, name: str) -> None:
+        """It has the address again that it lacked: lanes that are down for it are probed."""
+        self.retry(
+            lane.destination
+            for lane in list(self._queue.lanes.values())
+            if lane.direct
+            and lane.standing is Standing.DOWN
+            and source_of(lane.destination) == name
+            and _ours_to_mend(lane)
+        )
 
     def _resume(self) -> None:
         self._scheduler.pump()
@@ -590,6 +602,11 @@ def _with_some(
     for record, wait in zip(records, waits, strict=True):
         if wait is not None:
             yield record, wait
+
+
+def _ours_to_mend(lane: Lane) -> bool:
+    """It is down for what is configured here: a source without its address, or undefined."""
+    return lane.trouble is not None and lane.trouble.reply.status == NOT_CONFIGURED
 
 
 def _as_hoped(settlements: Sequence[Settlement]) -> bool:

@@ -48,6 +48,7 @@ from relayd.relay.trouble import (
     SessionError,
     beside,
     consequence,
+    lacks_address,
     missing_source,
     no_source,
     spent,
@@ -84,8 +85,10 @@ class Courier:
         logins: Logins | None = None,
         terms: Callable[[NextHop | str, Endpoint, str], Terms] | None = None,
         blocked: Callable[[str, str, Outcome], None] | None = None,
+        lost: Callable[[SourceAddress, str], None] | None = None,
     ) -> None:
-        """`terms` and `blocked`: see relayd.relay.sites."""
+        """`terms` and `blocked`: see relayd.relay.sites; `lost`: relayd.relay.lostaddresses."""
+        self._lost = lost
         self._terms = terms
         self._blocked = blocked
         self._reactor = reactor
@@ -211,7 +214,7 @@ class Courier:
                     continue
                 source = hop.source if isinstance(target, str) else None
                 if source is not None and not source.of_family(endpoint.address):
-                    attempt.miss(no_source(source, endpoint))
+                    attempt.lack(no_source(source, endpoint))
                     continue
                 login = None if self._logins is None else self._logins.of(target, endpoint)
                 way = _Way(endpoint, source)
@@ -355,6 +358,8 @@ class Courier:
             await dial(self._reactor, made, wait, from_address, rival)
         except SessionError as error:
             if source is not None and error.no_address:
+                if self._lost is not None:
+                    self._lost(source, from_address)
                 raise SessionError(missing_source(source, from_address)) from None
             if security is None or not security.failed:
                 self._note(made.endpoint)
@@ -385,6 +390,8 @@ class Courier:
             way.endpoint = rival.endpoint
         elif rival.trouble is not None:
             self._note(rival.endpoint)
+            if way.source is not None and self._lost is not None and lacks_address(rival.trouble):
+                self._lost(way.source, rival.source)
 
     async def _use(self, connection: Connection, attempt: _Attempt, key: Hashable) -> bool:
         """As many transactions as the recipients need. True: the host wants a fresh connection."""
@@ -474,6 +481,7 @@ class _Attempt:
     waits_for_direct = False  # a domain's host has heard of the mail, or wants it later
     _held_back: Sequence[int] = ()  # for another host, until this one is done with the others
     _put_off: dict[int, Outcome] | None = None  # by hosts that were spoken with
+    _lacking: Outcome | None = None  # a family of addresses, on our side
     _trouble: Outcome | None = None  # with all who found no host to speak with
     _seven_bits: Content | None = None  # for hosts that take no more
     _of_conversion = ""  # what it broke, or why there is none; for the log
@@ -488,6 +496,10 @@ class _Attempt:
     def miss(self, trouble: Outcome) -> None:
         """A host, or where to find one, is out of reach for all who are pending."""
         self._trouble = weightier(self._trouble, trouble)
+
+    def lack(self, trouble: Outcome) -> None:
+        """An address is of no use to us: that counts where nothing else is in the way."""
+        self._lacking = trouble
 
     def hear(self, provider: str, outcome: Outcome) -> None:
         """What a domain's host that has taken no mail says; is it of us, or is there a later?"""
@@ -626,9 +638,10 @@ class _Attempt:
     def _unsettled(self, number: int) -> Outcome:
         """Nobody has taken this one, nor refused it for good."""
         word = None if self._put_off is None else self._put_off.get(number)
+        trouble = self._trouble or self._lacking
         if word is None:
-            return self._trouble or _NOWHERE
-        return weightier(self._trouble, word)
+            return trouble or _NOWHERE
+        return weightier(trouble, word)
 
     def outcomes(self) -> Sequence[Outcome]:
         """One per record."""

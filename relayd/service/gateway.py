@@ -47,6 +47,7 @@ from relayd.relay.dispatch import Dispatcher
 from relayd.relay.hosts import Hosts
 from relayd.relay.https import Https
 from relayd.relay.logins import Logins
+from relayd.relay.lostaddresses import LostAddresses
 from relayd.relay.mailboxes import MailboxVerification
 from relayd.relay.protection import Protection
 from relayd.relay.resolve import Directory
@@ -271,6 +272,7 @@ class Gateway(Service):
         self._logins = Logins(
             lambda: configuration.settings.secrets, log, in_thread(reactor), self._tokens
         )
+        self.lost_addresses = LostAddresses(reactor, log, time.time)
         self.suspensions = Suspensions(settings.spool, log, time.time)
         self._verification = verification_of(
             reactor,
@@ -358,6 +360,7 @@ class Gateway(Service):
             logins=self._logins,
             terms=sites.terms,
             blocked=sites.blocked,
+            lost=self.lost_addresses.lost,
         )
         dispatcher = Dispatcher(
             self._reactor,
@@ -369,6 +372,7 @@ class Gateway(Service):
             sites=sites,
             suspensions=self.suspensions,
         )
+        self.lost_addresses.told.append(dispatcher.source_is_back)
         return Shard(number, spool, dispatcher)
 
     def _make_service(self, sessions: SharedCounters | None) -> SmtpService:
@@ -459,6 +463,7 @@ class Gateway(Service):
     def _limit_deliveries(self, now: Settings) -> None:
         retry_policy = limits.retry_policy(now)
         relay_limits = limits.relay_limits(now, self._workers)
+        self.lost_addresses.apply(now.ruleset.pacing.sources)
         for shard in self.shards:
             shard.dispatcher.pace(now.ruleset.pacing)
             shard.dispatcher.apply(retry_policy, relay_limits)
@@ -538,6 +543,7 @@ class Gateway(Service):
         self.filters.close()
         self._verification.stop()
         self._refused_log.close()
+        self.lost_addresses.stop()
         for stopped in [promise(shard.stop()) for shard in self.shards]:
             await stopped
         await self._outbound_tls.reporter.stop()
@@ -573,6 +579,7 @@ class Gateway(Service):
                 shard.dispatcher.origins,
                 shard.dispatcher.borrow,
                 shard.dispatcher.bring_back,
+                self.lost_addresses.documents,
             )
             for shard in self.shards
         )

@@ -15,7 +15,7 @@ from relayd.relay.limits import RelayLimits
 from relayd.relay.survey import Endpoint
 from tests.sink import CLOSE, Script, Sink
 from tests.support import TestCase
-from tests.unit.relay.test_smtpout import CourierCase, a_delivery, reactor, says
+from tests.unit.relay.test_smtpout import HOP, CourierCase, a_delivery, reactor, says
 
 PATIENT = RelayLimits(connect=5, connection_messages=1)
 MX = "mx.example"
@@ -80,7 +80,7 @@ class Families(CourierCase, TestCase):
             self.endpoints.append(Endpoint(MX, addresses[each], made.port))
         return made
 
-    async def timed(self, hop: Hop = Hop(domain="example.com")) -> tuple[Outcome, float]:
+    async def timed(self, hop: Hop = HOP) -> tuple[Outcome, float]:
         began = reactor.seconds()
         (outcome,) = await self.deliver(a_delivery(), hop)
         return outcome, reactor.seconds() - began
@@ -140,7 +140,12 @@ class Families(CourierCase, TestCase):
         opened: list[object] = []
         pool: Any = self.courier._pool
         was = pool.opened
-        pool.opened = lambda made: (opened.append(made), was(made))
+
+        def count_it(made: object) -> None:
+            opened.append(made)
+            was(made)
+
+        pool.opened = count_it
         for count in range(1, 6):
             outcome, _ = await self.timed()
             self.assertEqual(outcome.reply.code, 250)
@@ -192,7 +197,7 @@ class Families(CourierCase, TestCase):
         hole = Hole(socket.AF_INET, self.endpoints[0].port)
         self.addCleanup(hole.close)
         going = self.deliver(a_delivery())
-        reactor.callLater(0.1, self.courier.abort)  # type: ignore[attr-defined]
+        reactor.callLater(0.1, self.courier.abort)
         (outcome,) = await going
         self.assertEqual((outcome.reply.code, self.courier.connections), (451, 0))
 
