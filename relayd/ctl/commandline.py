@@ -67,6 +67,8 @@ def parser(run: Mapping[str, Run]) -> argparse.ArgumentParser:
     command("audit", "whether every recipient in the ledger is accounted for")
     checking = command("check", "whether the configuration on disk is good")
     checking.add_argument("file", nargs="?", type=Path, metavar="FILE")
+    checking.add_argument("--live", action="store_true",
+                          help="our names as the world sees them: DNS, certificates")  # fmt: skip
     reloading = command("reload", "put the configuration on disk in force")
     reloading.add_argument(
         "--quiet", action="store_true", help="only the exit status: the log has the rest"

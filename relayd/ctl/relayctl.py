@@ -282,6 +282,10 @@ def _settings(options: argparse.Namespace) -> Settings:
 
 def check(options: argparse.Namespace) -> int:
     """Whether the configuration on disk is good."""
+    if options.live:
+        from relayd.ctl import livecheck
+
+        return livecheck.run(options, options.file or options.config or DEFAULT_CONFIG)
     path = options.file or options.config
     if path is None:
         try:
