@@ -91,10 +91,9 @@ async def offered(
         return Offered(listener, name, "only a balancer may speak first there (proxy)")
     address = _LOOPBACK.get(listener.address, listener.address)
     endpoint = Endpoint(name, address, listener.port)
-    pool = Pool(reactor, RelayLimits())
     looking = _Looking(contexts, endpoint, implicit=listener.option("tls") == IMPLICIT)
     made = Connection(
-        pool,
+        Pool(reactor, RelayLimits()),
         endpoint,
         settings.hostname,
         NextHopDeadlines(greeting=PATIENCE, hello=PATIENCE, handshake=PATIENCE, quit=1.0),
@@ -107,9 +106,7 @@ async def offered(
         if looking.missed:
             return Offered(listener, name, missing=looking.missed)
         return Offered(listener, name, error.outcome.reply.text)
-    finally:
-        made.quit() if made.usable else made.cut("stopped")
-        pool.close()
+    made.quit()
     if looking.missed:
         return Offered(listener, name, missing=looking.missed)
     tls = made.tls.removesuffix(" verified")

@@ -302,6 +302,7 @@ class Connection(Protocol):
 
     def failed(self, error: BaseException | None) -> None:
         """There was no connection."""
+        self._over = True
         if not self.opened.called:
             outcome = not_connected(self.endpoint, error)
             self.opened.errback(SessionError(outcome, no_address=lacks_address(error)))

@@ -104,34 +104,33 @@ class Sources(Scenario):
         (both,) = self.sinks["192.0.2.13"].arrived + self.sinks["2001:db8::27"].arrived
         self.assertEqual((both.hello, both.peer in (FOUR, SIX)), ("bulk.example", True))
 
-    def test_a_missing_address_waits_and_is_said_and_goes_on_when_it_is_back(self) -> None:
-        for address, domain, sink in ((FOUR, "four", "192.0.2.12"), (SIX, "six", "2001:db8::26")):
-            with self.subTest(address):
-                relay = self.relay()
-                self.address("del", address)
-                idents = [
-                    relay.send("ann@news.example", [f"bob{number}@{domain}.example"])
-                    for number in range(3)
-                ]
-                recipient = relay.settled(idents[0])
-                self.assertEqual(recipient["state"], "queued", recipient)
-                self.assertIn(f"{address} is no address of this host", recipient["reply"])
-                status = relay.ctl("status").stdout
-                self.assertRegex(status, rf"NO ADDRESS +source bulk: {address} is no address")
-                (lost,) = self.status(relay)["lost_addresses"]
-                self.assertEqual((lost["source"], lost["address"]), ("bulk", address))
-                self.assertIn("source address lost", relay.log(2000))
-                time.sleep(1)
-                self.assertEqual(self.sinks[sink].sessions, 0, "from nowhere else, either")
-                self.address("add", address)
-                self.assertEqual(self.seen(sink, 3), ("bulk.example", address))
-                relay.wait_empty()
-                wait_until(
-                    lambda relay=relay: "NO ADDRESS" not in relay.ctl("status").stdout,  # type: ignore[misc]
-                    "the end of it",
-                )
-                self.assertIn("source address is back", relay.log(2000))
-                relay.stop()
+    def test_a_missing_ipv4_address_waits_and_is_said_and_goes_on_when_it_is_back(self) -> None:
+        self.missing(FOUR, "four", "192.0.2.12")
+
+    def test_a_missing_ipv6_address_waits_and_is_said_and_goes_on_when_it_is_back(self) -> None:
+        self.missing(SIX, "six", "2001:db8::26")
+
+    def missing(self, address: str, domain: str, sink: str) -> None:
+        relay = self.relay()
+        self.address("del", address)
+        idents = [
+            relay.send("ann@news.example", [f"bob{number}@{domain}.example"]) for number in range(3)
+        ]
+        recipient = relay.settled(idents[0])
+        self.assertEqual(recipient["state"], "queued", recipient)
+        self.assertIn(f"{address} is no address of this host", recipient["reply"])
+        status = relay.ctl("status").stdout
+        self.assertRegex(status, rf"NO ADDRESS +source bulk: {address} is no address")
+        (lost,) = self.status(relay)["lost_addresses"]
+        self.assertEqual((lost["source"], lost["address"]), ("bulk", address))
+        self.assertIn("source address lost", relay.log(2000))
+        time.sleep(1)
+        self.assertEqual(self.sinks[sink].sessions, 0, "from nowhere else, either")
+        self.address("add", address)
+        self.assertEqual(self.seen(sink, 3), ("bulk.example", address))
+        relay.wait_empty()
+        wait_until(lambda: "NO ADDRESS" not in relay.ctl("status").stdout, "the end of it")
+        self.assertIn("source address is back", relay.log(2000))
 
     def test_a_host_of_both_families_is_reached_by_the_one_that_is_left(self) -> None:
         relay = self.relay()

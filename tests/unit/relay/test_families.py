@@ -13,7 +13,7 @@ from relayd.relay import dial, newcomers
 from relayd.relay.courier import Hop
 from relayd.relay.limits import RelayLimits
 from relayd.relay.survey import Endpoint
-from tests.sink import CLOSE, Script, Sink
+from tests.sink import Script, Sink
 from tests.support import TestCase
 from tests.unit.relay.test_smtpout import HOP, CourierCase, a_delivery, reactor, says
 
@@ -208,9 +208,3 @@ class Families(CourierCase, TestCase):
         self.assertEqual(doors._doors, {})
         for endpoint in self.endpoints:
             self.assertEqual(doors.silences(endpoint), 0)
-
-    async def test_a_connection_that_ends_at_once_is_as_with_one_address(self) -> None:
-        sink = self.both("6", "4", says("connect", CLOSE))
-        outcome, _ = await self.timed()
-        self.assertEqual(outcome.reply.code, 451)
-        self.assertIn("127.0.0.1" if sink.address[0] == "127.0.0.1" else "::1", str(outcome))
