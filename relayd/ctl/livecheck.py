@@ -13,8 +13,8 @@ from relayd.ops.text import safe
 def run(options: argparse.Namespace, path: Path) -> int:
     """1: something is wrong with our names, or with the configuration."""
     from relayd.config import ConfigErrors, load
-    from relayd.ops.finding import Grade, counted
     from relayd.ops.livecheck import look
+    from relayd.ops.observation import Grade, counted
     from relayd.reactor.alone import run as run_alone
 
     try:

@@ -27,7 +27,7 @@ from relayd.intake.lookups import answered
 from relayd.mail.pacing import SourceAddress
 from relayd.ops import ownnames
 from relayd.ops.dkimdesk import MISSING, RIGHT, judged
-from relayd.ops.finding import Finding, Grade, txt
+from relayd.ops.observation import Grade, Observation, txt
 from relayd.ops.offeredtls import Offered, for_programs, offered
 from relayd.reactor.coroutine import promise
 from relayd.reactor.workerpipe import Reactor
@@ -46,10 +46,10 @@ _FAR = {4: "198.41.0.4", 6: "2001:503:ba3e::2:30"}  # a.root-servers.net; nothin
 _SPF = {"pass": Grade.OK, "neutral": Grade.WARNING, "softfail": Grade.WARNING}
 
 T = TypeVar("T")
-Findings = Sequence[Finding]
+Observations = Sequence[Observation]
 
 
-async def look(reactor: Reactor, settings: Settings) -> list[Finding]:
+async def look(reactor: Reactor, settings: Settings) -> list[Observation]:
     """All that is found, in the order of the questions."""
     check = LiveCheck(reactor, settings)
     timers = reactor.callLater(TIME, check.give_up)
@@ -73,7 +73,7 @@ class LiveCheck:
             ask=Lookup(reactor, settings.dns_servers, rounds=_ROUNDS, lifetime=_LIFETIME).ask,
         )
         self._contexts = ClientContexts("1.0", settings.tls_authorities)
-        self._asked: list[Deferred[Findings]] = []
+        self._asked: list[Deferred[Observations]] = []
         self._over = False
         self._sources: dict[str, SourceAddress] = {}
         self._exchangers: dict[str, tuple[str, ...]] = {}  # of a domain: those that are this host
@@ -84,7 +84,7 @@ class LiveCheck:
         for each in self._asked:
             each.cancel()
 
-    async def run(self) -> list[Finding]:
+    async def run(self) -> list[Observation]:
         """See `look`."""
         self._sources = await self._known_sources()
         accepted = ownnames.accepted(self._settings)
@@ -120,7 +120,11 @@ class LiveCheck:
         for kind, domains in (("spf", ways), ("mx", accepted)):
             if len(domains) > MOST:
                 more = f"{len(domains) - MOST} more domains are not looked at"
-                yield kind, "the others", _told(Finding(Grade.UNKNOWN, kind, "the others", more))
+                yield (
+                    kind,
+                    "the others",
+                    _told(Observation(Grade.UNKNOWN, kind, "the others", more)),
+                )
 
     def _of_listeners(self, seen: list[Offered]) -> Iterator[tuple[str, str, Any]]:
         """Each that others reach, by the names that lead them there."""
@@ -144,7 +148,7 @@ class LiveCheck:
         """The exchangers that are this host."""
         return _some(dict.fromkeys(each for some in self._exchangers.values() for each in some))
 
-    async def _together(self, questions: Iterable[tuple[str, str, Any]]) -> list[Finding]:
+    async def _together(self, questions: Iterable[tuple[str, str, Any]]) -> list[Observation]:
         """All of them at once; one that is given up says that much."""
         self._asked = [promise(_bounded(*each)) for each in questions]
         if self._over:
@@ -184,44 +188,44 @@ class LiveCheck:
         except DnsTrouble:
             return ()
 
-    async def _source(self, about: str, source: SourceAddress, address: str) -> Findings:
+    async def _source(self, about: str, source: SourceAddress, address: str) -> Observations:
         if not source.name or is_there(address):
             return []
         wanted = "an address of an interface here; until then its mail waits"
-        return [Finding(Grade.ERROR, "source", about, "no address of this host", wanted)]
+        return [Observation(Grade.ERROR, "source", about, "no address of this host", wanted)]
 
-    async def _helo(self, about: str, address: str, helo: str) -> Findings:
+    async def _helo(self, about: str, address: str, helo: str) -> Observations:
         forward = await self._addresses(helo)
         if _among(address, forward):
-            return [Finding(Grade.OK, "helo", about, f"{helo} resolves to it")]
+            return [Observation(Grade.OK, "helo", about, f"{helo} resolves to it")]
         seen = f"{helo} resolves to {', '.join(forward) or 'nothing'}"
         record = _address_record(helo, address)
-        return [Finding(Grade.ERROR, "helo", about, seen, "that address, too", record)]
+        return [Observation(Grade.ERROR, "helo", about, seen, "that address, too", record)]
 
-    async def _reverse(self, about: str, address: str, helo: str) -> Findings:
+    async def _reverse(self, about: str, address: str, helo: str) -> Observations:
         pointer = ipaddress.ip_address(address).reverse_pointer
         record = f"{pointer}. IN PTR {helo}."
         names = await self._records(pointer, "PTR")
         if not names:
-            return [Finding(Grade.ERROR, "ptr", about, "no reverse name", helo, record)]
+            return [Observation(Grade.ERROR, "ptr", about, "no reverse name", helo, record)]
         good = [name for name in names if _among(address, await self._addresses(name))]
         if not good:
             wanted = "a name that resolves to this address"
             record = _address_record(names[0], address)
-            return [Finding(Grade.ERROR, "ptr", about, names[0], wanted, record)]
+            return [Observation(Grade.ERROR, "ptr", about, names[0], wanted, record)]
         if helo.lower() not in map(str.lower, good):
             seen = f"{good[0]}, and back"
-            return [Finding(Grade.WARNING, "ptr", about, seen, f"{helo}, as in EHLO", record)]
-        return [Finding(Grade.OK, "ptr", about, f"{helo}, and back")]
+            return [Observation(Grade.WARNING, "ptr", about, seen, f"{helo}, as in EHLO", record)]
+        return [Observation(Grade.OK, "ptr", about, f"{helo}, and back")]
 
     # the domains that we send as
 
-    async def _spf(self, domain: str, names: Sequence[str], without: Grade) -> Findings:
+    async def _spf(self, domain: str, names: Sequence[str], without: Grade) -> Observations:
         """For each address that its mail may leave from; what is to be published has them all.
 
         `without`: how bad it is to have no record.
         """
-        found: list[tuple[Finding, str]] = []
+        found: list[tuple[Observation, str]] = []
         for source in (self._sources[name] for name in names if name in self._sources):
             for address in source.addresses:
                 about = f"{domain} from {_leaving(address, source)}"
@@ -237,7 +241,7 @@ class LiveCheck:
                 wanted = "pass" if grade in (Grade.WARNING, Grade.ERROR) else ""
                 seen = f"{result.result}{why}"
                 missing = address if wanted and result.result != "permerror" else ""
-                found.append((Finding(grade, "spf", about, seen, wanted), missing))
+                found.append((Observation(grade, "spf", about, seen, wanted), missing))
         lacking = [address for _, address in found if address]
         if not lacking:
             return [finding for finding, _ in found]
@@ -245,27 +249,27 @@ class LiveCheck:
         record = txt(domain, _with(texts[0] if texts else "", lacking))
         return [_publishing(finding, record if address else "") for finding, address in found]
 
-    async def _dkim(self, key: SigningKey, wanted: str, without: Grade) -> Findings:
+    async def _dkim(self, key: SigningKey, wanted: str, without: Grade) -> Observations:
         texts = await self._records(key.key_name, "TXT")
         state, why = judged(key, texts) if texts else (MISSING, "there is no record")
         if state == RIGHT:
             grade = Grade.WARNING if why else Grade.OK
-            return [Finding(grade, "dkim", key.key_name, why or f"the key ({key.algorithm})")]
+            return [Observation(grade, "dkim", key.key_name, why or f"the key ({key.algorithm})")]
         record = txt(key.key_name, key.record)
-        return [Finding(without, "dkim", key.key_name, why, wanted, record)]
+        return [Observation(without, "dkim", key.key_name, why, wanted, record)]
 
-    async def _dmarc(self, domain: str) -> Findings:
+    async def _dmarc(self, domain: str) -> Observations:
         result = await answered(evaluate(domain, (), None), self._resolver)
         if result.result == "temperror":
-            return [Finding(Grade.UNKNOWN, "dmarc", domain, result.why)]
+            return [Observation(Grade.UNKNOWN, "dmarc", domain, result.why)]
         if result.result == "none":
             record = txt(f"_dmarc.{domain}", f"v=DMARC1; p=none; rua=mailto:postmaster@{domain}")
-            return [Finding(Grade.WARNING, "dmarc", domain, "no record", "a policy", record)]
-        return [Finding(Grade.OK, "dmarc", domain, f"p={result.policy}, of {result.published}")]
+            return [Observation(Grade.WARNING, "dmarc", domain, "no record", "a policy", record)]
+        return [Observation(Grade.OK, "dmarc", domain, f"p={result.policy}, of {result.published}")]
 
     # the domains that we take mail for
 
-    async def _mx(self, domain: str) -> Findings:
+    async def _mx(self, domain: str) -> Observations:
         hostname = self._settings.hostname
         record = f"{domain}. IN MX 10 {hostname}."
         exchangers = sorted(await self._records(domain, "MX"))
@@ -274,12 +278,12 @@ class LiveCheck:
             if any(map(self._is_ours, addresses)):
                 self._exchangers[domain] = (domain,)
                 seen = "no MX; its own address leads here"
-                return [Finding(Grade.WARNING, "mx", domain, seen, hostname, record)]
+                return [Observation(Grade.WARNING, "mx", domain, seen, hostname, record)]
             seen = f"no MX, {f'and {addresses[0]} is not here' if addresses else 'no address'}"
-            return [Finding(Grade.ERROR, "mx", domain, seen, hostname, record)]
+            return [Observation(Grade.ERROR, "mx", domain, seen, hostname, record)]
         if exchangers[0].exchange == ".":
             seen = "null MX: it takes no mail"
-            return [Finding(Grade.ERROR, "mx", domain, seen, hostname, record)]
+            return [Observation(Grade.ERROR, "mx", domain, seen, hostname, record)]
         ours, lost = [], []
         for each in exchangers:
             addresses = await self._addresses(each.exchange)
@@ -289,15 +293,15 @@ class LiveCheck:
                 lost.append(each.exchange)
         self._exchangers[domain] = tuple(map(str.lower, ours))
         found = [
-            Finding(Grade.ERROR, "mx", domain, f"{name} has no address", "an address")
+            Observation(Grade.ERROR, "mx", domain, f"{name} has no address", "an address")
             for name in lost
         ]
         seen = ", ".join(each.exchange for each in exchangers)
         if ours:
-            return [*found, Finding(Grade.OK, "mx", domain, seen)]
+            return [*found, Observation(Grade.OK, "mx", domain, seen)]
         return [
             *found,
-            Finding(Grade.WARNING, "mx", domain, seen, f"{hostname} among them", record),
+            Observation(Grade.WARNING, "mx", domain, seen, f"{hostname} among them", record),
         ]
 
     def _is_ours(self, address: str) -> bool:
@@ -305,7 +309,7 @@ class LiveCheck:
             address
         )
 
-    async def _sts(self, domain: str) -> Findings:
+    async def _sts(self, domain: str) -> Observations:
         """Only where there is one."""
         if not policy_id(await self._records(f"_mta-sts.{domain}", "TXT")):
             return []
@@ -316,18 +320,18 @@ class LiveCheck:
             policy = parse_policy(await fetch(domain))
         except (FetchError, ValueError) as error:
             wanted = "the policy that _mta-sts announces"
-            return [Finding(Grade.ERROR, "mta-sts", domain, str(error), wanted)]
+            return [Observation(Grade.ERROR, "mta-sts", domain, str(error), wanted)]
         return [self._by_policy(domain, policy)]
 
-    def _by_policy(self, domain: str, policy: StsPolicy) -> Finding:
+    def _by_policy(self, domain: str, policy: StsPolicy) -> Observation:
         strangers = [name for name in self._exchangers.get(domain, ()) if not policy.allows(name)]
         if strangers and policy.mode != "none":
             grade = Grade.ERROR if policy.enforced else Grade.WARNING
             seen = f"mode {policy.mode}, without {', '.join(strangers)}"
-            return Finding(grade, "mta-sts", domain, seen, f"mx: {strangers[0]}")
-        return Finding(Grade.OK, "mta-sts", domain, f"mode {policy.mode}")
+            return Observation(grade, "mta-sts", domain, seen, f"mx: {strangers[0]}")
+        return Observation(Grade.OK, "mta-sts", domain, f"mode {policy.mode}")
 
-    async def _tlsa(self, name: str, seen: Sequence[Offered]) -> Findings:
+    async def _tlsa(self, name: str, seen: Sequence[Offered]) -> Observations:
         """Likewise."""
         try:
             answer = await self._resolver.query(f"_25._tcp.{name}", "TLSA")
@@ -335,60 +339,66 @@ class LiveCheck:
             return []
         if not answer.secure:
             why = "not signed, or the resolver does not say so: nobody goes by them"
-            return [Finding(Grade.WARNING, "tlsa", name, why, "DNSSEC")]
+            return [Observation(Grade.WARNING, "tlsa", name, why, "DNSSEC")]
         shown = [
             each.certificate
             for each in seen
             if each.name == name and each.certificate is not None and not each.submission
         ]
         if not shown:
-            return [Finding(Grade.UNKNOWN, "tlsa", name, "no certificate was seen")]
+            return [Observation(Grade.UNKNOWN, "tlsa", name, "no certificate was seen")]
         if all(each.meets(answer.values, name) for each in shown):
-            return [Finding(Grade.OK, "tlsa", name, "they name the certificate that is shown")]
+            return [Observation(Grade.OK, "tlsa", name, "they name the certificate that is shown")]
         seen_ = "they name another certificate than the one that is shown"
-        return [Finding(Grade.ERROR, "tlsa", name, seen_, "one of its key (3 1 1)")]
+        return [Observation(Grade.ERROR, "tlsa", name, seen_, "one of its key (3 1 1)")]
 
     # our own listeners
 
-    async def _tls(self, listener: Listener, name: str, seen: list[Offered]) -> Findings:
+    async def _tls(self, listener: Listener, name: str, seen: list[Offered]) -> Observations:
         shown = await offered(self._reactor, self._settings, self._contexts, listener, name)
         seen.append(shown)
         return [judged_tls(shown, datetime.datetime.now(datetime.UTC))]
 
 
-def judged_tls(shown: Offered, now: datetime.datetime) -> Finding:
+def judged_tls(shown: Offered, now: datetime.datetime) -> Observation:
     """What clients make of it. Servers take any certificate; programs that submit mail do not."""
     about = f"{shown.listener} as {shown.name}"
     poor = Grade.ERROR if shown.submission else Grade.WARNING
     if shown.silent:
-        return Finding(Grade.UNKNOWN, "tls", about, shown.silent)
+        return Observation(Grade.UNKNOWN, "tls", about, shown.silent)
     certificate = shown.certificate
     if certificate is None:
         why = shown.missing or "no certificate that can be read"
-        return Finding(poor, "tls", about, why, 'a "certificate" for it')
+        return Observation(poor, "tls", about, why, 'a "certificate" for it')
     until = f"until {certificate.expires:%Y-%m-%d}"
     if certificate.expires <= now:
-        return Finding(Grade.ERROR, "tls", about, f"the certificate is over ({until})", "a new one")
+        return Observation(
+            Grade.ERROR, "tls", about, f"the certificate is over ({until})", "a new one"
+        )
     if not certificate.certifies(shown.name):
         names = ", ".join(certificate.names) or "nobody"
-        return Finding(poor, "tls", about, f"the certificate is for {names}", shown.name)
+        return Observation(poor, "tls", about, f"the certificate is for {names}", shown.name)
     if shown.flaw:
-        return Finding(poor, "tls", about, shown.flaw, "a chain up to a known authority")
+        return Observation(poor, "tls", about, shown.flaw, "a chain up to a known authority")
     if certificate.expires - now <= SOON:
-        return Finding(Grade.WARNING, "tls", about, f"the certificate is good {until}", "a new one")
-    return Finding(Grade.OK, "tls", about, f"{shown.tls}, {until}")
+        return Observation(
+            Grade.WARNING, "tls", about, f"the certificate is good {until}", "a new one"
+        )
+    return Observation(Grade.OK, "tls", about, f"{shown.tls}, {until}")
 
 
-async def _bounded(what: str, about: str, question: Coroutine[Any, Any, Findings]) -> Findings:
+async def _bounded(
+    what: str, about: str, question: Coroutine[Any, Any, Observations]
+) -> Observations:
     try:
         return await question
     except DnsTrouble as error:
-        return [Finding(Grade.UNKNOWN, what, about, str(error))]
+        return [Observation(Grade.UNKNOWN, what, about, str(error))]
     except CancelledError:
-        return [Finding(Grade.UNKNOWN, what, about, f"no answer within {TIME:g} seconds")]
+        return [Observation(Grade.UNKNOWN, what, about, f"no answer within {TIME:g} seconds")]
 
 
-async def _told(finding: Finding) -> Findings:
+async def _told(finding: Observation) -> Observations:
     return [finding]
 
 
@@ -429,7 +439,7 @@ def _with(record: str, addresses: Sequence[str]) -> str:
     return " ".join([version, added, *terms])
 
 
-def _publishing(finding: Finding, record: str) -> Finding:
-    return Finding(
+def _publishing(finding: Observation, record: str) -> Observation:
+    return Observation(
         *(finding.grade, finding.what, finding.about, finding.seen, finding.wanted), record
     )

@@ -16,7 +16,7 @@ from relayd.tls import dane
 from relayd.tls.demand import Demand, UnmetError
 from relayd.tls.flaw import Flaw
 from relayd.tls.names import certifies, readable
-from relayd.tls.sessions import Handshakes, KeptSession, TlsSessions, Verdict
+from relayd.tls.sessions import CertificateVerdict, Handshakes, KeptSession, TlsSessions
 from relayd.tls.strength import DEFAULT_MINIMUM, client_context
 
 # X509_V_ERR_*: what goes wrong most, in the words of X509_verify_cert_error_string(3)
@@ -75,7 +75,7 @@ class ClientTls:
         self._offered = None if server is None else self._sessions.find(self._key)
         self._server = server
         self._looked = False  # at a certificate: this is no resumed session
-        self._verdict = Verdict()
+        self._verdict = CertificateVerdict()
         self._trouble = ""
         self.flaw: Flaw | None = None  # after `proof`, also where the demand is met
         self.why = ""  # likewise
@@ -121,20 +121,20 @@ class ClientTls:
             raise UnmetError(self.why, self.flaw)
         return tls if self.why else f"{tls} verified"
 
-    def _look(self, connection: SSL.Connection) -> Verdict:
+    def _look(self, connection: SSL.Connection) -> CertificateVerdict:
         """What is to be said of the certificate; raises UnmetError where TLSA records say no."""
         demand = self._demand
         if demand.level is Level.DANE:
             self.flaw = None  # no authority has a say
             _check_dane(connection, demand)
-            return Verdict()
+            return CertificateVerdict()
         if self._trouble:
-            return Verdict(self._trouble, self.flaw)
+            return CertificateVerdict(self._trouble, self.flaw)
         if not self._looked:
-            return Verdict("no certificate was looked at", Flaw.VALIDATION)
+            return CertificateVerdict("no certificate was looked at", Flaw.VALIDATION)
         if wrong := _wrong_name(connection, demand.names):
-            return Verdict(wrong, Flaw.WRONG_NAME)
-        return Verdict()
+            return CertificateVerdict(wrong, Flaw.WRONG_NAME)
+        return CertificateVerdict()
 
     # sessions
 

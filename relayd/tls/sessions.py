@@ -20,7 +20,7 @@ LIFETIME = 3600.0  # seconds from the handshake that looked at the certificate; 
 MOST = 1000  # some 10 kB each
 
 
-class Verdict(NamedTuple):
+class CertificateVerdict(NamedTuple):
     """What a handshake found of the server's certificate; all empty: nothing is wrong with it."""
 
     why: str = ""
@@ -31,7 +31,7 @@ class KeptSession(NamedTuple):
     """One session, and what is known of its server."""
 
     session: SSL.Session | None  # None: this server is in trouble with them
-    verdict: Verdict
+    verdict: CertificateVerdict
     until: float  # on the clock of TlsSessions
 
 
@@ -59,7 +59,11 @@ class TlsSessions:
         return None if kept is None or kept.session is None else kept
 
     def keep(
-        self, key: Hashable, session: SSL.Session, verdict: Verdict, resumed: KeptSession | None
+        self,
+        key: Hashable,
+        session: SSL.Session,
+        verdict: CertificateVerdict,
+        resumed: KeptSession | None,
     ) -> None:
         """For the next connection; `resumed`: what it goes back to, whose time runs on."""
         known = self._known(key)
@@ -70,7 +74,7 @@ class TlsSessions:
 
     def refuse(self, key: Hashable) -> None:
         """A handshake that offered one has failed: none is offered there for a while."""
-        self._keep(key, KeptSession(None, Verdict(), self._clock() + LIFETIME))
+        self._keep(key, KeptSession(None, CertificateVerdict(), self._clock() + LIFETIME))
 
     def _known(self, key: Hashable) -> KeptSession | None:
         kept = self._kept.get(key)

@@ -13,8 +13,8 @@ from twisted.internet import reactor as _reactor
 from relayd.authentication.dkimsigning import SigningKey, new_private_key, private_key
 from relayd.config import Listener, Settings, load_text
 from relayd.ops import livecheck, ownnames
-from relayd.ops.finding import Finding, Grade
 from relayd.ops.livecheck import LiveCheck, judged_tls, look
+from relayd.ops.observation import Grade, Observation
 from relayd.ops.offeredtls import Offered
 from relayd.tls.presented import Presented
 from tests.certs import DAY, Authority
@@ -66,7 +66,7 @@ class Case(TestCase):
         host, port = self.dns.address
         return load_text(f"resolver {host}:{port}\n{dedent(rules)}", Path("/nowhere"))
 
-    async def found(self, zone: str = GOOD, rules: str = RULES) -> list[Finding]:
+    async def found(self, zone: str = GOOD, rules: str = RULES) -> list[Observation]:
         self.dns.load(zone)
         return await look(reactor, self.settings(rules))
 

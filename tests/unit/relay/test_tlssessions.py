@@ -20,8 +20,9 @@ from relayd.relay.courier import Hop
 from relayd.relay.limits import RelayLimits
 from relayd.relay.survey import Endpoint
 from relayd.tls import sessions
-from relayd.tls.sessions import Handshakes, TlsSessions, Verdict
+from relayd.tls.sessions import CertificateVerdict, Handshakes, TlsSessions
 from tests.certs import Authority, Issued
+from tests.support import TestCase
 from tests.unit.relay.test_protection import MX, Case, tlsa
 
 reactor: Any = _reactor
@@ -82,7 +83,7 @@ class TlsServer:
                     return
 
 
-class Resumed(Case):
+class Resumed(Case, TestCase):
     def setUp(self) -> None:
         super().setUp()
         self.counts = Handshakes()
@@ -196,12 +197,12 @@ class Resumed(Case):
         self.assertEqual(server.taken, 1)
 
 
-class Kept(Case):
+class Kept(TestCase):
     def test_after_an_hour_the_certificate_is_looked_at_again(self) -> None:
         clock = Clock()
         kept = TlsSessions(clock=clock.seconds)
         session: Any = object()
-        kept.keep("mx", session, Verdict(), None)
+        kept.keep("mx", session, CertificateVerdict(), None)
         for _ in range(5):
             clock.advance(sessions.LIFETIME / 6)
             found = kept.find("mx")
@@ -215,9 +216,9 @@ class Kept(Case):
         kept = TlsSessions()
         session: Any = object()
         for name in "abc":
-            kept.keep(name, session, Verdict(), None)
+            kept.keep(name, session, CertificateVerdict(), None)
         kept.find("a")
-        kept.keep("d", session, Verdict(), None)
+        kept.keep("d", session, CertificateVerdict(), None)
         self.assertEqual([name for name in "abcd" if kept.find(name)], ["a", "c", "d"])
 
     def test_where_it_failed_none_is_kept_for_a_while(self) -> None:
@@ -225,8 +226,8 @@ class Kept(Case):
         kept = TlsSessions(clock=clock.seconds)
         session: Any = object()
         kept.refuse("mx")
-        kept.keep("mx", session, Verdict(), None)
+        kept.keep("mx", session, CertificateVerdict(), None)
         self.assertIsNone(kept.find("mx"))
         clock.advance(sessions.LIFETIME)
-        kept.keep("mx", session, Verdict(), None)
+        kept.keep("mx", session, CertificateVerdict(), None)
         self.assertIsNotNone(kept.find("mx"))

@@ -18,7 +18,7 @@ class Grade(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class Observation:
     """One line."""
 
     grade: Grade
@@ -46,7 +46,7 @@ class Finding:
         return words + (f"; publish: {self.publish}" if self.publish else "")
 
 
-def counted(findings: Iterable[Finding]) -> dict[str, int]:
+def counted(findings: Iterable[Observation]) -> dict[str, int]:
     """How many of each grade."""
     counts = dict.fromkeys((each.value for each in Grade), 0)
     for each in findings:
