@@ -167,6 +167,22 @@ class Sources(Scenario):
         relay.send("ann@news.example", ["carl@four.example"])
         self.assertEqual(self.seen("192.0.2.12", 3), ("new.example", OTHER_FOUR))
         self.assertNotIn("NO ADDRESS", relay.ctl("status").stdout)
+        # one that is taken out while mail waits for it, and is back
+        self.address("del", OTHER_FOUR)
+        ident = relay.send("ann@news.example", ["dora@four.example"])
+        relay.settled(ident)
+        good = relay.config.read_text()
+        relay.config.write_text(
+            "".join(line for line in good.splitlines(True) if "bulk" not in line)
+        )
+        relay.ctl("reload")
+        wait_until(
+            lambda: "Source bulk is not defined" in relay.ctl("status").stdout, "no such source"
+        )
+        self.address("add", OTHER_FOUR)
+        relay.config.write_text(good)
+        relay.ctl("reload")
+        self.assertEqual(self.seen("192.0.2.12", 4), ("new.example", OTHER_FOUR))
 
     def test_with_two_workers_each_waits_and_goes_on(self) -> None:
         relay = self.relay(workers=2)

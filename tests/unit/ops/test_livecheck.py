@@ -9,17 +9,21 @@ from textwrap import dedent
 from typing import Any
 
 from twisted.internet import reactor as _reactor
+from twisted.internet.defer import Deferred
 
 from relayd.authentication.dkimsigning import SigningKey, new_private_key, private_key
 from relayd.config import Listener, Settings, load_text
 from relayd.ops import livecheck, ownnames
 from relayd.ops.livecheck import LiveCheck, judged_tls, look
 from relayd.ops.observation import Grade, Observation
-from relayd.ops.offeredtls import Offered
+from relayd.ops.offeredtls import Offered, offered
+from relayd.tls.client import ClientContexts
 from relayd.tls.presented import Presented
-from tests.certs import DAY, Authority
+from tests.certs import DAY, Authority, Issued
 from tests.dnsserver import DnsServer
+from tests.ports import free_port
 from tests.support import TestCase
+from tests.unit.tls.test_server import Server, files
 
 reactor: Any = _reactor
 RULES = """
@@ -260,6 +264,48 @@ class Signing(Case):
         self.dns.load('_dmarc.ours.example. TXT "v=DMARC1; p=reject"')
         (line,) = await LiveCheck(reactor, self.settings())._dmarc("mail.ours.example")
         self.assertEqual(line.seen, "p=reject, of ours.example")
+
+
+class Certified(Case):
+    """What our own listener shows, held against what is published."""
+
+    async def shown(self, issued: Issued, *, implicit: bool = False) -> Offered:
+        folder = Path(self.mktemp())
+        server = Server(implicit=implicit)
+        self.addCleanup(lambda: Deferred.fromCoroutine(server.stop()))
+        server.certificates.apply([files(issued, folder, "gw")], "1.2")
+        options = (("tls", "implicit"),) if implicit else ()
+        listener = Listener("127.0.0.1", server.number, options)
+        contexts = ClientContexts()
+        return await offered(reactor, self.settings(), contexts, listener, "gw.example")
+
+    async def test_by_starttls_and_from_the_first_octet(self) -> None:
+        for implicit in (False, True):
+            shown = await self.shown(Authority().issue("gw.example"), implicit=implicit)
+            assert shown.certificate is not None, shown
+            self.assertEqual(shown.certificate.names, ("gw.example",))
+            self.assertTrue(shown.tls.startswith("TLSv1.3 "), shown)
+            self.assertIn("certificate", shown.flaw)  # of an authority that nobody knows
+            self.assertIs(shown.submission, implicit)
+
+    async def test_nobody_listens_there(self) -> None:
+        listener = Listener("127.0.0.1", free_port())
+        shown = await offered(reactor, self.settings(), ClientContexts(), listener, "gw.example")
+        self.assertIn("refused", shown.silent)
+
+    async def test_tlsa_records(self) -> None:
+        issued = Authority().issue("gw.example")
+        shown = await self.shown(issued)
+        self.dns.secure = True
+        for data, grade in ((issued.spki_sha256, Grade.OK), ("00" * 32, Grade.ERROR)):
+            self.dns.load(f"_25._tcp.gw.example. TLSA 3 1 1 {data}")
+            check = LiveCheck(reactor, self.settings())
+            (found,) = await check._tlsa("gw.example", [shown])
+            self.assertIs(found.grade, grade, found)
+            (found,) = await check._tlsa("gw.example", [])
+            self.assertIs(found.grade, Grade.UNKNOWN)
+        self.dns.load("")
+        self.assertEqual(await LiveCheck(reactor, self.settings())._tlsa("gw.example", []), [])
 
 
 class Names(Case):
