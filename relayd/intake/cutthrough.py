@@ -17,7 +17,7 @@ _MOST_LINES = 50  # of a reply
 _LONGEST = 400  # characters of a line: with code and status within RFC 5321 section 4.5.3.1.5
 
 
-class FirstAttempt(Protocol):
+class AwaitedAttempt(Protocol):
     """One that its client waits for (see relayd.relay.firstattempt)."""
 
     @property
@@ -54,7 +54,7 @@ class CutThrough:
 
     def __init__(
         self,
-        attempt: Callable[[Message, Sequence[Record], float], FirstAttempt],
+        attempt: Callable[[Message, Sequence[Record], float], AwaitedAttempt],
         prompt: Callable[[str], bool],
         answered: Callable[[int], Awaitable[None]],
         most: int = 0,

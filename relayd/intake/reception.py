@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from relayd.authentication.results import without_forged
 from relayd.intake.checks import MESSAGE_GREW, Checks, Objection, ReceivedContent, at_once
 from relayd.intake.counting import take_back
-from relayd.intake.cutthrough import CutThrough, FirstAttempt, refusal
+from relayd.intake.cutthrough import AwaitedAttempt, CutThrough, refusal
 from relayd.intake.deadlines import SessionPhase
 from relayd.intake.examination import Examination, Filtered, Filters
 from relayd.intake.filterdesk import FilterDesk
@@ -210,7 +210,7 @@ class Reception:
         self._wishes = STRANGERS
         self._wishing: tuple[Ruleset, Client] | None = None  # whose `_wishes` are
         self._attended = True  # the client is there to hear what we say
-        self._first: FirstAttempt | None = None  # that he waits for
+        self._first: AwaitedAttempt | None = None  # that he waits for
         self._held_header = self._held_recipients = 0  # octets of the memory that all share
         self._expected = False
         self._expect(soon=True)

@@ -228,9 +228,7 @@ class Dispatcher:
             and not any(gate.blocks for gate in lane.gates)
         )
 
-    def attempt(
-        self, message: Message, records: Sequence[Record], patience: float
-    ) -> FirstAttempt:
+    def attempt(self, message: Message, records: Sequence[Record], patience: float) -> FirstAttempt:
         """A message that just became durable, and is on hold for its client, who waits."""
         return self._first.begin(message, records, patience)
 

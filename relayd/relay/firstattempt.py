@@ -27,7 +27,7 @@ AT_THE_DOOR = "refused at the door: its client was told, and nobody else"
 COMES_AGAIN = "its client was told to come again, and has it still"
 
 
-class Answer(enum.Enum):
+class ClientHears(enum.Enum):
     """What the client hears."""
 
     OPEN = "open"
@@ -50,7 +50,7 @@ class FirstAttempt:
         self.message = message
         self.records = records
         self.refusals: list[Settlement] = []  # as long as nothing else was heard
-        self.answer = Answer.OPEN
+        self.answer = ClientHears.OPEN
         self._attempts = attempts
         self._unheard = len(records)
         self._refused: Deferred[bool] = Deferred()
@@ -70,7 +70,7 @@ class FirstAttempt:
     async def refuse(self) -> bool:
         """Record the refusals. False: that is not done yet, and 5xx may not be said."""
         done = await self._attempts.refused(self)
-        self._end(Answer.REFUSED)
+        self._end(ClientHears.REFUSED)
         return done
 
     async def report(self) -> None:
@@ -80,12 +80,12 @@ class FirstAttempt:
     def take(self) -> None:
         """The client hears 250; the spool knows it."""
         self._attempts.taken(self)
-        self._end(Answer.TAKEN)
+        self._end(ClientHears.TAKEN)
 
     def come_again(self) -> None:
         """The client hears 4xx, for the spool does not know it."""
         self._attempts.untaken(self)
-        self._end(Answer.COME_AGAIN)
+        self._end(ClientHears.COME_AGAIN)
 
     # for the dispatcher
 
@@ -95,7 +95,7 @@ class FirstAttempt:
         """A delivery has brought these; what of them is to be recorded and reported as usual."""
         recipients = delivery.records
         states = {each.state for each in settlements}
-        if self.answer is Answer.OPEN:
+        if self.answer is ClientHears.OPEN:
             self._unheard -= len(recipients)
             if len(settlements) == len(recipients) and states == {RecipientState.FAILED}:
                 self.refusals += settlements
@@ -104,13 +104,13 @@ class FirstAttempt:
             else:
                 self._decide(refused=False)
         # what was delivered is recorded at once: it would be delivered twice
-        if self.answer is Answer.OPEN and states != {RecipientState.DELIVERED}:
+        if self.answer is ClientHears.OPEN and states != {RecipientState.DELIVERED}:
             answered: Deferred[None] = Deferred()
             self._waiting.append(answered)
             await answered
-        if self.answer is Answer.REFUSED:
+        if self.answer is ClientHears.REFUSED:
             return []
-        if self.answer is Answer.COME_AGAIN:
+        if self.answer is ClientHears.COME_AGAIN:
             return [each for each in settlements if each.state is RecipientState.DELIVERED]
         return settlements
 
@@ -120,7 +120,7 @@ class FirstAttempt:
                 self._timer.cancel()
             self._refused.callback(refused)
 
-    def _end(self, answer: Answer) -> None:
+    def _end(self, answer: ClientHears) -> None:
         self.answer = answer
         waiting, self._waiting = self._waiting, []
         for each in waiting:
@@ -157,9 +157,7 @@ class FirstAttempts:
         self._report = report
         self.open: dict[int, FirstAttempt] = {}
 
-    def begin(
-        self, message: Message, records: Sequence[Record], patience: float
-    ) -> FirstAttempt:
+    def begin(self, message: Message, records: Sequence[Record], patience: float) -> FirstAttempt:
         """Attempt what is on hold for its client, who waits for at most so many seconds."""
         queued = [replace(each, state=RecipientState.QUEUED, last=None) for each in records]
         first = FirstAttempt(message, queued, self._clock, patience, self)
@@ -182,7 +180,7 @@ class FirstAttempts:
         if first is None:
             return settlements
         left = await first.heard(delivery, settlements)
-        if first.answer is Answer.COME_AGAIN and self._under_way(ident) <= 1:
+        if first.answer is ClientHears.COME_AGAIN and self._under_way(ident) <= 1:
             self.open.pop(ident, None)
         return left
 

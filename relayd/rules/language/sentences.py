@@ -278,9 +278,7 @@ def read_route(words: Words) -> Route:
         )
     patience = _patience(words)
     needed = when(words)
-    return Route(
-        tests, hops, table or "", patience=patience, when=needed, place=words.verb.place
-    )
+    return Route(tests, hops, table or "", patience=patience, when=needed, place=words.verb.place)
 
 
 def _patience(words: Words) -> str:

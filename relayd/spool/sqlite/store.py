@@ -36,7 +36,7 @@ from relayd.spool.sqlite.syncer import Syncer
 from relayd.spool.sqlite.writer import Writer
 from relayd.spool.sqlite.writes import (
     Acceptance,
-    Answer,
+    ClientAnswered,
     LetGo,
     OperatorWrite,
     RerouteWrite,
@@ -247,7 +247,7 @@ class Spool:
     def answered(self, ident: int) -> Awaitable[None]:
         """The client of this message is about to hear 250."""
         promise: Promise[None] = self._bridge.promise()
-        return self._write(promise, Answer(promise, ident))
+        return self._write(promise, ClientAnswered(promise, ident))
 
     def _report_rows(self, report: NewMessage) -> NewRows:
         data = report.content

@@ -248,7 +248,7 @@ class OperatorWrite(Write):
         return self._at[0] >= self._last
 
 
-class Answer(Write):
+class ClientAnswered(Write):
     """The client of a message is about to hear 250."""
 
     def __init__(self, promise: Promise[Any], ident: int) -> None:
