@@ -30,10 +30,10 @@ class AwaitedAttempt(Protocol):
     def hurry(self) -> None:
         """Nobody waits any longer."""
 
-    async def refuse(self) -> bool:
+    def refuse(self) -> Awaitable[bool]:
         """Record the refusals without a report; False: 5xx may not be said."""
 
-    async def report(self) -> None:
+    def report(self) -> Awaitable[None]:
         """After `refuse`: nobody was there to be told."""
 
     def take(self) -> None:

@@ -8,6 +8,7 @@ from tests.faults import throttles, bounces, beside, pests, dropfolder, unread, 
 from tests.faults.run import FAULTS, run
 
 __all__ = [
-    "FAULTS", "beside", "bounces", "checks", "crowds", "cutthrough", "disks", "doors", "dropfolder", "hands",
-    "hops", "hostile", "kills", "links", "memory", "names", "pests", "run", "throttles", "unread",
+    "FAULTS", "beside", "bounces", "checks", "crowds", "cutthrough", "disks", "doors",
+    "dropfolder", "hands", "hops", "hostile", "kills", "links", "memory", "names", "pests", "run",
+    "throttles", "unread",
 ]  # fmt: skip

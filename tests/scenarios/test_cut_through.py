@@ -251,7 +251,7 @@ class Clients(CutThroughCase):
                 self.assertEqual(client.recv(100), b"")
             self.one.script = None
             relay.start()
-            wait_until(lambda: "let go" in relay.log(400), "it is let go")
+            wait_until(lambda: "let go" in relay.log(400), "it is let go")  # noqa: B023
             self.nothing_left(relay)
             self.assertEqual(len(self.one.arrived), before)
             self.one.script = words

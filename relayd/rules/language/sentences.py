@@ -283,14 +283,18 @@ def read_route(words: Words) -> Route:
 
 def _patience(words: Words) -> str:
     """`[cut-through TIME]`: how long the client waits for the first attempt."""
+    token = words.peek()
     if not words.skip_word("cut-through"):
+        if token is not None and token.text.lower().startswith("cut"):
+            raise words.missing('"cut-through" and a time')
         return ""
     token = words.peek()
-    seconds = words.duration(1.0)
+    seconds = words.duration()
     assert token is not None
-    if seconds > MOST_PATIENCE:
+    if not 1.0 <= seconds <= MOST_PATIENCE:
+        most = f"{MOST_PATIENCE // 60}m"
         raise words.complain(
-            f"{token.text} is too long", f"expected 1s to {MOST_PATIENCE // 60}m: clients give up"
+            f"{token.text} is out of range", f"expected 1s to {most}: clients give up"
         )
     return token.text
 
