@@ -210,6 +210,7 @@ class Settings:
     errors_per_session: int = setting(number(1, 10_000), "number", default=20)
     sessions: int = setting(number(0, 1_000_000), "number, 0: any", default=12_000)
     sessions_per_client: int = setting(number(0, 1_000_000), "number, 0: any", default=50)
+    cut_through_share: int = setting(number(0, 100), "percent of sessions", default=20)
     new_sessions_per_minute: int = setting(number(0, 1_000_000), "number, 0: any", default=0)
     bare_newlines: str = setting(
         choice("reject", "normalise"), "reject or normalise", default="reject"

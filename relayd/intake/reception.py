@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from relayd.authentication.results import without_forged
 from relayd.intake.checks import MESSAGE_GREW, Checks, Objection, ReceivedContent, at_once
 from relayd.intake.counting import take_back
+from relayd.intake.cutthrough import AwaitedAttempt, CutThrough, refusal
 from relayd.intake.deadlines import SessionPhase
 from relayd.intake.examination import Examination, Filtered, Filters
 from relayd.intake.filterdesk import FilterDesk
@@ -165,6 +166,7 @@ class Intake:
     wishes: Callable[[bool], Wishes] = lambda trusted: TRUSTED if trusted else STRANGERS
     # ^ for reports, honoured from a client that is trusted or not
     gatherer: Gatherer | None = None  # for what rules look at and others know; None: no rule does
+    cut_through: CutThrough | None = None  # for clients that may wait for the first attempt
     names: ClientNames | None = None  # of clients; None: nobody looks them up
     checks: Checks | None = None  # who else is asked before mail is taken
     filters: Filters | None = None  # who else reads the content; None: no rule asks any
@@ -207,6 +209,8 @@ class Reception:
         self._failure: Reply | None = None  # known before the end of content
         self._wishes = STRANGERS
         self._wishing: tuple[Ruleset, Client] | None = None  # whose `_wishes` are
+        self._attended = True  # the client is there to hear what we say
+        self._first: AwaitedAttempt | None = None  # that he waits for
         self._held_header = self._held_recipients = 0  # octets of the memory that all share
         self._expected = False
         self._expect(soon=True)
@@ -291,6 +295,13 @@ class Reception:
         held = self._held_header + self._held_recipients
         self._held_header = self._held_recipients = 0
         self.rollback()
+        cut_through = self._intake.cut_through
+        if transaction.patience and cut_through is not None and self._attended:
+            places = cut_through.place(submission)
+            if places is not None:
+                submission = replace(submission, state=RecipientState.HELD, unanswered=True)
+                waiting = self._commit(transaction, draft, submission, held)
+                return Pending(cut_through.until(waiting, places), phase=SessionPhase.COMMIT)
         commit = self._commit(transaction, draft, submission, held)
         return Pending(commit, phase=SessionPhase.COMMIT)
 
@@ -314,13 +325,18 @@ class Reception:
         finally:
             if held:
                 intake.memory.change(held, 0)
+        if submission.unanswered:
+            refused = await self._after_first_attempt(transaction, message, records)
+            if refused is not None:
+                return refused
         self.messages += 1
         reply = Reply(250, 0, 0, (f"queued as {ident_text(message.ident)}",))
         # it is ours: whatever goes wrong from here on, the client hears so
-        with contextlib.suppress(MemoryError):
-            intake.log.accepted(message, records, max(intake.clock() - transaction.started, 0.0))
-        with contextlib.suppress(MemoryError):
-            self._hand_over(message, records, submission)
+        if not submission.unanswered:
+            with contextlib.suppress(MemoryError):
+                intake.log.accepted(message, records, max(intake.clock() - transaction.started, 0))
+            with contextlib.suppress(MemoryError):
+                self._hand_over(message, records, submission)
         try:
             for each in transaction.shadows(records):
                 path = submission.envelope.reverse_path
@@ -331,8 +347,54 @@ class Reception:
             intake.log.trouble("after the commit", id=str(message), error=repr(error))
         return reply
 
+    async def _after_first_attempt(
+        self, transaction: ReceivedTransaction, message: Message, records: tuple[Record, ...]
+    ) -> Reply | None:
+        """Why it is not taken after all; None: it is (see relayd.relay.firstattempt).
+
+        The spool always knows before the client what he is about to hear.
+        """
+        intake = self._intake
+        cut_through, now = intake.cut_through, intake.clock()
+        assert cut_through is not None
+        intake.log.accepted(message, records, max(now - transaction.started, 0.0))
+        first = self._first = cut_through.attempt(message, records, transaction.patience)
+        if not self._attended:
+            first.hurry()
+        refused = await first.refused_by_all()
+        self._first = None
+        reply: Reply | None = None
+        why = f"{message}: refused where it goes"
+        if refused and self._attended:
+            if not await first.refuse():
+                reply, why = _TROUBLE, f"{message}: its outcome cannot be recorded"
+            elif self._attended:
+                reply = refusal(first.refusals, utf8=transaction.envelope.smtputf8)
+            else:
+                await first.report()
+        else:
+            try:
+                await cut_through.answered(message.ident)
+                first.take()
+            except SpoolError as error:
+                first.come_again()
+                reply, why = self._spool_reply(error), error.reason
+        if reply is None:
+            return None
+        take_back(transaction.counted)
+        return self._refuse("end of content", reply, why)
+
+    def nobody_waits(self) -> None:
+        """The client has gone, or is to go: what is under way for him ends as it stands."""
+        self._attended = False
+        if self._first is not None:
+            self._first.hurry()
+
     def leave(self) -> None:
         """The session is over, or another client's: tell of the refusals that have no line."""
+        self._attended = False
+        if self._first is not None:
+            self._first.hurry()
         if self._naming is not None:
             self._naming.cancel()
             self._naming = None
@@ -396,6 +458,7 @@ class Reception:
         self.rollback()
         self.client = client
         self.messages = self.refused = 0
+        self._attended = True
         if self._naming is not None:  # another one's
             self._naming.cancel()
             self._naming = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -71,6 +72,7 @@ class ReceivedTransaction:
         "envelope",
         "full",
         "longest_section",
+        "patience",
         "signs",
         "started",
         "told",
@@ -83,6 +85,7 @@ class ReceivedTransaction:
         self.destinations = 0  # final recipients so far, repetitions counted
         self.edits_header = False  # the rules will change the header section for somebody
         self.signs = False  # ... or have a copy signed
+        self.patience = math.inf  # seconds for which all routes let the client wait; 0: not all
         self.longest_section = 0  # octets of the longest that leaves, without what is ours above it
         self.full: Reply | None = None  # what every further recipient hears
         self.addressees: dict[Identity, Addressee] = {}  # whom RCPT has named with success
@@ -108,6 +111,8 @@ class ReceivedTransaction:
                 self.edits_header = True
             if destination.signed_by:
                 self.signs = True
+            if destination.cut_through < self.patience:
+                self.patience = destination.cut_through
 
     def drop(self, named: Identity) -> None:
         """Somebody objects to what `add` took in last: it is not counted either."""
@@ -128,6 +133,7 @@ class ReceivedTransaction:
         """Other plans for all addressees, in their order."""
         self.destinations = 0
         self.edits_header = self.signs = False
+        self.patience = math.inf
         for (named, addressee), plan in zip([*self.addressees.items()], plans, strict=True):
             addressee.plan = plan
             self.add(named, addressee)

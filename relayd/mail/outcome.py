@@ -77,6 +77,10 @@ def held(by: str) -> Outcome:
     return Outcome(Reply.of(450, "4.7.0", printable(f"Held by {by}")))
 
 
+UNANSWERED = Outcome(Reply.of(450, "4.7.0", "Held until its client is answered"))
+"""Why a recipient is on hold while its client waits for how the first attempt ends."""
+
+
 def failed(status: str, text: str, *, code: int = 550, why: str = "") -> Outcome:
     """A permanent outcome of our own making."""
     return Outcome(Reply.of(code, status, text), blame=Blame.RECIPIENT, why=why)

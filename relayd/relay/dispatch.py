@@ -22,6 +22,7 @@ from relayd.mail.outcome import NOT_CONFIGURED, Blame, Outcome, postponed
 from relayd.mail.pacing import Pacing
 from relayd.reactor.coroutine import promise
 from relayd.relay.courier import Hop, ICourier
+from relayd.relay.firstattempt import FirstAttempt, FirstAttempts
 from relayd.relay.gathering import Gathering, bad_news
 from relayd.relay.lessons import Lessons
 from relayd.relay.limits import RelayLimits
@@ -123,6 +124,16 @@ class Dispatcher:
         )
         self._busy: dict[int, Delivery] = {}  # until the outcome is recorded
         self._disowned: set[int] = set()  # ... of those, what the operator has changed
+        self._first = FirstAttempts(
+            clock,
+            self._settling,
+            log,
+            accept=self.accept,
+            look_for=self._look_for,
+            forget=self.forget,
+            under_way=self._under_way,
+            report=self._report,
+        )
         self._quiet: Deferred[None] | None = None
         self._keeping: IDelayedCall | None = None
         self._origins = Origins(log, now, random)
@@ -154,6 +165,7 @@ class Dispatcher:
         self._scheduler.close()
         for seeking in list(self._seeking):
             seeking.cancel()
+        self._first.stop()
         self._courier.close()
         self._gathering.stop()
         await self._quiet_within(grace)
@@ -184,20 +196,41 @@ class Dispatcher:
 
     # what the rest of relayd says to us
 
-    def accept(self, message: Message, records: Sequence[Record]) -> None:
-        """A message that just became durable: it leaves at once if its lane has room."""
+    def accept(self, message: Message, records: Sequence[Record]) -> bool:
+        """A message that just became durable: it leaves at once if its lane has room.
+
+        Whether all of it is in memory; the rest is found in the table in time.
+        """
         if len(records) != 1 or records[0].state is not RecipientState.QUEUED:
             records = [record for record in records if record.state is RecipientState.QUEUED]
             if not records:
-                return
-        scheduler = self._scheduler
+                return False
+        scheduler, loaded = self._scheduler, True
         for delivery in deliveries(message, records):
             lane = scheduler.lane(delivery.records[0].recipient.destination)
             if lane.unserved and lane.standing is Standing.DOWN and lane.new(delivery):
                 scheduler.probe(lane)
-            self._queue.offer(lane, delivery, scheduler.slots(lane))
+            if not self._queue.offer(lane, delivery, scheduler.slots(lane)):
+                loaded = False
             scheduler.line_up(lane)
         scheduler.pump()
+        return loaded
+
+    def prompt(self, destination: str) -> bool:
+        """Whether mail that comes now is attempted soon."""
+        if self._phase is not Phase.RUNNING or self.stalled:
+            return False
+        lane = self._queue.lanes.get(destination)
+        return lane is None or (
+            lane.standing is Standing.OPEN
+            and not lane.more
+            and lane.suspended is None
+            and not any(gate.blocks for gate in lane.gates)
+        )
+
+    def attempt(self, message: Message, records: Sequence[Record], patience: float) -> FirstAttempt:
+        """A message that just became durable, and is on hold for its client, who waits."""
+        return self._first.begin(message, records, patience)
 
     def retry(self, destinations: Iterable[str] | None = None) -> None:
         """Look at the table again; a lane that is down probes now. None: all lanes."""
@@ -229,6 +262,10 @@ class Dispatcher:
     def bring_back(self, keys: Collection[Key], destinations: Iterable[str]) -> None:
         """They were changed, or not; something may be due for these destinations."""
         self._queue.bring_back(keys)
+        self._look_for(destinations)
+
+    def _look_for(self, destinations: Iterable[str]) -> None:
+        """Something may be due for these."""
         for destination in destinations:
             lane = self._scheduler.lane(destination)
             lane.more = True
@@ -403,6 +440,8 @@ class Dispatcher:
         lane.more = True
         self._scheduler.landed(lane, shares)
         self._log.attempted(message, settlements, 0.0)
+        if self._first.open:
+            settlements = [*await self._first.heard(delivery, settlements)]
         self._done(lane, delivery, await self._settle(message, settlements))
 
     # one delivery
@@ -455,6 +494,8 @@ class Dispatcher:
             scheduler.line_up(lane)
         scheduler.pump()  # the next one leaves while this one is being recorded
         recorded: Sequence[Settlement] | None = settlements
+        if self._first.open:
+            settlements = [*await self._first.heard(delivery, settlements)]
         if not _as_hoped(settlements):
             final = isinstance(hop, Hop) and hop.final
             recorded = await self._settle(delivery.message, settlements, final=final)
@@ -543,17 +584,34 @@ class Dispatcher:
         if not settlements:
             return settlements
         settlements, reports = self._reports(message, settlements, final=final)
-        new = [letter for _, letter in reports]
-        stored = await self._settling.record(settlements, new)
+        return settlements if await self._stored(message, settlements, reports) else None
+
+    async def _report(self, message: Message, settlements: Sequence[Settlement]) -> None:
+        """What these are owed that are recorded by now."""
+        _, reports = self._reports(message, settlements, final=False)
+        if reports:
+            await self._stored(message, (), reports)
+
+    async def _stored(
+        self,
+        message: Message,
+        settlements: Sequence[Settlement],
+        reports: Sequence[tuple[Report | Smaller, NewMessage]],
+    ) -> bool:
+        stored = await self._settling.record(settlements, [letter for _, letter in reports])
         if stored is None:
-            return None
+            return False
         known = {letter.ident: report for report, letter in reports}
         for letter, records in stored:
             report = known.get(letter.ident)
             if report is not None:
                 self._log.report(message, str(letter), str(report.to), report.kind)
             self.accept(letter, records)
-        return settlements
+        return True
+
+    def _under_way(self, ident: int) -> int:
+        """Deliveries of this message whose outcome is not recorded."""
+        return sum(each.message.ident == ident for each in self._busy.values())
 
     def _reports(
         self, message: Message, settlements: Sequence[Settlement], *, final: bool

@@ -19,6 +19,7 @@ from relayd.dns.resolver import Resolver
 from relayd.dns.reverse import ReverseNames
 from relayd.intake.accepting import AcceptBalancer
 from relayd.intake.accounttables import AccountTables
+from relayd.intake.cutthrough import CutThrough
 from relayd.intake.filterdesk import FilterDesk
 from relayd.intake.gatheredfacts import Gatherer
 from relayd.intake.limits import Admission, SessionLimits
@@ -377,7 +378,8 @@ class Gateway(Service):
 
     def _make_service(self, sessions: SharedCounters | None) -> SmtpService:
         settings = self._configuration.settings
-        spool = self.shards[0].spool
+        spool, dispatcher = self.shards[0].spool, self.shards[0].dispatcher
+        self._cut_through = CutThrough(dispatcher.attempt, dispatcher.prompt, spool.answered)
         intake = Intake(
             trace=TraceField(settings.hostname),
             rules=lambda: self._configuration.settings.ruleset,
@@ -392,6 +394,7 @@ class Gateway(Service):
             turn=lambda: deferLater(self._reactor, 0),
             sign=Signing(lambda: self._configuration.settings.signing, time.time, self._log).fields,
             gatherer=self._gatherer_for(settings),
+            cut_through=self._cut_through,
             wishes=lambda trusted: self._configuration.settings.wishes(trusted=trusted),
         )
         return SmtpService(
@@ -445,6 +448,7 @@ class Gateway(Service):
         }
         self._service.admission.limits = limits.session_limits(now, self._workers)
         self._service.normal = limits.deadlines(now)
+        self._cut_through.most = limits.cut_through(now, self._workers)
         self._service.tighten()  # who is here already: his time may be shorter now
         self._service.policies = self._policies.of(now)
 

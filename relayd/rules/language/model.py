@@ -193,10 +193,16 @@ class Route(Rule):
     table: str = ""  # a transport table
     direct_first: bool = False  # the domain's exchangers before the hops
     source: str = ""  # whose address the way to them begins at
+    patience: str = ""  # as it is written: how long the client waits for the first attempt
 
     @property
     def tests(self) -> tuple[Condition, ...]:
         return self.conditions + self.when
+
+    @property
+    def cut_through(self) -> float:
+        """Seconds; 0: the client does not wait."""
+        return (seconds_of(self.patience) or 0.0) if self.patience else 0.0
 
     @property
     def next_hop(self) -> str:
@@ -211,6 +217,8 @@ class Route(Rule):
         words += [spaces(self.conditions)] if self.conditions else []
         if self.hops or not self.table:
             words.append(Direction.parse(self.next_hop).words)
+        if self.patience:
+            words.append(f"cut-through {self.patience}")
         return " ".join(words)
 
 
