@@ -162,8 +162,9 @@ class Intake:
     edit: Callable[[Ruleset, tuple[int, ...], bytes], bytes] = edit_header
     sign: Callable[[tuple[str, ...], bytes, bytes], bytes] = lambda names, section, body: b""
     # ^ the fields that sign, in these names, a header section and a body by its hash
-    wishes: Callable[[bool], Wishes] = lambda trusted: TRUSTED if trusted else STRANGERS
-    # ^ for reports, honoured from a client that is trusted or not
+    wishes: Callable[[Ruleset, Client], Wishes] = lambda ruleset, client: (
+        TRUSTED if ruleset.trusts(client) else STRANGERS
+    )  # for reports, honoured from a client
     gatherer: Gatherer | None = None  # for what rules look at and others know; None: no rule does
     names: ClientNames | None = None  # of clients; None: nobody looks them up
     checks: Checks | None = None  # who else is asked before mail is taken
@@ -497,7 +498,7 @@ class Reception:
         known, client = self._wishing, self.client
         if known is None or known[0] is not ruleset or known[1] is not client:
             self._wishing = ruleset, client
-            self._wishes = self._intake.wishes(ruleset.trusts(client))
+            self._wishes = self._intake.wishes(ruleset, client)
 
     def _rcpt(self, event: events.Rcpt) -> Reply | Pending[Any]:
         gathering = self._gathering
