@@ -13,7 +13,8 @@ from relayd.reactor.coroutine import log_bug, spawn
 from relayd.relay.keptreports import KeptReports
 from relayd.report.backscatter import KeptSummary
 
-PERIOD = 10.0  # seconds between two looks: an operator may have asked for it
+PERIOD = 2.0  # seconds between two looks whether anything has changed: an operator may have asked
+UNCHANGED = 60.0  # ... and where nothing has, whether it is time
 
 Tell = Callable[[Sequence[KeptSummary]], Awaitable[None]]
 """Puts the digest into the spool; raises OSError."""
@@ -38,6 +39,8 @@ class Digests:
         self._log = log
         self._now = now
         self._timer: IDelayedCall | None = None
+        self._seen = 0
+        self._next = 0.0
 
     def start(self) -> None:
         """Look now and then."""
@@ -50,9 +53,11 @@ class Digests:
         self._timer = None
 
     def _look(self) -> None:
-        if not self._kept.some:
+        changed, now = self._kept.changed, self._clock.seconds()
+        if not changed or (changed == self._seen and now < self._next):
             self.start()
         else:
+            self._seen, self._next = changed, now + UNCHANGED
             spawn(self._looked(), partial(log_bug, self._log, "digest not sent"))
 
     async def _looked(self) -> None:

@@ -56,6 +56,14 @@ class KeptReports:
         """Whether there ever were any."""
         return self._path.exists()
 
+    @property
+    def changed(self) -> int:
+        """When something was changed last, in nanoseconds; 0: there never were any."""
+        try:
+            return self._path.stat().st_mtime_ns
+        except OSError:
+            return 0
+
     def add(self, kept: Sequence[KeptReport]) -> None:
         """These as well, in one transaction."""
         with self._database() as database:

@@ -119,7 +119,7 @@ class Budgets(StrangersCase):
         self.assertEqual(summary.clients[0].name, "192.0.2.1")
         told = [each for each in self.world.log.notices if each.startswith("report kept back")]
         self.assertEqual(len(told), 3)
-        self.world.wait(DAY, step=HOUR)
+        self.world.wait(DAY + HOUR, step=HOUR)
         self.send("ann@forged.example")
         self.assertEqual(len(self.sent()), 3)
 
