@@ -403,6 +403,7 @@ class Gateway(Service):
     def _make_service(self, sessions: SharedCounters | None) -> SmtpService:
         settings = self._configuration.settings
         spool = self.shards[0].spool
+        signing = Signing(lambda: self._configuration.settings.signing, time.time, self._log)
         intake = Intake(
             trace=TraceField(settings.hostname),
             rules=lambda: self._configuration.settings.ruleset,
@@ -415,7 +416,8 @@ class Gateway(Service):
             untold=self._refused_log.note,
             guesses=self._guesses,
             turn=lambda: deferLater(self._reactor, 0),
-            sign=Signing(lambda: self._configuration.settings.signing, time.time, self._log).fields,
+            sign=signing.fields,
+            seal=signing.seal,
             gatherer=self._gatherer_for(settings),
             wishes=lambda _, client: self._configuration.settings.wishes(client),
         )

@@ -72,7 +72,8 @@ def seal(content: bytes, name: str = "r", records: Zone | None = None) -> bytes:
 
 
 def by_dkimpy(content: bytes, records: Zone | None = None) -> str:
-    known = {name: text for (name, _), (text,) in (zone() if records is None else records).items()}
+    asked = zone() if records is None else records
+    known = {name: texts[0] for (name, _), texts in asked.items() if texts}
 
     def record(name: bytes, timeout: int = 5) -> bytes | None:
         found = known.get(name.decode().rstrip("."))
