@@ -22,7 +22,7 @@ from relayd.config.logins import (
 )
 from relayd.config.logins import hop_problems as unknown_logins
 from relayd.config.oauth import with_secrets
-from relayd.config.peers import PROXY, XCLIENT, peer_problems
+from relayd.config.peers import PROXY, XCLIENT, Peers, peer_problems
 from relayd.config.reports import checked
 from relayd.config.settings import (
     SPECS,
@@ -322,6 +322,11 @@ class _Loader:
         ]
         known = {item.name for item in self._items if isinstance(item, TableDef)} | broken
         peers = [(each.peers(name), place) for each, place in given for name in (PROXY, XCLIENT)]
+        peers += [
+            (each.value[1], each.place)
+            for each in self._settings.get("reports", ())
+            if isinstance(each.value, tuple) and isinstance(each.value[1], Peers)
+        ]
         names = [str(each) for each, _ in given] or list(map(str, Settings.listeners))
         return [
             *peer_problems(peers, tables, known),

@@ -84,6 +84,8 @@ def parser(run: Mapping[str, Run]) -> argparse.ArgumentParser:
     tlsreport.add_options(telling)
     _add_held(command("held", "what is kept back, and why; release it or discard it"))
     _add_limits(command("limits", "who is near a limit of the rules, or has reached it"))
+    kept = command("backscatter", "reports that strangers did not get, and why")
+    kept.add_argument("--send", action="store_true", help="the digest to the postmaster, now")
     command("restart", "replace one worker after the other, refusing nobody")
     command("pace", "how fast mail goes where it does not go as it comes, and why")
     command("blame", "whose mail providers refuse for what it is")

@@ -380,6 +380,13 @@ def limits(options: argparse.Namespace) -> int:
     return FAILED if options.forget and not answer["forgotten"] else OK
 
 
+def backscatter(options: argparse.Namespace) -> int:
+    """Which reports were kept from strangers."""
+    answer = daemon(options).answer("backscatter", send=options.send)
+    _show(options, answer, text.kept_lines(answer))
+    return FAILED if options.send and not answer["asked"] else OK
+
+
 def bring_over(options: argparse.Namespace) -> int:
     """Make a configuration out of another mail server's."""
     from relayd.verification import command as migrating
@@ -509,6 +516,7 @@ _RUN: dict[str, Run] = {
     "dkim": dkim,
     "held": held,
     "limits": limits,
+    "backscatter": backscatter,
     "import": bring_over,
     "spool": spool,
     "tls-report": tls_report,

@@ -78,9 +78,10 @@ class Gatherer:
         self._lists: tuple[Ruleset | None, Mapping[str, DnsList]] = (None, {})
         self._told: dict[str, float] = {}  # by its name: when somebody's trouble was said last
 
-    def vouching(self, *, dmarc: bool) -> Vouching:
+    def vouching(self, *, dmarc: bool, arc: bool = False) -> Vouching:
         """For one message."""
-        return Vouching(self._reactor, self._of_strangers, self._clock, PATIENCE, dmarc=dmarc)
+        records = self._of_strangers
+        return Vouching(self._reactor, records, self._clock, PATIENCE, dmarc=dmarc, arc=arc)
 
     def gathering(self) -> GatheredFacts:
         """For one session."""

@@ -6,7 +6,7 @@ import contextlib
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from relayd.authentication.results import without_forged
 from relayd.intake.checks import MESSAGE_GREW, Checks, Objection, ReceivedContent, at_once
@@ -46,6 +46,7 @@ from relayd.rules.conditions.senderpolicy import SENDER_POLICY
 from relayd.rules.evaluate import Facts, evaluate, examine
 from relayd.rules.fact import Fact, Known
 from relayd.rules.header import TooManyFieldsError, edit_header
+from relayd.rules.language.model import SEALS
 from relayd.rules.ruleset import Ruleset
 from relayd.rules.srsstage import FORGED
 from relayd.rules.storedfact import kept
@@ -53,6 +54,9 @@ from relayd.rules.view import Unasked
 from relayd.smtp import events
 from relayd.spool.errors import SpoolError, SpoolFull
 from relayd.spool.interface import AnyDraft
+
+if TYPE_CHECKING:  # what verifies takes its time to load, and its memory
+    from relayd.authentication.arc import ArcResult
 
 _MAIL_OK = Reply.of(250, "2.1.0", "Ok")
 _HELLO_OK = Reply.bare(250)
@@ -163,8 +167,11 @@ class Intake:
     edit: Callable[[Ruleset, tuple[int, ...], bytes], bytes] = edit_header
     sign: Callable[[tuple[str, ...], bytes, bytes], bytes] = lambda names, section, body: b""
     # ^ the fields that sign, in these names, a header section and a body by its hash
-    wishes: Callable[[bool], Wishes] = lambda trusted: TRUSTED if trusted else STRANGERS
-    # ^ for reports, honoured from a client that is trusted or not
+    seal: Callable[[str, bytes, bytes, ArcResult, bytes], bytes] = lambda *of: b""
+    # ^ ... those that seal the chain that it came with, with our results
+    wishes: Callable[[Ruleset, Client], Wishes] = lambda ruleset, client: (
+        TRUSTED if ruleset.trusts(client) else STRANGERS
+    )  # for reports, honoured from a client
     gatherer: Gatherer | None = None  # for what rules look at and others know; None: no rule does
     cut_through: CutThrough | None = None  # for clients that may wait for the first attempt
     names: ClientNames | None = None  # of clients; None: nobody looks them up
@@ -560,7 +567,7 @@ class Reception:
         known, client = self._wishing, self.client
         if known is None or known[0] is not ruleset or known[1] is not client:
             self._wishing = ruleset, client
-            self._wishes = self._intake.wishes(ruleset.trusts(client))
+            self._wishes = self._intake.wishes(ruleset, client)
 
     def _rcpt(self, event: events.Rcpt) -> Reply | Pending[Any]:
         gathering = self._gathering
@@ -873,7 +880,7 @@ class Reception:
         if failure is not None:
             return failure
         transaction, header, ruleset = self._transaction, self._header, self._ruleset
-        limits, edit, sign = self._intake.limits, self._intake.edit, self._intake.sign
+        limits, edit = self._intake.limits, self._intake.edit
         if transaction is None or header is None or ruleset is None:
             return _TROUBLE
         section, size = header.octets, header.size
@@ -897,7 +904,7 @@ class Reception:
                 facts,
                 ruleset.hash,
                 lambda rules, section: edit(ruleset, rules, section),
-                lambda names, section: sign(names, section, self._body_hash),
+                lambda names, section: self._signed(names, section, facts.results),
             )
         except TooManyFieldsError:
             return _TOO_MANY_FIELDS
@@ -911,6 +918,17 @@ class Reception:
             if self._draft.size - len(self._trace) - size + grown > limits.message_size:
                 return MESSAGE_GREW
         return submission
+
+    def _signed(self, names: tuple[str, ...], section: bytes, results: bytes) -> bytes:
+        """The fields that sign a header section in these names; one of them may seal it."""
+        signers = tuple([name for name in names if not name.startswith(SEALS)])
+        body = self._body_hash
+        signed = self._intake.sign(signers, section, body) if signers else b""
+        chain = None if self._vouched is None else self._vouched.arc
+        if chain is None or len(signers) == len(names):
+            return signed
+        sealer = next(name for name in names if name.startswith(SEALS)).removeprefix(SEALS)
+        return self._intake.seal(sealer, signed + section, body, chain, results) + signed
 
     async def _hash_body(self) -> Objection:
         """The body as it leaves is in the draft, whoever wrote it: for all signatures of it."""

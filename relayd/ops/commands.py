@@ -92,7 +92,7 @@ class Oauth(Protocol):
 
 
 class CountsDesk(Protocol):
-    """Who answers `relayctl limits`."""
+    """Who answers `relayctl limits`, or `relayctl backscatter`."""
 
     def answer(self, request: Request, who: str) -> Document:
         """The answer to one request; raises RequestError."""
@@ -120,6 +120,7 @@ class OperatorCommands:
         suspending: SuspendingDesk | None = None,
         rerouting: ReroutingDesk | None = None,
         limits: CountsDesk | None = None,
+        backscatter: CountsDesk | None = None,
         dkim: Explain | None = None,
         said: Callable[[], Document] = dict,
         filters: Callable[[], Sequence[Document]] = tuple,
@@ -130,6 +131,7 @@ class OperatorCommands:
         self._backends = backends
         self._oauth = oauth
         self._limits = limits
+        self._backscatter = backscatter
         self._dkim = dkim
         self._said = said
         self._filters = filters
@@ -164,6 +166,9 @@ class OperatorCommands:
             return
         if name == "limits" and self._limits is not None:
             await stream.send({"answer": self._limits.answer(request, who)})
+            return
+        if name == "backscatter" and self._backscatter is not None:
+            await stream.send({"answer": self._backscatter.answer(request, who)})
             return
         if name == "dkim" and self._dkim is not None:
             await stream.send({"answer": await self._dkim(request)})

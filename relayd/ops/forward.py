@@ -128,6 +128,7 @@ class ForwardedCommands:
         log: MailLog,
         oauth: Oauth | None = None,
         limits: CountsDesk | None = None,
+        backscatter: CountsDesk | None = None,
         dkim: Explain | None = None,
         said: Callable[[], Document] = dict,
         clock: Callable[[], float] = time.time,
@@ -143,6 +144,7 @@ class ForwardedCommands:
         self._log = log
         self._oauth = oauth
         self._limits = limits
+        self._backscatter = backscatter
         self._dkim = dkim
         self._said = said
 
@@ -197,6 +199,8 @@ class ForwardedCommands:
             await self._oauth.run(request, stream, who, self)
         elif name == "limits" and self._limits is not None:
             await stream.send({"answer": self._limits.answer(request, who)})
+        elif name == "backscatter" and self._backscatter is not None:
+            await stream.send({"answer": self._backscatter.answer(request, who)})
         elif name == "dkim" and self._dkim is not None:
             await stream.send({"answer": await self._dkim(request)})
         else:

@@ -32,6 +32,7 @@ from relayd.relay.retrypolicy import RetryPolicy, judge, unreported
 from relayd.relay.scheduler import Scheduler, Shares
 from relayd.relay.settling import QueueStore, Settling
 from relayd.relay.sites import SendingSite, Sites, goes_around, located, site_document
+from relayd.relay.strangers import Strangers
 from relayd.relay.survey import UnresolvedError
 from relayd.relay.suspensions import Suspensions
 from relayd.relay.sweep import Sweep
@@ -74,10 +75,12 @@ class Dispatcher:
         limits: RelayLimits | None = None,
         sites: Sites | None = None,
         suspensions: Suspensions | None = None,
+        strangers: Strangers | None = None,
         now: Callable[[], float] = time.time,
         random: Callable[[], float] = default_random.random,
     ) -> None:
         self._sites = sites
+        self._strangers = strangers
         self._suspensions = suspensions
         if suspensions is not None:
             suspensions.told.append(self._suspend)
@@ -583,12 +586,12 @@ class Dispatcher:
     ) -> Sequence[Settlement] | None:
         if not settlements:
             return settlements
-        settlements, reports = self._reports(message, settlements, final=final)
+        settlements, reports = await self._reports(message, settlements, final=final)
         return settlements if await self._stored(message, settlements, reports) else None
 
     async def _report(self, message: Message, settlements: Sequence[Settlement]) -> None:
         """What these are owed that are recorded by now."""
-        _, reports = self._reports(message, settlements, final=False)
+        _, reports = await self._reports(message, settlements, final=False)
         if reports:
             await self._stored(message, (), reports)
 
@@ -613,23 +616,32 @@ class Dispatcher:
         """Deliveries of this message whose outcome is not recorded."""
         return sum(each.message.ident == ident for each in self._busy.values())
 
-    def _reports(
+    async def _reports(
         self, message: Message, settlements: Sequence[Settlement], *, final: bool
     ) -> tuple[Sequence[Settlement], list[tuple[Report | Smaller, NewMessage]]]:
         now = self._now()
         reports: Sequence[Report | Smaller] = ()
+        later: Sequence[Settlement] = ()
         try:
             if message.envelope.reverse_path is not None:
-                reports = owed(
+                mine = owed(
                     message, settlements, now=now, give_up=self._retry_policy.give_up, final=final
                 )
+                strangers = self._strangers
+                if mine and strangers is not None and strangers.concerns(mine):
+                    settlements, mine, later = await strangers.sift(settlements, mine)
+                reports = mine
             elif is_report(message):
                 reports = self._lost.follow(message, settlements)
-            return settlements, [(report, self._write_report(report)) for report in reports]
+            written = [(report, self._write_report(report)) for report in reports]
         except Exception as error:
             self._log.trouble("report not written", message=str(message), why=_traceback(error))
+            settlements, later, written = (), [*settlements, *later], []
+        if later:
             delay = self._retry_policy.delay(1, self._random())
-            return [unreported(each, now=now, delay=delay) for each in settlements], []
+            waiting = [unreported(each, now=now, delay=delay) for each in later]
+            settlements = [*settlements, *waiting]
+        return settlements, written
 
     def _done(self, lane: Lane, delivery: Delivery, recorded: Sequence[Settlement] | None) -> None:
         del self._busy[id(delivery)]

@@ -239,7 +239,7 @@ def _signed(stage: Stage[Sign], view: View, trail: list[Step], said: set[Step]) 
     for entry in stage.candidates(view):
         view.notes.clear()
         if entry.holds(view):
-            names[entry.rule.name] = None
+            names[entry.rule.signer] = None
             step = entry.noted(*view.notes)
             if step not in said:  # once, not for each recipient
                 said.add(step)

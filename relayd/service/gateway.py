@@ -25,6 +25,7 @@ from relayd.intake.gatheredfacts import Gatherer
 from relayd.intake.limits import Admission, SessionLimits
 from relayd.intake.listener import IntakeService
 from relayd.intake.opening import ListenAddress, Ready, nothing_ready
+from relayd.intake.pickup import FOLDER as DROP
 from relayd.intake.pickup import Pickup
 from relayd.intake.policy import ListenerPolicy
 from relayd.intake.reception import Intake
@@ -34,6 +35,7 @@ from relayd.intake.smtpservice import SmtpService
 from relayd.intake.trace import TraceField
 from relayd.login.guesses import Guesses
 from relayd.login.tokenfile import TokenFiles
+from relayd.mail.client import Client
 from relayd.mail.envelope import Recipient
 from relayd.mail.log import MailLog
 from relayd.mail.message import Message, Record
@@ -44,6 +46,7 @@ from relayd.reactor.coroutine import Awaited, promise
 from relayd.reactor.workerpipe import Reactor, in_thread
 from relayd.relay import mailboxes
 from relayd.relay.courier import Hop
+from relayd.relay.digests import Digests
 from relayd.relay.dispatch import Dispatcher
 from relayd.relay.hosts import Hosts
 from relayd.relay.https import Https
@@ -56,9 +59,11 @@ from relayd.relay.route import route
 from relayd.relay.selfdetection import SelfDetection
 from relayd.relay.sites import Sites
 from relayd.relay.smtpout import Courier
+from relayd.relay.strangers import Strangers
 from relayd.relay.suspensions import Suspensions
 from relayd.relay.tokenkeeper import PATIENCE, Keeper
 from relayd.relay.tokens import Tokens
+from relayd.rules.conditions.senderpolicy import SENDER_POLICY
 from relayd.rules.tables.table import Table
 from relayd.service import limits
 from relayd.service.configuration import Configuration, Enquiry
@@ -287,11 +292,34 @@ class Gateway(Service):
         self.explain = enquiry_of(
             reactor, configuration, log, self._resolver, self._names, self._gatherer
         ).explain
+        self._strangers = Strangers(
+            settings.spool,
+            log,
+            time.time,
+            budget=lambda: configuration.settings.report_budget,
+            knows=self._knows,
+            policy=lambda client, sender: self._gatherer.ask(
+                configuration.settings.ruleset, SENDER_POLICY, client, sender
+            ),
+            in_thread=in_thread(reactor),
+        )
         # at rest
         bridge = ReactorBridge(reactor)
         self.shards = tuple(self._shard(number, bridge) for number in shards)
         self._own_mail = OwnMail(
-            self.shards[0].spool, lambda: configuration.settings, self._accept, log
+            self.shards[0].spool,
+            lambda: configuration.settings,
+            self._accept,
+            log,
+            self._strangers,
+        )
+        self._digests = Digests(
+            reactor,
+            self._strangers.kept,
+            self._own_mail.tell_kept,
+            in_thread(reactor),
+            log,
+            time.time,
         )
         self._refused_log = RefusedLog(
             settings.spool / f"shard-{shards[0]}" / REFUSED_LOG_FOLDER,
@@ -372,6 +400,7 @@ class Gateway(Service):
             self._log,
             sites=sites,
             suspensions=self.suspensions,
+            strangers=self._strangers,
         )
         self.lost_addresses.told.append(dispatcher.source_is_back)
         return Shard(number, spool, dispatcher)
@@ -380,6 +409,7 @@ class Gateway(Service):
         settings = self._configuration.settings
         spool, dispatcher = self.shards[0].spool, self.shards[0].dispatcher
         self._cut_through = CutThrough(dispatcher.attempt, dispatcher.prompt, spool.answered)
+        signing = Signing(lambda: self._configuration.settings.signing, time.time, self._log)
         intake = Intake(
             trace=TraceField(settings.hostname),
             rules=lambda: self._configuration.settings.ruleset,
@@ -392,10 +422,11 @@ class Gateway(Service):
             untold=self._refused_log.note,
             guesses=self._guesses,
             turn=lambda: deferLater(self._reactor, 0),
-            sign=Signing(lambda: self._configuration.settings.signing, time.time, self._log).fields,
+            sign=signing.fields,
+            seal=signing.seal,
             gatherer=self._gatherer_for(settings),
             cut_through=self._cut_through,
-            wishes=lambda trusted: self._configuration.settings.wishes(trusted=trusted),
+            wishes=lambda _, client: self._configuration.settings.wishes(client),
         )
         return SmtpService(
             reactor=self._reactor,
@@ -490,6 +521,10 @@ class Gateway(Service):
     def _accept(self, message: Message, records: tuple[Record, ...]) -> None:
         self.shards[0].dispatcher.accept(message, records)
 
+    def _knows(self, client: Client) -> bool:
+        """Whether its mail is no stranger's."""
+        return client.listener == DROP or self._configuration.settings.knows(client)
+
     def _route(self, recipient: Recipient) -> Hop | Outcome:
         settings = self._configuration.settings
         return route(recipient, settings.next_hops, settings.ruleset.pacing.sources)
@@ -524,6 +559,7 @@ class Gateway(Service):
             self._pickup.start()
             self._gatherer.tidy(self._configuration.settings.ruleset)
             self._outbound_tls.reporter.start()
+            self._digests.start()
         self._log.notice(
             "started",
             hostname=self._configuration.settings.hostname,
@@ -548,6 +584,8 @@ class Gateway(Service):
         self._verification.stop()
         self._refused_log.close()
         self.lost_addresses.stop()
+        self._digests.stop()
+        self._strangers.stop()
         for stopped in [promise(shard.stop()) for shard in self.shards]:
             await stopped
         await self._outbound_tls.reporter.stop()
@@ -575,6 +613,7 @@ class Gateway(Service):
                 lambda shard=shard: {  # type: ignore[misc]  # bound early on purpose
                     "deliveries": shard.dispatcher.in_flight,
                     "lost_reports": shard.dispatcher.lost_reports,
+                    "kept_reports": self._strangers.count if shard is self.shards[0] else 0,
                     "sessions": self._service.admission.in_all if shard is self.shards[0] else 0,
                     **(self._pickup.figures() if shard.number == 0 else {}),
                     **(self._outbound_tls.figures() if shard is self.shards[0] else {}),

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
 from relayd.config import Settings
-from relayd.mail.address import Mailbox
+from relayd.mail.address import Mailbox, ReversePath
 from relayd.mail.client import Client
 from relayd.mail.envelope import Envelope, Recipient
 from relayd.mail.log import MailLog
 from relayd.mail.message import Message, Record, Submission
 from relayd.mail.plan import Plan, Verdict
 from relayd.reactor.coroutine import log_bug, spawn
+from relayd.relay.lost import POSTMASTER
+from relayd.relay.strangers import ReportFate, Strangers
+from relayd.report.backscatter import KeptSummary, digest
 from relayd.report.bounce import Report, expanded
 from relayd.report.dsn import Written, write
 from relayd.report.smaller import Smaller
 from relayd.rules.evaluate import Facts, plan_own, plan_postmaster
+from relayd.spool.disk.draft import Draft
 from relayd.spool.errors import SpoolError
 from relayd.spool.sqlite.store import Spool
 from relayd.spool.view import NewMessage
@@ -42,8 +46,14 @@ class OwnMail:
     """Stores mail of our own in one spool and hands it on."""
 
     def __init__(
-        self, spool: Spool, settings: Callable[[], Settings], accept: Accept, log: MailLog
+        self,
+        spool: Spool,
+        settings: Callable[[], Settings],
+        accept: Accept,
+        log: MailLog,
+        strangers: Strangers,
     ) -> None:
+        self._strangers = strangers
         self._spool = spool
         self._settings = settings
         self._accept = accept
@@ -56,6 +66,8 @@ class OwnMail:
 
     async def _tell(self, report: Report) -> None:
         """Store a report that no settlement owes."""
+        if await self._strangers.fate(report) is not ReportFate.SENT:
+            return
         draft = self._spool.create()
         written = _written(report, draft.ident, self._settings())
         draft.write(written.content)
@@ -65,24 +77,48 @@ class OwnMail:
 
     async def submit(self, sender: Mailbox, to: Mailbox, content: bytes) -> None:
         """Store a message to one; raises OSError, which a SpoolError is made into."""
+        recipients = tuple(
+            replace(each, notify=frozenset({"NEVER"}), reverse_path=sender)
+            for each in _recipients(to, self._settings()) or (Recipient(to, to),)
+        )
         try:
-            draft = self._spool.create()
-            draft.write(content)
-            recipients = tuple(
-                replace(each, notify=frozenset({"NEVER"}), reverse_path=sender)
-                for each in _recipients(to, self._settings()) or (Recipient(to, to),)
-            )
-            submission = Submission(
-                Envelope(sender),
-                Client(""),
-                recipients,
-                header_size=content.index(b"\r\n\r\n") + 4,
-                eight_bit=False,
-                utf8_header=False,
-            )
-            letter, records = await draft.commit(submission)
+            await self._store(self._spool.create(), content, sender, recipients)
         except SpoolError as error:
             raise OSError(0, str(error)) from None
+
+    async def tell_kept(self, kept: Sequence[KeptSummary]) -> None:
+        """Tell the postmaster of reports that were not sent; raises OSError likewise."""
+        settings = self._settings()
+        recipients = _postmaster(POSTMASTER, settings)
+        if not recipients:  # a rule throws his mail away
+            return
+        try:
+            draft = self._spool.create()
+            content = digest(
+                kept,
+                ident=draft.ident,
+                hostname=settings.hostname,
+                to=recipients[0].original.ascii,
+                now=time.time(),
+                budget=str(settings.report_budget),
+            )
+            await self._store(draft, content, None, recipients)
+        except SpoolError as error:
+            raise OSError(0, str(error)) from None
+
+    async def _store(
+        self, draft: Draft, content: bytes, sender: ReversePath, to: tuple[Recipient, ...]
+    ) -> None:
+        draft.write(content)
+        submission = Submission(
+            Envelope(sender),
+            Client(""),
+            to,
+            header_size=content.index(b"\r\n\r\n") + 4,
+            eight_bit=False,
+            utf8_header=False,
+        )
+        letter, records = await draft.commit(submission)
         self._accept(letter, records)
 
 

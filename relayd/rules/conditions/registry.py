@@ -16,7 +16,7 @@ from relayd.rules.conditions.name import AtListener, ByHelo, ByLogin
 from relayd.rules.conditions.reversename import ByReverseName
 from relayd.rules.conditions.security import ByCertificate, OverTls
 from relayd.rules.conditions.senderpolicy import BySenderPolicy
-from relayd.rules.conditions.signatures import ByDkim, ByDmarc
+from relayd.rules.conditions.signatures import ByArc, ByDkim, ByDmarc
 from relayd.rules.conditions.size import BySize
 from relayd.rules.conditions.verified import UnknownAt
 from relayd.rules.language.lexer import TokenKind
@@ -36,6 +36,7 @@ ALL: tuple[type[Condition], ...] = (
     ByCount,
     ByFirstSight,
     UnknownAt,
+    ByArc,
     ByDkim,
     ByDmarc,
     BySize,

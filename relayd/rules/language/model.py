@@ -27,6 +27,7 @@ from relayd.rules.language.source import Place, Source
 from relayd.rules.language.words import seconds_of
 
 REWRITTEN = "srs"  # what an `expect` calls a sender that was rewritten: the hash is secret
+SEALS = "arc "  # how a signer's name begins that seals a chain
 NOWHERE = Place(Source("", "", ()), 0)
 
 
@@ -456,6 +457,32 @@ class Sign(Rule):
     @property
     def body(self) -> str:
         return f"{spaces(self.conditions)} with {self.name}"
+
+    @property
+    def signer(self) -> str:
+        """As a destination keeps it (Destination.signed_by)."""
+        return self.name
+
+
+@dataclass(frozen=True, slots=True)
+class ArcSeal(Sign):
+    """`arc seal with NAME [when ...]`: whose chain a copy takes along (RFC 8617)."""
+
+    @property
+    def examines(self) -> bool:
+        return True  # what is handed on is what was found out about the content
+
+    @property
+    def stage(self) -> str:
+        return "arc"
+
+    @property
+    def body(self) -> str:
+        return f"seal with {self.name}"
+
+    @property
+    def signer(self) -> str:
+        return f"{SEALS}{self.name}"
 
 
 class Counted(enum.Enum):
