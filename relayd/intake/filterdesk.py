@@ -11,6 +11,7 @@ from relayd.filters.lines import FilterLines
 from relayd.filters.miltertalk import MilterLine, MilterTalk, milter_line
 from relayd.filters.policyservice import PolicyService
 from relayd.filters.scanning import Clamd, Rspamd
+from relayd.intake.limits import NORMAL
 from relayd.mail.log import MailLog
 from relayd.rules.language.model import FilterDef
 from relayd.rules.ruleset import Ruleset
@@ -18,6 +19,10 @@ from relayd.rules.ruleset import Ruleset
 COMMAND = 30.0  # seconds for an answer to a command, where the definition does not say
 CONTENT = 300.0  # ... about a content
 MOST_MILTERS = 1000  # connections to one milter at a time: each session has its own
+# of a session's phase, for all that are asked in it: others want to know things in it, too
+VERDICT = NORMAL.verdict * 0.8  # seconds
+EXAMINATION = NORMAL.examination * 0.8
+RESERVED = 5.0  # seconds that are left for each of those who come after one
 _TROUBLE_EVERY = 60.0  # seconds between two lines about one filter
 
 
