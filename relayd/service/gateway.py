@@ -64,6 +64,7 @@ from relayd.service.listeners import ListenerPolicies
 from relayd.service.outboundtls import OutboundTls, protection_of
 from relayd.service.ownmail import OwnMail, report_for
 from relayd.shared.counters import SharedCounters
+from relayd.shared.seldom import FILE, Seldom
 from relayd.smtp.exchange import ServerLimits as SessionRules
 from relayd.smtp.extensions import Offer
 from relayd.smtp.server import SmtpServer
@@ -123,6 +124,7 @@ def verification_of(
     directory: Directory,
     protection: Protection,
     logins: Logins,
+    seldom: Seldom | None = None,
 ) -> MailboxVerification:
     """Who asks next hops for mailboxes: with connections, and patience, of its own."""
     settings = configuration.settings
@@ -135,7 +137,7 @@ def verification_of(
         protection=protection,
         logins=logins,
     )
-    verification = MailboxVerification(reactor, courier, settings.spool, log)
+    verification = MailboxVerification(reactor, courier, settings.spool, log, seldom=seldom)
     configuration.on_change(lambda fresh: verification.apply([*fresh.ruleset.next_hops.values()]))
     return verification
 
@@ -161,6 +163,7 @@ def gatherer_of(
     configuration: Configuration,
     log: MailLog,
     verification: MailboxVerification | None = None,
+    seldom: Seldom | None = None,
 ) -> Gatherer:
     """Who asks for what rules look at: with slots, and patience, of its own."""
     settings = configuration.settings
@@ -168,7 +171,7 @@ def gatherer_of(
     resolver = Resolver(reactor, ask=lookup.ask)
     configuration.on_change(lambda fresh: resolver.forget())
     of_recipients = RecipientFacts(settings.spool, time.time, verification)
-    gatherer = Gatherer(reactor, resolver, log, settings.hostname, time.time, of_recipients)
+    gatherer = Gatherer(reactor, resolver, log, settings.hostname, time.time, of_recipients, seldom)
     configuration.on_change(lambda fresh: gatherer.apply(fresh.ruleset))
     return gatherer
 
@@ -258,7 +261,8 @@ class Gateway(Service):
         self._resolver = resolver_of(reactor, settings)
         self.directory = directory_of(reactor, configuration, self._resolver)
         self._names = reverse_names_of(reactor, configuration)
-        self.filters = FilterDesk(reactor, log, settings.hostname, time.time)
+        told = Seldom(time.time, settings.spool / FILE if workers > 1 else None)
+        self.filters = FilterDesk(reactor, log, settings.hostname, time.time, told)
         self._outbound_tls = OutboundTls(
             reactor,
             lambda: configuration.settings,
@@ -279,8 +283,9 @@ class Gateway(Service):
             self.directory,
             self._outbound_tls.protection,
             self._logins,
+            told,
         )
-        self._gatherer = gatherer_of(reactor, configuration, log, self._verification)
+        self._gatherer = gatherer_of(reactor, configuration, log, self._verification, told)
         self.explain = enquiry_of(
             reactor, configuration, log, self._resolver, self._names, self._gatherer
         ).explain
