@@ -88,6 +88,8 @@ class Submission:
     states: tuple[
         RecipientState, ...
     ] = ()  # one per recipient where they differ; empty: all in `state`
+    holding: tuple[Iterable[Step], ...] = ()
+    # ^ one per recipient, where somebody is held: what was decided about this one; empty: `trail`
 
     def state_of(self, number: int) -> RecipientState:
         """The state in which the recipient of this number (from 0) enters the spool."""
@@ -97,7 +99,7 @@ class Submission:
         """What is to be said of a recipient before any attempt: which rules hold it."""
         if self.state_of(number) is not RecipientState.HELD:
             return None
-        return held_by_rules(self.trail)
+        return held_by_rules(self.holding[number] if self.holding else self.trail)
 
 
 def held_by_rules(trail: Iterable[Step]) -> Outcome:

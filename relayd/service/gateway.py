@@ -261,8 +261,8 @@ class Gateway(Service):
         self._resolver = resolver_of(reactor, settings)
         self.directory = directory_of(reactor, configuration, self._resolver)
         self._names = reverse_names_of(reactor, configuration)
-        told = Seldom(time.time, settings.spool / FILE if workers > 1 else None)
-        self.filters = FilterDesk(reactor, log, settings.hostname, time.time, told)
+        seldom = Seldom(time.time, settings.spool / FILE if workers > 1 else None)
+        self.filters = FilterDesk(reactor, log, settings.hostname, time.time, seldom)
         self._outbound_tls = OutboundTls(
             reactor,
             lambda: configuration.settings,
@@ -283,9 +283,9 @@ class Gateway(Service):
             self.directory,
             self._outbound_tls.protection,
             self._logins,
-            told,
+            seldom,
         )
-        self._gatherer = gatherer_of(reactor, configuration, log, self._verification, told)
+        self._gatherer = gatherer_of(reactor, configuration, log, self._verification, seldom)
         self.explain = enquiry_of(
             reactor, configuration, log, self._resolver, self._names, self._gatherer
         ).explain
