@@ -24,6 +24,7 @@ from relayd.intake.gatheredfacts import Gatherer
 from relayd.intake.limits import Admission, SessionLimits
 from relayd.intake.listener import IntakeService
 from relayd.intake.opening import ListenAddress, Ready, nothing_ready
+from relayd.intake.ownreports import OwnReports
 from relayd.intake.pickup import Pickup
 from relayd.intake.policy import ListenerPolicy
 from relayd.intake.reception import Intake
@@ -35,7 +36,7 @@ from relayd.login.guesses import Guesses
 from relayd.login.tokenfile import TokenFiles
 from relayd.mail.envelope import Recipient
 from relayd.mail.log import MailLog
-from relayd.mail.message import Message, Record
+from relayd.mail.message import Message, RecipientState, Record
 from relayd.mail.outcome import Outcome
 from relayd.ops.commands import Backend
 from relayd.ops.watchdog import Watchdog
@@ -217,15 +218,19 @@ class ReactorBridge:
 class Shard:
     """One shard of the spool with the dispatcher that empties it."""
 
-    def __init__(self, number: int, spool: Spool, dispatcher: Dispatcher) -> None:
+    def __init__(
+        self, number: int, spool: Spool, dispatcher: Dispatcher, reports: OwnReports
+    ) -> None:
         self.number = number
         self.spool = spool
         self.dispatcher = dispatcher
+        self.reports = reports
         spool.on_recovery = dispatcher.recovered
         spool.on_change = dispatcher.changed
 
     async def stop(self) -> None:
         """Deliveries end or are cut off; then nothing more is written."""
+        self.reports.stop()
         await self.dispatcher.stop(GRACE)
         await self.spool.close()
 
@@ -293,7 +298,7 @@ class Gateway(Service):
         bridge = ReactorBridge(reactor)
         self.shards = tuple(self._shard(number, bridge) for number in shards)
         self._own_mail = OwnMail(
-            self.shards[0].spool, lambda: configuration.settings, self._accept, log
+            self.shards[0].spool, lambda: configuration.settings, self._accept_own, log
         )
         self._refused_log = RefusedLog(
             settings.spool / f"shard-{shards[0]}" / REFUSED_LOG_FOLDER,
@@ -364,6 +369,13 @@ class Gateway(Service):
             terms=sites.terms,
             blocked=sites.blocked,
         )
+        reports = OwnReports(
+            self._reactor,
+            self.filters,
+            spool,
+            lambda: self._configuration.settings.ruleset,
+            self._log,
+        )
         dispatcher = Dispatcher(
             self._reactor,
             spool,
@@ -371,10 +383,11 @@ class Gateway(Service):
             self._route,
             lambda report: report_for(report, spool, self._configuration.settings),
             self._log,
+            report_held=reports.show,
             sites=sites,
             suspensions=self.suspensions,
         )
-        return Shard(number, spool, dispatcher)
+        return Shard(number, spool, dispatcher, reports)
 
     def _make_service(self, sessions: SharedCounters | None) -> SmtpService:
         settings = self._configuration.settings
@@ -486,6 +499,11 @@ class Gateway(Service):
     def _accept(self, message: Message, records: tuple[Record, ...]) -> None:
         self.shards[0].dispatcher.accept(message, records)
 
+    def _accept_own(self, message: Message, records: tuple[Record, ...]) -> None:
+        if any(each.state is RecipientState.HELD for each in records):
+            self.shards[0].reports.show(message)
+        self._accept(message, records)
+
     def _route(self, recipient: Recipient) -> Hop | Outcome:
         settings = self._configuration.settings
         return route(recipient, settings.next_hops, settings.ruleset.pacing.sources)
@@ -512,6 +530,7 @@ class Gateway(Service):
         self.suspensions.load()
         for shard in self.shards:
             shard.dispatcher.start()
+            shard.reports.start()
         self._certificates.start()
         self._tokens.start()
         self._watchdog.start()

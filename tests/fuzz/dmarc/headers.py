@@ -3,12 +3,14 @@
 import functools
 import json
 import sys
+from typing import Any
 
-import authheaders
+import authheaders  # type: ignore[import-not-found, import-untyped, unused-ignore]
 
-authheaders.get_org_domain = functools.lru_cache(10_000)(authheaders.get_org_domain)
-dmarc_lookup = sys.modules["authheaders.dmarc_lookup"]
-dmarc_lookup.get_org_domain = functools.lru_cache(10_000)(dmarc_lookup.get_org_domain)
+dmarc_lookup: Any = sys.modules["authheaders.dmarc_lookup"]
+authheaders.get_org_domain = dmarc_lookup.get_org_domain = functools.lru_cache(10_000)(
+    dmarc_lookup.get_org_domain
+)
 
 
 class Passed:
@@ -20,7 +22,7 @@ class Passed:
         self.smtp_mailfrom, self.header_d = f"ann@{domain}", domain
 
 
-def answer(case: dict) -> str:
+def answer(case: dict[str, Any]) -> str:
     """`pass`, what the author's domain asks for, or empty: no policy."""
 
     def record(name: str) -> "str | None":

@@ -8,6 +8,7 @@ import ctypes
 import json
 import sys
 import tempfile
+from typing import Any
 
 WORDS = {14: "", 15: "pass", 16: "reject", 17: "quarantine", 18: "none"}
 
@@ -37,7 +38,7 @@ def main() -> None:
             print(json.dumps(answer(library, case)), flush=True)
 
 
-def answer(library: ctypes.CDLL, case: dict) -> str:
+def answer(library: ctypes.CDLL, case: dict[str, Any]) -> str:
     """`pass`, what the author's domain asks for, or empty: no policy."""
     author, organization = case["author"], case["organization"]
     for domain in dict.fromkeys((author, organization)):  # RFC 7489 section 6.6.3
