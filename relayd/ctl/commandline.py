@@ -153,6 +153,7 @@ def _add_oauth(to: argparse.ArgumentParser) -> None:
 
 def _add_held(to: argparse.ArgumentParser) -> None:
     to.set_defaults(action="list", limit=0)
+    to.set_defaults(recipient="", rule="")
     to.add_argument("--limit", type=int, default=0, metavar="N", help="at most N messages")
     actions = to.add_subparsers(dest="action", metavar="ACTION")
     for name, about in (
@@ -165,7 +166,12 @@ def _add_held(to: argparse.ArgumentParser) -> None:
         if name == "show":
             action.add_argument("id", metavar="ID")
         elif name != "list":
-            action.add_argument("ids", nargs="+", metavar="ID")
+            action.add_argument("ids", nargs="*", metavar="ID")
+        if name != "show":
+            action.add_argument("--recipient", default="", metavar="TEXT",
+                                help="only this mailbox, or part of one")  # fmt: skip
+            action.add_argument("--rule", default="", metavar="TEXT",
+                                help="only what this holds: FILE:LINE, or words of it")  # fmt: skip
         if name == "release":
             action.add_argument("--training", default="", choices=WORDS,
                                 help=f"with a field {FIELD} that says so")  # fmt: skip

@@ -25,10 +25,10 @@ from relayd.rules.conditions.senderpolicy import SENDER_POLICY
 from relayd.rules.evaluate import Facts
 from relayd.rules.fact import Fact, Known
 from relayd.rules.ruleset import Ruleset
+from relayd.shared.seldom import Seldom
 
 STRANGERS_QUESTIONS = 50  # in flight at a time: half of what the resolver asks (IN_FLIGHT)
 PATIENCE = 20.0  # seconds for all of one fact; RFC 7208 section 4.6.4 wants no less for SPF
-_TROUBLE_EVERY = 60.0  # seconds between two lines about one list
 
 
 class NamedByStrangers:
@@ -66,8 +66,9 @@ class Gatherer:
         hostname: str,
         clock: Callable[[], float],
         of_recipients: RecipientFacts | None = None,
+        seldom: Seldom | None = None,
     ) -> None:
-        """`of_recipients`: without, nothing is known of them."""
+        """`of_recipients`: without, nothing is known of them. `seldom`: who tells of trouble."""
         self._reactor = reactor
         self._records = records
         self._of_strangers = NamedByStrangers(records)
@@ -76,7 +77,7 @@ class Gatherer:
         self._clock = clock  # seconds since the epoch
         self._of_recipients = of_recipients
         self._lists: tuple[Ruleset | None, Mapping[str, DnsList]] = (None, {})
-        self._told: dict[str, float] = {}  # by its name: when somebody's trouble was said last
+        self._seldom = seldom or Seldom(reactor.seconds)
 
     def vouching(self, *, dmarc: bool, arc: bool = False) -> Vouching:
         """For one message."""
@@ -158,9 +159,7 @@ class Gatherer:
         self._tell("list in the DNS", "list", name, why, "nobody is listed")
 
     def _tell(self, event: str, kind: str, name: str, why: str, meaning: str) -> None:
-        now = self._reactor.seconds()
-        if now - self._told.get(name, -_TROUBLE_EVERY) >= _TROUBLE_EVERY:
-            self._told[name] = now
+        if self._seldom.times(f"{kind} {name}"):
             self._log.trouble(event, **{kind: name}, why=why, meaning=meaning)
 
 

@@ -188,7 +188,25 @@ class ReceivedTransaction:
             states=() if alike else tuple(states),
             trail=(*facts.told, *self._trail()) if facts.told else self._trail(),
             rules=rules,
+            holding=self._holding(found, len(states)) if RecipientState.HELD in states else (),
         )
+
+    def _holding(
+        self, found: Mapping[tuple[object, ...], int], count: int
+    ) -> tuple[Iterable[Step], ...]:
+        """What was decided about each that is held, where there are several."""
+        if len(self.addressees) == 1:
+            return ()
+        steps: list[dict[Step, None]] = [{} for _ in range(count)]
+        for named, addressee in self.addressees.items():
+            plan = addressee.plan
+            if plan.verdict is Verdict.HOLD:
+                for destination in plan.destinations or (_nowhere(addressee),):
+                    kept = destination.mailbox is addressee.original
+                    mailbox = named if kept else identity(destination.mailbox)
+                    at = found[mailbox, destination.next_hop, RecipientState.HELD]
+                    steps[at].update(dict.fromkeys(plan.trail))
+        return tuple(steps)
 
     def _trail(self) -> tuple[Step, ...]:
         if len(self.addressees) == 1:

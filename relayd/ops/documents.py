@@ -85,6 +85,7 @@ def filter_of(request: Request, now: float) -> QueueFilter:
         sender=_raw(text_of(request, "sender")),
         recipient=_raw(text_of(request, "recipient")),
         received_before=now - older_than if older_than else 0.0,
+        rule=text_of(request, "rule"),
     )
 
 

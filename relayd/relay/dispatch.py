@@ -71,6 +71,7 @@ class Dispatcher:
         write_report: WriteReport,
         log: MailLog,
         *,
+        report_held: Callable[[Message], None] = lambda report: None,
         retry_policy: RetryPolicy | None = None,
         limits: RelayLimits | None = None,
         sites: Sites | None = None,
@@ -89,6 +90,7 @@ class Dispatcher:
         self._courier = courier
         self._route = route
         self._write_report = write_report
+        self._report_held = report_held  # one that filters are to see before it leaves
         self._log = log
         self._retry_policy = retry_policy or RetryPolicy()
         self._limits = limits or RelayLimits()
@@ -609,6 +611,8 @@ class Dispatcher:
             report = known.get(letter.ident)
             if report is not None:
                 self._log.report(message, str(letter), str(report.to), report.kind)
+            if any(each.state is RecipientState.HELD for each in records):
+                self._report_held(letter)
             self.accept(letter, records)
         return True
 

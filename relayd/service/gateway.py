@@ -25,6 +25,7 @@ from relayd.intake.gatheredfacts import Gatherer
 from relayd.intake.limits import Admission, SessionLimits
 from relayd.intake.listener import IntakeService
 from relayd.intake.opening import ListenAddress, Ready, nothing_ready
+from relayd.intake.ownreports import OwnReports
 from relayd.intake.pickup import FOLDER as DROP
 from relayd.intake.pickup import Pickup
 from relayd.intake.policy import ListenerPolicy
@@ -38,7 +39,7 @@ from relayd.login.tokenfile import TokenFiles
 from relayd.mail.client import Client
 from relayd.mail.envelope import Recipient
 from relayd.mail.log import MailLog
-from relayd.mail.message import Message, Record
+from relayd.mail.message import Message, RecipientState, Record
 from relayd.mail.outcome import Outcome
 from relayd.ops.commands import Backend
 from relayd.ops.watchdog import Watchdog
@@ -71,6 +72,7 @@ from relayd.service.listeners import ListenerPolicies
 from relayd.service.outboundtls import OutboundTls, protection_of
 from relayd.service.ownmail import OwnMail, report_for
 from relayd.shared.counters import SharedCounters
+from relayd.shared.seldom import FILE, Seldom
 from relayd.smtp.exchange import ServerLimits as SessionRules
 from relayd.smtp.extensions import Offer
 from relayd.smtp.server import SmtpServer
@@ -130,6 +132,7 @@ def verification_of(
     directory: Directory,
     protection: Protection,
     logins: Logins,
+    seldom: Seldom | None = None,
 ) -> MailboxVerification:
     """Who asks next hops for mailboxes: with connections, and patience, of its own."""
     settings = configuration.settings
@@ -142,7 +145,7 @@ def verification_of(
         protection=protection,
         logins=logins,
     )
-    verification = MailboxVerification(reactor, courier, settings.spool, log)
+    verification = MailboxVerification(reactor, courier, settings.spool, log, seldom=seldom)
     configuration.on_change(lambda fresh: verification.apply([*fresh.ruleset.next_hops.values()]))
     return verification
 
@@ -168,6 +171,7 @@ def gatherer_of(
     configuration: Configuration,
     log: MailLog,
     verification: MailboxVerification | None = None,
+    seldom: Seldom | None = None,
 ) -> Gatherer:
     """Who asks for what rules look at: with slots, and patience, of its own."""
     settings = configuration.settings
@@ -175,7 +179,7 @@ def gatherer_of(
     resolver = Resolver(reactor, ask=lookup.ask)
     configuration.on_change(lambda fresh: resolver.forget())
     of_recipients = RecipientFacts(settings.spool, time.time, verification)
-    gatherer = Gatherer(reactor, resolver, log, settings.hostname, time.time, of_recipients)
+    gatherer = Gatherer(reactor, resolver, log, settings.hostname, time.time, of_recipients, seldom)
     configuration.on_change(lambda fresh: gatherer.apply(fresh.ruleset))
     return gatherer
 
@@ -221,15 +225,19 @@ class ReactorBridge:
 class Shard:
     """One shard of the spool with the dispatcher that empties it."""
 
-    def __init__(self, number: int, spool: Spool, dispatcher: Dispatcher) -> None:
+    def __init__(
+        self, number: int, spool: Spool, dispatcher: Dispatcher, reports: OwnReports
+    ) -> None:
         self.number = number
         self.spool = spool
         self.dispatcher = dispatcher
+        self.reports = reports
         spool.on_recovery = dispatcher.recovered
         spool.on_change = dispatcher.changed
 
     async def stop(self) -> None:
         """Deliveries end or are cut off; then nothing more is written."""
+        self.reports.stop()
         await self.dispatcher.stop(GRACE)
         await self.spool.close()
 
@@ -265,7 +273,8 @@ class Gateway(Service):
         self._resolver = resolver_of(reactor, settings)
         self.directory = directory_of(reactor, configuration, self._resolver)
         self._names = reverse_names_of(reactor, configuration)
-        self.filters = FilterDesk(reactor, log, settings.hostname, time.time)
+        seldom = Seldom(time.time, settings.spool / FILE if workers > 1 else None)
+        self.filters = FilterDesk(reactor, log, settings.hostname, time.time, seldom)
         self._outbound_tls = OutboundTls(
             reactor,
             lambda: configuration.settings,
@@ -287,8 +296,9 @@ class Gateway(Service):
             self.directory,
             self._outbound_tls.protection,
             self._logins,
+            seldom,
         )
-        self._gatherer = gatherer_of(reactor, configuration, log, self._verification)
+        self._gatherer = gatherer_of(reactor, configuration, log, self._verification, seldom)
         self.explain = enquiry_of(
             reactor, configuration, log, self._resolver, self._names, self._gatherer
         ).explain
@@ -309,7 +319,7 @@ class Gateway(Service):
         self._own_mail = OwnMail(
             self.shards[0].spool,
             lambda: configuration.settings,
-            self._accept,
+            self._accept_own,
             log,
             self._strangers,
         )
@@ -391,6 +401,13 @@ class Gateway(Service):
             blocked=sites.blocked,
             lost=self.lost_addresses.lost,
         )
+        reports = OwnReports(
+            self._reactor,
+            self.filters,
+            spool,
+            lambda: self._configuration.settings.ruleset,
+            self._log,
+        )
         dispatcher = Dispatcher(
             self._reactor,
             spool,
@@ -398,12 +415,13 @@ class Gateway(Service):
             self._route,
             lambda report: report_for(report, spool, self._configuration.settings),
             self._log,
+            report_held=reports.show,
             sites=sites,
             suspensions=self.suspensions,
             strangers=self._strangers,
         )
         self.lost_addresses.told.append(dispatcher.source_is_back)
-        return Shard(number, spool, dispatcher)
+        return Shard(number, spool, dispatcher, reports)
 
     def _make_service(self, sessions: SharedCounters | None) -> SmtpService:
         settings = self._configuration.settings
@@ -524,6 +542,10 @@ class Gateway(Service):
     def _knows(self, client: Client) -> bool:
         """Whether its mail is no stranger's."""
         return client.listener == DROP or self._configuration.settings.knows(client)
+    def _accept_own(self, message: Message, records: tuple[Record, ...]) -> None:
+        if any(each.state is RecipientState.HELD for each in records):
+            self.shards[0].reports.show(message)
+        self._accept(message, records)
 
     def _route(self, recipient: Recipient) -> Hop | Outcome:
         settings = self._configuration.settings
@@ -551,6 +573,7 @@ class Gateway(Service):
         self.suspensions.load()
         for shard in self.shards:
             shard.dispatcher.start()
+            shard.reports.start()
         self._certificates.start()
         self._tokens.start()
         self._watchdog.start()

@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import partial
 
 from relayd.config import Settings
+from relayd.intake.ownreports import OURSELVES, held_for_filters
 from relayd.mail.address import Mailbox, ReversePath
 from relayd.mail.client import Client
 from relayd.mail.envelope import Envelope, Recipient
@@ -27,8 +28,6 @@ from relayd.spool.errors import SpoolError
 from relayd.spool.sqlite.store import Spool
 from relayd.spool.view import NewMessage
 
-_OURSELVES = Client("127.0.0.1")
-
 Accept = Callable[[Message, tuple[Record, ...]], None]
 """What is done with a message that is on stable storage."""
 
@@ -37,9 +36,11 @@ def report_for(report: Report | Smaller, spool: Spool, settings: Settings) -> Ne
     """A report that a settlement owes, for the transaction that records it."""
     ident = spool.new_ident()
     if isinstance(report, Smaller):
-        return NewMessage(ident, report.content, report.submission)
+        submission = held_for_filters(settings.ruleset, report.submission)
+        return NewMessage(ident, report.content, submission)
     written = _written(report, ident, settings)
-    return NewMessage(ident, written.content, written.submission)
+    submission = held_for_filters(settings.ruleset, written.submission)
+    return NewMessage(ident, written.content, submission)
 
 
 class OwnMail:
@@ -71,7 +72,8 @@ class OwnMail:
         draft = self._spool.create()
         written = _written(report, draft.ident, self._settings())
         draft.write(written.content)
-        letter, records = await draft.commit(written.submission)
+        submission = held_for_filters(self._settings().ruleset, written.submission)
+        letter, records = await draft.commit(submission)
         self._log.report(report.about, str(letter), str(report.to), report.kind)
         self._accept(letter, records)
 
@@ -135,14 +137,14 @@ def _written(report: Report, ident: int, settings: Settings) -> Written:
 
 def _recipients(mailbox: Mailbox, settings: Settings) -> tuple[Recipient, ...]:
     """Where mail that we write ourselves goes: by the same rules, but nobody is asked in."""
-    facts = Facts(_OURSELVES, None, mailbox, time.time(), settings.ruleset.usual)
+    facts = Facts(OURSELVES, None, mailbox, time.time(), settings.ruleset.usual)
     return _planned(plan_own(settings.ruleset, facts), mailbox)
 
 
 def _postmaster(mailbox: Mailbox, settings: Settings) -> tuple[Recipient, ...]:
     """Who our postmaster is by the rules. Nobody is to hear when he cannot be told."""
     here = replace(mailbox, domain=settings.hostname)
-    facts = Facts(_OURSELVES, None, here, time.time(), settings.ruleset.usual)
+    facts = Facts(OURSELVES, None, here, time.time(), settings.ruleset.usual)
     found = _planned(plan_postmaster(settings.ruleset, facts), here)
     return tuple(replace(each, notify=frozenset({"NEVER"})) for each in found)
 

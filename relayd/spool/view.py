@@ -48,6 +48,7 @@ class QueueFilter:
     recipient: str = ""
     received_before: float = 0.0  # seconds since the epoch
     reply: str = ""  # what the last reply begins with
+    rule: str = ""  # only what is held: words of the rule or filter that holds it, or its place
 
 
 class RecipientSummary(NamedTuple):

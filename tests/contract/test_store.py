@@ -699,6 +699,44 @@ class StoreContract:
         self.wait(self.store.release(wanted))
         assert self.held_because(by_hand.ident) == [""]
 
+    def test_each_recipient_says_which_rule_holds_it_and_is_released_by_it(self) -> None:
+        steps = [
+            Step("hold", f"rules.conf:{line}", f'hold to {name}@corp.example "Why {name}"')
+            for line, name in ((14, "a"), (140, "b"))
+        ]
+        held = RecipientState.HELD
+        message, _ = self.put(
+            *(recipient(name) for name in "abc"),
+            states=(held, held, RecipientState.QUEUED),
+            trail=tuple(steps),
+            holding=((steps[0],), (steps[1],), ()),
+        )
+        assert self.held_because(message.ident) == [
+            '450 4.7.0 Held by rule rules.conf:14 hold to a@corp.example "Why a"',
+            '450 4.7.0 Held by rule rules.conf:140 hold to b@corp.example "Why b"',
+            "",
+        ]
+        for rule, numbers in (
+            ("rules.conf:14", [0]),
+            ("RULES.conf:140", [1]),
+            ("why b", [1]),
+            ("hold to", [0, 1]),
+            ("conf:14", []),
+            ("%", []),
+        ):
+            found = [
+                each.number
+                for message in self.listed(QueueFilter(rule=rule))
+                for each in message.recipients
+            ]
+            assert found == numbers, rule
+        assert self.wait(self.store.release(QueueFilter(rule="rules.conf:14"))) == 1
+        assert self.held_because(message.ident)[0] == ""
+        assert self.wait(self.store.release(QueueFilter(rule="rules.conf:14"))) == 0
+        assert self.wait(self.store.remove(QueueFilter(rule="rules.conf:140"))) == 1
+        states = {each.number: each.state for each in self.wait(self.store.load(message.ident))[1]}
+        assert states == dict.fromkeys((0, 2), RecipientState.QUEUED), states
+
     def test_held_mail_is_released_with_another_header_section(self) -> None:
         message, _ = self.put(
             *(recipient("a"), recipient("b", header=1), recipient("c"), recipient("d", header=2)),

@@ -89,6 +89,9 @@ def missing_peer(name: str) -> str:
     if name == "pymilter":
         done = subprocess.run(["/usr/bin/python3", "-c", "import Milter"], capture_output=True)
         return "" if done.returncode == 0 else "pymilter (apt-get install python3-milter)"
+    if name == "authheaders":
+        done = subprocess.run(["/usr/bin/python3", "-c", "import authheaders"], capture_output=True)
+        return "" if done.returncode == 0 else "authheaders (apt-get install python3-authheaders)"
     if name == "mailauth":
         there = Path(MAILAUTH, "node_modules", name).is_dir()
         return missing_peer("node") if there else "mailauth (make peers)"
