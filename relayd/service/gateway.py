@@ -542,6 +542,7 @@ class Gateway(Service):
     def _knows(self, client: Client) -> bool:
         """Whether its mail is no stranger's."""
         return client.listener == DROP or self._configuration.settings.knows(client)
+
     def _accept_own(self, message: Message, records: tuple[Record, ...]) -> None:
         if any(each.state is RecipientState.HELD for each in records):
             self.shards[0].reports.show(message)
