@@ -48,7 +48,7 @@ _UNLIMITED = 1 << 30
 _FILE = "paces"
 _MX = "mx "  # how the name of a site begins that is nobody's with a name
 _MOST_KEPT = 1000  # sites whose pace outlives a restart
-_SAVE = 30.0  # seconds between two looks whether there is something to keep
+_SAVE = 10.0  # seconds between two looks whether there is something to keep
 
 Resolve = Callable[[str], Awaitable[Sequence[Endpoint]]]
 
@@ -153,6 +153,11 @@ class SendingSite(Share):
         """Nothing of ours is taken, as far as is known."""
         return self.blocked_until > 0.0 and 0.0 < self.blocked_until - self._now() <= BLOCK
 
+    @property
+    def blocked_at(self) -> float:
+        """When it last said so."""
+        return self.blocked_until - BLOCK
+
     def reopened(self) -> None:
         """The operator wants it tried now."""
         self.probe_at = 0.0
@@ -174,11 +179,11 @@ class SendingSite(Share):
         """It took something a moment ago, or is known to take so much and no more."""
         return self.learnt.rate > 0 or 0.0 <= now - self.proved_at < _LATELY
 
-    def took(self, now: float) -> None:
-        """It took a message."""
+    def took(self, now: float, began: float) -> None:
+        """It took a message, in an attempt that began then."""
         self.taken += 1
         self.proved_at = now
-        self.learnt.took(now)
+        self.learnt.took(now, began)
         if self.gated:
             if self.limit and now - self._limited_at >= _WIDER:
                 self._limited_at = now
