@@ -25,6 +25,7 @@ _OPENING = 1.0  # messages a second: where the first word was a refusal
 _WINDOW = 30.0  # seconds of which it is known what was taken, before the first refusal
 _IDLE = 10.0  # seconds, or so many distances, without mail: what comes then is a new beginning
 _FAR = 1.12  # so much less in one step, at most: what comes in a cycle may have been too little
+_NEAR = 1.15  # ... but not by that much
 _ENOUGH = 0.98  # of what it takes: below that it has no reason to refuse
 SHORTEST_PAUSE = 1.0  # seconds
 LONGEST_PAUSE = 300.0
@@ -172,7 +173,8 @@ class LearntRate:
         elif held and refused > held * 1.01:
             self._hold = min(2 * self._hold, _LONGEST_HOLD)
         elif held and self._known and self._busy:
-            self._stay(min(max(enough, refused / _FAR), refused) * _ENOUGH)
+            less = refused / _FAR
+            self._stay(min(enough if less < _NEAR * enough else less, refused) * _ENOUGH)
         elif refused:
             self._stay(refused / RISE)
         self._full = 0.0

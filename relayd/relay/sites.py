@@ -124,8 +124,10 @@ class SendingSite(Share):
     def opens_at(self, now: float) -> float:
         """When the next one may start."""
         at = self.learnt.opens_at(now)
-        if self.blocks and self.probe_at - now <= PROBE:
-            at = max(at, self.probe_at)
+        if self.blocks:
+            asked = max(self.probe_at - PROBE, self._noted("asked"))
+            if asked <= now:
+                at = max(at, asked + PROBE)
         return at
 
     def started(self, now: float) -> None:
@@ -133,6 +135,7 @@ class SendingSite(Share):
         self.learnt.started(now)
         if self.blocks:
             self.probe_at = now + PROBE
+            self._note("asked", now)
         self._tell()
 
     def ended(self) -> None:
@@ -146,11 +149,23 @@ class SendingSite(Share):
             self._counters.add(self._key, told - self._told)
             self._told = told
 
+    def _note(self, what: str, now: float) -> None:
+        if self._counters is not None:
+            self._counters.note(f"{what} {self.name}", now)
+
+    def _noted(self, what: str) -> float:
+        """When that was at another worker; 0: never."""
+        return 0.0 if self._counters is None else self._counters.noted(f"{what} {self.name}")
+
     # what it says
 
     @property
     def blocks(self) -> bool:
-        """Nothing of ours is taken, as far as is known."""
+        """Nothing of ours is taken, as far as is known; another worker may know of its end."""
+        if not self.blocked_until:
+            return False
+        if self._noted("opened") > self.blocked_at:
+            self._open()
         return self.blocked_until > 0.0 and 0.0 < self.blocked_until - self._now() <= BLOCK
 
     @property
@@ -173,7 +188,8 @@ class SendingSite(Share):
 
     def probe_due(self, now: float) -> bool:
         """It is time to ask whether a block is gone."""
-        return not 0.0 < self.probe_at - now <= PROBE
+        asked = max(self.probe_at - PROBE, self._noted("asked"))
+        return not 0.0 <= now - asked < PROBE
 
     def serves_lately(self, now: float) -> bool:
         """It took something a moment ago, or is known to take so much and no more."""
@@ -212,11 +228,16 @@ class SendingSite(Share):
         self.refused += 1
         self.trouble = trouble
         self.blocked_until, self.probe_at = now + BLOCK, now + PROBE
+        self._note("asked", now)
         self.weigh()
         return news
 
     def unblock(self) -> None:
         """It takes our mail again."""
+        self._note("opened", self._now())
+        self._open()
+
+    def _open(self) -> None:
         self.blocked_until = self.probe_at = 0.0
         self.weigh()
 
