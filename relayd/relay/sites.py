@@ -58,7 +58,7 @@ class SendingSite(Share):
 
     __slots__ = (
         *("__weakref__", "_counters", "_excuses", "_key", "_limited_at", "_now"),
-        "_told",
+        *("_reopened_at", "_told"),
         *("blocked_until", "connections", "exchangers", "gated", "learnt", "limit", "messages"),
         *("name", "probe_at", "proved_at", "provider", "refused", "taken", "trouble"),
     )
@@ -90,6 +90,7 @@ class SendingSite(Share):
         self._limited_at = 0.0
         self.messages = 0  # on one connection, as configured
         self.blocked_until = 0.0
+        self._reopened_at = 0.0
         self.probe_at = 0.0  # when the next one may ask whether that is over
         self.proved_at = 0.0  # when it last took a message
         self.trouble: Outcome | None = None  # why it is slowed or blocked
@@ -125,10 +126,15 @@ class SendingSite(Share):
         """When the next one may start."""
         at = self.learnt.opens_at(now)
         if self.blocks:
-            asked = max(self.probe_at - PROBE, self._noted("asked"))
+            asked = self._asked()
             if asked <= now:
                 at = max(at, asked + PROBE)
         return at
+
+    def _asked(self) -> float:
+        """When a worker last asked whether a block is over; 0: not since the operator's word."""
+        elsewhere = self._noted("asked")
+        return max(self.probe_at - PROBE, elsewhere if elsewhere > self._reopened_at else 0.0)
 
     def started(self, now: float) -> None:
         """One has."""
@@ -176,6 +182,7 @@ class SendingSite(Share):
     def reopened(self) -> None:
         """The operator wants it tried now."""
         self.probe_at = 0.0
+        self._reopened_at = self._now()
         self.learnt.reopened()
 
     def excuses(self, message: int) -> bool:
@@ -188,8 +195,7 @@ class SendingSite(Share):
 
     def probe_due(self, now: float) -> bool:
         """It is time to ask whether a block is gone."""
-        asked = max(self.probe_at - PROBE, self._noted("asked"))
-        return not 0.0 <= now - asked < PROBE
+        return not 0.0 <= now - self._asked() < PROBE
 
     def serves_lately(self, now: float) -> bool:
         """It took something a moment ago, or is known to take so much and no more."""
