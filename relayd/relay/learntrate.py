@@ -214,6 +214,7 @@ class LearntRate:
             "too_much": self._too_much,
             "since": self._since,
             "taken": self._taken,
+            "known": float(self._known),
         }
 
     def restore(self, kept: Mapping[str, float], now: float) -> None:
@@ -230,5 +231,6 @@ class LearntRate:
         self._since = self._last = min(kept.get("since", 0.0), now)
         self._taken = int(min(max(kept.get("taken", 0.0), 0.0), 1e9))
         self._too_much = max(kept.get("too_much", 0.0), 0.0)
+        self._known = kept.get("known", 0.0) > 0  # the time since then was idle: it is no less
         self._full = min(kept.get("full", 0.0), now)
         self._silent = self._full > 0.0
