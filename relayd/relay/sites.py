@@ -58,7 +58,7 @@ class SendingSite(Share):
 
     __slots__ = (
         *("__weakref__", "_counters", "_excuses", "_key", "_limited_at", "_now"),
-        *("_reopened_at", "_told"),
+        *("_opened_at", "_reopened_at", "_told"),
         *("blocked_until", "connections", "exchangers", "gated", "learnt", "limit", "messages"),
         *("name", "probe_at", "proved_at", "provider", "refused", "taken", "trouble"),
     )
@@ -90,7 +90,8 @@ class SendingSite(Share):
         self._limited_at = 0.0
         self.messages = 0  # on one connection, as configured
         self.blocked_until = 0.0
-        self._reopened_at = 0.0
+        self._opened_at = 0.0  # when we found out that a block is over
+        self._reopened_at = 0.0  # when the operator wanted it tried
         self.probe_at = 0.0  # when the next one may ask whether that is over
         self.proved_at = 0.0  # when it last took a message
         self.trouble: Outcome | None = None  # why it is slowed or blocked
@@ -167,12 +168,22 @@ class SendingSite(Share):
 
     @property
     def blocks(self) -> bool:
-        """Nothing of ours is taken, as far as is known; another worker may know of its end."""
-        if not self.blocked_until:
-            return False
-        if self._noted("opened") > self.blocked_at:
-            self._open()
+        """Nothing of ours is taken, as far as is known."""
+        if self._counters is not None:
+            self._hear_of_blocks()
         return self.blocked_until > 0.0 and 0.0 < self.blocked_until - self._now() <= BLOCK
+
+    def _hear_of_blocks(self) -> None:
+        """What other workers know."""
+        opened = self._noted("opened")
+        if self.blocked_until:
+            if opened > self.blocked_at:
+                self._open()
+            return
+        at = self._noted("blocked")
+        if at > max(opened, self._opened_at) and 0.0 <= self._now() - at < BLOCK:
+            self.blocked_until = at + BLOCK
+            self.weigh()
 
     @property
     def blocked_at(self) -> float:
@@ -235,12 +246,19 @@ class SendingSite(Share):
         self.trouble = trouble
         self.blocked_until, self.probe_at = now + BLOCK, now + PROBE
         self._note("asked", now)
+        self._note("blocked", now)
         self.weigh()
         return news
 
+    def known_blocked(self) -> None:
+        """Since before the restart; the other workers may not know it."""
+        self._note("blocked", self.blocked_at)
+        self._note("asked", self.probe_at - PROBE)
+
     def unblock(self) -> None:
         """It takes our mail again."""
-        self._note("opened", self._now())
+        self._opened_at = self._now()
+        self._note("opened", self._opened_at)
         self._open()
 
     def _open(self) -> None:
@@ -457,6 +475,7 @@ class Sites:
         if now < until <= now + BLOCK:
             site.blocked_until = until
             site.probe_at = min(numbers.get("probe_at", 0.0), now + PROBE)
+            site.known_blocked()
         site.trouble = _said(kept.get("said"))
         site.weigh()
 

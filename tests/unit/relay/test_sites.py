@@ -471,6 +471,24 @@ class BlockedWorkers(TestCase):
         self.wait(1900)
         self.assertEqual(self.asked(), 1)
 
+    def test_who_has_not_heard_it_himself_goes_around_at_once(self) -> None:
+        descriptor = shared_memory(2)
+        self.addCleanup(os.close, descriptor)
+        self.worlds = one, other = (Far(), Far())
+        for row, world in enumerate(self.worlds):
+            world.sites._counters = SharedCounters(descriptor, 2, row)
+            world.courier.reply = lambda record: BY_ISP
+            world.mail("1.big", "direct,isp")
+        one.sites.blocked("big", "", BLOCKED)
+        self.assertEqual(self.asked(), 0)
+        one.wait(3700)
+        other.wait(3700)
+        other.courier.reply = lambda record: SAID
+        other.mail("1.big", "direct,isp")
+        other.wait(2)
+        self.assertEqual(self.asked(), 4)
+        self.assertFalse(any(site.blocks for site in one.sites.gated()))
+
     def test_it_is_over_for_all(self) -> None:
         self.wait(3700)
         one, other = self.worlds
