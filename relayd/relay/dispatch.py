@@ -479,6 +479,12 @@ class Dispatcher:
         if lane.around is not None:
             if isinstance(hop, Hop) and goes_around(lane.gates, shares):
                 hop = hop.around
+                held = self._suspensions and self._suspensions.of_way_around(lane.destination)
+                if held:
+                    await self._put_off(
+                        lane, delivery, shares, [(held.until, held.outcome)] * count
+                    )
+                    return
         elif nowhere is not None and isinstance(hop, Hop):
             hop = nowhere
         outcomes: Sequence[Outcome]

@@ -536,6 +536,7 @@ def commands_of(
         suspending=SuspendingDesk(
             gateway.suspensions,
             lambda: sorted(configuration.settings.ruleset.pacing.providers),
+            lambda: sorted(configuration.settings.ruleset.next_hops),
             log,
             time.time,
         ),

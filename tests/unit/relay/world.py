@@ -81,11 +81,15 @@ class World:
         self.dispatcher.accept(self.table.messages[ident], records)
         return ident
 
-    def mail_to(self, domain: str, *, accept: bool = True) -> int:
+    def mail_to(
+        self, domain: str, *, accept: bool = True, sender: str = "alice@example.org"
+    ) -> int:
         """A message for the exchangers of a domain."""
         self.ident += 1
         recipient = a_recipient(f"user@{domain}", DIRECT)
-        accepted = a_message(self.ident, [recipient], received_at=self.clock.seconds())
+        accepted = a_message(
+            self.ident, [recipient], received_at=self.clock.seconds(), sender=sender
+        )
         self.table.add(accepted)
         if accept:
             self.dispatcher.accept(*accepted)
