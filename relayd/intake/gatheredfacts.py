@@ -14,6 +14,7 @@ from twisted.internet.interfaces import IReactorTime
 
 from relayd.dns.answer import Answer, DnsError
 from relayd.intake.counting import Receipt, Tally, take_back
+from relayd.intake.forecasting import Forecasting, Gateway, Keys
 from relayd.intake.lookups import DnsList, Records, sender_policy
 from relayd.intake.recipientfacts import RecipientFacts
 from relayd.intake.vouching import Vouching
@@ -66,8 +67,10 @@ class Gatherer:
         hostname: str,
         clock: Callable[[], float],
         of_recipients: RecipientFacts | None = None,
+        keys: Keys = dict,
     ) -> None:
-        """`of_recipients`: without, nothing is known of them."""
+        """`of_recipients`: without, nothing is known of them. `keys`: by which we sign."""
+        self._keys = keys
         self._reactor = reactor
         self._records = records
         self._of_strangers = NamedByStrangers(records)
@@ -81,6 +84,12 @@ class Gatherer:
     def vouching(self, *, dmarc: bool) -> Vouching:
         """For one message."""
         return Vouching(self._reactor, self._of_strangers, self._clock, PATIENCE, dmarc=dmarc)
+
+    def forecasting(self, ruleset: Ruleset, **message: Any) -> Forecasting:  # noqa: ANN401
+        """Of one message: see Forecasting."""
+        gateway = Gateway(self._hostname, ruleset.pacing.sources, self._keys)
+        records = self._of_strangers
+        return Forecasting(self._reactor, records, gateway, self._clock(), **message)
 
     def gathering(self) -> GatheredFacts:
         """For one session."""

@@ -168,7 +168,15 @@ def gatherer_of(
     resolver = Resolver(reactor, ask=lookup.ask)
     configuration.on_change(lambda fresh: resolver.forget())
     of_recipients = RecipientFacts(settings.spool, time.time, verification)
-    gatherer = Gatherer(reactor, resolver, log, settings.hostname, time.time, of_recipients)
+    gatherer = Gatherer(
+        reactor,
+        resolver,
+        log,
+        settings.hostname,
+        time.time,
+        of_recipients,
+        lambda: configuration.settings.signing,
+    )
     configuration.on_change(lambda fresh: gatherer.apply(fresh.ruleset))
     return gatherer
 
