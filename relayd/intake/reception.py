@@ -732,6 +732,8 @@ class Reception:
         if plan.verdict is Verdict.REFUSE:
             return self._refused_by(plan, ruleset, transaction)
         told_of_content = {fact: told[fact] for fact in ruleset.examined if fact in told}
+        if foretelling is not None:
+            told_of_content[BREAKS] = foretelling
         plans = []
         for number, each in enumerate(transaction.addressees.values(), 1):
             fresh = each.plan
