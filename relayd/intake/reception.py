@@ -156,6 +156,8 @@ class Intake:
     untold: Callable[[Client, ReversePath, Mailbox, Plan, str], None] = lambda *decision: None
     # ^ for the journal, what the ledger does not tell: client, sender, a recipient that was refused
     # or has no delivery of its own, what was decided about it, the hash of the rule set
+    foretold: Callable[[int, tuple[Step, ...]], None] = lambda ident, trail: None
+    # ^ of a message that was taken: the trail has what was foreseen of its copies
     expect: Callable[[int], None] = lambda change: None  # so many more (-1: less) may soon commit
     guesses: Guesses | None = None  # who guesses at the hashes of SRS addresses
     decide: Callable[[Ruleset, Facts], Plan] = evaluate
@@ -321,6 +323,8 @@ class Reception:
         with contextlib.suppress(MemoryError):
             intake.log.accepted(message, records, max(intake.clock() - transaction.started, 0.0))
         with contextlib.suppress(MemoryError):
+            if transaction.foretold:
+                intake.foretold(message.ident, submission.trail)
             self._hand_over(message, records, submission)
         try:
             for each in transaction.shadows(records):
@@ -722,6 +726,7 @@ class Reception:
     ) -> Objection:
         """What the rules say now that the content is known: of all recipients, then of each."""
         foretelling = cast("Foretelling | None", told.get(BREAKS))
+        transaction.foretold = foretelling is not None
         self._told = told
         client, sender = transaction.client, transaction.envelope.reverse_path
         started = transaction.started

@@ -69,6 +69,7 @@ class ReceivedTransaction:
         "destinations",
         "edits_header",
         "envelope",
+        "foretold",
         "full",
         "longest_section",
         "signs",
@@ -83,6 +84,7 @@ class ReceivedTransaction:
         self.destinations = 0  # final recipients so far, repetitions counted
         self.edits_header = False  # the rules will change the header section for somebody
         self.signs = False  # ... or have a copy signed
+        self.foretold = False  # the trail has what is foreseen of copies
         self.longest_section = 0  # octets of the longest that leaves, without what is ours above it
         self.full: Reply | None = None  # what every further recipient hears
         self.addressees: dict[Identity, Addressee] = {}  # whom RCPT has named with success

@@ -26,6 +26,7 @@ from relayd.relay.gathering import Gathering, bad_news
 from relayd.relay.lessons import Lessons
 from relayd.relay.limits import RelayLimits
 from relayd.relay.lost import LostReports
+from relayd.relay.foresight import Foresight
 from relayd.relay.origins import Origins
 from relayd.relay.retrypolicy import RetryPolicy, judge, unreported
 from relayd.relay.scheduler import Scheduler, Shares
@@ -126,6 +127,7 @@ class Dispatcher:
         self._quiet: Deferred[None] | None = None
         self._keeping: IDelayedCall | None = None
         self._origins = Origins(log, now, random)
+        self.foresight = Foresight(log)
         self._seeking: set[Deferred[tuple[SendingSite, ...]]] = set()
 
     # the life of a dispatcher
@@ -473,6 +475,8 @@ class Dispatcher:
             retry_at, excused = self._lessons.learn(lane, epoch, delivery, outcomes, now, began)
             if lane.direct and (self._origins.counting or outcomes[0].reply.code >= 300):
                 self._origins.heard(delivery, outcomes)
+            if self.foresight.waiting:
+                self.foresight.heard(delivery, outcomes)
         disowned = stopped or id(delivery) in self._disowned
         settlements = []
         judged, taken = None, False  # most share the outcome of the one before

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple, Protocol
 
 from relayd.mail.address import Mailbox, ReversePath
-from relayd.mail.plan import Step
+from relayd.mail.plan import FORECAST, Step
 from relayd.mail.value import dataclass
 from relayd.rules.fact import Fact, Known
 
@@ -50,7 +50,7 @@ class Forecast(NamedTuple):
 
     def step(self, mailbox: Mailbox) -> Step:
         """For the trail."""
-        return Step("forecast", "", self.outcome, f"{mailbox}: {self.why}")
+        return Step(FORECAST, "", self.outcome, f"{mailbox}: {self.why}")
 
 
 class Answer(NamedTuple):

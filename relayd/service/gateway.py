@@ -392,6 +392,7 @@ class Gateway(Service):
             clock=time.time,
             expanded=self._own_mail.expanded,
             untold=self._refused_log.note,
+            foretold=lambda ident, trail: self.shards[0].dispatcher.foresight.note(ident, trail),
             guesses=self._guesses,
             turn=lambda: deferLater(self._reactor, 0),
             sign=Signing(lambda: self._configuration.settings.signing, time.time, self._log).fields,
@@ -573,6 +574,8 @@ class Gateway(Service):
                 lambda shard=shard: {  # type: ignore[misc]  # bound early on purpose
                     "deliveries": shard.dispatcher.in_flight,
                     "lost_reports": shard.dispatcher.lost_reports,
+                    "forecasts_right": shard.dispatcher.foresight.right,
+                    "forecasts_wrong": shard.dispatcher.foresight.wrong,
                     "sessions": self._service.admission.in_all if shard is self.shards[0] else 0,
                     **(self._pickup.figures() if shard.number == 0 else {}),
                 },
