@@ -22,7 +22,7 @@ from relayd.mail.address import AddressError, fold_domain, path_text
 from relayd.mail.pacing import SourceAddress
 from relayd.reactor.coroutine import promise
 from relayd.rules.header import TooManyFieldsError
-from relayd.rules.leaving import AT_RISK, FAILS, PASS, UNFORETOLD, Answer, Forecast, Leaving
+from relayd.rules.leaving import AT_RISK, FAILS, PASS, UNFORETOLD, CopyAnswer, Forecast, LeavingCopy
 from relayd.rules.view import Unasked
 
 if TYPE_CHECKING:  # what verifies takes its time to load, and its memory
@@ -37,7 +37,7 @@ Keys = Callable[[], "Mapping[str, tuple[SigningKey, ...]]"]
 """The keys in force, by the names of `dkim` statements."""
 
 
-class Kept(NamedTuple):
+class StandingSignature(NamedTuple):
     """A signature that passed here, or may yet, and that our edits leave whole."""
 
     domain: str
@@ -47,14 +47,14 @@ class Kept(NamedTuple):
 class _Left(NamedTuple):
     """What is left of the signatures in a copy."""
 
-    whole: tuple[Kept, ...]
+    whole: tuple[StandingSignature, ...]
     broken: tuple[str, ...]  # domains of those that we break
     later: tuple[str, ...]  # of those whose key nobody has told
     authors: tuple[str, ...] | None  # domains in From; None: more than anybody looks at
     froms: int  # fields From
 
 
-class Gateway(NamedTuple):
+class SendingSide(NamedTuple):
     """Ourselves, as receivers will see us."""
 
     hostname: str
@@ -69,7 +69,7 @@ class Forecasting:
         self,
         reactor: IReactorTime,
         records: Records,
-        gateway: Gateway,
+        gateway: SendingSide,
         now: float,
         *,
         arrived: bytes,
@@ -81,7 +81,7 @@ class Forecasting:
     ) -> None:
         """`arrived` is the header section that was verified, `section` the one that leaves, but
         for what `edit` does; `above`: fields of ours in front of it. `signatures`: one for each of
-        `vouched`, and whether the body that leaves is the one that it signs.
+        `vouched`, and whether the body that leaves is the one that it signs; None is not looked at.
         """
         self._reactor = reactor
         self._records = records
@@ -100,7 +100,7 @@ class Forecasting:
 
     # relayd.rules.leaving.Foretelling
 
-    def forecast(self, copy: Leaving) -> Forecast:
+    def forecast(self, copy: LeavingCopy) -> Forecast:
         """Raises Unasked of UNFORETOLD where the DNS is to be asked first."""
         sender = None if copy.reverse_path is None else copy.reverse_path.domain_key
         key = (sender, copy.header_rules, copy.signed_by, copy.source)
@@ -115,7 +115,7 @@ class Forecasting:
         self._known[key] = found
         return found
 
-    def breaks(self, copy: Leaving) -> bool | None:
+    def breaks(self, copy: LeavingCopy) -> bool | None:
         """The same of a copy that no rule about it has changed; it is remembered for `told`."""
         answer = self.forecast(copy).breaks
         if answer is not None:
@@ -139,11 +139,11 @@ class Forecasting:
         answers = {*self._told.values()}
         if len(answers) == 1:
             return answers.pop()
-        return tuple(Answer(*each) for each in sorted(self._told.items()))
+        return tuple(CopyAnswer(*each) for each in sorted(self._told.items()))
 
     # how
 
-    def _foretold(self, copy: Leaving) -> Asking[Forecast]:
+    def _foretold(self, copy: LeavingCopy) -> Asking[Forecast]:
         left = self._left_of(copy)
         if left.authors is None:
             return Forecast(FAILS, True, "From has more domains than anybody looks at")
@@ -210,7 +210,7 @@ class Forecasting:
         outcome = FAILS if strict and not partial_ else AT_RISK
         return Forecast(outcome, strict, f"{asked}; {'; '.join(filter(None, whys))}")
 
-    def _left_of(self, copy: Leaving) -> _Left:
+    def _left_of(self, copy: LeavingCopy) -> _Left:
         """Which signatures the header rules leave whole."""
         signs = bool(copy.signed_by)
         key = (copy.header_rules, signs)
@@ -230,33 +230,35 @@ class Forecasting:
         # a signature may be over fields that we put in front, too: by their names, once too often
         before = self._above + (b"DKIM-Signature: ours\r\n" if signs else b"")
         arrived, leaving = fields(self._arrived), fields(before + section)
-        whole: list[Kept] = []
+        whole: list[StandingSignature] = []
         broken: list[str] = []
         later: list[str] = []
         for (signed, body), result in zip(self._signatures, self._vouched.dkim, strict=False):
-            if signed is None or result.result not in ("pass", "temperror"):
+            if result.result not in ("pass", "temperror"):
                 continue
-            if not body or header_hash(arrived, signed) != header_hash(leaving, signed):
+            if not body or (
+                signed is not None and header_hash(arrived, signed) != header_hash(leaving, signed)
+            ):
                 broken.append(result.domain)
             elif result.result == "temperror":
                 later.append(result.domain)
             else:
-                whole.append(Kept(result.domain, self._risk(signed, testing=result.testing)))
+                risk = self._risk(signed, testing=result.testing)
+                whole.append(StandingSignature(result.domain, risk))
         froms = [field for field in leaving if field.name == b"from"]
         authors = author_domains(field.body for field in froms)
-        return _Left(
-            tuple(whole), tuple(dict.fromkeys(broken)), tuple(later), authors, len(froms)
-        )
+        return _Left(tuple(whole), tuple(dict.fromkeys(broken)), tuple(later), authors, len(froms))
 
-    def _risk(self, signed: Signature, *, testing: bool) -> str:
-        if signed.expires is not None and signed.expires < self._now + RETRIES:
-            hours = max(signed.expires - self._now, 0) // 3600
+    def _risk(self, signed: Signature | None, *, testing: bool) -> str:
+        expires = None if signed is None else signed.expires
+        if expires is not None and expires < self._now + RETRIES:
+            hours = max(expires - self._now, 0) // 3600
             return f"that expires in {hours} h"
         return "its domain says that it is only tried out" if testing else ""
 
-    def _ours(self, copy: Leaving) -> Asking[list[Kept]]:
+    def _ours(self, copy: LeavingCopy) -> Asking[list[StandingSignature]]:
         """Signatures that we make, where the DNS has their keys."""
-        found: list[Kept] = []
+        found: list[StandingSignature] = []
         known = self._gateway.keys() if copy.signed_by else {}
         for name in copy.signed_by:
             risks = set()
@@ -265,10 +267,10 @@ class Forecasting:
             if risks:
                 # two keys are for receivers who know only one kind of them
                 domain = known[name][0].domain
-                found.append(Kept(domain, "" if "" in risks else sorted(risks)[0]))
+                found.append(StandingSignature(domain, "" if "" in risks else sorted(risks)[0]))
         return found
 
-    def _spf(self, copy: Leaving) -> Asking[tuple[str, str, str]]:
+    def _spf(self, copy: LeavingCopy) -> Asking[tuple[str, str, str]]:
         """The domain that the next hop asks SPF about, the result, and why it is not aligned."""
         source = self._gateway.sources.get(copy.source)
         helo = self._gateway.hostname if source is None else source.helo
@@ -281,8 +283,8 @@ class Forecasting:
         addresses = [] if source is None else list(source.addresses)
         try:
             if source is None:
-                addresses += (yield from ask(helo, "A"))
-                addresses += (yield from ask(helo, "AAAA"))
+                addresses += yield from ask(helo, "A")
+                addresses += yield from ask(helo, "AAAA")
         except Unanswered:
             return domain, "temperror", f"no answer for the address of {helo}"
         if not addresses:
@@ -298,7 +300,7 @@ class Forecasting:
 
 
 def _without_policy(
-    found: DmarcResult, vouchers: Sequence[Kept], host: str, spf: str
+    found: DmarcResult, vouchers: Sequence[StandingSignature], host: str, spf: str
 ) -> Forecast:
     """Nothing is asked for: that somebody answers for it is what large receivers want to see."""
     none = f"{found.author} has no DMARC policy"

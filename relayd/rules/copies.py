@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, cast
 from relayd.mail.address import Mailbox
 from relayd.mail.plan import Step
 from relayd.rules.language.model import Sign
-from relayd.rules.leaving import BREAKS, Foretelling, Leaving
+from relayd.rules.leaving import BREAKS, Foretelling, LeavingCopy
 from relayd.rules.stage import Stage
 from relayd.rules.subject import Subject
 from relayd.rules.view import View
@@ -33,16 +33,16 @@ class Copies:
         self._ruleset = ruleset
         self._view = view
         self._now = now
-        self._known: dict[str, Leaving | None] = {}
+        self._known: dict[str, LeavingCopy | None] = {}
 
-    def of(self, mailbox: Mailbox) -> Leaving | None:
+    def of(self, mailbox: Mailbox) -> LeavingCopy | None:
         """The copy for a final recipient; None: it stays in our domains. Raises Unknown."""
         key = mailbox.key
         if key not in self._known:
             self._known[key] = self._leaving(mailbox)
         return self._known[key]
 
-    def forecast(self, copy: Leaving) -> Step | None:
+    def forecast(self, copy: LeavingCopy) -> Step | None:
         """What is foreseen of it, as all rules have made it; None: nobody foretells. Raises Unknown.
 
         Rules have nothing to say about that, so it is told of every copy.
@@ -56,7 +56,7 @@ class Copies:
             foretelling.breaks(before)
         return foretelling.forecast(copy).step(copy.recipient)
 
-    def _leaving(self, mailbox: Mailbox) -> Leaving | None:
+    def _leaving(self, mailbox: Mailbox) -> LeavingCopy | None:
         ruleset, outer = self._ruleset, self._view
         if ruleset.ours is not None and ruleset.ours.hold(mailbox):
             return None
@@ -69,7 +69,7 @@ class Copies:
         if ruleset.srs is not None and path is not None and view.recipient.key != view.named.key:
             path, _, _ = ruleset.srs.rewritten(view, path, self._now)
         names = () if ruleset.signing is None else signed_by(ruleset.signing, view, [], set())
-        return Leaving(outer.named.mailbox, mailbox, sender, path, self.header_rules, names)
+        return LeavingCopy(outer.named.mailbox, mailbox, sender, path, self.header_rules, names)
 
 
 def signed_by(

@@ -19,7 +19,7 @@ from relayd.rules.copies import Copies, signed_by
 from relayd.rules.fact import Fact, Known
 from relayd.rules.forward import Fanned, Loop, fan_out
 from relayd.rules.language.model import AdmissionRule, Rewrite
-from relayd.rules.leaving import Leaving
+from relayd.rules.leaving import LeavingCopy
 from relayd.rules.replace import replace
 from relayd.rules.ruleset import Ruleset
 from relayd.rules.senderroute import has_route, takes_route
@@ -259,7 +259,7 @@ def _foretell(
     """Say in the trail what is foreseen of a copy that leaves our domains."""
     if copies.of(destination.mailbox) is None:
         return
-    copy = Leaving(
+    copy = LeavingCopy(
         view.named.mailbox,
         destination.mailbox,
         facts.sender,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from relayd.mail.address import Mailbox, ReversePath
@@ -18,14 +19,14 @@ BREAKS = Fact(
     spelled="breaks dmarc",
     values=(False, True),
 )
-"""Who foretells (Foretelling), or one answer for all copies, or an Answer for each that left."""
+"""Who foretells (Foretelling), or one answer for all copies, or an CopyAnswer for each that left."""
 
 UNFORETOLD = Fact("what the DNS says of a copy", Known.RECIPIENT, spelled="breaks dmarc")
 """Unasked for it: Foretelling.look_up is to be waited for."""
 
 
 @dataclass(frozen=True, slots=True)
-class Leaving:
+class LeavingCopy:
     """What is done to one copy between our door and the next hop.
 
     That is its envelope in and out, and the list of its edits: what a signature by which each hop
@@ -53,7 +54,17 @@ class Forecast(NamedTuple):
         return Step(FORECAST, "", self.outcome, f"{mailbox}: {self.why}")
 
 
-class Answer(NamedTuple):
+class LeavingCopies(Protocol):
+    """The copies of one recipient, for conditions that ask about them."""
+
+    targets: Sequence[Mailbox]
+    """Of those in question; empty: the one that the view is about."""
+
+    def of(self, mailbox: Mailbox) -> LeavingCopy | None:
+        """The copy for a final recipient; None: it stays in our domains. Raises Unknown."""
+
+
+class CopyAnswer(NamedTuple):
     """Whether the copy for a recipient breaks DMARC, as it is kept with a message."""
 
     recipient: str  # its key
@@ -66,10 +77,10 @@ class Answer(NamedTuple):
 class Foretelling(Protocol):
     """Who foretells of one message."""
 
-    def forecast(self, copy: Leaving) -> Forecast:
+    def forecast(self, copy: LeavingCopy) -> Forecast:
         """Raises Unasked of UNFORETOLD where the DNS is to be asked first."""
 
-    def breaks(self, copy: Leaving) -> bool | None:
+    def breaks(self, copy: LeavingCopy) -> bool | None:
         """The same of a copy that no rule about it has changed; it is remembered for `told`."""
 
     async def look_up(self) -> None:

@@ -11,7 +11,7 @@ from relayd.rules.subject import Subject
 from relayd.rules.tables.table import Unknown
 
 if TYPE_CHECKING:
-    from relayd.rules.copies import Copies
+    from relayd.rules.leaving import LeavingCopies
 
 
 class Unasked(Unknown):
@@ -39,7 +39,7 @@ class View:
         self.recipient = self.named = recipient  # ... as RCPT named it
         self.gathered = gathered  # what others were asked for
         self.notes: list[str] = []  # where tables held what they were asked
-        self.copies: Copies | None = None  # as they would leave, where rules look at that
+        self.copies: LeavingCopies | None = None  # as they would leave, where rules look at that
 
     def told(self, fact: Fact, about: Fact | None = None) -> object:
         """What was gathered about a fact, or about it of one mailbox.

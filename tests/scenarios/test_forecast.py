@@ -186,9 +186,7 @@ class Truth(Scenario):
             breaks = kind.domain == "rescued.example" or forecast == "fails"
             breaks = breaks or kind.domain == "part.example"
             self.assertEqual(b"X-Breaks-Dmarc: yes" in message, breaks, kind.what)
-        table = "\n".join(
-            f"| {' | '.join(row)} |" for row in (HEAD, ["---"] * len(HEAD), *rows)
-        )
+        table = "\n".join(f"| {' | '.join(row)} |" for row in (HEAD, ["---"] * len(HEAD), *rows))
         self.assertIn(table, DOCUMENT.read_text("utf-8"), f"the table is to be:\n{table}")
 
     def sent(self, kind: Kind, key: object) -> str:

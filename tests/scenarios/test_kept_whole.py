@@ -75,13 +75,13 @@ class KeptWhole(Names):
             copies = [each for each in sink.wait(len(names), 120) if each.sender]
             self.assertEqual(len(copies), len(names))
             for copy in copies:
-                name = re.search(rb"(?m)^X-Corpus: (.*)\r$", copy.content)
-                assert name is not None
-                signed = sent[name[1].decode()]
-                self.assertTrue(copy.content.endswith(signed), name[1])
+                found = re.search(rb"(?m)^X-Corpus: (.*)\r$", copy.content)
+                assert found is not None
+                signed = sent[found[1].decode()]
+                self.assertTrue(copy.content.endswith(signed), found[1])
                 above = copy.content[: -len(signed)]
                 fields = {each.lower() for each in re.findall(rb"(?m)^([\w-]+):", above)}
-                self.assertEqual(fields, OURS, name[1])
+                self.assertEqual(fields, OURS, found[1])
         relay.wait_empty()
         status = json.loads(relay.ctl("status", "--json").stdout)
         shard = status["shards"][0]

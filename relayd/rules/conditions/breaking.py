@@ -11,7 +11,7 @@ from relayd.rules.conditions.senderpolicy import SENDER_POLICY
 from relayd.rules.conditions.signatures import DKIM, DMARC
 from relayd.rules.fact import Fact
 from relayd.rules.language.words import Words
-from relayd.rules.leaving import BREAKS, Foretelling
+from relayd.rules.leaving import BREAKS, Foretelling, LeavingCopy
 from relayd.rules.tables.table import Table, Unknown
 from relayd.rules.view import View
 
@@ -48,12 +48,13 @@ class Breaks(Condition):
 
 
 def _breaks(view: View) -> bool:
-    said = view.told(BREAKS)
-    if isinstance(said, bool):
-        return said
-    copies, unknown = view.copies, False
+    said, copies = view.told(BREAKS), view.copies
+    unknown = False
     for target in (copies and copies.targets) or (view.recipient.mailbox,):
-        answer = _of(view, target, said)
+        copy = None if copies is None else copies.of(target)
+        if copies is not None and copy is None:
+            continue  # it stays with us, whatever is said
+        answer = _answer(said, target, copy)
         if answer:
             return True
         unknown = unknown or answer is None
@@ -62,10 +63,10 @@ def _breaks(view: View) -> bool:
     return False
 
 
-def _of(view: View, target: Mailbox, said: object) -> bool | None:
+def _answer(said: object, target: Mailbox, copy: LeavingCopy | None) -> bool | None:
+    """Of one copy; None: nobody can say."""
+    if isinstance(said, bool):
+        return said
     if isinstance(said, tuple):
         return cast("bool | None", dict(said).get(target.key))
-    if view.copies is None:
-        return None
-    copy = view.copies.of(target)
-    return copy is not None and cast("Foretelling", said).breaks(copy)
+    return None if copy is None else cast("Foretelling", said).breaks(copy)

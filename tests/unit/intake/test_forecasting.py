@@ -8,11 +8,20 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from relayd import config
+from relayd.authentication.dkimkey import key_record
+from relayd.authentication.dkimsigning import new_private_key, private_key
+from relayd.intake.checks import ReceivedContent
+from relayd.intake.examination import Filtered
 from relayd.intake.gatheredfacts import Gatherer
+from relayd.mail.address import Mailbox
+from relayd.mail.client import Client
 from relayd.mail.message import RecipientState
-from relayd.mail.plan import FACT
-from relayd.rules.evaluate import evaluate
+from relayd.mail.plan import FACT, Verdict
+from relayd.ops.explain import explain, lines
+from relayd.rules.evaluate import Facts, evaluate
+from relayd.rules.fact import Known
 from relayd.rules.header import edit_header
+from relayd.rules.storedfact import recalled
 from tests.unit.authentication.test_dkim import ED_RECORD, NOW
 from tests.unit.authentication.test_dkim import SECTION as SECTION_OF_OTHERS
 from tests.unit.authentication.test_dkim import sign as sign_for
@@ -59,22 +68,19 @@ class ForecastCase(ExaminationCase):
         keys.write_text("secret\n")
         keys.chmod(0o600)
 
-    def site(self, text: str, records: Records) -> None:
+    def site(self, text: str, records: Records, **intake: object) -> None:
         self.zone = Zone(records)
         settings = config.load_text(f"hostname {HOST}\n{SITE}{text}", self.folder)
-        ruleset = settings.ruleset
+        ruleset = self.ruleset = settings.ruleset
+        self.gatherer = Gatherer(
+            self.scene.clock, self.zone, self.log, HOST, lambda: NOW, keys=lambda: settings.signing
+        )
         self.scene.change(
-            gatherer=Gatherer(
-                self.scene.clock,
-                self.zone,
-                self.log,
-                HOST,
-                lambda: NOW,
-                keys=lambda: settings.signing,
-            ),
+            gatherer=self.gatherer,
             rules=lambda: ruleset,
             decide=evaluate,
             edit=edit_header,
+            **intake,
         )
 
     def sent(
@@ -96,7 +102,9 @@ class ForecastCase(ExaminationCase):
     def forecasts(self) -> list[str]:
         """What the trail says of each copy."""
         return [
-            f"{step.rule}: {step.note}" for step in self.submission.trail if step.stage == "forecast"
+            f"{step.rule}: {step.note}"
+            for step in self.submission.trail
+            if step.stage == "forecast"
         ]
 
     def foreseen(self, content: bytes, records: Records = STRICT, text: str = "") -> str:
@@ -130,7 +138,9 @@ class Foreseen(ForecastCase):
 
     def test_a_policy_of_none_is_a_risk(self) -> None:
         records = {**STRICT, POLICY: ("v=DMARC1; p=none",)}
-        self.assertTrue(self.foreseen(PLAIN + BODY, records).startswith("at risk: sender.example asks"))
+        self.assertTrue(
+            self.foreseen(PLAIN + BODY, records).startswith("at risk: sender.example asks")
+        )
 
     def test_without_a_policy_somebody_must_answer_for_it(self) -> None:
         said = self.foreseen(PLAIN + BODY, GATEWAY)
@@ -219,7 +229,9 @@ class Breaking(ForecastCase):
         self.assertEqual(self.sent(rule, PLAIN + BODY)[:3], "250")
         records = {**STRICT, ("sender.example", "TXT"): ("v=spf1 -all",)}
         self.assertEqual(self.sent(rule, PLAIN + BODY, records)[:3], "550")
-        self.assertEqual(self.sent(f"accept when dkim none\n{rule}", PLAIN + BODY, records)[:3], "250")
+        self.assertEqual(
+            self.sent(f"accept when dkim none\n{rule}", PLAIN + BODY, records)[:3], "250"
+        )
 
     def test_a_policy_of_none_breaks_nothing(self) -> None:
         records = {**STRICT, POLICY: ("v=DMARC1; p=none",)}
@@ -262,7 +274,9 @@ class Breaking(ForecastCase):
         text = "rewrite header From any -> srs when breaks dmarc\nhold when breaks dmarc\n"
         self.sent(text, PLAIN + BODY)
         self.assertEqual(self.submission.state_of(0), RecipientState.HELD)
-        self.assertIn(f'From: "a at sender.example (via {HOST})"\r\n <SRSF='.encode(), self.header())
+        self.assertIn(
+            f'From: "a at sender.example (via {HOST})"\r\n <SRSF='.encode(), self.header()
+        )
         self.assertEqual(
             self.forecasts(), [f"pass: alice@outside.example: SPF of {HOST}, for {HOST}"]
         )
@@ -275,7 +289,161 @@ class Breaking(ForecastCase):
         self.assertEqual(self.sent(text, SIGNED + BODY)[:3], "550")
 
     def test_the_answer_is_kept_with_the_message(self) -> None:
-        for to, said in (("info@ours.example", "breaks dmarc"), ("both@ours.example", "breaks dmarc")):
+        for to, said in (
+            ("info@ours.example", "breaks dmarc"),
+            ("both@ours.example", "breaks dmarc"),
+        ):
             self.sent("hold when breaks dmarc", PLAIN + BODY, to=to)
             kept = [step for step in self.submission.trail if step.stage == FACT]
             self.assertIn(said, [step.rule for step in kept])
+
+
+class OurOwnSignature(ForecastCase):
+    TEXT = f"""
+dkim gateway domain {HOST} selector g key file g.pem
+sign any with gateway when forwarded
+rewrite header From any -> srs when breaks dmarc
+"""
+
+    def setUp(self) -> None:
+        super().setUp()
+        key = self.folder / "g.pem"
+        pem = new_private_key(ed25519=True)
+        key.write_bytes(pem)
+        key.chmod(0o600)
+        self.record = key_record(private_key(pem).public_key())
+
+    def test_it_vouches_where_the_dns_has_its_key(self) -> None:
+        records = {**STRICT, (f"g._domainkey.{HOST}", "TXT"): (self.record,), (HOST, "TXT"): ()}
+        said = self.foreseen(PLAIN + BODY, records, self.TEXT)
+        self.assertEqual(said, f"pass: signed by {HOST}, for {HOST}")
+
+    def test_a_key_that_nobody_finds_is_a_risk(self) -> None:
+        for found in ((), (self.record[:-8] + "AAAAAAA=",), (self.record, self.record)):
+            records = {**STRICT, (f"g._domainkey.{HOST}", "TXT"): found, (HOST, "TXT"): ()}
+            said = self.foreseen(PLAIN + BODY, records, self.TEXT)
+            self.assertEqual(
+                said,
+                f"at risk: signed by {HOST}, but the DNS does not have our key g._domainkey.{HOST}",
+            )
+
+    def test_spf_that_is_aligned_takes_the_risk_away(self) -> None:
+        said = self.foreseen(PLAIN + BODY, STRICT, self.TEXT)
+        self.assertEqual(said, f"pass: SPF of {HOST}, for {HOST}")
+
+
+class Filtering(ForecastCase):
+    """What filters write counts as what our own rules change."""
+
+    async def _edited(self, content: ReceivedContent, **what: bytes) -> Filtered:
+        body = None
+        if "body" in what:
+            body = content.new_body()
+            body.write(what["body"])
+        await content.rewrite(what.get("section"), body)
+        return Filtered()
+
+    def foreseen_after(self, **what: bytes) -> str:
+        edited = self._edited
+
+        class Editor:
+            async def examine(self, *given: Any) -> Filtered:  # noqa: ANN401
+                return await edited(given[3], **what)
+
+        self.site("reject when breaks dmarc", STRICT, filters=Editor())
+        peer = self.scene.greeted()
+        peer.say(*message("info@ours.example", sender="ann@sender.example"))
+        (reply,) = peer.send(SIGNED + BODY + b".\r\n")
+        peer.leave()
+        return reply[:3]
+
+    def test_what_changes_a_signed_field_or_the_body_breaks(self) -> None:
+        other = SIGNED.replace(b"Subject: one", b"Subject: [spam] one")
+        self.assertEqual(self.foreseen_after(section=other), "250")
+        other = SIGNED.replace(b"Subject: two", b"Subject: [spam] two")
+        self.assertEqual(self.foreseen_after(section=other), "550")
+        self.assertEqual(self.foreseen_after(body=b"Hello  there, scanned\r\n"), "550")
+
+    def test_what_adds_a_field_does_not(self) -> None:
+        self.assertEqual(self.foreseen_after(section=b"X-Spam: no\r\n" + SIGNED), "250")
+        self.assertEqual(self.foreseen_after(section=SIGNED, body=BODY), "250")
+
+
+class Questions(ForecastCase):
+    """What `relayctl explain` says of it, and tests of rules."""
+
+    async def asked(self, text: str, records: Records = STRICT, **question: Any) -> dict[str, Any]:  # noqa: ANN401
+        self.site(text, records)
+
+        async def nothing(*given: object) -> Any:  # noqa: ANN401
+            return "none"
+
+        async def nobody(*given: object) -> list[str]:
+            return []
+
+        question = {"recipient": "info@ours.example", "sender": "ann@sender.example", **question}
+        return await explain(
+            self.ruleset, question, nobody, nothing, nothing, self.gatherer.supposing
+        )
+
+    RULE = "reject when breaks dmarc"
+
+    async def test_with_a_header_section(self) -> None:
+        for section, said in ((SIGNED, "pass"), (PLAIN, "")):
+            answer = await self.asked(self.RULE, header=section.decode("latin-1"))
+            outcomes = [step["rule"] for step in answer["trail"] if step["stage"] == "forecast"]
+            self.assertEqual(answer["verdict"], "accept" if said else "refuse", answer)
+            self.assertEqual(outcomes[0], said or "fails")
+            (row,) = [each for each in answer["facts"] if each["fact"].startswith("whether it br")]
+            self.assertEqual(row["value"], f"{'not ' if said else ''}breaks dmarc")
+
+    async def test_a_header_rule_that_breaks_it_is_told(self) -> None:
+        text = self.RULE + '\nheader replace Subject "x"\n'
+        answer = await self.asked(text, header=SIGNED.decode("latin-1"))
+        said = "\n".join(lines(answer))
+        self.assertIn("what we change breaks the signature of sender.example", said)
+
+    async def test_with_what_is_said_of_signatures(self) -> None:
+        answer = await self.asked(self.RULE, **{"with": ["dkim pass @sender.example"]})
+        self.assertEqual(answer["verdict"], "accept")
+        answer = await self.asked(self.RULE, **{"with": ["dkim none"]})
+        self.assertEqual(answer["verdict"], "refuse")
+
+    async def test_with_the_answer_itself(self) -> None:
+        answer = await self.asked(self.RULE, **{"with": ["breaks dmarc"]})
+        self.assertEqual(answer["verdict"], "refuse")
+        answer = await self.asked(self.RULE, **{"with": ["not breaks dmarc"]})
+        self.assertEqual(answer["verdict"], "accept")
+
+    async def test_without_anything_it_is_not_known(self) -> None:
+        answer = await self.asked(self.RULE)
+        self.assertEqual(answer["verdict"], "accept")
+        self.assertIn("breaks dmarc unknown", [each["value"] for each in answer["facts"]])
+
+    def test_tests_of_rules_state_it(self) -> None:
+        text = (
+            f"{self.RULE}\n"
+            "expect to info@ours.example when breaks dmarc -> reject 550 5.7.1\n"
+            "expect to info@ours.example when not breaks dmarc -> alice@outside.example sender srs\n"
+            "expect to info@ours.example when dkim pass -> alice@outside.example direct sender srs\n"
+        )
+        self.site(text, STRICT)
+        with self.assertRaises(config.ConfigErrors):
+            self.site(
+                text.replace("when breaks dmarc -> reject", "when breaks dmarc -> hold"), STRICT
+            )
+
+    def test_what_was_kept_answers_replay(self) -> None:
+        for content, to, verdict in (
+            (PLAIN, "info@ours.example", Verdict.REFUSE),
+            (SIGNED, "info@ours.example", Verdict.ACCEPT),
+            (PLAIN, "here@ours.example", Verdict.ACCEPT),
+        ):
+            self.sent("hold when breaks dmarc", content + BODY, to=to)
+            stored = {step.place: step.note for step in self.submission.trail if step.stage == FACT}
+            self.site(self.RULE, STRICT)
+            gathered = recalled(self.ruleset.gathered, stored)
+            client, sender = Client("192.0.2.1"), Mailbox.parse("ann@sender.example")
+            facts = Facts(client, sender, Mailbox.parse(to), NOW, gathered, Known.CONTENT)
+            plan = evaluate(self.ruleset, facts)
+            self.assertEqual(plan.verdict, verdict, (to, stored, plan.trail))

@@ -58,7 +58,7 @@ class AuthorCase(unittest.TestCase):
     def author(self, section: bytes) -> tuple[str, str]:
         """The display name and the address of the one From."""
         message = message_from_bytes(self.edited(section + b"\r\n"), policy=policy.default)
-        (field,) = message.get_all("From")
+        (field,) = message.get_all("From") or ()
         (address,) = field.addresses
         return address.display_name, f"{address.username}@{address.domain}"
 
@@ -140,9 +140,7 @@ class Rewritten(AuthorCase):
         self.assertEqual(name, "a at s.example, b at t.example (via gw.example.com)")
         fields = self.fields(section)
         self.assertEqual(fields["Reply-To"], ["a@s.example, b@t.example"])
-        self.assertEqual(
-            fields["X-Original-From"], ["a@s.example", "b@t.example", "nobody"]
-        )
+        self.assertEqual(fields["X-Original-From"], ["a@s.example", "b@t.example", "nobody"])
 
     def test_groups(self) -> None:
         name, address = self.author(b"From: Team: Ann <ann@s.example>, bob@t.example;\r\n")
