@@ -1,4 +1,4 @@
-"""docs/rules.md, checks.md, sending.md and docs/recipes: each recipe loads, each example is one."""
+"""docs/rules.md, checks.md, sending.md, forwarding.md and docs/recipes: each recipe loads, each example is one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WANTED = (
     "forward-domain", "catch-all", "split-domain", "backup-mx", "smarthost-by-sender",
     "move-domain", "mailing-list", "srs", "sign",
     "block-lists", "greylisting", "rspamd", "clamav", "opendkim", "limits", "verification",
-    "pace", "new-address", "safety-net",
+    "pace", "new-address", "safety-net", "trust", "no-spam-onward",
 )  # fmt: skip
 
 
@@ -52,7 +52,7 @@ class RecipesTest(unittest.TestCase):
 
     def test_every_example_is_one_of_the_files(self) -> None:
         text = "".join(
-            (DOCS / name).read_text() for name in ("rules.md", "checks.md", "sending.md")
+            (DOCS / name).read_text() for name in ("rules.md", "checks.md", "sending.md", "forwarding.md")
         )
         shown = set()
         for kind, words, body in _BLOCK.findall(text):
