@@ -72,6 +72,27 @@ class DkimVerifier:
         """Where the keys are in the DNS that its signatures need."""
         return [each.key_name for each in self._signatures if isinstance(each, Signature)]
 
+    @property
+    def signatures(self) -> list[Signature | None]:
+        """What can be verified, in the order of the verdicts; None: this one cannot."""
+        return [each if isinstance(each, Signature) else None for each in self._signatures]
+
+    def signs_body(self, signed: Signature | None) -> bool:
+        """Whether the body, as it was seen last, is the one that it signs."""
+        if signed is None:
+            return False
+        return self._digests[signed.relaxed_body][signed.length] == signed.body_hash
+
+    def look_again(self, body: Iterable[bytes]) -> None:
+        """Another body has taken the place of the one that was verified."""
+        for relaxed, digests in self._digests.items():
+            self._bodies[relaxed] = again = BodyHash(relaxed)
+            for length in digests:
+                again.of(length)
+        for piece in body:
+            self.feed(piece)
+        self.finish()
+
     def feed(self, piece: bytes) -> None:
         """More of the body."""
         for body in self._bodies.values():

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from relayd.intake.checks import Objection, ReceivedContent
 from relayd.intake.gatheredfacts import Gatherer
@@ -25,6 +25,9 @@ from relayd.rules.conditions.signatures import ARC, ARC_WORDS, DKIM, DMARC
 from relayd.rules.conditions.size import SIZE
 from relayd.rules.fact import Fact
 from relayd.rules.ruleset import Ruleset
+
+if TYPE_CHECKING:
+    from relayd.authentication.dkimsignature import Signature
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +109,12 @@ class Examination:
                 known = vouched.arc.result in ARC_WORDS
                 found[ARC] = vouched.arc.result if known else None
         return found
+
+    def signatures(self, content: ReceivedContent) -> list[tuple[Signature | None, bool]]:
+        """Those of `vouched`, and whether the body that leaves is theirs. Raises SpoolError."""
+        if self._vouching is None:
+            return []
+        return self._vouching.signatures(content.body() if content.rewritten else None)
 
     def fields(self, section: bytes) -> dict[Fact, object]:
         """What rules look at in a header section: the one that came, or what filters made of it."""

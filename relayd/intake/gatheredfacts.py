@@ -7,25 +7,32 @@ time has the value that RFC 5782 and RFC 7208 give it, so no session waits for e
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from typing import Any
+from dataclasses import replace as but
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred, DeferredSemaphore
 from twisted.internet.interfaces import IReactorTime
 
 from relayd.dns.answer import Answer, DnsError
 from relayd.intake.counting import Receipt, Tally, take_back
+from relayd.intake.forecasting import Forecasting, Keys, SendingSide
 from relayd.intake.lookups import DnsList, Records, sender_policy
 from relayd.intake.recipientfacts import RecipientFacts
-from relayd.intake.vouching import Vouching
+from relayd.intake.vouching import Vouched, Vouching
 from relayd.mail.address import AddressError, ReversePath
 from relayd.mail.client import Client
 from relayd.mail.log import MailLog
 from relayd.reactor.coroutine import promise
 from relayd.rules.conditions.senderpolicy import SENDER_POLICY
+from relayd.rules.conditions.signatures import SignedResult
 from relayd.rules.evaluate import Facts
 from relayd.rules.fact import Fact, Known
+from relayd.rules.header import edit_header
 from relayd.rules.ruleset import Ruleset
 from relayd.shared.seldom import Seldom
+
+if TYPE_CHECKING:
+    from relayd.authentication.dkimsignature import Signature
 
 STRANGERS_QUESTIONS = 50  # in flight at a time: half of what the resolver asks (IN_FLIGHT)
 PATIENCE = 20.0  # seconds for all of one fact; RFC 7208 section 4.6.4 wants no less for SPF
@@ -67,8 +74,13 @@ class Gatherer:
         clock: Callable[[], float],
         of_recipients: RecipientFacts | None = None,
         seldom: Seldom | None = None,
+        keys: Keys = dict,
     ) -> None:
-        """`of_recipients`: without, nothing is known of them. `seldom`: who tells of trouble."""
+        """`of_recipients`: without, nothing is known of them. `seldom`: who tells of trouble.
+
+        `keys`: by which we sign.
+        """
+        self._keys = keys
         self._reactor = reactor
         self._records = records
         self._of_strangers = NamedByStrangers(records)
@@ -83,6 +95,41 @@ class Gatherer:
         """For one message."""
         records = self._of_strangers
         return Vouching(self._reactor, records, self._clock, PATIENCE, dmarc=dmarc, arc=arc)
+
+    def forecasting(self, ruleset: Ruleset, **message: Any) -> Forecasting:  # noqa: ANN401
+        """Of one message: see Forecasting."""
+        side = SendingSide(self._hostname, ruleset.pacing.sources, self._keys)
+        records = self._of_strangers
+        return Forecasting(self._reactor, records, side, self._clock(), **message)
+
+    def supposing(
+        self, ruleset: Ruleset, section: bytes, signed: Sequence[SignedResult] | None
+    ) -> Forecasting:
+        """Of a message of which there is no more than a header section, for a question.
+
+        `signed`: what is said of its signatures, and all is well with the rest; None: they pass.
+        """
+        from relayd.authentication.dkim import DkimResult, DkimVerifier
+
+        found = [each for each in DkimVerifier(section).signatures if each is not None]
+        results = [DkimResult("pass", domain=each.domain) for each in found]
+        pairs: list[tuple[Signature | None, bool]] = [(each, True) for each in found]
+        if signed is not None:
+            by_domain = {each.domain: each.result for each in signed}
+            known = {each.domain for each in found}
+            results = [but(each, result=by_domain.get(each.domain, "none")) for each in results]
+            more = [each for each in signed if each.domain and each.domain not in known]
+            results += [DkimResult(each.result, domain=each.domain) for each in more]
+            pairs += [(None, True) for _ in more]
+        return self.forecasting(
+            ruleset,
+            arrived=section,
+            section=section,
+            above=b"Authentication-Results: ours\r\nReceived: ours\r\n",
+            signatures=pairs,
+            vouched=Vouched(tuple(results)),
+            edit=lambda rules, octets: edit_header(ruleset, rules, octets, self._clock()),
+        )
 
     def gathering(self) -> GatheredFacts:
         """For one session."""

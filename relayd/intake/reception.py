@@ -6,7 +6,7 @@ import contextlib
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from relayd.authentication.results import without_forged
 from relayd.intake.checks import MESSAGE_GREW, Checks, Objection, ReceivedContent, at_once
@@ -47,6 +47,7 @@ from relayd.rules.evaluate import Facts, evaluate, examine
 from relayd.rules.fact import Fact, Known
 from relayd.rules.header import TooManyFieldsError, edit_header
 from relayd.rules.language.model import SEALS
+from relayd.rules.leaving import BREAKS, UNFORETOLD, Foretelling
 from relayd.rules.ruleset import Ruleset
 from relayd.rules.srsstage import FORGED
 from relayd.rules.storedfact import kept
@@ -160,11 +161,13 @@ class Intake:
     untold: Callable[[Client, ReversePath, Mailbox, Plan, str], None] = lambda *decision: None
     # ^ for the journal, what the ledger does not tell: client, sender, a recipient that was refused
     # or has no delivery of its own, what was decided about it, the hash of the rule set
+    foretold: Callable[[int, tuple[Step, ...]], None] = lambda ident, trail: None
+    # ^ of a message that was taken: the trail has what was foreseen of its copies
     expect: Callable[[int], None] = lambda change: None  # so many more (-1: less) may soon commit
     guesses: Guesses | None = None  # who guesses at the hashes of SRS addresses
     decide: Callable[[Ruleset, Facts], Plan] = evaluate
     examine: Callable[[Ruleset, Facts], Plan] = examine
-    edit: Callable[[Ruleset, tuple[int, ...], bytes], bytes] = edit_header
+    edit: Callable[[Ruleset, tuple[int, ...], bytes, float], bytes] = edit_header
     sign: Callable[[tuple[str, ...], bytes, bytes], bytes] = lambda names, section, body: b""
     # ^ the fields that sign, in these names, a header section and a body by its hash
     seal: Callable[[str, bytes, bytes, ArcResult, bytes], bytes] = lambda *of: b""
@@ -332,6 +335,9 @@ class Reception:
         finally:
             if held:
                 intake.memory.change(held, 0)
+        if transaction.foretold:
+            with contextlib.suppress(MemoryError):
+                intake.foretold(message.ident, submission.trail)
         if submission.unanswered:
             refused = await self._after_first_attempt(transaction, message, records)
             if refused is not None:
@@ -737,11 +743,39 @@ class Reception:
             if content.rewritten:
                 self._content_rewritten(content)
                 told |= examination.fields(content.section)
+            if ruleset.foretells:
+                told[BREAKS] = self._foretelling(ruleset, examination, transaction, content, header)
         except SpoolError as error:
             return self._spool_reply(error)
         finally:
             content.close()
         return await self._decided_again(ruleset, transaction, told, found)
+
+    def _foretelling(
+        self,
+        ruleset: Ruleset,
+        examination: Examination,
+        transaction: ReceivedTransaction,
+        content: ReceivedContent,
+        arrived: HeaderSection,
+    ) -> Foretelling | None:
+        """Who foretells what becomes of its copies. Raises SpoolError."""
+        intake, vouched = self._intake, examination.vouched
+        if intake.gatherer is None or vouched is None:
+            return None
+        section = content.whole_section
+        if not self._clean:
+            section = without_forged(section, intake.trace.hostname)
+        results = b"Authentication-Results: ours\r\n" if ruleset.authenticates else b""
+        return intake.gatherer.forecasting(
+            ruleset,
+            arrived=arrived.octets,
+            section=section,
+            above=results + content.trace,
+            signatures=examination.signatures(content),
+            vouched=vouched,
+            edit=lambda rules, octets: intake.edit(ruleset, rules, octets, transaction.started),
+        )
 
     async def _without_forged(self, content: ReceivedContent) -> None:
         """Who reads it after us believes our name: nobody is to see what only claims it.
@@ -762,6 +796,8 @@ class Reception:
         found: Filtered,
     ) -> Objection:
         """What the rules say now that the content is known: of all recipients, then of each."""
+        foretelling = cast("Foretelling | None", told.get(BREAKS))
+        transaction.foretold = foretelling is not None
         self._told = told
         client, sender = transaction.client, transaction.envelope.reverse_path
         started = transaction.started
@@ -772,13 +808,15 @@ class Reception:
         if plan.verdict is Verdict.REFUSE:
             return self._refused_by(plan, ruleset, transaction)
         told_of_content = {fact: told[fact] for fact in ruleset.examined if fact in told}
+        if foretelling is not None:
+            told_of_content[BREAKS] = foretelling
         plans = []
         for number, each in enumerate(transaction.addressees.values(), 1):
             fresh = each.plan
             if ruleset.plans_anew or plan.trail:
                 gathered = {**(each.gathered or {}), **told_of_content}
                 facts = Facts(client, sender, each.original, started, gathered, Known.CONTENT)
-                fresh = await self._decided_asking(ruleset, transaction, facts)
+                fresh = await self._decided_asking(ruleset, transaction, facts, foretelling)
                 if fresh.verdict is Verdict.REFUSE:
                     return self._refused_by(fresh, ruleset, transaction)
             if found.verdict is not Verdict.ACCEPT and fresh.verdict is not Verdict.DISCARD:
@@ -789,7 +827,11 @@ class Reception:
         return self._planned_anew(transaction, plans)
 
     async def _decided_asking(
-        self, ruleset: Ruleset, transaction: ReceivedTransaction, facts: Facts
+        self,
+        ruleset: Ruleset,
+        transaction: ReceivedTransaction,
+        facts: Facts,
+        foretelling: Foretelling | None,
     ) -> Plan:
         """What they say of one recipient, about whom others may still have to be asked."""
         gathering = self._gathering
@@ -801,6 +843,9 @@ class Reception:
                 plan = self._intake.decide(ruleset, facts)
             except Unasked as unasked:
                 fact = unasked.fact
+                if fact is UNFORETOLD and foretelling is not None:
+                    await foretelling.look_up()
+                    continue
                 gathering.about_recipient(ruleset, fact, facts, transaction.counted)
                 await gathering.wait()
                 known = {**(facts.gathered or {}), fact: gathering.facts[fact]}
@@ -903,7 +948,7 @@ class Reception:
             submission = transaction.submission(
                 facts,
                 ruleset.hash,
-                lambda rules, section: edit(ruleset, rules, section),
+                lambda rules, section: edit(ruleset, rules, section, transaction.started),
                 lambda names, section: self._signed(names, section, facts.results),
             )
         except TooManyFieldsError:
@@ -959,6 +1004,8 @@ class Reception:
         told = self._told
         if told is None and self._gathering is not None:
             told = self._gathering.facts
+        elif told is not None and told.get(BREAKS) is not None:
+            told = {**told, BREAKS: cast("Foretelling", told[BREAKS]).told}
         transaction = self._transaction
         of_recipients = {} if transaction is None else transaction.told
         return kept({**(told or {}), **of_recipients} if of_recipients else told or {})

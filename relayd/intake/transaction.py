@@ -70,6 +70,7 @@ class ReceivedTransaction:
         "destinations",
         "edits_header",
         "envelope",
+        "foretold",
         "full",
         "longest_section",
         "patience",
@@ -86,6 +87,7 @@ class ReceivedTransaction:
         self.edits_header = False  # the rules will change the header section for somebody
         self.signs = False  # ... or have a copy signed
         self.patience = math.inf  # seconds for which all routes let the client wait; 0: not all
+        self.foretold = False  # the trail has what is foreseen of copies
         self.longest_section = 0  # octets of the longest that leaves, without what is ours above it
         self.full: Reply | None = None  # what every further recipient hears
         self.addressees: dict[Identity, Addressee] = {}  # whom RCPT has named with success

@@ -31,6 +31,7 @@ from relayd.rules.conditions.signatures import ARC_WORDS, SignedResult
 if TYPE_CHECKING:  # what verifies takes its time to load, and its memory
     from relayd.authentication.arc import ArcResult, ArcVerifier
     from relayd.authentication.dkim import DkimResult, DkimVerifier
+    from relayd.authentication.dkimsignature import Signature
 
 MOST_AUTHORS = 10  # domains in From that are asked about
 MOST_FROM = 16_384  # octets of From that are looked at
@@ -119,6 +120,16 @@ class Vouching:
             if self._records.known(name, "TXT") is None:
                 asked = promise(self._records.query(name, "TXT"))
                 self._early.append(asked.addErrback(lambda failure: None))
+
+    def signatures(self, body: Iterable[bytes] | None) -> list[tuple[Signature | None, bool]]:
+        """Each signature that was found, and whether it is of the body that leaves.
+
+        `body`: another one than came; None: it is the same. Raises what `body` raises.
+        """
+        assert self._verifier is not None
+        if body is not None:
+            self._verifier.look_again(body)
+        return [(each, self._verifier.signs_body(each)) for each in self._verifier.signatures]
 
     def feed(self, piece: bytes) -> None:
         """More of the body."""

@@ -33,6 +33,11 @@ FACT = "fact"
 says it in words, `note` its value in JSON. Such steps stand in front of all others."""
 
 
+FORECAST = "forecast"
+"""The stage of a step that says what receivers will make of a copy: `rule` is the outcome, `note`
+for whom the copy is, a colon, and why."""
+
+
 @dataclass(frozen=True, slots=True)
 class Destination:
     """One final recipient of a plan."""

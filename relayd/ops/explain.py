@@ -7,15 +7,17 @@ import ipaddress
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from relayd.ops.text import safe
 
 if TYPE_CHECKING:  # relayctl starts without them where it can
     from relayd.mail.address import Mailbox
     from relayd.mail.plan import Plan
+    from relayd.rules.conditions.signatures import SignedResult
     from relayd.rules.evaluate import Facts
     from relayd.rules.fact import Fact
+    from relayd.rules.leaving import Foretelling
     from relayd.rules.ruleset import Ruleset
 
 # Somebody out there, when the question does not say who (addresses of RFC 5737).
@@ -40,6 +42,10 @@ Gather = Callable[["Ruleset", "Fact", "Facts"], Awaitable[object]]
 """Asks others for one fact; nothing is counted for a question, and nobody noted."""
 
 
+Foretell = Callable[["Ruleset", bytes, "Sequence[SignedResult] | None"], "Foretelling"]
+"""Of a header section, and what is said of its signatures; None: that they pass."""
+
+
 class QuestionError(Exception):
     """The question makes no sense; `str(error)` is for the one who typed it."""
 
@@ -50,12 +56,14 @@ async def explain(
     describe: Describe,
     reverse_name: ReverseName,
     gather: Gather,
+    foretell: Foretell | None = None,
 ) -> dict[str, Any]:
     """The answer with the facts that are looked up, and the hosts of each destination."""
     from relayd.intake.recipientfacts import would_be_taken
     from relayd.rules.conditions.reversename import REVERSE_NAME
     from relayd.rules.evaluate import evaluate
     from relayd.rules.fact import Known
+    from relayd.rules.leaving import BREAKS
     from relayd.rules.view import Unasked
 
     _all_defined(ruleset, question)
@@ -87,11 +95,55 @@ async def explain(
             break
         except Unasked as unasked:
             await add(unasked.fact)
+    if ruleset.foretells and foretell is not None and BREAKS not in gathered:
+        await _foretold(ruleset, question, asked, foretell, found)
     answer = _decided(ruleset, question, replace(asked, asks=False), found)
     for destination in answer["destinations"]:
         mailbox = _mailbox(destination["mailbox"])
         destination["hosts"] = list(await describe(destination["next_hop"], mailbox))
     return answer
+
+
+async def _foretold(
+    ruleset: Ruleset,
+    question: Question,
+    asked: Facts,
+    foretell: Foretell,
+    found: list[dict[str, str]],
+) -> None:
+    """What becomes of copies, if there is a header section or something is said of signatures."""
+    from relayd.mail.address import path_text
+    from relayd.rules.conditions.signatures import DKIM
+    from relayd.rules.evaluate import evaluate
+    from relayd.rules.fact import Known
+    from relayd.rules.leaving import BREAKS, UNFORETOLD
+    from relayd.rules.ruleset import without_unknown
+    from relayd.rules.view import Unasked
+
+    gathered = cast("dict[Fact, object]", asked.gathered)
+    signed = cast("Sequence[SignedResult] | None", gathered.get(DKIM))
+    section = str(question.get("header") or "").encode("latin-1", "replace")
+    if not section:
+        if signed is None:
+            return
+        section = f"From: <{path_text(asked.sender)}>\r\n\r\n".encode()
+    foretelling = gathered[BREAKS] = foretell(ruleset, section, signed)
+    told = {**_fields(ruleset, question), **gathered}
+    known = replace(asked, gathered=told, known=Known.CONTENT)
+    began = time.monotonic()
+    while True:
+        try:
+            evaluate(without_unknown(ruleset, told), known)
+            break
+        except Unasked as unasked:
+            if unasked.fact is not UNFORETOLD:
+                raise
+            await foretelling.look_up()
+    if foretelling.told != ():
+        cost = _cost(began, known=True)
+        found.append(
+            _fact(BREAKS, foretelling.told, cost if signed else f"{cost}; if it passes here")
+        )
 
 
 def _cost(began: float, *, known: bool) -> str:
@@ -258,10 +310,10 @@ def header_changes(ruleset: Ruleset, plan: Plan, text: str) -> dict[str, Any]:
     """What becomes of a header section (an octet a character): the rules, and a unified diff."""
     from relayd.rules.header import MAX_FIELDS, TooManyFieldsError, edit_header
 
-    section = text.encode("latin-1", "replace")
+    section, now = text.encode("latin-1", "replace"), time.time()
     rules = plan.destinations[0].header_rules if plan.destinations else ()
     try:
-        edited = edit_header(ruleset, rules, section)
+        edited = edit_header(ruleset, rules, section, now)
     except TooManyFieldsError:
         why = f"more than {MAX_FIELDS} fields that header rules name: refused with 552 5.3.4"
         raise QuestionError(why) from None
@@ -269,7 +321,7 @@ def header_changes(ruleset: Ruleset, plan: Plan, text: str) -> dict[str, Any]:
     at_work = [
         {"stage": "header", "place": step.place, "rule": step.rule, "note": ""}
         for number, step in zip(rules, steps, strict=True)
-        if edit_header(ruleset, (number,), section) != section
+        if edit_header(ruleset, (number,), section, now) != section
     ]
     before, after = (_shown(octets) for octets in (section, edited))
     diff = difflib.unified_diff(before, after, "as received", "as sent on", lineterm="")

@@ -163,6 +163,9 @@ def limit_lines(answer: dict[str, Any]) -> Iterator[str]:
             yield f"  ... and {limit['more']:,} more"
 
 
+_FORECASTS = ("forecasts_right", "forecasts_wrong")
+
+
 def status_lines(status: dict[str, Any], now: float) -> Iterator[str]:
     """The state of the whole daemon."""
     waiting = status["waiting"]
@@ -193,10 +196,13 @@ def status_lines(status: dict[str, Any], now: float) -> Iterator[str]:
         facts = "  ".join(
             f"{key.replace('_', ' ')} {fact}"
             for key, fact in shard.items()
-            if key not in ("shard", "healthy")
+            if key not in ("shard", "healthy", *_FORECASTS)
         )
         health = "" if shard["healthy"] else "CANNOT RECORD: nothing is accepted or delivered  "
         yield f"{'shard ' + str(shard['shard']):13}  {health}{facts}".rstrip()
+    right, wrong = (sum(each.get(key, 0) for each in status["shards"]) for key in _FORECASTS)
+    if right or wrong:
+        yield f"{'forecast':13}  right {right:,} times of {right + wrong:,}"
     for site in status.get("sites", ()):
         if site["trouble"]:
             yield safe(f"{'BLOCKED' if site['blocked_until'] else 'slowed':13}  {_site(site, now)}")

@@ -23,6 +23,7 @@ from relayd.mail.pacing import Pacing
 from relayd.reactor.coroutine import promise
 from relayd.relay.courier import Hop, ICourier
 from relayd.relay.firstattempt import FirstAttempt, FirstAttempts
+from relayd.relay.foresight import Foresight
 from relayd.relay.gathering import Gathering, bad_news
 from relayd.relay.lessons import Lessons
 from relayd.relay.limits import RelayLimits
@@ -142,6 +143,7 @@ class Dispatcher:
         self._quiet: Deferred[None] | None = None
         self._keeping: IDelayedCall | None = None
         self._origins = Origins(log, now, random)
+        self.foresight = Foresight(log)
         self._seeking: set[Deferred[tuple[SendingSite, ...]]] = set()
 
     # the life of a dispatcher
@@ -537,6 +539,8 @@ class Dispatcher:
             retry_at, excused = self._lessons.learn(lane, epoch, delivery, outcomes, now, began)
             if lane.direct and (self._origins.counting or outcomes[0].reply.code >= 300):
                 self._origins.heard(delivery, outcomes)
+            if self.foresight.waiting:
+                self.foresight.heard(delivery, outcomes)
         disowned = stopped or id(delivery) in self._disowned
         settlements = []
         judged, taken = None, False  # most share the outcome of the one before

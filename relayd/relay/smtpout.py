@@ -25,6 +25,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
 from zope.interface import implementer
 
+from relayd.authentication.signer import authors_signature
 from relayd.mail.content import Content
 from relayd.mail.delivery import Delivery
 from relayd.mail.nexthop import LMTP, NextHop
@@ -534,6 +535,12 @@ class _Attempt:
             except Unconvertible as why:
                 self._of_conversion = f"not converted to 7 bits: {why}"
                 return self.content
+            if found is not None and self._forwarded and authors_signature(self.content):
+                # where it is forwarded to it would be refused, or thrown away, without it
+                self._of_conversion = (
+                    f"not converted to 7 bits, which would break its signatures: {found.signatures}"
+                )
+                return self.content
             self._seven_bits = self.content  # nothing above ASCII, after all
             if found is not None:
                 self._seven_bits = found
@@ -541,6 +548,12 @@ class _Attempt:
                 if found.signatures:
                     self._of_conversion += f", which breaks its signatures: {found.signatures}"
         return self._seven_bits or self.content
+
+    @property
+    def _forwarded(self) -> bool:
+        """Whether it goes to somebody else than it came for."""
+        recipients = (record.recipient for record in self.delivery.records)
+        return any(each.mailbox.key != each.original.key for each in recipients)
 
     def transaction(
         self, numbers: Sequence[int], connection: Connection, content: Content

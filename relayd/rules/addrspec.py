@@ -28,6 +28,7 @@ _TOKEN = re.compile(
     re.DOTALL,
 )
 _IN_COMMENT = re.compile(rb"\\.?|[()]", re.DOTALL)
+_QUOTED_PAIR = re.compile(r"\\(.)", re.DOTALL)
 _QUOTED = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 Span = tuple[int, int]
 _Piece = tuple[str, bytes, int, int]  # kind, octets, start, end
@@ -42,6 +43,30 @@ def addresses(body: bytes) -> Iterator[tuple[Span, Span, Mailbox]]:
             mailbox = _mailbox(body[slice(*local)] + b"@" + body[slice(*domain)])
             if mailbox is not None:
                 yield local, domain, mailbox
+
+
+def named_addresses(body: bytes) -> Iterator[tuple[str, Mailbox]]:
+    """Every addr-spec in the body, with the display name as it is written; empty: there is none.
+
+    Words that were quoted are told without their quotes; the name of a group belongs to nobody.
+    """
+    for member in _members(_pieces(body)):
+        angle = next((n for n, piece in enumerate(member) if piece[1] == b"<"), None)
+        words = [] if angle is None else member[:angle]
+        colon = max((n for n, piece in enumerate(words) if piece[1] == b":"), default=-1)
+        name = "".join(_word(piece, body) for piece in words[colon + 1 :])
+        for local, domain in _specs(member if angle is None else member[angle + 1 :]):
+            mailbox = _mailbox(body[slice(*local)] + b"@" + body[slice(*domain)])
+            if mailbox is not None:
+                yield " ".join(name.split()), mailbox
+
+
+def _word(piece: _Piece, body: bytes) -> str:
+    kind, _, start, end = piece
+    text = body[start:end].decode("utf-8", "replace")
+    if kind != "quoted":
+        return text
+    return _QUOTED_PAIR.sub(r"\1", text.strip('"').replace("\r\n", ""))
 
 
 def unqualified(body: bytes) -> Iterator[int]:

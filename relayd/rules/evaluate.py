@@ -15,9 +15,11 @@ from relayd.mail.envelope import DIRECT, Direction
 from relayd.mail.plan import Destination, Plan, Step, Verdict
 from relayd.mail.reply import Reply
 from relayd.mail.value import dataclass
+from relayd.rules.copies import Copies, signed_by
 from relayd.rules.fact import Fact, Known
 from relayd.rules.forward import Fanned, Loop, fan_out
-from relayd.rules.language.model import AdmissionRule, Rewrite, Sign
+from relayd.rules.language.model import AdmissionRule, Rewrite
+from relayd.rules.leaving import LeavingCopy
 from relayd.rules.replace import replace
 from relayd.rules.ruleset import Ruleset
 from relayd.rules.senderroute import has_route, takes_route
@@ -206,8 +208,15 @@ def _decide(
     original = view.recipient
     destinations: list[Destination] = []
     said: set[Step] = set()
+    copies = None
+    if ruleset.foretells and facts.known is Known.CONTENT:
+        copies = view.copies = Copies(ruleset, view, header_rules, facts.now)
+        view.named = named
     for fanned in fan_out(ruleset, view, trail):
         view.recipient = fanned.subject
+        if copies is not None:
+            copies.owner = fanned.owner
+            header_rules = _of_copies(ruleset, view, copies.header_rules)
         routed = _route(ruleset, view, fanned, trail)
         if isinstance(routed, Reply):
             return Plan(Verdict.REFUSE, routed, (), tuple(trail))
@@ -221,30 +230,92 @@ def _decide(
                     said.add(step)  # once, not for each recipient
                     trail.append(step)
             mailbox = fanned.subject.mailbox
-            signed_by = (
-                () if ruleset.signing is None else _signed(ruleset.signing, view, trail, said)
-            )
+            names = () if ruleset.signing is None else signed_by(ruleset.signing, view, trail, said)
             destinations.append(
-                Destination(mailbox, next_hop, path, header_rules, ours, signed_by, patience)
+                Destination(mailbox, next_hop, path, header_rules, ours, names, patience)
             )
+            if copies is not None:
+                _foretell(copies, destinations[-1], view, facts, trail)
     view.recipient = original
+    if copies is not None and destinations and admission is not None:
+        admitted = _judged(ruleset, view, named, destinations, trail, admitted)
+        if admitted.verdict in _OUT:
+            return Plan(admitted.verdict, admitted.reply, (), tuple(trail))
     if not destinations:
         return Plan(Verdict.DISCARD, WELCOME, (), tuple(trail))
     return Plan(admitted.verdict, WELCOME, tuple(destinations), tuple(trail))
 
 
-def _signed(stage: Stage[Sign], view: View, trail: list[Step], said: set[Step]) -> tuple[str, ...]:
-    """In whose names this copy is signed: of all rules that hold, each name once."""
-    names: dict[str, None] = {}
-    for entry in stage.candidates(view):
-        view.notes.clear()
-        if entry.holds(view):
-            names[entry.rule.signer] = None
-            step = entry.noted(*view.notes)
-            if step not in said:  # once, not for each recipient
-                said.add(step)
-                trail.append(step)
-    return tuple(names)
+def _of_copies(ruleset: Ruleset, view: View, header_rules: tuple[int, ...]) -> tuple[int, ...]:
+    """The header rules for this copy, with those that ask what would become of it."""
+    asking = [
+        entry.number
+        for entry in ruleset.headers.candidates(view)
+        if entry.of_copies and entry.holds(view)
+    ]
+    return tuple(sorted((*header_rules, *asking))) if asking else header_rules
+
+
+def _foretell(
+    copies: Copies, destination: Destination, view: View, facts: Facts, trail: list[Step]
+) -> None:
+    """Say in the trail what is foreseen of a copy that leaves our domains."""
+    if copies.of(destination.mailbox) is None:
+        return
+    copy = LeavingCopy(
+        view.named.mailbox,
+        destination.mailbox,
+        facts.sender,
+        destination.reverse_path,
+        destination.header_rules,
+        destination.signed_by,
+        Direction.parse(destination.next_hop).source,
+    )
+    step = copies.forecast(copy)
+    if step is not None:
+        trail.append(step)
+
+
+def _judged(
+    ruleset: Ruleset,
+    view: View,
+    named: Subject,
+    destinations: Sequence[Destination],
+    trail: list[Step],
+    admitted: _Admission,
+) -> _Admission:
+    """What admission rules make of a recipient when they see what would become of his copies.
+
+    They are about what came: sender and recipient are as they were named.
+    """
+    assert ruleset.content is not None
+    assert view.copies is not None
+    as_named = View(view.client, view.sender, named, view.gathered)
+    asking = [entry for entry in ruleset.content.candidates(as_named) if entry.of_copies]
+    if not asking:
+        return admitted
+    as_named.copies = view.copies
+    view.copies.targets = [each.mailbox for each in destinations]
+    decided = _for_all(ruleset, as_named)
+    until = len(ruleset.admission.entries) if decided is None else decided.number
+    if ruleset.srs is not None and ruleset.srs.holds(named.mailbox):
+        until = min(until, ruleset.srs.above)
+    for entry in asking:
+        if entry.number >= until:
+            break
+        as_named.notes.clear()
+        if not entry.holds(as_named):
+            continue
+        trail.append(entry.noted(*as_named.notes))
+        verb = entry.rule.verb
+        if verb == "accept":
+            break
+        if verb in ("reject", "defer"):
+            return _Admission(Verdict.REFUSE, entry.rule.reply or DENIED)
+        if verb == "discard":
+            return _Admission(Verdict.DISCARD)
+        admitted = _HELD
+    return admitted
 
 
 def _unwrap(
@@ -342,7 +413,7 @@ def examine(ruleset: Ruleset, facts: Facts) -> Plan:
 def _for_all(ruleset: Ruleset, view: View) -> ReadyRule[AdmissionRule] | None:
     """The first rule about the content that refuses it, or takes it. Raises Unknown."""
     for entry in () if ruleset.content is None else ruleset.content.candidates(view):
-        if entry.rule.for_all:
+        if entry.rule.for_all and not entry.of_copies:
             view.notes.clear()
             if entry.holds(view):
                 return entry
@@ -370,6 +441,8 @@ def _examined(ruleset: Ruleset, view: View, trail: list[Step], admitted: _Admiss
         if entry.number >= until:
             break
         view.notes.clear()
+        if entry.of_copies:
+            continue  # nothing is known of copies yet
         if entry.rule.for_all or (entry.rule.verb == "hold" and admitted.verdict is Verdict.HOLD):
             continue
         if entry.holds(view):
@@ -393,7 +466,11 @@ def _rewrite(ruleset: Ruleset, view: View, trail: list[Step]) -> tuple[int, ...]
     if ruleset.header_always is not None:
         return ruleset.header_always
     # not in the trail: what they change is known only when the content is there
-    return tuple(entry.number for entry in ruleset.headers.candidates(view) if entry.holds(view))
+    return tuple(
+        entry.number
+        for entry in ruleset.headers.candidates(view)
+        if not entry.of_copies and entry.holds(view)
+    )
 
 
 def _rewritten(

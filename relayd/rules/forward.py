@@ -207,13 +207,29 @@ def onward(
     for entry in ruleset.forward.candidates(view):
         rule = entry.rule
         needed = entry.needed
-        if needed and not entry.mapped and not entry.holds(view):
+        late = entry.mapped or entry.of_copies
+        if needed and not late and not entry.holds(view):
             continue
         became = replace(rule.patterns, rule.targets, subject, ruleset.tables, entry.at)
-        if became is None or (needed and entry.mapped and not entry.holds(view)):
+        if became is None or (needed and late and not _holds(entry, view, became)):
             continue
         return entry, became
     return None
+
+
+def _holds(entry: ReadyRule[Forward], view: View, became: Became) -> bool:
+    """Whether every condition holds; what is asked of copies is asked of those that it makes."""
+    if not entry.of_copies or view.copies is None:
+        return entry.holds(view)
+    view.copies.targets = [
+        each.mailbox if isinstance(each, Final) else each
+        for each in became.targets
+        if each is not None
+    ]
+    try:
+        return entry.holds(view)
+    finally:
+        view.copies.targets = ()
 
 
 def _step(entry: ReadyRule[Forward], became: Became, subject: Subject) -> Step:

@@ -8,9 +8,16 @@ from dataclasses import dataclass
 from email.header import Header
 
 from relayd.mail.address import Mailbox
-from relayd.rules.addrspec import MAX_ADDRESSES, MAX_OCTETS, addresses, folded
+from relayd.rules.addrspec import (
+    MAX_ADDRESSES,
+    MAX_OCTETS,
+    addresses,
+    folded,
+    named_addresses,
+)
+from relayd.rules.author import ORIGINAL, Author, reversible_from
 from relayd.rules.language.model import HeaderEdit, HeaderRewrite
-from relayd.rules.language.pattern import Final
+from relayd.rules.language.pattern import Exact, Final, Reversible
 from relayd.rules.replace import replace
 from relayd.rules.ruleset import Ruleset
 from relayd.rules.subject import Subject
@@ -22,6 +29,7 @@ from relayd.rules.tables.table import Unknown
 _NAMED = rb"(?:^|(?<=\r\n))(%s)[ \t\v\f]*:[^\r]*(?:\r(?!\n(?![ \t]))[^\r]*)*(?:\r\n|\Z)"
 
 
+_AUTHORS = {b"from", b"reply-to"}
 MAX_FIELDS = 5000  # that rules name: each has its price, however small it is
 
 
@@ -39,24 +47,33 @@ class _Field:
     ours: bool = False  # a rule has added it
 
 
-def edit_header(ruleset: Ruleset, header_rules: tuple[int, ...], section: bytes) -> bytes:
+def edit_header(
+    ruleset: Ruleset, header_rules: tuple[int, ...], section: bytes, now: float = 0.0
+) -> bytes:
     """The header section after the rules of these numbers (Destination.header_rules).
 
     `section` reaches up to and including the empty line. Addresses are rewritten first (of several
     rules the first that fits an address), then whole fields are added, removed and replaced, in
     the order of the rules. What is added stands in front of all that the sender wrote: behind a
-    line that is no field other parsers see no header any more. A table that cannot be read leaves
+    line that is no field other parsers see no header any more. Last of all an author gets a
+    reversible address, which has an age: `now` is in seconds since the epoch. A table that cannot be read leaves
     an address as it is; so do those after the first MAX_ADDRESSES and those in fields after the
     first MAX_OCTETS. Raises TooManyFieldsError.
     """
     rules = [ruleset.headers.entries[number].rule for number in header_rules]
     rewrites: dict[bytes, list[HeaderRewrite]] = {}
+    reversing: list[HeaderRewrite] = []
     for rule in rules:
-        if isinstance(rule, HeaderRewrite):
-            for name in {each.lower().encode("ascii") for each in rule.fields}:
-                rewrites.setdefault(name, []).append(rule)
+        if not isinstance(rule, HeaderRewrite):
+            continue
+        if isinstance(rule.replacement, Reversible):
+            reversing.append(rule)
+            continue
+        for name in {each.lower().encode("ascii") for each in rule.fields}:
+            rewrites.setdefault(name, []).append(rule)
     edits = [rule for rule in rules if isinstance(rule, HeaderEdit)]
-    fields, rest = _split(section, {*rewrites, *(each.name.lower().encode() for each in edits)})
+    names = {*rewrites, *(each.name.lower().encode() for each in edits)}
+    fields, rest = _split(section, names | _AUTHORS if reversing else names)
     left = iter(range(MAX_ADDRESSES))
     octets = 0
     for field in fields:
@@ -64,6 +81,8 @@ def edit_header(ruleset: Ruleset, header_rules: tuple[int, ...], section: bytes)
             field.raw = _rewritten(ruleset, rewrites[field.name], field.raw, left)
     for edit in edits:
         fields = _edited(edit, fields)
+    if reversing:
+        fields = _reversible(ruleset, reversing, fields, now)
     return b"".join(field.raw for field in fields) + rest
 
 
@@ -115,6 +134,7 @@ def _rewritten(
 def _became(ruleset: Ruleset, rules: Sequence[HeaderRewrite], mailbox: Mailbox) -> Mailbox | None:
     subject = Subject(mailbox)
     for rule in rules:
+        assert not isinstance(rule.replacement, Reversible)
         targets = () if rule.replacement is None else (rule.replacement,)
         try:
             became = replace(rule.patterns, targets, subject, ruleset.tables, rule.folded_at)
@@ -124,6 +144,67 @@ def _became(ruleset: Ruleset, rules: Sequence[HeaderRewrite], mailbox: Mailbox) 
             target = became.targets[0]
             return target.mailbox if isinstance(target, Final) else target
     return None
+
+
+def _reversible(
+    ruleset: Ruleset, rules: Sequence[HeaderRewrite], fields: list[_Field], now: float
+) -> list[_Field]:
+    """One From, in our domain, if a rule names one of the authors; the old ones stay as notes."""
+    authors: list[Author] = []
+    octets = 0
+    for field in fields:
+        if field.name == b"from" and (octets := octets + len(field.raw)) <= MAX_OCTETS:
+            found = zip(named_addresses(_body(field)), range(MAX_ADDRESSES), strict=False)
+            authors += [author for author, _ in found]
+    named = any(_names(ruleset, rules, mailbox) for _, mailbox in authors)
+    if ruleset.srs is None or not named:
+        return fields
+    new = reversible_from(authors, ruleset.srs.scheme, now)
+    if new is None:
+        return fields
+    old = [field for field in fields if field.name == b"from"]
+    answers = [field for field in fields if field.name == b"reply-to"]
+    answered = any(any(addresses(_body(field))) for field in answers)
+    before = sum(field.ours for field in fields)
+    made = []
+    if not answered:
+        lists = [_list(field) for field in old if any(addresses(_body(field)))]
+        made.append(_Field(b"reply-to", b"Reply-To:" + b",".join(lists)))
+    made += [_Field(b"", ORIGINAL.encode() + b":" + _body(field)) for field in old]
+    kept = []
+    for field in fields:
+        if field is old[0]:
+            kept.append(_Field(b"from", new))
+        elif field.name != b"from" and (answered or field.name != b"reply-to"):
+            kept.append(field)
+    return [*kept[:before], *(_whole(field) for field in made), *kept[before:]]
+
+
+def _names(ruleset: Ruleset, rules: Sequence[HeaderRewrite], mailbox: Mailbox) -> bool:
+    """Whether a rule is about this author; what a table does not say, no rule is about."""
+    subject = Subject(mailbox)
+    try:
+        return any(
+            replace(rule.patterns, (Exact(mailbox),), subject, ruleset.tables) is not None
+            for rule in rules
+        )
+    except Unknown:
+        return False
+
+
+def _body(field: _Field) -> bytes:
+    """All behind the colon."""
+    return field.raw.partition(b":")[2]
+
+
+def _list(field: _Field) -> bytes:
+    """A field's body as part of a list: its last line ends where the next one goes on."""
+    return _body(field).rstrip(b"\r\n")
+
+
+def _whole(field: _Field) -> _Field:
+    """It ends in CRLF, whatever it was made of."""
+    return _Field(field.name, field.raw.rstrip(b"\r\n") + b"\r\n", ours=True)
 
 
 def _edited(rule: HeaderEdit, fields: list[_Field]) -> list[_Field]:

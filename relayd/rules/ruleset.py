@@ -46,9 +46,10 @@ from relayd.rules.language.model import (
     TableDef,
 )
 from relayd.rules.language.pattern import InTable
+from relayd.rules.leaving import BREAKS
 from relayd.rules.replace import mapped
 from relayd.rules.sendas import SendAs, SendAsStage
-from relayd.rules.srsstage import SrsStage, srs_stage
+from relayd.rules.srsstage import Ours, SrsStage, ours_of, srs_stage
 from relayd.rules.stage import R, Stage
 from relayd.rules.subject import Subject
 from relayd.rules.tables.table import Table, TransportTable, Unknown
@@ -93,6 +94,8 @@ class Ruleset:
     content: Stage[AdmissionRule] | None = field(default=None)  # ... those that let mail in, or not
     authenticates: bool = field(default=False)  # they look at SPF, DKIM or DMARC
     plans_anew: bool = field(default=False)  # ... or may change what becomes of one recipient
+    foretells: bool = field(default=False)  # what becomes of copies is foreseen, and told
+    ours: Ours | None = field(default=None)  # ... but not of those that stay in our domains
     at_rcpt: Ruleset | None = field(default=None)  # it without such rules; None: it has none
     pacing: Pacing = field(default=Pacing())  # how fast mail goes out, and from where
 
@@ -198,15 +201,23 @@ def build(
 def _examining(ruleset: Ruleset) -> Ruleset:
     """A set with rules that look at the content: what is asked when."""
     asked = {fact for fact in ruleset.asked if fact.known is not Known.CONTENT}
-    if DMARC in ruleset.needs:
+    foretells = bool(ruleset.needs & {DMARC, BREAKS})
+    if foretells:
         asked.add(SENDER_POLICY)
-    ruleset = but(ruleset, asked=frozenset(asked))
+    ruleset = but(
+        ruleset,
+        asked=frozenset(asked),
+        foretells=foretells,
+        ours=ours_of(ruleset.items, ruleset.tables, ruleset.hostname) if foretells else None,
+    )
     return but(
         ruleset,
         examined=frozenset(fact for fact in ruleset.needs if fact.known is Known.CONTENT),
         content=_content(ruleset, lambda rule: not rule.examines),
-        plans_anew=any(
-            rule.examines and not (isinstance(rule, AdmissionRule) and rule.for_all)
+        plans_anew=foretells
+        or any(
+            rule.examines
+            and (rule.of_copies or not (isinstance(rule, AdmissionRule) and rule.for_all))
             for rule in _of(ruleset.items, Rule)
         ),
         at_rcpt=_without(ruleset, _examines),

@@ -2,6 +2,7 @@
 
     SRS0=hash=stamp=domain=local@ours          what we make of local@domain
     SRS1=hash=domain==hash=stamp=...@ours      what we make of SRS0=hash=stamp=...@domain
+    SRSF=hash=stamp=domain=local@ours          an author, for RFC5322.From: anybody may answer
 
 A next hop that checks SPF then finds our domain in the reverse-path, and a report comes to us. The
 hash is a keyed one over what follows it, so that nobody else can make us relay to an address of
@@ -23,6 +24,8 @@ DAY = 86400  # seconds
 MAX_AGE = 21  # days that an address is good for
 HASH_LENGTH = 4  # characters, PostSRSd's default; of a key that does not say how many
 MAX_HASH_LENGTH = 27  # what base 64 makes of SHA-1's 20 octets, without the padding
+AUTHORS_HASH = 8  # characters at least where anybody may write to the address, not reports alone
+_AUTHORS = "from\0"  # in front of what is hashed: the hash is good for nothing else
 MAX_MAILBOX = 254  # octets: a path has 256 with its angle brackets (RFC 5321 section 4.5.3.1.3)
 
 _BASE32 = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
@@ -31,6 +34,7 @@ _STAMPS = len(_BASE32) ** 2  # days until a stamp comes again
 _FLAGS = re.IGNORECASE | re.ASCII | re.DOTALL
 _SRS0 = re.compile(r"SRS0[-+=]([^=]*)=([^=]*)=([^=]*)=(.*)\Z", _FLAGS)
 _SRS1 = re.compile(r"SRS1[-+=]([^=]*)=([^=]*)=([-+=].*)\Z", _FLAGS)
+_SRSF = re.compile(r"SRSF=([^=]*)=([^=]*)=([^=]*)=(.*)\Z", _FLAGS)
 # how a key says the length of its hashes; all of the line is the key, for us as for PostSRSd
 _LENGTH = re.compile(rb"hash-length-([0-9]{1,2}):")
 
@@ -90,7 +94,22 @@ class Scheme:
 
     def holds(self, mailbox: Mailbox) -> bool:
         """Whether this is an SRS address of our domain, be it a good one or not."""
-        return is_srs(mailbox.local) and mailbox.domain_key == fold_domain(self.domain)
+        local = mailbox.local
+        return (is_srs(local) or is_authors(local)) and mailbox.domain_key == fold_domain(
+            self.domain
+        )
+
+    def of_author(self, author: Mailbox, now: float) -> Mailbox:
+        """The author's address as one of our domain, for RFC5322.From: answers come by it.
+
+        Its hash is of its own kind: nobody makes one out of an address that is for reports.
+        Raises TooLongError.
+        """
+        domain = author.domain if author.domain.isascii() else author.domain_key
+        day = stamp(now)
+        given = self._signed(_AUTHORS, day, domain, author.local, least=AUTHORS_HASH)
+        mailbox = Mailbox(f"SRSF={given}={day}={domain}={author.local}", self.domain)
+        return _short_enough(mailbox, author)
 
     def forward(self, sender: Mailbox, now: float) -> Mailbox:
         """The sender as an address of our domain; `now` is in seconds since the epoch.
@@ -106,10 +125,7 @@ class Scheme:
             wrapped = (
                 f"SRS0={self._signed(day, domain, sender.local)}={day}={domain}={sender.local}"
             )
-        mailbox = Mailbox(wrapped, self.domain)
-        if len(str(mailbox).encode("utf-8", "replace")) > MAX_MAILBOX:
-            raise TooLongError(f"An SRS address for {sender} would be too long")
-        return mailbox
+        return _short_enough(Mailbox(wrapped, self.domain), sender)
 
     def _wrap(self, local: str, domain: str) -> str | None:
         """The SRS1 local part for an SRS address of another domain; None: it is none."""
@@ -128,6 +144,8 @@ class Scheme:
 
         Out of an SRS1 comes the SRS0 address of the relay that rewrote first.
         """
+        if is_authors(mailbox.local):
+            return self._author(mailbox, now)
         match = _SRS1.match(mailbox.local)
         if match is not None:
             given, host, rest = match.groups()
@@ -148,14 +166,27 @@ class Scheme:
             raise MalformedError("Malformed SRS address")
         return sender
 
-    def _check(self, given: str, *parts: str) -> None:
+    def _author(self, mailbox: Mailbox, now: float) -> Mailbox:
+        match = _SRSF.match(mailbox.local)
+        if match is None:
+            raise MalformedError("Malformed SRS address")
+        given, day, domain, local = match.groups()
+        self._check(given, _AUTHORS, day, domain, local, least=AUTHORS_HASH)
+        if days_since(day, now) > MAX_AGE:
+            raise ExpiredError("This SRS address has expired")
+        author = _mailbox(local, domain)
+        if self.holds(author):
+            raise MalformedError("Malformed SRS address")
+        return author
+
+    def _check(self, given: str, *parts: str, least: int = 0) -> None:
         """Raise ForgedError unless one of the keys makes this hash of the parts."""
         octets = given.encode("utf-8", "replace").lower()
         length = len(octets)
         # every key is tried, and each in the same time whatever was given
         good = [
             hmac.compare_digest(self._hash(key, *parts)[:length].lower().encode(), octets)
-            and self._length(key) <= length <= MAX_HASH_LENGTH
+            and max(self._length(key), least) <= length <= MAX_HASH_LENGTH
             for key in self.keys
         ]
         if not any(good):
@@ -164,16 +195,27 @@ class Scheme:
     def _length(self, key: bytes) -> int:
         return max(self.hash_length, length_of(key))
 
-    def _signed(self, *parts: str) -> str:
+    def _signed(self, *parts: str, least: int = 0) -> str:
         """The hash by the key that signs, as long as an address has it."""
         key = self.keys[0]
-        return self._hash(key, *parts)[: self._length(key)]
+        return self._hash(key, *parts)[: max(self._length(key), least)]
 
     @staticmethod
     def _hash(key: bytes, *parts: str) -> str:
         """The hash at its full length. Case does not count, of ASCII letters only (libsrs2)."""
         text = "".join(parts).encode("utf-8", "replace").lower()
         return base64.b64encode(hmac.digest(key, text, "sha1")).decode()
+
+
+def is_authors(local: str) -> bool:
+    """Whether the local part is tagged as that of an author's reversible address."""
+    return local[:5].lower() == "srsf="
+
+
+def _short_enough(mailbox: Mailbox, original: Mailbox) -> Mailbox:
+    if len(str(mailbox).encode("utf-8", "replace")) > MAX_MAILBOX:
+        raise TooLongError(f"An SRS address for {original} would be too long")
+    return mailbox
 
 
 def _mailbox(local: str, domain: str) -> Mailbox:

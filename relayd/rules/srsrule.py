@@ -10,12 +10,27 @@ from relayd.rules.conditions.condition import Condition
 from relayd.rules.conditions.mailbox import FromSender
 from relayd.rules.conditions.registry import CONDITIONS, condition, when
 from relayd.rules.language.lexer import TokenKind, quote
-from relayd.rules.language.model import NOWHERE, Forward, Item, Rule, commas, spaces
-from relayd.rules.language.pattern import Anything, Exact, InTable, MailboxPattern, Null
+from relayd.rules.language.model import (
+    NOWHERE,
+    Forward,
+    HeaderRewrite,
+    Item,
+    Rule,
+    commas,
+    spaces,
+)
+from relayd.rules.language.pattern import (
+    Anything,
+    Exact,
+    InTable,
+    MailboxPattern,
+    Null,
+    Reversible,
+)
 from relayd.rules.language.patternreader import mailbox_patterns
 from relayd.rules.language.source import Complaint, Place, Problem
 from relayd.rules.language.words import Words
-from relayd.rules.srs import HASH_LENGTH, MAX_AGE, MAX_HASH_LENGTH
+from relayd.rules.srs import HASH_LENGTH, MAX_AGE, MAX_HASH_LENGTH, is_authors
 from relayd.rules.tables.table import MapTable, Table
 
 _WHAT = ("domain", "ours", "except")
@@ -142,14 +157,14 @@ def srs_problems(items: Sequence[Item], tables: Mapping[str, Table]) -> list[Pro
     """What is wrong with the `srs` statements as a whole."""
     domains = [item for item in items if isinstance(item, SrsDomain)]
     if not domains:
+        wanted = 'expected a statement "srs domain DOMAIN keys file PATH"'
         return [
-            Problem(
-                item.place,
-                "this does nothing, for senders are not rewritten",
-                'expected a statement "srs domain DOMAIN keys file PATH"',
-            )
+            Problem(item.place, "this does nothing, for senders are not rewritten", wanted)
+            if isinstance(item, SrsStatement)
+            else Problem(item.place, 'there is no domain for "srs"', wanted)
             for item in items
             if isinstance(item, SrsStatement)
+            or (isinstance(item, HeaderRewrite) and isinstance(item.replacement, Reversible))
         ]
     first = domains[0]
     what = f"the SRS domain is set already, at {first.place}"
@@ -157,7 +172,8 @@ def srs_problems(items: Sequence[Item], tables: Mapping[str, Table]) -> list[Pro
     for item in items:
         if isinstance(item, Forward):
             for mailbox, place in _targets(item, tables):
-                if is_srs(mailbox.local) and mailbox.domain_key == first.domain:
+                ours = is_srs(mailbox.local) or is_authors(mailbox.local)
+                if ours and mailbox.domain_key == first.domain:
                     what = f"mail is forwarded to {mailbox}, an SRS address of our own"
                     why = f"it is good for {MAX_AGE} days at most: expected the mailbox itself"
                     problems.append(Problem(place, what, why))

@@ -16,7 +16,14 @@ from relayd.mail.reply import Reply
 from relayd.rules.language.model import AdmissionRule, Item
 from relayd.rules.language.pattern import Domain, Exact, InTable, Regex, SubDomains
 from relayd.rules.language.regex import search
-from relayd.rules.srs import ForgedError, MalformedError, Scheme, SrsError, TooLongError
+from relayd.rules.srs import (
+    ForgedError,
+    MalformedError,
+    Scheme,
+    SrsError,
+    TooLongError,
+    is_authors,
+)
 from relayd.rules.srsrule import SrsDomain, SrsException, SrsOurs
 from relayd.rules.stage import Stage
 from relayd.rules.subject import Subject, domain_probes
@@ -45,7 +52,7 @@ class SrsStage:
         self._statement = statement
         exceptions = [item for item in items if isinstance(item, SrsException)]
         self._exceptions = Stage(exceptions, lambda rule: rule.tests, tables)
-        self._ours = _Ours(items, tables, (statement.domain, hostname))
+        self._ours = Ours(items, tables, (statement.domain, hostname))
 
     def holds(self, mailbox: Mailbox) -> bool:
         """Whether it is an SRS address of our domain, be it a good one or not."""
@@ -54,8 +61,9 @@ class SrsStage:
     def unwrapped(
         self, mailbox: Mailbox, path: ReversePath, now: float
     ) -> tuple[Mailbox | Reply, Step]:
-        """The sender whom an SRS address of ours stands for; or why mail from `path` is refused."""
-        if path is not None and self._statement.reports_only:
+        """Whom an SRS address of ours stands for; or why mail from `path` is refused."""
+        for_reports = self._statement.reports_only and not is_authors(mailbox.local)
+        if path is not None and for_reports:
             # before the hash is looked at: nobody learns by it whether that is good
             return REPORTS_ONLY, self._step(str(REPORTS_ONLY))
         try:
@@ -95,8 +103,8 @@ class SrsStage:
         return Step(statement.stage, str(statement.place), statement.text, note)
 
 
-class _Ours:
-    """Domains, out of patterns about mailboxes: who takes mail for one mailbox has the domain."""
+class Ours:
+    """Our domains, by patterns about mailboxes: who takes mail for one mailbox has the domain."""
 
     def __init__(
         self, items: Sequence[Item], tables: Mapping[str, Table], domains: Sequence[str]
@@ -140,6 +148,12 @@ class _Ours:
         return any(search(text, subject.key) for text in self._regexes) or any(
             table.mailbox(subject) for table in self._asked
         )
+
+
+def ours_of(items: Sequence[Item], tables: Mapping[str, Table], hostname: str) -> Ours:
+    """Our domains, whether or not senders are rewritten."""
+    domains = [item.domain for item in items if isinstance(item, SrsDomain)]
+    return Ours(items, tables, (*domains, hostname))
 
 
 def _accepted(items: Sequence[Item]) -> Iterator[object]:

@@ -25,7 +25,9 @@ R = TypeVar("R", bound=Rule)
 class ReadyRule(Generic[R]):
     """One rule, ready to run."""
 
-    __slots__ = ("at", "mapped", "needed", "number", "rule", "step", "targets", "tests")
+    __slots__ = (
+        "at", "mapped", "needed", "number", "of_copies", "rule", "step", "targets", "tests"
+    )  # fmt: skip
 
     def __init__(self, rule: R, number: int, tests: Sequence[Test]) -> None:
         self.rule = rule
@@ -36,6 +38,7 @@ class ReadyRule(Generic[R]):
         self.mapped = mapped(getattr(rule, "patterns", ()))
         self.at: Sequence[str] = getattr(rule, "folded_at", ())
         self.targets = commas(getattr(rule, "targets", ()))  # as a trail tells them
+        self.of_copies = rule.of_copies
         self.step = Step(rule.stage, str(rule.place), rule.text)
 
     def holds(self, view: View) -> bool:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from relayd.mail.client import Client
 from relayd.rules.fact import Fact
 from relayd.rules.subject import Subject
 from relayd.rules.tables.table import Unknown
+
+if TYPE_CHECKING:
+    from relayd.rules.leaving import LeavingCopies
 
 
 class Unasked(Unknown):
@@ -21,7 +25,7 @@ class Unasked(Unknown):
 class View:
     """What the conditions look at. Stages change sender and recipient as they rewrite them."""
 
-    __slots__ = ("client", "gathered", "named", "notes", "recipient", "sender")
+    __slots__ = ("client", "copies", "gathered", "named", "notes", "recipient", "sender")
 
     def __init__(
         self,
@@ -35,6 +39,7 @@ class View:
         self.recipient = self.named = recipient  # ... as RCPT named it
         self.gathered = gathered  # what others were asked for
         self.notes: list[str] = []  # where tables held what they were asked
+        self.copies: LeavingCopies | None = None  # as they would leave, where rules look at that
 
     def told(self, fact: Fact, about: Fact | None = None) -> object:
         """What was gathered about a fact, or about it of one mailbox.

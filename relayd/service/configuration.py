@@ -206,6 +206,7 @@ class Enquiry:
             self._describe,
             self._reverse_name,
             self._gather,
+            None if self._gatherer is None else self._gatherer.supposing,
         )
 
     async def _gather(self, ruleset: Ruleset, fact: Fact, facts: Facts) -> object:

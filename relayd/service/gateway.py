@@ -179,7 +179,16 @@ def gatherer_of(
     resolver = Resolver(reactor, ask=lookup.ask)
     configuration.on_change(lambda fresh: resolver.forget())
     of_recipients = RecipientFacts(settings.spool, time.time, verification)
-    gatherer = Gatherer(reactor, resolver, log, settings.hostname, time.time, of_recipients, seldom)
+    gatherer = Gatherer(
+        reactor,
+        resolver,
+        log,
+        settings.hostname,
+        time.time,
+        of_recipients,
+        seldom,
+        lambda: configuration.settings.signing,
+    )
     configuration.on_change(lambda fresh: gatherer.apply(fresh.ruleset))
     return gatherer
 
@@ -438,6 +447,7 @@ class Gateway(Service):
             clock=time.time,
             expanded=self._own_mail.expanded,
             untold=self._refused_log.note,
+            foretold=lambda ident, trail: self.shards[0].dispatcher.foresight.note(ident, trail),
             guesses=self._guesses,
             turn=lambda: deferLater(self._reactor, 0),
             sign=signing.fields,
@@ -638,6 +648,8 @@ class Gateway(Service):
                     "deliveries": shard.dispatcher.in_flight,
                     "lost_reports": shard.dispatcher.lost_reports,
                     "kept_reports": self._strangers.count if shard is self.shards[0] else 0,
+                    "forecasts_right": shard.dispatcher.foresight.right,
+                    "forecasts_wrong": shard.dispatcher.foresight.wrong,
                     "sessions": self._service.admission.in_all if shard is self.shards[0] else 0,
                     **(self._pickup.figures() if shard.number == 0 else {}),
                     **(self._outbound_tls.figures() if shard is self.shards[0] else {}),

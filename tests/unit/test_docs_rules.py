@@ -22,7 +22,7 @@ WANTED = (
     "forward-domain", "catch-all", "split-domain", "backup-mx", "smarthost-by-sender",
     "move-domain", "mailing-list", "srs", "sign",
     "block-lists", "greylisting", "rspamd", "clamav", "opendkim", "limits", "verification",
-    "pace", "new-address", "safety-net", "cut-through",
+    "pace", "new-address", "safety-net", "cut-through", "trust", "no-spam-onward",
 )  # fmt: skip
 
 

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from relayd.rules.check.check import looking_at, word_at
-from relayd.rules.fact import FORWARDED
-from relayd.rules.language.model import Item, Route, Sign
+from relayd.rules.fact import FORWARDED, Fact
+from relayd.rules.language.model import (
+    AdmissionRule,
+    Forward,
+    HeaderEdit,
+    HeaderRewrite,
+    Item,
+    Route,
+    Sign,
+)
 from relayd.rules.language.source import Problem
+from relayd.rules.leaving import BREAKS
 from relayd.rules.ruleset import Ruleset
 
 
@@ -17,11 +26,21 @@ def forwarding_problems(items: Sequence[Item]) -> list[Problem]:
         Problem(
             word_at(item.place, condition.word),
             f'"{condition.word}" is not known here: whom it goes to is decided later',
-            "expected it with route or sign",
+            _EXPECTED[fact],
         )
-        for item, condition, _ in looking_at(items, {FORWARDED})
-        if not isinstance(item, Route | Sign)
+        for item, condition, fact in looking_at(items, {FORWARDED, BREAKS})
+        if not isinstance(item, _KNOWN[fact])
     ]
+
+
+_KNOWN: Mapping[Fact, tuple[type[Item], ...]] = {
+    FORWARDED: (Route, Sign),
+    BREAKS: (AdmissionRule, HeaderEdit, HeaderRewrite, Forward, Route, Sign),
+}
+_EXPECTED = {
+    FORWARDED: "expected it with route or sign",
+    BREAKS: "expected it with reject, defer, hold, discard, forward, header, route or sign",
+}
 
 
 def never_signing(ruleset: Ruleset) -> list[Problem]:

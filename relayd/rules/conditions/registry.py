@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from relayd.rules.conditions.breaking import Breaks
 from relayd.rules.conditions.client import FromClient
 from relayd.rules.conditions.condition import Condition
 from relayd.rules.conditions.counted import ByCount
@@ -47,6 +48,7 @@ ALL: tuple[type[Condition], ...] = (
     ByCertificate,
     OverTls,
     Forwarded,
+    Breaks,
     Always,
 )
 CONDITIONS = {each.word: each for each in ALL}

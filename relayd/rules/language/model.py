@@ -21,10 +21,12 @@ from relayd.rules.language.pattern import (
     Final,
     MailboxPattern,
     Replacement,
+    Reversible,
     mailbox_text,
 )
 from relayd.rules.language.source import Place, Source
 from relayd.rules.language.words import seconds_of
+from relayd.rules.leaving import BREAKS
 
 REWRITTEN = "srs"  # what an `expect` calls a sender that was rewritten: the hash is secret
 SEALS = "arc "  # how a signer's name begins that seals a chain
@@ -47,6 +49,11 @@ class Rule:
     def examines(self) -> bool:
         """Whether it looks at the content: then it is asked at the final dot, and not at RCPT."""
         return any(each.known is Known.CONTENT for each in self.tests)
+
+    @property
+    def of_copies(self) -> bool:
+        """Whether it asks how a copy would leave: then it is asked when that is known."""
+        return any(BREAKS in each.needs for each in self.tests)
 
     @property
     def body(self) -> str:
@@ -131,7 +138,7 @@ class HeaderRewrite(Rule):
 
     fields: tuple[str, ...]
     patterns: tuple[MailboxPattern, ...]
-    replacement: Replacement | None
+    replacement: Replacement | Reversible | None
     at: tuple[str, ...] = ()
 
     @property

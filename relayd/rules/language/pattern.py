@@ -159,6 +159,14 @@ class Final:
 
 
 @dataclass(frozen=True, slots=True)
+class Reversible:
+    """An address of ours that leads back to the one it stands for: `srs`, of the field From."""
+
+    def __str__(self) -> str:
+        return "srs"
+
+
+@dataclass(frozen=True, slots=True)
 class SizeBound:
     """More, or less, than so many octets: `> 20MB`."""
 

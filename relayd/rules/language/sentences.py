@@ -26,6 +26,7 @@ from relayd.rules.language.pattern import (
     Null,
     Regex,
     Replacement,
+    Reversible,
     SubDomains,
     Template,
 )
@@ -133,9 +134,12 @@ def read_rewrite(words: Words) -> Rewrite | HeaderRewrite:
     if what != "sender" and any(isinstance(pattern, Null) for pattern in patterns):
         raise words.complain("only a sender can be null", "expected a mailbox pattern", start)
     at = _at(words, patterns)
-    replacement = None
+    replacement: Replacement | Reversible | None = None
     if not at and words.skip_mark("->"):
-        replacement = _replacement(words, patterns)
+        if what == "header" and words.at_word("srs"):
+            replacement = _reversible(words, fields)
+        else:
+            replacement = _replacement(words, patterns)
         if isinstance(replacement, Null) and what != "sender":
             raise words.complain("only a sender can be null", "expected a mailbox pattern")
     elif not _tables(patterns):
@@ -143,7 +147,17 @@ def read_rewrite(words: Words) -> Rewrite | HeaderRewrite:
     place = words.verb.place
     if what == "header":
         return HeaderRewrite(fields, patterns, replacement, at, when=when(words), place=place)
+    assert not isinstance(replacement, Reversible)
     return Rewrite(what, patterns, replacement, at, when=when(words), place=place)
+
+
+def _reversible(words: Words, fields: tuple[str, ...]) -> Reversible:
+    words.skip_word("srs")
+    if [name.lower() for name in fields] != ["from"]:
+        raise words.complain(
+            '"srs" makes an address of the author', 'expected "rewrite header From"'
+        )
+    return Reversible()
 
 
 def _tables(patterns: tuple[MailboxPattern, ...]) -> bool:

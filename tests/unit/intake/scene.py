@@ -77,7 +77,7 @@ def decide(ruleset: Ruleset, facts: Facts) -> Plan:
     return accepted(facts)
 
 
-def edit(ruleset: Ruleset, rules: tuple[int, ...], section: bytes) -> bytes:
+def edit(ruleset: Ruleset, rules: tuple[int, ...], section: bytes, now: float) -> bytes:
     """Adds a field that tells which rules ran; a section with `X-Keep` stays as it is."""
     if b"X-Keep" in section:
         return section

@@ -191,7 +191,7 @@ class Transactions(unittest.TestCase):
                 for fields, code in ((MAX_FIELDS, "250"), (MAX_FIELDS + 1, "552 5.3.4")):
                     with self.subTest(field=field, end=end, fields=fields):
                         scene = Scene()
-                        scene.change(edit=lambda _, rules, text: edit_header(ruleset, (0, 1), text))
+                        scene.change(edit=lambda _, *rest: edit_header(ruleset, (0, 1), rest[1]))
                         peer = scene.greeted()
                         peer.say(*message("rewritten@example.com"))
                         (reply,) = peer.send(field * fields + b"X: y\r\n" * 20_000 + end)
@@ -312,7 +312,7 @@ class Contents(unittest.TestCase):
             self.assertIn(expected.strip(b"\r\n"), content[-len(expected) - 2 :])
 
     def test_what_rules_make_of_a_header_is_within_its_limit(self) -> None:
-        def longer(ruleset: Ruleset, rules: tuple[int, ...], section: bytes) -> bytes:
+        def longer(ruleset: Ruleset, rules: tuple[int, ...], section: bytes, now: float) -> bytes:
             return b"X: " + b"y" * 1500 + b"\r\n" + section
 
         self.scene.change(edit=longer, decide=self.edited)
@@ -324,7 +324,7 @@ class Contents(unittest.TestCase):
         self.assertTrue(self.scene.spool.drafts[-1].rolled_back)
 
     def test_what_rules_make_of_a_message_is_within_message_size(self) -> None:
-        def longer(ruleset: Ruleset, rules: tuple[int, ...], section: bytes) -> bytes:
+        def longer(ruleset: Ruleset, rules: tuple[int, ...], section: bytes, now: float) -> bytes:
             return b"X: y\r\n" + section
 
         self.scene.change(

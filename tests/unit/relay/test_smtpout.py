@@ -17,6 +17,7 @@ from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import deferLater
 
+from relayd.mail.address import Mailbox
 from relayd.mail.delivery import Delivery
 from relayd.mail.nexthop import LMTP, HostPort, NextHop
 from relayd.mail.outcome import Blame, Outcome, failed, postponed
@@ -412,6 +413,33 @@ class EightBitContent(CourierCase, TestCase):
         self.assertEqual(
             outcome.why, "converted to 7 bits, which breaks its signatures: DKIM of example.com"
         )
+
+    async def test_a_forwarded_copy_keeps_its_authors_signature_or_does_not_go_there(self) -> None:
+        """The next host that takes 8 bits gets it; without one it comes back, untouched."""
+        signed = b"DKIM-Signature: v=1; d=example.com; b=AA\r\nFrom: <a@%s>\r\n" + EIGHT_BIT
+        for author, forwarded, status in (
+            (b"example.com", True, "5.6.3"),
+            (b"news.EXAMPLE.com", True, "5.6.3"),
+            (b"other.example", True, "2.0.0"),
+            (b"example.com", False, "2.0.0"),
+        ):
+            self.endpoints.clear()
+            self.courier = self.a_courier()
+            sink = self.sink(extensions=("PIPELINING",))
+            delivery = a_delivery(content=signed % author, eight_bit=True)
+            if forwarded:
+                (record,) = delivery.records
+                named = replace(record.recipient, original=Mailbox("info", "ours.example"))
+                delivery = replace(delivery, records=(replace(record, recipient=named),))
+            (outcome,) = await self.deliver(delivery)
+            self.assertEqual(outcome.reply.status, status, (author, forwarded, outcome))
+            self.assertEqual(len(sink.arrived), status == "2.0.0")
+            if status == "5.6.3":
+                self.assertIn("not converted to 7 bits, which would break its signatures: DKIM of "
+                              "example.com", outcome.why)  # fmt: skip
+                second = self.sink()
+                (outcome,) = await self.deliver(delivery)
+                self.assertEqual(second.arrived[0].content, signed % author)
 
     async def test_seven_bit_mail_is_not_looked_at(self) -> None:
         self.patch(smtpout, "converted", None)
