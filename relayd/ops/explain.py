@@ -14,8 +14,8 @@ from relayd.ops.text import safe
 if TYPE_CHECKING:  # relayctl starts without them where it can
     from relayd.mail.address import Mailbox
     from relayd.mail.plan import Plan
-    from relayd.rules.evaluate import Facts
     from relayd.rules.conditions.signatures import SignedResult
+    from relayd.rules.evaluate import Facts
     from relayd.rules.fact import Fact
     from relayd.rules.leaving import Foretelling
     from relayd.rules.ruleset import Ruleset

@@ -22,11 +22,11 @@ from relayd.mail.outcome import Blame, Outcome, postponed
 from relayd.mail.pacing import Pacing
 from relayd.reactor.coroutine import promise
 from relayd.relay.courier import Hop, ICourier
+from relayd.relay.foresight import Foresight
 from relayd.relay.gathering import Gathering, bad_news
 from relayd.relay.lessons import Lessons
 from relayd.relay.limits import RelayLimits
 from relayd.relay.lost import LostReports
-from relayd.relay.foresight import Foresight
 from relayd.relay.origins import Origins
 from relayd.relay.retrypolicy import RetryPolicy, judge, unreported
 from relayd.relay.scheduler import Scheduler, Shares

@@ -13,9 +13,9 @@ from tests.sink import Arrived, Sink
 
 ANN, BOB = "ann@sender.example", "bob@outside.example"
 LETTER = (
-    "From: =?utf-8?q?Ann_Lee=2C_J=C3=BCrgen?= <ann@sender.example>\r\nTo: info@example.com\r\n"
-    "Subject: x\r\n\r\nHello\r\n"
-).encode()
+    b"From: =?utf-8?q?Ann_Lee=2C_J=C3=BCrgen?= <ann@sender.example>\r\nTo: info@example.com\r\n"
+    b"Subject: x\r\n\r\nHello\r\n"
+)
 RULES = """\
 accept  to @example.com
 srs     domain gw.example.com keys file {keys}/srs
@@ -60,7 +60,9 @@ class Reversible(Names):
                 fields = message_from_bytes(copy.content, policy=policy.default)
                 name, address = parseaddr(str(fields["From"]))
                 self.assertEqual(name, "Ann Lee, J\xfcrgen (via gw.example.com)")
-                self.assertEqual(str(fields["Reply-To"]), '"Ann Lee, J\xfcrgen" <ann@sender.example>')
+                self.assertEqual(
+                    str(fields["Reply-To"]), '"Ann Lee, J\xfcrgen" <ann@sender.example>'
+                )
                 self.assertIn("ann@sender.example", str(fields["X-Original-From"]))
                 self.assertRegex(copy.sender, r"\ASRS0=.*=ann@gw\.example\.com\Z")
 

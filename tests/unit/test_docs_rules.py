@@ -1,4 +1,4 @@
-"""docs/rules.md, checks.md, sending.md, forwarding.md and docs/recipes: each recipe loads, each example is one."""
+"""docs/rules.md and its like, docs/recipes: each recipe loads, each example is one."""
 
 from __future__ import annotations
 
@@ -52,7 +52,8 @@ class RecipesTest(unittest.TestCase):
 
     def test_every_example_is_one_of_the_files(self) -> None:
         text = "".join(
-            (DOCS / name).read_text() for name in ("rules.md", "checks.md", "sending.md", "forwarding.md")
+            (DOCS / name).read_text()
+            for name in ("rules.md", "checks.md", "sending.md", "forwarding.md")
         )
         shown = set()
         for kind, words, body in _BLOCK.findall(text):
