@@ -43,9 +43,9 @@ class Copies:
         return self._known[key]
 
     def forecast(self, copy: LeavingCopy) -> Step | None:
-        """What is foreseen of it, as all rules have made it; None: nobody foretells. Raises Unknown.
+        """What is foreseen of it, as all rules have made it; None: nobody foretells.
 
-        Rules have nothing to say about that, so it is told of every copy.
+        It is told of every copy, whether or not a rule asks. Raises Unknown.
         """
         foretelling = (self._view.gathered or {}).get(BREAKS)
         if foretelling is None or isinstance(foretelling, (bool, tuple)):

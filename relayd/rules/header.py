@@ -56,9 +56,9 @@ def edit_header(
     rules the first that fits an address), then whole fields are added, removed and replaced, in
     the order of the rules. What is added stands in front of all that the sender wrote: behind a
     line that is no field other parsers see no header any more. Last of all an author gets a
-    reversible address, which has an age: `now` is in seconds since the epoch. A table that cannot be read leaves
-    an address as it is; so do those after the first MAX_ADDRESSES and those in fields after the
-    first MAX_OCTETS. Raises TooManyFieldsError.
+    reversible address, which has an age: `now` is in seconds since the epoch. A table that cannot
+    be read leaves an address as it is; so do those after the first MAX_ADDRESSES and those in
+    fields after the first MAX_OCTETS. Raises TooManyFieldsError.
     """
     rules = [ruleset.headers.entries[number].rule for number in header_rules]
     rewrites: dict[bytes, list[HeaderRewrite]] = {}

@@ -19,7 +19,7 @@ BREAKS = Fact(
     spelled="breaks dmarc",
     values=(False, True),
 )
-"""Who foretells (Foretelling), or one answer for all copies, or an CopyAnswer for each that left."""
+"""Who foretells (Foretelling), or one answer for all copies, or a CopyAnswer for each of them."""
 
 UNFORETOLD = Fact("what the DNS says of a copy", Known.RECIPIENT, spelled="breaks dmarc")
 """Unasked for it: Foretelling.look_up is to be waited for."""

@@ -27,7 +27,10 @@ options {{
 }}
 logging {{ type = "console"; level = "warning"; }}
 worker "normal" {{ bind_socket = "127.0.0.1:11333"; count = 1; }}
-modules {{ path = "/usr/share/rspamd/plugins/spf.lua"; path = "/usr/share/rspamd/plugins/dmarc.lua"; }}
+modules {{
+  path = "/usr/share/rspamd/plugins/spf.lua";
+  path = "/usr/share/rspamd/plugins/dmarc.lua";
+}}
 dkim {{ }}
 spf {{ }}
 dmarc {{ }}

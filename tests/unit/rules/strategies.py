@@ -10,6 +10,7 @@ from relayd.mail.address import Mailbox
 from relayd.mail.nexthop import HostPort, NextHop
 from relayd.mail.pacing import MailProvider, PaceLimits, Rate, SourceAddress
 from relayd.mail.reply import Reply
+from relayd.rules.conditions.breaking import Breaks
 from relayd.rules.conditions.client import FromClient
 from relayd.rules.conditions.condition import Condition
 from relayd.rules.conditions.everyone import Always
@@ -45,6 +46,7 @@ from relayd.rules.language.pattern import (
     Net,
     Null,
     Regex,
+    Reversible,
     SignedBy,
     SizeBound,
     SubDomains,
@@ -186,6 +188,13 @@ REWRITES = st.one_of(
     st.builds(_built, st.just(Rewrite), st.just(("recipient",)), changes(null=False), WHEN),
     st.builds(
         _built, st.just(HeaderRewrite), some(FIELDS).map(lambda f: (f,)), changes(null=False), WHEN
+    ),
+    st.builds(
+        HeaderRewrite,
+        st.sampled_from([("From",), ("from",)]),
+        some(PATTERN),
+        st.just(Reversible()),
+        when=st.one_of(WHEN, st.builds(lambda no: (Breaks((), no),), st.booleans())),
     ),
 )
 HEADERS = st.one_of(

@@ -58,8 +58,9 @@ class AuthorCase(unittest.TestCase):
     def author(self, section: bytes) -> tuple[str, str]:
         """The display name and the address of the one From."""
         message = message_from_bytes(self.edited(section + b"\r\n"), policy=policy.default)
-        (field,) = message.get_all("From") or ()
-        (address,) = field.addresses
+        fields = message.get_all("From", [])
+        self.assertEqual(len(fields), 1)
+        (address,) = fields[0].addresses
         return address.display_name, f"{address.username}@{address.domain}"
 
     def plan(self, to: str, sender: str = "bob@outside.example", now: float = NOW) -> Plan:
