@@ -16,7 +16,7 @@ from twisted.internet.interfaces import IReactorTime
 from relayd.dns.answer import Answer, DnsError
 from relayd.intake.counting import Receipt, Tally, take_back
 from relayd.intake.forecasting import Forecasting, Keys, SendingSide
-from relayd.intake.lookups import DnsList, Records, sender_policy
+from relayd.intake.lookups import DnsList, Records, resolves, sender_policy
 from relayd.intake.recipientfacts import RecipientFacts
 from relayd.intake.vouching import Vouched, Vouching
 from relayd.mail.address import AddressError, ReversePath
@@ -142,6 +142,8 @@ class Gatherer:
         question: Coroutine[Any, Any, object]
         if fact == SENDER_POLICY:
             question = self._sender_policy(client, sender)
+        elif fact.known is Known.SENDER:
+            question = resolves(fact.of, client, sender, self._of_strangers)
         else:
             question = self._lists_of(ruleset)[fact.of].has(client.address)
         asked = promise(question)
@@ -240,9 +242,10 @@ class GatheredFacts:
     def about_sender(self, ruleset: Ruleset, client: Client, sender: ReversePath) -> None:
         """MAIL: what was said about another sender counts no more."""
         self.about_client(ruleset, client)
-        self._forget(SENDER_POLICY)
-        if SENDER_POLICY in ruleset.asked:
-            self._ask(SENDER_POLICY, ruleset, client, sender)
+        for fact in ruleset.asked:
+            if fact.known is Known.SENDER:
+                self._forget(fact)
+                self._ask(fact, ruleset, client, sender)
 
     def about_recipient(
         self, ruleset: Ruleset, fact: Fact, facts: Facts, counted: Sequence[Receipt]

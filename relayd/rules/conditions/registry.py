@@ -14,6 +14,7 @@ from relayd.rules.conditions.headerfield import ByField
 from relayd.rules.conditions.listing import ByListing
 from relayd.rules.conditions.mailbox import FromSender, ToRecipient
 from relayd.rules.conditions.name import AtListener, ByHelo, ByLogin
+from relayd.rules.conditions.resolves import ByRecords
 from relayd.rules.conditions.reversename import ByReverseName
 from relayd.rules.conditions.security import ByCertificate, OverTls
 from relayd.rules.conditions.senderpolicy import BySenderPolicy
@@ -34,6 +35,7 @@ ALL: tuple[type[Condition], ...] = (
     ByReverseName,
     ByListing,
     BySenderPolicy,
+    ByRecords,
     ByCount,
     ByFirstSight,
     UnknownAt,
