@@ -40,6 +40,7 @@ from relayd.relay.courier import Hop, ICourier
 from relayd.relay.dial import IReactor, Rival, dial
 from relayd.relay.limits import NextHopDeadlines, RelayLimits
 from relayd.relay.logins import Login, Logins
+from relayd.relay.lostaddresses import is_there
 from relayd.relay.newcomers import Newcomers
 from relayd.relay.pool import Place, Pool
 from relayd.relay.protection import Protection
@@ -120,6 +121,9 @@ class Courier:
                 connection = self._pool.take(key, attempt.asked)
                 if connection is None:
                     break
+                if hop.source is not None and not is_there(connection.local):
+                    connection.cut("lost: its address is none of this host any more")
+                    continue
                 await self._use(connection, attempt, key)  # the one it had may be over by now
             if attempt.pending and not self._aborted:
                 await self._seeking(self._walk(attempt, hop, key))
