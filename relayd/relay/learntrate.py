@@ -101,8 +101,9 @@ class LearntRate:
         if self._full:
             if not self._began_before(began, now):  # else it opens nothing
                 self._takes_again(now)
-        elif not 0.0 <= now - self._last < self._idle:
-            self._begin(now, known=False)
+        elif not 0.0 <= now - self._last < _IDLE:
+            if not 0.0 <= now - self._last < self._idle:
+                self._begin(now, known=False)
         elif not self.rate and now - self._since > 2 * _WINDOW:
             self._since += _WINDOW
             self._taken //= 2
@@ -150,6 +151,7 @@ class LearntRate:
 
     @property
     def _idle(self) -> float:
+        """Seconds without mail after which a cycle begins anew."""
         return max(_IDLE, _MESSAGES / self.rate) if self.rate else _IDLE
 
     def _lately(self, now: float) -> float:

@@ -136,7 +136,7 @@ class Lessons:
     def _site_took(self, lane: Lane, now: float, began: float) -> None:
         for gate in lane.gates:
             gate.took(now, began)
-            if gate.blocks and began > gate.blocked_at:
+            if gate.blocked_until and gate.blocks and began > gate.blocked_at:
                 gate.unblock()
                 self._log.notice("provider takes our mail again", provider=gate.name)
 

@@ -175,13 +175,14 @@ class SendingSite(Share):
 
     def _hear_of_blocks(self) -> None:
         """What other workers know."""
-        opened = self._noted("opened")
         if self.blocked_until:
-            if opened > self.blocked_at:
+            if self._noted("opened") > self.blocked_at:
                 self._open()
             return
         at = self._noted("blocked")
-        if at > max(opened, self._opened_at) and 0.0 <= self._now() - at < BLOCK:
+        if 0.0 < at <= self._now() < at + BLOCK and at > max(
+            self._noted("opened"), self._opened_at
+        ):
             self.blocked_until = at + BLOCK
             self.weigh()
 

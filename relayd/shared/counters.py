@@ -26,6 +26,7 @@ class SharedCounters:
         self._rows = rows
         self._row = row
         self._bucket: dict[str, int] = {}
+        self._spots: dict[str, int] = {}
 
     def add(self, key: str, change: int) -> None:
         """One more (or one less) of this key in this worker."""
@@ -45,15 +46,23 @@ class SharedCounters:
 
     def note(self, key: str, at: float) -> None:
         """When this worker last saw it, in seconds since the epoch."""
-        self._cells[self._row * _WIDTH + _BUCKETS + _hash(key) % _TIMES] = int(at)
+        self._cells[self._row * _WIDTH + self._spot(key)] = int(at)
 
     def noted(self, key: str) -> float:
         """When another one last did, to the second; 0: never."""
-        place = _BUCKETS + _hash(key) % _TIMES
+        place = self._spot(key)
         cells, own = self._cells, self._row
         return max(
             (cells[row * _WIDTH + place] for row in range(self._rows) if row != own), default=0
         )
+
+    def _spot(self, key: str) -> int:
+        place = self._spots.get(key)
+        if place is None:
+            if len(self._spots) > 10_000:
+                self._spots.clear()
+            place = self._spots[key] = _BUCKETS + _hash(key) % _TIMES
+        return place
 
     def _place(self, key: str) -> int:
         place = self._bucket.get(key)
