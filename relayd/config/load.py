@@ -131,9 +131,14 @@ def statements(path: Path) -> list[Item]:
 
     For who makes a file that they name: as long as it is missing, nothing loads.
     """
+    return readable(path)[0]
+
+
+def readable(path: Path) -> tuple[list[Item], list[Problem]]:
+    """The same, and why the others cannot be read."""
     loader = _Loader(path)
     loader.read(path, str(path), None)
-    return loader.items
+    return loader.items, loader.problems
 
 
 class _Loader:
@@ -186,6 +191,11 @@ class _Loader:
     def items(self) -> list[Item]:
         """What was read, in order, but for the settings."""
         return self._items
+
+    @property
+    def problems(self) -> list[Problem]:
+        """What could not be read, and why."""
+        return self._problems
 
     def refuse_silence(self, shown: str) -> None:
         """A file without a statement is one that is being written, or was emptied by accident."""
