@@ -6,10 +6,12 @@ for beyond TIME. What nobody answers is not known: it is no fault of ours.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import ipaddress
 import socket
 from collections.abc import Coroutine, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
@@ -43,6 +45,10 @@ MOST = 500  # domains, of each kind; a table may have a million
 _ROUNDS = (3.0, 5.0)  # seconds that each DNS server gets
 _LIFETIME = 10.0  # ... and all of them for one question
 _FAR = {4: "198.41.0.4", 6: "2001:503:ba3e::2:30"}  # a.root-servers.net; nothing is sent there
+_INSIDE = [
+    *map(ipaddress.ip_network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")),
+    *map(ipaddress.ip_network, ("100.64.0.0/10", "fc00::/7")),
+]
 _SPF = {"pass": Grade.OK, "neutral": Grade.WARNING, "softfail": Grade.WARNING}
 
 T = TypeVar("T")
@@ -96,10 +102,15 @@ class LiveCheck:
 
     def _first(self, accepted: Sequence[str]) -> Iterator[tuple[str, str, Any]]:
         settings = self._settings
-        for source in self._sources.values():
+        for source in settings.ruleset.pacing.sources.values():
             for address in source.addresses:
                 about = _leaving(address, source)
-                yield "source", about, self._source(about, source, address)
+                yield "source", about, self._source(about, address)
+        for source in self._sources.values():
+            if not source.addresses:
+                yield "helo", source.helo, self._nowhere(source.helo)
+            for address in source.addresses:
+                about = _leaving(address, source)
                 yield "ptr", about, self._reverse(about, address, source.helo)
                 yield "helo", about, self._helo(about, address, source.helo)
         ways = ownnames.sent_as(settings)
@@ -169,27 +180,29 @@ class LiveCheck:
     # the addresses that we come from
 
     async def _known_sources(self) -> dict[str, SourceAddress]:
+        """As the world sees them: behind NAT, by the addresses that their names resolve to."""
         found = ownnames.sources(self._settings)
-        if ownnames.HERE in found:
-            hostname = self._settings.hostname
-            found[ownnames.HERE] = SourceAddress(
-                ownnames.HERE, await self._of_this_host(hostname), hostname
-            )
+        for name, source in found.items():
+            if name == ownnames.HERE:
+                ours = [each for each in map(_towards, (4, 6)) if each]
+                addresses = [each for each in ours if ipaddress.ip_address(each).is_global]
+                hidden = not addresses
+            else:
+                addresses = [each for each in source.addresses if not _behind_nat(each)]
+                hidden = len(addresses) < len(source.addresses)
+            if hidden:
+                with contextlib.suppress(DnsTrouble):
+                    addresses += await self._addresses(source.helo)
+            found[name] = replace(source, addresses=tuple(dict.fromkeys(addresses)))
         return found
 
-    async def _of_this_host(self, hostname: str) -> tuple[str, ...]:
-        """What the world sees: the address towards it; behind NAT, what our name resolves to."""
-        found = [_towards(version) for version in (4, 6)]
-        public = tuple(each for each in found if each and ipaddress.ip_address(each).is_global)
-        if public:
-            return public
-        try:
-            return await self._addresses(hostname)
-        except DnsTrouble:
-            return ()
+    async def _nowhere(self, helo: str) -> Observations:
+        if await self._addresses(helo):
+            return []
+        return [Observation(Grade.ERROR, "helo", helo, "resolves to nothing", "our address")]
 
-    async def _source(self, about: str, source: SourceAddress, address: str) -> Observations:
-        if not source.name or is_there(address):
+    async def _source(self, about: str, address: str) -> Observations:
+        if is_there(address):
             return []
         wanted = "an address of an interface here; until then its mail waits"
         return [Observation(Grade.ERROR, "source", about, "no address of this host", wanted)]
@@ -417,6 +430,12 @@ def _among(address: str, addresses: Iterable[str]) -> bool:
 
 def _address_record(name: str, address: str) -> str:
     return f"{name}. IN {'AAAA' if ':' in address else 'A'} {address}"
+
+
+def _behind_nat(address: str) -> bool:
+    """No address of the internet, by RFC 1918, 4193 and 6598."""
+    parsed = ipaddress.ip_address(address)
+    return any(parsed in each for each in _INSIDE)
 
 
 def _towards(version: int) -> str:

@@ -67,16 +67,14 @@ def accepted(settings: Settings) -> tuple[str, ...]:
     for rule in (entry.rule for entry in ruleset.admission.entries):
         if _from_anybody(rule):
             for each in rule.tests:
-                for operand in each.recipients:
+                for operand in () if each.negated else each.recipients:
                     found.update(dict.fromkeys(domains_of(operand, ruleset.tables)))
     found.update(dict.fromkeys(_srs_domains(ruleset)))
     return tuple(dict.fromkeys(filter(None, map(_folded, found))))
 
 
 def _from_anybody(rule: AdmissionRule) -> bool:
-    return rule.verb == "accept" and all(
-        each.everything or (each.recipients and not each.negated) for each in rule.tests
-    )
+    return rule.verb == "accept" and not any(each.names_client for each in rule.tests)
 
 
 def _folded(domain: str) -> str:

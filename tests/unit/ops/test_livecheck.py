@@ -195,14 +195,28 @@ class AsItIs(Case):
         self.assertEqual(len(lines), 1, lines)
         self.assertIn("source   192.0.2.77 (source bulk): no address of this host", lines[0])
 
+    async def test_behind_nat_it_is_what_our_names_resolve_to(self) -> None:
+        rules = RULES.replace("127.0.0.9, ::1", "10.1.2.3")
+        found = await self.found(rules=rules)
+        about = {each.about for each in found if each.what in ("ptr", "helo")}
+        self.assertIn("127.0.0.9 (source bulk)", about)
+        self.assertNotIn("10.1.2.3 (source bulk)", about)
+        lines = [str(each) for each in found if each.what == "source"]
+        self.assertIn("10.1.2.3 (source bulk): no address of this host", lines[0])
+
+    async def test_our_own_name_resolves_to_nothing(self) -> None:
+        lines = await self.trouble("gw.example. A 192.0.2.1", "")
+        self.assertIn("error      helo     gw.example: resolves to nothing", lines[0])
+
     async def test_trouble_of_the_dns_is_no_fault_of_ours(self) -> None:
-        self.patch(livecheck, "_ROUNDS", (0.2,))
+        self.patch(livecheck, "_ROUNDS", (1.0,))
         for kind in ("servfail", "refused", "garbage"):
             self.dns.mend()
             self.dns.fault(kind)
             found = await self.found()
             self.assertEqual({each.grade for each in found}, {Grade.UNKNOWN}, kind)
             self.assertGreater(len(found), 8)
+        self.patch(livecheck, "_ROUNDS", (5.0,))
         self.dns.mend()
         self.dns.fault("servfail", "news.example", "TXT")
         lines = await self.trouble()
@@ -347,9 +361,12 @@ class Names(Case):
         hostname gw.example
         table ours { @one.example, info@two.example, @.three.example }
         accept to <ours>
+        accept to @four.example when not helo "localhost"
         accept from 10.0.0.0/8 to @inside.example
         """
-        self.assertEqual(ownnames.accepted(self.settings(rules)), ("one.example", "two.example"))
+        self.assertEqual(
+            ownnames.accepted(self.settings(rules)), ("one.example", "two.example", "four.example")
+        )
 
 
 class Certificates(TestCase):
