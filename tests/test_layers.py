@@ -39,6 +39,7 @@ PURE_AT_THE_RIM = {
     "relayd.intake.asking",
     "relayd.intake.lookups",
     "relayd.intake.checks",
+    "relayd.intake.cutthrough",
     "relayd.intake.pending",
     "relayd.intake.transaction",
     "relayd.intake.header",

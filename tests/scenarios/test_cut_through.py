@@ -135,6 +135,9 @@ class Answers(CutThroughCase):
         self.assertIn("refused at the door", found["note"])
         self.assertIn("No such mailbox here", found["reply"])
         self.assertIn("refused at the door", relay.ctl("show", ident).stdout)
+        why = relay.ctl("why", ident).stdout
+        self.assertIn("refused at the door", why)
+        self.assertIn("No such mailbox here", why)
 
     def test_whoever_is_taken_by_all_hears_250(self) -> None:
         relay = self.gateway()

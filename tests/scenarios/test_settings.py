@@ -36,6 +36,7 @@ next-hop dead1 smtp 127.0.0.1:{nothing1}
 next-hop dead2 smtp 127.0.0.1:{nothing2}
 next-hop dead3 smtp 127.0.0.1:{nothing3}
 next-hop hole smtp 127.0.0.1:{hole}
+route to cut@no.example via sink cut-through 20s
 route to @sink.example, @slow.example, @no.example, @base.example, @other.example via sink
 route to @dead1.example via dead1
 route to @dead2.example via dead2
@@ -213,6 +214,9 @@ class Site:
 
     def header(self) -> int:
         return self.transaction(b"X: " + b"x" * 900 + b"\r\nY: " + b"y" * 900 + b"\r\n")
+
+    def cut_through(self) -> int:
+        return self.transaction(b"Subject: x\r\n\r\nx", "cut@no.example")
 
     def hops(self) -> int:
         return self.transaction(b"Received: from x by y; then\r\n" * 5)
@@ -435,6 +439,7 @@ SEEN = {
     "sessions": Seen("sessions 1", Site.greetings, False, True),
     "sessions-per-client": Seen("sessions-per-client 1", Site.greetings, False, True),
     "new-sessions-per-minute": Seen("new-sessions-per-minute 1", Site.greetings, False, True),
+    "cut-through-share": Seen("cut-through-share 0", Site.cut_through, 550, 250),
     "bare-newlines": Seen("bare-newlines normalise", Site.newline, 554, 250),
     "command-timeout": Seen("command-timeout 1s", Site.silence, None, "4.4.2"),
     "session-timeout": Seen("session-timeout 1s", Site.chatter, None, True),
