@@ -225,6 +225,6 @@ class CorpusTests(SigningCase):
         )  # fmt: skip
         said = done.stdout + done.stderr
         for kind in ("rsa", "ed25519"):
-            passed = re.findall(rf"dkim=(\w+)[^;]*header\.a={kind}-sha256", said)
+            passed = re.findall(rf"dkim=(\w+)[^;]*header\.d=gw\.[^;]*header\.a={kind}-sha256", said)
             self.assertEqual(len(passed), len(contents), said[-2000:])
             self.assertEqual(set(passed), {"pass"})
