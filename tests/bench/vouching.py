@@ -110,7 +110,7 @@ class Signed:
         assert dkim.verify(self.content, dnsfunc=lambda name, timeout=5: self.record)
 
 
-def milliseconds(work: Callable[[], None], seconds: float) -> float:
+def milliseconds(work: Callable[[], object], seconds: float) -> float:
     """CPU of one."""
     work()
     began, count = time.process_time(), 0

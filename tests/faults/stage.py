@@ -104,6 +104,7 @@ class Stage:
             "sessions-per-client 0",
             "" if "retry " in settings else RETRY,
             "" if "free-space" in settings else "free-space 1MiB",
+            "reports strangers any",  # each failure is to be accounted for
             settings,
             rules.format(host=self.sink.host, port=self.sink.port),
             "",
