@@ -75,7 +75,7 @@ class OwnReports:
         self._rules = rules
         self._log = log
         self._waiting: deque[int] = deque()
-        self._shown = 0  # at the moment
+        self._shown: set[int] = set()  # at the moment
         self._timer: Any = None  # a delayed call
         self._stopped = False
         self._derived: tuple[Ruleset | None, Ruleset | None] = None, None
@@ -108,19 +108,21 @@ class OwnReports:
         self._go_on()
 
     def _go_on(self) -> None:
-        while self._waiting and self._shown < AT_A_TIME and not self._stopped:
-            self._shown += 1
-            spawn(self._show(self._waiting.popleft()), self._failed)
+        while self._waiting and len(self._shown) < AT_A_TIME and not self._stopped:
+            ident = self._waiting.popleft()
+            if ident not in self._shown:
+                self._shown.add(ident)
+                spawn(self._show(ident), partial(self._failed, ident))
 
-    def _failed(self, failure: Any) -> None:  # noqa: ANN401  # a Failure
-        self._over()
+    def _failed(self, ident: int, failure: Any) -> None:  # noqa: ANN401  # a Failure
+        self._over(ident)
         if failure.check(SpoolError):
             self._later()
         else:
             log_bug(self._log, "report not shown", failure)
 
-    def _over(self) -> None:
-        self._shown -= 1
+    def _over(self, ident: int) -> None:
+        self._shown.discard(ident)
         self._go_on()
 
     def _later(self) -> None:
@@ -134,7 +136,7 @@ class OwnReports:
             records = tuple(each for each in records if _waits(each))
             if records:  # nobody has let it go, or ended it, meanwhile
                 await self._shown_to(message, records)
-        self._over()
+        self._over(ident)
 
     async def _shown_to(self, message: Message, records: Sequence[Record]) -> None:
         rules, wanted = self._own_rules(), QueueFilter(ident=message.ident)

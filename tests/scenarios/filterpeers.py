@@ -64,7 +64,12 @@ class Listening:
     """A thread for each connection; ends with the test."""
 
     def __init__(
-        self, scenario: Scenario, serve: Callable[[socket.socket], None], path: str = ""
+        self,
+        scenario: Scenario,
+        serve: Callable[[socket.socket], None],
+        path: str = "",
+        *,
+        v6: bool = False,
     ) -> None:
         self._serve = serve
         self.connections = 0
@@ -73,6 +78,9 @@ class Listening:
             self.socket = socket.socket(socket.AF_UNIX)
             self.socket.bind(path)
             self.where = f"unix:{path}"
+        elif v6:
+            self.socket = socket.create_server(("::1", 0), family=socket.AF_INET6)
+            self.where = f"[::1]:{self.socket.getsockname()[1]}"
         else:
             self.socket = socket.socket()
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -121,6 +129,7 @@ class Milter:
         scenario: Scenario,
         *,
         path: str = "",
+        v6: bool = False,
         version: int = 6,
         actions: int = ALL_ACTIONS,
         steps: int = ALL_STEPS,
@@ -131,7 +140,7 @@ class Milter:
         self.heard: list[Heard] = []
         self._version, self._actions, self._steps = version, actions, steps
         self._edits, self._answers, self._pause = edits, answers, pause
-        self.listening = Listening(scenario, self._serve, path)
+        self.listening = Listening(scenario, self._serve, path, v6=v6)
         self.where = self.listening.where
 
     def _serve(self, connection: socket.socket) -> None:
@@ -149,7 +158,7 @@ class Milter:
             if letter == b"O":
                 heard.offered = struct.unpack("!III", data[:12])
                 version = min(self._version, heard.offered[0])
-                known = {2: 0x3F, 3: 0x3F, 4: 0x3F}.get(version, 0x1FF)
+                known = 0x3F if version < 6 else 0x1FF
                 chosen = struct.pack("!III", version, self._actions & known, self._steps)
                 connection.sendall(packet(b"O", chosen))
                 continue

@@ -75,6 +75,9 @@ class Walk(unittest.TestCase):
     def test_several_records_of_one_name_are_none(self) -> None:
         zone = {("_dmarc.example.com", "TXT"): ("v=DMARC1; p=reject", "v=DMARC1; p=none")}
         self.assertEqual(outcome(zone, "example.com").result, "none")
+        # by their version, whatever follows: one of them may be wrong
+        zone = {("_dmarc.example.com", "TXT"): ("v=DMARC1; p=reject", "v=DMARC1; p=bounce")}
+        self.assertEqual(outcome(zone, "example.com").result, "none")
         zone = {("_dmarc.example.com", "TXT"): ("v=spf1 -all", "v=DMARC1; p=reject")}
         self.assertEqual(outcome(zone, "example.com").policy, "reject")
 
