@@ -110,8 +110,7 @@ class SessionDeadlines:
 
     def begin(self) -> None:
         """From now on it is watched."""
-        deadlines = self._watch.deadlines
-        soon = min(deadlines.command, deadlines.barren, deadlines.content)
+        soon = self._watch.deadlines.shortest
         self._rings = self._watch.first_looks.add(self, soon)
         if not self._rings:
             self.look_for_itself(soon)

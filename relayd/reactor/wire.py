@@ -13,7 +13,7 @@ from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.tcp import Connection
 from zope.interface import alsoProvides
 
-from relayd.reactor.accept import DONE, LeanServer
+from relayd.reactor.accept import DONE, LeanConnection
 from relayd.reactor.lean import soon
 
 _LARGE = 32768  # octets that wait for nobody
@@ -97,13 +97,14 @@ class Wire:
         Twisted would watch the socket until it takes more, though there is no more.
         """
         transport = self._transport
-        self.flush()
+        if self._held:
+            self.flush()
         waits = self.secure or not self.at_once
         if waits or transport.disconnecting or not transport.connected:
             transport.loseConnection()
             return False
         transport.disconnecting = True
-        if isinstance(transport, LeanServer):
+        if isinstance(transport, LeanConnection):
             soon(transport.reactor)(transport.vanish)
             return True
         transport.stopReading()

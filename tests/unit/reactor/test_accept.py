@@ -12,7 +12,7 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from relayd.reactor.accept import LeanServer
+from relayd.reactor.accept import LeanServer, connect_unix
 from relayd.reactor.lean import LeanReactor
 from relayd.reactor.wire import Wire
 
@@ -82,6 +82,38 @@ class Accepting(SynchronousTestCase):
                 self.turn()
             self.turn()
             return client.recv(100) + client.recv(100)
+
+    def test_a_connection_to_a_unix_socket_is_made_read_and_closed_at_once(self) -> None:
+        path = f"{self.mktemp()}"
+        with socket.socket(socket.AF_UNIX) as listening:
+            listening.bind(path)
+            listening.listen()
+            heard: list[bytes] = []
+            protocol: Any = Protocol()
+            protocol.dataReceived = heard.append
+            connect_unix(self.reactor, path, protocol)
+            peer, _ = listening.accept()
+            with peer:
+                peer.sendall(b"hello")
+                wire = Wire(protocol.transport)
+                wire.write(b"good")
+                while not heard:
+                    self.turn()
+                wire.write(b"bye")
+                self.assertTrue(wire.close())
+                self.turn()
+                self.assertEqual(peer.recv(100) + peer.recv(100), b"goodbye")
+        self.assertEqual(heard, [b"hello"])
+        self.assertFalse(self.reactor._reads - {self.reactor.waker.fileno()})
+
+    def test_a_unix_socket_that_nobody_serves_is_an_error_at_once(self) -> None:
+        path = f"{self.mktemp()}"
+        with self.assertRaises(FileNotFoundError):
+            connect_unix(self.reactor, path, Protocol())
+        with socket.socket(socket.AF_UNIX) as bound:
+            bound.bind(path)
+            with self.assertRaises(ConnectionRefusedError):
+                connect_unix(self.reactor, path, Protocol())
 
     def turn(self) -> None:
         self.reactor.runUntilCurrent()
