@@ -1,6 +1,6 @@
 """Connections without what nobody here needs of Twisted's way to take, make and end them.
 
-Twisted makes four loggers a turn, in case `accept` fails, has the kernel close at exec what Python
+Twisted makes three loggers a turn, in case `accept` fails, has the kernel close at exec what Python
 has had it close already, and at the end asks for reasons that are known, and epoll about a socket
 that goes at once. To one that it makes to a unix socket belong two timers, three turns and sixty
 calls, and each read is ready for file descriptors that nobody sends.
