@@ -24,6 +24,7 @@ from twisted.internet.tcp import Connection
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from relayd.reactor.accept import connect_unix
 from relayd.reactor.coroutine import Awaited
 from relayd.reactor.wire import Wire
 
@@ -266,12 +267,21 @@ class FilterLine(Protocol):
 
 async def dial(reactor: Any, place: FilterPlace, patience: float) -> FilterLine:  # noqa: ANN401
     """A new connection. Raises FilterTroubleError."""
+    if place.unix:
+        line = FilterLine(reactor)
+        try:
+            connect_unix(reactor, place.unix, line)
+            return line
+        except BlockingIOError:
+            pass  # too many others wait for it to accept them: so do we
+        except OSError as error:
+            raise FilterTroubleError(f"no connection: {error.strerror or error}") from None
     endpoint = _endpoint(reactor, place, patience)
     factory = Factory.forProtocol(lambda: FilterLine(reactor))
     factory.noisy = False
     try:
         # the endpoint has the time limit: it knows how to give up
-        line: FilterLine = await endpoint.connect(factory)
+        dialled: FilterLine = await endpoint.connect(factory)
     except CancelledError:
         raise
     except ConnectError as error:
@@ -283,9 +293,9 @@ async def dial(reactor: Any, place: FilterPlace, patience: float) -> FilterLine:
         raise FilterTroubleError(why) from None
     except Exception as error:  # a name that is none
         raise FilterTroubleError(f"no connection: {type(error).__name__}") from None
-    if isinstance(line.transport, Connection):
-        line.transport.protocol = line  # not the endpoint's, which only passes on what comes
-    return line
+    if isinstance(dialled.transport, Connection):
+        dialled.transport.protocol = dialled  # not the endpoint's, which only passes on what comes
+    return dialled
 
 
 def _endpoint(reactor: Any, place: FilterPlace, patience: float) -> Any:  # noqa: ANN401

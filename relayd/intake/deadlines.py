@@ -1,4 +1,4 @@
-"""What a session waits for, and the one timer that says when it has waited long enough."""
+"""What a session waits for, and who looks whether it has waited long enough."""
 
 from __future__ import annotations
 
@@ -34,6 +34,52 @@ class Watch(Protocol):
     def deadlines(self) -> Deadlines:
         """Those now in force."""
 
+    @property
+    def first_looks(self) -> FirstLooks:
+        """At the sessions that have just begun."""
+
+
+class FirstLooks:
+    """The first look at each session, in the order in which they began: one timer for all.
+
+    Most sessions are over before theirs is due, and so never have a timer of their own.
+    """
+
+    def __init__(self, clock: IReactorTime) -> None:
+        self._clock = clock
+        self._due: dict[SessionDeadlines, float] = {}  # in the clock's seconds, never falling
+        self._latest = 0.0
+        self._timer: IDelayedCall | None = None
+
+    def add(self, session: SessionDeadlines, seconds: float) -> float:
+        """Have it looked at after so many seconds; when that is, or 0.0 if it is not to be had."""
+        now = self._clock.seconds()
+        due = now + seconds
+        if due < self._latest and self._due:
+            return 0.0  # deadlines have become shorter: those before it are due later
+        self._latest = self._due[session] = due
+        if self._timer is None:
+            self._timer = self._clock.callLater(seconds, self._look)
+        return due
+
+    def forget(self, session: SessionDeadlines) -> None:
+        """It needs none."""
+        self._due.pop(session, None)
+        if not self._due and self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _look(self) -> None:
+        self._timer = None
+        now = self._clock.seconds()
+        while self._due:
+            session, due = next(iter(self._due.items()))
+            if due > now:
+                self._timer = self._clock.callLater(due - now, self._look)
+                return
+            del self._due[session]
+            session.look_for_itself(0.0)
+
 
 def _nobody() -> None:
     """There is nobody left who could be late."""
@@ -55,7 +101,7 @@ class SessionDeadlines:
         self._late = late
         self._began = self._since = self._fruitful = self._reactor.seconds()
         self._timer: IDelayedCall | None = None
-        self._rings = 0.0  # when the timer is due
+        self._rings = 0.0  # when it is looked at; 0: not any more, or not yet
 
     @property
     def seconds(self) -> float:
@@ -64,10 +110,15 @@ class SessionDeadlines:
 
     def begin(self) -> None:
         """From now on it is watched."""
-        deadlines = self._watch.deadlines
-        soon = min(deadlines.command, deadlines.barren, deadlines.content)
-        self._timer = self._reactor.callLater(soon, self._tick)
-        self._rings = self._reactor.seconds() + soon
+        soon = self._watch.deadlines.shortest
+        self._rings = self._watch.first_looks.add(self, soon)
+        if not self._rings:
+            self.look_for_itself(soon)
+
+    def look_for_itself(self, seconds: float) -> None:
+        """After so many seconds, with a timer of its own."""
+        self._timer = self._reactor.callLater(seconds, self._tick)
+        self._rings = self._reactor.seconds() + seconds
 
     def end(self) -> None:
         """It is over."""
@@ -75,6 +126,9 @@ class SessionDeadlines:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        else:
+            self._watch.first_looks.forget(self)
+        self._rings = 0.0
 
     def enter(self, phase: SessionPhase) -> None:
         """The session waits for something else."""
@@ -93,8 +147,14 @@ class SessionDeadlines:
     def look(self) -> None:
         """The deadline may have come nearer than the timer knows."""
         deadline = self._deadline(self._watch.deadlines)
-        if self._timer is not None and deadline < self._rings:
-            self._timer.reset(max(deadline - self._reactor.seconds(), 0.0))
+        if deadline >= self._rings:
+            return
+        left = max(deadline - self._reactor.seconds(), 0.0)
+        if self._timer is None:
+            self._watch.first_looks.forget(self)
+            self.look_for_itself(left)
+        else:
+            self._timer.reset(left)
             self._rings = deadline
 
     def _soon(self, deadlines: Deadlines) -> float:
@@ -131,6 +191,4 @@ class SessionDeadlines:
                 return
             else:
                 self._late()
-        soon = self._soon(deadlines)
-        self._timer = self._reactor.callLater(soon, self._tick)
-        self._rings = self._reactor.seconds() + soon
+        self.look_for_itself(self._soon(deadlines))

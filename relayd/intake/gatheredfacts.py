@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from twisted.internet.defer import Deferred, DeferredSemaphore
 from twisted.internet.interfaces import IReactorTime
 
+from relayd.authentication.spf import SpfResult
 from relayd.dns.answer import Answer, DnsError
 from relayd.intake.counting import Receipt, Tally, take_back
 from relayd.intake.forecasting import Forecasting, Keys, SendingSide
@@ -137,11 +138,23 @@ class Gatherer:
 
     def ask(
         self, ruleset: Ruleset, fact: Fact, client: Client, sender: ReversePath = None
-    ) -> Deferred[object]:
-        """Ask for one fact, for no longer than is reasonable; fires with its value, never fails."""
+    ) -> object:
+        """Ask for one fact, for no longer than is reasonable.
+
+        Its value, where the DNS need not be asked for it; else a Deferred that fires with it, and
+        never fails.
+        """
         question: Coroutine[Any, Any, object]
         if fact == SENDER_POLICY:
-            question = self._sender_policy(client, sender)
+            try:
+                found = sender_policy(
+                    client, sender, self._hostname, self._clock(), self._of_strangers
+                )
+            except Exception:  # as where it is waited for: what strangers say breaks nothing
+                return fact.unanswered
+            if isinstance(found, SpfResult):
+                return found.result
+            question = _result(found)
         elif fact.known is Known.SENDER:
             question = resolves(fact.of, client, sender, self._of_strangers)
         else:
@@ -190,11 +203,6 @@ class Gatherer:
             except OSError as error:
                 self._log.trouble("old counts not removed", why=error)
 
-    async def _sender_policy(self, client: Client, sender: ReversePath) -> str:
-        records = self._of_strangers
-        found = await sender_policy(client, sender, self._hostname, self._clock(), records)
-        return found.result
-
     def _lists_of(self, ruleset: Ruleset) -> Mapping[str, DnsList]:
         if self._lists[0] is not ruleset:
             made = {
@@ -210,6 +218,10 @@ class Gatherer:
     def _tell(self, event: str, kind: str, name: str, why: str, meaning: str) -> None:
         if self._seldom.times(f"{kind} {name}"):
             self._log.trouble(event, **{kind: name}, why=why, meaning=meaning)
+
+
+async def _result(policy: Coroutine[Any, Any, SpfResult]) -> str:
+    return (await policy).result
 
 
 class GatheredFacts:
@@ -254,11 +266,7 @@ class GatheredFacts:
         self._tally.before = counted
         asked = self._gatherer.ask_of_recipient(ruleset, fact, facts, self._tally)
         self._of_recipient.append(fact)
-        if isinstance(asked, Deferred):
-            self._asked[fact] = asked
-            asked.addCallback(self._known, fact, asked)
-        else:
-            self.facts[fact] = asked
+        self._expect(fact, asked)
 
     @property
     def of_recipient(self) -> Mapping[Fact, object]:
@@ -296,8 +304,14 @@ class GatheredFacts:
     def _ask(
         self, fact: Fact, ruleset: Ruleset, client: Client, sender: ReversePath = None
     ) -> None:
-        asked = self._asked[fact] = self._gatherer.ask(ruleset, fact, client, sender)
-        asked.addCallback(self._known, fact, asked)
+        self._expect(fact, self._gatherer.ask(ruleset, fact, client, sender))
+
+    def _expect(self, fact: Fact, asked: object) -> None:
+        if isinstance(asked, Deferred):
+            self._asked[fact] = asked
+            asked.addCallback(self._known, fact, asked)
+        else:
+            self.facts[fact] = asked
 
     def _known(self, value: object, fact: Fact, asked: Deferred[object]) -> None:
         if self._asked.get(fact) is not asked:  # it was about somebody else

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from relayd.mail.reply import Reply
@@ -51,6 +51,14 @@ class Deadlines:
     handshake: float = 60.0  # STARTTLS to its end
     verdict: float = 120.0  # for those asked about a client, a sender, a recipient or a login
     examination: float = 480.0  # ... about a content
+    shortest: float = field(init=False)  # of all that a session may meet: the first look at it
+
+    def __post_init__(self) -> None:
+        """Once, and not for each session."""
+        shortest = min(
+            self.command, self.barren, self.content, self.handshake, self.verdict, self.examination
+        )
+        object.__setattr__(self, "shortest", shortest)
 
 
 NORMAL = Deadlines()

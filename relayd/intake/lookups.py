@@ -148,9 +148,11 @@ def spf_domain(client: Client, envelope: Envelope) -> str:
         return ""
 
 
-async def sender_policy(
+def sender_policy(
     client: Client, sender: ReversePath, receiver: str, now: float, records: Records
-) -> SpfResult:
-    """SPF for one sender, or for HELO where the reverse-path is null."""
+) -> SpfResult | Coroutine[Any, Any, SpfResult]:
+    """SPF for one sender, or for HELO where the path is null; where it is known, at once."""
     who = spf_client(client.address, path_text(sender), client.helo, receiver, int(now))
-    return await answered(check_host(who), records)
+    asking = check_host(who)
+    found = at_once(asking, records)
+    return answered(asking, records, found) if isinstance(found, RecordQuery) else found

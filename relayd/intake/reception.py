@@ -423,7 +423,8 @@ class Reception:
             self._draft.rollback()
         if self._transaction is not None and self._transaction.counted:
             take_back(self._transaction.counted)
-        self._expect(soon=False)
+        if self._expected:
+            self._expect(soon=False)
         if self._held_header or self._held_recipients:
             self._hold_header(0)
             self._hold_recipients(0)

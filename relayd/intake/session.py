@@ -147,9 +147,11 @@ class Session(Protocol):
         """The session is over."""
         if self._deadlines.phase is SessionPhase.HANDSHAKE:
             self._end = f"handshake failed: {words(reason and reason.value)}"
-        self._take_leave()
-        self._deadlines.phase = _CLOSING
-        self._give_up()
+        if self._deadlines.phase is not _CLOSING:
+            self._take_leave()
+            self._deadlines.phase = _CLOSING
+        if self._pending is not None:
+            self._give_up()
         if self._login is not None:
             self._login.abandon()
         self._reception.rollback()
@@ -583,6 +585,5 @@ class Session(Protocol):
             self._deadlines.look()
 
     def _take_leave(self) -> None:
-        """Before the peer knows that it is over, and comes again."""
-        if self._deadlines.phase is not _CLOSING:
-            self._service.count(-1)
+        """Before the peer knows that it is over, and comes again; once."""
+        self._service.count(-1)

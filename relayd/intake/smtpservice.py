@@ -8,6 +8,7 @@ from typing import Protocol
 
 from twisted.internet.interfaces import IReactorTime
 
+from relayd.intake.deadlines import FirstLooks
 from relayd.intake.limits import NORMAL, STRESSED, Admission, Deadlines
 from relayd.intake.policy import ListenerPolicy
 from relayd.intake.reception import Intake
@@ -45,6 +46,11 @@ class SmtpService:
     sessions: set[OpenSession] = field(default_factory=set)
     count: Callable[[int], None] = lambda change: None  # one more, or one less to take care of
     on_empty: Callable[[], None] = lambda: None  # the last session has ended
+    first_looks: FirstLooks = field(init=False)
+
+    def __post_init__(self) -> None:
+        """For sessions to come."""
+        self.first_looks = FirstLooks(self.reactor)
 
     @property
     def deadlines(self) -> Deadlines:

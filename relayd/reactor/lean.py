@@ -8,15 +8,23 @@ them.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from select import EPOLLIN
+from socket import AF_INET, AF_INET6, AddressFamily
 from typing import Any, Protocol
 
 from twisted.internet.epollreactor import EPollReactor
+from twisted.internet.error import UnsupportedAddressFamily
+from twisted.internet.interfaces import IListeningPort
 from twisted.internet.main import installReactor
+from twisted.internet.protocol import Factory
 from twisted.python import log
+
+from relayd.reactor.accept import LeanPort
 
 _FOR_EVER = -1
 
@@ -43,6 +51,22 @@ class LeanReactor(EPollReactor):
         It may ask for more, which has its turn at once: nothing that goes on for ever.
         """
         self._soon.append((function, args))
+
+    def adoptStreamPort(self, fd: int, family: AddressFamily, factory: Factory) -> IListeningPort:
+        """Serve a socket that listens (see relayd.reactor.accept)."""
+        if family not in (AF_INET, AF_INET6):
+            raise UnsupportedAddressFamily(family)
+        kind: Any = LeanPort  # Twisted has no types for it
+        port: IListeningPort = kind._fromListeningDescriptor(self, fd, family, factory)
+        port.startListening()
+        return port
+
+    def wakeUp(self) -> None:
+        """From any thread, or a handler of signals: the turn begins, if it has not."""
+        waker: Any = self.waker
+        if waker:
+            with suppress(BlockingIOError):  # there is something to read for it
+                os.write(waker.o, b"x")
 
     def runUntilCurrent(self) -> None:
         """What other threads want, timers that are due, and what is to be done soon."""

@@ -9,15 +9,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.tcp import Connection
-from twisted.python.failure import Failure
 from zope.interface import alsoProvides
 
+from relayd.reactor.accept import DONE, LeanConnection
 from relayd.reactor.lean import soon
 
-_DONE = Failure(ConnectionDone())  # type: ignore[no-untyped-call]  # Twisted's own
 _LARGE = 32768  # octets that wait for nobody
 
 
@@ -99,16 +97,20 @@ class Wire:
         Twisted would watch the socket until it takes more, though there is no more.
         """
         transport = self._transport
-        self.flush()
+        if self._held:
+            self.flush()
         waits = self.secure or not self.at_once
         if waits or transport.disconnecting or not transport.connected:
             transport.loseConnection()
             return False
-        transport.stopReading()
         transport.disconnecting = True
+        if isinstance(transport, LeanConnection):
+            soon(transport.reactor)(transport.vanish)
+            return True
+        transport.stopReading()
         # nobody shares the socket: closing shuts it, and is no error where the peer was faster
         transport._shouldShutdown = False
-        soon(transport.reactor)(transport.connectionLost, _DONE)
+        soon(transport.reactor)(transport.connectionLost, DONE)
         return True
 
     def close_below(self) -> None:

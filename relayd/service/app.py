@@ -141,10 +141,14 @@ def _last_good(options: Options, why: str) -> tuple[Settings, RefusedConfigurati
     return _refuse(told, os.EX_CONFIG)
 
 
+YOUNG = 10_000  # objects more than before, ere those are looked at for circles
+
+
 def prepare_process(reactor: Reactor) -> None:
     """What every process of ours does first."""
     Factory.noisy = False  # Twisted would log that it speaks to our own workers, each time
     reactor.seconds = time.monotonic  # Twisted's timers would follow jumps of the wall clock
+    gc.set_threshold(YOUNG)
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 

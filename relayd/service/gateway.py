@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.task import deferLater
 
 from relayd.config import Settings
@@ -317,8 +317,8 @@ class Gateway(Service):
             time.time,
             budget=lambda: configuration.settings.report_budget,
             knows=self._knows,
-            policy=lambda client, sender: self._gatherer.ask(
-                configuration.settings.ruleset, SENDER_POLICY, client, sender
+            policy=lambda client, sender: maybeDeferred(
+                self._gatherer.ask, configuration.settings.ruleset, SENDER_POLICY, client, sender
             ),
             in_thread=in_thread(reactor),
         )
