@@ -52,8 +52,13 @@ class Signature:
 
     def itself(self) -> bytes:
         """Its own field as it was signed: canonical, the value of b= empty."""
-        unsigned = _SIGNATURE_VALUE.sub(rb"\1", self.field.octets, count=1)
+        unsigned = without_value(self.field)
         return relaxed_field(unsigned) if self.relaxed_header else unsigned
+
+
+def without_value(field: Field) -> bytes:
+    """Its octets, with nothing behind b=."""
+    return _SIGNATURE_VALUE.sub(rb"\1", field.octets, count=1)
 
 
 def signature(field: Field) -> Signature:
@@ -67,6 +72,26 @@ def signature(field: Field) -> Signature:
         raise SignatureError(f"signature: {error}") from None
     except ValueError as error:
         raise SignatureError(str(error)) from None
+
+
+def message_signature(field: Field, tags: dict[str, str]) -> Signature:
+    """Read an ARC-Message-Signature (RFC 8617 section 4.1.2): its i= is a number, v= is not there.
+
+    Raises SignatureError.
+    """
+    if "v" in tags:
+        raise SignatureError("the tag v does not belong there")
+    try:
+        # all that make such fields, and verify them, take another form for granted than DKIM does
+        given = {"c": "relaxed/relaxed", **tags, "v": "1", "i": "@" + tags.get("d", "")}
+        found = _signature(field, given)
+    except SignatureError:
+        raise
+    except (AddressError, ValueError) as error:
+        raise SignatureError(f"signature: {error}") from None
+    if b"arc-seal" in found.names:
+        raise SignatureError("a seal is signed")
+    return found
 
 
 def _signature(field: Field, tags: dict[str, str]) -> Signature:
@@ -108,8 +133,8 @@ def _signature(field: Field, tags: dict[str, str]) -> Signature:
         None if length is None else int(length),
         made,
         expires,
-        _octets(tags, "bh"),
-        _octets(tags, "b"),
+        octets_of(tags, "bh"),
+        octets_of(tags, "b"),
     )
 
 
@@ -135,7 +160,8 @@ def _number(tags: dict[str, str], name: str) -> int | None:
     return int(value)
 
 
-def _octets(tags: dict[str, str], name: str) -> bytes:
+def octets_of(tags: dict[str, str], name: str) -> bytes:
+    """What a tag has in base64. Raises SignatureError."""
     try:
         return b64decode(without_space(tags[name]), validate=True)
     except (binascii.Error, ValueError):

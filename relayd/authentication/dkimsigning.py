@@ -11,6 +11,7 @@ from base64 import b64encode
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import field
+from typing import Protocol
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -49,6 +50,19 @@ _AS_PRESENT = (
     b"resent-message-id", b"list-id", b"list-help", b"list-unsubscribe",
     b"list-unsubscribe-post", b"list-subscribe", b"list-post", b"list-owner", b"list-archive",
 )  # fmt: skip
+
+
+class Hash(Protocol):
+    """What hashlib gives."""
+
+    def update(self, octets: bytes, /) -> None:
+        """More of it."""
+
+    def copy(self) -> Hash:
+        """Another one that has seen the same."""
+
+    def digest(self) -> bytes:
+        """The hash of what it has seen."""
 
 
 class PrivateKeyError(ValueError):
@@ -129,22 +143,29 @@ def signature_fields(section: bytes, body: bytes, keys: Sequence[SigningKey], no
 
     `body` is the body_hash(), `now` in seconds since the epoch. Raises UnsignableError.
     """
-    names, hashed = _signed(section)
+    names, hashed = named_fields(section)
     signed = hashlib.sha256(hashed)
-    made = []
-    for key in keys:
-        unsigned = _field(key, names, body, now)
-        digest = signed.copy()
-        digest.update(relaxed_field(unsigned))
-        value = b64encode(key.sign(digest.digest()))
-        # white space in b= says nothing (section 3.5), and it is empty while it is hashed
-        lines = [value[at : at + _WIDTH - 1] for at in range(0, len(value), _WIDTH - 1)]
-        made.append(unsigned + b"\r\n " + b"\r\n ".join(lines) + b"\r\n")
-    return b"".join(made)
+    return b"".join([completed(key, _field(key, names, body, now), signed) for key in keys])
 
 
-def _signed(section: bytes) -> tuple[list[bytes], bytes]:
-    """The names for h=, and the canonical octets that they stand for."""
+def completed(key: SigningKey, unsigned: bytes, signed: Hash) -> bytes:
+    """A field whose last tag is an empty b=, with its value and its CRLF.
+
+    `signed` is the hash of all that stands before the field itself.
+    """
+    digest = signed.copy()
+    digest.update(relaxed_field(unsigned))
+    value = b64encode(key.sign(digest.digest()))
+    # white space in b= says nothing (section 3.5), and it is empty while it is hashed
+    lines = [value[at : at + _WIDTH - 1] for at in range(0, len(value), _WIDTH - 1)]
+    return unsigned + b"\r\n " + b"\r\n ".join(lines) + b"\r\n"
+
+
+def named_fields(section: bytes, also: Sequence[bytes] = ()) -> tuple[list[bytes], bytes]:
+    """The names for h=, and the canonical octets that they stand for.
+
+    `also`: further names, as often as they are there. Raises UnsignableError.
+    """
     present: dict[bytes, list[bytes]] = {}
     for each in fields(section):
         present.setdefault(each.name, []).append(each.octets)
@@ -156,7 +177,7 @@ def _signed(section: bytes) -> tuple[list[bytes], bytes]:
     for name in _SEALED_IF_PRESENT:
         if name in present:
             names += [name] * (len(present[name]) + 1)
-    for name in _AS_PRESENT:
+    for name in (*_AS_PRESENT, *also):
         if name in present:
             names += [name] * len(present[name])
     if len(names) > MOST_NAMES:
@@ -181,7 +202,12 @@ def _field(key: SigningKey, names: Iterable[bytes], body: bytes, now: int) -> by
         b"bh=" + b64encode(body) + b";",
         b"b=",
     ]
-    lines, line = [], b"DKIM-Signature:"
+    return folded(b"DKIM-Signature:", tags)
+
+
+def folded(line: bytes, tags: Iterable[bytes]) -> bytes:
+    """A field that begins so, in lines that are short where that can be; without its CRLF."""
+    lines = []
     for tag in tags:
         if len(line) + 1 + len(tag) <= _WIDTH:
             line += b" " + tag

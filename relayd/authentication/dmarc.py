@@ -60,7 +60,7 @@ def dmarc_record(domain: str, text: str) -> DmarcRecord | None:
 
 
 def _record(domain: str, text: str) -> DmarcRecord | None:
-    if text.partition(";")[0].replace(" ", "").replace("\t", "") != "v=DMARC1":
+    if not _is_dmarc(text):
         return None
     tags = _lenient(text)
     policy = _word(tags.get("p"), _POLICIES)
@@ -79,6 +79,11 @@ def _record(domain: str, text: str) -> DmarcRecord | None:
         suffix=_word(tags.get("psd"), ("y", "n", "u")) or "u",
         testing=_word(tags.get("t"), ("y", "n")) == "y",
     )
+
+
+def _is_dmarc(text: str) -> bool:
+    """It begins with the version that this is about, whatever follows."""
+    return text.partition(";")[0].replace(" ", "").replace("\t", "") == "v=DMARC1"
 
 
 _known_record = lru_cache(_KNOWN)(_record)
@@ -199,11 +204,12 @@ def _walk(domain: str) -> Asking[list[DmarcRecord]]:
     found: list[DmarcRecord] = []
     for name in _names(domain):
         records = yield from ask(f"_dmarc.{name}", "TXT")
-        read = [record for text in records if (record := dmarc_record(name, text)) is not None]
-        if len(read) != 1:  # several are none
+        ours = [text for text in records if _is_dmarc(text)]
+        record = dmarc_record(name, ours[0]) if len(ours) == 1 else None  # several are none
+        if record is None:
             continue
-        found.append(read[0])
-        if read[0].suffix != "u":
+        found.append(record)
+        if record.suffix != "u":
             break
     return found
 

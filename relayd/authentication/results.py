@@ -11,6 +11,7 @@ from relayd.authentication.canonical import Field, without
 from relayd.mail.address import AddressError, fold_domain
 
 if TYPE_CHECKING:  # what verifies takes its time to load, and its memory
+    from relayd.authentication.arc import ArcResult
     from relayd.authentication.dkim import DkimResult
     from relayd.authentication.dmarc import DmarcResult
     from relayd.authentication.spf import SpfResult
@@ -57,6 +58,10 @@ class ResultsField:
         """With the policy that the author's domain asks for."""
         comment = f"p={result.policy}" if result.published else result.why
         self._add("dmarc", result.result, comment, [("header.from", result.author)])
+
+    def arc(self, result: ArcResult) -> None:
+        """Of the chain that it came with (RFC 8617 section 10.2)."""
+        self._add("arc", result.result, result.why, [("header.d", result.sealer)])
 
     def auth(self, login: str) -> None:
         """The client had logged in (RFC 8601 section 2.7.4)."""

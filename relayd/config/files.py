@@ -55,7 +55,10 @@ def require_private(path: Path, name: str, place: Place, *, group: bool = True) 
 
     Raises OSError, or Complaint, which says how to mend it.
     """
-    mode = stat.S_IMODE(path.stat().st_mode)
+    status = path.stat()
+    mode = stat.S_IMODE(status.st_mode)
+    if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+        raise Complaint(place, f"{name} is no file", "expected one that can be read to its end")
     if mode & (stat.S_IRWXO | (0 if group else stat.S_IRWXG)):
         whose = "others" if mode & stat.S_IRWXO else "its group"
         raise Complaint(

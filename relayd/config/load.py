@@ -22,7 +22,7 @@ from relayd.config.logins import (
 )
 from relayd.config.logins import hop_problems as unknown_logins
 from relayd.config.oauth import with_secrets
-from relayd.config.peers import PROXY, XCLIENT, peer_problems
+from relayd.config.peers import PROXY, XCLIENT, Peers, peer_problems
 from relayd.config.reports import checked
 from relayd.config.settings import (
     SPECS,
@@ -131,9 +131,14 @@ def statements(path: Path) -> list[Item]:
 
     For who makes a file that they name: as long as it is missing, nothing loads.
     """
+    return readable(path)[0]
+
+
+def readable(path: Path) -> tuple[list[Item], list[Problem]]:
+    """The same, and why the others cannot be read."""
     loader = _Loader(path)
     loader.read(path, str(path), None)
-    return loader.items
+    return loader.items, loader.problems
 
 
 class _Loader:
@@ -186,6 +191,11 @@ class _Loader:
     def items(self) -> list[Item]:
         """What was read, in order, but for the settings."""
         return self._items
+
+    @property
+    def problems(self) -> list[Problem]:
+        """What could not be read, and why."""
+        return self._problems
 
     def refuse_silence(self, shown: str) -> None:
         """A file without a statement is one that is being written, or was emptied by accident."""
@@ -322,6 +332,11 @@ class _Loader:
         ]
         known = {item.name for item in self._items if isinstance(item, TableDef)} | broken
         peers = [(each.peers(name), place) for each, place in given for name in (PROXY, XCLIENT)]
+        peers += [
+            (each.value[1], each.place)
+            for each in self._settings.get("reports", ())
+            if isinstance(each.value, tuple) and isinstance(each.value[1], Peers)
+        ]
         names = [str(each) for each, _ in given] or list(map(str, Settings.listeners))
         return [
             *peer_problems(peers, tables, known),

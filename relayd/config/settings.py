@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from relayd.config.logins import SUBMISSION, yes_no
 from relayd.config.oauth import oauth
 from relayd.config.peers import NOBODY, XCLIENT_LOGIN, Peers
-from relayd.config.reports import reports, tls_reports
+from relayd.config.reports import OF_BUDGET, OF_SUCCESS, reports, tls_reports
 from relayd.config.texts import Texts
 from relayd.config.tls import MINIMUMS, DomainTls, certificate, domain_tls
 from relayd.config.values import (
@@ -36,7 +36,9 @@ from relayd.config.values import (
 from relayd.config.values import path as path_of
 from relayd.login.initiator import Secret
 from relayd.login.oauth import Provider
+from relayd.mail.client import Client
 from relayd.mail.nexthop import HostPort, NextHop
+from relayd.report.backscatter import DEFAULT_BUDGET, ReportBudget
 from relayd.report.dsn import MAX_RETURNED
 from relayd.report.tlsrpt import TlsReports
 from relayd.report.wishes import STRANGERS, TRUSTED, Wishes
@@ -44,6 +46,7 @@ from relayd.rules.language.pattern import Network
 from relayd.rules.language.source import Problem
 from relayd.rules.language.words import Words
 from relayd.rules.ruleset import Ruleset
+from relayd.rules.tables.table import Unknown
 from relayd.spool.schedule import DEFAULT as DEFAULT_SCHEDULE
 from relayd.spool.schedule import Schedule
 from relayd.tls.files import CertificateFiles
@@ -175,9 +178,9 @@ class Settings:
 
     client_names: bool = setting(yes_no, "yes or no", default=True)
 
-    reports: tuple[tuple[str, Wishes], ...] = setting(
+    reports: tuple[tuple[str, Wishes | ReportBudget | Peers], ...] = setting(
         reports, "whose wishes, and which", default=(), repeatable=True
-    )  # "strangers" or "trusted"; the last one counts
+    )  # by whom it is about; the last one counts
     report_size: int = setting(size(0), "size", default=MAX_RETURNED)
 
     certificates: tuple[CertificateFiles, ...] = setting(
@@ -210,6 +213,7 @@ class Settings:
     errors_per_session: int = setting(number(1, 10_000), "number", default=20)
     sessions: int = setting(number(0, 1_000_000), "number, 0: any", default=12_000)
     sessions_per_client: int = setting(number(0, 1_000_000), "number, 0: any", default=50)
+    cut_through_share: int = setting(number(0, 100), "percent of sessions", default=20)
     new_sessions_per_minute: int = setting(number(0, 1_000_000), "number, 0: any", default=0)
     bare_newlines: str = setting(
         choice("reject", "normalise"), "reject or normalise", default="reject"
@@ -260,10 +264,37 @@ class Settings:
             if each.effect is Effect.RESTART
         }
 
-    def wishes(self, *, trusted: bool) -> Wishes:
+    def wishes(self, client: Client) -> Wishes:
         """How far a client's wishes for reports are honoured."""
         found = dict(self.reports)
-        return found.get("trusted", TRUSTED) if trusted else found.get("strangers", STRANGERS)
+        peers = found.get(OF_SUCCESS)
+        if isinstance(peers, Peers):
+            trusted = bool(client.login) or self._among(peers, client)
+        else:
+            trusted = self.ruleset.trusts(client)
+        wishes = found.get("trusted", TRUSTED) if trusted else found.get("strangers", STRANGERS)
+        assert isinstance(wishes, Wishes)
+        return wishes
+
+    def knows(self, client: Client) -> bool:
+        """Whether a client is no stranger to reports: by login, by address, by a rule's word."""
+        peers = dict(self.reports).get(OF_SUCCESS)
+        return self.ruleset.trusts(client) or (
+            isinstance(peers, Peers) and self._among(peers, client)
+        )
+
+    def _among(self, peers: Peers, client: Client) -> bool:
+        try:
+            return peers.hold(client.address, self.ruleset.tables)
+        except Unknown:
+            return False
+
+    @property
+    def report_budget(self) -> ReportBudget:
+        """How many reports strangers get."""
+        budget = dict(self.reports).get(OF_BUDGET, DEFAULT_BUDGET)
+        assert isinstance(budget, ReportBudget)
+        return budget
 
 
 def _specs() -> Iterator[tuple[str, Spec]]:

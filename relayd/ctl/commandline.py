@@ -67,6 +67,8 @@ def parser(run: Mapping[str, Run]) -> argparse.ArgumentParser:
     command("audit", "whether every recipient in the ledger is accounted for")
     checking = command("check", "whether the configuration on disk is good")
     checking.add_argument("file", nargs="?", type=Path, metavar="FILE")
+    checking.add_argument("--live", action="store_true",
+                          help="our names as the world sees them: DNS, certificates")  # fmt: skip
     reloading = command("reload", "put the configuration on disk in force")
     reloading.add_argument(
         "--quiet", action="store_true", help="only the exit status: the log has the rest"
@@ -82,6 +84,8 @@ def parser(run: Mapping[str, Run]) -> argparse.ArgumentParser:
     tlsreport.add_options(telling)
     _add_held(command("held", "what is kept back, and why; release it or discard it"))
     _add_limits(command("limits", "who is near a limit of the rules, or has reached it"))
+    kept = command("backscatter", "reports that strangers did not get, and why")
+    kept.add_argument("--send", action="store_true", help="the digest to the postmaster, now")
     command("restart", "replace one worker after the other, refusing nobody")
     command("pace", "how fast mail goes where it does not go as it comes, and why")
     command("blame", "whose mail providers refuse for what it is")
@@ -149,6 +153,7 @@ def _add_oauth(to: argparse.ArgumentParser) -> None:
 
 def _add_held(to: argparse.ArgumentParser) -> None:
     to.set_defaults(action="list", limit=0)
+    to.set_defaults(recipient="", rule="")
     to.add_argument("--limit", type=int, default=0, metavar="N", help="at most N messages")
     actions = to.add_subparsers(dest="action", metavar="ACTION")
     for name, about in (
@@ -161,7 +166,12 @@ def _add_held(to: argparse.ArgumentParser) -> None:
         if name == "show":
             action.add_argument("id", metavar="ID")
         elif name != "list":
-            action.add_argument("ids", nargs="+", metavar="ID")
+            action.add_argument("ids", nargs="*", metavar="ID")
+        if name != "show":
+            action.add_argument("--recipient", default="", metavar="TEXT",
+                                help="only this mailbox, or part of one")  # fmt: skip
+            action.add_argument("--rule", default="", metavar="TEXT",
+                                help="only what this holds: FILE:LINE, or words of it")  # fmt: skip
         if name == "release":
             action.add_argument("--training", default="", choices=WORDS,
                                 help=f"with a field {FIELD} that says so")  # fmt: skip

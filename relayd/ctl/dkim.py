@@ -58,13 +58,17 @@ def run(options: argparse.Namespace, config: Path, daemon: Callable[[], Daemon])
 
 def _chosen(config: Path, name: str) -> Sequence[DkimDef]:
     """The statements in the files, whether their keys are there or not."""
-    from relayd.config import statements
+    from relayd.config.load import readable
     from relayd.rules.language.model import DkimDef
     from relayd.rules.language.source import did_you_mean
 
     if not os.access(config, os.R_OK):
         raise DkimFailure(f"{config}: cannot be read")
-    known = {item.name: item for item in statements(config) if isinstance(item, DkimDef)}
+    items, problems = readable(config)
+    known = {item.name: item for item in items if isinstance(item, DkimDef)}
+    if problems and (name not in known if name else not known):
+        shown = "\n".join(map(str, problems))
+        raise DkimFailure(f"not all of the configuration can be read\n{shown}")
     if not name:
         return [*known.values()]
     if name not in known:
@@ -86,8 +90,13 @@ def _make(options: argparse.Namespace, statement: DkimDef, config: Path) -> int:
         path = _path(named, config)
         if path.exists():
             continue
+        if path.is_symlink():
+            raise DkimFailure(f"{path}: a link to {path.readlink()}, which is not there")
         kind = options.type or _kind(statement, config)
-        _write(path, new_private_key(ed25519=kind == _ED25519), config)
+        try:
+            _write(path, new_private_key(ed25519=kind == _ED25519), config)
+        except OSError as error:  # whatever the draft is called
+            raise DkimFailure(f"{path}: {error.strerror}") from None
         made.append(path)
     rows = [_row(statement, named, config, "signs") for named in statement.keys]
     for row in rows:
@@ -120,10 +129,11 @@ def _write(path: Path, octets: bytes, config: Path) -> None:
     from relayd.ctl.users import owner_of
 
     owner = owner_of(config)
-    if not path.parent.exists():
-        path.parent.mkdir(0o700)
+    missing = [each for each in path.parents if not each.exists()]
+    for folder in reversed(missing):
+        folder.mkdir(0o700)
         if owner is not None:
-            os.chown(path.parent, *owner)
+            os.chown(folder, *owner)
     handle, draft = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # mode 0600
     try:
         with os.fdopen(handle, "wb") as file:
@@ -188,11 +198,18 @@ def _row(statement: DkimDef, named: KeyFile, config: Path, state: str) -> dict[s
 
 
 def _key(statement: DkimDef, named: KeyFile, config: Path) -> SigningKey:
-    """Raises OSError, ValueError."""
-    from relayd.authentication.dkimsigning import SigningKey, private_key
+    """As relayd reads it. Raises OSError, ValueError."""
+    from relayd.config.dkim import read_key
+    from relayd.rules.language.source import Complaint
 
-    octets = _path(named, config).read_bytes()
-    return SigningKey(statement.domain, named.selector, private_key(octets))
+    path = _path(named, config)
+    path.stat()
+    try:
+        return read_key(statement.domain, named, path)
+    except Complaint as complaint:
+        problem = complaint.problem
+        what = problem.what.removeprefix(f"{named.file}: ")
+        raise ValueError(f"{what}; {problem.expected}") from None
 
 
 def zone_lines(name: str, record: str) -> Iterator[str]:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from relayd.ctl.client import Daemon
+from relayd.ctl.client import Daemon, DaemonError
 from relayd.mail.ident import ident_text
 from relayd.ops.text import coarse, octets, safe
 
@@ -30,7 +30,10 @@ def run(options: argparse.Namespace, daemon: Daemon) -> int:
 def _change(
     options: argparse.Namespace, daemon: Daemon, done: str, command: str, **more: str
 ) -> int:
-    answer = daemon.answer(command, ids=options.ids, state="held", **more)
+    whom = {"recipient": options.recipient, "rule": options.rule}
+    if not options.ids and not any(whom.values()):
+        raise DaemonError("nothing named: give message IDs, --recipient, or --rule")
+    answer = daemon.answer(command, ids=options.ids, state="held", **whom, **more)
     count = answer["recipients"]
     if options.json:
         print(json.dumps(answer))
@@ -41,7 +44,7 @@ def _change(
 
 def _list(options: argparse.Namespace, daemon: Daemon) -> int:
     found = 0
-    for message in _messages(daemon, options.limit):
+    for message in _messages(daemon, options):
         found += 1
         if options.json:
             print(json.dumps(message))
@@ -53,17 +56,19 @@ def _list(options: argparse.Namespace, daemon: Daemon) -> int:
     return 0
 
 
-def _messages(daemon: Daemon, limit: int) -> Iterator[dict[str, Any]]:
+def _messages(daemon: Daemon, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """One after the other, with what was known of each when it came."""
-    idents: list[str] = []
-    for document in daemon.ask("queue", state="held", limit=limit):
-        idents += [ident_text(row[0]) for row in document.get("rows", ())]
-    for ident in idents:
+    wanted: dict[str, list[int]] = {}  # by message: which of its recipients are meant
+    whom = {"recipient": options.recipient, "rule": options.rule}
+    for document in daemon.ask("queue", state="held", limit=options.limit, **whom):
+        for row in document.get("rows", ()):
+            wanted[ident_text(row[0])] = [recipient[0] for recipient in row[-1]]
+    for ident, numbers in wanted.items():
         story = daemon.answer("show", id=ident)
         recipients = [
             {"mailbox": each["mailbox"], "why": each["reply"]}
             for each in story["recipients"]
-            if each["state"] == "held"
+            if each["state"] == "held" and each["number"] in numbers
         ]
         if not recipients:  # they have been let go meanwhile
             continue

@@ -282,6 +282,10 @@ def _settings(options: argparse.Namespace) -> Settings:
 
 def check(options: argparse.Namespace) -> int:
     """Whether the configuration on disk is good."""
+    if options.live:
+        from relayd.ctl import livecheck
+
+        return livecheck.run(options, options.file or options.config or DEFAULT_CONFIG)
     path = options.file or options.config
     if path is None:
         try:
@@ -374,6 +378,13 @@ def limits(options: argparse.Namespace) -> int:
     answer = daemon(options).answer("limits", name=options.name, forget=options.forget)
     _show(options, answer, text.limit_lines(answer))
     return FAILED if options.forget and not answer["forgotten"] else OK
+
+
+def backscatter(options: argparse.Namespace) -> int:
+    """Which reports were kept from strangers."""
+    answer = daemon(options).answer("backscatter", send=options.send)
+    _show(options, answer, text.kept_lines(answer))
+    return FAILED if options.send and not answer["asked"] else OK
 
 
 def bring_over(options: argparse.Namespace) -> int:
@@ -505,6 +516,7 @@ _RUN: dict[str, Run] = {
     "dkim": dkim,
     "held": held,
     "limits": limits,
+    "backscatter": backscatter,
     "import": bring_over,
     "spool": spool,
     "tls-report": tls_report,

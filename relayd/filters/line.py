@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 from collections.abc import Generator
@@ -76,6 +77,7 @@ class FilterLine(Protocol):
         self._conversation: Conversation[Any] | None = None  # it hears what comes
         self._coming: Awaited[Any] | None = None  # octets, or its end, that are waited for
         self._room: Awaited[None] | None = None  # ... or room for ours
+        self.by = math.inf  # when all must be said that is waited for, in the reactor's seconds
         self._patience = 0.0  # seconds
         self._until = 0.0  # when who waits has waited long enough, in the reactor's seconds
         self._timer: IDelayedCall | None = None
@@ -150,8 +152,9 @@ class FilterLine(Protocol):
 
     def _wait(self, patience: float) -> None:
         """Somebody waits from now on: one timer does for all that is waited for."""
-        self._patience = patience
-        self._until = until = self._reactor.seconds() + patience
+        now = self._reactor.seconds()
+        self._patience = patience = max(min(patience, self.by - now), 0.0)
+        self._until = until = now + patience
         if self._timer is None:
             self._timer, self._rings = self._reactor.callLater(patience, self._tick), until
         elif until < self._rings:
@@ -167,7 +170,7 @@ class FilterLine(Protocol):
             self._timer, self._rings = self._reactor.callLater(left, self._tick), self._until
             return
         late = "read" if self.full else "answer"
-        self._fail(FilterTroubleError(f"it does not {late} within {self._patience:g} seconds"))
+        self._fail(FilterTroubleError(f"it does not {late} within {self._patience:.3g} seconds"))
 
     def _given_up(self, _coming: object) -> None:
         self._coming = self._room = self._conversation = None
@@ -274,7 +277,7 @@ async def dial(reactor: Any, place: FilterPlace, patience: float) -> FilterLine:
     except ConnectError as error:
         why = "no connection"
         if isinstance(error, ConnectionTimeout):
-            why = f"no connection within {patience:g} seconds"
+            why = f"no connection within {patience:.3g} seconds"
         elif error.osError is not None:
             why = f"no connection: {os.strerror(error.osError)}"
         raise FilterTroubleError(why) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Generic, Protocol, TypeVar
@@ -43,16 +44,23 @@ class FilterLines(Generic[T]):
         self._closed = False
         self.open = 0
 
-    async def take(self, patience: float) -> tuple[T, bool]:
-        """One to speak over, and whether it has been used before. Raises FilterTroubleError."""
+    async def take(self, patience: float, by: float = math.inf) -> tuple[T, bool]:
+        """One to speak over, and whether it has been used before. Raises FilterTroubleError.
+
+        `by`: when all that it is asked must be answered, in the reactor's seconds.
+        """
         kept = self._kept()
         if kept is not None:
+            kept.line.by = by
             return kept, True
-        patience = min(patience, CONNECT)
+        patience = min(patience, CONNECT, by - self._reactor.seconds())
+        if patience <= 0:
+            raise FilterTroubleError("those before it took all the time there was")
         if self.open >= self._most:
             await self._turn(patience)
             kept = self._kept()
             if kept is not None:
+                kept.line.by = by
                 return kept, True
         self.open += 1
         try:
@@ -60,6 +68,7 @@ class FilterLines(Generic[T]):
         except BaseException:
             self._left()
             raise
+        line.by = by
         return self._make(line), False
 
     def give_back(self, speaker: T) -> None:

@@ -7,6 +7,7 @@ connection on or only at the final dot; and a transaction that is over is taken 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -116,14 +117,16 @@ class MilterTalk:
             speaker.client.agreed.steps & MilterStep.REFUSED_RECIPIENTS
         )
 
-    async def tell(self, happened: Sequence[Happening]) -> FilterVerdict:
+    async def tell(self, happened: Sequence[Happening], by: float = math.inf) -> FilterVerdict:
         """Tell what it does not know yet; the first word against it, or the last word of all.
 
+        `by`: when this and the content behind it must be answered, in the reactor's seconds.
         Raises FilterTroubleError.
         """
         with self:
             self._take_back(happened)
-            speaker = self._speaker = self._speaker or await self._greeted()
+            speaker = self._speaker = self._speaker or await self._greeted(by)
+            speaker.line.by = by
             if self._standing is not None and self._standing.word in _STANDING:
                 return self._standing
             return await speaker.line.converse(self._catch_up(speaker, happened))
@@ -213,8 +216,8 @@ class MilterTalk:
         else:
             self._broken("")
 
-    async def _greeted(self) -> MilterLine:
-        speaker, _ = await self._lines.take(self._command)
+    async def _greeted(self, by: float) -> MilterLine:
+        speaker, _ = await self._lines.take(self._command, by)
         try:
             speaker.line.write(speaker.client.offer())
             await speaker.line.converse(_agreed(speaker.client, self._command))

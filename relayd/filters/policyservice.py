@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -28,11 +29,11 @@ class PolicyService:
             reactor, place, lambda line: _PolicyLine(line, PolicyAnswers()), MOST
         )
 
-    async def ask(self, attributes: Mapping[str, str]) -> PolicyAction:
-        """What it wants. Raises FilterTroubleError."""
+    async def ask(self, attributes: Mapping[str, str], by: float = math.inf) -> PolicyAction:
+        """What it wants, `by` then in the reactor's seconds. Raises FilterTroubleError."""
         question = request(attributes)
         while True:
-            speaker, used = await self.lines.take(self._patience)
+            speaker, used = await self.lines.take(self._patience, by)
             try:
                 return await self._asked(speaker, question)
             except FilterTroubleError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -45,19 +46,25 @@ class Clamd(_Scanner):
         self._reactor = reactor
         self._early = 0
 
-    async def scan(self, chunks: Chunks, begun: ClamdScan | None = None) -> Scanned:
-        """What it finds; `begun`: it has some of it already. Raises FilterTroubleError."""
+    async def scan(
+        self, chunks: Chunks, begun: ClamdScan | None = None, by: float = math.inf
+    ) -> Scanned:
+        """What it finds, `by` then in the reactor's seconds; `begun`: it has some of it already.
+
+        Raises FilterTroubleError.
+        """
         if begun is not None and not begun.refused:
+            begun.by(by)
             try:
                 return await self._rest(begun, chunks)
             except FilterTroubleError:
                 if not begun.ended:
                     raise
                 # it may have been tired of waiting for the rest
-        return await self._rest(await self._begin(), chunks)
+        return await self._rest(await self._begin(by), chunks)
 
-    async def early(self) -> ClamdScan | None:
-        """Hand it a message while it arrives; None: there are enough of those.
+    async def early(self, by: float = math.inf) -> ClamdScan | None:
+        """Hand it a message while it arrives, connected `by` then; None: enough of those.
 
         Raises FilterTroubleError.
         """
@@ -65,7 +72,7 @@ class Clamd(_Scanner):
             return None
         self._early += 1
         try:
-            scan = await self._begin()
+            scan = await self._begin(by)
         except BaseException:
             self._early -= 1
             raise
@@ -78,8 +85,8 @@ class Clamd(_Scanner):
         if timer.active():
             timer.cancel()
 
-    async def _begin(self) -> ClamdScan:
-        speaker, _ = await self.lines.take(self._patience)
+    async def _begin(self, by: float) -> ClamdScan:
+        speaker, _ = await self.lines.take(self._patience, by)
         speaker.line.write(clamd.START)
         return ClamdScan(self.lines, speaker, self._patience)
 
@@ -120,6 +127,10 @@ class ClamdScan:
     def full(self) -> bool:
         """It does not take what is written."""
         return self._line.full
+
+    def by(self, when: float) -> None:
+        """When it must have answered, in the reactor's seconds."""
+        self._line.by = when
 
     def push(self, piece: bytes) -> None:
         """More of it."""
@@ -165,10 +176,14 @@ class Rspamd(_Scanner):
         self._host = str(place)
 
     async def check(
-        self, about: Sequence[tuple[str, str]], size: int, chunks: Chunks
+        self,
+        about: Sequence[tuple[str, str]],
+        size: int,
+        chunks: Chunks,
+        by: float = math.inf,
     ) -> RspamdReport:
-        """What it says of a message of so many octets. Raises FilterTroubleError."""
-        speaker, _ = await self.lines.take(self._patience)
+        """What it says of a message of so many octets, `by` then. Raises FilterTroubleError."""
+        speaker, _ = await self.lines.take(self._patience, by)
         line = speaker.line
         try:
             line.write(check_request(self._host, about, size))

@@ -21,7 +21,7 @@ from relayd.mail.plan import Step, Verdict
 from relayd.mime.headertext import field_texts
 from relayd.rules.conditions.headerfield import FIELD, bounded
 from relayd.rules.conditions.senderpolicy import SENDER_POLICY
-from relayd.rules.conditions.signatures import DKIM, DMARC
+from relayd.rules.conditions.signatures import ARC, ARC_WORDS, DKIM, DMARC
 from relayd.rules.conditions.size import SIZE
 from relayd.rules.fact import Fact
 from relayd.rules.ruleset import Ruleset
@@ -65,8 +65,9 @@ class Examination:
     def __init__(self, ruleset: Ruleset, gatherer: Gatherer | None) -> None:
         self._wanted = ruleset.examined
         self._vouching: Vouching | None = None  # None: nobody wants to know
-        if gatherer is not None and self._wanted & {DKIM, DMARC}:
-            self._vouching = gatherer.vouching(dmarc=DMARC in self._wanted)
+        wanted = self._wanted
+        if gatherer is not None and wanted & {DKIM, DMARC, ARC}:
+            self._vouching = gatherer.vouching(dmarc=DMARC in wanted, arc=ARC in wanted)
         self._received = 0  # octets
         self.vouched: Vouched | None = None
 
@@ -104,6 +105,9 @@ class Examination:
             found[DKIM] = vouched.signed
             if DMARC in self._wanted:
                 found[DMARC] = vouched.asks_for
+            if vouched.arc is not None:
+                known = vouched.arc.result in ARC_WORDS
+                found[ARC] = vouched.arc.result if known else None
         return found
 
     async def signatures(

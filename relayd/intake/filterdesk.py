@@ -11,14 +11,19 @@ from relayd.filters.lines import FilterLines
 from relayd.filters.miltertalk import MilterLine, MilterTalk, milter_line
 from relayd.filters.policyservice import PolicyService
 from relayd.filters.scanning import Clamd, Rspamd
+from relayd.intake.limits import NORMAL
 from relayd.mail.log import MailLog
 from relayd.rules.language.model import FilterDef
 from relayd.rules.ruleset import Ruleset
+from relayd.shared.seldom import Seldom
 
 COMMAND = 30.0  # seconds for an answer to a command, where the definition does not say
 CONTENT = 300.0  # ... about a content
 MOST_MILTERS = 1000  # connections to one milter at a time: each session has its own
-_TROUBLE_EVERY = 60.0  # seconds between two lines about one filter
+# of a session's phase, for all that are asked in it: others want to know things in it, too
+VERDICT = NORMAL.verdict * 0.8  # seconds
+EXAMINATION = NORMAL.examination * 0.8
+RESERVED = 5.0  # seconds that are left for each of those who come after one
 
 
 @dataclass(slots=True)
@@ -39,8 +44,6 @@ class AskedFilter:
     def __init__(self, reactor: Any, definition: FilterDef) -> None:  # noqa: ANN401
         self.definition = definition
         self.figures = FilterFigures()
-        self.told = -_TROUBLE_EVERY  # when its trouble was said last
-        self.untold = 0  # troubles since
         place = FilterPlace.parse(definition.where)
         self._command = float(definition.timeout) or COMMAND
         self._content = float(definition.timeout) or CONTENT
@@ -82,11 +85,13 @@ class FilterDesk:
         log: MailLog,
         hostname: str,
         clock: Callable[[], float],
+        seldom: Seldom | None = None,  # who tells of trouble; without, nobody else does
     ) -> None:
         self.hostname = hostname
         self.log = log
         self._reactor = reactor
         self._clock = clock  # seconds since the epoch
+        self._seldom = seldom or Seldom(clock)
         self._filters: dict[FilterDef, AskedFilter] = {}
         self._ordered: tuple[Ruleset | None, Sequence[tuple[str, AskedFilter]]] = None, ()
 
@@ -128,17 +133,11 @@ class FilterDesk:
         figures, name = asked.figures, asked.definition.name
         figures.trouble += 1
         figures.last_trouble, figures.last_trouble_at = why, self._clock()
-        asked.untold += 1
-        now = self._reactor.seconds()
-        if now - asked.told >= _TROUBLE_EVERY:
-            self.log.trouble(
-                "filter",
-                filter=f"{asked.definition.kind} {name}",
-                why=why,
-                times=asked.untold,
-                meaning=f"on failure {asked.on_failure}",
-            )
-            asked.told, asked.untold = now, 0
+        who = f"{asked.definition.kind} {name}"
+        times = self._seldom.times(f"filter {who} {asked.definition.where}")
+        if times:
+            meaning = f"on failure {asked.on_failure}"
+            self.log.trouble("filter", filter=who, why=why, times=times, meaning=meaning)
 
     def view(self) -> list[dict[str, object]]:
         """All filters, for operators."""

@@ -16,7 +16,7 @@ from twisted.internet.interfaces import IReactorTime
 from relayd.dns.answer import Answer, DnsError
 from relayd.intake.counting import Receipt, Tally, take_back
 from relayd.intake.forecasting import Forecasting, Keys, SendingSide
-from relayd.intake.lookups import DnsList, Records, sender_policy
+from relayd.intake.lookups import DnsList, Records, resolves, sender_policy
 from relayd.intake.recipientfacts import RecipientFacts
 from relayd.intake.vouching import Vouched, Vouching
 from relayd.mail.address import AddressError, ReversePath
@@ -29,13 +29,13 @@ from relayd.rules.evaluate import Facts
 from relayd.rules.fact import Fact, Known
 from relayd.rules.header import edit_header
 from relayd.rules.ruleset import Ruleset
+from relayd.shared.seldom import Seldom
 
 if TYPE_CHECKING:
     from relayd.authentication.dkimsignature import Signature
 
 STRANGERS_QUESTIONS = 50  # in flight at a time: half of what the resolver asks (IN_FLIGHT)
 PATIENCE = 20.0  # seconds for all of one fact; RFC 7208 section 4.6.4 wants no less for SPF
-_TROUBLE_EVERY = 60.0  # seconds between two lines about one list
 
 
 class NamedByStrangers:
@@ -73,9 +73,13 @@ class Gatherer:
         hostname: str,
         clock: Callable[[], float],
         of_recipients: RecipientFacts | None = None,
+        seldom: Seldom | None = None,
         keys: Keys = dict,
     ) -> None:
-        """`of_recipients`: without, nothing is known of them. `keys`: by which we sign."""
+        """`of_recipients`: without, nothing is known of them. `seldom`: who tells of trouble.
+
+        `keys`: by which we sign.
+        """
         self._keys = keys
         self._reactor = reactor
         self._records = records
@@ -85,11 +89,12 @@ class Gatherer:
         self._clock = clock  # seconds since the epoch
         self._of_recipients = of_recipients
         self._lists: tuple[Ruleset | None, Mapping[str, DnsList]] = (None, {})
-        self._told: dict[str, float] = {}  # by its name: when somebody's trouble was said last
+        self._seldom = seldom or Seldom(reactor.seconds)
 
-    def vouching(self, *, dmarc: bool) -> Vouching:
+    def vouching(self, *, dmarc: bool, arc: bool = False) -> Vouching:
         """For one message."""
-        return Vouching(self._reactor, self._of_strangers, self._clock, PATIENCE, dmarc=dmarc)
+        records = self._of_strangers
+        return Vouching(self._reactor, records, self._clock, PATIENCE, dmarc=dmarc, arc=arc)
 
     def forecasting(self, ruleset: Ruleset, **message: Any) -> Forecasting:  # noqa: ANN401
         """Of one message: see Forecasting."""
@@ -137,6 +142,8 @@ class Gatherer:
         question: Coroutine[Any, Any, object]
         if fact == SENDER_POLICY:
             question = self._sender_policy(client, sender)
+        elif fact.known is Known.SENDER:
+            question = resolves(fact.of, client, sender, self._of_strangers)
         else:
             question = self._lists_of(ruleset)[fact.of].has(client.address)
         asked = promise(question)
@@ -201,9 +208,7 @@ class Gatherer:
         self._tell("list in the DNS", "list", name, why, "nobody is listed")
 
     def _tell(self, event: str, kind: str, name: str, why: str, meaning: str) -> None:
-        now = self._reactor.seconds()
-        if now - self._told.get(name, -_TROUBLE_EVERY) >= _TROUBLE_EVERY:
-            self._told[name] = now
+        if self._seldom.times(f"{kind} {name}"):
             self._log.trouble(event, **{kind: name}, why=why, meaning=meaning)
 
 
@@ -237,9 +242,10 @@ class GatheredFacts:
     def about_sender(self, ruleset: Ruleset, client: Client, sender: ReversePath) -> None:
         """MAIL: what was said about another sender counts no more."""
         self.about_client(ruleset, client)
-        self._forget(SENDER_POLICY)
-        if SENDER_POLICY in ruleset.asked:
-            self._ask(SENDER_POLICY, ruleset, client, sender)
+        for fact in ruleset.asked:
+            if fact.known is Known.SENDER:
+                self._forget(fact)
+                self._ask(fact, ruleset, client, sender)
 
     def about_recipient(
         self, ruleset: Ruleset, fact: Fact, facts: Facts, counted: Sequence[Receipt]

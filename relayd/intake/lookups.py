@@ -105,6 +105,37 @@ class DnsList:
         return bool(listed)
 
 
+async def resolves(
+    whose: str, client: Client, sender: ReversePath, records: Records
+) -> bool | None:
+    """Whether mail could go to the domain of the sender, or to the name in HELO; None: not known.
+
+    A null MX (RFC 7505) takes none. What is no domain has no records, but for address literals.
+    """
+    domain = client.helo
+    if whose == "sender":
+        domain = "" if sender is None else sender.domain
+    if not domain or domain.startswith("["):
+        return True
+    try:
+        name = fold_domain(domain.rstrip("."))
+    except AddressError:
+        return False
+    unknown = False
+    for rdtype in ("MX", "A", "AAAA"):
+        try:
+            answer = await records.query(name, rdtype)
+        except (NxDomain, NoData):
+            continue
+        except DnsError:
+            unknown = True
+            continue
+        if rdtype != "MX" or whose == "helo":
+            return True
+        return any(each.exchange != "." for each in answer.values)
+    return None if unknown else False
+
+
 def spf_domain(client: Client, envelope: Envelope) -> str:
     """The domain that SPF is about, folded: the sender's, or HELO where the path is null.
 

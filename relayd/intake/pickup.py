@@ -188,7 +188,7 @@ class Pickup:
         self._folder = spool / FOLDER
         self._aside = spool / SET_ASIDE
         self._over_quota = spool / OVER_QUOTA
-        self._intake = replace(intake, decide=admit, examine=examined)
+        self._intake = replace(intake, decide=admit, examine=examined, cut_through=None)
         self.apply(intake, bounds)
         self._log = intake.log
         self._hostname = hostname

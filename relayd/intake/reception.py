@@ -6,11 +6,12 @@ import contextlib
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from relayd.authentication.results import without_forged
 from relayd.intake.checks import MESSAGE_GREW, Checks, Objection, ReceivedContent, at_once
 from relayd.intake.counting import take_back
+from relayd.intake.cutthrough import AwaitedAttempt, CutThrough, refusal
 from relayd.intake.deadlines import SessionPhase
 from relayd.intake.examination import Examination, Filtered, Filters
 from relayd.intake.filterdesk import FilterDesk
@@ -45,6 +46,7 @@ from relayd.rules.conditions.senderpolicy import SENDER_POLICY
 from relayd.rules.evaluate import Facts, evaluate, examine
 from relayd.rules.fact import Fact, Known
 from relayd.rules.header import TooManyFieldsError, edit_header
+from relayd.rules.language.model import SEALS
 from relayd.rules.leaving import BREAKS, UNFORETOLD, Foretelling
 from relayd.rules.ruleset import Ruleset
 from relayd.rules.srsstage import FORGED
@@ -53,6 +55,9 @@ from relayd.rules.view import Unasked
 from relayd.smtp import events
 from relayd.spool.errors import SpoolError, SpoolFull
 from relayd.spool.interface import AnyDraft
+
+if TYPE_CHECKING:  # what verifies takes its time to load, and its memory
+    from relayd.authentication.arc import ArcResult
 
 _MAIL_OK = Reply.of(250, "2.1.0", "Ok")
 _HELLO_OK = Reply.bare(250)
@@ -165,9 +170,13 @@ class Intake:
     edit: Callable[[Ruleset, tuple[int, ...], bytes, float], bytes] = edit_header
     sign: Callable[[tuple[str, ...], bytes, bytes], bytes] = lambda names, section, body: b""
     # ^ the fields that sign, in these names, a header section and a body by its hash
-    wishes: Callable[[bool], Wishes] = lambda trusted: TRUSTED if trusted else STRANGERS
-    # ^ for reports, honoured from a client that is trusted or not
+    seal: Callable[[str, bytes, bytes, ArcResult, bytes], bytes] = lambda *of: b""
+    # ^ ... those that seal the chain that it came with, with our results
+    wishes: Callable[[Ruleset, Client], Wishes] = lambda ruleset, client: (
+        TRUSTED if ruleset.trusts(client) else STRANGERS
+    )  # for reports, honoured from a client
     gatherer: Gatherer | None = None  # for what rules look at and others know; None: no rule does
+    cut_through: CutThrough | None = None  # for clients that may wait for the first attempt
     names: ClientNames | None = None  # of clients; None: nobody looks them up
     checks: Checks | None = None  # who else is asked before mail is taken
     filters: Filters | None = None  # who else reads the content; None: no rule asks any
@@ -210,6 +219,8 @@ class Reception:
         self._failure: Reply | None = None  # known before the end of content
         self._wishes = STRANGERS
         self._wishing: tuple[Ruleset, Client] | None = None  # whose `_wishes` are
+        self._attended = True  # the client is there to hear what we say
+        self._first: AwaitedAttempt | None = None  # that he waits for
         self._held_header = self._held_recipients = 0  # octets of the memory that all share
         self._expected = False
         self._expect(soon=True)
@@ -294,6 +305,13 @@ class Reception:
         held = self._held_header + self._held_recipients
         self._held_header = self._held_recipients = 0
         self.rollback()
+        cut_through = self._intake.cut_through
+        if transaction.patience and cut_through is not None and self._attended:
+            places = cut_through.place(submission)
+            if places is not None:
+                submission = replace(submission, state=RecipientState.HELD, unanswered=True)
+                waiting = self._commit(transaction, draft, submission, held)
+                return Pending(cut_through.until(waiting, places), phase=SessionPhase.COMMIT)
         commit = self._commit(transaction, draft, submission, held)
         return Pending(commit, phase=SessionPhase.COMMIT)
 
@@ -317,15 +335,21 @@ class Reception:
         finally:
             if held:
                 intake.memory.change(held, 0)
+        if transaction.foretold:
+            with contextlib.suppress(MemoryError):
+                intake.foretold(message.ident, submission.trail)
+        if submission.unanswered:
+            refused = await self._after_first_attempt(transaction, message, records)
+            if refused is not None:
+                return refused
         self.messages += 1
         reply = Reply(250, 0, 0, (f"queued as {ident_text(message.ident)}",))
         # it is ours: whatever goes wrong from here on, the client hears so
-        with contextlib.suppress(MemoryError):
-            intake.log.accepted(message, records, max(intake.clock() - transaction.started, 0.0))
-        with contextlib.suppress(MemoryError):
-            if transaction.foretold:
-                intake.foretold(message.ident, submission.trail)
-            self._hand_over(message, records, submission)
+        if not submission.unanswered:
+            with contextlib.suppress(MemoryError):
+                intake.log.accepted(message, records, max(intake.clock() - transaction.started, 0))
+            with contextlib.suppress(MemoryError):
+                self._hand_over(message, records, submission)
         try:
             for each in transaction.shadows(records):
                 path = submission.envelope.reverse_path
@@ -336,8 +360,54 @@ class Reception:
             intake.log.trouble("after the commit", id=str(message), error=repr(error))
         return reply
 
+    async def _after_first_attempt(
+        self, transaction: ReceivedTransaction, message: Message, records: tuple[Record, ...]
+    ) -> Reply | None:
+        """Why it is not taken after all; None: it is (see relayd.relay.firstattempt).
+
+        The spool always knows before the client what he is about to hear.
+        """
+        intake = self._intake
+        cut_through, now = intake.cut_through, intake.clock()
+        assert cut_through is not None
+        intake.log.accepted(message, records, max(now - transaction.started, 0.0))
+        first = self._first = cut_through.attempt(message, records, transaction.patience)
+        if not self._attended:
+            first.hurry()
+        refused = await first.refused_by_all()
+        self._first = None
+        reply: Reply | None = None
+        why = f"{message}: refused where it goes"
+        if refused and self._attended:
+            if not await first.refuse():
+                reply, why = _TROUBLE, f"{message}: its outcome cannot be recorded"
+            elif self._attended:
+                reply = refusal(first.refusals, utf8=transaction.envelope.smtputf8)
+            else:
+                await first.report()
+        else:
+            try:
+                await cut_through.answered(message.ident)
+                first.take()
+            except SpoolError as error:
+                first.come_again()
+                reply, why = self._spool_reply(error), error.reason
+        if reply is None:
+            return None
+        take_back(transaction.counted)
+        return self._refuse("end of content", reply, why)
+
+    def nobody_waits(self) -> None:
+        """The client has gone, or is to go: what is under way for him ends as it stands."""
+        self._attended = False
+        if self._first is not None:
+            self._first.hurry()
+
     def leave(self) -> None:
         """The session is over, or another client's: tell of the refusals that have no line."""
+        self._attended = False
+        if self._first is not None:
+            self._first.hurry()
         if self._naming is not None:
             self._naming.cancel()
             self._naming = None
@@ -401,6 +471,7 @@ class Reception:
         self.rollback()
         self.client = client
         self.messages = self.refused = 0
+        self._attended = True
         if self._naming is not None:  # another one's
             self._naming.cancel()
             self._naming = None
@@ -502,7 +573,7 @@ class Reception:
         known, client = self._wishing, self.client
         if known is None or known[0] is not ruleset or known[1] is not client:
             self._wishing = ruleset, client
-            self._wishes = self._intake.wishes(ruleset.trusts(client))
+            self._wishes = self._intake.wishes(ruleset, client)
 
     def _rcpt(self, event: events.Rcpt) -> Reply | Pending[Any]:
         gathering = self._gathering
@@ -856,7 +927,7 @@ class Reception:
         if failure is not None:
             return failure
         transaction, header, ruleset = self._transaction, self._header, self._ruleset
-        limits, edit, sign = self._intake.limits, self._intake.edit, self._intake.sign
+        limits, edit = self._intake.limits, self._intake.edit
         if transaction is None or header is None or ruleset is None:
             return _TROUBLE
         section, size = header.octets, header.size
@@ -880,7 +951,7 @@ class Reception:
                 facts,
                 ruleset.hash,
                 lambda rules, section: edit(ruleset, rules, section, transaction.started),
-                lambda names, section: sign(names, section, self._body_hash),
+                lambda names, section: self._signed(names, section, facts.results),
             )
         except TooManyFieldsError:
             return _TOO_MANY_FIELDS
@@ -894,6 +965,17 @@ class Reception:
             if self._draft.size - len(self._trace) - size + grown > limits.message_size:
                 return MESSAGE_GREW
         return submission
+
+    def _signed(self, names: tuple[str, ...], section: bytes, results: bytes) -> bytes:
+        """The fields that sign a header section in these names; one of them may seal it."""
+        signers = tuple([name for name in names if not name.startswith(SEALS)])
+        body = self._body_hash
+        signed = self._intake.sign(signers, section, body) if signers else b""
+        chain = None if self._vouched is None else self._vouched.arc
+        if chain is None or len(signers) == len(names):
+            return signed
+        sealer = next(name for name in names if name.startswith(SEALS)).removeprefix(SEALS)
+        return self._intake.seal(sealer, signed + section, body, chain, results) + signed
 
     async def _hash_body(self) -> Objection:
         """The body as it leaves is in the draft, whoever wrote it: for all signatures of it."""

@@ -192,6 +192,7 @@ class Session(Protocol):
     def readConnectionLost(self) -> None:
         """The peer says no more. What it has said is answered, and then it is over."""
         self._heard_out = True
+        self._reception.nobody_waits()  # he may have gone altogether
         if self._deadlines.phase is SessionPhase.HANDSHAKE:
             self._close("handshake failed: the connection ended")
         else:
@@ -224,6 +225,7 @@ class Session(Protocol):
     def shut_down(self) -> None:
         """Say 421 and close: now, or after the reply to the commit under way."""
         self._last_reply = self._farewell()
+        self._reception.nobody_waits()
         if self._deadlines.phase is not SessionPhase.COMMIT:
             self._dismiss(self._last_reply, "shutdown")
 

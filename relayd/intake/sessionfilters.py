@@ -18,7 +18,7 @@ from relayd.filters.scanning import ClamdScan
 from relayd.intake.checks import MESSAGE_GREW, NewBody, Objection, ReceivedContent
 from relayd.intake.editedcontent import EditedContent, prepended
 from relayd.intake.examination import Filtered
-from relayd.intake.filterdesk import AskedFilter, FilterDesk
+from relayd.intake.filterdesk import EXAMINATION, RESERVED, VERDICT, AskedFilter, FilterDesk
 from relayd.intake.filterfacts import (
     AskedAbout,
     connected,
@@ -64,6 +64,7 @@ class SessionFilters:
         self._size = 0  # as MAIL gave it
         self._instance = ""
         self._early: dict[str, ClamdScan] = {}  # who sees the message while it arrives
+        self._phase = 0.0, 0.0  # when all must have answered, in the reactor's seconds; its length
 
     @property
     def wanted(self) -> Wanted:
@@ -136,10 +137,11 @@ class SessionFilters:
         """One whom the rules do not take: told to who wants to hear of it, whatever he says."""
         happening = refused(mailbox, params, reply)
         self._happened.append(happening)
+        self._begin(VERDICT)
         for asked, talk in self._talks.items():
             if talk.hears_refusals and asked.definition.name not in self._verdicts.failed:
                 try:
-                    await talk.tell(self._happened)
+                    await talk.tell(self._happened, self._by(asked))
                 except FilterTroubleError as error:
                     self._desk.troubled(asked, str(error))
         happening.refused = True
@@ -150,6 +152,7 @@ class SessionFilters:
     ) -> Objection:
         """The content is about to come, and is kept as it comes, or is completed first."""
         self._happened.append(content_begins(ident_text(ident)))
+        self._begin(VERDICT)
         for name, asked in self._order:
             if asked.milters is not None and self._asks(name, Known.RECIPIENT, recipients):
                 objection = await self._tell_one(asked)
@@ -167,7 +170,7 @@ class SessionFilters:
                 return None
             if asks and name not in self._verdicts.failed:
                 try:
-                    scan = await asked.clamd.early()
+                    scan = await asked.clamd.early(self._by(asked))
                 except FilterTroubleError as error:
                     return self._verdicts.trouble(asked, str(error))
                 if scan is not None:
@@ -209,6 +212,7 @@ class SessionFilters:
         told: Mapping[Fact, object],
     ) -> Filtered:
         """What they say of it, all together; see relayd.intake.examination."""
+        self._begin(EXAMINATION)
         return self._verdicts.filtered(await self._shown(content, recipients, told))
 
     async def _shown(
@@ -259,7 +263,8 @@ class SessionFilters:
         if asked.milters is not None:
             objection = await self._show_milter(asked, message)
         elif asked.clamd is not None:
-            scanned = await asked.clamd.scan(message.content.chunks, self._early.get(name))
+            early, by = self._early.get(name), self._by(asked)
+            scanned = await asked.clamd.scan(message.content.chunks, early, by)
             objection = self._verdicts.clamd(asked, scanned.virus)
         elif asked.rspamd is not None:
             objection = await self._show_rspamd(asked, message, recipients)
@@ -272,7 +277,7 @@ class SessionFilters:
 
     async def _show_milter(self, asked: AskedFilter, message: EditedContent) -> Objection:
         talk = self._talk(asked)
-        verdict = await talk.tell(self._happened)
+        verdict = await talk.tell(self._happened, self._by(asked))
         bodies: list[NewBody] = []
 
         def replaced(piece: bytes) -> None:
@@ -300,7 +305,9 @@ class SessionFilters:
         about = rspamd_headers(
             self._peer, self._sender, [*recipients], ident_text(message.content.ident)
         )
-        report = await asked.rspamd.check(about, message.content.size, message.content.chunks)
+        report = await asked.rspamd.check(
+            about, message.content.size, message.content.chunks, self._by(asked)
+        )
         objection = self._verdicts.rspamd(asked, report)
         if objection is None and report.changes:
             await message.edit(report.changes, None, leading_space=False)
@@ -320,16 +327,28 @@ class SessionFilters:
             recipients=len(recipients),
             ident=ident_text(message.content.ident),
         )
-        action = await asked.policy.ask(attributes)
+        action = await asked.policy.ask(attributes, self._by(asked))
         if action.word == "PREPEND":
             await message.put_in_front(prepended(action.text))
         return self._verdicts.policy_on_message(asked, action, recipients)
 
     # asking
 
+    def _begin(self, seconds: float) -> None:
+        """All that are asked from now on have so long, together: the session waits no longer."""
+        self._phase = self._desk.seconds() + seconds, seconds
+
+    def _by(self, asked: AskedFilter) -> float:
+        """When it must have answered: whoever comes after it still has time to."""
+        until, length = self._phase
+        place = self._order.index((asked.definition.name, asked))
+        behind = len(self._order) - 1 - place
+        return until - behind * min(RESERVED, length / len(self._order))
+
     async def _tell(self, known: Known, mailbox: Mailbox | None = None) -> Objection:
         """Whoever is asked from now on."""
         whom = [] if mailbox is None else [mailbox]
+        self._begin(VERDICT)
         for name, asked in self._order:
             policy = asked.policy is not None and mailbox is not None
             if not policy and asked.milters is None:
@@ -351,7 +370,7 @@ class SessionFilters:
     async def _tell_one(self, asked: AskedFilter) -> Objection:
         began = self._desk.seconds()
         try:
-            verdict = await self._talk(asked).tell(self._happened)
+            verdict = await self._talk(asked).tell(self._happened, self._by(asked))
         except FilterTroubleError as error:
             return self._verdicts.trouble(asked, str(error))
         self._desk.answered(asked, began)
@@ -369,7 +388,7 @@ class SessionFilters:
         )
         began = self._desk.seconds()
         try:
-            action = await asked.policy.ask(attributes)
+            action = await asked.policy.ask(attributes, self._by(asked))
             self._desk.answered(asked, began)
             return self._verdicts.policy_on_recipient(asked, action, mailbox)
         except (FilterTroubleError, ValueError) as error:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from relayd.mail.log import MailLog
 
 if TYPE_CHECKING:
+    from relayd.authentication.arc import ArcResult
     from relayd.authentication.dkimsigning import SigningKey
 
 
@@ -36,4 +37,18 @@ class Signing:
             return signature_fields(section, body, keys, int(self._clock()))
         except UnsignableError as error:
             self._log.notice("not signed", names=",".join(names), why=str(error))
+            return b""
+
+    def seal(
+        self, name: str, section: bytes, body: bytes, chain: ArcResult, results: bytes
+    ) -> bytes:
+        """One more set of a chain (RFC 8617), with our Authentication-Results; none likewise."""
+        from relayd.authentication.arc import sealed
+        from relayd.authentication.dkimsigning import UnsignableError
+
+        keys = self._keys().get(name, ())
+        try:
+            return sealed(section, body, keys, int(self._clock()), chain, results)
+        except UnsignableError as error:
+            self._log.notice("not sealed", names=name, why=str(error))
             return b""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -72,6 +73,7 @@ class ReceivedTransaction:
         "foretold",
         "full",
         "longest_section",
+        "patience",
         "signs",
         "started",
         "told",
@@ -84,6 +86,7 @@ class ReceivedTransaction:
         self.destinations = 0  # final recipients so far, repetitions counted
         self.edits_header = False  # the rules will change the header section for somebody
         self.signs = False  # ... or have a copy signed
+        self.patience = math.inf  # seconds for which all routes let the client wait; 0: not all
         self.foretold = False  # the trail has what is foreseen of copies
         self.longest_section = 0  # octets of the longest that leaves, without what is ours above it
         self.full: Reply | None = None  # what every further recipient hears
@@ -110,6 +113,8 @@ class ReceivedTransaction:
                 self.edits_header = True
             if destination.signed_by:
                 self.signs = True
+            if destination.cut_through < self.patience:
+                self.patience = destination.cut_through
 
     def drop(self, named: Identity) -> None:
         """Somebody objects to what `add` took in last: it is not counted either."""
@@ -130,6 +135,7 @@ class ReceivedTransaction:
         """Other plans for all addressees, in their order."""
         self.destinations = 0
         self.edits_header = self.signs = False
+        self.patience = math.inf
         for (named, addressee), plan in zip([*self.addressees.items()], plans, strict=True):
             addressee.plan = plan
             self.add(named, addressee)
@@ -184,7 +190,25 @@ class ReceivedTransaction:
             states=() if alike else tuple(states),
             trail=(*facts.told, *self._trail()) if facts.told else self._trail(),
             rules=rules,
+            holding=self._holding(found, len(states)) if RecipientState.HELD in states else (),
         )
+
+    def _holding(
+        self, found: Mapping[tuple[object, ...], int], count: int
+    ) -> tuple[Iterable[Step], ...]:
+        """What was decided about each that is held, where there are several."""
+        if len(self.addressees) == 1:
+            return ()
+        steps: list[dict[Step, None]] = [{} for _ in range(count)]
+        for named, addressee in self.addressees.items():
+            plan = addressee.plan
+            if plan.verdict is Verdict.HOLD:
+                for destination in plan.destinations or (_nowhere(addressee),):
+                    kept = destination.mailbox is addressee.original
+                    mailbox = named if kept else identity(destination.mailbox)
+                    at = found[mailbox, destination.next_hop, RecipientState.HELD]
+                    steps[at].update(dict.fromkeys(plan.trail))
+        return tuple(steps)
 
     def _trail(self) -> tuple[Step, ...]:
         if len(self.addressees) == 1:

@@ -26,9 +26,10 @@ from relayd.mail.client import Client
 from relayd.mail.envelope import Envelope
 from relayd.reactor.coroutine import promise
 from relayd.rules.addrspec import addresses
-from relayd.rules.conditions.signatures import SignedResult
+from relayd.rules.conditions.signatures import ARC_WORDS, SignedResult
 
 if TYPE_CHECKING:  # what verifies takes its time to load, and its memory
+    from relayd.authentication.arc import ArcResult, ArcVerifier
     from relayd.authentication.dkim import DkimResult, DkimVerifier
     from relayd.authentication.dkimsignature import Signature
 
@@ -51,6 +52,7 @@ class Vouched:
 
     dkim: tuple[DkimResult, ...]
     dmarc: tuple[DmarcResult, ...] = ()  # for each author's domain; empty: nobody asked
+    arc: ArcResult | None = None  # None: nobody asked
 
     @property
     def signed(self) -> tuple[SignedResult, ...]:
@@ -79,6 +81,7 @@ class Vouching:
         patience: float,
         *,
         dmarc: bool,
+        arc: bool = False,
     ) -> None:
         self._reactor = reactor
         self._records = records
@@ -86,6 +89,8 @@ class Vouching:
         self._clock = clock  # seconds since the epoch
         self._patience = patience  # seconds for each question, with all that follows from it
         self._dmarc = dmarc
+        self._arc = arc
+        self._chain: ArcVerifier | None = None
         self._verifier: DkimVerifier | None = None
         self._authors: tuple[str, ...] | None = ()  # None: more than anybody looks at
 
@@ -100,6 +105,11 @@ class Vouching:
 
         self._verifier = DkimVerifier(section)
         self._ask_early(self._verifier.key_names)
+        if self._arc:
+            from relayd.authentication.arc import ArcVerifier
+
+            self._chain = ArcVerifier(section)
+            self._ask_early(self._chain.key_names)
         if self._dmarc:
             self._authors = author_domains(self._verifier.bodies(b"from"))
             for author in self._authors or ():
@@ -138,6 +148,8 @@ class Vouching:
         """More of the body."""
         assert self._verifier is not None
         self._verifier.feed(piece)
+        if self._chain is not None:
+            self._chain.feed(piece)
 
     async def finish(self, spf: str, sender: str) -> Vouched:
         """That was all of it. `spf`: its result for the domain `sender` (folded)."""
@@ -164,8 +176,13 @@ class Vouching:
                 later_sender=sender if spf == "temperror" else None,
             )
             dmarc.append(await self._in_time(asking, partial(_no_policy, author), until))
+        chain = None
+        if self._chain is not None:
+            self._chain.finish()
+            judging = self._chain.verdict(self._clock())
+            chain = await self._in_time(judging, self._chain.unanswered, until)
         self.cancel()
-        return Vouched(dkim, tuple(dmarc))
+        return Vouched(dkim, tuple(dmarc), chain)
 
     async def _in_time(self, asking: Asking[T], otherwise: Callable[[], T], until: float) -> T:
         """Its result; `otherwise` where that takes too long."""
@@ -215,6 +232,8 @@ def results_field(
         field.dkim(vouched.dkim)
         for each in vouched.dmarc:
             field.dmarc(each)
+        if vouched.arc is not None and vouched.arc.result in ARC_WORDS:
+            field.arc(vouched.arc)
     return bytes(field)
 
 

@@ -10,7 +10,7 @@ from relayd.mail.client import Client
 from relayd.mail.content import Content, SplicedContent
 from relayd.mail.envelope import Envelope, Recipient
 from relayd.mail.ident import ident_text
-from relayd.mail.outcome import Outcome, held
+from relayd.mail.outcome import UNANSWERED, Outcome, held
 from relayd.mail.plan import Step
 from relayd.mail.value import dataclass
 
@@ -88,6 +88,9 @@ class Submission:
     states: tuple[
         RecipientState, ...
     ] = ()  # one per recipient where they differ; empty: all in `state`
+    unanswered: bool = False  # all are HELD until Store.answered says that the client heard 250
+    holding: tuple[Iterable[Step], ...] = ()
+    # ^ one per recipient, where somebody is held: what was decided about this one; empty: `trail`
 
     def state_of(self, number: int) -> RecipientState:
         """The state in which the recipient of this number (from 0) enters the spool."""
@@ -97,7 +100,9 @@ class Submission:
         """What is to be said of a recipient before any attempt: which rules hold it."""
         if self.state_of(number) is not RecipientState.HELD:
             return None
-        return held_by_rules(self.trail)
+        if self.unanswered:
+            return UNANSWERED
+        return held_by_rules(self.holding[number] if self.holding else self.trail)
 
 
 def held_by_rules(trail: Iterable[Step]) -> Outcome:

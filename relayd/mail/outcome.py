@@ -8,6 +8,7 @@ from dataclasses import replace
 from relayd.mail.reply import Reply, Severity, printable
 from relayd.mail.value import dataclass
 
+NOT_CONFIGURED = "4.3.5"  # system incorrectly configured (RFC 3463 section 3.4)
 _SEVERITY = {2: Severity.SUCCESS, 5: Severity.PERMANENT}  # all else may be better next time
 
 
@@ -74,6 +75,10 @@ def postponed(
 def held(by: str) -> Outcome:
     """Why a recipient is on hold, where else stands what the last attempt has met."""
     return Outcome(Reply.of(450, "4.7.0", printable(f"Held by {by}")))
+
+
+UNANSWERED = Outcome(Reply.of(450, "4.7.0", "Held until its client is answered"))
+"""Why a recipient is on hold while its client waits for how the first attempt ends."""
 
 
 def failed(status: str, text: str, *, code: int = 550, why: str = "") -> Outcome:

@@ -48,6 +48,7 @@ class Destination:
     header_rules: tuple[int, ...] = ()  # rules that change the header section, by their number
     srs: bool = False  # the reverse-path is an SRS address of ours
     signed_by: tuple[str, ...] = ()  # the names of the keys that sign this copy
+    cut_through: float = 0.0  # seconds that the client waits for the first attempt
 
 
 @dataclass(frozen=True, slots=True)

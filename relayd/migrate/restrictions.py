@@ -79,6 +79,8 @@ class Restrictions:
             "reject_non_fqdn_recipient": self._bare,
             "reject_unlisted_sender": self._unlisted_sender,
             "reject_unknown_client_hostname": self._nameless,
+            "reject_unknown_sender_domain": self._unknown_sender,
+            "reject_unknown_helo_hostname": self._unknown_helo,
             "reject_invalid_helo_hostname": self._helo_form,
             "reject_non_fqdn_helo_hostname": self._helo_form,
             "reject_maps_rbl": self._old_lists,
@@ -226,6 +228,25 @@ class Restrictions:
         code = code if re.match(r"[45]\d\d\Z", code) else "450"
         reply = f'{code} {code[0]}.7.25 "Client host rejected: cannot find your hostname"'
         return [Refuse((*scope, "rdns none"), word, (), reply)]
+
+    def _unknown_sender(self, word: str, scope: Scope) -> Sequence[Move]:
+        """Postfix spares the domains that are its own."""
+        code = self._code("unknown_address_reject_code")
+        reply = f'{code} {code[0]}.1.8 "Sender address rejected: Domain not found"'
+        ours = tuple(self._work.senders_of_ours())
+        return [Refuse((*scope, "not resolves sender"), word, ours, reply)]
+
+    def _unknown_helo(self, word: str, scope: Scope) -> Sequence[Move]:
+        code = self._code("unknown_hostname_reject_code")
+        reply = f'{code} {code[0]}.7.1 "Helo command rejected: Host not found"'
+        return [Refuse((*scope, "not resolves helo"), word, (), reply)]
+
+    def _code(self, name: str) -> str:
+        """The setting's, or Postfix's own where it is none."""
+        code = self._main[name]
+        if self._main.is_given(name):
+            self._work.report.translated(name, code)
+        return code if re.match(r"[45]\d\d\Z", code) else "450"
 
     def _unverified(self, word: str, scope: Scope) -> Sequence[Move]:
         known, unclear = known_at(self._work)

@@ -31,7 +31,6 @@ _NO_ARGUMENT = ("check_relay_domains", "check_recipient_maps")
 # speaks. They say nothing of who may relay and where mail goes, so without them the rest stands.
 _ASKS = "relayd asks lists about addresses of clients, not about names"
 _PTR = "relayd takes a client's name only where it leads back to him: `rdns none` asks more of him"
-_DNS = "relayd does not look that up in the DNS"
 _FORM = "relayd does not look at the form of that name"
 _NO_NAME = (
     r"^[0-9.]+$",
@@ -48,8 +47,12 @@ SAME = {
     "reject_invalid_hostname": "reject_invalid_helo_hostname",
     "reject_non_fqdn_hostname": "reject_non_fqdn_helo_hostname",
     "reject_unknown_client": "reject_unknown_client_hostname",
+    "reject_unknown_hostname": "reject_unknown_helo_hostname",
+    "reject_unknown_address": "reject_unknown_sender_domain",
 }
 """Names of Postfix 2."""
+RECORDS = ("reject_unknown_sender_domain", "reject_unknown_helo_hostname")
+"""They look up whether mail could go to a name."""
 _PROBE = "relayd does not ask who a sender is where his mail would go"
 FILTERS = {
     "reject_rbl_client": "its zone, or the answers that count, are not understood",
@@ -59,13 +62,9 @@ FILTERS = {
     "reject_rhsbl_recipient": _ASKS,
     "reject_rhsbl_reverse_client": _ASKS,
     "reject_maps_rbl": "maps_rbl_domains names no list",
-    "reject_unknown_sender_domain": _DNS,
     "reject_unknown_recipient_domain": "an unknown domain is found out at delivery, and reported",
-    "reject_unknown_address": _DNS,
     "reject_unknown_reverse_client_hostname": _PTR,
     "reject_unknown_forward_client_hostname": _PTR,
-    "reject_unknown_hostname": _DNS,
-    "reject_unknown_helo_hostname": _DNS,
     "reject_unverified_recipient": "write `reject to @... when unknown at NEXT-HOP` for these",
     "reject_unverified_sender": _PROBE,
     "reject_unverified_address": _PROBE,

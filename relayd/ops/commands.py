@@ -22,6 +22,7 @@ from relayd.ops.documents import (
     ident_of,
     idents_of,
     lane_document,
+    lost_addresses,
     number_of,
     paces,
     rerouted,
@@ -57,6 +58,7 @@ class Backend:
     origins: Callable[[], Iterable[Mapping[str, object]]] = tuple  # whose mail is complained about
     borrow: Borrow = lambda messages: [True for _ in messages]  # from deliveries, to change them
     bring_back: BringBack = lambda keys, destinations: None
+    lost: Callable[[], Iterable[Mapping[str, object]]] = tuple  # addresses that sources lack
 
 
 class Stream(Protocol):
@@ -90,7 +92,7 @@ class Oauth(Protocol):
 
 
 class CountsDesk(Protocol):
-    """Who answers `relayctl limits`."""
+    """Who answers `relayctl limits`, or `relayctl backscatter`."""
 
     def answer(self, request: Request, who: str) -> Document:
         """The answer to one request; raises RequestError."""
@@ -118,6 +120,7 @@ class OperatorCommands:
         suspending: SuspendingDesk | None = None,
         rerouting: ReroutingDesk | None = None,
         limits: CountsDesk | None = None,
+        backscatter: CountsDesk | None = None,
         dkim: Explain | None = None,
         said: Callable[[], Document] = dict,
         filters: Callable[[], Sequence[Document]] = tuple,
@@ -128,6 +131,7 @@ class OperatorCommands:
         self._backends = backends
         self._oauth = oauth
         self._limits = limits
+        self._backscatter = backscatter
         self._dkim = dkim
         self._said = said
         self._filters = filters
@@ -162,6 +166,9 @@ class OperatorCommands:
             return
         if name == "limits" and self._limits is not None:
             await stream.send({"answer": self._limits.answer(request, who)})
+            return
+        if name == "backscatter" and self._backscatter is not None:
+            await stream.send({"answer": self._backscatter.answer(request, who)})
             return
         if name == "dkim" and self._dkim is not None:
             await stream.send({"answer": await self._dkim(request)})
@@ -201,6 +208,9 @@ class OperatorCommands:
                     "destinations": lanes[:MAX_DESTINATIONS],
                     "more_destinations": max(len(lanes) - MAX_DESTINATIONS, 0),
                     "sites": [site for site in self._sites() if site["trouble"]],
+                    "lost_addresses": lost_addresses(
+                        dict(each) for backend in self._backends for each in backend.lost()
+                    ),
                     "suspended": self._suspending.documents() if self._suspending else [],
                 }
             }

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING
 
 from relayd.config import Settings
-from relayd.dns.answer import Answer, DnsTrouble, NoData, NxDomain
+from relayd.dns.answer import Answer, DnsError, DnsTrouble, NoData, NxDomain
 from relayd.ops.documents import Document, Request, RequestError, text_of
 from relayd.rules.language.source import did_you_mean
 
@@ -58,10 +58,23 @@ class DkimDesk:
         try:
             found = await self._ask(key.key_name, "TXT")
         except (NxDomain, NoData):
-            return MISSING, "there is no record"
+            return MISSING, await self._elsewhere(key) or "there is no record"
         except DnsTrouble as error:
             return UNKNOWN, error.text
         return judged(key, found.values)
+
+    async def _elsewhere(self, key: SigningKey) -> str:
+        """Where it is instead: many a form for records adds the zone to what is whole already."""
+        labels = key.domain.split(".")
+        for zone in [".".join(labels[start:]) for start in range(max(len(labels) - 1, 1))]:
+            name = f"{key.key_name}.{zone}"
+            try:
+                found = await self._ask(name, "TXT")
+            except (DnsError, ValueError):
+                continue
+            if judged(key, found.values)[0] == RIGHT:
+                return f"there is none here, but at {name}: the zone stands there twice"
+        return ""
 
 
 def judged(key: SigningKey, texts: tuple[str, ...]) -> tuple[str, str]:
@@ -69,9 +82,15 @@ def judged(key: SigningKey, texts: tuple[str, ...]) -> tuple[str, str]:
     from relayd.authentication.dkimkey import dkim_key, key_record
 
     if len(texts) > 1:  # which one they take is anybody's guess: RFC 6376 section 3.6.2.2
-        return WRONG, f"there are {len(texts)} records"
+        pieces = all(text in key.record for text in texts)
+        hint = "; they are the strings of one: it is to have them all" if pieces else ""
+        return WRONG, f"there are {len(texts)} records{hint}"
     (text,) = texts
     public = dkim_key(text)
+    if isinstance(public, str) or key_record(public.key) != key.record:
+        hint = _mistyped(text, key.record)
+        if hint:
+            return WRONG, hint
     if isinstance(public, str):
         return WRONG, public
     if key_record(public.key) != key.record:
@@ -79,3 +98,14 @@ def judged(key: SigningKey, texts: tuple[str, ...]) -> tuple[str, str]:
     if public.testing:
         return RIGHT, "but t=y says that it is only tried out"
     return RIGHT, ""
+
+
+def _mistyped(text: str, record: str) -> str:
+    """What went wrong between here and the DNS; empty: it is not one of the usual things."""
+    if "\\" in text and text.replace("\\", "") == record:
+        return "backslashes stand in it: the form for records adds its own"
+    if '"' in text and "".join(text.replace('"', " ").split()) == "".join(record.split()):
+        return "quotation marks stand in it: the form for records adds its own"
+    if len(text) < len(record) and record.startswith(text) and not text.endswith("p="):
+        return f"it is cut after {len(text)} octets: it is to have several strings"
+    return ""

@@ -85,6 +85,7 @@ def filter_of(request: Request, now: float) -> QueueFilter:
         sender=_raw(text_of(request, "sender")),
         recipient=_raw(text_of(request, "recipient")),
         received_before=now - older_than if older_than else 0.0,
+        rule=text_of(request, "rule"),
     )
 
 
@@ -138,6 +139,14 @@ def paces(sites: Iterable[Document]) -> list[Document]:
             known[name] = max(known[name], site[name])
         known["trouble"] = known["trouble"] or site["trouble"]
     return sorted(found.values(), key=lambda site: (not site["trouble"], str(site["site"])))
+
+
+def lost_addresses(found: Iterable[Document]) -> list[Document]:
+    """Each once, whoever misses it, since the first did."""
+    known: dict[tuple[str, str], Document] = {}
+    for each in sorted(found, key=lambda each: float(each["since"])):
+        known.setdefault((each["source"], each["address"]), each)
+    return list(known.values())
 
 
 def blamed(origins: Iterable[Document]) -> list[Document]:

@@ -397,6 +397,7 @@ def document(plan: Plan) -> dict[str, Any]:
                 "next_hop": destination.next_hop,
                 "reverse_path": path_text(destination.reverse_path),
                 "signed_by": list(destination.signed_by),
+                "cut_through": destination.cut_through,
                 "hosts": [],
             }
             for destination in plan.destinations
@@ -418,6 +419,7 @@ def lines(answer: Mapping[str, Any]) -> Iterator[str]:
     Filters that would be asked follow, then header rules.
     """
     hosts = {each["mailbox"]: each["hosts"] for each in answer["destinations"]}
+    waits = min((each["cut_through"] for each in answer["destinations"]), default=0)
     header = answer.get("header") or {"rules": [], "diff": []}
     for fact in answer.get("facts", ()):
         yield safe(f"fact  {fact['value']}   ({fact['source']})")
@@ -428,6 +430,8 @@ def lines(answer: Mapping[str, Any]) -> Iterator[str]:
             yield from _host_lines(hosts.pop(step["note"].partition(";")[0], []))
     for left in hosts.values():  # routes that left no step of their own
         yield from _host_lines(left)
+    if waits and answer["verdict"] == "accept":
+        yield f"the client waits up to {waits:g} seconds for how the first attempt ends"
     if answer["verdict"] == "refuse":
         yield safe(f"refused: {answer['reply']}")
     elif answer["verdict"] != "accept":

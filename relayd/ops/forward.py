@@ -32,6 +32,7 @@ from relayd.ops.documents import (
     RequestError,
     blamed,
     ident_of,
+    lost_addresses,
     number_of,
     paces,
     rerouted,
@@ -127,6 +128,7 @@ class ForwardedCommands:
         log: MailLog,
         oauth: Oauth | None = None,
         limits: CountsDesk | None = None,
+        backscatter: CountsDesk | None = None,
         dkim: Explain | None = None,
         said: Callable[[], Document] = dict,
         clock: Callable[[], float] = time.time,
@@ -142,6 +144,7 @@ class ForwardedCommands:
         self._log = log
         self._oauth = oauth
         self._limits = limits
+        self._backscatter = backscatter
         self._dkim = dkim
         self._said = said
 
@@ -196,6 +199,8 @@ class ForwardedCommands:
             await self._oauth.run(request, stream, who, self)
         elif name == "limits" and self._limits is not None:
             await stream.send({"answer": self._limits.answer(request, who)})
+        elif name == "backscatter" and self._backscatter is not None:
+            await stream.send({"answer": self._backscatter.answer(request, who)})
         elif name == "dkim" and self._dkim is not None:
             await stream.send({"answer": await self._dkim(request)})
         else:
@@ -372,6 +377,9 @@ def _summed(answers: Sequence[Document]) -> Document:
         "destinations": order[:MAX_DESTINATIONS],
         "more_destinations": more + max(len(order) - MAX_DESTINATIONS, 0),
         "sites": paces([site for answer in answers for site in answer["sites"]]),
+        "lost_addresses": lost_addresses(
+            each for answer in answers for each in answer.get("lost_addresses", ())
+        ),
     }
 
 

@@ -36,11 +36,13 @@ class SuspendingDesk:
         self,
         suspended: Suspended,
         providers: Callable[[], Sequence[str]],
+        next_hops: Callable[[], Sequence[str]],
         log: MailLog,
         clock: Callable[[], float],
     ) -> None:
         self._suspended = suspended
         self._providers = providers
+        self._next_hops = next_hops
         self._log = log
         self._clock = clock
 
@@ -68,6 +70,9 @@ class SuspendingDesk:
         if kind == "provider" and whom not in self._providers():
             known = ", ".join(self._providers()) or "none is defined"
             raise RequestError(f"no provider {whom}; known are: {known}")
+        if kind == "destination" and not self._may_be_one(whom):
+            known = ", ".join(self._next_hops()) or "none is defined"
+            raise RequestError(f"{whom} is no domain, and no next hop; known are: {known}")
         found: Document = {
             "kind": kind,
             "whom": whom,
@@ -84,12 +89,22 @@ class SuspendingDesk:
         self._log.notice("suspended", **said, seconds=round(until - now))
         return {"suspended": [found]}
 
+    def _may_be_one(self, whom: str) -> bool:
+        """It has a dot, as domains and literals have, or is the name of a next hop."""
+        names = (name.lower() for name in self._next_hops())
+        return "." in whom or ":" in whom or whom.lower() in names
+
     async def _resume(
         self, request: Request, retry: Callable[[QueueFilter], Awaitable[int]]
     ) -> Document:
         every = request.get("all") is True
+        if every and any(text_of(request, kind).strip() for kind in KINDS):
+            raise RequestError("one of them, or --all?")
         kind, whom = ("", "") if every else _one_of(request)
-        ended = self._suspended.end(kind, whom)
+        try:
+            ended = self._suspended.end(kind, whom)
+        except ValueError as error:
+            raise RequestError(str(error)) from None
         for each in ended:
             await retry(QueueFilter(reply=self._suspended.said_of(each)))
             self._log.notice(

@@ -18,7 +18,8 @@ _QUEUE_HEAD = (
 
 _TOLD_ELSEWHERE = {
     *("version", "started", "hostname", "waiting", "shards"),
-    *("destinations", "more_destinations", "refused", "sites", "suspended"),
+    *("destinations", "more_destinations", "refused", "sites", "suspended", "reports_kept"),
+    "lost_addresses",
 }
 
 
@@ -188,6 +189,9 @@ def status_lines(status: dict[str, Any], now: float) -> Iterator[str]:
     )
     if waiting["damaged"]:
         yield f"{'damaged':13}  {_many(waiting['damaged'], 'message')} set aside"
+    if status.get("reports_kept"):
+        kept = _many(status["reports_kept"], "report")
+        yield f"{'kept back':13}  {kept} to strangers: see relayctl backscatter"
     for shard in status["shards"]:
         facts = "  ".join(
             f"{key.replace('_', ' ')} {fact}"
@@ -202,6 +206,11 @@ def status_lines(status: dict[str, Any], now: float) -> Iterator[str]:
     for site in status.get("sites", ()):
         if site["trouble"]:
             yield safe(f"{'BLOCKED' if site['blocked_until'] else 'slowed':13}  {_site(site, now)}")
+    for each in status.get("lost_addresses", ()):
+        yield safe(
+            f"{'NO ADDRESS':13}  source {each['source']}: {each['address']} is no address of this"
+            f" host since {moment(each['since'])}; what leaves from there waits"
+        )
     for each in status.get("suspended", ()):
         yield safe(f"{'suspended':13}  {_suspension(each, now)}")
     if status["destinations"]:
@@ -214,6 +223,32 @@ def status_lines(status: dict[str, Any], now: float) -> Iterator[str]:
         )
     if status["more_destinations"]:
         yield f"... and {status['more_destinations']} more"
+
+
+def kept_lines(answer: dict[str, Any]) -> Iterator[str]:
+    """Which reports strangers did not get."""
+    yield safe(f"reports strangers {answer['budget']}")
+    if "asked" in answer:
+        soon = "The digest goes to the postmaster within seconds."
+        yield soon if answer["asked"] else "There is nothing that the postmaster has not been told."
+    if not answer["kept"]:
+        yield "None was kept back."
+    for kept in answer["kept"]:
+        told = f"told {moment(kept['told_at'])}" if kept["told_at"] else "in the next digest"
+        span = f"{moment(kept['first'])} to {moment(kept['last'])}"
+        about = _many(kept["recipients"], "recipient")
+        yield ""
+        yield f"{_many(kept['reports'], 'report')} about {about} kept back, {span}; {told}"
+        for title, name in (("TO", "senders"), ("MAIL CAME FROM", "clients"), ("WHY", "reasons")):
+            yield ""
+            yield f"{'REPORTS':>9}  {'THE LAST':12}  {title}"
+            for share in kept[name]:
+                said = f": {share['reply']}" if share["reply"] else ""
+                row = f"{share['reports']:9,}  {share['message']:12}  {share['name']}{said}"
+                yield safe(row)
+            more = kept[f"all_{name}"] - len(kept[name])
+            if more > 0:
+                yield f"{'':9}  ... and {more:,} more"
 
 
 def pace_lines(answer: dict[str, Any], now: float) -> Iterator[str]:

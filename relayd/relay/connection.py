@@ -7,7 +7,7 @@ from functools import partial
 from typing import Protocol as Shape
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IConnector, IHandshakeListener, IPullProducer
+from twisted.internet.interfaces import IHandshakeListener, IPullProducer
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -86,6 +86,8 @@ class OutboundTransport(Shape):
 class Security(Shape):
     """What TLS has to be like on one connection; `relayd.relay.security` is the real one."""
 
+    endpoint: Endpoint
+
     @property
     def implicit(self) -> bool:
         """TLS from the first octet."""
@@ -106,6 +108,16 @@ class Security(Shape):
 
     def proven(self, handle: object) -> str | Reply:
         """The handshake is done: what the log says of it, or the reply to fail with."""
+
+    def keep(self, handle: object) -> None:
+        """The server has spoken under TLS: its session may be resumed."""
+
+
+class Dialled(Shape):
+    """What opens the socket, or has."""
+
+    def disconnect(self) -> object:
+        """Stop it."""
 
 
 class ConnectionWatch(Shape):
@@ -149,7 +161,7 @@ class Connection(Protocol):
         self.endpoint = endpoint
         self.target = target  # what led there
         self.opened: Deferred[None] = Deferred(lambda _: self.cut("stopped"))
-        self.connector: IConnector | None = None
+        self.connector: Dialled | None = None
         self.transactions = 0  # begun
         self.lmtp = lmtp
         self.tls = ""
@@ -282,8 +294,15 @@ class Connection(Protocol):
         self._fail(lost)
         self._watch.lost(self)
 
+    def goes_to(self, endpoint: Endpoint) -> None:
+        """It is another address of the same host that has answered."""
+        self.endpoint = endpoint
+        if self._security is not None:
+            self._security.endpoint = endpoint
+
     def failed(self, error: BaseException | None) -> None:
         """There was no connection."""
+        self._over = True
         if not self.opened.called:
             outcome = not_connected(self.endpoint, error)
             self.opened.errback(SessionError(outcome, no_address=lacks_address(error)))
@@ -434,6 +453,8 @@ class Connection(Protocol):
             else:
                 tell.append(self._open)
             return
+        if self.tls and security is not None:
+            security.keep(self._transport.getHandle())
         tell.append(self._open)
 
     def _without_tls(self, security: Security, why: str, tell: list[Callable[[], None]]) -> None:

@@ -18,10 +18,11 @@ from relayd.mail.delivery import Delivery
 from relayd.mail.envelope import Recipient, domain_of, source_of
 from relayd.mail.log import MailLog
 from relayd.mail.message import Message, RecipientState, Record, Settlement
-from relayd.mail.outcome import Blame, Outcome, postponed
+from relayd.mail.outcome import NOT_CONFIGURED, Blame, Outcome, postponed
 from relayd.mail.pacing import Pacing
 from relayd.reactor.coroutine import promise
 from relayd.relay.courier import Hop, ICourier
+from relayd.relay.firstattempt import FirstAttempt, FirstAttempts
 from relayd.relay.foresight import Foresight
 from relayd.relay.gathering import Gathering, bad_news
 from relayd.relay.lessons import Lessons
@@ -32,6 +33,7 @@ from relayd.relay.retrypolicy import RetryPolicy, judge, unreported
 from relayd.relay.scheduler import Scheduler, Shares
 from relayd.relay.settling import QueueStore, Settling
 from relayd.relay.sites import SendingSite, Sites, goes_around, located, site_document
+from relayd.relay.strangers import Strangers
 from relayd.relay.survey import UnresolvedError
 from relayd.relay.suspensions import Suspensions
 from relayd.relay.sweep import Sweep
@@ -70,14 +72,17 @@ class Dispatcher:
         write_report: WriteReport,
         log: MailLog,
         *,
+        report_held: Callable[[Message], None] = lambda report: None,
         retry_policy: RetryPolicy | None = None,
         limits: RelayLimits | None = None,
         sites: Sites | None = None,
         suspensions: Suspensions | None = None,
+        strangers: Strangers | None = None,
         now: Callable[[], float] = time.time,
         random: Callable[[], float] = default_random.random,
     ) -> None:
         self._sites = sites
+        self._strangers = strangers
         self._suspensions = suspensions
         if suspensions is not None:
             suspensions.told.append(self._suspend)
@@ -86,6 +91,7 @@ class Dispatcher:
         self._courier = courier
         self._route = route
         self._write_report = write_report
+        self._report_held = report_held  # one that filters are to see before it leaves
         self._log = log
         self._retry_policy = retry_policy or RetryPolicy()
         self._limits = limits or RelayLimits()
@@ -124,6 +130,16 @@ class Dispatcher:
         )
         self._busy: dict[int, Delivery] = {}  # until the outcome is recorded
         self._disowned: set[int] = set()  # ... of those, what the operator has changed
+        self._first = FirstAttempts(
+            clock,
+            self._settling,
+            log,
+            accept=self.accept,
+            look_for=self._look_for,
+            forget=self.forget,
+            under_way=self._under_way,
+            report=self._report,
+        )
         self._quiet: Deferred[None] | None = None
         self._keeping: IDelayedCall | None = None
         self._origins = Origins(log, now, random)
@@ -156,6 +172,7 @@ class Dispatcher:
         self._scheduler.close()
         for seeking in list(self._seeking):
             seeking.cancel()
+        self._first.stop()
         self._courier.close()
         self._gathering.stop()
         await self._quiet_within(grace)
@@ -186,20 +203,41 @@ class Dispatcher:
 
     # what the rest of relayd says to us
 
-    def accept(self, message: Message, records: Sequence[Record]) -> None:
-        """A message that just became durable: it leaves at once if its lane has room."""
+    def accept(self, message: Message, records: Sequence[Record]) -> bool:
+        """A message that just became durable: it leaves at once if its lane has room.
+
+        Whether all of it is in memory; the rest is found in the table in time.
+        """
         if len(records) != 1 or records[0].state is not RecipientState.QUEUED:
             records = [record for record in records if record.state is RecipientState.QUEUED]
             if not records:
-                return
-        scheduler = self._scheduler
+                return False
+        scheduler, loaded = self._scheduler, True
         for delivery in deliveries(message, records):
             lane = scheduler.lane(delivery.records[0].recipient.destination)
             if lane.unserved and lane.standing is Standing.DOWN and lane.new(delivery):
                 scheduler.probe(lane)
-            self._queue.offer(lane, delivery, scheduler.slots(lane))
+            if not self._queue.offer(lane, delivery, scheduler.slots(lane)):
+                loaded = False
             scheduler.line_up(lane)
         scheduler.pump()
+        return loaded
+
+    def prompt(self, destination: str) -> bool:
+        """Whether mail that comes now is attempted soon."""
+        if self._phase is not Phase.RUNNING or self.stalled:
+            return False
+        lane = self._queue.lanes.get(destination)
+        return lane is None or (
+            lane.standing is Standing.OPEN
+            and not lane.more
+            and lane.suspended is None
+            and not any(gate.blocks for gate in lane.gates)
+        )
+
+    def attempt(self, message: Message, records: Sequence[Record], patience: float) -> FirstAttempt:
+        """A message that just became durable, and is on hold for its client, who waits."""
+        return self._first.begin(message, records, patience)
 
     def retry(self, destinations: Iterable[str] | None = None) -> None:
         """Look at the table again; a lane that is down probes now. None: all lanes."""
@@ -231,6 +269,10 @@ class Dispatcher:
     def bring_back(self, keys: Collection[Key], destinations: Iterable[str]) -> None:
         """They were changed, or not; something may be due for these destinations."""
         self._queue.bring_back(keys)
+        self._look_for(destinations)
+
+    def _look_for(self, destinations: Iterable[str]) -> None:
+        """Something may be due for these."""
         for destination in destinations:
             lane = self._scheduler.lane(destination)
             lane.more = True
@@ -262,12 +304,24 @@ class Dispatcher:
         troubled = [
             lane
             for lane in self._queue.lanes.values()
-            if not lane.direct and (lane.standing is Standing.DOWN or lane.unserved)
+            if (lane.standing is Standing.DOWN and (not lane.direct or _ours_to_mend(lane)))
+            or (lane.unserved and not lane.direct)
         ]
         for lane in troubled:
             lane.impatient = bool(lane.unserved)
             lane.unserved = {}
         self.retry([lane.destination for lane in troubled])
+
+    def source_is_back(self, name: str) -> None:
+        """It has the address again that it lacked: lanes that are down for it are probed."""
+        self.retry(
+            lane.destination
+            for lane in list(self._queue.lanes.values())
+            if lane.direct
+            and lane.standing is Standing.DOWN
+            and source_of(lane.destination) == name
+            and _ours_to_mend(lane)
+        )
 
     def _resume(self) -> None:
         self._scheduler.pump()
@@ -393,6 +447,8 @@ class Dispatcher:
         lane.more = True
         self._scheduler.landed(lane, shares)
         self._log.attempted(message, settlements, 0.0)
+        if self._first.open:
+            settlements = [*await self._first.heard(delivery, settlements)]
         self._done(lane, delivery, await self._settle(message, settlements))
 
     # one delivery
@@ -425,6 +481,12 @@ class Dispatcher:
         if lane.around is not None:
             if isinstance(hop, Hop) and goes_around(lane.gates, shares):
                 hop = hop.around
+                held = self._suspensions and self._suspensions.of_way_around(lane.destination)
+                if held:
+                    await self._put_off(
+                        lane, delivery, shares, [(held.until, held.outcome)] * count
+                    )
+                    return
         elif nowhere is not None and isinstance(hop, Hop):
             hop = nowhere
         outcomes: Sequence[Outcome]
@@ -445,6 +507,8 @@ class Dispatcher:
             scheduler.line_up(lane)
         scheduler.pump()  # the next one leaves while this one is being recorded
         recorded: Sequence[Settlement] | None = settlements
+        if self._first.open:
+            settlements = [*await self._first.heard(delivery, settlements)]
         if not _as_hoped(settlements):
             final = isinstance(hop, Hop) and hop.final
             recorded = await self._settle(delivery.message, settlements, final=final)
@@ -534,36 +598,64 @@ class Dispatcher:
     ) -> Sequence[Settlement] | None:
         if not settlements:
             return settlements
-        settlements, reports = self._reports(message, settlements, final=final)
-        new = [letter for _, letter in reports]
-        stored = await self._settling.record(settlements, new)
+        settlements, reports = await self._reports(message, settlements, final=final)
+        return settlements if await self._stored(message, settlements, reports) else None
+
+    async def _report(self, message: Message, settlements: Sequence[Settlement]) -> None:
+        """What these are owed that are recorded by now."""
+        _, reports = await self._reports(message, settlements, final=False)
+        if reports:
+            await self._stored(message, (), reports)
+
+    async def _stored(
+        self,
+        message: Message,
+        settlements: Sequence[Settlement],
+        reports: Sequence[tuple[Report | Smaller, NewMessage]],
+    ) -> bool:
+        stored = await self._settling.record(settlements, [letter for _, letter in reports])
         if stored is None:
-            return None
+            return False
         known = {letter.ident: report for report, letter in reports}
         for letter, records in stored:
             report = known.get(letter.ident)
             if report is not None:
                 self._log.report(message, str(letter), str(report.to), report.kind)
+            if any(each.state is RecipientState.HELD for each in records):
+                self._report_held(letter)
             self.accept(letter, records)
-        return settlements
+        return True
 
-    def _reports(
+    def _under_way(self, ident: int) -> int:
+        """Deliveries of this message whose outcome is not recorded."""
+        return sum(each.message.ident == ident for each in self._busy.values())
+
+    async def _reports(
         self, message: Message, settlements: Sequence[Settlement], *, final: bool
     ) -> tuple[Sequence[Settlement], list[tuple[Report | Smaller, NewMessage]]]:
         now = self._now()
         reports: Sequence[Report | Smaller] = ()
+        later: Sequence[Settlement] = ()
         try:
             if message.envelope.reverse_path is not None:
-                reports = owed(
+                mine = owed(
                     message, settlements, now=now, give_up=self._retry_policy.give_up, final=final
                 )
+                strangers = self._strangers
+                if mine and strangers is not None and strangers.concerns(mine):
+                    settlements, mine, later = await strangers.sift(settlements, mine)
+                reports = mine
             elif is_report(message):
                 reports = self._lost.follow(message, settlements)
-            return settlements, [(report, self._write_report(report)) for report in reports]
+            written = [(report, self._write_report(report)) for report in reports]
         except Exception as error:
             self._log.trouble("report not written", message=str(message), why=_traceback(error))
+            settlements, later, written = (), [*settlements, *later], []
+        if later:
             delay = self._retry_policy.delay(1, self._random())
-            return [unreported(each, now=now, delay=delay) for each in settlements], []
+            waiting = [unreported(each, now=now, delay=delay) for each in later]
+            settlements = [*settlements, *waiting]
+        return settlements, written
 
     def _done(self, lane: Lane, delivery: Delivery, recorded: Sequence[Settlement] | None) -> None:
         del self._busy[id(delivery)]
@@ -594,6 +686,11 @@ def _with_some(
     for record, wait in zip(records, waits, strict=True):
         if wait is not None:
             yield record, wait
+
+
+def _ours_to_mend(lane: Lane) -> bool:
+    """It is down for what is configured here: a source without its address, or undefined."""
+    return lane.trouble is not None and lane.trouble.reply.status == NOT_CONFIGURED
 
 
 def _as_hoped(settlements: Sequence[Settlement]) -> bool:

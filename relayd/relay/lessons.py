@@ -95,7 +95,7 @@ class Lessons:
         for outcome in outcomes:
             if outcome.reply.code < 300:
                 if lane.around is None or outcome.remote_mta.lower() in site.exchangers:
-                    self._site_took(lane, now)
+                    self._site_took(lane, now, began)
                 return None
         trouble = outcomes[0]
         meaning = trouble.meaning
@@ -133,10 +133,10 @@ class Lessons:
         """As its site opens; the mail may be due before, for it waits there."""
         return min(max(when, now + _MOMENT), now + self.retry_policy.farthest)
 
-    def _site_took(self, lane: Lane, now: float) -> None:
+    def _site_took(self, lane: Lane, now: float, began: float) -> None:
         for gate in lane.gates:
-            gate.took(now)
-            if gate.blocks:
+            gate.took(now, began)
+            if gate.blocked_until and gate.blocks and began > gate.blocked_at:
                 gate.unblock()
                 self._log.notice("provider takes our mail again", provider=gate.name)
 

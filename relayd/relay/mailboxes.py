@@ -31,6 +31,7 @@ from relayd.relay.dial import IReactor
 from relayd.relay.limits import NextHopDeadlines, RelayLimits
 from relayd.relay.smtpout import Courier
 from relayd.shared.keytable import KeyTable
+from relayd.shared.seldom import Seldom
 
 DAY = 86400.0
 FRESH = {True: DAY, False: 3600.0}  # seconds for which nobody asks again: it exists, it does not
@@ -46,7 +47,6 @@ DEADLINES = NextHopDeadlines(
     greeting=10.0, hello=10.0, handshake=10.0, envelope=15.0, recipient=0.5, quit=2.0
 )
 
-_MINUTE = 60.0
 _ROW = struct.Struct("<d?")  # when, in seconds since the epoch, and whether it exists
 _NOBODY = Client("127.0.0.1", protocol="ESMTP")
 _NOTHING = BytesContent(b"", pure=True)
@@ -59,7 +59,7 @@ class _Line:
     def __init__(self) -> None:
         self.waiting: dict[Mailbox, list[Deferred[_Answer]]] = {}
         self.asking = False
-        self.down_until = self.told_until = 0.0
+        self.down_until = 0.0
 
 
 class MailboxVerification:
@@ -72,14 +72,15 @@ class MailboxVerification:
         spool: Path,
         log: MailLog,
         clock: Callable[[], float] = time.time,
+        seldom: Seldom | None = None,
     ) -> None:
         self._reactor = reactor
+        self._seldom = seldom or Seldom(reactor.seconds)  # who tells of trouble
         self._courier = courier
         self._folder = spool / FOLDER
         self._log = log
         self._clock = clock  # seconds since the epoch
         self._table: KeyTable | None = None
-        self._told: float | None = None  # when trouble with the table was said last
         self._lines: dict[NextHop, _Line] = {}
 
     def apply(self, hops: Sequence[NextHop]) -> None:
@@ -148,8 +149,8 @@ class MailboxVerification:
         of_hop = outcome.blame is not Blame.RECIPIENT
         if of_hop:
             line.down_until = now + DOWN
-        if (of_hop or outcome.severity is Severity.PERMANENT) and line.told_until <= now:
-            line.told_until = now + _MINUTE
+        mendable = of_hop or outcome.severity is Severity.PERMANENT
+        if mendable and self._seldom.times(f"mailboxes {hop.name}"):
             self._log.trouble("mailboxes not verified", next_hop=hop.name, why=outcome.reply)
 
     def _answer(self, line: _Line, answers: dict[Mailbox, _Answer]) -> None:
@@ -179,8 +180,7 @@ class MailboxVerification:
         try:
             self._rows().change(_key(hop, mailbox), now, lambda _: row)
         except OSError as error:
-            if self._told is None or now - self._told >= _MINUTE:
-                self._told = now
+            if self._seldom.times("mailboxes not remembered"):
                 self._log.trouble("mailboxes not remembered", why=error)
 
     def _rows(self) -> KeyTable:

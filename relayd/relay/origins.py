@@ -20,6 +20,7 @@ from relayd.relay.learntrate import LearntRate
 _ENOUGH = 5  # complaints before anybody is slowed
 _SHARE = 0.2  # ... and what part of its mail they are
 _HALF_LIFE = 6 * 3600.0  # seconds in which what was counted counts half
+_FIRST = 0.1  # messages a second, of which half is left by the first lesson
 _NEWS = 10.0  # seconds: complaints that come together are one lesson
 _MOST = 5000  # origins to remember
 _MOST_SLOTS = 10_000  # messages that know when it is their turn
@@ -88,7 +89,7 @@ class Origins:
             origin.last = str(outcome.reply)
             self._complained(origin, now)
         elif origin.rate is not None:
-            origin.rate.took(now)
+            origin.rate.took(now, now)
             if not origin.rate.rate:
                 origin.rate = None
                 self._log.notice("origin is not slowed any more", origin=name)
@@ -102,6 +103,7 @@ class Origins:
             if max(at_large, key=lambda each: each.share) is not origin:
                 return  # another one is worse, and is slowed first
             origin.rate = LearntRate(self._random)
+            origin.rate.rate = _FIRST
             self.slowed = True
             self._log.notice(
                 "origin slowed",
@@ -112,7 +114,7 @@ class Origins:
         elif now - origin.refused_at < _NEWS:
             return
         origin.refused_at = now
-        origin.rate.took(now)
+        origin.rate.took(now, now)
         origin.rate.slower(now, now)
 
     def _forget_one(self) -> None:

@@ -113,10 +113,16 @@ class Protection:
     ) -> HopSecurity | None:
         """After a failure for want of TLS: what to try next with this host, or None.
 
+        The same without a session to resume, if there was one: it must never be in the way.
         In the clear where TLS was optional anyway; or with what the sender thinks is good enough
         (`TLS-Required: No`, RFC 8689 section 4.2.2: only against what the recipient publishes).
         """
         demand = security.demand
+        if security.in_vain:
+            implicit, waived = security.implicit, security.waived
+            return HopSecurity(
+                self.settings.contexts, endpoint, demand, implicit=implicit, waived=waived
+            )
         if not security.failed or security.implicit or delivery.message.envelope.require_tls:
             return None
         if demand.level is Level.OPTIONAL:
@@ -133,7 +139,7 @@ class Protection:
     def told(self, security: HopSecurity, sender: str) -> None:
         """A session has got past TLS, or has failed on the way; `sender` is our own address."""
         policy = security.demand.policy
-        if self._results is not None and policy is not None:
+        if self._results is not None and policy is not None and not security.in_vain:
             failure = security.failure(sender)
             if failure is not None or security.proved:
                 self._results.note(policy, failure)

@@ -87,7 +87,7 @@ ROWS = (
         "microsoft", (421, 550), (), r"maximum number of (?:connections|messages)", Meaning.LIMIT, S
     ),
     Row("microsoft", (421, 550), (), r"\bIB007\b|messages per connection", Meaning.LIMIT, S),
-    Row("microsoft", (421,), (), r"\bRP-00[123]\b", Meaning.SLOWER, S, HOUR / 4),
+    Row("microsoft", (421,), (), r"\bRP-00[123]\b", Meaning.LIMIT, S),
     Row("microsoft", (550,), ("7.515",), "", Meaning.UNAUTHENTICATED, M),
     # Apple: https://support.apple.com/102322
     Row("apple", (421, 450, 451), (), r"\[(?:HCM1|BS02)\]", Meaning.SLOWER, S, HOUR / 4),

@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 from relayd.mail.envelope import Direction, Recipient
 from relayd.mail.nexthop import NextHop
-from relayd.mail.outcome import Outcome, postponed
+from relayd.mail.outcome import NOT_CONFIGURED, Outcome, postponed
 from relayd.mail.pacing import SourceAddress
 from relayd.relay.courier import Hop
 
@@ -29,7 +29,7 @@ def route(
     if direction.direct:
         source = sources.get(direction.source)
         if direction.source and source is None:
-            return postponed("4.3.5", f"Source {direction.source} is not defined")
+            return postponed(NOT_CONFIGURED, f"Source {direction.source} is not defined")
         behind = tuple(next_hops[name] for name in direction.names if name in next_hops)
         return Hop(behind, recipient.mailbox.domain_key, source)
     if direction.refusal is not None:  # by our rules, when there was nobody to hear it
@@ -37,5 +37,4 @@ def route(
     defined = tuple(next_hops[name] for name in direction.names if name in next_hops)
     if defined:
         return Hop(next_hops=defined)
-    # 4.3.5, system incorrectly configured (RFC 3463 section 3.4)
-    return postponed("4.3.5", f"Next hop {', '.join(direction.names)} is not defined")
+    return postponed(NOT_CONFIGURED, f"Next hop {', '.join(direction.names)} is not defined")

@@ -10,7 +10,7 @@ silent ones can take all slots, and who is new or works does not wait behind the
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -19,6 +19,7 @@ from twisted.python.failure import Failure
 
 from relayd.mail.delivery import Delivery
 from relayd.mail.log import MailLog
+from relayd.mail.message import Message
 from relayd.reactor.coroutine import log_bug, spawn
 from relayd.relay.limits import RelayLimits
 from relayd.relay.retrypolicy import speaks_against_destination
@@ -37,6 +38,46 @@ NOBODY: deque[Lane] = deque(maxlen=0)
 """Who waits for a share, as long as nobody ever has."""
 
 
+class Turns:
+    """Lanes that wait: those for mail of one sender in a line, and the senders in turns."""
+
+    __slots__ = ("_lines",)
+
+    def __init__(self) -> None:
+        self._lines: dict[str, deque[Lane]] = {}  # the next turn first
+
+    def append(self, lane: Lane) -> None:
+        """Last of its sender's."""
+        self._lines.setdefault(lane.sender, deque()).append(lane)
+
+    def appendleft(self, lane: Lane) -> None:
+        """First of its sender's."""
+        self._lines.setdefault(lane.sender, deque()).appendleft(lane)
+
+    def popleft(self) -> Lane:
+        """Whose turn it is."""
+        sender = next(iter(self._lines))
+        line = self._lines.pop(sender)
+        lane = line.popleft()
+        if line:
+            self._lines[sender] = line
+        return lane
+
+    def remove(self, lane: Lane) -> None:
+        """It does not wait any more; raises KeyError and ValueError."""
+        line = self._lines[lane.sender]
+        line.remove(lane)
+        if not line:
+            del self._lines[lane.sender]
+
+    def __iter__(self) -> Iterator[Lane]:
+        for line in self._lines.values():
+            yield from line
+
+    def __bool__(self) -> bool:
+        return bool(self._lines)
+
+
 class Share:
     """The slots that lanes of one kind may hold together, and who waits for one of them."""
 
@@ -47,7 +88,7 @@ class Share:
     def __init__(self) -> None:
         self.in_flight = 0
         self.more = 0  # than usual, while things go well
-        self.waiting: deque[Lane] = deque()
+        self.waiting: deque[Lane] | Turns = deque()
         self.alarm: IDelayedCall | None = None  # it opens by itself, too
 
     def most(self, limits: RelayLimits) -> int:
@@ -66,6 +107,16 @@ class Share:
 
     def reopened(self) -> None:
         """The operator wants it tried now."""
+
+
+class _NewDomains(Share):
+    """Domains never reached: many of one sender's do not keep another's waiting."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waiting = Turns()
 
 
 class _ToDomains(Share):
@@ -114,7 +165,7 @@ class Scheduler:
         self._next_hops_down = Share()
         self._domains = _ToDomains()  # all that goes to domains, the next two as well
         self._domains_down = Share()
-        self._domains_new = Share()
+        self._domains_new = _NewDomains()
         self._all_shares = (
             *(self._domains, self._domains_new),
             *(self._domains_down, self._next_hops_down),
@@ -257,7 +308,7 @@ class Scheduler:
             self._opens(gate)
         self.pump()
 
-    def _elsewhere(self) -> deque[Lane] | None:
+    def _elsewhere(self) -> deque[Lane] | Turns | None:
         """Who waits for something else that is free now."""
         if self._looks >= self.limits.looks:
             return None
@@ -302,7 +353,7 @@ class Scheduler:
         if wait and (share.alarm is None or not share.alarm.active()):
             share.alarm = self._clock.callLater(wait, self._opens, share)
 
-    def _call_up(self, others: deque[Lane]) -> None:
+    def _call_up(self, others: deque[Lane] | Turns) -> None:
         """The first of those who wait elsewhere may stand in line again."""
         if others:
             lane = others.popleft()
@@ -368,6 +419,8 @@ class Scheduler:
             return
         lane.waits = True
         self._aside += 1
+        if lane.head is not None and share is self._domains_new:
+            lane.sender = _sender(lane.head.message)
         if lane.loaded and not self._queue.roomy:
             self._queue.unload(lane)
         if share.waiting is NOBODY:
@@ -536,3 +589,9 @@ class Scheduler:
 
     def _broken(self, failure: Failure) -> None:
         log_bug(self._log, "bug", failure)
+
+
+def _sender(message: Message) -> str:
+    """Who has his turn with it: the login that it came by, or the domain that it is from."""
+    path = message.envelope.reverse_path
+    return message.client.login or (path.domain_key if path is not None else "")

@@ -30,8 +30,9 @@ class HopSecurity:
         self.demand = demand
         self.failed = False  # for want of TLS, not for want of an answer
         self.proved = False  # TLS stands, and is what was demanded
+        self.in_vain = False  # it failed when a session was to be resumed: try it without
+        self.endpoint = endpoint
         self._flaw: tuple[Flaw, str] | None = None
-        self._endpoint = endpoint
         self._contexts = contexts
         self._tls: ClientTls | None = None
 
@@ -43,8 +44,13 @@ class HopSecurity:
     @property
     def creator(self) -> ClientTls:
         """Makes the TLS connection, with the server's name in it."""
-        self._tls = ClientTls(self._contexts, self.demand)
+        self._tls = ClientTls(self._contexts, self.demand, self.endpoint)
         return self._tls
+
+    def keep(self, handle: object) -> None:
+        """The server speaks under TLS: the session may be resumed by the next connection."""
+        if self._tls is not None:
+            self._tls.keep(handle)  # type: ignore[arg-type]  # an SSL.Connection
 
     def missing(self, why: str) -> Reply | None:
         """There will be no TLS: go on in the clear only where that is enough."""
@@ -54,6 +60,9 @@ class HopSecurity:
     def broken(self, why: str) -> Reply:
         """The handshake failed, or what followed. In the clear is another connection's business."""
         self._flaw = Flaw.VALIDATION, why
+        if self._tls is not None and self._tls.offered:
+            self.in_vain = True
+            self._tls.refuse()
         what = "session under TLS" if self.proved else "TLS handshake"
         return self.unmet(f"{what} failed: {why}", UNPROVEN)
 
@@ -77,15 +86,15 @@ class HopSecurity:
 
     def failure(self, sender: str) -> Failure | None:
         """What is to be reported to the domain; None: nothing was wrong, or was not tried."""
-        if self._flaw is None:
+        if self._flaw is None or self.in_vain:
             return None
-        host, address = self._endpoint.host, self._endpoint.address
+        host, address = self.endpoint.host, self.endpoint.address
         return Failure(*self._flaw, host, address, sender)
 
     def unmet(self, why: str, status: str) -> Reply:
         """The reply that says who demands what, and what is missing."""
         self.failed = True
-        return unmet(self.demand, self._endpoint.host, why, status)
+        return unmet(self.demand, self.endpoint.host, why, status)
 
 
 def unmet(demand: Demand, host: str, why: str, status: str = UNPROVEN) -> Reply:

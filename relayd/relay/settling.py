@@ -101,7 +101,7 @@ class Settling:
                     if refused >= _TRIES:
                         self._log.trouble(
                             "outcome cannot be recorded; the recipients rest until a restart",
-                            message=str(settlements[0].record.message),
+                            message=str(settlements[0].record.message) if settlements else "",
                             why=repr(error),
                         )
                         return None
@@ -113,6 +113,15 @@ class Settling:
             if owed:
                 self._owed -= 1
                 self._check()
+
+    async def record_now(self, settlements: Sequence[Settlement]) -> bool:
+        """Settle, or say at once that it cannot be done now."""
+        try:
+            await self._shelf.settle(settlements)
+        except Exception as error:
+            self._log.trouble("outcome not recorded", why=str(error))
+            return False
+        return True
 
     def recovered(self) -> None:
         """The spool says that it can record again: what is owed goes first."""

@@ -48,7 +48,7 @@ _UNLIMITED = 1 << 30
 _FILE = "paces"
 _MX = "mx "  # how the name of a site begins that is nobody's with a name
 _MOST_KEPT = 1000  # sites whose pace outlives a restart
-_SAVE = 30.0  # seconds between two looks whether there is something to keep
+_SAVE = 10.0  # seconds between two looks whether there is something to keep
 
 Resolve = Callable[[str], Awaitable[Sequence[Endpoint]]]
 
@@ -58,7 +58,7 @@ class SendingSite(Share):
 
     __slots__ = (
         *("__weakref__", "_counters", "_excuses", "_key", "_limited_at", "_now"),
-        "_told",
+        *("_opened_at", "_reopened_at", "_told"),
         *("blocked_until", "connections", "exchangers", "gated", "learnt", "limit", "messages"),
         *("name", "probe_at", "proved_at", "provider", "refused", "taken", "trouble"),
     )
@@ -90,6 +90,8 @@ class SendingSite(Share):
         self._limited_at = 0.0
         self.messages = 0  # on one connection, as configured
         self.blocked_until = 0.0
+        self._opened_at = 0.0  # when we found out that a block is over
+        self._reopened_at = 0.0  # when the operator wanted it tried
         self.probe_at = 0.0  # when the next one may ask whether that is over
         self.proved_at = 0.0  # when it last took a message
         self.trouble: Outcome | None = None  # why it is slowed or blocked
@@ -124,15 +126,23 @@ class SendingSite(Share):
     def opens_at(self, now: float) -> float:
         """When the next one may start."""
         at = self.learnt.opens_at(now)
-        if self.blocks and self.probe_at - now <= PROBE:
-            at = max(at, self.probe_at)
+        if self.blocks:
+            asked = self._asked()
+            if asked <= now:
+                at = max(at, asked + PROBE)
         return at
+
+    def _asked(self) -> float:
+        """When a worker last asked whether a block is over; 0: not since the operator's word."""
+        elsewhere = self._noted("asked")
+        return max(self.probe_at - PROBE, elsewhere if elsewhere > self._reopened_at else 0.0)
 
     def started(self, now: float) -> None:
         """One has."""
         self.learnt.started(now)
         if self.blocks:
             self.probe_at = now + PROBE
+            self._note("asked", now)
         self._tell()
 
     def ended(self) -> None:
@@ -146,16 +156,45 @@ class SendingSite(Share):
             self._counters.add(self._key, told - self._told)
             self._told = told
 
+    def _note(self, what: str, now: float) -> None:
+        if self._counters is not None:
+            self._counters.note(f"{what} {self.name}", now)
+
+    def _noted(self, what: str) -> float:
+        """When that was at another worker; 0: never."""
+        return 0.0 if self._counters is None else self._counters.noted(f"{what} {self.name}")
+
     # what it says
 
     @property
     def blocks(self) -> bool:
         """Nothing of ours is taken, as far as is known."""
+        if self._counters is not None:
+            self._hear_of_blocks()
         return self.blocked_until > 0.0 and 0.0 < self.blocked_until - self._now() <= BLOCK
+
+    def _hear_of_blocks(self) -> None:
+        """What other workers know."""
+        if self.blocked_until:
+            if self._noted("opened") > self.blocked_at:
+                self._open()
+            return
+        at = self._noted("blocked")
+        if 0.0 < at <= self._now() < at + BLOCK and at > max(
+            self._noted("opened"), self._opened_at
+        ):
+            self.blocked_until = at + BLOCK
+            self.weigh()
+
+    @property
+    def blocked_at(self) -> float:
+        """When it last said so."""
+        return self.blocked_until - BLOCK
 
     def reopened(self) -> None:
         """The operator wants it tried now."""
         self.probe_at = 0.0
+        self._reopened_at = self._now()
         self.learnt.reopened()
 
     def excuses(self, message: int) -> bool:
@@ -168,17 +207,17 @@ class SendingSite(Share):
 
     def probe_due(self, now: float) -> bool:
         """It is time to ask whether a block is gone."""
-        return not 0.0 < self.probe_at - now <= PROBE
+        return not 0.0 <= now - self._asked() < PROBE
 
     def serves_lately(self, now: float) -> bool:
         """It took something a moment ago, or is known to take so much and no more."""
         return self.learnt.rate > 0 or 0.0 <= now - self.proved_at < _LATELY
 
-    def took(self, now: float) -> None:
-        """It took a message."""
+    def took(self, now: float, began: float) -> None:
+        """It took a message, in an attempt that began then."""
         self.taken += 1
         self.proved_at = now
-        self.learnt.took(now)
+        self.learnt.took(now, began)
         if self.gated:
             if self.limit and now - self._limited_at >= _WIDER:
                 self._limited_at = now
@@ -207,11 +246,23 @@ class SendingSite(Share):
         self.refused += 1
         self.trouble = trouble
         self.blocked_until, self.probe_at = now + BLOCK, now + PROBE
+        self._note("asked", now)
+        self._note("blocked", now)
         self.weigh()
         return news
 
+    def known_blocked(self) -> None:
+        """Since before the restart; the other workers may not know it."""
+        self._note("blocked", self.blocked_at)
+        self._note("asked", self.probe_at - PROBE)
+
     def unblock(self) -> None:
         """It takes our mail again."""
+        self._opened_at = self._now()
+        self._note("opened", self._opened_at)
+        self._open()
+
+    def _open(self) -> None:
         self.blocked_until = self.probe_at = 0.0
         self.weigh()
 
@@ -425,6 +476,7 @@ class Sites:
         if now < until <= now + BLOCK:
             site.blocked_until = until
             site.probe_at = min(numbers.get("probe_at", 0.0), now + PROBE)
+            site.known_blocked()
         site.trouble = _said(kept.get("said"))
         site.weigh()
 

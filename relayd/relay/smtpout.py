@@ -7,6 +7,7 @@ both of which the protocol core knows; the difference left here is where a conne
 from __future__ import annotations
 
 import enum
+from collections import deque
 from collections.abc import (
     Awaitable,
     Callable,
@@ -16,6 +17,8 @@ from collections.abc import (
     Iterable,
     Sequence,
 )
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -34,9 +37,10 @@ from relayd.mime.survey import Unconvertible
 from relayd.reactor.coroutine import promise
 from relayd.relay.connection import Connection
 from relayd.relay.courier import Hop, ICourier
-from relayd.relay.dial import IReactor, dial
+from relayd.relay.dial import IReactor, Rival, dial
 from relayd.relay.limits import NextHopDeadlines, RelayLimits
 from relayd.relay.logins import Login, Logins
+from relayd.relay.lostaddresses import is_there
 from relayd.relay.newcomers import Newcomers
 from relayd.relay.pool import Place, Pool
 from relayd.relay.protection import Protection
@@ -46,6 +50,7 @@ from relayd.relay.trouble import (
     SessionError,
     beside,
     consequence,
+    lacks_address,
     missing_source,
     no_source,
     spent,
@@ -82,8 +87,10 @@ class Courier:
         logins: Logins | None = None,
         terms: Callable[[NextHop | str, Endpoint, str], Terms] | None = None,
         blocked: Callable[[str, str, Outcome], None] | None = None,
+        lost: Callable[[SourceAddress, str], None] | None = None,
     ) -> None:
-        """`terms` and `blocked`: see relayd.relay.sites."""
+        """`terms` and `blocked`: see relayd.relay.sites; `lost`: relayd.relay.lostaddresses."""
+        self._lost = lost
         self._terms = terms
         self._blocked = blocked
         self._reactor = reactor
@@ -114,6 +121,9 @@ class Courier:
                 connection = self._pool.take(key, attempt.asked)
                 if connection is None:
                     break
+                if hop.source is not None and not is_there(connection.local):
+                    connection.cut("lost: its address is none of this host any more")
+                    continue
                 await self._use(connection, attempt, key)  # the one it had may be over by now
             if attempt.pending and not self._aborted:
                 await self._seeking(self._walk(attempt, hop, key))
@@ -197,7 +207,9 @@ class Courier:
             if isinstance(target, str):
                 endpoints, until = self._newcomers.in_order(endpoints, until)
             lmtp = isinstance(target, NextHop) and target.protocol == LMTP
-            for endpoint in self._bold_first(endpoints):
+            waiting = deque(self._bold_first(endpoints))
+            while waiting:
+                endpoint = waiting.popleft()
                 if self._aborted:
                     return
                 if len(attempt.asked) >= _MOST_ASKED or self._reactor.seconds() >= until:
@@ -207,32 +219,63 @@ class Courier:
                     continue
                 source = hop.source if isinstance(target, str) else None
                 if source is not None and not source.of_family(endpoint.address):
-                    attempt.miss(no_source(source, endpoint))
+                    attempt.lack(no_source(source, endpoint))
                     continue
                 login = None if self._logins is None else self._logins.of(target, endpoint)
-                afresh = True
+                way = _Way(endpoint, source)
+                if waiting:
+                    way.rival = self._rival(way, target, waiting, attempt.asked)
+                rival, afresh = way.rival, True
                 while afresh:
-                    connection = await self._connect(
-                        *(target, endpoint, attempt, login, source), lmtp=lmtp
-                    )
+                    connection = await self._connect(target, way, attempt, login, lmtp=lmtp)
                     afresh = connection is not None and await self._use(connection, attempt, key)
                     if afresh and self._reactor.seconds() >= until:
                         attempt.run_out()
                         return
                 if not attempt.pending:
                     return
+                if rival is not None and rival.began is not None:
+                    waiting.remove(rival.endpoint)
+                    if rival.won:
+                        waiting.append(endpoint)  # it may be there, after all
                 if login is not None and login.hopeless:
                     break
                 if attempt.turned_away is not None and isinstance(target, str):
                     break  # its other hosts say the same
 
+    def _rival(
+        self,
+        way: _Way,
+        target: NextHop | str,
+        waiting: Iterable[Endpoint],
+        asked: Collection[Place],
+    ) -> Rival | None:
+        """The next address of the same host in the other family (RFC 8305 section 4)."""
+        first, source, newcomers = way.endpoint, way.source, self._newcomers
+        if first.unix:
+            return None
+        for each in waiting:
+            if (
+                each.host == first.host
+                and each.port == first.port
+                and (":" in each.address) != (":" in first.address)
+                and (target, each) not in asked
+            ):
+                of_source = "" if source is None else source.of_family(each.address)
+                if source is not None and not of_source:
+                    return None
+                new = newcomers.new(target, each)
+                if new and newcomers.closed(each) is not None:
+                    return None
+                return Rival(each, of_source, partial(newcomers.knocked, each) if new else None)
+        return None
+
     async def _connect(
         self,
         target: NextHop | str,
-        endpoint: Endpoint,
+        way: _Way,
         attempt: _Attempt,
         login: Login | None,
-        source: SourceAddress | None,
         *,
         lmtp: bool,
     ) -> Connection | None:
@@ -241,28 +284,21 @@ class Courier:
             try:
                 if login is not None:
                     await login.prepare()
-                return await self._secure(
-                    target, endpoint, attempt.delivery, login, source, lmtp=lmtp
-                )
+                return await self._secure(target, way, attempt.delivery, login, lmtp=lmtp)
             except SessionError as error:
                 if login is None or not login.renew():
                     attempt.miss(error.outcome)
                     if isinstance(target, str):
-                        terms = (
-                            ON_ANY
-                            if self._terms is None
-                            else self._terms(target, endpoint, source.name if source else "")
-                        )
+                        terms = self._terms_of(target, way)
                         attempt.hear(terms.provider, error.outcome)
                     return None
 
     async def _secure(
         self,
         target: NextHop | str,
-        endpoint: Endpoint,
+        way: _Way,
         delivery: Delivery,
         login: Login | None,
-        source: SourceAddress | None,
         *,
         lmtp: bool,
     ) -> Connection:
@@ -270,32 +306,36 @@ class Courier:
         protection = self._protection
         security: HopSecurity | None = None
         if protection is not None:
-            security = await protection.secure(target, endpoint, delivery)
+            security = await protection.secure(target, way.endpoint, delivery)
         while True:
             try:
-                return await self._open(target, endpoint, security, login, source, lmtp=lmtp)
+                return await self._open(target, way, security, login, lmtp=lmtp)
             except SessionError as error:
                 if protection is None or security is None:
                     raise
-                if security.failed and delivery.message.envelope.require_tls:
+                if (
+                    security.failed
+                    and delivery.message.envelope.require_tls
+                    and not security.in_vain
+                ):
                     # other mail may do without what this one demands
                     raise SessionError(error.outcome.but(blame=Blame.RECIPIENT)) from None
-                security = protection.without(security, endpoint, delivery)
+                security = protection.without(security, way.endpoint, delivery)
                 if security is None:
                     raise
 
     async def _open(
         self,
         target: NextHop | str,
-        endpoint: Endpoint,
+        way: _Way,
         security: HopSecurity | None,
         login: Login | None,
-        source: SourceAddress | None,
         *,
         lmtp: bool,
     ) -> Connection:
         """A connection; raises SessionError."""
         newcomers, deadlines, wait = self._newcomers, self._deadlines, self._limits.connect
+        endpoint, source, rival = way.endpoint, way.source, way.rival
         new = newcomers.new(target, endpoint)
         if new:
             closed = newcomers.closed(endpoint)
@@ -304,11 +344,7 @@ class Courier:
             deadlines = newcomers.deadlines(endpoint, deadlines)
             wait = min(wait, newcomers.wait(endpoint))
             began = newcomers.knocked(endpoint)
-        terms = (
-            ON_ANY
-            if self._terms is None
-            else self._terms(target, endpoint, source.name if source else "")
-        )
+        terms = self._terms_of(target, way)
         if terms.group:
             self._pool.make_room(terms)
         made = Connection(
@@ -324,23 +360,43 @@ class Courier:
         )
         from_address = "" if source is None else source.of_family(endpoint.address)
         try:
-            await dial(self._reactor, made, wait, from_address)
+            await dial(self._reactor, made, wait, from_address, rival)
         except SessionError as error:
             if source is not None and error.no_address:
+                if self._lost is not None:
+                    self._lost(source, from_address)
                 raise SessionError(missing_source(source, from_address)) from None
             if security is None or not security.failed:
-                self._note(endpoint)
+                self._note(made.endpoint)
             raise
         finally:
+            won = rival is not None and rival.won
             if new:
-                newcomers.answered(endpoint, began, session=made.usable)
+                newcomers.answered(endpoint, began, session=made.usable and not won)
+            if rival is not None and rival.began is not None:
+                self._run_off(way, rival, session=made.usable)
             if security is not None and self._protection is not None:
                 self._protection.told(security, made.local)
         made.waived = security is not None and security.waived
         if self._served and isinstance(target, NextHop):
             made.serves_us = self._served.get(target, 0.0) > self._reactor.seconds()
-        self._shy.pop(endpoint, None)
+        self._shy.pop(made.endpoint, None)
         return made
+
+    def _run_off(self, way: _Way, rival: Rival, *, session: bool) -> None:
+        """Two addresses of a host were tried: who was slower is asked later for a while."""
+        way.rival = None
+        if rival.began:
+            self._newcomers.answered(
+                rival.endpoint, rival.began, session=session or not (rival.won or rival.trouble)
+            )
+        if rival.won:
+            self._note(way.endpoint)
+            way.endpoint = rival.endpoint
+        elif rival.trouble is not None:
+            self._note(rival.endpoint)
+            if way.source is not None and self._lost is not None and lacks_address(rival.trouble):
+                self._lost(way.source, rival.source)
 
     async def _use(self, connection: Connection, attempt: _Attempt, key: Hashable) -> bool:
         """As many transactions as the recipients need. True: the host wants a fresh connection."""
@@ -381,13 +437,11 @@ class Courier:
 
     # where to
 
-    def _terms_of(
-        self, target: NextHop | str, endpoint: Endpoint, source: SourceAddress | None
-    ) -> Terms:
+    def _terms_of(self, target: NextHop | str, way: _Way) -> Terms:
         """On what terms a host takes a connection."""
         if self._terms is None:
             return ON_ANY
-        return self._terms(target, endpoint, "" if source is None else source.name)
+        return self._terms(target, way.endpoint, "" if way.source is None else way.source.name)
 
     def _bold_first(self, endpoints: Sequence[Endpoint]) -> Iterable[Endpoint]:
         """In order, but those that lately did not answer at the end."""
@@ -400,6 +454,15 @@ class Courier:
         if len(self._shy) >= _MOST_SHY:
             self._shy.clear()
         self._shy[endpoint] = self._reactor.seconds() + self._limits.shy
+
+
+@dataclass(slots=True, eq=False)
+class _Way:
+    """How a host is reached."""
+
+    endpoint: Endpoint  # of two, the one that has answered
+    source: SourceAddress | None
+    rival: Rival | None = None  # until both are tried
 
 
 class Then(enum.Enum):
@@ -423,6 +486,7 @@ class _Attempt:
     waits_for_direct = False  # a domain's host has heard of the mail, or wants it later
     _held_back: Sequence[int] = ()  # for another host, until this one is done with the others
     _put_off: dict[int, Outcome] | None = None  # by hosts that were spoken with
+    _lacking: Outcome | None = None  # a family of addresses, on our side
     _trouble: Outcome | None = None  # with all who found no host to speak with
     _seven_bits: Content | None = None  # for hosts that take no more
     _of_conversion = ""  # what it broke, or why there is none; for the log
@@ -437,6 +501,10 @@ class _Attempt:
     def miss(self, trouble: Outcome) -> None:
         """A host, or where to find one, is out of reach for all who are pending."""
         self._trouble = weightier(self._trouble, trouble)
+
+    def lack(self, trouble: Outcome) -> None:
+        """An address is of no use to us: that counts where nothing else is in the way."""
+        self._lacking = trouble
 
     def hear(self, provider: str, outcome: Outcome) -> None:
         """What a domain's host that has taken no mail says; is it of us, or is there a later?"""
@@ -587,9 +655,10 @@ class _Attempt:
     def _unsettled(self, number: int) -> Outcome:
         """Nobody has taken this one, nor refused it for good."""
         word = None if self._put_off is None else self._put_off.get(number)
+        trouble = self._trouble or self._lacking
         if word is None:
-            return self._trouble or _NOWHERE
-        return weightier(self._trouble, word)
+            return trouble or _NOWHERE
+        return weightier(trouble, word)
 
     def outcomes(self) -> Sequence[Outcome]:
         """One per record."""

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from relayd.mail.address import AddressError, fold_domain, path_text
+from relayd.mail.address import AddressError, Mailbox, fold_domain
 from relayd.mail.delivery import Delivery
 from relayd.mail.envelope import domain_of, is_direct
 from relayd.mail.log import MailLog
@@ -149,22 +149,27 @@ class Suspensions:
         """What holds a whole queue."""
         if not self._known:
             return None
-        names = [(DESTINATION, destination.lower())]
         if is_direct(destination):
-            names.append((DESTINATION, domain_of(destination)))
+            names = [(DESTINATION, domain_of(destination))]
+        else:
+            names = _hops(destination)
         if site is not None and site.provider:
             names.append((PROVIDER, site.provider))
         return self._longest(names)
 
+    def of_way_around(self, destination: str) -> Suspension | None:
+        """What holds the other way of a direct queue."""
+        return self._longest(_hops(destination.partition(" via ")[2])) if self._known else None
+
     def of_record(self, delivery: Delivery, record: Record) -> Suspension | None:
         """What holds one recipient of a message, whichever way it goes."""
         message = delivery.message
-        sender = path_text(message.envelope.reverse_path).lower()
-        names = [
-            (DESTINATION, record.recipient.mailbox.domain_key),
-            (SENDER, sender or "<>"),
-            (SENDER, f"@{sender.rpartition('@')[2]}"),
-        ]
+        names = [(DESTINATION, record.recipient.mailbox.domain_key)]
+        path = message.envelope.reverse_path
+        if path is None:
+            names.append((SENDER, "<>"))
+        else:
+            names += [(SENDER, _address(path)), (SENDER, f"@{path.domain_key}")]
         if message.client.login:
             names.append((LOGIN, message.client.login.lower()))
         return self._longest(names)
@@ -206,11 +211,34 @@ class Suspensions:
             raise
 
 
+def _hops(names: str) -> list[tuple[str, str]]:
+    """Of several next hops, each holds them all: another one is for when it is down."""
+    return [(DESTINATION, name.strip().lower()) for name in names.split(",")]
+
+
+def _address(mailbox: Mailbox) -> str:
+    return f"{mailbox.local.lower()}@{mailbox.domain_key}"
+
+
 def _folded(kind: str, whom: str) -> str:
-    whom = whom.strip().lower() if kind != PROVIDER else whom.strip()
+    """As it is compared; raises ValueError for what no mail can have."""
+    whom = whom.strip()
+    if kind == PROVIDER:
+        return whom
     if kind == DESTINATION:
         with contextlib.suppress(AddressError):
             return fold_domain(whom.removeprefix("@"))
-    if kind == SENDER and whom in ("null", ""):
+    if kind == SENDER:
+        return _sender(whom)
+    return whom.lower()
+
+
+def _sender(whom: str) -> str:
+    if whom.lower() in ("<>", "null", ""):
         return "<>"
-    return whom
+    try:
+        bare = whom[1:-1] if whom.startswith("<") and whom.endswith(">") else whom
+        mailbox = Mailbox.parse(f"x{bare}" if bare.startswith("@") else bare)
+    except AddressError:
+        raise ValueError(f"no sender is {whom}: give ADDRESS, @DOMAIN, or <>") from None
+    return f"@{mailbox.domain_key}" if bare.startswith("@") else _address(mailbox)

@@ -32,7 +32,7 @@ from typing import Protocol
 from twisted.internet import error
 
 from relayd.mail.nexthop import NextHop
-from relayd.mail.outcome import Blame, Meaning, Outcome, postponed
+from relayd.mail.outcome import NOT_CONFIGURED, Blame, Meaning, Outcome, postponed
 from relayd.mail.pacing import SourceAddress
 from relayd.mail.reply import Reply, Severity
 from relayd.mail.value import dataclass
@@ -141,14 +141,15 @@ def lacks_address(failure: BaseException | None) -> bool:
 def missing_source(source: SourceAddress, address: str) -> Outcome:
     """The operator has to bring the address back; until then mail waits."""
     text = f"Source {source.name}: {address} is no address of this host"
-    return postponed("4.3.5", text, why="see `ip address`, and the statement that defines it")
+    why = "see `ip address`, and the statement that defines it"
+    return postponed(NOT_CONFIGURED, text, why=why)
 
 
 def no_source(source: SourceAddress, endpoint: Endpoint) -> Outcome:
     """The host is of a family that the source has no address of."""
     family = "IPv6" if ":" in endpoint.address else "IPv4"
     text = f"Source {source.name} has no {family} address, which {_named(endpoint)} takes"
-    return postponed("4.3.5", text)
+    return postponed(NOT_CONFIGURED, text)
 
 
 def unwelcome(

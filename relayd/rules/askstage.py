@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from relayd.rules.conditions.condition import Test
+from relayd.rules.conditions.mailbox import FromSender
 from relayd.rules.fact import Known
 from relayd.rules.language.model import Ask
 from relayd.rules.tables.table import Table, Unknown
@@ -24,6 +25,12 @@ class AskStage:
             tests = [each.compiled(tables) for each in rule.tests]
             for name in rule.names:
                 self._when[name].append((known, tests, rule))
+        reports = [rule for rule in rules if _names_null(rule)]
+        self.of_reports: AskStage | None = None  # who is asked about reports of our own, too
+        if len(reports) == len(rules):
+            self.of_reports = self
+        elif reports:
+            self.of_reports = AskStage(reports, tables)
         # asked whatever is known, and so at once
         self.always = frozenset(name for rule in rules if not rule.tests for name in rule.names)
 
@@ -56,6 +63,11 @@ class AskStage:
                 if rule is not None:
                     yield name, rule, wanted is True
                     break
+
+
+def _names_null(rule: Ask) -> bool:
+    """It says `sender null`, and not only what a null sender happens to fit."""
+    return any(isinstance(test, FromSender) and test.names_null for test in rule.tests)
 
 
 def _holds(tests: Sequence[Test], view: View) -> bool | None:

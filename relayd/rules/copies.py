@@ -86,7 +86,7 @@ def signed_by(
             continue
         view.notes.clear()
         if entry.holds(view):
-            names[entry.rule.name] = None
+            names[entry.rule.signer] = None
             step = entry.noted(*view.notes)
             if step not in said:  # once, not for each recipient
                 said.add(step)

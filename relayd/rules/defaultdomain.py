@@ -16,12 +16,13 @@ def home_of(rules: Iterable[AdmissionRule], tables: Mapping[str, Table]) -> str:
         tests = rule.tests
         if rule.verb == "accept" and all(each.recipients and not each.negated for each in tests):
             for operand in (one for each in tests for one in each.recipients):
-                for domain in _domains(operand, tables):
+                for domain in domains_of(operand, tables):
                     return domain
     return ""
 
 
-def _domains(operand: Operand, tables: Mapping[str, Table]) -> Iterator[str]:
+def domains_of(operand: Operand, tables: Mapping[str, Table]) -> Iterator[str]:
+    """The domains that a pattern names, as far as it does."""
     if isinstance(operand, Domain):
         yield operand.domain
     elif isinstance(operand, Exact):

@@ -164,7 +164,7 @@ def plan_route(ruleset: Ruleset, facts: Facts, mailbox: Mailbox) -> str | None:
         routed = _route(ruleset, view, fanned, [])
     except (Unknown, NoMailbox):
         return None
-    return routed if isinstance(routed, str) else None
+    return routed[0] if isinstance(routed, tuple) else None
 
 
 def _plan(ruleset: Ruleset, facts: Facts, admission: Stage[AdmissionRule] | None) -> Plan:
@@ -221,6 +221,7 @@ def _decide(
         if isinstance(routed, Reply):
             return Plan(Verdict.REFUSE, routed, (), tuple(trail))
         if routed is not None:
+            next_hop, patience = routed
             path = None if view.sender is None else (fanned.owner or view.sender.mailbox)
             ours = False
             if srs is not None and path is not None and fanned.subject.key != given:
@@ -230,7 +231,9 @@ def _decide(
                     trail.append(step)
             mailbox = fanned.subject.mailbox
             names = () if ruleset.signing is None else signed_by(ruleset.signing, view, trail, said)
-            destinations.append(Destination(mailbox, routed, path, header_rules, ours, names))
+            destinations.append(
+                Destination(mailbox, next_hop, path, header_rules, ours, names, patience)
+            )
             if copies is not None:
                 _foretell(copies, destinations[-1], view, facts, trail)
     view.recipient = original
@@ -504,8 +507,10 @@ def _target_of_null(rule: Rewrite) -> ReversePath:
     return getattr(replacement, "mailbox", None)
 
 
-def _route(ruleset: Ruleset, view: View, fanned: Fanned, trail: list[Step]) -> str | Reply | None:
-    """The next hop's name; a refusal; or None: thrown away."""
+def _route(
+    ruleset: Ruleset, view: View, fanned: Fanned, trail: list[Step]
+) -> tuple[str, float] | Reply | None:
+    """The next hop's name, and how long its answer is waited for; a refusal; None: thrown away."""
     here = str(fanned.subject.mailbox)
     for entry in ruleset.route.candidates(view):
         view.notes.clear()
@@ -514,7 +519,7 @@ def _route(ruleset: Ruleset, view: View, fanned: Fanned, trail: list[Step]) -> s
         rule = entry.rule
         if not rule.table:
             trail.append(entry.noted(here, *view.notes))
-            return rule.next_hop
+            return rule.next_hop, rule.cut_through if rule.patience else 0.0
         found = ruleset.tables[rule.table].transport(view.recipient)
         if found is None:
             continue
@@ -524,6 +529,7 @@ def _route(ruleset: Ruleset, view: View, fanned: Fanned, trail: list[Step]) -> s
             return transport.reply
         if transport.discard:
             return None
-        return DIRECT if transport.next_hop is None else transport.next_hop.name
+        name = DIRECT if transport.next_hop is None else transport.next_hop.name
+        return name, rule.cut_through
     trail.append(Step("route", "", "any direct", here))
-    return DIRECT
+    return DIRECT, 0.0

@@ -18,11 +18,12 @@ from relayd.rules.conditions.condition import Condition, Test
 from relayd.rules.conditions.mailbox import FromSender, ToRecipient
 from relayd.rules.conditions.reversename import REVERSE_NAME
 from relayd.rules.conditions.senderpolicy import SENDER_POLICY
-from relayd.rules.conditions.signatures import DKIM, DMARC
+from relayd.rules.conditions.signatures import ARC, DKIM, DMARC
 from relayd.rules.defaultdomain import home_of
 from relayd.rules.fact import CERTIFICATE, Fact, Known
 from relayd.rules.language.model import (
     AdmissionRule,
+    ArcSeal,
     Ask,
     DkimDef,
     DnsListDef,
@@ -153,6 +154,8 @@ def build(
         for condition in rule.tests
         for fact in condition.needs | condition.welcome
     )
+    if any(isinstance(item, ArcSeal) for item in items):
+        needs |= {SENDER_POLICY, DKIM, DMARC, ARC}  # what a seal hands on
     unconditional = all(not rule.when for rule in headers)
     separators = "".join(item.separators for item in items if isinstance(item, Subaddress))
     admissions = _of(items, AdmissionRule)
@@ -177,7 +180,7 @@ def build(
         send_as=SendAsStage(_of(items, SendAs), tables, origin or hostname, separators),
         needs=needs,
         asked=frozenset(fact for fact in needs if fact.asked) - {REVERSE_NAME},
-        authenticates=bool(needs & {SENDER_POLICY, DKIM, DMARC}),
+        authenticates=bool(needs & {SENDER_POLICY, DKIM, DMARC, ARC}),
         lists={item.name: item for item in items if isinstance(item, DnsListDef)},
         pacing=Pacing(
             {item.provider.name: item.provider for item in _of(items, ProviderDef)},

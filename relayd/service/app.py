@@ -41,6 +41,7 @@ from relayd.dns.lookup import Lookup
 from relayd.intake.counting import FOLDER, Limits
 from relayd.intake.opening import ListenAddress, ListeningSockets
 from relayd.mail.log import MailLog
+from relayd.ops.backscatterdesk import BackscatterDesk, kept_back
 from relayd.ops.commands import OperatorCommands
 from relayd.ops.control import ControlError, ControlFactory, listen
 from relayd.ops.dkimdesk import DkimDesk
@@ -61,6 +62,7 @@ from relayd.reactor.coroutine import promise
 from relayd.reactor.lean import own_reactor, soon
 from relayd.reactor.workerpipe import Reactor
 from relayd.relay.enrolment import Enrolment
+from relayd.relay.keptreports import KeptReports
 from relayd.service.configthread import aside
 from relayd.service.configuration import Configuration, RefusedConfiguration
 from relayd.service.gateway import (
@@ -274,6 +276,7 @@ class Relayd(MultiService):
             *(gateway, self._configuration, self._log),
             oauth=self._oauth(),
             limits=self._limits(),
+            backscatter=self._backscatter(),
             dkim=self._dkim(),
         )
 
@@ -322,6 +325,7 @@ class Relayd(MultiService):
             log=self._log,
             oauth=self._oauth(),
             limits=self._limits(),
+            backscatter=self._backscatter(),
             dkim=self._dkim().answer,
             said=self._configuration.said,
         )
@@ -368,6 +372,10 @@ class Relayd(MultiService):
     def _limits(self) -> LimitsDesk:
         limits = Limits(self._settings.spool / FOLDER, time.time)
         return LimitsDesk(limits, lambda: self._configuration.settings, self._log)
+
+    def _backscatter(self) -> BackscatterDesk:
+        kept = KeptReports(self._settings.spool)
+        return BackscatterDesk(kept, lambda: self._configuration.settings, self._log, time.time)
 
     def _handed_for(self, address: ListenAddress) -> socket.socket | None:
         """Systemd's socket for this address, if there is one."""
@@ -513,6 +521,7 @@ def commands_of(
     oauth: OauthDesk | None = None,
     limits: LimitsDesk | None = None,
     dkim: DkimDesk | None = None,
+    backscatter: BackscatterDesk | None = None,
 ) -> OperatorCommands:
     """What operators can ask of one process that moves mail."""
     started = time.time()
@@ -527,11 +536,13 @@ def commands_of(
         suspending=SuspendingDesk(
             gateway.suspensions,
             lambda: sorted(configuration.settings.ruleset.pacing.providers),
+            lambda: sorted(configuration.settings.ruleset.next_hops),
             log,
             time.time,
         ),
         rerouting=ReroutingDesk(lambda: configuration.settings.ruleset, log, time.time),
         limits=limits,
+        backscatter=backscatter,
         dkim=None if dkim is None else dkim.answer,
         said=configuration.said,
         filters=gateway.filters.view,
@@ -555,4 +566,5 @@ def about(
         "refused": configuration.refused and asdict(configuration.refused),
         "warnings": [each.headline for each in settings.warnings],
         "not_listening": [f"{address}: {why}" for address, why in missing.items()],
+        "reports_kept": kept_back(KeptReports(settings.spool)),
     }

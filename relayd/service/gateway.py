@@ -19,11 +19,14 @@ from relayd.dns.resolver import Resolver
 from relayd.dns.reverse import ReverseNames
 from relayd.intake.accepting import AcceptBalancer
 from relayd.intake.accounttables import AccountTables
+from relayd.intake.cutthrough import CutThrough
 from relayd.intake.filterdesk import FilterDesk
 from relayd.intake.gatheredfacts import Gatherer
 from relayd.intake.limits import Admission, SessionLimits
 from relayd.intake.listener import IntakeService
 from relayd.intake.opening import ListenAddress, Ready, nothing_ready
+from relayd.intake.ownreports import OwnReports
+from relayd.intake.pickup import FOLDER as DROP
 from relayd.intake.pickup import Pickup
 from relayd.intake.policy import ListenerPolicy
 from relayd.intake.reception import Intake
@@ -33,9 +36,10 @@ from relayd.intake.smtpservice import SmtpService
 from relayd.intake.trace import TraceField
 from relayd.login.guesses import Guesses
 from relayd.login.tokenfile import TokenFiles
+from relayd.mail.client import Client
 from relayd.mail.envelope import Recipient
 from relayd.mail.log import MailLog
-from relayd.mail.message import Message, Record
+from relayd.mail.message import Message, RecipientState, Record
 from relayd.mail.outcome import Outcome
 from relayd.ops.commands import Backend
 from relayd.ops.watchdog import Watchdog
@@ -43,10 +47,12 @@ from relayd.reactor.coroutine import Awaited, promise
 from relayd.reactor.workerpipe import Reactor, in_thread
 from relayd.relay import mailboxes
 from relayd.relay.courier import Hop
+from relayd.relay.digests import Digests
 from relayd.relay.dispatch import Dispatcher
 from relayd.relay.hosts import Hosts
 from relayd.relay.https import Https
 from relayd.relay.logins import Logins
+from relayd.relay.lostaddresses import LostAddresses
 from relayd.relay.mailboxes import MailboxVerification
 from relayd.relay.protection import Protection
 from relayd.relay.resolve import Directory
@@ -54,9 +60,11 @@ from relayd.relay.route import route
 from relayd.relay.selfdetection import SelfDetection
 from relayd.relay.sites import Sites
 from relayd.relay.smtpout import Courier
+from relayd.relay.strangers import Strangers
 from relayd.relay.suspensions import Suspensions
 from relayd.relay.tokenkeeper import PATIENCE, Keeper
 from relayd.relay.tokens import Tokens
+from relayd.rules.conditions.senderpolicy import SENDER_POLICY
 from relayd.rules.tables.table import Table
 from relayd.service import limits
 from relayd.service.configuration import Configuration, Enquiry
@@ -64,6 +72,7 @@ from relayd.service.listeners import ListenerPolicies
 from relayd.service.outboundtls import OutboundTls, protection_of
 from relayd.service.ownmail import OwnMail, report_for
 from relayd.shared.counters import SharedCounters
+from relayd.shared.seldom import FILE, Seldom
 from relayd.smtp.exchange import ServerLimits as SessionRules
 from relayd.smtp.extensions import Offer
 from relayd.smtp.server import SmtpServer
@@ -123,6 +132,7 @@ def verification_of(
     directory: Directory,
     protection: Protection,
     logins: Logins,
+    seldom: Seldom | None = None,
 ) -> MailboxVerification:
     """Who asks next hops for mailboxes: with connections, and patience, of its own."""
     settings = configuration.settings
@@ -135,7 +145,7 @@ def verification_of(
         protection=protection,
         logins=logins,
     )
-    verification = MailboxVerification(reactor, courier, settings.spool, log)
+    verification = MailboxVerification(reactor, courier, settings.spool, log, seldom=seldom)
     configuration.on_change(lambda fresh: verification.apply([*fresh.ruleset.next_hops.values()]))
     return verification
 
@@ -161,6 +171,7 @@ def gatherer_of(
     configuration: Configuration,
     log: MailLog,
     verification: MailboxVerification | None = None,
+    seldom: Seldom | None = None,
 ) -> Gatherer:
     """Who asks for what rules look at: with slots, and patience, of its own."""
     settings = configuration.settings
@@ -175,6 +186,7 @@ def gatherer_of(
         settings.hostname,
         time.time,
         of_recipients,
+        seldom,
         lambda: configuration.settings.signing,
     )
     configuration.on_change(lambda fresh: gatherer.apply(fresh.ruleset))
@@ -222,15 +234,19 @@ class ReactorBridge:
 class Shard:
     """One shard of the spool with the dispatcher that empties it."""
 
-    def __init__(self, number: int, spool: Spool, dispatcher: Dispatcher) -> None:
+    def __init__(
+        self, number: int, spool: Spool, dispatcher: Dispatcher, reports: OwnReports
+    ) -> None:
         self.number = number
         self.spool = spool
         self.dispatcher = dispatcher
+        self.reports = reports
         spool.on_recovery = dispatcher.recovered
         spool.on_change = dispatcher.changed
 
     async def stop(self) -> None:
         """Deliveries end or are cut off; then nothing more is written."""
+        self.reports.stop()
         await self.dispatcher.stop(GRACE)
         await self.spool.close()
 
@@ -266,7 +282,8 @@ class Gateway(Service):
         self._resolver = resolver_of(reactor, settings)
         self.directory = directory_of(reactor, configuration, self._resolver)
         self._names = reverse_names_of(reactor, configuration)
-        self.filters = FilterDesk(reactor, log, settings.hostname, time.time)
+        seldom = Seldom(time.time, settings.spool / FILE if workers > 1 else None)
+        self.filters = FilterDesk(reactor, log, settings.hostname, time.time, seldom)
         self._outbound_tls = OutboundTls(
             reactor,
             lambda: configuration.settings,
@@ -279,6 +296,7 @@ class Gateway(Service):
         self._logins = Logins(
             lambda: configuration.settings.secrets, log, in_thread(reactor), self._tokens
         )
+        self.lost_addresses = LostAddresses(reactor, log, time.time)
         self.suspensions = Suspensions(settings.spool, log, time.time)
         self._verification = verification_of(
             reactor,
@@ -287,16 +305,40 @@ class Gateway(Service):
             self.directory,
             self._outbound_tls.protection,
             self._logins,
+            seldom,
         )
-        self._gatherer = gatherer_of(reactor, configuration, log, self._verification)
+        self._gatherer = gatherer_of(reactor, configuration, log, self._verification, seldom)
         self.explain = enquiry_of(
             reactor, configuration, log, self._resolver, self._names, self._gatherer
         ).explain
+        self._strangers = Strangers(
+            settings.spool,
+            log,
+            time.time,
+            budget=lambda: configuration.settings.report_budget,
+            knows=self._knows,
+            policy=lambda client, sender: self._gatherer.ask(
+                configuration.settings.ruleset, SENDER_POLICY, client, sender
+            ),
+            in_thread=in_thread(reactor),
+        )
         # at rest
         bridge = ReactorBridge(reactor)
         self.shards = tuple(self._shard(number, bridge) for number in shards)
         self._own_mail = OwnMail(
-            self.shards[0].spool, lambda: configuration.settings, self._accept, log
+            self.shards[0].spool,
+            lambda: configuration.settings,
+            self._accept_own,
+            log,
+            self._strangers,
+        )
+        self._digests = Digests(
+            reactor,
+            self._strangers.kept,
+            self._own_mail.tell_kept,
+            in_thread(reactor),
+            log,
+            time.time,
         )
         self._refused_log = RefusedLog(
             settings.spool / f"shard-{shards[0]}" / REFUSED_LOG_FOLDER,
@@ -366,6 +408,14 @@ class Gateway(Service):
             logins=self._logins,
             terms=sites.terms,
             blocked=sites.blocked,
+            lost=self.lost_addresses.lost,
+        )
+        reports = OwnReports(
+            self._reactor,
+            self.filters,
+            spool,
+            lambda: self._configuration.settings.ruleset,
+            self._log,
         )
         dispatcher = Dispatcher(
             self._reactor,
@@ -374,14 +424,19 @@ class Gateway(Service):
             self._route,
             lambda report: report_for(report, spool, self._configuration.settings),
             self._log,
+            report_held=reports.show,
             sites=sites,
             suspensions=self.suspensions,
+            strangers=self._strangers,
         )
-        return Shard(number, spool, dispatcher)
+        self.lost_addresses.told.append(dispatcher.source_is_back)
+        return Shard(number, spool, dispatcher, reports)
 
     def _make_service(self, sessions: SharedCounters | None) -> SmtpService:
         settings = self._configuration.settings
-        spool = self.shards[0].spool
+        spool, dispatcher = self.shards[0].spool, self.shards[0].dispatcher
+        self._cut_through = CutThrough(dispatcher.attempt, dispatcher.prompt, spool.answered)
+        signing = Signing(lambda: self._configuration.settings.signing, time.time, self._log)
         intake = Intake(
             trace=TraceField(settings.hostname),
             rules=lambda: self._configuration.settings.ruleset,
@@ -395,9 +450,11 @@ class Gateway(Service):
             foretold=lambda ident, trail: self.shards[0].dispatcher.foresight.note(ident, trail),
             guesses=self._guesses,
             turn=lambda: deferLater(self._reactor, 0),
-            sign=Signing(lambda: self._configuration.settings.signing, time.time, self._log).fields,
+            sign=signing.fields,
+            seal=signing.seal,
             gatherer=self._gatherer_for(settings),
-            wishes=lambda trusted: self._configuration.settings.wishes(trusted=trusted),
+            cut_through=self._cut_through,
+            wishes=lambda _, client: self._configuration.settings.wishes(client),
         )
         return SmtpService(
             reactor=self._reactor,
@@ -450,6 +507,7 @@ class Gateway(Service):
         }
         self._service.admission.limits = limits.session_limits(now, self._workers)
         self._service.normal = limits.deadlines(now)
+        self._cut_through.most = limits.cut_through(now, self._workers)
         self._service.tighten()  # who is here already: his time may be shorter now
         self._service.policies = self._policies.of(now)
 
@@ -468,6 +526,7 @@ class Gateway(Service):
     def _limit_deliveries(self, now: Settings) -> None:
         retry_policy = limits.retry_policy(now)
         relay_limits = limits.relay_limits(now, self._workers)
+        self.lost_addresses.apply(now.ruleset.pacing.sources)
         for shard in self.shards:
             shard.dispatcher.pace(now.ruleset.pacing)
             shard.dispatcher.apply(retry_policy, relay_limits)
@@ -489,6 +548,15 @@ class Gateway(Service):
 
     def _accept(self, message: Message, records: tuple[Record, ...]) -> None:
         self.shards[0].dispatcher.accept(message, records)
+
+    def _knows(self, client: Client) -> bool:
+        """Whether its mail is no stranger's."""
+        return client.listener == DROP or self._configuration.settings.knows(client)
+
+    def _accept_own(self, message: Message, records: tuple[Record, ...]) -> None:
+        if any(each.state is RecipientState.HELD for each in records):
+            self.shards[0].reports.show(message)
+        self._accept(message, records)
 
     def _route(self, recipient: Recipient) -> Hop | Outcome:
         settings = self._configuration.settings
@@ -516,6 +584,7 @@ class Gateway(Service):
         self.suspensions.load()
         for shard in self.shards:
             shard.dispatcher.start()
+            shard.reports.start()
         self._certificates.start()
         self._tokens.start()
         self._watchdog.start()
@@ -524,6 +593,7 @@ class Gateway(Service):
             self._pickup.start()
             self._gatherer.tidy(self._configuration.settings.ruleset)
             self._outbound_tls.reporter.start()
+            self._digests.start()
         self._log.notice(
             "started",
             hostname=self._configuration.settings.hostname,
@@ -547,6 +617,9 @@ class Gateway(Service):
         self.filters.close()
         self._verification.stop()
         self._refused_log.close()
+        self.lost_addresses.stop()
+        self._digests.stop()
+        self._strangers.stop()
         for stopped in [promise(shard.stop()) for shard in self.shards]:
             await stopped
         await self._outbound_tls.reporter.stop()
@@ -574,15 +647,18 @@ class Gateway(Service):
                 lambda shard=shard: {  # type: ignore[misc]  # bound early on purpose
                     "deliveries": shard.dispatcher.in_flight,
                     "lost_reports": shard.dispatcher.lost_reports,
+                    "kept_reports": self._strangers.count if shard is self.shards[0] else 0,
                     "forecasts_right": shard.dispatcher.foresight.right,
                     "forecasts_wrong": shard.dispatcher.foresight.wrong,
                     "sessions": self._service.admission.in_all if shard is self.shards[0] else 0,
                     **(self._pickup.figures() if shard.number == 0 else {}),
+                    **(self._outbound_tls.figures() if shard is self.shards[0] else {}),
                 },
                 shard.dispatcher.sites,
                 shard.dispatcher.origins,
                 shard.dispatcher.borrow,
                 shard.dispatcher.bring_back,
+                self.lost_addresses.documents,
             )
             for shard in self.shards
         )

@@ -53,6 +53,12 @@ def session_limits(settings: Settings, workers: int) -> SessionLimits:
     ).within(descriptors)
 
 
+def cut_through(settings: Settings, workers: int) -> int:
+    """How many of a worker's sessions may wait for a first attempt at a time."""
+    share = settings.cut_through_share
+    return -(-session_limits(settings, workers).in_all * share // 100)
+
+
 def deadlines(settings: Settings) -> Deadlines:
     """How long a session may take, while there is no rush."""
     return Deadlines(

@@ -20,6 +20,7 @@ from relayd.relay.tlsledger import TlsLedger
 from relayd.relay.tlsreporter import Submit, TlsReporter
 from relayd.relay.tlsresults import TlsResults
 from relayd.tls.client import ClientContexts
+from relayd.tls.sessions import Handshakes
 
 STS_FOLDER = "mta-sts"  # in the spool
 
@@ -39,6 +40,7 @@ class OutboundTls:
         self._reactor = reactor
         self._log = log
         self._resolver = resolver
+        self.handshakes = Handshakes()
         threads = in_thread(reactor)
         ledger = TlsLedger(now.spool)
         results = TlsResults(reactor, ledger, threads, log, lambda: settings().tls_reports)
@@ -50,7 +52,9 @@ class OutboundTls:
             time.time,
             results.note,
         )
-        self.protection = Protection(resolver, _tls_settings(now), self._policies, results)
+        self.protection = Protection(
+            resolver, _tls_settings(now, self.handshakes), self._policies, results
+        )
         self.reporter = TlsReporter(
             reactor,
             ledger,
@@ -70,10 +74,17 @@ class OutboundTls:
             prune=self._policies.prune,
         )
 
+    def figures(self) -> dict[str, int]:
+        """Handshakes with next hops, for the operator, once there were any."""
+        counts = self.handshakes
+        if not counts.full + counts.resumed:
+            return {}
+        return {"tls_handshakes": counts.full, "tls_resumed": counts.resumed}
+
     def apply(self, fresh: Settings) -> None:
         """New settings; authorities that cannot be read leave the old ones."""
         try:
-            self.protection.settings = _tls_settings(fresh)
+            self.protection.settings = _tls_settings(fresh, self.handshakes)
         except OSError as error:
             self._log.trouble("tls-authorities", why=str(error), consequence="the old ones stay")
         else:
@@ -108,6 +119,6 @@ def _leads(settings: Settings) -> Callable[[str], bool]:
     return lambda address: may_lead_to(address, settings.internal_destinations)
 
 
-def _tls_settings(settings: Settings) -> TlsSettings:
-    contexts = ClientContexts(settings.tls_minimum, settings.tls_authorities)
+def _tls_settings(settings: Settings, handshakes: Handshakes | None = None) -> TlsSettings:
+    contexts = ClientContexts(settings.tls_minimum, settings.tls_authorities, handshakes)
     return TlsSettings(contexts, level_for(settings.domain_tls))

@@ -87,6 +87,13 @@ class Store(Protocol):
         of for the first time, so repeating a call that failed is safe. Gives the reports stored.
         """
 
+    def answered(self, ident: int) -> Awaitable[None]:
+        """The client of this message is about to hear 250: who is UNANSWERED is queued, due now.
+
+        Those whose client had heard nothing when an earlier run ended are let go (REMOVED) when
+        the store is opened: their client has the message still (RFC 5321 section 4.1.1.4).
+        """
+
     def destinations(self) -> Awaitable[list[tuple[str, float]]]:
         """Every destination with queued mail, and its earliest next_attempt."""
 

@@ -14,13 +14,14 @@ from typing import Any
 from relayd.mail.content import BytesContent, from_octet
 from relayd.mail.ident import make_ident
 from relayd.mail.message import Message, RecipientState, Record, Settlement, Submission
-from relayd.mail.outcome import held
+from relayd.mail.outcome import UNANSWERED, held
 from relayd.spool.errors import SpoolError
 from relayd.spool.interface import AnyDraft
 from relayd.spool.sqlite.bridge import Bridge, Promise
 from relayd.spool.sqlite.matching import matches, recipient_summary_of, summary_of
 from relayd.spool.view import (
     AS_THEY_ARE,
+    NEVER_ANSWERED,
     Accepted,
     Audit,
     Counts,
@@ -108,6 +109,11 @@ class MemorySpool:
     def open(self) -> None:
         """Begin."""
         self.healthy = True
+        for record in self._unanswered(list(self._records)):
+            let_go = Settlement(
+                record, RecipientState.REMOVED, attempted=False, note=NEVER_ANSWERED
+            )
+            self._end(record, let_go, record.attempts)
 
     def close(self) -> Awaitable[None]:
         """End; what is in it stays for another open."""
@@ -250,6 +256,29 @@ class MemorySpool:
         del self._records[ident][record.number]
         if not self._records[ident]:
             del self._records[ident], self._messages[ident]
+
+    def answered(self, ident: int) -> Awaitable[None]:
+        """Its client hears 250."""
+
+        def act() -> None:
+            for record in self._unanswered([ident]):
+                fresh = replace(
+                    record,
+                    state=RecipientState.QUEUED,
+                    next_attempt=float(self._clock()),
+                    last=None,
+                )
+                self._records[ident][record.number] = fresh
+
+        return self.record(act)
+
+    def _unanswered(self, idents: list[int]) -> list[Record]:
+        return [
+            record
+            for ident in idents
+            for record in self._records.get(ident, {}).values()
+            if record.state is RecipientState.HELD and record.last == UNANSWERED
+        ]
 
     # questions
 

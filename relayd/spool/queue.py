@@ -107,6 +107,7 @@ class Lane:
         "pace",
         "probe_at",
         "proved_at",
+        "sender",
         "standing",
         "suspended",
         "suspended_until",
@@ -142,6 +143,7 @@ class Lane:
         self.located_at = 0.0  # when it was looked up where a domain's mail goes
         self.suspended: Outcome | None = None  # by the operator: why
         self.suspended_until = 0.0
+        self.sender = ""  # whose mail it waits with, where senders have turns
         self._loaded: deque[Delivery] | None = None  # 100,000 empty deques would be 76 MB
 
     @property

@@ -16,6 +16,9 @@ from relayd.mail.plan import Step
 AS_THEY_ARE: Mapping[int, bytes] = {}
 """No other header sections for anybody."""
 
+NEVER_ANSWERED = "relayd ended before its client was answered, who has it still"
+"""What the ledger says of those who are let go when a spool is opened (see Store.answered)."""
+
 Accepted = tuple[Message, tuple[Record, ...]]
 """A message with records of its recipients (all, or those that were asked for)."""
 
@@ -45,6 +48,7 @@ class QueueFilter:
     recipient: str = ""
     received_before: float = 0.0  # seconds since the epoch
     reply: str = ""  # what the last reply begins with
+    rule: str = ""  # only what is held: words of the rule or filter that holds it, or its place
 
 
 class RecipientSummary(NamedTuple):

@@ -16,6 +16,7 @@ from relayd.migrate.restrictionwords import (
     HELO_FORMS,
     LISTS,
     PERHAPS,
+    RECORDS,
     SAME,
     UNAUTH,
     takes_argument,
@@ -199,6 +200,8 @@ class Smtpd:
             code = main["unknown_client_reject_code"]
             answer.refused = 0 if asked.name else int(code[:1] or 4)
             return not asked.name
+        if word in RECORDS:
+            return False  # who is asked about has records
         if word in HELO_FORMS:
             bad = any(search(each, asked.helo.lower()) for each in HELO_FORMS[word])
             answer.refused = 5 if bad else answer.refused

@@ -16,7 +16,7 @@ from relayd.mail.content import CHUNK
 from relayd.mail.envelope import Envelope, Recipient
 from relayd.mail.ident import shard_of
 from relayd.mail.message import RecipientState, Record, Settlement
-from relayd.mail.outcome import Outcome, failed
+from relayd.mail.outcome import UNANSWERED, Outcome, failed
 from relayd.mail.plan import Step
 from relayd.mail.reply import Reply
 from relayd.spool.errors import SpoolError
@@ -24,7 +24,15 @@ from relayd.spool.interface import Store
 from relayd.spool.memory import MemorySpool
 from relayd.spool.sqlite.bridge import ThreadBridge
 from relayd.spool.sqlite.store import Spool
-from relayd.spool.view import Accepted, Envelopes, NewMessage, QueueFilter, Rerouting, Summary
+from relayd.spool.view import (
+    NEVER_ANSWERED,
+    Accepted,
+    Envelopes,
+    NewMessage,
+    QueueFilter,
+    Rerouting,
+    Summary,
+)
 from tests.spooling import (
     DONE,
     LATER,
@@ -71,6 +79,10 @@ class StoreContract:
 
     def trouble(self) -> None:
         """The store cannot record any more."""
+        raise NotImplementedError
+
+    def reopen(self) -> None:
+        """It ends, and begins anew."""
         raise NotImplementedError
 
     def settle(self, *settlements: Settlement, reports: Any = ()) -> list[Accepted]:
@@ -221,6 +233,53 @@ class StoreContract:
         assert self.wait(self.store.load(message.ident))[1] == records
         counts = self.wait(self.store.counts())
         assert (counts.messages, counts.queued, counts.held) == (1, 0, 1)
+
+    def test_who_is_not_answered_is_on_hold_and_due_with_the_answer(self) -> None:
+        message, records = self.put(
+            recipient("a"), recipient("b"), state=RecipientState.HELD, unanswered=True
+        )
+        other, _ = self.put(state=RecipientState.HELD)
+        assert {record.last for record in records} == {UNANSWERED}
+        assert self.wait(self.store.destinations()) == []
+        self.settle(Settlement(records[0], RecipientState.DELIVERED, DONE))
+        self.clock.now += 7
+        self.wait(self.store.answered(message.ident))
+        _, (left,) = self.wait(self.store.load(message.ident))
+        assert left == replace(
+            records[1], state=RecipientState.QUEUED, next_attempt=self.clock.now, last=None
+        )
+        _, (held,) = self.wait(self.store.load(other.ident))
+        assert held.state is RecipientState.HELD
+        self.wait(self.store.answered(other.ident))
+        self.wait(self.store.answered(1))
+        assert self.wait(self.store.load(other.ident))[1] == (held,)
+
+    def test_what_no_client_was_answered_about_is_let_go_at_the_next_start(self) -> None:
+        message, _ = self.put(state=RecipientState.HELD, unanswered=True)
+        big, _ = self.put(state=RecipientState.HELD, unanswered=True, content=b"z" * 100_000)
+        taken, _ = self.put(state=RecipientState.HELD, unanswered=True)
+        self.wait(self.store.answered(taken.ident))
+        held, _ = self.put(state=RecipientState.HELD)
+        queued, _ = self.put()
+        self.wait(self.store.hold(QueueFilter(ident=queued.ident), "450 4.7.0 the operator"))
+        self.reopen()
+        self.put()
+        for gone in (message, big):
+            assert self.wait(self.store.load(gone.ident)) is None
+            (entry,) = self.wait(self.store.history(gone.ident)).entries
+            assert (entry.state, entry.note) == (RecipientState.REMOVED, NEVER_ANSWERED)
+        for kept in (taken, held, queued):
+            assert self.wait(self.store.load(kept.ident)) is not None
+
+    def test_no_peer_s_words_let_go_what_the_operator_holds(self) -> None:
+        message, records = self.put()
+        self.wait(self.store.hold(EVERYTHING))
+        said = Outcome(UNANSWERED.reply, "mx.example.net", "192.0.2.1:25")
+        self.settle(Settlement(records[0], RecipientState.QUEUED, said, 7.0))
+        self.wait(self.store.answered(message.ident))
+        self.reopen()
+        self.put()
+        assert self.wait(self.store.load(message.ident))[1][0].state is RecipientState.HELD
 
     def test_of_discarded_mail_only_the_ledger_knows(self) -> None:
         message, records = self.put(recipient("a"), recipient("b"), state=RecipientState.DISCARDED)
@@ -640,6 +699,44 @@ class StoreContract:
         self.wait(self.store.release(wanted))
         assert self.held_because(by_hand.ident) == [""]
 
+    def test_each_recipient_says_which_rule_holds_it_and_is_released_by_it(self) -> None:
+        steps = [
+            Step("hold", f"rules.conf:{line}", f'hold to {name}@corp.example "Why {name}"')
+            for line, name in ((14, "a"), (140, "b"))
+        ]
+        held = RecipientState.HELD
+        message, _ = self.put(
+            *(recipient(name) for name in "abc"),
+            states=(held, held, RecipientState.QUEUED),
+            trail=tuple(steps),
+            holding=((steps[0],), (steps[1],), ()),
+        )
+        assert self.held_because(message.ident) == [
+            '450 4.7.0 Held by rule rules.conf:14 hold to a@corp.example "Why a"',
+            '450 4.7.0 Held by rule rules.conf:140 hold to b@corp.example "Why b"',
+            "",
+        ]
+        for rule, numbers in (
+            ("rules.conf:14", [0]),
+            ("RULES.conf:140", [1]),
+            ("why b", [1]),
+            ("hold to", [0, 1]),
+            ("conf:14", []),
+            ("%", []),
+        ):
+            found = [
+                each.number
+                for message in self.listed(QueueFilter(rule=rule))
+                for each in message.recipients
+            ]
+            assert found == numbers, rule
+        assert self.wait(self.store.release(QueueFilter(rule="rules.conf:14"))) == 1
+        assert self.held_because(message.ident)[0] == ""
+        assert self.wait(self.store.release(QueueFilter(rule="rules.conf:14"))) == 0
+        assert self.wait(self.store.remove(QueueFilter(rule="rules.conf:140"))) == 1
+        states = {each.number: each.state for each in self.wait(self.store.load(message.ident))[1]}
+        assert states == dict.fromkeys((0, 2), RecipientState.QUEUED), states
+
     def test_held_mail_is_released_with_another_header_section(self) -> None:
         message, _ = self.put(
             *(recipient("a"), recipient("b", header=1), recipient("c"), recipient("d", header=2)),
@@ -717,6 +814,10 @@ class MemoryStoreTests(StoreContract, unittest.TestCase):
 
     def trouble(self) -> None:
         self.store.healthy = False
+
+    def reopen(self) -> None:
+        self.wait(self.store.close())
+        self.store.open()
 
 
 class DiskStoreTests(StoreContract, unittest.TestCase):

@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 from tests.faults import kills, hands, disks, crowds, memory, hostile, doors, links, hops, names
-from tests.faults import throttles, bounces, beside, pests, dropfolder, unread, checks
+from tests.faults import throttles, bounces, beside, pests, dropfolder, unread, checks, cutthrough
 from tests.faults.run import FAULTS, run
 
 __all__ = [
-    "FAULTS", "beside", "bounces", "checks", "crowds", "disks", "doors", "dropfolder", "hands",
-    "hops", "hostile", "kills", "links", "memory", "names", "pests", "run", "throttles", "unread",
+    "FAULTS", "beside", "bounces", "checks", "crowds", "cutthrough", "disks", "doors",
+    "dropfolder", "hands", "hops", "hostile", "kills", "links", "memory", "names", "pests", "run",
+    "throttles", "unread",
 ]  # fmt: skip

@@ -39,8 +39,8 @@ SBIN = (
     *("/usr/sbin", "/sbin", "/usr/lib/relayd-peers/usr/sbin"),
     "/usr/lib/relayd-peers/sslyze/bin",
 )
-MAILAUTH = "/usr/lib/relayd-peers/mailauth/node_modules"  # where npm has put it
 NODE_PATH = "/usr/share/nodejs"  # where Debian keeps what a node of another origin does not find
+MAILAUTH = "/usr/lib/relayd-peers/mailauth"  # of npm; `tests/scenarios/mailauth.py` runs it
 _TWISTD = "import sys; sys.argv[0] = 'twistd'; from twisted.scripts.twistd import run; run()"
 
 PEERS = {  # the name a scenario uses -> the program to look for, Debian's package
@@ -89,8 +89,12 @@ def missing_peer(name: str) -> str:
     if name == "pymilter":
         done = subprocess.run(["/usr/bin/python3", "-c", "import Milter"], capture_output=True)
         return "" if done.returncode == 0 else "pymilter (apt-get install python3-milter)"
+    if name == "authheaders":
+        done = subprocess.run(["/usr/bin/python3", "-c", "import authheaders"], capture_output=True)
+        return "" if done.returncode == 0 else "authheaders (apt-get install python3-authheaders)"
     if name == "mailauth":
-        return "" if Path(MAILAUTH, name).is_dir() else "mailauth (make peers)"
+        there = Path(MAILAUTH, "node_modules", name).is_dir()
+        return missing_peer("node") if there else "mailauth (make peers)"
     if name == "nodemailer":
         there = Path(NODE_PATH, name).is_dir()
         return missing_peer("node") if there else "nodemailer (apt-get install node-nodemailer)"

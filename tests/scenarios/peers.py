@@ -582,7 +582,9 @@ class NameServer:
                     *("  num-threads: 1", f"  logfile: {folder}/unbound.log", "  verbosity: 1"),
                     *('  root-hints: ""', "  qname-minimisation: no", "  do-ip6: no"),
                     *('  local-zone: "168.192.in-addr.arpa" transparent',),
-                    *('  local-zone: "example." transparent', "remote-control:"),
+                    *('  local-zone: "example." transparent',),
+                    *(f'  local-zone: "{zone}." transparent' for zone in zones if ".arpa" in zone),
+                    "remote-control:",
                     *("  control-enable: no", *forward),
                 ]
             )

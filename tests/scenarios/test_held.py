@@ -82,6 +82,48 @@ class Held(Scenario):
             relay.wait_empty()
             self.assertIn("clean", relay.ctl("audit").stdout)
 
+    def test_who_holds_whom_is_told_and_released_by_recipient_or_by_rule(self) -> None:
+        with Sink() as sink:
+            rules = RULES.replace(
+                'hold    to @example.com when field Subject "unclaimed" "spam?"',
+                'hold    to ann@example.com when field Subject "unclaimed" "spam?"\n'
+                'hold    to bob@example.com when field Subject "unclaimed" "for Bob"',
+            )
+            relay = self.relayd(f"next-hop out smtp 127.0.0.1:{sink.port}\n{rules}", start=False)
+            text = relay.config.read_text().replace("workers 1\n", "workers 2\n")
+            relay.config.write_text(text)
+            relay.start()
+            for _ in range(4):
+                relay.send("x@sender.example", [*TO, "carl@example.com"], HEAD + b"x\r\n")
+            held = self.held(relay)
+            self.assertEqual(len(held), 4)
+            ident = held[0]["id"]
+            for each in held:
+                first, second = each["recipients"]
+                self.assertIn('hold to ann@example.com "spam?"', first["why"])
+                self.assertNotIn("Bob", first["why"])
+                self.assertIn('hold to bob@example.com "for Bob"', second["why"])
+                self.assertNotIn("spam?", second["why"])
+            for command in ("show", "why"):
+                told = relay.ctl(command, ident).stdout
+                self.assertEqual(told.count("said: 450 4.7.0 Held by rule"), 2)
+            named = relay.ctl("held", "list", "--recipient", "bob@example.com").stdout
+            self.assertEqual((named.count("for Bob"), named.count("spam?")), (4, 0))
+            nobody = relay.ctl("held", "release", check=False)
+            self.assertIn("nothing named", nobody.stderr)
+            done = relay.ctl("held", "release", "--recipient", "ann@example.com", ident).stdout
+            self.assertEqual(done, "1 recipient released\n")
+            place = str(first["why"]).split("rule ")[1].split()[0]
+            done = relay.ctl("held", "release", "--rule", place).stdout
+            self.assertEqual(done, "3 recipients released\n")
+            done = relay.ctl("held", "discard", "--rule", "for Bob", "--note", "no").stdout
+            self.assertEqual(done, "4 recipients discarded\n")
+            self.assertEqual(self.held(relay), [])
+            arrived = [to for each in sink.wait(8) for to in each.recipients]
+            self.assertEqual(arrived.count("ann@example.com"), 4)
+            relay.wait_empty()
+            self.assertIn("clean", relay.ctl("audit").stdout)
+
     def test_what_was_released_with_a_field_has_it_after_a_kill_too(self) -> None:
         port = free_port()
         relay = self.gateway(2, port)

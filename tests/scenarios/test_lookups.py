@@ -183,3 +183,25 @@ class RbldnsdTests(Decisions):
             if each.is_file() and KEY.encode() in each.read_bytes() and each != relay.config
         ]
         self.assertEqual([str(each) for each in kept if "last-good" not in str(each)], [])
+
+
+class Resolving(Decisions):
+    records = ZONE + "null.example. MX 0 .\nreceives.example. MX 10 mail.example.\n"
+
+    def test_senders_to_whom_no_answer_could_go_are_put_off(self) -> None:
+        rules = 'reject when not resolves sender 450 4.1.8 "Domain not found"\n'
+        dns = self.zone()
+        relay, _ = self.gateway(dns, f"{rules}accept to @example.com\n", 2)
+        for sender, reply in (
+            ("ann@receives.example", "250 2.1.5"),
+            ("ann@mail.example", "250 2.1.5"),
+            ("ann@null.example", "450 4.1.8"),
+            ("ann@sender.example", "450 4.1.8"),
+            ("", "250 2.1.5"),
+        ):
+            self.assertEqual(self.decided(relay, "192.0.2.7", sender), reply, sender)
+        told = relay.ctl("explain", "--sender", "ann@null.example", "bob@example.com", check=False)
+        self.assertIn("not resolves sender", told.stdout)
+        relay.kill()
+        silent, _ = self.gateway(free_port(), rules + "accept to @example.com\n", 1)
+        self.assertEqual(self.decided(silent, "192.0.2.7", "ann@receives.example")[:3], "451")

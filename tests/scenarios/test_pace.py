@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import resource
 import socket
 import threading
 import time
@@ -128,15 +131,86 @@ class _SilentNames(threading.Thread):
             name = query.question[0].name.to_text().lower()
             if "silent" in name:
                 continue
+            tarpit = re.match(r"(?:mx\.)?tarpit(\d+)\.", name)
             reply = dns.message.make_response(query)
             rdtype = dns.rdatatype.to_text(query.question[0].rdtype)
             if name.startswith("mx."):
+                address = "127.0.0.2" if tarpit is None else loopback(int(tarpit[1]))
                 if rdtype == "A":
-                    reply.answer.append(dns.rrset.from_text(name, 60, "IN", "A", "127.0.0.2"))
+                    reply.answer.append(dns.rrset.from_text(name, 60, "IN", "A", address))
             elif rdtype == "MX":
                 host = "mx.silent.example." if name.startswith("host") else f"mx.{name}"
                 reply.answer.append(dns.rrset.from_text(name, 60, "IN", "MX", f"10 {host}"))
             self.socket.sendto(reply.to_wire(), peer)
+
+
+def loopback(number: int) -> str:
+    """An address of its own for each tarpit."""
+    return f"127.9.{number // 250}.{number % 250 + 1}"
+
+
+class Tarpits(Scenario):
+    """Domains whose hosts accept connections and never speak, and such whose DNS is silent.
+
+    A tenth of what is promised; the whole: RELAYD_TARPITS=5000 python -m tests.runner
+    tests.scenarios.test_pace
+    """
+
+    seconds = 900
+    count = int(os.environ.get("RELAYD_TARPITS", "500"))
+
+    def rate(self, relay: Relayd, sink: Sink, recipients: list[str]) -> float:
+        """Messages a second, from the first one accepted to the last one delivered."""
+        before, began = len(sink.arrived), time.monotonic()
+        with relay.session() as client:
+            for recipient in recipients:
+                client.sendmail(ANN, [recipient], b"Subject: x\r\n\r\nx\r\n")
+        sink.wait(before + len(recipients), 120)
+        return len(recipients) / (time.monotonic() - began)
+
+    def test_a_next_hop_and_proven_domains_keep_their_rate_beside_them(self) -> None:
+        names = _SilentNames()
+        names.start()
+        self.addCleanup(names.socket.close)
+        good = Sink(bind=lambda: listener(socket.AF_INET, ("127.0.0.2", 0)), keep_content=False)
+        inside = Sink(keep_content=False)
+        for sink in (good, inside):
+            self.addCleanup(sink.stop)
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft < self.count + 1000:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (min(self.count + 1000, hard), hard))
+            self.addCleanup(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        for number in range(self.count):
+            # the kernel accepts, and nobody says anything
+            mute = listener(socket.AF_INET, (loopback(number), good.port))
+            self.addCleanup(mute.close)
+        relay = self.relayd(
+            f"next-hop inside smtp localhost:{inside.port}\naccept from 127.0.0.0/8\n"
+            "route to @inside.example via inside\nroute any direct\n",
+            settings=f"resolver 127.0.0.1:{names.port}\nrelay-port {good.port}\n"
+            "internal-destinations 127.0.0.0/8\nretry 1m 5m",
+        )
+        ways = (
+            (inside, ["bob@inside.example"] * 300),
+            (good, [f"bob@good{number % 20}.example" for number in range(300)]),
+        )
+        for sink, recipients in ways:
+            self.rate(relay, sink, recipients)  # proven from here on
+        alone = [max(self.rate(relay, *way) for _ in range(2)) for way in ways]
+        with relay.session() as client:
+            for number in range(self.count):
+                client.sendmail(ANN, [f"bob@tarpit{number}.example"], b"Subject: x\r\n\r\n")
+                if number % 5 == 0:
+                    client.sendmail(ANN, [f"bob@silent{number}.example"], b"Subject: x\r\n\r\n")
+        beside = [max(self.rate(relay, *way) for _ in range(4)) for way in ways]
+        if "RELAYD_TARPITS" in os.environ:
+            print(f"\nmessages a second: alone {alone}, beside {beside}")
+        for before, now in zip(alone, beside, strict=True):
+            self.assertGreater(now, 0.8 * before, (alone, beside))
+        waiting = len(relay.queue())
+        self.assertGreaterEqual(waiting, self.count, "the others are still there")
+        relay.send("eve@elsewhere.example", ["bob@good99.example"])  # new, and another's
+        good.wait(len(good.arrived) + 1, 40)
 
 
 class SilentNames(Scenario):

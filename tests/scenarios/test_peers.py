@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import smtplib
 
+from relayd.authentication.dkimsigning import SigningKey, new_private_key, private_key
 from tests.scenarios import peers
 from tests.scenarios.harness import Scenario, program, run, wait_until
+from tests.scenarios.mailauth import Received, Seal, mailauth
 from tests.scenarios.network import Network
 from tests.sink import Asked, Sink
+from tests.unit.authentication.test_dkim import RFC, RFC_BODY, RFC_KEY
 
 MESSAGE = (
     b"From: a@example.net\r\nTo: ann@example.com\r\nSubject: hi\r\n"
@@ -82,6 +85,35 @@ class Submitters(Scenario):
             client.sendmail("a@b.example", ["ann@example.com"], MESSAGE)
         (kept,) = wait_until(store.mailbox, "Postfix stored it")
         self.assertTrue(kept.endswith(MESSAGE))
+
+
+class Verifiers(Scenario):
+    needs = ("mailauth",)
+
+    def test_mailauth_verifies_rfc_8463_and_spf_and_seals(self) -> None:
+        pem = new_private_key(ed25519=False)
+        seal = SigningKey("gw.example.com", "a", private_key(pem))
+        records = {
+            "brisbane._domainkey.football.example.com": {"TXT": [RFC_KEY]},
+            "football.example.com": {"TXT": ["v=spf1 mx -all"], "MX": ["10 mx.example"]},
+            "mx.example": {"A": ["192.0.2.1"]},
+            "_dmarc.football.example.com": {"TXT": ["v=DMARC1; p=reject"]},
+            seal.key_name: {"TXT": [seal.record]},
+        }
+        sender = "joe@football.example.com"
+        good = Received(RFC + RFC_BODY, sender=sender)
+        changed = Received(RFC + RFC_BODY + b"more\r\n", ip="192.0.2.2", sender=sender)
+        first, second = mailauth(
+            [good, changed], records, seal=Seal(seal.domain, seal.selector, pem)
+        )
+        self.assertEqual((first.spf, first.dmarc, first.arc), ("pass", "pass", "none"))
+        self.assertEqual([one.result for one in first.dkim], ["pass"])
+        self.assertEqual((first.dkim[0].domain, first.dkim[0].algorithm),
+                         ("football.example.com", "ed25519-sha256"))  # fmt: skip
+        self.assertEqual((second.spf, second.dmarc), ("fail", "fail"))
+        self.assertEqual([one.result for one in second.dkim], ["neutral"])
+        sealed = Received(first.fields + good.content, sender=sender)
+        self.assertEqual(mailauth([sealed], records)[0].arc, "pass")
 
 
 class Namespaces(Scenario):

@@ -1,4 +1,4 @@
-"""docs/rules.md and its like, docs/recipes: each recipe loads, each example is one."""
+"""docs/rules.md, checks.md and others, docs/recipes: each recipe loads, each example is one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WANTED = (
     "forward-domain", "catch-all", "split-domain", "backup-mx", "smarthost-by-sender",
     "move-domain", "mailing-list", "srs", "sign",
     "block-lists", "greylisting", "rspamd", "clamav", "opendkim", "limits", "verification",
-    "pace", "new-address", "safety-net", "trust", "no-spam-onward",
+    "pace", "new-address", "safety-net", "cut-through", "trust", "no-spam-onward",
 )  # fmt: skip
 
 

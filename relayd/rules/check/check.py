@@ -217,9 +217,10 @@ def content_problems(items: Sequence[Item]) -> list[Problem]:
     """Rules that look at the content where it is not known, or where it is too late for them."""
     problems = []
     for item in items:
-        if not isinstance(item, Rule) or not item.examines:
+        tests = item.tests if isinstance(item, Rule) else ()
+        looks = next((each for each in tests if each.known is Known.CONTENT), None)
+        if looks is None:
             continue
-        looks = next(each for each in item.tests if each.known is Known.CONTENT)
         if not isinstance(item, _EXAMINING):
             what = f'the content is not known here: "{looks.word}" cannot be asked for'
             place = word_at(item.place, looks.word)

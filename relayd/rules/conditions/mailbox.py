@@ -135,6 +135,11 @@ class FromSender(OfMailbox):
     index = SenderIndex
     seen = attrgetter("sender")
 
+    @property
+    def names_null(self) -> bool:
+        """Whether it says `null` of those that it is for."""
+        return not self.negated and Null() in self.operands
+
 
 def mailbox_test(
     seen: Callable[[View], Subject | None], operand: Operand, tables: Mapping[str, Table]

@@ -14,10 +14,11 @@ from relayd.rules.conditions.headerfield import ByField
 from relayd.rules.conditions.listing import ByListing
 from relayd.rules.conditions.mailbox import FromSender, ToRecipient
 from relayd.rules.conditions.name import AtListener, ByHelo, ByLogin
+from relayd.rules.conditions.resolves import ByRecords
 from relayd.rules.conditions.reversename import ByReverseName
 from relayd.rules.conditions.security import ByCertificate, OverTls
 from relayd.rules.conditions.senderpolicy import BySenderPolicy
-from relayd.rules.conditions.signatures import ByDkim, ByDmarc
+from relayd.rules.conditions.signatures import ByArc, ByDkim, ByDmarc
 from relayd.rules.conditions.size import BySize
 from relayd.rules.conditions.verified import UnknownAt
 from relayd.rules.language.lexer import TokenKind
@@ -34,9 +35,11 @@ ALL: tuple[type[Condition], ...] = (
     ByReverseName,
     ByListing,
     BySenderPolicy,
+    ByRecords,
     ByCount,
     ByFirstSight,
     UnknownAt,
+    ByArc,
     ByDkim,
     ByDmarc,
     BySize,

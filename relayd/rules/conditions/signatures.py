@@ -42,6 +42,11 @@ DMARC = Fact("what DMARC asks for", Known.CONTENT, asked=True, spelled="dmarc", 
 nobody could say."""
 
 
+ARC_WORDS = ("none", "pass", "fail")
+ARC = Fact("the chain of ARC", Known.CONTENT, asked=True, spelled="arc", values=ARC_WORDS)
+"""One of ARC_WORDS (RFC 8617 section 4.4). None: nobody could say."""
+
+
 class ByDkim(Condition):
     """`dkim pass`, `dkim pass @example.org, pass @.example.org`, `dkim none`."""
 
@@ -105,27 +110,27 @@ def _is_of(signer: str, domain: Domain | SubDomains) -> bool:
     return signer.endswith(f".{wanted}") if isinstance(domain, SubDomains) else signer == wanted
 
 
-class ByDmarc(Condition):
-    """`dmarc pass`, `dmarc quarantine, reject`."""
+class _ByResult(Condition):
+    """One result in one word, of what `facts` names."""
 
     __slots__ = ()
-    word = "dmarc"
-    facts = frozenset({DMARC})
+    fact: Fact
+    results: tuple[str, ...]
 
     @classmethod
     def operand(cls, words: Words) -> Operand:
         """One operand."""
-        return Text(words.choice(DMARC_WORDS, one_of(list(DMARC_WORDS))))
+        return Text(words.choice(cls.results, one_of(list(cls.results))))
 
     def test(self, operand: Operand, tables: Mapping[str, Table]) -> Test:
         """Whether one operand fits, as a function of a view."""
         assert isinstance(operand, Text)
-        wanted = operand.text
+        wanted, fact = operand.text, self.fact
 
         def test(view: View) -> bool:
-            word = view.told(DMARC)
+            word = view.told(fact)
             if word is None:
-                raise Unknown(f"{DMARC} is not known")
+                raise Unknown(f"{fact} is not known")
             return word == wanted
 
         return test
@@ -134,5 +139,23 @@ class ByDmarc(Condition):
         """What a test says of a message with this: its one result."""
         (operand,) = self.operands if len(self.operands) == 1 else (None,)
         if self.negated or not isinstance(operand, Text):
-            raise ValueError('expected one result: "dmarc pass"')
-        return DMARC, operand.text
+            raise ValueError(f'expected one result: "{self.word} pass"')
+        return self.fact, operand.text
+
+
+class ByDmarc(_ByResult):
+    """`dmarc pass`, `dmarc quarantine, reject`."""
+
+    __slots__ = ()
+    word = "dmarc"
+    facts = frozenset({DMARC})
+    fact, results = DMARC, DMARC_WORDS
+
+
+class ByArc(_ByResult):
+    """`arc pass`, `arc none, fail`."""
+
+    __slots__ = ()
+    word = "arc"
+    facts = frozenset({ARC})
+    fact, results = ARC, ARC_WORDS

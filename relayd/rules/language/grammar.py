@@ -39,7 +39,7 @@ from relayd.rules.language.sentences import (
     read_rewrite,
     read_route,
 )
-from relayd.rules.language.signing import read_dkim, read_sign
+from relayd.rules.language.signing import read_arc, read_dkim, read_sign
 from relayd.rules.language.source import Complaint, did_you_mean, one_of
 from relayd.rules.language.words import Words, host_port, seconds_of
 from relayd.rules.sendas import read_send_as
@@ -252,6 +252,7 @@ VERBS: dict[str, Reader[Item]] = {
     "srs": read_srs,
     "dkim": read_dkim,
     "sign": read_sign,
+    "arc": read_arc,
     "may-send-as": read_send_as,
     "provider": read_provider,
     "pace": read_pace,

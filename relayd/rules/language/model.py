@@ -29,6 +29,7 @@ from relayd.rules.language.words import seconds_of
 from relayd.rules.leaving import BREAKS
 
 REWRITTEN = "srs"  # what an `expect` calls a sender that was rewritten: the hash is secret
+SEALS = "arc "  # how a signer's name begins that seals a chain
 NOWHERE = Place(Source("", "", ()), 0)
 
 
@@ -200,10 +201,16 @@ class Route(Rule):
     table: str = ""  # a transport table
     direct_first: bool = False  # the domain's exchangers before the hops
     source: str = ""  # whose address the way to them begins at
+    patience: str = ""  # as it is written: how long the client waits for the first attempt
 
     @property
     def tests(self) -> tuple[Condition, ...]:
         return self.conditions + self.when
+
+    @property
+    def cut_through(self) -> float:
+        """Seconds; 0: the client does not wait."""
+        return (seconds_of(self.patience) or 0.0) if self.patience else 0.0
 
     @property
     def next_hop(self) -> str:
@@ -218,6 +225,8 @@ class Route(Rule):
         words += [spaces(self.conditions)] if self.conditions else []
         if self.hops or not self.table:
             words.append(Direction.parse(self.next_hop).words)
+        if self.patience:
+            words.append(f"cut-through {self.patience}")
         return " ".join(words)
 
 
@@ -455,6 +464,32 @@ class Sign(Rule):
     @property
     def body(self) -> str:
         return f"{spaces(self.conditions)} with {self.name}"
+
+    @property
+    def signer(self) -> str:
+        """As a destination keeps it (Destination.signed_by)."""
+        return self.name
+
+
+@dataclass(frozen=True, slots=True)
+class ArcSeal(Sign):
+    """`arc seal with NAME [when ...]`: whose chain a copy takes along (RFC 8617)."""
+
+    @property
+    def examines(self) -> bool:
+        return True  # what is handed on is what was found out about the content
+
+    @property
+    def stage(self) -> str:
+        return "arc"
+
+    @property
+    def body(self) -> str:
+        return f"seal with {self.name}"
+
+    @property
+    def signer(self) -> str:
+        return f"{SEALS}{self.name}"
 
 
 class Counted(enum.Enum):

@@ -38,6 +38,7 @@ from relayd.rules.language.words import Words, domain_of, local_of, mailbox_of, 
 _REFUSALS = {"reject": (550, 400, 599), "defer": (451, 400, 499)}  # code by itself, least, most
 _REASONED = ("hold", "discard")
 _CODE = re.compile(r"\d+\Z")
+MOST_PATIENCE = 120  # seconds: with what came before, a client has waited for eight minutes by then
 STATUS = re.compile(r"[245]\.\d{1,3}\.\d{1,3}\Z")
 # how others' aliases say that mail goes nowhere, and the verb for it
 _NO_TARGETS = {
@@ -289,7 +290,27 @@ def read_route(words: Words) -> Route:
         raise words.complain(
             "a transport table says itself where to", f'did you mean "route to <{table}> ..."?'
         )
-    return Route(tests, hops, table or "", when=when(words), place=words.verb.place)
+    patience = _patience(words)
+    needed = when(words)
+    return Route(tests, hops, table or "", patience=patience, when=needed, place=words.verb.place)
+
+
+def _patience(words: Words) -> str:
+    """`[cut-through TIME]`: how long the client waits for the first attempt."""
+    token = words.peek()
+    if not words.skip_word("cut-through"):
+        if token is not None and token.text.lower().startswith("cut"):
+            raise words.missing('"cut-through" and a time')
+        return ""
+    token = words.peek()
+    seconds = words.duration()
+    assert token is not None
+    if not 1.0 <= seconds <= MOST_PATIENCE:
+        most = f"{MOST_PATIENCE // 60}m"
+        raise words.complain(
+            f"{token.text} is out of range", f"expected 1s to {most}: clients give up"
+        )
+    return token.text
 
 
 def _hops(words: Words) -> tuple[str, ...]:
@@ -302,7 +323,7 @@ def _hops(words: Words) -> tuple[str, ...]:
 
 
 def _direct(words: Words, tests: tuple[Condition, ...]) -> Route:
-    """`direct [from SOURCE][, via NEXT-HOP, ...]`."""
+    """`direct [from SOURCE][, via NEXT-HOP, ...] [cut-through TIME]`."""
     words.skip_word(DIRECT)
     source = words.name("the name of a source") if words.skip_word("from") else ""
     hops: tuple[str, ...] = ()
@@ -310,7 +331,14 @@ def _direct(words: Words, tests: tuple[Condition, ...]) -> Route:
         if not words.skip_word("via"):
             raise words.missing('"via" and the next hop for when the direct way is closed')
         hops = _hops(words)
+    patience = _patience(words)
     needed = when(words)
     return Route(
-        tests, hops, direct_first=bool(hops), source=source, when=needed, place=words.verb.place
+        tests,
+        hops,
+        direct_first=bool(hops),
+        source=source,
+        patience=patience,
+        when=needed,
+        place=words.verb.place,
     )

@@ -1,4 +1,4 @@
-"""The verbs for signatures that we make: `dkim`, which names keys, and `sign`."""
+"""The verbs for signatures that we make: `dkim`, which names keys, `sign` and `arc`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 
 from relayd.mail.address import fold_domain
 from relayd.rules.conditions.registry import conditions, when
-from relayd.rules.language.model import DkimDef, KeyFile, Sign
+from relayd.rules.language.model import ArcSeal, DkimDef, KeyFile, Sign
 from relayd.rules.language.words import Words
 
 _LONGEST = 253  # octets of a name in the DNS
@@ -59,3 +59,11 @@ def read_sign(words: Words) -> Sign:
         raise words.missing('"with NAME"')
     name = words.name("the name of a dkim statement")
     return Sign(tests, name, when=when(words), place=words.verb.place)
+
+
+def read_arc(words: Words) -> ArcSeal:
+    """`arc seal with NAME [when ...]`."""
+    if not words.skip_word("seal") or not words.skip_word("with"):
+        raise words.missing('"seal with NAME"')
+    name = words.name("the name of a dkim statement")
+    return ArcSeal((), name, when=when(words), place=words.verb.place)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from relayd.mail.envelope import Direction, direct_queue
-from relayd.mail.message import Message, Record
+from relayd.mail.message import Message, RecipientState, Record
 from relayd.spool.sqlite.rows import raw, raw_path
-from relayd.spool.sqlite.search import fold
+from relayd.spool.sqlite.search import fold, rule_words
 from relayd.spool.view import QueueFilter, RecipientSummary, Summary
 
 
@@ -28,10 +28,16 @@ def matches(wanted: QueueFilter, message: Message, record: Record) -> bool:
             _match(wanted.recipient, raw(recipient.mailbox))
             or _match(wanted.recipient, raw(recipient.original))
         )
+        and (not wanted.rule or _holds(wanted.rule, record))
         and (record.last is not None or not wanted.reply)
         and (record.last is None or str(record.last.reply).startswith(wanted.reply))
         and (not wanted.received_before or message.received_at < wanted.received_before)
     )
+
+
+def _holds(rule: str, record: Record) -> bool:
+    said = "" if record.last is None else str(record.last.reply)
+    return record.state is RecipientState.HELD and rule_words(rule) in f" {fold(said)} "
 
 
 def _match(pattern: str, text: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import sqlite3
 from typing import Any
 from zlib import crc32
@@ -86,18 +87,28 @@ def condition(wanted: QueueFilter) -> tuple[str, dict[str, Any]]:
     if wanted.reply:
         terms.append("instr(ifnull(r.reply, ''), :reply) = 1")
         parameters["reply"] = wanted.reply
+    if wanted.rule:
+        terms.append("r.state = 1 AND instr(' ' || lower(ifnull(r.reply, '')) || ' ', :rule) > 0")
+        parameters["rule"] = rule_words(wanted.rule)
     if wanted.received_before:
         terms.append("m.received < :received_before")
         parameters["received_before"] = wanted.received_before
     return " AND ".join(terms), parameters
 
 
+_PLACE = re.compile(r"\A\S+:[0-9]+\Z")
 _RECIPIENT_COLUMNS = ("r.mailbox", "ifnull(r.original, '')")
 
 
 def fold(text: str) -> str:
     """Lower case as SQLite has it: ASCII letters only."""
     return text.encode("utf-8", "surrogatepass").lower().decode("utf-8", "surrogatepass")
+
+
+def rule_words(text: str) -> str:
+    """What stands somewhere between blanks, where it is a place: :14 is not that of :140."""
+    folded = fold(text)
+    return f" {folded} " if _PLACE.search(folded) else folded
 
 
 def _match(column: str, name: str, text: str) -> str:

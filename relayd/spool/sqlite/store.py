@@ -36,6 +36,8 @@ from relayd.spool.sqlite.syncer import Syncer
 from relayd.spool.sqlite.writer import Writer
 from relayd.spool.sqlite.writes import (
     Acceptance,
+    ClientAnswered,
+    LetGo,
     OperatorWrite,
     RerouteWrite,
     SetAside,
@@ -156,6 +158,7 @@ class Spool:
         self._open = self.healthy = True
         for thread in (self._writer, self._reader, self._syncer):
             thread.start()
+        self._writer.put(LetGo(newest, self._let_go))
         self._syncer.work(Orphans(self._files, newest, self._fates, self.notice).step)
 
     def _bereft(self, connection: sqlite3.Connection) -> None:
@@ -240,6 +243,11 @@ class Spool:
         octets = sum([len(report.content) for report in reports]) if reports else 0
         promise: Promise[list[Accepted]] = self._bridge.promise()
         return self._write(promise, SettlementWrite(promise, settlements, rows, octets))
+
+    def answered(self, ident: int) -> Awaitable[None]:
+        """The client of this message is about to hear 250."""
+        promise: Promise[None] = self._bridge.promise()
+        return self._write(promise, ClientAnswered(promise, ident))
 
     def _report_rows(self, report: NewMessage) -> NewRows:
         data = report.content
@@ -399,6 +407,11 @@ class Spool:
 
     def _found_damaged(self, ident: int, reason: str) -> None:
         self._writer.put(SetAside(None, ident, reason, self._aside))
+
+    def _let_go(self, recipients: int) -> None:
+        if self._log is not None:
+            event = "let go: the clients were not answered before the end, and have it still"
+            self._bridge.call(lambda log: log.notice(event, recipients=recipients), self._log)
 
     def _aside(self, ident: int, reason: str) -> None:
         with contextlib.suppress(OSError):  # then the next start finds the file

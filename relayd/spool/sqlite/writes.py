@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from relayd.mail.message import RecipientState, Settlement
-from relayd.mail.outcome import held
+from relayd.mail.outcome import UNANSWERED, held
 from relayd.spool.sqlite.batch import Batch
 from relayd.spool.sqlite.bridge import Promise
 from relayd.spool.sqlite.rows import (
@@ -20,7 +20,7 @@ from relayd.spool.sqlite.rows import (
     row_of,
 )
 from relayd.spool.sqlite.search import condition
-from relayd.spool.view import QueueFilter, Rerouting
+from relayd.spool.view import NEVER_ANSWERED, QueueFilter, Rerouting
 
 _RECIPIENT = f"SELECT {columns('recipient')} FROM recipient WHERE message = ? AND number = ?"
 
@@ -28,6 +28,8 @@ _OF_MESSAGE = f"SELECT {columns('recipient')} FROM recipient WHERE message = ?"
 _REPLACE = f"""REPLACE INTO recipient({columns("recipient")})
     VALUES ({", ".join("?" * len(ROWS["recipient"]._fields))})"""
 _SAME_UNTIL = RecipientRow._fields.index("reply")  # what only says why it waits may differ
+
+_UNANSWERED = outcome_text(UNANSWERED)  # no peer can say it: there is no remote MTA in it
 
 SCANNED = 4000  # recipients that one step of an operator's change looks at
 CHANGED = 500  # ... and changes, so that acceptance never waits long for it
@@ -244,6 +246,62 @@ class OperatorWrite(Write):
         if self._met:
             self._report(self._verb, self._met)
         return self._at[0] >= self._last
+
+
+class ClientAnswered(Write):
+    """The client of a message is about to hear 250."""
+
+    def __init__(self, promise: Promise[Any], ident: int) -> None:
+        self.promise = promise
+        self._ident = ident
+
+    def enter(self, batch: Batch, connection: sqlite3.Connection) -> None:
+        """Its recipients are queued from now on."""
+        connection.execute(
+            """UPDATE recipient SET state = 0, next_attempt = ?, reply = NULL, outcome = NULL
+            WHERE message = ? AND state = 1 AND outcome = ?""",
+            (batch.now, self._ident, _UNANSWERED),
+        )
+
+    def idents(self) -> list[int]:
+        """The message: should it fail, the client hears that it was not taken."""
+        return [self._ident]
+
+
+class LetGo(Write):
+    """Of an earlier run: messages whose clients were not answered."""
+
+    def __init__(self, newest: int, told: Callable[[int], None]) -> None:
+        self._newest = newest
+        self._told = told
+        self._at = (0, -1)
+        self._over = False
+        self._count = 0
+
+    def enter(self, batch: Batch, connection: sqlite3.Connection) -> None:
+        """The next few of all that is on hold."""
+        found = connection.execute(
+            f"""SELECT message, number, attempts, outcome = ? FROM recipient INDEXED BY held
+            WHERE state = 1 AND (message, number) > (?, ?) AND message <= ?
+            ORDER BY message, number LIMIT {SCANNED}""",
+            (_UNANSWERED, *self._at, self._newest),
+        ).fetchall()
+        removed = int(RecipientState.REMOVED)
+        for message, number, attempts, unanswered in found:
+            if unanswered:
+                key = message, number
+                row = EndRow(*key, batch.now, removed, attempts, None, NEVER_ANSWERED)
+                batch.end(key, row)
+                self._count += 1
+        self._over = len(found) < SCANNED
+        if found:
+            self._at = found[-1][:2]
+
+    def done(self) -> bool:
+        """Go on until the end was reached."""
+        if self._over and self._count:
+            self._told(self._count)
+        return self._over
 
 
 class RerouteWrite(Write):

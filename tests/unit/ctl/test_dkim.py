@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import re
 import unittest
 from pathlib import Path
@@ -108,10 +109,54 @@ class DkimTests(unittest.TestCase):
     def test_a_file_that_holds_no_key_is_left_alone_and_said(self) -> None:
         (self.folder / "dkim").mkdir()
         (self.folder / "dkim" / "r.pem").write_text("mine\n")
+        (self.folder / "dkim" / "r.pem").chmod(0o600)
         status, _, err = self.dkim("make", "gateway")
         self.assertEqual(status, 1)
         self.assertIn("r.pem: there is no private key in it", err)
         self.assertEqual((self.folder / "dkim" / "r.pem").read_text(), "mine\n")
+
+    def test_folders_that_are_not_there_are_made(self) -> None:
+        self.site(STATEMENT.replace("dkim/", "a/b/c/"))
+        self.assertEqual(self.dkim("make", "gateway")[0], 0)
+        for folder in ("a", "a/b", "a/b/c"):
+            self.assertEqual((self.folder / folder).stat().st_mode & 0o777, 0o700)
+
+    def test_what_cannot_be_written_is_said_by_its_name(self) -> None:
+        (self.folder / "file").write_text("x")
+        (self.folder / "link.pem").symlink_to("nowhere.pem")
+        for path, why in (
+            ("file/r.pem", "file/r.pem: Not a directory\n"),
+            ("link.pem", "link.pem: a link to nowhere.pem, which is not there\n"),
+        ):
+            self.site(f"dkim gateway domain gw.example.com selector r key file {path}")
+            status, _, err = self.dkim("make", "gateway")
+            self.assertEqual((status, err), (1, f"relayctl: {self.folder}/{why}"))
+
+    def test_a_key_that_relayd_would_not_take_is_said(self) -> None:
+        self.dkim("make", "gateway")
+        (self.folder / "dkim/r.pem").chmod(0o644)
+        status, out, _ = self.dkim("list")
+        self.assertEqual(status, 1)
+        self.assertIn("is open to others (mode 0644); expected e.g. chmod 640", out)
+        status, _, err = self.dkim("make", "gateway")
+        self.assertEqual(status, 1)
+        self.assertIn("is open to others (mode 0644)", err)
+
+    def test_what_never_ends_is_not_read(self) -> None:
+        os.mkfifo(self.folder / "fifo", 0o600)
+        for path in ("fifo", "/dev/zero"):
+            self.site(f"dkim gateway domain gw.example.com selector r key file {path}")
+            self.assertIn(f"{path} is no file", self.dkim("list")[1])
+            self.assertIn(f"{path} is no file", self.dkim("make", "gateway")[2])
+            with self.assertRaisesRegex(config.ConfigErrors, f"{path} is no file"):
+                config.load(self.config)
+
+    def test_a_statement_that_cannot_be_read_is_shown(self) -> None:
+        self.site("dkim gateway domain gw.example.com selctor r key file r.pem")
+        for arguments in (("make", "gateway"), ("list",)):
+            status, _, err = self.dkim(*arguments)
+            self.assertEqual(status, 1)
+            self.assertIn('relayd.conf:3:36: unexpected "selctor"', err)
 
     def test_check_shows_what_is_missing(self) -> None:
         key = {

@@ -156,6 +156,18 @@ class ForEach(ExaminationCase):
                 r'^450 4\.7\.0 Held by rule \S+ hold any when field \S+ "hello"$',
             )
 
+    def test_each_recipient_says_the_rule_that_holds_it(self) -> None:
+        self.rules(
+            'hold to a@example.com when size > 1 "A"\nhold to b@example.com when size > 1 "B"\n'
+            "accept to @example.com\nforward c@example.com -> a@example.com\n"
+            'hold to c@example.com when size > 1 "C"'
+        )
+        self.send(SMALL, *(f"{name}@example.com" for name in "abcd"))
+        self.assertEqual(len(self.submission.recipients), 3)
+        self.assertRegex(self.said_of(self.submission, 0), r'hold to a@\S+ "A"[^"]+, .*"C"')
+        self.assertRegex(self.said_of(self.submission, 1), r'rule \S+ hold to b@\S+ "B"[^"]+$')
+        self.assertIsNone(self.submission.first_word(2))
+
     def test_a_filter_that_holds_is_said(self) -> None:
         self.send(SMALL, "a@example.com")
         step = Step("hold", "x.rules:1", "milter av", "quarantine")

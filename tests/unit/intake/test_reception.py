@@ -43,7 +43,7 @@ class Transactions(unittest.TestCase):
         return self.scene.spool.stored[-1][1]
 
     def test_all_that_the_spool_is_to_keep(self) -> None:
-        self.scene.change(wishes=lambda trusted: TRUSTED)
+        self.scene.change(wishes=lambda of, client: TRUSTED)
         peer = self.scene.greeted(address="2001:db8::9")
         peer.say(
             "MAIL FROM:<s@example.org> BODY=8BITMIME RET=HDRS ENVID=q+2B1 SIZE=100",
@@ -486,7 +486,7 @@ class Expanded(unittest.TestCase):
         scene = Scene()
         scene.change(
             expanded=lambda message, aliases: told.extend(str(each.mailbox) for each in aliases),
-            wishes=lambda trusted: TRUSTED,
+            wishes=lambda of, client: TRUSTED,
         )
         peer = scene.greeted()
         peer.say("MAIL FROM:<s@example.org>")
@@ -519,7 +519,10 @@ class Wishing(unittest.TestCase):
     ) -> Submission:
         scene = Scene()
         ruleset = parsed(rules)
-        scene.change(rules=lambda: ruleset, wishes=lambda trusted: TRUSTED if trusted else wishes)
+        scene.change(
+            rules=lambda: ruleset,
+            wishes=lambda of, client: TRUSTED if of.trusts(client) else wishes,
+        )
         peer = scene.greeted(address="192.0.2.7")
         if login:
             peer.protocol._reception.logged_in(login)  # type: ignore[attr-defined]

@@ -20,7 +20,7 @@ OTHER = SigningKey("gw.example.com", "s", Ed25519PrivateKey.from_private_bytes(b
 class DeskTests(TestCase):
     async def checked(self, *texts: str, error: Exception | None = None) -> tuple[str, str]:
         async def ask(name: str, rdtype: str) -> Answer[str]:
-            self.assertEqual((name, rdtype), ("s._domainkey.gw.example.com", "TXT"))
+            self.assertEqual((name[:27], rdtype), ("s._domainkey.gw.example.com", "TXT"))
             if error is not None:
                 raise error
             return Answer(name, name, texts, secure=False, ttl=60)
@@ -49,6 +49,41 @@ class DeskTests(TestCase):
             state, said = await self.checked(*texts)
             self.assertEqual(state, "wrong")
             self.assertIn(why, said)
+
+    async def test_what_forms_for_records_make_of_it(self) -> None:
+        record = KEY.record
+        half = len(record) // 2
+        for texts, why in (
+            ((record.replace(";", "\\;"),), "backslashes stand in it"),
+            ((f'"{record}"',), "quotation marks stand in it"),
+            ((f'"{record[:half]}" "{record[half:]}"',), "quotation marks stand in it"),
+            ((record[:-9],), f"it is cut after {len(record) - 9} octets"),
+            ((record[:half], record[half:]), "they are the strings of one"),
+            (("v=DKIM1; k=ed25519; t=s; p=",), "the key was revoked"),
+            ((record.replace("k=ed25519; ", ""),), "the key is no RSA key"),
+            ((record + "; s=tlsrpt",), "the key is not for mail"),
+            ((record + "; h=sha1",), "the key is not for sha256"),
+        ):
+            state, said = await self.checked(*texts)
+            self.assertEqual(state, "wrong", texts)
+            self.assertIn(why, said)
+        for text in (record + "; t=s", record + ";", record.replace("p=", "p= ")):
+            self.assertEqual((await self.checked(text))[0], "right", text)
+
+    async def test_a_zone_that_stands_there_twice(self) -> None:
+        asked = []
+
+        async def ask(name: str, rdtype: str) -> Answer[str]:
+            asked.append(name)
+            if name == "s._domainkey.gw.example.com.example.com":
+                return Answer(name, name, (KEY.record,), secure=False, ttl=60)
+            raise NxDomain(name, rdtype, "nothing")
+
+        settings: Any = SimpleNamespace(signing={"gateway": (KEY,)})
+        (key,) = (await DkimDesk(lambda: settings, ask).answer({}))["keys"]
+        self.assertEqual(key["state"], "missing")
+        self.assertIn("but at s._domainkey.gw.example.com.example.com", key["why"])
+        self.assertEqual(len(asked), 3)
 
     async def test_what_is_not_there_or_not_known(self) -> None:
         for kind in (NxDomain, NoData):

@@ -378,6 +378,24 @@ class OfflineTest(TestCase):
         self.assertEqual(self.ctl(*given, "info@example.com")[0], 0)
         self.assertEqual(self.ctl("--with", "listed zn", "info@example.com")[0], 2)
 
+    def test_how_long_the_client_would_wait(self) -> None:
+        rules = (
+            "accept any\nforward a@x.example -> b@y.example\n"
+            "forward c@x.example -> c@x.example, d@y.example\n"
+            "next-hop isp smtp 192.0.2.1\nroute any direct, via isp cut-through 1m when forwarded\n"
+        )
+        self.site.write_text(f"hostname gw.example.com\n{rules}")
+        waits = "the client waits up to 60 seconds for how the first attempt ends"
+        for recipient, said in (
+            ("a@x.example", True),
+            ("c@x.example", False),
+            ("e@y.example", False),
+        ):
+            status, out, _ = self.ctl(recipient)
+            self.assertEqual((status, waits in out.splitlines()), (0, said), out)
+        out = json.loads(self.ctl("--json", "a@x.example")[1])
+        self.assertEqual([each["cut_through"] for each in out["destinations"]], [60.0])
+
     def test_exit_statuses(self) -> None:
         self.assertEqual(self.ctl("info@example.com")[0], 0)
         self.assertEqual(self.ctl("old@example.com")[0], 1)

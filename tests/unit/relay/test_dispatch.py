@@ -234,6 +234,26 @@ class Newcomers(TestCase):
                 break
         self.assertIs(world.table.state(new), RecipientState.DELIVERED)
 
+    def test_new_domains_of_another_sender_do_not_wait_behind_a_thousand(self) -> None:
+        for accept in (True, False):  # as it comes, and from the table
+            with self.subTest(accept=accept):
+                world = self.silent(1000)
+                ours = [
+                    world.mail_to(f"new{number}.example", sender="bob@other.example", accept=accept)
+                    for number in range(3)
+                ]
+                reports = world.mail_to("owed.example", sender="", accept=accept)
+                if not accept:
+                    world.dispatcher.retry([f"direct new{number}.example" for number in range(3)])
+                    world.dispatcher.retry(["direct owed.example"])
+                    world.clock.advance(0)
+                for number in range(1000):  # those of the thousand come and go on meanwhile
+                    world.mail_to(f"more{number}.example")
+                for _ in range(12):
+                    world.courier.finish(DEAD)
+                begun = {each.message.ident for each in world.courier.started}
+                self.assertLessEqual({*ours, reports}, begun)
+
     def test_a_new_domain_does_not_wait_for_those_known_to_be_dead(self) -> None:
         world = World(start=False)
         for number in range(1000):

@@ -7,7 +7,7 @@ import unittest
 from collections import deque
 from collections.abc import Callable
 
-from relayd.relay.learntrate import INTERVAL, LONGEST_PAUSE, SLOWEST, LearntRate
+from relayd.relay.learntrate import LONGEST_PAUSE, SHORTEST_PAUSE, SLOWEST, LearntRate
 
 
 class Bucket:
@@ -26,13 +26,14 @@ class Bucket:
 
 
 class Sliding:
-    """Takes so many in any minute."""
+    """Counts over so many seconds, whichever."""
 
-    def __init__(self, per_minute: float) -> None:
-        self.most, self.times = per_minute, deque[float]()
+    def __init__(self, per_minute: float, seconds: float) -> None:
+        self.most, self.seconds = max(round(per_minute * seconds / 60), 1), seconds
+        self.times: deque[float] = deque()
 
     def takes(self, now: float) -> bool:
-        while self.times and now - self.times[0] >= 60:
+        while self.times and now - self.times[0] >= self.seconds:
             self.times.popleft()
         if len(self.times) >= self.most:
             return False
@@ -41,10 +42,10 @@ class Sliding:
 
 
 class Fixed(Sliding):
-    """Takes so many in each minute of its clock."""
+    """... or those of its clock."""
 
     def takes(self, now: float) -> bool:
-        while self.times and self.times[0] // 60 != now // 60:
+        while self.times and self.times[0] // self.seconds != now // self.seconds:
             self.times.popleft()
         if len(self.times) >= self.most:
             return False
@@ -53,58 +54,95 @@ class Fixed(Sliding):
 
 
 def run(
-    rate: LearntRate, takes: Callable[[float], bool], start: float, seconds: float
+    rates: list[LearntRate], takes: Callable[[float], bool], start: float, seconds: float
 ) -> tuple[list[float], list[float]]:
-    """Sends all that may go, twenty at a time, each taking half a second: taken, and refused."""
+    """Each worker sends all that may go, twenty at a time, half a second each: taken, refused."""
     taken, refused = [], []
-    now, under_way = start, deque[float]()
-    while now < start + seconds:
-        while under_way and now - under_way[0] >= 0.5:
-            began = under_way.popleft()
-            if takes(now):
-                rate.took(now)
-                taken.append(now)
-            else:
-                rate.slower(now, began)
-                refused.append(now)
-        while len(under_way) < 20 and rate.opens_at(now) <= now:
-            rate.started(now)
-            under_way.append(now)
-        now += 0.05
+    under_way: list[deque[float]] = [deque() for _ in rates]
+    for tick in range(int(seconds * 20)):
+        now = start + tick / 20
+        for rate, mine in zip(rates, under_way, strict=True):
+            while mine and now - mine[0] >= 0.5:
+                began = mine.popleft()
+                if takes(now):
+                    rate.took(now, began)
+                    taken.append(now)
+                else:
+                    rate.slower(now, began)
+                    refused.append(now)
+            while len(mine) < 20 and rate.opens_at(now) <= now:
+                rate.started(now)
+                mine.append(now)
     return taken, refused
 
 
 class Settles(unittest.TestCase):
-    def learnt(self) -> LearntRate:
-        return LearntRate(random.Random(1).random)
+    """Within two minutes a tenth below, and then fewer than 2 % of the attempts are refused."""
 
-    def test_a_tenth_below_within_ten_minutes_however_it_counts(self) -> None:
-        for per_minute in (30, 120, 600):
-            for place in (  # the second saves up a minute
-                Bucket(per_minute, per_minute / 6),
-                Bucket(per_minute, per_minute),
-                Sliding(per_minute),
-                Fixed(per_minute),
-            ):
+    def learnt(self, workers: int = 1) -> list[LearntRate]:
+        jitter = random.Random(1).random
+        return [LearntRate(jitter) for _ in range(workers)]
+
+    def check(
+        self, rates: list[LearntRate], takes: Callable[[float], bool], per_minute: float, at: float
+    ) -> None:
+        taken, refused = run(rates, takes, at, 300)
+        self.assertGreaterEqual(len(taken) / 5, 0.89 * per_minute)
+        self.assertLessEqual(len(taken) / 5, 1.02 * per_minute)
+        self.assertLess(len(refused), 0.02 * (len(taken) + len(refused)))
+
+    def test_how_many_it_takes_and_however_it_counts(self) -> None:
+        for per_minute in (120, 150, 300, 480, 900):
+            for seconds in (3, 5, 10, 60):  # ... worth of mail that it takes together
+                with self.subTest(place="bucket", per_minute=per_minute, seconds=seconds):
+                    place = Bucket(per_minute, per_minute * seconds / 60)
+                    rates = self.learnt()
+                    run(rates, place.takes, 1000.0, 120)
+                    self.check(rates, place.takes, per_minute, 1120.0)
+            for kind in (Sliding, Fixed):
+                for window in (12, 20, 60):
+                    with self.subTest(place=kind.__name__, per_minute=per_minute, window=window):
+                        other = kind(per_minute, window)
+                        rates = self.learnt()
+                        run(rates, other.takes, 1000.0, 120)
+                        self.check(rates, other.takes, per_minute, 1120.0)
+
+    def test_by_two_workers_together(self) -> None:
+        for per_minute in (240, 600):
+            for place in (Bucket(per_minute, per_minute / 12), Sliding(per_minute, 60)):
                 with self.subTest(place=type(place).__name__, per_minute=per_minute):
-                    rate = self.learnt()
-                    # a minute that is full says nothing of what it takes for a while
-                    learning = 600 if isinstance(place, Bucket) else 1200
-                    run(rate, place.takes, 1000.0, learning)
-                    taken, refused = run(rate, place.takes, 1000.0 + learning, 600)
-                    self.assertGreaterEqual(len(taken) / 10, 0.88 * per_minute)
-                    self.assertLessEqual(len(taken) / 10, 1.05 * per_minute)
-                    self.assertLess(len(refused), 0.02 * len(taken))
+                    rates = self.learnt(2)
+                    run(rates, place.takes, 1000.0, 120)
+                    self.check(rates, place.takes, per_minute, 1120.0)
+
+    def test_with_a_restart_in_the_middle(self) -> None:
+        for moment in (2, 20, 61, 80):
+            for place in (Bucket(300, 25), Sliding(300, 60)):
+                with self.subTest(place=type(place).__name__, moment=moment):
+                    rates = self.learnt()
+                    run(rates, place.takes, 1000.0, moment)
+                    again = self.learnt()
+                    again[0].restore(rates[0].kept(), 1000.0 + moment)
+                    run(again, place.takes, 1000.0 + moment, 120 - moment)
+                    self.check(again, place.takes, 300, 1120.0)
+
+    def test_messages_that_have_to_keep_their_distance(self) -> None:
+        """The jitter, and what is late, cost something here; it is still steady."""
+        rates, place = self.learnt(), Bucket(300, 1)
+        run(rates, place.takes, 1000.0, 120)
+        taken, refused = run(rates, place.takes, 1120.0, 300)
+        self.assertGreaterEqual(len(taken) / 5, 0.65 * 300)
+        self.assertLess(len(refused), 0.02 * len(taken))
 
     def test_a_limit_that_falls_and_rises_is_followed(self) -> None:
-        rate, place = self.learnt(), Bucket(600, 100)
-        run(rate, place.takes, 1000.0, 600)
+        [rate], place = self.learnt(), Bucket(600, 100)
+        run([rate], place.takes, 1000.0, 600)
         place.rate = 2.0
-        run(rate, place.takes, 1600.0, 600)
-        taken, _ = run(rate, place.takes, 2200.0, 300)
+        run([rate], place.takes, 1600.0, 600)
+        taken, _ = run([rate], place.takes, 2200.0, 300)
         self.assertAlmostEqual(len(taken) / 300, 1.9, delta=0.2)
         place.rate = 50.0
-        taken, _ = run(rate, place.takes, 2500.0, 7200)
+        taken, _ = run([rate], place.takes, 2500.0, 7200)
         self.assertGreater(sum(each > 2500 + 7000 for each in taken) / 200, 10)
 
 
@@ -115,43 +153,84 @@ class Lessons(unittest.TestCase):
     def test_there_is_none_where_nobody_asks_for_less(self) -> None:
         for second in range(100):
             self.rate.started(second)
-            self.rate.took(second)
+            self.rate.took(second, second)
         self.assertFalse(self.rate.active)
         self.assertEqual(self.rate.opens_at(100.0), 0.0)
 
     def test_half_of_what_was_taken_of_late(self) -> None:
         for tenth in range(100):
-            self.rate.took(1000 + tenth / 10)
+            self.rate.took(1000 + tenth / 10, 1000 + tenth / 10)
         self.assertTrue(self.rate.slower(1010.0, 1009.0))
         self.assertAlmostEqual(self.rate.rate, 5.0, delta=0.6)
-        self.assertEqual(self.rate.opens_at(1010.0), 1010.0 + INTERVAL)
+        self.assertEqual(self.rate.opens_at(1010.0), 1010.0 + SHORTEST_PAUSE)
+
+    def test_of_what_was_taken_long_ago_half_counts(self) -> None:
+        for second in range(3600):
+            self.rate.took(1000 + second, 1000 + second)
+        for number in range(300):
+            self.rate.took(4600 + number / 10, 4600 + number / 10)
+        self.rate.slower(4630.0, 4629.0)
+        self.assertGreater(self.rate.rate, 2.0)
+
+    def test_where_the_first_word_is_a_refusal(self) -> None:
+        """After a restart, or of somebody else's making: nothing is known of what it takes."""
+        for number in range(5):
+            self.rate.slower(1000.0 + number, 1000.0 + number)
+        self.assertEqual(self.rate.rate, 0.5)
+
+    def test_what_began_before_opens_nothing(self) -> None:
+        self.rate.took(1000.0, 999.0)
+        self.rate.slower(1001.0, 1000.0)
+        self.rate.slower(1003.0, 1003.0)
+        opens, rate = self.rate.opens_at(1003.0), self.rate.rate
+        self.rate.took(1003.5, 1002.9)
+        self.assertEqual((self.rate.opens_at(1003.5), self.rate.rate), (opens, rate))
+        self.rate.slower(opens, opens)
+        self.assertLess(self.rate.rate, 0.5, "still the same refusal: it is full")
 
     def test_what_began_before_is_no_news(self) -> None:
-        self.rate.took(1000.0)
+        self.rate.took(1000.0, 1000.0)
         self.rate.slower(1001.0, 1000.5)
         before = self.rate.rate
         self.assertFalse(self.rate.slower(1002.0, 1000.9))
         self.assertEqual(self.rate.rate, before)
 
-    def test_while_nothing_is_taken_pauses_double_and_the_rate_stays(self) -> None:
+    def test_while_nothing_is_taken_it_is_asked_ever_more_rarely(self) -> None:
         for number in range(100):
-            self.rate.took(1000 + number / 100)
-        now, pauses = 1002.0, []
-        self.rate.slower(now, now)
-        before = self.rate.rate
-        for _ in range(8):
-            now = self.rate.opens_at(now)
+            self.rate.took(1000 + number / 100, 1000 + number / 100)
+        now, pauses = 1001.0, []
+        while now < 1001.0 + 4 * 3600:
             self.rate.slower(now, now)
             pauses.append(self.rate.opens_at(now) - now)
-        self.assertEqual(pauses, [10.0, 20.0, 40.0, 80.0, 160.0, *[LONGEST_PAUSE] * 3])
-        self.assertEqual(self.rate.rate, before)
+            now = self.rate.opens_at(now)
+        self.assertEqual((pauses[0], pauses[-1]), (SHORTEST_PAUSE, LONGEST_PAUSE))
+        self.assertLess(len(pauses), 150)
+        self.assertEqual(self.rate.rate, SLOWEST)  # a hundred in four hours
+
+    def test_one_that_was_full_for_a_minute_counts_over_a_minute(self) -> None:
+        for number in range(300):
+            self.rate.took(1000 + number / 100, 1000 + number / 100)
+        now = 1003.0
+        while now < 1060:
+            self.rate.slower(now, now)
+            now = self.rate.opens_at(now)
+        self.rate.took(now, now)
+        self.assertTrue(4.5 < self.rate.rate <= 5.0, self.rate.rate)
+
+    def test_mail_that_comes_an_hour_after_says_nothing_of_the_hour(self) -> None:
+        for number in range(300):
+            self.rate.took(1000 + number / 100, 1000 + number / 100)
+        for now in (1003.0, 1006.0, 1009.0):
+            self.rate.slower(now, now)
+        self.rate.took(4600.0, 4600.0)
+        self.assertGreater(self.rate.rate, 15.0)
 
     def test_it_has_a_floor(self) -> None:
         now = 1000.0
         for _ in range(50):
-            self.rate.took(now)
-            now += 1
-            self.rate.slower(now, now)
+            self.rate.took(now, now)
+            self.rate.slower(now + 1, now + 1)
+            now += 2
         self.assertEqual(self.rate.rate, SLOWEST)
 
     def test_a_known_pause_is_kept(self) -> None:
@@ -160,15 +239,15 @@ class Lessons(unittest.TestCase):
 
     def test_a_pinned_rate_only_pauses(self) -> None:
         self.rate.pinned = 10.0
-        self.rate.took(1000.0)
+        self.rate.took(1000.0, 1000.0)
         self.rate.slower(1000.0, 1000.0)
         self.assertEqual(self.rate.in_force, 10.0)
-        self.assertEqual(self.rate.opens_at(1000.0), 1005.0)
-        self.rate.started(1005.0)
-        self.assertAlmostEqual(self.rate.opens_at(1005.0), 1005.1)
+        self.assertEqual(self.rate.opens_at(1000.0), 1001.0)
+        self.rate.started(1001.0)
+        self.assertAlmostEqual(self.rate.opens_at(1001.0), 1001.1)
 
     def test_it_survives_a_restart_and_what_nobody_can_have_written(self) -> None:
-        self.rate.took(1000.0)
+        self.rate.took(1000.0, 1000.0)
         self.rate.slower(1000.0, 1000.0)
         again = LearntRate(lambda: 0.5)
         again.restore(self.rate.kept(), 1001.0)
@@ -178,6 +257,9 @@ class Lessons(unittest.TestCase):
         self.assertLessEqual(again.opens_at(1001.0), 1001.0 + 86400)
 
     def test_a_clock_that_was_set_back_stops_nobody(self) -> None:
-        self.rate.took(1_000_000.0)
+        self.rate.took(1_000_000.0, 1_000_000.0)
         self.rate.slower(1_000_000.0, 1_000_000.0)
         self.assertEqual(self.rate.opens_at(0.0), 0.0)
+        self.rate.took(100.0, 99.0)
+        self.rate.slower(101.0, 100.0)
+        self.assertLess(self.rate.opens_at(101.0), 110.0)

@@ -424,3 +424,86 @@ class Blocks(TestCase):
         self.assertEqual(world.under_way, 0)
         world.dispatcher.retry(["direct 1.big"])
         self.assertEqual(world.under_way, 1)
+
+    def test_what_was_under_way_does_not_end_it(self) -> None:
+        world = Far()
+        world.mail("1.big")
+        world.mail("1.big")
+        world.wait(1)
+        self.blocked(world, BLOCKED)
+        world.courier.finish(SAID)  # it began before the block was heard of
+        (site,) = world.sites.gated()
+        self.assertTrue(site.blocks)
+
+
+class BlockedWorkers(TestCase):
+    """One worker asks, and all know what it has heard."""
+
+    def setUp(self) -> None:
+        descriptor = shared_memory(2)
+        self.addCleanup(os.close, descriptor)
+        self.worlds = (Far(), Far())
+        for row, world in enumerate(self.worlds):
+            world.sites._counters = SharedCounters(descriptor, 2, row)
+            world.mail("1.big", "direct,isp")
+        for world in self.worlds:
+            world.sites.blocked("big", "", BLOCKED)
+            world.courier.finish(BY_ISP)
+            world.courier.reply = lambda record: BY_ISP
+
+    def wait(self, seconds: float) -> None:
+        for world in self.worlds:
+            world.wait(seconds)
+
+    def asked(self) -> int:
+        """How many of both go by the provider first."""
+        for world in self.worlds:
+            world.hops.clear()
+            world.mail("1.big", "direct,isp")
+            world.mail("2.big", "direct,isp")
+        return sum(hop.targets != (ISP,) for world in self.worlds for hop in world.hops)
+
+    def test_one_an_hour_asks_for_all(self) -> None:
+        self.wait(3700)
+        self.assertEqual(self.asked(), 1)
+        self.wait(1800)
+        self.assertEqual(self.asked(), 0)
+        self.wait(1900)
+        self.assertEqual(self.asked(), 1)
+
+    def test_who_has_not_heard_it_himself_goes_around_at_once(self) -> None:
+        descriptor = shared_memory(2)
+        self.addCleanup(os.close, descriptor)
+        self.worlds = one, other = (Far(), Far())
+        for row, world in enumerate(self.worlds):
+            world.sites._counters = SharedCounters(descriptor, 2, row)
+            world.courier.reply = lambda record: BY_ISP
+            world.mail("1.big", "direct,isp")
+        one.sites.blocked("big", "", BLOCKED)
+        self.assertEqual(self.asked(), 0)
+        one.wait(3700)
+        other.wait(3700)
+        other.courier.reply = lambda record: SAID
+        other.mail("1.big", "direct,isp")
+        other.wait(2)
+        self.assertEqual(self.asked(), 4)
+        self.assertFalse(any(site.blocks for site in one.sites.gated()))
+
+    def test_it_is_over_for_all(self) -> None:
+        self.wait(3700)
+        one, other = self.worlds
+        one.courier.reply = lambda record: SAID
+        one.mail("1.big", "direct,isp")
+        self.assertIn("provider takes our mail again", one.log.notices)
+        other.mail("2.big", "direct,isp")
+        self.assertEqual(other.hops[-1].targets, ("2.big", ISP))
+        self.assertEqual([site.blocks for site in other.sites.gated()], [])
+
+    def test_the_operator_s_retry_asks_though_another_one_just_has(self) -> None:
+        one, other = self.worlds
+        self.wait(10)
+        one.dispatcher.retry(None)
+        one.mail("1.big", "direct,isp")
+        self.assertEqual(one.hops[-1].targets, ("1.big", ISP))
+        other.mail("1.big", "direct,isp")
+        self.assertEqual(other.hops[-1].targets, (ISP,))

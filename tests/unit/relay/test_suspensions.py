@@ -8,12 +8,13 @@ from tempfile import TemporaryDirectory
 
 from relayd.mail.client import Client
 from relayd.mail.message import RecipientState
+from relayd.mail.outcome import Meaning
 from relayd.relay.suspensions import Suspension, Suspensions
 from relayd.spool.queue import Standing
 from relayd.spool.view import QueueFilter
 from tests.support import TestCase
 from tests.unit.relay.fakes import Log, a_message, a_recipient
-from tests.unit.relay.test_sites import SAID, Far
+from tests.unit.relay.test_sites import SAID, Far, told
 
 
 class Waiting(Far):
@@ -88,6 +89,26 @@ class Lanes(TestCase):
         world.suspensions.resume()
         self.assertEqual(world.went, 1)
 
+    def test_a_next_hop_among_several(self) -> None:
+        """The other one is for when it is down: the operator has told the mail to wait."""
+        world = Waiting()
+        world.suspend("destination", "isp")
+        world.mail("a.example", "sink,isp")
+        self.assertEqual(world.went, 0)
+        world.suspensions.resume("destination", "isp")
+        self.assertEqual(world.went, 1)
+
+    def test_the_other_way_of_a_provider_that_blocks_us(self) -> None:
+        world = Waiting()
+        world.mail("1.big", "direct,isp")
+        self.assertEqual(world.went, 1)
+        world.sites.blocked("big", "", told(Meaning.BLOCKED))
+        world.suspend("destination", "isp")
+        ident = world.mail("1.big", "direct,isp")
+        last = world.table.rows[ident, 0].last
+        self.assertIn("Suspended (destination isp)", str(last and last.reply))
+        self.assertEqual((world.went, world.table.rows[ident, 0].attempts), (1, 0))
+
     def test_a_provider_by_the_first_look_up_of_each_domain(self) -> None:
         world = Waiting()
         world.mail("1.big")
@@ -134,6 +155,20 @@ class Messages(TestCase):
             world.accept("isp", sender="bob@example.net")
             self.assertEqual(world.went, 1)
             self.check("sender", whom, mine, world)
+
+    def test_a_sender_however_his_domain_is_spelt(self) -> None:
+        for whom in ("<Alice@ÉXAMPLE.example>", "@xn--xample-9ua.example", "@éxample.EXAMPLE"):
+            for sender in ("alice@éxample.example", "alice@XN--xample-9ua.example"):
+                with self.subTest(whom=whom, sender=sender):
+                    world = Waiting()
+                    world.suspend("sender", whom)
+                    world.accept("isp", sender=sender)
+                    self.assertEqual(world.went, 0)
+
+    def test_what_no_mail_can_have_is_refused(self) -> None:
+        for whom in ("not an address", "@", "a@b@c", "ann@", "@-"):
+            with self.subTest(whom=whom), self.assertRaisesRegex(ValueError, "give ADDRESS"):
+                Waiting().suspend("sender", whom)
 
     def test_the_null_sender(self) -> None:
         world = Waiting()

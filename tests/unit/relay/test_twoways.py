@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from relayd.mail.nexthop import NextHop
 from relayd.mail.outcome import Meaning, Outcome, failed
 from relayd.mail.pacing import SourceAddress
+from relayd.relay import smtpout
 from relayd.relay.courier import Hop
 from relayd.relay.survey import Endpoint, Terms, UnresolvedError
 from tests.sink import Sink
@@ -127,6 +128,16 @@ class Sources(CourierCase, TestCase):
         await self.deliver(a_delivery(), Hop(domain="example.com", source=source))
         self.assertEqual(len({each.hello for each in sink.arrived}), 2)
         self.assertEqual(sink.sessions, 2)
+
+    async def test_a_connection_whose_address_is_gone_is_not_waited_for(self) -> None:
+        """The system keeps it open, and nothing comes back any more."""
+        sink = self.sink()
+        source = SourceAddress("bulk", ("127.0.0.9",), "bulk.example.com")
+        hop = Hop(domain="example.com", source=source)
+        await self.deliver(a_delivery(), hop)
+        self.patch(smtpout, "is_there", lambda address: address != "127.0.0.9")
+        (outcome,) = await self.deliver(a_delivery(), hop)
+        self.assertEqual((outcome.reply.code, sink.sessions), (250, 2))
 
     async def test_one_that_is_missing_or_of_another_family_waits_and_says_so(self) -> None:
         self.sink()

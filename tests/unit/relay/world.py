@@ -13,6 +13,7 @@ from relayd.relay.dispatch import Dispatcher
 from relayd.relay.limits import RelayLimits
 from relayd.relay.retrypolicy import RetryPolicy
 from relayd.relay.sites import Sites
+from relayd.relay.strangers import Strangers
 from relayd.spool.queue import LaneView, Standing
 from relayd.spool.schedule import Schedule
 from tests.unit.relay.fakes import (
@@ -33,6 +34,7 @@ class World:
         *,
         start: bool = True,
         sites: Callable[[World], Sites] | None = None,
+        strangers: Callable[[World], Strangers] | None = None,
     ) -> None:
         self.clock = Clock()
         self.clock.advance(1_000_000.0)
@@ -52,6 +54,7 @@ class World:
             retry_policy=RetryPolicy(Schedule.parse("1m 5m*2 1h"), jitter=0.0),
             limits=limits or RelayLimits(),
             sites=sites(self) if sites is not None else None,
+            strangers=strangers(self) if strangers is not None else None,
             now=lambda: self.now(),
             random=lambda: 0.5,
         )
@@ -78,11 +81,15 @@ class World:
         self.dispatcher.accept(self.table.messages[ident], records)
         return ident
 
-    def mail_to(self, domain: str, *, accept: bool = True) -> int:
+    def mail_to(
+        self, domain: str, *, accept: bool = True, sender: str = "alice@example.org"
+    ) -> int:
         """A message for the exchangers of a domain."""
         self.ident += 1
         recipient = a_recipient(f"user@{domain}", DIRECT)
-        accepted = a_message(self.ident, [recipient], received_at=self.clock.seconds())
+        accepted = a_message(
+            self.ident, [recipient], received_at=self.clock.seconds(), sender=sender
+        )
         self.table.add(accepted)
         if accept:
             self.dispatcher.accept(*accepted)

@@ -26,7 +26,8 @@ class RegistryTests(unittest.TestCase):
     def test_when_it_is_known(self) -> None:
         late = {word: kind().known for word, kind in CONDITIONS.items() if kind().known > 0}
         content = dict.fromkeys(
-            ("dkim", "dmarc", "score", "says", "symbol", "size", "field", "breaks"), Known.CONTENT
+            ("arc", "dkim", "dmarc", "score", "says", "symbol", "size", "field", "breaks"),
+            Known.CONTENT,
         )
         at_mail = dict.fromkeys(("sender", "spf"), Known.SENDER)
         at_rcpt = dict.fromkeys(

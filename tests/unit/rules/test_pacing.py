@@ -95,6 +95,10 @@ class Loaded(unittest.TestCase):
             "route any direct, via isp",
             "route any direct from bulk",
             "route any direct from bulk, via isp, spare when sender @a.example",
+            "route any direct cut-through 20s when forwarded",
+            "route any direct from bulk, via isp cut-through 1m30s",
+            "route to @a.example via isp, spare cut-through 120s",
+            "route <transport> cut-through 2m",
         ):
             (rule,) = parse(text)
             self.assertEqual(str(rule), text)

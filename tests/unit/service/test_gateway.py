@@ -67,6 +67,7 @@ OTHER = {
     "command-length": "command-length 777",
     "errors-per-session": "errors-per-session 7",
     "sessions": "sessions 77",
+    "cut-through-share": "cut-through-share 7",
     "sessions-per-client": "sessions-per-client 7",
     "new-sessions-per-minute": "new-sessions-per-minute 7",
     "bare-newlines": "bare-newlines normalise",

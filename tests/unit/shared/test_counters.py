@@ -31,6 +31,17 @@ class Tallies(unittest.TestCase):
         one.clear()
         self.assertEqual((other.get("a"), one.get("a")), (0, 7))
 
+    def test_times_are_seen_beside_the_counts_the_latest_of_all(self) -> None:
+        one, other, third = self.rows(3)
+        one.note("asked big", 1_900_000_000.7)
+        other.note("asked big", 1_900_000_005.2)
+        self.assertEqual(third.noted("asked big"), 1_900_000_005)
+        self.assertEqual(other.noted("asked big"), 1_900_000_000)
+        for key in map(str, range(3000)):  # no count is ever one of them
+            self.assertEqual(third.get(key), 0)
+        other.clear()
+        self.assertEqual((third.noted("asked big"), third.noted("x")), (1_900_000_000, 0))
+
     def test_less_than_nothing_is_nothing(self) -> None:
         one, other = self.rows(2)
         one.add("a", -3)

@@ -21,6 +21,7 @@ from relayd.smtp.events import (
 from relayd.smtp.server import Offer, ServerLimits, SmtpServer
 
 HOST = "mx.example"
+_REFUSED = Reply(554, 7, 1, ("Refused where it goes:", "see https://one.example/spam"))
 GO_AHEAD = Reply.bare(354, "End data with <CR><LF>.<CR><LF>")
 
 
@@ -57,6 +58,7 @@ class House:
         self._heard = bytearray()
         self._slow = slow
         self._lost = False
+        self._refused = False
         self._content = bytearray()
         self._wants: Event | None = None
         if "tls" in given:
@@ -116,6 +118,7 @@ class House:
         elif isinstance(event, Mail | Rset):
             self._content = bytearray()
             self._lost = isinstance(event, Mail) and str(event.path or "").startswith("lost@")
+            self._refused = isinstance(event, Mail) and str(event.path or "").startswith("spam@")
         self.events.append(event)
 
     def _verdict(self, event: Event) -> Reply:
@@ -138,6 +141,8 @@ class House:
                 content, self._content = bytes(self._content), bytearray()
                 if self._lost:
                     return Reply.of(452, "4.3.1", "No room")
+                if self._refused:
+                    return _REFUSED
                 self.messages.append(content)
                 return Reply.of(250, "2.0.0", "Accepted")
             case Vrfy():
