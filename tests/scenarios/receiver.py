@@ -184,7 +184,8 @@ class Receiver:
         done = subprocess.run(
             [*self.host.enter, program("node"), "-e", _MAILAUTH],
             input=json.dumps({"dns": self.dns, "ip": ip, "helo": helo, "messages": asked}),
-            capture_output=True, text=True, timeout=60, env={"NODE_PATH": f"{MAILAUTH}/node_modules"},
+            capture_output=True, text=True, timeout=60,
+            env={"NODE_PATH": f"{MAILAUTH}/node_modules"},
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         said: list[str] = json.loads(done.stdout)

@@ -34,7 +34,7 @@ route     any direct cut-through 20s                              when forwarded
 route     any direct
 
 expect    to info@example.com when dkim pass -> alice@gmail.example direct sender srs
-"""  # noqa: E501
+"""
 
 
 class Whole(unittest.TestCase):
