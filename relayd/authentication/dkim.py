@@ -83,15 +83,12 @@ class DkimVerifier:
             return False
         return self._digests[signed.relaxed_body][signed.length] == signed.body_hash
 
-    def look_again(self, body: Iterable[bytes]) -> None:
-        """Another body has taken the place of the one that was verified."""
+    def begin_again(self) -> None:
+        """Another body has taken the place of the one that was verified: feed it."""
         for relaxed, digests in self._digests.items():
             self._bodies[relaxed] = again = BodyHash(relaxed)
             for length in digests:
                 again.of(length)
-        for piece in body:
-            self.feed(piece)
-        self.finish()
 
     def feed(self, piece: bytes) -> None:
         """More of the body."""

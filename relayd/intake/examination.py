@@ -5,7 +5,7 @@ Only for a rule set that looks at it (Ruleset.examined).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -110,11 +110,13 @@ class Examination:
                 found[ARC] = vouched.arc.result if known else None
         return found
 
-    def signatures(self, content: ReceivedContent) -> list[tuple[Signature | None, bool]]:
+    async def signatures(
+        self, content: ReceivedContent, turn: Callable[[], Awaitable[None]]
+    ) -> list[tuple[Signature | None, bool]]:
         """Those of `vouched`, and whether the body that leaves is theirs. Raises SpoolError."""
         if self._vouching is None:
             return []
-        return self._vouching.signatures(content.body() if content.rewritten else None)
+        return await self._vouching.signatures(content.body() if content.rewritten else None, turn)
 
     def fields(self, section: bytes) -> dict[Fact, object]:
         """What rules look at in a header section: the one that came, or what filters made of it."""

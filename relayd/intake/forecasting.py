@@ -7,7 +7,6 @@ whose name and from which address the copy leaves, and what the DNS says of all 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from twisted.internet.defer import Deferred
@@ -97,6 +96,7 @@ class Forecasting:
         self._known: dict[tuple[object, ...], Forecast] = {}
         self._missed: tuple[tuple[object, ...], Asking[Forecast], RecordQuery] | None = None
         self._told: dict[str, bool] = {}
+        self._changing: dict[int, bool] = {}  # header rules, by their number
 
     # relayd.rules.leaving.Foretelling
 
@@ -121,6 +121,14 @@ class Forecasting:
         if answer is not None:
             self._told[copy.recipient.key] = answer
         return answer
+
+    def changing(self, copy: LeavingCopy) -> tuple[int, ...]:
+        """Which of its header rules change something."""
+        known = self._changing
+        for rule in copy.header_rules:
+            if rule not in known:
+                known[rule] = self._edited((rule,)) != self._section
+        return tuple(rule for rule in copy.header_rules if known[rule])
 
     async def look_up(self) -> None:
         """Ask for what it has missed."""
@@ -223,10 +231,7 @@ class Forecasting:
         from relayd.authentication.canonical import fields
         from relayd.authentication.dkim import header_hash
 
-        section = self._section
-        if header_rules:
-            with suppress(TooManyFieldsError):  # then it is refused
-                section = self._edit(header_rules, section)
+        section = self._edited(header_rules)
         # a signature may be over fields that we put in front, too: by their names, once too often
         before = self._above + (b"DKIM-Signature: ours\r\n" if signs else b"")
         arrived, leaving = fields(self._arrived), fields(before + section)
@@ -248,6 +253,12 @@ class Forecasting:
         froms = [field for field in leaving if field.name == b"from"]
         authors = author_domains(field.body for field in froms)
         return _Left(tuple(whole), tuple(dict.fromkeys(broken)), tuple(later), authors, len(froms))
+
+    def _edited(self, header_rules: tuple[int, ...]) -> bytes:
+        try:
+            return self._edit(header_rules, self._section) if header_rules else self._section
+        except TooManyFieldsError:  # it will be refused
+            return self._section
 
     def _risk(self, signed: Signature | None, *, testing: bool) -> str:
         expires = None if signed is None else signed.expires

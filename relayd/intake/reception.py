@@ -745,14 +745,16 @@ class Reception:
                 self._content_rewritten(content)
                 told |= examination.fields(content.section)
             if ruleset.foretells:
-                told[BREAKS] = self._foretelling(ruleset, examination, transaction, content, header)
+                told[BREAKS] = await self._foretelling(
+                    ruleset, examination, transaction, content, header
+                )
         except SpoolError as error:
             return self._spool_reply(error)
         finally:
             content.close()
         return await self._decided_again(ruleset, transaction, told, found)
 
-    def _foretelling(
+    async def _foretelling(
         self,
         ruleset: Ruleset,
         examination: Examination,
@@ -773,7 +775,7 @@ class Reception:
             arrived=arrived.octets,
             section=section,
             above=results + content.trace,
-            signatures=examination.signatures(content),
+            signatures=await examination.signatures(content, intake.turn),
             vouched=vouched,
             edit=lambda rules, octets: intake.edit(ruleset, rules, octets, transaction.started),
         )

@@ -7,7 +7,7 @@ by side with the body; what nobody answers in time is `temperror`.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
@@ -34,6 +34,7 @@ if TYPE_CHECKING:  # what verifies takes its time to load, and its memory
     from relayd.authentication.dkimsignature import Signature
 
 MOST_AUTHORS = 10  # domains in From that are asked about
+_A_TURNS_OCTETS = 1 << 20  # that are hashed in one turn of the reactor
 MOST_FROM = 16_384  # octets of From that are looked at
 # what nearly every From is, so that it need not be taken apart: one address, perhaps with a name
 _PLAIN = re.compile(rb'(?:(?:[A-Za-z0-9 _-]*|"[^"\\@]*" ?)<[A-Za-z0-9._+-]+@([A-Za-z0-9.-]+)>)\Z')
@@ -121,15 +122,27 @@ class Vouching:
                 asked = promise(self._records.query(name, "TXT"))
                 self._early.append(asked.addErrback(lambda failure: None))
 
-    def signatures(self, body: Iterable[bytes] | None) -> list[tuple[Signature | None, bool]]:
+    async def signatures(
+        self, body: Iterable[bytes] | None, turn: Callable[[], Awaitable[None]]
+    ) -> list[tuple[Signature | None, bool]]:
         """Each signature that was found, and whether it is of the body that leaves.
 
-        `body`: another one than came; None: it is the same. Raises what `body` raises.
+        `body`: another one than came; None: it is the same. Raises what `body` raises. `turn` is
+        awaited now and then.
         """
-        assert self._verifier is not None
+        verifier = self._verifier
+        assert verifier is not None
         if body is not None:
-            self._verifier.look_again(body)
-        return [(each, self._verifier.signs_body(each)) for each in self._verifier.signatures]
+            verifier.begin_again()
+            hashed = 0
+            for piece in body:
+                verifier.feed(piece)
+                hashed += len(piece)
+                if hashed >= _A_TURNS_OCTETS:
+                    hashed = 0
+                    await turn()
+            verifier.finish()
+        return [(each, verifier.signs_body(each)) for each in verifier.signatures]
 
     def feed(self, piece: bytes) -> None:
         """More of the body."""

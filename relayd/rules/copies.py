@@ -6,7 +6,7 @@ what rules then do about it is another.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, cast
 
 from relayd.mail.address import Mailbox
@@ -42,19 +42,23 @@ class Copies:
             self._known[key] = self._leaving(mailbox)
         return self._known[key]
 
-    def forecast(self, copy: LeavingCopy) -> Step | None:
-        """What is foreseen of it, as all rules have made it; None: nobody foretells.
+    def steps(self, copy: LeavingCopy) -> Iterator[Step]:
+        """Which header rules change it, as all rules have made it, and what is foreseen of it.
 
-        It is told of every copy, whether or not a rule asks. Raises Unknown.
+        That is told of every copy, whether or not a rule asks; of none where nobody foretells.
+        Raises Unknown.
         """
         foretelling = (self._view.gathered or {}).get(BREAKS)
         if foretelling is None or isinstance(foretelling, (bool, tuple)):
-            return None
+            return
         foretelling = cast("Foretelling", foretelling)
         before = self._known.get(copy.recipient.key)
         if before is not None:
             foretelling.breaks(before)
-        return foretelling.forecast(copy).step(copy.recipient)
+        forecast = foretelling.forecast(copy).step(copy.recipient)
+        for number in foretelling.changing(copy):
+            yield self._ruleset.headers.entries[number].noted(str(copy.recipient))
+        yield forecast
 
     def _leaving(self, mailbox: Mailbox) -> LeavingCopy | None:
         ruleset, outer = self._ruleset, self._view

@@ -271,9 +271,7 @@ def _foretell(
         destination.signed_by,
         Direction.parse(destination.next_hop).source,
     )
-    step = copies.forecast(copy)
-    if step is not None:
-        trail.append(step)
+    trail += copies.steps(copy)
 
 
 def _judged(

@@ -83,6 +83,9 @@ class Foretelling(Protocol):
     def breaks(self, copy: LeavingCopy) -> bool | None:
         """The same of a copy that no rule about it has changed; it is remembered for `told`."""
 
+    def changing(self, copy: LeavingCopy) -> tuple[int, ...]:
+        """Which of its header rules change something."""
+
     async def look_up(self) -> None:
         """Ask for what it has missed."""
 

@@ -203,6 +203,18 @@ class Foreseen(ForecastCase):
     def test_no_author(self) -> None:
         self.assertEqual(self.foreseen(b"Subject: x\r\n\r\nx\r\n"), "at risk: From has no address")
 
+    def test_the_trail_has_the_header_rules_that_change_a_copy(self) -> None:
+        text = 'header remove X-Absent\nheader replace Subject "x"'
+        self.foreseen(SIGNED + BODY, text=text)
+        at_work = [
+            (step.rule, step.note) for step in self.submission.trail if step.stage == "header"
+        ]
+        to = "alice@outside.example"
+        self.assertEqual(
+            at_work,
+            [('add X-Breaks "yes" when breaks dmarc', to), ('replace Subject "x"', to)],
+        )
+
     def test_what_stays_with_us_is_not_foreseen(self) -> None:
         self.sent("reject when dmarc none and dmarc pass", PLAIN + BODY, to="here@ours.example")
         self.assertEqual(self.forecasts(), [])
