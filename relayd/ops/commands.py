@@ -30,6 +30,7 @@ from relayd.ops.documents import (
     totals,
 )
 from relayd.ops.explain import QuestionError
+from relayd.ops.finding import find_filter_of, found_in, newest_first
 from relayd.ops.rerouting import Borrow, BringBack, ReroutingDesk
 from relayd.ops.suspending import SuspendingDesk
 from relayd.ops.training import WORDS, trained
@@ -139,6 +140,7 @@ class OperatorCommands:
         self._commands: dict[str, Callable[[Request, Stream], Awaitable[None]]] = {
             "status": self._status,
             "queue": self._queue,
+            "find": self._find,
             "show": self._show,
             "why": self._show,
             "audit": self._audit,
@@ -262,6 +264,12 @@ class OperatorCommands:
                 if page.messages:
                     left -= page.messages if left > 0 else 0
                     await stream.send_line(b'{"rows":%b}\n' % page.rows.encode())
+
+    async def _find(self, request: Request, stream: Stream) -> None:
+        wanted, most = find_filter_of(request), int(number_of(request, "limit"))
+        sources = [found_in(backend.store, wanted, most) for backend in self._backends]
+        async for found in newest_first(sources, most):
+            await stream.send({"found": found})
 
     async def _show(self, request: Request, stream: Stream) -> None:
         ident = ident_of(text_of(request, "id"))

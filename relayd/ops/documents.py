@@ -10,6 +10,7 @@ from relayd.mail.client import Client
 from relayd.mail.envelope import Envelope
 from relayd.mail.ident import ident_text, parse_ident
 from relayd.mail.message import RecipientState, Record
+from relayd.mail.naming import MessageNames, names_of, shown
 from relayd.mail.outcome import Outcome
 from relayd.mail.plan import FACT, Step
 from relayd.spool.queue import LaneView, Standing
@@ -82,13 +83,13 @@ def filter_of(request: Request, now: float) -> QueueFilter:
     return QueueFilter(
         state=STATES[state] if state else None,
         destination=text_of(request, "destination"),
-        sender=_raw(text_of(request, "sender")),
-        recipient=_raw(text_of(request, "recipient")),
+        sender=raw_of(text_of(request, "sender")),
+        recipient=raw_of(text_of(request, "recipient")),
         received_before=now - older_than if older_than else 0.0,
     )
 
 
-def _raw(text: str) -> str:
+def raw_of(text: str) -> str:
     """A mailbox as the spool has it, where somebody has it with quotes, from the log."""
     if '"' not in text:
         return text
@@ -182,6 +183,7 @@ def story(
     if history is not None:
         document = _message(history.ident, history.received_at, history.size)
         document |= _envelope(history.envelope) | _client(history.client)
+        document |= _names(history.names)
         document["rules"] = history.rules
         document["facts"] = [step.rule for step in history.trail if step.stage == FACT]
         document["trail"] = [_step(step) for step in history.trail if step.stage != FACT]
@@ -190,6 +192,7 @@ def story(
         message = accepted[0]
         document = _message(message.ident, message.received_at, message.content.size)
         document |= _envelope(message.envelope) | _client(message.client)
+        document |= _names(names_of(message.content, message.header_size))
         recipients = {}
     else:
         return None
@@ -202,6 +205,10 @@ def story(
 
 def _message(ident: int, received_at: float, size: int) -> Document:
     return {"id": ident_text(ident), "received_at": received_at, "size": size}
+
+
+def _names(names: MessageNames) -> Document:
+    return {"message_id": names.message_id, "subject": shown(names.subject)}
 
 
 def _envelope(envelope: Envelope) -> Document:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ from relayd.ops.documents import (
     rerouted,
     text_of,
 )
+from relayd.ops.finding import FoundPieces, newest_first
 from relayd.reactor.workerpipe import Reactor
 
 RELOAD_TIME = 60.0  # seconds for a worker to read the configuration; hundred thousands take one
@@ -150,6 +152,8 @@ class ForwardedCommands:
         name = text_of(request, "command")
         if name == "queue":
             await self._queue(request, stream)
+        elif name == "find":
+            await self._find(request, stream)
         elif name == "status":
             await self._status(request, stream)
         elif name == "filters":
@@ -235,11 +239,14 @@ class ForwardedCommands:
                 deadline.cancel()
             answer.close()
 
-    async def _documents(self, path: Path, request: Request) -> AsyncIterator[dict[str, Any]]:
-        async for line in self._lines(path, request):
-            yield _parsed(line)
+    async def _documents(
+        self, path: Path, request: Request
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        async with aclosing(self._lines(path, request)) as lines:
+            async for line in lines:
+                yield _parsed(line)
 
-    async def _lines(self, path: Path, request: Request) -> AsyncIterator[bytes]:
+    async def _lines(self, path: Path, request: Request) -> AsyncGenerator[bytes, None]:
         """A worker's answer up to the line that ends it; long rows of a queue are not looked at."""
         answer = await self._ask(path, request)
         try:
@@ -284,6 +291,16 @@ class ForwardedCommands:
                     }
                 told = True
                 await stream.send(document)
+
+    async def _find(self, request: Request, stream: Stream) -> None:
+        sources = [self._found(path, request) for path in self._workers()]
+        async for found in newest_first(sources, int(number_of(request, "limit"))):
+            await stream.send({"found": found})
+
+    async def _found(self, path: Path, request: Request) -> FoundPieces:
+        async with aclosing(self._documents(path, request)) as documents:
+            async for document in documents:
+                yield document["found"]
 
     async def _status(self, request: Request, stream: Stream) -> None:
         answers = await self._answers(request)

@@ -13,6 +13,8 @@ from relayd.spool.view import (
     Audit,
     Counts,
     Envelopes,
+    FindFilter,
+    FoundPage,
     History,
     NewMessage,
     Page,
@@ -119,6 +121,12 @@ class Store(Protocol):
 
     def listing(self, wanted: QueueFilter, after: int, limit: int) -> Awaitable[Page]:
         """Waiting messages by ident, at most `limit` and those after `after`."""
+
+    def find(self, wanted: FindFilter, before: int, limit: int) -> Awaitable[FoundPage]:
+        """Recipients of waiting and of finished mail, the newest message first.
+
+        About `limit`, whole messages only, and those of messages with an ident below `before`.
+        """
 
     def counts(self) -> Awaitable[Counts]:
         """Totals."""

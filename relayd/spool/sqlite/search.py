@@ -13,6 +13,7 @@ from relayd.mail.ident import MAX_SHARDS, make_ident
 from relayd.spool.disk.content import ContentFiles
 from relayd.spool.disk.orphans import Fate, fates
 from relayd.spool.sqlite.audit import audit
+from relayd.spool.sqlite.find import find
 from relayd.spool.sqlite.rows import (
     IN_FILE,
     LedgerRow,
@@ -21,6 +22,7 @@ from relayd.spool.sqlite.rows import (
     UndecodableError,
     columns,
     facts_of,
+    fold,
     history_of,
     mailbox_of,
     message_of,
@@ -31,6 +33,8 @@ from relayd.spool.view import (
     Audit,
     Counts,
     Envelopes,
+    FindFilter,
+    FoundPage,
     History,
     Page,
     QueueFilter,
@@ -93,11 +97,6 @@ def condition(wanted: QueueFilter) -> tuple[str, dict[str, Any]]:
 
 
 _RECIPIENT_COLUMNS = ("r.mailbox", "ifnull(r.original, '')")
-
-
-def fold(text: str) -> str:
-    """Lower case as SQLite has it: ASCII letters only."""
-    return text.encode("utf-8", "surrogatepass").lower().decode("utf-8", "surrogatepass")
 
 
 def _match(column: str, name: str, text: str) -> str:
@@ -271,6 +270,10 @@ class Search:
         if wanted.ident:
             return Page(rows, count, None)
         return Page(rows, count, listed if count == limit else None if end is None else last)
+
+    def find(self, wanted: FindFilter, before: int, limit: int) -> FoundPage:
+        """See Store.find."""
+        return find(self._connection, wanted, before, limit)
 
     def envelopes(
         self, wanted: QueueFilter, after: int, limit: int
