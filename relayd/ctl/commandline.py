@@ -60,6 +60,7 @@ def parser(run: Mapping[str, Run]) -> argparse.ArgumentParser:
     _add_filter(listing)
     listing.add_argument("--limit", type=int, default=0, metavar="N", help="at most N messages")
     _add_find(command("find", "look for mail, waiting or finished, the newest first"))
+    _add_follow(command("follow", "tell what happens, as it happens"))
     showing = command("show", "all about messages, waiting or finished")
     showing.add_argument("ids", nargs="+", metavar="ID", help="of relayd, or a Message-ID")
     one = command("why", "the rules that decided about a message, and its fate so far")
@@ -216,6 +217,16 @@ def _add_find(to: argparse.ArgumentParser) -> None:
     add("--since", type=moment, default=0.0, metavar="WHEN", help="2h (ago), or 2026-03-01T14:30")
     add("--until", type=moment, default=0.0, metavar="WHEN", help="likewise")
     add("--limit", type=int, default=0, metavar="N", help="at most N recipients")
+
+
+def _add_follow(to: argparse.ArgumentParser) -> None:
+    add = to.add_argument
+    add("--event", default="", metavar="NAME", help="accepted, refused, attempt, report, notice,"
+        " trouble; several with commas")  # fmt: skip
+    add("--id", default="", metavar="ID", help="of this message only")
+    add("--sender", default="", metavar="MAILBOX", help="or @DOMAIN, or <>")
+    add("--recipient", default="", metavar="MAILBOX", help="or @DOMAIN")
+    add("--cursor", default="", metavar="CURSOR", help="go on behind an event that had it (--json)")
 
 
 def _add_question(to: argparse.ArgumentParser) -> None:

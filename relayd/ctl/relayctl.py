@@ -148,6 +148,18 @@ def find(options: argparse.Namespace) -> int:
     return OK if count else FAILED
 
 
+def follow(options: argparse.Namespace) -> int:
+    """What happens, until somebody has enough of it."""
+    names = ("event", "id", "sender", "recipient", "cursor")
+    wanted = {name: getattr(options, name) for name in names}
+    for event in daemon(options).ask("follow", **wanted):
+        if options.json:
+            print(json.dumps(event), flush=True)
+        elif event["event"] != "alive":
+            print(text.event_line(event), flush=True)
+    return OK
+
+
 def _idents(options: argparse.Namespace) -> Iterator[str]:
     """The messages that are named, be it by a Message-ID: all that have it, the newest first."""
     for name in options.ids:
@@ -530,6 +542,7 @@ _RUN: dict[str, Run] = {
     "status": status,
     "queue": queue,
     "find": find,
+    "follow": follow,
     "show": show,
     "why": why,
     "content": content,

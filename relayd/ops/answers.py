@@ -51,6 +51,37 @@ class FoundPieceAnswer(TypedDict):
     found: list[FoundAnswer]
 
 
+class EventAnswer(TypedDict):
+    """`follow`: something that happened; which fields there are depends on the event."""
+
+    event: str  # accepted refused attempt report notice trouble; or missed, alive
+    at: float
+    cursor: NotRequired[str]  # go on behind it with `follow --cursor`
+    id: NotRequired[str]
+    sender: NotRequired[str]
+    recipients: NotRequired[list[str]]  # of an accepted message the first ones
+    count: NotRequired[int]  # of its recipients; of missed events, 0: nobody knows
+    size: NotRequired[int]
+    message_id: NotRequired[str]
+    subject: NotRequired[str]
+    client: NotRequired[str]
+    helo: NotRequired[str]
+    login: NotRequired[str]
+    seconds: NotRequired[float]  # that it took
+    command: NotRequired[str]
+    reply: NotRequired[str]
+    why: NotRequired[str]
+    next_hop: NotRequired[str]
+    state: NotRequired[str]
+    attempts: NotRequired[int]
+    remote_mta: NotRequired[str]
+    remote_address: NotRequired[str]
+    report: NotRequired[str]  # the report's own ID
+    kind: NotRequired[str]  # failed delayed delivered relayed
+    what: NotRequired[str]  # of a notice or trouble: the event in the log
+    facts: NotRequired[dict[str, str]]
+
+
 class ClientAnswer(TypedDict):
     """Who brought a message; what is not known is left out."""
 

@@ -31,6 +31,7 @@ from relayd.ops.documents import (
 )
 from relayd.ops.explain import QuestionError
 from relayd.ops.finding import find_filter_of, found_in, newest_first
+from relayd.ops.following import Events
 from relayd.ops.rerouting import Borrow, BringBack, ReroutingDesk
 from relayd.ops.suspending import SuspendingDesk
 from relayd.ops.training import WORDS, trained
@@ -120,6 +121,7 @@ class OperatorCommands:
         rerouting: ReroutingDesk | None = None,
         limits: CountsDesk | None = None,
         dkim: Explain | None = None,
+        events: Events | None = None,
         said: Callable[[], Document] = dict,
         filters: Callable[[], Sequence[Document]] = tuple,
         clock: Callable[[], float] = time.time,
@@ -130,6 +132,7 @@ class OperatorCommands:
         self._oauth = oauth
         self._limits = limits
         self._dkim = dkim
+        self._events = events
         self._said = said
         self._filters = filters
         self._about = about
@@ -167,6 +170,9 @@ class OperatorCommands:
             return
         if name == "dkim" and self._dkim is not None:
             await stream.send({"answer": await self._dkim(request)})
+            return
+        if name == "follow" and self._events is not None:
+            await self._events.follow(request, stream)
             return
         command = self._commands.get(name)
         if command is None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import UNIXClientEndpoint, connectProtocol
@@ -18,6 +18,7 @@ from twisted.python.failure import Failure
 from relayd.mail.content import CHUNK
 from relayd.mail.ident import shard_of
 from relayd.mail.log import MailLog
+from relayd.ops.answers import EventAnswer
 from relayd.ops.commands import (
     MAX_DESTINATIONS,
     Complaint,
@@ -39,12 +40,15 @@ from relayd.ops.documents import (
     text_of,
 )
 from relayd.ops.finding import FoundPieces, newest_first
+from relayd.ops.following import Events, GoneError, MergedEvents, Wanted
+from relayd.reactor.coroutine import log_bug, spawn
 from relayd.reactor.workerpipe import Reactor
 
 RELOAD_TIME = 60.0  # seconds for a worker to read the configuration; hundred thousands take one
 CONNECT_TIME = 5.0  # seconds; a worker that is starting takes less
 _TRIES = 50
 _PAUSE = 0.1  # seconds between two of them
+_OWN = ""  # whose events are the master's own
 _ROWS = b'{"rows":'  # how a page of a queue begins
 _HIGH_WATER = 16 * CHUNK  # octets of an answer held back for a slow reader
 
@@ -130,6 +134,7 @@ class ForwardedCommands:
         oauth: Oauth | None = None,
         limits: CountsDesk | None = None,
         dkim: Explain | None = None,
+        events: Events | None = None,
         said: Callable[[], Document] = dict,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -145,6 +150,7 @@ class ForwardedCommands:
         self._oauth = oauth
         self._limits = limits
         self._dkim = dkim
+        self._events = events
         self._said = said
 
     async def run(self, request: Request, stream: Stream, who: str) -> None:
@@ -154,6 +160,8 @@ class ForwardedCommands:
             await self._queue(request, stream)
         elif name == "find":
             await self._find(request, stream)
+        elif name == "follow" and self._events is not None:
+            await self._follow(request, stream, self._events)
         elif name == "status":
             await self._status(request, stream)
         elif name == "filters":
@@ -301,6 +309,50 @@ class ForwardedCommands:
         async with aclosing(self._documents(path, request)) as documents:
             async for document in documents:
                 yield document["found"]
+
+    async def _follow(self, request: Request, stream: Stream, own: Events) -> None:
+        Wanted(request)  # what is wrong with it is said once
+        merged = MergedEvents()
+
+        async def follow_own() -> None:
+            with suppress(GoneError):
+                await own.follow(request, merged.source(_OWN))
+
+        spawn(follow_own(), self._broken)
+        for path in self._workers():
+            spawn(self._follow_worker(path, request, merged), self._broken)
+        cursors: dict[str, str] = {}
+        try:
+            while True:
+                name, event = await merged.get()
+                cursors[name] = event["cursor"]
+                if event["event"] != "alive" or name == _OWN:
+                    await stream.send({**event, "cursor": ",".join(cursors.values())})
+        finally:
+            merged.close()
+
+    async def _follow_worker(self, path: Path, request: Request, merged: MergedEvents) -> None:
+        """What happens in one worker, and in those that take its place."""
+        source, cursor = merged.source(str(path)), text_of(request, "cursor")
+        with suppress(GoneError):
+            while True:
+                try:
+                    async with aclosing(
+                        self._documents(path, {**request, "cursor": cursor})
+                    ) as events:
+                        async for event in events:
+                            cursor = event["cursor"]
+                            await source.send(cast(EventAnswer, event))
+                except RequestError:  # it is gone, and will be back
+                    await source.send(
+                        {"event": "missed", "at": self._clock(), "cursor": cursor, "count": 0}
+                    )
+                    pause: Deferred[None] = Deferred()
+                    self._reactor.callLater(_PAUSE, pause.callback, None)
+                    await pause
+
+    def _broken(self, failure: Failure) -> None:
+        log_bug(self._log, "bug in a control command", failure)
 
     async def _status(self, request: Request, stream: Stream) -> None:
         answers = await self._answers(request)

@@ -368,6 +368,29 @@ def found_lines(found: dict[str, Any]) -> Iterator[str]:
         yield safe(f"  {reply}")
 
 
+def event_line(event: dict[str, Any]) -> str:
+    """Something that happened."""
+    kind, at = event["event"], moment(event["at"])
+    if kind == "missed":
+        count = f"{event['count']:,} events" if event["count"] else "some events"
+        return f"{at}  {count} were not told: nobody has kept them"
+    to = ", ".join(f"<{each}>" for each in event.get("recipients", ()))
+    if kind == "accepted":
+        more = event["count"] - len(event["recipients"])
+        rest = f"<{event['sender']}> -> {to}{f' and {more:,} more' if more else ''}"
+        rest += f"  {octets(event['size'])}  {event['message_id']}  {event['subject']}"
+    elif kind == "attempt":
+        said = event["reply"] or event["why"]
+        rest = f"{to} via {event['next_hop']}  {event['state']}  {said}"
+    elif kind == "refused":
+        rest = f"[{event['client']}] {event['helo']}  {event['command']}  {event['reply']}"
+    elif kind == "report":
+        rest = f"{event['kind']}, as {event['report']} to {to}"
+    else:
+        rest = f"{event['what']}  {_pairs(event['facts'])}"
+    return safe(f"{at}  {kind:8}  {event['id'] + '  ' if 'id' in event else ''}{rest.rstrip()}")
+
+
 _HELD = re.compile(r"450 4\.7\.0 Held by (.*)", re.DOTALL)
 
 

@@ -44,6 +44,7 @@ from relayd.mail.log import MailLog
 from relayd.ops.commands import OperatorCommands
 from relayd.ops.control import ControlError, ControlFactory, listen
 from relayd.ops.dkimdesk import DkimDesk
+from relayd.ops.following import Events
 from relayd.ops.forward import ForwardedCommands
 from relayd.ops.limitsdesk import LimitsDesk
 from relayd.ops.maillog import LineLog
@@ -228,6 +229,7 @@ class Relayd(MultiService):
         self._output = output
         log = mail_log(reactor, output)
         self._log = log
+        self._events = Events(reactor, log, soon(reactor))
         self._settings = settings
         self._serving = False
         self._handed = handed
@@ -275,6 +277,7 @@ class Relayd(MultiService):
             oauth=self._oauth(),
             limits=self._limits(),
             dkim=self._dkim(),
+            events=self._events,
         )
 
     def _with_workers(self) -> None:
@@ -323,6 +326,7 @@ class Relayd(MultiService):
             oauth=self._oauth(),
             limits=self._limits(),
             dkim=self._dkim().answer,
+            events=self._events,
             said=self._configuration.said,
         )
 
@@ -513,6 +517,8 @@ def commands_of(
     oauth: OauthDesk | None = None,
     limits: LimitsDesk | None = None,
     dkim: DkimDesk | None = None,
+    *,
+    events: Events,
 ) -> OperatorCommands:
     """What operators can ask of one process that moves mail."""
     started = time.time()
@@ -533,6 +539,7 @@ def commands_of(
         rerouting=ReroutingDesk(lambda: configuration.settings.ruleset, log, time.time),
         limits=limits,
         dkim=None if dkim is None else dkim.answer,
+        events=events,
         said=configuration.said,
         filters=gateway.filters.view,
     )

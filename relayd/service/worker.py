@@ -19,11 +19,12 @@ from relayd.config.fixed import fixed_of
 from relayd.config.texts import RememberedTexts
 from relayd.intake.accepting import AcceptBalancer
 from relayd.ops.control import ControlError, ControlFactory, listen
+from relayd.ops.following import Events
 from relayd.ops.maillog import LineLog
 from relayd.ops.output import Output
 from relayd.ops.twistedlog import TwistedLog
 from relayd.reactor.coroutine import log_bug, promise
-from relayd.reactor.lean import own_reactor
+from relayd.reactor.lean import own_reactor, soon
 from relayd.reactor.workerpipe import Reactor, WorkerPipe
 from relayd.service.app import commands_of, mail_log, prepare_process, read_settings
 from relayd.service.configthread import aside
@@ -83,7 +84,8 @@ class Worker:
     def start(self) -> None:
         """Serve."""
         self._gateway.startService()
-        commands = commands_of(self._gateway, self._configuration, self._log)
+        events = Events(reactor, self._log, soon(reactor))
+        commands = commands_of(self._gateway, self._configuration, self._log, events=events)
         factory = ControlFactory(reactor, commands, self._log)
         listen(reactor, Path(self._orders.control), factory)
         pipe = WorkerPipe(

@@ -1,0 +1,141 @@
+"""What an operator sees of a relayd with two workers: find, follow; also when one is killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from relayd.mail.ident import parse_ident, shard_of
+from tests.scenarios.harness import Relayd, Scenario, wait_until
+from tests.sink import Asked, Sink
+
+RULES = """\
+accept  to @example.com
+accept  to @nobody.example
+route   any via out
+"""
+SENDER = "ann@sender.example"
+
+
+class Follower:
+    """`relayctl follow --json`, read to its end."""
+
+    def __init__(self, relay: Relayd, *arguments: str) -> None:
+        self.events: list[dict[str, Any]] = []
+        self._process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "relayd.ctl.relayctl", "--config", str(relay.config)),
+                *("follow", "--json", *arguments),
+            ],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        threading.Thread(target=self._read, daemon=True).start()
+        wait_until(lambda: self.events, "follow says that it is there")
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self.events.append(json.loads(line))
+
+    def close(self) -> None:
+        self._process.terminate()
+        self._process.wait()
+
+    def counts(self) -> Counter[str]:
+        return Counter(each["event"] for each in self.events if each["event"] != "alive")
+
+
+def workers_of(relay: Relayd) -> list[int]:
+    """Their processes."""
+    tasks = Path(f"/proc/{relay.pid}/task/{relay.pid}/children").read_text()
+    return [
+        int(pid)
+        for pid in tasks.split()
+        if b"relayd.service.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]
+
+
+class See(Scenario):
+    def gateway(self, port: int, more: str = "") -> Relayd:
+        relay = self.relayd(
+            f"next-hop out smtp 127.0.0.1:{port}\n{RULES}", start=False, settings=more
+        )
+        text = relay.config.read_text().replace("workers 1\n", "workers 2\n")
+        relay.config.write_text(text)
+        return relay.start()
+
+    def send(self, relay: Relayd, count: int, first: int = 0) -> list[str]:
+        """So many messages, each over a session of its own, each third one refused later."""
+        idents = []
+        for n in range(first, first + count):
+            domain = "nobody.example" if n % 3 == 2 else "example.com"
+            head = f"Message-ID: <{n}@sender.example>\r\nSubject: order {n}\r\n\r\nx\r\n"
+            idents.append(relay.send(SENDER, [f"to{n}@{domain}"], head.encode()))
+        return idents
+
+    def kill_one(self, relay: Relayd) -> None:
+        victim, *_ = before = workers_of(relay)
+        os.kill(victim, signal.SIGKILL)
+        wait_until(
+            lambda: len(now := workers_of(relay)) == 2 and now != before and relay.greets(),
+            "the worker is replaced",
+        )
+
+    def found(self, relay: Relayd, *filters: str) -> list[dict[str, Any]]:
+        lines = relay.ctl("find", "--json", *filters, check=False).stdout.splitlines()
+        return [json.loads(line) for line in lines]
+
+    def test_what_two_workers_do_is_followed_over_a_kill_and_found_afterwards(self) -> None:
+        def answer(asked: Asked) -> str | None:
+            no = asked.stage == "rcpt" and asked.argument.endswith("@nobody.example")
+            return "550 5.1.1 nobody of that name" if no else None
+
+        with Sink(answer) as sink:
+            relay = self.gateway(sink.port)
+            follower = Follower(relay)
+            self.addCleanup(follower.close)
+            idents = self.send(relay, 12)
+            relay.wait_empty()
+            wait_until(lambda: follower.counts()["attempt"] == 16, "all is told")
+            counts = follower.counts()
+            # four fail: each report is delivered, too
+            self.assertEqual((counts["accepted"], counts["report"]), (12, 4), counts)
+            self.assertNotIn("missed", counts)
+            self.kill_one(relay)
+            wait_until(lambda: follower.counts()["missed"] >= 2, "the new worker is followed")
+            idents += self.send(relay, 6, 12)
+            relay.wait_empty()
+            wait_until(lambda: follower.counts()["attempt"] == 24, "what it does is told, too")
+            cursor = follower.events[-1]["cursor"]
+            follower.close()
+            idents += self.send(relay, 3, 18)
+            relay.wait_empty()
+            again = Follower(relay, "--cursor", cursor, "--event", "accepted")
+            self.addCleanup(again.close)
+            wait_until(lambda: again.counts()["accepted"] == 3, "what happened meanwhile")
+            self.assertNotIn("missed", again.counts())
+            again.close()
+
+            found = self.found(relay, "--sender", SENDER)
+            self.assertEqual([each["id"] for each in found], idents[::-1])
+            self.assertEqual({shard_of(parse_ident(each)) for each in idents}, {0, 1})
+            bounced = self.found(relay, "--state", "bounced")
+            self.assertEqual(len(bounced), 7)
+            self.assertEqual({each["reply"] for each in bounced}, {"550 5.1.1 nobody of that name"})
+            self.assertEqual(len(self.found(relay, "--recipient", "@nobody.example")), 7)
+            (one,) = self.found(relay, "--message-id", "<7@sender.example>")
+            self.assertEqual((one["id"], one["subject"]), (idents[7], "order 7"))
+            self.assertEqual(self.found(relay, "--subject", "order 5", "--limit", "1")[0]["id"],
+                             idents[5])  # fmt: skip
+            self.assertEqual(self.found(relay, "--subject", "orders"), [])
+            told = relay.ctl("show", "<7@sender.example>").stdout
+            self.assertIn(f"message       {idents[7]}\n", told)
+            self.assertIn("Subject       order 7\n", told)
