@@ -49,7 +49,7 @@ class EventStream(Protocol):
         """One of them."""
 
 
-class Wanted:
+class WantedEvents:
     """Which events a follower wants."""
 
     def __init__(self, request: Request) -> None:
@@ -112,7 +112,7 @@ class Events:
 
     async def follow(self, request: Request, stream: EventStream) -> None:
         """Send what happens from now on, or from the cursor on, until the reader hangs up."""
-        wanted = Wanted(request)
+        wanted = WantedEvents(request)
         self._begin()
         try:
             at = self._place(text_of(request, "cursor"))

@@ -40,7 +40,7 @@ from relayd.ops.documents import (
     text_of,
 )
 from relayd.ops.finding import FoundPieces, newest_first
-from relayd.ops.following import Events, GoneError, MergedEvents, Wanted
+from relayd.ops.following import Events, GoneError, MergedEvents, WantedEvents
 from relayd.reactor.coroutine import log_bug, spawn
 from relayd.reactor.workerpipe import Reactor
 
@@ -311,7 +311,7 @@ class ForwardedCommands:
                 yield document["found"]
 
     async def _follow(self, request: Request, stream: Stream, own: Events) -> None:
-        Wanted(request)  # what is wrong with it is said once
+        WantedEvents(request)  # what is wrong with it is said once
         merged = MergedEvents()
 
         async def follow_own() -> None:
