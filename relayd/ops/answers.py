@@ -51,6 +51,17 @@ class FoundPieceAnswer(TypedDict):
     found: list[FoundAnswer]
 
 
+class FiguresAnswer(TypedDict):
+    """`figures`: what `metrics` shows beside what it counts."""
+
+    messages: int  # that wait
+    octets: int  # in them
+    oldest: dict[str, float]  # by next hop, or "direct": when the oldest message that waits came
+    sessions: int
+    deliveries: int  # under way
+    healthy: bool  # every shard of the spool can record
+
+
 class EventAnswer(TypedDict):
     """`follow`: something that happened; which fields there are depends on the event."""
 

@@ -8,20 +8,24 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from relayd.mail.content import Content
+from relayd.mail.envelope import DIRECT, is_direct
 from relayd.mail.ident import ident_text, shard_of
 from relayd.mail.log import MailLog
 from relayd.mail.message import RecipientState
+from relayd.ops.answers import FiguresAnswer
 from relayd.ops.documents import (
     COLUMNS,
     Document,
     Request,
     RequestError,
+    add_figures,
     blamed,
     down,
     filter_of,
     ident_of,
     idents_of,
     lane_document,
+    no_figures,
     number_of,
     paces,
     rerouted,
@@ -144,6 +148,7 @@ class OperatorCommands:
             "status": self._status,
             "queue": self._queue,
             "find": self._find,
+            "figures": self._figures,
             "show": self._show,
             "why": self._show,
             "audit": self._audit,
@@ -213,6 +218,31 @@ class OperatorCommands:
                 }
             }
         )
+
+    async def figures(self) -> FiguresAnswer:
+        """What is known without counting."""
+        total = no_figures()
+        for backend in self._backends:
+            backlog, now = await backend.store.backlog(), backend.figures()
+            oldest: dict[str, float] = {}
+            for destination, at in backlog.oldest.items():
+                name = DIRECT if is_direct(destination) else destination
+                oldest[name] = min(oldest.get(name, at), at)
+            add_figures(
+                total,
+                {
+                    "messages": backlog.messages,
+                    "octets": backlog.octets,
+                    "oldest": oldest,
+                    "sessions": int(str(now.get("sessions", 0))),
+                    "deliveries": int(str(now.get("deliveries", 0))),
+                    "healthy": backend.store.healthy,
+                },
+            )
+        return total
+
+    async def _figures(self, request: Request, stream: Stream) -> None:
+        await stream.send({"answer": await self.figures()})
 
     def _sites(self) -> list[Document]:
         return paces([dict(site) for backend in self._backends for site in backend.sites()])

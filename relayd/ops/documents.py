@@ -13,6 +13,7 @@ from relayd.mail.message import RecipientState, Record
 from relayd.mail.naming import MessageNames, names_of, shown
 from relayd.mail.outcome import Outcome
 from relayd.mail.plan import FACT, Step
+from relayd.ops.answers import FiguresAnswer
 from relayd.spool.queue import LaneView, Standing
 from relayd.spool.view import (
     Accepted,
@@ -110,6 +111,29 @@ def totals(counts: Iterable[Counts]) -> Document:
         for destination, recipients in count.destinations.items():
             destinations[destination] = destinations.get(destination, 0) + recipients
     return {**total, "destinations": destinations}
+
+
+def no_figures() -> FiguresAnswer:
+    """Those of nobody."""
+    return {
+        "messages": 0,
+        "octets": 0,
+        "oldest": {},
+        "sessions": 0,
+        "deliveries": 0,
+        "healthy": True,
+    }
+
+
+def add_figures(total: FiguresAnswer, more: FiguresAnswer) -> None:
+    """Those of one more store or process."""
+    total["messages"] += more["messages"]
+    total["octets"] += more["octets"]
+    total["sessions"] += more["sessions"]
+    total["deliveries"] += more["deliveries"]
+    total["healthy"] = total["healthy"] and more["healthy"]
+    for name, at in more["oldest"].items():
+        total["oldest"][name] = min(total["oldest"].get(name, at), at)
 
 
 def lane_document(view: LaneView) -> Document:

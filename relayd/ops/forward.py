@@ -18,7 +18,7 @@ from twisted.python.failure import Failure
 from relayd.mail.content import CHUNK
 from relayd.mail.ident import shard_of
 from relayd.mail.log import MailLog
-from relayd.ops.answers import EventAnswer
+from relayd.ops.answers import EventAnswer, FiguresAnswer
 from relayd.ops.commands import (
     MAX_DESTINATIONS,
     Complaint,
@@ -32,8 +32,10 @@ from relayd.ops.documents import (
     Document,
     Request,
     RequestError,
+    add_figures,
     blamed,
     ident_of,
+    no_figures,
     number_of,
     paces,
     rerouted,
@@ -162,6 +164,8 @@ class ForwardedCommands:
             await self._find(request, stream)
         elif name == "follow" and self._events is not None:
             await self._follow(request, stream, self._events)
+        elif name == "figures":
+            await stream.send({"answer": await self.figures()})
         elif name == "status":
             await self._status(request, stream)
         elif name == "filters":
@@ -357,6 +361,15 @@ class ForwardedCommands:
     async def _status(self, request: Request, stream: Stream) -> None:
         answers = await self._answers(request)
         await stream.send({"answer": {**_summed(answers), **self._about()}})
+
+    async def figures(self) -> FiguresAnswer:
+        """What is known without counting, of all workers that are there."""
+        total = no_figures()
+        for path in self._workers():
+            with suppress(RequestError):
+                async for document in self._documents(path, {"command": "figures"}):
+                    add_figures(total, document["answer"])
+        return total
 
     async def _answers(self, request: Request) -> list[Document]:
         """Of all workers."""

@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 
 from twisted.application.service import IService, MultiService, Service
 from twisted.internet.defer import Deferred
+from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.protocol import Factory
 from twisted.logger import ILogObserver
@@ -74,6 +75,7 @@ from relayd.service.gateway import (
     reverse_names_of,
     web_of,
 )
+from relayd.service.metrics import Metrics
 from relayd.service.supervisor import Orders, Supervisor
 from relayd.service.watch import ConfigurationWatch
 from relayd.spool.disk.lock import Lock
@@ -251,6 +253,15 @@ class Relayd(MultiService):
         self._commands: OperatorCommands | ForwardedCommands
         self._mover: Service
         self._supervisor: Supervisor | None = None
+        self._metrics: Metrics | None = None
+        if settings.metrics:
+            self._metrics = Metrics(
+                reactor,
+                self._configuration,
+                log,
+                lambda: self._commands.figures(),
+                lambda: self._supervisor.figures() if self._supervisor else {},
+            )
         self._kept = (
             LastGoodFile(settings.spool, settings.path.absolute()) if settings.path else None
         )
@@ -292,12 +303,14 @@ class Relayd(MultiService):
                 fixed=statements_of(settings.fixed),
                 control=str(settings.spool / f"shard-{number}" / "control"),
                 log=str(self._output.path or ""),
+                counts=self._metrics is not None,
             )
             for number in range(settings.workers)
         ]
         addresses = [ListenAddress(each.address, each.port) for each in settings.listeners]
         sockets = ListeningSockets(self._reactor, self._log, addresses, self._handed_for)
-        supervisor = Supervisor(self._reactor, self._log, orders, sockets)
+        meters = None if self._metrics is None else self._metrics.descriptor
+        supervisor = Supervisor(self._reactor, self._log, orders, sockets, meters)
         self._mover = self._supervisor = supervisor
         resolver = resolver_of(self._reactor, settings)
         names = reverse_names_of(self._reactor, self._configuration)
@@ -442,6 +455,10 @@ class Relayd(MultiService):
             factory = ControlFactory(self._reactor, self._commands, self._log)
             self._control = listen(self._reactor, self._settings.control, factory)
             self._listen_to_everybody()
+            if self._metrics is not None:
+                self._metrics.start()
+        except CannotListenError as error:
+            _refuse(f"relayd: metrics: {error}")
         except SpoolError as error:
             _refuse(f"relayd: {error}")
         except ControlError as error:
@@ -474,7 +491,8 @@ class Relayd(MultiService):
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         self._notices.stopping()
         self._watch.stop()
-        for port in (self._control, self._public):
+        figures = self._metrics.ports() if self._metrics is not None else ()
+        for port in (self._control, self._public, *figures):
             stopped = port.stopListening() if port is not None else None
             if isinstance(stopped, Deferred):
                 await stopped

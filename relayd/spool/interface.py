@@ -11,6 +11,7 @@ from relayd.spool.view import (
     AS_THEY_ARE,
     Accepted,
     Audit,
+    Backlog,
     Counts,
     Envelopes,
     FindFilter,
@@ -130,6 +131,12 @@ class Store(Protocol):
 
     def counts(self) -> Awaitable[Counts]:
         """Totals."""
+
+    def backlog(self) -> Awaitable[Backlog]:
+        """How much waits, and how old it is, as quick with a million messages.
+
+        `oldest` has the destinations of the messages that have waited longest, some hundreds.
+        """
 
     def audit(self, after: int, limit: int) -> Awaitable[Audit]:
         """Recipients in the ledger by ident, about `limit`, and those not accounted for."""

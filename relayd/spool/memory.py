@@ -29,6 +29,7 @@ from relayd.spool.view import (
     AS_THEY_ARE,
     Accepted,
     Audit,
+    Backlog,
     Counts,
     Envelopes,
     FindFilter,
@@ -377,6 +378,14 @@ class MemorySpool:
                 len(self._damaged),
             )
         )
+
+    def backlog(self) -> Awaitable[Backlog]:
+        """How much waits, and how old it is."""
+        oldest: dict[str, float] = {}
+        for message, record in self._waiting():
+            oldest.setdefault(record.recipient.destination, message.received_at)
+        octets = sum(message.content.size for message in self._messages.values())
+        return self._ask(Backlog(len(self._messages), octets, oldest))
 
     def audit(self, after: int, limit: int) -> Awaitable[Audit]:
         """All is well by construction."""

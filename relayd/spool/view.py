@@ -143,6 +143,15 @@ class Counts:
 
 
 @dataclass(frozen=True, slots=True)
+class Backlog:
+    """How much waits, and since when, as it is known without counting."""
+
+    messages: int
+    octets: int
+    oldest: dict[str, float]  # by destination: when the oldest of its messages came
+
+
+@dataclass(frozen=True, slots=True)
 class LedgerEntry:
     """What the ledger knows of one recipient: its acceptance and, if there was one, its end."""
 

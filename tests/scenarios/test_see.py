@@ -8,12 +8,14 @@ import signal
 import subprocess
 import sys
 import threading
+import urllib.request
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from relayd.mail.ident import parse_ident, shard_of
-from tests.scenarios.harness import Relayd, Scenario, wait_until
+from tests.ports import free_port
+from tests.scenarios.harness import Relayd, Scenario, program, wait_until
 from tests.sink import Asked, Sink
 
 RULES = """\
@@ -61,6 +63,34 @@ def workers_of(relay: Relayd) -> list[int]:
         for pid in tasks.split()
         if b"relayd.service.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
     ]
+
+
+def scrape(place: str, accept: str = "application/openmetrics-text") -> tuple[str, str]:
+    """The kind of the figures' text, and the text."""
+    request = urllib.request.Request(f"http://{place}/metrics", headers={"Accept": accept})
+    with urllib.request.urlopen(request, timeout=30) as reply:
+        return reply.headers["Content-Type"], reply.read().decode()
+
+
+def samples(text: str) -> dict[str, float]:
+    """As Prometheus's own parser reads them; each name with its labels."""
+    from prometheus_client.openmetrics.parser import text_string_to_metric_families
+
+    return {
+        f"{each.name}{sorted(each.labels.items())}": each.value
+        for family in text_string_to_metric_families(text)
+        for each in family.samples
+    }
+
+
+def total(found: dict[str, float], name: str, **labels: str) -> float:
+    """The sum of all samples of a name with these labels."""
+    return sum(
+        value
+        for sample, value in found.items()
+        if sample.startswith(f"{name}[")
+        and all(f"('{label}', '{value}')" in sample for label, value in labels.items())
+    )
 
 
 class See(Scenario):
@@ -139,3 +169,73 @@ class See(Scenario):
             told = relay.ctl("show", "<7@sender.example>").stdout
             self.assertIn(f"message       {idents[7]}\n", told)
             self.assertIn("Subject       order 7\n", told)
+
+    def test_the_figures_are_those_of_what_was_sent_over_a_kill_and_a_reload(self) -> None:
+        def answer(asked: Asked) -> str | None:
+            no = asked.stage == "rcpt" and asked.argument.endswith("@nobody.example")
+            return "550 5.1.1 nobody of that name" if no else None
+
+        place = f"127.0.0.1:{free_port()}"
+        with Sink(answer) as sink:
+            relay = self.gateway(sink.port, f"metrics listen {place}\n")
+            seen: dict[str, float] = {}
+
+            def look() -> dict[str, float]:
+                """The figures; no counter ever goes back."""
+                kind, text = scrape(place)
+                self.assertTrue(kind.startswith("application/openmetrics-text"))
+                found = samples(text)
+                for name, value in seen.items():
+                    if "_total[" in name or "_count[" in name or "_bucket[" in name:
+                        self.assertGreaterEqual(found[name], value, name)
+                seen.update(found)
+                return found
+
+            sent = 0
+            for count in (9, 6, 6):
+                self.send(relay, count, sent)
+                sent += count
+                relay.wait_empty()
+                failed = sent // 3
+                wait_until(
+                    lambda failed=failed: total(look(), "relayd_reports_total") == failed,  # type: ignore[misc]
+                    "all is counted",
+                )
+                found = look()
+                self.assertEqual(total(found, "relayd_accepted_messages_total"), sent)
+                self.assertEqual(total(found, "relayd_accepted_recipients_total"), sent)
+                by = {"next_hop": "out", "provider": ""}
+                self.assertEqual(
+                    total(found, "relayd_attempts_total", state="sent", reply="2xx", **by), sent
+                )
+                self.assertEqual(
+                    total(found, "relayd_attempts_total", state="bounced", reply="5xx", **by),
+                    failed,
+                )
+                self.assertEqual(total(found, "relayd_delivery_seconds_count"), sent)
+                self.assertEqual(total(found, "relayd_waiting_messages"), 0)
+                self.assertEqual(total(found, "relayd_workers_ready"), 2)
+                if sent == 9:
+                    self.kill_one(relay)
+                elif sent == 15:
+                    relay.config.write_text(relay.config.read_text() + "warn-after 3h\n")
+                    relay.ctl("reload")
+            self.assertEqual(total(found, "relayd_reloads_total"), 1)
+            self.assertEqual(total(found, "relayd_troubles_total", event="worker died"), 1)
+            sink.stop()
+            relay.send(SENDER, ["late@example.com"])
+            wait_until(lambda: total(look(), "relayd_attempts_total", state="deferred"), "it waits")
+            found = look()
+            self.assertEqual(total(found, "relayd_waiting_messages"), 1)
+            self.assertGreater(total(found, "relayd_oldest_seconds", next_hop="out"), 0)
+            kind, text = scrape(place, "text/plain")
+            self.assertEqual(kind, "text/plain; version=0.0.4; charset=utf-8")
+            self.checked_by_promtool("metrics", text)
+
+    def checked_by_promtool(self, what: str, text: str) -> None:
+        """Prometheus's own tool finds nothing to say."""
+        done = subprocess.run(
+            [program("promtool"), "check", what], input=text, capture_output=True, text=True,
+            check=False, timeout=60,
+        )  # fmt: skip
+        self.assertEqual((done.returncode, done.stdout, done.stderr), (0, "", ""))

@@ -31,6 +31,7 @@ from relayd.spool.sqlite.rows import (
 from relayd.spool.view import (
     Accepted,
     Audit,
+    Backlog,
     Counts,
     Envelopes,
     FindFilter,
@@ -40,6 +41,7 @@ from relayd.spool.view import (
     QueueFilter,
 )
 
+OLDEST = 500  # messages among which the oldest of each destination are looked for
 LISTED = 20000  # recipients that one page of a filtered listing looks at
 
 # All of a page in one step of SQLite, which holds up no other thread: as view.Page has it.
@@ -356,6 +358,17 @@ class Search:
             destinations,
             damaged,
         )
+
+    def backlog(self) -> Backlog:
+        """See Store.backlog."""
+        ask = self._connection.execute
+        tally = dict(ask("SELECT name, value FROM meta WHERE name IN ('messages', 'octets')"))
+        oldest = ask(
+            f"""SELECT r.destination, min(m.received)
+            FROM (SELECT ident, received FROM message ORDER BY ident LIMIT {OLDEST}) AS m
+            CROSS JOIN recipient AS r ON r.message = m.ident GROUP BY r.destination"""
+        ).fetchall()
+        return Backlog(tally["messages"], tally["octets"], dict(oldest))
 
     def fates(self, idents: list[int]) -> dict[int, Fate]:
         """What is to become of these content files (see orphans)."""

@@ -47,6 +47,7 @@ from relayd.spool.view import (
     AS_THEY_ARE,
     Accepted,
     Audit,
+    Backlog,
     Counts,
     Envelopes,
     FindFilter,
@@ -355,6 +356,10 @@ class Spool:
     def counts(self) -> Awaitable[Counts]:
         """Totals."""
         return self._ask(Search.counts)
+
+    def backlog(self) -> Awaitable[Backlog]:
+        """How much waits, and how old it is."""
+        return self._ask(Search.backlog)
 
     def audit(self, after: int, limit: int) -> Awaitable[Audit]:
         """Recipients in the ledger that are not accounted for."""
