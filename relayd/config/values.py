@@ -243,5 +243,9 @@ def metrics(words: Words) -> MetricsPlace:
         if not socket.is_absolute():
             raise words.complain(f'"{token.text}" names no whole path', f'expected "{_UNIX}/..."')
         return MetricsPlace(path=socket)
+    if token.text.isdecimal():
+        raise words.complain(
+            f'"{token.text}" names no address', f'did you mean "127.0.0.1:{token.text}"?'
+        )
     place = _numeric(host_port(token.text, token.place), words)
     return MetricsPlace(place.host, place.port)

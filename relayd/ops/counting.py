@@ -15,6 +15,7 @@ from relayd.mail.client import Client
 from relayd.mail.envelope import Direction
 from relayd.mail.message import Message, RecipientState, Record, Settlement
 from relayd.mail.pacing import Pacing
+from relayd.ops.maillog import STATUS
 from relayd.shared.meters import Meters
 
 ACCEPT_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0)
@@ -25,15 +26,6 @@ _MOST_HOPS = 100
 _MOST_KEPT = 5000  # hosts and ways of which it is remembered whose they are
 _STATUS = re.compile(r"[245]\d\d(?: [245]\.\d{1,3}\.\d{1,3})?")
 _ENDS = frozenset({"quit", "lost", "timeout"})
-_STATES = {
-    RecipientState.QUEUED: "deferred",
-    RecipientState.HELD: "held",
-    RecipientState.DELIVERED: "sent",
-    RecipientState.FAILED: "bounced",
-    RecipientState.EXPIRED: "expired",
-    RecipientState.DISCARDED: "discarded",
-    RecipientState.REMOVED: "removed",
-}
 
 
 class Histogram:
@@ -142,7 +134,7 @@ class Counting:
                 "relayd_attempts_total",
                 *("next_hop", self._hop(each.record.recipient.next_hop)),
                 *("provider", self._provider(host) if host else ""),
-                *("state", _STATES[each.state], "reply", said),
+                *("state", STATUS[each.state], "reply", said),
             )
             if each.state is RecipientState.DELIVERED:
                 self._delivery.add(max(self._clock() - message.received_at, 0.0))

@@ -32,7 +32,7 @@ MAX_BUFFERED = 1000  # lines kept for one write
 
 _INFO, _NOTICE, _WARNING = "<6>", "<5>", "<4>"  # syslog's numbers, as sd-daemon(3) wants them
 
-_STATUS = {
+STATUS = {
     RecipientState.QUEUED: "deferred",
     RecipientState.HELD: "held",
     RecipientState.DELIVERED: "sent",
@@ -271,7 +271,7 @@ def _relay(outcome: Outcome | None) -> str:
 
 def _story(settlement: Settlement) -> str:
     """What became of the recipient, and in whose words."""
-    outcome, status = settlement.outcome, _STATUS[settlement.state]
+    outcome, status = settlement.outcome, STATUS[settlement.state]
     if outcome is None:
         return f"status={status} ({_safe(settlement.note)})"
     tls = f" tls={value(outcome.tls)}" if outcome.tls else ""

@@ -381,7 +381,7 @@ class Spool:
         if now < self._next_sift:
             return ()
         self._next_sift = now + SIFT_EVERY
-        sift = () if self._sift.busy else (self._sift.begun(),)
+        sift = () if self._sift.busy or not self._space.room(0) else (self._sift.begun(),)
         if now < self._next_chores:
             return sift
         self._next_chores = now + CHORES_EVERY

@@ -14,6 +14,8 @@ from prometheus_client.parser import text_string_to_metric_families as plain_fam
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 
+from relayd.config.fixed import statements_of
+from relayd.config.values import MetricsPlace, metrics
 from relayd.mail.address import Mailbox
 from relayd.mail.content import BytesContent
 from relayd.mail.message import Message, RecipientState, Record, Settlement
@@ -22,6 +24,9 @@ from relayd.ops.counting import Counting
 from relayd.ops.documents import no_figures
 from relayd.ops.metricsport import MOST, TIME, MetricsFactory
 from relayd.ops.openmetrics import FAMILIES, gauges_of, text_of_metrics
+from relayd.rules.language.lexer import lex
+from relayd.rules.language.source import Source
+from relayd.rules.language.words import Words
 from relayd.shared.meters import SLOTS, Meters, shared_meters
 from tests.spooling import CLIENT, DONE, LATER, recipient, submission
 from tests.support import TestCase
@@ -155,6 +160,20 @@ class CountingTests(TestCase):
             self.counting.accepted(message, [record], 0.02)
             self.counting.attempted(message, ends, 1.0)
         self.assertLess((time.process_time() - began) / 10_000, 60e-6)
+
+
+class PlaceTests(TestCase):
+    def test_a_worker_is_told_the_places_that_hold_until_a_restart(self) -> None:
+        places = (
+            MetricsPlace("127.0.0.1", 9099),
+            MetricsPlace("::1", 9099),
+            MetricsPlace(path=Path("/run/relayd/metrics of relayd")),
+        )
+        told = statements_of({"metrics": places})
+        self.assertIn("metrics listen", told)
+        self.assertEqual(tuple(map(str, places)), tuple(
+            str(metrics(Words(each))) for each in lex(Source.of(told, "x")).statements
+        ))  # fmt: skip
 
 
 class MonitoringTests(TestCase):
