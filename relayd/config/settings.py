@@ -18,12 +18,14 @@ from relayd.config.texts import Texts
 from relayd.config.tls import MINIMUMS, DomainTls, certificate, domain_tls
 from relayd.config.values import (
     STRICT,
+    MetricsPlace,
     NameOrder,
     Options,
     choice,
     domain,
     duration,
     listener,
+    metrics,
     name_order,
     networks,
     number,
@@ -157,6 +159,9 @@ class Settings:
     hostname: str = setting(domain, "a host name", RESTART)
     spool: Path = setting(path_of, "a path", RESTART, default=Path("/var/spool/relayd"))
     control: Path = setting(path_of, "a path", RESTART, default=Path("/var/spool/relayd/control"))
+    metrics: tuple[MetricsPlace, ...] = setting(
+        metrics, "listen, and an address or unix socket", RESTART, default=(), repeatable=True
+    )
     workers: int = setting(workers, "processes, or auto", RESTART, default=0)  # 0: auto
     listeners: tuple[Listener, ...] = setting(
         _listener,

@@ -18,7 +18,7 @@ from relayd.config.logins import (
 from relayd.config.peers import PROXY, XCLIENT, XCLIENT_LOGIN, Peers, listener_peers
 from relayd.config.tls import listener_tls
 from relayd.mail.nexthop import HostPort
-from relayd.rules.language.lexer import TokenKind
+from relayd.rules.language.lexer import TokenKind, quote
 from relayd.rules.language.pattern import Network
 from relayd.rules.language.source import Complaint, did_you_mean, one_of
 from relayd.rules.language.words import Words, host_port, network_of
@@ -207,3 +207,45 @@ def _numeric(place: HostPort, words: Words) -> HostPort:
             f'"{place.host}" is no IP address', "expected numbers, as in 127.0.0.1 or [::1]"
         ) from None
     return place
+
+
+@dataclass(frozen=True, slots=True)
+class MetricsPlace:
+    """Where figures are fetched: a TCP address, or a unix socket."""
+
+    host: str = ""
+    port: int = 0
+    path: Path | None = None
+
+    def __str__(self) -> str:
+        if self.path is not None:
+            return f"{_UNIX}{self.path}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def statement(self) -> str:
+        """What the file says behind `metrics`."""
+        return f"{_LISTEN} {quote(str(self))}"
+
+
+_LISTEN = "listen"
+_UNIX = "unix:"
+
+
+def metrics(words: Words) -> MetricsPlace:
+    """`listen` and where the figures are fetched."""
+    expected = "ADDRESS:PORT, e.g. 127.0.0.1:9099, or unix:/run/relayd/metrics"
+    if not words.skip_word(_LISTEN):
+        raise words.missing(f'"{_LISTEN}" and {expected}')
+    token = words.next(expected)
+    if token.text.startswith(_UNIX):
+        socket = Path(token.text.removeprefix(_UNIX))
+        if not socket.is_absolute():
+            raise words.complain(f'"{token.text}" names no whole path', f'expected "{_UNIX}/..."')
+        return MetricsPlace(path=socket)
+    if token.text.isdecimal():
+        raise words.complain(
+            f'"{token.text}" names no address', f'did you mean "127.0.0.1:{token.text}"?'
+        )
+    place = _numeric(host_port(token.text, token.place), words)
+    return MetricsPlace(place.host, place.port)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import re
+import time
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from pathlib import Path
 
 from relayd import __version__
@@ -25,6 +27,20 @@ def span(written: str) -> int:
     return sum(int(number) * _UNITS[unit] for number, unit in parts)
 
 
+def moment(written: str) -> float:
+    """Seconds since the epoch: of a time so long ago, or of a date with or without a time."""
+    try:
+        return datetime.fromisoformat(written).timestamp()
+    except ValueError:
+        pass
+    try:
+        return time.time() - span(written)
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(
+            f"{written!r} is no time (2h for two hours ago, 2026-03-01, 2026-03-01T14:30)"
+        ) from None
+
+
 def parser(run: Mapping[str, Run]) -> argparse.ArgumentParser:
     """All that may be said on the command line; `run`: what carries out the command of a name."""
     top = argparse.ArgumentParser(
@@ -43,8 +59,10 @@ def parser(run: Mapping[str, Run]) -> argparse.ArgumentParser:
     listing = command("queue", "list what is waiting")
     _add_filter(listing)
     listing.add_argument("--limit", type=int, default=0, metavar="N", help="at most N messages")
+    _add_find(command("find", "look for mail, waiting or finished, the newest first"))
+    _add_follow(command("follow", "tell what happens, as it happens"))
     showing = command("show", "all about messages, waiting or finished")
-    showing.add_argument("ids", nargs="+", metavar="ID")
+    showing.add_argument("ids", nargs="+", metavar="ID", help="of relayd, or a Message-ID")
     one = command("why", "the rules that decided about a message, and its fate so far")
     one.add_argument("id", metavar="ID")
     one = command("content", "print a waiting message, octet for octet")
@@ -193,6 +211,32 @@ def _add_filter(to: argparse.ArgumentParser) -> None:
         help="a next hop's name, or a domain sent to directly")  # fmt: skip
     add("--state", default="", choices=["queued", "held"], metavar="queued|held")
     add("--older-than", type=span, default=0, metavar="TIME", help="such as 30m, 2h, 5d")
+
+
+def _add_find(to: argparse.ArgumentParser) -> None:
+    add = to.add_argument
+    add("--sender", default="", metavar="MAILBOX", help="or @DOMAIN, or <>")
+    add("--recipient", default="", metavar="MAILBOX", help="or @DOMAIN")
+    add("--message-id", default="", metavar="ID", help="the Message-ID field's")
+    add("--envid", default="", metavar="TEXT", help="what the sender calls it (RFC 3461)")
+    add("--client", default="", metavar="ADDRESS", help="the client's IP address")
+    add("--login", default="", metavar="NAME", help="the client has logged in as NAME")
+    add("--subject", default="", metavar="WORDS", help="words of the Subject field")
+    add("--state", default="", metavar="STATE", help="queued, held, delivered, failed, expired,"
+        " discarded, removed; or waiting, bounced; several with commas")  # fmt: skip
+    add("--since", type=moment, default=0.0, metavar="WHEN", help="2h (ago), or 2026-03-01T14:30")
+    add("--until", type=moment, default=0.0, metavar="WHEN", help="likewise")
+    add("--limit", type=int, default=0, metavar="N", help="at most N recipients")
+
+
+def _add_follow(to: argparse.ArgumentParser) -> None:
+    add = to.add_argument
+    add("--event", default="", metavar="NAME", help="accepted, refused, attempt, report, notice,"
+        " trouble; several with commas")  # fmt: skip
+    add("--id", default="", metavar="ID", help="of this message only")
+    add("--sender", default="", metavar="MAILBOX", help="or @DOMAIN, or <>")
+    add("--recipient", default="", metavar="MAILBOX", help="or @DOMAIN")
+    add("--cursor", default="", metavar="CURSOR", help="go on behind an event that had it (--json)")
 
 
 def _add_question(to: argparse.ArgumentParser) -> None:

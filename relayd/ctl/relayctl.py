@@ -47,7 +47,10 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stdout.flush()
         return status
     except (FailureError, DaemonError) as error:
-        print(f"relayctl: {error}", file=sys.stderr)
+        if options.json:
+            print(json.dumps({"error": str(error)}), flush=True)
+        else:
+            print(f"relayctl: {error}", file=sys.stderr)
         return USAGE if options.command in ("explain", "replay") else FAILED
     except OSError as error:  # standard output's, as a rule: what else there is has its own words
         print(f"relayctl: {error}", file=sys.stderr)
@@ -126,9 +129,56 @@ def _json_rows(documents: Iterator[dict[str, Any]]) -> Iterator[str]:
         yield "".join(lines)
 
 
+def find(options: argparse.Namespace) -> int:
+    """Mail that is waiting or finished."""
+    names = ("sender", "recipient", "message_id", "envid", "client", "login", "subject", "state")
+    wanted = {name: getattr(options, name) for name in (*names, "since", "until", "limit")}
+    count = 0
+    for document in daemon(options).ask("find", **wanted):
+        for found in document["found"]:
+            count += 1
+            if options.json:
+                print(json.dumps(found))
+            else:
+                for line in text.found_lines(found):
+                    print(line)
+        sys.stdout.flush()
+    if not count and not options.json:
+        print("Nothing is found.")
+    return OK if count else FAILED
+
+
+def follow(options: argparse.Namespace) -> int:
+    """What happens, until somebody has enough of it."""
+    names = ("event", "id", "sender", "recipient", "cursor")
+    wanted = {name: getattr(options, name) for name in names}
+    for event in daemon(options).ask("follow", **wanted):
+        if options.json:
+            print(json.dumps(event), flush=True)
+        elif event["event"] != "alive":
+            print(text.event_line(event), flush=True)
+    return OK
+
+
+def _idents(options: argparse.Namespace) -> Iterator[str]:
+    """The messages that are named, be it by a Message-ID: all that have it, the newest first."""
+    for name in options.ids:
+        if "@" not in name:
+            yield name
+            continue
+        idents = dict.fromkeys(
+            found["id"]
+            for document in daemon(options).ask("find", message_id=name)
+            for found in document["found"]
+        )
+        if not idents:
+            raise FailureError(f"no message has the Message-ID {text.safe(name)}")
+        yield from idents
+
+
 def show(options: argparse.Namespace) -> int:
     """All about messages, waiting or finished."""
-    for number, ident in enumerate(options.ids):
+    for number, ident in enumerate(_idents(options)):
         answer = daemon(options).answer("show", id=ident)
         if number and not options.json:
             print()
@@ -502,6 +552,8 @@ def restart(options: argparse.Namespace) -> int:
 _RUN: dict[str, Run] = {
     "status": status,
     "queue": queue,
+    "find": find,
+    "follow": follow,
     "show": show,
     "why": why,
     "content": content,

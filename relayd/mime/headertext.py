@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from email.errors import HeaderParseError
-from email.header import decode_header
+
+from relayd.mail.naming import shown
 
 _MOST_OCTETS = 8000  # of one field that are decoded
 _COLON = re.compile(rb"[ \t\v\f]*:")
@@ -16,7 +16,8 @@ _FOLD = re.compile(rb"\r\n(?=[ \t])")
 def field_texts(section: bytes, name: str) -> Iterator[str]:
     """The texts of all fields of this name, from the top."""
     for body in field_bodies(section, name):
-        yield _decoded(_FOLD.sub(b"", body[:_MOST_OCTETS]).strip())
+        text = _FOLD.sub(b"", body[:_MOST_OCTETS]).strip().decode("utf-8", "replace")
+        yield shown(text)
 
 
 def field_bodies(section: bytes, name: str) -> Iterator[bytes]:
@@ -31,23 +32,3 @@ def field_bodies(section: bytes, name: str) -> Iterator[bytes]:
             end = _END.search(lines, colon.end())
             at = len(lines) if end is None else end.start()
             yield lines[colon.end() : at]
-
-
-def _decoded(body: bytes) -> str:
-    if b"=?" not in body:
-        return body.decode("utf-8", "replace")
-    try:
-        pieces = decode_header(body.decode("utf-8", "replace"))
-    except (HeaderParseError, ValueError):
-        return body.decode("utf-8", "replace")
-    return "".join(
-        piece if isinstance(piece, str) else _in(piece, charset or "us-ascii")
-        for piece, charset in pieces
-    )
-
-
-def _in(octets: bytes, charset: str) -> str:
-    try:
-        return octets.decode(charset, "replace")
-    except (LookupError, ValueError):  # no such charset, or no name of one
-        return octets.decode("latin-1")

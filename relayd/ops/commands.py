@@ -8,14 +8,17 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from relayd.mail.content import Content
+from relayd.mail.envelope import DIRECT, is_direct
 from relayd.mail.ident import ident_text, shard_of
 from relayd.mail.log import MailLog
 from relayd.mail.message import RecipientState
+from relayd.ops.answers import FiguresAnswer
 from relayd.ops.documents import (
     COLUMNS,
     Document,
     Request,
     RequestError,
+    add_figures,
     blamed,
     down,
     filter_of,
@@ -23,6 +26,7 @@ from relayd.ops.documents import (
     idents_of,
     lane_document,
     lost_addresses,
+    no_figures,
     number_of,
     paces,
     rerouted,
@@ -31,6 +35,8 @@ from relayd.ops.documents import (
     totals,
 )
 from relayd.ops.explain import QuestionError
+from relayd.ops.finding import find_filter_of, found_in, newest_first
+from relayd.ops.following import Events
 from relayd.ops.rerouting import Borrow, BringBack, ReroutingDesk
 from relayd.ops.suspending import SuspendingDesk
 from relayd.ops.training import WORDS, trained
@@ -122,6 +128,7 @@ class OperatorCommands:
         limits: CountsDesk | None = None,
         backscatter: CountsDesk | None = None,
         dkim: Explain | None = None,
+        events: Events | None = None,
         said: Callable[[], Document] = dict,
         filters: Callable[[], Sequence[Document]] = tuple,
         clock: Callable[[], float] = time.time,
@@ -133,6 +140,7 @@ class OperatorCommands:
         self._limits = limits
         self._backscatter = backscatter
         self._dkim = dkim
+        self._events = events
         self._said = said
         self._filters = filters
         self._about = about
@@ -143,6 +151,8 @@ class OperatorCommands:
         self._commands: dict[str, Callable[[Request, Stream], Awaitable[None]]] = {
             "status": self._status,
             "queue": self._queue,
+            "find": self._find,
+            "figures": self._figures,
             "show": self._show,
             "why": self._show,
             "audit": self._audit,
@@ -172,6 +182,9 @@ class OperatorCommands:
             return
         if name == "dkim" and self._dkim is not None:
             await stream.send({"answer": await self._dkim(request)})
+            return
+        if name == "follow" and self._events is not None:
+            await self._events.follow(request, stream)
             return
         command = self._commands.get(name)
         if command is None:
@@ -215,6 +228,31 @@ class OperatorCommands:
                 }
             }
         )
+
+    async def figures(self) -> FiguresAnswer:
+        """What is known without counting."""
+        total = no_figures()
+        for backend in self._backends:
+            backlog, now = await backend.store.backlog(), backend.figures()
+            oldest: dict[str, float] = {}
+            for destination, at in backlog.oldest.items():
+                name = DIRECT if is_direct(destination) else destination
+                oldest[name] = min(oldest.get(name, at), at)
+            add_figures(
+                total,
+                {
+                    "messages": backlog.messages,
+                    "octets": backlog.octets,
+                    "oldest": oldest,
+                    "sessions": int(str(now.get("sessions", 0))),
+                    "deliveries": int(str(now.get("deliveries", 0))),
+                    "healthy": backend.store.healthy,
+                },
+            )
+        return total
+
+    async def _figures(self, request: Request, stream: Stream) -> None:
+        await stream.send({"answer": await self.figures()})
 
     def _sites(self) -> list[Document]:
         return paces([dict(site) for backend in self._backends for site in backend.sites()])
@@ -272,6 +310,12 @@ class OperatorCommands:
                 if page.messages:
                     left -= page.messages if left > 0 else 0
                     await stream.send_line(b'{"rows":%b}\n' % page.rows.encode())
+
+    async def _find(self, request: Request, stream: Stream) -> None:
+        wanted, most = find_filter_of(request), int(number_of(request, "limit"))
+        sources = [found_in(backend.store, wanted, most) for backend in self._backends]
+        async for found in newest_first(sources, most):
+            await stream.send({"found": found})
 
     async def _show(self, request: Request, stream: Stream) -> None:
         ident = ident_of(text_of(request, "id"))

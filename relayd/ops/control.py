@@ -27,6 +27,7 @@ from zope.interface import implementer
 from relayd.intake.transport import Transport
 from relayd.mail.content import Content
 from relayd.mail.log import MailLog
+from relayd.ops.answers import VERSION
 from relayd.ops.commands import Operations, Stream
 from relayd.ops.documents import RequestError
 from relayd.reactor.coroutine import log_bug, spawn
@@ -161,7 +162,7 @@ class ControlSession(Protocol):
             if not isinstance(request, dict):
                 raise RequestError("the request is no JSON object")
             await self._commands.run(request, stream, self._who())
-            last: dict[str, object] = {"done": True}
+            last: dict[str, object] = {"done": True, "version": VERSION}
         except RequestError as error:
             last = {"error": str(error)}
         except (ValueError, RecursionError):

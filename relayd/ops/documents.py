@@ -10,8 +10,10 @@ from relayd.mail.client import Client
 from relayd.mail.envelope import Envelope
 from relayd.mail.ident import ident_text, parse_ident
 from relayd.mail.message import RecipientState, Record
+from relayd.mail.naming import MessageNames, names_of, shown
 from relayd.mail.outcome import Outcome
 from relayd.mail.plan import FACT, Step
+from relayd.ops.answers import FiguresAnswer
 from relayd.spool.queue import LaneView, Standing
 from relayd.spool.view import (
     Accepted,
@@ -82,14 +84,14 @@ def filter_of(request: Request, now: float) -> QueueFilter:
     return QueueFilter(
         state=STATES[state] if state else None,
         destination=text_of(request, "destination"),
-        sender=_raw(text_of(request, "sender")),
-        recipient=_raw(text_of(request, "recipient")),
+        sender=raw_of(text_of(request, "sender")),
+        recipient=raw_of(text_of(request, "recipient")),
         received_before=now - older_than if older_than else 0.0,
         rule=text_of(request, "rule"),
     )
 
 
-def _raw(text: str) -> str:
+def raw_of(text: str) -> str:
     """A mailbox as the spool has it, where somebody has it with quotes, from the log."""
     if '"' not in text:
         return text
@@ -110,6 +112,29 @@ def totals(counts: Iterable[Counts]) -> Document:
         for destination, recipients in count.destinations.items():
             destinations[destination] = destinations.get(destination, 0) + recipients
     return {**total, "destinations": destinations}
+
+
+def no_figures() -> FiguresAnswer:
+    """Those of nobody."""
+    return {
+        "messages": 0,
+        "octets": 0,
+        "oldest": {},
+        "sessions": 0,
+        "deliveries": 0,
+        "healthy": True,
+    }
+
+
+def add_figures(total: FiguresAnswer, more: FiguresAnswer) -> None:
+    """Those of one more store or process."""
+    total["messages"] += more["messages"]
+    total["octets"] += more["octets"]
+    total["sessions"] += more["sessions"]
+    total["deliveries"] += more["deliveries"]
+    total["healthy"] = total["healthy"] and more["healthy"]
+    for name, at in more["oldest"].items():
+        total["oldest"][name] = min(total["oldest"].get(name, at), at)
 
 
 def lane_document(view: LaneView) -> Document:
@@ -191,6 +216,7 @@ def story(
     if history is not None:
         document = _message(history.ident, history.received_at, history.size)
         document |= _envelope(history.envelope) | _client(history.client)
+        document |= _names(history.names)
         document["rules"] = history.rules
         document["facts"] = [step.rule for step in history.trail if step.stage == FACT]
         document["trail"] = [_step(step) for step in history.trail if step.stage != FACT]
@@ -199,6 +225,7 @@ def story(
         message = accepted[0]
         document = _message(message.ident, message.received_at, message.content.size)
         document |= _envelope(message.envelope) | _client(message.client)
+        document |= _names(names_of(message.content, message.header_size))
         recipients = {}
     else:
         return None
@@ -211,6 +238,10 @@ def story(
 
 def _message(ident: int, received_at: float, size: int) -> Document:
     return {"id": ident_text(ident), "received_at": received_at, "size": size}
+
+
+def _names(names: MessageNames) -> Document:
+    return {"message_id": names.message_id, "subject": shown(names.subject)}
 
 
 def _envelope(envelope: Envelope) -> Document:

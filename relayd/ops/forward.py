@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import UNIXClientEndpoint, connectProtocol
@@ -17,6 +18,7 @@ from twisted.python.failure import Failure
 from relayd.mail.content import CHUNK
 from relayd.mail.ident import shard_of
 from relayd.mail.log import MailLog
+from relayd.ops.answers import EventAnswer, FiguresAnswer
 from relayd.ops.commands import (
     MAX_DESTINATIONS,
     Complaint,
@@ -30,20 +32,26 @@ from relayd.ops.documents import (
     Document,
     Request,
     RequestError,
+    add_figures,
     blamed,
     ident_of,
     lost_addresses,
+    no_figures,
     number_of,
     paces,
     rerouted,
     text_of,
 )
+from relayd.ops.finding import FoundPieces, newest_first
+from relayd.ops.following import Events, GoneError, MergedEvents, WantedEvents
+from relayd.reactor.coroutine import log_bug, spawn
 from relayd.reactor.workerpipe import Reactor
 
 RELOAD_TIME = 60.0  # seconds for a worker to read the configuration; hundred thousands take one
 CONNECT_TIME = 5.0  # seconds; a worker that is starting takes less
 _TRIES = 50
 _PAUSE = 0.1  # seconds between two of them
+_OWN = ""  # whose events are the master's own
 _ROWS = b'{"rows":'  # how a page of a queue begins
 _HIGH_WATER = 16 * CHUNK  # octets of an answer held back for a slow reader
 
@@ -130,6 +138,7 @@ class ForwardedCommands:
         limits: CountsDesk | None = None,
         backscatter: CountsDesk | None = None,
         dkim: Explain | None = None,
+        events: Events | None = None,
         said: Callable[[], Document] = dict,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -146,6 +155,7 @@ class ForwardedCommands:
         self._limits = limits
         self._backscatter = backscatter
         self._dkim = dkim
+        self._events = events
         self._said = said
 
     async def run(self, request: Request, stream: Stream, who: str) -> None:
@@ -153,6 +163,12 @@ class ForwardedCommands:
         name = text_of(request, "command")
         if name == "queue":
             await self._queue(request, stream)
+        elif name == "find":
+            await self._find(request, stream)
+        elif name == "follow" and self._events is not None:
+            await self._follow(request, stream, self._events)
+        elif name == "figures":
+            await stream.send({"answer": await self.figures()})
         elif name == "status":
             await self._status(request, stream)
         elif name == "filters":
@@ -240,11 +256,14 @@ class ForwardedCommands:
                 deadline.cancel()
             answer.close()
 
-    async def _documents(self, path: Path, request: Request) -> AsyncIterator[dict[str, Any]]:
-        async for line in self._lines(path, request):
-            yield _parsed(line)
+    async def _documents(
+        self, path: Path, request: Request
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        async with aclosing(self._lines(path, request)) as lines:
+            async for line in lines:
+                yield _parsed(line)
 
-    async def _lines(self, path: Path, request: Request) -> AsyncIterator[bytes]:
+    async def _lines(self, path: Path, request: Request) -> AsyncGenerator[bytes, None]:
         """A worker's answer up to the line that ends it; long rows of a queue are not looked at."""
         answer = await self._ask(path, request)
         try:
@@ -290,9 +309,72 @@ class ForwardedCommands:
                 told = True
                 await stream.send(document)
 
+    async def _find(self, request: Request, stream: Stream) -> None:
+        sources = [self._found(path, request) for path in self._workers()]
+        async for found in newest_first(sources, int(number_of(request, "limit"))):
+            await stream.send({"found": found})
+
+    async def _found(self, path: Path, request: Request) -> FoundPieces:
+        async with aclosing(self._documents(path, request)) as documents:
+            async for document in documents:
+                yield document["found"]
+
+    async def _follow(self, request: Request, stream: Stream, own: Events) -> None:
+        WantedEvents(request)  # what is wrong with it is said once
+        merged = MergedEvents()
+
+        async def follow_own() -> None:
+            with suppress(GoneError):
+                await own.follow(request, merged.source(_OWN))
+
+        spawn(follow_own(), self._broken)
+        for path in self._workers():
+            spawn(self._follow_worker(path, request, merged), self._broken)
+        cursors: dict[str, str] = {}
+        try:
+            while True:
+                name, event = await merged.get()
+                cursors[name] = event["cursor"]
+                if event["event"] != "alive" or name == _OWN:
+                    await stream.send({**event, "cursor": ",".join(cursors.values())})
+        finally:
+            merged.close()
+
+    async def _follow_worker(self, path: Path, request: Request, merged: MergedEvents) -> None:
+        """What happens in one worker, and in those that take its place."""
+        source, cursor = merged.source(str(path)), text_of(request, "cursor")
+        with suppress(GoneError):
+            while True:
+                try:
+                    async with aclosing(
+                        self._documents(path, {**request, "cursor": cursor})
+                    ) as events:
+                        async for event in events:
+                            cursor = event["cursor"]
+                            await source.send(cast(EventAnswer, event))
+                except RequestError:  # it is gone, and will be back
+                    await source.send(
+                        {"event": "missed", "at": self._clock(), "cursor": cursor, "count": 0}
+                    )
+                    pause: Deferred[None] = Deferred()
+                    self._reactor.callLater(_PAUSE, pause.callback, None)
+                    await pause
+
+    def _broken(self, failure: Failure) -> None:
+        log_bug(self._log, "bug in a control command", failure)
+
     async def _status(self, request: Request, stream: Stream) -> None:
         answers = await self._answers(request)
         await stream.send({"answer": {**_summed(answers), **self._about()}})
+
+    async def figures(self) -> FiguresAnswer:
+        """What is known without counting, of all workers that are there."""
+        total = no_figures()
+        for path in self._workers():
+            with suppress(RequestError):
+                async for document in self._documents(path, {"command": "figures"}):
+                    add_figures(total, document["answer"])
+        return total
 
     async def _answers(self, request: Request) -> list[Document]:
         """Of all workers."""

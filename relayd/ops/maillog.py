@@ -23,6 +23,7 @@ from relayd.mail.address import Mailbox
 from relayd.mail.client import Client
 from relayd.mail.content import Content
 from relayd.mail.ident import ident_text
+from relayd.mail.log import MailLog
 from relayd.mail.message import Message, RecipientState, Record, Settlement
 from relayd.mail.outcome import Outcome
 
@@ -31,7 +32,7 @@ MAX_BUFFERED = 1000  # lines kept for one write
 
 _INFO, _NOTICE, _WARNING = "<6>", "<5>", "<4>"  # syslog's numbers, as sd-daemon(3) wants them
 
-_STATUS = {
+STATUS = {
     RecipientState.QUEUED: "deferred",
     RecipientState.HELD: "held",
     RecipientState.DELIVERED: "sent",
@@ -71,6 +72,7 @@ class LineLog:
         self._clock = clock
         self._later = later
         self._journal = journal
+        self.taps: tuple[MailLog, ...] = ()  # who else is to hear it
         self._lines: list[str] = []
         self._second = -1
         self._stamp = ""
@@ -79,6 +81,8 @@ class LineLog:
         self, client: Client, *, messages: int, refused: int, seconds: float, end: str
     ) -> None:
         """An SMTP session ended."""
+        for tap in self.taps:
+            tap.session(client, messages=messages, refused=refused, seconds=seconds, end=end)
         tls = f" tls={value(client.tls)}" if client.tls else ""
         login = f" login={value(client.login)}" if client.login else ""
         self._put(
@@ -90,6 +94,8 @@ class LineLog:
 
     def refused(self, client: Client, command: str, reply: str, why: str = "") -> None:
         """A command was refused."""
+        for tap in self.taps:
+            tap.refused(client, command, reply, why)
         because = f" why={value(why)}" if why else ""
         self._put(
             _INFO,
@@ -99,6 +105,8 @@ class LineLog:
 
     def accepted(self, message: Message, records: Sequence[Record], seconds: float) -> None:
         """A message is on stable storage."""
+        for tap in self.taps:
+            tap.accepted(message, records, seconds)
         client = message.client
         login = f" login={value(client.login)}" if client.login else ""
         self._put(
@@ -115,6 +123,8 @@ class LineLog:
         self, message: Message, settlements: Sequence[Settlement], seconds: float
     ) -> None:
         """A line for each recipient: what an attempt, the operator or age made of it."""
+        for tap in self.taps:
+            tap.attempted(message, settlements, seconds)
         ident = ident_text(message.ident)
         delay = max(self._clock() - message.received_at, 0.0)
         delays = f"delay={delay:.2f} delays={max(delay - seconds, 0.0):.2f}/{seconds:.2f}"
@@ -138,6 +148,8 @@ class LineLog:
 
     def report(self, about: Message, report: str, to: str, kind: str) -> None:
         """A report was queued."""
+        for tap in self.taps:
+            tap.report(about, report, to, kind)
         self._put(
             _INFO,
             f"report id={ident_text(about.ident)} report={value(report)} to={value(f'<{to}>')}"
@@ -146,10 +158,14 @@ class LineLog:
 
     def notice(self, event: str, **facts: object) -> None:
         """Something an operator should know."""
+        for tap in self.taps:
+            tap.notice(event, **facts)
         self._put(_NOTICE, f"notice event={value(event)}{_facts(facts)}")
 
     def trouble(self, event: str, **facts: object) -> None:
         """Something an operator should look at; handed on at once."""
+        for tap in self.taps:
+            tap.trouble(event, **facts)
         self._put(_WARNING, f"trouble event={value(event)}{_facts(facts)}")
         self.flush()
 
@@ -255,7 +271,7 @@ def _relay(outcome: Outcome | None) -> str:
 
 def _story(settlement: Settlement) -> str:
     """What became of the recipient, and in whose words."""
-    outcome, status = settlement.outcome, _STATUS[settlement.state]
+    outcome, status = settlement.outcome, STATUS[settlement.state]
     if outcome is None:
         return f"status={status} ({_safe(settlement.note)})"
     tls = f" tls={value(outcome.tls)}" if outcome.tls else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
@@ -394,6 +395,46 @@ def _trouble(lane: dict[str, Any], now: float) -> str:
     return f" after {_many(lane['failures'], 'failure')}{again}: {lane['trouble']}"
 
 
+def found_lines(found: dict[str, Any]) -> Iterator[str]:
+    """One recipient that was looked for."""
+    reply = f"  {found['reply']}" if found["reply"] else ""
+    was = f" (given as <{found['original']}>)" if found["original"] != found["recipient"] else ""
+    yield safe(
+        f"{found['id']}  {moment(found['received_at'])}  {found['state']:9}"
+        f"  <{found['sender']}> -> <{found['recipient']}>{was}"
+    )
+    about = "  ".join(filter(None, (octets(found["size"]), found["message_id"], found["subject"])))
+    yield safe(f"    {about}")
+    if reply:
+        yield safe(f"  {reply}")
+
+
+def event_line(event: dict[str, Any]) -> str:
+    """Something that happened."""
+    kind, at = event["event"], moment(event["at"])
+    if kind == "missed":
+        count = f"{event['count']:,} events" if event["count"] else "some events"
+        return f"{at}  {count} were not told: nobody has kept them"
+    to = ", ".join(f"<{each}>" for each in event.get("recipients", ()))
+    if kind == "accepted":
+        more = event["count"] - len(event["recipients"])
+        rest = f"<{event['sender']}> -> {to}{f' and {more:,} more' if more else ''}"
+        rest += f"  {octets(event['size'])}  {event['message_id']}  {event['subject']}"
+    elif kind == "attempt":
+        said = event["reply"] or event["why"]
+        rest = f"{to} via {event['next_hop']}  {event['state']}  {said}"
+    elif kind == "refused":
+        rest = f"[{event['client']}] {event['helo']}  {event['command']}  {event['reply']}"
+    elif kind == "report":
+        rest = f"{event['kind']}, as {event['report']} to {to}"
+    else:
+        rest = f"{event['what']}  {_pairs(event['facts'])}"
+    return safe(f"{at}  {kind:8}  {event['id'] + '  ' if 'id' in event else ''}{rest.rstrip()}")
+
+
+_HELD = re.compile(r"450 4\.7\.0 Held by (.*)", re.DOTALL)
+
+
 def show_lines(story: dict[str, Any], now: float) -> Iterator[str]:
     """One message, with each recipient's fate."""
     client = story["client"]
@@ -405,8 +446,17 @@ def show_lines(story: dict[str, Any], now: float) -> Iterator[str]:
     )
     yield safe(f"{'client':12}  {_client(client)}")
     yield f"{'size':12}  {octets(story['size'])}"
-    if story["parameters"]:
-        yield safe(f"{'parameters':12}  {_pairs(story['parameters'])}")
+    parameters = {**story["parameters"]}
+    for name, found in (
+        ("Message-ID", story.get("message_id")),
+        ("Subject", story.get("subject")),
+        ("ENVID", parameters.pop("envid", "")),
+        ("login", client.get("login")),
+    ):
+        if found:
+            yield safe(f"{name:12}  {found}")
+    if parameters:
+        yield safe(f"{'parameters':12}  {_pairs(parameters)}")
     if story.get("rules"):
         yield safe(f"{'rules':12}  {story['rules']}")
     for recipient in story["recipients"]:
@@ -431,7 +481,9 @@ def recipient_lines(recipient: dict[str, Any], now: float) -> Iterator[str]:
         when = f", {moment(ended)}" if ended else ""
         note = f": {recipient['note']}" if recipient.get("note") else ""
         yield safe(f"    {state}{after}{when}{note}")
-    if recipient["reply"]:
+    if state == "held" and (by := _HELD.match(recipient["reply"])):
+        yield safe(f"    held by {by[1]}")
+    elif recipient["reply"]:
         # without a name nobody spoke at that address: the words are our own
         who, address = recipient["remote_mta"] or "relayd", recipient["remote_address"]
         where = f" [{address}]" if address and who != "relayd" else ""

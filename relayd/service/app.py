@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 
 from twisted.application.service import IService, MultiService, Service
 from twisted.internet.defer import Deferred
+from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.protocol import Factory
 from twisted.logger import ILogObserver
@@ -45,6 +46,7 @@ from relayd.ops.backscatterdesk import BackscatterDesk, kept_back
 from relayd.ops.commands import OperatorCommands
 from relayd.ops.control import ControlError, ControlFactory, listen
 from relayd.ops.dkimdesk import DkimDesk
+from relayd.ops.following import Events
 from relayd.ops.forward import ForwardedCommands
 from relayd.ops.limitsdesk import LimitsDesk
 from relayd.ops.maillog import LineLog
@@ -75,6 +77,7 @@ from relayd.service.gateway import (
     reverse_names_of,
     web_of,
 )
+from relayd.service.metrics import Metrics
 from relayd.service.supervisor import Orders, Supervisor
 from relayd.service.watch import ConfigurationWatch
 from relayd.spool.disk.lock import Lock
@@ -234,6 +237,7 @@ class Relayd(MultiService):
         self._output = output
         log = mail_log(reactor, output)
         self._log = log
+        self._events = Events(reactor, log, soon(reactor))
         self._settings = settings
         self._serving = False
         self._handed = handed
@@ -255,6 +259,15 @@ class Relayd(MultiService):
         self._commands: OperatorCommands | ForwardedCommands
         self._mover: Service
         self._supervisor: Supervisor | None = None
+        self._metrics: Metrics | None = None
+        if settings.metrics:
+            self._metrics = Metrics(
+                reactor,
+                self._configuration,
+                log,
+                lambda: self._commands.figures(),
+                lambda: self._supervisor.figures() if self._supervisor else {},
+            )
         self._kept = (
             LastGoodFile(settings.spool, settings.path.absolute()) if settings.path else None
         )
@@ -282,6 +295,7 @@ class Relayd(MultiService):
             limits=self._limits(),
             backscatter=self._backscatter(),
             dkim=self._dkim(),
+            events=self._events,
         )
 
     def _with_workers(self) -> None:
@@ -296,12 +310,14 @@ class Relayd(MultiService):
                 fixed=statements_of(settings.fixed),
                 control=str(settings.spool / f"shard-{number}" / "control"),
                 log=str(self._output.path or ""),
+                counts=self._metrics is not None,
             )
             for number in range(settings.workers)
         ]
         addresses = [ListenAddress(each.address, each.port) for each in settings.listeners]
         sockets = ListeningSockets(self._reactor, self._log, addresses, self._handed_for)
-        supervisor = Supervisor(self._reactor, self._log, orders, sockets)
+        meters = None if self._metrics is None else self._metrics.descriptor
+        supervisor = Supervisor(self._reactor, self._log, orders, sockets, meters)
         self._mover = self._supervisor = supervisor
         resolver = resolver_of(self._reactor, settings)
         names = reverse_names_of(self._reactor, self._configuration)
@@ -331,6 +347,7 @@ class Relayd(MultiService):
             limits=self._limits(),
             backscatter=self._backscatter(),
             dkim=self._dkim().answer,
+            events=self._events,
             said=self._configuration.said,
         )
 
@@ -450,6 +467,10 @@ class Relayd(MultiService):
             factory = ControlFactory(self._reactor, self._commands, self._log)
             self._control = listen(self._reactor, self._settings.control, factory)
             self._listen_to_everybody()
+            if self._metrics is not None:
+                self._metrics.start()
+        except CannotListenError as error:
+            _refuse(f"relayd: metrics: {error}")
         except SpoolError as error:
             _refuse(f"relayd: {error}")
         except ControlError as error:
@@ -482,7 +503,8 @@ class Relayd(MultiService):
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         self._notices.stopping()
         self._watch.stop()
-        for port in (self._control, self._public):
+        figures = self._metrics.ports() if self._metrics is not None else ()
+        for port in (self._control, self._public, *figures):
             stopped = port.stopListening() if port is not None else None
             if isinstance(stopped, Deferred):
                 await stopped
@@ -526,6 +548,8 @@ def commands_of(
     limits: LimitsDesk | None = None,
     dkim: DkimDesk | None = None,
     backscatter: BackscatterDesk | None = None,
+    *,
+    events: Events,
 ) -> OperatorCommands:
     """What operators can ask of one process that moves mail."""
     started = time.time()
@@ -548,6 +572,7 @@ def commands_of(
         limits=limits,
         backscatter=backscatter,
         dkim=None if dkim is None else dkim.answer,
+        events=events,
         said=configuration.said,
         filters=gateway.filters.view,
     )

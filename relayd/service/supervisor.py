@@ -24,7 +24,7 @@ from relayd.shared.counters import SharedCounters, shared_memory
 from relayd.shared.sessioncounts import SessionCounts, shared_session_counts
 
 PIPE_FD = 3  # the worker's descriptor of the channel to its master
-# ... and of the listening sockets, then counters, guesses, session counts, configuration
+# ... and of the listening sockets, then counters, guesses, session counts, configuration, meters
 FIRST_SOCKET_FD = 4
 STEADY = 10.0  # seconds a worker has to live for its death to be forgiven
 FIRST_DELAY = 0.1  # seconds before a worker is started again; doubles while it keeps dying
@@ -47,6 +47,7 @@ class Orders:
     control: str  # path of its control socket
     log: str = ""  # path of the log; empty: standard output
     fixed: str = ""  # statements that hold until a restart, whatever the file says by now
+    counts: bool = False  # what happens, for `metrics`
 
     def argument(self) -> str:
         """As text for the command line."""
@@ -216,7 +217,10 @@ class Supervisor(Service):
         log: MailLog,
         orders: Sequence[Orders],
         sockets: Opened,
+        meters: int | None = None,
     ) -> None:
+        """`meters`: the descriptor of relayd.shared.meters, if there are some."""
+        self._meters = () if meters is None else (meters,)
         self.reactor = reactor
         self.log = log
         self.stopping = False
@@ -275,7 +279,7 @@ class Supervisor(Service):
         self._opened.close()
         for listening in self._sockets:
             listening.close()
-        for memory in self._memory:
+        for memory in (*self._memory, *self._meters):
             os.close(memory)
         os.close(self.null)
 
@@ -309,7 +313,7 @@ class Supervisor(Service):
 
     def descriptors(self) -> list[int]:
         """What a worker inherits, in the order of FIRST_SOCKET_FD."""
-        return [*(each.fileno() for each in self._sockets), *self._memory]
+        return [*(each.fileno() for each in self._sockets), *self._memory, *self._meters]
 
     def counts_cleared(self, number: int, *, back_soon: bool) -> None:
         """The counts of a worker that is gone are no more.

@@ -19,11 +19,13 @@ from relayd.config.fixed import fixed_of
 from relayd.config.texts import RememberedTexts
 from relayd.intake.accepting import AcceptBalancer
 from relayd.ops.control import ControlError, ControlFactory, listen
+from relayd.ops.counting import Counting
+from relayd.ops.following import Events
 from relayd.ops.maillog import LineLog
 from relayd.ops.output import Output
 from relayd.ops.twistedlog import TwistedLog
 from relayd.reactor.coroutine import log_bug, promise
-from relayd.reactor.lean import own_reactor
+from relayd.reactor.lean import own_reactor, soon
 from relayd.reactor.workerpipe import Reactor, WorkerPipe
 from relayd.service.app import commands_of, mail_log, prepare_process, read_settings
 from relayd.service.configthread import aside
@@ -31,6 +33,7 @@ from relayd.service.configuration import Configuration
 from relayd.service.gateway import Gateway
 from relayd.service.supervisor import DRAIN, FIRST_SOCKET_FD, PIPE_FD, READY, Orders
 from relayd.shared.counters import SharedCounters
+from relayd.shared.meters import Meters
 from relayd.shared.sessioncounts import SessionCounts
 from relayd.spool.errors import SpoolError
 
@@ -59,6 +62,10 @@ class Worker:
         session_counts = range(memory + 2, memory + 3 + orders.workers)
         settings = _in_force(read, memory + 3 + orders.workers)
         self._configuration = Configuration(settings, aside(reactor, read), log)
+        if orders.counts:
+            meters = Meters(memory + 4 + orders.workers, orders.workers + 1, orders.number)
+            pacing = lambda: self._configuration.settings.ruleset.pacing  # noqa: E731
+            log.taps += (Counting(meters, pacing, reloads=False),)
         self._configuration.on_change(lambda _: output.reopen())  # it may have been rotated
         sockets = [
             socket.socket(fileno=FIRST_SOCKET_FD + number)
@@ -83,7 +90,8 @@ class Worker:
     def start(self) -> None:
         """Serve."""
         self._gateway.startService()
-        commands = commands_of(self._gateway, self._configuration, self._log)
+        events = Events(reactor, self._log, soon(reactor))
+        commands = commands_of(self._gateway, self._configuration, self._log, events=events)
         factory = ControlFactory(reactor, commands, self._log)
         listen(reactor, Path(self._orders.control), factory)
         pipe = WorkerPipe(

@@ -11,7 +11,7 @@ import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-VERSION = 2  # of the format that this relayd writes
+VERSION = 3  # of the format that this relayd writes
 OLDEST = 1  # that it still reads, and can export
 
 
@@ -34,6 +34,16 @@ STEPS: Mapping[int, FormatStep] = {
             "INSERT OR REPLACE INTO meta VALUES ('schema_version', 1)",
             "DELETE FROM meta WHERE name = 'written_by'",
         ),
+    ),
+    # 3: what `relayctl find` passes over the ledger by (relayd.spool.sqlite.sieve), made later
+    2: FormatStep(
+        up=(
+            "CREATE TABLE sieve(last INTEGER PRIMARY KEY, first INTEGER NOT NULL, bits BLOB)",
+            "CREATE INDEX spoilt ON sieve(last) WHERE bits IS NULL",
+            """CREATE TABLE ending(state INTEGER NOT NULL, last INTEGER NOT NULL,
+    PRIMARY KEY (state, last)) WITHOUT ROWID""",
+        ),
+        down=("DROP TABLE ending", "DROP TABLE sieve"),
     ),
 }
 """By the format that the step starts from."""

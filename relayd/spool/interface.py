@@ -11,8 +11,11 @@ from relayd.spool.view import (
     AS_THEY_ARE,
     Accepted,
     Audit,
+    Backlog,
     Counts,
     Envelopes,
+    FindFilter,
+    FoundPage,
     History,
     NewMessage,
     Page,
@@ -127,8 +130,20 @@ class Store(Protocol):
     def listing(self, wanted: QueueFilter, after: int, limit: int) -> Awaitable[Page]:
         """Waiting messages by ident, at most `limit` and those after `after`."""
 
+    def find(self, wanted: FindFilter, before: int, limit: int) -> Awaitable[FoundPage]:
+        """Recipients of waiting and of finished mail, the newest message first.
+
+        About `limit`, whole messages only, and those of messages with an ident below `before`.
+        """
+
     def counts(self) -> Awaitable[Counts]:
         """Totals."""
+
+    def backlog(self) -> Awaitable[Backlog]:
+        """How much waits, and how old it is, as quick with a million messages.
+
+        `oldest` has the destinations of the messages that have waited longest, some hundreds.
+        """
 
     def audit(self, after: int, limit: int) -> Awaitable[Audit]:
         """Recipients in the ledger by ident, about `limit`, and those not accounted for."""

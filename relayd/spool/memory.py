@@ -14,18 +14,28 @@ from typing import Any
 from relayd.mail.content import BytesContent, from_octet
 from relayd.mail.ident import make_ident
 from relayd.mail.message import Message, RecipientState, Record, Settlement, Submission
+from relayd.mail.naming import names_of
 from relayd.mail.outcome import UNANSWERED, held
 from relayd.spool.errors import SpoolError
 from relayd.spool.interface import AnyDraft
 from relayd.spool.sqlite.bridge import Bridge, Promise
-from relayd.spool.sqlite.matching import matches, recipient_summary_of, summary_of
+from relayd.spool.sqlite.matching import (
+    found_in,
+    matches,
+    recipient_summary_of,
+    summary_of,
+)
 from relayd.spool.view import (
     AS_THEY_ARE,
     NEVER_ANSWERED,
     Accepted,
     Audit,
+    Backlog,
     Counts,
     Envelopes,
+    FindFilter,
+    FoundPage,
+    FoundRecipient,
     History,
     LedgerEntry,
     NewMessage,
@@ -195,6 +205,7 @@ class MemorySpool:
             submission.client,
             submission.rules,
             submission.trail,
+            names_of(message.content, submission.header_size),
             tuple(entries),
         )
         waiting = {record.number: record for record in records if record.state.waiting}
@@ -371,6 +382,17 @@ class MemorySpool:
             summaries[-1].recipients.append(recipient_summary_of(record))
         return self._ask(Page(json.dumps(summaries), len(summaries), None))
 
+    def find(self, wanted: FindFilter, before: int, limit: int) -> Awaitable[FoundPage]:
+        """Recipients of waiting and of finished mail, the newest message first."""
+        found: list[FoundRecipient] = []
+        for ident in sorted(self._histories, reverse=True):
+            if ident < before:
+                if len(found) >= limit:
+                    return self._ask(FoundPage(found, ident + 1))
+                history = self._histories[ident]
+                found += found_in(wanted, history, self._records.get(ident, {}))
+        return self._ask(FoundPage(found, None))
+
     def counts(self) -> Awaitable[Counts]:
         """Totals."""
         records = [record for _, record in self._waiting()]
@@ -385,6 +407,14 @@ class MemorySpool:
                 len(self._damaged),
             )
         )
+
+    def backlog(self) -> Awaitable[Backlog]:
+        """How much waits, and how old it is."""
+        oldest: dict[str, float] = {}
+        for message, record in self._waiting():
+            oldest.setdefault(record.recipient.destination, message.received_at)
+        octets = sum(message.content.size for message in self._messages.values())
+        return self._ask(Backlog(len(self._messages), octets, oldest))
 
     def audit(self, after: int, limit: int) -> Awaitable[Audit]:
         """All is well by construction."""

@@ -10,6 +10,7 @@ from relayd.mail.address import Mailbox, ReversePath
 from relayd.mail.client import Client
 from relayd.mail.envelope import Envelope
 from relayd.mail.message import Message, RecipientState, Record, Submission
+from relayd.mail.naming import MessageNames
 from relayd.mail.outcome import Outcome
 from relayd.mail.plan import Step
 
@@ -49,6 +50,52 @@ class QueueFilter:
     received_before: float = 0.0  # seconds since the epoch
     reply: str = ""  # what the last reply begins with
     rule: str = ""  # only what is held: words of the rule or filter that holds it, or its place
+
+
+@dataclass(frozen=True, slots=True)
+class FindFilter:
+    """What is looked for among all mail that the ledger knows; defaults do not narrow.
+
+    Each is compared without regard to case. `sender` and `recipient` are whole addresses, or
+    `@example.com` for all of a domain, or "<>"; of `subject` each word has to be there.
+    """
+
+    sender: str = ""
+    recipient: str = ""  # as the client gave it, or as the rules made it
+    message_id: str = ""
+    envid: str = ""
+    client: str = ""  # its address
+    login: str = ""
+    subject: str = ""
+    states: frozenset[RecipientState] = frozenset()  # any of them
+    since: float = 0.0  # accepted then or later, seconds since the epoch
+    until: float = 0.0  # ... before
+
+
+class FoundRecipient(NamedTuple):
+    """One recipient that was found. Mailboxes are raw: local part unquoted."""
+
+    ident: int
+    received_at: float
+    size: int
+    sender: str  # empty: the null reverse-path
+    message_id: str
+    subject: str  # decoded
+    number: int
+    mailbox: str
+    original: str
+    next_hop: str
+    state: int  # RecipientState
+    attempts: int
+    ended_at: float  # 0: it waits
+    last_reply: str  # str(Reply), empty where nothing was tried
+
+
+class FoundPage(NamedTuple):
+    """A piece of what is found. Goes on at `before` until that is None; may be empty before."""
+
+    found: list[FoundRecipient]
+    before: int | None
 
 
 class RecipientSummary(NamedTuple):
@@ -100,6 +147,15 @@ class Counts:
 
 
 @dataclass(frozen=True, slots=True)
+class Backlog:
+    """How much waits, and since when, as it is known without counting."""
+
+    messages: int
+    octets: int
+    oldest: dict[str, float]  # by destination: when the oldest of its messages came
+
+
+@dataclass(frozen=True, slots=True)
 class LedgerEntry:
     """What the ledger knows of one recipient: its acceptance and, if there was one, its end."""
 
@@ -125,6 +181,7 @@ class History:
     client: Client
     rules: str
     trail: tuple[Step, ...]
+    names: MessageNames
     entries: tuple[LedgerEntry, ...]
 
     @property

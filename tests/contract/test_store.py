@@ -10,6 +10,7 @@ from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from unittest.mock import patch
 
 from relayd.mail.address import Mailbox
 from relayd.mail.content import CHUNK
@@ -28,6 +29,8 @@ from relayd.spool.view import (
     NEVER_ANSWERED,
     Accepted,
     Envelopes,
+    FindFilter,
+    FoundRecipient,
     NewMessage,
     QueueFilter,
     Rerouting,
@@ -50,6 +53,35 @@ BODY = b"Subject: hello\r\n\r\nbody\r\n"
 DRAFTS = (0, 100, 300_000, 3_000_000)  # octets: in memory, in memory for a file, in a file
 EVERYTHING = QueueFilter()
 BOUNCE = failed("5.1.1", "no such user")
+
+
+LOOKED_FOR = (
+    FindFilter(),
+    FindFilter(sender="<>"),
+    FindFilter(recipient="A@corp.example"),
+    FindFilter(sender="@source.example", states=frozenset({RecipientState.HELD})),
+    FindFilter(states=frozenset({RecipientState.FAILED, RecipientState.REMOVED})),
+    FindFilter(states=frozenset({RecipientState.DELIVERED}), subject="hello"),
+)
+
+
+def sift_at_once(test: unittest.TestCase) -> None:
+    """A sieve for every few rows of the ledger, and soon: see relayd.spool.sqlite.sieve."""
+    for name, value in (("sift.BLOCK", 3), ("store.SIFT_EVERY", 0.0)):
+        patching = patch(f"relayd.spool.sqlite.{name}", value)
+        patching.start()
+        test.addCleanup(patching.stop)
+
+
+async def all_found(store: Store, wanted: FindFilter, limit: int = 1000) -> list[FoundRecipient]:
+    """Piece by piece, as a reader takes it."""
+    found: list[FoundRecipient] = []
+    before: int | None = 1 << 62
+    while before is not None:
+        page = await store.find(wanted, before, limit)
+        assert all(each.ident < before for each in page.found)
+        found, before = found + page.found, page.before
+    return found
 
 
 class Clock:
@@ -122,6 +154,84 @@ class StoreContract:
         due = self.wait(self.store.due("inside", self.clock.now, 10))
         assert plain(due) == [(facts(message), records[:3])]
         assert octets(due[0][0].content_for(1)) == b"Subject: other\r\n\r\n" + BODY[10:]
+
+    def looked_for(self, limit: int = 1000, **wanted: Any) -> list[str]:
+        """The mailboxes of those that are found, as they come."""
+
+        async def asked() -> list[FoundRecipient]:
+            return await all_found(self.store, FindFilter(**wanted), limit)
+
+        return [each.mailbox.partition("@")[0] for each in self.wait(asked())]
+
+    def test_mail_is_found_by_each_key_waiting_or_finished(self) -> None:
+        content = (
+            b"Received: from a\r\n\tby b\r\nMESSAGE-ID:\r\n <One.1@Mail.example>\r\n"
+            b"Subject: =?utf-8?q?Gr=C3=BC=C3=9Fe?= from\r\n Invoices, 2026\r\n\r\nbody\r\n"
+        )
+        envelope = Envelope(Mailbox("Ann", "Source.example"), envid="QQ+314")
+        moved = Mailbox("list", "lists.example")
+        _, records = self.put(
+            recipient("first"),
+            recipient("second", original=moved),
+            content=content,
+            header_size=len(content) - 6,
+            envelope=envelope,
+        )
+        self.put(recipient("other"), sender=None)
+        self.look_for_them()
+        self.settle(*[Settlement(each, RecipientState.DELIVERED, DONE) for each in records])
+        self.look_for_them()
+
+    def look_for_them(self) -> None:
+        pair, everybody = ["first", "second"], ["other", "first", "second"]
+        now = self.clock.now
+        for wanted, found in (
+            ({"sender": "ann@source.EXAMPLE"}, pair),
+            ({"sender": "@source.example", "subject": "invoices"}, pair),
+            ({"message_id": "<one.1@mail.example>"}, pair),
+            ({"message_id": "One.1@Mail.example"}, pair),
+            ({"envid": "qq+314"}, pair),
+            ({"subject": "gr\u00fc\u00dfe"}, pair),
+            ({"subject": "2026 GR\u00dc\u00dfE"}, pair),
+            ({"until": now + 1, "envid": "QQ+314"}, pair),
+            ({"recipient": "@LISTS.example"}, ["second"]),
+            ({"recipient": "list@lists.example"}, ["second"]),
+            ({"recipient": "second@corp.example"}, ["second"]),
+            ({"sender": "<>"}, ["other"]),
+            ({}, everybody),
+            ({"client": "192.0.2.7"}, everybody),
+            ({"login": "JOE"}, everybody),
+            ({"recipient": "@corp.example"}, everybody),
+            ({"sender": "nn@source.example"}, []),
+            ({"sender": "@example"}, []),
+            ({"subject": "invoice"}, []),
+            ({"since": now + 1}, []),
+            ({"until": now}, []),
+            ({"client": "192.0.2.70"}, []),
+            ({"message_id": "one"}, []),
+        ):
+            named: dict[str, Any] = dict(wanted)
+            assert self.looked_for(**named) == found, wanted
+        assert self.looked_for(1) == everybody
+
+    def test_mail_is_found_by_its_state_as_that_changes(self) -> None:
+        states = {state.name: state for state in RecipientState}
+
+        def by(*names: str) -> list[str]:
+            return self.looked_for(states=frozenset(states[name] for name in names))
+
+        _, (first, second, _) = self.put(recipient("a"), recipient("b"), recipient("c"))
+        assert by("QUEUED") == ["a", "b", "c"]
+        self.settle(Settlement(first, RecipientState.FAILED, BOUNCE))
+        self.settle(Settlement(second, RecipientState.DELIVERED, DONE))
+        self.wait(self.store.hold(EVERYTHING))
+        assert by("QUEUED") == []
+        assert by("HELD") == ["c"]
+        assert by("FAILED", "EXPIRED") == ["a"]
+        assert by("DELIVERED") == ["b"]
+        self.wait(self.store.remove(EVERYTHING))
+        assert by("REMOVED", "DELIVERED") == ["b", "c"]
+        assert by("HELD", "DISCARDED") == []
 
     def test_destinations_name_the_earliest_attempt_of_each(self) -> None:
         first, _ = self.put(recipient("a", "one"), recipient("b", "two"))
@@ -822,6 +932,7 @@ class MemoryStoreTests(StoreContract, unittest.TestCase):
 
 class DiskStoreTests(StoreContract, unittest.TestCase):
     def setUp(self) -> None:
+        sift_at_once(self)
         self.directory = TemporaryDirectory()
         self.addCleanup(self.directory.cleanup)
         self.clock, self.bridge = Clock(), ThreadBridge()
@@ -859,6 +970,7 @@ class BothAlikeTests(unittest.TestCase):
     """Whatever is done to both, in whatever order and with restarts, both hold the same mail."""
 
     def test_random_lives(self) -> None:
+        sift_at_once(self)
         for seed in range(25):
             with self.subTest(seed=seed), TemporaryDirectory() as directory:
                 Life(seed, Path(directory)).live()
@@ -989,6 +1101,8 @@ class Life:
             found.append(await store.counts())
             for record in self.records:
                 found.append(await store.history(record.message))
+            for wanted in LOOKED_FOR:
+                found.append(await all_found(store, wanted))
             return found
 
         self.both(everything)

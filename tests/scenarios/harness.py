@@ -67,6 +67,7 @@ PEERS = {  # the name a scenario uses -> the program to look for, Debian's packa
     "opendmarc": ("opendmarc", "opendmarc"),
     "policyd-spf": ("policyd-spf", "postfix-policyd-spf-python"),
     "socat": ("socat", "socat"),
+    "promtool": ("promtool", "prometheus"),
 }
 NEEDS_ROOT = {"postfix", "exim", "dovecot", "clamav", "postgrey", "rspamd", "rbldnsd"}
 

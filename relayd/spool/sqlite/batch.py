@@ -10,7 +10,7 @@ import sqlite3
 from collections.abc import Sequence
 from itertools import chain
 
-from relayd.mail.message import Settlement
+from relayd.mail.message import RecipientState, Settlement
 from relayd.spool.sqlite.rows import (
     ACCEPTED,
     FIRST_ACCEPTED,
@@ -122,14 +122,21 @@ _DROP = tuple(
     for table, column in _MESSAGE_TABLES
 )
 _DROP_SIZE = RunStatement("SELECT size, NULL FROM message WHERE ident IN (VALUES {})", 1)
+# see relayd.spool.sqlite.sieve
+_BLOCK = "(SELECT last FROM sieve WHERE last >= ? ORDER BY last LIMIT 1)"
+_SPOIL = f"UPDATE sieve SET bits = NULL WHERE last = {_BLOCK}"
+_DELIVERED = int(RecipientState.DELIVERED)
+_ENDING = f"INSERT OR IGNORE INTO ending(last, state) SELECT last, ? FROM {_BLOCK}"
+UNKNOWN = 1 << 62  # later than any message: each is asked about
 _PURGE_LEDGER = RunStatement("DELETE FROM ledger WHERE message IN (VALUES {})", 1)
 
 
 class Batch:
     """Collects the rows of one transaction, then writes them in an order that keeps promise 3."""
 
-    def __init__(self, now: float) -> None:
+    def __init__(self, now: float, sifted: int = UNKNOWN) -> None:
         self.now = now
+        self.sifted = sifted  # no message that is later has a sieve
         self.files_to_remove: list[int] = []  # after COMMIT
         self._message: list[Row] = []  # the rows of what was accepted, by table
         self._content: list[Row] = []
@@ -226,6 +233,14 @@ class Batch:
         if self._ledger:
             _LEDGER.execute(connection, self._ledger)
         self.ledger_rows += len(self._first) + len(self._further) + len(self._ledger)
+        if min(self._first)[0] <= self.sifted:
+            for message, *_ in self._first:
+                self.spoil(connection, message)
+
+    def spoil(self, connection: sqlite3.Connection, message: int) -> None:
+        """Something new is to be found of a message, of which there may be a sieve already."""
+        if message <= self.sifted:
+            connection.execute(_SPOIL, (message,))
 
     def _write_postponed(self, connection: sqlite3.Connection) -> None:
         rows = []
@@ -249,6 +264,9 @@ class Batch:
         changes = connection.total_changes
         _END.execute(connection, list(self._ends.values()))
         self.ledger_rows += connection.total_changes - changes
+        for end in self._ends.values():
+            if end.state != _DELIVERED and end.message <= self.sifted:
+                connection.execute(_ENDING, (end.state, end.message))
         _CROSS_OFF.execute(connection, list(self._ends))
         # those messages of which no recipient waits any more
         self._take_off(_FORGET.execute(connection, list({(message,) for message, _ in self._ends})))

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+
 from relayd.mail.envelope import Direction, direct_queue
 from relayd.mail.message import Message, RecipientState, Record
-from relayd.spool.sqlite.rows import raw, raw_path
-from relayd.spool.sqlite.search import fold, rule_words
-from relayd.spool.view import QueueFilter, RecipientSummary, Summary
+from relayd.mail.naming import shown
+from relayd.spool.sqlite.rows import fold, raw, raw_path
+from relayd.spool.sqlite.search import rule_words
+from relayd.spool.sqlite.sieve import named, words
+from relayd.spool.view import (
+    FindFilter,
+    FoundRecipient,
+    History,
+    QueueFilter,
+    RecipientSummary,
+    Summary,
+)
 
 
 def matches(wanted: QueueFilter, message: Message, record: Record) -> bool:
@@ -45,6 +56,61 @@ def _match(pattern: str, text: str) -> bool:
     if at and local and domain:
         return fold(pattern) == fold(text)
     return fold(pattern) in fold(text)
+
+
+def found_in(
+    wanted: FindFilter, history: History, waiting: Mapping[int, Record]
+) -> Iterator[FoundRecipient]:
+    """The recipients of a message that are looked for."""
+    sender, names, client = raw_path(history.reverse_path), history.names, history.client
+    if (
+        not (_is(wanted.sender, sender) if wanted.sender != "<>" else sender == "")
+        or (wanted.message_id and named(wanted.message_id) != named(names.message_id))
+        or not set(words(wanted.subject)) <= set(words(names.subject))
+        or (wanted.since and history.received_at < wanted.since)
+        or (wanted.until and history.received_at >= wanted.until)
+    ):
+        return
+    for asked, known in (
+        (wanted.envid, history.envelope.envid),
+        (wanted.client, client.address),
+        (wanted.login, client.login),
+    ):
+        if asked and fold(asked) != fold(known):
+            return
+    for entry in history.entries:
+        record = waiting.get(entry.number)
+        state = record.state if record is not None else entry.state
+        if (
+            state is None
+            or (wanted.states and state not in wanted.states)
+            or not any(_is(wanted.recipient, raw(to)) for to in (entry.mailbox, entry.original))
+        ):
+            continue
+        said = record.last if record is not None else entry.outcome
+        yield FoundRecipient(
+            history.ident,
+            history.received_at,
+            history.size,
+            sender,
+            names.message_id,
+            shown(names.subject),
+            entry.number,
+            raw(entry.mailbox),
+            raw(entry.original),
+            entry.next_hop,
+            int(state),
+            entry.attempts if record is None else record.attempts,
+            entry.ended_at,
+            "" if said is None else str(said.reply),
+        )
+
+
+def _is(wanted: str, mailbox: str) -> bool:
+    """A whole address, or all of a domain."""
+    if wanted.startswith("@"):
+        return fold(mailbox).endswith(fold(wanted))
+    return not wanted or fold(mailbox) == fold(wanted)
 
 
 def summary_of(message: Message) -> Summary:

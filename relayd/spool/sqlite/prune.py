@@ -40,6 +40,9 @@ class Prune(Write):
             AND NOT EXISTS (SELECT 1 FROM message WHERE ident = ledger.message)""",
             (self._at, self._next),
         ).rowcount
+        # what still waits of so long ago is looked at one by one
+        connection.execute("DELETE FROM sieve WHERE last <= ?", (self._next,))
+        connection.execute("DELETE FROM ending WHERE last <= ?", (self._next,))
 
     def done(self) -> bool:
         """Go on while there is more."""

@@ -17,6 +17,7 @@ from relayd.mail.client import Client
 from relayd.mail.content import Content
 from relayd.mail.envelope import Envelope, Recipient
 from relayd.mail.message import Message, RecipientState, Record, Submission
+from relayd.mail.naming import NAMELESS, MessageNames, names_in, names_of
 from relayd.mail.outcome import Blame, Outcome
 from relayd.mail.plan import Step
 from relayd.mail.reply import Reply
@@ -142,7 +143,7 @@ MAY_BE_SAME = ("original", "sender", "note")
 
 # Fields in the order in which JSON has them. What is added goes to the end: what was stored
 # before lacks it, and gets the default.
-_ENVELOPE = ("body", "smtputf8", "ret", "envid", "require_tls")
+_ENVELOPE = ("body", "smtputf8", "ret", "envid", "require_tls")  # then the message's MessageNames
 _CLIENT = ("address", "port", "listener", "helo", "protocol", "tls", "login", "certificate", "rdns")
 _STEP = ("stage", "place", "rule", "note")
 _REPLY = ("code", "subject", "detail", "lines")
@@ -205,11 +206,16 @@ def path_of(text: str) -> ReversePath:
     return mailbox_of(text) if text else None
 
 
-def facts_text(submission: Submission) -> str:
+def fold(text: str) -> str:
+    """Lower case as SQLite has it: ASCII letters only."""
+    return text.encode("utf-8", "surrogatepass").lower().decode("utf-8", "surrogatepass")
+
+
+def facts_text(submission: Submission, names: MessageNames = NAMELESS) -> str:
     """What the message and the ledger keep of MAIL, the client and the rules."""
     return _to_json(
         (
-            _envelope_values(submission.envelope),
+            (*_envelope_values(submission.envelope), *names),
             client_values(submission.client),
             submission.rules,
             submission.trail,
@@ -224,6 +230,7 @@ class StoredFacts(NamedTuple):
     client: Client
     rules: str
     trail: tuple[Step, ...]
+    names: MessageNames
 
 
 def facts_of(sender: str, text: str) -> StoredFacts:
@@ -235,6 +242,7 @@ def facts_of(sender: str, text: str) -> StoredFacts:
             client_of(client),
             rules,
             tuple(Step(**_named(_STEP, step)) for step in trail),
+            MessageNames(*(*map(str, envelope[len(_ENVELOPE) :]), *NAMELESS)[: len(NAMELESS)]),
         )
     except (ValueError, TypeError) as error:
         raise UndecodableError("message facts") from error
@@ -297,7 +305,9 @@ def accept_rows(
         submission.utf8_header,
         submission.headers,
     )
-    facts = facts_text(submission)
+    header_size = submission.header_size
+    names = names_of(content, header_size) if data is None else names_in(data, header_size)
+    facts = facts_text(submission, names)
     sender = raw_path(submission.envelope.reverse_path)
     records = []
     recipients: list[Row] = []
@@ -464,6 +474,7 @@ def history_of(ident: int, rows: list[LedgerRow]) -> History | None:
         facts.client,
         facts.rules,
         facts.trail,
+        facts.names,
         tuple(_entry(row, ends.get(row.number)) for row in accepted),
     )
 

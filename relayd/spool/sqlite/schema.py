@@ -92,6 +92,9 @@ FORGET = """
 DAMAGED = """
     CREATE TABLE damaged(message INTEGER PRIMARY KEY, at REAL NOT NULL, reason TEXT NOT NULL)"""
 
+# see relayd.spool.sqlite.sieve. `bits` NULL: to be made anew; empty: it cannot be made
+SIEVE = formats.STEPS[2].up
+
 META = "CREATE TABLE meta(name TEXT PRIMARY KEY, value) WITHOUT ROWID"
 
 # `state` is in them so that SQLite need not look at the row to see that it is what WHERE says
@@ -161,6 +164,8 @@ def _make(connection: sqlite3.Connection, now: float) -> None:
         connection.execute(statement)
     for name in TABLES:
         connection.execute(f"CREATE TABLE damaged_{name} AS SELECT * FROM {name} WHERE 0")
+    for statement in SIEVE:
+        connection.execute(statement)
     connection.executemany(
         "INSERT INTO meta VALUES (?, ?)",
         [

@@ -14,6 +14,7 @@ from relayd.mail.ident import MAX_SHARDS, make_ident
 from relayd.spool.disk.content import ContentFiles
 from relayd.spool.disk.orphans import Fate, fates
 from relayd.spool.sqlite.audit import audit
+from relayd.spool.sqlite.find import find
 from relayd.spool.sqlite.rows import (
     IN_FILE,
     LedgerRow,
@@ -22,6 +23,7 @@ from relayd.spool.sqlite.rows import (
     UndecodableError,
     columns,
     facts_of,
+    fold,
     history_of,
     mailbox_of,
     message_of,
@@ -30,13 +32,17 @@ from relayd.spool.sqlite.rows import (
 from relayd.spool.view import (
     Accepted,
     Audit,
+    Backlog,
     Counts,
     Envelopes,
+    FindFilter,
+    FoundPage,
     History,
     Page,
     QueueFilter,
 )
 
+OLDEST = 500  # messages among which the oldest of each destination are looked for
 LISTED = 20000  # recipients that one page of a filtered listing looks at
 
 # All of a page in one step of SQLite, which holds up no other thread: as view.Page has it.
@@ -98,11 +104,6 @@ def condition(wanted: QueueFilter) -> tuple[str, dict[str, Any]]:
 
 _PLACE = re.compile(r"\A\S+:[0-9]+\Z")
 _RECIPIENT_COLUMNS = ("r.mailbox", "ifnull(r.original, '')")
-
-
-def fold(text: str) -> str:
-    """Lower case as SQLite has it: ASCII letters only."""
-    return text.encode("utf-8", "surrogatepass").lower().decode("utf-8", "surrogatepass")
 
 
 def rule_words(text: str) -> str:
@@ -283,6 +284,10 @@ class Search:
             return Page(rows, count, None)
         return Page(rows, count, listed if count == limit else None if end is None else last)
 
+    def find(self, wanted: FindFilter, before: int, limit: int) -> FoundPage:
+        """See Store.find."""
+        return find(self._connection, wanted, before, limit)
+
     def envelopes(
         self, wanted: QueueFilter, after: int, limit: int
     ) -> tuple[list[Envelopes], int | None]:
@@ -364,6 +369,17 @@ class Search:
             destinations,
             damaged,
         )
+
+    def backlog(self) -> Backlog:
+        """See Store.backlog."""
+        ask = self._connection.execute
+        tally = dict(ask("SELECT name, value FROM meta WHERE name IN ('messages', 'octets')"))
+        oldest = ask(
+            f"""SELECT r.destination, min(m.received)
+            FROM (SELECT ident, received FROM message ORDER BY ident LIMIT {OLDEST}) AS m
+            CROSS JOIN recipient AS r ON r.message = m.ident GROUP BY r.destination"""
+        ).fetchall()
+        return Backlog(tally["messages"], tally["octets"], dict(oldest))
 
     def fates(self, idents: list[int]) -> dict[int, Fate]:
         """What is to become of these content files (see orphans)."""

@@ -32,6 +32,7 @@ from relayd.spool.sqlite.prune import Prune
 from relayd.spool.sqlite.reader import Question, Reader
 from relayd.spool.sqlite.rows import NewRows, accept_rows
 from relayd.spool.sqlite.search import Search, newest_by
+from relayd.spool.sqlite.sift import Sift
 from relayd.spool.sqlite.syncer import Syncer
 from relayd.spool.sqlite.writer import Writer
 from relayd.spool.sqlite.writes import (
@@ -48,8 +49,11 @@ from relayd.spool.view import (
     AS_THEY_ARE,
     Accepted,
     Audit,
+    Backlog,
     Counts,
     Envelopes,
+    FindFilter,
+    FoundPage,
     History,
     NewMessage,
     Page,
@@ -65,6 +69,7 @@ FLOOR_INODES = 1000
 LEDGER_DAYS = 7
 LEDGER_ROWS = 20_000_000  # whatever their age; some 5 GB
 CHORES_EVERY = 60.0  # seconds
+SIFT_EVERY = 5.0  # seconds: what came since has no sieve yet
 
 
 class Spool:
@@ -103,7 +108,8 @@ class Spool:
         self._trouble: SpoolError | None = None
         self._open = False
         self.healthy = False  # it is open, and not in trouble
-        self._next_chores = float("-inf")
+        self._next_chores = self._next_sift = float("-inf")
+        self._sift = Sift()
         self._space = Space(self._shard_directory, floor_bytes, floor_inodes)
         self.room = self._space.room
         self._database = Database(self._shard_directory, self._files.damaged)
@@ -193,7 +199,7 @@ class Spool:
         self._threshold = memory_threshold
         self._space.keep(floor_bytes, floor_inodes)
         self._ledger_days = ledger_days
-        self._next_chores = float("-inf")
+        self._next_chores = self._next_sift = float("-inf")
 
     # taking in
 
@@ -351,9 +357,17 @@ class Spool:
         """Waiting messages by ident that the filter means."""
         return self._ask(lambda search: search.envelopes(wanted, after, limit), to_act=True)
 
+    def find(self, wanted: FindFilter, before: int, limit: int) -> Awaitable[FoundPage]:
+        """Recipients of waiting and of finished mail, the newest message first."""
+        return self._ask(lambda search: search.find(wanted, before, limit))
+
     def counts(self) -> Awaitable[Counts]:
         """Totals."""
         return self._ask(Search.counts)
+
+    def backlog(self) -> Awaitable[Backlog]:
+        """How much waits, and how old it is."""
+        return self._ask(Search.backlog)
 
     def audit(self, after: int, limit: int) -> Awaitable[Audit]:
         """Recipients in the ledger that are not accounted for."""
@@ -372,13 +386,17 @@ class Spool:
     def chores(self) -> Sequence[Write]:
         """For the writer: the ledger's bounds, now and then."""
         now = time.monotonic()
-        if now < self._next_chores:
+        if now < self._next_sift:
             return ()
+        self._next_sift = now + SIFT_EVERY
+        sift = () if self._sift.busy or not self._space.room(0) else (self._sift.begun(),)
+        if now < self._next_chores:
+            return sift
         self._next_chores = now + CHORES_EVERY
         if self._space.room(0):
             self._syncer.work(self._reserve.take)
         before = int((self._clock() - self._ledger_days * 86400) * 1e6)
-        return (Prune(make_ident(max(0, before), 0), self._ledger_rows),)
+        return (*sift, Prune(make_ident(max(0, before), 0), self._ledger_rows))
 
     def remove_files(self, idents: Sequence[int]) -> None:
         """For the writer: messages are gone for good."""
@@ -391,6 +409,7 @@ class Spool:
     def health(self, error: SpoolError | None) -> None:
         """For the writer: the store failed, or is trusted again."""
         self._reader.doubt(error)
+        self._sift = Sift()  # what was on its way has been dropped
         self._bridge.call(self._health_changed, error)
 
     def _health_changed(self, error: SpoolError | None) -> None:

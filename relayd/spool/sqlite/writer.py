@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from relayd.spool.disk.trouble import SpoolCorrupt, trouble_of
 from relayd.spool.errors import SpoolError, SpoolFull, SpoolGone
 from relayd.spool.sqlite import schema
-from relayd.spool.sqlite.batch import Batch
+from relayd.spool.sqlite.batch import UNKNOWN, Batch
 from relayd.spool.sqlite.bridge import Bridge, Promise
 from relayd.spool.sqlite.commitwindow import CommitWindow
 from relayd.spool.sqlite.database import Database
@@ -77,6 +77,7 @@ class Writer:
         self._again: deque[Write] = deque()
         self._log = 0  # octets of write-ahead log not copied back, about
         self._short = False  # of space
+        self._sifted = UNKNOWN  # see Batch
         self._stopping = False
         self._last = 0  # requests in the last batch
         self._look_at = 0.0  # when to look at the files again
@@ -195,7 +196,7 @@ class Writer:
     def _commit(self, writes: list[Write]) -> list[int]:
         connection = self._connection
         assert connection is not None
-        batch = Batch(self._clock())
+        batch = Batch(self._clock(), self._sifted)
         changes = connection.total_changes
         octets = 0
         connection.execute("BEGIN IMMEDIATE")
@@ -204,6 +205,7 @@ class Writer:
             octets += write.octets
         batch.write(connection)
         connection.execute("COMMIT")
+        self._sifted = batch.sifted
         changes = connection.total_changes - changes
         # about, as measured: SQLite does not say how long its log is
         self._log += octets + 270 * changes + 3 * schema.PAGE_SIZE
@@ -281,7 +283,7 @@ class Writer:
                 self._fail_for(self._mender.pause(), error)
                 if self._stopping:
                     return
-        self._log = 0
+        self._log, self._sifted = 0, UNKNOWN
         self._owner.remove_files(self._doubtful)
         self._doubtful = []
         self._owner.health(None)

@@ -344,6 +344,7 @@ class RerouteWrite(Write):
             [(*_way(row), row.message, row.number, batch.now, row.state) for row in rows[changed:]],
         )
         batch.ledger_rows += len(rows) - changed
+        batch.spoil(connection, ident)
         removed = int(RecipientState.REMOVED)
         for record, note in rerouting.ended:
             key = (record.message, record.number)

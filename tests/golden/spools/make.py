@@ -6,7 +6,8 @@ Run in a checkout of a release whose format is a new one, with this file copied 
 
 It leaves `format-N.tar.gz` there, to be kept beside this file. Made once, when the format is
 released, and never again: what counts is that it was written by the code of then. Those of the
-formats 1 and 2 are by 0.1.0. What is in them is said in tests/unit/relay/test_golden_spools.py.
+formats 1 and 2 are by 0.1.0; that of format 3 is the latter's, as relayd has brought it up to date.
+What is in them is said in tests/unit/relay/test_golden_spools.py.
 """
 
 from __future__ import annotations

@@ -53,6 +53,8 @@ STORY = {
     "received_at": NOW - 600,
     "size": 5300,
     "sender": "alice@sender.example",
+    "message_id": "<20260105.1@sender.example>",
+    "subject": "Offer \u2192 answer",
     "parameters": {"envid": "QQ1", "smtputf8": True},
     "client": {"address": "192.0.2.9", "port": 4711, "helo": "client.example", "protocol": "ESMTP"},
     "rules": "abcdef0123456789",
@@ -370,6 +372,101 @@ class HeldTests(RelayctlTestCase):
     def test_nothing_is_held(self) -> None:
         self.serve(lambda request: [COLUMNS, {"done": True}])
         self.assertEqual(self.run_main("held")[:2], (0, "Nothing is held.\n"))
+
+
+FOUND = [
+    {
+        "id": ID,
+        "received_at": NOW - 600,
+        "size": 5300,
+        "sender": "alice@sender.example",
+        "message_id": "<1@sender.example>",
+        "subject": "Offer",
+        "number": 0,
+        "recipient": "bob@example.net",
+        "original": "info@example.com",
+        "next_hop": "exchange",
+        "state": "failed",
+        "attempts": 1,
+        "ended_at": NOW - 500,
+        "reply": "550 5.1.1 nobody of that name",
+    },
+    {
+        "id": "CHWZE8DE0080",
+        "received_at": NOW - 900,
+        "size": 512,
+        "sender": "",
+        "message_id": "",
+        "subject": "",
+        "number": 0,
+        "recipient": "carol@example.org",
+        "original": "carol@example.org",
+        "next_hop": "direct",
+        "state": "queued",
+        "attempts": 0,
+        "ended_at": 0.0,
+        "reply": "",
+    },
+]
+
+
+class FindTests(RelayctlTestCase):
+    def answers(self, request: dict[str, Any]) -> list[dict[str, Any]]:
+        if request["command"] == "show":
+            return [{"answer": {**STORY, "id": request["id"]}}, {"done": True}]
+        found = [] if "nobody" in request["message_id"] else FOUND
+        return [{"found": found[:1]}, {"found": found[1:]}, {"done": True}]
+
+    def test_each_recipient_is_told_with_what_became_of_it(self) -> None:
+        fake = self.serve(self.answers)
+        status, out, _ = self.run_main(
+            *("find", "--recipient", "@example.com", "--since", "2h", "--state", "bounced"),
+            *("--until", "2026-01-05T08:00", "--limit", "7", "--subject", "offer"),
+        )
+        self.assertEqual(status, 0)
+        self.assertEqual(
+            out,
+            f"{ID}  2026-01-05 08:00:00 UTC  failed     <alice@sender.example> ->"
+            " <bob@example.net> (given as <info@example.com>)\n"
+            "    5.2KiB  <1@sender.example>  Offer\n"
+            "    550 5.1.1 nobody of that name\n"
+            "CHWZE8DE0080  2026-01-05 07:55:00 UTC  queued     <> -> <carol@example.org>\n"
+            "    512B\n",
+        )
+        asked = fake.requests[0]
+        self.assertEqual((asked["since"], asked["until"]), (NOW - 7200, NOW - 600))
+        self.assertEqual((asked["state"], asked["limit"]), ("bounced", 7))
+
+    def test_json_is_one_document_a_line(self) -> None:
+        self.serve(self.answers)
+        status, out, _ = self.run_main("find", "--json")
+        self.assertEqual([json.loads(line) for line in out.splitlines()], FOUND)
+        self.assertEqual(status, 0)
+
+    def test_nothing_found_is_no_success(self) -> None:
+        self.serve(self.answers)
+        self.assertEqual(self.run_main("find", "--message-id", "<nobody@x>"),
+                         (1, "Nothing is found.\n", ""))  # fmt: skip
+
+    def test_a_time_that_is_none_is_told_those_that_are(self) -> None:
+        _, _, err = self.run_main("find", "--since", "yesterday")
+        self.assertIn("'yesterday' is no time (2h for two hours ago, 2026-03-01", err)
+
+    def test_a_message_is_shown_by_its_message_id(self) -> None:
+        self.serve(self.answers)
+        _, out, _ = self.run_main("show", "<1@sender.example>")
+        self.assertIn(f"message       {ID}\n", out)
+        self.assertIn("message       CHWZE8DE0080\n", out)
+        status, _, err = self.run_main("show", "<nobody@x.example>")
+        self.assertEqual(
+            (status, err), (1, "relayctl: no message has the Message-ID <nobody@x.example>\n")
+        )
+
+    def test_errors_are_json_too(self) -> None:
+        self.serve(lambda _: [{"error": "the spool is in trouble: disk full"}])
+        status, out, err = self.run_main("--json", "find")
+        self.assertEqual((status, err), (1, ""))
+        self.assertEqual(json.loads(out), {"error": "the spool is in trouble: disk full"})
 
 
 class CommandTests(RelayctlTestCase):

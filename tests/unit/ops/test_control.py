@@ -23,7 +23,7 @@ from relayd.mail.message import Message, RecipientState, Record, Settlement, Sub
 from relayd.mail.outcome import Outcome, postponed
 from relayd.mail.plan import Step
 from relayd.mail.reply import Reply
-from relayd.ops import commands
+from relayd.ops import answers, commands
 from relayd.ops.commands import PAGE, Backend, OperatorCommands
 from relayd.ops.control import (
     MAX_REQUEST,
@@ -44,6 +44,7 @@ from tests.unit.ops.journal import Journal
 
 reactor: Any = the_reactor
 CONTENT = b"Subject: one\r\n\r\nbody\r\n"
+DONE = {"done": True, "version": answers.VERSION}
 NOW = 1_767_600_600.0
 STEP = Step("accept", "rules.d/10-site.rules:14", "accept to <ours>", "ours: x:1")
 
@@ -138,7 +139,7 @@ class Fixture(TestCase):
 
     def answer(self, command: str, **request: object) -> dict[str, Any]:
         documents = self.ask(command, **request)
-        self.assertEqual(documents[-1], {"done": True}, documents)
+        self.assertEqual(documents[-1], DONE, documents)
         self.assertEqual(len(documents), 2)
         answer = documents[0]["answer"]
         assert isinstance(answer, dict)
@@ -232,11 +233,46 @@ class CommandTests(Fixture):
             self.assertEqual(second["why"], "ECONNREFUSED")
             self.assertEqual(second["next_attempt"], NOW + 60)
 
+    async def test_what_is_found_comes_newest_first_from_all_shards(self) -> None:
+        accepted = []
+        for n in range(6):
+            message, records = await self.accept(f"to{n}@b.example", shard=n % 2)
+            accepted.append(message)
+            if n < 4:
+                end = Settlement(records[0], RecipientState.DELIVERED)
+                await self.spools[n % 2].settle([end])
+
+        def found(**wanted: object) -> list[str]:
+            *pieces, last = self.ask("find", **wanted)
+            self.assertEqual(last, DONE)
+            return [each["recipient"] for piece in pieces for each in piece["found"]]
+
+        order = [message.ident for message in accepted]
+        newest = [f"to{order.index(ident)}@b.example" for ident in sorted(order, reverse=True)]
+        self.assertEqual(found(), newest)
+        self.assertEqual(found(limit=3), newest[:3])
+        self.assertEqual(len(found(state="delivered", recipient="@b.example")), 4)
+        self.assertEqual(len(found(state="waiting")), 2)
+        self.assertEqual(found(recipient="TO3@b.example"), ["to3@b.example"])
+        self.assertEqual(found(subject="one", sender="alice@sender.example"), newest)
+        self.assertEqual(found(until=NOW), [])
+
+    def test_what_cannot_be_looked_for_is_said_so(self) -> None:
+        for request, complaint in (
+            ({"sender": "smith"}, "write smith@example.com, or @example.com for all"),
+            ({"state": "delivered,lost"}, "no state 'lost': queued, held, delivered"),
+            ({"since": "yesterday"}, "since: number expected"),
+        ):
+            (error,) = self.ask("find", **request)
+            self.assertIn(complaint, error["error"])
+
     async def test_content(self) -> None:
         message, _ = await self.accept("a@b.example")
         answer = self.ask_octets(b'{"command":"content","id":"%s"}\n' % str(message).encode())
         size = len(CONTENT)
-        self.assertEqual(answer, b'{"octets":%d}\n%s{"done": true}\n' % (size, CONTENT))
+        self.assertEqual(
+            answer, b'{"octets":%d}\n%s{"done": true, "version": 1}\n' % (size, CONTENT)
+        )
 
     async def test_changes(self) -> None:
         one, _ = await self.accept("a@b.example", "c@d.example")
@@ -248,7 +284,7 @@ class CommandTests(Fixture):
         self.assertEqual(
             self.answer("remove", ids=[str(one), str(two)], note="spam"), {"recipients": 3}
         )
-        self.assertEqual(self.ask("queue")[1:], [{"done": True}])
+        self.assertEqual(self.ask("queue")[1:], [DONE])
         story = self.answer("show", id=str(two))
         self.assertEqual(story["recipients"][0]["state"], "removed")
         self.assertEqual(story["recipients"][0]["note"], "spam")
@@ -299,7 +335,7 @@ class CommandTests(Fixture):
     async def test_audit(self) -> None:
         await self.accept("a@b.example")
         documents = self.ask("audit")
-        self.assertEqual(documents[-1], {"done": True})
+        self.assertEqual(documents[-1], DONE)
         self.assertEqual(sum(each["audited"] for each in documents[:-1]), 1)
         self.assertEqual([each["discrepancies"] for each in documents[:-1]], [[], []])
 
@@ -384,7 +420,7 @@ class SessionTests(Fixture):
             self.assertEqual(transport.value().count(b"\n"), expected)
             session.resumeProducing()
         self.assertEqual(transport.value().count(b"\n"), 5)
-        self.assertTrue(transport.value().endswith(b'{"done": true}\n'))
+        self.assertTrue(transport.value().endswith(b'{"done": true, "version": 1}\n'))
 
     async def test_a_reader_that_hangs_up_ends_the_listing(self) -> None:
         for _ in range(3 * PAGE):

@@ -129,6 +129,20 @@ class Forwarded(TestCase):
         self.assertEqual(found, [10, 11, 12, 20])
         self.assertEqual([number for number, _ in self.asked], [0, 1])
 
+    async def test_what_is_found_comes_newest_first_from_all_workers(self) -> None:
+        def finds(*idents: str) -> Answer:
+            def answer(request: dict[str, Any]) -> list[dict[str, Any]]:
+                found = [{"id": ident} for ident in idents]
+                return [{"found": found[:2]}, {"found": found[2:]}, {"done": True}]
+
+            return answer
+
+        commands = self.workers(finds("9", "6", "3"), finds("8", "2", "1"), finds("7"))
+        for limit, expected in ((0, "9876321"), (4, "9876")):
+            sent = await self.run_(commands, command="find", limit=limit)
+            found = [each["id"] for piece in sent for each in piece["found"]]
+            self.assertEqual("".join(found), expected)
+
     async def test_what_was_changed_is_added_up_and_who_did_it_passed_on(self) -> None:
         def changed(count: int) -> Answer:
             return lambda _: [{"answer": {"recipients": count}}, {"done": True}]

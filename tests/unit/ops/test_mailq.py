@@ -11,7 +11,7 @@ from relayd.mail.outcome import postponed
 from relayd.ops.control import ControlFactory
 from relayd.ops.mailq import MAX_SESSIONS, MOST, PublicQueue
 from tests.support import TestCase
-from tests.unit.ops.test_control import Fixture
+from tests.unit.ops.test_control import DONE, Fixture
 
 
 class MailqTests(Fixture, TestCase):
@@ -26,7 +26,7 @@ class MailqTests(Fixture, TestCase):
         said = postponed("4.2.2", "mailbox bob is over its quota", code=452)
         await self.spools[0].settle([Settlement(record, RecipientState.QUEUED, said, 5.0)])
         documents = self.ask("queue")
-        self.assertEqual(documents[-1], {"done": True})
+        self.assertEqual(documents[-1], DONE)
         text = json.dumps(documents)
         for name in ("alice", "bob", "carol", "dave", "quota"):
             self.assertNotIn(name, text)
