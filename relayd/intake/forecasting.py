@@ -185,6 +185,9 @@ class Forecasting:
         if unsure is not None:
             breaks = None if unsure.policy != "none" or not unsure.published else False
             return Forecast(AT_RISK, breaks, f"DMARC of {unsure.author}: {unsure.why}")
+        odd = worst.disposition in ("pass", "none") and (left.froms > 1 or len(left.authors) > 1)
+        if odd:  # some look at the first, some at all, some refuse it for that
+            return Forecast(AT_RISK, False, "From names several domains, or is there twice")
         if worst.result == "none":
             return _without_policy(worst, vouchers, host, spf)
         if worst.result != "pass":

@@ -203,6 +203,14 @@ class Foreseen(ForecastCase):
     def test_no_author(self) -> None:
         self.assertEqual(self.foreseen(b"Subject: x\r\n\r\nx\r\n"), "at risk: From has no address")
 
+    def test_what_receivers_read_in_different_ways(self) -> None:
+        second = SIGNED.replace(b"\r\n\r\n", b"\r\nFrom: b@sender.example\r\n\r\n")
+        two = PLAIN.replace(b"a@sender.example", b"a@sender.example, b@other.example")
+        records = {**STRICT, POLICY: ("v=DMARC1; p=none",)}
+        for content in (second, two):
+            said = self.foreseen(content + BODY, records)
+            self.assertEqual(said, "at risk: From names several domains, or is there twice")
+
     def test_the_trail_has_the_header_rules_that_change_a_copy(self) -> None:
         text = 'header remove X-Absent\nheader replace Subject "x"'
         self.foreseen(SIGNED + BODY, text=text)
