@@ -22,6 +22,7 @@ from relayd.rules.evaluate import Facts, evaluate
 from relayd.rules.fact import Known
 from relayd.rules.header import edit_header
 from relayd.rules.storedfact import recalled
+from tests.support import TestCase
 from tests.unit.authentication.test_dkim import ED_RECORD, NOW
 from tests.unit.authentication.test_dkim import SECTION as SECTION_OF_OTHERS
 from tests.unit.authentication.test_dkim import sign as sign_for
@@ -58,7 +59,7 @@ PLAIN = SECTION
 SIGNED = sign() + b"\r\n" + SECTION
 
 
-class ForecastCase(ExaminationCase):
+class ForecastCase(ExaminationCase, TestCase):
     def setUp(self) -> None:
         super().setUp()
         folder = TemporaryDirectory()
