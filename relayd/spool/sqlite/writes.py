@@ -161,6 +161,9 @@ class OperatorWrite(Write):
         if state is not None:
             self._condition += " AND r.state = :only"
             self._parameters["only"] = int(state)
+        if verb == "release":  # not what a client is about to be answered about
+            self._condition += " AND ifnull(r.outcome, '') <> :unanswered"
+            self._parameters["unanswered"] = _UNANSWERED
         self._at = (wanted.ident, -1) if wanted.ident else (0, -1)
         self._last = wanted.ident or (1 << 62)
         self._next = self._at
