@@ -25,10 +25,12 @@ from relayd.rules.leaving import AT_RISK, FAILS, PASS, UNFORETOLD, CopyAnswer, F
 from relayd.rules.view import Unasked
 
 if TYPE_CHECKING:  # what verifies takes its time to load, and its memory
+    from relayd.authentication.dkim import DkimResult
     from relayd.authentication.dkimsignature import Signature
     from relayd.authentication.dkimsigning import SigningKey
 
 RETRIES = 5 * 86400  # seconds for which a copy may have to be sent again
+CLOCKS = 60  # seconds that the clock of a signer may be ahead: what receivers let pass
 _PATIENCE = 20.0  # seconds for all that the DNS is asked about one copy
 _STRICT = {"pass": 0, "none": 1, "quarantine": 2, "reject": 3}
 Edit = Callable[[tuple[int, ...], bytes], bytes]
@@ -208,6 +210,11 @@ class Forecasting:
             for each in self._vouched.dkim
             if each.result == "neutral" and each.partial and _near(each.domain, worst.author)
         ]
+        disputed = [
+            each.domain
+            for each in self._vouched.dkim
+            if each.disputed and _near(each.domain, worst.author)
+        ]
         whys += [f"the signature of {domain} leaves out the end of the body" for domain in partial_]
         whys += [
             f"its signature of {each.domain} has failed: {each.why}"
@@ -218,7 +225,7 @@ class Forecasting:
             whys.append(f"no signature of {worst.author}")
         whys.append(why_not)
         strict = worst.policy != "none"
-        outcome = FAILS if strict and not partial_ else AT_RISK
+        outcome = FAILS if strict and not partial_ and not disputed else AT_RISK
         return Forecast(outcome, strict, f"{asked}; {'; '.join(filter(None, whys))}")
 
     def _left_of(self, copy: LeavingCopy) -> _Left:
@@ -251,7 +258,7 @@ class Forecasting:
             elif result.result == "temperror":
                 later.append(result.domain)
             else:
-                risk = self._risk(signed, testing=result.testing)
+                risk = self._risk(signed, result)
                 whole.append(StandingSignature(result.domain, risk))
         froms = [field for field in leaving if field.name == b"from"]
         authors = author_domains(field.body for field in froms)
@@ -263,12 +270,17 @@ class Forecasting:
         except TooManyFieldsError:  # it will be refused
             return self._section
 
-    def _risk(self, signed: Signature | None, *, testing: bool) -> str:
+    def _risk(self, signed: Signature | None, result: DkimResult) -> str:
         expires = None if signed is None else signed.expires
         if expires is not None and expires < self._now + RETRIES:
             hours = max(expires - self._now, 0) // 3600
             return f"that expires in {hours} h"
-        return "its domain says that it is only tried out" if testing else ""
+        made = None if signed is None else signed.made
+        if made is not None and made > self._now + CLOCKS:
+            return "that is dated in the future"
+        if result.disputed:
+            return "the DNS has several keys of that name"
+        return "its domain says that it is only tried out" if result.testing else ""
 
     def _ours(self, copy: LeavingCopy) -> Asking[list[StandingSignature]]:
         """Signatures that we make, where the DNS has their keys."""

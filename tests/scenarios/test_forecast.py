@@ -105,6 +105,8 @@ KINDS = (
          tags={"l": str(len(SHORT))}, body=SHORT + b"More\r\n"),
     Kind("DKIM aligned, expired", "expired.example", signer="expired.example",
          tags={"t": str(NOW - 7200), "x": str(NOW - 3600)}),
+    Kind("DKIM aligned, dated in the future", "future.example", signer="future.example",
+         tags={"t": str(NOW + 7200)}),
     Kind("DKIM aligned, its key is gone", "gone.example", signer="gone.example",
          tags={"s": "gone"}),
     Kind("SPF aligned, and `rewrite header From any -> srs`", "rescued.example", spf=HERE),
