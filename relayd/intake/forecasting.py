@@ -25,6 +25,7 @@ from relayd.rules.leaving import AT_RISK, FAILS, PASS, UNFORETOLD, CopyAnswer, F
 from relayd.rules.view import Unasked
 
 if TYPE_CHECKING:  # what verifies takes its time to load, and its memory
+    from relayd.authentication.canonical import Field
     from relayd.authentication.dkim import DkimResult
     from relayd.authentication.dkimsignature import Signature
     from relayd.authentication.dkimsigning import SigningKey
@@ -53,6 +54,8 @@ class _Left(NamedTuple):
     later: tuple[str, ...]  # of those whose key nobody has told
     authors: tuple[str, ...] | None  # domains in From; None: more than anybody looks at
     froms: int  # fields From
+    signable: bool  # by us
+    uncounted: bool  # there are more signatures than are verified
 
 
 class SendingSide(NamedTuple):
@@ -161,7 +164,7 @@ class Forecasting:
             return Forecast(AT_RISK, False, "From has no address")
         vouchers = list(left.whole)
         later = list(left.later)
-        if left.froms == 1:
+        if left.signable:
             ours = yield from self._ours(copy)
             vouchers += ours
         host, spf, why_not = yield from self._spf(copy)
@@ -225,7 +228,10 @@ class Forecasting:
             whys.append(f"no signature of {worst.author}")
         whys.append(why_not)
         strict = worst.policy != "none"
-        outcome = FAILS if strict and not partial_ and not disputed else AT_RISK
+        if left.uncounted:
+            whys.append("it has more signatures than are verified")
+        doubts = partial_ or disputed or left.uncounted
+        outcome = FAILS if strict and not doubts else AT_RISK
         return Forecast(outcome, strict, f"{asked}; {'; '.join(filter(None, whys))}")
 
     def _left_of(self, copy: LeavingCopy) -> _Left:
@@ -239,7 +245,7 @@ class Forecasting:
 
     def _compared(self, header_rules: tuple[int, ...], *, signs: bool) -> _Left:
         from relayd.authentication.canonical import fields
-        from relayd.authentication.dkim import header_hash
+        from relayd.authentication.dkim import MOST_SIGNATURES, header_hash
 
         section = self._edited(header_rules)
         # a signature may be over fields that we put in front, too: by their names, once too often
@@ -262,7 +268,15 @@ class Forecasting:
                 whole.append(StandingSignature(result.domain, risk))
         froms = [field for field in leaving if field.name == b"from"]
         authors = author_domains(field.body for field in froms)
-        return _Left(tuple(whole), tuple(dict.fromkeys(broken)), tuple(later), authors, len(froms))
+        return _Left(
+            tuple(whole),
+            tuple(dict.fromkeys(broken)),
+            tuple(later),
+            authors,
+            len(froms),
+            signs and _signable(section, leaving),
+            sum(field.name == b"dkim-signature" for field in arrived) > MOST_SIGNATURES,
+        )
 
     def _edited(self, header_rules: tuple[int, ...]) -> bytes:
         try:
@@ -336,6 +350,13 @@ def _without_policy(
     if spf == "pass":
         return Forecast(PASS, False, f"{none}; SPF of {host}")
     return Forecast(AT_RISK, False, f"{none}, and nobody answers for it")
+
+
+def _signable(section: bytes, leaving: Sequence[Field]) -> bool:
+    """Whether our signatures come to stand there (relayd.authentication.dkimsigning)."""
+    from relayd.authentication.dkimsigning import signable
+
+    return signable(section, leaving)
 
 
 def _published(key: SigningKey) -> Asking[str]:

@@ -280,6 +280,7 @@ class LetGo(Write):
         self._at = (0, -1)
         self._over = False
         self._count = 0
+        self.finished = False
 
     def enter(self, batch: Batch, connection: sqlite3.Connection) -> None:
         """The next few of all that is on hold."""
@@ -302,6 +303,7 @@ class LetGo(Write):
 
     def done(self) -> bool:
         """Go on until the end was reached."""
+        self.finished = self._over
         if self._over and self._count:
             self._told(self._count)
         return self._over

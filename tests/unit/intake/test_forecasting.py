@@ -192,9 +192,7 @@ class Foreseen(ForecastCase):
     def test_a_signature_that_is_dated_in_the_future(self) -> None:
         field = sign(t=str(int(NOW) + 7200))
         said = self.foreseen(field + b"\r\n" + SECTION + BODY)
-        self.assertEqual(
-            said, "at risk: signed by sender.example, but that is dated in the future"
-        )
+        self.assertEqual(said, "at risk: signed by sender.example, but that is dated in the future")
         field = sign(t=str(int(NOW) + 30))
         self.assertEqual(self.foreseen(field + b"\r\n" + SECTION + BODY)[:4], "pass")
 
@@ -223,6 +221,12 @@ class Foreseen(ForecastCase):
             self.assertEqual(said[:7], "at risk", (tags, said))
         other = sign_for(d="other.example").replace(b"a=ed25519-sha256", b"a=rsa-sha1")
         self.assertEqual(self.foreseen(other + b"\r\n" + SECTION + BODY)[:5], "fails")
+
+    def test_one_behind_more_signatures_than_are_verified_is_a_risk(self) -> None:
+        others = b"".join(sign_for(d=f"n{n}.example") + b"\r\n" for n in range(8))
+        said = self.foreseen(others + SIGNED + BODY)
+        self.assertEqual(said[:7], "at risk")
+        self.assertIn("more signatures than are verified", said)
 
     def test_who_is_not_asked_in_time_is_a_risk(self) -> None:
         self.sent("hold from 10.0.0.1 when dmarc reject", SIGNED + BODY, {**STRICT, KEY: None})
@@ -384,6 +388,13 @@ rewrite header From any -> srs when breaks dmarc
                 said,
                 f"at risk: signed by {HOST}, but the DNS does not have our key g._domainkey.{HOST}",
             )
+
+    def test_what_we_do_not_sign_we_do_not_vouch_for(self) -> None:
+        """A header section with more fields than a signature names."""
+        records = {**STRICT, (f"g._domainkey.{HOST}", "TXT"): (self.record,), (HOST, "TXT"): ()}
+        said = self.foreseen(b"Resent-To: a@x.example\r\n" * 520 + PLAIN + BODY, records, self.TEXT)
+        self.assertNotIn(b"DKIM-Signature", self.header())
+        self.assertEqual(said[:5], "fails", said)
 
     def test_spf_that_is_aligned_takes_the_risk_away(self) -> None:
         said = self.foreseen(PLAIN + BODY, STRICT, self.TEXT)
