@@ -603,7 +603,7 @@ class Dispatcher:
 
     async def _report(self, message: Message, settlements: Sequence[Settlement]) -> None:
         """What these are owed that are recorded by now."""
-        _, reports = await self._reports(message, settlements, final=False)
+        _, reports = await self._reports(message, settlements, final=False, recorded=True)
         if reports:
             await self._stored(message, (), reports)
 
@@ -631,7 +631,12 @@ class Dispatcher:
         return sum(each.message.ident == ident for each in self._busy.values())
 
     async def _reports(
-        self, message: Message, settlements: Sequence[Settlement], *, final: bool
+        self,
+        message: Message,
+        settlements: Sequence[Settlement],
+        *,
+        final: bool,
+        recorded: bool = False,
     ) -> tuple[Sequence[Settlement], list[tuple[Report | Smaller, NewMessage]]]:
         now = self._now()
         reports: Sequence[Report | Smaller] = ()
@@ -643,7 +648,9 @@ class Dispatcher:
                 )
                 strangers = self._strangers
                 if mine and strangers is not None and strangers.concerns(mine):
-                    settlements, mine, later = await strangers.sift(settlements, mine)
+                    settlements, mine, later = await strangers.sift(
+                        settlements, mine, recorded=recorded
+                    )
                 reports = mine
             elif is_report(message):
                 reports = self._lost.follow(message, settlements)

@@ -157,7 +157,7 @@ class Store(Protocol):
     def release(
         self, wanted: QueueFilter, sections: Mapping[int, bytes] = AS_THEY_ARE
     ) -> Awaitable[int]:
-        """Put held recipients back, due now; how many.
+        """Put held recipients back, due now; how many. Not who is UNANSWERED: see `answered`.
 
         `sections`, of one message alone: header sections that its recipients see from now on, by
         those that they were to see (Recipient.header).

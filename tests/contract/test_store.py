@@ -381,6 +381,17 @@ class StoreContract:
         for kept in (taken, held, queued):
             assert self.wait(self.store.load(kept.ident)) is not None
 
+    def test_what_a_client_waits_for_is_released_by_nobody(self) -> None:
+        message, (record,) = self.put(state=RecipientState.HELD, unanswered=True)
+        held, _ = self.put(state=RecipientState.HELD)
+        assert self.wait(self.store.release(EVERYTHING)) == 1
+        assert self.wait(self.store.release(QueueFilter(ident=message.ident))) == 0
+        assert self.wait(self.store.load(message.ident))[1] == (record,)
+        assert self.wait(self.store.load(held.ident))[1][0].state is RecipientState.QUEUED
+        self.reopen()  # it is the client's still
+        self.put()
+        assert self.wait(self.store.load(message.ident)) is None
+
     def test_no_peer_s_words_let_go_what_the_operator_holds(self) -> None:
         message, records = self.put()
         self.wait(self.store.hold(EVERYTHING))

@@ -162,9 +162,9 @@ class Spool:
         self._last_us = max(last >> SHARD_BITS, int(self._clock() * 1e6) - 1)
         newest = make_ident(self._last_us, self._shard)
         self._open = self.healthy = True
+        self._begin_to_let_go(newest)
         for thread in (self._writer, self._reader, self._syncer):
             thread.start()
-        self._writer.put(LetGo(newest, self._let_go))
         self._syncer.work(Orphans(self._files, newest, self._fates, self.notice).step)
 
     def _bereft(self, connection: sqlite3.Connection) -> None:
@@ -410,6 +410,9 @@ class Spool:
         """For the writer: the store failed, or is trusted again."""
         self._reader.doubt(error)
         self._sift = Sift()  # what was on its way has been dropped
+        newest, letting_go = self._letting_go
+        if error is None and not letting_go.finished:
+            self._begin_to_let_go(newest)
         self._bridge.call(self._health_changed, error)
 
     def _health_changed(self, error: SpoolError | None) -> None:
@@ -426,6 +429,10 @@ class Spool:
 
     def _found_damaged(self, ident: int, reason: str) -> None:
         self._writer.put(SetAside(None, ident, reason, self._aside))
+
+    def _begin_to_let_go(self, newest: int) -> None:
+        self._letting_go = newest, LetGo(newest, self._let_go)
+        self._writer.put(self._letting_go[1])
 
     def _let_go(self, recipients: int) -> None:
         if self._log is not None:

@@ -76,6 +76,7 @@ class Reroute(TestCase):
         sender: Mailbox | None = SENDER,
         notify: str = "",
         state: RecipientState | None = None,
+        unanswered: bool = False,
     ) -> int:
         """A message as these rules take it in."""
         ruleset = load_text(rules, self.folder).ruleset
@@ -109,7 +110,9 @@ class Reroute(TestCase):
                 eight_bit=False,
                 utf8_header=False,
                 trail=tuple(trail),
-                states=tuple(state or each for each in states),
+                state=RecipientState.HELD if unanswered else RecipientState.QUEUED,
+                states=() if unanswered else tuple(state or each for each in states),
+                unanswered=unanswered,
             )
         )
         return message.ident
@@ -366,6 +369,16 @@ class UnderWay(Reroute):
         self.assertEqual((done["under_way"], done["changed"]), (1, {"route": 1}))
         self.assertIn("inside", self.ways(moving)[0])
         self.assertIn("other", self.ways(waiting)[0])
+
+    async def test_what_a_client_waits_for_keeps_its_way_and_is_told(self) -> None:
+        ident = await self.came(INSIDE, "x@example.com", unanswered=True)
+        desk = ReroutingDesk(lambda: load_text(OTHER, self.folder).ruleset, self.log, lambda: NOW)
+        done = await desk.run({}, self.backend, QueueFilter())
+        self.assertEqual((done["under_way"], done["changed"]), (1, {}))
+        self.assertIn("inside", self.ways(ident)[0])
+        await self.spool.answered(ident)
+        done = await desk.run({}, self.backend, QueueFilter())
+        self.assertEqual((done["under_way"], done["changed"]), (0, {"route": 1}))
 
     async def test_what_has_changed_since_it_was_read_is_left_and_told(self) -> None:
         ident = await self.came(INSIDE, "x@example.com")
