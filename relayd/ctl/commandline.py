@@ -27,6 +27,13 @@ def span(written: str) -> int:
     return sum(int(number) * _UNITS[unit] for number, unit in parts)
 
 
+def long_span(written: str) -> int:
+    """The same, with its unit: whoever says 2 means hours, or days, and not seconds."""
+    if written.isdigit():
+        raise argparse.ArgumentTypeError(f"{written!r} has no unit: {written}m, {written}h, ...")
+    return span(written)
+
+
 def moment(written: str) -> float:
     """Seconds since the epoch: of a time so long ago, or of a date with or without a time."""
     try:
@@ -109,7 +116,7 @@ def parser(run: Mapping[str, Run]) -> argparse.ArgumentParser:
     command("blame", "whose mail providers refuse for what it is")
     suspending = command("suspend", "tell some of the mail to wait, what comes later as well")
     _add_whom(suspending)
-    suspending.add_argument("--for", dest="seconds", type=span, required=True, metavar="TIME",
+    suspending.add_argument("--for", dest="seconds", type=long_span, required=True, metavar="TIME",
                             help="such as 30m, 2h, 5d")  # fmt: skip
     suspending.add_argument("--reason", default="", metavar="TEXT", help="for all who ask")
     resuming = command("resume", "let what was suspended go on")

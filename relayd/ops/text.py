@@ -203,7 +203,7 @@ def status_lines(status: dict[str, Any], now: float) -> Iterator[str]:
         yield f"{'shard ' + str(shard['shard']):13}  {health}{facts}".rstrip()
     right, wrong = (sum(each.get(key, 0) for each in status["shards"]) for key in _FORECASTS)
     if right or wrong:
-        yield f"{'forecast':13}  right {right:,} times of {right + wrong:,}"
+        yield f"{'forecast':13}  right {right:,} of {_many(right + wrong, 'time')}"
     for site in status.get("sites", ()):
         if site["trouble"]:
             yield safe(f"{'BLOCKED' if site['blocked_until'] else 'slowed':13}  {_site(site, now)}")
@@ -462,6 +462,14 @@ def show_lines(story: dict[str, Any], now: float) -> Iterator[str]:
     for recipient in story["recipients"]:
         yield ""
         yield from recipient_lines(recipient, now)
+        yield from _forecast_lines(story.get("trail", ()), recipient["mailbox"])
+
+
+def _forecast_lines(trail: Iterable[dict[str, str]], mailbox: str) -> Iterator[str]:
+    for step in trail:
+        if step["stage"] == "forecast" and step["note"].startswith(f"{mailbox}: "):
+            reason = step["note"].removeprefix(f"{mailbox}: ")
+            yield safe(f"    forecast of DMARC: {step['rule']}: {reason}")
 
 
 def recipient_lines(recipient: dict[str, Any], now: float) -> Iterator[str]:
