@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Iterable, Iterator
@@ -334,7 +335,7 @@ _LEFT = {
 
 
 def _suspension(each: dict[str, Any], now: float) -> str:
-    left = coarse(max(each["until"] - now, 0.0))
+    left = coarse(max(math.ceil(each["until"] - now), 0))
     reason = f": {each['reason']}" if each["reason"] else ""
     by = f" by {each['by']}" if each["by"] else ""
     until = f"for {left} more, until {moment(each['until'])}"
