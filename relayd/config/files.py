@@ -91,10 +91,10 @@ def similar_file(path: Path) -> str:
         if path.is_dir():
             return f'expected a file (include takes a pattern, too: "{path.name}/*.rules")'
         if is_there(path):
-            return "expected one that root, or relayd's user, can read: is this run as one of them?"
+            return f"expected a file that this user (uid {os.geteuid()}) may read"
         names = sorted(each.name for each in path.parent.iterdir() if each.name != path.name)
     except PermissionError:
-        return f"expected a folder that this user may enter: {path.parent}"
+        return f"expected a folder that this user (uid {os.geteuid()}) may enter: {path.parent}"
     except OSError:
         return f"there is no folder {path.parent} either"
     return did_you_mean(path.name, names) or f"expected a readable file {path.name}"

@@ -209,7 +209,8 @@ def _why_lines(answer: dict[str, Any]) -> Iterator[str]:
         f"{answer['id']} from <{answer['sender']}>, received {text.moment(answer['received_at'])},"
         f" {_decided(answer)}"
     )
-    yield ""
+    if answer.get("facts") or answer.get("trail"):
+        yield ""
     for fact in answer.get("facts", ()):
         yield text.safe(f"fact  {fact}   (as stored)")
     yield from explaining.trail_rows(answer.get("trail", []))

@@ -347,7 +347,9 @@ def _site(site: dict[str, Any], now: float) -> str:
         probe = f", asks again in {coarse(site['resume_at'] - now)}" if site["resume_at"] else ""
         return f"{site['site']} takes nothing from us{probe}: {site['trouble']}"
     rate = f" to {site['rate']:.4g} a minute" if site["rate"] else ""
-    many = f" to {site['connections']} at a time" if site["connections"] else ""
+    many = (
+        f"{',' if rate else ' to'} {site['connections']} at a time" if site["connections"] else ""
+    )
     pause = f", not before {moment(site['resume_at'])}" if site["resume_at"] > now + 5 else ""
     return f"{site['site']} slowed{rate}{many}{pause}: said {site['trouble']}"
 
