@@ -79,7 +79,7 @@ def filter_of(request: Request, now: float) -> QueueFilter:
         RecipientState.QUEUED,
         RecipientState.HELD,
     ):
-        raise RequestError(f"no state {state!r}: queued or held")
+        raise RequestError(f"no state {state!r}; expected queued or held")
     older_than = number_of(request, "older_than")
     return QueueFilter(
         state=STATES[state] if state else None,

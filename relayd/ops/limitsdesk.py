@@ -10,7 +10,7 @@ from relayd.mail.address import AddressError
 from relayd.mail.log import MailLog
 from relayd.ops.documents import Document, Request, RequestError, text_of
 from relayd.rules.language.model import LimitDef
-from relayd.rules.language.source import did_you_mean
+from relayd.rules.language.source import name_hint
 
 MOST = 1000  # keys told of one limit, those that were counted most first
 
@@ -46,7 +46,7 @@ class LimitsDesk:
         if not name:
             return known.values()
         if name not in known:
-            hint = did_you_mean(name, known) or "the rules in force have no such statement"
+            hint = name_hint(name, known)
             raise RequestError(f"there is no limit {name}; {hint}")
         return (known[name],)
 

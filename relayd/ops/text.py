@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Iterable, Iterator
@@ -203,7 +204,7 @@ def status_lines(status: dict[str, Any], now: float) -> Iterator[str]:
         yield f"{'shard ' + str(shard['shard']):13}  {health}{facts}".rstrip()
     right, wrong = (sum(each.get(key, 0) for each in status["shards"]) for key in _FORECASTS)
     if right or wrong:
-        yield f"{'forecast':13}  right {right:,} times of {right + wrong:,}"
+        yield f"{'forecast':13}  right {right:,} of {_many(right + wrong, 'time')}"
     for site in status.get("sites", ()):
         if site["trouble"]:
             yield safe(f"{'BLOCKED' if site['blocked_until'] else 'slowed':13}  {_site(site, now)}")
@@ -334,7 +335,7 @@ _LEFT = {
 
 
 def _suspension(each: dict[str, Any], now: float) -> str:
-    left = coarse(max(each["until"] - now, 0.0))
+    left = coarse(max(math.ceil(each["until"] - now), 0))
     reason = f": {each['reason']}" if each["reason"] else ""
     by = f" by {each['by']}" if each["by"] else ""
     until = f"for {left} more, until {moment(each['until'])}"
@@ -346,7 +347,9 @@ def _site(site: dict[str, Any], now: float) -> str:
         probe = f", asks again in {coarse(site['resume_at'] - now)}" if site["resume_at"] else ""
         return f"{site['site']} takes nothing from us{probe}: {site['trouble']}"
     rate = f" to {site['rate']:.4g} a minute" if site["rate"] else ""
-    many = f" to {site['connections']} at a time" if site["connections"] else ""
+    many = (
+        f"{',' if rate else ' to'} {site['connections']} at a time" if site["connections"] else ""
+    )
     pause = f", not before {moment(site['resume_at'])}" if site["resume_at"] > now + 5 else ""
     return f"{site['site']} slowed{rate}{many}{pause}: said {site['trouble']}"
 
@@ -462,6 +465,14 @@ def show_lines(story: dict[str, Any], now: float) -> Iterator[str]:
     for recipient in story["recipients"]:
         yield ""
         yield from recipient_lines(recipient, now)
+        yield from _forecast_lines(story.get("trail", ()), recipient["mailbox"])
+
+
+def _forecast_lines(trail: Iterable[dict[str, str]], mailbox: str) -> Iterator[str]:
+    for step in trail:
+        if step["stage"] == "forecast" and step["note"].startswith(f"{mailbox}: "):
+            reason = step["note"].removeprefix(f"{mailbox}: ")
+            yield safe(f"    forecast of DMARC: {step['rule']}: {reason}")
 
 
 def recipient_lines(recipient: dict[str, Any], now: float) -> Iterator[str]:
