@@ -325,6 +325,7 @@ class Relayd(MultiService):
             self._reactor,
             self._configuration,
             self._log,
+            names,
             own_verification_of(self._reactor, self._configuration, self._log, resolver),
         )
         enquiry = enquiry_of(

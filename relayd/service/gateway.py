@@ -170,6 +170,7 @@ def gatherer_of(
     reactor: Reactor,
     configuration: Configuration,
     log: MailLog,
+    names: ReverseNames,
     verification: MailboxVerification | None = None,
     seldom: Seldom | None = None,
 ) -> Gatherer:
@@ -188,6 +189,7 @@ def gatherer_of(
         of_recipients,
         seldom,
         lambda: configuration.settings.signing,
+        names,
     )
     configuration.on_change(lambda fresh: gatherer.apply(fresh.ruleset))
     return gatherer
@@ -307,7 +309,9 @@ class Gateway(Service):
             self._logins,
             seldom,
         )
-        self._gatherer = gatherer_of(reactor, configuration, log, self._verification, seldom)
+        self._gatherer = gatherer_of(
+            reactor, configuration, log, self._names, self._verification, seldom
+        )
         self.explain = enquiry_of(
             reactor, configuration, log, self._resolver, self._names, self._gatherer
         ).explain
