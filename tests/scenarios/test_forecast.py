@@ -125,11 +125,11 @@ def _by_sha1(content: bytes, signer: str, key: object) -> bytes:
     """The field, as dkimpy makes it."""
     assert isinstance(key, RSAPrivateKey)
     pem = key.private_bytes(Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption())
-    field: bytes = dkim.sign(
+    made: bytes = dkim.sign(
         content, b"s", signer.encode(), pem,
         include_headers=[b"from", b"to", b"subject"], signature_algorithm=b"rsa-sha1",
     )  # fmt: skip
-    return field
+    return made
 
 
 HEAD = ("sender", "forecast", "opendmarc", "rspamd", "mailauth")
