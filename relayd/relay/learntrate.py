@@ -219,11 +219,14 @@ class LearntRate:
         wanted = self._credit + 1 >= _USED * self.rate * (now - self._changed_at)
         self._changed_at, self._credit = now, 0
         quiet = now - self._refused_at
+        if quiet >= FORGOTTEN:
+            self.rate = self._held = self._next = 0.0
+            return
         if not wanted:
             self._busy = False
             return  # nothing is known of what it takes beyond what there was
         self.rate = self._held if beyond and quiet < self._hold else more
-        if (self.rate >= _PLENTY and quiet >= _HOLD) or quiet >= FORGOTTEN:
+        if self.rate >= _PLENTY and quiet >= _HOLD:
             self.rate = self._held = self._next = 0.0
 
     # across a restart

@@ -163,7 +163,7 @@ class Settling(Scenario):
 
     def fill(self, sender: str, address: str) -> None:
         """More than all take in the time."""
-        minutes = (SECONDS + MEASURED) / 60 + 0.75
+        minutes = (SECONDS + MEASURED) / 60 + (3 if WHOLE else 1)
         for kind in KINDS:
             name = f"{sender}-{kind}"
             count = int(self.providers[name].a_minute * minutes)
@@ -195,7 +195,9 @@ class Settling(Scenario):
         if WHOLE:
             self.postfix()
             self.fill("postfix", "192.0.2.3")
-        alone = self.healthy(10 if WHOLE else 5)  # but for the machine, which has the others both times
+        alone = self.healthy(
+            10 if WHOLE else 5
+        )  # but for the machine, which has the others both times
         self.fill("one", "192.0.2.1")
         began = time.monotonic()
         time.sleep(SECONDS / 2)

@@ -93,7 +93,10 @@ def company(count: int, random: Callable[[], float]) -> list[Worker]:
 
 
 def run(
-    rates: Sequence[LearntRate | Worker], takes: Callable[[float], bool], start: float, seconds: float
+    rates: Sequence[LearntRate | Worker],
+    takes: Callable[[float], bool],
+    start: float,
+    seconds: float,
 ) -> tuple[list[float], list[float]]:
     """Each sends all that may go, half a second each, a few at a time: taken, refused."""
     most = 40
@@ -295,6 +298,16 @@ class Lessons(unittest.TestCase):
             self.rate.slower(now, now)
         self.rate.took(4600.0, 4600.0)
         self.assertGreater(self.rate.rate, 15.0)
+
+    def test_after_a_week_it_is_forgotten_however_little_mail_there_was(self) -> None:
+        self.rate.took(1000.0, 1000.0)
+        self.rate.slower(1001.0, 1001.0)
+        for day in range(1, 9):
+            self.assertTrue(self.rate.active, day)
+            self.rate.took(1001.0 + day * 86400, 1001.0 + day * 86400)
+            if day >= 7:
+                break
+        self.assertFalse(self.rate.active)
 
     def test_it_has_a_floor(self) -> None:
         now = 1000.0

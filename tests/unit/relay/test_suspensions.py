@@ -278,6 +278,14 @@ class Kept(TestCase):
             self.assertEqual(list(suspensions.all()), [])
             self.assertEqual(log.troubles[0][0], "suspensions not read")
 
+    def test_a_time_that_was_written_as_a_text(self) -> None:
+        (self.folder / "suspended").write_text(
+            '[{"kind": "destination", "whom": "a.example", "until": "9e9"}]'
+        )
+        suspensions = Suspensions(self.folder, Log(), lambda: 0.0)
+        suspensions.load()
+        self.assertIsNotNone(suspensions.of_lane("direct a.example", None))
+
     def test_a_filter_finds_what_one_has_put_off(self) -> None:
         from relayd.spool.sqlite.matching import matches
 
