@@ -191,10 +191,10 @@ class Settling(Scenario):
 
     def test_a_tenth_below_and_hardly_anything_refused(self) -> None:
         relay, two = self.relay("one", "192.0.2.1", 1), self.relay("two", "192.0.2.2", 2)
-        self.fill("two", "192.0.2.2")
         if WHOLE:
             self.postfix()
             self.fill("postfix", "192.0.2.3")
+        self.fill("two", "192.0.2.2")
         alone = self.healthy(
             10 if WHOLE else 5
         )  # but for the machine, which has the others both times
