@@ -445,7 +445,7 @@ class Dispatcher:
             if id(delivery) not in self._disowned
         ]
         lane.more = True
-        self._scheduler.landed(lane, shares)
+        self._scheduler.landed(lane, shares, asked=False)
         self._log.attempted(message, settlements, 0.0)
         if self._first.open:
             settlements = [*await self._first.heard(delivery, settlements)]
