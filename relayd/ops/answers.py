@@ -51,12 +51,22 @@ class FoundPieceAnswer(TypedDict):
     found: list[FoundAnswer]
 
 
+class ProviderFigures(TypedDict):
+    """One provider in `figures`."""
+
+    oldest: float  # when the oldest of its messages came, among those that wait longest; 0: none
+    rate: float  # messages a second; 0: as they come
+    slowed: bool  # it has asked for less
+    blocked: bool  # it takes nothing of ours
+
+
 class FiguresAnswer(TypedDict):
     """`figures`: what `metrics` shows beside what it counts."""
 
     messages: int  # that wait
     octets: int  # in them
     oldest: dict[str, float]  # by next hop, or "direct": when the oldest message that waits came
+    providers: dict[str, ProviderFigures]  # of which there is something to tell
     sessions: int
     deliveries: int  # under way
     healthy: bool  # every shard of the spool can record

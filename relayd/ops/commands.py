@@ -29,6 +29,7 @@ from relayd.ops.documents import (
     no_figures,
     number_of,
     paces,
+    provider_figures,
     rerouted,
     story,
     text_of,
@@ -65,6 +66,7 @@ class Backend:
     borrow: Borrow = lambda messages: [True for _ in messages]  # from deliveries, to change them
     bring_back: BringBack = lambda keys, destinations: None
     lost: Callable[[], Iterable[Mapping[str, object]]] = tuple  # addresses that sources lack
+    provider_of: Callable[[str], str] = lambda destination: ""
 
 
 class Stream(Protocol):
@@ -244,6 +246,9 @@ class OperatorCommands:
                     "messages": backlog.messages,
                     "octets": backlog.octets,
                     "oldest": oldest,
+                    "providers": provider_figures(
+                        backlog.oldest, backend.provider_of, backend.sites()
+                    ),
                     "sessions": int(str(now.get("sessions", 0))),
                     "deliveries": int(str(now.get("deliveries", 0))),
                     "healthy": backend.store.healthy,

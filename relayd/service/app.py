@@ -287,6 +287,7 @@ class Relayd(MultiService):
             self._log,
             shards=shards_of(settings.spool, 0, 1),
             ready=self._handed_for,
+            counting=None if self._metrics is None else self._metrics.counting,
         )
         self._mover = gateway
         self._commands = commands_of(

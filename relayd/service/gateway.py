@@ -42,6 +42,7 @@ from relayd.mail.log import MailLog
 from relayd.mail.message import Message, RecipientState, Record
 from relayd.mail.outcome import Outcome
 from relayd.ops.commands import Backend
+from relayd.ops.counting import Counting
 from relayd.ops.watchdog import Watchdog
 from relayd.reactor.coroutine import Awaited, promise
 from relayd.reactor.workerpipe import Reactor, in_thread
@@ -270,6 +271,7 @@ class Gateway(Service):
         accept_balancer: AcceptBalancer | None = None,
         guess_memory: int | None = None,
         workers: int = 1,
+        counting: Counting | None = None,
     ) -> None:
         settings = configuration.settings
         self._reactor = reactor
@@ -325,6 +327,11 @@ class Gateway(Service):
         # at rest
         bridge = ReactorBridge(reactor)
         self.shards = tuple(self._shard(number, bridge) for number in shards)
+        if counting is not None:
+            # of the others, which are only emptied, another thread would add to the same figures
+            self.shards[0].spool.hear_of_commits(counting.committed)
+            for shard in self.shards:
+                shard.dispatcher.foresight.on_verdict = counting.forecast
         self._own_mail = OwnMail(
             self.shards[0].spool,
             lambda: configuration.settings,
@@ -659,6 +666,7 @@ class Gateway(Service):
                 shard.dispatcher.borrow,
                 shard.dispatcher.bring_back,
                 self.lost_addresses.documents,
+                shard.dispatcher.provider_of,
             )
             for shard in self.shards
         )

@@ -229,6 +229,9 @@ class Figures(TwoWorkers):
                 self.assertEqual(total(found, "relayd_delivery_seconds_count"), sent)
                 self.assertEqual(total(found, "relayd_waiting_messages"), 0)
                 self.assertEqual(total(found, "relayd_workers_ready"), 2)
+                self.assertEqual(total(found, "relayd_rules_info"), 1)
+                self.assertGreaterEqual(total(found, "relayd_commit_writes_total"), sent)
+                self.assertGreater(total(found, "relayd_commit_seconds_count"), 0)
                 if sent == 9:
                     self.kill_one(relay)
                 elif sent == 15:
@@ -255,7 +258,7 @@ class Figures(TwoWorkers):
             timeout=60,
         )
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
-        self.assertIn("SUCCESS: 10 rules found", done.stdout)
+        self.assertIn("SUCCESS: 12 rules found", done.stdout)
 
     def test_the_dashboard_asks_what_prometheus_understands(self) -> None:
         """Its questions as rules, for promtool to look at."""
