@@ -208,6 +208,16 @@ def _why_lines(answer: dict[str, Any]) -> Iterator[str]:
         yield from text.recipient_lines(recipient, now)
 
 
+def digest(options: argparse.Namespace) -> int:
+    """What happened in some time."""
+    from relayd.ctl import summary
+
+    try:
+        return summary.run(options, options.config or DEFAULT_CONFIG)
+    except summary.SummaryError as error:
+        raise FailureError(str(error)) from None
+
+
 def filters(options: argparse.Namespace) -> int:
     """Who is asked about mail, and how that goes."""
     answer = daemon(options).answer("filters")
@@ -554,6 +564,7 @@ _RUN: dict[str, Run] = {
     "queue": queue,
     "find": find,
     "follow": follow,
+    "digest": digest,
     "show": show,
     "why": why,
     "content": content,
