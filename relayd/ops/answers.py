@@ -190,6 +190,96 @@ class LaneAnswer(TypedDict):
     trouble: NotRequired[str]
 
 
+class ShardAnswer(TypedDict):
+    """One shard of the spool in `status`, and the process that has it."""
+
+    shard: int
+    healthy: bool  # it can record
+    deliveries: NotRequired[int]  # under way
+    lost_reports: NotRequired[int]
+    kept_reports: NotRequired[int]  # from strangers, since the start
+    forecasts_right: NotRequired[int]
+    forecasts_wrong: NotRequired[int]
+    sessions: NotRequired[int]
+    drop_waiting: NotRequired[int]  # files in the drop folder; of these four what is not 0
+    drop_put_off: NotRequired[int]
+    drop_set_aside: NotRequired[int]
+    drop_over_quota: NotRequired[int]
+    tls_handshakes: NotRequired[int]  # with next hops, once there were any
+    tls_resumed: NotRequired[int]
+
+
+class RefusedAnswer(TypedDict):
+    """A configuration on disk that is not in force."""
+
+    since: float
+    why: str  # as `reload` prints it
+    last_good: float | None  # it was so at the start: since when what is in force was so
+
+
+class CertificateAnswer(TypedDict):
+    """A `certificate` statement's file, in `status`."""
+
+    file: str
+    until: float  # 0: not known
+    trouble: str  # why what is in the file now cannot be served
+
+
+class ReachedLimitAnswer(TypedDict):
+    """A `limit` of the rules that somebody has reached."""
+
+    name: str
+    most: int
+    seconds: float
+    counts: str  # messages or recipients
+    per: str  # login, client, ...
+    over: int  # how many have reached it
+    keys: list[str]  # the first of them
+
+
+class SetUpAnswer(TypedDict):
+    """A next hop that waits for somebody to mend how it is configured here."""
+
+    destination: str
+    trouble: str
+
+
+class LostAddressAnswer(TypedDict):
+    """An address of a `source` that this host does not have."""
+
+    source: str
+    address: str
+    since: float
+
+
+class SuspensionAnswer(TypedDict):
+    """What an operator has told to wait."""
+
+    kind: str
+    whom: str
+    since: float
+    until: float
+    reason: str
+    by: str
+
+
+class SiteAnswer(TypedDict):
+    """One place to send to, which does not take mail as it comes."""
+
+    site: str
+    provider: str  # empty: nobody's with a name
+    rate: float  # messages a minute; 0: as they come
+    pinned: bool  # as configured
+    connections: int  # at a time; 0: any
+    messages: int  # on one connection; 0: any
+    in_flight: int
+    taken: int  # since the start
+    refused: int
+    resume_at: float  # 0: now
+    blocked_until: float  # 0: not blocked
+    trouble: str  # what it said; empty: nothing
+
+
 class StatusAnswer(TypedDict):
     """`status`: how relayd is, and what waits where."""
 
@@ -202,15 +292,69 @@ class StatusAnswer(TypedDict):
     workers: int
     workers_ready: NotRequired[int]  # where there are several
     restart: list[str]  # statements that wait for one
-    refused: dict[str, Any] | None  # the configuration on disk that is not in force: since, why
+    in_force_since: float  # the configuration
+    refused: RefusedAnswer | None  # the one on disk, which is not in force
     warnings: list[str]
     not_listening: list[str]
+    certificates: list[CertificateAnswer]
+    limits: list[ReachedLimitAnswer]
+    full: list[str]  # limits of the configuration that are reached
+    set_up: list[SetUpAnswer]
+    reports_kept: int  # of which the postmaster has not been told
     waiting: WaitingAnswer
-    shards: list[dict[str, Any]]
+    shards: list[ShardAnswer]
     destinations: list[LaneAnswer]
     more_destinations: int
-    sites: list[dict[str, Any]]
-    suspended: list[dict[str, Any]]
+    sites: list[SiteAnswer]  # those in trouble
+    lost_addresses: list[LostAddressAnswer]
+    suspended: list[SuspensionAnswer]
+
+
+class CountAnswer(TypedDict):
+    """How often something was met, in `digest`."""
+
+    name: str
+    count: int
+    octets: int  # 0 where that has no meaning
+
+
+class HourAnswer(TypedDict):
+    """What happened in an hour, in `digest`."""
+
+    at: float  # when it began
+    messages: int
+    recipients: int
+    delivered: int
+    failed: int  # expired, too
+    refused: int
+
+
+class DigestAnswer(TypedDict):
+    """`digest`: what the ledger and the journal know of some time."""
+
+    since: float
+    until: float
+    messages: int  # accepted
+    own: int  # ... of which relayd wrote so many itself
+    octets: int  # in them
+    recipients: int
+    delivered: int  # recipients that ended so
+    failed: int
+    expired: int
+    discarded: int
+    removed: int
+    deferred: int  # recipients that ended after more than one attempt
+    attempts: int  # of all that ended
+    refused: int  # recipients that the journal has, the same ones once an hour
+    not_noted: int  # ... and those that it only counted
+    hours: list[HourAnswer]  # those in which something happened
+    senders: list[CountAnswer]  # most messages first; so in all of these
+    sender_domains: list[CountAnswer]
+    clients: list[CountAnswer]
+    mailboxes: list[CountAnswer]  # recipients
+    domains: list[CountAnswer]  # ... of which so many
+    failures: list[CountAnswer]  # replies to what failed
+    refusals: list[CountAnswer]  # replies to what was refused
 
 
 class ComplaintAnswer(TypedDict):
@@ -238,7 +382,7 @@ class AuditAnswer(TypedDict):
 class PaceAnswer(TypedDict):
     """`pace`: where mail does not go as it comes."""
 
-    sites: list[dict[str, Any]]
+    sites: list[SiteAnswer]
 
 
 class BlameAnswer(TypedDict):

@@ -7,7 +7,7 @@ from typing import Any
 
 from relayd.mail.address import AddressError, Mailbox, path_text
 from relayd.mail.client import Client
-from relayd.mail.envelope import Envelope
+from relayd.mail.envelope import Envelope, is_direct
 from relayd.mail.ident import ident_text, parse_ident
 from relayd.mail.message import RecipientState, Record
 from relayd.mail.naming import MessageNames, names_of, shown
@@ -182,6 +182,28 @@ def lane_document(view: LaneView) -> Document:
         "probe_at": view.probe_at,
         "trouble": str(view.trouble.reply) if view.trouble is not None else "",
     }
+
+
+_AT_REST = (Standing.DOWN, Standing.PROBING, Standing.REFUSING)
+
+
+def set_up_troubles(views: Iterable[LaneView]) -> list[Document]:
+    """Next hops that wait for somebody here to mend how they are configured."""
+    return [
+        {"destination": view.destination, "trouble": str(view.trouble.reply)}
+        for view in views
+        if view.standing in _AT_REST
+        and view.trouble is not None
+        and view.trouble.of_our_set_up
+        # what a domain's own exchangers want of us is theirs to say, but for what is missing here
+        and not (is_direct(view.destination) and view.trouble.reply.subject == 7)
+    ]
+
+
+def once_each(documents: Iterable[Document]) -> list[Document]:
+    """One for each destination, in their order."""
+    found = {each["destination"]: each for each in documents}
+    return [found[name] for name in sorted(found)]
 
 
 def paces(sites: Iterable[Document]) -> list[Document]:

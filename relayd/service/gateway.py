@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from twisted.application.service import Service
@@ -644,6 +644,16 @@ class Gateway(Service):
         """Where it does not listen, and why."""
         return self._listening.missing
 
+    def _full(self, shard: Shard) -> Iterator[str]:
+        """Limits that are reached."""
+        if shard.spool.healthy and not shard.spool.room(0):
+            yield "free-space, free-inodes: the spool's disk has no room for new mail"
+        if shard is self.shards[0]:
+            admission = self._service.admission
+            most = admission.limits.in_all
+            if most and admission.in_all >= most:
+                yield f"sessions: all {most:,} of a process are taken"
+
     def backends(self) -> tuple[Backend, ...]:
         """The shards, for the control socket."""
         return tuple(
@@ -667,6 +677,7 @@ class Gateway(Service):
                 shard.dispatcher.bring_back,
                 self.lost_addresses.documents,
                 shard.dispatcher.provider_of,
+                lambda shard=shard: self._full(shard),  # type: ignore[misc]  # likewise
             )
             for shard in self.shards
         )

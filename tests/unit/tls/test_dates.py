@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from unittest.mock import patch
 
-from relayd.tls import dates
+from relayd.tls import dates, pair
 from relayd.tls.dates import CertificateDates
 from relayd.tls.files import CertificateFiles
 from tests.certs import Authority
@@ -24,7 +24,7 @@ class Dates(TestCase):
 
     def test_a_file_is_read_once_for_each_state(self) -> None:
         known = CertificateDates()
-        with patch.object(dates, "load", wraps=dates.load) as load:
+        with patch.object(dates, "load", wraps=pair.load) as load:
             for _ in range(3):
                 (found,) = known.of([self.files, CertificateFiles(self.certificate, self.key)])
                 self.assertEqual((found.file, found.trouble), (self.certificate, ""))
