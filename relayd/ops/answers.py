@@ -310,6 +310,134 @@ class StatusAnswer(TypedDict):
     suspended: list[SuspensionAnswer]
 
 
+class QueueHeadAnswer(TypedDict):
+    """`queue`: before the rows, and again where another shard's begin."""
+
+    columns: NotRequired[list[str]]  # the names of a row's places, said once
+    recipient_columns: NotRequired[list[str]]  # ... and of those of a recipient in it
+    lanes: dict[str, float]  # queues in which nothing is tried before that time
+    behind: dict[str, str]  # ... and what was said there, in the place of each one's reply
+
+
+class QueueRowsAnswer(TypedDict):
+    """`queue`: a piece of the list. `relayctl queue --json` prints objects, a line each."""
+
+    rows: list[list[Any]]
+
+
+class FactAnswer(TypedDict):
+    """What is known where rules are asked."""
+
+    fact: str
+    value: str
+    source: str  # given, looked up, ...
+
+
+class DestinationAnswer(TypedDict):
+    """Where a recipient's mail goes."""
+
+    mailbox: str
+    next_hop: str
+    reverse_path: str
+    signed_by: list[str]
+    cut_through: float  # seconds that the client waits for the first attempt; 0: not at all
+    hosts: list[str]  # where that is, in words
+
+
+class HeaderAnswer(TypedDict):
+    """What becomes of a header section."""
+
+    rules: list[StepAnswer]
+    diff: list[str]
+
+
+class ExplainAnswer(TypedDict):
+    """`explain`: what the rules do with a recipient, and why."""
+
+    verdict: str  # accept hold discard refuse
+    reply: str
+    trail: list[StepAnswer]
+    facts: list[FactAnswer]
+    destinations: list[DestinationAnswer]
+    asks: NotRequired[list[StepAnswer]]  # filters that are asked
+    header: NotRequired[HeaderAnswer]  # where the question had one
+
+
+class NearLimitAnswer(TypedDict):
+    """Who is near a limit."""
+
+    key: str
+    count: int
+    over: bool
+
+
+class LimitAnswer(TypedDict):
+    """A `limit` of the rules in `limits`."""
+
+    name: str
+    most: int
+    seconds: float
+    counts: str  # messages or recipients
+    per: str  # login, client, ...
+    near: list[NearLimitAnswer]  # three quarters of it or more, most first
+    more: int  # beside those
+
+
+class LimitsAnswer(TypedDict):
+    """`limits`: all of them, or the one that is named."""
+
+    limits: list[LimitAnswer]
+
+
+class ForgottenAnswer(TypedDict):
+    """`limits` with `forget`."""
+
+    key: str
+    forgotten: list[str]  # the limits that had counted it
+
+
+class OauthLoginAnswer(TypedDict):
+    """A login by token, without its secrets."""
+
+    login: str
+    user: str
+    provider: str | None
+    grant: str
+    state: str
+    next_hops: list[str]
+    expires_at: NotRequired[float | None]  # None: nobody said
+    obtained_at: NotRequired[float]
+    renewable: NotRequired[bool]
+    trouble: NotRequired[str]
+    trouble_at: NotRequired[float | None]
+    seconds: NotRequired[float | None]  # `enroll`: for how long the token holds
+
+
+class OauthAnswer(TypedDict):
+    """`oauth` with `status`; `enroll` answers with one OauthLoginAnswer."""
+
+    logins: list[OauthLoginAnswer]
+
+
+class DkimKeyAnswer(TypedDict):
+    """A key that signs, and what the DNS has of it."""
+
+    name: str
+    domain: str
+    selector: str
+    algorithm: str
+    at: str
+    state: str
+    why: str
+    record: str  # as it is to be
+
+
+class DkimAnswer(TypedDict):
+    """`dkim`: the keys of all statements, or of the one that is named."""
+
+    keys: list[DkimKeyAnswer]
+
+
 class CountAnswer(TypedDict):
     """How often something was met, in `digest`."""
 
@@ -385,16 +513,54 @@ class PaceAnswer(TypedDict):
     sites: list[SiteAnswer]
 
 
+class OriginAnswer(TypedDict):
+    """A login or a forwarded address."""
+
+    origin: str
+    messages: float  # of late: old ones count less
+    complaints: float
+    share: float
+    rate: float  # messages a minute; 0: as they come
+    last: str
+
+
 class BlameAnswer(TypedDict):
     """`blame`: whose mail is refused for what it is."""
 
-    origins: list[dict[str, Any]]
+    origins: list[OriginAnswer]
+
+
+class FilterAnswer(TypedDict):
+    """Somebody who is asked about mail; numbers since the start, of all processes."""
+
+    name: str
+    kind: str
+    where: str
+    on_failure: str
+    connections: int
+    asked: int
+    seconds: float  # of all questions
+    slowest: float
+    trouble: int
+    last_trouble: str
+    last_trouble_at: float  # 0: never
 
 
 class FiltersAnswer(TypedDict):
     """`filters`: who is asked about mail."""
 
-    filters: list[dict[str, Any]]
+    filters: list[FilterAnswer]
+
+
+class ReroutedRecipientAnswer(TypedDict):
+    """A recipient that goes another way, or would if something did not keep it."""
+
+    id: str
+    recipient: str
+    kind: str
+    left: bool
+    then: str
+    now: str  # empty: nowhere
 
 
 class ReroutedAnswer(TypedDict):
@@ -404,4 +570,4 @@ class ReroutedAnswer(TypedDict):
     under_way: int
     changed: dict[str, int]
     left: dict[str, int]
-    changes: list[dict[str, Any]]
+    changes: list[ReroutedRecipientAnswer]  # a thousand at most

@@ -84,6 +84,11 @@ class AnswerTests(Fixture, TestCase):
         *pieces, last = self.ask("audit")
         for piece in pieces:
             self.check(piece, answers.AuditAnswer)
+        head, *pieces, last = self.ask("queue")
+        self.check(head, answers.QueueHeadAnswer)
+        for piece in pieces:
+            self.check(piece, answers.QueueRowsAnswer if "rows" in piece else
+                       answers.QueueHeadAnswer)  # fmt: skip
         (error,) = self.ask("nonsense")
         self.check(error, answers.ErrorAnswer)
 
