@@ -68,6 +68,7 @@ def parser(run: Mapping[str, Run]) -> argparse.ArgumentParser:
     listing.add_argument("--limit", type=int, default=0, metavar="N", help="at most N messages")
     _add_find(command("find", "look for mail, waiting or finished, the newest first"))
     _add_follow(command("follow", "tell what happens, as it happens"))
+    _add_digest(command("digest", "a summary of a day: what came, left, failed and was refused"))
     showing = command("show", "all about messages, waiting or finished")
     showing.add_argument("ids", nargs="+", metavar="ID", help="of relayd, or a Message-ID")
     one = command("why", "the rules that decided about a message, and its fate so far")
@@ -238,6 +239,20 @@ def _add_find(to: argparse.ArgumentParser) -> None:
     add("--since", type=moment, default=0.0, metavar="WHEN", help="2h (ago), or 2026-03-01T14:30")
     add("--until", type=moment, default=0.0, metavar="WHEN", help="likewise")
     add("--limit", type=int, default=0, metavar="N", help="at most N recipients")
+
+
+def _add_digest(to: argparse.ArgumentParser) -> None:
+    add = to.add_argument
+    add("--since", type=moment, default="1d", metavar="WHEN",
+        help="2h (ago), or 2026-03-01T14:30; default: 1d")  # fmt: skip
+    add(
+        "--top",
+        type=int,
+        default=10,
+        metavar="N",
+        help="so many senders, clients, ...; default: 10",
+    )
+    add("--spool", type=Path, metavar="DIR", help="the spool, unless the configuration says it")
 
 
 def _add_follow(to: argparse.ArgumentParser) -> None:

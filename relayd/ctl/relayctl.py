@@ -225,6 +225,16 @@ def _decided(answer: dict[str, Any]) -> str:
     return "made by relayd itself" if not answer["client"].get("address") else "rules unknown:"
 
 
+def digest(options: argparse.Namespace) -> int:
+    """What happened in some time."""
+    from relayd.ctl import summary
+
+    try:
+        return summary.run(options, options.config or DEFAULT_CONFIG)
+    except summary.SummaryError as error:
+        raise FailureError(str(error)) from None
+
+
 def filters(options: argparse.Namespace) -> int:
     """Who is asked about mail, and how that goes."""
     answer = daemon(options).answer("filters")
@@ -574,6 +584,7 @@ _RUN: dict[str, Run] = {
     "queue": queue,
     "find": find,
     "follow": follow,
+    "digest": digest,
     "show": show,
     "why": why,
     "content": content,

@@ -21,7 +21,7 @@ _QUEUE_HEAD = (
 _TOLD_ELSEWHERE = {
     *("version", "started", "hostname", "waiting", "shards"),
     *("destinations", "more_destinations", "refused", "sites", "suspended", "reports_kept"),
-    "lost_addresses",
+    *("lost_addresses", "in_force_since"),
 }
 
 
@@ -179,6 +179,12 @@ def status_lines(status: dict[str, Any], now: float) -> Iterator[str]:
             yield safe(f"{key.replace('_', ' '):13}  {fact}")
     if status.get("refused"):
         yield from _refused_lines(status["refused"], now)
+    elif status.get("in_force_since"):
+        yield f"{'in force':13}  since {moment(status['in_force_since'])}"
+    for each in status.get("set_up", ()):
+        yield safe(f"{'MEND':13}  {each['destination']}: {each['trouble']}")
+    for full in status.get("full", ()):
+        yield safe(f"{'FULL':13}  {full}")
     for warning in status.get("warnings", ()):
         yield safe(f"{'warning':13}  {warning}")
     for missing in status.get("not_listening", ()):
@@ -191,6 +197,14 @@ def status_lines(status: dict[str, Any], now: float) -> Iterator[str]:
     )
     if waiting["damaged"]:
         yield f"{'damaged':13}  {_many(waiting['damaged'], 'message')} set aside"
+    for each in status.get("certificates", ()):
+        yield safe(_certificate(each, now))
+    for each in status.get("limits", ()):
+        keys = ", ".join(each["keys"]) + (", ..." if each["over"] > len(each["keys"]) else "")
+        yield safe(
+            f"{'limit':13}  {each['name']}: {each['over']:,} at {each['most']:,} {each['counts']}"
+            f" in {duration(int(each['seconds']))} per {each['per']}: {keys}"
+        )
     if status.get("reports_kept"):
         kept = _many(status["reports_kept"], "report")
         yield f"{'kept back':13}  {kept} to strangers: see relayctl backscatter"
@@ -225,6 +239,20 @@ def status_lines(status: dict[str, Any], now: float) -> Iterator[str]:
         )
     if status["more_destinations"]:
         yield f"... and {status['more_destinations']} more"
+
+
+_SOON = 14 * 86_400.0  # seconds: a certificate that is renewed by itself is so before
+
+
+def _certificate(each: dict[str, Any], now: float) -> str:
+    if each["trouble"]:
+        return f"{'CERTIFICATE':13}  {each['trouble']}"
+    left = each["until"] - now
+    until = f"until {moment(each['until'])}"
+    if left <= 0:
+        return f"{'CERTIFICATE':13}  {each['file']} is over: {until}"
+    word = "CERTIFICATE" if left < _SOON else "certificate"
+    return f"{word:13}  {each['file']} {until}, for {duration(int(left))}"
 
 
 def kept_lines(answer: dict[str, Any]) -> Iterator[str]:

@@ -336,6 +336,12 @@ class Dispatcher:
             for site in self._sites.gated():
                 yield site_document(site, self._now())
 
+    def provider_of(self, destination: str) -> str:
+        """Whose exchangers have the mail of this queue, by what is known now; empty: nobody's."""
+        lane = self._queue.lanes.get(destination)
+        gates = () if lane is None else lane.gates
+        return next((gate.provider for gate in gates if gate.provider), "")
+
     def origins(self) -> Iterator[Mapping[str, object]]:
         """Those whose mail is complained about, for the operator."""
         return self._origins.documents()

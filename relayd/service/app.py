@@ -82,6 +82,7 @@ from relayd.service.supervisor import Orders, Supervisor
 from relayd.service.watch import ConfigurationWatch
 from relayd.spool.disk.lock import Lock
 from relayd.spool.errors import SpoolError, SpoolLocked
+from relayd.tls.dates import CertificateDates
 
 
 class Options(usage.Options):
@@ -287,6 +288,7 @@ class Relayd(MultiService):
             self._log,
             shards=shards_of(settings.spool, 0, 1),
             ready=self._handed_for,
+            counting=None if self._metrics is None else self._metrics.counting,
         )
         self._mover = gateway
         self._commands = commands_of(
@@ -331,12 +333,12 @@ class Relayd(MultiService):
         enquiry = enquiry_of(
             self._reactor, self._configuration, self._log, resolver, names, gatherer
         )
-        started = time.time()
+        started, dates, limits = time.time(), CertificateDates(), self._limits()
         self._commands = ForwardedCommands(
             self._reactor,
             supervisor.controls,
             about=lambda: {
-                **about(self._configuration, started, sockets.missing),
+                **about(self._configuration, started, sockets.missing, dates, limits),
                 **supervisor.figures(),
             },
             explain=enquiry.explain,
@@ -345,7 +347,7 @@ class Relayd(MultiService):
             restart=self._restart_workers,
             log=self._log,
             oauth=self._oauth(),
-            limits=self._limits(),
+            limits=limits,
             backscatter=self._backscatter(),
             dkim=self._dkim().answer,
             events=self._events,
@@ -553,10 +555,10 @@ def commands_of(
     events: Events,
 ) -> OperatorCommands:
     """What operators can ask of one process that moves mail."""
-    started = time.time()
+    started, dates = time.time(), CertificateDates()
     return OperatorCommands(
         gateway.backends(),
-        about=lambda: about(configuration, started, gateway.missing),
+        about=lambda: about(configuration, started, gateway.missing, dates, limits),
         explain=gateway.explain,
         check=configuration.check,
         reload=configuration.reload,
@@ -580,7 +582,11 @@ def commands_of(
 
 
 def about(
-    configuration: Configuration, started: float, missing: Mapping[ListenAddress, str]
+    configuration: Configuration,
+    started: float,
+    missing: Mapping[ListenAddress, str],
+    dates: CertificateDates,
+    limits: LimitsDesk | None,
 ) -> dict[str, object]:
     """What `relayctl status` tells of the process."""
     settings = configuration.settings
@@ -593,8 +599,14 @@ def about(
         "rules": settings.ruleset.hash,
         "workers": settings.workers,
         "restart": configuration.restart,
+        "in_force_since": configuration.since,
         "refused": configuration.refused and asdict(configuration.refused),
         "warnings": [each.headline for each in settings.warnings],
         "not_listening": [f"{address}: {why}" for address, why in missing.items()],
+        "certificates": [
+            {"file": str(each.file), "until": each.until, "trouble": each.trouble}
+            for each in dates.of(settings.certificates)
+        ],
+        "limits": limits.reached() if limits is not None else [],
         "reports_kept": kept_back(KeptReports(settings.spool)),
     }

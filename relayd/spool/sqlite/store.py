@@ -34,7 +34,7 @@ from relayd.spool.sqlite.rows import NewRows, accept_rows
 from relayd.spool.sqlite.search import Search, newest_by
 from relayd.spool.sqlite.sift import Sift
 from relayd.spool.sqlite.syncer import Syncer
-from relayd.spool.sqlite.writer import Writer
+from relayd.spool.sqlite.writer import Committed, Writer
 from relayd.spool.sqlite.writes import (
     Acceptance,
     ClientAnswered,
@@ -380,6 +380,10 @@ class Spool:
         else:
             promise.errback(SpoolError("the spool is closed"))
         return promise
+
+    def hear_of_commits(self, told: Committed) -> None:
+        """Let it hear of each batch of the writer's, in the writer's thread."""
+        self._writer.on_commit = told
 
     # what the threads ask and tell
 

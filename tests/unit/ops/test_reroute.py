@@ -17,6 +17,7 @@ from relayd.mail.client import Client
 from relayd.mail.envelope import Envelope, Recipient
 from relayd.mail.message import RecipientState, Settlement, Submission
 from relayd.mail.plan import Step, Verdict
+from relayd.ops.answers import ReroutedAnswer
 from relayd.ops.commands import Backend
 from relayd.ops.rerouting import ReroutingDesk
 from relayd.ops.text import reroute_lines
@@ -27,6 +28,7 @@ from relayd.spool.view import QueueFilter
 from tests.spooling import DONE, LATER
 from tests.support import TestCase
 from tests.unit.ops.journal import Journal
+from tests.unit.ops.test_answers import wrong
 from tests.unit.ops.test_control import Bridge
 
 NOW = 1_800_000_000.0
@@ -136,6 +138,8 @@ class Reroute(TestCase):
             again = await desk.run(request, self.backend, wanted)
             self.assertEqual((again["changed"], again["left"]), ({}, done["left"]))
         self.assertFalse(self.lent)
+        for answer in (dry, done):
+            self.assertEqual(list(wrong(answer, ReroutedAnswer)), [])
         json.dumps(done)
         self.assertTrue([*reroute_lines(done, done=True), *reroute_lines(dry, done=False)])
         return done
