@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 
 from relayd import __version__
-from relayd.ctl import dkim, spoolcommand, tlsreport
+from relayd.ctl import dkim, spoolcommand, terminal, tlsreport
 from relayd.ops.training import FIELD, WORDS
 
 Run = Callable[[argparse.Namespace], int]
@@ -53,7 +53,7 @@ def parser(run: Mapping[str, Run]) -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="relayctl", description="See and steer a running relayd.", parents=[_everywhere()]
     )
-    top.set_defaults(config=None, socket=None, json=False)
+    top.set_defaults(config=None, socket=None, json=False, color="auto")
     top.add_argument("--version", action="version", version=f"relayd {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
@@ -143,6 +143,7 @@ def _everywhere() -> argparse.ArgumentParser:
     add("-c", "--config", type=Path, metavar="FILE", help="relayd's configuration")
     add("--socket", type=Path, metavar="PATH", help="relayd's control socket")
     add("--json", action="store_true", help="print JSON")
+    add("--color", choices=terminal.WHEN, help="auto: on a terminal, without NO_COLOR")
     return options
 
 

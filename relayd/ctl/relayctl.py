@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from relayd.ctl import commandline, spoolcommand, tlsreport
+from relayd.ctl import commandline, spoolcommand, terminal, tlsreport
 from relayd.ctl.client import Daemon, DaemonError, NotRunningError, told
 from relayd.ctl.commandline import Run
 from relayd.ctl.mistyped import mistyped
@@ -88,7 +88,8 @@ def queue_of(options: argparse.Namespace) -> Daemon:
 def status(options: argparse.Namespace) -> int:
     """How the daemon is."""
     answer = daemon(options).answer("status")
-    _show(options, answer, text.status_lines(answer, time.time()))
+    lines = text.status_lines(answer, time.time())
+    _show(options, answer, terminal.coloured(lines) if terminal.colours(options.color) else lines)
     healthy = all(shard["healthy"] for shard in answer["shards"])
     as_it_should = not (answer.get("refused") or {}).get("last_good")
     return OK if healthy and as_it_should else FAILED
@@ -510,7 +511,8 @@ def _filter(options: argparse.Namespace) -> dict[str, object]:
 def pace(options: argparse.Namespace) -> int:
     """How fast mail goes where."""
     answer = daemon(options).answer("pace")
-    _show(options, answer, text.pace_lines(answer, time.time()))
+    lines = text.pace_lines(answer, time.time())
+    _show(options, answer, terminal.cut(lines, terminal.width()))
     return OK
 
 

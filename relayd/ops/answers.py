@@ -182,6 +182,7 @@ class LaneAnswer(TypedDict):
     destination: str
     standing: str
     waiting: int
+    oldest: NotRequired[float]  # when the oldest of its messages came, where that is known
     in_flight: NotRequired[int]
     window: NotRequired[int]
     interval: NotRequired[float]

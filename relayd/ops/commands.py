@@ -209,6 +209,13 @@ class OperatorCommands:
             {"destination": destination, "standing": "waiting", "waiting": count}
             for destination, count in destinations.items()
         ]
+        oldest: dict[str, float] = {}
+        for backend in self._backends:
+            for name, at in (await backend.store.backlog()).oldest.items():
+                oldest[name] = min(oldest.get(name, at), at)
+        for lane in lanes:
+            if lane["destination"] in oldest:
+                lane["oldest"] = oldest[lane["destination"]]
         lanes.sort(key=lambda lane: (lane["standing"] == "open", -lane["waiting"]))
         await stream.send(
             {

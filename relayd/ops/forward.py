@@ -484,6 +484,8 @@ _WORSE = "waiting open slowed refusing blocked probing down suspended"
 def _join(known: Document, lane: Document) -> None:
     for name in ("waiting", "in_flight", "window"):
         known[name] = known.get(name, 0) + lane.get(name, 0)
+    if "oldest" in lane:
+        known["oldest"] = min(known.get("oldest", lane["oldest"]), lane["oldest"])
     if _WORSE.find(lane["standing"]) > _WORSE.find(known["standing"]):
         for name in ("standing", "trouble", "probe_at", "failures", "interval"):
             known[name] = lane.get(name, known.get(name))

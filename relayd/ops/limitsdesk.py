@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 
 from relayd.config import Settings
@@ -12,6 +13,7 @@ from relayd.ops.documents import Document, Request, RequestError, text_of
 from relayd.rules.language.model import LimitDef
 from relayd.rules.language.source import name_hint
 
+REST = 50  # times as long as a look for `status` took, until there is another one
 NAMED = 5  # keys of a limit that `status` names
 MOST = 1000  # keys told of one limit, those that were counted most first
 
@@ -19,10 +21,19 @@ MOST = 1000  # keys told of one limit, those that were counted most first
 class LimitsDesk:
     """One for all of relayd: the counts are the same in every process."""
 
-    def __init__(self, limits: Limits, settings: Callable[[], Settings], log: MailLog) -> None:
+    def __init__(
+        self,
+        limits: Limits,
+        settings: Callable[[], Settings],
+        log: MailLog,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._limits = limits
         self._settings = settings
         self._log = log
+        self._clock = clock
+        self._reached: list[Document] = []
+        self._good_until = float("-inf")
 
     def answer(self, request: Request, who: str) -> Document:
         """The answer to a request; raises RequestError."""
@@ -43,7 +54,18 @@ class LimitsDesk:
         return {"key": key, "forgotten": forgotten}
 
     def reached(self) -> list[Document]:
-        """Limits that somebody has reached now, for `status`; none where that cannot be read."""
+        """Limits that somebody has reached now, for `status`; none where that cannot be read.
+
+        Where thousands are near one that takes a while, and so it is not looked each time.
+        """
+        began = self._clock()
+        if began >= self._good_until:
+            self._reached = self._look()
+            ended = self._clock()
+            self._good_until = ended + REST * (ended - began)
+        return self._reached
+
+    def _look(self) -> list[Document]:
         self._limits.keep(self._settings().ruleset.limits)
         try:
             told = [self._told(each) for each in self._chosen("")]

@@ -231,10 +231,11 @@ def status_lines(status: dict[str, Any], now: float) -> Iterator[str]:
         yield safe(f"{'suspended':13}  {_suspension(each, now)}")
     if status["destinations"]:
         yield ""
-        yield f"{'DESTINATION':32}  {'WAITING':>7}  {'NOW':>4}  STATE"
+        yield f"{'DESTINATION':32}  {'WAITING':>7}  {'OLDEST':>6}  {'NOW':>4}  STATE"
     for lane in status["destinations"]:
+        age = coarse(now - lane["oldest"]) if "oldest" in lane and lane["waiting"] else ""
         yield safe(
-            f"{lane['destination']:32}  {lane['waiting']:7}  {lane.get('in_flight', 0):4}"
+            f"{lane['destination']:32}  {lane['waiting']:7}  {age:>6}  {lane.get('in_flight', 0):4}"
             f"  {lane['standing']}{_trouble(lane, now)}"
         )
     if status["more_destinations"]:

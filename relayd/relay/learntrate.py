@@ -219,7 +219,7 @@ class LearntRate:
         wanted = self._credit + 1 >= _USED * self.rate * (now - self._changed_at)
         self._changed_at, self._credit = now, 0
         quiet = now - self._refused_at
-        if quiet >= FORGOTTEN:
+        if self._refused_at and quiet >= FORGOTTEN:
             self.rate = self._held = self._next = 0.0
             return
         if not wanted:

@@ -126,6 +126,7 @@ STATUS = {
             "destination": "exchange",
             "standing": "down",
             "waiting": 1200,
+            "oldest": NOW - 7200,
             "in_flight": 0,
             "failures": 3,
             "probe_at": NOW + 300,

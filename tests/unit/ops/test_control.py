@@ -164,6 +164,7 @@ class CommandTests(Fixture):
         self.assertEqual(answer["waiting"]["messages"], 2)
         self.assertEqual(answer["waiting"]["queued"], 3)
         self.assertEqual(answer["destinations"][0]["waiting"], 3)
+        self.assertEqual(answer["destinations"][0]["oldest"], NOW)
         self.assertEqual(
             answer["shards"],
             [

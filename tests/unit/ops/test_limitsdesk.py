@@ -9,7 +9,7 @@ from typing import Any
 from relayd.config import load_text
 from relayd.intake.counting import FOLDER, Limits
 from relayd.ops.answers import ForgottenAnswer, LimitsAnswer, ReachedLimitAnswer
-from relayd.ops.limitsdesk import NAMED, LimitsDesk
+from relayd.ops.limitsdesk import NAMED, REST, LimitsDesk
 from tests.support import TestCase
 from tests.unit.ops.journal import Journal
 from tests.unit.ops.test_answers import wrong
@@ -33,7 +33,13 @@ class Desk(TestCase):
         self.few = settings.ruleset.limits["few"]
         self.limits = Limits(folder / FOLDER, lambda: 1e9)
         log: Any = Journal()
-        self.desk = LimitsDesk(self.limits, lambda: settings, log)
+        self.now, self.takes = 0.0, 0.0  # seconds
+
+        def clock() -> float:
+            self.now += self.takes
+            return self.now
+
+        self.desk = LimitsDesk(self.limits, lambda: settings, log, clock)
 
     def told(self, **request: str) -> dict[str, Any]:
         kind = ForgottenAnswer if "forget" in request else LimitsAnswer
@@ -55,6 +61,15 @@ class Desk(TestCase):
         (found,) = self.reached()
         self.assertEqual((found["name"], found["most"], found["over"]), ("few", 2, NAMED + 2))
         self.assertEqual(found["keys"], [f"s{number}@a.example" for number in range(NAMED)])
+
+    def test_a_look_that_takes_long_is_not_had_each_time(self) -> None:
+        self.takes = 1.0
+        self.assertEqual(self.reached(), [])
+        for _ in range(2):
+            self.limits.take(self.few, "ann@a.example")
+        self.assertEqual(self.reached(), [])
+        self.now += REST
+        self.assertEqual([each["keys"] for each in self.reached()], [["ann@a.example"]])
 
     def test_limits_and_forget_are_typed(self) -> None:
         for _ in range(2):
