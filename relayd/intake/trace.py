@@ -184,7 +184,7 @@ class TraceField:
 
 # for whom a Received field says that it is
 _FOR = re.compile(
-    rb"^received:(?:[^\r\n]|\r\n[ \t])*?[ \t]for[ \t]+<?([^\s<>;@]+@[^\s<>;@]+)>?[ \t]*;",
+    rb"^received:(?:[^\r\n]|\r\n(?=[ \t]))*?[ \t]for[ \t]+<?([^\s<>;@]+@[^\s<>;@]+)>?[ \t]*;",
     re.MULTILINE,
 )
 _DELIVERED_TO = re.compile(rb"^delivered-to:([^\r\n]*)", re.MULTILINE)

@@ -120,7 +120,7 @@ class RecipientAnswer(TypedDict):
 
     number: int
     mailbox: str
-    original: str
+    original: str  # empty: a copy that a rule sent
     next_hop: str
     state: str
     attempts: int
