@@ -15,7 +15,7 @@ from relayd.rules.language.grammar import VERBS, read_statement
 from relayd.rules.language.lexer import lex
 from relayd.rules.language.source import Complaint, Source
 from relayd.rules.ruleset import Ruleset
-from tests.unit.rules.sample import rules
+from tests.unit.rules.sample import problems, rules
 
 HOPS = """\
 next-hop main smtp 127.0.0.1:2601
@@ -230,3 +230,23 @@ class CopyTests(unittest.TestCase):
             with self.subTest(mailbox):
                 facts = Facts(Client("192.0.2.1"), None, Mailbox.parse(mailbox))
                 self.assertEqual(plan_copy(ruleset, facts), hop)
+
+
+class ExpectTests(unittest.TestCase):
+    def test_an_expected_copy_is_looked_at(self) -> None:
+        rule = "copy to @example.com to archive@vault.example via journal"
+        good = "expect to a@example.com -> a@example.com via main copy archive@vault.example"
+        self.assertTrue(site(rule, f"{good} via journal").expects)
+        for wrong in (f"{good} via second", good.replace("archive@", "else@")):
+            with self.subTest(wrong):
+                [problem] = problems(HOPS + IN + f"{rule}\n{wrong}\n" + OUT)
+                self.assertIn(
+                    "comes out as a@example.com via main copy archive@vault.example via journal",
+                    problem,
+                )
+
+    def test_a_discarded_mail_has_its_copy_expected(self) -> None:
+        text = f"{HOPS}discard any\ncopy any to x@vault.example via journal\n{OUT}"
+        rules(f"{text}expect to a@example.com -> discard copy x@vault.example via journal\n")
+        [problem] = problems(f"{text}expect to a@example.com -> hold copy x@vault.example\n")
+        self.assertIn("discard copy x@vault.example via journal", problem)
