@@ -230,8 +230,8 @@ def _decide(
         admitted = _examined(ruleset, as_named, trail, admitted)
     if admitted.verdict is Verdict.DISCARD and ruleset.bcc is not None:
         header_rules = _rewrite(ruleset, view, trail)
-        bcc = _copied(ruleset, view, given, header_rules, facts, trail)
-        return Plan(admitted.verdict, admitted.reply, (), tuple(trail), bcc=bcc)
+        further = _copied(ruleset, view, given, header_rules, facts, trail)
+        return Plan(admitted.verdict, admitted.reply, (), tuple(trail), bcc=further)
     if admitted.verdict in _OUT:
         return Plan(admitted.verdict, admitted.reply, (), tuple(trail), admitted.matched)
     header_rules = of_all = _rewrite(ruleset, view, trail)

@@ -24,7 +24,7 @@ route any via main
 
 
 class CopyCase(Scenario):
-    journal_offers = EXTENSIONS
+    journal_offers: tuple[str, ...] = EXTENSIONS
 
     def setUp(self) -> None:
         super().setUp()
