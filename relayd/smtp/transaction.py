@@ -71,7 +71,7 @@ def commands_for(transaction: Transaction, offer: Extensions) -> Commands:
     utf8 = offer.smtputf8 and _wants_smtputf8(transaction)
     path = transaction.path_for(offer) if transaction.bcc else transaction.reverse_path
     text = "" if path is None else _path_text(path, utf8)
-    refusal = _refusal(transaction, offer)
+    refusal = _refusal(transaction, path, offer)
     if text is None and refusal is None:
         refusal = NO_REVERSE_PATH
     if refusal is not None:
@@ -94,12 +94,11 @@ def commands_for(transaction: Transaction, offer: Extensions) -> Commands:
     return commands
 
 
-def _refusal(transaction: Transaction, offer: Extensions) -> Reply | None:
+def _refusal(transaction: Transaction, path: ReversePath, offer: Extensions) -> Reply | None:
     """Why this next hop cannot have the message at all."""
     if not offer.smtputf8:
         if transaction.utf8_header and transaction.smtputf8:
             return NO_UTF8_HEADER
-        path = transaction.path_for(offer)
         if path is not None and not path.local.isascii():
             return NO_UTF8_ADDRESS
     if transaction.eight_bit and not offer.eight_bit:
