@@ -65,7 +65,7 @@ NO_HOPS = Hops()
 
 
 @dataclass(frozen=True, slots=True)
-class Passed:
+class Passages:
     """For whom a message has been on its way since it was here last, and before."""
 
     here: frozenset[str] = frozenset()  # lower-case mailboxes that our own trace fields name
@@ -82,7 +82,7 @@ class Passed:
         return text in self.here or (not own and text in self.since)
 
 
-NOWHERE_YET = Passed()
+NOWHERE_YET = Passages()
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +166,7 @@ class TraceField:
             ]
         return Hops(received, own, tuple(recipients[:_MOST_RECIPIENTS]))
 
-    def passed(self, section: bytes) -> Passed:
+    def passed(self, section: bytes) -> Passages:
         """Where it has been, by the trace fields in a whole header section."""
         lowered = section.lower()
         ours = [*self._own.finditer(lowered)]
@@ -174,7 +174,7 @@ class TraceField:
             return NOWHERE_YET
         here = (match[1] for match in ours if match[1])
         since = _FOR.finditer(lowered, 0, ours[-1].start())
-        return Passed(
+        return Passages(
             frozenset(each.decode("ascii", "replace") for each in here),
             frozenset(
                 match[1].decode("utf-8", "replace") for match in islice(since, _MOST_RECIPIENTS)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from relayd.authentication.results import without_forged
 from relayd.intake.counting import Receipt, take_back
-from relayd.intake.trace import NOWHERE_YET, Passed
+from relayd.intake.trace import NOWHERE_YET, Passages
 from relayd.mail import value
 from relayd.mail.address import AddressError, Mailbox
 from relayd.mail.client import Client
@@ -57,7 +57,7 @@ class ContentFacts:
     told: tuple[Step, ...] = ()  # facts that rules looked at (relayd.mail.plan.FACT)
     results: bytes = b""  # Authentication-Results of ours, to stand in front of all
     authserv: str = ""  # in whose name they are; empty: nothing else in the section claims it
-    passed: Passed = NOWHERE_YET  # where it has been: no copy goes there again
+    passed: Passages = NOWHERE_YET  # where it has been: no copy goes there again
 
 
 class ReceivedTransaction:
