@@ -71,7 +71,7 @@ class CutThrough:
         if submission.states or submission.state is not RecipientState.QUEUED:
             return None  # some are taken whatever becomes of the others
         left = self.most - self.waiting
-        places = frozenset(each.destination for each in submission.recipients)
+        places = frozenset(each.destination for each in submission.recipients if not each.bcc)
         for each in places:
             if self._at.get(each, 0) >= left or not self._prompt(each):
                 return None

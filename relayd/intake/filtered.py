@@ -216,10 +216,15 @@ class FilteringReception(Reception):
                 fresh = self._planned(ruleset, transaction, addressee.original)
                 if fresh is None:
                     return TROUBLE
-                plan = replace(plan, destinations=fresh.destinations)
+                plan = replace(
+                    plan,
+                    destinations=fresh.destinations,
+                    bcc=tuple(replace(each, reverse_path=wanted.sender) for each in plan.bcc),
+                )
             if named in wanted.thrown_away:
                 step = self._session.done("discard", wanted.thrown_away[named])
-                plan = Plan(Verdict.DISCARD, plan.reply, (), (*plan.trail, step))
+                trail = (*plan.trail, step)
+                plan = replace(plan, verdict=Verdict.DISCARD, destinations=(), trail=trail)
             elif named in held and plan.verdict is Verdict.ACCEPT:
                 step = self._session.done("hold", held[named])
                 plan = replace(plan, verdict=Verdict.HOLD, trail=(*plan.trail, step))

@@ -21,7 +21,7 @@ from relayd.intake.limits import Memory, client_key
 from relayd.intake.pending import Pending
 from relayd.intake.policy import RELAY, ListenerPolicy
 from relayd.intake.submission import Completion, completed
-from relayd.intake.trace import LoopLimits, TraceField, loop, protocol_keyword
+from relayd.intake.trace import NOWHERE_YET, LoopLimits, TraceField, loop, protocol_keyword
 from relayd.intake.transaction import (
     Addressee,
     ContentFacts,
@@ -674,6 +674,7 @@ class Reception:
             keep=self._keeps_header
             or transaction.edits_header
             or transaction.signs
+            or transaction.copies
             or self._policy.submission
             or self._examination is not None
             or (self._ruleset is not None and self._ruleset.authenticates),
@@ -946,6 +947,7 @@ class Reception:
             told=() if self._gathering is None and self._told is None else self._facts_told(),
             results=self._results(ruleset, transaction) if ruleset.authenticates else b"",
             authserv="" if self._clean else self._intake.trace.hostname,
+            passed=self._intake.trace.passed(section) if transaction.copies else NOWHERE_YET,
         )
         try:
             submission = transaction.submission(

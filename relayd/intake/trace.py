@@ -65,6 +65,27 @@ NO_HOPS = Hops()
 
 
 @dataclass(frozen=True, slots=True)
+class Passages:
+    """For whom a message has been on its way since it was here last, and before."""
+
+    here: frozenset[str] = frozenset()  # lower-case mailboxes that our own trace fields name
+    since: frozenset[str] = frozenset()  # ... and those that stand above one of ours
+
+    def holds(self, mailbox: Mailbox, *, own: bool) -> bool:
+        """Whether a copy for this mailbox would go round; `own`: for the recipient himself.
+
+        Others may have named him on the way by right: a list that we sent it to.
+        """
+        if not self.here and not self.since:
+            return False
+        text = (_ascii(mailbox) or str(mailbox)).lower()
+        return text in self.here or (not own and text in self.since)
+
+
+NOWHERE_YET = Passages()
+
+
+@dataclass(frozen=True, slots=True)
 class LoopLimits:
     """From how many passages on a message is taken to be in a loop.
 
@@ -145,7 +166,27 @@ class TraceField:
             ]
         return Hops(received, own, tuple(recipients[:_MOST_RECIPIENTS]))
 
+    def passed(self, section: bytes) -> Passages:
+        """Where it has been, by the trace fields in a whole header section."""
+        lowered = section.lower()
+        ours = [*self._own.finditer(lowered)]
+        if not ours:
+            return NOWHERE_YET
+        here = (match[1] for match in ours if match[1])
+        since = _FOR.finditer(lowered, 0, ours[-1].start())
+        return Passages(
+            frozenset(each.decode("ascii", "replace") for each in here),
+            frozenset(
+                match[1].decode("utf-8", "replace") for match in islice(since, _MOST_RECIPIENTS)
+            ),
+        )
 
+
+# for whom a Received field says that it is
+_FOR = re.compile(
+    rb"^received:(?:[^\r\n]|\r\n(?=[ \t]))*?[ \t]for[ \t]+<?([^\s<>;@]+@[^\s<>;@]+)>?[ \t]*;",
+    re.MULTILINE,
+)
 _DELIVERED_TO = re.compile(rb"^delivered-to:([^\r\n]*)", re.MULTILINE)
 _MOST_RECIPIENTS = 100  # remembered of one header section; a loop shows long before
 

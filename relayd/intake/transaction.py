@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from relayd.authentication.results import without_forged
 from relayd.intake.counting import Receipt, take_back
+from relayd.intake.trace import NOWHERE_YET, Passages
 from relayd.mail import value
 from relayd.mail.address import AddressError, Mailbox
 from relayd.mail.client import Client
-from relayd.mail.envelope import DIRECT, Envelope, Recipient
+from relayd.mail.envelope import DIRECT, NEVER, NOBODY, Envelope, Recipient
 from relayd.mail.message import RecipientState, Record, Submission
 from relayd.mail.plan import Destination, Plan, Step, Verdict
 from relayd.mail.reply import Reply
@@ -56,6 +57,7 @@ class ContentFacts:
     told: tuple[Step, ...] = ()  # facts that rules looked at (relayd.mail.plan.FACT)
     results: bytes = b""  # Authentication-Results of ours, to stand in front of all
     authserv: str = ""  # in whose name they are; empty: nothing else in the section claims it
+    passed: Passages = NOWHERE_YET  # where it has been: no copy goes there again
 
 
 class ReceivedTransaction:
@@ -66,6 +68,7 @@ class ReceivedTransaction:
         "_merged",
         "addressees",
         "client",
+        "copies",
         "counted",
         "destinations",
         "edits_header",
@@ -86,6 +89,7 @@ class ReceivedTransaction:
         self.destinations = 0  # final recipients so far, repetitions counted
         self.edits_header = False  # the rules will change the header section for somebody
         self.signs = False  # ... or have a copy signed
+        self.copies = False  # ... or send one more somewhere
         self.patience = math.inf  # seconds for which all routes let the client wait; 0: not all
         self.foretold = False  # the trail has what is foreseen of copies
         self.longest_section = 0  # octets of the longest that leaves, without what is ours above it
@@ -115,6 +119,12 @@ class ReceivedTransaction:
                 self.signs = True
             if destination.cut_through < self.patience:
                 self.patience = destination.cut_through
+        for destination in addressee.plan.bcc:  # counted nowhere: nobody asked for it
+            self.copies = True
+            if destination.header_rules:
+                self.edits_header = True
+            if destination.signed_by:
+                self.signs = True
 
     def drop(self, named: Identity) -> None:
         """Somebody objects to what `add` took in last: it is not counted either."""
@@ -134,7 +144,7 @@ class ReceivedTransaction:
     def plan_anew(self, plans: Iterable[Plan]) -> None:
         """Other plans for all addressees, in their order."""
         self.destinations = 0
-        self.edits_header = self.signs = False
+        self.edits_header = self.signs = self.copies = False
         self.patience = math.inf
         for (named, addressee), plan in zip([*self.addressees.items()], plans, strict=True):
             addressee.plan = plan
@@ -176,6 +186,9 @@ class ReceivedTransaction:
                 else:
                     recipients.append(recipient)
                     states.append(state)
+        for recipient in self._bcc(found, facts, headers) if self.copies else ():
+            recipients.append(recipient)
+            states.append(RecipientState.QUEUED)
         self.longest_section = 0 if headers is None else headers.longest
         alike = states.count(states[0]) == len(states)
         return Submission(
@@ -192,6 +205,31 @@ class ReceivedTransaction:
             rules=rules,
             holding=self._holding(found, len(states)) if RecipientState.HELD in states else (),
         )
+
+    def _bcc(
+        self,
+        found: Mapping[tuple[object, ...], int],
+        facts: ContentFacts,
+        headers: _Headers | None,
+    ) -> Iterator[Recipient]:
+        """One more copy for each place: neither where it goes anyway, nor where it comes from."""
+        taken = set(found)
+        for named, addressee in self.addressees.items():
+            for destination in addressee.plan.bcc:
+                mailbox = identity(destination.mailbox)
+                place = mailbox, destination.next_hop, RecipientState.QUEUED
+                if place in taken or facts.passed.holds(destination.mailbox, own=mailbox == named):
+                    continue
+                taken.add(place)
+                yield Recipient(
+                    destination.mailbox,
+                    NOBODY,
+                    destination.next_hop,
+                    destination.reverse_path,
+                    "",
+                    NEVER,
+                    0 if headers is None else headers.number(destination),
+                )
 
     def _holding(
         self, found: Mapping[tuple[object, ...], int], count: int

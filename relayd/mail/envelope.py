@@ -11,6 +11,12 @@ from relayd.mail.value import dataclass
 DIRECT = "direct"
 """The next hop's name that means "the mail exchangers of the recipient's domain"."""
 
+NOBODY = Mailbox("", "")
+"""Who named a recipient that no client did (Recipient.bcc)."""
+
+NEVER = frozenset({"NEVER"})
+"""The NOTIFY of one whose fate is not reported."""
+
 _REFUSED = "refused "
 _FROM = " from "
 _DIRECT_AND = (f"{DIRECT},", f"{DIRECT} ")
@@ -117,6 +123,11 @@ class Recipient:
     orcpt: str = ""  # "rfc822;user@example.com", xtext-decoded
     notify: frozenset[str] = frozenset()  # of NEVER SUCCESS FAILURE DELAY; empty: not given
     header: int = 0  # 0: header section as received, n: the message's n-th rewritten one
+
+    @property
+    def bcc(self) -> bool:
+        """A `copy` rule sends it there: nobody named this one, and nobody is told of its fate."""
+        return self.original == NOBODY
 
     @property
     def destination(self) -> str:

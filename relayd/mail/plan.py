@@ -53,10 +53,14 @@ class Destination:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The whole decision: `destinations` is empty unless the verdict is ACCEPT or HOLD."""
+    """The whole decision: `destinations` is empty unless the verdict is ACCEPT or HOLD.
+
+    `bcc` is empty where it is REFUSE; what is held or thrown away is copied all the same.
+    """
 
     verdict: Verdict
     reply: Reply
     destinations: tuple[Destination, ...]
     trail: tuple[Step, ...]
     matched: bool = True  # False: refused because no rule says yes or no
+    bcc: tuple[Destination, ...] = ()  # where further copies go, which nobody else hears of

@@ -37,7 +37,7 @@ class FoundAnswer(TypedDict):
     subject: str  # decoded
     number: int  # of the recipient in its message, from 0
     recipient: str
-    original: str  # as the client gave it
+    original: str  # as the client gave it; empty: a copy that a rule sent
     next_hop: str
     state: str  # queued held delivered failed expired discarded removed
     attempts: int
@@ -130,7 +130,7 @@ class RecipientAnswer(TypedDict):
 
     number: int
     mailbox: str
-    original: str
+    original: str  # empty: a copy that a rule sent
     next_hop: str
     state: str
     attempts: int

@@ -7,7 +7,7 @@ from typing import Any
 
 from relayd.mail.address import AddressError, Mailbox, path_text
 from relayd.mail.client import Client
-from relayd.mail.envelope import Envelope, is_direct
+from relayd.mail.envelope import NOBODY, Envelope, is_direct
 from relayd.mail.ident import ident_text, parse_ident
 from relayd.mail.message import RecipientState, Record
 from relayd.mail.naming import MessageNames, names_of, shown
@@ -326,11 +326,16 @@ def _step(step: Step) -> Document:
     return {"stage": step.stage, "place": step.place, "rule": step.rule, "note": step.note}
 
 
+def _original(mailbox: Mailbox) -> str:
+    """As the client named it; empty: it did not, a `copy` rule sent it there."""
+    return "" if mailbox == NOBODY else str(mailbox)
+
+
 def _entry(entry: LedgerEntry) -> Document:
     return {
         "number": entry.number,
         "mailbox": str(entry.mailbox),
-        "original": str(entry.original),
+        "original": _original(entry.original),
         "next_hop": entry.next_hop,
         "state": (entry.state or RecipientState.QUEUED).name.lower(),
         "attempts": entry.attempts,
@@ -347,7 +352,7 @@ def _record(record: Record, lane: LaneView | None) -> Document:
     return {
         "number": record.number,
         "mailbox": str(recipient.mailbox),
-        "original": str(recipient.original),
+        "original": _original(recipient.original),
         "next_hop": recipient.next_hop,
         "reverse_path": path_text(recipient.reverse_path),
         "notify": sorted(recipient.notify),

@@ -98,7 +98,7 @@ async def explain(
     if ruleset.foretells and foretell is not None and BREAKS not in gathered:
         await _foretold(ruleset, question, asked, foretell, found)
     answer = _decided(ruleset, question, replace(asked, asks=False), found)
-    for destination in answer["destinations"]:
+    for destination in (*answer["destinations"], *answer["copies"]):
         mailbox = _mailbox(destination["mailbox"])
         destination["hosts"] = list(await describe(destination["next_hop"], mailbox))
     return answer
@@ -206,7 +206,7 @@ def _decided(
     for fact in sorted(unknown, key=str):
         why = "known when the content is there; rules that look at it are left out here"
         answer["facts"].append(_fact(fact, None, why))
-    for destination in answer["destinations"]:
+    for destination in (*answer["destinations"], *answer["copies"]):
         names = Direction.parse(destination["next_hop"]).names
         hops = [ruleset.next_hops[name] for name in names if name in ruleset.next_hops]
         destination["hosts"] = [str(hop) for hop in hops]
@@ -311,7 +311,8 @@ def header_changes(ruleset: Ruleset, plan: Plan, text: str) -> dict[str, Any]:
     from relayd.rules.header import MAX_FIELDS, TooManyFieldsError, edit_header
 
     section, now = text.encode("latin-1", "replace"), time.time()
-    rules = plan.destinations[0].header_rules if plan.destinations else ()
+    ways = plan.destinations or plan.bcc
+    rules = ways[0].header_rules if ways else ()
     try:
         edited = edit_header(ruleset, rules, section, now)
     except TooManyFieldsError:
@@ -402,6 +403,16 @@ def document(plan: Plan) -> dict[str, Any]:
             }
             for destination in plan.destinations
         ],
+        "copies": [
+            {
+                "mailbox": str(copy.mailbox),
+                "next_hop": copy.next_hop,
+                "reverse_path": path_text(copy.reverse_path),
+                "signed_by": list(copy.signed_by),
+                "hosts": [],
+            }
+            for copy in plan.bcc
+        ],
     }
 
 
@@ -430,6 +441,7 @@ def lines(answer: Mapping[str, Any]) -> Iterator[str]:
             yield from _host_lines(hosts.pop(step["note"].partition(";")[0], []))
     for left in hosts.values():  # routes that left no step of their own
         yield from _host_lines(left)
+    yield from _copy_lines(answer.get("copies", ()))
     if waits and answer["verdict"] == "accept":
         yield f"the client waits up to {waits:g} seconds for how the first attempt ends"
     if answer["verdict"] == "refuse":
@@ -441,6 +453,15 @@ def lines(answer: Mapping[str, Any]) -> Iterator[str]:
         yield safe(line)
     if "header" in answer and answer["destinations"] and not header["diff"]:
         yield "the header stays as it is"
+
+
+def _copy_lines(copies: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    from relayd.mail.envelope import Direction
+
+    for copy in copies:
+        way = Direction.parse(copy["next_hop"]).words
+        yield safe(f"a copy, seen by nobody: {copy['mailbox']} {way} from <{copy['reverse_path']}>")
+        yield from _host_lines(copy["hosts"])
 
 
 def trail_rows(trail: Sequence[Mapping[str, str]]) -> list[str]:

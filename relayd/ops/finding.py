@@ -11,6 +11,7 @@ from relayd.mail.ident import ident_text
 from relayd.mail.message import RecipientState
 from relayd.ops.answers import FoundAnswer
 from relayd.ops.documents import STATES, Request, RequestError, number_of, raw_of, text_of
+from relayd.ops.text import COPY
 from relayd.spool.interface import Store
 from relayd.spool.view import FindFilter, FoundRecipient
 
@@ -89,7 +90,7 @@ def _answer(found: FoundRecipient) -> FoundAnswer:
         "subject": found.subject,
         "number": found.number,
         "recipient": found.mailbox,
-        "original": found.original,
+        "original": found.original if found.original != COPY else "",
         "next_hop": found.next_hop,
         "state": RecipientState(found.state).name.lower(),
         "attempts": found.attempts,

@@ -137,6 +137,8 @@ class LineLog:
             to, original = each.record.recipient.mailbox, each.record.recipient.original
             renamed = original is not to and original != to
             whom = f"to=<{to}> orig_to=<{original}>" if renamed else f"to=<{to}>"
+            if renamed and not (original.local or original.domain):  # Recipient.bcc
+                renamed, whom = False, f"to=<{to}> copy=yes"
             if not _bare_paths(whom):
                 whom = f"to={_path(to)} orig_to={_path(original)}" if renamed else f"to={_path(to)}"
             lines.append(

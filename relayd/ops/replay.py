@@ -29,6 +29,7 @@ KINDS: Mapping[str, tuple[str, str, str]] = {
     "mailbox": ("goes to other mailboxes", "go to other mailboxes", "other mailboxes"),
     "sender": ("changes its reverse-path", "change their reverse-path", "another reverse-path"),
     "header": ("gets another header", "get another header", "another header"),
+    "copy": ("is copied elsewhere", "are copied elsewhere", "other copies"),
     "refused": ("would be refused", "would be refused", "refused"),
     "loop": ("loops", "loop", "loops"),
     "unknown": ("would be put off", "would be put off", "put off: unknown now"),
@@ -139,7 +140,9 @@ class Replay:
             return "accepted"
         if now is not then:
             return {Verdict.HOLD: "held", Verdict.DISCARD: "discarded"}.get(now, "passed")
-        return self._kind_of_ways(seen, plan)
+        return self._kind_of_ways(seen, plan) or (
+            "copy" if self._has_other_copies(seen, plan) else ""
+        )
 
     def _kind_of_ways(self, seen: Seen, plan: Plan) -> str:
         was = {(mailbox.key, hop) for mailbox, hop, _ in seen.destinations}
@@ -168,6 +171,13 @@ class Replay:
             return False
         before = _header_rules(then, evaluate(then, _facts(then, seen)))
         return before != _header_rules(self.ruleset, plan)
+
+    def _has_other_copies(self, seen: Seen, plan: Plan) -> bool:
+        """Of what `copy` rules send no ledger says for whom it was: the rules of then do."""
+        then = self.rules_then
+        if then is None or (then.bcc is None and self.ruleset.bcc is None):
+            return False
+        return _copies(evaluate(then, _facts(then, seen))) != _copies(plan)
 
     def _is_moved(self, names: str) -> bool:
         """The next hop has kept its name, but leads elsewhere."""
@@ -250,6 +260,10 @@ def _header_rules(ruleset: Ruleset, plan: Plan) -> list[tuple[str, tuple[str, ..
     ]
 
 
+def _copies(plan: Plan) -> set[tuple[str, str]]:
+    return {(each.mailbox.key, each.next_hop) for each in plan.bcc}
+
+
 def stampless(path: ReversePath) -> str:
     """A reverse-path without what is another in each SRS address for the same sender."""
     return _STAMP.sub(r"\1\2", path_text(path))
@@ -261,6 +275,8 @@ def _deciding(kind: str, seen: Seen, plan: Plan) -> Step:
         stages: tuple[str, ...] = ("forward", "rewrite")
     elif kind == "sender":
         stages = ("srs", "rewrite")
+    elif kind == "copy":
+        stages = ("copy",)
     elif kind == "loop":
         stages = ("forward",)
     elif kind in ("accepted", "passed"):
@@ -297,7 +313,10 @@ def _now(plan: Plan) -> str:
     if plan.verdict is Verdict.REFUSE:
         return f"refused: {plan.reply}"
     ways = [(str(each.mailbox), each.next_hop, each.reverse_path) for each in plan.destinations]
-    return _ways(plan.verdict, ways)
+    copied = ", ".join(
+        f"{each.mailbox} {Direction.parse(each.next_hop).words}" for each in plan.bcc
+    )
+    return _ways(plan.verdict, ways) + (f", copied to {copied}" if copied else "")
 
 
 def _ways(verdict: Verdict, ways: Sequence[tuple[str, str, ReversePath]]) -> str:

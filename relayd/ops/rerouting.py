@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -17,7 +17,7 @@ from relayd.mail.plan import FACT, Destination, Plan, Verdict
 from relayd.mail.reply import Severity
 from relayd.ops.documents import MOST_REROUTED, Document, Request, text_of
 from relayd.ops.replay import stampless
-from relayd.rules.evaluate import LOOPED, Facts, evaluate, plan_own, plan_route
+from relayd.rules.evaluate import LOOPED, Facts, evaluate, plan_copy, plan_own, plan_route
 from relayd.rules.fact import Known
 from relayd.rules.ruleset import Ruleset
 from relayd.rules.storedfact import recalled
@@ -139,7 +139,11 @@ class Told:
             self._changes.append(
                 {
                     "id": ident_text(record.message),
-                    "recipient": str(record.recipient.original),
+                    "recipient": str(
+                        record.recipient.mailbox
+                        if record.recipient.bcc
+                        else record.recipient.original
+                    ),
                     "kind": kind,
                     "left": left,
                     "then": _way(record.recipient),
@@ -194,19 +198,44 @@ def _facts(ruleset: Ruleset, envelopes: Envelopes, recipient: Mailbox) -> Facts:
 
 
 def _routes(ruleset: Ruleset, envelopes: Envelopes, now: float, decided: Decided) -> None:
-    changed = []
-    for record in _meant(envelopes):
-        to = record.recipient
-        facts = _facts(ruleset, envelopes, to.original)
-        next_hop = plan_route(ruleset, facts, to.mailbox)
-        if next_hop is None:
-            decided.left.append(("unknown", record))
-        elif next_hop != to.next_hop:
-            new = replace(to, next_hop=next_hop)
-            changed.append((record, _moved(record, new, now)))
-            decided.changed.append(("route", record, new))
+    changed = [
+        *_routed(ruleset, envelopes, _meant(envelopes), now, decided),
+        *_copies(ruleset, envelopes, now, decided),
+    ]
     if changed:
         decided.rerouting = Rerouting(envelopes.ident, tuple(changed))
+
+
+def _routed(
+    ruleset: Ruleset,
+    envelopes: Envelopes,
+    records: Iterable[Record],
+    now: float,
+    decided: Decided,
+) -> Iterator[tuple[Record, Record]]:
+    """Those of the records that go by another next hop, and how."""
+    for record in records:
+        to = record.recipient
+        if to.bcc:
+            why, next_hop = "copy", plan_copy(ruleset, _facts(ruleset, envelopes, to.mailbox))
+        else:
+            facts = _facts(ruleset, envelopes, to.original)
+            why, next_hop = "unknown", plan_route(ruleset, facts, to.mailbox)
+        if next_hop is None:
+            decided.left.append((why, record))
+        elif next_hop != to.next_hop:
+            new = replace(to, next_hop=next_hop)
+            decided.changed.append(("route", record, new))
+            yield record, _moved(record, new, now)
+
+
+def _copies(
+    ruleset: Ruleset, envelopes: Envelopes, now: float, decided: Decided
+) -> Iterator[tuple[Record, Record]]:
+    """The same of copies that `copy` rules sent: what was taken is copied no more, and no less."""
+    copies = [each for each in envelopes.records if each.recipient.bcc]
+    meant = [each for each in copies if each.number in envelopes.meant]
+    return _routed(ruleset, envelopes, meant, now, decided)
 
 
 def _plans(ruleset: Ruleset, envelopes: Envelopes, now: float, decided: Decided) -> None:
@@ -223,7 +252,7 @@ def _plans(ruleset: Ruleset, envelopes: Envelopes, now: float, decided: Decided)
             plans.append((records, plan))
     has_it = {identity(mailbox) for mailbox, note in envelopes.ended if note != ELSEWHERE}
     staying = [each.recipient for each in envelopes.records if each.number not in envelopes.meant]
-    changed: list[tuple[Record, Record]] = []
+    changed = [*_copies(ruleset, envelopes, now, decided)]
     added: list[Record] = []
     ended: list[tuple[Record, str]] = []
     for records, plan in plans:
@@ -249,7 +278,11 @@ def _plans(ruleset: Ruleset, envelopes: Envelopes, now: float, decided: Decided)
 
 
 def _meant(envelopes: Envelopes) -> list[Record]:
-    return [each for each in envelopes.records if each.number in envelopes.meant]
+    return [
+        each
+        for each in envelopes.records
+        if each.number in envelopes.meant and not each.recipient.bcc
+    ]
 
 
 def _plan(ruleset: Ruleset, envelopes: Envelopes, recipient: Mailbox) -> Plan:

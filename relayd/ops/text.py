@@ -18,6 +18,9 @@ _QUEUE_HEAD = (
 )
 
 
+COPY = "@"
+"""As whom a copy was named that a rule sent, as the spool writes a mailbox: nobody."""
+
 _TOLD_ELSEWHERE = {
     *("version", "started", "hostname", "waiting", "shards"),
     *("destinations", "more_destinations", "refused", "sites", "suspended", "reports_kept"),
@@ -94,13 +97,13 @@ def queue_lines(documents: Iterable[dict[str, Any]], now: float) -> Iterator[str
             messages += 1
             size_sum += size
             recipients += len(each)
-            for _, mailbox, _, _, destination, state, attempts, next_attempt, reply in each:
+            for _, mailbox, original, _, destination, state, attempts, next_attempt, reply in each:
                 due = ""
                 if not state:
                     due = _due(max(next_attempt, lanes.get(destination, 0.0)), now)
                 lines.append(
                     f"{front}{STATES[state]:6}  {attempts:5}  {due:8}  {destination:20}"
-                    f"  <{sender}> -> <{mailbox}>"
+                    f"  <{sender}> -> <{mailbox}>{'' if original != COPY else ' (a copy)'}"
                 )
                 if not state and destination in behind:
                     reply = behind[destination]
@@ -360,6 +363,7 @@ _LEFT = {
     "discarded": "the rules would discard them now",
     "loop": "they would loop now",
     "unknown": "the rules cannot decide now",
+    "copy": "copies, and no rule sends any there now",
 }
 
 
@@ -430,7 +434,7 @@ def _trouble(lane: dict[str, Any], now: float) -> str:
 def found_lines(found: dict[str, Any]) -> Iterator[str]:
     """One recipient that was looked for."""
     reply = f"  {found['reply']}" if found["reply"] else ""
-    was = f" (given as <{found['original']}>)" if found["original"] != found["recipient"] else ""
+    was = _was(found["recipient"], found["original"])
     yield safe(
         f"{found['id']}  {moment(found['received_at'])}  {found['state']:9}"
         f"  <{found['sender']}> -> <{found['recipient']}>{was}"
@@ -439,6 +443,13 @@ def found_lines(found: dict[str, Any]) -> Iterator[str]:
     yield safe(f"    {about}")
     if reply:
         yield safe(f"  {reply}")
+
+
+def _was(mailbox: str, original: str) -> str:
+    """As whom the client named this one."""
+    if not original:
+        return " (a copy)"
+    return f" (given as <{original}>)" if original != mailbox else ""
 
 
 def event_line(event: dict[str, Any]) -> str:
@@ -507,7 +518,7 @@ def _forecast_lines(trail: Iterable[dict[str, str]], mailbox: str) -> Iterator[s
 def recipient_lines(recipient: dict[str, Any], now: float) -> Iterator[str]:
     """What became of one recipient so far."""
     mailbox, original = recipient["mailbox"], recipient["original"]
-    was = f" (given as <{original}>)" if original != mailbox else ""
+    was = _was(mailbox, original)
     yield safe(f"<{mailbox}>{was} via {recipient['next_hop']}")
     state, attempts = recipient["state"], recipient["attempts"]
     after = f" after {_many(attempts, 'attempt')}" if attempts else ""

@@ -659,7 +659,11 @@ class Dispatcher:
                     )
                 reports = mine
             elif is_report(message):
-                reports = self._lost.follow(message, settlements)
+                told = [each for each in settlements if not each.record.recipient.bcc]
+                reports = self._lost.follow(message, told)
+            copies = self._lost.copies(message, settlements)
+            if copies:
+                reports = [*reports, *copies]
             written = [(report, self._write_report(report)) for report in reports]
         except Exception as error:
             self._log.trouble("report not written", message=str(message), why=_traceback(error))

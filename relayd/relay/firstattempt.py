@@ -52,7 +52,8 @@ class FirstAttempt:
         self.refusals: list[Settlement] = []  # as long as nothing else was heard
         self.answer = ClientHears.OPEN
         self._attempts = attempts
-        self._unheard = len(records)
+        self.copies = [each for each in records if each.recipient.bcc]  # nobody waits for these
+        self._unheard = len(records) - len(self.copies)
         self._refused: Deferred[bool] = Deferred()
         self._waiting: list[Deferred[None]] = []  # deliveries, for the answer
         self._timer = clock.callLater(patience, self.hurry)
@@ -162,7 +163,8 @@ class FirstAttempts:
         queued = [replace(each, state=RecipientState.QUEUED, last=None) for each in records]
         first = FirstAttempt(message, queued, self._clock, patience, self)
         self.open[message.ident] = first
-        if not self._accept(message, queued):
+        asked = [each for each in queued if not each.recipient.bcc] if first.copies else queued
+        if not self._accept(message, asked):
             first.hurry()
         return first
 
@@ -190,6 +192,10 @@ class FirstAttempts:
         """Record its refusals, of which nobody but the client is told; whether that is done."""
         del self.open[first.message.ident]
         settlements = [replace(each, note=AT_THE_DOOR) for each in first.refusals]
+        settlements += [
+            Settlement(each, RecipientState.REMOVED, attempted=False, note=AT_THE_DOOR)
+            for each in first.copies
+        ]
         if await self._settling.record_now(settlements):
             return True
         self._record_in_time(settlements)

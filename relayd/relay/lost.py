@@ -4,6 +4,9 @@ There is never a report about a report to its recipient. What cannot be sent in 
 lost: one line of trouble, one more in the count, and a copy to the postmaster, of which only so
 many are sent an hour, for a flood of forged senders is no flood to him. The copy is sent with
 NOTIFY=NEVER: when it is lost too, it is counted, and that is all.
+
+A copy that a `copy` rule sent is nobody's business but the postmaster's, too: when it fails he is
+told, out of the same allowance, and its sender is not.
 """
 
 from __future__ import annotations
@@ -51,18 +54,26 @@ class LostReports:
         copy = self._lose(message, lost) if lost else None
         return followed if copy is None else [*followed, copy]
 
+    def copies(self, message: Message, settlements: Sequence[Settlement]) -> list[Report]:
+        """What the postmaster is told, and nobody else, of copies that `copy` rules sent."""
+        lost = [
+            each
+            for each in settlements
+            if each.state in (RecipientState.FAILED, RecipientState.EXPIRED)
+            and each.record.recipient.bcc
+        ]
+        if not lost:
+            return []
+        untold = self._too_many()
+        self._say("copy lost", message, lost, untold)
+        entries = tuple(entry_of(each, self._now()) for each in lost)
+        return [] if untold else [Report(message, POSTMASTER, Action.FAILED, entries, lost=True)]
+
     def _lose(self, message: Message, lost: Sequence[Settlement]) -> Report | None:
         self.count += 1
         copy = any("NEVER" in each.record.recipient.notify for each in lost)
         untold = "this was the copy" if copy else self._too_many()
-        outcome = lost[0].outcome
-        self._log.trouble(
-            "report lost",
-            report=str(message),
-            to=", ".join(f"<{each.record.recipient.mailbox}>" for each in lost[:3]),
-            reply=str(outcome.reply) if outcome is not None else "",
-            postmaster=f"no: {untold}" if untold else "told",
-        )
+        self._say("report lost", message, lost, untold)
         if untold:
             return None
         # in 7 bits, so that it can be returned whole: it says which mail it is about
@@ -70,6 +81,16 @@ class LostReports:
         about = replace(message, content=BytesContent(content), eight_bit=False, utf8_header=False)
         entries = tuple(entry_of(each, self._now()) for each in lost)
         return Report(about, POSTMASTER, Action.FAILED, entries, lost=True)
+
+    def _say(self, event: str, message: Message, lost: Sequence[Settlement], untold: str) -> None:
+        outcome = lost[0].outcome
+        self._log.trouble(
+            event,
+            **{event.partition(" ")[0]: str(message)},
+            to=", ".join(f"<{each.record.recipient.mailbox}>" for each in lost[:3]),
+            reply=str(outcome.reply) if outcome is not None else "",
+            postmaster=f"no: {untold}" if untold else "told",
+        )
 
     def _too_many(self) -> str:
         """Why the postmaster is not told of one more; empty: he is."""

@@ -162,10 +162,10 @@ class Origins:
 
 def _name(delivery: Delivery, record: Record) -> str:
     """Who a message came by; empty: nobody in particular."""
-    login = delivery.message.client.login
-    if login:
-        return f"login {login}"
     recipient = record.recipient
-    if recipient.original.key != recipient.mailbox.key:
+    login = delivery.message.client.login
+    if login and not recipient.bcc:  # of a copy he knows nothing
+        return f"login {login}"
+    if recipient.original.key != recipient.mailbox.key and not recipient.bcc:
         return f"forward {recipient.original}"
     return ""

@@ -557,7 +557,7 @@ class _Attempt:
     def _forwarded(self) -> bool:
         """Whether it goes to somebody else than it came for."""
         recipients = (record.recipient for record in self.delivery.records)
-        return any(each.mailbox.key != each.original.key for each in recipients)
+        return any(each.mailbox.key != each.original.key and not each.bcc for each in recipients)
 
     def transaction(
         self, numbers: Sequence[int], connection: Connection, content: Content
@@ -565,6 +565,7 @@ class _Attempt:
         """The envelope for these recipients; raises OSError when the content is gone."""
         message, records = self.delivery.message, self.delivery.records
         envelope = message.envelope
+        named = records[0].recipient.original
         eight_bit = message.eight_bit
         if eight_bit and self._seven_bits is not None:
             eight_bit = connection.extensions.eight_bit
@@ -582,6 +583,7 @@ class _Attempt:
             envelope.require_tls and not connection.lmtp,  # RFC 8689 is about relaying
             envelope.smtputf8,
             self.delivery.verifies,
+            not (named.local or named.domain),  # Recipient.bcc
         )
 
     def take(self, connection: Connection, numbers: Sequence[int], done: TransactionDone) -> Then:

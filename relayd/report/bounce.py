@@ -46,7 +46,12 @@ class Report:
     action: Action
     entries: tuple[ReportedRecipient, ...]
     retry_until: float = 0.0  # only for DELAYED
-    lost: bool = False  # `about` is a report that nobody takes: the postmaster is told
+    lost: bool = False  # a report, or a copy, that nobody takes: the postmaster is told
+
+    @property
+    def of_copy(self) -> bool:
+        """It is about what a `copy` rule sent."""
+        return self.entries[0].recipient.bcc
 
     @property
     def kind(self) -> str:

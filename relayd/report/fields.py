@@ -92,7 +92,7 @@ def original_recipient(recipient: Recipient, *, utf8: bool) -> str:
         if not utf8 and not safe.isascii():
             safe = enquoted(safe) if kind.lower() == "utf-8" else _safe(safe, utf8)
         return f"{kind};{safe}"
-    if recipient.original != recipient.mailbox:
+    if recipient.original != recipient.mailbox and not recipient.bcc:
         return typed_address(recipient.original, utf8=utf8)
     return ""
 

@@ -45,6 +45,12 @@ _LOST_OPENING = (
     " is in the last part."
 )
 
+_COPY_SUBJECT = "A copy could not be delivered"
+_COPY_OPENING = (
+    "To the postmaster: a copy that your rules send (copy ...) could not be delivered to {who}."
+    " Neither the sender nor the recipients of the message hear of it."
+)
+
 # By status code without its class (RFC 3463), the exact one first, then the subject alone.
 _ADVICE = {
     "1.1": "There is no such mailbox there. Please check the address for typing mistakes, or ask"
@@ -83,6 +89,8 @@ _ADVICE_FALLBACK = "The server's words above are all I know. Its postmaster can 
 
 def subject(report: Report) -> str:
     """The Subject field."""
+    if report.of_copy:
+        return _COPY_SUBJECT
     return _LOST_SUBJECT if report.lost else _SUBJECT[report.action]
 
 
@@ -98,11 +106,13 @@ def human_text(report: Report, hostname: str, about: Iterable[tuple[str, str]]) 
     )
     until = stamp(report.retry_until)
     words = _LOST_OPENING if report.lost else _OPENING[report.action]
+    if report.of_copy:
+        words = _COPY_OPENING
     opening = words.format(who=who, until=until)
     paragraphs = [f"This is the mail server {hostname}.", _wrapped(opening)]
     paragraphs += _recipients(report)
     known = [f"    {name}: {value}" for name, value in about]
-    when = "Written here" if report.lost else "Received here"
+    when = "Written here" if report.lost and not report.of_copy else "Received here"
     known.append(f"    {when}: {stamp(report.about.received_at)}, as {report.about}")
     paragraphs.append("\n".join(["The message this is about:", *known]))
     paragraphs.append(_wrapped(_closing(report)))
@@ -111,7 +121,8 @@ def human_text(report: Report, hostname: str, about: Iterable[tuple[str, str]]) 
 
 def shown(entry: ReportedRecipient) -> str:
     """The recipient as the sender knows it."""
-    return printable(str(entry.recipient.original))
+    recipient = entry.recipient
+    return printable(str(recipient.mailbox if recipient.bcc else recipient.original))
 
 
 def _recipients(report: Report) -> list[str]:
@@ -125,7 +136,8 @@ def _recipients(report: Report) -> list[str]:
         lines = []
         for entry in entries:
             mailbox, original = entry.recipient.mailbox, entry.recipient.original
-            by_way = f", forwarded to <{printable(str(mailbox))}>" if mailbox != original else ""
+            moved = mailbox != original and not entry.recipient.bcc
+            by_way = f", forwarded to <{printable(str(mailbox))}>" if moved else ""
             lines.append(f"<{shown(entry)}>{by_way}")
         paragraphs.append("\n".join([*lines, *_story(report.action, outcome, expired)]))
     more = len(report.entries) - MAX_NAMED

@@ -18,7 +18,7 @@ from relayd.mail.value import dataclass
 from relayd.rules.copies import Copies, signed_by
 from relayd.rules.fact import Fact, Known
 from relayd.rules.forward import Fanned, Loop, fan_out
-from relayd.rules.language.model import AdmissionRule, Rewrite
+from relayd.rules.language.model import AdmissionRule, Copy, Rewrite
 from relayd.rules.leaving import LeavingCopy
 from relayd.rules.replace import replace
 from relayd.rules.ruleset import Ruleset
@@ -167,6 +167,32 @@ def plan_route(ruleset: Ruleset, facts: Facts, mailbox: Mailbox) -> str | None:
     return routed[0] if isinstance(routed, tuple) else None
 
 
+def plan_copy(ruleset: Ruleset, facts: Facts) -> str | None:
+    """Where a copy goes that `copy` rules have sent to `facts.recipient` before.
+
+    None: that is unknown, or no rule sends any there.
+    """
+    if ruleset.bcc is None:
+        return None
+    sender = None if facts.sender is None else sender_subject(facts.sender)
+    recipient = Subject(facts.recipient, ruleset.subaddress)
+    view = View(facts.client, sender, recipient, facts.gathered)
+    try:
+        fitting = ruleset.bcc.candidates(view)
+        for entry in ruleset.bcc.entries:
+            target = entry.rule.target
+            if target is None:
+                if entry in fitting and entry.holds(view):
+                    return entry.rule.next_hop
+                continue
+            for subject, next_hop in _places(ruleset, view, entry.rule, target, []):
+                if subject.key == recipient.key:
+                    return next_hop
+    except Unknown:
+        pass
+    return None
+
+
 def _plan(ruleset: Ruleset, facts: Facts, admission: Stage[AdmissionRule] | None) -> Plan:
     trail: list[Step] = []
     try:
@@ -202,9 +228,13 @@ def _decide(
     if facts.known is Known.CONTENT and admission is not None and admitted.verdict not in _OUT:
         as_named = View(view.client, view.sender, named, view.gathered)
         admitted = _examined(ruleset, as_named, trail, admitted)
+    if admitted.verdict is Verdict.DISCARD and ruleset.bcc is not None:
+        header_rules = _rewrite(ruleset, view, trail)
+        further = _copied(ruleset, view, given, header_rules, facts, trail)
+        return Plan(admitted.verdict, admitted.reply, (), tuple(trail), bcc=further)
     if admitted.verdict in _OUT:
         return Plan(admitted.verdict, admitted.reply, (), tuple(trail), admitted.matched)
-    header_rules = _rewrite(ruleset, view, trail)
+    header_rules = of_all = _rewrite(ruleset, view, trail)
     original = view.recipient
     destinations: list[Destination] = []
     said: set[Step] = set()
@@ -239,11 +269,81 @@ def _decide(
     view.recipient = original
     if copies is not None and destinations and admission is not None:
         admitted = _judged(ruleset, view, named, destinations, trail, admitted)
-        if admitted.verdict in _OUT:
+        if admitted.verdict is Verdict.REFUSE:
             return Plan(admitted.verdict, admitted.reply, (), tuple(trail))
-    if not destinations:
-        return Plan(Verdict.DISCARD, WELCOME, (), tuple(trail))
-    return Plan(admitted.verdict, WELCOME, tuple(destinations), tuple(trail))
+    bcc: tuple[Destination, ...] = ()
+    if ruleset.bcc is not None:
+        if copies is not None:
+            copies.targets = [each.mailbox for each in destinations]
+        bcc = _copied(ruleset, view, given, of_all, facts, trail)
+    if not destinations or admitted.verdict is Verdict.DISCARD:
+        return Plan(Verdict.DISCARD, WELCOME, (), tuple(trail), bcc=bcc)
+    return Plan(admitted.verdict, WELCOME, tuple(destinations), tuple(trail), bcc=bcc)
+
+
+def _copied(
+    ruleset: Ruleset,
+    view: View,
+    given: str,
+    header_rules: tuple[int, ...],
+    facts: Facts,
+    trail: list[Step],
+) -> tuple[Destination, ...]:
+    """Where `copy` rules send the mail of this recipient, too; all that hold, each place once.
+
+    They see him as `forward` does. The copy is what he gets, with his header and signatures. Of
+    mail of our own there is none. Raises Unknown: without its copy nothing is taken.
+    """
+    assert ruleset.bcc is not None
+    recipient, sender = view.recipient, view.sender
+    if not facts.client.address:
+        return ()
+    found: dict[tuple[str, str], Destination] = {}
+    names: tuple[str, ...] | None = None
+    for entry in ruleset.bcc.candidates(view):
+        view.notes.clear()
+        if (entry.of_copies and view.copies is None) or not entry.holds(view):
+            continue
+        rule = entry.rule
+        target = recipient.mailbox if rule.target is None else rule.target
+        trail.append(entry.noted(f"{recipient.mailbox} -> {target}", *view.notes))
+        if names is None:
+            names = () if ruleset.signing is None else signed_by(ruleset.signing, view, [], set())
+        for subject, next_hop in _places(ruleset, view, rule, target, trail):
+            path = None if sender is None else sender.mailbox
+            if ruleset.srs is not None and path is not None and subject.key != given:
+                view.recipient = subject
+                path, ours, _ = ruleset.srs.rewritten(view, path, facts.now)
+                if ours:  # a bounce from further on would find its way to the sender
+                    path = None
+                view.recipient = recipient
+            place = Destination(subject.mailbox, next_hop, path, header_rules, signed_by=names)
+            found.setdefault((subject.key, next_hop), place)
+    return tuple(found.values())
+
+
+def _places(
+    ruleset: Ruleset, view: View, rule: Copy, target: Mailbox, trail: list[Step]
+) -> list[tuple[Subject, str]]:
+    """Where a copy goes: by the rule's own next hop, or as a forward's target does."""
+    subject = Subject(target, ruleset.subaddress)
+    if rule.hops:
+        return [(subject, rule.next_hop)]
+    recipient, view.recipient = view.recipient, subject
+    places = []
+    try:
+        for fanned in fan_out(ruleset, view, trail):
+            view.recipient = fanned.subject
+            routed = _route(ruleset, view, fanned, trail)
+            if not isinstance(routed, tuple):
+                what = "thrown away" if routed is None else "refused"
+                raise Unknown(f"a copy for {fanned.subject.mailbox} would be {what}")
+            places.append((fanned.subject, routed[0]))
+    except (Loop, NoMailbox) as nowhere:
+        raise Unknown(f"a copy for {target}: {nowhere}") from None
+    finally:
+        view.recipient = recipient
+    return places
 
 
 def _of_copies(ruleset: Ruleset, view: View, header_rules: tuple[int, ...]) -> tuple[int, ...]:

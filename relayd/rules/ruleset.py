@@ -25,6 +25,7 @@ from relayd.rules.language.model import (
     AdmissionRule,
     ArcSeal,
     Ask,
+    Copy,
     DkimDef,
     DnsListDef,
     Expect,
@@ -87,6 +88,7 @@ class Ruleset:
     asks: AskStage | None = field(default=None)  # None: no filter is asked
     limits: Mapping[str, LimitDef] = field(default_factory=dict)
     signing: Stage[Sign] | None = field(default=None)  # None: nothing is signed
+    bcc: Stage[Copy] | None = field(default=None)  # None: nothing is copied
     dkim: Mapping[str, DkimDef] = field(default_factory=dict)
     home: str = field(default="")  # the first domain that is ours
     introductions: tuple[tuple[Test, ...], ...] = field(default=())  # see trusts()
@@ -191,6 +193,7 @@ def build(
         asks=AskStage(asks, tables) if (asks := _of(items, Ask)) else None,
         limits={item.name: item for item in items if isinstance(item, LimitDef)},
         signing=Stage(signs, _tests, tables) if (signs := _of(items, Sign)) else None,
+        bcc=Stage(copies, _tests, tables) if (copies := _of(items, Copy)) else None,
         dkim={item.name: item for item in items if isinstance(item, DkimDef)},
         home=home_of(admissions, tables),
         introductions=tuple(_introductions(admissions, tables)),
@@ -262,6 +265,7 @@ def _without(ruleset: Ruleset, passed_over: Callable[[Rule], bool]) -> Ruleset:
         forward=stage(ruleset.forward, _recipient),
         route=stage(ruleset.route, _routed),
         signing=None if ruleset.signing is None else stage(ruleset.signing, _tests),
+        bcc=None if ruleset.bcc is None else stage(ruleset.bcc, _tests),
     )
 
 

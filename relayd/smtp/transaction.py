@@ -30,6 +30,11 @@ class Transaction:
     require_tls: bool = False  # RFC 8689
     smtputf8: bool = False  # the originator asked for it; addresses that need it do, too
     verifies: bool = False  # no content follows: it is only asked whether the recipients are taken
+    bcc: bool = False  # whoever sent it must not hear of it: without DSN it is sent by nobody
+
+    def path_for(self, offer: Extensions) -> ReversePath:
+        """MAIL FROM; who does not know NOTIFY=NEVER gets none to report to (RFC 3461 5.2.2)."""
+        return None if self.bcc and not offer.dsn else self.reverse_path
 
 
 # Permanent, each where its RFC says so: the next hop's offer will be the same in an hour.
@@ -64,9 +69,9 @@ def commands_for(transaction: Transaction, offer: Extensions) -> Commands:
     commands = Commands(verifies=transaction.verifies)
     recipients = transaction.recipients
     utf8 = offer.smtputf8 and _wants_smtputf8(transaction)
-    path = transaction.reverse_path
+    path = transaction.path_for(offer) if transaction.bcc else transaction.reverse_path
     text = "" if path is None else _path_text(path, utf8)
-    refusal = _refusal(transaction, offer)
+    refusal = _refusal(transaction, path, offer)
     if text is None and refusal is None:
         refusal = NO_REVERSE_PATH
     if refusal is not None:
@@ -89,12 +94,11 @@ def commands_for(transaction: Transaction, offer: Extensions) -> Commands:
     return commands
 
 
-def _refusal(transaction: Transaction, offer: Extensions) -> Reply | None:
+def _refusal(transaction: Transaction, path: ReversePath, offer: Extensions) -> Reply | None:
     """Why this next hop cannot have the message at all."""
     if not offer.smtputf8:
         if transaction.utf8_header and transaction.smtputf8:
             return NO_UTF8_HEADER
-        path = transaction.reverse_path
         if path is not None and not path.local.isascii():
             return NO_UTF8_ADDRESS
     if transaction.eight_bit and not offer.eight_bit:

@@ -14,13 +14,16 @@ from typing import Any, NamedTuple
 
 from relayd.mail.address import Mailbox, ReversePath
 from relayd.mail.client import Client
+from relayd.mail.envelope import NOBODY
 from relayd.mail.ident import make_ident
 from relayd.mail.message import RecipientState
 from relayd.mail.plan import FACT, Verdict
 from relayd.spool.errors import SpoolError
 from relayd.spool.refusedlog import FOLDER, SUFFIX, NotedEntry, begun
 from relayd.spool.sqlite.database import in_force
-from relayd.spool.sqlite.rows import UndecodableError, client_of, mailbox_of, path_of
+from relayd.spool.sqlite.rows import UndecodableError, client_of, mailbox_of, path_of, raw
+
+_COPY = raw(NOBODY)  # as whom a copy was named that a `copy` rule sent
 
 _PAGE = 2000  # ledger rows in one look: no look holds up the daemon's checkpoints for long
 
@@ -227,7 +230,8 @@ def _recipients(rows: list[_Acceptance]) -> Iterator[Seen]:
         return
     named: dict[str, list[_Acceptance]] = {}
     for row in rows:
-        named.setdefault(row.named, []).append(row)
+        if row.original != _COPY:
+            named.setdefault(row.named, []).append(row)
     all_of_it = frozenset((mailbox_of(row.mailbox).key, row.next_hop) for row in rows)
     for same in named.values():
         yield _seen(client, sender, same, facts, all_of_it if len(named) > 1 else frozenset())

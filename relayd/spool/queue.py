@@ -549,14 +549,19 @@ def weight(delivery: Delivery) -> int:
 
 
 def deliveries(message: Message, records: Iterable[Record]) -> list[Delivery]:
-    """What one transaction each can carry: same destination, reverse-path and header section."""
+    """What one transaction each can carry: same destination, reverse-path and header section.
+
+    A copy that nobody may hear of goes apart, for its reverse-path may have to be another.
+    """
     parts = tuple(records)
     if len(parts) == 1:
         return [Delivery(message, parts)]
     groups: dict[tuple[object, ...], list[Record]] = {}
     for record in parts:
         recipient = record.recipient
-        key = recipient.destination, recipient.reverse_path, recipient.header
+        named = recipient.original
+        bcc = not named.local and not named.domain  # Recipient.bcc
+        key = recipient.destination, recipient.reverse_path, recipient.header, bcc
         groups.setdefault(key, []).append(record)
     return [
         Delivery(message, tuple(group[start : start + MOST_RECIPIENTS]))

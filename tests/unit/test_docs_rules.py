@@ -20,7 +20,7 @@ RECIPES = DOCS / "recipes"
 _BLOCK = re.compile(r"^```(\w+)(?: ([^\n]*))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 WANTED = (
     "forward-domain", "catch-all", "split-domain", "backup-mx", "smarthost-by-sender",
-    "move-domain", "mailing-list", "srs", "sign",
+    "move-domain", "mailing-list", "srs", "sign", "archive",
     "block-lists", "greylisting", "rspamd", "clamav", "opendkim", "limits", "verification",
     "pace", "new-address", "safety-net", "cut-through", "trust", "no-spam-onward",
 )  # fmt: skip

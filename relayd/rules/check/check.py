@@ -12,6 +12,7 @@ from relayd.rules.fact import Fact, Known
 from relayd.rules.language.model import (
     AdmissionRule,
     Ask,
+    Copy,
     DkimDef,
     DnsListDef,
     Expect,
@@ -40,7 +41,7 @@ from relayd.rules.tables.userstable import DovecotTable, UsersTable
 
 _CALLED = {"next-hop": "next hop", "milter": "filter"}
 """What a statement defines, where it is called otherwise; a filter may be of any kind."""
-_EXAMINING = (AdmissionRule, Ask, Forward, HeaderEdit, HeaderRewrite, Rewrite, Route, Sign)
+_EXAMINING = (AdmissionRule, Ask, Copy, Forward, HeaderEdit, HeaderRewrite, Rewrite, Route, Sign)
 """Rules that may look at the content."""
 
 
@@ -175,10 +176,11 @@ def used_tables(rule: Rule) -> Iterator[str]:
 
 
 def _used_hops(rule: Rule) -> Iterable[str]:
-    if isinstance(rule, Route):
+    if isinstance(rule, Copy | Route):
         return rule.hops
     if isinstance(rule, Expect):
-        ways = [Direction.parse(goal.next_hop) for goal in rule.destinations if goal.next_hop]
+        goals = (*rule.destinations, *rule.copies)
+        ways = [Direction.parse(goal.next_hop) for goal in goals if goal.next_hop]
         # the name of a transport map's next hop is its text, with colons
         return [name for way in ways for name in way.names if ":" not in name]
     return ()

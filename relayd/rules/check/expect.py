@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from relayd.dns.hostname import host_name
 from relayd.mail.address import Mailbox, ReversePath, path_text
 from relayd.mail.client import Client
 from relayd.mail.envelope import DIRECT, Direction
-from relayd.mail.plan import Plan, Verdict
+from relayd.mail.plan import Destination, Plan, Verdict
 from relayd.rules.conditions.reversename import REVERSE_NAME
 from relayd.rules.evaluate import Facts, evaluate_aloud
 from relayd.rules.fact import Known
-from relayd.rules.language.model import REWRITTEN, Expect
+from relayd.rules.language.model import REWRITTEN, Expect, Expected
 from relayd.rules.language.source import Problem
 from relayd.rules.ruleset import Ruleset
 
@@ -76,10 +78,14 @@ def met(expect: Expect, plan: Plan) -> bool:
         wanted = None if isinstance(expect.new_sender, str) else expect.new_sender
         if any(_key(each.reverse_path) != _key(wanted) for each in plan.destinations):
             return False
-    if not expect.destinations:
+    return _reached(expect.destinations, plan.destinations) and _reached(expect.copies, plan.bcc)
+
+
+def _reached(goals: Sequence[Expected], found: Sequence[Destination]) -> bool:
+    if not goals:
         return True
-    hops = {each.mailbox.key: each.next_hop for each in plan.destinations}
-    wanted_hops = {goal.mailbox.key: goal.next_hop for goal in expect.destinations}
+    hops = {each.mailbox.key: each.next_hop for each in found}
+    wanted_hops = {goal.mailbox.key: goal.next_hop for goal in goals}
     return hops.keys() == wanted_hops.keys() and all(
         hop in ("", hops[key]) or (hop == DIRECT and Direction.parse(hops[key]).direct)
         for key, hop in wanted_hops.items()
@@ -90,18 +96,21 @@ def described(plan: Plan) -> str:
     """The plan in the words of an `expect`."""
     if plan.verdict is Verdict.REFUSE:
         return f"reject {plan.reply}"
+    copies = f" copy {_goals(plan.bcc)}" if plan.bcc else ""
     if plan.verdict is Verdict.DISCARD:
-        return "discard"
-    goals = ", ".join(
-        f"{each.mailbox} {_way(Direction.parse(each.next_hop))}" for each in plan.destinations
-    )
+        return f"discard{copies}"
     paths = {
         REWRITTEN if each.srs else path_text(each.reverse_path) or "null"
         for each in plan.destinations
     }
     paths.discard(str(SOMEBODY))
     sender = f" sender {', '.join(sorted(paths))}" if paths else ""
-    return ("hold " if plan.verdict is Verdict.HOLD else "") + goals + sender
+    hold = "hold " if plan.verdict is Verdict.HOLD else ""
+    return f"{hold}{_goals(plan.destinations)}{sender}{copies}"
+
+
+def _goals(found: Sequence[Destination]) -> str:
+    return ", ".join(f"{each.mailbox} {_way(Direction.parse(each.next_hop))}" for each in found)
 
 
 def _way(direction: Direction) -> str:

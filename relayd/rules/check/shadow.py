@@ -7,13 +7,22 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from relayd.rules.conditions.condition import Condition
 from relayd.rules.conditions.mailbox import FromSender, ToRecipient
-from relayd.rules.language.model import AdmissionRule, Forward, Rewrite, Route, Rule
+from relayd.rules.language.model import AdmissionRule, Copy, Forward, Rewrite, Route, Rule
 from relayd.rules.language.pattern import InTable
 from relayd.rules.language.source import Problem
 from relayd.rules.ruleset import Ruleset
 from relayd.rules.senderroute import names_route
 from relayd.rules.stage import R, Stage
 from relayd.rules.tables.table import Table
+
+AnyStage = (
+    Stage[Rule]
+    | Stage[AdmissionRule]
+    | Stage[Rewrite]
+    | Stage[Forward]
+    | Stage[Route]
+    | Stage[Copy]
+)
 
 
 def shadowed(ruleset: Ruleset) -> list[Problem]:
@@ -31,6 +40,7 @@ def hidden_rules(ruleset: Ruleset) -> list[tuple[Rule, list[Rule]]]:
         *_in_stage(ruleset.senders, tables, _patterned),
         *_in_stage(ruleset.forward, tables, _patterned),
         *_in_stage(ruleset.route, tables, _routed),
+        *(_in_stage(ruleset.bcc, tables, _tests) if ruleset.bcc is not None else ()),
     ]
 
 
@@ -44,6 +54,7 @@ def never_held(ruleset: Ruleset) -> list[Problem]:
         *_excluded(ruleset.headers, tables, _tests),
         *_excluded(ruleset.forward, tables, _patterned),
         *_excluded(ruleset.route, tables, _routed),
+        *(_excluded(ruleset.bcc, tables, _tests) if ruleset.bcc is not None else ()),
     ]
 
 
@@ -77,7 +88,7 @@ def _routed(rule: Rule) -> tuple[Condition, ...]:
 
 
 def _in_stage(
-    stage: Stage[Rule] | Stage[AdmissionRule] | Stage[Rewrite] | Stage[Forward] | Stage[Route],
+    stage: AnyStage,
     tables: Mapping[str, Table],
     conditions: Callable[[Rule], tuple[Condition, ...]],
 ) -> Iterator[tuple[Rule, list[Rule]]]:
@@ -121,8 +132,11 @@ def _told(rival: Rule, hidden: list[Rule]) -> Problem:
 def _decides(rival: Rule, rule: Rule) -> bool:
     """A `hold` leaves the decision to the rules behind it; an `accept` may, on a route.
 
-    Whoever is let in at RCPT comes to the rules about the content, wherever those stand.
+    Whoever is let in at RCPT comes to the rules about the content, wherever those stand. All `copy`
+    rules that hold are followed, and each place is one.
     """
+    if isinstance(rival, Copy) and isinstance(rule, Copy):
+        return (rival.target, rival.hops) == (rule.target, rule.hops)
     if isinstance(rival, AdmissionRule) and isinstance(rule, AdmissionRule):
         if rule.examines and not rival.examines and rival.verb == "accept":
             return False
@@ -133,7 +147,7 @@ def _decides(rival: Rule, rule: Rule) -> bool:
 
 
 def _rivals(
-    stage: Stage[Rule] | Stage[AdmissionRule] | Stage[Rewrite] | Stage[Forward] | Stage[Route],
+    stage: AnyStage,
     mine: Sequence[Condition],
 ) -> set[int]:
     """The rules of the stage that could cover one with these conditions, by the index."""

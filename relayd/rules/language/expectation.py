@@ -46,6 +46,7 @@ def read_expect(words: Words) -> Expect:
     new_sender: ReversePath | str = ""
     if words.skip_word("sender"):
         new_sender = REWRITTEN if words.skip_word(REWRITTEN) else _path(words)
+    copies = _goals(words) if words.skip_word("copy") else ()
     return Expect(
         recipient,
         facts.get("from", ""),
@@ -60,6 +61,7 @@ def read_expect(words: Words) -> Expect:
         new_sender,
         stated,
         facts.get("rdns", ""),
+        copies,
         place=words.verb.place,
     )
 
@@ -113,7 +115,7 @@ def _expected(words: Words) -> tuple[str, int, str, tuple[Expected, ...]]:
     verdict = "accept"
     if words.at_word("hold", "accept"):
         verdict = words.word("a verdict").text.lower()
-        if words.peek() is None or words.at_word("sender"):
+        if words.peek() is None or words.at_word("sender", "copy"):
             return verdict, 0, "", ()
     return verdict, 0, "", _goals(words)
 
@@ -125,11 +127,14 @@ def _goals(words: Words) -> tuple[Expected, ...]:
         mailbox = words.mailbox(expected)
         hops: list[str] = []
         expected = "a mailbox, or the name of a next hop"
-        words.skip_word("via")
+        named = words.skip_word("via")
         more = False
         while (token := words.peek()) is not None and token.kind is TokenKind.WORD:
             if "@" in token.text or token.is_word("sender"):
                 break
+            if token.is_word("copy") and not named:
+                break
+            named = False
             hops.append(words.next(expected).text)
             more = words.skip_mark(",")
             if not more:

@@ -34,6 +34,7 @@ from relayd.rules.language.model import (
 from relayd.rules.language.pacing import read_pace, read_provider, read_source
 from relayd.rules.language.sentences import (
     read_admission,
+    read_copy,
     read_forward,
     read_header,
     read_rewrite,
@@ -236,6 +237,7 @@ VERBS: dict[str, Reader[Item]] = {
     "header": read_header,
     "forward": read_forward,
     "route": read_route,
+    "copy": read_copy,
     "table": _table,
     "next-hop": _next_hop,
     "dnsbl": _dns_list,

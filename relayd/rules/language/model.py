@@ -231,6 +231,31 @@ class Route(Rule):
 
 
 @dataclass(frozen=True, slots=True)
+class Copy(Rule):
+    """`copy`: whose mail goes to one more place, seen by nobody."""
+
+    conditions: tuple[Condition, ...]
+    target: Mailbox | None = None  # None: the recipient itself, by these next hops
+    hops: tuple[str, ...] = ()  # names in order; empty: as mail for the target goes
+
+    @property
+    def tests(self) -> tuple[Condition, ...]:
+        return self.conditions + self.when
+
+    @property
+    def next_hop(self) -> str:
+        """What Recipient.next_hop is to be; empty: as the other rules say."""
+        return ",".join(self.hops)
+
+    @property
+    def body(self) -> str:
+        words = [spaces(self.conditions)]
+        words += [f"to {mailbox_text(self.target)}"] if self.target is not None else []
+        words += [f"via {commas(self.hops)}"] if self.hops else []
+        return " ".join(words)
+
+
+@dataclass(frozen=True, slots=True)
 class Expected:
     """One destination that an `expect` names; an empty next hop is not looked at."""
 
@@ -259,6 +284,7 @@ class Expect(Rule):
     new_sender: ReversePath | str = ""  # reverse-path of all; "": any, REWRITTEN: by SRS
     stated: tuple[Condition, ...] = ()  # facts that others would be asked for
     rdns: str = ""  # "none": there is none; "": some name of no domain that has a rule
+    copies: tuple[Expected, ...] = ()  # where `copy` rules send it; empty: any
 
     @property
     def body(self) -> str:
@@ -278,6 +304,7 @@ class Expect(Rule):
         else:
             words.append(commas(self.destinations))
         words += ["sender", _path(self.new_sender)] if self.new_sender != "" else []
+        words += ["copy", commas(self.copies)] if self.copies else []
         return " ".join(word for word in words if word)
 
 

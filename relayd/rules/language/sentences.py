@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 
+from relayd.mail.address import Mailbox
 from relayd.mail.envelope import DIRECT
 from relayd.mail.reply import Reply
 from relayd.rules.conditions.condition import Condition
+from relayd.rules.conditions.mailbox import ToRecipient
 from relayd.rules.conditions.registry import conditions, when
 from relayd.rules.language.lexer import TokenKind
 from relayd.rules.language.model import (
     AdmissionRule,
+    Copy,
     Forward,
     HeaderEdit,
     HeaderRewrite,
@@ -311,6 +314,30 @@ def _patience(words: Words) -> str:
             f"{token.text} is out of range", f"expected 1s to {most}: clients give up"
         )
     return token.text
+
+
+def read_copy(words: Words) -> Copy:
+    """`copy CONDITIONS [to MAILBOX] [via NEXT-HOP, ...] [when ...]`.
+
+    The last `to` with one whole mailbox, unless it is the first phrase, is where the copy goes.
+    """
+    tests = conditions(words)
+    target: Mailbox | None = None
+    for at in range(len(tests) - 1, 0, -1):
+        named = tests[at].operands if isinstance(tests[at], ToRecipient) else ()
+        if len(named) == 1 and isinstance(named[0], Exact):
+            target, tests = named[0].mailbox, (*tests[:at], *tests[at + 1 :])
+            break
+    hops: tuple[str, ...] = ()
+    if words.at_word(DIRECT):
+        raise words.missing('"via NEXT-HOP", or where the copy goes: "to MAILBOX"')
+    if words.skip_word("via"):
+        if words.at_word(DIRECT):
+            raise words.missing('the name of a next hop (without "via" its own route is taken)')
+        hops = _hops(words)
+    if target is None and not hops:
+        raise words.missing('where the copy goes: "to MAILBOX", or "via NEXT-HOP"')
+    return Copy(tests, target, hops, when=when(words), place=words.verb.place)
 
 
 def _hops(words: Words) -> tuple[str, ...]:

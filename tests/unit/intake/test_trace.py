@@ -199,3 +199,34 @@ class Loops(unittest.TestCase):
     def test_ten_passages_are_a_loop_whoever_it_is_for(self) -> None:
         self.assertEqual(self.judge(Hops(20, 9), None), "")
         self.assertIn("loop", self.judge(Hops(20, 10), None))
+
+
+class PassedTests(unittest.TestCase):
+    """Where a message has been since it was here: no copy goes there again."""
+
+    FAR = (
+        b"Received: from gw.example.com (x [192.0.2.9])\r\n\tby mx.vault.example with ESMTP\r\n"
+        b"\tfor <Archive@vault.example>; Sat, 22 Nov 2025 05:24:00 +0000\r\n"
+    )
+    ARCHIVE = Mailbox("archive", "vault.example")
+
+    def holds(self, section: bytes, mailbox: Mailbox, *, own: bool = False) -> bool:
+        return FIELD.passed(section).holds(mailbox, own=own)
+
+    def test_above_a_field_of_ours_it_has_been_there(self) -> None:
+        section = self.FAR + written() + b"Subject: x\r\n\r\n"
+        self.assertTrue(self.holds(section, self.ARCHIVE))
+        self.assertFalse(self.holds(section, self.ARCHIVE, own=True))
+
+    def test_before_us_others_may_have_named_it(self) -> None:
+        self.assertFalse(self.holds(written() + self.FAR + b"\r\n", self.ARCHIVE))
+        self.assertFalse(self.holds(self.FAR + b"\r\n", self.ARCHIVE))
+
+    def test_our_own_field_names_its_recipient(self) -> None:
+        section = written(recipient=ALICE) + b"\r\n"
+        self.assertTrue(self.holds(section, ALICE, own=True))
+        self.assertFalse(self.holds(section, self.ARCHIVE))
+
+    def test_a_long_header_is_read_in_no_time(self) -> None:
+        for odd in (b" for " * 50_000, b" for <a@" * 30_000, b" for a" + b"@" * 100_000):
+            self.assertFalse(self.holds(b"Received: x" + odd + b"\r\n" + written(), ALICE))

@@ -7,6 +7,7 @@ import io
 import json
 import time
 import unittest
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,7 +16,7 @@ from relayd.config import load_text
 from relayd.ctl import relayctl
 from relayd.mail.address import Mailbox, ReversePath
 from relayd.mail.client import Client
-from relayd.mail.envelope import Recipient
+from relayd.mail.envelope import NEVER, NOBODY, Recipient
 from relayd.mail.plan import Verdict
 from relayd.ops.replay import Replay
 from relayd.rules.evaluate import Facts, evaluate
@@ -51,6 +52,31 @@ def replay(
         reply = str(plan.reply) if refusal else ""
         replaying.feed(Seen(1e9, client, sender, mailbox, plan.verdict, ways, reply))
     return replaying
+
+
+class CopiesTest(unittest.TestCase):
+    """What `copy` rules send elsewhere than before."""
+
+    COPY = "copy to @example.com to archive@vault.example via inside\n"
+
+    def test_other_copies_are_told(self) -> None:
+        for old, new in ((OLD, OLD + self.COPY), (OLD + self.COPY, OLD)):
+            replaying = replay(new, "bob@example.com", old=old)
+            [(kind, _)] = replaying.changes
+            self.assertEqual(kind, "copy")
+        self.assertIn("1 recipient is copied elsewhere", replaying.summary())
+
+    def test_the_same_copies_are_no_change(self) -> None:
+        rules = OLD + self.COPY
+        self.assertEqual(replay(rules, "bob@example.com", old=rules).changes, {})
+
+    def test_a_copy_in_the_ledger_is_nobody_whom_a_client_named(self) -> None:
+        copy = replace(recipient("archive"), original=NOBODY, notify=NEVER)
+        with TemporaryDirectory() as folder, opened(Path(folder)) as spool:
+            spool.put(b"Subject: x\r\n\r\n", recipient("bob"), copy)
+            [shard] = shard_folders(Path(folder))
+            [seen] = accepted(shard, 0.0)
+        self.assertEqual((seen.recipient.local, len(seen.destinations)), ("bob", 1))
 
 
 class StoredFactsTest(unittest.TestCase):

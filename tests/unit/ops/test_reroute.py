@@ -14,7 +14,7 @@ from twisted.internet.defer import Deferred
 from relayd.config import load_text
 from relayd.mail.address import Mailbox, path_text
 from relayd.mail.client import Client
-from relayd.mail.envelope import Envelope, Recipient
+from relayd.mail.envelope import NEVER, NOBODY, Envelope, Recipient
 from relayd.mail.message import RecipientState, Settlement, Submission
 from relayd.mail.plan import Step, Verdict
 from relayd.ops.answers import ReroutedAnswer
@@ -101,6 +101,12 @@ class Reroute(TestCase):
                 )
                 held = plan.verdict is Verdict.HOLD
                 states.append(RecipientState.HELD if held else RecipientState.QUEUED)
+            for each in plan.bcc:
+                path = each.reverse_path
+                recipients.append(
+                    Recipient(each.mailbox, NOBODY, each.next_hop, path, notify=NEVER)
+                )
+                states.append(RecipientState.QUEUED)
         draft = self.spool.create()
         draft.write(b"Subject: x\r\n\r\nbody\r\n")
         message, _ = await draft.commit(
@@ -410,3 +416,29 @@ class UnderWay(Reroute):
         self.failureResultOf(running, OSError)
         self.assertFalse(self.lent)
         self.assertIn("inside", self.sought)  # it was passed over there, and has to be found again
+
+
+class RerouteCopies(Reroute):
+    """What `copy` rules have sent, and waits."""
+
+    TO_ARCHIVE = f"{INSIDE}copy any to archive@vault.example via "
+
+    async def test_a_copy_goes_the_way_that_its_rule_says_now(self) -> None:
+        for messages, route_only in enumerate((True, False), 1):
+            ident = await self.came(self.TO_ARCHIVE + "inside", "bob@example.com")
+            told = await self.run_with(self.TO_ARCHIVE + "other", route_only=route_only)
+            self.assertEqual(told["changed"], {"route": messages})
+            self.assertEqual(
+                self.ways(ident),
+                [
+                    "0 bob@example.com inside a@partner.example queued",
+                    "1 archive@vault.example other a@partner.example queued",
+                ],
+            )
+            await self.run_with(self.TO_ARCHIVE + "inside")
+
+    async def test_a_copy_that_no_rule_sends_now_is_left_as_it_is(self) -> None:
+        ident = await self.came(self.TO_ARCHIVE + "inside", "bob@example.com")
+        told = await self.run_with(INSIDE)
+        self.assertEqual((told["changed"], told["left"]), ({}, {"copy": 1}))
+        self.assertEqual(len(self.ways(ident)), 2)

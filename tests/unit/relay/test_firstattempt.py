@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from relayd.mail.envelope import NEVER, NOBODY
 from relayd.mail.message import RecipientState
 from relayd.mail.outcome import UNANSWERED, failed, postponed
 from relayd.reactor.coroutine import promise
@@ -25,7 +26,7 @@ class CutThrough(TestCase):
         self.heard: list[bool] = []
 
     def begin(
-        self, *hops: str, notify: str = "", sender: str = "alice@example.org"
+        self, *hops: str, notify: str = "", sender: str = "alice@example.org", copies: int = 0
     ) -> FirstAttempt:
         """Of a message that is on hold for its client."""
         self.world.ident += 1
@@ -34,6 +35,8 @@ class CutThrough(TestCase):
             replace(a_recipient(f"user{number}@example.com", hop), notify=wanted)
             for number, hop in enumerate(hops)
         ]
+        for number in range(len(hops) - copies, len(hops)):
+            recipients[number] = replace(recipients[number], original=NOBODY, notify=NEVER)
         message, records = a_message(self.world.ident, recipients, sender=sender)
         held = tuple(replace(each, state=HELD, last=UNANSWERED) for each in records)
         self.world.table.add((message, held))
@@ -71,6 +74,23 @@ class CutThrough(TestCase):
         self.assertEqual({each.note for each in self.world.table.settled}, {AT_THE_DOOR})
         self.assertEqual(self.world.table.reports, [])
         self.assertEqual(self.world.dispatcher._queue.keys, set())
+
+    def test_a_copy_is_neither_waited_for_nor_left_behind(self) -> None:
+        for answer in (REFUSED, DELIVERED):
+            self.heard.clear()
+            first = self.begin("a", "b", copies=1)
+            self.assertEqual(len(self.world.courier.under_way), 1)
+            self.world.courier.finish(answer)
+            self.assertEqual(self.heard, [answer is REFUSED])
+            if answer is REFUSED:
+                self.assertTrue(self.refuse(first))
+                self.assertIs(self.states(first)[1], RecipientState.REMOVED)
+            else:
+                self.answered(first)
+                self.world.wait(1)
+                self.world.courier.finish(DELIVERED)
+                self.assertIs(self.states(first)[1], RecipientState.DELIVERED)
+        self.assertEqual(self.world.table.reports, [])
 
     def test_a_client_that_is_gone_once_it_is_recorded_leaves_a_report(self) -> None:
         first = self.begin("a")

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relayd.mail.address import Mailbox
-from relayd.mail.envelope import Recipient
+from relayd.mail.envelope import NEVER, NOBODY, Recipient
 from relayd.smtp.extensions import Extensions
 from relayd.smtp.grammar import parse_rcpt
 from relayd.smtp.transaction import (
@@ -41,6 +41,26 @@ NOTHING = offer()
 def to(*mailboxes: Mailbox, sender: Mailbox | None = SENDER, **facts: object) -> Transaction:
     recipients = tuple(Recipient(mailbox, mailbox) for mailbox in mailboxes)
     return Transaction(sender, recipients, **({"size": 10} | facts))  # type: ignore[arg-type]
+
+
+class TestCopies(unittest.TestCase):
+    """What a `copy` rule sends: nobody is to report it."""
+
+    def sent(self, offered: Extensions) -> tuple[bytes, bytes]:
+        recipient = Recipient(PLAIN, NOBODY, reverse_path=SENDER, notify=NEVER)
+        commands = commands_for(Transaction(SENDER, (recipient,), 10, bcc=True), offered)
+        return commands.mail, commands.rcpt[0]
+
+    def test_a_hop_with_dsn_is_told_to_report_nothing(self) -> None:
+        mail, rcpt = self.sent(offer("DSN"))
+        self.assertEqual(mail, f"MAIL FROM:<{SENDER}>\r\n".encode())
+        self.assertTrue(rcpt.endswith(b" NOTIFY=NEVER\r\n"), rcpt)
+        self.assertNotIn(b"ORCPT", rcpt)
+
+    def test_a_hop_without_dsn_has_nobody_to_report_to(self) -> None:
+        mail, rcpt = self.sent(NOTHING)
+        self.assertEqual(mail, b"MAIL FROM:<>\r\n")
+        self.assertTrue(rcpt.endswith(b">\r\n"), rcpt)
 
 
 class TestParameters(unittest.TestCase):
