@@ -18,7 +18,7 @@ from relayd.config.files import (
     similar_file,
 )
 from relayd.config.texts import Texts
-from relayd.rules.language.directory import Directory
+from relayd.rules.language.directory import DirectoryDef
 from relayd.rules.language.model import Item, TableDef
 from relayd.rules.language.source import Complaint, Place, Problem, Source
 from relayd.rules.language.unseen import unseen
@@ -91,7 +91,7 @@ class TableLoader:
             include = self._includer(self._beside(item) / item.includes)
         return read_table(item.name, item.kind, source, self.problems, include)
 
-    def _snapshot(self, item: TableDef, directory: Directory) -> Table:
+    def _snapshot(self, item: TableDef, directory: DirectoryDef) -> Table:
         """What is kept of a directory; that there is nothing yet refuses no start."""
         table = SnapshotTable(item.name, item.kind, self.snapshots / item.name, directory.stale)
         skipped = table.skipped

@@ -1,8 +1,8 @@
 """The process that reads one directory into a snapshot, and ends.
 
 It has a process of its own so that nothing of it can be felt where mail is taken: neither a library
-that waits, nor a million rows, nor a server that hangs. It reads an Order from standard input and
-prints a Report.
+that waits, nor a million rows, nor a server that hangs. It reads a
+TableOrder from standard input and prints a Fetched.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
 
-from relayd.directories.source import Driver, Order, SourceError, Unchanged
+from relayd.directories.source import Driver, SourceError, TableOrder, Unchanged
 from relayd.rules.tables.rows import cell, line, wrong
-from relayd.rules.tables.snapshot import About, Entries, Skipped, SnapshotError, write
+from relayd.rules.tables.snapshot import Entries, Skipped, SnapshotError, SnapshotHead, write
 from relayd.spool.disk.content import sync_directory
 
 TAKEN, SAME, ASKS, FAILED = "taken", "same", "asks", "failed"
@@ -32,7 +32,7 @@ _NICE = 5
 
 
 @dataclass(frozen=True)
-class Report:
+class Fetched:
     """What came of it."""
 
     outcome: str
@@ -44,7 +44,7 @@ def pending(path: Path) -> Path:
     return path.with_name(f"{path.name}{PENDING}")
 
 
-def fetch(order: Order) -> Report:
+def fetch(order: TableOrder) -> Fetched:
     """Read the source; what is new and whole is in force when this returns."""
     path = Path(order.path)
     path.parent.mkdir(mode=0o700, exist_ok=True)
@@ -52,15 +52,15 @@ def fetch(order: Order) -> Report:
     try:
         return _fetch(order, path, rows_path, new)
     except SourceError as error:
-        return Report(FAILED, str(error))
+        return Fetched(FAILED, str(error))
     except (OSError, sqlite3.Error) as error:
-        return Report(FAILED, getattr(error, "strerror", None) or str(error))
+        return Fetched(FAILED, getattr(error, "strerror", None) or str(error))
     finally:
         for each in (rows_path, new):
             each.unlink(missing_ok=True)
 
 
-def _fetch(order: Order, path: Path, rows_path: Path, new: Path) -> Report:
+def _fetch(order: TableOrder, path: Path, rows_path: Path, new: Path) -> Fetched:
     kept, waits = _about(path), _about(pending(path))
     source = order.directory.source
     same = kept if kept is not None and kept.source == source else None
@@ -74,33 +74,35 @@ def _fetch(order: Order, path: Path, rows_path: Path, new: Path) -> Report:
     if same is not None and same.digest == digest:
         return _unchanged(path)
     if waits is not None and (waits.source, waits.digest) == (source, digest):
-        return Report(ASKS, _less(kept, waits, order.directory.shrink))
-    about = About(source, found.columns, 0, time.time(), digest, found.tag, skipped=Skipped())
+        return Fetched(ASKS, _less(kept, waits, order.directory.shrink))
+    about = SnapshotHead(
+        source, found.columns, 0, time.time(), digest, found.tag, skipped=Skipped()
+    )
     about = write(new, order.name, _lines(rows_path, about.skipped), about)
     if order.directory.strict and about.skipped.count:
         key, why = about.skipped.rows[0]
-        return Report(FAILED, f'entry "{key}": {why} (and "strict" is said)')
+        return Fetched(FAILED, f'entry "{key}": {why} (and "strict" is said)')
     less = "" if same is None else _less(same, about, order.directory.shrink)
     new.replace(pending(path) if less else path)
     if not less:
         pending(path).unlink(missing_ok=True)
     sync_directory(path.parent)
-    return Report(ASKS if less else TAKEN, less)
+    return Fetched(ASKS if less else TAKEN, less)
 
 
-def _about(path: Path) -> About | None:
+def _about(path: Path) -> SnapshotHead | None:
     with contextlib.suppress(OSError, SnapshotError):
         return Entries(path).about
     return None
 
 
-def _unchanged(path: Path) -> Report:
+def _unchanged(path: Path) -> Fetched:
     os.utime(path)  # the source has said once more that this is so
     pending(path).unlink(missing_ok=True)
-    return Report(SAME)
+    return Fetched(SAME)
 
 
-def _less(before: About | None, now: About, shrink: int) -> str:
+def _less(before: SnapshotHead | None, now: SnapshotHead, shrink: int) -> str:
     """What is missing, where so much is that somebody must have a look; empty: it is not."""
     if before is None:
         return ""
@@ -154,7 +156,7 @@ def main() -> None:
     """An order in, a report out."""
     os.umask(0o077)
     os.nice(_NICE)
-    report = fetch(Order.parse(sys.stdin.read()))
+    report = fetch(TableOrder.parse(sys.stdin.read()))
     sys.stdout.write(json.dumps(asdict(report)))
 
 

@@ -10,7 +10,7 @@ import ssl
 from collections.abc import Iterator, Sequence
 from urllib.parse import urlsplit
 
-from relayd.directories.source import CONNECT, SILENCE, Order, Rows, SourceError, Unchanged
+from relayd.directories.source import CONNECT, SILENCE, Rows, SourceError, TableOrder, Unchanged
 from relayd.rules.tables.rows import cell
 
 PIECE = 1 << 16
@@ -19,7 +19,7 @@ _DECODER = json.JSONDecoder()
 _BLANK = " \t\r\n"
 
 
-def read(order: Order, tag: str) -> Rows:
+def read(order: TableOrder, tag: str) -> Rows:
     """See Driver. HTTPS, but on this machine; nobody is followed elsewhere."""
     url = urlsplit(order.directory.where)
     host, secure = url.hostname or "", url.scheme.lower() == "https"

@@ -7,13 +7,13 @@ import ssl
 from collections.abc import Iterator, Sequence
 from urllib.parse import urlsplit
 
-from relayd.directories.source import CONNECT, SILENCE, Order, Rows, SourceError, missing
+from relayd.directories.source import CONNECT, SILENCE, Rows, SourceError, TableOrder, missing
 from relayd.rules.tables.rows import cell
 
 PAGE = 1000  # entries in one answer
 
 
-def read(order: Order, tag: str) -> Rows:
+def read(order: TableOrder, tag: str) -> Rows:
     """See Driver. TLS from the first octet with ldaps:, else asked for, but on this machine."""
     try:
         import ldap3
@@ -69,9 +69,7 @@ def read(order: Order, tag: str) -> Rows:
     return Rows(2 if directory.value else 1, rows())
 
 
-def _rows(
-    attributes: dict[str, list[bytes]], key: str, value: str
-) -> Iterator[tuple[object, ...]]:
+def _rows(attributes: dict[str, list[bytes]], key: str, value: str) -> Iterator[tuple[object, ...]]:
     """Those of one entry. One without a key, or nothing behind it, says nothing of anybody."""
     folded = {name.lower(): values for name, values in attributes.items()}
     for each in folded.get(key.lower(), ()):

@@ -10,9 +10,9 @@ from typing import Any
 from relayd.directories.source import (
     CONNECT,
     SILENCE,
-    Order,
     Rows,
     SourceError,
+    TableOrder,
     counted,
     missing,
     private,
@@ -32,7 +32,7 @@ _OPTIONS = {
 }
 
 
-def read(order: Order, tag: str) -> Rows:
+def read(order: TableOrder, tag: str) -> Rows:
     """See Driver. A server that is not on this machine's socket must prove who it is."""
     try:
         import pymysql
@@ -74,7 +74,7 @@ def read(order: Order, tag: str) -> Rows:
     return Rows(columns, rows())
 
 
-def _options(order: Order) -> dict[str, Any]:
+def _options(order: TableOrder) -> dict[str, Any]:
     given = dict(each.split("=", 1) for each in order.directory.where.split())
     file, service = given.pop("file", SERVICES), given.pop("service", "")
     if service:

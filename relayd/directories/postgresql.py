@@ -5,11 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 
-from relayd.directories.source import CONNECT, SILENCE, Order, Rows, SourceError, counted, missing
+from relayd.directories.source import (
+    CONNECT,
+    SILENCE,
+    Rows,
+    SourceError,
+    TableOrder,
+    counted,
+    missing,
+)
 from relayd.rules.tables.snapshot import CHUNK
 
 
-def read(order: Order, tag: str) -> Rows:
+def read(order: TableOrder, tag: str) -> Rows:
     """See Driver. Nothing but a word in the connection or its service switches verification off."""
     try:
         import psycopg

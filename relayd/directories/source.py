@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from relayd.rules.language.directory import Directory
+from relayd.rules.language.directory import DirectoryDef
 
 CONNECT = 15  # seconds for a connection
 SILENCE = 60  # seconds without a word from the source
@@ -25,11 +25,11 @@ class Unchanged(Exception):  # noqa: N818 - an answer
 
 
 @dataclass(frozen=True)
-class Order:
+class TableOrder:
     """A table to be read."""
 
     name: str
-    directory: Directory
+    directory: DirectoryDef
     folders: tuple[str, ...]  # where the files that it names may be, the likeliest first
     path: str  # of the snapshot
     authorities: str = ""  # whom to believe instead of the system's authorities
@@ -39,10 +39,10 @@ class Order:
         return json.dumps(asdict(self))
 
     @classmethod
-    def parse(cls, text: str) -> Order:
+    def parse(cls, text: str) -> TableOrder:
         """The inverse of text."""
         read = json.loads(text)
-        directory = Directory(**read.pop("directory"))
+        directory = DirectoryDef(**read.pop("directory"))
         return cls(directory=directory, folders=tuple(read.pop("folders")), **read)
 
     def file(self, name: str) -> Path:
@@ -74,7 +74,7 @@ class Rows:
     tag: str = ""  # its own word for this state
 
 
-Driver = Callable[[Order, str], Rows]
+Driver = Callable[[TableOrder, str], Rows]
 """Asks the source; told the tag of what is kept. Raises SourceError, Unchanged, OSError and, while
 the rows are read as well, what its library raises."""
 

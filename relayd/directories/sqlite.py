@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sqlite3
 
-from relayd.directories.source import Order, Rows, SourceError, counted
+from relayd.directories.source import Rows, SourceError, TableOrder, counted
 
 
-def read(order: Order, tag: str) -> Rows:
+def read(order: TableOrder, tag: str) -> Rows:
     """See Driver."""
     path = order.file(order.directory.where)
     if not path.is_file():

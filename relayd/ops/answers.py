@@ -195,6 +195,7 @@ class StatusAnswer(TypedDict):
     refused: dict[str, Any] | None  # the configuration on disk that is not in force: since, why
     warnings: list[str]
     not_listening: list[str]
+    tables: list[Any]  # those that directories are read into; see relayd.directories.refresher
     waiting: WaitingAnswer
     shards: list[dict[str, Any]]
     destinations: list[LaneAnswer]

@@ -38,6 +38,8 @@ from relayd.config.lastgood import NAME as KEPT
 from relayd.config.lastgood import LastGoodError, LastGoodFile, last_good
 from relayd.config.texts import RecordedTexts, Texts
 from relayd.ctl.socketpath import spools_of
+from relayd.directories.refresher import Refresher
+from relayd.directories.source import TableOrder
 from relayd.dns.lookup import Lookup
 from relayd.intake.counting import FOLDER, Limits
 from relayd.intake.opening import ListenAddress, ListeningSockets
@@ -58,6 +60,7 @@ from relayd.ops.publicpath import public_path
 from relayd.ops.rerouting import ReroutingDesk
 from relayd.ops.suspending import SuspendingDesk
 from relayd.ops.systemd import Notices
+from relayd.ops.tablesdesk import TablesDesk
 from relayd.ops.text import moment
 from relayd.ops.twistedlog import TwistedLog
 from relayd.reactor.coroutine import promise
@@ -65,6 +68,8 @@ from relayd.reactor.lean import own_reactor, soon
 from relayd.reactor.workerpipe import Reactor
 from relayd.relay.enrolment import Enrolment
 from relayd.relay.keptreports import KeptReports
+from relayd.rules.language.model import TableDef
+from relayd.rules.tables.snapshot import FOLDER as SNAPSHOTS
 from relayd.service.configthread import aside
 from relayd.service.configuration import Configuration, RefusedConfiguration
 from relayd.service.gateway import (
@@ -253,6 +258,7 @@ class Relayd(MultiService):
             lambda: self._reload(by_itself=True),
             log,
         )
+        self._refresher = Refresher(reactor, log, time.time)
         self._lock = Lock(settings.spool / "lock")
         self._control: IListeningPort | None = None
         self._public: IListeningPort | None = None
@@ -277,6 +283,7 @@ class Relayd(MultiService):
         else:
             self._with_workers()
         self._configuration.keep_up(self._remember)
+        self._configuration.keep_up(lambda fresh: self._refresher.apply(orders_of(fresh)))
         self._mover.setServiceParent(self)
 
     def _alone(self) -> None:
@@ -295,6 +302,7 @@ class Relayd(MultiService):
             limits=self._limits(),
             backscatter=self._backscatter(),
             dkim=self._dkim(),
+            tables=self._refresher,
             events=self._events,
         )
 
@@ -335,7 +343,7 @@ class Relayd(MultiService):
             self._reactor,
             supervisor.controls,
             about=lambda: {
-                **about(self._configuration, started, sockets.missing),
+                **about(self._configuration, started, sockets.missing, self._refresher),
                 **supervisor.figures(),
             },
             explain=enquiry.explain,
@@ -347,6 +355,7 @@ class Relayd(MultiService):
             limits=self._limits(),
             backscatter=self._backscatter(),
             dkim=self._dkim().answer,
+            tables=TablesDesk(self._refresher, self._log),
             events=self._events,
             said=self._configuration.said,
         )
@@ -480,6 +489,7 @@ class Relayd(MultiService):
         signal.signal(signal.SIGHUP, self._hang_up)
         self._reactor.callWhenRunning(_heed_once)  # Twisted's own handlers are there by then
         self._watch.start()
+        self._refresher.start()
         self._serving = True
         self._keep()
         self._ready()
@@ -503,6 +513,7 @@ class Relayd(MultiService):
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         self._notices.stopping()
         self._watch.stop()
+        self._refresher.stop()
         figures = self._metrics.ports() if self._metrics is not None else ()
         for port in (self._control, self._public, *figures):
             stopped = port.stopListening() if port is not None else None
@@ -547,6 +558,7 @@ def commands_of(
     oauth: OauthDesk | None = None,
     limits: LimitsDesk | None = None,
     dkim: DkimDesk | None = None,
+    tables: Refresher | None = None,
     backscatter: BackscatterDesk | None = None,
     *,
     events: Events,
@@ -555,7 +567,7 @@ def commands_of(
     started = time.time()
     return OperatorCommands(
         gateway.backends(),
-        about=lambda: about(configuration, started, gateway.missing),
+        about=lambda: about(configuration, started, gateway.missing, tables),
         explain=gateway.explain,
         check=configuration.check,
         reload=configuration.reload,
@@ -572,14 +584,33 @@ def commands_of(
         limits=limits,
         backscatter=backscatter,
         dkim=None if dkim is None else dkim.answer,
+        tables=None if tables is None else TablesDesk(tables, log),
         events=events,
         said=configuration.said,
         filters=gateway.filters.view,
     )
 
 
+def orders_of(settings: Settings) -> list[TableOrder]:
+    """The tables that are read from directories."""
+    spool = settings.spool.absolute()
+    authorities = "" if settings.tls_authorities is None else str(settings.tls_authorities)
+    beside = [] if settings.path is None else [str(settings.path.absolute().parent)]
+    orders = []
+    for item in settings.ruleset.items:
+        if isinstance(item, TableDef) and item.directory is not None:
+            folder = str(Path(item.place.source.path).absolute().parent)
+            path = str(spool / SNAPSHOTS / item.name)
+            folders = (folder, *beside)
+            orders.append(TableOrder(item.name, item.directory, folders, path, authorities))
+    return orders
+
+
 def about(
-    configuration: Configuration, started: float, missing: Mapping[ListenAddress, str]
+    configuration: Configuration,
+    started: float,
+    missing: Mapping[ListenAddress, str],
+    tables: Refresher | None = None,
 ) -> dict[str, object]:
     """What `relayctl status` tells of the process."""
     settings = configuration.settings
@@ -595,5 +626,6 @@ def about(
         "refused": configuration.refused and asdict(configuration.refused),
         "warnings": [each.headline for each in settings.warnings],
         "not_listening": [f"{address}: {why}" for address, why in missing.items()],
+        "tables": [] if tables is None else tables.figures(),
         "reports_kept": kept_back(KeptReports(settings.spool)),
     }

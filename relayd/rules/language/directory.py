@@ -26,7 +26,7 @@ _MYSQL = ("service", "file", "host", "port", "user", "dbname", "unix_socket", "t
 
 
 @dataclass(frozen=True, slots=True)
-class Directory:
+class DirectoryDef:
     """Where a table's entries come from, and how often they are looked for."""
 
     kind: str
@@ -70,7 +70,7 @@ class Directory:
         return " ".join([*words, *(["strict"] if self.strict else [])])
 
 
-def read_directory(words: Words, kind: str) -> Directory:
+def read_directory(words: Words, kind: str) -> DirectoryDef:
     """What stands behind `table NAME KIND`; raises Complaint."""
     where = _where(words, kind)
     parts: dict[str, str] = {}
@@ -83,7 +83,7 @@ def read_directory(words: Words, kind: str) -> Directory:
     return read_refreshing(words, kind, where, parts)
 
 
-def read_refreshing(words: Words, kind: str, where: str, parts: dict[str, str]) -> Directory:
+def read_refreshing(words: Words, kind: str, where: str, parts: dict[str, str]) -> DirectoryDef:
     """`refresh TIME`, and what may stand behind it."""
     if not words.skip_word("refresh"):
         raise words.missing("refresh, and how often: refresh 1m")
@@ -95,7 +95,7 @@ def read_refreshing(words: Words, kind: str, where: str, parts: dict[str, str]) 
             shrink = _percent(words)
         else:
             strict = words.skip_word("strict")
-    return Directory(kind, where, **parts, refresh=refresh, stale=stale, shrink=shrink,
+    return DirectoryDef(kind, where, **parts, refresh=refresh, stale=stale, shrink=shrink,
                      strict=strict)  # fmt: skip
 
 

@@ -59,7 +59,7 @@ class Skipped:
 
 
 @dataclass(frozen=True)
-class About:
+class SnapshotHead:
     """What a snapshot says of itself."""
 
     source: str  # what was asked: see Directory.source
@@ -93,7 +93,7 @@ class Entries:
             skipped = read.pop("skipped")
             rows = [(key, why) for key, why in skipped["rows"]]
             networks = tuple(read.pop("networks"))
-            self.about = About(
+            self.about = SnapshotHead(
                 **read, networks=networks, skipped=Skipped(rows, skipped["count"])
             )
         except (sqlite3.Error, ValueError, TypeError, KeyError) as error:
@@ -258,11 +258,20 @@ class SnapshotTable(Table):
         return self._table
 
     @property
-    def about(self) -> About | None:
+    def about(self) -> SnapshotHead | None:
         """What the file says of itself; None: there is none, or none to be used."""
         with contextlib.suppress(Unknown):
             self.table  # noqa: B018 - it looks
         return None if self._entries is None else self._entries.about
+
+    @property
+    def known(self) -> bool:
+        """Whether it is known what it holds."""
+        try:
+            self.table  # noqa: B018 - it looks
+        except Unknown:
+            return False
+        return True
 
     def _look(self) -> None:
         try:
@@ -317,7 +326,7 @@ class SnapshotTable(Table):
         raise Unknown(f"table {self.name} says not where mail goes")
 
 
-def write(path: Path, name: str, lines: Iterable[str], about: About) -> About:
+def write(path: Path, name: str, lines: Iterable[str], about: SnapshotHead) -> SnapshotHead:
     """Make the file at `path` of rows (see relayd.rules.tables.rows), however many there are.
 
     Rows that make no entry are passed over, and named. Only a chunk of them is in memory. The
