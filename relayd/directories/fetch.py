@@ -61,7 +61,7 @@ def fetch(order: TableOrder) -> Fetched:
 
 
 def _fetch(order: TableOrder, path: Path, rows_path: Path, new: Path) -> Fetched:
-    kept, waits = _about(path), _about(pending(path))
+    kept, waits = _head(path), _head(pending(path))
     source = order.directory.source
     same = kept if kept is not None and kept.source == source else None
     driver: Driver = import_module(f"relayd.directories.{order.directory.kind}").read
@@ -74,15 +74,19 @@ def _fetch(order: TableOrder, path: Path, rows_path: Path, new: Path) -> Fetched
     if same is not None and same.digest == digest:
         return _unchanged(path)
     if waits is not None and (waits.source, waits.digest) == (source, digest):
-        return Fetched(ASKS, _less(kept, waits, order.directory.shrink))
-    about = SnapshotHead(
-        source, found.columns, 0, time.time(), digest, found.tag, skipped=Skipped()
-    )
-    about = write(new, order.name, _lines(rows_path, about.skipped), about)
-    if order.directory.strict and about.skipped.count:
-        key, why = about.skipped.rows[0]
+        less = "" if same is None else _less(same, waits, order.directory.shrink)
+        return _put(path, pending(path), less)
+    head = SnapshotHead(source, found.columns, 0, time.time(), digest, found.tag, skipped=Skipped())
+    head = write(new, order.name, _lines(rows_path, head.skipped), head)
+    if order.directory.strict and head.skipped.count:
+        key, why = head.skipped.rows[0]
         return Fetched(FAILED, f'entry "{key}": {why} (and "strict" is said)')
-    less = "" if same is None else _less(same, about, order.directory.shrink)
+    less = "" if same is None else _less(same, head, order.directory.shrink)
+    return _put(path, new, less)
+
+
+def _put(path: Path, new: Path, less: str) -> Fetched:
+    """Take it up, or let it wait because it is so much `less`."""
     new.replace(pending(path) if less else path)
     if not less:
         pending(path).unlink(missing_ok=True)
@@ -90,9 +94,9 @@ def _fetch(order: TableOrder, path: Path, rows_path: Path, new: Path) -> Fetched
     return Fetched(ASKS if less else TAKEN, less)
 
 
-def _about(path: Path) -> SnapshotHead | None:
+def _head(path: Path) -> SnapshotHead | None:
     with contextlib.suppress(OSError, SnapshotError):
-        return Entries(path).about
+        return Entries(path).head
     return None
 
 

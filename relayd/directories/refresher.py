@@ -143,8 +143,8 @@ class Refresher:
 
     def _first(self, name: str) -> None:
         table = self._tables[name]
-        about, confirmed = _kept(table.path)
-        fresh = about is not None and about.source == table.order.directory.source
+        head, confirmed = _kept(table.path)
+        fresh = head is not None and head.source == table.order.directory.source
         due = confirmed + table.order.directory.refresh - self._clock() if fresh else 0.0
         self._later(name, min(max(due, 0.0), table.order.directory.refresh))
 
@@ -191,12 +191,12 @@ class Refresher:
         self._later(name, min(refresh, AGAIN) if report.outcome == FAILED else refresh)
 
     def _taken(self, name: str, path: Path) -> None:
-        about, _ = _kept(path)
-        if about is None:
+        head, _ = _kept(path)
+        if head is None:
             return
-        skipped = about.skipped
+        skipped = head.skipped
         self._log.notice(
-            "table taken up", table=name, entries=about.entries, passed_over=skipped.count
+            "table taken up", table=name, entries=head.entries, passed_over=skipped.count
         )
         for key, why in skipped.rows[:MOST_TOLD]:
             self._log.trouble("entry passed over", table=name, key=key, why=why)
@@ -204,14 +204,14 @@ class Refresher:
     def accept(self, name: str) -> int:
         """Take up what waits to be accepted; how many entries it has. Raises NoSuchTableError."""
         table = self._tables.get(name)
-        about = None if table is None else _kept(pending(table.path))[0]
-        if table is None or about is None:
+        head = None if table is None else _kept(pending(table.path))[0]
+        if table is None or head is None:
             raise NoSuchTableError(name)
         pending(table.path).replace(table.path)
         sync_directory(table.path.parent)
         table.report = None
         self._taken(name, table.path)
-        return about.entries
+        return head.entries
 
     @property
     def names(self) -> Sequence[str]:
@@ -223,22 +223,22 @@ class Refresher:
         return [self._told(name, table) for name, table in self._tables.items()]
 
     def _told(self, name: str, table: _Refreshed) -> Mapping[str, object]:
-        about, confirmed = _kept(table.path)
+        head, confirmed = _kept(table.path)
         asked, _ = _kept(pending(table.path))
         report = table.report or Fetched("")
-        skipped = [] if about is None else about.skipped.rows[:MOST_TOLD]
+        skipped = [] if head is None else head.skipped.rows[:MOST_TOLD]
         age = self._clock() - confirmed
         return {
             "name": name,
             "kind": table.order.directory.kind,
-            "entries": None if about is None else about.entries,  # none was ever read
-            "taken": about and about.taken,
-            "confirmed": confirmed if about else None,  # when the source last said so
-            "stale": about is not None and age > table.order.directory.stale,
+            "entries": None if head is None else head.entries,  # none was ever read
+            "taken": head and head.taken,
+            "confirmed": confirmed if head else None,  # when the source last said so
+            "stale": head is not None and age > table.order.directory.stale,
             "trouble": report.why if report.outcome == FAILED else "",
             "since": table.since if report.why else None,
             "asks": (report.why or f"has {asked.entries:,} entries") if asked is not None else "",
-            "passed_over": about.skipped.count if about else 0,
+            "passed_over": head.skipped.count if head else 0,
             "examples": [{"key": key, "why": why} for key, why in skipped],
         }
 
@@ -246,6 +246,6 @@ class Refresher:
 def _kept(path: Path) -> tuple[SnapshotHead | None, float]:
     """What is kept there, and when its source last said that it is so."""
     try:
-        return Entries(path).about, path.stat().st_mtime
+        return Entries(path).head, path.stat().st_mtime
     except (OSError, SnapshotError):
         return None, 0.0

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from relayd.rules.language.lexer import quote, string
+from relayd.rules.language.source import Complaint, Place, Source
 from relayd.rules.language.words import Words
 
 POSTGRESQL, MYSQL, LDAP, HTTP, SQLITE = "postgresql", "mysql", "ldap", "http", "sqlite"
@@ -109,24 +110,36 @@ def _where(words: Words, kind: str) -> str:
     if parts.scheme.lower() not in _SCHEMES[kind] or not parts.hostname:
         raise words.complain(f'"{where}" is no URL of {kind}\'s', _EXAMPLES[kind])
     if parts.username is not None:
-        raise words.complain("a login stands in the URL, for all who read it", _NOT_HERE)
+        raise _secret_here(words, parts.password or parts.username)
     return where
 
 
 def _no_password(words: Words, kind: str, where: str) -> None:
     if "://" in where:
-        if "@" in where and ":" in where.partition("://")[2].rpartition("@")[0]:
-            raise words.complain("a password stands in the connection", _NOT_HERE)
-    else:
-        given = [each.partition("=") for each in where.split()]
-        if any(name.lower() in ("password", "passwd") for name, _, _ in given):
-            raise words.complain("a password stands in the connection", _NOT_HERE)
-        if not where.strip() or (not given[0][1] and kind == POSTGRESQL):
-            raise words.complain(f'"{where}" is no connection', _EXAMPLES[kind])
-        for name, equals, value in given if kind == MYSQL else ():
-            if name not in _MYSQL or not equals or not value:
-                known = ", ".join(f"{each}=" for each in _MYSQL)
-                raise words.complain(f'"{name}{equals}" is not known here', f"expected {known}")
+        login = where.partition("://")[2].rpartition("@")[0]
+        if ":" in login:
+            raise _secret_here(words, login.partition(":")[2])
+        return
+    for name, _, value in (each.partition("=") for each in where.split()):
+        if name.lower() in ("password", "passwd"):
+            raise _secret_here(words, value)
+    if "=" not in where:
+        raise words.complain(f'"{where}" is no connection', _EXAMPLES[kind])
+    for name, equals, value in (each.partition("=") for each in where.split()):
+        if kind == MYSQL and (name not in _MYSQL or not equals or not value):
+            known = ", ".join(f"{each}=" for each in _MYSQL)
+            raise words.complain(f'"{name}{equals}" is not known here', f"expected {known}")
+
+
+def _secret_here(words: Words, secret: str) -> Complaint:
+    """The complaint, which goes to the log: the secret is not in it."""
+    at = words.last
+    hidden = tuple(
+        line.replace(secret, "*" * len(secret)) if secret else line for line in at.source.lines
+    )
+    source = Source(at.source.path, at.source.name, hidden)
+    what = "a password stands in the connection"
+    return Complaint(Place(source, at.line, at.column, at.width), what, _NOT_HERE)
 
 
 def _query(words: Words) -> str:

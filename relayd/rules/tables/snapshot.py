@@ -38,7 +38,7 @@ FORM = "relayd table 1"
 _SCHEMA = """
     PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -32768;
     CREATE TABLE entry (key TEXT PRIMARY KEY, line INTEGER, targets TEXT) WITHOUT ROWID;
-    CREATE TABLE about (text TEXT);
+    CREATE TABLE head (text TEXT);
 """
 # What is no key of an address: it begins with what none begins with.
 _WORD, _DOMAIN, _NETWORK = "=", "%", "/"
@@ -86,14 +86,14 @@ class Entries:
         try:
             self._rows = sqlite3.connect(uri, uri=True, check_same_thread=False)
             self._rows.execute(f"PRAGMA mmap_size = {MOST_MAPPED}")
-            text = self._rows.execute("SELECT text FROM about").fetchone()[0]
+            text = self._rows.execute("SELECT text FROM head").fetchone()[0]
             read = json.loads(text)
             if read.pop("form") != FORM:
                 raise SnapshotError("it is of another relayd")
             skipped = read.pop("skipped")
             rows = [(key, why) for key, why in skipped["rows"]]
             networks = tuple(read.pop("networks"))
-            self.about = SnapshotHead(
+            self.head = SnapshotHead(
                 **read, networks=networks, skipped=Skipped(rows, skipped["count"])
             )
         except (sqlite3.Error, ValueError, TypeError, KeyError) as error:
@@ -137,7 +137,7 @@ class _Lines(Mapping[str, int]):
         return iter(())  # nobody walks through a directory
 
     def __len__(self) -> int:
-        return self._entries.about.entries
+        return self._entries.head.entries
 
 
 class _Targets(Mapping[str, MapEntry]):
@@ -162,7 +162,7 @@ class _Targets(Mapping[str, MapEntry]):
         return iter(())
 
     def __len__(self) -> int:
-        return self._entries.about.entries
+        return self._entries.head.entries
 
 
 class _Networks(NetIndex):
@@ -173,7 +173,7 @@ class _Networks(NetIndex):
     def __init__(self, entries: Entries) -> None:
         super().__init__()
         self._entries = entries
-        kinds = [tuple(map(int, each.split("/"))) for each in entries.about.networks]
+        kinds = [tuple(map(int, each.split("/"))) for each in entries.head.networks]
         self._kinds = sorted(kinds, key=lambda kind: kind[1])
 
     def __len__(self) -> int:
@@ -203,7 +203,7 @@ def identity(found: os.stat_result) -> tuple[int, int]:
 
 def table_of(name: str, kind: str, entries: Entries) -> ListTable | MapTable:
     """The table that the entries make, for look-ups only."""
-    if entries.about.columns == 1:
+    if entries.head.columns == 1:
         table = ListTable(name, kind, lines=False)
         table.probes = _Lines(entries, lambda key: (key,))  # type: ignore[assignment]
         table.words = _Lines(entries, _spelled)  # type: ignore[assignment]
@@ -212,7 +212,7 @@ def table_of(name: str, kind: str, entries: Entries) -> ListTable | MapTable:
     mapped = MapTable(name, "virtual", kind)
     mapped.entries = _Targets(entries)  # type: ignore[assignment]
     mapped.domains = _Lines(entries, lambda key: (_DOMAIN + key,))  # type: ignore[assignment]
-    mapped.bare = entries.about.bare
+    mapped.bare = entries.head.bare
     return mapped
 
 
@@ -258,11 +258,11 @@ class SnapshotTable(Table):
         return self._table
 
     @property
-    def about(self) -> SnapshotHead | None:
+    def head(self) -> SnapshotHead | None:
         """What the file says of itself; None: there is none, or none to be used."""
         with contextlib.suppress(Unknown):
             self.table  # noqa: B018 - it looks
-        return None if self._entries is None else self._entries.about
+        return None if self._entries is None else self._entries.head
 
     @property
     def known(self) -> bool:
@@ -291,12 +291,12 @@ class SnapshotTable(Table):
     @property
     def size(self) -> int:
         """See Table."""
-        return 0 if (about := self.about) is None else about.entries
+        return 0 if (head := self.head) is None else head.entries
 
     @property
     def skipped(self) -> Skipped:
         """What was passed over when it was read."""
-        return Skipped() if (about := self.about) is None else about.skipped
+        return Skipped() if (head := self.head) is None else head.skipped
 
     def mailbox(self, subject: Subject) -> str:
         """See Table."""
@@ -326,7 +326,7 @@ class SnapshotTable(Table):
         raise Unknown(f"table {self.name} says not where mail goes")
 
 
-def write(path: Path, name: str, lines: Iterable[str], about: SnapshotHead) -> SnapshotHead:
+def write(path: Path, name: str, lines: Iterable[str], head: SnapshotHead) -> SnapshotHead:
     """Make the file at `path` of rows (see relayd.rules.tables.rows), however many there are.
 
     Rows that make no entry are passed over, and named. Only a chunk of them is in memory. The
@@ -334,14 +334,14 @@ def write(path: Path, name: str, lines: Iterable[str], about: SnapshotHead) -> S
     """
     path.unlink(missing_ok=True)
     os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-    skipped, kinds, bare, count, before = about.skipped, set(), False, 0, 0
+    skipped, kinds, bare, count, before = head.skipped, set(), False, 0, 0
     with contextlib.closing(sqlite3.connect(path)) as file:
         file.executescript(_SCHEMA)
         file.execute("BEGIN")
         for chunk in _chunks(lines):
             problems: list[Problem] = []
             source = Source(name, name, chunk)
-            table = read_table(name, "list" if about.columns == 1 else "virtual", source, problems)
+            table = read_table(name, "list" if head.columns == 1 else "virtual", source, problems)
             for problem in problems:
                 key, _, _ = source.line(problem.place.line).partition(" ")
                 skipped.add(key, problem.what.partition(", in line")[0])
@@ -355,9 +355,9 @@ def write(path: Path, name: str, lines: Iterable[str], about: SnapshotHead) -> S
                 kinds |= {f"{version}/{shift}" for version, shift, _, _ in networks}
                 _put(file, {_network(*net): (each + before, "") for *net, each in networks})
             before += len(chunk)
-        done = replace(about, entries=count, bare=bare, networks=tuple(sorted(kinds)))
+        done = replace(head, entries=count, bare=bare, networks=tuple(sorted(kinds)))
         text = json.dumps({"form": FORM, **asdict(done)})
-        file.execute("INSERT INTO about VALUES (?)", (text,))
+        file.execute("INSERT INTO head VALUES (?)", (text,))
         file.execute("COMMIT")
     with path.open("rb") as written:
         os.fsync(written.fileno())
