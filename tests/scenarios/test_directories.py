@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from tests.certs import Authority
 from tests.ports import free_port
@@ -61,16 +61,16 @@ class DirectoryTest(Scenario):
     def wait_for(self, relay: Relayd, name: str, **facts: object) -> dict[str, Any]:
         """Until the table is so."""
 
-        def so() -> dict[str, Any] | None:
+        def so() -> dict[str, Any]:
             table = self.table(relay, name)
             fits = all(
                 wanted(table[fact]) if callable(wanted) else table[fact] == wanted
                 for fact, wanted in facts.items()
             )
-            return table if fits else None
+            return table if fits else {}
 
         try:
-            return wait_until(so, f"table {name} is so", 40)  # type: ignore[return-value]
+            return wait_until(so, f"table {name} is so", 40)
         except AssertionError:
             raise AssertionError(f"{facts}: {self.table(relay, name)}\n{relay.log()}") from None
 
@@ -251,7 +251,7 @@ class SqliteTest(DirectoryTest):
 class PostgresqlTest(DirectoryTest):
     """PostgreSQL, over TLS."""
 
-    needs: ClassVar[tuple[str, ...]] = ("postgresql",)
+    needs = ("postgresql",)
 
     def set_up(self) -> None:
         chain, key = self.certificate("localhost")
@@ -329,7 +329,7 @@ class PostgresqlTest(DirectoryTest):
 class MariadbTest(DirectoryTest):
     """MariaDB, over TLS."""
 
-    needs: ClassVar[tuple[str, ...]] = ("mariadb",)
+    needs = ("mariadb",)
 
     def set_up(self) -> None:
         self.pair = self.certificate("localhost")
@@ -397,7 +397,7 @@ class MariadbTest(DirectoryTest):
 class LdapTest(DirectoryTest):
     """OpenLDAP, over TLS, bound by a secret."""
 
-    needs: ClassVar[tuple[str, ...]] = ("slapd",)
+    needs = ("slapd",)
 
     def set_up(self) -> None:
         chain, key = self.certificate("localhost")
