@@ -305,11 +305,14 @@ class _Streams(Factory):
 
 
 def main() -> None:
-    """`python -m tests.dnsserver ADDRESS PORT ZONEFILE`: serve until killed."""
+    """`python -m tests.dnsserver ADDRESS PORT ZONEFILE [KIND NAME TYPE]`: serve until killed."""
     from twisted.internet import reactor
 
-    address, port, path = sys.argv[1:]
+    address, port, path, *faults = sys.argv[1:]
     server = DnsServer(reactor, Path(path).read_text("utf-8"), interface=address, port=int(port))
+    words = iter(faults)
+    for kind, name, rdtype in zip(words, words, words, strict=True):
+        server.fault(kind, name, rdtype)
     server.start()
     print(f"listening on {server.address}", flush=True)
     reactor.run()

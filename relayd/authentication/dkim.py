@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 from relayd.authentication.asking import Asking, Unanswered, ask
 from relayd.authentication.canonical import BodyHash, Field, fields, relaxed_field
-from relayd.authentication.dkimkey import DkimKey, dkim_key
+from relayd.authentication.dkimkey import NARROWED, DkimKey, dkim_key
 from relayd.authentication.dkimsignature import (
     Signature,
     SignatureError,
     domain_of,
     signature,
+    signing_domain,
 )
 from relayd.mail.value import dataclass
 
@@ -38,6 +40,7 @@ class DkimResult:
     signature: bytes = b""  # the value of b=: its first octets tell signatures apart (RFC 6008)
     partial: bool = False  # more body came than it signs
     testing: bool = False  # the domain says that it tries it out
+    disputed: bool = False  # others who verify it may come to another result
 
 
 class DkimVerifier:
@@ -56,7 +59,7 @@ class DkimVerifier:
         try:
             found = signature(field)
         except SignatureError as error:
-            return DkimResult("permerror", str(error))
+            return DkimResult("permerror", str(error), signing_domain(field), disputed=True)
         relaxed = found.relaxed_body
         if relaxed not in self._bodies:
             self._bodies[relaxed] = BodyHash(relaxed)
@@ -116,18 +119,27 @@ class DkimVerifier:
         relaxed, length = found.relaxed_body, found.length
         over = 0 if length is None else self._bodies[relaxed].octets - length
         if over < 0:
-            return _result("permerror", "it signs more body than there is", found)
+            return _disputed("it signs more body than there is", found)
         if found.expires is not None and found.expires < now:
             return _result("fail", "it has expired", found)
         if self._digests[relaxed][length] != found.body_hash:
             return _result("fail", "the body has changed", found)
-        key = yield from _key(found)
+        try:
+            records = yield from ask(found.key_name, "TXT")
+        except Unanswered:
+            return _result("temperror", _NO_ANSWER, found)
+        result = self._by_key(found, _key(found, records), over)
+        # which of several keys is meant nobody knows (section 3.6.2.2)
+        return replace(result, disputed=True) if len(records) > 1 else result
+
+    def _by_key(self, found: Signature, key: DkimKey | DkimResult, over: int) -> DkimResult:
+        """The verdict on one whose body is right, and has so many more octets than it signs."""
         if not isinstance(key, DkimKey):
             return key
         if key.kind != found.kind:
             return _result("permerror", "the key is of another kind", found)
         if key.strict and domain_of(found.identity) != found.domain:
-            return _result("permerror", "the key is not for subdomains", found)
+            return _disputed("the key is not for subdomains", found)
         if not key.verifies(found.value, header_hash(self._fields, found)):
             return _result("fail", "the signature does not fit", found, key.testing)
         return _result("pass", "", found, key.testing, over > 0)
@@ -148,19 +160,19 @@ def header_hash(present: Iterable[Field], signed: Signature) -> bytes:
     return hashlib.sha256(b"".join(hashed)).digest()
 
 
-def _key(found: Signature) -> Asking[DkimKey | DkimResult]:
+def _key(found: Signature, records: Iterable[str]) -> DkimKey | DkimResult:
     """The key, or what comes of there being none."""
-    try:
-        records = yield from ask(found.key_name, "TXT")
-    except Unanswered:
-        return _result("temperror", _NO_ANSWER, found)
     why = "there is no key"
     for text in records:
         key = dkim_key(text)
         if isinstance(key, DkimKey):
             return key
         why = key
-    return _result("permerror", why, found)
+    return _disputed(why, found) if why in NARROWED else _result("permerror", why, found)
+
+
+def _disputed(why: str, found: Signature) -> DkimResult:
+    return replace(_result("permerror", why, found), disputed=True)
 
 
 def _result(

@@ -25,6 +25,11 @@ _KNOWN = 1000  # keys that are kept as read, so that each is read once
 _MOST_KEPT = 2000  # octets of a record: 8,192 bits are 1,400
 _LEAST_BITS = 1024  # RFC 8301 section 3.2
 MOST_BITS = 8192  # more takes longer than a relay should let a stranger make it work
+_OTHER_VERSION = "key record of another version"
+_OTHER_HASH = "the key is not for sha256"
+_OTHER_USE = "the key is not for mail"
+NARROWED = frozenset({_OTHER_VERSION, _OTHER_HASH, _OTHER_USE})
+"""Why a key is none to use that others may use all the same."""
 _PADDING = PKCS1v15()
 _DIGEST = Prehashed(SHA256())
 
@@ -74,15 +79,15 @@ def _key_of(text: str) -> DkimKey | str:
     except ValueError as error:
         return f"key record: {error}"
     if tags.get("v", "DKIM1") != "DKIM1" or ("v" in tags and next(iter(tags)) != "v"):
-        return "key record of another version"
+        return _OTHER_VERSION
     if "p" not in tags:
         return "key record without a key"
     if not tags["p"]:
         return "the key was revoked"
     if not _has(tags.get("h", "sha256"), "sha256"):
-        return "the key is not for sha256"
+        return _OTHER_HASH
     if not {"*", "email"} & set(_list(tags.get("s", "*"))):
-        return "the key is not for mail"
+        return _OTHER_USE
     key = _public_key(tags.get("k", "rsa"), without_space(tags["p"]))
     if isinstance(key, str):
         return key

@@ -74,6 +74,14 @@ def signature(field: Field) -> Signature:
         raise SignatureError(str(error)) from None
 
 
+def signing_domain(field: Field) -> str:
+    """The SDID of one that cannot be read otherwise, folded; empty: not even that."""
+    try:
+        return fold_domain(without_space(tag_list(field.body.decode("utf-8"))["d"]))
+    except (ValueError, KeyError, AddressError):
+        return ""
+
+
 def message_signature(field: Field, tags: dict[str, str]) -> Signature:
     """Read an ARC-Message-Signature (RFC 8617 section 4.1.2): its i= is a number, v= is not there.
 

@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from relayd.authentication.canonical import BodyHash, fields, relaxed_field
+from relayd.authentication.canonical import BodyHash, Field, fields, relaxed_field
 from relayd.authentication.dkimkey import MOST_BITS, key_record
 from relayd.mail.value import dataclass
 
@@ -187,6 +187,17 @@ def named_fields(section: bytes, also: Sequence[bytes] = ()) -> tuple[list[bytes
         # the lowest first (section 5.4.2); the one too many is of nothing
         hashed += [relaxed_field(octets) for octets in reversed(present.get(name, ()))]
     return names, b"".join([octets + b"\r\n" for octets in hashed])
+
+
+def signable(section: bytes, present: Sequence[Field]) -> bool:
+    """Whether `signature_fields` signs this section, of which these are the fields, or more."""
+    if len(present) <= MOST_NAMES // 2:  # then there are not too many, with those of nothing
+        return sum(field.name == b"from" for field in present) == 1
+    try:
+        named_fields(section)
+    except UnsignableError:
+        return False
+    return True
 
 
 def _field(key: SigningKey, names: Iterable[bytes], body: bytes, now: int) -> bytes:

@@ -22,7 +22,7 @@ def read_key(domain: str, named: KeyFile, path: Path) -> SigningKey:
         what = f"cannot read {named.file}: {error.strerror or error}"
         hint = similar_file(path)
         if isinstance(error, FileNotFoundError):
-            hint += ', or one made by "relayctl dkim make NAME"'
+            hint += '; "relayctl dkim make NAME" makes it'
         raise Complaint(named.place, what, hint) from None
     try:
         return SigningKey(domain, named.selector, private_key(octets))

@@ -74,12 +74,27 @@ def short_name(path: Path, folder: Path) -> str:
     return str(path) if relative.startswith("..") else relative
 
 
-def similar_file(path: Path) -> str:
-    """A suggestion for a file that is not there, or is none."""
-    if path.is_dir():
-        return f'expected a file (include takes a pattern, too: "{path.name}/*.rules")'
+def is_there(path: Path) -> bool:
+    """Whether something has this name; in a folder that is closed to us nobody knows, so it has."""
     try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def similar_file(path: Path) -> str:
+    """A suggestion for a file that is not there, is none, or is not for us to read."""
+    try:
+        if path.is_dir():
+            return f'expected a file (include takes a pattern, too: "{path.name}/*.rules")'
+        if is_there(path):
+            return f"expected a file that this user (uid {os.geteuid()}) may read"
         names = sorted(each.name for each in path.parent.iterdir() if each.name != path.name)
+    except PermissionError:
+        return f"expected a folder that this user (uid {os.geteuid()}) may enter: {path.parent}"
     except OSError:
         return f"there is no folder {path.parent} either"
     return did_you_mean(path.name, names) or f"expected a readable file {path.name}"

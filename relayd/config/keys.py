@@ -6,7 +6,7 @@ import os
 import stat
 from pathlib import Path
 
-from relayd.config.files import similar_file
+from relayd.config.files import is_there, similar_file
 from relayd.rules.language.source import Complaint, Place
 from relayd.rules.srs import HASH_LENGTH, MAX_HASH_LENGTH, length_of
 from relayd.rules.srsrule import SrsDomain
@@ -17,7 +17,7 @@ MAX_SIZE = 64 * 1024  # octets; a file of another kind is not read whole
 def keys_path(name: str, place: Place, folder: Path) -> Path:
     """Beside the file that names it, at `place`, else beside relayd.conf, which is in `folder`."""
     beside = Path(place.source.path).parent / name
-    return beside if beside.exists() else folder / name
+    return beside if is_there(beside) else folder / name
 
 
 def read_keys(statement: SrsDomain, path: Path) -> tuple[bytes, ...]:

@@ -59,16 +59,22 @@ class Daemon:
         except (FileNotFoundError, ConnectionRefusedError):
             connection.close()
             raise NotRunningError(
-                f"relayd is not running: nobody answers at {self._path}"
+                f"relayd is not running: nobody answers at {self._path}; start it, or say where"
+                " it is with --config or --socket"
             ) from None
         except OSError as error:
             connection.close()
-            hint = " (relayctl must run as root or as relayd's user)"
-            raise DaemonError(
-                f"{self._path}: {error.strerror or error}"
-                + (hint if isinstance(error, PermissionError) else "")
-            ) from None
+            raise DaemonError(told(error, self._path)) from None
         return connection
+
+
+def told(error: OSError, path: object = None) -> str:
+    """What the system did not let us do, and with what; `path`: where the error does not say it."""
+    hint = " (relayctl must run as root or as relayd's user)"
+    where = path or error.filename
+    return (f"{where}: {error.strerror or error}" if where else str(error)) + (
+        hint if isinstance(error, PermissionError) else ""
+    )
 
 
 def _reader(connection: socket.socket) -> IO[bytes]:

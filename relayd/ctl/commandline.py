@@ -27,6 +27,13 @@ def span(written: str) -> int:
     return sum(int(number) * _UNITS[unit] for number, unit in parts)
 
 
+def long_span(written: str) -> int:
+    """The same, with its unit: whoever says 2 means hours, or days, and not seconds."""
+    if written.isdigit():
+        raise argparse.ArgumentTypeError(f"{written!r} has no unit: {written}m, {written}h, ...")
+    return span(written)
+
+
 def moment(written: str) -> float:
     """Seconds since the epoch: of a time so long ago, or of a date with or without a time."""
     try:
@@ -61,12 +68,13 @@ def parser(run: Mapping[str, Run]) -> argparse.ArgumentParser:
     listing.add_argument("--limit", type=int, default=0, metavar="N", help="at most N messages")
     _add_find(command("find", "look for mail, waiting or finished, the newest first"))
     _add_follow(command("follow", "tell what happens, as it happens"))
+    _add_digest(command("digest", "a summary of a day: what came, left, failed and was refused"))
     showing = command("show", "all about messages, waiting or finished")
     showing.add_argument("ids", nargs="+", metavar="ID", help="of relayd, or a Message-ID")
     one = command("why", "the rules that decided about a message, and its fate so far")
-    one.add_argument("id", metavar="ID")
+    one.add_argument("id", metavar="ID", help="of relayd, or a Message-ID")
     one = command("content", "print a waiting message, octet for octet")
-    one.add_argument("id", metavar="ID")
+    one.add_argument("id", metavar="ID", help="of relayd")
     for name, about in (
         ("retry", "make waiting recipients due now"),
         ("hold", "keep waiting recipients in the spool until they are released"),
@@ -74,17 +82,20 @@ def parser(run: Mapping[str, Run]) -> argparse.ArgumentParser:
         ("remove", "end waiting recipients; nobody is told"),
     ):
         changing = command(name, about)
-        changing.add_argument("ids", nargs="*", metavar="ID")
+        changing.add_argument("ids", nargs="*", metavar="ID", help="of relayd")
         _add_filter(changing)
         changing.add_argument("--all", action="store_true", help="all that is waiting")
-        changing.add_argument("--note", default="", help="why, for the ledger (with remove)")
+        noted = {"hold": "why, for whoever looks at the queue", "remove": "why, for the ledger"}
+        about = noted.get(name, argparse.SUPPRESS)
+        changing.add_argument("--note", default="", metavar="TEXT", help=about)
     asking = command("explain", "what the rules do with a recipient, and why")
     _add_question(asking)
     _add_replay(command("replay", "what new rules would make of the mail of the last days"))
     command("filters", "who is asked about mail, how fast they are, how often in trouble")
     command("audit", "whether every recipient in the ledger is accounted for")
     checking = command("check", "whether the configuration on disk is good")
-    checking.add_argument("file", nargs="?", type=Path, metavar="FILE")
+    checking.add_argument("file", nargs="?", type=Path, metavar="FILE",
+                          help="relayd.conf; without, that of the running relayd")  # fmt: skip
     checking.add_argument("--live", action="store_true",
                           help="our names as the world sees them: DNS, certificates")  # fmt: skip
     reloading = command("reload", "put the configuration on disk in force")
@@ -110,7 +121,7 @@ def parser(run: Mapping[str, Run]) -> argparse.ArgumentParser:
     command("blame", "whose mail providers refuse for what it is")
     suspending = command("suspend", "tell some of the mail to wait, what comes later as well")
     _add_whom(suspending)
-    suspending.add_argument("--for", dest="seconds", type=span, required=True, metavar="TIME",
+    suspending.add_argument("--for", dest="seconds", type=long_span, required=True, metavar="TIME",
                             help="such as 30m, 2h, 5d")  # fmt: skip
     suspending.add_argument("--reason", default="", metavar="TEXT", help="for all who ask")
     resuming = command("resume", "let what was suspended go on")
@@ -222,7 +233,8 @@ def _add_filter(to: argparse.ArgumentParser) -> None:
     add("--recipient", default="", metavar="TEXT", help="mailbox or part of one")
     add("--next-hop", "--destination", dest="destination", default="", metavar="NAME",
         help="a next hop's name, or a domain sent to directly")  # fmt: skip
-    add("--state", default="", choices=["queued", "held"], metavar="queued|held")
+    add("--state", default="", choices=["queued", "held"], metavar="queued|held",
+        help="only what is due some day, or only what is kept back")  # fmt: skip
     add("--older-than", type=span, default=0, metavar="TIME", help="such as 30m, 2h, 5d")
 
 
@@ -242,6 +254,20 @@ def _add_find(to: argparse.ArgumentParser) -> None:
     add("--limit", type=int, default=0, metavar="N", help="at most N recipients")
 
 
+def _add_digest(to: argparse.ArgumentParser) -> None:
+    add = to.add_argument
+    add("--since", type=moment, default="1d", metavar="WHEN",
+        help="2h (ago), or 2026-03-01T14:30; default: 1d")  # fmt: skip
+    add(
+        "--top",
+        type=int,
+        default=10,
+        metavar="N",
+        help="so many senders, clients, ...; default: 10",
+    )
+    add("--spool", type=Path, metavar="DIR", help="the spool, unless the configuration says it")
+
+
 def _add_follow(to: argparse.ArgumentParser) -> None:
     add = to.add_argument
     add("--event", default="", metavar="NAME", help="accepted, refused, attempt, report, notice,"
@@ -258,7 +284,7 @@ def _add_question(to: argparse.ArgumentParser) -> None:
     add("--eml", type=Path, metavar="FILE", help="a message: shows what becomes of its header")
     add("--from", dest="client", metavar="ADDRESS", help="the client's IP address")
     add("--sender", metavar="MAILBOX", help="the reverse-path; <> is the null one")
-    add("--helo", metavar="NAME")
+    add("--helo", metavar="NAME", help="what it says in EHLO")
     add("--login", metavar="NAME", help="the client has logged in as NAME")
     add("--listener", metavar="HOST:PORT", help="the `listen` setting that took the connection")
     add("--with", dest="facts", action="append", default=[], metavar="FACT",

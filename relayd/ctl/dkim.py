@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from relayd.ctl.client import Daemon
+from relayd.ctl.client import Daemon, told
 from relayd.ops.text import safe
 
 if TYPE_CHECKING:
@@ -44,16 +44,13 @@ def add_options(to: argparse.ArgumentParser, everywhere: Callable[[], Any]) -> N
 
 
 def run(options: argparse.Namespace, config: Path, daemon: Callable[[], Daemon]) -> int:
-    """One command; raises DkimFailure, DaemonError."""
+    """One command; raises DkimFailure, DaemonError, OSError."""
     if options.action == "check":
         return _check(options, daemon())
-    try:
-        chosen = _chosen(config, options.name or "")
-        return _make(options, chosen[0], config) if options.action == "make" else _list(
-            options, chosen, config
-        )  # fmt: skip
-    except OSError as error:
-        raise DkimFailure(f"{error.filename or config}: {error.strerror}") from None
+    chosen = _chosen(config, options.name or "")
+    if options.action == "make":
+        return _make(options, chosen[0], config)
+    return _list(options, chosen, config)
 
 
 def _chosen(config: Path, name: str) -> Sequence[DkimDef]:
@@ -62,8 +59,10 @@ def _chosen(config: Path, name: str) -> Sequence[DkimDef]:
     from relayd.rules.language.model import DkimDef
     from relayd.rules.language.source import did_you_mean
 
-    if not os.access(config, os.R_OK):
-        raise DkimFailure(f"{config}: cannot be read")
+    try:
+        config.open().close()
+    except OSError as error:
+        raise DkimFailure(f"{told(error)}; --config names another one") from None
     items, problems = readable(config)
     known = {item.name: item for item in items if isinstance(item, DkimDef)}
     if problems and (name not in known if name else not known):

@@ -39,7 +39,9 @@ def _change(
         print(json.dumps(answer))
     else:
         print(f"{count:,} {'recipient' if count == 1 else 'recipients'} {done}")
-    return 0 if count else 1
+    if count:
+        return 0
+    raise DaemonError("nothing that is held fits; relayctl held lists it")
 
 
 def _list(options: argparse.Namespace, daemon: Daemon) -> int:

@@ -33,5 +33,9 @@ def run(options: argparse.Namespace, path: Path) -> int:
     else:
         for each in findings:
             print(safe(str(each)))
-        print(", ".join(f"{count} {grade}" for grade, count in counts.items()))
+        print(", ".join(_many(count, grade) for grade, count in counts.items()))
     return 1 if counts[Grade.ERROR.value] else 0
+
+
+def _many(count: int, grade: str) -> str:
+    return f"{count} {grade}{'s' if grade in ('warning', 'error') and count != 1 else ''}"

@@ -10,11 +10,11 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from relayd.ctl import commandline, spoolcommand, tlsreport
-from relayd.ctl.client import Daemon, DaemonError, NotRunningError
+from relayd.ctl.client import Daemon, DaemonError, NotRunningError, told
 from relayd.ctl.commandline import Run
 from relayd.ctl.mistyped import mistyped
 from relayd.ctl.socketpath import DEFAULT_CONFIG, FailureError, socket_of
@@ -47,17 +47,23 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stdout.flush()
         return status
     except (FailureError, DaemonError) as error:
-        if options.json:
-            print(json.dumps({"error": str(error)}), flush=True)
-        else:
-            print(f"relayctl: {error}", file=sys.stderr)
-        return USAGE if options.command in ("explain", "replay") else FAILED
-    except OSError as error:  # standard output's, as a rule: what else there is has its own words
-        print(f"relayctl: {error}", file=sys.stderr)
+        return _failed(options, str(error))
+    except OSError as error:
+        if error.filename is not None:
+            return _failed(options, told(error))
+        print(f"relayctl: {error}", file=sys.stderr)  # standard output's
         sys.stdout = io.StringIO()  # what is still held would fail once more at the end
         return FAILED
     except KeyboardInterrupt:
         return 130
+
+
+def _failed(options: argparse.Namespace, why: str) -> int:
+    if options.json:
+        print(json.dumps({"error": why}), flush=True)
+    else:
+        print(f"relayctl: {why}", file=sys.stderr)
+    return USAGE if options.command in ("explain", "replay") else FAILED
 
 
 # finding relayd
@@ -72,7 +78,8 @@ def queue_of(options: argparse.Namespace) -> Daemon:
     """The daemon, or what it has for everybody; raises FailureError."""
     path = options.socket or socket_of(options.config or DEFAULT_CONFIG)
     everybody = public_path(path)
-    return Daemon(path if os.access(path, os.W_OK) or not everybody.exists() else everybody)
+    refused = not os.access(path, os.W_OK) and os.access(everybody, os.W_OK)
+    return Daemon(everybody if refused else path)
 
 
 # the commands
@@ -160,9 +167,9 @@ def follow(options: argparse.Namespace) -> int:
     return OK
 
 
-def _idents(options: argparse.Namespace) -> Iterator[str]:
+def _idents(options: argparse.Namespace, names: Sequence[str]) -> Iterator[str]:
     """The messages that are named, be it by a Message-ID: all that have it, the newest first."""
-    for name in options.ids:
+    for name in names:
         if "@" not in name:
             yield name
             continue
@@ -178,7 +185,7 @@ def _idents(options: argparse.Namespace) -> Iterator[str]:
 
 def show(options: argparse.Namespace) -> int:
     """All about messages, waiting or finished."""
-    for number, ident in enumerate(_idents(options)):
+    for number, ident in enumerate(_idents(options, options.ids)):
         answer = daemon(options).answer("show", id=ident)
         if number and not options.json:
             print()
@@ -188,8 +195,11 @@ def show(options: argparse.Namespace) -> int:
 
 def why(options: argparse.Namespace) -> int:
     """The rules that decided about a message when it came, and what became of it so far."""
-    answer = daemon(options).answer("why", id=options.id)
-    _show(options, answer, _why_lines(answer))
+    for number, ident in enumerate(_idents(options, [options.id])):
+        answer = daemon(options).answer("why", id=ident)
+        if number and not options.json:
+            print()
+        _show(options, answer, _why_lines(answer))
     return OK
 
 
@@ -197,15 +207,32 @@ def _why_lines(answer: dict[str, Any]) -> Iterator[str]:
     now = time.time()
     yield text.safe(
         f"{answer['id']} from <{answer['sender']}>, received {text.moment(answer['received_at'])},"
-        f" decided by rule set {answer.get('rules') or '(unknown)'}:"
+        f" {_decided(answer)}"
     )
-    yield ""
+    if answer.get("facts") or answer.get("trail"):
+        yield ""
     for fact in answer.get("facts", ()):
         yield text.safe(f"fact  {fact}   (as stored)")
     yield from explaining.trail_rows(answer.get("trail", []))
     for recipient in answer["recipients"]:
         yield ""
         yield from text.recipient_lines(recipient, now)
+
+
+def _decided(answer: dict[str, Any]) -> str:
+    if answer.get("rules"):
+        return f"decided by rule set {answer['rules']}:"
+    return "made by relayd itself" if not answer["client"].get("address") else "rules unknown:"
+
+
+def digest(options: argparse.Namespace) -> int:
+    """What happened in some time."""
+    from relayd.ctl import summary
+
+    try:
+        return summary.run(options, options.config or DEFAULT_CONFIG)
+    except summary.SummaryError as error:
+        raise FailureError(str(error)) from None
 
 
 def filters(options: argparse.Namespace) -> int:
@@ -266,7 +293,7 @@ def explain(options: argparse.Namespace) -> int:
     if letter is not None and not options.recipients:
         options.recipients = letter.recipients
     if not options.recipients:
-        raise FailureError("no recipient named")
+        raise FailureError("no recipient named: give one, such as info@example.com, or --eml FILE")
     for number, recipient in enumerate(options.recipients):
         question = {
             "recipient": recipient,
@@ -515,9 +542,12 @@ def resume(options: argparse.Namespace) -> int:
     answer = daemon(options).answer("resume", all=options.all, **_whom(options))
     ended = answer["resumed"]
     _show(options, answer, [text.safe(f"{each['kind']} {each['whom']} goes on") for each in ended])
+    if options.all and not ended and not options.json:
+        print("Nothing is suspended.")
     if ended or options.all:
         return OK
-    raise FailureError("that is not suspended")
+    named = " ".join(f"{kind} {whom}" for kind, whom in _whom(options).items() if whom)
+    raise FailureError(text.safe(f"{named} is not suspended; relayctl suspended lists what is"))
 
 
 def suspended(options: argparse.Namespace) -> int:
@@ -561,6 +591,7 @@ _RUN: dict[str, Run] = {
     "queue": queue,
     "find": find,
     "follow": follow,
+    "digest": digest,
     "show": show,
     "why": why,
     "content": content,

@@ -73,6 +73,14 @@ class ReverseNames:
             raise trouble
         return ""
 
+    async def pointer(self, address: str) -> str:
+        """The first name that it leads to, whether that leads back or not; raises DnsTrouble."""
+        if is_loopback(address):
+            return LOCALHOST
+        listed = self._listed(address)
+        names = [listed] if listed else _names(await self._ask(_pointer(address), "PTR"))
+        return names[0] if names else ""
+
     async def _ask(self, name: str, rdtype: Any) -> Answer[Any] | DnsError:
         try:
             answer: Answer[Any] = await self._resolver.query(name, rdtype)

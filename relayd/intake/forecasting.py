@@ -25,10 +25,13 @@ from relayd.rules.leaving import AT_RISK, FAILS, PASS, UNFORETOLD, CopyAnswer, F
 from relayd.rules.view import Unasked
 
 if TYPE_CHECKING:  # what verifies takes its time to load, and its memory
+    from relayd.authentication.canonical import Field
+    from relayd.authentication.dkim import DkimResult
     from relayd.authentication.dkimsignature import Signature
     from relayd.authentication.dkimsigning import SigningKey
 
 RETRIES = 5 * 86400  # seconds for which a copy may have to be sent again
+CLOCKS = 60  # seconds that the clock of a signer may be ahead: what receivers let pass
 _PATIENCE = 20.0  # seconds for all that the DNS is asked about one copy
 _STRICT = {"pass": 0, "none": 1, "quarantine": 2, "reject": 3}
 Edit = Callable[[tuple[int, ...], bytes], bytes]
@@ -51,6 +54,8 @@ class _Left(NamedTuple):
     later: tuple[str, ...]  # of those whose key nobody has told
     authors: tuple[str, ...] | None  # domains in From; None: more than anybody looks at
     froms: int  # fields From
+    signable: bool  # by us
+    uncounted: bool  # there are more signatures than are verified
 
 
 class SendingSide(NamedTuple):
@@ -159,7 +164,7 @@ class Forecasting:
             return Forecast(AT_RISK, False, "From has no address")
         vouchers = list(left.whole)
         later = list(left.later)
-        if left.froms == 1:
+        if left.signable:
             ours = yield from self._ours(copy)
             vouchers += ours
         host, spf, why_not = yield from self._spf(copy)
@@ -208,6 +213,11 @@ class Forecasting:
             for each in self._vouched.dkim
             if each.result == "neutral" and each.partial and _near(each.domain, worst.author)
         ]
+        disputed = [
+            each.domain
+            for each in self._vouched.dkim
+            if each.disputed and _near(each.domain, worst.author)
+        ]
         whys += [f"the signature of {domain} leaves out the end of the body" for domain in partial_]
         whys += [
             f"its signature of {each.domain} has failed: {each.why}"
@@ -218,7 +228,10 @@ class Forecasting:
             whys.append(f"no signature of {worst.author}")
         whys.append(why_not)
         strict = worst.policy != "none"
-        outcome = FAILS if strict and not partial_ else AT_RISK
+        if left.uncounted:
+            whys.append("it has more signatures than are verified")
+        doubts = partial_ or disputed or left.uncounted
+        outcome = FAILS if strict and not doubts else AT_RISK
         return Forecast(outcome, strict, f"{asked}; {'; '.join(filter(None, whys))}")
 
     def _left_of(self, copy: LeavingCopy) -> _Left:
@@ -232,7 +245,7 @@ class Forecasting:
 
     def _compared(self, header_rules: tuple[int, ...], *, signs: bool) -> _Left:
         from relayd.authentication.canonical import fields
-        from relayd.authentication.dkim import header_hash
+        from relayd.authentication.dkim import MOST_SIGNATURES, header_hash
 
         section = self._edited(header_rules)
         # a signature may be over fields that we put in front, too: by their names, once too often
@@ -251,11 +264,19 @@ class Forecasting:
             elif result.result == "temperror":
                 later.append(result.domain)
             else:
-                risk = self._risk(signed, testing=result.testing)
+                risk = self._risk(signed, result)
                 whole.append(StandingSignature(result.domain, risk))
         froms = [field for field in leaving if field.name == b"from"]
         authors = author_domains(field.body for field in froms)
-        return _Left(tuple(whole), tuple(dict.fromkeys(broken)), tuple(later), authors, len(froms))
+        return _Left(
+            tuple(whole),
+            tuple(dict.fromkeys(broken)),
+            tuple(later),
+            authors,
+            len(froms),
+            signs and _signable(section, leaving),
+            sum(field.name == b"dkim-signature" for field in arrived) > MOST_SIGNATURES,
+        )
 
     def _edited(self, header_rules: tuple[int, ...]) -> bytes:
         try:
@@ -263,12 +284,17 @@ class Forecasting:
         except TooManyFieldsError:  # it will be refused
             return self._section
 
-    def _risk(self, signed: Signature | None, *, testing: bool) -> str:
+    def _risk(self, signed: Signature | None, result: DkimResult) -> str:
         expires = None if signed is None else signed.expires
         if expires is not None and expires < self._now + RETRIES:
             hours = max(expires - self._now, 0) // 3600
             return f"that expires in {hours} h"
-        return "its domain says that it is only tried out" if testing else ""
+        made = None if signed is None else signed.made
+        if made is not None and made > self._now + CLOCKS:
+            return "that is dated in the future"
+        if result.disputed:
+            return "the DNS has several keys of that name"
+        return "its domain says that it is only tried out" if result.testing else ""
 
     def _ours(self, copy: LeavingCopy) -> Asking[list[StandingSignature]]:
         """Signatures that we make, where the DNS has their keys."""
@@ -324,6 +350,13 @@ def _without_policy(
     if spf == "pass":
         return Forecast(PASS, False, f"{none}; SPF of {host}")
     return Forecast(AT_RISK, False, f"{none}, and nobody answers for it")
+
+
+def _signable(section: bytes, leaving: Sequence[Field]) -> bool:
+    """Whether our signatures come to stand there (relayd.authentication.dkimsigning)."""
+    from relayd.authentication.dkimsigning import signable
+
+    return signable(section, leaving)
 
 
 def _published(key: SigningKey) -> Asking[str]:

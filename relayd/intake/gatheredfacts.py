@@ -15,12 +15,13 @@ from twisted.internet.interfaces import IReactorTime
 
 from relayd.authentication.spf import SpfResult
 from relayd.dns.answer import Answer, DnsError
+from relayd.dns.reverse import ReverseNames
 from relayd.intake.counting import Receipt, Tally, take_back
 from relayd.intake.forecasting import Forecasting, Keys, SendingSide
 from relayd.intake.lookups import DnsList, Records, resolves, sender_policy
 from relayd.intake.recipientfacts import RecipientFacts
 from relayd.intake.vouching import Vouched, Vouching
-from relayd.mail.address import AddressError, ReversePath
+from relayd.mail.address import AddressError, Mailbox, ReversePath
 from relayd.mail.client import Client
 from relayd.mail.log import MailLog
 from relayd.reactor.coroutine import promise
@@ -76,11 +77,13 @@ class Gatherer:
         of_recipients: RecipientFacts | None = None,
         seldom: Seldom | None = None,
         keys: Keys = dict,
+        names: ReverseNames | None = None,
     ) -> None:
         """`of_recipients`: without, nothing is known of them. `seldom`: who tells of trouble.
 
-        `keys`: by which we sign.
+        `keys`: by which we sign. `names`: without, no client's is known.
         """
+        self._names = names
         self._keys = keys
         self._reactor = reactor
         self._records = records
@@ -137,7 +140,12 @@ class Gatherer:
         return GatheredFacts(self)
 
     def ask(
-        self, ruleset: Ruleset, fact: Fact, client: Client, sender: ReversePath = None
+        self,
+        ruleset: Ruleset,
+        fact: Fact,
+        client: Client,
+        sender: ReversePath = None,
+        recipient: Mailbox | None = None,
     ) -> object:
         """Ask for one fact, for no longer than is reasonable.
 
@@ -155,14 +163,61 @@ class Gatherer:
             if isinstance(found, SpfResult):
                 return found.result
             question = _result(found)
-        elif fact.known is Known.SENDER:
-            question = resolves(fact.of, client, sender, self._of_strangers)
+        elif fact.spelled == "resolves":
+            question = self._resolves(fact.of, client, sender, recipient)
         else:
-            question = self._lists_of(ruleset)[fact.of].has(client.address)
+            name, _, whose = fact.of.partition(" by ")
+            listed = self._lists_of(ruleset)[name]
+            if whose:
+                question = self._has_name(listed, whose, client, sender, recipient)
+            else:
+                question = listed.has(client.address)
         asked = promise(question)
         if not asked.called:
             asked.addTimeout(PATIENCE, self._reactor)
         return asked.addErrback(lambda failure: fact.unanswered)
+
+    async def _resolves(
+        self, whose: str, client: Client, sender: ReversePath, recipient: Mailbox | None
+    ) -> bool | None:
+        if whose == "client":
+            return None if self._names is None else bool(await self._pointer(client))
+        domain = await self._name(whose, client, sender, recipient)
+        return await resolves(domain, self._of_strangers, host=whose == "helo")
+
+    async def _has_name(
+        self,
+        listed: DnsList,
+        whose: str,
+        client: Client,
+        sender: ReversePath,
+        recipient: Mailbox | None,
+    ) -> bool:
+        return await listed.has_name(await self._name(whose, client, sender, recipient))
+
+    async def _name(
+        self, whose: str, client: Client, sender: ReversePath, recipient: Mailbox | None
+    ) -> str:
+        """Empty: there is none. Raises DnsTrouble: of a client nobody can say."""
+        match whose:
+            case "helo":
+                return client.helo
+            case "ptr":
+                return await self._pointer(client)
+            case "rdns":
+                known = client.rdns
+                if known is None and self._names is not None:
+                    known = await self._names.name_of(client.address)
+                return known or ""
+            case _:
+                mailbox = sender if whose == "sender" else recipient
+                return "" if mailbox is None else mailbox.domain
+
+    async def _pointer(self, client: Client) -> str:
+        """The name that a client's address leads to; one that leads back, where it is known."""
+        if client.rdns or self._names is None:
+            return client.rdns or ""
+        return await self._names.pointer(client.address)
 
     def ask_of_recipient(
         self, ruleset: Ruleset, fact: Fact, facts: Facts, tally: Tally | None
@@ -171,6 +226,8 @@ class Gatherer:
 
         Without a tally it is only a question about the rules.
         """
+        if fact.spelled in ("listed", "resolves"):  # what the DNS says of its domain
+            return self.ask(ruleset, fact, facts.client, facts.sender, facts.recipient)
         others = self._of_recipients
         if others is None:
             return None

@@ -79,7 +79,7 @@ def _go_on(asking: Asking[Any], told: Answer[Any] | DnsError) -> RecordQuery:
 
 
 class DnsList:
-    """One list in the DNS (RFC 5782), asked about addresses."""
+    """One list in the DNS (RFC 5782), asked about addresses and names."""
 
     def __init__(self, definition: DnsListDef, records: Records, trouble: Trouble) -> None:
         self._name = definition.name
@@ -91,7 +91,20 @@ class DnsList:
     async def has(self, address: str) -> bool:
         """Whether it lists the address: no, where it does not say."""
         reverse = ip_address(address).reverse_pointer.removesuffix(".arpa")
-        name = f"{reverse.rpartition('.')[0]}.{self._zone}"
+        return await self._has(reverse.rpartition(".")[0])
+
+    async def has_name(self, domain: str) -> bool:
+        """Whether it lists a name; of what is an address nobody asks such a list."""
+        try:
+            name = fold_domain(domain.rstrip("."))
+        except AddressError:
+            return False
+        if not name or name.startswith("[") or name.rpartition(".")[2].isdigit():
+            return False
+        return await self._has(name)
+
+    async def _has(self, key: str) -> bool:
+        name = f"{key}.{self._zone}"
         try:
             answer = await self._records.query(name, "A")
         except (NxDomain, NoData):
@@ -105,16 +118,11 @@ class DnsList:
         return bool(listed)
 
 
-async def resolves(
-    whose: str, client: Client, sender: ReversePath, records: Records
-) -> bool | None:
-    """Whether mail could go to the domain of the sender, or to the name in HELO; None: not known.
+async def resolves(domain: str, records: Records, *, host: bool = False) -> bool | None:
+    """Whether mail could go to a domain; None: not known. `host`: whether a host's name is there.
 
     A null MX (RFC 7505) takes none. What is no domain has no records, but for address literals.
     """
-    domain = client.helo
-    if whose == "sender":
-        domain = "" if sender is None else sender.domain
     if not domain or domain.startswith("["):
         return True
     try:
@@ -130,7 +138,7 @@ async def resolves(
         except DnsError:
             unknown = True
             continue
-        if rdtype != "MX" or whose == "helo":
+        if rdtype != "MX" or host:
             return True
         return any(each.exchange != "." for each in answer.values)
     return None if unknown else False

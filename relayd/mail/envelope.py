@@ -83,6 +83,10 @@ def is_direct(queue: str) -> bool:
     return queue.startswith(f"{DIRECT} ")
 
 
+ALL_DIRECT = (f"{DIRECT} ", f"{DIRECT}!")
+"""Between which of two texts the queues stand that are `is_direct`, in the order of ASCII."""
+
+
 def source_of(queue: str) -> str:
     """Of a queue that `is_direct`: the name of the source that it leaves from; empty: of none."""
     _, _, way = queue.removeprefix(f"{DIRECT} ").partition(" ")

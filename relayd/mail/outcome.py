@@ -60,6 +60,13 @@ class Outcome:
         """SUCCESS, TRANSIENT or PERMANENT, never INTERMEDIATE."""
         return _SEVERITY.get(self.reply.code // 100, Severity.TRANSIENT)
 
+    @property
+    def of_our_set_up(self) -> bool:
+        """Our own words for what somebody here has to mend: a login, TLS, an address, a name."""
+        reply = self.reply
+        ours = not self.remote_mta and reply.code == 451
+        return ours and (reply.subject == 7 or reply.status == NOT_CONFIGURED)
+
     def but(self, **changes: object) -> Outcome:
         """A copy with some fields changed."""
         return replace(self, **changes)  # type: ignore[arg-type]  # names are checked by replace

@@ -26,6 +26,7 @@ from relayd.migrate.moves import (
 )
 from relayd.migrate.restrictionwords import (
     ANYWAY,
+    BY_NAME,
     ENDS,
     FILTERS,
     HELO_FORMS,
@@ -45,6 +46,14 @@ from relayd.rules.language.lexer import string
 
 _LATER_THAN_RCPT = ("smtpd_data_restrictions", "smtpd_end_of_data_restrictions")
 _DEPTH = 20  # classes in classes
+_PROBED_ELSEWHERE = (  # where mail does not go by the domain of its recipient alone
+    "relayhost",
+    "transport_maps",
+    "sender_dependent_relayhost_maps",
+    "sender_dependent_default_transport_maps",
+    "address_verify_relayhost",
+    "address_verify_transport_maps",
+)
 _DENIED = '550 5.7.1 "Relay access denied"'
 _BARE = 'regex "@[^.@]*$"'
 
@@ -79,12 +88,15 @@ class Restrictions:
             "reject_non_fqdn_recipient": self._bare,
             "reject_unlisted_sender": self._unlisted_sender,
             "reject_unknown_client_hostname": self._nameless,
-            "reject_unknown_sender_domain": self._unknown_sender,
+            "reject_unknown_reverse_client_hostname": self._nameless,
+            "reject_unknown_sender_domain": self._unknown_domain,
+            "reject_unknown_recipient_domain": self._unknown_domain,
             "reject_unknown_helo_hostname": self._unknown_helo,
             "reject_invalid_helo_hostname": self._helo_form,
             "reject_non_fqdn_helo_hostname": self._helo_form,
             "reject_maps_rbl": self._old_lists,
             "reject_unverified_recipient": self._unverified,
+            "reject_unverified_sender": self._unverified_sender,
             "reject_sender_login_mismatch": self._mismatch,
             "reject_authenticated_sender_login_mismatch": self._mismatch,
             "reject_known_sender_login_mismatch": self._mismatch,
@@ -199,11 +211,17 @@ class Restrictions:
         if word == "reject_rbl_client":
             name = dns_list(work, argument, "dnsbl")
             return [self._listed_client(scope, name, word)] if name else []
-        if word == "permit_dnswl_client":  # never overrides reject_unauth_destination
+        if word in BY_NAME:
+            name = dns_list(work, argument, "dnsbl")
+            whose, what = BY_NAME[word]
+            reply = f'554 5.7.1 "Service unavailable; {what} blocked by {name}"'
+            listed = f"listed {name} by {whose}"
+            return [Refuse((*scope, listed), word, (), reply)] if name else []
+        if word in ("permit_dnswl_client", "permit_rhswl_client"):
             name = dns_list(work, argument, "dnswl")
-            return [Permit((*scope, f"listed {name}", *each), word) for each in work.ours()] * bool(
-                name
-            )
+            listed = f"listed {name} by rdns" if word == "permit_rhswl_client" else f"listed {name}"
+            ours = work.ours() if name else []  # never overrides reject_unauth_destination
+            return [Permit((*scope, listed, *each), word) for each in ours]
         if word == "check_policy_service" and self._setting not in _LATER_THAN_RCPT:
             name = policy(work, self._main, argument)
             return [AskedOf(scope, f"{word} {argument}", (), name)] if name else []
@@ -224,17 +242,22 @@ class Restrictions:
         return [self._listed_client(scope, name, word) for name in names]
 
     def _nameless(self, word: str, scope: Scope) -> Sequence[Move]:
-        code = self._main["unknown_client_reject_code"]
-        code = code if re.match(r"[45]\d\d\Z", code) else "450"
-        reply = f'{code} {code[0]}.7.25 "Client host rejected: cannot find your hostname"'
-        return [Refuse((*scope, "rdns none"), word, (), reply)]
+        code = self._code("unknown_client_reject_code")
+        nameless, what = "rdns none", "hostname"
+        if word == "reject_unknown_reverse_client_hostname":  # it need not lead back
+            nameless, what = "not resolves client", "reverse hostname"
+        reply = f'{code} {code[0]}.7.25 "Client host rejected: cannot find your {what}"'
+        return [Refuse((*scope, nameless), word, (), reply)]
 
-    def _unknown_sender(self, word: str, scope: Scope) -> Sequence[Move]:
-        """Postfix spares the domains that are its own."""
+    def _unknown_domain(self, word: str, scope: Scope) -> Sequence[Move]:
+        """Postfix spares the domains whose mail ends with it."""
         code = self._code("unknown_address_reject_code")
-        reply = f'{code} {code[0]}.1.8 "Sender address rejected: Domain not found"'
-        ours = tuple(self._work.senders_of_ours())
-        return [Refuse((*scope, "not resolves sender"), word, ours, reply)]
+        whose = word.split("_")[2]
+        status, ours = "1.2", self._work.ours(final=True)
+        if whose == "sender":
+            status, ours = "1.8", self._work.senders_of_ours(final=True)
+        reply = f'{code} {code[0]}.{status} "{whose.title()} address rejected: Domain not found"'
+        return [Refuse((*scope, f"not resolves {whose}"), word, tuple(ours), reply)]
 
     def _unknown_helo(self, word: str, scope: Scope) -> Sequence[Move]:
         code = self._code("unknown_hostname_reject_code")
@@ -260,6 +283,16 @@ class Restrictions:
             self._work.report.translated("unverified_recipient_reject_code", code)
         asked = [Refuse((*scope, *to, f"unknown at {hop}"), word, (), reply) for to, hop in known]
         return asked or [Passed(scope, word)]
+
+    def _unverified_sender(self, word: str, scope: Scope) -> Sequence[Move]:
+        """Of what Postfix asks for where a sender's mail would go: that it could go anywhere."""
+        self._work.report.lost(self._setting, f"{word}: {FILTERS[word]}")
+        if any(self._main[each] for each in _PROBED_ELSEWHERE):
+            return [Passed(scope, word)]
+        code = self._code("unverified_sender_reject_code")
+        reply = f'{code} {code[0]}.1.7 "Sender address rejected: undeliverable address"'
+        ours = tuple(self._work.senders_of_ours())
+        return [Refuse((*scope, "not resolves sender"), word, ours, reply)]
 
     def _helo_form(self, word: str, scope: Scope) -> Sequence[Move]:
         expressions = ", ".join(f"regex {string(each)}" for each in HELO_FORMS[word])

@@ -29,7 +29,6 @@ _NO_ARGUMENT = ("check_relay_domains", "check_recipient_maps")
 
 # Filters against unwanted mail that ask strangers (DNS, other servers), or look at how a client
 # speaks. They say nothing of who may relay and where mail goes, so without them the rest stands.
-_ASKS = "relayd asks lists about addresses of clients, not about names"
 _PTR = "relayd takes a client's name only where it leads back to him: `rdns none` asks more of him"
 _FORM = "relayd does not look at the form of that name"
 _NO_NAME = (
@@ -51,19 +50,27 @@ SAME = {
     "reject_unknown_address": "reject_unknown_sender_domain",
 }
 """Names of Postfix 2."""
-RECORDS = ("reject_unknown_sender_domain", "reject_unknown_helo_hostname")
-"""They look up whether mail could go to a name."""
-_PROBE = "relayd does not ask who a sender is where his mail would go"
+RECORDS = (
+    "reject_unknown_sender_domain",
+    "reject_unknown_recipient_domain",
+    "reject_unknown_helo_hostname",
+    "reject_unknown_reverse_client_hostname",
+)
+"""They look up whether mail could go to a name, or whether an address has one."""
+BY_NAME = {
+    "reject_rhsbl_client": ("rdns", "client host"),
+    "reject_rhsbl_reverse_client": ("ptr", "unverified client host"),
+    "reject_rhsbl_helo": ("helo", "helo command"),
+    "reject_rhsbl_sender": ("sender", "sender address"),
+    "reject_rhsbl_recipient": ("recipient", "recipient address"),
+}
+"""Lists of names: by which name they are asked, and what is blocked."""
+_ZONE = "its zone, or the answers that count, are not understood"
+_PROBE = "relayd does not ask for a sender's mailbox where his mail would go"
 FILTERS = {
-    "reject_rbl_client": "its zone, or the answers that count, are not understood",
-    "reject_rhsbl_client": _ASKS,
-    "reject_rhsbl_helo": _ASKS,
-    "reject_rhsbl_sender": _ASKS,
-    "reject_rhsbl_recipient": _ASKS,
-    "reject_rhsbl_reverse_client": _ASKS,
+    "reject_rbl_client": _ZONE,
+    **dict.fromkeys(BY_NAME, _ZONE),
     "reject_maps_rbl": "maps_rbl_domains names no list",
-    "reject_unknown_recipient_domain": "an unknown domain is found out at delivery, and reported",
-    "reject_unknown_reverse_client_hostname": _PTR,
     "reject_unknown_forward_client_hostname": _PTR,
     "reject_unverified_recipient": "write `reject to @... when unknown at NEXT-HOP` for these",
     "reject_unverified_sender": _PROBE,
@@ -82,8 +89,8 @@ PERHAPS = {
     "permit_tls_clientcerts": ("tls", "relayd has not those certificates' fingerprints"),
     "permit_tls_all_clientcerts": ("tls", "relayd has not those certificates' authorities"),
     "permit_mx_backup": ("", "relayd does not ask whose MX this host is"),
-    "permit_dnswl_client": ("", "its zone, or the answers that count, are not understood"),
-    "permit_rhswl_client": ("", _ASKS),
+    "permit_dnswl_client": ("", _ZONE),
+    "permit_rhswl_client": ("", _ZONE),
     "permit_naked_ip_address": ("", _FORM),
     "defer_if_reject": ("", "what would be refused is asked to come later"),
 }

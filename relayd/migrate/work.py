@@ -79,10 +79,15 @@ class Work:
         if (tuple(scope), f"{setting}: {why}") not in self.closed:
             self.closed.append((tuple(scope), f"{setting}: {why}"))
 
-    def ours(self) -> list[tuple[str, ...]]:
-        """The destinations that are ours, each with its conditions."""
+    def ours(self, *, final: bool = False) -> list[tuple[str, ...]]:
+        """The destinations that are ours, each with its conditions.
+
+        `final`: those whose mail ends with Postfix, and is not relayed.
+        """
         plain, scopes = [], []
         for names in self.classes():
+            if final and names is self.relay:
+                continue
             excepted = names.exception(self.draft)
             if excepted:
                 scopes.append((f"to {names.operand(self.draft)}", f"not to {excepted}"))
@@ -90,9 +95,12 @@ class Work:
                 plain.append(names.operand(self.draft))
         return [*([(f"to {', '.join(plain)}",)] if plain else []), *scopes]
 
-    def senders_of_ours(self) -> list[tuple[str, ...]]:
+    def senders_of_ours(self, *, final: bool = False) -> list[tuple[str, ...]]:
         """The senders of those domains, each with its conditions."""
-        return [tuple(each.replace("to ", "sender ", 1) for each in scope) for scope in self.ours()]
+        return [
+            tuple(each.replace("to ", "sender ", 1) for each in scope)
+            for scope in self.ours(final=final)
+        ]
 
     @property
     def tagged(self) -> list[str]:

@@ -51,12 +51,22 @@ class FoundPieceAnswer(TypedDict):
     found: list[FoundAnswer]
 
 
+class ProviderFigures(TypedDict):
+    """One provider in `figures`."""
+
+    oldest: float  # when the oldest of its messages came, among those that wait longest; 0: none
+    rate: float  # messages a second; 0: as they come
+    slowed: bool  # it has asked for less
+    blocked: bool  # it takes nothing of ours
+
+
 class FiguresAnswer(TypedDict):
     """`figures`: what `metrics` shows beside what it counts."""
 
     messages: int  # that wait
     octets: int  # in them
     oldest: dict[str, float]  # by next hop, or "direct": when the oldest message that waits came
+    providers: dict[str, ProviderFigures]  # of which there is something to tell
     sessions: int
     deliveries: int  # under way
     healthy: bool  # every shard of the spool can record
@@ -180,6 +190,132 @@ class LaneAnswer(TypedDict):
     trouble: NotRequired[str]
 
 
+class ShardAnswer(TypedDict):
+    """One shard of the spool in `status`, and the process that has it."""
+
+    shard: int
+    healthy: bool  # it can record
+    deliveries: NotRequired[int]  # under way
+    lost_reports: NotRequired[int]
+    kept_reports: NotRequired[int]  # from strangers, since the start
+    forecasts_right: NotRequired[int]
+    forecasts_wrong: NotRequired[int]
+    sessions: NotRequired[int]
+    drop_waiting: NotRequired[int]  # files in the drop folder; of these four what is not 0
+    drop_put_off: NotRequired[int]
+    drop_set_aside: NotRequired[int]
+    drop_over_quota: NotRequired[int]
+    tls_handshakes: NotRequired[int]  # with next hops, once there were any
+    tls_resumed: NotRequired[int]
+
+
+class RefusedAnswer(TypedDict):
+    """A configuration on disk that is not in force."""
+
+    since: float
+    why: str  # as `reload` prints it
+    last_good: float | None  # it was so at the start: since when what is in force was so
+
+
+class PassedOverAnswer(TypedDict):
+    """An entry of a directory that is in no table, because it is wrong."""
+
+    key: str
+    why: str
+
+
+class TableAnswer(TypedDict):
+    """A table that a directory is read into, in `status` and `table list`."""
+
+    name: str
+    kind: str
+    entries: int | None  # None: it was never read
+    taken: float | None
+    confirmed: float | None  # when the source last said that it is so
+    stale: bool  # that was too long ago: what is looked up is answered with 451
+    trouble: str  # why it was not read the last time
+    since: float | None  # ... and the times before
+    asks: str  # how much of what was read is gone: it waits for `table accept`
+    passed_over: int
+    examples: list[PassedOverAnswer]
+
+
+class TablesAnswer(TypedDict):
+    """`table list`."""
+
+    tables: list[TableAnswer]
+
+
+class AcceptedTableAnswer(TypedDict):
+    """`table accept`."""
+
+    accepted: str
+    entries: int
+
+
+class CertificateAnswer(TypedDict):
+    """A `certificate` statement's file, in `status`."""
+
+    file: str
+    until: float  # 0: not known
+    trouble: str  # why what is in the file now cannot be served
+
+
+class ReachedLimitAnswer(TypedDict):
+    """A `limit` of the rules that somebody has reached."""
+
+    name: str
+    most: int
+    seconds: float
+    counts: str  # messages or recipients
+    per: str  # login, client, ...
+    over: int  # how many have reached it
+    keys: list[str]  # the first of them
+
+
+class SetUpAnswer(TypedDict):
+    """A next hop that waits for somebody to mend how it is configured here."""
+
+    destination: str
+    trouble: str
+
+
+class LostAddressAnswer(TypedDict):
+    """An address of a `source` that this host does not have."""
+
+    source: str
+    address: str
+    since: float
+
+
+class SuspensionAnswer(TypedDict):
+    """What an operator has told to wait."""
+
+    kind: str
+    whom: str
+    since: float
+    until: float
+    reason: str
+    by: str
+
+
+class SiteAnswer(TypedDict):
+    """One place to send to, which does not take mail as it comes."""
+
+    site: str
+    provider: str  # empty: nobody's with a name
+    rate: float  # messages a minute; 0: as they come
+    pinned: bool  # as configured
+    connections: int  # at a time; 0: any
+    messages: int  # on one connection; 0: any
+    in_flight: int
+    taken: int  # since the start
+    refused: int
+    resume_at: float  # 0: now
+    blocked_until: float  # 0: not blocked
+    trouble: str  # what it said; empty: nothing
+
+
 class StatusAnswer(TypedDict):
     """`status`: how relayd is, and what waits where."""
 
@@ -192,16 +328,198 @@ class StatusAnswer(TypedDict):
     workers: int
     workers_ready: NotRequired[int]  # where there are several
     restart: list[str]  # statements that wait for one
-    refused: dict[str, Any] | None  # the configuration on disk that is not in force: since, why
+    in_force_since: float  # the configuration
+    refused: RefusedAnswer | None  # the one on disk, which is not in force
     warnings: list[str]
     not_listening: list[str]
-    tables: list[Any]  # those that directories are read into; see relayd.directories.refresher
+    tables: NotRequired[list[TableAnswer]]  # those that directories are read into
+    certificates: list[CertificateAnswer]
+    limits: list[ReachedLimitAnswer]
+    full: list[str]  # limits of the configuration that are reached
+    set_up: list[SetUpAnswer]
+    reports_kept: int  # of which the postmaster has not been told
     waiting: WaitingAnswer
-    shards: list[dict[str, Any]]
+    shards: list[ShardAnswer]
     destinations: list[LaneAnswer]
     more_destinations: int
-    sites: list[dict[str, Any]]
-    suspended: list[dict[str, Any]]
+    sites: list[SiteAnswer]  # those in trouble
+    lost_addresses: list[LostAddressAnswer]
+    suspended: list[SuspensionAnswer]
+
+
+class QueueHeadAnswer(TypedDict):
+    """`queue`: before the rows, and again where another shard's begin."""
+
+    columns: NotRequired[list[str]]  # the names of a row's places, said once
+    recipient_columns: NotRequired[list[str]]  # ... and of those of a recipient in it
+    lanes: dict[str, float]  # queues in which nothing is tried before that time
+    behind: dict[str, str]  # ... and what was said there, in the place of each one's reply
+
+
+class QueueRowsAnswer(TypedDict):
+    """`queue`: a piece of the list. `relayctl queue --json` prints objects, a line each."""
+
+    rows: list[list[Any]]
+
+
+class FactAnswer(TypedDict):
+    """What is known where rules are asked."""
+
+    fact: str
+    value: str
+    source: str  # given, looked up, ...
+
+
+class DestinationAnswer(TypedDict):
+    """Where a recipient's mail goes."""
+
+    mailbox: str
+    next_hop: str
+    reverse_path: str
+    signed_by: list[str]
+    cut_through: float  # seconds that the client waits for the first attempt; 0: not at all
+    hosts: list[str]  # where that is, in words
+
+
+class HeaderAnswer(TypedDict):
+    """What becomes of a header section."""
+
+    rules: list[StepAnswer]
+    diff: list[str]
+
+
+class ExplainAnswer(TypedDict):
+    """`explain`: what the rules do with a recipient, and why."""
+
+    verdict: str  # accept hold discard refuse
+    reply: str
+    trail: list[StepAnswer]
+    facts: list[FactAnswer]
+    destinations: list[DestinationAnswer]
+    asks: NotRequired[list[StepAnswer]]  # filters that are asked
+    header: NotRequired[HeaderAnswer]  # where the question had one
+
+
+class NearLimitAnswer(TypedDict):
+    """Who is near a limit."""
+
+    key: str
+    count: int
+    over: bool
+
+
+class LimitAnswer(TypedDict):
+    """A `limit` of the rules in `limits`."""
+
+    name: str
+    most: int
+    seconds: float
+    counts: str  # messages or recipients
+    per: str  # login, client, ...
+    near: list[NearLimitAnswer]  # three quarters of it or more, most first
+    more: int  # beside those
+
+
+class LimitsAnswer(TypedDict):
+    """`limits`: all of them, or the one that is named."""
+
+    limits: list[LimitAnswer]
+
+
+class ForgottenAnswer(TypedDict):
+    """`limits` with `forget`."""
+
+    key: str
+    forgotten: list[str]  # the limits that had counted it
+
+
+class OauthLoginAnswer(TypedDict):
+    """A login by token, without its secrets."""
+
+    login: str
+    user: str
+    provider: str | None
+    grant: str
+    state: str
+    next_hops: list[str]
+    expires_at: NotRequired[float | None]  # None: nobody said
+    obtained_at: NotRequired[float]
+    renewable: NotRequired[bool]
+    trouble: NotRequired[str]
+    trouble_at: NotRequired[float | None]
+    seconds: NotRequired[float | None]  # `enroll`: for how long the token holds
+
+
+class OauthAnswer(TypedDict):
+    """`oauth` with `status`; `enroll` answers with one OauthLoginAnswer."""
+
+    logins: list[OauthLoginAnswer]
+
+
+class DkimKeyAnswer(TypedDict):
+    """A key that signs, and what the DNS has of it."""
+
+    name: str
+    domain: str
+    selector: str
+    algorithm: str
+    at: str
+    state: str
+    why: str
+    record: str  # as it is to be
+
+
+class DkimAnswer(TypedDict):
+    """`dkim`: the keys of all statements, or of the one that is named."""
+
+    keys: list[DkimKeyAnswer]
+
+
+class CountAnswer(TypedDict):
+    """How often something was met, in `digest`."""
+
+    name: str
+    count: int
+    octets: int  # 0 where that has no meaning
+
+
+class HourAnswer(TypedDict):
+    """What happened in an hour, in `digest`."""
+
+    at: float  # when it began
+    messages: int
+    recipients: int
+    delivered: int
+    failed: int  # expired, too
+    refused: int
+
+
+class DigestAnswer(TypedDict):
+    """`digest`: what the ledger and the journal know of some time."""
+
+    since: float
+    until: float
+    messages: int  # accepted
+    own: int  # ... of which relayd wrote so many itself
+    octets: int  # in them
+    recipients: int
+    delivered: int  # recipients that ended so
+    failed: int
+    expired: int
+    discarded: int
+    removed: int
+    deferred: int  # recipients that ended after more than one attempt
+    attempts: int  # of all that ended
+    refused: int  # recipients that the journal has, the same ones once an hour
+    not_noted: int  # ... and those that it only counted
+    hours: list[HourAnswer]  # those in which something happened
+    senders: list[CountAnswer]  # most messages first; so in all of these
+    sender_domains: list[CountAnswer]
+    clients: list[CountAnswer]
+    mailboxes: list[CountAnswer]  # recipients
+    domains: list[CountAnswer]  # ... of which so many
+    failures: list[CountAnswer]  # replies to what failed
+    refusals: list[CountAnswer]  # replies to what was refused
 
 
 class ComplaintAnswer(TypedDict):
@@ -229,19 +547,57 @@ class AuditAnswer(TypedDict):
 class PaceAnswer(TypedDict):
     """`pace`: where mail does not go as it comes."""
 
-    sites: list[dict[str, Any]]
+    sites: list[SiteAnswer]
+
+
+class OriginAnswer(TypedDict):
+    """A login or a forwarded address."""
+
+    origin: str
+    messages: float  # of late: old ones count less
+    complaints: float
+    share: float
+    rate: float  # messages a minute; 0: as they come
+    last: str
 
 
 class BlameAnswer(TypedDict):
     """`blame`: whose mail is refused for what it is."""
 
-    origins: list[dict[str, Any]]
+    origins: list[OriginAnswer]
+
+
+class FilterAnswer(TypedDict):
+    """Somebody who is asked about mail; numbers since the start, of all processes."""
+
+    name: str
+    kind: str
+    where: str
+    on_failure: str
+    connections: int
+    asked: int
+    seconds: float  # of all questions
+    slowest: float
+    trouble: int
+    last_trouble: str
+    last_trouble_at: float  # 0: never
 
 
 class FiltersAnswer(TypedDict):
     """`filters`: who is asked about mail."""
 
-    filters: list[dict[str, Any]]
+    filters: list[FilterAnswer]
+
+
+class ReroutedRecipientAnswer(TypedDict):
+    """A recipient that goes another way, or would if something did not keep it."""
+
+    id: str
+    recipient: str
+    kind: str
+    left: bool
+    then: str
+    now: str  # empty: nowhere
 
 
 class ReroutedAnswer(TypedDict):
@@ -251,4 +607,4 @@ class ReroutedAnswer(TypedDict):
     under_way: int
     changed: dict[str, int]
     left: dict[str, int]
-    changes: list[dict[str, Any]]
+    changes: list[ReroutedRecipientAnswer]  # a thousand at most

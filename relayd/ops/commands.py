@@ -28,8 +28,11 @@ from relayd.ops.documents import (
     lost_addresses,
     no_figures,
     number_of,
+    once_each,
     paces,
+    provider_figures,
     rerouted,
+    set_up_troubles,
     story,
     text_of,
     totals,
@@ -65,6 +68,8 @@ class Backend:
     borrow: Borrow = lambda messages: [True for _ in messages]  # from deliveries, to change them
     bring_back: BringBack = lambda keys, destinations: None
     lost: Callable[[], Iterable[Mapping[str, object]]] = tuple  # addresses that sources lack
+    provider_of: Callable[[str], str] = lambda destination: ""
+    full: Callable[[], Iterable[str]] = tuple  # limits of the configuration that are reached
 
 
 class Stream(Protocol):
@@ -229,6 +234,12 @@ class OperatorCommands:
                     "lost_addresses": lost_addresses(
                         dict(each) for backend in self._backends for each in backend.lost()
                     ),
+                    "set_up": once_each(
+                        each
+                        for backend in self._backends
+                        for each in set_up_troubles(backend.lanes())
+                    ),
+                    "full": [each for backend in self._backends for each in backend.full()],
                     "suspended": self._suspending.documents() if self._suspending else [],
                 }
             }
@@ -249,6 +260,9 @@ class OperatorCommands:
                     "messages": backlog.messages,
                     "octets": backlog.octets,
                     "oldest": oldest,
+                    "providers": provider_figures(
+                        backlog.oldest, backend.provider_of, backend.sites()
+                    ),
                     "sessions": int(str(now.get("sessions", 0))),
                     "deliveries": int(str(now.get("deliveries", 0))),
                     "healthy": backend.store.healthy,

@@ -19,6 +19,7 @@ from relayd.ops.maillog import STATUS
 from relayd.shared.meters import Meters
 
 ACCEPT_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0)
+COMMIT_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
 DELIVERY_SECONDS = (0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14400.0, 86400.0)
 
 _MOST = 40  # values of one label
@@ -76,6 +77,9 @@ class Counting:
         self._octets = meters.slot("relayd_accepted_bytes_total")
         self._accept = Histogram(meters, "relayd_accept_seconds", ACCEPT_SECONDS)
         self._delivery = Histogram(meters, "relayd_delivery_seconds", DELIVERY_SECONDS)
+        # the spool's thread adds to these, and to no others
+        self._commit = Histogram(meters, "relayd_commit_seconds", COMMIT_SECONDS)
+        self._writes = meters.slot("relayd_commit_writes_total")
         self._slots: dict[tuple[str, ...], int] = {}
         self._values: dict[str, set[str]] = {}
         self._providers: dict[str, str] = {}
@@ -169,10 +173,23 @@ class Counting:
         """Something an operator should know."""
         if event == "reloaded" and self._reloads:
             self._count("relayd_reloads_total")
+        elif event == "report kept back":
+            self._count("relayd_reports_kept_total")
 
     def trouble(self, event: str, **facts: object) -> None:
         """Something an operator should look at."""
         self._count("relayd_troubles_total", "event", self._bounded("event", event))
+
+    # beside the log, which says nothing of them
+
+    def committed(self, writes: int, seconds: float) -> None:
+        """The spool has written so many requests in one commit; called in the spool's thread."""
+        self._cells[self._writes] += writes
+        self._commit.add(seconds)
+
+    def forecast(self, right: bool) -> None:
+        """What was foreseen of a copy has come, or has not."""
+        self._count("relayd_forecasts_total", "verdict", "right" if right else "wrong")
 
 
 def _version(tls: str) -> str:

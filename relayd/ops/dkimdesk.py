@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from relayd.config import Settings
 from relayd.dns.answer import Answer, DnsError, DnsTrouble, NoData, NxDomain
 from relayd.ops.documents import Document, Request, RequestError, text_of
-from relayd.rules.language.source import did_you_mean
+from relayd.rules.language.source import name_hint
 
 if TYPE_CHECKING:
     from relayd.authentication.dkimsigning import SigningKey
@@ -35,7 +35,7 @@ class DkimDesk:
     def _chosen(self, name: str) -> Iterator[tuple[str, SigningKey]]:
         known = self._settings().signing
         if name and name not in known:
-            hint = did_you_mean(name, known) or "the rules in force have no such statement"
+            hint = name_hint(name, known)
             raise RequestError(f"there is no dkim {name}; {hint}")
         for each in [name] if name else known:
             for key in known[each]:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from relayd.mail.address import AddressError, Mailbox, path_text
 from relayd.mail.client import Client
-from relayd.mail.envelope import Envelope
+from relayd.mail.envelope import Envelope, is_direct
 from relayd.mail.ident import ident_text, parse_ident
 from relayd.mail.message import RecipientState, Record
 from relayd.mail.naming import MessageNames, names_of, shown
 from relayd.mail.outcome import Outcome
 from relayd.mail.plan import FACT, Step
-from relayd.ops.answers import FiguresAnswer
+from relayd.ops.answers import FiguresAnswer, ProviderFigures
 from relayd.spool.queue import LaneView, Standing
 from relayd.spool.view import (
     Accepted,
@@ -79,7 +79,7 @@ def filter_of(request: Request, now: float) -> QueueFilter:
         RecipientState.QUEUED,
         RecipientState.HELD,
     ):
-        raise RequestError(f"no state {state!r}: queued or held")
+        raise RequestError(f"no state {state!r}; expected queued or held")
     older_than = number_of(request, "older_than")
     return QueueFilter(
         state=STATES[state] if state else None,
@@ -114,12 +114,39 @@ def totals(counts: Iterable[Counts]) -> Document:
     return {**total, "destinations": destinations}
 
 
+def no_provider_figures() -> ProviderFigures:
+    """Nothing is known."""
+    return {"oldest": 0.0, "rate": 0.0, "slowed": False, "blocked": False}
+
+
+def provider_figures(
+    oldest: Mapping[str, float],
+    provider_of: Callable[[str], str],
+    sites: Iterable[Mapping[str, Any]],
+) -> dict[str, ProviderFigures]:
+    """Of one shard: since when mail waits, by queues; its sites, as for the operator."""
+    found: dict[str, ProviderFigures] = {}
+    for queue, at in oldest.items():
+        provider = provider_of(queue)
+        if provider:
+            each = found.setdefault(provider, no_provider_figures())
+            each["oldest"] = min(each["oldest"] or at, at)
+    for site in sites:
+        if site["provider"]:
+            each = found.setdefault(site["provider"], no_provider_figures())
+            each["rate"] += site["rate"] / 60
+            each["slowed"] |= bool(site["trouble"])
+            each["blocked"] |= bool(site["blocked_until"])
+    return found
+
+
 def no_figures() -> FiguresAnswer:
     """Those of nobody."""
     return {
         "messages": 0,
         "octets": 0,
         "oldest": {},
+        "providers": {},
         "sessions": 0,
         "deliveries": 0,
         "healthy": True,
@@ -135,6 +162,12 @@ def add_figures(total: FiguresAnswer, more: FiguresAnswer) -> None:
     total["healthy"] = total["healthy"] and more["healthy"]
     for name, at in more["oldest"].items():
         total["oldest"][name] = min(total["oldest"].get(name, at), at)
+    for name, each in more["providers"].items():
+        known = total["providers"].setdefault(name, no_provider_figures())
+        known["oldest"] = min(known["oldest"] or each["oldest"], each["oldest"] or known["oldest"])
+        known["rate"] += each["rate"]
+        known["slowed"] |= each["slowed"]
+        known["blocked"] |= each["blocked"]
 
 
 def lane_document(view: LaneView) -> Document:
@@ -149,6 +182,28 @@ def lane_document(view: LaneView) -> Document:
         "probe_at": view.probe_at,
         "trouble": str(view.trouble.reply) if view.trouble is not None else "",
     }
+
+
+_AT_REST = (Standing.DOWN, Standing.PROBING, Standing.REFUSING)
+
+
+def set_up_troubles(views: Iterable[LaneView]) -> list[Document]:
+    """Next hops that wait for somebody here to mend how they are configured."""
+    return [
+        {"destination": view.destination, "trouble": str(view.trouble.reply)}
+        for view in views
+        if view.standing in _AT_REST
+        and view.trouble is not None
+        and view.trouble.of_our_set_up
+        # what a domain's own exchangers want of us is theirs to say, but for what is missing here
+        and not (is_direct(view.destination) and view.trouble.reply.subject == 7)
+    ]
+
+
+def once_each(documents: Iterable[Document]) -> list[Document]:
+    """One for each destination, in their order."""
+    found = {each["destination"]: each for each in documents}
+    return [found[name] for name in sorted(found)]
 
 
 def paces(sites: Iterable[Document]) -> list[Document]:

@@ -419,7 +419,7 @@ def lines(answer: Mapping[str, Any]) -> Iterator[str]:
     Filters that would be asked follow, then header rules.
     """
     hosts = {each["mailbox"]: each["hosts"] for each in answer["destinations"]}
-    waits = min((each["cut_through"] for each in answer["destinations"]), default=0)
+    waits = min((each.get("cut_through", 0) for each in answer["destinations"]), default=0)
     header = answer.get("header") or {"rules": [], "diff": []}
     for fact in answer.get("facts", ()):
         yield safe(f"fact  {fact['value']}   ({fact['source']})")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import AsyncExitStack, aclosing
+from ipaddress import ip_address
 
 from relayd.mail.ident import ident_text
 from relayd.mail.message import RecipientState
@@ -29,7 +30,7 @@ def find_filter_of(request: Request) -> FindFilter:
         recipient=_address(request, "recipient"),
         message_id=text_of(request, "message_id"),
         envid=text_of(request, "envid"),
-        client=text_of(request, "client"),
+        client=_client(request),
         login=text_of(request, "login"),
         subject=text_of(request, "subject"),
         states=_states(text_of(request, "state")),
@@ -48,11 +49,20 @@ def _address(request: Request, name: str) -> str:
     return text
 
 
+def _client(request: Request) -> str:
+    text = text_of(request, "client")
+    try:
+        return str(ip_address(text)) if text else ""
+    except ValueError:
+        raise RequestError(f"client: {text!r} is no IP address") from None
+
+
 def _states(text: str) -> frozenset[RecipientState]:
     states: set[RecipientState] = set()
     for name in filter(None, text.split(",")):
         if name not in STATES and name not in _SEVERAL:
-            raise RequestError(f"no state {name!r}: {', '.join([*STATES, *_SEVERAL])}")
+            known = ", ".join([*STATES, *_SEVERAL])
+            raise RequestError(f"no state {name!r}; expected {known}")
         states.update(_SEVERAL.get(name) or [STATES[name]])
     return frozenset(states)
 

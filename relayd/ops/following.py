@@ -8,6 +8,7 @@ how far he is: `BOOT.NUMBER`, of several processes one each, with commas.
 
 from __future__ import annotations
 
+import re
 import secrets
 import time
 from collections import deque
@@ -20,7 +21,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from relayd.mail.address import path_text
 from relayd.mail.client import Client
-from relayd.mail.ident import ident_text
+from relayd.mail.ident import ident_text, parse_ident
 from relayd.mail.log import MailLog
 from relayd.mail.message import Message, Record, Settlement
 from relayd.mail.naming import names_of, shown
@@ -32,6 +33,7 @@ MOST = 5000  # events in the ring
 LINGER = 600.0  # seconds that events are kept for somebody who may come back
 BEAT = 10.0  # seconds without an event after which a follower hears that there is none
 BATCH = 100  # events sent before another look at the ring
+_CURSOR = re.compile(r"[0-9a-f]+\.[0-9]+(,[0-9a-f]+\.[0-9]+)*")
 _TEXT = 512  # characters of a value
 _RECIPIENTS = 100  # of a message that are named
 
@@ -57,9 +59,17 @@ class WantedEvents:
         names = [name for name in text_of(request, "event").split(",") if name]
         wrong = next((name for name in names if name not in EVENTS), "")
         if wrong:
-            raise RequestError(f"no event {wrong!r}: {', '.join(EVENTS)}")
+            raise RequestError(f"no event {wrong!r}; expected {', '.join(EVENTS)}")
         self._names = frozenset(names)
         self._ident = text_of(request, "id").upper()
+        try:
+            if self._ident:
+                parse_ident(self._ident)
+        except ValueError as error:
+            raise RequestError(str(error)) from None
+        cursor = text_of(request, "cursor")
+        if cursor and not _CURSOR.fullmatch(cursor):
+            raise RequestError(f"no cursor {cursor[:40]!r}; expected one of follow --json")
         self._sender = text_of(request, "sender").lower()
         self._recipient = text_of(request, "recipient").lower()
         self._anything = not (names or self._ident or self._sender or self._recipient)

@@ -38,6 +38,7 @@ from relayd.ops.documents import (
     lost_addresses,
     no_figures,
     number_of,
+    once_each,
     paces,
     rerouted,
     text_of,
@@ -463,6 +464,8 @@ def _summed(answers: Sequence[Document]) -> Document:
         "destinations": order[:MAX_DESTINATIONS],
         "more_destinations": more + max(len(order) - MAX_DESTINATIONS, 0),
         "sites": paces([site for answer in answers for site in answer["sites"]]),
+        "set_up": once_each(each for answer in answers for each in answer["set_up"]),
+        "full": list(dict.fromkeys(each for answer in answers for each in answer["full"])),
         "lost_addresses": lost_addresses(
             each for answer in answers for each in answer.get("lost_addresses", ())
         ),

@@ -10,8 +10,9 @@ from relayd.mail.address import AddressError
 from relayd.mail.log import MailLog
 from relayd.ops.documents import Document, Request, RequestError, text_of
 from relayd.rules.language.model import LimitDef
-from relayd.rules.language.source import did_you_mean
+from relayd.rules.language.source import name_hint
 
+NAMED = 5  # keys of a limit that `status` names
 MOST = 1000  # keys told of one limit, those that were counted most first
 
 
@@ -41,12 +42,29 @@ class LimitsDesk:
             self._log.notice("operator", command="limits forget", by=who, key=key, limits=named)
         return {"key": key, "forgotten": forgotten}
 
+    def reached(self) -> list[Document]:
+        """Limits that somebody has reached now, for `status`; none where that cannot be read."""
+        self._limits.keep(self._settings().ruleset.limits)
+        try:
+            told = [self._told(each) for each in self._chosen("")]
+        except OSError:
+            return []
+        found = []
+        for each in told:
+            over = [key["key"] for key in each.pop("near") if key["over"]]
+            more = each.pop("more")
+            if over:
+                # whoever is counted most comes first, so what was cut off is over only if all are
+                in_all = len(over) + (more if len(over) == MOST else 0)
+                found.append({**each, "over": in_all, "keys": over[:NAMED]})
+        return found
+
     def _chosen(self, name: str) -> Iterable[LimitDef]:
         known = self._settings().ruleset.limits
         if not name:
             return known.values()
         if name not in known:
-            hint = did_you_mean(name, known) or "the rules in force have no such statement"
+            hint = name_hint(name, known)
             raise RequestError(f"there is no limit {name}; {hint}")
         return (known[name],)
 

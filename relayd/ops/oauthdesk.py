@@ -12,7 +12,7 @@ from relayd.mail.log import MailLog
 from relayd.ops.commands import Operations, Stream
 from relayd.ops.documents import Document, Request, RequestError, text_of
 from relayd.relay.enrolment import Enrolment
-from relayd.rules.language.source import did_you_mean
+from relayd.rules.language.source import name_hint
 
 
 class OauthDesk:
@@ -71,7 +71,7 @@ class OauthDesk:
     def _provider(self, name: str) -> Provider:
         known = self._settings().oauth
         if name not in known:
-            hint = did_you_mean(name, known) or "the configuration in force has no such statement"
+            hint = name_hint(name, known)
             raise RequestError(f"there is no oauth {name}; {hint}")
         return known[name]
 

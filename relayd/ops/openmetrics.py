@@ -17,18 +17,33 @@ FAMILIES = (
     ("relayd_attempts", "counter", "Recipients tried or ended, by what became of them."),
     ("relayd_sent", "counter", "Recipients that a next hop took, by the TLS they went with."),
     ("relayd_reports", "counter", "Reports queued, by their kind."),
+    ("relayd_reports_kept", "counter", "Reports that strangers did not get."),
+    (
+        "relayd_forecasts",
+        "counter",
+        "Copies of which was foreseen how they fare, by who was right.",
+    ),
+    ("relayd_commit_writes", "counter", "Requests that the spool has committed."),
     ("relayd_troubles", "counter", "Lines of trouble in the log, by their event."),
     ("relayd_reloads", "counter", "Configurations put in force while running."),
     ("relayd_accept_seconds", "histogram", "From the final dot to 250."),
+    ("relayd_commit_seconds", "histogram", "What a commit of the spool takes, with its fsync."),
     ("relayd_delivery_seconds", "histogram", "From 250 to the next hop's 250, of a recipient."),
     ("relayd_waiting_messages", "gauge", "Messages that wait."),
     ("relayd_waiting_bytes", "gauge", "Their content."),
     ("relayd_oldest_seconds", "gauge", "Age of the oldest message that waits, by its next hop."),
+    ("relayd_provider_oldest_seconds", "gauge", "Age of the oldest message for a provider."),
+    ("relayd_provider_rate", "gauge", "Messages a second for a provider; none: as they come."),
+    ("relayd_provider_slowed", "gauge", "1 while a provider has asked for less."),
+    ("relayd_provider_blocked", "gauge", "1 while a provider takes nothing of ours."),
     ("relayd_open_sessions", "gauge", "Sessions of clients now."),
     ("relayd_deliveries", "gauge", "Deliveries under way now."),
     ("relayd_spool_healthy", "gauge", "1 while every shard of the spool can record."),
     ("relayd_disk_free_bytes", "gauge", "Room left where the spool is."),
     ("relayd_configuration_refused", "gauge", "1 while what is on disk is not in force."),
+    ("relayd_configuration_time_seconds", "gauge", "Since when it is in force, since the epoch."),
+    ("relayd_rules_info", "gauge", "1, with the hash of the rules in force."),
+    ("relayd_certificate_expiry_seconds", "gauge", "When it is over, since the epoch."),
     ("relayd_workers", "gauge", "Processes that move mail, as configured."),
     ("relayd_workers_ready", "gauge", "Those that serve."),
     ("relayd_start_time_seconds", "gauge", "When relayd was started, since the epoch."),
@@ -38,6 +53,7 @@ OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 PLAIN = "text/plain; version=0.0.4; charset=utf-8"
 
 _MOST_HOPS = 100
+_MOST_PROVIDERS = 40
 _NAME = re.compile(r"([a-z_]+?)(_total|_bucket|_sum)?(\{.*)?\Z")
 
 
@@ -66,9 +82,23 @@ def gauges_of(figures: FiguresAnswer, now: float) -> dict[str, float]:
         "relayd_spool_healthy": float(figures["healthy"]),
     }
     for name, received in sorted(figures["oldest"].items())[:_MOST_HOPS]:
-        label = name.replace("\\", "\\\\").replace('"', '\\"')
+        label = label_value(name)
         gauges[f'relayd_oldest_seconds{{next_hop="{label}"}}'] = round(max(now - received, 0.0), 3)
+    for name, each in sorted(figures["providers"].items())[:_MOST_PROVIDERS]:
+        label = f'{{provider="{label_value(name)}"}}'
+        if each["oldest"]:
+            age = round(max(now - each["oldest"], 0.0), 3)
+            gauges[f"relayd_provider_oldest_seconds{label}"] = age
+        if each["rate"]:
+            gauges[f"relayd_provider_rate{label}"] = round(each["rate"], 4)
+        gauges[f"relayd_provider_slowed{label}"] = float(each["slowed"])
+        gauges[f"relayd_provider_blocked{label}"] = float(each["blocked"])
     return gauges
+
+
+def label_value(text: str) -> str:
+    """As it stands between the quotes of a label."""
+    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
 
 
 def _lines(samples: Mapping[str, Mapping[str, float]], *, openmetrics: bool) -> Iterator[str]:

@@ -12,6 +12,7 @@ from relayd.mail.envelope import Direction, Recipient
 from relayd.mail.ident import ident_text
 from relayd.mail.log import MailLog
 from relayd.mail.message import RecipientState, Record, held_by_rules
+from relayd.mail.outcome import UNANSWERED
 from relayd.mail.plan import FACT, Destination, Plan, Verdict
 from relayd.mail.reply import Severity
 from relayd.ops.documents import MOST_REROUTED, Document, Request, text_of
@@ -91,7 +92,9 @@ class ReroutingDesk:
 
     async def _change(self, waiting: Lender, found: Sequence[Decided]) -> list[bool]:
         """Which of them are as decided now; the others are under way, or have changed."""
-        reroutings = [each.rerouting for each in found if each.rerouting is not None]
+        reroutings = [
+            one for each in found if (one := each.rerouting) is not None and not _awaited(one)
+        ]
         keys = [[(each.message, each.number) for each in one.before] for one in reroutings]
         free = waiting.borrow(keys)
         ours = [one for one, mine in zip(reroutings, free, strict=True) if mine]
@@ -153,6 +156,11 @@ class Told:
             "left": self._left,
             "changes": self._changes,
         }
+
+
+def _awaited(rerouting: Rerouting) -> bool:
+    """Whether the message's client waits for its first attempt, the way that it has."""
+    return any(record.last == UNANSWERED for record in rerouting.before)
 
 
 def _way(to: Recipient) -> str:

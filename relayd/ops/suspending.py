@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from relayd.mail.log import MailLog
 from relayd.ops.documents import Document, Request, RequestError, number_of, text_of
+from relayd.rules.language.source import name_hint
 from relayd.spool.view import QueueFilter
 
 KINDS = ("destination", "provider", "sender", "login")
@@ -68,11 +69,10 @@ class SuspendingDesk:
         if not now < until <= now + LONGEST:
             raise RequestError("for how long? give --for, such as 2h, at most a year")
         if kind == "provider" and whom not in self._providers():
-            known = ", ".join(self._providers()) or "none is defined"
-            raise RequestError(f"no provider {whom}; known are: {known}")
+            raise RequestError(f"no provider {whom}; {name_hint(whom, self._providers())}")
         if kind == "destination" and not self._may_be_one(whom):
-            known = ", ".join(self._next_hops()) or "none is defined"
-            raise RequestError(f"{whom} is no domain, and no next hop; known are: {known}")
+            known = name_hint(whom, self._next_hops())
+            raise RequestError(f"{whom} is no domain, and no next hop; {known}")
         found: Document = {
             "kind": kind,
             "whom": whom,
@@ -117,5 +117,6 @@ def _one_of(request: Request) -> tuple[str, str]:
     """What is meant: one thing, for two would leave open whether both have to be so."""
     given = [(kind, whom) for kind in KINDS if (whom := text_of(request, kind).strip())]
     if len(given) != 1:
-        raise RequestError(f"name one: {', '.join(f'--{kind}' for kind in KINDS)}")
+        every = ", or --all" if text_of(request, "command") == "resume" else ""
+        raise RequestError(f"name one of {', '.join(f'--{kind}' for kind in KINDS)}{every}")
     return given[0]

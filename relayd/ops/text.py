@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Iterable, Iterator
@@ -20,7 +21,7 @@ _QUEUE_HEAD = (
 _TOLD_ELSEWHERE = {
     *("version", "started", "hostname", "waiting", "shards"),
     *("destinations", "more_destinations", "refused", "sites", "suspended", "reports_kept"),
-    "lost_addresses",
+    *("lost_addresses", "in_force_since"),
 }
 
 
@@ -178,6 +179,12 @@ def status_lines(status: dict[str, Any], now: float) -> Iterator[str]:
             yield safe(f"{key.replace('_', ' '):13}  {fact}")
     if status.get("refused"):
         yield from _refused_lines(status["refused"], now)
+    elif status.get("in_force_since"):
+        yield f"{'in force':13}  since {moment(status['in_force_since'])}"
+    for each in status.get("set_up", ()):
+        yield safe(f"{'MEND':13}  {each['destination']}: {each['trouble']}")
+    for full in status.get("full", ()):
+        yield safe(f"{'FULL':13}  {full}")
     for warning in status.get("warnings", ()):
         yield safe(f"{'warning':13}  {warning}")
     for missing in status.get("not_listening", ()):
@@ -192,6 +199,14 @@ def status_lines(status: dict[str, Any], now: float) -> Iterator[str]:
     )
     if waiting["damaged"]:
         yield f"{'damaged':13}  {_many(waiting['damaged'], 'message')} set aside"
+    for each in status.get("certificates", ()):
+        yield safe(_certificate(each, now))
+    for each in status.get("limits", ()):
+        keys = ", ".join(each["keys"]) + (", ..." if each["over"] > len(each["keys"]) else "")
+        yield safe(
+            f"{'limit':13}  {each['name']}: {each['over']:,} at {each['most']:,} {each['counts']}"
+            f" in {duration(int(each['seconds']))} per {each['per']}: {keys}"
+        )
     if status.get("reports_kept"):
         kept = _many(status["reports_kept"], "report")
         yield f"{'kept back':13}  {kept} to strangers: see relayctl backscatter"
@@ -205,7 +220,7 @@ def status_lines(status: dict[str, Any], now: float) -> Iterator[str]:
         yield f"{'shard ' + str(shard['shard']):13}  {health}{facts}".rstrip()
     right, wrong = (sum(each.get(key, 0) for each in status["shards"]) for key in _FORECASTS)
     if right or wrong:
-        yield f"{'forecast':13}  right {right:,} times of {right + wrong:,}"
+        yield f"{'forecast':13}  right {right:,} of {_many(right + wrong, 'time')}"
     for site in status.get("sites", ()):
         if site["trouble"]:
             yield safe(f"{'BLOCKED' if site['blocked_until'] else 'slowed':13}  {_site(site, now)}")
@@ -226,6 +241,20 @@ def status_lines(status: dict[str, Any], now: float) -> Iterator[str]:
         )
     if status["more_destinations"]:
         yield f"... and {status['more_destinations']} more"
+
+
+_SOON = 14 * 86_400.0  # seconds: a certificate that is renewed by itself is so before
+
+
+def _certificate(each: dict[str, Any], now: float) -> str:
+    if each["trouble"]:
+        return f"{'CERTIFICATE':13}  {each['trouble']}"
+    left = each["until"] - now
+    until = f"until {moment(each['until'])}"
+    if left <= 0:
+        return f"{'CERTIFICATE':13}  {each['file']} is over: {until}"
+    word = "CERTIFICATE" if left < _SOON else "certificate"
+    return f"{word:13}  {each['file']} {until}, for {duration(int(left))}"
 
 
 def kept_lines(answer: dict[str, Any]) -> Iterator[str]:
@@ -336,7 +365,7 @@ _LEFT = {
 
 
 def _suspension(each: dict[str, Any], now: float) -> str:
-    left = coarse(max(each["until"] - now, 0.0))
+    left = coarse(max(math.ceil(each["until"] - now), 0))
     reason = f": {each['reason']}" if each["reason"] else ""
     by = f" by {each['by']}" if each["by"] else ""
     until = f"for {left} more, until {moment(each['until'])}"
@@ -348,7 +377,9 @@ def _site(site: dict[str, Any], now: float) -> str:
         probe = f", asks again in {coarse(site['resume_at'] - now)}" if site["resume_at"] else ""
         return f"{site['site']} takes nothing from us{probe}: {site['trouble']}"
     rate = f" to {site['rate']:.4g} a minute" if site["rate"] else ""
-    many = f" to {site['connections']} at a time" if site["connections"] else ""
+    many = (
+        f"{',' if rate else ' to'} {site['connections']} at a time" if site["connections"] else ""
+    )
     pause = f", not before {moment(site['resume_at'])}" if site["resume_at"] > now + 5 else ""
     return f"{site['site']} slowed{rate}{many}{pause}: said {site['trouble']}"
 
@@ -501,6 +532,14 @@ def show_lines(story: dict[str, Any], now: float) -> Iterator[str]:
     for recipient in story["recipients"]:
         yield ""
         yield from recipient_lines(recipient, now)
+        yield from _forecast_lines(story.get("trail", ()), recipient["mailbox"])
+
+
+def _forecast_lines(trail: Iterable[dict[str, str]], mailbox: str) -> Iterator[str]:
+    for step in trail:
+        if step["stage"] == "forecast" and step["note"].startswith(f"{mailbox}: "):
+            reason = step["note"].removeprefix(f"{mailbox}: ")
+            yield safe(f"    forecast of DMARC: {step['rule']}: {reason}")
 
 
 def recipient_lines(recipient: dict[str, Any], now: float) -> Iterator[str]:

@@ -336,6 +336,12 @@ class Dispatcher:
             for site in self._sites.gated():
                 yield site_document(site, self._now())
 
+    def provider_of(self, destination: str) -> str:
+        """Whose exchangers have the mail of this queue, by what is known now; empty: nobody's."""
+        lane = self._queue.lanes.get(destination)
+        gates = () if lane is None else lane.gates
+        return next((gate.provider for gate in gates if gate.provider), "")
+
     def origins(self) -> Iterator[Mapping[str, object]]:
         """Those whose mail is complained about, for the operator."""
         return self._origins.documents()
@@ -445,7 +451,7 @@ class Dispatcher:
             if id(delivery) not in self._disowned
         ]
         lane.more = True
-        self._scheduler.landed(lane, shares)
+        self._scheduler.landed(lane, shares, asked=False)
         self._log.attempted(message, settlements, 0.0)
         if self._first.open:
             settlements = [*await self._first.heard(delivery, settlements)]
@@ -603,7 +609,7 @@ class Dispatcher:
 
     async def _report(self, message: Message, settlements: Sequence[Settlement]) -> None:
         """What these are owed that are recorded by now."""
-        _, reports = await self._reports(message, settlements, final=False)
+        _, reports = await self._reports(message, settlements, final=False, recorded=True)
         if reports:
             await self._stored(message, (), reports)
 
@@ -631,7 +637,12 @@ class Dispatcher:
         return sum(each.message.ident == ident for each in self._busy.values())
 
     async def _reports(
-        self, message: Message, settlements: Sequence[Settlement], *, final: bool
+        self,
+        message: Message,
+        settlements: Sequence[Settlement],
+        *,
+        final: bool,
+        recorded: bool = False,
     ) -> tuple[Sequence[Settlement], list[tuple[Report | Smaller, NewMessage]]]:
         now = self._now()
         reports: Sequence[Report | Smaller] = ()
@@ -643,7 +654,9 @@ class Dispatcher:
                 )
                 strangers = self._strangers
                 if mine and strangers is not None and strangers.concerns(mine):
-                    settlements, mine, later = await strangers.sift(settlements, mine)
+                    settlements, mine, later = await strangers.sift(
+                        settlements, mine, recorded=recorded
+                    )
                 reports = mine
             elif is_report(message):
                 reports = self._lost.follow(message, settlements)

@@ -8,7 +8,7 @@ neither does what was called a risk.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from relayd.mail.delivery import Delivery
 from relayd.mail.log import MailLog
@@ -33,6 +33,7 @@ class Foresight:
         self.waiting: dict[int, dict[str, str]] = {}  # messages: what is foreseen for whom
         self.right = 0
         self.wrong = 0
+        self.on_verdict: Callable[[bool], None] = lambda right: None
 
     def note(self, ident: int, trail: Sequence[Step]) -> None:
         """A message was taken, and this foreseen of its copies."""
@@ -62,7 +63,9 @@ class Foresight:
             forecast = foreseen.pop(mailbox, "")
             if not forecast or not (taken or refused):
                 continue
-            if taken == (forecast == PASS):
+            right = taken == (forecast == PASS)
+            self.on_verdict(right)
+            if right:
                 self.right += 1
                 continue
             self.wrong += 1

@@ -10,6 +10,9 @@ So each such cycle says how much is enough, and after two or three the rate stay
 below. A place of which a refusal is followed by others, with nothing taken between them, counts
 over some time: that time is found by asking now and then, and says the same at once. After a while
 more is tried; if that is refused, the while doubles.
+
+Several workers learn each for itself what is left by the others. One that is refused what had been
+enough says so to those, and each of them stays a little lower.
 """
 
 from __future__ import annotations
@@ -26,12 +29,14 @@ _WINDOW = 30.0  # seconds of which it is known what was taken, before the first 
 _IDLE = 10.0  # seconds, or so many distances, without mail: what comes then is a new beginning
 _FAR = 1.12  # so much less in one step, at most: what comes in a cycle may have been too little
 _NEAR = 1.15  # ... but not by that much
-_ENOUGH = 0.98  # of what it takes: below that it has no reason to refuse
+_ENOUGH = 0.96  # of what it takes: below that it has no reason to refuse
 SHORTEST_PAUSE = 1.0  # seconds
 LONGEST_PAUSE = 300.0
 _PATIENCE = 16  # nothing taken for so long: the next one asks after that part of it
 _HOLD = 600.0  # seconds
 _LONGEST_HOLD = 24 * 3600.0
+_NEWS = 10.0  # seconds: what was refused before says nothing of now
+_LESS = 0.97  # where it was too much for another worker
 _USED = 0.8  # of the rate: with less mail nothing is learnt of it
 _LATE = 0.5  # seconds
 _JITTER = 0.05  # a distance is that part shorter or longer
@@ -43,9 +48,9 @@ class LearntRate:
     """The rate of one place. Times are seconds since the epoch; `random` is in [0, 1)."""
 
     __slots__ = (
-        *("_busy", "_changed_at", "_credit", "_full", "_held", "_hold", "_known", "_last"),
-        *("_next", "_random", "_refused_at", "_silent", "_since", "_taken", "_too_much"),
-        *("pinned", "rate", "resume_at"),
+        *("_busy", "_changed_at", "_credit", "_full", "_heard_at", "_held", "_hold", "_known"),
+        *("_last", "_next", "_random", "_refused_at", "_silent", "_since", "_taken"),
+        *("_too_much", "pinned", "rate", "resume_at"),
     )
 
     def __init__(self, random: Callable[[], float]) -> None:
@@ -57,6 +62,7 @@ class LearntRate:
         self._credit = 0  # taken since the rate was changed
         self._changed_at = 0.0
         self._refused_at = 0.0
+        self._heard_at = 0.0  # when another worker was surprised
         self._full = 0.0  # when it refused what was more than enough; 0: it has taken since
         self._silent = False  # ... and has refused again since then
         self._too_much = 0.0  # the rate that was refused
@@ -95,6 +101,11 @@ class LearntRate:
         # what woke up a little late is made good, so that the rate is reached
         late = now - self._next
         self._next = (self._next if 0.0 <= late < _LATE else now) + distance
+
+    def spared(self) -> None:
+        """One that had started was no attempt: the next one has its time."""
+        if self.in_force:
+            self._next -= 1 / self.in_force
 
     def took(self, now: float, began: float) -> None:
         """A message was taken, in an attempt that began then."""
@@ -141,6 +152,19 @@ class LearntRate:
         self._credit = 0
         return True
 
+    @property
+    def surprised(self) -> bool:
+        """What it last refused was no more than had seemed enough; so others use it, too."""
+        return 0.0 < self._too_much <= self._held * 1.01
+
+    def heard(self, now: float, at: float) -> None:
+        """Another worker was surprised at that time: they are a little too much, together."""
+        if self._heard_at < at <= now < at + _NEWS:
+            self._heard_at = at
+            if self._held and not self._full and self.rate <= self._held * 1.01:
+                self._stay(self._held * _LESS)
+                self.rate = min(self.rate, self._held)
+
     def reopened(self) -> None:
         """It is to be tried now: pauses begin anew, what was learnt stays."""
         self.resume_at = self._next = 0.0
@@ -174,7 +198,7 @@ class LearntRate:
             self._stay(refused / RISE)
         elif held and refused > held * 1.01:
             self._hold = min(2 * self._hold, _LONGEST_HOLD)
-        elif held and self._known and self._busy:
+        elif refused and self._known and self._busy:
             less = refused / _FAR
             self._stay(min(enough if less < _NEAR * enough else less, refused) * _ENOUGH)
         elif refused:
@@ -195,11 +219,14 @@ class LearntRate:
         wanted = self._credit + 1 >= _USED * self.rate * (now - self._changed_at)
         self._changed_at, self._credit = now, 0
         quiet = now - self._refused_at
+        if quiet >= FORGOTTEN:
+            self.rate = self._held = self._next = 0.0
+            return
         if not wanted:
             self._busy = False
             return  # nothing is known of what it takes beyond what there was
         self.rate = self._held if beyond and quiet < self._hold else more
-        if (self.rate >= _PLENTY and quiet >= _HOLD) or quiet >= FORGOTTEN:
+        if self.rate >= _PLENTY and quiet >= _HOLD:
             self.rate = self._held = self._next = 0.0
 
     # across a restart
@@ -215,6 +242,7 @@ class LearntRate:
             "full": self._full,
             "too_much": self._too_much,
             "since": self._since,
+            "last": self._last,
             "taken": self._taken,
             "known": float(self._known),
         }
@@ -230,7 +258,8 @@ class LearntRate:
         self._refused_at = min(kept.get("refused_at", 0.0), now)
         self._changed_at = now
         # what was taken before, as far as it is known; nothing was after the last refusal
-        self._since = self._last = min(kept.get("since", 0.0), now)
+        self._since = min(kept.get("since", 0.0), now)
+        self._last = min(kept.get("last", self._since), now)
         self._taken = int(min(max(kept.get("taken", 0.0), 0.0), 1e9))
         self._too_much = max(kept.get("too_much", 0.0), 0.0)
         self._known = kept.get("known", 0.0) > 0  # the time since then was idle: it is no less

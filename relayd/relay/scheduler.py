@@ -105,6 +105,9 @@ class Share:
     def ended(self) -> None:
         """... and given it back."""
 
+    def spared(self, now: float) -> None:
+        """... of which nobody was asked anything: it is the next one's turn."""
+
     def reopened(self) -> None:
         """The operator wants it tried now."""
 
@@ -281,13 +284,15 @@ class Scheduler:
         finally:
             self._pumping = False
 
-    def landed(self, lane: Lane, shares: Shares) -> None:
-        """A delivery is not in flight any more."""
+    def landed(self, lane: Lane, shares: Shares, *, asked: bool = True) -> None:
+        """A delivery is not in flight any more. `asked`: it was an attempt."""
         lane.in_flight -= 1
         self.in_flight -= 1
         for share in shares:
             share.in_flight -= 1
             if share.gated:
+                if not asked:
+                    share.spared(self._now())
                 share.ended()
             self._call_up(share.waiting)
 

@@ -8,7 +8,8 @@ site. A site that nobody limits, and that has asked for nothing, is only counted
 the rate, or for the end of a block. `pace to` and `pace via` make sites of their own, without a
 look-up.
 
-Over several workers each has its part of a rate, and sees the connections of the others.
+Over several workers each has its part of a rate, and sees the connections of the others, and when
+they were refused what had been enough.
 """
 
 from __future__ import annotations
@@ -125,6 +126,8 @@ class SendingSite(Share):
 
     def opens_at(self, now: float) -> float:
         """When the next one may start."""
+        if self._counters is not None and self.learnt.rate:
+            self.learnt.heard(now, self._noted("too much"))
         at = self.learnt.opens_at(now)
         if self.blocks:
             asked = self._asked()
@@ -144,6 +147,13 @@ class SendingSite(Share):
             self.probe_at = now + PROBE
             self._note("asked", now)
         self._tell()
+
+    def spared(self, now: float) -> None:
+        """It came to no attempt: the next one may ask instead."""
+        self.learnt.spared()
+        if self.blocks:
+            self.probe_at = min(self.probe_at, now)
+            self._note("asked", 0.0)
 
     def ended(self) -> None:
         """One is not under way any more."""
@@ -229,6 +239,8 @@ class SendingSite(Share):
         self.refused += 1
         self.trouble = trouble
         news = self.learnt.slower(now, began, pause)
+        if news and self.learnt.surprised:
+            self._note("too much", now)
         self.weigh()
         return news
 

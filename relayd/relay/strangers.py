@@ -157,38 +157,48 @@ class Strangers:
         return any(each.to == path for each in reports) and not self._known(about.client)
 
     async def sift(
-        self, settlements: Sequence[Settlement], reports: Sequence[Report]
+        self,
+        settlements: Sequence[Settlement],
+        reports: Sequence[Report],
+        *,
+        recorded: bool = False,
     ) -> tuple[list[Settlement], tuple[Report, ...], list[Settlement]]:
-        """What is recorded, the reports that go out, and what has to be left for later."""
+        """What is to be recorded, the reports that go out, and what has to be left for later.
+
+        `recorded`: it is recorded, and nothing can be left.
+        """
         sent: list[Report] = []
         fates: dict[int, ReportFate] = {}  # of those whose report is not sent
         for report in reports:
-            fate = await self.fate(report)
+            fate = await self.fate(report, recorded=recorded)
             if fate is ReportFate.SENT:
                 sent.append(report)
             else:
                 fates.update((id(each.recipient), fate) for each in report.entries)
-        recorded: list[Settlement] = []
+        told: list[Settlement] = []
         later: list[Settlement] = []
         for each in settlements:
             found = fates.get(id(each.record.recipient))
             if found is ReportFate.LATER:
                 later.append(each)
             elif found is ReportFate.KEPT and not each.state.waiting:
-                recorded.append(replace(each, note=KEPT_NOTE))
+                told.append(replace(each, note=KEPT_NOTE))
             else:
-                recorded.append(each)
-        return recorded, tuple(sent), later
+                told.append(each)
+        return told, tuple(sent), later
 
-    async def fate(self, report: Report) -> ReportFate:
-        """What becomes of one; if it is kept, that is on stable storage."""
-        message = report.about
+    async def fate(self, report: Report, *, recorded: bool = False) -> ReportFate:
+        """What becomes of one; if it is kept, that is on stable storage.
+
+        `recorded`: nobody waits any more of whom it speaks.
+        """
+        message, waits = report.about, _can_wait(report) and not recorded
         if report.to != message.envelope.reverse_path or self._known(message.client):
             return ReportFate.SENT
         try:
             room = self._counted().room(_key(report.to), self._now())
         except OSError as error:
-            return self._trouble(report, error)
+            return self._trouble(report, error, waits=waits)
         if room is not None:
             self._vouch_later(message.client, report.to, room)
             return ReportFate.SENT
@@ -196,9 +206,9 @@ class Strangers:
         if found == "pass":
             return ReportFate.SENT
         young = self._now() - message.received_at < PATIENCE
-        if found == UNANSWERED and _can_wait(report) and (young or self._stopped):
+        if found == UNANSWERED and waits and (young or self._stopped):
             return ReportFate.LATER
-        return await self._keep(report)
+        return await self._keep(report, waits=waits)
 
     def _known(self, client: Client) -> bool:
         return not client.address or self._knows(client)
@@ -255,7 +265,7 @@ class Strangers:
 
     # what is kept
 
-    async def _keep(self, report: Report) -> ReportFate:
+    async def _keep(self, report: Report, *, waits: bool) -> ReportFate:
         first = report.entries[0]
         kept = KeptReport(
             report.about.ident,
@@ -274,7 +284,7 @@ class Strangers:
             spawn(self._keep_all(), partial(log_bug, self._log, "report not kept"))
         error = await told
         if error is not None:
-            return self._trouble(report, error)
+            return self._trouble(report, error, waits=waits)
         self.count += 1
         self._log.notice(
             "report kept back",
@@ -300,10 +310,13 @@ class Strangers:
         finally:
             self._keeping = False
 
-    def _trouble(self, report: Report, error: OSError) -> ReportFate:
+    def _trouble(self, report: Report, error: OSError, *, waits: bool) -> ReportFate:
         """Our own is nobody's fault; but whom we have told of success must not hear it twice."""
         self._log.trouble("reports to strangers not counted", id=str(report.about), why=str(error))
-        return ReportFate.LATER if _can_wait(report) else ReportFate.KEPT
+        if waits:
+            return ReportFate.LATER
+        # of a failure nobody would hear otherwise
+        return ReportFate.SENT if _can_wait(report) else ReportFate.KEPT
 
 
 def _can_wait(report: Report) -> bool:

@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,8 @@ class Suspensions:
             found = json.loads(self._path.read_text())
             for each in found:
                 one = Suspension(**{str(name): each[name] for name in each})
-                if one.kind in KINDS and self._now() < float(one.until):
+                one = replace(one, until=float(one.until))
+                if one.kind in KINDS and self._now() < one.until:
                     self._known[one.kind, one.whom] = one
         except FileNotFoundError:
             return

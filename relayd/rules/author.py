@@ -59,9 +59,10 @@ def _shown(name: str, mailbox: Mailbox) -> str:
     try:
         text = str(make_header(decode_header(name)))
     except (HeaderParseError, LookupError, ValueError):
-        text = name
+        text = ""  # others may make something of it
     text = "".join(each if each.isprintable() else " " for each in text)
-    text = " ".join(text.replace("@", " at ").split())
+    # encoded words within encoded words: some readers decode what is quoted
+    text = " ".join(text.replace("@", " at ").replace("=?", "= ?").split())
     return text or f"{mailbox.local} at {mailbox.domain}"
 
 

@@ -107,7 +107,7 @@ class Scheme:
         """
         domain = author.domain if author.domain.isascii() else author.domain_key
         day = stamp(now)
-        given = self._signed(_AUTHORS, day, domain, author.local, least=AUTHORS_HASH)
+        given = self._signed(*_author_parts(day, domain, author.local), least=AUTHORS_HASH)
         mailbox = Mailbox(f"SRSF={given}={day}={domain}={author.local}", self.domain)
         return _short_enough(mailbox, author)
 
@@ -171,7 +171,7 @@ class Scheme:
         if match is None:
             raise MalformedError("Malformed SRS address")
         given, day, domain, local = match.groups()
-        self._check(given, _AUTHORS, day, domain, local, least=AUTHORS_HASH)
+        self._check(given, *_author_parts(day, domain, local), least=AUTHORS_HASH)
         if days_since(day, now) > MAX_AGE:
             raise ExpiredError("This SRS address has expired")
         author = _mailbox(local, domain)
@@ -205,6 +205,11 @@ class Scheme:
         """The hash at its full length. Case does not count, of ASCII letters only (libsrs2)."""
         text = "".join(parts).encode("utf-8", "replace").lower()
         return base64.b64encode(hmac.digest(key, text, "sha1")).decode()
+
+
+def _author_parts(day: str, domain: str, local: str) -> tuple[str, ...]:
+    """What is hashed of an author: where the domain ends counts, too, other than with SRS0."""
+    return _AUTHORS, day, domain, "\0", local
 
 
 def is_authors(local: str) -> bool:

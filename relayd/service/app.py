@@ -87,6 +87,7 @@ from relayd.service.supervisor import Orders, Supervisor
 from relayd.service.watch import ConfigurationWatch
 from relayd.spool.disk.lock import Lock
 from relayd.spool.errors import SpoolError, SpoolLocked
+from relayd.tls.dates import CertificateDates
 
 
 class Options(usage.Options):
@@ -294,6 +295,7 @@ class Relayd(MultiService):
             self._log,
             shards=shards_of(settings.spool, 0, 1),
             ready=self._handed_for,
+            counting=None if self._metrics is None else self._metrics.counting,
         )
         self._mover = gateway
         self._commands = commands_of(
@@ -333,17 +335,20 @@ class Relayd(MultiService):
             self._reactor,
             self._configuration,
             self._log,
+            names,
             own_verification_of(self._reactor, self._configuration, self._log, resolver),
         )
         enquiry = enquiry_of(
             self._reactor, self._configuration, self._log, resolver, names, gatherer
         )
-        started = time.time()
+        started, dates, limits = time.time(), CertificateDates(), self._limits()
         self._commands = ForwardedCommands(
             self._reactor,
             supervisor.controls,
             about=lambda: {
-                **about(self._configuration, started, sockets.missing, self._refresher),
+                **about(
+                    self._configuration, started, sockets.missing, dates, limits, self._refresher
+                ),
                 **supervisor.figures(),
             },
             explain=enquiry.explain,
@@ -352,7 +357,7 @@ class Relayd(MultiService):
             restart=self._restart_workers,
             log=self._log,
             oauth=self._oauth(),
-            limits=self._limits(),
+            limits=limits,
             backscatter=self._backscatter(),
             dkim=self._dkim().answer,
             tables=TablesDesk(self._refresher, self._log),
@@ -564,10 +569,10 @@ def commands_of(
     events: Events,
 ) -> OperatorCommands:
     """What operators can ask of one process that moves mail."""
-    started = time.time()
+    started, dates = time.time(), CertificateDates()
     return OperatorCommands(
         gateway.backends(),
-        about=lambda: about(configuration, started, gateway.missing, tables),
+        about=lambda: about(configuration, started, gateway.missing, dates, limits, tables),
         explain=gateway.explain,
         check=configuration.check,
         reload=configuration.reload,
@@ -610,6 +615,8 @@ def about(
     configuration: Configuration,
     started: float,
     missing: Mapping[ListenAddress, str],
+    dates: CertificateDates,
+    limits: LimitsDesk | None,
     tables: Refresher | None = None,
 ) -> dict[str, object]:
     """What `relayctl status` tells of the process."""
@@ -623,9 +630,15 @@ def about(
         "rules": settings.ruleset.hash,
         "workers": settings.workers,
         "restart": configuration.restart,
+        "in_force_since": configuration.since,
         "refused": configuration.refused and asdict(configuration.refused),
         "warnings": [each.headline for each in settings.warnings],
         "not_listening": [f"{address}: {why}" for address, why in missing.items()],
         "tables": [] if tables is None else tables.figures(),
+        "certificates": [
+            {"file": str(each.file), "until": each.until, "trouble": each.trouble}
+            for each in dates.of(settings.certificates)
+        ],
+        "limits": limits.reached() if limits is not None else [],
         "reports_kept": kept_back(KeptReports(settings.spool)),
     }

@@ -69,6 +69,8 @@ class Configuration:
         self._read = settings  # the last good ones, in force or only checked
         self._changed: list[Callable[[Settings], None]] = []
         self._clock = clock
+        # since when it is in force, seconds since the epoch
+        self.since = (refused and refused.last_good) or clock()
         self._asked: list[Deferred[str]] = []
         self._wanted = False  # by somebody who asks, not by files that have changed
         self._reloading = False
@@ -127,6 +129,7 @@ class Configuration:
             return self._refuse("\n".join(f"{each}; {TAKE_IT}" for each in less))
         self.refused = None
         self.settings = self._read = fresh
+        self.since = self._clock()
         for word in self.restart:
             self._log.trouble("restart needed", setting=word)
         self.warn()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from twisted.application.service import Service
@@ -42,6 +42,7 @@ from relayd.mail.log import MailLog
 from relayd.mail.message import Message, RecipientState, Record
 from relayd.mail.outcome import Outcome
 from relayd.ops.commands import Backend
+from relayd.ops.counting import Counting
 from relayd.ops.watchdog import Watchdog
 from relayd.reactor.coroutine import Awaited, promise
 from relayd.reactor.workerpipe import Reactor, in_thread
@@ -170,6 +171,7 @@ def gatherer_of(
     reactor: Reactor,
     configuration: Configuration,
     log: MailLog,
+    names: ReverseNames,
     verification: MailboxVerification | None = None,
     seldom: Seldom | None = None,
 ) -> Gatherer:
@@ -188,6 +190,7 @@ def gatherer_of(
         of_recipients,
         seldom,
         lambda: configuration.settings.signing,
+        names,
     )
     configuration.on_change(lambda fresh: gatherer.apply(fresh.ruleset))
     return gatherer
@@ -270,6 +273,7 @@ class Gateway(Service):
         accept_balancer: AcceptBalancer | None = None,
         guess_memory: int | None = None,
         workers: int = 1,
+        counting: Counting | None = None,
     ) -> None:
         settings = configuration.settings
         self._reactor = reactor
@@ -307,7 +311,9 @@ class Gateway(Service):
             self._logins,
             seldom,
         )
-        self._gatherer = gatherer_of(reactor, configuration, log, self._verification, seldom)
+        self._gatherer = gatherer_of(
+            reactor, configuration, log, self._names, self._verification, seldom
+        )
         self.explain = enquiry_of(
             reactor, configuration, log, self._resolver, self._names, self._gatherer
         ).explain
@@ -325,6 +331,11 @@ class Gateway(Service):
         # at rest
         bridge = ReactorBridge(reactor)
         self.shards = tuple(self._shard(number, bridge) for number in shards)
+        if counting is not None:
+            # of the others, which are only emptied, another thread would add to the same figures
+            self.shards[0].spool.hear_of_commits(counting.committed)
+            for shard in self.shards:
+                shard.dispatcher.foresight.on_verdict = counting.forecast
         self._own_mail = OwnMail(
             self.shards[0].spool,
             lambda: configuration.settings,
@@ -637,6 +648,16 @@ class Gateway(Service):
         """Where it does not listen, and why."""
         return self._listening.missing
 
+    def _full(self, shard: Shard) -> Iterator[str]:
+        """Limits that are reached."""
+        if shard.spool.healthy and not shard.spool.room(0):
+            yield "free-space, free-inodes: the spool's disk has no room for new mail"
+        if shard is self.shards[0]:
+            admission = self._service.admission
+            most = admission.limits.in_all
+            if most and admission.in_all >= most:
+                yield f"sessions: all {most:,} of a process are taken"
+
     def backends(self) -> tuple[Backend, ...]:
         """The shards, for the control socket."""
         return tuple(
@@ -659,6 +680,8 @@ class Gateway(Service):
                 shard.dispatcher.borrow,
                 shard.dispatcher.bring_back,
                 self.lost_addresses.documents,
+                shard.dispatcher.provider_of,
+                lambda shard=shard: self._full(shard),  # type: ignore[misc]  # likewise
             )
             for shard in self.shards
         )

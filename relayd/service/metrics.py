@@ -17,10 +17,11 @@ from relayd.ops.control import listen
 from relayd.ops.counting import Counting
 from relayd.ops.maillog import LineLog
 from relayd.ops.metricsport import MetricsFactory
-from relayd.ops.openmetrics import gauges_of, text_of_metrics
+from relayd.ops.openmetrics import gauges_of, label_value, text_of_metrics
 from relayd.reactor.workerpipe import Reactor
 from relayd.service.configuration import Configuration
 from relayd.shared.meters import Meters, shared_meters
+from relayd.tls.dates import CertificateDates
 
 SOCKET_MODE = 0o660
 
@@ -41,12 +42,14 @@ class Metrics:
         workers = settings.workers if settings.workers > 1 else 0
         self.descriptor = shared_meters(workers + 1)
         self._meters = Meters(self.descriptor, workers + 1, workers)
-        log.taps += (Counting(self._meters, lambda: configuration.settings.ruleset.pacing),)
+        self.counting = Counting(self._meters, lambda: configuration.settings.ruleset.pacing)
+        log.taps += (self.counting,)
         self._reactor = reactor
         self._configuration = configuration
         self._log = log
         self._figures = figures
         self._about = about
+        self._certificates = CertificateDates()
         self._started = time.time()
         self._ports: list[IListeningPort] = []
 
@@ -74,6 +77,12 @@ class Metrics:
         settings: Settings = configuration.settings
         gauges["relayd_disk_free_bytes"] = float(_free(settings.spool))
         gauges["relayd_configuration_refused"] = float(configuration.refused is not None)
+        gauges["relayd_configuration_time_seconds"] = round(configuration.since, 3)
+        gauges[f'relayd_rules_info{{rules="{settings.ruleset.hash}"}}'] = 1.0
+        for each in self._certificates.of(settings.certificates):
+            if each.until:
+                label = label_value(str(each.file))
+                gauges[f'relayd_certificate_expiry_seconds{{file="{label}"}}'] = each.until
         about = self._about()
         gauges["relayd_workers"] = float(settings.workers)
         gauges["relayd_workers_ready"] = float(str(about.get("workers_ready", settings.workers)))

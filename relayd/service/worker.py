@@ -62,10 +62,12 @@ class Worker:
         session_counts = range(memory + 2, memory + 3 + orders.workers)
         settings = _in_force(read, memory + 3 + orders.workers)
         self._configuration = Configuration(settings, aside(reactor, read), log)
+        counting = None
         if orders.counts:
             meters = Meters(memory + 4 + orders.workers, orders.workers + 1, orders.number)
             pacing = lambda: self._configuration.settings.ruleset.pacing  # noqa: E731
-            log.taps += (Counting(meters, pacing, reloads=False),)
+            counting = Counting(meters, pacing, reloads=False)
+            log.taps += (counting,)
         self._configuration.on_change(lambda _: output.reopen())  # it may have been rotated
         sockets = [
             socket.socket(fileno=FIRST_SOCKET_FD + number)
@@ -83,6 +85,7 @@ class Worker:
             guess_memory=memory + 1,
             accept_balancer=AcceptBalancer(reactor, SessionCounts(session_counts, orders.number)),
             workers=orders.workers,
+            counting=counting,
         )
         self._orders = orders
         self._stopping = False

@@ -102,6 +102,49 @@ def accepted(shard: Path, since: float) -> Iterator[Seen]:
             raise SpoolError(f"{path}: {error}") from error
 
 
+class Happened(NamedTuple):
+    """A row of the ledger: a recipient was accepted, or has ended. Mailboxes are raw."""
+
+    message: int
+    number: int
+    ended: int
+    at: float
+    state: int  # RecipientState
+    mailbox: str | None
+    size: int | None  # these three with recipient 0 of what was accepted
+    sender: str | None
+    facts: str | None
+    attempts: int | None  # these two at the end
+    outcome: str | None
+
+
+_HAPPENED = """
+    SELECT l.message, l.number, l.ended, l.at, l.state, a.mailbox, l.size, l.sender, l.facts,
+        l.attempts, l.outcome
+    FROM ledger AS l LEFT JOIN ledger AS a
+        ON a.message = l.message AND a.number = l.number AND a.ended = 0
+    WHERE (l.message, l.number, l.ended) > (?, ?, ?) AND l.at >= ?
+    ORDER BY l.message, l.number, l.ended LIMIT ?"""
+
+
+def happened(shard: Path, since: float) -> Iterator[Happened]:
+    """All that the ledger has written since then, by message; raises SpoolError."""
+    path = in_force(shard)
+    if path is None:
+        return
+    with contextlib.closing(_connected(path)) as connection:
+        after = (0, 0, 0)
+        try:
+            while True:
+                rows = connection.execute(_HAPPENED, (*after, since, _PAGE)).fetchall()
+                yield from map(Happened._make, rows)
+                if len(rows) < _PAGE:
+                    return
+                after = rows[-1][:3]
+        except sqlite3.Error as error:
+            raise SpoolError(f"{path}: {error}") from error
+
+
 def noted(shard: Path, since: float) -> Iterator[Seen | Dropped]:
     """What the journal knows, in the order of arrival; lines that make no sense are left out."""
     segments = sorted((shard / FOLDER).glob(f"*{SUFFIX}"))

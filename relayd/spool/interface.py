@@ -142,7 +142,10 @@ class Store(Protocol):
     def backlog(self) -> Awaitable[Backlog]:
         """How much waits, and how old it is, as quick with a million messages.
 
-        `oldest` has the destinations of the messages that have waited longest, some hundreds.
+        `oldest` has the destinations of the messages that have waited longest, some hundreds; all
+        next hops with a name; and one at least of those sent to directly, if there are some, which
+        is the oldest of them. Of a next hop with tens of thousands of recipients, and younger
+        messages than others, it may be one that is tried soon in the place of the oldest.
         """
 
     def audit(self, after: int, limit: int) -> Awaitable[Audit]:
@@ -157,7 +160,7 @@ class Store(Protocol):
     def release(
         self, wanted: QueueFilter, sections: Mapping[int, bytes] = AS_THEY_ARE
     ) -> Awaitable[int]:
-        """Put held recipients back, due now; how many.
+        """Put held recipients back, due now; how many. Not who is UNANSWERED: see `answered`.
 
         `sections`, of one message alone: header sections that its recipients see from now on, by
         those that they were to see (Recipient.header).

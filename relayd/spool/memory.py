@@ -454,6 +454,8 @@ class MemorySpool:
         sections: Mapping[int, bytes] = AS_THEY_ARE,
     ) -> int:
         met = [each for each in self._met(wanted) if each.state is state]
+        if verb == "release":  # not what a client is about to be answered about
+            met = [each for each in met if each.last != UNANSWERED]
         if sections:
             met = [self._with_section(each, sections) for each in met]
         for record in met:

@@ -21,6 +21,8 @@ from relayd.verification.verify import Verification, verify
 
 OK, FAILED = 0, 1
 ALL = "all"
+_REMARKABLE = re.compile(r"\b(listed \S+(?: by \w+)?|over \S+|unknown at \S+)(?= |$)", re.M)
+_USUAL = re.compile(r"\bresolves \w+(?= |$)", re.M)
 
 
 class ImportFailure(Exception):  # noqa: N818 - one for all that can go wrong here
@@ -89,13 +91,11 @@ def _next(work: Work, options: argparse.Namespace, *, verified: bool) -> Iterato
 
 def unremarkable(work: Work) -> Iterator[str]:
     """What others would say of a client and a mailbox that nothing is wrong with."""
-    words = {"dnsbl": "listed", "dnswl": "listed", "limit": "over"}
-    for kind, name, *_ in (each.split() for each in work.draft.definitions.values()):
-        if kind in words:
-            yield f"not {words[kind]} {name}"
     rules = "\n".join(rule for rules in work.draft.rules.values() for rule, _ in rules)
-    for hop in dict.fromkeys(re.findall(r" unknown at (\S+)", rules)):
-        yield f"not unknown at {hop}"
+    for fact in dict.fromkeys(_REMARKABLE.findall(rules)):
+        yield f"not {fact}"
+    for fact in dict.fromkeys(_USUAL.findall(rules)):
+        yield fact
     if " rdns " in rules:
         yield "rdns mail.example.com"
 

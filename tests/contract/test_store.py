@@ -14,7 +14,7 @@ from unittest.mock import patch
 
 from relayd.mail.address import Mailbox
 from relayd.mail.content import CHUNK
-from relayd.mail.envelope import Envelope, Recipient
+from relayd.mail.envelope import Envelope, Recipient, is_direct
 from relayd.mail.ident import shard_of
 from relayd.mail.message import RecipientState, Record, Settlement
 from relayd.mail.outcome import UNANSWERED, Outcome, failed
@@ -381,6 +381,17 @@ class StoreContract:
         for kept in (taken, held, queued):
             assert self.wait(self.store.load(kept.ident)) is not None
 
+    def test_what_a_client_waits_for_is_released_by_nobody(self) -> None:
+        message, (record,) = self.put(state=RecipientState.HELD, unanswered=True)
+        held, _ = self.put(state=RecipientState.HELD)
+        assert self.wait(self.store.release(EVERYTHING)) == 1
+        assert self.wait(self.store.release(QueueFilter(ident=message.ident))) == 0
+        assert self.wait(self.store.load(message.ident))[1] == (record,)
+        assert self.wait(self.store.load(held.ident))[1][0].state is RecipientState.QUEUED
+        self.reopen()  # it is the client's still
+        self.put()
+        assert self.wait(self.store.load(message.ident)) is None
+
     def test_no_peer_s_words_let_go_what_the_operator_holds(self) -> None:
         message, records = self.put()
         self.wait(self.store.hold(EVERYTHING))
@@ -669,6 +680,29 @@ class StoreContract:
         assert (counts.messages, counts.octets) == (3, 3 * len(BODY))
         assert (counts.queued, counts.held, counts.damaged) == (3, 1, 0)
         assert counts.destinations == {"one": 1, "two": 2}
+
+    def test_the_oldest_of_each_next_hop_however_much_waits_elsewhere(self) -> None:
+        for to, hop in (("a", "one"), ("b", "one"), ("c", "two"), ("d", "two"), ("e", "three")):
+            self.clock.now += 10
+            self.put(recipient(to, hop))
+        with patch("relayd.spool.sqlite.search.OLDEST", 2):
+            backlog = self.wait(self.store.backlog())
+        began = self.clock.now
+        assert (backlog.messages, backlog.octets) == (5, 5 * len(BODY))
+        assert backlog.oldest == {"one": began - 40, "two": began - 20, "three": began}
+
+    def test_the_oldest_that_goes_direct_whatever_waits_before_it(self) -> None:
+        self.put(recipient("a", "one"))
+        began = self.clock.now
+        for number in range(3):
+            self.clock.now += 10
+            away = Mailbox("x", f"d{9 - number}.example")
+            self.put(replace(recipient("x", "direct"), mailbox=away))
+        with patch("relayd.spool.sqlite.search.OLDEST", 1):
+            oldest = self.wait(self.store.backlog()).oldest
+        assert oldest.pop("one") == began
+        assert min(oldest.values()) == began + 10
+        assert all(is_direct(each) for each in oldest), oldest
 
     # the operator
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+import threading
+import time
 from functools import partial
 
 import dkim
 
+from relayd.intake.ownreports import AT_A_TIME
 from tests.scenarios.filterdaemons import Opendkim
 from tests.scenarios.filterpeers import Milter, add, body
 from tests.scenarios.harness import Relayd, Scenario, wait_until
@@ -13,6 +17,32 @@ from tests.sink import Asked, Sink
 
 ANN = "ann@sender.example"
 CONTENT = b"From: ann@sender.example\r\nSubject: x\r\n\r\nx\r\n"
+
+STORM = 200  # reports
+
+
+class Busy:
+    """A milter's answers; how many messages are at their end at the same time."""
+
+    def __init__(self) -> None:
+        self.now = self.most = 0
+        self._lock = threading.Lock()
+
+    def __call__(self, letter: bytes, data: bytes) -> tuple[bytes, bytes]:
+        """It takes a while at the end of each."""
+        if letter == b"E":
+            with self._lock:
+                self.now += 1
+                self.most = max(self.most, self.now)
+            time.sleep(0.05)
+            with self._lock:
+                self.now -= 1
+        return b"c", b""
+
+
+def held_of(relay: Relayd) -> int:
+    """How many wait for somebody to see them."""
+    return relay.ctl("held").stdout.count("ask f sender null")
 
 
 def refusing(asked: Asked) -> str | None:
@@ -100,6 +130,34 @@ class FilteredReports(ReportsCase):
         self.assertIn(b"X-Seen: yes\r\n", self.report())
         relay.wait_empty()
         self.assertIn("clean", relay.ctl("audit").stdout)
+
+    def test_of_a_storm_all_are_shown_some_at_a_time_and_none_is_lost_over_a_kill(self) -> None:
+        path = str(self.folder / "milter")
+        relay = self.relay(f"reports strangers any\nmilter f unix:{path}")
+        with relay.session() as client:
+            for number in range(STORM):
+                client.sendmail(ANN, [f"nobody-{number}@example.com"], CONTENT)
+        wait_until(lambda: held_of(relay) == STORM, "all reports are held", 60)
+        self.assertEqual(self.sink.arrived, [])
+        busy = Busy()
+        Milter(self, path=path, answers=busy, edits=lambda fields, content: [add("X-Seen", "y")])
+        relay.kill()
+        wait_until(lambda: not relay.greets(), "it is gone")
+        relay.start()
+        self.sink.wait(STORM // 4)
+        relay.kill()
+        wait_until(lambda: not relay.greets(), "it is gone again")
+        relay.start()
+        wait_until(lambda: len(self.about()) == STORM, "all reports arrive", 60)
+        relay.wait_empty()
+        self.assertTrue(all(b"X-Seen: y\r\n" in each.content for each in self.sink.arrived))
+        self.assertTrue(1 < busy.most <= AT_A_TIME, busy.most)
+        self.assertIn("clean", relay.ctl("audit").stdout)
+
+    def about(self) -> set[bytes]:
+        """Whom the reports that have come are about."""
+        found = (re.search(rb"rfc822; ?(nobody-\d+@)", each.content) for each in self.sink.arrived)
+        return {each[1] for each in found if each is not None}
 
     def test_the_failure_word_counts(self) -> None:
         for word, arrives in (("accept", True), ("hold", False), ("reject", False)):

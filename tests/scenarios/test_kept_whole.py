@@ -87,7 +87,7 @@ class KeptWhole(Names):
         shard = status["shards"][0]
         right = 2 * len(sent) + len(seven_bit)
         self.assertEqual((shard["forecasts_right"], shard["forecasts_wrong"]), (right, 0))
-        self.assertIn(f"right {right:,} times of {right:,}", relay.ctl("status").stdout)
+        self.assertIn(f"right {right:,} of {right:,} time", relay.ctl("status").stdout)
 
 
 def _pem() -> bytes:

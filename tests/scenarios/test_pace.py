@@ -196,13 +196,13 @@ class Tarpits(Scenario):
         )
         for sink, recipients in ways:
             self.rate(relay, sink, recipients)  # proven from here on
-        alone = [max(self.rate(relay, *way) for _ in range(2)) for way in ways]
+        alone = [max(self.rate(relay, *way) for _ in range(3)) for way in ways]
         with relay.session() as client:
             for number in range(self.count):
                 client.sendmail(ANN, [f"bob@tarpit{number}.example"], b"Subject: x\r\n\r\n")
                 if number % 5 == 0:
                     client.sendmail(ANN, [f"bob@silent{number}.example"], b"Subject: x\r\n\r\n")
-        beside = [max(self.rate(relay, *way) for _ in range(4)) for way in ways]
+        beside = [max(self.rate(relay, *way) for _ in range(3)) for way in ways]
         if "RELAYD_TARPITS" in os.environ:
             print(f"\nmessages a second: alone {alone}, beside {beside}")
         for before, now in zip(alone, beside, strict=True):

@@ -1,9 +1,10 @@
 """A provider that takes so many messages a minute: how soon that is found, and how well kept to.
 
-One worker, two of them with a restart in the middle, and Debian's Postfix, each with providers of
-its own: two minutes. The whole, with the figures, of which docs/sending.md has some:
+One worker, and two of them with a restart in the middle, each with providers of its own: after a
+minute it is nearly found. The whole, with Debian's Postfix beside them, and with the figures, of
+which docs/sending.md has some:
 
-    RELAYD_SETTLING=600 python -m tests.runner tests.scenarios.test_settling
+    RELAYD_SETTLING=120 python -m tests.runner tests.scenarios.test_settling
 """
 
 from __future__ import annotations
@@ -22,10 +23,11 @@ from tests.scenarios.harness import Relayd, Scenario
 from tests.scenarios.network import Network
 from tests.sink import Asked, Script, Sink
 
-SECONDS = float(os.environ.get("RELAYD_SETTLING", "75"))
-MEASURED = 30.0  # after that
+WHOLE = "RELAYD_SETTLING" in os.environ
+SECONDS = float(os.environ.get("RELAYD_SETTLING", "50"))
+MEASURED = 60.0 if WHOLE else 20.0  # after that
 DOMAINS = 40
-SENDERS = ("one", "two", "postfix")  # each with providers of its own
+SENDERS = ("one", "two", "postfix") if WHOLE else ("one", "two")  # each with providers of its own
 KINDS = ("bucket", "window")
 ADDRESSES = {
     f"{sender}-{kind}": (f"192.0.2.{20 + 4 * n}", f"192.0.2.{21 + 4 * n}")
@@ -107,8 +109,8 @@ def many(address: tuple[str, int], recipients: Sequence[str]) -> None:
 
 
 class Settling(Scenario):
-    needs = ("netns", "nsd", "unbound", "postfix")
-    seconds = 400 + 2 * SECONDS
+    needs = ("netns", "nsd", "unbound", "postfix") if WHOLE else ("netns", "nsd", "unbound")
+    seconds = 300 + 2 * SECONDS
 
     def setUp(self) -> None:
         super().setUp()
@@ -161,7 +163,7 @@ class Settling(Scenario):
 
     def fill(self, sender: str, address: str) -> None:
         """More than all take in the time."""
-        minutes = (SECONDS + MEASURED) / 60 + 1
+        minutes = (SECONDS + MEASURED) / 60 + (3 if WHOLE else 1)
         for kind in KINDS:
             name = f"{sender}-{kind}"
             count = int(self.providers[name].a_minute * minutes)
@@ -189,10 +191,13 @@ class Settling(Scenario):
 
     def test_a_tenth_below_and_hardly_anything_refused(self) -> None:
         relay, two = self.relay("one", "192.0.2.1", 1), self.relay("two", "192.0.2.2", 2)
-        self.postfix()
+        if WHOLE:
+            self.postfix()
+            self.fill("postfix", "192.0.2.3")
         self.fill("two", "192.0.2.2")
-        self.fill("postfix", "192.0.2.3")
-        alone = self.healthy(10)  # but for the machine, which has the others both times
+        alone = self.healthy(
+            10 if WHOLE else 5
+        )  # but for the machine, which has the others both times
         self.fill("one", "192.0.2.1")
         began = time.monotonic()
         time.sleep(SECONDS / 2)
@@ -212,14 +217,17 @@ class Settling(Scenario):
                 f"{name}: {rate:.3f} of it, refused {share:.2%};"
                 f" from the start {all_taken} taken, {all_refused} refused"
             )
-        if "RELAYD_SETTLING" in os.environ:
+        if WHOLE:
             print("", *said, sep="\n")
-        found = {name: share for name, share in shares.items() if not name.startswith("postfix")}
-        for rate, share in found.values():
-            # what it has saved up lasts for a while: 5 % more is refused after 100 seconds
-            self.assertGreaterEqual(rate, 0.88, said)
-            self.assertLessEqual(rate, 1.08, said)
-            self.assertLess(share, 0.02, said)
+        # before two minutes are over it may still be looking for it, with what was saved up;
+        # tests/unit/relay/test_learntrate.py has how it goes on
+        least, most = (0.88, 1.02) if WHOLE else (0.75, 1.15)
+        for name, (rate, share) in shares.items():
+            if name.startswith("postfix"):
+                continue
+            self.assertGreaterEqual(rate, least, said)
+            self.assertLessEqual(rate, most, said)
+            self.assertLess(share, 0.02 if WHOLE else 0.05, said)
         self.assertLess(beside, max(1.2 * alone, alone + 0.05), said)
         self.assertIn("one-bucket slowed to", relay.ctl("status").stdout)
         self.assertIn("421 4.7.28", relay.ctl("pace").stdout)

@@ -50,7 +50,7 @@ class ManTest(unittest.TestCase):
             action for action in parser()._actions if isinstance(action, argparse._SubParsersAction)
         )
         self.assertEqual(set(commands.choices) - words("relayctl.8"), set())
-        for name in ("explain", "replay", "queue", "remove", "find", "follow"):
+        for name in ("explain", "replay", "queue", "remove", "find", "follow", "digest"):
             options = {
                 option.removeprefix("--")
                 for action in commands.choices[name]._actions

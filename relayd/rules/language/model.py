@@ -108,7 +108,7 @@ class AdmissionRule(Rule):
 
     @property
     def text(self) -> str:
-        return f"{self.verb} {_when(self.body, self.when)}"
+        return f"{self.verb} {_when(self.body, self.when)}".rstrip()
 
     def __str__(self) -> str:
         return self.text
@@ -561,7 +561,7 @@ def spaces(items: Iterable[object]) -> str:
 
 
 def _when(body: str, when: tuple[Condition, ...]) -> str:
-    return f"{body} when {' and '.join(map(str, when))}" if when else body
+    return f"{body} when {' and '.join(map(str, when))}".lstrip() if when else body
 
 
 def _replaced(

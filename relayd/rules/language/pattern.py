@@ -189,6 +189,17 @@ class SignedBy:
 
 
 @dataclass(frozen=True, slots=True)
+class ListedBy:
+    """A list in the DNS that is asked about a name, and whose: `dbl by sender`."""
+
+    name: str
+    whose: str
+
+    def __str__(self) -> str:
+        return f"{quote(self.name)} by {self.whose}"
+
+
+@dataclass(frozen=True, slots=True)
 class FieldLike:
     """A header field that an expression fits: `Subject "invoice"`."""
 
@@ -202,7 +213,7 @@ class FieldLike:
 ContentPattern = SizeBound | SignedBy | FieldLike
 MailboxPattern = Exact | Domain | SubDomains | LocalPart | InTable | Regex | Null | Anything
 ClientPattern = Net | InTable | Anything
-NamePattern = Text | InTable | Anything
+NamePattern = Text | ListedBy | InTable | Anything
 Pattern = MailboxPattern | Net | Text
 Replacement = Exact | Domain | SubDomains | LocalPart | Template | Null
 

@@ -128,6 +128,14 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f'did you mean "{names[close[0]]}"?' if close else ""
 
 
+def name_hint(word: str, known: Iterable[str]) -> str:
+    """For a name that nothing has: the one that is close, or else all there are."""
+    names = [*known]
+    return did_you_mean(word, names) or (
+        f"known are: {', '.join(names)}" if names else "there is none in the rules in force"
+    )
+
+
 def one_of(words: Sequence[str]) -> str:
     """`a, b or c`."""
     return words[0] if len(words) == 1 else ", ".join(words[:-1]) + " or " + words[-1]

@@ -9,7 +9,7 @@ from typing import Any
 from zlib import crc32
 
 from relayd.mail.content import BytesContent, Content
-from relayd.mail.envelope import direct_queue
+from relayd.mail.envelope import ALL_DIRECT, direct_queue, is_direct
 from relayd.mail.ident import MAX_SHARDS, make_ident
 from relayd.spool.disk.content import ContentFiles
 from relayd.spool.disk.orphans import Fate, fates
@@ -42,7 +42,9 @@ from relayd.spool.view import (
     QueueFilter,
 )
 
-OLDEST = 500  # messages among which the oldest of each destination are looked for
+OLDEST = 500  # messages among which the oldest of each destination are looked for first
+QUEUES = 100  # of next hops that have a name, of which more is known than that
+QUEUED = 10_000  # recipients of one of them that are looked at
 LISTED = 20000  # recipients that one page of a filtered listing looks at
 
 # All of a page in one step of SQLite, which holds up no other thread: as view.Page has it.
@@ -379,7 +381,36 @@ class Search:
             FROM (SELECT ident, received FROM message ORDER BY ident LIMIT {OLDEST}) AS m
             CROSS JOIN recipient AS r ON r.message = m.ident GROUP BY r.destination"""
         ).fetchall()
-        return Backlog(tally["messages"], tally["octets"], dict(oldest))
+        return Backlog(tally["messages"], tally["octets"], self._with_others(dict(oldest)))
+
+    def _with_others(self, oldest: dict[str, float]) -> dict[str, float]:
+        """Queues of which nothing is among the messages that wait longest, as well.
+
+        Those of domains count as one: of them all, the oldest. Only the narrow index is walked.
+        """
+        ask = self._connection.execute
+        any_direct = any(map(is_direct, oldest))
+        after = ""
+        for _ in range(QUEUES):
+            found = ask(
+                """SELECT destination FROM recipient INDEXED BY queued
+                WHERE state = 0 AND destination >= ? ORDER BY destination LIMIT 1""",
+                (after,),
+            ).fetchone()
+            if found is None:
+                break
+            (queue,) = found
+            first, after = ALL_DIRECT if is_direct(queue) else (queue, f"{queue}\x01")
+            if any_direct if is_direct(queue) else queue in oldest:
+                continue
+            for (received,) in ask(
+                f"""SELECT received FROM message WHERE ident = (SELECT min(message) FROM (
+                    SELECT message FROM recipient INDEXED BY queued
+                    WHERE state = 0 AND destination >= ? AND destination < ? LIMIT {QUEUED}))""",
+                (first, after),
+            ):
+                oldest[queue] = received
+        return oldest
 
     def fates(self, idents: list[int]) -> dict[int, Fate]:
         """What is to become of these content files (see orphans)."""

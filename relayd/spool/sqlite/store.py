@@ -34,7 +34,7 @@ from relayd.spool.sqlite.rows import NewRows, accept_rows
 from relayd.spool.sqlite.search import Search, newest_by
 from relayd.spool.sqlite.sift import Sift
 from relayd.spool.sqlite.syncer import Syncer
-from relayd.spool.sqlite.writer import Writer
+from relayd.spool.sqlite.writer import Committed, Writer
 from relayd.spool.sqlite.writes import (
     Acceptance,
     ClientAnswered,
@@ -162,9 +162,9 @@ class Spool:
         self._last_us = max(last >> SHARD_BITS, int(self._clock() * 1e6) - 1)
         newest = make_ident(self._last_us, self._shard)
         self._open = self.healthy = True
+        self._begin_to_let_go(newest)
         for thread in (self._writer, self._reader, self._syncer):
             thread.start()
-        self._writer.put(LetGo(newest, self._let_go))
         self._syncer.work(Orphans(self._files, newest, self._fates, self.notice).step)
 
     def _bereft(self, connection: sqlite3.Connection) -> None:
@@ -381,6 +381,10 @@ class Spool:
             promise.errback(SpoolError("the spool is closed"))
         return promise
 
+    def hear_of_commits(self, told: Committed) -> None:
+        """Let it hear of each batch of the writer's, in the writer's thread."""
+        self._writer.on_commit = told
+
     # what the threads ask and tell
 
     def chores(self) -> Sequence[Write]:
@@ -410,6 +414,9 @@ class Spool:
         """For the writer: the store failed, or is trusted again."""
         self._reader.doubt(error)
         self._sift = Sift()  # what was on its way has been dropped
+        newest, letting_go = self._letting_go
+        if error is None and not letting_go.finished:
+            self._begin_to_let_go(newest)
         self._bridge.call(self._health_changed, error)
 
     def _health_changed(self, error: SpoolError | None) -> None:
@@ -426,6 +433,10 @@ class Spool:
 
     def _found_damaged(self, ident: int, reason: str) -> None:
         self._writer.put(SetAside(None, ident, reason, self._aside))
+
+    def _begin_to_let_go(self, newest: int) -> None:
+        self._letting_go = newest, LetGo(newest, self._let_go)
+        self._writer.put(self._letting_go[1])
 
     def _let_go(self, recipients: int) -> None:
         if self._log is not None:

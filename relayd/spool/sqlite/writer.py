@@ -54,6 +54,10 @@ class Owner(Protocol):
         """Something for the log."""
 
 
+Committed = Callable[[int, float], None]
+"""Hears of each batch: how many requests were in it, and the seconds that COMMIT took."""
+
+
 class Writer:
     """Takes Writes from any thread; promises fire in the owner's thread, a batch in one call."""
 
@@ -73,6 +77,7 @@ class Writer:
         self._mender = mender
         self._clock = clock
         self._room_to_grow = room_to_grow  # for acceptance, not only for outcomes
+        self.on_commit: Committed | None = None  # called in the writer's thread
         self._inbox: ThreadQueue[Write | SpoolCorrupt | None] = ThreadQueue()  # None: stop
         self._again: deque[Write] = deque()
         self._log = 0  # octets of write-ahead log not copied back, about
@@ -204,7 +209,10 @@ class Writer:
             write.enter(batch, connection)
             octets += write.octets
         batch.write(connection)
+        began = time.monotonic()
         connection.execute("COMMIT")
+        if self.on_commit is not None:
+            self.on_commit(len(writes), time.monotonic() - began)
         self._sifted = batch.sifted
         changes = connection.total_changes - changes
         # about, as measured: SQLite does not say how long its log is

@@ -161,6 +161,9 @@ class OperatorWrite(Write):
         if state is not None:
             self._condition += " AND r.state = :only"
             self._parameters["only"] = int(state)
+        if verb == "release":  # not what a client is about to be answered about
+            self._condition += " AND ifnull(r.outcome, '') <> :unanswered"
+            self._parameters["unanswered"] = _UNANSWERED
         self._at = (wanted.ident, -1) if wanted.ident else (0, -1)
         self._last = wanted.ident or (1 << 62)
         self._next = self._at
@@ -277,6 +280,7 @@ class LetGo(Write):
         self._at = (0, -1)
         self._over = False
         self._count = 0
+        self.finished = False
 
     def enter(self, batch: Batch, connection: sqlite3.Connection) -> None:
         """The next few of all that is on hold."""
@@ -299,6 +303,7 @@ class LetGo(Write):
 
     def done(self) -> bool:
         """Go on until the end was reached."""
+        self.finished = self._over
         if self._over and self._count:
             self._told(self._count)
         return self._over

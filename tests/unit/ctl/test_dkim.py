@@ -106,6 +106,33 @@ class DkimTests(unittest.TestCase):
         self.assertEqual(status, 1)
         self.assertIn('has no dkim gatewey; did you mean "gateway"?', err)
 
+    def test_a_configuration_that_is_not_there_is_said_with_the_way_out(self) -> None:
+        self.config.unlink()
+        for action in ("make", "list"):
+            status, _, err = self.dkim(action, "gateway")
+            self.assertEqual(status, 1)
+            why = "No such file or directory; --config names another one"
+            self.assertEqual(err, f"relayctl: {self.config}: {why}\n")
+
+    def test_a_key_in_a_folder_that_is_closed_is_said_with_its_place(self) -> None:
+        self.assertEqual(self.dkim("make", "gateway")[0], 0)
+        self.folder.chmod(0o755)
+        (self.folder / "dkim").chmod(0)
+        self.addCleanup((self.folder / "dkim").chmod, 0o700)
+        nobody = 65534
+        with contextlib.ExitStack() as stack:
+            if os.geteuid() == 0:  # to whom no folder is closed
+                os.seteuid(nobody)
+                stack.callback(os.seteuid, 0)
+            with self.assertRaises(config.ConfigErrors) as caught:
+                config.load(self.config)
+            _, _, err = self.dkim("list")
+        first = str(caught.exception).partition("\n")[0]
+        self.assertIn("relayd.conf:3:", first)
+        self.assertIn("cannot read dkim/r.pem: Permission denied; expected ", first)
+        self.assertRegex(first, r"a folder that this user \(uid \d+\) may enter: \S+/dkim$")
+        self.assertIn("dkim/r.pem: Permission denied (relayctl must run as root", err)
+
     def test_a_file_that_holds_no_key_is_left_alone_and_said(self) -> None:
         (self.folder / "dkim").mkdir()
         (self.folder / "dkim" / "r.pem").write_text("mine\n")

@@ -655,10 +655,62 @@ class CommandTests(RelayctlTestCase):
     def test_not_running(self) -> None:
         status, out, err = self.run_main("status")
         self.assertEqual((status, out), (1, ""))
-        self.assertEqual(err, f"relayctl: relayd is not running: nobody answers at {self.path}\n")
+        where = (
+            f"nobody answers at {self.path}; start it, or say where it is with --config or --socket"
+        )
+        self.assertEqual(err, f"relayctl: relayd is not running: {where}\n")
         status, _, err = self.run_main("explain", "a@b")
         self.assertEqual(status, 2)
-        self.assertIn(f"nobody answers at {self.path}; --offline asks the files\n", err)
+        self.assertIn(f"{where}; --offline asks the files\n", err)
+
+    def test_a_suspension_for_a_number_without_a_unit_is_refused(self) -> None:
+        status, _, err = self.run_main("suspend", "--login", "bob", "--for", "2")
+        self.assertEqual(status, 2)
+        self.assertIn("'2' has no unit: 2m, 2h, ...", err)
+
+    def test_resume_says_what_is_not_suspended(self) -> None:
+        self.serve(lambda request: [{"answer": {"resumed": []}}, {"done": True}])
+        status, _, err = self.run_main("resume", "--provider", "gogle")
+        self.assertEqual(status, 1)
+        self.assertIn("provider gogle is not suspended; relayctl suspended lists", err)
+        self.assertEqual(self.run_main("resume", "--all"), (0, "Nothing is suspended.\n", ""))
+
+    def test_held_release_of_what_is_not_held_is_said(self) -> None:
+        self.serve(lambda request: [{"answer": {"recipients": 0}}, {"done": True}])
+        status, _, err = self.run_main("held", "release", ID)
+        self.assertEqual(status, 1)
+        self.assertIn("nothing that is held fits", err)
+
+    def test_why_of_a_report_says_that_no_rule_decided(self) -> None:
+        story = {"id": ID, "sender": "", "received_at": 0, "client": {}, "recipients": []}
+        self.serve(lambda request: [{"answer": {**story, "rules": ""}}, {"done": True}])
+        status, out, _ = self.run_main("why", ID)
+        self.assertEqual(status, 0)
+        self.assertIn("made by relayd itself", out)
+
+    def test_show_has_the_forecast_of_each_copy(self) -> None:
+        story = usual({"command": "show", "id": ID})[0]["answer"]
+        mailbox = story["recipients"][0]["mailbox"]
+        step = {"stage": "forecast", "place": "", "rule": "at risk", "note": f"{mailbox}: l="}
+        story = {**story, "trail": [step, {**step, "note": "x@other.example: no"}]}
+        self.serve(lambda request: [{"answer": story}, {"done": True}])
+        _, out, _ = self.run_main("show", ID)
+        self.assertEqual(out.count("forecast"), 1)
+        self.assertIn("    forecast of DMARC: at risk: l=\n", out)
+
+    def test_why_by_message_id(self) -> None:
+        asked = []
+
+        def answers(request: dict[str, Any]) -> list[dict[str, Any]]:
+            asked.append(request["command"])
+            if request["command"] == "find":
+                return [{"found": [{"id": ID}]}, {"done": True}]
+            story = {"id": ID, "sender": "", "received_at": 0, "client": {}, "recipients": []}
+            return [{"answer": story}, {"done": True}]
+
+        self.serve(answers)
+        self.assertIn(ID, self.run_main("why", "<1@b.example>")[1])
+        self.assertEqual(asked, ["find", "why"])
 
     def test_a_daemon_that_dies_in_the_middle(self) -> None:
         self.serve(lambda request: [COLUMNS, {"rows": ROWS}])

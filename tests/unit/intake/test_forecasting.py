@@ -7,6 +7,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 from relayd import config
 from relayd.authentication.dkimkey import key_record
 from relayd.authentication.dkimsigning import new_private_key, private_key
@@ -22,6 +24,7 @@ from relayd.rules.evaluate import Facts, evaluate
 from relayd.rules.fact import Known
 from relayd.rules.header import edit_header
 from relayd.rules.storedfact import recalled
+from tests.support import TestCase
 from tests.unit.authentication.test_dkim import ED_RECORD, NOW
 from tests.unit.authentication.test_dkim import SECTION as SECTION_OF_OTHERS
 from tests.unit.authentication.test_dkim import sign as sign_for
@@ -31,6 +34,7 @@ from tests.unit.intake.test_lookups import Zone
 
 Records = Mapping[tuple[str, str], tuple[str, ...] | None]
 US = "198.51.100.7"
+OTHER_KEY = key_record(Ed25519PrivateKey.from_private_bytes(b"o" * 32).public_key())
 KEY = ("s._domainkey.sender.example", "TXT")
 POLICY = ("_dmarc.sender.example", "TXT")
 SECTION = SECTION_OF_OTHERS.replace(b"example.com", b"sender.example")
@@ -58,7 +62,7 @@ PLAIN = SECTION
 SIGNED = sign() + b"\r\n" + SECTION
 
 
-class ForecastCase(ExaminationCase):
+class ForecastCase(ExaminationCase, TestCase):
     def setUp(self) -> None:
         super().setUp()
         folder = TemporaryDirectory()
@@ -185,6 +189,45 @@ class Foreseen(ForecastCase):
         said = self.foreseen(SIGNED + BODY, {**STRICT, KEY: ()})
         self.assertTrue(said.startswith("fails"), said)
         self.assertIn("has failed: there is no key", said)
+
+    def test_a_signature_that_is_dated_in_the_future(self) -> None:
+        field = sign(t=str(int(NOW) + 7200))
+        said = self.foreseen(field + b"\r\n" + SECTION + BODY)
+        self.assertEqual(said, "at risk: signed by sender.example, but that is dated in the future")
+        field = sign(t=str(int(NOW) + 30))
+        self.assertEqual(self.foreseen(field + b"\r\n" + SECTION + BODY)[:4], "pass")
+
+    def test_several_keys_of_one_name(self) -> None:
+        for keys in ((ED_RECORD, ED_RECORD), (OTHER_KEY, ED_RECORD)):
+            said = self.foreseen(SIGNED + BODY, {**STRICT, KEY: keys})
+            self.assertEqual(said[:7], "at risk", said)
+
+    def test_what_only_some_would_not_verify_is_a_risk_and_breaks_dmarc(self) -> None:
+        """Algorithms, identities and uses of keys that mailauth and older opendkim let pass."""
+        signatures = (
+            sign().replace(b"a=ed25519-sha256", b"a=rsa-sha1"),
+            sign().replace(b"; d=", b"; i=@elsewhere.example; d="),
+            sign().replace(b"; d=", b"; q=other/method; d="),
+            sign().replace(b"h=from:", b"h="),
+            sign(l="9999"),
+        )
+        for field in signatures:
+            said = self.foreseen(field + b"\r\n" + SECTION + BODY)
+            self.assertEqual(said[:7], "at risk", (field, said))
+            self.assertIn(b"X-Breaks: yes", self.header())
+        for tags in ("h=sha1; ", "s=tlsrpt; ", "t=s; "):
+            key = ED_RECORD.replace("k=", f"{tags}k=")
+            content = sign(i="@sub.sender.example") + b"\r\n" + SECTION + BODY
+            said = self.foreseen(content, {**STRICT, KEY: (key,)})
+            self.assertEqual(said[:7], "at risk", (tags, said))
+        other = sign_for(d="other.example").replace(b"a=ed25519-sha256", b"a=rsa-sha1")
+        self.assertEqual(self.foreseen(other + b"\r\n" + SECTION + BODY)[:5], "fails")
+
+    def test_one_behind_more_signatures_than_are_verified_is_a_risk(self) -> None:
+        others = b"".join(sign_for(d=f"n{n}.example") + b"\r\n" for n in range(8))
+        said = self.foreseen(others + SIGNED + BODY)
+        self.assertEqual(said[:7], "at risk")
+        self.assertIn("more signatures than are verified", said)
 
     def test_who_is_not_asked_in_time_is_a_risk(self) -> None:
         self.sent("hold from 10.0.0.1 when dmarc reject", SIGNED + BODY, {**STRICT, KEY: None})
@@ -346,6 +389,13 @@ rewrite header From any -> srs when breaks dmarc
                 said,
                 f"at risk: signed by {HOST}, but the DNS does not have our key g._domainkey.{HOST}",
             )
+
+    def test_what_we_do_not_sign_we_do_not_vouch_for(self) -> None:
+        """A header section with more fields than a signature names."""
+        records = {**STRICT, (f"g._domainkey.{HOST}", "TXT"): (self.record,), (HOST, "TXT"): ()}
+        said = self.foreseen(b"Resent-To: a@x.example\r\n" * 520 + PLAIN + BODY, records, self.TEXT)
+        self.assertNotIn(b"DKIM-Signature", self.header())
+        self.assertEqual(said[:5], "fails", said)
 
     def test_spf_that_is_aligned_takes_the_risk_away(self) -> None:
         said = self.foreseen(PLAIN + BODY, STRICT, self.TEXT)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from twisted.internet.defer import Deferred
 from twisted.trial import unittest
 
 from relayd.dns.answer import Answer
+from relayd.dns.reverse import ReverseNames
 from relayd.intake.gatheredfacts import PATIENCE, STRANGERS_QUESTIONS, Gatherer
 from relayd.rules.evaluate import evaluate
 from relayd.rules.ruleset import build
@@ -64,7 +65,10 @@ class GatheringCase(unittest.SynchronousTestCase):
         self.zone = Slow()
         self.scene = Scene()
         self.log = FakeLog()
-        self.gatherer = Gatherer(self.scene.clock, self.zone, self.log, HOST, lambda: 0.0)
+        names = ReverseNames(cast("Any", self.zone), self.scene.clock)
+        self.gatherer = Gatherer(
+            self.scene.clock, self.zone, self.log, HOST, lambda: 0.0, names=names
+        )
         self.rules(RULES)
 
     def rules(self, text: str) -> None:
@@ -90,6 +94,47 @@ class Decided(GatheringCase):
             with self.subTest(address, sender=sender):
                 peer = self.scene.greeted(address)
                 self.assertEqual(self.say(peer, sender)[-1], reply)
+
+    def test_by_lists_of_names(self) -> None:
+        for whose, name in (
+            ("sender", "sender.test"),
+            ("recipient", "example.com"),
+            ("helo", "helo.test"),
+            ("rdns", "back.test"),
+            ("ptr", "forth.test"),
+        ):
+            self.rules(
+                f"dnsbl dbl dbl.test\nreject when listed dbl by {whose} 554\naccept to @example.com"
+            )
+            for listed in ("sender.test", "example.com", "helo.test", "back.test", "forth.test"):
+                with self.subTest(whose, listed=listed):
+                    self.zone._records = {
+                        (f"{listed}.dbl.test", "A"): ("127.0.0.2",),
+                        ("7.2.0.192.in-addr.arpa", "PTR"): ("forth.test", "Back.test"),
+                        ("back.test", "A"): (GOOD,),
+                    }
+                    peer = self.scene.greeted(GOOD)
+                    peer.say("EHLO helo.test")
+                    said = self.say(peer, "ann@Sender.test")[-1]
+                    self.assertEqual(said[:3], "554" if listed == name else "250")
+
+    def test_a_list_of_names_that_is_in_trouble_or_has_nothing_to_ask_has_nobody(self) -> None:
+        self.rules(
+            "dnsbl dbl dbl.test\nreject when listed dbl by sender 554\n"
+            "reject when listed dbl by ptr, dbl by rdns, dbl by helo 554\naccept to @example.com"
+        )
+        self.zone._records = {
+            ("slow.test.dbl.test", "A"): None,
+            ("7.2.0.192.in-addr.arpa", "PTR"): None,
+            ("[192.0.2.7].dbl.test", "A"): ("127.0.0.2",),
+            ("192.0.2.7.dbl.test", "A"): ("127.0.0.2",),
+        }
+        for sender in ("ann@slow.test", "", "ann@[192.0.2.7]"):
+            with self.subTest(sender):
+                peer = self.scene.greeted(GOOD)
+                peer.say("EHLO 192.0.2.7")
+                self.assertEqual(self.say(peer, sender)[-1], "250 2.1.5")
+        self.assertIn("list in the DNS", str(self.log.lines))
 
     def test_names_that_strangers_choose_are_in_no_lists_way(self) -> None:
         """However many of them nobody answers for."""

@@ -15,7 +15,9 @@ from relayd.migrate.report import SettingFate
 from relayd.migrate.work import Work
 from relayd.migrate.write import WrittenFiles, settle
 from relayd.rules.conditions.listing import listing
+from relayd.rules.conditions.resolves import resolving
 from relayd.rules.evaluate import Facts, evaluate
+from relayd.rules.fact import Fact
 
 MASTER = "smtp inet n - y - - smtpd\nuucp unix - n n - - pipe\n  flags=F user=uucp argv=uux\n"
 MACHINE = Machine(lambda: "mx.example.com", lambda: ["127.0.0.1", "192.0.2.25", "::1"])
@@ -75,15 +77,20 @@ class Import(unittest.TestCase):
     def plan(
         self, to: str, *, client: str = OUTSIDE, sender: str = "a@far.example", listed: str = "",
         name: str = "host.far.example", helo: str = "host.far.example",
+        unresolved: str = "",
     ) -> Plan:  # fmt: skip
-        """`listed`: the lists in the DNS that have the client."""
+        """`listed`: the lists in the DNS that have the client, or `LIST/sender`: that name.
+
+        `unresolved`: what the DNS has nothing of.
+        """
         ruleset = self.written.settings.ruleset
-        said = {listing(each): True for each in listed.split()}
+        told: dict[Fact, object] = dict.fromkeys(map(resolving, unresolved.split()), False)
+        told.update((listing(*each.split("/")), True) for each in listed.split())
         facts = Facts(
             Client(client, rdns=name, helo=helo),
             Mailbox.parse(sender),
             Mailbox.parse(to),
-            gathered=ruleset.usual | said,
+            gathered=ruleset.usual | told,
         )
         return evaluate(ruleset, facts)
 

@@ -67,9 +67,36 @@ class ListsInTheDns(Import):
                    "smtpd_client_restrictions = reject_maps_rbl\n")  # fmt: skip
         self.assertEqual(self.goes("a@corp.example", listed="two"), "554 5.7.1")
 
-    def test_lists_of_names_are_said(self) -> None:
-        self.bring(RELAY + "smtpd_recipient_restrictions = reject_rhsbl_sender dbl.example\n")
-        self.assertIn("not about names", self.said("smtpd_recipient_restrictions"))
+    def test_lists_of_names(self) -> None:
+        for word, whose in (
+            ("client", "rdns"),
+            ("reverse_client", "ptr"),
+            ("helo", "helo"),
+            ("sender", "sender"),
+            ("recipient", "recipient"),
+        ):
+            for where in ("client", "recipient"):
+                setting = f"smtpd_{where}_restrictions"
+                self.bring(RELAY + f"{setting} = reject_rhsbl_{word} dbl.example=127.0.1.[2..99]\n")
+                self.assertIn("dnsbl dbl dbl.example 127.0.1.2-99\n", self.rules)
+                self.assertEqual(self.goes("a@corp.example"), TAKEN)
+                self.assertEqual(self.goes("a@corp.example", listed="dbl"), TAKEN)
+                heard = self.goes("a@corp.example", listed=f"dbl/{whose}")
+                self.assertEqual(heard, "554 5.7.1", word)
+                self.assertIs(self.fate(setting), SettingFate.TRANSLATED)
+
+    def test_a_list_of_names_that_is_not_understood_is_said(self) -> None:
+        self.bring(RELAY + "smtpd_recipient_restrictions = reject_rhsbl_sender a..b\n")
+        self.assertIn("reject_rhsbl_sender a..b", self.said("smtpd_recipient_restrictions"))
+
+    def test_a_list_of_friends_names_spares_and_never_lets_relay(self) -> None:
+        self.bring(
+            RELAY + "smtpd_client_restrictions = permit_rhswl_client names.example,"
+            " reject_rbl_client bl.one.example\n"
+        )
+        self.assertEqual(self.goes("a@corp.example", listed="one"), "554 5.7.1")
+        self.assertEqual(self.goes("a@corp.example", listed="one names/rdns"), TAKEN)
+        self.assertEqual(self.goes("a@far.example", listed="names/rdns"), "550 5.7.1")
 
 
 class UnverifiedRecipients(Import):
@@ -124,6 +151,60 @@ class UnverifiedRecipients(Import):
         self.assertEqual(
             list(unremarkable(self.work)),
             ["not over client-messages", "not unknown at relayhost", "rdns mail.example.com"],
+        )
+
+
+class UnknownNames(Import):
+    """What Postfix looks up of a domain or of a client's address."""
+
+    def test_a_recipients_domain(self) -> None:
+        self.bring("mynetworks = 127.0.0.0/8\nrelay_domains = corp.example\n"
+                   "virtual_alias_domains = virtual.example\n"
+                   "virtual_alias_maps = inline:{ a@virtual.example=a@corp.example }\n"
+                   "smtpd_relay_restrictions = permit_mynetworks, reject_unauth_destination\n"
+                   "smtpd_recipient_restrictions = reject_unknown_recipient_domain\n")  # fmt: skip
+        for to, wanted in (
+            ("a@corp.example", "450 4.1.2"),  # it only passes through
+            ("a@far.example", "450 4.1.2"),
+            ("a@virtual.example", TAKEN),
+        ):
+            heard = self.goes(to, client=INSIDE, unresolved="recipient")
+            self.assertEqual(heard, wanted, to)
+        self.assertEqual(self.goes("a@far.example", client=INSIDE), "a@far.example direct")
+
+    def test_a_senders_domain_that_only_passes_through_is_looked_up_too(self) -> None:
+        self.bring(RELAY + "smtpd_sender_restrictions = reject_unknown_sender_domain\n"
+                   "unknown_address_reject_code = 550\n")  # fmt: skip
+        for sender in ("b@corp.example", "b@far.example"):
+            heard = self.goes("a@corp.example", sender=sender, unresolved="sender")
+            self.assertEqual(heard, "550 5.1.8", sender)
+
+    def test_a_client_without_any_name(self) -> None:
+        self.bring(RELAY + "unknown_client_reject_code = 550\nsmtpd_client_restrictions ="
+                   " permit_mynetworks, reject_unknown_reverse_client_hostname\n")  # fmt: skip
+        self.assertEqual(self.goes("a@corp.example", unresolved="client"), "550 5.7.25")
+        self.assertEqual(self.goes("a@corp.example", name=""), TAKEN)  # it does not lead back
+        self.assertEqual(self.goes("a@corp.example", client=INSIDE, unresolved="client"), TAKEN)
+
+    def test_of_a_senders_mailbox_that_mail_could_go_there(self) -> None:
+        setting = "smtpd_sender_restrictions"
+        text = RELAY + f"{setting} = reject_unverified_sender\n"
+        self.bring(text)
+        self.assertIn("a sender's mailbox", self.said(setting))
+        self.assertEqual(self.goes("a@corp.example", unresolved="sender"), "450 4.1.7")
+        self.assertEqual(self.goes("a@corp.example"), TAKEN)
+        heard = self.goes("a@corp.example", sender="b@corp.example", unresolved="sender")
+        self.assertEqual(heard, TAKEN)
+        self.bring(text + "relayhost = [10.0.0.5]\n")  # which it would ask instead
+        self.assertIn("a sender's mailbox", self.said(setting))
+        self.assertNotIn("resolves", self.rules)
+
+    def test_what_comes_next_says_that_all_is_found(self) -> None:
+        self.bring(RELAY + "smtpd_recipient_restrictions = reject_rhsbl_sender dbl.example,"
+                   " reject_unknown_recipient_domain, reject_unknown_sender_domain\n")  # fmt: skip
+        self.assertEqual(
+            list(unremarkable(self.work)),
+            ["not listed dbl by sender", "resolves recipient", "resolves sender"],
         )
 
 
@@ -323,7 +404,7 @@ class NamesOfClients(Import):
         self.assertEqual(self.goes("a@corp.example"), TAKEN)
 
     def test_asking_less_than_relayd_does_is_said(self) -> None:
-        self.bring(RELAY + "smtpd_client_restrictions = reject_unknown_reverse_client_hostname\n")
+        self.bring(RELAY + "smtpd_client_restrictions = reject_unknown_forward_client_hostname\n")
         self.assertEqual(self.goes("a@corp.example", name=""), TAKEN)
         self.assertIn("leads back to him", self.said("smtpd_client_restrictions"))
 

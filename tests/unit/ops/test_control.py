@@ -260,7 +260,8 @@ class CommandTests(Fixture):
     def test_what_cannot_be_looked_for_is_said_so(self) -> None:
         for request, complaint in (
             ({"sender": "smith"}, "write smith@example.com, or @example.com for all"),
-            ({"state": "delivered,lost"}, "no state 'lost': queued, held, delivered"),
+            ({"state": "delivered,lost"}, "no state 'lost'; expected queued, held, delivered"),
+            ({"client": "mail"}, "client: 'mail' is no IP address"),
             ({"since": "yesterday"}, "since: number expected"),
         ):
             (error,) = self.ask("find", **request)

@@ -9,9 +9,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from relayd.authentication.dkimsigning import SigningKey
 from relayd.dns.answer import Answer, DnsTrouble, NoData, NxDomain
+from relayd.ops.answers import DkimAnswer
 from relayd.ops.dkimdesk import DkimDesk
 from relayd.ops.documents import RequestError
 from tests.support import TestCase
+from tests.unit.ops.test_answers import wrong
 
 KEY = SigningKey("gw.example.com", "s", Ed25519PrivateKey.from_private_bytes(bytes(range(32))))
 OTHER = SigningKey("gw.example.com", "s", Ed25519PrivateKey.from_private_bytes(bytes(32)))
@@ -27,6 +29,7 @@ class DeskTests(TestCase):
 
         settings: Any = SimpleNamespace(signing={"gateway": (KEY,)})
         answer = await DkimDesk(lambda: settings, ask).answer({"name": "gateway"})
+        self.assertEqual(list(wrong(answer, DkimAnswer)), [])
         (key,) = answer["keys"]
         self.assertEqual(key["record"], KEY.record)
         return key["state"], key["why"]

@@ -14,6 +14,7 @@ from relayd import config
 from relayd.ctl import relayctl
 from relayd.ctl.headersection import LetterError, read
 from relayd.dns.resolver import Resolver
+from relayd.ops.answers import ExplainAnswer
 from relayd.ops.explain import QuestionError, exit_status, explain, facts, lines
 from relayd.relay.resolve import Directory
 from relayd.relay.selfdetection import SelfDetection
@@ -24,6 +25,7 @@ from relayd.service.configuration import Configuration, Enquiry
 from tests.dnsserver import DnsServer
 from tests.spooling import Troubles
 from tests.support import TestCase
+from tests.unit.ops.test_answers import wrong
 from tests.unit.rules.sample import write_site
 
 reactor: Any = the_reactor
@@ -98,7 +100,9 @@ class OnlineTest(TestCase):
         self.enquiry = Enquiry(Configuration(settings, reread, log), directory)
 
     async def answer(self, **question: str) -> dict[str, Any]:
-        return await self.enquiry.explain(question)
+        answer = await self.enquiry.explain(question)
+        self.assertEqual(list(wrong(answer, ExplainAnswer)), [])
+        return answer
 
     async def test_the_example_of_the_design(self) -> None:
         question = {"from": "203.0.113.9", "sender": "a@partner.example"}
@@ -164,9 +168,11 @@ class ReverseNameTest(TestCase):
 
         self.asked: list[str] = []
         ruleset = config.load(self.site).ruleset
-        return await explain(
+        answer = await explain(
             ruleset, {"recipient": "info@example.com", **question}, describe, reverse_name, gather
         )
+        self.assertEqual(list(wrong(answer, ExplainAnswer)), [])
+        return answer
 
     async def test_it_is_looked_up(self) -> None:
         for name, status, said in (
@@ -198,9 +204,9 @@ class ReverseNameTest(TestCase):
         self.assertEqual(
             list(lines(answer))[:2], ["fact  not listed zen   (given)", "fact  spf pass   (given)"]
         )
-        for wrong in ("spf", "listed", "spf maybe", "listed zen or", "from 192.0.2.7", "x", ""):
+        for no_fact in ("spf", "listed", "spf maybe", "listed zen or", "from 192.0.2.7", "x", ""):
             with self.assertRaises(QuestionError):
-                await self.answer(None, **{"with": [wrong]})
+                await self.answer(None, **{"with": [no_fact]})
 
     async def test_who_would_be_asked_is_told(self) -> None:
         self.site.write_text(

@@ -164,7 +164,18 @@ class EventsTests(TestCase):
     async def test_an_event_that_is_none_is_said_so(self) -> None:
         with self.assertRaises(RequestError) as caught:
             await self.events.follow({"event": "lost"}, Reader())
-        self.assertIn("no event 'lost': accepted, refused", str(caught.exception))
+        self.assertIn("no event 'lost'; expected accepted, refused", str(caught.exception))
+        self.assertEqual(self.log.taps, ())
+
+    async def test_an_id_or_a_cursor_that_is_none_is_said_so(self) -> None:
+        for request, complaint in (
+            ({"id": "nope"}, "'NOPE' is not a message ID"),
+            ({"cursor": "nope"}, "no cursor 'nope'; expected one of follow --json"),
+            ({"cursor": "12ab.x"}, "no cursor '12ab.x'"),
+        ):
+            with self.assertRaises(RequestError) as caught:
+                await self.events.follow(request, Reader())
+            self.assertIn(complaint, str(caught.exception))
         self.assertEqual(self.log.taps, ())
 
     def test_without_events_a_follower_hears_that_it_is_quiet(self) -> None:

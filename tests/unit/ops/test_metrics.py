@@ -20,8 +20,9 @@ from relayd.mail.address import Mailbox
 from relayd.mail.content import BytesContent
 from relayd.mail.message import Message, RecipientState, Record, Settlement
 from relayd.mail.pacing import MailProvider, Pacing
+from relayd.ops.answers import ProviderFigures
 from relayd.ops.counting import Counting
-from relayd.ops.documents import no_figures
+from relayd.ops.documents import add_figures, no_figures, provider_figures
 from relayd.ops.metricsport import MOST, TIME, MetricsFactory
 from relayd.ops.openmetrics import FAMILIES, gauges_of, text_of_metrics
 from relayd.rules.language.lexer import lex
@@ -78,7 +79,10 @@ class CountingTests(TestCase):
         return message, Record(7, 0, sent.recipients[0])
 
     def text(self, *, openmetrics: bool = True) -> str:
-        gauges = gauges_of({**no_figures(), "oldest": {'a"\\b': 5.0}}, 6.5)
+        known: ProviderFigures = {"oldest": 6.0, "rate": 0.25, "slowed": True, "blocked": False}
+        gauges = gauges_of(
+            {**no_figures(), "oldest": {'a"\\b': 5.0}, "providers": {"google": known}}, 6.5
+        )
         return text_of_metrics(self.meters.sums(), gauges, openmetrics=openmetrics)
 
     def test_each_event_is_counted(self) -> None:
@@ -93,6 +97,10 @@ class CountingTests(TestCase):
         self.counting.session(CLIENT, messages=1, refused=0, seconds=1.0, end="421 bye")
         self.counting.notice("reloaded")
         self.counting.trouble("next hop down", destination="x")
+        self.counting.notice("report kept back", id="7", to="<a@b>")
+        for right in (True, True, False):
+            self.counting.forecast(right)
+        self.counting.committed(12, 0.004)
         found = counted(self.text())
         for name, value in (
             ("relayd_accepted_messages_total[]", 1),
@@ -113,6 +121,17 @@ class CountingTests(TestCase):
             ("relayd_delivery_seconds_sum[]", 2),
             ("relayd_delivery_seconds_bucket[('le', '1.0')]", 0),
             ("relayd_delivery_seconds_bucket[('le', '5.0')]", 1),
+            ("relayd_reports_kept_total[]", 1),
+            ("relayd_forecasts_total[('verdict', 'right')]", 2),
+            ("relayd_forecasts_total[('verdict', 'wrong')]", 1),
+            ("relayd_commit_writes_total[]", 12),
+            ("relayd_commit_seconds_sum[]", 0.004),
+            ("relayd_commit_seconds_bucket[('le', '0.0025')]", 0),
+            ("relayd_commit_seconds_bucket[('le', '0.005')]", 1),
+            ("relayd_provider_oldest_seconds[('provider', 'google')]", 0.5),
+            ("relayd_provider_rate[('provider', 'google')]", 0.25),
+            ("relayd_provider_slowed[('provider', 'google')]", 1),
+            ("relayd_provider_blocked[('provider', 'google')]", 0),
             ("relayd_oldest_seconds[('next_hop', 'a\"\\\\b')]", 1.5),
         ):  # fmt: skip
             self.assertEqual(found.get(name), value, f"{name} of {sorted(found)}")
@@ -140,6 +159,30 @@ class CountingTests(TestCase):
         found = counted(text)
         attempts = sum(n for name, n in found.items() if name.startswith("relayd_attempts"))
         self.assertEqual(attempts, 5000)  # those that are too many are "other"
+
+    def test_providers_over_sites_and_processes(self) -> None:
+        def site(provider: str, rate: float, blocked: float = 0.0) -> dict[str, Any]:
+            told = {"provider": provider, "rate": rate, "blocked_until": blocked}
+            return {**told, "trouble": "450 slower" if blocked or rate else ""}
+
+        whose = {"direct a.example": "google", "direct b.example": "google", "x": ""}
+        one = provider_figures(
+            {"direct a.example": 9.0, "direct b.example": 5.0, "x": 1.0},
+            whose.__getitem__,
+            [site("google", 30), site("google", 30), site("", 6), site("yahoo", 0, 99.0)],
+        )
+        total = no_figures()
+        add_figures(total, {**no_figures(), "providers": one})
+        add_figures(total, {**no_figures(), "providers": provider_figures({}, str, [])})
+        more = provider_figures({}, str, [site("google", 60)])
+        add_figures(total, {**no_figures(), "providers": more})
+        self.assertEqual(
+            total["providers"],
+            {
+                "google": {"oldest": 5.0, "rate": 2.0, "slowed": True, "blocked": False},
+                "yahoo": {"oldest": 0.0, "rate": 0.0, "slowed": True, "blocked": True},
+            },
+        )
 
     def test_both_forms_are_read_by_prometheus(self) -> None:
         self.test_each_event_is_counted()
@@ -178,8 +221,10 @@ class PlaceTests(TestCase):
 
 class MonitoringTests(TestCase):
     def test_alerts_and_dashboard_speak_of_figures_that_there_are(self) -> None:
-        known = {"relayd_accept_seconds_bucket", "relayd_delivery_seconds_bucket"}
+        known = set()
         for name, kind, _ in FAMILIES:
+            if kind == "histogram":
+                known |= {f"{name}_bucket", f"{name}_sum", f"{name}_count"}
             known.add(f"{name}_total" if kind == "counter" else name)
         for name in ("alerts.yml", "dashboard.json"):
             text = (MONITORING / name).read_text()

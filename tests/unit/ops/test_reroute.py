@@ -17,6 +17,7 @@ from relayd.mail.client import Client
 from relayd.mail.envelope import Envelope, Recipient
 from relayd.mail.message import RecipientState, Settlement, Submission
 from relayd.mail.plan import Step, Verdict
+from relayd.ops.answers import ReroutedAnswer
 from relayd.ops.commands import Backend
 from relayd.ops.rerouting import ReroutingDesk
 from relayd.ops.text import reroute_lines
@@ -27,6 +28,7 @@ from relayd.spool.view import QueueFilter
 from tests.spooling import DONE, LATER
 from tests.support import TestCase
 from tests.unit.ops.journal import Journal
+from tests.unit.ops.test_answers import wrong
 from tests.unit.ops.test_control import Bridge
 
 NOW = 1_800_000_000.0
@@ -76,6 +78,7 @@ class Reroute(TestCase):
         sender: Mailbox | None = SENDER,
         notify: str = "",
         state: RecipientState | None = None,
+        unanswered: bool = False,
     ) -> int:
         """A message as these rules take it in."""
         ruleset = load_text(rules, self.folder).ruleset
@@ -109,7 +112,9 @@ class Reroute(TestCase):
                 eight_bit=False,
                 utf8_header=False,
                 trail=tuple(trail),
-                states=tuple(state or each for each in states),
+                state=RecipientState.HELD if unanswered else RecipientState.QUEUED,
+                states=() if unanswered else tuple(state or each for each in states),
+                unanswered=unanswered,
             )
         )
         return message.ident
@@ -133,6 +138,8 @@ class Reroute(TestCase):
             again = await desk.run(request, self.backend, wanted)
             self.assertEqual((again["changed"], again["left"]), ({}, done["left"]))
         self.assertFalse(self.lent)
+        for answer in (dry, done):
+            self.assertEqual(list(wrong(answer, ReroutedAnswer)), [])
         json.dumps(done)
         self.assertTrue([*reroute_lines(done, done=True), *reroute_lines(dry, done=False)])
         return done
@@ -366,6 +373,16 @@ class UnderWay(Reroute):
         self.assertEqual((done["under_way"], done["changed"]), (1, {"route": 1}))
         self.assertIn("inside", self.ways(moving)[0])
         self.assertIn("other", self.ways(waiting)[0])
+
+    async def test_what_a_client_waits_for_keeps_its_way_and_is_told(self) -> None:
+        ident = await self.came(INSIDE, "x@example.com", unanswered=True)
+        desk = ReroutingDesk(lambda: load_text(OTHER, self.folder).ruleset, self.log, lambda: NOW)
+        done = await desk.run({}, self.backend, QueueFilter())
+        self.assertEqual((done["under_way"], done["changed"]), (1, {}))
+        self.assertIn("inside", self.ways(ident)[0])
+        await self.spool.answered(ident)
+        done = await desk.run({}, self.backend, QueueFilter())
+        self.assertEqual((done["under_way"], done["changed"]), (0, {"route": 1}))
 
     async def test_what_has_changed_since_it_was_read_is_left_and_told(self) -> None:
         ident = await self.came(INSIDE, "x@example.com")

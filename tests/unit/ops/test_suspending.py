@@ -47,9 +47,9 @@ class Desk(TestCase):
             "[IPv6:2001:db8::1]",
         ):
             await self.ask("suspend", destination=whom, seconds=60)
-        for whom in ("ips", "google"):
+        for whom, hint in (("ips", 'did you mean "Isp"?'), ("google", "known are: Isp, lmtp1")):
             said = await self.refused("suspend", destination=whom, seconds=60)
-            self.assertEqual(said, f"{whom} is no domain, and no next hop; known are: Isp, lmtp1")
+            self.assertEqual(said, f"{whom} is no domain, and no next hop; {hint}")
 
     async def test_a_sender_is_an_address_a_domain_or_nobody(self) -> None:
         for whom in ("ann@a.example", "<ann@a.example>", "@a.example", "<>"):
@@ -60,7 +60,8 @@ class Desk(TestCase):
     async def test_one_thing_at_a_time_and_for_how_long(self) -> None:
         self.assertIn("name one", await self.refused("suspend", seconds=60))
         both = await self.refused("suspend", sender="<>", login="bob", seconds=60)
-        self.assertIn("name one", both)
+        self.assertEqual(both, "name one of --destination, --provider, --sender, --login")
+        self.assertTrue((await self.refused("resume")).endswith("--login, or --all"))
         for seconds in (0, -5, 400 * 86400):
             said = await self.refused("suspend", login="bob", seconds=seconds)
             self.assertIn("at most a year", said)

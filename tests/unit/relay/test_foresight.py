@@ -31,12 +31,16 @@ class Held(TestCase):
         message, records = a_message(7, [recipient], received_at=world.clock.seconds())
         world.table.add((message, records))
         foresight = world.dispatcher.foresight
+        self.verdicts: list[bool] = []
+        foresight.on_verdict = self.verdicts.append
         foresight.note(7, [Step(FORECAST, "", forecast, f"{mailbox}: why")])
         world.dispatcher.accept(message, records)
         for _ in outcomes:
             world.clock.advance(3600)
         self.notices = world.log.notices
         self.waiting = len(foresight.waiting)
+        self.assertEqual(self.verdicts.count(True), foresight.right)
+        self.assertEqual(self.verdicts.count(False), foresight.wrong)
         return foresight.right, foresight.wrong
 
     def test_pass(self) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import random
 import unittest
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from relayd.relay.learntrate import LONGEST_PAUSE, SHORTEST_PAUSE, SLOWEST, LearntRate
+from relayd.relay.sites import SendingSite
+from relayd.shared.counters import SharedCounters, shared_memory
+from tests.unit.relay.test_sites import SLOWER
 
 
 class Bucket:
@@ -53,10 +57,49 @@ class Fixed(Sliding):
         return True
 
 
+class Worker:
+    """One of several: its rate, and what it hears of the others."""
+
+    def __init__(self, rate: LearntRate, counters: SharedCounters) -> None:
+        self.site = SendingSite("big", rate, lambda: self.now, counters=counters)
+        self.now = 0.0
+
+    def opens_at(self, now: float) -> float:
+        self.now = now
+        return self.site.opens_at(now)
+
+    def started(self, now: float) -> None:
+        self.site.started(now)
+
+    def took(self, now: float, began: float) -> None:
+        self.now = now
+        self.site.took(now, began)
+
+    def slower(self, now: float, began: float) -> None:
+        self.now = now
+        self.site.slower(now, began, SLOWER)
+
+
+def company(count: int, random: Callable[[], float]) -> list[Worker]:
+    """So many workers of one gateway."""
+    descriptor = shared_memory(count)
+    try:
+        return [
+            Worker(LearntRate(random), SharedCounters(descriptor, count, row))
+            for row in range(count)
+        ]
+    finally:
+        os.close(descriptor)
+
+
 def run(
-    rates: list[LearntRate], takes: Callable[[float], bool], start: float, seconds: float
+    rates: Sequence[LearntRate | Worker],
+    takes: Callable[[float], bool],
+    start: float,
+    seconds: float,
 ) -> tuple[list[float], list[float]]:
-    """Each worker sends all that may go, twenty at a time, half a second each: taken, refused."""
+    """Each sends all that may go, half a second each, a few at a time: taken, refused."""
+    most = 40
     taken, refused = [], []
     under_way: list[deque[float]] = [deque() for _ in rates]
     for tick in range(int(seconds * 20)):
@@ -70,7 +113,7 @@ def run(
                 else:
                     rate.slower(now, began)
                     refused.append(now)
-            while len(mine) < 20 and rate.opens_at(now) <= now:
+            while len(mine) < most and rate.opens_at(now) <= now:
                 rate.started(now)
                 mine.append(now)
     return taken, refused
@@ -79,20 +122,24 @@ def run(
 class Settles(unittest.TestCase):
     """Within two minutes a tenth below, and then fewer than 2 % of the attempts are refused."""
 
-    def learnt(self, workers: int = 1) -> list[LearntRate]:
-        jitter = random.Random(1).random
-        return [LearntRate(jitter) for _ in range(workers)]
+    def learnt(self) -> list[LearntRate]:
+        return [LearntRate(random.Random(1).random)]
 
     def check(
-        self, rates: list[LearntRate], takes: Callable[[float], bool], per_minute: float, at: float
+        self,
+        rates: Sequence[LearntRate | Worker],
+        takes: Callable[[float], bool],
+        per_minute: float,
+        at: float,
+        least: float = 0.9,
     ) -> None:
         taken, refused = run(rates, takes, at, 300)
-        self.assertGreaterEqual(len(taken) / 5, 0.89 * per_minute)
-        self.assertLessEqual(len(taken) / 5, 1.02 * per_minute)
+        self.assertGreaterEqual(len(taken), 5 * least * per_minute - 1)
+        self.assertLessEqual(len(taken), 5 * per_minute * 1.015)  # ... while the saved last
         self.assertLess(len(refused), 0.02 * (len(taken) + len(refused)))
 
     def test_how_many_it_takes_and_however_it_counts(self) -> None:
-        for per_minute in (120, 150, 300, 480, 900):
+        for per_minute in (60, 120, 300, 900, 3000):
             for seconds in (3, 5, 10, 60):  # ... worth of mail that it takes together
                 with self.subTest(place="bucket", per_minute=per_minute, seconds=seconds):
                     place = Bucket(per_minute, per_minute * seconds / 60)
@@ -105,19 +152,45 @@ class Settles(unittest.TestCase):
                         other = kind(per_minute, window)
                         rates = self.learnt()
                         run(rates, other.takes, 1000.0, 120)
-                        self.check(rates, other.takes, per_minute, 1120.0)
+                        # of a short one it is not known well for how long it counts
+                        least = 0.85 if window == 12 else 0.9
+                        self.check(rates, other.takes, per_minute, 1120.0, least)
 
-    def test_by_two_workers_together(self) -> None:
-        for per_minute in (240, 600):
-            for place in (Bucket(per_minute, per_minute / 12), Sliding(per_minute, 60)):
-                with self.subTest(place=type(place).__name__, per_minute=per_minute):
-                    rates = self.learnt(2)
-                    run(rates, place.takes, 1000.0, 120)
-                    self.check(rates, place.takes, per_minute, 1120.0)
+    def test_by_several_workers_together(self) -> None:
+        for workers in (2, 4):
+            for per_minute in (240, 1200):
+                for seed in range(2):
+                    for place in (
+                        Bucket(per_minute, per_minute / 12),
+                        Bucket(per_minute, per_minute / 6),
+                        Sliding(per_minute, 60),
+                    ):
+                        with self.subTest(
+                            place=type(place).__name__,
+                            per_minute=per_minute,
+                            workers=workers,
+                            seed=seed,
+                        ):
+                            rates = company(workers, random.Random(seed).random)
+                            run(rates, place.takes, 1000.0, 120)
+                            self.check(rates, place.takes, per_minute, 1120.0)
+
+    def test_by_two_workers_that_are_started_anew(self) -> None:
+        for seed in range(2):
+            for place in (Bucket(300, 25), Bucket(300, 50), Sliding(300, 60), Fixed(300, 60)):
+                with self.subTest(place=type(place).__name__, seed=seed):
+                    jitter = random.Random(seed).random
+                    rates = company(2, jitter)
+                    run(rates, place.takes, 1000.0, 40)
+                    again = company(2, jitter)
+                    for before, after in zip(rates, again, strict=True):
+                        after.site.learnt.restore(before.site.learnt.kept(), 1042.0)
+                    run(again, place.takes, 1042.0, 78)
+                    self.check(again, place.takes, 300, 1120.0)
 
     def test_with_a_restart_in_the_middle(self) -> None:
-        for moment in (2, 20, 61, 80):
-            for place in (Bucket(300, 25), Sliding(300, 60)):
+        for moment in (2, 20, 40, 61, 80):
+            for place in (Bucket(300, 25), Sliding(300, 60), Fixed(300, 60)):
                 with self.subTest(place=type(place).__name__, moment=moment):
                     rates = self.learnt()
                     run(rates, place.takes, 1000.0, moment)
@@ -140,7 +213,8 @@ class Settles(unittest.TestCase):
         place.rate = 2.0
         run([rate], place.takes, 1600.0, 600)
         taken, _ = run([rate], place.takes, 2200.0, 300)
-        self.assertAlmostEqual(len(taken) / 300, 1.9, delta=0.2)
+        self.assertGreaterEqual(len(taken), 300 * 1.8)
+        self.assertLessEqual(len(taken), 300 * 2.0 + 100)  # ... which it had saved up
         place.rate = 50.0
         taken, _ = run([rate], place.takes, 2500.0, 7200)
         self.assertGreater(sum(each > 2500 + 7000 for each in taken) / 200, 10)
@@ -224,6 +298,16 @@ class Lessons(unittest.TestCase):
             self.rate.slower(now, now)
         self.rate.took(4600.0, 4600.0)
         self.assertGreater(self.rate.rate, 15.0)
+
+    def test_after_a_week_it_is_forgotten_however_little_mail_there_was(self) -> None:
+        self.rate.took(1000.0, 1000.0)
+        self.rate.slower(1001.0, 1001.0)
+        for day in range(1, 9):
+            self.assertTrue(self.rate.active, day)
+            self.rate.took(1001.0 + day * 86400, 1001.0 + day * 86400)
+            if day >= 7:
+                break
+        self.assertFalse(self.rate.active)
 
     def test_it_has_a_floor(self) -> None:
         now = 1000.0

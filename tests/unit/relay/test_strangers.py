@@ -13,8 +13,9 @@ from twisted.internet.defer import Deferred, succeed
 from relayd.mail.address import Mailbox
 from relayd.mail.client import Client
 from relayd.mail.message import RecipientState, Record
-from relayd.mail.outcome import Outcome
+from relayd.mail.outcome import UNANSWERED, Outcome
 from relayd.mail.pacing import Rate
+from relayd.reactor.coroutine import promise
 from relayd.relay.digests import Digests
 from relayd.relay.keptreports import EVERY, FIRST, LOOKED_AT, MOST_ROWS, KeptReports
 from relayd.relay.strangers import ADDRESSES, KEPT_NOTE, PATIENCE, Strangers
@@ -292,6 +293,41 @@ class Trouble(StrangersCase):
         (self.spool / "backscatter").unlink()
         self.world.wait(HOUR)
         self.assertEqual((self.note(ident), self.reports()), (KEPT_NOTE, 1))
+
+
+class AtTheDoor(StrangersCase):
+    """A refusal is recorded for a client who was to be told, and is gone by then."""
+
+    def gone(self, sender: str) -> None:
+        world = self.world
+        world.ident += 1
+        to = replace(a_recipient("user@example.com"), reverse_path=None)
+        now = world.clock.seconds()
+        message, records = a_message(world.ident, [to], received_at=now, sender=sender)
+        message = replace(message, client=Client("192.0.2.1", helo="evil.example"))
+        held = tuple(replace(each, state=RecipientState.HELD, last=UNANSWERED) for each in records)
+        world.table.add((message, held))
+        first = world.dispatcher.attempt(message, held, 20.0)
+        self.assertTrue(self.successResultOf(promise(first.refuse())))
+        self.successResultOf(promise(first.report()))
+
+    def test_the_budget_holds_for_it(self) -> None:
+        for _ in range(3):
+            self.gone("ann@forged.example")
+        self.assertEqual((len(self.sent()), self.reports()), (2, 1))
+
+    def test_where_nobody_says_who_may_send_it_is_kept_for_it_waits_for_nothing(self) -> None:
+        self.budget = ReportBudget(never=True)
+        self.answers[Mailbox.parse("ann@silent.example")] = "temperror"
+        self.gone("ann@silent.example")
+        self.assertEqual((self.sent(), self.reports()), ([], 1))
+
+    def test_what_cannot_be_counted_or_kept_is_sent(self) -> None:
+        self.budget = ReportBudget(never=True)
+        (self.spool / "backscatter").write_text("in the way")
+        self.gone("ann@forged.example")
+        self.assertEqual(self.sent(), ["ann@forged.example"])
+        self.assertTrue(self.world.log.troubles)
 
 
 def kept(number: int, at: float = 0.0, **changes: str) -> KeptReport:

@@ -14,7 +14,7 @@ from relayd.spool.queue import Standing
 from relayd.spool.view import QueueFilter
 from tests.support import TestCase
 from tests.unit.relay.fakes import Log, a_message, a_recipient
-from tests.unit.relay.test_sites import SAID, Far, told
+from tests.unit.relay.test_sites import ISP, SAID, Far, told
 
 
 class Waiting(Far):
@@ -195,6 +195,49 @@ class Messages(TestCase):
         self.assertEqual(world.went, 2)
 
 
+class NoAttempts(TestCase):
+    """What is put off has asked nobody: it takes no turn from mail that may go."""
+
+    def mail(self, world: Waiting, sender: str, next_hop: str = "direct") -> int:
+        world.ident += 1
+        accepted = a_message(
+            world.ident,
+            [a_recipient("x@1.big", next_hop)],
+            received_at=world.clock.seconds(),
+            sender=sender,
+        )
+        world.table.add(accepted)
+        world.dispatcher.accept(*accepted)
+        return world.ident
+
+    def test_a_rate_is_for_those_who_are_not_suspended(self) -> None:
+        world = Waiting()
+        world.apply("provider big mx .big.test\npace provider big rate 6/1m\n")
+        world.suspend("sender", "@news.example")
+        for _ in range(30):
+            self.mail(world, "x@news.example")
+        ann = self.mail(world, "ann@a.example")
+        world.wait(30)
+        self.assertIn(ann, [ident for ident, _ in world.table.ended])
+        self.assertEqual(world.went, 1)
+        for _ in range(3):
+            self.mail(world, "ann@a.example")
+        world.wait(11)
+        self.assertEqual(world.went, 3, "at once, and ten seconds later")
+
+    def test_the_question_whether_a_block_is_over_is_left_to_others(self) -> None:
+        world = Waiting()
+        self.mail(world, "ann@a.example", "direct,isp")
+        world.sites.blocked("big", "", told(Meaning.BLOCKED))
+        world.suspend("sender", "@news.example")
+        world.wait(3700)
+        self.mail(world, "x@news.example", "direct,isp")
+        world.hops.clear()
+        self.mail(world, "ann@a.example", "direct,isp")
+        self.assertEqual(world.hops[-1].targets, ("1.big", ISP))
+        self.assertFalse(any(site.blocks for site in world.sites.gated()))
+
+
 class Kept(TestCase):
     def setUp(self) -> None:
         folder = TemporaryDirectory()
@@ -234,6 +277,14 @@ class Kept(TestCase):
             suspensions.load()
             self.assertEqual(list(suspensions.all()), [])
             self.assertEqual(log.troubles[0][0], "suspensions not read")
+
+    def test_a_time_that_was_written_as_a_text(self) -> None:
+        (self.folder / "suspended").write_text(
+            '[{"kind": "destination", "whom": "a.example", "until": "9e9"}]'
+        )
+        suspensions = Suspensions(self.folder, Log(), lambda: 0.0)
+        suspensions.load()
+        self.assertIsNotNone(suspensions.of_lane("direct a.example", None))
 
     def test_a_filter_finds_what_one_has_put_off(self) -> None:
         from relayd.spool.sqlite.matching import matches

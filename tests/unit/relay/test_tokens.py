@@ -14,12 +14,14 @@ from twisted.internet.task import Clock
 from relayd.login.oauth import CLIENT, Provider
 from relayd.login.oauth import GrantedTokens as Given
 from relayd.login.tokenfile import TokenFileError, TokenFiles, held
+from relayd.ops.answers import OauthLoginAnswer
 from relayd.relay.enrolment import Enrolment
 from relayd.relay.https import HttpAnswer, HttpError, Https
 from relayd.relay.logins import NoToken
 from relayd.relay.tokenkeeper import Keeper
 from relayd.relay.tokens import Token, Tokens
 from tests.support import TestCase
+from tests.unit.ops.test_answers import wrong
 from tests.unit.relay.fakes import Log
 
 START = 1_800_000_000.0
@@ -199,6 +201,7 @@ class TokenTests(TestCase):
         self.assertEqual(len(self.log.troubles), 1)
         self.assertNotIn("rt-1", str(self.log.troubles))
         status = Enrolment(self.keeper).status(IDP)
+        self.assertEqual(list(wrong({**status, "next_hops": ["out"]}, OauthLoginAnswer)), [])
         self.assertEqual((status["state"], status["trouble"]), ("trouble", str(error)))
         self.enrolled("at-2")
         self.assertEqual(self.access(), "at-2")

@@ -119,6 +119,19 @@ class Rewritten(AuthorCase):
                     self.assertEqual(name, f"{shown} (via gw.example.com)")
                 self.assertRegex(address, r"\ASRSF=.*=s\.example=a@gw\.example\.com\Z")
 
+    def test_names_that_only_some_readers_decode_are_not_handed_on(self) -> None:
+        for written, shown in (
+            (b"=?utf-8?q?bank=40s.example_=ff?= <a@s.example>", "a at s.example"),
+            (b"=?x-nobody-s?q?bank=40s.example?= <a@s.example>", "a at s.example"),
+            (b"=?utf-8?b?YmFua?= <a@s.example>", "a at s.example"),
+            (b"=?utf-8?q?=3D=3Futf-8=3Fq=3Fbank=3D40s=3F=3D?= <a@s.example>",
+             "= ?utf-8?q?bank=40s?="),
+        ):  # fmt: skip
+            with self.subTest(written):
+                edited = self.edited(b"From: " + written + b"\r\n\r\n")
+                field = edited.partition(b'From: "')[2].partition(b"\r\n")[0].decode()
+                self.assertEqual(field, f'{shown} (via gw.example.com)"')
+
     def test_international_authors(self) -> None:
         _, address = self.author("From: x <ann@b\xfccher.example>\r\n".encode())
         self.assertIn("=xn--bcher-kva.example=ann@", address)
@@ -233,6 +246,16 @@ class TheWayBack(AuthorCase):
                 plan = self.plan(address)
                 self.assertEqual((plan.verdict, plan.reply.status), (Verdict.REFUSE, status))
         self.assertEqual(self.to(self.plan(self.address(NOW - 21 * DAY))), ["ann@sender.example"])
+
+    def test_the_end_of_the_domain_is_not_moved_into_the_local_part_or_back(self) -> None:
+        good = self.address()
+        for forged in (
+            good.replace("sender.example=ann@", "sender.exampl=eann@"),
+            good.replace("sender.example=ann@", "sender.examplea=nn@"),
+        ):
+            with self.subTest(forged):
+                plan = self.plan(forged)
+                self.assertEqual((plan.verdict, plan.reply.status), (Verdict.REFUSE, "5.1.1"))
 
     def test_an_address_for_reports_is_turned_into_none_for_answers(self) -> None:
         scheme = Scheme("gw.example.com", (b"first",), hash_length=8)

@@ -15,21 +15,22 @@ from relayd.rules.check.check import name_problems
 from relayd.rules.check.expect import failures
 from relayd.rules.check.opendoor import open_doors
 from relayd.rules.conditions.condition import Condition
-from relayd.rules.conditions.listing import ByListing, listing
+from relayd.rules.conditions.listing import WHOSE, ByListing, listing
 from relayd.rules.conditions.senderpolicy import RESULTS, SENDER_POLICY, BySenderPolicy
 from relayd.rules.dnslist import counts
 from relayd.rules.evaluate import Facts, evaluate
 from relayd.rules.fact import Fact
 from relayd.rules.language.lexer import lex
 from relayd.rules.language.model import AdmissionRule, DnsListDef, Item
-from relayd.rules.language.pattern import Text
+from relayd.rules.language.pattern import ListedBy, Text
 from relayd.rules.language.source import Complaint, Problem, Source
 from relayd.rules.ruleset import build
 from tests.unit.rules.strategies import some
 from tests.unit.rules.test_grammar import parse
 
 LISTS = "dnsbl zen zen.test\ndnswl friends friends.test\n"
-NAMES = some(st.sampled_from(["zen", "friends", "my-list.1"]).map(Text))
+LISTED = st.sampled_from(["zen", "friends", "my-list.1"])
+NAMES = some(st.one_of(LISTED.map(Text), st.builds(ListedBy, LISTED, st.sampled_from([*WHOSE]))))
 WORDS = some(st.sampled_from(RESULTS).map(Text))
 CONDITIONS = st.one_of(
     st.builds(ByListing, NAMES, st.booleans()), st.builds(BySenderPolicy, WORDS, st.booleans())
@@ -134,6 +135,17 @@ class LookedUp(unittest.TestCase):
         self.assertEqual(ruleset.asked, {listing("zen")})
         self.assertEqual(set(ruleset.lists), {"zen", "friends"})
         self.assertEqual(build(parse(LISTS + "accept any"), {}, "gw").asked, frozenset())
+
+    def test_by_whose_name_a_list_is_asked_says_from_when_on_it_is_known(self) -> None:
+        for whose, known in WHOSE.items():
+            ruleset = build(parse(f"dnsbl dbl d.test\nreject when listed dbl by {whose}"), {}, "gw")
+            self.assertEqual(ruleset.asked, {listing("dbl", whose)})
+            self.assertEqual({each.known for each in ruleset.asked}, {known})
+        told = {listing("dbl", "sender"): True, listing("dbl"): False}
+        for rule, code in (("listed dbl by sender", "550 5.7.1"), ("listed dbl", "250 2.1.5")):
+            self.assertEqual(
+                self.code(f"dnsbl dbl d.test\nreject when {rule}\naccept any", told), code
+            )
 
     def test_tests_state_what_others_would_say(self) -> None:
         rules = LISTS + "reject when listed zen\ndefer when spf fail\naccept to @b.test\n"

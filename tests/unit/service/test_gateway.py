@@ -41,6 +41,7 @@ OTHER = {
     "hostname": "hostname other.example",
     "spool": "spool other",
     "control": "control other",
+    "metrics": "metrics listen 127.0.0.1:9099\nmetrics listen unix:/run/relayd/metrics",
     "workers": "workers 7",
     "listen": "listen 127.0.0.1:2526",
     "retry": "retry 7m",

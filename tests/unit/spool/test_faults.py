@@ -142,6 +142,35 @@ class FailingCommitTests(FaultCase):
                     harness.bridge.wait(harness.spool.remove(QueueFilter()))
                     assert harness.bridge.wait(harness.spool.history(message.ident)) is not None
 
+    def test_what_no_client_was_answered_about_is_let_go_when_the_disk_is_well_again(self) -> None:
+        with self.harness() as (harness, _):
+            message, _ = harness.put(state=RecipientState.HELD, unanswered=True)
+        sick = [True]
+
+        def fault(statement: str) -> None:
+            if statement == "COMMIT" and sick:
+                sick.clear()
+                raise IO_ERROR
+
+        harness = Harness(self.directory)
+        writer = harness.spool._writer
+        begin = writer.start
+
+        def start() -> None:
+            Faulty.fault = staticmethod(fault)
+            begin()
+
+        with patch.object(writer, "start", start):
+            harness.spool.open()
+        try:
+            harness.bridge.until(lambda: not sick and harness.spool.healthy)
+            harness.bridge.until(
+                lambda: harness.bridge.wait(harness.spool.load(message.ident)) is None
+            )
+        finally:
+            self.heal()
+            harness.close()
+
     def test_a_commit_that_failed_after_it_reached_the_disk_delivers_nothing(self) -> None:
         with self.harness() as (harness, events):
             before, _ = harness.put()

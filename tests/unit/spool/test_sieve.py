@@ -19,6 +19,7 @@ from relayd.mail.message import RecipientState, Settlement
 from relayd.mail.outcome import failed
 from relayd.spool.sqlite.sieve import key, passes, sieve_of
 from relayd.spool.view import FindFilter, QueueFilter, Rerouting
+from tests.bench.find_bench import measured
 from tests.golden.spools import unpack
 from tests.spooling import DONE, Harness, opened, recipient, submission
 
@@ -197,3 +198,16 @@ class SiftTests(unittest.TestCase):
                     self.assertIn("yes@up.example", found)
                     states = frozenset({RecipientState.REMOVED})
                     self.assertEqual(self.found(harness, states=states), ["removed@example.com"])
+
+
+class CostTests(unittest.TestCase):
+    def test_each_key_is_found_through_sieves_in_little_time_and_room(self) -> None:
+        """Scaled: `python -m tests.bench.find_bench` has a million."""
+        with TemporaryDirectory() as folder:
+            costs = measured(Path(folder), 10_000)
+        for number, (name, seconds) in enumerate(costs.seconds.items()):
+            self.assertLess(seconds, 0.2, name)
+            expected = 1 if number < 9 else 0 if number > 11 else None
+            if expected is not None:
+                self.assertEqual(costs.found[name], expected, name)
+        self.assertLess(costs.sieves, 0.05 * costs.ledger)
