@@ -26,15 +26,24 @@ FLOORS = (
     {"verification"},
     {"migrate"},
     {"ops"},
-    {"intake", "relay", "config"},
+    {"intake", "relay", "config", "directories"},
     {"smtp", "rules", "spool", "report", "mime", "tls", "authentication", "filters"},
     {"mail", "dns", "login"},
     {"reactor", "shared"},
 )
 FLOOR = {name: number for number, names in enumerate(reversed(FLOORS)) for name in names}
 
-RIM = {"service", "reactor", "intake", "relay", "tls", "dns", "login", "filters", "ops", "demo"}
+RIM = {"service", "reactor", "intake", "relay", "tls", "dns", "login", "filters", "ops", "demo"} | {
+    "directories"
+}
 PURE_AT_THE_RIM = {
+    "relayd.directories.fetch",
+    "relayd.directories.source",
+    "relayd.directories.postgresql",
+    "relayd.directories.mysql",
+    "relayd.directories.ldap",
+    "relayd.directories.http",
+    "relayd.directories.sqlite",
     "relayd.intake.reception",  # awaits the spool, but knows no reactor
     "relayd.intake.asking",
     "relayd.intake.lookups",
@@ -90,6 +99,9 @@ OUTSIDE = {
     "service_identity": {"tls"},
     "cryptography": {"tls", "authentication", "filters"},
     "dkim": {"report"},
+    "psycopg": {"directories"},
+    "pymysql": {"directories"},
+    "ldap3": {"directories"},
 }
 """Every package from outside the standard library, and who may import it."""
 

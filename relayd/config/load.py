@@ -67,6 +67,7 @@ from relayd.rules.language.unseen import unseen
 from relayd.rules.language.words import Words
 from relayd.rules.ruleset import build
 from relayd.rules.srsrule import SrsDomain, srs_problems
+from relayd.rules.tables.snapshot import FOLDER as SNAPSHOTS
 from relayd.rules.tables.table import Table
 from relayd.tls.files import CertificateFiles
 
@@ -250,7 +251,8 @@ class _Loader:
         )
         problems += content_problems(self._items)
         problems += forwarding_problems(self._items)
-        loader = TableLoader(self._folder, problems, self._texts)
+        spool = Path(str(values.get("spool", self._folder / Settings.spool)))
+        loader = TableLoader(self._folder, problems, self._texts, spool / SNAPSHOTS)
         tables = loader.load_all(self._items)
         problems += self._listeners(tables, given)
         if not any(each.verb.is_word("srs") for each in self._broken):

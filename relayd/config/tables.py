@@ -18,9 +18,13 @@ from relayd.config.files import (
     similar_file,
 )
 from relayd.config.texts import Texts
+from relayd.rules.language.directory import DirectoryDef
 from relayd.rules.language.model import Item, TableDef
 from relayd.rules.language.source import Complaint, Place, Problem, Source
 from relayd.rules.language.unseen import unseen
+from relayd.rules.tables.rows import line as row_line
+from relayd.rules.tables.rows import wrong as row_wrong
+from relayd.rules.tables.snapshot import SnapshotTable
 from relayd.rules.tables.table import Table
 from relayd.rules.tables.tablefile import ReadFile, list_table, read_table
 from relayd.rules.tables.userstable import DovecotTable
@@ -39,6 +43,7 @@ class TableLoader:
     folder: Path
     problems: list[Problem]
     texts: Texts
+    snapshots: Path = Path()  # the folder of what directories held
     files: list[Path] = field(default_factory=list)
     warnings: list[Problem] = field(default_factory=list)
 
@@ -55,6 +60,8 @@ class TableLoader:
     def _load(self, item: TableDef) -> Table | None:
         if item.socket:
             return DovecotTable(item.name, str(item.place), item.socket)
+        if item.directory is not None:
+            return self._snapshot(item, item.directory)
         if not item.file:
             entries = list(zip(item.entries, item.entry_places, strict=True))
             return list_table(item.name, str(item.place), entries, self.problems)
@@ -83,6 +90,19 @@ class TableLoader:
         if item.includes:
             include = self._includer(self._beside(item) / item.includes)
         return read_table(item.name, item.kind, source, self.problems, include)
+
+    def _snapshot(self, item: TableDef, directory: DirectoryDef) -> Table:
+        """What is kept of a directory; that there is nothing yet refuses no start."""
+        table = SnapshotTable(item.name, item.kind, self.snapshots / item.name, directory.stale)
+        skipped = table.skipped
+        for key, why in skipped.rows[:MAX_SKIPPED]:
+            more = skipped.count - len(skipped.rows[:MAX_SKIPPED])
+            what = f'table {item.name}, entry "{key}" is passed over: {why}'
+            if more and key == skipped.rows[:MAX_SKIPPED][-1][0]:
+                what += f" (and so are {more:,} more)"
+            expected = "expected an address, and in a second column what it becomes"
+            self.warnings.append(Problem(item.place, what, expected))
+        return table
 
     def _beside(self, item: TableDef) -> Path:
         return Path(item.place.source.path).parent
@@ -124,11 +144,11 @@ class TableLoader:
         """
         skipped: list[Problem] = []
         rows = _rows(path, item.query)
-        source = Source(str(path), short_name(path, self.folder), tuple(map(_line, rows)))
+        source = Source(str(path), short_name(path, self.folder), tuple(map(row_line, rows)))
         kind = "virtual" if rows and len(rows[0]) > 1 else "list"
         entries = []
         for number, (row, line) in enumerate(zip(rows, source.lines, strict=True), 1):
-            wrong = _wrong(row)
+            wrong = row_wrong(row)
             if wrong:
                 skipped.append(Problem(Place(source, number, 1, max(len(line), 1)), wrong))
             entries.append("" if wrong else line)
@@ -149,36 +169,6 @@ def _rows(path: Path, query: str) -> list[tuple[object, ...]]:
 
 def _text(octets: bytes) -> str:
     return octets.decode("utf-8", "surrogateescape")
-
-
-def _cell(cell: object) -> str:
-    text = _text(cell) if isinstance(cell, bytes) else "" if cell is None else str(cell)
-    return " ".join(text.split())
-
-
-def _line(row: tuple[object, ...]) -> str:
-    """The row as a line of a file, for people to recognise."""
-    return " ".join(filter(None, map(_cell, row))).encode("utf-8", "replace").decode()
-
-
-def _wrong(row: tuple[object, ...]) -> str:
-    """Why the row could not be told from others, or from none, once it is a line."""
-    key = _cell(row[0])
-    if not key:
-        return "there is no address in it" if len(row) > 1 else "there is nothing in it"
-    if any(not each.isascii() and not _is_text(each) for each in map(_cell, row)):
-        return "it is not UTF-8"
-    if key[0] == "#" or (" " in key and key[0] != '"'):
-        return f'"{key}" is no address'
-    return ""
-
-
-def _is_text(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _named(name: str, skipped: list[Problem]) -> list[Problem]:

@@ -113,6 +113,7 @@ def parser(run: Mapping[str, Run]) -> argparse.ArgumentParser:
     tlsreport.add_options(telling)
     _add_held(command("held", "what is kept back, and why; release it or discard it"))
     _add_limits(command("limits", "who is near a limit of the rules, or has reached it"))
+    _add_table(command("table", "tables that are read from directories; accept what has shrunk"))
     kept = command("backscatter", "reports that strangers did not get, and why")
     kept.add_argument("--send", action="store_true", help="the digest to the postmaster, now")
     command("restart", "replace one worker after the other, refusing nobody")
@@ -179,6 +180,18 @@ def _add_oauth(to: argparse.ArgumentParser) -> None:
     ):
         action = actions.add_parser(name, help=about, description=about, parents=[_everywhere()])
         action.add_argument("name", nargs=number, metavar="NAME", help="as the `oauth` statement")
+
+
+def _add_table(to: argparse.ArgumentParser) -> None:
+    to.set_defaults(name="")
+    actions = to.add_subparsers(dest="action", required=True, metavar="ACTION")
+    for name, about in (
+        ("list", "each of them, and how its source was found the last time"),
+        ("accept", "take up what was kept back because so much of it is gone"),
+    ):
+        action = actions.add_parser(name, help=about, description=about, parents=[_everywhere()])
+        if name == "accept":
+            action.add_argument("name", metavar="NAME", help="as the `table` statement")
 
 
 def _add_held(to: argparse.ArgumentParser) -> None:

@@ -36,6 +36,7 @@ _NAMES = {
     ("user", "name"): f'relayctl user list 2>/dev/null | grep -xE "{_NAME}"',
     ("oauth", "name"): _statements("oauth"),
     ("dkim", "name"): _statements("dkim"),
+    ("table", "name"): _statements("table"),
     ("limits", "name"): _statements("limit"),
 }
 

@@ -458,6 +458,13 @@ def limits(options: argparse.Namespace) -> int:
     return FAILED if options.forget and not answer["forgotten"] else OK
 
 
+def table(options: argparse.Namespace) -> int:
+    """Tables that are read from directories."""
+    answer = daemon(options).answer("table", accept=options.name)
+    _show(options, answer, text.table_lines(answer, time.time()))
+    return OK
+
+
 def backscatter(options: argparse.Namespace) -> int:
     """Which reports were kept from strangers."""
     answer = daemon(options).answer("backscatter", send=options.send)
@@ -601,6 +608,7 @@ _RUN: dict[str, Run] = {
     "dkim": dkim,
     "held": held,
     "limits": limits,
+    "table": table,
     "backscatter": backscatter,
     "import": bring_over,
     "spool": spool,

@@ -218,6 +218,42 @@ class RefusedAnswer(TypedDict):
     last_good: float | None  # it was so at the start: since when what is in force was so
 
 
+class PassedOverAnswer(TypedDict):
+    """An entry of a directory that is in no table, because it is wrong."""
+
+    key: str
+    why: str
+
+
+class TableAnswer(TypedDict):
+    """A table that a directory is read into, in `status` and `table list`."""
+
+    name: str
+    kind: str
+    entries: int | None  # None: it was never read
+    taken: float | None
+    confirmed: float | None  # when the source last said that it is so
+    stale: bool  # that was too long ago: what is looked up is answered with 451
+    trouble: str  # why it was not read the last time
+    since: float | None  # ... and the times before
+    asks: str  # how much of what was read is gone: it waits for `table accept`
+    passed_over: int
+    examples: list[PassedOverAnswer]
+
+
+class TablesAnswer(TypedDict):
+    """`table list`."""
+
+    tables: list[TableAnswer]
+
+
+class AcceptedTableAnswer(TypedDict):
+    """`table accept`."""
+
+    accepted: str
+    entries: int
+
+
 class CertificateAnswer(TypedDict):
     """A `certificate` statement's file, in `status`."""
 
@@ -297,6 +333,7 @@ class StatusAnswer(TypedDict):
     refused: RefusedAnswer | None  # the one on disk, which is not in force
     warnings: list[str]
     not_listening: list[str]
+    tables: NotRequired[list[TableAnswer]]  # those that directories are read into
     certificates: list[CertificateAnswer]
     limits: list[ReachedLimitAnswer]
     full: list[str]  # limits of the configuration that are reached

@@ -103,7 +103,7 @@ class Oauth(Protocol):
 
 
 class CountsDesk(Protocol):
-    """Who answers `relayctl limits`, or `relayctl backscatter`."""
+    """Who answers `relayctl limits`, `relayctl backscatter`, or `relayctl table`."""
 
     def answer(self, request: Request, who: str) -> Document:
         """The answer to one request; raises RequestError."""
@@ -133,6 +133,7 @@ class OperatorCommands:
         limits: CountsDesk | None = None,
         backscatter: CountsDesk | None = None,
         dkim: Explain | None = None,
+        tables: CountsDesk | None = None,
         events: Events | None = None,
         said: Callable[[], Document] = dict,
         filters: Callable[[], Sequence[Document]] = tuple,
@@ -145,6 +146,7 @@ class OperatorCommands:
         self._limits = limits
         self._backscatter = backscatter
         self._dkim = dkim
+        self._tables = tables
         self._events = events
         self._said = said
         self._filters = filters
@@ -184,6 +186,9 @@ class OperatorCommands:
             return
         if name == "backscatter" and self._backscatter is not None:
             await stream.send({"answer": self._backscatter.answer(request, who)})
+            return
+        if name == "table" and self._tables is not None:
+            await stream.send({"answer": self._tables.answer(request, who)})
             return
         if name == "dkim" and self._dkim is not None:
             await stream.send({"answer": await self._dkim(request)})

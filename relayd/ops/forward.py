@@ -139,6 +139,7 @@ class ForwardedCommands:
         limits: CountsDesk | None = None,
         backscatter: CountsDesk | None = None,
         dkim: Explain | None = None,
+        tables: CountsDesk | None = None,
         events: Events | None = None,
         said: Callable[[], Document] = dict,
         clock: Callable[[], float] = time.time,
@@ -156,6 +157,7 @@ class ForwardedCommands:
         self._limits = limits
         self._backscatter = backscatter
         self._dkim = dkim
+        self._tables = tables
         self._events = events
         self._said = said
 
@@ -218,6 +220,8 @@ class ForwardedCommands:
             await stream.send({"answer": self._limits.answer(request, who)})
         elif name == "backscatter" and self._backscatter is not None:
             await stream.send({"answer": self._backscatter.answer(request, who)})
+        elif name == "table" and self._tables is not None:
+            await stream.send({"answer": self._tables.answer(request, who)})
         elif name == "dkim" and self._dkim is not None:
             await stream.send({"answer": await self._dkim(request)})
         else:

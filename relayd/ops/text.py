@@ -192,6 +192,8 @@ def status_lines(status: dict[str, Any], now: float) -> Iterator[str]:
         yield safe(f"{'warning':13}  {warning}")
     for missing in status.get("not_listening", ()):
         yield safe(f"{'NOT LISTENING':13}  {missing} (tried again every few seconds)")
+    for table in status.get("tables", ()):
+        yield from _table_lines(table, now)
     if status.get("restart"):
         yield f"{'restart':13}  needed for {', '.join(status['restart'])}"
     yield (
@@ -402,6 +404,43 @@ def filter_lines(answer: dict[str, Any], now: float) -> Iterator[str]:
         if each["trouble"]:
             ago = duration(max(int(now - each["last_trouble_at"]), 0))
             yield safe(f"    {ago} ago: {each['last_trouble']} (on failure {each['on_failure']})")
+
+
+def table_lines(answer: dict[str, Any], now: float) -> Iterator[str]:
+    """How the directories are, or that one was believed."""
+    if "accepted" in answer:
+        yield safe(f"Table {answer['accepted']}: {answer['entries']:,} entries are in force.")
+    elif not answer["tables"]:
+        yield "No table is read from a directory."
+    for table in answer.get("tables", ()):
+        yield from _table_lines(table, now)
+
+
+def _table_lines(table: dict[str, Any], now: float) -> Iterator[str]:
+    name, since = table["name"], table["since"]
+    if table["entries"] is None:
+        entries = "never read: what is looked up in it is answered with 451"
+    else:
+        confirmed = coarse(max(now - table["confirmed"], 0.0))
+        entries = f"{table['entries']:,} entries, as its source said {confirmed} ago"
+    yield safe(f"{'table':13}  {name} ({table['kind']}): {entries}")
+    if table["trouble"]:
+        holds = "the last good entries are in force"
+        if table["stale"]:
+            holds = "for too long: what is looked up in it is answered with 451"
+        elif table["entries"] is None:
+            holds = "there are none to fall back on"
+        yield safe(f"{'TABLE':13}  {name} not read since {moment(since)}; {holds}:")
+        yield safe(f"{'':13}  {table['trouble']}")
+    if table["asks"]:
+        yield safe(
+            f"{'TABLE ASKS':13}  {name} {table['asks']}: not taken up; if that is right, "
+            f'"relayctl table accept {name}"'
+        )
+    if table["passed_over"]:
+        yield safe(f"{'':13}  {_many(table['passed_over'], 'entry', 'entries')} passed over:")
+        for each in table["examples"]:
+            yield safe(f"{'':13}  {each['key']}: {each['why']}")
 
 
 def _refused_lines(refused: dict[str, Any], now: float) -> Iterator[str]:

@@ -21,6 +21,7 @@ from relayd.rules.language.pattern import InTable, MailboxPattern, Null
 from relayd.rules.language.patternreader import mailbox_pattern
 from relayd.rules.language.words import Words
 from relayd.rules.subject import Subject
+from relayd.rules.tables.snapshot import SnapshotTable
 from relayd.rules.tables.table import MapTable, Table, Unknown
 from relayd.rules.view import View
 
@@ -110,6 +111,14 @@ def _pattern(pattern: MailboxPattern, tables: Mapping[str, Table]) -> Callable[[
     if isinstance(table, MapTable):
         return _owned(table)
     test = FromSender().test(pattern, tables)
+    if isinstance(table, SnapshotTable):
+        kept = table  # a list or a map: who has read it knows
+
+        def fits(view: View, login: str) -> bool:
+            now = kept.table
+            return _owned(now)(view, login) if isinstance(now, MapTable) else test(view)
+
+        return fits
     return lambda view, login: test(view)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import ipaddress
+from collections.abc import Iterator
 
 from relayd.mail.address import Mailbox, fold_domain
 
@@ -88,6 +89,11 @@ class NetIndex:
             self._shifts = sorted([*self._shifts, (version, shift)], key=lambda pair: pair[1])
         bits = int(network.network_address) >> shift
         self._nets.setdefault((version, shift, bits), []).append(value)
+
+    def stored(self) -> Iterator[tuple[int, int, int, int]]:
+        """Each network as its version, how far its bits are shifted, and they; and its value."""
+        for (version, shift, bits), values in self._nets.items():
+            yield version, shift, bits, values[0]
 
     def find(self, number: tuple[int, int] | None) -> list[int]:
         """The values of every network that holds the address, the most exact first."""

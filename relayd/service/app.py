@@ -38,6 +38,8 @@ from relayd.config.lastgood import NAME as KEPT
 from relayd.config.lastgood import LastGoodError, LastGoodFile, last_good
 from relayd.config.texts import RecordedTexts, Texts
 from relayd.ctl.socketpath import spools_of
+from relayd.directories.refresher import Refresher
+from relayd.directories.source import TableOrder
 from relayd.dns.lookup import Lookup
 from relayd.intake.counting import FOLDER, Limits
 from relayd.intake.opening import ListenAddress, ListeningSockets
@@ -58,6 +60,7 @@ from relayd.ops.publicpath import public_path
 from relayd.ops.rerouting import ReroutingDesk
 from relayd.ops.suspending import SuspendingDesk
 from relayd.ops.systemd import Notices
+from relayd.ops.tablesdesk import TablesDesk
 from relayd.ops.text import moment
 from relayd.ops.twistedlog import TwistedLog
 from relayd.reactor.coroutine import promise
@@ -65,6 +68,8 @@ from relayd.reactor.lean import own_reactor, soon
 from relayd.reactor.workerpipe import Reactor
 from relayd.relay.enrolment import Enrolment
 from relayd.relay.keptreports import KeptReports
+from relayd.rules.language.model import TableDef
+from relayd.rules.tables.snapshot import FOLDER as SNAPSHOTS
 from relayd.service.configthread import aside
 from relayd.service.configuration import Configuration, RefusedConfiguration
 from relayd.service.gateway import (
@@ -254,6 +259,7 @@ class Relayd(MultiService):
             lambda: self._reload(by_itself=True),
             log,
         )
+        self._refresher = Refresher(reactor, log, time.time)
         self._lock = Lock(settings.spool / "lock")
         self._control: IListeningPort | None = None
         self._public: IListeningPort | None = None
@@ -278,6 +284,7 @@ class Relayd(MultiService):
         else:
             self._with_workers()
         self._configuration.keep_up(self._remember)
+        self._configuration.keep_up(lambda fresh: self._refresher.apply(orders_of(fresh)))
         self._mover.setServiceParent(self)
 
     def _alone(self) -> None:
@@ -297,6 +304,7 @@ class Relayd(MultiService):
             limits=self._limits(),
             backscatter=self._backscatter(),
             dkim=self._dkim(),
+            tables=self._refresher,
             events=self._events,
         )
 
@@ -338,7 +346,9 @@ class Relayd(MultiService):
             self._reactor,
             supervisor.controls,
             about=lambda: {
-                **about(self._configuration, started, sockets.missing, dates, limits),
+                **about(
+                    self._configuration, started, sockets.missing, dates, limits, self._refresher
+                ),
                 **supervisor.figures(),
             },
             explain=enquiry.explain,
@@ -350,6 +360,7 @@ class Relayd(MultiService):
             limits=limits,
             backscatter=self._backscatter(),
             dkim=self._dkim().answer,
+            tables=TablesDesk(self._refresher, self._log),
             events=self._events,
             said=self._configuration.said,
         )
@@ -483,6 +494,7 @@ class Relayd(MultiService):
         signal.signal(signal.SIGHUP, self._hang_up)
         self._reactor.callWhenRunning(_heed_once)  # Twisted's own handlers are there by then
         self._watch.start()
+        self._refresher.start()
         self._serving = True
         self._keep()
         self._ready()
@@ -506,6 +518,7 @@ class Relayd(MultiService):
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         self._notices.stopping()
         self._watch.stop()
+        self._refresher.stop()
         figures = self._metrics.ports() if self._metrics is not None else ()
         for port in (self._control, self._public, *figures):
             stopped = port.stopListening() if port is not None else None
@@ -550,6 +563,7 @@ def commands_of(
     oauth: OauthDesk | None = None,
     limits: LimitsDesk | None = None,
     dkim: DkimDesk | None = None,
+    tables: Refresher | None = None,
     backscatter: BackscatterDesk | None = None,
     *,
     events: Events,
@@ -558,7 +572,7 @@ def commands_of(
     started, dates = time.time(), CertificateDates()
     return OperatorCommands(
         gateway.backends(),
-        about=lambda: about(configuration, started, gateway.missing, dates, limits),
+        about=lambda: about(configuration, started, gateway.missing, dates, limits, tables),
         explain=gateway.explain,
         check=configuration.check,
         reload=configuration.reload,
@@ -575,10 +589,26 @@ def commands_of(
         limits=limits,
         backscatter=backscatter,
         dkim=None if dkim is None else dkim.answer,
+        tables=None if tables is None else TablesDesk(tables, log),
         events=events,
         said=configuration.said,
         filters=gateway.filters.view,
     )
+
+
+def orders_of(settings: Settings) -> list[TableOrder]:
+    """The tables that are read from directories."""
+    spool = settings.spool.absolute()
+    authorities = "" if settings.tls_authorities is None else str(settings.tls_authorities)
+    beside = [] if settings.path is None else [str(settings.path.absolute().parent)]
+    orders = []
+    for item in settings.ruleset.items:
+        if isinstance(item, TableDef) and item.directory is not None:
+            folder = str(Path(item.place.source.path).absolute().parent)
+            path = str(spool / SNAPSHOTS / item.name)
+            folders = (folder, *beside)
+            orders.append(TableOrder(item.name, item.directory, folders, path, authorities))
+    return orders
 
 
 def about(
@@ -587,6 +617,7 @@ def about(
     missing: Mapping[ListenAddress, str],
     dates: CertificateDates,
     limits: LimitsDesk | None,
+    tables: Refresher | None = None,
 ) -> dict[str, object]:
     """What `relayctl status` tells of the process."""
     settings = configuration.settings
@@ -603,6 +634,7 @@ def about(
         "refused": configuration.refused and asdict(configuration.refused),
         "warnings": [each.headline for each in settings.warnings],
         "not_listening": [f"{address}: {why}" for address, why in missing.items()],
+        "tables": [] if tables is None else tables.figures(),
         "certificates": [
             {"file": str(each.file), "until": each.until, "trouble": each.trouble}
             for each in dates.of(settings.certificates)

@@ -19,6 +19,7 @@ from twisted.python.failure import Failure
 
 from relayd.mail.log import MailLog
 from relayd.reactor.coroutine import promise
+from relayd.reactor.ownprocess import environment
 from relayd.reactor.workerpipe import Reactor, WorkerPipe
 from relayd.shared.counters import SharedCounters, shared_memory
 from relayd.shared.sessioncounts import SessionCounts, shared_session_counts
@@ -94,7 +95,7 @@ class _Worker(ProcessProtocol):
         command = [sys.executable, "-m", "relayd.service.worker", self.orders.argument()]
         try:
             self._process = supervisor.reactor.spawnProcess(
-                self, sys.executable, command, env=_environment(), childFDs=descriptors
+                self, sys.executable, command, env=environment(), childFDs=descriptors
             )
         except OSError as error:  # Twisted 26 says it at once, 22.4 by processEnded
             supervisor.log.trouble("worker not started", worker=self.orders.number, why=str(error))
@@ -328,14 +329,3 @@ class Supervisor(Service):
             self.reactor.callLater(BACK_SOON, session_counts.expect_no_more)
         else:
             session_counts.clear()
-
-
-def _environment() -> dict[str, str]:
-    """Ours, less what systemd meant for the master alone, plus where our own code is."""
-    environment = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith("LISTEN_") and name not in ("NOTIFY_SOCKET", "WATCHDOG_PID")
-    }
-    environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
-    return environment

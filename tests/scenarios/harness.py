@@ -68,8 +68,11 @@ PEERS = {  # the name a scenario uses -> the program to look for, Debian's packa
     "policyd-spf": ("policyd-spf", "postfix-policyd-spf-python"),
     "socat": ("socat", "socat"),
     "promtool": ("promtool", "prometheus"),
+    "mariadb": ("mariadbd", "mariadb-server"),
+    "slapd": ("slapd", "slapd"),
 }
-NEEDS_ROOT = {"postfix", "exim", "dovecot", "clamav", "postgrey", "rspamd", "rbldnsd"}
+NEEDS_ROOT = {"postfix", "exim", "dovecot", "clamav", "postgrey", "rspamd", "rbldnsd", "mariadb"}
+NEEDS_ROOT |= {"postgresql"}
 
 
 def program(name: str) -> str:
@@ -85,6 +88,9 @@ def missing_peer(name: str) -> str:
     """Why a peer cannot be used here, in words that say what to do; empty if it can."""
     if name == "netns":
         return network.missing()
+    if name == "postgresql":  # its programs are in nobody's PATH
+        there = any(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
+        return "" if there else "postgresql (apt-get install postgresql)"
     if name == "sslyze":
         return "" if shutil.which(name, path=SBIN[-1]) else "sslyze (make peers)"
     if name == "pymilter":

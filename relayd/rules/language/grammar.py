@@ -18,6 +18,7 @@ from relayd.mail.nexthop import (
 from relayd.mail.security import IMPLICIT, LEVELS, Level
 from relayd.rules.conditions.registry import CONDITIONS
 from relayd.rules.dnslist import counts
+from relayd.rules.language.directory import DIRECTORIES, read_directory, read_refreshing
 from relayd.rules.language.expectation import read_expect
 from relayd.rules.language.filtering import read_ask, read_filter
 from relayd.rules.language.lexer import Lexeme, Statement, TokenKind
@@ -48,7 +49,10 @@ from relayd.rules.srsrule import read_srs
 
 T = TypeVar("T")
 Reader = Callable[[Words], T]
-KINDS = ("aliases", "virtual", "canonical", "transport", "sqlite", "users", "dovecot-auth")
+KINDS = (
+    *("aliases", "virtual", "canonical", "transport", "sqlite", "users", "dovecot-auth"),
+    *DIRECTORIES,
+)
 MOST_COUNTED = 10**9  # by a limit
 SHORTEST_WINDOW = 1.0  # seconds
 _COUNT = re.compile(r"\d{1,12}\Z", re.ASCII)
@@ -90,6 +94,8 @@ def _table(words: Words) -> TableDef:
     if kind == "dovecot-auth":
         socket = _unix(words, "dovecot-auth", "unix:/run/dovecot/auth-client")
         return TableDef(name, kind, (), socket=socket, place=place, entry_places=(words.last,))
+    if kind in DIRECTORIES:
+        return TableDef(name, kind, directory=read_directory(words, kind), place=place)
     if not words.skip_word("file"):
         raise words.missing('"file PATH"' + ("" if kind != "list" else ' or "{"'))
     path, path_place = words.next("the file's path").text, words.last
@@ -100,6 +106,9 @@ def _table(words: Words) -> TableDef:
         if not words.skip_word("query"):
             raise words.missing('query "SELECT ... WHERE ... = ?"')
         query = words.string("the query in quotes").text
+        if words.at_word("refresh"):
+            directory = read_refreshing(words, kind, path, {"query": query})
+            return TableDef(name, kind, directory=directory, place=place)
     return TableDef(name, kind, (), path, includes, query, place=place, entry_places=(path_place,))
 
 

@@ -16,6 +16,7 @@ from relayd.mail.pacing import MailProvider, PaceLimits, SourceAddress
 from relayd.mail.reply import Reply
 from relayd.rules.conditions.condition import Condition
 from relayd.rules.fact import Known
+from relayd.rules.language.directory import DirectoryDef
 from relayd.rules.language.lexer import quote, string
 from relayd.rules.language.pattern import (
     Final,
@@ -319,10 +320,13 @@ class TableDef:
     includes: str = ""  # folder below which aliases(5) may :include:
     query: str = ""  # with sqlite
     socket: str = ""  # with dovecot-auth: an absolute path
+    directory: DirectoryDef | None = None  # a snapshot of it
     place: Place = field(default=NOWHERE, compare=False)
     entry_places: tuple[Place, ...] = field(default=(), compare=False, repr=False)
 
     def __str__(self) -> str:
+        if self.directory is not None:
+            return f"table {self.name} {self.directory}"
         words = ["table", self.name, *([self.kind] if self.kind != "list" else [])]
         if self.socket:
             words.append(quote(f"unix:{self.socket}"))

@@ -1,0 +1,106 @@
+"""Tables from MySQL and MariaDB, by PyMySQL; connections by the name of a group in mysql.cnf."""
+
+from __future__ import annotations
+
+import configparser
+import ssl
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from relayd.directories.source import (
+    CONNECT,
+    SILENCE,
+    Rows,
+    SourceError,
+    TableOrder,
+    counted,
+    missing,
+    private,
+)
+
+SERVICES = "mysql.cnf"  # beside relayd.conf, in the form of MySQL's option files
+_OPTIONS = {
+    "host": "host",
+    "port": "port",
+    "user": "user",
+    "password": "password",
+    "database": "database",
+    "dbname": "database",
+    "unix_socket": "unix_socket",
+    "socket": "unix_socket",
+    "tls": "tls",
+}
+
+
+def read(order: TableOrder, tag: str) -> Rows:
+    """See Driver. A server that is not on this machine's socket must prove who it is."""
+    try:
+        import pymysql
+        from pymysql.cursors import SSCursor
+    except ImportError:
+        raise missing("PyMySQL", "python3-pymysql") from None
+    options = _options(order)
+    verified = options.pop("tls", "verify") != "off" and "unix_socket" not in options
+    if verified:
+        context = ssl.create_default_context(cafile=str(order.trusted))
+        options["ssl"] = context
+    try:
+        connection = pymysql.connect(
+            **options,
+            charset="utf8mb4",
+            use_unicode=False,  # else one row that is not UTF-8 costs all
+            cursorclass=SSCursor,  # no copy of all rows here
+            connect_timeout=CONNECT,
+            read_timeout=SILENCE,
+            write_timeout=SILENCE,
+            local_infile=False,
+            read_default_file=None,
+        )
+        if verified and not isinstance(connection._sock, ssl.SSLSocket):
+            raise SourceError("the server has no TLS: expected it, or tls=off in the connection")
+        cursor = connection.cursor()
+        cursor.execute("SET SESSION TRANSACTION READ ONLY")
+        cursor.execute(order.directory.query)
+        columns = counted(len(cursor.description or ()))
+    except (pymysql.Error, ssl.SSLError) as error:
+        raise SourceError(_plain(error)) from None
+
+    def rows() -> Iterator[Sequence[object]]:
+        try:
+            yield from cursor
+        except pymysql.Error as error:
+            raise SourceError(_plain(error)) from None
+
+    return Rows(columns, rows())
+
+
+def _options(order: TableOrder) -> dict[str, Any]:
+    given = dict(each.split("=", 1) for each in order.directory.where.split())
+    file, service = given.pop("file", SERVICES), given.pop("service", "")
+    if service:
+        path = order.file(file)
+        private(path)
+        services = configparser.ConfigParser(interpolation=None, allow_no_value=True, strict=False)
+        try:
+            services.read_string(path.read_text("utf-8"))
+        except (configparser.Error, UnicodeDecodeError) as error:
+            raise SourceError(f"{path}: {' '.join(str(error).split())}") from None
+        if not services.has_section(service):
+            raise SourceError(f"{path} has no group [{service}]")
+        described = {key.replace("-", "_"): value for key, value in services.items(service)}
+        unknown = sorted(described.keys() - _OPTIONS.keys())
+        if unknown:
+            known = ", ".join(_OPTIONS)
+            raise SourceError(f"{path}: {unknown[0]} is not known here: expected {known}")
+        given = {**described, **given}
+    options: dict[str, Any] = {_OPTIONS[name]: value for name, value in given.items()}
+    if "port" in options:
+        if not str(options["port"]).isdecimal():
+            raise SourceError(f"{options['port']} is no port")
+        options["port"] = int(options["port"])
+    return options
+
+
+def _plain(error: Exception) -> str:
+    said = error.args[-1] if error.args else error
+    return " ".join(str(said).split()) or type(error).__name__

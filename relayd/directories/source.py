@@ -1,0 +1,107 @@
+"""What a driver is asked, and what it answers."""
+
+from __future__ import annotations
+
+import json
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from relayd.rules.language.directory import DirectoryDef
+
+CONNECT = 15  # seconds for a connection
+SILENCE = 60  # seconds without a word from the source
+MOST_SECRET = 4096  # octets
+AUTHORITIES = Path("/etc/ssl/certs/ca-certificates.crt")
+
+
+class SourceError(Exception):
+    """The source does not answer, or with nothing that makes a table; the text says why."""
+
+
+class Unchanged(Exception):  # noqa: N818 - an answer
+    """The source says itself that nothing has changed."""
+
+
+@dataclass(frozen=True)
+class TableOrder:
+    """A table to be read."""
+
+    name: str
+    directory: DirectoryDef
+    folders: tuple[str, ...]  # where the files that it names may be, the likeliest first
+    path: str  # of the snapshot
+    authorities: str = ""  # whom to believe instead of the system's authorities
+
+    def text(self) -> str:
+        """For the process that reads it."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def parse(cls, text: str) -> TableOrder:
+        """The inverse of text."""
+        read = json.loads(text)
+        directory = DirectoryDef(**read.pop("directory"))
+        return cls(directory=directory, folders=tuple(read.pop("folders")), **read)
+
+    def file(self, name: str) -> Path:
+        """A file that the table's statement names."""
+        found = [Path(folder) / name for folder in self.folders]
+        return next((each for each in found if each.exists()), found[0])
+
+    def secret(self) -> str:
+        """What the secret's file holds; raises SourceError."""
+        path = self.file(self.directory.secret)
+        private(path)
+        text = path.read_bytes()[:MOST_SECRET].decode("utf-8", "replace").strip()
+        if not text or "\n" in text:
+            raise SourceError(f"{path} holds no secret: expected one line")
+        return text
+
+    @property
+    def trusted(self) -> Path:
+        """The file of the authorities that are believed."""
+        return Path(self.authorities) if self.authorities else AUTHORITIES
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What a source holds."""
+
+    columns: int
+    rows: Iterator[Sequence[object]]
+    tag: str = ""  # its own word for this state
+
+
+Driver = Callable[[TableOrder, str], Rows]
+"""Asks the source; told the tag of what is kept. Raises SourceError, Unchanged, OSError and, while
+the rows are read as well, what its library raises."""
+
+
+def private(path: Path) -> None:
+    """A file with secrets must not be for everybody's eyes; raises SourceError."""
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise SourceError(f"cannot read {path}: {error.strerror}") from None
+    if found.st_mode & stat.S_IRWXO:
+        mode = stat.S_IMODE(found.st_mode)
+        raise SourceError(f"{path} is open to others (mode {mode:04o}): chmod 640 {path}")
+
+
+def counted(columns: int) -> int:
+    """As many columns as make a table; raises SourceError."""
+    if columns not in (1, 2):
+        raise SourceError(
+            f"the query gives {columns} columns: expected one, a list, "
+            "or two, an address and what it becomes"
+        )
+    return columns
+
+
+def missing(library: str, package: str) -> SourceError:
+    """The driver's library is not installed."""
+    return SourceError(
+        f"the library {library} is missing: apt install {package}, or pip install {library}"
+    )

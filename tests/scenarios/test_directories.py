@@ -1,0 +1,468 @@
+"""Tables from real directories: right answers, and what happens when one is away, slow or wrong."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import os
+import pwd
+import shutil
+import sqlite3
+import ssl
+import subprocess
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tests.certs import Authority
+from tests.ports import free_port
+from tests.scenarios.harness import Process, Relayd, Scenario, port_is_open, program, wait_until
+
+RULES = """\
+table people {people}
+table ours {ours}
+accept to <ours>
+forward <people>
+next-hop sink smtp 127.0.0.1:1
+route any via sink
+"""
+FORWARDS = {f"user{n}@example.com": f"someone{n}@example.net" for n in range(10)}
+
+
+class DirectoryTest(Scenario):
+    """What every source is put through; who derives from it has one."""
+
+    people = ours = wrong = ""  # statements behind `table NAME`
+
+    def set_up(self) -> None:
+        """Make the source, and the statements."""
+
+    def hold(self, forwards: Mapping[str, str]) -> None:
+        """The source holds these now."""
+
+    def away(self) -> None:
+        """The source ends."""
+
+    def back(self) -> None:
+        """It is there again."""
+
+    def start_with(self, rules: str, settings: str = "") -> Relayd:
+        relay = self.relayd(rules, settings=settings, start=False)
+        shutil.copytree(self.folder / "beside", relay.folder, dirs_exist_ok=True)
+        return relay.start()
+
+    def table(self, relay: Relayd, name: str = "people") -> dict[str, Any]:
+        status = json.loads(relay.ctl("status", "--json", check=False).stdout)
+        found: dict[str, Any] = next(each for each in status["tables"] if each["name"] == name)
+        return found
+
+    def wait_for(self, relay: Relayd, name: str, **facts: object) -> dict[str, Any]:
+        """Until the table is so."""
+
+        def so() -> dict[str, Any]:
+            table = self.table(relay, name)
+            fits = all(
+                wanted(table[fact]) if callable(wanted) else table[fact] == wanted
+                for fact, wanted in facts.items()
+            )
+            return table if fits else {}
+
+        try:
+            return wait_until(so, f"table {name} is so", 40)
+        except AssertionError:
+            raise AssertionError(f"{facts}: {self.table(relay, name)}\n{relay.log()}") from None
+
+    def reply(self, relay: Relayd, recipient: str) -> int:
+        with relay.session() as client:
+            client.ehlo("client.example")
+            client.mail("a@outside.example")
+            return client.rcpt(recipient)[0]
+
+    def becomes(self, relay: Relayd, recipient: str) -> str:
+        return relay.ctl("explain", recipient, check=False).stdout
+
+    def put_through(self) -> None:
+        """Never there; then right; away; half; accepted; restarted without it."""
+        (self.folder / "beside").mkdir()
+        self.set_up()
+        self.away()
+        settings = f"tls-authorities {self.folder / 'ca.pem'}"
+        rules = RULES.format(people=self.people, ours=self.ours)
+        if self.wrong:
+            rules += f"table wrong {self.wrong}\n"
+        relay = self.start_with(rules, settings)
+
+        # never read: the start is not refused, look-ups are unknown, status says so
+        table = self.wait_for(relay, "people", trouble=bool)
+        self.assertIsNone(table["entries"])
+        self.assertIn("never read", relay.ctl("status", check=False).stdout)
+        self.assertEqual(self.reply(relay, "user1@example.com"), 451)
+
+        self.hold({**FORWARDS, "bad@@example.com": "x@example.net"})
+        self.back()
+        table = self.wait_for(relay, "people", entries=10, trouble="")
+        self.assertEqual(table["passed_over"], 1)
+        self.assertEqual(table["examples"][0]["key"], "bad@@example.com")
+        self.assertIn("bad@@example.com", relay.ctl("status", check=False).stdout)
+        check = relay.ctl("check")
+        self.assertIn("bad@@example.com", check.stdout + check.stderr)
+        self.assertIn("key=bad@@example.com", relay.log(200))
+        self.wait_for(relay, "ours", trouble="", entries=1)
+        time.sleep(1.1)  # a look each second
+        self.assertEqual(self.reply(relay, "user1@example.com"), 250)
+        self.assertEqual(self.reply(relay, "user1@elsewhere.example"), 550)
+        self.assertIn("someone1@example.net", self.becomes(relay, "user1@example.com"))
+        if self.wrong:  # a certificate for another name is not believed
+            self.assertIsNone(self.wait_for(relay, "wrong", trouble=bool)["entries"])
+
+        # away: what was good stays in force, over a restart as well
+        self.away()
+        self.wait_for(relay, "people", trouble=bool, entries=10)
+        self.assertIn("not read since", relay.ctl("status", check=False).stdout)
+        relay.stop()
+        relay.start()
+        self.assertEqual(self.reply(relay, "user2@example.com"), 250)
+        self.assertIn("someone2@example.net", self.becomes(relay, "user2@example.com"))
+
+        # three of ten are left, then none: nobody takes that up by himself
+        self.hold(dict([*FORWARDS.items()][:3]))
+        self.back()
+        table = self.wait_for(relay, "people", asks="has 3 of 10 entries left")
+        self.assertEqual(table["entries"], 10)
+        self.assertIn("relayctl table accept people", relay.ctl("status", check=False).stdout)
+        self.hold({})
+        self.wait_for(relay, "people", asks="has lost all 10 entries", entries=10)
+        self.assertIn("someone7@example.net", self.becomes(relay, "user7@example.com"))
+        self.hold(dict([*FORWARDS.items()][:2]))
+        self.wait_for(relay, "people", asks="has 2 of 10 entries left")
+        relay.ctl("table", "accept", "people")
+        self.wait_for(relay, "people", asks="", entries=2)
+        time.sleep(1.1)
+        self.assertNotIn("someone7@example.net", self.becomes(relay, "user7@example.com"))
+        kept = relay.folder / "spool" / "tables"
+        self.assertEqual({each.stat().st_mode & 0o777 for each in kept.iterdir()}, {0o600})
+
+    def own(self, user: str, folder: Path) -> int:
+        """Make a folder of another user's; his number."""
+        found = pwd.getpwnam(user)
+        folder.mkdir(exist_ok=True)
+        for each in (folder, *folder.rglob("*")):
+            os.chown(each, found.pw_uid, found.pw_gid)
+        return found.pw_uid
+
+    def certificate(self, name: str) -> tuple[Path, Path]:
+        authority = Authority()
+        (self.folder / "ca.pem").write_bytes(authority.pem)
+        return authority.issue(name).write(self.folder / "certs", "server")
+
+
+class HttpTest(DirectoryTest):
+    """JSON by HTTPS."""
+
+    def set_up(self) -> None:
+        test = self
+        self.asked: list[tuple[str, str]] = []
+        self.forwards: Mapping[str, str] = {}
+        self.port = free_port()
+
+        class Panel(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                people = self.path == "/forwards.json"
+                answer = json.dumps(test.forwards if people else ["example.com"]).encode()
+                tag = f'"{hash(answer)}"'
+                same = self.headers["If-None-Match"] == tag
+                test.asked.append((self.path, "304" if same else "200"))
+                if self.headers["Authorization"] != "Bearer sesame":
+                    self.send_error(403)
+                    return
+                self.send_response(304 if same else 200)
+                self.send_header("ETag", tag)
+                if not same:
+                    self.send_header("Content-Length", str(len(answer)))
+                self.end_headers()
+                if not same:
+                    self.wfile.write(answer)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.panel = Panel
+        self.server: http.server.ThreadingHTTPServer | None = None
+        self.pair = self.certificate("localhost")
+        token = self.folder / "beside" / "panel.token"
+        token.write_text("sesame\n")
+        token.chmod(0o600)
+        url = f"https://localhost:{self.port}"
+        rest = "secret file panel.token refresh 1s"
+        self.people, self.ours = (f"http {url}/{name}.json {rest}" for name in ("forwards", "ours"))
+        self.wrong = f"http https://127.0.0.1:{self.port}/ours.json {rest}"
+        self.addCleanup(self.away)
+
+    def hold(self, forwards: Mapping[str, str]) -> None:
+        self.forwards = forwards
+
+    def away(self) -> None:
+        if self.server is not None:
+            self.server.shutdown()
+            self.server.server_close()
+            self.server = None
+
+    def back(self) -> None:
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", self.port), self.panel)
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(*map(str, self.pair))
+        self.server.socket = context.wrap_socket(
+            self.server.socket, server_side=True, do_handshake_on_connect=False
+        )
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def test_http(self) -> None:
+        self.put_through()
+        self.assertIn(("/ours.json", "304"), self.asked)
+
+
+class SqliteTest(DirectoryTest):
+    """The database that needs no server."""
+
+    def set_up(self) -> None:
+        self.database = self.folder / "mail.db"
+        rest = "refresh 1s"
+        self.people = f'sqlite file {self.database} query "SELECT alias, target FROM f" {rest}'
+        self.ours = f"sqlite file {self.database} query \"SELECT 'example.com'\" {rest}"
+        (self.folder / "ca.pem").write_bytes(Authority().pem)
+
+    def hold(self, forwards: Mapping[str, str]) -> None:
+        fresh = sqlite3.connect(self.database.with_name("fresh"))
+        fresh.execute("CREATE TABLE f (alias, target)")
+        fresh.executemany("INSERT INTO f VALUES (?, ?)", [*forwards.items()])
+        fresh.commit()
+        fresh.close()
+        self.database.with_name("fresh").replace(self.database)
+
+    def away(self) -> None:
+        self.database.unlink(missing_ok=True)
+
+    def test_sqlite(self) -> None:
+        self.put_through()
+
+
+class PostgresqlTest(DirectoryTest):
+    """PostgreSQL, over TLS."""
+
+    needs = ("postgresql",)
+
+    def set_up(self) -> None:
+        chain, key = self.certificate("localhost")
+        self.data = self.folder / "postgresql"
+        shutil.copy(key, self.folder / "pg.key")
+        (self.folder / "pg.key").chmod(0o600)
+        self.number = self.own("postgres", self.data)
+        os.chown(self.folder / "pg.key", self.number, -1)
+        self.bin = sorted(Path("/usr/lib/postgresql").glob("*/bin"))[-1]
+        self.run_as(self.bin / "initdb", "-D", self.data, "-A", "trust", "-E", "UTF8", "-N")
+        self.port = free_port()
+        self.chain = chain
+        self.server: Process | None = None
+        self.back()
+        self.sql("CREATE TABLE f (alias text, target text)")
+        service = self.folder / "beside" / "pg_service.conf"
+        service.write_text(f"[mail]\nhost=localhost\nport={self.port}\nuser=postgres\n")
+        os.environ["PGSERVICEFILE"] = str(service)
+        self.addCleanup(os.environ.pop, "PGSERVICEFILE")
+        query = 'query "SELECT alias, target FROM f" refresh 1s'
+        self.people = f'postgresql "service=mail dbname=postgres" {query}'
+        self.ours = (
+            'postgresql "service=mail dbname=postgres" query "SELECT \'example.com\'" refresh 1s'
+        )
+        self.wrong = f'postgresql "service=mail dbname=postgres host=127.0.0.1" {query}'
+
+    def run_as(self, *command: object) -> None:
+        subprocess.run(
+            list(map(str, command)),
+            check=True,
+            capture_output=True,
+            user="postgres",
+            group="postgres",
+            cwd="/",
+        )
+
+    def sql(self, *statements: str) -> None:
+        words = [self.bin / "psql", "-h", "127.0.0.1", "-p", self.port, "postgres", "-q"]
+        for each in statements:
+            words += ["-c", each]
+        self.run_as(*words)
+
+    def hold(self, forwards: Mapping[str, str]) -> None:
+        stopped = self.server is None
+        if stopped:
+            self.back()
+        rows = [f"INSERT INTO f VALUES ('{key}', '{value}')" for key, value in forwards.items()]
+        self.sql("; ".join(["BEGIN; DELETE FROM f", *rows, "COMMIT"]))
+        if stopped:
+            self.away()
+
+    def away(self) -> None:
+        if self.server is not None:
+            self.run_as(self.bin / "pg_ctl", "-D", self.data, "-m", "immediate", "stop")
+            self.server = None
+
+    def back(self) -> None:
+        options = f"ssl=on ssl_cert_file={self.chain} ssl_key_file={self.folder / 'pg.key'}"
+        options += f" port={self.port} unix_socket_directories={self.data} fsync=off"
+        words = [word for each in options.split() for word in ("-c", each)]
+        self.server = self.launch(
+            ["runuser", "-u", "postgres", "--", str(self.bin / "postgres"), "-D", str(self.data),
+             *words], "postgres",
+        )  # fmt: skip
+        ready = [str(self.bin / "pg_isready"), "-h", "127.0.0.1", "-p", str(self.port)]
+        wait_until(
+            lambda: subprocess.run(ready, capture_output=True).returncode == 0,
+            f"PostgreSQL\n{self.server.log()}",
+        )
+
+    def test_postgresql(self) -> None:
+        self.put_through()
+
+
+class MariadbTest(DirectoryTest):
+    """MariaDB, over TLS."""
+
+    needs = ("mariadb",)
+
+    def set_up(self) -> None:
+        self.pair = self.certificate("localhost")
+        self.data = self.folder / "mariadb"
+        self.socket = self.data / "s"
+        self.data.mkdir()
+        self.pair[1].chmod(0o644)
+        self.own("mysql", self.data)
+        subprocess.run(
+            ["mariadb-install-db", "--no-defaults", "--user=mysql", f"--datadir={self.data}",
+             "--skip-test-db", "--auth-root-authentication-method=normal"],
+            check=True, capture_output=True,
+        )  # fmt: skip
+        self.port = free_port()
+        self.server: Process | None = None
+        self.back()
+        self.sql(
+            "CREATE DATABASE mail; CREATE TABLE mail.f (alias varchar(99), target varchar(99));"
+            "CREATE USER relayd IDENTIFIED BY 'sesame'; GRANT SELECT ON mail.* TO relayd;"
+        )
+        service = self.folder / "beside" / "mysql.cnf"
+        service.write_text(
+            f"[mail]\nhost=localhost\nport={self.port}\nuser=relayd\npassword=sesame\n"
+            "database=mail\n"
+        )
+        service.chmod(0o600)
+        query = 'query "SELECT alias, target FROM f" refresh 1s'
+        self.people = f'mysql "service=mail" {query}'
+        self.ours = 'mysql "service=mail" query "SELECT \'example.com\'" refresh 1s'
+        self.wrong = f'mysql "service=mail host=127.0.0.1" {query}'
+
+    def sql(self, text: str) -> None:
+        subprocess.run(
+            ["mariadb", "--no-defaults", f"--socket={self.socket}", "-u", "root"],
+            input=text, text=True, check=True, capture_output=True,
+        )  # fmt: skip
+
+    def hold(self, forwards: Mapping[str, str]) -> None:
+        stopped = self.server is None
+        if stopped:
+            self.back()
+        rows = [f"INSERT INTO f VALUES ('{key}', '{value}');" for key, value in forwards.items()]
+        self.sql("".join(["USE mail; BEGIN; DELETE FROM f;", *rows, "COMMIT;"]))
+        if stopped:
+            self.away()
+
+    def away(self) -> None:
+        if self.server is not None:
+            self.server.kill()
+            self.server = None
+
+    def back(self) -> None:
+        self.server = self.launch(
+            [program("mariadbd"), "--no-defaults", "--user=mysql", f"--datadir={self.data}",
+             f"--socket={self.socket}", f"--port={self.port}", "--bind-address=127.0.0.1",
+             f"--ssl-cert={self.pair[0]}", f"--ssl-key={self.pair[1]}", "--skip-name-resolve",
+             "--innodb-flush-log-at-trx-commit=2"], "mariadb",
+        )  # fmt: skip
+        wait_until(lambda: port_is_open(("127.0.0.1", self.port)), f"MariaDB\n{self.server.log()}")
+
+    def test_mariadb(self) -> None:
+        self.put_through()
+
+
+class LdapTest(DirectoryTest):
+    """OpenLDAP, over TLS, bound by a secret."""
+
+    needs = ("slapd",)
+
+    def set_up(self) -> None:
+        chain, key = self.certificate("localhost")
+        self.port = free_port()
+        self.server: Process | None = None
+        secret = self.folder / "beside" / "ldap.secret"
+        secret.write_text("sesame\n")
+        secret.chmod(0o600)
+        self.data = self.room("slapd")
+        self.conf = self.folder / "slapd.conf"
+        self.conf.write_text(
+            "include /etc/ldap/schema/core.schema\n"
+            "include /etc/ldap/schema/cosine.schema\n"
+            "include /etc/ldap/schema/inetorgperson.schema\n"
+            f"TLSCertificateFile {chain}\nTLSCertificateKeyFile {key}\n"
+            "modulepath /usr/lib/ldap\nmoduleload back_mdb\n"
+            f"database mdb\nsuffix dc=example,dc=com\ndirectory {self.data}\n"
+            "rootdn cn=relayd,dc=example,dc=com\nrootpw sesame\n"
+            "access to * by anonymous auth\n"
+        )
+        bind = 'bind "cn=relayd,dc=example,dc=com" secret file ldap.secret refresh 1s'
+        search = 'base "ou=people,dc=example,dc=com" filter "(objectClass=inetOrgPerson)"'
+        self.people = (
+            f"ldap ldaps://localhost:{self.port} {search} key mail value description {bind}"
+        )
+        self.ours = (
+            f'ldap ldaps://localhost:{self.port} base "dc=example,dc=com" filter "(o=*)" '
+            f"key o {bind}"
+        )
+        self.wrong = f"ldap ldaps://127.0.0.1:{self.port} {search} key mail {bind}"
+
+    def hold(self, forwards: Mapping[str, str]) -> None:
+        """By a new database, as whoever imports it anew."""
+        running = self.server is not None
+        self.away()
+        for each in self.data.iterdir():
+            each.unlink()
+        text = (
+            "dn: dc=example,dc=com\nobjectClass: dcObject\nobjectClass: organization\n"
+            "dc: example\no: example.com\n\n"
+            "dn: ou=people,dc=example,dc=com\nobjectClass: organizationalUnit\nou: people\n\n"
+        )
+        for number, (alias, target) in enumerate(forwards.items()):
+            text += (
+                f"dn: cn=p{number},ou=people,dc=example,dc=com\nobjectClass: inetOrgPerson\n"
+                f"cn: p{number}\nsn: p\nmail: {alias}\ndescription: {target}\n\n"
+            )
+        subprocess.run(
+            [program("slapadd"), "-f", str(self.conf)],
+            input=text, text=True, check=True, capture_output=True,
+        )  # fmt: skip
+        if running:
+            self.back()
+
+    def away(self) -> None:
+        if self.server is not None:
+            self.server.stop()
+            self.server = None
+
+    def back(self) -> None:
+        self.server = self.launch(
+            [program("slapd"), "-d", "0", "-f", str(self.conf),
+             "-h", f"ldaps://127.0.0.1:{self.port}"], "slapd",
+        )  # fmt: skip
+        wait_until(lambda: port_is_open(("127.0.0.1", self.port)), "slapd")
+
+    def test_ldap(self) -> None:
+        self.put_through()
