@@ -35,11 +35,8 @@ class AskingReception(Reception):
 
     def connected(self, greeting: Reply) -> Reply | Pending[Any]:
         """The greeting of a client who has just come, or why he is not welcome."""
-        return answered(
-            self._checks.connection(self.client),
-            lambda objection: greeting if objection is None else self._turn_away(objection),
-            LATE_AT_THE_DOOR,
-        )
+        asked = self._checks.connection(self.client)
+        return unless(asked, greeting, partial(self.refuse, "connection"), LATE_AT_THE_DOOR)
 
     def receive(self, event: events.Event) -> Reply | Pending[Any] | None:
         """The verdict on any event but EndOfContent."""
@@ -49,7 +46,7 @@ class AskingReception(Reception):
             return answered(asked, partial(self._recipient_asked, event))
         verdict = super().receive(event)
         if type(event) is events.Mail and verdict is not None:
-            return followed(verdict, partial(self._mail_answered, event))
+            return followed(verdict, partial(self._heard_mail, event))
         return verdict
 
     def end_of_content(self) -> Reply | Pending[Any]:
@@ -65,22 +62,18 @@ class AskingReception(Reception):
             asked, partial(self._content_asked, message, content), phase=SessionPhase.EXAMINATION
         )
 
-    def _turn_away(self, objection: Reply) -> Reply:
-        return self.refuse("connection", objection)
-
-    def _mail_answered(self, event: events.Mail, reply: Reply) -> Reply | Pending[Any]:
+    def _heard_mail(self, event: events.Mail, reply: Reply) -> Reply | Pending[Any]:
         """Others are asked about a sender whom we would take."""
         transaction = self._transaction
         if transaction is None:
             return reply
-        asked = self._checks.mail(transaction.client, transaction.envelope)
-        return answered(asked, partial(self._mail_asked, event, reply))
 
-    def _mail_asked(self, event: events.Mail, reply: Reply, objection: Objection) -> Reply:
-        if objection is None:
-            return reply
-        self.rollback()
-        return self.refuse(mail_text(event), objection)
+        def refused(objection: Reply) -> Reply:
+            self.rollback()
+            return self.refuse(mail_text(event), objection)
+
+        asked = self._checks.mail(transaction.client, transaction.envelope)
+        return unless(asked, reply, refused)
 
     def _recipient_asked(self, event: events.Rcpt, objection: Objection) -> Reply | Pending[Any]:
         if objection is None:
@@ -134,3 +127,12 @@ def answered(
     if asked is None or isinstance(asked, Reply):
         return then(asked)
     return Pending(asked, then, lambda: late, phase)
+
+
+def unless(
+    asked: Finding, reply: Reply, refused: Callable[[Reply], Reply], late: Reply = LATE
+) -> Reply | Pending[Any]:
+    """The reply, unless somebody objects: what `refused` makes of that."""
+    return answered(
+        asked, lambda objection: reply if objection is None else refused(objection), late
+    )

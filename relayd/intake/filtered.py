@@ -6,8 +6,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from relayd.intake.asking import LATE_AT_THE_DOOR, answered, followed
-from relayd.intake.checks import Finding
+from relayd.intake.asking import LATE_AT_THE_DOOR, answered, followed, unless
 from relayd.intake.intake import Intake
 from relayd.intake.pending import Pending
 from relayd.intake.policy import ListenerPolicy
@@ -20,9 +19,6 @@ from relayd.mail.plan import Plan, Step, Verdict
 from relayd.mail.reply import Reply
 from relayd.rules.fact import Fact
 from relayd.smtp import events
-
-_BEHIND = 65536  # octets
-
 
 class FilteringReception(Reception):
     """Asks filters from the connection to the final dot."""
@@ -43,11 +39,8 @@ class FilteringReception(Reception):
             if naming.worth_waiting:
                 return self._once_named(naming, lambda: self.connected(greeting))
             self._take_name(naming)
-        return answered(
-            self._session.connection(self.client, self._known_by_now()),
-            lambda objection: greeting if objection is None else self._turn_away(objection),
-            LATE_AT_THE_DOOR,
-        )
+        asked = self._session.connection(self.client, self._known_by_now())
+        return unless(asked, greeting, self._turn_away, LATE_AT_THE_DOOR)
 
     def logged_in(self, name: str, mechanism: str = "") -> None:
         """AUTH succeeded."""
@@ -63,9 +56,7 @@ class FilteringReception(Reception):
         if type(event) is events.Rcpt and transaction is not None:
             again = identity(event.path) in transaction.addressees
         verdict = super().receive(event)
-        if verdict is None:
-            return None
-        return followed(verdict, partial(asks, self, event, again))
+        return None if verdict is None else followed(verdict, partial(asks, self, event, again))
 
     def leave(self) -> None:
         """The session is over, or another client's."""
@@ -91,7 +82,7 @@ class FilteringReception(Reception):
             return reply
         asked = self._session.hello(self.client, self._mechanism)
         name = "EHLO" if event.esmtp else "HELO"
-        return self._asked(asked, reply, lambda objection: self._object(name, objection))
+        return unless(asked, reply, partial(self._object, name))
 
     def _heard_mail(self, event: events.Mail, again: bool, reply: Reply) -> Reply | Pending[Any]:
         transaction = self._transaction
@@ -106,7 +97,7 @@ class FilteringReception(Reception):
             self.rollback()
             return refusal
 
-        return self._asked(asked, reply, refused)
+        return unless(asked, reply, refused)
 
     def _heard_rcpt(self, event: events.Rcpt, again: bool, reply: Reply) -> Reply | Pending[Any]:
         transaction = self._transaction
@@ -125,7 +116,7 @@ class FilteringReception(Reception):
                 transaction.drop(identity(event.path))
             return self._object(rcpt_text(event.path), objection)
 
-        return self._asked(asked, reply, refused)
+        return unless(asked, reply, refused)
 
     def _heard_data(self, event: events.Data, again: bool, reply: Reply) -> Reply | Pending[Any]:
         message = self.arriving
@@ -140,12 +131,7 @@ class FilteringReception(Reception):
 
         as_it_comes = message.completion is None
         asked = self._session.data(message.draft.ident, named, as_it_comes=as_it_comes)
-        return self._asked(asked, reply, refused)
-
-    def _asked(
-        self, asked: Finding, reply: Reply, refused: Callable[[Reply], Reply]
-    ) -> Reply | Pending[Any]:
-        return answered(asked, lambda objection: reply if objection is None else refused(objection))
+        return unless(asked, reply, refused)
 
     def _object(self, command: str, objection: Reply) -> Reply:
         return self.refuse(command, objection, self._session.why)

@@ -111,16 +111,16 @@ def taken_over(
     message: ArrivingMessage, submission: Submission, waiting: WaitingClient
 ) -> Pending[Reply]:
     """The reply that is to come. All is the commit's from now on: the session may end before."""
-    intake, transaction, draft = message.intake, message.transaction, message.draft
-    held = message.held + transaction.held
-    cut_through = intake.cut_through
+    intake, transaction = message.intake, message.transaction
+    cut_through, places = intake.cut_through, None
     if transaction.patience and cut_through is not None and waiting.attended:
         places = cut_through.place(submission)
         if places is not None:
             submission = replace(submission, state=RecipientState.HELD, unanswered=True)
-            reply = _committed(intake, transaction, draft, submission, held, waiting)
-            return Pending(cut_through.until(reply, places), phase=SessionPhase.COMMIT)
-    reply = _committed(intake, transaction, draft, submission, held, waiting)
+    held = message.held + transaction.held
+    reply = _committed(intake, transaction, message.draft, submission, held, waiting)
+    if places is not None and cut_through is not None:
+        reply = cut_through.until(reply, places)
     return Pending(reply, phase=SessionPhase.COMMIT)
 
 
