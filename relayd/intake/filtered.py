@@ -20,6 +20,7 @@ from relayd.mail.reply import Reply
 from relayd.rules.fact import Fact
 from relayd.smtp import events
 
+
 class FilteringReception(Reception):
     """Asks filters from the connection to the final dot."""
 
