@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING, cast
+from typing import Protocol, cast
 
 from relayd.intake.checks import Objection, ReceivedContent
-from relayd.intake.examination import Examination
+from relayd.intake.examination import Examination, Filters
 from relayd.intake.gatheredfacts import GatheredFacts
 from relayd.intake.header import HeaderSection, front
 from relayd.intake.intake import Intake
@@ -24,13 +24,29 @@ from relayd.rules.leaving import BREAKS, Foretelling
 from relayd.rules.storedfact import kept
 from relayd.spool.errors import SpoolError
 
-if TYPE_CHECKING:
-    from relayd.filters.scanning import ClamdScan
-
 _FREE = 8192  # octets of a header section that are not counted
-_BEHIND = 65536  # octets
+_BEHIND = 65536  # octets that a scan may lack and still gets while content arrives
 _A_TURNS_OCTETS = 1 << 20  # that are hashed in one turn of the reactor
 _HEADER_TOO_LARGE = Reply.of(552, "5.3.4", "Header section too large")
+
+
+class EarlyScan(Protocol):
+    """Who sees content while it arrives (see relayd.filters.scanning)."""
+
+    @property
+    def sent(self) -> int:
+        """Octets of it so far."""
+
+    @property
+    def full(self) -> bool:
+        """It takes no more now."""
+
+    @property
+    def refused(self) -> bool:
+        """It takes no more at all."""
+
+    def push(self, piece: bytes) -> None:
+        """More of it."""
 
 
 class ArrivingMessage:
@@ -49,6 +65,7 @@ class ArrivingMessage:
         "eight_bit",
         "examination",
         "failure",
+        "filters",
         "gathering",
         "header",
         "held",
@@ -68,15 +85,16 @@ class ArrivingMessage:
         intake: Intake,
         transaction: ReceivedTransaction,
         gathering: GatheredFacts | None,
+        filters: Filters | None,
         policy: ListenerPolicy,
         *,
-        filtered: bool,
         keeps_header: bool,
     ) -> None:
         """`keeps_header`: somebody reads it, also where no rule does."""
         self.intake = intake
         self.transaction = transaction
         self.gathering = gathering
+        self.filters = filters
         self.draft = draft = intake.spool.create(pure=True)  # the core lets nothing else by
         self.trace = intake.trace.received(
             transaction.client, draft.ident, transaction.sole_recipient, intake.clock()
@@ -88,7 +106,7 @@ class ArrivingMessage:
             raise
         ruleset = transaction.ruleset
         self.examination: Examination | None = None  # until it is over
-        if ruleset.examined or filtered:
+        if ruleset.examined or filters is not None:
             self.examination = Examination(ruleset, intake.gatherer)
         self.header = HeaderSection(
             intake.trace,
@@ -105,7 +123,7 @@ class ArrivingMessage:
         self.section = b""  # as it is in the draft, known at the end; empty unless it was kept
         self.section_size = 0  # octets of it, kept or not
         self._beginning = b""  # of content, until it is known whether it has a header section
-        self.scans: Collection[ClamdScan] = ()  # who sees it while it arrives
+        self.scans: Collection[EarlyScan] = ()  # who sees it while it arrives
         self.vouched: Vouched | None = None  # what came of the examination
         self.told: Mapping[Fact, object] | None = None  # all that was known at the final dot
         self.clean = False  # nothing in the content speaks in our name that is not ours
@@ -169,7 +187,7 @@ class ArrivingMessage:
         for scan in self.scans:
             self._hand_on(scan, data)
 
-    def _hand_on(self, scan: ClamdScan, data: bytes) -> None:
+    def _hand_on(self, scan: EarlyScan, data: bytes) -> None:
         # what is in the draft may be more than this: its beginning was held back; and who has
         # fallen behind gets the rest when all of it is there
         missing = self.draft.size - len(self.trace) - scan.sent
@@ -189,7 +207,8 @@ class ArrivingMessage:
             self.receive(b"\r\n" + beginning)
         if self.failure is None:
             header, completion = self.header, self.completion
-            header.end()
+            if not header.complete:
+                header.end()
             self.section, self.section_size = header.octets, header.size
             if completion is not None:
                 rest = completion.end()

@@ -8,7 +8,7 @@ from dataclasses import replace
 from relayd.authentication.results import without_forged
 from relayd.intake.arriving import ArrivingMessage
 from relayd.intake.checks import Objection, ReceivedContent
-from relayd.intake.examination import Examination, Filtered, Filters
+from relayd.intake.examination import Examination, Filtered
 from relayd.intake.replies import NO_MEMORY, TOO_MANY, spool_reply
 from relayd.intake.transaction import FREE_RECIPIENTS
 from relayd.intake.wanted import wanted_plans
@@ -26,12 +26,9 @@ _A_TURNS_RECIPIENTS = 50  # decided about again in one turn of the reactor
 class ContentDecision:
     """One message's: facts are gathered, filters asked, then the rules, of all and of each."""
 
-    def __init__(
-        self, message: ArrivingMessage, examination: Examination, filters: Filters | None
-    ) -> None:
+    def __init__(self, message: ArrivingMessage, examination: Examination) -> None:
         self._message = message
         self._examination = examination
-        self._filters = filters
         self._intake = message.intake
         self._transaction = message.transaction
         self._ruleset = message.transaction.ruleset
@@ -71,15 +68,14 @@ class ContentDecision:
 
     async def _filtered(self, content: ReceivedContent, told: Mapping[Fact, object]) -> Filtered:
         """What those say who read it and are not us."""
-        if self._filters is None:
+        filters = self._message.filters
+        if filters is None:
             return Filtered()
         if self._ruleset.authenticates:
             await self._without_forged(content)
         transaction = self._transaction
         named = [each.original for each in transaction.addressees.values()]
-        return await self._filters.examine(
-            transaction.client, transaction.envelope, named, content, told
-        )
+        return await filters.examine(transaction.client, transaction.envelope, named, content, told)
 
     async def _without_forged(self, content: ReceivedContent) -> None:
         """Who reads it after us believes our name: nobody is to see what only claims it.

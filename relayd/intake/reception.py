@@ -57,7 +57,7 @@ _MOST_TOLD = 100  # refusals of one session that have a line in the log; the res
 
 
 class Reception:
-    """Answers the events of one session; holds at most one transaction and its draft.
+    """Answers the events of one session; holds at most one transaction and its message.
 
     Remember, then speak: only the commit is worth waiting for, and everything else is answered on
     the spot from snapshots; unless others are to be asked (see relayd.intake.asking).
@@ -110,7 +110,7 @@ class Reception:
         if submission is None:
             asked = None
             if message.examination is not None:
-                asked = ContentDecision(message, message.examination, self._filters).made()
+                asked = ContentDecision(message, message.examination).made()
             elif transaction.signs and not message.body_hash:
                 asked = message.hash_body()
             if asked is not None:
@@ -373,8 +373,8 @@ class Reception:
                 self._intake,
                 self._transaction,
                 self._gathering,
+                self._filters,
                 self._policy,
-                filtered=self._filters is not None,
                 keeps_header=self._keeps_header,
             )
         except SpoolError as error:
