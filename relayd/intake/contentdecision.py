@@ -60,11 +60,7 @@ class ContentDecision:
         finally:
             content.close()
         message.told = told
-        return (
-            self._refused_altogether(told)
-            or await self._decided_of_each(told, found)
-            or self._as_filters_want(told, found)
-        )
+        return await self._decided_again(told, found) or self._as_filters_want(told, found)
 
     async def _filtered(self, content: ReceivedContent, told: Mapping[Fact, object]) -> Filtered:
         """What those say who read it and are not us."""
@@ -109,29 +105,24 @@ class ContentDecision:
 
     # -- the rules, once more ----------------------------------------------------------------------
 
-    def _refused_altogether(self, told: Mapping[Fact, object]) -> Objection:
-        """What they say of the content itself, whoever it is for."""
-        transaction = self._transaction
-        client, sender = transaction.client, transaction.envelope.reverse_path
-        nobody = Mailbox("", "")
-        transaction.foretold = self._foretells is not None
-        plan = self._intake.examine(
-            self._ruleset,
-            Facts(client, sender, nobody, transaction.started, told, Known.CONTENT),
-        )
-        return self._refused_by(plan) if plan.verdict is Verdict.REFUSE else None
-
-    async def _decided_of_each(self, told: Mapping[Fact, object], found: Filtered) -> Objection:
+    async def _decided_again(self, told: Mapping[Fact, object], found: Filtered) -> Objection:
+        """What they say now that the content is known: of all recipients, then of each."""
         ruleset, transaction = self._ruleset, self._transaction
         client, sender = transaction.client, transaction.envelope.reverse_path
-        started = transaction.started
+        started, nobody = transaction.started, Mailbox("", "")
+        transaction.foretold = self._foretells is not None
+        of_all = self._intake.examine(
+            ruleset, Facts(client, sender, nobody, started, told, Known.CONTENT)
+        )
+        if of_all.verdict is Verdict.REFUSE:
+            return self._refused_by(of_all)
         told_of_content = {fact: told[fact] for fact in ruleset.examined if fact in told}
         if self._foretells is not None:
             told_of_content[BREAKS] = self._foretells
         plans = []
         for number, each in enumerate(transaction.addressees.values(), 1):
             fresh = each.plan
-            if ruleset.plans_anew or fresh.trail:
+            if ruleset.plans_anew or of_all.trail:
                 gathered = {**(each.gathered or {}), **told_of_content}
                 facts = Facts(client, sender, each.original, started, gathered, Known.CONTENT)
                 fresh = await self._decided_asking(facts)
