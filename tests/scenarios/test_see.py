@@ -191,7 +191,7 @@ class Figures(TwoWorkers):
 
         place = f"127.0.0.1:{free_port()}"
         with Sink(answer) as sink:
-            relay = self.gateway(sink.port, f"metrics listen {place}\n")
+            relay = self.gateway(sink.port, f"metrics listen {place}\nreports strangers any\n")
             seen: dict[str, float] = {}
 
             def failures(found: dict[str, float]) -> float:

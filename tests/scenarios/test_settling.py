@@ -221,7 +221,7 @@ class Settling(Scenario):
             print("", *said, sep="\n")
         # before two minutes are over it may still be looking for it, with what was saved up;
         # tests/unit/relay/test_learntrate.py has how it goes on
-        least, most = (0.88, 1.02) if WHOLE else (0.4, 1.25)  # it still learns
+        least, most = (0.88, 1.02) if WHOLE else (0.2, 1.25)  # it still learns
         for name, (rate, share) in shares.items():
             if name.startswith("postfix"):
                 continue
