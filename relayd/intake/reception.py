@@ -405,9 +405,7 @@ class Reception:
 
     def leave(self) -> None:
         """The session is over, or another client's: tell of the refusals that have no line."""
-        self._attended = False
-        if self._first is not None:
-            self._first.hurry()
+        self.nobody_waits()
         if self._naming is not None:
             self._naming.cancel()
             self._naming = None
