@@ -140,9 +140,7 @@ class Reception:
 
     def leave(self) -> None:
         """The session is over, or another client's: tell of the refusals that have no line."""
-        self.attended = False
-        if self.first is not None:
-            self.first.hurry()
+        self.nobody_waits()
         if self._naming is not None:
             self._naming.cancel()
             self._naming = None
