@@ -382,6 +382,16 @@ class DestinationAnswer(TypedDict):
     hosts: list[str]  # where that is, in words
 
 
+class BccAnswer(TypedDict):
+    """Where a copy goes that a `copy` rule makes, seen by nobody."""
+
+    mailbox: str
+    next_hop: str
+    reverse_path: str
+    signed_by: list[str]
+    hosts: list[str]  # where that is, in words
+
+
 class HeaderAnswer(TypedDict):
     """What becomes of a header section."""
 
@@ -397,6 +407,7 @@ class ExplainAnswer(TypedDict):
     trail: list[StepAnswer]
     facts: list[FactAnswer]
     destinations: list[DestinationAnswer]
+    copies: list[BccAnswer]
     asks: NotRequired[list[StepAnswer]]  # filters that are asked
     header: NotRequired[HeaderAnswer]  # where the question had one
 
