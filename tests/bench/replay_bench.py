@@ -45,9 +45,7 @@ def fill(spool: Path, count: int) -> None:
         at = start + number * 5 * 86400 / count
         mailbox = Mailbox(f"user{number % 20_000}", "corp.example")
         made: Submission = submission(Recipient(mailbox, mailbox, "inside", SENDER))
-        batch.accept(
-            accept_rows(make_ident(int(at * 1e6), 0), at, made, BytesContent(b""), 0, b"")
-        )
+        batch.accept(accept_rows(make_ident(int(at * 1e6), 0), at, made, BytesContent(b""), 0, b""))
     batch.write(connection)
     connection.execute("COMMIT")
     connection.close()

@@ -327,12 +327,11 @@ def accept_rows(
         word = submission.first_word(number) if state is RecipientState.HELD else None
         records.append(Record(ident, number, recipient, state, 0, now, word))
         if not state.waiting:
-            way = (mailbox, original, recipient.next_hop)
-            told = (None, None, None) if number else (size, sender, facts)
-            ended += (
-                LedgerRow(ident, number, 0, now, stored, *way, *told, note=path),
-                LedgerRow(ident, number, 1, now, stored, attempts=0, note=""),
-            )
+            hop = recipient.next_hop
+            taken = LedgerRow(ident, number, 0, now, stored, mailbox, original, hop, note=path)
+            if number == 0:  # tells of the message too
+                taken = taken._replace(size=size, sender=sender, facts=facts)
+            ended += (taken, LedgerRow(ident, number, 1, now, stored, attempts=0, note=""))
             continue
         fixed = (
             ident,
