@@ -17,7 +17,7 @@ from relayd.mail.envelope import Recipient
 from relayd.mail.ident import make_ident
 from relayd.mail.message import Submission
 from relayd.spool.sqlite import schema
-from relayd.spool.sqlite.batch import _FIRST
+from relayd.spool.sqlite.batch import Batch
 from relayd.spool.sqlite.rows import accept_rows
 from tests.spooling import SENDER, submission
 
@@ -40,14 +40,13 @@ def fill(spool: Path, count: int) -> None:
     schema.prepare(connection, now=time.time())
     start = time.time() - 6 * 86400
     connection.execute("BEGIN")
-    rows = []
+    batch = Batch(start)
     for number in range(count):
         at = start + number * 5 * 86400 / count
         mailbox = Mailbox(f"user{number % 20_000}", "corp.example")
         made: Submission = submission(Recipient(mailbox, mailbox, "inside", SENDER))
-        new = accept_rows(make_ident(int(at * 1e6), 0), at, made, BytesContent(b""), 0, b"")
-        rows.append(new.first)
-    _FIRST.execute(connection, rows)
+        batch.accept(accept_rows(make_ident(int(at * 1e6), 0), at, made, BytesContent(b""), 0, b""))
+    batch.write(connection)
     connection.execute("COMMIT")
     connection.close()
 

@@ -12,8 +12,6 @@ from itertools import chain
 
 from relayd.mail.message import RecipientState, Settlement
 from relayd.spool.sqlite.rows import (
-    ACCEPTED,
-    FIRST_ACCEPTED,
     MAY_BE_SAME,
     NEW_RECIPIENT,
     ROWS,
@@ -25,7 +23,7 @@ from relayd.spool.sqlite.rows import (
     outcome_text,
 )
 
-_RUNS = (64, 48, 32, 24, 16, 12, 10, 8, 7, 6, 5, 4, 3, 2, 1)  # rows; few steps for any number
+_RUNS = (64, 48, 32, *range(24, 0, -1))  # rows; few steps for any number
 _MOST = _RUNS[0]
 _LONGEST = [next((run for run in _RUNS if run <= rows), 0) for rows in range(_MOST + 1)]
 
@@ -60,26 +58,31 @@ def _insertion(table: str) -> RunStatement:
     return RunStatement(text, len(ROWS[table]._fields))
 
 
-def _part(table: str, given: Sequence[str], alike: str, values: str) -> RunStatement:
-    """Rows of which only so much is given; the rest is alike in all, or empty."""
-    told = [
-        f"nullif(v.column{n}, {SAME})" if name in MAY_BE_SAME else f"v.column{n}"
-        for n, name in enumerate(given, 1)
-    ]
-    text = f"""INSERT INTO {table}({", ".join(given)}, {alike})
-    SELECT {", ".join(told)}, {values} FROM (VALUES {{}}) AS v"""
-    return RunStatement(text, len(given))
-
-
 _MESSAGE = _insertion("message")
 _CONTENT = _insertion("content")
 _HEADER = _insertion("header")
 _LEDGER = _insertion("ledger")
-# a value costs as much to hand over as to store, and to say that there is none costs more
 _HELD = _insertion("recipient")
-_RECIPIENT = _part("recipient", NEW_RECIPIENT, "attempts, warned", "0, 0")
-_FIRST = _part("ledger", FIRST_ACCEPTED, "ended", "0")
-_FURTHER = _part("ledger", ACCEPTED, "ended", "0")
+# a value costs as much to hand over as to store, and to say that there is none costs more: what is
+# alike in all new rows is not given, and the ledger's are made of those that are there
+_GIVEN = ", ".join(
+    f"nullif(v.column{n}, {SAME})" if name in MAY_BE_SAME else f"v.column{n}"
+    for n, name in enumerate(NEW_RECIPIENT, 1)
+)
+_RECIPIENT = RunStatement(
+    f"""INSERT INTO recipient({", ".join(NEW_RECIPIENT)}, attempts, warned)
+    SELECT {_GIVEN}, 0, 0 FROM (VALUES {{}}) AS v""",
+    len(NEW_RECIPIENT),
+)
+_ACCEPTED = RunStatement(
+    """INSERT INTO ledger(message, number, ended, at, state, mailbox, original, next_hop, note,
+        size, sender, facts)
+    SELECT r.message, r.number, 0, m.received, r.state, r.mailbox, r.original, r.next_hop, r.sender,
+        iif(r.number, NULL, m.size), iif(r.number, NULL, m.sender), iif(r.number, NULL, m.facts)
+    FROM (VALUES {}) AS v CROSS JOIN message AS m ON m.ident = v.column1
+    CROSS JOIN recipient AS r ON r.message = m.ident""",
+    1,
+)
 
 # A postponement leaves an operator's hold alone; HELD itself holds.
 _POSTPONE = """
@@ -103,13 +106,12 @@ _CROSS_OFF = RunStatement(
     (SELECT v.column1, v.column2 FROM (VALUES {}) AS v)""",
     2,
 )
-# one statement for what were four; its content goes with it (see schema.FORGET)
-_FORGET = RunStatement(
-    """DELETE FROM message WHERE ident IN (VALUES {})
-    AND NOT EXISTS (SELECT 1 FROM recipient WHERE recipient.message = message.ident)
-    RETURNING size, iif(flags & 4, ident, NULL)""",
-    1,
-)
+# each row that a statement returns costs two turns of Python's lock
+_GONE = "count(*), total(size), group_concat(iif(flags & 4, ident, NULL))"
+_OVER = """FROM message WHERE ident IN (VALUES {})
+    AND NOT EXISTS (SELECT 1 FROM recipient WHERE recipient.message = message.ident)"""
+_COUNT_OVER = RunStatement(f"SELECT {_GONE} {_OVER}", 1)
+_FORGET = RunStatement(f"DELETE {_OVER}", 1)  # with its content: see schema.FORGET
 _MESSAGE_TABLES = (
     ("recipient", "message"),
     ("content", "message"),
@@ -121,7 +123,9 @@ _DROP = tuple(
     RunStatement(f"DELETE FROM {table} WHERE {column} IN (VALUES {{}})", 1)
     for table, column in _MESSAGE_TABLES
 )
-_DROP_SIZE = RunStatement("SELECT size, NULL FROM message WHERE ident IN (VALUES {})", 1)
+_COUNT_DROPPED = RunStatement(
+    "SELECT count(*), total(size), NULL FROM message WHERE ident IN (VALUES {})", 1
+)
 # see relayd.spool.sqlite.sieve
 _BLOCK = "(SELECT last FROM sieve WHERE last >= ? ORDER BY last LIMIT 1)"
 _SPOIL = f"UPDATE sieve SET bits = NULL WHERE last = {_BLOCK}"
@@ -143,9 +147,8 @@ class Batch:
         self._recipient: list[Row] = []
         self._held: list[Row] = []
         self._header: list[Row] = []
-        self._first: list[Row] = []  # ... of the ledger: see relayd.spool.sqlite.rows
-        self._further: list[Row] = []
-        self._ledger: list[Row] = []
+        self._ledger: list[Row] = []  # ... of those who end at once
+        self._accepted: list[Row] = []  # messages
         self._ends: dict[Key, EndRow] = {}
         self._postponed: dict[Key, Settlement] = {}
         self._messages = 0
@@ -163,9 +166,8 @@ class Batch:
         self._recipient += rows.recipients
         self._held += rows.held
         self._header += rows.headers
-        self._first.append(rows.first)
-        self._further += rows.further
         self._ledger += rows.ended
+        self._accepted.append((rows.ident,))
 
     def settle(self, settlements: Sequence[Settlement]) -> None:
         """Recipients got an outcome; the first end of each counts."""
@@ -211,7 +213,7 @@ class Batch:
 
     def write(self, connection: sqlite3.Connection) -> None:
         """Everything collected; inside a transaction that the caller began."""
-        if self._first:
+        if self._accepted:
             self._write_accepted(connection)
         if self._postponed:
             self._write_postponed(connection)
@@ -227,14 +229,12 @@ class Batch:
             _HELD.execute(connection, self._held)
         if self._header:
             _HEADER.execute(connection, self._header)
-        _FIRST.execute(connection, self._first)
-        if self._further:
-            _FURTHER.execute(connection, self._further)
+        _ACCEPTED.execute(connection, self._accepted)
         if self._ledger:
             _LEDGER.execute(connection, self._ledger)
-        self.ledger_rows += len(self._first) + len(self._further) + len(self._ledger)
-        if min(self._first)[0] <= self.sifted:
-            for message, *_ in self._first:
+        self.ledger_rows += len(self._recipient) + len(self._held) + len(self._ledger)
+        if min(self._accepted)[0] <= self.sifted:
+            for (message,) in self._accepted:
                 self.spoil(connection, message)
 
     def spoil(self, connection: sqlite3.Connection, message: int) -> None:
@@ -269,7 +269,9 @@ class Batch:
                 connection.execute(_ENDING, (end.state, end.message))
         _CROSS_OFF.execute(connection, list(self._ends))
         # those messages of which no recipient waits any more
-        self._take_off(_FORGET.execute(connection, list({(message,) for message, _ in self._ends})))
+        messages = list({(message,) for message, _ in self._ends})
+        self._take_off(_COUNT_OVER.execute(connection, messages))
+        _FORGET.execute(connection, messages)
 
     def purge(self, connection: sqlite3.Connection, messages: Sequence[int]) -> None:
         """Drop messages that were never accepted, with all that speaks of them."""
@@ -298,16 +300,16 @@ class Batch:
         return bool(moved)
 
     def _drop(self, connection: sqlite3.Connection, rows: list[Row]) -> None:
-        self._take_off(_DROP_SIZE.execute(connection, rows))
+        self._take_off(_COUNT_DROPPED.execute(connection, rows))
         for statement in _DROP:
             statement.execute(connection, rows)
 
     def _take_off(self, gone: list[Row]) -> None:
-        for size, file in gone:
-            self._messages -= 1
-            self._octets -= size
-            if file is not None:
-                self.files_to_remove.append(file)
+        for messages, octets, files in gone:
+            self._messages -= messages
+            self._octets -= int(octets)
+            if files is not None:
+                self.files_to_remove += map(int, files.split(","))
 
     def _write_tally(self, connection: sqlite3.Connection) -> None:
         if self._messages or self._octets or self.ledger_rows:

@@ -134,12 +134,10 @@ _RECIPIENT_FIXED = RecipientRow._fields.index("parity")
 # What is written of a recipient when it is accepted: neither what is the same in all that are new,
 # nor what is empty.
 NEW_RECIPIENT = (*RecipientRow._fields[: _RECIPIENT_FIXED + 1], "state", "next_attempt")
-ACCEPTED = ("message", "number", "at", "state", "mailbox", "original", "next_hop", "note")
-FIRST_ACCEPTED = (*ACCEPTED, "size", "sender", "facts")  # recipient 0's tells of the message too
 SAME = 0
 """Stands in these rows for NULL: sqlite3 asks of None, but of no number, how it is to be stored,
 and words an exception each time."""
-MAY_BE_SAME = ("original", "sender", "note")
+MAY_BE_SAME = ("original", "sender")
 
 # Fields in the order in which JSON has them. What is added goes to the end: what was stored
 # before lacks it, and gets the default.
@@ -177,9 +175,7 @@ class NewRows(NamedTuple):
     recipients: list[Row]  # NEW_RECIPIENT
     held: list[RecipientRow]  # further ones, of whom it is said why they wait
     headers: list[Row]
-    first: Row  # of the ledger: FIRST_ACCEPTED
-    further: list[Row]  # ... ACCEPTED
-    ended: list[LedgerRow]  # ... of those who end at once
+    ended: list[LedgerRow]  # of those who end at once; of the others SQLite makes the ledger's rows
     value: Accepted
 
 
@@ -312,7 +308,6 @@ def accept_rows(
     records = []
     recipients: list[Row] = []
     held: list[RecipientRow] = []
-    accepted: list[Row] = []
     ended: list[LedgerRow] = []
     states = submission.states or (submission.state,) * len(submission.recipients)
     for number, recipient in enumerate(submission.recipients):
@@ -329,13 +324,14 @@ def accept_rows(
             path = raw_path(recipient.reverse_path)
             if path == sender:
                 path = None
-        before = SAME if original is None else original
-        sent = SAME if path is None else path
-        accepted.append((ident, number, now, stored, mailbox, before, recipient.next_hop, sent))
         word = submission.first_word(number) if state is RecipientState.HELD else None
         records.append(Record(ident, number, recipient, state, 0, now, word))
         if not state.waiting:
-            ended.append(LedgerRow(ident, number, 1, now, stored, attempts=0, note=""))
+            hop = recipient.next_hop
+            taken = LedgerRow(ident, number, 0, now, stored, mailbox, original, hop, note=path)
+            if number == 0:  # tells of the message too
+                taken = taken._replace(size=size, sender=sender, facts=facts)
+            ended += (taken, LedgerRow(ident, number, 1, now, stored, attempts=0, note=""))
             continue
         fixed = (
             ident,
@@ -350,15 +346,16 @@ def accept_rows(
             recipient.header,
         )
         if word is None:
+            before = SAME if original is None else original
+            sent = SAME if path is None else path
             known = (*fixed[:4], before, recipient.next_hop, sent, *fixed[7:])
             recipients.append((*known, _parity(fixed), stored, now))
         else:
             said = (str(word.reply), outcome_text(word))
             held.append(RecipientRow(*fixed, _parity(fixed), stored, 0, now, 0, *said))
-    first = (*accepted[0], size, sender, facts)
-    told = (first, accepted[1:], ended, (message, tuple(records)))
+    value = (message, tuple(records))
     if not recipients and not held:
-        return NewRows(ident, None, None, [], [], [], *told)
+        return NewRows(ident, None, None, [], [], [], ended, value)
     flags = (
         (EIGHT_BIT if submission.eight_bit else 0)
         | (UTF8_HEADER if submission.utf8_header else 0)
@@ -375,7 +372,8 @@ def accept_rows(
         recipients,
         held,
         headers,
-        *told,
+        ended,
+        value,
     )
 
 

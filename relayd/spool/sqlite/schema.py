@@ -112,7 +112,7 @@ def connect(path: Path, *, cache: int, read_only: bool = False) -> sqlite3.Conne
         timeout=BUSY_SECONDS,
         isolation_level=None,
         check_same_thread=False,  # one thread at a time, but a recovery closes the reader's
-        cached_statements=256,
+        cached_statements=512,  # see batch.RunStatement
     )
     try:
         for pragma in (
