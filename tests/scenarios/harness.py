@@ -301,6 +301,21 @@ class Relayd:
         """The last lines of the log."""
         return self.process.log(lines) if self.process else ""
 
+    def logged(self, words: str, count: int = 1, seconds: float = 60.0) -> str:
+        """The whole log, once it has a regular expression so many times; AssertionError with it.
+
+        What relayd does shows before its log does: a thread writes that, a little later.
+        """
+
+        def found() -> str:
+            text = self.log(1_000_000)
+            return text if len(re.findall(words, text)) >= count else ""
+
+        try:
+            return wait_until(found, f"{count} times in the log: {words}", seconds)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.log(400)}") from None
+
     def ctl(
         self, *arguments: str, check: bool = True, seconds: float = 60.0
     ) -> subprocess.CompletedProcess[str]:
