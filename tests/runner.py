@@ -27,6 +27,9 @@ _FAILED = ("failures", "errors", "unexpectedSuccesses")
 _PASSED = ("successes", "expectedFailures")
 SHOWN = 8  # of the slowest modules
 
+# begun first, or the others end long before one of their tests: up to a minute and a half for one
+LONGEST = ("test_settling", "test_settings", "test_pace", "test_workers")
+
 
 def suites() -> list[list[str]]:
     """What to run by default: the quick tests together, then the scenarios."""
@@ -34,7 +37,12 @@ def suites() -> list[list[str]]:
     folders = sorted(path.parent.name for path in TESTS.glob("*/__init__.py"))
     quick = [f"tests.{name}" for name in folders if name not in ("scenarios", "bench", "faults")]
     quick += [f"tests.{path.stem}" for path in sorted(TESTS.glob("test_*.py"))]
-    return [quick, ["tests.scenarios"]]
+    modules = sorted((path.stem for path in TESTS.glob("scenarios/test_*.py")), key=_begun)
+    return [quick, [f"tests.scenarios.{name}" for name in modules]]
+
+
+def _begun(module: str) -> tuple[int, str]:
+    return LONGEST.index(module) if module in LONGEST else len(LONGEST), module
 
 
 def environment(bytecode: str) -> dict[str, str]:

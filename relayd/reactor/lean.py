@@ -77,7 +77,7 @@ class LeanReactor(EPollReactor):
                 try:
                     function(*args)
                 except Exception:
-                    log.err()  # type: ignore[no-untyped-call]  # Twisted's own
+                    _tell()
             soon.clear()
 
     def send_together(self) -> None:
@@ -109,14 +109,30 @@ class LeanReactor(EPollReactor):
                 try:
                     over = selectable.doRead()
                 except Exception as error:
-                    log.err()  # type: ignore[no-untyped-call]  # Twisted's own
+                    _tell()
                     over = error
                 if over:
                     reactor._disconnectSelectable(selectable, over, True)
             except Exception:
-                log.err()  # type: ignore[no-untyped-call]
+                _tell()
 
     doIteration = doPoll
+
+    def mainLoop(self) -> None:
+        """Turn after turn until it is stopped: it does not end for want of memory.
+
+        Twisted's ends where it finds none to say what went wrong, and leaves a process behind
+        that waits for its threads for ever: it serves nobody, and nobody starts another.
+        """
+        while self._started:
+            with suppress(MemoryError):
+                super().mainLoop()  # type: ignore[no-untyped-call]
+
+
+def _tell() -> None:
+    """Log what just broke, if there is memory for that; whoever has it goes on in any case."""
+    with suppress(MemoryError):
+        log.err()  # type: ignore[no-untyped-call]  # Twisted's own
 
 
 def soon(reactor: Any) -> Callable[..., object]:  # noqa: ANN401 - as below

@@ -135,8 +135,13 @@ def greets(address: tuple[str, int], host: network.Host | None = None) -> bool:
         return False
 
 
-def wait_until(condition: Callable[[], T], what: str, seconds: float = 60.0) -> T:
-    """Poll until the condition is true and return its value; AssertionError says `what`."""
+def wait_until(
+    condition: Callable[[], T], what: str, seconds: float = 60.0, *, longest: float = 0.2
+) -> T:
+    """Poll until the condition is true and return its value; AssertionError says `what`.
+
+    `longest`: seconds from one look to the next, at most.
+    """
     deadline = time.monotonic() + seconds
     pause = 0.01
     while True:
@@ -146,7 +151,7 @@ def wait_until(condition: Callable[[], T], what: str, seconds: float = 60.0) -> 
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {seconds} s: {what}")
         time.sleep(pause)
-        pause = min(pause * 1.5, 0.2)
+        pause = min(pause * 1.5, longest)
 
 
 def unhurried(began: float) -> float:
@@ -264,7 +269,7 @@ class Relayd:
                 raise AssertionError(f"relayd ended at once:\n{process.log()}")
             return self.greets()
 
-        wait_until(greeted, f"relayd greets\n{process.log()}", seconds)
+        wait_until(greeted, f"relayd greets\n{process.log()}", seconds, longest=0.05)
         if all_workers and "\nworkers 1\n" not in self.config.read_text("utf-8"):
             # one of several workers greets; relayctl speaks for all
             # whatever it has to say

@@ -9,11 +9,13 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from twisted.internet.epollreactor import EPollReactor
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
+from relayd.reactor import lean
 from relayd.reactor.lean import LeanReactor, soon
 
 
@@ -143,6 +145,37 @@ class Turns(SynchronousTestCase):
         self.run_until(lambda: len(done) == 4)
         self.assertEqual(done, ["timer", "first", "second", "asked for meanwhile"])
         self.assertEqual(len(self.flushLoggedErrors(ArithmeticError)), 1)
+
+    def test_no_memory_to_say_what_broke_makes_nothing_be_done_twice(self) -> None:
+        done: list[str] = []
+
+        def breaks() -> None:
+            done.append("breaks")
+            raise MemoryError
+
+        def silent() -> None:
+            raise MemoryError
+
+        self.patch(lean.log, "err", silent)
+        self.reactor.call_soon(breaks)
+        self.reactor.call_soon(done.append, "next")
+        for _ in range(2):
+            self.reactor.runUntilCurrent()
+        self.assertEqual(done, ["breaks", "next"])
+
+    def test_no_memory_in_a_turn_does_not_end_the_loop(self) -> None:
+        turns: list[str] = []
+
+        def turn(reactor: Any) -> None:  # noqa: ANN401
+            turns.append("turn")
+            if len(turns) < 3:
+                raise MemoryError
+            reactor._started = False
+
+        self.patch(EPollReactor, "mainLoop", turn)
+        self.reactor._started = True
+        self.reactor.mainLoop()
+        self.assertEqual(len(turns), 3)
 
     def test_what_is_to_be_done_soon_is_a_timer_of_another_reactor(self) -> None:
         done: list[str] = []
