@@ -22,9 +22,8 @@ from twisted.internet.error import UnsupportedAddressFamily
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.main import installReactor
 from twisted.internet.protocol import Factory
-from twisted.python import log
 
-from relayd.reactor.accept import LeanPort
+from relayd.reactor.accept import LeanPort, tell
 
 _FOR_EVER = -1
 
@@ -77,7 +76,7 @@ class LeanReactor(EPollReactor):
                 try:
                     function(*args)
                 except Exception:
-                    _tell()
+                    tell()
             soon.clear()
 
     def send_together(self) -> None:
@@ -109,12 +108,12 @@ class LeanReactor(EPollReactor):
                 try:
                     over = selectable.doRead()
                 except Exception as error:
-                    _tell()
-                    over = error
+                    tell()
+                    over = None if self._stays(selectable, error) else error
                 if over:
                     reactor._disconnectSelectable(selectable, over, True)
             except Exception:
-                _tell()
+                tell()
 
     doIteration = doPoll
 
@@ -126,13 +125,15 @@ class LeanReactor(EPollReactor):
         """
         while self._started:
             with suppress(MemoryError):
-                super().mainLoop()  # type: ignore[no-untyped-call]
+                super().mainLoop()
 
-
-def _tell() -> None:
-    """Log what just broke, if there is memory for that; whoever has it goes on in any case."""
-    with suppress(MemoryError):
-        log.err()  # type: ignore[no-untyped-call]  # Twisted's own
+    def _stays(self, selectable: object, error: Exception) -> bool:
+        """Who waits at a door, or has woken us, still does in the next turn: for want of memory
+        neither is closed. A connection is: nobody knows what of its input was seen to.
+        """
+        if not isinstance(error, MemoryError):
+            return False
+        return selectable is self.waker or IListeningPort.providedBy(selectable)
 
 
 def soon(reactor: Any) -> Callable[..., object]:  # noqa: ANN401 - as below

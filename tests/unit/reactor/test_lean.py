@@ -12,10 +12,10 @@ from typing import Any
 from twisted.internet.epollreactor import EPollReactor
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock
+from twisted.python import log
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from relayd.reactor import lean
 from relayd.reactor.lean import LeanReactor, soon
 
 
@@ -156,12 +156,33 @@ class Turns(SynchronousTestCase):
         def silent() -> None:
             raise MemoryError
 
-        self.patch(lean.log, "err", silent)
+        self.patch(log, "err", silent)
         self.reactor.call_soon(breaks)
         self.reactor.call_soon(done.append, "next")
         for _ in range(2):
             self.reactor.runUntilCurrent()
         self.assertEqual(done, ["breaks", "next"])
+
+    def test_no_memory_to_read_closes_a_connection_but_no_door_and_wakes_us_again(self) -> None:
+        breaking = [self.reactor.waker, self.port]
+        for each in breaking:
+
+            def breaks(each: Any = each, read: Any = each.doRead) -> None:  # noqa: ANN401
+                each.doRead = read
+                raise MemoryError
+
+            each.doRead = breaks
+        there: list[bool] = []
+
+        def look() -> bool:
+            there[:] = [each in self.reactor.getReaders() for each in breaking]
+            return True
+
+        self.reactor.wakeUp()
+        self.client(b"well")
+        self.run_until(lambda: self.factory.heard == b"well" and look())
+        self.assertEqual(there, [True, True])
+        self.assertEqual(len(self.flushLoggedErrors(MemoryError)), 2)
 
     def test_no_memory_in_a_turn_does_not_end_the_loop(self) -> None:
         turns: list[str] = []
