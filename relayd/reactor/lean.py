@@ -124,7 +124,8 @@ class LeanReactor(EPollReactor):
         that waits for its threads for ever: it serves nobody, and nobody starts another.
         """
         while self._started:
-            with suppress(MemoryError):
+            # Python says SystemError where it found no memory for a MemoryError
+            with suppress(MemoryError, SystemError):
                 super().mainLoop()
 
     def _stays(self, selectable: object, error: Exception) -> bool:
