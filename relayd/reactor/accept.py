@@ -8,7 +8,9 @@ calls, and each read is ready for file descriptors that nobody sends.
 
 from __future__ import annotations
 
+import os
 import socket
+from contextlib import suppress
 from typing import Any
 
 from twisted.internet.error import ConnectionDone
@@ -70,7 +72,11 @@ class LeanPort(Port):
                 super().doRead()  # type: ignore[no-untyped-call]  # knows what to do, and says it
                 return
             taken += 1
-            accepted = socket.socket(family, kind, 0, fd)
+            try:
+                accepted = socket.socket(family, kind, 0, fd)
+            except MemoryError:
+                os.close(fd)  # nobody else would
+                raise
             try:
                 if len(address) == 4 and address[3]:  # a scope is part of the address
                     address = (socket.getnameinfo(address, _NUMERIC)[0], *address[1:])
@@ -83,8 +89,14 @@ class LeanPort(Port):
                 transport = self.transport(accepted, protocol, address, port, number, port.reactor)
                 protocol.makeConnection(transport)
             except Exception:
-                log.err()  # type: ignore[no-untyped-call]  # others still find the door open
+                tell()  # others still find the door open
         port.numberAccepts = most + 20 if taken == most else max(1, taken)
+
+
+def tell() -> None:
+    """Log what just broke, if there is memory for that; whoever has it goes on in any case."""
+    with suppress(MemoryError):
+        log.err()  # type: ignore[no-untyped-call]  # Twisted's own
 
 
 def connect_unix(reactor: IReactorFDSet, path: str, protocol: IProtocol) -> None:

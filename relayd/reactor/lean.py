@@ -22,9 +22,8 @@ from twisted.internet.error import UnsupportedAddressFamily
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.main import installReactor
 from twisted.internet.protocol import Factory
-from twisted.python import log
 
-from relayd.reactor.accept import LeanPort
+from relayd.reactor.accept import LeanPort, tell
 
 _FOR_EVER = -1
 
@@ -77,7 +76,7 @@ class LeanReactor(EPollReactor):
                 try:
                     function(*args)
                 except Exception:
-                    log.err()  # type: ignore[no-untyped-call]  # Twisted's own
+                    tell()
             soon.clear()
 
     def send_together(self) -> None:
@@ -109,14 +108,33 @@ class LeanReactor(EPollReactor):
                 try:
                     over = selectable.doRead()
                 except Exception as error:
-                    log.err()  # type: ignore[no-untyped-call]  # Twisted's own
-                    over = error
+                    tell()
+                    over = None if self._stays(selectable, error) else error
                 if over:
                     reactor._disconnectSelectable(selectable, over, True)
             except Exception:
-                log.err()  # type: ignore[no-untyped-call]
+                tell()
 
     doIteration = doPoll
+
+    def mainLoop(self) -> None:
+        """Turn after turn until it is stopped: it does not end for want of memory.
+
+        Twisted's ends where it finds none to say what went wrong, and leaves a process behind
+        that waits for its threads for ever: it serves nobody, and nobody starts another.
+        """
+        while self._started:
+            # Python says SystemError where it found no memory for a MemoryError
+            with suppress(MemoryError, SystemError):
+                super().mainLoop()
+
+    def _stays(self, selectable: object, error: Exception) -> bool:
+        """Who waits at a door, or has woken us, still does in the next turn: for want of memory
+        neither is closed. A connection is: nobody knows what of its input was seen to.
+        """
+        if not isinstance(error, MemoryError):
+            return False
+        return selectable is self.waker or IListeningPort.providedBy(selectable)
 
 
 def soon(reactor: Any) -> Callable[..., object]:  # noqa: ANN401 - as below

@@ -141,8 +141,13 @@ def greets(address: tuple[str, int], host: network.Host | None = None) -> bool:
         return False
 
 
-def wait_until(condition: Callable[[], T], what: str, seconds: float = 60.0) -> T:
-    """Poll until the condition is true and return its value; AssertionError says `what`."""
+def wait_until(
+    condition: Callable[[], T], what: str, seconds: float = 60.0, *, longest: float = 0.2
+) -> T:
+    """Poll until the condition is true and return its value; AssertionError says `what`.
+
+    `longest`: seconds from one look to the next, at most.
+    """
     deadline = time.monotonic() + seconds
     pause = 0.01
     while True:
@@ -152,7 +157,7 @@ def wait_until(condition: Callable[[], T], what: str, seconds: float = 60.0) -> 
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {seconds} s: {what}")
         time.sleep(pause)
-        pause = min(pause * 1.5, 0.2)
+        pause = min(pause * 1.5, longest)
 
 
 def unhurried(began: float) -> float:
@@ -270,7 +275,7 @@ class Relayd:
                 raise AssertionError(f"relayd ended at once:\n{process.log()}")
             return self.greets()
 
-        wait_until(greeted, f"relayd greets\n{process.log()}", seconds)
+        wait_until(greeted, f"relayd greets\n{process.log()}", seconds, longest=0.05)
         if all_workers and "\nworkers 1\n" not in self.config.read_text("utf-8"):
             # one of several workers greets; relayctl speaks for all
             # whatever it has to say
@@ -306,6 +311,21 @@ class Relayd:
     def log(self, lines: int = 40) -> str:
         """The last lines of the log."""
         return self.process.log(lines) if self.process else ""
+
+    def logged(self, words: str, count: int = 1, seconds: float = 60.0) -> str:
+        """The whole log, once it has a regular expression so many times; AssertionError with it.
+
+        What relayd does shows before its log does: a thread writes that, a little later.
+        """
+
+        def found() -> str:
+            text = self.log(1_000_000)
+            return text if len(re.findall(words, text)) >= count else ""
+
+        try:
+            return wait_until(found, f"{count} times in the log: {words}", seconds)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.log(400)}") from None
 
     def ctl(
         self, *arguments: str, check: bool = True, seconds: float = 60.0

@@ -76,7 +76,7 @@ class Held(Scenario):
             self.assertEqual(sum(b"\r\nX-Gateway: gw\r\n" in each for each in taught), 1)
             self.assertEqual(sum(b"(says the sender)" in each for each in arrived), 2)
             self.assertIn("as it says", relay.ctl("show", discarded).stdout)
-            self.assertIn("command=release", relay.log())
+            relay.logged("command=release")
             relay.ctl("held", "release", *more)
             sink.wait(14)
             relay.wait_empty()

@@ -81,9 +81,8 @@ class LastGoodTest(Scenario):
             assert refused is not None
             self.assertIn("10-site.rules:3:1", str(refused["why"]))
             self.assertGreater(float(str(refused["since"])), float(str(refused["last_good"])))
-            log = relay.log(1000)
-            self.assertIn('trouble event="started with the last good configuration"', log)
-            self.assertIn('event="configuration refused" why="    ^^^^^^^"', log)
+            relay.logged('trouble event="started with the last good configuration"')
+            relay.logged(r'event="configuration refused" why="    \^{7}"')
             self.assertEqual(relay.ctl("check", check=False).returncode, 1)
             self.assertEqual(relay.ctl("reload", check=False).returncode, 1)
             self.assertIn("of 2", relay.ctl("status", check=False).stdout, "it is still so")

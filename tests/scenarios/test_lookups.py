@@ -157,9 +157,8 @@ class RbldnsdTests(Decisions):
         with relay.session() as client:
             client.sendmail("ann@sender.example", ["bob@example.com"], "Subject: x\r\n\r\nx\r\n")
         taken = sink.wait(1)[0]
-        wait_until(lambda: " accepted id=" in relay.log(), "it is taken")
-        self.assertIn("list in the DNS", relay.log(1000))
-        (ident,) = re.findall(r" accepted id=(\w+)", relay.log(1000))
+        relay.logged("list in the DNS")
+        (ident,) = re.findall(r" accepted id=(\w+)", relay.logged(" accepted id="))
         commands = [
             *(["status"], ["status", "--json"], ["queue"], ["check"], ["filters"], ["limits"]),
             *(["why", ident], ["why", "bob@example.com"], ["show", ident]),

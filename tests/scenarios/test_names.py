@@ -152,7 +152,7 @@ class OfNextHops(Names):
             self.assertEqual(sink.wait(number)[-1].recipients, (f"{name}@example.com",))
         ident = relay.send(ANN, ["c@example.com"])
         self.assertIn("4.4.4 Next hop c has no address", relay.settled(ident)["reply"])
-        self.assertIn("no address of nowhere.corp.example, nowhere", relay.log())
+        relay.logged(r"no address of nowhere\.corp\.example, nowhere")
 
 
 class NotThereYet(Names):
@@ -178,7 +178,7 @@ class NotThereYet(Names):
         self.assertIn("NOT LISTENING", relay.ctl("status").stdout)
         relay.ctl("reload")
         time.sleep(6)  # longer than until it is tried again
-        self.assertEqual(relay.log(400).count("cannot listen"), 2)
+        self.assertEqual(relay.logged("cannot listen", 2).count("cannot listen"), 2)
         holder.close()
         wait_until(lambda: self.status(relay) == [absent], "it listens", 30)
 

@@ -84,6 +84,10 @@ class Site(Scenario):
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.front.log(100)}\n{self.dovecot.log()}") from None
 
+    def entered(self, words: str) -> None:
+        """Postfix's log says how relayd logged in."""
+        wait_until(lambda: words in self.postfix.log(), f"in Postfix's log: {words}", LONG)
+
     def enrolling(self) -> tuple[Process, str]:
         """`relayctl oauth enroll`, and the code that it shows."""
         front = self.front
@@ -150,7 +154,7 @@ class Bearer(Site):
         self.idp.lifetime = 3600
         self.assertIn(f"isp is enrolled: {USER} at localhost.", said)
         self.arrived(1)  # at once: its next attempt was an hour away
-        self.assertIn(f"sasl_method=OAUTHBEARER, sasl_username={USER}", self.postfix.log())
+        self.entered(f"sasl_method=OAUTHBEARER, sasl_username={USER}")
         files = self.front.folder / "spool/oauth"
         self.assertEqual((files / "isp.json").stat().st_mode & 0o777, 0o600)
         self.assertEqual(files.stat().st_mode & 0o777, 0o700)
@@ -176,8 +180,9 @@ class Bearer(Site):
             r" because of \*\*\*$",
         )
         self.assertEqual(len(self.front.queue()), 3)
-        log = self.front.log(1000)
-        self.assertEqual(len(re.findall('trouble event="no token".*invalid_grant', log)), 1, log)
+        told = 'trouble event="no token".*invalid_grant'
+        log = self.front.logged(told)
+        self.assertEqual(len(re.findall(told, log)), 1, log)
         self.assertEqual(self.status()["state"], "trouble")
         self.enroll()
         self.arrived(6)
@@ -194,7 +199,7 @@ class Xoauth2(Site):
         self.enroll()
         self.send()
         self.arrived(1)
-        self.assertIn("sasl_method=XOAUTH2", self.postfix.log())
+        self.entered("sasl_method=XOAUTH2")
         self.idp.revoke(refresh=False)
         ident = self.send()
         self.arrived(2)
@@ -210,7 +215,8 @@ class Xoauth2(Site):
         self.assertRegex(
             recipient["reply"], r"^451 4\.7\.8 Login isp was refused by localhost: 535 .*status="
         )
-        self.assertEqual(len(re.findall('event="login refused"', self.front.log(1000))), 1)
+        refused = 'event="login refused"'
+        self.assertEqual(self.front.logged(refused).count(refused), 1)
 
 
 class Workers(Site):

@@ -58,4 +58,4 @@ class PolicyActions(Scenario):
             self.assertIn(b"\r\nX-Policy: one\r\nSubject: x\r\n", got["prepend"].content)
             self.assertNotIn(b"X-Policy", got["ok"].content)
             self.assertIn("hold by p: suspicious", relay.ctl("queue").stdout)
-            self.assertIn('policy=p says="look here"', relay.log(500))
+            relay.logged('policy=p says="look here"')

@@ -141,7 +141,7 @@ class TheWayBack(Reports):
         self.assertIn(("NOTIFY=NEVER",), copy.recipient_parameters)
         relay.wait_empty()
         self.assertEqual(self.lost(relay), 1)
-        self.assertIn('trouble event="report lost"', relay.log(400))
+        relay.logged('trouble event="report lost"')
 
     def test_refused_for_good_the_postmaster_hears_and_then_nobody(self) -> None:
         relay = self.world(self.sink(refuse))
@@ -170,7 +170,7 @@ class TheWayBack(Reports):
         ident = relay.send(ANN, ["bob@example.com"])
         self.assertEqual(relay.settled(ident)["state"], "failed")
         relay.wait_empty()
-        self.assertIn("kind=failed", relay.log(400))
+        relay.logged("kind=failed")
         self.assertEqual((self.boss.arrived, self.lost(relay)), ([], 0))
 
 

@@ -181,4 +181,4 @@ class Rerouted(Scenario):
             relay.ctl("release", "--all")
             sink.wait(12, 60)
             relay.wait_empty()
-        self.assertIn("command=reroute", relay.log(400))
+        relay.logged("command=reroute")

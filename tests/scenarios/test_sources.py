@@ -123,14 +123,14 @@ class Sources(Scenario):
         self.assertRegex(status, rf"NO ADDRESS +source bulk: {address} is no address")
         (lost,) = self.status(relay)["lost_addresses"]
         self.assertEqual((lost["source"], lost["address"]), ("bulk", address))
-        self.assertIn("source address lost", relay.log(2000))
+        relay.logged("source address lost")
         time.sleep(1)
         self.assertEqual(self.sinks[sink].sessions, 0, "from nowhere else, either")
         self.address("add", address)
         self.assertEqual(self.seen(sink, 3), ("bulk.example", address))
         relay.wait_empty()
         wait_until(lambda: "NO ADDRESS" not in relay.ctl("status").stdout, "the end of it")
-        self.assertIn("source address is back", relay.log(2000))
+        relay.logged("source address is back")
 
     def test_a_host_of_both_families_is_reached_by_the_one_that_is_left(self) -> None:
         relay = self.relay()

@@ -129,7 +129,8 @@ class Clients(Scenario):
         )
         client.submit("b@example.org", ["a@example.com"], b"Subject: x\r\n\r\nhello\r\n")
         self.assert_secure()
-        self.assertIn("Verified TLS connection established to 127.0.0.1", client.log())
+        verified = "Verified TLS connection established to 127.0.0.1"
+        wait_until(lambda: verified in client.log(), "its log has it")
 
     def test_a_renewed_certificate_shows_within_ten_seconds(self) -> None:
         def shown() -> str:

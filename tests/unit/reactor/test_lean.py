@@ -9,8 +9,10 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from twisted.internet.epollreactor import EPollReactor
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock
+from twisted.python import log
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -143,6 +145,58 @@ class Turns(SynchronousTestCase):
         self.run_until(lambda: len(done) == 4)
         self.assertEqual(done, ["timer", "first", "second", "asked for meanwhile"])
         self.assertEqual(len(self.flushLoggedErrors(ArithmeticError)), 1)
+
+    def test_no_memory_to_say_what_broke_makes_nothing_be_done_twice(self) -> None:
+        done: list[str] = []
+
+        def breaks() -> None:
+            done.append("breaks")
+            raise MemoryError
+
+        def silent() -> None:
+            raise MemoryError
+
+        self.patch(log, "err", silent)
+        self.reactor.call_soon(breaks)
+        self.reactor.call_soon(done.append, "next")
+        for _ in range(2):
+            self.reactor.runUntilCurrent()
+        self.assertEqual(done, ["breaks", "next"])
+
+    def test_no_memory_to_read_closes_a_connection_but_no_door_and_wakes_us_again(self) -> None:
+        breaking = [self.reactor.waker, self.port]
+        for each in breaking:
+
+            def breaks(each: Any = each, read: Any = each.doRead) -> None:  # noqa: ANN401
+                each.doRead = read
+                raise MemoryError
+
+            each.doRead = breaks
+        there: list[bool] = []
+
+        def look() -> bool:
+            there[:] = [each in self.reactor.getReaders() for each in breaking]
+            return True
+
+        self.reactor.wakeUp()
+        self.client(b"well")
+        self.run_until(lambda: self.factory.heard == b"well" and look())
+        self.assertEqual(there, [True, True])
+        self.assertEqual(len(self.flushLoggedErrors(MemoryError)), 2)
+
+    def test_no_memory_in_a_turn_does_not_end_the_loop(self) -> None:
+        turns: list[str] = []
+
+        def turn(reactor: Any) -> None:  # noqa: ANN401
+            turns.append("turn")
+            if len(turns) < 3:
+                raise (MemoryError, SystemError)[len(turns) - 1]
+            reactor._started = False
+
+        self.patch(EPollReactor, "mainLoop", turn)
+        self.reactor._started = True
+        self.reactor.mainLoop()
+        self.assertEqual(len(turns), 3)
 
     def test_what_is_to_be_done_soon_is_a_timer_of_another_reactor(self) -> None:
         done: list[str] = []
