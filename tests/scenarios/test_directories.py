@@ -363,7 +363,7 @@ class MariadbTest(DirectoryTest):
 
     def sql(self, text: str) -> None:
         subprocess.run(
-            ["mariadb", "--no-defaults", f"--socket={self.socket}", "-u", "root"],
+            ["mariadb", "--no-defaults", "--skip-ssl", f"--socket={self.socket}", "-u", "root"],
             input=text, text=True, check=True, capture_output=True,
         )  # fmt: skip
 

@@ -172,7 +172,7 @@ class Providers(Scenario):
         self.assertEqual(len(arrived), 60)
         self.assertLessEqual(max(map(arrived.count, arrived)), 2)
         self.assertLessEqual(max(busy), 3)
-        self.assertLessEqual(max(most), 4)  # one may not have read our QUIT yet
+        self.assertLessEqual(max(most), 6)  # they may not have read our QUIT yet
 
     def test_by_two_workers_likewise(self) -> None:
         one = self.sink("192.0.2.10")
