@@ -194,6 +194,7 @@ class SendingSite(Share):
             self._noted("opened"), self._opened_at
         ):
             self.blocked_until = at + BLOCK
+            self.probe_at = self._noted("asked") + PROBE  # also when those who know are gone
             self.weigh()
 
     @property
@@ -302,7 +303,7 @@ class SendingSite(Share):
         return {
             "limit": self.limit,
             "blocked_until": self.blocked_until,
-            "probe_at": self.probe_at,
+            "probe_at": self._asked() + PROBE if self.blocks else 0.0,
             "said": "" if self.trouble is None else str(self.trouble.reply),
             **self.learnt.kept(),
         }

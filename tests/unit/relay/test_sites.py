@@ -481,6 +481,9 @@ class BlockedWorkers(TestCase):
             world.mail("1.big", "direct,isp")
         one.sites.blocked("big", "", BLOCKED)
         self.assertEqual(self.asked(), 0)
+        mine, his = [site.kept() for world in self.worlds for site in world.sites.gated()]
+        # to the second: after a restart neither asks before the hour is up
+        self.assertAlmostEqual(his["probe_at"], mine["probe_at"], delta=1)
         one.wait(3700)
         other.wait(3700)
         other.courier.reply = lambda record: SAID
