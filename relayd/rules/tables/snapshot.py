@@ -12,9 +12,11 @@ import json
 import os
 import sqlite3
 import time
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 from relayd.rules.language.source import Problem, Source
 from relayd.rules.subject import NetIndex, Subject
@@ -28,6 +30,8 @@ from relayd.rules.tables.table import (
     Unknown,
 )
 from relayd.rules.tables.tablefile import read_table
+
+T = TypeVar("T")
 
 FOLDER = "tables"  # in the spool directory
 LOOK = 1.0  # seconds between two looks whether there is a newer one
@@ -111,49 +115,21 @@ class Entries:
         return row and MapEntry(row[0], tuple(row[1].split("\n")))
 
 
-class _Lines(Mapping[str, int]):
-    """Lines by key, as ListTable and MapTable look for them."""
-
-    def __init__(self, entries: Entries, key: Callable[[str], Iterable[str]]) -> None:
-        self._entries, self._key = entries, key
-
-    def get(self, key: str, default: object = None) -> int | None:  # type: ignore[override]
-        for each in self._key(key):
-            found = self._entries.get(each)
-            if found is not None:
-                return found.line
-        return None
-
-    def __getitem__(self, key: str) -> int:
-        line = self.get(key)
-        if line is None:
-            raise KeyError(key)
-        return line
-
-    def __contains__(self, key: object) -> bool:
-        return self.get(str(key)) is not None
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(())  # nobody walks through a directory
-
-    def __len__(self) -> int:
-        return self._entries.head.entries
-
-
-class _Targets(Mapping[str, MapEntry]):
-    """Entries of a map by key."""
+class _Looked(Mapping[str, T]):
+    """What is looked up by key, as ListTable and MapTable do; nobody walks through a directory."""
 
     def __init__(self, entries: Entries) -> None:
         self._entries = entries
 
-    def get(self, key: str, default: object = None) -> MapEntry | None:  # type: ignore[override]
-        return self._entries.get(key)
+    @abstractmethod
+    def get(self, key: str, default: object = None) -> T | None:  # type: ignore[override]
+        """None: it is not there."""
 
-    def __getitem__(self, key: str) -> MapEntry:
-        entry = self.get(key)
-        if entry is None:
+    def __getitem__(self, key: str) -> T:
+        found = self.get(key)
+        if found is None:
             raise KeyError(key)
-        return entry
+        return found
 
     def __contains__(self, key: object) -> bool:
         return self.get(str(key)) is not None
@@ -163,6 +139,28 @@ class _Targets(Mapping[str, MapEntry]):
 
     def __len__(self) -> int:
         return self._entries.head.entries
+
+
+class _Lines(_Looked[int]):
+    """Lines by key."""
+
+    def __init__(self, entries: Entries, key: Callable[[str], Iterable[str]]) -> None:
+        super().__init__(entries)
+        self._key = key
+
+    def get(self, key: str, default: object = None) -> int | None:  # type: ignore[override]
+        for each in self._key(key):
+            found = self._entries.get(each)
+            if found is not None:
+                return found.line
+        return None
+
+
+class _Targets(_Looked[MapEntry]):
+    """Entries of a map by key."""
+
+    def get(self, key: str, default: object = None) -> MapEntry | None:  # type: ignore[override]
+        return self._entries.get(key)
 
 
 class _Networks(NetIndex):
