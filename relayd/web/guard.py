@@ -1,0 +1,48 @@
+"""Whether a request can be meant: what a page of somebody else makes a browser send is not.
+
+Three things are looked at, each enough by itself in a browser of today: Sec-Fetch-Site and Origin
+here, and the token of our own forms (relayd.web.sessions). At a unix socket without a login there
+is a fourth: the name in Host. A stranger's name may lead to 127.0.0.1, where somebody's tunnel to
+the socket ends, and then his page were of the same origin as ours.
+"""
+
+from __future__ import annotations
+
+import re
+from http import HTTPStatus
+
+from relayd.web.exchange import HttpRequest, TurnedAwayError
+
+SAFE = ("GET", "HEAD")
+METHODS = (*SAFE, "POST")
+_OURS = ("same-origin", "none")  # none: typed, or a bookmark
+_LOCAL = ("localhost", "127.0.0.1", "[::1]")
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(?::[0-9]{1,5})?\Z")
+_PATH = re.compile(r"/(?:[A-Za-z0-9_-][A-Za-z0-9._-]*/?)*\Z")
+
+
+def check(asked: HttpRequest, hostname: str) -> None:
+    """Raises TurnedAwayError; `hostname` is our own."""
+    if asked.method not in METHODS:
+        allowed = ("Allow", ", ".join(METHODS))
+        raise TurnedAwayError(HTTPStatus.METHOD_NOT_ALLOWED, "no such method here", [allowed])
+    if not is_path(asked.path):
+        raise TurnedAwayError(HTTPStatus.NOT_FOUND, "there is no such page")
+    host = _HOST.match(asked.header("host"))
+    if host is None:
+        raise TurnedAwayError(HTTPStatus.BAD_REQUEST, "the request names no host")
+    if not asked.place.table and host[1].lower() not in (*_LOCAL, hostname.lower()):
+        raise TurnedAwayError(
+            HTTPStatus.MISDIRECTED_REQUEST, f"here is localhost or {hostname}, and nobody else"
+        )
+    site, origin = asked.header("sec-fetch-site"), asked.header("origin")
+    if asked.method not in SAFE:
+        if (site and site not in _OURS) or (origin and origin != f"{asked.scheme}://{host[0]}"):
+            raise TurnedAwayError(HTTPStatus.FORBIDDEN, "that came from a page that is not ours")
+    elif site and site not in _OURS and asked.header("sec-fetch-mode") != "navigate":
+        raise TurnedAwayError(HTTPStatus.FORBIDDEN, "this is not for other pages to have")
+
+
+def is_path(text: str) -> bool:
+    """Whether this can be a path of ours: nothing to decode, no dots that lead upwards."""
+    return _PATH.match(text) is not None
