@@ -16,7 +16,7 @@ from relayd.login.apitokens import ApiToken
 from relayd.login.guesses import Guesses
 from relayd.ops.commands import Operations
 from relayd.web.catalogue import API, find_call, from_query, request_of
-from relayd.web.exchange import JSON, HttpAnswer, HttpRequest, TurnedAwayError, document
+from relayd.web.exchange import JSON, TurnedAwayError, WebAnswer, WebRequest, document
 from relayd.web.openapi import described
 from relayd.web.operations import carried_out
 
@@ -37,19 +37,12 @@ class Api:
         self._find_token = find_token
         self._guesses = guesses
 
-    async def answer(self, asked: HttpRequest) -> HttpAnswer:
-        """The answer; what goes wrong is a document, too."""
-        try:
-            return await self._answer(asked)
-        except TurnedAwayError as error:
-            refused = document({"error": str(error)}, error.status)
-            return HttpAnswer(refused.status, refused.kind, refused.body, error.fields)
-
-    async def _answer(self, asked: HttpRequest) -> HttpAnswer:
+    async def answer(self, asked: WebRequest) -> WebAnswer:
+        """The answer; raises TurnedAwayError."""
         token = self._token(asked)
         path = asked.path.removeprefix(API)
         if path == DESCRIPTION and asked.method != "POST":
-            return HttpAnswer(HTTPStatus.OK, JSON, _description())
+            return WebAnswer(HTTPStatus.OK, JSON, _description())
         call, said = find_call(asked.method, path)
         if token.role < call.role:
             why = f"{call.path} is for {call.role}; the token {token.name} is {token.role}'s"
@@ -59,7 +52,7 @@ class Api:
         who = f"token:{token.name}"
         return document(await carried_out(self._commands, call, request, who))
 
-    def _token(self, asked: HttpRequest) -> ApiToken:
+    def _token(self, asked: WebRequest) -> ApiToken:
         scheme, _, shown = asked.header("authorization").partition(" ")
         if not shown or scheme.lower() != "bearer":
             raise TurnedAwayError(HTTPStatus.UNAUTHORIZED, "show a token", _CHALLENGE)
@@ -74,7 +67,13 @@ class Api:
         raise TurnedAwayError(HTTPStatus.UNAUTHORIZED, "no such token", _CHALLENGE)
 
 
-def _body(asked: HttpRequest) -> dict[str, object]:
+def told(error: TurnedAwayError) -> WebAnswer:
+    """What goes wrong is a document, too."""
+    refused = document({"error": str(error)}, error.status)
+    return WebAnswer(refused.status, refused.kind, refused.body, error.fields)
+
+
+def _body(asked: WebRequest) -> dict[str, object]:
     if asked.header("content-type").partition(";")[0].strip().lower() != JSON:
         raise TurnedAwayError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"expected {JSON}")
     try:

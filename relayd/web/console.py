@@ -12,10 +12,10 @@ from relayd.login.users import Seat
 from relayd.mail.ident import parse_ident
 from relayd.ops.commands import Operations
 from relayd.web import guard, pages
-from relayd.web.api import Api
+from relayd.web.api import Api, told
 from relayd.web.catalogue import API, find_call
 from relayd.web.entrance import Credentials, Entrance
-from relayd.web.exchange import HTML, HttpAnswer, HttpRequest, TurnedAwayError, redirect
+from relayd.web.exchange import HTML, TurnedAwayError, WebAnswer, WebRequest, redirect
 from relayd.web.markup import link
 from relayd.web.operations import carried_out
 from relayd.web.sessions import COOKIE, Person, Sessions, cookie_field, new_ticket
@@ -50,7 +50,7 @@ class Console:
         self._clock = clock
         self._sessions = Sessions(monotonic)
 
-    async def answer(self, asked: HttpRequest) -> HttpAnswer:
+    async def answer(self, asked: WebRequest) -> WebAnswer:
         """The answer to a request, whatever it is."""
         try:
             guard.check(asked, self._hostname)
@@ -58,12 +58,14 @@ class Console:
                 return await self._api.answer(asked)
             return await self._page(asked)
         except TurnedAwayError as error:
+            if asked.path.startswith(f"{API}/"):
+                return told(error)
             body = pages.refused(error.status, str(error))
-            return HttpAnswer(error.status, HTML, body, error.fields)
+            return WebAnswer(error.status, HTML, body, error.fields)
 
-    async def _page(self, asked: HttpRequest) -> HttpAnswer:
+    async def _page(self, asked: WebRequest) -> WebAnswer:
         if asked.path == pages.STYLE_PATH:
-            return HttpAnswer(HTTPStatus.OK, "text/css; charset=utf-8", pages.STYLE, (_FOR_GOOD,))
+            return WebAnswer(HTTPStatus.OK, "text/css; charset=utf-8", pages.STYLE, (_FOR_GOOD,))
         post = asked.method == "POST"
         if asked.path == "/login" and asked.place.table:
             return await self._log_in(asked) if post else self._login_form(asked)
@@ -86,7 +88,7 @@ class Console:
 
     # who it is
 
-    def _person(self, asked: HttpRequest) -> Person | None:
+    def _person(self, asked: WebRequest) -> Person | None:
         """Who asks; None: nobody has logged in. What he may do is looked up each time."""
         table = asked.place.table
         if not table:  # whoever may open the socket is the administrator
@@ -100,13 +102,13 @@ class Console:
         return Person(f"console:{login}", seat.role, cookie)
 
     def _login_form(
-        self, asked: HttpRequest, why: str = "", status: int = HTTPStatus.OK
-    ) -> HttpAnswer:
+        self, asked: WebRequest, why: str = "", status: int = HTTPStatus.OK
+    ) -> WebAnswer:
         ticket = new_ticket()
         body = pages.login(self._sessions.form_token(ticket), why)
-        return HttpAnswer(status, HTML, body, (cookie_field(ticket),))
+        return WebAnswer(status, HTML, body, (cookie_field(ticket),))
 
-    async def _log_in(self, asked: HttpRequest) -> HttpAnswer:
+    async def _log_in(self, asked: WebRequest) -> WebAnswer:
         form, before = asked.form(), asked.cookie(COOKIE)
         if not before or not self._sessions.fits(form.get("token", ""), before):
             raise TurnedAwayError(HTTPStatus.FORBIDDEN, _TOO_OLD)
@@ -122,12 +124,12 @@ class Console:
 
     # what is shown
 
-    async def _shown(self, asked: HttpRequest, person: Person) -> HttpAnswer:
+    async def _shown(self, asked: WebRequest, person: Person) -> WebAnswer:
         fields = asked.fields()
         token = self._sessions.form_token(person.ticket)
         logs_in = bool(asked.place.table)
         view = pages.PageView(person, self._clock(), asked.path, fields, token, logs_in)
-        return HttpAnswer(HTTPStatus.OK, HTML, await self._screen(view))
+        return WebAnswer(HTTPStatus.OK, HTML, await self._screen(view))
 
     async def _screen(self, view: pages.PageView) -> bytes:
         fields, path = view.fields, view.path
@@ -165,7 +167,7 @@ class Console:
 
     # what is done
 
-    async def _act(self, asked: HttpRequest, person: Person, form: Mapping[str, str]) -> HttpAnswer:
+    async def _act(self, asked: WebRequest, person: Person, form: Mapping[str, str]) -> WebAnswer:
         command, back = form.get("command", ""), _back(form.get("back", "/queue"))
         if command not in (*pages.ACTIONS, "reload"):
             raise TurnedAwayError(HTTPStatus.BAD_REQUEST, "there is no such action")
@@ -183,7 +185,7 @@ class Console:
                 logs_in = bool(asked.place.table)
                 view = pages.PageView(person, self._clock(), asked.path, {}, token, logs_in)
                 body = pages.confirm(view, command, idents, back)
-                return HttpAnswer(HTTPStatus.OK, HTML, body)
+                return WebAnswer(HTTPStatus.OK, HTML, body)
             request |= {"ids": idents, "note": "at the console" if command == "remove" else ""}
         answer = await carried_out(self._commands, call, request, person.name)
         if answer.get("complaint"):

@@ -26,7 +26,7 @@ class TurnedAwayError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class HttpRequest:
+class WebRequest:
     """A request. Names of header fields are in lower case."""
 
     method: str
@@ -84,7 +84,7 @@ def _fields(text: str) -> dict[str, str]:
 
 
 @dataclass(frozen=True, slots=True)
-class HttpAnswer:
+class WebAnswer:
     """What is sent back."""
 
     status: int
@@ -93,11 +93,11 @@ class HttpAnswer:
     fields: tuple[tuple[str, str], ...] = ()
 
 
-def document(found: object, status: int = HTTPStatus.OK) -> HttpAnswer:
+def document(found: object, status: int = HTTPStatus.OK) -> WebAnswer:
     """An answer in JSON."""
-    return HttpAnswer(status, JSON, json.dumps(found).encode() + b"\n")
+    return WebAnswer(status, JSON, json.dumps(found).encode() + b"\n")
 
 
-def redirect(to: str, *fields: tuple[str, str]) -> HttpAnswer:
+def redirect(to: str, *fields: tuple[str, str]) -> WebAnswer:
     """The browser is to GET another page of ours (RFC 9110 section 15.4.4)."""
-    return HttpAnswer(HTTPStatus.SEE_OTHER, HTML, b"", (("Location", to), *fields))
+    return WebAnswer(HTTPStatus.SEE_OTHER, HTML, b"", (("Location", to), *fields))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from http import HTTPStatus
 
-from relayd.web.exchange import HttpRequest, TurnedAwayError
+from relayd.web.exchange import TurnedAwayError, WebRequest
 
 SAFE = ("GET", "HEAD")
 METHODS = (*SAFE, "POST")
@@ -21,7 +21,7 @@ _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(?::[0-9]{1,5})?\Z")
 _PATH = re.compile(r"/(?:[A-Za-z0-9_-][A-Za-z0-9._-]*/?)*\Z")
 
 
-def check(asked: HttpRequest, hostname: str) -> None:
+def check(asked: WebRequest, hostname: str) -> None:
     """Raises TurnedAwayError; `hostname` is our own."""
     if asked.method not in METHODS:
         allowed = ("Allow", ", ".join(METHODS))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -85,8 +86,9 @@ def bare(title: str, *parts: object) -> bytes:
 
 def refused(status: int, why: str) -> bytes:
     """Why there is no page, or why nothing was done."""
-    title = "Not found" if status == 404 else "Not done"
-    return bare(title, element("p", why, class_="bad"), element("p", element("a", "Now", href="/")))
+    title = "Not found" if status == HTTPStatus.NOT_FOUND else "Not done"
+    said = element("pre", why, tabindex="0") if "\n" in why else element("p", why, class_="bad")
+    return bare(title, said, element("p", element("a", "Now", href="/")))
 
 
 def login(token: str, why: str = "") -> bytes:

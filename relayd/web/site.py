@@ -26,7 +26,7 @@ from relayd.intake.limits import client_key
 from relayd.mail.log import MailLog
 from relayd.reactor.coroutine import log_bug, spawn
 from relayd.tls.server import ServerTls
-from relayd.web.exchange import HttpAnswer, HttpRequest, document
+from relayd.web.exchange import WebAnswer, WebRequest, document
 
 MAX_BODY = 1 << 20  # octets of a request's body: a header section to be explained is in it
 REQUEST_TIME = 15.0  # seconds until a request is there as a whole, from the end of the one before
@@ -49,7 +49,7 @@ STRICT = (
     ("Cache-Control", "no-store"),
 )
 
-Answers = Callable[[HttpRequest], Awaitable[HttpAnswer]]
+Answers = Callable[[WebRequest], Awaitable[WebAnswer]]
 
 
 class _Request(http.Request):
@@ -93,13 +93,13 @@ class _Request(http.Request):
     async def _find_answer(self) -> None:
         self._send(await self.channel.factory.answers(self._asked()))
 
-    def _asked(self) -> HttpRequest:
+    def _asked(self) -> WebRequest:
         path, _, query = self.uri.decode("latin-1").partition("?")
         factory: SiteFactory = self.channel.factory
         address, user = _peer(self.channel.transport, factory.place)
         body: Any = self.content
         body.seek(0)
-        return HttpRequest(
+        return WebRequest(
             method=self.method.decode("latin-1"),
             path=path,
             place=factory.place,
@@ -114,7 +114,7 @@ class _Request(http.Request):
             body=body.read(),
         )
 
-    def _send(self, answer: HttpAnswer) -> None:
+    def _send(self, answer: WebAnswer) -> None:
         if self.gone:
             return
         self.setResponseCode(answer.status)
@@ -253,7 +253,7 @@ def _client(address: IAddress | None) -> str:
     return client_key(host) if host else ""
 
 
-def _fields(answer: HttpAnswer) -> Sequence[tuple[str, str]]:
+def _fields(answer: WebAnswer) -> Sequence[tuple[str, str]]:
     own = {name.lower() for name, _ in answer.fields}
     return [
         ("Date", time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime())),
