@@ -65,6 +65,14 @@ def _attribute(name: str, value: str | bool) -> str:
     return f' {name}="{escape(safe(value))}"'
 
 
+def preformatted(text: str) -> Markup:
+    """Lines that stand as they were written, such as a complaint with its caret."""
+    made = element("pre", tabindex="0")
+    lines = "\n".join(_html(line) for line in text.split("\n"))
+    made._text = made._text.replace("></pre>", f">{lines}</pre>")
+    return made
+
+
 def link(path: str, **fields: str) -> str:
     """The address of a page of ours; fields that are empty are left out."""
     said = urlencode({name: value for name, value in fields.items() if value})

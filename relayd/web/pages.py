@@ -11,7 +11,7 @@ from typing import Any
 
 from relayd.login.roles import Role
 from relayd.ops.text import coarse, moment, octets
-from relayd.web.markup import Markup, element, link, page, pairs, table
+from relayd.web.markup import Markup, element, link, page, pairs, preformatted, table
 from relayd.web.sessions import Person
 
 STYLE = (Path(__file__).parent / "style.css").read_bytes()
@@ -87,8 +87,7 @@ def bare(title: str, *parts: object) -> bytes:
 def refused(status: int, why: str) -> bytes:
     """Why there is no page, or why nothing was done."""
     title = "Not found" if status == HTTPStatus.NOT_FOUND else "Not done"
-    said = element("pre", why, tabindex="0") if "\n" in why else element("p", why, class_="bad")
-    return bare(title, said, element("p", element("a", "Now", href="/")))
+    return bare(title, preformatted(why), element("p", element("a", "Now", href="/")))
 
 
 def login(token: str, why: str = "") -> bytes:
@@ -408,7 +407,7 @@ def health(view: PageView, status: Document, said: Document) -> bytes:
             )
         ),
         element("h2", "Refused on disk") if refused_ else None,
-        element("pre", refused_["why"], tabindex="0") if refused_ else None,
+        preformatted(refused_["why"]) if refused_ else None,
         reload,
         element("ul", [element("li", each) for each in status["warnings"]])
         if status.get("warnings") else None,

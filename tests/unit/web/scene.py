@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -10,11 +11,12 @@ from urllib.parse import urlencode
 from twisted.internet import reactor as the_reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import UNIXClientEndpoint, connectProtocol
+from twisted.internet.interfaces import IConsumer, IListeningPort
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from twisted.web.client import Agent, HTTPConnectionPool, readBody
 from twisted.web.http_headers import Headers
-from twisted.web.iweb import IAgentEndpointFactory
+from twisted.web.iweb import IAgentEndpointFactory, IBodyProducer
 from zope.interface import implementer
 
 from relayd.config.values import ConsolePlace, MetricsPlace
@@ -53,7 +55,7 @@ class _Socket:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def endpointForURI(self, uri: object) -> Any:
+    def endpointForURI(self, uri: object) -> UNIXClientEndpoint:
         return UNIXClientEndpoint(reactor, str(self._path))
 
 
@@ -63,6 +65,10 @@ class Raw(Protocol):
     def __init__(self) -> None:
         self.heard = b""
         self.ended: Deferred[bytes] = Deferred()
+
+    def say(self, octets: bytes) -> None:
+        if self.transport is not None:
+            self.transport.write(octets)
 
     def dataReceived(self, data: bytes) -> None:
         self.heard += data
@@ -145,12 +151,13 @@ class Browser:
         return await self.ask("/login", form)
 
 
+@implementer(IBodyProducer)
 class _Body:
     def __init__(self, body: bytes) -> None:
         self.length = len(body)
         self._body = body
 
-    def startProducing(self, consumer: Any) -> Deferred[None]:
+    def startProducing(self, consumer: IConsumer) -> Deferred[None]:
         consumer.write(self._body)
         done: Deferred[None] = Deferred()
         done.callback(None)
@@ -181,8 +188,8 @@ class Scene(Fixture):
         self.guesses = Guesses(lambda: self.moment)
         self.seats = dict(PEOPLE)
 
-        async def at_once(slow: Any) -> bool:
-            return bool(slow())
+        async def at_once(slow: Callable[[], bool]) -> bool:
+            return slow()
 
         entrance = Entrance(
             FileAccounts(lambda: USERS, at_once), lambda: self.seats, self.guesses,
@@ -202,7 +209,7 @@ class Scene(Fixture):
             port = self._open(name, table)
             self.addCleanup(port.stopListening)
 
-    def _open(self, name: str, table: str) -> Any:
+    def _open(self, name: str, table: str) -> IListeningPort:
         path = self.folder / name
         place = ConsolePlace(MetricsPlace(path=path), table)
         self.sites[name] = SiteFactory(self.clock, place, self.console.answer, self.journal)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import stat
 from typing import Any
 
@@ -27,10 +26,10 @@ class ApiTests(Scene, TestCase):
         octets = None if body is None else json.dumps(body).encode()
         return await self.browser().ask(
             f"{API}{path}", body=octets, kind="application/json",
-            **{"authorization": f"Bearer {getattr(self, role)}", **fields},
+            authorization=fields.get("authorization", f"Bearer {getattr(self, role)}"),
         )  # fmt: skip
 
-    async def document(self, path: str, body: object = None, role: str = "admin") -> Any:
+    async def document(self, path: str, body: object = None, role: str = "admin") -> Any:  # noqa: ANN401 - JSON
         heard = await self.call(path, body, role)
         self.assertEqual(heard.status, 200, heard.text)
         self.assertEqual(heard.field("content-type"), "application/json")
@@ -117,7 +116,7 @@ class TokenTests(Scene, TestCase):
         text = path.read_text()
         self.assertNotIn(token, text)
         self.assertNotIn(token.removeprefix(apitokens.PREFIX), text)
-        self.assertEqual(stat.S_IMODE(os.stat(path).st_mode), 0o600)
+        self.assertEqual(stat.S_IMODE(path.stat().st_mode), 0o600)
         again = TokensDesk(path, self.journal)
         again.read()
         found = again.find(token)

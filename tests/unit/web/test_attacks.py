@@ -10,6 +10,7 @@ from twisted.internet.defer import Deferred
 from relayd.login.guesses import PER_ADDRESS
 from relayd.mail.ident import ident_text
 from relayd.mail.message import RecipientState
+from relayd.web.exchange import WebAnswer
 from relayd.web.sessions import COOKIE, IDLE, LONGEST
 from relayd.web.site import ANSWER_TIME, MAX_BODY, MOST, REQUEST_TIME
 from tests.support import TestCase
@@ -36,7 +37,7 @@ class Attacks(Scene, TestCase):
 
         return ident_text(message.ident), state
 
-    async def held_by(self, browser: Browser, ident: str, **fields: Any) -> int:
+    async def held_by(self, browser: Browser, ident: str, **fields: Any) -> int:  # noqa: ANN401
         form = {"token": browser.token, "command": "hold", f"id.{ident}": "yes", "back": "/queue"}
         return (await browser.ask("/act", form, **fields)).status
 
@@ -160,13 +161,11 @@ class Attacks(Scene, TestCase):
             ("localhost:8080", 200), ("[::1]:8080", 200), ("GW.example.com", 200),
         ):  # fmt: skip
             raw = await self.raw()
-            raw.transport.write(
-                f"GET /queue HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode()
-            )  # type: ignore[union-attr]
+            raw.say(f"GET /queue HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
             heard = await raw.ended
             self.assertIn(f" {status} ".encode(), heard[:20], host)
         raw = await self.raw()
-        raw.transport.write(b"GET / HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n"  # type: ignore[union-attr]
+        raw.say(b"GET / HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n"
                             b"Connection: close\r\n\r\n")  # fmt: skip
         self.assertIn(b" 400 ", (await raw.ended)[:20])
         self.assertEqual((await browser.ask("/queue")).status, 200)
@@ -308,9 +307,7 @@ class Attacks(Scene, TestCase):
             "/api/1/messages/..", "/api/1/", "/api/1", "/api/2/status", "*", "queue", "/QUEUE",
         ):  # fmt: skip
             raw = await self.raw()
-            raw.transport.write(
-                f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode()
-            )  # type: ignore[union-attr]
+            raw.say(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
             heard = await raw.ended
             status = heard.split(b" ")[1]
             self.assertIn(status, (b"404", b"400", b"401"), f"{path}: {heard[:40]!r}")
@@ -338,7 +335,7 @@ class Attacks(Scene, TestCase):
             (b"".join(b"X%d: y\r\n" % number for number in range(600)) + b"\r\n", b"400"),
         ):
             raw = await self.raw()
-            raw.transport.write(head + rest)  # type: ignore[union-attr]
+            raw.say(head + rest)
             heard = await raw.ended
             self.assertEqual(b"".join(heard.split(b" ")[1:2]), status, rest[:40])
         browser = self.browser("admin")
@@ -349,29 +346,26 @@ class Attacks(Scene, TestCase):
     async def test_requests_that_are_too_slow(self) -> None:
         """An octet now and then does not help: the whole has its time."""
         slow = [await self.raw() for _ in range(2)]
-        slow[0].transport.write(b"GET / HTTP/1.1\r\n")  # type: ignore[union-attr]
-        slow[1].transport.write(
-            b"POST /act HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n"
-        )  # type: ignore[union-attr]
+        slow[0].say(b"GET / HTTP/1.1\r\n")
+        slow[1].say(b"POST /act HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n")
         await later()
         for _ in range(3):
             self.clock.advance(REQUEST_TIME / 3)
             for each in slow:
-                if each.transport is not None:
-                    each.transport.write(b"x")
+                each.say(b"x")
             await later()
         for each in slow:
             self.assertEqual(await each.ended, b"")
 
     async def test_who_does_not_hear_the_answer_is_not_waited_for(self) -> None:
-        never: Deferred[Any] = Deferred()
+        never: Deferred[WebAnswer] = Deferred()
 
-        async def answers(asked: object) -> Any:
+        async def answers(asked: object) -> WebAnswer:
             return await never
 
         self.sites["admin"].answers = answers
         raw = await self.raw()
-        raw.transport.write(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")  # type: ignore[union-attr]
+        raw.say(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
         await later(0.05)
         self.clock.advance(ANSWER_TIME)
         self.assertEqual(await raw.ended, b"")

@@ -17,11 +17,13 @@ from tests.unit.web.scene import Scene
 _FRAGMENTS = (
     "<script>alert(1)</script>", "<img src=x onerror=alert(1)>", '"><svg onload=alert(1)>',
     "' onmouseover='alert(1)", "javascript:alert(1)", "</td></table><h1>gone</h1>", "<!--", "-->",
-    "]]>", "<![CDATA[", "<?php", "&lt;script&gt;", "&#60;b&#62;", "&", "&amp;amp;", "\0", "\x1b[31m",
+    "]]>", "<![CDATA[", "<?php", "&lt;script&gt;", "&#60;b&#62;", "&", "&amp;amp;", "\0",
+    "\x1b[31m",
     "\u202egpj.exe", "\u2066\u2069", "\ufeff", "\u2028", "\ud7ff", "\ufffe", "</title><script>",
     "</style><b>", "</textarea><b>", "<base href=//evil.example>", "<meta http-equiv=refresh>",
     "<form action=//evil.example>", "<iframe srcdoc='<b>'>", "<a href=data:text/html,x>", "{{7*7}}",
-    "${7*7}", "<%= 1 %>", "\r\nSet-Cookie: a=b", "%0d%0aX: y", "<a\tb>", "<\x00script>", "`", "=1+1",
+    "${7*7}", "<%= 1 %>", "\r\nSet-Cookie: a=b", "%0d%0aX: y", "<a\tb>", "<\x00script>", "`",
+    "=1+1",
 )  # fmt: skip
 
 
@@ -32,44 +34,11 @@ def hostile() -> list[str]:
     return found[:200]
 
 
-ALLOWED = set(
-    [
-        "html",
-        "head",
-        "meta",
-        "title",
-        "link",
-        "body",
-        "header",
-        "nav",
-        "ul",
-        "li",
-        "a",
-        "main",
-        "h1",
-        "h2",
-        "p",
-        "dl",
-        "dt",
-        "dd",
-        "div",
-        "table",
-        "caption",
-        "thead",
-        "tbody",
-        "tr",
-        "th",
-        "td",
-        "form",
-        "input",
-        "select",
-        "option",
-        "label",
-        "button",
-        "span",
-        "pre",
-    ]
-)
+ALLOWED = {
+    *("html", "head", "meta", "title", "link", "body", "header", "nav", "ul", "li", "a", "main"),
+    *("h1", "h2", "p", "dl", "dt", "dd", "div", "table", "caption", "thead", "tbody", "tr", "th"),
+    *("td", "form", "input", "select", "option", "label", "button", "span", "pre"),
+}
 
 
 class Reader(HTMLParser):
@@ -161,7 +130,10 @@ class HostileStrings(TestCase):
                 with self.subTest(screen=name, evil=evil):
                     reader = read(html)
                     self.assertEqual([tag for tag, _ in reader.tags], plain[name])
-                    self.assertIn(shown(evil), reader.text)
+                    self.assertIn(
+                        shown(evil).replace("\\n", "\n") if name == "refused" else shown(evil),
+                        reader.text,
+                    )
                     for tag, attributes in reader.tags:
                         self.assertIn(tag, ALLOWED)
                         for key, value in attributes.items():
