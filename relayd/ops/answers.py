@@ -434,6 +434,16 @@ class DestinationAnswer(TypedDict):
     hosts: list[str]  # where that is, in words
 
 
+class CopyAnswer(TypedDict):
+    """Where a copy goes that a rule sends."""
+
+    mailbox: str
+    next_hop: str
+    reverse_path: str
+    signed_by: list[str]
+    hosts: list[str]
+
+
 class HeaderAnswer(TypedDict):
     """What becomes of a header section."""
 
@@ -449,6 +459,7 @@ class ExplainAnswer(TypedDict):
     trail: list[StepAnswer]
     facts: list[FactAnswer]
     destinations: list[DestinationAnswer]
+    copies: list[CopyAnswer]
     asks: NotRequired[list[StepAnswer]]  # filters that are asked
     header: NotRequired[HeaderAnswer]  # where the question had one
 

@@ -7,12 +7,23 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import urlencode
 
+from twisted.internet.defer import Deferred
+
+from relayd.config import embedded
+from relayd.directories.refresher import Refresher
+from relayd.intake.counting import Limits
 from relayd.mail.ident import ident_text
+from relayd.ops.documents import Request
+from relayd.ops.explain import decide
 from relayd.ops.limitsdesk import LimitsDesk
 from relayd.ops.suspending import SuspendingDesk
+from relayd.ops.tablesdesk import TablesDesk
 from relayd.relay.suspensions import Suspensions
+from relayd.service.app import about
+from relayd.service.configuration import Configuration
+from relayd.tls.dates import CertificateDates
 from tests.support import TestCase
-from tests.unit.web.scene import Browser, Scene
+from tests.unit.web.scene import Browser, Scene, reactor
 
 JSON = "application/json"
 KINDS = {"string": str, "number": (int, float), "integer": int, "boolean": bool, "array": list,
@@ -101,36 +112,29 @@ class Client:
 
 class GeneratedClient(Scene, TestCase):
     def setUp(self) -> None:
+        """The desks of a running relayd, over the embedded configuration."""
         super().setUp()
-        self.complete()
+        settings = embedded(self.folder)
 
-    def complete(self) -> None:
-        """What `status` tells of the process, whole, and the desks of a running relayd."""
-        refused = {"since": 1.0, "why": "x", "last_good": None}
-        self.commands._about = lambda: {
-            "version": "1", "pid": 1, "hostname": "h", "started": 1.0, "config": "c", "rules": "r",
-            "workers": 1, "restart": ["listen"], "in_force_since": 1.0, "refused": refused,
-            "warnings": [], "not_listening": [], "tables": [], "limits": [], "reports_kept": 0,
-            "certificates": [{"file": "f", "until": 0.0, "trouble": ""}],
-        }  # fmt: skip
+        def wall() -> float:
+            return 1e9
+
+        async def explain(request: Request) -> dict[str, Any]:
+            return decide(settings.ruleset, request)
+
+        configuration = Configuration(settings, Deferred, self.journal)
+        limits = LimitsDesk(Limits(self.folder, wall), lambda: settings, self.journal)
+        tables = Refresher(reactor, self.journal, wall)
+        self.commands._about = lambda: about(
+            configuration, 1.0, {}, CertificateDates(), limits, tables
+        )
+        self.commands._explain = explain
+        self.commands._limits = limits
+        self.commands._tables = TablesDesk(tables, self.journal)
         self.commands._suspending = SuspendingDesk(
-            Suspensions(self.folder, lambda: 1e9), list, lambda: ["exchange"], self.journal,
-            lambda: 1e9,
+            Suspensions(self.folder, self.journal, wall), list, lambda: ["exchange"], self.journal,
+            wall,
         )  # fmt: skip
-
-        class NoLimits(LimitsDesk):
-            def __init__(self) -> None:
-                pass
-
-        class Desk:
-            def __init__(self, answer: dict[str, Any]) -> None:
-                self._answer = answer
-
-            def answer(self, request: object, who: str) -> dict[str, Any]:
-                return self._answer
-
-        self.commands._limits = Desk({"limits": []})
-        self.commands._tables = Desk({"tables": []})
 
     async def test_a_client_made_of_the_description_drives_every_call(self) -> None:
         message, _ = await self.accept("bob@elsewhere.example")
@@ -141,7 +145,7 @@ class GeneratedClient(Scene, TestCase):
         said: dict[str, dict[str, object]] = {
             "messages_by_id": {"id": ident},
             "find": {"sender": "@sender.example", "limit": 10},
-            "queue": {"state": "queued", "older_than": 0, "limit": 10},
+            "queue": {"state": "held", "older_than": 0, "limit": 10},
             "explain": {"recipient": "x@y.example"},
             "suspend": {"destination": "exchange", "seconds": 60, "reason": "r"},
             "resume": {"all": True},
