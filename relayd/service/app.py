@@ -320,6 +320,7 @@ class Relayd(MultiService):
             dkim=self._dkim(),
             tables=self._refresher,
             tokens=self._tokens,
+            console=self._console,
             events=self._events,
         )
 
@@ -362,7 +363,13 @@ class Relayd(MultiService):
             supervisor.controls,
             about=lambda: {
                 **about(
-                    self._configuration, started, sockets.missing, dates, limits, self._refresher
+                    self._configuration,
+                    started,
+                    sockets.missing,
+                    dates,
+                    limits,
+                    self._refresher,
+                    self._console,
                 ),
                 **supervisor.figures(),
             },
@@ -595,6 +602,7 @@ def commands_of(
     tables: Refresher | None = None,
     backscatter: BackscatterDesk | None = None,
     tokens: TokensDesk | None = None,
+    console: ConsoleService | None = None,
     *,
     events: Events,
 ) -> OperatorCommands:
@@ -602,7 +610,9 @@ def commands_of(
     started, dates = time.time(), CertificateDates()
     return OperatorCommands(
         gateway.backends(),
-        about=lambda: about(configuration, started, gateway.missing, dates, limits, tables),
+        about=lambda: about(
+            configuration, started, gateway.missing, dates, limits, tables, console
+        ),
         explain=gateway.explain,
         check=configuration.check,
         reload=configuration.reload,
@@ -649,6 +659,7 @@ def about(
     dates: CertificateDates,
     limits: LimitsDesk | None,
     tables: Refresher | None = None,
+    console: ConsoleService | None = None,
 ) -> dict[str, object]:
     """What `relayctl status` tells of the process."""
     settings = configuration.settings
@@ -664,7 +675,10 @@ def about(
         "in_force_since": configuration.since,
         "refused": configuration.refused and asdict(configuration.refused),
         "warnings": [each.headline for each in settings.warnings],
-        "not_listening": [f"{address}: {why}" for address, why in missing.items()],
+        "not_listening": [
+            *(f"{address}: {why}" for address, why in missing.items()),
+            *(console.missing if console is not None else ()),
+        ],
         "tables": [] if tables is None else tables.figures(),
         "certificates": [
             {"file": str(each.file), "until": each.until, "trouble": each.trouble}

@@ -47,9 +47,10 @@ class ConsoleService:
         self._certificates = Certificates(reactor, log)
         self._entrances: dict[str, Entrance] = {}
         self._ports: list[IListeningPort] = []
+        self.missing: list[str] = []  # where we do not listen, and why
 
     def start(self, commands: Operations, guesses: Guesses) -> None:
-        """Listen; raises ControlError. `guesses` are counted with those over SMTP."""
+        """Listen. `guesses` are counted with those over SMTP."""
         settings = self._configuration.settings
         self._tokens.read()
         api = Api(commands, self._tokens.find, guesses)
@@ -68,20 +69,22 @@ class ConsoleService:
             self._certificates.start()
         for place in settings.console:
             site = SiteFactory(self._reactor, place, console.answer, self._log)
-            self._ports.append(self._listen(place, site))
+            self._listen(place, site)
 
-    def _listen(self, place: ConsolePlace, site: SiteFactory) -> IListeningPort:
+    def _listen(self, place: ConsolePlace, site: SiteFactory) -> None:
+        """Mail flows without it as well, so it is no reason not to start."""
         where = place.place
-        if where.path is not None:
-            return listen(self._reactor, where.path, site, mode=SOCKET_MODE)
-        secured = SecuredFactory(self._certificates.of(str(place)), site)
         try:
-            port: IListeningPort = self._reactor.listenTCP(
-                where.port, secured, interface=where.host
-            )
-        except CannotListenError as error:
-            raise ControlError(f"console: {error}") from error
-        return port
+            if where.path is not None:
+                port = listen(self._reactor, where.path, site, mode=SOCKET_MODE)
+            else:
+                secured = SecuredFactory(self._certificates.of(str(place)), site)
+                port = self._reactor.listenTCP(where.port, secured, interface=where.host)
+        except (ControlError, CannotListenError) as error:
+            self.missing.append(f"console {place}: {error}")
+            self._log.trouble("console not listening", place=str(place), why=str(error))
+        else:
+            self._ports.append(port)
 
     def _apply(self, settings: Settings) -> None:
         places = {str(each) for each in settings.console}
@@ -97,8 +100,7 @@ class ConsoleService:
 
     def stop(self) -> None:
         """Look at no certificate any more."""
-        if any(each.place.path is None for each in self._configuration.settings.console):
-            self._certificates.stop()
+        self._certificates.stop()
         self._accounts.close()
 
 

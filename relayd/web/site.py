@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from http import HTTPStatus
+from io import BytesIO
 from typing import Any
 
 from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime
@@ -56,12 +57,13 @@ class _Request(http.Request):
     """One request; what it means, the factory's `answers` says."""
 
     channel: Any
+    factory: SiteFactory
     turned_away = False
     gone = False
 
     def gotLength(self, length: int | None) -> None:
         """Nothing is read of what is too long, or says no length."""
-        super().gotLength(0 if length is None else min(length, MAX_BODY))  # type: ignore[no-untyped-call]
+        self.content = BytesIO()  # Twisted would take a file for what is not small
         if length is None:
             self._turn_away(HTTPStatus.LENGTH_REQUIRED)
         elif length > MAX_BODY:
@@ -83,6 +85,7 @@ class _Request(http.Request):
 
     def process(self) -> None:
         """Find the answer."""
+        self.factory = self.channel.factory
         spawn(self._find_answer(), self._broken)
 
     def connectionLost(self, reason: Failure) -> None:
@@ -91,21 +94,21 @@ class _Request(http.Request):
         super().connectionLost(reason)  # type: ignore[no-untyped-call]
 
     async def _find_answer(self) -> None:
-        self._send(await self.channel.factory.answers(self._asked()))
+        self._send(await self.factory.answers(self._asked()))
 
     def _asked(self) -> WebRequest:
         path, _, query = self.uri.decode("latin-1").partition("?")
-        factory: SiteFactory = self.channel.factory
-        address, user = _peer(self.channel.transport, factory.place)
+        place = self.factory.place
+        address, user = _peer(self.channel.transport, place)
         body: Any = self.content
         body.seek(0)
         return WebRequest(
             method=self.method.decode("latin-1"),
             path=path,
-            place=factory.place,
+            place=place,
             address=address,
             user=user,
-            secure=factory.place.place.path is None,
+            secure=place.place.path is None,
             query=query,
             headers={
                 name.decode("latin-1").lower(): [each.decode("latin-1") for each in values]
@@ -133,15 +136,9 @@ class _Request(http.Request):
         self.channel.loseConnection()
 
     def _broken(self, failure: Failure) -> None:
-        log_bug(self.channel.factory.log_ if self.channel else _Silent(), "bug in the console",
-                failure)  # fmt: skip
+        log_bug(self.factory.journal, "bug in the console", failure)
         if not self.startedWriting:
             self._send(document({"error": "a bug in relayd; its log tells more"}, 500))
-
-
-class _Silent:
-    def trouble(self, event: str, **facts: object) -> None:
-        """Nobody is left to be told."""
 
 
 class _Channel(http.HTTPChannel):
@@ -201,7 +198,7 @@ class SiteFactory(Factory):
         self.clock = clock
         self.place = place
         self.answers = answers
-        self.log_ = log
+        self.journal = log
         self._clients: Counter[str] = Counter()
 
     def full(self, address: IAddress | None) -> bool:
