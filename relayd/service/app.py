@@ -284,7 +284,7 @@ class Relayd(MultiService):
         self._console: ConsoleService | None = None
         self._tokens: TokensDesk | None = None
         if settings.console:
-            # only who has a console needs twisted.web, which takes its time to load
+            # only who has a console loads what makes its pages
             from relayd.service.console import ConsoleService
 
             self._tokens = TokensDesk(settings.spool / TOKENS, log)
