@@ -60,7 +60,7 @@ class Api:
         if token is not None:
             return token
         # counted with all other guesses of this address; a right token is never kept waiting
-        if self._guesses.begin(client_key(asked.address or "unix")) is None:
+        if self._guesses.begin(client_key(asked.client)) is None:
             raise TurnedAwayError(
                 HTTPStatus.TOO_MANY_REQUESTS, "too many wrong tokens", [("Retry-After", "60")]
             )

@@ -115,7 +115,7 @@ class Console:
         said = Credentials(form.get("name", ""), form.get("password", ""), form.get("code", ""))
         table = asked.place.table
         try:
-            name = await self._entrances(table).admit(said, asked.address, str(asked.place))
+            name = await self._entrances(table).admit(said, asked.client, str(asked.place))
         except TurnedAwayError as error:
             return self._login_form(asked, str(error), error.status)
         self._sessions.end(before)

@@ -57,7 +57,7 @@ class Entrance:
 
     async def admit(self, said: Credentials, address: str, listener: str) -> str:
         """The (folded) name of who has logged in; raises TurnedAwayError."""
-        client = Client(address or "unix", 0, listener, "", "HTTP")
+        client = Client(address, 0, listener, "", "HTTP")
         key = client_key(client.address)
         token = self._guesses.begin(key)
         if token is None:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
+from ipaddress import ip_address
 from urllib.parse import parse_qsl
 
 from relayd.config.values import ConsolePlace
@@ -47,9 +48,19 @@ class WebRequest:
         return found[0] if found else ""
 
     @property
-    def scheme(self) -> str:
-        """By which it came."""
-        return "https" if self.secure else "http"
+    def client(self) -> str:
+        """Whose guesses these are: an IP address, or "unix".
+
+        At a unix socket a proxy says it, the nearest one last; who can open the socket and says
+        something else may guess faster, but at one account no faster than all others.
+        """
+        if self.address:
+            return self.address
+        said = ",".join(self.headers.get("x-forwarded-for", ())).rpartition(",")[2].strip()
+        try:
+            return str(ip_address(said))
+        except ValueError:
+            return "unix"
 
     def fields(self) -> dict[str, str]:
         """What the query says; each name once."""

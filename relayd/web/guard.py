@@ -37,10 +37,16 @@ def check(asked: WebRequest, hostname: str) -> None:
         )
     site, origin = asked.header("sec-fetch-site"), asked.header("origin")
     if asked.method not in SAFE:
-        if (site and site not in _OURS) or (origin and origin != f"{asked.scheme}://{host[0]}"):
+        if (site and site not in _OURS) or (origin and origin not in _ours(asked, host)):
             raise TurnedAwayError(HTTPStatus.FORBIDDEN, "that came from a page that is not ours")
     elif site and site not in _OURS and asked.header("sec-fetch-mode") != "navigate":
         raise TurnedAwayError(HTTPStatus.FORBIDDEN, "this is not for other pages to have")
+
+
+def _ours(asked: WebRequest, host: re.Match[str]) -> tuple[str, ...]:
+    """The origins of our own pages: with TLS, be it a proxy's; without it where a tunnel ends."""
+    tunnel = not asked.secure and host[1].lower() in _LOCAL
+    return (f"https://{host[0]}", *((f"http://{host[0]}",) if tunnel else ()))
 
 
 def is_path(text: str) -> bool:

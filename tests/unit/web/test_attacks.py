@@ -64,7 +64,8 @@ class Attacks(Scene, TestCase):
             for fields in (
                 {"origin": "https://evil.example"},
                 {"origin": "null"},
-                {"origin": "https://localhost"},
+                {"origin": "http://gw.example.com"},
+                {"origin": "https://localhost.evil.example"},
                 {"origin": "http://localhost:8080"},
                 {"sec_fetch_site": "cross-site"},
                 {"sec_fetch_site": "same-site"},

@@ -146,3 +146,45 @@ class Places(Scene, TestCase):
             else:
                 with self.assertRaises(TurnedAwayError):
                     guard.check(request, "gw.example.com")
+
+    def test_our_own_origin_is_with_tls_or_where_a_tunnel_ends(self) -> None:
+        """A proxy in front of a socket ends TLS, and the browser says so."""
+        socket_, tcp = MetricsPlace(path=Path("/x")), MetricsPlace("127.0.0.1", 8443)
+        for place, secure, origin, right in (
+            (socket_, False, "https://console.example", True),
+            (socket_, False, "http://console.example", False),
+            (socket_, False, "http://localhost:8025", True),
+            (tcp, True, "https://console.example:8443", True),
+            (tcp, True, "http://console.example:8443", False),
+            (tcp, True, "http://localhost", False),
+        ):
+            host = origin.partition("//")[2]
+            request = WebRequest("POST", "/login", ConsolePlace(place, "people"), "", "uid=0",
+                                 secure, headers={"host": [host], "origin": [origin]})  # fmt: skip
+            with self.subTest(origin=origin, secure=secure):
+                if right:
+                    guard.check(request, "gw.example.com")
+                else:
+                    self.assertRaises(TurnedAwayError, guard.check, request, "gw.example.com")
+
+    async def test_guesses_through_a_proxy_are_counted_by_whose_they_are(self) -> None:
+        browser = self.browser()
+        page = await browser.ask("/login")
+        for number in range(PER_ADDRESS + 1):
+            form = {"token": page.token, "name": "ada", "password": str(number), "code": ""}
+            page = await browser.ask("/login", form, x_forwarded_for="9.9.9.9, 192.0.2.7")
+        self.assertEqual(page.status, 429)
+        self.assertEqual(self.journal.refusals[-1][0].address, "192.0.2.7")
+        form = {"token": page.token, "name": "ada", "password": PASSWORD, "code": ""}
+        heard = await browser.ask("/login", form, x_forwarded_for="192.0.2.7, 192.0.2.8")
+        self.assertEqual(heard.status, 303)
+
+    def test_at_a_tcp_place_nobody_says_whose_guesses_they_are(self) -> None:
+        place = ConsolePlace(MetricsPlace("127.0.0.1", 8443), "people")
+        said = {"x-forwarded-for": ["192.0.2.7"]}
+        request = WebRequest("GET", "/", place, "192.0.2.1", "", True, headers=said)
+        self.assertEqual(request.client, "192.0.2.1")
+        for text in ("nonsense", "", "192.0.2.7, x"):
+            said = {"x-forwarded-for": [text]}
+            request = WebRequest("GET", "/", place, "", "uid=0", headers=said)
+            self.assertEqual(request.client, "unix")
