@@ -142,6 +142,8 @@ class Console:
             return pages.queue(view, found["messages"], fields)
         if path == "/trace":
             return await self._trace(view)
+        if path == "/explain":
+            return await self._explain(view)
         if path == "/health":
             return pages.health(view, await self._ask(view, "/status"), fields)
         if path.startswith(_MESSAGE):
@@ -159,6 +161,20 @@ class Console:
         except TurnedAwayError as error:
             return pages.trace(view, None, str(error))
         return pages.trace(view, found["found"])
+
+    async def _explain(self, view: pages.PageView) -> bytes:
+        """A question, so GET: nothing changes by it."""
+        fields = view.fields
+        wanted = {name: each for name in pages.QUESTION_FIELDS if (each := fields.get(name, ""))}
+        if "recipient" not in wanted:
+            return pages.explain(view, None)
+        call, _ = find_call("POST", "/explain")
+        request: dict[str, object] = {**wanted, "command": call.command}
+        try:
+            answer = await carried_out(self._commands, call, request, view.person.name)
+        except TurnedAwayError as error:
+            return pages.explain(view, None, str(error))
+        return pages.explain(view, answer)
 
     async def _ask(self, view: pages.PageView, path: str, **fields: object) -> dict[str, Any]:
         call, said = find_call("GET", path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
@@ -17,7 +17,13 @@ from relayd.web.sessions import Person
 STYLE = (Path(__file__).parent / "style.css").read_bytes()
 STYLE_PATH = f"/style-{hashlib.sha256(STYLE).hexdigest()[:16]}.css"
 
-SCREENS = {"/": "Now", "/queue": "Queue", "/trace": "Trace", "/health": "Health"}
+SCREENS = {
+    "/": "Now",
+    "/queue": "Queue",
+    "/trace": "Trace",
+    "/explain": "Explain",
+    "/health": "Health",
+}
 ACTIONS = {
     "retry": "Retry now",
     "hold": "Hold",
@@ -248,7 +254,10 @@ _LABELS = {
     "message_id": "Message-ID",
     "envid": "ENVID",
     "client": "Client's address",
+    "from": "Client's address",
+    "helo": "HELO",
 }
+QUESTION_FIELDS = ("recipient", "sender", "from", "helo", "login", "listener")
 
 
 def _chosen(ident: str) -> Markup:
@@ -322,6 +331,61 @@ def trace(view: PageView, found: list[dict[str, Any]] | None, why: str = "") -> 
     return framed(view, "Trace", form, complaint, listing)
 
 
+def explain(view: PageView, answer: Document | None, why: str = "") -> bytes:
+    """What the rules would do with a recipient; None: nobody has asked yet."""
+    form = element(
+        "form",
+        [
+            _field(name, _LABELS.get(name, name.capitalize()), value=view.fields.get(name, ""))
+            for name in QUESTION_FIELDS
+        ],
+        element("button", "Explain"),
+        method="get", action="/explain", class_="filter", role="search",
+    )  # fmt: skip
+    complaint = element("p", why, class_="bad", role="alert") if why else None
+    if answer is None:
+        return framed(view, "Explain", form, complaint)
+    where = [*answer["destinations"], *answer["copies"]]
+    good = "good" if answer["verdict"] == "accept" else "bad"
+    return framed(
+        view,
+        "Explain",
+        form,
+        element("p", f"{answer['verdict']} {answer['reply']}", class_=good, role="status"),
+        table(
+            "Where it goes",
+            ("Mailbox", "Next hop", "Hosts", "Reverse-path", "Signed by"),
+            (
+                (
+                    f"<{each['mailbox']}>",
+                    each["next_hop"],
+                    ", ".join(each["hosts"]),
+                    f"<{each['reverse_path']}>",
+                    ", ".join(each["signed_by"]),
+                )
+                for each in where
+            ),
+            "Nowhere.",
+        ),
+        _steps("What the rules say", answer["trail"]),
+        table(
+            "What they look at",
+            ("Fact", "Value", "From"),
+            ((each["fact"], each["value"], each["source"]) for each in answer["facts"]),
+            "Nothing else.",
+        ),
+    )
+
+
+def _steps(caption: str, trail: Iterable[Document]) -> Markup:
+    return table(
+        caption,
+        ("Stage", "Place", "Rule", "Note"),
+        ((each["stage"], each["place"], each["rule"], each["note"]) for each in trail),
+        "Nothing is known of it.",
+    )
+
+
 def message(view: PageView, story: Document, said: Document) -> bytes:
     """The whole story of one."""
     client, received = story["client"], story["received_at"]
@@ -359,15 +423,7 @@ def message(view: PageView, story: Document, said: Document) -> bytes:
                 for each in story["recipients"]
             ),
         ),
-        table(
-            "What the rules said",
-            ("Stage", "Place", "Rule", "Note"),
-            (
-                (each["stage"], each["place"], each["rule"], each["note"])
-                for each in story.get("trail", ())
-            ),
-            "Nothing is known of it.",
-        ),
+        _steps("What the rules said", story.get("trail", ())),
         view.form(
             "/act",
             element("input", type="hidden", name=f"id.{story['id']}", value="yes"),

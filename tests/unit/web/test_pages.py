@@ -6,8 +6,11 @@ from collections.abc import Iterator
 from html.parser import HTMLParser
 from urllib.parse import quote
 
+from relayd.config import embedded
 from relayd.login.roles import Role
 from relayd.mail.ident import ident_text
+from relayd.ops.documents import Request
+from relayd.ops.explain import decide
 from relayd.web import pages
 from relayd.web.markup import Markup, element, link, pairs
 from relayd.web.sessions import Person
@@ -81,7 +84,11 @@ class HostileStrings(TestCase):
 
     def screens(self, evil: str) -> Iterator[tuple[str, bytes]]:
         """Every screen, with this wherever somebody else's words may stand."""
-        view = self.view(**dict.fromkeys((*pages.QUEUE_FIELDS, *pages.TRACE_FIELDS), evil))
+        view = self.view(
+            **dict.fromkeys(
+                (*pages.QUEUE_FIELDS, *pages.TRACE_FIELDS, *pages.QUESTION_FIELDS), evil
+            )
+        )
         waiting = {"messages": 1, "octets": 1, "queued": 1, "held": 0}
         lane = {"destination": evil, "standing": evil, "waiting": 1, "oldest": 1.0, "trouble": evil}
         status = {
@@ -118,6 +125,14 @@ class HostileStrings(TestCase):
         yield "trace", pages.trace(view, [found], evil)
         yield "message", pages.message(view, story, {"done": "hold", "count": evil})
         yield "health", pages.health(view, status, {"done": evil})
+        answer = {
+            "verdict": evil, "reply": evil, "trail": story["trail"],
+            "facts": [dict.fromkeys(("fact", "value", "source"), evil)],
+            "destinations": [{"mailbox": evil, "next_hop": evil, "hosts": [evil],
+                              "reverse_path": evil, "signed_by": [evil]}],
+            "copies": [],
+        }  # fmt: skip
+        yield "explain", pages.explain(view, answer, evil)
         yield "login", pages.login("t", evil)
         yield "refused", pages.refused(400, evil)
 
@@ -173,6 +188,12 @@ class Screens(Scene, TestCase):
         browser = self.browser("admin")
         about = {"version": "1", "hostname": "gw.example.com", "pid": 42}
         self.commands._about = lambda: about
+        ruleset = embedded(self.folder).ruleset
+
+        async def explain(request: Request) -> dict[str, object]:
+            return decide(ruleset, request)
+
+        self.commands._explain = explain
         for path, words in (
             ("/", ["1 messages", "exchange"]),
             ("/queue", [ident, "<bob@elsewhere.example>", "exchange"]),
@@ -184,6 +205,9 @@ class Screens(Scene, TestCase):
                 f"/message/{ident}",
                 ["rules.d/10-site.rules:14", "accept to <ours>", "client.example"],
             ),
+            ("/explain", ["Explain"]),
+            ("/explain?recipient=bob", ["bob"]),
+            ("/explain?recipient=bob@y.example&from=127.0.0.1", ["accept", "<bob@y.example>"]),
             ("/health", ["gw.example.com", "Can record"]),
         ):
             heard = await browser.ask(path)
