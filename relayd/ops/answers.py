@@ -434,7 +434,7 @@ class DestinationAnswer(TypedDict):
     hosts: list[str]  # where that is, in words
 
 
-class CopyAnswer(TypedDict):
+class SentCopyAnswer(TypedDict):
     """Where a copy goes that a rule sends."""
 
     mailbox: str
@@ -459,7 +459,7 @@ class ExplainAnswer(TypedDict):
     trail: list[StepAnswer]
     facts: list[FactAnswer]
     destinations: list[DestinationAnswer]
-    copies: list[CopyAnswer]
+    copies: list[SentCopyAnswer]
     asks: NotRequired[list[StepAnswer]]  # filters that are asked
     header: NotRequired[HeaderAnswer]  # where the question had one
 
