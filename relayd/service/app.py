@@ -273,7 +273,7 @@ class Relayd(MultiService):
         self._mover: Service
         self._supervisor: Supervisor | None = None
         self._metrics: Metrics | None = None
-        if settings.metrics:
+        if settings.metrics or settings.console:  # the console shows rates
             self._metrics = Metrics(
                 reactor,
                 self._configuration,
@@ -287,8 +287,11 @@ class Relayd(MultiService):
             # only who has a console loads what makes its pages
             from relayd.service.console import ConsoleService
 
+            assert self._metrics is not None
             self._tokens = TokensDesk(settings.spool / TOKENS, log)
-            self._console = ConsoleService(reactor, self._configuration, log, self._tokens)
+            self._console = ConsoleService(
+                reactor, self._configuration, log, self._tokens, self._metrics.sums
+            )
         self._kept = (
             LastGoodFile(settings.spool, settings.path.absolute()) if settings.path else None
         )

@@ -28,6 +28,7 @@ from relayd.tls.renewal import Certificates
 from relayd.web.api import Api
 from relayd.web.console import Console
 from relayd.web.entrance import Entrance
+from relayd.web.live import Sums
 from relayd.web.site import SecuredFactory, SiteFactory
 
 SOCKET_MODE = 0o660
@@ -37,12 +38,19 @@ class ConsoleService:
     """The ports, and what answers at them."""
 
     def __init__(
-        self, reactor: Reactor, configuration: Configuration, log: MailLog, tokens: TokensDesk
+        self,
+        reactor: Reactor,
+        configuration: Configuration,
+        log: MailLog,
+        tokens: TokensDesk,
+        sums: Sums = dict,
     ) -> None:
+        """`sums`: what has been counted, for rates."""
         self._reactor = reactor
         self._configuration = configuration
         self._log = log
         self._tokens = tokens
+        self._sums = sums
         self._accounts = AccountTables(reactor, lambda: configuration.settings.ruleset.tables)
         self._certificates = Certificates(reactor, log)
         self._entrances: dict[str, Entrance] = {}
@@ -62,7 +70,7 @@ class ConsoleService:
                 )
             return self._entrances[table]
 
-        console = Console(commands, api, settings.hostname, entrance, self._seats)
+        console = Console(commands, api, settings.hostname, entrance, self._seats, sums=self._sums)
         if any(each.place.path is None for each in settings.console):
             self._apply(settings)
             self._configuration.on_change(self._apply)

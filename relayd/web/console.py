@@ -11,13 +11,16 @@ from relayd.login.roles import Role
 from relayd.login.users import Seat
 from relayd.mail.ident import parse_ident
 from relayd.ops.commands import Operations
-from relayd.web import guard, pages
+from relayd.ops.documents import RequestError
+from relayd.web import assets, guard, pages
 from relayd.web.api import Api, told
 from relayd.web.catalogue import API, find_call
 from relayd.web.entrance import Credentials, Entrance
 from relayd.web.exchange import HTML, TurnedAwayError, WebAnswer, WebRequest, redirect
-from relayd.web.markup import link
+from relayd.web.live import Rates, Shared, Sums
+from relayd.web.markup import Markup, link
 from relayd.web.operations import carried_out
+from relayd.web.parts import Beginning, Parts, missing, parts_of
 from relayd.web.sessions import COOKIE, Person, Sessions, cookie_field, new_ticket
 
 _MESSAGE = "/message/"
@@ -40,15 +43,19 @@ class Console:
         seats: Seats,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
+        sums: Sums = dict,
     ) -> None:
-        """`entrances` and `seats` are by the name of a table of users."""
+        """`entrances` and `seats` are by the name of a table of users; `sums`: what is counted."""
         self._commands = commands
         self._api = api
         self._hostname = hostname
         self._entrances = entrances
         self._seats = seats
         self._clock = clock
+        self._monotonic = monotonic
         self._sessions = Sessions(monotonic)
+        self._rates = Rates(sums)
+        self._now = Shared(self._standing)
 
     async def answer(self, asked: WebRequest) -> WebAnswer:
         """The answer to a request, whatever it is."""
@@ -64,8 +71,9 @@ class Console:
             return WebAnswer(error.status, HTML, body, error.fields)
 
     async def _page(self, asked: WebRequest) -> WebAnswer:
-        if asked.path == pages.STYLE_PATH:
-            return WebAnswer(HTTPStatus.OK, "text/css; charset=utf-8", pages.STYLE, (_FOR_GOOD,))
+        if asked.path in assets.ASSETS:
+            kind, content = assets.ASSETS[asked.path]
+            return WebAnswer(HTTPStatus.OK, kind, content, (_FOR_GOOD,))
         post = asked.method == "POST"
         if asked.path == "/login" and asked.place.table:
             return await self._log_in(asked) if post else self._login_form(asked)
@@ -73,7 +81,12 @@ class Console:
         if person is None:
             if post:
                 raise TurnedAwayError(HTTPStatus.FORBIDDEN, _TOO_OLD)
+            if asked.path == pages.NOW:  # asked by a page, which is to make room for the login
+                return WebAnswer(HTTPStatus.OK, HTML, b"", (("HX-Redirect", "/login"),))
             return redirect("/login")
+        if asked.path == pages.NOW and not post:
+            live = await self._now.get(self._monotonic())
+            return WebAnswer(HTTPStatus.OK, HTML, str(live).encode())
         if not post:
             return await self._shown(asked, person)
         form = asked.form()
@@ -94,7 +107,9 @@ class Console:
         if not table:  # whoever may open the socket is the administrator
             return Person(f"console:{asked.user}", Role.ADMIN, asked.user)
         cookie = asked.cookie(COOKIE)
-        name = self._sessions.find(cookie) if cookie else ""
+        # a page that asks by itself keeps no session alive: nobody may be before it
+        rests = asked.path == pages.NOW
+        name = self._sessions.find(cookie, rests=rests) if cookie else ""
         own, _, login = name.partition(" ")
         seat = self._seats(table).get(login) if own == table else None
         if seat is None:
@@ -134,8 +149,7 @@ class Console:
     async def _screen(self, view: pages.PageView) -> bytes:
         fields, path = view.fields, view.path
         if path == "/":
-            figures, status = await self._ask(view, "/figures"), await self._ask(view, "/status")
-            return pages.now(view, figures, status)
+            return pages.now(view, await self._now.get(self._monotonic()))
         if path == "/queue":
             wanted = {name: each for name in pages.QUEUE_FIELDS if (each := fields.get(name, ""))}
             found = await self._ask(view, "/queue", **wanted, limit=pages.PER_PAGE)
@@ -148,8 +162,29 @@ class Console:
             return pages.health(view, await self._ask(view, "/status"), fields)
         if path.startswith(_MESSAGE):
             ident = _ident(path.removeprefix(_MESSAGE))
-            return pages.message(view, await self._ask(view, f"/messages/{ident}"), fields)
+            story = await self._ask(view, f"/messages/{ident}")
+            return pages.message(view, story, fields, await self._parts(view, ident))
         raise TurnedAwayError(HTTPStatus.NOT_FOUND, "there is no such page")
+
+    async def _standing(self) -> Markup:
+        """What changes of the screen Now; whoever may log in may see it."""
+        now = self._clock()
+        self._rates.look(now)
+        view = pages.PageView(Person("console", Role.VIEWER, ""), now, pages.NOW, {}, "", False)
+        figures, status = await self._ask(view, "/figures"), await self._ask(view, "/status")
+        return pages.standing(view, figures, status, self._rates)
+
+    async def _parts(self, view: pages.PageView, ident: str) -> Parts | None:
+        """Of a message that waits; None: they are not for him."""
+        if view.person.role < Role.ADMIN:
+            return None
+        beginning = Beginning()
+        request: dict[str, object] = {"command": "content", "id": ident}
+        try:
+            await self._commands.run(request, beginning, view.person.name)
+        except RequestError as error:
+            return missing(error)
+        return parts_of(beginning.octets, beginning.size)
 
     async def _trace(self, view: pages.PageView) -> bytes:
         fields = view.fields

@@ -14,8 +14,15 @@ from urllib.parse import urlencode
 from relayd.ops.text import safe
 
 _VOID = {"input", "meta", "link", "br", "hr"}
-_ADDRESSES = {"href", "action"}
+_ADDRESSES = {"href", "action", "hx-get"}
 _OURS = re.compile(r"(?:/(?![/\\])|#[a-z])")  # a page of this very host, or a place in this one
+
+_SCRIPT = re.compile(r"/[a-z]+-[0-9a-f]{16}\.js")
+# nothing evaluated, no style of its own, nobody else asked: the policy that we send allows no more
+_HTMX = (
+    '{"includeIndicatorStyles":false,"allowEval":false,"allowScriptTags":false,'
+    '"selfRequestsOnly":true,"historyEnabled":false}'
+)
 
 
 class Markup:
@@ -79,8 +86,17 @@ def link(path: str, **fields: str) -> str:
     return f"{path}?{said}" if said else path
 
 
-def page(title: str, style: str, *parts: object) -> bytes:
-    """A whole document; `style` is the address of the style sheet."""
+def _script(path: str) -> Markup:
+    if not _SCRIPT.fullmatch(path):
+        raise ValueError(f"{path}: no script of ours")
+    made = Markup()
+    made._text = f'<script src="{path}" defer></script>'
+    return made
+
+
+def page(title: str, style: str, *parts: object, scripts: Iterable[str] = ()) -> bytes:
+    """A whole document; `style` is the address of the style sheet, `scripts` are those of ours."""
+    loaded = [_script(path) for path in scripts]
     head = element(
         "head",
         element("meta", charset="utf-8"),
@@ -88,6 +104,8 @@ def page(title: str, style: str, *parts: object) -> bytes:
         element("meta", name="color-scheme", content="light dark"),
         element("title", title),
         element("link", rel="stylesheet", href=style),
+        element("meta", name="htmx-config", content=_HTMX) if loaded else None,
+        loaded,
     )
     whole = element("html", head, element("body", *parts), lang="en")
     return f"<!DOCTYPE html>\n{whole}\n".encode()
@@ -104,7 +122,9 @@ def table(
     whole = element(
         "table", element("caption", caption), element("thead", head), element("tbody", body)
     )
-    return element("div", whole, role="region", aria_label=caption, tabindex="0")
+    # an ID, so that who stands in it with the keyboard still does when it has come anew
+    place = "".join(each if each.isalnum() else "-" for each in caption.lower())
+    return element("div", whole, id=place, role="region", aria_label=caption, tabindex="0")
 
 
 def pairs(facts: Iterable[tuple[str, object]]) -> Markup:

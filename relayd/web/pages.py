@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
-from pathlib import Path
 from typing import Any
 
 from relayd.login.roles import Role
 from relayd.ops.text import coarse, moment, octets
+from relayd.web import assets
+from relayd.web.live import EVERY, KINDS, Rates
 from relayd.web.markup import Markup, element, link, page, pairs, preformatted, table
+from relayd.web.parts import Part, Parts
 from relayd.web.sessions import Person
 
-STYLE = (Path(__file__).parent / "style.css").read_bytes()
-STYLE_PATH = f"/style-{hashlib.sha256(STYLE).hexdigest()[:16]}.css"
-
+NOW = "/now"  # what changes of the screen Now
 SCREENS = {
     "/": "Now",
     "/queue": "Queue",
@@ -64,7 +64,7 @@ class PageView:
         return coarse(max(self.now - at, 0.0)) if at else ""
 
 
-def framed(view: PageView, title: str, *parts: object) -> bytes:
+def framed(view: PageView, title: str, *parts: object, scripts: Iterable[str] = ()) -> bytes:
     """A page of the console."""
     screens = [element("li", _screen(path, name, view.path)) for path, name in SCREENS.items()]
     who: object = element("span", f"{view.person.name} ({view.person.role})")
@@ -72,10 +72,11 @@ def framed(view: PageView, title: str, *parts: object) -> bytes:
         who = view.form("/logout", who, " ", element("button", "Log out"))
     return page(
         f"{title} - relayd",
-        STYLE_PATH,
+        assets.STYLE,
         element("a", "Skip to the content", href="#content", class_="skip"),
         element("header", element("nav", element("ul", screens), aria_label="Screens"), who),
-        element("main", element("h1", title), *parts, id="content"),
+        element("main", element("h1", title), *parts, id="content", tabindex="-1"),
+        scripts=scripts,
     )
 
 
@@ -87,7 +88,7 @@ def _screen(path: str, name: str, here: str) -> Markup:
 
 def bare(title: str, *parts: object) -> bytes:
     """A page for who has not logged in."""
-    return page(f"{title} - relayd", STYLE_PATH, element("main", element("h1", title), *parts))
+    return page(f"{title} - relayd", assets.STYLE, element("main", element("h1", title), *parts))
 
 
 def refused(status: int, why: str) -> bytes:
@@ -114,13 +115,31 @@ def login(token: str, why: str = "") -> bytes:
     )  # fmt: skip
 
 
-def now(view: PageView, figures: Document, status: Document) -> bytes:
-    """How it is at this moment."""
-    waiting = status["waiting"]
+def now(view: PageView, live: Markup) -> bytes:
+    """How it is at this moment; `live` is what `standing` has made."""
     return framed(
         view,
         "Now",
+        element(
+            "figure",
+            element("div", id="plot"),
+            element("figcaption", [
+                element("span", f"{kind.capitalize()} ", class_=kind) for kind in KINDS
+            ], "per second"),
+            hidden=True,
+        ),
+        element("div", live, id="now", hx_get=NOW, hx_trigger=f"every {EVERY:.0f}s"),
+        scripts=(assets.HTMX, assets.LIVE),
+    )  # fmt: skip
+
+
+def standing(view: PageView, figures: Document, status: Document, rates: Rates) -> Markup:
+    """What changes of it, the same for all who may look."""
+    waiting = status["waiting"]
+    return Markup(
         _health(figures, status),
+        element("p", f"As of {moment(view.now)}", class_="faint"),
+        _rates(rates),
         pairs(
             (
                 ("Waiting", f"{waiting['messages']:,} messages, {octets(waiting['octets'])}"),
@@ -134,14 +153,14 @@ def now(view: PageView, figures: Document, status: Document) -> bytes:
             ("Destination", "Standing", "Waiting", "Oldest", "Trouble"),
             (
                 (
-                    element("a", lane["destination"],
+                    element("a", lane["destination"], id=f"to-{number}",
                             href=link("/queue", destination=lane["destination"])),
                     lane["standing"],
                     f"{lane['waiting']:,}",
                     view.age(lane.get("oldest", 0.0)),
                     lane.get("trouble", ""),
                 )
-                for lane in status["destinations"]
+                for number, lane in enumerate(status["destinations"])
             ),
             "Nothing waits.",
         ),
@@ -160,6 +179,28 @@ def now(view: PageView, figures: Document, status: Document) -> bytes:
             "Nothing to tell of any.",
         ),
         _suspended(view, status),
+    )  # fmt: skip
+
+
+def _rates(rates: Rates) -> Markup:
+    said = json.dumps(rates.series(), separators=(",", ":"))
+    soon, long, total = rates.mean(60.0), rates.mean(600.0), rates.total()
+
+    def per_second(means: tuple[float, ...], number: int) -> str:
+        return f"{means[number]:,.2f}/s" if means else "not known yet"
+
+    return Markup(
+        element("div", id="rates", data_rates=said, hidden=True),
+        table(
+            "Rates",
+            ("What", "Last minute", "Ten minutes", "Since the start"),
+            (
+                (kind.capitalize(), per_second(soon, number), per_second(long, number),
+                 f"{total[number]:,.0f}")
+                for number, kind in enumerate(KINDS)
+            ) if total else (),
+            "Nothing is counted.",
+        ),
     )  # fmt: skip
 
 
@@ -386,8 +427,8 @@ def _steps(caption: str, trail: Iterable[Document]) -> Markup:
     )
 
 
-def message(view: PageView, story: Document, said: Document) -> bytes:
-    """The whole story of one."""
+def message(view: PageView, story: Document, said: Document, parts: Parts | None = None) -> bytes:
+    """The whole story of one; `parts` for who may read it."""
     client, received = story["client"], story["received_at"]
     waits = any(each["state"] in ("queued", "held") for each in story["recipients"])
     return framed(
@@ -423,7 +464,9 @@ def message(view: PageView, story: Document, said: Document) -> bytes:
                 for each in story["recipients"]
             ),
         ),
+        _way(view, story),
         _steps("What the rules said", story.get("trail", ())),
+        _content(parts) if parts is not None else None,
         view.form(
             "/act",
             element("input", type="hidden", name=f"id.{story['id']}", value="yes"),
@@ -434,6 +477,55 @@ def message(view: PageView, story: Document, said: Document) -> bytes:
             ])),
         ) if waits and view.person.role >= Role.OPERATOR else None,
     )  # fmt: skip
+
+
+def _way(view: PageView, story: Document) -> Markup:
+    """What happened and will happen to it, in its order."""
+    client = story["client"]
+    whence = client.get("helo", "") or client.get("address", "")
+    steps = [(story["received_at"], f"received from {whence}" if whence else "received", "")]
+    for each in story["recipients"]:
+        whom = f"<{each['mailbox']}>"
+        ended, due = each.get("ended_at") or 0.0, each.get("next_attempt") or 0.0
+        at_whom = f" at {each['remote_mta']}" if each["remote_mta"] else ""
+        tries = f", tried {each['attempts']} times" if each["attempts"] > 1 else ""
+        if ended:
+            steps.append((ended, f"{whom}: {each['state']}{at_whom}{tries}", each["reply"]))
+        elif each["state"] == "held":
+            steps.append((view.now, f"{whom}: held{tries}", each["why"] or each["reply"]))
+        elif due:
+            steps.append((due, f"{whom}: to be tried{tries}", each["reply"]))
+    steps.sort(key=lambda step: step[0])
+    items = [
+        element("li", moment(at), " ", element("strong", what), f": {why}" if why else "")
+        for at, what, why in steps
+    ]
+    return Markup(element("h2", "Its way"), element("ol", items, class_="way"))
+
+
+def _content(parts: Parts) -> Markup:
+    if parts.why and not parts.header:
+        return Markup(element("h2", "Parts"), element("p", parts.why))
+    return Markup(
+        table(
+            "Parts",
+            ("Type", "Name", "Size"),
+            ((" - " * each.depth + each.kind, each.name,
+              "" if each.kind.startswith("multipart/") else octets(each.size))
+             for each in parts.parts),
+            parts.why,
+        ),
+        None if parts.whole else element("p", "It is long: only its beginning was looked at."),
+        element("h2", "Header"),
+        preformatted(parts.header),
+        [_text(each) for each in parts.parts if each.text],
+    )  # fmt: skip
+
+
+def _text(part: Part) -> Markup:
+    name = f"{part.name} ({part.kind})" if part.name else part.kind
+    more = element("p", "There is more of it.") if part.cut else None
+    return Markup(element("h2", name), preformatted(part.text), more)
 
 
 def health(view: PageView, status: Document, said: Document) -> bytes:

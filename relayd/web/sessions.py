@@ -62,13 +62,17 @@ class Sessions:
         self._sessions[_hashed(cookie)] = _Session(name, now, now)
         return cookie
 
-    def find(self, cookie: str) -> str:
-        """The name of who has this session, which begins to rest anew; empty: nobody."""
+    def find(self, cookie: str, *, rests: bool = False) -> str:
+        """The name of who has this session, which rests on or begins to anew; empty: nobody."""
         key = _hashed(cookie)
-        session = self._sessions.pop(key, None)
+        session = self._sessions.get(key)
         now = self._clock()
         if session is None or _over(session, now):
+            self._sessions.pop(key, None)
             return ""
+        if rests:
+            return session.name
+        del self._sessions[key]
         session.used = now
         self._sessions[key] = session
         return session.name
