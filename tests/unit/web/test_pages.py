@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from html.parser import HTMLParser
+from pathlib import Path
 from urllib.parse import quote
 
 from relayd.config import embedded
@@ -11,8 +13,8 @@ from relayd.login.roles import Role
 from relayd.mail.ident import ident_text
 from relayd.ops.documents import Request
 from relayd.ops.explain import decide
-from relayd.web import pages
-from relayd.web.live import Rates
+from relayd.web import assets, pages
+from relayd.web.live import KINDS, Rates
 from relayd.web.markup import Markup, element, link, pairs
 from relayd.web.parts import Part, Parts
 from relayd.web.sessions import Person
@@ -219,7 +221,9 @@ class Screens(Scene, TestCase):
             reader = read(heard.text)
             for word in words:
                 self.assertIn(word, reader.text, path)
-            self.assertEqual([tag for tag, _ in reader.tags if tag == "script"], [])
+            for tag, attributes in reader.tags:
+                if tag == "script":
+                    self.assertIn(attributes["src"], assets.ASSETS)
             for tag, attributes in reader.tags:  # every control has a name (WCAG 4.1.2)
                 if tag in ("input", "select") and attributes.get("type") != "hidden":
                     labelled = "aria-label" in attributes or f'name="{attributes["name"]}"' in (
@@ -253,17 +257,30 @@ class Screens(Scene, TestCase):
         self.assertIn("relayd.conf:1:1: unknown", heard.text)
 
     async def test_the_style_sheet_is_ours_and_may_be_kept(self) -> None:
-        heard = await self.browser("people").ask(pages.STYLE_PATH)
+        heard = await self.browser("people").ask(assets.STYLE)
         self.assertEqual(
             (heard.status, heard.field("content-type")), (200, "text/css; charset=utf-8")
         )
         self.assertIn("immutable", heard.field("cache-control"))
         self.assertNotIn("url(", heard.text)
         self.assertNotIn("@import", heard.text)
-        self.assertLess(len(heard.text), 8192)
+        self.assertLess(len(heard.text), 10000)
+
+    async def test_what_others_have_made_is_what_they_have_made_and_small(self) -> None:
+        folder = Path(assets.__file__).parent / "vendor"
+        for line in (folder / "SHA256SUMS").read_text().splitlines():
+            digest, name = line.split()
+            self.assertEqual(hashlib.sha256((folder / name).read_bytes()).hexdigest(), digest)
+            self.assertTrue((folder / f"{name.partition('.')[0]}.LICENSE").is_file(), name)
+        total = 0
+        for path, (kind, content) in assets.ASSETS.items():
+            heard = await self.browser("people").ask(path)
+            self.assertEqual((heard.status, heard.field("content-type")), (200, kind))
+            total += len(content)
+        self.assertLess(total, 200_000)
 
     def test_colours_have_the_contrast_of_wcag_aa(self) -> None:
-        css = pages.STYLE.decode()
+        css = assets.ASSETS[assets.STYLE][1].decode()
         light, dark = (part.partition("}")[0] for part in css.split(":root {")[1:])
         for part in (light, dark):
             colours = dict(
@@ -272,7 +289,7 @@ class Screens(Scene, TestCase):
             )  # fmt: skip
             for ink, paper in (("ink", "paper"), ("faint", "paper"), ("link", "paper"),
                                ("ink", "bar"), ("good", "bar"), ("bad", "bar"), ("bad", "paper"),
-                               ("label", "button")):  # fmt: skip
+                               ("label", "button"), *((kind, "paper") for kind in KINDS)):  # fmt: skip
                 self.assertGreaterEqual(
                     _contrast(colours[ink], colours[paper]), 4.5, f"{ink} {paper}"
                 )
