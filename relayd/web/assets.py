@@ -25,5 +25,6 @@ def _asset(name: str, kind: str, *files: Path) -> str:
 
 
 STYLE = _asset("style.css", CSS, _VENDOR / "uPlot.min.css", _HERE / "style.css")
+ICON = _asset("icon.svg", "image/svg+xml", _HERE / "icon.svg")
 HTMX = _asset("htmx.js", JAVASCRIPT, _VENDOR / "htmx.min.js")
 LIVE = _asset("live.js", JAVASCRIPT, _VENDOR / "uPlot.iife.min.js", _HERE / "live.js")

@@ -119,7 +119,8 @@ class Console:
     def _login_form(
         self, asked: WebRequest, why: str = "", status: int = HTTPStatus.OK
     ) -> WebAnswer:
-        ticket = new_ticket()
+        # another tab, or whatever else a browser asks for, takes no form its token
+        ticket = asked.cookie(COOKIE) or new_ticket()
         body = pages.login(self._sessions.form_token(ticket), why)
         return WebAnswer(status, HTML, body, (cookie_field(ticket),))
 

@@ -94,8 +94,10 @@ def _script(path: str) -> Markup:
     return made
 
 
-def page(title: str, style: str, *parts: object, scripts: Iterable[str] = ()) -> bytes:
-    """A whole document; `style` is the address of the style sheet, `scripts` are those of ours."""
+def page(
+    title: str, style: str, icon: str, *parts: object, scripts: Iterable[str] = ()
+) -> bytes:
+    """A whole document; `style`, `icon` and `scripts` are addresses of ours."""
     loaded = [_script(path) for path in scripts]
     head = element(
         "head",
@@ -104,6 +106,8 @@ def page(title: str, style: str, *parts: object, scripts: Iterable[str] = ()) ->
         element("meta", name="color-scheme", content="light dark"),
         element("title", title),
         element("link", rel="stylesheet", href=style),
+        # said, or browsers ask for /favicon.ico
+        element("link", rel="icon", href=icon),
         element("meta", name="htmx-config", content=_HTMX) if loaded else None,
         loaded,
     )

@@ -73,6 +73,7 @@ def framed(view: PageView, title: str, *parts: object, scripts: Iterable[str] = 
     return page(
         f"{title} - relayd",
         assets.STYLE,
+        assets.ICON,
         element("a", "Skip to the content", href="#content", class_="skip"),
         element("header", element("nav", element("ul", screens), aria_label="Screens"), who),
         element("main", element("h1", title), *parts, id="content", tabindex="-1"),
@@ -88,7 +89,7 @@ def _screen(path: str, name: str, here: str) -> Markup:
 
 def bare(title: str, *parts: object) -> bytes:
     """A page for who has not logged in."""
-    return page(f"{title} - relayd", assets.STYLE, element("main", element("h1", title), *parts))
+    return page(f"{title} - relayd", assets.STYLE, assets.ICON, element("main", element("h1", title), *parts))
 
 
 def refused(status: int, why: str) -> bytes:

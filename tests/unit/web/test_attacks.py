@@ -105,6 +105,14 @@ class Attacks(Scene, TestCase):
         self.assertEqual(status, 303)  # to the login, although it never rested
         self.assertIs(await state(), RecipientState.QUEUED)
 
+    async def test_two_tabs_at_the_login_take_each_other_nothing(self) -> None:
+        browser = self.browser()
+        first = (await browser.ask("/login")).token
+        await browser.ask("/login")
+        await browser.ask("/favicon.ico")
+        form = {"token": first, "name": "viv", "password": PASSWORD}
+        self.assertEqual((await browser.ask("/login", form)).status, 303)
+
     async def test_get_has_no_effect(self) -> None:
         ident, state = await self.waits()
         browser = self.browser("admin")

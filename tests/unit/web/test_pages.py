@@ -289,7 +289,8 @@ class Screens(Scene, TestCase):
             )  # fmt: skip
             for ink, paper in (("ink", "paper"), ("faint", "paper"), ("link", "paper"),
                                ("ink", "bar"), ("good", "bar"), ("bad", "bar"), ("bad", "paper"),
-                               ("label", "button"), *((kind, "paper") for kind in KINDS)):  # fmt: skip
+                               ("label", "button"),
+                               *((kind, "paper") for kind in KINDS)):  # fmt: skip
                 self.assertGreaterEqual(
                     _contrast(colours[ink], colours[paper]), 4.5, f"{ink} {paper}"
                 )
