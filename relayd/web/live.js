@@ -9,7 +9,7 @@
 
   const said = () => JSON.parse(document.getElementById("rates").dataset.rates);
   const colour = (name) => getComputedStyle(place).getPropertyValue(`--${name}`).trim();
-  const axis = () => ({ stroke: colour("faint"), grid: { stroke: colour("line") }, ticks: { stroke: colour("line") } });
+  const axis = () => ({ stroke: colour("faint"), grid: { stroke: colour("line"), width: 1 }, ticks: { stroke: colour("line") } });
 
   const options = () => ({
     width: place.clientWidth,
