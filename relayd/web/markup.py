@@ -94,9 +94,7 @@ def _script(path: str) -> Markup:
     return made
 
 
-def page(
-    title: str, style: str, icon: str, *parts: object, scripts: Iterable[str] = ()
-) -> bytes:
+def page(title: str, style: str, icon: str, *parts: object, scripts: Iterable[str] = ()) -> bytes:
     """A whole document; `style`, `icon` and `scripts` are addresses of ours."""
     loaded = [_script(path) for path in scripts]
     head = element(

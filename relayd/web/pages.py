@@ -89,7 +89,12 @@ def _screen(path: str, name: str, here: str) -> Markup:
 
 def bare(title: str, *parts: object) -> bytes:
     """A page for who has not logged in."""
-    return page(f"{title} - relayd", assets.STYLE, assets.ICON, element("main", element("h1", title), *parts))
+    return page(
+        f"{title} - relayd",
+        assets.STYLE,
+        assets.ICON,
+        element("main", element("h1", title), *parts),
+    )
 
 
 def refused(status: int, why: str) -> bytes:
