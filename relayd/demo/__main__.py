@@ -1,7 +1,7 @@
 """`python -m relayd.demo [--once]`: what `make run` runs.
 
-Starts `twistd -n relayd` on its embedded default, with a console, beside a next hop that stores into a Maildir,
-sends one message with an attachment through, tells its way on the terminal, and stays for the
+Starts `twistd -n relayd` on its embedded default, with a console, beside a next hop that stores
+into a Maildir, sends one message with an attachment through, tells its way on the terminal, and stays for the
 reader's own tries. With --once or RELAYD_DEMO_ONCE=1 it ends after that:
 exit status 0 if the attachment arrived unchanged.
 """
@@ -44,7 +44,7 @@ PATIENCE = 60.0  # seconds until the demonstration counts as failed
 
 
 def configuration(folder: Path) -> str:
-    """The embedded default, and what makes mail seen: a console, and a mailbox whose mail is held."""
+    """The embedded default, with a console, and with a mailbox whose mail is held."""
     own = DEFAULT.replace("run/spool", str(folder.resolve() / "spool"), 1)
     held = f'hold     to {LOOKED_AT}   "to be looked at in the console"\n\n'
     console = f"console  listen unix:{folder.resolve() / 'console.sock'}\n"

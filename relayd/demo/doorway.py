@@ -3,31 +3,40 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from twisted.internet import reactor
-from twisted.internet.protocol import Factory
+from twisted.internet import reactor as the_reactor
+from twisted.internet.interfaces import IAddress
+from twisted.internet.protocol import ServerFactory
 from twisted.protocols.portforward import ProxyClientFactory, ProxyServer
 
+reactor: Any = the_reactor
 
-class _Visitor(ProxyServer):  # type: ignore[misc]  # twisted has no types for it
+
+class _Visitor(ProxyServer):
     """One connection of a browser; nothing is read before the other side is there."""
 
-    factory: Doorway
+    factory: Any
 
     def connectionMade(self) -> None:
         """Somebody is there."""
         self.transport.pauseProducing()
-        client = ProxyClientFactory()
+        client: Any = ProxyClientFactory()
         client.noisy = False
         client.setServer(self)
         reactor.connectUNIX(str(self.factory.socket), client)
 
 
-class Doorway(Factory):
+class Doorway(ServerFactory):
     """Leads to one socket."""
 
-    protocol = _Visitor
     noisy = False
 
     def __init__(self, socket: Path) -> None:
         self.socket = socket
+
+    def buildProtocol(self, addr: IAddress | None) -> Any:  # noqa: ANN401 - as Twisted has it
+        """A connection."""
+        visitor = _Visitor()
+        visitor.factory = self
+        return visitor

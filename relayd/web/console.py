@@ -21,7 +21,7 @@ from relayd.web.live import Rates, Shared, Sums
 from relayd.web.markup import Markup, link
 from relayd.web.operations import carried_out
 from relayd.web.parts import Beginning, Parts, missing, parts_of
-from relayd.web.sessions import COOKIE, Person, Sessions, cookie_field, new_ticket
+from relayd.web.sessions import COOKIE, Person, Sessions, cookie_field
 
 _MESSAGE = "/message/"
 _TOO_OLD = "nothing was done: the page was too old, or not one of ours. Load it again."
@@ -120,7 +120,7 @@ class Console:
         self, asked: WebRequest, why: str = "", status: int = HTTPStatus.OK
     ) -> WebAnswer:
         # another tab, or whatever else a browser asks for, takes no form its token
-        ticket = asked.cookie(COOKIE) or new_ticket()
+        ticket = self._sessions.ticket(asked.cookie(COOKIE))
         body = pages.login(self._sessions.form_token(ticket), why)
         return WebAnswer(status, HTML, body, (cookie_field(ticket),))
 

@@ -13,7 +13,7 @@ from relayd.ops.text import coarse, moment, octets
 from relayd.web import assets
 from relayd.web.live import EVERY, KINDS, Rates
 from relayd.web.markup import Markup, element, link, page, pairs, preformatted, table
-from relayd.web.parts import Part, Parts
+from relayd.web.parts import Parts, ShownPart
 from relayd.web.sessions import Person
 
 NOW = "/now"  # what changes of the screen Now
@@ -528,7 +528,7 @@ def _content(parts: Parts) -> Markup:
     )  # fmt: skip
 
 
-def _text(part: Part) -> Markup:
+def _text(part: ShownPart) -> Markup:
     name = f"{part.name} ({part.kind})" if part.name else part.kind
     more = element("p", "There is more of it.") if part.cut else None
     return Markup(element("h2", name), preformatted(part.text), more)

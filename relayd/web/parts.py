@@ -21,7 +21,7 @@ SHOWN = 64 << 10  # characters of a part's text
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class ShownPart:
     """One part; those that hold others have no size of their own."""
 
     depth: int
@@ -37,7 +37,7 @@ class Parts:
     """All that was looked at."""
 
     header: str
-    parts: tuple[Part, ...]
+    parts: tuple[ShownPart, ...]
     whole: bool  # nothing was left out
     why: str = ""  # there are none
 
@@ -87,11 +87,11 @@ def missing(error: RequestError) -> Parts:
     return Parts("", (), False, str(error))
 
 
-def _walk(message: Message, depth: int) -> Iterator[Part]:
+def _walk(message: Message, depth: int) -> Iterator[ShownPart]:
     kind, name = message.get_content_type(), _name(message)
     inner = message.get_payload()
     if message.is_multipart() and isinstance(inner, list):
-        yield Part(depth, kind, name, 0)
+        yield ShownPart(depth, kind, name, 0)
         for each in inner:
             if isinstance(each, Message):
                 yield from _walk(each, depth + 1)
@@ -99,10 +99,10 @@ def _walk(message: Message, depth: int) -> Iterator[Part]:
     data = message.get_payload(decode=True)
     octets = data if isinstance(data, bytes) else b""
     if not kind.startswith("text/"):
-        yield Part(depth, kind, name, len(octets))
+        yield ShownPart(depth, kind, name, len(octets))
         return
     text = _text(octets, message.get_content_charset("utf-8")).replace("\r\n", "\n")
-    yield Part(depth, kind, name, len(octets), text[:SHOWN], len(text) > SHOWN)
+    yield ShownPart(depth, kind, name, len(octets), text[:SHOWN], len(text) > SHOWN)
 
 
 def _name(message: Message) -> str:

@@ -81,6 +81,14 @@ class Sessions:
         """Somebody leaves."""
         self._sessions.pop(_hashed(cookie), None)
 
+    def ticket(self, before: str) -> str:
+        """The cookie of who has not logged in yet: the one he has, if we have made it."""
+        own, _, proof = before.partition(".")
+        if own and hmac.compare_digest(proof.encode(), self.form_token(f"ticket {own}").encode()):
+            return before
+        own = secrets.token_urlsafe(32)
+        return f"{own}.{self.form_token(f'ticket {own}')}"
+
     def form_token(self, ticket: str) -> str:
         """What a form of ours has to show."""
         return hmac.new(self._key, ticket.encode(), "sha256").hexdigest()
@@ -107,8 +115,3 @@ def cookie_field(value: str) -> tuple[str, str]:
     """The field that sets it; an empty value takes it away."""
     rest = "Path=/; Secure; HttpOnly; SameSite=Strict"
     return "Set-Cookie", f"{COOKIE}={value}; {rest}{'' if value else '; Max-Age=0'}"
-
-
-def new_ticket() -> str:
-    """The cookie of somebody who has not logged in yet."""
-    return secrets.token_urlsafe(32)

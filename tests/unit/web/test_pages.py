@@ -16,7 +16,7 @@ from relayd.ops.explain import decide
 from relayd.web import assets, pages
 from relayd.web.live import KINDS, Rates
 from relayd.web.markup import Markup, element, link, pairs
-from relayd.web.parts import Part, Parts
+from relayd.web.parts import Parts, ShownPart
 from relayd.web.sessions import Person
 from tests.support import TestCase
 from tests.unit.web.scene import Scene
@@ -128,7 +128,7 @@ class HostileStrings(TestCase):
         yield "now", pages.now(view, pages.standing(view, figures, status, Rates(dict)))
         yield "queue", pages.queue(view, [story], {"done": evil, "count": evil})
         yield "trace", pages.trace(view, [found], evil)
-        parts = Parts(evil, (Part(0, evil, evil, 1, evil),), whole=True)
+        parts = Parts(evil, (ShownPart(0, evil, evil, 1, evil),), whole=True)
         yield "message", pages.message(view, story, {"done": "hold", "count": evil}, parts)
         yield "health", pages.health(view, status, {"done": evil})
         answer = {
