@@ -1,8 +1,8 @@
 """`python -m relayd.demo [--once]`: what `make run` runs.
 
 Starts `twistd -n relayd` on its embedded default, with a console, beside a next hop that stores
-into a Maildir, sends one message with an attachment through, tells its way on the terminal, and stays for the
-reader's own tries. With --once or RELAYD_DEMO_ONCE=1 it ends after that:
+into a Maildir, sends one message with an attachment through, tells its way on the terminal, and
+stays for the reader's own tries. With --once or RELAYD_DEMO_ONCE=1 it ends after that:
 exit status 0 if the attachment arrived unchanged.
 """
 
