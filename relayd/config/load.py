@@ -17,6 +17,7 @@ from relayd.config.logins import (
     AUTH,
     MECHANISMS,
     LoginOptions,
+    console_problems,
     listener_problems,
     read_secrets,
 )
@@ -38,10 +39,11 @@ from relayd.config.shortnames import unfindable
 from relayd.config.tables import TableLoader
 from relayd.config.texts import Texts
 from relayd.config.tls import certificate_problems, open_keys, resolved
-from relayd.config.values import name_order
+from relayd.config.values import ConsolePlace, name_order
 from relayd.login.initiator import Secret
 from relayd.login.oauth import Provider
 from relayd.mail.nexthop import NextHop
+from relayd.mail.security import IMPLICIT
 from relayd.report.tlsrpt import TlsReports
 from relayd.rules.check.caution import cautions
 from relayd.rules.check.check import (
@@ -359,6 +361,11 @@ class _Loader:
             for each in self._settings.get("listen", ())
             if isinstance(each.value, Listener)
         ]
+        listeners += [
+            (str(each.value), IMPLICIT, each.place)
+            for each in self._settings.get("console", ())
+            if isinstance(each.value, ConsolePlace) and each.value.place.path is None
+        ]
         return certificate_problems(pairs, listeners)
 
     def _private_keys(self) -> list[tuple[Path, Place]]:
@@ -406,7 +413,13 @@ class _Loader:
             for each in self._settings.get("certificate", ())
             if isinstance(each.value, CertificateFiles)
         ]
+        consoles = [
+            (each.value.table, each.place)
+            for each in self._settings.get("console", ())
+            if isinstance(each.value, ConsolePlace) and each.value.table
+        ]
         problems = listener_problems(given, tables, pairs, in_clear=in_clear)
+        problems += console_problems(consoles, tables)
         secrets: dict[str, Secret] | None = None
         setting = next(iter(self._settings.get("secrets", ())), None)
         if setting is not None:

@@ -361,9 +361,9 @@ class Gateway(Service):
         # inwards
         self._certificates = Certificates(reactor, log, wants_certificate=self._wants_certificate)
         self._accounts = AccountTables(reactor, self._tables)
-        self._guesses = Guesses(reactor.seconds, guess_memory)
+        self.guesses = Guesses(reactor.seconds, guess_memory)
         self._policies = ListenerPolicies(
-            self._certificates.of, self._tables, self._accounts, self._guesses, log
+            self._certificates.of, self._tables, self._accounts, self.guesses, log
         )
         self._service = self._make_service(sessions)
         addresses = [ListenAddress(each.address, each.port) for each in settings.listeners]
@@ -459,7 +459,7 @@ class Gateway(Service):
             expanded=self._own_mail.expanded,
             untold=self._refused_log.note,
             foretold=lambda ident, trail: self.shards[0].dispatcher.foresight.note(ident, trail),
-            guesses=self._guesses,
+            guesses=self.guesses,
             turn=lambda: deferLater(self._reactor, 0),
             sign=signing.fields,
             seal=signing.seal,
