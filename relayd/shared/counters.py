@@ -45,8 +45,8 @@ class SharedCounters:
         self._memory[start : start + _WIDTH * _CELL] = bytes(_WIDTH * _CELL)
 
     def note(self, key: str, at: float) -> None:
-        """When this worker last saw it, in seconds since the epoch."""
-        self._cells[self._row * _WIDTH + self._spot(key)] = int(at)
+        """When this worker last saw it, in seconds since the epoch; before that: never."""
+        self._cells[self._row * _WIDTH + self._spot(key)] = max(int(at), 0)
 
     def noted(self, key: str) -> float:
         """When another one last did, to the second; 0: never."""

@@ -42,6 +42,11 @@ class Tallies(unittest.TestCase):
         other.clear()
         self.assertEqual((third.noted("asked big"), third.noted("x")), (1_900_000_000, 0))
 
+    def test_a_time_before_all_times_is_never(self) -> None:
+        one, other = self.rows(2)
+        one.note("asked big", -3600.0)  # of a block that others asked about, kept over a restart
+        self.assertEqual(other.noted("asked big"), 0)
+
     def test_less_than_nothing_is_nothing(self) -> None:
         one, other = self.rows(2)
         one.add("a", -3)
