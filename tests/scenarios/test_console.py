@@ -19,7 +19,7 @@ from relayd.login.totp import code_at
 from relayd.login.users import Seat
 from tests.certs import Authority
 from tests.ports import free_port
-from tests.scenarios.harness import Scenario
+from tests.scenarios.harness import Scenario, wait_until
 
 RULES = """\
 accept  to @example.com
@@ -226,6 +226,8 @@ class ConsoleOfTwoWorkers(ConsoleScenario):
         self.assertEqual(self.state(ident), "held")
         act("remove", ident, sure="yes")
         self.assertNotIn(ident, operator.ask("/queue").text)
+        # a worker's line comes into the log by way of the master
+        wait_until(lambda: "command=remove" in "".join(self.operators()), "all is in the log")
         log = "\n".join(self.operators())
         for word in ("hold", "release", "retry", "reroute", "remove"):
             self.assertRegex(log, f"command={word} .*by=console:operator")
