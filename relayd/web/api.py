@@ -16,7 +16,7 @@ from relayd.login.apitokens import ApiToken
 from relayd.login.guesses import Guesses
 from relayd.ops.commands import Operations
 from relayd.web.catalogue import API, find_call, from_query, request_of
-from relayd.web.exchange import JSON, TurnedAwayError, WebAnswer, WebRequest, document
+from relayd.web.exchange import JSON, TurnedAwayError, WebAnswer, WebRequest, document, problem
 from relayd.web.openapi import described
 from relayd.web.operations import carried_out
 
@@ -69,8 +69,7 @@ class Api:
 
 def told(error: TurnedAwayError) -> WebAnswer:
     """What goes wrong is a document, too."""
-    refused = document({"error": str(error)}, error.status)
-    return WebAnswer(refused.status, refused.kind, refused.body, error.fields)
+    return problem(error.status, str(error), *error.fields)
 
 
 def _body(asked: WebRequest) -> dict[str, object]:

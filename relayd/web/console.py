@@ -25,6 +25,7 @@ from relayd.web.sessions import COOKIE, Person, Sessions, cookie_field
 
 _MESSAGE = "/message/"
 _TOO_OLD = "nothing was done: the page was too old, or not one of ours. Load it again."
+DONE_LISTS = {"suspend": "suspended", "resume": "resumed"}
 _FOR_GOOD = ("Cache-Control", "max-age=31536000, immutable")  # its name has its hash in it
 
 Entrances = Callable[[str], Entrance]
@@ -154,7 +155,8 @@ class Console:
         if path == "/queue":
             wanted = {name: each for name in pages.QUEUE_FIELDS if (each := fields.get(name, ""))}
             found = await self._ask(view, "/queue", **wanted, limit=pages.PER_PAGE)
-            return pages.queue(view, found["messages"], fields)
+            rests = await self._ask(view, "/suspended")
+            return pages.queue(view, found["messages"], fields, rests["suspended"])
         if path == "/trace":
             return await self._trace(view)
         if path == "/explain":
@@ -221,14 +223,16 @@ class Console:
 
     async def _act(self, asked: WebRequest, person: Person, form: Mapping[str, str]) -> WebAnswer:
         command, back = form.get("command", ""), _back(form.get("back", "/queue"))
-        if command not in (*pages.ACTIONS, "reload"):
+        if command not in (*pages.ACTIONS, *pages.SUSPENDING, "reload"):
             raise TurnedAwayError(HTTPStatus.BAD_REQUEST, "there is no such action")
         call, _ = find_call("POST", f"/{command}")
         if person.role < call.role:
             why = f"nothing was done: that is for {call.role}, and you are {person.role}"
             raise TurnedAwayError(HTTPStatus.FORBIDDEN, why)
         request: dict[str, object] = {"command": command}
-        if command != "reload":
+        if command in pages.SUSPENDING:
+            request |= _suspension(form)
+        elif command != "reload":
             idents = [_ident(name[3:]) for name in form if name.startswith("id.")]
             if not idents:
                 raise TurnedAwayError(HTTPStatus.BAD_REQUEST, "nothing was done: choose messages")
@@ -243,8 +247,25 @@ class Console:
         if answer.get("complaint"):
             raise TurnedAwayError(HTTPStatus.CONFLICT, answer["complaint"])
         joint = "&" if "?" in back else "?"
-        count = str(answer.get("recipients", 0))
+        count = str(_count(command, answer))
         return redirect(back + joint + link("", done=command, count=count)[1:])
+
+
+def _suspension(form: Mapping[str, str]) -> dict[str, object]:
+    kind, seconds = form.get("kind", ""), form.get("seconds", "0")
+    if kind not in pages.SUSPENDED_KINDS or seconds not in ("0", *pages.SUSPENDED_FOR):
+        raise TurnedAwayError(HTTPStatus.BAD_REQUEST, "nothing was done: what, and for how long?")
+    reason = form.get("reason", "")
+    return {kind: form.get("whom", ""), "seconds": int(seconds), "reason": reason}
+
+
+def _count(command: str, answer: Mapping[str, Any]) -> int:
+    """What the action has met: recipients, or suspensions."""
+    if command == "reroute":  # of those it looked at, only these
+        return sum(answer["changed"].values())
+    if command in pages.SUSPENDING:
+        return len(answer[DONE_LISTS[command]])
+    return int(answer.get("recipients", 0))
 
 
 def _ident(text: str) -> str:

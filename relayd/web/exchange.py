@@ -13,6 +13,7 @@ from relayd.config.values import ConsolePlace
 
 HTML = "text/html; charset=utf-8"
 JSON = "application/json"
+PROBLEM = "application/problem+json"  # RFC 9457
 FORM = "application/x-www-form-urlencoded"
 MOST_FIELDS = 100  # of one query, or one form
 
@@ -107,6 +108,12 @@ class WebAnswer:
 def document(found: object, status: int = HTTPStatus.OK) -> WebAnswer:
     """An answer in JSON."""
     return WebAnswer(status, JSON, json.dumps(found).encode() + b"\n")
+
+
+def problem(status: int, why: str, *fields: tuple[str, str]) -> WebAnswer:
+    """Why there is no answer (RFC 9457); `error` is as in the answers of `relayctl --json`."""
+    said = {"title": HTTPStatus(status).phrase, "status": int(status), "detail": why, "error": why}
+    return WebAnswer(status, PROBLEM, json.dumps(said).encode() + b"\n", fields)
 
 
 def redirect(to: str, *fields: tuple[str, str]) -> WebAnswer:

@@ -18,14 +18,23 @@ _PLAIN = {
 _TOKEN = "token"
 _ERROR = {
     "description": "why there is no answer",
-    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorAnswer"}}},
+    "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
+}
+_PROBLEM = {  # RFC 9457
+    "type": "object",
+    "required": ["title", "status", "detail", "error"],
+    "properties": {
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string"},
+        "error": {"type": "string", "description": "as detail: the answer of relayctl --json"},
+    },
 }
 
 
 def described() -> dict[str, Any]:
     """The whole document."""
-    schemas: dict[str, Any] = {}
-    _schema(answers.ErrorAnswer, schemas)
+    schemas: dict[str, Any] = {"Problem": _PROBLEM}
     paths: dict[str, dict[str, Any]] = {}
     for call in CALLS:
         paths.setdefault(API + call.path, {})[call.method.lower()] = _operation(call, schemas)

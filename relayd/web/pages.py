@@ -28,14 +28,21 @@ ACTIONS = {
     "retry": "Retry now",
     "hold": "Hold",
     "release": "Release",
+    "reroute": "Reroute",
     "remove": "Remove",
 }
 DONE = {
     "retry": "due now",
     "hold": "held",
     "release": "released",
+    "reroute": "sent another way",
     "remove": "removed",
+    "suspend": "suspended",
+    "resume": "resumed",
 }
+SUSPENDING = ("suspend", "resume")
+SUSPENDED_KINDS = ("destination", "provider", "sender", "login")
+SUSPENDED_FOR = {"900": "15 minutes", "3600": "an hour", "14400": "4 hours", "86400": "a day"}
 STATES = ("", "queued", "held")
 FOUND_STATES = (*STATES, "waiting", "delivered", "bounced", "discarded", "removed")
 PER_PAGE = 50
@@ -246,7 +253,12 @@ def _suspended(view: PageView, status: Document) -> Markup:
     )
 
 
-def queue(view: PageView, messages: list[dict[str, Any]], said: Document) -> bytes:
+def queue(
+    view: PageView,
+    messages: list[dict[str, Any]],
+    said: Document,
+    suspended: Iterable[Document] = (),
+) -> bytes:
     """What waits, and what can be done about it."""
     may = view.person.role >= Role.OPERATOR
     here = link("/queue", **{name: view.fields.get(name, "") for name in QUEUE_FIELDS})
@@ -290,7 +302,51 @@ def queue(view: PageView, messages: list[dict[str, Any]], said: Document) -> byt
         ),
         view.form("/act", listing, back, element("p", *_spaced(buttons)))
         if may and rows else listing,
+        _suspending(view, suspended, here),
     )  # fmt: skip
+
+
+def _suspending(view: PageView, suspended: Iterable[Document], here: str) -> object:
+    """What was told to wait, and what can be told to."""
+    may = view.person.role >= Role.OPERATOR
+    back = element("input", type="hidden", name="back", value=here)
+    rows = [
+        (
+            each["kind"],
+            each["whom"],
+            moment(each["until"]),
+            each["reason"],
+            each["by"],
+            view.form(
+                "/act",
+                element("input", type="hidden", name="kind", value=each["kind"]),
+                element("input", type="hidden", name="whom", value=each["whom"]),
+                back,
+                element(
+                    "button", "Resume", name="command", value="resume",
+                    aria_label=f"Resume {each['kind']} {each['whom']}",
+                ),
+            ) if may else "",
+        )
+        for each in suspended
+    ]  # fmt: skip
+    columns = ("What", "Whom", "Until", "Why", "By", "End it")
+    listing = table("Suspended", columns, rows, "Nothing is suspended.")
+    if not may:
+        return listing
+    times = [element("option", said, value=each) for each, said in SUSPENDED_FOR.items()]
+    kinds = [element("option", each, value=each) for each in SUSPENDED_KINDS]
+    form = view.form(
+        "/act",
+        back,
+        element("label", "What", element("select", kinds, name="kind")),
+        _field("whom", "Whom", required=True),
+        element("label", "For", element("select", times, name="seconds")),
+        _field("reason", "Why"),
+        element("button", "Suspend", name="command", value="suspend"),
+        class_="filter",
+    )
+    return [listing, form]
 
 
 QUEUE_FIELDS = ("sender", "recipient", "destination", "state")
@@ -318,8 +374,10 @@ def _said(said: Document) -> Markup | None:
     command, count = said.get("done", ""), said.get("count", "")
     if command not in DONE or not count.isdecimal() or len(count) > 12:
         return None
-    noun = "recipient" if int(count) == 1 else "recipients"
-    return element("p", f"{int(count):,} {noun} {DONE[command]}", class_="good", role="status")
+    thing = "suspension" if command in SUSPENDING else "recipient"
+    noun = thing if int(count) == 1 else f"{thing}s"
+    words = f"{int(count):,} {noun} {DONE[command]}"
+    return element("p", words, class_="good", role="status")
 
 
 def confirm(view: PageView, command: str, idents: list[str], back: str) -> bytes:

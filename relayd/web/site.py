@@ -27,7 +27,7 @@ from relayd.intake.limits import client_key
 from relayd.mail.log import MailLog
 from relayd.reactor.coroutine import log_bug, spawn
 from relayd.tls.server import ServerTls
-from relayd.web.exchange import WebAnswer, WebRequest, document
+from relayd.web.exchange import WebAnswer, WebRequest, problem
 
 MAX_BODY = 1 << 20  # octets of a request's body: a header section to be explained is in it
 REQUEST_TIME = 15.0  # seconds until a request is there as a whole, from the end of the one before
@@ -129,16 +129,15 @@ class _Request(http.Request):
     def _turn_away(self, status: HTTPStatus) -> None:
         """Before it is whole: the rest is not waited for."""
         self.turned_away = True
-        answer = document({"error": status.phrase}, status)
-        head = "".join(f"{name}: {value}\r\n" for name, value in _fields(answer))
-        said = f"HTTP/1.1 {status.value} {status.phrase}\r\n{head}Connection: close\r\n\r\n"
-        self.channel.transport.write(said.encode("latin-1") + answer.body)
+        answer = problem(status, status.phrase)
+        self.channel.transport.write(_early(answer))
         self.channel.loseConnection()
 
     def _broken(self, failure: Failure) -> None:
         log_bug(self.factory.journal, "bug in the console", failure)
         if not self.startedWriting:
-            self._send(document({"error": "a bug in relayd; its log tells more"}, 500))
+            why = "a bug in relayd; its log tells more"
+            self._send(problem(HTTPStatus.INTERNAL_SERVER_ERROR, why))
 
 
 class _Channel(http.HTTPChannel):
@@ -157,6 +156,13 @@ class _Channel(http.HTTPChannel):
         """Not for ever."""
         super().connectionMade()  # type: ignore[no-untyped-call]
         self._within(REQUEST_TIME)
+
+    def _respondToBadRequestAndDisconnect(self) -> None:
+        """What is no HTTP gets a document, too, where Twisted has an empty answer."""
+        said = _early(problem(HTTPStatus.BAD_REQUEST, "that is no request of HTTP"))
+        transport: Any = self.transport
+        transport.write(said)
+        self.loseConnection()  # type: ignore[no-untyped-call]
 
     def allContentReceived(self) -> None:
         """The request is there."""
@@ -259,6 +265,14 @@ def _fields(answer: WebAnswer) -> Sequence[tuple[str, str]]:
         *(each for each in STRICT if each[0].lower() not in own),
         *answer.fields,
     ]
+
+
+def _early(answer: WebAnswer) -> bytes:
+    """An answer before there is a whole request, and the last one of its connection."""
+    head = "".join(f"{name}: {value}\r\n" for name, value in _fields(answer))
+    phrase = HTTPStatus(answer.status).phrase
+    said = f"HTTP/1.1 {int(answer.status)} {phrase}\r\n{head}Connection: close\r\n\r\n"
+    return said.encode("latin-1") + answer.body
 
 
 def _peer(transport: Any, place: ConsolePlace) -> tuple[str, str]:  # noqa: ANN401

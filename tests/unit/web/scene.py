@@ -27,7 +27,9 @@ from relayd.login.scram import Verifier
 from relayd.login.users import Seat, Users
 from relayd.mail.client import Client
 from relayd.ops.control import listen
+from relayd.ops.suspending import SuspendingDesk
 from relayd.ops.tokensdesk import TokensDesk
+from relayd.relay.suspensions import Suspensions
 from relayd.web.api import Api
 from relayd.web.console import Console
 from relayd.web.entrance import Entrance
@@ -183,6 +185,10 @@ class Scene(Fixture):
         self.folder = Path(folder.name)
         self.commands._log = self.log = self.journal = RefusalJournal()
         self.tokens = TokensDesk(self.folder / "api-tokens", self.journal, lambda: 1e9)
+        self.commands._suspending = SuspendingDesk(
+            Suspensions(self.folder, self.journal, lambda: 1e9), list, lambda: ["exchange"],
+            self.journal, lambda: 1e9,
+        )  # fmt: skip
         self.moment = 1000.0
         self.wall = 59.0
         self.guesses = Guesses(lambda: self.moment)

@@ -84,14 +84,16 @@ class ApiTests(Scene, TestCase):
         ):  # fmt: skip
             heard = await self.call(path, body)
             self.assertEqual(heard.status, status, f"{path} {body}: {heard.text}")
-            self.assertEqual(heard.field("content-type"), "application/json")
-            self.assertEqual(list(json.loads(heard.text)), ["error"])
+            self.assertEqual(heard.field("content-type"), "application/problem+json")
+            found = json.loads(heard.text)
+            self.assertEqual(list(found), ["title", "status", "detail", "error"])
+            self.assertEqual((found["status"], found["detail"]), (status, found["error"]))
         for octets in (b"{", b"\xff", b"[" * 100_000):
             heard = await self.browser().ask(
                 f"{API}/hold", body=octets, kind="application/json",
                 authorization=f"Bearer {self.admin}",  # type: ignore[attr-defined]
             )  # fmt: skip
-            self.assertEqual((heard.status, list(json.loads(heard.text))), (400, ["error"]))
+            self.assertEqual((heard.status, json.loads(heard.text)["status"]), (400, 400))
         heard = await self.call("/status", authorization="Basic eDp5")
         self.assertEqual(heard.status, 401)
         self.assertTrue(heard.field("www-authenticate").startswith("Bearer"))

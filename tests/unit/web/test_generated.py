@@ -16,9 +16,8 @@ from relayd.mail.ident import ident_text
 from relayd.ops.documents import Request
 from relayd.ops.explain import decide
 from relayd.ops.limitsdesk import LimitsDesk
-from relayd.ops.suspending import SuspendingDesk
+from relayd.ops.rerouting import ReroutingDesk
 from relayd.ops.tablesdesk import TablesDesk
-from relayd.relay.suspensions import Suspensions
 from relayd.service.app import about
 from relayd.service.configuration import Configuration
 from relayd.tls.dates import CertificateDates
@@ -101,9 +100,8 @@ class Client:
             )
             found = json.loads(heard.text)
             answers = about["responses"]
-            schema = answers.get(str(heard.status), answers["default"])["content"][JSON]["schema"]
-            if heard.status != 200:
-                schema = whole["components"]["schemas"]["ErrorAnswer"]
+            content = answers.get(str(heard.status), answers["default"])["content"]
+            schema = content[heard.field("content-type")]["schema"]
             valid(found, schema, whole, about["operationId"])
             return found if heard.status == 200 else heard.status
 
@@ -125,16 +123,13 @@ class GeneratedClient(Scene, TestCase):
         configuration = Configuration(settings, Deferred, self.journal)
         limits = LimitsDesk(Limits(self.folder, wall), lambda: settings, self.journal)
         tables = Refresher(reactor, self.journal, wall)
+        self.commands._rerouting = ReroutingDesk(lambda: settings.ruleset, self.journal, wall)
         self.commands._about = lambda: about(
             configuration, 1.0, {}, CertificateDates(), limits, tables
         )
         self.commands._explain = explain
         self.commands._limits = limits
         self.commands._tables = TablesDesk(tables, self.journal)
-        self.commands._suspending = SuspendingDesk(
-            Suspensions(self.folder, self.journal, wall), list, lambda: ["exchange"], self.journal,
-            wall,
-        )  # fmt: skip
 
     async def test_a_client_made_of_the_description_drives_every_call(self) -> None:
         message, _ = await self.accept("bob@elsewhere.example")
@@ -149,7 +144,9 @@ class GeneratedClient(Scene, TestCase):
             "explain": {"recipient": "x@y.example"},
             "suspend": {"destination": "exchange", "seconds": 60, "reason": "r"},
             "resume": {"all": True},
-            **{name: {"ids": [ident]} for name in ("retry", "hold", "release", "remove")},
+            **{
+                name: {"ids": [ident]} for name in ("retry", "hold", "release", "reroute", "remove")
+            },
         }
         order = sorted(client.operations, key=lambda name: (name == "remove", name))
         order.remove("suspended")
