@@ -106,7 +106,7 @@ def _table(words: Words) -> TableDef:
         if not words.skip_word("query"):
             raise words.missing('query "SELECT ... WHERE ... = ?"')
         query = words.string("the query in quotes").text
-        if words.at_word("refresh"):
+        if words.at_word("refresh", "live"):
             directory = read_refreshing(words, kind, path, {"query": query})
             return TableDef(name, kind, directory=directory, place=place)
     return TableDef(name, kind, (), path, includes, query, place=place, entry_places=(path_place,))
