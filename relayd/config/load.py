@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import glob
 import os
 from collections.abc import Mapping, Set
@@ -79,6 +80,7 @@ if TYPE_CHECKING:
 
 MAX_FILES = 1000
 MAX_SHOWN = 100
+MANY = 10_000  # scoped files of which what was read is remembered
 _ONCE = "expected each file once"
 
 
@@ -131,6 +133,17 @@ def load(
                     refused[name] = RefusedFile(problems, _octets(kept, Path(name)))
                 else:  # what was good is so no longer, beside what there is now
                     refused[name] = RefusedFile(before.problems, b"")
+
+
+@functools.lru_cache(maxsize=2 * MANY)
+def _customer(
+    text: str, path: str, name: str, domain: str, shared: Shared
+) -> tuple[tuple[Item, ...], tuple[Problem, ...]]:
+    """What stands in a scoped file; of many that have not changed none is read anew."""
+    source = Source.of(text, path, name)
+    lexed = lex(source)
+    items, problems = read_scoped(lexed.statements, domain, shared)
+    return tuple(items), (*lexed.problems, *problems)
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,8 +334,10 @@ class _Loader:
                 if first != shown:
                     raise AddressError(f"{first} is about {domain} already")
                 octets = None if refused is None else refused.instead
-                text = read_text(path, shown, texts=self._texts) if octets is None else (
-                    octets.decode("utf-8-sig")
+                text = (
+                    read_text(path, shown, texts=self._texts)
+                    if octets is None
+                    else (octets.decode("utf-8-sig"))
                 )
             except AddressError as error:
                 expected = "expected the name of a domain: customers/example.com.rules"
@@ -337,11 +352,10 @@ class _Loader:
                 continue
             if refused is not None:
                 self._texts.replace(path, refused.instead)
-            source = Source.of(text, shown, short_name(path, self._folder))
-            lexed = lex(source)
-            items, problems = read_scoped(source, lexed.statements, domain, shared)
-            self._of_scoped(refused, [*lexed.problems, *problems])
-            found.append((at, items))
+            name = short_name(path, self._folder)
+            items, problems = _customer(text, shown, name, domain, shared)
+            self._of_scoped(refused, [*problems])
+            found.append((at, [*items]))
         for at, items in reversed(found):
             self._items[at:at] = items
         self._customers.clear()

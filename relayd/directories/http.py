@@ -104,9 +104,7 @@ def _connection(order: TableOrder, patience: float) -> http.client.HTTPConnectio
     host = url.hostname or ""
     if url.scheme.lower() == "https":
         context = ssl.create_default_context(cafile=str(order.trusted))
-        return http.client.HTTPSConnection(
-            host, url.port or 443, timeout=patience, context=context
-        )
+        return http.client.HTTPSConnection(host, url.port or 443, timeout=patience, context=context)
     if not _here(host):
         raise SourceError(f"{host} is not this machine, and this is not HTTPS")
     return http.client.HTTPConnection(host, url.port or 80, timeout=patience)

@@ -29,7 +29,7 @@ from relayd.rules.language.model import (
     TableDef,
 )
 from relayd.rules.language.pattern import Anything, Domain, Exact, InTable, Regex, SubDomains
-from relayd.rules.language.source import Complaint, Place, Problem, Source, did_you_mean, one_of
+from relayd.rules.language.source import Complaint, Place, Problem, did_you_mean, one_of
 
 ALLOWED = ("accept", "reject", "defer", "hold", "discard", "forward", "header", "expect", "table")
 _TABLE = re.compile(r"<([^<>]*)>\Z")
@@ -63,7 +63,7 @@ def domain_of_file(path: Path) -> str:
 
 
 def read_scoped(
-    source: Source, statements: Sequence[Statement], domain: str, shared: Shared
+    statements: Sequence[Statement], domain: str, shared: Shared
 ) -> tuple[list[Item], list[Problem]]:
     """The items of one file, their tables by names of their own, and what is wrong with it."""
     scope = _Scope(domain, shared, statements)
@@ -216,7 +216,10 @@ class _Scope:
         last = before[-size:]
         if len(last) < size or any(code is not constants.LITERAL for code, _ in last):
             return False
-        return "".join(chr(letter) for _, letter in last) in (f"@{self._domain}", f".{self._domain}")
+        return "".join(chr(letter) for _, letter in last) in (
+            f"@{self._domain}",
+            f".{self._domain}",
+        )
 
     def _outside(self, what: str) -> tuple[str, str]:
         if what.startswith("regex"):

@@ -142,9 +142,7 @@ def read_targets(name: str, rows: Iterable[object]) -> tuple[tuple[str, ...], st
             continue
         problems: list[Problem] = []
         text = cell(columns[0]).encode("utf-8", "replace").decode()
-        table = read_table(
-            name, "virtual", Source(name, name, (f"{_SOMEBODY} {text}",)), problems
-        )
+        table = read_table(name, "virtual", Source(name, name, (f"{_SOMEBODY} {text}",)), problems)
         for problem in problems:
             wrong = problem.what.partition(", in line")[0]
         if isinstance(table, MapTable) and _SOMEBODY in table.entries and not problems:

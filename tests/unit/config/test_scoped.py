@@ -136,7 +136,9 @@ class ScopedTest(unittest.TestCase):
                 self.assertEqual(self.reply(settings, "info@example.com"), 550)
 
     def test_tables_of_two_files_may_have_the_same_name(self) -> None:
-        self.write("example.com", "table mine { a@example.com, x@other.example }\naccept to <mine>\n")
+        self.write(
+            "example.com", "table mine { a@example.com, x@other.example }\naccept to <mine>\n"
+        )
         self.write("other.example", "table mine { b@other.example }\naccept to <mine>\n")
         settings = self.load()
         self.assertEqual(refused(settings), [])
