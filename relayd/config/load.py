@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import glob
 import os
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -356,8 +356,8 @@ class _Loader:
             items, problems = _customer(text, shown, name, domain, shared)
             self._of_scoped(refused, [*problems])
             found.append((at, [*items]))
-        for at, items in reversed(found):
-            self._items[at:at] = items
+        for at, rules in reversed(found):
+            self._items[at:at] = rules
         self._customers.clear()
 
     def _of_scoped(self, refused: RefusedFile | None, problems: list[Problem]) -> None:

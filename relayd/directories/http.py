@@ -16,7 +16,7 @@ from relayd.directories.source import (
     CONNECT,
     PATIENCE,
     SILENCE,
-    Asked,
+    AskedSource,
     Rows,
     SourceError,
     TableOrder,
@@ -54,7 +54,7 @@ def read(order: TableOrder, tag: str) -> Rows:
     return Rows(columns, _all(first, rows, columns), answer.getheader("ETag") or "")
 
 
-def connect(order: TableOrder) -> Asked:
+def connect(order: TableOrder) -> AskedSource:
     """See Connect."""
     return _Server(order)
 
@@ -67,7 +67,7 @@ class _Server:
         self._connection = _connection(order, PATIENCE)
 
     def ask(self, key: str) -> Iterator[object]:
-        """See Asked."""
+        """See AskedSource."""
         url = self._order.directory.where.replace(KEY, quote(key, safe="@"))
         answer = _answer(self._connection, url, self._fields, PATIENCE)
         try:
@@ -92,7 +92,7 @@ class _Server:
         return ((each,) for each in values)
 
     def end(self) -> None:
-        """See Asked."""
+        """See AskedSource."""
         line = self._connection.sock
         if line is not None:
             with contextlib.suppress(OSError):
@@ -122,9 +122,10 @@ def _answer(
 ) -> http.client.HTTPResponse:
     host = connection.host
     try:
-        if connection.sock is None:
+        fresh = connection.sock is None
+        if fresh:
             connection.connect()
-            connection.sock.settimeout(silence)
+        connection.sock.settimeout(silence)
         path = urlsplit(where)._replace(scheme="", netloc="", fragment="").geturl() or "/"
         connection.request("GET", path, headers=fields)
         return connection.getresponse()

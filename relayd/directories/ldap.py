@@ -15,7 +15,7 @@ from relayd.directories.source import (
     MOST_ROWS,
     PATIENCE,
     SILENCE,
-    Asked,
+    AskedSource,
     Rows,
     SourceError,
     TableOrder,
@@ -55,7 +55,7 @@ def read(order: TableOrder, tag: str) -> Rows:
     return Rows(2 if directory.value else 1, rows())
 
 
-def connect(order: TableOrder) -> Asked:
+def connect(order: TableOrder) -> AskedSource:
     """See Connect."""
     trouble = _library().core.exceptions.LDAPException
     try:
@@ -70,7 +70,7 @@ class _Connection:
         self._ldap3 = _library()
 
     def ask(self, key: str) -> Iterator[object]:
-        """See Asked."""
+        """See AskedSource."""
         directory = self._directory
         escaped = self._ldap3.utils.conv.escape_filter_chars(key)
         try:
@@ -92,7 +92,7 @@ class _Connection:
         return ((each,) for each in found)
 
     def end(self) -> None:
-        """See Asked."""
+        """See AskedSource."""
         with contextlib.suppress(OSError, AttributeError):
             self._connection.socket.shutdown(socket.SHUT_RDWR)
 

@@ -16,7 +16,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
 
-from relayd.directories.source import PATIENCE, Asked, Connect, SourceError, TableOrder
+from relayd.directories.source import PATIENCE, AskedSource, Connect, SourceError, TableOrder
 from relayd.mail.log import MailLog
 from relayd.rules.tables.live import LiveAnswer, LiveTable, read_targets
 from relayd.rules.tables.table import Table
@@ -37,7 +37,7 @@ class _Question:
         self.waiting: list[Deferred[object]] = []
         self.over = False
         self.limit: IDelayedCall | None = None
-        self.asked: Asked | None = None  # the connection that it has been put to
+        self.asked: AskedSource | None = None  # the connection that it has been put to
 
 
 class LiveDirectory:
@@ -129,15 +129,18 @@ class LiveDirectory:
 
     def _work(self) -> None:
         connect: Connect = import_module(f"relayd.directories.{self._order.directory.kind}").connect
-        line: Asked | None = None
+        line: AskedSource | None = None
         while True:
             try:
                 question = self._queue.get(timeout=IDLE)
             except Empty:
-                line = _closed(line)
+                if line is not None:
+                    line.end()
+                line = None
                 continue
             if question is None:
-                _closed(line)
+                if line is not None:
+                    line.end()
                 return
             if question.over:
                 continue
@@ -151,7 +154,9 @@ class LiveDirectory:
                     rows = [*line.ask(question.key)]
                 except Exception as error:  # whatever a library raises must end no thread
                     trouble = _plain(error)
-                    line = _closed(line)
+                    if line is not None:
+                        line.end()
+                    line = None
                 if not trouble or fresh or question.over:
                     break
             question.asked = None
@@ -188,11 +193,6 @@ class LiveDirectories:
 
 def _said(answer: LiveAnswer) -> tuple[str, ...] | None:
     return None if answer.trouble else answer.targets
-
-
-def _closed(line: Asked | None) -> None:
-    if line is not None:
-        line.end()
 
 
 def _plain(error: Exception) -> str:

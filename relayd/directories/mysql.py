@@ -14,7 +14,7 @@ from relayd.directories.source import (
     MOST_ROWS,
     PATIENCE,
     SILENCE,
-    Asked,
+    AskedSource,
     Rows,
     SourceError,
     TableOrder,
@@ -58,7 +58,7 @@ def read(order: TableOrder, tag: str) -> Rows:
     return Rows(columns, rows())
 
 
-def connect(order: TableOrder) -> Asked:
+def connect(order: TableOrder) -> AskedSource:
     """See Connect."""
     pymysql = _library()
     try:
@@ -75,7 +75,7 @@ class _Connection:
         self._query = order.directory.query.replace("%", "%%").replace(KEY, "%(key)s")
 
     def ask(self, key: str) -> Iterator[object]:
-        """See Asked."""
+        """See AskedSource."""
         try:
             cursor = self._connection.cursor()
             cursor.execute(self._query, {"key": key})
@@ -84,7 +84,7 @@ class _Connection:
             raise SourceError(_plain(error)) from None
 
     def end(self) -> None:
-        """See Asked."""
+        """See AskedSource."""
         with contextlib.suppress(OSError, AttributeError):
             self._connection._sock.shutdown(socket.SHUT_RDWR)
 

@@ -13,7 +13,7 @@ from relayd.directories.source import (
     MOST_ROWS,
     PATIENCE,
     SILENCE,
-    Asked,
+    AskedSource,
     Rows,
     SourceError,
     TableOrder,
@@ -45,7 +45,7 @@ def read(order: TableOrder, tag: str) -> Rows:
     return Rows(columns, rows())
 
 
-def connect(order: TableOrder) -> Asked:
+def connect(order: TableOrder) -> AskedSource:
     """See Connect."""
     psycopg = _library(order)
     try:
@@ -62,7 +62,7 @@ class _Connection:
         self._query = order.directory.query.replace("%", "%%").replace(KEY, "%(key)s").encode()
 
     def ask(self, key: str) -> Iterator[object]:
-        """See Asked."""
+        """See AskedSource."""
         try:
             cursor = self._connection.execute(self._query, {"key": key})
             return iter(cursor.fetchmany(MOST_ROWS))
@@ -70,7 +70,7 @@ class _Connection:
             raise SourceError(_plain(error)) from None
 
     def end(self) -> None:
-        """See Asked. Whoever waits for the server does so at its socket."""
+        """See AskedSource. Whoever waits for the server does so at its socket."""
         with (
             contextlib.suppress(OSError, self._error),
             socket.socket(fileno=os.dup(self._connection.fileno())) as line,

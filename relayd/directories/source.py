@@ -82,7 +82,7 @@ Driver = Callable[[TableOrder, str], Rows]
 the rows are read as well, what its library raises."""
 
 
-class Asked(Protocol):
+class AskedSource(Protocol):
     """A connection to a source that is asked for one key at a time."""
 
     def ask(self, key: str) -> Iterator[object]:
@@ -92,7 +92,7 @@ class Asked(Protocol):
         """Let go of it. From another thread: whoever waits for it waits no longer."""
 
 
-Connect = Callable[[TableOrder], Asked]
+Connect = Callable[[TableOrder], AskedSource]
 """Connects to the source of a live table. Raises SourceError and OSError."""
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from relayd.directories.source import (
     MOST_ROWS,
     PATIENCE,
-    Asked,
+    AskedSource,
     Rows,
     SourceError,
     TableOrder,
@@ -27,7 +27,7 @@ def read(order: TableOrder, tag: str) -> Rows:
     return Rows(counted(len(found.description or ())), iter(found))
 
 
-def connect(order: TableOrder) -> Asked:
+def connect(order: TableOrder) -> AskedSource:
     """See Connect."""
     return _Database(order, _connected(order, PATIENCE))
 
@@ -39,14 +39,14 @@ class _Database:
         self._where = order.directory.where
 
     def ask(self, key: str) -> Iterator[object]:
-        """See Asked."""
+        """See AskedSource."""
         try:
             return iter(self._database.execute(self._query, {"key": key}).fetchmany(MOST_ROWS))
         except sqlite3.Error as error:
             raise SourceError(f"{self._where}: {error}") from None
 
     def end(self) -> None:
-        """See Asked."""
+        """See AskedSource."""
         self._database.interrupt()
         self._database.close()
 

@@ -28,7 +28,7 @@ from relayd.rules.language.model import (
     Rule,
     TableDef,
 )
-from relayd.rules.language.pattern import Anything, Domain, Exact, InTable, Regex, SubDomains
+from relayd.rules.language.pattern import Domain, Exact, InTable, Regex, SubDomains
 from relayd.rules.language.source import Complaint, Place, Problem, did_you_mean, one_of
 
 ALLOWED = ("accept", "reject", "defer", "hold", "discard", "forward", "header", "expect", "table")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import urlsplit
 
 from relayd.rules.language.lexer import quote, string
@@ -89,7 +91,7 @@ def read_directory(words: Words, kind: str) -> DirectoryDef:
     return read_refreshing(words, kind, where, parts)
 
 
-def read_refreshing(words: Words, kind: str, where: str, parts: dict[str, str]) -> DirectoryDef:
+def read_refreshing(words: Words, kind: str, where: str, parts: Mapping[str, Any]) -> DirectoryDef:
     """`refresh TIME`, and what may stand behind it; or `live cache TIME`."""
     asked = parts.get("query") or parts.get("filter") or where
     if words.skip_word("live"):
