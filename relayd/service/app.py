@@ -39,7 +39,6 @@ from relayd.config.lastgood import LastGoodError, LastGoodFile, last_good
 from relayd.config.texts import RecordedTexts, Texts
 from relayd.ctl.socketpath import spools_of
 from relayd.directories.refresher import Refresher
-from relayd.directories.source import TableOrder
 from relayd.dns.lookup import Lookup
 from relayd.intake.counting import FOLDER, Limits
 from relayd.intake.opening import ListenAddress, ListeningSockets
@@ -71,8 +70,6 @@ from relayd.reactor.lean import own_reactor, soon
 from relayd.reactor.workerpipe import Reactor
 from relayd.relay.enrolment import Enrolment
 from relayd.relay.keptreports import KeptReports
-from relayd.rules.language.model import TableDef
-from relayd.rules.tables.snapshot import FOLDER as SNAPSHOTS
 from relayd.service.configthread import aside
 from relayd.service.configuration import Configuration, RefusedConfiguration
 from relayd.service.gateway import (
@@ -87,6 +84,7 @@ from relayd.service.gateway import (
 )
 from relayd.service.metrics import Metrics
 from relayd.service.supervisor import Orders, Supervisor
+from relayd.service.tableorders import snapshot_orders
 from relayd.service.watch import ConfigurationWatch
 from relayd.spool.disk.lock import Lock
 from relayd.spool.errors import SpoolError, SpoolLocked
@@ -301,7 +299,7 @@ class Relayd(MultiService):
         else:
             self._with_workers()
         self._configuration.keep_up(self._remember)
-        self._configuration.keep_up(lambda fresh: self._refresher.apply(orders_of(fresh)))
+        self._configuration.keep_up(lambda fresh: self._refresher.apply(snapshot_orders(fresh)))
         self._mover.setServiceParent(self)
 
     def _alone(self) -> None:
@@ -638,21 +636,6 @@ def commands_of(
         said=configuration.said,
         filters=gateway.filters.view,
     )
-
-
-def orders_of(settings: Settings) -> list[TableOrder]:
-    """The tables that are read from directories."""
-    spool = settings.spool.absolute()
-    authorities = "" if settings.tls_authorities is None else str(settings.tls_authorities)
-    beside = [] if settings.path is None else [str(settings.path.absolute().parent)]
-    orders = []
-    for item in settings.ruleset.items:
-        if isinstance(item, TableDef) and item.directory is not None:
-            folder = str(Path(item.place.source.path).absolute().parent)
-            path = str(spool / SNAPSHOTS / item.name)
-            folders = (folder, *beside)
-            orders.append(TableOrder(item.name, item.directory, folders, path, authorities))
-    return orders
 
 
 def about(

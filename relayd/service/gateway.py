@@ -13,6 +13,7 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.task import deferLater
 
 from relayd.config import Settings
+from relayd.directories.live import LiveDirectories
 from relayd.dns.localnames import LocalNames
 from relayd.dns.lookup import Lookup
 from relayd.dns.resolver import Resolver
@@ -72,6 +73,7 @@ from relayd.service.configuration import Configuration, Enquiry
 from relayd.service.listeners import ListenerPolicies
 from relayd.service.outboundtls import OutboundTls, protection_of
 from relayd.service.ownmail import OwnMail, report_for
+from relayd.service.tableorders import live_orders
 from relayd.shared.counters import SharedCounters
 from relayd.shared.seldom import FILE, Seldom
 from relayd.smtp.exchange import ServerLimits as SessionRules
@@ -313,6 +315,10 @@ class Gateway(Service):
         )
         self._gatherer = gatherer_of(
             reactor, configuration, log, self._names, self._verification, seldom
+        )
+        self._live = LiveDirectories(reactor, log)
+        configuration.keep_up(
+            lambda fresh: self._live.apply(live_orders(fresh), fresh.ruleset.tables)
         )
         self.explain = enquiry_of(
             reactor, configuration, log, self._resolver, self._names, self._gatherer
@@ -621,6 +627,7 @@ class Gateway(Service):
 
     async def _stop(self) -> None:
         self._accounts.close()
+        self._live.stop()
         self._watchdog.stop()
         self._certificates.stop()
         await self._listening.stopService()
