@@ -22,7 +22,7 @@ ROOT = Path(relayd.__file__).parent
 FLOORS = (
     {"demo"},  # a reader's first five minutes; nothing of the product knows it
     {"service", "sendmail"},  # programs: the daemon, and the command that programs call
-    {"ctl"},
+    {"ctl", "web"},
     {"verification"},
     {"migrate"},
     {"ops"},
@@ -34,7 +34,8 @@ FLOORS = (
 FLOOR = {name: number for number, names in enumerate(reversed(FLOORS)) for name in names}
 
 RIM = {"service", "reactor", "intake", "relay", "tls", "dns", "login", "filters", "ops", "demo"} | {
-    "directories"
+    "directories",
+    "web",
 }
 PURE_AT_THE_RIM = {
     "relayd.directories.fetch",
@@ -94,6 +95,20 @@ PURE_AT_THE_RIM = {
     "relayd.login.secrets",
     "relayd.login.guesses",
     "relayd.login.dovecot",
+    "relayd.login.apitokens",
+    "relayd.login.roles",
+    "relayd.login.totp",
+    "relayd.web.api",
+    "relayd.web.catalogue",
+    "relayd.web.console",
+    "relayd.web.entrance",
+    "relayd.web.exchange",
+    "relayd.web.guard",
+    "relayd.web.markup",
+    "relayd.web.openapi",
+    "relayd.web.operations",
+    "relayd.web.pages",
+    "relayd.web.sessions",
 }
 
 OUTSIDE = {

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import glob
 import os
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 from relayd.config.files import COMMENT, read_text, short_name, similar_file
 from relayd.config.hostname import hostname_cautions
 from relayd.config.keys import keys_path, read_keys
+from relayd.config.lastgood import LastGoodError, last_good
 from relayd.config.listeners import listener_name_problems, open_to_strangers, reached_by_others
 from relayd.config.logins import (
     AUTH,
     MECHANISMS,
     LoginOptions,
+    console_problems,
     listener_problems,
     read_secrets,
 )
@@ -38,10 +41,12 @@ from relayd.config.shortnames import unfindable
 from relayd.config.tables import TableLoader
 from relayd.config.texts import Texts
 from relayd.config.tls import certificate_problems, open_keys, resolved
-from relayd.config.values import name_order
+from relayd.config.values import ConsolePlace, name_order
 from relayd.login.initiator import Secret
 from relayd.login.oauth import Provider
+from relayd.mail.address import AddressError
 from relayd.mail.nexthop import NextHop
+from relayd.mail.security import IMPLICIT
 from relayd.report.tlsrpt import TlsReports
 from relayd.rules.check.caution import cautions
 from relayd.rules.check.check import (
@@ -56,6 +61,7 @@ from relayd.rules.check.check import (
 from relayd.rules.check.expect import failures
 from relayd.rules.check.filtering import filter_problems
 from relayd.rules.check.loops import loops
+from relayd.rules.check.scope import Shared, domain_of_file, read_scoped
 from relayd.rules.check.shadow import shadowed
 from relayd.rules.check.signing import forwarding_problems
 from relayd.rules.conditions.reversename import REVERSE_NAME
@@ -76,6 +82,7 @@ if TYPE_CHECKING:
 
 MAX_FILES = 1000
 MAX_SHOWN = 100
+MANY = 10_000  # scoped files of which what was read is remembered
 _ONCE = "expected each file once"
 
 
@@ -109,10 +116,67 @@ def load(
     `fixed`: what holds until a restart, whatever the file says (see Settings.fixed). `texts`: where
     the text files are, if not on disk as they are; databases, keys and secrets are.
     """
-    loader = _Loader(Path(path), texts)
-    loader.read(Path(path), str(path), None)
-    loader.refuse_silence(str(path))
-    return loader.settings(Path(path), fixed or {})
+    path = Path(path)
+    refused: dict[str, RefusedFile] = {}
+    while True:
+        loader = _Loader(path, texts, refused)
+        loader.read(path, str(path), None)
+        loader.refuse_silence(str(path))
+        try:
+            return loader.settings(path, fixed or {})
+        except ConfigErrors as errors:
+            theirs = loader.scoped_problems(errors.problems)
+            if not theirs:
+                raise
+            kept = _kept(loader.spool, path)
+            for name, problems in theirs.items():
+                before = refused.get(name)
+                if before is None:
+                    refused[name] = RefusedFile(problems, _octets(kept, Path(name)))
+                else:  # what was good is so no longer, beside what there is now
+                    refused[name] = RefusedFile(before.problems, b"")
+
+
+@functools.lru_cache(maxsize=2 * MANY)
+def _customer(
+    text: str, path: str, name: str, domain: str, shared: Shared
+) -> tuple[tuple[Item, ...], tuple[Problem, ...]]:
+    """What stands in a scoped file; of many that have not changed none is read anew."""
+    source = Source.of(text, path, name)
+    lexed = lex(source)
+    items, problems = read_scoped(lexed.statements, domain, shared)
+    return tuple(items), (*lexed.problems, *problems)
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedFile:
+    """A scoped file with a mistake: it harms nobody else."""
+
+    problems: tuple[Problem, ...]
+    instead: bytes  # its last good version; empty: there is none
+
+    def warnings(self) -> list[Problem]:
+        """As `check` and `status` name it."""
+        force = "its last good version stays in force" if self.instead else "it is left out"
+        return [
+            Problem(each.place, f"{each.what} ({force})", each.expected) for each in self.problems
+        ]
+
+
+def _kept(spool: Path, path: Path) -> Texts | None:
+    """The texts that were in force the last time; None: nothing is known of them."""
+    try:
+        found = last_good(spool, path.absolute(), os.geteuid())
+    except (LastGoodError, OSError):
+        return None
+    return None if found is None else found.texts
+
+
+def _octets(kept: Texts | None, path: Path) -> bytes:
+    try:
+        return b"" if kept is None else kept.octets(path)
+    except OSError:
+        return b""
 
 
 def load_text(
@@ -143,8 +207,16 @@ def readable(path: Path) -> tuple[list[Item], list[Problem]]:
 
 
 class _Loader:
-    def __init__(self, path: Path, texts: Texts | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        texts: Texts | None = None,
+        refused: Mapping[str, RefusedFile] | None = None,
+    ) -> None:
         self._folder = path.parent
+        self._refused = refused or {}
+        self._customers: list[tuple[int, Path, str, Place]] = []  # scoped: where they belong
+        self._scoped: set[str] = set()
         self._given, self._texts = texts, texts or Texts()
         self._items: list[Item] = []
         self._settings: dict[str, list[Setting]] = {}
@@ -219,7 +291,10 @@ class _Loader:
             if isinstance(value, Setting):
                 self._settings.setdefault(value.name, []).append(value)
             elif isinstance(value, Include):
-                self._include(value, source, folder)
+                if value.scoped:
+                    self._include_scoped(value, source, folder)
+                else:
+                    self._include(value, source, folder)
             else:
                 self._items.append(value)
 
@@ -235,12 +310,83 @@ class _Loader:
                 shown = str(Path(source.path).parent / os.path.relpath(each, folder))
             self.read(Path(each), shown, include.place)
 
+    def _include_scoped(self, include: Include, source: Source, folder: Path) -> None:
+        """They are read when it is known what of the main set is shared."""
+        pattern = os.path.join(folder, include.pattern)  # noqa: PTH118 - glob's own spelling
+        self._patterns.append(pattern)
+        for each in self._texts.find(pattern):
+            shown = each
+            if not Path(include.pattern).is_absolute():
+                shown = str(Path(source.path).parent / os.path.relpath(each, folder))
+            self._customers.append((len(self._items), Path(each), shown, include.place))
+
+    def _read_scoped(self) -> None:
+        """Each for itself; what is wrong is told of that one."""
+        shared = Shared.of(self._items)
+        domains: dict[str, str] = {}
+        found: list[tuple[int, list[Item]]] = []
+        for at, path, shown, place in self._customers:
+            self._files[path] = place
+            self._scoped.add(shown)
+            refused = self._refused.get(shown)
+            source = Source(shown, short_name(path, self._folder), ())
+            try:
+                domain = domain_of_file(path)
+                first = domains.setdefault(domain, shown)
+                if first != shown:
+                    raise AddressError(f"{first} is about {domain} already")
+                octets = None if refused is None else refused.instead
+                text = (
+                    read_text(path, shown, texts=self._texts)
+                    if octets is None
+                    else (octets.decode("utf-8-sig"))
+                )
+            except AddressError as error:
+                expected = "expected the name of a domain: customers/example.com.rules"
+                self._of_scoped(refused, [Problem(Place(source, 1), str(error), expected)])
+                continue
+            except OSError as error:
+                what = f"cannot read {shown}: {error.strerror or error}"
+                self._of_scoped(refused, [Problem(Place(source, 1), what, similar_file(path))])
+                continue
+            except Complaint as complaint:
+                self._of_scoped(refused, [complaint.problem])
+                continue
+            if refused is not None:
+                self._texts.replace(path, refused.instead)
+            name = short_name(path, self._folder)
+            items, problems = _customer(text, shown, name, domain, shared)
+            self._of_scoped(refused, [*problems])
+            found.append((at, [*items]))
+        for at, rules in reversed(found):
+            self._items[at:at] = rules
+        self._customers.clear()
+
+    def _of_scoped(self, refused: RefusedFile | None, problems: list[Problem]) -> None:
+        if refused is None or refused.instead:
+            self._problems += problems
+
+    def scoped_problems(self, problems: Sequence[Problem]) -> dict[str, tuple[Problem, ...]]:
+        """What of this is wrong with scoped files, by file."""
+        found: dict[str, list[Problem]] = {}
+        for each in problems:
+            if each.place.source.path in self._scoped:
+                found.setdefault(each.place.source.path, []).append(each)
+        return {name: tuple(each) for name, each in found.items()}
+
+    @property
+    def spool(self) -> Path:
+        """Where mail lies, as far as it is said."""
+        given = self._settings.get("spool")
+        return self._folder / str(given[0].value if given else Settings.spool)
+
     def _complain(self, place: Place | None, path: str, what: str, expected: str) -> None:
         where = place or Place(Source(path, path, ()), 1)
         self._problems.append(Problem(where, what, expected))
 
     def settings(self, path: Path | None, fixed: Mapping[str, Any]) -> Settings:
         """Everything put together and checked; raises ConfigErrors."""
+        self._read_scoped()
         values = self._values()
         problems = self._problems
         given = {each.tokens[1].text for each in self._broken if len(each.tokens) > 1}
@@ -283,6 +429,7 @@ class _Loader:
         warnings = (
             *self._hostname(path, hostname),
             *self._unseen,
+            *(each for file in self._refused.values() for each in file.warnings()),
             *cautions(ruleset, open_to_strangers(reached)),
             *open_keys(self._private_keys()),
             *unfindable(ruleset.next_hops, places, name_order(self._values_of("resolver"))),
@@ -359,6 +506,11 @@ class _Loader:
             for each in self._settings.get("listen", ())
             if isinstance(each.value, Listener)
         ]
+        listeners += [
+            (str(each.value), IMPLICIT, each.place)
+            for each in self._settings.get("console", ())
+            if isinstance(each.value, ConsolePlace) and each.value.place.path is None
+        ]
         return certificate_problems(pairs, listeners)
 
     def _private_keys(self) -> list[tuple[Path, Place]]:
@@ -406,7 +558,13 @@ class _Loader:
             for each in self._settings.get("certificate", ())
             if isinstance(each.value, CertificateFiles)
         ]
+        consoles = [
+            (each.value.table, each.place)
+            for each in self._settings.get("console", ())
+            if isinstance(each.value, ConsolePlace) and each.value.table
+        ]
         problems = listener_problems(given, tables, pairs, in_clear=in_clear)
+        problems += console_problems(consoles, tables)
         secrets: dict[str, Secret] | None = None
         setting = next(iter(self._settings.get("secrets", ())), None)
         if setting is not None:

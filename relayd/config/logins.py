@@ -93,6 +93,23 @@ def listener_problems(
     return problems
 
 
+def console_problems(
+    given: Iterable[tuple[str, Place]], tables: Mapping[str, Table]
+) -> list[Problem]:
+    """Consoles at which nobody could log in: only users files say what somebody may do there."""
+    problems = []
+    for name, place in given:
+        table = tables.get(name)
+        if table is None:
+            hint = f'expected a statement "table {name} users file PATH"'
+            hint = did_you_mean(name, tables) or hint
+            problems.append(Problem(place, f"there is no table {name}", hint))
+        elif not isinstance(table, UsersTable):
+            what = f"table {name} says of nobody what he may do at the console"
+            problems.append(Problem(place, what, 'expected a table of kind "users"'))
+    return problems
+
+
 def read_secrets(path: Path, name: str, place: Place) -> dict[str, Secret]:
     """The logins at next hops; raises Complaint, which never shows a line of the file."""
     try:

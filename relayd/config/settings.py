@@ -18,10 +18,12 @@ from relayd.config.texts import Texts
 from relayd.config.tls import MINIMUMS, DomainTls, certificate, domain_tls
 from relayd.config.values import (
     STRICT,
+    ConsolePlace,
     MetricsPlace,
     NameOrder,
     Options,
     choice,
+    console,
     domain,
     duration,
     listener,
@@ -161,6 +163,9 @@ class Settings:
     control: Path = setting(path_of, "a path", RESTART, default=Path("/var/spool/relayd/control"))
     metrics: tuple[MetricsPlace, ...] = setting(
         metrics, "listen, and an address or unix socket", RESTART, default=(), repeatable=True
+    )
+    console: tuple[ConsolePlace, ...] = setting(
+        console, "listen, unix socket or address, auth", RESTART, default=(), repeatable=True
     )
     workers: int = setting(workers, "processes, or auto", RESTART, default=0)  # 0: auto
     listeners: tuple[Listener, ...] = setting(

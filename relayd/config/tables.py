@@ -22,6 +22,7 @@ from relayd.rules.language.directory import DirectoryDef
 from relayd.rules.language.model import Item, TableDef
 from relayd.rules.language.source import Complaint, Place, Problem, Source
 from relayd.rules.language.unseen import unseen
+from relayd.rules.tables.live import LiveTable
 from relayd.rules.tables.rows import line as row_line
 from relayd.rules.tables.rows import wrong as row_wrong
 from relayd.rules.tables.snapshot import SnapshotTable
@@ -61,6 +62,8 @@ class TableLoader:
         if item.socket:
             return DovecotTable(item.name, str(item.place), item.socket)
         if item.directory is not None:
+            if item.directory.live:
+                return LiveTable(item.name, str(item.place))
             return self._snapshot(item, item.directory)
         if not item.file:
             entries = list(zip(item.entries, item.entry_places, strict=True))

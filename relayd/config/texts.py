@@ -30,6 +30,9 @@ class Texts:
         """Whether there is such a file, or folder."""
         return path.exists()
 
+    def replace(self, path: Path, octets: bytes) -> None:
+        """Whoever reads this again reads that: what was found there was refused."""
+
     def find(self, pattern: str) -> list[str]:
         """The paths that a pattern of `include` fits, in the order of their names."""
         return sorted(glob.glob(pattern))  # noqa: PTH207 - glob's own spelling
@@ -66,6 +69,10 @@ class RecordedTexts(Texts):
         """See Texts."""
         self._found[_name(pattern)] = found = self._source.find(pattern)
         return found
+
+    def replace(self, path: Path, octets: bytes) -> None:
+        """See Texts."""
+        self._octets[_name(path)] = octets
 
     def without_secrets(self) -> bytes:
         """What may lie on disk of it, for RememberedTexts."""

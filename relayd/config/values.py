@@ -234,7 +234,10 @@ _UNIX = "unix:"
 
 def metrics(words: Words) -> MetricsPlace:
     """`listen` and where the figures are fetched."""
-    expected = "ADDRESS:PORT, e.g. 127.0.0.1:9099, or unix:/run/relayd/metrics"
+    return _http_place(words, "ADDRESS:PORT, e.g. 127.0.0.1:9099, or unix:/run/relayd/metrics")
+
+
+def _http_place(words: Words, expected: str) -> MetricsPlace:
     if not words.skip_word(_LISTEN):
         raise words.missing(f'"{_LISTEN}" and {expected}')
     token = words.next(expected)
@@ -249,3 +252,30 @@ def metrics(words: Words) -> MetricsPlace:
         )
     place = _numeric(host_port(token.text, token.place), words)
     return MetricsPlace(place.host, place.port)
+
+
+@dataclass(frozen=True, slots=True)
+class ConsolePlace:
+    """Where the console is: a unix socket, or a TCP address, there always with TLS and login."""
+
+    place: MetricsPlace
+    table: str = ""  # of those who log in; empty: whoever may open the socket is the administrator
+
+    def __str__(self) -> str:
+        return str(self.place)
+
+    @property
+    def statement(self) -> str:
+        """What the file says behind `console`."""
+        return f"{self.place.statement}{f' {AUTH} {self.table}' if self.table else ''}"
+
+
+def console(words: Words) -> ConsolePlace:
+    """`listen`, where the console is, and who logs in."""
+    expected = "unix:/run/relayd/console.sock, or ADDRESS:PORT auth TABLE"
+    place = _http_place(words, expected)
+    if not words.skip_word(AUTH):
+        if place.path is None:
+            raise words.missing(f'"{AUTH} TABLE": over TCP somebody logs in, and with TLS')
+        return ConsolePlace(place)
+    return ConsolePlace(place, words.name("the name of a table of users"))

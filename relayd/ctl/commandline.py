@@ -11,6 +11,7 @@ from pathlib import Path
 
 from relayd import __version__
 from relayd.ctl import dkim, spoolcommand, terminal, tlsreport
+from relayd.login.roles import NO_ROLE, ROLES, Role
 from relayd.ops.training import FIELD, WORDS
 
 Run = Callable[[argparse.Namespace], int]
@@ -103,6 +104,7 @@ def parser(run: Mapping[str, Run]) -> argparse.ArgumentParser:
         "--quiet", action="store_true", help="only the exit status: the log has the rest"
     )
     _add_user(command("user", "keep the file of those who may log in"))
+    _add_token(command("token", "tokens of the HTTP API: make them, revoke them"))
     _add_oauth(command("oauth", "enrol logins at next hops that go by OAuth2 tokens"))
     dkim.add_options(
         command("dkim", "keys for signatures: make them, check their records"), _everywhere
@@ -162,6 +164,8 @@ def _add_user(to: argparse.ArgumentParser) -> None:
         ("add", "a new login; the password comes from a prompt or from standard input"),
         ("passwd", "another password for a login"),
         ("remove", "take a login out"),
+        ("role", "what a login may do at the console"),
+        ("totp", "a new secret for one-time codes, which the console then asks for as well"),
         ("list", "the names in the file"),
     ):
         action = actions.add_parser(name, help=about, description=about, parents=[_everywhere()])
@@ -169,6 +173,27 @@ def _add_user(to: argparse.ArgumentParser) -> None:
                             " configuration names none or several")  # fmt: skip
         if name != "list":
             action.add_argument("name", metavar="NAME", help="such as alice@example.com")
+        if name == "role":
+            action.add_argument("role", choices=[*ROLES, NO_ROLE], metavar="ROLE",
+                                help=", ".join([*ROLES, NO_ROLE]))  # fmt: skip
+        if name == "totp":
+            action.add_argument("--off", action="store_true", help="ask for no codes any more")
+
+
+def _add_token(to: argparse.ArgumentParser) -> None:
+    to.set_defaults(name="", role="")
+    actions = to.add_subparsers(dest="action", required=True, metavar="ACTION")
+    for name, about in (
+        ("make", "a new token, shown this once"),
+        ("list", "the names of all, and what each may do"),
+        ("revoke", "no longer take a token"),
+    ):
+        action = actions.add_parser(name, help=about, description=about, parents=[_everywhere()])
+        if name != "list":
+            action.add_argument("name", metavar="NAME", help="such as monitoring")
+        if name == "make":
+            action.add_argument("--role", choices=[*ROLES], default=str(Role.VIEWER),
+                                metavar="ROLE", help="viewer, operator or admin")  # fmt: skip
 
 
 def _add_oauth(to: argparse.ArgumentParser) -> None:

@@ -33,7 +33,7 @@ _NAMES = {
     ("", "ids"): _IDS,
     ("held", "id"): _HELD,
     ("held", "ids"): _HELD,
-    ("user", "name"): f'relayctl user list 2>/dev/null | grep -xE "{_NAME}"',
+    ("user", "name"): f'relayctl user list 2>/dev/null | cut -d" " -f1 | grep -xE "{_NAME}"',
     ("oauth", "name"): _statements("oauth"),
     ("dkim", "name"): _statements("dkim"),
     ("table", "name"): _statements("table"),

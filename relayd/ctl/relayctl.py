@@ -109,32 +109,11 @@ def queue(options: argparse.Namespace) -> int:
 
 
 def _json_rows(documents: Iterator[dict[str, Any]]) -> Iterator[str]:
-    from relayd.mail.ident import ident_text
+    from relayd.ops.queuerows import queue_messages
 
-    names = next(documents)
-    columns, recipient_columns = names["columns"], names["recipient_columns"]
     encode = json.JSONEncoder(check_circular=False).encode
-    lanes: dict[str, float] = names.get("lanes", {})
-    behind: dict[str, str] = names.get("behind", {})
-    for document in documents:
-        lanes = document.get("lanes", lanes)
-        behind = document.get("behind", behind)
-        lines = []
-        for row in document.get("rows", ()):
-            message = dict(zip(columns, row, strict=True))
-            recipients = [
-                dict(zip(recipient_columns, each, strict=True)) for each in message["recipients"]
-            ]
-            for recipient in recipients:
-                if not recipient["state"] and recipient["destination"] in lanes:
-                    due = max(recipient["next_attempt"], lanes[recipient["destination"]])
-                    recipient["next_attempt"] = due
-                if not recipient["state"] and recipient["destination"] in behind:
-                    recipient["reply"] = behind[recipient["destination"]]
-                recipient["state"] = text.STATES[recipient["state"]]
-            message["recipients"] = recipients
-            lines.append(encode({"id": ident_text(message.pop("ident")), **message}) + "\n")
-        yield "".join(lines)
+    for messages in queue_messages(documents):
+        yield "".join([encode(each) + "\n" for each in messages])
 
 
 def find(options: argparse.Namespace) -> int:
@@ -458,6 +437,15 @@ def limits(options: argparse.Namespace) -> int:
     return FAILED if options.forget and not answer["forgotten"] else OK
 
 
+def token(options: argparse.Namespace) -> int:
+    """Keep the tokens of the HTTP API."""
+    answer = daemon(options).answer(
+        "token", action=options.action, name=options.name, role=options.role
+    )
+    _show(options, answer, text.token_lines(answer))
+    return OK
+
+
 def table(options: argparse.Namespace) -> int:
     """Tables that are read from directories."""
     answer = daemon(options).answer("table", accept=options.name)
@@ -604,6 +592,7 @@ _RUN: dict[str, Run] = {
     "check": check,
     "reload": reload,
     "user": user,
+    "token": token,
     "oauth": oauth,
     "dkim": dkim,
     "held": held,

@@ -10,17 +10,27 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from relayd.login import users
+from relayd.login.roles import NO_ROLE, ROLES
 from relayd.login.saslprep import PrepareError
 from relayd.login.scram import Verifier
+from relayd.login.totp import address_of, new_secret
 
 if TYPE_CHECKING:
     from relayd.rules.language.source import Place
 
 MIN_PASSWORD = 1  # characters; how good it is to be is the site's business
+_DONE = {
+    "add": "added to",
+    "passwd": "changed in",
+    "remove": "removed from",
+    "role": "has another role in",
+    "totp": "has another secret for codes in",
+}
 
 
 class UsersFailure(Exception):  # noqa: N818 - as the others of relayctl
@@ -80,7 +90,9 @@ def _list(path: Path, *, as_json: bool) -> int:
         print(json.dumps(sorted(found.verifiers)))
     else:
         for name in sorted(found.verifiers):
-            print(name)
+            seat = found.seats.get(name)
+            said = "" if seat is None else f"  {seat.role}{' with codes' if seat.totp else ''}"
+            print(f"{name}{said}")
     return 1 if problems else 0
 
 
@@ -90,19 +102,42 @@ def _change(options: argparse.Namespace, path: Path, config: Path) -> int:
     except ValueError as error:
         raise UsersFailure(str(error)) from None
     lines = users.read(path)
-    there = name in users.parse(lines)[0].verifiers
+    known = users.parse(lines)[0]
+    there = name in known.verifiers
     if options.action == "add" and there:
         raise UsersFailure(f"{name} is in {path} already; change the password with passwd")
     if options.action != "add" and not there:
         raise UsersFailure(f"{name} is not in {path}")
-    verifier = None if options.action == "remove" else _verifier()
-    users.write(path, users.with_user(lines, name, verifier), owner_of(config))
-    done = {"add": "added to", "passwd": "changed in", "remove": "removed from"}[options.action]
-    if options.json:
-        print(json.dumps({"name": name, "file": str(path), "done": options.action}))
+    seat = known.seats.get(name)
+    if options.action == "totp" and seat is None:
+        raise UsersFailure(f"{name} has no role: first relayctl user role {name} viewer")
+    verifier: Verifier | None
+    if options.action in ("role", "totp"):
+        verifier = known.verifiers[name]
+        seat = _new_seat(options, seat)
     else:
+        verifier = None if options.action == "remove" else _verifier()
+    users.write(path, users.with_user(lines, name, verifier, seat), owner_of(config))
+    done = _DONE[options.action]
+    asked = options.action == "totp" and seat is not None and bool(seat.totp)
+    code = address_of(seat.totp, name, "relayd") if asked and seat else ""
+    if options.json:
+        document = {"name": name, "file": str(path), "done": options.action}
+        print(json.dumps({**document, "address": code} if code else document))
+    else:
+        if code:
+            print(f"for the authenticator, once: {code}")
         print(f"{name} {done} {path}; put it in force with: relayctl reload")
     return 0
+
+
+def _new_seat(options: argparse.Namespace, seat: users.Seat | None) -> users.Seat | None:
+    if options.action == "totp":
+        assert seat is not None
+        return replace(seat, totp=b"" if options.off else new_secret())
+    if options.role == NO_ROLE:
+        return None
+    return users.Seat(ROLES[options.role], b"" if seat is None else seat.totp)
 
 
 def _verifier() -> Verifier:

@@ -1,8 +1,8 @@
 """`python -m relayd.demo [--once]`: what `make run` runs.
 
-Starts `twistd -n relayd` on its embedded default beside a next hop that stores into a Maildir,
-sends one message with an attachment through, tells its way on the terminal, and stays for the
-reader's own tries. With --once or RELAYD_DEMO_ONCE=1 it ends after that:
+Starts `twistd -n relayd` on its embedded default, with a console, beside a next hop that stores
+into a Maildir, sends one message with an attachment through, tells its way on the terminal, and
+stays for the reader's own tries. With --once or RELAYD_DEMO_ONCE=1 it ends after that:
 exit status 0 if the attachment arrived unchanged.
 """
 
@@ -26,6 +26,8 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.threads import deferToThread
 from twisted.python.failure import Failure
 
+from relayd.config.default import DEFAULT
+from relayd.demo.doorway import Doorway
 from relayd.demo.nexthop import MaildirFactory, Stored
 from relayd.demo.story import Story, say
 from relayd.demo.twistd import Twistd
@@ -33,9 +35,21 @@ from relayd.demo.twistd import Twistd
 HOST = "127.0.0.1"
 RELAY_PORT = 2525
 NEXT_HOP_PORT = 2626
+CONSOLE_PORT = 8025
+CONSOLE = f"http://localhost:{CONSOLE_PORT}/"
 FOLDER = Path("run")
 SENDER, RECIPIENT = "you@example.net", "info@example.com"
+LOOKED_AT = "look@example.com"
 PATIENCE = 60.0  # seconds until the demonstration counts as failed
+
+
+def configuration(folder: Path) -> str:
+    """The embedded default, with a console, and with a mailbox whose mail is held."""
+    own = DEFAULT.replace("run/spool", str(folder.resolve() / "spool"), 1)
+    held = f'hold     to {LOOKED_AT}   "to be looked at in the console"\n\n'
+    console = f"console  listen unix:{folder.resolve() / 'console.sock'}\n"
+    own = own.replace("accept ", f"{console}\n{held}accept ", 1)
+    return f"{own}expect   from 127.0.0.1 to {LOOKED_AT} -> hold\n"
 
 
 def attachment() -> bytes:
@@ -99,7 +113,10 @@ class Demo:
         self.done: Deferred[int] = Deferred()
         self.story = Story()
         self.message, self.digest = example()
-        self.twistd = Twistd(["-n", "--pidfile=", "relayd"], FOLDER / "relayd.log")
+        self.twistd = Twistd(
+            ["-n", "--pidfile=", "relayd", "--config", str(FOLDER / "relayd.conf")],
+            FOLDER / "relayd.log",
+        )
         self.twistd.on_line = self.story.log_line
         self.twistd.on_end = self._relayd_ended
         self._delivered = False
@@ -114,7 +131,10 @@ class Demo:
         except CannotListenError:
             self._end(1, port_taken(NEXT_HOP_PORT))
             return
+        (FOLDER / "relayd.conf").write_text(configuration(FOLDER))
+        reactor.listenTCP(CONSOLE_PORT, Doorway(FOLDER / "console.sock"), interface=HOST)
         say("start", f"next hop on {HOST}:{NEXT_HOP_PORT}, stores in {FOLDER / 'Maildir'}/")
+        say("start", f"console at {CONSOLE}: no login, this machine alone gets there")
         say("start", f"$ {self.twistd.shown}        its log: {self.twistd.log}")
         self.twistd.start(reactor)
         reactor.callLater(PATIENCE, self._too_late)
@@ -197,11 +217,14 @@ def relayctl() -> str:
 
 
 INVITATION = f"""
-relayd stays up until Ctrl-C; what happens to your own mail is shown here. Try:
+relayd stays up until Ctrl-C; what happens to your own mail is shown here, and in the console at
+{CONSOLE} (no login: whoever is on this machine). Mail to {LOOKED_AT} is held, so that the
+console shows its parts as well: open it there, and release it. Try:
 
   swaks --server {HOST}:{RELAY_PORT} --from {SENDER} --to {RECIPIENT} --attach README.md
   python3 -c 'import smtplib; smtplib.SMTP("{HOST}", {RELAY_PORT}).sendmail("{SENDER}",
       "{RECIPIENT}", "Subject: mine\\n\\nhello")'
+  swaks --server {HOST}:{RELAY_PORT} --from {SENDER} --to {LOOKED_AT} --attach README.md
   {relayctl()} --socket run/spool/control status
   {relayctl()} --socket run/spool/control explain --from {HOST} {RECIPIENT}
   ls run/Maildir/new
@@ -213,7 +236,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m relayd.demo", description="make run")
     parser.add_argument("--once", action="store_true", help="end after the first message")
     once = parser.parse_args().once or bool(os.environ.get("RELAYD_DEMO_ONCE"))
-    for port in (RELAY_PORT, NEXT_HOP_PORT):
+    for port in (RELAY_PORT, NEXT_HOP_PORT, CONSOLE_PORT):
         if taken(port):
             print(f"relayd: {port_taken(port)}", file=sys.stderr)
             return 1

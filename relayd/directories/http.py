@@ -3,51 +3,43 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import http.client
 import ipaddress
 import json
+import socket
 import ssl
 from collections.abc import Iterator, Sequence
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
-from relayd.directories.source import CONNECT, SILENCE, Rows, SourceError, TableOrder, Unchanged
+from relayd.directories.source import (
+    CONNECT,
+    PATIENCE,
+    SILENCE,
+    AskedSource,
+    Rows,
+    SourceError,
+    TableOrder,
+    Unchanged,
+)
+from relayd.rules.language.directory import KEY
 from relayd.rules.tables.rows import cell
 
 PIECE = 1 << 16
 MOST = 1 << 30  # octets of an answer
+MOST_OF_ONE = 1 << 16  # ... about one key
 _DECODER = json.JSONDecoder()
 _BLANK = " \t\r\n"
 
 
 def read(order: TableOrder, tag: str) -> Rows:
     """See Driver. HTTPS, but on this machine; nobody is followed elsewhere."""
-    url = urlsplit(order.directory.where)
-    host, secure = url.hostname or "", url.scheme.lower() == "https"
-    if not secure and not _here(host):
-        raise SourceError(f"{host} is not this machine, and this is not HTTPS")
-    connection = http.client.HTTPConnection(host, url.port or 80, timeout=CONNECT)
-    if secure:
-        context = ssl.create_default_context(cafile=str(order.trusted))
-        connection = http.client.HTTPSConnection(
-            host, url.port or 443, timeout=CONNECT, context=context
-        )
-    fields = {"Accept": "application/json", "User-Agent": "relayd"}
-    if order.directory.secret:
-        fields["Authorization"] = f"Bearer {order.secret()}"
+    host = urlsplit(order.directory.where).hostname or ""
+    connection = _connection(order, CONNECT)
+    fields = _fields(order)
     if tag:
         fields["If-None-Match"] = tag
-    try:
-        connection.connect()
-        connection.sock.settimeout(SILENCE)
-        path = url._replace(scheme="", netloc="", fragment="").geturl() or "/"
-        connection.request("GET", path, headers=fields)
-        answer = connection.getresponse()
-    except (http.client.HTTPException, UnicodeError) as error:
-        raise SourceError(f"{host}: {error or type(error).__name__}") from None
-    except ssl.SSLCertVerificationError as error:
-        raise SourceError(f"{host}: its certificate: {error.verify_message}") from None
-    except OSError as error:
-        raise SourceError(f"{host}: {error.strerror or error}") from None
+    answer = _answer(connection, order.directory.where, fields, SILENCE)
     if answer.status == http.HTTPStatus.NOT_MODIFIED and tag:
         raise Unchanged
     if answer.status != http.HTTPStatus.OK:
@@ -60,6 +52,89 @@ def read(order: TableOrder, tag: str) -> Rows:
     first = next(rows, None)
     columns = 2 if kind == "{" or (first is not None and len(first) > 1) else 1
     return Rows(columns, _all(first, rows, columns), answer.getheader("ETag") or "")
+
+
+def connect(order: TableOrder) -> AskedSource:
+    """See Connect."""
+    return _Server(order)
+
+
+class _Server:
+    """One that says of one key: an address, an array of them, or 404."""
+
+    def __init__(self, order: TableOrder) -> None:
+        self._order, self._fields = order, _fields(order)
+        self._connection = _connection(order, PATIENCE)
+
+    def ask(self, key: str) -> Iterator[object]:
+        """See AskedSource."""
+        url = self._order.directory.where.replace(KEY, quote(key, safe="@"))
+        answer = _answer(self._connection, url, self._fields, PATIENCE)
+        try:
+            text = answer.read(MOST_OF_ONE + 1)
+        except (http.client.HTTPException, OSError) as error:
+            raise SourceError(f"its answer breaks off: {error or type(error).__name__}") from None
+        if answer.status == http.HTTPStatus.NOT_FOUND:
+            return iter(())
+        if answer.status != http.HTTPStatus.OK:
+            raise SourceError(f"it says {answer.status} {answer.reason}")
+        if len(text) > MOST_OF_ONE:
+            raise SourceError(f"its answer is too large: more than {MOST_OF_ONE:,} octets")
+        if answer.length:
+            raise SourceError("its answer breaks off")
+        try:
+            value = json.loads(text)
+        except ValueError as error:
+            raise SourceError(f"its answer is no JSON: {error}") from None
+        values = value if isinstance(value, list) else [value]
+        if not all(isinstance(each, str) for each in values):
+            raise SourceError("its answer is neither a string nor an array of strings")
+        return ((each,) for each in values)
+
+    def end(self) -> None:
+        """See AskedSource."""
+        line = self._connection.sock
+        if line is not None:
+            with contextlib.suppress(OSError):
+                line.shutdown(socket.SHUT_RDWR)
+
+
+def _connection(order: TableOrder, patience: float) -> http.client.HTTPConnection:
+    url = urlsplit(order.directory.where)
+    host = url.hostname or ""
+    if url.scheme.lower() == "https":
+        context = ssl.create_default_context(cafile=str(order.trusted))
+        return http.client.HTTPSConnection(host, url.port or 443, timeout=patience, context=context)
+    if not _here(host):
+        raise SourceError(f"{host} is not this machine, and this is not HTTPS")
+    return http.client.HTTPConnection(host, url.port or 80, timeout=patience)
+
+
+def _fields(order: TableOrder) -> dict[str, str]:
+    fields = {"Accept": "application/json", "User-Agent": "relayd"}
+    if order.directory.secret:
+        fields["Authorization"] = f"Bearer {order.secret()}"
+    return fields
+
+
+def _answer(
+    connection: http.client.HTTPConnection, where: str, fields: dict[str, str], silence: float
+) -> http.client.HTTPResponse:
+    host = connection.host
+    try:
+        fresh = connection.sock is None
+        if fresh:
+            connection.connect()
+        connection.sock.settimeout(silence)
+        path = urlsplit(where)._replace(scheme="", netloc="", fragment="").geturl() or "/"
+        connection.request("GET", path, headers=fields)
+        return connection.getresponse()
+    except (http.client.HTTPException, UnicodeError) as error:
+        raise SourceError(f"{host}: {error or type(error).__name__}") from None
+    except ssl.SSLCertVerificationError as error:
+        raise SourceError(f"{host}: its certificate: {error.verify_message}") from None
+    except OSError as error:
+        raise SourceError(f"{host}: {error.strerror or error}") from None
 
 
 def _all(

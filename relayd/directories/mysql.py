@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import configparser
+import contextlib
+import socket
 import ssl
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from relayd.directories.source import (
     CONNECT,
+    MOST_ROWS,
+    PATIENCE,
     SILENCE,
+    AskedSource,
     Rows,
     SourceError,
     TableOrder,
@@ -17,6 +22,7 @@ from relayd.directories.source import (
     missing,
     private,
 )
+from relayd.rules.language.directory import KEY
 
 SERVICES = "mysql.cnf"  # beside relayd.conf, in the form of MySQL's option files
 _OPTIONS = {
@@ -34,32 +40,10 @@ _OPTIONS = {
 
 def read(order: TableOrder, tag: str) -> Rows:
     """See Driver. A server that is not on this machine's socket must prove who it is."""
+    pymysql = _library()
     try:
-        import pymysql
-        from pymysql.cursors import SSCursor
-    except ImportError:
-        raise missing("PyMySQL", "python3-pymysql") from None
-    options = _options(order)
-    verified = options.pop("tls", "verify") != "off" and "unix_socket" not in options
-    if verified:
-        context = ssl.create_default_context(cafile=str(order.trusted))
-        options["ssl"] = context
-    try:
-        connection = pymysql.connect(
-            **options,
-            charset="utf8mb4",
-            use_unicode=False,  # else one row that is not UTF-8 costs all
-            cursorclass=SSCursor,  # no copy of all rows here
-            connect_timeout=CONNECT,
-            read_timeout=SILENCE,
-            write_timeout=SILENCE,
-            local_infile=False,
-            read_default_file=None,
-        )
-        if verified and not isinstance(connection._sock, ssl.SSLSocket):
-            raise SourceError("the server has no TLS: expected it, or tls=off in the connection")
-        cursor = connection.cursor()
-        cursor.execute("SET SESSION TRANSACTION READ ONLY")
+        # no copy of all rows here
+        cursor = _connected(order, CONNECT, SILENCE).cursor(pymysql.cursors.SSCursor)
         cursor.execute(order.directory.query)
         columns = counted(len(cursor.description or ()))
     except (pymysql.Error, ssl.SSLError) as error:
@@ -72,6 +56,67 @@ def read(order: TableOrder, tag: str) -> Rows:
             raise SourceError(_plain(error)) from None
 
     return Rows(columns, rows())
+
+
+def connect(order: TableOrder) -> AskedSource:
+    """See Connect."""
+    pymysql = _library()
+    try:
+        connection = _connected(order, PATIENCE, PATIENCE)
+        connection.autocommit(True)
+    except (pymysql.Error, ssl.SSLError) as error:
+        raise SourceError(_plain(error)) from None
+    return _Connection(order, connection, pymysql.Error)
+
+
+class _Connection:
+    def __init__(self, order: TableOrder, connection: Any, error: type[Exception]) -> None:  # noqa: ANN401
+        self._connection, self._error = connection, error
+        self._query = order.directory.query.replace("%", "%%").replace(KEY, "%(key)s")
+
+    def ask(self, key: str) -> Iterator[object]:
+        """See AskedSource."""
+        try:
+            cursor = self._connection.cursor()
+            cursor.execute(self._query, {"key": key})
+            return iter(cursor.fetchmany(MOST_ROWS))
+        except (self._error, OSError) as error:
+            raise SourceError(_plain(error)) from None
+
+    def end(self) -> None:
+        """See AskedSource."""
+        with contextlib.suppress(OSError, AttributeError):
+            self._connection._sock.shutdown(socket.SHUT_RDWR)
+
+
+def _library() -> Any:  # noqa: ANN401
+    try:
+        import pymysql
+        import pymysql.cursors
+    except ImportError:
+        raise missing("PyMySQL", "python3-pymysql") from None
+    return pymysql
+
+
+def _connected(order: TableOrder, connect: float, silence: float) -> Any:  # noqa: ANN401
+    options = _options(order)
+    verified = options.pop("tls", "verify") != "off" and "unix_socket" not in options
+    if verified:
+        options["ssl"] = ssl.create_default_context(cafile=str(order.trusted))
+    connection = _library().connect(
+        **options,
+        charset="utf8mb4",
+        use_unicode=False,  # else one row that is not UTF-8 costs all
+        connect_timeout=connect,
+        read_timeout=silence,
+        write_timeout=silence,
+        local_infile=False,
+        read_default_file=None,
+    )
+    if verified and not isinstance(connection._sock, ssl.SSLSocket):
+        raise SourceError("the server has no TLS: expected it, or tls=off in the connection")
+    connection.cursor().execute("SET SESSION TRANSACTION READ ONLY")
+    return connection
 
 
 def _options(order: TableOrder) -> dict[str, Any]:

@@ -7,11 +7,14 @@ import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Protocol
 
 from relayd.rules.language.directory import DirectoryDef
 
 CONNECT = 15  # seconds for a connection
 SILENCE = 60  # seconds without a word from the source
+MOST_ROWS = 1000  # that stand behind one key
+PATIENCE = 5  # seconds for either, where somebody waits at RCPT
 MOST_SECRET = 4096  # octets
 AUTHORITIES = Path("/etc/ssl/certs/ca-certificates.crt")
 
@@ -77,6 +80,20 @@ class Rows:
 Driver = Callable[[TableOrder, str], Rows]
 """Asks the source; told the tag of what is kept. Raises SourceError, Unchanged, OSError and, while
 the rows are read as well, what its library raises."""
+
+
+class AskedSource(Protocol):
+    """A connection to a source that is asked for one key at a time."""
+
+    def ask(self, key: str) -> Iterator[object]:
+        """What stands behind a key: a row for each. Raises SourceError; then it is of no use."""
+
+    def end(self) -> None:
+        """Let go of it. From another thread: whoever waits for it waits no longer."""
+
+
+Connect = Callable[[TableOrder], AskedSource]
+"""Connects to the source of a live table. Raises SourceError and OSError."""
 
 
 def private(path: Path) -> None:

@@ -31,6 +31,7 @@ from relayd.rules.evaluate import Facts
 from relayd.rules.fact import Fact, Known
 from relayd.rules.header import edit_header
 from relayd.rules.ruleset import Ruleset
+from relayd.rules.tables.live import LIVE, LiveTable
 from relayd.shared.seldom import Seldom
 
 if TYPE_CHECKING:
@@ -228,6 +229,10 @@ class Gatherer:
         """
         if fact.spelled in ("listed", "resolves"):  # what the DNS says of its domain
             return self.ask(ruleset, fact, facts.client, facts.sender, facts.recipient)
+        if fact.spelled == LIVE:
+            table = ruleset.tables[fact.of]
+            assert isinstance(table, LiveTable)
+            return None if table.answers is None else table.answers.ask(fact.about)
         others = self._of_recipients
         if others is None:
             return None

@@ -4,7 +4,8 @@
     alice@example.com:SCRAM-SHA-256$100000:SALT$STOREDKEY:SERVERKEY
 
 The credentials are those of RFC 5803 (as PostgreSQL and others write them): salt and keys in
-base64. Names are compared without regard to case.
+base64. Names are compared without regard to case. Behind the credentials may stand what the name
+may do at the console, and its secret for one-time codes: ` role=operator totp=JBSWY3DP...`.
 """
 
 from __future__ import annotations
@@ -25,8 +26,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from relayd.login.mechanisms import MAX_NAME, folded
+from relayd.login.roles import ROLES, Role
 from relayd.login.saslprep import PrepareError
 from relayd.login.scram import ITERATIONS, MAX_ITERATIONS, MECHANISM, SALT, Verifier
+from relayd.login.totp import secret_of, secret_text
 
 _SEED = "# seed: "
 _CREDENTIALS = re.compile(
@@ -42,12 +45,21 @@ class UsersError(ValueError):
         self.line = line
 
 
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """What a login may do at the console."""
+
+    role: Role
+    totp: bytes = field(default=b"", repr=False)  # the secret of its codes; empty: none is asked
+
+
 @dataclass(frozen=True)
 class Users:
     """A snapshot of a users file."""
 
     verifiers: Mapping[str, Verifier] = field(default_factory=dict)  # by folded name
     seed: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)
+    seats: Mapping[str, Seat] = field(default_factory=dict)  # of those that have one
 
     def verifier(self, name: str) -> Verifier:
         """Of this (folded) name. One who does not exist gets one that nothing fits.
@@ -77,6 +89,7 @@ class Users:
 def parse(lines: Iterable[str]) -> tuple[Users, list[UsersError]]:
     """What the lines hold, and every line that is wrong."""
     verifiers: dict[str, Verifier] = {}
+    seats: dict[str, Seat] = {}
     problems: list[UsersError] = []
     seed = b""
     for number, line in enumerate(lines, 1):
@@ -88,16 +101,19 @@ def parse(lines: Iterable[str]) -> tuple[Users, list[UsersError]]:
         if not text.strip() or text.startswith("#"):
             continue
         try:
-            name, verifier = _entry(text, number)
+            name, verifier, seat = _entry(text, number)
             if name in verifiers:
                 raise UsersError(number, f"{name} has an entry already")
             verifiers[name] = verifier
+            if seat is not None:
+                seats[name] = seat
         except UsersError as error:
             problems.append(error)
-    return (Users(verifiers, seed) if len(seed) >= 16 else Users(verifiers)), problems
+    seed = seed if len(seed) >= 16 else secrets.token_bytes(32)
+    return Users(verifiers, seed, seats), problems
 
 
-def _entry(text: str, number: int) -> tuple[str, Verifier]:
+def _entry(text: str, number: int) -> tuple[str, Verifier, Seat | None]:
     written, colon, credentials = text.rpartition(":SCRAM-SHA-256$")
     if not colon:
         raise UsersError(number, "no line of the form name:SCRAM-SHA-256$...")
@@ -105,6 +121,7 @@ def _entry(text: str, number: int) -> tuple[str, Verifier]:
         name = checked_name(written)
     except ValueError as error:
         raise UsersError(number, str(error)) from None
+    credentials, _, words = credentials.partition(" ")
     match = _CREDENTIALS.match("SCRAM-SHA-256$" + credentials)
     if match is None:
         raise UsersError(number, f"the credentials of {name} are malformed")
@@ -115,7 +132,23 @@ def _entry(text: str, number: int) -> tuple[str, Verifier]:
     iterations = int(match[1])
     if len(stored) != 32 or len(server) != 32 or not salt or iterations > MAX_ITERATIONS:
         raise UsersError(number, f"the credentials of {name} are malformed")
-    return name, Verifier(salt, iterations, stored, server)
+    return name, Verifier(salt, iterations, stored, server), _seat(name, words, number)
+
+
+def _seat(name: str, words: str, number: int) -> Seat | None:
+    said = dict(word.partition("=")[::2] for word in words.split())
+    role = ROLES.get(said.pop("role", ""))
+    if not words.strip():
+        return None
+    if role is None:
+        raise UsersError(number, f"{name} has no role out of {', '.join(ROLES)}")
+    try:
+        totp = secret_of(said.pop("totp")) if "totp" in said else b""
+    except ValueError as error:
+        raise UsersError(number, f"the codes of {name}: {error}") from None
+    if said:
+        raise UsersError(number, f"behind the credentials of {name}: only role= and totp=")
+    return Seat(role, totp)
 
 
 def checked_name(text: str) -> str:
@@ -129,13 +162,15 @@ def checked_name(text: str) -> str:
     return name
 
 
-def line_of(name: str, verifier: Verifier) -> str:
+def line_of(name: str, verifier: Verifier, seat: Seat | None = None) -> str:
     """The entry as the file has it."""
     salt, stored, server = (
         base64.b64encode(each).decode("ascii")
         for each in (verifier.salt, verifier.stored_key, verifier.server_key)
     )
-    return f"{name}:{MECHANISM}${verifier.iterations}:{salt}${stored}:{server}"
+    words = "" if seat is None else f" role={seat.role}"
+    words += f" totp={secret_text(seat.totp)}" if seat is not None and seat.totp else ""
+    return f"{name}:{MECHANISM}${verifier.iterations}:{salt}${stored}:{server}{words}"
 
 
 def read(path: Path) -> list[str]:
@@ -146,7 +181,9 @@ def read(path: Path) -> list[str]:
         return []
 
 
-def with_user(lines: list[str], name: str, verifier: Verifier | None) -> list[str]:
+def with_user(
+    lines: list[str], name: str, verifier: Verifier | None, seat: Seat | None = None
+) -> list[str]:
     """The lines with this (folded) name's entry put in, replaced, or (None) taken out."""
     kept = []
     done = verifier is None
@@ -154,10 +191,10 @@ def with_user(lines: list[str], name: str, verifier: Verifier | None) -> list[st
         if _name_of(line) != name:
             kept.append(line)
         elif not done and verifier is not None:
-            kept.append(line_of(name, verifier))
+            kept.append(line_of(name, verifier, seat))
             done = True
     if not done and verifier is not None:
-        kept.append(line_of(name, verifier))
+        kept.append(line_of(name, verifier, seat))
     if not any(line.startswith(_SEED) for line in kept):
         kept.insert(0, _SEED + base64.b64encode(secrets.token_bytes(32)).decode("ascii"))
     return kept

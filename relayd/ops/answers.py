@@ -254,6 +254,22 @@ class AcceptedTableAnswer(TypedDict):
     entries: int
 
 
+class TokenAnswer(TypedDict):
+    """A token of the HTTP API."""
+
+    name: str
+    role: str  # viewer operator admin
+    since: float
+
+
+class TokensAnswer(TypedDict):
+    """`token`: with `make` the one that is new, with `list` all."""
+
+    tokens: list[TokenAnswer]
+    token: str  # the new one itself, this once; else empty
+    revoked: str  # the name of one that holds no longer
+
+
 class CertificateAnswer(TypedDict):
     """A `certificate` statement's file, in `status`."""
 
@@ -361,6 +377,42 @@ class QueueRowsAnswer(TypedDict):
     """`queue`: a piece of the list. `relayctl queue --json` prints objects, a line each."""
 
     rows: list[list[Any]]
+
+
+class QueuedRecipientAnswer(TypedDict):
+    """A recipient that waits."""
+
+    number: int
+    mailbox: str
+    original: str
+    next_hop: str
+    destination: str  # whose queue it is in
+    state: str  # queued or held
+    attempts: int
+    next_attempt: float
+    last_reply: str  # or what its next hop as a whole has said; of a held one, who holds it
+
+
+class QueuedAnswer(TypedDict):
+    """`queue --json`, a line each: a message that waits."""
+
+    id: str
+    received_at: float
+    size: int
+    sender: str  # empty: the null reverse-path
+    recipients: list[QueuedRecipientAnswer]
+
+
+class SuspendedAnswer(TypedDict):
+    """`suspend` and `suspended`: what waits because an operator said so."""
+
+    suspended: list[SuspensionAnswer]
+
+
+class ResumedAnswer(TypedDict):
+    """`resume`: what goes on."""
+
+    resumed: list[SuspensionAnswer]
 
 
 class FactAnswer(TypedDict):

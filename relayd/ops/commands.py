@@ -134,6 +134,7 @@ class OperatorCommands:
         backscatter: CountsDesk | None = None,
         dkim: Explain | None = None,
         tables: CountsDesk | None = None,
+        tokens: CountsDesk | None = None,
         events: Events | None = None,
         said: Callable[[], Document] = dict,
         filters: Callable[[], Sequence[Document]] = tuple,
@@ -147,6 +148,7 @@ class OperatorCommands:
         self._backscatter = backscatter
         self._dkim = dkim
         self._tables = tables
+        self._tokens = tokens
         self._events = events
         self._said = said
         self._filters = filters
@@ -189,6 +191,9 @@ class OperatorCommands:
             return
         if name == "table" and self._tables is not None:
             await stream.send({"answer": self._tables.answer(request, who)})
+            return
+        if name == "token":
+            await stream.send({"answer": token_answer(self._tokens, request, who)})
             return
         if name == "dkim" and self._dkim is not None:
             await stream.send({"answer": await self._dkim(request)})
@@ -442,6 +447,13 @@ async def _trained(store: Store, request: Request, wanted: QueueFilter) -> Mappi
         return {header: trained(message, header, word) for header in held}
     except OSError as error:
         raise RequestError(f"{message} is not released: its content: {error}") from error
+
+
+def token_answer(tokens: CountsDesk | None, request: Request, who: str) -> Document:
+    """The answer to `token`; raises RequestError."""
+    if tokens is None:
+        raise RequestError('there is no HTTP API: say "console listen unix:/..." for one')
+    return tokens.answer(request, who)
 
 
 async def explained(explain: Explain, request: Request) -> Document:

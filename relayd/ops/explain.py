@@ -172,9 +172,11 @@ def decide(ruleset: Ruleset, question: Question) -> dict[str, Any]:
 def _asked_of_others(ruleset: Ruleset, asked: Facts) -> Set[Fact]:
     """What rules look at that a session would ask for, and nobody has said."""
     from relayd.rules.conditions.reversename import REVERSE_NAME
+    from relayd.rules.tables.live import LIVE
 
     nameless = {REVERSE_NAME} & ruleset.needs if asked.client.rdns is None else set()
-    return (ruleset.asked | nameless) - (asked.gathered or {}).keys()
+    of_tables = {fact for fact in ruleset.asked if fact.spelled == LIVE}  # the trail has those
+    return (ruleset.asked | nameless) - of_tables - (asked.gathered or {}).keys()
 
 
 def _decided(

@@ -27,6 +27,7 @@ from relayd.ops.commands import (
     Oauth,
     Stream,
     explained,
+    token_answer,
 )
 from relayd.ops.documents import (
     Document,
@@ -140,6 +141,7 @@ class ForwardedCommands:
         backscatter: CountsDesk | None = None,
         dkim: Explain | None = None,
         tables: CountsDesk | None = None,
+        tokens: CountsDesk | None = None,
         events: Events | None = None,
         said: Callable[[], Document] = dict,
         clock: Callable[[], float] = time.time,
@@ -158,6 +160,7 @@ class ForwardedCommands:
         self._backscatter = backscatter
         self._dkim = dkim
         self._tables = tables
+        self._tokens = tokens
         self._events = events
         self._said = said
 
@@ -222,6 +225,8 @@ class ForwardedCommands:
             await stream.send({"answer": self._backscatter.answer(request, who)})
         elif name == "table" and self._tables is not None:
             await stream.send({"answer": self._tables.answer(request, who)})
+        elif name == "token":
+            await stream.send({"answer": token_answer(self._tokens, request, who)})
         elif name == "dkim" and self._dkim is not None:
             await stream.send({"answer": await self._dkim(request)})
         else:

@@ -406,6 +406,16 @@ def filter_lines(answer: dict[str, Any], now: float) -> Iterator[str]:
             yield safe(f"    {ago} ago: {each['last_trouble']} (on failure {each['on_failure']})")
 
 
+def token_lines(answer: dict[str, Any]) -> Iterator[str]:
+    """What `relayctl token` answers with."""
+    for each in answer["tokens"]:
+        yield f"{each['name']}  {each['role']}  since {moment(each['since'])}"
+    if answer["revoked"]:
+        yield f"{answer['revoked']} is revoked"
+    if answer["token"]:
+        yield f"keep it, it is not shown again: {answer['token']}"
+
+
 def table_lines(answer: dict[str, Any], now: float) -> Iterator[str]:
     """How the directories are, or that one was believed."""
     if "accepted" in answer:

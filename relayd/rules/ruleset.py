@@ -53,6 +53,7 @@ from relayd.rules.sendas import SendAs, SendAsStage
 from relayd.rules.srsstage import Ours, SrsStage, ours_of, srs_stage
 from relayd.rules.stage import R, Stage
 from relayd.rules.subject import Subject
+from relayd.rules.tables.live import LiveTable, live_fact
 from relayd.rules.tables.table import Table, TransportTable, Unknown
 from relayd.rules.view import View
 
@@ -181,7 +182,8 @@ def build(
         srs=srs_stage(items, tables, hostname, keys),
         send_as=SendAsStage(_of(items, SendAs), tables, origin or hostname, separators),
         needs=needs,
-        asked=frozenset(fact for fact in needs if fact.asked) - {REVERSE_NAME},
+        asked=frozenset(fact for fact in needs if fact.asked) - {REVERSE_NAME}
+        | {live_fact(name) for name, table in tables.items() if isinstance(table, LiveTable)},
         authenticates=bool(needs & {SENDER_POLICY, DKIM, DMARC, ARC}),
         lists={item.name: item for item in items if isinstance(item, DnsListDef)},
         pacing=Pacing(

@@ -15,7 +15,7 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from twisted.application.service import IService, MultiService, Service
 from twisted.internet.defer import Deferred
@@ -39,10 +39,10 @@ from relayd.config.lastgood import LastGoodError, LastGoodFile, last_good
 from relayd.config.texts import RecordedTexts, Texts
 from relayd.ctl.socketpath import spools_of
 from relayd.directories.refresher import Refresher
-from relayd.directories.source import TableOrder
 from relayd.dns.lookup import Lookup
 from relayd.intake.counting import FOLDER, Limits
 from relayd.intake.opening import ListenAddress, ListeningSockets
+from relayd.login.guesses import Guesses
 from relayd.mail.log import MailLog
 from relayd.ops.backscatterdesk import BackscatterDesk, kept_back
 from relayd.ops.commands import OperatorCommands
@@ -62,14 +62,14 @@ from relayd.ops.suspending import SuspendingDesk
 from relayd.ops.systemd import Notices
 from relayd.ops.tablesdesk import TablesDesk
 from relayd.ops.text import moment
+from relayd.ops.tokensdesk import FILE as TOKENS
+from relayd.ops.tokensdesk import TokensDesk
 from relayd.ops.twistedlog import TwistedLog
 from relayd.reactor.coroutine import promise
 from relayd.reactor.lean import own_reactor, soon
 from relayd.reactor.workerpipe import Reactor
 from relayd.relay.enrolment import Enrolment
 from relayd.relay.keptreports import KeptReports
-from relayd.rules.language.model import TableDef
-from relayd.rules.tables.snapshot import FOLDER as SNAPSHOTS
 from relayd.service.configthread import aside
 from relayd.service.configuration import Configuration, RefusedConfiguration
 from relayd.service.gateway import (
@@ -84,10 +84,14 @@ from relayd.service.gateway import (
 )
 from relayd.service.metrics import Metrics
 from relayd.service.supervisor import Orders, Supervisor
+from relayd.service.tableorders import snapshot_orders
 from relayd.service.watch import ConfigurationWatch
 from relayd.spool.disk.lock import Lock
 from relayd.spool.errors import SpoolError, SpoolLocked
 from relayd.tls.dates import CertificateDates
+
+if TYPE_CHECKING:
+    from relayd.service.console import ConsoleService
 
 
 class Options(usage.Options):
@@ -267,13 +271,24 @@ class Relayd(MultiService):
         self._mover: Service
         self._supervisor: Supervisor | None = None
         self._metrics: Metrics | None = None
-        if settings.metrics:
+        if settings.metrics or settings.console:  # the console shows rates
             self._metrics = Metrics(
                 reactor,
                 self._configuration,
                 log,
                 lambda: self._commands.figures(),
                 lambda: self._supervisor.figures() if self._supervisor else {},
+            )
+        self._console: ConsoleService | None = None
+        self._tokens: TokensDesk | None = None
+        if settings.console:
+            # only who has a console loads what makes its pages
+            from relayd.service.console import ConsoleService
+
+            assert self._metrics is not None
+            self._tokens = TokensDesk(settings.spool / TOKENS, log)
+            self._console = ConsoleService(
+                reactor, self._configuration, log, self._tokens, self._metrics.sums
             )
         self._kept = (
             LastGoodFile(settings.spool, settings.path.absolute()) if settings.path else None
@@ -284,7 +299,7 @@ class Relayd(MultiService):
         else:
             self._with_workers()
         self._configuration.keep_up(self._remember)
-        self._configuration.keep_up(lambda fresh: self._refresher.apply(orders_of(fresh)))
+        self._configuration.keep_up(lambda fresh: self._refresher.apply(snapshot_orders(fresh)))
         self._mover.setServiceParent(self)
 
     def _alone(self) -> None:
@@ -305,6 +320,8 @@ class Relayd(MultiService):
             backscatter=self._backscatter(),
             dkim=self._dkim(),
             tables=self._refresher,
+            tokens=self._tokens,
+            console=self._console,
             events=self._events,
         )
 
@@ -347,7 +364,13 @@ class Relayd(MultiService):
             supervisor.controls,
             about=lambda: {
                 **about(
-                    self._configuration, started, sockets.missing, dates, limits, self._refresher
+                    self._configuration,
+                    started,
+                    sockets.missing,
+                    dates,
+                    limits,
+                    self._refresher,
+                    self._console,
                 ),
                 **supervisor.figures(),
             },
@@ -361,6 +384,7 @@ class Relayd(MultiService):
             backscatter=self._backscatter(),
             dkim=self._dkim().answer,
             tables=TablesDesk(self._refresher, self._log),
+            tokens=self._tokens,
             events=self._events,
             said=self._configuration.said,
         )
@@ -483,6 +507,8 @@ class Relayd(MultiService):
             self._listen_to_everybody()
             if self._metrics is not None:
                 self._metrics.start()
+            if self._console is not None:
+                self._console.start(self._commands, self._guesses())
         except CannotListenError as error:
             _refuse(f"relayd: metrics: {error}")
         except SpoolError as error:
@@ -499,6 +525,13 @@ class Relayd(MultiService):
         self._keep()
         self._ready()
         gc.freeze()  # as in relayd.service.worker
+
+    def _guesses(self) -> Guesses:
+        """Counted with those over SMTP."""
+        if isinstance(self._mover, Gateway):
+            return self._mover.guesses
+        assert self._supervisor is not None
+        return Guesses(self._reactor.seconds, self._supervisor.guess_memory)
 
     def _listen_to_everybody(self) -> None:
         """For `mailq` of users; without it mail flows as well."""
@@ -520,7 +553,11 @@ class Relayd(MultiService):
         self._watch.stop()
         self._refresher.stop()
         figures = self._metrics.ports() if self._metrics is not None else ()
-        for port in (self._control, self._public, *figures):
+        console: Sequence[IListeningPort] = ()
+        if self._console is not None:
+            console = self._console.ports()
+            self._console.stop()
+        for port in (self._control, self._public, *figures, *console):
             stopped = port.stopListening() if port is not None else None
             if isinstance(stopped, Deferred):
                 await stopped
@@ -565,6 +602,8 @@ def commands_of(
     dkim: DkimDesk | None = None,
     tables: Refresher | None = None,
     backscatter: BackscatterDesk | None = None,
+    tokens: TokensDesk | None = None,
+    console: ConsoleService | None = None,
     *,
     events: Events,
 ) -> OperatorCommands:
@@ -572,7 +611,9 @@ def commands_of(
     started, dates = time.time(), CertificateDates()
     return OperatorCommands(
         gateway.backends(),
-        about=lambda: about(configuration, started, gateway.missing, dates, limits, tables),
+        about=lambda: about(
+            configuration, started, gateway.missing, dates, limits, tables, console
+        ),
         explain=gateway.explain,
         check=configuration.check,
         reload=configuration.reload,
@@ -590,25 +631,11 @@ def commands_of(
         backscatter=backscatter,
         dkim=None if dkim is None else dkim.answer,
         tables=None if tables is None else TablesDesk(tables, log),
+        tokens=tokens,
         events=events,
         said=configuration.said,
         filters=gateway.filters.view,
     )
-
-
-def orders_of(settings: Settings) -> list[TableOrder]:
-    """The tables that are read from directories."""
-    spool = settings.spool.absolute()
-    authorities = "" if settings.tls_authorities is None else str(settings.tls_authorities)
-    beside = [] if settings.path is None else [str(settings.path.absolute().parent)]
-    orders = []
-    for item in settings.ruleset.items:
-        if isinstance(item, TableDef) and item.directory is not None:
-            folder = str(Path(item.place.source.path).absolute().parent)
-            path = str(spool / SNAPSHOTS / item.name)
-            folders = (folder, *beside)
-            orders.append(TableOrder(item.name, item.directory, folders, path, authorities))
-    return orders
 
 
 def about(
@@ -618,6 +645,7 @@ def about(
     dates: CertificateDates,
     limits: LimitsDesk | None,
     tables: Refresher | None = None,
+    console: ConsoleService | None = None,
 ) -> dict[str, object]:
     """What `relayctl status` tells of the process."""
     settings = configuration.settings
@@ -633,7 +661,10 @@ def about(
         "in_force_since": configuration.since,
         "refused": configuration.refused and asdict(configuration.refused),
         "warnings": [each.headline for each in settings.warnings],
-        "not_listening": [f"{address}: {why}" for address, why in missing.items()],
+        "not_listening": [
+            *(f"{address}: {why}" for address, why in missing.items()),
+            *(console.missing if console is not None else ()),
+        ],
         "tables": [] if tables is None else tables.figures(),
         "certificates": [
             {"file": str(each.file), "until": each.until, "trouble": each.trouble}

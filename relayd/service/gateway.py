@@ -13,6 +13,7 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.task import deferLater
 
 from relayd.config import Settings
+from relayd.directories.live import LiveDirectories
 from relayd.dns.localnames import LocalNames
 from relayd.dns.lookup import Lookup
 from relayd.dns.resolver import Resolver
@@ -72,6 +73,7 @@ from relayd.service.configuration import Configuration, Enquiry
 from relayd.service.listeners import ListenerPolicies
 from relayd.service.outboundtls import OutboundTls, protection_of
 from relayd.service.ownmail import OwnMail, report_for
+from relayd.service.tableorders import live_orders
 from relayd.shared.counters import SharedCounters
 from relayd.shared.seldom import FILE, Seldom
 from relayd.smtp.exchange import ServerLimits as SessionRules
@@ -314,6 +316,10 @@ class Gateway(Service):
         self._gatherer = gatherer_of(
             reactor, configuration, log, self._names, self._verification, seldom
         )
+        self._live = LiveDirectories(reactor, log)
+        configuration.keep_up(
+            lambda fresh: self._live.apply(live_orders(fresh), fresh.ruleset.tables)
+        )
         self.explain = enquiry_of(
             reactor, configuration, log, self._resolver, self._names, self._gatherer
         ).explain
@@ -361,9 +367,9 @@ class Gateway(Service):
         # inwards
         self._certificates = Certificates(reactor, log, wants_certificate=self._wants_certificate)
         self._accounts = AccountTables(reactor, self._tables)
-        self._guesses = Guesses(reactor.seconds, guess_memory)
+        self.guesses = Guesses(reactor.seconds, guess_memory)
         self._policies = ListenerPolicies(
-            self._certificates.of, self._tables, self._accounts, self._guesses, log
+            self._certificates.of, self._tables, self._accounts, self.guesses, log
         )
         self._service = self._make_service(sessions)
         addresses = [ListenAddress(each.address, each.port) for each in settings.listeners]
@@ -459,7 +465,7 @@ class Gateway(Service):
             expanded=self._own_mail.expanded,
             untold=self._refused_log.note,
             foretold=lambda ident, trail: self.shards[0].dispatcher.foresight.note(ident, trail),
-            guesses=self._guesses,
+            guesses=self.guesses,
             turn=lambda: deferLater(self._reactor, 0),
             sign=signing.fields,
             seal=signing.seal,
@@ -621,6 +627,7 @@ class Gateway(Service):
 
     async def _stop(self) -> None:
         self._accounts.close()
+        self._live.stop()
         self._watchdog.stop()
         self._certificates.stop()
         await self._listening.stopService()

@@ -65,6 +65,10 @@ class Metrics:
         port: IListeningPort = self._reactor.listenTCP(place.port, factory, interface=place.host)
         return port
 
+    def sums(self) -> dict[str, float]:
+        """What has been counted, by name, over all processes."""
+        return self._meters.sums()
+
     def ports(self) -> Sequence[IListeningPort]:
         """To be stopped at the end."""
         return self._ports

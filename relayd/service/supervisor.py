@@ -301,6 +301,11 @@ class Supervisor(Service):
         finally:
             self._restarting = False
 
+    @property
+    def guess_memory(self) -> int:
+        """Where workers count guesses (relayd.login.guesses)."""
+        return self._memory[1]
+
     def controls(self) -> Mapping[Path, Sequence[int]]:
         """The control sockets of all workers, and the shards each one holds."""
         return {Path(worker.orders.control): worker.orders.shards for worker in self._workers}

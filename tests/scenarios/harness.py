@@ -70,6 +70,7 @@ PEERS = {  # the name a scenario uses -> the program to look for, Debian's packa
     "promtool": ("promtool", "prometheus"),
     "mariadb": ("mariadbd", "mariadb-server"),
     "slapd": ("slapd", "slapd"),
+    "chromium": ("chromium", "chromium"),
 }
 NEEDS_ROOT = {"postfix", "exim", "dovecot", "clamav", "postgrey", "rspamd", "rbldnsd", "mariadb"}
 NEEDS_ROOT |= {"postgresql"}
@@ -102,6 +103,9 @@ def missing_peer(name: str) -> str:
     if name == "mailauth":
         there = Path(MAILAUTH, "node_modules", name).is_dir()
         return missing_peer("node") if there else "mailauth (make peers)"
+    if name == "axe":
+        there = Path(MAILAUTH, "node_modules", "axe-core").is_dir()
+        return "" if there else "axe-core (make peers)"
     if name == "nodemailer":
         there = Path(NODE_PATH, name).is_dir()
         return missing_peer("node") if there else "nodemailer (apt-get install node-nodemailer)"

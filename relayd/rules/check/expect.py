@@ -15,6 +15,7 @@ from relayd.rules.fact import Known
 from relayd.rules.language.model import REWRITTEN, Expect, Expected
 from relayd.rules.language.source import Problem
 from relayd.rules.ruleset import Ruleset
+from relayd.rules.tables.live import LiveTable
 from relayd.rules.tables.snapshot import SnapshotTable
 
 OUTSIDER = "192.0.2.1"  # who asks when an `expect` names no client (RFC 5737)
@@ -32,7 +33,10 @@ def failures(ruleset: Ruleset) -> list[Problem]:
     problems = []
     # a directory that was not read yet refuses no start
     tables = ruleset.tables.values()
-    unknown = any(isinstance(each, SnapshotTable) and not each.known for each in tables)
+    unknown = any(
+        isinstance(each, LiveTable) or (isinstance(each, SnapshotTable) and not each.known)
+        for each in tables
+    )
     for expect in ruleset.expects:
         plan = evaluate_aloud(ruleset, facts_of(ruleset, expect))
         if not met(expect, plan) and not (unknown and _put_off(plan)):

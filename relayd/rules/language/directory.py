@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import urlsplit
 
 from relayd.rules.language.lexer import quote, string
@@ -15,6 +17,8 @@ WEEK = 7 * 86400.0
 SHRINK = 50  # percent
 LEAST_REFRESH = 1.0  # seconds
 LEAST_STALE = 60.0
+LEAST_CACHE = 1.0
+KEY = "$1"  # in what a live table asks: what is looked up
 _SCHEMES = {LDAP: ("ldaps", "ldap"), HTTP: ("https", "http")}
 _EXAMPLES = {
     POSTGRESQL: 'expected a string of libpq\'s such as "service=mail"',
@@ -43,6 +47,7 @@ class DirectoryDef:
     stale: float = WEEK  # ... that the last good one is believed while the source is away
     shrink: int = SHRINK  # percent that may be lost before somebody is asked
     strict: bool = False  # one bad entry keeps all of them out
+    live: float = 0.0  # seconds that an answer is believed; 0: entries are read, not asked for
 
     @property
     def source(self) -> str:
@@ -65,6 +70,8 @@ class DirectoryDef:
         return words + (["secret", "file", quote(self.secret)] if self.secret else [])
 
     def __str__(self) -> str:
+        if self.live:
+            return " ".join([*self._source(), "live", "cache", f"{self.live:.0f}s"])
         words = [*self._source(), "refresh", f"{self.refresh:.0f}s"]
         words += ["stale", f"{self.stale:.0f}s"] if self.stale != WEEK else []
         words += ["shrink", f"{self.shrink}%"] if self.shrink != SHRINK else []
@@ -84,10 +91,26 @@ def read_directory(words: Words, kind: str) -> DirectoryDef:
     return read_refreshing(words, kind, where, parts)
 
 
-def read_refreshing(words: Words, kind: str, where: str, parts: dict[str, str]) -> DirectoryDef:
-    """`refresh TIME`, and what may stand behind it."""
+def read_refreshing(words: Words, kind: str, where: str, parts: Mapping[str, Any]) -> DirectoryDef:
+    """`refresh TIME`, and what may stand behind it; or `live cache TIME`."""
+    asked = parts.get("query") or parts.get("filter") or where
+    if words.skip_word("live"):
+        if KEY not in asked:
+            raise _no_key(words, kind)
+        if not words.skip_word("cache"):
+            raise words.missing("cache, and how long an answer is believed: cache 5m")
+        return DirectoryDef(kind, where, **parts, live=words.duration(LEAST_CACHE))
     if not words.skip_word("refresh"):
-        raise words.missing("refresh, and how often: refresh 1m")
+        raise words.missing(
+            "live, and how long an answer is believed: live cache 5m"
+            if KEY in asked
+            else "refresh, and how often: refresh 1m"
+        )
+    if KEY in asked and kind != HTTP:
+        raise words.complain(
+            f'"{KEY}" is what is looked up, and nothing is: all entries are read',
+            "expected live cache 5m, or no $1",
+        )
     refresh, stale, shrink, strict = words.duration(LEAST_REFRESH), WEEK, SHRINK, False
     while words.at_word("stale", "shrink", "strict"):
         if words.skip_word("stale"):
@@ -98,6 +121,14 @@ def read_refreshing(words: Words, kind: str, where: str, parts: dict[str, str]) 
             strict = words.skip_word("strict")
     return DirectoryDef(kind, where, **parts, refresh=refresh, stale=stale, shrink=shrink,
                      strict=strict)  # fmt: skip
+
+
+def _no_key(words: Words, kind: str) -> Complaint:
+    where = {LDAP: "in the filter: (mail=$1)", HTTP: "in the URL: .../forwards/$1"}
+    return words.complain(
+        f'a live table asks for one address, and "{KEY}", which stands for it, is missing',
+        f"expected it {where.get(kind, 'in the query: WHERE alias = $1')}",
+    )
 
 
 def _where(words: Words, kind: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TypeVar
 
 from relayd.mail.envelope import DIRECT
@@ -106,7 +107,7 @@ def _table(words: Words) -> TableDef:
         if not words.skip_word("query"):
             raise words.missing('query "SELECT ... WHERE ... = ?"')
         query = words.string("the query in quotes").text
-        if words.at_word("refresh"):
+        if words.at_word("refresh", "live"):
             directory = read_refreshing(words, kind, path, {"query": query})
             return TableDef(name, kind, directory=directory, place=place)
     return TableDef(name, kind, (), path, includes, query, place=place, entry_places=(path_place,))
@@ -233,7 +234,19 @@ def _subaddress(words: Words) -> Subaddress:
 
 
 def _include(words: Words) -> Include:
-    return Include(words.next("a file or a pattern such as rules.d/*.rules").text, words.last)
+    pattern = words.next("a file or a pattern such as rules.d/*.rules").text
+    place = words.last
+    return Include(pattern, scoped=words.skip_word("scoped"), place=place)
+
+
+def _shared_table(words: Words) -> TableDef:
+    item = _table(words)
+    return replace(item, shared=True) if words.skip_word("shared") else item
+
+
+def _shared_hop(words: Words) -> HopDef:
+    item = _next_hop(words)
+    return replace(item, shared=True) if words.skip_word("shared") else item
 
 
 VERBS: dict[str, Reader[Item]] = {
@@ -247,8 +260,8 @@ VERBS: dict[str, Reader[Item]] = {
     "forward": read_forward,
     "route": read_route,
     "copy": read_copy,
-    "table": _table,
-    "next-hop": _next_hop,
+    "table": _shared_table,
+    "next-hop": _shared_hop,
     "dnsbl": _dns_list,
     "dnswl": _dns_list,
     "milter": read_filter,

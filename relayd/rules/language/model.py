@@ -321,10 +321,15 @@ class TableDef:
     query: str = ""  # with sqlite
     socket: str = ""  # with dovecot-auth: an absolute path
     directory: DirectoryDef | None = None  # a snapshot of it
+    shared: bool = False  # scoped files may name it
     place: Place = field(default=NOWHERE, compare=False)
     entry_places: tuple[Place, ...] = field(default=(), compare=False, repr=False)
 
     def __str__(self) -> str:
+        text = self._text()
+        return f"{text} shared" if self.shared else text
+
+    def _text(self) -> str:
         if self.directory is not None:
             return f"table {self.name} {self.directory}"
         words = ["table", self.name, *([self.kind] if self.kind != "list" else [])]
@@ -344,10 +349,11 @@ class HopDef:
     """`next-hop NAME smtp|lmtp WHERE`."""
 
     hop: NextHop
+    shared: bool = False  # scoped files may name it
     place: Place = field(default=NOWHERE, compare=False)
 
     def __str__(self) -> str:
-        return str(self.hop)
+        return f"{self.hop} shared" if self.shared else str(self.hop)
 
 
 @dataclass(frozen=True, slots=True)
@@ -366,10 +372,11 @@ class Include:
     """`include PATTERN`: files read as if they stood here, in name order."""
 
     pattern: str
+    scoped: bool = False  # each is about the domain that it is named after
     place: Place = field(default=NOWHERE, compare=False)
 
     def __str__(self) -> str:
-        return f"include {quote(self.pattern)}"
+        return f"include {quote(self.pattern)}{' scoped' if self.scoped else ''}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -312,7 +312,7 @@ class ShippedTests(unittest.TestCase):
         # their default is the system's, or that there is none
         for name in ("hostname", "resolver", "certificate", "tls-authorities", "tls-reports"):
             del wanted[name]
-        for name in ("tls", "origin", "secrets", "oauth", "reports", "metrics"):
+        for name in ("tls", "origin", "secrets", "oauth", "reports", "metrics", "console"):
             del wanted[name]
         with TemporaryDirectory() as folder:
             path = Path(folder) / "relayd.conf"

@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from unittest import mock
 
 from relayd.ctl.relayctl import main
-from relayd.login.users import parse
+from relayd.login.users import Seat, parse
 
 
 class UserTests(unittest.TestCase):
@@ -41,6 +41,34 @@ class UserTests(unittest.TestCase):
         users, problems = parse(self.users.read_text().splitlines())
         self.assertEqual(problems, [])
         return users.accepts(name, password)
+
+    def test_a_role_and_codes_stay_when_the_password_changes_and_go_with_the_login(self) -> None:
+        self.run_user("add", "ann", said="x\n")
+        self.assertEqual(self.run_user("totp", "ann")[0], 1)  # what for?
+        self.assertEqual(self.run_user("role", "ann", "operator")[0], 0)
+        status, out, _ = self.run_user("totp", "ann")
+        self.assertEqual(status, 0)
+        self.assertIn("otpauth://totp/relayd%3Aann?secret=", out)
+        before = self.seats()["ann"]
+        self.assertEqual(str(before.role), "operator")
+        self.run_user("passwd", "ann", said="y\n")
+        self.assertEqual(self.seats(), {"ann": before})
+        self.run_user("role", "ann", "admin")
+        self.assertEqual(self.seats()["ann"].totp, before.totp)
+        self.assertEqual(self.run_user("list")[1], "ann  admin with codes\n")
+        self.run_user("totp", "ann")
+        self.assertNotEqual(self.seats()["ann"].totp, before.totp)
+        self.assertNotIn("otpauth", self.run_user("totp", "ann", "--off")[1])
+        self.assertEqual(self.seats()["ann"].totp, b"")
+        self.run_user("role", "ann", "none")
+        self.assertEqual(self.seats(), {})
+        self.assertTrue(self.accepts("ann", "y"))
+        self.run_user("role", "ann", "viewer")
+        self.run_user("remove", "ann")
+        self.assertEqual(self.seats(), {})
+
+    def seats(self) -> dict[str, Seat]:
+        return dict(parse(self.users.read_text().splitlines())[0].seats)
 
     def test_the_life_of_a_login(self) -> None:
         status, out, _ = self.run_user("add", "Alice@example.com", said="s3cret word\nnot this\n")

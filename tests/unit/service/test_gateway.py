@@ -42,6 +42,8 @@ OTHER = {
     "spool": "spool other",
     "control": "control other",
     "metrics": "metrics listen 127.0.0.1:9099\nmetrics listen unix:/run/relayd/metrics",
+    "console": "console listen unix:/run/relayd/console.sock\n"
+    "console listen unix:/run/relayd/people.sock auth people",
     "workers": "workers 7",
     "listen": "listen 127.0.0.1:2526",
     "retry": "retry 7m",

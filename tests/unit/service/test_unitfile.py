@@ -21,6 +21,11 @@ class UnitFileTest(unittest.TestCase):
             self.assertIn(f"ConditionPathExists=|{path}", lines)
         self.assertIn("WorkingDirectory=/var/spool/relayd", lines)
 
+    def test_the_folder_of_the_sockets_that_settings_name_is_there(self) -> None:
+        """`metrics` and `console`: /run/relayd/..."""
+        self.assertIn("RuntimeDirectory=relayd", UNIT.read_text().splitlines())
+        self.assertIn("/run/relayd/* rw,", (UNIT.parent / "apparmor").read_text())
+
     def test_a_reload_waits_for_the_verdict(self) -> None:
         self.assertIn(
             "ExecReload=/usr/bin/relayctl --config /etc/relayd/relayd.conf reload --quiet",
