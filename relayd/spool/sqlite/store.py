@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import sqlite3
 import threading
 import time
@@ -24,6 +23,7 @@ from relayd.spool.disk.reserve import Reserve
 from relayd.spool.disk.space import Space
 from relayd.spool.disk.trouble import trouble_of
 from relayd.spool.errors import SpoolError, SpoolFull, SpoolLocked
+from relayd.spool.questions import Questions
 from relayd.spool.sqlite import schema
 from relayd.spool.sqlite.bridge import Bridge, Promise
 from relayd.spool.sqlite.database import Database
@@ -31,7 +31,7 @@ from relayd.spool.sqlite.mend import Mender
 from relayd.spool.sqlite.prune import Prune
 from relayd.spool.sqlite.reader import Question, Reader
 from relayd.spool.sqlite.rows import NewRows, accept_rows
-from relayd.spool.sqlite.search import Search, newest_by
+from relayd.spool.sqlite.search import newest_by
 from relayd.spool.sqlite.sift import Sift
 from relayd.spool.sqlite.syncer import Syncer
 from relayd.spool.sqlite.writer import Committed, Writer
@@ -48,15 +48,7 @@ from relayd.spool.sqlite.writes import (
 from relayd.spool.view import (
     AS_THEY_ARE,
     Accepted,
-    Audit,
-    Backlog,
-    Counts,
-    Envelopes,
-    FindFilter,
-    FoundPage,
-    History,
     NewMessage,
-    Page,
     QueueFilter,
     Rerouting,
 )
@@ -72,7 +64,7 @@ CHORES_EVERY = 60.0  # seconds
 SIFT_EVERY = 5.0  # seconds: what came since has no sieve yet
 
 
-class Spool:
+class Spool(Questions):
     """A Store in a directory; the contract of each method is Store's."""
 
     def __init__(
@@ -312,22 +304,6 @@ class Spool:
 
     # questions
 
-    def destinations(self) -> Awaitable[list[tuple[str, float]]]:
-        """Every destination with queued mail, and its earliest next_attempt."""
-        return self._ask(Search.destinations, to_act=True)
-
-    def due(
-        self, destination: str, now: float, limit: int, *, longest: float = math.inf
-    ) -> Awaitable[list[Accepted]]:
-        """Up to `limit` messages with their due records."""
-        return self._ask(
-            lambda search: search.due(destination, now, limit, longest=longest), to_act=True
-        )
-
-    def earliest(self, destination: str, after: float) -> Awaitable[float | None]:
-        """The earliest next_attempt later than `after`."""
-        return self._ask(lambda search: search.earliest(destination, after), to_act=True)
-
     def aged(
         self, received_before: float, after: int, limit: int, *, unwarned: bool = False
     ) -> Awaitable[list[Accepted]]:
@@ -338,40 +314,6 @@ class Spool:
         return self._ask(
             lambda search: search.aged(received_before, after, limit, newest, unwarned), to_act=True
         )
-
-    def load(self, ident: int) -> Awaitable[Accepted | None]:
-        """One waiting message with all its waiting records."""
-        return self._ask(lambda search: search.load(ident))
-
-    def history(self, ident: int) -> Awaitable[History | None]:
-        """What the ledger knows of a message."""
-        return self._ask(lambda search: search.history(ident))
-
-    def listing(self, wanted: QueueFilter, after: int, limit: int) -> Awaitable[Page]:
-        """Waiting messages by ident."""
-        return self._ask(lambda search: search.listing(wanted, after, limit))
-
-    def envelopes(
-        self, wanted: QueueFilter, after: int, limit: int
-    ) -> Awaitable[tuple[list[Envelopes], int | None]]:
-        """Waiting messages by ident that the filter means."""
-        return self._ask(lambda search: search.envelopes(wanted, after, limit), to_act=True)
-
-    def find(self, wanted: FindFilter, before: int, limit: int) -> Awaitable[FoundPage]:
-        """Recipients of waiting and of finished mail, the newest message first."""
-        return self._ask(lambda search: search.find(wanted, before, limit))
-
-    def counts(self) -> Awaitable[Counts]:
-        """Totals."""
-        return self._ask(Search.counts)
-
-    def backlog(self) -> Awaitable[Backlog]:
-        """How much waits, and how old it is."""
-        return self._ask(Search.backlog)
-
-    def audit(self, after: int, limit: int) -> Awaitable[Audit]:
-        """Recipients in the ledger that are not accounted for."""
-        return self._ask(lambda search: search.audit(after, limit))
 
     def _ask(self, question: Question, *, to_act: bool = False) -> Awaitable[Any]:
         promise: Promise[Any] = self._bridge.promise()

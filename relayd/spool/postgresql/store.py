@@ -1,0 +1,348 @@
+"""The spool of one node in a database that it may share with others."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+from relayd.mail.content import BytesContent
+from relayd.mail.ident import SHARD_BITS, ident_text, make_ident
+from relayd.mail.log import MailLog
+from relayd.mail.message import Settlement, Submission
+from relayd.spool.disk.draft import Draft
+from relayd.spool.errors import SpoolError
+from relayd.spool.postgresql.batch import Accepting
+from relayd.spool.postgresql.content import LocalFiles, Upload
+from relayd.spool.postgresql.node import last_ident
+from relayd.spool.postgresql.reader import Question, Reader
+from relayd.spool.postgresql.session import Session, trouble_of
+from relayd.spool.postgresql.writer import Writer
+from relayd.spool.postgresql.writes import (
+    Acceptance,
+    Beat,
+    ClientAnswered,
+    LetGo,
+    OperatorWrite,
+    Prune,
+    RerouteWrite,
+    SetAside,
+    SettlementWrite,
+    Sweep,
+    Write,
+)
+from relayd.spool.questions import Questions
+from relayd.spool.sqlite.bridge import Bridge, Promise
+from relayd.spool.sqlite.rows import accept_rows
+from relayd.spool.sqlite.search import newest_by
+from relayd.spool.sqlite.store import LEDGER_DAYS, MEMORY_THRESHOLD
+from relayd.spool.sqlite.syncer import Syncer
+from relayd.spool.sqlite.writer import Committed
+from relayd.spool.view import AS_THEY_ARE, Accepted, NewMessage, QueueFilter, Rerouting
+
+BEAT = 5.0  # seconds between two signs of life
+PRUNE_EVERY = 60.0  # seconds
+
+
+class PostgresqlSpool(Questions):
+    """A Store in PostgreSQL; the contract of each method is Store's.
+
+    `where` says how to reach it, as libpq has it; `node` is this one's name among those that
+    share it. The questions that mail is sent by are answered for this node alone, all others for
+    the whole of it.
+    """
+
+    def __init__(
+        self,
+        where: str,
+        bridge: Bridge,
+        *,
+        node: str,
+        clock: Callable[[], float] = time.time,
+        log: MailLog | None = None,
+        memory_threshold: int = MEMORY_THRESHOLD,
+        ledger_days: float = LEDGER_DAYS,
+    ) -> None:
+        self.on_trouble: Callable[[str], None] = lambda reason: None
+        self.on_recovery: Callable[[], None] = lambda: None
+        self.on_change: Callable[[str, Sequence[tuple[int, int]]], None] = lambda verb, met: None
+        self._where = where
+        self._bridge = bridge
+        self._node = node
+        self._clock = clock
+        self._log = log
+        self._threshold = memory_threshold
+        self._ledger_days = ledger_days
+        self._shard = 0  # the node's number
+        self._last_us = 0
+        self._trouble: SpoolError | None = None
+        self._open = False
+        self.healthy = False  # it is open, and not in trouble
+        self._next_beat = self._next_prune = float("-inf")
+        self._writer = Writer(self._session("writer"), node, bridge, self, clock=clock)
+        self.expect = self._writer.company.expect
+
+    def _session(self, part: str, *, read_only: bool = False) -> Callable[[], Session]:
+        name = f"relayd {self._node} {part}"
+        return lambda: Session(self._where, name, read_only=read_only)
+
+    # life
+
+    def open(self) -> None:
+        """Be the node; raises SpoolError. As quick with a million messages waiting."""
+        session = self._writer.open()
+        try:
+            last = last_ident(session)
+            self._folder = Path(tempfile.mkdtemp(prefix="relayd-"))
+            self._files = LocalFiles(self._folder)
+            self._files.prepare()
+        except Exception as error:
+            self._writer.abandon()
+            raise trouble_of(error) or SpoolError(f"spool: {error!r}") from error
+        self._shard = self._writer.ours.owner
+        self._upload = Upload(self._where, f"relayd {self._node} content", self._files)
+        self._syncer = Syncer(self._files, self._bridge, synced=self._send)
+        self._reader = Reader(
+            self._session("reader", read_only=True),
+            self._files,
+            self._bridge,
+            owner=lambda: self._writer.ours.owner,
+            clock=self._clock,
+            damaged=self._found_damaged,
+        )
+        self._last_us = max(last >> SHARD_BITS, int(self._clock() * 1e6) - 1)
+        newest = make_ident(self._last_us, self._shard)
+        self._open = self.healthy = True
+        self._writer.put(LetGo(newest, self._let_go))
+        self._writer.put(Sweep(newest))
+        for thread in (self._writer, self._reader, self._syncer):
+            thread.start()
+
+    def close(self) -> Awaitable[None]:
+        """Finish what was asked for, then let go of the database."""
+        promise: Promise[None] = self._bridge.promise()
+        if not self._open:
+            promise.callback(None)
+            return promise
+        self._open = self.healthy = False
+
+        def ending() -> None:
+            self._reader.stop()
+            self._syncer.stop()
+            self._writer.stop()
+            self._upload.close()
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._bridge.call(promise.callback, None)
+
+        threading.Thread(target=ending, name="spool close", daemon=True).start()
+        return promise
+
+    # taking in
+
+    def room(self, size: int) -> bool:
+        """The database says itself when it is full, and then everything fails."""
+        return True
+
+    def new_ident(self) -> int:
+        """An identifier never given before, later than all of this node, whatever the clock does."""
+        self._last_us = max(self._last_us + 1, int(self._clock() * 1e6))
+        return make_ident(self._last_us, self._shard)
+
+    def create(self, *, pure: bool = False) -> Draft:
+        """Begin to take in a message."""
+        return Draft(
+            self.new_ident(), self._files, self._threshold, self._commit, self.create, pure=pure
+        )
+
+    def _commit(self, draft: Draft, submission: Submission) -> Awaitable[Accepted]:
+        promise: Promise[Accepted] = self._bridge.promise()
+        trouble = draft.trouble or (None if self.healthy else self._unable())
+        if trouble is not None:
+            draft.discard_file()
+            promise.errback(trouble)
+            return promise
+        data = draft.data
+        content = draft.content(data)
+        now = float(self._clock())
+        rows = accept_rows(draft.ident, now, submission, content, draft.parity, data)
+        write = Acceptance(promise, Accepting(rows, data))
+        if data is not None:
+            self._writer.put(write)
+        elif rows.message is None:
+            draft.discard_file()
+            self._writer.put(write)
+        else:
+            self._syncer.sync(draft, write)
+        return promise
+
+    def _send(self, write: Acceptance) -> None:
+        """For the syncer: the content is in a file; now to the database, then the row."""
+        rows = write.accepting.rows
+        assert rows.message is not None
+        try:
+            content, chunks = self._upload.send(rows.ident, rows.message.size)
+        except Exception as error:
+            trouble = trouble_of(error) or SpoolError(f"sending content: {error!r}")
+            assert write.promise is not None
+            self._bridge.call(write.promise.errback, trouble)
+            return
+        write.accepting = Accepting(rows, content, chunks)
+        self._writer.put(write)
+
+    def _unable(self) -> SpoolError:
+        """Why it is not healthy."""
+        return self._trouble if self._open and self._trouble else SpoolError("the spool is closed")
+
+    # outcomes
+
+    def settle(
+        self, settlements: Sequence[Settlement], reports: Sequence[NewMessage] = ()
+    ) -> Awaitable[list[Accepted]]:
+        """Record outcomes and reports in one transaction."""
+        told = [self._report(report) for report in reports]
+        promise: Promise[list[Accepted]] = self._bridge.promise()
+        return self._write(promise, SettlementWrite(promise, settlements, told))
+
+    def _report(self, report: NewMessage) -> Accepting:
+        data = report.content
+        now = float(self._clock())
+        content = BytesContent(data)
+        rows = accept_rows(report.ident, now, report.submission, content, crc32(data), data)
+        return Accepting(rows, data)
+
+    def answered(self, ident: int) -> Awaitable[None]:
+        """The client of this message is about to hear 250."""
+        promise: Promise[None] = self._bridge.promise()
+        return self._write(promise, ClientAnswered(promise, ident))
+
+    def set_aside(self, ident: int, reason: str) -> Awaitable[bool]:
+        """Take a damaged message out of the queue."""
+        promise: Promise[bool] = self._bridge.promise()
+        return self._write(promise, SetAside(promise, ident, reason, self._aside))
+
+    def retry(self, wanted: QueueFilter) -> Awaitable[int]:
+        """Make queued recipients due now."""
+        return self._change("retry", wanted)
+
+    def hold(self, wanted: QueueFilter, by: str = "") -> Awaitable[int]:
+        """Keep queued recipients out of the queue."""
+        return self._change("hold", wanted, by)
+
+    def release(
+        self, wanted: QueueFilter, sections: Mapping[int, bytes] = AS_THEY_ARE
+    ) -> Awaitable[int]:
+        """Put held recipients back, due now."""
+        return self._change("release", wanted, sections=sections)
+
+    def remove(self, wanted: QueueFilter, note: str = "") -> Awaitable[int]:
+        """End waiting recipients as REMOVED."""
+        return self._change("remove", wanted, note)
+
+    def reroute(self, reroutings: Sequence[Rerouting]) -> Awaitable[list[int]]:
+        """Send waiting recipients another way."""
+        promise: Promise[list[int]] = self._bridge.promise()
+        return self._write(promise, RerouteWrite(promise, reroutings))
+
+    def _change(
+        self,
+        verb: str,
+        wanted: QueueFilter,
+        note: str = "",
+        sections: Mapping[int, bytes] = AS_THEY_ARE,
+    ) -> Awaitable[int]:
+        promise: Promise[int] = self._bridge.promise()
+        write = OperatorWrite(promise, verb, wanted, note, self._changed, sections)
+        return self._write(promise, write)
+
+    def _changed(self, verb: str, met: list[tuple[int, int]]) -> None:
+        self._bridge.call(lambda: self.on_change(verb, met))
+
+    def _write(self, promise: Promise[Any], write: Write) -> Awaitable[Any]:
+        if self.healthy:
+            self._writer.put(write)
+        else:
+            promise.errback(self._unable())
+        return promise
+
+    # questions
+
+    def aged(
+        self, received_before: float, after: int, limit: int, *, unwarned: bool = False
+    ) -> Awaitable[list[Accepted]]:
+        """Waiting messages by ident with all their waiting records."""
+        # idents run ahead of the clock after it was set back: then they bound nothing
+        ahead = self._last_us > self._clock() * 1e6 + 1e6
+        newest = min(1 << 62, newest_by(received_before)) if not ahead else 1 << 62
+        return self._ask(
+            lambda search: search.aged(received_before, after, limit, newest, unwarned), to_act=True
+        )
+
+    def _ask(self, question: Question, *, to_act: bool = False) -> Awaitable[Any]:
+        promise: Promise[Any] = self._bridge.promise()
+        if self._open:
+            self._reader.ask(question, promise, to_act=to_act)
+        else:
+            promise.errback(SpoolError("the spool is closed"))
+        return promise
+
+    def hear_of_commits(self, told: Committed) -> None:
+        """Let it hear of each batch of the writer's, in the writer's thread."""
+        self._writer.on_commit = told
+
+    # what the threads ask and tell
+
+    def chores(self) -> Sequence[Write]:
+        """For the writer: a sign of life, and the ledger's bounds, now and then."""
+        now = time.monotonic()
+        if now < self._next_beat:
+            return ()
+        self._next_beat = now + BEAT
+        if now < self._next_prune:
+            return (Beat(),)
+        self._next_prune = now + PRUNE_EVERY
+        before = int((self._clock() - self._ledger_days * 86400) * 1e6)
+        return (Beat(), Prune(make_ident(max(0, before), 0)))
+
+    def forget_positions(self) -> None:
+        """For the writer: something may wait before where scans begin."""
+        self._reader.forget_positions()
+
+    def notice(self, event: str, **facts: object) -> None:
+        """For the threads: something for the log."""
+        self._bridge.call(lambda: self._say(event, **facts))
+
+    def health(self, error: SpoolError | None) -> None:
+        """For the writer: the store failed, or is trusted again."""
+        self._reader.doubt(error)
+        self._bridge.call(self._health_changed, error)
+
+    def _health_changed(self, error: SpoolError | None) -> None:
+        was, self._trouble = self._trouble, error
+        self.healthy = self._open and error is None
+        if error is not None and was is None:
+            self._say("spool cannot record", reason=error.reason)
+            self.on_trouble(error.reason)
+        elif error is None and was is not None:
+            if self._log is not None:
+                self._log.notice("spool records again")
+            self.on_recovery()
+
+    def _found_damaged(self, ident: int, reason: str) -> None:
+        self._writer.put(SetAside(None, ident, reason, self._aside))
+
+    def _let_go(self, recipients: int) -> None:
+        if self._log is not None:
+            event = "let go: the clients were not answered before the end, and have it still"
+            self._bridge.call(lambda log: log.notice(event, recipients=recipients), self._log)
+
+    def _aside(self, ident: int, reason: str) -> None:
+        self.notice("damaged message set aside", message=ident_text(ident), reason=reason)
+
+    def _say(self, event: str, **facts: object) -> None:
+        if self._log is not None:
+            self._log.trouble(event, **facts)
