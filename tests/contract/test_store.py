@@ -1034,7 +1034,6 @@ class BothAlikeTests(unittest.TestCase):
             with self.subTest(seed=seed), TemporaryDirectory() as directory:
                 Life(seed, Path(directory)).live()
 
-
     def test_random_lives_in_postgresql(self) -> None:
         for seed in range(6):
             with self.subTest(seed=seed):

@@ -27,7 +27,7 @@ class LocalContent(FileContent):
 
     def __del__(self) -> None:
         with contextlib.suppress(OSError):
-            os.unlink(self.path)
+            self.path.unlink()
 
 
 class LocalFiles(ContentFiles):

@@ -23,7 +23,7 @@ _int8 = Struct("!iq").pack
 _float8 = Struct("!id").pack
 
 
-def _text(value: Any) -> bytes:
+def _text(value: object) -> bytes:
     """What is no text stands for none (see rows.SAME)."""
     if not isinstance(value, str):
         return _NULL
@@ -31,7 +31,7 @@ def _text(value: Any) -> bytes:
     return _length(len(data)) + data
 
 
-def _bytea(value: Any) -> bytes:
+def _bytea(value: bytes | None) -> bytes:
     return _NULL if value is None else _length(len(value)) + value
 
 

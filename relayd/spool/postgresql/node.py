@@ -1,4 +1,4 @@
-"""A node of the cluster as the database knows it: its number, its epoch, and that it is one only."""
+"""A node as the database knows it: its number, its epoch, and that there is one only."""
 
 from __future__ import annotations
 

@@ -93,9 +93,7 @@ class Reader:
             self._positions = {}
             self._positions_until = now + REMEMBERED
         session = self._session
-        search = Search(
-            session, self._files, self._owner(), self._positions, float(self._clock())
-        )
+        search = Search(session, self._files, self._owner(), self._positions, float(self._clock()))
         # One answer is one snapshot: what ends while it is put together must not seem missing.
         session.ask("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         try:

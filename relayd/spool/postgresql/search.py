@@ -12,7 +12,7 @@ from relayd.mail.content import BytesContent, Content
 from relayd.mail.envelope import ALL_DIRECT, direct_queue, is_direct
 from relayd.mail.ident import MAX_SHARDS, make_ident
 from relayd.spool.postgresql.content import LocalFiles
-from relayd.spool.postgresql.session import Session
+from relayd.spool.postgresql.session import Session, Values
 from relayd.spool.sqlite.find import SLACK
 from relayd.spool.sqlite.matching import found_in
 from relayd.spool.sqlite.rows import (
@@ -191,8 +191,12 @@ class Search:
     ) -> list[Accepted]:
         """See Store.due."""
         damaged = len(self.damaged)
-        keys = self._due(destination, "next_attempt >= %s AND next_attempt <= %s",
-                         (self._position(destination), now), limit)
+        keys = self._due(
+            destination,
+            "next_attempt >= %s AND next_attempt <= %s",
+            (self._position(destination), now),
+            limit,
+        )
         if keys:
             self._positions[destination] = min(keys[0][2], self._now) - LATE
         if longest < math.inf:
@@ -342,7 +346,7 @@ class Search:
             return Page(rows, count, None)
         return Page(rows, count, listed if count == limit else None if end is None else last)
 
-    def _one(self, text: str, values: Any = None) -> tuple[Any, ...]:
+    def _one(self, text: str, values: Values = None) -> tuple[Any, ...]:
         row = self._ask(text, values).fetchone()
         assert row is not None
         return row
@@ -389,10 +393,14 @@ class Search:
             try:
                 history = history_of(ident, rows.get(ident, []))
                 if history is not None:
-                    yield ident, history, {
-                        row.number: record_of(row, history.envelope)
-                        for row in waiting.get(ident, ())
-                    }
+                    yield (
+                        ident,
+                        history,
+                        {
+                            row.number: record_of(row, history.envelope)
+                            for row in waiting.get(ident, ())
+                        },
+                    )
             except UndecodableError:
                 continue
 

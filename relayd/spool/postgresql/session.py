@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from relayd.spool.errors import SpoolError, SpoolFull
@@ -12,6 +13,9 @@ if TYPE_CHECKING:
     from psycopg.errors import Diagnostic
 
     from relayd.spool.postgresql.copyrows import CopyRows
+
+Values = Sequence[object] | Mapping[str, object] | None
+"""What stands in a statement for its %s, or for its names."""
 
 CONNECT = 5  # seconds
 SILENCE = 15  # seconds without an answer after which a connection counts as lost
@@ -118,7 +122,7 @@ class Session:
         if said.severity_nonlocalized == "WARNING":
             self._warnings.append(said.message_primary or "a warning")
 
-    def ask(self, text: str, values: Any = None) -> Cursor[tuple[Any, ...]]:
+    def ask(self, text: str, values: Values = None) -> Cursor[tuple[Any, ...]]:
         """Run one statement."""
         return self.link.execute(text.encode(), values)
 

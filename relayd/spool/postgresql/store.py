@@ -106,7 +106,7 @@ class PostgresqlSpool(Questions):
             raise trouble_of(error) or SpoolError(f"spool: {error!r}") from error
         self._shard = self._writer.ours.owner
         self._upload = Upload(self._where, f"relayd {self._node} content", self._files)
-        self._syncer = Syncer(self._files, self._bridge, synced=self._send)
+        self._syncer: Syncer[Acceptance] = Syncer(self._files, self._bridge, synced=self._send)
         self._reader = Reader(
             self._session("reader", read_only=True),
             self._files,
@@ -149,7 +149,7 @@ class PostgresqlSpool(Questions):
         return True
 
     def new_ident(self) -> int:
-        """An identifier never given before, later than all of this node, whatever the clock does."""
+        """An identifier never given before, later than all of this node's."""
         self._last_us = max(self._last_us + 1, int(self._clock() * 1e6))
         return make_ident(self._last_us, self._shard)
 

@@ -234,9 +234,7 @@ class Writer:
                 error = trouble_of(again) or SpoolError(f"spool: {again!r}")
                 if self._session is not None:
                     self._session.close()
-            patient = not self._stopping or (
-                self._unsure and time.monotonic() - began < PATIENCE
-            )
+            patient = not self._stopping or (self._unsure and time.monotonic() - began < PATIENCE)
             if patient:
                 self._fail_for(PAUSES[min(attempt, len(PAUSES) - 1)], error)
             else:

@@ -198,7 +198,8 @@ class OperatorWrite(Write):
                 self._change_sections(session)
             said_no_more = ", reply = NULL, outcome = NULL" if self._verb == "release" else ""
             session.ask(
-                f"UPDATE recipient AS r SET state = 0, next_attempt = %(now)s{said_no_more} {_THESE}",
+                f"""UPDATE recipient AS r SET state = 0, next_attempt = %(now)s{said_no_more}
+                {_THESE}""",
                 {**keyed, "now": batch.now},
             )
 
@@ -338,7 +339,8 @@ class RerouteWrite(Write):
             else:
                 session.ask(
                     """INSERT INTO ledger(mailbox, original, next_hop, note,
-                    message, number, ended, at, state) VALUES (%s, %s, %s, %s, %s, %s, 0, %s, %s)""",
+                    message, number, ended, at, state)
+                    VALUES (%s, %s, %s, %s, %s, %s, 0, %s, %s)""",
                     (*_way(row), *key, batch.now, row.state),
                 )
             session.ask(_INSERT, (*row, *owned))
@@ -353,20 +355,19 @@ def _way(row: RecipientRow) -> tuple[str, str | None, str, str | None]:
 
 
 class Beat(Write):
-    """This node lives; what has piled up in `batch` becomes one row."""
+    """A sign of life of the node; what has piled up in `batch` becomes one row."""
 
     lasting = True
 
     def enter(self, batch: Batch, session: Session) -> None:
         """Of the row of a node nobody but that node writes, while it lives."""
         owner, epoch = batch.ours
-        session.ask(
-            "UPDATE node SET beat = now() WHERE id = %s AND epoch = %s", (owner, epoch)
-        )
+        session.ask("UPDATE node SET beat = now() WHERE id = %s AND epoch = %s", (owner, epoch))
         found = session.ask(
             """WITH gone AS (DELETE FROM batch WHERE node = %s AND serial < %s
                 RETURNING messages, octets)
-            SELECT coalesce(sum(messages), 0)::bigint, coalesce(sum(octets), 0)::bigint FROM gone""",
+            SELECT coalesce(sum(messages), 0)::bigint, coalesce(sum(octets), 0)::bigint
+            FROM gone""",
             (owner, batch.serial),
         ).fetchone()
         if found is not None:

@@ -122,7 +122,7 @@ class Spool(Questions):
             room_to_grow=self._space.room_to_grow,
         )
         self.expect = self._writer.company.expect
-        self._syncer = Syncer(self._files, bridge, synced=self._writer.put)
+        self._syncer: Syncer[Write] = Syncer(self._files, bridge, synced=self._writer.put)
 
     # life
 
