@@ -78,6 +78,7 @@ from relayd.smtp.exchange import ServerLimits as SessionRules
 from relayd.smtp.extensions import Offer
 from relayd.smtp.server import SmtpServer
 from relayd.spool.errors import SpoolError
+from relayd.spool.postgresql.store import PostgresqlSpool
 from relayd.spool.refusedlog import FOLDER as REFUSED_LOG_FOLDER
 from relayd.spool.refusedlog import RefusedLog
 from relayd.spool.sqlite.bridge import Promise
@@ -234,11 +235,28 @@ class ReactorBridge:
         self.call: Callable[..., None] = reactor.callFromThread
 
 
+def opened_by(
+    settings: Settings, number: int, bridge: ReactorBridge, log: MailLog
+) -> Spool | PostgresqlSpool:
+    """The spool of the shard of this number: in the folder, or that of a node in a database."""
+    if settings.place.database:
+        # a name for each process that sends: the first has the machine's
+        name = f"{settings.node}/{number}" if number else settings.node
+        return PostgresqlSpool(settings.place.database, bridge, node=name, log=log)
+    folder = settings.spool
+    lock = folder / f"shard-{number}" / "lock"
+    return Spool(folder, bridge, shard=number, log=log, lock=lock)
+
+
 class Shard:
     """One shard of the spool with the dispatcher that empties it."""
 
     def __init__(
-        self, number: int, spool: Spool, dispatcher: Dispatcher, reports: OwnReports
+        self,
+        number: int,
+        spool: Spool | PostgresqlSpool,
+        dispatcher: Dispatcher,
+        reports: OwnReports,
     ) -> None:
         self.number = number
         self.spool = spool
@@ -395,13 +413,7 @@ class Gateway(Service):
 
     def _shard(self, number: int, bridge: ReactorBridge) -> Shard:
         settings = self._configuration.settings
-        spool = Spool(
-            settings.spool,
-            bridge,
-            shard=number,
-            log=self._log,
-            lock=settings.spool / f"shard-{number}" / "lock",
-        )
+        spool = opened_by(settings, number, bridge, self._log)
         sites = Sites(
             self.directory.resolve,
             self._log,

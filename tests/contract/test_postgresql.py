@@ -16,7 +16,7 @@ from unittest.mock import patch
 import psycopg
 
 from relayd.mail.ident import shard_of
-from relayd.mail.message import RecipientState, Settlement
+from relayd.mail.message import Message, RecipientState, Record, Settlement
 from relayd.spool.errors import SpoolError, SpoolLocked
 from relayd.spool.postgresql import schema
 from relayd.spool.postgresql.store import PostgresqlSpool
@@ -61,6 +61,15 @@ class Case(unittest.TestCase):
     def number(self, text: str, *values: object) -> int:
         ((found,),) = self.sql(text, *values)
         return int(found)
+
+    def loaded(self, spool: PostgresqlSpool, message: Message) -> Message:
+        found = self.bridge.wait(spool.load(message.ident))
+        assert found is not None
+        return found[0]
+
+    def records(self, spool: PostgresqlSpool, message: Message) -> tuple[Record, ...]:
+        found = self.bridge.wait(spool.load(message.ident))
+        return () if found is None else found[1]
 
     def accounted_for(self, spool: PostgresqlSpool) -> None:
         assert self.bridge.wait(spool.audit(0, 10_000)).discrepancies == []
@@ -131,9 +140,11 @@ class NodeTests(Case):
         )
         self.bridge.wait(one.settle([Settlement(record, RecipientState.QUEUED, LATER, 7.0)]))
         self.bridge.wait(one.settle([Settlement(record, RecipientState.FAILED, LATER)]))
-        assert self.bridge.wait(one.load(message.ident))[1] == (record,)
+        assert self.records(one, message) == (record,)
         self.bridge.wait(two.settle([Settlement(record, RecipientState.DELIVERED, DONE)]))
-        (entry,) = self.bridge.wait(two.history(message.ident)).entries
+        history = self.bridge.wait(two.history(message.ident))
+        assert history is not None
+        (entry,) = history.entries
         assert entry.state is RecipientState.DELIVERED
         self.accounted_for(one)
 
@@ -142,7 +153,7 @@ class NodeTests(Case):
         message, (record,) = self.put(one)
         self.sql("UPDATE recipient SET epoch = epoch + 1")
         self.bridge.wait(one.settle([Settlement(record, RecipientState.DELIVERED, DONE)]))
-        assert self.bridge.wait(one.load(message.ident))[1] == (record,)
+        assert self.records(one, message) == (record,)
 
 
 class WayTests(Case):
@@ -166,7 +177,7 @@ class WayTests(Case):
         spool = self.node()
         message, (record,) = self.put(spool, BIG)
         assert self.number("SELECT count(*) FROM content") == 4
-        loaded, _ = self.bridge.wait(spool.load(message.ident))
+        loaded = self.loaded(spool, message)
         for content in (message.content, loaded.content):
             assert octets(content) == BIG
             assert b"".join(content.chunks(2_000_000)) == BIG[2_000_000:]
@@ -177,7 +188,7 @@ class WayTests(Case):
         spool = self.node()
         for size in (65_537, 1 << 20):
             message, _ = self.put(spool, BIG[:size])
-            loaded, _ = self.bridge.wait(spool.load(message.ident))
+            loaded = self.loaded(spool, message)
             assert octets(loaded.content) == BIG[:size]
         assert self.number("SELECT count(*) FROM content") == 0
 

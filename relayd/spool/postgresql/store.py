@@ -142,6 +142,14 @@ class PostgresqlSpool(Questions):
         threading.Thread(target=ending, name="spool close", daemon=True).start()
         return promise
 
+    def apply(
+        self, *, memory_threshold: int, floor_bytes: int, floor_inodes: int, ledger_days: float
+    ) -> None:
+        """Other bounds from now on; there are no floors: the disk is the database's."""
+        self._threshold = memory_threshold
+        self._ledger_days = ledger_days
+        self._next_beat = self._next_prune = float("-inf")
+
     # taking in
 
     def room(self, size: int) -> bool:
