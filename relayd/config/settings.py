@@ -14,7 +14,7 @@ from relayd.config.logins import SUBMISSION, yes_no
 from relayd.config.oauth import oauth
 from relayd.config.peers import NOBODY, XCLIENT_LOGIN, Peers
 from relayd.config.reports import OF_BUDGET, OF_SUCCESS, reports, tls_reports
-from relayd.config.spoolplace import SpoolPlace, away, node, spool_place
+from relayd.config.spoolplace import SpoolPlace, node, spool_place
 from relayd.config.texts import Texts
 from relayd.config.tls import MINIMUMS, DomainTls, certificate, domain_tls
 from relayd.config.values import (
@@ -166,7 +166,6 @@ class Settings:
         word="spool",
     )
     node: str = setting(node, "a name", RESTART, default="")  # empty: the hostname
-    away: str = setting(away, "what is done while the database is away", default="defer")
     control: Path = setting(path_of, "a path", RESTART, default=Path("/var/spool/relayd/control"))
     metrics: tuple[MetricsPlace, ...] = setting(
         metrics, "listen, and an address or unix socket", RESTART, default=(), repeatable=True

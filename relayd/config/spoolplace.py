@@ -11,7 +11,6 @@ from relayd.rules.language.lexer import quote, string
 from relayd.rules.language.words import Words
 
 USUAL = Path("/var/spool/relayd")
-DEFER = "defer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +44,3 @@ def spool_place(words: Words) -> SpoolPlace:
 def node(words: Words) -> str:
     """The machine's name among those that share a spool."""
     return words.word("a name of this node, e.g. gw1").text
-
-
-def away(words: Words) -> str:
-    """What is done with new mail while the database cannot be reached: `defer`."""
-    if not words.skip_word(DEFER):
-        raise words.missing(f"{DEFER}: clients are asked to come again")
-    return DEFER

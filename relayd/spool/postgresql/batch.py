@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from relayd.mail.message import Settlement
 from relayd.spool.postgresql.copyrows import BYTEA, BYTEAS, FLOAT8, INT4, INT8, TEXT, CopyRows
-from relayd.spool.postgresql.session import Session
+from relayd.spool.postgresql.session import DatabaseSession
 from relayd.spool.sqlite.rows import EndRow, NewRows, Row, outcome_text
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ class Accepting(NamedTuple):
     chunks: int = 0
 
 
-class Batch:
+class SharedBatch:
     """Collects the rows of one transaction, then writes them in an order that keeps promise 3."""
 
     def __init__(self, now: float, ours: Ownership, serial: int) -> None:
@@ -163,7 +163,7 @@ class Batch:
         self.serial = serial
         self.ours = ours
         self.earliest = now  # of what is tried again
-        self.fenced = 0  # settled here, but another node's by now: see Batch.write
+        self.fenced = 0  # settled here, but another node's by now: see SharedBatch.write
         self._accepting: list[Accepting] = []
         self._ends: dict[Key, EndRow] = {}  # of ours, by their deliveries
         self._taken: dict[Key, EndRow] = {}  # of anybody's, by an operator
@@ -205,7 +205,7 @@ class Batch:
         self._messages += messages
         self._octets += octets
 
-    def has_effect(self, session: Session, settlements: Sequence[Settlement]) -> bool:
+    def has_effect(self, session: DatabaseSession, settlements: Sequence[Settlement]) -> bool:
         """Whether any of these is news that owes a report: an end, or a first warning.
 
         To be asked before `settle` is told of them. That one is postponed once more is no news.
@@ -222,7 +222,7 @@ class Batch:
                 return True
         return False
 
-    def write(self, session: Session) -> None:
+    def write(self, session: DatabaseSession) -> None:
         """Everything collected; inside a transaction that the caller began.
 
         An outcome for a recipient that another node has taken over meanwhile changes nothing.
@@ -251,7 +251,7 @@ class Batch:
             "epoch": self.ours.epoch,
         }
 
-    def _write_accepted(self, session: Session) -> None:
+    def _write_accepted(self, session: DatabaseSession) -> None:
         messages: list[Row] = []
         recipients: list[Row] = []
         held: list[Row] = []
@@ -282,7 +282,7 @@ class Batch:
             if told:
                 session.copy(copying, copying.data(told))
 
-    def _write_postponed(self, session: Session) -> None:
+    def _write_postponed(self, session: DatabaseSession) -> None:
         each = list(self._postponed.values())
         outcomes = [settlement.outcome for settlement in each]
         session.ask(
@@ -298,7 +298,7 @@ class Batch:
             },
         )
 
-    def _write_ends(self, session: Session, ends: dict[Key, EndRow], whose: str) -> int:
+    def _write_ends(self, session: DatabaseSession, ends: dict[Key, EndRow], whose: str) -> int:
         rows = list(ends.values())
         written = session.ask(
             _END.format(whose),
@@ -313,7 +313,7 @@ class Batch:
         )
         return written.rowcount
 
-    def _forget(self, session: Session) -> None:
+    def _forget(self, session: DatabaseSession) -> None:
         """Those messages of which no recipient waits any more."""
         idents = list({message for message, _ in (*self._ends, *self._taken)})
         gone = session.ask(_FORGET, (idents,)).fetchall()
@@ -322,7 +322,7 @@ class Batch:
         if chunked := [ident for ident, _, chunks in gone if chunks]:
             session.ask(_DROP_CHUNKS, (chunked,))
 
-    def set_aside(self, session: Session, message: int, reason: str) -> bool:
+    def set_aside(self, session: DatabaseSession, message: int, reason: str) -> bool:
         """Move all rows of a damaged message to tables that nothing reads; if there are any."""
         moved = 0
         for table, column in (("recipient", "message"), ("content", "message")):
@@ -340,7 +340,11 @@ class Batch:
 
 
 def _moved(
-    session: Session, table: str, column: str, message: int, then: str = "SELECT 1 FROM gone"
+    session: DatabaseSession,
+    table: str,
+    column: str,
+    message: int,
+    then: str = "SELECT 1 FROM gone",
 ) -> Cursor[tuple[Any, ...]]:
     return session.ask(
         f"""WITH gone AS (DELETE FROM {table} WHERE {column} = %s RETURNING *),

@@ -15,7 +15,7 @@ from zlib import crc32
 from relayd.mail.ident import ident_text
 from relayd.spool.disk.content import ContentFiles, FileContent, Warm
 from relayd.spool.errors import SpoolError
-from relayd.spool.postgresql.session import Session
+from relayd.spool.postgresql.session import DatabaseSession
 
 CHUNK = 1 << 20  # octets: more are in rows of their own, each of so many
 
@@ -42,7 +42,7 @@ class LocalFiles(ContentFiles):
         return LocalContent(self.path(ident), size, parity, lambda reason: None, warm)
 
     def fetched(
-        self, session: Session, ident: int, size: int, parity: int, chunks: int
+        self, session: DatabaseSession, ident: int, size: int, parity: int, chunks: int
     ) -> FileContent | None:
         """The content of a message as the database has it, in a new file; None: it is damaged.
 
@@ -76,7 +76,7 @@ class Upload:
         self._where = where
         self._name = name
         self._files = files
-        self._session: Session | None = None
+        self._session: DatabaseSession | None = None
 
     def send(self, ident: int, size: int) -> tuple[bytes | None, int]:
         """What goes into the message's row, and how many rows have been written beside it.
@@ -88,7 +88,7 @@ class Upload:
                 return _exactly(file.fileno(), size), 0
             chunks = -(-size // CHUNK)
             if self._session is None or self._session.lost:
-                self._session = Session(self._where, self._name)
+                self._session = DatabaseSession(self._where, self._name)
             for number in range(chunks):
                 data = _exactly(file.fileno(), min(CHUNK, size - number * CHUNK))
                 self._session.begin()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from relayd.spool.errors import SpoolError, SpoolLocked
 from relayd.spool.postgresql.batch import Ownership
 from relayd.spool.postgresql.schema import LOCKS, MAX_NODES, WHOLE
-from relayd.spool.postgresql.session import Session
+from relayd.spool.postgresql.session import DatabaseSession
 
 _NUMBER = """
     SELECT min(n) FROM generate_series(0, %s) AS n
@@ -16,7 +16,7 @@ _HOLDER = """
         (SELECT oid FROM pg_database WHERE datname = current_database())"""
 
 
-def begin(session: Session, name: str) -> Ownership:
+def begin(session: DatabaseSession, name: str) -> Ownership:
     """Be this node from now on, in a new epoch; what it owned before is its own still.
 
     Raises SpoolLocked while another process is it, SpoolError if there are too many nodes.
@@ -42,7 +42,7 @@ def begin(session: Session, name: str) -> Ownership:
         return Ownership(number, int(row[0]))
 
 
-def hold(session: Session, number: int) -> bool:
+def hold(session: DatabaseSession, number: int) -> bool:
     """Hold the lock of a node's writer until the session ends; False: another session has it.
 
     Who holds it knows that every earlier transaction of this node's writer is over.
@@ -51,20 +51,20 @@ def hold(session: Session, number: int) -> bool:
     return bool(row and row[0])
 
 
-def end_session(session: Session, number: int, pid: int) -> None:
+def end_session(session: DatabaseSession, number: int, pid: int) -> None:
     """End the session of ours that the server has not yet noticed to be gone, if it is that one."""
     holder = session.ask(_HOLDER, (LOCKS, number)).fetchone()
     if holder is not None and holder[0] == pid:
         session.ask("SELECT pg_terminate_backend(%s)", (pid,))
 
 
-def epoch_of(session: Session, number: int) -> int:
+def epoch_of(session: DatabaseSession, number: int) -> int:
     """The epoch that the database knows; a later one than ours: our mail was taken over."""
     row = session.ask("SELECT epoch FROM node WHERE id = %s", (number,)).fetchone()
     return -1 if row is None else int(row[0])
 
 
-def last_serial(session: Session, number: int) -> int:
+def last_serial(session: DatabaseSession, number: int) -> int:
     """The number of the node's last transaction that is in the database."""
     row = session.ask(
         "SELECT coalesce(max(serial), 0) FROM batch WHERE node = %s", (number,)
@@ -72,7 +72,7 @@ def last_serial(session: Session, number: int) -> int:
     return 0 if row is None else int(row[0])
 
 
-def last_ident(session: Session) -> int:
+def last_ident(session: DatabaseSession) -> int:
     """The highest identifier ever given, as far as anything remembers it."""
     row = session.ask(
         """SELECT greatest(

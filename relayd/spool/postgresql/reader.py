@@ -11,21 +11,21 @@ from typing import Any
 
 from relayd.spool.errors import SpoolError
 from relayd.spool.postgresql.content import LocalFiles
-from relayd.spool.postgresql.search import Search
-from relayd.spool.postgresql.session import Session, trouble_of
+from relayd.spool.postgresql.search import SharedSearch
+from relayd.spool.postgresql.session import DatabaseSession, trouble_of
 from relayd.spool.sqlite.bridge import Bridge, Promise
 
-Question = Callable[[Search], object]
+Question = Callable[[SharedSearch], object]
 
 REMEMBERED = 30.0  # seconds that the position of a scan counts: others may put mail before it
 
 
-class Reader:
+class SharedReader:
     """Answers questions in the order they were asked; results reach the owner's thread."""
 
     def __init__(
         self,
-        session: Callable[[], Session],
+        session: Callable[[], DatabaseSession],
         files: LocalFiles,
         bridge: Bridge,
         *,
@@ -42,7 +42,7 @@ class Reader:
         self._doubt: SpoolError | None = None
         self._questions: queue.SimpleQueue[tuple[Promise[Any], Question, bool] | None]
         self._questions = queue.SimpleQueue()
-        self._session: Session | None = None
+        self._session: DatabaseSession | None = None
         self._positions: dict[str, float] = {}
         self._positions_until = 0.0
         self._thread = threading.Thread(target=self._run, name="spool reader", daemon=True)
@@ -93,7 +93,9 @@ class Reader:
             self._positions = {}
             self._positions_until = now + REMEMBERED
         session = self._session
-        search = Search(session, self._files, self._owner(), self._positions, float(self._clock()))
+        search = SharedSearch(
+            session, self._files, self._owner(), self._positions, float(self._clock())
+        )
         # One answer is one snapshot: what ends while it is put together must not seem missing.
         session.ask("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         try:

@@ -12,7 +12,7 @@ from relayd.mail.content import BytesContent, Content
 from relayd.mail.envelope import ALL_DIRECT, direct_queue, is_direct
 from relayd.mail.ident import MAX_SHARDS, make_ident
 from relayd.spool.postgresql.content import LocalFiles
-from relayd.spool.postgresql.session import Session, Values
+from relayd.spool.postgresql.session import DatabaseSession, Values
 from relayd.spool.sqlite.find import SLACK
 from relayd.spool.sqlite.matching import found_in
 from relayd.spool.sqlite.rows import (
@@ -129,7 +129,7 @@ def _match(column: str, name: str, text: str) -> str:
     return f"strpos(lower({column}), %({name})s) > 0"
 
 
-class Search:
+class SharedSearch:
     """Queries over one session; what turns out damaged is left out and noted in `damaged`.
 
     `positions`: by destination the next_attempt before which nothing waits, as an earlier answer
@@ -139,7 +139,7 @@ class Search:
 
     def __init__(
         self,
-        session: Session,
+        session: DatabaseSession,
         files: LocalFiles,
         owner: int,
         positions: dict[str, float],

@@ -78,7 +78,20 @@ def plain(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-class Session:
+def create_in(where: str) -> bool:
+    """Make the spool in a database, as schema.create does; raises SpoolError."""
+    try:
+        import psycopg
+    except ImportError:
+        raise missing() from None
+    try:
+        with psycopg.connect(where, autocommit=True) as connection:
+            return schema.create(connection)
+    except psycopg.Error as error:
+        raise SpoolError(f"database: {plain(error)}") from None
+
+
+class DatabaseSession:
     """One connection, used by one thread at a time."""
 
     def __init__(self, where: str, name: str, *, read_only: bool = False) -> None:

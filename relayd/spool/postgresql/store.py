@@ -20,21 +20,21 @@ from relayd.spool.errors import SpoolError
 from relayd.spool.postgresql.batch import Accepting
 from relayd.spool.postgresql.content import LocalFiles, Upload
 from relayd.spool.postgresql.node import last_ident
-from relayd.spool.postgresql.reader import Question, Reader
-from relayd.spool.postgresql.session import Session, trouble_of
-from relayd.spool.postgresql.writer import Writer
+from relayd.spool.postgresql.reader import Question, SharedReader
+from relayd.spool.postgresql.session import DatabaseSession, trouble_of
+from relayd.spool.postgresql.writer import SharedWriter
 from relayd.spool.postgresql.writes import (
-    Acceptance,
     Beat,
-    ClientAnswered,
-    LetGo,
-    OperatorWrite,
-    Prune,
-    RerouteWrite,
-    SetAside,
-    SettlementWrite,
-    Sweep,
-    Write,
+    ClearChunks,
+    SharedAcceptance,
+    SharedAnswer,
+    SharedLetGo,
+    SharedOperatorWrite,
+    SharedPrune,
+    SharedReroute,
+    SharedSetAside,
+    SharedSettlement,
+    SharedWrite,
 )
 from relayd.spool.questions import Questions
 from relayd.spool.sqlite.bridge import Bridge, Promise
@@ -84,12 +84,12 @@ class PostgresqlSpool(Questions):
         self._open = False
         self.healthy = False  # it is open, and not in trouble
         self._next_beat = self._next_prune = float("-inf")
-        self._writer = Writer(self._session("writer"), node, bridge, self, clock=clock)
+        self._writer = SharedWriter(self._session("writer"), node, bridge, self, clock=clock)
         self.expect = self._writer.company.expect
 
-    def _session(self, part: str, *, read_only: bool = False) -> Callable[[], Session]:
+    def _session(self, part: str, *, read_only: bool = False) -> Callable[[], DatabaseSession]:
         name = f"relayd {self._node} {part}"
-        return lambda: Session(self._where, name, read_only=read_only)
+        return lambda: DatabaseSession(self._where, name, read_only=read_only)
 
     # life
 
@@ -106,8 +106,10 @@ class PostgresqlSpool(Questions):
             raise trouble_of(error) or SpoolError(f"spool: {error!r}") from error
         self._shard = self._writer.ours.owner
         self._upload = Upload(self._where, f"relayd {self._node} content", self._files)
-        self._syncer: Syncer[Acceptance] = Syncer(self._files, self._bridge, synced=self._send)
-        self._reader = Reader(
+        self._syncer: Syncer[SharedAcceptance] = Syncer(
+            self._files, self._bridge, synced=self._send
+        )
+        self._reader = SharedReader(
             self._session("reader", read_only=True),
             self._files,
             self._bridge,
@@ -118,8 +120,8 @@ class PostgresqlSpool(Questions):
         self._last_us = max(last >> SHARD_BITS, int(self._clock() * 1e6) - 1)
         newest = make_ident(self._last_us, self._shard)
         self._open = self.healthy = True
-        self._writer.put(LetGo(newest, self._let_go))
-        self._writer.put(Sweep(newest))
+        self._writer.put(SharedLetGo(newest, self._let_go))
+        self._writer.put(ClearChunks(newest))
         for thread in (self._writer, self._reader, self._syncer):
             thread.start()
 
@@ -178,7 +180,7 @@ class PostgresqlSpool(Questions):
         content = draft.content(data)
         now = float(self._clock())
         rows = accept_rows(draft.ident, now, submission, content, draft.parity, data)
-        write = Acceptance(promise, Accepting(rows, data))
+        write = SharedAcceptance(promise, Accepting(rows, data))
         if data is not None:
             self._writer.put(write)
         elif rows.message is None:
@@ -188,7 +190,7 @@ class PostgresqlSpool(Questions):
             self._syncer.sync(draft, write)
         return promise
 
-    def _send(self, write: Acceptance) -> None:
+    def _send(self, write: SharedAcceptance) -> None:
         """For the syncer: the content is in a file; now to the database, then the row."""
         rows = write.accepting.rows
         assert rows.message is not None
@@ -214,7 +216,7 @@ class PostgresqlSpool(Questions):
         """Record outcomes and reports in one transaction."""
         told = [self._report(report) for report in reports]
         promise: Promise[list[Accepted]] = self._bridge.promise()
-        return self._write(promise, SettlementWrite(promise, settlements, told))
+        return self._write(promise, SharedSettlement(promise, settlements, told))
 
     def _report(self, report: NewMessage) -> Accepting:
         data = report.content
@@ -226,12 +228,12 @@ class PostgresqlSpool(Questions):
     def answered(self, ident: int) -> Awaitable[None]:
         """The client of this message is about to hear 250."""
         promise: Promise[None] = self._bridge.promise()
-        return self._write(promise, ClientAnswered(promise, ident))
+        return self._write(promise, SharedAnswer(promise, ident))
 
     def set_aside(self, ident: int, reason: str) -> Awaitable[bool]:
         """Take a damaged message out of the queue."""
         promise: Promise[bool] = self._bridge.promise()
-        return self._write(promise, SetAside(promise, ident, reason, self._aside))
+        return self._write(promise, SharedSetAside(promise, ident, reason, self._aside))
 
     def retry(self, wanted: QueueFilter) -> Awaitable[int]:
         """Make queued recipients due now."""
@@ -254,7 +256,7 @@ class PostgresqlSpool(Questions):
     def reroute(self, reroutings: Sequence[Rerouting]) -> Awaitable[list[int]]:
         """Send waiting recipients another way."""
         promise: Promise[list[int]] = self._bridge.promise()
-        return self._write(promise, RerouteWrite(promise, reroutings))
+        return self._write(promise, SharedReroute(promise, reroutings))
 
     def _change(
         self,
@@ -264,13 +266,13 @@ class PostgresqlSpool(Questions):
         sections: Mapping[int, bytes] = AS_THEY_ARE,
     ) -> Awaitable[int]:
         promise: Promise[int] = self._bridge.promise()
-        write = OperatorWrite(promise, verb, wanted, note, self._changed, sections)
+        write = SharedOperatorWrite(promise, verb, wanted, note, self._changed, sections)
         return self._write(promise, write)
 
     def _changed(self, verb: str, met: list[tuple[int, int]]) -> None:
         self._bridge.call(lambda: self.on_change(verb, met))
 
-    def _write(self, promise: Promise[Any], write: Write) -> Awaitable[Any]:
+    def _write(self, promise: Promise[Any], write: SharedWrite) -> Awaitable[Any]:
         if self.healthy:
             self._writer.put(write)
         else:
@@ -304,7 +306,7 @@ class PostgresqlSpool(Questions):
 
     # what the threads ask and tell
 
-    def chores(self) -> Sequence[Write]:
+    def chores(self) -> Sequence[SharedWrite]:
         """For the writer: a sign of life, and the ledger's bounds, now and then."""
         now = time.monotonic()
         if now < self._next_beat:
@@ -314,7 +316,7 @@ class PostgresqlSpool(Questions):
             return (Beat(),)
         self._next_prune = now + PRUNE_EVERY
         before = int((self._clock() - self._ledger_days * 86400) * 1e6)
-        return (Beat(), Prune(make_ident(max(0, before), 0)))
+        return (Beat(), SharedPrune(make_ident(max(0, before), 0)))
 
     def forget_positions(self) -> None:
         """For the writer: something may wait before where scans begin."""
@@ -341,7 +343,7 @@ class PostgresqlSpool(Questions):
             self.on_recovery()
 
     def _found_damaged(self, ident: int, reason: str) -> None:
-        self._writer.put(SetAside(None, ident, reason, self._aside))
+        self._writer.put(SharedSetAside(None, ident, reason, self._aside))
 
     def _let_go(self, recipients: int) -> None:
         if self._log is not None:

@@ -18,9 +18,9 @@ from typing import Any, Protocol
 
 from relayd.spool.errors import SpoolError, SpoolLocked
 from relayd.spool.postgresql import node
-from relayd.spool.postgresql.batch import Batch, Ownership
-from relayd.spool.postgresql.session import Session, UnsureError, to_be_repeated, trouble_of
-from relayd.spool.postgresql.writes import Write
+from relayd.spool.postgresql.batch import Ownership, SharedBatch
+from relayd.spool.postgresql.session import DatabaseSession, UnsureError, to_be_repeated, trouble_of
+from relayd.spool.postgresql.writes import SharedWrite
 from relayd.spool.sqlite.bridge import Bridge, Promise
 from relayd.spool.sqlite.commitwindow import CommitWindow
 from relayd.spool.sqlite.threadqueue import ThreadQueue
@@ -40,10 +40,10 @@ PAUSES = (0.1, 0.5, 1.0, 2.0, 5.0)  # seconds between attempts to reach the data
 PATIENCE = 15.0  # seconds that an end waits for what an unanswered COMMIT has become
 
 
-class Owner(Protocol):
+class SharedOwner(Protocol):
     """What the writer asks of the spool and tells it; all of it from the writer's thread."""
 
-    def chores(self) -> Sequence[Write]:
+    def chores(self) -> Sequence[SharedWrite]:
         """What the spool itself wants written, asked now and then."""
 
     def health(self, error: SpoolError | None) -> None:
@@ -56,15 +56,15 @@ class Owner(Protocol):
         """Something may wait before where scans begin."""
 
 
-class Writer:
+class SharedWriter:
     """Takes Writes from any thread; promises fire in the owner's thread, a batch in one call."""
 
     def __init__(
         self,
-        session: Callable[[], Session],
+        session: Callable[[], DatabaseSession],
         name: str,
         bridge: Bridge,
-        owner: Owner,
+        owner: SharedOwner,
         *,
         clock: Callable[[], float],
     ) -> None:
@@ -76,19 +76,19 @@ class Writer:
         self.on_commit: Committed | None = None  # called in the writer's thread
         self.ours = Ownership(0, 0)
         self.company = CommitWindow()  # acceptances on their way
-        self._inbox: ThreadQueue[Write | None] = ThreadQueue()  # None: stop
-        self._again: deque[Write] = deque()
+        self._inbox: ThreadQueue[SharedWrite | None] = ThreadQueue()  # None: stop
+        self._again: deque[SharedWrite] = deque()
         self._serial = 0  # of the last transaction that was begun
-        self._unsure: list[Write] = []  # what was in a COMMIT that got no answer,
+        self._unsure: list[SharedWrite] = []  # what was in a COMMIT that got no answer,
         self._unsure_serial = 0  # ... and which one that was
         self._latest = 0.0  # by the clock
         self._last = 0  # requests in the last batch
         self._pid = 0  # of the server's process
         self._stopping = False
-        self._session: Session | None = None
+        self._session: DatabaseSession | None = None
         self._thread = threading.Thread(target=self._run, name="spool writer", daemon=True)
 
-    def open(self) -> Session:
+    def open(self) -> DatabaseSession:
         """Be the node; raises SpoolError."""
         session = self._make()
         try:
@@ -117,7 +117,7 @@ class Writer:
         if self._session is not None:
             self._session.close()
 
-    def put(self, write: Write) -> None:
+    def put(self, write: SharedWrite) -> None:
         """Queue a request; from any thread."""
         self._inbox.put(write, urgent=write.grows and self.company.is_complete())
 
@@ -134,7 +134,7 @@ class Writer:
         if self._session is not None:
             self._session.close()
 
-    def _take(self) -> list[Write]:
+    def _take(self) -> list[SharedWrite]:
         """The next batch; empty after a rest or at the end."""
         writes = [write for write in self._again if not (write.lasting and self._stopping)]
         self._again.clear()
@@ -153,12 +153,12 @@ class Writer:
         self._last = len(writes)
         return writes
 
-    def _transaction(self, writes: list[Write]) -> None:
+    def _transaction(self, writes: list[SharedWrite]) -> None:
         session = self._session
         assert session is not None
         now = float(self._clock())
         self._serial += 1
-        batch = Batch(now, self.ours, self._serial)
+        batch = SharedBatch(now, self.ours, self._serial)
         try:
             session.begin()
             for write in writes:
@@ -181,7 +181,7 @@ class Writer:
             self._owner.notice("outcomes came after another node had taken over", of=batch.fenced)
         self._done(writes)
 
-    def _done(self, writes: list[Write]) -> None:
+    def _done(self, writes: list[SharedWrite]) -> None:
         answers: Answers = []
         for write in writes:
             if not write.done():
@@ -191,7 +191,9 @@ class Writer:
         if answers:
             self._bridge.call(_answer, answers)
 
-    def _undone(self, session: Session, writes: list[Write], error: Exception) -> None:
+    def _undone(
+        self, session: DatabaseSession, writes: list[SharedWrite], error: Exception
+    ) -> None:
         """Nothing was written. Raises what speaks against the whole store."""
         if to_be_repeated(error):
             session.rollback()
@@ -214,7 +216,7 @@ class Writer:
         finally:
             self._again.extend(untried)  # should the database fail meanwhile
 
-    def _fail(self, writes: Sequence[Write], trouble: SpoolError) -> None:
+    def _fail(self, writes: Sequence[SharedWrite], trouble: SpoolError) -> None:
         promises = [write.promise for write in writes if write.promise is not None]
         if promises:
             self._bridge.call(_refuse, promises, trouble)
@@ -269,7 +271,7 @@ class Writer:
             self._again.extendleft(reversed(writes))
             return
         self._serial += 1
-        proof = Batch(float(self._clock()), self.ours, self._serial)
+        proof = SharedBatch(float(self._clock()), self.ours, self._serial)
         session.begin()
         proof.write(session)
         session.commit()

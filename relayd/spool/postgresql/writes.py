@@ -10,9 +10,9 @@ from typing import Any
 
 from relayd.mail.message import RecipientState, Settlement
 from relayd.mail.outcome import UNANSWERED, held
-from relayd.spool.postgresql.batch import Accepting, Batch
+from relayd.spool.postgresql.batch import Accepting, SharedBatch
 from relayd.spool.postgresql.search import condition
-from relayd.spool.postgresql.session import Session
+from relayd.spool.postgresql.session import DatabaseSession
 from relayd.spool.sqlite.bridge import Promise
 from relayd.spool.sqlite.rows import EndRow, RecipientRow, columns, outcome_text, row_of
 from relayd.spool.view import NEVER_ANSWERED, QueueFilter, Rerouting
@@ -32,7 +32,7 @@ PRUNED = 500  # rows of the ledger
 CHANGED = 500  # ... and changes, so that acceptance never waits long for it
 
 
-class Write:
+class SharedWrite:
     """One request to the writer. `enter` adds it to a batch; `done` hears of the COMMIT."""
 
     lasting = False  # may be left for the next run when the spool closes
@@ -41,7 +41,7 @@ class Write:
     octets = 0  # of content
     grows = False  # it is an acceptance
 
-    def enter(self, batch: Batch, session: Session) -> None:
+    def enter(self, batch: SharedBatch, session: DatabaseSession) -> None:
         """Add it to the batch, or do it at once inside the batch's transaction."""
         raise NotImplementedError
 
@@ -50,7 +50,7 @@ class Write:
         return True
 
 
-class Acceptance(Write):
+class SharedAcceptance(SharedWrite):
     """A message to store before 250."""
 
     grows = True
@@ -65,7 +65,7 @@ class Acceptance(Write):
         """Of content, in the row."""
         return len(self.accepting.content or b"")
 
-    def enter(self, batch: Batch, session: Session) -> None:
+    def enter(self, batch: SharedBatch, session: DatabaseSession) -> None:
         """Add its rows; its chunks have to be there."""
         rows, _, chunks = self.accepting
         if chunks:
@@ -77,7 +77,7 @@ class Acceptance(Write):
         batch.accept(self.accepting)
 
 
-class SettlementWrite(Write):
+class SharedSettlement(SharedWrite):
     """Outcomes of one delivery, and the reports they owe."""
 
     def __init__(
@@ -90,7 +90,7 @@ class SettlementWrite(Write):
         self._settlements = settlements
         self._reports = reports
 
-    def enter(self, batch: Batch, session: Session) -> None:
+    def enter(self, batch: SharedBatch, session: DatabaseSession) -> None:
         """Outcomes always; reports only if the outcomes are news (see Store.settle)."""
         stored = self._reports
         if stored and self._settlements and not batch.has_effect(session, self._settlements):
@@ -101,7 +101,7 @@ class SettlementWrite(Write):
         self.value = [accepting.rows.value for accepting in stored]
 
 
-class SetAside(Write):
+class SharedSetAside(SharedWrite):
     """A damaged message to take out of the queue."""
 
     def __init__(
@@ -116,7 +116,7 @@ class SetAside(Write):
         self._reason = reason
         self._after = after
 
-    def enter(self, batch: Batch, session: Session) -> None:
+    def enter(self, batch: SharedBatch, session: DatabaseSession) -> None:
         """Move its rows."""
         self.value = batch.set_aside(session, self._ident, self._reason)
 
@@ -127,7 +127,7 @@ class SetAside(Write):
         return True
 
 
-class OperatorWrite(Write):
+class SharedOperatorWrite(SharedWrite):
     """An operator's retry, hold, release or remove, one small step a batch."""
 
     def __init__(
@@ -162,7 +162,7 @@ class OperatorWrite(Write):
         self._met: list[tuple[int, int]] = []
         self.value = 0
 
-    def enter(self, batch: Batch, session: Session) -> None:
+    def enter(self, batch: SharedBatch, session: DatabaseSession) -> None:
         """Find the next few and change them."""
         message, number = self._at
         found = session.ask(
@@ -203,7 +203,7 @@ class OperatorWrite(Write):
                 {**keyed, "now": batch.now},
             )
 
-    def _change_sections(self, session: Session) -> None:
+    def _change_sections(self, session: DatabaseSession) -> None:
         for message, number in self._met:
             found = session.ask(f"{_OF_MESSAGE} AND number = %s", (message, number)).fetchone()
             assert found is not None
@@ -227,7 +227,7 @@ class OperatorWrite(Write):
                 (changed.header, changed.parity, message, number),
             )
 
-    def _end_of_step(self, session: Session) -> tuple[int, int]:
+    def _end_of_step(self, session: DatabaseSession) -> tuple[int, int]:
         last = session.ask(
             f"""SELECT message, number FROM recipient WHERE (message, number) > (%s, %s)
             AND message <= %s ORDER BY message, number LIMIT 1 OFFSET {SCANNED - 1}""",
@@ -245,14 +245,14 @@ class OperatorWrite(Write):
         return self._at[0] >= self._last
 
 
-class ClientAnswered(Write):
+class SharedAnswer(SharedWrite):
     """The client of a message is about to hear 250."""
 
     def __init__(self, promise: Promise[Any], ident: int) -> None:
         self.promise = promise
         self._ident = ident
 
-    def enter(self, batch: Batch, session: Session) -> None:
+    def enter(self, batch: SharedBatch, session: DatabaseSession) -> None:
         """Its recipients are queued from now on."""
         session.ask(
             """UPDATE recipient SET state = 0, next_attempt = %s, reply = NULL, outcome = NULL
@@ -261,7 +261,7 @@ class ClientAnswered(Write):
         )
 
 
-class LetGo(Write):
+class SharedLetGo(SharedWrite):
     """Of this node's earlier runs: messages whose clients were not answered."""
 
     def __init__(self, newest: int, told: Callable[[int], None]) -> None:
@@ -271,7 +271,7 @@ class LetGo(Write):
         self._over = False
         self._count = self._met = 0
 
-    def enter(self, batch: Batch, session: Session) -> None:
+    def enter(self, batch: SharedBatch, session: DatabaseSession) -> None:
         """The next few of all that is on hold."""
         found = session.ask(
             f"""SELECT message, number, attempts, outcome IS NOT DISTINCT FROM %s AND owner = %s
@@ -298,20 +298,20 @@ class LetGo(Write):
         return self._over
 
 
-class RerouteWrite(Write):
+class SharedReroute(SharedWrite):
     """Another way for recipients of some messages."""
 
     def __init__(self, promise: Promise[Any], reroutings: Sequence[Rerouting]) -> None:
         self.promise = promise
         self._reroutings = reroutings
 
-    def enter(self, batch: Batch, session: Session) -> None:
+    def enter(self, batch: SharedBatch, session: DatabaseSession) -> None:
         """Their rows, and what the ledger says of where they go."""
         self.value = [
             each.message for each in self._reroutings if self._enter(each, batch, session)
         ]
 
-    def _enter(self, rerouting: Rerouting, batch: Batch, session: Session) -> bool:
+    def _enter(self, rerouting: Rerouting, batch: SharedBatch, session: DatabaseSession) -> bool:
         ident = rerouting.message
         found = session.ask("SELECT sender FROM message WHERE ident = %s", (ident,)).fetchone()
         if found is None:
@@ -354,12 +354,12 @@ def _way(row: RecipientRow) -> tuple[str, str | None, str, str | None]:
     return row.mailbox, row.original, row.next_hop, row.sender
 
 
-class Beat(Write):
+class Beat(SharedWrite):
     """A sign of life of the node; what has piled up in `batch` becomes one row."""
 
     lasting = True
 
-    def enter(self, batch: Batch, session: Session) -> None:
+    def enter(self, batch: SharedBatch, session: DatabaseSession) -> None:
         """Of the row of a node nobody but that node writes, while it lives."""
         owner, epoch = batch.ours
         session.ask("UPDATE node SET beat = now() WHERE id = %s AND epoch = %s", (owner, epoch))
@@ -374,7 +374,7 @@ class Beat(Write):
             batch.add(*found)
 
 
-class Sweep(Write):
+class ClearChunks(SharedWrite):
     """Chunks that an earlier run of this node sent for messages which it never accepted."""
 
     lasting = True
@@ -382,7 +382,7 @@ class Sweep(Write):
     def __init__(self, newest: int) -> None:
         self._newest = newest
 
-    def enter(self, batch: Batch, session: Session) -> None:
+    def enter(self, batch: SharedBatch, session: DatabaseSession) -> None:
         """Of this node alone: those of others may be on their way."""
         session.ask(
             """DELETE FROM content AS c WHERE c.message <= %s AND (c.message & 255) = %s
@@ -391,7 +391,7 @@ class Sweep(Write):
         )
 
 
-class Prune(Write):
+class SharedPrune(SharedWrite):
     """Drops what the ledger has of messages that are over and old, one small step a batch."""
 
     lasting = True
@@ -401,7 +401,7 @@ class Prune(Write):
         self._at = self._next = 0
         self._more = True
 
-    def enter(self, batch: Batch, session: Session) -> None:
+    def enter(self, batch: SharedBatch, session: DatabaseSession) -> None:
         """Delete one step's worth; messages still waiting keep their history."""
         rows = session.ask(
             f"""SELECT message FROM ledger WHERE message > %s AND message < %s
