@@ -74,16 +74,23 @@ class SharedReader:
             try:
                 if to_act and (doubt := self._doubt) is not None:
                     raise SpoolError(doubt.reason)
-                value = self._answer(question)
+                value = self._surely(question)
             except Exception as error:
                 trouble = trouble_of(error)
-                if self._session is not None and self._session.lost:
-                    self._close()
                 reason = trouble or SpoolError(f"reading the spool failed: {error!r}")
                 self._bridge.call(promise.errback, reason)
             else:
                 self._bridge.call(promise.callback, value)
         self._close()
+
+    def _surely(self, question: Question) -> object:
+        """The answer; from a new session if the old one turns out to be lost."""
+        try:
+            return self._answer(question)
+        except Exception:
+            if self._session is None or not self._session.lost:
+                raise
+        return self._answer(question)
 
     def _answer(self, question: Question) -> object:
         if self._session is None or self._session.lost:

@@ -74,8 +74,8 @@ def to_be_repeated(error: Exception) -> bool:
 
 
 def plain(error: Exception) -> str:
-    """An error's words on one line."""
-    return " ".join(str(error).split()) or type(error).__name__
+    """An error's first line, which says what is wrong; what it may come from is in the others."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def create_in(where: str) -> bool:
