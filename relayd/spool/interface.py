@@ -1,4 +1,7 @@
-"""What a spool is to the rest of relayd; Spool and MemorySpool pass the same contract suite."""
+"""What a spool is to the rest of relayd.
+
+Spool, PostgresqlSpool and MemorySpool pass the same contract suite.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +59,11 @@ class AnyDraft(Protocol):
 
 
 class Store(Protocol):
-    """A spool. Methods are called in the owner's thread, and promises fire there."""
+    """A spool. Methods are called in the owner's thread, and promises fire there.
+
+    Several nodes may share one, and then each sends what it has taken: what `destinations`, `due`,
+    `earliest` and `aged` tell is this node's own; everything else is of all.
+    """
 
     on_trouble: Callable[[str], None]  # it has just become unhealthy, and why
     on_recovery: Callable[[], None]

@@ -1,4 +1,4 @@
-"""One suite over the spool on disk and the spool in memory: what a Store does (promises 1, 3)."""
+"""One suite over the spools on disk, in PostgreSQL and in memory: what a Store does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Gateways whose mail waits in one PostgreSQL: each delivers its own, and a restart loses nothing."""
+"""Gateways whose mail waits in one PostgreSQL: each delivers its own, and all survive it."""
 
 from __future__ import annotations
 

@@ -122,14 +122,15 @@ _POSTPONE = f"""
     WHERE {_SAME} AND {_OURS}"""
 # Who waited is crossed off and entered into the ledger in one step; who did not is neither.
 _END = f"""
-    WITH gone AS (DELETE FROM recipient AS r USING {_KEYS} WHERE {_SAME} AND {{}}
-        RETURNING r.message, r.number)
+    WITH gone AS (DELETE FROM recipient AS r
+        USING unnest(%(messages)s::bigint[], %(numbers)s::integer[],
+            %(ats)s::double precision[], %(states)s::integer[], %(attempts)s::integer[],
+            %(outcomes)s::text[], %(notes)s::text[])
+            AS v(message, number, at, state, attempts, outcome, note)
+        WHERE {_SAME} AND {{}}
+        RETURNING v.message, v.number, v.at, v.state, v.attempts, v.outcome, v.note)
     INSERT INTO ledger(message, number, ended, at, state, attempts, outcome, note)
-    SELECT v.message, v.number, 1, v.at, v.state, v.attempts, v.outcome, v.note
-    FROM unnest(%(messages)s::bigint[], %(numbers)s::integer[], %(ats)s::double precision[],
-        %(states)s::integer[], %(attempts)s::integer[], %(outcomes)s::text[], %(notes)s::text[])
-        AS v(message, number, at, state, attempts, outcome, note)
-    JOIN gone ON gone.message = v.message AND gone.number = v.number
+    SELECT message, number, 1, at, state, attempts, outcome, note FROM gone
     ON CONFLICT DO NOTHING"""
 _OTHERS = f"SELECT count(*) FROM {_KEYS} JOIN recipient AS r ON {_SAME} WHERE NOT ({_OURS})"
 _FORGET = """

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import time
+
 from relayd.spool.errors import SpoolError, SpoolLocked
 from relayd.spool.postgresql.batch import Ownership
 from relayd.spool.postgresql.schema import LOCKS, MAX_NODES, WHOLE
 from relayd.spool.postgresql.session import DatabaseSession
+
+ENDING = 3.0  # seconds in which the server notices that an earlier process has ended
 
 _NUMBER = """
     SELECT min(n) FROM generate_series(0, %s) AS n
@@ -29,17 +33,20 @@ def begin(session: DatabaseSession, name: str) -> Ownership:
             if found is None or found[0] is None:
                 raise SpoolError(f"{MAX_NODES} nodes share this spool, which is as many as can")
             session.ask("INSERT INTO node VALUES (%s, %s, 0, now())", (found[0], name))
-        number = int(found[0])
-        if not hold(session, number):
+    number = int(found[0])
+    deadline = time.monotonic() + ENDING
+    while not hold(session, number):
+        if time.monotonic() > deadline:
             raise SpoolLocked(
                 f"another process is node {name} of this spool: each needs a name of its own"
             )
-        row = session.ask(
-            "UPDATE node SET epoch = epoch + 1, beat = now() WHERE id = %s RETURNING epoch",
-            (number,),
-        ).fetchone()
-        assert row is not None
-        return Ownership(number, int(row[0]))
+        time.sleep(0.05)
+    row = session.ask(
+        "UPDATE node SET epoch = epoch + 1, beat = now() WHERE id = %s RETURNING epoch",
+        (number,),
+    ).fetchone()
+    assert row is not None
+    return Ownership(number, int(row[0]))
 
 
 def hold(session: DatabaseSession, number: int) -> bool:

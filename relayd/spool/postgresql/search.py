@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 from relayd.mail.content import BytesContent, Content
@@ -13,6 +13,7 @@ from relayd.mail.envelope import ALL_DIRECT, direct_queue, is_direct
 from relayd.mail.ident import MAX_SHARDS, make_ident
 from relayd.spool.postgresql.content import LocalFiles
 from relayd.spool.postgresql.session import DatabaseSession, Values
+from relayd.spool.sqlite.audit import audit
 from relayd.spool.sqlite.find import SLACK
 from relayd.spool.sqlite.matching import found_in
 from relayd.spool.sqlite.rows import (
@@ -35,7 +36,6 @@ from relayd.spool.view import (
     Audit,
     Backlog,
     Counts,
-    Discrepancy,
     Envelopes,
     FindFilter,
     FoundPage,
@@ -44,6 +44,9 @@ from relayd.spool.view import (
     Page,
     QueueFilter,
 )
+
+if TYPE_CHECKING:
+    from psycopg import Cursor
 
 LATE = 60.0  # seconds from the time that a message says it is due to the COMMIT that shows it
 LOOKED = 2000  # messages in the ledger that one answer of `find` looks at
@@ -62,19 +65,6 @@ _ROWS = """
         FROM message AS m JOIN recipient AS r ON r.message = m.ident
         WHERE m.ident > %(after)s AND m.ident <= %(last)s AND {}
         GROUP BY m.ident ORDER BY m.ident LIMIT %(limit)s) AS page"""
-_FATES = """
-    SELECT a.message, a.number, e.state,
-        EXISTS (SELECT 1 FROM recipient AS r JOIN message AS m ON m.ident = r.message
-            WHERE r.message = a.message AND r.number = a.number),
-        EXISTS (SELECT 1 FROM damaged AS d WHERE d.message = a.message)
-    FROM ledger AS a LEFT JOIN ledger AS e
-        ON e.message = a.message AND e.number = a.number AND e.ended = 1
-    WHERE a.message > %s AND a.message <= %s AND a.ended = 0
-    ORDER BY a.message, a.number"""
-_NEVER_ACCEPTED = """
-    SELECT r.message, r.number FROM {} AS r WHERE r.message > %s AND r.message <= %s AND {}
-        NOT EXISTS (SELECT 1 FROM ledger AS a
-            WHERE a.message = r.message AND a.number = r.number AND a.ended = 0)"""
 
 
 def condition(wanted: QueueFilter) -> tuple[str, dict[str, Any]]:
@@ -523,27 +513,12 @@ class SharedSearch:
         return oldest
 
     def audit(self, after: int, limit: int) -> Audit:
-        """See Store.audit: is each recipient ended, waiting or set aside, once?"""
-        end = self._ask(
-            "SELECT message FROM ledger WHERE message > %s ORDER BY message LIMIT 1 OFFSET %s",
-            (after, limit - 1),
-        ).fetchone()
-        last = (1 << 62) if end is None else end[0]
-        rows = self._ask(_FATES, (after, last)).fetchall()
-        problems = []
-        for message, number, ended, waits, aside in rows:
-            if ended is None and not waits:
-                why = "set aside as damaged" if aside else "neither waiting nor ended"
-                problems.append(Discrepancy(message, number, why))
-            elif ended is not None and waits:
-                problems.append(Discrepancy(message, number, "ended and still waiting"))
-        for table, only, why in (
-            ("recipient", "", "waiting, but never accepted"),
-            ("ledger", "r.ended = 1 AND ", "ended, but never accepted"),
-        ):
-            unknown = self._ask(_NEVER_ACCEPTED.format(table, only), (after, last)).fetchall()
-            problems += [Discrepancy(message, number, why) for message, number in unknown]
-        return Audit(len(rows), problems, None if end is None else last)
+        """See Store.audit."""
+
+        def ask(text: str, values: tuple[int, int]) -> Cursor[tuple[Any, ...]]:
+            return self._ask(text.replace("?", "%s"), values)
+
+        return audit(ask, after, limit)
 
 
 def _looked_for(wanted: FindFilter) -> tuple[str, dict[str, Any]]:

@@ -20,11 +20,14 @@ Values = Sequence[object] | Mapping[str, object] | None
 CONNECT = 5  # seconds
 SILENCE = 15  # seconds without an answer after which a connection counts as lost
 
-# what may not be lost is on stable storage; and plans that do not depend on what the server
+# A node that has lost its power is soon known to be gone. And plans that do not depend on what the server
 # believes about tables which are empty now and long a minute later
 _SETTINGS = """
     SET search_path TO relayd;
     SET client_encoding TO UTF8;
+    SET tcp_keepalives_idle TO 15;
+    SET tcp_keepalives_interval TO 3;
+    SET tcp_keepalives_count TO 3;
     SET enable_seqscan TO off;
     SET enable_hashjoin TO off;
     SET enable_mergejoin TO off"""

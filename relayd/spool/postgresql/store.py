@@ -36,20 +36,19 @@ from relayd.spool.postgresql.writes import (
     SharedSettlement,
     SharedWrite,
 )
-from relayd.spool.questions import Questions
 from relayd.spool.sqlite.bridge import Bridge, Promise
 from relayd.spool.sqlite.rows import accept_rows
-from relayd.spool.sqlite.search import newest_by
 from relayd.spool.sqlite.store import LEDGER_DAYS, MEMORY_THRESHOLD
 from relayd.spool.sqlite.syncer import Syncer
 from relayd.spool.sqlite.writer import Committed
+from relayd.spool.threaded import ThreadedStore
 from relayd.spool.view import AS_THEY_ARE, Accepted, NewMessage, QueueFilter, Rerouting
 
 BEAT = 5.0  # seconds between two signs of life
 PRUNE_EVERY = 60.0  # seconds
 
 
-class PostgresqlSpool(Questions):
+class PostgresqlSpool(ThreadedStore):
     """A Store in PostgreSQL; the contract of each method is Store's.
 
     `where` says how to reach it, as libpq has it; `node` is this one's name among those that
@@ -158,11 +157,6 @@ class PostgresqlSpool(Questions):
         """The database says itself when it is full, and then everything fails."""
         return True
 
-    def new_ident(self) -> int:
-        """An identifier never given before, later than all of this node's."""
-        self._last_us = max(self._last_us + 1, int(self._clock() * 1e6))
-        return make_ident(self._last_us, self._shard)
-
     def create(self, *, pure: bool = False) -> Draft:
         """Begin to take in a message."""
         return Draft(
@@ -204,10 +198,6 @@ class PostgresqlSpool(Questions):
         write.accepting = Accepting(rows, content, chunks)
         self._writer.put(write)
 
-    def _unable(self) -> SpoolError:
-        """Why it is not healthy."""
-        return self._trouble if self._open and self._trouble else SpoolError("the spool is closed")
-
     # outcomes
 
     def settle(
@@ -235,24 +225,6 @@ class PostgresqlSpool(Questions):
         promise: Promise[bool] = self._bridge.promise()
         return self._write(promise, SharedSetAside(promise, ident, reason, self._aside))
 
-    def retry(self, wanted: QueueFilter) -> Awaitable[int]:
-        """Make queued recipients due now."""
-        return self._change("retry", wanted)
-
-    def hold(self, wanted: QueueFilter, by: str = "") -> Awaitable[int]:
-        """Keep queued recipients out of the queue."""
-        return self._change("hold", wanted, by)
-
-    def release(
-        self, wanted: QueueFilter, sections: Mapping[int, bytes] = AS_THEY_ARE
-    ) -> Awaitable[int]:
-        """Put held recipients back, due now."""
-        return self._change("release", wanted, sections=sections)
-
-    def remove(self, wanted: QueueFilter, note: str = "") -> Awaitable[int]:
-        """End waiting recipients as REMOVED."""
-        return self._change("remove", wanted, note)
-
     def reroute(self, reroutings: Sequence[Rerouting]) -> Awaitable[list[int]]:
         """Send waiting recipients another way."""
         promise: Promise[list[int]] = self._bridge.promise()
@@ -269,9 +241,6 @@ class PostgresqlSpool(Questions):
         write = SharedOperatorWrite(promise, verb, wanted, note, self._changed, sections)
         return self._write(promise, write)
 
-    def _changed(self, verb: str, met: list[tuple[int, int]]) -> None:
-        self._bridge.call(lambda: self.on_change(verb, met))
-
     def _write(self, promise: Promise[Any], write: SharedWrite) -> Awaitable[Any]:
         if self.healthy:
             self._writer.put(write)
@@ -280,17 +249,6 @@ class PostgresqlSpool(Questions):
         return promise
 
     # questions
-
-    def aged(
-        self, received_before: float, after: int, limit: int, *, unwarned: bool = False
-    ) -> Awaitable[list[Accepted]]:
-        """Waiting messages by ident with all their waiting records."""
-        # idents run ahead of the clock after it was set back: then they bound nothing
-        ahead = self._last_us > self._clock() * 1e6 + 1e6
-        newest = min(1 << 62, newest_by(received_before)) if not ahead else 1 << 62
-        return self._ask(
-            lambda search: search.aged(received_before, after, limit, newest, unwarned), to_act=True
-        )
 
     def _ask(self, question: Question, *, to_act: bool = False) -> Awaitable[Any]:
         promise: Promise[Any] = self._bridge.promise()

@@ -23,7 +23,6 @@ from relayd.spool.disk.reserve import Reserve
 from relayd.spool.disk.space import Space
 from relayd.spool.disk.trouble import trouble_of
 from relayd.spool.errors import SpoolError, SpoolFull, SpoolLocked
-from relayd.spool.questions import Questions
 from relayd.spool.sqlite import schema
 from relayd.spool.sqlite.bridge import Bridge, Promise
 from relayd.spool.sqlite.database import Database
@@ -31,7 +30,6 @@ from relayd.spool.sqlite.mend import Mender
 from relayd.spool.sqlite.prune import Prune
 from relayd.spool.sqlite.reader import Question, Reader
 from relayd.spool.sqlite.rows import NewRows, accept_rows
-from relayd.spool.sqlite.search import newest_by
 from relayd.spool.sqlite.sift import Sift
 from relayd.spool.sqlite.syncer import Syncer
 from relayd.spool.sqlite.writer import Committed, Writer
@@ -45,6 +43,7 @@ from relayd.spool.sqlite.writes import (
     SettlementWrite,
     Write,
 )
+from relayd.spool.threaded import ThreadedStore
 from relayd.spool.view import (
     AS_THEY_ARE,
     Accepted,
@@ -64,7 +63,7 @@ CHORES_EVERY = 60.0  # seconds
 SIFT_EVERY = 5.0  # seconds: what came since has no sieve yet
 
 
-class Spool(Questions):
+class Spool(ThreadedStore):
     """A Store in a directory; the contract of each method is Store's."""
 
     def __init__(
@@ -195,11 +194,6 @@ class Spool(Questions):
 
     # taking in
 
-    def new_ident(self) -> int:
-        """An identifier never given before, later than all others, whatever the clock does."""
-        self._last_us = max(self._last_us + 1, int(self._clock() * 1e6))
-        return make_ident(self._last_us, self._shard)
-
     def create(self, *, pure: bool = False) -> Draft:
         """Begin to take in a message."""
         return Draft(
@@ -226,10 +220,6 @@ class Spool(Questions):
         else:
             self._syncer.sync(draft, write)
         return promise
-
-    def _unable(self) -> SpoolError:
-        """Why it is not healthy."""
-        return self._trouble if self._open and self._trouble else SpoolError("the spool is closed")
 
     # outcomes
 
@@ -258,24 +248,6 @@ class Spool(Questions):
         promise: Promise[bool] = self._bridge.promise()
         return self._write(promise, SetAside(promise, ident, reason, self._aside))
 
-    def retry(self, wanted: QueueFilter) -> Awaitable[int]:
-        """Make queued recipients due now."""
-        return self._change("retry", wanted)
-
-    def hold(self, wanted: QueueFilter, by: str = "") -> Awaitable[int]:
-        """Keep queued recipients out of the queue."""
-        return self._change("hold", wanted, by)
-
-    def release(
-        self, wanted: QueueFilter, sections: Mapping[int, bytes] = AS_THEY_ARE
-    ) -> Awaitable[int]:
-        """Put held recipients back, due now."""
-        return self._change("release", wanted, sections=sections)
-
-    def remove(self, wanted: QueueFilter, note: str = "") -> Awaitable[int]:
-        """End waiting recipients as REMOVED."""
-        return self._change("remove", wanted, note)
-
     def reroute(self, reroutings: Sequence[Rerouting]) -> Awaitable[list[int]]:
         """Send waiting recipients another way."""
         promise: Promise[list[int]] = self._bridge.promise()
@@ -292,9 +264,6 @@ class Spool(Questions):
         write = OperatorWrite(promise, verb, wanted, note, self._changed, sections)
         return self._write(promise, write)
 
-    def _changed(self, verb: str, met: list[tuple[int, int]]) -> None:
-        self._bridge.call(lambda: self.on_change(verb, met))
-
     def _write(self, promise: Promise[Any], write: Write) -> Awaitable[Any]:
         if self.healthy:
             self._writer.put(write)
@@ -303,17 +272,6 @@ class Spool(Questions):
         return promise
 
     # questions
-
-    def aged(
-        self, received_before: float, after: int, limit: int, *, unwarned: bool = False
-    ) -> Awaitable[list[Accepted]]:
-        """Waiting messages by ident with all their waiting records."""
-        # idents run ahead of the clock after it was set back: then they bound nothing
-        ahead = self._last_us > self._clock() * 1e6 + 1e6
-        newest = min(1 << 62, newest_by(received_before)) if not ahead else 1 << 62
-        return self._ask(
-            lambda search: search.aged(received_before, after, limit, newest, unwarned), to_act=True
-        )
 
     def _ask(self, question: Question, *, to_act: bool = False) -> Awaitable[Any]:
         promise: Promise[Any] = self._bridge.promise()
