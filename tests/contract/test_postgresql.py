@@ -104,9 +104,9 @@ class SchemaTests(Case):
 class NodeTests(Case):
     def test_a_name_is_one_process_s_at_a_time(self) -> None:
         first = self.node()
-        with patch("relayd.spool.postgresql.node.ENDING", 0.2):
-            with self.assertRaisesRegex(SpoolLocked, "another process is node gw1"):
-                self.node()
+        soon = patch("relayd.spool.postgresql.node.ENDING", 0.2)
+        with soon, self.assertRaisesRegex(SpoolLocked, "another process is node gw1"):
+            self.node()
         self.bridge.wait(first.close())
         self.node()
 

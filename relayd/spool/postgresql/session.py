@@ -20,8 +20,8 @@ Values = Sequence[object] | Mapping[str, object] | None
 CONNECT = 5  # seconds
 SILENCE = 15  # seconds without an answer after which a connection counts as lost
 
-# A node that has lost its power is soon known to be gone. And plans that do not depend on what the server
-# believes about tables which are empty now and long a minute later
+# A node that has lost its power is soon known to be gone. Plans do not depend on what the server
+# believes about tables that are empty now, and long a minute later.
 _SETTINGS = """
     SET search_path TO relayd;
     SET client_encoding TO UTF8;
