@@ -20,11 +20,13 @@ Values = Sequence[object] | Mapping[str, object] | None
 CONNECT = 5  # seconds
 SILENCE = 15  # seconds without an answer after which a connection counts as lost
 
+# Warnings are heard whatever the role is set to (see commit).
 # A node that has lost its power is soon known to be gone. Plans do not depend on what the server
 # believes about tables that are empty now, and long a minute later.
 _SETTINGS = """
     SET search_path TO relayd;
     SET client_encoding TO UTF8;
+    SET client_min_messages TO warning;
     SET tcp_keepalives_idle TO 15;
     SET tcp_keepalives_interval TO 3;
     SET tcp_keepalives_count TO 3;
