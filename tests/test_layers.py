@@ -45,6 +45,12 @@ PURE_AT_THE_RIM = {
     "relayd.directories.http",
     "relayd.directories.sqlite",
     "relayd.intake.reception",  # awaits the spool, but knows no reactor
+    "relayd.intake.intake",
+    "relayd.intake.arriving",
+    "relayd.intake.contentdecision",
+    "relayd.intake.takeover",
+    "relayd.intake.replies",
+    "relayd.intake.wanted",
     "relayd.intake.asking",
     "relayd.intake.lookups",
     "relayd.intake.checks",

@@ -6,11 +6,14 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
 
+from relayd.intake.arriving import ArrivingMessage
 from relayd.intake.checks import Checks, Finding, Objection, ReceivedContent
 from relayd.intake.deadlines import SessionPhase
+from relayd.intake.intake import Intake
 from relayd.intake.pending import Pending
 from relayd.intake.policy import ListenerPolicy
-from relayd.intake.reception import LATE, Intake, Reception, mail_text, rcpt_text
+from relayd.intake.reception import Reception, mail_text, rcpt_text
+from relayd.intake.replies import LATE, spool_reply
 from relayd.mail.client import Client
 from relayd.mail.reply import Reply
 from relayd.smtp import events
@@ -32,11 +35,8 @@ class AskingReception(Reception):
 
     def connected(self, greeting: Reply) -> Reply | Pending[Any]:
         """The greeting of a client who has just come, or why he is not welcome."""
-        return answered(
-            self._checks.connection(self.client),
-            lambda objection: greeting if objection is None else self._turn_away(objection),
-            LATE_AT_THE_DOOR,
-        )
+        asked = self._checks.connection(self.client)
+        return unless(asked, greeting, partial(self.refuse, "connection"), LATE_AT_THE_DOOR)
 
     def receive(self, event: events.Event) -> Reply | Pending[Any] | None:
         """The verdict on any event but EndOfContent."""
@@ -46,64 +46,60 @@ class AskingReception(Reception):
             return answered(asked, partial(self._recipient_asked, event))
         verdict = super().receive(event)
         if type(event) is events.Mail and verdict is not None:
-            return followed(verdict, partial(self._mail_answered, event))
+            return followed(verdict, partial(self._heard_mail, event))
         return verdict
 
     def end_of_content(self) -> Reply | Pending[Any]:
         """The verdict on the content."""
-        failure = self._end()
-        transaction = self._transaction
-        if failure is not None or transaction is None:
+        message = self.arriving
+        if message is None or message.end() is not None:
             return super().end_of_content()
-        content = self._received_content()
+        content, transaction = message.received(), message.transaction
         asked = self._checks.content(transaction.client, transaction.envelope, content)
         if asked is not None and not isinstance(asked, Reply):
-            asked = self._asked_about(content, asked)
+            asked = _asked_about(content, asked)
         return answered(
-            asked, partial(self._content_asked, content), phase=SessionPhase.EXAMINATION
+            asked, partial(self._content_asked, message, content), phase=SessionPhase.EXAMINATION
         )
 
-    def _turn_away(self, objection: Reply) -> Reply:
-        return self._refuse("connection", objection)
-
-    def _mail_answered(self, event: events.Mail, reply: Reply) -> Reply | Pending[Any]:
+    def _heard_mail(self, event: events.Mail, reply: Reply) -> Reply | Pending[Any]:
         """Others are asked about a sender whom we would take."""
         transaction = self._transaction
         if transaction is None:
             return reply
-        asked = self._checks.mail(transaction.client, transaction.envelope)
-        return answered(asked, partial(self._mail_asked, event, reply))
 
-    def _mail_asked(self, event: events.Mail, reply: Reply, objection: Objection) -> Reply:
-        if objection is None:
-            return reply
-        self.rollback()
-        return self._refuse(mail_text(event), objection)
+        def refused(objection: Reply) -> Reply:
+            self.rollback()
+            return self.refuse(mail_text(event), objection)
+
+        asked = self._checks.mail(transaction.client, transaction.envelope)
+        return unless(asked, reply, refused)
 
     def _recipient_asked(self, event: events.Rcpt, objection: Objection) -> Reply | Pending[Any]:
         if objection is None:
             return self._rcpt(event)
-        return self._refuse(rcpt_text(event.path), objection)
-
-    async def _asked_about(
-        self, content: ReceivedContent, asked: Coroutine[Any, Any, Objection]
-    ) -> Objection:
-        try:
-            return await asked
-        except SpoolError as error:
-            return self._spool_reply(error)
-        finally:
-            content.close()
+        return self.refuse(rcpt_text(event.path), objection)
 
     def _content_asked(
-        self, content: ReceivedContent, objection: Objection
+        self, message: ArrivingMessage, content: ReceivedContent, objection: Objection
     ) -> Reply | Pending[Any]:
         content.close()
         if objection is not None:
-            self._fail(objection)
+            message.fail(objection)
         elif content.rewritten:
-            self._content_rewritten(content)
+            message.rewritten(content)
         return super().end_of_content()
+
+
+async def _asked_about(
+    content: ReceivedContent, asked: Coroutine[Any, Any, Objection]
+) -> Objection:
+    try:
+        return await asked
+    except SpoolError as error:
+        return spool_reply(error)
+    finally:
+        content.close()
 
 
 def followed(
@@ -131,3 +127,12 @@ def answered(
     if asked is None or isinstance(asked, Reply):
         return then(asked)
     return Pending(asked, then, lambda: late, phase)
+
+
+def unless(
+    asked: Finding, reply: Reply, refused: Callable[[Reply], Reply], late: Reply = LATE
+) -> Reply | Pending[Any]:
+    """The reply, unless somebody objects: what `refused` makes of that."""
+    return answered(
+        asked, lambda objection: reply if objection is None else refused(objection), late
+    )

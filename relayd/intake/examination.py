@@ -14,6 +14,7 @@ from relayd.intake.gatheredfacts import Gatherer
 from relayd.intake.header import HeaderSection
 from relayd.intake.lookups import spf_domain
 from relayd.intake.vouching import Vouched, Vouching
+from relayd.intake.wanted import Wanted
 from relayd.mail.address import Mailbox
 from relayd.mail.client import Client
 from relayd.mail.envelope import Envelope
@@ -38,6 +39,7 @@ class Filtered:
     verdict: Verdict = Verdict.ACCEPT  # ... or HOLD, or DISCARD: likewise for all
     facts: Mapping[Fact, object] = field(default_factory=dict)  # scores, symbols, verdicts: told
     trail: tuple[Step, ...] = ()  # who said something that counts
+    wanted: Wanted | None = None  # of the envelope, when the rules have been asked
 
 
 class Filters(Protocol):

@@ -7,7 +7,6 @@ rule looks at what a filter says, its own word does not count: the rule's does.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 from relayd.filters.milter import CONTINUE, FilterVerdict, Word
 from relayd.filters.milteredits import (
@@ -27,7 +26,7 @@ from relayd.intake.checks import Objection
 from relayd.intake.editedcontent import prepended
 from relayd.intake.examination import Filtered
 from relayd.intake.filterdesk import AskedFilter, FilterDesk
-from relayd.intake.transaction import Identity, identity
+from relayd.intake.wanted import Wanted, done
 from relayd.mail.address import AddressError, Mailbox, ReversePath, parse_path_text
 from relayd.mail.plan import Step, Verdict
 from relayd.mail.reply import Reply, printable
@@ -49,41 +48,6 @@ _EDITS: dict[type[HeaderChange], str] = {
     ChangeHeader: "changed a header field",
     DeleteHeaders: "removed header fields",
 }
-
-
-@dataclass(slots=True)
-class Wanted:
-    """What filters want to become of a message."""
-
-    hold: str = ""  # why
-    discard: str = ""  # who says so
-    held: dict[Mailbox, str] = field(default_factory=dict)  # ... of single recipients
-    thrown_away: dict[Identity, str] = field(default_factory=dict)
-    added: list[tuple[Mailbox, str]] = field(default_factory=list)
-    sender: ReversePath | str = ""  # "": it stays
-    above: list[bytes] = field(default_factory=list)  # fields that policy services put in front
-    steps: list[Step] = field(default_factory=list)  # for the trail
-
-    def add(self, mailbox: Mailbox, name: str) -> None:
-        """One recipient more: also one that was thrown away before."""
-        self.thrown_away.pop(identity(mailbox), None)
-        self.added.append((mailbox, name))
-
-    def throw_away(self, mailbox: Mailbox, said: str) -> None:
-        """One recipient less: also one that was added before."""
-        named = identity(mailbox)
-        self.added = [each for each in self.added if identity(each[0]) != named]
-        self.thrown_away[named] = said
-
-    def __bool__(self) -> bool:
-        return bool(
-            self.hold
-            or self.discard
-            or self.held
-            or self.thrown_away
-            or self.added
-            or self.sender != ""
-        )
 
 
 class FilterVerdicts:
@@ -112,16 +76,11 @@ class FilterVerdicts:
         wanted, verdict, steps = self.wanted, Verdict.ACCEPT, [*self.wanted.steps]
         if wanted.discard:
             verdict = Verdict.DISCARD
-            steps.append(self.done("discard", wanted.discard))
+            steps.append(done(self.ruleset, "discard", wanted.discard))
         elif wanted.hold:
             verdict = Verdict.HOLD
-            steps.append(self.done("hold", wanted.hold))
-        return Filtered(None, verdict, self.facts, tuple(steps))
-
-    def done(self, verb: str, said: str) -> Step:
-        """A step of the trail: what was done to the message, and who (`NAME: why`) wanted it."""
-        definition = self.ruleset.filters.get(said.partition(":")[0])
-        return Step(verb, str(definition.place) if definition else "", f"{verb} by {said}")
+            steps.append(done(self.ruleset, "hold", wanted.hold))
+        return Filtered(None, verdict, self.facts, tuple(steps), wanted)
 
     # what each kind of filter says
 

@@ -104,6 +104,11 @@ class HeaderSection:
         if not self.complete:
             self._close(bytes(self._buffer), self.size)
 
+    def forget(self) -> None:
+        """Nobody wants to know any more."""
+        self._buffer.clear()
+        self.octets = b""
+
     def _close(self, rest: bytes, size: int) -> None:
         self.size = size
         self.complete = True

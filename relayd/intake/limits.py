@@ -10,6 +10,7 @@ from typing import Protocol
 from relayd.mail.reply import Reply
 
 _MINUTE = 60.0  # seconds, the window of the rate of new sessions
+_SHARE = 16384  # octets of memory that are taken at a time
 _MOST_KEYS = 100_000  # clients remembered within a window; a flood of more empties it
 
 
@@ -83,6 +84,11 @@ class Memory:
             return False
         self.held += now - before
         return True
+
+
+def shares(octets: int) -> int:
+    """Octets of memory to take for so many: whole shares."""
+    return -(-octets // _SHARE) * _SHARE
 
 
 def client_key(address: str) -> str:

@@ -26,10 +26,11 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from relayd.dns.hostname import LOCALHOST
 from relayd.intake.deadlines import SessionPhase
 from relayd.intake.dropfolder import FolderSurvey, Quota, Waiting, remove_abandoned
+from relayd.intake.intake import Intake
 from relayd.intake.limits import NORMAL
 from relayd.intake.partlytaken import PartlyTaken
 from relayd.intake.pending import Pending
-from relayd.intake.reception import Intake, Reception
+from relayd.intake.reception import Reception
 from relayd.intake.receptions import reception_of
 from relayd.mail.address import AddressError, Mailbox, ReversePath
 from relayd.mail.client import Client
@@ -486,7 +487,7 @@ class Pickup:
         _check(await self._settled(reception.receive(events.Data(bdat=False))))
         size = breath = 0
         for piece in pieces(file):
-            reception.content(piece)
+            reception.receive(events.Chunk(piece))
             size += len(piece)
             if size > self.bounds.size:
                 raise DamagedError(f"larger than message-size ({self.bounds.size} octets)")
@@ -531,7 +532,7 @@ class Pickup:
                 await self._share()
             if readable:
                 _check(await self._settled(reception.receive(events.Data(bdat=False))))
-                reception.content(b"\r\n")
+                reception.receive(events.Chunk(b"\r\n"))
                 _check(await self._settled(reception.end_of_content()))
         finally:
             reception.rollback()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from relayd.intake.asking import AskingReception
 from relayd.intake.filtered import FilteringReception
+from relayd.intake.intake import Intake
 from relayd.intake.policy import RELAY, ListenerPolicy
-from relayd.intake.reception import Intake, Reception
+from relayd.intake.reception import Reception
 from relayd.intake.sessionfilters import SessionFilters
 from relayd.mail.client import Client
 

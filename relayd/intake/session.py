@@ -281,7 +281,8 @@ class Session(Protocol):
                     continue
                 break
             if type(event) is Chunk:
-                reception.content(event.data)
+                if reception.arriving is not None:
+                    reception.arriving.receive(event.data)
                 continue
             verdict: Reply | Pending[Any] | None
             if type(event) is EndOfContent:

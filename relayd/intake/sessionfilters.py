@@ -31,12 +31,12 @@ from relayd.intake.filterfacts import (
     sent_from,
     sent_to,
 )
-from relayd.intake.filterverdicts import REFUSING, FilterVerdicts, Wanted
+from relayd.intake.filterverdicts import REFUSING, FilterVerdicts
+from relayd.intake.wanted import Wanted
 from relayd.mail.address import Mailbox, ReversePath
 from relayd.mail.client import Client
 from relayd.mail.envelope import Envelope
 from relayd.mail.ident import ident_text
-from relayd.mail.plan import Step
 from relayd.mail.reply import Reply
 from relayd.rules.evaluate import TROUBLE
 from relayd.rules.fact import Fact, Known
@@ -75,10 +75,6 @@ class SessionFilters:
     def why(self) -> str:
         """Who objected last."""
         return self._verdicts.why
-
-    def done(self, verb: str, said: str) -> Step:
-        """A step of the trail: what was done to the message, and who (`NAME: why`) wanted it."""
-        return self._verdicts.done(verb, said)
 
     # the session goes on
 

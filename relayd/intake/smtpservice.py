@@ -9,9 +9,9 @@ from typing import Protocol
 from twisted.internet.interfaces import IReactorTime
 
 from relayd.intake.deadlines import FirstLooks
+from relayd.intake.intake import Intake
 from relayd.intake.limits import NORMAL, STRESSED, Admission, Deadlines
 from relayd.intake.policy import ListenerPolicy
-from relayd.intake.reception import Intake
 from relayd.smtp.server import SmtpServer
 
 

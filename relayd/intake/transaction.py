@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from relayd.authentication.results import without_forged
 from relayd.intake.counting import Receipt, take_back
+from relayd.intake.limits import Memory, shares
 from relayd.intake.trace import NOWHERE_YET, Passages
 from relayd.mail import value
 from relayd.mail.address import AddressError, Mailbox
@@ -17,12 +18,16 @@ from relayd.mail.message import RecipientState, Record, Submission
 from relayd.mail.plan import Destination, Plan, Step, Verdict
 from relayd.mail.reply import Reply
 from relayd.rules.fact import Fact
+from relayd.rules.ruleset import Ruleset
 
 _STATE = {
     Verdict.ACCEPT: RecipientState.QUEUED,
     Verdict.HOLD: RecipientState.HELD,
     Verdict.DISCARD: RecipientState.DISCARDED,
 }
+
+FREE_RECIPIENTS = 8  # final ones, that are not counted
+RECIPIENT = 2000  # octets that one costs, with a long address and an ORCPT
 
 Identity = tuple[str, str]
 """What makes two mailboxes the same, see `identity`."""
@@ -75,14 +80,19 @@ class ReceivedTransaction:
         "envelope",
         "foretold",
         "full",
+        "held",
         "longest_section",
         "patience",
+        "ruleset",
         "signs",
         "started",
         "told",
     )
 
-    def __init__(self, envelope: Envelope, client: Client, started: float) -> None:
+    def __init__(
+        self, envelope: Envelope, client: Client, started: float, ruleset: Ruleset
+    ) -> None:
+        self.ruleset = ruleset  # what decides about all of it
         self.envelope = envelope
         self.client = client
         self.started = started  # seconds since the epoch
@@ -97,6 +107,7 @@ class ReceivedTransaction:
         self.addressees: dict[Identity, Addressee] = {}  # whom RCPT has named with success
         self.counted: tuple[Receipt, ...] = ()  # against limits: taken back if it is not taken
         self._before = 0  # how many of them were there before the last recipient
+        self.held = 0  # octets of the memory that all share
         self.told: Mapping[Fact, object] = {}  # of its recipients, for those who ask why
         self._merged = False  # some led to what is somebody else's delivery as well
 
@@ -125,6 +136,14 @@ class ReceivedTransaction:
                 self.edits_header = True
             if destination.signed_by:
                 self.signs = True
+
+    def hold(self, memory: Memory, recipients: int) -> bool:
+        """So many final recipients are remembered; False: there is no room for them."""
+        now = shares(recipients * RECIPIENT)
+        if not memory.change(self.held, now):
+            return False
+        self.held = now
+        return True
 
     def drop(self, named: Identity) -> None:
         """Somebody objects to what `add` took in last: it is not counted either."""
@@ -160,11 +179,10 @@ class ReceivedTransaction:
     def submission(
         self,
         facts: ContentFacts,
-        rules: str,
         edit_header: EditHeader,
         sign_header: SignHeader = lambda names, section: b"",
     ) -> Submission:
-        """All of it, as the spool is to keep it. `rules` is the hash of the rule set."""
+        """All of it, as the spool is to keep it."""
         found: dict[tuple[object, ...], int] = {}
         recipients: list[Recipient] = []
         states: list[RecipientState] = []
@@ -202,7 +220,7 @@ class ReceivedTransaction:
             state=states[0] if alike else RecipientState.QUEUED,
             states=() if alike else tuple(states),
             trail=(*facts.told, *self._trail()) if facts.told else self._trail(),
-            rules=rules,
+            rules=self.ruleset.hash,
             holding=self._holding(found, len(states)) if RecipientState.HELD in states else (),
         )
 

@@ -22,6 +22,7 @@ from relayd.intake.accounttables import AccountTables
 from relayd.intake.cutthrough import CutThrough
 from relayd.intake.filterdesk import FilterDesk
 from relayd.intake.gatheredfacts import Gatherer
+from relayd.intake.intake import Intake
 from relayd.intake.limits import Admission, SessionLimits
 from relayd.intake.listener import IntakeService
 from relayd.intake.opening import ListenAddress, Ready, nothing_ready
@@ -29,7 +30,6 @@ from relayd.intake.ownreports import OwnReports
 from relayd.intake.pickup import FOLDER as DROP
 from relayd.intake.pickup import Pickup
 from relayd.intake.policy import ListenerPolicy
-from relayd.intake.reception import Intake
 from relayd.intake.recipientfacts import RecipientFacts
 from relayd.intake.signing import Signing
 from relayd.intake.smtpservice import SmtpService

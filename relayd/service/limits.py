@@ -6,8 +6,8 @@ import resource
 
 from relayd.config import Settings
 from relayd.intake.dropfolder import Quota
+from relayd.intake.intake import ReceptionLimits
 from relayd.intake.limits import NORMAL, Deadlines, SessionLimits
-from relayd.intake.reception import ReceptionLimits
 from relayd.intake.trace import LoopLimits
 from relayd.relay.limits import RelayLimits
 from relayd.relay.retrypolicy import RetryPolicy

@@ -47,15 +47,22 @@ def run(options: argparse.Namespace) -> int:
     except (MainCfError, WriteError) as error:
         raise ImportFailure(str(error)) from None
     except PostmapError as error:
-        _tell(work, None, options)
-        raise ImportFailure(f"not verified: {error}") from None
+        why = f"not verified: {error}"
+        _tell(work, None, options, why)
+        if options.json:  # one document tells all
+            return FAILED
+        raise ImportFailure(why) from None
     _tell(work, outcome, options)
     return FAILED if outcome is not None and outcome.unnamed else OK
 
 
-def _tell(work: Work, outcome: Verification | None, options: argparse.Namespace) -> None:
+def _tell(
+    work: Work, outcome: Verification | None, options: argparse.Namespace, error: str = ""
+) -> None:
     if options.json:
         document = work.report.document()
+        if error:
+            document["error"] = error
         if outcome is not None:
             document["verified"] = outcome.document()
         json.dump(document, sys.stdout, indent=2)

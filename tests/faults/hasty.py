@@ -9,7 +9,7 @@ from twisted.internet.defer import ensureDeferred, succeed
 from twisted.internet.task import deferLater
 from twisted.scripts.twistd import run
 
-from relayd.intake.reception import Reception
+from relayd.intake import takeover
 from relayd.mail.message import Submission
 from relayd.spool.disk.draft import Draft
 from relayd.spool.sqlite.rows import accept_rows
@@ -21,7 +21,7 @@ from relayd.spool.view import Accepted
 LATE = 0.25  # seconds from the promise to the commit
 
 _patient = Spool._commit
-_at_once = Reception._hand_over
+_at_once = takeover._hand_over
 
 
 async def _by_and_by(spool: Spool, draft: Draft, submission: Submission) -> None:
@@ -37,12 +37,12 @@ def _hasty(spool: Spool, draft: Draft, submission: Submission) -> Awaitable[Acce
     return succeed(rows.value)
 
 
-def _once_stored(reception: Reception, *message: object) -> None:
+def _once_stored(*message: object) -> None:
     """It leaves when it is stored, as from any relayd; else the sink would have it already."""
-    deferLater(reactor, 2 * LATE, _at_once, reception, *message)
+    deferLater(reactor, 2 * LATE, _at_once, *message)
 
 
 if __name__ == "__main__":
     Spool._commit = _hasty  # type: ignore[method-assign,assignment]
-    Reception._hand_over = _once_stored  # type: ignore[method-assign,assignment]
+    takeover._hand_over = _once_stored  # type: ignore[assignment]
     run()

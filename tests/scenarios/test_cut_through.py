@@ -41,7 +41,7 @@ def words(asked: Asked) -> str | None:
         if local == "slow":
             return STALL
         if local == "awhile":
-            time.sleep(1.0)
+            time.sleep(2.0)
             return NO_SUCH
     if asked.stage == "content" and any(each.startswith("spam") for each in asked.recipients):
         return "554 5.7.1 Sp\u00e4m"
@@ -142,6 +142,7 @@ class Answers(CutThroughCase):
     def test_whoever_is_taken_by_all_hears_250(self) -> None:
         relay = self.gateway()
         self.assertEqual(self.said(relay, "bob@one.example", "bob@two.example")[0], 250)
+        relay.wait_empty()  # 250 is said once somebody has taken it
         self.assertEqual((len(self.one.arrived), len(self.two.arrived)), (1, 1))
         self.nothing_left(relay)
 
@@ -209,7 +210,8 @@ class Clients(CutThroughCase):
         relay = self.gateway()
         for reports, go in enumerate((socket.socket.close, cut, half_closed), 1):
             client = self.begun(relay, "awhile@one.example")
-            wait_until(relay.queue, "it is in the spool")
+            taken = " accepted id="
+            wait_until(lambda: relay.log(400).count(taken) == reports, "it is there")  # noqa: B023
             go(client)
             self.nothing_left(relay, reports)
         self.assertEqual(client.recv(100)[:4], b"250 ")

@@ -211,7 +211,7 @@ class Providers(Scenario):
         relay.ctl("resume", "--sender", "@gw.example")
         well.wait(2, 20)
         refused = relay.ctl("suspend", "--provider", "bigg", "--for", "1h", check=False)
-        self.assertIn("no provider bigg; known are: big", refused.stderr)
+        self.assertIn('no provider bigg; did you mean "big"?', refused.stderr)
 
     def test_each_source_says_its_own_name_in_its_own_family(self) -> None:
         one, six, well = self.sink("192.0.2.10"), self.sink("2001:db8::26"), self.sink("192.0.2.12")

@@ -139,7 +139,7 @@ class See(TwoWorkers):
             return "550 5.1.1 nobody of that name" if no else None
 
         with Sink(answer) as sink:
-            relay = self.gateway(sink.port)
+            relay = self.gateway(sink.port, "reports strangers any\n")
             follower = Follower(relay)
             self.addCleanup(follower.close)
             idents = self.send(relay, 12)
@@ -191,7 +191,7 @@ class Figures(TwoWorkers):
 
         place = f"127.0.0.1:{free_port()}"
         with Sink(answer) as sink:
-            relay = self.gateway(sink.port, f"metrics listen {place}\n")
+            relay = self.gateway(sink.port, f"metrics listen {place}\nreports strangers any\n")
             seen: dict[str, float] = {}
 
             def failures(found: dict[str, float]) -> float:

@@ -95,7 +95,10 @@ class Site:
             nothing3=free_port(),
         )
         self.relay = scenario.relayd(
-            rules, name=f"workers{workers}", settings="retry-is-below", start=False
+            rules,
+            name=f"workers{workers}",
+            settings="retry-is-below\nreports strangers any",
+            start=False,
         )
         text = self.relay.config.read_text().replace("retry-is-below\n", "")
         self.text = re.sub(r"(?m)^workers .*$", f"workers {workers}", text)
@@ -475,6 +478,7 @@ AT_A_RESTART = {
     "listen": "listen 127.0.0.1:1",
     "resolver": "resolver 127.0.0.7",
     "relay-port": "relay-port 777",
+    "metrics": "metrics listen 127.0.0.1:1",
 }
 
 

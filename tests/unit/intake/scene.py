@@ -16,9 +16,9 @@ from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
 from relayd.intake.factory import SessionFactory
+from relayd.intake.intake import Intake, ReceptionLimits
 from relayd.intake.limits import Admission, SessionLimits
 from relayd.intake.policy import ListenerPolicy
-from relayd.intake.reception import Intake, ReceptionLimits
 from relayd.intake.smtpservice import SmtpService
 from relayd.intake.trace import TraceField
 from relayd.mail.address import Mailbox

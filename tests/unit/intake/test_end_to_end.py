@@ -11,7 +11,7 @@ from twisted.internet import reactor as installed
 from twisted.internet.defer import Deferred
 
 from relayd.config.load import load_text
-from relayd.intake.reception import DraftStore as AnySpool
+from relayd.intake.intake import DraftStore as AnySpool
 from relayd.mail.message import RecipientState
 from relayd.rules.evaluate import evaluate
 from relayd.rules.header import edit_header

@@ -24,10 +24,10 @@ from relayd.rules.conditions.headerfield import header_field
 from relayd.rules.conditions.listing import listing
 from relayd.rules.conditions.signatures import DKIM, DMARC, DMARC_WORDS, SignedResult
 from relayd.rules.conditions.size import SIZE
-from relayd.rules.evaluate import evaluate
+from relayd.rules.evaluate import Facts, evaluate
 from relayd.rules.fact import Fact
 from relayd.rules.header import edit_header
-from relayd.rules.ruleset import build
+from relayd.rules.ruleset import Ruleset, build
 from relayd.rules.storedfact import kept, recalled
 from relayd.spool.errors import SpoolFull
 from tests.support import TestCase
@@ -115,6 +115,21 @@ class ForAll(ExaminationCase):
     def test_none_fits_and_it_is_taken(self) -> None:
         self.assertEqual(self.send(SMALL, sender="x@example.net")[:3], "250")
         self.assertEqual(self.scene.log.of("refused"), [])
+
+    def test_each_is_decided_about_again_only_where_one_of_them_fits(self) -> None:
+        decided = []
+
+        def noted(ruleset: Ruleset, facts: Facts) -> Plan:
+            decided.append(str(facts.recipient))
+            return evaluate(ruleset, facts)
+
+        self.rules('accept to @example.com\naccept when field subject "urgent"')
+        self.scene.service.intake.decide = noted
+        self.assertEqual(self.send(SMALL, "a@example.com")[:3], "250")
+        self.assertEqual(decided, ["a@example.com"])
+        urgent = ("Subject: urgent", *SMALL[1:])
+        self.assertEqual(self.send(urgent, "b@example.com")[:3], "250")
+        self.assertEqual(decided[1:], ["b@example.com", "b@example.com"])
 
     def test_who_is_thrown_away_at_rcpt_is_no_way_round(self) -> None:
         self.rules("discard to @example.com\nreject when size > 5000")

@@ -114,6 +114,14 @@ class Sections(unittest.TestCase):
             self.assertEqual(section.size, 20_000 * 28 + 2)
             self.assertLess(held, 3 * 65536)
 
+    def test_forgotten_nothing_of_it_is_held(self) -> None:
+        for content in (b"Subject: x\r\n\r\n", b"Subject: not over yet"):
+            section = HeaderSection(FIELD, 1 << 20, keep=True)
+            section.receive(content)
+            self.assertGreater(section.held, 0)
+            section.forget()
+            self.assertEqual((section.held, section.octets), (0, b""))
+
     def test_over_the_limit(self) -> None:
         section = HeaderSection(FIELD, 1000, keep=True)
         section.receive(b"X: " + b"y" * 900 + b"\r\n")

@@ -12,8 +12,8 @@ from twisted.internet.defer import Deferred
 
 from relayd.intake.authentication import LoginPolicy
 from relayd.intake.header import HeaderSection
+from relayd.intake.intake import ReceptionLimits
 from relayd.intake.limits import NORMAL
-from relayd.intake.reception import ReceptionLimits
 from relayd.intake.submission import Completion, completed
 from relayd.intake.trace import TraceField
 from relayd.login.accounts import Checked, DovecotAccounts, FileAccounts

@@ -3,8 +3,8 @@ from __future__ import annotations
 import unittest
 from unittest.mock import patch
 
+from relayd.intake.intake import ReceptionLimits
 from relayd.intake.limits import SessionLimits
-from relayd.intake.reception import ReceptionLimits
 from relayd.intake.submission import completed
 from relayd.intake.trace import LoopLimits, TraceField
 from relayd.intake.transaction import merge_notify

@@ -133,9 +133,10 @@ class LimitTests(RecipientCase):
 
     def test_a_recipient_to_whom_a_policy_service_objects_does_not_count(self) -> None:
         self.rules(BURST)
-        limit = self.scene.service.intake.rules().limits["burst"]
+        rules = self.scene.service.intake.rules()
+        limit = rules.limits["burst"]
         mailboxes = [Mailbox(name, "example.com") for name in "ab"]
-        transaction = ReceivedTransaction(Envelope(None), Client(ANN), 0.0)
+        transaction = ReceivedTransaction(Envelope(None), Client(ANN), 0.0, rules)
         for mailbox in mailboxes:
             plan = Plan(Verdict.ACCEPT, WELCOME, (), ())
             addressee = Addressee(mailbox, "", frozenset(), plan)

