@@ -63,6 +63,7 @@ from relayd.relay.sites import Sites
 from relayd.relay.smtpout import Courier
 from relayd.relay.strangers import Strangers
 from relayd.relay.suspensions import Suspensions
+from relayd.relay.tenure import TenureWatch
 from relayd.relay.tokenkeeper import PATIENCE, Keeper
 from relayd.relay.tokens import Tokens
 from relayd.rules.conditions.senderpolicy import SENDER_POLICY
@@ -257,7 +258,9 @@ class Shard:
         spool: Spool | PostgresqlSpool,
         dispatcher: Dispatcher,
         reports: OwnReports,
+        watch: TenureWatch | None = None,
     ) -> None:
+        self.watch = watch
         self.number = number
         self.spool = spool
         self.dispatcher = dispatcher
@@ -269,6 +272,8 @@ class Shard:
         """Deliveries end or are cut off; then nothing more is written."""
         self.reports.stop()
         await self.dispatcher.stop(GRACE)
+        if self.watch is not None:
+            self.watch.stop()
         await self.spool.close()
 
 
@@ -453,7 +458,12 @@ class Gateway(Service):
             strangers=self._strangers,
         )
         self.lost_addresses.told.append(dispatcher.source_is_back)
-        return Shard(number, spool, dispatcher, reports)
+        watch = None
+        if spool.lease is not None:
+            courier.keeps(spool.lease)
+            spool.lease.on_lost = dispatcher.lost
+            watch = TenureWatch(self._reactor, spool.lease, dispatcher.withdraw, self._log)
+        return Shard(number, spool, dispatcher, reports, watch)
 
     def _make_service(self, sessions: SharedCounters | None) -> SmtpService:
         settings = self._configuration.settings
@@ -608,6 +618,8 @@ class Gateway(Service):
         for shard in self.shards:
             shard.dispatcher.start()
             shard.reports.start()
+            if shard.watch is not None:
+                shard.watch.start()
         self._certificates.start()
         self._tokens.start()
         self._watchdog.start()

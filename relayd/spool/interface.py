@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from relayd.mail.message import Settlement, Submission
+from relayd.spool.lease import Lease
 from relayd.spool.view import (
     AS_THEY_ARE,
     Accepted,
@@ -69,6 +70,10 @@ class Store(Protocol):
     on_recovery: Callable[[], None]
     on_change: Callable[[str, Sequence[tuple[int, int]]], None]
     # ^ the operator's "retry", "hold", "release" or "remove" met these (message, number)s
+
+    @property
+    def lease(self) -> Lease | None:
+        """For how long what it has to send is its own; None: for ever, there is nobody else."""
 
     @property
     def healthy(self) -> bool:

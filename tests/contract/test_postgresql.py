@@ -17,10 +17,15 @@ import psycopg
 
 from relayd.mail.ident import shard_of
 from relayd.mail.message import Message, RecipientState, Record, Settlement
+from relayd.mail.outcome import UNANSWERED
 from relayd.spool.errors import SpoolError, SpoolLocked
 from relayd.spool.postgresql import schema
+from relayd.spool.postgresql.batch import SharedBatch
+from relayd.spool.postgresql.session import DatabaseSession
 from relayd.spool.postgresql.store import PostgresqlSpool
+from relayd.spool.postgresql.writes import SharedWrite
 from relayd.spool.sqlite.bridge import ThreadBridge
+from relayd.spool.sqlite.rows import outcome_text
 from relayd.spool.view import Accepted, NewMessage, QueueFilter
 from tests.postgresqlserver import PostgresqlServer, empty_spool
 from tests.spooling import DONE, LATER, octets, recipient, submission
@@ -155,6 +160,113 @@ class NodeTests(Case):
         self.sql("UPDATE recipient SET epoch = epoch + 1")
         self.bridge.wait(one.settle([Settlement(record, RecipientState.DELIVERED, DONE)]))
         assert self.records(one, message) == (record,)
+
+
+class LeaseTests(Case):
+    """A node that is silent for a lease is a node no more, and the others have its mail."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.sql("INSERT INTO meta VALUES ('lease', '4')")
+
+    def silence(self, spool: PostgresqlSpool) -> threading.Event:
+        """Its writer gets no further until the event, as when the process is frozen."""
+        begun, on = threading.Event(), threading.Event()
+
+        class Stuck(SharedWrite):
+            def enter(self, batch: SharedBatch, session: DatabaseSession) -> None:
+                begun.set()
+                on.wait(30)
+
+        spool._writer.put(Stuck())
+        assert begun.wait(10)
+        self.addCleanup(on.set)
+        return on
+
+    def own(self, spool: PostgresqlSpool) -> list[int]:
+        found = self.bridge.wait(spool.due("inside", time.time() + 1, 999))
+        return sorted(message.ident for message, _ in found)
+
+    def test_mail_of_a_silent_node_is_the_others_after_a_lease_and_not_before(self) -> None:
+        one, two = self.node("gw1"), self.node("gw2")
+        idents = [self.put(one)[0].ident for _ in range(5)]
+        on = self.silence(one)
+        self.bridge.until(lambda: not one.healthy)
+        self.bridge.until(lambda: not one.lease.may_go_on())
+        assert self.own(two) == []
+        self.bridge.until(lambda: self.own(two) == idents)
+        lost: list[int] = []
+        one.lease.on_lost = lambda: lost.append(1)
+        on.set()
+        self.bridge.until(lambda: bool(lost) and one.healthy)
+        assert self.own(one) == []
+        assert self.own(two) == idents
+        self.accounted_for(one)
+
+    def test_an_outcome_of_a_node_that_wakes_too_late_changes_nothing(self) -> None:
+        one, two = self.node("gw1"), self.node("gw2")
+        message, (record,) = self.put(one)
+        on = self.silence(one)
+        promise = one.settle([Settlement(record, RecipientState.FAILED, LATER)])
+        self.bridge.until(lambda: self.own(two) == [message.ident])
+        on.set()
+        with contextlib.suppress(SpoolError):
+            self.bridge.wait(promise)
+        self.bridge.until(lambda: one.healthy)
+        self.bridge.wait(one.settle([Settlement(record, RecipientState.FAILED, LATER)]))
+        assert self.records(two, message) == (record,)
+        self.accounted_for(two)
+
+    def test_a_node_that_leaves_in_order_is_not_waited_for(self) -> None:
+        self.sql("UPDATE meta SET value = '30' WHERE name = 'lease'")
+        one, two = self.node("gw1"), self.node("gw2")
+        idents = [self.put(one)[0].ident for _ in range(3)]
+        self.bridge.wait(one.close())
+        began = time.monotonic()
+        self.bridge.until(lambda: self.own(two) == idents)
+        assert time.monotonic() - began < 15
+
+    def test_what_is_on_hold_goes_along_and_who_was_not_answered_is_let_go(self) -> None:
+        one, two = self.node("gw1"), self.node("gw2")
+        held, unanswered = self.put(one)[0], self.put(one)[0]
+        self.bridge.wait(one.hold(QueueFilter(ident=held.ident), "ann"))
+        waits = "UPDATE recipient SET state = 1, outcome = %s WHERE message = %s"
+        self.sql(waits, outcome_text(UNANSWERED), unanswered.ident)
+        on = self.silence(one)
+        self.bridge.until(lambda: self.records(two, unanswered) == ())
+        on.set()
+        self.bridge.until(lambda: one.healthy)
+        with self.assertRaises(SpoolError):  # its client may not be told that it is taken
+            self.bridge.wait(one.answered(unanswered.ident))
+        assert self.bridge.wait(two.release(QueueFilter(ident=held.ident))) == 1
+        assert self.own(two) == [held.ident]
+        self.accounted_for(two)
+
+    def test_all_of_a_message_goes_to_one_node(self) -> None:
+        one, two, three = self.node("gw1"), self.node("gw2"), self.node("gw3")
+        for _ in range(30):
+            self.bridge.wait(self.many(one))
+        self.silence(one)
+        of_one = "SELECT count(*) FROM recipient JOIN node ON owner = id WHERE name = 'gw1'"
+        self.bridge.until(lambda: self.number(of_one) == 0)
+        split = "SELECT message FROM recipient GROUP BY 1 HAVING count(DISTINCT owner) > 1"
+        assert self.sql(split) == []
+        assert len({*self.own(two), *self.own(three)}) == 30
+
+    def many(self, spool: PostgresqlSpool) -> Any:
+        draft = spool.create()
+        draft.write(b"x")
+        return draft.commit(submission(*(recipient(f"u{n}") for n in range(40))))
+
+    def test_a_node_that_is_started_again_in_time_has_its_own(self) -> None:
+        one = self.node("gw1")
+        message, _ = self.put(one)
+        self.bridge.wait(one.close())
+        again, two = self.node("gw1"), self.node("gw2")
+        deadline = time.monotonic() + 5
+        self.bridge.until(lambda: time.monotonic() > deadline)
+        assert self.own(again) == [message.ident]
+        assert self.own(two) == []
 
 
 class WayTests(Case):

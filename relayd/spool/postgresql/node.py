@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from relayd.spool.errors import SpoolError, SpoolLocked
+from relayd.spool.lease import USUAL
 from relayd.spool.postgresql.batch import Ownership
 from relayd.spool.postgresql.schema import LOCKS, MAX_NODES, WHOLE
 from relayd.spool.postgresql.session import DatabaseSession
@@ -47,6 +48,19 @@ def begin(session: DatabaseSession, name: str) -> Ownership:
     ).fetchone()
     assert row is not None
     return Ownership(number, int(row[0]))
+
+
+def leave(session: DatabaseSession, ours: Ownership) -> None:
+    """Be no node any more, in order: others need not wait to take over what it had."""
+    session.ask(
+        "UPDATE node SET beat = '-infinity' WHERE id = %s AND epoch = %s", (ours.owner, ours.epoch)
+    )
+
+
+def lease_of(session: DatabaseSession) -> float:
+    """Seconds of silence after which a node's mail is taken over; the same for all nodes."""
+    row = session.ask("SELECT value FROM meta WHERE name = 'lease'").fetchone()
+    return USUAL if row is None else float(row[0])
 
 
 def hold(session: DatabaseSession, number: int) -> bool:

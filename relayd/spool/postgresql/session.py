@@ -149,6 +149,10 @@ class DatabaseSession:
         with self.link.cursor() as cursor, cursor.copy(rows.statement.encode()) as copying:
             copying.write(data)
 
+    def end_idle_transactions(self, seconds: float) -> None:
+        """Let the server end what is left open by a process that is frozen, and its locks."""
+        self.ask(f"SET idle_in_transaction_session_timeout TO {int(seconds * 1000)}")
+
     def begin(self) -> None:
         """Begin a transaction."""
         self.link.execute("BEGIN")

@@ -17,11 +17,13 @@ from relayd.mail.log import MailLog
 from relayd.mail.message import Settlement, Submission
 from relayd.spool.disk.draft import Draft
 from relayd.spool.errors import SpoolError
+from relayd.spool.lease import Lease
 from relayd.spool.postgresql.batch import Accepting
 from relayd.spool.postgresql.content import LocalFiles, Upload
 from relayd.spool.postgresql.node import last_ident
 from relayd.spool.postgresql.reader import Question, SharedReader
 from relayd.spool.postgresql.session import DatabaseSession, trouble_of
+from relayd.spool.postgresql.takeover import Neighbours, TakeOver
 from relayd.spool.postgresql.writer import SharedWriter
 from relayd.spool.postgresql.writes import (
     Beat,
@@ -44,7 +46,6 @@ from relayd.spool.sqlite.writer import Committed
 from relayd.spool.threaded import ThreadedStore
 from relayd.spool.view import AS_THEY_ARE, Accepted, NewMessage, QueueFilter, Rerouting
 
-BEAT = 5.0  # seconds between two signs of life
 PRUNE_EVERY = 60.0  # seconds
 
 
@@ -81,9 +82,13 @@ class PostgresqlSpool(ThreadedStore):
         self._last_us = 0
         self._trouble: SpoolError | None = None
         self._open = False
-        self.healthy = False  # it is open, and not in trouble
+        self._well = False  # it is open, and not in trouble
+        self.lease = Lease()
+        self._neighbours = Neighbours(self.lease)
         self._next_beat = self._next_prune = float("-inf")
-        self._writer = SharedWriter(self._session("writer"), node, bridge, self, clock=clock)
+        self._writer = SharedWriter(
+            self._session("writer"), node, bridge, self, clock=clock, lease=self.lease
+        )
         self.expect = self._writer.company.expect
 
     def _session(self, part: str, *, read_only: bool = False) -> Callable[[], DatabaseSession]:
@@ -91,6 +96,11 @@ class PostgresqlSpool(ThreadedStore):
         return lambda: DatabaseSession(self._where, name, read_only=read_only)
 
     # life
+
+    @property
+    def healthy(self) -> bool:
+        """It can record, and what it has to send is its own."""
+        return self._well and self.lease.may_start()
 
     def open(self) -> None:
         """Be the node; raises SpoolError. As quick with a million messages waiting."""
@@ -118,7 +128,7 @@ class PostgresqlSpool(ThreadedStore):
         )
         self._last_us = max(last >> SHARD_BITS, int(self._clock() * 1e6) - 1)
         newest = make_ident(self._last_us, self._shard)
-        self._open = self.healthy = True
+        self._open = self._well = True
         self._writer.put(SharedLetGo(newest, self._let_go))
         self._writer.put(ClearChunks(newest))
         for thread in (self._writer, self._reader, self._syncer):
@@ -130,7 +140,7 @@ class PostgresqlSpool(ThreadedStore):
         if not self._open:
             promise.callback(None)
             return promise
-        self._open = self.healthy = False
+        self._open = self._well = False
 
         def ending() -> None:
             self._reader.stop()
@@ -267,14 +277,36 @@ class PostgresqlSpool(ThreadedStore):
     def chores(self) -> Sequence[SharedWrite]:
         """For the writer: a sign of life, and the ledger's bounds, now and then."""
         now = time.monotonic()
+        taking = [
+            TakeOver(self._neighbours, each, self._changed, self._took_over)
+            for each in self._neighbours.gone()
+        ]
         if now < self._next_beat:
-            return ()
-        self._next_beat = now + BEAT
+            return taking
+        self._next_beat = now + self.lease.beat
+        beat = Beat(self.lease, self._neighbours.look)
         if now < self._next_prune:
-            return (Beat(),)
+            return (beat, *taking)
         self._next_prune = now + PRUNE_EVERY
         before = int((self._clock() - self._ledger_days * 86400) * 1e6)
-        return (Beat(), SharedPrune(make_ident(max(0, before), 0)))
+        return (beat, *taking, SharedPrune(make_ident(max(0, before), 0)))
+
+    def taken_over(self) -> None:
+        """For the writer: what was this node's may be others' now."""
+        self.notice("silent for too long: other nodes may have taken mail of this one over")
+        self._bridge.call(self.lease.taken_up)
+
+    def _took_over(self, name: str, recipients: int) -> None:
+        if self._log is not None:
+            event = "took over the mail of a node that is gone"
+            self._bridge.call(
+                lambda log: log.notice(event, of=name, recipients=recipients), self._log
+            )
+
+    def _unable(self) -> SpoolError:
+        if self._open and self._trouble is None:
+            return SpoolError("the database has recorded no sign of life lately")
+        return super()._unable()
 
     def forget_positions(self) -> None:
         """For the writer: something may wait before where scans begin."""
@@ -286,12 +318,14 @@ class PostgresqlSpool(ThreadedStore):
 
     def health(self, error: SpoolError | None) -> None:
         """For the writer: the store failed, or is trusted again."""
+        if error is None:
+            self._next_beat = float("-inf")
         self._reader.doubt(error)
         self._bridge.call(self._health_changed, error)
 
     def _health_changed(self, error: SpoolError | None) -> None:
         was, self._trouble = self._trouble, error
-        self.healthy = self._open and error is None
+        self._well = self._open and error is None
         if error is not None and was is None:
             self._say("spool cannot record", reason=error.reason)
             self.on_trouble(error.reason)

@@ -17,6 +17,7 @@ from contextlib import suppress
 from typing import Any, Protocol
 
 from relayd.spool.errors import SpoolError, SpoolLocked
+from relayd.spool.lease import Lease
 from relayd.spool.postgresql import node
 from relayd.spool.postgresql.batch import Ownership, SharedBatch
 from relayd.spool.postgresql.session import DatabaseSession, UnsureError, to_be_repeated, trouble_of
@@ -55,6 +56,9 @@ class SharedOwner(Protocol):
     def forget_positions(self) -> None:
         """Something may wait before where scans begin."""
 
+    def taken_over(self) -> None:
+        """Others may have taken what was ours; what is ours now is of a new epoch."""
+
 
 class SharedWriter:
     """Takes Writes from any thread; promises fire in the owner's thread, a batch in one call."""
@@ -67,12 +71,14 @@ class SharedWriter:
         owner: SharedOwner,
         *,
         clock: Callable[[], float],
+        lease: Lease,
     ) -> None:
         self._make = session
         self._name = name
         self._bridge = bridge
         self._owner = owner
         self._clock = clock
+        self._lease = lease
         self.on_commit: Committed | None = None  # called in the writer's thread
         self.ours = Ownership(0, 0)
         self.company = CommitWindow()  # acceptances on their way
@@ -84,6 +90,7 @@ class SharedWriter:
         self._latest = 0.0  # by the clock
         self._last = 0  # requests in the last batch
         self._pid = 0  # of the server's process
+        self._lonely = False  # the last batch was one that has to be alone
         self._stopping = False
         self._session: DatabaseSession | None = None
         self._thread = threading.Thread(target=self._run, name="spool writer", daemon=True)
@@ -92,7 +99,7 @@ class SharedWriter:
         """Be the node; raises SpoolError."""
         session = self._make()
         try:
-            self.ours = node.begin(session, self._name)
+            self._begin(session)
             self._serial = node.last_serial(session, self.ours.owner)
         except BaseException as error:
             session.close()
@@ -102,6 +109,13 @@ class SharedWriter:
         self._session = session
         self._pid = session.link.info.backend_pid
         return session
+
+    def _begin(self, session: DatabaseSession) -> None:
+        self._lease.seconds = node.lease_of(session)
+        session.end_idle_transactions(self._lease.seconds / 2)
+        began = self._lease.now()
+        self.ours = node.begin(session, self._name)
+        self._lease.renewed(began)
 
     def start(self) -> None:
         """Begin to write."""
@@ -132,17 +146,28 @@ class SharedWriter:
             except Exception as error:
                 self._mend(trouble_of(error) or SpoolError(f"spool: {error!r}"))
         if self._session is not None:
+            with suppress(Exception):  # others will find out in time
+                node.leave(self._session, self.ours)
             self._session.close()
 
     def _take(self) -> list[SharedWrite]:
         """The next batch; empty after a rest or at the end."""
         writes = [write for write in self._again if not (write.lasting and self._stopping)]
         self._again.clear()
+        lonely = next((write for write in writes if write.alone), None)
+        self._lonely = lonely is not None and not self._lonely  # others have every second turn
+        if lonely is not None:
+            if self._lonely:
+                writes.remove(lonely)
+                self._again.extend(writes)
+                return [lonely]
+            self._again.extend(write for write in writes if write.alone)
+            writes = [write for write in writes if not write.alone]
         inbox, waiting, octets = self._inbox, self._inbox.entries, 0
         if self._last >= COMPANY:
             inbox.gather(ENOUGH, STEP, STEPS)
-        if not writes and not self._stopping:
-            inbox.wait(1, REST)
+        if not writes and not self._again and not self._stopping:
+            inbox.wait(1, min(REST, self._lease.beat))
         while waiting and len(writes) < MAX_WRITES and octets < MAX_OCTETS and not self._stopping:
             item = waiting.popleft()
             if item is None:
@@ -245,6 +270,7 @@ class SharedWriter:
                 return
         self._owner.forget_positions()
         self._owner.health(None)
+        self._again.extend(self._owner.chores())  # the lease may have passed meanwhile
 
     def _reach(self) -> None:
         """A new session that holds the lock; raises SpoolError while there is none."""
@@ -257,8 +283,11 @@ class SharedWriter:
             if not node.hold(session, number):
                 raise SpoolLocked(f"an earlier session of node {self._name} has not ended yet")
         self._pid = session.link.info.backend_pid
+        session.end_idle_transactions(self._lease.seconds / 2)
         if node.epoch_of(session, number) != self.ours.epoch:
-            self.ours = node.begin(session, self._name)
+            self._lease.lost()
+            self._begin(session)
+            self._owner.taken_over()
 
     def _settle_doubt(self) -> None:
         """Find out what became of the COMMIT that was not answered, if there was one."""

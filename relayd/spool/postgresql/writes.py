@@ -10,6 +10,8 @@ from typing import Any
 
 from relayd.mail.message import RecipientState, Settlement
 from relayd.mail.outcome import UNANSWERED, held
+from relayd.spool.errors import SpoolError
+from relayd.spool.lease import Lease
 from relayd.spool.postgresql.batch import Accepting, SharedBatch
 from relayd.spool.postgresql.search import condition
 from relayd.spool.postgresql.session import DatabaseSession
@@ -29,12 +31,14 @@ _REMOVED = int(RecipientState.REMOVED)
 
 SCANNED = 4000  # recipients that one step of an operator's change looks at
 PRUNED = 500  # rows of the ledger
+TAKEN_OVER = "other nodes have waited for a sign of life in vain, and take the mail over"
 CHANGED = 500  # ... and changes, so that acceptance never waits long for it
 
 
 class SharedWrite:
     """One request to the writer. `enter` adds it to a batch; `done` hears of the COMMIT."""
 
+    alone = False  # whoever waits for its locks must not wait for the rest of a batch
     lasting = False  # may be left for the next run when the spool closes
     promise: Promise[Any] | None = None
     value: object = None  # what the promise is to fire with
@@ -254,11 +258,15 @@ class SharedAnswer(SharedWrite):
 
     def enter(self, batch: SharedBatch, session: DatabaseSession) -> None:
         """Its recipients are queued from now on."""
-        session.ask(
+        changed = session.ask(
             """UPDATE recipient SET state = 0, next_attempt = %s, reply = NULL, outcome = NULL
             WHERE message = %s AND state = 1 AND outcome = %s""",
             (batch.now, self._ident, _UNANSWERED),
         )
+        if not changed.rowcount:
+            gone = "SELECT 1 FROM ledger WHERE message = %s AND ended = 1 AND note = %s LIMIT 1"
+            if session.ask(gone, (self._ident, NEVER_ANSWERED)).fetchone() is not None:
+                raise LookupError("another node has let it go: its client may not hear 250")
 
 
 class SharedLetGo(SharedWrite):
@@ -358,11 +366,24 @@ class Beat(SharedWrite):
     """A sign of life of the node; what has piled up in `batch` becomes one row."""
 
     lasting = True
+    alone = True
+
+    def __init__(
+        self, lease: Lease, look: Callable[[DatabaseSession, int], None] = lambda *_: None
+    ) -> None:
+        """`look`: at those of others."""
+        self._lease = lease
+        self._look = look
+        self._began = 0.0
 
     def enter(self, batch: SharedBatch, session: DatabaseSession) -> None:
         """Of the row of a node nobody but that node writes, while it lives."""
         owner, epoch = batch.ours
-        session.ask("UPDATE node SET beat = now() WHERE id = %s AND epoch = %s", (owner, epoch))
+        self._began = self._lease.now()
+        alive = "UPDATE node SET beat = clock_timestamp() WHERE id = %s AND epoch = %s"
+        if session.ask(alive, (owner, epoch)).rowcount != 1:
+            raise SpoolError(TAKEN_OVER)
+        self._look(session, owner)
         found = session.ask(
             """WITH gone AS (DELETE FROM batch WHERE node = %s AND serial < %s
                 RETURNING messages, octets)
@@ -372,6 +393,11 @@ class Beat(SharedWrite):
         ).fetchone()
         if found is not None:
             batch.add(*found)
+
+    def done(self) -> bool:
+        """The lease is renewed: since when it was asked for."""
+        self._lease.renewed(self._began)
+        return True
 
 
 class ClearChunks(SharedWrite):

@@ -23,6 +23,7 @@ from relayd.spool.disk.reserve import Reserve
 from relayd.spool.disk.space import Space
 from relayd.spool.disk.trouble import trouble_of
 from relayd.spool.errors import SpoolError, SpoolFull, SpoolLocked
+from relayd.spool.lease import Lease
 from relayd.spool.sqlite import schema
 from relayd.spool.sqlite.bridge import Bridge, Promise
 from relayd.spool.sqlite.database import Database
@@ -82,6 +83,7 @@ class Spool(ThreadedStore):
         lock: Path | None = None,
     ) -> None:
         self.on_trouble: Callable[[str], None] = lambda reason: None
+        self.lease: Lease | None = None
         self.on_recovery: Callable[[], None] = lambda: None
         self.on_change: Callable[[str, Sequence[tuple[int, int]]], None] = lambda verb, met: None
         self._directory = directory
