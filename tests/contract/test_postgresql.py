@@ -242,6 +242,18 @@ class LeaseTests(Case):
         assert self.own(two) == [held.ident]
         self.accounted_for(two)
 
+    def test_a_node_hears_of_what_operators_change_by_way_of_others(self) -> None:
+        self.sql("UPDATE meta SET value = '12' WHERE name = 'lease'")
+        one, two = self.node("gw1"), self.node("gw2")
+        message, _ = self.put(one)
+        heard: list[tuple[str, list[tuple[int, int]]]] = []
+        one.on_change = lambda verb, keys: heard.append((verb, [*keys]))
+        for verb in ("hold", "release", "retry", "remove"):
+            assert self.bridge.wait(getattr(two, verb)(QueueFilter())) == 1
+            self.bridge.until(lambda: bool(heard))
+            assert heard == [(verb, [(message.ident, 0)])]
+            heard.clear()
+
     def test_all_of_a_message_goes_to_one_node(self) -> None:
         one, two, three = self.node("gw1"), self.node("gw2"), self.node("gw3")
         for _ in range(30):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from relayd.spool.errors import SpoolError, SpoolFull
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 Values = Sequence[object] | Mapping[str, object] | None
 """What stands in a statement for its %s, or for its names."""
 
+CHANNEL = "relayd_changed"
 CONNECT = 5  # seconds
 SILENCE = 15  # seconds without an answer after which a connection counts as lost
 
@@ -152,6 +153,15 @@ class DatabaseSession:
     def end_idle_transactions(self, seconds: float) -> None:
         """Let the server end what is left open by a process that is frozen, and its locks."""
         self.ask(f"SET idle_in_transaction_session_timeout TO {int(seconds * 1000)}")
+
+    def listen(self, told: Callable[[str], None]) -> None:
+        """Let it hear, whenever this session does something, of what others `tell`."""
+        self.link.add_notify_handler(lambda notice: told(notice.payload))
+        self.ask(f"LISTEN {CHANNEL}")
+
+    def tell(self, words: str) -> None:
+        """All who `listen`, once the transaction is committed."""
+        self.ask("SELECT pg_notify(%s, %s)", (CHANNEL, words))
 
     def begin(self) -> None:
         """Begin a transaction."""

@@ -291,6 +291,11 @@ class PostgresqlSpool(ThreadedStore):
         before = int((self._clock() - self._ledger_days * 86400) * 1e6)
         return (beat, *taking, SharedPrune(make_ident(max(0, before), 0)))
 
+    def changed(self, verb: str, keys: list[tuple[int, int]]) -> None:
+        """For the writer: an operator has changed these by way of another node."""
+        self.forget_positions()
+        self._changed(verb, keys)
+
     def taken_over(self) -> None:
         """For the writer: what was this node's may be others' now."""
         self.notice("silent for too long: other nodes may have taken mail of this one over")

@@ -9,6 +9,7 @@ the same is written again.
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections import deque
@@ -55,6 +56,9 @@ class SharedOwner(Protocol):
 
     def forget_positions(self) -> None:
         """Something may wait before where scans begin."""
+
+    def changed(self, verb: str, keys: list[tuple[int, int]]) -> None:
+        """An operator has changed these by way of another node."""
 
     def taken_over(self) -> None:
         """Others may have taken what was ours; what is ours now is of a new epoch."""
@@ -113,9 +117,16 @@ class SharedWriter:
     def _begin(self, session: DatabaseSession) -> None:
         self._lease.seconds = node.lease_of(session)
         session.end_idle_transactions(self._lease.seconds / 2)
+        session.listen(self._told)
         began = self._lease.now()
         self.ours = node.begin(session, self._name)
         self._lease.renewed(began)
+
+    def _told(self, words: str) -> None:
+        """An operator has changed mail by way of another node: it may be ours."""
+        by, verb, keys = json.loads(words)
+        if by != self.ours.owner:
+            self._owner.changed(verb, [(message, number) for message, number in keys])
 
     def start(self) -> None:
         """Begin to write."""
@@ -284,6 +295,7 @@ class SharedWriter:
                 raise SpoolLocked(f"an earlier session of node {self._name} has not ended yet")
         self._pid = session.link.info.backend_pid
         session.end_idle_transactions(self._lease.seconds / 2)
+        session.listen(self._told)
         if node.epoch_of(session, number) != self.ours.epoch:
             self._lease.lost()
             self._begin(session)

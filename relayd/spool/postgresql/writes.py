@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -32,6 +33,7 @@ _REMOVED = int(RecipientState.REMOVED)
 SCANNED = 4000  # recipients that one step of an operator's change looks at
 PRUNED = 500  # rows of the ledger
 TAKEN_OVER = "other nodes have waited for a sign of life in vain, and take the mail over"
+TOLD = 200  # keys in one notice, which has room for 8,000 octets
 CHANGED = 500  # ... and changes, so that acceptance never waits long for it
 
 
@@ -181,6 +183,7 @@ class SharedOperatorWrite(SharedWrite):
         self._next = self._met[-1] if len(found) == CHANGED else self._end_of_step(session)
         if not found:
             return
+        self._tell(batch, session)
         keyed: dict[str, object] = {
             "messages": [message for message, _ in self._met],
             "numbers": [number for _, number in self._met],
@@ -206,6 +209,12 @@ class SharedOperatorWrite(SharedWrite):
                 {_THESE}""",
                 {**keyed, "now": batch.now},
             )
+
+    def _tell(self, batch: SharedBatch, session: DatabaseSession) -> None:
+        """Their owners, who may have them in memory."""
+        for start in range(0, len(self._met), TOLD):
+            words = [batch.ours.owner, self._verb, self._met[start : start + TOLD]]
+            session.tell(json.dumps(words))
 
     def _change_sections(self, session: DatabaseSession) -> None:
         for message, number in self._met:
