@@ -120,7 +120,7 @@ OUTSIDE = {
     "service_identity": {"tls"},
     "cryptography": {"tls", "authentication", "filters"},
     "dkim": {"report"},
-    "psycopg": {"directories"},
+    "psycopg": {"directories", "spool"},
     "pymysql": {"directories"},
     "ldap3": {"directories"},
 }

@@ -6,7 +6,7 @@ import functools
 import glob
 import os
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +38,7 @@ from relayd.config.settings import (
     system_hostname,
 )
 from relayd.config.shortnames import unfindable
+from relayd.config.spoolplace import SpoolPlace
 from relayd.config.tables import TableLoader
 from relayd.config.texts import Texts
 from relayd.config.tls import certificate_problems, open_keys, resolved
@@ -397,8 +398,10 @@ class _Loader:
         )
         problems += content_problems(self._items)
         problems += forwarding_problems(self._items)
-        spool = Path(str(values.get("spool", self._folder / Settings.spool)))
-        loader = TableLoader(self._folder, problems, self._texts, spool / SNAPSHOTS)
+        place = values.get("place", Settings.place)
+        assert isinstance(place, SpoolPlace)
+        snapshots = self._folder / place.folder / SNAPSHOTS
+        loader = TableLoader(self._folder, problems, self._texts, snapshots)
         tables = loader.load_all(self._items)
         problems += self._listeners(tables, given)
         if not any(each.verb.is_word("srs") for each in self._broken):
@@ -406,6 +409,7 @@ class _Loader:
         keys = self._keys()
         values["signing"] = self._signing()
         hostname = str(values.setdefault("hostname", system_hostname()))
+        values.setdefault("node", hostname)
         # what is sound is looked at even where something else is not: every error at once
         sound = [item for item in self._items if _sound(item, tables)]
         wrong = table_problems(sound, tables)
@@ -632,11 +636,13 @@ class _Loader:
             else:
                 values[spec.attribute] = given[0].value
                 self._repeats(name, given, all_of_them=True)
-        for name in ("spool", "control", "tls_authorities"):
+        for name in ("control", "tls_authorities"):
             if name in values:
-                values[name] = Path(os.path.abspath(self._folder / str(values[name])))  # noqa: PTH100 - symlinks stay
-        if "spool" in values:
-            values.setdefault("control", Path(str(values["spool"])) / "control")
+                values[name] = self._absolute(Path(str(values[name])))
+        place = values.get("place")
+        if isinstance(place, SpoolPlace):
+            place = values["place"] = replace(place, folder=self._absolute(place.folder))
+            values.setdefault("control", place.folder / "control")
         values["workers"] = values.get("workers", Settings.workers) or cores()
         warn, give_up = self._settings.get("warn-after"), values.get("give_up", Settings.give_up)
         if warn and isinstance(give_up, float) and float(str(warn[0].value)) >= give_up:
@@ -648,6 +654,9 @@ class _Loader:
                 )
             )
         return values
+
+    def _absolute(self, path: Path) -> Path:
+        return Path(os.path.abspath(self._folder / path))  # noqa: PTH100 - symlinks stay
 
     def _repeats(self, name: str, given: list[Setting], *, all_of_them: bool) -> None:
         for number, each in enumerate(given):

@@ -14,6 +14,7 @@ from relayd.config.logins import SUBMISSION, yes_no
 from relayd.config.oauth import oauth
 from relayd.config.peers import NOBODY, XCLIENT_LOGIN, Peers
 from relayd.config.reports import OF_BUDGET, OF_SUCCESS, reports, tls_reports
+from relayd.config.spoolplace import SpoolPlace, node, spool_place
 from relayd.config.texts import Texts
 from relayd.config.tls import MINIMUMS, DomainTls, certificate, domain_tls
 from relayd.config.values import (
@@ -159,7 +160,14 @@ class Settings:
     texts: Texts | None = field(default=None, compare=False, repr=False)  # given to `load`
 
     hostname: str = setting(domain, "a host name", RESTART)
-    spool: Path = setting(path_of, "a path", RESTART, default=Path("/var/spool/relayd"))
+    place: SpoolPlace = setting(
+        spool_place,
+        "a path, or postgresql and a connection",
+        RESTART,
+        default=SpoolPlace(Path("/var/spool/relayd")),
+        word="spool",
+    )
+    node: str = setting(node, "a name", RESTART, default="")  # empty: the hostname
     control: Path = setting(path_of, "a path", RESTART, default=Path("/var/spool/relayd/control"))
     metrics: tuple[MetricsPlace, ...] = setting(
         metrics, "listen, and an address or unix socket", RESTART, default=(), repeatable=True
@@ -263,6 +271,11 @@ class Settings:
     def name_order(self) -> NameOrder:
         """How the hosts of next hops are looked up; the last one counts."""
         return name_order(self.resolver)
+
+    @property
+    def spool(self) -> Path:
+        """The folder with the spool, or with what this node has beside a spool in a database."""
+        return self.place.folder
 
     @property
     def fixed(self) -> dict[str, object]:

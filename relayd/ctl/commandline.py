@@ -110,7 +110,7 @@ def parser(run: Mapping[str, Run]) -> argparse.ArgumentParser:
         command("dkim", "keys for signatures: make them, check their records"), _everywhere
     )
     _add_import(command("import", "make a configuration out of Postfix's"))
-    spoolcommand.add_options(command("spool", "copy the spool for an older relayd"))
+    spoolcommand.add_options(command("spool", "make a spool, or copy one for an older relayd"))
     telling = command("tls-report", "what domains are told of TLS (RFC 8460)")
     tlsreport.add_options(telling)
     _add_held(command("held", "what is kept back, and why; release it or discard it"))

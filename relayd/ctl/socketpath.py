@@ -10,7 +10,11 @@ DEFAULT_SPOOL = "/var/spool/relayd"
 SOCKET_NAME = "control"  # in the spool directory, unless the `control` setting says otherwise
 
 # The two settings that say where the socket is; the whole language takes longer to load.
-_SETTING = re.compile(r'^(control|spool)[ \t]+(?:"((?:[^"\\]|\\.)*)"|([^\s#"]+))[ \t]*(?:#.*)?$')
+_SETTING = re.compile(
+    r"^(control|spool)[ \t]+"
+    r'(?:postgresql[ \t]+"(?:[^"\\]|\\.)*"[ \t]+folder[ \t]+)?'
+    r'(?:"((?:[^"\\]|\\.)*)"|([^\s#"]+))[ \t]*(?:#.*)?$'
+)
 
 
 class FailureError(Exception):

@@ -1,10 +1,14 @@
-"""`relayctl spool`: works on the files of a spool while no relayd has it."""
+"""`relayctl spool`: works on a spool, or makes one, while no relayd has it."""
 
 from __future__ import annotations
 
 import argparse
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from relayd.config.settings import Settings
 
 
 class SpoolFailure(Exception):  # noqa: N818 - as the others of relayctl
@@ -20,11 +24,15 @@ def add_options(to: argparse.ArgumentParser) -> None:
     add("folder", type=Path, metavar="DIR", help="where the copy goes: new, or empty")
     add("--format", type=int, metavar="N", help="default: the one before this relayd's")
     add("--spool", type=Path, metavar="DIR", help="the spool, unless the configuration says it")
+    about = "make the tables of a spool in PostgreSQL, in the database that the configuration names"
+    actions.add_parser("create", help=about, description=about)
 
 
 def run(options: argparse.Namespace, config: Path) -> int:
     """One command; raises SpoolFailure."""
     # sqlite3 takes its time to load, and no other command needs it
+    if options.action == "create":
+        return _create(options, config)
     from relayd.spool.errors import SpoolError
     from relayd.spool.export import export
     from relayd.spool.formats import OLDEST, VERSION
@@ -39,6 +47,36 @@ def run(options: argparse.Namespace, config: Path) -> int:
     else:
         print(f"{done.messages:,} messages in format {wanted} in {options.folder}")
     return 0
+
+
+def _create(options: argparse.Namespace, config: Path) -> int:
+    from relayd.spool.errors import SpoolError
+    from relayd.spool.postgresql.schema import VERSION
+    from relayd.spool.postgresql.session import create_in
+
+    database = _settings_of(config).place.database
+    if not database:
+        raise SpoolFailure(
+            f'{config} names no database: expected e.g. spool postgresql "service=relayd"'
+        )
+    try:
+        made = create_in(database)
+    except SpoolError as error:
+        raise SpoolFailure(error.reason) from None
+    if options.json:
+        print(json.dumps({"made": made, "version": VERSION}))
+    else:
+        print(f"the spool is {'made' if made else 'there already'}, in version {VERSION}")
+    return 0
+
+
+def _settings_of(config: Path) -> Settings:
+    from relayd.config import ConfigErrors, load
+
+    try:
+        return load(config)
+    except ConfigErrors as errors:
+        raise SpoolFailure(f"the configuration has errors\n{errors}") from None
 
 
 def _spool_of(config: Path) -> Path:

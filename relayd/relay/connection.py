@@ -120,8 +120,17 @@ class Dialled(Shape):
         """Stop it."""
 
 
+class Tenure(Shape):
+    """Says for how long our mail is ours; `relayd.spool.lease` is the real one."""
+
+    def may_go_on(self) -> bool:
+        """What has begun may come to the final dot."""
+
+
 class ConnectionWatch(Shape):
     """Who looks at the deadlines of connections, and hears of their end."""
+
+    tenure: Tenure | None  # None: for ever
 
     @property
     def seconds(self) -> Callable[[], float]:
@@ -234,6 +243,11 @@ class Connection(Protocol):
             return
         self._fail(Reply.of(451, "4.4.2", f"Connection {reason}"))
 
+    def withdraw(self) -> None:
+        """End it now, unless the next hop may already have what it carries."""
+        if self._carried is not None and self._core.waiting_for is not TransactionStage.END:
+            self.cut("withdrawn")
+
     def expire(self) -> None:
         """The deadline has passed."""
         if self._over:
@@ -330,6 +344,10 @@ class Connection(Protocol):
         chunks = self._chunks
         if chunks is None:
             return
+        tenure = self._watch.tenure
+        if tenure is not None and not tenure.may_go_on():
+            self.cut("withdrawn")
+            return
         try:
             chunk = next(chunks, None)
         except OSError:
@@ -356,6 +374,10 @@ class Connection(Protocol):
     def _send_content(self) -> None:
         content = self._content
         assert content is not None
+        tenure = self._watch.tenure
+        if tenure is not None and not tenure.may_go_on():
+            self.cut("withdrawn")  # another node may be sending the same by now
+            return
         if content.size > CHUNK:
             self._chunks = content.chunks()
             self._asked = False

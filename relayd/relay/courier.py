@@ -61,5 +61,8 @@ class ICourier(Interface):
     def close() -> None:
         """Give back the connections that wait for more; the others as they end."""
 
+    def withdraw() -> None:
+        """Cut what is not past the final dot, as `abort` does; what begins later is none of it."""
+
     def abort() -> None:
         """Cut all connections now; what they carried fires with a transient Outcome."""

@@ -130,6 +130,7 @@ class Dispatcher:
         )
         self._busy: dict[int, Delivery] = {}  # until the outcome is recorded
         self._disowned: set[int] = set()  # ... of those, what the operator has changed
+        self._withdrawn: set[int] = set()  # ... of those, what we have cut off ourselves
         self._first = FirstAttempts(
             clock,
             self._settling,
@@ -255,6 +256,18 @@ class Dispatcher:
             if idents is None or delivery.message.ident in idents:
                 self._disowned.add(number)
         self._scheduler.pump()
+
+    def withdraw(self) -> None:
+        """Others may send soon what is under way: end what is not past the final dot."""
+        self._disowned.update(self._busy)
+        self._withdrawn.update(self._busy)
+        self._courier.withdraw()
+
+    def lost(self) -> None:
+        """Others may have taken all over: find out what is left."""
+        self.withdraw()
+        self.forget(None)
+        self._scheduler.take_up_soon()
 
     def borrow(self, messages: Iterable[Collection[Key]]) -> list[bool]:
         """These recipients are to be changed, message by message: which of them may be.
@@ -419,6 +432,7 @@ class Dispatcher:
         del self._busy[id(delivery)]
         if id(delivery) in self._disowned or self._phase is not Phase.RUNNING:
             self._disowned.discard(id(delivery))
+            self._withdrawn.discard(id(delivery))
             self._queue.release(lane, delivery)
             lane.more = True
         else:
@@ -495,6 +509,9 @@ class Dispatcher:
                     return
         elif nowhere is not None and isinstance(hop, Hop):
             hop = nowhere
+        if self._withdrawn and id(delivery) in self._withdrawn:
+            self._put_back(lane, delivery, shares)
+            return
         outcomes: Sequence[Outcome]
         try:
             if isinstance(hop, Outcome):
@@ -539,6 +556,8 @@ class Dispatcher:
     ) -> list[Settlement]:
         # what we cut off ourselves says nothing about the destination
         stopped = self._phase is Phase.STOPPED
+        if self._withdrawn:
+            stopped = stopped or id(delivery) in self._withdrawn
         message = delivery.message
         retry_at, excused = now, False
         if not stopped:
@@ -679,6 +698,7 @@ class Dispatcher:
         disowned = id(delivery) in self._disowned
         if disowned:
             self._disowned.discard(id(delivery))
+            self._withdrawn.discard(id(delivery))
             lane.more = True  # the operator may have put it back
         if recorded is not None:
             self._queue.release(lane, delivery)

@@ -8,7 +8,7 @@ from collections.abc import Collection, Hashable
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from relayd.mail.nexthop import NextHop
-from relayd.relay.connection import Connection
+from relayd.relay.connection import Connection, Tenure
 from relayd.relay.limits import RelayLimits
 from relayd.relay.survey import Endpoint, Terms
 
@@ -38,6 +38,7 @@ class Pool:
         self._clock = clock
         self.seconds = clock.seconds  # for the deadlines
         self.limits = limits
+        self.tenure: Tenure | None = None
         self.connections: set[Connection] = set()
         self._idle: OrderedDict[Connection, None] = OrderedDict()  # the longest idle first
         self._shelves: dict[Hashable, Shelf] = {}

@@ -35,7 +35,7 @@ from relayd.mail.reply import Severity
 from relayd.mime.conversion import converted
 from relayd.mime.survey import Unconvertible
 from relayd.reactor.coroutine import promise
-from relayd.relay.connection import Connection
+from relayd.relay.connection import Connection, Tenure
 from relayd.relay.courier import Hop, ICourier
 from relayd.relay.dial import IReactor, Rival, dial
 from relayd.relay.limits import NextHopDeadlines, RelayLimits
@@ -104,6 +104,7 @@ class Courier:
         self._pool = Pool(reactor, self._limits)
         self._walks: set[Deferred[None]] = set()  # to be cut short, whatever they wait for
         self._aborted = False
+        self._withdrawals = 0
         self._shy: dict[Endpoint, float] = {}  # did not answer: until when to try others first
         self._served: dict[NextHop, float] = {}  # took mail from us: until when that counts
 
@@ -113,6 +114,7 @@ class Courier:
         """See ICourier."""
         if attempt is None:
             attempt = _Attempt(delivery)
+        attempt.withdrawals = self._withdrawals
         try:
             key: Hashable = hop
             if self._protection is not None:
@@ -125,7 +127,7 @@ class Courier:
                     connection.cut("lost: its address is none of this host any more")
                     continue
                 await self._use(connection, attempt, key)  # the one it had may be over by now
-            if attempt.pending and not self._aborted:
+            if attempt.pending and not self._aborted and attempt.withdrawals == self._withdrawals:
                 await self._seeking(self._walk(attempt, hop, key))
         except CancelledError:
             pass
@@ -133,7 +135,7 @@ class Courier:
             attempt.give_up(
                 postponed("4.3.0", "Content cannot be read", blame=Blame.RECIPIENT, why=str(error))
             )
-        if self._aborted:
+        if self._aborted or attempt.withdrawals != self._withdrawals:
             attempt.give_up(_CUT_OFF)
         outcomes = attempt.outcomes()
         if hop.domain:
@@ -164,6 +166,16 @@ class Courier:
     def close(self) -> None:
         """See ICourier."""
         self._pool.close()
+
+    def keeps(self, tenure: Tenure) -> None:
+        """From now on nothing comes to the final dot when its time is up."""
+        self._pool.tenure = tenure
+
+    def withdraw(self) -> None:
+        """See ICourier."""
+        self._withdrawals += 1
+        for connection in list(self._pool.connections):
+            connection.withdraw()
 
     def abort(self) -> None:
         """See ICourier."""
@@ -210,7 +222,7 @@ class Courier:
             waiting = deque(self._bold_first(endpoints))
             while waiting:
                 endpoint = waiting.popleft()
-                if self._aborted:
+                if self._aborted or attempt.withdrawals != self._withdrawals:
                     return
                 if len(attempt.asked) >= _MOST_ASKED or self._reactor.seconds() >= until:
                     attempt.run_out()
@@ -405,6 +417,9 @@ class Courier:
         attempt.taken = False
         then = Then.ON
         while then is Then.ON:
+            if attempt.withdrawals != self._withdrawals:
+                self._pool.give_back(connection, key)
+                return False
             numbers = tuple(attempt.pending)
             try:
                 if attempt.delivery.message.eight_bit and not connection.extensions.eight_bit:
@@ -480,6 +495,7 @@ class _Attempt:
     asked: Collection[Place] = ()  # whose answers count, and who are not asked again
     unknown: Collection[int] = ()  # who has no mailbox there, where only that is asked
     renewed = False  # a connection had carried enough: a fresh one has the last word
+    withdrawals = 0  # by the courier, before it began
     spent: tuple[Endpoint, int] | None = None  # ... whose, after how many transactions
     taken = False  # somebody, by the host that is asked now
     turned_away: tuple[str, Outcome] | None = None  # by which provider, with words about us

@@ -19,6 +19,7 @@ OVER_QUOTA = "drop-over-quota"  # in the spool: relayd names those who have left
 
 _SETTING = re.compile(
     r"^(spool|hostname|message-size|header-size|free-space)"
+    r'(?:[ \t]+postgresql[ \t]+"[^"\n]*"[ \t]+folder)?'
     r'[ \t]+"?([^\s#"]+)"?[ \t]*(?:#.*)?$',
     re.MULTILINE,
 )

@@ -64,6 +64,7 @@ from relayd.relay.sites import Sites
 from relayd.relay.smtpout import Courier
 from relayd.relay.strangers import Strangers
 from relayd.relay.suspensions import Suspensions
+from relayd.relay.tenure import TenureWatch
 from relayd.relay.tokenkeeper import PATIENCE, Keeper
 from relayd.relay.tokens import Tokens
 from relayd.rules.conditions.senderpolicy import SENDER_POLICY
@@ -80,6 +81,7 @@ from relayd.smtp.exchange import ServerLimits as SessionRules
 from relayd.smtp.extensions import Offer
 from relayd.smtp.server import SmtpServer
 from relayd.spool.errors import SpoolError
+from relayd.spool.postgresql.store import PostgresqlSpool
 from relayd.spool.refusedlog import FOLDER as REFUSED_LOG_FOLDER
 from relayd.spool.refusedlog import RefusedLog
 from relayd.spool.sqlite.bridge import Promise
@@ -236,12 +238,31 @@ class ReactorBridge:
         self.call: Callable[..., None] = reactor.callFromThread
 
 
+def opened_by(
+    settings: Settings, number: int, bridge: ReactorBridge, log: MailLog
+) -> Spool | PostgresqlSpool:
+    """The spool of the shard of this number: in the folder, or that of a node in a database."""
+    if settings.place.database:
+        # a name for each process that sends: the first has the machine's
+        name = f"{settings.node}/{number}" if number else settings.node
+        return PostgresqlSpool(settings.place.database, bridge, node=name, log=log)
+    folder = settings.spool
+    lock = folder / f"shard-{number}" / "lock"
+    return Spool(folder, bridge, shard=number, log=log, lock=lock)
+
+
 class Shard:
     """One shard of the spool with the dispatcher that empties it."""
 
     def __init__(
-        self, number: int, spool: Spool, dispatcher: Dispatcher, reports: OwnReports
+        self,
+        number: int,
+        spool: Spool | PostgresqlSpool,
+        dispatcher: Dispatcher,
+        reports: OwnReports,
+        watch: TenureWatch | None = None,
     ) -> None:
+        self.watch = watch
         self.number = number
         self.spool = spool
         self.dispatcher = dispatcher
@@ -253,6 +274,8 @@ class Shard:
         """Deliveries end or are cut off; then nothing more is written."""
         self.reports.stop()
         await self.dispatcher.stop(GRACE)
+        if self.watch is not None:
+            self.watch.stop()
         await self.spool.close()
 
 
@@ -401,13 +424,7 @@ class Gateway(Service):
 
     def _shard(self, number: int, bridge: ReactorBridge) -> Shard:
         settings = self._configuration.settings
-        spool = Spool(
-            settings.spool,
-            bridge,
-            shard=number,
-            log=self._log,
-            lock=settings.spool / f"shard-{number}" / "lock",
-        )
+        spool = opened_by(settings, number, bridge, self._log)
         sites = Sites(
             self.directory.resolve,
             self._log,
@@ -447,7 +464,12 @@ class Gateway(Service):
             strangers=self._strangers,
         )
         self.lost_addresses.told.append(dispatcher.source_is_back)
-        return Shard(number, spool, dispatcher, reports)
+        watch = None
+        if spool.lease is not None:
+            courier.keeps(spool.lease)
+            spool.lease.on_lost = dispatcher.lost
+            watch = TenureWatch(self._reactor, spool.lease, dispatcher.withdraw, self._log)
+        return Shard(number, spool, dispatcher, reports, watch)
 
     def _make_service(self, sessions: SharedCounters | None) -> SmtpService:
         settings = self._configuration.settings
@@ -602,6 +624,8 @@ class Gateway(Service):
         for shard in self.shards:
             shard.dispatcher.start()
             shard.reports.start()
+            if shard.watch is not None:
+                shard.watch.start()
         self._certificates.start()
         self._tokens.start()
         self._watchdog.start()

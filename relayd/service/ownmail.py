@@ -23,16 +23,15 @@ from relayd.report.bounce import Report, expanded
 from relayd.report.dsn import Written, write
 from relayd.report.smaller import Smaller
 from relayd.rules.evaluate import Facts, plan_own, plan_postmaster
-from relayd.spool.disk.draft import Draft
 from relayd.spool.errors import SpoolError
-from relayd.spool.sqlite.store import Spool
+from relayd.spool.interface import AnyDraft, Store
 from relayd.spool.view import NewMessage
 
 Accept = Callable[[Message, tuple[Record, ...]], None]
 """What is done with a message that is on stable storage."""
 
 
-def report_for(report: Report | Smaller, spool: Spool, settings: Settings) -> NewMessage:
+def report_for(report: Report | Smaller, spool: Store, settings: Settings) -> NewMessage:
     """A report that a settlement owes, for the transaction that records it."""
     ident = spool.new_ident()
     if isinstance(report, Smaller):
@@ -48,7 +47,7 @@ class OwnMail:
 
     def __init__(
         self,
-        spool: Spool,
+        spool: Store,
         settings: Callable[[], Settings],
         accept: Accept,
         log: MailLog,
@@ -109,7 +108,7 @@ class OwnMail:
             raise OSError(0, str(error)) from None
 
     async def _store(
-        self, draft: Draft, content: bytes, sender: ReversePath, to: tuple[Recipient, ...]
+        self, draft: AnyDraft, content: bytes, sender: ReversePath, to: tuple[Recipient, ...]
     ) -> None:
         draft.write(content)
         submission = Submission(

@@ -1,4 +1,7 @@
-"""What a spool is to the rest of relayd; Spool and MemorySpool pass the same contract suite."""
+"""What a spool is to the rest of relayd.
+
+Spool, PostgresqlSpool and MemorySpool pass the same contract suite.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from relayd.mail.message import Settlement, Submission
+from relayd.spool.lease import Lease
 from relayd.spool.view import (
     AS_THEY_ARE,
     Accepted,
@@ -56,12 +60,20 @@ class AnyDraft(Protocol):
 
 
 class Store(Protocol):
-    """A spool. Methods are called in the owner's thread, and promises fire there."""
+    """A spool. Methods are called in the owner's thread, and promises fire there.
+
+    Several nodes may share one, and then each sends what it has taken: what `destinations`, `due`,
+    `earliest` and `aged` tell is this node's own; everything else is of all.
+    """
 
     on_trouble: Callable[[str], None]  # it has just become unhealthy, and why
     on_recovery: Callable[[], None]
     on_change: Callable[[str, Sequence[tuple[int, int]]], None]
     # ^ the operator's "retry", "hold", "release" or "remove" met these (message, number)s
+
+    @property
+    def lease(self) -> Lease | None:
+        """For how long what it has to send is its own; None: for ever, there is nobody else."""
 
     @property
     def healthy(self) -> bool:

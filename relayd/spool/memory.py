@@ -18,6 +18,7 @@ from relayd.mail.naming import names_of
 from relayd.mail.outcome import UNANSWERED, held
 from relayd.spool.errors import SpoolError
 from relayd.spool.interface import AnyDraft
+from relayd.spool.lease import Lease
 from relayd.spool.sqlite.bridge import Bridge, Promise
 from relayd.spool.sqlite.matching import (
     found_in,
@@ -103,6 +104,7 @@ class MemorySpool:
         self, bridge: Bridge, *, shard: int = 0, clock: Callable[[], float] = time.time
     ) -> None:
         self.on_trouble: Callable[[str], None] = lambda reason: None
+        self.lease: Lease | None = None
         self.on_recovery: Callable[[], None] = lambda: None
         self.on_change: Callable[[str, Sequence[tuple[int, int]]], None] = lambda verb, met: None
         self.healthy = False

@@ -1,4 +1,4 @@
-"""One suite over the spool on disk and the spool in memory: what a Store does (promises 1, 3)."""
+"""One suite over the spools on disk, in PostgreSQL and in memory: what a Store does."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from unittest.mock import patch
 
+import psycopg
+
 from relayd.mail.address import Mailbox
 from relayd.mail.content import CHUNK
 from relayd.mail.envelope import Envelope, Recipient, is_direct
-from relayd.mail.ident import shard_of
+from relayd.mail.ident import ident_text, shard_of
 from relayd.mail.message import RecipientState, Record, Settlement
 from relayd.mail.outcome import UNANSWERED, Outcome, failed
 from relayd.mail.plan import Step
@@ -23,6 +25,7 @@ from relayd.mail.reply import Reply
 from relayd.spool.errors import SpoolError
 from relayd.spool.interface import Store
 from relayd.spool.memory import MemorySpool
+from relayd.spool.postgresql.store import PostgresqlSpool
 from relayd.spool.sqlite.bridge import ThreadBridge
 from relayd.spool.sqlite.store import Spool
 from relayd.spool.view import (
@@ -36,6 +39,7 @@ from relayd.spool.view import (
     Rerouting,
     Summary,
 )
+from tests.postgresqlserver import empty_spool
 from tests.spooling import (
     DONE,
     LATER,
@@ -1000,6 +1004,27 @@ class DiskStoreTests(StoreContract, unittest.TestCase):
         del ident
 
 
+class PostgresqlStoreTests(StoreContract, unittest.TestCase):
+    def setUp(self) -> None:
+        self.where = empty_spool()
+        self.clock, self.bridge = Clock(), ThreadBridge()
+        self.store = self.make()
+        self.store.open()
+        self.addCleanup(lambda: self.bridge.wait(self.store.close()))
+
+    def make(self) -> PostgresqlSpool:
+        return PostgresqlSpool(self.where, self.bridge, node="gw1", clock=self.clock)
+
+    def trouble(self) -> None:
+        self.store.health(SpoolError("disk on fire"))
+        self.bridge.until(lambda: not self.store.healthy)
+
+    def reopen(self) -> None:
+        self.bridge.wait(self.store.close())
+        self.store = self.make()
+        self.store.open()
+
+
 class BothAlikeTests(unittest.TestCase):
     """Whatever is done to both, in whatever order and with restarts, both hold the same mail."""
 
@@ -1009,19 +1034,24 @@ class BothAlikeTests(unittest.TestCase):
             with self.subTest(seed=seed), TemporaryDirectory() as directory:
                 Life(seed, Path(directory)).live()
 
+    def test_random_lives_in_postgresql(self) -> None:
+        for seed in range(6):
+            with self.subTest(seed=seed):
+                PostgresqlLife(seed, Path(empty_spool())).live()
+
 
 class Life:
     def __init__(self, seed: int, directory: Path) -> None:
         self.random = random.Random(seed)
         self.directory = directory
         self.clock, self.bridge = Clock(), ThreadBridge()
-        self.disk: Spool = self.open_disk()
+        self.disk: Any = self.open_disk()
         self.memory = MemorySpool(self.bridge, clock=self.clock)
         self.memory.open()
         assert self.memory.new_ident() == self.disk.new_ident()
         self.records: list[Record] = []
 
-    def open_disk(self) -> Spool:
+    def open_disk(self) -> Any:
         spool = Spool(
             self.directory, self.bridge, clock=self.clock, memory_threshold=1000, floor_bytes=0
         )
@@ -1045,15 +1075,15 @@ class Life:
         self.compare()
         assert self.both(lambda store: store.audit(0, 10_000)).discrepancies == []
         self.bridge.wait(self.disk.close())
-        left = {
-            path.name
-            for path in (self.directory / "shard-0" / "content").rglob("*")
-            if path.is_file()
-        }
         waiting = {
             str(message) for message, _ in self.bridge.wait(self.memory.aged(1e12, 0, 10_000))
         }
-        assert left <= waiting
+        assert self.left() <= waiting
+
+    def left(self) -> set[str]:
+        """Whose content is there still."""
+        content = self.directory / "shard-0" / "content"
+        return {path.name for path in content.rglob("*") if path.is_file()}
 
     def pass_time(self) -> None:
         self.clock.now += self.random.choice((-30, 0.5, 10, 4000))
@@ -1140,3 +1170,21 @@ class Life:
             return found
 
         self.both(everything)
+
+
+class PostgresqlLife(Life):
+    """The path is no path, but tells how to reach the database."""
+
+    def open_disk(self) -> Any:
+        spool = PostgresqlSpool(
+            str(self.directory), self.bridge, node="gw1", clock=self.clock, memory_threshold=1000
+        )
+        spool.open()
+        return spool
+
+    def left(self) -> set[str]:
+        with psycopg.connect(str(self.directory)) as connection:
+            rows = connection.execute(
+                "SELECT ident FROM relayd.message UNION SELECT message FROM relayd.content"
+            )
+            return {ident_text(ident) for (ident,) in rows}

@@ -133,15 +133,20 @@ def _no_key(words: Words, kind: str) -> Complaint:
 
 def _where(words: Words, kind: str) -> str:
     if kind in (POSTGRESQL, MYSQL):
-        where = words.string("the connection in quotes").text
-        _no_password(words, kind, where)
-        return where
+        return read_connection(words, kind)
     where = words.next("a URL").text
     parts = urlsplit(where)
     if parts.scheme.lower() not in _SCHEMES[kind] or not parts.hostname:
         raise words.complain(f'"{where}" is no URL of {kind}\'s', _EXAMPLES[kind])
     if parts.username is not None:
         raise _secret_here(words, parts.password or parts.username)
+    return where
+
+
+def read_connection(words: Words, kind: str) -> str:
+    """How a database is reached, without a password; raises Complaint."""
+    where = words.string("the connection in quotes").text
+    _no_password(words, kind, where)
     return where
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import sqlite3
+from collections.abc import Callable
+from typing import Any
 
 from relayd.spool.view import Audit, Discrepancy
+
+Ask = Callable[[str, tuple[int, int]], Any]
+"""Runs a statement with ? where its values go; gives a cursor."""
 
 _FATES = """
     SELECT a.message, a.number, e.state,
@@ -21,9 +25,8 @@ _NEVER_ACCEPTED = """
             WHERE a.message = r.message AND a.number = r.number AND a.ended = 0)"""
 
 
-def audit(connection: sqlite3.Connection, after: int, limit: int) -> Audit:
+def audit(ask: Ask, after: int, limit: int) -> Audit:
     """Look at about `limit` ledger rows: is each recipient ended, waiting or set aside, once?"""
-    ask = connection.execute
     end = ask(
         "SELECT message FROM ledger WHERE message > ? ORDER BY message LIMIT 1 OFFSET ?",
         (after, limit - 1),

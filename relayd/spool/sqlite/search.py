@@ -418,7 +418,7 @@ class Search:
 
     def audit(self, after: int, limit: int) -> Audit:
         """See Store.audit."""
-        return audit(self._connection, after, limit)
+        return audit(self._connection.execute, after, limit)
 
 
 SLACK = 3600.0  # seconds that a clock may have been set back without delaying `aged`

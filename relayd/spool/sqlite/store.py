@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import sqlite3
 import threading
 import time
@@ -24,6 +23,7 @@ from relayd.spool.disk.reserve import Reserve
 from relayd.spool.disk.space import Space
 from relayd.spool.disk.trouble import trouble_of
 from relayd.spool.errors import SpoolError, SpoolFull, SpoolLocked
+from relayd.spool.lease import Lease
 from relayd.spool.sqlite import schema
 from relayd.spool.sqlite.bridge import Bridge, Promise
 from relayd.spool.sqlite.database import Database
@@ -31,7 +31,6 @@ from relayd.spool.sqlite.mend import Mender
 from relayd.spool.sqlite.prune import Prune
 from relayd.spool.sqlite.reader import Question, Reader
 from relayd.spool.sqlite.rows import NewRows, accept_rows
-from relayd.spool.sqlite.search import Search, newest_by
 from relayd.spool.sqlite.sift import Sift
 from relayd.spool.sqlite.syncer import Syncer
 from relayd.spool.sqlite.writer import Committed, Writer
@@ -45,18 +44,11 @@ from relayd.spool.sqlite.writes import (
     SettlementWrite,
     Write,
 )
+from relayd.spool.threaded import ThreadedStore
 from relayd.spool.view import (
     AS_THEY_ARE,
     Accepted,
-    Audit,
-    Backlog,
-    Counts,
-    Envelopes,
-    FindFilter,
-    FoundPage,
-    History,
     NewMessage,
-    Page,
     QueueFilter,
     Rerouting,
 )
@@ -72,7 +64,7 @@ CHORES_EVERY = 60.0  # seconds
 SIFT_EVERY = 5.0  # seconds: what came since has no sieve yet
 
 
-class Spool:
+class Spool(ThreadedStore):
     """A Store in a directory; the contract of each method is Store's."""
 
     def __init__(
@@ -91,6 +83,7 @@ class Spool:
         lock: Path | None = None,
     ) -> None:
         self.on_trouble: Callable[[str], None] = lambda reason: None
+        self.lease: Lease | None = None
         self.on_recovery: Callable[[], None] = lambda: None
         self.on_change: Callable[[str, Sequence[tuple[int, int]]], None] = lambda verb, met: None
         self._directory = directory
@@ -130,7 +123,7 @@ class Spool:
             room_to_grow=self._space.room_to_grow,
         )
         self.expect = self._writer.company.expect
-        self._syncer = Syncer(self._files, bridge, synced=self._writer.put)
+        self._syncer: Syncer[Write] = Syncer(self._files, bridge, synced=self._writer.put)
 
     # life
 
@@ -203,11 +196,6 @@ class Spool:
 
     # taking in
 
-    def new_ident(self) -> int:
-        """An identifier never given before, later than all others, whatever the clock does."""
-        self._last_us = max(self._last_us + 1, int(self._clock() * 1e6))
-        return make_ident(self._last_us, self._shard)
-
     def create(self, *, pure: bool = False) -> Draft:
         """Begin to take in a message."""
         return Draft(
@@ -234,10 +222,6 @@ class Spool:
         else:
             self._syncer.sync(draft, write)
         return promise
-
-    def _unable(self) -> SpoolError:
-        """Why it is not healthy."""
-        return self._trouble if self._open and self._trouble else SpoolError("the spool is closed")
 
     # outcomes
 
@@ -266,24 +250,6 @@ class Spool:
         promise: Promise[bool] = self._bridge.promise()
         return self._write(promise, SetAside(promise, ident, reason, self._aside))
 
-    def retry(self, wanted: QueueFilter) -> Awaitable[int]:
-        """Make queued recipients due now."""
-        return self._change("retry", wanted)
-
-    def hold(self, wanted: QueueFilter, by: str = "") -> Awaitable[int]:
-        """Keep queued recipients out of the queue."""
-        return self._change("hold", wanted, by)
-
-    def release(
-        self, wanted: QueueFilter, sections: Mapping[int, bytes] = AS_THEY_ARE
-    ) -> Awaitable[int]:
-        """Put held recipients back, due now."""
-        return self._change("release", wanted, sections=sections)
-
-    def remove(self, wanted: QueueFilter, note: str = "") -> Awaitable[int]:
-        """End waiting recipients as REMOVED."""
-        return self._change("remove", wanted, note)
-
     def reroute(self, reroutings: Sequence[Rerouting]) -> Awaitable[list[int]]:
         """Send waiting recipients another way."""
         promise: Promise[list[int]] = self._bridge.promise()
@@ -300,9 +266,6 @@ class Spool:
         write = OperatorWrite(promise, verb, wanted, note, self._changed, sections)
         return self._write(promise, write)
 
-    def _changed(self, verb: str, met: list[tuple[int, int]]) -> None:
-        self._bridge.call(lambda: self.on_change(verb, met))
-
     def _write(self, promise: Promise[Any], write: Write) -> Awaitable[Any]:
         if self.healthy:
             self._writer.put(write)
@@ -311,67 +274,6 @@ class Spool:
         return promise
 
     # questions
-
-    def destinations(self) -> Awaitable[list[tuple[str, float]]]:
-        """Every destination with queued mail, and its earliest next_attempt."""
-        return self._ask(Search.destinations, to_act=True)
-
-    def due(
-        self, destination: str, now: float, limit: int, *, longest: float = math.inf
-    ) -> Awaitable[list[Accepted]]:
-        """Up to `limit` messages with their due records."""
-        return self._ask(
-            lambda search: search.due(destination, now, limit, longest=longest), to_act=True
-        )
-
-    def earliest(self, destination: str, after: float) -> Awaitable[float | None]:
-        """The earliest next_attempt later than `after`."""
-        return self._ask(lambda search: search.earliest(destination, after), to_act=True)
-
-    def aged(
-        self, received_before: float, after: int, limit: int, *, unwarned: bool = False
-    ) -> Awaitable[list[Accepted]]:
-        """Waiting messages by ident with all their waiting records."""
-        # idents run ahead of the clock after it was set back: then they bound nothing
-        ahead = self._last_us > self._clock() * 1e6 + 1e6
-        newest = min(1 << 62, newest_by(received_before)) if not ahead else 1 << 62
-        return self._ask(
-            lambda search: search.aged(received_before, after, limit, newest, unwarned), to_act=True
-        )
-
-    def load(self, ident: int) -> Awaitable[Accepted | None]:
-        """One waiting message with all its waiting records."""
-        return self._ask(lambda search: search.load(ident))
-
-    def history(self, ident: int) -> Awaitable[History | None]:
-        """What the ledger knows of a message."""
-        return self._ask(lambda search: search.history(ident))
-
-    def listing(self, wanted: QueueFilter, after: int, limit: int) -> Awaitable[Page]:
-        """Waiting messages by ident."""
-        return self._ask(lambda search: search.listing(wanted, after, limit))
-
-    def envelopes(
-        self, wanted: QueueFilter, after: int, limit: int
-    ) -> Awaitable[tuple[list[Envelopes], int | None]]:
-        """Waiting messages by ident that the filter means."""
-        return self._ask(lambda search: search.envelopes(wanted, after, limit), to_act=True)
-
-    def find(self, wanted: FindFilter, before: int, limit: int) -> Awaitable[FoundPage]:
-        """Recipients of waiting and of finished mail, the newest message first."""
-        return self._ask(lambda search: search.find(wanted, before, limit))
-
-    def counts(self) -> Awaitable[Counts]:
-        """Totals."""
-        return self._ask(Search.counts)
-
-    def backlog(self) -> Awaitable[Backlog]:
-        """How much waits, and how old it is."""
-        return self._ask(Search.backlog)
-
-    def audit(self, after: int, limit: int) -> Awaitable[Audit]:
-        """Recipients in the ledger that are not accounted for."""
-        return self._ask(lambda search: search.audit(after, limit))
 
     def _ask(self, question: Question, *, to_act: bool = False) -> Awaitable[Any]:
         promise: Promise[Any] = self._bridge.promise()

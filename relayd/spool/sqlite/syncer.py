@@ -7,11 +7,11 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import Any, Generic, Protocol, TypeVar
 
 from relayd.spool.disk.content import ContentFiles, os_trouble
 from relayd.spool.disk.draft import Draft
-from relayd.spool.sqlite.bridge import Bridge
-from relayd.spool.sqlite.writes import Write
+from relayd.spool.sqlite.bridge import Bridge, Promise
 
 MOST_DRAFTS = 64  # synced together; the directories they are in then once for all of them
 
@@ -19,7 +19,16 @@ Chore = Callable[[], bool]
 """A piece of work; True: there is more, after others had their turn."""
 
 
-class Syncer:
+class Owing(Protocol):
+    """What follows a draft to the writer, of whichever spool."""
+
+    promise: Promise[Any] | None
+
+
+Write = TypeVar("Write", bound=Owing)
+
+
+class Syncer(Generic[Write]):
     """Fsyncs the files of drafts before their rows go to the writer; removes files after them."""
 
     def __init__(

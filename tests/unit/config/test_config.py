@@ -310,7 +310,14 @@ class ShippedTests(unittest.TestCase):
         self.assertEqual(set(SPECS) - set(stated), set())
         wanted = {name: value for name, value in stated.items() if name in SPECS}
         # their default is the system's, or that there is none
-        for name in ("hostname", "resolver", "certificate", "tls-authorities", "tls-reports"):
+        for name in (
+            "hostname",
+            "node",
+            "resolver",
+            "certificate",
+            "tls-authorities",
+            "tls-reports",
+        ):
             del wanted[name]
         for name in ("tls", "origin", "secrets", "oauth", "reports", "metrics", "console"):
             del wanted[name]

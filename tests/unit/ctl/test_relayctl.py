@@ -819,7 +819,12 @@ class FindingTests(RelayctlTestCase):
     def test_the_whole_language_agrees(self) -> None:
         from relayd.config import load
 
-        for config in ("spool run/spool\n", "control here\n", 'spool "a b"\n', ""):
+        for config in (
+            *("spool run/spool\n", "control here\n", 'spool "a b"\n', ""),
+            'spool postgresql "service=relayd"\n',
+            'spool postgresql "service=relayd dbname=\\"x y\\"" folder run/spool # here\n',
+            'spool postgresql "service=relayd" folder "a b"\n',
+        ):
             path = self.directory / "relayd.conf"
             path.write_text(f"hostname gw.example.com\n{config}")
             self.assertEqual(socket_of(path), load(path).control, config)

@@ -328,6 +328,10 @@ class Courier:
     def close(self) -> None:
         self.closed = True
 
+    def withdraw(self) -> None:
+        """What is under way is cut off."""
+        self.abort()
+
     def abort(self) -> None:
         while self.under_way:
             self.finish(postponed("4.4.2", "cut off", blame=Blame.DESTINATION))

@@ -176,7 +176,11 @@ class Sendmail(unittest.TestCase):
 
     def test_the_spool_is_named_from_where_the_configuration_is(self) -> None:
         config = self.spool / "relayd.conf"
-        for spool in (".", f'"{self.spool}"', f"../{self.spool.name}  # here"):
+        database = 'postgresql "service=relayd" folder'
+        for spool in (
+            *(".", f'"{self.spool}"', f"../{self.spool.name}  # here"),
+            f'{database} "{self.spool}" # here',
+        ):
             config.write_text(f"spool {spool}\n")
             with self.subTest(spool):
                 self.only("a@example.net", text=b"\n")

@@ -40,6 +40,7 @@ accept from 127.0.0.1
 OTHER = {
     "hostname": "hostname other.example",
     "spool": "spool other",
+    "node": "node other",
     "control": "control other",
     "metrics": "metrics listen 127.0.0.1:9099\nmetrics listen unix:/run/relayd/metrics",
     "console": "console listen unix:/run/relayd/console.sock\n"

@@ -25,7 +25,7 @@ class RoutingTests(unittest.TestCase):
             report = Report(report.about, POSTMASTER, Action.FAILED, report.entries, lost=True)
         settings = config.load_text(f"hostname gw.example.com\n{rules}", Path("/nowhere"))
         spool = SimpleNamespace(new_ident=lambda: 7)
-        return report_for(report, spool, settings)  # type: ignore[arg-type]
+        return report_for(report, spool, settings)
 
     def told(self, rules: str) -> list[tuple[str, str, frozenset[str]]]:
         letter = self.letter(rules, lost=True)

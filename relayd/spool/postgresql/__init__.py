@@ -1,0 +1,1 @@
+"""The spool in PostgreSQL: one queue for several gateways."""

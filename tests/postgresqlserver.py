@@ -1,0 +1,103 @@
+"""A PostgreSQL of the test's own: an ordinary user's, on a socket in a folder that goes with it."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from relayd.spool.postgresql import schema
+
+PROGRAMS = "/usr/lib/postgresql"  # Debian's, a folder for each version; they are in nobody's PATH
+PATIENCE = 60.0  # seconds
+
+
+class PostgresqlServer:
+    """Runs from its making until `stop`. It writes nothing to the disk before it has to."""
+
+    def __init__(self, *settings: str) -> None:
+        found = sorted(Path(PROGRAMS).glob("*/bin"), key=lambda each: float(each.parent.name))
+        if not found:
+            raise FileNotFoundError("PostgreSQL (apt-get install postgresql)")
+        self.programs = found[-1]
+        self.folder = Path(tempfile.mkdtemp(prefix="pg-"))
+        self.data = self.folder / "data"
+        self._settings = settings
+        self._user: dict[str, Any] = {}
+        if os.geteuid() == 0:  # which PostgreSQL refuses to be
+            there = pwd.getpwnam("postgres")
+            os.chown(self.folder, there.pw_uid, there.pw_gid)
+            self._user = {"user": "postgres", "group": "postgres"}
+        self._run("initdb", "-D", self.data, "-A", "trust", "-U", "relayd", "-E", "UTF8", "-N",
+                  "--locale=C")  # fmt: skip
+        self.where = f"host={self.folder} user=relayd dbname=postgres"
+        self.start()
+
+    def _run(self, program: str, *words: object) -> None:
+        command = [str(self.programs / program), *map(str, words)]
+        subprocess.run(command, check=True, capture_output=True, cwd="/", **self._user)
+
+    def start(self) -> None:
+        """Run it, and wait until it answers."""
+        settings = (
+            "listen_addresses=",
+            f"unix_socket_directories={self.folder}",
+            "fsync=off",
+            "shared_buffers=16MB",
+            "max_connections=40",
+            *self._settings,
+        )
+        words = [word for each in settings for word in ("-c", each)]
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [str(self.programs / "postgres"), "-D", str(self.data), *words],
+                stdout=log,
+                stderr=log,
+                cwd="/",
+                **self._user,
+            )
+        ready = [str(self.programs / "pg_isready"), "-q", "-h", str(self.folder)]
+        deadline = time.monotonic() + PATIENCE
+        while subprocess.run(ready, cwd="/").returncode != 0:
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError((self.folder / "log").read_text())
+            time.sleep(0.05)
+
+    def halt(self, how: signal.Signals = signal.SIGINT) -> None:
+        """End it: SIGINT in order, SIGQUIT as if the power were cut."""
+        self.process.send_signal(how)
+        self.process.wait(PATIENCE)
+
+    def stop(self) -> None:
+        """End it for good."""
+        if self.process.poll() is None:
+            self.halt(signal.SIGQUIT)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+@lru_cache(1)
+def _shared() -> PostgresqlServer:
+    """One for all tests of a process that break nothing in it: it takes seconds to begin."""
+    server = PostgresqlServer()
+    atexit.register(server.stop)
+    return server
+
+
+def empty_spool(server: PostgresqlServer | None = None) -> str:
+    """How to reach a spool with nothing in it."""
+    where = (server or _shared()).where
+    with psycopg.connect(where, autocommit=True) as connection:
+        connection.execute("SET client_min_messages TO warning")
+        connection.execute("DROP SCHEMA IF EXISTS relayd CASCADE")
+        assert schema.create(connection)
+    return where

@@ -1,0 +1,222 @@
+"""Gateways whose mail waits in one PostgreSQL: each delivers its own, and all survive it."""
+
+from __future__ import annotations
+
+import json
+import signal
+import smtplib
+import threading
+import time
+from collections import Counter
+
+import psycopg
+
+from tests.postgresqlserver import PostgresqlServer
+from tests.scenarios.harness import Relayd, Scenario, wait_until
+from tests.sink import Asked, Sink
+
+ANN = "ann@sender.example"
+
+
+class Load:
+    """Clients that send one message after the other, to one node after the other."""
+
+    def __init__(self, nodes: list[Relayd], count: int, size: int) -> None:
+        self.taken: set[str] = set()  # answered with 250
+        self.unsure: set[str] = set()  # ... or with nothing: the client would come again
+        self._nodes = nodes
+        self._content = b"Subject: x\r\n\r\n" + b"x" * size + b"\r\n"
+        self._threads = [
+            threading.Thread(target=self._send, args=(n, count // 3), daemon=True) for n in range(3)
+        ]
+        for each in self._threads:
+            each.start()
+
+    def _send(self, number: int, count: int) -> None:
+        for n in range(count):
+            node = self._nodes[(number + n) % len(self._nodes)]
+            to = f"m{number}-{n}@example.com"
+            try:
+                with smtplib.SMTP(*node.address, timeout=5) as client:
+                    client.sendmail(ANN, [to], self._content)
+                self.taken.add(to)
+            except (OSError, smtplib.SMTPException):
+                self.unsure.add(to)
+
+    def end(self) -> None:
+        """All has been sent."""
+        for each in self._threads:
+            each.join(120)
+
+
+class Cluster(Scenario):
+    needs = ("postgresql",)
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.database = PostgresqlServer()
+        self.addCleanup(self.database.stop)
+        self.sink = Sink()
+        self.addCleanup(self.sink.stop)
+
+    def gateway(self, name: str) -> Relayd:
+        """A node, not yet started."""
+        relayd = self.relayd(
+            f"next-hop out smtp 127.0.0.1:{self.sink.port}\n"
+            "accept from 127.0.0.0/8\nroute any via out\n",
+            name=name,
+            start=False,
+        )
+        folder = relayd.folder / "spool"
+        text = relayd.config.read_text()
+        place = f'spool postgresql "{self.database.where}" folder {folder}\nnode {name}'
+        relayd.config.write_text(text.replace(f"spool {folder}", place))
+        return relayd
+
+    def arrived(self) -> list[str]:
+        return sorted(to for mail in self.sink.arrived for to in mail.recipients)
+
+    def test_two_nodes_share_a_spool_that_outlives_them(self) -> None:
+        one, two = self.gateway("gw1"), self.gateway("gw2")
+        said = one.ctl("spool", "create").stdout
+        self.assertIn("is made", said)
+        self.assertIn("there already", two.ctl("spool", "create").stdout)
+        for each in (one, two):
+            each.start()
+            each.send(ANN, [f"{each.folder.name}@example.com"])
+        self.sink.wait(2)
+        one.wait_empty()  # of both
+        self.sink.kill()
+        for each in (one, two):
+            each.send(ANN, [f"later-{each.folder.name}@example.com"])
+        for each in (one, two):  # each sees all
+            lines = each.ctl("queue", "--json").stdout.splitlines()
+            self.assertEqual(len([*map(json.loads, lines)]), 2, lines)
+        one.kill()
+        one.start()
+        self.sink.start()
+        self.sink.wait(4)
+        wait_until(lambda: len(self.arrived()) == 4, "all has arrived")
+        one.wait_empty()
+        self.assertEqual(
+            self.arrived(),
+            sorted(f"{how}{n}@example.com" for how in ("", "later-") for n in ("gw1", "gw2")),
+        )
+
+    # ownership
+
+    def cluster(self, *names: str, lease: float = 3.0) -> list[Relayd]:
+        """Nodes that run; a short `lease`, so that a test need not wait for long."""
+        nodes = [self.gateway(name) for name in names]
+        nodes[0].ctl("spool", "create")
+        with psycopg.connect(self.database.where, autocommit=True) as connection:
+            row = "INSERT INTO relayd.meta VALUES ('lease', %s)"
+            connection.execute(row, (str(lease),))
+        for each in nodes:
+            each.start()
+        return nodes
+
+    def load(self, nodes: list[Relayd], count: int, size: int = 0) -> Load:
+        load = Load(nodes, count, size)
+        self.addCleanup(load.end)
+        return load
+
+    def all_has_arrived(self, load: Load, node: Relayd, at_risk: set[str]) -> None:
+        """What was answered with 250 is there, once unless it was `at_risk`; and accounted for."""
+        load.end()
+        self.assertGreater(len(load.taken), 10)
+        missing = lambda: load.taken - set(self.arrived())  # noqa: E731
+        wait_until(lambda: not missing(), f"all has arrived\n{node.log()}", 60)
+        node.wait_empty()
+        twice = {to for to, times in Counter(self.arrived()).items() if times > 1}
+        self.assertLessEqual(twice - load.unsure, at_risk)
+        self.assertEqual(node.ctl("audit").returncode, 0)
+
+    def test_mail_of_a_node_that_is_killed_under_load_is_sent_by_the_others(self) -> None:
+        one, two, three = self.cluster("gw1", "gw2", "gw3")
+        slow = self.sink_that_waits(0.02)
+        load = self.load([one, two, three], 150)
+        wait_until(lambda: len(load.taken) > 40, "a load")
+        one.kill()
+        at_risk = self.under_way(slow)
+        self.all_has_arrived(load, two, at_risk)
+        self.assertIn("took over the mail of a node that is gone", two.log(400) + three.log(400))
+
+    def test_a_node_that_sleeps_past_its_lease_sends_nothing_that_is_others(self) -> None:
+        one, two = self.cluster("gw1", "gw2")
+        slow = self.sink_that_waits(0.05)
+        load = self.load([one, two], 120)
+        wait_until(lambda: len(load.taken) > 30, "a load")
+        one.signal(signal.SIGSTOP)
+        at_risk = self.under_way(slow)
+        taken = "took over the mail of a node that is gone"
+        wait_until(lambda: taken in two.log(1000), "its mail is taken over")
+        one.signal(signal.SIGCONT)
+        self.all_has_arrived(load, two, at_risk)
+        wait_until(lambda: "silent for too long" in one.log(1000), "it knows")
+        one.send(ANN, ["awake@example.com"])  # and goes on in a new epoch
+        wait_until(lambda: "awake@example.com" in self.arrived(), "it sends again")
+
+    def test_a_node_that_stops_in_order_hands_its_mail_over_at_once(self) -> None:
+        one, two = self.cluster("gw1", "gw2", lease=30.0)
+        self.sink.kill()
+        for n in range(5):
+            one.send(ANN, [f"u{n}@example.com"])
+        self.sink.start()
+        self.assertEqual(one.stop(), 0)
+        began = time.monotonic()
+        two.wait_empty()
+        self.assertLess(time.monotonic() - began, 25)
+        self.assertEqual(self.arrived(), [f"u{n}@example.com" for n in range(5)])
+
+    def test_a_database_that_dies_under_load_and_comes_back_has_lost_nothing(self) -> None:
+        one, two = self.cluster("gw1", "gw2", lease=30.0)
+        load = self.load([one, two], 150)
+        wait_until(lambda: len(load.taken) > 40, "a load")
+        self.database.halt(signal.SIGQUIT)
+        self.database.start()
+        self.all_has_arrived(load, two, set())
+
+    def sink_that_waits(self, seconds: float) -> list[str]:
+        """Takes its time over each message; who is asked about, in order."""
+        asked: list[str] = []
+
+        def script(step: Asked) -> str | None:
+            if step.stage == "content":
+                asked.extend(step.recipients)
+                time.sleep(seconds)
+            return None
+
+        self.sink.script = script
+        return asked
+
+    def under_way(self, asked: list[str]) -> set[str]:
+        """Of whom the next hop knew by now, but perhaps not yet the database that it does."""
+        return set(asked[-60:])
+
+    def test_while_the_database_is_away_clients_are_asked_to_come_again(self) -> None:
+        gateway = self.gateway("gw1")
+        gateway.ctl("spool", "create")
+        gateway.start()
+        gateway.send(ANN, ["a@example.com"])
+        self.sink.wait(1)
+        gateway.wait_empty()
+        self.database.halt(signal.SIGQUIT)
+        with gateway.session() as client:
+            client.ehlo()
+            codes = [client.mail(ANN)[0]]
+            if codes[-1] == 250:
+                client.rcpt("b@example.com")
+                codes.append(client.data(b"Subject: x\r\n\r\nx\r\n")[0])
+        self.assertIn(codes[-1], (451, 452, 421), codes)
+        self.database.start()
+
+        def taken() -> bool:
+            with gateway.session() as client:
+                client.ehlo()
+                return client.mail(ANN)[0] == 250
+
+        wait_until(taken, "it takes mail again")
+        gateway.send(ANN, ["c@example.com"])
+        self.sink.wait(2)
+        gateway.wait_empty()
