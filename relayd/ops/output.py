@@ -98,6 +98,14 @@ class Output:
 
     def _run(self) -> None:
         while True:
+            try:
+                self._write_for_ever()
+            except Exception:  # noqa: S112 - memory; what was not taken is still there
+                continue  # nothing is called here, for that might break, too
+
+    def _write_for_ever(self) -> None:
+        while True:
+            self._busy = False
             with self._changed:
                 while not (self._lines or self._stale):
                     self._changed.wait()
@@ -106,8 +114,10 @@ class Output:
             with self._changed:
                 lines = b"".join(self._lines)
                 failed, dropped = self._failed, self._dropped
-                self._lines, self._size, self._dropped = [], 0, 0
-                descriptor, stale, self._stale = self._descriptor, self._stale, []
+                descriptor, stale = self._descriptor, [*self._stale]
+                self._lines.clear()
+                self._stale.clear()
+                self._size = self._dropped = 0
             if failed and not _unwritten(descriptor, self.told(failed)):
                 failed = 0
             failed += _unwritten(descriptor, lines)

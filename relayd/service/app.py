@@ -70,6 +70,7 @@ from relayd.reactor.lean import own_reactor, soon
 from relayd.reactor.workerpipe import Reactor
 from relayd.relay.enrolment import Enrolment
 from relayd.relay.keptreports import KeptReports
+from relayd.relay.origins import begin_anew
 from relayd.service.configthread import aside
 from relayd.service.configuration import Configuration, RefusedConfiguration
 from relayd.service.gateway import (
@@ -501,6 +502,7 @@ class Relayd(MultiService):
         try:
             spool.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock.acquire()
+            begin_anew(spool)
             super().startService()  # type: ignore[no-untyped-call]  # Twisted's own
             factory = ControlFactory(self._reactor, self._commands, self._log)
             self._control = listen(self._reactor, self._settings.control, factory)
