@@ -17,7 +17,7 @@ from relayd.web.api import Api, told
 from relayd.web.catalogue import API, find_call
 from relayd.web.entrance import Credentials, Entrance
 from relayd.web.exchange import HTML, TurnedAwayError, WebAnswer, WebRequest, redirect
-from relayd.web.live import Rates, SharedAnswer, Sums
+from relayd.web.live import Rates, SharedMarkup, Sums
 from relayd.web.markup import Markup, link
 from relayd.web.operations import carried_out
 from relayd.web.parts import Beginning, Parts, missing, parts_of
@@ -65,7 +65,7 @@ class Console:
         self._monotonic = monotonic
         self._sessions = Sessions(monotonic)
         self._rates = Rates(sums)
-        self._now = SharedAnswer(self._standing)
+        self._now = SharedMarkup(self._standing)
 
     async def answer(self, asked: WebRequest) -> WebAnswer:
         """The answer to a request, whatever it is."""

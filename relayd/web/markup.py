@@ -80,9 +80,14 @@ def preformatted(text: str) -> Markup:
     return made
 
 
+def is_writable(text: str) -> bool:
+    """Whether a browser shows all of it, and gives it back as it is."""
+    return text.replace("\n", "").replace("\t", "").isprintable()
+
+
 def editor(name: str, text: str, **attributes: str | bool) -> Markup:
     """Where a text is written: the only place that shows one as it is, with tabs and lines."""
-    if not text.replace("\n", "").replace("\t", "").isprintable():
+    if not is_writable(text):
         raise ValueError("what is not printable would not come back as it is")
     made = element("textarea", name=name, spellcheck="false", autocomplete="off", **attributes)
     # the first line feed is the parser's

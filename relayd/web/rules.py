@@ -14,7 +14,7 @@ from relayd.web.exchange import HTML, TurnedAwayError, WebAnswer, redirect
 from relayd.web.markup import Markup, link
 from relayd.web.operations import carried_out
 from relayd.web.pages import PageView
-from relayd.web.rulespages import RULES, Draft
+from relayd.web.rulespages import RULES, RulesDraft
 
 
 class RulesScreen:
@@ -62,10 +62,12 @@ class RulesScreen:
             status, said = error.status, rulespages.refused(str(error))
             draft = await self._draft(view, name, None if command == "back" else asked["text"])
         if command != "back":  # it is what he has seen that he replaces, not what is there by now
-            draft = Draft(draft.file, draft.text, asked["version"], draft.kept)
+            draft = RulesDraft(draft.file, draft.text, asked["version"], draft.kept)
         return WebAnswer(status, HTML, rulespages.edited(view, draft, said, since))
 
-    async def _found_out(self, view: PageView, command: str, draft: Draft, since: str) -> Markup:
+    async def _found_out(
+        self, view: PageView, command: str, draft: RulesDraft, since: str
+    ) -> Markup:
         asked: dict[str, object] = {"file": draft.file, "text": draft.text}
         if command == "check":
             return rulespages.checked(await self._ask(view, "POST", f"{RULES}/check", **asked))
@@ -75,12 +77,12 @@ class RulesScreen:
             return rulespages.replayed(draft, found)
         raise TurnedAwayError(HTTPStatus.BAD_REQUEST, "there is no such action")
 
-    async def _draft(self, view: PageView, name: str, text: str | None) -> Draft:
+    async def _draft(self, view: PageView, name: str, text: str | None) -> RulesDraft:
         asked = {"file": name}
         if text is None and (kept := view.fields.get("kept", "")):
             asked["kept"] = kept
         found = await self._ask(view, "GET", f"{RULES}/text", **asked)
-        return Draft(
+        return RulesDraft(
             name, found["text"] if text is None else text, found["version"], tuple(found["kept"])
         )
 

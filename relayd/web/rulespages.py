@@ -19,7 +19,7 @@ COMMANDS = {"check": "Check", "replay": "Replay", "activate": "Activate"}
 
 
 @dataclass(frozen=True, slots=True)
-class Draft:
+class RulesDraft:
     """A file as somebody writes it."""
 
     file: str
@@ -49,7 +49,7 @@ def files(view: PageView, found: Document) -> bytes:
     )
 
 
-def edited(view: PageView, draft: Draft, said: Markup | None, since: str = "86400") -> bytes:
+def edited(view: PageView, draft: RulesDraft, said: Markup | None, since: str = "86400") -> bytes:
     """One of them, and what was found out about it."""
     file = element("input", type="hidden", name="file", value=draft.file)
     version = element("input", type="hidden", name="version", value=draft.version)
@@ -97,7 +97,7 @@ def _done(view: PageView) -> Markup | None:
     return element("p", done, class_="good", role="status") if done else None
 
 
-def _before(view: PageView, draft: Draft, file: Markup, version: Markup) -> Markup:
+def _before(view: PageView, draft: RulesDraft, file: Markup, version: Markup) -> Markup:
     rows = [
         (
             element("a", moment(each["at"]), href=link(RULES, file=draft.file, kept=each["id"])),
@@ -135,7 +135,7 @@ def refused(why: str) -> Markup:
     return Markup(element("p", "Nothing was done.", class_="bad", role="alert"), preformatted(why))
 
 
-def replayed(draft: Draft, found: Document) -> Markup:
+def replayed(draft: RulesDraft, found: Document) -> Markup:
     """What it would have made of the mail that was seen, and what each of its rules had to say."""
     part = None if found["whole"] else element("p", "There was more than could be looked at.")
     hits = {
