@@ -260,6 +260,7 @@ class TokenAnswer(TypedDict):
     name: str
     role: str  # viewer operator admin
     since: float
+    domain: str  # it is for mail of this domain alone; empty: for all
 
 
 class TokensAnswer(TypedDict):

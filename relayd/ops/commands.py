@@ -410,7 +410,8 @@ class OperatorCommands:
     async def _change(self, request: Request, stream: Stream) -> None:
         wanted = filter_of(request, self._clock())
         idents = idents_of(request)
-        if not idents and wanted == QueueFilter() and request.get("all") is not True:
+        named = idents or replace(wanted, domain="") != QueueFilter()
+        if not named and request.get("all") is not True:
             raise RequestError("nothing named: give message IDs, a filter, or --all")
         count = 0
         for ident in idents or [0]:

@@ -99,6 +99,7 @@ def filter_of(request: Request, now: float) -> QueueFilter:
         sender=raw_of(text_of(request, "sender")),
         recipient=raw_of(text_of(request, "recipient")),
         received_before=now - older_than if older_than else 0.0,
+        domain=text_of(request, "domain"),
         rule=text_of(request, "rule"),
     )
 

@@ -19,6 +19,7 @@ from relayd.web.catalogue import API, find_call, from_query, request_of
 from relayd.web.exchange import JSON, TurnedAwayError, WebAnswer, WebRequest, document, problem
 from relayd.web.openapi import described
 from relayd.web.operations import carried_out
+from relayd.web.scope import scoped, within
 
 DESCRIPTION = "/openapi.json"
 _CHALLENGE = [("WWW-Authenticate", 'Bearer realm="relayd"')]  # RFC 6750 section 3
@@ -49,8 +50,9 @@ class Api:
             raise TurnedAwayError(HTTPStatus.FORBIDDEN, why)
         fields = _body(asked) if call.method == "POST" else from_query(call, asked.fields())
         request = {**request_of(call, fields), **said}
-        who = f"token:{token.name}"
-        return document(await carried_out(self._commands, call, request, who))
+        who, asked_of = f"token:{token.name}", scoped(call, request, token)
+        found = await carried_out(self._commands, call, asked_of, who)
+        return document(within(call, found, token))
 
     def _token(self, asked: WebRequest) -> ApiToken:
         scheme, _, shown = asked.header("authorization").partition(" ")

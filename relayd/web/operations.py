@@ -62,9 +62,9 @@ async def carried_out(
     except SpoolError as error:
         why = f"the spool is in trouble: {error.reason}"
         raise TurnedAwayError(HTTPStatus.SERVICE_UNAVAILABLE, why) from None
-    if call.command == "queue":
+    if request["command"] == "queue":
         found = [each for piece in queue_messages(gathered.documents) for each in piece]
-        return {call.many: found}
+        return {call.many or "messages": found}
     if call.many:
         pieces = [document[call.many] for document in gathered.documents]
         return {call.many: [each for piece in pieces for each in piece]}
