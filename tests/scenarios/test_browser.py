@@ -295,10 +295,12 @@ class InChromium(Scenario):
         found = self.api("/find?sender=@evil.example&limit=1000", token)["found"]
         self.assertEqual(len(found), 200)
         subjects = {each["subject"] for each in found}
-        for evil in strings:
-            if evil.isascii() and evil.isprintable() and evil.strip() == evil and len(evil) < 60:
-                self.assertIn(evil, text)  # a part's name at least
-                self.assertIn(evil, subjects)
+        plain = [
+            each for each in strings
+            if each.isascii() and each.isprintable() and each.strip() == each and len(each) < 60
+        ]  # fmt: skip
+        self.assertEqual([each for each in plain if each not in text], [])
+        self.assertEqual([each for each in plain if each not in subjects], [])
         self.assertEqual(page.complaints(), [])
 
     def hostile_message(self, number: int, strings: list[str]) -> str:
