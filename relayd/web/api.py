@@ -16,7 +16,15 @@ from relayd.login.apitokens import ApiToken
 from relayd.login.guesses import Guesses
 from relayd.ops.commands import Operations
 from relayd.web.catalogue import API, find_call, from_query, request_of
-from relayd.web.exchange import JSON, TurnedAwayError, WebAnswer, WebRequest, document, problem
+from relayd.web.exchange import (
+    JSON,
+    PROBLEM,
+    TurnedAwayError,
+    WebAnswer,
+    WebRequest,
+    document,
+    problem,
+)
 from relayd.web.openapi import described
 from relayd.web.operations import carried_out
 from relayd.web.scope import scoped, within
@@ -41,6 +49,8 @@ class Api:
     async def answer(self, asked: WebRequest) -> WebAnswer:
         """The answer; raises TurnedAwayError."""
         token = self._token(asked)
+        if not _takes_json(asked.header("accept")):
+            raise TurnedAwayError(HTTPStatus.NOT_ACCEPTABLE, f"answers are {JSON}")
         path = asked.path.removeprefix(API)
         if path == DESCRIPTION and asked.method != "POST":
             return WebAnswer(HTTPStatus.OK, JSON, _description())
@@ -72,6 +82,13 @@ class Api:
 def told(error: TurnedAwayError) -> WebAnswer:
     """What goes wrong is a document, too."""
     return problem(error.status, str(error), *error.fields)
+
+
+def _takes_json(accept: str) -> bool:
+    """Whether a client may be answered so (RFC 9110 section 12.5.1)."""
+    kinds = [each.partition(";") for each in accept.lower().split(",")]
+    wanted = [kind.strip() for kind, _, more in kinds if more.replace(" ", "") != "q=0"]
+    return not accept or any(kind in ("*/*", "application/*", JSON, PROBLEM) for kind in wanted)
 
 
 def _body(asked: WebRequest) -> dict[str, object]:

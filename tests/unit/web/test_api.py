@@ -7,9 +7,10 @@ import stat
 from typing import Any
 
 from relayd.login import apitokens
+from relayd.login.guesses import PER_ADDRESS
 from relayd.mail.ident import ident_text
 from relayd.ops.answers import VERSION
-from relayd.ops.documents import RequestError
+from relayd.ops.documents import BusyError, ConflictError, RequestError
 from relayd.ops.tokensdesk import TokensDesk
 from relayd.web.catalogue import API, CALLS, MOST
 from relayd.web.openapi import described
@@ -110,6 +111,93 @@ class ApiTests(Scene, TestCase):
         self.assertEqual([name for name, each in schemas.items() if not each], [])
         ids = [each["operationId"] for path in found["paths"].values() for each in path.values()]
         self.assertEqual(len(ids), len(set(ids)))
+
+
+class EveryRefusal(Scene, TestCase):
+    """Whatever the status: a document of RFC 9457 with what is wrong, and nothing is done."""
+
+    async def heard(self, octets: bytes) -> tuple[int, dict[str, str], Any]:
+        raw = await self.raw()
+        raw.say(octets)
+        head, _, body = (await raw.ended).partition(b"\r\n\r\n")
+        first, *lines = head.decode().split("\r\n")
+        fields = {
+            name.lower(): value for name, _, value in (each.partition(": ") for each in lines)
+        }
+        return int(first.split()[1]), fields, json.loads(body)
+
+    async def test_each_status_is_told_by_a_document(self) -> None:
+        message, _ = await self.accept("bob@elsewhere.example")
+        ident = ident_text(message.ident)
+        admin, viewer = self.token_of("admin", "a"), self.token_of("viewer", "v")
+
+        async def busy(request: dict[str, object], who: str) -> dict[str, Any]:
+            raise {"1": ConflictError, "2": BusyError}[str(request.get("file"))]("not now")
+
+        self.commands._rules = type("Desk", (), {"answer": staticmethod(busy)})()
+
+        def bug() -> dict[str, object]:
+            raise ZeroDivisionError
+
+        self.commands._about = bug
+        self.addCleanup(self.flushLoggedErrors, ZeroDivisionError)
+        hold = json.dumps({"ids": [ident]})
+        json_ = "Content-Type: application/json"
+        for status, method, path, token, fields, body in (
+            (400, "GET", "/find?limit=x", admin, "", ""),
+            (400, "POST", "/hold", admin, json_, "{"),
+            (400, "GET", "/queue", admin, "Authorization: Bearer x", ""),
+            (401, "GET", "/status", "", "", ""),
+            (401, "GET", "/status", "relayd_guessed", "", ""),
+            (403, "POST", "/hold", viewer, json_, hold),
+            (403, "POST", "/hold", admin, f"{json_}\r\nOrigin: https://evil.example", hold),
+            (404, "GET", "/nowhere", admin, "", ""),
+            (404, "GET", "/../1/queue", admin, "", ""),
+            (404, "GET", "/rules%2f..%2fqueue", admin, "", ""),
+            (405, "GET", "/hold", admin, "", ""),
+            (405, "POST", "/queue", admin, json_, "{}"),
+            (405, "PUT", "/hold", admin, json_, hold),
+            (405, "DELETE", f"/messages/{ident}", admin, "", ""),
+            (405, "PATCH", f"/messages/{ident}", admin, json_, "{}"),
+            (406, "GET", "/queue", admin, "Accept: text/csv, application/json;q=0", ""),
+            (409, "GET", "/rules/text?file=1", admin, "", ""),
+            (411, "POST", "/hold", admin, f"{json_}\r\nTransfer-Encoding: chunked", ""),
+            (413, "POST", "/hold", admin, f"{json_}\r\nContent-Length: {2 << 20}", ""),
+            (415, "POST", "/hold", admin, "Content-Type: text/plain", hold),
+            (421, "GET", "/queue", admin, "Host: evil.example", ""),
+            (500, "GET", "/status", admin, "", ""),
+            (503, "GET", "/rules/text?file=2", admin, "", ""),
+        ):  # fmt: skip
+            lines = [f"{method} {API}{path} HTTP/1.1", "Connection: close"]
+            lines += [] if "Host:" in fields else ["Host: localhost"]
+            lines += [f"Authorization: Bearer {token}"] if token else []
+            lines += [fields] if fields else []
+            lines += [f"Content-Length: {len(body)}"] if body else []
+            with self.subTest(status=status, method=method, path=path):
+                found, head, said = await self.heard("\r\n".join([*lines, "", body]).encode())
+                self.assertEqual(found, status, said)
+                self.assertEqual(head["content-type"], "application/problem+json")
+                self.assertEqual([*said], ["title", "status", "detail", "error"])
+                self.assertEqual(said["status"], status)
+                self.assertTrue(said["detail"])
+                self.assertEqual("allow" in head, status == 405)
+                self.assertEqual("www-authenticate" in head, status == 401)
+        for _ in range(PER_ADDRESS):
+            found, head, said = await self.heard(
+                f"GET {API}/status HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+                "Authorization: Bearer relayd_guessed\r\n\r\n".encode()
+            )
+        self.assertEqual((found, said["status"], head["retry-after"]), (429, 429, "60"))
+        _, records = (await self.spools[0].load(message.ident)) or (None, ())
+        self.assertEqual([str(each.state.name) for each in records], ["QUEUED"])
+
+    async def test_what_is_no_request_at_all_hears_a_document_too(self) -> None:
+        for octets in (b"nonsense\r\n\r\n", b"GET /\0 HTTP/1.1\r\nHost: localhost\r\n\r\n",
+                       b"GET  / HTTP/1.1\r\n\r\n", b"GET / HTTP/1.1\r\nbad field\r\n\r\n"):  # fmt: skip
+            raw = await self.raw()
+            raw.say(octets + b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n")
+            heard = await raw.ended
+            self.assertIn(heard.split(b" ")[1], (b"400", b"404"), octets)
 
 
 class OfOneDomain(Scene, TestCase):
