@@ -192,8 +192,12 @@ class EveryRefusal(Scene, TestCase):
         self.assertEqual([str(each.state.name) for each in records], ["QUEUED"])
 
     async def test_what_is_no_request_at_all_hears_a_document_too(self) -> None:
-        for octets in (b"nonsense\r\n\r\n", b"GET /\0 HTTP/1.1\r\nHost: localhost\r\n\r\n",
-                       b"GET  / HTTP/1.1\r\n\r\n", b"GET / HTTP/1.1\r\nbad field\r\n\r\n"):  # fmt: skip
+        for octets in (
+            b"nonsense\r\n\r\n",
+            b"GET /\0 HTTP/1.1\r\nHost: localhost\r\n\r\n",
+            b"GET  / HTTP/1.1\r\n\r\n",
+            b"GET / HTTP/1.1\r\nbad field\r\n\r\n",
+        ):
             raw = await self.raw()
             raw.say(octets + b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n")
             heard = await raw.ended
