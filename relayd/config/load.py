@@ -127,7 +127,7 @@ def load(
             return loader.settings(path, fixed or {})
         except ConfigErrors as errors:
             theirs = loader.scoped_problems(errors.problems)
-            if not theirs:
+            if not theirs or (texts and any(texts.is_draft(Path(name)) for name in theirs)):
                 raise
             kept = _kept(loader.spool, path)
             for name, problems in theirs.items():
@@ -225,6 +225,7 @@ class _Loader:
         self._broken: list[Statement] = []  # they may define what others name
         self._open: list[Path] = []  # files being read, for include loops
         self._files: dict[Path, Place | None] = {}
+        self._sources: dict[str, Path] = {}
         self._patterns: list[str] = []
         self._unseen: list[Problem] = []
         self._verbs: Mapping[str, Reader[Item | Setting]] = {
@@ -247,6 +248,7 @@ class _Loader:
             self._complain(place, shown, f"more than {MAX_FILES} files", "expected fewer")
             return
         self._files[real] = place
+        self._sources[short_name(path, self._folder)] = path.absolute()
         try:
             text = read_text(path, shown, texts=self._texts)
         except OSError as error:
@@ -328,6 +330,7 @@ class _Loader:
         found: list[tuple[int, list[Item]]] = []
         for at, path, shown, place in self._customers:
             self._files[path] = place
+            self._sources[short_name(path, self._folder)] = path.absolute()
             self._scoped.add(shown)
             refused = self._refused.get(shown)
             source = Source(shown, short_name(path, self._folder), ())
@@ -451,6 +454,7 @@ class _Loader:
             next_hops=ruleset.next_hops,
             files=(*self._files, *loader.files),
             patterns=tuple(self._patterns),
+            sources=self._sources,
             warnings=warnings,
             texts=self._given,
             **values,  # type: ignore[arg-type]  # each read by its own Spec

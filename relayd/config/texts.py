@@ -33,9 +33,29 @@ class Texts:
     def replace(self, path: Path, octets: bytes) -> None:
         """Whoever reads this again reads that: what was found there was refused."""
 
+    def is_draft(self, path: Path) -> bool:
+        """Whether somebody is writing this, and wants to hear of every mistake in it."""
+        return False
+
     def find(self, pattern: str) -> list[str]:
         """The paths that a pattern of `include` fits, in the order of their names."""
         return sorted(glob.glob(pattern))  # noqa: PTH207 - glob's own spelling
+
+
+class DraftedTexts(Texts):
+    """Reads from disk, but for one file that is being written."""
+
+    def __init__(self, path: Path, draft: bytes) -> None:
+        self._path = _name(path)
+        self._draft = draft
+
+    def octets(self, path: Path) -> bytes:
+        """See Texts."""
+        return self._draft if self.is_draft(path) else super().octets(path)
+
+    def is_draft(self, path: Path) -> bool:
+        """See Texts."""
+        return _name(path) == self._path
 
 
 class RecordedTexts(Texts):

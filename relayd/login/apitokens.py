@@ -1,7 +1,7 @@
 """The tokens of the HTTP API: whose each is, what it may do, and a hash instead of the token.
 
-One a line, `NAME ROLE SHA-256 SINCE`. A token has 256 bits from the system's generator: nobody
-guesses one, so a plain hash is enough, and whoever reads the file has no token.
+One a line, `NAME ROLE SHA-256 SINCE [DOMAIN]`. A token has 256 bits from the system's generator:
+nobody guesses one, so a plain hash is enough, and whoever reads the file has no token.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from relayd.login.roles import ROLES, Role
 
 PREFIX = "relayd_"  # so that a token found somewhere is known for what it is
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,63}\Z")
-_LINE = re.compile(r"(\S+) (\w+) ([0-9a-f]{64}) ([0-9]{1,12})\Z")
+_LINE = re.compile(r"(\S+) (\w+) ([0-9a-f]{64}) ([0-9]{1,12})(?: ([^\s@]+))?\Z")
 
 
 class ApiTokensError(ValueError):
@@ -31,6 +31,7 @@ class ApiToken:
     role: Role
     digest: str  # SHA-256, hexadecimal
     since: int  # seconds since the epoch
+    domain: str = ""  # in lower case: only mail for it; empty: all
 
 
 def digest_of(token: str) -> str:
@@ -38,10 +39,10 @@ def digest_of(token: str) -> str:
     return hashlib.sha256(token.encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def made(name: str, role: Role, now: float) -> tuple[str, ApiToken]:
+def made(name: str, role: Role, now: float, domain: str = "") -> tuple[str, ApiToken]:
     """A new token, which nobody is shown again, and what is kept of it."""
     token = PREFIX + secrets.token_urlsafe(32)
-    return token, ApiToken(name, role, digest_of(token), int(now))
+    return token, ApiToken(name, role, digest_of(token), int(now), domain)
 
 
 def parse(lines: Iterable[str]) -> dict[str, ApiToken]:
@@ -52,10 +53,12 @@ def parse(lines: Iterable[str]) -> dict[str, ApiToken]:
             continue
         match = _LINE.match(line)
         if match is None or not NAME.match(match[1]) or match[2] not in ROLES:
-            raise ApiTokensError(f"line {number}: expected NAME ROLE SHA-256 SINCE")
+            raise ApiTokensError(f"line {number}: expected NAME ROLE SHA-256 SINCE [DOMAIN]")
         if match[1] in found:
             raise ApiTokensError(f"line {number}: {match[1]} has a line already")
-        found[match[1]] = ApiToken(match[1], ROLES[match[2]], match[3], int(match[4]))
+        found[match[1]] = ApiToken(
+            match[1], ROLES[match[2]], match[3], int(match[4]), match[5] or ""
+        )
     return found
 
 
@@ -63,4 +66,5 @@ def lines_of(tokens: Iterable[ApiToken]) -> Iterator[str]:
     """What `parse` reads."""
     yield "# tokens of relayd's HTTP API, hashed; kept by: relayctl token"
     for each in tokens:
-        yield f"{each.name} {each.role} {each.digest} {each.since}"
+        line = f"{each.name} {each.role} {each.digest} {each.since}"
+        yield f"{line} {each.domain}" if each.domain else line

@@ -260,6 +260,7 @@ class TokenAnswer(TypedDict):
     name: str
     role: str  # viewer operator admin
     since: float
+    domain: str  # it is for mail of this domain alone; empty: for all
 
 
 class TokensAnswer(TypedDict):
@@ -593,6 +594,80 @@ class ComplaintAnswer(TypedDict):
     warnings: NotRequired[list[str]]
     read: NotRequired[dict[str, Any]]
     restart: NotRequired[list[str]]
+
+
+class RulesFileAnswer(TypedDict):
+    """A file with rules, or other statements, that is in force."""
+
+    file: str  # relative to relayd.conf's folder
+    octets: int
+    changed: float
+    trouble: str  # why it cannot be looked at
+    by: str  # who was the last to change it at the console; empty: nobody
+    at: float  # when; 0: never
+
+
+class RulesFilesAnswer(TypedDict):
+    """`rules list`: in the order they are read."""
+
+    files: list[RulesFileAnswer]
+
+
+class KeptRulesAnswer(TypedDict):
+    """What a file held before somebody replaced it at the console."""
+
+    id: str
+    at: float  # when it was replaced
+    by: str  # who has done it
+    version: str
+
+
+class RulesTextAnswer(TypedDict):
+    """`rules show`: the text of a file, or of one of its kept versions."""
+
+    file: str
+    text: str
+    version: str  # of what is there now: said by who replaces it
+    kept: list[KeptRulesAnswer]  # the newest first
+
+
+class RulesProblemAnswer(TypedDict):
+    """One complaint."""
+
+    file: str
+    line: int  # from 1; 0: of the file as a whole
+    column: int  # in characters, from 1
+    width: int
+    what: str
+    expected: str
+
+
+class RulesCheckAnswer(TypedDict):
+    """`rules check`: what a reload would say if the file were this."""
+
+    file: str
+    complaint: str  # all of it, with lines and carets; empty: it is good
+    problems: list[RulesProblemAnswer]
+    warnings: list[str]
+
+
+class RulesReplayAnswer(TypedDict):
+    """`rules replay`: what a text would make of the mail of the last days."""
+
+    envelopes: int  # recipients looked at
+    whole: bool  # no more of them were there
+    summary: str
+    lines: list[str]  # the same with examples
+    hits: dict[str, int]  # by a rule's place, `file:line`: to how many it had something to say
+
+
+class RulesActivatedAnswer(TypedDict):
+    """`rules activate` and `rules back`: it is in force."""
+
+    file: str
+    version: str
+    warnings: list[str]
+    restart: list[str]  # statements that wait for one
 
 
 class ChangedAnswer(TypedDict):

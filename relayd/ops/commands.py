@@ -16,6 +16,7 @@ from relayd.ops.answers import FiguresAnswer
 from relayd.ops.documents import (
     COLUMNS,
     Document,
+    OffError,
     Request,
     RequestError,
     add_figures,
@@ -102,6 +103,13 @@ class Oauth(Protocol):
         """Answer one request; raises RequestError."""
 
 
+class Rules(Protocol):
+    """Who answers what the console asks about the files with the rules."""
+
+    async def answer(self, request: Request, who: str) -> Document:
+        """The answer to one request; raises RequestError."""
+
+
 class CountsDesk(Protocol):
     """Who answers `relayctl limits`, `relayctl backscatter`, or `relayctl table`."""
 
@@ -135,6 +143,7 @@ class OperatorCommands:
         dkim: Explain | None = None,
         tables: CountsDesk | None = None,
         tokens: CountsDesk | None = None,
+        rules: Rules | None = None,
         events: Events | None = None,
         said: Callable[[], Document] = dict,
         filters: Callable[[], Sequence[Document]] = tuple,
@@ -149,6 +158,7 @@ class OperatorCommands:
         self._dkim = dkim
         self._tables = tables
         self._tokens = tokens
+        self._rules = rules
         self._events = events
         self._said = said
         self._filters = filters
@@ -194,6 +204,9 @@ class OperatorCommands:
             return
         if name == "token":
             await stream.send({"answer": token_answer(self._tokens, request, who)})
+            return
+        if name == "rules":
+            await stream.send({"answer": await rules_answer(self._rules, request, who)})
             return
         if name == "dkim" and self._dkim is not None:
             await stream.send({"answer": await self._dkim(request)})
@@ -397,7 +410,8 @@ class OperatorCommands:
     async def _change(self, request: Request, stream: Stream) -> None:
         wanted = filter_of(request, self._clock())
         idents = idents_of(request)
-        if not idents and wanted == QueueFilter() and request.get("all") is not True:
+        named = idents or replace(wanted, domain="") != QueueFilter()
+        if not named and request.get("all") is not True:
             raise RequestError("nothing named: give message IDs, a filter, or --all")
         count = 0
         for ident in idents or [0]:
@@ -454,6 +468,13 @@ def token_answer(tokens: CountsDesk | None, request: Request, who: str) -> Docum
     if tokens is None:
         raise RequestError('there is no HTTP API: say "console listen unix:/..." for one')
     return tokens.answer(request, who)
+
+
+async def rules_answer(rules: Rules | None, request: Request, who: str) -> Document:
+    """The answer to `rules`; raises RequestError."""
+    if rules is None:
+        raise OffError('the files are not changed from here: "console may edit" allows it')
+    return await rules.answer(request, who)
 
 
 async def explained(explain: Explain, request: Request) -> Document:

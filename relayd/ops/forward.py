@@ -25,8 +25,10 @@ from relayd.ops.commands import (
     CountsDesk,
     Explain,
     Oauth,
+    Rules,
     Stream,
     explained,
+    rules_answer,
     token_answer,
 )
 from relayd.ops.documents import (
@@ -142,6 +144,7 @@ class ForwardedCommands:
         dkim: Explain | None = None,
         tables: CountsDesk | None = None,
         tokens: CountsDesk | None = None,
+        rules: Rules | None = None,
         events: Events | None = None,
         said: Callable[[], Document] = dict,
         clock: Callable[[], float] = time.time,
@@ -161,6 +164,7 @@ class ForwardedCommands:
         self._dkim = dkim
         self._tables = tables
         self._tokens = tokens
+        self._rules = rules
         self._events = events
         self._said = said
 
@@ -227,6 +231,8 @@ class ForwardedCommands:
             await stream.send({"answer": self._tables.answer(request, who)})
         elif name == "token":
             await stream.send({"answer": token_answer(self._tokens, request, who)})
+        elif name == "rules":
+            await stream.send({"answer": await rules_answer(self._rules, request, who)})
         elif name == "dkim" and self._dkim is not None:
             await stream.send({"answer": await self._dkim(request)})
         else:

@@ -92,6 +92,7 @@ from relayd.spool.errors import SpoolError, SpoolLocked
 from relayd.tls.dates import CertificateDates
 
 if TYPE_CHECKING:
+    from relayd.ops.rulesdesk import RulesDesk
     from relayd.service.console import ConsoleService
 
 
@@ -282,6 +283,7 @@ class Relayd(MultiService):
             )
         self._console: ConsoleService | None = None
         self._tokens: TokensDesk | None = None
+        self._rules: RulesDesk | None = None
         if settings.console:
             # only who has a console loads what makes its pages
             from relayd.service.console import ConsoleService
@@ -291,6 +293,12 @@ class Relayd(MultiService):
             self._console = ConsoleService(
                 reactor, self._configuration, log, self._tokens, self._metrics.sums
             )
+            if settings.console_edits and settings.path is not None:
+                from relayd.service.console import rules_desk
+
+                self._rules = rules_desk(
+                    reactor, self._configuration, settings.path, self._reload, log
+                )
         self._kept = (
             LastGoodFile(settings.spool, settings.path.absolute()) if settings.path else None
         )
@@ -322,6 +330,7 @@ class Relayd(MultiService):
             dkim=self._dkim(),
             tables=self._refresher,
             tokens=self._tokens,
+            rules=self._rules,
             console=self._console,
             events=self._events,
         )
@@ -386,6 +395,7 @@ class Relayd(MultiService):
             dkim=self._dkim().answer,
             tables=TablesDesk(self._refresher, self._log),
             tokens=self._tokens,
+            rules=self._rules,
             events=self._events,
             said=self._configuration.said,
         )
@@ -605,6 +615,7 @@ def commands_of(
     tables: Refresher | None = None,
     backscatter: BackscatterDesk | None = None,
     tokens: TokensDesk | None = None,
+    rules: RulesDesk | None = None,
     console: ConsoleService | None = None,
     *,
     events: Events,
@@ -634,6 +645,7 @@ def commands_of(
         dkim=None if dkim is None else dkim.answer,
         tables=None if tables is None else TablesDesk(tables, log),
         tokens=tokens,
+        rules=rules,
         events=events,
         said=configuration.said,
         filters=gateway.filters.view,

@@ -60,7 +60,7 @@ def _operation(call: Call, schemas: dict[str, Any]) -> dict[str, Any]:
         listed = {call.many: {"type": "array", "items": answer}}
         answer = {"type": "object", "required": [call.many], "properties": listed}
     found: dict[str, Any] = {
-        "operationId": call.path[1:].replace("/{id}", "_by_id"),
+        "operationId": call.name,
         "summary": call.about,
         "description": f"For the role {call.role} and those above it.",
         "responses": {

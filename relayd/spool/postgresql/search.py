@@ -95,6 +95,13 @@ def condition(wanted: QueueFilter) -> tuple[str, dict[str, Any]]:
         both = (_match(column, "recipient", wanted.recipient) for column in _RECIPIENT_COLUMNS)
         terms.append(f"({' OR '.join(both)})")
         parameters["recipient"] = fold(wanted.recipient)
+    if wanted.domain:
+        both = (
+            f"right(lower({column}), length(%(domain)s)) = %(domain)s"
+            for column in _RECIPIENT_COLUMNS
+        )
+        terms.append(f"({' OR '.join(both)})")
+        parameters["domain"] = f"@{fold(wanted.domain)}"
     if wanted.reply:
         terms.append("strpos(coalesce(r.reply, ''), %(reply)s) = 1")
         parameters["reply"] = wanted.reply

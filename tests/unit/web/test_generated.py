@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
 from twisted.internet.defer import Deferred
 
-from relayd.config import embedded
+from relayd.config import Settings, embedded, load
+from relayd.config.editing import version_of
 from relayd.directories.refresher import Refresher
 from relayd.intake.counting import Limits
 from relayd.mail.ident import ident_text
 from relayd.ops.documents import Request
 from relayd.ops.explain import decide
 from relayd.ops.limitsdesk import LimitsDesk
+from relayd.ops.replay import Replay
 from relayd.ops.rerouting import ReroutingDesk
+from relayd.ops.rulesdesk import RulesDesk
 from relayd.ops.tablesdesk import TablesDesk
 from relayd.service.app import about
+from relayd.service.configthread import aside
 from relayd.service.configuration import Configuration
+from relayd.service.console import rules_desk
 from relayd.tls.dates import CertificateDates
 from tests.support import TestCase
 from tests.unit.web.scene import Browser, Scene, reactor
@@ -128,8 +134,31 @@ class GeneratedClient(Scene, TestCase):
             configuration, 1.0, {}, CertificateDates(), limits, tables
         )
         self.commands._explain = explain
+        self.commands._rules = self.rules()
         self.commands._limits = limits
         self.commands._tables = TablesDesk(tables, self.journal)
+
+    def rules(self) -> RulesDesk:
+        """Of files of their own; what was seen, nobody remembers here."""
+        self.conf = self.folder / "relayd.conf"
+        self.conf.write_text("hostname gw.example.com\nspool spool\n")
+
+        def read() -> Settings:
+            return load(self.conf)
+
+        configuration = Configuration(read(), aside(reactor, read), self.journal)
+
+        async def reload() -> str:
+            return await configuration.reload()
+
+        async def replay(path: Path, text: str, since: float) -> dict[str, Any]:
+            found = Replay(load(path).ruleset)
+            return {"envelopes": 0, "whole": True, "summary": found.summary(), "lines": [],
+                    "hits": {}}  # fmt: skip
+
+        desk = rules_desk(reactor, configuration, self.conf, reload, self.journal)
+        desk._replay = replay
+        return desk
 
     async def test_a_client_made_of_the_description_drives_every_call(self) -> None:
         message, _ = await self.accept("bob@elsewhere.example")
@@ -148,13 +177,23 @@ class GeneratedClient(Scene, TestCase):
                 name: {"ids": [ident]} for name in ("retry", "hold", "release", "reroute", "remove")
             },
         }
+        text = self.conf.read_text()
+        file = {"file": "relayd.conf", "text": f"{text}# more\n"}
+        said |= {
+            "rules_text": {"file": "relayd.conf"}, "rules_check": file, "rules_replay": file,
+            "rules_activate": {**file, "version": version_of(text.encode())},
+            "rules_back": {"file": "relayd.conf", "version": version_of(file["text"].encode())},
+        }  # fmt: skip
         order = sorted(client.operations, key=lambda name: (name == "remove", name))
         order.remove("suspended")
         order.insert(order.index("suspend") + 1, "suspended")
+        order.remove("rules_back")
+        order.insert(order.index("rules_activate") + 1, "rules_back")
         answers = {name: await client.operations[name](**said.get(name, {})) for name in order}
         refused = {name: each for name, each in answers.items() if isinstance(each, int)}
         self.assertEqual(refused, {})
         self.assertEqual([each["id"] for each in answers["find"]["found"]], [ident])
         self.assertEqual([each["id"] for each in answers["queue"]["messages"]], [ident])
         self.assertEqual(answers["remove"], {"recipients": 1})
+        self.assertEqual(self.conf.read_text(), text)
         self.assertEqual(await client.operations["messages_by_id"](id="1K7QJ4V8Z0G0"), 404)
