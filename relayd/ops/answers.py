@@ -103,6 +103,36 @@ class EventAnswer(TypedDict):
     facts: NotRequired[dict[str, str]]
 
 
+class HookEventAnswer(TypedDict):
+    """What a webhook posts of one event."""
+
+    id: str  # the same one whenever it is posted again
+    type: str  # accepted delivered deferred held bounced expired discarded removed report
+    data: EventAnswer  # as `follow` tells it
+
+
+class HookBodyAnswer(TypedDict):
+    """What a webhook posts: events in the order in which they happened."""
+
+    hook: str
+    events: list[HookEventAnswer]
+
+
+class HookStatusAnswer(TypedDict):
+    """A `hook` statement's receiver in `status`."""
+
+    name: str
+    receiver: str  # scheme and host alone
+    events: list[str]
+    waiting: int
+    oldest: float  # when the first one that waits happened; 0: none waits
+    sent: int  # since there is the hook, as is the next one
+    dropped: int  # too many, or too old
+    trouble: str  # why the last request was in vain; empty: it was not
+    since: float  # ... and those before; 0: never
+    next_try: float  # 0: at once
+
+
 class ClientAnswer(TypedDict):
     """Who brought a message; what is not known is left out."""
 
@@ -350,6 +380,7 @@ class StatusAnswer(TypedDict):
     warnings: list[str]
     not_listening: list[str]
     tables: NotRequired[list[TableAnswer]]  # those that directories are read into
+    hooks: NotRequired[list[HookStatusAnswer]]
     certificates: list[CertificateAnswer]
     limits: list[ReachedLimitAnswer]
     full: list[str]  # limits of the configuration that are reached

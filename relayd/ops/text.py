@@ -194,6 +194,8 @@ def status_lines(status: dict[str, Any], now: float) -> Iterator[str]:
         yield safe(f"{'NOT LISTENING':13}  {missing} (tried again every few seconds)")
     for table in status.get("tables", ()):
         yield from _table_lines(table, now)
+    for hook in status.get("hooks", ()):
+        yield safe(_hook_line(hook, now))
     if status.get("restart"):
         yield f"{'restart':13}  needed for {', '.join(status['restart'])}"
     yield (
@@ -248,6 +250,20 @@ def status_lines(status: dict[str, Any], now: float) -> Iterator[str]:
 
 
 _SOON = 14 * 86_400.0  # seconds: a certificate that is renewed by itself is so before
+
+
+def _hook_line(hook: dict[str, Any], now: float) -> str:
+    dropped = f", {hook['dropped']:,} dropped" if hook["dropped"] else ""
+    line = (
+        f"{'HOOK' if hook['trouble'] else 'hook':13}  {hook['name']} to {hook['receiver']}:"
+        f" {hook['sent']:,} sent, {hook['waiting']:,} waiting{dropped}"
+    )
+    if hook["oldest"]:
+        line += f", the oldest for {coarse(now - hook['oldest'])}"
+    if hook["trouble"]:
+        since = f" since {moment(hook['since'])}" if hook["since"] else ""
+        line += f"; in vain{since}: {hook['trouble']}"
+    return line
 
 
 def _certificate(each: dict[str, Any], now: float) -> str:

@@ -50,6 +50,7 @@ from relayd.ops.control import ControlError, ControlFactory, listen
 from relayd.ops.dkimdesk import DkimDesk
 from relayd.ops.following import Events
 from relayd.ops.forward import ForwardedCommands
+from relayd.ops.hooks import HookRecorder
 from relayd.ops.limitsdesk import LimitsDesk
 from relayd.ops.maillog import LineLog
 from relayd.ops.mailq import MAX_SESSIONS as MOST_PUBLIC
@@ -82,6 +83,7 @@ from relayd.service.gateway import (
     reverse_names_of,
     web_of,
 )
+from relayd.service.hooks import HookService, recorder_of
 from relayd.service.metrics import Metrics
 from relayd.service.supervisor import Orders, Supervisor
 from relayd.service.tableorders import snapshot_orders
@@ -270,6 +272,8 @@ class Relayd(MultiService):
         self._commands: OperatorCommands | ForwardedCommands
         self._mover: Service
         self._supervisor: Supervisor | None = None
+        self._hooks = HookService(reactor, self._configuration, log)
+        self._recorder: HookRecorder | None = None
         self._metrics: Metrics | None = None
         if settings.metrics or settings.console:  # the console shows rates
             self._metrics = Metrics(
@@ -278,6 +282,7 @@ class Relayd(MultiService):
                 log,
                 lambda: self._commands.figures(),
                 lambda: self._supervisor.figures() if self._supervisor else {},
+                self._hooks.figures,
             )
         self._console: ConsoleService | None = None
         self._tokens: TokensDesk | None = None
@@ -313,6 +318,7 @@ class Relayd(MultiService):
             counting=None if self._metrics is None else self._metrics.counting,
         )
         self._mover = gateway
+        self._recorder = recorder_of(self._reactor, self._configuration, self._log)
         self._commands = commands_of(
             *(gateway, self._configuration, self._log),
             oauth=self._oauth(),
@@ -322,6 +328,7 @@ class Relayd(MultiService):
             tables=self._refresher,
             tokens=self._tokens,
             console=self._console,
+            hooks=self._hooks,
             events=self._events,
         )
 
@@ -371,6 +378,7 @@ class Relayd(MultiService):
                     limits,
                     self._refresher,
                     self._console,
+                    self._hooks,
                 ),
                 **supervisor.figures(),
             },
@@ -509,6 +517,7 @@ class Relayd(MultiService):
                 self._metrics.start()
             if self._console is not None:
                 self._console.start(self._commands, self._guesses())
+            self._hooks.start()
         except CannotListenError as error:
             _refuse(f"relayd: metrics: {error}")
         except SpoolError as error:
@@ -561,7 +570,10 @@ class Relayd(MultiService):
             stopped = port.stopListening() if port is not None else None
             if isinstance(stopped, Deferred):
                 await stopped
+        self._hooks.stop()
         await super().stopService()  # type: ignore[no-untyped-call]  # Twisted's own
+        if self._recorder is not None:
+            self._recorder.finish()
         self._lock.release()
         self._log.flush()
 
@@ -604,6 +616,7 @@ def commands_of(
     backscatter: BackscatterDesk | None = None,
     tokens: TokensDesk | None = None,
     console: ConsoleService | None = None,
+    hooks: HookService | None = None,
     *,
     events: Events,
 ) -> OperatorCommands:
@@ -612,7 +625,7 @@ def commands_of(
     return OperatorCommands(
         gateway.backends(),
         about=lambda: about(
-            configuration, started, gateway.missing, dates, limits, tables, console
+            configuration, started, gateway.missing, dates, limits, tables, console, hooks
         ),
         explain=gateway.explain,
         check=configuration.check,
@@ -646,6 +659,7 @@ def about(
     limits: LimitsDesk | None,
     tables: Refresher | None = None,
     console: ConsoleService | None = None,
+    hooks: HookService | None = None,
 ) -> dict[str, object]:
     """What `relayctl status` tells of the process."""
     settings = configuration.settings
@@ -666,6 +680,7 @@ def about(
             *(console.missing if console is not None else ()),
         ],
         "tables": [] if tables is None else tables.figures(),
+        "hooks": hooks.status() if hooks is not None else [],
         "certificates": [
             {"file": str(each.file), "until": each.until, "trouble": each.trouble}
             for each in dates.of(settings.certificates)

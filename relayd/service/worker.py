@@ -31,6 +31,7 @@ from relayd.service.app import commands_of, mail_log, prepare_process, read_sett
 from relayd.service.configthread import aside
 from relayd.service.configuration import Configuration
 from relayd.service.gateway import Gateway
+from relayd.service.hooks import recorder_of
 from relayd.service.supervisor import DRAIN, FIRST_SOCKET_FD, PIPE_FD, READY, Orders
 from relayd.shared.counters import SharedCounters
 from relayd.shared.meters import Meters
@@ -87,6 +88,7 @@ class Worker:
             workers=orders.workers,
             counting=counting,
         )
+        self._hooks = recorder_of(reactor, self._configuration, log)
         self._orders = orders
         self._stopping = False
 
@@ -121,6 +123,7 @@ class Worker:
         log_bug(self._log, "bug while stopping", failure)
 
     def _end(self, _: object) -> None:
+        self._hooks.finish()
         self._log.flush()
         reactor.stop()
 
