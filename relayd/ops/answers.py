@@ -363,6 +363,23 @@ class SiteAnswer(TypedDict):
     trouble: str  # what it said; empty: nothing
 
 
+class OauthLoginAnswer(TypedDict):
+    """A login by token, without its secrets."""
+
+    login: str
+    user: str
+    provider: str | None
+    grant: str
+    state: str
+    next_hops: list[str]
+    expires_at: NotRequired[float | None]  # None: nobody said
+    obtained_at: NotRequired[float]
+    renewable: NotRequired[bool]
+    trouble: NotRequired[str]
+    trouble_at: NotRequired[float | None]
+    seconds: NotRequired[float | None]  # `enroll`: for how long the token holds
+
+
 class StatusAnswer(TypedDict):
     """`status`: how relayd is, and what waits where."""
 
@@ -381,6 +398,8 @@ class StatusAnswer(TypedDict):
     not_listening: list[str]
     tables: NotRequired[list[TableAnswer]]  # those that directories are read into
     hooks: NotRequired[list[HookStatusAnswer]]
+    logins: NotRequired[list[OauthLoginAnswer]]  # those by token
+    log_dropped: NotRequired[int]  # lines that nobody read in time, since the start
     certificates: list[CertificateAnswer]
     limits: list[ReachedLimitAnswer]
     full: list[str]  # limits of the configuration that are reached
@@ -526,23 +545,6 @@ class ForgottenAnswer(TypedDict):
 
     key: str
     forgotten: list[str]  # the limits that had counted it
-
-
-class OauthLoginAnswer(TypedDict):
-    """A login by token, without its secrets."""
-
-    login: str
-    user: str
-    provider: str | None
-    grant: str
-    state: str
-    next_hops: list[str]
-    expires_at: NotRequired[float | None]  # None: nobody said
-    obtained_at: NotRequired[float]
-    renewable: NotRequired[bool]
-    trouble: NotRequired[str]
-    trouble_at: NotRequired[float | None]
-    seconds: NotRequired[float | None]  # `enroll`: for how long the token holds
 
 
 class OauthAnswer(TypedDict):

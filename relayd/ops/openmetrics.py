@@ -26,6 +26,7 @@ FAMILIES = (
     ("relayd_commit_writes", "counter", "Requests that the spool has committed."),
     ("relayd_troubles", "counter", "Lines of trouble in the log, by their event."),
     ("relayd_hook_events", "counter", "Events for webhooks, by what became of them."),
+    ("relayd_log_dropped", "counter", "Lines of the log that nobody read in time."),
     ("relayd_reloads", "counter", "Configurations put in force while running."),
     ("relayd_accept_seconds", "histogram", "From the final dot to 250."),
     ("relayd_commit_seconds", "histogram", "What a commit of the spool takes, with its fsync."),

@@ -309,6 +309,9 @@ class Relayd(MultiService):
 
     def _alone(self) -> None:
         settings = self._settings
+        oauth = self._oauth()
+        if self._metrics is not None:
+            self._output.counted = self._metrics.counting.log_dropped
         gateway = Gateway(
             self._reactor,
             self._configuration,
@@ -321,7 +324,7 @@ class Relayd(MultiService):
         self._recorder = recorder_of(self._reactor, self._configuration, self._log)
         self._commands = commands_of(
             *(gateway, self._configuration, self._log),
-            oauth=self._oauth(),
+            oauth=oauth,
             limits=self._limits(),
             backscatter=self._backscatter(),
             dkim=self._dkim(),
@@ -329,6 +332,7 @@ class Relayd(MultiService):
             tokens=self._tokens,
             console=self._console,
             hooks=self._hooks,
+            output=self._output,
             events=self._events,
         )
 
@@ -366,6 +370,9 @@ class Relayd(MultiService):
             self._reactor, self._configuration, self._log, resolver, names, gatherer
         )
         started, dates, limits = time.time(), CertificateDates(), self._limits()
+        oauth = self._oauth()
+        if self._metrics is not None:
+            self._output.counted = self._metrics.counting.log_dropped
         self._commands = ForwardedCommands(
             self._reactor,
             supervisor.controls,
@@ -379,6 +386,8 @@ class Relayd(MultiService):
                     self._refresher,
                     self._console,
                     self._hooks,
+                    oauth,
+                    self._output,
                 ),
                 **supervisor.figures(),
             },
@@ -387,7 +396,7 @@ class Relayd(MultiService):
             reload=self._reload_all,
             restart=self._restart_workers,
             log=self._log,
-            oauth=self._oauth(),
+            oauth=oauth,
             limits=limits,
             backscatter=self._backscatter(),
             dkim=self._dkim().answer,
@@ -617,6 +626,7 @@ def commands_of(
     tokens: TokensDesk | None = None,
     console: ConsoleService | None = None,
     hooks: HookService | None = None,
+    output: Output | None = None,
     *,
     events: Events,
 ) -> OperatorCommands:
@@ -625,7 +635,9 @@ def commands_of(
     return OperatorCommands(
         gateway.backends(),
         about=lambda: about(
-            configuration, started, gateway.missing, dates, limits, tables, console, hooks
+            *(configuration, started, gateway.missing, dates, limits, tables, console, hooks),
+            oauth,
+            output,
         ),
         explain=gateway.explain,
         check=configuration.check,
@@ -660,6 +672,8 @@ def about(
     tables: Refresher | None = None,
     console: ConsoleService | None = None,
     hooks: HookService | None = None,
+    oauth: OauthDesk | None = None,
+    output: Output | None = None,
 ) -> dict[str, object]:
     """What `relayctl status` tells of the process."""
     settings = configuration.settings
@@ -680,6 +694,8 @@ def about(
             *(console.missing if console is not None else ()),
         ],
         "tables": [] if tables is None else tables.figures(),
+        "logins": oauth.status() if oauth is not None else [],
+        "log_dropped": output.lost if output is not None else 0,
         "hooks": hooks.status() if hooks is not None else [],
         "certificates": [
             {"file": str(each.file), "until": each.until, "trouble": each.trouble}

@@ -69,6 +69,7 @@ class Worker:
             pacing = lambda: self._configuration.settings.ruleset.pacing  # noqa: E731
             counting = Counting(meters, pacing, reloads=False)
             log.taps += (counting,)
+            output.counted = counting.log_dropped
         self._configuration.on_change(lambda _: output.reopen())  # it may have been rotated
         sockets = [
             socket.socket(fileno=FIRST_SOCKET_FD + number)
@@ -89,6 +90,7 @@ class Worker:
             counting=counting,
         )
         self._hooks = recorder_of(reactor, self._configuration, log)
+        self._output = output
         self._orders = orders
         self._stopping = False
 
@@ -96,7 +98,9 @@ class Worker:
         """Serve."""
         self._gateway.startService()
         events = Events(reactor, self._log, soon(reactor))
-        commands = commands_of(self._gateway, self._configuration, self._log, events=events)
+        commands = commands_of(
+            *(self._gateway, self._configuration, self._log), output=self._output, events=events
+        )
         factory = ControlFactory(reactor, commands, self._log)
         listen(reactor, Path(self._orders.control), factory)
         pipe = WorkerPipe(

@@ -181,7 +181,7 @@ class Hooks(TwoWorkers):
                 except OSError:
                     return
 
-        ports = []
+        ports: list[int] = []
         for who in (foreign, authority):
             issued = who.issue("localhost")
             files = self.folder / f"{len(ports)}.pem"
