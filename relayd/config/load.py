@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from relayd.config.files import COMMENT, read_text, short_name, similar_file
+from relayd.config.hooks import Hook, with_keys
 from relayd.config.hostname import hostname_cautions
 from relayd.config.keys import keys_path, read_keys
 from relayd.config.lastgood import LastGoodError, last_good
@@ -426,6 +427,7 @@ class _Loader:
         own = [(each.address, each.port) for each in listeners if isinstance(each, Listener)]
         problems += self._certificates(values)
         problems += self._tls_reports(values)
+        problems += self._hooks(values)
         problems += hop_problems(ruleset.next_hops, places, own, hostname)
         problems += self._logins(values, ruleset.next_hops, places, tables)
         problems += [*shadowed(ruleset), *loops(ruleset)]
@@ -540,6 +542,27 @@ class _Loader:
                 except Complaint as complaint:
                     return [complaint.problem]
         return []
+
+    def _hooks(self, values: dict[str, object]) -> list[Problem]:
+        """The keys of `hook` statements, and names that are given twice."""
+        problems: list[Problem] = []
+        found: dict[str, Hook] = {}
+        for each in self._settings.get("hook", ()):
+            if not isinstance(each.value, Hook):
+                continue
+            path = keys_path(str(each.value.secret), each.place, self._folder)
+            self._files.setdefault(path, each.place)
+            try:
+                given = with_keys(each.value, path, each.place)
+            except Complaint as complaint:
+                problems.append(complaint.problem)
+                continue
+            if given.name in found and given != found[given.name]:  # else it is told already
+                what = f"there is a hook {given.name} already"
+                problems.append(Problem(each.place, what, "expected another name"))
+            found[given.name] = given
+        values["hooks"] = tuple(found.values())
+        return problems
 
     def _logins(
         self,
