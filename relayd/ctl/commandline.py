@@ -181,7 +181,7 @@ def _add_user(to: argparse.ArgumentParser) -> None:
 
 
 def _add_token(to: argparse.ArgumentParser) -> None:
-    to.set_defaults(name="", role="")
+    to.set_defaults(name="", role="", domain=[])
     actions = to.add_subparsers(dest="action", required=True, metavar="ACTION")
     for name, about in (
         ("make", "a new token, shown this once"),
@@ -194,6 +194,9 @@ def _add_token(to: argparse.ArgumentParser) -> None:
         if name == "make":
             action.add_argument("--role", choices=[*ROLES], default=str(Role.VIEWER),
                                 metavar="ROLE", help="viewer, operator or admin")  # fmt: skip
+            action.add_argument("--domain", action="append", default=[], metavar="DOMAIN",
+                                help="for the forwards of this domain and nothing else; "
+                                "may be said again")  # fmt: skip
 
 
 def _add_oauth(to: argparse.ArgumentParser) -> None:

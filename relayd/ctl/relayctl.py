@@ -440,7 +440,11 @@ def limits(options: argparse.Namespace) -> int:
 def token(options: argparse.Namespace) -> int:
     """Keep the tokens of the HTTP API."""
     answer = daemon(options).answer(
-        "token", action=options.action, name=options.name, role=options.role
+        "token",
+        action=options.action,
+        name=options.name,
+        role=options.role,
+        domains=",".join(options.domain),
     )
     _show(options, answer, text.token_lines(answer))
     return OK

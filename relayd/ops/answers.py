@@ -260,6 +260,7 @@ class TokenAnswer(TypedDict):
     name: str
     role: str  # viewer operator admin
     since: float
+    domains: list[str]  # it is for these and nothing else; none: for everything
 
 
 class TokensAnswer(TypedDict):

@@ -409,7 +409,8 @@ def filter_lines(answer: dict[str, Any], now: float) -> Iterator[str]:
 def token_lines(answer: dict[str, Any]) -> Iterator[str]:
     """What `relayctl token` answers with."""
     for each in answer["tokens"]:
-        yield f"{each['name']}  {each['role']}  since {moment(each['since'])}"
+        whose = "".join(f"  {domain}" for domain in each["domains"])
+        yield f"{each['name']}  {each['role']}  since {moment(each['since'])}{whose}"
     if answer["revoked"]:
         yield f"{answer['revoked']} is revoked"
     if answer["token"]:

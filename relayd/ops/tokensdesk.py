@@ -9,6 +9,7 @@ from pathlib import Path
 from relayd.login import apitokens, users
 from relayd.login.apitokens import ApiToken, ApiTokensError
 from relayd.login.roles import ROLES
+from relayd.mail.address import AddressError, check_domain, fold_domain
 from relayd.mail.log import MailLog
 from relayd.ops.answers import TokensAnswer
 from relayd.ops.documents import Document, Request, RequestError, text_of
@@ -45,13 +46,20 @@ class TokensDesk:
         answer: TokensAnswer = {"tokens": [], "token": "", "revoked": ""}
         if action == "list":
             answer["tokens"] = [
-                {"name": each.name, "role": str(each.role), "since": float(each.since)}
+                {
+                    "name": each.name,
+                    "role": str(each.role),
+                    "since": float(each.since),
+                    "domains": list(each.domains),
+                }
                 for each in self._tokens.values()
             ]
             return {**answer}
         fresh = dict(self._tokens)
         if action == "make":
-            answer["token"], kept = self._made(name, text_of(request, "role"))
+            answer["token"], kept = self._made(
+                name, text_of(request, "role"), text_of(request, "domains")
+            )
             fresh[name] = kept
         elif action == "revoke":
             if fresh.pop(name, None) is None:
@@ -67,7 +75,7 @@ class TokensDesk:
         self._log.notice("operator", command=f"token {action}", by=who, name=name)
         return {**answer}
 
-    def _made(self, name: str, role: str) -> tuple[str, ApiToken]:
+    def _made(self, name: str, role: str, domains: str) -> tuple[str, ApiToken]:
         if not apitokens.NAME.match(name):
             raise RequestError(f"{name!r} is no name: letters, digits, - _ .")
         if name in self._tokens:
@@ -76,8 +84,20 @@ class TokensDesk:
             raise RequestError(f"no role {role!r}; expected one of {', '.join(ROLES)}")
         if len(self._tokens) >= MOST:
             raise RequestError(f"there are {MOST} tokens already; revoke some first")
-        return apitokens.made(name, ROLES[role], self._clock())
+        return apitokens.made(name, ROLES[role], self._clock(), _folded(domains))
 
     def _take(self, tokens: dict[str, ApiToken]) -> None:
         self._tokens = tokens
         self._by_digest = {each.digest: each for each in tokens.values()}
+
+
+def _folded(text: str) -> tuple[str, ...]:
+    """The domains of a list with commas, each once; raises RequestError."""
+    found: dict[str, None] = {}
+    for each in filter(None, text.split(",")):
+        try:
+            check_domain(each)
+            found[fold_domain(each)] = None
+        except AddressError as error:
+            raise RequestError(f"{each!r} is no domain: {error}") from None
+    return tuple(found)

@@ -44,6 +44,10 @@ class Api:
         if path == DESCRIPTION and asked.method != "POST":
             return WebAnswer(HTTPStatus.OK, JSON, _description())
         call, said = find_call(asked.method, path)
+        if token.domains:
+            raise TurnedAwayError(
+                HTTPStatus.FORBIDDEN, f"the token {token.name} is for forwards only"
+            )
         if token.role < call.role:
             why = f"{call.path} is for {call.role}; the token {token.name} is {token.role}'s"
             raise TurnedAwayError(HTTPStatus.FORBIDDEN, why)

@@ -126,9 +126,29 @@ class TokenTests(Scene, TestCase):
         self.assertEqual(found and (found.name, str(found.role)), ("monitoring", "operator"))
         self.assertEqual(
             self.tokens.answer({"action": "list"}, "")["tokens"],
-            [{"name": "monitoring", "role": "operator", "since": 1e9}],
+            [{"name": "monitoring", "role": "operator", "since": 1e9, "domains": []}],
         )
         self.assertEqual(self.journal.notices[-1][1]["command"], "token make")
+
+    def test_a_token_of_domains_is_for_them_and_nothing_else(self) -> None:
+        token = self.token_of("operator", "panel", "Example.COM,bücher.example")
+        again = TokensDesk(self.folder / "api-tokens", self.journal)
+        again.read()
+        found = again.find(token)
+        assert found is not None
+        self.assertEqual(found.domains, ("example.com", "xn--bcher-kva.example"))
+        self.assertTrue(found.about("example.com"))
+        for other in ("other.example", "sub.example.com", "com", ""):
+            self.assertFalse(found.about(other), other)
+        self.assertTrue(apitokens.ApiToken("a", found.role, "", 0).about("other.example"))
+        for text in ("a..b", "a@b.example", " "):
+            with self.assertRaises(RequestError):
+                self.tokens.answer(
+                    {"action": "make", "name": "x", "role": "viewer", "domains": text}, ""
+                )
+        line = f"a operator {found.digest} 1 ,"
+        with self.assertRaises(apitokens.ApiTokensError):  # never more than was meant
+            apitokens.parse([line])
 
     def test_what_makes_no_sense_is_refused(self) -> None:
         self.token_of("viewer", "a")
