@@ -11,8 +11,20 @@ import errno
 import glob
 import json
 import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
+
+
+class Looked(NamedTuple):
+    """A file, from outside."""
+
+    inode: int
+    size: int
+    changed: int  # nanoseconds since the epoch
+    touched: int
+    mode: int
 
 
 class Texts:
@@ -30,8 +42,26 @@ class Texts:
         """Whether there is such a file, or folder."""
         return path.exists()
 
-    def replace(self, path: Path, octets: bytes) -> None:
-        """Whoever reads this again reads that: what was found there was refused."""
+    def piece(self, path: Path, most: int) -> bytes:
+        """The beginning of a file that anybody may have put there; raises OSError."""
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(fd, "rb") as file:  # noqa: PTH123 - opened so that no pipe is waited for
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise OSError(errno.EINVAL, "it is no file")
+            return file.read(most)
+
+    def look(self, path: str) -> object:
+        """What differs where the file does; None: it is not known."""
+        try:
+            found = os.lstat(path)
+        except OSError:
+            return None
+        return Looked(
+            found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_mode
+        )
+
+    def keep(self, path: str, octets: bytes) -> None:
+        """What is in force of a file, whose path is absolute, whatever stands there."""
 
     def find(self, pattern: str) -> list[str]:
         """The paths that a pattern of `include` fits, in the order of their names."""
@@ -53,6 +83,14 @@ class RecordedTexts(Texts):
         self._octets[_name(path)] = octets = self._source.octets(path)
         return octets
 
+    def piece(self, path: Path, most: int) -> bytes:
+        """See Texts."""
+        return self._source.piece(path, most)
+
+    def look(self, path: str) -> object:
+        """See Texts."""
+        return self._source.look(path)
+
     def secret(self, path: Path) -> bytes:
         """See Texts."""
         self._secret[_name(path)] = octets = self._source.secret(path)
@@ -70,9 +108,9 @@ class RecordedTexts(Texts):
         self._found[_name(pattern)] = found = self._source.find(pattern)
         return found
 
-    def replace(self, path: Path, octets: bytes) -> None:
+    def keep(self, path: str, octets: bytes) -> None:
         """See Texts."""
-        self._octets[_name(path)] = octets
+        self._octets[path] = octets
 
     def without_secrets(self) -> bytes:
         """What may lie on disk of it, for RememberedTexts."""
@@ -116,6 +154,14 @@ class RememberedTexts(Texts):
             return self._octets[_name(path)]
         except KeyError:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)) from None
+
+    def piece(self, path: Path, most: int) -> bytes:
+        """See Texts."""
+        return self.octets(path)[:most]
+
+    def look(self, path: str) -> object:
+        """See Texts."""
+        return self._octets.get(path)
 
     def secret(self, path: Path) -> bytes:
         """See Texts; one that was left out is read from disk."""
