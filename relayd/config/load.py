@@ -26,7 +26,7 @@ from relayd.config.logins import hop_problems as unknown_logins
 from relayd.config.oauth import with_secrets
 from relayd.config.peers import PROXY, XCLIENT, Peers, peer_problems
 from relayd.config.reports import checked
-from relayd.config.scopedfiles import Main, ScopedFiles, ScopedPlace, read_files
+from relayd.config.scopedfiles import Main, ScopedFiles, ScopedInclude, read_files
 from relayd.config.settings import (
     SPECS,
     Listener,
@@ -292,7 +292,7 @@ class _Loader:
         not_asked: frozenset[Fact],
     ) -> ScopedFiles:
         """Each for itself; what is wrong is told of that one."""
-        places: list[ScopedPlace] = []
+        found: list[tuple[ScopedInclude, list[str]]] = []
         for number, (include, pattern, shown) in enumerate(self._scoped):
             above = self._items[: next(n for n, each in enumerate(self._items) if each is include)]
             before = max(
@@ -300,10 +300,8 @@ class _Loader:
                 for kind in (AdmissionRule, HeaderRewrite | HeaderEdit, Forward)
             )
             folder = os.path.dirname(pattern)  # noqa: PTH120 - as glob has it
-            places += [
-                ScopedPlace(each, number, before, folder, shown)
-                for each in self._texts.find(pattern)
-            ]
+            place = ScopedInclude(number, before, folder, shown)
+            found.append((place, self._texts.find(pattern)))
         given = Main(
             main,
             Shared.of(self._items),
@@ -312,7 +310,9 @@ class _Loader:
             self._folder,
             tuple(self._sources),
         )
-        return read_files(places, given, self._texts, lambda: path and _kept(spool, path))
+        return read_files(
+            found, given, self._texts, lambda: None if path is None else _kept(spool, path)
+        )
 
     @property
     def spool(self) -> Path:

@@ -15,7 +15,7 @@ from pathlib import Path
 from relayd.config.files import read_text, short_name
 from relayd.config.listeners import listener_name_problems
 from relayd.config.tables import TableLoader
-from relayd.config.texts import Looked, Texts
+from relayd.config.texts import Texts
 from relayd.mail.address import AddressError
 from relayd.rules.check.check import content_problems, name_problems, table_problems, unanswered
 from relayd.rules.check.expect import failures
@@ -37,11 +37,10 @@ _ranks = itertools.count()
 
 
 @dataclass(frozen=True, slots=True)
-class ScopedPlace:
-    """A file that an `include` has found."""
+class ScopedInclude:
+    """An `include` of such files."""
 
-    path: str
-    include: int  # its number
+    number: int
     before: int  # rules above it in a stage
     folder: str  # of the include: no link leads out of it
     shown: str  # how the folder is spelled
@@ -73,7 +72,7 @@ class Main:
 class ScopedFile:
     """A file as it was found, and what is in force of it."""
 
-    place: ScopedPlace
+    include: ScopedInclude
     path: Path
     seen: object  # how it looked on disk; None: it is to be read again
     octets: bytes | None  # in force; None: nothing of it is
@@ -111,7 +110,7 @@ _last: dict[Path, ScopedFiles] = {}  # by the folder of the configuration: as it
 
 
 def read_files(
-    places: Sequence[ScopedPlace],
+    found: Sequence[tuple[ScopedInclude, Sequence[str]]],
     main: Main,
     texts: Texts,
     kept: Callable[[], Texts | None],
@@ -122,15 +121,16 @@ def read_files(
         main = before.main
     reader = _Reader(main, texts, kept, before)
     files: dict[str, ScopedFile] = {}
-    for place in places:
-        files[place.path] = reader.read(place)
-    found = ScopedFiles(main, files)
+    for include, paths in found:
+        for path in paths:
+            files[path] = reader.read(include, path)
+    read = ScopedFiles(main, files)
     if files:
         _last.pop(main.folder, None)
-        _last[main.folder] = found
+        _last[main.folder] = read
         if len(_last) > 1:  # whoever reads others in turn has time
             del _last[next(iter(_last))]
-    return found
+    return read
 
 
 class _Reader:
@@ -148,67 +148,69 @@ class _Reader:
         self._kept_texts: tuple[Texts | None] | None = None
         self._tables: TableLoader | None = None
 
-    def read(self, place: ScopedPlace) -> ScopedFile:
+    def read(self, include: ScopedInclude, path: str) -> ScopedFile:
         """One file, as it is now."""
-        known = self._before.get(place.path)
-        seen = self._texts.look(place.path)
-        good = known is not None and self._same and known.place == place
-        same = seen is not None and known is not None and known.seen == seen
-        if good and same and known is not None and self._free(known):
-            return self._taken(known)
-        return self._taken(self._anew(place, known, seen, good=good))
+        known = self._before.get(path)
+        seen = self._texts.look(path)
+        good = known is not None and self._same and known.include == include
+        if known is not None and good and seen is not None and known.seen == seen:
+            part = known.part
+            if part is not None and self._domains.setdefault(part.domain, path) == path:
+                return self._taken(path, known)
+        return self._taken(path, self._anew(include, path, known, seen, good=good))
 
-    def _free(self, known: ScopedFile) -> bool:
-        """Whether no file before it is about its domain."""
-        if known.part is None:
-            return False
-        shown = known.place.path
-        return self._domains.setdefault(known.part.domain, shown) == shown
-
-    def _taken(self, file: ScopedFile) -> ScopedFile:
+    def _taken(self, path: str, file: ScopedFile) -> ScopedFile:
         if file.octets is not None:
-            self._texts.keep(file.place.path, file.octets)
+            self._texts.keep(path, file.octets)
         return file
 
     def _anew(
-        self, place: ScopedPlace, known: ScopedFile | None, seen: object, *, good: bool
+        self,
+        include: ScopedInclude,
+        name: str,
+        known: ScopedFile | None,
+        seen: object,
+        *,
+        good: bool,
     ) -> ScopedFile:
-        path = Path(place.path) if known is None else known.path
+        path = Path(name) if known is None else known.path
         rank = next(_ranks) if known is None else known.rank
-        shown = _plain(os.path.join(place.shown, path.name))  # noqa: PTH118 - as it was spelled
+        shown = _plain(os.path.join(include.shown, path.name))  # noqa: PTH118 - as it was spelled
         source = Source(shown, _plain(short_name(path, self._main.folder)), ())
         octets: bytes | None = None
         try:
             domain = domain_of_file(path)
-            first = self._domains.setdefault(domain, place.path)
-            if first != place.path:
+            first = self._domains.setdefault(domain, name)
+            if first != name:
                 raise AddressError(f"{_plain(first)} is about {domain} already")
-            octets = self._octets(place)
+            octets = self._octets(include, name)
             if good and known is not None and known.part is not None and octets == known.octets:
                 return replace(known, seen=_settled(seen), problems=())
-            part, problems = self._compiled(place, domain, octets, source, rank)
+            part, problems = self._compiled(include, domain, octets, source, rank)
         except AddressError as error:
             part, problems = None, [Problem(Place(source, 1), _plain(str(error)), _EXPECTED)]
-            return ScopedFile(place, path, None, None, part, tuple(problems), rank)
+            return ScopedFile(include, path, None, None, part, tuple(problems), rank)
         except OSError as error:
             what = f"cannot read {shown}: {error.strerror or error}"
             part, problems = None, [Problem(Place(source, 1), what, "expected a file of rules")]
         if part is not None:
-            return ScopedFile(place, path, _settled(seen), octets, part, (), rank)
+            return ScopedFile(include, path, _settled(seen), octets, part, (), rank)
         if good and known is not None and known.part is not None:
             return replace(known, seen=None, problems=tuple(problems))
         instead = known.octets if known is not None else self._last_good(path)
         if instead is not None and instead != octets:
-            part, _ = self._compiled(place, domain, instead, source, rank)
-        return ScopedFile(place, path, None, instead if part else None, part, tuple(problems), rank)
+            part, _ = self._compiled(include, domain, instead, source, rank)
+        return ScopedFile(
+            include, path, None, instead if part else None, part, tuple(problems), rank
+        )
 
-    def _octets(self, place: ScopedPlace) -> bytes:
+    def _octets(self, include: ScopedInclude, path: str) -> bytes:
         """What stands in it; raises OSError."""
-        if os.path.islink(place.path):  # noqa: PTH114 - of thousands
-            real = os.path.realpath(place.path)
-            if not real.startswith(os.path.realpath(place.folder) + os.sep):
+        if os.path.islink(path):  # noqa: PTH114 - of thousands
+            real = os.path.realpath(path)
+            if not real.startswith(os.path.realpath(include.folder) + os.sep):
                 raise OSError(0, "it is a link that leads out of the folder")
-        octets = self._texts.piece(Path(place.path), MOST_OCTETS + 1)
+        octets = self._texts.piece(Path(path), MOST_OCTETS + 1)
         if len(octets) > MOST_OCTETS:
             raise OSError(0, f"it has more than {MOST_OCTETS:,} octets")
         return octets
@@ -223,12 +225,12 @@ class _Reader:
             return None
 
     def _compiled(
-        self, place: ScopedPlace, domain: str, octets: bytes, source: Source, rank: int
+        self, include: ScopedInclude, domain: str, octets: bytes, source: Source, rank: int
     ) -> tuple[Part | None, list[Problem]]:
         """The rules; None: there are problems."""
         main = self._main
         try:
-            text = read_text(Path(place.path), source.path, texts=_Given(octets))
+            text = read_text(Path(source.path), source.path, texts=_Given(octets))
         except Complaint as complaint:
             return None, [complaint.problem]
         lexed = lex(Source.of(text, source.path, source.name))
@@ -254,7 +256,11 @@ class _Reader:
         for table in tables.values():
             table.source = None
         part = part_of(
-            domain, items, tables, main.rules, place_of(place.include, place.before, domain, rank)
+            domain,
+            items,
+            tables,
+            main.rules,
+            place_of(include.number, include.before, domain, rank),
         )
         own = alone(part, main.rules)
         problems += shadowed(own)
@@ -279,8 +285,8 @@ class _Given(Texts):
 
 def _settled(seen: object) -> object:
     """How it looked; None where it may have changed since and look the same."""
-    if isinstance(seen, Looked):
-        return None if time.time() - seen.touched / 1e9 < YOUNG else seen
+    if isinstance(seen, tuple):
+        return None if time.time() - seen[0] / 1e9 < YOUNG else seen
     return seen
 
 
@@ -291,3 +297,24 @@ def _plain(text: str) -> str:
 
 def _sorted(problems: list[Problem]) -> list[Problem]:
     return sorted(dict.fromkeys(problems), key=lambda each: (each.place.line, each.place.column))
+
+
+def examine(folder: Path, path: Path, octets: bytes) -> tuple[Ruleset | None, list[Problem]]:
+    """What a file would make beside the main files of now; or what is wrong with it.
+
+    `folder`: of a configuration that was read before. Nothing is put in force.
+    """
+    last = _last.get(folder)
+    if last is None:
+        return None, []
+    known = last.files.get(str(path))
+    include = ScopedInclude(0, 0, str(path.parent), str(path.parent))
+    reader = _Reader(last.main, Texts(), lambda: None, last)
+    source = Source(str(path), short_name(path, folder), ())
+    rank = next(_ranks) if known is None else known.rank
+    try:
+        domain = domain_of_file(path)
+    except AddressError as error:
+        return None, [Problem(Place(source, 1), str(error), _EXPECTED)]
+    part, problems = reader._compiled(include, domain, octets, source, rank)
+    return (None if part is None else with_parts(last.main.rules, [part])), problems

@@ -14,17 +14,6 @@ import os
 import stat
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
-
-
-class Looked(NamedTuple):
-    """A file, from outside."""
-
-    inode: int
-    size: int
-    changed: int  # nanoseconds since the epoch
-    touched: int
-    mode: int
 
 
 class Texts:
@@ -56,9 +45,7 @@ class Texts:
             found = os.lstat(path)
         except OSError:
             return None
-        return Looked(
-            found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_mode
-        )
+        return found.st_ctime_ns, found.st_mtime_ns, found.st_ino, found.st_size, found.st_mode
 
     def keep(self, path: str, octets: bytes) -> None:
         """What is in force of a file, whose path is absolute, whatever stands there."""

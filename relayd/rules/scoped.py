@@ -103,9 +103,7 @@ class ScopedStage(Stage[R]):
         self.__dict__.update(main.__dict__)  # of the main files as well
         self.__dict__.pop("entries")
         self._main, self._parts = main, parts
-        self._ranked = {
-            stage.entries[0].number // SPAN: stage for stage in parts.values() if stage.entries
-        }
+        self._ranked: Mapping[int, Stage[R]] | None = None
         self.empty = False
 
     @property
@@ -116,6 +114,8 @@ class ScopedStage(Stage[R]):
 
     def entry(self, number: int) -> ReadyRule[R]:
         """See Stage."""
+        if self._ranked is None:
+            self._ranked = {each.entries[0].number // SPAN: each for each in self._parts.values()}
         stage = self._ranked.get(number // SPAN)
         return self._main.entry(number) if stage is None else stage.entry(number)
 
@@ -162,16 +162,16 @@ def with_parts(main: Ruleset, parts: Sequence[Part]) -> Ruleset:
     if not parts:
         return main
     tables = dict(main.tables)
-    digest = hashlib.sha256(main.hash.encode())
-    expects = [*main.expects]
+    items, expects = [*main.items], [*main.expects]
     for part in parts:
         tables.update(part.tables)
-        digest.update(part.digest)
+        items += part.items
         expects += part.expects
+    digest = hashlib.sha256(main.hash.encode() + b"".join([part.digest for part in parts]))
     needs = main.needs.union(*{part.needs for part in parts})
     whole = but(
         main,
-        items=(*main.items, *(item for part in parts for item in part.items)),
+        items=tuple(items),
         tables=tables,
         expects=tuple(expects),
         hash=digest.hexdigest()[:16],
@@ -197,7 +197,7 @@ def with_parts(main: Ruleset, parts: Sequence[Part]) -> Ruleset:
         )
     admission = _scoped(main.admission, {part.domain: part.admission for part in parts})
     header_always = main.header_always
-    if any(part.headers.entries for part in parts):
+    if not all(part.headers.empty for part in parts):
         header_always = None
     whole = but(
         whole,
@@ -247,7 +247,7 @@ def _none(stage: Stage[R]) -> Stage[R]:
 
 
 def _scoped(main: Stage[R], parts: Mapping[str, Stage[R]]) -> Stage[R]:
-    having = {domain: stage for domain, stage in parts.items() if stage.entries}
+    having = {domain: stage for domain, stage in parts.items() if not stage.empty}
     return ScopedStage(main, having) if having else main
 
 

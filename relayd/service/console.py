@@ -19,6 +19,7 @@ from relayd.login.users import Seat
 from relayd.mail.log import MailLog
 from relayd.ops.commands import Operations
 from relayd.ops.control import ControlError, listen
+from relayd.ops.forwardsdesk import ForwardsDesk
 from relayd.ops.tokensdesk import TokensDesk
 from relayd.reactor.workerpipe import Reactor
 from relayd.rules.tables.userstable import UsersTable
@@ -28,6 +29,7 @@ from relayd.tls.renewal import Certificates
 from relayd.web.api import Api
 from relayd.web.console import Console
 from relayd.web.entrance import Entrance
+from relayd.web.forwards import ForwardsApi
 from relayd.web.live import Sums
 from relayd.web.site import SecuredFactory, SiteFactory
 
@@ -61,7 +63,9 @@ class ConsoleService:
         """Listen. `guesses` are counted with those over SMTP."""
         settings = self._configuration.settings
         self._tokens.read()
-        api = Api(commands, self._tokens.find, guesses)
+        desk = ForwardsDesk(lambda: self._configuration.settings)
+        forwards = ForwardsApi(desk, commands, self._log)
+        api = Api(commands, self._tokens.find, guesses, forwards)
 
         def entrance(table: str) -> Entrance:
             if table not in self._entrances:

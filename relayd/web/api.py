@@ -17,6 +17,7 @@ from relayd.login.guesses import Guesses
 from relayd.ops.commands import Operations
 from relayd.web.catalogue import API, find_call, from_query, request_of
 from relayd.web.exchange import JSON, TurnedAwayError, WebAnswer, WebRequest, document, problem
+from relayd.web.forwards import DOMAINS, ForwardsApi
 from relayd.web.openapi import described
 from relayd.web.operations import carried_out
 
@@ -32,14 +33,18 @@ class Api:
         commands: Operations,
         find_token: Callable[[str], ApiToken | None],
         guesses: Guesses,
+        forwards: ForwardsApi | None = None,
     ) -> None:
         self._commands = commands
         self._find_token = find_token
         self._guesses = guesses
+        self._forwards = forwards
 
     async def answer(self, asked: WebRequest) -> WebAnswer:
         """The answer; raises TurnedAwayError."""
         token = self._token(asked)
+        if self._forwards is not None and asked.path.startswith(DOMAINS):
+            return await self._forwards.answer(asked, token)
         path = asked.path.removeprefix(API)
         if path == DESCRIPTION and asked.method != "POST":
             return WebAnswer(HTTPStatus.OK, JSON, _description())
