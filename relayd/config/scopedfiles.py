@@ -125,7 +125,7 @@ def read_files(
         for path in paths:
             files[path] = reader.read(include, path)
     read = ScopedFiles(main, files)
-    if files:
+    if found:
         _last.pop(main.folder, None)
         _last[main.folder] = read
         if len(_last) > 1:  # whoever reads others in turn has time
@@ -306,7 +306,8 @@ def examine(folder: Path, path: Path, octets: bytes) -> tuple[Ruleset | None, li
     """
     last = _last.get(folder)
     if last is None:
-        return None, []
+        nothing = Problem(Place(Source(str(path), path.name, ()), 1), "no file is included", "")
+        return None, [nothing]
     known = last.files.get(str(path))
     include = ScopedInclude(0, 0, str(path.parent), str(path.parent))
     reader = _Reader(last.main, Texts(), lambda: None, last)
