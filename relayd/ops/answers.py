@@ -271,6 +271,17 @@ class TableAnswer(TypedDict):
     examples: list[PassedOverAnswer]
 
 
+class LiveTableAnswer(TypedDict):
+    """A table whose source is asked for each address, in `status`."""
+
+    name: str
+    kind: str
+    remembered: int  # answers
+    asked: int  # keys that are being asked for
+    trouble: str  # why there was no answer the last time
+    since: float | None  # ... and the times before
+
+
 class TablesAnswer(TypedDict):
     """`table list`."""
 

@@ -150,10 +150,10 @@ class LeanReactor(EPollReactor):
             # for there may be none for that either
             try:
                 super().mainLoop()
-            except Exception:  # noqa: S110, SIM105 - as above; it is told of where it broke
+            except Exception:
                 pass
 
-    def _add(  # noqa: PLR0913 - as Twisted has it
+    def _add(
         self,
         xer: Any,  # noqa: ANN401 - likewise
         primary: set[int],

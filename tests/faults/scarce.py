@@ -6,14 +6,13 @@ its threads, find no memory; `0 0` ends that. It answers with a line.
 
 from __future__ import annotations
 
+import _testcapi
 import contextlib
 import os
 import socket
 import sys
 import threading
 import time
-
-import _testcapi
 
 from twisted.scripts.twistd import run
 
