@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import glob
 import os
 from collections.abc import Mapping, Sequence, Set
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from relayd.config.files import COMMENT, read_text, short_name, similar_file
+from relayd.config.hooks import Hook, with_keys
 from relayd.config.hostname import hostname_cautions
 from relayd.config.keys import keys_path, read_keys
 from relayd.config.lastgood import LastGoodError, last_good
@@ -27,6 +27,7 @@ from relayd.config.logins import hop_problems as unknown_logins
 from relayd.config.oauth import with_secrets
 from relayd.config.peers import PROXY, XCLIENT, Peers, peer_problems
 from relayd.config.reports import checked
+from relayd.config.scopedfiles import Main, ScopedFiles, ScopedInclude, read_files
 from relayd.config.settings import (
     SPECS,
     Listener,
@@ -45,7 +46,6 @@ from relayd.config.tls import certificate_problems, open_keys, resolved
 from relayd.config.values import ConsolePlace, name_order
 from relayd.login.initiator import Secret
 from relayd.login.oauth import Provider
-from relayd.mail.address import AddressError
 from relayd.mail.nexthop import NextHop
 from relayd.mail.security import IMPLICIT
 from relayd.report.tlsrpt import TlsReports
@@ -62,17 +62,29 @@ from relayd.rules.check.check import (
 from relayd.rules.check.expect import failures
 from relayd.rules.check.filtering import filter_problems
 from relayd.rules.check.loops import loops
-from relayd.rules.check.scope import Shared, domain_of_file, read_scoped
+from relayd.rules.check.scope import Shared
 from relayd.rules.check.shadow import shadowed
 from relayd.rules.check.signing import forwarding_problems
 from relayd.rules.conditions.reversename import REVERSE_NAME
+from relayd.rules.fact import Fact
 from relayd.rules.language.grammar import VERBS, Reader, read_statement
 from relayd.rules.language.lexer import Statement, lex
-from relayd.rules.language.model import DkimDef, HopDef, Include, Item, Rule, TableDef
+from relayd.rules.language.model import (
+    AdmissionRule,
+    DkimDef,
+    Forward,
+    HeaderEdit,
+    HeaderRewrite,
+    HopDef,
+    Include,
+    Item,
+    Rule,
+    TableDef,
+)
 from relayd.rules.language.source import Complaint, Place, Problem, Source
 from relayd.rules.language.unseen import unseen
 from relayd.rules.language.words import Words
-from relayd.rules.ruleset import build
+from relayd.rules.ruleset import Ruleset, build
 from relayd.rules.srsrule import SrsDomain, srs_problems
 from relayd.rules.tables.snapshot import FOLDER as SNAPSHOTS
 from relayd.rules.tables.table import Table
@@ -83,7 +95,6 @@ if TYPE_CHECKING:
 
 MAX_FILES = 1000
 MAX_SHOWN = 100
-MANY = 10_000  # scoped files of which what was read is remembered
 _ONCE = "expected each file once"
 
 
@@ -118,50 +129,10 @@ def load(
     the text files are, if not on disk as they are; databases, keys and secrets are.
     """
     path = Path(path)
-    refused: dict[str, RefusedFile] = {}
-    while True:
-        loader = _Loader(path, texts, refused)
-        loader.read(path, str(path), None)
-        loader.refuse_silence(str(path))
-        try:
-            return loader.settings(path, fixed or {})
-        except ConfigErrors as errors:
-            theirs = loader.scoped_problems(errors.problems)
-            if not theirs or (texts and any(texts.is_draft(Path(name)) for name in theirs)):
-                raise
-            kept = _kept(loader.spool, path)
-            for name, problems in theirs.items():
-                before = refused.get(name)
-                if before is None:
-                    refused[name] = RefusedFile(problems, _octets(kept, Path(name)))
-                else:  # what was good is so no longer, beside what there is now
-                    refused[name] = RefusedFile(before.problems, b"")
-
-
-@functools.lru_cache(maxsize=2 * MANY)
-def _customer(
-    text: str, path: str, name: str, domain: str, shared: Shared
-) -> tuple[tuple[Item, ...], tuple[Problem, ...]]:
-    """What stands in a scoped file; of many that have not changed none is read anew."""
-    source = Source.of(text, path, name)
-    lexed = lex(source)
-    items, problems = read_scoped(lexed.statements, domain, shared)
-    return tuple(items), (*lexed.problems, *problems)
-
-
-@dataclass(frozen=True, slots=True)
-class RefusedFile:
-    """A scoped file with a mistake: it harms nobody else."""
-
-    problems: tuple[Problem, ...]
-    instead: bytes  # its last good version; empty: there is none
-
-    def warnings(self) -> list[Problem]:
-        """As `check` and `status` name it."""
-        force = "its last good version stays in force" if self.instead else "it is left out"
-        return [
-            Problem(each.place, f"{each.what} ({force})", each.expected) for each in self.problems
-        ]
+    loader = _Loader(path, texts)
+    loader.read(path, str(path), None)
+    loader.refuse_silence(str(path))
+    return loader.settings(path, fixed or {})
 
 
 def _kept(spool: Path, path: Path) -> Texts | None:
@@ -171,13 +142,6 @@ def _kept(spool: Path, path: Path) -> Texts | None:
     except (LastGoodError, OSError):
         return None
     return None if found is None else found.texts
-
-
-def _octets(kept: Texts | None, path: Path) -> bytes:
-    try:
-        return b"" if kept is None else kept.octets(path)
-    except OSError:
-        return b""
 
 
 def load_text(
@@ -212,12 +176,11 @@ class _Loader:
         self,
         path: Path,
         texts: Texts | None = None,
-        refused: Mapping[str, RefusedFile] | None = None,
     ) -> None:
         self._folder = path.parent
-        self._refused = refused or {}
-        self._customers: list[tuple[int, Path, str, Place]] = []  # scoped: where they belong
-        self._scoped: set[str] = set()
+        self._scoped: list[tuple[Include, str, str]] = []  # with its folder, and how it is spelled
+        self._read: list[Source] = []
+        self._sources: dict[str, Path] = {}
         self._given, self._texts = texts, texts or Texts()
         self._items: list[Item] = []
         self._settings: dict[str, list[Setting]] = {}
@@ -225,7 +188,6 @@ class _Loader:
         self._broken: list[Statement] = []  # they may define what others name
         self._open: list[Path] = []  # files being read, for include loops
         self._files: dict[Path, Place | None] = {}
-        self._sources: dict[str, Path] = {}
         self._patterns: list[str] = []
         self._unseen: list[Problem] = []
         self._verbs: Mapping[str, Reader[Item | Setting]] = {
@@ -248,7 +210,6 @@ class _Loader:
             self._complain(place, shown, f"more than {MAX_FILES} files", "expected fewer")
             return
         self._files[real] = place
-        self._sources[short_name(path, self._folder)] = path.absolute()
         try:
             text = read_text(path, shown, texts=self._texts)
         except OSError as error:
@@ -260,7 +221,9 @@ class _Loader:
             self._problems.append(complaint.problem)
             return
         self._open.append(real)
-        self.take(Source.of(text, shown, short_name(path, self._folder)), path.parent)
+        name = short_name(path, self._folder)
+        self._sources[name] = path.absolute()
+        self.take(Source.of(text, shown, name), path.parent)
         self._open.pop()
 
     @property
@@ -280,6 +243,7 @@ class _Loader:
 
     def take(self, source: Source, folder: Path) -> None:
         """Read a text's statements, and what they include, in order."""
+        self._read.append(source)
         self._unseen += unseen(source, COMMENT)
         lexed = lex(source)
         self._problems += lexed.problems
@@ -315,68 +279,44 @@ class _Loader:
 
     def _include_scoped(self, include: Include, source: Source, folder: Path) -> None:
         """They are read when it is known what of the main set is shared."""
-        pattern = os.path.join(folder, include.pattern)  # noqa: PTH118 - glob's own spelling
+        pattern = os.path.abspath(os.path.join(folder, include.pattern))  # noqa: PTH100, PTH118
         self._patterns.append(pattern)
-        for each in self._texts.find(pattern):
-            shown = each
-            if not Path(include.pattern).is_absolute():
-                shown = str(Path(source.path).parent / os.path.relpath(each, folder))
-            self._customers.append((len(self._items), Path(each), shown, include.place))
+        shown = str(Path(include.pattern).parent)
+        if not Path(include.pattern).is_absolute():
+            shown = str(Path(source.path).parent / shown)
+        self._scoped.append((include, pattern, shown))
+        self._items.append(include)
 
-    def _read_scoped(self) -> None:
+    def _scoped_files(
+        self,
+        main: Ruleset,
+        names: Sequence[str],
+        spool: Path,
+        path: Path | None,
+        not_asked: frozenset[Fact],
+    ) -> ScopedFiles:
         """Each for itself; what is wrong is told of that one."""
-        shared = Shared.of(self._items)
-        domains: dict[str, str] = {}
-        found: list[tuple[int, list[Item]]] = []
-        for at, path, shown, place in self._customers:
-            self._files[path] = place
-            self._sources[short_name(path, self._folder)] = path.absolute()
-            self._scoped.add(shown)
-            refused = self._refused.get(shown)
-            source = Source(shown, short_name(path, self._folder), ())
-            try:
-                domain = domain_of_file(path)
-                first = domains.setdefault(domain, shown)
-                if first != shown:
-                    raise AddressError(f"{first} is about {domain} already")
-                octets = None if refused is None else refused.instead
-                text = (
-                    read_text(path, shown, texts=self._texts)
-                    if octets is None
-                    else (octets.decode("utf-8-sig"))
-                )
-            except AddressError as error:
-                expected = "expected the name of a domain: customers/example.com.rules"
-                self._of_scoped(refused, [Problem(Place(source, 1), str(error), expected)])
-                continue
-            except OSError as error:
-                what = f"cannot read {shown}: {error.strerror or error}"
-                self._of_scoped(refused, [Problem(Place(source, 1), what, similar_file(path))])
-                continue
-            except Complaint as complaint:
-                self._of_scoped(refused, [complaint.problem])
-                continue
-            if refused is not None:
-                self._texts.replace(path, refused.instead)
-            name = short_name(path, self._folder)
-            items, problems = _customer(text, shown, name, domain, shared)
-            self._of_scoped(refused, [*problems])
-            found.append((at, [*items]))
-        for at, rules in reversed(found):
-            self._items[at:at] = rules
-        self._customers.clear()
-
-    def _of_scoped(self, refused: RefusedFile | None, problems: list[Problem]) -> None:
-        if refused is None or refused.instead:
-            self._problems += problems
-
-    def scoped_problems(self, problems: Sequence[Problem]) -> dict[str, tuple[Problem, ...]]:
-        """What of this is wrong with scoped files, by file."""
-        found: dict[str, list[Problem]] = {}
-        for each in problems:
-            if each.place.source.path in self._scoped:
-                found.setdefault(each.place.source.path, []).append(each)
-        return {name: tuple(each) for name, each in found.items()}
+        found: list[tuple[ScopedInclude, list[str]]] = []
+        for number, (include, pattern, shown) in enumerate(self._scoped):
+            above = self._items[: next(n for n, each in enumerate(self._items) if each is include)]
+            before = max(
+                sum(isinstance(each, kind) for each in above)
+                for kind in (AdmissionRule, HeaderRewrite | HeaderEdit, Forward)
+            )
+            folder = os.path.dirname(pattern)  # noqa: PTH120 - as glob has it
+            place = ScopedInclude(number, before, folder, shown)
+            found.append((place, self._texts.find(pattern)))
+        given = Main(
+            main,
+            Shared.of(self._items),
+            tuple(names),
+            not_asked,
+            self._folder,
+            tuple(self._read),
+        )
+        return read_files(
+            found, given, self._texts, lambda: None if path is None else _kept(spool, path)
+        )
 
     @property
     def spool(self) -> Path:
@@ -390,15 +330,13 @@ class _Loader:
 
     def settings(self, path: Path | None, fixed: Mapping[str, Any]) -> Settings:
         """Everything put together and checked; raises ConfigErrors."""
-        self._read_scoped()
         values = self._values()
         problems = self._problems
         given = {each.tokens[1].text for each in self._broken if len(each.tokens) > 1}
         problems += name_problems(self._items, given)
         problems += filter_problems(self._items)
-        problems += unanswered(
-            self._items, set() if values.get("client_names", True) else {REVERSE_NAME}
-        )
+        not_asked = frozenset(() if values.get("client_names", True) else {REVERSE_NAME})
+        problems += unanswered(self._items, not_asked)
         problems += content_problems(self._items)
         problems += forwarding_problems(self._items)
         place = values.get("place", Settings.place)
@@ -426,6 +364,7 @@ class _Loader:
         own = [(each.address, each.port) for each in listeners if isinstance(each, Listener)]
         problems += self._certificates(values)
         problems += self._tls_reports(values)
+        problems += self._hooks(values)
         problems += hop_problems(ruleset.next_hops, places, own, hostname)
         problems += self._logins(values, ruleset.next_hops, places, tables)
         problems += [*shadowed(ruleset), *loops(ruleset)]
@@ -433,10 +372,14 @@ class _Loader:
         if problems:
             raise self._errors(problems)
         reached = [each for each in listeners or Settings.listeners if isinstance(each, Listener)]
+        names = [str(each) for each in listeners] or list(map(str, Settings.listeners))
+        scoped = self._scoped_files(ruleset, names, place.folder, path, not_asked)
+        if wrong := scoped.drafted(self._texts.draft):
+            raise ConfigErrors(wrong)
         warnings = (
             *self._hostname(path, hostname),
             *self._unseen,
-            *(each for file in self._refused.values() for each in file.warnings()),
+            *scoped.warnings(),
             *cautions(ruleset, open_to_strangers(reached)),
             *open_keys(self._private_keys()),
             *unfindable(ruleset.next_hops, places, name_order(self._values_of("resolver"))),
@@ -447,18 +390,41 @@ class _Loader:
         waiting = _hold(values, fixed)
         if "hostname" in waiting:
             ruleset = build(sound, tables, str(values["hostname"]), keys, origin)
+            scoped = self._scoped_files(ruleset, names, place.folder, path, not_asked)
+        ruleset = scoped.rules
         return Settings(
             path=path,
             ruleset=ruleset,
             waiting=waiting,
             next_hops=ruleset.next_hops,
-            files=(*self._files, *loader.files),
+            files=(*self._files, *loader.files, *(each.path for each in scoped.files.values())),
             patterns=tuple(self._patterns),
-            sources=self._sources,
             warnings=warnings,
+            sources={**self._sources, **scoped.sources},
             texts=self._given,
             **values,  # type: ignore[arg-type]  # each read by its own Spec
         )
+
+    def _hooks(self, values: dict[str, object]) -> list[Problem]:
+        """The keys of `hook` statements, and names that are given twice."""
+        problems: list[Problem] = []
+        found: dict[str, Hook] = {}
+        for each in self._settings.get("hook", ()):
+            if not isinstance(each.value, Hook):
+                continue
+            path = keys_path(str(each.value.secret), each.place, self._folder)
+            self._files.setdefault(path, each.place)
+            try:
+                given = with_keys(each.value, path, each.place)
+            except Complaint as complaint:
+                problems.append(complaint.problem)
+                continue
+            if given.name in found and given != found[given.name]:  # else it is told already
+                what = f"there is a hook {given.name} already"
+                problems.append(Problem(each.place, what, "expected another name"))
+            found[given.name] = given
+        values["hooks"] = tuple(found.values())
+        return problems
 
     def _values_of(self, name: str) -> list[object]:
         """What the statements of a setting say, in order."""

@@ -10,6 +10,7 @@ from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from relayd.config.hooks import Hook, hook
 from relayd.config.logins import SUBMISSION, yes_no
 from relayd.config.oauth import oauth
 from relayd.config.peers import NOBODY, XCLIENT_LOGIN, Peers
@@ -180,6 +181,9 @@ class Settings:
         RESTART,
         default=(),
         repeatable=True,
+    )
+    hooks: tuple[Hook, ...] = setting(
+        hook, "name, URL, events and a key", default=(), word="hook", repeatable=True
     )
     workers: int = setting(workers, "processes, or auto", RESTART, default=0)  # 0: auto
     listeners: tuple[Listener, ...] = setting(

@@ -11,6 +11,7 @@ import errno
 import glob
 import json
 import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -30,12 +31,29 @@ class Texts:
         """Whether there is such a file, or folder."""
         return path.exists()
 
-    def replace(self, path: Path, octets: bytes) -> None:
-        """Whoever reads this again reads that: what was found there was refused."""
+    def piece(self, path: Path, most: int) -> bytes:
+        """The beginning of a file that anybody may have put there; raises OSError."""
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(fd, "rb") as file:  # noqa: PTH123 - opened so that no pipe is waited for
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise OSError(errno.EINVAL, "it is no file")
+            return file.read(most)
 
-    def is_draft(self, path: Path) -> bool:
-        """Whether somebody is writing this, and wants to hear of every mistake in it."""
-        return False
+    def look(self, path: str) -> object:
+        """What differs where the file does; None: it is not known."""
+        try:
+            found = os.lstat(path)
+        except OSError:
+            return None
+        return found.st_ctime_ns, found.st_mtime_ns, found.st_ino, found.st_size, found.st_mode
+
+    def keep(self, path: str, octets: bytes) -> None:
+        """What is in force of a file, whose path is absolute, whatever stands there."""
+
+    @property
+    def draft(self) -> str | None:
+        """The absolute path of what somebody is writing, who wants to hear of every mistake."""
+        return None
 
     def find(self, pattern: str) -> list[str]:
         """The paths that a pattern of `include` fits, in the order of their names."""
@@ -49,13 +67,22 @@ class DraftedTexts(Texts):
         self._path = _name(path)
         self._draft = draft
 
+    @property
+    def draft(self) -> str | None:
+        """See Texts."""
+        return self._path
+
     def octets(self, path: Path) -> bytes:
         """See Texts."""
-        return self._draft if self.is_draft(path) else super().octets(path)
+        return self._draft if _name(path) == self._path else super().octets(path)
 
-    def is_draft(self, path: Path) -> bool:
+    def piece(self, path: Path, most: int) -> bytes:
         """See Texts."""
-        return _name(path) == self._path
+        return self._draft[:most] if _name(path) == self._path else super().piece(path, most)
+
+    def look(self, path: str) -> object:
+        """See Texts."""
+        return None if path == self._path else super().look(path)
 
 
 class RecordedTexts(Texts):
@@ -72,6 +99,14 @@ class RecordedTexts(Texts):
         """See Texts."""
         self._octets[_name(path)] = octets = self._source.octets(path)
         return octets
+
+    def piece(self, path: Path, most: int) -> bytes:
+        """See Texts."""
+        return self._source.piece(path, most)
+
+    def look(self, path: str) -> object:
+        """See Texts."""
+        return self._source.look(path)
 
     def secret(self, path: Path) -> bytes:
         """See Texts."""
@@ -90,9 +125,9 @@ class RecordedTexts(Texts):
         self._found[_name(pattern)] = found = self._source.find(pattern)
         return found
 
-    def replace(self, path: Path, octets: bytes) -> None:
+    def keep(self, path: str, octets: bytes) -> None:
         """See Texts."""
-        self._octets[_name(path)] = octets
+        self._octets[path] = octets
 
     def without_secrets(self) -> bytes:
         """What may lie on disk of it, for RememberedTexts."""
@@ -136,6 +171,14 @@ class RememberedTexts(Texts):
             return self._octets[_name(path)]
         except KeyError:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)) from None
+
+    def piece(self, path: Path, most: int) -> bytes:
+        """See Texts."""
+        return self.octets(path)[:most]
+
+    def look(self, path: str) -> object:
+        """See Texts."""
+        return self._octets.get(path)
 
     def secret(self, path: Path) -> bytes:
         """See Texts; one that was left out is read from disk."""

@@ -31,7 +31,11 @@ class ApiToken:
     role: Role
     digest: str  # SHA-256, hexadecimal
     since: int  # seconds since the epoch
-    domain: str = ""  # in lower case: only mail for it; empty: all
+    domain: str = ""  # folded: only what is of it; empty: all
+
+    def about(self, domain: str) -> bool:
+        """Whether it is for this domain, folded; one below it may be somebody else's."""
+        return self.domain in ("", domain)
 
 
 def digest_of(token: str) -> str:

@@ -103,6 +103,36 @@ class EventAnswer(TypedDict):
     facts: NotRequired[dict[str, str]]
 
 
+class HookEventAnswer(TypedDict):
+    """What a webhook posts of one event."""
+
+    id: str  # the same one whenever it is posted again
+    type: str  # accepted delivered deferred held bounced expired discarded removed report
+    data: EventAnswer  # as `follow` tells it
+
+
+class HookBodyAnswer(TypedDict):
+    """What a webhook posts: events in the order in which they happened."""
+
+    hook: str
+    events: list[HookEventAnswer]
+
+
+class HookStatusAnswer(TypedDict):
+    """A `hook` statement's receiver in `status`."""
+
+    name: str
+    receiver: str  # scheme and host alone
+    events: list[str]
+    waiting: int
+    oldest: float  # when the first one that waits happened; 0: none waits
+    sent: int  # since there is the hook, as is the next one
+    dropped: int  # too many, or too old
+    trouble: str  # why the last request was in vain; empty: it was not
+    since: float  # ... and those before; 0: never
+    next_try: float  # 0: at once
+
+
 class ClientAnswer(TypedDict):
     """Who brought a message; what is not known is left out."""
 
@@ -241,6 +271,17 @@ class TableAnswer(TypedDict):
     examples: list[PassedOverAnswer]
 
 
+class LiveTableAnswer(TypedDict):
+    """A table whose source is asked for each address, in `status`."""
+
+    name: str
+    kind: str
+    remembered: int  # answers
+    asked: int  # keys that are being asked for
+    trouble: str  # why there was no answer the last time
+    since: float | None  # ... and the times before
+
+
 class TablesAnswer(TypedDict):
     """`table list`."""
 
@@ -334,6 +375,23 @@ class SiteAnswer(TypedDict):
     trouble: str  # what it said; empty: nothing
 
 
+class OauthLoginAnswer(TypedDict):
+    """A login by token, without its secrets."""
+
+    login: str
+    user: str
+    provider: str | None
+    grant: str
+    state: str
+    next_hops: list[str]
+    expires_at: NotRequired[float | None]  # None: nobody said
+    obtained_at: NotRequired[float]
+    renewable: NotRequired[bool]
+    trouble: NotRequired[str]
+    trouble_at: NotRequired[float | None]
+    seconds: NotRequired[float | None]  # `enroll`: for how long the token holds
+
+
 class StatusAnswer(TypedDict):
     """`status`: how relayd is, and what waits where."""
 
@@ -351,6 +409,9 @@ class StatusAnswer(TypedDict):
     warnings: list[str]
     not_listening: list[str]
     tables: NotRequired[list[TableAnswer]]  # those that directories are read into
+    hooks: NotRequired[list[HookStatusAnswer]]
+    logins: NotRequired[list[OauthLoginAnswer]]  # those by token
+    log_dropped: NotRequired[int]  # lines that nobody read in time, since the start
     certificates: list[CertificateAnswer]
     limits: list[ReachedLimitAnswer]
     full: list[str]  # limits of the configuration that are reached
@@ -496,23 +557,6 @@ class ForgottenAnswer(TypedDict):
 
     key: str
     forgotten: list[str]  # the limits that had counted it
-
-
-class OauthLoginAnswer(TypedDict):
-    """A login by token, without its secrets."""
-
-    login: str
-    user: str
-    provider: str | None
-    grant: str
-    state: str
-    next_hops: list[str]
-    expires_at: NotRequired[float | None]  # None: nobody said
-    obtained_at: NotRequired[float]
-    renewable: NotRequired[bool]
-    trouble: NotRequired[str]
-    trouble_at: NotRequired[float | None]
-    seconds: NotRequired[float | None]  # `enroll`: for how long the token holds
 
 
 class OauthAnswer(TypedDict):

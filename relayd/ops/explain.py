@@ -320,7 +320,7 @@ def header_changes(ruleset: Ruleset, plan: Plan, text: str) -> dict[str, Any]:
     except TooManyFieldsError:
         why = f"more than {MAX_FIELDS} fields that header rules name: refused with 552 5.3.4"
         raise QuestionError(why) from None
-    steps = [ruleset.headers.entries[number].step for number in rules]
+    steps = [ruleset.headers.entry(number).step for number in rules]
     at_work = [
         {"stage": "header", "place": step.place, "rule": step.rule, "note": ""}
         for number, step in zip(rules, steps, strict=True)

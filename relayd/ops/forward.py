@@ -381,7 +381,9 @@ class ForwardedCommands:
 
     async def _status(self, request: Request, stream: Stream) -> None:
         answers = await self._answers(request)
-        await stream.send({"answer": {**_summed(answers), **self._about()}})
+        about = self._about()
+        dropped = sum(each.get("log_dropped", 0) for each in (about, *answers))
+        await stream.send({"answer": {**_summed(answers), **about, "log_dropped": dropped}})
 
     async def figures(self) -> FiguresAnswer:
         """What is known without counting, of all workers that are there."""

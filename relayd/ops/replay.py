@@ -256,7 +256,7 @@ def _not_stored(ruleset: Ruleset, seen: Seen) -> bool:
 def _header_rules(ruleset: Ruleset, plan: Plan) -> list[tuple[str, tuple[str, ...]]]:
     """The rules for the header, and what their tables hold; without any destination: none."""
     numbers = plan.destinations[0].header_rules if plan.destinations else ()
-    rules = [ruleset.headers.entries[number].rule for number in numbers]
+    rules = [ruleset.headers.entry(number).rule for number in numbers]
     return [
         (str(rule), tuple(ruleset.tables[name].digest for name in used_tables(rule)))
         for rule in rules

@@ -11,6 +11,7 @@ from typing import Any
 
 from relayd.mail.ident import ident_text
 
+MOST_TABLES = 100  # that are named
 STATES = ("queued", "held")  # State.QUEUED and State.HELD, the two that wait
 _QUEUE_HEAD = (
     f"{'ID':12}  {'AGE':>6}  {'SIZE':>6}  {'STATE':6}  {'TRIES':>5}  {'NEXT TRY':8}"
@@ -24,7 +25,7 @@ COPY = "@"
 _TOLD_ELSEWHERE = {
     *("version", "started", "hostname", "waiting", "shards"),
     *("destinations", "more_destinations", "refused", "sites", "suspended", "reports_kept"),
-    *("lost_addresses", "in_force_since"),
+    *("lost_addresses", "in_force_since", "log_dropped"),
 }
 
 
@@ -145,8 +146,11 @@ def contents_lines(answer: dict[str, Any]) -> Iterator[str]:
         f"read: {_many(len(read['files']), 'file')}, {_many(read['rules'], 'rule')}, "
         f"{_many(len(read['tables']), 'table')}, {_many(read['tests'], 'test')}"
     )
-    for name, entries in read["tables"].items():
+    tables = [*read["tables"].items()]
+    for name, entries in tables[:MOST_TABLES]:
         yield safe(f"      table {name}: {_many(entries, 'entry', 'entries')}")
+    if len(tables) > MOST_TABLES:
+        yield f"      ... and {_many(len(tables) - MOST_TABLES, 'more table')}"
 
 
 def limit_lines(answer: dict[str, Any]) -> Iterator[str]:
@@ -194,6 +198,13 @@ def status_lines(status: dict[str, Any], now: float) -> Iterator[str]:
         yield safe(f"{'NOT LISTENING':13}  {missing} (tried again every few seconds)")
     for table in status.get("tables", ()):
         yield from _table_lines(table, now)
+    if status.get("log_dropped"):
+        dropped = _many(status["log_dropped"], "line")
+        yield f"{'LOG DROPPED':13}  {dropped}: whoever reads the log does not keep up"
+    for login in status.get("logins", ()):
+        yield safe(_login_line(login, now))
+    for hook in status.get("hooks", ()):
+        yield safe(_hook_line(hook, now))
     if status.get("restart"):
         yield f"{'restart':13}  needed for {', '.join(status['restart'])}"
     yield (
@@ -248,6 +259,33 @@ def status_lines(status: dict[str, Any], now: float) -> Iterator[str]:
 
 
 _SOON = 14 * 86_400.0  # seconds: a certificate that is renewed by itself is so before
+
+
+def _login_line(login: dict[str, Any], now: float) -> str:
+    """A login by token: it is renewed by itself, unless somebody has to do something."""
+    ends = login.get("expires_at")
+    left = "" if ends is None else f", its token until {moment(ends)}"
+    if ends is not None and ends > now:
+        left += f", for {duration(int(ends - now))}"
+    renewed = login.get("renewable", True)
+    well = login["state"] in ("good", "not used yet") or (login["state"] == "expired" and renewed)
+    why = f": {login['trouble']}" if login.get("trouble") else ""
+    word = "login" if well else "LOGIN"
+    return f"{word:13}  {login['login']} as {login['user']}: {login['state']}{left}{why}"
+
+
+def _hook_line(hook: dict[str, Any], now: float) -> str:
+    dropped = f", {hook['dropped']:,} dropped" if hook["dropped"] else ""
+    line = (
+        f"{'HOOK' if hook['trouble'] else 'hook':13}  {hook['name']} to {hook['receiver']}:"
+        f" {hook['sent']:,} sent, {hook['waiting']:,} waiting{dropped}"
+    )
+    if hook["oldest"]:
+        line += f", the oldest for {coarse(now - hook['oldest'])}"
+    if hook["trouble"]:
+        since = f" since {moment(hook['since'])}" if hook["since"] else ""
+        line += f"; in vain{since}: {hook['trouble']}"
+    return line
 
 
 def _certificate(each: dict[str, Any], now: float) -> str:

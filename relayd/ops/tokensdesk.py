@@ -9,7 +9,7 @@ from pathlib import Path
 from relayd.login import apitokens, users
 from relayd.login.apitokens import ApiToken, ApiTokensError
 from relayd.login.roles import ROLES
-from relayd.mail.address import AddressError, Mailbox
+from relayd.mail.address import AddressError, check_domain, fold_domain
 from relayd.mail.log import MailLog
 from relayd.ops.answers import TokensAnswer
 from relayd.ops.documents import Document, Request, RequestError, text_of
@@ -83,10 +83,12 @@ class TokensDesk:
             raise RequestError(f"no role {role!r}; expected one of {', '.join(ROLES)}")
         if len(self._tokens) >= MOST:
             raise RequestError(f"there are {MOST} tokens already; revoke some first")
-        try:
-            domain = Mailbox.parse(f"x@{domain}").domain.lower() if domain else ""
-        except AddressError:
-            raise RequestError(f"{domain!r} is no domain") from None
+        if domain:
+            try:
+                check_domain(domain)
+                domain = fold_domain(domain)
+            except AddressError as error:
+                raise RequestError(f"{domain!r} is no domain: {error}") from None
         return apitokens.made(name, ROLES[role], self._clock(), domain)
 
     def _take(self, tokens: dict[str, ApiToken]) -> None:

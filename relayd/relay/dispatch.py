@@ -18,7 +18,7 @@ from relayd.mail.delivery import Delivery
 from relayd.mail.envelope import Recipient, domain_of, source_of
 from relayd.mail.log import MailLog
 from relayd.mail.message import Message, RecipientState, Record, Settlement
-from relayd.mail.outcome import NOT_CONFIGURED, Blame, Outcome, postponed
+from relayd.mail.outcome import Blame, Outcome, postponed
 from relayd.mail.pacing import Pacing
 from relayd.reactor.coroutine import promise
 from relayd.relay.courier import Hop, ICourier
@@ -77,6 +77,7 @@ class Dispatcher:
         limits: RelayLimits | None = None,
         sites: Sites | None = None,
         suspensions: Suspensions | None = None,
+        origins: Origins | None = None,
         strangers: Strangers | None = None,
         now: Callable[[], float] = time.time,
         random: Callable[[], float] = default_random.random,
@@ -143,7 +144,7 @@ class Dispatcher:
         )
         self._quiet: Deferred[None] | None = None
         self._keeping: IDelayedCall | None = None
-        self._origins = Origins(log, now, random)
+        self._origins = origins or Origins(log, now, random)
         self.foresight = Foresight(log)
         self._seeking: set[Deferred[tuple[SendingSite, ...]]] = set()
 
@@ -314,27 +315,35 @@ class Dispatcher:
         for lane in self._queue.lanes.values():
             lane.window = min(lane.window, limits.window)
         self._courier.apply(limits)
-        troubled = [
-            lane
-            for lane in self._queue.lanes.values()
-            if (lane.standing is Standing.DOWN and (not lane.direct or _ours_to_mend(lane)))
-            or (lane.unserved and not lane.direct)
-        ]
-        for lane in troubled:
-            lane.impatient = bool(lane.unserved)
-            lane.unserved = {}
-        self.retry([lane.destination for lane in troubled])
+        self._mended(list(self._queue.lanes.values()))
 
     def source_is_back(self, name: str) -> None:
         """It has the address again that it lacked: lanes that are down for it are probed."""
-        self.retry(
-            lane.destination
-            for lane in list(self._queue.lanes.values())
-            if lane.direct
-            and lane.standing is Standing.DOWN
-            and source_of(lane.destination) == name
-            and _ours_to_mend(lane)
+        self._mended(
+            [
+                lane
+                for lane in self._queue.lanes.values()
+                if lane.direct and source_of(lane.destination) == name
+            ]
         )
+
+    def _mended(self, lanes: Iterable[Lane]) -> None:
+        """What was in the way of these may not be any more, if it was ours to mend.
+
+        What is under way began before that, and may still end in vain: then it is tried again.
+        """
+        troubled = []
+        for lane in lanes:
+            lane.called += 1
+            if _ours_to_mend(lane):
+                troubled.append(lane)
+        self._try_again(troubled)
+
+    def _try_again(self, lanes: Collection[Lane]) -> None:
+        for lane in lanes:
+            lane.impatient = bool(lane.unserved)
+            lane.unserved = {}
+        self.retry([lane.destination for lane in lanes])
 
     def _resume(self) -> None:
         self._scheduler.pump()
@@ -454,6 +463,7 @@ class Dispatcher:
         It is no attempt.
         """
         message, now = delivery.message, self._now()
+        ended = self._suspensions.ended if self._suspensions is not None else 0
         settlements = [
             judge(
                 *(message, record, why, self._retry_policy),
@@ -469,13 +479,16 @@ class Dispatcher:
         self._log.attempted(message, settlements, 0.0)
         if self._first.open:
             settlements = [*await self._first.heard(delivery, settlements)]
-        self._done(lane, delivery, await self._settle(message, settlements))
+        recorded = await self._settle(message, settlements)
+        if self._suspensions is not None and self._suspensions.ended != ended:
+            lane.impatient = lane.more = True  # it may go on; who looked for it came too early
+        self._done(lane, delivery, recorded)
 
     # one delivery
 
     async def _carry(self, lane: Lane, delivery: Delivery, shares: Shares) -> None:
         self._busy[id(delivery)] = delivery
-        epoch, began = lane.epoch, self._now()
+        epoch, called, began = lane.epoch, lane.called, self._now()
         count = len(delivery.records)
         nowhere: Outcome | None = None
         if lane.direct and self._sites is not None and not located(lane, began):
@@ -492,6 +505,8 @@ class Dispatcher:
                 until = [None if each is None else (each.until, each.outcome) for each in by]
                 await self._put_off(lane, delivery, shares, until)
                 return
+        if self._origins.shared and lane.direct:
+            self._origins.ask_others()
         if self._origins.slowed and lane.direct:
             turn = self._origins.turn_of(delivery)
             if turn is not None:
@@ -503,9 +518,8 @@ class Dispatcher:
                 hop = hop.around
                 held = self._suspensions and self._suspensions.of_way_around(lane.destination)
                 if held:
-                    await self._put_off(
-                        lane, delivery, shares, [(held.until, held.outcome)] * count
-                    )
+                    until = [(held.until, held.outcome)] * count
+                    await self._put_off(lane, delivery, shares, until)
                     return
         elif nowhere is not None and isinstance(hop, Hop):
             hop = nowhere
@@ -524,7 +538,8 @@ class Dispatcher:
             outcomes = self._mishap(delivery, "courier miscounted")
         scheduler, now = self._scheduler, self._now()
         scheduler.landed(lane, shares)
-        settlements = self._judged(lane, epoch, delivery, outcomes, now, began)
+        standing, old = lane.standing, lane.called != called
+        settlements = self._judged(lane, epoch, delivery, outcomes, now, began, old=old)
         self._log.attempted(delivery.message, settlements, now - began)
         if lane.loaded or lane.more:
             scheduler.line_up(lane)
@@ -538,6 +553,8 @@ class Dispatcher:
         elif settlements and await self._settling.record(settlements) is None:
             recorded = None
         self._done(lane, delivery, recorded)
+        if old and lane.standing is Standing.DOWN is not standing:
+            self._try_again((lane,))  # it has shut the lane, and knew nothing of the call
 
     def _mishap(self, delivery: Delivery, event: str, **facts: object) -> list[Outcome]:
         """A bug of the courier's: mail waits for it to be mended."""
@@ -553,6 +570,8 @@ class Dispatcher:
         outcomes: Sequence[Outcome],
         now: float,
         began: float,
+        *,
+        old: bool,
     ) -> list[Settlement]:
         # what we cut off ourselves says nothing about the destination
         stopped = self._phase is Phase.STOPPED
@@ -562,6 +581,8 @@ class Dispatcher:
         retry_at, excused = now, False
         if not stopped:
             retry_at, excused = self._lessons.learn(lane, epoch, delivery, outcomes, now, began)
+            if old:  # it was to be tried again meanwhile
+                retry_at = retry_at or now
             if lane.direct and (self._origins.counting or outcomes[0].reply.code >= 300):
                 self._origins.heard(delivery, outcomes)
             if self.foresight.waiting:
@@ -726,8 +747,17 @@ def _with_some(
 
 
 def _ours_to_mend(lane: Lane) -> bool:
-    """It is down for what is configured here: a source without its address, or undefined."""
-    return lane.trouble is not None and lane.trouble.reply.status == NOT_CONFIGURED
+    """It waits for what is configured here: a next hop that has a name, also behind `direct`.
+
+    Direct mail waits for a source that has its address, or is defined, or for the TLS demanded.
+    """
+    if lane.standing is not Standing.DOWN:
+        return bool(lane.unserved) and not lane.direct
+    return (
+        not lane.direct
+        or lane.around is not None
+        or (lane.trouble is not None and lane.trouble.of_our_set_up)
+    )
 
 
 def _as_hoped(settlements: Sequence[Settlement]) -> bool:

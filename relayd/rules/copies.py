@@ -57,7 +57,7 @@ class Copies:
             foretelling.breaks(before)
         forecast = foretelling.forecast(copy).step(copy.recipient)
         for number in foretelling.changing(copy):
-            yield self._ruleset.headers.entries[number].noted(str(copy.recipient))
+            yield self._ruleset.headers.entry(number).noted(str(copy.recipient))
         yield forecast
 
     def _leaving(self, mailbox: Mailbox) -> LeavingCopy | None:

@@ -24,7 +24,7 @@ from relayd.rules.replace import replace
 from relayd.rules.ruleset import Ruleset
 from relayd.rules.senderroute import has_route, takes_route
 from relayd.rules.srsstage import SrsStage
-from relayd.rules.stage import ReadyRule, Stage
+from relayd.rules.stage import LAST, ReadyRule, Stage
 from relayd.rules.subject import Subject, sender_subject
 from relayd.rules.tables.table import NoMailbox, Unknown
 from relayd.rules.view import Unasked, View
@@ -395,7 +395,7 @@ def _judged(
     as_named.copies = view.copies
     view.copies.targets = [each.mailbox for each in destinations]
     decided = _for_all(ruleset, as_named)
-    until = len(ruleset.admission.entries) if decided is None else decided.number
+    until = LAST if decided is None else decided.number
     if ruleset.srs is not None and ruleset.srs.holds(named.mailbox):
         until = min(until, ruleset.srs.above)
     for entry in asking:
@@ -526,7 +526,7 @@ def _examined(ruleset: Ruleset, view: View, trail: list[Step], admitted: _Admiss
     """
     if ruleset.content is None:
         return admitted
-    until = len(ruleset.admission.entries)
+    until = LAST
     if ruleset.srs is not None and ruleset.srs.holds(view.recipient.mailbox):
         until = ruleset.srs.above
     decided = _for_all(ruleset, view)

@@ -55,7 +55,7 @@ class Fanned:
 def fan_out(ruleset: Ruleset, view: View, trail: list[Step]) -> list[Fanned]:
     """All final recipients of the view's recipient, in order, each once. Raises Loop, Unknown."""
     original = view.recipient
-    if not ruleset.forward.entries:
+    if ruleset.forward.empty:
         return [Fanned(original)]
     walk = ForwardWalk(ruleset, view)
     try:

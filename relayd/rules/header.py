@@ -60,7 +60,7 @@ def edit_header(
     be read leaves an address as it is; so do those after the first MAX_ADDRESSES and those in
     fields after the first MAX_OCTETS. Raises TooManyFieldsError.
     """
-    rules = [ruleset.headers.entries[number].rule for number in header_rules]
+    rules = [ruleset.headers.entry(number).rule for number in header_rules]
     rewrites: dict[bytes, list[HeaderRewrite]] = {}
     reversing: list[HeaderRewrite] = []
     for rule in rules:

@@ -7,7 +7,7 @@ import hmac
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from dataclasses import replace as but
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from relayd.mail.address import Mailbox
 from relayd.mail.client import Client
@@ -34,6 +34,7 @@ from relayd.rules.language.model import (
     HeaderEdit,
     HeaderRewrite,
     HopDef,
+    Include,
     Item,
     LimitDef,
     PaceDef,
@@ -51,7 +52,7 @@ from relayd.rules.leaving import BREAKS
 from relayd.rules.replace import mapped
 from relayd.rules.sendas import SendAs, SendAsStage
 from relayd.rules.srsstage import Ours, SrsStage, ours_of, srs_stage
-from relayd.rules.stage import R, Stage
+from relayd.rules.stage import GAP, R, Stage
 from relayd.rules.subject import Subject
 from relayd.rules.tables.live import LiveTable, live_fact
 from relayd.rules.tables.table import Table, TransportTable, Unknown
@@ -59,6 +60,7 @@ from relayd.rules.view import View
 
 T = TypeVar("T")
 HeaderRule = HeaderRewrite | HeaderEdit
+SIGNATURES = frozenset({SENDER_POLICY, DKIM, DMARC, ARC})
 _NOBODY = Subject(Mailbox("", ""))
 
 
@@ -151,40 +153,40 @@ def build(
     hops = {name: hop for table in tables.values() if isinstance(table, TransportTable)
             for name, hop in table.next_hops.items()}  # fmt: skip
     hops |= {item.hop.name: item.hop for item in items if isinstance(item, HopDef)}
-    needs = frozenset(
-        fact
-        for rule in _of(items, Rule)
-        for condition in rule.tests
-        for fact in condition.needs | condition.welcome
-    )
+    needs = needs_of(items)
     if any(isinstance(item, ArcSeal) for item in items):
-        needs |= {SENDER_POLICY, DKIM, DMARC, ARC}  # what a seal hands on
+        needs |= SIGNATURES  # what a seal hands on
     unconditional = all(not rule.when for rule in headers)
     separators = "".join(item.separators for item in items if isinstance(item, Subaddress))
     admissions = _of(items, AdmissionRule)
+    header_stage = Stage(headers, _tests, tables, numbers=_numbers(items, HeaderRule))
     ruleset = Ruleset(
         hostname=hostname,
         items=tuple(items),
         tables=dict(tables),
         next_hops=hops,
         subaddress=separators,
-        admission=Stage(admissions, _tests, tables, _examines),
+        admission=Stage(
+            admissions, _tests, tables, _examines, numbers=_numbers(items, AdmissionRule)
+        ),
         recipients=Stage(
             [rule for rule in rewrites if rule.what == "recipient"], _recipient, tables
         ),
         senders=Stage([rule for rule in rewrites if rule.what == "sender"], _sender, tables),
-        headers=Stage(headers, _tests, tables),
-        forward=Stage(_of(items, Forward), _recipient, tables),
+        headers=header_stage,
+        forward=Stage(_of(items, Forward), _recipient, tables, numbers=_numbers(items, Forward)),
         route=Stage(_of(items, Route), _routed, tables),
         expects=tuple(_of(items, Expect)),
         hash=_hash(items, tables, hostname, keys),
-        header_always=tuple(range(len(headers))) if unconditional else None,
+        header_always=tuple(each.number for each in header_stage.entries)
+        if unconditional
+        else None,
         srs=srs_stage(items, tables, hostname, keys),
         send_as=SendAsStage(_of(items, SendAs), tables, origin or hostname, separators),
         needs=needs,
         asked=frozenset(fact for fact in needs if fact.asked) - {REVERSE_NAME}
         | {live_fact(name) for name, table in tables.items() if isinstance(table, LiveTable)},
-        authenticates=bool(needs & {SENDER_POLICY, DKIM, DMARC, ARC}),
+        authenticates=bool(needs & SIGNATURES),
         lists={item.name: item for item in items if isinstance(item, DnsListDef)},
         pacing=Pacing(
             {item.provider.name: item.provider for item in _of(items, ProviderDef)},
@@ -200,10 +202,41 @@ def build(
         home=home_of(admissions, tables),
         introductions=tuple(_introductions(admissions, tables)),
     )
-    return _examining(ruleset) if any(map(_examines, _of(items, Rule))) else ruleset
+    return examining(ruleset) if any(map(_examines, _of(items, Rule))) else ruleset
 
 
-def _examining(ruleset: Ruleset) -> Ruleset:
+def needs_of(items: Sequence[Item]) -> frozenset[Fact]:
+    """What rules look at."""
+    return frozenset(
+        fact
+        for rule in _of(items, Rule)
+        for condition in rule.tests
+        for fact in condition.needs | condition.welcome
+    )
+
+
+def _numbers(items: Sequence[Item], kind: Any) -> Sequence[int]:  # noqa: ANN401 - a type, or several
+    """The numbers of a stage's rules, where files that are included have some; else none."""
+    if not any(isinstance(item, Include) for item in items):
+        return ()
+    numbers = []
+    number = 0
+    for item in items:
+        if isinstance(item, kind):
+            numbers.append(number)
+            number += 1
+        elif isinstance(item, Include):
+            number += GAP
+    return numbers
+
+
+def without_examining(stage: Stage[R]) -> Stage[R]:
+    """The stage without rules that look at the content."""
+    rules = (entry.rule for entry in stage.entries)
+    return stage.anew(_examines) if any(map(_examines, rules)) else stage
+
+
+def examining(ruleset: Ruleset) -> Ruleset:
     """A set with rules that look at the content: what is asked when."""
     asked = {fact for fact in ruleset.asked if fact.known is not Known.CONTENT}
     foretells = bool(ruleset.needs & {DMARC, BREAKS})
@@ -246,28 +279,25 @@ def without_unknown(ruleset: Ruleset, told: Collection[Fact]) -> Ruleset:
 def _content(
     ruleset: Ruleset, passed_over: Callable[[AdmissionRule], bool]
 ) -> Stage[AdmissionRule]:
-    rules = [entry.rule for entry in ruleset.admission.entries]
-    return Stage(rules, _tests, ruleset.tables, passed_over)
+    return ruleset.admission.anew(passed_over)
 
 
 def _without(ruleset: Ruleset, passed_over: Callable[[Rule], bool]) -> Ruleset:
     """The set with some rules passed over behind admission; all keep their numbers."""
 
-    def stage(all_: Stage[R], conditions: Callable[[R], Sequence[Condition]]) -> Stage[R]:
-        rules = [entry.rule for entry in all_.entries]
-        if not any(map(passed_over, rules)):
-            return all_
-        return Stage(rules, conditions, ruleset.tables, passed_over)
+    def stage(all_: Stage[R]) -> Stage[R]:
+        rules = (entry.rule for entry in all_.entries)
+        return all_.anew(passed_over) if any(map(passed_over, rules)) else all_
 
     return but(
         ruleset,
-        recipients=stage(ruleset.recipients, _recipient),
-        senders=stage(ruleset.senders, _sender),
-        headers=stage(ruleset.headers, _tests),
-        forward=stage(ruleset.forward, _recipient),
-        route=stage(ruleset.route, _routed),
-        signing=None if ruleset.signing is None else stage(ruleset.signing, _tests),
-        bcc=None if ruleset.bcc is None else stage(ruleset.bcc, _tests),
+        recipients=stage(ruleset.recipients),
+        senders=stage(ruleset.senders),
+        headers=stage(ruleset.headers),
+        forward=stage(ruleset.forward),
+        route=stage(ruleset.route),
+        signing=None if ruleset.signing is None else stage(ruleset.signing),
+        bcc=None if ruleset.bcc is None else stage(ruleset.bcc),
     )
 
 

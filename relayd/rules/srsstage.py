@@ -8,12 +8,13 @@ rule is for. The SRS domain and our host name are ours in any case.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 
 from relayd.mail.address import Mailbox, ReversePath, fold_domain
 from relayd.mail.plan import Step
 from relayd.mail.reply import Reply
-from relayd.rules.language.model import AdmissionRule, Item
+from relayd.rules.language.model import AdmissionRule, Include, Item
 from relayd.rules.language.pattern import Domain, Exact, InTable, Regex, SubDomains
 from relayd.rules.language.regex import search
 from relayd.rules.srs import (
@@ -25,7 +26,7 @@ from relayd.rules.srs import (
     is_authors,
 )
 from relayd.rules.srsrule import SrsDomain, SrsException, SrsOurs
-from relayd.rules.stage import Stage
+from relayd.rules.stage import GAP, Stage
 from relayd.rules.subject import Subject, domain_probes
 from relayd.rules.tables.table import ListTable, MapTable, Table, TransportTable
 from relayd.rules.view import View
@@ -48,7 +49,9 @@ class SrsStage:
         self.scheme = Scheme(statement.domain, tuple(keys), statement.hash_length)
         above = items[: items.index(statement)]
         # `srs domain` lets reports in where it stands: admission rules above it come first
-        self.above = sum(isinstance(item, AdmissionRule) for item in above)
+        self.above = sum(
+            GAP if isinstance(item, Include) else isinstance(item, AdmissionRule) for item in above
+        )
         self._statement = statement
         exceptions = [item for item in items if isinstance(item, SrsException)]
         self._exceptions = Stage(exceptions, lambda rule: rule.tests, tables)
@@ -94,6 +97,12 @@ class SrsStage:
             return path, False, self._step(f"{error}: {path} is kept")
         return new, True, self._step(f"{path} -> {new}")
 
+    def with_ours(self, more: Sequence[Ours]) -> SrsStage:
+        """The same with more domains that are ours."""
+        stage = copy.copy(self)
+        stage._ours = self._ours.with_(more)
+        return stage
+
     def owns(self, mailbox: Mailbox) -> bool:
         """Whether its domain is one of ours. Raises Unknown."""
         return self._ours.hold(mailbox)
@@ -113,6 +122,7 @@ class Ours:
         self._regexes: list[str] = []
         self._asked: list[Table] = []  # tables that cannot tell what they hold
         said = [pattern for each in items if isinstance(each, SrsOurs) for pattern in each.patterns]
+        self._said = bool(said)
         for pattern in said or _accepted(items):
             if isinstance(pattern, Exact):
                 self._probes.add("@" + pattern.mailbox.domain_key)
@@ -122,6 +132,16 @@ class Ours:
                 self._regexes.append(pattern.text)
             elif isinstance(pattern, InTable):
                 self._add(tables[pattern.name])
+
+    def with_(self, more: Sequence[Ours]) -> Ours:
+        """It and those of others, where no statement says which are ours."""
+        if self._said:
+            return self
+        ours = copy.copy(self)
+        ours._probes = self._probes.union(*(each._probes for each in more))
+        ours._regexes = [*self._regexes, *(text for each in more for text in each._regexes)]
+        ours._asked = [*self._asked, *(table for each in more for table in each._asked)]
+        return ours
 
     def _add(self, table: Table) -> None:
         if isinstance(table, ListTable):

@@ -8,6 +8,7 @@ then tried in the order of the file, so the first match wins as if all had been 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import count
 from typing import Generic, TypeVar
 
 from relayd.mail.plan import Step
@@ -20,6 +21,12 @@ from relayd.rules.tables.table import Table, Unknown
 from relayd.rules.view import View
 
 R = TypeVar("R", bound=Rule)
+
+# Where files of many people are included, their rules have numbers of their own, between those of
+# the rules above and below: see relayd.rules.scoped.
+SPAN = 1 << 16  # numbers of one file
+GAP = 1 << 56  # ... of one include
+LAST = 1 << 90  # behind all
 
 
 class ReadyRule(Generic[R]):
@@ -73,16 +80,24 @@ class Stage(Generic[R]):
         conditions: Callable[[R], Sequence[Condition]],
         tables: Mapping[str, Table],
         passed_over: Callable[[R], bool] = lambda rule: False,
+        first: int = 0,
+        numbers: Sequence[int] = (),
     ) -> None:
+        """`first`: the number of the first rule; or `numbers`, of each."""
+        self.conditions, self._tables = conditions, tables
         self._filed: dict[type[Condition], Index] = {}
         self._always: list[int] = []
         self._own: set[str] = set()  # mailboxes that a rule names
         self._owners: list[Table] = []  # tables that may hold a tagged mailbox of its own
         self.entries = [
             self._entry(rule, number, conditions(rule), tables, passed_over=passed_over(rule))
-            for number, rule in enumerate(rules)
+            for number, rule in zip(numbers or count(first), rules, strict=False)
         ]
-        self._all_always = [self.entries[number] for number in self._always]
+        self.empty = not self.entries
+        self._numbered: Mapping[int, ReadyRule[R]] | Sequence[ReadyRule[R]] = self.entries
+        if numbers or first:
+            self._numbered = {entry.number: entry for entry in self.entries}
+        self._all_always = [self._numbered[number] for number in self._always]
         self._indexes = tuple(self._filed.values())
 
     def _entry(
@@ -131,6 +146,16 @@ class Stage(Generic[R]):
         index = self._filed.get(kind)
         return () if index is None else index.at(key)
 
+    def entry(self, number: int) -> ReadyRule[R]:
+        """The rule of this number."""
+        return self._numbered[number]
+
+    def anew(self, passed_over: Callable[[R], bool]) -> Stage[R]:
+        """The same rules with their numbers, and others passed over."""
+        rules = [entry.rule for entry in self.entries]
+        numbers = [entry.number for entry in self.entries]
+        return Stage(rules, self.conditions, self._tables, passed_over, numbers=numbers)
+
     def owns(self, key: str) -> bool:
         """Whether exactly this mailbox has a rule or a table's entry of its own."""
         return key in self._own or any(table.owns(key) for table in self._owners)
@@ -140,14 +165,18 @@ class Stage(Generic[R]):
         recipient = view.recipient
         if recipient.others:
             recipient.wide = () if self.owns(recipient.key) else recipient.others
+        return self.found(view)
+
+    def found(self, view: View) -> Sequence[ReadyRule[R]]:
+        """The same, where it is settled whether a tagged mailbox has rules of its own."""
         found: list[int] = []
         for index in self._indexes:
             index.collect(view, found)
         if not found:
             return self._all_always
         if len(found) == 1 and not self._always:
-            return [self.entries[found[0]]]
-        return [*map(self.entries.__getitem__, sorted({*found, *self._always}))]
+            return [self._numbered[found[0]]]
+        return [*map(self._numbered.__getitem__, sorted({*found, *self._always}))]
 
     def first(self, view: View) -> ReadyRule[R] | None:
         """The first rule that holds; raises Unknown."""

@@ -50,6 +50,7 @@ from relayd.ops.control import ControlError, ControlFactory, listen
 from relayd.ops.dkimdesk import DkimDesk
 from relayd.ops.following import Events
 from relayd.ops.forward import ForwardedCommands
+from relayd.ops.hooks import HookRecorder
 from relayd.ops.limitsdesk import LimitsDesk
 from relayd.ops.maillog import LineLog
 from relayd.ops.mailq import MAX_SESSIONS as MOST_PUBLIC
@@ -70,6 +71,7 @@ from relayd.reactor.lean import own_reactor, soon
 from relayd.reactor.workerpipe import Reactor
 from relayd.relay.enrolment import Enrolment
 from relayd.relay.keptreports import KeptReports
+from relayd.relay.origins import begin_anew
 from relayd.service.configthread import aside
 from relayd.service.configuration import Configuration, RefusedConfiguration
 from relayd.service.gateway import (
@@ -82,6 +84,7 @@ from relayd.service.gateway import (
     reverse_names_of,
     web_of,
 )
+from relayd.service.hooks import HookService, recorder_of
 from relayd.service.metrics import Metrics
 from relayd.service.supervisor import Orders, Supervisor
 from relayd.service.tableorders import snapshot_orders
@@ -271,6 +274,8 @@ class Relayd(MultiService):
         self._commands: OperatorCommands | ForwardedCommands
         self._mover: Service
         self._supervisor: Supervisor | None = None
+        self._hooks = HookService(reactor, self._configuration, log)
+        self._recorder: HookRecorder | None = None
         self._metrics: Metrics | None = None
         if settings.metrics or settings.console:  # the console shows rates
             self._metrics = Metrics(
@@ -279,6 +284,7 @@ class Relayd(MultiService):
                 log,
                 lambda: self._commands.figures(),
                 lambda: self._supervisor.figures() if self._supervisor else {},
+                self._hooks.figures,
             )
         self._console: ConsoleService | None = None
         self._tokens: TokensDesk | None = None
@@ -312,6 +318,9 @@ class Relayd(MultiService):
 
     def _alone(self) -> None:
         settings = self._settings
+        oauth = self._oauth()
+        if self._metrics is not None:
+            self._output.counted = self._metrics.counting.log_dropped
         gateway = Gateway(
             self._reactor,
             self._configuration,
@@ -321,9 +330,10 @@ class Relayd(MultiService):
             counting=None if self._metrics is None else self._metrics.counting,
         )
         self._mover = gateway
+        self._recorder = recorder_of(self._reactor, self._configuration, self._log)
         self._commands = commands_of(
             *(gateway, self._configuration, self._log),
-            oauth=self._oauth(),
+            oauth=oauth,
             limits=self._limits(),
             backscatter=self._backscatter(),
             dkim=self._dkim(),
@@ -331,6 +341,8 @@ class Relayd(MultiService):
             tokens=self._tokens,
             rules=self._rules,
             console=self._console,
+            hooks=self._hooks,
+            output=self._output,
             events=self._events,
         )
 
@@ -368,6 +380,9 @@ class Relayd(MultiService):
             self._reactor, self._configuration, self._log, resolver, names, gatherer
         )
         started, dates, limits = time.time(), CertificateDates(), self._limits()
+        oauth = self._oauth()
+        if self._metrics is not None:
+            self._output.counted = self._metrics.counting.log_dropped
         self._commands = ForwardedCommands(
             self._reactor,
             supervisor.controls,
@@ -380,6 +395,9 @@ class Relayd(MultiService):
                     limits,
                     self._refresher,
                     self._console,
+                    self._hooks,
+                    oauth,
+                    self._output,
                 ),
                 **supervisor.figures(),
             },
@@ -388,7 +406,7 @@ class Relayd(MultiService):
             reload=self._reload_all,
             restart=self._restart_workers,
             log=self._log,
-            oauth=self._oauth(),
+            oauth=oauth,
             limits=limits,
             backscatter=self._backscatter(),
             dkim=self._dkim().answer,
@@ -511,6 +529,7 @@ class Relayd(MultiService):
         try:
             spool.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock.acquire()
+            begin_anew(spool)
             super().startService()  # type: ignore[no-untyped-call]  # Twisted's own
             factory = ControlFactory(self._reactor, self._commands, self._log)
             self._control = listen(self._reactor, self._settings.control, factory)
@@ -519,6 +538,7 @@ class Relayd(MultiService):
                 self._metrics.start()
             if self._console is not None:
                 self._console.start(self._commands, self._guesses())
+            self._hooks.start()
         except CannotListenError as error:
             _refuse(f"relayd: metrics: {error}")
         except SpoolError as error:
@@ -571,7 +591,10 @@ class Relayd(MultiService):
             stopped = port.stopListening() if port is not None else None
             if isinstance(stopped, Deferred):
                 await stopped
+        self._hooks.stop()
         await super().stopService()  # type: ignore[no-untyped-call]  # Twisted's own
+        if self._recorder is not None:
+            self._recorder.finish()
         self._lock.release()
         self._log.flush()
 
@@ -615,6 +638,8 @@ def commands_of(
     tokens: TokensDesk | None = None,
     rules: RulesDesk | None = None,
     console: ConsoleService | None = None,
+    hooks: HookService | None = None,
+    output: Output | None = None,
     *,
     events: Events,
 ) -> OperatorCommands:
@@ -623,7 +648,9 @@ def commands_of(
     return OperatorCommands(
         gateway.backends(),
         about=lambda: about(
-            configuration, started, gateway.missing, dates, limits, tables, console
+            *(configuration, started, gateway.missing, dates, limits, tables, console, hooks),
+            oauth,
+            output,
         ),
         explain=gateway.explain,
         check=configuration.check,
@@ -658,6 +685,9 @@ def about(
     limits: LimitsDesk | None,
     tables: Refresher | None = None,
     console: ConsoleService | None = None,
+    hooks: HookService | None = None,
+    oauth: OauthDesk | None = None,
+    output: Output | None = None,
 ) -> dict[str, object]:
     """What `relayctl status` tells of the process."""
     settings = configuration.settings
@@ -678,6 +708,9 @@ def about(
             *(console.missing if console is not None else ()),
         ],
         "tables": [] if tables is None else tables.figures(),
+        "logins": oauth.status() if oauth is not None else [],
+        "log_dropped": output.lost if output is not None else 0,
+        "hooks": hooks.status() if hooks is not None else [],
         "certificates": [
             {"file": str(each.file), "until": each.until, "trouble": each.trouble}
             for each in dates.of(settings.certificates)

@@ -23,6 +23,7 @@ from relayd.mail.log import MailLog
 from relayd.ops.commands import Operations
 from relayd.ops.control import ControlError, listen
 from relayd.ops.documents import Document
+from relayd.ops.forwardsdesk import ForwardsDesk
 from relayd.ops.rulesdesk import RulesDesk
 from relayd.ops.tokensdesk import TokensDesk
 from relayd.reactor.workerpipe import Reactor
@@ -35,6 +36,7 @@ from relayd.tls.renewal import Certificates
 from relayd.web.api import Api
 from relayd.web.console import Console
 from relayd.web.entrance import Entrance
+from relayd.web.forwards import ForwardsApi
 from relayd.web.live import Sums
 from relayd.web.site import SecuredFactory, SiteFactory
 
@@ -68,7 +70,9 @@ class ConsoleService:
         """Listen. `guesses` are counted with those over SMTP."""
         settings = self._configuration.settings
         self._tokens.read()
-        api = Api(commands, self._tokens.find, guesses)
+        desk = ForwardsDesk(lambda: self._configuration.settings)
+        forwards = ForwardsApi(desk, commands, self._log)
+        api = Api(commands, self._tokens.find, guesses, forwards)
 
         def entrance(table: str) -> Entrance:
             if table not in self._entrances:

@@ -25,6 +25,7 @@ from relayd.web.exchange import (
     document,
     problem,
 )
+from relayd.web.forwards import DOMAINS, ForwardsApi
 from relayd.web.openapi import described
 from relayd.web.operations import carried_out
 from relayd.web.scope import scoped, within
@@ -41,14 +42,18 @@ class Api:
         commands: Operations,
         find_token: Callable[[str], ApiToken | None],
         guesses: Guesses,
+        forwards: ForwardsApi | None = None,
     ) -> None:
         self._commands = commands
         self._find_token = find_token
         self._guesses = guesses
+        self._forwards = forwards
 
     async def answer(self, asked: WebRequest) -> WebAnswer:
         """The answer; raises TurnedAwayError."""
         token = self._token(asked)
+        if self._forwards is not None and asked.path.startswith(DOMAINS):
+            return await self._forwards.answer(asked, token)
         if not _takes_json(asked.header("accept")):
             raise TurnedAwayError(HTTPStatus.NOT_ACCEPTABLE, f"answers are {JSON}")
         path = asked.path.removeprefix(API)

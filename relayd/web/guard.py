@@ -15,16 +15,23 @@ from relayd.web.exchange import TurnedAwayError, WebRequest
 
 SAFE = ("GET", "HEAD")
 METHODS = (*SAFE, "POST")
+WRITING = (*SAFE, "PUT", "DELETE")  # of what lies below _WRITTEN
 _OURS = ("same-origin", "none")  # none: typed, or a bookmark
 _LOCAL = ("localhost", "127.0.0.1", "[::1]")
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(?::[0-9]{1,5})?\Z")
 _PATH = re.compile(r"/(?:[A-Za-z0-9_-][A-Za-z0-9._-]*/?)*\Z")
 
+# a domain's file, or a name in it, which may be any local part
+_WRITTEN = re.compile(
+    r"/api/1/domains/[A-Za-z0-9][A-Za-z0-9._-]*/(?:rules|forwards(?:/[!-.0-~]+)?)\Z"
+)
+
 
 def check(asked: WebRequest, hostname: str) -> None:
     """Raises TurnedAwayError; `hostname` is our own."""
-    if asked.method not in METHODS:
-        allowed = ("Allow", ", ".join(METHODS))
+    methods = WRITING if _WRITTEN.match(asked.path) else METHODS
+    if asked.method not in methods:
+        allowed = ("Allow", ", ".join(methods))
         raise TurnedAwayError(HTTPStatus.METHOD_NOT_ALLOWED, "no such method here", [allowed])
     if not is_path(asked.path):
         raise TurnedAwayError(HTTPStatus.NOT_FOUND, "there is no such page")
@@ -51,4 +58,4 @@ def _ours(asked: WebRequest, host: re.Match[str]) -> tuple[str, ...]:
 
 def is_path(text: str) -> bool:
     """Whether this can be a path of ours: nothing to decode, no dots that lead upwards."""
-    return _PATH.match(text) is not None
+    return _PATH.match(text) is not None or _WRITTEN.match(text) is not None

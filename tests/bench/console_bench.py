@@ -19,7 +19,9 @@ from relayd.login.guesses import Guesses
 from relayd.login.users import Seat
 from relayd.ops.commands import Backend, OperatorCommands
 from relayd.ops.maillog import LineLog
+from relayd.ops.suspending import SuspendingDesk
 from relayd.reactor.coroutine import promise
+from relayd.relay.suspensions import Suspensions
 from relayd.spool.sqlite.store import Spool
 from relayd.web.api import Api
 from relayd.web.console import Console
@@ -43,8 +45,10 @@ async def measure(count: int, directory: Path) -> None:
     async def nothing(*_: object) -> Any:
         return ""
 
+    suspensions = Suspensions(directory, log, time.time)
     commands = OperatorCommands(
         [Backend(0, spool, lambda: (), dict)],
+        suspending=SuspendingDesk(suspensions, list, list, log, time.time),
         about=lambda: ABOUT, explain=nothing, check=nothing, reload=nothing, log=log,
     )  # fmt: skip
 

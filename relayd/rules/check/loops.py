@@ -38,14 +38,18 @@ _SOMEBODY, _SUB, _SOMEWHERE = "somebody", "sub", "somewhere"
 S = TypeVar("S")
 
 
-def loops(ruleset: Ruleset) -> list[Problem]:
-    """A problem for each circle. Conditions are answered for an unknown outside client."""
-    ruleset = ruleset.at_rcpt or ruleset
+def loops(ruleset: Ruleset, within: Ruleset | None = None) -> list[Problem]:
+    """A problem for each circle. Conditions are answered for an unknown outside client.
+
+    `within`: the set that the rules are part of; only what begins at them is looked at.
+    """
+    starts = ruleset.at_rcpt or ruleset
+    ruleset = starts if within is None else within.at_rcpt or within
     problems: list[Problem] = []
     told: set[Place] = set()
     view = View(_NOBODY, None, Subject(Mailbox("nobody", "invalid")))
     walk = ForwardWalk(ruleset, view)
-    for mailbox, place in _Starts(ruleset):
+    for mailbox, place in _Starts(starts):
         subject = Subject(mailbox, ruleset.subaddress)
         try:
             if walk.begin(subject).reach > MAX_EXPANDED:  # some may be counted twice

@@ -98,7 +98,7 @@ def _in_stage(
         for number in sorted(_rivals(stage, mine)):
             if number >= entry.number:
                 break
-            rival = stage.entries[number].rule
+            rival = stage.entry(number).rule
             if not _decides(rival, entry.rule):
                 continue
             at = rival.folded_at if isinstance(rival, Forward | Rewrite) else ()
@@ -106,7 +106,7 @@ def _in_stage(
                 hidden.setdefault(number, []).append(entry.rule)
                 break
     for number, rules in hidden.items():
-        yield stage.entries[number].rule, rules
+        yield stage.entry(number).rule, rules
 
 
 def _told(rival: Rule, hidden: list[Rule]) -> Problem:

@@ -6,7 +6,17 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from relayd.mail.message import Settlement
-from relayd.spool.postgresql.copyrows import BYTEA, BYTEAS, FLOAT8, INT4, INT8, TEXT, CopyRows
+from relayd.spool.postgresql.copyrows import (
+    BYTEA,
+    BYTEAS,
+    FLOAT8,
+    INT4,
+    INT8,
+    OPTIONAL_INT4,
+    OPTIONAL_INT8,
+    TEXT,
+    CopyRows,
+)
 from relayd.spool.postgresql.session import DatabaseSession
 from relayd.spool.sqlite.rows import EndRow, NewRows, Row, outcome_text
 
@@ -61,46 +71,23 @@ _WHOLE = CopyRows(  # a RecipientRow
         **_OWNED,
     },
 )
-_ACCEPTED = CopyRows(
+_LEDGER = CopyRows(  # a LedgerRow
     "ledger",
     {
         "message": INT8,
         "number": INT4,
+        "ended": INT4,
         "at": FLOAT8,
         "state": INT4,
         "mailbox": TEXT,
         "original": TEXT,
         "next_hop": TEXT,
-        "note": TEXT,
-        "size": INT8,
+        "size": OPTIONAL_INT8,
         "sender": TEXT,
         "facts": TEXT,
-    },
-)
-_FURTHER = CopyRows(
-    "ledger",
-    {
-        "message": INT8,
-        "number": INT4,
-        "at": FLOAT8,
-        "state": INT4,
-        "mailbox": TEXT,
-        "original": TEXT,
-        "next_hop": TEXT,
-        "note": TEXT,
-    },
-)
-_ENDED = CopyRows(
-    "ledger",
-    {
-        "message": INT8,
-        "number": INT4,
-        "at": FLOAT8,
-        "state": INT4,
-        "attempts": INT4,
+        "attempts": OPTIONAL_INT4,
         "outcome": TEXT,
         "note": TEXT,
-        "ended": INT4,
     },
 )
 
@@ -110,6 +97,14 @@ _OURS = "r.owner = %(owner)s AND r.epoch <= %(epoch)s"
 
 _WAITING = f"""SELECT r.message, r.number, r.warned FROM {_KEYS}
     JOIN recipient AS r ON {_SAME} WHERE {_OURS}"""
+# of those who wait; all that it says has just been stored
+_ACCEPT = """
+    INSERT INTO ledger(message, number, ended, at, state, mailbox, original, next_hop, note,
+        size, sender, facts)
+    SELECT r.message, r.number, 0, m.received, r.state, r.mailbox, r.original, r.next_hop, r.sender,
+        CASE r.number WHEN 0 THEN m.size END, CASE r.number WHEN 0 THEN m.sender END,
+        CASE r.number WHEN 0 THEN m.facts END
+    FROM message AS m JOIN recipient AS r ON r.message = m.ident WHERE m.ident = ANY(%s)"""
 # A postponement leaves an operator's hold alone; HELD itself holds.
 _POSTPONE = f"""
     UPDATE recipient AS r SET state = greatest(r.state, v.state), attempts = v.attempts,
@@ -256,8 +251,6 @@ class SharedBatch:
         messages: list[Row] = []
         recipients: list[Row] = []
         held: list[Row] = []
-        first: list[Row] = []
-        further: list[Row] = []
         ended: list[Row] = []
         for rows, content, chunks in self._accepting:
             if rows.message is not None:
@@ -266,22 +259,17 @@ class SharedBatch:
                 self.add(1, rows.message.size)
             recipients += [(*row, *self.ours) for row in rows.recipients]
             held += [(*row, *self.ours) for row in rows.held]
-            first.append(rows.first)
-            further += rows.further
-            ended += [
-                (row.message, row.number, row.at, row.state, row.attempts, row.outcome, row.note, 1)
-                for row in rows.ended
-            ]
+            ended += rows.ended
         for copying, told in (
             (_MESSAGE, messages),
             (_RECIPIENT, recipients),
             (_WHOLE, held),
-            (_ACCEPTED, first),
-            (_FURTHER, further),
-            (_ENDED, ended),
+            (_LEDGER, ended),
         ):
             if told:
                 session.copy(copying, copying.data(told))
+        if messages:
+            session.ask(_ACCEPT, ([row[0] for row in messages],))
 
     def _write_postponed(self, session: DatabaseSession) -> None:
         each = list(self._postponed.values())

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import unittest
 from pathlib import Path
+from unittest.mock import patch
 
 from relayd import config
 from relayd.config.lastgood import LastGoodFile
@@ -12,7 +14,9 @@ from relayd.config.texts import RecordedTexts
 from relayd.mail.address import Mailbox
 from relayd.mail.client import Client
 from relayd.mail.plan import Plan
+from relayd.rules.check.scope import read_scoped
 from relayd.rules.evaluate import Facts, evaluate
+from relayd.rules.header import edit_header
 
 MAIN = """\
 table inside { 192.0.2.1 } shared
@@ -76,6 +80,28 @@ THEFTS = {
     "srs domain example.com": "srs",
     "dnsbl x zen.example": "dnsbl",
     "subaddress +": "subaddress",
+    # of other spellings
+    "accept to @OTHER.Example": "@OTHER.Example",
+    "accept to @other.example.": "@other.example.",
+    "accept to @b\u00fccher.example": "@b\u00fccher.example",
+    "accept to x@xn--bcher-kva.example": "x@xn--bcher-kva.example",
+    "forward info+tag@other.example -> a@example.com": "info+tag@other.example",
+    'forward "a@example.com"@other.example -> a@example.com': '"a@example.com"@other.example',
+    "hold to @example.com.other.example": "@example.com.other.example",
+    "discard to @.other.example": "@.other.example",
+    "accept to SRS0=abcd=XX=other.example=ann@other.example": "SRS0=abcd=XX=other.example",
+    "accept to @[192.0.2.1]": "@[192.0.2.1]",
+    "copy to @example.com to evil@evil.example": "copy",
+    "arc seal as x": "arc",
+    "pace any 1/s": "pace",
+    "console 127.0.0.1:1": "console",
+    "header add X-Evil yes when sender null": "null",
+    "header add X-Evil yes when not to @other.example": "header",
+    'reject to regex "(?m)@example\\.com$"': '"',
+    'reject to regex "@example\\.com$|x"': '"',
+    'table x postgresql "service=mail" query "SELECT 1" refresh 1m': "x",
+    "table x http http://127.0.0.1/x refresh 1m": "x",
+    "expect to a@example.com when listed x -> a@example.com": "x",
 }
 
 
@@ -134,6 +160,131 @@ class ScopedTest(unittest.TestCase):
                 self.assertTrue(line[at:].startswith(caret), told[0])
                 self.assertEqual(self.reply(settings, "a@other.example"), 250)
                 self.assertEqual(self.reply(settings, "info@example.com"), 550)
+
+    def test_what_lies_there_and_is_no_file_of_rules_harms_nobody(self) -> None:
+        self.write("example.com", OWN)
+        customers = self.folder / "customers"
+        secret = self.folder / "secret"
+        secret.write_text("root:x:0:0\n")
+        (customers / "link.example.rules").symlink_to(secret)
+        os.mkfifo(customers / "fifo.example.rules")
+        (customers / "folder.example.rules").mkdir()
+        (customers / "huge.example.rules").write_text("# " + "x" * (1 << 20) + "\n")
+        (customers / "nowhere.example.rules").symlink_to("gone")
+        (customers / "binary.example.rules").write_bytes(b"accept to \xff\xfe\0\n")
+        (customers / "nul.example.rules").write_bytes(b"\0" * 100)
+        (customers / "Example.COM.rules").write_text("accept to x@example.com\n")
+        (customers / "\n\x1b[2Jx.example.rules").write_text(OWN)
+        (customers / "..rules").write_text(OWN)
+        (customers / "example.com..rules").write_text(OWN)
+        with open(os.fsencode(customers) + b"/\xff.example.rules", "w") as file:
+            file.write(OWN)
+        settings = self.load()
+        told = "\n".join(refused(settings))
+        told.encode()
+        self.assertNotIn("\x1b", told)
+        self.assertNotIn("root:x", told)
+        for name in ("link", "fifo", "folder", "huge", "nowhere", "binary", "nul"):
+            self.assertIn(f"{name}.example.rules", told)
+        self.assertIn("leads out of the folder", told)
+        self.assertIn("is about example.com already", told)
+        self.assertEqual(self.reply(settings, "a@other.example"), 250)
+        self.assertEqual(self.reply(settings, "x@example.com"), 250)  # one of the two
+
+    def test_a_link_within_the_folder_is_followed(self) -> None:
+        (self.folder / "customers" / "shared").write_text("accept to @example.com\n")
+        (self.folder / "customers" / "example.com.rules").symlink_to("shared")
+        self.assertEqual(self.reply(self.load(), "info@example.com"), 250)
+
+    def test_two_that_send_each_other_in_a_circle_harm_nobody_but_that_mail(self) -> None:
+        self.write("example.com", OWN + "forward a@example.com -> a@other.example\n")
+        self.write("other.example", "accept to @other.example\n"
+                   "forward a@other.example -> a@example.com\n")  # fmt: skip
+        settings = self.load()
+        self.assertEqual(refused(settings), [])
+        self.assertEqual(self.reply(settings, "info@example.com"), 250)
+        self.assertEqual(self.reply(settings, "b@other.example"), 250)
+        self.assertEqual(self.plan(settings, "a@example.com").reply.status, "5.4.6")
+
+    def test_a_circle_of_its_own_is_a_mistake(self) -> None:
+        self.write("example.com", "forward a@example.com -> b@example.com\n"
+                   "forward b@example.com -> a@example.com\n")  # fmt: skip
+        self.assertIn("in circles", refused(self.load())[0])
+
+    def test_a_customers_client_is_nobody_whom_we_trust(self) -> None:
+        self.write("example.com", "accept to @example.com when from 192.0.2.9\n")
+        settings = self.load()
+        self.assertFalse(settings.ruleset.trusts(Client("192.0.2.9")))
+
+    def test_of_two_domains_the_one_below_is_asked_first(self) -> None:
+        self.write("example.com", "accept to @.example.com\nreject to x@sub.example.com\n"
+                   "forward x@sub.example.com -> thief@example.net\n")  # fmt: skip
+        self.write("sub.example.com", "accept to @sub.example.com\n"
+                   "forward x@sub.example.com -> ann@example.net\n")  # fmt: skip
+        plan = self.plan(self.load(), "x@sub.example.com")
+        self.assertEqual([str(each.mailbox) for each in plan.destinations], ["ann@example.net"])
+
+    def test_what_stands_above_the_include_wins_and_what_stands_below_comes_later(self) -> None:
+        self.write("example.com", "accept to @example.com\nheader add X-C c when to @example.com\n")
+        path = self.folder / "relayd.conf"
+        path.write_text(
+            f"hostname gw.example.com\nspool {self.folder}/spool\n"
+            "reject to no@example.com\nheader add X-A a when to @example.com\n"
+            "include customers/*.rules scoped\n"
+            "reject to late@example.com\nheader add X-D d when to @example.com\n"
+        )
+        ruleset = config.load(path).ruleset
+        for recipient, code in (("no@", 550), ("late@", 250), ("a@", 250)):
+            facts = Facts(Client("192.0.2.9"), None, Mailbox.parse(f"{recipient}example.com"))
+            self.assertEqual(evaluate(ruleset, facts).reply.code, code, recipient)
+        rules = evaluate(ruleset, facts).destinations[0].header_rules
+        added = edit_header(ruleset, rules, b"From: a@b.example\r\n\r\n")
+        self.assertEqual(added, b"X-A: a\r\nX-C: c\r\nX-D: d\r\nFrom: a@b.example\r\n\r\n")
+
+    def test_a_file_that_looks_at_the_content_does_so_for_its_own(self) -> None:
+        self.write("example.com", OWN + "hold to @example.com when dmarc reject\n")
+        settings = self.load()
+        self.assertEqual(refused(settings), [])
+        self.assertEqual(self.reply(settings, "info@example.com"), 250)
+        self.assertTrue(settings.ruleset.examined)
+        self.assertEqual(self.reply(settings, "a@other.example"), 250)
+
+    def test_the_domains_of_the_files_are_ours(self) -> None:
+        (self.folder / "srs.keys").write_text("a-secret-of-some-length-0123456789\n")
+        (self.folder / "srs.keys").chmod(0o600)
+        self.write("example.com", OWN)
+        path = self.folder / "relayd.conf"
+        path.write_text(
+            f"hostname gw.example.com\nspool {self.folder}/spool\n{MAIN}"
+            "srs domain srs.example.net keys file srs.keys\n"
+        )
+        ruleset = config.load(path).ruleset
+        assert ruleset.srs is not None
+        self.assertTrue(ruleset.srs.owns(Mailbox.parse("x@example.com")))
+        self.assertTrue(ruleset.srs.owns(Mailbox.parse("x@other.example")))
+        self.assertFalse(ruleset.srs.owns(Mailbox.parse("x@elsewhere.example")))
+
+    def test_of_many_files_one_that_has_changed_is_compiled_alone(self) -> None:
+        for number in range(50):
+            self.write(f"c{number}.example", f"accept to @c{number}.example\n")
+        self.load()
+        self.write("c7.example", "accept to info@c7.example\n")
+        with patch("relayd.config.scopedfiles.read_scoped", wraps=read_scoped) as read:
+            settings = self.load()
+        self.assertEqual([call.args[1] for call in read.call_args_list], ["c7.example"])
+        self.assertEqual(self.reply(settings, "a@c7.example"), 550)
+        self.assertEqual(self.reply(settings, "info@c7.example"), 250)
+        self.assertEqual(self.reply(settings, "a@c8.example"), 250)
+        before = settings.ruleset.hash
+        (self.folder / "customers" / "c8.example.rules").unlink()
+        settings = self.load()
+        self.assertEqual(self.reply(settings, "a@c8.example"), 550)
+        self.assertNotEqual(settings.ruleset.hash, before)
+        self.write("c7.example", "acept\n")  # what was good stays so, without a restart as well
+        settings = self.load()
+        self.assertEqual(self.reply(settings, "info@c7.example"), 250)
+        self.assertIn("its last good version", refused(settings)[0])
+        self.assertIn("its last good version", refused(self.load())[0])
 
     def test_tables_of_two_files_may_have_the_same_name(self) -> None:
         self.write(

@@ -344,6 +344,26 @@ class TokenTests(Scene, TestCase):
         )
         self.assertEqual(self.journal.notices[-1][1]["command"], "token make")
 
+    def test_a_token_of_a_domain_is_for_that_and_nothing_else(self) -> None:
+        token = self.token_of("operator", "panel", "Bücher.EXAMPLE")
+        again = TokensDesk(self.folder / "api-tokens", self.journal)
+        again.read()
+        found = again.find(token)
+        assert found is not None
+        self.assertEqual(found.domain, "xn--bcher-kva.example")
+        self.assertTrue(found.about("xn--bcher-kva.example"))
+        for other in ("other.example", "sub.xn--bcher-kva.example", "example", ""):
+            self.assertFalse(found.about(other), other)
+        self.assertTrue(apitokens.ApiToken("a", found.role, "", 0).about("other.example"))
+        for text in ("a..b", "a@b.example", " "):
+            with self.assertRaises(RequestError):
+                self.tokens.answer(
+                    {"action": "make", "name": "x", "role": "viewer", "domain": text}, ""
+                )
+        line = f"a operator {found.digest} 1 @"
+        with self.assertRaises(apitokens.ApiTokensError):  # never more than was meant
+            apitokens.parse([line])
+
     def test_what_makes_no_sense_is_refused(self) -> None:
         self.token_of("viewer", "a")
         for request in (
