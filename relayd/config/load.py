@@ -539,6 +539,7 @@ class _Loader:
         ]
         problems = listener_problems(given, tables, pairs, in_clear=in_clear)
         problems += console_problems(consoles, tables)
+        problems += self._edits_nowhere()
         secrets: dict[str, Secret] | None = None
         setting = next(iter(self._settings.get("secrets", ())), None)
         if setting is not None:
@@ -561,6 +562,14 @@ class _Loader:
         broken = [each.tokens[1].text for each in self._broken if _is_oauth(each)]
         known = [*providers, *broken]
         return [*problems, *wrong, *unknown_logins(hops, places, secrets, known)]
+
+    def _edits_nowhere(self) -> list[Problem]:
+        """Of `console may edit` where there is no console."""
+        given = self._settings.get("console", ())
+        if any(isinstance(each.value, ConsolePlace) for each in given):
+            return []
+        hint = 'expected "console listen unix:/run/relayd/console.sock" as well'
+        return [Problem(each.place, "there is no console to edit at", hint) for each in given]
 
     def _keys(self) -> tuple[bytes, ...]:
         """The keys of sender rewriting; none: there is no `srs domain`."""

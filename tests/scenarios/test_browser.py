@@ -316,7 +316,7 @@ class InChromium(Scenario):
         content = b"Subject: %b\r\n%b" % (subject.encode(), message.as_bytes(policy=SMTP))
         quoted = "".join(f"\\{each}" if each in '"\\' else each for each in line)
         with self.relay.session() as session:
-            session.command_encoding = "utf-8"  # type: ignore[attr-defined]
+            session.command_encoding = "utf-8"
             if session.ehlo(line)[0] != 250:
                 session.ehlo("client.example")
             sender = f'<"{quoted}"@evil.example>' if plain else "ann@evil.example"

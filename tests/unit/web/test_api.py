@@ -273,8 +273,13 @@ class OfOneDomain(Scene, TestCase):
         own, shared, others = await self.setting()
         heard = await self.call("/hold", {}, "operator")
         self.assertEqual(heard.status, 400)  # nothing is named
-        for body in ({"ids": [own, shared, others]}, {"all": True}, {"sender": "boss"},
-                     {"recipient": "example.com"}):  # fmt: skip
+        bodies: tuple[dict[str, object], ...] = (
+            {"ids": [own, shared, others]},
+            {"all": True},
+            {"sender": "boss"},
+            {"recipient": "example.com"},
+        )
+        for body in bodies:
             heard = await self.call("/hold", body, "operator")
             self.assertEqual(json.loads(heard.text), {"recipients": 2}, heard.text)
             states = await self.states()
@@ -294,8 +299,7 @@ class OfOneDomain(Scene, TestCase):
                      "release", "remove", "reroute"}  # fmt: skip
         for call in CALLS:
             if call.name not in open_ones:
-                body = {} if call.method == "POST" else None
-                heard = await self.call(call.path, body)
+                heard = await self.call(call.path, {} if call.method == "POST" else None)
                 self.assertEqual(heard.status, 403, call.path)
                 self.assertEqual(heard.field("content-type"), "application/problem+json")
         for recipient in ("eve@elsewhere.example", "x@example.com.evil.org", "@elsewhere.example"):

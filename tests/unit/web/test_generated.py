@@ -178,11 +178,12 @@ class GeneratedClient(Scene, TestCase):
             },
         }
         text = self.conf.read_text()
-        file = {"file": "relayd.conf", "text": f"{text}# more\n"}
+        draft = f"{text}# more\n"
+        file: dict[str, object] = {"file": "relayd.conf", "text": draft}
         said |= {
             "rules_text": {"file": "relayd.conf"}, "rules_check": file, "rules_replay": file,
             "rules_activate": {**file, "version": version_of(text.encode())},
-            "rules_back": {"file": "relayd.conf", "version": version_of(file["text"].encode())},
+            "rules_back": {"file": "relayd.conf", "version": version_of(draft.encode())},
         }  # fmt: skip
         order = sorted(client.operations, key=lambda name: (name == "remove", name))
         order.remove("suspended")
