@@ -59,8 +59,8 @@ class Cluster(Scenario):
         self.sink = Sink()
         self.addCleanup(self.sink.stop)
 
-    def gateway(self, name: str) -> Relayd:
-        """A node, not yet started."""
+    def gateway(self, name: str, *settings: str) -> Relayd:
+        """A node, not yet started. In `settings`, FOLDER is a place of its own."""
         relayd = self.relayd(
             f"next-hop out smtp 127.0.0.1:{self.sink.port}\n"
             "accept from 127.0.0.0/8\nroute any via out\n",
@@ -69,7 +69,8 @@ class Cluster(Scenario):
         )
         folder = relayd.folder / "spool"
         text = relayd.config.read_text()
-        place = f'spool postgresql "{self.database.where}" folder {folder}\nnode {name}'
+        place = f'spool postgresql "{self.database.where}" folder {folder}\nnode {name}\n'
+        place += "".join(f"{each}\n" for each in settings).replace("FOLDER", str(folder))
         relayd.config.write_text(text.replace(f"spool {folder}", place))
         return relayd
 
@@ -220,3 +221,41 @@ class Cluster(Scenario):
         gateway.send(ANN, ["c@example.com"])
         self.sink.wait(2)
         gateway.wait_empty()
+
+    def test_mail_that_comes_while_the_database_is_away_is_kept_here_and_sent(self) -> None:
+        gateway = self.gateway("gw1", "away keep FOLDER")
+        gateway.ctl("spool", "create")
+        gateway.start()
+        self.database.halt(signal.SIGQUIT)
+        taken: list[str] = []
+
+        def send(name: str) -> bool:
+            """Whether it is taken: nothing less than 250 counts."""
+            try:
+                with smtplib.SMTP(*gateway.address, timeout=5) as client:
+                    client.sendmail(ANN, [name], b"Subject: x\r\n\r\nx\r\n")
+            except (OSError, smtplib.SMTPException):
+                return False
+            taken.append(name)
+            return True
+
+        wait_until(lambda: send("first@example.com"), "it takes mail without the database")
+        wait_until(lambda: "first@example.com" in self.arrived(), "and sends it")
+        self.sink.kill()
+        for n in range(5):
+            self.assertTrue(send(f"kept{n}@example.com"))
+        gateway.kill()
+        gateway.start()  # without the database, too
+        self.assertTrue(send("after@example.com"))
+        self.sink.start()
+        wait_until(lambda: set(taken) == set(self.arrived()), "all that was taken arrives")
+        self.database.start()
+        wait_until(lambda: "spool records again" in gateway.log(1000), "the database is back")
+        self.assertTrue(send("again@example.com"))
+        wait_until(lambda: len(self.arrived()) == len(taken), "it goes on")
+        gateway.wait_empty()
+        with psycopg.connect(self.database.where, autocommit=True) as connection:
+            found = connection.execute("SELECT mailbox FROM relayd.ledger WHERE ended = 0")
+            self.assertEqual([to for (to,) in found], ["again@example.com"])
+        self.assertEqual(self.arrived(), sorted(taken))
+        self.assertEqual(gateway.ctl("audit").returncode, 0)

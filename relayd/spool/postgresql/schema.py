@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 VERSION = 1
 LOCKS = 0x72656C61  # our advisory locks: with the number of a node, whose writer holds it,
 WHOLE = -1  # ... or with this one, while the tables are made
-MAX_NODES = 256  # as many as an identifier has room for (see mail.ident)
+MAX_NODES = 192  # of 256 in an identifier (see mail.ident); the others: see spool.away
 
 # As in a folder (see spool.sqlite.schema), but for three things. Content up to a megabyte is in
 # the row, uncompressed and out of the way of whoever does not ask for it. Header sections are in

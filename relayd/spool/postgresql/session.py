@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from relayd.spool.errors import SpoolError, SpoolFull
+from relayd.spool.errors import SpoolAway, SpoolError, SpoolFull
 from relayd.spool.postgresql import schema
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ class DatabaseSession:
                 application_name=name,
             )
         except psycopg.Error as error:
-            raise SpoolError(f"database: {plain(error)}") from None
+            raise SpoolAway(f"database: {plain(error)}") from None
         try:
             schema.require(self.link)
             for setting in _SETTINGS.split(";"):

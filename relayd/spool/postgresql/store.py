@@ -29,7 +29,7 @@ from relayd.spool.postgresql.writes import (
     Beat,
     ClearChunks,
     SharedAcceptance,
-    SharedAnswer,
+    SharedClientAnswered,
     SharedLetGo,
     SharedOperatorWrite,
     SharedPrune,
@@ -47,6 +47,7 @@ from relayd.spool.threaded import ThreadedStore
 from relayd.spool.view import AS_THEY_ARE, Accepted, NewMessage, QueueFilter, Rerouting
 
 PRUNE_EVERY = 60.0  # seconds
+OPEN_EVERY = 2.0  # seconds between attempts to begin without the database
 
 
 class PostgresqlSpool(ThreadedStore):
@@ -83,6 +84,8 @@ class PostgresqlSpool(ThreadedStore):
         self._trouble: SpoolError | None = None
         self._open = False
         self._well = False  # it is open, and not in trouble
+        self._opening: threading.Thread | None = None
+        self._closing = threading.Event()
         self.lease = Lease()
         self._neighbours = Neighbours(self.lease)
         self._next_beat = self._next_prune = float("-inf")
@@ -134,15 +137,40 @@ class PostgresqlSpool(ThreadedStore):
         for thread in (self._writer, self._reader, self._syncer):
             thread.start()
 
+    def open_in_time(self, error: SpoolError) -> None:
+        """`open` has said this: do it as soon as the database is there; it is in trouble until."""
+        self._trouble = error
+        self._say("spool cannot record", reason=error.reason)
+        self._opening = threading.Thread(target=self._keep_opening, name="spool open", daemon=True)
+        self._opening.start()
+
+    def _keep_opening(self) -> None:
+        while not self._closing.wait(OPEN_EVERY):
+            try:
+                self.open()
+            except SpoolError as error:
+                self._trouble = error
+            else:
+                self._bridge.call(self._health_changed, None)
+                return
+
     def close(self) -> Awaitable[None]:
         """Finish what was asked for, then let go of the database."""
         promise: Promise[None] = self._bridge.promise()
-        if not self._open:
+        self._closing.set()
+        if self._opening is None and not self._open:
             promise.callback(None)
             return promise
-        self._open = self._well = False
+        was, self._open, self._well = self._open, False, False
 
         def ending() -> None:
+            begun = was
+            if self._opening is not None:
+                self._opening.join()
+                begun, self._open, self._well = was or self._open, False, False
+            if not begun:
+                self._bridge.call(promise.callback, None)
+                return
             self._reader.stop()
             self._syncer.stop()
             self._writer.stop()
@@ -228,7 +256,7 @@ class PostgresqlSpool(ThreadedStore):
     def answered(self, ident: int) -> Awaitable[None]:
         """The client of this message is about to hear 250."""
         promise: Promise[None] = self._bridge.promise()
-        return self._write(promise, SharedAnswer(promise, ident))
+        return self._write(promise, SharedClientAnswered(promise, ident))
 
     def set_aside(self, ident: int, reason: str) -> Awaitable[bool]:
         """Take a damaged message out of the queue."""
@@ -265,7 +293,7 @@ class PostgresqlSpool(ThreadedStore):
         if self._open:
             self._reader.ask(question, promise, to_act=to_act)
         else:
-            promise.errback(SpoolError("the spool is closed"))
+            promise.errback(self._unable())
         return promise
 
     def hear_of_commits(self, told: Committed) -> None:
@@ -309,6 +337,8 @@ class PostgresqlSpool(ThreadedStore):
             )
 
     def _unable(self) -> SpoolError:
+        if self._trouble is not None and not self._closing.is_set():
+            return self._trouble
         if self._open and self._trouble is None:
             return SpoolError("the database has recorded no sign of life lately")
         return super()._unable()

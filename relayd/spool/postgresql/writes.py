@@ -258,7 +258,7 @@ class SharedOperatorWrite(SharedWrite):
         return self._at[0] >= self._last
 
 
-class SharedAnswer(SharedWrite):
+class SharedClientAnswered(SharedWrite):
     """The client of a message is about to hear 250."""
 
     def __init__(self, promise: Promise[Any], ident: int) -> None:
