@@ -389,6 +389,8 @@ class Gateway(Service):
         self._taking: AwayStore | Spool | PostgresqlSpool = shared[0].spool
         if self._local is not None:
             self._taking = AwayStore(shared[0].spool, self._local.spool, log)
+        if isinstance(shared[0].spool, PostgresqlSpool):
+            self.suspensions.share(shared[0].spool)
         if counting is not None:
             # of the others, which are only emptied, another thread would add to the same figures
             self.shards[0].spool.hear_of_commits(counting.committed)
@@ -606,6 +608,8 @@ class Gateway(Service):
 
     def _limit_shards(self, now: Settings) -> None:
         for shard in self.shards:
+            if isinstance(shard.spool, PostgresqlSpool):
+                shard.spool.rules = now.ruleset.hash
             shard.spool.apply(
                 memory_threshold=now.content_in_memory,
                 floor_bytes=now.free_space,
@@ -760,6 +764,7 @@ class Gateway(Service):
                 self.lost_addresses.documents,
                 shard.dispatcher.provider_of,
                 lambda shard=shard: self._full(shard),  # type: ignore[misc]  # likewise
+                shard.spool.cluster if isinstance(shard.spool, PostgresqlSpool) else None,
             )
             for shard in self.shards
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 import threading
@@ -36,6 +37,7 @@ from relayd.spool.postgresql.writes import (
     SharedReroute,
     SharedSetAside,
     SharedSettlement,
+    SharedSuspending,
     SharedWrite,
 )
 from relayd.spool.sqlite.bridge import Bridge, Promise
@@ -47,6 +49,9 @@ from relayd.spool.threaded import ThreadedStore
 from relayd.spool.view import AS_THEY_ARE, Accepted, NewMessage, QueueFilter, Rerouting
 
 PRUNE_EVERY = 60.0  # seconds
+Suspending = Mapping[str, object]
+"""A suspension as a document (see relayd.relay.suspensions)."""
+
 OPEN_EVERY = 2.0  # seconds between attempts to begin without the database
 
 
@@ -72,6 +77,11 @@ class PostgresqlSpool(ThreadedStore):
         self.on_trouble: Callable[[str], None] = lambda reason: None
         self.on_recovery: Callable[[], None] = lambda: None
         self.on_change: Callable[[str, Sequence[tuple[int, int]]], None] = lambda verb, met: None
+        self.on_suspending: Callable[[Sequence[Suspending], Sequence[Sequence[str]]], None]
+        self.on_suspending = lambda begun, ended: None  # by way of another node
+        self.on_suspended: Callable[[Sequence[Suspending]], None] = lambda all_of_them: None
+        self._suspended = ""  # as was told last
+        self.rules = ""  # the hash of those in force here
         self._where = where
         self._bridge = bridge
         self._node = node
@@ -286,7 +296,21 @@ class PostgresqlSpool(ThreadedStore):
             promise.errback(self._unable())
         return promise
 
+    def suspend(self, begun: Suspending) -> Awaitable[None]:
+        """Tell all nodes that this is to wait."""
+        promise: Promise[None] = self._bridge.promise()
+        return self._write(promise, SharedSuspending(promise, [begun]))
+
+    def resume(self, kind: str = "", whom: str = "") -> Awaitable[list[Suspending]]:
+        """Tell all nodes that this (of no kind: whatever does) waits no more; what did."""
+        promise: Promise[list[Suspending]] = self._bridge.promise()
+        return self._write(promise, SharedSuspending(promise, [], (kind, whom)))
+
     # questions
+
+    def cluster(self) -> Awaitable[dict[str, Any]]:
+        """The nodes, what each has, and how the database is."""
+        return self._ask(lambda search: search.cluster(self.lease.seconds))
 
     def _ask(self, question: Question, *, to_act: bool = False) -> Awaitable[Any]:
         promise: Promise[Any] = self._bridge.promise()
@@ -312,7 +336,7 @@ class PostgresqlSpool(ThreadedStore):
         if now < self._next_beat:
             return taking
         self._next_beat = now + self.lease.beat
-        beat = Beat(self.lease, self._neighbours.look)
+        beat = Beat(self.lease, self._look, self.rules)
         if now < self._next_prune:
             return (beat, *taking)
         self._next_prune = now + PRUNE_EVERY
@@ -323,6 +347,19 @@ class PostgresqlSpool(ThreadedStore):
         """For the writer: an operator has changed these by way of another node."""
         self.forget_positions()
         self._changed(verb, keys)
+
+    def suspending(self, begun: list[dict[str, Any]], ended: list[list[str]]) -> None:
+        """For the writer: what is to wait, or no more, by way of another node."""
+        self._bridge.call(lambda: self.on_suspending(begun, ended))
+
+    def _look(self, session: DatabaseSession, ours: int) -> None:
+        """At the other nodes, and at what all of them are to know, whatever they have missed."""
+        self._neighbours.look(session, ours)
+        found = session.ask("SELECT document FROM suspension ORDER BY kind, whom").fetchall()
+        text = f"[{','.join(document for (document,) in found)}]"
+        if text != self._suspended:
+            self._suspended = text
+            self._bridge.call(lambda: self.on_suspended(json.loads(text)))
 
     def taken_over(self) -> None:
         """For the writer: what was this node's may be others' now."""
