@@ -658,6 +658,9 @@ class Gateway(Service):
         opened = []
         try:
             for shard in self.shards:
+                if isinstance(shard.spool, PostgresqlSpool):  # what is kept beside it
+                    beside = self._configuration.settings.spool / f"shard-{shard.number}"
+                    beside.mkdir(mode=0o700, parents=True, exist_ok=True)
                 try:
                     shard.spool.open()
                 except SpoolAway as error:
