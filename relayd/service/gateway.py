@@ -85,7 +85,7 @@ from relayd.smtp.server import SmtpServer
 from relayd.spool.away import FOLDER as AWAY
 from relayd.spool.away import AwayStore, local_shards
 from relayd.spool.errors import SpoolAway, SpoolError
-from relayd.spool.postgresql.store import PostgresqlSpool
+from relayd.spool.postgresql.store import PostgresqlSpool, name_of
 from relayd.spool.refusedlog import FOLDER as REFUSED_LOG_FOLDER
 from relayd.spool.refusedlog import RefusedLog
 from relayd.spool.sqlite.bridge import Promise
@@ -247,8 +247,7 @@ def opened_by(
 ) -> Spool | PostgresqlSpool:
     """The spool of the shard of this number: in the folder, or that of a node in a database."""
     if settings.place.database:
-        # a name for each process that sends: the first has the machine's
-        name = f"{settings.node}/{number}" if number else settings.node
+        name = name_of(settings.node, number)
         return PostgresqlSpool(settings.place.database, bridge, node=name, log=log)
     folder = settings.spool
     lock = folder / f"shard-{number}" / "lock"
@@ -495,6 +494,8 @@ class Gateway(Service):
         )
         self.lost_addresses.told.append(dispatcher.source_is_back)
         watch = None
+        if isinstance(spool, PostgresqlSpool):
+            spool.on_nodes = sites.share
         if spool.lease is not None:
             courier.keeps(spool.lease)
             spool.lease.on_lost = dispatcher.lost

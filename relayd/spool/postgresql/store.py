@@ -55,6 +55,17 @@ Suspending = Mapping[str, object]
 OPEN_EVERY = 2.0  # seconds between attempts to begin without the database
 
 
+def name_of(machine: str, worker: int) -> str:
+    """A name for each process that sends; the first has the machine's."""
+    return f"{machine}/{worker}" if worker else machine
+
+
+def machine_of(name: str) -> str:
+    """The inverse of name_of."""
+    machine, slash, worker = name.rpartition("/")
+    return machine if slash and worker.isdigit() else name
+
+
 class PostgresqlSpool(ThreadedStore):
     """A Store in PostgreSQL; the contract of each method is Store's.
 
@@ -81,6 +92,8 @@ class PostgresqlSpool(ThreadedStore):
         self.on_suspending = lambda begun, ended: None  # by way of another node
         self.on_suspended: Callable[[Sequence[Suspending]], None] = lambda all_of_them: None
         self._suspended = ""  # as was told last
+        self.on_nodes: Callable[[int, int], None] = lambda nodes, machines: None
+        self._nodes = (1, 1)  # likewise: the living ones, and on how many machines
         self.rules = ""  # the hash of those in force here
         self._where = where
         self._bridge = bridge
@@ -355,6 +368,11 @@ class PostgresqlSpool(ThreadedStore):
     def _look(self, session: DatabaseSession, ours: int) -> None:
         """At the other nodes, and at what all of them are to know, whatever they have missed."""
         self._neighbours.look(session, ours)
+        names = [self._node, *self._neighbours.others]
+        nodes = len(names), len({machine_of(name) for name in names})
+        if nodes != self._nodes:
+            self._nodes = nodes
+            self._bridge.call(lambda: self.on_nodes(*nodes))
         found = session.ask("SELECT document FROM suspension ORDER BY kind, whom").fetchall()
         text = f"[{','.join(document for (document,) in found)}]"
         if text != self._suspended:
