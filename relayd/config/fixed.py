@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from relayd.config.settings import SPECS, Effect, Listener
-from relayd.config.spoolplace import SpoolPlace
+from relayd.config.spoolplace import Away, SpoolPlace
 from relayd.config.values import ConsolePlace, MayEdit, MetricsPlace, NameOrder
 from relayd.rules.language.lexer import lex, quote
 from relayd.rules.language.source import Source
@@ -24,7 +24,7 @@ def _statements(fixed: Mapping[str, Any]) -> Iterator[str]:
         for each in value if isinstance(value, tuple) else (value,):
             whole = isinstance(
                 each,
-                (Listener, MetricsPlace, ConsolePlace, MayEdit, NameOrder, SpoolPlace),
+                (Listener, MetricsPlace, ConsolePlace, MayEdit, NameOrder, SpoolPlace, Away),
             )
             yield f"{name} {each.statement if whole else quote(str(each))}"
 

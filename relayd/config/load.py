@@ -39,7 +39,7 @@ from relayd.config.settings import (
     system_hostname,
 )
 from relayd.config.shortnames import unfindable
-from relayd.config.spoolplace import SpoolPlace
+from relayd.config.spoolplace import Away, SpoolPlace
 from relayd.config.tables import TableLoader
 from relayd.config.texts import Texts
 from relayd.config.tls import certificate_problems, open_keys, resolved
@@ -322,7 +322,9 @@ class _Loader:
     def spool(self) -> Path:
         """Where mail lies, as far as it is said."""
         given = self._settings.get("spool")
-        return self._folder / str(given[0].value if given else Settings.spool)
+        place = given[0].value if given else Settings.place
+        assert isinstance(place, SpoolPlace)
+        return self._folder / place.folder
 
     def _complain(self, place: Place | None, path: str, what: str, expected: str) -> None:
         where = place or Place(Source(path, path, ()), 1)
@@ -365,6 +367,7 @@ class _Loader:
         problems += self._certificates(values)
         problems += self._tls_reports(values)
         problems += self._hooks(values)
+        problems += self._away(place)
         problems += hop_problems(ruleset.next_hops, places, own, hostname)
         problems += self._logins(values, ruleset.next_hops, places, tables)
         problems += [*shadowed(ruleset), *loops(ruleset)]
@@ -496,6 +499,18 @@ class _Loader:
             if isinstance(value := each.value, CertificateFiles | TlsReports)
         ]
         return [((self._folder / key).absolute(), place) for key, place in given if key]
+
+    def _away(self, spool: SpoolPlace) -> list[Problem]:
+        """`away keep` is for a database that may be away."""
+        return [
+            Problem(
+                each.place,
+                f"away {each.value}, but there is no database that could be away",
+                'expected a spool such as postgresql "service=relayd"',
+            )
+            for each in self._settings.get("away", ())
+            if each.value != Away() and not spool.database
+        ]
 
     def _tls_reports(self, values: dict[str, object]) -> list[Problem]:
         """The key of the setting `tls-reports`."""

@@ -15,7 +15,7 @@ from relayd.config.logins import SUBMISSION, yes_no
 from relayd.config.oauth import oauth
 from relayd.config.peers import NOBODY, XCLIENT_LOGIN, Peers
 from relayd.config.reports import OF_BUDGET, OF_SUCCESS, reports, tls_reports
-from relayd.config.spoolplace import SpoolPlace, node, spool_place
+from relayd.config.spoolplace import Away, SpoolPlace, away, node, spool_place
 from relayd.config.texts import Texts
 from relayd.config.tls import MINIMUMS, DomainTls, certificate, domain_tls
 from relayd.config.values import (
@@ -171,6 +171,7 @@ class Settings:
         word="spool",
     )
     node: str = setting(node, "a name", RESTART, default="")  # empty: the hostname
+    away: Away = setting(away, "defer, or keep and a path", RESTART, default=Away())
     control: Path = setting(path_of, "a path", RESTART, default=Path("/var/spool/relayd/control"))
     metrics: tuple[MetricsPlace, ...] = setting(
         metrics, "listen, and an address or unix socket", RESTART, default=(), repeatable=True

@@ -93,7 +93,10 @@ def parser(run: Mapping[str, Run]) -> argparse.ArgumentParser:
     _add_question(asking)
     _add_replay(command("replay", "what new rules would make of the mail of the last days"))
     command("filters", "who is asked about mail, how fast they are, how often in trouble")
-    command("audit", "whether every recipient in the ledger is accounted for")
+    auditing = command("audit", "whether every recipient in the ledger is accounted for")
+    auditing.add_argument("--cluster", action="store_true",
+                          help="and what nodes have delivered that was others'")  # fmt: skip
+    command("cluster", "the nodes that share a spool, and how its database is")
     checking = command("check", "whether the configuration on disk is good")
     checking.add_argument("file", nargs="?", type=Path, metavar="FILE",
                           help="relayd.conf; without, that of the running relayd")  # fmt: skip

@@ -232,13 +232,25 @@ def audit(options: argparse.Namespace) -> int:
             problems.append([ident, number, problem])
             if not options.json:
                 print(text.safe(f"{ident}  recipient {number}: {problem}"))
+    of_nodes: dict[str, Any] = {}
+    if options.cluster:
+        of_nodes["late"] = daemon(options).answer("cluster")["late"]
+        if not options.json:
+            print(f"{of_nodes['late']:,} deliveries of what another node had taken over by then")
     if options.json:
-        print(json.dumps({"audited": audited, "discrepancies": problems}))
+        print(json.dumps({"audited": audited, "discrepancies": problems, **of_nodes}))
     elif problems:
         print(f"{len(problems):,} of {audited:,} recipients are not accounted for")
     else:
         print(f"clean: all {audited:,} recipients in the ledger are accounted for")
     return FAILED if problems else OK
+
+
+def cluster(options: argparse.Namespace) -> int:
+    """The nodes that share a spool, and how its database is."""
+    answer = daemon(options).answer("cluster")
+    _show(options, answer, text.cluster_lines(answer))
+    return OK
 
 
 def content(options: argparse.Namespace) -> int:
@@ -593,6 +605,7 @@ _RUN: dict[str, Run] = {
     "replay": replay,
     "filters": filters,
     "audit": audit,
+    "cluster": cluster,
     "check": check,
     "reload": reload,
     "user": user,

@@ -26,6 +26,8 @@ def add_options(to: argparse.ArgumentParser) -> None:
     add("--spool", type=Path, metavar="DIR", help="the spool, unless the configuration says it")
     about = "make the tables of a spool in PostgreSQL, in the database that the configuration names"
     actions.add_parser("create", help=about, description=about)
+    about = "bring these tables up to date, while nodes of the version before go on beside them"
+    actions.add_parser("upgrade", help=about, description=about)
 
 
 def run(options: argparse.Namespace, config: Path) -> int:
@@ -33,6 +35,8 @@ def run(options: argparse.Namespace, config: Path) -> int:
     # sqlite3 takes its time to load, and no other command needs it
     if options.action == "create":
         return _create(options, config)
+    if options.action == "upgrade":
+        return _upgrade(options, config)
     from relayd.spool.errors import SpoolError
     from relayd.spool.export import export
     from relayd.spool.formats import OLDEST, VERSION
@@ -54,13 +58,8 @@ def _create(options: argparse.Namespace, config: Path) -> int:
     from relayd.spool.postgresql.schema import VERSION
     from relayd.spool.postgresql.session import create_in
 
-    database = _settings_of(config).place.database
-    if not database:
-        raise SpoolFailure(
-            f'{config} names no database: expected e.g. spool postgresql "service=relayd"'
-        )
     try:
-        made = create_in(database)
+        made = create_in(_database_of(config))
     except SpoolError as error:
         raise SpoolFailure(error.reason) from None
     if options.json:
@@ -68,6 +67,35 @@ def _create(options: argparse.Namespace, config: Path) -> int:
     else:
         print(f"the spool is {'made' if made else 'there already'}, in version {VERSION}")
     return 0
+
+
+def _upgrade(options: argparse.Namespace, config: Path) -> int:
+    from relayd.spool.errors import SpoolError
+    from relayd.spool.postgresql.schema import VERSION
+    from relayd.spool.postgresql.session import upgrade_in
+
+    try:
+        before = upgrade_in(_database_of(config))
+    except SpoolError as error:
+        raise SpoolFailure(error.reason) from None
+    if before is None:
+        raise SpoolFailure('there is no spool in this database: "relayctl spool create" makes it')
+    if options.json:
+        print(json.dumps({"before": before, "version": max(before, VERSION)}))
+    elif before < VERSION:
+        print(f"the spool was in version {before}, and is in version {VERSION} now")
+    else:
+        print(f"the spool is in version {before} already")
+    return 0
+
+
+def _database_of(config: Path) -> str:
+    database = _settings_of(config).place.database
+    if not database:
+        raise SpoolFailure(
+            f'{config} names no database: expected e.g. spool postgresql "service=relayd"'
+        )
+    return database
 
 
 def _settings_of(config: Path) -> Settings:

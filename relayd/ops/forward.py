@@ -20,6 +20,7 @@ from relayd.mail.ident import shard_of
 from relayd.mail.log import MailLog
 from relayd.ops.answers import EventAnswer, FiguresAnswer
 from relayd.ops.commands import (
+    BESIDE,
     MAX_DESTINATIONS,
     Complaint,
     CountsDesk,
@@ -187,6 +188,8 @@ class ForwardedCommands:
             await self._one(request, stream)
         elif name == "audit":
             await self._audit(request, stream)
+        elif name == "cluster":
+            await self._first(request, stream)
         elif name == "explain":
             await stream.send({"answer": await explained(self._explain, request)})
         elif name == "check":
@@ -307,10 +310,10 @@ class ForwardedCommands:
     async def _queue(self, request: Request, stream: Stream) -> None:
         left = int(number_of(request, "limit")) or -1
         told = False
-        for path in self._workers():
+        for path, asked in self._asking(request):
             if not left:
                 return
-            async for line in self._lines(path, {**request, "limit": max(left, 0)}):
+            async for line in self._lines(path, {**asked, "limit": max(left, 0)}):
                 if line.startswith(_ROWS):
                     if left > 0:
                         left -= len(_parsed(line)["rows"])
@@ -326,7 +329,7 @@ class ForwardedCommands:
                 await stream.send(document)
 
     async def _find(self, request: Request, stream: Stream) -> None:
-        sources = [self._found(path, request) for path in self._workers()]
+        sources = [self._found(path, asked) for path, asked in self._asking(request)]
         async for found in newest_first(sources, int(number_of(request, "limit"))):
             await stream.send({"found": found})
 
@@ -388,9 +391,9 @@ class ForwardedCommands:
     async def figures(self) -> FiguresAnswer:
         """What is known without counting, of all workers that are there."""
         total = no_figures()
-        for path in self._workers():
+        for path, asked in self._asking({"command": "figures"}):
             with suppress(RequestError):
-                async for document in self._documents(path, {"command": "figures"}):
+                async for document in self._documents(path, asked):
                     add_figures(total, document["answer"])
         return total
 
@@ -398,9 +401,20 @@ class ForwardedCommands:
         """Of all workers."""
         return [
             document["answer"]
-            for path in self._workers()
-            async for document in self._documents(path, request)
+            for path, asked in self._asking(request)
+            async for document in self._documents(path, asked)
         ]
+
+    def _asking(self, request: Request) -> list[tuple[Path, Request]]:
+        """Whom, and what: the first tells of what all share, if there is such a thing."""
+        beside = {**request, BESIDE: True}
+        return [(path, beside if n else request) for n, path in enumerate(self._workers())]
+
+    async def _first(self, request: Request, stream: Stream) -> None:
+        for path in self._workers():
+            async for document in self._documents(path, request):
+                await stream.send(document)
+            return
 
     async def _filters(self, request: Request, stream: Stream) -> None:
         filters: dict[str, Document] = {}
@@ -432,14 +446,14 @@ class ForwardedCommands:
         raise complaint
 
     async def _audit(self, request: Request, stream: Stream) -> None:
-        for path in self._workers():
-            async for document in self._documents(path, request):
+        for path, asked in self._asking(request):
+            async for document in self._documents(path, asked):
                 await stream.send(document)
 
     async def _change(self, request: Request, stream: Stream) -> None:
         count = 0
-        for path in self._workers():
-            async for document in self._documents(path, request):
+        for path, asked in self._asking(request):
+            async for document in self._documents(path, asked):
                 count += int(document.get("answer", {}).get("recipients", 0))
         await stream.send({"answer": {"recipients": count}})
 

@@ -362,6 +362,46 @@ def suspension_lines(answer: dict[str, Any], now: float) -> Iterator[str]:
         yield safe(_suspension(each, now))
 
 
+def cluster_lines(answer: dict[str, Any]) -> Iterator[str]:
+    """The nodes that share a spool, and how its database is."""
+    for each in answer["warnings"]:
+        yield safe(f"warning  {each}")
+    for each in answer["nodes"]:
+        silent = each["silent"]
+        beat = "left in order" if silent is None else f"last sign of life {round(silent)} s ago"
+        here = " (here)" if each["here"] else ""
+        yield safe(
+            f"{each['node']}{here}  {each['state']}, epoch {each['epoch']}, {beat}: "
+            f"{each['queued']:,} queued, {each['held']:,} held; "
+            f"relayd {each['relayd'] or 'unknown'}, rules {each['rules'] or 'unknown'}"
+        )
+    database = answer["database"]
+    standbys = database["synchronous_standby_names"] or "no other machine"
+    yield safe(
+        f"PostgreSQL {database['version']}: 250 waits for "
+        f"synchronous_commit={database['synchronous_commit']}, {standbys}"
+    )
+    for each in database["standbys"]:
+        lag = "" if each["lag"] is None else f", {each['lag']:.1f} s"
+        behind = "" if each["behind"] is None else f", {each['behind']:,} octets behind"
+        yield safe(f"standby {each['name']}  {each['state']} ({each['sync']}){lag}{behind}")
+    oldest = database["oldest_transaction"]
+    if oldest is not None:
+        who = oldest["of"] or f"process {oldest['pid']}"
+        yield safe(
+            f"oldest open transaction: {oldest['seconds']:.1f} s, {oldest['user']} ({who}), "
+            f"{oldest['state']}"
+        )
+    for each in database["tables"]:
+        yield f"table {each['table']}: {each['rows']:,} rows, {each['dead']:,} dead"
+    for each in database["unknown"]:
+        yield safe(f"not known: {each}")
+    yield (
+        f"spool version {database['spool_version']}; lease {answer['lease']:g} s; "
+        f"{answer['late']:,} late deliveries"
+    )
+
+
 def reroute_lines(answer: dict[str, Any], *, done: bool) -> Iterator[str]:
     """What goes another way by the rules of now, and what stays as it is."""
     counts = answer["changed"]

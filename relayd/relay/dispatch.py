@@ -298,10 +298,13 @@ class Dispatcher:
         self._scheduler.pump()
 
     def changed(self, verb: str, keys: Collection[tuple[int, int]]) -> None:
-        """Spool.on_change: the operator did `verb` to these records."""
-        if verb in ("hold", "remove"):
+        """Spool.on_change: the operator did `verb` to these records.
+
+        "reroute" by way of another node: what has not begun goes the new way.
+        """
+        if verb in ("hold", "remove", "reroute"):
             self.forget({ident for ident, _ in keys})
-        else:
+        if verb not in ("hold", "remove"):
             self._scheduler.take_up_soon()
 
     def recovered(self) -> None:

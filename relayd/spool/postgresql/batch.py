@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from relayd.mail.message import Settlement
+from relayd.mail.message import RecipientState, Settlement
 from relayd.spool.postgresql.copyrows import (
     BYTEA,
     BYTEAS,
@@ -91,6 +91,7 @@ _LEDGER = CopyRows(  # a LedgerRow
     },
 )
 
+_DELIVERED = int(RecipientState.DELIVERED)
 _KEYS = "unnest(%(messages)s::bigint[], %(numbers)s::integer[]) AS v(message, number)"
 _SAME = "r.message = v.message AND r.number = v.number"
 _OURS = "r.owner = %(owner)s AND r.epoch <= %(epoch)s"
@@ -127,7 +128,19 @@ _END = f"""
     INSERT INTO ledger(message, number, ended, at, state, attempts, outcome, note)
     SELECT message, number, 1, at, state, attempts, outcome, note FROM gone
     ON CONFLICT DO NOTHING"""
-_OTHERS = f"SELECT count(*) FROM {_KEYS} JOIN recipient AS r ON {_SAME} WHERE NOT ({_OURS})"
+# ... what ended here, but is another node's, or ended there: it may have arrived twice
+_LATE = f"""
+    WITH told AS (
+        SELECT v.message, v.number, v.state FROM unnest(%(messages)s::bigint[],
+            %(numbers)s::integer[], %(states)s::integer[], %(outcomes)s::text[])
+            AS v(message, number, state, outcome)
+        WHERE EXISTS (SELECT 1 FROM recipient AS r WHERE {_SAME} AND NOT ({_OURS}))
+        OR EXISTS (SELECT 1 FROM ledger AS l WHERE l.message = v.message AND l.number = v.number
+            AND l.ended = 1 AND l.outcome IS DISTINCT FROM v.outcome)),
+    kept AS (INSERT INTO late(message, number, node, at)
+        SELECT message, number, %(owner)s, %(now)s FROM told WHERE state = {_DELIVERED}
+        ON CONFLICT DO NOTHING)
+    SELECT count(*) FROM told"""
 _FORGET = """
     DELETE FROM message AS m WHERE m.ident = ANY(%s)
     AND NOT EXISTS (SELECT 1 FROM recipient AS r WHERE r.message = m.ident)
@@ -230,7 +243,12 @@ class SharedBatch:
         if self._ends:
             ended = self._write_ends(session, self._ends, _OURS)
             if ended < len(self._ends):
-                row = session.ask(_OTHERS, self._keyed(self._ends)).fetchone()
+                rows = list(self._ends.values())
+                states = [row.state for row in rows]
+                told = {"states": states, "outcomes": [row.outcome for row in rows]}
+                row = session.ask(
+                    _LATE, {**self._keyed(self._ends), **told, "now": self.now}
+                ).fetchone()
                 self.fenced += 0 if row is None else row[0]
         if self._taken:
             self._write_ends(session, self._taken, "true")

@@ -86,7 +86,7 @@ class Spool(ThreadedStore):
         self.lease: Lease | None = None
         self.on_recovery: Callable[[], None] = lambda: None
         self.on_change: Callable[[str, Sequence[tuple[int, int]]], None] = lambda verb, met: None
-        self._directory = directory
+        self.directory = directory
         self._bridge = bridge
         self._shard = shard
         self._clock = clock
@@ -130,13 +130,13 @@ class Spool(ThreadedStore):
     def open(self) -> None:
         """Lock, check and recover; raises SpoolError. As quick with a million messages waiting."""
         try:
-            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._shard_directory.mkdir(mode=0o700, exist_ok=True)
-            sync_directory(self._directory)
+            sync_directory(self.directory)
             with contextlib.suppress(OSError):  # we may not be allowed to read it
-                sync_directory(self._directory.resolve().parent)
+                sync_directory(self.directory.resolve().parent)
         except OSError as error:
-            raise os_trouble(f"cannot make {self._directory}", error) from error
+            raise os_trouble(f"cannot make {self.directory}", error) from error
         self._lock.acquire()
         try:
             self._files.prepare()

@@ -229,6 +229,18 @@ class Limits(TestCase):
         self.assertEqual(world.under_way, 2)
         self.assertEqual(other.get("site big"), 2)
 
+    def test_over_machines_each_has_its_part(self) -> None:
+        world = Far(BIG + "pace provider big connections 5 rate 60/1m\n")
+        world.mail("1.big")
+        site = world.sites._sites["big"]
+        self.assertEqual((site.connections, site.learnt.pinned), (5, 1.0))
+        world.sites.share(4, 2)  # processes, machines
+        self.assertEqual((site.connections, site.learnt.pinned), (2, 0.25))
+        world.sites.share(9, 9)
+        self.assertEqual(site.connections, 1)
+        world.sites.share(1, 1)
+        self.assertEqual((site.connections, site.learnt.pinned), (5, 1.0))
+
 
 class Learnt(TestCase):
     def test_slower_holds_for_all_its_domains_and_for_nobody_else(self) -> None:

@@ -41,6 +41,7 @@ OTHER = {
     "hostname": "hostname other.example",
     "spool": "spool other",
     "node": "node other",
+    "away": 'spool postgresql "service=relayd"\naway keep other',
     "control": "control other",
     "metrics": "metrics listen 127.0.0.1:9099\nmetrics listen unix:/run/relayd/metrics",
     "console": "console listen unix:/run/relayd/console.sock\n"
