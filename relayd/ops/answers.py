@@ -241,6 +241,17 @@ class TableAnswer(TypedDict):
     examples: list[PassedOverAnswer]
 
 
+class LiveTableAnswer(TypedDict):
+    """A table whose source is asked for each address, in `status`."""
+
+    name: str
+    kind: str
+    remembered: int  # answers
+    asked: int  # keys that are being asked for
+    trouble: str  # why there was no answer the last time
+    since: float | None  # ... and the times before
+
+
 class TablesAnswer(TypedDict):
     """`table list`."""
 
@@ -351,6 +362,7 @@ class StatusAnswer(TypedDict):
     warnings: list[str]
     not_listening: list[str]
     tables: NotRequired[list[TableAnswer]]  # those that directories are read into
+    live_tables: NotRequired[list[LiveTableAnswer]]
     certificates: list[CertificateAnswer]
     limits: list[ReachedLimitAnswer]
     full: list[str]  # limits of the configuration that are reached

@@ -11,6 +11,7 @@ from typing import Any
 
 from relayd.mail.ident import ident_text
 
+MOST_TABLES = 100  # that are named
 STATES = ("queued", "held")  # State.QUEUED and State.HELD, the two that wait
 _QUEUE_HEAD = (
     f"{'ID':12}  {'AGE':>6}  {'SIZE':>6}  {'STATE':6}  {'TRIES':>5}  {'NEXT TRY':8}"
@@ -145,8 +146,11 @@ def contents_lines(answer: dict[str, Any]) -> Iterator[str]:
         f"read: {_many(len(read['files']), 'file')}, {_many(read['rules'], 'rule')}, "
         f"{_many(len(read['tables']), 'table')}, {_many(read['tests'], 'test')}"
     )
-    for name, entries in read["tables"].items():
+    tables = [*read["tables"].items()]
+    for name, entries in tables[:MOST_TABLES]:
         yield safe(f"      table {name}: {_many(entries, 'entry', 'entries')}")
+    if len(tables) > MOST_TABLES:
+        yield f"      ... and {_many(len(tables) - MOST_TABLES, 'more table')}"
 
 
 def limit_lines(answer: dict[str, Any]) -> Iterator[str]:
@@ -194,6 +198,13 @@ def status_lines(status: dict[str, Any], now: float) -> Iterator[str]:
         yield safe(f"{'NOT LISTENING':13}  {missing} (tried again every few seconds)")
     for table in status.get("tables", ()):
         yield from _table_lines(table, now)
+    for table in status.get("live_tables", ()):
+        if table["trouble"]:
+            yield safe(
+                f"{'TABLE':13}  {table['name']} ({table['kind']}) not answered since "
+                f"{moment(table['since'])}; what is not remembered is answered with 451:"
+            )
+            yield safe(f"{'':13}  {table['trouble']}")
     if status.get("restart"):
         yield f"{'restart':13}  needed for {', '.join(status['restart'])}"
     yield (

@@ -38,6 +38,7 @@ from relayd.config.lastgood import NAME as KEPT
 from relayd.config.lastgood import LastGoodError, LastGoodFile, last_good
 from relayd.config.texts import RecordedTexts, Texts
 from relayd.ctl.socketpath import spools_of
+from relayd.directories.live import LiveDirectories
 from relayd.directories.refresher import Refresher
 from relayd.dns.lookup import Lookup
 from relayd.intake.counting import FOLDER, Limits
@@ -612,7 +613,7 @@ def commands_of(
     return OperatorCommands(
         gateway.backends(),
         about=lambda: about(
-            configuration, started, gateway.missing, dates, limits, tables, console
+            configuration, started, gateway.missing, dates, limits, tables, console, gateway.live
         ),
         explain=gateway.explain,
         check=configuration.check,
@@ -646,6 +647,7 @@ def about(
     limits: LimitsDesk | None,
     tables: Refresher | None = None,
     console: ConsoleService | None = None,
+    live: LiveDirectories | None = None,
 ) -> dict[str, object]:
     """What `relayctl status` tells of the process."""
     settings = configuration.settings
@@ -666,6 +668,7 @@ def about(
             *(console.missing if console is not None else ()),
         ],
         "tables": [] if tables is None else tables.figures(),
+        **({} if live is None else {"live_tables": live.figures()}),
         "certificates": [
             {"file": str(each.file), "until": each.until, "trouble": each.trouble}
             for each in dates.of(settings.certificates)
