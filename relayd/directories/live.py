@@ -8,6 +8,7 @@ for the same answer.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from queue import Empty, SimpleQueue
@@ -51,6 +52,19 @@ class LiveDirectory:
         self._queue: SimpleQueue[_Question | None] = SimpleQueue()
         self._threads = 0
         self._cache = order.directory.live
+        self._why, self._since = "", 0.0  # the last answer was none, and those before, since then
+
+    @property
+    def figures(self) -> Mapping[str, object]:
+        """How it is, for `status`."""
+        return {
+            "name": self._order.name,
+            "kind": self._order.directory.kind,
+            "remembered": len(self._kept),
+            "asked": len(self._open),
+            "trouble": self._why,
+            "since": self._since if self._why else None,
+        }
 
     def known(self, key: str) -> LiveAnswer | None:
         """See LiveAnswers."""
@@ -99,6 +113,9 @@ class LiveDirectory:
             question.asked.end()  # the thread waits no longer, either
         del self._open[question.key]
         self._keep(question.key, answer)
+        if answer.trouble and not self._why:
+            self._since = time.time()
+        self._why = answer.trouble
         said = answer.trouble or answer.wrong
         if said and self._seldom.times(f"table {self._order.name} {said}"):
             event = "table not asked" if answer.trouble else "entry passed over"
@@ -185,6 +202,10 @@ class LiveDirectories:
                     self._all[name] = LiveDirectory(self._reactor, order, self._log, self._seldom)
                     self._orders[name] = order
                 table.answers = self._all[name]
+
+    def figures(self) -> list[Mapping[str, object]]:
+        """How each is."""
+        return [each.figures for each in self._all.values()]
 
     def stop(self) -> None:
         """No more."""

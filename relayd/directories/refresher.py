@@ -22,6 +22,8 @@ from relayd.rules.tables.snapshot import Entries, SnapshotError, SnapshotHead
 from relayd.spool.disk.content import sync_directory
 
 AT_ONCE = 4  # directories that are read at the same time
+LONG = 20.0  # seconds after which one counts no longer: those that hang keep nobody waiting
+MOST = 100  # processes in any case
 PATIENCE = 600.0  # seconds for one
 AGAIN = 60.0  # seconds, at most, to the next look after one that failed
 MOST_TOLD = 10  # entries that were passed over, in the log and by status
@@ -56,6 +58,8 @@ class _Reading(ProcessProtocol):
         self.process: IProcessTransport | None = None
         self.limit: IDelayedCall | None = None
         self.late = False
+        self.long = False
+        self.watch: IDelayedCall | None = None
 
     def connectionMade(self) -> None:
         """It is told what to read."""
@@ -69,8 +73,9 @@ class _Reading(ProcessProtocol):
 
     def processEnded(self, reason: Failure) -> None:
         """It has said what there is to say."""
-        if self.limit is not None and self.limit.active():
-            self.limit.cancel()
+        for each in (self.limit, self.watch):
+            if each is not None and each.active():
+                each.cancel()
         self._done(self._report(reason))
 
     def _report(self, reason: Failure) -> Fetched:
@@ -157,10 +162,11 @@ class Refresher:
         self._next()
 
     def _next(self) -> None:
-        reading = sum(each.reading is not None for each in self._tables.values())
-        while self._waiting and reading < AT_ONCE:
+        readings = [each.reading for each in self._tables.values() if each.reading is not None]
+        free = min(AT_ONCE - sum(not each.long for each in readings), MOST - len(readings))
+        while self._waiting and free > 0:
             self._read(self._tables[self._waiting.pop(0)])
-            reading += 1
+            free -= 1
 
     def _read(self, table: _Refreshed) -> None:
         def done(report: Fetched) -> None:
@@ -169,9 +175,14 @@ class Refresher:
                 self._done(table, report)
             self._next()
 
+        def long() -> None:
+            reading.long = True
+            self._next()
+
         reading = table.reading = _Reading(table.order, done)
         command = [sys.executable, "-m", "relayd.directories.fetch"]
         reading.limit = self._reactor.callLater(PATIENCE, reading.expire)
+        reading.watch = self._reactor.callLater(LONG, long)
         reading.process = self._reactor.spawnProcess(
             reading, sys.executable, command, env=environment(), childFDs={0: "w", 1: "r", 2: "r"}
         )

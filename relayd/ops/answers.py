@@ -412,6 +412,7 @@ class StatusAnswer(TypedDict):
     hooks: NotRequired[list[HookStatusAnswer]]
     logins: NotRequired[list[OauthLoginAnswer]]  # those by token
     log_dropped: NotRequired[int]  # lines that nobody read in time, since the start
+    live_tables: NotRequired[list[LiveTableAnswer]]
     certificates: list[CertificateAnswer]
     limits: list[ReachedLimitAnswer]
     full: list[str]  # limits of the configuration that are reached

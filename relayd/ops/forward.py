@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Any, cast
@@ -495,11 +503,25 @@ def _summed(answers: Sequence[Document]) -> Document:
         "more_destinations": more + max(len(order) - MAX_DESTINATIONS, 0),
         "sites": paces([site for answer in answers for site in answer["sites"]]),
         "set_up": once_each(each for answer in answers for each in answer["set_up"]),
+        "live_tables": _live(each for answer in answers for each in answer.get("live_tables", ())),
         "full": list(dict.fromkeys(each for answer in answers for each in answer["full"])),
         "lost_addresses": lost_addresses(
             each for answer in answers for each in answer.get("lost_addresses", ())
         ),
     }
+
+
+def _live(tables: Iterable[Document]) -> list[Document]:
+    """One of each name: in trouble where a worker has had no answer the last time."""
+    found: dict[str, Document] = {}
+    for each in tables:
+        known = found.setdefault(each["name"], each)
+        if known is not each:
+            for name in ("remembered", "asked"):
+                known[name] += each[name]
+            if each["trouble"] and (not known["trouble"] or each["since"] < known["since"]):
+                known["trouble"], known["since"] = each["trouble"], each["since"]
+    return [*found.values()]
 
 
 def add_filter(known: Document, told: Document) -> None:

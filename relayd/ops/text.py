@@ -198,6 +198,13 @@ def status_lines(status: dict[str, Any], now: float) -> Iterator[str]:
         yield safe(f"{'NOT LISTENING':13}  {missing} (tried again every few seconds)")
     for table in status.get("tables", ()):
         yield from _table_lines(table, now)
+    for table in status.get("live_tables", ()):
+        if table["trouble"]:
+            yield safe(
+                f"{'TABLE':13}  {table['name']} ({table['kind']}) not answered since "
+                f"{moment(table['since'])}; what is not remembered is answered with 451:"
+            )
+            yield safe(f"{'':13}  {table['trouble']}")
     if status.get("log_dropped"):
         dropped = _many(status["log_dropped"], "line")
         yield f"{'LOG DROPPED':13}  {dropped}: whoever reads the log does not keep up"

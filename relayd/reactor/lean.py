@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from select import EPOLLIN
 from socket import AF_INET, AF_INET6, AddressFamily

@@ -38,6 +38,7 @@ from relayd.config.lastgood import NAME as KEPT
 from relayd.config.lastgood import LastGoodError, LastGoodFile, last_good
 from relayd.config.texts import RecordedTexts, Texts
 from relayd.ctl.socketpath import spools_of
+from relayd.directories.live import LiveDirectories
 from relayd.directories.refresher import Refresher
 from relayd.dns.lookup import Lookup
 from relayd.intake.counting import FOLDER, Limits
@@ -649,8 +650,7 @@ def commands_of(
         gateway.backends(),
         about=lambda: about(
             *(configuration, started, gateway.missing, dates, limits, tables, console, hooks),
-            oauth,
-            output,
+            *(oauth, output, gateway.live),
         ),
         explain=gateway.explain,
         check=configuration.check,
@@ -688,6 +688,7 @@ def about(
     hooks: HookService | None = None,
     oauth: OauthDesk | None = None,
     output: Output | None = None,
+    live: LiveDirectories | None = None,
 ) -> dict[str, object]:
     """What `relayctl status` tells of the process."""
     settings = configuration.settings
@@ -711,6 +712,7 @@ def about(
         "logins": oauth.status() if oauth is not None else [],
         "log_dropped": output.lost if output is not None else 0,
         "hooks": hooks.status() if hooks is not None else [],
+        **({} if live is None else {"live_tables": live.figures()}),
         "certificates": [
             {"file": str(each.file), "until": each.until, "trouble": each.trouble}
             for each in dates.of(settings.certificates)

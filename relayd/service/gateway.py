@@ -356,9 +356,9 @@ class Gateway(Service):
         self._gatherer = gatherer_of(
             reactor, configuration, log, self._names, self._verification, seldom
         )
-        self._live = LiveDirectories(reactor, log)
+        self.live = LiveDirectories(reactor, log)
         configuration.keep_up(
-            lambda fresh: self._live.apply(live_orders(fresh), fresh.ruleset.tables)
+            lambda fresh: self.live.apply(live_orders(fresh), fresh.ruleset.tables)
         )
         self.explain = enquiry_of(
             reactor, configuration, log, self._resolver, self._names, self._gatherer
@@ -714,7 +714,7 @@ class Gateway(Service):
 
     async def _stop(self) -> None:
         self._accounts.close()
-        self._live.stop()
+        self.live.stop()
         self._watchdog.stop()
         self._certificates.stop()
         await self._listening.stopService()

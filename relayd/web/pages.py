@@ -705,6 +705,13 @@ def health(view: PageView, status: Document, said: Document) -> bytes:
               each["trouble"] or each["asks"]) for each in status.get("tables", ())),
             "There are none.",
         ),
+        table(
+            "Directories that are asked",
+            ("Table", "Remembered", "Trouble"),
+            ((each["name"], str(each["remembered"]), each["trouble"])
+             for each in status.get("live_tables", ())),
+            "There are none.",
+        ),
     )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ import json
 import os
 import pwd
 import shutil
+import socketserver
 import sqlite3
 import ssl
 import subprocess
@@ -16,6 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from relayd.ctl.client import Daemon
 from tests.certs import Authority
 from tests.ports import free_port
 from tests.scenarios.harness import Process, Relayd, Scenario, port_is_open, program, wait_until
@@ -54,7 +56,8 @@ class DirectoryTest(Scenario):
         return relay.start()
 
     def table(self, relay: Relayd, name: str = "people") -> dict[str, Any]:
-        status = json.loads(relay.ctl("status", "--json", check=False).stdout)
+        # asked as relayctl does, without a process for each look
+        status = Daemon(relay.folder / "spool" / "control").answer("status")
         found: dict[str, Any] = next(each for each in status["tables"] if each["name"] == name)
         return found
 
@@ -221,6 +224,84 @@ class HttpTest(DirectoryTest):
     def test_http(self) -> None:
         self.put_through()
         self.assertIn(("/ours.json", "304"), self.asked)
+
+    def test_whatever_is_wrong_with_the_answer_is_told_and_changes_nothing(self) -> None:
+        """One server, a path for each trouble; all tables were good before."""
+        good = json.dumps(FORWARDS)
+        head = "HTTP/1.1 200 OK\r\n"
+        whole = f"{head}Content-Length: {len(good)}\r\nConnection: close\r\n\r\n{good}"
+        columns = json.dumps([["a@example.com", "b@example.net", "c"]])
+        far = f"{head}Connection: close\r\n\r\n" + '{"a@example.com": "' + "x" * (3 << 20)
+        rows = {  # what is sent, and what status says of it
+            "cut": (f"{head}Content-Length: {len(good)}\r\n\r\n{good[:50]}", "breaks off"),
+            "chunk": (f"{head}Transfer-Encoding: chunked\r\n\r\n40\r\n{good[:64]}", "breaks off"),
+            "short": (f"{head}Content-Length: 20\r\n\r\n{good}", "breaks off"),
+            "end": (f"{head}Connection: close\r\n\r\n{good[:-1]}", "breaks off"),
+            "huge": (far, "no JSON"),
+            "moved": ("HTTP/1.1 302 Found\r\nLocation: /cut\r\nContent-Length: 0\r\n\r\n", "302"),
+            "broken": ("HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n", "500"),
+            "page": (f"{head}Content-Length: 6\r\n\r\n<html>", "no JSON object"),
+            "void": (f"{head}Content-Length: 0\r\n\r\n", "no JSON object"),
+            "columns": (f"{head}Connection: close\r\n\r\n{columns}", "3 columns"),
+            "list": (f'{head}Connection: close\r\n\r\n["a@example.com"]', "columns, and had"),
+            "empty": (f"{head}Connection: close\r\n\r\n{{}}", "lost all 10"),
+            "half": (f'{head}Connection: close\r\n\r\n{{"user1@example.com": "a@b.example"}}',
+                     "1 of 10"),
+            "odd": ("SSH-2.0-x\r\n", ""),
+            "drip": ("", ""),  # as long as it is asked nobody else waits
+        }  # fmt: skip
+        answers = dict.fromkeys(rows, whole.encode())
+        server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), None, False)  # type: ignore[arg-type]
+        server.daemon_threads = True
+        dripping: list[str] = []
+
+        class Answer(socketserver.StreamRequestHandler):
+            def handle(self) -> None:
+                name = self.rfile.readline().decode().split()[1][1:]
+                while self.rfile.readline().strip():
+                    pass
+                if answers[name] == b"":
+                    dripping.append(name)
+                    self.wfile.write(head.encode() + b"\r\n")
+                    while not stopped.wait(0.5):
+                        self.wfile.write(b" ")
+                else:
+                    self.wfile.write(answers[name])
+
+        server.RequestHandlerClass = Answer
+        server.server_bind()
+        server.server_activate()
+        stopped = threading.Event()
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        self.addCleanup(server.server_close)
+        self.addCleanup(server.shutdown)
+        self.addCleanup(stopped.set)
+        url = f"http://127.0.0.1:{server.server_address[1]}"
+        (self.folder / "beside").mkdir()
+        rules = "".join(f"table {each} http {url}/{each} refresh 1s\n" for each in rows)
+        rules += "".join(f"forward <{each}>\n" for each in rows)
+        relay = self.start_with(f"{rules}accept to @example.com\nroute any direct\n")
+        for each in rows:
+            self.wait_for(relay, each, entries=10)
+        for each, (sent, _) in rows.items():
+            answers[each] = sent.encode()
+        for each, (_, why) in rows.items():
+            if each == "drip":
+                self.assertIn("drip", dripping)
+                self.assertEqual(self.table(relay, "drip")["entries"], 10)
+                continue
+
+            def says(table: dict[str, Any], why: str = why) -> bool:
+                told = f"{table['trouble']}{table['asks']}"
+                return bool(told) and why in told
+
+            wait_until(lambda each=each: says(self.table(relay, each)), f"{each}: {why}", 40)
+            self.assertEqual(self.table(relay, each)["entries"], 10)
+        self.assertIn("someone7@example.net", self.becomes(relay, "user7@example.com"))
+        said = relay.ctl("status", check=False).stdout
+        for each, (_, why) in rows.items():
+            self.assertTrue(each == "drip" or f" {each} " in said, said)
+            self.assertIn(why, said)
 
 
 class SqliteTest(DirectoryTest):
