@@ -51,7 +51,7 @@ class LeanConnection(Connection):
     def abortConnection(self) -> None:
         """Close in the next turn; at once where that cannot be asked for."""
         try:
-            super().abortConnection()
+            super().abortConnection()  # type: ignore[no-untyped-call]  # Twisted's own
         except Exception:
             tell()
             self.connectionLost(DONE)
@@ -105,6 +105,8 @@ class LeanPort(Port):
                     reactor.ending[count] = protocol if transport is None else transport
                     reactor.unended = count + 1
                 tell()  # others still find the door open
+                if transport is None:
+                    accepted.close()
         port.numberAccepts = most + 20 if taken == most else max(1, taken)
 
 

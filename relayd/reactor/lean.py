@@ -155,7 +155,7 @@ class LeanReactor(EPollReactor):
         while self._started:
             # Python says SystemError where it found no memory for a MemoryError; no `suppress`,
             # for there may be none for that either
-            try:
+            try:  # noqa: SIM105
                 super().mainLoop()
             except Exception:
                 pass
@@ -178,7 +178,7 @@ class LeanReactor(EPollReactor):
         if fd in primary:
             return
         known = fd in other
-        poller: Any = self._poller  # type: ignore[has-type]
+        poller: Any = self._poller
         try:
             primary.add(fd)
             selectables[fd] = xer

@@ -6,12 +6,13 @@ its threads, find no memory; `0 0` ends that. It answers with a line.
 
 from __future__ import annotations
 
-import _testcapi
+import _testcapi  # type: ignore[import-not-found]
 import contextlib
 import os
 import socket
 import sys
 import threading
+from pathlib import Path
 
 from twisted.scripts.twistd import run
 
@@ -36,7 +37,7 @@ def _do(connection: socket.socket) -> None:
 
 if __name__ == "__main__":
     with contextlib.suppress(FileNotFoundError):
-        os.unlink(os.environ["SCARCE"])
+        Path(os.environ["SCARCE"]).unlink()
     order = socket.socket(socket.AF_UNIX)
     order.bind(os.environ["SCARCE"])
     order.listen()
