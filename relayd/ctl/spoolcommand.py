@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from relayd.config.settings import Settings
-    from relayd.spool.copy import End
+    from relayd.spool.copy import MovingEnd
 
 
 class SpoolFailure(Exception):  # noqa: N818 - as the others of relayctl
@@ -143,7 +143,7 @@ def _is_database(place: str) -> bool:
     return "://" in place or ("=" in place and "/" not in place.partition("=")[0])
 
 
-def _end_of(place: str, *, target: bool) -> End:
+def _end_of(place: str, *, target: bool) -> MovingEnd:
     from relayd.spool.copy import FolderEnd
 
     if not _is_database(place):

@@ -87,7 +87,7 @@ def mark_of(ledger: Iterable[LedgerRow]) -> Row | None:
     return None
 
 
-class End(Protocol):
+class MovingEnd(Protocol):
     """One of the two places. All methods raise SpoolError, or what the place itself raises."""
 
     def waiting(self) -> Iterator[list[MovedMessage]]:
@@ -116,7 +116,7 @@ class Copied:
     octets: int = 0
 
 
-def copy(source: End, target: End, told: Any = lambda done: None) -> Copied:  # noqa: ANN401
+def copy(source: MovingEnd, target: MovingEnd, told: Any = lambda done: None) -> Copied:  # noqa: ANN401
     """Move all that waits; `told` hears of each step. Raises SpoolError."""
     done = Copied()
     for step in source.waiting():
@@ -186,7 +186,7 @@ class FolderEnd:
         return found
 
     def waiting(self) -> Iterator[list[MovedMessage]]:
-        """See End."""
+        """See MovingEnd."""
         for number in sorted(self._shards):
             yield from self._shards[number].waiting()
 
@@ -205,24 +205,24 @@ class FolderEnd:
         return self._shard(shard_of(ident))
 
     def marks(self, idents: Sequence[int]) -> dict[int, Row | None]:
-        """See End."""
+        """See MovingEnd."""
         found: dict[int, Row | None] = {}
         for each in self._shards.values():
             found |= each.marks(idents)
         return found
 
     def take(self, messages: Sequence[MovedMessage]) -> None:
-        """See End."""
+        """See MovingEnd."""
         for shard, some in self._by_shard(messages):
             shard.take(some)
 
     def drop(self, messages: Sequence[MovedMessage]) -> None:
-        """See End."""
+        """See MovingEnd."""
         for shard, some in self._by_shard(messages):
             shard.drop(some)
 
     def close(self) -> None:
-        """See End."""
+        """See MovingEnd."""
         self._held.close()
 
 
@@ -238,7 +238,7 @@ class FolderShard:
         self._files.prepare()
 
     def waiting(self) -> Iterator[list[MovedMessage]]:
-        """See End."""
+        """See MovingEnd."""
         after = 0
         while True:
             rows = self._connection.execute(
@@ -275,7 +275,7 @@ class FolderShard:
                 yield data
 
     def marks(self, idents: Sequence[int]) -> dict[int, Row | None]:
-        """See End."""
+        """See MovingEnd."""
         found = {}
         for ident in idents:
             ledger = [*map(LedgerRow._make, self._rows("ledger", ident, "number, ended"))]
@@ -284,7 +284,7 @@ class FolderShard:
         return found
 
     def take(self, messages: Sequence[MovedMessage]) -> None:
-        """See End."""
+        """See MovingEnd."""
         in_files = [each for each in messages if each.row.flags & IN_FILE]
         for each in in_files:
             fd = self._files.create(each.row.ident)
@@ -315,7 +315,7 @@ class FolderShard:
             self._connection.executemany(text, rows)
 
     def drop(self, messages: Sequence[MovedMessage]) -> None:
-        """See End."""
+        """See MovingEnd."""
         self._connection.execute("BEGIN IMMEDIATE")
         batch = Batch(time.time())
         batch.purge(self._connection, [each.row.ident for each in messages])

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from relayd.mail.message import RecipientState, Settlement
-from relayd.spool.copy import End, FolderEnd, MovedMessage, copy
+from relayd.spool.copy import FolderEnd, MovedMessage, MovingEnd, copy
 from relayd.spool.errors import SpoolError
 from relayd.spool.postgresql.moving import DatabaseEnd
 from relayd.spool.sqlite.store import Spool
@@ -20,7 +20,7 @@ from tests.contract.test_postgresql import BIG, Case
 from tests.spooling import DONE, LATER, recipient, submission
 
 
-def told(end: End) -> dict[int, tuple[Any, ...]]:
+def told(end: MovingEnd) -> dict[int, tuple[Any, ...]]:
     """All that waits there, octet for octet."""
     return {each.row.ident: (*each[:-1], each.content()) for step in end.waiting() for each in step}
 
@@ -58,7 +58,7 @@ class Copying(Case):
         self.bridge.wait(spool.close())
         return idents
 
-    def ends(self, *, back: bool = False) -> tuple[End, End]:
+    def ends(self, *, back: bool = False) -> tuple[MovingEnd, MovingEnd]:
         folder = FolderEnd(self.folder, make=back)
         try:
             database = DatabaseEnd(self.where, alone=back)
@@ -78,7 +78,7 @@ class Copying(Case):
         return done.messages
 
     def all_of(self, *, database: bool) -> dict[int, tuple[Any, ...]]:
-        end: End = DatabaseEnd(self.where) if database else FolderEnd(self.folder)
+        end: MovingEnd = DatabaseEnd(self.where) if database else FolderEnd(self.folder)
         try:
             return told(end)
         finally:

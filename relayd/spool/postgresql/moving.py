@@ -27,7 +27,7 @@ _DROP = (
 
 
 class DatabaseEnd:
-    """All of a spool; see relayd.spool.copy.End.
+    """All of a spool; see relayd.spool.copy.MovingEnd.
 
     Mail may go there while nodes have it open: they take it over as that of a node that has left.
     It can only come from there while none of them has.
@@ -52,7 +52,7 @@ class DatabaseEnd:
                 raise SpoolError(f"node {name} has the spool open: stop it first")
 
     def waiting(self) -> Iterator[list[MovedMessage]]:
-        """See End."""
+        """See MovingEnd."""
         after = 0
         while rows := self._session.ask(_NEXT, (after,)).fetchall():
             told = {row[0]: row[-2:] for row in rows}
@@ -89,7 +89,7 @@ class DatabaseEnd:
                 yield row[0]
 
     def marks(self, idents: Sequence[int]) -> dict[int, Row | None]:
-        """See End."""
+        """See MovingEnd."""
         ledgers: dict[int, list[LedgerRow]] = {}
         found = self._session.ask(
             f"SELECT {columns('ledger')} FROM ledger WHERE message = ANY(%s)", ([*idents],)
@@ -99,7 +99,7 @@ class DatabaseEnd:
         return {ident: mark_of(ledger) for ident, ledger in ledgers.items()}
 
     def take(self, messages: Sequence[MovedMessage]) -> None:
-        """See End."""
+        """See MovingEnd."""
         rows: list[Row] = []
         recipients: list[Row] = []
         ledger: list[Row] = []
@@ -137,7 +137,7 @@ class DatabaseEnd:
         self._session.ask(text, (ident, number, data))
 
     def drop(self, messages: Sequence[MovedMessage]) -> None:
-        """See End."""
+        """See MovingEnd."""
         idents = [each.row.ident for each in messages]
         self._session.begin()
         for statement in _DROP:
