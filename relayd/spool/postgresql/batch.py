@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 Key = tuple[int, int]
 """A recipient: message, number."""
 
-_MESSAGE = CopyRows(
+MESSAGE = CopyRows(
     "message",
     {
         "ident": INT8,
@@ -59,7 +59,7 @@ _FIXED = {
 }
 _OWNED = {"owner": INT4, "epoch": INT8}
 _RECIPIENT = CopyRows("recipient", {**_FIXED, "next_attempt": FLOAT8, **_OWNED})
-_WHOLE = CopyRows(  # a RecipientRow
+WHOLE = CopyRows(  # a RecipientRow
     "recipient",
     {
         **_FIXED,
@@ -71,7 +71,7 @@ _WHOLE = CopyRows(  # a RecipientRow
         **_OWNED,
     },
 )
-_LEDGER = CopyRows(  # a LedgerRow
+LEDGER = CopyRows(  # a LedgerRow
     "ledger",
     {
         "message": INT8,
@@ -279,10 +279,10 @@ class SharedBatch:
             held += [(*row, *self.ours) for row in rows.held]
             ended += rows.ended
         for copying, told in (
-            (_MESSAGE, messages),
+            (MESSAGE, messages),
             (_RECIPIENT, recipients),
-            (_WHOLE, held),
-            (_LEDGER, ended),
+            (WHOLE, held),
+            (LEDGER, ended),
         ):
             if told:
                 session.copy(copying, copying.data(told))
