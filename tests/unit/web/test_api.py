@@ -104,7 +104,11 @@ class ApiTests(Scene, TestCase):
         self.assertEqual(found, json.loads(json.dumps(described())))
         self.assertEqual(found["info"]["version"], str(VERSION))
         said = {(path, method) for path, each in found["paths"].items() for method in each}
-        self.assertEqual(said, {(API + call.path, call.method.lower()) for call in CALLS})
+        of_domains = {each for each in said if each[0].startswith(f"{API}/domains/")}
+        self.assertEqual(len(of_domains), 7)
+        self.assertEqual(
+            said - of_domains, {(API + call.path, call.method.lower()) for call in CALLS}
+        )
         schemas = found["components"]["schemas"]
         named = json.dumps(found).split('"#/components/schemas/')[1:]
         self.assertEqual({each.partition('"')[0] for each in named} - schemas.keys(), set())
