@@ -129,5 +129,5 @@ class Terminals(Scenario):
         self.assertRegex(rows[0]["received_at"], r"^20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ$")
         lines = self.relay.ctl("find", "--jsonl").stdout.splitlines()
         self.assertEqual({json.loads(line)["subject"] for line in lines}, {"=cmd|' /C calc'!A0"})
-        self.assertEqual(self.relay.ctl("queue", "--jsonl").stdout,
-                         self.relay.ctl("queue", "--json").stdout)  # fmt: skip
+        lines = self.relay.ctl("queue", "--jsonl").stdout.splitlines()
+        self.assertEqual([json.loads(line)["id"] for line in lines], [ident])
