@@ -35,6 +35,7 @@ class Truths(Scenario):
         certificate, key = soon.write(self.folder, "soon")
         late = Authority().issue("late.example", end=90 * DAY)
         other, other_key = late.write(self.folder, "late")
+        other_key.chmod(0o644)
         with Sink(answer) as sink:
             relay = self.relayd(
                 f"next-hop out smtp 127.0.0.1:{sink.port}\n{RULES}",
@@ -72,6 +73,8 @@ class Truths(Scenario):
             self.assertRegex(told, r"limit +few: 1 at 2 recipients in 1h per client: 127\.0\.0\.1")
             self.assertRegex(told, r"suspended +.*other.* it moves")
             self.assertRegex(told, r"in force +since 20")
+            self.assertRegex(told, r"warning +.*late.*\(mode 0644\)")
+            self.assertEqual(status()["log_dropped"], 0)
 
             certificate.write_text("nonsense")
             relay.config.write_text(f"{good}free-space 900000GiB\ncommand-timeout 4m\n")
