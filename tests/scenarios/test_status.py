@@ -92,6 +92,29 @@ class Truths(Scenario):
             self.assertEqual(len(status()["full"]), 1)
             self.assertIn("FULL           free-space, free-inodes", relay.ctl("status").stdout)
 
+    def test_a_damaged_message_is_told(self) -> None:
+        """What is set aside waits for somebody who looks at it."""
+        settings = "content-in-memory 0\n"
+        rules = "accept from 127.0.0.0/8\nroute any via out\nnext-hop out smtp 127.0.0.1:1\n"
+        relay = self.relayd(rules, start=False, settings=settings)
+        good = relay.config.read_text().replace("workers 1\n", f"workers {self.workers}\n")
+        relay.config.write_text(good)
+        relay.start()
+        relay.send("a@sender.example", ["b@c.example"], b"Subject: x\r\n\r\n" + b"x\r\n" * 1000)
+        relay.stop()
+        spool = self.folder / "relayd" / "spool"
+        (content,) = (each for each in spool.glob("shard-*/content/**/*") if each.is_file())
+        content.write_bytes(b"something else")
+        relay.start()
+
+        def damaged() -> bool:
+            relay.ctl("retry", "--all")
+            found: dict[str, Any] = json.loads(relay.ctl("status", "--json").stdout)
+            return bool(found["waiting"]["damaged"] == 1)
+
+        wait_until(damaged, f"it is set aside: {relay.log()}")
+        self.assertRegex(relay.ctl("status").stdout, r"damaged +1 message set aside")
+
 
 class TruthsOfTwoWorkers(Truths):
     workers = 2
