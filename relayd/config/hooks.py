@@ -5,13 +5,11 @@ from __future__ import annotations
 import base64
 import binascii
 import ipaddress
-import os
-import stat
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from relayd.config.files import similar_file
+from relayd.config.keys import read_key_file
 from relayd.rules.language.source import Complaint, Place
 from relayd.rules.language.words import Words
 
@@ -104,20 +102,13 @@ def _events(words: Words) -> int:
 def with_keys(given: Hook, path: Path, place: Place) -> Hook:
     """The same with its keys; raises Complaint, which never shows a line of the file."""
     shown = given.secret
-    try:
-        with path.open("rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
-            data = file.read(_MAX_SIZE + 1)
-    except OSError as error:
-        what = f"cannot read {shown}: {error.strerror or error}"
-        raise Complaint(place, what, similar_file(path)) from None
     expected = f"expected one key a line, e.g. from: openssl rand -base64 32 > {shown}"
-    if mode & (stat.S_IROTH | stat.S_IWOTH):
-        may = "readable" if mode & stat.S_IROTH else "writable"
-        what = f"{shown} is world-{may} (mode {stat.S_IMODE(mode):04o}): it has the key that signs"
-        raise Complaint(place, what, f"expected e.g. chmod 640 {path}")
-    if len(data) > _MAX_SIZE:
-        raise Complaint(place, f"{shown} is larger than {_MAX_SIZE} octets", expected)
+    data = read_key_file(
+        *(str(shown), path, place),
+        most=_MAX_SIZE,
+        danger="it has the key that signs",
+        expected=expected,
+    )
     lines = [line.strip() for line in data.split(b"\n") if line.strip()]
     if not lines:
         raise Complaint(place, f"{shown} holds no key", expected)

@@ -66,7 +66,7 @@ from relayd.ops.tablesdesk import TablesDesk
 from relayd.ops.text import moment
 from relayd.ops.tokensdesk import FILE as TOKENS
 from relayd.ops.tokensdesk import TokensDesk
-from relayd.ops.twistedlog import TwistedLog
+from relayd.ops.twistedlog import TwistedLog, take_last_words
 from relayd.reactor.coroutine import promise
 from relayd.reactor.lean import own_reactor, soon
 from relayd.reactor.workerpipe import Reactor
@@ -500,6 +500,7 @@ class Relayd(MultiService):
         if isinstance(parent, Componentized):
             observer = TwistedLog(self._log.line, self._output.write)
             parent.setComponent(ILogObserver, observer)  # type: ignore[no-untyped-call]  # Twisted's own
+            take_last_words(self._log.line, self._output.write)
         super().setServiceParent(parent)  # type: ignore[no-untyped-call]  # Twisted's own
 
     def privilegedStartService(self) -> None:

@@ -23,7 +23,7 @@ from relayd.ops.counting import Counting
 from relayd.ops.following import Events
 from relayd.ops.maillog import LineLog
 from relayd.ops.output import Output
-from relayd.ops.twistedlog import TwistedLog
+from relayd.ops.twistedlog import TwistedLog, take_last_words
 from relayd.reactor.coroutine import log_bug, promise
 from relayd.reactor.lean import own_reactor, soon
 from relayd.reactor.workerpipe import Reactor, WorkerPipe
@@ -143,7 +143,8 @@ def main() -> None:
     # the master says when to stop: a Ctrl-C that reaches the whole group is its business
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    globalLogBeginner.beginLoggingTo([TwistedLog(log.line, output.write)], redirectStandardIO=False)
+    globalLogBeginner.beginLoggingTo([TwistedLog(log.line, output.write)])
+    take_last_words(log.line, output.write)
     try:
         worker = Worker(orders, log, output)
         worker.start()
