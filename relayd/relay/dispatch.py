@@ -119,6 +119,7 @@ class Dispatcher:
             dropped=self._dropped,
             longest=lambda: self._retry_policy.longest,
             made=self._made,
+            under_way=self._started,
         )
         self._lessons = Lessons(
             self._queue,
@@ -442,11 +443,22 @@ class Dispatcher:
         lane.located_at = self._now()
         return None
 
+    def _started(self, lane: Lane) -> set[int]:
+        """Those of a lane whose outcome is not recorded."""
+        destination = lane.destination
+        return {
+            number
+            for number, each in self._busy.items()
+            if each.records[0].recipient.destination == destination
+        }
+
     def _put_back(self, lane: Lane, delivery: Delivery, shares: Shares) -> None:
         """It has to wait for its site, after all."""
         del self._flying[id(delivery)]
         self._scheduler.landed(lane, shares)
         del self._busy[id(delivery)]
+        if lane.older:
+            lane.older.discard(id(delivery))
         if id(delivery) in self._disowned or self._phase is not Phase.RUNNING:
             self._disowned.discard(id(delivery))
             self._withdrawn.discard(id(delivery))
@@ -747,6 +759,8 @@ class Dispatcher:
 
     def _done(self, lane: Lane, delivery: Delivery, recorded: Sequence[Settlement] | None) -> None:
         del self._busy[id(delivery)]
+        if lane.older:
+            lane.older.discard(id(delivery))
         disowned = id(delivery) in self._disowned
         if disowned:
             self._disowned.discard(id(delivery))
