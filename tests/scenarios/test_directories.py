@@ -57,7 +57,7 @@ class DirectoryTest(Scenario):
 
     def table(self, relay: Relayd, name: str = "people") -> dict[str, Any]:
         # asked as relayctl does, without a process for each look
-        status = Daemon(relay.folder / "spool" / "control").answer("status")
+        status = Daemon(relay.folder / "control").answer("status")
         found: dict[str, Any] = next(each for each in status["tables"] if each["name"] == name)
         return found
 
@@ -278,7 +278,7 @@ class HttpTest(DirectoryTest):
         self.addCleanup(stopped.set)
         url = f"http://127.0.0.1:{server.server_address[1]}"
         (self.folder / "beside").mkdir()
-        rules = "".join(f"table {each} http {url}/{each} refresh 1s\n" for each in rows)
+        rules = "".join(f"table {each} http {url}/{each} refresh 2s\n" for each in rows)
         rules += "".join(f"forward <{each}>\n" for each in rows)
         relay = self.start_with(f"{rules}accept to @example.com\nroute any direct\n")
         for each in rows:
