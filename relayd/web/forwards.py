@@ -68,11 +68,11 @@ class ForwardsApi:
             domain = domain_in(match[1])
             self._permit(token, domain, writes=asked.method not in METHODS[:2])
             name = unquote(match[3] or "", errors="strict")
-            await self._lock.acquire()  # type: ignore[no-untyped-call]
+            await self._lock.acquire()
             try:
                 return await self._carried_out(asked, token, domain, match[2], name)
             finally:
-                self._lock.release()  # type: ignore[no-untyped-call]
+                self._lock.release()
         except UnicodeDecodeError:
             raise TurnedAwayError(HTTPStatus.BAD_REQUEST, "the name is not UTF-8") from None
         except ForwardsError as error:

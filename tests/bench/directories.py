@@ -30,11 +30,11 @@ from relayd.config import load
 from relayd.directories.refresher import Refresher
 from relayd.directories.source import TableOrder
 from relayd.mail.address import Mailbox
-from relayd.mail.log import MailLog
 from relayd.rules.language.directory import DirectoryDef
 from relayd.rules.subject import Subject
 from relayd.rules.tables.snapshot import SnapshotTable
 from tests.ports import free_port
+from tests.unit.ops.journal import Journal
 
 reactor: Any = the_reactor
 BEAT = 0.001  # seconds
@@ -62,7 +62,7 @@ def _resident() -> int:
     return int(status.partition("RssAnon:")[2].split()[0]) * 1024
 
 
-class _Journal(MailLog):
+class _Journal(Journal):
     """Knows when a table was taken up."""
 
     taken = 0

@@ -143,8 +143,7 @@ class Imported:
             for each in (*plan.destinations, *plan.bcc)
         )
         senders = frozenset(
-            path_text(each.reverse_path).lower() or "<>"
-            for each in (*plan.destinations, *plan.bcc)
+            path_text(each.reverse_path).lower() or "<>" for each in (*plan.destinations, *plan.bcc)
         )
         kept = "" if plan.verdict is Verdict.ACCEPT else plan.verdict.value
         return Answer(kept=kept, goals=goals, senders=senders)

@@ -177,7 +177,8 @@ class ScopedTest(unittest.TestCase):
         (customers / "\n\x1b[2Jx.example.rules").write_text(OWN)
         (customers / "..rules").write_text(OWN)
         (customers / "example.com..rules").write_text(OWN)
-        with open(os.fsencode(customers) + b"/\xff.example.rules", "w") as file:
+        odd = Path(os.fsdecode(os.fsencode(customers) + b"/\xff.example.rules"))
+        with odd.open("w") as file:
             file.write(OWN)
         settings = self.load()
         told = "\n".join(refused(settings))
@@ -242,7 +243,7 @@ class ScopedTest(unittest.TestCase):
         self.assertEqual(added, b"X-A: a\r\nX-C: c\r\nX-D: d\r\nFrom: a@b.example\r\n\r\n")
 
     def test_a_file_that_looks_at_the_content_does_so_for_its_own(self) -> None:
-        self.write("example.com", OWN + 'hold to @example.com when dmarc reject\n')
+        self.write("example.com", OWN + "hold to @example.com when dmarc reject\n")
         settings = self.load()
         self.assertEqual(refused(settings), [])
         self.assertEqual(self.reply(settings, "info@example.com"), 250)
