@@ -140,11 +140,20 @@ def _connected(order: TableOrder, connect: float, silence: float) -> Any:  # noq
 def _rows(attributes: dict[str, list[bytes]], key: str, value: str) -> Iterator[tuple[object, ...]]:
     """Those of one entry. One without a key, or nothing behind it, says nothing of anybody."""
     folded = {name.lower(): values for name, values in attributes.items()}
-    for each in folded.get(key.lower(), ()):
+    for each in _said(folded, key.lower()):
         if not value:
             yield (each,)
-        elif targets := folded.get(value.lower(), ()):
+        elif targets := _said(folded, value.lower()):
             yield each, ", ".join(map(cell, targets))
+
+
+def _said(attributes: dict[str, list[bytes]], name: str) -> list[bytes]:
+    """The values of an attribute; of Active Directory's proxyAddresses those of SMTP."""
+    values = attributes.get(name, [])
+    if name != "proxyaddresses":
+        return values
+    pairs = (each.partition(b":") for each in values)
+    return [address for kind, _, address in pairs if kind.lower() == b"smtp"]
 
 
 def _here(host: str) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from relayd.migrate.copies import carried_over
 from relayd.migrate.domains import network_of
 from relayd.migrate.draft import good_entry
 from relayd.migrate.maincf import MainCf
@@ -25,7 +26,7 @@ def close(work: Work, main: MainCf) -> Iterator[tuple[Scope, str, str]]:
     """Scope, parameter and reason of all that `main` closes."""
     for name, (whom, why) in _CLOSING.items():
         value = main[name]
-        if value and value.lower() != "no":
+        if value and value.lower() != "no" and not carried_over(work, main, name):
             for scope in whom(work, name, main):
                 yield scope, name, why
     for name in _HEADERS:
@@ -103,7 +104,7 @@ _THROUGH = (
     "mail goes through it and comes back: have its milter asked (`milter NAME ...`, `ask NAME`), or"
     " rspamd, or clamd"
 )
-_COPY = "relayd makes no copies of this kind: write `forward` rules that keep one"
+_COPY = "it cannot be said as `copy` rules by itself: write them"
 _CLOSING: dict[str, tuple[Whom, str]] = {
     "always_bcc": (_all, _COPY),
     "recipient_bcc_maps": (_keyed("to"), _COPY),

@@ -17,6 +17,7 @@ from relayd.migrate import catalogue
 from relayd.migrate.admission import admission
 from relayd.migrate.aliasing import aliases, read_aliases, relocated
 from relayd.migrate.canonical import canonical
+from relayd.migrate.copies import copies
 from relayd.migrate.defaults import DEFAULTS
 from relayd.migrate.draft import ConfigDraft
 from relayd.migrate.forwarding import virtual
@@ -108,6 +109,7 @@ def convert(folder: Path, machine: Machine | None = None) -> Work:
     canonical(work)
     relocated(work)
     routing(work)
+    copies(work)
     paces(work)
     header_checks(work)
     login.finish()

@@ -19,12 +19,13 @@ CONF = Path("relayd.conf")
 SECRETS = Path("secrets")
 KEYS = Path("srs.keys")
 PRIVATE = (SECRETS, KEYS)
-SECTIONS = ("admission", "ask", "rewrite", "forward", "route", "pace", "tests")
+SECTIONS = ("admission", "ask", "rewrite", "forward", "copy", "route", "pace", "tests")
 _TITLES = {
     "admission": "Who may send what to whom",
     "ask": "Who is asked about it",
     "rewrite": "Addresses that become others",
     "forward": "Mail that goes on elsewhere",
+    "copy": "Who gets a copy of it, and nobody hears of it",
     "route": "Where mail goes next",
     "pace": "How fast it goes there",
     "tests": "Tests: with one that fails the rules never go live",

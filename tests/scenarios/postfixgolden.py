@@ -140,10 +140,10 @@ class Imported:
                 str(each.mailbox).lower(),
                 verify._how(self.written.settings, each.mailbox, each.next_hop),
             )
-            for each in plan.destinations
+            for each in (*plan.destinations, *plan.bcc)
         )
         senders = frozenset(
-            path_text(each.reverse_path).lower() or "<>" for each in plan.destinations
+            path_text(each.reverse_path).lower() or "<>" for each in (*plan.destinations, *plan.bcc)
         )
         kept = "" if plan.verdict is Verdict.ACCEPT else plan.verdict.value
         return Answer(kept=kept, goals=goals, senders=senders)

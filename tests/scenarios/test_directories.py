@@ -37,6 +37,8 @@ class DirectoryTest(Scenario):
     """What every source is put through; who derives from it has one."""
 
     people = ours = wrong = ""  # statements behind `table NAME`
+    # statements of what is wrong in another way, and what status says of it
+    troubles: Mapping[str, tuple[str, str]] = {}
 
     def set_up(self) -> None:
         """Make the source, and the statements."""
@@ -57,7 +59,7 @@ class DirectoryTest(Scenario):
 
     def table(self, relay: Relayd, name: str = "people") -> dict[str, Any]:
         # asked as relayctl does, without a process for each look
-        status = Daemon(relay.folder / "spool" / "control").answer("status")
+        status = Daemon(relay.folder / "control").answer("status")
         found: dict[str, Any] = next(each for each in status["tables"] if each["name"] == name)
         return found
 
@@ -95,6 +97,8 @@ class DirectoryTest(Scenario):
         rules = RULES.format(people=self.people, ours=self.ours)
         if self.wrong:
             rules += f"table wrong {self.wrong}\n"
+        for name, (statement, _) in self.troubles.items():
+            rules += f"table {name} {statement}\n"
         relay = self.start_with(rules, settings)
 
         # never read: the start is not refused, look-ups are unknown, status says so
@@ -119,6 +123,14 @@ class DirectoryTest(Scenario):
         self.assertIn("someone1@example.net", self.becomes(relay, "user1@example.com"))
         if self.wrong:  # a certificate for another name is not believed
             self.assertIsNone(self.wait_for(relay, "wrong", trouble=bool)["entries"])
+
+        for name, (_, why) in self.troubles.items():
+            if why == "passed over":  # what is no UTF-8 costs itself, and not the others
+                self.assertEqual(self.wait_for(relay, name, passed_over=1)["entries"], 1)
+            elif why:
+                self.wait_for(relay, name, trouble=lambda said, why=why: why in said)
+            else:  # it hangs, and harms no other
+                self.assertIsNone(self.table(relay, name)["entries"])
 
         # away: what was good stays in force, over a restart as well
         self.away()
@@ -278,7 +290,7 @@ class HttpTest(DirectoryTest):
         self.addCleanup(stopped.set)
         url = f"http://127.0.0.1:{server.server_address[1]}"
         (self.folder / "beside").mkdir()
-        rules = "".join(f"table {each} http {url}/{each} refresh 1s\n" for each in rows)
+        rules = "".join(f"table {each} http {url}/{each} refresh 2s\n" for each in rows)
         rules += "".join(f"forward <{each}>\n" for each in rows)
         relay = self.start_with(f"{rules}accept to @example.com\nroute any direct\n")
         for each in rows:
@@ -291,11 +303,12 @@ class HttpTest(DirectoryTest):
                 self.assertEqual(self.table(relay, "drip")["entries"], 10)
                 continue
 
-            def says(table: dict[str, Any], why: str = why) -> bool:
+            def says(each: str = each, why: str = why) -> bool:
+                table = self.table(relay, each)
                 told = f"{table['trouble']}{table['asks']}"
                 return bool(told) and why in told
 
-            wait_until(lambda each=each: says(self.table(relay, each)), f"{each}: {why}", 40)
+            wait_until(says, f"{each}: {why}", 40)
             self.assertEqual(self.table(relay, each)["entries"], 10)
         self.assertIn("someone7@example.net", self.becomes(relay, "user7@example.com"))
         said = relay.ctl("status", check=False).stdout
@@ -312,6 +325,13 @@ class SqliteTest(DirectoryTest):
         rest = "refresh 1s"
         self.people = f'sqlite file {self.database} query "SELECT alias, target FROM f" {rest}'
         self.ours = f"sqlite file {self.database} query \"SELECT 'example.com'\" {rest}"
+        query = f"sqlite file {self.database} query"
+        raw = "SELECT x'ff406578616d706c652e636f6d' UNION SELECT 'a@example.com'"
+        self.troubles = {
+            "columns": (f'{query} "SELECT alias, target, 1 FROM f" {rest}', "3 columns"),
+            "gone": (f'{query} "SELECT a FROM nowhere" {rest}', "nowhere"),
+            "raw": (f'{query} "{raw}" {rest}', "passed over"),
+        }
         (self.folder / "ca.pem").write_bytes(Authority().pem)
 
     def hold(self, forwards: Mapping[str, str]) -> None:
@@ -358,6 +378,26 @@ class PostgresqlTest(DirectoryTest):
             'postgresql "service=mail dbname=postgres" query "SELECT \'example.com\'" refresh 1s'
         )
         self.wrong = f'postgresql "service=mail dbname=postgres host=127.0.0.1" {query}'
+        self.sql("CREATE DATABASE odd ENCODING 'SQL_ASCII' TEMPLATE template0 LC_COLLATE 'C' "
+                 "LC_CTYPE 'C'")  # fmt: skip
+        start = 'postgresql "service=mail dbname=postgres" query'
+        raw = "SELECT chr(255) || '@example.com' UNION SELECT 'a@example.com'"
+        self.troubles = {
+            "columns": (f'{start} "SELECT alias, target, 1 FROM f" refresh 1s', "3 columns"),
+            "gone": (f'{start} "SELECT a FROM nowhere" refresh 1s', "nowhere"),
+            "nobody": (
+                'postgresql "service=mail user=nobody" query "SELECT 1" refresh 1s',
+                "nobody",
+            ),
+            "raw": (
+                f'postgresql "service=mail dbname=odd" query "{raw}" refresh 1s',
+                "passed over",
+            ),
+            **{
+                f"slow{n}": (f"{start} \"SELECT 'x', pg_sleep(600)::text\" refresh 1s", "")
+                for n in range(2)
+            },
+        }
 
     def run_as(self, *command: object) -> None:
         subprocess.run(
@@ -441,6 +481,15 @@ class MariadbTest(DirectoryTest):
         self.people = f'mysql "service=mail" {query}'
         self.ours = 'mysql "service=mail" query "SELECT \'example.com\'" refresh 1s'
         self.wrong = f'mysql "service=mail host=127.0.0.1" {query}'
+        start = 'mysql "service=mail" query'
+        raw = "SELECT x'ff406578616d706c652e636f6d' UNION SELECT 'a@example.com'"
+        self.troubles = {
+            "columns": (f'{start} "SELECT alias, target, 1 FROM f" refresh 1s', "3 columns"),
+            "gone": (f'{start} "SELECT a FROM nowhere" refresh 1s', "nowhere"),
+            "nobody": ('mysql "service=mail user=nobody" query "SELECT 1" refresh 1s', "nobody"),
+            "raw": (f'{start} "{raw}" refresh 1s', "passed over"),
+            "slow": (f"{start} \"SELECT 'x', sleep(600)\" refresh 1s", ""),
+        }
 
     def sql(self, text: str) -> None:
         subprocess.run(

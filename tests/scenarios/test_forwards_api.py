@@ -78,7 +78,7 @@ class ForwardsApiTest(Scenario):
         self.begin()
         examples = [line for line in DOCUMENT.read_text().split("\n") if line.startswith("curl ")]
         self.assertEqual(len(examples), 7)
-        said = []
+        said: list[str] = []
         for line in examples:
             line = line.replace("/run/relayd/console.sock", str(self.socket))
             words = [word.replace("$TOKEN", self.token) for word in shlex.split(line)]

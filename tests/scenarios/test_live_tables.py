@@ -144,6 +144,12 @@ class LiveTest(Scenario):
         waits.join()
         self.assertEqual(held, [451])
         wait_until(lambda: "it has not answered within 5 seconds" in relay.log(200), "the log")
+        said = relay.ctl("status", check=False).stdout
+        self.assertIn("people (http) not answered since", said)
+        self.assertIn("it has not answered within 5 seconds", said)
+        panel.hangs.set()  # over with the next answer
+        self.assertEqual(self.reply(relay, "y@example.com"), 550)
+        self.assertNotIn("not answered", relay.ctl("status", check=False).stdout)
 
     def test_a_source_that_is_gone_or_talks_nonsense_is_unknown_and_bounces_nothing(self) -> None:
         panel, relay = self.serve()
@@ -158,9 +164,15 @@ class LiveTest(Scenario):
         wait_until(lambda: "key=e@example.com" in relay.log(200), "the log")
 
     def test_two_workers(self) -> None:
-        _, relay = self.serve(workers=2)
+        panel, relay = self.serve(workers=2)
         for _ in range(4):
             self.assertEqual(self.reply(relay, "info@example.com"), 250)
+        panel.gone = True
+        self.assertEqual(self.reply(relay, "x@example.com"), 451)
+        status = json.loads(relay.ctl("status", "--json", check=False).stdout)
+        [table] = status["live_tables"]
+        self.assertEqual(table["name"], "people")
+        self.assertTrue(table["trouble"])
 
 
 class LiveSourceTest(DirectoryTest):

@@ -7,13 +7,15 @@ import io
 import re
 import shlex
 import shutil
+import time
 import unittest
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from relayd.authentication.dkimsigning import new_private_key
-from relayd.config import load
+from relayd.config import ConfigErrors, load
 from relayd.ctl import relayctl
+from relayd.rules.tables.snapshot import SnapshotHead, write
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 RECIPES = DOCS / "recipes"
@@ -56,7 +58,8 @@ class RecipesTest(unittest.TestCase):
             for name in ("rules.md", "checks.md", "sending.md", "forwarding.md")
         )
         shown = set()
-        for kind, words, body in _BLOCK.findall(text):
+        more = (DOCS / "directories.md").read_text()
+        for kind, words, body in (*_BLOCK.findall(text), *_BLOCK.findall(more)):
             name = words.split()[0]
             with self.subTest(example=words):
                 if kind == "explain":
@@ -72,6 +75,35 @@ class RecipesTest(unittest.TestCase):
         files = {str(path.relative_to(RECIPES)) for path in RECIPES.rglob("*") if path.is_file()}
         self.assertEqual(files - shown, {"tutorial.conf"}, "shown in pieces; all others whole")
         self.assertEqual(text.count("```"), 2 * len(_BLOCK.findall(text)))
+
+    def test_what_directories_hold_is_where_the_recipes_say(self) -> None:
+        """As if their sources had been read."""
+        held = {
+            "panel": {
+                "domains": [("example.com",)],
+                "mailboxes": [("ann@example.com",)],
+                "forwards": [("info@example.com", "ann@example.com")],
+            },
+            "exchange": {"staff": [("ann@example.com",)], "groups": [("all@example.com",)]},
+        }
+        for recipe, tables in held.items():
+            path = self.folder / f"{recipe}.conf"
+            path.write_text(f"spool {self.folder / recipe}\n{path.read_text()}")
+            folder = self.folder / recipe / "tables"
+            folder.mkdir(parents=True)
+            for name, rows in tables.items():
+                head = SnapshotHead("", len(rows[0]), 0, time.time(), "")
+                write(folder / name, name, (" ".join(row) for row in rows), head)
+            self.assertEqual(load(path).warnings, ())
+            # with other entries the tests of the recipe fail: they are asked
+            head = SnapshotHead("", 1, 0, time.time(), "")
+            name = next(reversed(tables)) if recipe == "panel" else next(iter(tables))
+            columns = len(tables[name][0])
+            row = " ".join(("other@example.com", "other@example.net")[:columns])
+            head = SnapshotHead("", columns, 0, time.time(), "")
+            write(folder / name, name, [row], head)
+            with self.assertRaises(ConfigErrors):
+                load(path)
 
     def explained(self, words: str) -> str:
         name, *arguments = shlex.split(words)

@@ -177,7 +177,8 @@ class ScopedTest(unittest.TestCase):
         (customers / "\n\x1b[2Jx.example.rules").write_text(OWN)
         (customers / "..rules").write_text(OWN)
         (customers / "example.com..rules").write_text(OWN)
-        with open(os.fsencode(customers) + b"/\xff.example.rules", "w") as file:
+        odd = Path(os.fsdecode(os.fsencode(customers) + b"/\xff.example.rules"))
+        with odd.open("w") as file:
             file.write(OWN)
         settings = self.load()
         told = "\n".join(refused(settings))

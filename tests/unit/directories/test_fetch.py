@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from unittest import mock
 
+from relayd.directories import ldap
 from relayd.directories.fetch import ASKS, FAILED, SAME, TAKEN, Fetched, fetch, pending
 from relayd.directories.source import TableOrder
 from relayd.rules.language.directory import DirectoryDef
@@ -118,3 +119,13 @@ class FetchTest(unittest.TestCase):
                 found = fetch(order)
                 self.assertEqual(found.outcome, FAILED)
                 self.assertIn("apt install python3-", found.why)
+
+
+class LdapTest(unittest.TestCase):
+    def test_of_proxy_addresses_those_of_smtp_count_without_their_kind(self) -> None:
+        kinds = [b"SMTP:Ann@example.com", b"smtp:a@example.com", b"x500:/o=x", b"SIP:a@b.example"]
+        entry = {"proxyAddresses": kinds, "mail": [b"box@example.com"]}
+        rows = [*ldap._rows(entry, "proxyaddresses", "")]
+        self.assertEqual(rows, [(b"Ann@example.com",), (b"a@example.com",)])
+        rows = [*ldap._rows(entry, "mail", "proxyAddresses")]
+        self.assertEqual(rows, [(b"box@example.com", "Ann@example.com, a@example.com")])

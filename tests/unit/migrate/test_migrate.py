@@ -71,12 +71,14 @@ class Settings(Import):
         self.assertNotIn("[::]", self.conf)
 
     def test_each_setting_is_told_of(self) -> None:
-        text = "always_bcc = x@y.example\nsmtp_tls_security_level = may\nmine = 5\nused = mine\n"
+        text = "content_filter = smtp:x.example\nalways_bcc = x@y.example\n"
+        text += "smtp_tls_security_level = may\nmine = 5\nused = mine\n"
         text += "smtpd_banner = $used\nnobody_knows = 1\nempty_one =\nbiff = no\nbiff = yes\n"
         self.bring(text)
         for line in (BASE + text).splitlines():
             self.assertIn(line.split(" =")[0], self.work.report.findings)
-        self.assertIs(self.fate("always_bcc"), SettingFate.LOST)
+        self.assertIs(self.fate("content_filter"), SettingFate.LOST)
+        self.assertIs(self.fate("always_bcc"), SettingFate.TRANSLATED)
         self.assertIs(self.fate("smtp_tls_security_level"), SettingFate.SAME)
         self.assertIs(self.fate("used"), SettingFate.UNNEEDED)
         self.assertIn("does not know it", self.said("nobody_knows"))
@@ -556,7 +558,7 @@ class CommandLine(Import):
         self.assertEqual(self.run_it("--output", str(output), "--force")[0], 0)
 
     def test_json(self) -> None:
-        self.bring("always_bcc = a@x.example\n")
+        self.bring("always_bcc = a@x.example, b@x.example\n")  # Postfix has one address there
         status, out, _ = self.run_it("--dry-run", "--json")
         self.assertEqual(status, 0)
         told = {each["setting"]: each for each in json.loads(out)["settings"]}
