@@ -87,9 +87,8 @@ class Output:
 
     def _lose(self, lines: int) -> None:
         """Whoever calls has the guard."""
-        if lines:
-            self.lost += lines
-            self.counted(lines)
+        self.lost += lines
+        self.counted(lines)
 
     def finish(self) -> None:
         """The process ends: lines are waited for from now on, but not for long."""
@@ -137,7 +136,8 @@ class Output:
                 with contextlib.suppress(OSError):
                     os.close(each)
             with self._changed:
-                self._lose(unwritten)
+                if unwritten:
+                    self._lose(unwritten)
                 self._failed = failed
                 self._busy = False
                 self._changed.notify_all()

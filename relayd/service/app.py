@@ -52,6 +52,7 @@ from relayd.ops.dkimdesk import DkimDesk
 from relayd.ops.following import Events
 from relayd.ops.forward import ForwardedCommands
 from relayd.ops.hooks import HookRecorder
+from relayd.ops.lastcrash import keep_last_crash
 from relayd.ops.limitsdesk import LimitsDesk
 from relayd.ops.maillog import LineLog
 from relayd.ops.mailq import MAX_SESSIONS as MOST_PUBLIC
@@ -97,6 +98,9 @@ from relayd.tls.dates import CertificateDates
 if TYPE_CHECKING:
     from relayd.ops.rulesdesk import RulesDesk
     from relayd.service.console import ConsoleService
+
+
+CRASH = "crash"  # in the spool; of worker N crash-N
 
 
 class Options(usage.Options):
@@ -531,6 +535,7 @@ class Relayd(MultiService):
         try:
             spool.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock.acquire()
+            keep_last_crash(spool / CRASH, self._log.trouble)
             begin_anew(spool)
             super().startService()  # type: ignore[no-untyped-call]  # Twisted's own
             factory = ControlFactory(self._reactor, self._commands, self._log)

@@ -21,13 +21,14 @@ from relayd.intake.accepting import AcceptBalancer
 from relayd.ops.control import ControlError, ControlFactory, listen
 from relayd.ops.counting import Counting
 from relayd.ops.following import Events
+from relayd.ops.lastcrash import keep_last_crash
 from relayd.ops.maillog import LineLog
 from relayd.ops.output import Output
 from relayd.ops.twistedlog import TwistedLog, take_last_words
 from relayd.reactor.coroutine import log_bug, promise
 from relayd.reactor.lean import own_reactor, soon
 from relayd.reactor.workerpipe import Reactor, WorkerPipe
-from relayd.service.app import commands_of, mail_log, prepare_process, read_settings
+from relayd.service.app import CRASH, commands_of, mail_log, prepare_process, read_settings
 from relayd.service.configthread import aside
 from relayd.service.configuration import Configuration
 from relayd.service.gateway import Gateway
@@ -94,6 +95,11 @@ class Worker:
         self._orders = orders
         self._stopping = False
 
+    def keep_crashes(self) -> None:
+        """Where this process was, should it crash, and where the one before was."""
+        spool, number = self._configuration.settings.spool, self._orders.number
+        keep_last_crash(spool / f"{CRASH}-{number}", self._log.trouble)
+
     def start(self) -> None:
         """Serve."""
         self._gateway.startService()
@@ -147,6 +153,7 @@ def main() -> None:
     take_last_words(log.line, output.write)
     try:
         worker = Worker(orders, log, output)
+        worker.keep_crashes()
         worker.start()
     except (ConfigErrors, SpoolError, ControlError, OSError) as error:
         log.trouble("worker not started", worker=orders.number, why=error)

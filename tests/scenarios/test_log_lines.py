@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import signal
 
 from tests.scenarios.harness import Relayd, Scenario, wait_until
@@ -88,7 +89,9 @@ class LogLines(Scenario):
 
     def of_a_worker(self, relay: Relayd) -> None:
         victim, *_ = workers_of(relay)
-        os.kill(victim, signal.SIGKILL)
+        resource.prlimit(victim, resource.RLIMIT_CORE, (0, 0))
+        os.kill(victim, signal.SIGSEGV)
         wait_until(lambda: victim not in workers_of(relay), "the worker is gone")
+        relay.logged('event="crashed before" what="Fatal Python error: Segmentation fault" at=')
         relay.logged('event="worker died"')
         relay.logged('event="worker ready"', 3)
