@@ -303,6 +303,37 @@ class InChromium(Scenario):
         self.assertEqual([each for each in plain if each not in subjects], [])
         self.assertEqual(page.complaints(), [])
 
+    def test_a_page_of_others_frames_nothing_reads_nothing_and_posts_nothing(self) -> None:
+        page = self.chromium.page()
+        page.looks(1600)
+        self.log_in(page)
+        ident = self.idents[1]
+        page.open(f"data:text/html,<title>evil</title><iframe src='{self.url}/queue'></iframe>")
+        targets = self.chromium.call("Target.getTargets", filter=[{"type": "iframe"}])
+        for target in targets["targetInfos"]:  # of the frame only an error of the browser is left
+            session = self.chromium.call(
+                "Target.attachToTarget", targetId=target["targetId"], flatten=True
+            )["sessionId"]
+            found = self.chromium.call("Runtime.evaluate", session, expression="location.href")
+            self.assertEqual(found["result"]["value"], "chrome-error://chromewebdata/")
+        got = (
+            "fetch('%s/queue', {credentials: 'include', mode: '%s'}).then(r => r.text(), e => 'no')"
+        )
+        for mode in ("cors", "no-cors"):
+            self.assertIn(page.value(got % (self.url, mode)), ("no", ""), mode)
+        page.value(f"""(() => {{
+            const form = document.createElement('form');
+            form.method = 'post'; form.action = '{self.url}/act';
+            form.innerHTML = "<input name=command value=remove><input name=sure value=yes>"
+                + "<input name=back value=/queue><input name='id.{ident}' value=yes>";
+            document.body.append(form); form.submit();
+        }})()""")
+        wait_until(lambda: "Not done" in str(page.value("document.title")), "it is turned away")
+        self.assertIn(ident, self.relay.ctl("queue").stdout)
+        page.open(f"{self.url}/queue")  # who is logged in still is
+        text = "document.body ? document.body.innerText : ''"
+        wait_until(lambda: ident in page.value(text), "it waits still")
+
     def hostile_message(self, number: int, strings: list[str]) -> str:
         """One string wherever it may stand, of every twentieth message 20 as names of its parts."""
         line = _line(strings[number])
@@ -373,9 +404,13 @@ class InChromium(Scenario):
         before = first.value(moment)
         wait_until(lambda: first.value(moment) != before, "it keeps up")
         wait_until(lambda: not first.value("document.querySelector('figure').hidden"), "a plot")
-        began, used = time.monotonic(), self.processor_time()
-        time.sleep(10)
-        share = (self.processor_time() - used) / (time.monotonic() - began)
+        share = 1.0
+        for _ in range(3):  # where others compute as well everything takes more
+            began, used = time.monotonic(), self.processor_time()
+            time.sleep(10)
+            share = min(share, (self.processor_time() - used) / (time.monotonic() - began))
+            if share < 0.01:
+                break
         self.keep(first, "now-live")
         self.assertEqual(first.violations(), [])
         self.assertEqual([page.complaints() for page in pages], [[]] * 10)
