@@ -1,4 +1,4 @@
-"""The console in Debian's Chromium: how it looks, what it logs, whom it shuts out, what it costs.
+"""The console in Debian's Chromium: how it looks, what it logs, whom it shuts out.
 
 RELAYD_PICTURES names a folder that keeps what was drawn.
 """
