@@ -33,7 +33,7 @@ class Costs(InChromium):
                 if fastest < limit:
                     break
                 if number > 2 and os.getloadavg()[0] > 2 * (os.cpu_count() or 1):
-                    # others compute here as well: so long the browser alone takes for nothing at all
+                    # others compute here as well: so long the browser takes for nothing at all
                     nothing = min(painted("data:text/html,x") for _ in range(2))
                     limit = 100.0 + 2 * nothing
             with self.subTest(name):
