@@ -27,6 +27,8 @@ class Chromium:
 
         self._process = subprocess.Popen(
             [
+                # ends with us, also where we are killed
+                *(program("setpriv"), "--pdeathsig", "KILL"),
                 *(program("chromium"), "--headless=new", "--no-sandbox", "--disable-gpu"),
                 *("--remote-debugging-port=0", f"--user-data-dir={folder}", "--no-first-run"),
                 *("--disable-background-networking", "--disable-component-update"),

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import http.client
 import json
 import re
+import smtplib
 import socket
 import ssl
 import time
@@ -281,6 +284,26 @@ class ConsoleOfTwoWorkers(ConsoleScenario):
                 break
         self.assertEqual(statuses[-1], 429, statuses)
         self.assertEqual(self.visitor().log_in("operator").status, 429)
+
+    def prepare(self) -> None:
+        text = self.relay.config.read_text()
+        host, port = self.relay.address
+        text = text.replace(f"listen {host}:{port}\n", f"listen {host}:{port} auth people\n")
+        self.relay.config.write_text(f"auth-without-tls yes\n{text}")
+
+    def test_guesses_over_smtp_and_at_the_console_are_counted_together(self) -> None:
+        self.assertEqual(self.visitor().log_in("viewer").status, 303)
+        for number in range(40):
+            with contextlib.suppress(smtplib.SMTPException), self.relay.session() as session:
+                session.ehlo("client.example")
+                said = base64.b64encode(f"\0user{number}\0wrong".encode()).decode()
+                if session.docmd("AUTH", f"PLAIN {said}")[0] == 454:
+                    break
+        else:
+            self.fail("nobody was slowed down")
+        self.assertEqual(self.visitor().log_in("viewer").status, 429)
+        wrong = self.visitor().call("/status", "relayd_guessed")
+        self.assertEqual((wrong.status, wrong.json()["status"]), (429, 429))
 
     def test_the_api_by_tokens_of_three_roles(self) -> None:
         ident = self.relay.send("ann@sender.example", ["bob@example.com"])

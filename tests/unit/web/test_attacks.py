@@ -11,7 +11,7 @@ from relayd.login.guesses import PER_ADDRESS
 from relayd.mail.ident import ident_text
 from relayd.mail.message import RecipientState
 from relayd.web.exchange import WebAnswer
-from relayd.web.sessions import COOKIE, IDLE, LONGEST
+from relayd.web.sessions import COOKIE, IDLE, LONGEST, Sessions
 from relayd.web.site import ANSWER_TIME, MAX_BODY, MOST, REQUEST_TIME
 from tests.support import TestCase
 from tests.unit.ops.test_control import reactor
@@ -201,6 +201,30 @@ class Attacks(Scene, TestCase):
         self.assertNotIn("Domain", heard.field("set-cookie"))
         doubled = f"{heard.cookie}; {planted}"
         self.assertEqual((await thief.ask("/queue", cookie=doubled)).status, 303)
+
+    async def test_two_tabs_act_and_the_second_finds_what_the_first_has_left(self) -> None:
+        ident, _ = await self.waits()
+        browser = self.browser()
+        await browser.log_in("olga")
+        token = (await browser.ask("/queue")).token
+        await browser.ask("/queue")  # the other tab
+        form = {"token": token, "command": "remove", f"id.{ident}": "yes", "back": "/queue",
+                "sure": "yes"}  # fmt: skip
+        first, second = [await browser.ask("/act", form) for _ in range(2)]
+        self.assertEqual(first.field("location"), "/queue?done=remove&count=1")
+        self.assertEqual(second.field("location"), "/queue?done=remove&count=0")
+
+    async def test_after_a_restart_sessions_and_tokens_of_before_are_old(self) -> None:
+        ident, state = await self.waits()
+        browser, admin = self.browser(), self.browser("admin")
+        await browser.log_in("olga")
+        await browser.ask("/queue")
+        await admin.ask("/queue")
+        self.console._sessions = Sessions(lambda: self.moment)
+        self.assertEqual((await browser.ask("/queue")).status, 303)
+        for each in (browser, admin):
+            self.assertEqual(await self.held_by(each, ident), 403)
+        self.assertIs(await state(), RecipientState.QUEUED)
 
     async def test_who_has_logged_out_is_out_in_every_tab(self) -> None:
         browser = self.browser()
