@@ -6,6 +6,8 @@ import json
 import re
 import signal
 import smtplib
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -268,6 +270,17 @@ class Cluster(Scenario):
             self.assertEqual([to for (to,) in found], ["again@example.com"])
         self.assertEqual(self.arrived(), sorted(taken))
         self.assertEqual(gateway.ctl("audit").returncode, 0)
+
+    def test_make_cluster_plays_once(self) -> None:
+        done = subprocess.run(
+            [sys.executable, "-m", "tests.playground", "--once"],
+            capture_output=True,
+            text=True,
+            timeout=180,
+            check=False,
+        )
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        self.assertIn("gw3 (here)  alive", done.stdout)
 
     def test_any_node_tells_of_all_and_steers_all(self) -> None:
         one = self.gateway("gw1")
