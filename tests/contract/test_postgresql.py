@@ -308,6 +308,19 @@ class LeaseTests(Case):
         self.bridge.until(lambda: ended == [([], [["destination", "a.example"]])])
         self.bridge.until(lambda: known[-1] == [])
 
+    def test_rule_sets_that_differ_for_long_and_long_transactions_are_told(self) -> None:
+        one, two = self.node("gw1"), self.node("gw2")
+        one.rules, two.rules = "a", "b"
+        told = lambda: self.bridge.wait(one.cluster())  # noqa: E731
+        self.bridge.until(lambda: {each["rules"] for each in told()["nodes"]} == {"a", "b"})
+        assert told()["warnings"] == []
+        self.sql("UPDATE node SET rules_since = now() - interval '2 minutes'")
+        assert told()["warnings"] == ["rule sets differ: gw1 a, gw2 b"]
+        with psycopg.connect(self.where, application_name="a dump") as other:
+            other.execute("SELECT 1")
+            oldest = told()["database"]["oldest_transaction"]
+            assert (oldest["of"], oldest["state"]) == ("a dump", "idle in transaction")
+
     def test_a_node_that_leaves_in_order_is_not_waited_for(self) -> None:
         self.sql("UPDATE meta SET value = '30' WHERE name = 'lease'")
         one, two = self.node("gw1"), self.node("gw2")
