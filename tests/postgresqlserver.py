@@ -143,7 +143,11 @@ class Wire:
     def _pass(self, source: socket.socket, target: socket.socket, near: socket.socket) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(65536):
-                if self.cut and source is near and b"COMMIT" in data:
+                if self.cut == "answer":  # also where COMMIT is a prepared statement
+                    if source is not near and b"COMMIT\0" in data:
+                        self.cut = ""
+                        break
+                elif self.cut and source is near and b"COMMIT" in data:
                     how, self.cut = self.cut, ""
                     self.cuts += 1
                     if how == "before":
