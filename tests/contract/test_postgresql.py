@@ -306,7 +306,7 @@ class LeaseTests(Case):
         one.on_suspending = lambda more, less: ended.append((more, less))
         assert self.bridge.wait(two.resume("destination", "a.example")) == [begun]
         # it hears of it, or it has begun anew meanwhile and sees that there is nothing
-        heard = [([], [["destination", "a.example"]])]
+        heard: list[Any] = [([], [["destination", "a.example"]])]
         self.bridge.until(lambda: ended == heard or seen[-1:] == [[]])
         self.bridge.until(lambda: known[-1] == [])
 
