@@ -306,8 +306,8 @@ class LeaseTests(Case):
         one.on_suspending = lambda more, less: ended.append((more, less))
         assert self.bridge.wait(two.resume("destination", "a.example")) == [begun]
         # it hears of it, or it has begun anew meanwhile and sees that there is nothing
-        heard: list[Any] = [([], [["destination", "a.example"]])]
-        self.bridge.until(lambda: ended == heard or seen[-1:] == [[]])
+        heard: Any = ([], [["destination", "a.example"]])
+        self.bridge.until(lambda: heard in ended or seen[-1:] == [[]])
         self.bridge.until(lambda: known[-1] == [])
 
     def test_rule_sets_that_differ_for_long_and_long_transactions_are_told(self) -> None:
