@@ -1,4 +1,5 @@
 # make run     a relayd to play with: one message all the way, then yours
+# make cluster three gateways that share a PostgreSQL, to play with (Debian, with postgresql)
 # make test    every test; scenarios whose peers are missing say so (as root: make peers)
 # make lint    ruff
 # make types   mypy
@@ -23,7 +24,7 @@ export DEBIAN
 CHROOT ?= /var/tmp/relayd-chroot
 DEB ?= build/deb$(if $(filter-out 12,$(DEBIAN)),-$(DEBIAN))
 
-.PHONY: help run test lint types deb deb-test deb-suite peers bench bench-report profile clean python faults fuzz
+.PHONY: help run cluster test lint types deb deb-test deb-suite peers bench bench-report profile clean python faults fuzz
 .SILENT:
 
 help:
@@ -37,6 +38,10 @@ python:
 run: python
 	$(PYTHON) .ci/environment.py
 	exec $(VENV) -m relayd.demo $(if $(ONCE),--once)
+
+cluster: python
+	$(PYTHON) .ci/environment.py test
+	exec $(VENV) -m tests.playground $(if $(ONCE),--once)
 
 test: python
 	$(PYTHON) .ci/environment.py test

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import pwd
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
+import threading
 import time
 from functools import lru_cache
 from pathlib import Path
@@ -20,6 +23,7 @@ from relayd.spool.postgresql import schema
 
 PROGRAMS = "/usr/lib/postgresql"  # Debian's, a folder for each version; they are in nobody's PATH
 PATIENCE = 60.0  # seconds
+SOCKET = ".s.PGSQL.5432"
 
 
 class PostgresqlServer:
@@ -101,3 +105,58 @@ def empty_spool(server: PostgresqlServer | None = None) -> str:
         connection.execute("DROP SCHEMA IF EXISTS relayd CASCADE")
         assert schema.create(connection)
     return where
+
+
+class Wire:
+    """Stands between a node and its database, and cuts the line at a COMMIT when told to.
+
+    While `flowing` is not set nothing passes, either way; it comes late.
+    """
+
+    def __init__(self, folder: Path, server: PostgresqlServer) -> None:
+        self.where = f"host={folder} user=relayd dbname=postgres"
+        self.cut = ""  # "before": the next COMMIT does not arrive; "after": its answer does not
+        self.cuts = 0
+        self.flowing = threading.Event()
+        self.flowing.set()
+        self._unheard: set[socket.socket] = set()
+        self._behind = str(server.folder / SOCKET)
+        self._listening = socket.socket(socket.AF_UNIX)
+        self._listening.bind(str(folder / SOCKET))
+        self._listening.listen()
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._listening.shutdown(socket.SHUT_RDWR)
+        self._listening.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = self._listening.accept()
+                far = socket.socket(socket.AF_UNIX)
+                far.connect(self._behind)
+                for way in ((near, far), (far, near)):
+                    threading.Thread(target=self._pass, args=(*way, near), daemon=True).start()
+
+    def _pass(self, source: socket.socket, target: socket.socket, near: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                if self.cut == "answer":  # also where COMMIT is a prepared statement
+                    if source is not near and b"COMMIT\0" in data:
+                        self.cut = ""
+                        break
+                elif self.cut and source is near and b"COMMIT" in data:
+                    how, self.cut = self.cut, ""
+                    self.cuts += 1
+                    if how == "before":
+                        break
+                    self._unheard.add(target)
+                elif source in self._unheard:  # the answer
+                    break
+                self.flowing.wait()
+                target.sendall(data)
+        for each in (source, target):
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)

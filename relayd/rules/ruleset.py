@@ -81,6 +81,7 @@ class Ruleset:
     route: Stage[Route]
     expects: tuple[Expect, ...]
     hash: str
+    hash_anywhere: str  # the same on hosts of other names
     header_always: tuple[int, ...] | None = field(default=None)  # no header rule has a condition
     srs: SrsStage | None = field(default=None)  # None: senders are not rewritten
     send_as: SendAsStage = field(default=SendAsStage((), {}, "", ""))
@@ -178,6 +179,7 @@ def build(
         route=Stage(_of(items, Route), _routed, tables),
         expects=tuple(_of(items, Expect)),
         hash=_hash(items, tables, hostname, keys),
+        hash_anywhere=_hash(items, tables, "", keys),
         header_always=tuple(each.number for each in header_stage.entries)
         if unconditional
         else None,

@@ -44,6 +44,7 @@ from relayd.mail.ident import shard_of
 from relayd.mail.log import MailLog
 from relayd.mail.message import Message, RecipientState, Record
 from relayd.mail.outcome import Outcome
+from relayd.mail.plan import Step
 from relayd.ops.commands import Backend
 from relayd.ops.counting import Counting
 from relayd.ops.watchdog import Watchdog
@@ -529,9 +530,7 @@ class Gateway(Service):
             clock=time.time,
             expanded=self._own_mail.expanded,
             untold=self._refused_log.note,
-            foretold=lambda ident, trail: self._taker(ident).dispatcher.foresight.note(
-                ident, trail
-            ),
+            foretold=self._foretold,
             guesses=self.guesses,
             turn=lambda: deferLater(self._reactor, 0),
             sign=signing.fields,
@@ -618,7 +617,7 @@ class Gateway(Service):
     def _limit_shards(self, now: Settings) -> None:
         for shard in self.shards:
             if isinstance(shard.spool, PostgresqlSpool):
-                shard.spool.rules = now.ruleset.hash
+                shard.spool.rules = now.ruleset.hash_anywhere
             shard.spool.apply(
                 memory_threshold=now.content_in_memory,
                 floor_bytes=now.free_space,
@@ -633,7 +632,14 @@ class Gateway(Service):
     # a message's way
 
     def _accept(self, message: Message, records: tuple[Record, ...]) -> None:
-        self._taker(message.ident).dispatcher.accept(message, records)
+        if self._local is None:
+            self.shards[0].dispatcher.accept(message, records)
+        else:
+            self._taker(message.ident).dispatcher.accept(message, records)
+
+    def _foretold(self, ident: int, trail: tuple[Step, ...]) -> None:
+        shard = self.shards[0] if self._local is None else self._taker(ident)
+        shard.dispatcher.foresight.note(ident, trail)
 
     def _taker(self, ident: int) -> Shard:
         """Which of the shards that take mail has taken this."""

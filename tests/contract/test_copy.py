@@ -160,7 +160,7 @@ class Copying(Case):
                     stderr=subprocess.PIPE,
                 )
                 try:
-                    _, said = process.communicate(timeout=0.5 + 0.15 * attempt)
+                    _, said = process.communicate(timeout=0.5 + 0.5 * attempt)
                 except subprocess.TimeoutExpired:
                     process.send_signal(signal.SIGKILL)
                     process.communicate()

@@ -6,6 +6,8 @@ import json
 import re
 import signal
 import smtplib
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -13,7 +15,7 @@ from typing import Any
 
 import psycopg
 
-from tests.postgresqlserver import PostgresqlServer
+from tests.postgresqlserver import PostgresqlServer, Wire
 from tests.scenarios.harness import Relayd, Scenario, wait_until
 from tests.sink import Asked, Sink
 
@@ -49,6 +51,7 @@ class Load:
                 self.taken.add(to)
             except (OSError, smtplib.SMTPException):
                 self.unsure.add(to)
+                time.sleep(0.1)
 
     def end(self) -> None:
         """All has been sent."""
@@ -61,10 +64,18 @@ class Cluster(Scenario):
 
     def setUp(self) -> None:
         super().setUp()
+        self.wires: dict[str, Wire] = {}
         self.database = PostgresqlServer()
         self.addCleanup(self.database.stop)
         self.sink = Sink()
         self.addCleanup(self.sink.stop)
+
+    def wire(self, name: str) -> Wire:
+        """The way from this node to the database, if it is made before the node."""
+        wire = self.wires[name] = Wire(self.room(f"wire-{name}"), self.database)
+        self.addCleanup(wire.close)
+        self.addCleanup(wire.flowing.set)
+        return wire
 
     def gateway(self, name: str, *settings: str) -> Relayd:
         """A node, not yet started. In `settings`, FOLDER is a place of its own."""
@@ -76,7 +87,8 @@ class Cluster(Scenario):
         )
         folder = relayd.folder / "spool"
         text = relayd.config.read_text()
-        place = f'spool postgresql "{self.database.where}" folder {folder}\nnode {name}\n'
+        where = self.wires[name].where if name in self.wires else self.database.where
+        place = f'spool postgresql "{where}" folder {folder}\nnode {name}\n'
         place += "".join(f"{each}\n" for each in settings).replace("FOLDER", str(folder))
         if any(each.startswith("workers") for each in settings):
             text = re.sub("^workers .*\n", "", text, flags=re.MULTILINE)
@@ -140,7 +152,10 @@ class Cluster(Scenario):
         node.wait_empty()
         twice = {to for to, times in Counter(self.arrived()).items() if times > 1}
         self.assertLessEqual(twice - load.unsure, at_risk)
-        self.assertEqual(node.ctl("audit").returncode, 0)
+        said = node.ctl("audit", "--cluster").stdout
+        self.assertIn("clean", said)
+        late = int(said.split()[0].replace(",", ""))
+        self.assertLessEqual(late, len(at_risk), said)
 
     def test_mail_of_a_node_that_is_killed_under_load_is_sent_by_the_others(self) -> None:
         one, two, three = self.cluster("gw1", "gw2", "gw3")
@@ -164,8 +179,46 @@ class Cluster(Scenario):
         one.signal(signal.SIGCONT)
         self.all_has_arrived(load, two, at_risk)
         wait_until(lambda: "silent for too long" in one.log(1000), "it knows")
-        one.send(ANN, ["awake@example.com"])  # and goes on in a new epoch
+        self.sent_in_time(one, "awake@example.com")  # and goes on in a new epoch
         wait_until(lambda: "awake@example.com" in self.arrived(), "it sends again")
+
+    def test_a_node_cut_off_from_the_database_sends_nothing_that_is_others(self) -> None:
+        wire = self.wire("gw1")
+        one, two = self.cluster("gw1", "gw2")
+        slow = self.sink_that_waits(0.05)
+        load = self.load([one, two], 120)
+        wait_until(lambda: len(load.taken) > 30, "a load")
+        wire.flowing.clear()
+        at_risk = self.under_way(slow)
+        taken = "took over the mail of a node that is gone"
+        wait_until(lambda: taken in two.log(1000), "its mail is taken over")
+        wire.flowing.set()  # what it had said comes late
+        self.all_has_arrived(load, two, at_risk)
+        self.sent_in_time(one, "back@example.com")
+        wait_until(lambda: "back@example.com" in self.arrived(), "it sends again")
+
+    def test_answers_to_commit_that_are_lost_under_load_lose_nothing(self) -> None:
+        wire = self.wire("gw1")
+        (one,) = self.cluster("gw1", lease=30.0)
+        load = self.load([one], 300)
+        wait_until(lambda: len(load.taken) > 10, "a load")
+        for _ in range(5):
+            wire.cut = "answer"
+            wait_until(lambda: not wire.cut, "a COMMIT is cut off")
+        self.all_has_arrived(load, one, set())
+
+    def sent_in_time(self, node: Relayd, to: str) -> None:
+        """It is taken once the node has its place again."""
+
+        def taken() -> bool:
+            try:
+                with smtplib.SMTP(*node.address, timeout=5) as client:
+                    client.sendmail(ANN, [to], b"Subject: x\r\n\r\nx\r\n")
+            except (OSError, smtplib.SMTPException):
+                return False
+            return True
+
+        wait_until(taken, "it takes mail again")
 
     def test_a_node_that_stops_in_order_hands_its_mail_over_at_once(self) -> None:
         one, two = self.cluster("gw1", "gw2", lease=30.0)
@@ -268,6 +321,17 @@ class Cluster(Scenario):
             self.assertEqual([to for (to,) in found], ["again@example.com"])
         self.assertEqual(self.arrived(), sorted(taken))
         self.assertEqual(gateway.ctl("audit").returncode, 0)
+
+    def test_make_cluster_plays_once(self) -> None:
+        done = subprocess.run(
+            [sys.executable, "-m", "tests.playground", "--once"],
+            capture_output=True,
+            text=True,
+            timeout=180,
+            check=False,
+        )
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        self.assertIn("gw3 (here)  alive", done.stdout)
 
     def test_any_node_tells_of_all_and_steers_all(self) -> None:
         one = self.gateway("gw1")

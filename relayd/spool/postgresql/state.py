@@ -114,8 +114,8 @@ def _rows(session: DatabaseSession, text: str, trouble: list[str]) -> list[tuple
 def _warnings(found: dict[str, Any]) -> list[str]:
     said = []
     alive = [each for each in found["nodes"] if each["state"] == "alive" and each["rules"]]
-    lasting = {each["rules"] for each in alive if (each["rules_since"] or 0.0) > DIFFERENT}
-    if len({each["rules"] for each in alive}) > 1 and lasting:
+    differ = len({each["rules"] for each in alive}) > 1
+    if differ and min(each["rules_since"] or 0.0 for each in alive) > DIFFERENT:
         told = ", ".join(f"{each['node']} {each['rules']}" for each in alive)
         said.append(f"rule sets differ: {told}")
     said += [

@@ -415,7 +415,7 @@ class SharedSuspending(SharedWrite):
         self.value = gone
         ended = [(each["kind"], each["whom"]) for each in gone]
         words = json.dumps([batch.ours.owner, SUSPENDING, [[*self._begun], ended]])
-        if len(words) <= ROOM:
+        if (self._begun or gone) and len(words) <= ROOM:
             session.tell(words)
 
 
